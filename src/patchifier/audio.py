@@ -1,0 +1,242 @@
+"""From an audio file to a waveform: decode, mix to mono, resample.
+
+libsndfile reads wav, flac, ogg, opus, mp3, aiff and more; PyAV, if the ``formats`` extra is there, reads the rest (m4a, wma, ...).
+Everything is read in blocks, so an hour-long file needs no more memory than a short one.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from patchifier.config import RequestError
+
+SAMPLE_RATE = 22_050  # paper 4.4
+BLOCK_S = 10.0  # long enough for fast decoding, 3.5 MB of stereo float32 at 44.1 kHz
+SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .m4a .mp4 .aac .wma .webm .mka .ape .wv .tta".split()
+)
+EXACT_SEEK = frozenset({"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64"})  # elsewhere a seek may be off by a frame: decode, then slice
+
+
+class AudioError(RequestError):
+    """A file that cannot be read as audio; the message names the file and the reason."""
+
+
+def load(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
+    """Read an audio file as one mono waveform.
+
+    Parameters
+    ----------
+    path : str or Path
+        Any file that libsndfile reads, or PyAV if it is installed.
+    sample_rate : int
+        Rate of the result, in Hz.
+    start_s, end_s : float
+        Part of the file to read, in seconds; all of it by default.
+
+    Returns
+    -------
+    numpy.ndarray, shape (S,), float32
+        Mean of the channels, resampled by soxr (HQ); in [-1, 1] but for overshoot.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, unreadable, empty, truncated or not audio.
+    """
+    return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
+
+
+def blocks(
+    path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0.0, end_s: float | None = None
+) -> Iterator[np.ndarray]:
+    """Read an audio file as consecutive blocks of one mono waveform, in bounded memory.
+
+    The arguments, the errors and, joined, the values are those of :func:`load`.
+
+    Yields
+    ------
+    numpy.ndarray, shape (S,), float32
+        About ten seconds each.
+    """
+    if end_s is not None and end_s <= start_s:
+        raise AudioError(f"{path}: the clip ends at {end_s} s, before it starts at {start_s} s.")
+    resampler, heard = None, 0
+    for mono, rate in _mono_blocks(Path(path), start_s, end_s):
+        if not np.isfinite(mono).all():
+            raise AudioError(f"{path}: holds samples that are not numbers (NaN or infinity).")
+        heard += len(mono)
+        if rate == sample_rate:
+            yield mono
+            continue
+        resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        yield resampler.resample_chunk(mono, last=False)
+    if not heard:
+        raise AudioError(f"{path}: holds no audio" + (f" after {start_s} s." if start_s else "."))
+    if resampler:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _mono_blocks(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield the mean of the channels and the file's own sample rate, a block at a time."""
+    try:
+        with path.open("rb") as stream:
+            empty = not stream.read(1)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror}).") from error
+    if empty:
+        raise AudioError(f"{path}: is empty (0 bytes).")
+    try:
+        sound = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        yield from _mono_blocks_av(path, start_s, end_s, reason=error.error_string)
+        return
+    with sound:
+        yield from _mono_blocks_sndfile(sound, path, start_s, end_s)
+
+
+def _mono_blocks_sndfile(sound: Any, path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
+    rate = sound.samplerate
+    first = round(start_s * rate)
+    last = None if end_s is None else round(end_s * rate)
+    at = 0
+    if sound.format in EXACT_SEEK and 0 < first < sound.frames:
+        at = sound.seek(first)
+    while last is None or at < last:
+        try:
+            block = sound.read(int(BLOCK_S * rate), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{path}: truncated or damaged after {at / rate:.1f} s ({error.error_string.strip()})") from error
+        if not len(block):
+            break
+        kept = block[max(0, first - at) : None if last is None else last - at]
+        at += len(block)
+        if len(kept):
+            yield np.ascontiguousarray(kept.mean(axis=1)), rate
+    if last is None or at < last:
+        _check_whole(sound, path, at)
+
+
+def _check_whole(sound: Any, path: Path, decoded: int) -> None:
+    """Refuse a file that ends before its own header says it does."""
+    promised = sound.frames
+    # A header without an exact count may be a few frames off (a VBR mp3's estimate): 1 % and 0.5 s are let pass.
+    cut_short = promised - decoded > max(0.5 * sound.samplerate, 0.01 * promised)
+    cut_short |= _wav_data_cut_short(sound.extra_info)
+    cut_short |= sound.format == "OGG" and _ends_inside_ogg_page(path)
+    if cut_short:
+        says = f"its header says {promised / sound.samplerate:.1f} s" if promised > decoded else "its last block is incomplete"
+        raise AudioError(f"{path}: truncated, ends after {decoded / sound.samplerate:.1f} s ({says}).")
+
+
+def _wav_data_cut_short(log: str) -> bool:
+    """Whether libsndfile's log says that a RIFF data chunk is shorter than its header promises."""
+    chunk = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    if not chunk:
+        return False
+    promised, present = int(chunk[1]), int(chunk[2])
+    streamed = promised >= 2**31 - 2**16  # a pipe could not know its length and wrote the largest number
+    return not streamed and promised - present > 0.01 * promised
+
+
+def _ends_inside_ogg_page(path: Path) -> bool:
+    """Whether the last page of an Ogg file (RFC 3533, section 6) runs past the end of the file."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - 2**17))  # a page has at most 65,307 bytes
+        tail = stream.read()
+    page = tail.rfind(b"OggS")
+    if page < 0:
+        return True
+    header = tail[page : page + 27]
+    if len(header) < 27:
+        return True
+    lacing = tail[page + 27 : page + 27 + header[26]]
+    return len(lacing) < header[26] or page + 27 + header[26] + sum(struct.unpack(f"{len(lacing)}B", lacing)) > len(tail)
+
+
+def _mono_blocks_av(path: Path, start_s: float, end_s: float | None, *, reason: str) -> Iterator[tuple[np.ndarray, int]]:
+    try:
+        import av
+    except ImportError:
+        raise AudioError(
+            f"{path}: not an audio file that libsndfile knows ({reason.strip()}) "
+            "For m4a, wma and other formats: pip install 'patchifier[formats]'"
+        ) from None
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise AudioError(f"{path}: holds no audio stream.")
+            at = 0
+            for frame in container.decode(audio=0):
+                rate = frame.sample_rate
+                samples = _planar_float(frame)
+                first = max(0, round(start_s * rate) - at)
+                last = None if end_s is None else round(end_s * rate) - at
+                if last is not None and last <= 0:
+                    return
+                at += samples.shape[1]
+                kept = samples[:, first:last]
+                if kept.size:
+                    yield np.ascontiguousarray(kept.mean(axis=0, dtype=np.float32)), rate
+    except av.error.FFmpegError as error:
+        raise AudioError(f"{path}: not an audio file that libsndfile or FFmpeg can decode ({error.strerror}).") from error
+
+
+def _planar_float(frame: Any) -> np.ndarray:
+    """Samples of a PyAV frame as (channels, S), in [-1, 1]."""
+    samples = frame.to_ndarray()
+    channels = frame.layout.nb_channels
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, channels).T
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    return samples.astype(np.float32)
+
+
+def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Turn samples that are already in memory into a waveform as :func:`load` would give it.
+
+    Parameters
+    ----------
+    samples : array_like, shape (S,) or (channels, S), float
+        In [-1, 1].
+    sample_rate : int
+        Their rate in Hz. There is no default: a wrong rate must not pass unnoticed.
+    target_rate : int
+        Rate of the result, in Hz.
+
+    Returns
+    -------
+    numpy.ndarray, shape (S,), float32
+
+    Raises
+    ------
+    RequestError
+        If the rate is missing, the samples are integers, not numbers, empty, or look like (S, channels).
+    """
+    wave = np.asarray(samples)
+    if sample_rate is None:
+        raise RequestError("an array of samples needs its sample rate: embed(samples, sample_rate=44100).")
+    if not 1_000 <= sample_rate <= 768_000:
+        raise RequestError(f"sample_rate is {sample_rate}, expected a rate in Hz such as 44100.")
+    if not np.issubdtype(wave.dtype, np.floating):
+        raise RequestError(f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768.")
+    if wave.ndim not in (1, 2) or wave.size == 0:
+        raise RequestError(f"samples have shape {wave.shape}, expected (S,) or (channels, S) with S of at least 1.")
+    if wave.ndim == 2:
+        if wave.shape[0] > wave.shape[1]:
+            raise RequestError(f"samples have shape {wave.shape}, expected (channels, S): transpose them.")
+        wave = wave.mean(axis=0)
+    if not np.isfinite(wave).all():
+        raise RequestError("samples hold NaN or infinity, expected floats in [-1, 1].")
+    wave = wave.astype(np.float32)
+    return wave if sample_rate == target_rate else soxr.resample(wave, sample_rate, target_rate, quality="HQ")

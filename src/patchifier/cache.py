@@ -1,0 +1,379 @@
+"""Log-mels on disk, so that training never decodes audio.
+
+A cache is a folder::
+
+    cache.json          format and spectrogram settings
+    shards/00000.npy    log-mels of many clips end to end: (frames, M) float16, frames first so that a crop is one stretch
+    shards/00000.jsonl  which clips those are, with a key (hash of audio and settings) and a checksum each; written last
+    index.jsonl         name, task, then every clip whole, in the data set's order, and where it lies
+    skipped.csv         id, path and reason of each file that could not be read
+
+Every file is written beside and renamed into place. A build that is killed loses at most the shard it was filling; run it again and it
+goes on. A clip whose audio and settings have not changed is not decoded again.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from patchifier import audio, spectrogram
+from patchifier.checkpoint import replaced_file
+from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
+from patchifier.datasets import Clip, Dataset
+from patchifier.tasks import Task
+
+FORMAT = 1
+SHARD_FRAMES = 2**18  # 34 MB of float16 at 64 bands, 100 minutes
+SHARD_S = 30.0  # a shard is closed at least this often, so that a kill costs little
+
+Progress = Callable[[int, int, str], None]
+
+
+def silent(done: int, total: int, note: str) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Result of :func:`prepare`: counts of clips, and the skipped ones with reasons."""
+
+    clips: int
+    decoded: int
+    skipped: tuple[tuple[Clip, str], ...]
+    audio_s: float
+
+
+def prepare(
+    dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | None = None, workers: int | None = None, progress: Progress = silent
+) -> Prepared:
+    """Decode every clip and write its log-mel to a cache.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The clips.
+    out : str or Path
+        Folder of the cache; one that is there already is continued, if its settings are the same.
+    config : SpectrogramConfig
+        The paper's setting by default.
+    workers : int
+        Processes; one for each core by default.
+    progress : callable
+        Called with clips done, clips in all, and a note.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    RequestError
+        If the folder is a cache made with other settings or something else altogether, or if no clip at all could be read.
+    """
+    out, config = Path(out), config or SpectrogramConfig()
+    _claim(out, config)
+    known = {row["key"]: row for row in _shard_rows(out)}
+    keys = {row["clip"]: row["key"] for row in known.values()}
+    writer = _ShardWriter(out)
+    rows: dict[str, dict[str, Any]] = {}
+    skipped: dict[str, str] = {}
+    for clip, answer in _decode_all(dataset.clips, keys, config, workers or os.cpu_count() or 1):
+        if isinstance(answer, str):
+            skipped[clip.id] = answer
+        elif answer.log_mel is None:
+            rows[clip.id] = known[answer.key]
+        else:
+            rows[clip.id] = writer.add(clip, answer)
+        progress(len(rows) + len(skipped), len(dataset.clips), f"{len(skipped)} skipped" if skipped else "")
+    writer.close()
+    bad = tuple((clip, skipped[clip.id]) for clip in dataset.clips if clip.id in skipped)
+    _write_skipped(out, bad)
+    if not rows:
+        raise RequestError(f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The first: {bad[0][1]}")
+    good = [clip for clip in dataset.clips if clip.id in rows]
+    _write_index(out, dataset, [(clip, rows[clip.id]) for clip in good])
+    frames = sum(rows[clip.id]["frames"] for clip in good)
+    return Prepared(len(good), writer.added, bad, frames * config.frame_s)
+
+
+def _claim(out: Path, config: SpectrogramConfig) -> None:
+    """Make the folder a cache with these settings, or check that it is one."""
+    facts = out / "cache.json"
+    if facts.exists():
+        _require_same(_settings(out), config, out)
+        return
+    if out.exists() and any(out.iterdir()):
+        raise RequestError(f"{out} exists and is not a cache: choose another --out.")
+    with replaced_file(facts) as new:
+        new.write_text(json.dumps({"format": FORMAT, "spectrogram": to_dict(config)}, indent=1) + "\n", encoding="utf-8")
+
+
+def _settings(path: Path) -> SpectrogramConfig:
+    facts = read_changes(path / "cache.json")
+    if facts.get("format", FORMAT + 1) > FORMAT:
+        raise RequestError(f"{path} has format {facts.get('format')}, this version reads up to {FORMAT}: pip install -U patchifier.")
+    return update(SpectrogramConfig(), facts["spectrogram"], where="spectrogram")
+
+
+def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Path) -> None:
+    have, want = to_dict(found), to_dict(wanted)
+    differ = [f"{name} is {have[name]!r}, not {want[name]!r}" for name in have if have[name] != want[name]]
+    if differ:
+        raise RequestError(f"cache {path} was made with other settings: {'; '.join(differ)}. Prepare another cache, or drop these settings.")
+
+
+# --- decoding, in processes ---
+
+
+@dataclass(frozen=True)
+class _Answer:
+    key: str
+    log_mel: np.ndarray | None  # (T, M) float16; None if the cache has it
+
+
+def _decode(clip: Clip, known: str | None, config: SpectrogramConfig) -> _Answer | str:
+    """Log-mel of one clip, or why there is none. Runs in a worker process."""
+    try:
+        key = _key(clip, config)
+        if key == known:
+            return _Answer(key, None)
+        blocks = audio.blocks(clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s)
+        log_mel = spectrogram.log_mel_of_blocks(blocks, config)  # (M, T)
+        return _Answer(key, log_mel.T.contiguous().half().numpy())
+    except audio.AudioError as error:
+        return str(error)
+    except (OSError, MemoryError) as error:
+        return f"{clip.path}: {error}"
+
+
+def _key(clip: Clip, config: SpectrogramConfig) -> str:
+    """Hash of the audio file's bytes, the part of it that is meant, and the settings."""
+    try:
+        with open(clip.path, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise audio.AudioError(f"{clip.path}: cannot be read ({error.strerror}).") from error
+    return hashlib.sha256(f"{content} {clip.start_s!r} {clip.end_s!r} {digest(config)}".encode()).hexdigest()[:32]
+
+
+def _decode_all(clips: Sequence[Clip], keys: dict[str, str], config: SpectrogramConfig, workers: int) -> Iterator[tuple[Clip, _Answer | str]]:
+    """Yield an answer for each clip, in any order. A file that kills its decoder is found out and named."""
+    job = functools.partial(_decode, config=config)
+    suspects: list[Clip] = []
+    waiting = list(reversed(clips))
+    while waiting:
+        with _pool(min(workers, len(waiting))) as pool:
+            _require_start(pool)
+            running: dict[Future[_Answer | str], Clip] = {}
+            while waiting or running:
+                while waiting and len(running) < 4 * workers:  # bounded, so that finished log-mels do not pile up
+                    clip = waiting.pop()
+                    running[pool.submit(job, clip, keys.get(clip.id))] = clip
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+                    suspects += [running[future] for future in running]
+                    break
+                for future in done:
+                    yield running.pop(future), future.result()
+    for clip in suspects:
+        with _pool(1) as pool:
+            try:
+                yield clip, pool.submit(job, clip, keys.get(clip.id)).result()
+            except BrokenProcessPool:
+                yield clip, f"{clip.path}: the decoder crashed on this file."
+
+
+def _require_start(pool: ProcessPoolExecutor) -> None:
+    """Find out whether processes can start at all, so that no file is blamed for it."""
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+        raise RequestError(
+            "the decoding processes could not start. In a script, call prepare() below 'if __name__ == \"__main__\":'; "
+            "code typed into standard input cannot start any: save it to a file, or run 'patchifier prepare'."
+        ) from None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Spawned, because a forked child of a process with running torch threads can hang.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+
+
+# --- writing ---
+
+
+class _ShardWriter:
+    """Collects log-mels and writes them out, a shard at a time."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.number = 1 + max((int(path.stem) for path in (out / "shards").glob("*.npy")), default=-1)
+        self.parts: list[np.ndarray] = []
+        self.rows: list[dict[str, Any]] = []
+        self.added = 0
+        self.opened_s = time.monotonic()
+
+    def add(self, clip: Clip, answer: _Answer) -> dict[str, Any]:
+        part = answer.log_mel
+        assert part is not None
+        row = {
+            "clip": clip.id,
+            "key": answer.key,
+            "shard": self.number,
+            "first": sum(map(len, self.parts)),
+            "frames": len(part),
+            "crc32": zlib.crc32(np.ascontiguousarray(part)),
+        }
+        self.parts.append(part)
+        self.rows.append(row)
+        self.added += 1
+        if row["first"] + row["frames"] >= SHARD_FRAMES or time.monotonic() - self.opened_s > SHARD_S:
+            self.close()
+        return row
+
+    def close(self) -> None:
+        if self.parts:
+            with replaced_file(_shard(self.out, self.number)) as new, new.open("wb") as stream:
+                np.save(stream, np.concatenate(self.parts), allow_pickle=False)
+            with replaced_file(_shard(self.out, self.number).with_suffix(".jsonl")) as new:
+                new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+        self.parts, self.rows, self.number, self.opened_s = [], [], self.number + 1, time.monotonic()
+
+
+def _shard(path: Path, number: int) -> Path:
+    return path / "shards" / f"{number:05d}.npy"
+
+
+def _shard_rows(path: Path) -> list[dict[str, Any]]:
+    files = sorted((path / "shards").glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[str, Any]]]) -> None:
+    header = {"name": dataset.name, "task": dataclasses.asdict(dataset.task) if dataset.task else None, "clips": len(rows)}
+    lines = [header, *({**row, "clip": dataclasses.asdict(clip)} for clip, row in rows)]
+    with replaced_file(out / "index.jsonl") as new:
+        new.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def _write_skipped(out: Path, skipped: Sequence[tuple[Clip, str]]) -> None:
+    with replaced_file(out / "skipped.csv") as new, new.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["id", "path", "reason"])
+        table.writerows([clip.id, clip.path, reason] for clip, reason in skipped)
+
+
+# --- reading ---
+
+
+class Cache:
+    """A finished cache, memory-mapped.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+
+    Attributes
+    ----------
+    name : str
+        Of the data set.
+    clips : tuple of Clip
+        In the data set's order.
+    task : Task or None
+        Of the data set.
+    spectrogram : SpectrogramConfig
+        Settings of the log-mels.
+    frames : ndarray, shape (n,), int
+        Frames of each clip.
+
+    Raises
+    ------
+    RequestError
+        If the folder is no cache, or its build was not finished.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "cache.json").exists():
+            raise RequestError(f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare SOURCE --out {self.path}'.")
+        self.spectrogram = _settings(self.path)
+        if not (self.path / "index.jsonl").exists():
+            raise RequestError(f"cache {self.path} is not finished: run the same 'patchifier prepare' again and it goes on.")
+        header, *rows = [json.loads(line) for line in (self.path / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+        if len(rows) != header["clips"]:
+            raise RequestError(f"{self.path / 'index.jsonl'} holds {len(rows)} clips, expected {header['clips']}: run 'patchifier prepare' again.")
+        self.name: str = header["name"]
+        self.task = Task(header["task"]["kind"], tuple(header["task"]["names"])) if header["task"] else None
+        self.clips = tuple(Clip(**row["clip"]) for row in rows)
+        self.frames = np.array([row["frames"] for row in rows])
+        self._rows = rows
+        self._shards = {number: self._open(number) for number in sorted({row["shard"] for row in rows})}
+
+    def _open(self, number: int) -> np.ndarray:
+        path = _shard(self.path, number)
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{path} cannot be read ({error}): delete it and its .jsonl, then run 'patchifier prepare' again.") from error
+
+    def require(self, config: SpectrogramConfig) -> None:
+        """Refuse a cache that was made with other settings than these, naming each that differs."""
+        _require_same(self.spectrogram, config, self.path)
+
+    def log_mel(self, index: int, first: int = 0, last: int | None = None) -> np.ndarray:
+        """Frames `first` to `last` of a clip: (T, M) float16, frames first, a view of the file."""
+        row = self._rows[index]
+        last = row["frames"] if last is None else min(last, row["frames"])
+        return self._shards[row["shard"]][row["first"] + first : row["first"] + last]
+
+    def read(self, indices: Sequence[int] | np.ndarray, spans: np.ndarray | None = None) -> torch.Tensor:
+        """Log-mels of a batch, side by side.
+
+        Parameters
+        ----------
+        indices : sequence of int, length B
+            Clips.
+        spans : ndarray, shape (B, 2), int
+            First and last + 1 frame of each; whole clips by default.
+
+        Returns
+        -------
+        Tensor, shape (B, T, M), float16
+            Behind a clip's end stands silence.
+        """
+        if spans is None:
+            spans = np.stack([np.zeros(len(indices), int), self.frames[indices]], axis=1)
+        longest = int((spans[:, 1] - spans[:, 0]).max())
+        batch = np.full((len(indices), longest, self.spectrogram.bands), self.spectrogram.silence, np.float16)
+        for row, index, (first, last) in zip(batch, indices, spans, strict=True):
+            row[: last - first] = self.log_mel(int(index), int(first), int(last))
+        return torch.from_numpy(batch)
+
+    def verify(self) -> list[str]:
+        """Check every clip against its checksum; a line for each that is damaged, so an empty list is good news."""
+        problems = []
+        for index, (clip, row) in enumerate(zip(self.clips, self._rows, strict=True)):
+            values = np.ascontiguousarray(self.log_mel(index))
+            if len(values) != row["frames"]:
+                problems.append(f"{clip.id}: {len(values)} frames in shard {row['shard']:05d}, expected {row['frames']}")
+            elif zlib.crc32(values) != row["crc32"]:
+                problems.append(f"{clip.id}: checksum differs in shard {row['shard']:05d}")
+            elif not np.isfinite(values).all():
+                problems.append(f"{clip.id}: values that are not numbers in shard {row['shard']:05d}")
+        return problems

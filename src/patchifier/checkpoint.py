@@ -1,0 +1,190 @@
+"""A trained model as a folder: ``model.safetensors``, ``config.json`` and a card, ``README.md``.
+
+It is written beside and renamed into place. Loading is strict: a missing, surplus or misshapen tensor, a weight file that does not
+belong to its config, or a newer format is refused with a message. No pickle.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+import patchifier
+from patchifier.config import Config, RequestError, to_dict, update
+from patchifier.model import Head, Patchifier
+from patchifier.tasks import Task
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model folder holds.
+
+    Attributes
+    ----------
+    model : Patchifier
+        In evaluation mode.
+    config : Config
+        What it was made with.
+    head : Head or None
+        Of a fine-tuned model.
+    task : Task or None
+        What the head answers.
+    facts : dict
+        How the model was made: plain values, as the card states them.
+    """
+
+    model: Patchifier
+    config: Config
+    head: Head | None = None
+    task: Task | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save(folder: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a model folder, whole or not at all; one that is there already is replaced."""
+    header = {
+        "format": FORMAT,
+        "version": patchifier.__version__,
+        "task": dataclasses.asdict(checkpoint.task) if checkpoint.task else None,
+        "facts": dict(checkpoint.facts),
+    }
+    text = json.dumps({"checkpoint": header, **to_dict(checkpoint.config)}, indent=1) + "\n"
+    parts: dict[str, nn.Module | None] = {"model": checkpoint.model, "head": checkpoint.head}
+    tensors = {f"{part}.{name}": tensor.contiguous() for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
+    with replaced_folder(Path(folder)) as new:
+        metadata = {"config": _digest(text), "format": "pt"}
+        safetensors.torch.save_file(tensors, new / "model.safetensors", metadata=metadata)
+        (new / "config.json").write_text(text, encoding="utf-8")
+        (new / "README.md").write_text(card(checkpoint), encoding="utf-8")
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Read a model folder.
+
+    Raises
+    ------
+    RequestError
+        If anything is missing, surplus, damaged, or made by a newer version; the message names it.
+    """
+    folder = Path(folder)
+    text, values, header = _read_config(folder)
+    config = update(Config(), values)
+    task = Task(header["task"]["kind"], tuple(header["task"]["names"])) if header["task"] else None
+    model = Patchifier(config.model)
+    head = Head(config.model.width, len(task.names)) if task else None
+    tensors = _read_tensors(folder, _digest(text))
+    parts: dict[str, nn.Module | None] = {"model": model, "head": head}
+    wanted = {f"{part}.{name}": tensor for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
+    missing, surplus = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or surplus:
+        raise RequestError(f"{folder}: the weights lack {missing or 'nothing'} and have {surplus or 'nothing'} besides. Copy or save the model again.")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise RequestError(f"{folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}.")
+        wanted[name].copy_(tensor)
+    return Checkpoint(model.eval(), config, head.eval() if head else None, task, header["facts"])
+
+
+def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    try:
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        values = json.loads(text)
+        header = values.pop("checkpoint")
+    except OSError as error:
+        raise RequestError(f"{folder} is not a model folder: cannot read its config.json ({error.strerror}).") from error
+    except (ValueError, KeyError, AttributeError) as error:
+        raise RequestError(f"{folder} is not a model folder: its config.json is not one of a checkpoint.") from error
+    if header["format"] > FORMAT:
+        raise RequestError(f"{folder} has format {header['format']}, this version reads up to {FORMAT}: pip install -U patchifier.")
+    return text, values, header
+
+
+def _read_tensors(folder: Path, digest: str) -> dict[str, Any]:
+    path = folder / "model.safetensors"
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            belongs = (file.metadata() or {}).get("config")
+        if belongs != digest:
+            raise RequestError(f"{folder}: model.safetensors was not saved with this config.json. Copy the whole folder again.")
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RequestError(f"{path}: cannot be read as weights ({error}). Copy or save the model again.") from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """Model card, in the form that model hubs expect."""
+    kind = f"fine-tuned: {checkpoint.task.kind} of {', '.join(checkpoint.task.names)}" if checkpoint.task else "pre-trained, no labels used"
+    seconds = checkpoint.config.model.frames * checkpoint.config.spectrogram.frame_s
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: patchifier",
+        "tags: [music, audio, self-supervised]",
+        "---",
+        "",
+        "# Patchifier",
+        "",
+        f"A music encoder ({kind}) with {checkpoint.model.parameter_count():,} parameters, saved {datetime.date.today()} by "
+        f"patchifier {patchifier.__version__}.",
+        f"It reads mono audio at {checkpoint.config.spectrogram.sample_rate:,} Hz as patches of {seconds:.3f} s.",
+        "",
+        "```python",
+        "import patchifier",
+        'model = patchifier.load("this/folder")',
+        'vector = model.embed("song.mp3")',
+        "```",
+        "",
+        "The weights are Apache-2.0; the licences of the music they were trained on are listed where that music comes from.",
+        "",
+        "| how it was made | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in checkpoint.facts.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill, then put it in place of `folder`; on an error nothing changes."""
+    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to, then put that file in place of `path`; on an error nothing changes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        yield new
+        with new.open("rb") as stream:
+            os.fsync(stream.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

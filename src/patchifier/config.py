@@ -1,0 +1,387 @@
+"""Every number of the paper, and every decision it leaves open.
+
+Frozen dataclasses of plain values, written to and read from JSON. Standard library only, so that ``--help`` is instant.
+Section numbers refer to the paper, "Spectrograms are sequences of patches"; DESIGN.md gives the reason for each default.
+
+A file for ``--config`` states any part of a :class:`Config`; what it leaves out keeps its default::
+
+    {"pretrain": {"mask_ratio": 0.9}}
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+
+class RequestError(ValueError):
+    """The request makes no sense: says what was wrong, what was expected and what to do. Exit code 2."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise RequestError(message)
+
+
+@dataclass(frozen=True)
+class SpectrogramConfig:
+    """From a waveform to a log-mel (4.3, 4.4)."""
+
+    sample_rate: int = 22_050
+    """Rate in Hz to which all audio is resampled (4.4)."""
+    bands: int = 64
+    """Mel bands M (4.4)."""
+    hop: int = 512
+    """Samples between frames (4.4)."""
+    n_fft: int = 2048
+    """FFT size in samples; the paper does not say."""
+    window: Literal["hann", "hamming"] = "hann"
+    """Analysis window, n_fft samples long."""
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    """Formula of the mel scale."""
+    f_min_hz: float = 0.0
+    """Lower edge of the lowest band."""
+    f_max_hz: float = 11_025.0
+    """Upper edge of the highest band."""
+    reference: Literal["absolute", "max"] = "absolute"
+    """What 0 dB is: full scale, or the loudest value of the clip."""
+    floor_db: float = -100.0
+    """Quietest level that is told apart from silence."""
+    top_db: float | None = None
+    """If set, nothing lies further than this below the clip's loudest value."""
+    scale: float = 0.01
+    """Decibels are multiplied by this (4.3)."""
+
+    def __post_init__(self) -> None:
+        """Check that the numbers fit together."""
+        _require(self.hop > 0 and self.n_fft >= self.hop, f"spectrogram.n_fft ({self.n_fft}) must be at least hop ({self.hop}).")
+        _require(self.bands >= 1, f"spectrogram.bands is {self.bands}, expected at least 1.")
+        _require(
+            0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2,
+            f"spectrogram.f_min_hz ({self.f_min_hz}) and f_max_hz ({self.f_max_hz}) must lie in order between 0 and half the "
+            f"sample rate ({self.sample_rate / 2:g} Hz).",
+        )
+        _require(self.reference == "absolute" or self.top_db is not None, "spectrogram.reference 'max' needs top_db, for example 80.")
+
+    @property
+    def silence(self) -> float:
+        """The value of digital silence, which is also the padding value: -1 in the paper's setting, never 0."""
+        return self.scale * (self.floor_db if self.reference == "absolute" else -(self.top_db or 0.0))
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds between frames."""
+        return self.hop / self.sample_rate
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Feature extractor, bottleneck and decoder (4.1, 4.4)."""
+
+    bands: int = 64
+    """Height M of a patch, in mel bands (4.4)."""
+    frames: int = 32
+    """Width W of a patch, in frames (4.4)."""
+    positions: int = 25
+    """Patches in the longest sequence that has learnt positions (4.4)."""
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Filters of each down module: 16 at first, increasing (4.4)."""
+    convolutions: int = 2
+    """3 x 3 convolutions in each down module, the first of stride 2 (4.1)."""
+    vector: Literal["flatten", "mean"] = "flatten"
+    """How the last feature map becomes a vector."""
+    width: int = 256
+    """Length D of a patch vector and hidden size of the bottleneck (4.4)."""
+    layers: int = 8
+    """Transformer layers of the bottleneck (4.4)."""
+    heads: int = 4
+    """Attention heads of each layer (4.4)."""
+    feed_forward: int = 1024
+    """Hidden size of each layer's feed-forward part."""
+    dropout: float = 0.1
+    """Dropout in the bottleneck, in training."""
+    embedding: Literal["bert", "plain"] = "bert"
+    """BERT's embedding (a position on CLS too, LayerNorm, dropout), or positions on the patches and nothing else."""
+    align: Literal["mlp", "linear"] = "mlp"
+    """Layer between bottleneck and decoder, used in stage II only (4.4)."""
+    decoder_channels: tuple[int, ...] | None = None
+    """Filters into each of the decoder's up layers; the extractor's, mirrored, if not given."""
+
+    def __post_init__(self) -> None:
+        """Check that the numbers fit together."""
+        shrink = 2 ** len(self.channels)
+        _require(
+            self.bands % shrink == 0 and self.frames % shrink == 0,
+            f"a patch of {self.bands} x {self.frames} cannot be halved {len(self.channels)} times: "
+            f"model.bands and model.frames must be multiples of {shrink}.",
+        )
+        _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
+        _require(
+            self.vector == "flatten" or self.channels[-1] == self.width,
+            f"model.vector 'mean' gives {self.channels[-1]} numbers, so model.width ({self.width}) must be the same.",
+        )
+        _require(
+            self.decoder_channels is None or len(self.decoder_channels) == len(self.channels),
+            f"model.decoder_channels needs {len(self.channels)} numbers, one for each up layer.",
+        )
+        _require(self.positions >= 1 and self.convolutions >= 1, "model.positions and model.convolutions must be at least 1.")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """The three augmentations of pre-training (4.4)."""
+
+    scale: tuple[float, float] = (0.9, 1.2)
+    """Random scaling: the range of the factor by which time is stretched."""
+    intensity: tuple[float, float] = (0.8, 1.2)
+    """Random intensity: the range of the factor on log-mel values."""
+    intensity_per: Literal["element", "band", "spectrogram"] = "element"
+    """What gets a factor of its own."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("scale", "intensity"):
+            low, high = getattr(self, name)
+            _require(0 < low <= high, f"augment.{name} is [{low}, {high}], expected 0 < low <= high.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training loop (4.4)."""
+
+    epochs: float = 1000.0
+    """Passes over the training clips (4.4), unless steps is given."""
+    steps: int = 0
+    """Optimiser steps; 0 takes them from epochs."""
+    batch: int = 32
+    """Clips in a step, over all devices (4.4)."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of AdamW (4.4)."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on matrices and kernels only."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or a half cosine down to zero."""
+    warm_up_steps: int = 0
+    """Steps over which the learning rate rises from zero."""
+    clip_norm: float = 0.0
+    """Gradients are scaled down to this norm; 0 leaves them alone."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.batch >= 1, f"batch is {self.batch}, expected at least 1.")
+        _require(self.steps >= 0 and self.epochs > 0, "steps must be 0 or more and epochs above 0.")
+        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, expected above 0.")
+
+    def total_steps(self, clips: int) -> int:
+        """Optimiser steps for this many training clips."""
+        return self.steps or math.ceil(self.epochs * clips / self.batch)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """The two stages of pre-training (4.2)."""
+
+    stages: Literal["both", "one", "two"] = "both"
+    """Which stages to run; 'two' alone starts from scratch or from --init."""
+    stage_one: TrainingConfig = TrainingConfig()
+    """Stage I: autoencode single patches."""
+    stage_two: TrainingConfig = TrainingConfig()
+    """Stage II: fill in masked patches."""
+    patches: int = 25
+    """Patches drawn from each spectrogram (4.4)."""
+    stage_one_patches: Literal["independent", "one"] = "independent"
+    """Stage I sees that many independent positions of a spectrogram (4.4), or a single one (4.2)."""
+    stage_two_patches: Literal["consecutive", "whole"] = "consecutive"
+    """Stage II sees that many consecutive patches (4.4), or all of the spectrogram (4.2)."""
+    mask_ratio: float = 0.75
+    """Share of patch vectors that are masked; "a high ratio" (4.2)."""
+    loss_on: Literal["masked", "all"] = "masked"
+    """Which patches count in stage II's loss."""
+    extract: Literal["visible", "all"] = "visible"
+    """Which patches the extractor sees in stage II; the masked ones' vectors are thrown away."""
+    target: Literal["augmented", "clean"] = "augmented"
+    """What is reconstructed: patches as the model saw them, or before random intensity."""
+    validation_fold: int | None = None
+    """Fold held out for validation, where clips have folds."""
+    validation_fraction: float = 0.05
+    """Share of groups held out where clips have neither splits nor folds."""
+    validate_every: int = 0
+    """Steps between validations; 0 means once an epoch, but not more often than every 50 steps."""
+    checkpoint_every_s: float = 120.0
+    """Seconds between checkpoints."""
+    precision: Literal["32", "bf16"] = "32"
+    """Arithmetic of the forward and backward pass; weights stay in float32."""
+    seed: int = 0
+    """Every draw follows from this number."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(0 < self.mask_ratio < 1, f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.")
+        _require(self.patches >= 2, f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.")
+        _require(0 <= self.validation_fraction < 1, "pretrain.validation_fraction must be in [0, 1).")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Partial fine-tuning on a task (4.5)."""
+
+    training: TrainingConfig = TrainingConfig(epochs=100.0, learning_rate=1e-5)
+    """The loop; 1e-5 is the rate of Figure 2."""
+    head_learning_rate: float | None = None
+    """Learning rate of the head, if it differs from the body's."""
+    readout: Literal["cls", "mean"] = "cls"
+    """What the head sees: the CLS token (Fig. 2), or the mean over patches."""
+    validate_every: int = 10
+    """Steps between validations."""
+    patience: int = 200
+    """Steps without a better validation score after which training stops."""
+    test_fold: int | None = None
+    """Fold that is tested, where clips have folds and no split; the last if not given."""
+    seeds: int = 1
+    """Repeated runs, seeds seed, seed + 1, ...; predictions are averaged."""
+    seed: int = 0
+    """Every draw follows from this number."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.validate_every >= 1 and self.patience >= 1, "finetune.validate_every and patience must be at least 1.")
+        _require(self.seeds >= 1, f"finetune.seeds is {self.seeds}, expected at least 1.")
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """From a sequence to an embedding."""
+
+    pooling: Literal["cls", "mean", "mean+max", "mean+std"] = "mean+std"
+    """How a sequence becomes one vector."""
+    layers: tuple[int, ...] = (-1,)
+    """Which layers are pooled and concatenated: 0 is the extractor's vectors, 1 the first bottleneck layer, -1 the last."""
+    time: Literal["windows", "whole"] = "windows"
+    """Overlapping windows of trained length, averaged; or one pass with interpolated positions."""
+    hop_patches: int = 13
+    """Patches between the starts of windows."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.hop_patches >= 1, f"embed.hop_patches is {self.hop_patches}, expected at least 1.")
+        _require(len(self.layers) >= 1, "embed.layers is empty, expected at least one layer.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything."""
+
+    spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+
+    def __post_init__(self) -> None:
+        """Check that the sections fit together."""
+        _require(
+            self.spectrogram.bands == self.model.bands,
+            f"spectrogram.bands ({self.spectrogram.bands}) and model.bands ({self.model.bands}) must be the same.",
+        )
+        _require(
+            self.pretrain.patches <= self.model.positions,
+            f"pretrain.patches ({self.pretrain.patches}) needs as many model.positions ({self.model.positions}).",
+        )
+
+
+# --- JSON in and out ---
+
+Section = TypeVar("Section")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dictionaries, lists and numbers, ready for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def update(config: Section, changes: dict[str, Any], *, where: str = "") -> Section:
+    """Return a copy of a config with some fields changed.
+
+    Parameters
+    ----------
+    config : a frozen dataclass of this module
+        What to start from.
+    changes : dict
+        Nested as the config is; only the fields that differ.
+    where : str
+        Dotted name of the config inside its parent, for messages.
+
+    Raises
+    ------
+    RequestError
+        For a field that does not exist (the nearest name is suggested), a value of the wrong type or out of range.
+    """
+    kinds = typing.get_type_hints(type(config))
+    values = {}
+    for name, value in changes.items():
+        path = f"{where}.{name}" if where else name
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Expected one of: {', '.join(kinds)}."
+            raise RequestError(f"config has no field {path!r}. {hint}")
+        if dataclasses.is_dataclass(kinds[name]):
+            _require(isinstance(value, dict), f"config field {path!r} is {value!r}, expected a group of fields in braces.")
+            values[name] = update(getattr(config, name), value, where=path)
+        else:
+            values[name] = _convert(value, kinds[name], path)
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def _convert(value: Any, kind: Any, path: str) -> Any:
+    """Check a JSON value against an annotation of this module; a list becomes a tuple, an int a float where one is meant."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in parts:
+            return None
+        return _convert(value, next(part for part in parts if part is not type(None)), path)
+    if origin is Literal:
+        _require(value in parts, f"config field {path!r} is {value!r}, expected one of {', '.join(map(repr, parts))}.")
+        return value
+    if origin is tuple:
+        fits = isinstance(value, list | tuple) and (parts[-1] is Ellipsis or len(parts) == len(value))
+        _require(fits, f"config field {path!r} is {value!r}, expected a list of {'numbers' if parts[-1] is Ellipsis else len(parts)}.")
+        return tuple(_convert(item, parts[0], path) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    _require(right and value == value, f"config field {path!r} is {value!r}, expected {kind.__name__}.")
+    return value
+
+
+def read_changes(path: str | Path) -> dict[str, Any]:
+    """Read a file that states part of a config.
+
+    Raises
+    ------
+    RequestError
+        If the file is missing or is not a JSON object.
+    """
+    try:
+        changes = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"cannot read config file {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise RequestError(f"config file {path} is not JSON: {error}.") from error
+    if isinstance(changes, dict):
+        changes.pop("checkpoint", None)  # a model's config.json is a config with a header
+    _require(isinstance(changes, dict), f"config file {path} holds {type(changes).__name__}, expected a JSON object.")
+    return changes
+
+
+def digest(*parts: Any) -> str:
+    """Short hash of configs and plain values; the same values give the same hash in any process."""
+    values = [to_dict(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

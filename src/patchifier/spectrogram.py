@@ -1,0 +1,298 @@
+"""From a waveform to a log-mel, from a log-mel to patches, and back.
+
+Shapes: S samples, T frames, M mel bands, W frames in a patch, N patches, F = 1 + n_fft // 2 frequencies.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchifier.config import RequestError, SpectrogramConfig
+
+CHUNK = 128  # frames transformed at once: 1 MB of float32 windows, which stays in the second-level cache
+BAND_GROUP = 16  # bands multiplied at once: filters are narrow, so a group needs only its own stretch of frequencies
+
+
+def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = None) -> Tensor:
+    """Log-mel of a waveform (paper 4.3, 4.4).
+
+    Power spectrogram of centred, zero-padded frames, mel filter bank with unit area per band, decibels x 0.01.
+
+    Parameters
+    ----------
+    waveform : Tensor or ndarray, shape (..., S), float
+        Samples in [-1, 1] at ``config.sample_rate``. A tensor keeps its device and its gradient.
+    config : SpectrogramConfig
+        The paper's setting by default.
+
+    Returns
+    -------
+    Tensor, shape (..., M, T), T = 1 + S // hop
+        About [-1, 0.4]; silence is -1.
+
+    Raises
+    ------
+    RequestError
+        If there is no sample at all.
+    """
+    config = config or SpectrogramConfig()
+    waveform = torch.as_tensor(waveform)
+    if waveform.ndim < 1 or waveform.shape[-1] == 0:
+        raise RequestError(f"waveform has shape {tuple(waveform.shape)}, expected (..., S) with S of at least 1.")
+    centred = torch.nn.functional.pad(waveform, (config.n_fft // 2, config.n_fft // 2))
+    return _relative(_decibels(centred, config), config)
+
+
+def log_mel_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None) -> Tensor:
+    """Log-mel of a waveform that arrives in blocks, in memory bounded by a block and the result.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray, shape (S,), float32
+        Consecutive parts of one waveform, of any lengths, as :func:`patchifier.audio.blocks` yields.
+    config : SpectrogramConfig
+        The paper's setting by default.
+
+    Returns
+    -------
+    Tensor, shape (M, T)
+        Frame by frame what :func:`log_mel` gives for the joined waveform.
+    """
+    config = config or SpectrogramConfig()
+    half, hop = config.n_fft // 2, config.hop
+    parts, rest, samples, done = [], np.zeros(half, np.float32), 0, 0
+    for block in blocks:
+        samples += len(block)
+        rest = np.concatenate([rest, block])
+        ready = max(0, 1 + (len(rest) - config.n_fft) // hop)
+        if ready:
+            parts.append(_decibels(torch.from_numpy(rest[: (ready - 1) * hop + config.n_fft]), config))
+            rest, done = rest[ready * hop :], done + ready
+    missing = 1 + samples // hop - done
+    if samples == 0:
+        raise RequestError("the waveform is empty, expected at least 1 sample.")
+    tail = np.concatenate([rest, np.zeros(half, np.float32)])
+    parts.append(_decibels(torch.from_numpy(tail[: (missing - 1) * hop + config.n_fft]), config))
+    return _relative(torch.cat(parts, dim=-1), config)
+
+
+def _decibels(padded: Tensor, config: SpectrogramConfig) -> Tensor:
+    """Mel decibels re full scale of a waveform (..., S) that is padded already: (..., M, T)."""
+    window, groups = _window_and_groups(config, padded.device, padded.dtype)
+    frames = padded.unfold(-1, config.n_fft, config.hop)  # (..., T, n_fft), a view
+    decibels = []
+    for chunk in frames.split(CHUNK, dim=-2):
+        parts = torch.view_as_real(torch.fft.rfft(chunk * window)).flatten(-2)  # (..., T', 2F), real and imaginary in turn
+        squares = parts.square() if parts.requires_grad else parts.square_()
+        mel = torch.cat([squares[..., first:last] @ filters for first, last, filters in groups], dim=-1)  # (..., T', M)
+        decibels.append(10 * torch.log10(mel.clamp(min=10 ** (config.floor_db / 10))))
+    return torch.cat(decibels, dim=-2).transpose(-1, -2)  # (..., M, T)
+
+
+def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
+    """Apply reference, top_db and scale to decibels (..., M, T)."""
+    if config.reference == "max" or config.top_db is not None:
+        loudest = decibels.amax(dim=(-1, -2), keepdim=True)
+        if config.top_db is not None:
+            decibels = torch.maximum(decibels, loudest - config.top_db)
+        if config.reference == "max":
+            decibels = torch.where(loudest > config.floor_db, decibels - loudest, -(config.top_db or 0.0))
+    return decibels * config.scale
+
+
+@functools.lru_cache(maxsize=8)
+def _window_and_groups(config: SpectrogramConfig, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, list[tuple[int, int, Tensor]]]:
+    """Analysis window (n_fft,) and, for each group of bands, the stretch of interleaved parts it needs and its filters.
+
+    real^2 and imag^2 are added by the mel product itself: each filter weight stands there twice.
+    """
+    groups = []
+    for filters in np.split(mel_filters(config), range(BAND_GROUP, config.bands, BAND_GROUP)):
+        used = np.flatnonzero(filters.any(axis=0))
+        first, last = (used[0], used[-1] + 1) if len(used) else (0, 1)
+        twice = torch.from_numpy(filters[:, first:last].T.repeat(2, axis=0))  # (2F', M')
+        groups.append((2 * int(first), 2 * int(last), twice.to(device, dtype)))
+    return _window(config).to(device, dtype), groups
+
+
+def _window(config: SpectrogramConfig) -> Tensor:
+    make = {"hann": torch.hann_window, "hamming": torch.hamming_window}[config.window]
+    return make(config.n_fft, dtype=torch.float64)
+
+
+def mel_filters(config: SpectrogramConfig) -> np.ndarray:
+    """Triangular mel filters of unit area (Slaney's Auditory Toolbox).
+
+    Returns
+    -------
+    numpy.ndarray, shape (M, F), float64
+    """
+    hertz = mel_edges_hz(config)  # (M + 2,)
+    bins = np.linspace(0, config.sample_rate / 2, 1 + config.n_fft // 2)  # (F,)
+    ramps = hertz[:, None] - bins[None, :]  # (M + 2, F)
+    widths = np.diff(hertz)[:, None]
+    rising, falling = -ramps[:-2] / widths[:-1], ramps[2:] / widths[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return triangles * (2 / (hertz[2:] - hertz[:-2]))[:, None]
+
+
+def mel_edges_hz(config: SpectrogramConfig) -> np.ndarray:
+    """Lower edge of the first band, centres of all bands, upper edge of the last, in Hz: shape (M + 2,)."""
+    low, high = _hz_to_mel(np.array([config.f_min_hz, config.f_max_hz]), config.mel_scale)
+    return _mel_to_hz(np.linspace(low, high, config.bands + 2), config.mel_scale)
+
+
+# Slaney's scale: linear below 1 kHz (15 mels), 27 equal steps per factor 6.4 above.
+SLANEY_HZ, SLANEY_MEL, SLANEY_STEP = 1000.0, 15.0, np.log(6.4) / 27
+
+
+def _hz_to_mel(hertz: np.ndarray, scale: Literal["slaney", "htk"]) -> np.ndarray:
+    if scale == "htk":
+        return 2595 * np.log10(1 + hertz / 700)
+    logarithmic = SLANEY_MEL + np.log(np.maximum(hertz, SLANEY_HZ) / SLANEY_HZ) / SLANEY_STEP
+    return np.where(hertz < SLANEY_HZ, hertz * SLANEY_MEL / SLANEY_HZ, logarithmic)
+
+
+def _mel_to_hz(mel: np.ndarray, scale: Literal["slaney", "htk"]) -> np.ndarray:
+    if scale == "htk":
+        return 700 * (10 ** (mel / 2595) - 1)
+    logarithmic = SLANEY_HZ * np.exp(SLANEY_STEP * (mel - SLANEY_MEL))
+    return np.where(mel < SLANEY_MEL, mel * SLANEY_HZ / SLANEY_MEL, logarithmic)
+
+
+# --- patches ---
+
+Tail = Literal["drop", "pad", "anchor"]
+
+
+def patch_starts(frames: int, *, length: int = 32, hop: int | None = None, tail: Tail = "drop") -> list[int]:
+    """First frame of each patch that :func:`cut` takes from a log-mel.
+
+    Parameters
+    ----------
+    frames : int
+        Frames T of the log-mel, at least 1.
+    length, hop : int
+        Frames in a patch, and between the starts of patches; they touch by default.
+    tail : "drop", "pad" or "anchor"
+        What becomes of frames after the last whole patch: dropped, padded with silence, or covered by one more patch
+        that ends with the last frame. Below one patch, "pad" and "anchor" pad and "drop" gives no patch.
+
+    Returns
+    -------
+    list of int
+        In rising order, evenly spaced but for an anchored last one.
+    """
+    hop = hop or length
+    if length < 1 or hop < 1:
+        raise RequestError(f"patch length ({length}) and hop ({hop}) must be at least 1 frame.")
+    starts = list(range(0, frames - length + 1, hop))
+    if tail == "drop" or (starts and starts[-1] + length == frames):
+        return starts
+    if tail == "pad":
+        return [*starts, starts[-1] + hop if starts else 0] if not starts or starts[-1] + hop < frames else starts
+    return [*starts, max(0, frames - length)]
+
+
+def cut(log_mel: Tensor, *, length: int = 32, hop: int | None = None, tail: Tail = "drop", silence: float = -1.0) -> Tensor:
+    """Cut a log-mel into patches (paper 4.1).
+
+    Parameters
+    ----------
+    log_mel : Tensor, shape (..., M, T)
+        As :func:`log_mel` gives it.
+    length, hop, tail
+        As for :func:`patch_starts`.
+    silence : float
+        Value of padding: ``config.silence``, never 0.
+
+    Returns
+    -------
+    Tensor, shape (..., N, 1, M, W)
+
+    Raises
+    ------
+    RequestError
+        If not a single patch fits and the tail is dropped.
+    """
+    starts = patch_starts(log_mel.shape[-1], length=length, hop=hop, tail=tail)
+    if not starts:
+        raise RequestError(f"{log_mel.shape[-1]} frames are less than one patch of {length}: use tail='pad' or 'anchor'.")
+    missing = max(0, starts[-1] + length - log_mel.shape[-1])
+    padded = torch.nn.functional.pad(log_mel, (0, missing), value=silence)
+    index = torch.tensor(starts, device=log_mel.device)[:, None] + torch.arange(length, device=log_mel.device)  # (N, W)
+    return padded[..., index].movedim(-2, -3).unsqueeze(-3)  # (..., M, N, W) -> (..., N, 1, M, W)
+
+
+def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "drop") -> Tensor:
+    """Join patches into a log-mel: the inverse of :func:`cut`, means where patches overlap.
+
+    Parameters
+    ----------
+    patches : Tensor, shape (..., N, 1, M, W)
+        As :func:`cut` gives them.
+    frames : int
+        Frames of the log-mel they were cut from.
+    hop, tail
+        As they were cut.
+
+    Returns
+    -------
+    Tensor, shape (..., M, T)
+        T is `frames`; with tail "drop", only as far as patches reach.
+    """
+    length = patches.shape[-1]
+    starts = patch_starts(frames, length=length, hop=hop, tail=tail)
+    total = torch.zeros(*patches.shape[:-4], patches.shape[-2], max(frames, starts[-1] + length), dtype=patches.dtype, device=patches.device)
+    count = torch.zeros(total.shape[-1], dtype=patches.dtype, device=patches.device)
+    for n, start in enumerate(starts):
+        total[..., start : start + length] += patches[..., n, 0, :, :]
+        count[start : start + length] += 1
+    reach = min(frames, starts[-1] + length)
+    return total[..., :reach] / count[:reach]
+
+
+# --- and back to sound ---
+
+
+def to_waveform(log_mel: Tensor, config: SpectrogramConfig | None = None, *, iterations: int = 32, seed: int = 0) -> Tensor:
+    """Rough waveform of a log-mel, so that a reconstruction can be heard.
+
+    Mel power is spread over frequencies by the filters' non-negative pseudo-inverse, phases are found by the fast
+    Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013).
+
+    Parameters
+    ----------
+    log_mel : Tensor, shape (M, T)
+        As :func:`log_mel` gives it.
+    config : SpectrogramConfig
+        The one it was made with.
+    iterations : int
+        Rounds of Griffin-Lim.
+    seed : int
+        Of the first, random phases.
+
+    Returns
+    -------
+    Tensor, shape (S,), float32, S = (T - 1) * hop
+    """
+    config = config or SpectrogramConfig()
+    window = _window(config).to(log_mel.device, torch.float32)
+    filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)
+    power = 10 ** (log_mel.float() / config.scale / 10)  # (M, T)
+    power = torch.where(log_mel > config.silence + 1e-4, power, 0.0)
+    magnitude = (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()  # (F, T)
+    stft = functools.partial(torch.stft, n_fft=config.n_fft, hop_length=config.hop, window=window, pad_mode="constant", return_complex=True)
+    istft = functools.partial(torch.istft, n_fft=config.n_fft, hop_length=config.hop, window=window)
+    phases = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(seed)).to(log_mel.device)
+    spectrum = torch.polar(magnitude, 2 * torch.pi * phases)
+    previous = torch.zeros_like(spectrum)
+    for _ in range(iterations):
+        consistent = stft(istft(spectrum))[:, : magnitude.shape[1]]
+        guess = consistent + 0.99 * (consistent - previous)  # momentum of the fast variant
+        spectrum, previous = torch.polar(magnitude, guess.angle()), consistent
+    return istft(spectrum)

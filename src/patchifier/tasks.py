@@ -1,0 +1,167 @@
+"""Kinds of task: targets, loss, predictions and metrics. Code branches on the kind of a task, never on a data set's name.
+
+==========  =======================  ==========================  =======================
+kind        target of a clip         loss                        metric (main one first)
+==========  =======================  ==========================  =======================
+one-of      a name                   cross-entropy               accuracy
+many-of     a list of names          binary cross-entropy        macro ROC-AUC, macro AP
+numbers     a number for each name   MSE of standardised values  R2: mean, and per name
+==========  =======================  ==========================  =======================
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchifier.config import RequestError
+
+Kind = Literal["one-of", "many-of", "numbers"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a clip.
+
+    Parameters
+    ----------
+    kind : "one-of", "many-of" or "numbers"
+        What a target looks like.
+    names : tuple of str
+        Classes, tags, or the names of the numbers, in the order of the model's outputs.
+    """
+
+    kind: Kind
+    names: tuple[str, ...]
+
+    @property
+    def metric(self) -> str:
+        """Name of the main metric; higher is better for each."""
+        return {"one-of": "accuracy", "many-of": "roc_auc", "numbers": "r2"}[self.kind]
+
+
+def infer(targets: Sequence[Any]) -> Task | None:
+    """Find the task from the targets of all clips: names, lists of names, or rows of numbers; None if there are none."""
+    known = [target for target in targets if target is not None]
+    if not known:
+        return None
+    if all(isinstance(target, str) for target in known):
+        return Task("one-of", tuple(sorted(set(known))))
+    if all(isinstance(target, int | float) for target in known):
+        return Task("numbers", ("value",))
+    if all(isinstance(target, list | tuple) for target in known):
+        parts = [part for target in known for part in target]
+        if all(isinstance(part, str) for part in parts):
+            return Task("many-of", tuple(sorted(set(parts))))
+        lengths = {len(target) for target in known}
+        if len(lengths) == 1 and all(isinstance(part, int | float) for part in parts):
+            return Task("numbers", tuple(f"value_{index}" for index in range(lengths.pop())))
+    raise RequestError("targets are a mixture, expected for every clip a name, a list of names, or equally many numbers.")
+
+
+def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
+    """Targets as numbers.
+
+    Returns
+    -------
+    ndarray
+        (n,) int64 class indices; (n, C) float32 zeros and ones; or (n, C) float32 values.
+
+    Raises
+    ------
+    RequestError
+        If a clip has no target or one that the task does not know.
+    """
+    if any(target is None for target in targets):
+        raise RequestError(f"{sum(target is None for target in targets)} of {len(targets)} clips have no target, expected one for each.")
+    index = {name: number for number, name in enumerate(task.names)}
+    try:
+        if task.kind == "one-of":
+            return np.array([index[target] for target in targets], np.int64)
+        if task.kind == "many-of":
+            rows = np.zeros((len(targets), len(index)), np.float32)
+            for row, target in zip(rows, targets, strict=True):
+                row[[index[name] for name in target]] = 1
+            return rows
+    except KeyError as error:
+        raise RequestError(f"target {error.args[0]!r} is not one of the task's names: {', '.join(task.names)}.") from error
+    return np.array(targets, np.float32).reshape(len(targets), len(index))
+
+
+def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
+    """Loss of outputs (B, C) against encoded targets, numbers being standardised."""
+    functional = torch.nn.functional
+    return {"one-of": functional.cross_entropy, "many-of": functional.binary_cross_entropy_with_logits, "numbers": functional.mse_loss}[task.kind]
+
+
+def activate(task: Task, outputs: Tensor) -> Tensor:
+    """Probabilities, or values, of outputs (..., C): what is averaged over the windows of a clip."""
+    if task.kind == "one-of":
+        return outputs.softmax(-1)
+    return outputs.sigmoid() if task.kind == "many-of" else outputs
+
+
+def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Metrics of a whole test set at once; R2 is never averaged over batches.
+
+    Parameters
+    ----------
+    task : Task
+        Decides which metrics.
+    targets : ndarray
+        As :func:`encode_targets` gives them.
+    predictions : ndarray, shape (n, C)
+        Probabilities or values.
+
+    Returns
+    -------
+    dict
+        The main metric first. A tag that is always or never there has no ROC-AUC and is left out of the mean.
+    """
+    from sklearn import metrics
+
+    if task.kind == "one-of":
+        return {"accuracy": float((predictions.argmax(1) == targets).mean())}
+    if task.kind == "many-of":
+        mixed = (targets.max(0) > 0) & (targets.min(0) < 1)
+        if not mixed.any():
+            return {"roc_auc": float("nan"), "average_precision": float("nan")}
+        return {
+            "roc_auc": float(metrics.roc_auc_score(targets[:, mixed], predictions[:, mixed], average="macro")),
+            "average_precision": float(metrics.average_precision_score(targets[:, mixed], predictions[:, mixed], average="macro")),
+        }
+    if len(targets) < 2:
+        return {"r2": float("nan")} | {f"r2_{name}": float("nan") for name in task.names}
+    columns = metrics.r2_score(targets, predictions, multioutput="raw_values")
+    return {"r2": float(np.mean(columns))} | {f"r2_{name}": float(value) for name, value in zip(task.names, columns, strict=True)}
+
+
+def bootstrap(
+    groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of a figure by resampling whole groups (tracks, pieces) with replacement.
+
+    Parameters
+    ----------
+    groups : sequence of str, length n
+        Clips of one group are not independent, so they are drawn together.
+    measure : callable
+        Takes indices of clips (with repetition), returns the figure. For a paired comparison, the difference of two.
+    draws, seed, level
+        Of the bootstrap.
+
+    Returns
+    -------
+    low, high : float
+    """
+    generator = np.random.default_rng(seed)
+    members = [np.flatnonzero(np.asarray(groups) == group) for group in dict.fromkeys(groups)]
+    figures = []
+    for _ in range(draws):
+        chosen = generator.integers(0, len(members), len(members))
+        figures.append(measure(np.concatenate([members[group] for group in chosen])))
+    low, high = np.nanquantile(figures, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
