@@ -240,3 +240,9 @@ def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAM
         raise RequestError("samples hold NaN or infinity, expected floats in [-1, 1].")
     wave = wave.astype(np.float32)
     return wave if sample_rate == target_rate else soxr.resample(wave, sample_rate, target_rate, quality="HQ")
+
+
+def save(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write a waveform (S,) as a 16-bit wav file; beyond full scale it is turned down, not clipped."""
+    peak = float(np.abs(waveform).max(initial=0.0))
+    soundfile.write(str(path), waveform / max(1.0, peak), sample_rate, subtype="PCM_16")

@@ -241,10 +241,12 @@ class FinetuneConfig:
     """Steps between validations."""
     patience: int = 200
     """Steps without a better validation score after which training stops."""
+    folds: Literal["one", "all"] = "one"
+    """Where clips have folds and no split: test one of them, or each in turn."""
     test_fold: int | None = None
-    """Fold that is tested, where clips have folds and no split; the last if not given."""
+    """The fold that is tested; the last if not given."""
     seeds: int = 1
-    """Repeated runs, seeds seed, seed + 1, ...; predictions are averaged."""
+    """Repeated runs with seeds seed, seed + 1, ...; their mean score is reported."""
     seed: int = 0
     """Every draw follows from this number."""
 
@@ -376,6 +378,7 @@ def read_changes(path: str | Path) -> dict[str, Any]:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error
     if isinstance(changes, dict):
         changes.pop("checkpoint", None)  # a model's config.json is a config with a header
+        changes.pop("why", None)  # a recipe gives its reason
     _require(isinstance(changes, dict), f"config file {path} holds {type(changes).__name__}, expected a JSON object.")
     return changes
 

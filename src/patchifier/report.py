@@ -1,7 +1,9 @@
 """Figures, tables and one self-contained page, from run folders alone: no model is loaded, PyTorch is never imported.
 
 Read top-down: :func:`report` finds the runs, draws what is there and says what is missing. A run that is going on, was
-interrupted or is damaged is drawn as far as it goes and named on the page; no run is dropped. The last third is the page's text.
+interrupted or is damaged is drawn as far as it goes and named on the page; no run is dropped.
+
+Longer than 400 lines: reading, drawing, tables and page share the formats of the run folders, and 60 lines are the page's own HTML and CSS.
 """
 
 import base64
@@ -22,14 +24,16 @@ import numpy as np
 
 from patchifier.config import RequestError
 
+Row = Mapping[str, Any]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Line style and marker tell the methods apart without colour; the colours are of different lightness for the same reason.
 METHODS = {
-    "linear-probe": (":", "o", "#cc7a00", "only a new last layer is trained, everything else stays as it was learnt without labels"),
-    "freeze-extractor": ("-.", "s", "#3b8f6e", "the part that looks at single patches stays, the part that connects them is trained too"),
+    "linear-probe": (":", "o", "#b86200", "only a new last layer is trained, everything else stays as it was learnt without labels"),
+    "freeze-extractor": ("-.", "s", "#2b7a5b", "the part that looks at single patches stays, the part that connects them is trained too"),
     "freeze-bottleneck": ("--", "^", "#2f5fa8", "the part that connects patches stays, the part that looks at single ones is trained too"),
     "full": ("-", "D", "#1c1433", "everything is trained"),
     "logistic": ("-", "o", "#555555", "logistic regression on fixed numbers for each clip"),
@@ -45,9 +49,9 @@ ENCODERS = {
     "majority": "always the most frequent label of the training clips",
 }
 PREDICTORS = {  # column of stage-two/validation.csv, its line style and its name
-    "mean_patch_mse": (":", "average patch of all music"),
-    "visible_mean_mse": ("--", "average of the patches it was given"),
-    "interpolation_mse": ("-.", "straight line between neighbours"),
+    "mean_patch_mse": (":", "average patch"),
+    "visible_mean_mse": ("--", "average of given patches"),
+    "interpolation_mse": ("-.", "interpolation in time"),
 }
 # Table 1 of the paper, and what is known about its errors: the numbers in the other systems' own papers and in JukeMIR's table.
 PUBLISHED = (
@@ -71,8 +75,9 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What made the run: pretrain, finetune, or unknown where ``run.json`` cannot be read."""
-        return str(self.facts.get("kind", "unknown"))
+        """What made the run; guessed from its folders where ``run.json`` does not say."""
+        stages = any((self.path / stage).is_dir() for stage in ("stage-one", "stage-two"))
+        return str(self.facts.get("kind") or ("pretrain" if stages else "finetune"))
 
     @property
     def metric(self) -> str:
@@ -80,11 +85,17 @@ class Run:
         return str(self.facts.get("metric", "accuracy"))
 
     @property
+    def task(self) -> str:
+        """What a fine-tuning run was asked, in words."""
+        task = _part(self.facts, "task")
+        names = [str(name) for name in task.get("names", [])]
+        listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return f"{task.get('kind', '')}: {listed}" if names else ""
+
+    @property
     def test(self) -> str:
-        """What a fine-tuning run was tested on, in words; only scores that agree in this can be compared."""
-        task = self.facts.get("task") or {}
-        names = ", ".join(map(str, task.get("names", [])))
-        return "; ".join(part for part in (f"{task.get('kind', '')}: {names}" if names else "", str(self.facts.get("split") or "")) if part)
+        """Task and split in words; only scores that agree in this and in the number of clips can be compared."""
+        return "; ".join(part for part in (self.task, str(self.facts.get("split") or "")) if part)
 
 
 def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
@@ -112,15 +123,15 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     if out.exists() and not out.is_dir():
         raise RequestError(f"cannot write a report to {out}: it is a file, expected a folder. Name another folder with --out.")
     problems: list[str] = [f"Nothing to report on under {root}." for root in roots if not any(_folders(root))]
-    folders = {folder.resolve(): root for root in roots for folder in _folders(root)}
+    folders = sorted({folder.resolve() for root in roots for folder in _folders(root)})
     if not folders:
         listed = ", ".join(map(str, roots)) or "no folder at all"
-        raise RequestError(
-            f"found no run folder under {listed}: expected a folder with run.json, as 'patchifier pretrain --out RUN' makes."
-        )
-    found = [_read_run(path, root, problems) for path, root in folders.items() if (path / "run.json").exists()]
-    found = [replace(run, label=f"{run.label} ({run.path})") if sum(run.label == r.label for r in found) > 1 else run for run in found]
+        raise RequestError(f"found no run folder under {listed}: expected a folder with run.json, as 'patchifier pretrain --out RUN' makes.")
+    base = Path(os.path.commonpath([folder.parent for folder in folders]))
+    found = [_read_run(path, base, problems) for path in folders if (path / "run.json").exists()]
+    found = [replace(run, label=f"{run.label} ({run.path.relative_to(base)})") if sum(run.label == r.label for r in found) > 1 else run for run in found]
     demos = {path: _read_json(path / "results.json", problems) for path in folders if (path / "results.json").exists()}
+    demos = {path: {**results, "source": str(path.relative_to(base))} for path, results in demos.items()}
     rows = _collect_rows(found, demos, problems)
     _write(out / "table.csv", _csv_table(rows))
     _write(out / "table.md", _markdown_table(rows))
@@ -161,6 +172,12 @@ def _read_columns(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array([_number(row.get(name)) for row in by_step.values()]) for name in names}
 
 
+def _part(mapping: Row, name: str) -> dict[str, Any]:
+    """Get a group of facts, empty where there is none."""
+    value = mapping.get(name)
+    return value if isinstance(value, dict) else {}
+
+
 def _number(value: Any) -> float:
     try:
         return float(value)
@@ -168,28 +185,28 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _read_run(path: Path, root: Path, problems: list[str]) -> Run:
+def _read_run(path: Path, base: Path, problems: list[str]) -> Run:
     facts = _read_json(path / "run.json", problems)
     config = _read_json(path / "config.json", problems)
     run = Run(path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=())
-    missing = [*_missing_state(run), *(_missing_pretrain(run) if run.kind == "pretrain" else _missing_finetune(run))]
-    shown = path.relative_to(root.resolve().parent) if path.is_relative_to(root.resolve().parent) else path
-    return replace(run, path=path, missing=tuple(missing), facts={**facts, "folder": str(shown)})
+    missing = [*_missing_state(run), *(_missing_pretrain(run) if run.kind == "pretrain" else [])]
+    missing += _missing_finetune(run) if run.kind == "finetune" else []
+    return replace(run, missing=tuple(missing), facts={**facts, "folder": str(path.relative_to(base))})
 
 
 def _missing_state(run: Run) -> list[str]:
     state = run.facts.get("state", "unknown")
-    known = {"running": "it is still running, or was killed", "interrupted": "it was interrupted and can be resumed"}
+    known = {"running": "it is still running, or was killed", "interrupted": "it was interrupted and can be resumed", "failed": "it failed"}
     return [] if state == "finished" else [known.get(state, f"its state is {state!r}")]
 
 
 def _missing_pretrain(run: Run) -> list[str]:
-    stages = run.config.get("pretrain", {}).get("stages", "both")
+    stages = _part(run.config, "pretrain").get("stages", "both")
     missing = []
-    for stage in [name for name in ("one", "two") if stages in (name, "both")]:
-        for name, what in (("metrics.csv", "no step yet"), ("validation.csv", "no validation yet")):
-            if not _read_columns(run.path / f"stage-{stage}" / name):
-                missing.append(f"stage-{stage}: {what}")
+    for stage in [f"stage-{name}" for name in ("one", "two") if stages in (name, "both")]:
+        steps, checks = (_read_columns(run.path / stage / name) for name in ("metrics.csv", "validation.csv"))
+        if not (steps and checks):
+            missing.append(f"{stage}: no {'validation' if steps else 'step'} yet")
     if stages != "one" and not (run.path / "stage-two" / "reconstructions.safetensors").exists():
         missing.append("stage-two: no reconstructions yet")
     return missing
@@ -199,8 +216,8 @@ def _missing_finetune(run: Run) -> list[str]:
     present = [method for method in FOUR_METHODS if (run.path / method).is_dir()]
     missing = [f"{method}: no validation yet" for method in present if not _read_columns(run.path / method / "validation.csv")]
     missing += [f"{method}: no test score yet" for method in present if not (run.path / method / "results.json").exists()]
-    absent = [method for method in FOUR_METHODS if method not in present]
-    return [*missing, *([f"without {', '.join(absent)}"] if absent else [])]
+    absent = [method for method in FOUR_METHODS if method not in present and run.facts.get("state") != "finished"]
+    return [*missing, *([f"without {', '.join(absent)} so far"] if absent else [])]
 
 
 def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -232,7 +249,7 @@ def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed into place at the end."""
+    """Give a path to write to, which is renamed into place at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -274,7 +291,7 @@ def save_figure(figure: "Figure", path: Path | str) -> None:
 
 
 def _figure(height: float) -> "Figure":
-    """An empty figure 10 inches wide: 10 points are then as large as the page's text."""
+    """Make an empty figure 10 inches wide: 10 points are then as large as the page's text."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -310,28 +327,19 @@ def reconstruction_figure(reconstructions: Mapping[str, np.ndarray], facts: Mapp
     RequestError
         If arrays or facts are missing or do not fit together.
     """
-    ratios = sorted((name.removeprefix("masked_") for name in reconstructions if name.startswith("masked_")), key=_number)
-    try:
-        original = reconstructions["original"]
-        N, M, W = original.shape
-        scale, frame_s, band_hz = float(facts["scale"]), float(facts["frame_s"]), json.loads(facts["band_hz"])
-        fits = len(band_hz) == M and all(
-            reconstructions[f"reconstructed_{r}"].shape == (N, M, W) and reconstructions[f"masked_{r}"].shape == (N,) for r in ratios
-        )
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise RequestError(f"reconstructions are incomplete ({error!r}): expected what read_reconstructions returns.") from error
-    if not ratios or not fits:
-        raise RequestError(
-            f"reconstructions do not fit together: expected arrays (N, M, W) for each ratio and M values of band_hz; M is {M}."
-        )
+    ratios, scale, frame_s, band_hz = _check_reconstructions(reconstructions, facts)
+    original = reconstructions["original"]
+    N, M, W = original.shape
 
+    # 1. One strip for the original, three for each ratio, and a row with the two colour scales.
     figure = _figure(1.9 + 2.3 * len(ratios))
     heights = [1.25, *(height for _ in ratios for height in (0.8, 0.8, 0.55))]
-    grid = figure.add_gridspec(len(heights) + 1, 2, height_ratios=[*heights, 0.11])  # the last row is the two colour scales
+    grid = figure.add_gridspec(len(heights) + 1, 2, height_ratios=[*heights, 0.11])
     strips = [figure.add_subplot(grid[0, :])]
     strips += [figure.add_subplot(grid[row, :], sharex=strips[0]) for row in range(1, len(heights))]
     extent = (0.0, N * W * frame_s, 0.0, float(M))
 
+    # 2. Colour scales: levels are shared by all but the errors.
     def picture(patches: np.ndarray) -> np.ndarray:  # (N, M, W) side by side in time, in dB
         return patches.transpose(1, 0, 2).reshape(M, N * W) / scale
 
@@ -339,37 +347,56 @@ def reconstruction_figure(reconstructions: Mapping[str, np.ndarray], facts: Mapp
     level |= dict(zip(("vmin", "vmax"), np.percentile(picture(original), (1.0, 99.9)), strict=True))
     errors = {ratio: np.abs(reconstructions[f"reconstructed_{ratio}"] - original) for ratio in ratios}
     hidden = {ratio: reconstructions[f"masked_{ratio}"].astype(bool) for ratio in ratios}
-    seen = [errors[ratio][hidden[ratio]].ravel() for ratio in ratios]
-    worst = float(np.percentile(np.concatenate(seen), 99.0)) / scale if any(part.size for part in seen) else 1.0
+    seen = np.concatenate([errors[ratio][hidden[ratio]].ravel() for ratio in ratios])
+    seen = seen[np.isfinite(seen)]
+    worst = float(np.percentile(seen, 99.0)) / scale if seen.size else 1.0
     difference: dict[str, Any] = {**level, "cmap": "cividis", "vmin": 0.0, "vmax": max(worst, 1e-6)}
 
+    # 3. The pictures.
     levels = strips[0].imshow(picture(original), **level)
-    strips[0].set_title(f"Original: {facts.get('title') or facts.get('clip', 'clip')}", loc="left", fontsize=11, fontweight="bold")
+    name = str(facts.get("title") or facts.get("clip", "clip"))  # a $ in a song's title is no formula
+    strips[0].set_title(f"Original: {name}", loc="left", fontsize=11, fontweight="bold", parse_math=False)
     strips[0].set_ylabel("original")
     for index, ratio in enumerate(ratios):
-        given, filled, error = strips[1 + 3 * index : 4 + 3 * index]
+        given, filled, missed = strips[1 + 3 * index : 4 + 3 * index]
         mask, output = hidden[ratio], reconstructions[f"reconstructed_{ratio}"]
         shown = np.ones(N, bool) if everywhere else mask
         given.imshow(picture(original), **level)
         _cover(given, mask, W * frame_s, M, facecolor="#d4d4d4", hatch="////", edgecolor="#9c9c9c")
         filled.imshow(picture(np.where(shown[:, None, None], output, original)), **level)
-        errors_shown = error.imshow(picture(errors[ratio]), **difference)
-        _cover(error, ~shown, W * frame_s, M, facecolor="white")
-        given.set_title(_ratio_title(ratio, mask, errors[ratio], scale), loc="left", fontsize=11, fontweight="bold")
-        for axes, name in ((given, "given"), (filled, "filled in"), (error, "error")):
+        errors_shown = missed.imshow(picture(errors[ratio]), **difference)
+        _cover(missed, ~shown, W * frame_s, M, facecolor="white")
+        given.set_title("\n" + _ratio_title(ratio, mask, errors[ratio], scale), loc="left", fontsize=11, fontweight="bold")
+        for axes, name in ((given, "given"), (filled, "filled in"), (missed, "error")):
             axes.set_ylabel(name)
+    # 4. The axes.
     for axes in strips:
-        _label_bands(axes, band_hz)
-        axes.tick_params(labelbottom=axes is strips[-1])
-    strips[-1].set_xlabel("Time (s)")
+        _label_bands(axes, band_hz, (1000,) if axes.get_ylabel() == "error" else (200, 1000, 4000))
+        axes.tick_params(labelbottom=axes is strips[-1], bottom=axes is strips[-1])
+    strips[-1].set_xlabel("Time (s)\n")  # the empty line keeps the colour scales away
+    figure.set_layout_engine("constrained", h_pad=0.012, hspace=0.0)
     figure.supylabel("Frequency (mel scale)", fontsize=10)
     for column, (image, label) in enumerate(((levels, "Level (dB re full scale)"), (errors_shown, "Absolute error (dB)"))):
         figure.colorbar(image, cax=figure.add_subplot(grid[-1, column]), orientation="horizontal", extend="both").set_label(label)
     return figure
 
 
+def _check_reconstructions(reconstructions: Mapping[str, np.ndarray], facts: Mapping[str, str]) -> tuple[list[str], float, float, list[float]]:
+    ratios = [name.removeprefix("masked_") for name in reconstructions if name.startswith("masked_")]
+    try:
+        N, M, W = reconstructions["original"].shape
+        scale, frame_s, band_hz = float(facts["scale"]), float(facts["frame_s"]), [float(hz) for hz in json.loads(facts["band_hz"])]
+        shapes = [(reconstructions[f"masked_{ratio}"].shape, reconstructions[f"reconstructed_{ratio}"].shape) for ratio in ratios]
+        ratios.sort(key=float)
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise RequestError(f"reconstructions are incomplete ({error!r}): expected what read_reconstructions returns.") from error
+    if not ratios or len(band_hz) != M or any(shape != ((N,), (N, M, W)) for shape in shapes):
+        raise RequestError(f"reconstructions do not fit: expected arrays ({N}, {M}, {W}) for each mask ratio, and {M} values of band_hz.")
+    return ratios, scale, frame_s, band_hz
+
+
 def _ratio_title(ratio: str, mask: np.ndarray, error: np.ndarray, scale: float) -> str:
-    title = f"{float(ratio):.0%} masked: {int(mask.sum())} of {len(mask)} patches"
+    title = f"{100 * float(ratio):g} % masked: {int(mask.sum())} of {len(mask)} patches"
     if not mask.any():
         return title
     mse = float(np.mean(np.square(error[mask], dtype=np.float64)))
@@ -382,26 +409,32 @@ def _cover(axes: "Axes", patches: np.ndarray, patch_s: float, bands: int, **styl
     axes.broken_barh([(start * patch_s, (end - start) * patch_s) for start, end in edges.reshape(-1, 2)], (0, bands), linewidth=0, **style)
 
 
-def _label_bands(axes: "Axes", band_hz: Sequence[float]) -> None:
-    marks = [hz for hz in (200, 1000, 4000) if band_hz[0] <= hz <= band_hz[-1]]
+def _label_bands(axes: "Axes", band_hz: Sequence[float], marks: Iterable[int]) -> None:
+    marks = [hz for hz in marks if band_hz[0] <= hz <= band_hz[-1]]
     names = [f"{hz} Hz" if hz < 1000 else f"{hz // 1000} kHz" for hz in marks]
     axes.set_yticks(np.interp(marks, band_hz, np.arange(len(band_hz)) + 0.5), names, fontsize=8)
 
 
 def _decibels(mse: Any, run: Run) -> Any:
     """RMSE in dB of a mean squared error of log-mel values."""
-    return np.sqrt(mse) / float(run.config.get("spectrogram", {}).get("scale", 0.01))
+    return np.sqrt(mse) / float(_part(run.config, "spectrogram").get("scale", 0.01))
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Moving average over a fortieth of the curve: enough to see the trend, too little to move it."""
+    """Average over a fortieth of the curve: enough to see the trend, too little to move it."""
     kernel = np.ones(max(1, len(values) // 40))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
+def _every(values: np.ndarray, marks: int) -> tuple[int, int]:
+    """Where to put markers: about that many, and one on the last value."""
+    step = max(1, len(values) // marks)
+    return (len(values) - 1) % step, step
+
+
 def _curves_figure(run: Run) -> "Figure | None":
     """Loss of both stages against step, above their learning rates."""
-    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullLocator
 
     stages = {"stage-one": "Stage I: copy single patches", "stage-two": "Stage II: fill in masked patches"}
     present = {folder: title for folder, title in stages.items() if _read_columns(run.path / folder / "metrics.csv")}
@@ -414,39 +447,45 @@ def _curves_figure(run: Run) -> "Figure | None":
         checks = _read_columns(run.path / folder / "validation.csv")
         nothing = np.full_like(steps["step"], math.nan)
         trained = _decibels(steps.get("loss", nothing), run)
-        loss.plot(steps["step"], trained, color="#8a8a8a", linewidth=0.6, alpha=0.6)
-        loss.plot(steps["step"], _smooth(trained), color="#1c1433", linewidth=1.6, label="training (smoothed)")
+        thin = slice(None, None, max(1, len(trained) // 2000))  # more points than pixels would only make the file large
+        loss.plot(steps["step"][thin], trained[thin], color="#8a8a8a", linewidth=0.6, alpha=0.6)
+        loss.plot(steps["step"][thin], _smooth(trained)[thin], color="#1c1433", linewidth=1.6, label="training (smoothed)")
         score = next((checks[name] for name in ("masked_mse", "mse") if name in checks), None)
         if score is not None:
-            every = max(1, len(score) // 12)
-            style: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "markevery": every}
+            style: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "markevery": _every(score, 12)}
             loss.plot(checks["step"], _decibels(score, run), color="#cc7a00", linewidth=1.4, label="validation", **style)
         _tidy(loss, title, y="" if loss is not grid[0][0] else "Error, RMSE (dB)")
         loss.set_yscale("log")
         loss.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
-        loss.yaxis.set_major_formatter(ScalarFormatter())
+        loss.yaxis.set_major_formatter("{x:g}")
         loss.yaxis.set_minor_locator(NullLocator())
         loss.legend(loc="upper right", fontsize=9, framealpha=0.9)
-        rate.plot(steps["step"], steps.get("learning_rate", nothing), color="#1c1433", linewidth=1.2)
+        rate.plot(steps["step"][thin], steps.get("learning_rate", nothing)[thin], color="#1c1433", linewidth=1.2)
         _tidy(rate, "", x="Step", y="" if rate is not grid[1][0] else "Learning\nrate")
         rate.set_ylim(bottom=0.0)
         rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         marks = {words: (dash, _decibels(checks[name][-1], run)) for name, (dash, words) in PREDICTORS.items() if name in checks}
-        _mark_levels(loss, {words: mark for words, mark in marks.items() if math.isfinite(mark[1])})
+        _mark_levels(loss, {words: mark for words, mark in marks.items() if mark[1] > 0})
     return figure
 
 
 def _mark_levels(axes: "Axes", levels: Mapping[str, tuple[str, float]]) -> None:
-    """Horizontal lines with their names in the right margin, pushed apart where they would overlap."""
+    """Horizontal lines with their names: on the line, or pushed apart in the right margin where there are several."""
     for dash, value in levels.values():
         axes.axhline(value, color="#444444", linewidth=1.1, linestyle=dash)
     axes.set_ylim(axes.get_ylim())
-    height = -math.inf
-    for words, (_, value) in sorted(levels.items(), key=lambda item: item[1][1]):
-        height = max(height + 0.13, float((axes.transScale + axes.transLimits).transform((0.0, value))[1]))
-        text = f"{words.replace(' of ', chr(10) + 'of ', 1).replace(' between', chr(10) + 'between')}: {value:.1f} dB"
-        place: dict[str, Any] = {"xytext": (1.06, height), "textcoords": "axes fraction", "fontsize": 8.5, "va": "center"}
-        axes.annotate(text, (1.0, value), xycoords=("axes fraction", "data"), arrowprops={"arrowstyle": "-", "lw": 0.6}, **place)
+    named = sorted((value, f"{words}: {value:.1f} dB") for words, (_, value) in levels.items())
+    if len(named) == 1:
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+        axes.annotate(named[0][1], (1.0, named[0][0]), (0, 4), fontsize=9, **place)
+        return
+    heights = [float((axes.transScale + axes.transLimits).transform((0.0, value))[1]) for value, _ in named]
+    spread = [max([height, *(heights[lower] + 0.075 * (index - lower) for lower in range(index))]) for index, height in enumerate(heights)]
+    shift = float(np.mean(spread) - np.mean(heights)) if named else 0.0
+    for (value, text), height in zip(named, spread, strict=True):
+        arrow = {"arrowstyle": "-", "linewidth": 0.6, "relpos": (0.0, 0.5), "shrinkA": 1.0, "shrinkB": 0.0}
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "axes fraction", "va": "center", "arrowprops": arrow}
+        axes.annotate(text, (1.0, value), (1.06, height - shift), fontsize=9, **place)
 
 
 def _health_figure(run: Run) -> "Figure | None":
@@ -461,55 +500,79 @@ def _health_figure(run: Run) -> "Figure | None":
         return None
     figure = _figure(2.8)
     for axes, (name, (title, label)) in zip(figure.subplots(1, len(present), squeeze=False)[0], present.items(), strict=True):
-        axes.plot(checks["step"], checks[name], color="#1c1433", marker="o", markersize=4, markevery=max(1, len(checks["step"]) // 12))
+        axes.plot(checks["step"], checks[name], color="#1c1433", marker="o", markersize=4, markevery=_every(checks["step"], 12))
         _tidy(axes, title, x="Step of stage II", y=label)
         axes.set_ylim(0.0, 1.15 * float(np.nanmax(checks[name])) or 1.0)
     return figure
 
 
-def _convergence_figure(run: Run, opponents: Sequence[Run], majority: float) -> "Figure | None":
+_FAINT: dict[str, Any] = {"color": "#9a9a9a", "linewidth": 0.9, "markersize": 4, "markerfacecolor": "white"}
+
+
+def _convergence_figure(run: Run, opponents: Sequence[Run], table: Sequence[Row]) -> "Figure | None":
     """Form of the paper's Figure 2: validation score against step, and the test score of each method with its interval."""
     curves = [(r, m, _read_columns(r.path / m / "validation.csv")) for r in (*opponents, run) for m in FOUR_METHODS]
     curves = [(r, method, columns) for r, method, columns in curves if run.metric in columns]
-    rows = {(r is run, m): row for r in (*opponents, run) for m in FOUR_METHODS for row in _method_rows(r, m, [])}
+    rows = [(r, m, row) for r in (*opponents, run) for m in FOUR_METHODS for row in _method_rows(r, m, [])]
+    rows = [(r, method, row) for r, method, row in rows if row.get("metric") == run.metric]
     if not curves and not rows:
         return None
-    unit, name = (100.0, f"{run.metric} (%)") if run.metric == "accuracy" else (1.0, run.metric)
     figure = _figure(4.4)
     left, right = figure.subplots(1, 2, width_ratios=[1.35, 1.0])
-    for r, method, columns in curves:
-        dash, marker, colour, _ = METHODS[method]
-        style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "markersize": 5} if r is run else _FAINT
-        every = max(1, len(columns["step"]) // 8)
-        label = method if r is run else None
-        left.plot(columns["step"], unit * columns[run.metric], dash, marker=marker, markevery=every, label=label, **style)
-    for r in {r.label: r for r, _, _ in curves if r is not run}.values():
-        left.plot([], [], "-", label=f"{r.facts.get('encoder', 'other')} (same style)", **_FAINT)
-    _tidy(left, "While training", x="Step", y=f"Validation {name}")
-
-    for (ours, method), row in rows.items():
-        marker, colour = METHODS[method][1:3]
-        value, low, high = (unit * _number(row.get(key)) for key in ("value", "low", "high"))
-        y = -FOUR_METHODS.index(method) - (0.0 if ours else 0.28)
-        style = {"color": colour, "markersize": 8, "linewidth": 2.2} if ours else {**_FAINT, "markersize": 6, "markerfacecolor": "white"}
-        right.plot([low, high], [y, y], color=style["color"], linewidth=style["linewidth"])
-        right.plot([value], [y], marker=marker, **style)
-        right.annotate(f"{value:.1f}" if unit == 100.0 else f"{value:.3f}", (value, y), (0, 7 if ours else -14), textcoords="offset points",
-                       ha="center", fontsize=9 if ours else 8, color=colour if ours else "#666666")  # fmt: skip
-    counts = sorted({str(row.get("n", "?")) for row in rows.values()})
-    _tidy(right, "When tested, with 95 % interval", x=f"Test {name}, {' or '.join(counts) or '?'} clips")
-    right.set_yticks([-place for place in range(4)], FOUR_METHODS)
-    right.set_ylim(-3.7, 0.6)
-    if math.isfinite(majority):
-        right.axvline(unit * majority, color="#444444", linestyle=":", linewidth=1.2)
-        right.annotate("most frequent label", (unit * majority, 0.6), (3, -3), textcoords="offset points", fontsize=8, va="top")
-    if not rows:
-        right.text(0.5, 0.5, "no test score yet", transform=right.transAxes, ha="center")
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9.5, handlelength=3.2)
+    _draw_convergence(left, run, curves)
+    _draw_scores(right, run, rows)
+    _draw_majority(right, run, rows, table)
+    for axes, there, words in ((left, curves, "no validation yet"), (right, rows, "no test score yet")):
+        if not there:
+            axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center")
+    if curves:
+        figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9.5, handlelength=3.2)
     return figure
 
 
-_FAINT: dict[str, Any] = {"color": "#9a9a9a", "linewidth": 0.9, "markersize": 3.5}
+def _unit(metric: str) -> tuple[float, str]:
+    """Factor and name with which a score is drawn."""
+    return (100.0, f"{metric} (%)") if metric == "accuracy" else (1.0, metric)
+
+
+def _draw_convergence(axes: "Axes", run: Run, curves: Sequence[tuple[Run, str, Mapping[str, np.ndarray]]]) -> None:
+    unit, name = _unit(run.metric)
+    for r, method, columns in curves:
+        dash, marker, colour, _ = METHODS[method]
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "markersize": 5, "label": method} if r is run else _FAINT
+        axes.plot(columns["step"], unit * columns[run.metric], dash, marker=marker, markevery=_every(columns["step"], 8), **style)
+    for r in {r.label: r for r, _, _ in curves if r is not run}.values():
+        axes.plot([], [], "-", label=f"{r.facts.get('encoder', 'other')} (same style)", **_FAINT)
+    _tidy(axes, "While training", x="Step", y=f"Validation {name}")
+
+
+def _draw_scores(axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]]) -> None:
+    unit, name = _unit(run.metric)
+    methods = [method for method in FOUR_METHODS if any(method == tested for _, tested, _ in rows)]
+    for r, method, row in rows:
+        _, marker, colour, _ = METHODS[method]
+        value, low, high = (unit * _number(row.get(key)) for key in ("value", "low", "high"))
+        y, above, size = (0.0, 7, 9) if r is run else (0.28, -14, 8)
+        y = -methods.index(method) - y
+        style: dict[str, Any] = {"color": colour, "markersize": 8, "linewidth": 2.2} if r is run else {**_FAINT, "markersize": 6}
+        axes.plot([low, high], [y, y], color=style["color"], linewidth=style["linewidth"])
+        axes.plot([value], [y], marker=marker, **style)
+        words: dict[str, Any] = {"ha": "center", "fontsize": size, "color": colour if r is run else "#666666"}
+        axes.annotate(_score(row.get("value"), run.metric), (value, y), (0, above), textcoords="offset points", **words)
+    counts = " or ".join(sorted({str(row.get("n", "?")) for _, _, row in rows})) or "?"
+    _tidy(axes, "When tested, with 95 % interval", x=f"Test {name}, {counts} clips")
+    axes.set_yticks([-place for place in range(len(methods))], methods)
+    axes.set_ylim(0.3 - max(1, len(methods)), 0.6)
+
+
+def _draw_majority(axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]], table: Sequence[Row]) -> None:
+    """Draw a line at the score of the most frequent label, if it was tested on the same clips."""
+    same = [group for group in _groups(table) if any(_same(row, other) for _, _, row in rows for other in group)]
+    values = [_number(row.get("value")) for group in same for row in group if row.get("encoder") == "majority"]
+    if values and math.isfinite(values[0]):
+        x = _unit(run.metric)[0] * values[0]
+        axes.axvline(x, color="#444444", linestyle=":", linewidth=1.2)
+        axes.annotate("most frequent label", (x, 0.6), (3, -3), textcoords="offset points", fontsize=8, va="top")
 
 
 # --- Tables ---
@@ -521,28 +584,32 @@ def _method_rows(run: Run, method: str, problems: list[str]) -> list[dict[str, A
     return [row for row in rows if isinstance(row, dict)]
 
 
-def _collect_rows(runs: Sequence[Run], demos: Mapping[Path, Mapping[str, Any]], problems: list[str]) -> list[dict[str, Any]]:
+def _collect_rows(runs: Sequence[Run], demos: Mapping[Path, Row], problems: list[str]) -> list[dict[str, Any]]:
     """Every test score once, with its source and what it was tested on, in the order of the table."""
     rows: list[dict[str, Any]] = []
     for folder, results in demos.items():
-        inside = (run for run in runs if run.path.is_relative_to(folder) and run.test)
-        test = next((run.test for run in inside), "")
-        rows += [{**row, "source": folder.name, "test": test} for row in results.get("rows", []) if isinstance(row, dict)]
+        inside = [run for run in runs if run.path.is_relative_to(folder) and run.task]
+        told = [row for row in results.get("rows", []) if isinstance(row, dict)]
+        # A row of the demo was tested on the clips of a run below it where their numbers agree.
+        tests = {str(row.get("n")): run.test for run in inside for method in FOUR_METHODS for row in _method_rows(run, method, [])}
+        other = inside[0].task if inside else ""
+        rows += [{**row, "source": results["source"], "test": tests.get(str(row.get("n")), other)} for row in told]
     for run in (run for run in runs if run.kind != "pretrain"):
         methods = sorted(path.parent.name for path in run.path.glob("*/results.json"))
-        told = [row for row in rows if any(folder.name == row["source"] and run.path.is_relative_to(folder) for folder in demos)]
+        above = {results["source"] for folder, results in demos.items() if run.path.is_relative_to(folder)}
+        told = [row for row in rows if row["source"] in above]
         for row in (row for method in methods for row in _method_rows(run, method, problems)):
             if not any(_same(row, other) for other in told):
                 rows.append({**row, "source": run.label, "test": run.test})
     return sorted(rows, key=_table_order)
 
 
-def _same(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same(row: Row, other: Row) -> bool:
     alike = all(row.get(key) == other.get(key) for key in ("encoder", "method", "metric", "n"))
     return alike and abs(_number(row.get("value")) - _number(other.get("value"))) < 5e-4  # half of the last digit shown
 
 
-def _table_order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _table_order(row: Row) -> tuple[Any, ...]:
     def place(name: Any, known: Iterable[str]) -> tuple[int, str]:
         return (list(known).index(name) if name in known else 99, str(name))
 
@@ -550,9 +617,9 @@ def _table_order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*test, place(row.get("encoder"), ENCODERS), place(row.get("method"), METHODS), str(row["source"]))
 
 
-def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows tested on the same clips by the same metric, which are the only ones that can be ranked."""
-    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row.get("n")), row["test"], row.get("metric")), []).append(row)
     return list(groups.values())
@@ -563,10 +630,10 @@ def _score(value: Any, metric: Any, *, signed: bool = False) -> str:
     if not math.isfinite(number):
         return "–"
     number, digits = (100.0 * number, 1) if metric == "accuracy" else (number, 3)
-    return f"{number:+.{digits}f}" if signed else f"{number:.{digits}f}"
+    return (f"{number:+.{digits}f}" if signed else f"{number:.{digits}f}").replace("-", "−")
 
 
-def _interval(row: Mapping[str, Any], metric: Any, *, signed: bool = False) -> str:
+def _interval(row: Row, metric: Any, *, signed: bool = False) -> str:
     low, high = (_score(row.get(key), metric, signed=signed) for key in ("low", "high"))
     return "–" if low == high == "–" else f"{low} to {high}"
 
@@ -574,17 +641,17 @@ def _interval(row: Mapping[str, Any], metric: Any, *, signed: bool = False) -> s
 _APART = "The rows below were tested on different clips and must not be ranked against those above."
 
 
-def _caution(group: Sequence[Mapping[str, Any]]) -> str:
+def _caution(group: Sequence[Row]) -> str:
     widths = [(_number(row.get("high")) - _number(row.get("low"))) / 2 for row in group]
     widths = [width for width in widths if width > 0]
     if not widths:
         return ""
     metric, n = group[0].get("metric"), group[0].get("n", "?")
     points = f"{100 * np.median(widths):.0f} points" if metric == "accuracy" else f"{np.median(widths):.2f}"
-    return f"With {n} test clips the 95 % interval is about ± {points}: differences smaller than that are mostly chance."
+    return f"With {n} test clips the 95 % interval is about ± {points}: a smaller difference between two rows settles nothing."
 
 
-def _csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv_table(rows: Sequence[Row]) -> str:
     file = io.StringIO()
     names = ("encoder", "method", "metric", "value", "low", "high", "n", "test", "source")
     writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
@@ -593,7 +660,7 @@ def _csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return file.getvalue()
 
 
-def _markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _markdown_table(rows: Sequence[Row]) -> str:
     parts = []
     for index, group in enumerate(_groups(rows)):
         lines = [_e(_APART), ""] if index else []
@@ -602,12 +669,12 @@ def _markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
             metric = row.get("metric")
             cells = [row.get("encoder"), row.get("method"), metric, _score(row.get("value"), metric), _interval(row, metric)]
             lines.append("| " + " | ".join(_e(cell).replace("|", "\\|") for cell in [*cells, row.get("n", "?"), row["source"]]) + " |")
-        parts.append("\n".join([*lines, "", _caution(group)]).rstrip() + "\n")
+        parts.append("\n".join([*lines, "", _e(_caution(group))]).rstrip() + "\n")
     return "\n".join(parts) or "No test score yet.\n"
 
 
-def _verdict(difference: Mapping[str, Any]) -> str:
-    """A difference counts only when its paired 95 % interval leaves out 0."""
+def _verdict(difference: Row) -> str:
+    """Say who is ahead, if the paired 95 % interval leaves out 0."""
     low, high = _number(difference.get("low")), _number(difference.get("high"))
     if not (math.isfinite(low) and math.isfinite(high)):
         return "has no interval, so cannot be told apart from"
@@ -621,16 +688,14 @@ def _e(value: Any) -> str:
     return html.escape(" ".join(str(value).split()))
 
 
-def _page(
-    runs: Sequence[Run], demos: Mapping[Path, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], problems: list[str], out: Path
-) -> str:
+def _page(runs: Sequence[Run], demos: Mapping[Path, Row], rows: Sequence[Row], problems: list[str], out: Path) -> str:
     pretrained = [run for run in runs if run.kind == "pretrain"]
     pictures = [_reconstruction_html(run, out, problems, len(pretrained) > 1) for run in pretrained]
     sections = [
         ("What the model fills in", "".join(pictures)),
         ("What it is worth", _table_html(rows, demos)),
+        ("Published figures", _PUBLISHED_HTML),
         ("Four ways of fine-tuning", _convergence_html(runs, rows, out)),
-        ("Published figures", _PUBLISHED_HTML.replace("$rows", _body(PUBLISHED))),
         ("How it learnt", "".join(_curves_html(run, out, len(pretrained) > 1) for run in pretrained)),
         ("How this was made", "".join(_made_html(run) for run in runs)),
     ]
@@ -642,41 +707,54 @@ def _page(
     return string.Template(_PAGE).substitute(values)
 
 
+def _wide(heads: Iterable[str], bodies: str) -> str:
+    """Make a table that scrolls by itself where the page is narrower, by keyboard too."""
+    head = "".join(f"<th scope=col>{name}</th>" for name in heads)
+    return f'<div class="wide" role="group" aria-label="Table" tabindex="0"><table><thead><tr>{head}</tr></thead>{bodies}</table></div>'
+
+
 def _body(rows: Iterable[Sequence[str]]) -> str:
     return "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
 
 
-def _headline(runs: Sequence[Run], demos: Mapping[Path, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The key numbers in two sentences. The linear probe speaks for the model: the best of four would be picked on the test clips."""
+_PEERS = {"random": "with random weights", "majority": "always the most frequent label"}
+
+
+def _headline(runs: Sequence[Run], demos: Mapping[Path, Row], rows: Sequence[Row]) -> str:
+    """Tell the key numbers in two sentences."""
     first = next((run for run in runs if run.kind == "pretrain"), None)
-    parts = []
-    if first:
-        demo = next((results for folder, results in demos.items() if first.path.is_relative_to(folder)), {})
-        last = {name: column[-1] for name, column in _read_columns(first.path / "stage-two" / "validation.csv").items()}
-        errors = {name: _number(value) for name, value in {**last, **(demo.get("stage_two") or {})}.items()}
-        size, clips = _number(first.facts.get("parameters")), (first.facts.get("clips") or {}).get("train", "?")
-        made = f"A model of {size / 1e6:.1f} million parameters" if size > 0 else "The model"
-        made += f", trained without labels on {_e(clips)} clips in {_duration(first.facts.get('seconds'))}"
-        if math.isfinite(errors.get("masked_mse", math.nan)):
-            others = [f"{words} {_decibels(errors[name], first):.1f} dB" for name, (_, words) in PREDICTORS.items() if name in errors]
-            against = f" (for comparison, {', '.join(others)})" if others else ""
-            made += f", fills in hidden music with an error of <strong>{_decibels(errors['masked_mse'], first):.1f} dB</strong>{against}"
-        parts.append(made + ".")
+    demo = next((results for folder, results in demos.items() if first and first.path.is_relative_to(folder)), {})
+    sentences = [*([_tell_pretraining(first, demo)] if first else []), *_tell_score(rows)]
+    return " ".join(sentences) or "Nothing has been measured yet."
+
+
+def _tell_pretraining(run: Run, demo: Row) -> str:
+    last = {name: column[-1] for name, column in _read_columns(run.path / "stage-two" / "validation.csv").items()}
+    errors = {name: _number(value) for name, value in {**last, **_part(demo, "stage_two")}.items()}
+    decibels = {name: f"{_decibels(error, run):.1f} dB" for name, error in errors.items() if name.endswith("_mse") and error >= 0}
+    size, seconds = _number(run.facts.get("parameters")), _number(run.facts.get("seconds"))
+    sentence = f"A model of {size / 1e6:.1f} million parameters" if size > 0 else "The model"
+    sentence += f", trained without labels on {_e(_part(run.facts, 'clips').get('train', '?'))} clips"
+    sentence += f" in {_duration(seconds)}" if seconds > 0 else ""
+    if "masked_mse" not in decibels:
+        return sentence + "."
+    others = ", ".join(f"{words} {decibels[name]}" for name, (_, words) in PREDICTORS.items() if name in decibels)
+    sentence += f", fills in hidden music with an error of <strong>{decibels['masked_mse']}</strong>"
+    return f"{sentence} (for comparison, {others})." if others else f"{sentence}."
+
+
+def _tell_score(rows: Sequence[Row]) -> list[str]:
+    """Tell the linear probe's score: the best of four methods would have been picked on the test clips."""
     ours = [row for row in rows if row.get("encoder") == "patchifier"]
-    if ours:
-        row = next((row for row in ours if row.get("method") == "linear-probe"), ours[0])
-        metric = row.get("metric")
-        unit = " %" if metric == "accuracy" else ""
-        peers = [r for r in next(group for group in _groups(rows) if row in group) if r is not row]
-        against = [
-            f"{_e(r['encoder'])} {_score(r.get('value'), metric)}{unit}" for r in peers if r.get("method") in (row.get("method"), "none")
-        ]
-        parts.append(
-            f"On {_e(row.get('n', '?'))} test clips ({_e(row.get('method'))}) its {_e(metric)} is "
-            f"<strong>{_score(row.get('value'), metric)}{unit}</strong> (95&nbsp;% interval {_interval(row, metric)})"
-            + (f"; {', '.join(against)}." if against else ".")
-        )
-    return " ".join(parts) or "Nothing has been measured yet."
+    if not ours:
+        return []
+    row = next((row for row in ours if row.get("method") == "linear-probe"), ours[0])
+    metric, method = row.get("metric"), row.get("method")
+    unit = " %" if metric == "accuracy" else ""
+    peers = [r for group in _groups(rows) if row in group for r in group if r is not row and r.get("method") in (method, "none")]
+    against = "".join(f"; {_e(_PEERS.get(str(r.get('encoder')), r.get('encoder')))} {_score(r.get('value'), metric)}{unit}" for r in peers)
+    value = f"<strong>{_score(row.get('value'), metric)}{unit}</strong> (95&nbsp;% interval {_interval(row, metric)})"
+    return [f"On {_e(row.get('n', '?'))} test clips ({_e(method)}) its {_e(metric)} is {value}{against}."]
 
 
 def _duration(seconds: Any) -> str:
@@ -687,12 +765,13 @@ def _duration(seconds: Any) -> str:
 
 
 def _figure_html(figure: "Figure", stem: str, out: Path, *, alt: str, caption: str, ending: str = "svg") -> str:
-    """Save a figure as PNG and SVG under a name not used yet by this page, and put one of them into the page."""
-    for kind in ("png", "svg"):
-        save_figure(figure, out / f"{stem}.{kind}")
+    """Save a figure as PNG and SVG, and put one of them into the page."""
+    save_figure(figure, out / f"{stem}.png")
+    figure.set_layout_engine("none")  # the layout has been found: finding it again would double the time
+    save_figure(figure, out / f"{stem}.svg")
     data = base64.b64encode((out / f"{stem}.{ending}").read_bytes()).decode()
     kind = "image/png" if ending == "png" else "image/svg+xml"
-    card = f'<div class="card" tabindex="0"><img alt="{_e(alt)}" src="data:{kind};base64,{data}"></div>'
+    card = f'<div class="card" role="group" aria-label="Figure" tabindex="0"><img alt="{_e(alt)}" src="data:{kind};base64,{data}"></div>'
     return f"<figure>{card}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -721,27 +800,28 @@ def _reconstruction_html(run: Run, out: Path, problems: list[str], several: bool
     return _figure_html(figure, _stem("reconstruction", run, several), out, alt=alt, caption=caption, ending="png")
 
 
-def _table_html(rows: Sequence[Mapping[str, Any]], demos: Mapping[Path, Mapping[str, Any]]) -> str:
-    """The form of the paper's Table 1, one body for each set of test clips, then the paired differences."""
+def _table_html(rows: Sequence[Row], demos: Mapping[Path, Row]) -> str:
+    """Lay out the form of the paper's Table 1, one body for each set of test clips, then the paired differences."""
     sources = len({row["source"] for row in rows}) > 1
-    head = ["encoder", "method", "metric", "value", "95 % interval", "", "clips", *(["run"] if sources else [])]
+    scale = "0 to 100 %" if all(row.get("metric") == "accuracy" for row in rows) else ""
+    head = ["encoder", "method", "metric", "value", "95 % interval", scale, "clips", *(["run"] if sources else [])]
     parts = []
     for index, group in enumerate(_groups(rows)):
-        about = f"<tr class=apart><th colspan={len(head)} scope=colgroup>{_APART}</th></tr>" if index else ""
-        about += f"<tr><th colspan={len(head)} scope=colgroup>{_e(group[0].get('n', '?'))} test clips; {_e(group[0]['test'] or 'task not stated')}</th></tr>"
-        caution = f"<tr class=caution><td colspan={len(head)}>{_caution(group)}</td></tr>" if _caution(group) else ""
+        span = f"<th colspan={len(head)} scope=rowgroup>"
+        about = f"<tr class=apart>{span}{_APART}</th></tr>" if index else ""
+        about += f"<tr>{span}{_e(group[0].get('n', '?'))} test clips; {_e(group[0]['test'] or 'task not stated')}</th></tr>"
+        caution = f"<tr class=caution><td colspan={len(head)}>{_e(_caution(group))}</td></tr>" if _caution(group) else ""
         parts.append(f"<tbody>{about}{''.join(_row_html(row, group, sources) for row in group)}{caution}</tbody>")
-    heads = "".join(f"<th scope=col>{name}</th>" for name in head)
-    table = f'<div class="wide" tabindex="0"><table><thead><tr>{heads}</tr></thead>{"".join(parts)}</table></div>' if rows else ""
-    words = {name: text for names, key in ((ENCODERS, "encoder"), (METHODS, "method")) for name in names
-             for text in [names[name] if key == "encoder" else names[name][-1]] if any(row.get(key) == name for row in rows)}  # fmt: skip
+    table = _wide(head, "".join(parts)) if rows else ""
+    told = {**ENCODERS, **{name: words[-1] for name, words in METHODS.items()}}
+    words = {name: text for name, text in told.items() if any(name in (row.get("encoder"), row.get("method")) for row in rows)}
     terms = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in words.items() if name != "none")
     key = f"<details><summary>What the names mean</summary><dl>{terms}</dl></details>" if rows else ""
     notes = "".join(f"<p>{_e(note)}</p>" for results in demos.values() for note in results.get("notes") or [])
     return table + key + "".join(_differences_html(results) for results in demos.values()) + notes
 
 
-def _row_html(row: Mapping[str, Any], group: Sequence[Mapping[str, Any]], sources: bool) -> str:
+def _row_html(row: Row, group: Sequence[Row], sources: bool) -> str:
     metric = row.get("metric")
     unit = " %" if metric == "accuracy" else ""
     cells = [row.get("encoder"), row.get("method"), metric, _score(row.get("value"), metric) + unit, _interval(row, metric)]
@@ -750,53 +830,50 @@ def _row_html(row: Mapping[str, Any], group: Sequence[Mapping[str, Any]], source
     return f"<tr{kind}>{''.join(f'<td>{_e(cell)}</td>' for cell in cells)}<td>{_bar(row, group)}</td>{after}</tr>"
 
 
-def _bar(row: Mapping[str, Any], group: Sequence[Mapping[str, Any]]) -> str:
+def _bar(row: Row, group: Sequence[Row]) -> str:
     """Value and interval as a picture on the scale of the group, from 0 or below to 1 or above; the numbers stand beside it."""
     ends = [_number(r.get(key)) for r in group for key in ("value", "low", "high")]
     ends = [0.0, 1.0, *(end for end in ends if math.isfinite(end))]
     value, low, high = (_number(row.get(key)) for key in ("value", "low", "high"))
     if not math.isfinite(value):
         return ""
-    x = [
-        6 + 148 * (end - min(ends)) / (max(ends) - min(ends))
-        for end in (value, low if low <= value else value, high if high >= value else value)
-    ]
+    scale = 148 / (max(ends) - min(ends))
+    x = [6 + scale * (end - min(ends)) for end in (value, np.fmin(low, value), np.fmax(high, value))]
     return (
         '<svg class="bar" viewBox="0 0 160 14" width="160" height="14" aria-hidden="true"><path class="axis" d="M6 7H154"/>'
         f'<path class="whisker" d="M{x[1]:.1f} 7H{x[2]:.1f}M{x[1]:.1f} 3V11M{x[2]:.1f} 3V11"/><circle cx="{x[0]:.1f}" cy="7" r="4"/></svg>'
     )
 
 
-def _differences_html(results: Mapping[str, Any]) -> str:
+def _differences_html(results: Row) -> str:
     metrics = {row.get("metric") for row in results.get("rows", []) if isinstance(row, dict)}
     lines = []
     for item in (item for item in results.get("differences") or [] if isinstance(item, dict)):
         metric = item.get("metric", next(iter(metrics)) if len(metrics) == 1 else "")
         unit = " points" if metric == "accuracy" else ""
         sentence = f"{_e(item.get('first'))} <b>{_verdict(item)}</b> {_e(item.get('second'))}"
-        lines.append(
-            (sentence, _score(item.get("value"), metric, signed=True) + unit, _interval(item, metric, signed=True), _e(item.get("n", "?")))
-        )
+        value, interval = _score(item.get("value"), metric, signed=True) + unit, _interval(item, metric, signed=True)
+        lines.append((sentence, value, interval, _e(item.get("n", "?"))))
     if not lines:
         return ""
-    heads = "".join(f"<th scope=col>{name}</th>" for name in ("on the same clips", "difference", "95 % interval", "clips"))
-    why = "“Beats” is said only when the paired 95 % interval leaves out 0."
-    return f'<h3>Which differences are real</h3><p>{why}</p><div class="wide" tabindex="0"><table class="text"><thead><tr>{heads}</tr></thead><tbody>{_body(lines)}</tbody></table></div>'
+    table = _wide(("on the same clips", "difference", "95 % interval", "clips"), f"<tbody class=text>{_body(lines)}</tbody>")
+    return f"<h3>Which differences hold up</h3><p>“Beats” is said only when the paired 95 % interval leaves out 0.</p>{table}"
 
 
-def _convergence_html(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], out: Path) -> str:
+def _convergence_html(runs: Sequence[Run], rows: Sequence[Row], out: Path) -> str:
     """One figure for each model, with the random network of the same task behind it."""
     tuned = [run for run in runs if run.kind == "finetune"]
     main = [run for run in tuned if run.facts.get("encoder") != "random" or not any(_opposes(run, other) for other in tuned)]
+    main.sort(key=lambda run: -sum((run.path / method).is_dir() for method in FOUR_METHODS))
     parts = []
     for run in main:
         opponents = [other for other in tuned if _opposes(other, run)]
-        chance = [_number(row.get("value")) for row in rows if row.get("encoder") == "majority" and row["test"] == run.test]
-        figure = _convergence_figure(run, opponents, chance[0] if chance else math.nan)
+        figure = _convergence_figure(run, opponents, rows)
         if figure is None:
             continue
         grey = f" Thin and grey: {', '.join(_e(other.label) for other in opponents)}, weights at random." if opponents else ""
-        caption = f"The form of the paper’s Figure 2, for <b>{_e(run.label)}</b>. Left: score on validation clips. Right: score on test clips.{grey}"
+        caption = f"The form of the paper’s Figure 2, for <b>{_e(run.label)}</b>. Left: validation clips, "
+        caption += f"of the first fold and seed where there are several. Right: test clips.{grey}"
         alt = f"Validation {run.metric} against step for each method of fine-tuning, and test {run.metric} of each with its interval."
         parts.append(_figure_html(figure, _stem("figure-2", run, len(main) > 1), out, alt=alt, caption=caption))
     return "".join(parts)
@@ -804,53 +881,49 @@ def _convergence_html(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], ou
 
 def _opposes(other: Run, run: Run) -> bool:
     """Whether a run is the random network beside another model on the same task."""
-    encoders = (other.facts.get("encoder"), run.facts.get("encoder"))
-    return encoders[0] == "random" != encoders[1] and (other.path.parent, other.test, other.metric) == (
-        run.path.parent,
-        run.test,
-        run.metric,
-    )
+    alike = (other.path.parent, other.test, other.metric) == (run.path.parent, run.test, run.metric)
+    return alike and other.facts.get("encoder") == "random" != run.facts.get("encoder")
 
 
 def _curves_html(run: Run, out: Path, several: bool) -> str:
     parts = []
     if figure := _curves_figure(run):
         caption = (
-            f"Error of <b>{_e(run.label)}</b> against step, on a logarithmic scale: RMSE in decibels is the root of the mean squared error of the "
-            "log-mel. Horizontal lines: what three predictors without any learning get on the same masked patches."
+            f"Error of <b>{_e(run.label)}</b> against step, on a logarithmic scale: RMSE in decibels is the root of the mean squared error "
+            "of the log-mel. Horizontal lines, where drawn: what predictors that learn nothing get on the same patches."
         )
         alt = "Training and validation error of stage I and stage II against step, with three simple predictors as horizontal lines."
         parts.append(_figure_html(figure, _stem("losses", run, several), out, alt=alt, caption=caption))
     if figure := _health_figure(run):
-        width = run.config.get("model", {}).get("width", "?")
-        caption = (
-            f"Health of the embeddings, which have {_e(width)} dimensions: a model that answers the same to all music would fall towards 0."
-        )
+        width = _part(run.config, "model").get("width", "?")
+        caption = f"Health of the {_e(width)}-dimensional embeddings of <b>{_e(run.label)}</b>: a model that answers the same to all music "
+        caption += "would fall towards 0 on the left and 1 on the right."
         alt = "Standard deviation and effective rank of the embeddings against step."
         parts.append(_figure_html(figure, _stem("health", run, several), out, alt=alt, caption=caption))
     return "".join(parts)
 
 
 def _made_html(run: Run) -> str:
-    facts, settings = run.facts, run.config.get("finetune" if run.kind == "finetune" else "pretrain", {})
+    facts, settings = run.facts, _part(run.config, "finetune" if run.kind == "finetune" else "pretrain")
     seed, seeds = settings.get("seed", "?"), settings.get("seeds", 1)
-    clips = ", ".join(f"{count} {name}" for name, count in (facts.get("clips") or {}).items())
-    versions = ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items())
+    clips = ", ".join(f"{count} {name}" for name, count in _part(facts, "clips").items())
+    versions = ", ".join(f"{name} {version}" for name, version in _part(facts, "versions").items())
     lines = {
         "command": f"<code>{_e(facts.get('command', '?'))}</code>", "state": _e(facts.get("state", "unknown")), "clips": _e(clips or "?"),
         "seed": _e(seed if seeds == 1 else f"{seed} and the next {seeds - 1}"), "started": _e(facts.get("started", "?")),
         "time": _duration(facts.get("seconds")), "machine": _e(facts.get("machine", "?")), "versions": _e(versions or "?"),
-        "task": _e(run.test), "cache": _e(facts.get("cache", "")), "parameters": _e(facts.get("parameters", "")), "folder": _e(facts["folder"]),
+        "task": _e(run.test), "cache": _e(facts.get("cache", "")), "parameters": f"{_number(facts.get('parameters')):,.0f}",
+        "folder": _e(facts["folder"]),
     }  # fmt: skip
     terms = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in lines.items() if text)
     config = html.escape(json.dumps(run.config, indent=2))
     return f"<h3>{_e(run.label)}</h3><dl>{terms}</dl><details><summary>Every setting</summary><pre>{config}</pre></details>"
 
 
-_PUBLISHED_HTML = """<p><b>Published figures (the paper’s Table 1), never ranked with ours.</b> Other data, other clips, other hands: supervision is
-a linear probe according to the paper; the paper does not state the split.</p><div class="wide" tabindex="0"><table><thead><tr>
-<th scope=col>system</th><th scope=col>GTZAN, accuracy (%)</th><th scope=col>EmoMusic, R² × 100</th></tr></thead><tbody>$rows</tbody></table></div>
-<p class="small"><sup>a</sup> The 69.9 printed for JukeMIR on EmoMusic is its four-task average; its EmoMusic R² is 66.9.
+_PUBLISHED_HTML = f"""<p><b>Published figures (the paper’s Table 1), never ranked with ours.</b> Other data, other clips, other hands:
+supervision is a linear probe according to the paper; the paper does not state the split.</p>
+{_wide(("system", "GTZAN, accuracy (%)", "EmoMusic, R² × 100"), f"<tbody>{_body(PUBLISHED)}</tbody>")}
+<p class="small"><sup>a</sup> The 69.9 printed for JukeMIR on EmoMusic is its four-task average; its EmoMusic R² is 66.9.<br>
 <sup>b</sup> CLMR’s EmoMusic, left blank, is 56.8.</p>"""
 
 _PAGE = """<!doctype html>
@@ -881,13 +954,14 @@ th, td { padding: .4rem .7rem .4rem 0; text-align: left; border-bottom: 1px soli
 td { white-space: nowrap; } .text td:first-child, .caution td { white-space: normal; }
 thead th { color: var(--soft); font-weight: 600; } tbody th { padding-top: 1.2rem; font-weight: 600; }
 .apart th { padding-top: 2rem; color: var(--accent); } .ours td { font-weight: 600; background: var(--tint); }
-.bar { display: block; } .bar path { fill: none; stroke: currentColor; stroke-width: 1.6; } .bar .axis { stroke: var(--line); stroke-width: 1; }
+.bar { display: block; }
+.bar path { fill: none; stroke: currentColor; stroke-width: 1.6; } .bar .axis { stroke: var(--soft); stroke-width: .5; }
 .bar circle { fill: currentColor; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .5rem 0 1rem; font-size: .95rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 details { margin: 1rem 0; } summary { cursor: pointer; color: var(--soft); }
 pre { background: var(--tint); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .82rem; line-height: 1.45; }
-code { font-size: .9em; }
+code { font-size: .9em; } sup { line-height: 0; }
 @media (max-width: 600px) { header p { font-size: 1.15rem; } dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
 @media print {
   :root { --ink: #000; --soft: #444; --paper: #fff; --line: #bbb; --tint: #f4f4f4; --accent: #000; }

@@ -139,6 +139,57 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
     return {"r2": float(np.mean(columns))} | {f"r2_{name}": float(value) for name, value in zip(task.names, columns, strict=True)}
 
 
+@dataclass(frozen=True)
+class Score:
+    """A figure with its 95 % interval, from `n` clips."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def row(self, encoder: str, method: str) -> dict[str, Any]:
+        """As a row of a results table."""
+        return {"encoder": encoder, "method": method, "metric": self.metric, "value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def evaluate(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray], groups: Sequence[str]) -> Score:
+    """Main metric, mean over runs, with an interval by bootstrap over groups.
+
+    Parameters
+    ----------
+    task : Task
+        Decides the metric.
+    targets : ndarray, shape (n, ...)
+        As :func:`encode_targets` gives them.
+    predictions : sequence of ndarray, shape (n, C)
+        One for each run (seed).
+    groups : sequence of str, length n
+        Clips of a group are drawn together.
+    """
+    measure = _mean_score(task, targets, predictions)
+    low, high = bootstrap(groups, measure)
+    return Score(task.metric, measure(np.arange(len(targets))), low, high, len(targets))
+
+
+def difference(
+    task: Task, targets: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray], groups: Sequence[str]
+) -> Score:
+    """How much better `first` is than `second` on the same clips, with a paired interval: "beats" means that it leaves out 0."""
+    one, two = _mean_score(task, targets, first), _mean_score(task, targets, second)
+
+    def measure(chosen: np.ndarray) -> float:
+        return one(chosen) - two(chosen)
+
+    low, high = bootstrap(groups, measure)
+    return Score(task.metric, measure(np.arange(len(targets))), low, high, len(targets))
+
+
+def _mean_score(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]) -> Callable[[np.ndarray], float]:
+    return lambda chosen: float(np.mean([scores(task, targets[chosen], run[chosen])[task.metric] for run in predictions]))
+
+
 def bootstrap(
     groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:

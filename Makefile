@@ -1,0 +1,38 @@
+# Everything works on a fresh clone: the environment is made when it is first needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check test test-slow bench clean
+
+help:  ## Say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## The whole story on the bundled clips, in minutes: runs/demo
+	$(BIN)/patchifier demo --out runs/demo
+
+check: $(READY)  ## Format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(READY)  ## Tests: offline, on a CPU, minutes
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY)  ## The longer tests
+	$(BIN)/python -m pytest -q -m slow
+
+bench: $(READY)  ## Benchmarks: ratios of things timed in turn
+	$(BIN)/python benchmarks/log_mel.py
+	$(BIN)/python benchmarks/train_step.py
+
+clean:  ## Remove the environment and everything made here
+	rm -rf $(VENV) runs caches dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,83 @@
+"""Synthetic sound, and a small cache of it: quick to make, with known answers."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import patchifier
+from patchifier import cache, datasets
+
+RATE = 22_050
+
+
+def _tone(hz: float = 440.0, *, seconds: float = 1.0, rate: int = RATE, level: float = 0.5) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def _noise(seconds: float = 1.0, *, rate: int = RATE, level: float = 0.1, seed: int = 0) -> np.ndarray:
+    samples = np.random.default_rng(seed).standard_normal(round(seconds * rate), dtype=np.float32)
+    return np.clip(level * samples, -1, 1)
+
+
+def _silence(seconds: float = 1.0, *, rate: int = RATE) -> np.ndarray:
+    return np.zeros(round(seconds * rate), np.float32)
+
+
+def _stereo(seconds: float = 1.0, *, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    return np.stack([_noise(seconds, rate=rate, seed=seed), _noise(seconds, rate=rate, seed=seed + 1)], axis=1)
+
+
+@pytest.fixture(scope="session")
+def tone() -> Callable[..., np.ndarray]:
+    """Make a sine: (S,) float32."""
+    return _tone
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., np.ndarray]:
+    """Make white noise: (S,) float32."""
+    return _noise
+
+
+@pytest.fixture(scope="session")
+def silence() -> Callable[..., np.ndarray]:
+    """Make digital silence: (S,) float32."""
+    return _silence
+
+
+@pytest.fixture(scope="session")
+def stereo() -> Callable[..., np.ndarray]:
+    """Make noise that differs between two channels: (S, 2) float32, as soundfile writes it."""
+    return _stereo
+
+
+@pytest.fixture(scope="session")
+def child_environment() -> dict[str, str]:
+    """Environment in which a child process finds the package that is tested here."""
+    package = str(Path(patchifier.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.fixture(scope="session")
+def audio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six wav files of 1 to 3.5 s, two in each of three sub-folders."""
+    root = tmp_path_factory.mktemp("audio") / "library"
+    for number in range(6):
+        folder = root / f"album{number // 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds = 1 + number / 2
+        sound = _tone(220 * (number + 1), seconds=seconds) + _noise(seconds, level=0.01, seed=number)
+        soundfile.write(folder / f"track{number}.wav", sound, RATE)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache of :func:`audio_folder`, decoded by real processes. Read it, never write to it."""
+    out = tmp_path_factory.mktemp("cache") / "small"
+    cache.prepare(datasets.load(audio_folder), out, workers=2)
+    return out

@@ -1,0 +1,98 @@
+"""The import rules of DESIGN.md section 3, checked on the source text."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import patchifier
+
+ROOT = Path(patchifier.__file__).parent
+LAYERS = [  # a part imports only from lines above its own
+    {"config"},
+    {"audio", "spectrogram", "model", "tasks"},
+    {"augment", "checkpoint", "datasets"},
+    {"cache", "embed"},
+    {"runs", "baselines"},
+    {"probe"},
+    {"pretrain", "finetune", "report"},
+    {"demo"},
+    {"cli"},
+]
+HOME = {  # heavy third-party packages, and the only parts that may name them
+    "lightning_fabric": {"runs"},
+    "lightning": set(),
+    "matplotlib": {"report"},
+    "sklearn": {"tasks", "probe"},
+    "librosa": {"baselines"},
+    "jsonargparse": {"cli"},
+    "rich": {"cli"},
+}
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+
+def imports():
+    """Yield (importing part, imported dotted name, whether inside a function) for every import statement."""
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inside = {id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path.name}: write absolute imports"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            yield from ((part, name, id(node) in inside) for name in names)
+
+
+def test_every_part_has_a_layer():
+    parts = {path.stem if path.is_file() else path.name for path in ROOT.iterdir()}
+    assert parts - {"__init__", "__pycache__", "py", "recipes"} == set(LEVEL)
+
+
+def test_imports_point_down():
+    for part, name, _ in imports():
+        if name.startswith("patchifier.") and part != "__init__":
+            target = name.split(".")[1]
+            if target in LEVEL:
+                assert target == part or LEVEL[target] < LEVEL[part], f"{part} -> {target}"
+
+
+def test_heavy_packages_have_a_home():
+    for part, name, _ in imports():
+        assert part in HOME.get(name.split(".")[0], {part}), f"{part} imports {name}"
+
+
+def test_what_an_embedding_does_not_need_is_imported_inside_functions():
+    for part, name, inside in imports():
+        assert inside or name.split(".")[0] not in {"sklearn", "librosa", "matplotlib", "av"}, f"{part} imports {name} at load time"
+
+
+def test_config_needs_the_standard_library_alone():
+    for part, name, _ in imports():
+        assert part != "config" or name.split(".")[0] in sys.stdlib_module_names, f"config imports {name}"
+
+
+def loaded_after(statement):
+    code = f"{statement}; import sys; print(*sorted(sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_importing_the_package_does_not_import_torch():
+    assert "torch" not in loaded_after("import patchifier")
+
+
+def test_an_embedding_needs_core_dependencies_alone():
+    loaded = loaded_after("import patchifier; patchifier.load")
+    assert "torch" in loaded
+    assert not loaded & {"sklearn", "librosa", "matplotlib", "lightning_fabric", "av", "tensorboard"}
+
+
+def test_no_file_is_too_long_without_a_reason():
+    design = (ROOT.parents[1] / "DESIGN.md").read_text(encoding="utf-8")
+    for path in ROOT.rglob("*.py"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 400 or f"`{path.relative_to(ROOT).as_posix()}`" in design.split("## Files above 400 lines")[1], f"{path}: {lines} lines"

@@ -1,0 +1,261 @@
+"""Augmentation: what is drawn, and that what is applied is what was drawn."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchifier import augment
+from patchifier.config import AugmentConfig
+
+SILENCE = -1.0
+LAYOUTS = ("consecutive", "independent", "one", "whole")
+PLAIN = augment.NO_AUGMENTATION
+
+
+def drawn_from(seed: int, frames: Sequence[int], **options: object) -> augment.Draw:
+    config = options.pop("config", AugmentConfig())
+    return augment.draw(np.random.default_rng(seed), np.array(frames), config=config, **options)
+
+
+def side_by_side(frames: Sequence[int], bands: int = 4, seed: int = 0) -> torch.Tensor:
+    """Random log-mels (B, T, M); what lies behind a clip's end is NaN, so that it cannot be looked at unnoticed."""
+    batch = torch.full((len(frames), max(frames), bands), torch.nan)
+    for row, count in zip(batch, frames, strict=True):
+        row[:count] = torch.rand(count, bands, generator=torch.Generator().manual_seed(seed + count))
+    return batch
+
+
+def applied(drawn: augment.Draw, log_mels: torch.Tensor, frames: Sequence[int], width: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    offsets = np.zeros(len(frames), int)
+    return augment.apply(drawn, log_mels, offsets=offsets, frames=np.array(frames), silence=SILENCE, width=width)
+
+
+# --- draws ---
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_same_generator_gives_the_same_draw(layout: augment.Layout) -> None:
+    first, second, other = (drawn_from(seed, [900, 1249, 40], layout=layout) for seed in (3, 3, 4))
+    for name in ("scale", "starts", "present", "lengths", "intensity"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert (first.scale != other.scale).all()
+    assert (first.intensity[:, 0] != other.intensity[:, 0]).mean() > 0.99
+
+
+def test_global_random_state_has_no_part_in_it() -> None:
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    first = drawn_from(3, [900])
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    np.testing.assert_array_equal(first.intensity, drawn_from(3, [900]).intensity)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_draws_lie_in_their_ranges_and_fill_them(layout: augment.Layout) -> None:
+    config = AugmentConfig(intensity_per="spectrogram")
+    frames = np.full(2000, 1249)
+    drawn = drawn_from(0, frames, layout=layout, config=config)
+    for values, (low, high) in ((drawn.scale, config.scale), (drawn.intensity, config.intensity)):
+        assert low <= values.min() < low + 0.01
+        assert high - 0.01 < values.max() <= high + 1e-6
+        assert values.mean() == pytest.approx((low + high) / 2, abs=0.01)
+    np.testing.assert_array_equal(drawn.lengths, np.rint(frames * drawn.scale))
+    assert drawn.starts[drawn.present].min() >= 0
+    ends = np.where(drawn.present, drawn.starts + 32, 0).max(axis=1)
+    assert (ends <= drawn.lengths).all()
+
+
+@pytest.mark.parametrize("layout", ["consecutive", "independent", "one"])
+def test_crops_reach_both_ends_of_the_clip(layout: augment.Layout) -> None:
+    drawn = drawn_from(0, np.full(4000, 830), layout=layout, config=PLAIN)
+    spare = 830 - (25 * 32 if layout == "consecutive" else 32)
+    firsts = drawn.starts[:, 0]
+    assert firsts.min() == 0
+    assert firsts.max() == spare
+    assert firsts.mean() == pytest.approx(spare / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [("consecutive", (2, 25)), ("independent", (2, 25)), ("one", (2, 1)), ("whole", (2, 39))],
+)
+def test_layout_has_its_shape(layout: augment.Layout, shape: tuple[int, int]) -> None:
+    frames = [900, 1249]
+    drawn = drawn_from(0, frames, layout=layout, bands=4, config=AugmentConfig(scale=(1, 1)))
+    assert drawn.starts.shape == drawn.present.shape == shape
+    assert drawn.intensity.shape == (*shape, 1, 4, 32)
+    augmented, clean = applied(drawn, side_by_side(frames), frames)
+    assert augmented.shape == clean.shape == (*shape, 1, 4, 32)
+    assert augmented.isfinite().all()
+
+
+def test_consecutive_patches_touch() -> None:
+    drawn = drawn_from(0, [1249, 900], layout="consecutive")
+    assert (np.diff(drawn.starts, axis=1) == 32).all()
+
+
+def test_independent_patches_are_independent() -> None:
+    starts = drawn_from(0, [1249], layout="independent", patches=500).starts[0]
+    assert abs(np.corrcoef(starts[:-1], starts[1:])[0, 1]) < 0.15
+    assert len(set(starts % 32)) == 32
+
+
+def test_whole_takes_every_whole_patch_and_most_limits_them() -> None:
+    assert drawn_from(0, [1249, 100], layout="whole", config=PLAIN).present.sum(axis=1).tolist() == [39, 3]
+    limited = drawn_from(0, [1249, 100], layout="whole", config=PLAIN, most=25)
+    assert limited.present.shape == (2, 25)
+    assert limited.present.sum(axis=1).tolist() == [25, 3]
+
+
+def test_twenty_second_clip_always_fills_25_patches() -> None:
+    drawn = drawn_from(0, np.full(5000, 862), config=AugmentConfig(intensity_per="spectrogram"))
+    assert drawn.present.all()
+    assert (drawn.starts[:, -1] + 32 <= drawn.lengths).all()
+    assert drawn.lengths.min() == 800  # 0.9 would have left 776
+    assert drawn.scale.max() <= 1.2
+    assert (drawn.scale > 0.93).mean() > 0.85  # only those that had to be were raised
+
+
+def test_scale_is_not_raised_beyond_its_range() -> None:
+    drawn = drawn_from(0, np.full(100, 600))  # 800 would need 1.33
+    assert drawn.scale.max() <= 1.2
+    assert not drawn.present.all(axis=1).any()
+    np.testing.assert_array_equal(drawn.present.sum(axis=1), drawn.lengths // 32)
+
+
+def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
+    frames = [100, 20]
+    drawn = drawn_from(0, frames, bands=4, config=PLAIN)
+    assert drawn.present.sum(axis=1).tolist() == [3, 1]
+    assert drawn.present[0, :3].all()
+    augmented, clean = applied(drawn, side_by_side(frames), frames)
+    for patches in (augmented, clean):
+        assert (patches[0, 3:] == SILENCE).all()
+        assert (patches[1, 0, :, :, 20:] == SILENCE).all()
+        assert (patches[1, 1:] == SILENCE).all()
+    torch.testing.assert_close(clean[1, 0, 0, :, :20], side_by_side(frames)[1, :20].T)
+
+
+@pytest.mark.parametrize("layout", ["consecutive", "independent", "one"])
+def test_draw_of_a_clip_does_not_depend_on_other_clips(layout: augment.Layout) -> None:
+    first, second = drawn_from(5, [900, 1249, 40], layout=layout), drawn_from(5, [300, 1249, 5000], layout=layout)
+    for name in ("scale", "starts", "present", "lengths", "intensity"):
+        np.testing.assert_array_equal(getattr(first, name)[1], getattr(second, name)[1])
+
+
+@pytest.mark.parametrize(("per", "shape"), [("element", (2, 25, 1, 4, 32)), ("band", (2, 1, 1, 4, 1)), ("spectrogram", (2, 1, 1, 1, 1))])
+def test_intensity_has_its_structure(per: str, shape: tuple[int, ...]) -> None:
+    drawn = drawn_from(0, [900, 1000], bands=4, config=AugmentConfig(intensity_per=per))
+    assert drawn.intensity.shape == shape
+    assert drawn.intensity.dtype == np.float32
+    assert len(np.unique(drawn.intensity)) > 0.99 * drawn.intensity.size
+
+
+# --- application ---
+
+
+def test_without_scaling_and_intensity_it_is_exactly_the_crop() -> None:
+    frames = [900, 1249]
+    log_mels = side_by_side(frames)
+    drawn = drawn_from(0, frames, bands=4, config=PLAIN)
+    augmented, clean = applied(drawn, log_mels, frames)
+    assert torch.equal(augmented, clean)
+    for clip in range(2):
+        for patch, start in enumerate(drawn.starts[clip]):
+            assert torch.equal(clean[clip, patch, 0], log_mels[clip, start : start + 32].T)
+
+
+@settings(max_examples=60, deadline=None)
+@given(frame=st.integers(2, 297), scale=st.floats(0.9, 1.2))
+def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -> None:
+    log_mels = torch.zeros(1, 300, 1)
+    log_mels[0, frame] = 1
+    drawn = drawn_from(0, [300], layout="whole", bands=1, config=AugmentConfig(scale=(scale, scale), intensity=(1, 1)))
+    _, clean = augment.apply(drawn, log_mels, offsets=np.zeros(1, int), frames=np.array([300]), silence=0.0)
+    line = clean[0, :, 0, 0].flatten()  # patches touch, so this is stretched time from the first start on
+    expected = (frame + 0.5) * scale - 0.5 - drawn.starts[0, 0]
+    if 1 <= expected <= len(line) - 2:
+        assert line.max() > 0.4
+        place = float((line * torch.arange(len(line))).sum() / line.sum())
+        assert abs(place - expected) < 1
+
+
+@pytest.mark.parametrize("scale", [0.9, 1.0, 1.1, 1.2])
+def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
+    log_mels = torch.arange(400.0)[None, :, None]
+    drawn = drawn_from(0, [400], patches=10, bands=1, config=AugmentConfig(scale=(scale, scale), intensity=(1, 1)))
+    _, clean = applied(drawn, log_mels, [400])
+    stretched = drawn.starts[0, 0] + np.arange(320)
+    expected = np.clip((stretched + 0.5) / scale - 0.5, 0, 399)
+    np.testing.assert_allclose(clean[0, :, 0, 0].flatten(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("per", "constant_axes"), [("band", (1, 4)), ("spectrogram", (1, 3, 4)), ("element", ())])
+def test_intensity_multiplies_what_it_should(per: str, constant_axes: tuple[int, ...]) -> None:
+    frames = [900, 900]
+    drawn = drawn_from(0, frames, bands=4, config=AugmentConfig(scale=(1, 1), intensity_per=per))
+    augmented, clean = applied(drawn, torch.full((2, 900, 4), -0.5), frames)
+    factor = augmented / clean
+    assert (clean == -0.5).all()
+    np.testing.assert_allclose(factor, np.broadcast_to(drawn.intensity, factor.shape), rtol=1e-6)
+    for axis in range(5):
+        varies = bool((factor.amax(dim=axis) - factor.amin(dim=axis)).max() > 1e-3)
+        assert varies == (axis not in constant_axes and axis != 2)
+
+
+@pytest.mark.parametrize("per", ["element", "band", "spectrogram"])
+def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
+    frames = [100, 900, 20]
+    drawn = drawn_from(0, frames, bands=4, config=AugmentConfig(intensity_per=per))
+    augmented, clean = applied(drawn, side_by_side(frames), frames)
+    padding = (drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]) | ~drawn.present[:, :, None]
+    assert padding[0].any()
+    assert not padding[1].any()
+    for patches in (augmented, clean):
+        padded = patches.squeeze(2).transpose(-1, -2)[torch.from_numpy(padding)]
+        assert (padded == SILENCE).all()
+        assert patches.isfinite().all()
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    frames=st.lists(st.integers(1, 150), min_size=1, max_size=4),
+    layout=st.sampled_from(LAYOUTS),
+    seed=st.integers(0, 10**6),
+    patches=st.integers(1, 6),
+    low=st.floats(0.5, 1.0),
+    high=st.floats(1.0, 1.6),
+)
+def test_span_covers_what_is_looked_at(frames: list[int], layout: augment.Layout, seed: int, patches: int, low: float, high: float) -> None:
+    config = AugmentConfig(scale=(low, high), intensity_per="spectrogram")
+    drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, bands=4, width=8, most=9)
+    whole = side_by_side(frames).nan_to_num(7.0)
+    spans = augment.span(drawn, np.array(frames), width=8)
+    assert (spans[:, 0] >= 0).all()
+    assert (spans[:, 0] < spans[:, 1]).all()
+    assert (spans[:, 1] <= frames).all()
+    parts = torch.full((len(frames), int(np.diff(spans).max()), 4), 99.0)  # as a cache reads them, but for the padding
+    for part, clip, (first, last) in zip(parts, whole, spans, strict=True):
+        part[: last - first] = clip[first:last]
+    expected = applied(drawn, whole, frames, width=8)
+    found = augment.apply(drawn, parts, offsets=spans[:, 0], frames=np.array(frames), silence=SILENCE, width=8)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+def test_span_reads_no_more_than_the_crop_needs() -> None:
+    drawn = drawn_from(0, np.full(200, 5000), patches=4)
+    spans = augment.span(drawn, np.full(200, 5000))
+    needed = 4 * 32 / drawn.scale
+    assert (np.diff(spans)[:, 0] <= needed + 4).all()
+
+
+def test_half_precision_comes_out_as_float32() -> None:
+    drawn = drawn_from(0, [900], bands=4)
+    augmented, clean = applied(drawn, side_by_side([900]).half(), [900])
+    assert augmented.dtype == clean.dtype == torch.float32

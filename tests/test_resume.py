@@ -1,0 +1,207 @@
+"""Guarantee 1: a run that is killed at any instant and resumed ends with the same bits as one that was not."""
+
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+
+from patchifier import cache, datasets
+from patchifier.config import Config, RequestError, TrainingConfig, update
+from patchifier.pretrain import pretrain
+from patchifier.runs import Interrupted, batch_indices, generator, rate_factor
+
+STEPS = 40
+SETTINGS = {
+    "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64},
+    "pretrain": {
+        "stage_one": {"steps": STEPS, "batch": 4, "learning_rate": 1e-3},
+        "stage_two": {"steps": STEPS, "batch": 4, "learning_rate": 1e-3, "schedule": "cosine", "warm_up_steps": 5, "clip_norm": 1.0},
+        "validate_every": 10,
+        "checkpoint_every_s": 0.0,
+        "validation_fraction": 0.2,
+    },
+}
+SCRIPT = """
+    import json, sys, time
+    import safetensors.torch
+    from patchifier.config import Config, update
+    from patchifier.pretrain import pretrain
+    cache, out, slow = sys.argv[1], sys.argv[2], float(sys.argv[4])
+    save = safetensors.torch.save_file
+    def save_slowly(tensors, path, metadata=None):  # half a file lies there while this sleeps
+        save(tensors, path, metadata)
+        if slow:
+            whole = path.read_bytes()
+            path.write_bytes(whole[: len(whole) // 2])
+            print("saving", flush=True)
+            time.sleep(slow)
+            path.write_bytes(whole)
+    safetensors.torch.save_file = save_slowly
+    def progress(title):
+        return lambda done, total, note: print(title, done, flush=True)
+    pretrain(cache, out, config=update(Config(), json.loads(sys.argv[3])), resume=True, device="cpu", progress=progress)
+"""
+
+
+@pytest.fixture(scope="module")
+def small_cache(tmp_path_factory):
+    root = tmp_path_factory.mktemp("resume")
+    chance = np.random.default_rng(0)
+    (root / "audio").mkdir()
+    for number in range(10):
+        soundfile.write(root / "audio" / f"{number}.wav", 0.1 * chance.standard_normal(22_050 * 21), 22_050)
+    cache.prepare(datasets.load(root / "audio"), root / "cache", workers=1)
+    return root / "cache"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small_cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    pretrain(small_cache, out, config=update(Config(), SETTINGS), device="cpu")
+    return out
+
+
+def start(small_cache, out, *, slow=0.0):
+    import json
+
+    code = textwrap.dedent(SCRIPT)
+    command = [sys.executable, "-c", code, str(small_cache), str(out), json.dumps(SETTINGS), str(slow)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def kill_after(process, lines):
+    """Kill a run when it has said so many lines; False if it ended before."""
+    for _ in range(lines):
+        if not process.stdout.readline():
+            return process.wait() != 0
+    process.kill()
+    process.wait()
+    return True
+
+
+def same_weights(one, two):
+    first, second = (safetensors.torch.load_file(out / "model" / "model.safetensors") for out in (one, two))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def lines_of(path):
+    """Rows of a table without the column that measures time."""
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    timed = rows[0].index("clips_per_s") if "clips_per_s" in rows[0] else None
+    return [[value for place, value in enumerate(row) if place != timed] for row in rows]
+
+
+def survive_kills(small_cache, uninterrupted, out, *, kills, seed):
+    chance = random.Random(seed)
+    killed = 0
+    while killed < kills:
+        # Every third one dies while half a checkpoint lies on the disk.
+        saving = killed % 3 == 0
+        process = start(small_cache, out, slow=30.0 if saving else 0.0)
+        if saving:
+            while "saving" not in process.stdout.readline():
+                assert process.poll() is None
+            time.sleep(0.05)
+            assert list(out.glob("stage-*/.state.safetensors.new-*")), "no checkpoint was being written"
+            process.kill()
+            process.wait()
+        else:
+            assert kill_after(process, chance.randrange(3, 2 * STEPS // kills + 3)), "the run ended before it was killed"
+        killed += 1
+    process = start(small_cache, out)
+    process.communicate()
+    assert process.returncode == 0
+    assert same_weights(out, uninterrupted)
+    for stage in ("stage-one", "stage-two"):
+        for table in ("metrics.csv", "validation.csv"):
+            assert lines_of(out / stage / table) == lines_of(uninterrupted / stage / table)
+
+
+def test_a_run_killed_five_times_ends_with_the_same_bits(small_cache, uninterrupted, tmp_path):
+    survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=5, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_killed_eight_times_ends_with_the_same_bits(small_cache, uninterrupted, tmp_path, seed):
+    survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=8, seed=10 + seed)
+
+
+def test_the_bits_depend_on_the_seed(small_cache, uninterrupted, tmp_path):
+    other = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], "seed": 1}})
+    pretrain(small_cache, tmp_path / "other", config=other, device="cpu")
+    assert not same_weights(tmp_path / "other", uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(small_cache, uninterrupted, tmp_path, number):
+    def interrupt(title):
+        return lambda done, total, note: signal.raise_signal(number) if done == 7 else None
+
+    config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], "checkpoint_every_s": 1e9}})
+    with pytest.raises(Interrupted, match="step 7 of 40.*--resume"):
+        pretrain(small_cache, tmp_path / "run", config=config, device="cpu", progress=interrupt)
+    assert '"interrupted"' in (tmp_path / "run" / "run.json").read_text()
+    pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)
+    assert same_weights(tmp_path / "run", uninterrupted)
+
+
+def test_a_run_folder_is_not_overwritten(small_cache, uninterrupted):
+    with pytest.raises(RequestError, match="--resume"):
+        pretrain(small_cache, uninterrupted, config=update(Config(), SETTINGS), device="cpu")
+
+
+def test_a_run_is_not_resumed_with_other_settings(small_cache, uninterrupted):
+    with pytest.raises(RequestError, match="other settings"):
+        pretrain(small_cache, uninterrupted, config=update(Config(), {**SETTINGS, "augment": {"scale": [1, 1]}}), device="cpu", resume=True)
+
+
+def test_a_damaged_state_is_refused(small_cache, tmp_path):
+    config = update(Config(), SETTINGS)
+    pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+    state = tmp_path / "run" / "stage-two" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(RequestError, match="damaged"):
+        pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)
+
+
+def test_an_epoch_sees_every_clip_once():
+    seen = np.concatenate([batch_indices(0, step, clips=12, batch=4) for step in range(6)])
+    assert sorted(seen[:12]) == sorted(seen[12:]) == list(range(12))
+    assert list(seen[:12]) != list(seen[12:])
+
+
+def test_batches_cross_epochs_without_loss():
+    seen = np.concatenate([batch_indices(3, step, clips=5, batch=4) for step in range(5)])
+    assert [sorted(seen[first : first + 5]) for first in range(0, 20, 5)] == [[0, 1, 2, 3, 4]] * 4
+
+
+def test_draws_are_a_pure_function_of_seed_purpose_and_step():
+    first = generator(1, "augment", 7).random(5)
+    generator(2, "augment", 7).random(1000)
+    assert np.array_equal(first, generator(1, "augment", 7).random(5))
+    others = [generator(1, "mask", 7), generator(1, "augment", 8), generator(2, "augment", 7)]
+    assert all(not np.array_equal(first, other.random(5)) for other in others)
+
+
+def test_draws_of_neighbouring_steps_do_not_overlap():
+    drawn = np.concatenate([generator(0, "augment", step).random(2000) for step in range(20)])
+    assert len(np.unique(drawn)) == len(drawn)
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainingConfig(warm_up_steps=10, schedule="cosine")
+    factors = [rate_factor(step, 100, config) for step in range(101)]
+    assert factors[0] == 0.1
+    assert factors[9] == factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.0)
+    assert rate_factor(99, 100, TrainingConfig()) == 1.0

@@ -1,0 +1,284 @@
+"""Kinds of task: what targets mean, and figures against scikit-learn and by hand."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+
+from patchifier.config import RequestError
+from patchifier.tasks import Task, activate, bootstrap, difference, encode_targets, evaluate, infer, loss, scores
+
+GENRES = Task("one-of", ("blues", "jazz", "rock"))
+TAGS = Task("many-of", ("calm", "fast", "vocal"))
+MOOD = Task("numbers", ("arousal", "valence"))
+
+
+# --- what kind of task it is ---
+
+
+@pytest.mark.parametrize(
+    ("targets", "task"),
+    [
+        (["rock", "jazz", "rock"], Task("one-of", ("jazz", "rock"))),
+        (["rock", None, "jazz"], Task("one-of", ("jazz", "rock"))),
+        ([["slow", "calm"], [], ["calm"]], Task("many-of", ("calm", "slow"))),
+        ([("b",), ("a",)], Task("many-of", ("a", "b"))),
+        ([1.5, 2, None], Task("numbers", ("value",))),
+        ([[1, 2.5], [3.0, 4]], Task("numbers", ("value_0", "value_1"))),
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_the_kind_of_task_follows_from_the_targets(targets, task):
+    assert infer(targets) == task
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [["rock", 1.0], ["rock", ["rock"]], [["rock"], [1.0]], [["rock", 1.0]], [[1.0, 2.0], [1.0]], [1.0, [1.0]], [{"genre": "rock"}], [["a"], "a"]],
+)
+def test_a_mixture_of_targets_is_refused(targets):
+    with pytest.raises(RequestError, match="mixture"):
+        infer(targets)
+
+
+def test_each_kind_has_a_main_metric_that_its_scores_begin_with():
+    chance = np.random.default_rng(0)
+    cases = {
+        GENRES: np.array([0, 1, 2, 0]),
+        TAGS: np.array([[0, 1, 0], [1, 0, 1], [1, 1, 0], [0, 0, 1]], np.float32),
+        MOOD: chance.normal(size=(4, 2)),
+    }
+    named = {task.kind: task.metric for task in cases}
+    assert named == {"one-of": "accuracy", "many-of": "roc_auc", "numbers": "r2"}
+    for task, targets in cases.items():
+        assert next(iter(scores(task, targets, chance.random((4, len(task.names)))))) == task.metric
+
+
+# --- targets as numbers ---
+
+
+def test_names_become_indices_in_the_tasks_order():
+    encoded = encode_targets(GENRES, ["rock", "blues", "jazz"])
+    assert encoded.dtype == np.int64
+    assert encoded.tolist() == [2, 0, 1]
+
+
+def test_lists_of_names_become_zeros_and_ones():
+    encoded = encode_targets(TAGS, [["vocal", "calm"], [], ("fast", "fast")])
+    assert encoded.dtype == np.float32
+    assert encoded.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_numbers_become_one_row_for_each_clip():
+    assert encode_targets(MOOD, [[1, 2.5], (3, 4)]).tolist() == [[1, 2.5], [3, 4]]
+    single = encode_targets(Task("numbers", ("value",)), [1, 2.5])
+    assert single.dtype == np.float32
+    assert single.tolist() == [[1], [2.5]]
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "named"),
+    [
+        (GENRES, ["rock", "polka"], "polka"),
+        (GENRES, ["rock", 7], "7"),
+        (GENRES, ["rock", ["jazz"]], "jazz"),
+        (TAGS, [["calm", "loud"]], "loud"),
+        (TAGS, [["calm"], 7], "7"),
+        (MOOD, [[1.0, 2.0], [1.0, 2.0, 3.5]], "3.5"),
+        (MOOD, [[1.0, 2.0], ["sad", 2.0]], "sad"),
+        (MOOD, [[1.0, 2.0], 4.25], "4.25"),
+    ],
+)
+def test_a_target_that_the_task_does_not_know_is_refused_by_name(task, targets, named):
+    with pytest.raises(RequestError, match=named):
+        encode_targets(task, targets)
+
+
+def test_clips_without_a_target_are_counted():
+    with pytest.raises(RequestError, match="2 of 3 clips have no target"):
+        encode_targets(GENRES, [None, "rock", None])
+
+
+# --- losses and probabilities ---
+
+
+def test_losses_are_what_they_are_called():
+    outputs = torch.tensor([[0.2, -1.0, 0.5], [1.5, 0.3, -0.7]], dtype=torch.float64)
+    shares = outputs.exp() / outputs.exp().sum(1, keepdim=True)
+    torch.testing.assert_close(loss(GENRES)(outputs, torch.tensor([2, 0])), -(shares[0, 2].log() + shares[1, 0].log()) / 2)
+    tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    probabilities = 1 / (1 + (-outputs).exp())
+    cross = -(tags * probabilities.log() + (1 - tags) * (1 - probabilities).log()).mean()
+    torch.testing.assert_close(loss(TAGS)(outputs, tags), cross)
+    torch.testing.assert_close(loss(MOOD)(outputs, tags), (outputs - tags).square().mean())
+
+
+def test_outputs_become_probabilities_but_numbers_stay():
+    outputs = torch.tensor([[0.0, 0.0, np.log(2.0)]])
+    torch.testing.assert_close(activate(GENRES, outputs), torch.tensor([[0.25, 0.25, 0.5]]))
+    torch.testing.assert_close(activate(TAGS, outputs), torch.tensor([[0.5, 0.5, 2 / 3]]))
+    assert activate(MOOD, outputs) is outputs
+
+
+# --- metrics ---
+
+
+def test_accuracy_counts_the_largest_probability():
+    predictions = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.0, 0.6, 0.4]])
+    assert scores(GENRES, np.array([0, 2, 1, 1]), predictions) == {"accuracy": 0.75}
+
+
+def test_metrics_of_tags_are_scikit_learns_macro_means():
+    chance = np.random.default_rng(3)
+    targets, predictions = (chance.random((60, 3)) < 0.3).astype(np.float32), chance.random((60, 3))
+    found = scores(TAGS, targets, predictions)
+    assert found["roc_auc"] == pytest.approx(np.mean([metrics.roc_auc_score(targets[:, c], predictions[:, c]) for c in range(3)]))
+    assert found["average_precision"] == pytest.approx(np.mean([metrics.average_precision_score(targets[:, c], predictions[:, c]) for c in range(3)]))
+
+
+def test_metrics_of_tags_by_hand():
+    # Ranked 0.9 yes, 0.8 no, 0.7 yes, 0.1 no: of 4 pairs one is the wrong way round; precision 1 at the first yes, 2/3 at the second.
+    targets, predictions = np.array([[1], [0], [1], [0]], np.float32), np.array([[0.9], [0.8], [0.7], [0.1]])
+    found = scores(Task("many-of", ("vocal",)), targets, predictions)
+    assert found == pytest.approx({"roc_auc": 0.75, "average_precision": (1 + 2 / 3) / 2})
+
+
+def test_tags_that_are_always_or_never_there_are_left_out():
+    chance = np.random.default_rng(4)
+    targets, predictions = (chance.random((40, 4)) < 0.5).astype(np.float32), chance.random((40, 4))
+    targets[:, 1], targets[:, 3] = 1, 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = scores(Task("many-of", ("a", "b", "c", "d")), targets, predictions)
+        none = scores(Task("many-of", ("b", "d")), targets[:, [1, 3]], predictions[:, [1, 3]])
+    assert found == scores(Task("many-of", ("a", "c")), targets[:, [0, 2]], predictions[:, [0, 2]])
+    assert all(np.isnan(value) for value in none.values())
+    assert list(none) == ["roc_auc", "average_precision"]
+
+
+def test_r2_is_one_minus_the_share_of_variance_left_of_each_number_and_their_mean():
+    targets = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 60.0]])
+    predictions = np.array([[1.0, 30.0], [2.0, 30.0], [4.0, 30.0]])
+    found = scores(MOOD, targets, predictions)
+    assert found == pytest.approx({"r2": 0.25, "r2_arousal": 1 - 1 / 2, "r2_valence": 0.0})
+    assert found["r2"] == pytest.approx(metrics.r2_score(targets, predictions))
+
+
+def test_r2_of_the_whole_set_is_not_the_mean_of_batches():
+    chance = np.random.default_rng(5)
+    targets = chance.normal(size=(64, 2)) + np.repeat(np.arange(8), 8)[:, None]
+    predictions = targets + chance.normal(size=(64, 2))
+    whole = scores(MOOD, targets, predictions)["r2"]
+    batches = np.mean([scores(MOOD, targets[start : start + 8], predictions[start : start + 8])["r2"] for start in range(0, 64, 8)])
+    assert whole == pytest.approx(metrics.r2_score(targets, predictions))
+    assert whole > 0.7
+    assert batches < 0.3
+
+
+def test_r2_of_a_single_clip_is_not_a_number():
+    found = scores(MOOD, np.ones((1, 2)), np.ones((1, 2)))
+    assert list(found) == ["r2", "r2_arousal", "r2_valence"]
+    assert all(np.isnan(value) for value in found.values())
+
+
+# --- the bootstrap ---
+
+
+def test_clips_of_a_group_are_drawn_together():
+    groups = ["a", "b", "a", "c", "b", "a"]
+    drawn = []
+    bootstrap(groups, lambda chosen: drawn.append(np.bincount(chosen, minlength=6)) or 0.0, draws=200)
+    counts = np.array(drawn)
+    assert len(counts) == 200
+    assert (counts[:, 0] == counts[:, 2]).all()
+    assert (counts[:, 0] == counts[:, 5]).all()
+    assert (counts[:, 1] == counts[:, 4]).all()
+    assert (counts[:, 0] + counts[:, 1] + counts[:, 3] == 3).all()  # as many groups as there are, with replacement
+    assert {0, 1, 2, 3} == set(counts[:, 3].tolist())
+
+
+def test_the_bootstrap_is_deterministic_and_has_a_seed():
+    values = np.random.default_rng(6).normal(size=30)
+    groups = [str(index // 2) for index in range(30)]
+
+    def interval(seed):
+        return bootstrap(groups, lambda chosen: float(values[chosen].mean()), draws=300, seed=seed)
+
+    assert interval(0) == interval(0)
+    assert interval(0) != interval(1)
+
+
+def test_the_interval_of_a_mean_is_the_textbooks():
+    values = np.random.default_rng(7).normal(size=400)
+    low, high = bootstrap([str(index) for index in range(400)], lambda chosen: float(values[chosen].mean()))
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
+    low90, high90 = bootstrap([str(index) for index in range(400)], lambda chosen: float(values[chosen].mean()), level=0.9)
+    assert (high90 - low90) / (high - low) == pytest.approx(1.645 / 1.96, abs=0.03)
+
+
+def test_about_95_of_100_intervals_hold_the_truth_if_groups_are_respected():
+    chance, held = np.random.default_rng(8), {"grouped": 0, "ungrouped": 0}
+    rounds, groups, size = 150, 30, 4
+    for _ in range(rounds):
+        values = (chance.normal(size=(groups, 1)) + 0.3 * chance.normal(size=(groups, size))).ravel()  # clips of a group are alike; the truth is 0
+        names = {"grouped": np.repeat(np.arange(groups), size).astype(str), "ungrouped": np.arange(groups * size).astype(str)}
+        for kind, labels in names.items():
+            low, high = bootstrap(list(labels), lambda chosen, values=values: float(values[chosen].mean()), draws=150)
+            held[kind] += low <= 0 <= high
+    assert 0.87 <= held["grouped"] / rounds <= 0.99
+    assert held["ungrouped"] / rounds < 0.8
+
+
+# --- evaluation and comparison ---
+
+
+def test_evaluation_is_the_mean_over_runs_not_the_score_of_their_mean():
+    targets = np.array([0, 1, 2, 0])
+    right = np.eye(3)[targets]
+    half = np.eye(3)[[0, 1, 0, 1]]
+    result = evaluate(GENRES, targets, [right, half], ["a", "b", "c", "d"])
+    assert (result.metric, result.value, result.n) == ("accuracy", 0.75, 4)
+    assert result.low <= 0.75 <= result.high
+    assert result.row("mfcc", "probe") == {
+        "encoder": "mfcc",
+        "method": "probe",
+        "metric": "accuracy",
+        "value": 0.75,
+        "low": result.low,
+        "high": result.high,
+        "n": 4,
+    }
+
+
+def test_the_interval_is_wider_where_clips_come_in_groups():
+    targets = np.zeros(40, int)
+    predictions = np.eye(3)[np.repeat(np.arange(10) % 2, 4)]  # whole groups are right or wrong
+    alone = evaluate(GENRES, targets, [predictions], [str(index) for index in range(40)])
+    grouped = evaluate(GENRES, targets, [predictions], [str(index // 4) for index in range(40)])
+    assert alone.value == grouped.value == 0.5
+    assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
+
+
+def test_identical_predictions_differ_by_exactly_nothing():
+    predictions = np.random.default_rng(9).random((20, 3))
+    result = difference(GENRES, np.arange(20) % 3, [predictions], [predictions.copy()], [str(index // 2) for index in range(20)])
+    assert (result.value, result.low, result.high) == (0, 0, 0)
+
+
+def test_a_comparison_on_the_same_clips_is_paired():
+    chance = np.random.default_rng(10)
+    targets = chance.integers(0, 3, 200)
+    weak = np.eye(3)[np.where(chance.random(200) < 0.5, targets, (targets + 1) % 3)]
+    better = np.where((chance.random(200) < 0.15)[:, None], np.eye(3)[targets], weak)  # never worse on any clip
+    groups = [str(index) for index in range(200)]
+    result = difference(GENRES, targets, [better], [weak], groups)
+    one, two = evaluate(GENRES, targets, [better], groups), evaluate(GENRES, targets, [weak], groups)
+    assert result.value == pytest.approx(one.value - two.value)
+    assert result.low > 0  # paired, the difference is sure
+    assert one.low < two.high  # apart, the intervals overlap
+    turned = difference(GENRES, targets, [weak], [better], groups)
+    assert (turned.value, turned.low, turned.high) == pytest.approx((-result.value, -result.high, -result.low))
