@@ -35,7 +35,17 @@ FORMATS: dict[str, tuple[str, dict[str, Any], bool, int]] = {
     "opus": (".opus", {"format": "OGG", "subtype": "OPUS"}, False, 48_000),
     "mp3": (".mp3", {"format": "MP3"}, False, 44_100),
 }
-CONTAINERS = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3", "aiff": "AIFF", "au": "AU", "caf": "CAF", "w64": "W64", "rf64": "RF64"}
+CONTAINERS = {
+    "wav": "WAV",
+    "flac": "FLAC",
+    "ogg": "OGG",
+    "mp3": "MP3",
+    "aiff": "AIFF",
+    "au": "AU",
+    "caf": "CAF",
+    "w64": "W64",
+    "rf64": "RF64",
+}
 
 
 def write_m4a(path: Path, sound: np.ndarray, rate: int) -> None:
@@ -148,7 +158,13 @@ def test_blocks_joined_are_the_whole_bit_for_bit(rate: int, tmp_path: Path, ster
 
 
 @pytest.mark.parametrize(("rate", "tolerance"), [(RATE, 0), (44_100, 1e-6)])
-def test_block_length_makes_no_difference(rate: int, tolerance: float, tmp_path: Path, stereo: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_length_makes_no_difference(
+    rate: int,
+    tolerance: float,
+    tmp_path: Path,
+    stereo: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     soundfile.write(tmp_path / "noise.wav", stereo(12, rate=rate), rate)
     expected = audio.load(tmp_path / "noise.wav")
     monkeypatch.setattr(audio, "BLOCK_S", 0.37)
@@ -167,7 +183,12 @@ def test_part_of_an_exact_format_is_that_part_of_the_whole(suffix: str, recordin
 
 @pytest.mark.parametrize("suffix", ["mp3", "ogg"])
 @pytest.mark.parametrize(("start_s", "end_s"), [(0, 3), (1.5, 4.25), (11, 21.7), (22, None)])
-def test_part_of_a_lossy_format_lies_within_a_codec_frame(suffix: str, start_s: float, end_s: float | None, recordings: dict[str, Path]) -> None:
+def test_part_of_a_lossy_format_lies_within_a_codec_frame(
+    suffix: str,
+    start_s: float,
+    end_s: float | None,
+    recordings: dict[str, Path],
+) -> None:
     whole = audio.load(recordings[suffix])
     part = audio.load(recordings[suffix], start_s=start_s, end_s=end_s)
     expected = (round(end_s * RATE) if end_s else len(whole)) - round(start_s * RATE)
@@ -303,10 +324,12 @@ def test_damaged_file_gives_audio_or_a_reason(suffix: str, recordings: dict[str,
         content[int(place * len(content))] = value
     wreck = path.with_name(f"wreck.{suffix}")
     wreck.write_bytes(content)
+    reason, wave = "", np.zeros(0)
     try:
-        assert np.isfinite(audio.load(wreck)).all()
+        wave = audio.load(wreck)
     except audio.AudioError as error:
-        assert wreck.name in str(error)
+        reason = str(error)
+    assert wreck.name in reason or (len(wave) > 0 and np.isfinite(wave).all())
 
 
 LOAD_WITHOUT_RIGHTS = """

@@ -12,13 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchifier
-from patchifier.config import Config, ModelConfig, PretrainConfig, RequestError, SpectrogramConfig, TrainingConfig, digest, read_changes, to_dict, update
+from patchifier.config import (
+    Config,
+    ModelConfig,
+    PretrainConfig,
+    RequestError,
+    SpectrogramConfig,
+    TrainingConfig,
+    digest,
+    read_changes,
+    to_dict,
+    update,
+)
 
 
 def in_new_process(code: str, **environment: str) -> str:
     """What a fresh interpreter prints."""
     source = str(Path(patchifier.__file__).parents[1])
-    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": source} | environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": source} | environment, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
@@ -76,7 +89,10 @@ def test_changes_arrive_and_all_else_keeps_its_default():
 
 
 @given(
-    ratio=st.floats(0.01, 0.99), epochs=st.floats(0.01, 1e4), seed=st.integers(0, 2**62), layers=st.lists(st.integers(-9, 8), min_size=1, max_size=4)
+    ratio=st.floats(0.01, 0.99),
+    epochs=st.floats(0.01, 1e4),
+    seed=st.integers(0, 2**62),
+    layers=st.lists(st.integers(-9, 8), min_size=1, max_size=4),
 )
 def test_any_numbers_survive_json_bit_for_bit(ratio, epochs, seed, layers):
     changes = {"pretrain": {"mask_ratio": ratio, "seed": seed, "stage_two": {"epochs": epochs}}, "embed": {"layers": layers}}
@@ -96,7 +112,12 @@ def test_to_dict_holds_plain_values_only():
 
 def test_the_paper_is_the_default():
     config = Config()
-    assert (config.spectrogram.sample_rate, config.spectrogram.bands, config.spectrogram.hop, config.spectrogram.scale) == (22_050, 64, 512, 0.01)
+    assert (config.spectrogram.sample_rate, config.spectrogram.bands, config.spectrogram.hop, config.spectrogram.scale) == (
+        22_050,
+        64,
+        512,
+        0.01,
+    )
     assert (config.model.bands, config.model.frames, config.model.width, config.model.layers, config.model.heads) == (64, 32, 256, 8, 4)
     assert (len(config.model.channels), config.model.channels[0], config.pretrain.patches) == (5, 16, 25)
     assert (config.augment.scale, config.augment.intensity) == ((0.9, 1.2), (0.8, 1.2))
@@ -167,7 +188,9 @@ def test_a_truth_value_is_not_a_number(path):
         update(Config(), nested(path, True))
 
 
-@pytest.mark.parametrize("path", ["pretrain.stage_one.epochs", "spectrogram.f_max_hz", "model.dropout", "finetune.head_learning_rate", "spectrogram.top_db"])
+@pytest.mark.parametrize(
+    "path", ["pretrain.stage_one.epochs", "spectrogram.f_max_hz", "model.dropout", "finetune.head_learning_rate", "spectrogram.top_db"]
+)
 def test_a_whole_number_is_taken_where_any_number_is_meant(path):
     value = dict(leaves(update(Config(), nested(path, 1))))[path]
     assert value == 1.0
@@ -258,7 +281,12 @@ def test_sections_that_do_not_fit_together_are_refused():
 
 
 def test_configs_are_frozen():
-    for config, name in [(Config(), "model"), (Config().model, "width"), (Config().pretrain.stage_one, "batch"), (SpectrogramConfig(), "hop")]:
+    for config, name in [
+        (Config(), "model"),
+        (Config().model, "width"),
+        (Config().pretrain.stage_one, "batch"),
+        (SpectrogramConfig(), "hop"),
+    ]:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, name, getattr(config, name))
     assert hash(Config()) == hash(Config())

@@ -1,6 +1,7 @@
 """The network: its shape, what padding and masks may not change, and the losses."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_each_part_has_as_many_parameters_as_section_4_says(paper):
         return sum(parameter.numel() for parameter in module.parameters())
 
     D, channels = 256, [1, 16, 32, 64, 128, 256]
-    pairs = list(zip(channels[:-1], channels[1:], strict=True))
+    pairs = list(itertools.pairwise(channels))
     assert count(paper.extractor) == sum(9 * before * after + 9 * after * after + 4 * after for before, after in pairs) + 512 * D + D
     layer = 4 * (D * D + D) + (D * 1024 + 1024) + (1024 * D + D) + 2 * 2 * D  # attention, feed-forward, two norms
     assert count(paper.bottleneck) == 8 * layer + 2 * D + 26 * D + 2 * D  # CLS and mask token, positions, norm
@@ -114,7 +115,7 @@ def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(c
 def test_no_convolution_before_a_batch_norm_has_a_bias():
     for part in (FeatureExtractor(ModelConfig()), Decoder(ModelConfig())):
         layers = [module for module in part.modules() if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))]
-        before_norm = [one for one, two in zip(layers, layers[1:], strict=False) if isinstance(two, nn.BatchNorm2d)]
+        before_norm = [one for one, two in itertools.pairwise(layers) if isinstance(two, nn.BatchNorm2d)]
         assert before_norm
         assert all(convolution.bias is None for convolution in before_norm)
 
@@ -263,7 +264,9 @@ def test_extracting_masked_patches_too_changes_nothing_but_batch_statistics():
 
 @settings(max_examples=200, deadline=None)
 @given(
-    rows=st.lists(st.lists(st.booleans(), min_size=17, max_size=17), min_size=1, max_size=5), ratio=st.floats(0.001, 0.999), seed=st.integers(0, 2**32)
+    rows=st.lists(st.lists(st.booleans(), min_size=17, max_size=17), min_size=1, max_size=5),
+    ratio=st.floats(0.001, 0.999),
+    seed=st.integers(0, 2**32),
 )
 def test_the_number_of_masked_patches_is_exact_and_none_is_padding(rows, ratio, seed):
     present = np.array(rows)
@@ -276,7 +279,9 @@ def test_the_number_of_masked_patches_is_exact_and_none_is_padding(rows, ratio, 
         assert here == (min(max(wanted, 1), n - 1) if n >= 2 else n)
 
 
-@pytest.mark.parametrize(("N", "ratio", "count"), [(25, 0.75, 19), (25, 0.9, 22), (25, 0.15, 4), (39, 0.75, 29), (2, 0.9, 1), (2, 0.01, 1), (1, 0.75, 1)])
+@pytest.mark.parametrize(
+    ("N", "ratio", "count"), [(25, 0.75, 19), (25, 0.9, 22), (25, 0.15, 4), (39, 0.75, 29), (2, 0.9, 1), (2, 0.01, 1), (1, 0.75, 1)]
+)
 def test_the_papers_ratios_mask_these_many_patches(N, ratio, count):
     assert draw_mask(np.random.default_rng(0), np.ones((50, N), bool), ratio).sum(1).tolist() == [count] * 50
 
@@ -317,7 +322,13 @@ def test_masked_vectors_are_replaced_by_the_one_mask_token():
 
 @settings(max_examples=25, deadline=None)
 @given(
-    P=st.integers(1, 3), C=st.integers(1, 5), O=st.integers(1, 3), H=st.integers(1, 9), W=st.integers(1, 9), bias=st.booleans(), seed=st.integers(0, 99)
+    P=st.integers(1, 3),
+    C=st.integers(1, 5),
+    O=st.integers(1, 3),
+    H=st.integers(1, 9),
+    W=st.integers(1, 9),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
 )
 def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(P, C, O, H, W, bias, seed):  # noqa: E741
     layer = UpConvolution(C, O, 3, padding=1, bias=bias)
@@ -371,7 +382,9 @@ def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
     def touched(loss):
         model = Patchifier(tiny())
         loss(model).backward()
-        return {name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0}, model
+        return {
+            name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0
+        }, model
 
     one, model = touched(lambda model: model.stage_one_loss(patches, patches, present))
     assert one == {name for name, _ in model.named_parameters() if name.startswith(("extractor", "decoder"))}

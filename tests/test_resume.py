@@ -18,15 +18,16 @@ from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.pretrain import pretrain
 from patchifier.runs import Interrupted, batch_indices, generator, rate_factor
 
-STEPS = 40
+STEPS = 16
 SETTINGS = {
     "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64},
     "pretrain": {
         "stage_one": {"steps": STEPS, "batch": 4, "learning_rate": 1e-3},
         "stage_two": {"steps": STEPS, "batch": 4, "learning_rate": 1e-3, "schedule": "cosine", "warm_up_steps": 5, "clip_norm": 1.0},
-        "validate_every": 10,
+        "validate_every": 8,
         "checkpoint_every_s": 0.0,
         "validation_fraction": 0.2,
+        "patches": 8,
     },
 }
 SCRIPT = """
@@ -57,7 +58,7 @@ def small_cache(tmp_path_factory):
     chance = np.random.default_rng(0)
     (root / "audio").mkdir()
     for number in range(10):
-        soundfile.write(root / "audio" / f"{number}.wav", 0.1 * chance.standard_normal(22_050 * 21), 22_050)
+        soundfile.write(root / "audio" / f"{number}.wav", 0.1 * chance.standard_normal(22_050 * 8), 22_050)
     cache.prepare(datasets.load(root / "audio"), root / "cache", workers=1)
     return root / "cache"
 
@@ -114,7 +115,7 @@ def survive_kills(small_cache, uninterrupted, out, *, kills, seed):
             process.kill()
             process.wait()
         else:
-            assert kill_after(process, chance.randrange(3, 2 * STEPS // kills + 3)), "the run ended before it was killed"
+            assert kill_after(process, chance.randrange(1, 2 * STEPS // kills)), "the run ended before it was killed"
         killed += 1
     process = start(small_cache, out)
     process.communicate()
@@ -147,7 +148,7 @@ def test_a_signal_saves_and_stops(small_cache, uninterrupted, tmp_path, number):
         return lambda done, total, note: signal.raise_signal(number) if done == 7 else None
 
     config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], "checkpoint_every_s": 1e9}})
-    with pytest.raises(Interrupted, match="step 7 of 40.*--resume"):
+    with pytest.raises(Interrupted, match="step 7 of 16.*--resume"):
         pretrain(small_cache, tmp_path / "run", config=config, device="cpu", progress=interrupt)
     assert '"interrupted"' in (tmp_path / "run" / "run.json").read_text()
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)

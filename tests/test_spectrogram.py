@@ -196,7 +196,11 @@ def test_gradient_is_finite_even_at_silence(level: float, noise: Callable) -> No
 
 
 @settings(max_examples=25, deadline=None)
-@given(samples=st.integers(1, 6000), cuts=st.lists(st.integers(0, 6000), max_size=8), setting=st.sampled_from(["paper", "n_fft 1024", "max"]))
+@given(
+    samples=st.integers(1, 6000),
+    cuts=st.lists(st.integers(0, 6000), max_size=8),
+    setting=st.sampled_from(["paper", "n_fft 1024", "max"]),
+)
 def test_log_mel_of_blocks_is_that_of_the_whole(samples: int, cuts: list[int], setting: str, noise: Callable) -> None:
     config = SpectrogramConfig(reference="max", top_db=80.0) if setting == "max" else SETTINGS[setting]
     wave = noise(samples / RATE)

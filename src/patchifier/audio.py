@@ -103,6 +103,7 @@ def _mono_blocks(path: Path, start_s: float, end_s: float | None) -> Iterator[tu
 
 def _mono_blocks_sndfile(sound: Any, path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
     rate = sound.samplerate
+    _require_rate(rate, path)
     first = round(start_s * rate)
     last = None if end_s is None else round(end_s * rate)
     at = 0
@@ -123,21 +124,27 @@ def _mono_blocks_sndfile(sound: Any, path: Path, start_s: float, end_s: float | 
         _check_whole(sound, path, at)
 
 
+def _require_rate(rate: int, path: Path) -> None:
+    """Refuse a damaged header: at 1 Hz, a short file would be resampled to gigabytes."""
+    if not 1_000 <= rate <= 768_000:
+        raise AudioError(f"{path}: its header says {rate} Hz, expected a sample rate from 1,000 to 768,000 Hz.")
+
+
 def _check_whole(sound: Any, path: Path, decoded: int) -> None:
     """Refuse a file that ends before its own header says it does."""
     promised = sound.frames
     # A header without an exact count may be a few frames off (a VBR mp3's estimate): 1 % and 0.5 s are let pass.
     cut_short = promised - decoded > max(0.5 * sound.samplerate, 0.01 * promised)
-    cut_short |= _wav_data_cut_short(sound.extra_info)
+    cut_short |= _data_cut_short(sound.extra_info)
     cut_short |= sound.format == "OGG" and _ends_inside_ogg_page(path)
     if cut_short:
         says = f"its header says {promised / sound.samplerate:.1f} s" if promised > decoded else "its last block is incomplete"
         raise AudioError(f"{path}: truncated, ends after {decoded / sound.samplerate:.1f} s ({says}).")
 
 
-def _wav_data_cut_short(log: str) -> bool:
-    """Whether libsndfile's log says that a RIFF data chunk is shorter than its header promises."""
-    chunk = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+def _data_cut_short(log: str) -> bool:
+    """Whether libsndfile's log says that the data (wav, aiff, au, caf) or the file (w64, rf64) is shorter than its header promises."""
+    chunk = re.search(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
     if not chunk:
         return False
     promised, present = int(chunk[1]), int(chunk[2])
@@ -176,6 +183,7 @@ def _mono_blocks_av(path: Path, start_s: float, end_s: float | None, *, reason: 
             at = 0
             for frame in container.decode(audio=0):
                 rate = frame.sample_rate
+                _require_rate(rate, path)
                 samples = _planar_float(frame)
                 first = max(0, round(start_s * rate) - at)
                 last = None if end_s is None else round(end_s * rate) - at
@@ -185,6 +193,12 @@ def _mono_blocks_av(path: Path, start_s: float, end_s: float | None, *, reason: 
                 kept = samples[:, first:last]
                 if kept.size:
                     yield np.ascontiguousarray(kept.mean(axis=0, dtype=np.float32)), rate
+            stream = container.streams.audio[0]
+            counted = stream.frames if stream.codec_context.name.startswith("pcm_") else 0  # a frame of PCM is a sample (CAF's header)
+            promised_s = max((container.duration or 0) / av.time_base, counted / stream.rate)
+            decoded_s = at / stream.rate
+            if promised_s - decoded_s > max(0.5, 0.01 * promised_s):
+                raise AudioError(f"{path}: truncated, ends after {decoded_s:.1f} s (its header says {promised_s:.1f} s).")
     except av.error.FFmpegError as error:
         raise AudioError(f"{path}: not an audio file that libsndfile or FFmpeg can decode ({error.strerror}).") from error
 

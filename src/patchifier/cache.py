@@ -19,6 +19,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -87,8 +88,9 @@ def prepare(
     """
     out, config = Path(out), config or SpectrogramConfig()
     _claim(out, config)
-    known = {row["key"]: row for row in _shard_rows(out)}
-    keys = {row["clip"]: row["key"] for row in known.values()}
+    on_disk = _shard_rows(out)
+    known = {row["key"]: row for row in on_disk}
+    keys = {row["clip"]: row["key"] for row in on_disk}  # two clips may have the same audio, hence one key
     writer = _ShardWriter(out)
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
@@ -181,12 +183,16 @@ def _decode_all(clips: Sequence[Clip], keys: dict[str, str], config: Spectrogram
             _require_start(pool)
             running: dict[Future[_Answer | str], Clip] = {}
             while waiting or running:
-                while waiting and len(running) < 4 * workers:  # bounded, so that finished log-mels do not pile up
-                    clip = waiting.pop()
-                    running[pool.submit(job, clip, keys.get(clip.id))] = clip
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-                    suspects += [running[future] for future in running]
+                try:
+                    while waiting and len(running) < 4 * workers:  # bounded, so that finished log-mels do not pile up
+                        running[pool.submit(job, waiting[-1], keys.get(waiting[-1].id))] = waiting[-1]
+                        waiting.pop()
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
+                except BrokenProcessPool:  # it broke since the last look at it
+                    broken = True
+                if broken:
+                    suspects += running.values()
                     break
                 for future in done:
                     yield running.pop(future), future.result()
@@ -211,7 +217,20 @@ def _require_start(pool: ProcessPoolExecutor) -> None:
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, because a forked child of a process with running torch threads can hang.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+
+
+def _begin() -> None:
+    """Begin a worker process: one thread, and an end with its parent, which a kill would otherwise leave it waiting for."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 # --- writing ---
@@ -272,7 +291,7 @@ def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[st
 
 
 def _write_skipped(out: Path, skipped: Sequence[tuple[Clip, str]]) -> None:
-    with replaced_file(out / "skipped.csv") as new, new.open("w", newline="", encoding="utf-8") as stream:
+    with replaced_file(out / "skipped.csv") as new, new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         table = csv.writer(stream)
         table.writerow(["id", "path", "reason"])
         table.writerows([clip.id, clip.path, reason] for clip, reason in skipped)

@@ -61,6 +61,7 @@ class SpectrogramConfig:
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
         _require(self.hop > 0 and self.n_fft >= self.hop, f"spectrogram.n_fft ({self.n_fft}) must be at least hop ({self.hop}).")
+        _require(self.n_fft % 2 == 0, f"spectrogram.n_fft is {self.n_fft}, expected an even number: frames are centred.")
         _require(self.bands >= 1, f"spectrogram.bands is {self.bands}, expected at least 1.")
         _require(
             0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2,

@@ -58,7 +58,7 @@ def silent(done: int, total: int, note: str) -> None:
 def generator(seed: int, purpose: Purpose, step: int) -> np.random.Generator:
     """Counter-based generator: its numbers are a pure function of (seed, purpose, step) and the place in the array drawn."""
     key = int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:16], "little")
-    return np.random.Generator(np.random.Philox(key=key, counter=step << 64))
+    return np.random.Generator(np.random.Philox(key=key, counter=int(step) << 64))  # int: a numpy integer would overflow to 0
 
 
 def seed_dropout(seed: int, step: int, rank: int = 0) -> None:

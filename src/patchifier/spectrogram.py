@@ -75,8 +75,9 @@ def log_mel_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig | 
     missing = 1 + samples // hop - done
     if samples == 0:
         raise RequestError("the waveform is empty, expected at least 1 sample.")
-    tail = np.concatenate([rest, np.zeros(half, np.float32)])
-    parts.append(_decibels(torch.from_numpy(tail[: (missing - 1) * hop + config.n_fft]), config))
+    if missing:  # none are, if hop > n_fft / 2 and the last frame ends before the waveform does
+        tail = np.concatenate([rest, np.zeros(half, np.float32)])
+        parts.append(_decibels(torch.from_numpy(tail[: (missing - 1) * hop + config.n_fft]), config))
     return _relative(torch.cat(parts, dim=-1), config)
 
 
@@ -247,6 +248,8 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
     """
     length = patches.shape[-1]
     starts = patch_starts(frames, length=length, hop=hop, tail=tail)
+    if len(starts) != patches.shape[-4] or (hop or length) > length:
+        raise RequestError(f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover {frames} frames: expected {len(starts)} that touch.")
     total = torch.zeros(*patches.shape[:-4], patches.shape[-2], max(frames, starts[-1] + length), dtype=patches.dtype, device=patches.device)
     count = torch.zeros(total.shape[-1], dtype=patches.dtype, device=patches.device)
     for n, start in enumerate(starts):

@@ -100,8 +100,7 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
     if any(clip.split for clip in clips):
         sides = [clip.split or "train" for clip in clips]
         if "valid" not in sides:
-            held = hold_out(clips, fraction=0.1, seed=seed)
-            sides = ["valid" if side == "train" and out else side for side, out in zip(sides, held, strict=True)]
+            sides = _take_valid(clips, sides, seed=seed)
         return sides
     folds = sorted({clip.fold for clip in clips if clip.fold is not None})
     if len(folds) >= 3:
@@ -111,8 +110,13 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
         valid = folds[folds.index(test) - 1]
         return ["test" if clip.fold == test else "valid" if clip.fold == valid else "train" for clip in clips]
     test_out = hold_out(clips, fraction=0.1, seed=seed)
-    valid_out = hold_out(clips, fraction=0.1, seed=seed + 1)
-    return ["test" if test else "valid" if valid else "train" for test, valid in zip(test_out, valid_out, strict=True)]
+    return _take_valid(clips, ["test" if out else "train" for out in test_out], seed=seed + 1)
+
+
+def _take_valid(clips: Sequence[Clip], sides: Sequence[str], *, seed: int) -> list[str]:
+    """Move a tenth of the training groups to validation: drawn from those alone, so that there is always one."""
+    held = iter(hold_out([clip for clip, side in zip(clips, sides, strict=True) if side == "train"], fraction=0.1, seed=seed))
+    return ["valid" if side == "train" and next(held) else side for side in sides]
 
 
 def hold_out(clips: Sequence[Clip], *, fraction: float, seed: int = 0) -> list[bool]:

@@ -18,6 +18,8 @@ channels``) is such a table; where its split stands in the file's name (``GTZANG
 
 import csv
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,16 @@ def load(path: Path) -> Dataset:
     RequestError
         With the row's number, for a row that cannot be read.
     """
-    rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+    try:
+        rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so.") from error
     named = next((SPLIT_NAMES[part] for part in path.stem.lower().split(".")[1:] if part in SPLIT_NAMES), None)
     clips = [_clip(row, f"{path}, row {number}", named) for number, row in enumerate(rows, 1)]
     if not clips:
         raise RequestError(f"{path}: no rows, expected one for each clip.")
+    if any(isinstance(clip.target, list) for clip in clips):  # in a table, a clip with one tag among several has no bar
+        clips = [replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip for clip in clips]
     return Dataset(path.stem, relocate(clips, _root(path, clips[0].path)), infer([clip.target for clip in clips]))
 
 
@@ -68,7 +75,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -86,10 +93,10 @@ def _clip(row: dict[str, Any], where: str, named_split: str | None) -> Clip:
     if not name:
         raise RequestError(f"{where}: has no path, expected a column 'path' or 'audio_path' (found: {', '.join(row)}).")
     split = row.get("split") or named_split
-    if split and split.lower() not in SPLIT_NAMES:
+    if split and str(split).lower() not in SPLIT_NAMES:
         raise RequestError(f"{where}: split is {split!r}, expected train, valid or test.")
     return Clip(
-        id=str(row.get("id") or name),
+        id=str(name if row.get("id") in (None, "") else row["id"]),
         path=str(name),
         start_s=_number(row, "start_s", where) or 0.0,
         end_s=_number(row, "end_s", where),
@@ -105,14 +112,17 @@ def _number(row: dict[str, Any], key: str, where: str) -> float | None:
     if row.get(key) in (None, ""):
         return None
     try:
-        return float(row[key])
+        value = float(row[key])
     except (TypeError, ValueError):
-        raise RequestError(f"{where}: {key} is {row[key]!r}, expected seconds.") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise RequestError(f"{where}: {key} is {row[key]!r}, expected a number.")
+    return value
 
 
 def _fold(row: dict[str, Any], where: str) -> int | None:
     value = _number(row, "fold", where)
-    if value is not None and value != int(value):
+    if value is not None and not value.is_integer():
         raise RequestError(f"{where}: fold is {row['fold']!r}, expected a whole number.")
     return None if value is None else int(value)
 
@@ -124,7 +134,10 @@ def _target(value: Any) -> Any:
     if not isinstance(value, str):
         return list(value) if isinstance(value, list | tuple) else value
     if value.startswith("["):
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value  # a name that starts with a bracket
     parts = [part.strip() for part in value.split("|")]
     try:
         numbers = [float(part) for part in parts]

@@ -1,0 +1,186 @@
+"""Run folders read as far as they go: facts, columns, what is missing, reconstructions; and files written whole or not at all."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchifier.config import RequestError
+
+Row = Mapping[str, Any]
+
+METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")  # of fine-tuning, in the order of the paper
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read as far as it goes."""
+
+    path: Path
+    label: str
+    facts: dict[str, Any]
+    config: dict[str, Any]
+    missing: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """What made the run; guessed from its folders where ``run.json`` does not say."""
+        stages = any((self.path / stage).is_dir() for stage in ("stage-one", "stage-two"))
+        return str(self.facts.get("kind") or ("pretrain" if stages else "finetune"))
+
+    @property
+    def metric(self) -> str:
+        """The score of a fine-tuning run."""
+        return str(self.facts.get("metric", "accuracy"))
+
+    @property
+    def task(self) -> str:
+        """What a fine-tuning run was asked, in words."""
+        task = get_part(self.facts, "task")
+        names = [str(name) for name in task.get("names", [])]
+        listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return f"{task.get('kind', '')}: {listed}" if names else ""
+
+    @property
+    def test(self) -> str:
+        """Task and split in words; only scores that agree in this and in the number of clips can be compared."""
+        return "; ".join(part for part in (self.task, str(self.facts.get("split") or "")) if part)
+
+
+def find_folders(root: Path) -> Iterator[Path]:
+    """Run folders and folders of a demo at or below a path; the results.json inside a run belongs to one of its methods."""
+    for path in sorted(root.rglob("*.json")):
+        belongs = (path.parent.parent / "run.json").exists() and path.parent != root
+        if path.name == "run.json" or (path.name == "results.json" and not belongs):
+            yield path.parent
+
+
+def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read a JSON object; one that cannot be read is empty and named among the problems."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.parent.name}/{path.name} cannot be read: {error}.")
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{path.parent.name}/{path.name} holds {type(value).__name__}, expected a JSON object.")
+        return {}
+    return value
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a CSV file by header name; the last row of a step counts, and a line still being written is left out."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    by_step = {row.get("step"): row for row in csv.DictReader(whole) if math.isfinite(to_number(row.get("step")))}
+    names = [name for name in next(iter(by_step.values()), {}) if name]
+    return {name: np.array([to_number(row.get(name)) for row in by_step.values()]) for name in names}
+
+
+def get_part(mapping: Row, name: str) -> dict[str, Any]:
+    """Get a group of facts, empty where there is none."""
+    value = mapping.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def to_number(value: Any) -> float:
+    """Read a number, NaN where there is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def read_run(path: Path, base: Path, problems: list[str]) -> Run:
+    """Read a run folder; its ``folder`` is named relative to ``base``."""
+    facts = read_json(path / "run.json", problems)
+    config = read_json(path / "config.json", problems)
+    run = Run(path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=())
+    missing = [*_missing_state(run), *(_missing_pretrain(run) if run.kind == "pretrain" else [])]
+    missing += _missing_finetune(run) if run.kind == "finetune" else []
+    return replace(run, missing=tuple(missing), facts={**facts, "folder": str(path.relative_to(base))})
+
+
+def _missing_state(run: Run) -> list[str]:
+    state = run.facts.get("state", "unknown")
+    known = {"running": "it is still running, or was killed", "interrupted": "it was interrupted and can be resumed", "failed": "it failed"}
+    return [] if state == "finished" else [known.get(state, f"its state is {state!r}")]
+
+
+def _missing_pretrain(run: Run) -> list[str]:
+    stages = get_part(run.config, "pretrain").get("stages", "both")
+    missing = []
+    for stage in [f"stage-{name}" for name in ("one", "two") if stages in (name, "both")]:
+        steps, checks = (read_columns(run.path / stage / name) for name in ("metrics.csv", "validation.csv"))
+        if not (steps and checks):
+            missing.append(f"{stage}: no {'validation' if steps else 'step'} yet")
+    if stages != "one" and not (run.path / "stage-two" / "reconstructions.safetensors").exists():
+        missing.append("stage-two: no reconstructions yet")
+    return missing
+
+
+def _missing_finetune(run: Run) -> list[str]:
+    present = [method for method in METHODS if (run.path / method).is_dir()]
+    missing = [f"{method}: no validation yet" for method in present if not read_columns(run.path / method / "validation.csv")]
+    missing += [f"{method}: no test score yet" for method in present if not (run.path / method / "results.json").exists()]
+    absent = [method for method in METHODS if method not in present and run.facts.get("state") != "finished"]
+    return [*missing, *([f"without {', '.join(absent)} so far"] if absent else [])]
+
+
+def method_rows(run: Run, method: str, problems: list[str]) -> list[dict[str, Any]]:
+    """Read the test scores of one method."""
+    path = run.path / method / "results.json"
+    rows = read_json(path, problems).get("rows", []) if path.exists() else []
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read ``reconstructions.safetensors``.
+
+    Returns
+    -------
+    arrays : dict of ndarray
+        ``original`` (N, M, W) float32, and for each ratio such as 0.75 ``masked_0.75`` (N,) uint8 and ``reconstructed_0.75`` (N, M, W).
+    facts : dict of str
+        ``clip``, ``title``, ``frame_s`` in seconds, ``scale`` (value / scale is dB), ``band_hz`` (JSON), ``silence``.
+
+    Raises
+    ------
+    RequestError
+        If the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise RequestError(f"cannot read reconstructions from {path}: {error}. Expected the file that stage II writes.") from error
+
+
+@contextmanager
+def write_beside(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which is renamed into place at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file beside and rename it into place."""
+    with write_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,44 @@
+"""Make ``embedding.npz``: 16-bit PCM and the embedding that a small seeded model gave it when this file was last run.
+
+Run it with ``python tests/golden/make.py`` after a change that is meant to change embeddings, and say so in CHANGELOG.md.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from patchifier.config import Config, update
+from patchifier.embed import Embedder
+from patchifier.model import Patchifier
+
+PATH = Path(__file__).with_name("embedding.npz")
+SAMPLE_RATE = 16_000  # not the model's, so that resampling is covered too
+# Four positions, so that four seconds make two windows, of which the second is anchored to the end.
+MODEL = {"channels": [4, 4, 8, 8, 16], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "positions": 4}
+CHANGES = {"model": MODEL, "pretrain": {"patches": 4}, "embed": {"pooling": "mean+std", "layers": [0, 1, -1], "hop_patches": 3}}
+
+
+def make_pcm() -> np.ndarray:
+    """Four seconds of two rising tones, noise that comes and goes, and a silence: (S,) int16."""
+    time_s = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
+    tones = 0.3 * np.sin(2 * np.pi * (220 + 110 * time_s) * time_s) + 0.1 * np.sin(2 * np.pi * 3000 * time_s)
+    noise = np.random.default_rng(20).uniform(-0.2, 0.2, len(time_s)) * np.sin(2 * np.pi * time_s) ** 2
+    wave = (tones + noise) * ((time_s < 2.5) | (time_s > 3))
+    return np.round(32767 * wave).astype(np.int16)
+
+
+def embed(pcm: np.ndarray) -> np.ndarray:
+    """Embedding (E,) of stored samples."""
+    config = update(Config(), CHANGES)
+    embedder = Embedder(Patchifier(config.model, seed=11), config)
+    return embedder.embed(pcm.astype(np.float32) / 32768, sample_rate=SAMPLE_RATE)
+
+
+def make(path: Path = PATH) -> None:
+    """Write PCM and embedding."""
+    pcm = make_pcm()
+    np.savez(path, pcm=pcm, embedding=embed(pcm))
+
+
+if __name__ == "__main__":
+    make()

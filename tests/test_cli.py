@@ -1,0 +1,199 @@
+"""Commands as a user meets them: exit codes, messages, --json, and no torch for --help."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from patchifier import cache, cli, datasets
+
+TINY = {
+    "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "positions": 8},
+    "pretrain": {"patches": 8, "validation_fraction": 0.2, "stage_one": {"steps": 2, "batch": 4}, "stage_two": {"steps": 2, "batch": 4}},
+    "finetune": {"validate_every": 2, "training": {"steps": 4, "batch": 4, "learning_rate": 0.001}},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A manifest of 20 clips of two kinds, a cache, a config and a trained model."""
+    root = tmp_path_factory.mktemp("cli")
+    chance = np.random.default_rng(0)
+    rows = ["path,target,group"]
+    for number in range(20):
+        noise = 0.1 * chance.standard_normal(22_050 * 7)
+        tone = 0.3 * np.sin(2 * np.pi * (300 + 20 * number) * np.arange(22_050 * 7) / 22_050)
+        soundfile.write(root / f"{number}.wav", noise if number % 2 else tone, 22_050)
+        rows.append(f"{number}.wav,{'noise' if number % 2 else 'tone'},g{number}")
+    (root / "clips.csv").write_text("\n".join(rows) + "\n")
+    (root / "tiny.json").write_text(json.dumps(TINY))
+    assert cli.main(["prepare", str(root / "clips.csv"), "--out", str(root / "cache"), "--workers", "1"]) == 0
+    assert cli.main(["pretrain", str(root / "cache"), "--out", str(root / "run"), "--config", str(root / "tiny.json"), "--device", "cpu"]) == 0
+    return root
+
+
+def run(capsys, *arguments):
+    code = cli.main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", [[], ["prepare"], ["pretrain"], ["finetune"], ["demo"], ["report"], ["reconstruct"], ["info"]])
+def test_help_does_not_import_torch(command):
+    code = f"import sys\nfrom patchifier import cli\ntry:\n cli.main({[*command, '--help']!r})\nexcept SystemExit as end: assert not end.code\nassert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: patchifier" in done.stdout
+
+
+def test_every_config_field_is_a_flag_with_its_help():
+    code = "from patchifier import cli; cli.main(['pretrain', '--help'])"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
+    flat = " ".join(text.split())
+    for flag in ("--pretrain.mask_ratio", "--pretrain.stage_two.learning_rate", "--model.channels", "--augment.intensity_per"):
+        assert flag in flat
+    assert "Share of patch vectors that are masked" in flat
+
+
+def test_unknown_flag_is_exit_code_two():
+    with pytest.raises(SystemExit) as end:
+        cli.main(["pretrain", "somewhere", "--out", "x", "--pretrain.mask_ration", "0.5"])
+    assert end.value.code == 2
+
+
+def test_prepare_names_what_it_skips_and_returns_one(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "good.wav", np.zeros(22_050), 22_050)
+    (tmp_path / "in" / "bad.mp3").write_text("this is text")
+    code, out, err = run(capsys, "prepare", tmp_path / "in", "--out", tmp_path / "cache", "--workers", "1", "--json")
+    assert code == 1
+    assert json.loads(out)["skipped"] == 1
+    assert "bad.mp3" in err
+    assert "bad.mp3" in (tmp_path / "cache" / "skipped.csv").read_text()
+
+
+def test_folder_without_audio_is_exit_code_two(tmp_path, capsys):
+    code, _, err = run(capsys, "prepare", tmp_path, "--out", tmp_path / "cache")
+    assert code == 2
+    assert "no audio files" in err
+
+
+def test_misspelt_config_key_is_exit_code_two(folder, tmp_path, capsys):
+    (tmp_path / "bad.json").write_text('{"pretrain": {"mask_ratoi": 0.5}}')
+    code, _, err = run(capsys, "pretrain", folder / "cache", "--out", tmp_path / "run", "--config", tmp_path / "bad.json")
+    assert code == 2
+    assert "pretrain.mask_ratoi" in err
+    assert "mask_ratio" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_cache_from_other_settings_is_exit_code_two(folder, tmp_path, capsys):
+    (tmp_path / "other.json").write_text('{"spectrogram": {"n_fft": 1024}}')
+    code, _, err = run(capsys, "pretrain", folder / "cache", "--out", tmp_path / "run", "--config", tmp_path / "other.json")
+    assert code == 2
+    assert "n_fft is 2048, not 1024" in err
+    code, _, err = run(capsys, "prepare", folder / "clips.csv", "--out", folder / "cache", "--spectrogram.n_fft", "1024")
+    assert code == 2
+    assert "n_fft is 2048, not 1024" in err
+
+
+def test_a_runs_own_config_is_valid_for_config(folder, tmp_path):
+    code = cli.main(["pretrain", str(folder / "cache"), "--out", str(tmp_path / "again"), "--config", str(folder / "run" / "config.json"), "--device", "cpu"])
+    assert code == 0
+    assert (tmp_path / "again" / "config.json").read_text() == (folder / "run" / "config.json").read_text()
+
+
+def test_flags_win_over_the_config_file(folder, tmp_path):
+    arguments = ["pretrain", folder / "cache", "--out", tmp_path / "run", "--config", folder / "tiny.json", "--pretrain.mask_ratio", "0.5", "--stage", "two", "--device", "cpu"]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["pretrain"]
+    assert (settings["mask_ratio"], settings["stages"], settings["patches"]) == (0.5, "two", 8)
+    assert not (tmp_path / "run" / "stage-one").exists()
+
+
+def test_init_continues_from_weights(folder, tmp_path, capsys):
+    start = folder / "run" / "model"
+    code, out, _ = run(capsys, "pretrain", folder / "cache", "--out", tmp_path / "run", "--init", start, "--config", start / "config.json", "--json", "--device", "cpu")
+    assert code == 0
+    assert json.loads(out)["state"] == "finished"
+    first = (tmp_path / "run" / "stage-one" / "validation.csv").read_text().splitlines()[1]
+    scratch = (folder / "run" / "stage-one" / "validation.csv").read_text().splitlines()[1]
+    assert first != scratch
+
+
+def test_finetune_all_reports_and_info(folder, tmp_path, capsys):
+    code, out, _ = run(capsys, "finetune", folder / "run" / "model", folder / "cache", "--out", tmp_path / "tuned", "--method", "all", "--json", "--config", folder / "tiny.json", "--device", "cpu")
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    assert [row["method"] for row in rows] == ["linear-probe", "freeze-extractor", "freeze-bottleneck", "full"]
+    assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows)
+    code, out, _ = run(capsys, "info", tmp_path / "tuned" / "full" / "model", "--json")
+    assert json.loads(out)["names"] == ["noise", "tone"]
+    code, out, _ = run(capsys, "report", tmp_path / "tuned", folder / "run", "--out", tmp_path / "page", "--json")
+    assert code == 0
+    assert (tmp_path / "page" / "index.html").stat().st_size > 10_000
+
+
+def test_info_counts_parameters_and_verifies_caches(folder, capsys):
+    code, out, _ = run(capsys, "info", folder / "run" / "model", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["parameters"] == sum(value for name, value in facts.items() if name.startswith("parameters_"))
+    code, out, _ = run(capsys, "info", folder / "cache", "--json", "--verify")
+    assert (code, json.loads(out)["clips"], json.loads(out)["problems"]) == (0, 20, [])
+
+
+def test_info_finds_damage_in_a_cache(tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", np.zeros(22_050), 22_050)
+    cache.prepare(datasets.load(tmp_path), tmp_path / "cache", workers=1)
+    shard = tmp_path / "cache" / "shards" / "00000.npy"
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    code, out, _ = run(capsys, "info", tmp_path / "cache", "--verify", "--json")
+    assert code == 1
+    assert "a.wav" in json.loads(out)["problems"][0]
+
+
+def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, capsys):
+    code, out, _ = run(capsys, "reconstruct", folder / "0.wav", "--model", folder / "run" / "model", "--out", tmp_path / "p.png", "--sound", "--json")
+    assert code == 0
+    assert set(json.loads(out)["masked_mse"]) == {"0.25", "0.5", "0.75", "0.9"}
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.glob("*.wav")} == {"p_original.wav"} | {f"p_reconstructed_{ratio}.wav" for ratio in (0.25, 0.5, 0.75, 0.9)}
+    assert soundfile.info(tmp_path / "p_original.wav").duration > 5
+
+
+@pytest.mark.parametrize("arguments", [["info", "nowhere"], ["pretrain", "nowhere", "--out", "x"], ["report", "nowhere", "--out", "x"], ["prepare", "nowhere", "--out", "x"]])
+def test_what_does_not_exist_is_named(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "nowhere" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_reconstruct_without_weights_says_what_to_do(folder, tmp_path, capsys):
+    code, _, err = run(capsys, "reconstruct", folder / "0.wav", "--out", tmp_path / "p.png")
+    assert code == 2
+    assert "patchifier demo" in err
+
+
+def test_an_unexpected_failure_is_exit_code_three(monkeypatch, capsys):
+    def fail(flags):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setitem(cli.COMMANDS, "info", fail)
+    code, _, err = run(capsys, "info", "x")
+    assert code == 3
+    assert "oops" in err
+
+
+def test_progress_in_a_pipe_is_plain_lines(capsys):
+    show = cli.progress("log-mels")
+    for done in range(1, 4):
+        show(done, 3, "")
+    err = capsys.readouterr().err
+    assert err == "log-mels: 3 of 3, 0 s left\n"

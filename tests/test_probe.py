@@ -1,0 +1,166 @@
+"""Probes on frozen features: what scikit-learn gives by hand, and no look at what is tested."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from patchifier.probe import LOGISTIC_C, RIDGE_ALPHAS, cross_validate, cross_validate_majority, fit_predict, majority
+from patchifier.tasks import Task, scores
+
+GENRES = Task("one-of", ("blues", "jazz", "rock"))
+TAGS = Task("many-of", ("calm", "fast", "vocal"))
+MOOD = Task("numbers", ("arousal", "valence"))
+
+
+def features(n: int, size: int = 8, seed: int = 0) -> np.ndarray:
+    """Features on scales that differ a hundredfold."""
+    return np.random.default_rng(seed).normal(size=(n, size)) * np.logspace(-1, 1, size) + 3
+
+
+def targets_for(task: Task, x: np.ndarray) -> np.ndarray:
+    """Targets that features tell linearly, without noise."""
+    z = (x - 3) / np.logspace(-1, 1, x.shape[1])
+    if task.kind == "one-of":
+        return z[:, :3].argmax(1)
+    return (z[:, :3] > 0).astype(np.float32) if task.kind == "many-of" else np.stack([5 + 2 * z[:, 0] - z[:, 1], 100 * z[:, 2]], axis=1)
+
+
+ALL = pytest.mark.parametrize("task", [GENRES, TAGS, MOOD], ids=lambda task: task.kind)
+
+
+# --- fitting ---
+
+
+@ALL
+def test_what_features_tell_is_learned(task):
+    train, test = features(300), features(100, seed=1)
+    predictions = fit_predict(task, train, targets_for(task, train), test)
+    assert predictions.shape == (100, len(task.names))
+    assert scores(task, targets_for(task, test), predictions)[task.metric] > 0.93
+
+
+@ALL
+def test_noise_teaches_nothing(task):
+    train, test = features(300), features(100, seed=1)
+    shuffled = np.random.default_rng(2).permutation(targets_for(task, train))
+    value = scores(task, targets_for(task, test), fit_predict(task, train, shuffled, test))[task.metric]
+    assert value < {"one-of": 0.55, "many-of": 0.65, "numbers": 0.1}[task.kind]
+
+
+def test_names_are_predicted_as_scikit_learns_own_pipeline_does():
+    train, test = features(60), features(20, seed=1)
+    targets = targets_for(GENRES, train)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000)).fit(train, targets)
+    assert np.array_equal(fit_predict(GENRES, train, targets, test), pipeline.predict_proba(test))
+
+
+def test_tags_are_predicted_one_against_the_rest():
+    train, test = features(60), features(20, seed=1)
+    targets = targets_for(TAGS, train)
+    columns = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000)).fit(train, targets[:, c]).predict_proba(test)[:, 1]
+        for c in range(3)
+    ]
+    assert np.array_equal(fit_predict(TAGS, train, targets, test), np.stack(columns, axis=1))
+
+
+def test_numbers_are_predicted_by_ridge_in_their_own_units():
+    train, test = features(60), features(20, seed=1)
+    targets = targets_for(MOOD, train)
+    pipeline = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13))).fit(train, targets)
+    predictions = fit_predict(MOOD, train, targets, test)
+    assert np.array_equal(predictions, pipeline.predict(test))
+    assert predictions[:, 1].std() > 50
+    single = fit_predict(Task("numbers", ("value",)), train, targets[:, :1], test)
+    assert single.shape == (20, 1)
+    assert scores(Task("numbers", ("value",)), targets_for(MOOD, test)[:, :1], single)["r2"] > 0.95
+
+
+def test_strengths_are_fixed_beforehand():
+    assert LOGISTIC_C == 0.1
+    np.testing.assert_allclose(RIDGE_ALPHAS[[0, -1]], [1e-2, 1e4])
+
+
+@ALL
+def test_the_standardiser_knows_training_clips_only(task):
+    train, test = features(80), features(20, seed=1)
+    targets = targets_for(task, train)
+    predictions = fit_predict(task, train, targets, test)
+    shifted = fit_predict(task, train, targets, test + 5 * train.std(0))
+    assert np.abs(shifted - predictions).max() > 0.05  # a standardiser fitted on test clips would take the shift away
+    np.testing.assert_allclose(fit_predict(task, train, targets, test[:1]), predictions[:1], rtol=1e-9)  # nor do other test clips matter
+    np.testing.assert_allclose(fit_predict(task, 10 * train - 7, targets, 10 * test - 7), predictions, rtol=1e-3, atol=1e-3)
+
+
+def test_inputs_are_left_as_they_were():
+    train, test = features(40), features(10, seed=1)
+    targets = targets_for(GENRES, train)
+    before = train.copy(), test.copy(), targets.copy()
+    fit_predict(GENRES, train, targets, test)
+    assert all(np.array_equal(one, two) for one, two in zip(before, (train, test, targets), strict=True))
+
+
+def test_a_class_without_training_clips_has_probability_nothing():
+    train, test = features(40), features(10, seed=1)
+    predictions = fit_predict(GENRES, train, np.arange(40) % 2 * 2, test)  # blues and rock only
+    assert (predictions[:, 1] == 0).all()
+    np.testing.assert_allclose(predictions.sum(1), 1)
+
+
+def test_a_tag_that_is_always_or_never_there_is_predicted_so():
+    train, test = features(40), features(10, seed=1)
+    targets = targets_for(TAGS, train)
+    targets[:, 0], targets[:, 2] = 1, 0
+    predictions = fit_predict(TAGS, train, targets, test)
+    assert (predictions[:, 0] == 1).all()
+    assert (predictions[:, 2] == 0).all()
+    assert 0 < predictions[:, 1].min() < predictions[:, 1].max() < 1
+
+
+# --- the majority ---
+
+
+def test_the_majority_is_the_share_of_each_class_or_tag_or_the_mean_number():
+    np.testing.assert_allclose(majority(GENRES, np.array([0, 2, 2, 2]), 2), [[0.25, 0, 0.75]] * 2)
+    np.testing.assert_allclose(majority(TAGS, np.array([[1, 0, 1], [1, 0, 0]], np.float32), 1), [[1, 0, 0.5]])
+    np.testing.assert_allclose(majority(MOOD, np.array([[1.0, 10.0], [3.0, 20.0]]), 3), [[2, 15]] * 3)
+
+
+def test_the_majority_of_folds_is_that_of_the_others():
+    found = cross_validate_majority(GENRES, np.array([0, 0, 1, 1, 2, 2]), [7, 7, 8, 8, 9, 9])
+    np.testing.assert_allclose(found, [[0, 0.5, 0.5]] * 2 + [[0.5, 0, 0.5]] * 2 + [[0.5, 0.5, 0]] * 2)
+    assert scores(GENRES, np.array([0, 0, 1, 1, 2, 2]), found)["accuracy"] == 0
+
+
+# --- cross-validation ---
+
+
+@ALL
+def test_each_fold_is_predicted_from_the_others(task):
+    x = features(60)
+    targets, folds = targets_for(task, x), np.arange(60) % 3
+    found = cross_validate(task, x, targets, folds.tolist())
+    for fold in range(3):
+        train, test = folds != fold, folds == fold
+        assert np.array_equal(found[test], fit_predict(task, x[train], targets[train], x[test]))
+
+
+@ALL
+def test_a_folds_own_targets_never_reach_its_predictions(task):
+    x = np.random.default_rng(0).normal(size=(40, 60))  # more features than clips: any target can be learnt by heart
+    targets, folds = targets_for(task, features(40)), np.arange(40) % 4
+    before = cross_validate(task, x, targets, folds.tolist())
+    turned = targets.copy()
+    turned[folds == 2] = targets[folds == 2][::-1] if task.kind == "one-of" else 1 - targets[folds == 2]
+    assert not np.array_equal(turned, targets)
+    after = cross_validate(task, x, turned, folds.tolist())
+    assert np.array_equal(before[folds == 2], after[folds == 2])
+    assert not np.array_equal(before[folds != 2], after[folds != 2])
+
+
+def test_folds_may_have_any_numbers():
+    x = features(30)
+    targets, folds = targets_for(GENRES, x), np.arange(30) % 3
+    assert np.array_equal(cross_validate(GENRES, x, targets, folds.tolist()), cross_validate(GENRES, x, targets, (10 * folds + 5).tolist()))
