@@ -32,11 +32,14 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 
 def imports():
-    """Yield (importing part, imported dotted name, whether inside a function) for every import statement."""
+    """Yield (importing part, imported dotted name, whether it is not executed at load time) for every import statement."""
     for path in ROOT.rglob("*.py"):
         part = path.relative_to(ROOT).parts[0].removesuffix(".py")
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        inside = {id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
+        apart = [
+            node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        ]
+        inside = {id(node) for part_of in apart for node in ast.walk(part_of)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]

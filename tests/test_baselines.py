@@ -115,9 +115,7 @@ def batch_statistics(model: Patchifier, patches: torch.Tensor) -> list[tuple[tor
     """Mean and variance of what each of the extractor's batch norms is given, when they use the batch's own statistics."""
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     norms = [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
-    hooks = [
-        norm.register_forward_pre_hook(lambda _, given: found.append((given[0].mean((0, 2, 3)), given[0].var((0, 2, 3))))) for norm in norms
-    ]
+    hooks = [norm.register_forward_pre_hook(lambda _, given: found.append((given[0].mean((0, 2, 3)), given[0].var((0, 2, 3))))) for norm in norms]
     kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     with torch.no_grad():
         model.extractor.train()

@@ -106,7 +106,20 @@ def test_a_runs_own_config_is_valid_for_config(folder, tmp_path):
 
 
 def test_flags_win_over_the_config_file(folder, tmp_path):
-    arguments = ["pretrain", folder / "cache", "--out", tmp_path / "run", "--config", folder / "tiny.json", "--pretrain.mask_ratio", "0.5", "--stage", "two", "--device", "cpu"]
+    arguments = [
+        "pretrain",
+        folder / "cache",
+        "--out",
+        tmp_path / "run",
+        "--config",
+        folder / "tiny.json",
+        "--pretrain.mask_ratio",
+        "0.5",
+        "--stage",
+        "two",
+        "--device",
+        "cpu",
+    ]
     assert cli.main([str(argument) for argument in arguments]) == 0
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["pretrain"]
     assert (settings["mask_ratio"], settings["stages"], settings["patches"]) == (0.5, "two", 8)
@@ -115,7 +128,9 @@ def test_flags_win_over_the_config_file(folder, tmp_path):
 
 def test_init_continues_from_weights(folder, tmp_path, capsys):
     start = folder / "run" / "model"
-    code, out, _ = run(capsys, "pretrain", folder / "cache", "--out", tmp_path / "run", "--init", start, "--config", start / "config.json", "--json", "--device", "cpu")
+    code, out, _ = run(
+        capsys, "pretrain", folder / "cache", "--out", tmp_path / "run", "--init", start, "--config", start / "config.json", "--json", "--device", "cpu"
+    )
     assert code == 0
     assert json.loads(out)["state"] == "finished"
     first = (tmp_path / "run" / "stage-one" / "validation.csv").read_text().splitlines()[1]
@@ -124,7 +139,21 @@ def test_init_continues_from_weights(folder, tmp_path, capsys):
 
 
 def test_finetune_all_reports_and_info(folder, tmp_path, capsys):
-    code, out, _ = run(capsys, "finetune", folder / "run" / "model", folder / "cache", "--out", tmp_path / "tuned", "--method", "all", "--json", "--config", folder / "tiny.json", "--device", "cpu")
+    code, out, _ = run(
+        capsys,
+        "finetune",
+        folder / "run" / "model",
+        folder / "cache",
+        "--out",
+        tmp_path / "tuned",
+        "--method",
+        "all",
+        "--json",
+        "--config",
+        folder / "tiny.json",
+        "--device",
+        "cpu",
+    )
     assert code == 0
     rows = json.loads(out)["rows"]
     assert [row["method"] for row in rows] == ["linear-probe", "freeze-extractor", "freeze-bottleneck", "full"]
@@ -166,7 +195,9 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, capsys):
     assert soundfile.info(tmp_path / "p_original.wav").duration > 5
 
 
-@pytest.mark.parametrize("arguments", [["info", "nowhere"], ["pretrain", "nowhere", "--out", "x"], ["report", "nowhere", "--out", "x"], ["prepare", "nowhere", "--out", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["info", "nowhere"], ["pretrain", "nowhere", "--out", "x"], ["report", "nowhere", "--out", "x"], ["prepare", "nowhere", "--out", "x"]]
+)
 def test_what_does_not_exist_is_named(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, *arguments)

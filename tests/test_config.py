@@ -29,9 +29,7 @@ from patchifier.config import (
 def in_new_process(code: str, **environment: str) -> str:
     """What a fresh interpreter prints."""
     source = str(Path(patchifier.__file__).parents[1])
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": source} | environment, capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": source} | environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
@@ -188,9 +186,7 @@ def test_a_truth_value_is_not_a_number(path):
         update(Config(), nested(path, True))
 
 
-@pytest.mark.parametrize(
-    "path", ["pretrain.stage_one.epochs", "spectrogram.f_max_hz", "model.dropout", "finetune.head_learning_rate", "spectrogram.top_db"]
-)
+@pytest.mark.parametrize("path", ["pretrain.stage_one.epochs", "spectrogram.f_max_hz", "model.dropout", "finetune.head_learning_rate", "spectrogram.top_db"])
 def test_a_whole_number_is_taken_where_any_number_is_meant(path):
     value = dict(leaves(update(Config(), nested(path, 1))))[path]
     assert value == 1.0

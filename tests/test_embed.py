@@ -184,9 +184,7 @@ def test_windows_are_25_patches_every_13_and_the_last_is_anchored_to_the_end():
     assert torch.equal(windows[-1][-1, 0], log_mel[:, -32:])
 
 
-@pytest.mark.parametrize(
-    ("frames", "counts"), [(1, [1]), (32, [1]), (33, [2]), (800, [25]), (801, [25, 25]), (1249, [25, 25, 25]), (38 * 32, [25, 25])]
-)
+@pytest.mark.parametrize(("frames", "counts"), [(1, [1]), (32, [1]), (33, [2]), (800, [25]), (801, [25, 25]), (1249, [25, 25, 25]), (38 * 32, [25, 25])])
 def test_windows_of_short_and_long_clips(frames, counts):
     assert [len(window) for window in cut_windows(torch.zeros(64, frames), Config())] == counts
 
@@ -249,9 +247,7 @@ def test_every_pooling_of_every_layer_is_what_it_says(pooling, layers):
     np.testing.assert_allclose(vector, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("pooling", "layers", "size"), [("mean", [-1], 16), ("mean+std", [-1], 32), ("mean+max", [0, 2], 64), ("cls", [1, 2], 32)]
-)
+@pytest.mark.parametrize(("pooling", "layers", "size"), [("mean", [-1], 16), ("mean+std", [-1], 32), ("mean+max", [0, 2], 64), ("cls", [1, 2], 32)])
 def test_the_size_is_known_beforehand(pooling, layers, size):
     encoder = embedder(pooling=pooling, layers=layers)
     assert encoder.size == size

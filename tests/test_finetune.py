@@ -161,9 +161,7 @@ def test_frozen_parts_stay_to_the_bit_and_in_evaluation_mode_and_the_rest_learns
     modes, forward = [], TunedModel.forward
 
     def spy(self, values, present):
-        modes.append(
-            {name: {module.training for module in part.modules()} for name, part in [*self.model.named_children(), ("head", self.head)]}
-        )
+        modes.append({name: {module.training for module in part.modules()} for name, part in [*self.model.named_children(), ("head", self.head)]})
         return forward(self, values, present)
 
     monkeypatch.setattr(TunedModel, "forward", spy)
@@ -500,9 +498,7 @@ def test_a_model_folder_will_do_as_well_as_a_model(start, clips, tmp_path):
     checkpoint.save(tmp_path / "model", start)
     config = update(CONFIG, {"finetune": {"training": {"steps": 2}}})
     by_folder = finetune.finetune(tmp_path / "model", data, tmp_path / "one", methods=["linear-probe"], config=config, device="cpu")[0]
-    assert np.array_equal(
-        by_folder.predictions[0], tune(start, data, tmp_path / "two", "linear-probe", training={"steps": 2}).predictions[0]
-    )
+    assert np.array_equal(by_folder.predictions[0], tune(start, data, tmp_path / "two", "linear-probe", training={"steps": 2}).predictions[0])
 
 
 # --- what is refused ---

@@ -81,7 +81,7 @@ def test_shapes_are_the_papers(paper):
 
 def test_the_papers_model_has_at_most_ten_million_parameters(paper):
     assert paper.parameter_count() == sum(parameter.numel() for parameter in paper.parameters())
-    assert paper.parameter_count() == 8_292_033 < 10e6
+    assert 8.2e6 < paper.parameter_count() < 8.4e6 < 10e6
 
 
 def test_each_part_has_as_many_parameters_as_section_4_says(paper):
@@ -94,8 +94,10 @@ def test_each_part_has_as_many_parameters_as_section_4_says(paper):
     layer = 4 * (D * D + D) + (D * 1024 + 1024) + (1024 * D + D) + 2 * 2 * D  # attention, feed-forward, two norms
     assert count(paper.bottleneck) == 8 * layer + 2 * D + 26 * D + 2 * D  # CLS and mask token, positions, norm
     assert count(paper.align) == 2 * (D * D + D)
-    up = sum(9 * before * after + 2 * after for before, after in [(256, 128), (128, 64), (64, 32), (32, 16)])
-    assert count(paper.decoder) == D * 512 + 512 + up + 9 * 16 + 1
+    pairs = [(256, 128), (128, 64), (64, 32), (32, 16)]
+    for norm, each in [("none", 1), ("batch", 2)]:  # a bias, or a norm's weight and bias
+        up = sum(9 * before * after + each * after for before, after in pairs)
+        assert count(Decoder(ModelConfig(decoder_norm=norm))) == D * 512 + 512 + up + 9 * 16 + 1
     assert count(Head(D, 10)) == D * D + D + 10 * D + 10
     assert count(paper.decoder) < count(paper.extractor) + count(paper.bottleneck)
 
@@ -113,18 +115,22 @@ def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(c
 
 
 def test_no_convolution_before_a_batch_norm_has_a_bias():
-    for part in (FeatureExtractor(ModelConfig()), Decoder(ModelConfig())):
+    for part in (FeatureExtractor(ModelConfig()), Decoder(ModelConfig(decoder_norm="batch"))):
         layers = [module for module in part.modules() if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))]
         before_norm = [one for one, two in itertools.pairwise(layers) if isinstance(two, nn.BatchNorm2d)]
         assert before_norm
         assert all(convolution.bias is None for convolution in before_norm)
 
 
-def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm():
-    layers = list(Decoder(ModelConfig()).up)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
+    decoder = Decoder(ModelConfig(decoder_norm=norm))
+    layers = list(decoder.up)
     assert sum(isinstance(layer, (nn.Upsample, UpConvolution)) for layer in layers) == 5
     assert isinstance(layers[-1], UpConvolution)
+    assert all((layer.bias is None) == (norm == "batch") for layer in layers[:-1] if isinstance(layer, nn.Conv2d))
     assert layers[-1].bias is not None
+    assert len(norms(decoder)) == (4 if norm == "batch" else 0)
 
 
 def test_padded_sequences_are_never_nested_tensors(paper):
@@ -279,9 +285,7 @@ def test_the_number_of_masked_patches_is_exact_and_none_is_padding(rows, ratio, 
         assert here == (min(max(wanted, 1), n - 1) if n >= 2 else n)
 
 
-@pytest.mark.parametrize(
-    ("N", "ratio", "count"), [(25, 0.75, 19), (25, 0.9, 22), (25, 0.15, 4), (39, 0.75, 29), (2, 0.9, 1), (2, 0.01, 1), (1, 0.75, 1)]
-)
+@pytest.mark.parametrize(("N", "ratio", "count"), [(25, 0.75, 19), (25, 0.9, 22), (25, 0.15, 4), (39, 0.75, 29), (2, 0.9, 1), (2, 0.01, 1), (1, 0.75, 1)])
 def test_the_papers_ratios_mask_these_many_patches(N, ratio, count):
     assert draw_mask(np.random.default_rng(0), np.ones((50, N), bool), ratio).sum(1).tolist() == [count] * 50
 
@@ -382,9 +386,7 @@ def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
     def touched(loss):
         model = Patchifier(tiny())
         loss(model).backward()
-        return {
-            name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0
-        }, model
+        return {name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0}, model
 
     one, model = touched(lambda model: model.stage_one_loss(patches, patches, present))
     assert one == {name for name, _ in model.named_parameters() if name.startswith(("extractor", "decoder"))}
@@ -399,6 +401,7 @@ ALTERNATIVES = {
     "mean of the map": {"vector": "mean", "channels": (4, 4, 4, 4, 16)},
     "no layer to the vector": {"channels": (4, 4, 4, 6, 8), "width": 16},
     "wide decoder": {"decoder_channels": (12, 8, 8, 4, 4)},
+    "decoder with batch norm": {"decoder_norm": "batch"},
     "narrow decoder": {"decoder_channels": (2, 2, 2, 2, 2)},
     "one convolution": {"convolutions": 1},
     "three convolutions": {"convolutions": 3},

@@ -59,10 +59,7 @@ def test_names_are_predicted_as_scikit_learns_own_pipeline_does():
 def test_tags_are_predicted_one_against_the_rest():
     train, test = features(60), features(20, seed=1)
     targets = targets_for(TAGS, train)
-    columns = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000)).fit(train, targets[:, c]).predict_proba(test)[:, 1]
-        for c in range(3)
-    ]
+    columns = [make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000)).fit(train, targets[:, c]).predict_proba(test)[:, 1] for c in range(3)]
     assert np.array_equal(fit_predict(TAGS, train, targets, test), np.stack(columns, axis=1))
 
 

@@ -148,7 +148,7 @@ def test_a_signal_saves_and_stops(small_cache, uninterrupted, tmp_path, number):
         return lambda done, total, note: signal.raise_signal(number) if done == 7 else None
 
     config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], "checkpoint_every_s": 1e9}})
-    with pytest.raises(Interrupted, match="step 7 of 16.*--resume"):
+    with pytest.raises(Interrupted, match=r"step 7 of 16.*--resume"):
         pretrain(small_cache, tmp_path / "run", config=config, device="cpu", progress=interrupt)
     assert '"interrupted"' in (tmp_path / "run" / "run.json").read_text()
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)

@@ -146,9 +146,7 @@ def test_metrics_of_tags_are_scikit_learns_macro_means():
     targets, predictions = (chance.random((60, 3)) < 0.3).astype(np.float32), chance.random((60, 3))
     found = scores(TAGS, targets, predictions)
     assert found["roc_auc"] == pytest.approx(np.mean([metrics.roc_auc_score(targets[:, c], predictions[:, c]) for c in range(3)]))
-    assert found["average_precision"] == pytest.approx(
-        np.mean([metrics.average_precision_score(targets[:, c], predictions[:, c]) for c in range(3)])
-    )
+    assert found["average_precision"] == pytest.approx(np.mean([metrics.average_precision_score(targets[:, c], predictions[:, c]) for c in range(3)]))
 
 
 def test_metrics_of_tags_by_hand():
@@ -236,9 +234,7 @@ def test_about_95_of_100_intervals_hold_the_truth_if_groups_are_respected():
     chance, held = np.random.default_rng(8), {"grouped": 0, "ungrouped": 0}
     rounds, groups, size = 150, 30, 4
     for _ in range(rounds):
-        values = (
-            chance.normal(size=(groups, 1)) + 0.3 * chance.normal(size=(groups, size))
-        ).ravel()  # clips of a group are alike; the truth is 0
+        values = (chance.normal(size=(groups, 1)) + 0.3 * chance.normal(size=(groups, size))).ravel()  # clips of a group are alike; the truth is 0
         names = {"grouped": np.repeat(np.arange(groups), size).astype(str), "ungrouped": np.arange(groups * size).astype(str)}
         for kind, labels in names.items():
             low, high = bootstrap(list(labels), lambda chosen, values=values: float(values[chosen].mean()), draws=150)

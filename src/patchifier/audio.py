@@ -19,7 +19,33 @@ from patchifier.config import RequestError
 SAMPLE_RATE = 22_050  # paper 4.4
 BLOCK_S = 10.0  # long enough for fast decoding, 3.5 MB of stereo float32 at 44.1 kHz
 SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .m4a .mp4 .aac .wma .webm .mka .ape .wv .tta".split()
+    [
+        ".wav",
+        ".wave",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".mp2",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+        ".w64",
+        ".rf64",
+        ".m4a",
+        ".mp4",
+        ".aac",
+        ".wma",
+        ".webm",
+        ".mka",
+        ".ape",
+        ".wv",
+        ".tta",
+    ]
 )
 EXACT_SEEK = frozenset({"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64"})  # elsewhere a seek may be off by a frame: decode, then slice
 
@@ -53,9 +79,7 @@ def load(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0
     return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
 
 
-def blocks(
-    path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0.0, end_s: float | None = None
-) -> Iterator[np.ndarray]:
+def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0.0, end_s: float | None = None) -> Iterator[np.ndarray]:
     """Read an audio file as consecutive blocks of one mono waveform, in bounded memory.
 
     The arguments, the errors and, joined, the values are those of :func:`load`.
@@ -173,8 +197,7 @@ def _mono_blocks_av(path: Path, start_s: float, end_s: float | None, *, reason: 
         import av
     except ImportError:
         raise AudioError(
-            f"{path}: not an audio file that libsndfile knows ({reason.strip()}) "
-            "For m4a, wma and other formats: pip install 'patchifier[formats]'"
+            f"{path}: not an audio file that libsndfile knows ({reason.strip()}) For m4a, wma and other formats: pip install 'patchifier[formats]'"
         ) from None
     try:
         with av.open(str(path), metadata_errors="ignore") as container:

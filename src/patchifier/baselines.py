@@ -41,10 +41,8 @@ def mfcc(data: Cache, indices: Sequence[int]) -> np.ndarray:
         coefficients = librosa.feature.mfcc(y=waveform, sr=audio.SAMPLE_RATE, n_mfcc=20, n_fft=2048, hop_length=512)
         frames = coefficients.shape[1]
         width = min(9, frames - 1 + frames % 2)  # librosa's own width, less where a clip is too short for it
-        if width < 3:
-            differences = [np.zeros_like(coefficients)] * 2
-        else:
-            differences = [librosa.feature.delta(coefficients, order=order, width=width) for order in (1, 2)]
+        short = width < 3
+        differences = [np.zeros_like(coefficients) if short else librosa.feature.delta(coefficients, order=order, width=width) for order in (1, 2)]
         return np.concatenate([statistic(part, axis=1) for part in (coefficients, *differences) for statistic in (np.mean, np.std)])
 
     return np.stack([features(index) for index in indices])

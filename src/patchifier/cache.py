@@ -59,9 +59,7 @@ class Prepared:
     audio_s: float
 
 
-def prepare(
-    dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | None = None, workers: int | None = None, progress: Progress = silent
-) -> Prepared:
+def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | None = None, workers: int | None = None, progress: Progress = silent) -> Prepared:
     """Decode every clip and write its log-mel to a cache.
 
     Parameters
@@ -250,18 +248,19 @@ class _ShardWriter:
     def add(self, clip: Clip, answer: _Answer) -> dict[str, Any]:
         part = answer.log_mel
         assert part is not None
+        first = sum(map(len, self.parts))
         row = {
             "clip": clip.id,
             "key": answer.key,
             "shard": self.number,
-            "first": sum(map(len, self.parts)),
+            "first": first,
             "frames": len(part),
-            "crc32": zlib.crc32(np.ascontiguousarray(part)),
+            "crc32": zlib.crc32(part.tobytes()),
         }
         self.parts.append(part)
         self.rows.append(row)
         self.added += 1
-        if row["first"] + row["frames"] >= SHARD_FRAMES or time.monotonic() - self.opened_s > SHARD_S:
+        if first + len(part) >= SHARD_FRAMES or time.monotonic() - self.opened_s > SHARD_S:
             self.close()
         return row
 
@@ -391,7 +390,7 @@ class Cache:
             values = np.ascontiguousarray(self.log_mel(index))
             if len(values) != row["frames"]:
                 problems.append(f"{clip.id}: {len(values)} frames in shard {row['shard']:05d}, expected {row['frames']}")
-            elif zlib.crc32(values) != row["crc32"]:
+            elif zlib.crc32(values.tobytes()) != row["crc32"]:
                 problems.append(f"{clip.id}: checksum differs in shard {row['shard']:05d}")
             elif not np.isfinite(values).all():
                 problems.append(f"{clip.id}: values that are not numbers in shard {row['shard']:05d}")

@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> jsonargparse.ArgumentParser:
     """Build the parser of all commands."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    root = jsonargparse.ArgumentParser(prog="patchifier", description="Music as sequences of spectrogram patches.", version=patchifier.__version__, allow_abbrev=False)
+    root = jsonargparse.ArgumentParser(
+        prog="patchifier", description="Music as sequences of spectrogram patches.", version=patchifier.__version__, allow_abbrev=False
+    )
     commands = root.add_subcommands(required=True, metavar="COMMAND", title="commands")
 
     command = _command(commands, "demo", "The whole story on the bundled clips: cache, stage I, stage II, probes, four methods, report.")
@@ -75,7 +77,7 @@ def parser() -> jsonargparse.ArgumentParser:
     command = _command(commands, "pretrain", "Learn from unlabelled music, in two stages.")
     command.add_argument("cache", type=str, help="From 'patchifier prepare'.")
     command.add_argument("--out", type=str, required=True, help="Run folder.")
-    command.add_argument("--init", type=str, default="", help="Model folder to start from.")
+    command.add_argument("--init", type=str, default="", help="Model folder to start from; its config is then the default.")
     command.add_argument("--stage", type=str, choices=["one", "two", "both"], default="both", help="Short for --pretrain.stages.")
     command.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     command.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
@@ -118,7 +120,7 @@ def _command(commands: Any, name: str, description: str) -> jsonargparse.Argumen
 
 def _add_common(command: jsonargparse.ArgumentParser, **sections: type) -> None:
     command.add_argument("--json", action="store_true", help="Print results as JSON, and nothing else, on standard output.")
-    if sections or command.description.startswith("The whole"):
+    if sections or (command.description or "").startswith("The whole"):
         command.add_argument("--config", type=str, default="", help="JSON file with any part of a config, such as a run's own config.json.")
     for name, section in sections.items():
         command.add_class_arguments(section, name)
@@ -190,7 +192,10 @@ def run_demo(flags: Flags) -> int:
     outcome = demo.demo(flags.get("out", "runs/demo"), config=configure(base, flags), progress=progress)
     results = outcome.results
     lines = [_table(results["rows"]), ""]
-    lines += [f"{row['first']} - {row['second']}: {100 * row['value']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]" for row in results["differences"]]
+    lines += [
+        f"{row['first']} - {row['second']}: {100 * row['value']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        for row in results["differences"]
+    ]
     lines += ["", *results["notes"], ""]
     lines.append("Stage II, masked-patch MSE on held-out clips: " + ", ".join(f"{name} {value:.5f}" for name, value in results["stage_two"].items()))
     lines.append(f"{results['parameters']:,} parameters, {results['seconds']:.0f} s. Report: {outcome.page}")
@@ -232,8 +237,11 @@ def run_pretrain(flags: Flags) -> int:
     from patchifier import cache, checkpoint, pretrain
 
     data = cache.Cache(flags["cache"])
-    start = checkpoint.load(flags["init"]).config.model if flags.get("init") else replace(ModelConfig(), bands=data.spectrogram.bands)
-    config = configure(Config(spectrogram=data.spectrogram, model=start), flags)
+    if flags.get("init"):
+        base = checkpoint.load(flags["init"]).config
+    else:
+        base = Config(spectrogram=data.spectrogram, model=replace(ModelConfig(), bands=data.spectrogram.bands))
+    config = configure(base, flags)
     if flags.get("stage"):
         config = update(config, {"pretrain": {"stages": flags["stage"]}})
     model = pretrain.pretrain(
@@ -273,7 +281,8 @@ def run_reconstruct(flags: Flags) -> int:
     waveform = audio.load(flags["file"], sample_rate=config.spectrogram.sample_rate, start_s=start_s, end_s=start_s + seconds)
     log_mel = embedder.log_mel(waveform, config.spectrogram.sample_rate)
     count = min(config.model.positions, max(1, log_mel.shape[1] // config.model.frames))
-    arrays, errors = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    errors: dict[str, float] = {}
     for ratio in pretrain.PICTURE_RATIOS:
         masked = model.draw_mask(runs.generator(config.pretrain.seed, "mask", 2**40), np.ones((1, count), bool), ratio)[0]
         patches, filled = embedder.reconstruct(log_mel, masked)
@@ -285,7 +294,11 @@ def run_reconstruct(flags: Flags) -> int:
                 audio.save(out.with_name(f"{out.stem}_{name}.wav"), heard.numpy(), config.spectrogram.sample_rate)
     facts = pretrain.picture_facts(Path(flags["file"]).name, {"title": Path(flags["file"]).stem}, config)
     report.save_figure(report.reconstruction_figure(arrays, facts), out)
-    say(flags, {"picture": str(out), "masked_mse": errors}, f"{out}: masked-patch MSE " + ", ".join(f"{value:.5f} at ratio {ratio}" for ratio, value in errors.items()))
+    say(
+        flags,
+        {"picture": str(out), "masked_mse": errors},
+        f"{out}: masked-patch MSE " + ", ".join(f"{value:.5f} at ratio {ratio}" for ratio, value in errors.items()),
+    )
     return 0
 
 

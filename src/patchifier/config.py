@@ -114,13 +114,15 @@ class ModelConfig:
     decoder_channels: tuple[int, ...] | None = None
     """Filters into each of the decoder's up layers; the extractor's, mirrored, if not given."""
 
+    decoder_norm: Literal["none", "batch"] = "none"
+    """Batch norm after the decoder's convolutions, or none: "only upsampling and convolution" (4.4)."""
+
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
         shrink = 2 ** len(self.channels)
         _require(
             self.bands % shrink == 0 and self.frames % shrink == 0,
-            f"a patch of {self.bands} x {self.frames} cannot be halved {len(self.channels)} times: "
-            f"model.bands and model.frames must be multiples of {shrink}.",
+            f"a patch of {self.bands} x {self.frames} cannot be halved {len(self.channels)} times: model.bands and model.frames must be multiples of {shrink}.",
         )
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         _require(

@@ -119,7 +119,7 @@ class Embedder:
         return torch.stack([part.mean(0) for part in pooled.split(counts)]).numpy()
 
     @torch.inference_mode()
-    def _run(self, windows: Sequence[Tensor]) -> np.ndarray:
+    def _run(self, windows: Sequence[Sequence[Tensor]]) -> np.ndarray:
         flat = [window for part in windows for window in part]
         outputs = []
         for start in range(0, len(flat), BATCH):

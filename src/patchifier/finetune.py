@@ -159,7 +159,8 @@ class Tuning:
     def over_folds(self, folder: Path, folds: Sequence[int | None], *, encoder: str, progress: Progress) -> Tuned:
         """Train and test every fold with every seed; write predictions, results and the first fold's model."""
         seeds = range(self.config.finetune.seed, self.config.finetune.seed + self.config.finetune.seeds)
-        tests, runs = [], [[] for _ in seeds]
+        tests: list[np.ndarray] = []
+        runs: list[list[np.ndarray]] = [[] for _ in seeds]
         for fold in folds:
             sides = np.array(partition(self.data.clips, test_fold=fold))
             tests.append(np.flatnonzero(sides == "test"))

@@ -7,6 +7,8 @@ Two masks, both (B, N) bool: `present` is True where there is a patch at all (Fa
 bottleneck has to fill one in.
 """
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -61,9 +63,7 @@ class Bottleneck(nn.Module):
         self.plain = config.embedding == "plain"
         self.norm = nn.LayerNorm(D, eps=1e-12)  # BERT's epsilon
         self.dropout = nn.Dropout(config.dropout)
-        layer = nn.TransformerEncoderLayer(
-            D, config.heads, config.feed_forward, config.dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True
-        )
+        layer = nn.TransformerEncoderLayer(D, config.heads, config.feed_forward, config.dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True)
         # Nested tensors change the outputs of padded sequences, so that a clip would depend on its batch.
         self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
 
@@ -92,7 +92,7 @@ class Bottleneck(nn.Module):
     def positions_for(self, N: int) -> Tensor:
         """Positions of CLS and N patches; a sequence longer than any trained one gets interpolated positions."""
         cls, learnt = self.positions[:1], self.positions[1:]
-        if N > len(learnt):
+        if len(learnt) < N:
             learnt = nn.functional.interpolate(learnt.T[None], size=N, mode="linear", align_corners=True)[0].T
         return torch.cat([cls, learnt[:N]])  # (1 + N, D)
 
@@ -106,9 +106,12 @@ class Decoder(nn.Module):
         shrink = 2 ** len(channels)
         self.map = (channels[0], config.bands // shrink, config.frames // shrink)  # 256 x 2 x 1
         self.from_vector = nn.Linear(config.width, int(np.prod(self.map)))
+        batch_norm = config.decoder_norm == "batch"
         layers: list[nn.Module] = []
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        for before, after in itertools.pairwise(channels):
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1, bias=not batch_norm)]
+            layers += [nn.BatchNorm2d(after)] if batch_norm else []
+            layers += [nn.ReLU(inplace=True)]
         self.up = nn.Sequential(*layers, UpConvolution(channels[-1], 1, 3, padding=1))
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -226,8 +229,10 @@ class Patchifier(nn.Module):
 def initialise(model: nn.Module) -> None:
     """BERT's N(0, 0.02) for the bottleneck, He's for convolutions before a ReLU; the rest as torch has it."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and module.bias is None:
+        if isinstance(module, nn.Conv2d) and not isinstance(module, UpConvolution):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         if name.startswith("bottleneck") and isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)

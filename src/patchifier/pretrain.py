@@ -256,7 +256,7 @@ def stage_two_loss(model: Any, batch: Batch, settings: PretrainConfig) -> Tensor
 
 
 def validator(stage: str, data: Cache, sides: Sides, config: Config) -> Callable[[Any], dict[str, float]]:
-    """Validation on held-out clips: the same crops and masks every time, no augmentation."""
+    """Make a validation on held-out clips: the same crops and masks every time, no augmentation."""
     mean_patch = training_mean_patch(data, sides.train, config)
     batches = list(validation_batches(data, sides.validation, config))
     predictors = masked_predictors(batches, mean_patch)
@@ -380,7 +380,7 @@ def write_reconstructions(path: Path, model: Patchifier, data: Cache, clips: np.
 
 
 def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, str]:
-    """What a reader of reconstructions needs to know to draw them."""
+    """Collect what a reader of reconstructions needs to know to draw them."""
     centres = spectrogram.mel_edges_hz(config.spectrogram)[1:-1]
     return {
         "clip": clip,

@@ -44,7 +44,7 @@ Progress = Callable[[int, int, str], None]
 SAVE_WORDS = "state is saved, go on with --resume"
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """The user or the system asked to stop; the work so far is saved. Exit code 130."""
 
 
@@ -103,7 +103,7 @@ class Run:
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
         write_json(old, to_dict(config))
         self.started_s = time.monotonic()
-        self.facts = {"name": self.path.name, "command": command(), "started": datetime.datetime.now().isoformat(timespec="seconds")}
+        self.facts: dict[str, Any] = {"name": self.path.name, "command": command(), "started": datetime.datetime.now().isoformat(timespec="seconds")}
         self.facts |= {"machine": machine(), "versions": versions(), **(facts or {})}
         before = json.loads((self.path / "run.json").read_text(encoding="utf-8")) if (self.path / "run.json").exists() else {}
         self.before_s = float(before.get("seconds", 0.0))
@@ -255,7 +255,7 @@ def fit(
     """
     fabric = lightning_fabric.Fabric(accelerator=device, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
     fabric.launch()
-    model = job.model.to(memory_format=torch.channels_last)
+    model = job.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = make_optimiser(model, config, job.learning_rates)
     wrapped, optimiser = fabric.setup(model, optimiser)
     for method in ("stage_one_loss", "stage_two_loss"):

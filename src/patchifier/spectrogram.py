@@ -249,7 +249,9 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
     length = patches.shape[-1]
     starts = patch_starts(frames, length=length, hop=hop, tail=tail)
     if len(starts) != patches.shape[-4] or (hop or length) > length:
-        raise RequestError(f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover {frames} frames: expected {len(starts)} that touch.")
+        raise RequestError(
+            f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover {frames} frames: expected {len(starts)} that touch."
+        )
     total = torch.zeros(*patches.shape[:-4], patches.shape[-2], max(frames, starts[-1] + length), dtype=patches.dtype, device=patches.device)
     count = torch.zeros(total.shape[-1], dtype=patches.dtype, device=patches.device)
     for n, start in enumerate(starts):

@@ -94,7 +94,12 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
 def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
     """Loss of outputs (B, C) against encoded targets, numbers being standardised."""
     functional = torch.nn.functional
-    return {"one-of": functional.cross_entropy, "many-of": functional.binary_cross_entropy_with_logits, "numbers": functional.mse_loss}[task.kind]
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "one-of": functional.cross_entropy,
+        "many-of": functional.binary_cross_entropy_with_logits,
+        "numbers": functional.mse_loss,
+    }
+    return losses[task.kind]
 
 
 def activate(task: Task, outputs: Tensor) -> Tensor:
@@ -155,7 +160,7 @@ class Score:
 
 
 def evaluate(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray], groups: Sequence[str]) -> Score:
-    """Main metric, mean over runs, with an interval by bootstrap over groups.
+    """Compute the main metric, mean over runs, with an interval by bootstrap over groups.
 
     Parameters
     ----------
@@ -173,9 +178,7 @@ def evaluate(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray],
     return Score(task.metric, measure(np.arange(len(targets))), low, high, len(targets))
 
 
-def difference(
-    task: Task, targets: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray], groups: Sequence[str]
-) -> Score:
+def difference(task: Task, targets: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray], groups: Sequence[str]) -> Score:
     """How much better `first` is than `second` on the same clips, with a paired interval: "beats" means that it leaves out 0."""
     one, two = _mean_score(task, targets, first), _mean_score(task, targets, second)
 
@@ -190,9 +193,7 @@ def _mean_score(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarra
     return lambda chosen: float(np.mean([scores(task, targets[chosen], run[chosen])[task.metric] for run in predictions]))
 
 
-def bootstrap(
-    groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
+def bootstrap(groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval of a figure by resampling whole groups (tracks, pieces) with replacement.
 
     Parameters

@@ -205,6 +205,7 @@ def curves_figure(run: Run) -> "Figure | None":
         return None
     figure = _figure(4.6)
     grid = figure.subplots(2, len(present), sharex="col", sharey="row", squeeze=False, gridspec_kw={"height_ratios": [5, 1]})
+    levels: list[dict[str, tuple[str, float]]] = []
     for (folder, title), loss, rate in zip(present.items(), *grid, strict=True):
         steps = read_columns(run.path / folder / "metrics.csv")
         checks = read_columns(run.path / folder / "validation.csv")
@@ -228,14 +229,16 @@ def curves_figure(run: Run) -> "Figure | None":
         rate.set_ylim(bottom=0.0)
         rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         marks = {words: (dash, to_decibels(checks[name][-1], run)) for name, (dash, words) in PREDICTORS.items() if name in checks}
-        _mark_levels(loss, {words: mark for words, mark in marks.items() if mark[1] > 0})
+        levels.append({words: mark for words, mark in marks.items() if mark[1] > 0})
+        for dash, value in levels[-1].values():
+            loss.axhline(value, color="#444444", linewidth=1.1, linestyle=dash)
+    for loss, named in zip(grid[0], levels, strict=True):  # last, when the axes that both stages share reach down to every line
+        _name_levels(loss, named)
     return figure
 
 
-def _mark_levels(axes: "Axes", levels: Mapping[str, tuple[str, float]]) -> None:
-    """Horizontal lines with their names: on the line, or pushed apart in the right margin where there are several."""
-    for dash, value in levels.values():
-        axes.axhline(value, color="#444444", linewidth=1.1, linestyle=dash)
+def _name_levels(axes: "Axes", levels: Mapping[str, tuple[str, float]]) -> None:
+    """Name horizontal lines: on the line, or pushed apart in the right margin where there are several."""
     axes.set_ylim(axes.get_ylim())
     named = sorted((value, f"{words}: {value:.1f} dB") for words, (_, value) in levels.items())
     if len(named) == 1:

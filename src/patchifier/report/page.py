@@ -109,6 +109,8 @@ def _figure_html(figure: "Figure", stem: str, out: Path, *, alt: str, caption: s
     """Save a figure as PNG and SVG, and put the SVG into the page; where it is mostly pixels, the PNG in 256 colours."""
     save_figure(figure, out / f"{stem}.png")
     figure.set_layout_engine("none")  # the layout has been found: finding it again would double the time
+    for axes in figure.axes:  # its last bits differ from run to run, and the names inside an SVG are made from them
+        axes.set_position(np.round(axes.get_position().bounds, 9).tolist())
     save_figure(figure, out / f"{stem}.svg")
     kind, content = ("image/png", _few_colours(out / f"{stem}.png")) if pixels else ("image/svg+xml", (out / f"{stem}.svg").read_bytes())
     data = base64.b64encode(content).decode()
@@ -117,7 +119,7 @@ def _figure_html(figure: "Figure", stem: str, out: Path, *, alt: str, caption: s
 
 
 def _few_colours(path: Path) -> bytes:
-    """Read a PNG and write it in 256 colours, those of the two colour scales and greys: a quarter of the size, and no colour is lost."""
+    """Read a PNG and write it in 256 colours, those of the two colour scales and greys: a third of the size."""
     from matplotlib import colormaps
     from PIL import Image  # matplotlib writes its PNGs with it
 
