@@ -1,17 +1,24 @@
 """Synthetic sound, and a small cache of it: quick to make, with known answers."""
 
 import os
+
+# Tiny models are quickest on one thread, and bits depend on the number: child processes inherit this.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import patchifier
 from patchifier import cache, datasets
 
 RATE = 22_050
+
+torch.set_num_threads(1)
 
 
 def _tone(hz: float = 440.0, *, seconds: float = 1.0, rate: int = RATE, level: float = 0.5) -> np.ndarray:

@@ -91,7 +91,7 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
     """
     if end_s is not None and end_s <= start_s:
         raise AudioError(f"{path}: the clip ends at {end_s} s, before it starts at {start_s} s.")
-    resampler, heard = None, 0
+    resampler, heard, made = None, 0, 0
     for mono, rate in _mono_blocks(Path(path), start_s, end_s):
         if not np.isfinite(mono).all():
             raise AudioError(f"{path}: holds samples that are not numbers (NaN or infinity).")
@@ -100,11 +100,14 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
             yield mono
             continue
         resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
-        yield resampler.resample_chunk(mono, last=False)
+        part = resampler.resample_chunk(mono, last=False)
+        made += len(part)
+        yield part
     if not heard:
         raise AudioError(f"{path}: holds no audio" + (f" after {start_s} s." if start_s else "."))
     if resampler:
-        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        yield rest if made + len(rest) else np.zeros(1, np.float32)  # a few samples at a high rate: less than one here
 
 
 def _mono_blocks(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
@@ -276,7 +279,8 @@ def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAM
     if not np.isfinite(wave).all():
         raise RequestError("samples hold NaN or infinity, expected floats in [-1, 1].")
     wave = wave.astype(np.float32)
-    return wave if sample_rate == target_rate else soxr.resample(wave, sample_rate, target_rate, quality="HQ")
+    resampled = wave if sample_rate == target_rate else soxr.resample(wave, sample_rate, target_rate, quality="HQ")
+    return resampled if len(resampled) else np.zeros(1, np.float32)  # a few samples at a high rate: less than one here
 
 
 def save(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
 import patchifier
@@ -65,7 +66,7 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     parts: dict[str, nn.Module | None] = {"model": checkpoint.model, "head": checkpoint.head}
     tensors = {f"{part}.{name}": tensor.contiguous() for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
     with replaced_folder(Path(folder)) as new:
-        metadata = {"config": _digest(text), "format": "pt"}
+        metadata = {"config": _digest(text)}  # one key: safetensors writes several in any order
         safetensors.torch.save_file(tensors, new / "model.safetensors", metadata=metadata)
         (new / "config.json").write_text(text, encoding="utf-8")
         (new / "README.md").write_text(card(checkpoint), encoding="utf-8")
@@ -80,11 +81,11 @@ def load(folder: str | Path) -> Checkpoint:
         If anything is missing, surplus, damaged, or made by a newer version; the message names it.
     """
     folder = Path(folder)
-    text, values, header = _read_config(folder)
+    text, values, header, task = _read_config(folder)
     config = update(Config(), values)
-    task = Task(header["task"]["kind"], tuple(header["task"]["names"])) if header["task"] else None
     model = Patchifier(config.model)
-    head = Head(config.model.width, len(task.names)) if task else None
+    with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
+        head = Head(config.model.width, len(task.names)) if task else None
     tensors = _read_tensors(folder, _digest(text))
     parts: dict[str, nn.Module | None] = {"model": model, "head": head}
     wanted = {f"{part}.{name}": tensor for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
@@ -98,18 +99,22 @@ def load(folder: str | Path) -> Checkpoint:
     return Checkpoint(model.eval(), config, head.eval() if head else None, task, header["facts"])
 
 
-def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Task | None]:
     try:
         text = (folder / "config.json").read_text(encoding="utf-8")
         values = json.loads(text)
         header = values.pop("checkpoint")
+        newer, task = header["format"] > FORMAT, None
+        if not newer and header["task"]:
+            task = Task(header["task"]["kind"], tuple(header["task"]["names"]))
+        header["facts"] = dict(header["facts"]) if not newer else {}
     except OSError as error:
         raise RequestError(f"{folder} is not a model folder: cannot read its config.json ({error.strerror}).") from error
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RequestError(f"{folder} is not a model folder: its config.json is not one of a checkpoint.") from error
-    if header["format"] > FORMAT:
+    if newer:
         raise RequestError(f"{folder} has format {header['format']}, this version reads up to {FORMAT}: pip install -U patchifier.")
-    return text, values, header
+    return text, values, header, task
 
 
 def _read_tensors(folder: Path, digest: str) -> dict[str, Any]:
@@ -165,12 +170,19 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to fill, then put it in place of `folder`; on an error nothing changes."""
     new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    for left in (new, old):  # of a process with the same number that was killed
+        shutil.rmtree(left, ignore_errors=True)
     new.mkdir(parents=True)
     try:
         yield new
         if folder.exists():
             folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

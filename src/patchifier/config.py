@@ -119,6 +119,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
+        for name in ("bands", "frames", "positions", "convolutions", "width", "layers", "heads", "feed_forward"):
+            _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}, expected at least 1.")
+        for name in ("channels", "decoder_channels"):
+            given = getattr(self, name)
+            _require(given is None or (len(given) > 0 and min(given) >= 1), f"model.{name} is {given}, expected numbers of at least 1.")
+        _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected at least 0 and below 1.")
         shrink = 2 ** len(self.channels)
         _require(
             self.bands % shrink == 0 and self.frames % shrink == 0,
@@ -133,7 +139,6 @@ class ModelConfig:
             self.decoder_channels is None or len(self.decoder_channels) == len(self.channels),
             f"model.decoder_channels needs {len(self.channels)} numbers, one for each up layer.",
         )
-        _require(self.positions >= 1 and self.convolutions >= 1, "model.positions and model.convolutions must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,8 @@ class TrainingConfig:
         """Check the ranges."""
         _require(self.batch >= 1, f"batch is {self.batch}, expected at least 1.")
         _require(self.steps >= 0 and self.epochs > 0, "steps must be 0 or more and epochs above 0.")
+        for name in ("weight_decay", "warm_up_steps", "clip_norm"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more.")
         _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, expected above 0.")
 
     def total_steps(self, clips: int) -> int:
@@ -227,6 +234,8 @@ class PretrainConfig:
         """Check the ranges."""
         _require(0 < self.mask_ratio < 1, f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.")
         _require(self.patches >= 2, f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.")
+        for name in ("validate_every", "checkpoint_every_s"):
+            _require(getattr(self, name) >= 0, f"pretrain.{name} is {getattr(self, name)}, expected 0 or more.")
         _require(0 <= self.validation_fraction < 1, "pretrain.validation_fraction must be in [0, 1).")
 
 
@@ -361,7 +370,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    _require(right and value == value, f"config field {path!r} is {value!r}, expected {kind.__name__}.")
+    _require(right and (kind is not float or math.isfinite(value)), f"config field {path!r} is {value!r}, expected {kind.__name__}.")
     return value
 
 

@@ -102,6 +102,9 @@ def finetune(
     if data.task is None:
         raise RequestError(f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column.")
     folds = test_folds(data.clips, config.finetune)
+    tunings = [Tuning(start, data, data.task, method, config, device=device, resume=resume) for method in methods]
+    for fold in folds:
+        require_sides(data, np.array(partition(data.clips, test_fold=fold)))
     facts = {
         "kind": "finetune",
         "encoder": encoder,
@@ -115,9 +118,9 @@ def finetune(
     }
     results = []
     with Run(out, config, resume=resume, facts=facts) as run:
-        for method in methods:
-            tune = Tuning(start, data, data.task, method, config, device=device, resume=resume)
-            results.append(tune.over_folds(run.path / method, folds, encoder=encoder, progress=progress(f"{encoder}, {method}")))
+        for tuning in tunings:
+            shown = progress(f"{encoder}, {tuning.method}")
+            results.append(tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown))
     return results
 
 
@@ -128,6 +131,13 @@ def test_folds(clips: Sequence[Clip], config: FinetuneConfig) -> list[int | None
         return [None]
     last = present[-1] if config.test_fold is None else config.test_fold
     return [last, *(fold for fold in present if fold != last)] if config.folds == "all" else [last]
+
+
+def require_sides(data: Cache, sides: np.ndarray) -> None:
+    """Refuse a split of which a side is empty, before anything is trained."""
+    empty = [side for side in ("train", "valid", "test") if not (sides == side).any()]
+    if empty:
+        raise RequestError(f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(sides)} clips are too few.")
 
 
 def describe_split(clips: Sequence[Clip], folds: Sequence[int | None]) -> str:
@@ -189,9 +199,6 @@ class Tuning:
 
     def train_and_test(self, folder: Path, sides: np.ndarray, seed: int, progress: Progress) -> np.ndarray:
         """Train on one split, keep the best weights on validation, predict the test side: (n, C)."""
-        empty = [side for side in ("train", "valid", "test") if not (sides == side).any()]
-        if empty:
-            raise RequestError(f"cache {self.data.path} has no {' and no '.join(empty)} clips after the split: {len(sides)} clips are too few.")
         settings = self.config.finetune
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
         inputs = Inputs(module, self.data, self.config)

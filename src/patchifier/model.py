@@ -61,15 +61,16 @@ class Bottleneck(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(D))
         self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # that of CLS first
         self.plain = config.embedding == "plain"
-        self.norm = nn.LayerNorm(D, eps=1e-12)  # BERT's epsilon
-        self.dropout = nn.Dropout(config.dropout)
+        # BERT's epsilon
+        self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=1e-12)
+        self.dropout = nn.Identity() if self.plain else nn.Dropout(config.dropout)
         layer = nn.TransformerEncoderLayer(D, config.heads, config.feed_forward, config.dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True)
         # Nested tensors change the outputs of padded sequences, so that a clip would depend on its batch.
         self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
 
     def forward(self, vectors: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None) -> list[Tensor]:
         """Turn vectors (B, N, D) into the sequence (B, 1 + N, D) after each layer, CLS first."""
-        x = self.embed(vectors, masked)  # (B, 1 + N, D)
+        x = self.embed(vectors, masked, present)  # (B, 1 + N, D)
         padding = None
         if present is not None and not present.all():
             padding = nn.functional.pad(~present, (1, 0), value=False)  # (B, 1 + N), CLS is always there
@@ -79,22 +80,27 @@ class Bottleneck(nn.Module):
             sequences.append(x)
         return sequences
 
-    def embed(self, vectors: Tensor, masked: Tensor | None) -> Tensor:
+    def embed(self, vectors: Tensor, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Put mask tokens over masked vectors, CLS before them, add positions: BERT's embedding."""
         B, N, D = vectors.shape
         if masked is not None:
             vectors = torch.where(masked[..., None], self.mask_token.to(vectors.dtype), vectors)
-        positions = self.positions_for(N)  # (1 + N, D)
-        cls = self.cls if self.plain else self.cls + positions[0]
-        x = torch.cat([cls.expand(B, 1, D), vectors + positions[1:]], dim=1)  # (B, 1 + N, D)
-        return x if self.plain else self.dropout(self.norm(x))
+        cls = self.cls if self.plain else self.cls + self.positions[0]
+        x = torch.cat([cls.expand(B, 1, D), vectors + self.positions_for(N, present)], dim=1)  # (B, 1 + N, D)
+        return self.dropout(self.norm(x))
 
-    def positions_for(self, N: int) -> Tensor:
-        """Positions of CLS and N patches; a sequence longer than any trained one gets interpolated positions."""
-        cls, learnt = self.positions[:1], self.positions[1:]
-        if len(learnt) < N:
-            learnt = nn.functional.interpolate(learnt.T[None], size=N, mode="linear", align_corners=True)[0].T
-        return torch.cat([cls, learnt[:N]])  # (1 + N, D)
+    def positions_for(self, N: int, present: Tensor | None = None) -> Tensor:
+        """Positions (N, D) of patches; in a batch that is longer than trained, (B, N, D), interpolated for each clip that is."""
+        learnt = self.positions[1:]  # (L, D)
+        L = len(learnt)
+        if N <= L:
+            return learnt[:N]
+        order = torch.arange(N, device=learnt.device, dtype=learnt.dtype)
+        counts = order.new_full((1, 1), N) if present is None else present.sum(1, keepdim=True)  # (B, 1)
+        places = order * torch.where(counts > L, (L - 1) / (counts - 1).clamp(min=1), 1.0)  # (B, N)
+        below = places.clamp(max=L - 1).floor().long()
+        above = (below + 1).clamp(max=L - 1)
+        return torch.lerp(learnt[below], learnt[above], (places - below).clamp(0, 1)[..., None])
 
 
 class Decoder(nn.Module):
@@ -160,7 +166,7 @@ class Patchifier(nn.Module):
     Parameters
     ----------
     config : ModelConfig
-        The paper's setting by default: 8.8 million parameters.
+        The paper's setting by default: 8.3 million parameters.
     seed : int
         Of the initial weights; the global generator is left as it was.
     """

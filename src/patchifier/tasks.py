@@ -9,6 +9,7 @@ numbers     a number for each name   MSE of standardised values  R2: mean, and p
 ==========  =======================  ==========================  =======================
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,18 +78,31 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
     """
     if any(target is None for target in targets):
         raise RequestError(f"{sum(target is None for target in targets)} of {len(targets)} clips have no target, expected one for each.")
+    for target in targets:
+        _check_target(task, target)
     index = {name: number for number, name in enumerate(task.names)}
-    try:
-        if task.kind == "one-of":
-            return np.array([index[target] for target in targets], np.int64)
-        if task.kind == "many-of":
-            rows = np.zeros((len(targets), len(index)), np.float32)
-            for row, target in zip(rows, targets, strict=True):
-                row[[index[name] for name in target]] = 1
-            return rows
-    except KeyError as error:
-        raise RequestError(f"target {error.args[0]!r} is not one of the task's names: {', '.join(task.names)}.") from error
+    if task.kind == "one-of":
+        return np.array([index[target] for target in targets], np.int64)
+    if task.kind == "many-of":
+        rows = np.zeros((len(targets), len(index)), np.float32)
+        for row, target in zip(rows, targets, strict=True):
+            row[[index[name] for name in target]] = 1
+        return rows
     return np.array(targets, np.float32).reshape(len(targets), len(index))
+
+
+def _check_target(task: Task, target: Any) -> None:
+    """Refuse a target that is not of the task's kind or that it does not know."""
+    if task.kind == "numbers":
+        values = target if isinstance(target, list | tuple) else [target]
+        if len(values) != len(task.names) or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            raise RequestError(f"target {target!r} does not fit the task, expected {len(task.names)} numbers: {', '.join(task.names)}.")
+        return
+    if isinstance(target, str) != (task.kind == "one-of") or not isinstance(target, str | list | tuple):
+        raise RequestError(f"target {target!r} does not fit the task, expected {'a name' if task.kind == 'one-of' else 'a list of names'}.")
+    for name in [target] if isinstance(target, str) else target:
+        if name not in task.names:
+            raise RequestError(f"target {name!r} is not one of the task's names: {', '.join(task.names)}.")
 
 
 def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
@@ -126,22 +140,49 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
     dict
         The main metric first. A tag that is always or never there has no ROC-AUC and is left out of the mean.
     """
+    main = {task.metric: main_score(task, targets, predictions)}
+    if task.kind == "many-of":
+        from sklearn import metrics
+
+        mixed = _mixed(targets)
+        precision = metrics.average_precision_score(targets[:, mixed], predictions[:, mixed], average="macro") if mixed.any() else math.nan
+        return main | {"average_precision": float(precision)}
+    if task.kind == "numbers":
+        return main | {f"r2_{name}": float(value) for name, value in zip(task.names, _r2(targets, predictions), strict=True)}
+    return main
+
+
+def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> float:
+    """The main metric alone; quick, since a bootstrap asks for it thousands of times."""
+    if task.kind == "one-of":
+        return float((predictions.argmax(1) == targets).mean())
+    if task.kind == "numbers":
+        return float(np.mean(_r2(targets, predictions)))
+    from scipy import stats
+
+    mixed = _mixed(targets)
+    if not mixed.any():
+        return math.nan
+    targets = targets[:, mixed].astype(bool)
+    ranks = stats.rankdata(predictions[:, mixed], axis=0)  # (n, C), ties share their mean rank
+    positive = targets.sum(0)
+    # Mann and Whitney's U over the number of pairs is the area under the ROC curve.
+    areas = ((ranks * targets).sum(0) - positive * (positive + 1) / 2) / (positive * (len(targets) - positive))
+    return float(areas.mean())
+
+
+def _mixed(targets: np.ndarray) -> np.ndarray:
+    """Tags that are there sometimes, but not always."""
+    return (targets.max(0) > 0) & (targets.min(0) < 1)
+
+
+def _r2(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """1 - SSE / SST for each column, SST around these targets' own mean; not defined for a single clip."""
+    if len(targets) < 2:
+        return np.full(targets.shape[1], math.nan)
     from sklearn import metrics
 
-    if task.kind == "one-of":
-        return {"accuracy": float((predictions.argmax(1) == targets).mean())}
-    if task.kind == "many-of":
-        mixed = (targets.max(0) > 0) & (targets.min(0) < 1)
-        if not mixed.any():
-            return {"roc_auc": float("nan"), "average_precision": float("nan")}
-        return {
-            "roc_auc": float(metrics.roc_auc_score(targets[:, mixed], predictions[:, mixed], average="macro")),
-            "average_precision": float(metrics.average_precision_score(targets[:, mixed], predictions[:, mixed], average="macro")),
-        }
-    if len(targets) < 2:
-        return {"r2": float("nan")} | {f"r2_{name}": float("nan") for name in task.names}
-    columns = metrics.r2_score(targets, predictions, multioutput="raw_values")
-    return {"r2": float(np.mean(columns))} | {f"r2_{name}": float(value) for name, value in zip(task.names, columns, strict=True)}
+    return metrics.r2_score(targets, predictions, multioutput="raw_values")
 
 
 @dataclass(frozen=True)
@@ -190,7 +231,7 @@ def difference(task: Task, targets: np.ndarray, first: Sequence[np.ndarray], sec
 
 
 def _mean_score(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]) -> Callable[[np.ndarray], float]:
-    return lambda chosen: float(np.mean([scores(task, targets[chosen], run[chosen])[task.metric] for run in predictions]))
+    return lambda chosen: float(np.mean([main_score(task, targets[chosen], run[chosen]) for run in predictions]))
 
 
 def bootstrap(groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
