@@ -186,7 +186,9 @@ def test_a_truth_value_is_not_a_number(path):
         update(Config(), nested(path, True))
 
 
-@pytest.mark.parametrize("path", ["pretrain.stage_one.epochs", "spectrogram.f_max_hz", "pretrain.stage_two.weight_decay", "finetune.head_learning_rate", "spectrogram.top_db"])
+@pytest.mark.parametrize(
+    "path", ["pretrain.stage_one.epochs", "spectrogram.f_max_hz", "pretrain.stage_two.weight_decay", "finetune.head_learning_rate", "spectrogram.top_db"]
+)
 def test_a_whole_number_is_taken_where_any_number_is_meant(path):
     value = dict(leaves(update(Config(), nested(path, 1))))[path]
     assert value == 1.0
