@@ -156,7 +156,17 @@ def test_finetune_all_reports_and_info(folder, tmp_path, capsys):
     )
     assert code == 0
     rows = json.loads(out)["rows"]
-    assert [row["method"] for row in rows] == ["linear-probe", "freeze-extractor", "freeze-bottleneck", "full"]
+    assert [(row["encoder"], row["method"]) for row in rows] == [
+        ("patchifier", "linear-probe"),
+        ("patchifier", "freeze-extractor"),
+        ("patchifier", "freeze-bottleneck"),
+        ("patchifier", "full"),
+        ("majority", "none"),
+        ("mel-stats", "logistic"),
+        ("random", "linear-probe"),
+    ]
+    assert len({row["n"] for row in rows}) == 1
+    assert rows[5]["value"] == 1.0  # tones and noise are told apart by their mean spectrum
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows)
     code, out, _ = run(capsys, "info", tmp_path / "tuned" / "full" / "model", "--json")
     assert json.loads(out)["names"] == ["noise", "tone"]

@@ -161,16 +161,18 @@ def _bar(title: str) -> Callable[[int, int, str], None]:
 
 
 def _lines(title: str) -> Callable[[int, int, str], None]:
-    started = said = time.monotonic()
-    first: list[int] = []
+    first: list[tuple[float, int]] = []  # when it was first called, and how much was done by then
+    said = 0.0
 
     def show(done: int, total: int, note: str) -> None:
         nonlocal said
-        first[:] = first or [done - 1]
         now = time.monotonic()
+        if not first:
+            first.append((now, done))
+            said = now
         if now - said >= 10 or done >= total:
             said = now
-            left = (now - started) / (done - first[0]) * (total - done)
+            left = (now - first[0][0]) / max(1, done - first[0][1]) * (total - done)
             print(f"{title}: {done} of {total}, {left:.0f} s left{', ' + note if note else ''}", file=sys.stderr, flush=True)
 
     return show
@@ -264,6 +266,9 @@ def run_finetune(flags: Flags) -> int:
         resume=flags.get("resume", False), device=flags.get("device", "auto"), progress=progress,
     )  # fmt: skip
     rows = [tuned.row for tuned in results]
+    rows += finetune.controls(
+        start, flags["cache"], flags["out"], config=configure(start.config, flags), resume=flags.get("resume", False), device=flags.get("device", "auto")
+    )
     say(flags, {"rows": rows}, _table(rows))
     return 0
 

@@ -52,6 +52,11 @@ def fit_predict(task: Task, train: np.ndarray, targets: np.ndarray, test: np.nda
     return np.stack(columns, axis=1)
 
 
+def name(task: Task) -> str:
+    """What the probe of a task is called in tables."""
+    return "ridge" if task.kind == "numbers" else "logistic"
+
+
 def majority(task: Task, targets: np.ndarray, count: int) -> np.ndarray:
     """Share of each class or tag among training targets, or the mean of each number, for every test clip: (count, C)."""
     shares = np.bincount(targets, minlength=len(task.names)) / len(targets) if task.kind == "one-of" else targets.mean(0)

@@ -283,6 +283,8 @@ def fit(
             state.step += 1
             metrics.write(state.step, row)
             progress(state.step, total, f"loss {row['loss']:.4g}, {row['clips_per_s']:.1f} clips/s")
+    if state.step < total:
+        progress(total, total, f"no better score for {state.step - state.best_step} steps, stopped at step {state.step}")
     if job.score and keeper.best:
         model.load_state_dict(keeper.best)
     model.eval()

@@ -26,6 +26,7 @@ READOUTS = {  # the same
     "freeze-bottleneck": "the part that connects patches stays, the part that looks at single ones is trained too",
     "full": "everything is trained",
     "logistic": "logistic regression on fixed numbers for each clip",
+    "ridge": "ridge regression on fixed numbers for each clip",
     "none": "nothing is trained",
 }
 APART = "The rows below were tested on different clips and must not be ranked against those above."

@@ -1,0 +1,72 @@
+"""What README shows works: its commands parse, its Python runs, the files it names are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from patchifier import cli
+from patchifier.checkpoint import Checkpoint, save
+from patchifier.config import Config, ModelConfig
+from patchifier.model import Patchifier
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\$ patchifier (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+
+
+def test_readme_shows_commands():
+    assert len(COMMANDS) >= 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_readme_parse(command):
+    flags = cli.parser().parse_args(shlex.split(command), defaults=False)
+    assert flags.subcommand in cli.COMMANDS
+
+
+def test_recipes_that_readme_names_exist():
+    for name in re.findall(r"recipes/[\w-]+\.json", README):
+        assert (ROOT / name).is_file()
+
+
+def test_make_targets_that_readme_names_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`?make ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_links_of_readme_and_design_lead_somewhere():
+    for page in ("README.md", "DESIGN.md", "LOG.md", "CHANGELOG.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+            assert link.startswith("http") or (ROOT / link).exists(), f"{page}: {link}"
+
+
+def test_python_of_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Config(model=ModelConfig(layers=1))
+    save("run/model", Checkpoint(Patchifier(config.model), config))
+    chance = np.random.default_rng(0)
+    for name in ("song.mp3", "a.flac", "b.ogg"):
+        soundfile.write(name, 0.1 * chance.standard_normal(22_050 * 2), 22_050)
+    names = {"samples": (0.1 * chance.standard_normal((2, 48_000))).astype("float32")}
+    (block,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    exec(block, names)
+    assert names["vector"].shape == (512,)
+    assert names["vectors"].shape == (2, 512)
+
+
+def test_tree_of_design_is_the_tree():
+    design = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
+    for path in (ROOT / "src" / "patchifier").iterdir():
+        if path.suffix == ".py" and path.stem != "__init__":
+            assert path.name in design, path.name
+
+
+def test_every_config_field_of_the_method_stands_in_design_by_its_gap():
+    design = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
+    for gap in ("mask ratio", "batch norm in the decoder", "MSE target", "intensity", "tail", "fine-tuning rate"):
+        assert f"| {gap} |" in design
