@@ -8,8 +8,8 @@ A cache is a folder::
     index.jsonl         name, task, then every clip whole, in the data set's order, and where it lies
     skipped.csv         id, path and reason of each file that could not be read
 
-Every file is written beside and renamed into place. A build that is killed loses at most the shard it was filling; run it again and it
-goes on. A clip whose audio and settings have not changed is not decoded again.
+Every file is written beside and renamed into place. A build that is killed loses at most the shard it was filling; run again, it goes on.
+A clip whose audio and settings have not changed is not decoded again.
 """
 
 import csv
@@ -19,6 +19,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import zlib
@@ -92,15 +93,17 @@ def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | No
     writer = _ShardWriter(out)
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
-    for clip, answer in _decode_all(dataset.clips, keys, config, workers or os.cpu_count() or 1):
-        if isinstance(answer, str):
-            skipped[clip.id] = answer
-        elif answer.log_mel is None:
-            rows[clip.id] = known[answer.key]
-        else:
-            rows[clip.id] = writer.add(clip, answer)
-        progress(len(rows) + len(skipped), len(dataset.clips), f"{len(skipped)} skipped" if skipped else "")
-    writer.close()
+    try:
+        for clip, answer in _decode_all(dataset.clips, keys, config, workers or os.cpu_count() or 1):
+            if isinstance(answer, str):
+                skipped[clip.id] = answer
+            elif answer.log_mel is None:
+                rows[clip.id] = known[answer.key]
+            else:
+                rows[clip.id] = writer.add(clip, answer)
+            progress(len(rows) + len(skipped), len(dataset.clips), f"{len(skipped)} skipped" if skipped else "")
+    finally:
+        writer.close()  # an interruption keeps what was decoded
     bad = tuple((clip, skipped[clip.id]) for clip in dataset.clips if clip.id in skipped)
     _write_skipped(out, bad)
     if not rows:
@@ -214,13 +217,13 @@ def _require_start(pool: ProcessPoolExecutor) -> None:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, because a forked child of a process with running torch threads can hang.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)  # a fork of running torch threads can hang
 
 
 def _begin() -> None:
-    """Begin a worker process: one thread, and an end with its parent, which a kill would otherwise leave it waiting for."""
+    """Begin a worker: one thread, Ctrl-C left to its parent, and an end with that parent, which a kill would leave it waiting for."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

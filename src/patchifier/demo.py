@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from patchifier import baselines, checkpoint, datasets, embed, probe, tasks
-from patchifier.cache import Cache, prepare
+from patchifier.cache import Cache, Progress, prepare, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, read_changes, update
 from patchifier.finetune import METHODS, Tuned, controls, finetune
 from patchifier.pretrain import pretrain, split
 from patchifier.report import report
-from patchifier.runs import Progress, silent, write_json
+from patchifier.runs import write_json
 
 # On vectors computed once a step takes a millisecond, so the linear probe may take many, on every fold.
 LINEAR_PROBE = {"finetune": {"folds": "all", "validate_every": 10, "patience": 300, "training": {"steps": 1500, "batch": 32}}}

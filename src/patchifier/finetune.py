@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import baselines, checkpoint, embed, probe, tasks
-from patchifier.cache import Cache
+from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError
 from patchifier.datasets import Clip, partition
 from patchifier.model import Head, Patchifier
-from patchifier.runs import Job, Progress, Run, batch_indices, fit, generator, silent, write_json, write_rows
+from patchifier.runs import Job, Run, batch_indices, fit, generator, write_json, write_rows
 from patchifier.tasks import Task
 
 METHODS: dict[str, frozenset[str]] = {

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from patchifier import augment, checkpoint, spectrogram
-from patchifier.cache import Cache
+from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint, replaced_file
 from patchifier.config import Config, PretrainConfig, RequestError, TrainingConfig
 from patchifier.datasets import hold_out
 from patchifier.model import Patchifier, draw_mask
-from patchifier.runs import Job, Progress, Run, batch_indices, fit, generator, silent
+from patchifier.runs import Job, Run, batch_indices, fit, generator
 
 PICTURE_RATIOS = (0.25, 0.5, 0.75, 0.9)
 VALIDATION_CLIPS = 256  # at most: a validation must stay cheap beside an epoch of 16,000 clips

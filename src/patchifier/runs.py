@@ -34,22 +34,18 @@ import torch
 from torch import Tensor, nn
 
 import patchifier
+from patchifier.cache import Progress, silent
 from patchifier.checkpoint import replaced_file
 from patchifier.config import Config, RequestError, TrainingConfig, digest, to_dict
 
 log = logging.getLogger(__name__)
 
 Purpose = Literal["order", "augment", "mask", "window", "dropout"]
-Progress = Callable[[int, int, str], None]
 SAVE_WORDS = "state is saved, go on with --resume"
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """The user or the system asked to stop; the work so far is saved. Exit code 130."""
-
-
-def silent(done: int, total: int, note: str) -> None:
-    """Show no progress."""
 
 
 # --- chance ---
