@@ -206,3 +206,21 @@ def test_learning_rate_warms_up_and_decays():
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0.0)
     assert rate_factor(99, 100, TrainingConfig()) == 1.0
+
+
+def test_bf16_trains_both_stages_and_leaves_weights_in_float32(small_cache, tmp_path):
+    short = {stage: {**SETTINGS["pretrain"][stage], "steps": 3} for stage in ("stage_one", "stage_two")}
+    config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **short, "precision": "bf16"}})
+    model = pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+    tensors = safetensors.torch.load_file(model / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32, torch.int64}
+    losses = [float(row[-2]) for row in lines_of(tmp_path / "run" / "stage-two" / "metrics.csv")[1:]]
+    assert len(losses) == 3
+    assert all(0 < loss < 10 for loss in losses)
+
+
+def test_clipping_and_its_norm_are_written(uninterrupted):
+    rows = lines_of(uninterrupted / "stage-two" / "metrics.csv")
+    norms = [float(row[rows[0].index("gradient_norm")]) for row in rows[1:]]
+    assert len(norms) == STEPS
+    assert all(norm > 0 for norm in norms)

@@ -253,6 +253,8 @@ class FinetuneConfig:
     """Steps between validations."""
     patience: int = 200
     """Steps without a better validation score after which training stops."""
+    precision: Literal["32", "bf16"] = "32"
+    """Arithmetic of the forward and backward pass; weights stay in float32."""
     folds: Literal["one", "all"] = "one"
     """Where clips have folds and no split: test one of them, or each in turn."""
     test_fold: int | None = None

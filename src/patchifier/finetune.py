@@ -278,6 +278,7 @@ class Tuning:
             seed=seed,
             validate_every=settings.validate_every,
             patience=settings.patience,
+            precision=settings.precision,
             device=self.device,
             resume=self.resume,
             progress=progress,
