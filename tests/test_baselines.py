@@ -18,15 +18,6 @@ RATE = audio.SAMPLE_RATE
 CONFIG = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}})
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny tensors gain nothing from a second thread and lose a lot by waiting for it beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Cache:
     """Twelve clips of 1 to 3 s, then one of a single sample; the third is a part of a longer file."""

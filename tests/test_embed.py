@@ -23,15 +23,6 @@ TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed
 POOLINGS = ("cls", "mean", "mean+max", "mean+std")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny tensors gain nothing from a second thread and lose a lot by waiting for it beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def embedder(*, seed: int = 0, model: dict | None = None, **embed) -> Embedder:
     config = update(Config(), {"model": TINY | (model or {}), "embed": embed})
     network = Patchifier(config.model, seed=seed)

@@ -42,15 +42,6 @@ NUMBERS = Task("numbers", ("level", "brightness"))
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny tensors gain nothing from a second thread and lose a lot by waiting for it beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
 def _few_draws():
     """Intervals have their own tests; here they only have to be there."""
     with pytest.MonkeyPatch.context() as patch:

@@ -14,15 +14,6 @@ from patchifier.config import ModelConfig, PretrainConfig
 from patchifier.model import Decoder, FeatureExtractor, Head, Patchifier, UpConvolution, draw_mask
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny tensors gain nothing from a second thread and lose a lot by waiting for it beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def tiny(**changes) -> ModelConfig:
     """A model of a few thousand numbers."""
     values = {"channels": (4, 4, 4, 4, 8), "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "positions": 25}
