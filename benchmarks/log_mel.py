@@ -2,7 +2,8 @@
 
     python benchmarks/log_mel.py
 
-Prints the median of each and the median of the ratios, pair by pair.
+Prints the median of each and the median of the ratios, pair by pair: once call by call, so that each finds the other's data
+in the processor's cache, and once in blocks of calls, as in a folder of songs.
 """
 
 import os
@@ -18,7 +19,7 @@ import torch
 from patchifier.runs import machine
 from patchifier.spectrogram import log_mel
 
-ROUNDS = 31
+ROUNDS = {1: 31, 10: 9}  # calls in a block: pairs of blocks
 SECONDS = 30
 
 
@@ -27,21 +28,28 @@ def librosa_log_mel(waveform):
     return librosa.power_to_db(power, ref=1, amin=1e-10, top_db=None) * 0.01
 
 
+def seconds_per_call(way, waveform, calls):
+    started = time.perf_counter()
+    for _ in range(calls):
+        way(waveform)
+    return (time.perf_counter() - started) / calls
+
+
 def main():
     torch.set_num_threads(1)
     waveform = 0.1 * np.random.default_rng(0).standard_normal(22_050 * SECONDS, dtype=np.float32)
     ways = {"librosa": librosa_log_mel, "patchifier": log_mel}
-    seconds = {name: [] for name in ways}
-    for _ in range(ROUNDS + 2):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way(waveform)
-            seconds[name].append(time.perf_counter() - started)
-    for name, times in seconds.items():
-        print(f"{name:<12}{1000 * np.median(times[2:]):7.2f} ms for {SECONDS} s of audio, one thread")
-    ratios = np.array(seconds["librosa"][2:]) / np.array(seconds["patchifier"][2:])
-    low, middle, high = np.quantile(ratios, [0.1, 0.5, 0.9])
-    print(f"librosa / patchifier: {middle:.2f} (10th to 90th percentile of {ROUNDS} pairs: {low:.2f} to {high:.2f})")
+    for way in ways.values():
+        seconds_per_call(way, waveform, 2)  # imports, tables
+    for calls, rounds in ROUNDS.items():
+        seconds = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                seconds[name].append(seconds_per_call(way, waveform, calls))
+        medians = ", ".join(f"{name} {1000 * np.median(times):.2f} ms" for name, times in seconds.items())
+        low, middle, high = np.quantile(np.array(seconds["librosa"]) / np.array(seconds["patchifier"]), [0.1, 0.5, 0.9])
+        print(f"in turn, {calls} call{'s' * (calls > 1)} each: {medians} for {SECONDS} s of audio on one thread")
+        print(f"    librosa / patchifier: {middle:.2f} (10th to 90th percentile of {rounds} pairs: {low:.2f} to {high:.2f})")
     print(f"on {machine()}")
 
 

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from patchifier.probe import LOGISTIC_C, RIDGE_ALPHAS, cross_validate, cross_validate_majority, fit_predict, majority
+from patchifier.probe.linear import LOGISTIC_C, RIDGE_ALPHAS, cross_validate, cross_validate_majority, fit_predict, majority
 from patchifier.tasks import Task, scores
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))

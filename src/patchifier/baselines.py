@@ -10,7 +10,7 @@ random      E      the same architecture with random weights, batch-norm statist
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,6 +49,25 @@ def mfcc(data: Cache, indices: Sequence[int]) -> np.ndarray:
 
 
 ENCODERS: dict[str, Callable[[Cache, Sequence[int]], np.ndarray]] = {"mel-stats": mel_stats, "mfcc": mfcc}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Anything that turns clips into features.
+
+    Parameters
+    ----------
+    name : str
+        In tables.
+    encode : callable
+        Takes a cache and indices of clips, gives features (n, E) float32.
+    parameters : int or None
+        Learned numbers; 0 for hand-made features, None if unknown.
+    """
+
+    name: str
+    encode: Callable[[Cache, Sequence[int]], np.ndarray]
+    parameters: int | None = 0
 
 
 def random_checkpoint(config: Config, data: Cache, indices: Sequence[int], *, seed: int) -> Checkpoint:

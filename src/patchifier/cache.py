@@ -340,8 +340,8 @@ class Cache:
         if len(rows) != header["clips"]:
             raise RequestError(f"{self.path / 'index.jsonl'} holds {len(rows)} clips, expected {header['clips']}: run 'patchifier prepare' again.")
         self.name: str = header["name"]
-        self.task = Task(header["task"]["kind"], tuple(header["task"]["names"])) if header["task"] else None
-        self.clips = tuple(Clip(**row["clip"]) for row in rows)
+        self.task = Task(**{**header["task"], "names": tuple(header["task"]["names"])}) if header["task"] else None
+        self.clips = tuple(Clip(**{**row["clip"], "subsets": tuple(row["clip"].get("subsets", ()))}) for row in rows)
         self.frames = np.array([row["frames"] for row in rows])
         self._rows = rows
         self._shards = {number: self._open(number) for number in sorted({row["shard"] for row in rows})}

@@ -106,7 +106,7 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
         header = values.pop("checkpoint")
         newer, task = header["format"] > FORMAT, None
         if not newer and header["task"]:
-            task = Task(header["task"]["kind"], tuple(header["task"]["names"]))
+            task = Task(**{**header["task"], "names": tuple(header["task"]["names"])})
         header["facts"] = dict(header["facts"]) if not newer else {}
     except OSError as error:
         raise RequestError(f"{folder} is not a model folder: cannot read its config.json ({error.strerror}).") from error

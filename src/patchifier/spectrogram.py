@@ -13,8 +13,8 @@ from torch import Tensor
 
 from patchifier.config import RequestError, SpectrogramConfig
 
-CHUNK = 256  # frames transformed at once: 2 MB of float32 windows; fewer cost calls, more leave the cache
-BAND_GROUP = 16  # bands multiplied at once: filters are narrow, so a group needs only its own stretch of frequencies
+CHUNK = 256  # frames transformed at once: 2 MB of float32; fewer cost calls, more leave the cache
+BAND_GROUPS = (16, 8)  # bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies, wider further up
 
 
 def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = None) -> Tensor:
@@ -43,8 +43,7 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
     waveform = torch.as_tensor(waveform)
     if waveform.ndim < 1 or waveform.shape[-1] == 0:
         raise RequestError(f"waveform has shape {tuple(waveform.shape)}, expected (..., S) with S of at least 1.")
-    centred = torch.nn.functional.pad(waveform, (config.n_fft // 2, config.n_fft // 2))
-    return _relative(_decibels(centred, config), config)
+    return _relative(torch.cat([_decibels(part, config) for part in _centred(waveform, config)], dim=-1), config)
 
 
 def log_mel_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None) -> Tensor:
@@ -81,17 +80,31 @@ def log_mel_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig | 
     return _relative(torch.cat(parts, dim=-1), config)
 
 
+def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
+    """Parts of a waveform whose frames, joined, are those of the whole with half a frame of zeros on both sides.
+
+    Only the edges are padded, and thus copied; the part between is a view.
+    """
+    half, hop, samples = config.n_fft // 2, config.hop, waveform.shape[-1]
+    first, last = -(-half // hop), (samples - half) // hop  # frames that need no padding
+    if last - first < CHUNK:
+        return [torch.nn.functional.pad(waveform, (half, half))]
+    start = torch.nn.functional.pad(waveform[..., : (first - 1) * hop + half], (half, 0))
+    between = waveform[..., first * hop - half : last * hop + half]
+    end = torch.nn.functional.pad(waveform[..., (last + 1) * hop - half :], (0, half))
+    return [start, between, end] if end.shape[-1] >= config.n_fft else [start, between]
+
+
 def _decibels(padded: Tensor, config: SpectrogramConfig) -> Tensor:
     """Mel decibels re full scale of a waveform (..., S) that is padded already: (..., M, T)."""
     window, groups = _window_and_groups(config, padded.device, padded.dtype)
     frames = padded.unfold(-1, config.n_fft, config.hop)  # (..., T, n_fft), a view
-    decibels = []
+    mel = []
     for chunk in frames.split(CHUNK, dim=-2):
         parts = torch.view_as_real(torch.fft.rfft(chunk * window)).flatten(-2)  # (..., T', 2F), real and imaginary in turn
-        squares = parts.square() if parts.requires_grad else parts.square_()
-        mel = torch.cat([squares[..., first:last] @ filters for first, last, filters in groups], dim=-1)  # (..., T', M)
-        decibels.append(10 * torch.log10(mel.clamp(min=10 ** (config.floor_db / 10))))
-    return torch.cat(decibels, dim=-2).transpose(-1, -2)  # (..., M, T)
+        squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(-1, -2)  # (..., 2F, T')
+        mel.append(torch.cat([filters @ squares[..., first:last, :] for first, last, filters in groups], dim=-2))  # (..., M, T')
+    return 10 * torch.log10(torch.cat(mel, dim=-1).clamp(min=10 ** (config.floor_db / 10)))
 
 
 def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
@@ -111,11 +124,11 @@ def _window_and_groups(config: SpectrogramConfig, device: torch.device, dtype: t
 
     real^2 and imag^2 are added by the mel product itself: each filter weight stands there twice.
     """
-    groups = []
-    for filters in np.split(mel_filters(config), range(BAND_GROUP, config.bands, BAND_GROUP)):
+    groups, half = [], config.bands // 2
+    for filters in np.split(mel_filters(config), [*range(BAND_GROUPS[0], half, BAND_GROUPS[0]), *range(half, config.bands, BAND_GROUPS[1])]):
         used = np.flatnonzero(filters.any(axis=0))
         first, last = (used[0], used[-1] + 1) if len(used) else (0, 1)
-        twice = torch.from_numpy(filters[:, first:last].T.repeat(2, axis=0))  # (2F', M')
+        twice = torch.from_numpy(filters[:, first:last].repeat(2, axis=1))  # (M', 2F')
         groups.append((2 * int(first), 2 * int(last), twice.to(device, dtype)))
     return _window(config).to(device, dtype), groups
 

@@ -3,9 +3,11 @@
 ==========  =======================  ==========================  =======================
 kind        target of a clip         loss                        metric (main one first)
 ==========  =======================  ==========================  =======================
-one-of      a name                   cross-entropy               accuracy
+one-of      a name                   cross-entropy               accuracy; or weighted key score
 many-of     a list of names          binary cross-entropy        macro ROC-AUC, macro AP
 numbers     a number for each name   MSE of standardised values  R2: mean, and per name
+per-frame   rows of [start_s,        cross-entropy of frames     beats, chords or boundaries
+            end_s, label]            (:mod:`patchifier.frames`)  (mir_eval)
 ==========  =======================  ==========================  =======================
 """
 
@@ -20,7 +22,13 @@ from torch import Tensor
 
 from patchifier.config import RequestError
 
-Kind = Literal["one-of", "many-of", "numbers"]
+Kind = Literal["one-of", "many-of", "numbers", "per-frame"]
+METRICS: dict[str, tuple[str, ...]] = {
+    "one-of": ("accuracy", "key_score"),
+    "many-of": ("roc_auc",),
+    "numbers": ("r2",),
+    "per-frame": ("beats", "chords", "boundaries"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,15 +41,20 @@ class Task:
         What a target looks like.
     names : tuple of str
         Classes, tags, or the names of the numbers, in the order of the model's outputs.
+    metric : str
+        The main one, of :data:`METRICS`; the kind's first by default. Higher is better for each.
     """
 
     kind: Kind
     names: tuple[str, ...]
+    metric: str = ""
 
-    @property
-    def metric(self) -> str:
-        """Name of the main metric; higher is better for each."""
-        return {"one-of": "accuracy", "many-of": "roc_auc", "numbers": "r2"}[self.kind]
+    def __post_init__(self) -> None:
+        """Fill in the kind's own metric."""
+        if not self.metric:
+            object.__setattr__(self, "metric", METRICS[self.kind][0])
+        if self.metric not in METRICS[self.kind]:
+            raise RequestError(f"a task of the kind {self.kind!r} has no metric {self.metric!r}, expected one of {', '.join(METRICS[self.kind])}.")
 
 
 def infer(targets: Sequence[Any]) -> Task | None:

@@ -33,10 +33,12 @@ class Clip:
         Where the data set defines folds instead.
     group : str or None
         Clips of one track, piece or artist: never on two sides of a split.
-    target : str, list of str, list of float, float or None
+    target : str, list of str, list of float, float, list of [start_s, end_s, label], or None
         What the task asks.
     info : dict of str
         Artist, title, licence and whatever else there is to know.
+    subsets : tuple of str
+        Names of parts of the test side that are also scored by themselves, such as "artist-clean".
     """
 
     id: str
@@ -48,6 +50,7 @@ class Clip:
     group: str | None = None
     target: Any = None
     info: dict[str, str] = field(default_factory=dict)
+    subsets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
