@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from patchifier import cache, cli, datasets
+from patchifier.cli.progress import progress
 
 TINY = {
     "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "positions": 8},
@@ -233,7 +234,7 @@ def test_an_unexpected_failure_is_exit_code_three(monkeypatch, capsys):
 
 
 def test_progress_in_a_pipe_is_plain_lines(capsys):
-    show = cli.progress("log-mels")
+    show = progress("log-mels")
     for done in range(1, 4):
         show(done, 3, "")
     err = capsys.readouterr().err

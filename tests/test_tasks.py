@@ -292,3 +292,42 @@ def test_a_comparison_on_the_same_clips_is_paired():
     assert one.low < two.high  # apart, the intervals overlap
     turned = difference(GENRES, targets, [weak], [better], groups)
     assert (turned.value, turned.low, turned.high) == pytest.approx((-result.value, -result.high, -result.low))
+
+
+# --- keys ---
+
+KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"))
+
+
+@pytest.mark.parametrize(
+    ("true", "estimate", "score"),
+    [
+        ("C major", "C major", 1.0),
+        ("C major", "G major", 0.5),  # a fifth above
+        ("C major", "F major", 0.0),  # a fifth below counts nothing
+        ("C major", "A minor", 0.3),
+        ("A minor", "C major", 0.3),
+        ("C major", "C minor", 0.2),
+        ("C major", "G minor", 0.0),
+        ("Bb minor", "F minor", 0.5),
+    ],
+)
+def test_key_score_of_known_pairs(true, estimate, score):
+    task = Task("one-of", KEYS, "key_score")
+    prediction = np.eye(24)[[KEYS.index(estimate)]]
+    assert scores(task, np.array([KEYS.index(true)]), prediction) == {"key_score": pytest.approx(score), "accuracy": float(score == 1.0)}
+
+
+def test_key_score_refuses_what_is_no_key():
+    with pytest.raises(RequestError, match="Expected keys"):
+        scores(Task("one-of", ("rock", "jazz"), "key_score"), np.array([0]), np.eye(2)[[0]])
+
+
+def test_metric_must_fit_the_kind():
+    with pytest.raises(RequestError, match="no metric 'key_score'"):
+        Task("numbers", ("a",), "key_score")
+
+
+def test_moments_within_a_clip_are_no_targets_of_clips():
+    with pytest.raises(RequestError, match="compare"):
+        encode_targets(Task("per-frame", ("beat",)), [[[0.0, 0.0, "1"]]])

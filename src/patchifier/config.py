@@ -247,6 +247,10 @@ class FinetuneConfig:
     """The loop; 1e-5 is the rate of Figure 2."""
     head_learning_rate: float | None = None
     """Learning rate of the head, if it differs from the body's."""
+    try_rates: tuple[float, ...] = ()
+    """Learning rates of the body tried in turn; the one that validates best is tested. None: the loop's own rate alone."""
+    select: Literal["metric", "loss"] = "metric"
+    """What the best weights are chosen by on validation; of few clips, the loss tells more."""
     readout: Literal["cls", "mean"] = "cls"
     """What the head sees: the CLS token (Fig. 2), or the mean over patches."""
     validate_every: int = 10
@@ -267,6 +271,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _require(self.validate_every >= 1 and self.patience >= 1, "finetune.validate_every and patience must be at least 1.")
+        _require(all(rate > 0 for rate in self.try_rates), f"finetune.try_rates is {self.try_rates}, expected rates above 0.")
         _require(self.seeds >= 1, f"finetune.seeds is {self.seeds}, expected at least 1.")
 
 

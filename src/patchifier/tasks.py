@@ -11,6 +11,7 @@ per-frame   rows of [start_s,        cross-entropy of frames     beats, chords o
 ==========  =======================  ==========================  =======================
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
     RequestError
         If a clip has no target or one that the task does not know.
     """
+    if task.kind == "per-frame":
+        raise RequestError("this task asks about moments within a clip, not about clips: judge it with 'patchifier compare'.")
     if any(target is None for target in targets):
         raise RequestError(f"{sum(target is None for target in targets)} of {len(targets)} clips have no target, expected one for each.")
     for target in targets:
@@ -162,13 +165,14 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
         return main | {"average_precision": float(precision)}
     if task.kind == "numbers":
         return main | {f"r2_{name}": float(value) for name, value in zip(task.names, _r2(targets, predictions), strict=True)}
-    return main
+    return main | {"accuracy": float((predictions.argmax(1) == targets).mean())}
 
 
 def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> float:
     """The main metric alone; quick, since a bootstrap asks for it thousands of times."""
     if task.kind == "one-of":
-        return float((predictions.argmax(1) == targets).mean())
+        chosen = predictions.argmax(1)
+        return float((chosen == targets).mean() if task.metric == "accuracy" else key_score_matrix(task.names)[targets, chosen].mean())
     if task.kind == "numbers":
         return float(np.mean(_r2(targets, predictions)))
     from scipy import stats
@@ -182,6 +186,25 @@ def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> floa
     # Mann and Whitney's U over the number of pairs is the area under the ROC curve.
     areas = ((ranks * targets).sum(0) - positive * (positive + 1) / 2) / (positive * (len(targets) - positive))
     return float(areas.mean())
+
+
+@functools.lru_cache(maxsize=8)
+def key_score_matrix(names: tuple[str, ...]) -> np.ndarray:
+    """MIREX's weighted score of every estimated key (column) against every true one (row): (C, C).
+
+    1 for the key itself, 0.5 a fifth above in the same mode, 0.3 for the relative, 0.2 for the parallel key, else 0.
+
+    Raises
+    ------
+    RequestError
+        If a name is not a key such as "Eb minor".
+    """
+    from mir_eval import key
+
+    try:
+        return np.array([[key.weighted_score(true, estimate) for estimate in names] for true in names])
+    except ValueError as error:
+        raise RequestError(f"{error} Expected keys such as 'C major' and 'Eb minor'.") from error
 
 
 def _mixed(targets: np.ndarray) -> np.ndarray:
@@ -200,13 +223,14 @@ def _r2(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Score:
-    """A figure with its 95 % interval, from `n` clips."""
+    """A figure with its 95 % interval, from `n` clips; of a paired difference also the p value, not corrected."""
 
     metric: str
     value: float
     low: float
     high: float
     n: int
+    p: float | None = None
 
     def row(self, encoder: str, method: str) -> dict[str, Any]:
         """As a row of a results table."""
@@ -235,12 +259,24 @@ def evaluate(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray],
 def difference(task: Task, targets: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray], groups: Sequence[str]) -> Score:
     """How much better `first` is than `second` on the same clips, with a paired interval: "beats" means that it leaves out 0."""
     one, two = _mean_score(task, targets, first), _mean_score(task, targets, second)
+    return paired(task.metric, groups, lambda chosen: one(chosen) - two(chosen))
 
-    def measure(chosen: np.ndarray) -> float:
-        return one(chosen) - two(chosen)
 
-    low, high = bootstrap(groups, measure)
-    return Score(task.metric, measure(np.arange(len(targets))), low, high, len(targets))
+def paired(metric: str, groups: Sequence[str], measure: Callable[[np.ndarray], float]) -> Score:
+    """Score a difference, measured on the same clips, with its interval and the share `p` of two-sided draws beyond 0."""
+    draws = resample(groups, measure)
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    tail = min(np.sum(draws <= 0), np.sum(draws >= 0)) + 1  # the observed sample is one of the draws
+    return Score(metric, measure(np.arange(len(groups))), float(low), float(high), len(groups), p=float(min(1.0, 2 * tail / (len(draws) + 1))))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Correct p values of a family of comparisons (Holm 1979): each at most 1, in the order given."""
+    corrected, largest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(np.argsort(values, kind="stable")):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def _mean_score(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]) -> Callable[[np.ndarray], float]:
@@ -248,7 +284,13 @@ def _mean_score(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarra
 
 
 def bootstrap(groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of a figure by resampling whole groups (tracks, pieces) with replacement.
+    """Percentile interval of a figure, over :func:`resample`."""
+    low, high = np.nanquantile(resample(groups, measure, draws=draws, seed=seed), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def resample(groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """Draw a figure's bootstrap distribution by resampling whole groups (tracks, pieces) with replacement.
 
     Parameters
     ----------
@@ -256,12 +298,12 @@ def bootstrap(groups: Sequence[str], measure: Callable[[np.ndarray], float], *, 
         Clips of one group are not independent, so they are drawn together.
     measure : callable
         Takes indices of clips (with repetition), returns the figure. For a paired comparison, the difference of two.
-    draws, seed, level
+    draws, seed : int
         Of the bootstrap.
 
     Returns
     -------
-    low, high : float
+    ndarray, shape (draws,)
     """
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(np.asarray(groups) == group) for group in dict.fromkeys(groups)]
@@ -269,5 +311,4 @@ def bootstrap(groups: Sequence[str], measure: Callable[[np.ndarray], float], *, 
     for _ in range(draws):
         chosen = generator.integers(0, len(members), len(members))
         figures.append(measure(np.concatenate([members[group] for group in chosen])))
-    low, high = np.nanquantile(figures, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return np.array(figures)

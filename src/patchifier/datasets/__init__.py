@@ -3,16 +3,32 @@
 A data set is a list of :class:`Clip` and a task; everything behind it works on these records alone.
 """
 
+import difflib
 import hashlib
+import importlib
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from patchifier.config import RequestError
 from patchifier.tasks import Task
 
+if TYPE_CHECKING:
+    from patchifier.datasets.sheet import Sheet
+
 SPLITS = ("train", "valid", "test")
+PUBLISHED = {  # name -> module with its SHEET, imported when asked for
+    "mtat": "mtat",
+    "gtzan": "gtzan",
+    "emomusic": "emomusic",
+    "giantsteps-key": "giantsteps",
+    "nsynth": "nsynth",
+    "mtg-jamendo": "jamendo",
+}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,24 +90,100 @@ class Dataset:
             seen.add(clip.id)
 
 
-def load(source: str | Path) -> Dataset:
-    """Find a data set: a built-in name ("demo"), a folder of audio, or a CSV or JSONL manifest.
+def load(source: str | Path, root: str | Path | None = None, *, partial: bool = False) -> Dataset:
+    """Find a data set: "demo", a folder of audio, a CSV or JSONL manifest, or a published data set.
+
+    Parameters
+    ----------
+    source : str or Path
+        For a published data set its name, or NAME:VARIANT; see :data:`PUBLISHED`. A Path is always a file or a folder.
+    root : str or Path
+        Folder in which the published data set lies.
+    partial : bool
+        Of a published data set, take the clips whose files are there; by default a missing one is an error.
 
     Raises
     ------
     RequestError
-        If it is none of these.
+        If it is none of these, or files of a published data set are missing or empty beyond those known to be bad.
     """
     from patchifier.datasets import demo, folder, manifest
 
     path = Path(source)
+    if isinstance(source, str) and source.split(":")[0] in PUBLISHED:
+        return _load_published(source, root, partial=partial)
+    if root is not None or partial:
+        raise RequestError(f"a root or a part is asked of {source!s}, which is no published data set: expected one of {', '.join(PUBLISHED)}.")
     if str(source) == "demo" and not path.exists():
         return demo.load()
     if path.is_dir():
         return folder.load(path)
     if path.suffix.lower() in manifest.SUFFIXES and path.is_file():
         return manifest.load(path)
-    raise RequestError(f"{source!s} is no data set: expected 'demo', a folder of audio, or a manifest ({', '.join(manifest.SUFFIXES)}) that exists.")
+    raise RequestError(
+        f"{source!s} is no data set: expected 'demo', a folder of audio, a manifest ({', '.join(manifest.SUFFIXES)}) that exists, "
+        f"or a published data set ({', '.join(PUBLISHED)}).{_nearest(str(source).split(':')[0], PUBLISHED)}"
+    )
+
+
+def find_sheet(source: str) -> "tuple[Sheet, str]":
+    """Sheet and variant that NAME or NAME:VARIANT stands for; the variant is empty if none is named.
+
+    Raises
+    ------
+    RequestError
+        If there is no such data set or variant; the nearest is suggested.
+    """
+    name, colon, variant = source.partition(":")
+    if name not in PUBLISHED:
+        raise RequestError(f"there is no published data set {name!r}, expected one of {', '.join(PUBLISHED)}.{_nearest(name, PUBLISHED)}")
+    sheet: Sheet = importlib.import_module(f"patchifier.datasets.{PUBLISHED[name]}").SHEET
+    if colon and variant not in sheet.variants:
+        listed = "; ".join(f"{name}:{known} ({facts.what})" for known, facts in sheet.variants.items())
+        raise RequestError(f"{name} has no variant {variant!r}, expected one of {listed}.{_nearest(variant, sheet.variants)}")
+    return sheet, variant
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _load_published(source: str, root: str | Path | None, *, partial: bool) -> Dataset:
+    """Read a sheet's variant and hold it against the files."""
+    sheet, variant = find_sheet(source)
+    variant = variant or sheet.default
+    if root is None:
+        also = f" For the folder of that name, write ./{source}." if Path(source).exists() else ""
+        raise RequestError(f"{sheet.name} needs the folder it lies in: --root DIR. 'patchifier check {sheet.name} --root DIR' says what is there.{also}")
+    if not Path(root).is_dir():
+        raise RequestError(f"--root {root} is no folder, expected the one in which {sheet.title} lies.")
+    name = sheet.name if variant == sheet.default else f"{sheet.name}:{variant}"
+    dataset = replace(sheet.read(Path(root), variant), name=name)
+    return _require_files(dataset, sheet, partial=partial)
+
+
+def _require_files(dataset: Dataset, sheet: "Sheet", *, partial: bool) -> Dataset:
+    """Refuse a data set with missing or empty files, or, if a part will do, leave their clips out; files known to be bad are nobody's fault."""
+    missing = [clip for clip in dataset.clips if not _has_content(clip.path) and not sheet.excuse(clip.path)]
+    if not missing:
+        return dataset
+    found = len(dataset.clips) - len(missing)
+    names = "; ".join(clip.path for clip in missing[:3]) + ("; ..." if len(missing) > 3 else "")
+    says = f"{dataset.name}: {found} of {len(dataset.clips)} clips used, {len(missing)} files are missing or empty: {names}."
+    if not partial or not found:
+        also = "" if partial else " To go on with those that are there, ask for a part: --partial."
+        raise RequestError(f"{says} 'patchifier check {sheet.name} --root DIR' names all of them.{also}")
+    log.warning(says)
+    gone = {clip.id for clip in missing}
+    return replace(dataset, clips=tuple(clip for clip in dataset.clips if clip.id not in gone))
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False
 
 
 def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int = 0) -> list[str]:

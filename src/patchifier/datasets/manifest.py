@@ -9,27 +9,32 @@ start_s, end_s    part of the file, in seconds
 split             train, valid (val, validation) or test
 fold              a whole number
 group             track, piece or artist
-target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|`` between them
+target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|`` between them; labels of
+                  moments: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON (:mod:`~patchifier.datasets.labels`)
+metric            of the task, the same in every row; for labels of moments beats, chords or boundaries, found out if not given
 ================  ======================================================================================================
 
-Every other column is kept as text. MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_depth,
-channels``) is such a table; where its split stands in the file's name (``GTZANGenre.train.jsonl``), it is read from there.
+Every other column is kept as text. Times in labels are those of the file, as ``start_s`` is; a clip's target counts from its start.
+
+MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_depth, channels``) is such a table; where its split
+stands in the file's name (``GTZANGenre.train.jsonl``), it is read from there.
 """
 
 import csv
 import json
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from patchifier.config import RequestError
-from patchifier.datasets import Clip, Dataset, relocate
-from patchifier.tasks import infer
+from patchifier.datasets import Clip, Dataset, labels
+from patchifier.tasks import METRICS, infer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test", "testing": "test"}
-KNOWN = {"path", "audio_path", "file", "id", "start_s", "end_s", "split", "fold", "group", "target", "label"}
+KNOWN = {"path", "audio_path", "file", "id", "start_s", "end_s", "split", "fold", "group", "target", "label", "metric"}
 
 
 def load(path: Path) -> Dataset:
@@ -40,17 +45,74 @@ def load(path: Path) -> Dataset:
     RequestError
         With the row's number, for a row that cannot be read.
     """
+    return load_all([path], path.stem)
+
+
+def load_all(paths: Sequence[Path], name: str) -> Dataset:
+    """Read several manifests as one data set, such as MARBLE's three: ``NAME.train.jsonl``, ``NAME.val.jsonl``, ``NAME.test.jsonl``.
+
+    Raises
+    ------
+    RequestError
+        As :func:`load`.
+    """
+    entries = [entry for path in paths for entry in _entries(path)]
+    metric = _metric(entries)
+    clips = [_clip(entry, metric) for entry in entries]
+    if any(isinstance(clip.target, labels.Annotation) for clip in clips):
+        return _per_frame(name, clips, [entry.where for entry in entries], metric)
+    if any(isinstance(clip.target, list) for clip in clips):  # in a table, a clip with one tag among several has no bar
+        clips = [replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip for clip in clips]
+    task = infer([clip.target for clip in clips])
+    return Dataset(name, tuple(clips), replace(task, metric=metric) if task and metric else task)
+
+
+def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: str) -> Dataset:
+    """Data set whose targets are labels of moments; a clip without any has an empty list, or None where nobody looked."""
+    annotations = []
+    for clip, where in zip(clips, places, strict=True):
+        if isinstance(clip.target, labels.Annotation):
+            annotations.append((where, clip.target))
+        elif clip.target not in (None, []):
+            raise RequestError(f"{where}: label is {clip.target!r}, expected labels of moments as in {annotations[0][0] if annotations else 'other rows'}.")
+    task = labels.settle(annotations, metric)
+    settled = [replace(clip, target=clip.target.rows) if isinstance(clip.target, labels.Annotation) else clip for clip in clips]
+    return Dataset(name, tuple(settled), task)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One row, where it stands, the split in its file's name, and the folder at which its paths start."""
+
+    row: dict[str, Any]
+    where: str
+    split: str | None
+    root: Path
+
+
+def _entries(path: Path) -> list[_Entry]:
     try:
         rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
     except UnicodeDecodeError as error:
         raise RequestError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so.") from error
-    named = next((SPLIT_NAMES[part] for part in path.stem.lower().split(".")[1:] if part in SPLIT_NAMES), None)
-    clips = [_clip(row, f"{path}, row {number}", named) for number, row in enumerate(rows, 1)]
-    if not clips:
+    if not rows:
         raise RequestError(f"{path}: no rows, expected one for each clip.")
-    if any(isinstance(clip.target, list) for clip in clips):  # in a table, a clip with one tag among several has no bar
-        clips = [replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip for clip in clips]
-    return Dataset(path.stem, relocate(clips, _root(path, clips[0].path)), infer([clip.target for clip in clips]))
+    split = next((SPLIT_NAMES[part] for part in path.stem.lower().split(".")[1:] if part in SPLIT_NAMES), None)
+    root = _root(path, _path(rows[0], f"{path}, row 1"))
+    return [_Entry(row, f"{path}, row {number}", split, root) for number, row in enumerate(rows, 1)]
+
+
+def _metric(entries: Sequence[_Entry]) -> str:
+    """The metric that the table asks for, if any."""
+    found = {str(entry.row["metric"]): entry.where for entry in entries if entry.row.get("metric") not in (None, "")}
+    if len(found) > 1:
+        one, two = list(found)[:2]
+        raise RequestError(f"{found[two]}: metric is {two!r}, but {one!r} in {found[one]}, expected the same in every row.")
+    known = METRICS["per-frame"]
+    metric = next(iter(found), "")
+    if metric and any(_moments(_label(entry.row)) for entry in entries) and metric not in known:
+        raise RequestError(f"{found[metric]}: metric is {metric!r}, expected {', '.join(known)}.")
+    return metric
 
 
 def _root(manifest: Path, first: str) -> Path:
@@ -88,24 +150,45 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _clip(row: dict[str, Any], where: str, named_split: str | None) -> Clip:
+def _path(row: dict[str, Any], where: str) -> str:
     name = row.get("path") or row.get("audio_path") or row.get("file")
     if not name:
         raise RequestError(f"{where}: has no path, expected a column 'path' or 'audio_path' (found: {', '.join(row)}).")
-    split = row.get("split") or named_split
+    return str(name)
+
+
+def _clip(entry: _Entry, metric: str) -> Clip:
+    row, where = entry.row, entry.where
+    name = _path(row, where)
+    split = row.get("split") or entry.split
     if split and str(split).lower() not in SPLIT_NAMES:
         raise RequestError(f"{where}: split is {split!r}, expected train, valid or test.")
+    start_s, end_s = _number(row, "start_s", where) or 0.0, _number(row, "end_s", where)
+    target = _target(_label(row), entry, metric)
+    if isinstance(target, labels.Annotation):
+        target = replace(target, rows=labels.within(target.rows, start_s, end_s))
     return Clip(
         id=str(name if row.get("id") in (None, "") else row["id"]),
-        path=str(name),
-        start_s=_number(row, "start_s", where) or 0.0,
-        end_s=_number(row, "end_s", where),
+        path=str(entry.root / name),
+        start_s=start_s,
+        end_s=end_s,
         split=SPLIT_NAMES[split.lower()] if split else None,
         fold=_fold(row, where),
         group=str(row["group"]) if row.get("group") not in (None, "") else None,
-        target=_target(row.get("target", row.get("label"))),
-        info={key: str(value) for key, value in row.items() if key not in KNOWN and value not in (None, "")},
+        target=target,
+        info={key: str(value) for key, value in _other(row).items() if value not in (None, "")},
     )
+
+
+def _label(row: dict[str, Any]) -> Any:
+    return row.get("target", row.get("label"))
+
+
+def _other(row: dict[str, Any]) -> dict[str, Any]:
+    """Columns that are only kept, among them tempo and meter of MARBLE's beats."""
+    label = _label(row)
+    rest = {key: value for key, value in label.items() if key not in ("beat", "downbeat")} if isinstance(label, dict) else {}
+    return rest | {key: value for key, value in row.items() if key not in KNOWN}
 
 
 def _number(row: dict[str, Any], key: str, where: str) -> float | None:
@@ -127,17 +210,32 @@ def _fold(row: dict[str, Any], where: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _target(value: Any) -> Any:
-    """A name, a list of names, a number or a list of numbers; None for nothing."""
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        return list(value) if isinstance(value, list | tuple) else value
-    if value.startswith("["):
+def _moments(value: Any) -> bool:
+    """Whether a label, as it is written, is about moments within the clip."""
+    return labels.is_file(value) or labels.is_value(_unpacked(value))
+
+
+def _unpacked(value: Any) -> Any:
+    """A JSON list or object in a cell; anything else as it is."""
+    if isinstance(value, str) and value.startswith(("[", "{")):
         try:
             return json.loads(value)
         except ValueError:
             return value  # a name that starts with a bracket
+    return value
+
+
+def _target(value: Any, entry: _Entry, metric: str) -> Any:
+    """A name, a list of names, a number or a list of numbers, labels of moments; None for nothing."""
+    if value is None or value == "":
+        return None
+    if labels.is_file(value):
+        return labels.read(entry.root / value, metric)
+    value = _unpacked(value)
+    if labels.is_value(value):
+        return labels.from_value(value, entry.where)
+    if not isinstance(value, str) or value.startswith("["):
+        return value
     parts = [part.strip() for part in value.split("|")]
     try:
         numbers = [float(part) for part in parts]

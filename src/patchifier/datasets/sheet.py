@@ -1,9 +1,15 @@
-"""What a data sheet says about a published data set: where its files are, what is known to be broken, how many clips each split has."""
+"""What a data sheet says about a published data set: where its files are, what is known to be broken, how many clips each split has.
 
-from collections.abc import Callable, Mapping
+The reading of tables and folders that every sheet needs is here too.
+"""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from patchifier.config import RequestError
 
 if TYPE_CHECKING:
     from patchifier.datasets import Dataset
@@ -94,3 +100,61 @@ class Sheet:
     archives: tuple[Archive, ...] = ()
     known_bad: Mapping[str, str] = field(default_factory=dict)
     steps: str = ""
+
+    @property
+    def default(self) -> str:
+        """Name of the variant that is meant when none is given."""
+        return next(iter(self.variants))
+
+    def excuse(self, path: str) -> str:
+        """Why this file is known to be broken; empty if it is not. Another suffix (.au for .wav) is the same file."""
+        stem = str(Path(path).with_suffix("").as_posix())
+        return next((why for known, why in self.known_bad.items() if f"/{stem}".endswith("/" + str(Path(known).with_suffix("").as_posix()))), "")
+
+
+def packaged(name: str) -> list[dict[str, str]]:
+    """Rows of a split or tag list that comes with the package."""
+    return list(read_table(Path(__file__).parent / "splits" / name, ()))
+
+
+def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> Iterator[dict[str, str]]:
+    """Rows of a published table, quoted or not, by the names in its header, without white space around anything.
+
+    Raises
+    ------
+    RequestError
+        If the file is not there, not UTF-8, lacks one of these columns, or has a row of another length.
+    """
+    for number, row in enumerate(read_rows(path, delimiter=delimiter), 1):
+        if number == 1:
+            header = row
+            absent = [name for name in columns if name not in header]
+            if absent:
+                raise RequestError(f"{path} has no column {absent[0]!r} (found: {', '.join(header[:12])}), expected the table as published.")
+            continue
+        if len(row) != len(header):
+            raise RequestError(f"{path}, row {number}: has {len(row)} fields, expected {len(header)} as in the header.")
+        yield dict(zip(header, row, strict=True))
+
+
+def read_rows(path: Path, *, delimiter: str) -> Iterator[list[str]]:
+    """Rows of a published table, of any length, the header first; empty lines are passed over."""
+    if not path.is_file():
+        raise RequestError(f"{path} is not there, expected the table as published: 'patchifier check' says what is missing.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            for row in csv.reader(stream, delimiter=delimiter):
+                if row:
+                    yield [value.strip() for value in row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path} cannot be read as a UTF-8 table ({error}), expected the table as published.") from error
+
+
+def fullest(folders: Sequence[Path], names: Sequence[str]) -> Path:
+    """The folder that holds most of these names; the first if none does."""
+    return max(folders, key=lambda folder: sum((folder / name).exists() for name in names))
+
+
+def first_file(candidates: Sequence[Path]) -> str:
+    """The first of these files that is there; the first of all if none is."""
+    return str(next((path for path in candidates if path.is_file()), candidates[0]))

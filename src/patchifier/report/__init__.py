@@ -51,7 +51,8 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     base = Path(os.path.commonpath([folder.parent for folder in folders]))
     found = [read_run(path, base, problems) for path in folders if (path / "run.json").exists()]
     found = [replace(run, label=f"{run.label} ({run.path.relative_to(base)})") if sum(run.label == r.label for r in found) > 1 else run for run in found]
-    demos = {path: read_json(path / "results.json", problems) for path in folders if (path / "results.json").exists()}
+    compared = {run.path for run in found if run.kind == "compare"}
+    demos = {path: read_json(path / "results.json", problems) for path in folders if (path / "results.json").exists() and path not in compared}
     demos = {path: {**results, "source": str(path.relative_to(base))} for path, results in demos.items()}
     rows = collect_rows(found, demos, problems)
     write_text(out / "table.csv", csv_table(rows))

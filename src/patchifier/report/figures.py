@@ -56,7 +56,7 @@ def save_figure(figure: "Figure", path: Path | str) -> None:
         figure.savefig(beside, format=path.suffix[1:], dpi=150, metadata=metadata[path.suffix])
 
 
-def _figure(height: float) -> "Figure":
+def new_figure(height: float) -> "Figure":
     """Make an empty figure 10 inches wide: 10 points are then as large as the page's text."""
     try:
         from matplotlib.figure import Figure
@@ -65,7 +65,8 @@ def _figure(height: float) -> "Figure":
     return Figure(figsize=(10.0, height), layout="constrained")
 
 
-def _tidy(axes: "Axes", title: str, *, x: str = "", y: str = "") -> None:
+def tidy(axes: "Axes", title: str, *, x: str = "", y: str = "") -> None:
+    """Give axes their title and names, and take away what is not needed."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -96,7 +97,7 @@ def reconstruction_figure(reconstructions: Mapping[str, np.ndarray], facts: Mapp
     N, M, W = original.shape
 
     # 1. One strip for the original, three for each ratio, and a row with the two colour scales.
-    figure = _figure(1.9 + 2.3 * len(ratios))
+    figure = new_figure(1.9 + 2.3 * len(ratios))
     heights = [1.25, *(height for _ in ratios for height in (0.8, 0.8, 0.55))]
     grid = figure.add_gridspec(len(heights) + 1, 2, height_ratios=[*heights, 0.11])
     strips = [figure.add_subplot(grid[0, :])]
@@ -203,7 +204,7 @@ def curves_figure(run: Run) -> "Figure | None":
     present = {folder: title for folder, title in stages.items() if read_columns(run.path / folder / "metrics.csv")}
     if not present:
         return None
-    figure = _figure(4.6)
+    figure = new_figure(4.6)
     grid = figure.subplots(2, len(present), sharex="col", sharey="row", squeeze=False, gridspec_kw={"height_ratios": [5, 1]})
     levels: list[dict[str, tuple[str, float]]] = []
     for (folder, title), loss, rate in zip(present.items(), *grid, strict=True):
@@ -218,14 +219,14 @@ def curves_figure(run: Run) -> "Figure | None":
         if score is not None:
             style: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": "white", "markevery": _every(score, 12)}
             loss.plot(checks["step"], to_decibels(score, run), color="#cc7a00", linewidth=1.4, label="validation", **style)
-        _tidy(loss, title, y="" if loss is not grid[0][0] else "Error, RMSE (dB)")
+        tidy(loss, title, y="" if loss is not grid[0][0] else "Error, RMSE (dB)")
         loss.set_yscale("log")
         loss.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         loss.yaxis.set_major_formatter("{x:g}")
         loss.yaxis.set_minor_locator(NullLocator())
         loss.legend(loc="upper right", fontsize=9, framealpha=0.9)
         rate.plot(steps["step"][thin], steps.get("learning_rate", nothing)[thin], color="#1c1433", linewidth=1.2)
-        _tidy(rate, "", x="Step", y="" if rate is not grid[1][0] else "Learning\nrate")
+        tidy(rate, "", x="Step", y="" if rate is not grid[1][0] else "Learning\nrate")
         rate.set_ylim(bottom=0.0)
         rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         marks = {words: (dash, to_decibels(checks[name][-1], run)) for name, (dash, words) in PREDICTORS.items() if name in checks}
@@ -264,10 +265,10 @@ def health_figure(run: Run) -> "Figure | None":
     present = {name: words for name, words in panels.items() if name in checks and np.isfinite(checks[name]).any()}
     if not present:
         return None
-    figure = _figure(2.8)
+    figure = new_figure(2.8)
     for axes, (name, (title, label)) in zip(figure.subplots(1, len(present), squeeze=False)[0], present.items(), strict=True):
         axes.plot(checks["step"], checks[name], color="#1c1433", marker="o", markersize=4, markevery=_every(checks["step"], 12))
-        _tidy(axes, title, x="Step of stage II", y=label)
+        tidy(axes, title, x="Step of stage II", y=label)
         axes.set_ylim(0.0, 1.15 * float(np.nanmax(checks[name])) or 1.0)
     return figure
 
@@ -283,7 +284,7 @@ def convergence_figure(run: Run, opponents: Sequence[Run], table: Sequence[Row])
     rows = [(r, method, row) for r, method, row in rows if row.get("metric") == run.metric]
     if not curves and not rows:
         return None
-    figure = _figure(4.4)
+    figure = new_figure(4.4)
     left, right = figure.subplots(1, 2, width_ratios=[1.35, 1.0])
     _draw_convergence(left, run, curves)
     _draw_scores(right, run, rows)
@@ -296,24 +297,24 @@ def convergence_figure(run: Run, opponents: Sequence[Run], table: Sequence[Row])
     return figure
 
 
-def _unit(metric: str) -> tuple[float, str]:
+def unit_of(metric: str) -> tuple[float, str]:
     """Factor and name with which a score is drawn."""
     return (100.0, f"{metric} (%)") if metric == "accuracy" else (1.0, metric)
 
 
 def _draw_convergence(axes: "Axes", run: Run, curves: Sequence[tuple[Run, str, Mapping[str, np.ndarray]]]) -> None:
-    unit, name = _unit(run.metric)
+    unit, name = unit_of(run.metric)
     for r, method, columns in curves:
         dash, marker, colour = STYLES[method]
         style: dict[str, Any] = {"color": colour, "linewidth": 1.8, "markersize": 5, "label": method} if r is run else _FAINT
         axes.plot(columns["step"], unit * columns[run.metric], dash, marker=marker, markevery=_every(columns["step"], 8), **style)
     for r in {r.label: r for r, _, _ in curves if r is not run}.values():
         axes.plot([], [], "-", label=f"{r.facts.get('encoder', 'other')} (same style)", **_FAINT)
-    _tidy(axes, "While training", x="Step", y=f"Validation {name}")
+    tidy(axes, "While training", x="Step", y=f"Validation {name}")
 
 
 def _draw_scores(axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]]) -> None:
-    unit, name = _unit(run.metric)
+    unit, name = unit_of(run.metric)
     methods = [method for method in METHODS if any(method == tested for _, tested, _ in rows)]
     for r, method, row in rows:
         _, marker, colour = STYLES[method]
@@ -326,7 +327,7 @@ def _draw_scores(axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]]) -
         words: dict[str, Any] = {"ha": "center", "fontsize": size, "color": colour if r is run else "#666666"}
         axes.annotate(score_text(row.get("value"), run.metric), (value, y), (0, above), textcoords="offset points", **words)
     counts = " or ".join(sorted({str(row.get("n", "?")) for _, _, row in rows})) or "?"
-    _tidy(axes, "When tested, with 95 % interval", x=f"Test {name}, {counts} clips")
+    tidy(axes, "When tested, with 95 % interval", x=f"Test {name}, {counts} clips")
     axes.set_yticks([-place for place in range(len(methods))], methods)
     axes.set_ylim(0.3 - max(1, len(methods)), 0.6)
 
@@ -336,6 +337,6 @@ def _draw_majority(axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]],
     same = [group for group in group_rows(table) if any(same_score(row, other) for _, _, row in rows for other in group)]
     values = [to_number(row.get("value")) for group in same for row in group if row.get("encoder") == "majority"]
     if values and math.isfinite(values[0]):
-        x = _unit(run.metric)[0] * values[0]
+        x = unit_of(run.metric)[0] * values[0]
         axes.axvline(x, color="#444444", linestyle=":", linewidth=1.2)
         axes.annotate("most frequent label", (x, 0.6), (3, -3), textcoords="offset points", fontsize=8, va="top")

@@ -107,6 +107,7 @@ def read_run(path: Path, base: Path, problems: list[str]) -> Run:
     run = Run(path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=())
     missing = [*_missing_state(run), *(_missing_pretrain(run) if run.kind == "pretrain" else [])]
     missing += _missing_finetune(run) if run.kind == "finetune" else []
+    missing += ["no result yet"] if run.kind == "compare" and not (path / "results.json").exists() else []
     return replace(run, missing=tuple(missing), facts={**facts, "folder": str(path.relative_to(base))})
 
 

@@ -1,33 +1,23 @@
 """The page: text and tables around the figures, in one file that needs no other and no network."""
 
-import base64
 import html
-import io
 import json
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.report.figures import PREDICTORS, SCALES, convergence_figure, curves_figure, health_figure, reconstruction_figure, save_figure, to_decibels
+from patchifier.report.comparison import comparison_html
+from patchifier.report.figures import PREDICTORS, convergence_figure, curves_figure, health_figure, reconstruction_figure, to_decibels
 from patchifier.report.folders import METHODS, Row, Run, get_part, read_columns, read_reconstructions, to_number
+from patchifier.report.parts import body, figure_html, published_html, wide
 from patchifier.report.tables import APART, ENCODERS, READOUTS, caution_text, escape, group_rows, interval_text, score_text, verdict
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 TEMPLATE = Path(__file__).with_name("page.html")
-PUBLISHED = (
-    ("Patchifier", "72.3", "48.6"),
-    ("CLMR", "68.6", "blank <sup>b</sup>"),
-    ("JukeMIR", "79.7", "69.9 <sup>a</sup>"),
-    ("MuLaP", "–", "58.5"),
-    ("S3T", "81.1", "–"),
-)
 _PEERS = {"random": "with random weights", "majority": "always the most frequent label"}
 
 
@@ -38,27 +28,18 @@ def page_text(runs: Sequence[Run], demos: Mapping[Path, Row], rows: Sequence[Row
     sections = [
         ("What the model fills in", "".join(pictures)),
         ("What it is worth", _table_html(rows, demos)),
-        ("Published figures", _published_html()),
+        *[(f"Side by side: {escape(run.facts.get('dataset', run.label))}", comparison_html(run, problems, out)) for run in runs if run.kind == "compare"],
+        ("Published figures", published_html()),
         ("Four ways of fine-tuning", _convergence_html(runs, rows, out)),
         ("How it learnt", "".join(_curves_html(run, out, len(pretrained) > 1) for run in pretrained)),
         ("How this was made", "".join(_made_html(run) for run in runs)),
     ]
-    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
+    content = "".join(f"<section><h2>{title}</h2>{inside}</section>" for title, inside in sections if inside)
     missing = [f"<b>{escape(run.label)}</b>: {escape('; '.join(run.missing))}." for run in runs if run.missing] + [escape(text) for text in problems]
     notice = f"<aside><h2>What is missing</h2><ul>{''.join(f'<li>{text}</li>' for text in missing)}</ul></aside>" if missing else ""
     named = ", ".join(escape(run.label) for run in runs)
-    values = {"headline": _headline(runs, demos, rows), "notice": notice, "body": body, "runs": named}
+    values = {"headline": _headline(runs, demos, rows), "notice": notice, "body": content, "runs": named}
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
-
-
-def _wide(heads: Iterable[str], bodies: str) -> str:
-    """Make a table that scrolls by itself where the page is narrower, by keyboard too."""
-    head = "".join(f"<th scope=col>{name}</th>" for name in heads)
-    return f'<div class="wide" role="group" aria-label="Table" tabindex="0"><table><thead><tr>{head}</tr></thead>{bodies}</table></div>'
-
-
-def _body(rows: Iterable[Sequence[str]]) -> str:
-    return "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
 
 
 def _headline(runs: Sequence[Run], demos: Mapping[Path, Row], rows: Sequence[Row]) -> str:
@@ -105,34 +86,6 @@ def _duration(seconds: Any) -> str:
     return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
-def _figure_html(figure: "Figure", stem: str, out: Path, *, alt: str, caption: str, pixels: bool = False) -> str:
-    """Save a figure as PNG and SVG, and put the SVG into the page; where it is mostly pixels, the PNG in 256 colours."""
-    save_figure(figure, out / f"{stem}.png")
-    figure.set_layout_engine("none")  # the layout has been found: finding it again would double the time
-    for axes in figure.axes:  # its last bits differ from run to run, and the names inside an SVG are made from them
-        axes.set_position(np.round(axes.get_position().bounds, 9).tolist())
-    save_figure(figure, out / f"{stem}.svg")
-    kind, content = ("image/png", _few_colours(out / f"{stem}.png")) if pixels else ("image/svg+xml", (out / f"{stem}.svg").read_bytes())
-    data = base64.b64encode(content).decode()
-    card = f'<div class="card" role="group" aria-label="Figure" tabindex="0"><img alt="{escape(alt)}" src="data:{kind};base64,{data}"></div>'
-    return f"<figure>{card}<figcaption>{caption}</figcaption></figure>"
-
-
-def _few_colours(path: Path) -> bytes:
-    """Read a PNG and write it in 256 colours, those of the two colour scales and greys: a third of the size."""
-    from matplotlib import colormaps
-    from PIL import Image  # matplotlib writes its PNGs with it
-
-    counts = {SCALES[0]: 128, SCALES[1]: 96, "gray": 32}
-    colours = np.concatenate([colormaps[name](np.linspace(0.0, 1.0, count), bytes=True)[:, :3] for name, count in counts.items()])
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colours.tobytes())
-    file = io.BytesIO()
-    with Image.open(path) as picture:
-        picture.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE).save(file, format="png")
-    return file.getvalue()
-
-
 def _stem(name: str, run: Run, several: bool) -> str:
     plain = "".join(letter if letter.isalnum() else "-" for letter in str(run.facts.get("folder", run.path.name)))
     return f"{name}-{plain}" if several else name
@@ -155,7 +108,7 @@ def _reconstruction_html(run: Run, out: Path, problems: list[str], several: bool
         f"The last strip of each block shows how far off it is. From <b>{escape(run.label)}</b>, clip <i>{escape(facts.get('clip', '?'))}</i>."
     )
     alt = "Spectrogram of a clip; below it, for each mask ratio, the patches given, the patches filled in, and the error in decibels."
-    return _figure_html(figure, _stem("reconstruction", run, several), out, alt=alt, caption=caption, pixels=True)
+    return figure_html(figure, _stem("reconstruction", run, several), out, alt=alt, caption=caption, pixels=True)
 
 
 def _table_html(rows: Sequence[Row], demos: Mapping[Path, Row]) -> str:
@@ -170,7 +123,7 @@ def _table_html(rows: Sequence[Row], demos: Mapping[Path, Row]) -> str:
         about += f"<tr>{span}{escape(group[0].get('n', '?'))} test clips; {escape(group[0]['test'] or 'task not stated')}</th></tr>"
         caution = f"<tr class=caution><td colspan={len(head)}>{escape(caution_text(group))}</td></tr>" if caution_text(group) else ""
         parts.append(f"<tbody>{about}{''.join(_row_html(row, group, sources) for row in group)}{caution}</tbody>")
-    table = _wide(head, "".join(parts)) if rows else ""
+    table = wide(head, "".join(parts)) if rows else ""
     words = {name: text for name, text in (ENCODERS | READOUTS).items() if any(name in (row.get("encoder"), row.get("method")) for row in rows)}
     terms = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in words.items() if name != "none")
     key = f"<details><summary>What the names mean</summary><dl>{terms}</dl></details>" if rows else ""
@@ -213,7 +166,7 @@ def _differences_html(results: Row) -> str:
         lines.append((sentence, value, interval, escape(item.get("n", "?"))))
     if not lines:
         return ""
-    table = _wide(("on the same clips", "difference", "95 % interval", "clips"), f"<tbody class=text>{_body(lines)}</tbody>")
+    table = wide(("on the same clips", "difference", "95 % interval", "clips"), f"<tbody class=text>{body(lines)}</tbody>")
     return f"<h3>Which differences hold up</h3><p>“Beats” is said only when the paired 95 % interval leaves out 0.</p>{table}"
 
 
@@ -232,7 +185,7 @@ def _convergence_html(runs: Sequence[Run], rows: Sequence[Row], out: Path) -> st
         caption = f"The form of the paper’s Figure 2, for <b>{escape(run.label)}</b>. Left: validation clips, "
         caption += f"of the first fold and seed where there are several. Right: test clips.{grey}"
         alt = f"Validation {run.metric} against step for each method of fine-tuning, and test {run.metric} of each with its interval."
-        parts.append(_figure_html(figure, _stem("figure-2", run, len(main) > 1), out, alt=alt, caption=caption))
+        parts.append(figure_html(figure, _stem("figure-2", run, len(main) > 1), out, alt=alt, caption=caption))
     return "".join(parts)
 
 
@@ -250,13 +203,13 @@ def _curves_html(run: Run, out: Path, several: bool) -> str:
             "of the log-mel. Horizontal lines, where drawn: what predictors that learn nothing get on the same patches."
         )
         alt = "Training and validation error of stage I and stage II against step, with three simple predictors as horizontal lines."
-        parts.append(_figure_html(figure, _stem("losses", run, several), out, alt=alt, caption=caption))
+        parts.append(figure_html(figure, _stem("losses", run, several), out, alt=alt, caption=caption))
     if figure := health_figure(run):
         width = get_part(run.config, "model").get("width", "?")
         caption = f"Health of the {escape(width)}-dimensional embeddings of <b>{escape(run.label)}</b>: a model that answers the same to all music "
         caption += "would fall towards 0 on the left and 1 on the right."
         alt = "Standard deviation and effective rank of the embeddings against step."
-        parts.append(_figure_html(figure, _stem("health", run, several), out, alt=alt, caption=caption))
+        parts.append(figure_html(figure, _stem("health", run, several), out, alt=alt, caption=caption))
     return "".join(parts)
 
 
@@ -275,12 +228,3 @@ def _made_html(run: Run) -> str:
     terms = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in lines.items() if text)
     config = html.escape(json.dumps(run.config, indent=2))
     return f"<h3>{escape(run.label)}</h3><dl>{terms}</dl><details><summary>Every setting</summary><pre>{config}</pre></details>"
-
-
-def _published_html() -> str:
-    """Lay out Table 1 of the paper, with its errors: the numbers in the other systems' own papers and in JukeMIR's table."""
-    return f"""<p><b>Published figures (the paper’s Table 1), never ranked with ours.</b> Other data, other clips, other hands:
-supervision is a linear probe according to the paper; the paper does not state the split.</p>
-{_wide(("system", "GTZAN, accuracy (%)", "EmoMusic, R² × 100"), f"<tbody>{_body(PUBLISHED)}</tbody>")}
-<p class="small"><sup>a</sup> The 69.9 printed for JukeMIR on EmoMusic is its four-task average; its EmoMusic R² is 66.9.<br>
-<sup>b</sup> CLMR’s EmoMusic, left blank, is 56.8.</p>"""

@@ -1,0 +1,117 @@
+"""Patchifiers as encoders: trained ones from a folder, and random ones that are a fair opponent."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from patchifier import checkpoint, datasets, spectrogram
+from patchifier.baselines.interface import Asked, Encoder, at_end, weights_hash
+from patchifier.cache import Cache
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config, ModelConfig, RequestError, digest, update
+from patchifier.embed import Embedder
+from patchifier.model import Patchifier
+
+CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
+SEEDS = 5
+CHUNK = 64  # clips in memory at once: 20 MB of log-mels of 29 s
+
+
+def random_checkpoint(config: Config, data: Cache, indices: Sequence[int], *, seed: int) -> Checkpoint:
+    """Return the same architecture with random weights, calibrated on training clips: a fair opponent of a trained one.
+
+    Parameters
+    ----------
+    config : Config
+        The trained model's.
+    data : Cache
+        Where the clips are.
+    indices : sequence of int
+        Training clips, for the batch-norm statistics.
+    seed : int
+        Of the weights.
+    """
+    model = Patchifier(config.model, seed=seed)
+    chosen = np.asarray(indices)[np.linspace(0, len(indices) - 1, min(len(indices), CALIBRATION_CLIPS)).astype(int)]
+    log_mels = [torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen]
+    cut = [spectrogram.cut(log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence) for log_mel in log_mels]
+    calibrate(model, torch.cat(cut))
+    return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
+
+
+@torch.no_grad()
+def calibrate(model: Patchifier, patches: torch.Tensor) -> None:
+    """Set the extractor's batch-norm statistics to those of these patches (P, 1, M, W), exactly: each layer sees all of them at once."""
+    norms = [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # take the batch's statistics as they are
+    model.extractor.train()
+    model.extractor(patches)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def as_encoder(name: str, made: Checkpoint, *, seed: int | None = None, device: str = "cpu") -> Encoder:
+    """Encoder of a model, through the log-mels of the cache and the embedding settings of its config.
+
+    Its ``encode`` raises RequestError for a cache with other spectrogram settings.
+    """
+    embedder = Embedder(made.model, made.config, device=device)
+
+    def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
+        data.require(made.config.spectrogram)
+        if not len(indices):
+            raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
+        parts = []
+        for first in range(0, len(indices), CHUNK):
+            log_mels = [torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in indices[first : first + CHUNK]]
+            parts.append(embedder.embed_log_mels(log_mels))
+        return np.concatenate(parts)
+
+    pooling = made.config.embed.pooling
+    identity = digest("patchifier", made.config, weights_hash(made.model))
+    return Encoder(name, encode, made.model.parameter_count(), seed, identity, note=f"{pooling} of layers {', '.join(map(str, made.config.embed.layers))}")
+
+
+def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
+    """Row "model": a model folder, FOLDER or FOLDER@pooling."""
+    folder, pooling = (argument, "") if Path(argument).is_dir() else at_end(argument)
+    made = checkpoint.load(folder)
+    if pooling:
+        made = replace(made, config=update(made.config, {"embed": {"pooling": pooling}}))
+    if asked.data is not None:
+        asked.data.require(made.config.spectrogram)
+    return [as_encoder(name, made, device=asked.device)]
+
+
+def random(name: str, argument: str, asked: Asked) -> list[Encoder]:
+    """Row "random": five seeds; one, if the argument is a seed; the architecture of a model, if it is a folder."""
+    if asked.data is None:
+        raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
+    one = argument.isdecimal()
+    config = checkpoint.load(argument).config if argument and not one else asked.config or _default(asked.data)
+    asked.data.require(config.spectrogram)
+    seeds = [int(argument)] if one else range(asked.seed, asked.seed + SEEDS)
+    made = [random_checkpoint(config, asked.data, _training_clips(asked), seed=seed) for seed in seeds]
+    return [as_encoder(name, each, seed=seed, device=asked.device) for each, seed in zip(made, seeds, strict=True)]
+
+
+def _default(data: Cache) -> Config:
+    """Architecture of the paper for the log-mels of a cache."""
+    return Config(spectrogram=data.spectrogram, model=replace(ModelConfig(), bands=data.spectrogram.bands))
+
+
+def _training_clips(asked: Asked) -> Sequence[int]:
+    assert asked.data is not None
+    train = asked.train
+    if train is None:
+        train = [index for index, side in enumerate(datasets.partition(asked.data.clips)) if side == "train"]
+    if not len(train):
+        raise RequestError("random: no training clips to calibrate on, expected at least one with the split 'train'.")
+    return train

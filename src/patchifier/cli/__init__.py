@@ -1,0 +1,58 @@
+"""Flags -> functions -> files. The only part that prints.
+
+Exit codes: 0 done; 1 done, but some inputs were skipped; 2 the request makes no sense; 3 unexpected failure; 130 interrupted, work saved.
+torch and everything heavy is imported when a command runs, not for ``--help``.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+
+import jsonargparse
+
+import patchifier
+from patchifier.cli import judging, looking, training
+from patchifier.cli.flags import Flags
+from patchifier.config import RequestError
+
+COMMANDS: dict[str, Callable[[Flags], int]] = training.COMMANDS | judging.COMMANDS | looking.COMMANDS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    flags = parser().parse_args(argv, defaults=False).as_dict()
+    command = flags["subcommand"]
+    try:
+        return COMMANDS[command](flags.get(command) or {})
+    except RequestError as error:
+        print(f"patchifier {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if type(error).__name__ == "Interrupted":  # of patchifier.runs, which --help must not import
+            print(f"\npatchifier {command}: {error}", file=sys.stderr)
+            return 130
+        traceback.print_exc()
+        print(f"patchifier {command}: this is a fault of patchifier, please report it with the lines above.", file=sys.stderr)
+        return 3
+
+
+def parser() -> jsonargparse.ArgumentParser:
+    """Build the parser of all commands."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    root = jsonargparse.ArgumentParser(
+        prog="patchifier", description="Music as sequences of spectrogram patches.", version=patchifier.__version__, allow_abbrev=False
+    )
+    commands = root.add_subcommands(required=True, metavar="COMMAND", title="commands")
+    for part in (training, judging, looking):
+        part.add(commands)
+    return root
+
+
+def script() -> None:
+    """Entry point of the ``patchifier`` command."""
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The commands that show what is there: reconstruct, report, info."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from patchifier.cli.flags import Flags, add_command, add_common, say
+from patchifier.config import to_dict
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    command = add_command(commands, "reconstruct", "Draw what a model fills in where patches of a song are hidden.")
+    command.add_argument("file", type=str, help="Audio file.")
+    command.add_argument("--out", type=str, required=True, help="Picture: .png, .svg or .pdf.")
+    command.add_argument("--model", type=str, default="", help="Model folder.")
+    command.add_argument("--start_s", type=float, default=0.0, help="Where in the song to begin, in seconds.")
+    command.add_argument("--sound", action="store_true", help="Also write what can be heard of it, as wav files beside the picture.")
+    add_common(command)
+
+    command = add_command(commands, "report", "Draw figures and tables from run folders.")
+    command.add_argument("runs", type=str, nargs="+", help="Run folders, or folders that hold some.")
+    command.add_argument("--out", type=str, required=True, help="Folder for figures and index.html.")
+    add_common(command)
+
+    command = add_command(commands, "info", "Say what a model folder or a cache holds.")
+    command.add_argument("path", type=str, help="The folder.")
+    command.add_argument("--verify", action="store_true", help="Check every clip of a cache against its checksum.")
+    add_common(command)
+
+
+def run_reconstruct(flags: Flags) -> int:
+    """``patchifier reconstruct``."""
+    import numpy as np
+
+    from patchifier import audio, embed, model, pretrain, report, runs, spectrogram
+
+    embedder = embed.load(flags.get("model") or None)
+    config, out = embedder.config, Path(flags["out"])
+    seconds = config.model.positions * config.model.frames * config.spectrogram.frame_s + 1
+    start_s = flags.get("start_s", 0.0)
+    waveform = audio.load(flags["file"], sample_rate=config.spectrogram.sample_rate, start_s=start_s, end_s=start_s + seconds)
+    log_mel = embedder.log_mel(waveform, config.spectrogram.sample_rate)
+    count = min(config.model.positions, max(1, log_mel.shape[1] // config.model.frames))
+    arrays: dict[str, np.ndarray] = {}
+    errors: dict[str, float] = {}
+    for ratio in pretrain.PICTURE_RATIOS:
+        masked = model.draw_mask(runs.generator(config.pretrain.seed, "mask", 2**40), np.ones((1, count), bool), ratio)[0]
+        patches, filled = embedder.reconstruct(log_mel, masked)
+        arrays |= {"original": patches.numpy(), f"masked_{ratio}": masked.astype(np.uint8), f"reconstructed_{ratio}": filled.numpy()}
+        errors[str(ratio)] = float((patches - filled)[masked].square().mean())
+        if flags.get("sound"):
+            for name, values in ((f"reconstructed_{ratio}", filled), ("original", patches)):
+                heard = spectrogram.to_waveform(spectrogram.join(values[:, None], count * config.model.frames, tail="anchor"), config.spectrogram)
+                audio.save(out.with_name(f"{out.stem}_{name}.wav"), heard.numpy(), config.spectrogram.sample_rate)
+    facts = pretrain.picture_facts(Path(flags["file"]).name, {"title": Path(flags["file"]).stem}, config)
+    report.save_figure(report.reconstruction_figure(arrays, facts), out)
+    say(
+        flags,
+        {"picture": str(out), "masked_mse": errors},
+        f"{out}: masked-patch MSE " + ", ".join(f"{value:.5f} at ratio {ratio}" for ratio, value in errors.items()),
+    )
+    return 0
+
+
+def run_report(flags: Flags) -> int:
+    """``patchifier report``."""
+    from patchifier import report
+
+    page = report.report(flags["runs"], flags["out"])
+    say(flags, {"page": str(page)}, f"report: {page}")
+    return 0
+
+
+def run_info(flags: Flags) -> int:
+    """``patchifier info``."""
+    path = Path(flags["path"])
+    facts = _cache_facts(path, bool(flags.get("verify"))) if (path / "cache.json").exists() else _model_facts(path)
+    plain = {name: value for name, value in facts.items() if not isinstance(value, dict | list) or name == "problems"}
+    say(flags, facts, "\n".join(f"{name:<22}{value}" for name, value in plain.items()))
+    return 1 if facts.get("problems") else 0
+
+
+def _model_facts(path: Path) -> dict[str, Any]:
+    from patchifier import checkpoint
+
+    loaded = checkpoint.load(path)
+    parts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in loaded.model.named_children()}
+    facts = {"kind": "model", "parameters": loaded.model.parameter_count(), **{f"parameters_{name}": count for name, count in parts.items()}}
+    if loaded.task:
+        facts |= {"task": loaded.task.kind, "names": list(loaded.task.names)}
+    return facts | dict(loaded.facts) | {"config": to_dict(loaded.config)}
+
+
+def _cache_facts(path: Path, verify: bool) -> dict[str, Any]:
+    from patchifier import cache
+
+    data = cache.Cache(path)
+    facts = {
+        "kind": "cache",
+        "dataset": data.name,
+        "clips": len(data.clips),
+        "hours": round(float(data.frames.sum()) * data.spectrogram.frame_s / 3600, 3),
+        "task": data.task.kind if data.task else None,
+        "spectrogram": to_dict(data.spectrogram),
+    }
+    return facts | ({"problems": data.verify()} if verify else {})
+
+
+COMMANDS: dict[str, Callable[[Flags], int]] = {"reconstruct": run_reconstruct, "report": run_report, "info": run_info}

@@ -1,0 +1,299 @@
+"""Encoders x task -> table: the same probe on the same clips, with intervals, paired differences and what each costs.
+
+The first encoder is the one that the others are compared with; "random" and other encoders that come several times, with other
+seeds, are one row. What is written is a run folder, from which the report draws table, figure and page.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchifier import frames, leaks, probe, robustness, tasks
+from patchifier.baselines import Encoder, cached
+from patchifier.cache import Cache, Progress, silent
+from patchifier.config import Config, RequestError
+from patchifier.datasets.folds import sides_in_turn
+from patchifier.probe import Sides
+from patchifier.runs import Run, write_json, write_rows
+from patchifier.tasks import Task
+
+TIMED_CLIPS = 8  # of these the cost of an encoder is measured, apart from what was cached
+SHOTS = (1, 2, 5, 10)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one encoder: of the clips, then of the tested clips under each deformation."""
+
+    clean: np.ndarray
+    deformed: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def compare(
+    cache: str | Path | Cache,
+    encoders: Sequence[Encoder],
+    out: str | Path,
+    *,
+    protocol: str = "linear",
+    robust: bool = False,
+    seed: int = 0,
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> dict[str, Any]:
+    """Judge encoders on one task.
+
+    Parameters
+    ----------
+    cache : str, Path or Cache
+        Clips with targets.
+    encoders : sequence of Encoder
+        The first is compared with each other one. Those of one name are repeated runs of one encoder.
+    out : str or Path
+        Run folder; gets ``results.json``, ``table.csv``, ``differences.csv`` and the predictions of each encoder.
+    protocol : str
+        Of :data:`patchifier.probe.PROTOCOLS`, or "few-shot".
+    robust : bool
+        Also ask the same probes about the tested clips under each of :data:`patchifier.robustness.DEFORMATIONS`.
+    seed : int
+        Of the probe.
+    progress : callable
+        As for pre-training.
+
+    Returns
+    -------
+    dict
+        ``rows``, ``differences`` and ``notes``, as in ``results.json``.
+
+    Raises
+    ------
+    RequestError
+        If the clips have no targets, or the protocol does not fit the task.
+    """
+    data = cache if isinstance(cache, Cache) else Cache(cache)
+    if data.task is None:
+        raise RequestError(f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column.")
+    rounds = sides_of(data)
+    facts = {
+        "kind": "compare", "cache": str(data.path), "dataset": data.name, "protocol": protocol, "seed": seed, "metric": data.task.metric,
+        "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data), "encoders": list(dict.fromkeys(e.name for e in encoders)),
+    }  # fmt: skip
+    with Run(out, Config(spectrogram=data.spectrogram, model=replace(Config().model, bands=data.spectrogram.bands)), resume=True, facts=facts) as run:
+        notes = [note for encoder in encoders for note in leak_notes(encoder, data, run.path)]
+        deformed = deform_all(data, run.path / "deformed", progress) if robust else {}
+        judge = Judge(data, data.task, protocol, rounds, seed, deformed, run.path, progress)
+        results = {**judge.results(encoders), "notes": notes, "dataset": data.name, "protocol": protocol, "split": facts["split"]}
+        write_json(run.path / "results.json", results)
+        write_rows(run.path / "table.csv", [{key: value for key, value in row.items() if key != "chosen"} for row in results["rows"]])
+        if results["differences"]:
+            write_rows(run.path / "differences.csv", results["differences"])
+    return results
+
+
+def sides_of(data: Cache) -> list[Sides]:
+    """Sides of every round of testing; refuses a side that is empty."""
+    groups = np.array([clip.group or clip.id for clip in data.clips])
+    rounds = []
+    for names in map(np.array, sides_in_turn(data.clips)):
+        found = {side: np.flatnonzero(names == side) for side in ("train", "valid", "test")}
+        empty = [side for side, indices in found.items() if not len(indices)]
+        if empty:
+            raise RequestError(f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(names)} clips are too few.")
+        rounds.append(Sides(**found, groups=groups))
+    return rounds
+
+
+def tested(data: Cache) -> np.ndarray:
+    """Indices of all clips that are tested, round by round."""
+    return np.concatenate([sides.test for sides in sides_of(data)])
+
+
+def deform_all(data: Cache, folder: Path, progress: Callable[[str], Progress]) -> dict[str, Cache]:
+    """Caches of the tested clips, in the order of :func:`tested`, under each deformation."""
+    indices = tested(data)
+    return {name: robustness.deform(data, indices, name, folder / name, progress=progress(name)) for name in robustness.DEFORMATIONS}
+
+
+def leak_notes(encoder: Encoder, data: Cache, folder: Path) -> list[str]:
+    """What has to be said of clips that an encoder heard in pre-training and that are tested: named, or that nobody can tell."""
+    if encoder.trained_on is None:
+        return []
+    facts = encoder.trained_on / "run.json"
+    heard = Path(json.loads(facts.read_text(encoding="utf-8")).get("cache", "")) if facts.exists() else Path()
+    if not (heard / "cache.json").exists():
+        return [f"{encoder.name}: what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."]
+    if heard.resolve() == data.path.resolve():
+        return [f"{encoder.name}: pre-trained, without labels, on clips of this very cache."]
+    found = leaks.leaks(Cache(heard), data)
+    leaks.save(found, folder / f"leaks-{heard.name}.csv")
+    if not found:
+        return [f"{encoder.name}: no clip of {heard} is heard in this test."]
+    named = ", ".join(sorted({leak.second for leak in found}))
+    return [f"{encoder.name}: clips of {heard}, on which it was pre-trained, are heard in this test: {named}."]
+
+
+def describe(data: Cache) -> str:
+    """Say in words how clips are split."""
+    rounds = sides_in_turn(data.clips)
+    if any(clip.split for clip in data.clips):
+        return "the data set's own split"
+    own = len({clip.fold for clip in data.clips if clip.fold is not None}) >= 3
+    return f"each of {len(rounds)} folds{'' if own else ' (made here, by group)'} tested in turn"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One protocol on one task."""
+
+    data: Cache
+    task: Task
+    protocol: str
+    rounds: Sequence[Sides]
+    seed: int
+    deformed: Mapping[str, Cache]
+    folder: Path
+    progress: Callable[[str], Progress]
+
+    def results(self, encoders: Sequence[Encoder]) -> dict[str, Any]:
+        """Rows of every encoder and, where clips are what is tested, how each differs from the first."""
+        by_name: dict[str, list[Encoder]] = {}
+        for encoder in encoders:
+            by_name.setdefault(encoder.name, []).append(encoder)
+        if self.task.kind == "per-frame":
+            return self.per_frame(by_name)
+        if self.protocol == "few-shot":
+            return self.few_shot(by_name)
+        return self.whole_clips(by_name)
+
+    # --- clips ---
+
+    def whole_clips(self, by_name: Mapping[str, Sequence[Encoder]]) -> dict[str, Any]:
+        """Train the probe once for each encoder and round, and test it on clean and deformed clips."""
+        targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
+        test = np.concatenate([sides.test for sides in self.rounds])
+        groups = [self.data.clips[index].group or self.data.clips[index].id for index in test]
+        parts = {"": np.arange(len(test))} | {name: np.array([i for i, index in enumerate(test) if name in self.data.clips[index].subsets])
+                                              for name in sorted({name for index in test for name in self.data.clips[index].subsets})}  # fmt: skip
+        rows, runs = [], {}
+        everyone = {"majority": [self.majority(targets)]}
+        costs: dict[str, dict[str, Any]] = {"majority": {}}
+        for name, repeated in by_name.items():
+            found = [self.predict(encoder, targets) for encoder in repeated]
+            everyone[name] = [predictions for predictions, _ in found]
+            costs[name] = self.cost(repeated[0]) | {"chosen": [chosen for _, chosen in found]}
+        for name, repeats in everyone.items():
+            runs[name] = [repeat[""] for repeat in repeats]
+            for condition in repeats[0]:
+                for part, where in parts.items() if not condition else [("", parts[""])]:
+                    values = [repeat[condition][where] for repeat in repeats]
+                    score = tasks.evaluate(self.task, targets[test[where]], values, [groups[i] for i in where])
+                    every = tasks.scores(self.task, targets[test[where]], np.mean(values, axis=0)) if len(where) > 1 else {}
+                    row = score.row(name, self.protocol if name != "majority" else "none")
+                    rows.append(
+                        row | {"subset": part, "condition": condition} | costs[name] | {f"also_{k}": v for k, v in every.items() if k != self.task.metric}
+                    )
+            self.write_predictions(name, test, runs[name])
+        return {"rows": rows, "differences": self.differences(targets[test], runs, groups)}
+
+    def predict(self, encoder: Encoder, targets: np.ndarray) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+        """Predictions of all tested clips, clean ("") and under each deformation, and the settings chosen in each round."""
+        features = self.features(encoder)
+        table = np.concatenate([features.clean, *features.deformed.values()])  # deformed clips are further rows, for which the same probe is asked
+        test = np.concatenate([sides.test for sides in self.rounds])
+        values, labels = targets, np.concatenate([self.rounds[0].groups, *[self.rounds[0].groups[test]] * len(features.deformed)])
+        targets = np.concatenate([values, *[values[test]] * len(features.deformed)])
+        collected: dict[str, list[np.ndarray]] = {condition: [] for condition in ("", *features.deformed)}
+        chosen, done = [], 0
+        for sides in self.rounds:
+            starts = [len(features.clean) + number * len(test) + done for number in range(len(features.deformed))]
+            asked = [sides.test, *[np.arange(start, start + len(sides.test)) for start in starts]]
+            extended = Sides(sides.train, sides.valid, np.concatenate(asked), labels)
+            probed = probe.probe(self.protocol, self.task, table, targets, extended, seed=self.seed)
+            for condition, part in zip(collected, np.split(probed.predictions, len(asked)), strict=True):
+                collected[condition].append(part)
+            chosen.append(probed.chosen)
+            done += len(sides.test)
+        return {condition: np.concatenate(parts) for condition, parts in collected.items()}, chosen
+
+    def features(self, encoder: Encoder) -> Features:
+        """Features of all clips and of the deformed ones, from the folder of features where they are known already."""
+        shown = self.progress(encoder.name)
+        shown(0, 1 + len(self.deformed), "features")
+        clean = cached(encoder, self.data, range(len(self.data.clips)), self.folder / "features")
+        deformed = {}
+        for number, (name, data) in enumerate(self.deformed.items(), 1):
+            shown(number, 1 + len(self.deformed), name)
+            deformed[name] = cached(encoder, data, range(len(data.clips)), self.folder / "features")
+        shown(1 + len(self.deformed), 1 + len(self.deformed), "")
+        return Features(clean, deformed)
+
+    def majority(self, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Answer with the shares or means of the training side, whatever the clip."""
+        guesses = [probe.majority(self.task, targets[np.concatenate([sides.train, sides.valid])], len(sides.test)) for sides in self.rounds]
+        return {"": np.concatenate(guesses)}
+
+    def cost(self, encoder: Encoder) -> dict[str, Any]:
+        """Measure the seconds that an encoder needs for a second of audio, on a few clips, and tell its parameters."""
+        indices = list(range(min(TIMED_CLIPS, len(self.data.clips))))
+        audio_s = float(self.data.frames[indices].sum()) * self.data.spectrogram.frame_s
+        encoder.encode(self.data, indices[:1])  # imports and tables are not its cost
+        started = time.perf_counter()
+        encoder.encode(self.data, indices)
+        return {"seconds_per_second": (time.perf_counter() - started) / audio_s, "parameters": encoder.parameters}
+
+    def differences(self, targets: np.ndarray, runs: Mapping[str, Sequence[np.ndarray]], groups: Sequence[str]) -> list[dict[str, Any]]:
+        """Compare the first encoder with each other one, paired by clip, p values corrected for their number."""
+        first, *others = [name for name in runs if name != "majority"]
+        found = [tasks.difference(self.task, targets, runs[first], runs[other], groups) for other in others]
+        corrected = tasks.holm([score.p or 0.0 for score in found])
+        return [
+            {
+                "first": first,
+                "second": other,
+                "metric": score.metric,
+                "value": score.value,
+                "low": score.low,
+                "high": score.high,
+                "n": score.n,
+                "p": score.p,
+                "p_holm": p,
+            }
+            for other, score, p in zip(others, found, corrected, strict=True)
+        ]
+
+    def write_predictions(self, name: str, test: np.ndarray, runs: Sequence[np.ndarray]) -> None:
+        """Write the predictions of the tested clips, averaged over repeated runs."""
+        rows = []
+        for index, outputs in zip(test, np.mean(runs, axis=0), strict=True):
+            clip = self.data.clips[index]
+            named = {column: f"{value:.6g}" for column, value in zip(self.task.names, outputs, strict=True)}
+            rows.append({"id": clip.id, "group": clip.group or clip.id, "target": clip.target if isinstance(clip.target, str) else str(clip.target), **named})
+        write_rows(self.folder / "predictions" / f"{''.join(c if c.isalnum() else '-' for c in name)}.csv", rows)
+
+    # --- few examples, and moments within clips ---
+
+    def few_shot(self, by_name: Mapping[str, Sequence[Encoder]]) -> dict[str, Any]:
+        """Few examples of each class, many draws of them: the interval is over the draws."""
+        self.refuse_deformed()
+        targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
+        rows = []
+        for name, repeated in by_name.items():
+            found = [probe.few_shot(self.task, self.features(encoder).clean, targets, sides, seed=self.seed) for encoder in repeated for sides in self.rounds]
+            for same in zip(*found, strict=True):
+                figures = {key: float(np.mean([row[key] for row in same])) for key in ("value", "low", "high")}
+                row = {"encoder": name, "method": f"few-shot, {same[0]['k']} a class", "metric": self.task.metric, **figures}
+                rows.append(row | {"n": sum(len(sides.test) for sides in self.rounds), "subset": "", "condition": ""} | self.cost(repeated[0]))
+        return {"rows": rows, "differences": []}
+
+    def per_frame(self, by_name: Mapping[str, Sequence[Encoder]]) -> dict[str, Any]:
+        """Moments within clips: one linear layer on vectors of frames."""
+        self.refuse_deformed()
+        raise NotImplementedError(frames, by_name)
+
+    def refuse_deformed(self) -> None:
+        """Refuse deformations where the protocol does not test whole clips."""
+        if self.deformed:
+            raise RequestError(f"deformed clips are tested with the protocols {', '.join(probe.PROTOCOLS)} on tasks about whole clips alone.")

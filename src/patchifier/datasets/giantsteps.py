@@ -1,0 +1,149 @@
+"""GiantSteps key: the key of electronic dance music, 24 classes, two collections of two-minute Beatport previews.
+
+=========  =============================================================================================================================
+size       test: 604 previews of about 120 s; train and valid: 1,159 of the 1,486 previews of the MTG collection
+audio      mp3, Beatport's low-fidelity previews (LOFI)
+origin     https://github.com/GiantSteps/giantsteps-key-dataset and https://github.com/GiantSteps/giantsteps-mtg-key-dataset
+licence    annotations as stated in the repositories; the previews belong to their labels
+citation   Knees, Faraldo, Herrera, Vogl, Böck, Hörschläger, Le Goff: Two data sets for tempo estimation and key detection in electronic dance music
+           annotated from user corrections. ISMIR 2015
+files      the two repositories below the root, under their own names (with or without a branch or commit behind), each with audio/ID.LOFI.mp3
+=========  =============================================================================================================================
+
+One variant, ``jukemir``: 923 / 236 / 604. Test is the original collection, by the names in its md5 folder. Train and valid are the tracks of the MTG collection that are annotated with
+confidence 2 and one key only. Their side follows from the artists in ``annotations/beatport_metadata.txt``: the sha1 of an artist's name in lower case, as one number, modulo 116; 0 to 99
+train, the rest valid; then, twice, in the table's order, whoever appears on a track with an artist of valid goes to valid as well. All of this is derived from files of the
+repository; nothing is packaged. What cannot be derived are artists of the 604 test tracks: the repository has none, so whether artists are shared with train is not known.
+
+The score is MIREX's: same key 1, a fifth above in the same mode 0.5, relative 0.3, parallel 0.2, mean over tracks. A track is one clip here, heard whole; JukeMIR cuts 30 s pieces
+and chooses how to join their answers on valid.
+
+Traps
+-----
+* Keys are written with sharps in one collection and flats in the other: Db, Eb, Gb, Ab, Bb are used throughout.
+* mirdata's giantsteps_key is a revision with 600 tracks, not these 604.
+* The audio has to be fetched track by track; each repository holds an md5 for each of its files.
+"""
+
+import hashlib
+from pathlib import Path
+
+from patchifier.config import RequestError
+from patchifier.datasets import Clip, Dataset
+from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, first_file, read_table
+from patchifier.tasks import Task
+
+FLATS = {"C#": "Db", "D#": "Eb", "F#": "Gb", "G#": "Ab", "A#": "Bb"}
+TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
+KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS)
+
+
+def read(root: Path, variant: str) -> Dataset:
+    """List the clips, whether their files are there or not.
+
+    Raises
+    ------
+    RequestError
+        If a repository or one of its tables is not there or not as published.
+    """
+    clips = _learning(_repository(root, "giantsteps-mtg-key-dataset")) + _test(_repository(root, "giantsteps-key-dataset"))
+    return Dataset("giantsteps-key", tuple(clips), Task("one-of", KEYS, metric="key_score"))
+
+
+def _repository(root: Path, name: str) -> Path:
+    """The folder of a repository: its name alone, or with a branch or a commit behind."""
+    found = sorted(path for path in [root / name, *root.glob(f"{name}-*")] if (path / "annotations").is_dir())
+    if not found:
+        raise RequestError(f"{root} holds no folder {name} with annotations in it, expected a copy of https://github.com/GiantSteps/{name}.")
+    return found[0]
+
+
+def _learning(repository: Path) -> list[Clip]:
+    """Train and valid: the tracks of the MTG collection with one certain key."""
+    metadata = {row["ID"]: row for row in read_table(repository / "annotations" / "beatport_metadata.txt", ("ID", "ARTIST"), delimiter="\t")}
+    held = valid_artists([artists(row["ARTIST"]) for row in metadata.values()])
+    clips = []
+    for row in read_table(repository / "annotations" / "annotations.txt", ("ID", "MANUAL KEY", "C"), delimiter="\t"):
+        if row["C"] != "2" or "/" in row["MANUAL KEY"]:
+            continue
+        if row["ID"] not in metadata:
+            raise RequestError(f"beatport_metadata.txt has no row for track {row['ID']} of annotations.txt, expected one for each.")
+        names = artists(metadata[row["ID"]]["ARTIST"])
+        side = "valid" if held & set(names) else "train"
+        clips.append(_clip(repository, row["ID"], row["MANUAL KEY"], side, group=", ".join(sorted(name.lower() for name in names))))
+    return clips
+
+
+def artists(text: str) -> list[str]:
+    """Names of the artists of a track, as they are written in one field."""
+    return [name.strip() for name in text.split(",")]
+
+
+def valid_artists(tracks: list[list[str]]) -> set[str]:
+    """Artists whose tracks validate: by a hash of the name, then their collaborators, then theirs as far as the table's order lets them be met."""
+    held = {name for names in tracks for name in names if int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116 >= 100}
+    for _hop in range(2):
+        for names in tracks:
+            if held & set(names):
+                held |= set(names)
+    return held
+
+
+def _test(repository: Path) -> list[Clip]:
+    """The original collection, by the names in its md5 folder."""
+    tracks = sorted(path.name.split(".")[0] for path in (repository / "md5").glob("*.md5") if path.name.split(".")[0].isdigit())
+    if not tracks:
+        raise RequestError(f"{repository / 'md5'} holds no .md5 files, expected one for each of the 604 tracks.")
+    clips = []
+    for track in tracks:
+        path = repository / "annotations" / "key" / f"{track}.LOFI.key"
+        if not path.is_file():
+            raise RequestError(f"{path} is not there, expected the key of each track in {repository / 'md5'}.")
+        clips.append(_clip(repository, track, path.read_text(encoding="utf-8"), "test"))
+    return clips
+
+
+def _clip(repository: Path, track: str, text: str, side: str, *, group: str | None = None) -> Clip:
+    audio = [repository / "audio" / f"{track}.LOFI{suffix}" for suffix in (".mp3", ".wav")]
+    return Clip(f"{side}/{track}" if side == "test" else f"mtg/{track}", first_file(audio), split=side, group=group, target=key(text))
+
+
+def key(text: str) -> str:
+    """A key as it is named here, such as "Eb minor".
+
+    Raises
+    ------
+    RequestError
+        If the text is no tonic and mode.
+    """
+    parts = text.split()
+    if len(parts) == 2:
+        tonic = parts[0][:1].upper() + parts[0][1:]
+        name = f"{FLATS.get(tonic, tonic)} {parts[1].lower()}"
+        if name in KEYS:
+            return name
+    raise RequestError(f"{text!r} is no key, expected a tonic and a mode, such as 'D# minor'.")
+
+
+_GITHUB = "https://github.com/GiantSteps"
+_COMMITS = {
+    "giantsteps-key-dataset": "c8cb8aad2cb53f165be51ea099d0dc75c64a844f",
+    "giantsteps-mtg-key-dataset": "fd7b8c584f7bd6d720d170c325a6d42c9bf75a6b",
+}
+
+SHEET = Sheet(
+    name="giantsteps-key",
+    title="GiantSteps key",
+    home=f"{_GITHUB}/giantsteps-key-dataset",
+    licence="annotations as stated in the repositories; previews belong to their labels",
+    citation="Knees, Faraldo, Herrera et al.: Two data sets for tempo estimation and key detection in electronic dance music. ISMIR 2015",
+    read=read,
+    variants={"jukemir": Variant("24 keys, weighted score; train and valid from the MTG collection", {"train": 923, "valid": 236, "test": 604})},
+    remotes=tuple(Remote(f"{name}.zip", (f"{_GITHUB}/{name}/archive/{commit}.zip",)) for name, commit in _COMMITS.items()),
+    archives=tuple(Archive(f"{name}.zip", into=".") for name in _COMMITS),
+    steps=(
+        "The audio is fetched track by track into audio/ of each repository: for the names in its md5 folder, ID.LOFI.mp3 from "
+        "http://www.cp.jku.at/datasets/giantsteps/backup/ (giantsteps-key-dataset) and http://www.cp.jku.at/datasets/giantsteps/mtg_key_backup/ "
+        "(giantsteps-mtg-key-dataset); each repository has a script for it. The archives of the repositories have no fixed sha256."
+    ),
+)

@@ -1,0 +1,317 @@
+"""Near-duplicates between two sets of clips, found from their caches alone: no audio is opened.
+
+A model that was pre-trained on a recording it is tested on looks better than it is. For each pair of clips this module asks whether
+they share a stretch of the same recording, whatever its offset, level or encoding, by the audio fingerprint of Haitsma and Kalker
+(2002, "A highly robust audio fingerprinting system"), taken from log-mels:
+
+1. 33 bands from 200 to 5,000 Hz, smoothed over 0.2 s; for each frame and each two neighbouring bands the sign of
+   (change of the lower band within 0.09 s) - (change of the upper one): 32 bits. A bit is *reliable* if that difference exceeds 1 dB.
+2. Bits 0-23 and bits 8-31 are two codes, looked up in an index of the second set, also with each of their three weakest bits turned over.
+   A frame with less than half its bits reliable (silence, steady tones) has no code. Hits vote for a pair of clips and an offset.
+3. Each offset with 3 votes is tried, and two frames around it: the score is the share of reliable bits that agree in the best 4.5 s of the
+   overlap. 0.5 is chance. From 0.75 on a pair is called "same recording", from 0.68 on "similar".
+
+Measured on the 112 bundled clips (``python benchmarks/leaks.py``). Found: excerpts of 5 s at a random start, of 112, that are called "same
+recording" as the clip they were cut from (or at least "similar"), at the right offset. False: pairs of clips of different tracks that are called anything.
+
+{TABLE}
+
+What it cannot find: another performance, a cover, a remix or a transposed version (unless they share the very same samples), a shared stretch
+below 3 s, a change of speed or pitch of more than about 2 %. What it finds although it may be meant: loops, samples and drum machines that two
+pieces share, and a chorus that is pasted twice. The score says how sure it is; a person has to listen to what lies below about 0.9.
+"""
+
+import csv
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from patchifier import spectrogram
+from patchifier.cache import Cache, Progress, silent
+from patchifier.checkpoint import replaced_file
+from patchifier.config import RequestError, SpectrogramConfig
+
+LOW_HZ, HIGH_HZ = 200.0, 5000.0  # below, codecs and rooms differ; above, mp3 and noise do
+BITS = 32
+SMOOTH_S, LAG_S = 0.21, 0.093  # 9 and 4 frames of the paper's setting: half a frame of misalignment turns 4 % of the bits over
+RELIABLE_DB = 1.0
+CODE_BITS = 24
+CODE_SHIFTS = (0, BITS - CODE_BITS)  # two codes per frame: noise seldom spoils both ends of the spectrum
+FLIPS = 3
+VOTES = 3  # at one offset, give or take a frame
+COMMON = 2000  # a code with more postings than this tells nothing, and costs most of the time
+TRIED = 64  # offsets tried for each clip and block, those with the most votes
+WINDOW_S, SHORTEST_S = 4.5, 3.0
+SHARE = 0.15  # of the bits in a window have to be reliable, else the window says nothing
+SAME, SIMILAR = 0.75, 0.68
+PROMISING = 0.58  # a score worth a look at the offsets beside it
+BLOCK_FRAMES = 2**22  # of the second set are indexed at once: about 27 hours, 0.2 GB
+
+Kind = Literal["same recording", "similar"]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Two clips that share a stretch of sound.
+
+    Parameters
+    ----------
+    first, second : str
+        Ids of the clips, of the first and of the second set.
+    kind : "same recording" or "similar"
+        What `score` amounts to.
+    score : float
+        Share of reliable fingerprint bits that agree: 0.5 is chance, 1 the same sound.
+    offset_s : float
+        What is heard at t in the first clip is heard at t + offset_s in the second, to about 0.02 s.
+    overlap_s : float
+        How much of the two clips lies side by side at that offset.
+    one_group : bool
+        Whether both are of one group of one set, so that no split parts them.
+    """
+
+    first: str
+    second: str
+    kind: Kind
+    score: float
+    offset_s: float
+    overlap_s: float
+    one_group: bool = False
+
+
+def leaks(first: Cache, second: Cache, *, same: float = SAME, similar: float = SIMILAR, progress: Progress = silent) -> tuple[Leak, ...]:
+    """Find pairs of clips that share a stretch of the same recording.
+
+    Parameters
+    ----------
+    first : Cache
+        Say, what a model was pre-trained on. The time needed grows with its length.
+    second : Cache
+        Say, what it is tested on: indexed, a block at a time. The same cache as `first` finds duplicates inside a set, each pair once
+        and no clip with itself; in two caches, clips of the same id are compared like any others.
+    same, similar : float
+        Scores from which on a pair is called so; the table above holds for the defaults.
+    progress : callable
+        Called with clips done, clips in all, and a note.
+
+    Returns
+    -------
+    tuple of Leak
+        One for each pair, the highest score first; pairs of one group behind all others.
+
+    Raises
+    ------
+    RequestError
+        If the caches were made with different settings, or with settings too coarse to tell recordings apart.
+    """
+    if not 0.5 < similar <= same <= 1:
+        raise RequestError(f"similar is {similar} and same is {same}, expected 0.5 < similar <= same <= 1.")
+    second.require(first.spectrogram)
+    inside = first.path.resolve() == second.path.resolve()
+    blocks = list(_blocks(second))
+    found: list[Leak] = []
+    for number, block in enumerate(blocks):
+        index = _Index(second, block)
+        for clip in range(len(first.clips)):
+            if not inside or clip < block.stop - 1:  # of a set with itself, the upper triangle
+                found += _compared(first, second, index, clip, inside=inside, limits=(similar, same))
+            progress(number * len(first.clips) + clip + 1, len(blocks) * len(first.clips), f"{len(found)} found")
+    return tuple(sorted(found, key=lambda leak: (leak.one_group, -leak.score, leak.first, leak.second)))
+
+
+def save(found: Sequence[Leak], path: str | Path) -> None:
+    """Write leaks as a CSV file, a row each, in their order; with none, the header alone."""
+    with replaced_file(Path(path)) as new, new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        table = csv.writer(stream)
+        table.writerow(field.name for field in fields(Leak))
+        table.writerows(astuple(leak) for leak in found)
+
+
+# --- fingerprints ---
+
+
+def fingerprint(log_mel: np.ndarray, config: SpectrogramConfig | None = None) -> np.ndarray:
+    """Fingerprint of a log-mel, unchanged by its level and little by its encoding.
+
+    Parameters
+    ----------
+    log_mel : ndarray, shape (T, M)
+        As a cache gives it, frames first.
+    config : SpectrogramConfig
+        It was made with; the paper's setting by default.
+
+    Returns
+    -------
+    ndarray, shape (T', 2), uint32
+        32 signs of each frame, and which of these are reliable. T' = T - 12 in the paper's setting, at least 0.
+
+    Raises
+    ------
+    RequestError
+        If there are fewer than 16 bands between 200 and 5,000 Hz.
+    """
+    return _packed(_differences(log_mel, config or SpectrogramConfig()))
+
+
+def _packed(differences: np.ndarray) -> np.ndarray:
+    bits = np.stack([differences > 0, np.abs(differences) > RELIABLE_DB], axis=1)  # (T', 2, 32)
+    return np.packbits(bits, axis=-1, bitorder="little").view("<u4")[..., 0].astype(np.uint32)
+
+
+def _differences(log_mel: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Change of each band against that of the next, in dB: (T', 32)."""
+    smooth, lag = (max(1, round(seconds / config.frame_s)) for seconds in (SMOOTH_S, LAG_S))
+    frames = len(log_mel) - smooth + 1
+    if frames <= lag:
+        return np.zeros((0, BITS), np.float32)
+    bands = log_mel.astype(np.float32) @ _neighbours(config)  # (T, 32): differences of neighbours first, as all of this is linear
+    taps = np.hanning(smooth + 2)[1:-1].astype(np.float32)
+    smoothed = functools.reduce(np.add, (tap * bands[at : at + frames] for at, tap in enumerate(taps / taps.sum())))
+    return smoothed[lag:] - smoothed[:-lag]
+
+
+@functools.lru_cache(maxsize=8)
+def _neighbours(config: SpectrogramConfig) -> np.ndarray:
+    """Matrix from a log-mel to differences of neighbouring bands in dB: (M, 32)."""
+    centres = spectrogram.mel_edges_hz(config)[1:-1]
+    used = np.flatnonzero((centres >= LOW_HZ) & (centres <= HIGH_HZ))
+    if len(used) < BITS // 2:
+        raise RequestError(f"the cache has {len(used)} mel bands between {LOW_HZ:g} and {HIGH_HZ:g} Hz, expected at least {BITS // 2}: prepare it with more.")
+    edges = np.linspace(0, len(used), BITS + 2)  # of 33 bands, in units of mel bands
+    bands = np.arange(len(used))[:, None]
+    shares = np.clip(np.minimum(edges[1:], bands + 1) - np.maximum(edges[:-1], bands), 0, None)  # (used, 33)
+    matrix = np.zeros((config.bands, BITS), np.float32)
+    matrix[used] = np.diff(shares / shares.sum(axis=0), axis=1) / config.scale
+    return matrix
+
+
+# --- the index ---
+
+
+class _Index:
+    """Codes of consecutive clips of a cache, and where each is heard."""
+
+    def __init__(self, cache: Cache, block: range) -> None:
+        parts = [fingerprint(cache.log_mel(clip), cache.spectrogram) for clip in block]
+        self.first = block.start
+        self.prints = np.concatenate(parts)  # (F, 2)
+        self.starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+        self.owners = np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(self.starts))
+        codes, frames = _codes(self.prints)
+        order = np.argsort(codes, kind="stable")
+        self.codes, self.frames = codes[order], frames[order]
+
+    def clip(self, number: int) -> np.ndarray:
+        """Fingerprint of a clip, counted within the block."""
+        return self.prints[self.starts[number] : self.starts[number + 1]]
+
+    def votes(self, codes: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Clips, offsets in frames and votes of whatever these codes hit, each at the frame where it is heard."""
+        at, end = np.searchsorted(self.codes, codes, "left"), np.searchsorted(self.codes, codes, "right")
+        hits = np.where(end - at <= COMMON, end - at, 0)
+        postings = np.repeat(at - np.cumsum(hits) + hits, hits) + np.arange(hits.sum())
+        heard = self.frames[postings].astype(np.int64)
+        owners = self.owners[heard].astype(np.int64)
+        offsets = heard - self.starts[owners] - np.repeat(frames, hits)
+        cells, votes = np.unique((owners << 32) + offsets + 2**31, return_counts=True)
+        return cells >> 32, (cells & (2**32 - 1)) - 2**31, _with_neighbours(cells, votes)
+
+
+def _with_neighbours(cells: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    """Votes of each cell and of the two beside it: an offset is seldom a whole number of frames."""
+    beside = np.diff(cells) == 1
+    total = votes.copy()
+    total[:-1] += votes[1:] * beside
+    total[1:] += votes[:-1] * beside
+    return total
+
+
+def _codes(prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of a fingerprint (T', 2), the two kinds told apart by their highest bit, and their frames; none where little is reliable."""
+    codes, frames = [], []
+    for kind, shift in enumerate(CODE_SHIFTS):
+        sign, reliable = ((prints >> np.uint32(shift)) & np.uint32(2**CODE_BITS - 1)).T
+        kept = np.flatnonzero(np.bitwise_count(reliable) >= CODE_BITS // 2)
+        codes.append(sign[kept] | np.uint32(kind << CODE_BITS))
+        frames.append(kept)
+    return np.concatenate(codes), np.concatenate(frames).astype(np.uint32)
+
+
+def _codes_with_flips(differences: np.ndarray, prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`_codes`, with every way to turn over the weakest bits of each code."""
+    codes, frames = _codes(prints)
+    ways = []
+    for kind, shift in enumerate(CODE_SHIFTS):
+        heard = frames[codes >> np.uint32(CODE_BITS) == kind]
+        weakest = np.argpartition(np.abs(differences[heard, shift : shift + CODE_BITS]), FLIPS, axis=1)[:, :FLIPS]  # (C, 3)
+        ways.append(np.uint32(1) << weakest.astype(np.uint32))
+    bits = np.concatenate(ways)
+    turned = [codes ^ (bits * np.array(on, np.uint32)).sum(axis=1, dtype=np.uint32) for on in itertools.product((0, 1), repeat=FLIPS)]
+    return np.concatenate(turned), np.tile(frames.astype(np.int64), len(turned))
+
+
+def _blocks(cache: Cache) -> Iterator[range]:
+    """Stretches of a cache's clips of about `BLOCK_FRAMES` frames."""
+    numbers = np.cumsum(cache.frames) // BLOCK_FRAMES
+    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    return (range(low, high) for low, high in itertools.pairwise(edges))
+
+
+# --- comparing ---
+
+
+def _compared(
+    first: Cache, second: Cache, index: _Index, clip: int, *, inside: bool, limits: tuple[float, float]
+) -> Iterator[Leak]:
+    """Yield the leak between a clip and each clip of the index that is like it."""
+    one, similar, same = first.clips[clip], *limits
+    for number, (score, offset) in _best(index, first.log_mel(clip), first.spectrogram, after=clip - index.first if inside else -1).items():
+        two = second.clips[index.first + number]
+        overlap = min(first.frames[clip], second.frames[index.first + number] - offset) - max(0, -offset)
+        if score >= similar:
+            yield Leak(
+                first=one.id,
+                second=two.id,
+                kind="same recording" if score >= same else "similar",
+                score=round(score, 4),
+                offset_s=round(offset * first.spectrogram.frame_s, 3),
+                overlap_s=round(float(overlap) * first.spectrogram.frame_s, 3),
+                one_group=inside and one.group is not None and one.group == two.group,
+            )
+
+
+def _best(index: _Index, log_mel: np.ndarray, config: SpectrogramConfig, *, after: int) -> dict[int, tuple[float, int]]:
+    """Best score and its offset for each clip of the index, behind the clip `after`, that gets enough votes."""
+    differences = _differences(log_mel, config)
+    prints = _packed(differences)
+    clips, offsets, votes = index.votes(*_codes_with_flips(differences, prints))
+    enough = np.flatnonzero((votes >= VOTES) & (clips > after))
+    best: dict[int, tuple[float, int]] = {}
+    for cell in enough[np.argsort(-votes[enough], kind="stable")][:TRIED].tolist():
+        number, offset = int(clips[cell]), int(offsets[cell])
+        other = index.clip(number)
+        tried = [(_score(prints, other, offset, config), offset)]
+        if tried[0][0] > PROMISING:
+            tried += [(_score(prints, other, offset + step, config), offset + step) for step in (-2, -1, 1, 2)]
+        best[number] = max(best.get(number, (0.0, 0)), *tried)
+    return best
+
+
+def _score(one: np.ndarray, two: np.ndarray, offset: int, config: SpectrogramConfig) -> float:
+    """Share of reliable bits that agree in the best window, frame t of `one` lying on t + offset of `two`; 0 if there is too little to say."""
+    start, end = max(0, -offset), min(len(one), len(two) - offset)
+    window = min(round(WINDOW_S / config.frame_s), end - start)
+    if window * config.frame_s < SHORTEST_S - SMOOTH_S - LAG_S:
+        return 0.0
+    one, two = one[start:end], two[start + offset : end + offset]
+    both = one[:, 1] & two[:, 1]
+    bits = np.stack([np.bitwise_count(both), np.bitwise_count(both & ~(one[:, 0] ^ two[:, 0]))])  # (2, F)
+    sums = np.cumsum(np.pad(bits, ((0, 0), (1, 0))), axis=1, dtype=np.int64)
+    compared, agreeing = sums[:, window:] - sums[:, : end - start + 1 - window]
+    told = compared >= SHARE * BITS * window
+    return float((agreeing[told] / compared[told]).max(initial=0.0))
