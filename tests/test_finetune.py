@@ -539,3 +539,31 @@ def test_a_run_is_not_overwritten(start, clips, tmp_path):
         tune(start, data, tmp_path / "run", "linear-probe", training={"steps": 2})
     with pytest.raises(RequestError, match="other settings"):
         tune(start, data, tmp_path / "run", "linear-probe", training={"steps": 3}, resume=True)
+
+
+# --- what is chosen on validation ---
+
+
+def test_the_rate_that_validates_best_is_tested(start, clips, tmp_path):
+    data = labelled(clips, tmp_path / "cache")
+    config = update(CONFIG, {"finetune": {"try_rates": [1e-9, 3e-3]}})
+    tried = finetune.finetune(start, data, tmp_path / "tried", methods=["linear-probe"], config=config, device="cpu")[0]
+    rates = json.loads((tmp_path / "tried" / "linear-probe" / "rates.json").read_text())
+    assert rates["chosen"] == 3e-3
+    assert rates["validation"]["0.003"] > rates["validation"]["1e-09"]
+    alone = tune(start, data, tmp_path / "alone", "linear-probe")  # CONFIG's own rate is 3e-3
+    assert np.array_equal(tried.predictions[0], alone.predictions[0])
+    curves = [(tmp_path / run / "linear-probe" / "validation.csv").read_bytes() for run in ("tried", "alone")]
+    assert curves[0] == curves[1]
+    kept, same = (safetensors.torch.load_file(tmp_path / run / "linear-probe" / "model" / "model.safetensors") for run in ("tried", "alone"))
+    assert kept.keys() == same.keys()
+    assert all(torch.equal(kept[name], same[name]) for name in kept)
+
+
+def test_weights_are_chosen_by_the_loss_where_that_is_asked_for():
+    from patchifier.finetune.tuning import _score
+
+    sharper, luckier = {"accuracy": 0.5, "loss": 0.4}, {"accuracy": 0.6, "loss": 0.9}
+    assert _score(KINDS, "metric", luckier) > _score(KINDS, "metric", sharper)
+    assert _score(KINDS, "loss", luckier) < _score(KINDS, "loss", sharper)
+    assert _score(NUMBERS, "metric", {"r2": float("nan"), "loss": 0.4}) == -0.4

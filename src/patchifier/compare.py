@@ -85,9 +85,11 @@ def compare(
         notes = [note for encoder in encoders for note in leak_notes(encoder, data, run.path)]
         deformed = deform_all(data, run.path / "deformed", progress) if robust else {}
         judge = Judge(data, data.task, protocol, rounds, seed, deformed, run.path, progress)
-        results = {**judge.results(encoders), "notes": notes, "dataset": data.name, "protocol": protocol, "split": facts["split"]}
+        found = judge.results(encoders)
+        results = {**found, "notes": notes + found.get("notes", []), "dataset": data.name, "protocol": protocol, "split": facts["split"]}
         write_json(run.path / "results.json", results)
-        write_rows(run.path / "table.csv", [{key: value for key, value in row.items() if key != "chosen"} for row in results["rows"]])
+        columns = [key for key in dict.fromkeys(key for row in results["rows"] for key in row) if key != "chosen"]
+        write_rows(run.path / "table.csv", [{key: row.get(key, "") for key in columns} for row in results["rows"]])
         if results["differences"]:
             write_rows(run.path / "differences.csv", results["differences"])
     return results
@@ -121,8 +123,9 @@ def leak_notes(encoder: Encoder, data: Cache, folder: Path) -> list[str]:
     """What has to be said of clips that an encoder heard in pre-training and that are tested: named, or that nobody can tell."""
     if encoder.trained_on is None:
         return []
-    facts = encoder.trained_on / "run.json"
-    heard = Path(json.loads(facts.read_text(encoding="utf-8")).get("cache", "")) if facts.exists() else Path()
+    places = [encoder.trained_on / "run.json", encoder.trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
+    facts = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
+    heard = Path(facts.get("cache", ""))
     if not (heard / "cache.json").exists():
         return [f"{encoder.name}: what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."]
     if heard.resolve() == data.path.resolve():
@@ -179,7 +182,7 @@ class Judge:
                                               for name in sorted({name for index in test for name in self.data.clips[index].subsets})}  # fmt: skip
         rows, runs = [], {}
         everyone = {"majority": [self.majority(targets)]}
-        costs: dict[str, dict[str, Any]] = {"majority": {}}
+        costs: dict[str, dict[str, Any]] = {"majority": {"seconds_per_second": None, "parameters": 0, "chosen": []}}
         for name, repeated in by_name.items():
             found = [self.predict(encoder, targets) for encoder in repeated]
             everyone[name] = [predictions for predictions, _ in found]
@@ -224,7 +227,7 @@ class Judge:
         shown(0, 1 + len(self.deformed), "features")
         clean = cached(encoder, self.data, range(len(self.data.clips)), self.folder / "features")
         deformed = {}
-        for number, (name, data) in enumerate(self.deformed.items(), 1):
+        for number, (name, data) in enumerate(() if encoder.precomputed else self.deformed.items(), 1):
             shown(number, 1 + len(self.deformed), name)
             deformed[name] = cached(encoder, data, range(len(data.clips)), self.folder / "features")
         shown(1 + len(self.deformed), 1 + len(self.deformed), "")
@@ -279,14 +282,18 @@ class Judge:
         """Few examples of each class, many draws of them: the interval is over the draws."""
         self.refuse_deformed()
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
+        fewest = min(int(np.bincount(targets[sides.train], minlength=len(self.task.names)).min()) for sides in self.rounds) if targets.ndim == 1 else 0
+        shots = [k for k in SHOTS if k <= fewest or targets.ndim > 1]
+        notes = [f"The rarest class has {fewest} training clips: more examples of each than that cannot be drawn."] if shots != list(SHOTS) else []
         rows = []
         for name, repeated in by_name.items():
-            found = [probe.few_shot(self.task, self.features(encoder).clean, targets, sides, seed=self.seed) for encoder in repeated for sides in self.rounds]
+            clean = [self.features(encoder).clean for encoder in repeated]
+            found = [probe.few_shot(self.task, features, targets, sides, shots=shots, seed=self.seed) for features in clean for sides in self.rounds]
             for same in zip(*found, strict=True):
                 figures = {key: float(np.mean([row[key] for row in same])) for key in ("value", "low", "high")}
                 row = {"encoder": name, "method": f"few-shot, {same[0]['k']} a class", "metric": self.task.metric, **figures}
                 rows.append(row | {"n": sum(len(sides.test) for sides in self.rounds), "subset": "", "condition": ""} | self.cost(repeated[0]))
-        return {"rows": rows, "differences": []}
+        return {"rows": rows, "differences": [], "notes": notes}
 
     def per_frame(self, by_name: Mapping[str, Sequence[Encoder]]) -> dict[str, Any]:
         """Moments within clips: one linear layer on vectors of frames."""

@@ -30,7 +30,9 @@ def add(commands: Any) -> None:
     add_common(command)
 
     command = add_command(commands, "prepare", "Decode audio once, into a cache of log-mels.")
-    command.add_argument("source", type=str, help="A folder of audio, a CSV or JSONL manifest, or 'demo'.")
+    command.add_argument("source", type=str, help="A folder of audio, a CSV or JSONL manifest, 'demo', or a published data set such as gtzan or mtat:train.")
+    command.add_argument("--root", type=str, default="", help="Folder of a published data set.")
+    command.add_argument("--partial", action="store_true", help="Take what is there of a published data set, if some of it is missing.")
     command.add_argument("--out", type=str, required=True, help="Folder of the cache.")
     command.add_argument("--workers", type=int, default=0, help="Decoding processes; 0 is one for each core.")
     add_common(command, spectrogram=SpectrogramConfig)
@@ -82,7 +84,7 @@ def run_prepare(flags: Flags) -> int:
         changes = read_changes(flags["config"])
         update(Config(), changes)  # refuses what is misspelt anywhere in the file
         config = update(update(SpectrogramConfig(), changes.get("spectrogram", {}), where="spectrogram"), flags.get("spectrogram") or {}, where="spectrogram")
-    dataset = datasets.load(flags["source"])
+    dataset = datasets.load(flags["source"], root=flags.get("root") or None, partial=flags.get("partial", False))
     done = cache.prepare(dataset, flags["out"], config=config, workers=flags.get("workers") or None, progress=progress("log-mels"))
     for clip, reason in done.skipped:
         print(f"skipped {clip.id}: {reason}", file=sys.stderr)

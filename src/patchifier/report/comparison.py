@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from patchifier.report.figures import new_figure, tidy, unit_of
 from patchifier.report.folders import Row, Run, read_json, to_number, write_text
 from patchifier.report.parts import body, figure_html, wide
-from patchifier.report.tables import escape, interval_text, score_text, verdict
+from patchifier.report.tables import escape, interval_text, score_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,30 +24,60 @@ def comparison_html(run: Run, problems: list[str], out: Path) -> str:
     stem = "comparison-" + "".join(letter if letter.isalnum() else "-" for letter in str(run.facts.get("folder", run.path.name)))
     write_text(out / f"{stem}.md", markdown(results, plain, differences))
     notes = "".join(f"<p><b>{escape(note)}</b></p>" for note in results.get("notes", []))
-    intro = f"<p>{escape(results.get('protocol'))} probe; {escape(results.get('split'))}; {escape(plain[0].get('n'))} test clips.</p>"
+    about = (f"{results.get('protocol')} probe".capitalize(), results.get("split"), f"{plain[0].get('n')} test clips", plain[0].get("metric"))
+    intro = f"<p>{'; '.join(map(escape, about))}.</p>"
     alt = "Score of each encoder with its 95 % interval."
     caption = f"Scores on the same clips, with 95 % intervals over groups. From <b>{escape(run.label)}</b>."
     drawn = figure_html(comparison_figure(plain), stem, out, alt=alt, caption=caption)
     return intro + notes + _main_table(plain, differences) + drawn + _subsets_table(rows) + _conditions_table(rows)
 
 
+HEAD = ("encoder", "score", "95 % interval", "first − it", "p (Holm)", "s per s", "parameters")
+
+
 def _main_table(plain: Sequence[Row], differences: dict[str, Row]) -> str:
-    head = ("encoder", "method", "score", "95 % interval", "against the first", "p (Holm)", "seconds a second", "parameters")
-    table = wide(head, f"<tbody class=text>{body([list(map(escape, cells(row, differences))) for row in plain])}</tbody>")
-    note = "“Beats” is said of the first encoder, and only when the paired 95 % interval leaves out 0. Seconds a second of audio: of the encoder alone, "
-    return table + f'<p class="small">{note}from log-mels where it reads those, from files where it reads files; on the machine named below.</p>'
+    lines = []
+    for row in plain:
+        told, found = [escape(cell) for cell in cells(row, differences)], differences.get(str(row.get("encoder")))
+        if found and to_number(found.get("low")) * to_number(found.get("high")) > 0:
+            told[3] = f"<b>{told[3]}</b>"
+        lines.append(told)
+    words = "First − it: how much better the first encoder is on the same clips, with the paired 95 % interval; bold where that leaves out 0. "
+    words += "S per s: seconds for a second of audio, of the encoder alone, from log-mels where it reads those, from files where it reads files."
+    return wide(HEAD, f"<tbody class=text>{body(lines)}</tbody>") + f'<p class="small">{words}</p>'
 
 
 def cells(row: Row, differences: dict[str, Row]) -> list[str]:
-    """What a table says of an encoder."""
+    """What a table says of an encoder, in the order of :data:`HEAD`."""
     metric, found = row.get("metric"), differences.get(str(row.get("encoder")))
-    against = f"{verdict(found)} it: {score_text(found['value'], metric, signed=True)} [{interval_text(found, metric, signed=True)}]" if found else "–"
+    against = f"{score_text(found['value'], metric, signed=True)} ({interval_text(found, metric, signed=True)})" if found else "–"
     cost, size = to_number(row.get("seconds_per_second")), to_number(row.get("parameters"))
-    score = score_text(row.get("value"), metric) + (" %" if metric == "accuracy" else f" {metric}")
+    score = score_text(row.get("value"), metric) + (" %" if metric == "accuracy" else "")
     return [
-        str(row.get("encoder")), str(row.get("method")), score, interval_text(row, metric), against, f"{found['p_holm']:.3f}" if found else "–",
-        f"{cost:.2g}" if cost == cost else "–", f"{size:,.0f}" if size == size else "–",
+        label(row), score, interval_text(row, metric), against, f"{found['p_holm']:.3f}" if found else "–",
+        f"{cost:.1g}" if cost == cost else "–", f"{size:,.0f}" if size == size else "–",
     ]  # fmt: skip
+
+
+def label(row: Row) -> str:
+    """Name of an encoder, long paths from behind, and how many examples it saw where that is the question."""
+    name, method = str(row.get("encoder")), str(row.get("method", ""))
+    name = name if len(name) <= 32 else f"…{name[-31:]}"
+    return f"{name}, {method.partition(', ')[2]}" if method.startswith("few-shot, ") else name
+
+
+def comparison_headline(run: Run) -> str:
+    """Tell in a sentence how the first encoder does, and which other does best."""
+    results = read_json(run.path / "results.json", []) if (run.path / "results.json").exists() else {}
+    rows = [row for row in results.get("rows", []) if isinstance(row, dict) and not row.get("subset") and not row.get("condition")]
+    if not rows:
+        return ""
+    first, metric = rows[_first(rows)], rows[0].get("metric")
+    others = [row for row in rows if row.get("encoder") not in (first.get("encoder"), "majority")]
+    told = f"On {escape(first.get('n'))} clips of {escape(results.get('dataset'))}, {escape(label(first))} reaches <strong>{_score(first)}</strong>"
+    told += f" (95&nbsp;% interval {interval_text(first, metric)}; {escape(metric)})"
+    best = max(others, key=lambda row: to_number(row.get("value")), default=None)
+    return told + (f"; of the others, {escape(label(best))} does best with {_score(best)}." if best else ".")
 
 
 def _subsets_table(rows: Sequence[Row]) -> str:
@@ -76,9 +106,8 @@ def _score(row: Row) -> str:
 
 def markdown(results: Row, plain: Sequence[Row], differences: dict[str, Row]) -> str:
     """Lay the comparison out as Markdown."""
-    head = ["encoder", "method", "score", "95 % interval", "against the first", "p (Holm)", "seconds a second", "parameters"]
     lines = [f"{results.get('dataset')}: {results.get('protocol')} probe; {results.get('split')}.", "", *(f"{note}\n" for note in results.get("notes", []))]
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row, differences)) + " |" for row in plain]
     return "\n".join(lines) + "\n"
 
@@ -95,8 +124,7 @@ def comparison_figure(rows: Sequence[Row]) -> "Figure":
         axes.plot([value], [-place], marker="o", markersize=7, **style)
         axes.annotate(_score(row), (value, -place), (0, 7), textcoords="offset points", ha="center", fontsize=8, **style)
     tidy(axes, "When tested, with 95 % interval", x=name)
-    labels = [f"{row.get('encoder')}" + (f" ({row['method']})" if str(row.get("method", "")).startswith("few") else "") for row in rows]
-    axes.set_yticks([-place for place in range(len(rows))], labels)
+    axes.set_yticks([-place for place in range(len(rows))], [label(row) for row in rows])
     axes.set_ylim(0.7 - len(rows), 0.8)
     return figure
 

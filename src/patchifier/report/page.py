@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.report.comparison import comparison_html
+from patchifier.report.comparison import comparison_headline, comparison_html
 from patchifier.report.figures import PREDICTORS, convergence_figure, curves_figure, health_figure, reconstruction_figure, to_decibels
 from patchifier.report.folders import METHODS, Row, Run, get_part, read_columns, read_reconstructions, to_number
 from patchifier.report.parts import body, figure_html, published_html, wide
@@ -47,6 +47,7 @@ def _headline(runs: Sequence[Run], demos: Mapping[Path, Row], rows: Sequence[Row
     first = next((run for run in runs if run.kind == "pretrain"), None)
     demo = next((results for folder, results in demos.items() if first and first.path.is_relative_to(folder)), {})
     sentences = [*([_tell_pretraining(first, demo)] if first else []), *_tell_score(rows)]
+    sentences += [comparison_headline(run) for run in runs if run.kind == "compare" and not sentences]
     return " ".join(sentences) or "Nothing has been measured yet."
 
 

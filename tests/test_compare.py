@@ -1,0 +1,251 @@
+"""Encoders side by side: known encoders get known scores, every clip is tested once, what must be said is said."""
+
+import csv
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from patchifier import audio, cache, compare, report, robustness
+from patchifier.baselines import Encoder
+from patchifier.cache import Cache
+from patchifier.config import RequestError
+from patchifier.datasets import Clip, Dataset
+from patchifier.tasks import Task, holm
+
+CLIPS = 40
+NAMES = ("high", "low", "middle")
+
+
+def hertz(number: int) -> float:
+    return {"low": 200.0, "middle": 900.0, "high": 4000.0}[label(number)] * (1 + 0.01 * (number % 7))
+
+
+def label(number: int) -> str:
+    return ("low", "low", "middle", "high")[number % 4]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Cache:
+    """Tones of three registers, 2 s each, in pairs of one group; half as many of two classes as of the third."""
+    folder, clips = tmp_path_factory.mktemp("compare"), []
+    for number in range(CLIPS):
+        wave = 0.3 * np.sin(2 * np.pi * hertz(number) * np.arange(2 * audio.SAMPLE_RATE) / audio.SAMPLE_RATE)
+        audio.save(folder / f"{number:02}.wav", wave.astype(np.float32))
+        clips.append(Clip(f"{number:02}", str(folder / f"{number:02}.wav"), group=f"pair {number // 2}", target=label(number)))
+    cache.prepare(Dataset("tones", tuple(clips), Task("one-of", NAMES)), folder / "cache", workers=1)
+    return Cache(folder / "cache")
+
+
+def changed(data: Cache, task: Task | None = None, **changes) -> Cache:
+    """The same cache with other facts about its clips: each a function of the clip's number."""
+    other = Cache(data.path)
+    other.task = task or data.task
+    values = [{key: change(number) for key, change in changes.items()} for number in range(len(data.clips))]
+    other.clips = tuple(dataclasses.replace(clip, **value) for clip, value in zip(data.clips, values, strict=True))
+    return other
+
+
+def encoder(name: str, feature, **more) -> Encoder:
+    """One number a clip: a function of its number, or of its log-mel."""
+    return Encoder(name, lambda data, indices: np.array([[feature(data, index)] for index in indices], np.float32), **more)
+
+
+def knows(name="knows", **more) -> Encoder:
+    """The register itself, as a number that a linear probe reads with one of three numbers."""
+
+    def encode(data, indices):
+        return np.array([np.eye(3)[NAMES.index(label(int(data.clips[index].id)))] for index in indices], np.float32)
+
+    return Encoder(name, encode, **more)
+
+
+def blind(name="blind", seed=0) -> Encoder:
+    def encode(data, indices):
+        return np.array([np.random.default_rng([seed, int(data.clips[index].id)]).standard_normal(8) for index in indices], np.float32)
+
+    return Encoder(name, encode, seed=seed)
+
+
+def loudness(data, index) -> float:
+    return float(np.asarray(data.log_mel(index), np.float32).max())
+
+
+def rows_of(results, name, **wanted):
+    return [row for row in results["rows"] if row["encoder"] == name and all(row[key] == value for key, value in wanted.items())]
+
+
+def test_known_encoders_get_known_scores(data, tmp_path):
+    results = compare.compare(data, [knows(), blind()], tmp_path / "run")
+    (best,), (worst,), (majority,) = (rows_of(results, name) for name in ("knows", "blind", "majority"))
+    assert best["value"] == 1.0
+    assert majority["value"] == 0.5  # 20 of 40 are low, in every fold about half
+    assert 0.2 < worst["value"] < 0.65
+    assert {row["n"] for row in results["rows"]} == {CLIPS}
+    (difference,) = results["differences"]
+    assert (difference["first"], difference["second"]) == ("knows", "blind")
+    assert difference["value"] == pytest.approx(best["value"] - worst["value"])
+    assert difference["low"] > 0
+    assert difference["p_holm"] < 0.01
+
+
+def test_an_encoder_against_itself_makes_no_difference(data, tmp_path):
+    results = compare.compare(data, [knows("one"), knows("two"), blind()], tmp_path / "run")
+    same = next(row for row in results["differences"] if row["second"] == "two")
+    assert (same["value"], same["low"], same["high"], same["p"], same["p_holm"]) == (0.0, 0.0, 0.0, 1.0, 1.0)
+
+
+def test_repeated_runs_are_one_row_with_their_mean(data, tmp_path):
+    results = compare.compare(data, [blind("random", seed=seed) for seed in range(3)], tmp_path / "run")
+    alone = [rows_of(compare.compare(data, [blind("random", seed=seed)], tmp_path / f"{seed}"), "random")[0]["value"] for seed in range(3)]
+    (row,) = rows_of(results, "random")
+    assert len(set(alone)) > 1
+    assert row["value"] == pytest.approx(np.mean(alone))
+
+
+def test_every_clip_is_tested_once_and_predictions_are_written(data, tmp_path):
+    compare.compare(data, [knows()], tmp_path / "run")
+    with (tmp_path / "run" / "predictions" / "knows.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert sorted(row["id"] for row in rows) == [clip.id for clip in data.clips]
+    assert all(max(NAMES, key=lambda name: float(row[name])) == row["target"] for row in rows)
+
+
+def test_the_data_sets_own_split_is_kept(data, tmp_path):
+    split = changed(data, split=lambda number: ("train", "train", "train", "valid", "test")[number // 2 % 5])
+    results = compare.compare(split, [knows()], tmp_path / "run")
+    assert results["split"] == "the data set's own split"
+    assert rows_of(results, "knows")[0]["n"] == 8
+
+
+def test_parts_of_the_test_side_are_scored_by_themselves(data, tmp_path):
+    parts = changed(data, subsets=lambda number: ("clean",) if number < 16 else ())
+    results = compare.compare(parts, [knows(), blind()], tmp_path / "run")
+    assert [row["n"] for row in rows_of(results, "knows")] == [CLIPS, 16]
+    assert rows_of(results, "blind", subset="clean")[0]["n"] == 16
+
+
+def test_numbers_are_scored_by_r2_over_all_clips_at_once(data, tmp_path):
+    task = Task("numbers", ("log hertz",))
+    numbers = changed(data, task, target=lambda number: float(np.log(hertz(number))))
+    exact = encoder("exact", lambda data, index: float(np.log(hertz(int(data.clips[index].id)))))
+    results = compare.compare(numbers, [exact], tmp_path / "run")
+    assert rows_of(results, "exact")[0]["value"] > 0.99
+    assert rows_of(results, "majority")[0]["value"] < 0.05
+    assert rows_of(results, "exact")[0]["also_r2_log hertz"] > 0.99
+
+
+def test_cost_and_parameters_stand_in_the_row(data, tmp_path):
+    def slow(data, indices):
+        import time
+
+        time.sleep(0.05)
+        return np.zeros((len(indices), 2), np.float32)
+
+    (row,) = rows_of(compare.compare(data, [Encoder("slow", slow, parameters=7)], tmp_path / "run"), "slow")
+    assert row["parameters"] == 7
+    assert 0.05 / 16.2 < row["seconds_per_second"] < 0.1  # eight clips of 2 s
+
+
+def test_deformed_clips_are_asked_of_the_same_probe(data, tmp_path, monkeypatch):
+    kept = {name: robustness.DEFORMATIONS[name] for name in list(robustness.DEFORMATIONS) if "gain" in name}
+    assert len(kept) == 1
+    monkeypatch.setattr(robustness, "DEFORMATIONS", kept)
+    task = changed(data, Task("one-of", ("loud", "quiet")), target=lambda number: "loud")
+    task.clips = tuple(dataclasses.replace(clip, target="loud" if int(clip.id) % 4 < 2 else "quiet") for clip in task.clips)
+    level = encoder("level", lambda data, index: loudness(data, index) + (0.2 if int(data.clips[index].id) % 4 < 2 else 0.0))
+    results = compare.compare(task, [level], tmp_path / "run", robust=True)
+    (name,) = kept
+    assert rows_of(results, "level", condition="")[0]["value"] == 1.0
+    assert rows_of(results, "level", condition=name)[0]["value"] == 0.5  # 20 dB down, everything is quiet
+    assert rows_of(results, "level", condition=name)[0]["n"] == CLIPS
+
+
+def test_few_examples_have_a_row_for_each_number(data, tmp_path):
+    results = compare.compare(data, [knows(), blind()], tmp_path / "run", protocol="few-shot")
+    methods = [row["method"] for row in rows_of(results, "knows")]
+    assert methods == [f"few-shot, {k} a class" for k in (1, 2, 5)]
+    assert "rarest class has 6" in results["notes"][0]
+    assert all(row["value"] == 1.0 for row in rows_of(results, "knows"))
+    assert all(row["value"] < 0.7 for row in rows_of(results, "blind"))
+
+
+# --- what is said before the table ---
+
+
+def trained(tmp_path, heard) -> Encoder:
+    (tmp_path / "pretrain").mkdir(exist_ok=True)
+    (tmp_path / "pretrain" / "run.json").write_text(json.dumps({"cache": str(heard)}))
+    return knows("model", trained_on=tmp_path / "pretrain")
+
+
+def test_clips_that_were_heard_in_training_are_named(tmp_path, noise):
+    heard = [Clip(f"h{n}", str(tmp_path / f"h{n}.wav")) for n in range(3)]
+    tested = [Clip(f"t{n}", str(tmp_path / f"t{n}.wav"), target=label(n)) for n in range(CLIPS)]
+    for n, clip in enumerate(heard + tested):
+        audio.save(clip.path, noise(12.0 if n < 3 else 2.0, seed=n))
+    long = np.concatenate([noise(12.0, seed=1)[3 * audio.SAMPLE_RATE :]])
+    audio.save(tested[5].path, 0.5 * long)
+    for name, clips in (("heard", heard), ("tested", tested)):
+        cache.prepare(Dataset(name, tuple(clips), Task("one-of", NAMES) if name == "tested" else None), tmp_path / name, workers=1)
+    listener = encoder("model", loudness, trained_on=trained(tmp_path, tmp_path / "heard").trained_on)
+    (note,) = compare.compare(tmp_path / "tested", [listener], tmp_path / "run")["notes"]
+    assert note.endswith("are heard in this test: t5.")
+
+
+def test_unknown_training_data_is_said(data, tmp_path):
+    (note,) = compare.compare(data, [trained(tmp_path, tmp_path / "gone")], tmp_path / "run")["notes"]
+    assert "could not be looked for" in note
+
+
+def test_training_on_the_tested_clips_is_said(data, tmp_path):
+    (note,) = compare.compare(data, [trained(tmp_path, data.path)], tmp_path / "run")["notes"]
+    assert "this very cache" in note
+
+
+# --- the page ---
+
+
+def test_the_page_tells_what_the_results_say(data, tmp_path):
+    parts = changed(data, subsets=lambda number: ("clean",) if number < 16 else ())
+    compare.compare(parts, [knows(), blind()], tmp_path / "run")
+    page = report.report(tmp_path / "run", tmp_path / "page").read_text()
+    assert "Side by side: tones" in page
+    assert re.search(r"<b>\+\d+\.\d \(\+\d+\.\d to \+\d+\.\d\)</b>", page)  # the paired interval leaves out 0
+    assert "knows reaches <strong>100.0</strong>" in page
+    assert "Parts of the test side" in page
+    (table,) = (tmp_path / "page").glob("comparison-*.md")
+    assert "| knows | 100.0 % |" in table.read_text()
+    assert {path.suffix for path in (tmp_path / "page").glob("comparison-*")} == {".md", ".png", ".svg"}
+
+
+def test_a_damaged_result_is_named_on_the_page(data, tmp_path):
+    compare.compare(data, [knows()], tmp_path / "run")
+    (tmp_path / "run" / "results.json").write_text("{")
+    assert "results.json cannot be read" in report.report(tmp_path / "run", tmp_path / "page").read_text()
+
+
+# --- what is refused ---
+
+
+def test_clips_without_targets_are_refused(data, tmp_path):
+    without = changed(data)
+    without.task = None
+    with pytest.raises(RequestError, match="no targets"):
+        compare.compare(without, [knows()], tmp_path / "run")
+
+
+def test_an_unknown_probe_is_refused(data, tmp_path):
+    with pytest.raises(RequestError, match="linear"):
+        compare.compare(data, [knows()], tmp_path / "run", protocol="magic")
+
+
+# --- Holm ---
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
