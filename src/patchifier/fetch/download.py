@@ -7,6 +7,7 @@ or a checksum will tell. What it then turns out not to be is fetched once more f
 import contextlib
 import http.client
 import json
+import logging
 import re
 import ssl
 import time
@@ -19,17 +20,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import patchifier
+from patchifier.config import RequestError
 from patchifier.fetch.place import CHUNK_B, Progress, discard, fault, finish, origin_of, part_of, show, write_whole
 
 if TYPE_CHECKING:
     from patchifier.datasets.sheet import Remote
 
-LONGEST_WAIT_S = 60.0  # whatever a server asks for
+log = logging.getLogger(__name__)
+LONGEST_WAIT_S = 60.0  # between two tries, whatever a server asks for
 ASK_AGAIN = {408, 425, 429}  # and everything from 500 on
 
 
 class Unavailable(Exception):  # noqa: N818 - a state of the world, not a mistake
-    """This address does not give the file, and asking again will not help."""
+    """An address does not give the file, and asking again will not help."""
 
 
 class Broken(Exception):  # noqa: N818
@@ -48,6 +51,12 @@ class Patience:
     attempts: int = 5
     backoff_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, value, least in (("timeout_s", self.timeout_s, 0.001), ("attempts", self.attempts, 1), ("backoff_s", self.backoff_s, 0)):
+            if not value >= least:
+                raise RequestError(f"{name} is {value}, expected at least {least}.")
+
 
 def download(remote: "Remote", url: str, path: Path, *, patience: Patience, progress: Progress) -> None:
     """Put the file at `path`, checked.
@@ -59,7 +68,7 @@ def download(remote: "Remote", url: str, path: Path, *, patience: Patience, prog
     """
     part, tries = part_of(path), 0
     part.parent.mkdir(parents=True, exist_ok=True)
-    best_b = _size_b(part)
+    best_b, _ = _resumable(remote, url, part)
     while not _is_complete(part, remote, progress):
         try:
             resumed = _attempt(remote, url, part, timeout_s=patience.timeout_s, progress=progress)
@@ -76,7 +85,9 @@ def download(remote: "Remote", url: str, path: Path, *, patience: Patience, prog
         best_b = max(best_b, _size_b(part))
         if tries >= patience.attempts and not _is_complete(part, remote, progress):
             raise Unavailable(f"{stopped} (tried {tries} times without getting further)" if tries > 1 else str(stopped)) from stopped
-        time.sleep(max(patience.backoff_s * 2 ** (tries - 1), min(stopped.wait_s, LONGEST_WAIT_S)))
+        wait_s = min(LONGEST_WAIT_S, max(patience.backoff_s * 2 ** min(tries - 1, 10), stopped.wait_s))
+        log.info("%s %s; asking again in %.0f s", url, stopped, wait_s)
+        time.sleep(wait_s)
     finish(part, path)
 
 
@@ -108,18 +119,25 @@ def _attempt(remote: "Remote", url: str, part: Path, *, timeout_s: float, progre
         if not start_b:
             discard(part)
             write_whole(origin_of(part), json.dumps({"url": url, "mark": _mark(answer)}) + "\n")
-        done_b = start_b
-        with part.open("ab" if start_b else "wb") as stream:
-            for chunk in _chunks(answer):
-                done_b += len(chunk)
-                if remote.size_b is not None and done_b > remote.size_b:
-                    raise Unavailable(f"gave more than the {remote.size_b:,} bytes that were expected")
-                stream.write(chunk)
-                show(progress, done_b, max(total_b or remote.size_b or 0, done_b + 1), part.name.removesuffix(".part"))
+        done_b = _write(answer, remote, part, start_b=start_b, total_b=total_b, progress=progress)
     if total_b is not None and done_b < total_b:
         raise Broken(f"broke off after {done_b:,} of {total_b:,} bytes")
     show(progress, done_b, done_b, part.name.removesuffix(".part"))
     return start_b > 0
+
+
+def _write(answer: http.client.HTTPResponse, remote: "Remote", part: Path, *, start_b: int, total_b: int | None, progress: Progress) -> int:
+    """Write what comes behind what there is; bytes there are then."""
+    done_b = start_b
+    with part.open("ab" if start_b else "wb") as stream:
+        for chunk in _chunks(answer):
+            done_b += len(chunk)
+            if remote.size_b is not None and done_b > remote.size_b:
+                discard(part)
+                raise Unavailable(f"gave more than the {remote.size_b:,} bytes that were expected")
+            stream.write(chunk)
+            show(progress, done_b, max(total_b or remote.size_b or 0, done_b + 1), part.name.removesuffix(".part"))
+    return done_b
 
 
 def _resumable(remote: "Remote", url: str, part: Path) -> tuple[int, str]:
@@ -227,5 +245,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> urllib.request.Request | None:
         old, new = (urllib.parse.urlsplit(url).scheme for url in (req.full_url, newurl))
         if new not in ("http", "https") or (old, new) == ("https", "http"):
+            fp.close()
             raise Unavailable(f"redirects from {old} to {newurl}: refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
