@@ -170,12 +170,13 @@ def _kind(annotation: Annotation, metric: str, where: str) -> str:
         raise RequestError(
             f"{where}: labels are {'events' if events else 'intervals'}, expected {'events' if metric == 'beats' else 'intervals'} for {metric}."
         )
-    if metric == "chords":
+    kind = metric or annotation.kind
+    if kind == "chords":
         wrong = next((row for row in rows if not CHORD.fullmatch(row[2])), None)
         if wrong is not None:
             raise RequestError(f"{where}: label {wrong[2]!r} at {wrong[0]:g} s is no chord, expected Harte's syntax such as 'C:min7/b3', 'G' or 'N'.")
-    if metric or annotation.kind != "intervals":
-        return metric or annotation.kind
+    if kind != "intervals":
+        return kind
     if not all(CHORD.fullmatch(label) for *_, label in rows):
         return "boundaries"
     return "letters" if all(LETTER.fullmatch(label) for *_, label in rows) else "chords"
