@@ -7,7 +7,7 @@ seeds, are one row. What is written is a run folder, from which the report draws
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,8 @@ class Judge:
         groups = [self.data.clips[index].group or self.data.clips[index].id for index in test]
         parts = {"": np.arange(len(test))} | {name: np.array([i for i, index in enumerate(test) if name in self.data.clips[index].subsets])
                                               for name in sorted({name for index in test for name in self.data.clips[index].subsets})}  # fmt: skip
-        rows, runs = [], {}
+        rows: list[dict[str, Any]] = []
+        runs: dict[str, list[np.ndarray]] = {}
         everyone = {"majority": [self.majority(targets)]}
         costs: dict[str, dict[str, Any]] = {"majority": {"seconds_per_second": None, "parameters": 0, "chosen": []}}
         for name, repeated in by_name.items():
@@ -199,7 +200,8 @@ class Judge:
                         row | {"subset": part, "condition": condition} | costs[name] | {f"also_{k}": v for k, v in every.items() if k != self.task.metric}
                     )
             self.write_predictions(name, test, runs[name])
-        return {"rows": rows, "differences": self.differences(targets[test], runs, groups)}
+        measures = {name: tasks.mean_score(self.task, targets[test], values) for name, values in runs.items()}
+        return {"rows": rows, "differences": self.differences(self.task.metric, measures, groups)}
 
     def predict(self, encoder: Encoder, targets: np.ndarray) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
         """Predictions of all tested clips, clean ("") and under each deformation, and the settings chosen in each round."""
@@ -209,7 +211,8 @@ class Judge:
         values, labels = targets, np.concatenate([self.rounds[0].groups, *[self.rounds[0].groups[test]] * len(features.deformed)])
         targets = np.concatenate([values, *[values[test]] * len(features.deformed)])
         collected: dict[str, list[np.ndarray]] = {condition: [] for condition in ("", *features.deformed)}
-        chosen, done = [], 0
+        chosen: list[dict[str, Any]] = []
+        done = 0
         for sides in self.rounds:
             starts = [len(features.clean) + number * len(test) + done for number in range(len(features.deformed))]
             asked = [sides.test, *[np.arange(start, start + len(sides.test)) for start in starts]]
@@ -247,25 +250,12 @@ class Judge:
         encoder.encode(self.data, indices)
         return {"seconds_per_second": (time.perf_counter() - started) / audio_s, "parameters": encoder.parameters}
 
-    def differences(self, targets: np.ndarray, runs: Mapping[str, Sequence[np.ndarray]], groups: Sequence[str]) -> list[dict[str, Any]]:
+    def differences(self, metric: str, measures: Mapping[str, Callable[[np.ndarray], float]], groups: Sequence[str]) -> list[dict[str, Any]]:
         """Compare the first encoder with each other one, paired by clip, p values corrected for their number."""
-        first, *others = [name for name in runs if name != "majority"]
-        found = [tasks.difference(self.task, targets, runs[first], runs[other], groups) for other in others]
+        first, *others = [name for name in measures if name != "majority"]
+        found = [tasks.paired(metric, groups, lambda chosen, other=other: measures[first](chosen) - measures[other](chosen)) for other in others]  # type: ignore[misc]
         corrected = tasks.holm([score.p or 0.0 for score in found])
-        return [
-            {
-                "first": first,
-                "second": other,
-                "metric": score.metric,
-                "value": score.value,
-                "low": score.low,
-                "high": score.high,
-                "n": score.n,
-                "p": score.p,
-                "p_holm": p,
-            }
-            for other, score, p in zip(others, found, corrected, strict=True)
-        ]
+        return [{"first": first, "second": other} | asdict(score) | {"p_holm": p} for other, score, p in zip(others, found, corrected, strict=True)]
 
     def write_predictions(self, name: str, test: np.ndarray, runs: Sequence[np.ndarray]) -> None:
         """Write the predictions of the tested clips, averaged over repeated runs."""
@@ -296,11 +286,36 @@ class Judge:
         return {"rows": rows, "differences": [], "notes": notes}
 
     def per_frame(self, by_name: Mapping[str, Sequence[Encoder]]) -> dict[str, Any]:
-        """Moments within clips: one linear layer on vectors of frames."""
+        """Moments within clips: one linear layer on vectors of frames; log-mels with their neighbours are always there to compare with."""
         self.refuse_deformed()
-        raise NotImplementedError(frames, by_name)
+        without = [name for name, repeated in by_name.items() if repeated[0].embedder is None]
+        if without:
+            raise RequestError(f"{', '.join(without)} gives no vectors of moments within a clip, expected models of this package ('log-mel' comes by itself).")
+        features = {name: [frames.model_features(e.embedder, self.data) for e in repeated if e.embedder] for name, repeated in by_name.items()}
+        features["log-mel"] = [frames.mel_features(self.data)]
+        groups = self.rounds[0].groups[np.concatenate([sides.test for sides in self.rounds])].tolist()
+        rows: list[dict[str, Any]] = []
+        measures: dict[str, Callable[[np.ndarray], float]] = {}
+        metric = ""
+        for name, repeated in features.items():
+            found = [[frames.probe_frames(self.task, self.data, each, sides, seed=self.seed) for sides in self.rounds] for each in repeated]
+            metric = found[0][0].metric
+            measures[name] = measure = _over_rounds(found)
+            low, high = tasks.bootstrap(groups, measure)
+            score = tasks.Score(metric, measure(np.arange(len(groups))), low, high, len(groups))
+            every = {f"also_{key}": float(np.mean([result.scores[key] for run in found for result in run])) for key in found[0][0].scores if key != metric}
+            size = by_name[name][0].parameters if name in by_name else 0
+            rows.append(score.row(name, "per-frame") | {"subset": "", "condition": "", "seconds_per_second": None, "parameters": size} | every)
+        return {"rows": rows, "differences": self.differences(metric, measures, groups)}
 
     def refuse_deformed(self) -> None:
         """Refuse deformations where the protocol does not test whole clips."""
         if self.deformed:
             raise RequestError(f"deformed clips are tested with the protocols {', '.join(probe.PROTOCOLS)} on tasks about whole clips alone.")
+
+
+def _over_rounds(found: Sequence[Sequence[frames.FrameResult]]) -> Callable[[np.ndarray], float]:
+    """Figure of chosen clips of all rounds, mean over repeated runs."""
+    values = [np.concatenate([result.per_clip for result in run]) for run in found]
+    weights = [np.concatenate([result.weights for result in run]) for run in found]
+    return lambda chosen: float(np.mean([frames.weighted_mean(value[chosen], weight[chosen]) for value, weight in zip(values, weights, strict=True)]))

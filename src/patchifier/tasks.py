@@ -251,14 +251,14 @@ def evaluate(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray],
     groups : sequence of str, length n
         Clips of a group are drawn together.
     """
-    measure = _mean_score(task, targets, predictions)
+    measure = mean_score(task, targets, predictions)
     low, high = bootstrap(groups, measure)
     return Score(task.metric, measure(np.arange(len(targets))), low, high, len(targets))
 
 
 def difference(task: Task, targets: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray], groups: Sequence[str]) -> Score:
     """How much better `first` is than `second` on the same clips, with a paired interval: "beats" means that it leaves out 0."""
-    one, two = _mean_score(task, targets, first), _mean_score(task, targets, second)
+    one, two = mean_score(task, targets, first), mean_score(task, targets, second)
     return paired(task.metric, groups, lambda chosen: one(chosen) - two(chosen))
 
 
@@ -279,7 +279,8 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _mean_score(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]) -> Callable[[np.ndarray], float]:
+def mean_score(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]) -> Callable[[np.ndarray], float]:
+    """Main metric of chosen clips, mean over runs, as :func:`resample` asks for it."""
     return lambda chosen: float(np.mean([main_score(task, targets[chosen], run[chosen]) for run in predictions]))
 
 

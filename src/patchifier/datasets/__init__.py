@@ -121,8 +121,8 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
     if path.suffix.lower() in manifest.SUFFIXES and path.is_file():
         return manifest.load(path)
     raise RequestError(
-        f"{source!s} is no data set: expected 'demo', a folder of audio, a manifest ({', '.join(manifest.SUFFIXES)}) that exists, "
-        f"or a published data set ({', '.join(PUBLISHED)}).{_nearest(str(source).split(':')[0], PUBLISHED)}"
+        f"{source!s} is no data set: expected 'demo', a folder of audio, or a manifest ({', '.join(manifest.SUFFIXES)}) that exists; "
+        f"or, with --root DIR, a published data set ({', '.join(PUBLISHED)}).{_nearest(str(source).split(':')[0], PUBLISHED)}"
     )
 
 
@@ -165,10 +165,11 @@ def _load_published(source: str, root: str | Path | None, *, partial: bool) -> D
 
 def _require_files(dataset: Dataset, sheet: "Sheet", *, partial: bool) -> Dataset:
     """Refuse a data set with missing or empty files, or, if a part will do, leave their clips out; files known to be bad are nobody's fault."""
-    missing = [clip for clip in dataset.clips if not _has_content(clip.path) and not sheet.excuse(clip.path)]
+    without = [clip for clip in dataset.clips if not _has_content(clip.path)]
+    missing = [clip for clip in without if not sheet.excuse(clip.path)]
     if not missing:
         return dataset
-    found = len(dataset.clips) - len(missing)
+    found = len(dataset.clips) - len(without)
     names = "; ".join(clip.path for clip in missing[:3]) + ("; ..." if len(missing) > 3 else "")
     says = f"{dataset.name}: {found} of {len(dataset.clips)} clips used, {len(missing)} files are missing or empty: {names}."
     if not partial or not found:

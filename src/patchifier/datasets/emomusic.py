@@ -10,20 +10,22 @@ citation   Soleymani, Caro, Schmidt, Sha, Yang: 1000 songs for emotional analysi
 files      songs_info.csv and static_annotations.csv in annotations/ or the root; clips_45seconds/ID.mp3
 =========  =============================================================================================================================
 
-One variant, ``jukemir``: 504 / 115 / 125. The published evaluation set is the test; a development song is train or valid by its artist: lower case, everything but
-ASCII letters and white space deleted, white space collapsed, the sha1 of that as a number, modulo 10; 0 to 7 train, 8 and 9 valid.
+One variant, ``jukemir``: 504 / 115 / 125. The published evaluation set is the test; a development song is train or valid by its artist: lower case,
+everything but ASCII letters and white space deleted, white space collapsed, the sha1 of that as a number, modulo 10; 0 to 7 train, 8 and 9 valid.
 
 The target is [arousal, valence], standardised with mean and deviation of the 619 development songs (constants below); the ratings themselves are in `info`.
 Score R2 over the whole test set at once; predicting the development mean gives -0.019 (arousal) and -0.026 (valence).
 
 Traps
 -----
-* The split keeps artists apart between train and valid only: 66 of the 125 test clips share a (normalised) artist with train (53) or valid (13).
-  The other 59 form the subset ``artist-clean``, a second figure to state beside the official one.
+* The split keeps artists apart between train and valid only: 66 of the 125 test clips share a (normalised) artist with train (53) or valid (13). The
+  other 59 form the subset ``artist-clean``, a second figure to state beside the official one.
 * The paper's 69.9 for JukeMIR is its mean over four tasks; on EmoMusic JukeMIR has 66.9.
 * DEAM's table of the same songs has arousal and valence exchanged: it is refused here, since its columns have other names.
-* Times are written min.sec with trailing zeros lost: 0.2 is 20 s, 1.05 is 65 s, 2 is two minutes. They say where the clip was cut from the song; the file is the clip.
-* Values carry stray TABs; artists and titles are not all ASCII; the archive may hold clips that nobody rated, so the tables decide, not the folder. Ids have no padding.
+* Times are written min.sec with trailing zeros lost: 0.2 is 20 s, 1.05 is 65 s, 2 is two minutes. They say where the clip was cut from the song; the
+  file is the clip.
+* Values carry stray TABs; artists and titles are not all ASCII; the archive may hold clips that nobody rated, so the tables decide, not the folder.
+  Ids have no padding.
 """
 
 import hashlib
@@ -143,7 +145,7 @@ SHEET = Sheet(
     ),
     archives=(Archive("annotations.tar.gz", into="annotations"), Archive("clips_45sec.tar.gz", into=".")),
     steps=(
-        f"If the site asks for a form, fill it in at {_HOST}/, then put annotations.tar.gz and clips_45sec.tar.gz in the root and run 'patchifier fetch' again. "
+        f"If the site asks for a form, fill it in at {_HOST}/, put annotations.tar.gz and clips_45sec.tar.gz in the root and run 'patchifier fetch' again. "
         "A copy with the same split and labels is https://huggingface.co/datasets/m-a-p/EMO (wav and JSONL): give its .jsonl to patchifier as a manifest."
     ),
 )

@@ -10,13 +10,14 @@ citation   Knees, Faraldo, Herrera, Vogl, Böck, Hörschläger, Le Goff: Two dat
 files      the two repositories below the root, under their own names (with or without a branch or commit behind), each with audio/ID.LOFI.mp3
 =========  =============================================================================================================================
 
-One variant, ``jukemir``: 923 / 236 / 604. Test is the original collection, by the names in its md5 folder. Train and valid are the tracks of the MTG collection that are annotated with
-confidence 2 and one key only. Their side follows from the artists in ``annotations/beatport_metadata.txt``: the sha1 of an artist's name in lower case, as one number, modulo 116; 0 to 99
-train, the rest valid; then, twice, in the table's order, whoever appears on a track with an artist of valid goes to valid as well. All of this is derived from files of the
-repository; nothing is packaged. What cannot be derived are artists of the 604 test tracks: the repository has none, so whether artists are shared with train is not known.
+One variant, ``jukemir``: 923 / 236 / 604. Test is the original collection, by the names in its md5 folder. Train and valid are the tracks of the MTG
+collection that are annotated with confidence 2 and one key only. Their side follows from the artists in ``annotations/beatport_metadata.txt``: the
+sha1 of an artist's name in lower case, as one number, modulo 116; 0 to 99 train, the rest valid; then, twice, in the table's order, whoever appears
+on a track with an artist of valid goes to valid as well. All of this is derived from files of the repository; nothing is packaged. What cannot be
+derived are artists of the 604 test tracks: the repository has none, so whether artists are shared with train is not known.
 
-The score is MIREX's: same key 1, a fifth above in the same mode 0.5, relative 0.3, parallel 0.2, mean over tracks. A track is one clip here, heard whole; JukeMIR cuts 30 s pieces
-and chooses how to join their answers on valid.
+The score is MIREX's: same key 1, a fifth above in the same mode 0.5, relative 0.3, parallel 0.2, mean over tracks. A track is one clip here, heard
+whole; JukeMIR cuts 30 s pieces and chooses how to join their answers on valid.
 
 Traps
 -----
@@ -99,7 +100,7 @@ def _test(repository: Path) -> list[Clip]:
         path = repository / "annotations" / "key" / f"{track}.LOFI.key"
         if not path.is_file():
             raise RequestError(f"{path} is not there, expected the key of each track in {repository / 'md5'}.")
-        clips.append(_clip(repository, track, path.read_text(encoding="utf-8"), "test"))
+        clips.append(_clip(repository, track, path.read_text(encoding="utf-8", errors="replace"), "test"))
     return clips
 
 

@@ -58,7 +58,7 @@ def read(root: Path, variant: str) -> Dataset:
 
 def folds() -> dict[str, int]:
     """Fold of each of the 1,000 tracks: within a genre, tracks ranked by sha256("folds/TRACK") are dealt out in turn."""
-    dealt = {}
+    dealt: dict[str, int] = {}
     for genre in GENRES:
         tracks = sorted((f"{genre}.{number:05d}" for number in range(100)), key=lambda track: hashlib.sha256(f"folds/{track}".encode()).digest())
         dealt |= {track: rank % FOLDS for rank, track in enumerate(tracks)}

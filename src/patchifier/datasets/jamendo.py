@@ -10,9 +10,9 @@ files      data/splits/split-0/autotagging_SUBSET-{train,validation,test}.tsv of
            audio 00/ID.mp3 to 99/ID.mp3 in the root, audio/, raw_30s/ or raw_30s/audio/
 =========  =============================================================================================================================
 
-Variants, all of split 0: ``top50tags`` (the default; 50 tags), ``genre`` (87), ``instrument`` (40) and ``moodtheme`` (56). Published sizes of the subsets before the
-splits dropped rare tags are 54,380, 55,215, 25,135 and 18,486 tracks; per split they are not stated, so `patchifier check` compares files with the lists alone.
-The group of a clip is its artist. Macro ROC-AUC and macro average precision.
+Variants, all of split 0: ``top50tags`` (the default; 50 tags), ``genre`` (87), ``instrument`` (40) and ``moodtheme`` (56). Published sizes of the
+subsets before the splits dropped rare tags are 54,380, 55,215, 25,135 and 18,486 tracks; per split they are not stated, so `patchifier check`
+compares files with the lists alone. The group of a clip is its artist. Macro ROC-AUC and macro average precision.
 
 Traps
 -----
@@ -55,6 +55,8 @@ def _clips(path: Path, split: str) -> list[Clip]:
     header, *rows = list(read_rows(path, delimiter="\t")) or [[]]
     if header != COLUMNS:
         raise RequestError(f"{path} starts with {', '.join(header) or 'nothing'}, expected the columns {', '.join(COLUMNS)}.")
+    if not rows:
+        raise RequestError(f"{path} has no rows, expected the list as published.")
     clips = []
     for number, row in enumerate(rows, 2):
         tags = [tag for tag in row[5:] if tag]

@@ -11,22 +11,25 @@ files      clip_info_final.csv, annotations_final.csv (tab-separated, quoted or 
 
 Variants. The split is by folder: 0-b train, c valid, d-f test.
 
-* For pre-training, without labels and without a split. The paper says "16k clips" and gives no rule; none of the usual subsets has 16,000. ``paper16k``, the default,
-  is the first 16,000 usable clips of folders 0-c in the order of sha256("paper16k/ID"), ID being the clip_id in decimal without padding (the digest compared as bytes).
-  It looks at no label and takes no clip from the test folders. ``top50-trainval`` (16,776; this one does look at the labels), ``train`` (18,706) and ``all``
-  (25,860, test folders included: not to be followed by a test on them) are the other readings.
-* For tagging. ``tags50``: all usable clips, those without a tag being negatives, as Pons and JukeMIR count (18,706 / 1,825 / 5,329); ``tags50-tagged``: clips with at least
-  one of the 50 tags (15,247 / 1,529 / 4,332; Lee's and Won's lists have 3 fewer in train, for a reason that the tables do not show); ``tags188``: all clips, all tags.
+* For pre-training, without labels and without a split. The paper says "16k clips" and gives no rule; none of the usual subsets has 16,000.
+  ``paper16k``, the default, is the first 16,000 usable clips of folders 0-c in the order of sha256("paper16k/ID"), ID being the clip_id in decimal
+  without padding (the digest compared as bytes). It looks at no label and takes no clip from the test folders. ``top50-trainval`` (16,776; this one
+  does look at the labels), ``train`` (18,706) and ``all`` (25,860, test folders included: not to be followed by a test on them) are the other
+  readings.
+* For tagging. ``tags50``: all usable clips, those without a tag being negatives, as Pons and JukeMIR count (18,706 / 1,825 / 5,329);
+  ``tags50-tagged``: clips with at least one of the 50 tags (15,247 / 1,529 / 4,332; Lee's and Won's lists have 3 fewer in train, for a reason that
+  the tables do not show); ``tags188``: all clips, all tags.
 
-The group of a clip is its album (the last part of the album's address), not its song: the published folders are by album, an album never spans two of them, and clips of one
-album share artist, recording and mastering, so that they are not independent in an interval either. Artists do span the folders (56 of 230): the published split leaks them.
+The group of a clip is its album (the last part of the album's address), not its song: the published folders are by album, an album never spans two of
+them, and clips of one album share artist, recording and mastering, so that they are not independent in an interval either. Artists do span the
+folders (56 of 230): the published split leaks them.
 
 Traps
 -----
 * Three clips are empty files in every copy, all in train; they are left out here.
 * 4,221 usable clips have no tag at all, 4,752 none of the 50.
-* Tags are raw: synonyms (beat and beats, vocal, vocals and voice, "no voice" and "no vocals", ...) are different tags, as in every published figure. The order of the 50 has
-  ties, so it is a list (``splits/mtat_tags.csv``), not a sort.
+* Tags are raw: synonyms (beat and beats, vocal, vocals and voice, "no voice" and "no vocals", ...) are different tags, as in every published figure.
+  The order of the 50 has ties, so it is a list (``splits/mtat_tags.csv``), not a sort.
 * The sound ends near 7.2 kHz, whatever it is resampled to; lengths estimated from mp3 headers are wrong.
 """
 
@@ -44,9 +47,9 @@ TAGS50 = tuple(row["tag"] for row in sorted((row for row in packaged("mtat_tags.
 SPLIT_OF = {folder: "train" if folder < "c" else "valid" if folder == "c" else "test" for folder in "0123456789abcdef"}
 PAPER_CLIPS = 16_000
 KNOWN_BAD = {
-    "6/norine_braun-now_and_zen-08-gently-117-146.mp3": "0 bytes in every copy (clip 35644, train)",
-    "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3": "0 bytes in every copy (clip 55753, train)",
-    "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-le_petit_rien_xiveme_ordre_couperin-88-117.mp3": "0 bytes in every copy (clip 57881, train)",
+    "6/norine_braun-now_and_zen-08-gently-117-146.mp3": "empty in every copy: clip 35644, train",
+    "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3": "empty in every copy: clip 55753, train",
+    "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-le_petit_rien_xiveme_ordre_couperin-88-117.mp3": "empty in every copy: clip 57881, train",
 }
 
 

@@ -50,7 +50,7 @@ def _notes(path: Path) -> dict[str, dict[str, Any]]:
         notes = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RequestError(f"{path} is not JSON ({error}), expected the list of notes as published.") from error
-    if not isinstance(notes, dict) or not all(isinstance(facts, dict) for facts in notes.values()):
+    if not isinstance(notes, dict) or not notes or not all(isinstance(facts, dict) for facts in notes.values()):
         raise RequestError(f"{path} holds no notes by name, expected the list of notes as published.")
     return notes
 
@@ -58,7 +58,7 @@ def _notes(path: Path) -> dict[str, dict[str, Any]]:
 def _clip(root: Path, split: str, note: str, facts: dict[str, Any], variant: str) -> Clip:
     field, names = ("pitch", PITCHES) if variant == "pitch" else ("instrument_family", FAMILIES)
     value = facts.get(field)
-    if not isinstance(value, int) or not 0 <= value < len(names):
+    if type(value) is not int or not 0 <= value < len(names):
         raise RequestError(f"nsynth-{split}/examples.json: {field} of {note} is {value!r}, expected a number from 0 to {len(names) - 1}.")
     return Clip(
         id=note,

@@ -123,18 +123,20 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> I
     Raises
     ------
     RequestError
-        If the file is not there, not UTF-8, lacks one of these columns, or has a row of another length.
+        If the file is not there, not UTF-8, empty, lacks one of these columns, or has a row of another length.
     """
-    for number, row in enumerate(read_rows(path, delimiter=delimiter), 1):
-        if number == 1:
-            header = row
-            absent = [name for name in columns if name not in header]
-            if absent:
-                raise RequestError(f"{path} has no column {absent[0]!r} (found: {', '.join(header[:12])}), expected the table as published.")
-            continue
+    rows = read_rows(path, delimiter=delimiter)
+    header = next(rows, [])
+    absent = [name for name in columns if name not in header]
+    if absent:
+        raise RequestError(f"{path} has no column {absent[0]!r} (found: {', '.join(header)[:100]!r}), expected the table as published.")
+    number = 1
+    for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise RequestError(f"{path}, row {number}: has {len(row)} fields, expected {len(header)} as in the header.")
         yield dict(zip(header, row, strict=True))
+    if number == 1:
+        raise RequestError(f"{path} has no rows, expected the table as published.")
 
 
 def read_rows(path: Path, *, delimiter: str) -> Iterator[list[str]]:

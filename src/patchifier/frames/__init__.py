@@ -11,8 +11,8 @@
 
 from patchifier.frames.decode import decode
 from patchifier.frames.fit import FrameResult, probe_frames
-from patchifier.frames.judge import scores
+from patchifier.frames.judge import scores, weighted_mean
 from patchifier.frames.targets import encode
 from patchifier.frames.vectors import Features, frame_vectors, mel_features, mel_frames, model_features
 
-__all__ = ["Features", "FrameResult", "decode", "encode", "frame_vectors", "mel_features", "mel_frames", "model_features", "probe_frames", "scores"]
+__all__ = ["Features", "FrameResult", "decode", "encode", "frame_vectors", "mel_features", "mel_frames", "model_features", "probe_frames", "scores", "weighted_mean"]

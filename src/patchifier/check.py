@@ -1,0 +1,263 @@
+"""Is a published data set complete and sound? Counts, sizes, checksums, and every file by name that is missing, empty or broken.
+
+Nothing is changed and nothing is downloaded. The tables of the data set say what should be there; its sheet says how many that should be
+and which files are known to be bad in every copy, or in some: these are listed apart, and nobody is blamed for them.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import soundfile
+
+from patchifier import audio
+from patchifier.config import RequestError
+from patchifier.datasets import Clip, find_sheet
+from patchifier.datasets.sheet import Remote, Sheet
+
+NAMED = 10  # files of a kind that are named in the text form; the facts hold all
+Progress = Callable[[int, int, str], None]
+
+
+def silent(done: int, total: int, note: str) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of one variant.
+
+    Parameters
+    ----------
+    variant, split : str
+        Names; the split is empty where a variant has none.
+    published : int or None
+        Clips it has according to its publishers, where known.
+    listed : int
+        Clips that the tables in the root name.
+    usable : int
+        Of these, how many have a sound file.
+    lost : tuple of str
+        Ids of the others.
+    """
+
+    variant: str
+    split: str
+    published: int | None
+    listed: int
+    usable: int
+    lost: tuple[str, ...] = ()
+
+    @property
+    def as_published(self) -> bool:
+        """Whether the tables name as many clips as were published."""
+        return self.published in (None, self.listed)
+
+
+@dataclass(frozen=True)
+class Download:
+    """A published file that lies in the root, or does not."""
+
+    name: str
+    size_b: int | None
+    state: Literal["ok", "differs", "unknown", "absent"]  # unknown: no checksum is published
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`check` found.
+
+    Parameters
+    ----------
+    name, root : str
+        Data set (or NAME:VARIANT) and folder.
+    splits : tuple of Split
+        Counts, and what is lost.
+    files, size_b : int
+        Sound files that are there, and their size in bytes.
+    missing, empty : tuple of str
+        Paths below the root, without those known to be bad.
+    corrupt, excused : dict of str
+        Path -> reason: files that do not read; files known to be bad that are indeed missing or do not read.
+    known_bad : dict of str
+        Path -> why: all that the sheet knows of.
+    downloads : tuple of Download
+        Published files.
+    unreadable : str
+        Why the tables could not be read; empty if they could.
+    """
+
+    name: str
+    root: str
+    splits: tuple[Split, ...] = ()
+    files: int = 0
+    size_b: int = 0
+    missing: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    corrupt: dict[str, str] = field(default_factory=dict)
+    excused: dict[str, str] = field(default_factory=dict)
+    known_bad: dict[str, str] = field(default_factory=dict)
+    downloads: tuple[Download, ...] = ()
+    unreadable: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is there and sound, but for files known to be bad."""
+        wrong = self.unreadable or self.missing or self.empty or self.corrupt
+        return not wrong and all(split.as_published for split in self.splits) and all(file.state != "differs" for file in self.downloads)
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return asdict(self) | {"complete": self.complete}
+
+    def lines(self) -> list[str]:
+        """As text, a few lines for people."""
+        lines = [f"{self.name} in {self.root}: {'complete' if self.complete else 'NOT complete'}; {self.files} sound files, {self.size_b / 1e6:,.1f} MB."]
+        lines += [f"  the tables cannot be read: {self.unreadable}"] if self.unreadable else []
+        lines += [f"  {_counts(split)}" for split in self.splits]
+        cut = "  NOT as published: the tables are cut short, or of another edition."
+        lines += [] if all(split.as_published for split in self.splits) else [cut]
+        lines += [f"  {file.name}: {_SAID[file.state]}" + (f" ({file.size_b:,} bytes)" if file.size_b is not None else "") for file in self.downloads]
+        lines += _named("missing", self.missing) + _named("empty (0 bytes)", self.empty)
+        lines += _named("broken", [f"{name} ({reason})" for name, reason in self.corrupt.items()])
+        lines += _named("known to be bad, and so here", [f"{name} ({reason})" for name, reason in self.excused.items()])
+        return lines + _named("known to be bad in some or all copies", [f"{name} ({why})" for name, why in self.known_bad.items()])
+
+
+_SAID = {"ok": "sha256 as published", "differs": "DIFFERS from what is published", "unknown": "there; no sha256 is published", "absent": "not in the root"}
+
+
+def _counts(split: Split) -> str:
+    published = "" if split.published is None else f", {split.published:,} published"
+    lost = f"; lost: {', '.join(split.lost[:NAMED])}{', ...' if len(split.lost) > NAMED else ''}" if split.lost else ""
+    note = "" if split.as_published else " (NOT as published)"
+    return f"{split.variant} {split.split or 'all'}: {split.usable:,} usable of {split.listed:,} listed{published}{note}{lost}"
+
+
+def _named(what: str, names: Iterable[str]) -> list[str]:
+    listed = list(names)
+    if not listed:
+        return []
+    more = [f"    ... and {len(listed) - NAMED} more"] if len(listed) > NAMED else []
+    return [f"  {what}: {len(listed)}", *(f"    {name}" for name in listed[:NAMED]), *more]
+
+
+def check(name: str | Sheet, root: str | Path, *, thorough: bool = False, workers: int | None = None, progress: Progress = silent) -> Report:
+    """Hold a published data set against its tables and its sheet.
+
+    Parameters
+    ----------
+    name : str or Sheet
+        Data set; with ``:VARIANT``, that variant's clips alone, else the clips of all variants.
+    root : str or Path
+        Folder it lies in.
+    thorough : bool
+        Decode every file to its end; by default its header is read.
+    workers : int
+        Threads; one for each core by default.
+    progress : callable
+        Called with files done, files in all, and a note.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    RequestError
+        If there is no such data set or variant, or the root is no folder. Whatever is wrong with the data is in the report.
+    """
+    sheet, variant = find_sheet(name) if isinstance(name, str) else (name, "")
+    root = Path(root)
+    if not root.is_dir():
+        raise RequestError(f"--root {root} is no folder, expected the one in which {sheet.title} lies.")
+    report = Report(
+        name=f"{sheet.name}:{variant}" if variant else sheet.name,
+        root=str(root),
+        known_bad=dict(sheet.known_bad),
+        downloads=tuple(_download(root, remote) for remote in sheet.remotes),
+    )
+    try:
+        clips = {known: sheet.read(root, known).clips for known in ([variant] if variant else sheet.variants)}
+    except RequestError as error:
+        return replace(report, unreadable=str(error))
+    paths = list(dict.fromkeys(clip.path for members in clips.values() for clip in members))
+    wrong = _examine(paths, thorough, workers or os.cpu_count() or 1, progress)
+    return _sorted_out(report, sheet, clips, paths, wrong)
+
+
+def _examine(paths: list[str], thorough: bool, workers: int, progress: Progress) -> dict[str, str]:
+    """Path -> what is wrong, for the files with which something is."""
+    wrong = {}
+    with ThreadPoolExecutor(workers) as pool:  # decoding lets other threads run
+        for done, (path, reason) in enumerate(zip(paths, pool.map(lambda path: examine(path, thorough=thorough), paths), strict=True), 1):
+            if reason:
+                wrong[path] = reason
+            progress(done, len(paths), f"{len(wrong)} bad" if wrong else "")
+    return wrong
+
+
+def examine(path: str, *, thorough: bool = False) -> str:
+    """What is wrong with a sound file: "missing", "empty", a reason, or nothing."""
+    try:
+        if os.stat(path).st_size == 0:
+            return "empty"
+        with soundfile.SoundFile(path) as sound:
+            frames, rate = sound.frames, sound.samplerate
+        if thorough:
+            for _block in audio.blocks(path, sample_rate=rate):  # at its own rate: nothing is resampled
+                pass
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except soundfile.LibsndfileError as error:
+        return error.error_string.strip() or "not an audio file"
+    except (OSError, audio.AudioError) as error:
+        return str(error).removeprefix(f"{path}: ")
+    return "" if frames > 0 else "holds no audio"
+
+
+def _sorted_out(report: Report, sheet: Sheet, clips: dict[str, tuple[Clip, ...]], paths: list[str], wrong: dict[str, str]) -> Report:
+    """The report, with each bad file under its heading."""
+    blamed = {path: reason for path, reason in wrong.items() if not sheet.excuse(path)}
+    below = {path: Path(os.path.relpath(path, report.root)).as_posix() for path in wrong}
+    there = [path for path in paths if wrong.get(path) not in ("missing", "empty")]
+    return replace(
+        report,
+        splits=tuple(split for variant, members in clips.items() for split in _splits(sheet, variant, members, wrong)),
+        files=len(there),
+        size_b=sum(os.stat(path).st_size for path in there),
+        missing=tuple(below[path] for path, reason in blamed.items() if reason == "missing"),
+        empty=tuple(below[path] for path, reason in blamed.items() if reason == "empty"),
+        corrupt={below[path]: reason for path, reason in blamed.items() if reason not in ("missing", "empty")},
+        excused={below[path]: reason for path, reason in wrong.items() if path not in blamed},
+    )
+
+
+def _splits(sheet: Sheet, variant: str, clips: Iterable[Clip], wrong: dict[str, str]) -> list[Split]:
+    published = sheet.variants[variant].counts
+    members: dict[str, list[Clip]] = {name: [] for name in published}
+    for clip in clips:
+        members.setdefault(clip.split or "", []).append(clip)
+    counted = []
+    for name, listed in members.items():
+        lost = tuple(clip.id for clip in listed if clip.path in wrong)
+        counted.append(Split(variant, name, published.get(name, None if not published else 0), len(listed), len(listed) - len(lost), lost))
+    return counted
+
+
+def _download(root: Path, remote: Remote) -> Download:
+    path = root / remote.name
+    if not path.is_file():
+        return Download(remote.name, None, "absent")
+    size_b = path.stat().st_size
+    if remote.size_b not in (None, size_b):
+        return Download(remote.name, size_b, "differs")
+    if not remote.sha256:
+        return Download(remote.name, size_b, "unknown")
+    with path.open("rb") as stream:
+        same = hashlib.file_digest(stream, "sha256").hexdigest() == remote.sha256
+    return Download(remote.name, size_b, "ok" if same else "differs")
