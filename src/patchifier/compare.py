@@ -124,13 +124,14 @@ def leak_notes(encoder: Encoder, data: Cache, folder: Path) -> list[str]:
     if encoder.trained_on is None:
         return []
     places = [encoder.trained_on / "run.json", encoder.trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
-    facts = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
+    facts: dict[str, Any] = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
     heard = Path(facts.get("cache", ""))
     if not (heard / "cache.json").exists():
         return [f"{encoder.name}: what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."]
     if heard.resolve() == data.path.resolve():
         return [f"{encoder.name}: pre-trained, without labels, on clips of this very cache."]
-    found = leaks.leaks(Cache(heard), data)
+    asked = {data.clips[index].id for index in tested(data)}
+    found = tuple(leak for leak in leaks.leaks(Cache(heard), data) if leak.second in asked)
     leaks.save(found, folder / f"leaks-{heard.name}.csv")
     if not found:
         return [f"{encoder.name}: no clip of {heard} is heard in this test."]

@@ -62,7 +62,7 @@ def run_leaks(flags: Flags) -> int:
     from patchifier import cache, leaks
 
     first, second = cache.Cache(flags["first"]), cache.Cache(flags["second"])
-    found = leaks.leaks(first, second)
+    found = leaks.leaks(first, second, progress=progress("clips"))
     if flags.get("out"):
         leaks.save(found, flags["out"])
     lines = [leak.line() for leak in found]
