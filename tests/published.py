@@ -184,6 +184,29 @@ def gtzan(
     return root
 
 
+def gtzan_beats(root: Path, *, seconds: float = 1.0, tracks: int = 12) -> Path:
+    """MARBLE's folder data/GTZAN: audio under genres, three tables of beats; clicks at the beats, louder ones at the downbeats. Gives that folder."""
+    home = root / "data" / "GTZAN"
+    home.mkdir(parents=True, exist_ok=True)
+    for split, place in (("train", 0), ("val", 1), ("test", 2)):
+        rows = []
+        for number in range(place, tracks, 3):
+            track, period_s = f"{GENRES[number % 10]}.{number:05d}", 0.4 + 0.02 * number
+            beats = np.arange(0.05, seconds - 0.03, period_s).round(3).tolist()
+            samples = sound(200, seconds=seconds, rate=22_050, seed=number, tone=0.01)
+            for count, beat in enumerate(beats):
+                start = round(beat * 22_050)
+                samples[start : start + 400] += (0.8 if count % 4 == 0 else 0.4) * sound(1500, seconds=400 / 22_050, rate=22_050, tone=1.0)
+            write(home / "genres" / track.split(".")[0] / f"{track}.wav", samples, 22_050)
+            name = f"data/GTZAN/genres/{track.split('.')[0]}/{track}.wav"
+            label = {"beat": beats, "downbeat": beats[::4], "tempo": 60 / period_s, "meter": "4/4"}
+            rows.append(
+                {"audio_path": name, "label": label, "duration": seconds, "sample_rate": 22_050, "num_samples": len(samples), "bit_depth": 16, "channels": 1}
+            )
+        (home / f"GTZANBeatTracking.{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return home
+
+
 # --- EmoMusic ---
 
 SONGS = ["song_id", "file_name", "Artist", "Song title", "start of the segment (min.sec)", "end of the segment (min.sec)", "Genre", "Mediaeval 2013 set"]

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from patchifier.probe.linear import LOGISTIC_C, RIDGE_ALPHAS, cross_validate, cross_validate_majority, fit_predict, majority
+from patchifier.config import RequestError
+from patchifier.probe.heads import Schedule
+from patchifier.probe.linear import LOGISTIC_C, RIDGE_ALPHAS, STRENGTHS, _inner_folds, cross_validate, cross_validate_majority, fit_predict, linear, majority
+from patchifier.probe.pooler import BATCH, DECAY, RATES, paper
+from patchifier.probe.sides import Sides
 from patchifier.tasks import Task, scores
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
@@ -161,3 +166,136 @@ def test_folds_may_have_any_numbers():
     x = features(30)
     targets, folds = targets_for(GENRES, x), np.arange(30) % 3
     assert np.array_equal(cross_validate(GENRES, x, targets, folds.tolist()), cross_validate(GENRES, x, targets, (10 * folds + 5).tolist()))
+
+
+# --- linear: the strength is chosen by validation ---
+
+
+def sided(task: Task, *, noise: float = 0.0, valid: bool = True, size: int = 8):
+    """Features, targets with noise, and sides of 60, 30 and 60 clips, two clips a group."""
+    x = features(150, size)
+    targets = targets_for(task, x)
+    dice = np.random.default_rng(9)
+    if noise:
+        other = targets[dice.permutation(150)]
+        mask = dice.random(150) < noise
+        targets = np.where(mask if targets.ndim == 1 else mask[:, None], other, targets)
+    groups = np.array([f"track {index // 2}" for index in range(150)])
+    parts = np.arange(60), np.arange(60, 90), np.arange(90, 150)
+    return x, targets, Sides(*(parts if valid else (np.arange(90), np.array([], int), parts[2])), groups)
+
+
+@ALL
+@pytest.mark.parametrize("valid", [True, False])
+def test_the_linear_probe_learns_with_and_without_a_validation_side(task, valid):
+    x, targets, sides = sided(task, valid=valid)
+    found = linear(task, x, targets, sides)
+    assert found.predictions.shape == (60, len(task.names))
+    assert scores(task, targets[sides.test], found.predictions)[task.metric] > 0.85
+    assert set(found.chosen) == {"alpha" if task.kind == "numbers" else "C", f"valid_{task.metric}"}
+
+
+@ALL
+def test_the_strength_is_the_best_on_validation_and_then_all_known_clips_are_used(task):
+    x, targets, sides = sided(task, noise=0.4)
+    found = linear(task, x, targets, sides)
+    by_hand = {}
+    for strength in STRENGTHS[task.kind]:
+        predicted = fit_predict(task, x[sides.train], targets[sides.train], x[sides.valid], strength=strength)
+        by_hand[strength] = scores(task, targets[sides.valid], predicted)[task.metric]
+    chosen = found.chosen["alpha" if task.kind == "numbers" else "C"]
+    assert by_hand[chosen] == max(by_hand.values()) == pytest.approx(found.chosen[f"valid_{task.metric}"])
+    assert max(by_hand.values()) > min(by_hand.values())
+    wanted = fit_predict(task, x[:90], targets[:90], x[90:], strength=chosen)
+    np.testing.assert_allclose(found.predictions, wanted)
+
+
+def test_noise_asks_for_strength_and_clean_targets_for_little():
+    x, targets, sides = sided(MOOD)
+    clean = linear(MOOD, x, targets, sides).chosen["alpha"]
+    dice = np.random.default_rng(0)
+    x = dice.normal(size=(150, 100))
+    noisy = linear(MOOD, x, x[:, :2] + 5 * dice.normal(size=(150, 2)), sides).chosen["alpha"]
+    assert clean < 1 < 50 < noisy
+
+
+def test_of_equal_strengths_the_stronger_is_taken():
+    x, targets, sides = sided(GENRES)
+    x = np.eye(3)[targets] * 10
+    right = [C for C in STRENGTHS["one-of"] if (fit_predict(GENRES, x[:60], targets[:60], x[60:90], strength=C).argmax(1) == targets[60:90]).all()]
+    assert len(right) > 2
+    assert linear(GENRES, x, targets, sides).chosen["C"] == right[0]
+
+
+def test_inner_folds_divide_groups_not_clips():
+    """Clips of a group are copies: folds that cut groups would find the strength that learns by heart."""
+    dice = np.random.default_rng(0)
+    groups = np.repeat([f"g{index}" for index in range(20)], 4)
+    sides = Sides(np.arange(80), np.array([], int), np.arange(80, 84), np.append(groups, ["z"] * 4))
+    folds = _inner_folds(sides)
+    assert len(folds) == 5
+    assert sorted(np.concatenate([held for _, held in folds])) == list(range(80))
+    for fitted, held in folds:
+        assert not set(groups[fitted]) & set(groups[held])
+        assert len(held) == 16
+    x = np.repeat(dice.normal(size=(21, 30)), 4, axis=0)
+    targets = np.repeat(dice.normal(size=(21, 1)), 4, axis=0)
+    assert linear(Task("numbers", ("a",)), x, targets, sides).chosen["alpha"] > 100
+    assert linear(Task("numbers", ("a",)), x, targets, Sides(sides.train, sides.valid, sides.test, np.arange(84).astype(str))).chosen["alpha"] < 1
+
+
+def test_one_group_cannot_be_divided():
+    x, targets, sides = sided(GENRES, valid=False)
+    with pytest.raises(RequestError, match="of one group"):
+        linear(GENRES, x, targets, Sides(sides.train, sides.valid, sides.test, np.full(150, "a")))
+
+
+def test_a_training_side_of_one_class_predicts_it():
+    x, targets, sides = sided(GENRES)
+    targets[:90] = 1
+    assert (linear(GENRES, x, targets, sides).predictions.argmax(1) == 1).all()
+
+
+# --- the paper's head ---
+
+QUICK = Schedule(every_steps=4, patience=8)
+
+
+@ALL
+@pytest.mark.parametrize("valid", [True, False])
+def test_the_papers_head_learns(task, valid):
+    x, targets, sides = sided(task, valid=valid)
+    found = paper(task, x, targets, sides, schedule=QUICK, rates=(1e-3, 1e-2))
+    assert found.predictions.shape == (60, len(task.names))
+    assert scores(task, targets[sides.test], found.predictions)[task.metric] > 0.7
+    assert found.chosen["rate"] in (1e-3, 1e-2)
+    assert found.chosen["unfinished_runs"] == 0
+    again = paper(task, x, targets, sides, schedule=QUICK, rates=(1e-3, 1e-2))
+    assert np.array_equal(found.predictions, again.predictions)
+
+
+def test_the_papers_head_is_the_papers():
+    assert RATES == (1e-5, 1e-4, 1e-3)
+    assert (BATCH, DECAY) == (32, 0.01)
+    x, targets, sides = sided(GENRES)
+    found = paper(GENRES, x, targets, sides, schedule=Schedule(every_steps=4, patience=50, limit_steps=40)).chosen
+    assert found["unfinished_runs"] == 3
+    assert found["step"] <= 40
+
+
+def test_the_papers_head_is_tested_with_its_best_weights():
+    """Validation clips are tested again as test clips."""
+    x, targets, sides = sided(GENRES, noise=0.5)
+    sides = Sides(sides.train, sides.valid, np.arange(150, 180), np.append(sides.groups, sides.groups[sides.valid]))
+    x, targets = np.concatenate([x, x[60:90]]), np.concatenate([targets, targets[60:90]])
+    found = paper(GENRES, x, targets, sides, schedule=QUICK, rates=(1e-2,))
+    assert scores(GENRES, targets[sides.test], found.predictions)["accuracy"] == pytest.approx(found.chosen["valid_accuracy"])
+
+
+def test_the_papers_head_leaves_the_global_generator_alone():
+    x, targets, sides = sided(GENRES)
+    torch.manual_seed(5)
+    wanted = torch.rand(1)
+    torch.manual_seed(5)
+    paper(GENRES, x, targets, sides, schedule=QUICK, rates=(1e-2,))
+    assert torch.equal(torch.rand(1), wanted)

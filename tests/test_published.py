@@ -20,6 +20,7 @@ from patchifier.datasets import emomusic, giantsteps, gtzan, mtat, sheet
 BUILDERS = {
     "mtat": published.mtat,
     "gtzan": published.gtzan,
+    "gtzan-beats": published.gtzan_beats,
     "emomusic": published.emomusic,
     "giantsteps-key": published.giantsteps,
     "nsynth": published.nsynth,
@@ -72,6 +73,8 @@ def test_every_variant_loads_and_is_well_formed(roots, source):
     assert set(facts.variants[variant].counts) in (set(), set(sides(dataset)))
     if dataset.task is None:
         assert all(clip.target is None for clip in dataset.clips)
+    elif dataset.task.kind == "per-frame":
+        assert all(0 <= start <= end for clip in dataset.clips for start, end, _ in clip.target)
     else:
         assert len(tasks.encode_targets(dataset.task, [clip.target for clip in dataset.clips])) == len(dataset.clips)
 
@@ -201,7 +204,7 @@ def test_a_folder_of_that_name_is_not_taken_for_the_data_set(audio_folder, tmp_p
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "gtzan"])
 def test_a_missing_table_is_named(tree, name):
     root = tree(name)
-    for path in [*root.rglob("*.csv"), *root.rglob("*.tsv"), *root.rglob("*.json"), *root.rglob("*.txt")]:
+    for path in [*root.rglob("*.csv"), *root.rglob("*.tsv"), *root.rglob("*.json*"), *root.rglob("*.txt")]:
         path.unlink()
     with pytest.raises(RequestError, match=r"is not there"):
         datasets.load(name, root)

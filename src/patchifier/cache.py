@@ -320,8 +320,8 @@ class Cache:
         Of the data set.
     spectrogram : SpectrogramConfig
         Settings of the log-mels.
-    frames : ndarray, shape (n,), int
-        Frames of each clip.
+    frames, keys : ndarray of int and tuple of str, of length n
+        Frames of each clip; hash of its audio and of the settings.
 
     Raises
     ------
@@ -343,6 +343,7 @@ class Cache:
         self.task = Task(**{**header["task"], "names": tuple(header["task"]["names"])}) if header["task"] else None
         self.clips = tuple(Clip(**{**row["clip"], "subsets": tuple(row["clip"].get("subsets", ()))}) for row in rows)
         self.frames = np.array([row["frames"] for row in rows])
+        self.keys = tuple(str(row["key"]) for row in rows)
         self._rows = rows
         self._shards = {number: self._open(number) for number in sorted({row["shard"] for row in rows})}
 

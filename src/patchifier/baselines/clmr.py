@@ -4,6 +4,7 @@ A frame is 59,049 = 3^10 samples at 22,050 Hz (2.7 s): a convolution with stride
 which leave one moment, and a last convolution to 512 numbers. Layer sizes and names of the tensors are those of the released checkpoints.
 """
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier.baselines.interface import Asked, Encoder, count, each_waveform, weights_hash
+from patchifier.baselines.interface import Asked, Encoder, count, each_waveform, first_line, weights_hash
 from patchifier.config import RequestError, digest
 
 SAMPLE_RATE = 22_050
@@ -29,7 +30,7 @@ class SampleCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         blocks = [_block(nn.Conv1d(1, CHANNELS[0], 3, stride=3))]
-        for into, out in zip(CHANNELS, CHANNELS[1:]):
+        for into, out in itertools.pairwise(CHANNELS):
             blocks.append(_block(nn.Conv1d(into, out, 3, padding=1), nn.MaxPool1d(3)))
         blocks.append(_block(nn.Conv1d(CHANNELS[-1], CHANNELS[-1], 3, padding=1)))
         self.sequential = nn.Sequential(*blocks)
@@ -89,7 +90,7 @@ def read(name: str, path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise RequestError(f"{name}: {path} cannot be read ({error.strerror}): expected a file of weights, such as clmr_checkpoint_10000.pt.") from error
     except Exception as error:  # torch raises a dozen kinds on a damaged or foreign file
-        raise RequestError(f"{name}: {path} cannot be read as weights ({str(error).partition(chr(10))[0]}).") from error
+        raise RequestError(f"{name}: {path} cannot be read as weights ({first_line(error)}).") from error
     held = held["state_dict"] if isinstance(held, dict) and isinstance(held.get("state_dict"), dict) else held
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise RequestError(f"{name}: {path} holds {type(held).__name__}, expected a dictionary of tensors.")

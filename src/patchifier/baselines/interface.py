@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from patchifier import audio
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError
+from patchifier.embed import Embedder
 
 Encode = Callable[[Cache, Sequence[int]], np.ndarray]
 
@@ -35,6 +37,10 @@ class Encoder:
         What a reader of the table has to know, such as the pooling.
     precomputed : bool
         The features were computed elsewhere, so they do not follow when a clip's audio is changed.
+    trained_on : Path or None
+        Run folder of a trained model of this package, whose ``run.json`` names the cache that it heard.
+    embedder : Embedder or None
+        Of a model of this package: what gives vectors of moments within a clip.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Encoder:
     identity: str | None = None
     note: str = ""
     precomputed: bool = False
+    trained_on: Path | None = None
+    embedder: Embedder | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,23 @@ def each_waveform(name: str, sample_rate: int, vector: Callable[[np.ndarray], np
         return vector(audio.load(clip.path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s))
 
     return each_clip(name, of_clip)
+
+
+def require_answer(name: str, vector: Callable[[np.ndarray], np.ndarray], sample_rate: int) -> None:
+    """Refuse somebody else's model that fails on a second of silence, before hours of clips are heard."""
+    try:
+        found = vector(np.zeros(sample_rate, np.float32))
+    except RequestError:
+        raise
+    except Exception as error:  # other people's code may raise anything
+        raise RequestError(f"{name}: the model fails on a second of silence ({type(error).__name__}: {first_line(error)}), expected one for audio.") from error
+    if found.ndim != 1:
+        raise RequestError(f"{name}: the model gives {found.shape} for one sound, expected (E,).")
+
+
+def first_line(error: BaseException) -> str:
+    """First line of another library's message."""
+    return str(error).strip().partition("\n")[0]
 
 
 def at_end(argument: str) -> tuple[str, str]:

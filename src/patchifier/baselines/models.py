@@ -76,7 +76,8 @@ def as_encoder(name: str, made: Checkpoint, *, seed: int | None = None, device: 
 
     pooling = made.config.embed.pooling
     identity = digest("patchifier", made.config, weights_hash(made.model))
-    return Encoder(name, encode, made.model.parameter_count(), seed, identity, note=f"{pooling} of layers {', '.join(map(str, made.config.embed.layers))}")
+    note = f"{pooling} of layers {', '.join(map(str, made.config.embed.layers))}"
+    return Encoder(name, encode, made.model.parameter_count(), seed, identity, note=note, embedder=embedder)
 
 
 def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
@@ -87,7 +88,7 @@ def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
         made = replace(made, config=update(made.config, {"embed": {"pooling": pooling}}))
     if asked.data is not None:
         asked.data.require(made.config.spectrogram)
-    return [as_encoder(name, made, device=asked.device)]
+    return [replace(as_encoder(name, made, device=asked.device), trained_on=Path(folder).resolve().parent)]
 
 
 def random(name: str, argument: str, asked: Asked) -> list[Encoder]:

@@ -3,10 +3,11 @@
 Each hears every clip at its own sample rate, resampled from the file and not from this package's 22,050 Hz.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchifier.baselines.interface import Asked, Encoder, at_end, count, each_waveform, weights_hash
+from patchifier.baselines.interface import Asked, Encoder, at_end, count, each_waveform, first_line, require_answer, weights_hash
 from patchifier.config import RequestError, digest
 
 WINDOW_S = 10.0  # AST and CLAP cut off what is longer, and attention grows with the square
@@ -46,13 +47,15 @@ def hugging_face(name: str, argument: str, asked: Asked, *, trust_remote_code: b
     def window(waveform: np.ndarray) -> np.ndarray:
         inputs = extractor(waveform, sampling_rate=rate, return_tensors="pt").to(asked.device)
         share = min(1.0, len(waveform) / (padded_s * rate)) if padded_s else 1.0
-        return _pooled(name, _run(model, inputs, layer), share)
+        return _pooled(name, _run(name, model, inputs, layer), share)
 
     def vector(waveform: np.ndarray) -> np.ndarray:
         return np.mean([window(part) for part in windows(waveform, int((padded_s or WINDOW_S) * rate), shortest=int(SHORTEST_S * rate))], axis=0)
 
+    require_answer(name, vector, rate)
     identity = digest("hf", type(model).__name__, extractor.to_json_string(), layer, weights_hash(model), WINDOW_S, importlib.metadata.version("transformers"))
-    note = f"mean over time of {'the last layer' if layer is None else f'hidden state {layer}'}, {padded_s or WINDOW_S:g} s windows at {rate:,} Hz"
+    what = f"mean over time of {'the last layer' if layer is None else f'hidden state {layer}'}" if not hasattr(model, "get_audio_features") else "mean"
+    note = f"{what} over windows of {padded_s or WINDOW_S:g} s at {rate:,} Hz"
     return [Encoder(name, each_waveform(name, rate, vector), count(model), identity=identity, note=note)]
 
 
@@ -74,14 +77,14 @@ def _load(name: str, source: str, *, trust_remote_code: bool) -> tuple[Any, nn.M
         import transformers
     except ImportError as error:
         raise RequestError(f"{name}: needs the package transformers: pip install 'patchifier[peers]'.") from error
-    transformers.utils.logging.disable_progress_bar()
     how = {"trust_remote_code": trust_remote_code, "local_files_only": Path(source).is_dir()}
     try:
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **how)
-        model, info = transformers.AutoModel.from_pretrained(source, output_loading_info=True, **how)
+        with _quiet(transformers.utils.logging):
+            extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **how)
+            model, info = transformers.AutoModel.from_pretrained(source, output_loading_info=True, **how)
     except (OSError, ValueError, KeyError, ImportError) as error:
         hint = "" if trust_remote_code else "; if the model brings its own code and you trust it, write hf-code:"
-        raise RequestError(f"{name}: transformers cannot load {source!r} ({_first_line(error)}). Expected the id or folder of an audio model{hint}.") from error
+        raise RequestError(f"{name}: transformers cannot load {source!r} ({first_line(error)}). Expected the id or folder of an audio model{hint}.") from error
     if not getattr(extractor, "sampling_rate", None):
         raise RequestError(f"{name}: {source} has no sampling rate in its preprocessor_config.json, expected an audio model.")
     missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in UNUSED))
@@ -92,22 +95,31 @@ def _load(name: str, source: str, *, trust_remote_code: bool) -> tuple[Any, nn.M
     return extractor, model
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+@contextlib.contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Load without transformers' report of unused weights and its bar; of missing ones there is a message of our own."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
 
 
 @torch.inference_mode()
-def _run(model: Any, inputs: Mapping[str, Any], layer: int | None) -> torch.Tensor:
+def _run(name: str, model: Any, inputs: Mapping[str, Any], layer: int | None) -> torch.Tensor:
     if hasattr(model, "get_audio_features"):  # a model of sound and text
         if layer is not None:
-            raise RequestError(f"{type(model).__name__} gives one vector for each sound, expected no @{layer}.")
+            raise RequestError(f"{name}: a {type(model).__name__} gives one vector for each sound, expected no @{layer}.")
         found = model.get_audio_features(**inputs)
         return getattr(found, "pooler_output", found)
     if layer is None:
         return model(**inputs).last_hidden_state
     states = model(**inputs, output_hidden_states=True).hidden_states
     if not -len(states) <= layer < len(states):
-        raise RequestError(f"there is no hidden state {layer}, expected 0 to {len(states) - 1}, or -1 for the last.")
+        raise RequestError(f"{name}: there is no hidden state {layer}, expected 0 to {len(states) - 1}, or -1 for the last.")
     return states[layer]
 
 
@@ -143,7 +155,10 @@ def hear(name: str, argument: str, asked: Asked) -> list[Encoder]:
     """
     path, _, weights = argument.partition("@")
     module = _module(name, path)
-    model = module.load_model(weights) if weights else module.load_model()
+    try:
+        model = module.load_model(weights) if weights else module.load_model()
+    except Exception as error:  # other people's code may raise anything
+        raise RequestError(f"{name}: its load_model fails ({type(error).__name__}: {first_line(error)}).") from error
     rate, size = getattr(model, "sample_rate", None), getattr(model, "scene_embedding_size", None)
     if not isinstance(rate, int | float) or int(rate) != rate or rate < 1000:
         raise RequestError(f"{name}: the model's sample_rate is {rate!r}, expected a whole number of Hz.")
@@ -158,6 +173,7 @@ def hear(name: str, argument: str, asked: Asked) -> list[Encoder]:
             raise RequestError(f"{name}: get_scene_embeddings gives {tuple(found.shape)} for one sound, expected (1, {size or 'E'}).")
         return found[0].float().cpu().numpy()
 
+    require_answer(name, vector, int(rate))
     identity = digest("hear", path, _source_hash(module), weights_hash(model))
     note = f"scene embedding at {int(rate):,} Hz"
     return [Encoder(name, each_waveform(name, int(rate), vector), count(model), identity=identity, note=note)]

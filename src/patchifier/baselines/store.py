@@ -54,8 +54,8 @@ def _clip_key(data: Cache, index: int) -> list[str | int]:
     try:
         file = Path(clip.path).stat()
     except OSError:  # encoders of log-mels do without
-        return [data._rows[index]["key"]]
-    return [data._rows[index]["key"], file.st_size, file.st_mtime_ns]
+        return [data.keys[index]]
+    return [data.keys[index], file.st_size, file.st_mtime_ns]
 
 
 def _read(path: Path, count: int) -> np.ndarray | None:

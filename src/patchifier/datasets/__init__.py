@@ -23,6 +23,7 @@ SPLITS = ("train", "valid", "test")
 PUBLISHED = {  # name -> module with its SHEET, imported when asked for
     "mtat": "mtat",
     "gtzan": "gtzan",
+    "gtzan-beats": "gtzan_beats",
     "emomusic": "emomusic",
     "giantsteps-key": "giantsteps",
     "nsynth": "nsynth",

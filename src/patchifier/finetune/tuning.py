@@ -1,5 +1,6 @@
 """One method on one task: trained, selected on validation, tested; over folds, seeds and learning rates."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from patchifier import checkpoint, tasks
 from patchifier.cache import Cache, Progress
 from patchifier.checkpoint import Checkpoint, replaced_file
-from patchifier.config import Config, RequestError, update
+from patchifier.config import Config, RequestError
 from patchifier.datasets import partition
 from patchifier.finetune.module import METHODS, Inputs, TunedModel, predict
 from patchifier.runs import Job, batch_indices, fit, generator, write_json, write_rows
@@ -86,10 +87,7 @@ class Tuning:
         settings = self.config.finetune
         if not settings.try_rates:
             return self.train_and_test(folder, sides, seed, progress)[1]
-        tried = {}
-        for rate in settings.try_rates:
-            config = update(self.config, {"finetune": {"training": {"learning_rate": rate}}})
-            tried[rate] = replace(self, config=config).train_and_test(folder / f"rate-{rate:g}", sides, seed, progress)
+        tried = {rate: self.train_and_test(folder / f"rate-{rate:g}", sides, seed, progress, rate=rate) for rate in settings.try_rates}
         best = max(tried, key=lambda rate: tried[rate][0])
         write_json(folder / "rates.json", {"chosen": best, "validation": {f"{rate:g}": score for rate, (score, _) in tried.items()}})
         for name in ("metrics.csv", "validation.csv"):
@@ -98,11 +96,16 @@ class Tuning:
         checkpoint.save(folder / "model", checkpoint.load(folder / f"rate-{best:g}" / "model"))
         return tried[best][1]
 
-    def train_and_test(self, folder: Path, sides: np.ndarray, seed: int, progress: Progress) -> tuple[float, np.ndarray]:
+    @functools.cached_property
+    def inputs(self) -> Inputs:
+        """What the learning parts see; frozen parts compute it once for all folds, seeds and rates."""
+        return Inputs(TunedModel(self.start, self.task, self.method, self.config, self.config.finetune.seed), self.data, self.config)
+
+    def train_and_test(self, folder: Path, sides: np.ndarray, seed: int, progress: Progress, *, rate: float | None = None) -> tuple[float, np.ndarray]:
         """Train on one split and keep the best weights on validation: their score there, and predictions of the test side (n, C)."""
         settings = self.config.finetune
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
-        inputs = Inputs(module, self.data, self.config)
+        inputs, training = self.inputs, replace(settings.training, learning_rate=rate or settings.training.learning_rate)
         train, valid = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "valid")
         encoded = {side: tasks.encode_targets(self.task, [self.data.clips[i].target for i in np.flatnonzero(sides == side)]) for side in ("train", "valid")}
         shift, stretch = _standardiser(self.task, encoded["train"])
@@ -130,7 +133,7 @@ class Tuning:
         state = fit(
             job,
             folder,
-            config=settings.training,
+            config=training,
             seed=seed,
             validate_every=settings.validate_every,
             patience=settings.patience,

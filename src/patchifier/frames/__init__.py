@@ -15,4 +15,16 @@ from patchifier.frames.judge import scores, weighted_mean
 from patchifier.frames.targets import encode
 from patchifier.frames.vectors import Features, frame_vectors, mel_features, mel_frames, model_features
 
-__all__ = ["Features", "FrameResult", "decode", "encode", "frame_vectors", "mel_features", "mel_frames", "model_features", "probe_frames", "scores", "weighted_mean"]
+__all__ = [
+    "Features",
+    "FrameResult",
+    "decode",
+    "encode",
+    "frame_vectors",
+    "mel_features",
+    "mel_frames",
+    "model_features",
+    "probe_frames",
+    "scores",
+    "weighted_mean",
+]

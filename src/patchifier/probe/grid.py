@@ -11,7 +11,9 @@ not notice.
 import dataclasses
 import itertools
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from patchifier import tasks
 from patchifier.cache import Progress, silent
 from patchifier.config import RequestError
-from patchifier.probe.heads import Problem, Schedule, Setting, Trained, batch, first_weights, kept
+from patchifier.probe.heads import Problem, Schedule, Setting, Trained, batch, first_weights, kept, train_alone
 from patchifier.probe.sides import Probed, Sides, check, with_validation
 from patchifier.probe.stack import train_stack
 from patchifier.tasks import Task
@@ -96,8 +98,8 @@ def train_grid(
     if not settings or len(set(settings)) < len(settings):
         raise RequestError(f"the grid has {len(settings)} settings, {len(set(settings))} of them different: expected at least one, and none twice.")
     runs: dict[Setting, Trained] = {}
-    for stack in stacks(problem, settings, stack_bytes):
-        runs |= {run.setting: run for run in train_stack(problem, stack, schedule)}
+    for trained in _in_threads(problem, stacks(problem, settings, stack_bytes // torch.get_num_threads()), schedule):
+        runs |= {run.setting: run for run in trained}
         best = min(runs.values(), key=_rank)
         runs = {setting: run if run is best else dataclasses.replace(run, weights=[]) for setting, run in runs.items()}
         progress(len(runs), len(settings), f"validation {problem.task.metric} {best.score:.3f}")
@@ -105,6 +107,21 @@ def train_grid(
     if cut:
         log.warning("%d of %d runs still improved when they were cut after %d steps, the first is %s", len(cut), len(runs), schedule.limit_steps, cut[0])
     return [runs[setting] for setting in settings]
+
+
+def _in_threads(problem: Problem, waiting: list[list[Setting]], schedule: Schedule) -> Iterator[list[Trained]]:
+    """Train stacks side by side, each on one thread: small products of matrices divide badly, and bits do not depend on the number of threads."""
+    threads, stop = torch.get_num_threads(), threading.Event()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        torch.set_num_threads(1)
+        waiting = sorted(waiting, key=lambda stack: -run_bytes(problem, stack[0]))  # the longest first
+        for future in as_completed([pool.submit(train_stack, problem, stack, schedule, stop) for stack in waiting]):
+            yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def select(runs: Sequence[Trained]) -> Trained:
@@ -151,6 +168,7 @@ class _Net(nn.Module):
         super().__init__()
         weights = first_weights(problem, setting)
         pairs = list(zip(weights[::2], weights[1::2], strict=True))
+        self.widths = [matrix.shape[1] for matrix, _ in pairs]
         self.layers = nn.ModuleList([nn.Linear(matrix.shape[1], matrix.shape[0]) for matrix, _ in pairs])
         for layer, (matrix, bias) in zip(self.layers, pairs, strict=True):
             layer.load_state_dict({"weight": matrix, "bias": bias})
@@ -165,26 +183,16 @@ class _Net(nn.Module):
 def run_one(problem: Problem, setting: Setting, schedule: Schedule) -> Trained:
     """Train one setting the plain way, by torch's layers, losses, Adam and the package's own metrics: what stacks are held against."""
     net, loss = _Net(problem, setting), tasks.loss(problem.task)
-    optimiser = torch.optim.Adam(net.parameters(), lr=setting.rate, weight_decay=setting.decay)
-    best, best_step, best_weights, curve, step = -np.inf, 0, net.state_dict(), [], 0
-    finished, best_weights = False, {name: weight.clone() for name, weight in net.state_dict().items()}
-    while not finished and step + schedule.every_steps <= schedule.limit_steps:
-        for _ in range(schedule.every_steps):
-            x, y = batch(problem, setting, step)
-            masks = [kept(problem, setting, step, layer, (len(x), part.in_features)) for layer, part in enumerate(net.layers)]  # type: ignore[arg-type]
-            optimiser.zero_grad()
-            loss(net(x, masks), y).backward()
-            optimiser.step()
-            step += 1
-        curve.append(_plain_score(problem, net, setting))
-        if curve[-1] > best:
-            best, best_step, best_weights = curve[-1], step, {name: weight.clone() for name, weight in net.state_dict().items()}
-        finished = step - best_step >= schedule.patience * schedule.every_steps
-    return Trained(setting, best, best_step, curve, finished, list(best_weights.values()))
-
-
-@torch.no_grad()
-def _plain_score(problem: Problem, net: nn.Module, setting: Setting) -> float:
-    outputs, targets = net(problem.inputs[setting.standardise][1]).double().numpy(), problem.targets[1].numpy()
+    valid, targets = problem.inputs[setting.standardise][1], problem.targets[1].numpy()
     known = targets.argmax(1) if problem.task.kind == "one-of" else targets
-    return tasks.main_score(problem.task, known, outputs) if np.isfinite(outputs).all() else -np.inf
+
+    def loss_at(step: int) -> Tensor:
+        x, y = batch(problem, setting, step)
+        return loss(net(x, [kept(problem, setting, step, layer, (len(x), width)) for layer, width in enumerate(net.widths)]), y)
+
+    def score() -> float:
+        outputs = net(valid).double().numpy()
+        return tasks.main_score(problem.task, known, outputs) if np.isfinite(outputs).all() else -np.inf
+
+    optimiser = torch.optim.Adam(net.parameters(), lr=setting.rate, weight_decay=setting.decay)
+    return train_alone(setting, net, optimiser, loss_at, score, schedule)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchifier import tasks
 from patchifier.config import RequestError
@@ -133,19 +133,28 @@ class Problem:
         features = np.asarray(features, np.float64)
         mean, scale = moments(features[sides.train])
         known = (sides.train, sides.valid)
-        inputs = {flag: [features[side] if not flag else (features[side] - mean) / scale for side in known] for flag in (False, True)}
         count = len(task.names)
         numbers = task.kind == "numbers"
         centre, spread = moments(np.asarray(targets, np.float64)[sides.train]) if numbers else (np.zeros(count), np.ones(count))
         rows = [np.eye(count)[targets[side]] if task.kind == "one-of" else (targets[side] - centre) / spread for side in known]
-        pairs = {flag: (_float(train), _float(valid)) for flag, (train, valid) in inputs.items()}
-        return cls(task, seed, pairs, (_float(rows[0]), _float(rows[1])), mean, scale, centre, spread)
+        targets_of = (_float(rows[0]), _float(rows[1]))
+        problem = cls(task, seed, {}, targets_of, mean, scale, centre, spread)
+        for flag in (False, True):
+            problem.inputs[flag] = (problem.scaled(features[sides.train], standardise=flag), problem.scaled(features[sides.valid], standardise=flag))
+        return problem
+
+    def scaled(self, features: np.ndarray, *, standardise: bool) -> Tensor:
+        """Features (n, E) as a head gets them."""
+        features = np.asarray(features, np.float64)
+        return _float((features - self.mean) / self.scale if standardise else features)
+
+    def finish(self, outputs: Tensor) -> np.ndarray:
+        """Turn outputs (n, C) into probabilities, or values in the targets' units."""
+        return tasks.activate(self.task, outputs.double()).numpy() * self.spread + self.centre
 
     def predict(self, trained: Trained, features: np.ndarray) -> np.ndarray:
-        """Probabilities or values, in the targets' units, of features (n, E)."""
-        features = np.asarray(features, np.float64)
-        x = _float((features - self.mean) / self.scale if trained.setting.standardise else features)
-        return tasks.activate(self.task, outputs_of(trained.weights, x).double()).numpy() * self.spread + self.centre
+        """Probabilities or values of features (n, E)."""
+        return self.finish(outputs_of(trained.weights, self.scaled(features, standardise=trained.setting.standardise)))
 
 
 def outputs_of(weights: Weights, x: Tensor) -> Tensor:
@@ -194,6 +203,46 @@ def kept(problem: Problem, setting: Setting, step: int, layer: int, shape: tuple
     return torch.from_numpy((chance >= threshold).reshape(shape)).float().mul_(256 / (256 - threshold))
 
 
+# --- one head alone ---
+
+
+def train_alone(
+    setting: Setting, head: nn.Module, optimiser: torch.optim.Optimizer, loss_at: Callable[[int], Tensor], score: Callable[[], float], schedule: Schedule
+) -> Trained:
+    """Train a head the plain way and leave it with its best weights, not its last.
+
+    Parameters
+    ----------
+    setting : Setting
+        What to call it.
+    head : nn.Module
+        Trained in place.
+    optimiser : Optimizer
+        Of its parameters.
+    loss_at : callable
+        Step -> loss of a batch.
+    score : callable
+        Its validation score now; better than all before it, the weights are kept.
+    schedule : Schedule
+        Of validation and stopping.
+    """
+    best, best_step, curve, step, finished = -math.inf, 0, [], 0, False
+    weights = {name: weight.clone() for name, weight in head.state_dict().items()}
+    while not finished and step + schedule.every_steps <= schedule.limit_steps:
+        for _ in range(schedule.every_steps):
+            optimiser.zero_grad()
+            loss_at(step).backward()
+            optimiser.step()
+            step += 1
+        with torch.no_grad():
+            curve.append(score())
+        if curve[-1] > best:
+            best, best_step, weights = curve[-1], step, {name: weight.clone() for name, weight in head.state_dict().items()}
+        finished = step - best_step >= schedule.patience * schedule.every_steps
+    head.load_state_dict(weights)
+    return Trained(setting, best, best_step, curve, finished, list(weights.values()))
+
+
 # --- validation ---
 
 
@@ -210,7 +259,7 @@ def scorer(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     Returns
     -------
     callable
-        Outputs before activation, (n, R, C), -> scores (R,) float64; minus infinity for a run whose outputs are not finite.
+        Outputs before activation, (R, n, C), -> scores (R,) float64; minus infinity for a run whose outputs are not finite.
 
     Raises
     ------
@@ -220,7 +269,7 @@ def scorer(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     measure = {"one-of": _gain, "many-of": _roc_auc, "numbers": _r2}[task.kind](task, targets.double())
 
     def score(outputs: Tensor) -> Tensor:
-        sound = torch.isfinite(outputs).all(2).all(0)
+        sound = torch.isfinite(outputs).all(2).all(1)
         return torch.where(sound, measure(outputs.double()), -math.inf)
 
     return score
@@ -230,7 +279,7 @@ def _gain(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     """Mean of what the likeliest class earns: 1 if it is the true one, or by the table of the key score."""
     table = np.eye(len(task.names)) if task.metric == "accuracy" else tasks.key_score_matrix(task.names)
     gains = targets @ torch.from_numpy(table)  # (n, C)
-    return lambda outputs: gains.gather(1, outputs.argmax(2)).mean(0)
+    return lambda outputs: gains.gather(1, outputs.argmax(2).T).mean(0)
 
 
 def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
@@ -242,7 +291,7 @@ def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     positive, clips = present.sum(1), len(targets)
 
     def measure(outputs: Tensor) -> Tensor:
-        values = outputs[:, :, mixed].permute(1, 2, 0).contiguous()  # (R, C, n)
+        values = outputs[:, :, mixed].transpose(1, 2).contiguous()  # (R, C, n)
         ordered = values.sort(-1).values
         below = torch.searchsorted(ordered, values)
         ranks = (below + torch.searchsorted(ordered, values, right=True) + 1) / 2.0  # ties share their mean rank
@@ -258,4 +307,4 @@ def _r2(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     if not (around > 0).all():
         name = task.names[int((around <= 0).nonzero()[0, 0])]
         raise RequestError(f"number {name!r} is the same for all {len(targets)} validation clips, so it has no R2: give a larger validation side.")
-    return lambda outputs: (1 - (outputs - targets[:, None]).square().sum(0) / around).mean(1)
+    return lambda outputs: (1 - (outputs - targets).square().sum(1) / around).mean(1)

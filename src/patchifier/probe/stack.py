@@ -6,6 +6,7 @@ written out; tests hold them against torch's own.
 """
 
 import math
+import threading
 
 import numpy as np
 import torch
@@ -22,33 +23,30 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own
 
 
 def forward(weights: Weights, x: Tensor, hidden_kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Outputs (B, R, C) and activations of the last layer but one, (B, R, H) or `x` itself, of inputs (B, E)."""
-    matrix, bias = weights[0], weights[1]
-    z = torch.addmm(bias.flatten(), x, matrix.flatten(0, 1).T).unflatten(1, bias.shape)
+    """Outputs (R, B, C) and what the last layer sees, (R, B, H) or the input itself, of inputs (B, E)."""
+    hidden = x.expand(len(weights[0]), *x.shape)
+    z = torch.baddbmm(weights[1][:, None], hidden, weights[0].transpose(1, 2))
     if len(weights) == 2:
-        return z, x
+        return z, hidden
     z.relu_()
     if hidden_kept is not None:
-        z.mul_(hidden_kept[:, None])
-    outputs = torch.baddbmm(weights[3][:, None], z.transpose(0, 1), weights[2].transpose(1, 2))
-    return outputs.transpose(0, 1), z
+        z.mul_(hidden_kept)
+    return torch.baddbmm(weights[3][:, None], z, weights[2].transpose(1, 2)), z
 
 
-def gradients(task: Task, weights: Weights, x: Tensor, y: Tensor, hidden_kept: Tensor | None) -> Weights:
-    """Gradients of every head's own loss, the mean over batch and, but for one-of, outputs."""
+def gradients(task: Task, weights: Weights, x: Tensor, y: Tensor, hidden_kept: Tensor | None, out: Weights) -> None:
+    """Write every head's own gradients into `out`; its loss is the mean over batch and, but for one-of, outputs."""
     outputs, hidden = forward(weights, x, hidden_kept)
-    slope = (tasks.activate(task, outputs) - y[:, None]) / len(x)  # so for cross-entropy; (B, R, C)
-    if task.kind != "one-of":
-        slope = slope * ((2 if task.kind == "numbers" else 1) / y.shape[1])
-    last: Weights = []
+    slope = tasks.activate(task, outputs).sub_(y)  # so for each of the three losses, up to a factor; (R, B, C)
+    slope.mul_({"one-of": 1.0, "many-of": 1 / y.shape[1], "numbers": 2 / y.shape[1]}[task.kind] / len(x))
+    torch.bmm(slope.transpose(1, 2), hidden, out=out[-2])
+    torch.sum(slope, 1, out=out[-1])
     if len(weights) == 4:
-        last = [torch.bmm(slope.permute(1, 2, 0), hidden.transpose(0, 1)), slope.sum(0)]
-        behind = torch.bmm(slope.transpose(0, 1), weights[2]).transpose(0, 1)  # (B, R, H)
-        slope = behind * (hidden > 0)
+        slope = torch.bmm(slope, weights[2]).mul_(hidden.sign_())
         if hidden_kept is not None:
-            slope.mul_(hidden_kept[:, None])
-    first = torch.mm(slope.flatten(1).T, x).unflatten(0, slope.shape[1:])
-    return [first, slope.sum(0), *last]
+            slope.mul_(hidden_kept)
+        torch.bmm(slope.transpose(1, 2), x.expand(len(slope), *x.shape), out=out[0])
+        torch.sum(slope, 1, out=out[1])
 
 
 class Adam:
@@ -82,7 +80,7 @@ class Adam:
 # --- a stack from first to last step ---
 
 
-def train_stack(problem: Problem, settings: list[Setting], schedule: Schedule) -> list[Trained]:
+def train_stack(problem: Problem, settings: list[Setting], schedule: Schedule, stop: threading.Event | None = None) -> list[Trained]:
     """Train heads that differ in rate and decay alone; one that has stopped leaves the stack.
 
     Parameters
@@ -93,14 +91,18 @@ def train_stack(problem: Problem, settings: list[Setting], schedule: Schedule) -
         With the same `standardise`, `hidden`, `batch` and `dropout`.
     schedule : Schedule
         Of validation and stopping.
+    stop : Event
+        Once set, the stack is given up.
 
     Returns
     -------
     list of Trained
-        In the order of `settings`.
+        In the order of `settings`; none if given up.
     """
     stack = _Stack(problem, settings, schedule)
     while len(stack.places):
+        if stop and stop.is_set():
+            return []
         for _ in range(schedule.every_steps):
             stack.train()
         stack.validate()
@@ -114,7 +116,7 @@ class _Stack:
     def __init__(self, problem: Problem, settings: list[Setting], schedule: Schedule) -> None:
         self.problem, self.settings, self.schedule, self.alike = problem, settings, schedule, settings[0]
         self.weights = [torch.stack([weight] * len(settings)) for weight in first_weights(problem, self.alike)]
-        self.best = [weight.clone() for weight in self.weights]
+        self.best, self.slopes = [weight.clone() for weight in self.weights], [torch.empty_like(weight) for weight in self.weights]
         rates, decays = (torch.tensor([getattr(setting, name) for setting in settings]) for name in ("rate", "decay"))
         self.optimiser = Adam(self.weights, rates, decays)
         self.score, self.valid = scorer(problem.task, problem.targets[1]), problem.inputs[self.alike.standardise][1]
@@ -128,7 +130,8 @@ class _Stack:
         x, y = batch(self.problem, self.alike, self.step)
         x.mul_(kept(self.problem, self.alike, self.step, 0, (len(x), x.shape[1])))
         hidden_kept = kept(self.problem, self.alike, self.step, 1, (len(x), self.alike.hidden)) if self.alike.hidden else None
-        self.optimiser.step(self.weights, gradients(self.problem.task, self.weights, x, y, hidden_kept))
+        gradients(self.problem.task, self.weights, x, y, hidden_kept, self.slopes)
+        self.optimiser.step(self.weights, self.slopes)
         self.step += 1
 
     def validate(self) -> None:
@@ -156,4 +159,5 @@ class _Stack:
         staying = torch.from_numpy(np.flatnonzero(~leaving))
         self.places = self.places[~leaving]
         self.weights, self.best = [weight[staying] for weight in self.weights], [best[staying] for best in self.best]
+        self.slopes = [torch.empty_like(weight) for weight in self.weights]
         self.optimiser.keep(staying)

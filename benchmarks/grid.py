@@ -1,0 +1,140 @@
+"""JukeMIR's grid of 216 probes, all at once against one by one, on three synthetic data sets.
+
+    python benchmarks/grid.py [--agree-patience 32] [--sample 3] [--no-full]
+
+First, agreement: all 216 settings both ways on data of a size at which one by one is bearable, with the patience cut from 256 validations so
+that it ends in minutes: which setting is chosen, and the test figure of the chosen one. Both ways are timed in turn, one data set after the
+other. Then the protocol itself, at the size of real data sets: all 216 at once, with nothing cut, and one by one for a few settings drawn
+at random from each kind (hidden layer x batch size); since both ways take the same steps, the time of one by one is the steps of all 216
+times the seconds a step that were measured on the drawn ones, and is marked as extrapolated. One by one is torch's own layers, losses and
+Adam, on all threads.
+"""
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from patchifier import tasks
+from patchifier.probe.grid import SETTINGS, run_one, select, train_grid
+from patchifier.probe.heads import Problem, Schedule
+from patchifier.probe.sides import Sides
+from patchifier.runs import machine, write_json
+from patchifier.tasks import Task
+
+# Clips of each side, features, outputs, deviation of the noise. The sizes are those of GTZAN, EmoMusic, and a tenth of MagnaTagATune.
+FULL = {"one-of": ((443, 197, 290), 256, 10, 2.0), "numbers": ((504, 115, 125), 256, 2, 1.0), "many-of": ((1870, 182, 533), 256, 50, 1.0)}
+SMALL = {"one-of": ((443, 197, 290), 32, 10, 1.0), "numbers": ((504, 115, 125), 32, 2, 1.0), "many-of": ((600, 182, 533), 32, 20, 1.0)}
+
+
+def synthesise(kind, sizes, width, outputs, noise, seed=0):
+    """Features from a few common causes, on scales that differ; targets from the causes, bent a little, with noise."""
+    dice = np.random.default_rng(seed)
+    n, causes = sum(sizes), dice.normal(size=(sum(sizes), 16))
+    features = (causes @ dice.normal(size=(16, width)) / 4 + dice.normal(size=(n, width))) * dice.lognormal(0, 0.5, width)
+    signal = (causes + 0.5 * (np.abs(causes) - 0.8)) @ dice.normal(size=(16, outputs)) / 4 + noise * dice.normal(size=(n, outputs)) / 2
+    names = tuple(f"n{index}" for index in range(outputs))
+    if kind == "one-of":
+        targets = signal.argmax(1)
+    else:
+        targets = (signal > np.quantile(signal, 0.9, axis=0)).astype(np.float32) if kind == "many-of" else signal.astype(np.float32)
+    places = np.split(np.arange(n), np.cumsum(sizes)[:2])
+    return Task(kind, names), features, targets, Sides(*places, np.arange(n).astype(str))
+
+
+def prepare(kind, table):
+    task, features, targets, sides = synthesise(kind, *table[kind])
+    problem = Problem.of(task, features, targets, sides, 0)
+    return problem, lambda run: tasks.main_score(task, targets[sides.test], problem.predict(run, features[sides.test]))
+
+
+def timed(work):
+    started, processor = time.perf_counter(), time.process_time()
+    result = work()
+    return result, time.perf_counter() - started, time.process_time() - processor
+
+
+def steps_of(runs, schedule):
+    return sum(len(run.curve) for run in runs) * schedule.every_steps
+
+
+def agreement(kind, patience):
+    """All 216 settings both ways."""
+    problem, test = prepare(kind, SMALL)
+    schedule = Schedule(patience=patience)
+    together, together_s, together_cpu_s = timed(lambda: train_grid(problem, SETTINGS, schedule))
+    alone, alone_s, alone_cpu_s = timed(lambda: [run_one(problem, setting, schedule) for setting in SETTINGS])
+    best, plain = select(together), select(alone)
+    same_curves = sum(one.curve == other.curve for one, other in zip(together, alone, strict=True))
+    return {
+        "kind": kind, "clips": SMALL[kind][0], "width": SMALL[kind][1], "patience": patience, "together_s": together_s, "one_by_one_s": alone_s,
+        "together_cpu_s": together_cpu_s, "one_by_one_cpu_s": alone_cpu_s, "speed_up": alone_s / together_s,
+        "speed_up_cpu": alone_cpu_s / together_cpu_s, "steps": steps_of(together, schedule), "chosen": str(best.setting),
+        "same_setting": best.setting == plain.setting, "same_step": best.best_step == plain.best_step, "equal_curves": same_curves,
+        "test_together": test(best), "test_one_by_one": test(plain), "points_apart": 100 * abs(test(best) - test(plain)),
+    }  # fmt: skip
+
+
+def protocol(kind, sample):
+    """The full schedule at full size; one by one is timed on a few settings of each kind, on as many steps as they take, up to 400."""
+    problem, test = prepare(kind, FULL)
+    together, together_s, together_cpu_s = timed(lambda: train_grid(problem, SETTINGS, Schedule()))
+    best = select(together)
+    cells, dice = defaultdict(list), np.random.default_rng(0)
+    for run in together:
+        cells[run.setting.hidden, run.setting.batch].append(run)
+    alone_s, alone_cpu_s = 0.0, 0.0
+    for runs in cells.values():
+        drawn = [runs[place] for place in dice.choice(len(runs), sample, replace=False)]
+        spent = [timed(lambda run=run: run_one(problem, run.setting, Schedule(limit_steps=400))) for run in drawn]
+        steps = sum(steps_of([run], Schedule()) for run, _, _ in spent)
+        alone_s += steps_of(runs, Schedule()) * sum(seconds for _, seconds, _ in spent) / steps
+        alone_cpu_s += steps_of(runs, Schedule()) * sum(seconds for _, _, seconds in spent) / steps
+    return {
+        "kind": kind, "clips": FULL[kind][0], "width": FULL[kind][1], "together_s": together_s, "one_by_one_s_extrapolated": alone_s,
+        "together_cpu_s": together_cpu_s, "one_by_one_cpu_s_extrapolated": alone_cpu_s, "speed_up_extrapolated": alone_s / together_s,
+        "speed_up_cpu_extrapolated": alone_cpu_s / together_cpu_s, "drawn_of_each_kind": sample, "steps": steps_of(together, Schedule()),
+        "longest_run_steps": max(len(run.curve) for run in together) * 8, "chosen": str(best.setting), "valid": best.score, "test": test(best),
+        "unfinished": sum(not run.finished for run in together),
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--agree-patience", type=int, default=32, help="Validations without improvement, in the comparison of all 216 both ways.")
+    parser.add_argument("--sample", type=int, default=3, help="Settings of each kind timed one by one at full size.")
+    parser.add_argument("--kinds", nargs="+", default=list(FULL), choices=list(FULL))
+    parser.add_argument("--no-full", action="store_true", help="Leave out the protocol at full size.")
+    flags = parser.parse_args()
+    path = Path(__file__).parent / "results" / "grid.json"
+    facts = {"machine": machine(), "agreement": [], "protocol": []}
+    for kind in flags.kinds:
+        row = agreement(kind, flags.agree_patience)
+        facts["agreement"].append(row)
+        print(
+            f"{kind:<9}216 settings, patience {row['patience']}: at once {row['together_s']:.0f} s ({row['together_cpu_s']:.0f} of processor), "
+            f"one by one {row['one_by_one_s']:.0f} s ({row['one_by_one_cpu_s']:.0f}), {row['speed_up']:.1f} times ({row['speed_up_cpu']:.1f}); "
+            f"same setting {'yes' if row['same_setting'] else 'NO'}, {row['equal_curves']} of 216 curves equal to the bit, "
+            f"test figures {row['points_apart']:.3f} points apart",
+            flush=True,
+        )
+        write_json(path, facts)
+    for kind in [] if flags.no_full else flags.kinds:
+        row = protocol(kind, flags.sample)
+        facts["protocol"].append(row)
+        print(
+            f"{kind:<9}{row['clips']} x {row['width']}, the full protocol: at once {row['together_s'] / 60:.1f} min, one by one "
+            f"{row['one_by_one_s_extrapolated'] / 60:.0f} min (extrapolated from {flags.sample} settings of each of 4 kinds), "
+            f"{row['speed_up_extrapolated']:.1f} times ({row['speed_up_cpu_extrapolated']:.1f} in processor seconds); "
+            f"{row['steps']:,} steps, test {row['test']:.3f}",
+            flush=True,
+        )
+        write_json(path, facts)
+    print(f"{torch.get_num_threads()} threads, {facts['machine']}")
+
+
+if __name__ == "__main__":
+    main()
