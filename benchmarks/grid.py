@@ -1,13 +1,13 @@
 """JukeMIR's grid of 216 probes, all at once against one by one, on three synthetic data sets.
 
-    python benchmarks/grid.py [--agree-patience 32] [--sample 3] [--no-full]
+    python benchmarks/grid.py [--agree-patience 32] [--sample 3] [--threads 1] [--no-full]
 
 First, agreement: all 216 settings both ways on data of a size at which one by one is bearable, with the patience cut from 256 validations so
 that it ends in minutes: which setting is chosen, and the test figure of the chosen one. Both ways are timed in turn, one data set after the
 other. Then the protocol itself, at the size of real data sets: all 216 at once, with nothing cut, and one by one for a few settings drawn
 at random from each kind (hidden layer x batch size); since both ways take the same steps, the time of one by one is the steps of all 216
 times the seconds a step that were measured on the drawn ones, and is marked as extrapolated. One by one is torch's own layers, losses and
-Adam, on all threads.
+Adam. Both ways have the same number of threads; on a machine that does other work too, compare processor seconds.
 """
 
 import argparse
@@ -108,7 +108,9 @@ def main():
     parser.add_argument("--sample", type=int, default=3, help="Settings of each kind timed one by one at full size.")
     parser.add_argument("--kinds", nargs="+", default=list(FULL), choices=list(FULL))
     parser.add_argument("--no-full", action="store_true", help="Leave out the protocol at full size.")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="Of both ways.")
     flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
     path = Path(__file__).parent / "results" / "grid.json"
     facts = {"machine": machine(), "agreement": [], "protocol": []}
     for kind in flags.kinds:

@@ -2,9 +2,9 @@
 
 import json
 
+import published
 import pytest
 
-import published
 from patchifier import cli
 from patchifier.finetune import METHODS
 

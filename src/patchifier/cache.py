@@ -177,8 +177,7 @@ def _key(clip: Clip, config: SpectrogramConfig) -> str:
 def _decode_all(clips: Sequence[Clip], keys: dict[str, str], config: SpectrogramConfig, workers: int) -> Iterator[tuple[Clip, _Answer | str]]:
     """Yield an answer for each clip, in any order. A file that kills its decoder is found out and named."""
     job = functools.partial(_decode, config=config)
-    suspects: list[Clip] = []
-    waiting = list(reversed(clips))
+    suspects, waiting = list[Clip](), list(reversed(clips))
     while waiting:
         with _pool(min(workers, len(waiting))) as pool:
             _require_start(pool)
