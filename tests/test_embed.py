@@ -1,6 +1,7 @@
 """Embedder: the same vector by every way in, alone or in a list, and nothing wrong passes unnoticed."""
 
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import patchifier
 from patchifier import audio, checkpoint, spectrogram
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.embed import BATCH, Embedder, cut_windows, load, pad_windows, pool
+from patchifier.embed import BATCH, Embedder, load, pool
 from patchifier.model import Patchifier
+from patchifier.windows import cut_windows, pad_windows, stream_stretches, stream_windows
 
 RATE = audio.SAMPLE_RATE
 GOLDEN = Path(__file__).parent / "golden"
@@ -388,3 +390,127 @@ def test_reconstruction_keeps_the_patches_and_fills_in_as_many():
     again, refilled = encoder.reconstruct(hidden, masked)
     assert not torch.equal(again, patches)
     assert torch.equal(refilled, filled)
+
+
+# --- music of any length, as it arrives ---
+
+
+def pieces_of(log_mel: torch.Tensor, cuts: list[int]):
+    """The log-mel in pieces, cut at these frames."""
+    places = sorted({0, log_mel.shape[1], *(cut % (log_mel.shape[1] + 1) for cut in cuts)})
+    return [log_mel[:, first:last] for first, last in itertools.pairwise(places)]
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(1, 3000), st.lists(st.integers(0, 3000), max_size=6), st.integers(1, 30))
+def test_windows_of_pieces_are_those_of_the_whole_and_lie_where_patch_starts_says(frames, cuts, hop):
+    config = update(Config(), {"embed": {"hop_patches": hop}})
+    log_mel = torch.rand(64, frames)
+    patches = spectrogram.cut(log_mel, tail="anchor")
+    expected = spectrogram.patch_starts(len(patches), length=25, hop=hop, tail="anchor")
+    found = list(stream_windows(pieces_of(log_mel, cuts), config))
+    assert [first for first, _ in found] == expected
+    for first, window in found:
+        assert torch.equal(window, patches[first : first + 25])
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(1, 900), st.lists(st.integers(0, 900), max_size=6), st.integers(1, 200), st.integers(1, 250))
+def test_stretches_of_pieces_are_those_of_the_whole(frames, cuts, length, hop):
+    log_mel = torch.rand(4, frames)
+    starts = spectrogram.patch_starts(frames, length=length, hop=hop, tail="anchor")
+    found = list(stream_stretches(pieces_of(log_mel, cuts), length=length, hop=hop))
+    assert [first for first, _ in found] == starts
+    for first, stretch in found:
+        assert torch.equal(stretch, log_mel[:, first : first + length])
+
+
+def test_stretches_of_music_are_embedded_each_by_itself():
+    encoder, wave = embedder(), sound(31.0, kind="noise")
+    found = encoder.embed_windows(wave, RATE, window_s=5.0)
+    frame_s, length = encoder.config.spectrogram.frame_s, round(5.0 / encoder.config.spectrogram.frame_s)
+    log_mel = encoder.log_mel(wave, RATE)
+    starts = np.round(found.start_s / frame_s).astype(int)
+    assert starts.tolist() == [0, *(length * np.arange(1, 6)), log_mel.shape[1] - length]
+    np.testing.assert_allclose(found.end_s - found.start_s, length * frame_s)
+    for first, vector in zip(starts, found.vectors, strict=True):
+        np.testing.assert_allclose(vector, encoder.embed_log_mels([log_mel[:, first : first + length]])[0], atol=1e-5)
+
+
+def test_one_stretch_that_holds_all_is_the_embedding():
+    encoder, wave = embedder(), sound(8.0)
+    found = encoder.embed_windows(wave, RATE, window_s=3600)
+    assert found.vectors.shape == (1, encoder.size)
+    np.testing.assert_allclose(found.vectors[0], encoder.embed(wave, RATE), atol=1e-6)
+    assert found.start_s[0] == 0
+    assert found.end_s[0] == pytest.approx(8.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("window_s", "hop_s"), [(0.0, None), (5.0, 0.0), (-1.0, None)])
+def test_a_stretch_of_nothing_is_refused(window_s, hop_s):
+    with pytest.raises(RequestError, match="at least one frame"):
+        embedder().embed_windows(sound(2.0), RATE, window_s=window_s, hop_s=hop_s)
+
+
+def test_patches_of_one_window_have_their_own_vectors():
+    encoder, wave = embedder(layers=[0, -1]), sound(6.2, kind="noise")
+    found = encoder.embed_patches(wave, RATE)
+    patches = spectrogram.cut(encoder.log_mel(wave, RATE), tail="anchor")
+    layers = alone(encoder.model, patches)
+    np.testing.assert_allclose(found.vectors, np.concatenate([layers[0], layers[2]], axis=1), atol=1e-5)
+    assert found.vectors.shape == (9, 32)
+    frame_s = encoder.config.spectrogram.frame_s
+    np.testing.assert_allclose(found.start_s[:-1], np.arange(8) * 32 * frame_s)
+    assert found.start_s[-1] > found.start_s[-2]
+    np.testing.assert_allclose(found.end_s - found.start_s, 32 * frame_s)
+
+
+def test_a_patch_in_several_windows_has_their_mean():
+    encoder, wave = embedder(), sound(31.0, kind="noise")  # 42 patches: windows at 0, 13 and 17
+    patches = spectrogram.cut(encoder.log_mel(wave, RATE), tail="anchor")
+    windows = {first: alone(encoder.model, patches[first : first + 25])[2] for first in (0, 13, 17)}
+    found = encoder.embed_patches(wave, RATE)
+    assert len(found.vectors) == len(patches) == 42
+    np.testing.assert_allclose(found.vectors[5], windows[0][5], atol=1e-5)
+    np.testing.assert_allclose(found.vectors[20], np.mean([windows[0][20], windows[13][7], windows[17][3]], axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.vectors[41], windows[17][24], atol=1e-5)
+
+
+def test_a_sound_shorter_than_a_patch_is_one_patch():
+    found = embedder().embed_patches(sound(0.02), RATE)
+    assert found.vectors.shape == (1, 16)
+    assert found.end_s[0] < 0.1
+
+
+def test_identity_changes_with_weights_and_with_what_decides_an_embedding():
+    same, again = embedder().identity, embedder().identity
+    others = [embedder(seed=1).identity, embedder(pooling="mean").identity, embedder(hop_patches=5).identity]
+    assert same == again
+    assert len({same, *others}) == 4
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
+    """Peak memory of a fresh process for three hours against three minutes."""
+    import subprocess
+    import sys
+
+    code = """
+import resource, sys
+import torch
+torch.set_num_threads(1)
+from patchifier.config import Config, update
+from patchifier.embed import Embedder
+from patchifier.model import Patchifier
+config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}})
+assert Embedder(Patchifier(config.model), config).embed(sys.argv[1]).shape == (32,)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    peaks = []
+    for minutes in (3, 180):
+        path = tmp_path / f"{minutes}.wav"
+        with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as stream:
+            for part in range(minutes):
+                stream.write(sound(60.0, kind="noise", seed=part))
+        peaks.append(int(subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout))
+    assert peaks[1] < 1.2 * peaks[0]

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from patchifier import audio, cache, checkpoint, embed, finetune, runs, tasks
+from patchifier import audio, cache, checkpoint, finetune, runs, tasks, windows
 from patchifier.baselines import random_checkpoint
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
@@ -129,7 +129,7 @@ def outputs_of(folder: Path, data: Cache, indices) -> np.ndarray:
     with torch.no_grad():
         for index in indices:
             log_mel = torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T)
-            sequences = [loaded.model.encode(window[None])[-1] for window in embed.cut_windows(log_mel, loaded.config)]
+            sequences = [loaded.model.encode(window[None])[-1] for window in windows.cut_windows(log_mel, loaded.config)]
             outputs = [loaded.head(sequence[:, 1:].mean(1)) for sequence in sequences]
             rows.append(torch.stack([tasks.activate(loaded.task, output)[0] for output in outputs]).mean(0))
     return torch.stack(rows).numpy()

@@ -1,17 +1,22 @@
 """From a file, a waveform or a log-mel to an embedding: enter where your data is."""
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchifier import audio, checkpoint, spectrogram
-from patchifier.config import Config, EmbedConfig, RequestError
+from patchifier.checkpoint import weights_hash
+from patchifier.config import Config, EmbedConfig, RequestError, digest
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
+from patchifier.windows import cut_windows, pad_windows, stream_stretches, stream_windows
 
 BATCH = 32  # windows at once: 150 MB of activations in the paper's setting
 
@@ -39,6 +44,15 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
         raise RequestError("no weights come with this version yet: train some with 'patchifier demo', then load('runs/demo/model').")
     loaded = checkpoint.load(path)
     return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors (k, E) float32 over time, from `start_s` to `end_s` (k,) each, in seconds."""
+
+    vectors: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
 
 
 class Embedder:
@@ -79,13 +93,19 @@ class Embedder:
         """Length E of an embedding."""
         return self.config.model.width * len(self.config.embed.layers) * (2 if "+" in self.config.embed.pooling else 1)
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of the weights and of every setting that decides an embedding: vectors with the same one can be compared."""
+        config = self.config
+        return digest(config.spectrogram, config.model, config.embed, config.pretrain.patches, config.pretrain.stage_two_patches, weights_hash(self.model))
+
     def embed(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
 
         Parameters
         ----------
         x : str, Path, array of float (S,) or (channels, S), or a list of these
-            Audio files, or samples in [-1, 1] at `sample_rate`.
+            Audio files, or samples in [-1, 1] at `sample_rate`. A file is read as it goes: memory does not grow with its length.
         sample_rate : int
             Of arrays, in Hz. Files know their own.
 
@@ -101,32 +121,113 @@ class Embedder:
         if isinstance(x, list | tuple):
             if not x or isinstance(x[0], int | float):
                 raise RequestError(f"embed got a list of {len(x)} numbers, expected paths or arrays: use numpy.array(samples, 'float32').")
-            return self.embed_log_mels([self.log_mel(item, sample_rate) for item in x])
-        return self.embed_log_mels([self.log_mel(x, sample_rate)])[0]
+            return self._means(stream_windows(self.pieces(item, sample_rate), self.config) for item in x)
+        return self._means([stream_windows(self.pieces(x, sample_rate), self.config)])[0]
+
+    def embed_windows(self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None) -> Embedding:
+        """Embed stretches of music, each as if it were all there is, but for half an FFT window of sound around it.
+
+        Parameters
+        ----------
+        x, sample_rate
+            One piece of music, as for :meth:`embed`.
+        window_s, hop_s : float
+            Length of a stretch and time between the starts of two, in seconds; they touch by default. The last one is anchored to the end.
+
+        Returns
+        -------
+        Embedding
+            At least one row; one that is shorter, if the music is.
+        """
+        frame_s = self.config.spectrogram.frame_s
+        length, hop = round(window_s / frame_s), round((window_s if hop_s is None else hop_s) / frame_s)
+        if length < 1 or hop < 1:
+            raise RequestError(f"window_s is {window_s} and hop_s {hop_s}, expected at least one frame of {frame_s:.4f} s.")
+        spans: list[tuple[int, int]] = []
+
+        def stretches() -> Iterator[Iterator[tuple[int, Tensor]]]:
+            for first, log_mel in stream_stretches(self.pieces(x, sample_rate), length=length, hop=hop):
+                spans.append((first, first + log_mel.shape[-1]))
+                yield stream_windows([log_mel], self.config)
+
+        vectors = self._means(stretches())
+        return Embedding(vectors, *(np.array(spans).T * frame_s))
+
+    def embed_patches(self, x: Any, sample_rate: int | None = None) -> Embedding:
+        """Embed every patch in its context: the mean over the windows it is in.
+
+        Parameters
+        ----------
+        x, sample_rate
+            One piece of music, as for :meth:`embed`.
+
+        Returns
+        -------
+        Embedding
+            A row of the chosen layers side by side, ``width * len(layers)`` numbers, for each patch; the last one is anchored to the end.
+        """
+        config, sums, counts, frames = self.config, list[Tensor](), list[int](), 0
+
+        def counted() -> Iterator[Tensor]:
+            nonlocal frames
+            for piece in self.pieces(x, sample_rate):
+                frames += piece.shape[-1]
+                yield piece
+
+        for firsts, patches, present in self._batches((None, first, window) for first, window in stream_windows(counted(), config)):
+            layers = self._encode(patches, present)
+            vectors = torch.cat([layers[layer][:, -patches.shape[1] :] for layer in config.embed.layers], dim=-1).cpu()  # (B, N, E')
+            for (_, first), row, there in zip(firsts, vectors, present, strict=True):
+                for place, vector in enumerate(row[there], first):
+                    if place == len(sums):
+                        sums.append(torch.zeros_like(vector, dtype=torch.float64))
+                        counts.append(0)
+                    sums[place] += vector
+                    counts[place] += 1
+        starts = np.array(spectrogram.patch_starts(frames, length=config.model.frames, tail="anchor"))
+        ends = np.minimum(starts + config.model.frames, frames)
+        means = (torch.stack(sums) / torch.tensor(counts)[:, None]).float().numpy()
+        return Embedding(means, starts * config.spectrogram.frame_s, ends * config.spectrogram.frame_s)
 
     def log_mel(self, x: Any, sample_rate: int | None = None) -> Tensor:
         """Log-mel (M, T) of a file or of samples, with this model's settings."""
+        return torch.cat(list(self.pieces(x, sample_rate)), dim=-1)
+
+    def pieces(self, x: Any, sample_rate: int | None = None) -> Iterator[Tensor]:
+        """Log-mel of a file or of samples as it arrives: (M, T') each."""
         config = self.config.spectrogram
         if isinstance(x, str | Path):
-            return spectrogram.log_mel_of_blocks(audio.blocks(x, sample_rate=config.sample_rate), config)
-        return spectrogram.log_mel(audio.as_waveform(x, sample_rate, target_rate=config.sample_rate), config)
+            yield from spectrogram.stream_log_mel(audio.blocks(x, sample_rate=config.sample_rate), config)
+        else:
+            yield spectrogram.log_mel(audio.as_waveform(x, sample_rate, target_rate=config.sample_rate), config)
 
-    def embed_log_mels(self, log_mels: Sequence[Tensor]) -> np.ndarray:
+    def embed_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
-        windows = [cut_windows(log_mel, self.config) for log_mel in log_mels]
-        pooled = torch.from_numpy(self._run(windows))  # (windows of all, E)
-        counts = [len(part) for part in windows]
-        return torch.stack([part.mean(0) for part in pooled.split(counts)]).numpy()
+        return self._means(stream_windows([log_mel], self.config) for log_mel in log_mels)
+
+    def _means(self, items: Iterable[Iterable[tuple[int, Tensor]]]) -> np.ndarray:
+        """Mean over the windows of each item: (n, E); windows of several items share a batch."""
+        sums, counts = list[Tensor](), list[int]()
+        flat = ((number, first, window) for number, windows in enumerate(items) for first, window in windows)
+        for owners, patches, present in self._batches(flat):
+            pooled = pool(self._encode(patches, present), present.to(self.device), self.config.embed).double().cpu()
+            for (number, _), vector in zip(owners, pooled, strict=True):
+                if number == len(sums):
+                    sums.append(torch.zeros_like(vector))
+                    counts.append(0)
+                sums[number] += vector
+                counts[number] += 1
+        return (torch.stack(sums) / torch.tensor(counts)[:, None]).float().numpy()
+
+    def _batches(self, windows: Iterable[tuple[Any, int, Tensor]]) -> Iterator[tuple[list[tuple[Any, int]], Tensor, Tensor]]:
+        """Up to `BATCH` windows at a time: whose they are and their first patch, patches (B, N, 1, M, W), where there is one (B, N)."""
+        windows = iter(windows)
+        while batch := list(itertools.islice(windows, BATCH)):
+            yield [(owner, first) for owner, first, _ in batch], *pad_windows([window for *_, window in batch], self.config.spectrogram.silence)
 
     @torch.inference_mode()
-    def _run(self, windows: Sequence[Sequence[Tensor]]) -> np.ndarray:
-        flat = [window for part in windows for window in part]
-        outputs = []
-        for start in range(0, len(flat), BATCH):
-            patches, present = pad_windows(flat[start : start + BATCH], self.config.spectrogram.silence)
-            layers = self.model.encode(patches.to(self.device), present=present.to(self.device))
-            outputs.append(pool(layers, present.to(self.device), self.config.embed).float().cpu())
-        return torch.cat(outputs).numpy()
+    def _encode(self, patches: Tensor, present: Tensor) -> list[Tensor]:
+        return self.model.encode(patches.to(self.device), present=present.to(self.device))
 
     @torch.inference_mode()
     def reconstruct(self, log_mel: Tensor, masked: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -147,23 +248,6 @@ class Embedder:
         where = torch.from_numpy(masked)[None].to(self.device)
         filled = self.model.reconstruct(patches[None].to(self.device), masked=where)[0].cpu()
         return patches[:, 0], filled[:, 0]
-
-
-def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
-    """Patches (N, 1, M, W) of each window of a log-mel (M, T); one window if it is short or ``embed.time`` is "whole"."""
-    patches = spectrogram.cut(log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence)  # (N, 1, M, W)
-    length = config.pretrain.patches if config.pretrain.stage_two_patches == "consecutive" else config.model.positions
-    if config.embed.time == "whole" or len(patches) <= length:
-        return [patches]
-    starts = spectrogram.patch_starts(len(patches), length=length, hop=config.embed.hop_patches, tail="anchor")
-    return [patches[start : start + length] for start in starts]
-
-
-def pad_windows(windows: Sequence[Tensor], silence: float) -> tuple[Tensor, Tensor]:
-    """Windows (N_i, 1, M, W) side by side: patches (B, N, 1, M, W) and where there is one (B, N)."""
-    patches = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=silence)
-    counts = torch.tensor([len(window) for window in windows])
-    return patches, torch.arange(patches.shape[1]) < counts[:, None]
 
 
 def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tensor:

@@ -4,7 +4,7 @@ Shapes: S samples, T frames, M mel bands, W frames in a patch, N patches, F = 1 
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -62,22 +62,37 @@ def log_mel_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig | 
         Frame by frame what :func:`log_mel` gives for the joined waveform.
     """
     config = config or SpectrogramConfig()
+    return _relative(torch.cat(list(_decibels_of_blocks(blocks, config)), dim=-1), config)
+
+
+def stream_log_mel(blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None) -> Iterator[Tensor]:
+    """Log-mel of a waveform that arrives in blocks, piece by piece: (M, T') each, in memory bounded by a block.
+
+    Where the reference or the floor is the clip's own maximum, which is known at the end only, there is one piece.
+    """
+    config = config or SpectrogramConfig()
+    if config.reference == "max" or config.top_db is not None:
+        yield log_mel_of_blocks(blocks, config)
+        return
+    yield from (_relative(piece, config) for piece in _decibels_of_blocks(blocks, config))
+
+
+def _decibels_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig) -> Iterator[Tensor]:
     half, hop = config.n_fft // 2, config.hop
-    parts, rest, samples, done = [], np.zeros(half, np.float32), 0, 0
+    rest, samples, done = np.zeros(half, np.float32), 0, 0
     for block in blocks:
         samples += len(block)
         rest = np.concatenate([rest, block])
         ready = max(0, 1 + (len(rest) - config.n_fft) // hop)
         if ready:
-            parts.append(_decibels(torch.from_numpy(rest[: (ready - 1) * hop + config.n_fft]), config))
+            yield _decibels(torch.from_numpy(rest[: (ready - 1) * hop + config.n_fft]), config)
             rest, done = rest[ready * hop :], done + ready
     missing = 1 + samples // hop - done
     if samples == 0:
         raise RequestError("the waveform is empty, expected at least 1 sample.")
     if missing:  # none are, if hop > n_fft / 2 and the last frame ends before the waveform does
         tail = np.concatenate([rest, np.zeros(half, np.float32)])
-        parts.append(_decibels(torch.from_numpy(tail[: (missing - 1) * hop + config.n_fft]), config))
-    return _relative(torch.cat(parts, dim=-1), config)
+        yield _decibels(torch.from_numpy(tail[: (missing - 1) * hop + config.n_fft]), config)
 
 
 def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier.baselines.interface import Asked, Encoder, count, each_waveform, first_line, weights_hash
+from patchifier.baselines.interface import Asked, Encoder, count, each_waveform, first_line
+from patchifier.checkpoint import weights_hash
 from patchifier.config import RequestError, digest
 
 SAMPLE_RATE = 22_050

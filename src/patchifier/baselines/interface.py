@@ -1,12 +1,10 @@
 """The one interface of everything that turns clips into features, and what its rows share."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from patchifier import audio
@@ -143,12 +141,3 @@ def at_end(argument: str) -> tuple[str, str]:
 def count(module: nn.Module) -> int:
     """Learned numbers of a network."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Hash of every tensor of a network."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from patchifier import checkpoint, datasets, spectrogram
-from patchifier.baselines.interface import Asked, Encoder, at_end, weights_hash
+from patchifier.baselines.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
-from patchifier.checkpoint import Checkpoint
+from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, ModelConfig, RequestError, digest, update
 from patchifier.embed import Embedder
 from patchifier.model import Patchifier

@@ -13,6 +13,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
+from patchifier.windows import cut_windows, pad_windows
 
 METHODS: dict[str, frozenset[str]] = {
     "linear-probe": frozenset({"head"}),
@@ -73,7 +74,7 @@ class Inputs:
 
     @torch.no_grad()
     def _compute(self, module: TunedModel, windows: list[Tensor]) -> list[Tensor]:
-        patches, present = embed.pad_windows(windows, self.config.spectrogram.silence)
+        patches, present = pad_windows(windows, self.config.spectrogram.silence)
         vectors = module.model.extract(patches, present)  # (K, N, D)
         if self.kind == "readout":
             return list(module.read(vectors, present))
@@ -84,7 +85,7 @@ class Inputs:
         if index in self.stored:
             return self.stored[index]
         log_mel = torch.from_numpy(np.array(self.data.log_mel(index), np.float32).T)
-        return embed.cut_windows(log_mel, self.config)
+        return cut_windows(log_mel, self.config)
 
     def draw(self, indices: np.ndarray, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         """One window of each clip, at random, and where it has patches (B, N)."""
@@ -95,7 +96,7 @@ class Inputs:
         """Windows side by side, with padding where they differ in length."""
         if self.kind == "readout":
             return torch.stack(windows), torch.ones(len(windows), 1, dtype=torch.bool)
-        return embed.pad_windows(windows, self.config.spectrogram.silence)
+        return pad_windows(windows, self.config.spectrogram.silence)
 
 
 @torch.no_grad()

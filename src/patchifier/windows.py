@@ -1,0 +1,90 @@
+"""From log-mels to windows: what a model of a trained length is asked about music of any length.
+
+A log-mel is cut into patches that touch, the last one anchored to the end. Windows of trained length start every ``hop_patches`` patches,
+the last one anchored to the end. Both are done while the log-mel arrives, so that memory does not grow with its length.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from patchifier.config import Config
+
+
+def stream_windows(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[int, Tensor]]:
+    """Windows of a log-mel that arrives in pieces.
+
+    Parameters
+    ----------
+    pieces : iterable of Tensor, shape (M, T')
+        Consecutive parts of a log-mel; one, if it is there already.
+    config : Config
+        Length of patches and windows. With ``embed.time`` "whole", and for what is shorter than a window, there is one.
+
+    Yields
+    ------
+    first : int
+        Number of the window's first patch.
+    window : Tensor, shape (N, 1, M, W)
+    """
+    length = config.pretrain.patches if config.pretrain.stage_two_patches == "consecutive" else config.model.positions
+    whole = config.embed.time == "whole"
+    recent: deque[Tensor] = deque(maxlen=None if whole else length)
+    count, end = 0, 0  # patches so far, and the end of the last window
+    for patch in stream_patches(pieces, config):
+        recent.append(patch)
+        count += 1
+        if not whole and count >= length and (count - length) % config.embed.hop_patches == 0:
+            yield count - length, torch.stack(list(recent))
+            end = count
+    if end < count:
+        yield count - len(recent), torch.stack(list(recent))
+
+
+def stream_patches(pieces: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
+    """Patches (1, M, W) that touch; the last one is anchored to the end, or padded with silence if it is the only one and too short."""
+    width = config.model.frames
+    rest, recent, frames = None, None, 0  # frames not yet in a patch, and the last W frames
+    for piece in pieces:
+        rest = piece if rest is None else torch.cat([rest, piece], dim=-1)
+        recent = rest if recent is None else torch.cat([recent, piece], dim=-1)[:, -width:]
+        frames += piece.shape[-1]
+        whole = rest.shape[-1] // width
+        for place in range(whole):
+            yield rest[None, :, place * width : (place + 1) * width]
+        rest, recent = rest[:, whole * width :], recent[:, -width:]
+    if recent is not None and frames < width:
+        yield nn.functional.pad(recent, (0, width - frames), value=config.spectrogram.silence)[None]
+    elif recent is not None and frames % width:
+        yield recent[None]
+
+
+def stream_stretches(pieces: Iterable[Tensor], *, length: int, hop: int) -> Iterator[tuple[int, Tensor]]:
+    """Stretches of `length` frames that start every `hop` frames, the last one anchored to the end: first frame and log-mel (M, T').
+
+    What is shorter than a stretch is one.
+    """
+    held, dropped, start, end = None, 0, 0, 0  # frames in memory, frames before them, the next stretch, the end of the last
+    for piece in pieces:
+        held = piece if held is None else torch.cat([held, piece], dim=-1)
+        while start + length <= dropped + held.shape[-1]:
+            yield start, held[:, start - dropped : start - dropped + length]
+            start, end = start + hop, start + length
+        gone = max(0, min(start - dropped, held.shape[-1] - length))  # the last `length` frames stay: the end is not known yet
+        held, dropped = held[:, gone:], dropped + gone
+    if held is not None and end < dropped + held.shape[-1]:
+        yield dropped + max(0, held.shape[-1] - length), held[:, -length:]
+
+
+def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
+    """Patches (N, 1, M, W) of each window of a log-mel (M, T)."""
+    return [window for _, window in stream_windows([log_mel], config)]
+
+
+def pad_windows(windows: Sequence[Tensor], silence: float) -> tuple[Tensor, Tensor]:
+    """Windows (N_i, 1, M, W) side by side: patches (B, N, 1, M, W) and where there is one (B, N)."""
+    patches = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=silence)
+    counts = torch.tensor([len(window) for window in windows])
+    return patches, torch.arange(patches.shape[1]) < counts[:, None]
