@@ -514,3 +514,49 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
                 stream.write(sound(60.0, kind="noise", seed=part))
         peaks.append(int(subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout))
     assert peaks[1] < 1.2 * peaks[0]
+
+
+# --- asking a fine-tuned model ---
+
+
+def tuned(kind: str = "one-of", readout: str = "cls") -> Embedder:
+    """A model with a head whose answers differ from window to window."""
+    from patchifier.model import Head
+    from patchifier.tasks import Task
+
+    made = embedder()
+    torch.manual_seed(0)
+    head = Head(16, 3)
+    torch.nn.init.normal_(head.linear.weight, std=3.0)
+    config = update(made.config, {"finetune": {"readout": readout}})
+    return Embedder(made.model, config, head=head, task=Task(kind, ("a", "b", "c")))
+
+
+@pytest.mark.parametrize("readout", ["cls", "mean"])
+@pytest.mark.parametrize(("kind", "activation"), [("one-of", torch.nn.Softmax(-1)), ("many-of", torch.nn.Sigmoid()), ("numbers", torch.nn.Identity())])
+def test_prediction_is_the_mean_answer_over_windows(kind, activation, readout):
+    asked, wave = tuned(kind, readout), sound(31.0, kind="noise")
+    patches = spectrogram.cut(asked.log_mel(wave, RATE), tail="anchor")
+    answers = []
+    with torch.no_grad():
+        for first in (0, 13, 17):
+            sequence = asked.model.encode(patches[None, first : first + 25])[-1]
+            answers.append(activation(asked.head(sequence[:, 0] if readout == "cls" else sequence[:, 1:].mean(1)))[0].numpy())
+    np.testing.assert_allclose(asked.predict(wave, RATE), np.mean(answers, axis=0), atol=1e-5)
+    assert asked.predict([wave, wave], RATE).shape == (2, 3)
+
+
+def test_answers_over_time_are_those_of_the_stretches():
+    asked, wave = tuned(), sound(12.0, kind="noise")
+    found = asked.predict_windows(wave, RATE, window_s=4.0, hop_s=2.0)
+    assert found.vectors.shape == (len(found.start_s), 3)
+    length = round(4.0 / asked.config.spectrogram.frame_s)
+    first = round(found.start_s[1] / asked.config.spectrogram.frame_s)
+    np.testing.assert_allclose(found.vectors[1], asked.predict_log_mels([asked.log_mel(wave, RATE)[:, first : first + length]])[0], atol=1e-5)
+    np.testing.assert_allclose(found.vectors.sum(1), 1.0, atol=1e-5)
+
+
+def test_a_model_without_a_head_cannot_be_asked():
+    for ask in (lambda e: e.predict(sound(1.0), RATE), lambda e: e.predict_windows(sound(1.0), RATE, window_s=1.0), lambda e: e.predict_log_mels([])):
+        with pytest.raises(RequestError, match="patchifier finetune"):
+            ask(embedder())

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from patchifier import audio, cache, checkpoint, finetune, runs, tasks, windows
+from patchifier import audio, cache, checkpoint, embed, finetune, runs, tasks, windows
 from patchifier.baselines import random_checkpoint
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
@@ -567,3 +567,16 @@ def test_weights_are_chosen_by_the_loss_where_that_is_asked_for():
     assert _score(KINDS, "metric", luckier) > _score(KINDS, "metric", sharper)
     assert _score(KINDS, "loss", luckier) < _score(KINDS, "loss", sharper)
     assert _score(NUMBERS, "metric", {"r2": float("nan"), "loss": 0.4}) == -0.4
+
+
+# --- what is saved answers as it was tested ---
+
+
+@TASKS
+def test_the_saved_model_answers_about_files_what_it_answered_in_its_test(task, start, clips, tmp_path):
+    data = labelled(clips, tmp_path / "cache", task)
+    tested = tune(start, data, tmp_path / "run", "full")
+    paths = [clips[1][index].path for index in tested.test]
+    answers = embed.load(tmp_path / "run" / "full" / "model").predict(paths)
+    scale = 70.0 if task.kind == "numbers" else 1.0
+    np.testing.assert_allclose(answers, tested.predictions[0], atol=5e-3 * scale)  # the cache holds float16

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier import audio, checkpoint, spectrogram
+from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.checkpoint import weights_hash
 from patchifier.config import Config, EmbedConfig, RequestError, digest
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.windows import cut_windows, pad_windows, stream_stretches, stream_windows
 
+Read = Callable[[Sequence[Tensor], Tensor], Tensor]  # layers and where there is a patch -> (B, E)
 BATCH = 32  # windows at once: 150 MB of activations in the paper's setting
 
 
@@ -121,8 +122,41 @@ class Embedder:
         if isinstance(x, list | tuple):
             if not x or isinstance(x[0], int | float):
                 raise RequestError(f"embed got a list of {len(x)} numbers, expected paths or arrays: use numpy.array(samples, 'float32').")
-            return self._means(stream_windows(self.pieces(item, sample_rate), self.config) for item in x)
-        return self._means([stream_windows(self.pieces(x, sample_rate), self.config)])[0]
+            return self._means(self._windows(x, sample_rate), self._pooled)
+        return self._means(self._windows([x], sample_rate), self._pooled)[0]
+
+    def predict(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
+        """Ask a fine-tuned model: probabilities of classes or tags, or values, in the order of ``task.names``.
+
+        Parameters
+        ----------
+        x, sample_rate
+            As for :meth:`embed`.
+
+        Returns
+        -------
+        numpy.ndarray, shape (C,), or (n, C) for a list; float32
+            Mean over windows, as it was when the model was tested.
+
+        Raises
+        ------
+        RequestError
+            If the model has no head; and as :meth:`embed` does.
+        """
+        self._require_head()
+        several = isinstance(x, list | tuple)
+        found = self._means(self._windows(list(x) if several else [x], sample_rate), self._asked)
+        return found if several else found[0]
+
+    def predict_windows(self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None) -> Embedding:
+        """Ask a fine-tuned model about stretches of music; arguments as for :meth:`embed_windows`, rows as of :meth:`predict`."""
+        self._require_head()
+        return self._stretches(x, sample_rate, window_s, hop_s, self._asked)
+
+    def _require_head(self) -> tuple[Head, Task]:
+        if self.head is None or self.task is None:
+            raise RequestError("this model has no head, expected one from 'patchifier finetune', such as RUN/full/model.")
+        return self.head, self.task
 
     def embed_windows(self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None) -> Embedding:
         """Embed stretches of music, each as if it were all there is, but for half an FFT window of sound around it.
@@ -139,6 +173,9 @@ class Embedder:
         Embedding
             At least one row; one that is shorter, if the music is.
         """
+        return self._stretches(x, sample_rate, window_s, hop_s, self._pooled)
+
+    def _stretches(self, x: Any, sample_rate: int | None, window_s: float, hop_s: float | None, read: Read) -> Embedding:
         frame_s = self.config.spectrogram.frame_s
         length, hop = round(window_s / frame_s), round((window_s if hop_s is None else hop_s) / frame_s)
         if length < 1 or hop < 1:
@@ -150,7 +187,7 @@ class Embedder:
                 spans.append((first, first + log_mel.shape[-1]))
                 yield stream_windows([log_mel], self.config)
 
-        vectors = self._means(stretches())
+        vectors = self._means(stretches(), read)
         return Embedding(vectors, *(np.array(spans).T * frame_s))
 
     def embed_patches(self, x: Any, sample_rate: int | None = None) -> Embedding:
@@ -203,15 +240,31 @@ class Embedder:
 
     def embed_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
-        return self._means(stream_windows([log_mel], self.config) for log_mel in log_mels)
+        return self._means((stream_windows([log_mel], self.config) for log_mel in log_mels), self._pooled)
 
-    def _means(self, items: Iterable[Iterable[tuple[int, Tensor]]]) -> np.ndarray:
-        """Mean over the windows of each item: (n, E); windows of several items share a batch."""
+    def predict_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
+        """Ask a fine-tuned model about log-mels (M, T) of any lengths: (n, C) float32."""
+        self._require_head()
+        return self._means((stream_windows([log_mel], self.config) for log_mel in log_mels), self._asked)
+
+    def _windows(self, items: Iterable[Any], sample_rate: int | None) -> Iterator[Iterator[tuple[int, Tensor]]]:
+        return (stream_windows(self.pieces(item, sample_rate), self.config) for item in items)
+
+    def _pooled(self, layers: Sequence[Tensor], present: Tensor) -> Tensor:
+        return pool(layers, present, self.config.embed)
+
+    def _asked(self, layers: Sequence[Tensor], present: Tensor) -> Tensor:
+        head, task = self._require_head()
+        return tasks.activate(task, head(pool_one(layers[-1], present, self.config.finetune.readout)))
+
+    def _means(self, items: Iterable[Iterable[tuple[int, Tensor]]], read: Read) -> np.ndarray:
+        """Mean of what is read off the windows of each item: (n, E); windows of several items share a batch."""
         sums, counts = list[Tensor](), list[int]()
         flat = ((number, first, window) for number, windows in enumerate(items) for first, window in windows)
         for owners, patches, present in self._batches(flat):
-            pooled = pool(self._encode(patches, present), present.to(self.device), self.config.embed).double().cpu()
-            for (number, _), vector in zip(owners, pooled, strict=True):
+            with torch.inference_mode():
+                vectors = read(self._encode(patches, present), present.to(self.device)).double().cpu()
+            for (number, _), vector in zip(owners, vectors, strict=True):
                 if number == len(sums):
                     sums.append(torch.zeros_like(vector))
                     counts.append(0)
@@ -266,10 +319,11 @@ def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tens
     -------
     Tensor, shape (B, E)
     """
-    return torch.cat([_pool_one(layers[layer], present, config.pooling) for layer in config.layers], dim=-1)
+    return torch.cat([pool_one(layers[layer], present, config.pooling) for layer in config.layers], dim=-1)
 
 
-def _pool_one(sequence: Tensor, present: Tensor, pooling: str) -> Tensor:
+def pool_one(sequence: Tensor, present: Tensor, pooling: str) -> Tensor:
+    """Pool one layer's sequence, (B, N, D) or with CLS (B, 1 + N, D)."""
     if pooling == "cls":
         return sequence[:, 0]
     patches = sequence[:, -present.shape[1] :]  # (B, N, D), without CLS
