@@ -25,10 +25,10 @@ check: $(READY)  ## Format, lint, types
 	$(BIN)/mypy
 
 test: $(READY)  ## Tests: offline, on a CPU, minutes
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: $(READY)  ## The longer tests
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow
 
 bench: $(READY)  ## Benchmarks: ratios of things timed in turn
 	$(BIN)/python benchmarks/log_mel.py

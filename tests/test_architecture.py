@@ -10,14 +10,14 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
-    {"audio", "spectrogram", "model", "tasks"},
+    {"audio", "spectrogram", "model", "tasks", "processes"},
     {"augment", "checkpoint", "datasets", "windows"},
     {"cache", "embed", "fetch", "check"},
-    {"runs", "baselines", "leaks", "robustness"},
-    {"probe"},
+    {"runs", "baselines", "leaks", "robustness", "library", "search"},
+    {"probe", "predict", "distance"},
     {"frames"},
     {"pretrain", "finetune", "compare", "report"},
-    {"demo"},
+    {"demo", "interfaces"},
     {"cli"},
 ]
 HOME = {  # heavy third-party packages, and the only parts that may name them
@@ -31,7 +31,7 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "huggingface_hub": {"interfaces"},
     "librosa": {"baselines", "robustness"},
     "mir_eval": {"tasks", "frames"},
-    "transformers": {"baselines"},
+    "transformers": {"baselines", "interfaces"},
     "jsonargparse": {"cli"},
     "rich": {"cli"},
 }

@@ -33,7 +33,7 @@ RATE = 22_050
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode in threads instead of processes."""
-    monkeypatch.setattr(cache, "_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(cache, "process_pool", ThreadPoolExecutor)
 
 
 @pytest.fixture

@@ -17,14 +17,11 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +34,7 @@ from patchifier import audio, spectrogram
 from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
 from patchifier.datasets import Clip, Dataset
+from patchifier.processes import process_pool, require_start
 from patchifier.tasks import Task
 
 FORMAT = 1
@@ -179,8 +177,8 @@ def _decode_all(clips: Sequence[Clip], keys: dict[str, str], config: Spectrogram
     job = functools.partial(_decode, config=config)
     suspects, waiting = list[Clip](), list(reversed(clips))
     while waiting:
-        with _pool(min(workers, len(waiting))) as pool:
-            _require_start(pool)
+        with process_pool(min(workers, len(waiting))) as pool:
+            require_start(pool)
             running: dict[Future[_Answer | str], Clip] = {}
             while waiting or running:
                 try:
@@ -197,40 +195,11 @@ def _decode_all(clips: Sequence[Clip], keys: dict[str, str], config: Spectrogram
                 for future in done:
                     yield running.pop(future), future.result()
     for clip in suspects:
-        with _pool(1) as pool:
+        with process_pool(1) as pool:
             try:
                 yield clip, pool.submit(job, clip, keys.get(clip.id)).result()
             except BrokenProcessPool:
                 yield clip, f"{clip.path}: the decoder crashed on this file."
-
-
-def _require_start(pool: ProcessPoolExecutor) -> None:
-    """Find out whether processes can start at all, so that no file is blamed for it."""
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool:
-        raise RequestError(
-            "the decoding processes could not start. In a script, call prepare() below 'if __name__ == \"__main__\":'; "
-            "code typed into standard input cannot start any: save it to a file, or run 'patchifier prepare'."
-        ) from None
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)  # a fork of running torch threads can hang
-
-
-def _begin() -> None:
-    """Begin a worker: one thread, Ctrl-C left to its parent, and an end with that parent, which a kill would leave it waiting for."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 # --- writing ---

@@ -148,10 +148,19 @@ class Embedder:
         found = self._means(self._windows(list(x) if several else [x], sample_rate), self._asked)
         return found if several else found[0]
 
-    def predict_windows(self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None) -> Embedding:
-        """Ask a fine-tuned model about stretches of music; arguments as for :meth:`embed_windows`, rows as of :meth:`predict`."""
+    def predict_windows(
+        self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None, start_s: float = 0.0, end_s: float | None = None
+    ) -> Embedding:
+        """Ask a fine-tuned model about stretches of music; arguments as for :meth:`embed_windows`, rows as of :meth:`predict`.
+
+        Of a file, the part from `start_s` to `end_s`; times count from its start.
+        """
         self._require_head()
-        return self._stretches(x, sample_rate, window_s, hop_s, self._asked)
+        return self._stretches(self.pieces(x, sample_rate, start_s=start_s, end_s=end_s), window_s, hop_s, self._asked)
+
+    def require_task(self) -> Task:
+        """What a fine-tuned model answers; an error for one without a head."""
+        return self._require_head()[1]
 
     def _require_head(self) -> tuple[Head, Task]:
         if self.head is None or self.task is None:
@@ -173,9 +182,9 @@ class Embedder:
         Embedding
             At least one row; one that is shorter, if the music is.
         """
-        return self._stretches(x, sample_rate, window_s, hop_s, self._pooled)
+        return self._stretches(self.pieces(x, sample_rate), window_s, hop_s, self._pooled)
 
-    def _stretches(self, x: Any, sample_rate: int | None, window_s: float, hop_s: float | None, read: Read) -> Embedding:
+    def _stretches(self, pieces: Iterable[Tensor], window_s: float, hop_s: float | None, read: Read) -> Embedding:
         frame_s = self.config.spectrogram.frame_s
         length, hop = round(window_s / frame_s), round((window_s if hop_s is None else hop_s) / frame_s)
         if length < 1 or hop < 1:
@@ -183,7 +192,7 @@ class Embedder:
         spans: list[tuple[int, int]] = []
 
         def stretches() -> Iterator[Iterator[tuple[int, Tensor]]]:
-            for first, log_mel in stream_stretches(self.pieces(x, sample_rate), length=length, hop=hop):
+            for first, log_mel in stream_stretches(pieces, length=length, hop=hop):
                 spans.append((first, first + log_mel.shape[-1]))
                 yield stream_windows([log_mel], self.config)
 
@@ -230,11 +239,13 @@ class Embedder:
         """Log-mel (M, T) of a file or of samples, with this model's settings."""
         return torch.cat(list(self.pieces(x, sample_rate)), dim=-1)
 
-    def pieces(self, x: Any, sample_rate: int | None = None) -> Iterator[Tensor]:
-        """Log-mel of a file or of samples as it arrives: (M, T') each."""
+    def pieces(self, x: Any, sample_rate: int | None = None, *, start_s: float = 0.0, end_s: float | None = None) -> Iterator[Tensor]:
+        """Log-mel of a file, or of the part of it that is meant, or of samples, as it arrives: (M, T') each. An iterator of such pieces passes."""
         config = self.config.spectrogram
-        if isinstance(x, str | Path):
-            yield from spectrogram.stream_log_mel(audio.blocks(x, sample_rate=config.sample_rate), config)
+        if isinstance(x, Iterator):
+            yield from x
+        elif isinstance(x, str | Path):
+            yield from spectrogram.stream_log_mel(audio.blocks(x, sample_rate=config.sample_rate, start_s=start_s, end_s=end_s), config)
         else:
             yield spectrogram.log_mel(audio.as_waveform(x, sample_rate, target_rate=config.sample_rate), config)
 

@@ -145,10 +145,11 @@ def _window_and_groups(config: SpectrogramConfig, device: torch.device, dtype: t
         first, last = (used[0], used[-1] + 1) if len(used) else (0, 1)
         twice = torch.from_numpy(filters[:, first:last].repeat(2, axis=1))  # (M', 2F')
         groups.append((2 * int(first), 2 * int(last), twice.to(device, dtype)))
-    return _window(config).to(device, dtype), groups
+    return analysis_window(config).to(device, dtype), groups
 
 
-def _window(config: SpectrogramConfig) -> Tensor:
+def analysis_window(config: SpectrogramConfig) -> Tensor:
+    """Window (n_fft,) that each frame is multiplied by, float64."""
     make = {"hann": torch.hann_window, "hamming": torch.hamming_window}[config.window]
     return make(config.n_fft, dtype=torch.float64)
 
@@ -314,7 +315,7 @@ def to_waveform(log_mel: Tensor, config: SpectrogramConfig | None = None, *, ite
     Tensor, shape (S,), float32, S = (T - 1) * hop
     """
     config = config or SpectrogramConfig()
-    window = _window(config).to(log_mel.device, torch.float32)
+    window = analysis_window(config).to(log_mel.device, torch.float32)
     filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)
     power = 10 ** (log_mel.float() / config.scale / 10)  # (M, T)
     power = torch.where(log_mel > config.silence + 1e-4, power, 0.0)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import jsonargparse
 
 import patchifier
-from patchifier.cli import judging, looking, training
+from patchifier.cli import judging, looking, training, vectors
 from patchifier.cli.flags import Flags
 from patchifier.config import RequestError
 
-COMMANDS: dict[str, Callable[[Flags], int]] = training.COMMANDS | judging.COMMANDS | looking.COMMANDS
+COMMANDS: dict[str, Callable[[Flags], int]] = training.COMMANDS | vectors.COMMANDS | judging.COMMANDS | looking.COMMANDS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def parser() -> jsonargparse.ArgumentParser:
         prog="patchifier", description="Music as sequences of spectrogram patches.", version=patchifier.__version__, allow_abbrev=False
     )
     commands = root.add_subcommands(required=True, metavar="COMMAND", title="commands")
-    for part in (training, judging, looking):
+    for part in (training, vectors, judging, looking):
         part.add(commands)
     return root
 

@@ -1,0 +1,177 @@
+"""Waveform in, embedding out, as an ONNX file that runs without torch.
+
+The whole of :meth:`patchifier.embed.Embedder.embed` is in the graph: log-mel, patches, windows, model, pooling, mean over windows. Every
+sequence has the trained length: windows of shorter sounds are masked, as they are in a batch.
+
+The Fourier transform is ONNX's own, in float64: in float32 onnxruntime's is not exact enough beside a loud tone. What remains is torch's
+rounding: embeddings agree to 1e-5, and to 1e-4 for a pure tone of 16 bits. Only a pure tone that was never quantised can differ by more,
+for between the floor of -100 dB and about -85 dB the bands beside it hold nothing but rounding errors.
+
+Shapes: B sounds of one length, S samples, T frames, N patches, K windows of L patches, F frequencies.
+"""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchifier import embed, spectrogram
+from patchifier.checkpoint import replaced_file
+from patchifier.config import Config, RequestError
+from patchifier.interfaces import need
+from patchifier.model import Patchifier
+
+OPSET = 18
+
+
+def export(model: embed.Embedder | str | Path, path: str | Path) -> Path:
+    """Write a model as one ONNX file.
+
+    Parameters
+    ----------
+    model : Embedder, or str or Path
+        A model, or a model folder.
+    path : str or Path
+        The file to write, whole or not at all; one that is there already is replaced.
+
+    Returns
+    -------
+    Path
+        The file. Its input "waveform" is (B, S) float32 in [-1, 1] at the rate in its metadata ("sample_rate"), 22,050 Hz in the paper's
+        setting; its output "embedding" is (B, E) float32. B and S are free, from one sample on. Memory grows
+        with B S: long pieces take most of it for the transform.
+
+    Raises
+    ------
+    RequestError
+        If the model's settings have no place in a graph, or onnx is not installed.
+    """
+    onnx = need("onnx", "onnx")
+    need("onnxscript", "onnx")
+    embedder = model if isinstance(model, embed.Embedder) else embed.load(model)
+    graph = Graph(embedder.model, embedder.config).eval()
+    program = _exported(graph, embedder)
+    facts = {"sample_rate": embedder.config.spectrogram.sample_rate, "size": embedder.size, "embed": json.dumps(vars(embedder.config.embed))}
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {name: str(value) for name, value in facts.items()})
+    path = Path(path)
+    with replaced_file(path) as new:
+        new.write_bytes(proto.SerializeToString())
+    return path
+
+
+def _exported(graph: nn.Module, embedder: embed.Embedder) -> Any:
+    example = torch.zeros(2, round(3.3 * embedder.config.spectrogram.sample_rate), device=embedder.device)
+    sizes = {0: torch.export.Dim("sounds"), 1: torch.export.Dim("samples")}
+    with _exportable_attention(), _quiet(), torch.no_grad():
+        return torch.onnx.export(
+            graph,
+            (example,),
+            input_names=["waveform"],
+            output_names=["embedding"],
+            dynamic_shapes=(sizes,),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _exportable_attention() -> Iterator[None]:
+    """Attention in single operations: torch's fused layer has no counterpart in ONNX."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Export without the exporter's remarks on packages that are not installed and on its own future."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+class Graph(nn.Module):
+    """From a waveform to an embedding in operations that ONNX has: what :func:`export` writes.
+
+    Parameters
+    ----------
+    model : Patchifier
+        In evaluation mode.
+    config : Config
+        What it was made with.
+    """
+
+    window: Tensor  # (n_fft,)
+    filters: Tensor  # (M, F)
+
+    def __init__(self, model: Patchifier, config: Config) -> None:
+        super().__init__()
+        if config.embed.time == "whole":
+            raise RequestError("embed.time is 'whole', whose positions depend on the length: a graph needs embed.time 'windows'.")
+        if config.spectrogram.reference != "absolute" or config.spectrogram.top_db is not None:
+            raise RequestError("spectrogram.reference or top_db depend on the clip's maximum, expected 'absolute' and no top_db.")
+        self.model, self.config = model, config
+        self.length = config.pretrain.patches if config.pretrain.stage_two_patches == "consecutive" else config.model.positions
+        self.register_buffer("window", spectrogram.analysis_window(config.spectrogram).float())
+        self.register_buffer("filters", torch.from_numpy(spectrogram.mel_filters(config.spectrogram)).float())
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Embed waveforms (B, S): (B, E)."""
+        log_mel = self.log_mel(waveform)  # (B, M, T)
+        windows, present = self.windows(log_mel)  # (B, K, L, M, W), (K, L)
+        B, K, L = windows.shape[:3]
+        vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(0, (B * K, L))  # (B K, L, D)
+        there = present.expand(B, K, L).flatten(0, 1)  # (B K, L)
+        sequence = self.model.bottleneck.embed(vectors)
+        padding = torch.cat([torch.zeros_like(there[:, :1]), ~there], dim=1)  # CLS is always there
+        layers = [vectors]
+        for layer in self.model.bottleneck.encoder.layers:
+            sequence = layer(sequence, src_key_padding_mask=padding)
+            layers.append(sequence)
+        return embed.pool(layers, there, self.config.embed).unflatten(0, (B, K)).mean(1)
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""
+        config = self.config.spectrogram
+        T = waveform.shape[-1] // config.hop + 1
+        padded = nn.functional.pad(waveform, (config.n_fft // 2, config.n_fft // 2))
+        index = (torch.arange(T)[:, None] * config.hop + torch.arange(config.n_fft)).to(waveform.device)  # (T, n_fft)
+        parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * self.window).double())).float()  # (B, T, F, 2)
+        power = parts.square().sum(-1).transpose(-1, -2)  # (B, F, T)
+        mel = self.filters @ power
+        return 10 * config.scale * torch.log10(mel.clamp(min=10 ** (config.floor_db / 10)))
+
+    def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows (B, K, L, M, W) of log-mels (B, M, T), and which of their patches there are (K, L).
+
+        The rule is that of :func:`patchifier.windows.cut_windows`: patches touch, windows start a hop apart, the last patch and the last
+        window are anchored to the end. One formula for every length, as a graph has no branches.
+        """
+        W, L, hop = self.config.model.frames, self.length, self.config.embed.hop_patches
+        T = log_mel.shape[-1]
+        N = (T + W - 1) // W
+        K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)
+        first = (torch.arange(K) * hop).clamp(max=torch.sym_max(N - L, 0))  # (K,), patches
+        number = first[:, None] + torch.arange(L)  # (K, L)
+        start = (number * W).clamp(max=torch.sym_max(T - W, 0))  # frames; beyond the last patch it is that patch again, and masked
+        padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
+        index = (start[..., None] + torch.arange(W)).to(log_mel.device)  # (K, L, W)
+        return padded[..., index].movedim(1, 3), (number < N).to(log_mel.device)

@@ -1,0 +1,288 @@
+"""One table in the making: what lies on disk of it, and what is still to do."""
+
+import contextlib
+import csv
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from patchifier.cache import Progress
+from patchifier.checkpoint import replaced_file
+from patchifier.config import RequestError
+from patchifier.datasets import Clip
+from patchifier.embed import Embedder
+from patchifier.library import table
+from patchifier.library.hear import hear_all
+from patchifier.library.run import Cut, Shown, embed_part
+from patchifier.library.sources import Key, key
+
+PART_FILES, PART_BYTES = 64, 2**28  # a part holds at most so many files, and as much audio: seconds of work that a kill can cost
+OWN = re.compile(r"(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|spool|\..+\.new-\d+")  # names in the folder of parts
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Result of :func:`embed_library`.
+
+    Attributes
+    ----------
+    rows, files : int
+        In the table: rows, and clips that they are about.
+    embedded, kept : int
+        Clips embedded now, and those that were there already.
+    skipped : tuple of (path, reason)
+        Files that could not be read.
+    gone : tuple of str
+        Files that were in the table and exist no more.
+    pending : int
+        Clips that are new, modified or gone, and were left as they are because `changed` was not asked for.
+    audio_s, seconds : float
+        Length of what was embedded now, and the time that took.
+    """
+
+    rows: int
+    files: int
+    embedded: int
+    kept: int
+    skipped: tuple[tuple[str, str], ...]
+    gone: tuple[str, ...]
+    pending: int
+    audio_s: float
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, as ``--json`` prints them."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Tell a person what was done; every skipped file by name."""
+        told = [f"skipped {path}: {reason}" for path, reason in self.skipped] + [f"gone: {path}" for path in self.gone]
+        speed = f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)" if self.embedded else ""
+        told.append(f"{self.rows} rows about {self.files} files; {self.embedded} embedded now{speed}, {self.kept} were there")
+        if self.pending:
+            told.append(f"{self.pending} files are new, modified or gone since: --changed brings the table up to date.")
+        return told
+
+
+class Job:
+    """One table in the making: what is known of each clip, and where its rows lie."""
+
+    def __init__(self, out: Path, facts: dict[str, Any], clips: Sequence[Clip]) -> None:
+        self.out, self.facts, self.clips = out, facts, clips
+        self.folder = out.with_name(f"{out.name}.parts")
+        self.merged = self.folder / "merged.parquet"
+        self.known: dict[Key, tuple[Path, table.Lines] | str] = {}  # rows, or why there are none
+        self.base: list[table.Lines] = []
+        self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
+
+    # --- what is there ---
+
+    def finish_interrupted(self) -> None:
+        """Refuse what is not ours; put a table in place that was whole when its job was killed."""
+        if (self.folder / "facts.json").exists():
+            table.require_same(json.loads((self.folder / "facts.json").read_text(encoding="utf-8")), self.facts, self.folder)
+            if self.merged.exists():
+                self._put_in_place()
+        elif self.folder.exists():
+            if any(not OWN.fullmatch(path.name) for path in self.folder.iterdir()):
+                raise RequestError(f"{self.folder} exists and is not a job of 'patchifier embed': choose another --out.")
+            self._clear()  # killed before it began, or after it ended
+        if self.out.exists():
+            table.require_same(table.read_facts(self.out), self.facts, self.out)
+        elif self.out.suffix == ".npy" and not self.folder.exists():
+            for beside in (self.out.with_suffix(".csv"), self.out.with_suffix(".json")):
+                if beside.exists():
+                    raise RequestError(f"{beside} exists already, and {self.out.name} would write it: choose another --out.")
+
+    def as_it_is(self, lost: Sequence[tuple[str, str]]) -> Embedded:
+        """Report on a finished table, without touching it."""
+        lines = table.index(self.out)
+        self._clear_if_merged(lines)
+        skipped = _read_skipped(_skipped_file(self.out)) or tuple(lost)
+        there, passed = {line.clip: line for line in lines}, {path for path, _ in skipped}
+        pending = sum(1 for clip in self.clips if not _current(clip, there.get(key(clip))) and clip.path not in passed)
+        pending += len(there.keys() - {key(clip) for clip in self.clips})
+        rows = sum(line.count for line in lines)
+        return Embedded(rows, len(lines), 0, len(lines), skipped, (), pending, 0.0, self._passed_s())
+
+    def _clear_if_merged(self, lines: Sequence[table.Lines]) -> None:
+        """Clear away parts whose rows are all in the table: their job was killed at its very end."""
+        there = {(line.clip, line.size, line.mtime_ns) for line in lines}
+        with contextlib.suppress(RequestError):  # a damaged part is the next job's business
+            if all((line.clip, line.size, line.mtime_ns) in there for part in self._parts() for line in table.index(part)):
+                self._clear()
+
+    def begin(self) -> None:
+        """Claim the folder of parts, and learn what they and the table hold already."""
+        shutil.rmtree(self.folder / "spool", ignore_errors=True)
+        (self.folder / "spool").mkdir(parents=True)
+        with replaced_file(self.folder / "facts.json") as new:
+            new.write_text(json.dumps(self.facts) + "\n", encoding="utf-8")
+        current = {key(clip): clip for clip in self.clips}
+        if self.out.exists():
+            base = self._base_file()
+            self.base = table.index(base)
+            self._require_no_loss(current)
+            self.known.update({line.clip: (base, line) for line in self.base if _current(current.get(line.clip), line)})
+        for part in self._parts():
+            try:
+                skipped = [((path, start_s, end_s), state, reason) for path, start_s, end_s, *state, reason in table.read_facts(part)["skipped"]]
+                lines = table.index(part)
+            except RequestError:
+                part.unlink()  # damaged: embedded again
+                continue
+            self.known.update({line.clip: (part, line) for line in lines if _current(current.get(line.clip), line)})
+            self.known.update({which: reason for which, state, reason in skipped if which in current and state == _state(which[0])})
+
+    def _base_file(self) -> Path:
+        if self.out.suffix != ".npy":
+            return self.out
+        base = self.folder / "base.parquet"
+        if not base.exists():
+            table.npy_to_parquet(self.out, base)
+        return base
+
+    def _require_no_loss(self, current: dict[Key, Clip]) -> None:
+        """Refuse to drop rows whose files are there: a source was forgotten more often than it was taken back."""
+        paths = {path for path, *_ in current}
+        left = sorted({line.clip[0] for line in self.base if line.clip[0] not in paths and os.path.exists(line.clip[0])})
+        if left:
+            if not self._parts():
+                self._clear()
+            raise RequestError(
+                f"{self.out} has {len(left)} files that exist but are not among the sources, the first {left[0]}: "
+                "name every source that it was made from, or choose another --out."
+            )
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.parquet"))
+
+    # --- embedding ---
+
+    def embed(self, embedder: Embedder, cut: Cut, workers: int, progress: Progress) -> None:
+        """Embed what is not known yet, a part at a time."""
+        todo = [clip for clip in self.clips if key(clip) not in self.known]
+        shown = Shown(progress, len(self.clips), len(self.clips) - len(todo), sum(isinstance(held, str) for held in self.known.values()))
+        begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
+        with contextlib.closing(hear_all(todo, embedder.config.spectrogram, self.folder / "spool", workers)) as answers:
+            for number, clips in enumerate(_grouped(todo), begun):
+                part = self.folder / f"{number:05d}.parquet"
+                states = {key(clip): _state(clip.path) for clip in clips}
+                rows, counted, skipped = embed_part(embedder, cut, shown.follow(clips, answers), self.facts)
+                listed = [[*which, *states[which], reason] for which, reason in skipped]
+                facts = {**self.facts, "stretches": table.stretches_of(counted), "skipped": listed}
+                table.write(part, iter([rows]), table.schema(facts, self.facts["size"]))
+                self.known.update({line.clip: (part, line) for line in table.index(part)})
+                self.known.update(skipped)
+                self.embedded += len(counted)
+        self.audio_s = shown.audio_s
+
+    # --- the end ---
+
+    def finish(self, lost: Sequence[tuple[str, str]]) -> Embedded:
+        """Merge parts and what was kept into the table."""
+        held = [(key(clip), self.known[key(clip)]) for clip in self.clips]
+        good = [(which, where) for which, where in held if not isinstance(where, str)]
+        skipped = (*lost, *((which[0], where) for which, where in held if isinstance(where, str)))
+        _write_skipped(_skipped_file(self.out), skipped)
+        if not good:
+            self._clear()
+            raise RequestError(f"none of the {len(skipped)} files could be read; {_skipped_file(self.out)} says why. The first: {skipped[0][1]}")
+        if [lines for _, (_, lines) in good] != self.base or any(path.parent == self.folder and path.stem.isdigit() for _, (path, _) in good):
+            counted = [(which, lines.count) for which, (_, lines) in good]
+            facts = {**self.facts, "stretches": table.stretches_of(counted)}
+            table.write(self.merged, _taken([where for _, where in good]), table.schema(facts, self.facts["size"]))
+            self._put_in_place()
+        self._clear()
+        present = {clip.path for clip in self.clips}
+        gone = tuple(dict.fromkeys(line.clip[0] for line in self.base if line.clip[0] not in present))
+        rows = sum(lines.count for _, (_, lines) in good)
+        return Embedded(rows, len(good), self.embedded, len(good) - self.embedded, skipped, gone, 0, self.audio_s, self._passed_s())
+
+    def _passed_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+    def _put_in_place(self) -> None:
+        if self.out.suffix == ".npy":
+            table.export_npy(self.merged, self.out)
+        else:
+            self.merged.replace(self.out)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Take away the parts, and last what says whose they are."""
+        self.merged.unlink(missing_ok=True)
+        for part in self._parts():
+            part.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _grouped(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
+    """Clips of a part each."""
+    group, bytes_b = list[Clip](), 0
+    for clip in clips:
+        size_b = _state(clip.path)[0]
+        if group and (len(group) >= PART_FILES or bytes_b + size_b > PART_BYTES):
+            yield group
+            group, bytes_b = [], 0
+        group.append(clip)
+        bytes_b += size_b
+    if group:
+        yield group
+
+
+def _state(path: str) -> list[int]:
+    """Size and time of change of a file; zeros if it is not there."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return [0, 0]
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _current(clip: Clip | None, lines: table.Lines | None) -> bool:
+    """Whether rows are still those of their file."""
+    return clip is not None and lines is not None and _state(clip.path) == [lines.size, lines.mtime_ns]
+
+
+def _taken(places: Sequence[tuple[Path, table.Lines]]) -> Iterator[pa.Table]:
+    """Rows of clips in order, from the tables in which they lie; neighbours are read together."""
+    for path, run in itertools.groupby(places, lambda place: place[0]):
+        origin, first, count = table.Origin(path), 0, 0
+        for _, lines in run:
+            if count and lines.first != first + count:
+                yield from origin.take(first, count)
+                count = 0
+            first = first if count else lines.first
+            count += lines.count
+        yield from origin.take(first, count)
+
+
+def _skipped_file(out: Path) -> Path:
+    return out.with_suffix(".skipped.csv")
+
+
+def _write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    with replaced_file(path) as new, new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        lines = csv.writer(stream)
+        lines.writerow(["path", "reason"])
+        lines.writerows(skipped)
+
+
+def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
+    if not path.exists():
+        return ()
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return tuple((row["path"], row["reason"]) for row in csv.DictReader(stream))

@@ -1,0 +1,278 @@
+"""A table of embeddings: reading it, choosing rows of it by tag, and what a search gives back."""
+
+import hashlib
+import json
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from patchifier.config import RequestError
+
+FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model made the vectors
+TAGS = ("artist", "title", "album", "genre")
+TYPES = {
+    "path": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "embedding": None,  # fixed-size list of float32, as long as the model makes it
+    "size": pa.int64(),
+    "mtime_ns": pa.int64(),
+    **dict.fromkeys(TAGS, pa.string()),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table of embeddings, with the model they come from.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        Columns path, start_s, end_s, embedding, size, mtime_ns, artist, title, album, genre.
+    identity : str
+        Of the model and the settings that made the vectors.
+    size : int
+        Length E of a vector.
+    window_s : float or None
+        Seconds that a row is about; None for a whole file.
+    """
+
+    table: pa.Table
+    identity: str
+    size: int
+    window_s: float | None = None
+
+    def vectors(self) -> np.ndarray:
+        """All vectors: (n, E) float32."""
+        return vectors_of(self.table, self.size)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A stretch of a file that a search gives back.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    start_s, end_s : float
+        The stretch, in seconds.
+    score : float or None
+        Cosine with the query, from -1 to 1; None where nothing was compared.
+    tags : mapping
+        Those of artist, title, album and genre that the file has.
+    """
+
+    path: str
+    start_s: float
+    end_s: float
+    score: float | None
+    tags: Mapping[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, as ``--json`` prints them."""
+        return {"path": self.path, "start_s": self.start_s, "end_s": self.end_s, "score": self.score, "tags": dict(self.tags)}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Files that a change of an index touched: how many were added, replaced, removed, and left as they were."""
+
+    added: int = 0
+    replaced: int = 0
+    removed: int = 0
+    kept: int = 0
+
+    def facts(self) -> dict[str, int]:
+        """Plain values, as ``--json`` prints them."""
+        return {"added": self.added, "replaced": self.replaced, "removed": self.removed, "kept": self.kept}
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which rows take part; every condition that is given must hold. Strings are compared as they are, case included.
+
+    Attributes
+    ----------
+    artist, title, album, genre, path : str or None
+        The whole value.
+    path_prefix : str or None
+        How the path begins; end it with "/" to mean a folder.
+    without_paths, without_artists : tuple of str
+        Left out; a file without an artist is not left out by an artist.
+    """
+
+    artist: str | None = None
+    title: str | None = None
+    album: str | None = None
+    genre: str | None = None
+    path: str | None = None
+    path_prefix: str | None = None
+    without_paths: tuple[str, ...] = ()
+    without_artists: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        values = [*(getattr(self, name) for name in (*TAGS, "path", "path_prefix")), *self.without_paths, *self.without_artists]
+        wrong = [value for value in values if value is not None and not isinstance(value, str)]
+        if wrong:
+            raise RequestError(f"a condition compares with {wrong[0]!r}, expected a string.")
+
+    def equal(self) -> dict[str, str]:
+        """Columns whose value is prescribed."""
+        return {name: value for name in (*TAGS, "path") if (value := getattr(self, name)) is not None}
+
+    def sql(self) -> str:
+        """As a condition of SQL; empty if everything takes part."""
+        parts = [f"{name} = {quoted(value)}" for name, value in self.equal().items()]
+        parts += [f"starts_with(path, {quoted(self.path_prefix)})"] if self.path_prefix is not None else []
+        parts += [f"path NOT IN {quoted_list(self.without_paths)}"] if self.without_paths else []
+        parts += [f"(artist IS NULL OR artist NOT IN {quoted_list(self.without_artists)})"] if self.without_artists else []
+        return " AND ".join(parts)
+
+    def mask(self, table: pa.Table) -> np.ndarray:
+        """Where it holds in `table`: (n,) bool."""
+        parts = [pc.equal(table[name], value) for name, value in self.equal().items()]
+        parts += [pc.starts_with(table["path"], self.path_prefix)] if self.path_prefix is not None else []
+        parts += [pc.invert(pc.is_in(table["path"], pa.array(self.without_paths)))] if self.without_paths else []
+        parts += [pc.invert(pc.is_in(table["artist"], pa.array(self.without_artists)))] if self.without_artists else []
+        arrays = [np.asarray(pc.fill_null(part, False)) for part in parts]
+        return reduce(operator.and_, arrays, np.ones(len(table), bool))
+
+
+def quoted(value: str) -> str:
+    """`value` as a string of SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def quoted_list(values: Sequence[str]) -> str:
+    """`values` as a list of SQL."""
+    return "(" + ", ".join(quoted(value) for value in values) + ")"
+
+
+def read(path: str | Path) -> Rows:
+    """Read a table of embeddings.
+
+    Parameters
+    ----------
+    path : str or Path
+        A Parquet file, or a folder of parts of one.
+
+    Returns
+    -------
+    Rows
+        Columns for size, time of change and tags are empty where the file has none.
+
+    Raises
+    ------
+    RequestError
+        If it is not such a table, if it does not say which model made it, or if a vector is not finite or all zeros.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise RequestError(f"{path} cannot be read as Parquet ({_first_line(error)}): give a table that 'patchifier embed' wrote.") from error
+    size = _require_columns(table, path)
+    facts = _facts(table, path)
+    identity = f"{facts['model']}{' of patches' if facts.get('patches') else ''}"
+    rows = Rows(_in_order(table, size), identity, size, facts.get("window_s"))
+    _require_directions(rows, path)
+    return rows
+
+
+def _facts(table: pa.Table, path: str | Path) -> dict[str, Any]:
+    try:
+        facts = dict(json.loads((table.schema.metadata or {})[FACTS]))
+        newer, model = int(facts["format"]) > 1, facts["model"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"{path} does not say which model made its vectors (schema metadata {FACTS.decode()!r}): write it with 'patchifier embed'."
+        ) from error
+    if newer or not isinstance(model, str):
+        raise RequestError(f"{path} has format {facts['format']}, this version reads up to 1: pip install -U patchifier.")
+    return facts
+
+
+def _require_columns(table: pa.Table, path: str | Path) -> int:
+    missing = [name for name in ("path", "start_s", "end_s", "embedding") if name not in table.column_names]
+    if missing:
+        raise RequestError(f"{path} lacks the columns {', '.join(missing)}: give a table that 'patchifier embed' wrote.")
+    kind = table.schema.field("embedding").type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
+        raise RequestError(f"{path}: column embedding is {kind}, expected fixed-size lists of float32: give a table that 'patchifier embed' wrote.")
+    for name in ("path", "start_s", "end_s", "embedding"):
+        if table[name].null_count:
+            raise RequestError(f"{path}: column {name} is empty in {table[name].null_count} of {len(table)} rows: write the table again.")
+    return int(kind.list_size)
+
+
+def _in_order(table: pa.Table, size: int) -> pa.Table:
+    columns = {}
+    for name, kind in TYPES.items():
+        if name not in table.column_names:
+            columns[name] = pa.nulls(len(table), kind)
+        else:
+            columns[name] = table[name] if kind is None else table[name].cast(kind)
+    columns["embedding"] = columns["embedding"].cast(pa.list_(pa.float32(), size))  # one name for the items, whoever wrote them
+    return pa.table(columns)
+
+
+def _require_directions(rows: Rows, path: str | Path) -> None:
+    lengths = np.linalg.norm(rows.vectors(), axis=1) if len(rows.table) else np.ones(0)
+    bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+    if len(bad):
+        file = rows.table["path"][int(bad[0])].as_py()
+        what = "all zeros" if lengths[bad[0]] == 0 else "not finite"
+        raise RequestError(f"{path}: the vector of {file} is {what}, in {len(bad)} rows: a cosine needs a direction. Embed these files again or drop the rows.")
+
+
+def require_same_model(mine: tuple[str, int], other: tuple[str, int], *, names: tuple[str, str]) -> None:
+    """Refuse vectors of another model, given (identity, size) of both.
+
+    Raises
+    ------
+    RequestError
+        If identities or sizes differ; the message says which.
+    """
+    differ = [f"{what} {a} against {b}" for what, a, b in zip(("model", "vector size"), mine, other) if a != b]
+    if differ:
+        raise RequestError(f"{names[0]} and {names[1]} do not go together: {' and '.join(differ)}. Embed both with the same model and settings.")
+
+
+def vectors_of(table: pa.Table, size: int) -> np.ndarray:
+    """Vectors of a table: (n, E) float32."""
+    if not len(table):
+        return np.zeros((0, size), np.float32)
+    return np.concatenate([chunk.flatten().to_numpy().reshape(-1, size) for chunk in table["embedding"].chunks if len(chunk)])
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., E) of length 1, in double precision."""
+    vectors = vectors.astype(np.float64)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def found(table: pa.Table, scores: Sequence[float | None]) -> list[Found]:
+    """Rows with their scores, as results."""
+    rows = table.select(["path", "start_s", "end_s", *TAGS]).to_pylist()
+    return [
+        Found(row["path"], row["start_s"], row["end_s"], score, {tag: row[tag] for tag in TAGS if row[tag] is not None}) for row, score in zip(rows, scores)
+    ]
+
+
+def digests(table: pa.Table) -> list[str]:
+    """A digest of every row's content, whatever file it was read from."""
+    rest = table.drop_columns(["embedding"]).to_pylist()
+    vectors = vectors_of(table, table.schema.field("embedding").type.list_size)
+    return [hashlib.blake2b(repr(list(row.values())).encode() + vector.tobytes(), digest_size=16).hexdigest() for row, vector in zip(rest, vectors)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -1,0 +1,157 @@
+"""An encoder for MARBLE: its shapes, constants and train modes; padding never changes a result."""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchifier import checkpoint, embed
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config, RequestError, update
+from patchifier.interfaces.marble import PatchifierEncoder
+from patchifier.model import Patchifier
+
+RATE = 22_050
+CONFIG = update(Config(), {"model": {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("marble") / "model"
+    model = Patchifier(CONFIG.model, seed=0)
+    with torch.no_grad():
+        model.bottleneck.positions.mul_(10)  # so that a wrong position shows
+    checkpoint.save(path, Checkpoint(model.eval(), CONFIG))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def encoder(folder):
+    return PatchifierEncoder(folder)
+
+
+def waves(*seconds: float, seed: int = 0) -> list[torch.Tensor]:
+    generator = np.random.default_rng(seed)
+    return [torch.from_numpy(generator.uniform(-1, 1, max(1, round(one * RATE))).astype(np.float32)) for one in seconds]
+
+
+def test_an_import_path_is_enough_and_marble_is_not_imported(folder):
+    module, name = ["patchifier.interfaces.marble", "PatchifierEncoder"]
+    made = getattr(importlib.import_module(module), name)(model_folder=folder, train_mode="freeze")
+    assert isinstance(made, torch.nn.Module)
+    assert not [one for one in sys.modules if one == "marble" or one.startswith("marble.")]
+
+
+def test_constants_are_those_of_the_paper_and_then_of_the_model(encoder):
+    kind = PatchifierEncoder
+    assert (kind.NAME, kind.SAMPLING_RATE, kind.NUM_FEATURES, kind.N_TRANSFORMER_LAYERS) == ("Patchifier", 22050, 256, 8)
+    assert pytest.approx(22050 / 512 / 32) == kind.TOKEN_RATE
+    assert (encoder.SAMPLING_RATE, encoder.NUM_FEATURES, encoder.N_TRANSFORMER_LAYERS) == (22050, 32, 2)
+    assert encoder.dtype == torch.float32
+
+
+@pytest.mark.parametrize("seconds", [0.02, 1.0, 18.6, 30.0])
+def test_both_shapes_give_one_tensor_for_each_layer(encoder, seconds):
+    audio = torch.stack(waves(seconds, seconds))
+    flat, with_channel = encoder(audio), encoder(audio[:, None])
+    frames = 1 + audio.shape[1] // 512
+    assert len(flat.hidden_states) == 3
+    for one, other in zip(flat.hidden_states, with_channel.hidden_states, strict=True):
+        assert one.shape == (2, max(1, -(-frames // 32)), 32)
+        assert torch.equal(one, other)
+        assert one.isfinite().all()
+    assert torch.equal(flat.last_hidden_state, flat.hidden_states[-1])
+    if seconds > 2:
+        assert flat.hidden_states[0].shape[1] == pytest.approx(seconds * encoder.TOKEN_RATE, abs=1)
+
+
+@pytest.mark.parametrize("seconds", [3.0, 31.0])
+def test_hidden_states_are_the_patches_that_the_embedder_gives(folder, encoder, seconds):
+    (wave,) = waves(seconds)
+    config = update(CONFIG, {"embed": {"layers": [0, 1, 2], "pooling": "mean"}})
+    expected = embed.Embedder(embed.load(folder).model, config).embed_patches(wave.numpy(), RATE).vectors
+    found = torch.cat(encoder(wave[None]).hidden_states, dim=-1)[0]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seconds=st.lists(st.floats(0.0, 24.0), min_size=2, max_size=4), padding=st.floats(0, 3), seed=st.integers(0, 99))
+def test_padding_never_changes_a_result(encoder, seconds, padding, seed):
+    rows = waves(*seconds, seed=seed)
+    longest = max(map(len, rows)) + round(padding * RATE)
+    batch = torch.full((len(rows), longest), 0.7)  # padding that would be heard
+    for place, row in zip(batch, rows, strict=True):
+        place[: len(row)] = row
+    together = encoder(batch, torch.tensor([len(row) for row in rows]))
+    for number, row in enumerate(rows):
+        alone = encoder(row[None])
+        for layer, expected in zip(together.hidden_states, alone.hidden_states, strict=True):
+            there = together.present[number]
+            torch.testing.assert_close(layer[number, there], expected[0], atol=2e-5, rtol=0)
+            # MARBLE's mean over time has no mask
+            torch.testing.assert_close(layer[number].mean(0), expected[0].mean(0), atol=2e-5, rtol=0)
+
+
+def test_frozen_weights_stay_in_evaluation_mode_and_get_no_gradient(folder):
+    encoder, audio = PatchifierEncoder(folder, "freeze"), torch.stack(waves(2, 2))
+    first = encoder(audio)
+    encoder.train()
+    second = encoder(audio)
+    assert not any(part.training for part in encoder.modules())
+    assert torch.equal(first.last_hidden_state, second.last_hidden_state)
+    assert not second.last_hidden_state.requires_grad
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_full_training_reaches_every_parameter_that_it_asks_for(folder):
+    encoder = PatchifierEncoder(folder, "full")
+    assert encoder.model.training
+    encoder(torch.stack(waves(20, 20))).last_hidden_state.square().mean().backward()
+    asked = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    reached = {name for name, parameter in encoder.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0}
+    assert {name.split(".")[1] for name in asked} == {"extractor", "bottleneck"}
+    assert asked == {name for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+    assert len(reached) > 0.9 * len(asked)  # a bias of keys has no effect on attention
+    encoder.eval()
+    assert not encoder.model.training
+
+
+def test_half_precision_follows_the_weights(folder):
+    encoder, audio = PatchifierEncoder(folder).to(torch.bfloat16), torch.stack(waves(2, 2))
+    expected = PatchifierEncoder(folder)(audio).last_hidden_state
+    found = encoder(audio.to(encoder.dtype)).last_hidden_state
+    assert encoder.dtype == found.dtype == torch.bfloat16
+    assert (found.float() - expected).abs().mean() < 0.1 * expected.abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("shape", "lengths", "message"),
+    [
+        ((RATE,), None, "mix to mono"),
+        ((1, 2, RATE), None, "mix to mono"),
+        ((0, RATE), None, "expected floats"),
+        ((2, 0), None, "expected floats"),
+        ((2, 100), [100], "expected 2 numbers"),
+        ((2, 100), [100, 0], "from 1 to 100"),
+        ((2, 100), [100, 101], "from 1 to 100"),
+    ],
+)
+def test_wrong_shapes_and_lengths_are_refused(encoder, shape, lengths, message):
+    with pytest.raises(RequestError, match=message):
+        encoder(torch.zeros(shape), lengths)
+
+
+def test_integers_are_refused(encoder):
+    with pytest.raises(RequestError, match="int16"):
+        encoder(torch.zeros(1, 100, dtype=torch.int16))
+
+
+def test_a_train_mode_that_does_not_exist_and_a_missing_model_are_refused(folder):
+    with pytest.raises(RequestError, match=r"'lora'.*freeze or full"):
+        PatchifierEncoder(folder, "lora")
+    with pytest.raises(RequestError, match="patchifier demo"):
+        PatchifierEncoder()
