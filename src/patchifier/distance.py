@@ -65,17 +65,17 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Distance:
-    """Both distances of two tables of embeddings, and the number of rows in each."""
+    """Both distances of two tables of embeddings, and the number of rows in each; no Frechet distance where rows are too few for one."""
 
-    frechet: Frechet
+    frechet: Frechet | None
     kernel: Kernel
     rows: tuple[int, int]
 
     def facts(self) -> dict[str, Any]:
         """Plain values, as ``--json`` prints them."""
         return {
-            "frechet": self.frechet.value,
-            "frechet_corrected": self.frechet.corrected,
+            "frechet": self.frechet.value if self.frechet else None,
+            "frechet_corrected": self.frechet.corrected if self.frechet else None,
             "kernel": self.kernel.value,
             "kernel_deviation": self.kernel.deviation,
             "kernel_subset_rows": self.kernel.subset_rows,
@@ -105,10 +105,11 @@ def distance(first: str | Path, second: str | Path, *, seed: int = 0) -> Distanc
     a, b = read(first), read(second)
     require_same_model((a.identity, a.size), (b.identity, b.size), names=(str(first), str(second)))
     if a.window_s != b.window_s:
-        raise RequestError(f"rows are about {a.window_s} s against {b.window_s} s (None: a whole file): embed {first} and {second} with the same --window.")
+        raise RequestError(f"rows are about {a.window_s} s against {b.window_s} s (None: a whole file): embed {first} and {second} with the same --window_s.")
     names = (str(first), str(second))
+    enough = min(len(a.table), len(b.table)) > a.size
     return Distance(
-        frechet_distance(a.vectors(), b.vectors(), seed=seed, names=names),
+        frechet_distance(a.vectors(), b.vectors(), seed=seed, names=names) if enough else None,
         kernel_distance(a.vectors(), b.vectors(), seed=seed, names=names),
         (len(a.table), len(b.table)),
     )

@@ -42,7 +42,9 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
         If there is no such model.
     """
     if path is None:
-        raise RequestError("no weights come with this version yet: train some with 'patchifier demo', then load('runs/demo/model').")
+        raise RequestError(
+            "no weights come with this version yet: train some with 'patchifier demo', then name them: load('runs/demo/model'), --model runs/demo/model."
+        )
     loaded = checkpoint.load(path)
     return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device)
 

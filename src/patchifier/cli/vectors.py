@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from patchifier.cli.flags import Flags, add_command, add_common, say
@@ -106,9 +107,6 @@ def run_similar(flags: Flags) -> int:
 
 def _query(flags: Flags, table: Any) -> Any:
     """The file's path as it stands in the table, or the vector of a file outside."""
-    from pathlib import Path
-
-    from patchifier.config import RequestError
     from patchifier.search import Where
 
     for path in (flags["to"], str(Path(flags["to"]).resolve())):
@@ -141,7 +139,12 @@ def run_distance(flags: Flags) -> int:
     from patchifier import distance
 
     found = distance.distance(flags["first"], flags["second"])
-    say(flags, found.facts(), "\n".join(f"{name:<28}{value}" for name, value in found.facts().items()))
+    lines = [f"{name:<22}{value}" for name, value in found.facts().items() if value is not None]
+    if found.frechet is None:
+        lines.append("no Frechet distance: it needs more rows than numbers in a vector. Embed more files, or shorter stretches (--window_s).")
+    elif found.frechet.corrected is None:
+        lines.append("the Frechet distance is not corrected for the number of rows: that needs eight times as many rows as numbers in a vector.")
+    say(flags, found.facts(), "\n".join(lines))
     return 0
 
 

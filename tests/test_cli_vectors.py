@@ -1,0 +1,112 @@
+"""From a folder of music to vectors, neighbours, distances and answers, from the command line alone."""
+
+import csv
+import io
+import json
+
+import pytest
+import torch
+from pyarrow import parquet
+
+from patchifier import audio, checkpoint, cli
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config, update
+from patchifier.model import Head, Patchifier
+from patchifier.tasks import Task
+
+TINY = {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}}
+
+
+def run(capsys, *arguments, code=0) -> str:
+    """What a command prints; where it fails as it should, what it says."""
+    found = cli.main([str(argument) for argument in arguments])
+    shown = capsys.readouterr()
+    assert found == code, shown.err
+    return shown.err if code == 2 else shown.out
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tone, noise):
+    """Six songs in two folders, a model, one with a head, and the table of all songs."""
+    root = tmp_path_factory.mktemp("vectors")
+    for name, wave in {
+        "a/low": tone(200, seconds=3), "a/lower": tone(190, seconds=3), "a/high": tone(3000, seconds=3),
+        "b/noise": noise(3.0), "b/more noise": noise(3.0, seed=1), "b/higher": tone(3100, seconds=3),
+    }.items():  # fmt: skip
+        (root / name).parent.mkdir(exist_ok=True)
+        audio.save(root / f"{name}.wav", wave)
+    config = update(Config(), TINY)
+    torch.manual_seed(0)
+    made = Patchifier(config.model, seed=0)
+    checkpoint.save(root / "model", Checkpoint(made, config))
+    checkpoint.save(root / "other", Checkpoint(Patchifier(config.model, seed=1), config))
+    checkpoint.save(root / "tuned", Checkpoint(made, config, Head(16, 2), Task("one-of", ("calm", "loud"))))
+    assert cli.main(["embed", str(root / "a"), str(root / "b"), "--model", str(root / "model"), "--out", str(root / "all.parquet"), "--workers", "1"]) == 0
+    return root
+
+
+def test_a_library_is_embedded_and_kept(home, capsys):
+    table = parquet.read_table(home / "all.parquet")
+    assert table.column_names[:4] == ["path", "start_s", "end_s", "embedding"]
+    assert len(table) == 6
+    again = json.loads(run(capsys, "embed", home / "a", home / "b", "--model", home / "model", "--out", home / "all.parquet", "--json"))
+    assert (again["embedded"], again["kept"]) == (0, 6)
+
+
+def test_paths_come_from_standard_input(home, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{home / 'a' / 'low.wav'}\n\n{home / 'b' / 'noise.wav'}\n"))
+    told = json.loads(run(capsys, "embed", "-", "--model", home / "model", "--out", tmp_path / "two.parquet", "--workers", "1", "--json"))
+    assert told["rows"] == 2
+
+
+def test_neighbours_of_a_file_in_the_table_and_outside(home, capsys, tmp_path, tone):
+    inside = json.loads(run(capsys, "similar", home / "all.parquet", "--to", home / "a" / "low.wav", "--count", "5", "--json"))
+    assert len(inside) == 5
+    assert inside[0]["path"].endswith("lower.wav")
+    audio.save(tmp_path / "new.wav", tone(195, seconds=3))
+    outside = json.loads(run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", "--model", home / "model", "--count", "2", "--json"))
+    assert {row["path"].rpartition("/")[2] for row in outside} == {"low.wav", "lower.wav"}
+    assert "--model" in run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", code=2)
+    assert "another model" in run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", "--model", home / "other", code=2)
+
+
+def test_an_index_answers_as_the_table_does(home, capsys):
+    run(capsys, "index", home / "all.parquet", "--out", home / "index")
+    asked = ("--to", home / "b" / "noise.wav", "--count", "3", "--json")
+    by_table, by_index = (json.loads(run(capsys, "similar", home / name, *asked)) for name in ("all.parquet", "index"))
+    assert [row["path"] for row in by_index] == [row["path"] for row in by_table]
+    told = json.loads(run(capsys, "index", home / "all.parquet", "--out", home / "index", "--json"))
+    assert told["kept"] == 6
+
+
+def test_playlists_filters_and_duplicates(home, capsys):
+    walk = json.loads(run(capsys, "similar", home / "all.parquet", "--to", home / "a" / "low.wav", "--playlist", "--count", "4", "--json"))
+    assert len({row["path"] for row in walk}) == 4
+    below = json.loads(run(capsys, "similar", home / "all.parquet", "--to", home / "a" / "low.wav", "--below", f"{(home / 'b').resolve()}/", "--json"))
+    assert {row["path"].rpartition("/")[2] for row in below} == {"noise.wav", "more noise.wav", "higher.wav"}
+    assert "no two files reach" in run(capsys, "similar", home / "all.parquet", "--duplicates", "1.0")
+    assert "--duplicates" in run(capsys, "similar", home / "all.parquet", code=2)
+
+
+def test_distances_say_what_is_missing(home, capsys, tmp_path):
+    assert "needs 10" in run(capsys, "distance", home / "all.parquet", home / "all.parquet", code=2)
+    seconds = tmp_path / "seconds.parquet"
+    run(capsys, "embed", home / "a", home / "b", "--model", home / "model", "--out", seconds, "--window_s", "1", "--workers", "1")
+    few = json.loads(run(capsys, "distance", seconds, seconds, "--json"))
+    assert few["frechet"] is None
+    assert few["rows"] == [24, 24]
+    assert abs(few["kernel"]) < 3 * few["kernel_deviation"] + 0.5
+    assert "no Frechet distance" in run(capsys, "distance", seconds, seconds)
+
+
+def test_answers_of_a_tuned_model(home, capsys, tmp_path):
+    run(capsys, "predict", home / "tuned", home / "a", "--out", tmp_path / "answers.csv")
+    with (tmp_path / "answers.csv").open(newline="") as stream:
+        assert {row["label"] for row in csv.DictReader(stream)} <= {"calm", "loud"}
+    run(capsys, "predict", home / "tuned", home / "a", "--out", tmp_path / "curve.jsonl", "--window_s", "1")
+    assert len((tmp_path / "curve.jsonl").read_text().splitlines()) >= 9
+    assert "no head" in run(capsys, "predict", home / "model", home / "a", "--out", tmp_path / "x.csv", code=2)
+
+
+def test_without_a_model_it_is_said_how_to_name_one(home, capsys, tmp_path):
+    assert "--model" in run(capsys, "embed", home / "a", "--out", tmp_path / "x.parquet", code=2)
