@@ -163,6 +163,17 @@ def test_deformed_clips_are_asked_of_the_same_probe(data, tmp_path, monkeypatch)
     assert rows_of(results, "level", condition=name)[0]["n"] == CLIPS
 
 
+def test_a_deformed_clip_that_got_lost_is_not_passed_over(data, tmp_path, monkeypatch):
+    def lose_one(data, indices, name, out, **more):
+        other = changed(data)
+        other.clips = tuple(data.clips[index] for index in indices[1:])
+        return other
+
+    monkeypatch.setattr(robustness, "deform", lose_one)
+    with pytest.raises(RequestError, match="39 deformed clips for 40"):
+        compare.compare(data, [knows()], tmp_path / "run", robust=True)
+
+
 def test_few_examples_have_a_row_for_each_number(data, tmp_path):
     results = compare.compare(data, [knows(), blind()], tmp_path / "run", protocol="few-shot")
     methods = [row["method"] for row in rows_of(results, "knows")]

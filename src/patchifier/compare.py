@@ -178,31 +178,32 @@ class Judge:
         """Train the probe once for each encoder and round, and test it on clean and deformed clips."""
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
         test = np.concatenate([sides.test for sides in self.rounds])
-        groups = [self.data.clips[index].group or self.data.clips[index].id for index in test]
-        parts = {"": np.arange(len(test))} | {name: np.array([i for i, index in enumerate(test) if name in self.data.clips[index].subsets])
-                                              for name in sorted({name for index in test for name in self.data.clips[index].subsets})}  # fmt: skip
-        rows: list[dict[str, Any]] = []
-        runs: dict[str, list[np.ndarray]] = {}
-        everyone = {"majority": [self.majority(targets)]}
-        costs: dict[str, dict[str, Any]] = {"majority": {"seconds_per_second": None, "parameters": 0, "chosen": []}}
+        rows = self.rows("majority", test, targets, [self.majority(targets)], {"seconds_per_second": None, "parameters": 0, "chosen": []})
+        measures: dict[str, Callable[[np.ndarray], float]] = {}
         for name, repeated in by_name.items():
             found = [self.predict(encoder, targets) for encoder in repeated]
-            everyone[name] = [predictions for predictions, _ in found]
-            costs[name] = self.cost(repeated[0]) | {"chosen": [chosen for _, chosen in found]}
-        for name, repeats in everyone.items():
-            runs[name] = [repeat[""] for repeat in repeats]
-            for condition in repeats[0]:
-                for part, where in parts.items() if not condition else [("", parts[""])]:
-                    values = [repeat[condition][where] for repeat in repeats]
-                    score = tasks.evaluate(self.task, targets[test[where]], values, [groups[i] for i in where])
-                    every = tasks.scores(self.task, targets[test[where]], np.mean(values, axis=0)) if len(where) > 1 else {}
-                    row = score.row(name, self.protocol if name != "majority" else "none")
-                    rows.append(
-                        row | {"subset": part, "condition": condition} | costs[name] | {f"also_{k}": v for k, v in every.items() if k != self.task.metric}
-                    )
-            self.write_predictions(name, test, runs[name])
-        measures = {name: tasks.mean_score(self.task, targets[test], values) for name, values in runs.items()}
-        return {"rows": rows, "differences": self.differences(self.task.metric, measures, groups)}
+            repeats = [predictions for predictions, _ in found]
+            rows += self.rows(name, test, targets, repeats, self.cost(repeated[0]) | {"chosen": [chosen for _, chosen in found]})
+            measures[name] = tasks.mean_score(self.task, targets[test], [repeat[""] for repeat in repeats])
+            self.write_predictions(name, test, [repeat[""] for repeat in repeats])
+        return {"rows": rows, "differences": self.differences(self.task.metric, measures, self.rounds[0].groups[test].tolist())}
+
+    def rows(
+        self, name: str, test: np.ndarray, targets: np.ndarray, repeats: Sequence[Mapping[str, np.ndarray]], cost: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Rows of one encoder: all tested clips, each named part of them, and all of them under each deformation."""
+        named = sorted({part for index in test for part in self.data.clips[index].subsets})
+        parts = {part: np.array([place for place, index in enumerate(test) if part in self.data.clips[index].subsets]) for part in named}
+        asked = [("", "", np.arange(len(test))), *[("", part, where) for part, where in parts.items()]]
+        asked += [(condition, "", np.arange(len(test))) for condition in repeats[0] if condition]
+        rows = []
+        for condition, part, where in asked:
+            values, truth = [repeat[condition][where] for repeat in repeats], targets[test[where]]
+            score = tasks.evaluate(self.task, truth, values, self.rounds[0].groups[test[where]].tolist())
+            every = tasks.scores(self.task, truth, np.mean(values, axis=0))
+            also = {f"also_{key}": value for key, value in every.items() if key != self.task.metric}
+            rows.append(score.row(name, "none" if name == "majority" else self.protocol) | {"subset": part, "condition": condition, **cost, **also})
+        return rows
 
     def predict(self, encoder: Encoder, targets: np.ndarray) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
         """Predictions of all tested clips, clean ("") and under each deformation, and the settings chosen in each round."""
@@ -233,9 +234,18 @@ class Judge:
         deformed = {}
         for number, (name, data) in enumerate(() if encoder.precomputed else self.deformed.items(), 1):
             shown(number, 1 + len(self.deformed), name)
-            deformed[name] = cached(encoder, data, range(len(data.clips)), self.folder / "features")
+            deformed[name] = cached(encoder, self.same_clips(data, name), range(len(data.clips)), self.folder / "features")
         shown(1 + len(self.deformed), 1 + len(self.deformed), "")
         return Features(clean, deformed)
+
+    def same_clips(self, data: Cache, name: str) -> Cache:
+        """Refuse deformed clips that are not the tested ones, each in its place."""
+        wanted = [self.data.clips[index].id for sides in self.rounds for index in sides.test]
+        if [clip.id for clip in data.clips] != wanted:
+            raise RequestError(
+                f"{name}: {len(data.clips)} deformed clips for {len(wanted)} tested ones; {data.path / 'skipped.csv'} says which could not be read."
+            )
+        return data
 
     def majority(self, targets: np.ndarray) -> dict[str, np.ndarray]:
         """Answer with the shares or means of the training side, whatever the clip."""
@@ -253,7 +263,7 @@ class Judge:
 
     def differences(self, metric: str, measures: Mapping[str, Callable[[np.ndarray], float]], groups: Sequence[str]) -> list[dict[str, Any]]:
         """Compare the first encoder with each other one, paired by clip, p values corrected for their number."""
-        first, *others = [name for name in measures if name != "majority"]
+        first, *others = measures
         found = [tasks.paired(metric, groups, lambda chosen, other=other: measures[first](chosen) - measures[other](chosen)) for other in others]  # type: ignore[misc]
         corrected = tasks.holm([score.p or 0.0 for score in found])
         return [{"first": first, "second": other} | asdict(score) | {"p_holm": p} for other, score, p in zip(others, found, corrected, strict=True)]
