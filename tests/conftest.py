@@ -6,6 +6,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import soundfile
 import torch
 
 import patchifier
-from patchifier import cache, datasets
+from patchifier import audio, cache, datasets
+from patchifier.library import hear
 
 RATE = 22_050
 
@@ -88,3 +90,24 @@ def small_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("cache") / "small"
     cache.prepare(datasets.load(audio_folder), out, workers=2)
     return out
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode in threads instead of processes."""
+    monkeypatch.setattr(cache, "process_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(hear, "process_pool", ThreadPoolExecutor)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch, threads: None) -> list[str]:
+    """Names of the files that are decoded from now on."""
+    names: list[str] = []
+    blocks = audio.blocks
+
+    def counted(path: str, **options: object) -> object:
+        names.append(Path(path).name)
+        return blocks(path, **options)
+
+    monkeypatch.setattr(audio, "blocks", counted)
+    return names

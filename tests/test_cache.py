@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,26 +27,6 @@ from patchifier.datasets import Clip, Dataset
 from patchifier.tasks import Task
 
 RATE = 22_050
-
-
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode in threads instead of processes."""
-    monkeypatch.setattr(cache, "process_pool", ThreadPoolExecutor)
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch, threads: None) -> list[str]:
-    """Names of the files that are decoded from now on."""
-    names: list[str] = []
-    blocks = audio.blocks
-
-    def counted(path: str, **options: object) -> object:
-        names.append(Path(path).name)
-        return blocks(path, **options)
-
-    monkeypatch.setattr(audio, "blocks", counted)
-    return names
 
 
 @pytest.fixture

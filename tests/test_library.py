@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mutagen
@@ -50,26 +49,6 @@ def embedder(model: Path) -> Embedder:
 @pytest.fixture(scope="module")
 def other() -> Embedder:
     return Embedder(Patchifier(TINY.model, seed=1), TINY)
-
-
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode in threads instead of processes."""
-    monkeypatch.setattr(hear, "process_pool", ThreadPoolExecutor)
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch, threads: None) -> list[str]:
-    """Names of the files that are decoded from now on."""
-    names: list[str] = []
-    blocks = audio.blocks
-
-    def counted(path: str, **options: object) -> object:
-        names.append(Path(path).name)
-        return blocks(path, **options)
-
-    monkeypatch.setattr(audio, "blocks", counted)
-    return names
 
 
 @pytest.fixture
