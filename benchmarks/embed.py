@@ -25,9 +25,9 @@ import soundfile
 import soxr
 import torch
 
-from patchifier import audio, embed, library, spectrogram
+from patchifier import audio, collection, embed, spectrogram
+from patchifier.collection.hear import read_tags
 from patchifier.config import Config
-from patchifier.library.hear import read_tags
 from patchifier.model import Patchifier
 from patchifier.runs import machine
 
@@ -122,7 +122,7 @@ def end_to_end(paths, embedder, rounds, workers):
             spans = []
             for name, part in (("few", few), ("many", many)):
                 out = Path(folder) / f"{name}{number}.parquet"
-                spans.append(timed(functools.partial(library.embed_library, part, out, embedder=embedder, workers=workers))[0])
+                spans.append(timed(functools.partial(collection.embed_library, part, out, embedder=embedder, workers=workers))[0])
             whole.append(spans[1] - spans[0])
             alone.append(timed(decode_all, many, pool)[0] - timed(decode_all, few, pool)[0])
     return np.array(whole[1:]), np.array(alone[1:])

@@ -16,7 +16,7 @@ import torch
 
 import patchifier
 from patchifier import audio, cache, datasets
-from patchifier.library import hear
+from patchifier.collection import hear
 
 RATE = 22_050
 

@@ -13,7 +13,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"audio", "spectrogram", "model", "tasks", "processes"},
     {"augment", "checkpoint", "datasets", "windows"},
     {"cache", "embed", "fetch", "check"},
-    {"runs", "baselines", "leaks", "robustness", "library", "search"},
+    {"runs", "baselines", "leaks", "robustness", "collection", "search"},
     {"probe", "predict", "distance"},
     {"frames"},
     {"pretrain", "finetune", "compare", "report"},

@@ -15,10 +15,10 @@ import numpy as np
 
 from patchifier.cache import Progress, silent
 from patchifier.checkpoint import replaced_file
+from patchifier.collection.sources import find
 from patchifier.config import RequestError, digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, Embedding, load
-from patchifier.library.sources import find
 from patchifier.tasks import Task
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -49,7 +49,7 @@ def predict(
     Parameters
     ----------
     sources : str, Path or sequence of these
-        As for :func:`patchifier.library.embed_library`.
+        As for :func:`patchifier.collection.embed_library`.
     out : str or Path
         NAME.csv, NAME.jsonl or NAME.parquet; NAME.skipped.csv names what could not be read. A finished result is made anew.
     model : Embedder, str or Path

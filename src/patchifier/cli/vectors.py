@@ -64,9 +64,9 @@ def add(commands: Any) -> None:
 
 def run_embed(flags: Flags) -> int:
     """``patchifier embed``."""
-    from patchifier import library
+    from patchifier import collection
 
-    done = library.embed_library(
+    done = collection.embed_library(
         _sources(flags), flags["out"], embedder=_model(flags), window_s=flags.get("window_s") or None, hop_s=flags.get("hop_s") or None,
         patches=flags.get("patches", False), changed=flags.get("changed", False), workers=flags.get("workers") or None, progress=progress("files"),
     )  # fmt: skip

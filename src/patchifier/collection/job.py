@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from patchifier.cache import Progress
 from patchifier.checkpoint import replaced_file
+from patchifier.collection import table
+from patchifier.collection.hear import hear_all
+from patchifier.collection.run import Cut, Shown, embed_part
+from patchifier.collection.sources import Key, key
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.library import table
-from patchifier.library.hear import hear_all
-from patchifier.library.run import Cut, Shown, embed_part
-from patchifier.library.sources import Key, key
 
 PART_FILES, PART_BYTES = 64, 2**28  # a part holds at most so many files, and as much audio: seconds of work that a kill can cost
 OWN = re.compile(r"(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|spool|\..+\.new-\d+")  # names in the folder of parts

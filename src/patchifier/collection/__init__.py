@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from patchifier.cache import Progress, silent
+from patchifier.collection import table
+from patchifier.collection.job import Embedded, Job
+from patchifier.collection.run import Cut
+from patchifier.collection.sources import find
+from patchifier.collection.table import Table, read
 from patchifier.config import RequestError, digest
 from patchifier.embed import Embedder, load
-from patchifier.library import table
-from patchifier.library.job import Embedded, Job
-from patchifier.library.run import Cut
-from patchifier.library.sources import find
-from patchifier.library.table import Table, read
 
 __all__ = ["Embedded", "Table", "embed_library", "read"]
 

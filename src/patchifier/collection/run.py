@@ -11,12 +11,12 @@ import pyarrow as pa
 from torch import Tensor
 
 from patchifier.cache import Progress
+from patchifier.collection import table
+from patchifier.collection.hear import TAGS, Heard
+from patchifier.collection.sources import Key, key
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.library import table
-from patchifier.library.hear import TAGS, Heard
-from patchifier.library.sources import Key, key
 from patchifier.windows import stream_stretches
 
 

@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchifier.checkpoint import replaced_file
+from patchifier.collection.hear import TAGS
+from patchifier.collection.sources import Key
 from patchifier.config import RequestError
-from patchifier.library.hear import TAGS
-from patchifier.library.sources import Key
 
 FORMAT = 1
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers

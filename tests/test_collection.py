@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from patchifier import audio, checkpoint, library
+from patchifier import audio, checkpoint, collection
 from patchifier.checkpoint import Checkpoint
+from patchifier.collection import hear, job, sources, table
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
-from patchifier.library import hear, job, sources, table
 from patchifier.model import Patchifier
 
 RATE = 22_050
@@ -75,8 +75,8 @@ def require_same(first: table.Table, second: table.Table, tolerance: float = 0.0
 
 def test_every_file_has_a_row_with_the_vector_of_embed(audio_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
     """Decoded by real processes."""
-    done = library.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, workers=2)
-    read = library.read(tmp_path / "x.parquet")
+    done = collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, workers=2)
+    read = collection.read(tmp_path / "x.parquet")
     assert names(read) == [f"track{number}.wav" for number in range(6)]
     assert (done.rows, done.files, done.embedded, done.kept, done.skipped, done.gone, done.pending) == (6, 6, 6, 0, (), (), 0)
     assert done.audio_s == pytest.approx(sum(1 + number / 2 for number in range(6)))
@@ -90,7 +90,7 @@ def test_every_file_has_a_row_with_the_vector_of_embed(audio_folder: Path, tmp_p
 
 
 def test_columns_are_those_of_the_design(audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None) -> None:
-    library.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder)
+    collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder)
     schema = pq.read_schema(tmp_path / "x.parquet")
     assert schema.names == ["path", "start_s", "end_s", "embedding", "size", "mtime_ns", "artist", "title", "album", "genre"]
     assert pa.types.is_fixed_size_list(schema.field("embedding").type)
@@ -103,25 +103,25 @@ def test_columns_are_those_of_the_design(audio_folder: Path, tmp_path: Path, emb
 
 
 def test_a_model_folder_will_do(audio_folder: Path, tmp_path: Path, model: Path, embedder: Embedder, threads: None) -> None:
-    library.embed_library(str(audio_folder / "album0" / "track0.wav"), str(tmp_path / "x.parquet"), embedder=model)
-    np.testing.assert_allclose(library.read(tmp_path / "x.parquet").vectors[0], embedder.embed(audio_folder / "album0" / "track0.wav"), atol=1e-5)
+    collection.embed_library(str(audio_folder / "album0" / "track0.wav"), str(tmp_path / "x.parquet"), embedder=model)
+    np.testing.assert_allclose(collection.read(tmp_path / "x.parquet").vectors[0], embedder.embed(audio_folder / "album0" / "track0.wav"), atol=1e-5)
 
 
 def test_what_else_is_in_a_batch_or_part_does_not_matter(
     audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library.embed_library(audio_folder, tmp_path / "one.parquet", embedder=embedder)
+    collection.embed_library(audio_folder, tmp_path / "one.parquet", embedder=embedder)
     monkeypatch.setattr(job, "PART_FILES", 1)
-    library.embed_library(audio_folder, tmp_path / "many.parquet", embedder=embedder)
-    require_same(library.read(tmp_path / "one.parquet"), library.read(tmp_path / "many.parquet"), 1e-5)
+    collection.embed_library(audio_folder, tmp_path / "many.parquet", embedder=embedder)
+    require_same(collection.read(tmp_path / "one.parquet"), collection.read(tmp_path / "many.parquet"), 1e-5)
 
 
 @pytest.mark.parametrize(("window_s", "hop_s"), [(1.0, None), (1.0, 0.5), (60.0, None)])
 def test_windows_are_those_of_embed_windows(
     window_s: float, hop_s: float | None, audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
-    done = library.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, window_s=window_s, hop_s=hop_s)
-    read = library.read(tmp_path / "x.parquet")
+    done = collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, window_s=window_s, hop_s=hop_s)
+    read = collection.read(tmp_path / "x.parquet")
     expected = [(path, embedder.embed_windows(path, window_s=window_s, hop_s=hop_s)) for path in sorted(audio_folder.rglob("*.wav"))]
     assert read.paths == tuple(str(path.resolve()) for path, found in expected for _ in found.start_s)
     np.testing.assert_allclose(read.start_s, np.concatenate([found.start_s for _, found in expected]))
@@ -134,15 +134,15 @@ def test_windows_are_those_of_embed_windows(
 def test_windows_of_a_known_length(tmp_path: Path, embedder: Embedder, noise: Callable, threads: None) -> None:
     frame_s = 512 / RATE
     soundfile.write(tmp_path / "a.wav", noise(100.5 * frame_s), RATE)  # 101 frames
-    library.embed_library(tmp_path / "a.wav", tmp_path / "x.parquet", embedder=embedder, window_s=40 * frame_s, hop_s=20 * frame_s)
-    read = library.read(tmp_path / "x.parquet")
+    collection.embed_library(tmp_path / "a.wav", tmp_path / "x.parquet", embedder=embedder, window_s=40 * frame_s, hop_s=20 * frame_s)
+    read = collection.read(tmp_path / "x.parquet")
     np.testing.assert_allclose(read.start_s / frame_s, [0, 20, 40, 60, 61])
     np.testing.assert_allclose(read.end_s / frame_s, [40, 60, 80, 100, 101])
 
 
 def test_patches_are_those_of_embed_patches(audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None) -> None:
-    library.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, patches=True)
-    read = library.read(tmp_path / "x.parquet")
+    collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, patches=True)
+    read = collection.read(tmp_path / "x.parquet")
     found = [embedder.embed_patches(path) for path in sorted(audio_folder.rglob("*.wav"))]
     np.testing.assert_allclose(read.vectors, np.concatenate([one.vectors for one in found]), atol=1e-5)
     np.testing.assert_allclose(read.start_s, np.concatenate([one.start_s for one in found]))
@@ -154,17 +154,17 @@ def test_log_mels_that_go_over_the_disk_give_the_same_table(
     long_frames: int, audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for rows, options in {"files": {}, "windows": {"window_s": 1.0}, "patches": {"patches": True}}.items():
-        library.embed_library(audio_folder, tmp_path / f"{rows}.parquet", embedder=embedder, **options)
+        collection.embed_library(audio_folder, tmp_path / f"{rows}.parquet", embedder=embedder, **options)
         with monkeypatch.context() as patch:
             patch.setattr(hear, "LONG_FRAMES", long_frames)
             patch.setattr(audio, "BLOCK_S", 0.3)
-            library.embed_library(audio_folder, tmp_path / f"{rows}-disk.parquet", embedder=embedder, **options)
-        require_same(library.read(tmp_path / f"{rows}.parquet"), library.read(tmp_path / f"{rows}-disk.parquet"), 1e-5)
+            collection.embed_library(audio_folder, tmp_path / f"{rows}-disk.parquet", embedder=embedder, **options)
+        require_same(collection.read(tmp_path / f"{rows}.parquet"), collection.read(tmp_path / f"{rows}-disk.parquet"), 1e-5)
 
 
 def test_progress_names_rates_and_ends_with_all(audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None) -> None:
     said: list[tuple[int, int, str]] = []
-    library.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, progress=lambda *what: said.append(what))
+    collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, progress=lambda *what: said.append(what))
     assert [done for done, _, _ in said] == [1, 2, 3, 4, 5, 6]
     assert {total for _, total, _ in said} == {6}
     assert all("files/s" in note and "x real time" in note for _, _, note in said)
@@ -203,8 +203,8 @@ def test_a_manifest_names_files_and_parts_of_them(music: Path, tmp_path: Path, e
     lines = ["path,start_s,end_s,id", "album2/track5.wav,,,a", "album2/track5.wav,1,2.5,b", "album0/track0.wav,,,c", "album2/track5.wav,0.5,,d"]
     (music / "list.csv").write_text("\n".join(lines))
     out = tmp_path / "x.parquet"
-    library.embed_library(music / "list.csv", out, embedder=embedder)
-    read = library.read(out)
+    collection.embed_library(music / "list.csv", out, embedder=embedder)
+    read = collection.read(out)
     assert names(read) == ["track5.wav", "track5.wav", "track0.wav", "track5.wav"]
     np.testing.assert_allclose(read.start_s, [0, 1, 0, 0.5])
     np.testing.assert_allclose(read.end_s, [3.5, 2.5, 1, 3.5])
@@ -212,16 +212,16 @@ def test_a_manifest_names_files_and_parts_of_them(music: Path, tmp_path: Path, e
     np.testing.assert_allclose(read.vectors[1], part, atol=1e-5)
     lines[2] = "album2/track5.wav,1,3,b"
     (music / "list.csv").write_text("\n".join(lines))
-    again = library.embed_library(music / "list.csv", out, embedder=embedder, changed=True)
+    again = collection.embed_library(music / "list.csv", out, embedder=embedder, changed=True)
     assert (again.rows, again.embedded, again.kept, again.gone) == (4, 1, 3, ())
-    np.testing.assert_allclose(library.read(out).end_s, [3.5, 3, 1, 3.5])
+    np.testing.assert_allclose(collection.read(out).end_s, [3.5, 3, 1, 3.5])
 
 
 def test_a_file_next_to_a_part_of_itself_is_told_apart(music: Path, tmp_path: Path, embedder: Embedder, decoded: list[str]) -> None:
     (music / "list.jsonl").write_text("".join(json.dumps({"path": "album2/track5.wav", "id": str(end_s), "end_s": end_s}) + "\n" for end_s in (1, None, 2)))
-    library.embed_library(music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder)
+    collection.embed_library(music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder)
     decoded.clear()
-    again = library.embed_library(music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder, changed=True)
+    again = collection.embed_library(music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder, changed=True)
     assert (again.rows, again.kept, decoded) == (3, 3, [])
 
 
@@ -238,7 +238,7 @@ def test_a_file_next_to_a_part_of_itself_is_told_apart(music: Path, tmp_path: Pa
 def test_nothing_to_embed_is_refused_with_a_reason(given: list[str], said: str, tmp_path: Path, embedder: Embedder) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=said):
-        library.embed_library([one.format(tmp_path / "empty") for one in given], tmp_path / "x.parquet", embedder=embedder)
+        collection.embed_library([one.format(tmp_path / "empty") for one in given], tmp_path / "x.parquet", embedder=embedder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 
@@ -247,8 +247,8 @@ def test_names_in_any_script_and_equal_names_in_two_folders(tmp_path: Path, embe
         (tmp_path / "music" / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / "music" / name, tone(220 * (number + 1)), RATE)
     for out in (tmp_path / "x.parquet", tmp_path / "x.npy"):
-        library.embed_library(tmp_path / "music", out, embedder=embedder)
-        read = library.read(out)
+        collection.embed_library(tmp_path / "music", out, embedder=embedder)
+        read = collection.read(out)
         assert read.paths == tuple(str(path.resolve()) for path in sorted((tmp_path / "music").rglob("*.wav")))
         for path, vector in zip(read.paths, read.vectors, strict=True):
             np.testing.assert_allclose(vector, embedder.embed(path), atol=1e-5)
@@ -268,7 +268,7 @@ def test_bad_files_are_skipped_and_named(music: Path, tmp_path: Path, embedder: 
     shutil.copy(music / "album0" / "track1.wav", strange)
     soundfile.write(music / "album0" / "silent.wav", silence(1), RATE)
     given = [music, music / "broken.wav", music / "missing.wav"]
-    done = library.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
+    done = collection.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
     assert (done.files, done.embedded) == (7, 7)
     with (tmp_path / "x.skipped.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         rows = {os.path.basename(row["path"]): row["reason"] for row in csv.DictReader(stream)}
@@ -278,8 +278,8 @@ def test_bad_files_are_skipped_and_named(music: Path, tmp_path: Path, embedder: 
     assert "No such file" in rows["nowhere.wav"]
     assert "not Unicode" in rows[os.fsdecode(b"bad\xff.wav")]
     assert len(done.skipped) == 6
-    assert np.isfinite(library.read(tmp_path / "x.parquet").vectors).all()
-    again = library.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
+    assert np.isfinite(collection.read(tmp_path / "x.parquet").vectors).all()
+    again = collection.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
     assert (again.embedded, again.kept, again.pending, sorted(again.skipped)) == (0, 7, 0, sorted(done.skipped))
 
 
@@ -287,15 +287,15 @@ def test_nothing_readable_is_refused_with_the_first_reason(tmp_path: Path, embed
     (tmp_path / "a.wav").touch()
     (tmp_path / "b.wav").touch()
     with pytest.raises(RequestError, match=r"none of the 2 files could be read.*x.skipped.csv.*a.wav: is empty"):
-        library.embed_library(tmp_path, tmp_path / "x.parquet", embedder=embedder)
+        collection.embed_library(tmp_path, tmp_path / "x.parquet", embedder=embedder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav", "x.skipped.csv"]
 
 
 def test_a_bad_file_that_was_mended_is_embedded_and_named_no_more(music: Path, tmp_path: Path, embedder: Embedder, threads: None) -> None:
     (music / "album0" / "empty.wav").touch()
-    library.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "empty.wav")
-    done = library.embed_library(music, tmp_path / "x.parquet", embedder=embedder, changed=True)
+    done = collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder, changed=True)
     assert (done.files, done.embedded, done.skipped) == (7, 1, ())
     assert not (tmp_path / "x.skipped.csv").exists()
 
@@ -341,8 +341,8 @@ def test_tags_are_read_and_missing_ones_are_null(tmp_path: Path, embedder: Embed
     wav.tags.add(mutagen.id3.TALB(encoding=3, text=["Album"]))
     wav.save()
     for out in (tmp_path / "x.parquet", tmp_path / "x.npy"):
-        library.embed_library(music, out, embedder=embedder)
-        tags = library.read(out).tags
+        collection.embed_library(music, out, embedder=embedder)
+        tags = collection.read(out).tags
         assert tags["artist"] == ("Björk; Μουσική",) * 3 + ("Wave", None)
         assert tags["title"] == ("日本語 🎵",) * 3 + (None, None)
         assert tags["album"] == (None, None, None, "Album", None)
@@ -375,19 +375,19 @@ def test_tags_of_what_is_not_there_or_no_audio_are_null(tmp_path: Path) -> None:
 @pytest.fixture(params=["x.parquet", "x.npy"])
 def finished(request: pytest.FixtureRequest, music: Path, tmp_path: Path, embedder: Embedder, decoded: list[str]) -> Path:
     out = tmp_path / request.param
-    library.embed_library(music, out, embedder=embedder)
+    collection.embed_library(music, out, embedder=embedder)
     decoded.clear()
     return out
 
 
 def test_again_does_nothing_but_count_what_waits(finished: Path, music: Path, embedder: Embedder, decoded: list[str]) -> None:
     before = finished.read_bytes()
-    again = library.embed_library(music, finished, embedder=embedder)
+    again = collection.embed_library(music, finished, embedder=embedder)
     assert (again.rows, again.files, again.embedded, again.kept, again.pending) == (6, 6, 0, 6, 0)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "new.wav")
     os.utime(music / "album0" / "track1.wav", ns=(1, 1))
     (music / "album2" / "track5.wav").unlink()
-    again = library.embed_library(music, finished, embedder=embedder)
+    again = collection.embed_library(music, finished, embedder=embedder)
     assert (again.rows, again.pending, decoded) == (6, 3, [])
     assert finished.read_bytes() == before
 
@@ -398,56 +398,56 @@ def test_changed_embeds_only_what_is_new_or_modified_and_drops_what_is_gone(
     soundfile.write(music / "album0" / "between.wav", tone(), RATE)
     soundfile.write(music / "album1" / "track2.wav", tone(999), RATE)
     (music / "album2" / "track5.wav").unlink()
-    done = library.embed_library(music, finished, embedder=embedder, changed=True)
+    done = collection.embed_library(music, finished, embedder=embedder, changed=True)
     assert sorted(decoded) == ["between.wav", "track2.wav"]
     assert (done.rows, done.files, done.embedded, done.kept, done.pending) == (6, 6, 2, 4, 0)
     assert [Path(path).name for path in done.gone] == ["track5.wav"]
     fresh = tmp_path / f"fresh{finished.suffix}"
-    library.embed_library(music, fresh, embedder=embedder)
-    require_same(library.read(finished), library.read(fresh), 1e-5)
-    assert names(library.read(finished)) == ["between.wav", "track0.wav", "track1.wav", "track2.wav", "track3.wav", "track4.wav"]
+    collection.embed_library(music, fresh, embedder=embedder)
+    require_same(collection.read(finished), collection.read(fresh), 1e-5)
+    assert names(collection.read(finished)) == ["between.wav", "track0.wav", "track1.wav", "track2.wav", "track3.wav", "track4.wav"]
     assert not finished.with_name(f"{finished.name}.parts").exists()
 
 
 def test_changed_without_changes_writes_nothing(finished: Path, music: Path, embedder: Embedder, decoded: list[str]) -> None:
     before = finished.stat()
-    done = library.embed_library(music, finished, embedder=embedder, changed=True)
+    done = collection.embed_library(music, finished, embedder=embedder, changed=True)
     assert (done.embedded, done.kept, decoded) == (0, 6, [])
     assert (finished.stat().st_ino, finished.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert not finished.with_name(f"{finished.name}.parts").exists()
 
 
 def test_changed_takes_a_new_order_of_sources(finished: Path, music: Path, embedder: Embedder, decoded: list[str]) -> None:
-    library.embed_library([music / "album2", music], finished, embedder=embedder, changed=True)
-    read = library.read(finished)
+    collection.embed_library([music / "album2", music], finished, embedder=embedder, changed=True)
+    read = collection.read(finished)
     assert names(read) == ["track4.wav", "track5.wav", "track0.wav", "track1.wav", "track2.wav", "track3.wav"]
     np.testing.assert_allclose(read.vectors[0], embedder.embed(music / "album2" / "track4.wav"), atol=1e-5)
     assert sorted(set(decoded)) == ["track4.wav"]  # by the line above
 
 
 def test_rows_of_files_that_are_there_are_not_dropped(finished: Path, music: Path, embedder: Embedder) -> None:
-    before = library.read(finished)
+    before = collection.read(finished)
     with pytest.raises(RequestError, match=r"has 4 files that exist but are not among the sources.*track2.wav"):
-        library.embed_library(music / "album0", finished, embedder=embedder, changed=True)
-    require_same(library.read(finished), before)
+        collection.embed_library(music / "album0", finished, embedder=embedder, changed=True)
+    require_same(collection.read(finished), before)
     assert not finished.with_name(f"{finished.name}.parts").exists()
 
 
 def test_another_models_table_is_refused_with_what_differs(finished: Path, music: Path, embedder: Embedder, other: Embedder) -> None:
     with pytest.raises(RequestError, match=f"model is '{embedder.identity}', not '{other.identity}'"):
-        library.embed_library(music, finished, embedder=other, changed=True)
+        collection.embed_library(music, finished, embedder=other, changed=True)
     with pytest.raises(RequestError, match=r"window_s is None, not 2.0; hop_s is None, not 2.0"):
-        library.embed_library(music, finished, embedder=embedder, window_s=2.0)
+        collection.embed_library(music, finished, embedder=embedder, window_s=2.0)
     with pytest.raises(RequestError, match="patches is False, not True"):
-        library.embed_library(music, finished, embedder=embedder, patches=True)
+        collection.embed_library(music, finished, embedder=embedder, patches=True)
 
 
 def test_npy_is_a_matrix_with_its_rows_beside_it(music: Path, tmp_path: Path, embedder: Embedder, threads: None) -> None:
-    library.embed_library(music, tmp_path / "x.npy", embedder=embedder)
-    library.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
-    require_same(library.read(tmp_path / "x.npy"), library.read(tmp_path / "x.parquet"))
+    collection.embed_library(music, tmp_path / "x.npy", embedder=embedder)
+    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    require_same(collection.read(tmp_path / "x.npy"), collection.read(tmp_path / "x.parquet"))
     matrix = np.load(tmp_path / "x.npy", allow_pickle=False)
-    np.testing.assert_array_equal(matrix, library.read(tmp_path / "x.parquet").vectors)
+    np.testing.assert_array_equal(matrix, collection.read(tmp_path / "x.parquet").vectors)
     with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [Path(row["path"]).name for row in rows] == [f"track{number}.wav" for number in range(6)]
@@ -469,20 +469,20 @@ def test_npy_is_a_matrix_with_its_rows_beside_it(music: Path, tmp_path: Path, em
 )
 def test_rows_without_sense_are_refused(options: dict, said: str, audio_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
     with pytest.raises(RequestError, match=said):
-        library.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, **options)
+        collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_of_another_kind_or_of_others_files_is_refused(music: Path, tmp_path: Path, embedder: Embedder) -> None:
     with pytest.raises(RequestError, match=r"ends in .parquet or .npy"):
-        library.embed_library(music, tmp_path / "x.csv", embedder=embedder)
+        collection.embed_library(music, tmp_path / "x.csv", embedder=embedder)
     (tmp_path / "y.csv").write_text("path\n")
     with pytest.raises(RequestError, match=r"y.csv exists already"):
-        library.embed_library(music, tmp_path / "y.npy", embedder=embedder)
+        collection.embed_library(music, tmp_path / "y.npy", embedder=embedder)
     (tmp_path / "z.parquet.parts").mkdir()
     (tmp_path / "z.parquet.parts" / "mine.txt").touch()
     with pytest.raises(RequestError, match=r"z.parquet.parts exists and is not a job"):
-        library.embed_library(music, tmp_path / "z.parquet", embedder=embedder)
+        collection.embed_library(music, tmp_path / "z.parquet", embedder=embedder)
     assert (tmp_path / "y.csv").read_text() == "path\n"
     assert (tmp_path / "z.parquet.parts" / "mine.txt").exists()
 
@@ -498,37 +498,37 @@ def test_tables_from_elsewhere_are_refused(music: Path, tmp_path: Path, embedder
         "none.parquet": "no such file",
     }.items():
         with pytest.raises(RequestError, match=said):
-            library.read(tmp_path / name)
+            collection.read(tmp_path / name)
     for name in ("theirs.parquet", "text.parquet", "alone.npy"):
         before = (tmp_path / name).read_bytes()
         with pytest.raises(RequestError, match=name):
-            library.embed_library(music, tmp_path / name, embedder=embedder, changed=True)
+            collection.embed_library(music, tmp_path / name, embedder=embedder, changed=True)
         assert (tmp_path / name).read_bytes() == before
 
 
 def test_a_table_of_a_newer_format_or_with_other_columns_is_refused(music: Path, tmp_path: Path, embedder: Embedder, threads: None) -> None:
-    library.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
     rows = pq.read_table(tmp_path / "x.parquet")
     facts = json.loads(rows.schema.metadata[b"patchifier"])
     pq.write_table(rows.replace_schema_metadata({"patchifier": json.dumps({**facts, "format": 99})}), tmp_path / "newer.parquet")
     pq.write_table(rows.drop_columns(["artist"]), tmp_path / "less.parquet")
     with pytest.raises(RequestError, match="format 99"):
-        library.read(tmp_path / "newer.parquet")
+        collection.read(tmp_path / "newer.parquet")
     with pytest.raises(RequestError, match="its columns are"):
-        library.read(tmp_path / "less.parquet")
+        collection.read(tmp_path / "less.parquet")
 
 
 def test_npy_whose_companions_are_not_its_own_is_refused(music: Path, tmp_path: Path, embedder: Embedder, threads: None) -> None:
-    library.embed_library(music, tmp_path / "x.npy", embedder=embedder)
+    collection.embed_library(music, tmp_path / "x.npy", embedder=embedder)
     np.save(tmp_path / "x.npy", np.load(tmp_path / "x.npy")[::-1])
     with pytest.raises(RequestError, match=r"not those that x\.json describes"):
-        library.read(tmp_path / "x.npy")
+        collection.read(tmp_path / "x.npy")
 
 
 def test_a_truncated_table_is_refused(finished: Path) -> None:
     os.truncate(finished, finished.stat().st_size // 2)
     with pytest.raises(RequestError, match=finished.name):
-        library.read(finished)
+        collection.read(finished)
 
 
 # --- kills ---
@@ -552,21 +552,21 @@ def test_an_interrupted_job_goes_on_bit_for_bit(
             raise Killed
 
     with pytest.raises(Killed):
-        library.embed_library(music, out, embedder=embedder, workers=1, progress=stopping)
+        collection.embed_library(music, out, embedder=embedder, workers=1, progress=stopping)
     assert not out.exists()
     parts = sorted(tmp_path.glob(f"{name}.parts/0*.parquet"))
     assert len(parts) == (stop - 1) // 2
     decoded.clear()
     said: list[int] = []
-    done = library.embed_library(music, out, embedder=embedder, progress=lambda count, *_: said.append(count))
+    done = collection.embed_library(music, out, embedder=embedder, progress=lambda count, *_: said.append(count))
     assert len(decoded) == 7 - 2 * len(parts)
     assert said == list(range(2 * len(parts) + 1, 8))
     assert done.embedded + done.kept == done.files == 6
     assert [Path(path).name for path, _ in done.skipped] == ["empty.wav"]
     whole = tmp_path / f"whole{out.suffix}"
-    library.embed_library(music, whole, embedder=embedder)
+    collection.embed_library(music, whole, embedder=embedder)
     assert out.read_bytes() == whole.read_bytes()
-    require_same(library.read(out), library.read(whole))
+    require_same(collection.read(out), collection.read(whole))
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.npy"])
@@ -574,7 +574,7 @@ def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
     name: str, music: Path, tmp_path: Path, embedder: Embedder, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / name
-    library.embed_library(music, tmp_path / f"whole{out.suffix}", embedder=embedder)
+    collection.embed_library(music, tmp_path / f"whole{out.suffix}", embedder=embedder)
 
     def die(*_: object) -> None:
         raise Killed
@@ -583,11 +583,11 @@ def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
         with monkeypatch.context() as patch:
             patch.setattr(job.Job, place, die)
             with pytest.raises(Killed):
-                library.embed_library(music, out, embedder=embedder)
+                collection.embed_library(music, out, embedder=embedder)
         decoded.clear()
-        library.embed_library(music, out, embedder=embedder)
+        collection.embed_library(music, out, embedder=embedder)
         assert decoded == []
-        require_same(library.read(out), library.read(tmp_path / f"whole{out.suffix}"))
+        require_same(collection.read(out), collection.read(tmp_path / f"whole{out.suffix}"))
         assert not (tmp_path / f"{name}.parts").exists()
         for path in tmp_path.glob("x.*"):
             path.unlink()
@@ -595,7 +595,7 @@ def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
 
 def test_npy_killed_between_its_three_files_is_mended(music: Path, tmp_path: Path, embedder: Embedder, threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "x.npy"
-    library.embed_library(music, out, embedder=embedder)
+    collection.embed_library(music, out, embedder=embedder)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "a.wav")
     synced = table._synced
 
@@ -607,12 +607,12 @@ def test_npy_killed_between_its_three_files_is_mended(music: Path, tmp_path: Pat
     with monkeypatch.context() as patch:
         patch.setattr(table, "_synced", die)
         with pytest.raises(Killed):
-            library.embed_library(music, out, embedder=embedder, changed=True)
+            collection.embed_library(music, out, embedder=embedder, changed=True)
     with pytest.raises(RequestError, match="not those that"):
-        library.read(out)
-    library.embed_library(music, out, embedder=embedder, changed=True)
-    assert names(library.read(out))[:2] == ["a.wav", "track0.wav"]
-    assert len(library.read(out)) == 7
+        collection.read(out)
+    collection.embed_library(music, out, embedder=embedder, changed=True)
+    assert names(collection.read(out))[:2] == ["a.wav", "track0.wav"]
+    assert len(collection.read(out)) == 7
 
 
 @pytest.mark.parametrize("left", [["spool/"], ["spool/", ".facts.json.new-12"], ["base.parquet", "export.npy"]])
@@ -621,7 +621,7 @@ def test_a_job_killed_at_its_very_beginning_or_end_starts_anew(left: list[str], 
     folder.mkdir()
     for name in left:
         (folder / name).mkdir() if name.endswith("/") else (folder / name).write_text("half")
-    assert library.embed_library(music, tmp_path / "x.parquet", embedder=embedder).rows == 6
+    assert collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder).rows == 6
     assert not folder.exists()
 
 
@@ -630,9 +630,9 @@ def test_a_begun_job_of_another_model_is_refused(music: Path, tmp_path: Path, em
         raise Killed
 
     with pytest.raises(Killed):
-        library.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
+        collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
     with pytest.raises(RequestError, match=r"x.parquet.parts was made by another model.*model is"):
-        library.embed_library(music, tmp_path / "x.parquet", embedder=other)
+        collection.embed_library(music, tmp_path / "x.parquet", embedder=other)
 
 
 def test_a_damaged_part_is_embedded_again(music: Path, tmp_path: Path, embedder: Embedder, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -643,13 +643,13 @@ def test_a_damaged_part_is_embedded_again(music: Path, tmp_path: Path, embedder:
             raise Killed
 
     with pytest.raises(Killed):
-        library.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
+        collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
     part = tmp_path / "x.parquet.parts" / "00000.parquet"
     os.truncate(part, part.stat().st_size - 100)
     decoded.clear()
-    library.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
     assert sorted(decoded) == ["track0.wav", "track1.wav", "track4.wav", "track5.wav"]
-    assert names(library.read(tmp_path / "x.parquet")) == [f"track{number}.wav" for number in range(6)]
+    assert names(collection.read(tmp_path / "x.parquet")) == [f"track{number}.wav" for number in range(6)]
 
 
 def test_a_file_modified_between_a_kill_and_the_next_run_is_embedded_again(
@@ -662,12 +662,12 @@ def test_a_file_modified_between_a_kill_and_the_next_run_is_embedded_again(
             raise Killed
 
     with pytest.raises(Killed):
-        library.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
+        collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
     soundfile.write(music / "album0" / "track1.wav", tone(999), RATE)
     (music / "album0" / "track0.wav").unlink()
-    library.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
-    library.embed_library(music, tmp_path / "whole.parquet", embedder=embedder)
-    require_same(library.read(tmp_path / "x.parquet"), library.read(tmp_path / "whole.parquet"), 1e-5)
+    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    collection.embed_library(music, tmp_path / "whole.parquet", embedder=embedder)
+    require_same(collection.read(tmp_path / "x.parquet"), collection.read(tmp_path / "whole.parquet"), 1e-5)
 
 
 def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
@@ -688,7 +688,7 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
     places = [(tmp_path / f"{number:05d}.parquet", line) for number in range(3) for line in table.index(tmp_path / f"{number:05d}.parquet")]
     kept = sorted(chance.choice(len(places), 20_000, replace=False))
     table.write(tmp_path / "x.parquet", job._taken([places[index] for index in kept]), table.schema(facts, 3))
-    read = library.read(tmp_path / "x.parquet")
+    read = collection.read(tmp_path / "x.parquet")
     assert read.paths == tuple(f"{index // 10_000}/{index % 10_000}" for index in kept)
     np.testing.assert_array_equal(read.vectors[:, 0] * 10_000 + read.vectors[:, 1], kept)
     assert [pq.ParquetFile(tmp_path / "x.parquet").metadata.row_group(group).num_rows for group in range(3)] == [8192, 8192, 20_000 - 2 * 8192]
@@ -696,8 +696,8 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
 
 RUN = """
 import sys, time
-from patchifier import library
-from patchifier.library import job
+from patchifier import collection
+from patchifier.collection import job
 
 def slowly(done, total, note):
     print(done, flush=True)
@@ -705,7 +705,7 @@ def slowly(done, total, note):
 
 if __name__ == "__main__":
     job.PART_FILES = 3
-    library.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=2, changed=True, progress=slowly)
+    collection.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=2, changed=True, progress=slowly)
 """
 
 
@@ -753,10 +753,10 @@ def test_a_job_killed_at_any_moment_loses_no_row_and_has_none_twice(
         time.sleep(chance.uniform(0, 0.3))
         kill_all(process)
     monkeypatch.setattr(job, "PART_FILES", 3)
-    done = library.embed_library(many, out, embedder=embedder, changed=True)
-    library.embed_library(many, tmp_path / f"whole{out.suffix}", embedder=embedder)
+    done = collection.embed_library(many, out, embedder=embedder, changed=True)
+    collection.embed_library(many, tmp_path / f"whole{out.suffix}", embedder=embedder)
     assert (done.rows, len(done.skipped)) == (28, 2)
-    require_same(library.read(out), library.read(tmp_path / f"whole{out.suffix}"))
+    require_same(collection.read(out), collection.read(tmp_path / f"whole{out.suffix}"))
     assert not (tmp_path / f"{out.name}.parts").exists()
 
 
@@ -775,10 +775,10 @@ def test_processes_of_a_killed_job_end_too(many: Path, tmp_path: Path, start: Ca
 
 MEMORY = """
 import resource, sys
-from patchifier import library
+from patchifier import collection
 
 if __name__ == "__main__":
-    library.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=1)
+    collection.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=1)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
@@ -797,4 +797,4 @@ def test_memory_does_not_grow_with_length(tmp_path: Path, model: Path, child_env
         peaks[minutes] = [float(value) for value in answer.stdout.split()]
     assert peaks[20][0] < 1.2 * peaks[2][0], peaks  # the model's process, MB
     assert peaks[20][1] < 1.2 * peaks[2][1], peaks  # decoding ones
-    assert library.read(tmp_path / "20.parquet").end_s[0] == 1200
+    assert collection.read(tmp_path / "20.parquet").end_s[0] == 1200
