@@ -1,11 +1,13 @@
-"""A library from mp3 files to a table: how many times real time, and where the time goes. Timed in turn in one run.
+"""From mp3 files to vectors: how many times real time, where the time goes, and what others take for the same files. Timed in turn in one run.
 
-    python benchmarks/embed.py [--files 64] [--seconds 30] [--rounds 5] [--workers 2] [--model DIR]
+    python benchmarks/embed.py [--files 64] [--seconds 30] [--rounds 5] [--workers 2] [--model DIR] [--peers]
 
-Makes its own mp3 files (44.1 kHz, stereo; chords, drums and noise) in a temporary folder. Stages are timed on one thread,
-one file after the other. End to end is `embed_library` with its processes, their start left out by taking the difference to a library of a
-quarter of the files; next to it, in turn, the same pool decodes and resamples alone. Without --model, the paper's architecture with random
-weights: they take as long as any.
+Makes its own mp3 files (44.1 kHz, stereo; chords, drums and noise) in a temporary folder. Stages are timed on one thread, one file after
+the other, beside the rate at which this machine multiplies matrices, so that the model's time can be told as a multiple of what its
+operations take at that rate. End to end is `embed_library` with its processes, their start left out by taking the difference to a library of
+a quarter of the files; next to it, in turn, the same number of processes decodes and resamples alone. With --peers (librosa; openSMILE and
+musicnn, installed as benchmarks/outsiders/README.md says): one thread, one file after the other, each with this package's decoder.
+Without --model, the paper's architecture with random weights: they take as long as any.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import functools
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,9 +27,11 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from patchifier import audio, collection, embed, spectrogram
-from patchifier.collection.hear import read_tags
+from patchifier import audio, cache, collection, datasets, embed, spectrogram
+from patchifier.baselines import encoders
+from patchifier.collection.tags import read_tags
 from patchifier.config import Config
 from patchifier.model import Patchifier
 from patchifier.runs import machine
@@ -80,7 +85,8 @@ def timed(way, *arguments):
 def stages(paths, embedder, rounds):
     """Milliseconds for each file on one thread: {stage: (rounds,)}."""
     config = embedder.config.spectrogram
-    spent = {"decode": [], "resample": [], "log-mel": [], "model": [], "tags": [], "decode + resample": [], "log-mel + model": []}
+    names = ("decode", "resample", "log-mel", "model", "model at this machine's matrix rate", "tags", "decode + resample", "log-mel + model")
+    spent = {name: [] for name in names}
     torch.set_num_threads(1)
     for _ in range(rounds + 1):
         total = dict.fromkeys(spent, 0.0)
@@ -94,12 +100,46 @@ def stages(paths, embedder, rounds):
             total["log-mel"] += seconds
             total["tags"] += timed(read_tags, str(path))[0]
             log_mels.append(log_mel)
-        total["model"], _ = timed(embedder.embed_log_mels, log_mels)
+        for start in range(0, len(log_mels), 8):  # as many as a process embeds at once
+            total["model"] += timed(embedder.embed_log_mels, log_mels[start : start + 8])[0]
+        total["model at this machine's matrix rate"] = sum(operations(embedder, log_mel) for log_mel in log_mels) / matrix_rate()
         total["decode + resample"] = total["decode"] + total["resample"]
         total["log-mel + model"] = total["log-mel"] + total["model"]
         for name, seconds in total.items():
             spent[name].append(1000 * seconds / len(paths))
     return {name: np.array(times[1:]) for name, times in spent.items()}  # the first round fills caches
+
+
+def operations(embedder, log_mel):
+    """Floating-point operations of the products and convolutions that an embedding takes."""
+    with FlopCounterMode(display=False) as counter:
+        embedder.embed_log_mels([log_mel])
+    return counter.get_total_flops()
+
+
+def matrix_rate(size=1024):
+    """Floating-point operations a second in a product of matrices."""
+    one, other = torch.randn(2, size, size)
+    return max(2 * size**3 / timed(torch.mm, one, other)[0] for _ in range(10))
+
+
+def peers(paths, embedder, rounds, folder):
+    """Seconds of others for the same files, and of ours before each, pairs in turn: {name: (rounds, 2)}."""
+    sys.path.insert(0, str(Path(__file__).parent / "outsiders"))
+    import from_musicnn
+    import from_opensmile
+
+    cache.prepare(datasets.load(paths[0].parent), folder)
+    data = cache.Cache(folder)
+    numbers = [number for number, clip in enumerate(data.clips) if Path(clip.path) in {path.resolve() for path in paths}]
+    ways = [*encoders("mfcc"), *encoders("handcrafted"), from_opensmile.encoder(), from_opensmile.encoder("ComParE_2016"), from_musicnn.encoder()]
+    spent = {way.name: [] for way in ways}
+    torch.set_num_threads(1)
+    for _ in range(rounds + 1):
+        for way in ways:
+            ours = timed(lambda: [embedder.embed(data.clips[number].path) for number in numbers])[0]
+            spent[way.name].append((ours, timed(way.encode, data, numbers)[0]))
+    return {name: np.array(times[1:]) for name, times in spent.items()}
 
 
 def decode_alone(path):
@@ -130,7 +170,7 @@ def end_to_end(paths, embedder, rounds, workers):
 
 def say(name, values, unit):
     low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
-    print(f"{name:<42}{middle:>10.2f} {unit:<4} (10th to 90th percentile: {low:.2f} to {high:.2f})")
+    print(f"{name:<52}{middle:>10.2f} {unit:<4} (10th to 90th percentile: {low:.2f} to {high:.2f})")
     return {"median": middle, "low": low, "high": high}
 
 
@@ -141,20 +181,26 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--model", default="")
+    parser.add_argument("--peers", action="store_true")
     flags = parser.parse_args()
     embedder = embed.load(flags.model) if flags.model else embed.Embedder(Patchifier(Config().model, seed=0), Config())
     with tempfile.TemporaryDirectory() as folder:
         paths = make(Path(folder), flags.files, flags.seconds)
         spent = stages(paths[:16], embedder, flags.rounds)
         whole, alone = end_to_end(paths, embedder, flags.rounds, flags.workers)
+        others = peers(paths[:4], embedder, min(flags.rounds, 3), Path(folder) / "cache") if flags.peers else {}
         size_mb = sum(path.stat().st_size for path in paths) / 2**20
     audio_s = (flags.files - flags.files // 4) * flags.seconds
     print(f"{flags.files} mp3 files of {flags.seconds:g} s, 44.1 kHz, stereo, {8 * 1.048576 * 1000 * size_mb / flags.files / flags.seconds:.0f} kbit/s")
     results = {name: say(f"{name}, one thread, one file", times, "ms") for name, times in spent.items()}
+    results["share_of_rate"] = say("model / the same at matrix rate", spent["model"] / spent["model at this machine's matrix rate"], "")
     results["ratio_one_thread"] = say("(log-mel + model) / (decode + resample)", spent["log-mel + model"] / spent["decode + resample"], "")
-    results["x_real_time"] = say(f"end to end, {flags.workers} processes and the model's", audio_s / whole, "x")
+    results["x_real_time"] = say(f"end to end, {flags.workers} processes", audio_s / whole, "x")
     results["x_real_time_decoding"] = say(f"decode + resample alone, {flags.workers} processes", audio_s / alone, "x")
     results["ratio"] = say("end to end / decode + resample alone", whole / alone, "")
+    for name, times in others.items():
+        results[f"peer {name}"] = say(f"{name}, one thread", 4 * flags.seconds / times[:, 1], "x")
+        results[f"peer {name}, ours faster"] = say("  ours is faster by", times[:, 1] / times[:, 0], "")
     print(f"median of {flags.rounds} rounds in turn on {machine()}")
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)

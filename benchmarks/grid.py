@@ -30,15 +30,15 @@ from patchifier.runs import machine, write_json
 from patchifier.tasks import Task
 
 # Clips of each side, features, outputs, deviation of the noise. The sizes are those of GTZAN, EmoMusic, and a tenth of MagnaTagATune.
-FULL = {"one-of": ((443, 197, 290), 256, 10, 2.0), "numbers": ((504, 115, 125), 256, 2, 1.0), "many-of": ((1870, 182, 533), 256, 50, 1.0)}
-SMALL = {"one-of": ((443, 197, 290), 32, 10, 1.0), "numbers": ((504, 115, 125), 32, 2, 1.0), "many-of": ((600, 182, 533), 32, 20, 1.0)}
+FULL = {"one-of": ((443, 197, 290), 256, 10, 0.5), "numbers": ((504, 115, 125), 256, 2, 1.0), "many-of": ((1870, 182, 533), 256, 50, 1.0)}
+SMALL = {"one-of": ((443, 197, 290), 32, 10, 0.5), "numbers": ((504, 115, 125), 32, 2, 1.0), "many-of": ((600, 182, 533), 32, 20, 1.0)}
 
 
 def synthesise(kind, sizes, width, outputs, noise, seed=0):
     """Features from a few common causes, on scales that differ; targets from the causes, bent a little, with noise."""
     dice = np.random.default_rng(seed)
     n, causes = sum(sizes), dice.normal(size=(sum(sizes), 16))
-    features = (causes @ dice.normal(size=(16, width)) / 4 + dice.normal(size=(n, width))) * dice.lognormal(0, 0.5, width)
+    features = (causes @ dice.normal(size=(16, width)) / 4 + dice.normal(size=(n, width)) / 2) * dice.lognormal(0, 0.5, width)
     signal = (causes + 0.5 * (np.abs(causes) - 0.8)) @ dice.normal(size=(16, outputs)) / 4 + noise * dice.normal(size=(n, outputs)) / 2
     names = tuple(f"n{index}" for index in range(outputs))
     if kind == "one-of":

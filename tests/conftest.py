@@ -15,8 +15,7 @@ import soundfile
 import torch
 
 import patchifier
-from patchifier import audio, cache, datasets
-from patchifier.collection import hear
+from patchifier import audio, cache, datasets, processes
 
 RATE = 22_050
 
@@ -94,9 +93,8 @@ def small_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode in threads instead of processes."""
-    monkeypatch.setattr(cache, "process_pool", ThreadPoolExecutor)
-    monkeypatch.setattr(hear, "process_pool", ThreadPoolExecutor)
+    """Let threads stand for processes."""
+    monkeypatch.setattr(processes, "process_pool", ThreadPoolExecutor)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
-    {"audio", "spectrogram", "model", "tasks", "processes"},
+    {"audio", "spectrogram", "model", "tasks", "processes", "hub"},
     {"augment", "checkpoint", "datasets", "windows"},
     {"cache", "embed", "fetch", "check"},
     {"runs", "baselines", "leaks", "robustness", "collection", "search"},
@@ -28,7 +28,7 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "lancedb": {"search"},
     "onnx": {"interfaces"},
     "onnxruntime": {"interfaces"},
-    "huggingface_hub": {"interfaces"},
+    "huggingface_hub": {"hub", "interfaces"},
     "librosa": {"baselines", "robustness"},
     "mir_eval": {"tasks", "frames"},
     "transformers": {"baselines", "interfaces"},

@@ -425,7 +425,7 @@ def test_prepare_in_a_script_without_a_main_guard_says_so(audio_folder: Path, tm
     command = [sys.executable, str(script), str(audio_folder), str(tmp_path / "out")]
     done = subprocess.run(command, env=child_environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert "RequestError: the decoding processes could not start" in done.stderr
+    assert "RequestError: the worker processes could not start" in done.stderr
 
 
 # --- reading ---

@@ -52,11 +52,17 @@ def test_python_of_readme_runs(tmp_path, monkeypatch):
     chance = np.random.default_rng(0)
     for name in ("song.mp3", "a.flac", "b.ogg"):
         soundfile.write(name, 0.1 * chance.standard_normal(22_050 * 2), 22_050)
-    names = {"samples": (0.1 * chance.standard_normal((2, 48_000))).astype("float32")}
-    (block,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
-    exec(block, names)
+    names = {
+        "samples": (0.1 * chance.standard_normal((2, 48_000))).astype("float32"),
+        "files": ["a.flac", "b.ogg"],
+        "genres": ["a", "b"],
+        "others": ["song.mp3"],
+    }
+    for block in re.findall(r"```python\n(.+?)```", README, re.DOTALL):
+        exec(block, names)
     assert names["vector"].shape == (512,)
     assert names["vectors"].shape == (2, 512)
+    assert names["pipeline"].predict(["a.flac"]).tolist() == ["a"]
 
 
 def test_tree_of_design_is_the_tree():

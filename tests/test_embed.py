@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import BATCH, Embedder, load, pool
 from patchifier.model import Patchifier
-from patchifier.windows import cut_windows, pad_windows, stream_stretches, stream_windows
+from patchifier.windows import cut_windows, pad_windows, stream_patches, stream_stretches, stream_windows
 
 RATE = audio.SAMPLE_RATE
 GOLDEN = Path(__file__).parent / "golden"
@@ -164,20 +165,22 @@ def test_a_single_sample_has_an_embedding(rate, tmp_path):
 # --- windows ---
 
 
-def test_windows_are_25_patches_every_13_and_the_last_is_anchored_to_the_end():
+def test_windows_are_25_patches_every_20_and_the_last_is_anchored_to_the_end():
     config = update(Config(), {"model": TINY})
     log_mel = spectrogram.log_mel(sound(60))
     patches = spectrogram.cut(log_mel, tail="anchor")
     assert len(patches) == 81
     windows = cut_windows(log_mel, config)
-    starts = [0, 13, 26, 39, 52, 56]
+    starts = [0, 20, 40, 56]
     assert [window.shape[0] for window in windows] == [25] * len(starts)
     for window, start in zip(windows, starts, strict=True):
         assert torch.equal(window, patches[start : start + 25])
     assert torch.equal(windows[-1][-1, 0], log_mel[:, -32:])
 
 
-@pytest.mark.parametrize(("frames", "counts"), [(1, [1]), (32, [1]), (33, [2]), (800, [25]), (801, [25, 25]), (1249, [25, 25, 25]), (38 * 32, [25, 25])])
+@pytest.mark.parametrize(
+    ("frames", "counts"), [(1, [1]), (32, [1]), (33, [2]), (800, [25]), (801, [25, 25]), (1249, [25, 25]), (45 * 32, [25, 25]), (45 * 32 + 1, [25, 25, 25])]
+)
 def test_windows_of_short_and_long_clips(frames, counts):
     assert [len(window) for window in cut_windows(torch.zeros(64, frames), Config())] == counts
 
@@ -193,7 +196,7 @@ def test_windows_are_never_longer_than_what_was_trained():
 def test_a_long_clips_embedding_is_the_mean_of_its_windows(pooling):
     encoder, wave = embedder(pooling=pooling), sound(60)
     patches = spectrogram.cut(spectrogram.log_mel(wave), tail="anchor")
-    parts = [pooled(alone(encoder.model, patches[start : start + 25])[-1], pooling) for start in (0, 13, 26, 39, 52, 56)]
+    parts = [pooled(alone(encoder.model, patches[start : start + 25])[-1], pooling) for start in (0, 20, 40, 56)]
     np.testing.assert_allclose(encoder.embed(wave, RATE), np.mean(parts, axis=0), atol=1e-5)
     assert np.abs(parts[0] - parts[3]).max() > 1e-3
 
@@ -269,8 +272,20 @@ def test_padding_is_left_out_of_pooling(pooling):
     np.testing.assert_allclose(found[0], wanted, atol=1e-4)
 
 
+def test_patches_that_are_cut_already_give_the_vector_of_their_log_mel():
+    encoder, log_mels = embedder(), [torch.rand(64, frames) - 1 for frames in (20, 32 * 5 + 7, 32 * 60)]
+    sequences = [spectrogram.cut(log_mel, tail="anchor") for log_mel in log_mels]
+    np.testing.assert_allclose(encoder.embed_sequences(sequences), encoder.embed_log_mels(log_mels), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 64, 32), (3, 64, 32), (3, 1, 32, 64), (64, 32)])
+def test_what_is_no_sequence_of_patches_is_refused_with_its_shape(shape):
+    with pytest.raises(RequestError, match=rf"sequence 1 has shape {re.escape(str(tuple(shape)))}, expected \(N, 1, 64, 32\)"):
+        embedder().embed_sequences([torch.zeros(2, 1, 64, 32), torch.zeros(shape)])
+
+
 def test_windows_side_by_side_are_padded_with_silence():
-    patches, present = pad_windows([torch.zeros(2, 1, 4, 4), torch.ones(3, 1, 4, 4)], silence=-1.0)
+    patches, present = pad_windows([torch.zeros(2, 1, 4, 4), torch.ones(3, 1, 4, 4)], value=-1.0)
     assert present.tolist() == [[True, True, False], [True, True, True]]
     assert (patches[0, 2] == -1).all()
     assert (patches[0, :2] == 0).all()
@@ -407,8 +422,8 @@ def test_windows_of_pieces_are_those_of_the_whole_and_lie_where_patch_starts_say
     config = update(Config(), {"embed": {"hop_patches": hop}})
     log_mel = torch.rand(64, frames)
     patches = spectrogram.cut(log_mel, tail="anchor")
-    expected = spectrogram.patch_starts(len(patches), length=25, hop=hop, tail="anchor")
-    found = list(stream_windows(pieces_of(log_mel, cuts), config))
+    expected = spectrogram.patch_starts(len(patches), length=25, hop=min(hop, 25), tail="anchor")
+    found = list(stream_windows(stream_patches(pieces_of(log_mel, cuts), config), config))
     assert [first for first, _ in found] == expected
     for first, window in found:
         assert torch.equal(window, patches[first : first + 25])
@@ -466,13 +481,13 @@ def test_patches_of_one_window_have_their_own_vectors():
 
 
 def test_a_patch_in_several_windows_has_their_mean():
-    encoder, wave = embedder(), sound(31.0, kind="noise")  # 42 patches: windows at 0, 13 and 17
+    encoder, wave = embedder(), sound(31.0, kind="noise")  # 42 patches: windows at 0 and 17
     patches = spectrogram.cut(encoder.log_mel(wave, RATE), tail="anchor")
-    windows = {first: alone(encoder.model, patches[first : first + 25])[2] for first in (0, 13, 17)}
+    windows = {first: alone(encoder.model, patches[first : first + 25])[2] for first in (0, 17)}
     found = encoder.embed_patches(wave, RATE)
     assert len(found.vectors) == len(patches) == 42
     np.testing.assert_allclose(found.vectors[5], windows[0][5], atol=1e-5)
-    np.testing.assert_allclose(found.vectors[20], np.mean([windows[0][20], windows[13][7], windows[17][3]], axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.vectors[20], np.mean([windows[0][20], windows[17][3]], axis=0), atol=1e-5)
     np.testing.assert_allclose(found.vectors[41], windows[17][24], atol=1e-5)
 
 
@@ -539,7 +554,7 @@ def test_prediction_is_the_mean_answer_over_windows(kind, activation, readout):
     patches = spectrogram.cut(asked.log_mel(wave, RATE), tail="anchor")
     answers = []
     with torch.no_grad():
-        for first in (0, 13, 17):
+        for first in (0, 17):
             sequence = asked.model.encode(patches[None, first : first + 25])[-1]
             answers.append(activation(asked.head(sequence[:, 0] if readout == "cls" else sequence[:, 1:].mean(1)))[0].numpy())
     np.testing.assert_allclose(asked.predict(wave, RATE), np.mean(answers, axis=0), atol=1e-5)

@@ -18,13 +18,15 @@ from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.interfaces import hf
-from patchifier.model import Patchifier
+from patchifier.model import Head, Patchifier
+from patchifier.tasks import Task
 
 RATE = 22_050
 CONFIG = update(
     Config(),
     {"model": {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}, "embed": {"hop_patches": 12}},
 )
+FILES = {"config.json", "model.safetensors", "README.md", "preprocessor_config.json"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def test_saving_leaves_other_files_of_a_folder_alone_and_nothing_behind(folder, 
     for _ in range(2):
         model.save_pretrained(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "config.json", "model.safetensors", "README.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", *FILES}
 
 
 def test_what_is_pushed_is_a_model_folder(folder, monkeypatch):
@@ -83,21 +85,8 @@ def test_what_is_pushed_is_a_model_folder(folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **others: type("Url", (), {"repo_id": repo_id})())
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
     hf.HubModel.from_pretrained(folder).push_to_hub("somebody/something")
-    assert pushed["somebody/something"] == {"config.json", "model.safetensors", "README.md"}
+    assert pushed["somebody/something"] == FILES
     assert pushed["model"] == embed.load(folder).identity
-
-
-def test_a_name_is_downloaded_with_its_revision(folder, monkeypatch):
-    asked = []
-
-    def snapshot_download(name, **how):
-        asked.append((name, how["revision"]))
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert hf.from_hub("some-body/so.me") == folder
-    assert hf.from_hub("a/b@v1.0") == folder
-    assert asked == [("some-body/so.me", None), ("a/b", "v1.0")]
 
 
 @pytest.mark.parametrize("name", ["", "b", "a/b/c", "../b/c", "a/b@", "a b/c", "https://a/b"])
@@ -114,6 +103,31 @@ def test_without_a_network_the_error_says_so(tmp_path):
 # --- transformers ---
 
 
+def test_importing_the_module_is_enough_for_the_auto_classes(child_environment):
+    program = "import patchifier.interfaces.hf, transformers; print(type(transformers.AutoConfig.for_model('patchifier')).__name__)"
+    done = subprocess.run([sys.executable, "-c", program], env=child_environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["PatchifierConfig"], done.stderr
+
+
+def test_the_feature_extractor_of_a_saved_model_has_its_rate(tmp_path):
+    config = update(CONFIG, {"spectrogram": {"sample_rate": 16_000, "f_max_hz": 8000.0}})
+    hf.HubModel(embed.Embedder(Patchifier(config.model), config)).save_pretrained(tmp_path)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert type(extractor) is hf.PatchifierFeatureExtractor
+    assert extractor.sampling_rate == 16_000
+    assert patchifier.load(tmp_path).config == config
+
+
+def test_a_fine_tuned_model_is_read_without_its_head(folder, tmp_path):
+    task, model = Task("one-of", ("a", "b")), checkpoint.load(folder).model
+    checkpoint.save(tmp_path / "tuned", Checkpoint(model, CONFIG, Head(32, 2), task))
+    found, told = hf.PatchifierModel.from_pretrained(tmp_path / "tuned", output_loading_info=True)
+    assert not told["unexpected_keys"]
+    assert not told["missing_keys"]
+    assert checkpoint.weights_hash(found.model) == checkpoint.weights_hash(model)
+    assert hf.HubModel.from_pretrained(tmp_path / "tuned").embedder.require_task() == task
+
+
 def test_the_three_auto_classes_read_a_saved_folder(folder, saved, sounds):
     assert type(transformers.AutoConfig.from_pretrained(saved)) is hf.PatchifierConfig
     model, extractor = transformers.AutoModel.from_pretrained(saved), transformers.AutoFeatureExtractor.from_pretrained(saved)
@@ -122,6 +136,15 @@ def test_the_three_auto_classes_read_a_saved_folder(folder, saved, sounds):
     with torch.no_grad():
         output = model(**extractor(sounds, sampling_rate=RATE, return_tensors="pt"))
     np.testing.assert_allclose(output.pooler_output.numpy(), embed.load(folder).embed(sounds, RATE), atol=1e-5)
+
+
+def test_the_auto_classes_read_what_training_writes(folder, sounds):
+    model = transformers.AutoModel.from_pretrained(folder)
+    assert type(model) is hf.PatchifierModel
+    assert type(transformers.AutoConfig.from_pretrained(folder)) is hf.PatchifierConfig
+    with torch.no_grad():
+        found = model(torch.from_numpy(sounds[1])[None]).pooler_output[0]
+    np.testing.assert_allclose(found.numpy(), embed.load(folder).embed(sounds[1], RATE), atol=1e-5)
 
 
 def test_every_setting_survives(folder, saved):

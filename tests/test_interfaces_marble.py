@@ -2,16 +2,19 @@
 
 import importlib
 import sys
+import textwrap
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
+from patchifier.interfaces import marble
 from patchifier.interfaces.marble import PatchifierEncoder
 from patchifier.model import Patchifier
 
@@ -40,9 +43,13 @@ def waves(*seconds: float, seed: int = 0) -> list[torch.Tensor]:
 
 
 def test_an_import_path_is_enough_and_marble_is_not_imported(folder):
-    module, name = ["patchifier.interfaces.marble", "PatchifierEncoder"]
-    made = getattr(importlib.import_module(module), name)(model_folder=folder, train_mode="freeze")
+    """As MARBLE makes it of a configuration file: here of the one in the module's own description."""
+    asked = yaml.safe_load(textwrap.dedent(marble.__doc__.split("::\n\n")[1].split("\n\n")[0]))["encoder"]
+    module, _, name = asked["class_path"].rpartition(".")
+    made = getattr(importlib.import_module(module), name)(**asked["init_args"] | {"model_folder": folder})
     assert isinstance(made, torch.nn.Module)
+    states = torch.stack(made(torch.stack(waves(2, 2))[:, None]).hidden_states, dim=1)  # what its choice of layers does
+    assert states.shape == (2, 3, 3, 32)
     assert not [one for one in sys.modules if one == "marble" or one.startswith("marble.")]
 
 

@@ -1,5 +1,6 @@
 """The exported graph: the embedder's vectors for every length and batch, and no torch to run it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
+from patchifier.interfaces import onnx
 from patchifier.interfaces.onnx import Graph, export
 from patchifier.model import Patchifier
 
@@ -42,9 +44,22 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(folder):
-    """One export for all tests: it takes seconds."""
-    return export(folder, folder.parent / "graph.onnx")
+def files(folder):
+    """Both kinds of file, of one capture: it takes seconds."""
+    captured, capture = [], onnx._exported
+
+    def once(graph, embedder):
+        captured.extend([] if captured else [capture(graph, embedder)])
+        return captured[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "_exported", once)
+        return [export(folder, folder.parent / name) for name in ("graph.onnx", "graph.pt2")]
+
+
+@pytest.fixture(scope="module")
+def exported(files):
+    return files[0]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +80,7 @@ def difference(session, encoder: embed.Embedder, sounds: np.ndarray) -> float:
 
 
 def test_one_file_says_what_it_takes_and_gives(exported, session):
-    assert [path.name for path in exported.parent.iterdir() if path.is_file()] == ["graph.onnx"]
+    assert sorted(path.name for path in exported.parent.iterdir() if path.is_file()) == ["graph.onnx", "graph.pt2"]
     assert session.get_modelmeta().custom_metadata_map["sample_rate"] == "22050"
     (taken,), (given_back,) = session.get_inputs(), session.get_outputs()
     assert (taken.name, taken.type, given_back.name, given_back.shape[1]) == ("waveform", "tensor(float)", "embedding", 64)
@@ -124,6 +139,26 @@ def test_the_example_embeds_files_without_torch(exported, folder, tmp_path):
     with np.load(tmp_path / "vectors.npz") as found:
         assert list(found["paths"]) == names[:2]
         np.testing.assert_allclose(found["vectors"], embed.load(folder).embed(names[:2]), atol=1e-4)
+
+
+def test_a_program_of_torch_gives_the_same_without_this_package(files, folder, tmp_path):
+    sounds = [noise(1, 1), noise(3, 700, seed=1), noise(1, 30_000, seed=2), noise(2, 31 * RATE, seed=3)]
+    np.savez(tmp_path / "sounds.npz", *sounds)
+    program = (
+        "import sys, numpy, torch; sys.modules['patchifier'] = None\n"
+        "extra = {'metadata.json': ''}; model = torch.export.load(sys.argv[1], extra_files=extra).module()\n"
+        "with numpy.load(sys.argv[2]) as given:\n"
+        "    numpy.savez(sys.argv[3], *(model(torch.from_numpy(given[f'arr_{k}'])).detach().numpy() for k in range(len(given))))\n"
+        "print(extra['metadata.json'])"
+    )
+    command = [sys.executable, "-c", program, str(files[1]), str(tmp_path / "sounds.npz"), str(tmp_path / "vectors.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sample_rate"] == "22050"
+    encoder = embed.load(folder)
+    with np.load(tmp_path / "vectors.npz") as found:
+        for number, batch in enumerate(sounds):
+            np.testing.assert_allclose(found[f"arr_{number}"], encoder.embed(list(batch), RATE), atol=1e-5)
 
 
 def test_the_example_is_short():

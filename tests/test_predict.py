@@ -14,6 +14,8 @@ from patchifier.embed import Embedder
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
 
+pytestmark = pytest.mark.usefixtures("threads")  # tests/test_cli_vectors.py has it in processes
+
 TINY = {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}}
 
 
@@ -88,23 +90,17 @@ def test_tags_above_a_half_are_named(songs, tmp_path):
     assert row["label"] == "|".join(name for name in ("calm", "loud", "odd") if float(row[name]) >= 0.5)
 
 
-def test_an_interrupted_job_goes_on(songs, tmp_path, monkeypatch):
+def test_an_interrupted_job_goes_on(songs, tmp_path):
     predict.predict(songs, tmp_path / "whole.csv", model=model())
-    heard = []
-    real = predict._ask
 
-    def stop_at_the_third(embedder, task, clip, *rest):
-        if len(heard) == 2:
+    def stop_after_two(done, total, note):
+        if done == 2:
             raise KeyboardInterrupt
-        heard.append(clip.path)
-        return real(embedder, task, clip, *rest)
 
-    monkeypatch.setattr(predict, "_ask", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        predict.predict(songs, tmp_path / "parts.csv", model=model())
+        predict.predict(songs, tmp_path / "parts.csv", model=model(), progress=stop_after_two)
     (unfinished,) = tmp_path.glob(".parts.csv.unfinished.jsonl")
     unfinished.write_bytes(unfinished.read_bytes() + b'{"key": "torn')  # as a kill in the middle of a line leaves it
-    monkeypatch.setattr(predict, "_ask", real)
     done = predict.predict(songs, tmp_path / "parts.csv", model=model())
     assert done.kept == 2
     assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -112,12 +108,9 @@ def test_an_interrupted_job_goes_on(songs, tmp_path, monkeypatch):
 
 
 def test_another_models_half_is_not_taken_over(songs, tmp_path, monkeypatch):
-    real = predict._ask
-    monkeypatch.setattr(predict, "_write", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(predict, "_write", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         predict.predict(songs / "a.wav", tmp_path / "out.csv", model=model())
-    monkeypatch.undo()
-    assert predict._ask is real
     done = predict.predict(songs / "a.wav", tmp_path / "out.csv", model=model("numbers", ("arousal", "valence", "tempo")))
     assert done.kept == 0
     assert "tempo" in read_csv(tmp_path / "out.csv")[0]

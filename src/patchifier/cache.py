@@ -14,15 +14,12 @@ A clip whose audio and settings have not changed is not decoded again.
 
 import csv
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +31,7 @@ from patchifier import audio, spectrogram
 from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
 from patchifier.datasets import Clip, Dataset
-from patchifier.processes import process_pool, require_start
+from patchifier.processes import in_processes
 from patchifier.tasks import Task
 
 FORMAT = 1
@@ -92,8 +89,12 @@ def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | No
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
     try:
-        for clip, answer in _decode_all(dataset.clips, keys, config, workers or os.cpu_count() or 1):
-            if isinstance(answer, str):
+        tasks = [(clip, keys.get(clip.id)) for clip in dataset.clips]
+        answers = in_processes(_decode, tasks, workers=workers or os.cpu_count() or 1, shared=config)
+        for clip, answer in zip(dataset.clips, answers, strict=True):
+            if answer is None:
+                skipped[clip.id] = f"{clip.path}: the decoder crashed on this file."
+            elif isinstance(answer, str):
                 skipped[clip.id] = answer
             elif answer.log_mel is None:
                 rows[clip.id] = known[answer.key]
@@ -147,8 +148,9 @@ class _Answer:
     log_mel: np.ndarray | None  # (T, M) float16; None if the cache has it
 
 
-def _decode(clip: Clip, known: str | None, config: SpectrogramConfig) -> _Answer | str:
+def _decode(config: SpectrogramConfig, task: tuple[Clip, str | None]) -> _Answer | str:
     """Log-mel of one clip, or why there is none. Runs in a worker process."""
+    clip, known = task
     try:
         key = _key(clip, config)
         if key == known:
@@ -170,36 +172,6 @@ def _key(clip: Clip, config: SpectrogramConfig) -> str:
     except OSError as error:
         raise audio.AudioError(f"{clip.path}: cannot be read ({error.strerror}).") from error
     return hashlib.sha256(f"{content} {clip.start_s!r} {clip.end_s!r} {digest(config)}".encode()).hexdigest()[:32]
-
-
-def _decode_all(clips: Sequence[Clip], keys: dict[str, str], config: SpectrogramConfig, workers: int) -> Iterator[tuple[Clip, _Answer | str]]:
-    """Yield an answer for each clip, in any order. A file that kills its decoder is found out and named."""
-    job = functools.partial(_decode, config=config)
-    suspects, waiting = list[Clip](), list(reversed(clips))
-    while waiting:
-        with process_pool(min(workers, len(waiting))) as pool:
-            require_start(pool)
-            running: dict[Future[_Answer | str], Clip] = {}
-            while waiting or running:
-                try:
-                    while waiting and len(running) < 4 * workers:  # bounded, so that finished log-mels do not pile up
-                        running[pool.submit(job, waiting[-1], keys.get(waiting[-1].id))] = waiting[-1]
-                        waiting.pop()
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
-                except BrokenProcessPool:  # it broke since the last look at it
-                    broken = True
-                if broken:
-                    suspects += running.values()
-                    break
-                for future in done:
-                    yield running.pop(future), future.result()
-    for clip in suspects:
-        with process_pool(1) as pool:
-            try:
-                yield clip, pool.submit(job, clip, keys.get(clip.id)).result()
-            except BrokenProcessPool:
-                yield clip, f"{clip.path}: the decoder crashed on this file."
 
 
 # --- writing ---

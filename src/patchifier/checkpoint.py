@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 import patchifier
+from patchifier import hub
 from patchifier.config import Config, RequestError, to_dict, update
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -62,7 +63,7 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
         "task": dataclasses.asdict(checkpoint.task) if checkpoint.task else None,
         "facts": dict(checkpoint.facts),
     }
-    text = json.dumps({"checkpoint": header, **to_dict(checkpoint.config)}, indent=1) + "\n"
+    text = json.dumps({"model_type": "patchifier", "checkpoint": header, **to_dict(checkpoint.config)}, indent=1) + "\n"
     parts: dict[str, nn.Module | None] = {"model": checkpoint.model, "head": checkpoint.head}
     tensors = {f"{part}.{name}": tensor.contiguous() for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
     with replaced_folder(Path(folder)) as new:
@@ -73,14 +74,14 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: str | Path) -> Checkpoint:
-    """Read a model folder.
+    """Read a model folder, or one of a hub by "hf://owner/name" or "hf://owner/name@revision".
 
     Raises
     ------
     RequestError
-        If anything is missing, surplus, damaged, or made by a newer version; the message names it.
+        If anything is missing, surplus, damaged, or made by a newer version; the message names it. As :func:`patchifier.hub.from_hub` does.
     """
-    folder = Path(folder)
+    folder = hub.from_hub(str(folder)) if hub.is_name(folder) else Path(folder)
     text, values, header, task = _read_config(folder)
     config = update(Config(), values)
     model = Patchifier(config.model)
@@ -104,6 +105,7 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
         text = (folder / "config.json").read_text(encoding="utf-8")
         values = json.loads(text)
         header = values.pop("checkpoint")
+        values.pop("model_type", None)  # what transformers goes by
         newer, task = header["format"] > FORMAT, None
         if not newer and header["task"]:
             task = Task(**{**header["task"], "names": tuple(header["task"]["names"])})

@@ -285,8 +285,8 @@ class EmbedConfig:
     """Which layers are pooled and concatenated: 0 is the extractor's vectors, 1 the first bottleneck layer, -1 the last."""
     time: Literal["windows", "whole"] = "windows"
     """Overlapping windows of trained length, averaged; or one pass with interpolated positions."""
-    hop_patches: int = 13
-    """Patches between the starts of windows."""
+    hop_patches: int = 20
+    """Patches between the starts of windows, or their length if that is less; by default they overlap by a fifth."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -396,7 +396,8 @@ def read_changes(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error
     if isinstance(changes, dict):
-        changes.pop("checkpoint", None)  # a model's config.json is a config with a header
+        for header in ("checkpoint", "model_type"):  # a model's config.json is a config with a header
+            changes.pop(header, None)
         changes.pop("why", None)  # a recipe gives its reason
     _require(isinstance(changes, dict), f"config file {path} holds {type(changes).__name__}, expected a JSON object.")
     return changes

@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.checkpoint import weights_hash
 from patchifier.config import Config, EmbedConfig, RequestError, digest
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
-from patchifier.windows import cut_windows, pad_windows, stream_stretches, stream_windows
+from patchifier.windows import cut_windows, pad_windows, stream_patches, stream_stretches, stream_windows
 
 Read = Callable[[Sequence[Tensor], Tensor], Tensor]  # layers and where there is a patch -> (B, E)
-BATCH = 32  # windows at once: 150 MB of activations in the paper's setting
+Arrays = dict[str, np.ndarray]  # weights by name
+BATCH = 32  # windows at once: 4 MB in a feed-forward layer of the paper's setting, and so is
+PATCHES = 128  # patches at once, in the extractor's first map
 
 
 def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
@@ -28,7 +30,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     Parameters
     ----------
     path : str or Path
-        A model folder, as training writes it.
+        A model folder, as training writes it; or one of a hub: "hf://owner/name", "hf://owner/name@revision".
     device : str
         For example "cpu" or "cuda".
 
@@ -75,8 +77,8 @@ class Embedder:
     Notes
     -----
     Sound longer than the trained sequence is cut into windows of trained length that start every ``hop_patches`` patches, the last
-    one anchored to the end; each gives a vector, and their mean is the embedding. So no position is used that was never trained.
-    Nothing depends on what else is in the batch: padding is masked everywhere.
+    one anchored to the end; each gives a vector, and their mean is the embedding. So no position is used that was never trained. A patch is
+    extracted once, however many windows it is in. Nothing depends on what else is in the batch: padding is masked everywhere.
     """
 
     def __init__(self, model: Patchifier, config: Config, *, head: Head | None = None, task: Task | None = None, device: str = "cpu") -> None:
@@ -90,6 +92,12 @@ class Embedder:
         self.device = torch.device(device)
         if head is not None:
             head.to(device).eval()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as plain arrays: no memory is shared, and the device is found anew."""
+        parts = (self.model, self.head)
+        arrays = [{name: value.cpu().numpy() for name, value in part.state_dict().items()} if part is not None else None for part in parts]
+        return _rebuilt, (self.config, *arrays, self.task, str(self.device))
 
     @property
     def size(self) -> int:
@@ -124,8 +132,8 @@ class Embedder:
         if isinstance(x, list | tuple):
             if not x or isinstance(x[0], int | float):
                 raise RequestError(f"embed got a list of {len(x)} numbers, expected paths or arrays: use numpy.array(samples, 'float32').")
-            return self._means(self._windows(x, sample_rate), self._pooled)
-        return self._means(self._windows([x], sample_rate), self._pooled)[0]
+            return self._means(self._patches(x, sample_rate), self._pooled)
+        return self._means(self._patches([x], sample_rate), self._pooled)[0]
 
     def predict(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
         """Ask a fine-tuned model: probabilities of classes or tags, or values, in the order of ``task.names``.
@@ -147,7 +155,7 @@ class Embedder:
         """
         self._require_head()
         several = isinstance(x, list | tuple)
-        found = self._means(self._windows(list(x) if several else [x], sample_rate), self._asked)
+        found = self._means(self._patches(list(x) if several else [x], sample_rate), self._asked)
         return found if several else found[0]
 
     def predict_windows(
@@ -193,10 +201,10 @@ class Embedder:
             raise RequestError(f"window_s is {window_s} and hop_s {hop_s}, expected at least one frame of {frame_s:.4f} s.")
         spans: list[tuple[int, int]] = []
 
-        def stretches() -> Iterator[Iterator[tuple[int, Tensor]]]:
+        def stretches() -> Iterator[Iterator[Tensor]]:
             for first, log_mel in stream_stretches(pieces, length=length, hop=hop):
                 spans.append((first, first + log_mel.shape[-1]))
-                yield stream_windows([log_mel], self.config)
+                yield stream_patches([log_mel], self.config)
 
         vectors = self._means(stretches(), read)
         return Embedding(vectors, *(np.array(spans).T * frame_s))
@@ -222,10 +230,9 @@ class Embedder:
                 frames += piece.shape[-1]
                 yield piece
 
-        for firsts, patches, present in self._batches((None, first, window) for first, window in stream_windows(counted(), config)):
-            layers = self._encode(patches, present)
-            vectors = torch.cat([layers[layer][:, -patches.shape[1] :] for layer in config.embed.layers], dim=-1).cpu()  # (B, N, E')
-            for (_, first), row, there in zip(firsts, vectors, present, strict=True):
+        for owners, layers, present in self._encoded([stream_patches(counted(), config)]):
+            vectors = torch.cat([layers[layer][:, -present.shape[1] :] for layer in config.embed.layers], dim=-1).cpu()  # (B, N, E')
+            for (_, first), row, there in zip(owners, vectors, present.cpu(), strict=True):
                 for place, vector in enumerate(row[there], first):
                     if place == len(sums):
                         sums.append(torch.zeros_like(vector, dtype=torch.float64))
@@ -253,15 +260,24 @@ class Embedder:
 
     def embed_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
-        return self._means((stream_windows([log_mel], self.config) for log_mel in log_mels), self._pooled)
+        return self._means((stream_patches([log_mel], self.config) for log_mel in log_mels), self._pooled)
+
+    def embed_sequences(self, sequences: Iterable[Tensor]) -> np.ndarray:
+        """Embed sequences of patches (N, 1, M, W), as :func:`patchifier.spectrogram.cut` cuts them, of any lengths: (n, E) float32."""
+        items = list(sequences)
+        shape = (1, self.config.model.bands, self.config.model.frames)
+        for number, patches in enumerate(items):
+            if not len(patches) or tuple(patches.shape[1:]) != shape:
+                raise RequestError(f"sequence {number} has shape {tuple(patches.shape)}, expected (N, {', '.join(map(str, shape))}) with N of at least 1.")
+        return self._means(items, self._pooled)
 
     def predict_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Ask a fine-tuned model about log-mels (M, T) of any lengths: (n, C) float32."""
         self._require_head()
-        return self._means((stream_windows([log_mel], self.config) for log_mel in log_mels), self._asked)
+        return self._means((stream_patches([log_mel], self.config) for log_mel in log_mels), self._asked)
 
-    def _windows(self, items: Iterable[Any], sample_rate: int | None) -> Iterator[Iterator[tuple[int, Tensor]]]:
-        return (stream_windows(self.pieces(item, sample_rate), self.config) for item in items)
+    def _patches(self, items: Iterable[Any], sample_rate: int | None) -> Iterator[Iterator[Tensor]]:
+        return (stream_patches(self.pieces(item, sample_rate), self.config) for item in items)
 
     def _pooled(self, layers: Sequence[Tensor], present: Tensor) -> Tensor:
         return pool(layers, present, self.config.embed)
@@ -270,13 +286,12 @@ class Embedder:
         head, task = self._require_head()
         return tasks.activate(task, head(pool_one(layers[-1], present, self.config.finetune.readout)))
 
-    def _means(self, items: Iterable[Iterable[tuple[int, Tensor]]], read: Read) -> np.ndarray:
-        """Mean of what is read off the windows of each item: (n, E); windows of several items share a batch."""
+    def _means(self, items: Iterable[Iterable[Tensor]], read: Read) -> np.ndarray:
+        """Mean of what is read off the windows of each item, which comes as patches: (n, E)."""
         sums, counts = list[Tensor](), list[int]()
-        flat = ((number, first, window) for number, windows in enumerate(items) for first, window in windows)
-        for owners, patches, present in self._batches(flat):
+        for owners, layers, present in self._encoded(items):
             with torch.inference_mode():
-                vectors = read(self._encode(patches, present), present.to(self.device)).double().cpu()
+                vectors = read(layers, present).double().cpu()
             for (number, _), vector in zip(owners, vectors, strict=True):
                 if number == len(sums):
                     sums.append(torch.zeros_like(vector))
@@ -285,15 +300,27 @@ class Embedder:
                 counts[number] += 1
         return (torch.stack(sums) / torch.tensor(counts)[:, None]).float().numpy()
 
-    def _batches(self, windows: Iterable[tuple[Any, int, Tensor]]) -> Iterator[tuple[list[tuple[Any, int]], Tensor, Tensor]]:
-        """Up to `BATCH` windows at a time: whose they are and their first patch, patches (B, N, 1, M, W), where there is one (B, N)."""
-        windows = iter(windows)
-        while batch := list(itertools.islice(windows, BATCH)):
-            yield [(owner, first) for owner, first, _ in batch], *pad_windows([window for *_, window in batch], self.config.spectrogram.silence)
+    def _encoded(self, items: Iterable[Iterable[Tensor]]) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor]]:
+        """Layers of the windows of all items, some at a time: item and first patch of each window, layers, and where there is a patch.
+
+        Each patch is extracted once, however many windows it is in; patches, and windows, of several items share a batch.
+        """
+        patches = ((number, patch) for number, item in enumerate(items) for patch in item)
+        vectors = ((number, vector) for some in _batched(patches, PATCHES) for (number, _), vector in zip(some, self._extract(some), strict=True))
+        windows = (
+            (number, first, window)
+            for number, sequence in itertools.groupby(vectors, key=lambda owned: owned[0])
+            for first, window in stream_windows((vector for _, vector in sequence), self.config)
+        )
+        for some in _batched(windows, BATCH):
+            sequences, present = pad_windows([window for *_, window in some], 0.0)  # (B, N, D), (B, N)
+            with torch.inference_mode():
+                layers = [sequences, *self.model.bottleneck(sequences, present=present)]
+            yield [(number, first) for number, first, _ in some], layers, present
 
     @torch.inference_mode()
-    def _encode(self, patches: Tensor, present: Tensor) -> list[Tensor]:
-        return self.model.encode(patches.to(self.device), present=present.to(self.device))
+    def _extract(self, patches: Sequence[tuple[int, Tensor]]) -> Tensor:
+        return self.model.extractor(torch.stack([patch for _, patch in patches]).to(self.device))
 
     @torch.inference_mode()
     def reconstruct(self, log_mel: Tensor, masked: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -314,6 +341,21 @@ class Embedder:
         where = torch.from_numpy(masked)[None].to(self.device)
         filled = self.model.reconstruct(patches[None].to(self.device), masked=where)[0].cpu()
         return patches[:, 0], filled[:, 0]
+
+
+def _rebuilt(config: Config, weights: Arrays, head_weights: Arrays | None, task: Task | None, device: str) -> Embedder:
+    def filled(part: nn.Module, arrays: Arrays) -> Any:
+        part.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return part
+
+    head = None if head_weights is None or task is None else filled(Head(config.model.width, len(task.names)), head_weights)
+    return Embedder(filled(Patchifier(config.model), weights), config, head=head, task=task, device=device)
+
+
+def _batched(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    things = iter(things)
+    while batch := list(itertools.islice(things, size)):
+        yield batch
 
 
 def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tensor:

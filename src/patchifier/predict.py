@@ -19,6 +19,7 @@ from patchifier.collection.sources import find
 from patchifier.config import RequestError, digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, Embedding, load
+from patchifier.processes import in_processes
 from patchifier.tasks import Task
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -42,6 +43,7 @@ def predict(
     model: Embedder | str | Path,
     window_s: float | None = None,
     hop_s: float | None = None,
+    workers: int | None = None,
     progress: Progress = silent,
 ) -> Predicted:
     """Ask a fine-tuned model about files and write its answers.
@@ -56,6 +58,8 @@ def predict(
         From 'patchifier finetune', such as RUN/full/model.
     window_s, hop_s : float
         A row for each stretch of so many seconds; by default one for each file.
+    workers : int
+        Processes; one for each core by default.
     progress : callable
         Called with files done, files in all, and a note.
 
@@ -78,15 +82,15 @@ def predict(
     kept = sum(_key(clip) in done for clip in clips)
     skipped = dict(lost)
     with unfinished.open("a", encoding="utf-8") as stream:
-        for number, clip in enumerate(clips):
-            if _key(clip) not in done:
-                done[_key(clip)] = found = _ask(embedder, task, clip, window_s, hop_s)
-                stream.write(json.dumps({"key": _key(clip), **found}) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            if reason := done[_key(clip)].get("reason"):
-                skipped[clip.path] = reason
-            progress(number + 1, len(clips), f"{len(skipped)} skipped" if skipped else "")
+        todo = [clip for clip in clips if _key(clip) not in done]
+        answers = in_processes(_ask, todo, workers=workers or os.cpu_count() or 1, shared=(embedder, window_s, hop_s))
+        for number, (clip, answer) in enumerate(zip(todo, answers, strict=True), kept + 1):
+            done[_key(clip)] = found = answer or {"reason": f"{clip.path}: the decoder crashed on this file."}
+            stream.write(json.dumps({"key": _key(clip), **found}) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+            progress(number, len(clips), "")
+        skipped |= {clip.path: done[_key(clip)]["reason"] for clip in clips if "reason" in done[_key(clip)]}
     rows = [row for clip in clips for row in done[_key(clip)].get("rows", [])]
     if not rows:
         raise RequestError(f"none of the {len(clips)} files could be read. The first: {next(iter(skipped.values()))}")
@@ -110,13 +114,14 @@ def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
     return {line["key"]: line for line in whole[1:]} if same else {}
 
 
-def _ask(embedder: Embedder, task: Task, clip: Clip, window_s: float | None, hop_s: float | None) -> dict[str, Any]:
-    """Rows of one file, or the reason why there are none."""
+def _ask(shared: tuple[Embedder, float | None, float | None], clip: Clip) -> dict[str, Any]:
+    """Rows of one file, or the reason why there are none. Runs in a worker process."""
+    embedder, window_s, hop_s = shared
     try:
         found = embedder.predict_windows(clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s)
     except RequestError as error:
         return {"reason": str(error)}
-    return {"rows": list(_rows(clip, task, found))}
+    return {"rows": list(_rows(clip, embedder.require_task(), found))}
 
 
 def _rows(clip: Clip, task: Task, found: Embedding) -> Iterator[dict[str, Any]]:

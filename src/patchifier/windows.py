@@ -13,30 +13,36 @@ from torch import Tensor, nn
 from patchifier.config import Config
 
 
-def stream_windows(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[int, Tensor]]:
-    """Windows of a log-mel that arrives in pieces.
+def window_patches(config: Config) -> tuple[int, int]:
+    """Patches in a window, as many as were trained together, and between the starts of two."""
+    length = config.pretrain.patches if config.pretrain.stage_two_patches == "consecutive" else config.model.positions
+    return length, min(config.embed.hop_patches, length)
+
+
+def stream_windows(sequence: Iterable[Tensor], config: Config) -> Iterator[tuple[int, Tensor]]:
+    """Windows of a sequence that arrives item by item.
 
     Parameters
     ----------
-    pieces : iterable of Tensor, shape (M, T')
-        Consecutive parts of a log-mel; one, if it is there already.
+    sequence : iterable of Tensor
+        Patches (1, M, W), or their vectors (D,): anything of which there is one for each patch.
     config : Config
-        Length of patches and windows. With ``embed.time`` "whole", and for what is shorter than a window, there is one.
+        Length of windows. With ``embed.time`` "whole", and for what is shorter than a window, there is one.
 
     Yields
     ------
     first : int
         Number of the window's first patch.
-    window : Tensor, shape (N, 1, M, W)
+    window : Tensor, shape (N, ...)
     """
-    length = config.pretrain.patches if config.pretrain.stage_two_patches == "consecutive" else config.model.positions
+    length, hop = window_patches(config)
     whole = config.embed.time == "whole"
     recent: deque[Tensor] = deque(maxlen=None if whole else length)
-    count, end = 0, 0  # patches so far, and the end of the last window
-    for patch in stream_patches(pieces, config):
-        recent.append(patch)
+    count, end = 0, 0  # items so far, and the end of the last window
+    for item in sequence:
+        recent.append(item)
         count += 1
-        if not whole and count >= length and (count - length) % config.embed.hop_patches == 0:
+        if not whole and count >= length and (count - length) % hop == 0:
             yield count - length, torch.stack(list(recent))
             end = count
     if end < count:
@@ -80,11 +86,11 @@ def stream_stretches(pieces: Iterable[Tensor], *, length: int, hop: int) -> Iter
 
 def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
     """Patches (N, 1, M, W) of each window of a log-mel (M, T)."""
-    return [window for _, window in stream_windows([log_mel], config)]
+    return [window for _, window in stream_windows(stream_patches([log_mel], config), config)]
 
 
-def pad_windows(windows: Sequence[Tensor], silence: float) -> tuple[Tensor, Tensor]:
-    """Windows (N_i, 1, M, W) side by side: patches (B, N, 1, M, W) and where there is one (B, N)."""
-    patches = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=silence)
-    counts = torch.tensor([len(window) for window in windows])
-    return patches, torch.arange(patches.shape[1]) < counts[:, None]
+def pad_windows(windows: Sequence[Tensor], value: float) -> tuple[Tensor, Tensor]:
+    """Windows (N_i, ...) side by side with `value` behind shorter ones: (B, N, ...), and where there is a patch (B, N)."""
+    padded = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=value)
+    counts = torch.tensor([len(window) for window in windows], device=padded.device)
+    return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]

@@ -1,11 +1,10 @@
 """Embeddings of a whole library in one table: in parallel, resumable, kept up to date.
 
-Processes decode and make log-mels, this one runs the model, in batches across files, in the order of the sources. While it works,
+Each of several processes decodes and runs the model on a few files at a time; rows arrive in the order of the sources. While it works,
 finished rows lie in parts beside the table::
 
     OUT.parts/facts.json       model and settings
     OUT.parts/00000.parquet    rows of some consecutive files, a table like the final one; its facts name those files that were skipped
-    OUT.parts/spool/           log-mels of long files, on their way from one process to the other
     OUT.parts/merged.parquet   the final table, on its way to OUT
 
 Each is written beside and renamed into place. A job that is killed loses at most the part it was filling; run again, it goes on and ends with
@@ -20,9 +19,9 @@ from typing import Any
 from patchifier.cache import Progress, silent
 from patchifier.collection import table
 from patchifier.collection.job import Embedded, Job
-from patchifier.collection.run import Cut
 from patchifier.collection.sources import find
 from patchifier.collection.table import Table, read
+from patchifier.collection.worker import Cut
 from patchifier.config import RequestError, digest
 from patchifier.embed import Embedder, load
 
@@ -59,7 +58,7 @@ def embed_library(
     changed : bool
         Bring a finished table up to date: embed what is new or modified (by size and time of change), drop what is gone.
     workers : int
-        Processes that decode; one for each core by default.
+        Processes; one for each core by default.
     progress : callable
         Called with clips done, clips in all, and a note.
 

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,16 @@ import pyarrow as pa
 from patchifier.cache import Progress
 from patchifier.checkpoint import replaced_file
 from patchifier.collection import table
-from patchifier.collection.hear import hear_all
-from patchifier.collection.run import Cut, Shown, embed_part
 from patchifier.collection.sources import Key, key
+from patchifier.collection.worker import Cut, Rows, embed_clips, to_table
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
+from patchifier.processes import in_processes
 
 PART_FILES, PART_BYTES = 64, 2**28  # a part holds at most so many files, and as much audio: seconds of work that a kill can cost
-OWN = re.compile(r"(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|spool|\..+\.new-\d+")  # names in the folder of parts
+TASK_FILES, TASK_BYTES = 8, 2**22  # embedded by a process at once: about half a second of mp3
+OWN = re.compile(r"(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+")  # names in the folder of parts
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,7 @@ class Job:
 
     def begin(self) -> None:
         """Claim the folder of parts, and learn what they and the table hold already."""
-        shutil.rmtree(self.folder / "spool", ignore_errors=True)
-        (self.folder / "spool").mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with replaced_file(self.folder / "facts.json") as new:
             new.write_text(json.dumps(self.facts) + "\n", encoding="utf-8")
         current = {key(clip): clip for clip in self.clips}
@@ -171,20 +171,26 @@ class Job:
     def embed(self, embedder: Embedder, cut: Cut, workers: int, progress: Progress) -> None:
         """Embed what is not known yet, a part at a time."""
         todo = [clip for clip in self.clips if key(clip) not in self.known]
-        shown = Shown(progress, len(self.clips), len(self.clips) - len(todo), sum(isinstance(held, str) for held in self.known.values()))
+        shown = _Shown(progress, len(self.clips), len(self.clips) - len(todo), sum(isinstance(held, str) for held in self.known.values()))
         begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
-        with contextlib.closing(hear_all(todo, embedder.config.spectrogram, self.folder / "spool", workers)) as answers:
-            for number, clips in enumerate(_grouped(todo), begun):
-                part = self.folder / f"{number:05d}.parquet"
+        parts = list(_grouped(todo, PART_FILES, PART_BYTES))
+        with contextlib.closing(_answers(embedder, cut, parts, workers)) as answers:
+            for number, clips in enumerate(parts, begun):
                 states = {key(clip): _state(clip.path) for clip in clips}
-                rows, counted, skipped = embed_part(embedder, cut, shown.follow(clips, answers), self.facts)
-                listed = [[*which, *states[which], reason] for which, reason in skipped]
-                facts = {**self.facts, "stretches": table.stretches_of(counted), "skipped": listed}
-                table.write(part, iter([rows]), table.schema(facts, self.facts["size"]))
-                self.known.update({line.clip: (part, line) for line in table.index(part)})
-                self.known.update(skipped)
-                self.embedded += len(counted)
+                found = [(clip, shown.told(next(answers))) for clip in clips]
+                self._write_part(self.folder / f"{number:05d}.parquet", found, states)
         self.audio_s = shown.audio_s
+
+    def _write_part(self, part: Path, found: Sequence[tuple[Clip, Rows | str]], states: dict[Key, list[int]]) -> None:
+        good = [(clip, rows) for clip, rows in found if isinstance(rows, Rows)]
+        skipped = [(key(clip), reason) for clip, reason in found if isinstance(reason, str)]
+        listed = [[*which, *states[which], reason] for which, reason in skipped]
+        stretches = table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in good])
+        facts = {**self.facts, "stretches": stretches, "skipped": listed}
+        table.write(part, iter([to_table(good, self.facts)]), table.schema(facts, self.facts["size"]))
+        self.known.update({line.clip: (part, line) for line in table.index(part)})
+        self.known.update(skipped)
+        self.embedded += len(good)
 
     # --- the end ---
 
@@ -226,18 +232,60 @@ class Job:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _grouped(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
-    """Clips of a part each."""
-    group, bytes_b = list[Clip](), 0
+def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[Clip]]:
+    """Neighbours, so many at most and so much audio."""
+    group, held_b = list[Clip](), 0
     for clip in clips:
         size_b = _state(clip.path)[0]
-        if group and (len(group) >= PART_FILES or bytes_b + size_b > PART_BYTES):
+        if group and (len(group) >= files or held_b + size_b > bytes_b):
             yield group
-            group, bytes_b = [], 0
+            group, held_b = [], 0
         group.append(clip)
-        bytes_b += size_b
+        held_b += size_b
     if group:
         yield group
+
+
+def _answers(embedder: Embedder, cut: Cut, parts: Sequence[Sequence[Clip]], workers: int) -> Generator[Rows | str, None, None]:
+    """Rows of each clip, or why there are none, in order. A file that kills its process is found out and named."""
+    tasks = [task for part in parts for task in _grouped(part, TASK_FILES, TASK_BYTES)]
+    with contextlib.closing(in_processes(_embed, tasks, workers=workers, shared=(embedder, cut))) as done:
+        for task, answers in zip(tasks, done, strict=True):
+            yield from answers if answers is not None else _one_by_one(embedder, cut, task)
+
+
+def _one_by_one(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> Iterator[Rows | str]:
+    alone = in_processes(_embed, [[clip] for clip in clips], workers=1, shared=(embedder, cut))
+    for clip, answers in zip(clips, alone, strict=True):
+        yield from answers if answers is not None else [f"{clip.path}: the decoder crashed on this file."]
+
+
+def _embed(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[Rows | str]:
+    return embed_clips(*shared, clips)
+
+
+class _Shown:
+    """Progress of a job: clips done, and how fast."""
+
+    def __init__(self, progress: Progress, total: int, kept: int, skipped: int) -> None:
+        self.progress, self.total, self.done, self.skipped = progress, total, kept, skipped
+        self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
+
+    def told(self, answer: Rows | str) -> Rows | str:
+        """Count an answer, and hand it on."""
+        self.done += 1
+        if isinstance(answer, str):
+            self.skipped += 1
+        else:
+            self.embedded += 1
+            self.audio_s += answer.duration_s
+        self.progress(self.done, self.total, self._note())
+        return answer
+
+    def _note(self) -> str:
+        passed_s = max(time.monotonic() - self.started_s, 1e-9)
+        rates = f"{self.embedded / passed_s:.1f} files/s, {self.audio_s / passed_s:,.0f}x real time"
+        return rates + (f", {self.skipped} skipped" if self.skipped else "")
 
 
 def _state(path: str) -> list[int]:

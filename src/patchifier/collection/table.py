@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchifier.checkpoint import replaced_file
-from patchifier.collection.hear import TAGS
 from patchifier.collection.sources import Key
+from patchifier.collection.tags import TAGS
 from patchifier.config import RequestError
 
 FORMAT = 1

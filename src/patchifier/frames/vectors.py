@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from patchifier import spectrogram
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, SpectrogramConfig
-from patchifier.embed import Embedder, pad_windows
+from patchifier.embed import Embedder
+from patchifier.windows import pad_windows, window_patches
 
 HOP_FRAMES = 2  # 46 ms in the paper's setting: no moment is further than 23 ms off, a third of the tolerance of beats
 PATCHES = 512  # at once: 150 MB of activations in the paper's setting
@@ -106,11 +107,11 @@ def _through_bottleneck(embedder: Embedder, vectors: Tensor, stride: int, number
 
 
 def _windows(config: Config, count: int) -> list[slice]:
-    """Stretches of trained length in a sequence of `count` patches, as :func:`patchifier.embed.cut_windows` takes them."""
-    length = config.pretrain.patches if config.pretrain.stage_two_patches == "consecutive" else config.model.positions
+    """Stretches of trained length in a sequence of `count` patches, as :func:`patchifier.windows.cut_windows` takes them."""
+    length, hop = window_patches(config)
     if config.embed.time == "whole" or count <= length:
         return [slice(0, count)]
-    starts = spectrogram.patch_starts(count, length=length, hop=config.embed.hop_patches, tail="anchor")
+    starts = spectrogram.patch_starts(count, length=length, hop=hop, tail="anchor")
     return [slice(start, start + length) for start in starts]
 
 

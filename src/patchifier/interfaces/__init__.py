@@ -22,7 +22,7 @@ from patchifier import spectrogram
 from patchifier.config import Config, RequestError
 from patchifier.embed import pool
 from patchifier.model import Patchifier
-from patchifier.windows import pad_windows, stream_windows
+from patchifier.windows import pad_windows, stream_patches, stream_windows
 
 
 def need(module: str, extra: str) -> Any:
@@ -69,7 +69,7 @@ def encode_waveforms(model: Patchifier, config: Config, waveforms: Sequence[Tens
     """
     # 1. windows of all waveforms, side by side
     log_mels = (spectrogram.log_mel(waveform.float(), config.spectrogram) for waveform in waveforms)
-    found = [(row, first, window) for row, log_mel in enumerate(log_mels) for first, window in stream_windows([log_mel], config)]
+    found = [(row, first, window) for row, log_mel in enumerate(log_mels) for first, window in stream_windows(stream_patches([log_mel], config), config)]
     patches, there = pad_windows([window for *_, window in found], config.spectrogram.silence)
     there = there.to(patches.device)
     # 2. the model

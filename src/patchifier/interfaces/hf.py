@@ -1,14 +1,17 @@
 """Hugging Face: model folders on a hub, and the classes that transformers expects.
 
-:class:`HubModel` reads and writes model folders, the same that training writes and :func:`patchifier.load` reads. :func:`register` tells
-transformers what a "patchifier" is; its own classes can be had from this module by name, such as ``hf.PatchifierModel``.
+:func:`load` and :func:`from_hub` fetch a model folder by name. :class:`HubModel` reads and writes model folders, the same that training
+writes and :func:`patchifier.load` reads. Where transformers is installed, importing this module tells it what a "patchifier" is
+(:func:`register`), so that its Auto classes open model folders; its own classes can be had from here by name, such as
+``hf.PatchifierModel``.
 
 Shapes: B clips, S samples, N patches, D width, E embedding.
 """
 
 import functools
+import importlib.util
+import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,49 +24,36 @@ from torch import Tensor
 from patchifier import audio, checkpoint, embed, spectrogram
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, to_dict, update
+from patchifier.hub import from_hub
 from patchifier.interfaces import encode_waveforms, need
 from patchifier.model import Patchifier
 
 hub = need("huggingface_hub", "hf")
-NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 SECTIONS = tuple(to_dict(Config()))
 CLASSES = ("PatchifierConfig", "PatchifierModel", "PatchifierFeatureExtractor", "PatchifierOutput")
+__all__ = ["HubModel", "from_hub", "load", "register", *CLASSES]
 
 
-def from_hub(name: str, *, cache_dir: str | Path | None = None, token: str | bool | None = None, local_files_only: bool = False) -> Path:
-    """Download a model folder, unless it is in the cache already.
+def load(name: str, *, device: str = "cpu") -> embed.Embedder:
+    """Load a model of a hub.
 
     Parameters
     ----------
     name : str
-        "owner/name", or "owner/name@revision".
-    cache_dir : str or Path
-        Where downloads are kept; the hub's own place by default.
-    token : str or bool
-        For repositories that are not public.
-    local_files_only : bool
-        Whether to look in the cache alone.
+        "hf://owner/name", or "hf://owner/name@revision".
+    device : str
+        For example "cpu" or "cuda".
 
     Returns
     -------
-    Path
-        A folder for :func:`patchifier.load`.
+    Embedder
 
     Raises
     ------
     RequestError
-        If the name is none, or the hub does not give the folder.
+        As :func:`from_hub` and :func:`patchifier.load` do.
     """
-    match = NAME.fullmatch(name)
-    if not match:
-        raise RequestError(f"{name!r} is not the name of a model on a hub, expected owner/name or owner/name@revision.")
-    try:
-        files = ["config.json", "model.safetensors", "README.md"]
-        how = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-        return Path(hub.snapshot_download(match["repository"], revision=match["revision"], allow_patterns=files, **how))
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise RequestError(f"the hub does not give {name!r} ({reason}). Check the name and the network, or download the folder by hand.") from error
+    return embed.load(from_hub(name), device=device)
 
 
 class HubModel(hub.ModelHubMixin, library_name="patchifier", tags=["music", "audio", "self-supervised"], license="apache-2.0"):  # type: ignore[call-arg, misc, name-defined]
@@ -85,25 +75,31 @@ class HubModel(hub.ModelHubMixin, library_name="patchifier", tags=["music", "aud
         """Embed music: :meth:`patchifier.embed.Embedder.embed`."""
         return self.embedder.embed(x, sample_rate)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        held = self.embedder
-        with tempfile.TemporaryDirectory(dir=save_directory) as new:
-            checkpoint.save(Path(new) / "model", Checkpoint(held.model, held.config, held.head, held.task, self.facts))
-            for path in sorted((Path(new) / "model").iterdir(), reverse=True):  # config.json last: without it the folder is refused
-                os.replace(path, save_directory / path.name)
-
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, device: str = "cpu", **how: Any) -> "HubModel":
-        folder = Path(model_id)
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, device: str = "cpu", **how: Any) -> "HubModel":
+        """Read a model folder, or one of a hub; `how` as for :func:`from_hub`."""
+        folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            name = f"{model_id}@{how['revision']}" if how.get("revision") else model_id
-            folder = from_hub(name, **{key: how[key] for key in ("cache_dir", "token", "local_files_only") if key in how})
+            folder = from_hub(f"{pretrained_model_name_or_path}@{revision}" if revision else str(pretrained_model_name_or_path), **how)
         loaded = checkpoint.load(folder)
         return cls(embed.Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device), loaded.facts)
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        held = self.embedder
+        with tempfile.TemporaryDirectory(dir=save_directory) as new:
+            made = Path(new) / "model"
+            checkpoint.save(made, Checkpoint(held.model, held.config, held.head, held.task, self.facts))
+            facts = {"feature_extractor_type": "PatchifierFeatureExtractor", "sampling_rate": held.config.spectrogram.sample_rate}
+            (made / "preprocessor_config.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")  # what AutoFeatureExtractor reads
+            for name in ("preprocessor_config.json", "model.safetensors", "README.md", "config.json"):  # that last: without it the folder is refused
+                os.replace(made / name, save_directory / name)
+
 
 def register() -> None:
-    """Let transformers' AutoConfig, AutoModel and AutoFeatureExtractor know this model, by the type "patchifier"."""
+    """Let transformers' AutoConfig, AutoModel and AutoFeatureExtractor know this model, by the type "patchifier".
+
+    Importing this module does it, where transformers is installed.
+    """
     transformers, found = need("transformers", "peers"), _classes()
     transformers.AutoConfig.register("patchifier", found["PatchifierConfig"], exist_ok=True)
     transformers.AutoModel.register(found["PatchifierConfig"], found["PatchifierModel"], exist_ok=True)
@@ -171,6 +167,7 @@ def _classes() -> dict[str, Any]:
         config_class = PatchifierConfig
         base_model_prefix = "patchifier"
         main_input_name = "input_values"
+        _keys_to_ignore_on_load_unexpected = (r"^head\.",)  # of a fine-tuned model: :func:`patchifier.load` reads it
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -245,3 +242,7 @@ def _middles_s(samples: list[int], config: Config) -> Tensor:
         starts = torch.tensor(spectrogram.patch_starts(frames, length=W, tail="anchor"))
         rows.append((starts + (min(W, frames) - 1) / 2) * config.spectrogram.frame_s)
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+if importlib.util.find_spec("transformers"):
+    register()

@@ -7,10 +7,13 @@ The Fourier transform is ONNX's own, in float64: in float32 onnxruntime's is not
 rounding: embeddings agree to 1e-5, and to 1e-4 for a pure tone of 16 bits. Only a pure tone that was never quantised can differ by more,
 for between the floor of -100 dB and about -85 dB the bands beside it hold nothing but rounding errors.
 
+The same graph can be had as a program of ``torch.export``, for those who have torch but not this package.
+
 Shapes: B sounds of one length, S samples, T frames, N patches, K windows of L patches, F frequencies.
 """
 
 import contextlib
+import io
 import json
 import logging
 import warnings
@@ -26,26 +29,29 @@ from patchifier.checkpoint import replaced_file
 from patchifier.config import Config, RequestError
 from patchifier.interfaces import need
 from patchifier.model import Patchifier
+from patchifier.windows import window_patches
 
 OPSET = 18
 
 
 def export(model: embed.Embedder | str | Path, path: str | Path) -> Path:
-    """Write a model as one ONNX file.
+    """Write a model as one file: ONNX, or a program of ``torch.export``.
 
     Parameters
     ----------
     model : Embedder, or str or Path
         A model, or a model folder.
     path : str or Path
-        The file to write, whole or not at all; one that is there already is replaced.
+        The file to write, whole or not at all; one that is there already is replaced. With the suffix ".pt2" it is what
+        ``torch.export.load`` reads, else ONNX.
 
     Returns
     -------
     Path
         The file. Its input "waveform" is (B, S) float32 in [-1, 1] at the rate in its metadata ("sample_rate"), 22,050 Hz in the paper's
         setting; its output "embedding" is (B, E) float32. B and S are free, from one sample on. Memory grows
-        with B S: long pieces take most of it for the transform.
+        with B S: long pieces take most of it for the transform. A program of torch takes the one and gives the other; its metadata are in
+        the extra file "metadata.json".
 
     Raises
     ------
@@ -55,15 +61,26 @@ def export(model: embed.Embedder | str | Path, path: str | Path) -> Path:
     onnx = need("onnx", "onnx")
     need("onnxscript", "onnx")
     embedder = model if isinstance(model, embed.Embedder) else embed.load(model)
-    graph = Graph(embedder.model, embedder.config).eval()
-    program = _exported(graph, embedder)
-    facts = {"sample_rate": embedder.config.spectrogram.sample_rate, "size": embedder.size, "embed": json.dumps(vars(embedder.config.embed))}
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, {name: str(value) for name, value in facts.items()})
-    path = Path(path)
+    program = _exported(Graph(embedder.model, embedder.config).eval(), embedder)
+    config, path = embedder.config, Path(path)
+    facts = {"sample_rate": str(config.spectrogram.sample_rate), "size": str(embedder.size), "embed": json.dumps(vars(config.embed))}
     with replaced_file(path) as new:
-        new.write_bytes(proto.SerializeToString())
+        new.write_bytes(_torch_bytes(program, facts) if path.suffix == ".pt2" else _onnx_bytes(onnx, program, facts))
     return path
+
+
+def _onnx_bytes(onnx: Any, program: Any, facts: dict[str, str]) -> bytes:
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, facts)
+    return proto.SerializeToString()
+
+
+def _torch_bytes(program: Any, facts: dict[str, str]) -> bytes:
+    """The program that the graph was made from: it comes for nothing."""
+    held = io.BytesIO()
+    with _quiet():
+        torch.export.save(program.exported_program, held, extra_files={"metadata.json": json.dumps(facts)})
+    return held.getvalue()
 
 
 def _exported(graph: nn.Module, embedder: embed.Embedder) -> Any:
@@ -129,7 +146,7 @@ class Graph(nn.Module):
         if config.spectrogram.reference != "absolute" or config.spectrogram.top_db is not None:
             raise RequestError("spectrogram.reference or top_db depend on the clip's maximum, expected 'absolute' and no top_db.")
         self.model, self.config = model, config
-        self.length = config.pretrain.patches if config.pretrain.stage_two_patches == "consecutive" else config.model.positions
+        self.length, self.hop = window_patches(config)
         self.register_buffer("window", spectrogram.analysis_window(config.spectrogram).float())
         self.register_buffer("filters", torch.from_numpy(spectrogram.mel_filters(config.spectrogram)).float())
 
@@ -165,7 +182,7 @@ class Graph(nn.Module):
         The rule is that of :func:`patchifier.windows.cut_windows`: patches touch, windows start a hop apart, the last patch and the last
         window are anchored to the end. One formula for every length, as a graph has no branches.
         """
-        W, L, hop = self.config.model.frames, self.length, self.config.embed.hop_patches
+        W, L, hop = self.config.model.frames, self.length, self.hop
         T = log_mel.shape[-1]
         N = (T + W - 1) // W
         K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)
