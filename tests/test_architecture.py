@@ -26,6 +26,8 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "matplotlib": {"report"},
     "sklearn": {"tasks", "probe", "interfaces"},
     "lancedb": {"search"},
+    "ray": {"interfaces"},
+    "fsspec": {"interfaces"},
     "onnx": {"interfaces"},
     "onnxruntime": {"interfaces"},
     "huggingface_hub": {"hub", "interfaces"},

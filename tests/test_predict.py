@@ -108,9 +108,10 @@ def test_an_interrupted_job_goes_on(songs, tmp_path):
 
 
 def test_another_models_half_is_not_taken_over(songs, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(predict, "_write", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
-        predict.predict(songs / "a.wav", tmp_path / "out.csv", model=model())
+        with pytest.raises(KeyboardInterrupt):
+            predict.predict(songs / "a.wav", tmp_path / "out.csv", model=model())
     done = predict.predict(songs / "a.wav", tmp_path / "out.csv", model=model("numbers", ("arousal", "valence", "tempo")))
     assert done.kept == 0
     assert "tempo" in read_csv(tmp_path / "out.csv")[0]

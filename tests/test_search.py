@@ -1,7 +1,14 @@
+import html
+import http.server
 import itertools
 import json
+import re
 import subprocess
 import sys
+import threading
+import urllib.parse
+import uuid
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -140,6 +147,114 @@ def test_approximate_search_finds_nine_of_ten(tmp_path):
     assert paths(index.similar(vectors[0], 3, where=Where(path="17"))) == ["17"]
 
 
+def test_approximate_search_is_not_misled_by_duplicates(tmp_path):
+    # a third of the library is one and the same vector, another third stands there twice
+    vectors = random_vectors(3000, 32)
+    vectors[1000:2000] = vectors[0]
+    vectors[2000:2500] = vectors[2500:]
+    index = search.Index.build(write(tmp_path / "t.parquet", vectors, range(3000)), tmp_path / "i", ann_rows=1000)
+    assert index.approximate
+    for query in (vectors[0] + 0.1 * vectors[1], vectors[1], vectors[2200], "0", "2200", "7"):
+        a, b = index.similar(query, 20), index.similar(query, 20, exact=True)
+        assert [row.score for row in a] == pytest.approx([row.score for row in b], abs=1e-6)
+    assert index.similar("2200", 1)[0].path == "2700"
+
+
+def test_nothing_that_a_filter_leaves_is_missed_by_approximate_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("patchifier.search.index.PARTITION_ROWS", 50)
+    monkeypatch.setattr("patchifier.search.index.PROBES", 1)
+    vectors = random_vectors(2000, 16)
+    table = write(tmp_path / "t.parquet", vectors, range(2000), genre=["rare" if row % 200 == 7 else "x" for row in range(2000)])
+    index = search.Index.build(table, tmp_path / "i", ann_rows=1000)
+    assert paths(index.similar(vectors[3], 10, where=Where(genre="rare"))) == paths(search.Table.open(table).similar(vectors[3], 10, where=Where(genre="rare")))
+    assert len(index.similar(vectors[3], 1999)) == 1999  # more than one part holds
+
+
+def test_the_approximate_index_is_learned_anew_when_four_times_as_many_rows_have_come(tmp_path, monkeypatch):
+    import lancedb
+
+    made, create = [], lancedb.table.LanceTable.create_index
+    monkeypatch.setattr(lancedb.table.LanceTable, "create_index", lambda self, column, **options: (made.append(column), create(self, column, **options))[1])
+    vectors = random_vectors(1100)
+    index = search.Index.build(write(tmp_path / "a.parquet", vectors[:300], range(300)), tmp_path / "i", ann_rows=256)
+    assert made == ["path", "embedding"]
+    index.add(write(tmp_path / "b.parquet", vectors[300:900], range(300, 900)))
+    assert made == ["path", "embedding"]
+    index.update(write(tmp_path / "c.parquet", vectors, range(1100)))
+    assert made == ["path", "embedding", "embedding"]
+    assert [paths(index.similar(vectors[row], 1)) for row in (0, 500, 1099)] == [["0"], ["500"], ["1099"]]
+
+
+def test_an_index_of_one_row(tmp_path):
+    index = search.Index.build(write(tmp_path / "t.parquet", on_circle(7), ["only"]), tmp_path / "i")
+    assert paths(index.similar(on_circle(0)[0])) == ["only"]
+    assert index.similar("only") == ()
+    assert paths(index.playlist("only", 5)) == ["only"]
+    assert index.near_duplicates() == ()
+    assert index.remove("only") == search.Changes(removed=1)
+    assert index.similar(on_circle(0)[0]) == ()
+
+
+def test_who_reads_while_another_updates_goes_on_with_what_was_opened(tmp_path, circle):
+    index = search.Index.build(circle, tmp_path / "i")
+    reader = search.Index.open(tmp_path / "i")
+    changed = write(tmp_path / "t.parquet", on_circle(*range(300)), range(300))
+    index.update(changed)
+    assert (len(index), len(reader)) == (300, 5)
+    assert paths(reader.similar("/music/10.mp3", 1)) == ["/music/0.mp3"]
+    assert paths(search.Index.open(tmp_path / "i").similar("200", 2)) == ["199", "201"]
+
+
+def test_a_build_that_is_killed_leaves_the_index_that_was_there(tmp_path, circle, child_environment):
+    search.Index.build(circle, tmp_path / "i")
+    code = """
+import os, signal, sys
+from patchifier.search import index
+index._tend = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+index.Index.build(sys.argv[1], sys.argv[2])
+"""
+    one = write(tmp_path / "one.parquet", on_circle(1), ["a"])
+    assert subprocess.run([sys.executable, "-c", code, str(one), str(tmp_path / "i")], env=child_environment).returncode == -9
+    assert len(search.Index.open(tmp_path / "i")) == 5
+    search.Index.build(one, tmp_path / "i")
+    assert len(search.Index.open(tmp_path / "i")) == 1
+
+
+def test_a_folder_of_parts_is_read_a_part_at_a_time_and_checked_to_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr("patchifier.search.rows.Stored.parts.__kwdefaults__", {"rows": 7})
+    vectors = random_vectors(50)
+    (tmp_path / "parts").mkdir()
+    for first in range(0, 50, 10):
+        write(tmp_path / "parts" / f"{first:02}.parquet", vectors[first : first + 10], range(first, first + 10))
+    assert [len(part) for part in search.Stored(tmp_path / "parts").parts()] == [7, 3] * 5
+    index = search.Index.build(tmp_path / "parts", tmp_path / "i")
+    assert paths(index.filter(Where())) == sorted(str(number) for number in range(50))
+    assert np.array_equal(search.read(tmp_path / "parts").vectors(), vectors)
+    vectors[49] = np.inf
+    write(tmp_path / "parts" / "40.parquet", vectors[40:], range(40, 50))
+    for call in (index.update, index.add, lambda table: search.Index.build(table, tmp_path / "i")):
+        with pytest.raises(RequestError, match="the vector of 49 is not finite"):
+            call(tmp_path / "parts")
+    assert len(search.Index.open(tmp_path / "i")) == 50
+
+
+def test_parts_of_two_models_are_refused(tmp_path, circle):
+    (tmp_path / "parts").mkdir()
+    write(tmp_path / "parts" / "0.parquet", on_circle(1), ["a"])
+    write(tmp_path / "parts" / "1.parquet", on_circle(2), ["b"], identity="model-b")
+    for call in (search.read, search.load, lambda table: search.Index.build(table, tmp_path / "i")):
+        with pytest.raises(RequestError, match="model model-a against model-b"):
+            call(tmp_path / "parts")
+
+
+def test_a_change_starts_from_the_index_as_it_is_now(tmp_path, circle):
+    index = search.Index.build(circle, tmp_path / "i")
+    search.Index.open(tmp_path / "i").remove(["/music/0.mp3"])
+    with pytest.raises(RequestError, match="nothing was removed"):
+        index.remove(["/music/0.mp3"])
+    assert index.update(circle) == search.Changes(added=1, kept=4)
+
+
 def test_few_rows_need_no_approximate_index(tmp_path, circle):
     with pytest.raises(RequestError, match="at least 256"):
         search.Index.build(circle, tmp_path / "i", ann_rows=5)
@@ -227,6 +342,18 @@ def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, tmp_path, 
     assert [(pair.first.path, pair.second.path) for pair in pairs] == [("003", "080")]
     assert pairs[0].score == pairs[0].first.score == pytest.approx(1, abs=1e-6)
     assert set(pairs[0].facts()) == {"score", "first", "second"}
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.4, 0.8])
+def test_near_duplicates_are_all_pairs_that_comparing_each_with_each_gives(tmp_path, monkeypatch, threshold):
+    monkeypatch.setattr("patchifier.search.searchable.BLOCK", 8)
+    monkeypatch.setattr("patchifier.search.searchable.WIDTH", 2)
+    vectors = random_vectors(150, 6) + 1
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    expected = {(i, j) for i, j in itertools.combinations(range(150), 2) if units[i] @ units[j] >= threshold}
+    pairs = search.Table.open(write(tmp_path / "t.parquet", vectors, [f"{i:03}" for i in range(150)])).near_duplicates(threshold)
+    assert {(int(pair.first.path), int(pair.second.path)) for pair in pairs} == expected
+    assert len(pairs) == len(expected) > 20
 
 
 def test_equal_vectors_reach_a_threshold_of_one(opened, tmp_path):
@@ -340,7 +467,7 @@ def test_tables_that_are_refused(tmp_path, circle):
         "expected fixed-size lists of float32": replaced("embedding", pa.array([[1.0, 2.0]] * 5)),
         "/music/25.mp3 is all zeros": replaced("embedding", pa.array([[1.0, 2]] * 2 + [[0.0, 0]] + [[1.0, 2]] * 2, two)),
         "/music/0.mp3 is not finite": replaced("embedding", pa.array([[np.nan, 2]] * 5, two)),
-        "column path is empty in 5 of 5": replaced("path", pa.nulls(5, pa.string())),
+        "column path is empty in 5 rows": replaced("path", pa.nulls(5, pa.string())),
     }
     for message, table in cases.items():
         pq.write_table(table, tmp_path / "bad.parquet")
@@ -385,6 +512,154 @@ def test_a_uri_is_passed_on(tmp_path, circle):
     assert paths(search.load(uri).similar("/music/0.mp3", 1)) == ["/music/10.mp3"]
 
 
+class Store(http.server.BaseHTTPRequestHandler):
+    """As much of an object store's protocol (S3) as LanceDB speaks; credentials are not looked at."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def parse_request(self):
+        if not super().parse_request():
+            return False
+        address = urllib.parse.urlsplit(self.path)
+        self.key, self.asked = urllib.parse.unquote(address.path), dict(urllib.parse.parse_qsl(address.query, keep_blank_values=True))
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append(self.command)
+        return True
+
+    def answer(self, code, body=b"", **headers):
+        self.send_response(code)
+        for name, value in ({"Content_Length": len(body), "ETag": '"e"', "Last_Modified": "Mon, 01 Jan 2024 00:00:00 GMT"} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body if self.command != "HEAD" else b"")
+
+    def do_PUT(self):
+        if "partNumber" in self.asked:
+            self.server.parts[self.asked["uploadId"], int(self.asked["partNumber"])] = self.body
+        elif self.headers.get("If-None-Match") == "*" and self.key in self.server.objects:
+            return self.answer(412)  # what keeps two writers from the same version
+        else:
+            self.server.objects[self.key] = self.body
+        return self.answer(200)
+
+    def do_POST(self):
+        if "uploads" in self.asked:
+            return self.answer(200, f"<InitiateMultipartUploadResult><UploadId>{uuid.uuid4()}</UploadId></InitiateMultipartUploadResult>".encode())
+        if "uploadId" in self.asked:
+            parts = self.server.parts
+            self.server.objects[self.key] = b"".join(parts[part] for part in sorted(parts) if part[0] == self.asked["uploadId"])
+            return self.answer(200, b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
+        for key in re.findall("<Key>(.+?)</Key>", self.body.decode()):
+            self.server.objects.pop(f"{self.key.rstrip('/')}/{html.unescape(key)}", None)
+        return self.answer(200, b"<DeleteResult></DeleteResult>")
+
+    def do_DELETE(self):
+        self.server.objects.pop(self.key, None)
+        self.answer(204)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        if "list-type" in self.asked:
+            return self.answer(200, self.listing().encode())
+        if self.key not in self.server.objects:
+            return self.answer(404)
+        whole = self.server.objects[self.key]
+        if span := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
+            first = int(span[1]) if span[1] else len(whole) - int(span[2])
+            end = min(int(span[2]) + 1, len(whole)) if span[1] and span[2] else len(whole)
+            return self.answer(206, whole[first:end], Content_Range=f"bytes {first}-{end - 1}/{len(whole)}")
+        return self.answer(200, whole, Content_Length=len(whole))
+
+    def listing(self):
+        root, prefix, delimiter = self.key.rstrip("/") + "/", self.asked.get("prefix", ""), self.asked.get("delimiter")
+        keys = sorted(key[len(root) :] for key in self.server.objects if key.startswith(root + prefix))
+        below = {prefix + key[len(prefix) :].split(delimiter)[0] + delimiter for key in keys if delimiter and delimiter in key[len(prefix) :]}
+        files = [key for key in keys if not delimiter or delimiter not in key[len(prefix) :]]
+        contents = [
+            f"<Contents><Key>{html.escape(key)}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified><ETag>e</ETag>"
+            f"<Size>{len(self.server.objects[root + key])}</Size></Contents>"
+            for key in files
+        ]
+        folders = [f"<CommonPrefixes><Prefix>{html.escape(key)}</Prefix></CommonPrefixes>" for key in sorted(below)]
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(contents + folders)}</ListBucketResult>"
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """An object store on this machine that the environment leads to."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Store)
+    server.daemon_threads, server.objects, server.parts, server.seen = True, {}, {}, []
+    environment = {"ENDPOINT_URL": f"http://127.0.0.1:{server.server_address[1]}", "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    for name, value in (environment | {"ACCESS_KEY_ID": "someone", "SECRET_ACCESS_KEY": "secret"}).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_an_index_on_an_object_store_is_built_changed_and_asked(store, tmp_path, circle):
+    uri = f"s3://bucket-{uuid.uuid4()}/an index"
+    with pytest.raises(RequestError, match=r"cannot be opened as an index.*AWS_ENDPOINT_URL"):
+        search.load(uri)
+    index = search.Index.build(circle, uri)
+    assert any("/an index/embeddings.lance/data/" in key for key in store.objects)
+    assert paths(search.load(uri).similar("/music/10.mp3", 2)) == ["/music/0.mp3", "/music/25.mp3"]
+    assert paths(index.filter(Where(artist=QUOTES))) == ["/music/10.mp3", "/music/45.mp3"]
+    new = write(tmp_path / "new.parquet", on_circle(11), [f"{UNICODE} {QUOTES}.mp3"])
+    assert index.add(new) == search.Changes(added=1, kept=5)
+    assert paths(search.load(uri).similar("/music/10.mp3", 1)) == [f"{UNICODE} {QUOTES}.mp3"]
+    assert index.remove(["/music/0.mp3"]) == search.Changes(removed=1, kept=5)
+    assert search.load(uri).update(circle) == search.Changes(added=1, removed=1, kept=4)
+    assert sorted(paths(search.load(uri).filter(Where()))) == sorted(f"/music/{angle}.mp3" for angle in CIRCLE)
+    assert not list(tmp_path.glob("s3*"))  # nor a folder of that name here
+
+
+def test_an_approximate_index_on_an_object_store_is_replaced_by_building_again(store, tmp_path, circle):
+    uri = f"s3://bucket-{uuid.uuid4()}/i"
+    vectors = random_vectors(600, 512)
+    index = search.Index.build(write(tmp_path / "t.parquet", vectors, range(600)), uri, ann_rows=500)
+    assert index.approximate
+    assert paths(search.load(uri).similar(vectors[17], 1)) == ["17"]
+    assert paths(search.load(uri).similar(vectors[17], 1, where=Where(path="18"))) == ["18"]
+    with pytest.raises(RequestError):
+        search.Index.build(tmp_path / "missing.parquet", uri)
+    assert len(search.load(uri)) == 600
+    search.Index.build(circle, uri)
+    assert len(search.load(uri)) == 5
+    assert not search.load(uri).approximate
+
+
+def test_a_table_of_others_at_a_uri_is_never_replaced(tmp_path, circle):
+    import lancedb
+
+    uri = f"file://{tmp_path}/others"
+    lancedb.connect(uri).create_table("embeddings", data=pa.table({"x": [1]}))
+    with pytest.raises(RequestError, match="not an index of embeddings"):
+        search.Index.build(circle, uri)
+    assert lancedb.connect(uri).open_table("embeddings").count_rows() == 1
+
+
+def test_a_uri_that_lost_a_slash_is_refused(tmp_path, circle, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (Path("s3://bucket/i"), "s3:/bucket/i"):
+        for call in (search.load, search.is_index, lambda place: search.Index.build(circle, place)):
+            with pytest.raises(RequestError, match="two slashes, s3://bucket/i"):
+                call(place)
+    assert [file.name for file in tmp_path.iterdir()] == ["circle.parquet"]
+
+
+def test_an_index_in_memory_serves_its_process(circle):
+    assert paths(search.Index.build(circle, "memory://there").similar("/music/0.mp3", 1)) == ["/music/10.mp3"]
+
+
 def test_a_uri_that_leads_nowhere_is_refused(circle):
     for call in (lambda: search.Index.build(circle, "nowhere://a/b"), lambda: search.load("nowhere://a/b")):
         with pytest.raises(RequestError, match=r"nowhere://a/b cannot be|cannot be written to nowhere://a/b"):
@@ -394,7 +669,7 @@ def test_a_uri_that_leads_nowhere_is_refused(circle):
 def test_a_build_that_fails_half_way_leaves_the_index_that_was_there(tmp_path, circle, monkeypatch):
     search.Index.build(circle, tmp_path / "i")
 
-    def broken(table, ann_rows):
+    def broken(table, ann_rows, before):
         raise OSError("disk full")
 
     monkeypatch.setattr("patchifier.search.index._tend", broken)
@@ -404,15 +679,18 @@ def test_a_build_that_fails_half_way_leaves_the_index_that_was_there(tmp_path, c
     assert sorted(file.name for file in tmp_path.iterdir()) == ["circle.parquet", "i", "one.parquet"]
 
 
-def test_an_update_cut_off_after_its_removals_is_mended_by_the_next(tmp_path, circle, monkeypatch):
+def test_an_update_cut_off_half_way_loses_no_file_and_is_mended_by_the_next(tmp_path, circle, monkeypatch):
     index = search.Index.build(circle, tmp_path / "i")
     moved = write(tmp_path / "moved.parquet", on_circle(*[angle + 5 for angle in CIRCLE]), [f"/music/{angle}.mp3" for angle in CIRCLE])
-    with monkeypatch.context() as patched:
-        patched.setattr(index, "_append", lambda table: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            index.update(moved)
+    for step in ("_append", "_delete"):
+        with monkeypatch.context() as patched:
+            patched.setattr(index, step, lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                index.update(moved)
+        assert len(search.Index.open(tmp_path / "i").similar(on_circle(0)[0], 10)) == 5
     index = search.Index.open(tmp_path / "i")
-    index.update(moved)
+    assert len(index) == 10  # old rows and new
+    assert index.update(moved) == search.Changes(replaced=5)
     assert len(index) == 5
     assert index.update(moved) == search.Changes(kept=5)
 

@@ -16,13 +16,15 @@ def add(commands: Any) -> None:
     """Add these commands to the parser."""
     command = add_command(commands, "embed", "Turn a library into a table of vectors; run it again and it goes on.")
     command.add_argument("sources", type=str, nargs="+", help="Folders, files, globs, manifests; '-' reads paths from standard input.")
-    command.add_argument("--out", type=str, required=True, help="NAME.parquet or NAME.npy.")
-    command.add_argument("--model", type=str, default="", help="Model folder.")
+    command.add_argument("--out", type=str, required=True, help="NAME.parquet or NAME.npy; with Ray also a folder or a URL, for parts.")
+    command.add_argument("--model", type=str, default="", help="Model folder, or hf://owner/name.")
+    command.add_argument("--engine", type=str, default="processes", choices=["processes", "ray"], help="This machine's processes, or a Ray cluster.")
+    command.add_argument("--address", type=str, default="", help="HOST:PORT of a Ray cluster, or 'auto' on one of its machines.")
     command.add_argument("--changed", action="store_true", help="Bring a finished table up to date: new, modified and deleted files.")
     command.add_argument("--window_s", type=float, default=0.0, help="A row for each stretch of so many seconds, not for each file.")
     command.add_argument("--hop_s", type=float, default=0.0, help="Seconds between the starts of stretches; they touch by default.")
     command.add_argument("--patches", action="store_true", help="A row for each patch.")
-    command.add_argument("--workers", type=int, default=0, help="Decoding processes; 0 is one for each core.")
+    command.add_argument("--workers", type=int, default=0, help="Processes; 0 is one for each core.")
     add_common(command)
 
     command = add_command(commands, "similar", "Name what sounds like a file, in a table or an index of vectors.")
@@ -54,6 +56,7 @@ def add(commands: Any) -> None:
     command.add_argument("--out", type=str, required=True, help="NAME.csv, NAME.jsonl or NAME.parquet.")
     command.add_argument("--window_s", type=float, default=0.0, help="A row for each stretch of so many seconds, not for each file.")
     command.add_argument("--hop_s", type=float, default=0.0, help="Seconds between the starts of stretches; they touch by default.")
+    command.add_argument("--workers", type=int, default=0, help="Processes; 0 is one for each core.")
     add_common(command)
 
     command = add_command(commands, "export", "Write a model as one ONNX file, from waveform to embedding.")
@@ -64,14 +67,35 @@ def add(commands: Any) -> None:
 
 def run_embed(flags: Flags) -> int:
     """``patchifier embed``."""
-    from patchifier import collection
-
-    done = collection.embed_library(
-        _sources(flags), flags["out"], embedder=_model(flags), window_s=flags.get("window_s") or None, hop_s=flags.get("hop_s") or None,
-        patches=flags.get("patches", False), changed=flags.get("changed", False), workers=flags.get("workers") or None, progress=progress("files"),
-    )  # fmt: skip
+    rows = {"window_s": flags.get("window_s") or None, "hop_s": flags.get("hop_s") or None, "patches": flags.get("patches", False)}
+    shared = {"embedder": _model(flags), "workers": flags.get("workers") or None, "progress": progress("files")}
+    done = (_on_ray if flags.get("engine") == "ray" else _in_processes)(flags, **rows, **shared)
     say(flags, done.facts(), "\n".join(done.lines()))
     return 1 if done.skipped else 0
+
+
+def _in_processes(flags: Flags, **options: Any) -> Any:
+    from patchifier import collection
+
+    if flags.get("address"):
+        raise RequestError("--address is of a Ray cluster: add --engine ray.")
+    return collection.embed_library(_sources(flags), flags["out"], changed=flags.get("changed", False), **options)
+
+
+def _on_ray(flags: Flags, **options: Any) -> Any:
+    """Parts in a folder or behind a URL; and one table of them, if that was asked for."""
+    from patchifier.interfaces import cluster
+
+    out = flags["out"]
+    if flags.get("changed"):
+        raise RequestError("--changed is for the table of one machine; on Ray, name another --out.")
+    if out.endswith(".npy"):
+        raise RequestError(f"--out is {out}, expected with --engine ray NAME.parquet, a folder or a URL.")
+    parts = f"{out.removesuffix('.parquet')}.parts-ray" if out.endswith(".parquet") else out
+    done = cluster.embed_on_ray(_sources(flags), parts, address=flags.get("address") or None, **options)
+    if parts != out:
+        cluster.merge(parts, out)
+    return done
 
 
 def _sources(flags: Flags) -> list[str]:
@@ -154,7 +178,7 @@ def run_predict(flags: Flags) -> int:
 
     done = predict.predict(
         _sources(flags), flags["out"], model=_model(flags), window_s=flags.get("window_s") or None, hop_s=flags.get("hop_s") or None,
-        progress=progress("files"),
+        workers=flags.get("workers") or None, progress=progress("files"),
     )  # fmt: skip
     for path, reason in done.skipped:
         print(f"skipped {path}: {reason}", file=sys.stderr)

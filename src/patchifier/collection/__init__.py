@@ -74,7 +74,7 @@ def embed_library(
     """
     embedder = embedder if isinstance(embedder, Embedder) else load(embedder)
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
-    out, facts = _target(out), _facts(embedder, cut)
+    out, facts = _target(out), facts_of(embedder, cut)
     clips, lost = find(sources)
     job = Job(out, facts, clips)
     job.finish_interrupted()
@@ -94,7 +94,8 @@ def _target(out: str | Path) -> Path:
     return out
 
 
-def _facts(embedder: Embedder, cut: Cut) -> dict[str, Any]:
+def facts_of(embedder: Embedder, cut: Cut) -> dict[str, Any]:
+    """What the rows of one table share: model, settings, what a row is about."""
     config = embedder.config
     return {
         "format": table.FORMAT,

@@ -56,7 +56,7 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
     RequestError
         As :func:`load`.
     """
-    entries = [entry for path in paths for entry in _entries(path)]
+    entries = [entry for path in paths for entry in list_entries(path)]
     metric = _metric(entries)
     clips = [_clip(entry, metric) for entry in entries]
     if any(isinstance(clip.target, labels.Annotation) for clip in clips):
@@ -81,7 +81,7 @@ def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: 
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """One row, where it stands, the split in its file's name, and the folder at which its paths start."""
 
     row: dict[str, Any]
@@ -90,7 +90,8 @@ class _Entry:
     root: Path
 
 
-def _entries(path: Path) -> list[_Entry]:
+def list_entries(path: Path) -> list[Entry]:
+    """Rows of one manifest."""
     try:
         rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
     except UnicodeDecodeError as error:
@@ -98,11 +99,11 @@ def _entries(path: Path) -> list[_Entry]:
     if not rows:
         raise RequestError(f"{path}: no rows, expected one for each clip.")
     split = next((SPLIT_NAMES[part] for part in path.stem.lower().split(".")[1:] if part in SPLIT_NAMES), None)
-    root = _root(path, _path(rows[0], f"{path}, row 1"))
-    return [_Entry(row, f"{path}, row {number}", split, root) for number, row in enumerate(rows, 1)]
+    root = _root(path, path_of(rows[0], f"{path}, row 1"))
+    return [Entry(row, f"{path}, row {number}", split, root) for number, row in enumerate(rows, 1)]
 
 
-def _metric(entries: Sequence[_Entry]) -> str:
+def _metric(entries: Sequence[Entry]) -> str:
     """The metric that the table asks for, if any."""
     found = {str(entry.row["metric"]): entry.where for entry in entries if entry.row.get("metric") not in (None, "")}
     if len(found) > 1:
@@ -150,20 +151,21 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _path(row: dict[str, Any], where: str) -> str:
+def path_of(row: dict[str, Any], where: str) -> str:
+    """File that a row names."""
     name = row.get("path") or row.get("audio_path") or row.get("file")
     if not name:
         raise RequestError(f"{where}: has no path, expected a column 'path' or 'audio_path' (found: {', '.join(row)}).")
     return str(name)
 
 
-def _clip(entry: _Entry, metric: str) -> Clip:
+def _clip(entry: Entry, metric: str) -> Clip:
     row, where = entry.row, entry.where
-    name = _path(row, where)
+    name = path_of(row, where)
     split = row.get("split") or entry.split
     if split and str(split).lower() not in SPLIT_NAMES:
         raise RequestError(f"{where}: split is {split!r}, expected train, valid or test.")
-    start_s, end_s = _number(row, "start_s", where) or 0.0, _number(row, "end_s", where)
+    start_s, end_s = number_of(row, "start_s", where) or 0.0, number_of(row, "end_s", where)
     target = _target(_label(row), entry, metric)
     if isinstance(target, labels.Annotation):
         target = replace(target, rows=labels.within(target.rows, start_s, end_s))
@@ -191,7 +193,8 @@ def _other(row: dict[str, Any]) -> dict[str, Any]:
     return rest | {key: value for key, value in row.items() if key not in KNOWN}
 
 
-def _number(row: dict[str, Any], key: str, where: str) -> float | None:
+def number_of(row: dict[str, Any], key: str, where: str) -> float | None:
+    """Number in a row, none if the cell is empty."""
     if row.get(key) in (None, ""):
         return None
     try:
@@ -204,7 +207,7 @@ def _number(row: dict[str, Any], key: str, where: str) -> float | None:
 
 
 def _fold(row: dict[str, Any], where: str) -> int | None:
-    value = _number(row, "fold", where)
+    value = number_of(row, "fold", where)
     if value is not None and not value.is_integer():
         raise RequestError(f"{where}: fold is {row['fold']!r}, expected a whole number.")
     return None if value is None else int(value)
@@ -225,7 +228,7 @@ def _unpacked(value: Any) -> Any:
     return value
 
 
-def _target(value: Any, entry: _Entry, metric: str) -> Any:
+def _target(value: Any, entry: Entry, metric: str) -> Any:
     """A name, a list of names, a number or a list of numbers, labels of moments; None for nothing."""
     if value is None or value == "":
         return None

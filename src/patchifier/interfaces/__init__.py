@@ -6,6 +6,7 @@
 ``hf``       Hugging Face: a hub's folders, AutoModel, AutoFeatureExtractor
 ``onnx``     waveform in, embedding out, without torch
 ``sklearn``  a transformer for pipelines
+``cluster``  a library past one machine, on Ray
 ===========  ==========================================================================
 
 Each is imported by its name, so that none asks for what another one needs.

@@ -9,11 +9,11 @@ precision from the stored vectors, also where an approximate index chose the can
 from pathlib import Path
 
 from patchifier.search.index import Index, is_index
-from patchifier.search.rows import Changes, Found, Rows, Where, read
+from patchifier.search.rows import Changes, Found, Rows, Stored, Where, read
 from patchifier.search.searchable import Pair, Searchable
 from patchifier.search.table import Table
 
-__all__ = ["Changes", "Found", "Index", "Pair", "Rows", "Searchable", "Table", "Where", "load", "read"]
+__all__ = ["Changes", "Found", "Index", "Pair", "Rows", "Searchable", "Stored", "Table", "Where", "load", "read"]
 
 
 def load(path: str | Path) -> Table | Index:
@@ -22,7 +22,8 @@ def load(path: str | Path) -> Table | Index:
     Parameters
     ----------
     path : str or Path
-        A Parquet file of embeddings (or a folder of its parts), an index folder, or the URI of an index, for example ``s3://bucket/index``.
+        A Parquet file of embeddings (or a folder of its parts), an index folder, or the URI of an index, for example ``s3://bucket/index``,
+        or of a Parquet file, which ends with ".parquet".
 
     Returns
     -------
@@ -33,4 +34,5 @@ def load(path: str | Path) -> Table | Index:
     RequestError
         If it is neither.
     """
-    return Index.open(path) if is_index(path) else Table.open(path)
+    parquet = str(path).lower().endswith(".parquet")  # which may lie on an object store, too
+    return Index.open(path) if is_index(path) and not parquet else Table.open(path)

@@ -1,9 +1,10 @@
 """A table of embeddings: reading it, choosing rows of it by tag, and what a search gives back."""
 
+import contextlib
 import hashlib
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from pyarrow import dataset, parquet
 
 from patchifier.config import RequestError
 
 FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model made the vectors
 TAGS = ("artist", "title", "album", "genre")
+REQUIRED = ("path", "start_s", "end_s", "embedding")
+PART_ROWS = 10_000  # read at once: 20 MB of 512 numbers
 TYPES = {
     "path": pa.string(),
     "start_s": pa.float64(),
@@ -158,7 +161,7 @@ def quoted_list(values: Sequence[str]) -> str:
 
 
 def read(path: str | Path) -> Rows:
-    """Read a table of embeddings.
+    """Read a table of embeddings into memory.
 
     Parameters
     ----------
@@ -175,21 +178,85 @@ def read(path: str | Path) -> Rows:
     RequestError
         If it is not such a table, if it does not say which model made it, or if a vector is not finite or all zeros.
     """
+    stored = Stored(path)
+    parts = list(stored.parts())
+    return Rows(pa.concat_tables(parts) if parts else stored.nothing(), stored.identity, stored.size, stored.window_s)
+
+
+class Stored:
+    """A table of embeddings on disk, read a part at a time: memory does not grow with its rows.
+
+    Parameters
+    ----------
+    path : str or Path
+        A Parquet file, or a folder of parts of one.
+
+    Attributes
+    ----------
+    identity, size, window_s
+        As of :class:`Rows`.
+
+    Raises
+    ------
+    RequestError
+        If it is not such a table, or does not say which model made it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        with _readable(path):
+            self._data = dataset.dataset(path, format="parquet")
+        self.identity, self.size, self.window_s = self._kind(self._data.schema, path)
+
+    @staticmethod
+    def _kind(schema: pa.Schema, path: str | Path) -> tuple[str, int, float | None]:
+        size, facts = _require_columns(schema, path), _facts(schema, path)
+        return f"{facts['model']}{' of patches' if facts.get('patches') else ''}", size, facts.get("window_s")
+
+    def parts(self, *, rows: int = PART_ROWS) -> Iterator[pa.Table]:
+        """Yield tables of up to `rows` rows, in order.
+
+        Raises
+        ------
+        RequestError
+            If the file is damaged, if its parts are of several models, or if a vector is not finite or all zeros.
+        """
+        with _readable(self.path):
+            for fragment in self._data.get_fragments():
+                # buffering ahead would keep the whole file in memory as it is read
+                with parquet.ParquetFile(fragment.path, filesystem=self._data.filesystem, pre_buffer=False) as file:
+                    identity, size, _ = self._kind(file.schema_arrow, fragment.path)
+                    require_same_model((self.identity, self.size), (identity, size), names=(str(self.path), fragment.path))
+                    names = [name for name in TYPES if name in file.schema_arrow.names]
+                    for batch in file.iter_batches(rows, columns=names):
+                        yield self._checked(pa.Table.from_batches([batch]))
+
+    def nothing(self) -> pa.Table:
+        """No rows, in the same columns."""
+        return pa.table({name: pa.array([], kind or pa.list_(pa.float32(), self.size)) for name, kind in TYPES.items()})
+
+    def _checked(self, table: pa.Table) -> pa.Table:
+        for name in REQUIRED:
+            if table[name].null_count:
+                raise RequestError(f"{self.path}: column {name} is empty in {table[name].null_count} rows: write the table again.")
+        table = _in_order(table, self.size)
+        _require_directions(table, self.size, self.path)
+        return table
+
+
+@contextlib.contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
     try:
-        table = pq.read_table(path)
+        yield
+    except RequestError:
+        raise
     except (OSError, pa.ArrowException, ValueError) as error:
         raise RequestError(f"{path} cannot be read as Parquet ({_first_line(error)}): give a table that 'patchifier embed' wrote.") from error
-    size = _require_columns(table, path)
-    facts = _facts(table, path)
-    identity = f"{facts['model']}{' of patches' if facts.get('patches') else ''}"
-    rows = Rows(_in_order(table, size), identity, size, facts.get("window_s"))
-    _require_directions(rows, path)
-    return rows
 
 
-def _facts(table: pa.Table, path: str | Path) -> dict[str, Any]:
+def _facts(schema: pa.Schema, path: str | Path) -> dict[str, Any]:
     try:
-        facts = dict(json.loads((table.schema.metadata or {})[FACTS]))
+        facts = dict(json.loads((schema.metadata or {})[FACTS]))
         newer, model = int(facts["format"]) > 1, facts["model"]
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(
@@ -200,16 +267,13 @@ def _facts(table: pa.Table, path: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _require_columns(table: pa.Table, path: str | Path) -> int:
-    missing = [name for name in ("path", "start_s", "end_s", "embedding") if name not in table.column_names]
+def _require_columns(schema: pa.Schema, path: str | Path) -> int:
+    missing = [name for name in REQUIRED if name not in schema.names]
     if missing:
         raise RequestError(f"{path} lacks the columns {', '.join(missing)}: give a table that 'patchifier embed' wrote.")
-    kind = table.schema.field("embedding").type
+    kind = schema.field("embedding").type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise RequestError(f"{path}: column embedding is {kind}, expected fixed-size lists of float32: give a table that 'patchifier embed' wrote.")
-    for name in ("path", "start_s", "end_s", "embedding"):
-        if table[name].null_count:
-            raise RequestError(f"{path}: column {name} is empty in {table[name].null_count} of {len(table)} rows: write the table again.")
     return int(kind.list_size)
 
 
@@ -224,13 +288,15 @@ def _in_order(table: pa.Table, size: int) -> pa.Table:
     return pa.table(columns)
 
 
-def _require_directions(rows: Rows, path: str | Path) -> None:
-    lengths = np.linalg.norm(rows.vectors(), axis=1) if len(rows.table) else np.ones(0)
+def _require_directions(table: pa.Table, size: int, path: str | Path) -> None:
+    lengths = np.linalg.norm(vectors_of(table, size), axis=1)
     bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
     if len(bad):
-        file = rows.table["path"][int(bad[0])].as_py()
+        file = table["path"][int(bad[0])].as_py()
         what = "all zeros" if lengths[bad[0]] == 0 else "not finite"
-        raise RequestError(f"{path}: the vector of {file} is {what}, in {len(bad)} rows: a cosine needs a direction. Embed these files again or drop the rows.")
+        raise RequestError(
+            f"{path}: the vector of {file} is {what}, the first of {len(bad)}: a cosine needs a direction. Embed these files again or drop the rows."
+        )
 
 
 def require_same_model(mine: tuple[str, int], other: tuple[str, int], *, names: tuple[str, str]) -> None:
@@ -250,7 +316,8 @@ def vectors_of(table: pa.Table, size: int) -> np.ndarray:
     """Vectors of a table: (n, E) float32."""
     if not len(table):
         return np.zeros((0, size), np.float32)
-    return np.concatenate([chunk.flatten().to_numpy().reshape(-1, size) for chunk in table["embedding"].chunks if len(chunk)])
+    chunks = [chunk.flatten().to_numpy().reshape(-1, size) for chunk in table["embedding"].chunks if len(chunk)]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)  # not copied where they lie together
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -275,4 +342,6 @@ def digests(table: pa.Table) -> list[str]:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
     return str(error).strip().split("\n")[0][:200]

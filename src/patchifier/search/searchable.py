@@ -14,7 +14,8 @@ from patchifier.config import RequestError
 from patchifier.search.rows import Found, Where, found, require_same_model, unit, vectors_of
 
 EVERYTHING = Where()
-BLOCK = 1024  # rows compared at once for near-duplicates: 400 MB of scores against 100,000 rows
+BLOCK = 1024  # rows compared with as many times WIDTH at once for near-duplicates: 64 MB of scores
+WIDTH = 16
 SLACK = 1e-5  # more than the error of a cosine in single precision
 
 
@@ -53,8 +54,8 @@ class Searchable(abc.ABC):
         """Number of rows."""
 
     @abc.abstractmethod
-    def _select(self, where: Where) -> pa.Table:
-        """All rows where the conditions hold."""
+    def _select(self, where: Where, *, vectors: bool = True) -> pa.Table:
+        """All rows where the conditions hold; the vectors may be missing where they are not asked for."""
 
     @abc.abstractmethod
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Where, exact: bool) -> pa.Table:
@@ -62,7 +63,7 @@ class Searchable(abc.ABC):
 
     def filter(self, where: Where) -> tuple[Found, ...]:
         """Rows where the conditions hold, by path and time; their score is None."""
-        table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
+        table = self._select(where, vectors=False).sort_by([("path", "ascending"), ("start_s", "ascending")])
         return tuple(found(table, [None] * len(table)))
 
     def similar(
@@ -157,7 +158,7 @@ class Searchable(abc.ABC):
 
         Notes
         -----
-        Always exact: every row with every other, so the time grows with the square of the rows, and all vectors are in memory twice.
+        Always exact: every row with every other, so the time grows with the square of the rows, and all vectors are in memory three times.
         """
         if not 0 < threshold <= 1:
             raise RequestError(f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as 0.99.")
@@ -227,15 +228,30 @@ def _between(origin: np.ndarray, here: np.ndarray, drift: float) -> np.ndarray:
 
 def _near(vectors: np.ndarray, files: np.ndarray, threshold: float) -> Iterator[tuple[int, int, float]]:
     """Pairs of rows of different files, the first before the second, with their cosine."""
+    if not len(vectors):
+        return
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, E) in single precision
+    # along one axis no two unit vectors of that cosine are further apart than they are in all: only those nearby are compared
+    places = units @ _longest_axis(units)
+    order = np.argsort(places, kind="stable")
+    units, places, reach = units[order], places[order], np.sqrt(max(0.0, 2 - 2 * threshold)) + 1e-3
     for start in range(0, len(units), BLOCK):
-        scores = units[start : start + BLOCK] @ units[start:].T  # (BLOCK, rows left)
-        firsts, seconds = (part + start for part in np.nonzero(scores >= threshold - SLACK))
-        apart = (firsts < seconds) & (files[firsts] != files[seconds])
-        for first, second in zip(firsts[apart].tolist(), seconds[apart].tolist()):
-            score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
-            if score >= threshold - 1e-12:  # equal vectors may miss 1 by a rounding
-                yield first, second, score
+        end = int(np.searchsorted(places, places[min(start + BLOCK, len(units)) - 1] + reach, side="right"))
+        for other in range(start, end, WIDTH * BLOCK):
+            scores = units[start : start + BLOCK] @ units[other : min(end, other + WIDTH * BLOCK)].T  # (rows, others)
+            rows, others = np.nonzero(scores >= threshold - SLACK)
+            apart = (rows + start < others + other) & (files[order[rows + start]] != files[order[others + other]])
+            for pair in zip(order[rows[apart] + start].tolist(), order[others[apart] + other].tolist()):
+                first, second = sorted(pair)
+                score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
+                if score >= threshold - 1e-12:  # equal vectors may miss 1 by a rounding
+                    yield first, second, score
+
+
+def _longest_axis(units: np.ndarray) -> np.ndarray:
+    """Unit vector (E,) along which some of the rows differ most."""
+    few = units[:: max(1, len(units) // BLOCK)]
+    return np.asarray(np.linalg.svd(few - few.mean(0), full_matrices=False)[2][0])
 
 
 def _rank(row: Found) -> tuple[float, str, float]:
