@@ -53,6 +53,29 @@ def test_a_library_is_embedded_and_kept(home, capsys):
     assert (again["embedded"], again["kept"]) == (0, 6)
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--engine", "ray", "--changed"], "--changed is for the table of one machine"),
+        (["--engine", "ray", "--out", "vectors.npy"], "expected with --engine ray NAME.parquet"),
+        (["--address", "auto"], "add --engine ray"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(flags, said, home, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in run(capsys, "embed", home / "a", "--model", home / "model", "--out", "vectors.parquet", *flags, code=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_table(home, capsys, tmp_path):
+    told = json.loads(run(capsys, "embed", home / "a", home / "b", "--model", home / "model", "--out", tmp_path / "x.parquet", "--engine", "ray", "--json"))
+    assert (told["rows"], told["kept"], told["skipped"]) == (6, 0, [])
+    ours, rays = parquet.read_table(home / "all.parquet").to_pydict(), parquet.read_table(tmp_path / "x.parquet").to_pydict()
+    assert torch.allclose(torch.tensor(ours.pop("embedding")), torch.tensor(rays.pop("embedding")), atol=1e-5)
+    assert ours == rays
+
+
 def test_paths_come_from_standard_input(home, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{home / 'a' / 'low.wav'}\n\n{home / 'b' / 'noise.wav'}\n"))
     told = json.loads(run(capsys, "embed", "-", "--model", home / "model", "--out", tmp_path / "two.parquet", "--workers", "1", "--json"))
