@@ -16,7 +16,6 @@ from patchifier import checkpoint, cli, collection, search
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
-from patchifier.interfaces import hf
 from patchifier.model import Patchifier
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +125,7 @@ ERRORS = {
     "a pooling that does not exist": lambda model: update(model.config, {"embed": {"pooling": "median"}}),
     "a layer that does not exist": lambda model: Embedder(model.model, update(model.config, {"embed": {"layers": [9]}})),
     "a query of another model": of_another_model,
-    "the name of no model on a hub": lambda model: hf.load("hf://somewhere"),
+    "the name of no model on a hub": lambda model: patchifier.load("hf://somewhere"),
 }
 
 

@@ -166,17 +166,17 @@ def wave():
 
 def test_a_model_is_loaded_by_its_name(hub, folder, wave):
     expected = embed.load(folder).embed(wave, RATE)
-    for name in ("hf://some-body/mu.sic", "hf://some-body/mu.sic@main", "some-body/mu.sic"):
-        np.testing.assert_array_equal(hf.load(name).embed(wave, RATE), expected)
-    assert hf.load(Path("hf://some-body/mu.sic")).identity == embed.load(folder).identity  # a path has one slash
+    for name in ("hf://some-body/mu.sic", "hf://some-body/mu.sic@main", hf.from_hub("some-body/mu.sic")):
+        np.testing.assert_array_equal(embed.load(name).embed(wave, RATE), expected)
+    assert embed.load(Path("hf://some-body/mu.sic")).identity == embed.load(folder).identity  # a path has one slash
 
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, folder):
-    tagged = hf.load("hf://some-body/mu.sic@v1.0").identity
+    tagged = embed.load("hf://some-body/mu.sic@v1.0").identity
     assert tagged != embed.load(folder).identity
-    assert hf.load(f"hf://some-body/mu.sic@{commit(hub.repositories['some-body/mu.sic']['v1.0'])}").identity == tagged
+    assert embed.load(f"hf://some-body/mu.sic@{commit(hub.repositories['some-body/mu.sic']['v1.0'])}").identity == tagged
     with pytest.raises(RequestError, match=r"'some-body/mu.sic' has no revision 'v9'.*branches, tags or commits"):
-        hf.load("hf://some-body/mu.sic@v9")
+        embed.load("hf://some-body/mu.sic@v9")
 
 
 def test_what_was_downloaded_is_not_asked_for_again_and_needs_no_network(hub, folder, monkeypatch):
@@ -187,7 +187,7 @@ def test_what_was_downloaded_is_not_asked_for_again_and_needs_no_network(hub, fo
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     assert hf.from_hub("hf://some-body/mu.sic") == again
     assert hf.from_hub("some-body/mu.sic", local_files_only=True) == again
-    assert hf.load("some-body/mu.sic").identity == embed.load(folder).identity
+    assert embed.load(hf.from_hub("some-body/mu.sic")).identity == embed.load(folder).identity
 
 
 def test_only_a_models_files_are_downloaded(hub):
@@ -199,45 +199,45 @@ def test_only_a_models_files_are_downloaded(hub):
 def test_without_a_network_the_error_says_so(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RequestError, match=r"does not give 'some-body/mu.sic'.*Check the name and the network"):
-        hf.load("hf://some-body/mu.sic")
+        embed.load("hf://some-body/mu.sic")
 
 
 def test_an_unknown_repository_is_named(hub):
     with pytest.raises(RequestError, match=r"no model 'some-body/nothing' that you may see: check the name; if it is private, sign in"):
-        hf.load("hf://some-body/nothing")
+        embed.load("hf://some-body/nothing")
 
 
 def test_a_gated_repository_says_what_to_do(hub):
     hub.gated = True
     with pytest.raises(RequestError, match=r"'some-body/mu.sic' is on the hub for those alone who were let in.*hf auth login"):
-        hf.load("hf://some-body/mu.sic")
+        embed.load("hf://some-body/mu.sic")
 
 
 @pytest.mark.parametrize("name", ["google/bert", "any/text"])
 def test_a_repository_of_others_is_refused_before_its_weights_arrive(hub, name):
     with pytest.raises(RequestError, match=f"'{name}' is no model of this package"):
-        hf.load(f"hf://{name}")
+        embed.load(f"hf://{name}")
     assert not [path for path, _ in hub.asked if path.endswith("model.safetensors")]
 
 
 def test_a_repository_without_weights_is_refused(hub):
     with pytest.raises(RequestError, match=r"'torn/apart' has no model\.safetensors, expected a model folder"):
-        hf.load("hf://torn/apart")
+        embed.load("hf://torn/apart")
 
 
 def test_a_download_that_is_cut_is_an_error_and_goes_on_the_next_time(hub, folder, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the hub's own attempts
     hub.cut = "model.safetensors"
     with pytest.raises(RequestError, match=r"does not give 'some-body/mu.sic'"):
-        hf.load("hf://some-body/mu.sic")
+        hf.from_hub("hf://some-body/mu.sic")
     hub.cut = ""
-    assert hf.load("hf://some-body/mu.sic").identity == embed.load(folder).identity
+    assert hf.from_hub("hf://some-body/mu.sic").identity == embed.load(folder).identity
 
 
 @pytest.mark.parametrize("name", ["hf://", "hf://b", "hf://a/b/c", "hf://a/b@", "s3://a/b"])
 def test_what_is_no_name_is_refused(name):
     with pytest.raises(RequestError, match="expected owner/name"):
-        hf.load(name)
+        hf.from_hub(name)
 
 
 def test_a_name_will_do_wherever_a_model_is_asked_for(hub, folder, wave, capsys, tmp_path):
@@ -273,7 +273,7 @@ def test_a_model_that_is_pushed_comes_back_the_same(hub, folder, wave):
     for back in (hf.HubModel.from_pretrained("me/mine"), hf.HubModel.from_pretrained("me/mine", revision="main")):
         assert back.facts == {"steps": 7}
         np.testing.assert_array_equal(back.embed(wave, RATE), embed.load(folder).embed(wave, RATE))
-    assert hf.load("hf://me/mine").identity == embed.load(folder).identity
+    assert embed.load("hf://me/mine").identity == embed.load(folder).identity
 
 
 def test_the_auto_classes_read_what_was_pushed(hub, folder, wave):

@@ -1,7 +1,7 @@
 """Hugging Face: model folders on a hub, and the classes that transformers expects.
 
-:func:`load` and :func:`from_hub` fetch a model folder by name. :class:`HubModel` reads and writes model folders, the same that training
-writes and :func:`patchifier.load` reads. Where transformers is installed, importing this module tells it what a "patchifier" is
+:func:`from_hub` fetches a model folder by name, as ``patchifier.load("hf://owner/name")`` does. :class:`HubModel` reads and writes model
+folders, the same that training writes and :func:`patchifier.load` reads. Where transformers is installed, importing this module tells it what a "patchifier" is
 (:func:`register`), so that its Auto classes open model folders; its own classes can be had from here by name, such as
 ``hf.PatchifierModel``.
 
@@ -31,29 +31,7 @@ from patchifier.model import Patchifier
 hub = need("huggingface_hub", "hf")
 SECTIONS = tuple(to_dict(Config()))
 CLASSES = ("PatchifierConfig", "PatchifierModel", "PatchifierFeatureExtractor", "PatchifierOutput")
-__all__ = ["HubModel", "from_hub", "load", "register", *CLASSES]
-
-
-def load(name: str, *, device: str = "cpu") -> embed.Embedder:
-    """Load a model of a hub.
-
-    Parameters
-    ----------
-    name : str
-        "hf://owner/name", or "hf://owner/name@revision".
-    device : str
-        For example "cpu" or "cuda".
-
-    Returns
-    -------
-    Embedder
-
-    Raises
-    ------
-    RequestError
-        As :func:`from_hub` and :func:`patchifier.load` do.
-    """
-    return embed.load(from_hub(name), device=device)
+__all__ = ["HubModel", "from_hub", "register", *CLASSES]
 
 
 class HubModel(hub.ModelHubMixin, library_name="patchifier", tags=["music", "audio", "self-supervised"], license="apache-2.0"):  # type: ignore[call-arg, misc, name-defined]
