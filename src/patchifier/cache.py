@@ -88,9 +88,9 @@ def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | No
     writer = _ShardWriter(out)
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
+    tasks = [(clip, keys.get(clip.id)) for clip in dataset.clips]
+    answers = in_processes(_decode, tasks, workers=workers or os.cpu_count() or 1, shared=config)
     try:
-        tasks = [(clip, keys.get(clip.id)) for clip in dataset.clips]
-        answers = in_processes(_decode, tasks, workers=workers or os.cpu_count() or 1, shared=config)
         for clip, answer in zip(dataset.clips, answers, strict=True):
             if answer is None:
                 skipped[clip.id] = f"{clip.path}: the decoder crashed on this file."
@@ -103,6 +103,7 @@ def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | No
             progress(len(rows) + len(skipped), len(dataset.clips), f"{len(skipped)} skipped" if skipped else "")
     finally:
         writer.close()  # an interruption keeps what was decoded
+        answers.close()
     bad = tuple((clip, skipped[clip.id]) for clip in dataset.clips if clip.id in skipped)
     _write_skipped(out, bad)
     if not rows:

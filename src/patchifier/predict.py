@@ -3,6 +3,7 @@
 Rows are collected in a file beside the result, one line for each file of music, each written at once: a job that is killed goes on where it was.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -81,16 +82,16 @@ def predict(
     done = _begin(unfinished, digest(embedder.identity, task.kind, list(task.names), window_s, hop_s))
     kept = sum(_key(clip) in done for clip in clips)
     skipped = dict(lost)
-    with unfinished.open("a", encoding="utf-8") as stream:
-        todo = [clip for clip in clips if _key(clip) not in done]
-        answers = in_processes(_ask, todo, workers=workers or os.cpu_count() or 1, shared=(embedder, window_s, hop_s))
+    todo = [clip for clip in clips if _key(clip) not in done]
+    asked = in_processes(_ask, todo, workers=workers or os.cpu_count() or 1, shared=(embedder, window_s, hop_s))
+    with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(asked) as answers:
         for number, (clip, answer) in enumerate(zip(todo, answers, strict=True), kept + 1):
             done[_key(clip)] = found = answer or {"reason": f"{clip.path}: the decoder crashed on this file."}
             stream.write(json.dumps({"key": _key(clip), **found}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
             progress(number, len(clips), "")
-        skipped |= {clip.path: done[_key(clip)]["reason"] for clip in clips if "reason" in done[_key(clip)]}
+    skipped |= {clip.path: done[_key(clip)]["reason"] for clip in clips if "reason" in done[_key(clip)]}
     rows = [row for clip in clips for row in done[_key(clip)].get("rows", [])]
     if not rows:
         raise RequestError(f"none of the {len(clips)} files could be read. The first: {next(iter(skipped.values()))}")
