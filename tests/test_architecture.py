@@ -10,18 +10,19 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
-    {"audio", "spectrogram", "model", "tasks", "processes", "hub"},
+    {"audio", "spectrogram", "model", "tasks", "processes", "hub", "devices"},
     {"augment", "checkpoint", "datasets", "windows"},
     {"cache", "embed", "fetch", "check"},
     {"runs", "baselines", "leaks", "robustness", "collection", "search"},
-    {"probe", "predict", "distance"},
+    {"loop", "probe", "predict", "distance"},
     {"frames"},
     {"pretrain", "finetune", "compare", "report"},
     {"demo", "interfaces"},
     {"cli"},
+    {"__main__"},
 ]
 HOME = {  # heavy third-party packages, and the only parts that may name them
-    "lightning_fabric": {"runs"},
+    "lightning_fabric": {"devices"},
     "lightning": set(),
     "matplotlib": {"report"},
     "sklearn": {"tasks", "probe", "interfaces"},

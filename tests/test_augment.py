@@ -1,6 +1,7 @@
 """Augmentation: what is drawn, and that what is applied is what was drawn."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,14 @@ def drawn_from(seed: int, frames: Sequence[int], **options: object) -> augment.D
     return augment.draw(np.random.default_rng(seed), np.array(frames), config=config, **options)
 
 
+def intensity(drawn: augment.Draw, config: AugmentConfig, bands: int = 4) -> torch.Tensor:
+    """Factors of random intensity on unpadded patches (B, N, 1, M, W)."""
+    B, N = drawn.starts.shape
+    lengths = np.full(B, 10**6)
+    crops = augment.Crops.of(replace(drawn, lengths=lengths, present=np.ones((B, N), bool)), first=np.zeros(B, int), frames=lengths)
+    return augment.vary_intensity(torch.ones(B, N, 1, bands, 32), crops, config=config, silence=SILENCE)
+
+
 def side_by_side(frames: Sequence[int], bands: int = 4, seed: int = 0) -> torch.Tensor:
     """Random log-mels (B, T, M); what lies behind a clip's end is NaN, so that it cannot be looked at unnoticed."""
     batch = torch.full((len(frames), max(frames), bands), torch.nan)
@@ -29,9 +38,14 @@ def side_by_side(frames: Sequence[int], bands: int = 4, seed: int = 0) -> torch.
     return batch
 
 
-def applied(drawn: augment.Draw, log_mels: torch.Tensor, frames: Sequence[int], width: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    offsets = np.zeros(len(frames), int)
-    return augment.apply(drawn, log_mels, offsets=offsets, frames=np.array(frames), silence=SILENCE, width=width)
+def applied(
+    drawn: augment.Draw, log_mels: torch.Tensor, frames: Sequence[int], width: int = 32, *, config: AugmentConfig | None = None, offsets: object = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches with and without random intensity, of log-mels (B, T, M) side by side that start `offsets` frames into their clips."""
+    first = np.arange(len(frames)) * log_mels.shape[1] - offsets
+    crops = augment.Crops.of(drawn, first=first, frames=np.array(frames), width=width)
+    clean = augment.look_up(crops, log_mels.flatten(0, 1), silence=SILENCE, width=width)
+    return augment.vary_intensity(clean, crops, config=config or AugmentConfig(), silence=SILENCE), clean
 
 
 # --- draws ---
@@ -40,10 +54,10 @@ def applied(drawn: augment.Draw, log_mels: torch.Tensor, frames: Sequence[int], 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_same_generator_gives_the_same_draw(layout: augment.Layout) -> None:
     first, second, other = (drawn_from(seed, [900, 1249, 40], layout=layout) for seed in (3, 3, 4))
-    for name in ("scale", "starts", "present", "lengths", "intensity"):
+    for name in ("scale", "starts", "present", "lengths", "keys"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     assert (first.scale != other.scale).all()
-    assert (first.intensity[:, 0] != other.intensity[:, 0]).mean() > 0.99
+    assert (first.keys != other.keys).all()
 
 
 def test_global_random_state_has_no_part_in_it() -> None:
@@ -52,7 +66,9 @@ def test_global_random_state_has_no_part_in_it() -> None:
     first = drawn_from(3, [900])
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    np.testing.assert_array_equal(first.intensity, drawn_from(3, [900]).intensity)
+    second = drawn_from(3, [900])
+    np.testing.assert_array_equal(first.keys, second.keys)
+    assert torch.equal(intensity(first, AugmentConfig()), intensity(second, AugmentConfig()))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -60,7 +76,8 @@ def test_draws_lie_in_their_ranges_and_fill_them(layout: augment.Layout) -> None
     config = AugmentConfig(intensity_per="spectrogram")
     frames = np.full(2000, 1249)
     drawn = drawn_from(0, frames, layout=layout, config=config)
-    for values, (low, high) in ((drawn.scale, config.scale), (drawn.intensity, config.intensity)):
+    factors = intensity(replace(drawn, starts=drawn.starts[:, :1]), config)[:, 0, 0, 0, 0].numpy()
+    for values, (low, high) in ((drawn.scale, config.scale), (factors, config.intensity)):
         assert low <= values.min() < low + 0.01
         assert high - 0.01 < values.max() <= high + 1e-6
         assert values.mean() == pytest.approx((low + high) / 2, abs=0.01)
@@ -86,9 +103,8 @@ def test_crops_reach_both_ends_of_the_clip(layout: augment.Layout) -> None:
 )
 def test_layout_has_its_shape(layout: augment.Layout, shape: tuple[int, int]) -> None:
     frames = [900, 1249]
-    drawn = drawn_from(0, frames, layout=layout, bands=4, config=AugmentConfig(scale=(1, 1)))
+    drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(scale=(1, 1)))
     assert drawn.starts.shape == drawn.present.shape == shape
-    assert drawn.intensity.shape == (*shape, 1, 4, 32)
     augmented, clean = applied(drawn, side_by_side(frames), frames)
     assert augmented.shape == clean.shape == (*shape, 1, 4, 32)
     assert augmented.isfinite().all()
@@ -130,7 +146,7 @@ def test_scale_is_not_raised_beyond_its_range() -> None:
 
 def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
     frames = [100, 20]
-    drawn = drawn_from(0, frames, bands=4, config=PLAIN)
+    drawn = drawn_from(0, frames, config=PLAIN)
     assert drawn.present.sum(axis=1).tolist() == [3, 1]
     assert drawn.present[0, :3].all()
     augmented, clean = applied(drawn, side_by_side(frames), frames)
@@ -144,16 +160,45 @@ def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
 @pytest.mark.parametrize("layout", ["consecutive", "independent", "one"])
 def test_draw_of_a_clip_does_not_depend_on_other_clips(layout: augment.Layout) -> None:
     first, second = drawn_from(5, [900, 1249, 40], layout=layout), drawn_from(5, [300, 1249, 5000], layout=layout)
-    for name in ("scale", "starts", "present", "lengths", "intensity"):
+    for name in ("scale", "starts", "present", "lengths", "keys"):
         np.testing.assert_array_equal(getattr(first, name)[1], getattr(second, name)[1])
 
 
-@pytest.mark.parametrize(("per", "shape"), [("element", (2, 25, 1, 4, 32)), ("band", (2, 1, 1, 4, 1)), ("spectrogram", (2, 1, 1, 1, 1))])
-def test_intensity_has_its_structure(per: str, shape: tuple[int, ...]) -> None:
-    drawn = drawn_from(0, [900, 1000], bands=4, config=AugmentConfig(intensity_per=per))
-    assert drawn.intensity.shape == shape
-    assert drawn.intensity.dtype == np.float32
-    assert len(np.unique(drawn.intensity)) > 0.99 * drawn.intensity.size
+@pytest.mark.parametrize(("per", "count"), [("element", 2 * 25 * 4 * 32), ("band", 2 * 4), ("spectrogram", 2)])
+def test_intensity_has_its_structure(per: str, count: int) -> None:
+    config = AugmentConfig(intensity_per=per)
+    factors = intensity(drawn_from(0, [900, 1000], config=config), config)
+    assert factors.dtype == torch.float32
+    assert factors.min() > 0.8
+    assert factors.max() < 1.2
+    assert 0.6 * min(count, 2**16) < len(factors.unique()) <= count
+
+
+def test_intensity_is_that_of_wellons_hash_of_key_and_place() -> None:
+    keys = np.array([[3, -5], [2**31 - 1, -(2**31)]], np.int32)
+    places = np.arange(1000, dtype=np.uint32)
+    for key, found in zip(keys.view(np.uint32), augment.uniform(torch.from_numpy(keys), 2000, -1.0, 1.0), strict=True):
+        x = places * (key[0] | np.uint32(1)) + key[1]
+        x ^= x >> 16
+        x *= np.uint32(0x7FEB352D)
+        x ^= x >> 15
+        x *= np.uint32(0x846CA68B)
+        x ^= x >> 16
+        expected = (x.view(np.int16) + 0.5) / 2**15
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_uniform_numbers_are_uniform_and_independent() -> None:
+    keys = torch.from_numpy(np.random.default_rng(0).integers(-(2**31), 2**31, (40, 2), dtype=np.int32))
+    values = augment.uniform(keys, 50_001, 0.0, 1.0).numpy()
+    assert values.shape == (40, 50_001)
+    counts = np.histogram(values, bins=100, range=(0, 1))[0]
+    assert abs(counts / counts.mean() - 1).max() < 0.04
+    assert values.std() == pytest.approx(12**-0.5, rel=2e-3)
+    for lag in (1, 2, 3, 32, 64, 2048):
+        assert abs(np.corrcoef(values[:, :-lag].ravel(), values[:, lag:].ravel())[0, 1]) < 4e-3
+    between = np.corrcoef(values) - np.eye(40)
+    assert abs(between).max() < 0.025
 
 
 # --- application ---
@@ -162,8 +207,8 @@ def test_intensity_has_its_structure(per: str, shape: tuple[int, ...]) -> None:
 def test_without_scaling_and_intensity_it_is_exactly_the_crop() -> None:
     frames = [900, 1249]
     log_mels = side_by_side(frames)
-    drawn = drawn_from(0, frames, bands=4, config=PLAIN)
-    augmented, clean = applied(drawn, log_mels, frames)
+    drawn = drawn_from(0, frames, config=PLAIN)
+    augmented, clean = applied(drawn, log_mels, frames, config=PLAIN)
     assert torch.equal(augmented, clean)
     for clip in range(2):
         for patch, start in enumerate(drawn.starts[clip]):
@@ -175,9 +220,9 @@ def test_without_scaling_and_intensity_it_is_exactly_the_crop() -> None:
 def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -> None:
     log_mels = torch.zeros(1, 300, 1)
     log_mels[0, frame] = 1
-    drawn = drawn_from(0, [300], layout="whole", bands=1, config=AugmentConfig(scale=(scale, scale), intensity=(1, 1)))
-    _, clean = augment.apply(drawn, log_mels, offsets=np.zeros(1, int), frames=np.array([300]), silence=0.0)
-    line = clean[0, :, 0, 0].flatten()  # patches touch, so this is stretched time from the first start on
+    drawn = drawn_from(0, [300], layout="whole", config=AugmentConfig(scale=(scale, scale), intensity=(1, 1)))
+    _, clean = applied(drawn, log_mels, [300])
+    line = clean[0, :, 0, 0].flatten().clamp(min=0)  # patches touch, so this is stretched time from the first start on
     expected = (frame + 0.5) * scale - 0.5 - drawn.starts[0, 0]
     if 1 <= expected <= len(line) - 2:
         assert line.max() > 0.4
@@ -188,7 +233,7 @@ def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -
 @pytest.mark.parametrize("scale", [0.9, 1.0, 1.1, 1.2])
 def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
     log_mels = torch.arange(400.0)[None, :, None]
-    drawn = drawn_from(0, [400], patches=10, bands=1, config=AugmentConfig(scale=(scale, scale), intensity=(1, 1)))
+    drawn = drawn_from(0, [400], patches=10, config=AugmentConfig(scale=(scale, scale), intensity=(1, 1)))
     _, clean = applied(drawn, log_mels, [400])
     stretched = drawn.starts[0, 0] + np.arange(320)
     expected = np.clip((stretched + 0.5) / scale - 0.5, 0, 399)
@@ -198,11 +243,12 @@ def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
 @pytest.mark.parametrize(("per", "constant_axes"), [("band", (1, 4)), ("spectrogram", (1, 3, 4)), ("element", ())])
 def test_intensity_multiplies_what_it_should(per: str, constant_axes: tuple[int, ...]) -> None:
     frames = [900, 900]
-    drawn = drawn_from(0, frames, bands=4, config=AugmentConfig(scale=(1, 1), intensity_per=per))
-    augmented, clean = applied(drawn, torch.full((2, 900, 4), -0.5), frames)
+    config = AugmentConfig(scale=(1, 1), intensity_per=per)
+    drawn = drawn_from(0, frames, config=config)
+    augmented, clean = applied(drawn, torch.full((2, 900, 4), -0.5), frames, config=config)
     factor = augmented / clean
     assert (clean == -0.5).all()
-    np.testing.assert_allclose(factor, np.broadcast_to(drawn.intensity, factor.shape), rtol=1e-6)
+    torch.testing.assert_close(factor, intensity(drawn, config))
     for axis in range(5):
         varies = bool((factor.amax(dim=axis) - factor.amin(dim=axis)).max() > 1e-3)
         assert varies == (axis not in constant_axes and axis != 2)
@@ -211,8 +257,9 @@ def test_intensity_multiplies_what_it_should(per: str, constant_axes: tuple[int,
 @pytest.mark.parametrize("per", ["element", "band", "spectrogram"])
 def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
     frames = [100, 900, 20]
-    drawn = drawn_from(0, frames, bands=4, config=AugmentConfig(intensity_per=per))
-    augmented, clean = applied(drawn, side_by_side(frames), frames)
+    config = AugmentConfig(intensity_per=per)
+    drawn = drawn_from(0, frames, config=config)
+    augmented, clean = applied(drawn, side_by_side(frames), frames, config=config)
     padding = (drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]) | ~drawn.present[:, :, None]
     assert padding[0].any()
     assert not padding[1].any()
@@ -233,7 +280,7 @@ def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
 )
 def test_span_covers_what_is_looked_at(frames: list[int], layout: augment.Layout, seed: int, patches: int, low: float, high: float) -> None:
     config = AugmentConfig(scale=(low, high), intensity_per="spectrogram")
-    drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, bands=4, width=8, most=9)
+    drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, width=8, most=9)
     whole = side_by_side(frames).nan_to_num(7.0)
     spans = augment.span(drawn, np.array(frames), width=8)
     assert (spans[:, 0] >= 0).all()
@@ -243,7 +290,7 @@ def test_span_covers_what_is_looked_at(frames: list[int], layout: augment.Layout
     for part, clip, (first, last) in zip(parts, whole, spans, strict=True):
         part[: last - first] = clip[first:last]
     expected = applied(drawn, whole, frames, width=8)
-    found = augment.apply(drawn, parts, offsets=spans[:, 0], frames=np.array(frames), silence=SILENCE, width=8)
+    found = applied(drawn, parts, frames, width=8, offsets=spans[:, 0])
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
@@ -256,6 +303,22 @@ def test_span_reads_no_more_than_the_crop_needs() -> None:
 
 
 def test_half_precision_comes_out_as_float32() -> None:
-    drawn = drawn_from(0, [900], bands=4)
+    drawn = drawn_from(0, [900])
     augmented, clean = applied(drawn, side_by_side([900]).half(), [900])
     assert augmented.dtype == clean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout: augment.Layout) -> None:
+    frames = [900, 1249, 40, 700]
+    drawn, log_mels = drawn_from(0, frames, layout=layout), side_by_side(frames)
+    whole, _ = applied(drawn, log_mels, frames)
+    for part in (slice(0, 2), slice(2, 4)):
+        own, _ = applied(drawn[part], log_mels[part], frames[part])
+        assert torch.equal(own, whole[part])
+
+
+def test_a_batch_without_padding_has_no_mask_of_it() -> None:
+    for frames, padded in (([900, 1249], False), ([900, 100], True)):
+        crops = augment.Crops.of(drawn_from(0, frames), first=np.zeros(2, int), frames=np.array(frames))
+        assert (crops.present is not None) == padded

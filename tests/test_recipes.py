@@ -10,7 +10,7 @@ import torch
 
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig, read_changes, to_dict, update
 from patchifier.model import Patchifier
-from patchifier.pretrain import Batches, stage_one_loss, stage_two_loss
+from patchifier.pretrain import Batches, stage_loss
 from patchifier.spectrogram import log_mel
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.json"))
@@ -26,7 +26,7 @@ class Clips:
         self.frames = np.array([len(log_mel) for log_mel in self.log_mels])
         self.silence = config.spectrogram.silence
 
-    def read(self, indices, spans):
+    def read(self, indices, spans, *, least):
         parts = [self.log_mels[index][first:last] for index, (first, last) in zip(indices, spans, strict=True)]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=self.silence)
 
@@ -58,8 +58,8 @@ def test_recipe_takes_two_steps_in_each_stage(path):
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for stage in ("one", "two"):
         for step in range(2):
-            batch = Batches(data, clips, config, stage, TrainingConfig(batch=2))(step)
-            loss = stage_one_loss(model, batch) if stage == "one" else stage_two_loss(model, batch, config.pretrain)
+            batches = Batches(data, [clips], config, stage, TrainingConfig(batch=2))
+            loss = stage_loss(stage, batches, config.pretrain)(model, batches(step))
             assert torch.isfinite(loss)
             optimiser.zero_grad()
             loss.backward()

@@ -15,8 +15,9 @@ import torch
 
 from patchifier import cache, datasets
 from patchifier.config import Config, RequestError, TrainingConfig, update
+from patchifier.loop import rate_factor
 from patchifier.pretrain import pretrain
-from patchifier.runs import Interrupted, batch_indices, generator, rate_factor
+from patchifier.runs import Interrupted, batch_indices, generator
 
 STEPS = 16
 SETTINGS = {

@@ -2,6 +2,10 @@
 
 Scaling, cropping and cutting into patches are one look-up: patch n, frame w of clip b shows the source frame
 (starts[b, n] + w + 1/2) / scale[b] - 1/2, interpolated linearly. Nothing is resized that is not looked at.
+
+What is drawn is small and drawn on the processor; it is applied wherever the log-mels lie. Random intensity, up to a factor for each
+element, is a hash of keys that were drawn and of the element's place, so that every device makes the same numbers, for any part of a
+batch alone.
 """
 
 from dataclasses import dataclass
@@ -31,15 +35,19 @@ class Draw:
         Where there is a patch; False is padding.
     lengths : ndarray, shape (B,), int
         Frames of each stretched clip.
-    intensity : ndarray, float32, shape (B, N, 1, M, W), (B, 1, 1, M, 1) or (B, 1, 1, 1, 1)
-        Factor on log-mel values.
+    keys : ndarray, shape (B, 2), int32
+        Of each clip's random intensity.
     """
 
     scale: np.ndarray
     starts: np.ndarray
     present: np.ndarray
     lengths: np.ndarray
-    intensity: np.ndarray
+    keys: np.ndarray
+
+    def __getitem__(self, part: slice) -> "Draw":
+        """Return what was drawn for some of the clips."""
+        return Draw(self.scale[part], self.starts[part], self.present[part], self.lengths[part], self.keys[part])
 
 
 def draw(
@@ -48,12 +56,11 @@ def draw(
     *,
     config: AugmentConfig,
     patches: int = 25,
-    bands: int = 64,
     width: int = 32,
     layout: Layout = "consecutive",
     most: int | None = None,
 ) -> Draw:
-    """Draw scaling, crop and intensity for a batch.
+    """Draw scaling, crop and the keys of random intensity for a batch.
 
     Parameters
     ----------
@@ -63,8 +70,8 @@ def draw(
         Frames of each clip.
     config : AugmentConfig
         Ranges. Where a clip is too short for the crop, its scale is raised until it fits, if the range allows.
-    patches, bands, width : int
-        N, M and W.
+    patches, width : int
+        N and W.
     layout : "consecutive", "independent", "one" or "whole"
         N consecutive patches from a random frame; N independent positions; a single one; all of the clip.
     most : int
@@ -92,10 +99,8 @@ def draw(
         order = np.arange(patches if layout == "consecutive" else counts.max())  # (N,)
         starts = first[:, None] + order * width
         present = order < counts[:, None]
-    shape = {"element": (B, starts.shape[1], 1, bands, width), "band": (B, 1, 1, bands, 1), "spectrogram": (B, 1, 1, 1, 1)}
-    low, high = config.intensity
-    intensity = generator.random(shape[config.intensity_per], dtype=np.float32) * np.float32(high - low) + np.float32(low)
-    return Draw(scale, starts, present, lengths, intensity)
+    keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
+    return Draw(scale, starts, present, lengths, keys)
 
 
 def span(drawn: Draw, frames: np.ndarray, width: int = 32) -> np.ndarray:
@@ -107,43 +112,112 @@ def span(drawn: Draw, frames: np.ndarray, width: int = 32) -> np.ndarray:
     return np.stack([low, high], axis=1)
 
 
-def apply(drawn: Draw, log_mels: Tensor, *, offsets: np.ndarray, frames: np.ndarray, silence: float, width: int = 32) -> tuple[Tensor, Tensor]:
-    """Scale, crop, cut into patches and vary intensity.
+@dataclass(frozen=True)
+class Crops:
+    """What was drawn, where the log-mels lie: patches as places in a table of frames.
+
+    Attributes
+    ----------
+    first : Tensor, shape (B,), int64
+        Row of the table in which each clip's first frame lies, or would lie.
+    frames, lengths : Tensor, shape (B,), int64
+        Frames of each clip, as it is and stretched.
+    scale : Tensor, shape (B,), float64
+    starts : Tensor, shape (B, N), int64
+    keys : Tensor, shape (B, 2), int32
+    present : Tensor, shape (B, N), bool, or None
+        Where there is a patch; None if nothing is padded, neither a patch nor the end of one.
+    """
+
+    first: Tensor
+    frames: Tensor
+    lengths: Tensor
+    scale: Tensor
+    starts: Tensor
+    keys: Tensor
+    present: Tensor | None
+
+    @classmethod
+    def of(cls, drawn: Draw, *, first: np.ndarray, frames: np.ndarray, width: int = 32) -> "Crops":
+        """Bring together what was drawn and where clips lie."""
+        whole = drawn.present.all() and (drawn.starts + width <= drawn.lengths[:, None]).all()
+        arrays = (np.asarray(first), np.asarray(frames), drawn.lengths, drawn.scale, drawn.starts, drawn.keys)
+        return cls(*map(torch.from_numpy, arrays), None if whole else torch.from_numpy(drawn.present))
+
+
+def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> Tensor:
+    """Scale, crop and cut into patches.
 
     Parameters
     ----------
-    drawn : Draw
-        From :func:`draw`.
-    log_mels : Tensor, shape (B, T, M)
-        The part of each clip that is needed (:func:`span`), frames first; what lies behind a clip's end is never looked at.
-    offsets, frames : ndarray, shape (B,), int
-        Source frame at which each of `log_mels` starts, and frames of the whole clip.
+    crops : Crops
+        Where to look.
+    table : Tensor, shape (F, M)
+        Frames of many clips, each clip's in one stretch; as much of each as is looked at (:func:`span`).
     silence : float
-        Value of padding, put in after intensity has been varied.
+        Value of padding.
     width : int
         W.
 
     Returns
     -------
-    augmented, clean : Tensor, shape (B, N, 1, M, W)
-        With and without random intensity.
+    Tensor, float32, shape (B, N, 1, M, W)
     """
-    device = log_mels.device
-    inside = drawn.starts[:, :, None] + np.arange(width)  # (B, N, W), in stretched time
-    source = (inside + 0.5) / drawn.scale[:, None, None] - 0.5
-    source = np.clip(source, 0, (frames - 1)[:, None, None]) - offsets[:, None, None]
-    source = np.clip(source, 0, log_mels.shape[1] - 1)  # padding patches may point anywhere
-    below = np.floor(source).astype(np.int64)
-    above = np.minimum(below + 1, np.minimum(log_mels.shape[1], frames - offsets)[:, None, None] - 1)
-    above = np.maximum(above, below)
-    part = torch.from_numpy((source - below).astype(np.float32)).to(device)[..., None]  # (B, N, W, 1)
-    clip = torch.arange(len(log_mels), device=device)[:, None, None]
-    low = log_mels[clip, torch.from_numpy(below).to(device)].float()  # (B, N, W, M)
-    high = log_mels[clip, torch.from_numpy(above).to(device)].float()
-    clean = torch.lerp(low, high, part).transpose(-1, -2).unsqueeze(2)  # (B, N, 1, M, W)
-    augmented = clean * torch.from_numpy(drawn.intensity).to(device)
-    padding = (inside >= drawn.lengths[:, None, None]) | ~drawn.present[:, :, None]  # (B, N, W)
-    if padding.any():
-        behind = torch.from_numpy(padding).to(device)[:, :, None, None, :]  # (B, N, 1, 1, W)
-        clean, augmented = clean.masked_fill(behind, silence), augmented.masked_fill(behind, silence)
-    return augmented, clean
+    inside = crops.starts[:, :, None] + torch.arange(width, device=table.device)  # (B, N, W), in stretched time
+    source = ((inside + 0.5) / crops.scale[:, None, None] - 0.5).clamp_(min=0)
+    source = torch.minimum(source, (crops.frames - 1)[:, None, None])
+    below = source.floor()
+    part = (source - below).float()[..., None]  # (B, N, W, 1)
+    rows = below.long() + crops.first[:, None, None]
+    last = (crops.first + crops.frames - 1).clamp(max=len(table) - 1)[:, None, None]
+    low = torch.minimum(rows, last).clamp_(min=0)  # padding patches may point anywhere
+    high = torch.minimum(rows + 1, last).clamp_(min=0)
+    patches = torch.lerp(table[low].float(), table[high].float(), part).transpose(-1, -2).unsqueeze(2)  # (B, N, 1, M, W)
+    return patches if crops.present is None else pad(patches, crops, silence=silence)
+
+
+def pad(patches: Tensor, crops: Crops, *, silence: float) -> Tensor:
+    """Put silence where there is no patch, and behind the end of a clip; patches (B, N, 1, M, W)."""
+    if crops.present is None:
+        return patches
+    inside = crops.starts[:, :, None] + torch.arange(patches.shape[-1], device=patches.device)  # (B, N, W)
+    padding = (inside >= crops.lengths[:, None, None]) | ~crops.present[:, :, None]
+    return patches.masked_fill(padding[:, :, None, None, :], silence)
+
+
+def vary_intensity(patches: Tensor, crops: Crops, *, config: AugmentConfig, silence: float) -> Tensor:
+    """Multiply patches (B, N, 1, M, W) by random factors, one for each element, band or spectrogram; padding stays."""
+    low, high = config.intensity
+    if low == high == 1.0:
+        return patches
+    B, N, _, M, W = patches.shape
+    shape = {"element": (N, 1, M, W), "band": (1, 1, M, 1), "spectrogram": (1, 1, 1, 1)}[config.intensity_per]
+    factors = uniform(crops.keys, int(np.prod(shape)), low, high).view(B, *shape)
+    return pad(patches * factors, crops, silence=silence)
+
+
+def uniform(keys: Tensor, count: int, low: float, high: float) -> Tensor:
+    """Pseudo-random numbers in (low, high), the same on every device.
+
+    Two numbers of 16 bits come from each 32-bit hash (Wellons' "lowbias32") of a place, spread by the first key and moved by the second.
+
+    Parameters
+    ----------
+    keys : Tensor, shape (B, 2), int32
+        A stream each.
+    count : int
+        Numbers of each stream.
+    low, high : float
+        Range.
+
+    Returns
+    -------
+    Tensor, float32, shape (B, count)
+    """
+    places = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)
+    x = places * (keys[:, :1] | 1) + keys[:, 1:]  # (B, count / 2); products wrap around
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1)):
+        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (32 - shift) - 1))  # >> keeps the sign, & takes it away
+        x.mul_(factor)
+    step = (high - low) / 2**16
+    return x.view(torch.int16)[:, :count].float().mul_(step).add_((low + high + step) / 2)

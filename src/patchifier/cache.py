@@ -250,6 +250,8 @@ class Cache:
     ----------
     path : str or Path
         The folder.
+    partial : bool
+        Whether shards may be missing, as on a machine that trains on a part of the cache; clips in them cannot be read.
 
     Attributes
     ----------
@@ -270,7 +272,7 @@ class Cache:
         If the folder is no cache, or its build was not finished.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
         self.path = Path(path)
         if not (self.path / "cache.json").exists():
             raise RequestError(f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare SOURCE --out {self.path}'.")
@@ -286,7 +288,8 @@ class Cache:
         self.frames = np.array([row["frames"] for row in rows])
         self.keys = tuple(str(row["key"]) for row in rows)
         self._rows = rows
-        self._shards = {number: self._open(number) for number in sorted({row["shard"] for row in rows})}
+        numbers = sorted({row["shard"] for row in rows})
+        self._shards = {number: self._open(number) for number in numbers if not partial or _shard(self.path, number).exists()}
 
     def _open(self, number: int) -> np.ndarray:
         path = _shard(self.path, number)
@@ -303,9 +306,28 @@ class Cache:
         """Frames `first` to `last` of a clip: (T, M) float16, frames first, a view of the file."""
         row = self._rows[index]
         last = row["frames"] if last is None else min(last, row["frames"])
+        if row["shard"] not in self._shards:
+            raise RequestError(f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} lies in it: copy this shard here too.")
         return self._shards[row["shard"]][row["first"] + first : row["first"] + last]
 
-    def read(self, indices: Sequence[int] | np.ndarray, spans: np.ndarray | None = None) -> torch.Tensor:
+    def parts(self, count: int) -> list[np.ndarray]:
+        """Deal the shards out to `count` parts of about as many frames each; returns the clips of each part, by index."""
+        shards = np.array([row["shard"] for row in self._rows])
+        numbers, where = np.unique(shards, return_inverse=True)
+        if count > len(numbers):
+            raise RequestError(f"cache {self.path} has {len(numbers)} shards, which cannot be dealt out to {count} parts: choose a smaller number.")
+        frames = np.bincount(where, weights=self.frames)
+        loads, part_of = np.zeros(count), np.zeros(len(numbers), int)
+        for shard in np.argsort(-frames, kind="stable"):  # the largest first, each to the part that has least
+            part_of[shard] = loads.argmin()
+            loads[part_of[shard]] += frames[shard]
+        return [np.flatnonzero(part_of[where] == part) for part in range(count)]
+
+    def shard_files(self, clips: np.ndarray) -> list[Path]:
+        """Return the files in which these clips lie."""
+        return [_shard(self.path, number) for number in sorted({self._rows[index]["shard"] for index in clips})]
+
+    def read(self, indices: Sequence[int] | np.ndarray, spans: np.ndarray | None = None, *, least: int = 0) -> torch.Tensor:
         """Log-mels of a batch, side by side.
 
         Parameters
@@ -314,6 +336,8 @@ class Cache:
             Clips.
         spans : ndarray, shape (B, 2), int
             First and last + 1 frame of each; whole clips by default.
+        least : int
+            T is at least this.
 
         Returns
         -------
@@ -322,7 +346,7 @@ class Cache:
         """
         if spans is None:
             spans = np.stack([np.zeros(len(indices), int), self.frames[indices]], axis=1)
-        longest = int((spans[:, 1] - spans[:, 0]).max())
+        longest = max(least, int((spans[:, 1] - spans[:, 0]).max()))
         batch = np.full((len(indices), longest, self.spectrogram.bands), self.spectrogram.silence, np.float16)
         for row, index, (first, last) in zip(batch, indices, spans, strict=True):
             row[: last - first] = self.log_mel(int(index), int(first), int(last))

@@ -225,13 +225,18 @@ class PretrainConfig:
     """Steps between validations; 0 means once an epoch, but not more often than every 50 steps."""
     checkpoint_every_s: float = 120.0
     """Seconds between checkpoints."""
-    precision: Literal["32", "bf16"] = "32"
-    """Arithmetic of the forward and backward pass; weights stay in float32."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Arithmetic of the forward and backward pass; weights stay in float32. By default bf16 where the processor is faster with it."""
+    parts: int = 1
+    """Parts of the cache that fill places of their own in every batch, so that a machine needs no other part; 1 shuffles all clips together."""
     seed: int = 0
     """Every draw follows from this number."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        for training in (self.stage_one, self.stage_two):
+            fits = self.parts >= 1 and training.batch % self.parts == 0
+            _require(fits, f"pretrain.parts is {self.parts}, expected a number by which the batch of {training.batch} can be divided.")
         _require(0 < self.mask_ratio < 1, f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.")
         _require(self.patches >= 2, f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.")
         for name in ("validate_every", "checkpoint_every_s"):
@@ -257,8 +262,8 @@ class FinetuneConfig:
     """Steps between validations."""
     patience: int = 200
     """Steps without a better validation score after which training stops."""
-    precision: Literal["32", "bf16"] = "32"
-    """Arithmetic of the forward and backward pass; weights stay in float32."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Arithmetic of the forward and backward pass; weights stay in float32. By default bf16 where the processor is faster with it."""
     folds: Literal["one", "all"] = "one"
     """Where clips have folds and no split: test one of them, or each in turn."""
     test_fold: int | None = None

@@ -187,37 +187,51 @@ class Patchifier(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it alone
 
     def extract(self, patches: Tensor, where: Tensor | None = None) -> Tensor:
-        """Vectors (B, N, D) of patches (B, N, 1, M, W); zeros where `where` is False, which costs nothing."""
+        """Vectors (B, N, D) of patches (B, N, 1, M, W); zeros but for `where`, a mask or places among all B N, which costs nothing."""
         B, N = patches.shape[:2]
-        where = torch.ones(B, N, dtype=torch.bool, device=patches.device) if where is None else where
-        chosen = patches[where].contiguous(memory_format=torch.channels_last)  # (P, 1, M, W)
+        chosen = take(patches, where)  # (P, 1, M, W)
         if not len(chosen):
             return patches.new_zeros(B, N, self.config.width)
         vectors = self.extractor(chosen)  # (P, D)
-        return vectors.new_zeros(B, N, self.config.width).masked_scatter(where[..., None], vectors)  # (B, N, D)
+        if where is None:
+            return vectors.unflatten(0, (B, N))
+        return vectors.new_zeros(B * N, self.config.width).index_copy(0, places(where), vectors).unflatten(0, (B, N))
 
-    def encode(self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, extract: str = "visible") -> list[Tensor]:
+    def encode(
+        self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, extract: str = "visible", visible: Tensor | None = None
+    ) -> list[Tensor]:
         """Vectors (B, N, D), then the sequence (B, 1 + N, D) after each bottleneck layer.
 
-        The extractor need not see masked patches: their vectors are replaced by the mask token all the same.
+        The extractor need not see masked patches: their vectors are replaced by the mask token all the same. Who knows the places of the
+        visible ones may give them.
         """
-        where = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device) if present is None else present
+        where = present
         if masked is not None and extract == "visible":
-            where = where & ~masked
+            where = visible if visible is not None else ~masked if present is None else present & ~masked
         vectors = self.extract(patches, where)
         return [vectors, *self.bottleneck(vectors, masked=masked, present=present)]
 
-    def stage_one_loss(self, patches: Tensor, target: Tensor, present: Tensor) -> Tensor:
+    def stage_one_loss(self, patches: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
         """Autoencode single patches, without the bottleneck (4.2)."""
-        vectors = self.extractor(patches[present].contiguous(memory_format=torch.channels_last))  # (P, D)
-        return nn.functional.mse_loss(self.decoder(vectors), target[present])
+        vectors = self.extractor(take(patches, present))  # (P, D)
+        return nn.functional.mse_loss(self.decoder(vectors), take(target, present))
 
-    def stage_two_loss(self, patches: Tensor, target: Tensor, present: Tensor, masked: Tensor, config: PretrainConfig) -> Tensor:
-        """Fill in masked patches from the visible ones (4.2)."""
-        sequence = self.encode(patches, masked=masked, present=present, extract=config.extract)[-1]  # (B, 1 + N, D)
-        where = masked if config.loss_on == "masked" else present
-        reconstructed = self.decoder(self.align(sequence[:, 1:][where]))  # (P, 1, M, W)
-        return nn.functional.mse_loss(reconstructed, target[where])
+    def stage_two_loss(
+        self,
+        patches: Tensor,
+        target: Tensor,
+        present: Tensor | None,
+        masked: Tensor,
+        config: PretrainConfig,
+        *,
+        visible: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """Fill in masked patches from the visible ones (4.2); their places may be given beside the mask, for a device that counts slowly."""
+        sequence = self.encode(patches, masked=masked, present=present, extract=config.extract, visible=visible)[-1]  # (B, 1 + N, D)
+        where = present if config.loss_on == "all" else masked if hidden is None else hidden
+        reconstructed = self.decoder(self.align(take(sequence[:, 1:], where)))  # (P, 1, M, W)
+        return nn.functional.mse_loss(reconstructed, take(target, where))
 
     def reconstruct(self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Patches (B, N, 1, M, W) as stage II decodes them, visible ones too."""
@@ -232,6 +246,17 @@ class Patchifier(nn.Module):
     def parameter_count(self) -> int:
         """Learnable numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def places(where: Tensor) -> Tensor:
+    """Places (P,) among all B N of a mask (B, N); places stay as they are."""
+    return where.flatten().nonzero()[:, 0] if where.dtype == torch.bool else where
+
+
+def take(values: Tensor, where: Tensor | None) -> Tensor:
+    """Values (P, ...) out of (B, N, ...): those at `where`, a mask or places, or all."""
+    flat = values.flatten(0, 1)  # (B N, ...)
+    return flat if where is None else flat[places(where)]
 
 
 def initialise(model: nn.Module) -> None:

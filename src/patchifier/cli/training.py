@@ -44,6 +44,8 @@ def add(commands: Any) -> None:
     command.add_argument("--stage", type=str, choices=["one", "two", "both"], default="both", help="Short for --pretrain.stages.")
     command.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     command.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
+    command.add_argument("--devices", type=int, default=1, help="Devices to share each batch, one process each. torchrun and SLURM bring their own number.")
+    command.add_argument("--nodes", type=int, default=1, help="Machines; start the same command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT set.")
     add_common(command, model=ModelConfig, augment=AugmentConfig, pretrain=PretrainConfig, embed=EmbedConfig)
 
     command = add_command(commands, "finetune", "Judge a model on a task by partial fine-tuning.")
@@ -101,6 +103,7 @@ def run_pretrain(flags: Flags) -> int:
     from dataclasses import replace
 
     from patchifier import cache, checkpoint, pretrain
+    from patchifier.runs import Interrupted, is_first
 
     data = cache.Cache(flags["cache"])
     if flags.get("init"):
@@ -110,10 +113,17 @@ def run_pretrain(flags: Flags) -> int:
     config = configure(base, flags)
     if flags.get("stage"):
         config = update(config, {"pretrain": {"stages": flags["stage"]}})
-    model = pretrain.pretrain(
-        flags["cache"], flags["out"], config=config, init=flags.get("init") or None,
-        resume=flags.get("resume", False), device=flags.get("device", "auto"), progress=progress,
-    )  # fmt: skip
+    try:
+        model = pretrain.pretrain(
+            flags["cache"], flags["out"], config=config, init=flags.get("init") or None, resume=flags.get("resume", False), device=flags.get("device", "auto"),
+            devices=flags.get("devices", 1), nodes=flags.get("nodes", 1), progress=progress if is_first() else lambda title: cache.silent,
+        )  # fmt: skip
+    except Interrupted:
+        if is_first():
+            raise
+        return 0  # the first process has saved for all, and says so
+    if not is_first():
+        return 0
     facts = json.loads((Path(flags["out"]) / "run.json").read_text(encoding="utf-8"))
     say(flags, {"model": str(model), **facts}, f"model in {model}, {facts['parameters']:,} parameters, {facts['seconds']:.0f} s")
     return 0

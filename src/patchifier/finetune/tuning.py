@@ -16,8 +16,10 @@ from patchifier.cache import Cache, Progress
 from patchifier.checkpoint import Checkpoint, replaced_file
 from patchifier.config import Config, RequestError
 from patchifier.datasets import partition
+from patchifier.devices import best_precision, launch
 from patchifier.finetune.module import METHODS, Inputs, TunedModel, predict
-from patchifier.runs import Job, batch_indices, fit, generator, write_json, write_rows
+from patchifier.loop import Job, fit
+from patchifier.runs import batch_indices, generator, write_json, write_rows
 from patchifier.tasks import Task
 
 
@@ -97,6 +99,12 @@ class Tuning:
         return tried[best][1]
 
     @functools.cached_property
+    def fabric(self) -> Any:
+        """The device, for all runs of this method."""
+        precision = self.config.finetune.precision
+        return launch(self.device, precision=best_precision(self.device) if precision == "auto" else precision)
+
+    @functools.cached_property
     def inputs(self) -> Inputs:
         """What the learning parts see; frozen parts compute it once for all folds, seeds and rates."""
         return Inputs(TunedModel(self.start, self.task, self.method, self.config, self.config.finetune.seed), self.data, self.config)
@@ -137,8 +145,7 @@ class Tuning:
             seed=seed,
             validate_every=settings.validate_every,
             patience=settings.patience,
-            precision=settings.precision,
-            device=self.device,
+            fabric=self.fabric,
             resume=self.resume,
             progress=progress,
         )

@@ -1,0 +1,221 @@
+"""Processors, one or many: the only home of Lightning Fabric and of what processes say to each other.
+
+A run may be spread over several devices and machines. Then each process takes its share of every batch, gradients are averaged, and
+batch norm joins its statistics (:class:`JoinedBatchNorm`), so that the same steps are taken however the batch is shared out. The first
+process alone writes files and speaks.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning_fabric
+import torch
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, distributed, nn
+
+from patchifier.config import RequestError
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}  # ours -> Fabric's
+
+
+def launch(device: str = "auto", *, devices: int = 1, nodes: int = 1, precision: str = "32") -> lightning_fabric.Fabric:
+    """Find the devices, start the other processes, and return what connects them.
+
+    Parameters
+    ----------
+    device : str
+        An accelerator's name, as Lightning Fabric knows it: "auto", "cpu", "cuda", "mps".
+    devices : int
+        Processes on this machine, one a device. The first starts the others with its own command line. Where torchrun or SLURM
+        has started them all, their numbers count.
+    nodes : int
+        Machines. On each the same command is started, with NODE_RANK, MASTER_ADDR and MASTER_PORT set, or by torchrun or SLURM.
+    precision : "32", "bf16" or "64"
+        Of forward and backward pass; with "bf16" weights stay in float32.
+
+    Raises
+    ------
+    RequestError
+        If there are not that many devices, or their number is not what started this process.
+    """
+    if distributed.is_torchelastic_launched():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    # Statistics of batch norm are joined, so that buffers are the same everywhere already.
+    strategy: Any = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if devices * nodes > 1 else "auto"
+    try:
+        fabric = lightning_fabric.Fabric(accelerator=device, strategy=strategy, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision])  # type: ignore[arg-type]
+        fabric.launch()
+    except (ValueError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise RequestError(f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}") from error
+    return fabric
+
+
+def best_precision(device: str = "auto") -> str:
+    """Return "bf16" where the processor is faster with it, else "32"."""
+    if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    return "bf16" if device in ("auto", "cpu") and torch.cpu._is_amx_tile_supported() else "32"
+
+
+def precision_of(fabric: lightning_fabric.Fabric) -> str:
+    """Arithmetic that Fabric was told to use, by its name for it."""
+    return str(fabric._precision.precision)
+
+
+def share(fabric: lightning_fabric.Fabric, batch: int) -> slice:
+    """Places of the batch that this process takes.
+
+    Raises
+    ------
+    RequestError
+        If the batch cannot be shared out evenly.
+    """
+    world = fabric.world_size
+    if batch % world:
+        raise RequestError(f"a batch of {batch} clips cannot be shared by {world} processes: choose a batch that is a multiple of {world}.")
+    each = batch // world
+    return slice(fabric.global_rank * each, (fabric.global_rank + 1) * each)
+
+
+def agree(fabric: lightning_fabric.Fabric, wishes: Iterable[bool]) -> list[bool]:
+    """Which of these any process wishes; all have to ask at the same step."""
+    if fabric.world_size == 1:
+        return list(wishes)
+    asked = torch.tensor(list(wishes), dtype=torch.int32, device=fabric.device)
+    distributed.all_reduce(asked, op=distributed.ReduceOp.MAX)
+    return [bool(wish) for wish in asked.tolist()]
+
+
+# --- a step as one launch ---
+
+
+class Graph:
+    """A training step, recorded once for each shape of batch on a CUDA device and replayed: one launch instead of thousands.
+
+    Parameters
+    ----------
+    take : callable
+        Batch -> Tensor: forward, backward and optimiser step. It does the same work on all batches of the same shapes and never waits
+        for the device.
+    model : nn.Module
+    optimiser : Optimizer
+        What `take` changes. Recording takes the step a few times; all of it is put back.
+    """
+
+    WARM_UP = 3  # runs before recording, as torch asks for
+    MOST = 4  # shapes that are recorded; batches of other shapes, such as those with padding, take the step launch by launch
+
+    def __init__(self, take: Callable[[Any], Tensor], model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        self.take, self.model, self.optimiser = take, model, optimiser
+        self.recorded: dict[tuple[Any, ...], tuple[dict[str, Tensor], torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Take the step on a dataclass of tensors (or None)."""
+        tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        shape = tuple((name, value.shape, value.dtype) for name, value in tensors.items())
+        if shape not in self.recorded:
+            if len(self.recorded) >= self.MOST:
+                self.optimiser.zero_grad(set_to_none=True)
+                return self.take(batch)
+            self.recorded[shape] = self._record(dataclasses.replace(batch, **{name: value.clone() for name, value in tensors.items()}))
+        places, graph, result = self.recorded[shape]
+        for name, value in tensors.items():
+            places[name].copy_(value, non_blocking=True)
+        graph.replay()
+        return result.clone()
+
+    def _record(self, batch: Any) -> tuple[dict[str, Tensor], torch.cuda.CUDAGraph, Tensor]:
+        before = [value.clone() for value in self._state()]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(self.WARM_UP):
+                self.optimiser.zero_grad(set_to_none=True)
+                self.take(batch)
+        torch.cuda.current_stream().wait_stream(side)
+        self._put_back(before)
+        self.optimiser.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self.take(batch)
+        return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}, graph, result
+
+    def _state(self) -> list[Tensor]:
+        moments = [value for row in self.optimiser.state.values() for value in row.values() if isinstance(value, Tensor)]
+        return [*self.model.state_dict().values(), *moments]
+
+    @torch.no_grad()
+    def _put_back(self, before: list[Tensor]) -> None:
+        now = self._state()
+        for value, old in zip(now, before, strict=False):
+            value.copy_(old)
+        for moment in now[len(before) :]:  # an optimiser that had made no step has moments of zero
+            moment.zero_()
+
+
+# --- batch norm over all processes ---
+
+
+class JoinedBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics are those of all processes' batches together; on CPUs too, which torch's own is not for."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalise maps (P, C, H, W); P may differ between processes."""
+        if not self.training:
+            return super().forward(maps)
+        normalised, mean, variance, count = _JoinedNorm.apply(maps, self.weight, self.bias, self.eps)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None and self.momentum is not None
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+        return normalised
+
+
+def join_batch_norm(model: nn.Module) -> None:
+    """Let every batch norm of a model join its statistics with the other processes; names and numbers stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = JoinedBatchNorm
+
+
+class _JoinedNorm(torch.autograd.Function):
+    """Normalisation by mean and variance over all processes, and its gradient."""
+
+    @staticmethod
+    def forward(context: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        kind = torch.promote_types(maps.dtype, torch.float32)
+        variance, mean = torch.var_mean(maps.to(kind), dim=(0, 2, 3), correction=0)  # (C,)
+        count = mean.new_tensor([maps.numel() // maps.shape[1]])
+        mean, variance, count = _joined_moments(mean, variance, count)
+        scale = torch.rsqrt(variance + eps)
+        centred = (maps - mean[:, None, None]) * scale[:, None, None]
+        context.save_for_backward(centred.to(maps.dtype), weight, scale, count)
+        context.mark_non_differentiable(mean, variance, count)
+        return (centred * weight[:, None, None] + bias[:, None, None]).to(maps.dtype), mean, variance, count
+
+    @staticmethod
+    def backward(context: Any, slope: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
+        centred, weight, scale, count = context.saved_tensors
+        kind = torch.promote_types(slope.dtype, torch.float32)
+        to_bias = slope.to(kind).sum((0, 2, 3))  # (C,)
+        to_weight = (slope.to(kind) * centred).sum((0, 2, 3))
+        sums = torch.stack([to_bias, to_weight])
+        distributed.all_reduce(sums)
+        means = (sums / count)[..., None, None]  # (2, C, 1, 1)
+        to_maps = (slope - means[0] - centred * means[1]) * (weight * scale)[:, None, None]
+        return to_maps.to(slope.dtype), to_weight.to(weight.dtype), to_bias.to(weight.dtype), None
+
+
+def _joined_moments(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C,), variance (C,) and count (1,) of all processes' numbers from those of each (Chan et al. 1979)."""
+    own = torch.cat([mean, variance, count])
+    parts = torch.empty(distributed.get_world_size(), len(own), dtype=own.dtype, device=own.device)
+    distributed.all_gather(list(parts.unbind()), own)
+    means, variances, counts = parts.split([len(mean), len(mean), 1], dim=1)  # (R, C), (R, C), (R, 1)
+    total = counts.sum(0)  # (1,)
+    joint = (counts * means).sum(0) / total
+    return joint, (counts * (variances + (means - joint).square())).sum(0) / total, total

@@ -1,0 +1,173 @@
+"""Pre-training in two stages (paper 4.2): autoencode single patches; then fill in masked ones.
+
+A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``model/`` (the result), ``config.json``, ``run.json``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from patchifier import checkpoint
+from patchifier.cache import Cache, Progress, silent
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config, PretrainConfig, RequestError
+from patchifier.devices import best_precision, launch, share
+from patchifier.loop import Job, fit
+from patchifier.model import Patchifier
+from patchifier.pretrain.batches import Batches, Plan
+from patchifier.pretrain.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
+from patchifier.pretrain.sides import Sides, split
+from patchifier.pretrain.validation import measured_elsewhere, validator
+from patchifier.runs import Run, is_first
+
+__all__ = ["PICTURE_RATIOS", "Batches", "Sides", "initial_model", "picture_facts", "pretrain", "split", "stage_loss", "stage_steps", "train_stage"]
+
+TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "align", "decoder")}  # parts, by stage (4.2)
+
+
+def pretrain(
+    cache: str | Path,
+    out: str | Path,
+    *,
+    config: Config | None = None,
+    init: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> Path:
+    """Pre-train a Patchifier on a cache of log-mels.
+
+    Parameters
+    ----------
+    cache : str or Path
+        From :func:`patchifier.cache.prepare`.
+    out : str or Path
+        Run folder; with several machines, on a file system that all see.
+    config : Config
+        The paper's setting by default. Its spectrogram section must be the cache's.
+    init : str or Path
+        Model folder to start from.
+    resume : bool
+        Go on with the run in `out`, with as many devices as there are now.
+    device : str
+        "auto", "cpu", "cuda", ...
+    devices, nodes : int
+        Devices on each machine, and machines; see :func:`patchifier.devices.launch`.
+    progress : callable
+        Given a stage's title, returns a function that shows its progress.
+
+    Returns
+    -------
+    Path
+        The model folder.
+
+    Raises
+    ------
+    RequestError
+        If cache, config and initial model do not fit together, there are too few clips, or devices that cannot share a batch.
+    Interrupted
+        After SIGINT or SIGTERM; go on with `resume`.
+    """
+    config = config or Config()
+    data = Cache(cache, partial=config.pretrain.parts > 1)
+    data.require(config.spectrogram)
+    model = initial_model(config, init)
+    sides = split(data, config.pretrain)
+    facts = {
+        "kind": "pretrain",
+        "cache": str(data.path),
+        "dataset": data.name,
+        "clips": {"train": len(sides.train), "validation": len(sides.validation)},
+        "parameters": model.parameter_count(),
+        "seed": config.pretrain.seed,
+    }
+    with Run(out, config, resume=resume, facts=facts) as run:
+        precision = best_precision(device) if config.pretrain.precision == "auto" else config.pretrain.precision
+        fabric = launch(device, devices=devices, nodes=nodes, precision=precision)
+        run.facts |= {"precision": precision, "processes": fabric.world_size}
+        for stage in ("one", "two"):
+            if config.pretrain.stages in ("both", stage):
+                train_stage(stage, model, data, sides, config, run, fabric=fabric, resume=resume, progress=progress)
+        if is_first():
+            model.cpu()
+            if config.pretrain.stages != "one":
+                write_reconstructions(run.path / "stage-two" / "reconstructions.safetensors", model, data, sides.validation, config)
+            described = {name: run.facts[name] for name in ("dataset", "clips", "seed", "command", "machine", "started")}
+            steps = {f"steps, stage {stage}": number for stage, number in stage_steps(config.pretrain, len(sides.train)).items()}
+            checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
+    return run.path / "model"
+
+
+def initial_model(config: Config, init: str | Path | None) -> Patchifier:
+    """Make a model by the seed, or take one from a folder."""
+    if init is None:
+        return Patchifier(config.model, seed=config.pretrain.seed)
+    loaded = checkpoint.load(init)
+    if loaded.config.model != config.model:
+        differ = [field.name for field in dataclasses.fields(config.model) if getattr(config.model, field.name) != getattr(loaded.config.model, field.name)]
+        raise RequestError(f"the model in {init} differs from the config in model.{', model.'.join(differ)}: give --config {init}/config.json.")
+    return loaded.model
+
+
+def stage_steps(config: PretrainConfig, clips: int) -> dict[str, int]:
+    """Optimiser steps of each stage that runs."""
+    stages = {"one": config.stage_one, "two": config.stage_two}
+    return {name: training.total_steps(clips) for name, training in stages.items() if config.stages in ("both", name)}
+
+
+def train_stage(
+    stage: str,
+    model: Patchifier,
+    data: Cache,
+    sides: Sides,
+    config: Config,
+    run: Run,
+    *,
+    fabric: Any,
+    resume: bool,
+    progress: Callable[[str], Progress],
+) -> None:
+    """Run one stage of pre-training."""
+    settings = config.pretrain
+    training = settings.stage_one if stage == "one" else settings.stage_two
+    batches = Batches(data, sides.parts, config, stage, training, device=fabric.device, share=share(fabric, training.batch))
+    for name, part in model.named_children():
+        part.requires_grad_(name in TRAINED[stage])
+    job = Job(
+        model,
+        clips=len(sides.train),
+        batch=batches,
+        loss=stage_loss(stage, batches, settings),
+        validate=None if not len(sides.validation) else validator(stage, data, sides, config) if is_first() else measured_elsewhere,
+        static=True,
+    )
+    fit(
+        job,
+        run.path / f"stage-{stage}",
+        config=training,
+        seed=settings.seed,
+        validate_every=settings.validate_every or max(50, -(-len(sides.train) // training.batch)),
+        fabric=fabric,
+        checkpoint_every_s=settings.checkpoint_every_s,
+        resume=resume,
+        progress=progress(f"stage {'I' if stage == 'one' else 'II'}"),
+    )
+    model.requires_grad_(True)
+
+
+def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callable[[nn.Module, Plan], Tensor]:
+    """Make the loss of a stage: MSE of patches autoencoded, or filled in."""
+
+    def loss_one(model: Any, plan: Plan) -> Tensor:
+        return plan.weight * model.stage_one_loss(*batches.look_up(plan), plan.present)
+
+    def loss_two(model: Any, plan: Plan) -> Tensor:
+        patches, target = batches.look_up(plan)
+        return plan.weight * model.stage_two_loss(patches, target, plan.present, plan.masked, settings, visible=plan.visible, hidden=plan.hidden)
+
+    return loss_one if stage == "one" else loss_two

@@ -1,0 +1,239 @@
+"""Batches of pre-training: drawn on the processor, a few small numbers for each; looked up and augmented where the log-mels lie."""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchifier import augment
+from patchifier.augment import Crops
+from patchifier.cache import Cache
+from patchifier.config import AugmentConfig, Config, TrainingConfig
+from patchifier.model import draw_mask
+from patchifier.runs import batch_indices, generator
+
+RESIDENT_SHARE = 0.5  # of a device's free memory that log-mels may take; the paper's 16,000 clips need 2.6 GB
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches as the model sees them, what to reconstruct, and two masks; (B, N, 1, M, W) and (B, N)."""
+
+    patches: Tensor
+    target: Tensor
+    present: Tensor
+    masked: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch before its patches are looked up.
+
+    Attributes
+    ----------
+    first, frames, lengths, scale, starts, keys, present : Tensor or None
+        The fields of :class:`patchifier.augment.Crops`.
+    masked : Tensor, shape (B, N), bool
+    visible, hidden : Tensor, shape (V,) and (H,), int64
+        Places of visible and of masked patches among all B * N, so that nobody needs to count them on the device.
+    weight : Tensor, scalar
+        By which this process's loss is multiplied, so that the mean over processes is the mean over patches.
+    table : Tensor, shape (F, M), or None
+        Frames to look up, if they do not lie on the device already.
+    """
+
+    first: Tensor
+    frames: Tensor
+    lengths: Tensor
+    scale: Tensor
+    starts: Tensor
+    keys: Tensor
+    present: Tensor | None
+    masked: Tensor
+    visible: Tensor
+    hidden: Tensor
+    weight: Tensor
+    table: Tensor | None
+
+    @property
+    def crops(self) -> Crops:
+        """Return what was drawn."""
+        return Crops(self.first, self.frames, self.lengths, self.scale, self.starts, self.keys, self.present)
+
+    def to(self, device: torch.device) -> "Plan":
+        """Move to a device; a GPU is not waited for."""
+        if device.type == "cpu":
+            return self
+        moved = {name: value.pin_memory() if device.type == "cuda" else value for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(self, **{name: value.to(device, non_blocking=True) for name, value in moved.items()})
+
+
+class Batches:
+    """Step -> this process's share of the batch, a pure function of the seed and the step.
+
+    Where a GPU has the memory, the log-mels lie there from the start; else the next step's are read and sent while it works on this one.
+
+    Parameters
+    ----------
+    data : Cache
+        Log-mels.
+    parts : sequence of ndarray of int
+        Training clips; each part fills its own places in every batch, so that a process that takes only those places never reads the
+        other parts.
+    config : Config
+    stage : "one" or "two"
+    training : TrainingConfig
+        Of the stage.
+    device : torch.device
+        Where the model is.
+    share : slice
+        Places of the batch that are this process's.
+    """
+
+    def __init__(
+        self,
+        data: Cache,
+        parts: Sequence[np.ndarray],
+        config: Config,
+        stage: str,
+        training: TrainingConfig,
+        *,
+        device: torch.device | None = None,
+        share: slice | None = None,
+    ) -> None:
+        self.data, self.parts, self.config, self.stage, self.training = data, parts, config, stage, training
+        settings = config.pretrain
+        self.seed = settings.seed * 2 + (stage == "two")  # the stages draw apart
+        self.layout: Any = settings.stage_one_patches if stage == "one" else settings.stage_two_patches
+        self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
+        self.resident = self._resident() if self.device.type == "cuda" else None
+        self.ahead: dict[int, Future[Plan]] = {}
+        self.helper = ThreadPoolExecutor(1) if self.device.type != "cpu" else None
+
+    def __call__(self, step: int) -> Plan:
+        """Return the plan of a step, on the device."""
+        if self.helper is None:
+            return self.plan(step)
+        waiting = self.ahead.pop(step, None)
+        self.ahead = {step + 1: self.helper.submit(self.plan, step + 1)}
+        return (waiting.result() if waiting else self.plan(step)).to(self.device)
+
+    def plan(self, step: int) -> Plan:
+        """Draw clips, augmentation and mask of a step."""
+        each = self.training.batch // len(self.parts)
+        chosen = np.concatenate([part[batch_indices(self.seed, step, clips=len(part), batch=each, part=number)] for number, part in enumerate(self.parts)])
+        return make_plan(
+            self.data,
+            chosen,
+            self.config,
+            draws=generator(self.seed, "augment", step),
+            masks=generator(self.seed, "mask", step),
+            augmentation=self.config.augment,
+            layout=self.layout,
+            counts="present" if self.stage == "one" else self.config.pretrain.loss_on,
+            share=self.share,
+            resident=self.resident,
+        )
+
+    def look_up(self, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
+        table = plan.table if self.resident is None else self.resident.table
+        assert table is not None
+        return look_up(plan, table, self.config, self.config.augment)
+
+    def _own_parts(self) -> list[np.ndarray]:
+        """Return the parts that fill places of this process."""
+        each = self.training.batch // len(self.parts)
+        return [part for number, part in enumerate(self.parts) if number * each < self.share.stop and self.share.start < (number + 1) * each]
+
+    def _resident(self) -> "Resident | None":
+        clips = np.sort(np.concatenate(self._own_parts()))
+        need = int(self.data.frames[clips].sum()) * self.config.model.bands * 2  # float16
+        return Resident.of(self.data, clips, self.device) if need < RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0] else None
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Log-mels of all training clips on the device: a table of frames (F, M) float16, and each clip's first row, by its index in the cache."""
+
+    table: Tensor
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, data: Cache, clips: np.ndarray, device: torch.device) -> "Resident":
+        """Send log-mels to the device, clip by clip."""
+        frames = data.frames[clips]
+        first = np.zeros(len(data.clips), int)
+        first[clips] = np.cumsum(frames) - frames
+        table = torch.empty(int(frames.sum()), data.spectrogram.bands, dtype=torch.float16, device=device)
+        for clip in clips:
+            rows = data.log_mel(int(clip))
+            table[first[clip] : first[clip] + len(rows)] = torch.from_numpy(np.array(rows)).to(device)
+        return cls(table, first)
+
+
+def make_plan(
+    data: Cache,
+    chosen: np.ndarray,
+    config: Config,
+    *,
+    draws: np.random.Generator,
+    masks: np.random.Generator,
+    augmentation: AugmentConfig,
+    layout: Any,
+    counts: str = "masked",
+    share: slice | None = None,
+    resident: Resident | None = None,
+) -> Plan:
+    """Draw for a whole batch and plan a share of it; what is drawn for a clip does not depend on the share."""
+    model, settings, share = config.model, config.pretrain, share or slice(0, len(chosen))
+    drawn = augment.draw(draws, data.frames[chosen], config=augmentation, patches=settings.patches, width=model.frames, layout=layout, most=model.positions)
+    masked = draw_mask(masks, drawn.present, settings.mask_ratio)
+    weight = _weight(masked if counts == "masked" else drawn.present, share)
+    own, drawn, masked = chosen[share], drawn[share], masked[share]
+    frames = data.frames[own]
+    if resident is None:
+        spans = augment.span(drawn, frames, model.frames)
+        # The same length at every step, where that is enough: whoever replays a step needs the same shapes.
+        log_mels = data.read(own, spans, least=int(settings.patches * model.frames / augmentation.scale[0]) + 2)  # (B, T, M)
+        table, first = log_mels.flatten(0, 1), np.arange(len(own)) * log_mels.shape[1] - spans[:, 0]
+    else:
+        table, first = None, resident.first[own]
+    crops = Crops.of(drawn, first=first, frames=frames, width=model.frames)
+    flat, there = torch.from_numpy(masked).flatten(), torch.from_numpy(drawn.present).flatten()
+    return Plan(
+        **vars(crops),
+        masked=torch.from_numpy(masked),
+        visible=(there & ~flat).nonzero()[:, 0],
+        hidden=flat.nonzero()[:, 0],
+        weight=torch.tensor(weight),
+        table=table,
+    )
+
+
+def _weight(counted: np.ndarray, share: slice) -> float:
+    """Patches that count in a share of the batch, over those in an equal part of all."""
+    own = counted[share]
+    return float(own.sum() * len(counted) / (len(own) * counted.sum()))
+
+
+def look_up(plan: Plan, table: Tensor, config: Config, augmentation: AugmentConfig) -> tuple[Tensor, Tensor]:
+    """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
+    silence = config.spectrogram.silence
+    clean = augment.look_up(plan.crops, table, silence=silence, width=config.model.frames)
+    augmented = augment.vary_intensity(clean, plan.crops, config=augmentation, silence=silence)
+    return augmented, augmented if config.pretrain.target == "augmented" else clean
+
+
+def make_batch(data: Cache, chosen: np.ndarray, config: Config, *, augmentation: AugmentConfig, **options: Any) -> Batch:
+    """Read clips, augment them, cut them into patches and choose what to mask."""
+    plan = make_plan(data, chosen, config, augmentation=augmentation, **options)
+    assert plan.table is not None
+    patches, target = look_up(plan, plan.table, config, augmentation)
+    present = torch.ones_like(plan.masked) if plan.present is None else plan.present
+    return Batch(patches, target, present, plan.masked)
