@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchifier.config import ModelConfig, PretrainConfig
+from patchifier.config import ModelConfig
 from patchifier.model import Patchifier, UpConvolution, draw_mask
 from patchifier.runs import machine
 
@@ -59,7 +59,7 @@ def plain_loss_on_visible(model, patches, masked):
 def own_loss(model, patches, masked):
     """What training runs."""
     present = torch.ones(B, N, dtype=torch.bool)
-    return model.stage_two_loss(patches, patches, present, masked, PretrainConfig())
+    return model.stage_two_loss(patches, patches, present, masked)
 
 
 def make(*, plain_up, channels_last):

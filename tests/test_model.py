@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchifier.config import ModelConfig, PretrainConfig
+from patchifier.config import ModelConfig
 from patchifier.model import Decoder, FeatureExtractor, Head, Patchifier, UpConvolution, draw_mask
 
 
@@ -196,8 +196,7 @@ def test_what_stands_in_padded_patches_changes_nothing(training, content):
         layers = model.encode(padded, present=present)
         losses = [model.stage_one_loss(padded, padded_target, present)]
         for loss_on, extract in [("masked", "visible"), ("all", "visible"), ("masked", "all"), ("all", "all")]:
-            settings_ = PretrainConfig(loss_on=loss_on, extract=extract)
-            losses.append(model.stage_two_loss(padded, padded_target, present, masked, settings_))
+            losses.append(model.stage_two_loss(padded, padded_target, present, masked, loss_on=loss_on, extract=extract))
         return [layers[0][present], *(layer[:, 1:][present] for layer in layers[1:]), *losses, *model.buffers()]
 
     for one, two in zip(everything(0.5), everything(content), strict=True):
@@ -367,7 +366,7 @@ def test_the_loss_of_stage_two_is_the_mean_square_over_masked_or_all_patches(los
         sequence = model.bottleneck(vectors, masked=masked[b : b + 1, :count])[-1][0]
         decoded = model.decoder(model.align(sequence[1:]))
         squares += [(decoded[n] - target[b, n]).square() for n in range(count) if (b, n) in counted]
-    loss = model.stage_two_loss(patches, target, present, masked, PretrainConfig(loss_on=loss_on))
+    loss = model.stage_two_loss(patches, target, present, masked, loss_on=loss_on)
     torch.testing.assert_close(loss, torch.stack(squares).mean(), atol=1e-6, rtol=1e-5)
 
 
@@ -381,7 +380,7 @@ def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
 
     one, model = touched(lambda model: model.stage_one_loss(patches, patches, present))
     assert one == {name for name, _ in model.named_parameters() if name.startswith(("extractor", "decoder"))}
-    two, model = touched(lambda model: model.stage_two_loss(patches, patches, present, masks(present), PretrainConfig()))
+    two, model = touched(lambda model: model.stage_two_loss(patches, patches, present, masks(present)))
     assert two == {name for name, _ in model.named_parameters()}
 
 
@@ -411,13 +410,13 @@ def test_two_steps_lower_the_loss_of_every_alternative(changes, stage):
     patches = noise(4, 6, 1, config.bands, config.frames).mul(0.1).sub(0.6)
     present = lengths_to_present(6, 6, 5, 2)
     masked = masks(present)
-    settings_ = PretrainConfig(loss_on="all" if "loss" in stage else "masked", extract="all" if "extracting" in stage else "visible")
+    options = {"loss_on": "all" if "loss" in stage else "masked", "extract": "all" if "extracting" in stage else "visible"}
 
     def loss():
         torch.manual_seed(0)
         if stage == "one":
             return model.stage_one_loss(patches, patches, present)
-        return model.stage_two_loss(patches, patches, present, masked, settings_)
+        return model.stage_two_loss(patches, patches, present, masked, **options)
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     before = loss().item()
@@ -569,3 +568,16 @@ def test_convolutions_before_a_relu_start_as_he_proposed(paper):
 def test_a_copied_model_gives_the_same_answers():
     model, patches = trained(tiny()), music(1, 3)
     assert torch.equal(copy.deepcopy(model).encode(patches)[-1], model.encode(patches)[-1])
+
+
+def test_places_of_patches_do_what_masks_do():
+    """Whoever has counted the visible and masked patches may say where they are."""
+    generator = torch.Generator().manual_seed(0)
+    small = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
+    model = Patchifier(small).eval()
+    patches = torch.randn(3, 6, 1, small.bands, small.frames, generator=generator)
+    masked = torch.from_numpy(draw_mask(np.random.default_rng(0), np.ones((3, 6), bool), 0.5))
+    visible, hidden = (~masked).flatten().nonzero()[:, 0], masked.flatten().nonzero()[:, 0]
+    by_mask = model.stage_two_loss(patches, patches, torch.ones(3, 6, dtype=torch.bool), masked)
+    by_place = model.stage_two_loss(patches, patches, None, masked, visible=visible, hidden=hidden)
+    torch.testing.assert_close(by_mask, by_place)

@@ -141,8 +141,9 @@ class Crops:
     def of(cls, drawn: Draw, *, first: np.ndarray, frames: np.ndarray, width: int = 32) -> "Crops":
         """Bring together what was drawn and where clips lie."""
         whole = drawn.present.all() and (drawn.starts + width <= drawn.lengths[:, None]).all()
-        arrays = (np.asarray(first), np.asarray(frames), drawn.lengths, drawn.scale, drawn.starts, drawn.keys)
-        return cls(*map(torch.from_numpy, arrays), None if whole else torch.from_numpy(drawn.present))
+        lengths, scale, starts, keys = map(torch.from_numpy, (drawn.lengths, drawn.scale, drawn.starts, drawn.keys))
+        present = None if whole else torch.from_numpy(drawn.present)
+        return cls(torch.from_numpy(np.asarray(first)), torch.from_numpy(np.asarray(frames)), lengths, scale, starts, keys, present)
 
 
 def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> Tensor:

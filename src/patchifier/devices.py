@@ -6,13 +6,14 @@ process alone writes files and speaks.
 """
 
 import dataclasses
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning_fabric
 import torch
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
 from patchifier.config import RequestError
@@ -43,13 +44,15 @@ def launch(device: str = "auto", *, devices: int = 1, nodes: int = 1, precision:
     if distributed.is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-    # Statistics of batch norm are joined, so that buffers are the same everywhere already.
-    strategy: Any = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if devices * nodes > 1 else "auto"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    # Kernels of one channel have two names for the same order in memory, which is no fault and costs nothing.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    strategy = "ddp" if devices * nodes > 1 else "auto"
     try:
         fabric = lightning_fabric.Fabric(accelerator=device, strategy=strategy, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision])  # type: ignore[arg-type]
-        fabric.launch()
-    except (ValueError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
+    except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
         raise RequestError(f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}") from error
+    fabric.launch()
     return fabric
 
 
@@ -167,11 +170,12 @@ class JoinedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(maps)
         normalised, mean, variance, count = _JoinedNorm.apply(maps, self.weight, self.bias, self.eps)
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None and self.momentum is not None
+        mean_kept, variance_kept, momentum = self.running_mean, self.running_var, self.momentum
+        assert mean_kept is not None and variance_kept is not None and momentum is not None  # noqa: PT018 - for the type checker
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), self.momentum)
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            mean_kept.lerp_(mean.to(mean_kept), momentum)
+            variance_kept.lerp_((variance * count / (count - 1)).to(variance_kept), momentum)
         return normalised
 
 

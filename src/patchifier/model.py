@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import ModelConfig, PretrainConfig
+from patchifier.config import ModelConfig
 
 
 class FeatureExtractor(nn.Module):
@@ -222,14 +222,15 @@ class Patchifier(nn.Module):
         target: Tensor,
         present: Tensor | None,
         masked: Tensor,
-        config: PretrainConfig,
         *,
+        extract: str = "visible",
+        loss_on: str = "masked",
         visible: Tensor | None = None,
         hidden: Tensor | None = None,
     ) -> Tensor:
         """Fill in masked patches from the visible ones (4.2); their places may be given beside the mask, for a device that counts slowly."""
-        sequence = self.encode(patches, masked=masked, present=present, extract=config.extract, visible=visible)[-1]  # (B, 1 + N, D)
-        where = present if config.loss_on == "all" else masked if hidden is None else hidden
+        sequence = self.encode(patches, masked=masked, present=present, extract=extract, visible=visible)[-1]  # (B, 1 + N, D)
+        where = present if loss_on == "all" else masked if hidden is None else hidden
         reconstructed = self.decoder(self.align(take(sequence[:, 1:], where)))  # (P, 1, M, W)
         return nn.functional.mse_loss(reconstructed, take(target, where))
 

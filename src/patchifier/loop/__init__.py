@@ -140,7 +140,7 @@ def fit(
             due = state.step % validate_every == 0 or state.step == total
             if job.validate and due and validation.last_step < state.step:
                 losses.fetch()
-                _validate(job, wrapped, state, validation, keeper, fabric)
+                _validate(job, state, validation, keeper, fabric)
             spent = patience is not None and state.step - state.best_step >= patience
             state.finished = state.step >= total or (spent and job.score is not None)
             save, leave = stop.is_set() or time.monotonic() - saved_s >= checkpoint_every_s, stop.is_set()
@@ -190,7 +190,8 @@ class _Stepper:
 
     def take(self, batch: Any) -> Tensor:
         """Forward, backward, optimiser; gradients were None before."""
-        loss = self.job.loss(self.model, batch)
+        with self.fabric.autocast():  # Fabric's own wrapper does so for forward() alone
+            loss = self.job.loss(self.model, batch)
         self.fabric.backward(loss)
         norm = torch.full_like(loss, math.nan, requires_grad=False)
         if self.config.clip_norm:
@@ -199,12 +200,12 @@ class _Stepper:
         return torch.stack([loss.detach(), norm.to(loss)])
 
 
-def _validate(job: Job, model: Any, state: State, table: Table, keeper: Keeper, fabric: Any) -> None:
-    """Write a row of validation.csv and keep the weights if they are the best yet; the first process measures for all."""
+def _validate(job: Job, state: State, table: Table, keeper: Keeper, fabric: Any) -> None:
+    """Write a row of validation.csv and keep the weights if they are the best yet; the first process measures for all, in float32."""
     assert job.validate is not None
-    model.eval()
+    job.model.eval()
     with torch.no_grad():
-        figures = fabric.broadcast(job.validate(model) if is_first() else {})
+        figures = fabric.broadcast(job.validate(job.model) if is_first() else {})
     table.write(state.step, figures)
     if job.score and job.score(figures) > state.best_score:
         state.best_score, state.best_step = job.score(figures), state.step

@@ -23,7 +23,7 @@ from patchifier.pretrain.sides import Sides, split
 from patchifier.pretrain.validation import measured_elsewhere, validator
 from patchifier.runs import Run, is_first
 
-__all__ = ["PICTURE_RATIOS", "Batches", "Sides", "initial_model", "picture_facts", "pretrain", "split", "stage_loss", "stage_steps", "train_stage"]
+__all__ = ["PICTURE_RATIOS", "TRAINED", "Batches", "Sides", "initial_model", "picture_facts", "pretrain", "split", "stage_loss", "stage_steps", "train_stage"]
 
 TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "align", "decoder")}  # parts, by stage (4.2)
 
@@ -167,7 +167,7 @@ def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callab
         return plan.weight * model.stage_one_loss(*batches.look_up(plan), plan.present)
 
     def loss_two(model: Any, plan: Plan) -> Tensor:
-        patches, target = batches.look_up(plan)
-        return plan.weight * model.stage_two_loss(patches, target, plan.present, plan.masked, settings, visible=plan.visible, hidden=plan.hidden)
+        options = {"extract": settings.extract, "loss_on": settings.loss_on, "visible": plan.visible, "hidden": plan.hidden}
+        return plan.weight * model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **options)
 
     return loss_one if stage == "one" else loss_two

@@ -1,0 +1,274 @@
+"""Several processes: the same steps however a batch is shared, other numbers of processes after a stop, workers that die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+
+from patchifier import cache, datasets
+from patchifier.config import RequestError
+from patchifier.devices import JoinedBatchNorm, join_batch_norm, launch, share
+
+MODEL = {"channels": [4, 4, 4, 8, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "dropout": 0.0}
+BOTH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def settings(steps=50, **pretrain):
+    stage = {"steps": steps, "batch": 32, "learning_rate": 1e-4}
+    shared = {"stage_one": stage, "stage_two": stage, "patches": 6, "validation_fraction": 0.1, "validate_every": 25, "checkpoint_every_s": 0.0}
+    return {"model": MODEL, "pretrain": shared | pretrain}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A cache of 40 clips of noise of 3 to 9 s, the shorter of which cannot fill a sequence, in four shards."""
+    root, chance = tmp_path_factory.mktemp("devices"), np.random.default_rng(0)
+    (root / "audio").mkdir()
+    for number in range(40):
+        level = 0.1 * np.repeat(chance.random(18), 11_025)[: 22_050 * (3 + number % 7)]
+        soundfile.write(root / "audio" / f"{number:02d}.wav", level * chance.standard_normal(len(level)), 22_050)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "SHARD_FRAMES", 2600)
+        cache.prepare(datasets.load(root / "audio"), root / "cache", workers=1)
+    assert len(list((root / "cache" / "shards").glob("*.npy"))) >= 4
+    return root / "cache"
+
+
+@pytest.fixture
+def run(clips, tmp_path, child_environment):
+    """Pre-train by the command line, alone or in two processes; returns the run folder."""
+
+    def start(name, changes, *flags, launcher=(sys.executable,), wait=True, at=clips, **environment):
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(changes))
+        command = [*launcher, "-m", "patchifier", "pretrain", str(at), "--out", str(tmp_path / name), "--config", str(config), "--device", "cpu", *flags]
+        process = subprocess.Popen(command, env=child_environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if not wait:
+            return tmp_path / name, process
+        output = process.communicate(timeout=240)[0]
+        assert process.returncode == 0, output
+        return tmp_path / name, output
+
+    return start
+
+
+def weights(out):
+    return safetensors.torch.load_file(out / "model" / "model.safetensors")
+
+
+def column(out, stage, name, table="metrics.csv"):
+    rows = [line.split(",") for line in (out / f"stage-{stage}" / table).read_text().splitlines()]
+    return np.array([float(row[rows[0].index(name)]) for row in rows[1:]])
+
+
+# --- the same steps, however a batch is shared ---
+
+DOUBLE = """
+    import json, sys
+    from pathlib import Path
+    import safetensors.torch, torch
+    from patchifier import devices, loop
+    from patchifier.cache import Cache
+    from patchifier.config import Config, update
+    from patchifier.model import Patchifier
+    from patchifier.pretrain import TRAINED, Batches, split, stage_loss
+    from patchifier.runs import is_first
+
+    cache, out, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    config, data = update(Config(), changes), Cache(cache)
+    class Doubles(Batches):
+        def look_up(self, plan):
+            return [patches.double() for patches in super().look_up(plan)]
+
+    fabric = devices.launch("cpu", precision="64")
+    model = Patchifier(config.model).double()
+    for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
+        batches = Doubles(data, split(data, config.pretrain).parts, config, stage, training, share=devices.share(fabric, training.batch))
+        for name, part in model.named_children():
+            part.requires_grad_(name in TRAINED[stage])
+        job = loop.Job(model, 36, batches, stage_loss(stage, batches, config.pretrain))
+        loop.fit(job, out / stage, config=training, seed=0, validate_every=1000, fabric=fabric)
+    if is_first():
+        safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, out / "weights.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one_in_double_precision(clips, tmp_path, child_environment):
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(DOUBLE))
+    found = []
+    for name, launcher in (("one", (sys.executable,)), ("two", BOTH)):
+        (tmp_path / name).mkdir()
+        subprocess.run([*launcher, str(script), str(clips), str(tmp_path / name), json.dumps(settings())], env=child_environment, check=True, timeout=240)
+        found.append(safetensors.torch.load_file(tmp_path / name / "weights.safetensors"))
+    start = safetensors.torch.load_file(tmp_path / "one" / "weights.safetensors")
+    assert {tensor.dtype for tensor in start.values()} == {torch.float64, torch.int64}
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=0, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_two_processes_have_the_losses_of_one_in_single_precision(run):
+    """Element-wise noise, padding, a share of the masked patches: all that a batch holds."""
+    one, _ = run("one", settings())
+    two, output = run("two", settings(), "--devices", "2")
+    assert output.count("model in") == 1, "the second process speaks too"
+    for stage in ("one", "two"):
+        losses = [column(out, stage, "loss") for out in (one, two)]
+        assert len(losses[0]) == len(losses[1]) == 50
+        np.testing.assert_allclose(losses[0], losses[1], atol=1e-5, rtol=0)
+        figure = "mse" if stage == "one" else "masked_mse"
+        np.testing.assert_allclose(*[column(out, stage, figure, "validation.csv") for out in (one, two)], atol=1e-5, rtol=0)
+    assert json.loads((two / "run.json").read_text())["processes"] == 2
+
+
+def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
+    """With one process its moments, outputs, buffers and gradients are torch's."""
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "all_gather", lambda parts, own: parts[0].copy_(own))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: None)
+    maps = torch.randn(7, 3, 4, 5, dtype=torch.float64)
+    plain, joined = torch.nn.BatchNorm2d(3).double(), torch.nn.Sequential(torch.nn.BatchNorm2d(3).double())
+    with torch.no_grad():
+        plain.weight.uniform_()
+        plain.bias.uniform_()
+    joined[0].load_state_dict(plain.state_dict())
+    join_batch_norm(joined)
+    assert type(joined[0]) is JoinedBatchNorm
+    results = []
+    for norm in (plain, joined[0]):
+        values = maps.clone().requires_grad_()
+        output = norm(values)
+        (output * torch.arange(output.numel()).view_as(output).cos()).sum().backward()
+        results.append([output.detach(), values.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var, norm.num_batches_tracked])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(plain.eval()(maps), joined.eval()(maps))
+
+
+# --- other numbers of processes ---
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(run):
+    """Stopped at step 20 of each number, resumed with the other: the losses of a run that was not stopped."""
+    whole, _ = run("whole", settings(steps=24, stages="two"))
+    for name, first, second in (("more", (), ("--devices", "2")), ("fewer", ("--devices", "2"), ())):
+        out, process = run(name, settings(steps=24, stages="two"), *first, wait=False)
+        for line in process.stdout:
+            if "20/24" in line or " 83" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+        run(name, settings(steps=24, stages="two"), "--resume", *second)
+        np.testing.assert_allclose(column(out, "two", "loss"), column(whole, "two", "loss"), atol=1e-5, rtol=0)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    class Three:
+        world_size, global_rank = 3, 0
+
+    with pytest.raises(RequestError, match=r"batch of 32 clips cannot be shared by 3 processes"):
+        share(Three(), 32)
+    assert share(launch("cpu"), 32) == slice(0, 32)
+
+
+def test_devices_that_are_not_there_are_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(RequestError, match="cannot use 2 devices 'cuda' on 1 machine"):
+        launch("cuda", devices=2)
+
+
+# --- workers that die ---
+
+
+@pytest.mark.slow
+def test_a_worker_killed_is_replaced_and_the_run_ends_as_if_it_had_not(run, child_environment):
+    whole, _ = run("whole", settings(steps=60, stages="two"), launcher=BOTH)
+    out, process = run("killed", settings(steps=60, stages="two"), launcher=(*BOTH, "--max-restarts", "2"), wait=False)
+    state = out / "stage-two" / "state.safetensors"
+    wait_for(lambda: state.exists() and len((out / "stage-two" / "metrics.csv").read_text().splitlines()) > 12, process)
+    victims = [int(pid) for pid in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()]
+    os.kill(victims[-1], signal.SIGKILL)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    assert len(column(out, "two", "loss")) == 60
+    expected, found = weights(whole), weights(out)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def wait_for(happened, process):
+    for _ in range(1200):
+        if happened():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    pytest.fail("it never happened")
+
+
+# --- parts of a cache ---
+
+
+@pytest.mark.slow
+def test_a_process_reads_its_own_part_of_the_cache_alone(run, clips, tmp_path):
+    """With the shards of the first part missing for the second process, and the other way round, the run is that of the whole cache."""
+    import shutil
+
+    changes = settings(steps=6, stages="two", parts=2)
+    whole, _ = run("whole", changes, launcher=BOTH)
+    parts = cache.Cache(clips).parts(2)
+    for number, part in enumerate(parts):
+        own = Path(shutil.copytree(clips, tmp_path / f"node-{number}"))
+        for path in cache.Cache(own).shard_files(parts[1 - number]):
+            path.unlink()
+        assert len(part) > 5
+    (tmp_path / "each.py").write_text(
+        "import os, sys, runpy\n"
+        "place = sys.argv.index('CACHE'); sys.argv[place] = sys.argv.pop() + os.environ['RANK']\n"
+        "sys.argv[0] = 'patchifier'; runpy.run_module('patchifier', run_name='__main__')\n"
+    )
+    (tmp_path / "config.json").write_text(json.dumps(changes))
+    command = [*BOTH, str(tmp_path / "each.py"), "pretrain", "CACHE", "--out", str(tmp_path / "split"), "--config", str(tmp_path / "config.json")]
+    done = subprocess.run(
+        [*command, "--device", "cpu", str(tmp_path / "node-")], capture_output=True, text=True, env=dict(os.environ), timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected, found = weights(whole), weights(tmp_path / "split")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_clip_of_a_missing_shard_is_refused_by_the_name_of_the_file(clips, tmp_path):
+    import shutil
+
+    own = Path(shutil.copytree(clips, tmp_path / "own"))
+    first, second = cache.Cache(own).parts(2)
+    for path in cache.Cache(own).shard_files(first):
+        path.unlink()
+    with pytest.raises(RequestError, match="cannot be read"):
+        cache.Cache(own)
+    data = cache.Cache(own, partial=True)
+    assert len(data.log_mel(int(second[0]))) > 0
+    with pytest.raises(RequestError, match=r"shards/\d+\.npy is missing, and clip .*copy this shard"):
+        data.log_mel(int(first[0]))
+
+
+def test_parts_hold_every_clip_once_and_are_of_like_size(clips):
+    data = cache.Cache(clips)
+    for count in (1, 2, 4):
+        parts = data.parts(count)
+        assert sorted(np.concatenate(parts)) == list(range(len(data.clips)))
+        frames = [data.frames[part].sum() for part in parts]
+        assert max(frames) < 2 * min(frames)
+    with pytest.raises(RequestError, match="cannot be dealt out to 100 parts"):
+        data.parts(100)
