@@ -105,7 +105,7 @@ def run_pretrain(flags: Flags) -> int:
     from patchifier import cache, checkpoint, pretrain
     from patchifier.runs import Interrupted, is_first
 
-    data = cache.Cache(flags["cache"])
+    data = cache.Cache(flags["cache"], partial=True)
     if flags.get("init"):
         base = checkpoint.load(flags["init"]).config
     else:

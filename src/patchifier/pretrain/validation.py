@@ -18,7 +18,7 @@ from patchifier.runs import generator
 
 def validator(stage: str, data: Cache, sides: Sides, config: Config) -> Callable[[Any], dict[str, float]]:
     """Make a validation on held-out clips: the same crops and masks every time, no augmentation."""
-    mean_patch = training_mean_patch(data, sides.train, config)
+    mean_patch = training_mean_patch(data, sides.parts[0], config)
     batches = list(validation_batches(data, sides.validation, config))
     predictors = masked_predictors(batches, mean_patch)
     autoencoding = {"mean_patch_mse": mean_of((batch.patches[batch.present] - mean_patch).square() for batch in batches)}
