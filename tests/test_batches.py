@@ -1,0 +1,188 @@
+"""Plans of batches: shares, log-mels on the device or read step by step, and steps that a GPU is never waited for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from patchifier import loop
+from patchifier.cache import Cache
+from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
+from patchifier.model import Patchifier
+from patchifier.pretrain import TRAINED, Batches, split, stage_loss
+from patchifier.pretrain.batches import Plan, Resident
+
+SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
+
+
+class Clips:
+    """Log-mels of noise that stand in for a cache."""
+
+    def __init__(self, *frames):
+        generator = torch.Generator().manual_seed(0)
+        self.frames = np.array(frames)
+        self.clips = frames
+        self.log_mels = [torch.rand(count, 64, generator=generator).half().numpy() - 0.9 for count in frames]
+        self.spectrogram = Config().spectrogram
+
+    def log_mel(self, index, first=0, last=None):
+        return self.log_mels[index][first:last]
+
+    read = Cache.read
+
+
+LONG = Clips(900, 1249, 1000, 1249, 830, 1100, 1249, 950)
+MIXED = Clips(900, 100, 1249, 20, 1000, 700, 40, 1249)
+
+
+def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
+    config = config or Config(model=SMALL)
+    return Batches(data, parts or [np.arange(len(data.frames))], config, stage, TrainingConfig(batch=batch), share=share)
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+@pytest.mark.parametrize("data", [LONG, MIXED], ids=["long", "mixed"])
+def test_shares_make_up_the_batch(stage, data):
+    whole = batches(data, stage)
+    patches, _ = whole.look_up(whole(3))
+    masked = whole(3).masked
+    for share in (slice(0, 2), slice(2, 8)):
+        own = batches(data, stage, share=share)
+        plan = own(3)
+        assert torch.equal(own.look_up(plan)[0], patches[share])
+        assert torch.equal(plan.masked, masked[share])
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+@pytest.mark.parametrize("loss_on", ["masked", "all"])
+def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_on):
+    """In evaluation mode, where clips do not see one another."""
+    config = update(Config(model=SMALL), {"pretrain": {"loss_on": loss_on}})
+    model = Patchifier(SMALL).eval()
+
+    def loss(share):
+        own = batches(MIXED, stage, config=config, share=share)
+        with torch.no_grad():
+            return float(stage_loss(stage, own, config.pretrain)(model, own(5)))
+
+    whole = loss(None)
+    assert np.mean([loss(slice(0, 4)), loss(slice(4, 8))]) == pytest.approx(whole, abs=1e-7)
+    assert loss(slice(0, 4)) != pytest.approx(whole, abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+@pytest.mark.parametrize("data", [LONG, MIXED], ids=["long", "mixed"])
+def test_log_mels_on_the_device_give_what_reading_them_gives(stage, data):
+    """Half the clips are on the device: the training side, at places that are not their own."""
+    chosen = np.array([1, 2, 4, 7])
+    read, resident = (batches(data, stage, parts=[chosen]) for _ in range(2))
+    resident.resident = Resident.of(data, chosen, torch.device("cpu"))
+    assert len(resident.resident.table) == data.frames[chosen].sum()
+    for step in range(3):
+        plans = read(step), resident(step)
+        assert plans[1].table is None
+        for expected, found in zip(read.look_up(plans[0]), resident.look_up(plans[1]), strict=True):
+            assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_a_step_waits_for_nothing_on_the_device(stage):
+    """On torch's meta device there are shapes and no numbers: whatever asks for a number, or mixes devices, fails."""
+    config = Config(model=SMALL)
+    own = batches(LONG, stage)
+    own.resident = Resident(torch.empty(10_000, 64, dtype=torch.float16, device="meta"), np.zeros(8, int))
+    model = Patchifier(SMALL).to("meta").train()
+    for name, part in model.named_children():
+        part.requires_grad_(name in TRAINED[stage])
+    plan = own(0)
+    assert plan.present is None
+    moved = dataclasses.replace(plan, **{name: value.to("meta") for name, value in vars(plan).items() if value is not None})
+    loss = stage_loss(stage, own, config.pretrain)(model, moved)
+    loss.backward()
+    assert loss.device.type == "meta"
+    missing = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert not missing
+    with pytest.raises((NotImplementedError, RuntimeError)):  # as it would, given a mask to count instead of places
+        model.stage_two_loss(*own.look_up(moved), None, moved.masked)
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_steps_without_padding_have_the_same_shapes(stage):
+    """So that one recording serves them all; log-mels that are read have one length too."""
+    own = batches(LONG, stage)
+    shapes = {tuple((name, value.shape) for name, value in vars(own(step)).items() if value is not None) for step in range(12)}
+    if stage == "two":
+        assert len(shapes) == 1
+    resident = batches(LONG, stage)
+    resident.resident = Resident.of(LONG, np.arange(8), torch.device("cpu"))
+    assert len({tuple((name, value.shape) for name, value in vars(resident(step)).items() if value is not None) for step in range(12)}) == 1
+
+
+def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
+    parts = [np.array([0, 2, 4, 6]), np.array([1, 3, 5, 7])]
+    seen = []
+    for step in range(4):
+        plans = [batches(LONG, "two", batch=4, parts=parts, share=share)(step) for share in (slice(0, 2), slice(2, 4))]
+        seen.append([plan.frames.tolist() for plan in plans])
+    for number, part in enumerate(parts):
+        own = [frames for step in seen for frames in step[number]]
+        assert sorted(own[:4]) == sorted(own[4:]) == sorted(LONG.frames[part])
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(RequestError, match=r"pretrain\.parts is 3, expected a number by which the batch of 32 can be divided"):
+        update(Config(), {"pretrain": {"parts": 3}})
+
+
+def test_a_part_without_training_clips_is_refused(small_cache):
+    data = Cache(small_cache)
+    config = update(Config(), {"pretrain": {"parts": 2, "validation_fraction": 0.0}})
+    with pytest.raises(RequestError, match=r"1 shards, which cannot be dealt out to 2 parts"):
+        split(data, config.pretrain)
+
+
+# --- the loop, as a device that runs ahead sees it ---
+
+
+def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, monkeypatch):
+    """A device that runs ahead is asked every few steps, before each validation and at the end; metrics.csv has a row for each step."""
+    fetched = []
+    fetch = loop.Losses.fetch
+
+    def counted(self):
+        fetched.append(len(self.waiting))
+        fetch(self)
+
+    def ahead(self, *arguments):
+        start(self, *arguments)
+        self.limit = 4
+
+    start = loop.Losses.__init__
+    monkeypatch.setattr(loop.Losses, "__init__", ahead)
+    monkeypatch.setattr(loop.Losses, "fetch", counted)
+    model = torch.nn.Linear(3, 1)
+    job = loop.Job(model, 10, lambda step: torch.full((2, 3), float(step)), lambda model, batch: model(batch).square().mean(), lambda model: {"figure": 1.0})
+    loop.fit(job, tmp_path, config=TrainingConfig(steps=11, batch=2), seed=0, validate_every=6)
+    assert [count for count in fetched if count] == [4, 2, 4, 1]
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, 12))
+
+
+def test_bf16_is_used_where_it_is_asked_for(tmp_path):
+    """In stage II, whose loss is not the module's forward()."""
+    from patchifier.devices import launch
+
+    model, seen = Patchifier(SMALL), []
+    model.align[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    own = batches(LONG, "two", batch=2)
+    for precision in ("32", "bf16"):
+        job = loop.Job(model, 8, own, stage_loss("two", own, Config().pretrain))
+        loop.fit(job, tmp_path / precision, config=TrainingConfig(steps=1, batch=2), seed=0, validate_every=9, fabric=launch("cpu", precision=precision))
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_a_plan_on_a_cpu_is_not_copied():
+    plan = batches(LONG, "two")(0)
+    assert isinstance(plan, Plan)
+    assert plan.to(torch.device("cpu")) is plan
