@@ -185,6 +185,15 @@ def test_info_counts_parameters_and_verifies_caches(folder, capsys):
     assert (code, json.loads(out)["clips"], json.loads(out)["problems"]) == (0, 20, [])
 
 
+def test_info_names_the_shards_of_each_part_of_a_cache(folder, capsys):
+    code, out, _ = run(capsys, "info", folder / "cache", "--parts", "1")
+    assert code == 0
+    assert "part 0                ['00000.npy']" in out
+    code, _, errors = run(capsys, "info", folder / "cache", "--parts", "5")
+    assert code == 2
+    assert "cannot be dealt out to 5 parts" in errors
+
+
 def test_info_finds_damage_in_a_cache(tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", np.zeros(22_050), 22_050)
     cache.prepare(datasets.load(tmp_path), tmp_path / "cache", workers=1)

@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "info", "Say what a model folder or a cache holds.")
     command.add_argument("path", type=str, help="The folder.")
     command.add_argument("--verify", action="store_true", help="Check every clip of a cache against its checksum.")
+    command.add_argument("--parts", type=int, default=0, help="Name the shards of each part of a cache, for machines that train with --pretrain.parts.")
     add_common(command)
 
 
@@ -75,8 +76,8 @@ def run_report(flags: Flags) -> int:
 def run_info(flags: Flags) -> int:
     """``patchifier info``."""
     path = Path(flags["path"])
-    facts = _cache_facts(path, bool(flags.get("verify"))) if (path / "cache.json").exists() else _model_facts(path)
-    plain = {name: value for name, value in facts.items() if not isinstance(value, dict | list) or name == "problems"}
+    facts = _cache_facts(path, bool(flags.get("verify")), flags.get("parts", 0)) if (path / "cache.json").exists() else _model_facts(path)
+    plain = {name: value for name, value in facts.items() if not isinstance(value, dict | list) or name == "problems" or name.startswith("part ")}
     say(flags, facts, "\n".join(f"{name:<22}{value}" for name, value in plain.items()))
     return 1 if facts.get("problems") else 0
 
@@ -92,7 +93,7 @@ def _model_facts(path: Path) -> dict[str, Any]:
     return facts | dict(loaded.facts) | {"config": to_dict(loaded.config)}
 
 
-def _cache_facts(path: Path, verify: bool) -> dict[str, Any]:
+def _cache_facts(path: Path, verify: bool, parts: int) -> dict[str, Any]:
     from patchifier import cache
 
     data = cache.Cache(path)
@@ -104,7 +105,8 @@ def _cache_facts(path: Path, verify: bool) -> dict[str, Any]:
         "task": data.task.kind if data.task else None,
         "spectrogram": to_dict(data.spectrogram),
     }
-    return facts | ({"problems": data.verify()} if verify else {})
+    shards = {f"part {number}": [path.name for path in data.shard_files(part)] for number, part in enumerate(data.parts(parts) if parts else [])}
+    return facts | shards | ({"problems": data.verify()} if verify else {})
 
 
 COMMANDS: dict[str, Callable[[Flags], int]] = {"reconstruct": run_reconstruct, "report": run_report, "info": run_info}

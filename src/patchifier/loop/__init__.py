@@ -28,7 +28,7 @@ from patchifier.loop.saved import Keeper, State
 from patchifier.loop.tables import Losses, Table
 from patchifier.runs import Interrupted, is_first, seed_dropout, was_restarted
 
-__all__ = ["Job", "State", "fit", "make_optimiser", "rate_factor"]
+__all__ = ["Job", "State", "Stepper", "fit", "make_optimiser", "rate_factor"]
 
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
@@ -132,7 +132,7 @@ def fit(
     settings = digest(STATE_FORMAT, config, seed, devices.precision_of(fabric), patience, validate_every)
     keeper = Keeper(folder, model, wrapped_optimiser, settings=settings)
     state = keeper.load() if resume or was_restarted() else State()
-    take_step = _Stepper(job, wrapped, wrapped_optimiser, fabric, config, seed, total)
+    take_step = Stepper(job, wrapped, wrapped_optimiser, fabric, config, seed, total)
     with Table(folder / "metrics.csv", state.step) as metrics, Table(folder / "validation.csv", state.step) as validation, _stop_signals() as stop:
         validation.last_step = fabric.broadcast(validation.last_step)
         losses, saved_s = Losses(job.clips, config, fabric, metrics, progress, total), time.monotonic()
@@ -166,7 +166,7 @@ def fit(
     return state
 
 
-class _Stepper:
+class Stepper:
     """Takes optimiser steps, one after the other, or as replays of a graph."""
 
     def __init__(self, job: Job, model: Any, optimiser: Any, fabric: Any, config: TrainingConfig, seed: int, total: int) -> None:
