@@ -2,9 +2,10 @@
 
     python benchmarks/prepare.py [--files 160] [--rounds 3] [--sizes 100,1000,10000] [--workers 2]
 
-Makes its own mp3 files (music.py) in a temporary folder: of 30 s for the ratio, timed in turn in one run with as many processes both
-ways, their start left out by taking the difference to a quarter of the files; of 5 s for the sizes, each built in a fresh process, by
-`prepare --out` as the command does it. Memory is the largest of the parent and of any of its children, as the system counts it.
+Makes its own mp3 files (music.py) in a temporary folder. The ratio: files of 30 s, both ways in turn in one run with as many processes, their
+start left out by taking the difference to a quarter of the files. The sizes: files of 5 s, each size built in a fresh process, three times but
+for more than 1,000 files, medians; a further file is what the difference to the size before comes to for each file. Memory is the most that the
+parent, and any one of its workers, ever held (VmHWM of Linux).
 """
 
 import argparse
@@ -16,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import torch
 from music import make
 from timing import in_turn, keep, say
 
@@ -23,24 +26,25 @@ from patchifier import audio, cache
 from patchifier.datasets import Clip, Dataset
 from patchifier.processes import process_pool
 
-SHORT_S, LONG_S = 5, 30
+LONG_S, SHORT_S = 30, 5
 BUILD = """
-import json, resource, sys, time
+import json, multiprocessing, re, sys, time
+from pathlib import Path
 from patchifier import cache, datasets
-from patchifier.processes import in_processes
+
+def most_mb(process):
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 1024
+
+def look(done, total, note):
+    if done == total:  # the workers are still there
+        found["worker_mb"] = max(most_mb(process.pid) for process in multiprocessing.active_children())
+
 if __name__ == "__main__":
-    folder, out, workers = sys.argv[1:]
-    data = datasets.load(folder)
+    found, data = {}, datasets.load(sys.argv[1])
     started = time.perf_counter()
-    prepared = cache.prepare(data, out, workers=int(workers))
-    took_s = time.perf_counter() - started
-    most = {name: resource.getrusage(whose).ru_maxrss / 1024 for name, whose in (("parent", resource.RUSAGE_SELF), ("worker", resource.RUSAGE_CHILDREN))}
-    print(json.dumps({"clips": prepared.clips, "seconds": took_s, **{f"{name}_mb": value for name, value in most.items()}}))
+    found["clips"] = cache.prepare(data, sys.argv[2], workers=int(sys.argv[3]), progress=look).clips
+    print(json.dumps({**found, "seconds": time.perf_counter() - started, "parent_mb": most_mb("self")}))
 """
-
-
-def decode_alone(path):
-    return sum(len(block) for block in audio.blocks(path))
 
 
 def against_decoding(folder, files, rounds, workers):
@@ -53,30 +57,41 @@ def against_decoding(folder, files, rounds, workers):
         shutil.rmtree(out, ignore_errors=True)
         cache.prepare(Dataset("music", tuple(Clip(path, path) for path in part)), out, workers=workers)
 
-    with process_pool(workers, initializer=one_thread) as pool:
+    with process_pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         ways = {f"decoding {name}": lambda part=part: sum(pool.map(decode_alone, part)) for name, part in parts.items()}
         ways |= {f"prepare {name}": lambda part=part: prepare(part) for name, part in parts.items()}
         seconds = in_turn(ways, rounds)
     return [seconds[f"{way} many"] - seconds[f"{way} few"] for way in ("prepare", "decoding")]
 
 
-def one_thread():
-    import torch
-
-    torch.set_num_threads(1)
+def decode_alone(path):
+    return sum(len(block) for block in audio.blocks(path))
 
 
 def build(folder, files, workers):
     """Seconds and megabytes of a build in a process of its own."""
-    folder.mkdir()
-    make(folder, files, SHORT_S)
-    script = folder.with_suffix(".py")
+    script, out = folder / "build.py", folder / "cache"
     script.write_text(BUILD)
-    command = [sys.executable, str(script), str(folder), f"{folder}-cache", str(workers)]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    shutil.rmtree(f"{folder}-cache")
-    assert found["clips"] == files
+    command = [sys.executable, str(script), str(folder), str(out), str(workers)]
+    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    assert found["clips"] == files, found
+    shutil.rmtree(out)
     return found
+
+
+def sizes(counts, workers):
+    """A row of medians for each number of files."""
+    rows = []
+    print(f"{'files':>8}{'s':>9}{'ms a file':>11}{'a further file, ms':>20}{'parent MB':>11}{'worker MB':>11}")
+    for files in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            make(Path(folder), files, SHORT_S)
+            builds = [build(Path(folder), files, workers) for _ in range(3 if files <= 1000 else 1)]
+        row = {name: float(np.median([found[name] for found in builds])) for name in ("seconds", "parent_mb", "worker_mb")}
+        further = (row["seconds"] - rows[-1]["seconds"]) / (files - rows[-1]["files"]) if rows else float("nan")
+        rows.append({"files": files, "builds": len(builds), **row, "ms_a_file": 1000 * row["seconds"] / files, "ms_a_further_file": 1000 * further})
+        print(f"{files:>8,}{row['seconds']:>9.1f}{rows[-1]['ms_a_file']:>11.2f}{1000 * further:>20.2f}{row['parent_mb']:>11.0f}{row['worker_mb']:>11.0f}")
+    return rows
 
 
 def main():
@@ -86,27 +101,20 @@ def main():
     parser.add_argument("--sizes", type=lambda text: [int(part) for part in text.split(",")], default=[100, 1000, 10_000])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        folder = Path(root) / "long"
-        folder.mkdir()
-        whole, alone = against_decoding(folder, flags.files, flags.rounds, flags.workers)
-        audio_s = LONG_S * (flags.files - flags.files // 4)
-        results = {
-            "x_real_time": say(f"prepare, {flags.workers} processes", audio_s / whole, "x"),
-            "x_real_time_decoding": say(f"decode + resample alone, {flags.workers} processes", audio_s / alone, "x"),
-            "ratio": say("prepare / decode + resample alone", whole / alone, ""),
-        }
-        builds = []
-        print(f"{'files of 5 s':>12}{'s':>9}{'ms a file':>11}{'beyond the first':>18}{'parent MB':>11}{'worker MB':>11}")
-        for files in flags.sizes:
-            found = build(Path(root) / str(files), files, flags.workers)
-            each_ms = 1000 * found["seconds"] / files
-            # What the processes take to start is in every build.
-            beyond_ms = 1000 * (found["seconds"] - builds[0]["seconds"]) / (files - builds[0]["clips"]) if builds else None
-            builds.append({**found, "ms_a_file": each_ms, "ms_a_file_beyond_the_first_build": beyond_ms})
-            beyond = f"{beyond_ms:.2f}" if builds[1:] else "-"
-            print(f"{files:>12,}{found['seconds']:>9.1f}{each_ms:>11.2f}{beyond:>18}{found['parent_mb']:>11.0f}{found['worker_mb']:>11.0f}", flush=True)
-    keep("prepare", {**results, "builds": builds, **{name: getattr(flags, name) for name in ("files", "rounds", "workers")}})
+    with tempfile.TemporaryDirectory() as folder:
+        whole, alone = against_decoding(Path(folder), flags.files, flags.rounds, flags.workers)
+    audio_s = LONG_S * (flags.files - flags.files // 4)
+    results = {
+        "x_real_time": say(f"prepare, {flags.workers} processes", audio_s / whole, "x"),
+        "x_real_time_decoding": say(f"decode + resample alone, {flags.workers} processes", audio_s / alone, "x"),
+        "ratio": say("prepare / decode + resample alone", whole / alone, ""),
+    }
+    rows = sizes(flags.sizes, flags.workers)
+    keep("prepare", {**results, "sizes": [{name: value for name, value in row.items() if value == value} for row in rows], **facts(flags)})
+
+
+def facts(flags):
+    return {"files": flags.files, "rounds": flags.rounds, "workers": flags.workers, "long_s": LONG_S, "short_s": SHORT_S}
 
 
 if __name__ == "__main__":
