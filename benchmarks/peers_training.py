@@ -3,9 +3,10 @@
     python benchmarks/peers_training.py [--pairs 16] [--rounds 3]
 
 The peer is SimCLR on a SampleCNN of CLMR's size (59,049 samples at 22,050 Hz), our re-implementation: two views of each clip, a projector of two
-layers (512 and 128 numbers), NT-Xent at temperature 0.5 over the batch, Adam. Ours are stages I and II at the paper's size, 32 clips of 25 patches.
-Forward, backward and optimiser, each in float32 and, where the processor has it, under bf16 autocast; noise instead of music, and nobody's
-augmentation. CLMR's own batch is 48 pairs, with which 16 share their rate; it takes 6 GB.
+layers (512 and 128 numbers), NT-Xent at temperature 0.5 over the batch, Adam; convolutions over a map of height 1 in channels-last order, which
+takes 0.7 times as long on a CPU as the same in one dimension. Ours are stages I and II at the paper's size, 32 clips of 25 patches. Forward,
+backward and optimiser, each in float32 and, where the processor has it, under bf16 autocast; noise instead of music, and nobody's
+augmentation. CLMR's own batch is 48 pairs, which take three times as long as 16, and 6 GB.
 """
 
 import argparse
@@ -41,9 +42,31 @@ class SimCLR(nn.Module):
         return nn.functional.cross_entropy(similarity.float(), partners)
 
 
+def fast_sample_cnn():
+    """The SampleCNN with maps of height 1 in channels-last order."""
+    plain = SampleCNN()
+    flat = [copied(layer) for block in plain.sequential for layer in block]
+    fast = nn.Sequential(nn.Unflatten(1, (1, 1)), *flat, nn.Flatten()).to(memory_format=torch.channels_last)  # (P, 1, S) -> (P, 1, 1, S)
+    noise = torch.randn(2, 1, FRAME)
+    assert torch.allclose(fast.eval()(noise), plain.eval()(noise), atol=1e-4)
+    return fast.train()
+
+
+def copied(layer):
+    """The layer of one dimension as one of two, the first of size 1."""
+    if isinstance(layer, nn.Conv1d):
+        (stride,), (padding,) = layer.stride, layer.padding
+        twin = nn.Conv2d(layer.in_channels, layer.out_channels, (1, 3), (1, stride), (0, padding))
+        twin.load_state_dict({"weight": layer.weight[:, :, None], "bias": layer.bias})
+        return twin
+    if isinstance(layer, nn.BatchNorm1d):
+        return nn.BatchNorm2d(layer.num_features)
+    return nn.MaxPool2d((1, layer.kernel_size)) if isinstance(layer, nn.MaxPool1d) else nn.ReLU(inplace=True)
+
+
 def simclr(pairs, generator):
     """The peer: its network, optimiser and loss."""
-    model = SimCLR(SampleCNN(), CHANNELS[-1])
+    model = SimCLR(fast_sample_cnn(), CHANNELS[-1])
     views = torch.randn(2 * pairs, 1, FRAME, generator=generator)
     return model, torch.optim.Adam(model.parameters(), lr=3e-4, foreach=True), lambda: model.loss(views)
 
