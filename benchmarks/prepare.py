@@ -1,6 +1,6 @@
 """`cache.prepare` against decoding and resampling alone, and what a file costs and how much memory is held at 100, 1,000 and 10,000 files.
 
-    python benchmarks/prepare.py [--files 160] [--rounds 3] [--sizes 100,1000,10000] [--workers 2]
+    python benchmarks/prepare.py [--files 96] [--rounds 3] [--sizes 100,1000,10000] [--workers 2]
 
 Makes its own mp3 files (music.py) in a temporary folder. The ratio: files of 30 s, both ways in turn in one run with as many processes, their
 start left out by taking the difference to a quarter of the files. The sizes: files of 5 s, each size built in a fresh process, three times but
@@ -96,7 +96,7 @@ def sizes(counts, workers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, default=160)
+    parser.add_argument("--files", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=lambda text: [int(part) for part in text.split(",")], default=[100, 1000, 10_000])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
