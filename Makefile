@@ -30,9 +30,14 @@ test: $(READY)  ## Tests: offline, on a CPU, minutes
 test-slow: $(READY)  ## The longer tests
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow
 
-bench: $(READY)  ## Benchmarks: ratios of things timed in turn
+bench: $(READY)  ## Benchmarks: ratios of things timed in turn, ten minutes; writes README's table of speeds
 	$(BIN)/python benchmarks/log_mel.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/peers_training.py
+	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/embed.py
+	$(BIN)/python benchmarks/tables.py
 
 clean:  ## Remove the environment and everything made here
 	rm -rf $(VENV) runs caches dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,9 +20,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import embed as mp3s
 import numpy as np
 import torch
+from music import make
+from timing import RESULTS, keep, say, timed
 
 from patchifier import audio, collection, embed
 from patchifier.collection.worker import Cut, embed_clips
@@ -32,8 +33,6 @@ from patchifier.interfaces import cluster
 from patchifier.interfaces.cluster import parts
 from patchifier.model import Patchifier
 from patchifier.runs import machine
-
-RESULTS = Path(__file__).parent / "results" / "cluster.json"
 
 
 def compare(paths, embedder, rounds, workers):
@@ -47,7 +46,7 @@ def compare(paths, embedder, rounds, workers):
                 spans = {}
                 for count, part in (("few", few), ("many", many)):
                     out = Path(folder) / f"{name}-{count}-{number}{'.parquet' if name == 'embed_library' else ''}"
-                    spans[count] = mp3s.timed(functools.partial(engine, part, out, embedder=embedder, workers=workers))[0]
+                    spans[count] = timed(functools.partial(engine, part, out, embedder=embedder, workers=workers))[0]
                 beyond[name].append(spans["many"] - spans["few"])
                 start[name].append(spans["few"])
                 print(f"round {number + 1}, {name}: {len(few)} files {spans['few']:.1f} s, {len(many)} files {spans['many']:.1f} s", flush=True)
@@ -59,17 +58,16 @@ def run(flags):
 
     embedder = loaded(flags)
     with tempfile.TemporaryDirectory() as folder:
-        paths = mp3s.make(Path(folder), flags.files, flags.seconds)
+        paths = make(Path(folder), flags.files, flags.seconds)
         ray.init(num_cpus=flags.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         beyond, start = compare(paths, embedder, flags.rounds, flags.workers)
         ray.shutdown()
     files = flags.files - flags.files // 4
-    results = {f"{name}_files_s": mp3s.say(f"{name}, start left out, {flags.workers} workers", files / times, "1/s") for name, times in beyond.items()}
-    results["ratio"] = mp3s.say("embed_on_ray / embed_library, start left out", beyond["embed_on_ray"] / beyond["embed_library"], "")
-    results["start_s"] = mp3s.say(f"{flags.files // 4} files: embed_on_ray - embed_library", start["embed_on_ray"] - start["embed_library"], "s")
-    print(f"median of {flags.rounds} rounds in turn on {machine()}")
-    facts = {"files": flags.files, "seconds": flags.seconds, "rounds": flags.rounds, "workers": flags.workers, "machine": machine()}
-    RESULTS.write_text(json.dumps({**results, **facts}, indent=1) + "\n")
+    results = {f"{name}_files_s": say(f"{name}, start left out, {flags.workers} workers", files / times, "1/s") for name, times in beyond.items()}
+    results["ratio"] = say("embed_on_ray / embed_library, start left out", beyond["embed_on_ray"] / beyond["embed_library"], "")
+    results["start_s"] = say(f"{flags.files // 4} files: embed_on_ray - embed_library", start["embed_on_ray"] - start["embed_library"], "s")
+    print(f"median of {flags.rounds} rounds in turn")
+    keep("cluster", {**results, "files": flags.files, "seconds": flags.seconds, "rounds": flags.rounds, "workers": flags.workers})
 
 
 def loaded(flags):
@@ -80,7 +78,7 @@ def measured(embedder, minutes, files=3):
     """Tracks in a second of one core's time, whoever else is on the machine, and what part of it decoding and resampling take."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        clips = [Clip(str(path), str(path)) for path in mp3s.make(Path(folder), files, 60 * minutes)]
+        clips = [Clip(str(path), str(path)) for path in make(Path(folder), files, 60 * minutes)]
         rounds = []
         for _ in range(3):
             marks = [time.process_time()]
@@ -98,7 +96,8 @@ def plan(flags):
     """Print the table of docs/cluster.md."""
     embedder = loaded(flags)
     rate, share = (flags.rate, None) if flags.rate else measured(embedder, flags.minutes)
-    ratio, said = (max(1.0, json.loads(RESULTS.read_text())["ratio"]["median"]), "measured: benchmarks/cluster.py") if RESULTS.exists() else (1.0, "assumed")
+    path = RESULTS / "cluster.json"
+    ratio, said = (max(1.0, json.loads(path.read_text())["ratio"]["median"]), "measured: benchmarks/cluster.py") if path.exists() else (1.0, "assumed")
     core_hours = flags.tracks / rate * ratio / 3600
     in_tb, row_b = flags.tracks * flags.track_mb / 1e6, 4 * embedder.size + 150
     files = -(-flags.tracks // parts.PART_CLIPS[1])

@@ -13,13 +13,10 @@ Without --model, the paper's architecture with random weights: they take as long
 import argparse
 import concurrent.futures
 import functools
-import json
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +25,8 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from music import RATE, make
+from timing import keep, say, timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchifier import audio, cache, collection, datasets, embed, spectrogram
@@ -35,53 +34,11 @@ from patchifier.baselines import encoders
 from patchifier.collection.tags import read_tags
 from patchifier.config import Config
 from patchifier.model import Patchifier
-from patchifier.runs import machine
-
-RATE = 44_100
-
-
-def music(seconds, seed):
-    """Chords, drums and noise in stereo: (S, 2) float32."""
-    chance = np.random.default_rng(seed)
-    t = np.arange(round(seconds * RATE), dtype=np.float32) / RATE
-    beat_s = 60 / chance.uniform(70, 160)
-    sides = [0.01 * chance.standard_normal(len(t), dtype=np.float32) for _ in range(2)]
-    for start_s in np.arange(0, seconds, 4 * beat_s):
-        part = slice(round(start_s * RATE), round((start_s + 4 * beat_s) * RATE))
-        root = 55 * 2 ** (chance.integers(24) / 12)
-        for step in (0, 4, 7, 12, 19):
-            for harmonic in range(1, 4):
-                tone = 0.08 / harmonic * np.sin(2 * np.pi * root * 2 ** (step / 12) * harmonic * t[part] + chance.uniform(0, 6))
-                pan = chance.uniform(0.3, 0.7)
-                sides[0][part] += (pan * tone).astype(np.float32)
-                sides[1][part] += ((1 - pan) * tone).astype(np.float32)
-    for number, start_s in enumerate(np.arange(0, seconds - 0.2, beat_s / 2)):
-        first, length = round(start_s * RATE), round(0.15 * RATE)
-        hit = np.exp(-30 * t[:length]) * (chance.standard_normal(length) if number % 2 else np.sin(2 * np.pi * 60 * t[:length]))
-        for side in sides:
-            side[first : first + length] += (0.3 * hit[: len(side) - first]).astype(np.float32)
-    return np.clip(np.stack(sides, axis=1), -1, 1)
-
-
-def make(folder, files, seconds):
-    """Encode eight pieces, at 192 kbit/s or near, and copy them under as many names as are asked for."""
-    for seed in range(min(files, 8)):
-        with soundfile.SoundFile(folder / f"{seed:04d}.mp3", "w", RATE, 2, format="MP3", bitrate_mode="CONSTANT", compression_level=0.4) as file:
-            file.write(music(seconds, seed))
-    for number in range(8, files):
-        shutil.copy(folder / f"{number % 8:04d}.mp3", folder / f"{number:04d}.mp3")
-    return sorted(folder.glob("*.mp3"))
 
 
 def decoded(path):
     samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
     return (samples[:, 0] + samples[:, 1]) / 2
-
-
-def timed(way, *arguments):
-    started = time.perf_counter()
-    answer = way(*arguments)
-    return time.perf_counter() - started, answer
 
 
 def stages(paths, embedder, rounds):
@@ -127,7 +84,7 @@ def matrix_rate(size=1024):
     return max(2 * size**3 / timed(torch.mm, one, other)[0] for _ in range(10))
 
 
-def peers(paths, embedder, rounds, folder):
+def beside(paths, embedder, rounds, folder):
     """Seconds of others for the same files, and of ours before each, pairs in turn: {name: (rounds, 2)}."""
     sys.path.insert(0, str(Path(__file__).parent / "outsiders"))
     import from_musicnn
@@ -172,12 +129,6 @@ def end_to_end(paths, embedder, rounds, workers):
     return np.array(whole[1:]), np.array(alone[1:])
 
 
-def say(name, values, unit):
-    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
-    print(f"{name:<52}{middle:>10.2f} {unit:<4} (10th to 90th percentile: {low:.2f} to {high:.2f})")
-    return {"median": middle, "low": low, "high": high}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=240)
@@ -192,7 +143,7 @@ def main():
         paths = make(Path(folder), flags.files, flags.seconds)
         spent = stages(paths[:16], embedder, flags.rounds)
         whole, alone = end_to_end(paths, embedder, flags.rounds, flags.workers)
-        others = peers(paths[:4], embedder, min(flags.rounds, 3), Path(folder) / "cache") if flags.peers else {}
+        others = beside(paths[:4], embedder, min(flags.rounds, 3), Path(folder) / "cache") if flags.peers else {}
         size_mb = sum(path.stat().st_size for path in paths) / 2**20
     audio_s = (flags.files - flags.files // 4) * flags.seconds
     print(f"{flags.files} mp3 files of {flags.seconds:g} s, 44.1 kHz, stereo, {8 * 1.048576 * 1000 * size_mb / flags.files / flags.seconds:.0f} kbit/s")
@@ -202,14 +153,13 @@ def main():
     results["x_real_time"] = say(f"end to end, {flags.workers} processes", audio_s / whole, "x")
     results["x_real_time_decoding"] = say(f"decode + resample alone, {flags.workers} processes", audio_s / alone, "x")
     results["ratio"] = say("end to end / decode + resample alone", whole / alone, "")
-    for name, times in others.items():
-        results[f"peer {name}"] = say(f"{name}, one thread", 4 * flags.seconds / times[:, 1], "x")
-        results[f"peer {name}, ours faster"] = say("  ours is faster by", times[:, 1] / times[:, 0], "")
-    print(f"median of {flags.rounds} rounds in turn on {machine()}")
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    facts = {**results, **{name: value for name, value in vars(flags).items() if name != "model"}, "machine": machine()}
-    (folder / "embed.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts = {name: getattr(flags, name) for name in ("files", "seconds", "rounds", "workers")}
+    keep("embed", {**results, **facts})
+    if others:
+        peers = {name: say(f"{name}, one thread", 4 * flags.seconds / times[:, 1], "x") for name, times in others.items()}
+        faster = {name: say(f"ours is faster than {name} by", times[:, 1] / times[:, 0], "") for name, times in others.items()}
+        keep("embed_peers", {"x_real_time": peers, "ours_faster": faster, **facts, "files": 4})
+    print(f"median of {flags.rounds} rounds in turn")
 
 
 if __name__ == "__main__":

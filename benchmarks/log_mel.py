@@ -15,8 +15,8 @@ import time
 import librosa
 import numpy as np
 import torch
+from timing import keep
 
-from patchifier.runs import machine
 from patchifier.spectrogram import log_mel
 
 ROUNDS = {1: 31, 10: 9}  # calls in a block: pairs of blocks
@@ -41,16 +41,19 @@ def main():
     ways = {"librosa": librosa_log_mel, "patchifier": log_mel}
     for way in ways.values():
         seconds_per_call(way, waveform, 2)  # imports, tables
+    blocks = []
     for calls, rounds in ROUNDS.items():
         seconds = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
                 seconds[name].append(seconds_per_call(way, waveform, calls))
-        medians = ", ".join(f"{name} {1000 * np.median(times):.2f} ms" for name, times in seconds.items())
-        low, middle, high = np.quantile(np.array(seconds["librosa"]) / np.array(seconds["patchifier"]), [0.1, 0.5, 0.9])
+        ms = {name: 1000 * float(np.median(times)) for name, times in seconds.items()}
+        low, middle, high = (float(value) for value in np.quantile(np.array(seconds["librosa"]) / np.array(seconds["patchifier"]), [0.1, 0.5, 0.9]))
+        medians = ", ".join(f"{name} {value:.2f} ms" for name, value in ms.items())
         print(f"in turn, {calls} call{'s' * (calls > 1)} each: {medians} for {SECONDS} s of audio on one thread")
         print(f"    librosa / patchifier: {middle:.2f} (10th to 90th percentile of {rounds} pairs: {low:.2f} to {high:.2f})")
-    print(f"on {machine()}")
+        blocks.append({"calls": calls, "pairs": rounds, "ms": ms, "ratio": {"median": middle, "low": low, "high": high}})
+    keep("log_mel", {"blocks": blocks, "seconds": SECONDS, "librosa": librosa.__version__})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,6 +250,37 @@ def test_cache_of_a_newer_format_is_refused(small_cache: Path, tmp_path: Path) -
     (out / "cache.json").write_text(json.dumps({**facts, "format": cache.FORMAT + 1}))
     with pytest.raises(RequestError, match="format 2, this version reads up to 1"):
         cache.Cache(out)
+
+
+# --- shards ---
+
+
+def parts_of(frames: int, count: int) -> list[np.ndarray]:
+    chance = np.random.default_rng(0)
+    return [chance.random((frames, 64)).astype(np.float16) for _ in range(count)]
+
+
+def test_shard_is_the_file_that_numpy_would_write(tmp_path: Path) -> None:
+    parts = [*parts_of(3, 1), *parts_of(5, 2)]
+    writer = cache._ShardWriter(tmp_path)
+    rows = [writer.add(Clip(str(number), ""), cache._Answer("", part)) for number, part in enumerate(parts)]
+    writer.close()
+    np.save(tmp_path / "expected.npy", np.concatenate(parts))
+    assert (tmp_path / "shards" / "00000.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    assert [row["first"] for row in rows] == [0, 3, 8]
+
+
+def test_build_holds_a_shard_and_never_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SHARD_FRAMES", 20_000)  # 2.6 MB
+    (part,) = parts_of(1000, 1)
+    writer = cache._ShardWriter(tmp_path)
+    tracemalloc.start()
+    for number in range(100):
+        writer.add(Clip(str(number), ""), cache._Answer("", part.copy()))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(list((tmp_path / "shards").glob("*.npy"))) == 5
+    assert most < 1.5 * 20_000 * 64 * 2
 
 
 # --- kills and damage ---

@@ -1,6 +1,7 @@
 """What README shows works: its commands parse, its Python runs, the files it names are there."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -43,6 +44,20 @@ def test_links_of_readme_and_design_lead_somewhere():
     for page in ("README.md", "DESIGN.md", "LOG.md", "CHANGELOG.md"):
         for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
             assert link.startswith("http") or (ROOT / link).exists(), f"{page}: {link}"
+
+
+def test_table_of_speeds_is_what_the_committed_results_say():
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    assert tables["with_table"](README) == README, "run python benchmarks/tables.py, and type no number by hand"
+
+
+def test_every_benchmark_of_make_bench_has_its_result_and_stands_in_the_table():
+    recipe = re.search(r"^bench:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    scripts = re.findall(r"benchmarks/(\w+)\.py", recipe)
+    assert scripts[-1] == "tables"
+    for script in scripts[:-1]:
+        assert (ROOT / "benchmarks" / "results" / f"{script}.json").is_file(), script
+        assert f"| `python benchmarks/{script}.py` |" in README, script
 
 
 def test_python_of_readme_runs(tmp_path, monkeypatch):

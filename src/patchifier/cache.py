@@ -15,6 +15,7 @@ A clip whose audio and settings have not changed is not decoded again.
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -185,6 +186,7 @@ class _ShardWriter:
         self.out = out
         self.number = 1 + max((int(path.stem) for path in (out / "shards").glob("*.npy")), default=-1)
         self.parts: list[np.ndarray] = []
+        self.frames = 0
         self.rows: list[dict[str, Any]] = []
         self.added = 0
         self.opened_s = time.monotonic()
@@ -192,29 +194,31 @@ class _ShardWriter:
     def add(self, clip: Clip, answer: _Answer) -> dict[str, Any]:
         part = answer.log_mel
         assert part is not None
-        first = sum(map(len, self.parts))
         row = {
             "clip": clip.id,
             "key": answer.key,
             "shard": self.number,
-            "first": first,
+            "first": self.frames,
             "frames": len(part),
-            "crc32": zlib.crc32(part.tobytes()),
+            "crc32": zlib.crc32(part.data),
         }
         self.parts.append(part)
+        self.frames += len(part)
         self.rows.append(row)
         self.added += 1
-        if first + len(part) >= SHARD_FRAMES or time.monotonic() - self.opened_s > SHARD_S:
+        if self.frames >= SHARD_FRAMES or time.monotonic() - self.opened_s > SHARD_S:
             self.close()
         return row
 
     def close(self) -> None:
         if self.parts:
             with replaced_file(_shard(self.out, self.number)) as new, new.open("wb") as stream:
-                np.save(stream, np.concatenate(self.parts), allow_pickle=False)
+                like = np.lib.format.header_data_from_array_1_0(self.parts[0])
+                np.lib.format.write_array_header_1_0(stream, {**like, "shape": (self.frames, *self.parts[0].shape[1:])})
+                stream.writelines(part.data for part in self.parts)  # one array, which is never in memory twice
             with replaced_file(_shard(self.out, self.number).with_suffix(".jsonl")) as new:
                 new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-        self.parts, self.rows, self.number, self.opened_s = [], [], self.number + 1, time.monotonic()
+        self.parts, self.frames, self.rows, self.number, self.opened_s = [], 0, [], self.number + 1, time.monotonic()
 
 
 def _shard(path: Path, number: int) -> Path:
@@ -228,9 +232,9 @@ def _shard_rows(path: Path) -> list[dict[str, Any]]:
 
 def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[str, Any]]]) -> None:
     header = {"name": dataset.name, "task": dataclasses.asdict(dataset.task) if dataset.task else None, "clips": len(rows)}
-    lines = [header, *({**row, "clip": dataclasses.asdict(clip)} for clip, row in rows)]
-    with replaced_file(out / "index.jsonl") as new:
-        new.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    lines = ({**row, "clip": dataclasses.asdict(clip)} for clip, row in rows)
+    with replaced_file(out / "index.jsonl") as new, new.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in itertools.chain([header], lines))
 
 
 def _write_skipped(out: Path, skipped: Sequence[tuple[Clip, str]]) -> None:

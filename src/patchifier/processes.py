@@ -46,8 +46,9 @@ def in_processes(work: Callable[[Any, Task], Answer], tasks: Sequence[Task], *, 
     """
     waiting, running = deque(tasks), deque[tuple[Task, Future[Answer]]]()
     while waiting or running:
-        with _ended(process_pool(min(workers, len(waiting)), initializer=_begin, initargs=(shared,))) as pool:
-            _require_start(pool)
+        count = min(workers, len(waiting))
+        with _ended(process_pool(count, initializer=_begin, initargs=(shared,))) as pool:
+            _require_start(pool, count)
             try:
                 while waiting or running:
                     while waiting and len(running) < AHEAD * workers:
@@ -87,10 +88,11 @@ def _ended(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _require_start(pool: ProcessPoolExecutor) -> None:
-    """Find out whether processes can start at all, so that no file is blamed for it."""
+def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
+    """Start all processes side by side; find out whether they can start at all, so that no file is blamed for it."""
+    started = [pool.submit(os.getpid) for _ in range(workers)]  # a pool starts a process for each task that finds none at rest
     try:
-        pool.submit(os.getpid).result()
+        started[0].result()
     except BrokenProcessPool:
         raise RequestError(
             "the worker processes could not start. In a script, make the call below 'if __name__ == \"__main__\":'; "

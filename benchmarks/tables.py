@@ -1,0 +1,142 @@
+"""README's table of speeds, made of results/*.json, so that no number in it is typed by hand.
+
+    python benchmarks/tables.py
+
+`make bench` ends with it. What has no result yet has no row. Every row says how many times as fast as what, timed in turn in one run, and
+by which command.
+"""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+START, END = "<!-- speeds: made by benchmarks/tables.py, do not edit -->", "<!-- end of speeds -->"
+STAGES = {"one": "stage I", "two": "stage II", "full": "full fine-tuning"}
+HEAD = "| what | rate | times as fast | as | command |\n|---|---|---|---|---|"
+
+
+def train_step(facts):
+    last = {row["stage"]: row for row in facts["rows"]}  # with every shortcut
+    for stage, row in last.items():
+        name = f"training step, {STAGES[stage]}"
+        floor = f", {100 * row['floor_fraction']:.0f} % of the floor" if "floor_fraction" in row else ""
+        yield name, f"{number(row['clips_per_s'])} clips/s{floor}", number(row["in_all"]), "a plain implementation of the same maths"
+        if stage == "two":
+            yield name, "the same", number(facts["against_plain_that_skips"][stage]), "a plain one that also skips masked patches"
+
+
+def peers_training(facts):
+    precision = facts["rows"][-1]["precision"]
+    for row in facts["rows"]:
+        if row["precision"] == precision and row["name"].startswith("stage"):
+            rate = f"{number(row['clips_per_s'])} clips/s, {number(row['music_s_per_s'])} s of music a second"
+            yield f"training step, {row['name']}", rate, number(row["times_the_peer"]), f"a SimCLR step on CLMR's SampleCNN (our re-implementation, {precision}), by the music heard"
+
+
+def log_mel(facts):
+    block = facts["blocks"][-1]
+    rate = f"{number(block['ms']['patchifier'])} ms for {facts['seconds']} s on one thread"
+    yield "log-mel", rate, spread(block["ratio"]), f"librosa {facts['librosa']}"
+
+
+def prepare(facts):
+    yield (
+        f"`prepare`, {facts['workers']} processes",
+        f"{number(facts['x_real_time']['median'])} x real time",
+        slower(facts["ratio"]),
+        "decoding and resampling alone",
+    )
+    if len(facts["sizes"]) > 1:
+        *_, before, last = facts["sizes"]
+        rate = f"{number(last['ms_a_further_file'])} ms for a further file of {facts['short_s']} s, parent {number(last['parent_mb'])} MB"
+        against = f"at {before['files']:,}, parent {number(before['parent_mb'])} MB"
+        yield f"`prepare`, {last['files']:,} files", rate, number(before["seconds"] / before["files"] / (last["seconds"] / last["files"])), against
+
+
+def embed(facts):
+    yield (
+        f"mp3 to vectors, {facts['workers']} processes",
+        f"{number(facts['x_real_time']['median'])} x real time",
+        slower(facts["ratio"]),
+        "decoding and resampling alone",
+    )
+
+
+def embed_peers(facts):
+    names = {"mfcc": "librosa's MFCC", "handcrafted": "hand-made features", "opensmile-eGeMAPSv02": "openSMILE's eGeMAPS", "MTT_musicnn-penultimate": "musicnn"}
+    for name, label in names.items():
+        if name in facts["ours_faster"]:
+            yield "mp3 to a vector, one thread", f"theirs {number(facts['x_real_time'][name]['median'])} x real time", spread(facts["ours_faster"][name]), label
+
+
+def start_up(facts):
+    rate = f"{number(facts['first embedding']['median'])} s"
+    yield "first embedding of a fresh process", rate, slower(facts["first embedding / import torch"]), "`import torch` alone"
+
+
+def cluster(facts):
+    yield "mp3 to vectors on Ray", f"{number(facts['embed_on_ray_files_s']['median'])} files/s", slower(facts["ratio"]), "the job without Ray"
+
+
+def search(facts):
+    rows = max(way["rows"] for way in facts["ways"])
+    ways = {way["search"]: way for way in facts["ways"] if way["rows"] == rows}
+    index, exact = ways["LanceDB, approximate"], ways["numpy, exact"]
+    rate = f"{number(index['p50_ms'])} ms, recall at {facts['k']} of {index['recall_at_10']:.3f}"
+    yield f"ten nearest of {rows:,} vectors", rate, number(exact["p50_ms"] / index["p50_ms"]), "exact search with numpy"
+
+
+def grid(facts):
+    for row in facts["agreement"]:
+        yield f"216 probes at once, {row['kind']}", f"{number(row['together_s'])} s", number(row["speed_up"]), "one by one, to the same choice"
+
+
+MAKERS = (train_step, peers_training, log_mel, prepare, start_up, embed, embed_peers, cluster, search, grid)  # those of `make bench` first
+FLAGS = {"embed_peers": ("embed", " --peers")}  # whose command is another's with a flag
+
+
+def number(value):
+    """Three digits, and no more after the point than they leave."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def spread(ratio):
+    return f"{number(ratio['median'])} ({number(ratio['low'])} to {number(ratio['high'])})"
+
+
+def slower(times):
+    """The same of how many times the time of the other is taken."""
+    return spread({"median": 1 / times["median"], "low": 1 / times["high"], "high": 1 / times["low"]})
+
+
+def table(folder=RESULTS):
+    """Lines of Markdown."""
+    lines, machines = [HEAD], []
+    for maker in MAKERS:
+        path = folder / f"{maker.__name__}.json"
+        if path.exists():
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            script, flag = FLAGS.get(maker.__name__, (maker.__name__, ""))
+            command = f"`python benchmarks/{script}.py{flag}`"
+            lines += [f"| {' | '.join(row)} | {command} |" for row in maker(facts)]
+            machines.append(",".join(facts["machine"].split(",")[:2]))  # processor and cores; threads are the benchmark's own
+    lines += ["", f"Medians, 10th to 90th percentile in brackets; on {' and '.join(dict.fromkeys(machines))}."]
+    return "\n".join(lines)
+
+
+def with_table(page, folder=RESULTS):
+    """The page with the table of today's results between its two marks."""
+    before, rest = page.split(START)
+    _, after = rest.split(END)
+    return f"{before}{START}\n{table(folder)}\n{END}{after}"
+
+
+def main():
+    page = ROOT / "README.md"
+    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
