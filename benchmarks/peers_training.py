@@ -19,7 +19,7 @@ from torch import nn
 from patchifier.baselines.clmr import CHANNELS, FRAME, SAMPLE_RATE, SampleCNN
 from patchifier.config import ModelConfig, PretrainConfig, SpectrogramConfig, TrainingConfig
 from patchifier.model import Patchifier, draw_mask
-from patchifier.runs import make_optimiser
+from patchifier.loop import make_optimiser
 
 B, N = 32, 25
 PEER = "SimCLR, SampleCNN (re-implementation)"
@@ -79,7 +79,7 @@ def stage(number, generator):
     masked = torch.from_numpy(draw_mask(np.random.default_rng(0), present.numpy(), settings.mask_ratio))
     losses = {
         1: lambda: model.stage_one_loss(patches, patches, present),
-        2: lambda: model.stage_two_loss(patches, patches, present, masked, settings),
+        2: lambda: model.stage_two_loss(patches, patches, present, masked),
     }
     return model, make_optimiser(model, TrainingConfig(), {}), losses[number]
 
