@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchifier.config import ModelConfig, PretrainConfig
-from patchifier.model import Decoder, FeatureExtractor, Head, Patchifier, UpConvolution, draw_mask
+from patchifier.layers import Convolution, UpConvolution
+from patchifier.model import Decoder, FeatureExtractor, Head, Patchifier, draw_mask, masked_count, places, sorted_places
 
 
 def tiny(**changes) -> ModelConfig:
@@ -101,7 +102,7 @@ def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(c
         found = [layer for layer in module if isinstance(layer, nn.Conv2d)]
         assert [layer.stride for layer in found] == [(2, 2)] + (convolutions - 1) * [(1, 1)]
         assert all(layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.out_channels == filters for layer in found)
-        assert [type(layer) for layer in module] == convolutions * [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+        assert [type(layer) for layer in module] == convolutions * [Convolution, nn.BatchNorm2d, nn.ReLU]
     assert not any("Pool" in type(module).__name__ for module in extractor.modules())
 
 
@@ -117,7 +118,7 @@ def test_no_convolution_before_a_batch_norm_has_a_bias():
 def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
     decoder = Decoder(ModelConfig(decoder_norm=norm))
     layers = list(decoder.up)
-    assert sum(isinstance(layer, (nn.Upsample, UpConvolution)) for layer in layers) == 5
+    assert sum(isinstance(layer, UpConvolution) for layer in layers) == 5
     assert isinstance(layers[-1], UpConvolution)
     assert all((layer.bias is None) == (norm == "batch") for layer in layers[:-1] if isinstance(layer, nn.Conv2d))
     assert layers[-1].bias is not None
@@ -312,33 +313,6 @@ def test_masked_vectors_are_replaced_by_the_one_mask_token():
     torch.testing.assert_close(x[1], vectors[0, 1])
 
 
-# --- the decoder's last layer ---
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    P=st.integers(1, 3),
-    C=st.integers(1, 5),
-    O=st.integers(1, 3),
-    H=st.integers(1, 9),
-    W=st.integers(1, 9),
-    bias=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(P, C, O, H, W, bias, seed):  # noqa: E741
-    layer = UpConvolution(C, O, 3, padding=1, bias=bias)
-    inputs = [noise(P, C, H, W, seed=seed), noise(O, C, 3, 3, seed=seed + 1), *([noise(O, seed=seed + 2)] if bias else [])]
-    ours, theirs = ([part.clone().requires_grad_() for part in inputs] for _ in range(2))
-    result = torch.func.functional_call(layer, dict(zip(("weight", "bias"), ours[1:], strict=False)), ours[0])
-    wanted = nn.functional.conv2d(nn.functional.interpolate(theirs[0], scale_factor=2, mode="nearest"), *theirs[1:], padding=1)
-    torch.testing.assert_close(result, wanted, atol=1e-5, rtol=1e-5)
-    weights = noise(*result.shape, seed=seed + 3)
-    (result * weights).sum().backward()
-    (wanted * weights).sum().backward()
-    for one, two in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one.grad, two.grad, atol=1e-4, rtol=1e-5)
-
-
 # --- losses ---
 
 
@@ -369,6 +343,30 @@ def test_the_loss_of_stage_two_is_the_mean_square_over_masked_or_all_patches(los
         squares += [(decoded[n] - target[b, n]).square() for n in range(count) if (b, n) in counted]
     loss = model.stage_two_loss(patches, target, present, masked, PretrainConfig(loss_on=loss_on))
     torch.testing.assert_close(loss, torch.stack(squares).mean(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss_on", ["masked", "all"])
+@pytest.mark.parametrize("extract", ["visible", "all"])
+def test_losses_of_whole_batches_are_the_same_said_either_way(extract, loss_on):
+    patches, target = music(3, 8), music(3, 8, seed=1)
+    present = torch.ones(3, 8, dtype=torch.bool)
+    settings_ = PretrainConfig(loss_on=loss_on, extract=extract, mask_ratio=0.6)
+    masked = masks(present, 0.6)
+    losses = []
+    for said in (present, None):
+        model = trained(tiny(dropout=0.0)).train()
+        loss = model.stage_one_loss(patches, target, said) + model.stage_two_loss(patches, target, said, masked, settings_)
+        loss.backward()
+        losses.append([loss, *(parameter.grad for parameter in model.parameters())])
+    for one, two in zip(*losses, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
+def test_sorted_places_are_those_of_visible_and_masked_patches():
+    masked = masks(torch.ones(5, 25, dtype=torch.bool), 0.75)
+    visible, hidden = sorted_places(masked, masked_count(25, 0.75))
+    assert torch.equal(visible, places(~masked))
+    assert torch.equal(hidden, places(masked))
 
 
 def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
@@ -523,6 +521,13 @@ def test_stage_one_does_not_use_the_alignment():
 
 
 # --- weights ---
+
+
+def test_weights_have_the_names_and_order_of_earlier_checkpoints(paper):
+    decoder = [name for name in paper.state_dict() if name.startswith("decoder")]
+    wanted = ["from_vector", "up.1", "up.4", "up.7", "up.10", "up.12"]
+    assert decoder == [f"decoder.{name}.{kind}" for name in wanted for kind in ("weight", "bias")]
+    assert [tuple(paper.state_dict()[name].shape) for name in decoder[2:4]] == [(128, 256, 3, 3), (128,)]
 
 
 def test_making_a_model_leaves_the_global_generator_alone():

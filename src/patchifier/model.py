@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import ModelConfig, PretrainConfig
+from patchifier.layers import Convolution, Dropout, UpConvolution
 
 
 class FeatureExtractor(nn.Module):
@@ -43,7 +44,7 @@ def down_module(before: int, channels: int, convolutions: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index in range(convolutions):
         layers += [
-            nn.Conv2d(before, channels, 3, stride=1 if index else 2, padding=1, bias=False),
+            Convolution(before, channels, 3, stride=1 if index else 2, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         ]
@@ -63,8 +64,9 @@ class Bottleneck(nn.Module):
         self.plain = config.embedding == "plain"
         # BERT's epsilon
         self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=1e-12)
-        self.dropout = nn.Identity() if self.plain else nn.Dropout(config.dropout)
+        self.dropout = nn.Identity() if self.plain else Dropout(config.dropout)
         layer = nn.TransformerEncoderLayer(D, config.heads, config.feed_forward, config.dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True)
+        layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(config.dropout) for _ in range(3))
         # Nested tensors change the outputs of padded sequences, so that a clip would depend on its batch.
         self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
 
@@ -115,36 +117,16 @@ class Decoder(nn.Module):
         batch_norm = config.decoder_norm == "batch"
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(channels):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1, bias=not batch_norm)]
+            # Upsampling once had a place of its own; the weights keep the names that it gave them.
+            layers += [nn.Identity(), UpConvolution(before, after, bias=not batch_norm)]
             layers += [nn.BatchNorm2d(after)] if batch_norm else []
             layers += [nn.ReLU(inplace=True)]
-        self.up = nn.Sequential(*layers, UpConvolution(channels[-1], 1, 3, padding=1))
+        self.up = nn.Sequential(*layers, UpConvolution(channels[-1], 1))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Turn vectors (P, D) into patches (P, 1, M, W)."""
         maps = self.from_vector(vectors).unflatten(-1, self.map)  # (P, C, M / 32, W / 32)
         return self.up(maps.contiguous(memory_format=torch.channels_last))
-
-
-class UpConvolution(nn.Conv2d):
-    """Nearest upsampling by two and a 3 x 3 convolution, without ever making the upsampled map.
-
-    Each output cell sees only a 2 x 2 neighbourhood of the small map, so four 2 x 2 kernels, sums of the 3 x 3 one's taps,
-    give the four interleaved phases of the result. For a single output channel this is five times faster on a CPU.
-    """
-
-    TAPS = ((((1, 0, 0), (0, 1, 1))), (((1, 1, 0), (0, 0, 1))))  # [phase][cell of the small map][tap of the 3 x 3 kernel]
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Turn maps (P, C, H, W) into (P, O, 2 H, 2 W)."""
-        H, W = maps.shape[-2:]
-        taps = maps.new_tensor(self.TAPS)  # (2, 2, 3)
-        kernels = torch.einsum("atu,bsv,oiuv->aboits", taps, taps, self.weight.to(maps.dtype)).flatten(0, 2)  # (4 O, C, 2, 2)
-        phases = nn.functional.conv2d(maps, kernels, padding=1)  # (P, 4 O, H + 1, W + 1)
-        phases = phases.unflatten(1, (2, 2, -1))  # (P, 2, 2, O, H + 1, W + 1)
-        rows = [torch.stack([phases[:, a, b, :, a : a + H, b : b + W] for b in (0, 1)], dim=-1) for a in (0, 1)]  # (P, O, H, W, 2)
-        result = torch.stack(rows, dim=-3).flatten(-4, -3).flatten(-2)  # (P, O, H, 2, W, 2) -> (P, O, 2 H, 2 W)
-        return result if self.bias is None else result + self.bias[:, None, None]
 
 
 class Head(nn.Module):
@@ -188,36 +170,55 @@ class Patchifier(nn.Module):
 
     def extract(self, patches: Tensor, where: Tensor | None = None) -> Tensor:
         """Vectors (B, N, D) of patches (B, N, 1, M, W); zeros where `where` is False, which costs nothing."""
+        return self.extract_at(patches, None if where is None else places(where))
+
+    def extract_at(self, patches: Tensor, at: Tensor | None) -> Tensor:
+        """Vectors (B, N, D) of the patches at some places (P,), zeros elsewhere; None is everywhere."""
         B, N = patches.shape[:2]
-        where = torch.ones(B, N, dtype=torch.bool, device=patches.device) if where is None else where
-        chosen = patches[where].contiguous(memory_format=torch.channels_last)  # (P, 1, M, W)
-        if not len(chosen):
+        flat = patches.flatten(0, 1)  # (B N, 1, M, W)
+        if at is None:
+            return self.extractor(flat).unflatten(0, (B, N))
+        if not len(at):
             return patches.new_zeros(B, N, self.config.width)
-        vectors = self.extractor(chosen)  # (P, D)
-        return vectors.new_zeros(B, N, self.config.width).masked_scatter(where[..., None], vectors)  # (B, N, D)
+        vectors = self.extractor(flat[at])  # (P, D)
+        return vectors.new_zeros(B * N, self.config.width).index_copy(0, at, vectors).unflatten(0, (B, N))
 
     def encode(self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, extract: str = "visible") -> list[Tensor]:
         """Vectors (B, N, D), then the sequence (B, 1 + N, D) after each bottleneck layer.
 
         The extractor need not see masked patches: their vectors are replaced by the mask token all the same.
         """
-        where = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device) if present is None else present
+        where = present
         if masked is not None and extract == "visible":
-            where = where & ~masked
+            where = ~masked if present is None else present & ~masked
         vectors = self.extract(patches, where)
         return [vectors, *self.bottleneck(vectors, masked=masked, present=present)]
 
-    def stage_one_loss(self, patches: Tensor, target: Tensor, present: Tensor) -> Tensor:
+    def stage_one_loss(self, patches: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
         """Autoencode single patches, without the bottleneck (4.2)."""
-        vectors = self.extractor(patches[present].contiguous(memory_format=torch.channels_last))  # (P, D)
-        return nn.functional.mse_loss(self.decoder(vectors), target[present])
+        patches, target = patches.flatten(0, 1), target.flatten(0, 1)  # (B N, 1, M, W)
+        if present is not None and not present.all():
+            at = places(present)
+            patches, target = patches[at], target[at]
+        return nn.functional.mse_loss(self.decoder(self.extractor(patches)), target)
 
-    def stage_two_loss(self, patches: Tensor, target: Tensor, present: Tensor, masked: Tensor, config: PretrainConfig) -> Tensor:
-        """Fill in masked patches from the visible ones (4.2)."""
-        sequence = self.encode(patches, masked=masked, present=present, extract=config.extract)[-1]  # (B, 1 + N, D)
-        where = masked if config.loss_on == "masked" else present
-        reconstructed = self.decoder(self.align(sequence[:, 1:][where]))  # (P, 1, M, W)
-        return nn.functional.mse_loss(reconstructed, target[where])
+    def stage_two_loss(self, patches: Tensor, target: Tensor, present: Tensor | None, masked: Tensor, config: PretrainConfig) -> Tensor:
+        """Fill in masked patches from the visible ones (4.2).
+
+        Where every patch is present (None), each clip has as many masked ones as the ratio says, and a GPU need not be waited for to count.
+        """
+        if present is None:
+            visible, hidden = sorted_places(masked, masked_count(masked.shape[1], config.mask_ratio))
+        else:
+            visible, hidden = places(present & ~masked), places(masked)
+        everything = None if present is None else places(present)
+        vectors = self.extract_at(patches, visible if config.extract == "visible" else everything)  # (B, N, D)
+        sequence = self.bottleneck(vectors, masked=masked, present=present)[-1]  # (B, 1 + N, D)
+        filled, target = sequence[:, 1:].flatten(0, 1), target.flatten(0, 1)  # (B N, D), (B N, 1, M, W)
+        at = hidden if config.loss_on == "masked" else everything
+        if at is not None:
+            filled, target = filled[at], target[at]
+        return nn.functional.mse_loss(self.decoder(self.align(filled)), target)
 
     def reconstruct(self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Patches (B, N, 1, M, W) as stage II decodes them, visible ones too."""
@@ -234,10 +235,10 @@ class Patchifier(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: Patchifier) -> None:
     """BERT's N(0, 0.02) for the bottleneck, He's for convolutions before a ReLU; the rest as torch has it."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and not isinstance(module, UpConvolution):
+        if isinstance(module, nn.Conv2d) and module is not model.decoder.up[-1]:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -267,8 +268,24 @@ def draw_mask(generator: np.random.Generator, present: np.ndarray, ratio: float)
     -------
     ndarray, shape (B, N), bool
     """
-    count = np.rint(ratio * present.sum(1)).astype(int)  # (B,)
-    count = np.minimum(np.maximum(count, 1), np.maximum(present.sum(1) - 1, 1))
+    count = np.array([masked_count(int(n), ratio) for n in present.sum(1)])  # (B,)
     scores = np.where(present, generator.random(present.shape), 2.0)  # padding comes last
     ranks = scores.argsort(axis=1).argsort(axis=1)  # (B, N)
     return present & (ranks < count[:, None])
+
+
+def masked_count(n: int, ratio: float) -> int:
+    """How many of a clip's n patches are masked."""
+    return min(max(round(ratio * n), 1), max(n - 1, 1))
+
+
+def places(where: Tensor) -> Tensor:
+    """Places (P,) of what is True in (B, N), counted through the batch."""
+    return where.flatten().nonzero().squeeze(1)
+
+
+def sorted_places(masked: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Places of what is visible and of what is masked, where each row of (B, N) has `count` masked."""
+    B, N = masked.shape
+    order = masked.int().argsort(dim=1, stable=True) + N * torch.arange(B, device=masked.device)[:, None]  # (B, N), visible first
+    return order[:, : N - count].flatten(), order[:, N - count :].flatten()
