@@ -1,7 +1,9 @@
 """The network: its shape, what padding and masks may not change, and the losses."""
 
 import copy
+import importlib.util
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -367,6 +369,44 @@ def test_sorted_places_are_those_of_visible_and_masked_patches():
     visible, hidden = sorted_places(masked, masked_count(25, 0.75))
     assert torch.equal(visible, places(~masked))
     assert torch.equal(hidden, places(masked))
+
+
+@pytest.fixture(scope="module")
+def plain_network():
+    path = Path(__file__).parents[1] / "benchmarks" / "plain.py"
+    spec = importlib.util.spec_from_file_location("plain", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Plain
+
+
+@pytest.mark.parametrize("stage", ["one", "two", "two, masked patches skipped", "readout"])
+def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_network, stage):
+    model = trained(ModelConfig(layers=2)).double()  # statistics frozen: the fast way shows the extractor fewer patches
+    plain = plain_network(model.config).double().eval()
+    plain.load_state_dict(model.state_dict())
+    patches = music(2, 25).double()
+    present = torch.ones(2, 25, dtype=torch.bool)
+    masked = masks(present, 0.75)
+    for module in model.extractor.modules():
+        if isinstance(module, Convolution):
+            module.train()  # the matrices are for training
+    if stage == "one":
+        found, wanted = model.stage_one_loss(patches, patches, present), plain.stage_one_loss(patches)
+    elif stage == "readout":
+        found, wanted = ((part * noise(2, 256)).mean() for part in (model.encode(patches)[-1][:, 0], plain.readout(patches)))
+    else:
+        found = model.stage_two_loss(patches, patches, present, masked, PretrainConfig())
+        wanted = plain.stage_two_loss(patches, masked, skip="skipped" in stage)
+    torch.testing.assert_close(found, wanted, atol=0, rtol=1e-10)
+    found.backward()
+    wanted.backward()
+    theirs = [parameter.grad for parameter in plain.parameters()]
+    assert any(gradient is not None for gradient in theirs)
+    for (name, parameter), gradient in zip(model.named_parameters(), theirs, strict=True):
+        assert (parameter.grad is None) == (gradient is None), name
+        if gradient is not None:
+            torch.testing.assert_close(parameter.grad, gradient, atol=1e-12, rtol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():

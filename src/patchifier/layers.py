@@ -64,7 +64,8 @@ class UpConvolution(nn.Conv2d):
 
 def by_matrix(maps: Tensor, convolution: nn.Conv2d, rows: Tensor, columns: Tensor) -> Tensor:
     """Convolve maps (P, C, H, W) by one matrix from all cells to all cells, given which row and column sees which."""
-    matrix = torch.einsum("hyu,wxv,oiuv->yxohwi", rows, columns, convolution.weight)  # from H W C to H' W' O
+    weight = convolution.weight
+    matrix = torch.einsum("hyu,wxv,oiuv->yxohwi", rows.to(weight.dtype), columns.to(weight.dtype), weight)  # from H W C to H' W' O
     bias = None if convolution.bias is None else convolution.bias.repeat(len(matrix) * matrix.shape[1])
     flat = nn.functional.linear(maps.permute(0, 2, 3, 1).flatten(1), matrix.flatten(3).flatten(0, 2), bias)  # (P, H' W' O)
     return flat.unflatten(1, matrix.shape[:3]).permute(0, 3, 1, 2)  # (P, O, H', W'), channels last in memory
@@ -94,3 +95,8 @@ class Dropout(nn.Dropout):
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
         kept = draws.view(x.shape) >= dropped - 2**15
         return x * (kept.to(x.dtype) * (2**16 / (2**16 - dropped)))
+
+
+def processor_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 itself (AVX-512 BF16 or AMX); without, bf16 is many times slower than float32."""
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
