@@ -35,6 +35,7 @@ class Work:
     first: float = 0.0
 
     def times(self, factor):
+        """So many times as much."""
         return Work(self.products * factor, self.outputs * factor, self.first * factor)
 
     def __add__(self, other):

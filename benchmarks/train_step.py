@@ -161,7 +161,7 @@ def table(stage, seconds, least):
         print(f"{name:<36}{row['clips_per_s']:>8.1f}{row['factor']:>8.2f}{row['in_all']:>8.2f}{row['floor_fraction']:>13.0%}")
     skipping = [name for name in names if name in SKIPPING][-1:] or ["plain"]
     against = seconds[skipping[0]] / seconds[names[-1]]
-    print(f"against the plain way that also skips masked patches: {against:.2f}; floor: {B / least:.0f} clips/s")
+    print(f"against the plain way that also skips masked patches: {against:.2f}; floor: {B / least:.0f} clips/s", flush=True)
     return rows, against
 
 
@@ -187,16 +187,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     precision = "bf16" if processor_has_bf16() else "32"
-    before = measure_ceilings()
-    seconds = {stage: time_stage(stage, rounds) for stage in STAGES}
-    ceilings = {name: max(rate, before[name]) for name, rate in measure_ceilings().items()}
-    rows, against = [], {}
-    for stage, times in seconds.items():
-        stage_rows, against[stage] = table(stage, times, floor(stage, ceilings, precision)["seconds"])
+    ceilings, rows, against = measure_ceilings(), [], {}
+    for stage in STAGES:
+        seconds = time_stage(stage, rounds)
+        ceilings = {name: max(rate, ceilings[name]) for name, rate in measure_ceilings().items()}
+        stage_rows, against[stage] = table(stage, seconds, floor(stage, ceilings, precision)["seconds"])
         rows += stage_rows
     batch = batch_seconds(rounds)
-    shares = {stage: made / min(seconds[stage].values()) for stage, made in batch.items()}
-    print("\nreading, augmenting and masking a batch: " + ", ".join(f"{STAGES[s]} {batch[s] * 1e3:.1f} ms, {shares[s]:.1%} of the quickest step" for s in batch))
+    fastest = {stage: B / max(row["clips_per_s"] for row in rows if row["stage"] == stage) for stage in batch}
+    shares = {stage: batch[stage] / fastest[stage] for stage in batch}
+    print(
+        "\nreading, augmenting and masking a batch: " + ", ".join(f"{STAGES[s]} {batch[s] * 1e3:.1f} ms, {shares[s]:.1%} of the quickest step" for s in batch)
+    )
     print(f"quickest of {rounds} rounds, batch {B}, {N} patches, {machine()}")
     facts = {"rows": rows, "against_plain_that_skips": against, "ceilings": ceilings, "batch_seconds": batch, "batch_share": shares}
     facts |= {"rounds": rounds, "batch": B, "precision": precision, "machine": machine()}
