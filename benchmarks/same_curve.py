@@ -25,7 +25,7 @@ from patchifier.config import Config, ModelConfig
 from patchifier.layers import processor_has_bf16
 from patchifier.model import Patchifier
 from patchifier.pretrain import Batches, split, validation_batches
-from patchifier.runs import machine, seed_dropout
+from patchifier.runs import machine, rate_factor, seed_dropout
 
 PRECISION = "bf16" if processor_has_bf16() else "32"
 
@@ -74,6 +74,7 @@ def train(seed, data, config, steps, *, plain):
         for step in range(steps[stage]):
             batch = batches(step)
             seed_dropout(seed, step)
+            optimiser.param_groups[0]["lr"] = training.learning_rate * rate_factor(step, steps[stage], training)
             started = time.perf_counter()
             loss = loss_of(model, batch, stage, config, plain=plain)
             optimiser.zero_grad(set_to_none=True)
@@ -92,8 +93,8 @@ def main():
     options = parser.parse_args()
     steps = dict(zip(("one", "two"), options.steps, strict=True))
     base = Config(model=ModelConfig(layers=2, feed_forward=512))
-    one = replace(base.pretrain.stage_one, batch=options.batch, learning_rate=1e-3)
-    two = replace(base.pretrain.stage_two, batch=options.batch, learning_rate=2e-4)
+    one = replace(base.pretrain.stage_one, batch=options.batch, learning_rate=1e-3, schedule="cosine")
+    two = replace(base.pretrain.stage_two, batch=options.batch, learning_rate=2e-4, schedule="cosine")
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         prepare(datasets.load("demo"), folder)
