@@ -18,8 +18,8 @@ from torch import nn
 
 from patchifier.baselines.clmr import CHANNELS, FRAME, SAMPLE_RATE, SampleCNN
 from patchifier.config import ModelConfig, PretrainConfig, SpectrogramConfig, TrainingConfig
-from patchifier.model import Patchifier, draw_mask
 from patchifier.loop import make_optimiser
+from patchifier.model import Patchifier, draw_mask
 
 B, N = 32, 25
 PEER = "SimCLR, SampleCNN (re-implementation)"

@@ -10,8 +10,9 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
-    {"audio", "spectrogram", "model", "tasks", "processes", "hub", "devices"},
-    {"augment", "checkpoint", "datasets", "windows"},
+    {"audio", "spectrogram", "layers", "tasks", "processes", "hub", "devices"},
+    {"augment", "datasets", "model", "windows"},
+    {"checkpoint"},
     {"cache", "embed", "fetch", "check"},
     {"runs", "baselines", "leaks", "robustness", "collection", "search"},
     {"loop", "probe", "predict", "distance"},

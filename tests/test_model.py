@@ -1,7 +1,9 @@
 """The network: its shape, what padding and masks may not change, and the losses."""
 
 import copy
+import importlib.util
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchifier.config import ModelConfig
-from patchifier.model import Decoder, FeatureExtractor, Head, Patchifier, UpConvolution, draw_mask
+from patchifier.layers import Convolution, UpConvolution
+from patchifier.model import Decoder, FeatureExtractor, Head, Patchifier, draw_mask
 
 
 def tiny(**changes) -> ModelConfig:
@@ -101,7 +104,7 @@ def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(c
         found = [layer for layer in module if isinstance(layer, nn.Conv2d)]
         assert [layer.stride for layer in found] == [(2, 2)] + (convolutions - 1) * [(1, 1)]
         assert all(layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.out_channels == filters for layer in found)
-        assert [type(layer) for layer in module] == convolutions * [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+        assert [type(layer) for layer in module] == convolutions * [Convolution, nn.BatchNorm2d, nn.ReLU]
     assert not any("Pool" in type(module).__name__ for module in extractor.modules())
 
 
@@ -117,7 +120,7 @@ def test_no_convolution_before_a_batch_norm_has_a_bias():
 def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
     decoder = Decoder(ModelConfig(decoder_norm=norm))
     layers = list(decoder.up)
-    assert sum(isinstance(layer, (nn.Upsample, UpConvolution)) for layer in layers) == 5
+    assert sum(isinstance(layer, UpConvolution) for layer in layers) == 5
     assert isinstance(layers[-1], UpConvolution)
     assert all((layer.bias is None) == (norm == "batch") for layer in layers[:-1] if isinstance(layer, nn.Conv2d))
     assert layers[-1].bias is not None
@@ -311,33 +314,6 @@ def test_masked_vectors_are_replaced_by_the_one_mask_token():
     torch.testing.assert_close(x[1], vectors[0, 1])
 
 
-# --- the decoder's last layer ---
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    P=st.integers(1, 3),
-    C=st.integers(1, 5),
-    O=st.integers(1, 3),
-    H=st.integers(1, 9),
-    W=st.integers(1, 9),
-    bias=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(P, C, O, H, W, bias, seed):  # noqa: E741
-    layer = UpConvolution(C, O, 3, padding=1, bias=bias)
-    inputs = [noise(P, C, H, W, seed=seed), noise(O, C, 3, 3, seed=seed + 1), *([noise(O, seed=seed + 2)] if bias else [])]
-    ours, theirs = ([part.clone().requires_grad_() for part in inputs] for _ in range(2))
-    result = torch.func.functional_call(layer, dict(zip(("weight", "bias"), ours[1:], strict=False)), ours[0])
-    wanted = nn.functional.conv2d(nn.functional.interpolate(theirs[0], scale_factor=2, mode="nearest"), *theirs[1:], padding=1)
-    torch.testing.assert_close(result, wanted, atol=1e-5, rtol=1e-5)
-    weights = noise(*result.shape, seed=seed + 3)
-    (result * weights).sum().backward()
-    (wanted * weights).sum().backward()
-    for one, two in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one.grad, two.grad, atol=1e-4, rtol=1e-5)
-
-
 # --- losses ---
 
 
@@ -368,6 +344,62 @@ def test_the_loss_of_stage_two_is_the_mean_square_over_masked_or_all_patches(los
         squares += [(decoded[n] - target[b, n]).square() for n in range(count) if (b, n) in counted]
     loss = model.stage_two_loss(patches, target, present, masked, loss_on=loss_on)
     torch.testing.assert_close(loss, torch.stack(squares).mean(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss_on", ["masked", "all"])
+@pytest.mark.parametrize("extract", ["visible", "all"])
+def test_losses_of_whole_batches_are_the_same_by_masks_and_by_places(extract, loss_on):
+    patches, target = music(3, 8), music(3, 8, seed=1)
+    present = torch.ones(3, 8, dtype=torch.bool)
+    masked = masks(present, 0.6)
+    counted = {"visible": (~masked).flatten().nonzero()[:, 0], "hidden": masked.flatten().nonzero()[:, 0]}
+    losses = []
+    for said, places in ((present, {}), (None, {}), (None, counted)):
+        model = trained(tiny(dropout=0.0)).train()
+        loss = model.stage_one_loss(patches, target, said) + model.stage_two_loss(patches, target, said, masked, extract=extract, loss_on=loss_on, **places)
+        loss.backward()
+        losses.append([loss, *(parameter.grad for parameter in model.parameters())])
+    for one, *others in zip(*losses, strict=True):
+        for other in others:
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def plain_network():
+    path = Path(__file__).parents[1] / "benchmarks" / "plain.py"
+    spec = importlib.util.spec_from_file_location("plain", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Plain
+
+
+@pytest.mark.parametrize("stage", ["one", "two", "two, masked patches skipped", "readout"])
+def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_network, stage):
+    model = trained(ModelConfig(layers=2)).double()  # statistics frozen: the fast way shows the extractor fewer patches
+    plain = plain_network(model.config).double().eval()
+    plain.load_state_dict(model.state_dict())
+    patches = music(2, 25).double()
+    present = torch.ones(2, 25, dtype=torch.bool)
+    masked = masks(present, 0.75)
+    for module in model.extractor.modules():
+        if isinstance(module, Convolution):
+            module.train()  # the matrices are for training
+    if stage == "one":
+        found, wanted = model.stage_one_loss(patches, patches, present), plain.stage_one_loss(patches)
+    elif stage == "readout":
+        found, wanted = ((part * noise(2, 256)).mean() for part in (model.encode(patches)[-1][:, 0], plain.readout(patches)))
+    else:
+        found = model.stage_two_loss(patches, patches, present, masked)
+        wanted = plain.stage_two_loss(patches, masked, skip="skipped" in stage)
+    torch.testing.assert_close(found, wanted, atol=0, rtol=1e-10)
+    found.backward()
+    wanted.backward()
+    theirs = [parameter.grad for parameter in plain.parameters()]
+    assert any(gradient is not None for gradient in theirs)
+    for (name, parameter), gradient in zip(model.named_parameters(), theirs, strict=True):
+        assert (parameter.grad is None) == (gradient is None), name
+        if gradient is not None:
+            torch.testing.assert_close(parameter.grad, gradient, atol=1e-12, rtol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
@@ -524,6 +556,13 @@ def test_stage_one_does_not_use_the_alignment():
 # --- weights ---
 
 
+def test_weights_have_the_names_and_order_of_earlier_checkpoints(paper):
+    decoder = [name for name in paper.state_dict() if name.startswith("decoder")]
+    wanted = ["from_vector", "up.1", "up.4", "up.7", "up.10", "up.12"]
+    assert decoder == [f"decoder.{name}.{kind}" for name in wanted for kind in ("weight", "bias")]
+    assert [tuple(paper.state_dict()[name].shape) for name in decoder[2:4]] == [(128, 256, 3, 3), (128,)]
+
+
 def test_making_a_model_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -568,16 +607,3 @@ def test_convolutions_before_a_relu_start_as_he_proposed(paper):
 def test_a_copied_model_gives_the_same_answers():
     model, patches = trained(tiny()), music(1, 3)
     assert torch.equal(copy.deepcopy(model).encode(patches)[-1], model.encode(patches)[-1])
-
-
-def test_places_of_patches_do_what_masks_do():
-    """Whoever has counted the visible and masked patches may say where they are."""
-    generator = torch.Generator().manual_seed(0)
-    small = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
-    model = Patchifier(small).eval()
-    patches = torch.randn(3, 6, 1, small.bands, small.frames, generator=generator)
-    masked = torch.from_numpy(draw_mask(np.random.default_rng(0), np.ones((3, 6), bool), 0.5))
-    visible, hidden = (~masked).flatten().nonzero()[:, 0], masked.flatten().nonzero()[:, 0]
-    by_mask = model.stage_two_loss(patches, patches, torch.ones(3, 6, dtype=torch.bool), masked)
-    by_place = model.stage_two_loss(patches, patches, None, masked, visible=visible, hidden=hidden)
-    torch.testing.assert_close(by_mask, by_place)

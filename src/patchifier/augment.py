@@ -173,8 +173,13 @@ def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> 
     last = (crops.first + crops.frames - 1).clamp(max=len(table) - 1)[:, None, None]
     low = torch.minimum(rows, last).clamp_(min=0)  # padding patches may point anywhere
     high = torch.minimum(rows + 1, last).clamp_(min=0)
-    patches = torch.lerp(table[low].float(), table[high].float(), part).transpose(-1, -2).unsqueeze(2)  # (B, N, 1, M, W)
+    patches = torch.lerp(frames_at(table, low), frames_at(table, high), part).transpose(-1, -2).unsqueeze(2).contiguous()  # (B, N, 1, M, W)
     return patches if crops.present is None else pad(patches, crops, silence=silence)
+
+
+def frames_at(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a table (F, M), of any shape, as float32: whole rows, ten times as fast on a CPU as by an index for each axis."""
+    return table.index_select(0, rows.flatten()).float().view(*rows.shape, -1)
 
 
 def pad(patches: Tensor, crops: Crops, *, silence: float) -> Tensor:

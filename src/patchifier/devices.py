@@ -60,7 +60,12 @@ def best_precision(device: str = "auto") -> str:
     """Return "bf16" where the processor is faster with it, else "32"."""
     if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    return "bf16" if device in ("auto", "cpu") and torch.cpu._is_amx_tile_supported() else "32"
+    return "bf16" if device in ("auto", "cpu") and processor_has_bf16() else "32"
+
+
+def processor_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 itself (AVX-512 BF16 or AMX); without, bf16 is many times slower than float32."""
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 def precision_of(fabric: lightning_fabric.Fabric) -> str:

@@ -1,0 +1,115 @@
+"""Every fast layer against the plain maths: values and gradients."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from patchifier.layers import FEW_CELLS, Convolution, Dropout, UpConvolution
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_up(maps, weight, bias):
+    return nn.functional.conv2d(nn.functional.interpolate(maps, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+
+
+def assert_same(layer, plain, maps, seed=0, tolerance=1e-5):
+    """Values and gradients of a layer are those of a function of (maps, weight, bias)."""
+    inputs = [maps, *(parameter.detach() for parameter in layer.parameters())]
+    ours, theirs = ([part.clone().requires_grad_() for part in inputs] for _ in range(2))
+    result = torch.func.functional_call(layer, dict(zip(("weight", "bias"), ours[1:], strict=False)), ours[0])
+    wanted = plain(theirs[0], theirs[1], theirs[2] if len(theirs) > 2 else None)
+    torch.testing.assert_close(result, wanted, atol=tolerance, rtol=tolerance)
+    weights = noise(*wanted.shape, seed=seed + 3)
+    (result * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, two.grad, atol=10 * tolerance, rtol=tolerance)
+
+
+SIZES = {"P": st.integers(1, 3), "C": st.integers(1, 5), "O": st.integers(1, 3), "H": st.integers(1, 9), "W": st.integers(1, 9)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SIZES, bias=st.booleans(), seed=st.integers(0, 99))
+def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(P, C, O, H, W, bias, seed):  # noqa: E741
+    torch.manual_seed(seed)
+    assert_same(UpConvolution(C, O, bias=bias), plain_up, noise(P, C, H, W, seed=seed), seed)
+
+
+@pytest.mark.parametrize("way", ["by_transposition", "by_phases"])
+def test_each_way_of_up_convolution_is_the_same_function(way):
+    layer, maps = UpConvolution(5, 3), noise(2, 5, 4, 6)
+    torch.testing.assert_close(getattr(layer, way)(maps), plain_up(maps, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SIZES, stride=st.sampled_from([1, 2]), bias=st.booleans(), training=st.booleans(), seed=st.integers(0, 99))
+def test_convolution_is_torchs_in_values_and_gradients(P, C, O, H, W, stride, bias, training, seed):  # noqa: E741
+    torch.manual_seed(seed)
+    layer = Convolution(C, O, 3, stride=stride, padding=1, bias=bias).train(training)
+    H, W = stride * H, stride * W  # maps are halved without a rest
+
+    def plain(maps, weight, bias):
+        return nn.functional.conv2d(maps, weight, bias, stride=stride, padding=1)
+
+    assert_same(layer, plain, noise(P, C, H, W, seed=seed), seed)
+
+
+def test_the_papers_layers_are_the_same_function_at_their_own_size():
+    for (before, after), cells in zip(itertools.pairwise([256, 128, 64, 32, 16, 1]), [(2, 1), (4, 2), (8, 4), (16, 8), (32, 16)], strict=True):
+        assert_same(UpConvolution(before, after), plain_up, 0.1 * noise(8, before, *cells).contiguous(memory_format=torch.channels_last))
+    for before, after, stride, cells in [(128, 256, 2, (4, 2)), (256, 256, 1, (2, 1))]:
+        layer = Convolution(before, after, 3, stride=stride, padding=1, bias=False)
+        assert layer.training
+        assert cells[0] * cells[1] <= FEW_CELLS
+        maps = 0.1 * noise(8, before, *cells)
+        assert_same(layer, lambda maps, weight, bias, stride=stride: nn.functional.conv2d(maps, weight, stride=stride, padding=1), maps)
+
+
+def test_a_table_made_in_inference_serves_training():
+    layer = UpConvolution(2, 2)
+    with torch.inference_mode():
+        layer(noise(1, 2, 1, 2))
+    layer(noise(1, 2, 1, 2)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+# --- dropout ---
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_zeroes_its_share_keeps_the_mean_and_passes_the_same_gradient(p, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(1000, 1001, dtype=dtype, requires_grad=True)
+    result = Dropout(p).train()(x)
+    result.sum().backward()
+    assert torch.equal(x.grad, result)
+    n, dropped = x.numel(), (result == 0).double()
+    assert abs(dropped.mean() - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-5
+    assert set(result.unique().tolist()) == {0.0, torch.tensor(1 / (1 - round(p * 65536) / 65536), dtype=dtype).item()}
+    for axis in (0, 1):  # no row or column is favoured, nor a place among the four of a draw
+        spread = (p * (1 - p) / x.shape[1 - axis]) ** 0.5
+        assert (dropped.mean(1 - axis) - p).abs().max() < 5 * spread
+    lanes = dropped.flatten()[: n // 4 * 4].view(-1, 4)
+    assert (lanes.mean(0) - p).abs().max() < 5 * (p * (1 - p) / len(lanes)) ** 0.5
+    assert (torch.corrcoef(lanes.T) - torch.eye(4)).abs().max() < 5 / len(lanes) ** 0.5
+
+
+def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
+    layer, x = Dropout(0.3).train(), noise(7, 11)
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        results.append(layer(x))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert torch.equal(layer.eval()(x), x)
+    assert torch.equal(Dropout(0.0).train()(x), x)
