@@ -1,0 +1,110 @@
+"""A plan for pre-training on a million hours of music, from measured rates; writes the tables of docs/scale.md.
+
+    python benchmarks/scale.py [--hours 1e6] [--epochs 3] [--nodes 8] [--devices 8] [--node-cores 64] [--disk-gb-s 2] [--link-gb-s 1.25]
+
+Rates come from results/prepare.json (decoding), results/train_step.json (this processor) and, once benchmarks/gpu.sh has run on one,
+results/gpu.json; until then a GPU is assumed to take the steps that the target of 45 minutes for the paper's schedule allows, and the table
+says so. Disks and links are assumptions, given as flags. What is computed: storage, core hours of preparation, steps and days of each
+stage, and for each resource the share of the time that it is busy; the busiest is the bottleneck.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from patchifier.config import Config
+
+RESULTS, PAGE = Path(__file__).parent / "results", Path(__file__).parents[1] / "docs" / "scale.md"
+CLIP_S = 29.0
+PATHS = {"stage I": "one", "stage II": "two"}
+TARGET_S = 45 * 60 / 1_000_000  # a step of 32 clips, if 1,000,000 of them take 45 minutes
+
+
+def result(name):
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def storage(flags):
+    """Rows of the first table: bytes of log-mel, and of audio."""
+    spectrogram = Config().spectrogram
+    bytes_an_hour = 3600 / spectrogram.frame_s * spectrogram.bands * 2  # float16
+    parts = flags.nodes
+    yield "log-mels, float16", f"{bytes_an_hour / 1e6:.1f} MB an hour", f"{bytes_an_hour * flags.hours / 1e12:.1f} TB"
+    yield f"a node's part of {parts}", "", f"{bytes_an_hour * flags.hours / parts / 1e12:.2f} TB"
+    yield "the audio, mp3 at 192 kbit/s", "86.4 MB an hour", f"{86.4e6 * flags.hours / 1e12:.1f} TB"
+    shard_s = 2**18 * spectrogram.frame_s
+    yield "shards", f"{shard_s / 60:.0f} minutes each", f"{flags.hours * 3600 / shard_s:,.0f} files"
+
+
+def preparation(flags):
+    """Rows of the second table."""
+    measured = result("prepare")
+    hours_a_core_hour = measured["x_real_time"]["median"] / measured["workers"]
+    cores = flags.nodes * flags.node_cores
+    core_hours = flags.hours / hours_a_core_hour
+    yield "rate of a core", f"{hours_a_core_hour:,.0f} x real time", "results/prepare.json"
+    yield "processor", f"{core_hours:,.0f} core hours", ""
+    yield f"time on {flags.nodes} nodes of {flags.node_cores} cores", f"{core_hours / cores:.1f} hours", ""
+    audio_gb_s = 86.4e-3 / (3600 / hours_a_core_hour) * flags.node_cores
+    yield "audio read by a node", f"{audio_gb_s:.2f} GB/s", f"of {flags.link_gb_s} GB/s: {audio_gb_s / flags.link_gb_s:.0%}"
+
+
+def gpu_clips_per_s(stage):
+    """Clips a second of one GPU, the batch, and where the figure is from."""
+    measured = result("gpu")
+    if measured is None:
+        return 32 / TARGET_S, 32, "assumed: the target, not measured"
+    rows = [row for row in measured["speed"] if row["stage"] == stage]
+    best = max(rows, key=lambda row: row["clips_per_s"])
+    return best["clips_per_s"], best["batch"], f"results/gpu.json, {best['way']}"
+
+
+def training(flags):
+    """Rows of the third table, and the share of time that each resource is busy."""
+    clips = flags.hours * 3600 / CLIP_S
+    processor = result("train_step")
+    for name, stage in PATHS.items():
+        cpu = max(row["clips_per_s"] for row in processor["rows"] if row["stage"] == stage)
+        yield f"{name}, this processor", f"{cpu:,.0f} clips/s", f"{clips * flags.epochs / cpu / 86_400 / 365:,.1f} years"
+        rate, batch, source = gpu_clips_per_s(stage)
+        devices = flags.nodes * flags.devices
+        days = clips * flags.epochs / (rate * devices) / 86_400
+        yield f"{name}, {devices} GPUs, batch {batch} each", f"{rate * devices:,.0f} clips/s ({source})", f"{days:.2f} days"
+    read_gb_s = rate * flags.devices * 25 * 32 / 1.05 * 64 * 2 / 1e9  # 25 patches of 32 frames, stretched by 1.05 on average
+    yield "log-mels read by a node in stage II", f"{read_gb_s:.2f} GB/s", f"of {flags.disk_gb_s} GB/s: {read_gb_s / flags.disk_gb_s:.0%}"
+    steps_s = rate / batch
+    gradients_gb_s = 2 * 8.3e6 * 4 * steps_s / 1e9
+    yield "gradients sent by a node", f"{gradients_gb_s:.2f} GB/s", f"of {flags.link_gb_s} GB/s: {gradients_gb_s / flags.link_gb_s:.0%}"
+
+
+def table(head, rows):
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hours", type=float, default=1e6)
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--devices", type=int, default=8, help="GPUs of a node.")
+    parser.add_argument("--node-cores", type=int, default=64)
+    parser.add_argument("--disk-gb-s", type=float, default=2.0, help="What a node's own disks deliver, at random places of 100 kB.")
+    parser.add_argument("--link-gb-s", type=float, default=12.5, help="A node's link to the others and to the store: 100 Gbit/s.")
+    flags = parser.parse_args()
+    tables = {
+        "storage": table(("what", "each", f"{flags.hours:,.0f} hours"), storage(flags)),
+        "preparation": table(("what", "figure", "from"), preparation(flags)),
+        "training": table(("what", "rate", f"{flags.epochs:g} epochs"), training(flags)),
+    }
+    text = PAGE.read_text(encoding="utf-8")
+    for name, rows in tables.items():
+        print(f"{name}\n{rows}\n")
+        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda found, rows=rows: found[1] + rows + found[2], text, flags=re.DOTALL)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
