@@ -15,7 +15,7 @@ import safetensors.torch
 import soundfile
 import torch
 
-from patchifier import cache, datasets
+from patchifier import cache, datasets, devices
 from patchifier.config import RequestError
 from patchifier.devices import JoinedBatchNorm, join_batch_norm, launch, share
 
@@ -25,7 +25,15 @@ BOTH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-
 
 def settings(steps=50, **pretrain):
     stage = {"steps": steps, "batch": 32, "learning_rate": 1e-4}
-    shared = {"stage_one": stage, "stage_two": stage, "patches": 6, "validation_fraction": 0.1, "validate_every": 25, "checkpoint_every_s": 0.0}
+    shared = {
+        "stage_one": stage,
+        "stage_two": stage,
+        "patches": 6,
+        "validation_fraction": 0.1,
+        "validate_every": 25,
+        "checkpoint_every_s": 0.0,
+        "precision": "32",
+    }
     return {"model": MODEL, "pretrain": shared | pretrain}
 
 
@@ -272,3 +280,12 @@ def test_parts_hold_every_clip_once_and_are_of_like_size(clips):
         assert max(frames) < 2 * min(frames)
     with pytest.raises(RequestError, match="cannot be dealt out to 100 parts"):
         data.parts(100)
+
+
+def test_precision_is_chosen_by_what_the_processor_multiplies(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for has, expected in ((True, "bf16"), (False, "32")):
+        monkeypatch.setattr(devices, "processor_has_bf16", lambda has=has: has)
+        assert devices.best_precision("auto") == devices.best_precision("cpu") == expected
+    monkeypatch.setattr(devices, "processor_has_bf16", lambda: True)
+    assert devices.best_precision("mps") == "32"

@@ -71,7 +71,7 @@ def test_recipe_takes_two_steps_in_each_stage(path):
 def test_there_is_a_recipe_for_every_alternative_of_design():
     stated = [name for path in RECIPES for name, _, _ in differences(read_changes(path), to_dict(Config()))]
     gaps = "n_fft mel_scale f_max_hz reference top_db channels vector embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
-    gaps += " target mask_ratio loss_on extract intensity_per stages time pooling readout learning_rate"
+    gaps += " precision target mask_ratio loss_on extract intensity_per stages time pooling readout learning_rate"
     assert not set(gaps.split()) - set(stated)
 
 
