@@ -1,6 +1,7 @@
 """Plans of batches: shares, log-mels on the device or read step by step, and steps that a GPU is never waited for."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
 from patchifier.model import Patchifier
 from patchifier.pretrain import TRAINED, Batches, split, stage_loss
-from patchifier.pretrain.batches import Plan, Resident
+from patchifier.pretrain.batches import Resident
 
 SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
 
@@ -182,7 +183,20 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
     assert seen == [torch.float32, torch.bfloat16]
 
 
-def test_a_plan_on_a_cpu_is_not_copied():
-    plan = batches(LONG, "two")(0)
-    assert isinstance(plan, Plan)
-    assert plan.to(torch.device("cpu")) is plan
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_plans_sent_ahead_are_those_of_their_steps(stage):
+    """To the meta device, as to a GPU: from another thread, one step ahead, whatever step is asked for next."""
+    here, there = batches(LONG, stage), batches(LONG, stage)
+    there.device, there.helper = torch.device("meta"), ThreadPoolExecutor(1)
+    planned = []
+    plan = there.plan
+    there.plan = lambda step: planned.append((step, plan(step))) or planned[-1][1]
+    for step in (0, 1, 2, 7, 8):
+        sent = there(step)
+        assert {value.device.type for value in sent.tensors().values()} == {"meta"}
+        expected = here(step)
+        assert {name: value.shape for name, value in sent.tensors().items()} == {name: value.shape for name, value in expected.tensors().items()}
+    there.helper.shutdown()
+    assert [step for step, _ in planned] == [0, 1, 2, 3, 7, 8, 9]
+    for step, made in planned:
+        assert all(torch.equal(value, made.tensors()[name]) for name, value in here(step).tensors().items())

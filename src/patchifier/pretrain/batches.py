@@ -65,12 +65,14 @@ class Plan:
         """Return what was drawn."""
         return Crops(self.first, self.frames, self.lengths, self.scale, self.starts, self.keys, self.present)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are there."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
     def to(self, device: torch.device) -> "Plan":
-        """Move to a device; a GPU is not waited for."""
-        if device.type == "cpu":
-            return self
-        moved = {name: value.pin_memory() if device.type == "cuda" else value for name, value in vars(self).items() if value is not None}
-        return dataclasses.replace(self, **{name: value.to(device, non_blocking=True) for name, value in moved.items()})
+        """Send to a device, through pinned memory to a GPU, which is not waited for."""
+        pinned = {name: value.pin_memory() if device.type == "cuda" else value for name, value in self.tensors().items()}
+        return dataclasses.replace(self, **{name: value.to(device, non_blocking=True) for name, value in pinned.items()})
 
 
 class Batches:
@@ -114,14 +116,25 @@ class Batches:
         self.resident = self._resident() if self.device.type == "cuda" else None
         self.ahead: dict[int, Future[Plan]] = {}
         self.helper = ThreadPoolExecutor(1) if self.device.type != "cpu" else None
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def __call__(self, step: int) -> Plan:
         """Return the plan of a step, on the device."""
         if self.helper is None:
             return self.plan(step)
-        waiting = self.ahead.pop(step, None)
-        self.ahead = {step + 1: self.helper.submit(self.plan, step + 1)}
-        return (waiting.result() if waiting else self.plan(step)).to(self.device)
+        plan = (self.ahead.pop(step, None) or self.helper.submit(self._sent, step)).result()
+        if self.stream:
+            here = torch.cuda.current_stream(self.device)
+            here.wait_stream(self.stream)
+            for tensor in plan.tensors().values():
+                tensor.record_stream(here)  # its memory is not given away before the step has used it
+        self.ahead = {step + 1: self.helper.submit(self._sent, step + 1)}
+        return plan
+
+    def _sent(self, step: int) -> Plan:
+        """Plan a step and send it while the device works on the one before; runs in the helper's thread."""
+        with torch.cuda.stream(self.stream):  # of None: nothing
+            return self.plan(step).to(self.device)
 
     def plan(self, step: int) -> Plan:
         """Draw clips, augmentation and mask of a step."""
