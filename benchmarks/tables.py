@@ -31,7 +31,12 @@ def peers_training(facts):
     for row in facts["rows"]:
         if row["precision"] == precision and row["name"].startswith("stage"):
             rate = f"{number(row['clips_per_s'])} clips/s, {number(row['music_s_per_s'])} s of music a second"
-            yield f"training step, {row['name']}", rate, number(row["times_the_peer"]), f"a SimCLR step on CLMR's SampleCNN (our re-implementation, {precision}), by the music heard"
+            yield (
+                f"training step, {row['name']}",
+                rate,
+                number(row["times_the_peer"]),
+                f"a SimCLR step on CLMR's SampleCNN (our re-implementation, {precision}), by the music heard",
+            )
 
 
 def log_mel(facts):
