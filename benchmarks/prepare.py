@@ -3,9 +3,9 @@
     python benchmarks/prepare.py [--files 96] [--rounds 3] [--sizes 100,1000,10000] [--workers 2]
 
 Makes its own mp3 files (music.py) in a temporary folder. The ratio: files of 30 s, both ways in turn in one run with as many processes, their
-start left out by taking the difference to a quarter of the files. The sizes: files of 5 s, each size built in a fresh process, three times but
-for more than 1,000 files, medians; a further file is what the difference to the size before comes to for each file. Memory is the most that the
-parent, and any one of its workers, ever held (VmHWM of Linux).
+start left out by taking the difference to a quarter of the files; by the clock, and by what all processes together took of the processor, which
+neighbours on the machine disturb less. The sizes: files of 5 s, each size built in a fresh process; a further file is what the difference to
+the size before comes to for each file. Memory is the most that the parent, and any one of its workers, ever held (VmHWM of Linux).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from music import make
-from timing import in_turn, keep, say
+from timing import keep, say, timed
 
 from patchifier import audio, cache
 from patchifier.datasets import Clip, Dataset
@@ -28,7 +28,7 @@ from patchifier.processes import process_pool
 
 LONG_S, SHORT_S = 30, 5
 BUILD = """
-import json, multiprocessing, re, sys, time
+import json, multiprocessing, os, re, sys, time
 from pathlib import Path
 from patchifier import cache, datasets
 
@@ -43,25 +43,37 @@ if __name__ == "__main__":
     found, data = {}, datasets.load(sys.argv[1])
     started = time.perf_counter()
     found["clips"] = cache.prepare(data, sys.argv[2], workers=int(sys.argv[3]), progress=look).clips
-    print(json.dumps({**found, "seconds": time.perf_counter() - started, "parent_mb": most_mb("self")}))
+    print(json.dumps({**found, "seconds": time.perf_counter() - started, "processor_s": sum(os.times()[:4]), "parent_mb": most_mb("self")}))
 """
 
 
 def against_decoding(folder, files, rounds, workers):
-    """Seconds of both ways beyond what a quarter of the files takes: two arrays (rounds,)."""
+    """Seconds of both ways beyond what a quarter of the files takes, by the clock and of the processor: {way: (rounds, 2)}."""
     paths = [str(path) for path in make(folder, files, LONG_S)]
-    parts = {"few": paths[: files // 4], "many": paths}
     out = folder / "cache"
 
     def prepare(part):
-        shutil.rmtree(out, ignore_errors=True)
         cache.prepare(Dataset("music", tuple(Clip(path, path) for path in part)), out, workers=workers)
+        shutil.rmtree(out)
 
-    with process_pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        ways = {f"decoding {name}": lambda part=part: sum(pool.map(decode_alone, part)) for name, part in parts.items()}
-        ways |= {f"prepare {name}": lambda part=part: prepare(part) for name, part in parts.items()}
-        seconds = in_turn(ways, rounds)
-    return [seconds[f"{way} many"] - seconds[f"{way} few"] for way in ("prepare", "decoding")]
+    def decode(part):
+        with process_pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return sum(pool.map(decode_alone, part))
+
+    ways = {"decode": decode, "prepare": prepare}
+    found = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            few = spent(way, paths[: files // 4])
+            found[name].append(spent(way, paths) - few)
+    return {name: np.array(rows[1:]) for name, rows in found.items()}  # the first round fills caches
+
+
+def spent(way, part):
+    """Seconds by the clock, and of the processor in this process and those that it started and that ended."""
+    before_s = sum(os.times()[:4])
+    seconds, _ = timed(way, part)
+    return np.array([seconds, sum(os.times()[:4]) - before_s])
 
 
 def decode_alone(path):
@@ -80,17 +92,23 @@ def build(folder, files, workers):
 
 
 def sizes(counts, workers):
-    """A row of medians for each number of files."""
+    """A row for each number of files."""
     rows = []
-    print(f"{'files':>8}{'s':>9}{'ms a file':>11}{'a further file, ms':>20}{'parent MB':>11}{'worker MB':>11}")
+    print(f"{'':8}{'':9}{'a further file, ms':>24}{'at most, MB':>16}\n{'files':>8}{'s':>9}{'clock':>12}{'processor':>12}{'parent':>8}{'worker':>8}")
     for files in counts:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder), files, SHORT_S)
-            builds = [build(Path(folder), files, workers) for _ in range(3 if files <= 1000 else 1)]
-        row = {name: float(np.median([found[name] for found in builds])) for name in ("seconds", "parent_mb", "worker_mb")}
-        further = (row["seconds"] - rows[-1]["seconds"]) / (files - rows[-1]["files"]) if rows else float("nan")
-        rows.append({"files": files, "builds": len(builds), **row, "ms_a_file": 1000 * row["seconds"] / files, "ms_a_further_file": 1000 * further})
-        print(f"{files:>8,}{row['seconds']:>9.1f}{rows[-1]['ms_a_file']:>11.2f}{1000 * further:>20.2f}{row['parent_mb']:>11.0f}{row['worker_mb']:>11.0f}")
+            row = {"files": files, **build(Path(folder), files, workers)}
+        before = rows[-1] if rows else {"files": 0, "seconds": 0, "processor_s": 0}  # the first size bears the start
+        row["ms_a_further_file"], row["processor_ms_a_further_file"] = (
+            1000 * (row[name] - before[name]) / (files - before["files"]) for name in ("seconds", "processor_s")
+        )
+        rows.append(row)
+        print(
+            f"{files:>8,}{row['seconds']:>9.1f}{row['ms_a_further_file']:>12.2f}{row['processor_ms_a_further_file']:>12.2f}"
+            f"{row['parent_mb']:>8.0f}{row['worker_mb']:>8.0f}",
+            flush=True,
+        )
     return rows
 
 
@@ -102,19 +120,17 @@ def main():
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        whole, alone = against_decoding(Path(folder), flags.files, flags.rounds, flags.workers)
+        found = against_decoding(Path(folder), flags.files, flags.rounds, flags.workers)
+    ratios = (found["prepare"] / found["decode"]).T
     audio_s = LONG_S * (flags.files - flags.files // 4)
     results = {
-        "x_real_time": say(f"prepare, {flags.workers} processes", audio_s / whole, "x"),
-        "x_real_time_decoding": say(f"decode + resample alone, {flags.workers} processes", audio_s / alone, "x"),
-        "ratio": say("prepare / decode + resample alone", whole / alone, ""),
+        "x_real_time": say(f"prepare, {flags.workers} processes", audio_s / found["prepare"][:, 0], "x"),
+        "x_real_time_decoding": say(f"decode + resample alone, {flags.workers} processes", audio_s / found["decode"][:, 0], "x"),
+        "ratio": say("prepare / decode + resample alone", ratios[0], ""),
+        "ratio_processor": say("  of the processor", ratios[1], ""),
     }
-    rows = sizes(flags.sizes, flags.workers)
-    keep("prepare", {**results, "sizes": [{name: value for name, value in row.items() if value == value} for row in rows], **facts(flags)})
-
-
-def facts(flags):
-    return {"files": flags.files, "rounds": flags.rounds, "workers": flags.workers, "long_s": LONG_S, "short_s": SHORT_S}
+    settings = {"files": flags.files, "rounds": flags.rounds, "workers": flags.workers, "long_s": LONG_S, "short_s": SHORT_S}
+    keep("prepare", {**results, "sizes": sizes(flags.sizes, flags.workers), **settings})
 
 
 if __name__ == "__main__":

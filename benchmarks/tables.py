@@ -52,11 +52,11 @@ def prepare(facts):
         slower(facts["ratio"]),
         "decoding and resampling alone",
     )
-    if len(facts["sizes"]) > 1:
+    if len(facts["sizes"]) > 2:
         *_, before, last = facts["sizes"]
-        rate = f"{number(last['ms_a_further_file'])} ms for a further file of {facts['short_s']} s, parent {number(last['parent_mb'])} MB"
-        against = f"at {before['files']:,}, parent {number(before['parent_mb'])} MB"
-        yield f"`prepare`, {last['files']:,} files", rate, number(before["seconds"] / before["files"] / (last["seconds"] / last["files"])), against
+        each, was = last["processor_ms_a_further_file"], before["processor_ms_a_further_file"]
+        rate = f"{number(each)} ms of a core for a further file of {facts['short_s']} s, parent {number(last['parent_mb'])} MB"
+        yield f"`prepare`, up to {last['files']:,} files", rate, number(was / each), f"up to {before['files']:,} files, parent {number(before['parent_mb'])} MB"
 
 
 def embed(facts):
@@ -80,6 +80,17 @@ def start_up(facts):
     yield "first embedding of a fresh process", rate, slower(facts["first embedding / import torch"]), "`import torch` alone"
 
 
+def gpu(facts):
+    for batch in sorted({row["batch"] for row in facts["speed"]}):
+        minutes = {}  # of both stages, by the way a step is taken
+        for row in facts["speed"]:
+            if row["batch"] == batch:
+                minutes[row["way"]] = minutes.get(row["way"], 0) + row["schedule_minutes"]
+        best = min(minutes, key=minutes.get)
+        rate = f"{number(minutes[best])} min ({best})"
+        yield f"the paper's schedule on one GPU, projected, batch {batch}", rate, number(minutes["float32"] / minutes[best]), "float32, launch by launch"
+
+
 def cluster(facts):
     yield "mp3 to vectors on Ray", f"{number(facts['embed_on_ray_files_s']['median'])} files/s", slower(facts["ratio"]), "the job without Ray"
 
@@ -97,8 +108,8 @@ def grid(facts):
         yield f"216 probes at once, {row['kind']}", f"{number(row['together_s'])} s", number(row["speed_up"]), "one by one, to the same choice"
 
 
-MAKERS = (train_step, peers_training, log_mel, prepare, start_up, embed, embed_peers, cluster, search, grid)  # those of `make bench` first
-FLAGS = {"embed_peers": ("embed", " --peers")}  # whose command is another's with a flag
+MAKERS = (train_step, peers_training, log_mel, prepare, start_up, embed, gpu, embed_peers, cluster, search, grid)  # those of `make bench` first
+COMMANDS = {"embed_peers": "python benchmarks/embed.py --peers", "gpu": "benchmarks/gpu.sh"}  # where it is not python benchmarks/NAME.py
 
 
 def number(value):
@@ -122,10 +133,10 @@ def table(folder=RESULTS):
         path = folder / f"{maker.__name__}.json"
         if path.exists():
             facts = json.loads(path.read_text(encoding="utf-8"))
-            script, flag = FLAGS.get(maker.__name__, (maker.__name__, ""))
-            command = f"`python benchmarks/{script}.py{flag}`"
-            lines += [f"| {' | '.join(row)} | {command} |" for row in maker(facts)]
-            machines.append(",".join(facts["machine"].split(",")[:2]))  # processor and cores; threads are the benchmark's own
+            command = COMMANDS.get(maker.__name__, f"python benchmarks/{maker.__name__}.py")
+            lines += [f"| {' | '.join(row)} | `{command}` |" for row in maker(facts)]
+            processor, cores, _, *gpu_and_system = facts["machine"].split(", ")  # threads are the benchmark's own
+            machines.append(", ".join([processor, cores, *gpu_and_system[:-1]]))
     lines += ["", f"Medians, 10th to 90th percentile in brackets; on {' and '.join(dict.fromkeys(machines))}."]
     return "\n".join(lines)
 
