@@ -1,6 +1,6 @@
 """No quality lost: the plain way and the fast way trained on the same draws, several seeds, equal steps.
 
-    python benchmarks/same_curve.py [--steps 100 140] [--batch 4] [--seeds 3]
+    python benchmarks/same_curve.py [--steps 80 100] [--batch 4] [--seeds 3]
 
 The bundled clips, fold 3 held out. Per seed both ways start from the same weights and get the same batches and masks; the plain way is
 benchmarks/plain.py (every patch extracted and decoded, float32, torch's dropout and optimiser as they come), the fast way is what training
@@ -88,7 +88,7 @@ def train(seed, data, config, steps, *, plain):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, nargs=2, default=(100, 140), metavar=("ONE", "TWO"))
+    parser.add_argument("--steps", type=int, nargs=2, default=(80, 100), metavar=("ONE", "TWO"))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()

@@ -4,8 +4,8 @@
 
 Each row adds one shortcut to the row above it and computes the same function (but for the batch-norm statistics of patches that are
 skipped). The first row is benchmarks/plain.py. Rates are clips of 25 patches a second at the paper's size and batch of 32: forward, backward,
-optimiser. Of several rounds the quickest counts: what neighbours on the machine take is not the step's cost. The floor is that of
-benchmarks/floor.py in the best precision of this processor, whatever the row computes in.
+optimiser. Of several rounds the quickest counts: what neighbours on the machine take is not the step's cost. The floor is that of benchmarks/floor.py in
+the precision of the row.
 """
 
 import argparse
@@ -151,18 +151,26 @@ def time_stage(stage, rounds):
     return {name: min(times) for name, times in seconds.items()}
 
 
-def table(stage, seconds, least):
+def table(stage, seconds, ceilings):
     """Print a stage's rows; returns them."""
     rows, names = [], list(seconds)
     print(f"\n{STAGES[stage]:<36}{'clips/s':>8}{'factor':>8}{'in all':>8}{'of the floor':>14}")
     for before, name in zip([None, *names], names, strict=False):
-        row = {"name": name, "stage": stage, "clips_per_s": B / seconds[name], "factor": seconds[before] / seconds[name] if before else 1.0}
+        precision = "bf16" if name == "+ bf16" else "32"
+        least = floor(stage, ceilings, precision)["seconds"]
+        row = {
+            "name": name,
+            "stage": stage,
+            "precision": precision,
+            "clips_per_s": B / seconds[name],
+            "factor": seconds[before] / seconds[name] if before else 1.0,
+        }
         row |= {"in_all": seconds["plain"] / seconds[name], "floor_fraction": least / seconds[name]}
         rows.append(row)
         print(f"{name:<36}{row['clips_per_s']:>8.1f}{row['factor']:>8.2f}{row['in_all']:>8.2f}{row['floor_fraction']:>13.0%}")
     skipping = [name for name in names if name in SKIPPING][-1:] or ["plain"]
     against = seconds[skipping[0]] / seconds[names[-1]]
-    print(f"against the plain way that also skips masked patches: {against:.2f}; floor: {B / least:.0f} clips/s", flush=True)
+    print(f"against the plain way that also skips masked patches: {against:.2f}; floor: {B / least:.0f} clips/s in {precision}", flush=True)
     return rows, against
 
 
@@ -187,12 +195,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    precision = "bf16" if processor_has_bf16() else "32"
     ceilings, rows, against = measure_ceilings(), [], {}
     for stage in STAGES:
         seconds = time_stage(stage, rounds)
         ceilings = {name: max(rate, ceilings[name]) for name, rate in measure_ceilings().items()}
-        stage_rows, against[stage] = table(stage, seconds, floor(stage, ceilings, precision)["seconds"])
+        stage_rows, against[stage] = table(stage, seconds, ceilings)
         rows += stage_rows
     batch = batch_seconds(rounds)
     fastest = {stage: B / max(row["clips_per_s"] for row in rows if row["stage"] == stage) for stage in batch}
@@ -202,7 +209,7 @@ def main():
     )
     print(f"quickest of {rounds} rounds, batch {B}, {N} patches, {machine()}")
     facts = {"rows": rows, "against_plain_that_skips": against, "ceilings": ceilings, "batch_seconds": batch, "batch_share": shares}
-    facts |= {"rounds": rounds, "batch": B, "precision": precision, "machine": machine()}
+    facts |= {"rounds": rounds, "batch": B, "machine": machine()}
     (Path(__file__).parent / "results" / "train_step.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
