@@ -89,9 +89,9 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero some of a tensor's numbers, scale the others."""
-        if not self.training or x.device.type != "cpu":
+        if not self.training or not self.p or x.device.type != "cpu":
             return super().forward(x)
-        dropped = round(self.p * 2**16)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
         kept = draws.view(x.shape) >= dropped - 2**15
         return x * (kept.to(x.dtype) * (2**16 / (2**16 - dropped)))
