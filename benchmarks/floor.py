@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from patchifier.config import ModelConfig
-from patchifier.model import Patchifier, masked_count
+from patchifier.model import Patchifier
 from patchifier.runs import machine
 
 B, N = 32, 25
@@ -86,7 +86,7 @@ def step_work(stage, config):
     """Work of a step of B clips, and how many weights it trains."""
     model = Patchifier(config)
     parts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()}
-    masked = masked_count(N, 0.75)
+    masked = round(0.75 * N)
     align = Work(2 * config.width**2, 2 * config.width)
     if stage == "one":
         return (extractor(config) + decoder(config)).times(B * N), parts["extractor"] + parts["decoder"]
