@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,13 @@ def build(root: Path, workers: int) -> dict[str, Any]:
         return answer
 
     step("download", lambda progress: packages.fetch(root, progress))
-    tracks = step("tracks", lambda progress: find_tracks(root))
+    tracks, more = step("tracks", lambda progress: (find_tracks(root, packages.MUSIC, "tracks"), find_tracks(root, packages.MORE_MUSIC, "more-tracks")))
     step("recordings", lambda progress: recordings.build(root, tracks, workers, progress))
     step("notes", lambda progress: notes.build(root, workers, progress))
     step("parse", lambda progress: parse_scores(root, workers, progress))
     step("scores", lambda progress: scores.build(root, workers, progress))
     step("grooves", lambda progress: grooves.build(root, workers, progress))
-    hours = step("pre-training", lambda progress: pretraining.build(root, tracks, workers, progress))
+    hours = step("pre-training", lambda progress: pretraining.build(root, tracks, more, workers, progress))
     return {"seed": SEED, "seconds": seconds, "workers": workers, "pretraining_hours": hours, "tasks": sizes(root)}
 
 
@@ -70,11 +70,11 @@ def _parse(out: Path, name: str) -> int:
     return score_sources.parse(name, out)
 
 
-def find_tracks(root: Path) -> list[Track]:
-    """List tracks once: reading every file's header takes a while."""
-    path = root / "work" / "tracks.json"
+def find_tracks(root: Path, names: Sequence[str], file: str) -> list[Track]:
+    """List tracks of packages once: reading every file's header takes a while."""
+    path = root / "work" / f"{file}.json"
     if not path.exists():
-        found = list_tracks(root, packages.MUSIC)
+        found = list_tracks(root, names)
         with replaced_file(path) as new:
             new.write_text(json.dumps([asdict(track) for track in found], indent=0), encoding="utf-8")
     return [Track(**row) for row in json.loads(path.read_text(encoding="utf-8"))]

@@ -117,7 +117,7 @@ def draw(path: str, side: str, style: tuple[str, int], soundfont: str, pool: Seq
     generator = dice("groove", path)
     name = str(generator.choice(pool))
     tonic = int(generator.integers(12))
-    tempo = float(np.exp(generator.uniform(*np.log(TEMPO_BPM))))
+    tempo = float(round(np.exp(generator.uniform(*np.log(TEMPO_BPM)))))  # mma drops what is behind the point
     bar_s = style[1] * 60 / tempo
     offset = PRE_ROLL_S + float(generator.uniform(0, bar_s))
     chords = progression(name)
@@ -158,7 +158,7 @@ def draw_others(styles: dict[str, tuple[str, int]]) -> list[tuple[Groove, dict[s
 
 def _row(groove: Groove, side: str, group: str, style: str, name: str) -> dict[str, Any]:
     return {
-        "path": groove.path, "split": side, "group": group, "style": style, "progression": name, "beats": groove.beats, "bpm": round(groove.tempo_bpm, 3),
+        "path": groove.path, "split": side, "group": group, "style": style, "progression": name, "beats": groove.beats, "bpm": groove.tempo_bpm,
     }  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def beat_rows(groove: Groove) -> list[list[Any]]:
 
 def chart(groove: Groove, seed: int) -> str:
     """The accompaniment in mma's language."""
-    lines = [f"RndSeed {seed}", f"Tempo {groove.tempo_bpm:.3f}", f"Groove {groove.style}"]
+    lines = [f"RndSeed {seed}", f"Tempo {groove.tempo_bpm:.0f}", f"Groove {groove.style}"]
     for number, bar in enumerate(groove.bars, 1):
         names = [root + SUFFIX[quality] for root, quality in bar]
         lines.append(f"{number} {names[0]}" if len(names) == 1 else f"{number} {names[0]} / {names[1]} /")

@@ -74,8 +74,8 @@ class Judgement:
     def cache(self, family: str, workers: int) -> Cache:
         """Log-mels of all clips of a family, each once, whatever is asked of it."""
         clips: dict[str, Clip] = {}
-        for question in (*QUESTIONS, *DIAGNOSTICS, *FRAMES):
-            if question.family == family and (self.root / "tasks" / f"{question.name}.jsonl").exists():
+        for question in (*QUESTIONS, *DIAGNOSTICS):  # moments are asked of some of these clips
+            if question.family == family:
                 clips |= {clip.id: replace(clip, target=None) for clip in self.load(question).clips}
         out = self.root / "caches" / f"{family}-{self.side}"
         cache.prepare(Dataset(family, tuple(clips.values())), out, workers=workers)

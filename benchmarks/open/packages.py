@@ -16,14 +16,18 @@ MUSIC = (  # recordings for development
     "ufoai-music", "warzone2100-music", "naev-data", "supertuxkart-data", "hyperrogue-music", "singularity-music", "unknown-horizons",
     "planetblupi-music-ogg", "asc-music", "fretsonfire-songs-sectoid", "fretsonfire-songs-muldjord", "lincity-ng-data",
 )  # fmt: skip
+MORE_MUSIC = (  # heard in pre-training only, never judged
+    "freedroidrpg-data", "widelands-data", "megaglest-data", "pushover-data", "warmux-data", "starfighter-data", "openclonk-data", "enigma-data",
+    "extremetuxracer-data", "btanks-data", "fillets-ng-data", "lordsawar-data", "zaz-data",
+)  # fmt: skip
 TOOLS = ("fluid-soundfont-gm", "csound-soundfont", "mma")
 # Pure Python but for the synthesiser. Without their own dependencies: tinysoundfont asks for pyaudio, which only live playback uses.
 PYTHON = ("music21==10.5.1", "tinysoundfont==0.3.7", "chardet", "joblib", "jsonpickle", "more-itertools", "webcolors")
 
 
 def fetch(root: Path, progress: Callable[[str], Any]) -> None:
-    """Download and unpack what is not there yet: about 1.7 GB, 4 GB unpacked."""
-    wanted = (*TOOLS, *MUSIC)
+    """Download and unpack what is not there yet: about 3 GB, 6 GB unpacked."""
+    wanted = (*TOOLS, *MUSIC, *MORE_MUSIC)
     shown = progress("packages")
     for number, name in enumerate(wanted, 1):
         shown(number, len(wanted), name)

@@ -29,9 +29,9 @@ PER_STYLE = 6  # accompaniments in each training-side style
 NAMES = ("pretraining.jsonl", "pretraining-recordings.jsonl")
 
 
-def build(root: Path, tracks: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> dict[str, Any]:
-    """Render, list and check; hours by source."""
-    recorded = recording_rows(tracks)
+def build(root: Path, tracks: Sequence[Track], more: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> dict[str, Any]:
+    """Render, list and check; hours by source. `more` tracks are of packages that nothing is judged on."""
+    recorded = recording_rows([*tracks, *more])
     pieces, accompaniments = draw_scores(root), draw_grooves(root)
     render_all(root, [sound for sound, _ in pieces], workers, progress)
     render_all(root, [groove for groove, _ in accompaniments], workers, progress, _accompany)

@@ -24,7 +24,7 @@ PRE_ROLL_S = 1.5  # played and cut off, so that a clip begins amid the music
 TUNING_CENTS = 50.0
 LEVEL_DB = (-24.0, -16.0)  # root mean square
 PEAK = 0.98
-SILENCE_DB = -60.0
+SILENCE_DB = -70.0
 
 SEEN, UNSEEN = "fluid-soundfont-gm/usr/share/sounds/sf2/FluidR3_GM.sf2", "csound-soundfont/usr/share/sounds/sf2/sf_GMbank.sf2"
 
