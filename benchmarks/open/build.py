@@ -48,11 +48,12 @@ def build(root: Path, workers: int) -> dict[str, Any]:
     step("download", lambda progress: packages.fetch(root, progress))
     tracks, more = step("tracks", lambda progress: (find_tracks(root, packages.MUSIC, "tracks"), find_tracks(root, packages.MORE_MUSIC, "more-tracks")))
     step("recordings", lambda progress: recordings.build(root, tracks, workers, progress))
+    step("pre-training, recordings", lambda progress: pretraining.build_recordings(root, tracks, more, workers, progress))
     step("notes", lambda progress: notes.build(root, workers, progress))
     step("parse", lambda progress: parse_scores(root, workers, progress))
     step("scores", lambda progress: scores.build(root, workers, progress))
     step("grooves", lambda progress: grooves.build(root, workers, progress))
-    hours = step("pre-training", lambda progress: pretraining.build(root, tracks, more, workers, progress))
+    hours = step("pre-training, rendered", lambda progress: pretraining.build_rendered(root, workers, progress))
     return {"seed": SEED, "seconds": seconds, "workers": workers, "pretraining_hours": hours, "tasks": sizes(root)}
 
 

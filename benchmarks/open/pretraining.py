@@ -12,10 +12,10 @@ from typing import Any
 import grooves
 import score_sources
 import scores
-from groups import deal, read_manifest, require_disjoint, require_free, require_split
-from recordings import demo_files, sides
+from groups import deal, dice, read_manifest, require_disjoint, require_free, require_split
+from recordings import Cut, cut_all, demo_files, file_name, sides
 from score_sources import COLLECTIONS
-from sound import SEEN, UNSEEN, render_all
+from sound import LEVEL_DB, SEEN, UNSEEN, render_all
 from tracks import Track
 
 from patchifier.checkpoint import replaced_file
@@ -29,36 +29,44 @@ PER_STYLE = 6  # accompaniments in each training-side style
 NAMES = ("pretraining.jsonl", "pretraining-recordings.jsonl")
 
 
-def build(root: Path, tracks: Sequence[Track], more: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> dict[str, Any]:
-    """Render, list and check; hours by source. `more` tracks are of packages that nothing is judged on."""
-    recorded = recording_rows([*tracks, *more])
+def build_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> None:
+    """Cut and list recordings; `more` tracks are of packages on which nothing is judged."""
+    drawn = draw_recordings(tracks, more)
+    cut_all(root, [cut for cut, _ in drawn], workers, progress)
+    write(root, NAMES[1], [row for cut, row in drawn if (root / cut.path).exists()])  # silent stretches were not written
+
+
+def build_rendered(root: Path, workers: int, progress: Callable[[str], Any]) -> dict[str, float]:
+    """Render scores and accompaniments, list them behind the recordings, and check; hours by kind."""
     pieces, accompaniments = draw_scores(root), draw_grooves(root)
     render_all(root, [sound for sound, _ in pieces], workers, progress)
     render_all(root, [groove for groove, _ in accompaniments], workers, progress, _accompany)
-    rendered = [row for _, row in (*pieces, *accompaniments)]
-    for name, rows in zip(NAMES, (recorded + rendered, recorded), strict=True):
-        with replaced_file(root / name) as new:
-            new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    rows = read_manifest(root / NAMES[1]) + [row for _, row in (*pieces, *accompaniments)]
+    write(root, NAMES[0], rows)
     check(root)
     hours: Counter[str] = Counter()
-    for row in recorded + rendered:
-        hours[row["kind"]] += (row["end_s"] - row["start_s"]) / 3600
+    for row in rows:
+        hours[row["kind"]] += row["seconds"] / 3600
     return {kind: round(value, 2) for kind, value in hours.items()}
 
 
-def recording_rows(tracks: Sequence[Track]) -> list[dict[str, Any]]:
-    """Stretches of every track of the training side, from the packages' own files."""
+def write(root: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write one of the two lists."""
+    with replaced_file(root / name) as new:
+        new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def draw_recordings(tracks: Sequence[Track], more: Sequence[Track] = ()) -> list[tuple[Cut, dict[str, Any]]]:
+    """Stretches of every track of the training side, written as all clips are: no file has to be decoded to its middle later."""
     where = sides(tracks)
-    rows = []
-    for track in tracks:
-        if where[track.group] != "train":
-            continue
+    drawn = []
+    for track in (*(track for track in tracks if where[track.group] == "train"), *more):
         for number, (start, end) in enumerate(stretches(min(track.seconds, LONGEST_S))):
-            rows.append({
-                "path": track.path, "id": f"{track.path}#{number}", "start_s": start, "end_s": end, "group": track.group, "source": track.path,
-                "kind": "recordings", "artist": track.artist, "title": track.title, "licence": track.licence,
-            })  # fmt: skip
-    return rows
+            path = f"pretraining/recordings/{file_name(track)}-{number:02d}.ogg"
+            seconds, level = round(end - start, 3), float(dice("level", path).uniform(*LEVEL_DB))
+            row = {"path": path, "seconds": seconds, "group": track.group, "source": track.path, "kind": "recordings"}
+            drawn.append((Cut(path, track.path, (start,), seconds, level), row | {"artist": track.artist, "title": track.title, "licence": track.licence}))
+    return drawn
 
 
 def stretches(seconds: float) -> list[tuple[float, float]]:
@@ -104,7 +112,7 @@ def _accompany(root: Path, groove: grooves.Groove) -> str:
 
 
 def _rendered(path: str, group: str, kind: str) -> dict[str, Any]:
-    return {"path": path, "id": path, "start_s": 0.0, "end_s": PIECE_S, "group": group, "kind": kind, "licence": "rendered"}
+    return {"path": path, "seconds": PIECE_S, "group": group, "kind": kind, "licence": "rendered"}
 
 
 def check(root: Path) -> int:
@@ -127,8 +135,8 @@ def check(root: Path) -> int:
         rows = read_manifest(root / name)
         require_disjoint(rows, judged)
         for row in rows:
-            require_free(row["path"].split("/")[1])
-            if row["path"] in demo or row.get("progression") in progressions or Path(UNSEEN).stem in json.dumps(row):
+            require_free(row.get("source", row["path"]).split("/")[1])
+            if row.get("source") in demo or row.get("progression") in progressions or Path(UNSEEN).stem in json.dumps(row):
                 raise RequestError(f"{name}: {row['path']} belongs to the demo or to another side, expected training-side music alone: build again.")
             compared += 1
     return compared

@@ -36,15 +36,35 @@ class Cut:
     path: str
     source: str
     starts_s: tuple[float, ...]
+    seconds: float
     level_db: float
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """All clips of one recording, which is decoded once; `path` is that of the clip that is written last."""
+
+    path: str
+    cuts: tuple[Cut, ...]
 
 
 def build(root: Path, tracks: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> None:
     """Draw, cut and list the clips of this family."""
     drawn = draw(tracks)
-    render_all(root, [cut for cut, _ in drawn], workers, progress, cut_out)
+    cut_all(root, [cut for cut, _ in drawn], workers, progress)
+    silent = [cut.path for cut, _ in drawn if not (root / cut.path).exists()]
+    if silent:
+        raise RequestError(f"{silent[0]} and {len(silent) - 1} more are silent wherever they could begin, expected music: leave these tracks out.")
     for task, rows in tasks([row for _, row in drawn]).items():
         write_manifest(root / "tasks" / f"recordings-{task}.jsonl", rows)
+
+
+def cut_all(root: Path, cuts: Sequence[Cut], workers: int, progress: Callable[[str], Any]) -> None:
+    """Write clips, track by track; one that is silent wherever it may begin is not written."""
+    by_source: dict[str, list[Cut]] = {}
+    for cut in cuts:
+        by_source.setdefault(cut.source, []).append(cut)
+    render_all(root, [Cuts(each[-1].path, tuple(each)) for each in by_source.values()], workers, progress, cut_out)
 
 
 def sides(tracks: Sequence[Track]) -> dict[str, str]:
@@ -73,13 +93,18 @@ def draw(tracks: Sequence[Track]) -> list[tuple[Cut, dict[str, Any]]]:
         side = where[track.group]
         count = min(CLIPS[side], int((track.seconds - 2 * EDGE_S) // (1.5 * CLIP_S)))
         for number in range(count):
-            path = f"clips/recordings/{track.package}/{'-'.join(Path(track.inside).with_suffix('').parts[-2:]).replace(' ', '_')}-{number}.ogg"
+            path = f"clips/recordings/{file_name(track)}-{number}.ogg"
             generator = dice("cut", path)
             stretch = (track.seconds - 2 * EDGE_S) / count
             starts = EDGE_S + number * stretch + generator.uniform(0, stretch - CLIP_S, TRIES)
-            cut = Cut(path, track.path, tuple(round(float(start), 3) for start in starts), float(generator.uniform(*LEVEL_DB)))
+            cut = Cut(path, track.path, tuple(round(float(start), 3) for start in starts), CLIP_S, float(generator.uniform(*LEVEL_DB)))
             drawn.append((cut, {"path": path, "split": side, "group": track.group, "source": track.path, **_facts(track)}))
     return drawn
+
+
+def file_name(track: Track) -> str:
+    """Package, last folder and name of a track, for files of its clips."""
+    return f"{track.package}/{'-'.join(Path(track.inside).with_suffix('').parts[-2:]).replace(' ', '_')}"
 
 
 def _facts(track: Track) -> dict[str, Any]:
@@ -88,19 +113,19 @@ def _facts(track: Track) -> dict[str, Any]:
     }
 
 
-def cut_out(root: Path, cut: Cut) -> str:
-    """Write a clip, unless it is there; its path."""
-    if (root / cut.path).exists():
-        return cut.path
-    for start in cut.starts_s:
-        waveform = audio.load(root / cut.source, start_s=start, end_s=start + CLIP_S)
-        try:
-            finished = finish(waveform, SAMPLE_RATE, CLIP_S, cut.level_db)
-        except RequestError:  # silence between two parts of a track
-            continue
-        write(root / cut.path, finished)
-        return cut.path
-    raise RequestError(f"{cut.source} is silent wherever {cut.path} could begin, expected music: leave the track out.")
+def cut_out(root: Path, cuts: Cuts) -> str:
+    """Write the clips of one recording that are not there yet."""
+    waveform = audio.load(root / cuts.cuts[0].source)
+    for cut in cuts.cuts:
+        for start in () if (root / cut.path).exists() else cut.starts_s:
+            first = round(start * SAMPLE_RATE)
+            try:
+                finished = finish(waveform[first : first + round(cut.seconds * SAMPLE_RATE)], SAMPLE_RATE, cut.seconds, cut.level_db)
+            except RequestError:  # silence between two parts of a track
+                continue
+            write(root / cut.path, finished)
+            break
+    return cuts.path
 
 
 def tasks(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
