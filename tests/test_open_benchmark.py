@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from sklearn.metrics import average_precision_score, r2_score
 
-from patchifier import datasets
+from patchifier import cache, datasets
 from patchifier.config import RequestError
 from patchifier.tasks import Task
 
@@ -514,7 +514,7 @@ def test_tables_and_figure_hold_every_encoder_and_every_measure(tmp_path):
     outcome.write_outcome(found, tmp_path)
     table = (tmp_path / "table.md").read_text()
     assert all(f"| {name} |" in table for name in ("chance", "good", "bad", judge.METADATA))
-    assert all(f"{question.family} {question.task} ({name})" in table for question in measures.QUESTIONS for name in question.measures)
+    assert all(f"| {question.task} ({name}) |" in table for question in measures.QUESTIONS for name in question.measures)
     assert "A note." in table
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 2 * len(answers(0.5, 0)) + 2
@@ -546,15 +546,38 @@ def small_benchmark(tmp_path, tone, write_wav):
 
 
 def test_judging_asks_the_validation_side_alone_and_fills_every_column(small_benchmark, tmp_path):
-    found = judge.judge(small_benchmark, ["mel-stats", "random:0"], "valid", tmp_path / "out")
+    generator = np.random.default_rng(0)
+    for family in measures.FAMILIES:  # somebody else's features, which say nothing
+        for path in (small_benchmark / "clips").glob("*[0-9].wav"):
+            (tmp_path / "others" / family / "clips").mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / "others" / family / "clips" / f"{path.stem}.npy", generator.random(4, np.float32))
+    others = f"features:{tmp_path}/others/%FAMILY%"
+    found = judge.judge(small_benchmark, ["mel-stats", others], "valid", tmp_path / "out")
     assert {row["n"] for row in found.scores} == {12}
     mel = {(row["family"], row["task"], row["measure"]): row["value"] for row in found.scores if row["encoder"] == "mel-stats"}
     assert set(mel) == {(question.family, question.task, name) for question in (*measures.QUESTIONS, *measures.DIAGNOSTICS) for name in question.measures}
     assert mel["notes", "octave", "accuracy"] > 0.75
     blind = [row for row in found.scores if row["encoder"] == judge.METADATA]
     assert {(row["task"], row["value"]) for row in blind} == {("soundtrack", 0.5), ("artist", 0.5)}  # the same for every file
-    assert [row["second"] for row in found.differences] == ["random:0"]
+    assert [row["second"] for row in found.differences] == [others]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["side"] == "valid"
+
+
+def test_moments_are_asked_of_the_judged_side_and_clear_beats_are_found(tmp_path, silence, write_wav):
+    rows = []
+    for number in range(12):
+        waveform, first = silence(6.0), 0.1 + 0.03 * number
+        beats = [[round(first + 0.5 * beat, 3), beat % 4 + 1] for beat in range(11)]
+        for time, _ in beats:
+            waveform[round(22_050 * time) :][:400] = 0.5
+        write_wav(f"clips/{number}.wav", waveform)
+        rows.append({"path": f"clips/{number}.wav", "group": str(number), "split": "train" if number < 8 else "valid", "target": beats, "metric": "beats"})
+    groups.write_manifest(tmp_path / "tasks" / "grooves-beats.jsonl", rows)
+    dataset = datasets.load(tmp_path / "tasks" / "grooves-beats.jsonl")
+    cache.prepare(dataset, tmp_path / "cache", workers=1)
+    found = judge.ask_moments(judge.Judgement(tmp_path, "valid"), measures.FRAMES[1], cache.Cache(tmp_path / "cache"), [])
+    assert set(found.groups) == {"8", "9", "10", "11"}
+    assert found.value() > 0.9
 
 
 def test_a_root_without_the_benchmark_is_refused(tmp_path):

@@ -47,8 +47,7 @@ def build(root: Path, workers: int) -> dict[str, Any]:
 
     step("download", lambda progress: packages.fetch(root, progress))
     tracks, more = step("tracks", lambda progress: (find_tracks(root, packages.MUSIC, "tracks"), find_tracks(root, packages.MORE_MUSIC, "more-tracks")))
-    step("recordings", lambda progress: recordings.build(root, tracks, workers, progress))
-    step("pre-training, recordings", lambda progress: pretraining.build_recordings(root, tracks, more, workers, progress))
+    step("recordings", lambda progress: cut_recordings(root, tracks, more, workers, progress))
     step("notes", lambda progress: notes.build(root, workers, progress))
     step("parse", lambda progress: parse_scores(root, workers, progress))
     step("scores", lambda progress: scores.build(root, workers, progress))
@@ -79,6 +78,14 @@ def find_tracks(root: Path, names: Sequence[str], file: str) -> list[Track]:
         with replaced_file(path) as new:
             new.write_text(json.dumps([asdict(track) for track in found], indent=0), encoding="utf-8")
     return [Track(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def cut_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> None:
+    """Cut what is judged and what may be heard before, each track decoded once."""
+    judged, heard = recordings.draw(tracks), pretraining.draw_recordings(tracks, more)
+    recordings.cut_all(root, [cut for cut, _ in (*judged, *heard)], workers, progress)
+    recordings.write_tasks(root, tracks)
+    pretraining.write_recordings(root, tracks, more)
 
 
 def sizes(root: Path) -> dict[str, dict[str, int]]:

@@ -74,11 +74,12 @@ class Outcome:
         """Tables of Markdown: endpoint and families, differences, then the columns of each family."""
         wide = self.wide()
         parts = [f"Open benchmark, {self.side} side. Per cent; the endpoint and the families are placed between chance (0) and ceiling (100).", ""]
-        parts += lines(wide, ["encoder", ENDPOINT, *FAMILIES])
+        parts += lines([row for row in wide if any(row[family] for family in FAMILIES)], ["encoder", ENDPOINT, *FAMILIES])
         parts += ["", *lines([_difference(row) for row in self.differences], ["difference", "points", "p (Holm)"])] if self.differences else []
         for family in FAMILIES:
             titles = [title(*column) for column in self.columns() if column[0] == family]
-            parts += ["", *lines([row for row in wide if any(row[each] for each in titles)], ["encoder", *titles])]
+            found = lines([row for row in wide if any(row[each] for each in titles)], ["encoder", *titles])
+            parts += ["", found[0].replace(f"{family} ", "").replace("encoder", family), *found[1:]]
         return "\n".join([*parts, "", *self.notes]) + "\n"
 
 

@@ -13,7 +13,7 @@ import grooves
 import score_sources
 import scores
 from groups import deal, dice, read_manifest, require_disjoint, require_free, require_split
-from recordings import Cut, cut_all, demo_files, file_name, sides
+from recordings import Cut, demo_files, file_name, sides
 from score_sources import COLLECTIONS
 from sound import LEVEL_DB, SEEN, UNSEEN, render_all
 from tracks import Track
@@ -29,11 +29,9 @@ PER_STYLE = 6  # accompaniments in each training-side style
 NAMES = ("pretraining.jsonl", "pretraining-recordings.jsonl")
 
 
-def build_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> None:
-    """Cut and list recordings; `more` tracks are of packages on which nothing is judged."""
-    drawn = draw_recordings(tracks, more)
-    cut_all(root, [cut for cut, _ in drawn], workers, progress)
-    write(root, NAMES[1], [row for cut, row in drawn if (root / cut.path).exists()])  # silent stretches were not written
+def write_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track]) -> None:
+    """List the recordings that were cut; silent stretches were not."""
+    write(root, NAMES[1], [row for cut, row in draw_recordings(tracks, more) if (root / cut.path).exists()])
 
 
 def build_rendered(root: Path, workers: int, progress: Callable[[str], Any]) -> dict[str, float]:
@@ -57,7 +55,7 @@ def write(root: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def draw_recordings(tracks: Sequence[Track], more: Sequence[Track] = ()) -> list[tuple[Cut, dict[str, Any]]]:
-    """Stretches of every track of the training side, written as all clips are: no file has to be decoded to its middle later."""
+    """Stretches of every track of the training side and of packages on which nothing is judged, written as all clips are."""
     where = sides(tracks)
     drawn = []
     for track in (*(track for track in tracks if where[track.group] == "train"), *more):

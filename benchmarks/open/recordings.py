@@ -48,10 +48,9 @@ class Cuts:
     cuts: tuple[Cut, ...]
 
 
-def build(root: Path, tracks: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> None:
-    """Draw, cut and list the clips of this family."""
+def write_tasks(root: Path, tracks: Sequence[Track]) -> None:
+    """List the clips of this family, which :func:`cut_all` wrote."""
     drawn = draw(tracks)
-    cut_all(root, [cut for cut, _ in drawn], workers, progress)
     silent = [cut.path for cut, _ in drawn if not (root / cut.path).exists()]
     if silent:
         raise RequestError(f"{silent[0]} and {len(silent) - 1} more are silent wherever they could begin, expected music: leave these tracks out.")
