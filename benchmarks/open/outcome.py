@@ -29,7 +29,7 @@ class Outcome:
     families : list of dict
         A row for each encoder and family, and for the endpoint: mean of normalised scores with its interval.
     differences : list of dict
-        The first encoder against each other one on the endpoint, paired.
+        The first encoder against each other one on the endpoint and in each family, paired.
     notes : list of str
         What a reader has to know.
     """
@@ -75,17 +75,24 @@ class Outcome:
         wide = self.wide()
         parts = [f"Open benchmark, {self.side} side. Per cent; the endpoint and the families are placed between chance (0) and ceiling (100).", ""]
         parts += lines([row for row in wide if any(row[family] for family in FAMILIES)], ["encoder", ENDPOINT, *FAMILIES])
-        parts += ["", *lines([_difference(row) for row in self.differences], ["difference", "points", "p (Holm)"])] if self.differences else []
+        parts += (
+            ["", "Paired differences from the first, in points; p of the endpoint corrected by Holm.", "", *self.difference_lines()] if self.differences else []
+        )
         for family in FAMILIES:
             titles = [title(*column) for column in self.columns() if column[0] == family]
             found = lines([row for row in wide if any(row[each] for each in titles)], ["encoder", *titles])
             parts += ["", found[0].replace(f"{family} ", "").replace("encoder", family), *found[1:]]
         return "\n".join([*parts, "", *self.notes]) + "\n"
 
-
-def _difference(row: Mapping[str, Any]) -> dict[str, str]:
-    points = f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-    return {"difference": f"{row['first']} - {row['second']}", "points": points, "p (Holm)": f"{row['p_holm']:.3g}"}
+    def difference_lines(self) -> list[str]:
+        """The first encoder minus each other one, on the endpoint and in each family."""
+        rows: dict[str, dict[str, str]] = {}
+        for found in self.differences:
+            row = rows.setdefault(found["second"], {"encoders": f"{found['first']} - {found['second']}"})
+            row[found["family"]] = f"{100 * found['value']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+            row |= {"p": f"{found['p_holm']:.3g}"} if found["family"] == ENDPOINT else {}
+        places = [place for place in (ENDPOINT, "p", *FAMILIES) if any(place in row for row in rows.values())]
+        return lines(list(rows.values()), ["encoders", *places])
 
 
 def title(family: str, task: str, measure: str) -> str:
@@ -105,22 +112,19 @@ def summarise(answers: Mapping[str, Sequence[Answered]], side: str, notes: Seque
     The endpoint is the mean over the four families of the mean over a family's tasks of scores between chance (0) and a ceiling of 1.
     An encoder that did not answer every question of the endpoint has none.
     """
-    scores, families, endpoint = [], [], {}
-    asked = {question.name for question in QUESTIONS}
+    scores = [_score(name, answer) for name, given in answers.items() for answer in given]
+    draws: dict[str, dict[str, np.ndarray]] = {place: {} for place in (ENDPOINT, *FAMILIES)}
     for name, given in answers.items():
-        parts = []
         for seed, family in enumerate(FAMILIES):
-            counted = [answer for answer in given if answer.question.family == family and answer.question.name in asked]
-            if {answer.question.name for answer in counted} == {question.name for question in QUESTIONS if question.family == family}:
-                draws, _ = family_draws(counted, seed)
-                parts.append(draws)
-                families.append(_summary(name, family, draws))
-        if len(parts) == len(FAMILIES):
-            endpoint[name] = np.mean(parts, axis=0)
-            families.append(_summary(name, ENDPOINT, endpoint[name]))
-        scores += [_score(name, answer) for answer in given]
+            expected = {question.name for question in QUESTIONS if question.family == family}
+            counted = [answer for answer in given if answer.question.name in expected]
+            if {answer.question.name for answer in counted} == expected:
+                draws[family][name], _ = family_draws(counted, seed)
+        if all(name in draws[family] for family in FAMILIES):
+            draws[ENDPOINT][name] = np.mean([draws[family][name] for family in FAMILIES], axis=0)
+    families = [_summary(name, place, found[name]) for place, found in draws.items() for name in found]
     first = next(iter(answers))
-    compared = differences(first, endpoint) if first in endpoint else []
+    compared = [{"family": place} | row for place, found in draws.items() if first in found for row in differences(first, found)]
     return Outcome(side, scores, families, compared, list(dict.fromkeys(notes)))
 
 
