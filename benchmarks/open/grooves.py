@@ -30,8 +30,8 @@ STYLED = (  # told apart; all in four, with drums
     "50srock", "beguine", "bluegrass", "bossanova", "calypso", "foxtrot", "mambo", "polka",
     "rhumba", "salsa", "samba", "ska", "swing", "tango", "trance", "zydeco",
 )  # fmt: skip
-CLIPS = {"train": 24, "valid": 8, "test": 12}  # of each style that is told apart
-PER_STYLE = {3: {"train": 24, "valid": 24, "test": 24}, 4: {"train": 8, "valid": 8, "test": 8}}  # of each other style in three and in four
+CLIPS = {"train": 16, "valid": 6, "test": 8}  # of each style that is told apart
+PER_STYLE = {3: {"train": 16, "valid": 16, "test": 16}, 4: {"train": 5, "valid": 5, "test": 5}}  # of each other style in three and in four
 FRAMES = {"train": 160, "valid": 60, "test": 80}  # clips whose chords and beats are asked
 
 # What may follow a degree, in a major and in a minor key; a number of semitones above the tonic and a quality.

@@ -34,9 +34,9 @@ QUALITIES = {
 }  # fmt: skip
 LOWEST, HIGHEST = 36, 83  # C2 to B5
 NOTE_S, MIXTURE_S = 3.0, 5.0
-SINGLES = {"train": 18, "valid": 12, "test": 8}  # of each preset
-CHORDS = {"train": 800, "valid": 240, "test": 400}
-MIXTURES = {"train": 800, "valid": 240, "test": 400}
+SINGLES = {"train": 12, "valid": 8, "test": 6}  # of each preset
+CHORDS = {"train": 560, "valid": 160, "test": 320}
+MIXTURES = {"train": 560, "valid": 160, "test": 320}
 
 
 def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:

@@ -24,8 +24,8 @@ from patchifier.config import RequestError
 PIECE_S = 30.0
 LONGEST_S = 600.0  # of a track: ten long renderings repeat themselves
 SHORTEST_S = 18.6  # the shortest crop in training is 25 patches
-PER_PIECE = 2  # clips of each training-side piece whose terms allow any use, in other sounds and keys
-PER_STYLE = 6  # accompaniments in each training-side style
+PER_PIECE = 1  # clips of each training-side piece whose terms allow any use
+PER_STYLE = 3  # accompaniments in each training-side style
 NAMES = ("pretraining.jsonl", "pretraining-recordings.jsonl")
 
 

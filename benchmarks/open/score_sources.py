@@ -22,7 +22,7 @@ from groups import dice, reserved_piece
 from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
 
-PIECES = 200  # of each collection, at most
+PIECES = 150  # of each collection, at most
 FEWEST_NOTES = 12
 TUNE = re.compile(r"(?m)^(?=X:)")
 
