@@ -80,8 +80,9 @@ class Outcome:
         )
         for family in FAMILIES:
             titles = [title(*column) for column in self.columns() if column[0] == family]
-            found = lines([row for row in wide if any(row[each] for each in titles)], ["encoder", *titles])
-            parts += ["", found[0].replace(f"{family} ", "").replace("encoder", family), *found[1:]]
+            if titles:
+                found = lines([row for row in wide if any(row[each] for each in titles)], ["encoder", *titles])
+                parts += ["", found[0].replace(f"{family} ", "").replace("encoder", family), *found[1:]]
         return "\n".join([*parts, "", *self.notes]) + "\n"
 
     def difference_lines(self) -> list[str]:
