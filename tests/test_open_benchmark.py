@@ -284,6 +284,11 @@ def test_the_same_path_is_performed_alike_whatever_its_collection_so_timbre_tell
     assert one == two
 
 
+def test_a_tuba_plays_octaves_lower_what_it_cannot_reach():
+    assert [scores.playable(pitch, 58) for pitch in (66, 67, 90)] == [66, 55, 66]
+    assert scores.playable(90, 0) == 90
+
+
 def test_a_short_piece_begins_again_and_its_onsets_are_those_within_the_clip():
     sounding, place = scores.perform(piece(), "clips/a.ogg", sound.SEEN, 30.0)
     label = scores.describe(piece(), sounding, place)

@@ -19,6 +19,7 @@ CLIP_S = 10.0
 ONSETS_PER_S = (2.0, 5.5)
 NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 METRES = ("2/4", "3/4", "4/4", "6/8")
+HIGHEST = {58: 66}  # FluidR3's tuba is silent above
 MIDI_CHANNELS = [channel for channel in range(16) if channel != 9]
 
 
@@ -60,9 +61,16 @@ def perform(piece: dict[str, Any], path: str, soundfont: str, seconds: float) ->
             if end > -PRE_ROLL_S and at < seconds:
                 jitter, accent = generator.normal(0, 0.005), generator.normal(0, 6)
                 velocity = int(np.clip(loudness[part] + accent, 20, 127))
-                notes.append(Note(at + jitter, end, int(np.clip(pitch + transposed, 12, 115)), velocity, MIDI_CHANNELS[part]))
+                notes.append(Note(at + jitter, end, playable(pitch + transposed, int(programs[part])), velocity, MIDI_CHANNELS[part]))
     sound = Sound(path, soundfont, {MIDI_CHANNELS[part]: int(program) for part, program in enumerate(programs)}, notes, seconds, **draw_finish(generator))
     return sound, {"first": start_s * quarters_per_s, "last": (start_s + seconds) * quarters_per_s, "transposed": transposed, "length_s": length_s}
+
+
+def playable(pitch: int, program: int) -> int:
+    """The pitch, or as many octaves lower as a preset needs to sound at all."""
+    while pitch > HIGHEST.get(program, 115):
+        pitch -= 12
+    return pitch
 
 
 def describe(piece: dict[str, Any], sound: Sound, place: dict[str, float]) -> dict[str, Any]:
