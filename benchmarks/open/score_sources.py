@@ -165,7 +165,7 @@ def _parsed(name: str, source: Source) -> dict[str, Any]:
     metres = abc_metres(source.tune) if source.tune else _metres(flat, first)
     keys = _keys(flat, first)
     return {
-        "collection": name, "group": source.group, "id": f"{name}/{dice(source.group, source.tune).integers(2**40):010x}", "parts": parts,
+        "collection": name, "group": source.group, "id": f"{name}/{dice(source.group if source.tune else source.file, source.tune).integers(2**40):010x}", "parts": parts,
         "quarters": max(start + length for start, length, _, _ in notes), "onsets": len({note[0] for note in notes}),
         "metres": metres, "keys": keys, "notes": notes,
     }  # fmt: skip
