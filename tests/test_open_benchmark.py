@@ -77,6 +77,11 @@ def test_a_manifest_with_a_group_on_two_sides_is_refused(tmp_path):
     assert not (tmp_path / "x.jsonl").exists()
 
 
+def test_a_manifest_that_names_a_clip_twice_is_refused():
+    with pytest.raises(RequestError, match="1 rows name a clip that another names"):
+        groups.require_split(rows_of(("a.ogg", "one", "train", {}), ("a.ogg", "one", "train", {})), "x.jsonl")
+
+
 def test_a_manifest_is_read_by_the_package_with_targets_sides_and_groups(tmp_path, write_wav):
     write_wav("clips/a.wav", np.full(2205, 0.1, np.float32))
     write_wav("clips/b.wav", np.full(2205, 0.1, np.float32))

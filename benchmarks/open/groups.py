@@ -93,15 +93,18 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
 
 
 def require_split(rows: Sequence[dict[str, Any]], name: str) -> None:
-    """Refuse rows whose groups are divided between sides.
+    """Refuse rows whose groups are divided between sides, or that name a clip twice.
 
     Raises
     ------
     RequestError
-        With the group and its sides.
+        With the group and its sides, or with the number of clips named twice.
     """
     if not rows:
         raise RequestError(f"{name} has no rows, expected clips of every side.")
+    paths = [row["path"] for row in rows]
+    if len(set(paths)) < len(paths):
+        raise RequestError(f"{name}: {len(paths) - len(set(paths))} rows name a clip that another names too, expected one row for each clip.")
     sides: dict[str, str] = {}
     for row in rows:
         if sides.setdefault(row["group"], row["split"]) != row["split"]:

@@ -164,8 +164,9 @@ def _parsed(name: str, source: Source) -> dict[str, Any]:
         note[0] = round(note[0] - first, 4)  # leading rests go
     metres = abc_metres(source.tune) if source.tune else _metres(flat, first)
     keys = _keys(flat, first)
+    number = dice(source.group if source.tune else source.file, source.tune).integers(2**40)
     return {
-        "collection": name, "group": source.group, "id": f"{name}/{dice(source.group if source.tune else source.file, source.tune).integers(2**40):010x}", "parts": parts,
+        "collection": name, "group": source.group, "id": f"{name}/{number:010x}", "parts": parts,
         "quarters": max(start + length for start, length, _, _ in notes), "onsets": len({note[0] for note in notes}),
         "metres": metres, "keys": keys, "notes": notes,
     }  # fmt: skip
