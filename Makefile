@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow bench clean
+.PHONY: help demo check test test-slow bench open-benchmark clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ bench: $(READY)  ## Benchmarks: ratios of things timed in turn, ten minutes; wri
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/embed.py
 	$(BIN)/python benchmarks/tables.py
+
+ROOT ?= caches/open
+open-benchmark: $(READY)  ## Build the open benchmark in ROOT: downloads 2.9 GB, renders the rest
+	$(BIN)/python benchmarks/open/build.py $(ROOT)
 
 clean:  ## Remove the environment and everything made here
 	rm -rf $(VENV) runs caches dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,140 @@
+"""What may be heard before judgement: recordings of the training side, and scores and grooves of training-side groups, rendered anew.
+
+Nothing that validates or tests is in it, nor a track of the demo, nor the unseen SoundFont; :func:`check` says so or stops.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grooves
+import score_sources
+import scores
+from groups import deal, dice, read_manifest, require_disjoint, require_free, require_split
+from recordings import Cut, demo_files, file_name, sides
+from score_sources import COLLECTIONS
+from sound import LEVEL_DB, SEEN, UNSEEN, render_all
+from tracks import Track
+
+from patchifier.checkpoint import replaced_file
+from patchifier.config import RequestError
+
+PIECE_S = 30.0
+LONGEST_S = 600.0  # of a track: ten long renderings repeat themselves
+SHORTEST_S = 18.6  # the shortest crop in training is 25 patches
+PER_PIECE = 1  # clips of each training-side piece whose terms allow any use
+PER_STYLE = 3  # accompaniments in each training-side style
+NAMES = ("pretraining.jsonl", "pretraining-recordings.jsonl")
+
+
+def write_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track]) -> None:
+    """List the recordings that were cut; silent stretches were not."""
+    write(root, NAMES[1], [row for cut, row in draw_recordings(tracks, more) if (root / cut.path).exists()])
+
+
+def build_rendered(root: Path, workers: int, progress: Callable[[str], Any]) -> dict[str, float]:
+    """Render scores and accompaniments, list them behind the recordings, and check; hours by kind."""
+    pieces, accompaniments = draw_scores(root), draw_grooves(root)
+    render_all(root, [sound for sound, _ in pieces], workers, progress)
+    render_all(root, [groove for groove, _ in accompaniments], workers, progress, _accompany)
+    rows = read_manifest(root / NAMES[1]) + [row for _, row in (*pieces, *accompaniments)]
+    write(root, NAMES[0], rows)
+    check(root)
+    hours: Counter[str] = Counter()
+    for row in rows:
+        hours[row["kind"]] += row["seconds"] / 3600
+    return {kind: round(value, 2) for kind, value in hours.items()}
+
+
+def write(root: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write one of the two lists."""
+    with replaced_file(root / name) as new:
+        new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def draw_recordings(tracks: Sequence[Track], more: Sequence[Track] = ()) -> list[tuple[Cut, dict[str, Any]]]:
+    """Stretches of every track of the training side and of packages on which nothing is judged, written as all clips are."""
+    where = sides(tracks)
+    drawn = []
+    for track in (*(track for track in tracks if where[track.group] == "train"), *more):
+        for number, (start, end) in enumerate(stretches(min(track.seconds, LONGEST_S))):
+            path = f"pretraining/recordings/{file_name(track)}-{number:02d}.ogg"
+            seconds, level = round(end - start, 3), float(dice("level", path).uniform(*LEVEL_DB))
+            row = {"path": path, "seconds": seconds, "group": track.group, "source": track.path, "kind": "recordings"}
+            drawn.append((Cut(path, track.path, (start,), seconds, level), row | {"artist": track.artist, "title": track.title, "licence": track.licence}))
+    return drawn
+
+
+def stretches(seconds: float) -> list[tuple[float, float]]:
+    """Consecutive stretches of 30 s; what is left at the end is one more if it is long enough to train on."""
+    found = [(PIECE_S * number, min(seconds, PIECE_S * (number + 1))) for number in range(int(seconds // PIECE_S) + 1)]
+    return [(round(start, 3), round(end, 3)) for start, end in found if end - start >= SHORTEST_S]
+
+
+def draw_scores(root: Path) -> list[tuple[Any, dict[str, Any]]]:
+    """Clips of training-side pieces of free collections."""
+    drawn = []
+    for name, facts in COLLECTIONS.items():
+        pieces = score_sources.read(name, root / "work" / "scores")
+        side = deal((piece["group"] for piece in pieces), f"scores/{name}")
+        for piece in pieces if facts.free else ():
+            for number in range(PER_PIECE if side[piece["group"]] == "train" else 0):
+                sound, _ = scores.perform(piece, f"pretraining/scores/{piece['id']}-{number}.ogg", SEEN, PIECE_S)
+                drawn.append((sound, _rendered(sound.path, f"scores/{piece['group']}", "scores")))
+    return drawn
+
+
+def draw_grooves(root: Path) -> list[tuple[Any, dict[str, Any]]]:
+    """Accompaniments over training-side progressions, in styles that no other side has or that all sides tell apart."""
+    styles = grooves.find_styles(root / "deb" / grooves.MMA / "lib" / "stdlib")
+    pool, drawn = grooves.progressions()["train"], []
+    for style in training_styles(styles):
+        for number in range(PER_STYLE):
+            groove, name = grooves.draw(f"pretraining/grooves/{style}-{number}.ogg", "train", styles[style], SEEN, pool, PIECE_S)
+            drawn.append((groove, _rendered(groove.path, f"grooves/{style}", "grooves") | {"progression": name}))
+    return drawn
+
+
+def training_styles(styles: dict[str, tuple[str, int]]) -> list[str]:
+    """Styles that may be heard: those told apart, and of the others those that train."""
+    others = {
+        beats: deal((name for name, (_, count) in styles.items() if count == beats and name not in grooves.STYLED), f"grooves/{beats}") for beats in (3, 4)
+    }
+    return sorted([*grooves.STYLED, *(name for dealt in others.values() for name, side in dealt.items() if side == "train")])
+
+
+def _accompany(root: Path, groove: grooves.Groove) -> str:
+    return grooves.accompany(root, groove, PIECE_S)
+
+
+def _rendered(path: str, group: str, kind: str) -> dict[str, Any]:
+    return {"path": path, "seconds": PIECE_S, "group": group, "kind": kind, "licence": "rendered"}
+
+
+def check(root: Path) -> int:
+    """Hold both pre-training lists against every task, the demo, and what is reserved; the number of rows that were compared.
+
+    Raises
+    ------
+    RequestError
+        With the first row that may not be heard, or the first group that is on two sides.
+    """
+    judged = []
+    for path in sorted((root / "tasks").glob("*.jsonl")):
+        rows = read_manifest(path)
+        require_split(rows, path.name)
+        judged += rows
+    progressions = {row["progression"] for row in judged if row["split"] != "train" and "progression" in row}
+    demo = {f"deb/{package}/{inside}" for package, inside in demo_files()}
+    compared = 0
+    for name in NAMES:
+        rows = read_manifest(root / name)
+        require_disjoint(rows, judged)
+        for row in rows:
+            require_free(row.get("source", row["path"]).split("/")[1])
+            if row.get("source") in demo or row.get("progression") in progressions or Path(UNSEEN).stem in json.dumps(row):
+                raise RequestError(f"{name}: {row['path']} belongs to the demo or to another side, expected training-side music alone: build again.")
+            compared += 1
+    return compared
