@@ -15,8 +15,8 @@ import safetensors.torch
 import soundfile
 import torch
 
-from patchifier import cache, datasets, devices
-from patchifier.config import RequestError
+from patchifier import cache, datasets, devices, runs
+from patchifier.config import Config, RequestError
 from patchifier.devices import JoinedBatchNorm, join_batch_norm, launch, share
 
 MODEL = {"channels": [4, 4, 4, 8, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "dropout": 0.0}
@@ -289,3 +289,14 @@ def test_precision_is_chosen_by_what_the_processor_multiplies(monkeypatch):
         assert devices.best_precision("auto") == devices.best_precision("cpu") == expected
     monkeypatch.setattr(devices, "processor_has_bf16", lambda: True)
     assert devices.best_precision("mps") == "32"
+
+
+def test_a_run_keeps_the_precision_that_it_began_with(tmp_path):
+    """Resumed on a machine that would have chosen otherwise."""
+    config = Config()
+    with runs.Run(tmp_path / "run", config) as run:
+        assert run.settle("precision", lambda: "bf16") == "bf16"
+    with runs.Run(tmp_path / "run", config, resume=True) as run:
+        assert run.settle("precision", lambda: "32") == "bf16"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16"
+    assert devices.best_precision("cpu", "32") == "32"

@@ -56,8 +56,10 @@ def launch(device: str = "auto", *, devices: int = 1, nodes: int = 1, precision:
     return fabric
 
 
-def best_precision(device: str = "auto") -> str:
-    """Return "bf16" where the processor is faster with it, else "32"."""
+def best_precision(device: str, wanted: str = "auto") -> str:
+    """Return "bf16" where the processor is faster with it, else "32"; what was asked for, if it was not "auto"."""
+    if wanted != "auto":
+        return wanted
     if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
     return "bf16" if device in ("auto", "cpu") and processor_has_bf16() else "32"

@@ -14,7 +14,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -98,8 +98,8 @@ class Run:
         self.started_s = time.monotonic()
         self.facts: dict[str, Any] = {"name": self.path.name, "command": command(), "started": datetime.datetime.now().isoformat(timespec="seconds")}
         self.facts |= {"machine": machine(), "versions": versions(), **(facts or {})}
-        before = json.loads((self.path / "run.json").read_text(encoding="utf-8")) if (self.path / "run.json").exists() else {}
-        self.before_s = float(before.get("seconds", 0.0))
+        self.before: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8")) if (self.path / "run.json").exists() else {}
+        self.before_s = float(self.before.get("seconds", 0.0))
 
     def _claim(self, old: Path, config: Config, resume: bool) -> None:
         """Make the folder a run with this config, or check that it is one."""
@@ -111,6 +111,11 @@ class Run:
         elif self.path.exists() and any(self.path.iterdir()):
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
         write_json(old, to_dict(config))
+
+    def settle(self, name: str, choose: Callable[[], str]) -> str:
+        """Let this machine make a choice once and for all: a run that is resumed, even elsewhere, keeps to it."""
+        self.facts[name] = self.before.get(name) or choose()
+        return self.facts[name]
 
     def write_facts(self, state: str, **more: Any) -> None:
         """Write ``run.json``; seconds add up over resumed parts."""

@@ -16,6 +16,7 @@ from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError
 from patchifier.datasets import Clip, partition
+from patchifier.devices import best_precision
 from patchifier.finetune.module import METHODS, Inputs, TunedModel, predict
 from patchifier.finetune.tuning import Tuned, Tuning
 from patchifier.runs import Run, write_json
@@ -87,7 +88,8 @@ def finetune(
     }
     results = []
     with Run(out, config, resume=resume, facts=facts) as run:
-        for tuning in tunings:
+        precision = run.settle("precision", lambda: best_precision(device, config.finetune.precision))
+        for tuning in (replace(tuning, precision=precision) for tuning in tunings):
             shown = progress(f"{encoder}, {tuning.method}")
             results.append(tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown))
     return results

@@ -47,6 +47,7 @@ class Tuning:
     config: Config
     device: str = "auto"
     resume: bool = False
+    precision: str = ""  # what was settled when the run began
 
     def __post_init__(self) -> None:
         """Check the method's name."""
@@ -101,8 +102,7 @@ class Tuning:
     @functools.cached_property
     def fabric(self) -> Any:
         """The device, for all runs of this method."""
-        precision = self.config.finetune.precision
-        return launch(self.device, precision=best_precision(self.device) if precision == "auto" else precision)
+        return launch(self.device, precision=best_precision(self.device, self.precision or self.config.finetune.precision))
 
     @functools.cached_property
     def inputs(self) -> Inputs:

@@ -87,9 +87,9 @@ def pretrain(
         "seed": config.pretrain.seed,
     }
     with Run(out, config, resume=resume, facts=facts) as run:
-        precision = best_precision(device) if config.pretrain.precision == "auto" else config.pretrain.precision
+        precision = run.settle("precision", lambda: best_precision(device, config.pretrain.precision))
         fabric = launch(device, devices=devices, nodes=nodes, precision=precision)
-        run.facts |= {"precision": precision, "processes": fabric.world_size}
+        run.facts["processes"] = fabric.world_size
         for stage in ("one", "two"):
             if config.pretrain.stages in ("both", stage):
                 train_stage(stage, model, data, sides, config, run, fabric=fabric, resume=resume, progress=progress)
