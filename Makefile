@@ -40,7 +40,7 @@ bench: $(READY)  ## Benchmarks: ratios of things timed in turn, ten minutes; wri
 	$(BIN)/python benchmarks/tables.py
 
 ROOT ?= caches/open
-open-benchmark: $(READY)  ## Build the open benchmark in ROOT: downloads 2.9 GB, renders the rest
+open-benchmark: $(READY)  ## Build the open benchmark in ROOT: downloads 3 GB, renders the rest
 	$(BIN)/python benchmarks/open/build.py $(ROOT)
 
 clean:  ## Remove the environment and everything made here
