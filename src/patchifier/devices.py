@@ -76,18 +76,22 @@ def precision_of(fabric: lightning_fabric.Fabric) -> str:
 
 
 def share(fabric: lightning_fabric.Fabric, batch: int) -> slice:
-    """Places of the batch that this process takes.
+    """Places of the batch that this process takes; see :func:`require_even`."""
+    each = require_even(batch, fabric.world_size)
+    return slice(fabric.global_rank * each, (fabric.global_rank + 1) * each)
+
+
+def require_even(batch: int, processes: int) -> int:
+    """Clips for each process.
 
     Raises
     ------
     RequestError
         If the batch cannot be shared out evenly.
     """
-    world = fabric.world_size
-    if batch % world:
-        raise RequestError(f"a batch of {batch} clips cannot be shared by {world} processes: choose a batch that is a multiple of {world}.")
-    each = batch // world
-    return slice(fabric.global_rank * each, (fabric.global_rank + 1) * each)
+    if batch % processes:
+        raise RequestError(f"a batch of {batch} clips cannot be shared by {processes} processes: choose a batch that is a multiple of {processes}.")
+    return batch // processes
 
 
 def agree(fabric: lightning_fabric.Fabric, wishes: Iterable[bool]) -> list[bool]:

@@ -14,7 +14,7 @@ from patchifier import checkpoint
 from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, PretrainConfig, RequestError
-from patchifier.devices import best_precision, launch, share
+from patchifier.devices import best_precision, launch, require_even, share
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
 from patchifier.pretrain.batches import Batches, Plan
@@ -76,6 +76,8 @@ def pretrain(
     config = config or Config()
     data = Cache(cache, partial=config.pretrain.parts > 1)
     data.require(config.spectrogram)
+    for training in (config.pretrain.stage_one, config.pretrain.stage_two):
+        require_even(training.batch, devices * nodes)  # before there are others who would say it too
     model = initial_model(config, init)
     sides = split(data, config.pretrain)
     facts = {
