@@ -31,13 +31,11 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A batch before its patches are looked up.
+class Plan(Crops):
+    """A batch before its patches are looked up: where they lie, and what is asked of them.
 
     Attributes
     ----------
-    first, frames, lengths, scale, starts, keys, present : Tensor or None
-        The fields of :class:`patchifier.augment.Crops`.
     masked : Tensor, shape (B, N), bool
     visible, hidden : Tensor, shape (V,) and (H,), int64
         Places of visible and of masked patches among all B * N, so that nobody needs to count them on the device.
@@ -47,23 +45,11 @@ class Plan:
         Frames to look up, if they do not lie on the device already.
     """
 
-    first: Tensor
-    frames: Tensor
-    lengths: Tensor
-    scale: Tensor
-    starts: Tensor
-    keys: Tensor
-    present: Tensor | None
     masked: Tensor
     visible: Tensor
     hidden: Tensor
     weight: Tensor
     table: Tensor | None
-
-    @property
-    def crops(self) -> Crops:
-        """Return what was drawn."""
-        return Crops(self.first, self.frames, self.lengths, self.scale, self.starts, self.keys, self.present)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the fields that are there."""
@@ -238,8 +224,8 @@ def _weight(counted: np.ndarray, share: slice) -> float:
 def look_up(plan: Plan, table: Tensor, config: Config, augmentation: AugmentConfig) -> tuple[Tensor, Tensor]:
     """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
     silence = config.spectrogram.silence
-    clean = augment.look_up(plan.crops, table, silence=silence, width=config.model.frames)
-    augmented = augment.vary_intensity(clean, plan.crops, config=augmentation, silence=silence)
+    clean = augment.look_up(plan, table, silence=silence, width=config.model.frames)
+    augmented = augment.vary_intensity(clean, plan, config=augmentation, silence=silence)
     return augmented, augmented if config.pretrain.target == "augmented" else clean
 
 
