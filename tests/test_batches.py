@@ -1,7 +1,11 @@
 """Plans of batches: shares, log-mels on the device or read step by step, and steps that a GPU is never waited for."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,3 +204,15 @@ def test_plans_sent_ahead_are_those_of_their_steps(stage):
     assert [step for step, _ in planned] == [0, 1, 2, 3, 7, 8, 9]
     for step, made in planned:
         assert all(torch.equal(value, made.tensors()[name]) for name, value in here(step).tensors().items())
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path, child_environment):
+    """So that it can be run the moment there is a GPU."""
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    options = ["--device", "cpu", "--clips", "8", "--batches", "2", "--agree", "2", "--steps", "1", "--equal", "4"]
+    subprocess.run([sys.executable, str(script), *options, "--out", str(tmp_path / "gpu.json")], env=child_environment, check=True, timeout=200)
+    facts = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["largest_relative_difference"] for row in facts["agreement"]] == [0, 0]  # the same device twice
+    assert {(row["stage"], row["way"]) for row in facts["speed"]} == {(stage, way) for stage in ("one", "two") for way in ("float32", "bf16")}
+    assert facts["equal_clips"][0]["steps"] == 2
