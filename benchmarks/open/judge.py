@@ -37,13 +37,14 @@ from patchifier import cache, datasets, frames, probe, tasks
 from patchifier.baselines import Encoder, cached, encoders
 from patchifier.cache import Cache
 from patchifier.compare import leak_notes
-from patchifier.config import RequestError
+from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.probe import Sides
 from patchifier.probe.heads import moments
 from patchifier.probe.sides import with_validation
 
 METADATA = "file metadata"
+SPECTROGRAM = SpectrogramConfig(bands=280, pitch_bands=216)  # models that hear mel bands alone are shown those alone
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Judgement:
             if question.family == family:
                 clips |= {clip.id: replace(clip, target=None) for clip in self.load(question).clips}
         out = self.root / "caches" / f"{family}-{self.side}"
-        cache.prepare(Dataset(family, tuple(clips.values())), out, workers=workers)
+        cache.prepare(Dataset(family, tuple(clips.values())), out, config=SPECTROGRAM, workers=workers)
         return Cache(out)
 
     def sides(self, dataset: Dataset) -> Sides:

@@ -139,6 +139,19 @@ def _line(channel: int, family: str, tonic: int, generator: np.random.Generator)
     return notes
 
 
+def draw_phrase(channel: int, seconds: float, generator: np.random.Generator) -> list[Note]:
+    """Notes and chords one after another, of any pitch, length and kind, with rests."""
+    time, drawn = float(generator.uniform(0, 1)), list[Note]()
+    while time < seconds:
+        length = float(np.exp(generator.uniform(np.log(0.2), np.log(2.5))))
+        chord = generator.random() < 0.5
+        pitches = _voiced(str(generator.choice(list(QUALITIES))), generator) if chord else [int(generator.integers(LOWEST, HIGHEST + 1))]
+        velocity = int(generator.integers(60, 115))
+        drawn += [Note(time, time + length, pitch, velocity, channel) for pitch in pitches]
+        time += length + float(generator.choice([0.0, 0.0, 0.5])) * float(generator.random())
+    return drawn
+
+
 def _together(pitches: Sequence[int], generator: np.random.Generator) -> list[Note]:
     start = float(generator.uniform(0.05, 0.5))
     end = start + float(generator.uniform(0.8, 2.0))

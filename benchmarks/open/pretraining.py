@@ -1,4 +1,5 @@
-"""What may be heard before judgement: recordings of the training side, and scores and grooves of training-side groups, rendered anew.
+"""What may be heard before judgement: recordings of the training side; scores and grooves of training-side groups, rendered anew; and
+notes and chords at random by training-side presets.
 
 Nothing that validates or tests is in it, nor a track of the demo, nor the unseen SoundFont; :func:`check` says so or stops.
 """
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import grooves
+import notes
 import score_sources
 import scores
 from groups import deal, dice, read_manifest, require_disjoint, require_free, require_split
 from recordings import Cut, demo_files, file_name, sides
 from score_sources import COLLECTIONS
-from sound import LEVEL_DB, SEEN, UNSEEN, render_all
+from sound import LEVEL_DB, SEEN, UNSEEN, Sound, draw_finish, render_all
 from tracks import Track
 
 from patchifier.checkpoint import replaced_file
@@ -24,8 +26,9 @@ from patchifier.config import RequestError
 PIECE_S = 30.0
 LONGEST_S = 600.0  # of a track: ten long renderings repeat themselves
 SHORTEST_S = 18.6  # the shortest crop in training is 25 patches
-PER_PIECE = 1  # clips of each training-side piece whose terms allow any use
-PER_STYLE = 3  # accompaniments in each training-side style
+PER_PIECE = 4  # clips of each training-side piece whose terms allow any use
+PER_STYLE = 10  # accompaniments in each training-side style
+PHRASES = 360  # clips of notes and chords at random
 NAMES = ("pretraining.jsonl", "pretraining-recordings.jsonl")
 
 
@@ -36,10 +39,10 @@ def write_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track])
 
 def build_rendered(root: Path, workers: int, progress: Callable[[str], Any]) -> dict[str, float]:
     """Render scores and accompaniments, list them behind the recordings, and check; hours by kind."""
-    pieces, accompaniments = draw_scores(root), draw_grooves(root)
-    render_all(root, [sound for sound, _ in pieces], workers, progress)
+    pieces, accompaniments, phrases = draw_scores(root), draw_grooves(root), draw_phrases()
+    render_all(root, [sound for sound, _ in (*pieces, *phrases)], workers, progress)
     render_all(root, [groove for groove, _ in accompaniments], workers, progress, _accompany)
-    rows = read_manifest(root / NAMES[1]) + [row for _, row in (*pieces, *accompaniments)]
+    rows = read_manifest(root / NAMES[1]) + [row for _, row in (*pieces, *accompaniments, *phrases)]
     write(root, NAMES[0], rows)
     check(root)
     hours: Counter[str] = Counter()
@@ -94,6 +97,20 @@ def draw_grooves(root: Path) -> list[tuple[Any, dict[str, Any]]]:
         for number in range(PER_STYLE):
             groove, name = grooves.draw(f"pretraining/grooves/{style}-{number}.ogg", "train", styles[style], SEEN, pool, PIECE_S)
             drawn.append((groove, _rendered(groove.path, f"grooves/{style}", "grooves") | {"progression": name}))
+    return drawn
+
+
+def draw_phrases() -> list[tuple[Sound, dict[str, Any]]]:
+    """One to four training-side presets at once, each with notes and chords that nothing binds together."""
+    pool, drawn = notes.presets("train"), []
+    for number in range(PHRASES):
+        path = f"pretraining/notes/{number:04d}.ogg"
+        generator = dice("phrase", path)
+        playing = generator.choice(sorted(pool), int(generator.integers(1, 5)), replace=False)
+        programs = {channel: int(generator.choice(pool[family])) for channel, family in enumerate(playing)}
+        heard = [note for channel in programs for note in notes.draw_phrase(channel, PIECE_S, generator)]
+        sound = Sound(path, SEEN, programs, heard, PIECE_S, **draw_finish(generator))
+        drawn.append((sound, _rendered(path, f"notes/{number:04d}", "notes")))
     return drawn
 
 

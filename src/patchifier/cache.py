@@ -12,6 +12,7 @@ Every file is written beside and renamed into place. A build that is killed lose
 A clip whose audio and settings have not changed is not decoded again.
 """
 
+import copy
 import csv
 import dataclasses
 import hashlib
@@ -302,9 +303,18 @@ class Cache:
         except (OSError, ValueError) as error:
             raise RequestError(f"{path} cannot be read ({error}): delete it and its .jsonl, then run 'patchifier prepare' again.") from error
 
-    def require(self, config: SpectrogramConfig) -> None:
-        """Refuse a cache that was made with other settings than these, naming each that differs."""
-        _require_same(self.spectrogram, config, self.path)
+    def require(self, config: SpectrogramConfig) -> "Cache":
+        """This cache, as log-mels of these settings: a view of its mel bands where only its pitch bands are too many.
+
+        Raises
+        ------
+        RequestError
+            If it was made with other settings, naming each that differs.
+        """
+        view = copy.copy(self)
+        view.spectrogram = config if config == self.spectrogram.without_pitch else self.spectrogram
+        _require_same(view.spectrogram, config, self.path)
+        return view
 
     def log_mel(self, index: int, first: int = 0, last: int | None = None) -> np.ndarray:
         """Frames `first` to `last` of a clip: (T, M) float16, frames first, a view of the file."""
@@ -312,7 +322,7 @@ class Cache:
         last = row["frames"] if last is None else min(last, row["frames"])
         if row["shard"] not in self._shards:
             raise RequestError(f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} lies in it: copy this shard here too.")
-        return self._shards[row["shard"]][row["first"] + first : row["first"] + last]
+        return self._shards[row["shard"]][row["first"] + first : row["first"] + last, : self.spectrogram.bands]
 
     def parts(self, count: int) -> list[np.ndarray]:
         """Deal the shards out to `count` parts of about as many frames each; returns the clips of each part, by index."""

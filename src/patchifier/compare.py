@@ -81,7 +81,8 @@ def compare(
         "kind": "compare", "cache": str(data.path), "dataset": data.name, "protocol": protocol, "seed": seed, "metric": data.task.metric,
         "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data), "encoders": list(dict.fromkeys(e.name for e in encoders)),
     }  # fmt: skip
-    with Run(out, Config(spectrogram=data.spectrogram, model=replace(Config().model, bands=data.spectrogram.bands)), resume=True, facts=facts) as run:
+    plain = data.spectrogram.without_pitch
+    with Run(out, Config(spectrogram=plain, model=replace(Config().model, bands=plain.bands)), resume=True, facts=facts) as run:
         notes = [note for encoder in encoders for note in leak_notes(encoder, data, run.path)]
         deformed = deform_all(data, run.path / "deformed", progress) if robust else {}
         judge = Judge(data, data.task, protocol, rounds, seed, deformed, run.path, progress)

@@ -36,7 +36,7 @@ class SpectrogramConfig:
     sample_rate: int = 22_050
     """Rate in Hz to which all audio is resampled (4.4)."""
     bands: int = 64
-    """Mel bands M (4.4)."""
+    """Rows M: mel bands (4.4), and behind them, where there are any, pitch bands."""
     hop: int = 512
     """Samples between frames (4.4)."""
     n_fft: int = 2048
@@ -57,6 +57,14 @@ class SpectrogramConfig:
     """If set, nothing lies further than this below the clip's loudest value."""
     scale: float = 0.01
     """Decibels are multiplied by this (4.3)."""
+    pitch_bands: int = 0
+    """How many of the rows are bands of equal steps in pitch, from a longer FFT; none in the paper."""
+    pitch_n_fft: int = 8192
+    """Its size in samples: mel bands lie 51 Hz apart below 1 kHz and hold no semitones there."""
+    pitch_per_octave: int = 36
+    """Pitch bands in an octave."""
+    pitch_f_min_hz: float = 55.0
+    """Centre of the lowest pitch band, A1."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
@@ -68,12 +76,37 @@ class SpectrogramConfig:
             f"spectrogram.f_min_hz ({self.f_min_hz}) and f_max_hz ({self.f_max_hz}) must lie in order between 0 and half the "
             f"sample rate ({self.sample_rate / 2:g} Hz).",
         )
+        _require(0 <= self.pitch_bands < self.bands, f"spectrogram.pitch_bands is {self.pitch_bands}, expected fewer than the {self.bands} rows in all.")
+        if self.pitch_bands:
+            fits = self.pitch_n_fft >= self.n_fft and self.pitch_n_fft % 2 == 0
+            _require(fits, f"spectrogram.pitch_n_fft is {self.pitch_n_fft}, expected an even number of at least n_fft ({self.n_fft}).")
+            highest = self.pitch_f_min_hz * 2 ** (self.pitch_bands / self.pitch_per_octave)
+            _require(
+                0 < self.pitch_f_min_hz and highest <= self.sample_rate / 2,
+                f"{self.pitch_bands} pitch bands from {self.pitch_f_min_hz} Hz reach {highest:.0f} Hz, expected at most half the sample rate.",
+            )
         _require(self.reference == "absolute" or self.top_db is not None, "spectrogram.reference 'max' needs top_db, for example 80.")
 
     @property
     def silence(self) -> float:
         """The value of digital silence, which is also the padding value: -1 in the paper's setting, never 0."""
         return self.scale * (self.floor_db if self.reference == "absolute" else -(self.top_db or 0.0))
+
+    @property
+    def mel_bands(self) -> int:
+        """Rows that are mel bands."""
+        return self.bands - self.pitch_bands
+
+    @property
+    def without_pitch(self) -> "SpectrogramConfig":
+        """The same mel bands alone."""
+        plain = {field.name: field.default for field in dataclasses.fields(self) if field.name.startswith("pitch_")}
+        return dataclasses.replace(self, bands=self.mel_bands, **plain)
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples that a frame looks at."""
+        return max(self.n_fft, self.pitch_n_fft if self.pitch_bands else 0)
 
     @property
     def frame_s(self) -> float:
@@ -86,7 +119,11 @@ class ModelConfig:
     """Feature extractor, bottleneck and decoder (4.1, 4.4)."""
 
     bands: int = 64
-    """Height M of a patch, in mel bands (4.4)."""
+    """Height M of a patch (4.4)."""
+    pitch_bands: int = 0
+    """Rows of a patch, the last ones, that are pitch bands: they go through down modules of their own."""
+    pitch_channels: tuple[int, ...] = (32, 64, 64)
+    """Filters of those: the first makes semitones of thirds of them, the last halves the pitch axis."""
     frames: int = 32
     """Width W of a patch, in frames (4.4)."""
     positions: int = 25
@@ -116,20 +153,28 @@ class ModelConfig:
 
     decoder_norm: Literal["none", "batch"] = "none"
     """Batch norm after the decoder's convolutions, or none: "only upsampling and convolution" (4.4)."""
+    predictor_layers: int = 0
+    """If any, the bottleneck sees visible patches alone, and mask tokens meet a predictor of so many layers; none in the paper."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
         for name in ("bands", "frames", "positions", "convolutions", "width", "layers", "heads", "feed_forward"):
             _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}, expected at least 1.")
-        for name in ("channels", "decoder_channels"):
+        for name in ("channels", "decoder_channels", "pitch_channels"):
             given = getattr(self, name)
             _require(given is None or (len(given) > 0 and min(given) >= 1), f"model.{name} is {given}, expected numbers of at least 1.")
         _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected at least 0 and below 1.")
         shrink = 2 ** len(self.channels)
         _require(
-            self.bands % shrink == 0 and self.frames % shrink == 0,
-            f"a patch of {self.bands} x {self.frames} cannot be halved {len(self.channels)} times: model.bands and model.frames must be multiples of {shrink}.",
+            self.mel_bands % shrink == 0 and self.frames % shrink == 0,
+            f"a patch of {self.mel_bands} x {self.frames} cannot be halved {len(self.channels)} times: model.bands and model.frames must be multiples of {shrink}.",
         )
+        pitch_shrink = (6, 2 ** (2 + len(self.pitch_channels)))
+        _require(
+            0 <= self.pitch_bands < self.bands and (not self.pitch_bands or (self.pitch_bands % pitch_shrink[0] == 0 and self.frames % pitch_shrink[1] == 0)),
+            f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of {pitch_shrink[1]}.",
+        )
+        _require(self.predictor_layers >= 0, f"model.predictor_layers is {self.predictor_layers}, expected 0 or more.")
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         _require(
             self.vector == "flatten" or self.channels[-1] == self.width,
@@ -139,6 +184,11 @@ class ModelConfig:
             self.decoder_channels is None or len(self.decoder_channels) == len(self.channels),
             f"model.decoder_channels needs {len(self.channels)} numbers, one for each up layer.",
         )
+
+    @property
+    def mel_bands(self) -> int:
+        """Rows of a patch that are mel bands."""
+        return self.bands - self.pitch_bands
 
 
 @dataclass(frozen=True)
@@ -315,6 +365,10 @@ class Config:
         _require(
             self.spectrogram.bands == self.model.bands,
             f"spectrogram.bands ({self.spectrogram.bands}) and model.bands ({self.model.bands}) must be the same.",
+        )
+        _require(
+            self.spectrogram.pitch_bands == self.model.pitch_bands,
+            f"spectrogram.pitch_bands ({self.spectrogram.pitch_bands}) and model.pitch_bands ({self.model.pitch_bands}) must be the same.",
         )
         _require(
             self.pretrain.patches <= self.model.positions,

@@ -1,10 +1,13 @@
 """From a waveform to a log-mel, from a log-mel to patches, and back.
 
-Shapes: S samples, T frames, M mel bands, W frames in a patch, N patches, F = 1 + n_fft // 2 frequencies.
+Shapes: S samples, T frames, M rows, W frames in a patch, N patches, F = 1 + n_fft // 2 frequencies. The rows are mel bands; a setting
+beyond the paper puts pitch bands behind them, which are of equal width in semitones and come from a longer FFT.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -78,21 +81,22 @@ def stream_log_mel(blocks: Iterable[np.ndarray], config: SpectrogramConfig | Non
 
 
 def _decibels_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig) -> Iterator[Tensor]:
-    half, hop = config.n_fft // 2, config.hop
+    length, hop = config.frame_samples, config.hop
+    half = length // 2
     rest, samples, done = np.zeros(half, np.float32), 0, 0
     for block in blocks:
         samples += len(block)
         rest = np.concatenate([rest, block])
-        ready = max(0, 1 + (len(rest) - config.n_fft) // hop)
+        ready = max(0, 1 + (len(rest) - length) // hop)
         if ready:
-            yield _decibels(torch.from_numpy(rest[: (ready - 1) * hop + config.n_fft]), config)
+            yield _decibels(torch.from_numpy(rest[: (ready - 1) * hop + length]), config)
             rest, done = rest[ready * hop :], done + ready
     missing = 1 + samples // hop - done
     if samples == 0:
         raise RequestError("the waveform is empty, expected at least 1 sample.")
     if missing:  # none are, if hop > n_fft / 2 and the last frame ends before the waveform does
         tail = np.concatenate([rest, np.zeros(half, np.float32)])
-        yield _decibels(torch.from_numpy(tail[: (missing - 1) * hop + config.n_fft]), config)
+        yield _decibels(torch.from_numpy(tail[: (missing - 1) * hop + length]), config)
 
 
 def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
@@ -100,26 +104,33 @@ def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
 
     Only the edges are padded, and thus copied; the part between is a view.
     """
-    half, hop, samples = config.n_fft // 2, config.hop, waveform.shape[-1]
+    half, hop, samples = config.frame_samples // 2, config.hop, waveform.shape[-1]
     first, last = -(-half // hop), (samples - half) // hop  # frames that need no padding
     if last - first < CHUNK:
         return [torch.nn.functional.pad(waveform, (half, half))]
     start = torch.nn.functional.pad(waveform[..., : (first - 1) * hop + half], (half, 0))
     between = waveform[..., first * hop - half : last * hop + half]
     end = torch.nn.functional.pad(waveform[..., (last + 1) * hop - half :], (0, half))
-    return [start, between, end] if end.shape[-1] >= config.n_fft else [start, between]
+    return [start, between, end] if end.shape[-1] >= config.frame_samples else [start, between]
 
 
 def _decibels(padded: Tensor, config: SpectrogramConfig) -> Tensor:
-    """Mel decibels re full scale of a waveform (..., S) that is padded already: (..., M, T)."""
-    window, groups = _window_and_groups(config, padded.device, padded.dtype)
-    frames = padded.unfold(-1, config.n_fft, config.hop)  # (..., T, n_fft), a view
-    mel = []
+    """Decibels re full scale of a waveform (..., S) that is padded already: (..., M, T)."""
+    banks = _banks(config, padded.device, padded.dtype)
+    frames = padded.unfold(-1, config.frame_samples, config.hop)  # (..., T, frame_samples), a view
+    rows = []
     for chunk in frames.split(CHUNK, dim=-2):
-        parts = torch.view_as_real(torch.fft.rfft(chunk * window)).flatten(-2)  # (..., T', 2F), real and imaginary in turn
-        squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(-1, -2)  # (..., 2F, T')
-        mel.append(torch.cat([filters @ squares[..., first:last, :] for first, last, filters in groups], dim=-2))  # (..., M, T')
-    return 10 * torch.log10(torch.cat(mel, dim=-1).clamp(min=10 ** (config.floor_db / 10)))
+        rows.append(torch.cat([_bank_power(chunk, bank) for bank in banks], dim=-2))  # (..., M, T')
+    return 10 * torch.log10(torch.cat(rows, dim=-1).clamp(min=10 ** (config.floor_db / 10)))
+
+
+def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
+    """Power (..., M', T') in each band of a bank."""
+    middle = (frames.shape[-1] - len(bank.window)) // 2
+    windowed = frames[..., middle : middle + len(bank.window)] * bank.window
+    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (..., T', 2F), real and imaginary in turn
+    squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(-1, -2)  # (..., 2F, T')
+    return torch.cat([filters @ squares[..., first:last, :] for first, last, filters in bank.groups], dim=-2)
 
 
 def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
@@ -133,19 +144,46 @@ def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
     return decibels * config.scale
 
 
-@functools.lru_cache(maxsize=8)
-def _window_and_groups(config: SpectrogramConfig, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, list[tuple[int, int, Tensor]]]:
-    """Analysis window (n_fft,) and, for each group of bands, the stretch of interleaved parts it needs and its filters.
+@dataclass(frozen=True)
+class Bank:
+    """Bands that share an FFT.
 
-    real^2 and imag^2 are added by the mel product itself: each filter weight stands there twice.
+    Attributes
+    ----------
+    window : Tensor
+        As long as the FFT.
+    groups : list of (int, int, Tensor)
+        For each group of bands, the stretch of interleaved parts it needs and its filters: real^2 and imag^2 are added by the product with
+        them itself, so each weight stands there twice.
     """
-    groups, half = [], config.bands // 2
-    for filters in np.split(mel_filters(config), [*range(BAND_GROUPS[0], half, BAND_GROUPS[0]), *range(half, config.bands, BAND_GROUPS[1])]):
-        used = np.flatnonzero(filters.any(axis=0))
-        first, last = (used[0], used[-1] + 1) if len(used) else (0, 1)
-        twice = torch.from_numpy(filters[:, first:last].repeat(2, axis=1))  # (M', 2F')
-        groups.append((2 * int(first), 2 * int(last), twice.to(device, dtype)))
-    return analysis_window(config).to(device, dtype), groups
+
+    window: Tensor
+    groups: list[tuple[int, int, Tensor]]
+
+
+@functools.lru_cache(maxsize=8)
+def _banks(config: SpectrogramConfig, device: torch.device, dtype: torch.dtype) -> list[Bank]:
+    banks = []
+    for window, filters in filter_banks(config):
+        half = len(filters) // 2
+        cuts = [*range(BAND_GROUPS[0], half, BAND_GROUPS[0]), *range(half, len(filters), BAND_GROUPS[1])]
+        groups = []
+        for some in np.split(filters, cuts):
+            used = np.flatnonzero(some.any(axis=0))
+            first, last = (used[0], used[-1] + 1) if len(used) else (0, 1)
+            twice = torch.from_numpy(some[:, first:last].repeat(2, axis=1))  # (M', 2F')
+            groups.append((2 * int(first), 2 * int(last), twice.to(device, dtype)))
+        banks.append(Bank(window.to(device, dtype), groups))
+    return banks
+
+
+def filter_banks(config: SpectrogramConfig) -> list[tuple[Tensor, np.ndarray]]:
+    """Window (n_fft,) and filters (M', F), float64, of the mel bands, and of the pitch bands if there are any."""
+    banks = [(analysis_window(config), mel_filters(config))]
+    if config.pitch_bands:
+        longer = analysis_window(dataclasses.replace(config, n_fft=config.pitch_n_fft))
+        banks.append((longer * (config.n_fft / config.pitch_n_fft), pitch_filters(config)))  # a tone is as loud as in the mel bands
+    return banks
 
 
 def analysis_window(config: SpectrogramConfig) -> Tensor:
@@ -154,12 +192,25 @@ def analysis_window(config: SpectrogramConfig) -> Tensor:
     return make(config.n_fft, dtype=torch.float64)
 
 
+def pitch_filters(config: SpectrogramConfig) -> np.ndarray:
+    """Triangular filters of equal steps in pitch and of unit area, never narrower than the FFT can tell apart.
+
+    Returns
+    -------
+    numpy.ndarray, shape (P, F), float64
+    """
+    centres = config.pitch_f_min_hz * 2 ** (np.arange(config.pitch_bands) / config.pitch_per_octave)  # (P,)
+    bins = np.linspace(0, config.sample_rate / 2, 1 + config.pitch_n_fft // 2)  # (F,)
+    widths = np.maximum(centres * (2 ** (1 / config.pitch_per_octave) - 1), bins[1])[:, None]
+    return np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths) / widths
+
+
 def mel_filters(config: SpectrogramConfig) -> np.ndarray:
     """Triangular mel filters of unit area (Slaney's Auditory Toolbox).
 
     Returns
     -------
-    numpy.ndarray, shape (M, F), float64
+    numpy.ndarray, shape (mel bands, F), float64
     """
     hertz = mel_edges_hz(config)  # (M + 2,)
     bins = np.linspace(0, config.sample_rate / 2, 1 + config.n_fft // 2)  # (F,)
@@ -173,7 +224,7 @@ def mel_filters(config: SpectrogramConfig) -> np.ndarray:
 def mel_edges_hz(config: SpectrogramConfig) -> np.ndarray:
     """Lower edge of the first band, centres of all bands, upper edge of the last, in Hz: shape (M + 2,)."""
     low, high = _hz_to_mel(np.array([config.f_min_hz, config.f_max_hz]), config.mel_scale)
-    return _mel_to_hz(np.linspace(low, high, config.bands + 2), config.mel_scale)
+    return _mel_to_hz(np.linspace(low, high, config.mel_bands + 2), config.mel_scale)
 
 
 # Slaney's scale: linear below 1 kHz (15 mels), 27 equal steps per factor 6.4 above.
@@ -302,7 +353,7 @@ def to_waveform(log_mel: Tensor, config: SpectrogramConfig | None = None, *, ite
     Parameters
     ----------
     log_mel : Tensor, shape (M, T)
-        As :func:`log_mel` gives it.
+        As :func:`log_mel` gives it; its mel bands are listened to.
     config : SpectrogramConfig
         The one it was made with.
     iterations : int
@@ -317,6 +368,7 @@ def to_waveform(log_mel: Tensor, config: SpectrogramConfig | None = None, *, ite
     config = config or SpectrogramConfig()
     window = analysis_window(config).to(log_mel.device, torch.float32)
     filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)
+    log_mel = log_mel[: config.mel_bands]
     power = 10 ** (log_mel.float() / config.scale / 10)  # (M, T)
     power = torch.where(log_mel > config.silence + 1e-4, power, 0.0)
     magnitude = (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()  # (F, T)

@@ -45,7 +45,7 @@ def handcrafted(data: Cache, indices: Sequence[int]) -> np.ndarray:
 
 
 def _mel_stats(data: Cache, index: int) -> np.ndarray:
-    log_mel = np.asarray(data.log_mel(index), np.float32)  # (T, M)
+    log_mel = np.asarray(data.log_mel(index)[:, : data.spectrogram.mel_bands], np.float32)  # (T, mel bands)
     return np.concatenate([log_mel.mean(0), log_mel.std(0)])
 
 

@@ -65,7 +65,7 @@ def as_encoder(name: str, made: Checkpoint, *, seed: int | None = None, device: 
     embedder = Embedder(made.model, made.config, device=device)
 
     def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
-        data.require(made.config.spectrogram)
+        data = data.require(made.config.spectrogram)
         if not len(indices):
             raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
         parts = []
@@ -97,15 +97,16 @@ def random(name: str, argument: str, asked: Asked) -> list[Encoder]:
         raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
     one = argument.isdecimal()
     config = checkpoint.load(argument).config if argument and not one else asked.config or _default(asked.data)
-    asked.data.require(config.spectrogram)
+    data = asked.data.require(config.spectrogram)
     seeds = [int(argument)] if one else range(asked.seed, asked.seed + SEEDS)
-    made = [random_checkpoint(config, asked.data, _training_clips(asked), seed=seed) for seed in seeds]
+    made = [random_checkpoint(config, data, _training_clips(asked), seed=seed) for seed in seeds]
     return [as_encoder(name, each, seed=seed, device=asked.device) for each, seed in zip(made, seeds, strict=True)]
 
 
 def _default(data: Cache) -> Config:
     """Architecture of the paper for the log-mels of a cache."""
-    return Config(spectrogram=data.spectrogram, model=replace(ModelConfig(), bands=data.spectrogram.bands))
+    plain = data.spectrogram.without_pitch
+    return Config(spectrogram=plain, model=replace(ModelConfig(), bands=plain.bands))
 
 
 def _training_clips(asked: Asked) -> Sequence[int]:

@@ -109,7 +109,8 @@ def run_pretrain(flags: Flags) -> int:
     if flags.get("init"):
         base = checkpoint.load(flags["init"]).config
     else:
-        base = Config(spectrogram=data.spectrogram, model=replace(ModelConfig(), bands=data.spectrogram.bands))
+        plain = data.spectrogram.without_pitch
+        base = Config(spectrogram=plain, model=replace(ModelConfig(), bands=plain.bands))
     config = configure(base, flags)
     if flags.get("stage"):
         config = update(config, {"pretrain": {"stages": flags["stage"]}})

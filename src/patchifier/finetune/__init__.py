@@ -67,8 +67,7 @@ def finetune(
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config
     config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
-    data = Cache(cache)
-    data.require(config.spectrogram)
+    data = Cache(cache).require(config.spectrogram)
     if data.task is None:
         raise RequestError(f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column.")
     folds = test_folds(data.clips, config.finetune)

@@ -157,12 +157,13 @@ def moments_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.ndar
 
 def model_features(embedder: Embedder, data: Cache, *, hop_frames: int = HOP_FRAMES, layers: Sequence[int] | None = None) -> Features:
     """:func:`frame_vectors` of the clips of a cache; one made with other settings is refused."""
-    data.require(embedder.config.spectrogram)
+    data = data.require(embedder.config.spectrogram)
     return lambda index: frame_vectors(embedder, _log_mel(data, index), hop_frames=hop_frames, layers=layers)
 
 
 def mel_features(data: Cache, *, hop_frames: int = HOP_FRAMES, context_frames: int = CONTEXT_FRAMES) -> Features:
     """:func:`mel_frames` of the clips of a cache."""
+    data = data.require(data.spectrogram.without_pitch)
     return lambda index: mel_frames(_log_mel(data, index), data.spectrogram, hop_frames=hop_frames, context_frames=context_frames)
 
 

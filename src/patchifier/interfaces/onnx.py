@@ -136,8 +136,6 @@ class Graph(nn.Module):
         What it was made with.
     """
 
-    window: Tensor  # (n_fft,)
-    filters: Tensor  # (M, F)
 
     def __init__(self, model: Patchifier, config: Config) -> None:
         super().__init__()
@@ -147,8 +145,9 @@ class Graph(nn.Module):
             raise RequestError("spectrogram.reference or top_db depend on the clip's maximum, expected 'absolute' and no top_db.")
         self.model, self.config = model, config
         self.length, self.hop = window_patches(config)
-        self.register_buffer("window", spectrogram.analysis_window(config.spectrogram).float())
-        self.register_buffer("filters", torch.from_numpy(spectrogram.mel_filters(config.spectrogram)).float())
+        for number, (window, filters) in enumerate(spectrogram.filter_banks(config.spectrogram)):
+            self.register_buffer(f"window_{number}", window.float())
+            self.register_buffer(f"filters_{number}", torch.from_numpy(filters).float())
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Embed waveforms (B, S): (B, E)."""
@@ -169,12 +168,14 @@ class Graph(nn.Module):
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""
         config = self.config.spectrogram
         T = waveform.shape[-1] // config.hop + 1
-        padded = nn.functional.pad(waveform, (config.n_fft // 2, config.n_fft // 2))
-        index = (torch.arange(T)[:, None] * config.hop + torch.arange(config.n_fft)).to(waveform.device)  # (T, n_fft)
-        parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * self.window).double())).float()  # (B, T, F, 2)
-        power = parts.square().sum(-1).transpose(-1, -2)  # (B, F, T)
-        mel = self.filters @ power
-        return 10 * config.scale * torch.log10(mel.clamp(min=10 ** (config.floor_db / 10)))
+        rows = []
+        for number in range(2 if config.pitch_bands else 1):
+            window, filters = self.get_buffer(f"window_{number}"), self.get_buffer(f"filters_{number}")  # (n_fft,), (M', F)
+            padded = nn.functional.pad(waveform, (len(window) // 2, len(window) // 2))
+            index = (torch.arange(T)[:, None] * config.hop + torch.arange(len(window))).to(waveform.device)  # (T, n_fft)
+            parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * window).double())).float()  # (B, T, F, 2)
+            rows.append(filters @ parts.square().sum(-1).transpose(-1, -2))  # (B, M', T)
+        return 10 * config.scale * torch.log10(torch.cat(rows, dim=1).clamp(min=10 ** (config.floor_db / 10)))
 
     def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (B, K, L, M, W) of log-mels (B, M, T), and which of their patches there are (K, L).

@@ -74,8 +74,7 @@ def pretrain(
         After SIGINT or SIGTERM; go on with `resume`.
     """
     config = config or Config()
-    data = Cache(cache, partial=config.pretrain.parts > 1)
-    data.require(config.spectrogram)
+    data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         require_even(training.batch, devices * nodes)  # before there are others who would say it too
     model = initial_model(config, init)
