@@ -1,5 +1,6 @@
-"""What may be heard before judgement: recordings of the training side; scores and grooves of training-side groups, rendered anew; and
-notes and chords at random by training-side presets.
+"""What may be heard before judgement: recordings and, rendered anew, scores, grooves and notes of the training side.
+
+Notes are drawn at random, by training-side presets.
 
 Nothing that validates or tests is in it, nor a track of the demo, nor the unseen SoundFont; :func:`check` says so or stops.
 """

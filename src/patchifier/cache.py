@@ -304,7 +304,7 @@ class Cache:
             raise RequestError(f"{path} cannot be read ({error}): delete it and its .jsonl, then run 'patchifier prepare' again.") from error
 
     def require(self, config: SpectrogramConfig) -> "Cache":
-        """This cache, as log-mels of these settings: a view of its mel bands where only its pitch bands are too many.
+        """Give this cache as log-mels of these settings: a view of its mel bands where only its pitch bands are too many.
 
         Raises
         ------

@@ -82,7 +82,7 @@ class SpectrogramConfig:
             _require(fits, f"spectrogram.pitch_n_fft is {self.pitch_n_fft}, expected an even number of at least n_fft ({self.n_fft}).")
             highest = self.pitch_f_min_hz * 2 ** (self.pitch_bands / self.pitch_per_octave)
             _require(
-                0 < self.pitch_f_min_hz and highest <= self.sample_rate / 2,
+                self.pitch_f_min_hz > 0 and highest <= self.sample_rate / 2,
                 f"{self.pitch_bands} pitch bands from {self.pitch_f_min_hz} Hz reach {highest:.0f} Hz, expected at most half the sample rate.",
             )
         _require(self.reference == "absolute" or self.top_db is not None, "spectrogram.reference 'max' needs top_db, for example 80.")
@@ -100,7 +100,7 @@ class SpectrogramConfig:
     @property
     def without_pitch(self) -> "SpectrogramConfig":
         """The same mel bands alone."""
-        plain = {field.name: field.default for field in dataclasses.fields(self) if field.name.startswith("pitch_")}
+        plain: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self) if field.name.startswith("pitch_")}
         return dataclasses.replace(self, bands=self.mel_bands, **plain)
 
     @property
@@ -122,8 +122,8 @@ class ModelConfig:
     """Height M of a patch (4.4)."""
     pitch_bands: int = 0
     """Rows of a patch, the last ones, that are pitch bands: they go through down modules of their own."""
-    pitch_channels: tuple[int, ...] = (32, 64, 64)
-    """Filters of those: the first makes semitones of thirds of them, the last halves the pitch axis."""
+    pitch_channels: int = 64
+    """Filters of each of those."""
     frames: int = 32
     """Width W of a patch, in frames (4.4)."""
     positions: int = 25
@@ -155,12 +155,14 @@ class ModelConfig:
     """Batch norm after the decoder's convolutions, or none: "only upsampling and convolution" (4.4)."""
     predictor_layers: int = 0
     """If any, the bottleneck sees visible patches alone, and mask tokens meet a predictor of so many layers; none in the paper."""
+    norm: Literal["after", "before"] = "after"
+    """Where the bottleneck normalises: after each sum, as BERT, or before each part and once at the end."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
-        for name in ("bands", "frames", "positions", "convolutions", "width", "layers", "heads", "feed_forward"):
+        for name in ("bands", "frames", "positions", "convolutions", "pitch_channels", "width", "layers", "heads", "feed_forward"):
             _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}, expected at least 1.")
-        for name in ("channels", "decoder_channels", "pitch_channels"):
+        for name in ("channels", "decoder_channels"):
             given = getattr(self, name)
             _require(given is None or (len(given) > 0 and min(given) >= 1), f"model.{name} is {given}, expected numbers of at least 1.")
         _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected at least 0 and below 1.")
@@ -169,11 +171,8 @@ class ModelConfig:
             self.mel_bands % shrink == 0 and self.frames % shrink == 0,
             f"a patch of {self.mel_bands} x {self.frames} cannot be halved {len(self.channels)} times: model.bands and model.frames must be multiples of {shrink}.",
         )
-        pitch_shrink = (6, 2 ** (2 + len(self.pitch_channels)))
-        _require(
-            0 <= self.pitch_bands < self.bands and (not self.pitch_bands or (self.pitch_bands % pitch_shrink[0] == 0 and self.frames % pitch_shrink[1] == 0)),
-            f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of {pitch_shrink[1]}.",
-        )
+        fits = 0 <= self.pitch_bands < self.bands and self.pitch_bands % 6 == 0 and (not self.pitch_bands or self.frames % 4 == 0)
+        _require(fits, f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of 4.")
         _require(self.predictor_layers >= 0, f"model.predictor_layers is {self.predictor_layers}, expected 0 or more.")
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         _require(
@@ -265,6 +264,10 @@ class PretrainConfig:
     """Which patches count in stage II's loss."""
     extract: Literal["visible", "all"] = "visible"
     """Which patches the extractor sees in stage II; the masked ones' vectors are thrown away."""
+    targets: tuple[str, ...] = ("pixels",)
+    """What is predicted of patches and clips: rows of :data:`patchifier.pretrain.targets.TARGETS`; several weigh themselves."""
+    teacher_decay: float = 0.996
+    """How slowly the copy that "latent" and "contrast" learn from follows the model."""
     target: Literal["augmented", "clean"] = "augmented"
     """What is reconstructed: patches as the model saw them, or before random intensity."""
     validation_fold: int | None = None

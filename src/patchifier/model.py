@@ -18,7 +18,10 @@ from patchifier.layers import Convolution, Dropout, UpConvolution
 
 
 class FeatureExtractor(nn.Module):
-    """Down modules of cascaded 3 x 3 convolutions, the first of each with stride 2 instead of pooling (4.1)."""
+    """Down modules of cascaded 3 x 3 convolutions, the first of each with stride 2 instead of pooling (4.1).
+
+    Pitch bands, if a patch has any, go through modules of their own (:class:`PitchModules`).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,15 +30,21 @@ class FeatureExtractor(nn.Module):
             modules.append(down_module(before, channels, config.convolutions))
             before = channels
         self.down = nn.Sequential(*modules)
-        cells = config.bands * config.frames // 4 ** len(config.channels)  # of the last map: 2 x 1
+        cells = config.mel_bands * config.frames // 4 ** len(config.channels)  # of the last map: 2 x 1
         flat = before if config.vector == "mean" else before * cells
         self.mean = config.vector == "mean"
+        self.mel_bands = config.mel_bands
+        if config.pitch_bands:
+            self.pitch = PitchModules(config)
+            flat += config.pitch_channels * config.pitch_bands // 6
         self.to_vector = nn.Identity() if flat == config.width else nn.Linear(flat, config.width)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Turn patches (P, 1, M, W) into vectors (P, D)."""
-        maps = self.down(patches)  # (P, C, M / 32, W / 32)
+        maps = self.down(patches[:, :, : self.mel_bands])  # (P, C, M / 32, W / 32)
         flat = maps.mean((-2, -1)) if self.mean else maps.flatten(1)  # (P, C) or (P, C * M * W / 1024)
+        if patches.shape[2] > self.mel_bands:
+            flat = torch.cat([flat, self.pitch(patches[:, 0, self.mel_bands :])], dim=1)
         return self.to_vector(flat)  # (P, D)
 
 
@@ -52,27 +61,57 @@ def down_module(before: int, channels: int, convolutions: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Bottleneck(nn.Module):
-    """A BERT encoder over patch vectors, with learnable positions, CLS and mask token (4.1, 4.2)."""
+class PitchModules(nn.Module):
+    """Down modules along the pitch axis: thirds of a tone to semitones, what octaves share, and to whole tones. Time is their channels.
+
+    The long FFT tells no times apart that lie within four frames.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        C, times = config.pitch_channels, config.frames // 4
+        self.semitones = nn.Conv2d(times, C, (5, 1), stride=(3, 1), padding=(2, 0), bias=False)
+        self.octaves = nn.Conv2d(C, C, (3, 1), dilation=(12, 1), padding=(12, 0), bias=False)
+        self.tones = nn.Conv2d(C, C, (3, 1), stride=(2, 1), padding=(1, 0), bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(C) for _ in range(3))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Turn pitch bands (P, M', W) into numbers (P, C * M' / 6)."""
+        maps = rows.unflatten(-1, (-1, 4)).mean(-1).transpose(1, 2).unsqueeze(-1)  # (P, W / 4, M', 1)
+        for convolution, norm in zip((self.semitones, self.octaves, self.tones), self.norms, strict=True):
+            maps = torch.relu(norm(convolution(maps)))  # (P, C, M' / 3, 1), at last (P, C, M' / 6, 1)
+        return maps.flatten(1)
+
+
+class Bottleneck(nn.Module):
+    """A BERT encoder over patch vectors, with learnable positions, CLS and mask token (4.1, 4.2)."""
+
+    def __init__(self, config: ModelConfig, *, layers: int, fills_in: bool = True) -> None:
+        super().__init__()
         D = config.width
         self.cls = nn.Parameter(torch.zeros(D))
-        self.mask_token = nn.Parameter(torch.zeros(D))
+        if fills_in:
+            self.mask_token = nn.Parameter(torch.zeros(D))
         self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # that of CLS first
         self.plain = config.embedding == "plain"
         # BERT's epsilon
         self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=1e-12)
         self.dropout = nn.Identity() if self.plain else Dropout(config.dropout)
-        layer = nn.TransformerEncoderLayer(D, config.heads, config.feed_forward, config.dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True)
+        before = config.norm == "before"
+        layer = nn.TransformerEncoderLayer(
+            D, config.heads, config.feed_forward, config.dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=before
+        )
         layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(config.dropout) for _ in range(3))
         # Nested tensors change the outputs of padded sequences, so that a clip would depend on its batch.
-        self.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.last_norm = nn.LayerNorm(D, eps=1e-12) if before else nn.Identity()
 
-    def forward(self, vectors: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None) -> list[Tensor]:
-        """Turn vectors (B, N, D) into the sequence (B, 1 + N, D) after each layer, CLS first."""
+    def forward(self, vectors: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, chosen: Tensor | None = None) -> list[Tensor]:
+        """Turn vectors (B, N, D) into the sequence (B, 1 + N, D) after each layer, CLS first; of `chosen` places (B, V) alone, if they are given."""
         x = self.embed(vectors, masked, present)  # (B, 1 + N, D)
+        if chosen is not None:
+            x = torch.cat([x[:, :1], at(x[:, 1:], chosen)], dim=1)  # (B, 1 + V, D)
+            present = None if present is None else present.gather(1, chosen)
         padding = None
         if present is not None and not present.all():
             padding = nn.functional.pad(~present, (1, 0), value=False)  # (B, 1 + N), CLS is always there
@@ -80,6 +119,7 @@ class Bottleneck(nn.Module):
         for layer in self.encoder.layers:
             x = layer(x, src_key_padding_mask=padding)
             sequences.append(x)
+        sequences[-1] = self.last_norm(sequences[-1])
         return sequences
 
     def embed(self, vectors: Tensor, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
@@ -112,7 +152,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.decoder_channels or config.channels[::-1]  # into each up layer
         shrink = 2 ** len(channels)
-        self.map = (channels[0], config.bands // shrink, config.frames // shrink)  # 256 x 2 x 1
+        self.map = (channels[0], config.mel_bands // shrink, config.frames // shrink)  # 256 x 2 x 1
         self.from_vector = nn.Linear(config.width, int(np.prod(self.map)))
         batch_norm = config.decoder_norm == "batch"
         layers: list[nn.Module] = []
@@ -124,7 +164,7 @@ class Decoder(nn.Module):
         self.up = nn.Sequential(*layers, UpConvolution(channels[-1], 1))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Turn vectors (P, D) into patches (P, 1, M, W)."""
+        """Turn vectors (P, D) into patches (P, 1, M, W), of mel bands alone."""
         maps = self.from_vector(vectors).unflatten(-1, self.map)  # (P, C, M / 32, W / 32)
         return self.up(maps.contiguous(memory_format=torch.channels_last))
 
@@ -159,7 +199,9 @@ class Patchifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.extractor = FeatureExtractor(config)
-            self.bottleneck = Bottleneck(config)
+            self.bottleneck = Bottleneck(config, layers=config.layers, fills_in=not config.predictor_layers)
+            if config.predictor_layers:
+                self.predictor = Bottleneck(config, layers=config.predictor_layers)
             self.align: nn.Module = nn.Linear(config.width, config.width)
             if config.align == "mlp":
                 self.align = nn.Sequential(self.align, nn.GELU(), nn.Linear(config.width, config.width))
@@ -196,7 +238,7 @@ class Patchifier(nn.Module):
     def stage_one_loss(self, patches: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
         """Autoencode single patches, without the bottleneck (4.2)."""
         vectors = self.extractor(take(patches, present))  # (P, D)
-        return nn.functional.mse_loss(self.decoder(vectors), take(target, present))
+        return nn.functional.mse_loss(self.decoder(vectors), take(self.mel(target), present))
 
     def stage_two_loss(
         self,
@@ -211,15 +253,36 @@ class Patchifier(nn.Module):
         hidden: Tensor | None = None,
     ) -> Tensor:
         """Fill in masked patches from the visible ones (4.2); their places may be given beside the mask, for a device that counts slowly."""
-        sequence = self.encode(patches, masked=masked, present=present, extract=extract, visible=visible)[-1]  # (B, 1 + N, D)
+        _, filled = self.fill(patches, masked=masked, present=present, extract=extract, visible=visible)  # (B, N, D)
         where = present if loss_on == "all" else masked if hidden is None else hidden
-        reconstructed = self.decoder(self.align(take(sequence[:, 1:], where)))  # (P, 1, M, W)
-        return nn.functional.mse_loss(reconstructed, take(target, where))
+        reconstructed = self.decoder(self.align(take(filled, where)))  # (P, 1, M, W)
+        return nn.functional.mse_loss(reconstructed, take(self.mel(target), where))
+
+    def fill(
+        self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, extract: str = "visible", visible: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What is known of visible patches and what is said of all, (B, N, D) each; one and the same without a predictor.
+
+        With one, the bottleneck sees visible patches alone, and the predictor fills in the others.
+        """
+        if masked is None or not self.config.predictor_layers:
+            sequence = self.encode(patches, masked=masked, present=present, extract=extract, visible=visible)[-1]  # (B, 1 + N, D)
+            return sequence[:, 1:], sequence[:, 1:]
+        seen = ~masked if present is None else present & ~masked  # (B, N)
+        vectors = self.extract(patches, seen if visible is None else visible)  # (B, N, D)
+        count = int(seen.sum(1).max()) if visible is None or present is not None else len(visible) // len(patches)
+        chosen = seen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]  # (B, V)
+        sequence = self.bottleneck(vectors, present=None if present is None else seen, chosen=chosen)[-1]  # (B, 1 + V, D)
+        known = torch.zeros_like(vectors, dtype=sequence.dtype).scatter(1, chosen[..., None].expand(-1, -1, vectors.shape[-1]), sequence[:, 1:])
+        return known, self.predictor(known, masked=~seen, present=present)[-1][:, 1:]
+
+    def mel(self, patches: Tensor) -> Tensor:
+        """Mel bands of patches (..., M, W)."""
+        return patches[..., : self.config.mel_bands, :]
 
     def reconstruct(self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Patches (B, N, 1, M, W) as stage II decodes them, visible ones too."""
-        sequence = self.encode(patches, masked=masked, present=present)[-1]  # (B, 1 + N, D)
-        vectors = self.align(sequence[:, 1:])  # (B, N, D)
+        vectors = self.align(self.fill(patches, masked=masked, present=present)[1])  # (B, N, D)
         return self.decoder(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
 
     def autoencode(self, patches: Tensor) -> Tensor:
@@ -236,6 +299,11 @@ def places(where: Tensor) -> Tensor:
     return where.flatten().nonzero()[:, 0] if where.dtype == torch.bool else where
 
 
+def at(values: Tensor, chosen: Tensor) -> Tensor:
+    """Values (B, V, D) at the places (B, V) of (B, N, D)."""
+    return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
+
+
 def take(values: Tensor, where: Tensor | None) -> Tensor:
     """Values (P, ...) out of (B, N, ...): those at `where`, a mask or places, or all."""
     flat = values.flatten(0, 1)  # (B N, ...)
@@ -249,11 +317,11 @@ def initialise(model: Patchifier) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        if name.startswith("bottleneck") and isinstance(module, nn.Linear):
+        if name.startswith(("bottleneck", "predictor")) and isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     for name, parameter in model.named_parameters():
-        if name in ("bottleneck.cls", "bottleneck.mask_token", "bottleneck.positions"):
+        if name.endswith((".cls", ".mask_token", ".positions")):
             nn.init.normal_(parameter, std=0.02)
         if name.endswith("in_proj_weight"):
             nn.init.normal_(parameter, std=0.02)

@@ -136,7 +136,6 @@ class Graph(nn.Module):
         What it was made with.
     """
 
-
     def __init__(self, model: Patchifier, config: Config) -> None:
         super().__init__()
         if config.embed.time == "whole":
@@ -162,6 +161,7 @@ class Graph(nn.Module):
         for layer in self.model.bottleneck.encoder.layers:
             sequence = layer(sequence, src_key_padding_mask=padding)
             layers.append(sequence)
+        layers[-1] = self.model.bottleneck.last_norm(layers[-1])
         return embed.pool(layers, there, self.config.embed).unflatten(0, (B, K)).mean(1)
 
     def log_mel(self, waveform: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Batches of pre-training: drawn on the processor, a few small numbers for each; looked up and augmented where the log-mels lie."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from patchifier.config import AugmentConfig, Config, TrainingConfig
 from patchifier.model import draw_mask
 from patchifier.runs import batch_indices, generator
 
+EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
 RESIDENT_SHARE = 0.5  # of a device's free memory that log-mels may take; the paper's 16,000 clips need 2.6 GB
 
 
@@ -138,6 +139,11 @@ class Batches:
             share=self.share,
             resident=self.resident,
         )
+
+    def examples(self) -> Iterator[Tensor]:
+        """Patches of the first batches, whole, from which targets are standardised."""
+        for step in range(EXAMPLES):
+            yield self.look_up(self.plan(step))[1].cpu()
 
     def look_up(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""

@@ -27,7 +27,7 @@ def write_reconstructions(path: Path, model: Patchifier, data: Cache, clips: np.
     log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
     patches = spectrogram.cut(log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence)[: config.pretrain.patches]
     model = model.cpu().eval()
-    tensors = {"original": patches[:, 0].contiguous()}
+    tensors = {"original": model.mel(patches)[:, 0].contiguous()}
     for ratio in PICTURE_RATIOS:
         masked = draw_mask(generator(config.pretrain.seed, "mask", 2**40), np.ones((1, len(patches)), bool), ratio)
         filled = model.reconstruct(patches[None], masked=torch.from_numpy(masked))[0]

@@ -20,24 +20,26 @@ def validator(stage: str, data: Cache, sides: Sides, config: Config) -> Callable
     """Make a validation on held-out clips: the same crops and masks every time, no augmentation."""
     mean_patch = training_mean_patch(data, sides.parts[0], config)
     batches = list(validation_batches(data, sides.validation, config))
-    predictors = masked_predictors(batches, mean_patch)
-    autoencoding = {"mean_patch_mse": mean_of((batch.patches[batch.present] - mean_patch).square() for batch in batches)}
+    bands = config.model.mel_bands
+    predictors = masked_predictors([replace(batch, patches=batch.patches[..., :bands, :]) for batch in batches], mean_patch)
+    autoencoding = {"mean_patch_mse": mean_of((batch.patches[batch.present][..., :bands, :] - mean_patch).square() for batch in batches)}
 
     def validate_one(model: Any) -> dict[str, float]:
         to = next(model.parameters()).device
-        errors = ((model.autoencode(batch.patches.to(to)).cpu() - batch.patches)[batch.present].square() for batch in batches)
+        errors = ((model.autoencode(batch.patches.to(to)).cpu() - model.mel(batch.patches))[batch.present].square() for batch in batches)
         return {"mse": mean_of(errors), **autoencoding}
 
-    def validate_two(model: Any) -> dict[str, float]:
-        to = next(model.parameters()).device
+    def validate_two(trained: Any) -> dict[str, float]:
+        model, to = getattr(trained, "model", trained), next(trained.parameters()).device
         errors, embeddings = [], []
         for batch in batches:
             patches, present, masked = batch.patches.to(to), batch.present.to(to), batch.masked.to(to)
             filled = model.reconstruct(patches, masked=masked, present=present).cpu()
-            errors.append((filled - batch.patches)[batch.masked].square())
+            errors.append((filled - model.mel(batch.patches))[batch.masked].square())
             sequence = model.encode(patches, present=present)[-1][:, 1:]
             embeddings.append((sequence * present[..., None]).sum(1) / present.sum(1, keepdim=True))
-        return {"masked_mse": mean_of(errors), **predictors, **health(torch.cat(embeddings).float().cpu())}
+        figures = trained.figures(batches) if model is not trained else {}
+        return {"masked_mse": mean_of(errors), **predictors, **health(torch.cat(embeddings).float().cpu()), **figures}
 
     return validate_one if stage == "one" else validate_two
 
@@ -74,7 +76,7 @@ def training_mean_patch(data: Cache, clips: np.ndarray, config: Config) -> Tenso
     """Mean patch (1, M, W) of training clips: a mean over time, since patches start anywhere."""
     some = clips[np.linspace(0, len(clips) - 1, min(len(clips), VALIDATION_CLIPS)).astype(int)]
     bands = np.mean([np.asarray(data.log_mel(int(index)), np.float32).mean(0) for index in some], axis=0)  # (M,)
-    return torch.from_numpy(bands)[None, :, None].expand(1, config.model.bands, config.model.frames)
+    return torch.from_numpy(bands)[None, : config.model.mel_bands, None].expand(1, -1, config.model.frames)
 
 
 def masked_predictors(batches: list[Batch], mean_patch: Tensor) -> dict[str, float]:

@@ -1,0 +1,183 @@
+"""What may be predicted beside pixels, as rows: functions of the log-mel that a batch shows, for each patch or for each clip.
+
+Multi-task self-supervision (Pascual et al. 2019, the paper's reference [3]): small heads are asked for what engineers have always computed
+of music, so that an encoder has to know it. Whatever augmentation does to the log-mel, it does to these too: a pitch that is shifted rolls
+the chroma, time that is stretched slows the pulse.
+
+Shapes: B clips, N consecutive patches, M rows, W frames; values are log-mel's.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from patchifier.config import Config, RequestError
+
+CEPSTRA = 20
+ONSET_GROUPS = 4  # of mel bands
+LOUDNESS_PARTS = 4  # of a patch
+LAGS = 64  # of the pulse, from 0.2 to 3 s: 300 to 20 beats a minute
+LAGS_S = (0.2, 3.0)
+CLASSES = 36  # of chroma: thirds of a semitone, so that an unusual tuning stays visible
+PIXELS = "pixels"  # the paper's target: masked patches themselves, by the decoder
+TAUGHT = {
+    "latent": "what a slow copy of the model, which sees masked patches alone, knows of them",
+    "contrast": "which clip of the batch a slow copy hears in the masked patches",
+}
+SMOOTH_S = 0.5  # over which an onset strength is compared with its surroundings
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row.
+
+    Parameters
+    ----------
+    of : "patch" or "clip"
+        What it is predicted for: every patch, or a clip by the mean of its visible patches.
+    compute : callable
+        (patches (B, N, M, W), config) -> (B, N, size) or (B, size).
+    pitch : bool
+        Whether it needs pitch bands.
+    what : str
+        One line for people.
+    """
+
+    of: Literal["patch", "clip"]
+    compute: Callable[[Tensor, Config], Tensor]
+    pitch: bool
+    what: str
+
+
+def require_targets(config: Config) -> None:
+    """Refuse names that are no row, and rows that need what the log-mel has not.
+
+    Raises
+    ------
+    RequestError
+        Naming the target.
+    """
+    for name in config.pretrain.targets:
+        if name not in (PIXELS, *TARGETS, *TAUGHT):
+            raise RequestError(f"pretrain.targets holds {name!r}, expected some of {', '.join((PIXELS, *TARGETS, *TAUGHT))}.")
+        if name in TARGETS and TARGETS[name].pitch and not config.spectrogram.pitch_bands:
+            raise RequestError(f"the target {name!r} needs pitch bands: set spectrogram.pitch_bands, and prepare the cache with them.")
+
+
+# --- of patches ---
+
+
+def timbre(patches: Tensor, config: Config) -> Tensor:
+    """Mean, deviation and mean absolute change of cepstral coefficients, (B, N, 60)."""
+    cepstra = _mel(patches, config).transpose(-1, -2) @ cosines(config.model.mel_bands, patches.device)  # (B, N, W, 20)
+    return torch.cat([cepstra.mean(2), cepstra.std(2), cepstra.diff(dim=2).abs().mean(2)], dim=-1)
+
+
+def pitch(patches: Tensor, config: Config) -> Tensor:
+    """Pitch bands, averaged over time: (B, N, P)."""
+    return patches[:, :, config.model.mel_bands :].mean(-1)
+
+
+def chroma(patches: Tensor, config: Config) -> Tensor:
+    """What stands out of the pitch bands, folded into one octave: (B, N, 36)."""
+    return _fold(salience(patches, config).mean(-1), config)
+
+
+def onsets(patches: Tensor, config: Config) -> Tensor:
+    """Onset strength of groups of mel bands, frame by frame: (B, N, 4 W)."""
+    N, W = patches.shape[1], patches.shape[3]
+    strength = _strength(patches, config)  # (B, G, N W)
+    return strength.unflatten(-1, (N, W)).transpose(1, 2).flatten(2)
+
+
+def loudness(patches: Tensor, config: Config) -> Tensor:
+    """Level of the parts of a patch, (B, N, 4): the mean over mel bands."""
+    return _mel(patches, config).mean(2).unflatten(-1, (LOUDNESS_PARTS, -1)).mean(-1)
+
+
+# --- of clips ---
+
+
+def harmony(patches: Tensor, config: Config) -> Tensor:
+    """Mean and deviation of chroma over the clip, (B, 72)."""
+    each = chroma(patches, config)
+    return torch.cat([each.mean(1), each.std(1)], dim=-1)
+
+
+def colour(patches: Tensor, config: Config) -> Tensor:
+    """Mean and deviation of each mel band's level over the clip, (B, 2 M)."""
+    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, M, N W)
+    return torch.cat([mel.mean(-1), mel.std(-1)], dim=-1)
+
+
+def pulse(patches: Tensor, config: Config) -> Tensor:
+    """Autocorrelation of onset strength, of all bands and of the lowest, at lags of equal ratios: (B, 128)."""
+    strength = _strength(patches, config)  # (B, G, T)
+    envelopes = torch.stack([strength.mean(1), strength[:, 0]], dim=1)  # (B, 2, T)
+    width = 2 * round(SMOOTH_S / config.spectrogram.frame_s / 2) + 1
+    around = nn.functional.avg_pool1d(envelopes, width, stride=1, padding=width // 2, count_include_pad=False)
+    centred = torch.relu(envelopes - around)
+    centred = centred - centred.mean(-1, keepdim=True)
+    T = centred.shape[-1]
+    spectrum = torch.fft.rfft(centred, n=2 * T)
+    correlation = torch.fft.irfft(spectrum.abs().square(), n=2 * T)[..., :T]
+    correlation = correlation / correlation[..., :1].clamp(min=1e-9)
+    lags = torch.logspace(math.log10(LAGS_S[0]), math.log10(LAGS_S[1]), LAGS, device=patches.device) / config.spectrogram.frame_s  # (L,) frames
+    below = lags.long().clamp(max=T - 2)
+    return torch.lerp(correlation[..., below], correlation[..., below + 1], (lags - below).clamp(0, 1)).flatten(1)
+
+
+# --- what they are made of ---
+
+
+def _mel(patches: Tensor, config: Config) -> Tensor:
+    return patches[:, :, : config.model.mel_bands]
+
+
+def _strength(patches: Tensor, config: Config) -> Tensor:
+    """Rise of level from frame to frame, averaged over groups of mel bands: (B, G, N W)."""
+    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, M, N W)
+    rise = nn.functional.pad(torch.relu(mel.diff(dim=-1)), (1, 0))
+    return rise.unflatten(1, (ONSET_GROUPS, -1)).mean(2)
+
+
+def salience(patches: Tensor, config: Config) -> Tensor:
+    """How far each pitch band stands out of the half octave around it, four frames at a time: (B, N, P, W / 4), not below 0."""
+    rows = patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)  # (B, N, P, W / 4)
+    width = 2 * (config.spectrogram.pitch_per_octave // 4) + 1
+    flat = rows.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, W / 4, P)
+    around = nn.functional.avg_pool1d(flat, width, stride=1, padding=width // 2, count_include_pad=False)
+    return torch.relu(flat - around).transpose(1, 2).unflatten(0, rows.shape[:2])
+
+
+def _fold(bands: Tensor, config: Config) -> Tensor:
+    """Mean over octaves: (..., P) -> (..., bands of an octave)."""
+    octave = config.spectrogram.pitch_per_octave
+    whole = bands.shape[-1] // octave * octave
+    return bands[..., :whole].unflatten(-1, (-1, octave)).mean(-2)
+
+
+@functools.cache
+def cosines(bands: int, device: torch.device) -> Tensor:
+    """Orthonormal DCT-II matrix (M, 20): bands to cepstral coefficients."""
+    place, order = torch.arange(bands, device=device) + 0.5, torch.arange(CEPSTRA, device=device)
+    matrix = torch.cos(math.pi / bands * place[:, None] * order) * math.sqrt(2 / bands)
+    matrix[:, 0] /= math.sqrt(2)
+    return matrix
+
+
+TARGETS = {
+    "timbre": Target("patch", timbre, False, "mel-frequency cepstra: mean, deviation, change"),
+    "onsets": Target("patch", onsets, False, "onset strength of four groups of bands, frame by frame"),
+    "loudness": Target("patch", loudness, False, "level of the parts of a patch"),
+    "pitch": Target("patch", pitch, True, "pitch bands"),
+    "chroma": Target("patch", chroma, True, "salience of 36 pitch classes"),
+    "harmony": Target("clip", harmony, True, "chroma over the clip, mean and deviation"),
+    "colour": Target("clip", colour, False, "level of each mel band over the clip, mean and deviation"),
+    "pulse": Target("clip", pulse, False, "autocorrelation of onset strength"),
+}
