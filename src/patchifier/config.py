@@ -169,7 +169,7 @@ class ModelConfig:
         shrink = 2 ** len(self.channels)
         _require(
             self.mel_bands % shrink == 0 and self.frames % shrink == 0,
-            f"a patch of {self.mel_bands} x {self.frames} cannot be halved {len(self.channels)} times: model.bands and model.frames must be multiples of {shrink}.",
+            f"a patch of {self.mel_bands} x {self.frames} cannot be halved {len(self.channels)} times: both must be multiples of {shrink}.",
         )
         fits = 0 <= self.pitch_bands < self.bands and self.pitch_bands % 6 == 0 and (not self.pitch_bands or self.frames % 4 == 0)
         _require(fits, f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of 4.")
