@@ -260,6 +260,8 @@ class PretrainConfig:
     """Stage II sees that many consecutive patches (4.4), or all of the spectrogram (4.2)."""
     mask_ratio: float = 0.75
     """Share of patch vectors that are masked; "a high ratio" (4.2)."""
+    mask_ends: float = 0.0
+    """Share of clips of which a stretch stays visible and what is around it is masked, instead of patches here and there."""
     loss_on: Literal["masked", "all"] = "masked"
     """Which patches count in stage II's loss."""
     extract: Literal["visible", "all"] = "visible"
@@ -290,6 +292,7 @@ class PretrainConfig:
         for training in (self.stage_one, self.stage_two):
             fits = self.parts >= 1 and training.batch % self.parts == 0
             _require(fits, f"pretrain.parts is {self.parts}, expected a number by which the batch of {training.batch} can be divided.")
+        _require(0 <= self.mask_ends <= 1, f"pretrain.mask_ends is {self.mask_ends}, expected a share between 0 and 1.")
         _require(0 < self.mask_ratio < 1, f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.")
         _require(self.patches >= 2, f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.")
         for name in ("validate_every", "checkpoint_every_s"):

@@ -327,8 +327,8 @@ def initialise(model: Patchifier) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
-def draw_mask(generator: np.random.Generator, present: np.ndarray, ratio: float) -> np.ndarray:
-    """Choose uniformly which patches are masked (4.2).
+def draw_mask(generator: np.random.Generator, present: np.ndarray, ratio: float, *, ends: float = 0.0) -> np.ndarray:
+    """Choose uniformly which patches are masked (4.2); in some clips, all around a stretch.
 
     Parameters
     ----------
@@ -338,6 +338,8 @@ def draw_mask(generator: np.random.Generator, present: np.ndarray, ratio: float)
         Where there is a patch.
     ratio : float
         Share of each clip's patches to mask, in (0, 1); rounded, at least one, and one is left visible where there are two.
+    ends : float
+        Share of clips of which one stretch stays visible.
 
     Returns
     -------
@@ -345,6 +347,13 @@ def draw_mask(generator: np.random.Generator, present: np.ndarray, ratio: float)
     """
     count = np.rint(ratio * present.sum(1)).astype(int)  # (B,)
     count = np.minimum(np.maximum(count, 1), np.maximum(present.sum(1) - 1, 1))
-    scores = np.where(present, generator.random(present.shape), 2.0)  # padding comes last
+    scores = generator.random(present.shape)
+    if ends:
+        seen = present.sum(1) - count
+        first = np.floor(generator.random(len(present)) * (count + 1))[:, None]  # of the visible stretch
+        place = np.arange(present.shape[1])
+        inside = (place >= first) & (place < first + seen[:, None])
+        scores = np.where(generator.random((len(present), 1)) < ends, inside, scores)
+    scores = np.where(present, scores, 2.0)  # padding comes last
     ranks = scores.argsort(axis=1).argsort(axis=1)  # (B, N)
     return present & (ranks < count[:, None])

@@ -198,7 +198,7 @@ def make_plan(
     """Draw for a whole batch and plan a share of it; what is drawn for a clip does not depend on the share."""
     model, settings, share = config.model, config.pretrain, share or slice(0, len(chosen))
     drawn = augment.draw(draws, data.frames[chosen], config=augmentation, patches=settings.patches, width=model.frames, layout=layout, most=model.positions)
-    masked = draw_mask(masks, drawn.present, settings.mask_ratio)
+    masked = draw_mask(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
     weight = _weight(masked if counts == "masked" else drawn.present, share)
     own, drawn, masked = chosen[share], drawn[share], masked[share]
     frames = data.frames[own]

@@ -29,6 +29,7 @@ TAUGHT = {
     "latent": "what a slow copy of the model, which sees masked patches alone, knows of them",
     "contrast": "which clip of the batch a slow copy hears in the masked patches",
 }
+TRIPLES = [(a, b) for a in range(1, 7) for b in range(a, 7) if a + b <= 9]  # coefficients of a chroma that are multiplied
 SMOOTH_S = 0.5  # over which an onset strength is compared with its surroundings
 
 
@@ -88,6 +89,11 @@ def chroma(patches: Tensor, config: Config) -> Tensor:
     return _fold(salience(patches, config).mean(-1), config)
 
 
+def intervals(patches: Tensor, config: Config) -> Tensor:
+    """What a chroma is made of, whatever its root: (B, N, 40)."""
+    return _quality(chroma(patches, config))
+
+
 def onsets(patches: Tensor, config: Config) -> Tensor:
     """Onset strength of groups of mel bands, frame by frame: (B, N, 4 W)."""
     N, W = patches.shape[1], patches.shape[3]
@@ -107,6 +113,16 @@ def harmony(patches: Tensor, config: Config) -> Tensor:
     """Mean and deviation of chroma over the clip, (B, 72)."""
     each = chroma(patches, config)
     return torch.cat([each.mean(1), each.std(1)], dim=-1)
+
+
+def mode(patches: Tensor, config: Config) -> Tensor:
+    """What the chroma of the whole clip is made of, whatever its tonic: (B, 40)."""
+    return _quality(chroma(patches, config).mean(1))
+
+
+def rhythm(patches: Tensor, config: Config) -> Tensor:
+    """Shape of the pulse, whatever its speed: magnitudes of its Fourier coefficients over the logarithm of the lag, (B, 32)."""
+    return torch.fft.rfft(pulse(patches, config).unflatten(1, (2, LAGS))).abs()[..., 1:17].flatten(1)
 
 
 def colour(patches: Tensor, config: Config) -> Tensor:
@@ -162,6 +178,20 @@ def _fold(bands: Tensor, config: Config) -> Tensor:
     return bands[..., :whole].unflatten(-1, (-1, octave)).mean(-2)
 
 
+def _quality(chroma: Tensor) -> Tensor:
+    """Numbers of a chroma (..., K) that a transposition leaves alone: (..., 6 + 2 * 17).
+
+    Magnitudes of its first six Fourier coefficients over the twelve semitones, which tell how chromatic, diatonic or whole-toned it is
+    (Quinn 2006), and products of three whose phases cancel, which tell major from minor as their mirror images.
+    """
+    share = chroma / chroma.sum(-1, keepdim=True).clamp(min=1e-4)
+    spectrum = torch.fft.fft(share)[..., :13]  # of twelve semitones or finer steps: the same low coefficients
+    products = torch.stack([spectrum[..., a] * spectrum[..., b] * spectrum[..., a + b].conj() for a, b in TRIPLES], dim=-1)
+    size = products.abs().clamp(min=1e-12)
+    products = products / size * size.pow(1 / 3)
+    return torch.cat([spectrum[..., 1:7].abs(), products.real, products.imag], dim=-1)
+
+
 @functools.cache
 def cosines(bands: int, device: torch.device) -> Tensor:
     """Orthonormal DCT-II matrix (M, 20): bands to cepstral coefficients."""
@@ -177,7 +207,10 @@ TARGETS = {
     "loudness": Target("patch", loudness, False, "level of the parts of a patch"),
     "pitch": Target("patch", pitch, True, "pitch bands"),
     "chroma": Target("patch", chroma, True, "salience of 36 pitch classes"),
+    "intervals": Target("patch", intervals, True, "chroma, whatever its root"),
     "harmony": Target("clip", harmony, True, "chroma over the clip, mean and deviation"),
+    "mode": Target("clip", mode, True, "chroma over the clip, whatever its tonic"),
     "colour": Target("clip", colour, False, "level of each mel band over the clip, mean and deviation"),
     "pulse": Target("clip", pulse, False, "autocorrelation of onset strength"),
+    "rhythm": Target("clip", rhythm, False, "pulse, whatever its speed"),
 }
