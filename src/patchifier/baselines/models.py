@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchifier import checkpoint, datasets, spectrogram
+from patchifier import checkpoint, datasets, spectrogram, weights
 from patchifier.baselines.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
@@ -81,14 +81,15 @@ def as_encoder(name: str, made: Checkpoint, *, seed: int | None = None, device: 
 
 
 def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
-    """Row "model": a model folder, FOLDER or FOLDER@pooling."""
-    folder, pooling = (argument, "") if Path(argument).is_dir() else at_end(argument)
+    """Row "model": a model's folder or name, MODEL or MODEL@pooling."""
+    model, pooling = (argument, "") if Path(argument).is_dir() else at_end(argument)
+    folder = weights.find(model)
     made = checkpoint.load(folder)
     if pooling:
         made = replace(made, config=update(made.config, {"embed": {"pooling": pooling}}))
     if asked.data is not None:
         asked.data.require(made.config.spectrogram)
-    return [replace(as_encoder(name, made, device=asked.device), trained_on=Path(folder).resolve().parent)]
+    return [replace(as_encoder(name, made, device=asked.device), trained_on=folder.resolve().parent)]
 
 
 def random(name: str, argument: str, asked: Asked) -> list[Encoder]:

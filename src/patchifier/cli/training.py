@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "pretrain", "Learn from unlabelled music, in two stages.")
     command.add_argument("cache", type=str, help="From 'patchifier prepare'.")
     command.add_argument("--out", type=str, required=True, help="Run folder.")
-    command.add_argument("--init", type=str, default="", help="Model folder to start from; its config is then the default.")
+    command.add_argument("--init", type=str, default="", help="Model folder or bundled model to start from; its config is then the default.")
     command.add_argument("--stage", type=str, choices=["one", "two", "both"], default="both", help="Short for --pretrain.stages.")
     command.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     command.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
     add_common(command, model=ModelConfig, augment=AugmentConfig, pretrain=PretrainConfig, embed=EmbedConfig)
 
     command = add_command(commands, "finetune", "Judge a model on a task by partial fine-tuning.")
-    command.add_argument("model", type=str, help="Model folder.")
+    command.add_argument("model", type=str, help="Model folder, or a bundled model's name such as patchifier-base.")
     command.add_argument("cache", type=str, help="From 'patchifier prepare', with targets.")
     command.add_argument("--out", type=str, required=True, help="Run folder.")
     command.add_argument("--method", type=str, choices=METHODS, default="full", help="Which parts learn.")
