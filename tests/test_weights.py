@@ -1,5 +1,6 @@
 """Models that come with the package: found by name from anywhere, refused by name, the default of every face, and what they are."""
 
+import importlib.util
 import logging
 import socket
 from pathlib import Path
@@ -21,6 +22,7 @@ from patchifier.interfaces.marble import PatchifierEncoder
 from patchifier.interfaces.sklearn import PatchifierEmbedder
 
 RATE = 22_050
+GOLDEN = Path(__file__).parent / "golden"
 RELEASED = pytest.mark.parametrize("name", weights.names())  # whatever models this copy has
 
 
@@ -153,6 +155,46 @@ def test_transformers_classes_read_half_precision_into_float32(bundled, wave):
 def test_a_model_in_half_precision_is_copied_without_loss(bundled, tmp_path):
     hf.HubModel.from_pretrained("patchifier-base").save_pretrained(tmp_path / "copy")
     assert patchifier.load(tmp_path / "copy").identity == patchifier.load().identity
+
+
+# --- stored vectors ---
+
+
+@pytest.fixture(scope="module")
+def maker():
+    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stored_pcm() -> np.ndarray:
+    with np.load(GOLDEN / "embedding.npz", allow_pickle=False) as stored:
+        return stored["pcm"]
+
+
+@RELEASED
+def test_a_released_model_gives_the_stored_vectors(name, maker):
+    file = GOLDEN / f"{name}.npz"
+    assert file.exists(), f"run python tests/golden/make.py {name}"
+    found = maker.embed_released(name, stored_pcm())
+    with np.load(file, allow_pickle=False) as stored:
+        assert set(stored) == set(found)
+        for length, vector in found.items():
+            np.testing.assert_allclose(vector, stored[length], atol=1e-4, err_msg=length)
+
+
+def test_stored_vectors_depend_on_every_weight_that_matters(bundled, maker, tmp_path):
+    maker.make_released("patchifier-base", tmp_path)
+    with np.load(tmp_path / "patchifier-base.npz", allow_pickle=False) as stored:
+        before = dict(stored)
+    assert np.abs(before["short"] - before["long"]).max() > 1e-3
+    held = checkpoint.load("patchifier-base")
+    with torch.no_grad():
+        held.model.bottleneck.encoder.layers[-1].norm2.bias.add_(1e-3)
+    checkpoint.save(bundled / "patchifier-base", held, dtype=torch.float16)
+    after = maker.embed_released("patchifier-base", maker.make_pcm())
+    assert all(np.abs(before[length] - after[length]).max() > 1e-4 for length in before)
 
 
 # --- what is in this copy ---
