@@ -251,6 +251,7 @@ def test_info_lists_the_models_of_the_package(bundled, capsys):
     code, out, _ = run(capsys, "info", "patchifier-paper", "--json")
     facts = json.loads(out)
     assert (facts["size"], facts["hours"], facts["parameters"]) == (32, 2.5, rows[1]["parameters"])
+    assert facts["card"] == str(bundled / "patchifier-paper" / "README.md")
     code, _, err = run(capsys, "info", "patchifier-pape")
     assert code == 2
     assert "did you mean 'patchifier-paper'?" in err

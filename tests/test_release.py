@@ -116,7 +116,7 @@ def test_the_card_counts_what_training_cost(tmp_path, home, root):
     card = released(tmp_path, home, root, trained(tmp_path / "run"))
     assert "a machine: 1.5 minutes. Steps: 100 (stage one), 50 (stage two); 3,200 clips heard, 0.01 % of those" in card  # of 32 million
     facts = checkpoint.load(home / "patchifier-paper").facts
-    assert (facts["clips heard"], facts["share of the paper's clips"], facts["minutes"], facts["hours"]) == (3200, 1e-4, 1.5, 1.8)
+    assert (facts["clips heard"], facts["share of the paper"], facts["minutes"], facts["hours"]) == (3200, 1e-4, 1.5, 1.8)
 
 
 def test_runs_that_led_to_the_model_are_added(tmp_path, home, root):

@@ -82,7 +82,7 @@ def release(
     cost = count_cost(chain, runs)
     released = {
         "name": name, "date": str(datetime.date.today()), "hours": round(heard.hours, 1), "list": heard.name, "clips heard": cost.clips,
-        "share of the paper's clips": float(f"{cost.share:.2g}"), "minutes": round(cost.minutes, 1), "commit": commit(),
+        "share of the paper": float(f"{cost.share:.2g}"), "minutes": round(cost.minutes, 1), "commit": commit(),
     }  # fmt: skip
     facts = portable(dict(held.facts)) | released
     earlier = [portable(run | dict(each.facts)) for run, (_, each) in zip(runs[:-1], chain[:-1], strict=True)]

@@ -100,7 +100,7 @@ def _list_models(flags: Flags) -> int:
 
 
 def _model_facts(path: str) -> dict[str, Any]:
-    from patchifier import checkpoint, embed
+    from patchifier import checkpoint, embed, weights
 
     loaded = checkpoint.load(path)
     parts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in loaded.model.named_children()}
@@ -112,6 +112,8 @@ def _model_facts(path: str) -> dict[str, Any]:
     }
     if loaded.task:
         facts |= {"task": loaded.task.kind, "names": list(loaded.task.names)}
+    if path in weights.names():
+        facts["card"] = str(weights.find(path) / "README.md")
     return facts | dict(loaded.facts) | {"config": to_dict(loaded.config)}
 
 
