@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from patchifier import cache, cli, datasets, weights
+from patchifier import cache, checkpoint, cli, datasets, weights
 from patchifier.cli.progress import progress
+from patchifier.config import update
 
 TINY = {
     "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "positions": 8},
@@ -271,6 +272,21 @@ def test_compare_judges_the_packages_model_beside_what_it_has_to_beat(bundled, f
     results = json.loads(out)
     assert [row["encoder"] for row in results["rows"]] == ["majority", "patchifier-base", "random:patchifier-base", "mel-stats", "mfcc"]
     assert {row["first"] for row in results["differences"]} == {"patchifier-base"}
+
+
+def test_prepare_makes_the_log_mels_that_a_model_reads(bundled, folder, tmp_path, capsys):
+    held = checkpoint.load("patchifier-base")
+    other = update(held.config, {"spectrogram": {"n_fft": 1024}})
+    checkpoint.save(bundled / "patchifier-base", checkpoint.Checkpoint(held.model, other))
+    out = tmp_path / "cache"
+    assert run(capsys, "prepare", folder / "clips.csv", "--out", out, "--model", "patchifier-base", "--workers", "1")[0] == 0
+    assert cache.Cache(out).spectrogram == other.spectrogram
+    code, _, err = run(capsys, "finetune", "patchifier-base", folder / "cache", "--out", tmp_path / "tuned", "--device", "cpu")
+    assert code == 2
+    assert "patchifier prepare --model" in err
+    code, _, err = run(capsys, "prepare", folder / "clips.csv", "--out", out, "--model", "patchifier-base", "--config", folder / "tiny.json")
+    assert code == 2
+    assert "--model and --config" in err
 
 
 def test_finetuning_and_further_training_start_from_a_model_by_its_name(bundled, folder, tmp_path, capsys):
