@@ -2,7 +2,7 @@
 
 Make the model once, where torch is::
 
-    python -c "from patchifier.interfaces.onnx import export; export('runs/demo/model', 'model.onnx')"
+    patchifier export --onnx model.onnx
 
 then, with ``pip install numpy soundfile soxr onnxruntime`` alone::
 

@@ -15,7 +15,10 @@ import soundfile
 import torch
 
 import patchifier
-from patchifier import audio, cache, datasets, processes
+from patchifier import audio, cache, checkpoint, datasets, processes, weights
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config, update
+from patchifier.model import Patchifier
 
 RATE = 22_050
 
@@ -109,3 +112,17 @@ def decoded(monkeypatch: pytest.MonkeyPatch, threads: None) -> list[str]:
 
     monkeypatch.setattr(audio, "blocks", counted)
     return names
+
+
+@pytest.fixture
+def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Home of two small bundled models, patchifier-base and patchifier-paper, in place of those that the package has or has not."""
+    home = tmp_path_factory.mktemp("bundled")
+    for seed, (name, layers) in enumerate({weights.DEFAULT: [0, -1], weights.PAPER: [-1]}.items()):
+        config = update(
+            Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}, "embed": {"layers": layers}}
+        )
+        facts = {"hours": 1.5 + seed, "date": "2026-01-02"}
+        checkpoint.save(home / name, Checkpoint(Patchifier(config.model, seed=seed), config, facts=facts), dtype=torch.float16)
+    monkeypatch.setattr(weights, "ROOT", home)
+    return home

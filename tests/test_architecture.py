@@ -11,7 +11,7 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
     {"audio", "spectrogram", "layers", "tasks", "processes", "hub", "devices"},
-    {"augment", "datasets", "model", "windows"},
+    {"augment", "datasets", "model", "windows", "weights"},
     {"checkpoint"},
     {"cache", "embed", "fetch", "check"},
     {"runs", "baselines", "leaks", "robustness", "collection", "search"},

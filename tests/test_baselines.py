@@ -257,6 +257,11 @@ def test_calibration_sees_the_given_clips_alone_and_at_most_so_many(data):
     seen = []
 
     class Spy:
+        spectrogram = data.spectrogram
+
+        def require(self, config):
+            return self
+
         def log_mel(self, index):
             seen.append(index)
             return data.log_mel(index % 10)
@@ -334,14 +339,19 @@ def test_a_model_with_an_at_sign_in_its_path_is_found(data, model_folder, tmp_pa
     assert encoders(f"{folder}@mean", data=data)[0].encode(data, [0]).shape == (1, 16)
 
 
-def test_a_model_for_other_log_mels_is_refused_before_anything_is_computed(data, tmp_path):
+def test_a_model_for_other_log_mels_hears_the_clips_themselves(data, tmp_path):
     other = update(CONFIG, {"spectrogram": {"n_fft": 1024}})
-    checkpoints.save(tmp_path / "model", random_checkpoint(other, data, range(3), seed=0))
-    with pytest.raises(RequestError, match="n_fft"):
-        encoders(str(tmp_path / "model"), data=data)
-    (encoder,) = encoders(str(tmp_path / "model"))
-    with pytest.raises(RequestError, match="n_fft"):
-        encoder.encode(data, [0])
+    assert other.spectrogram != data.spectrogram
+    made = random_checkpoint(other, data, range(3), seed=0)
+    checkpoints.save(tmp_path / "model", made)
+    (encoder,) = encoders(str(tmp_path / "model"), data=data)
+    waves = [audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s) for clip in (data.clips[0], data.clips[2])]
+    by_file = Embedder(made.model, other).embed(waves, sample_rate=RATE)
+    np.testing.assert_allclose(encoder.encode(data, [0, 2]), by_file, atol=1e-4)
+    wrong = Embedder(made.model, other).embed_log_mels([torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in (0, 2)])
+    assert np.abs(wrong - by_file).max() > 1e-3
+    five = encoders(f"random:{tmp_path / 'model'}", data=data, train=range(3))
+    np.testing.assert_array_equal(five[0].encode(data, [0, 2]), encoder.encode(data, [0, 2]))  # calibrated on the same
 
 
 def test_many_clips_have_the_embeddings_of_few(data, model_folder, monkeypatch):

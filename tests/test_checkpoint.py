@@ -150,6 +150,42 @@ def test_the_card_says_how_large_the_model_is_how_it_was_made_and_under_which_li
     assert "no labels used" in card(made())
 
 
+# --- half precision ---
+
+
+def test_in_half_precision_matrices_take_half_the_room_and_come_back_in_float32(tmp_path):
+    saved = made(head=True)
+    for name, how in (("whole", {}), ("half", {"dtype": torch.float16})):
+        save(tmp_path / name, saved, **how)
+    stored = safetensors.torch.load_file(tmp_path / "half" / "model.safetensors")
+    loaded = load(tmp_path / "half")
+    for part, was, found in (("model", saved.model, loaded.model), ("head", saved.head, loaded.head)):
+        for name, tensor in was.state_dict().items():
+            half = tensor.is_floating_point() and tensor.ndim > 1
+            assert stored[f"{part}.{name}"].dtype == (torch.float16 if half else tensor.dtype), name
+            assert found.state_dict()[name].dtype == tensor.dtype
+            assert torch.equal(found.state_dict()[name], tensor.half().float() if half else tensor), name
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.75 * (tmp_path / "whole" / "model.safetensors").stat().st_size
+    assert (tmp_path / "half" / "config.json").read_text() == (tmp_path / "whole" / "config.json").read_text()
+
+
+def test_statistics_that_half_precision_could_not_hold_are_kept(tmp_path):
+    saved = made()
+    with torch.no_grad():
+        saved.model.extractor.get_buffer(next(name for name, _ in saved.model.extractor.named_buffers() if name.endswith("running_var"))).fill_(1e6)
+    save(tmp_path / "model", saved, dtype=torch.float16)
+    assert max(float(buffer.max()) for buffer in load(tmp_path / "model").model.extractor.buffers()) == 1e6
+
+
+def test_weights_too_large_for_half_precision_are_refused(tmp_path):
+    saved = made()
+    with torch.no_grad():
+        saved.model.bottleneck.encoder.layers[0].linear1.weight[0, 0] = 1e5
+    with pytest.raises(RequestError, match=r"bottleneck.*linear1\.weight holds 1e\+05, more than torch\.float16 can"):
+        save(tmp_path / "model", saved, dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
 # --- what is refused ---
 
 
@@ -179,6 +215,12 @@ def test_a_surplus_tensor_is_named(folder):
 def test_a_misshapen_tensor_is_named(folder):
     rewrite(folder, lambda tensors: tensors.update({"head.linear.weight": torch.zeros(4, 16)}))
     refused(folder, "head.linear.weight", "(4, 16)", "(3, 16)")
+
+
+@pytest.mark.parametrize("change", [lambda tensor: (100 * tensor).to(torch.int8), lambda tensor: tensor > 0])
+def test_a_tensor_of_another_kind_is_refused(change, folder):
+    rewrite(folder, lambda tensors: tensors.update({"model.bottleneck.cls": change(tensors["model.bottleneck.cls"])}))
+    refused(folder, "model.bottleneck.cls", "expected torch.float32")
 
 
 def test_a_tensor_that_would_only_broadcast_is_refused(folder):

@@ -1,6 +1,7 @@
 """Commands as a user meets them: exit codes, messages, --json, and no torch for --help."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from patchifier import cache, cli, datasets
+from patchifier import cache, checkpoint, cli, datasets, weights
 from patchifier.cli.progress import progress
+from patchifier.config import update
 
 TINY = {
     "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "positions": 8},
@@ -226,10 +228,75 @@ def test_what_does_not_exist_is_named(arguments, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_reconstruct_without_weights_says_what_to_do(folder, tmp_path, capsys):
+def test_a_model_that_is_missing_from_the_package_is_named_with_what_to_do(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(weights, "ROOT", tmp_path)
     code, _, err = run(capsys, "reconstruct", folder / "0.wav", "--out", tmp_path / "p.png")
     assert code == 2
-    assert "patchifier demo" in err
+    assert "patchifier-paper is missing" in err
+    assert "--model" in err
+    code, out, _ = run(capsys, "info")
+    assert code == 0
+    assert "no models are in this copy" in out
+
+
+def test_info_lists_the_models_of_the_package(bundled, capsys):
+    code, out, _ = run(capsys, "info", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [(row["name"], row["size"], row["hours"], row["date"]) for row in rows] == [
+        ("patchifier-base", 64, 1.5, "2026-01-02"),
+        ("patchifier-paper", 32, 2.5, "2026-01-02"),
+    ]
+    code, out, _ = run(capsys, "info")
+    assert re.search(rf"patchifier-paper +32 +{rows[1]['parameters']:,} +2.5 +2026-01-02", out)
+    code, out, _ = run(capsys, "info", "patchifier-paper", "--json")
+    facts = json.loads(out)
+    assert (facts["size"], facts["hours"], facts["parameters"]) == (32, 2.5, rows[1]["parameters"])
+    assert facts["card"] == str(bundled / "patchifier-paper" / "README.md")
+    code, _, err = run(capsys, "info", "patchifier-pape")
+    assert code == 2
+    assert "did you mean 'patchifier-paper'?" in err
+
+
+def test_reconstruct_draws_with_the_papers_model(bundled, folder, tmp_path, capsys):
+    asked = ("reconstruct", folder / "0.wav", "--json", "--out")
+    drawn = {name: json.loads(run(capsys, *asked, tmp_path / f"{name}.png", *flags)[1])["masked_mse"] for name, flags in {
+        "none": [], "paper": ["--model", "patchifier-paper"], "base": ["--model", "patchifier-base"],
+    }.items()}  # fmt: skip
+    assert drawn["none"] == drawn["paper"] != drawn["base"]
+
+
+def test_compare_judges_the_packages_model_beside_what_it_has_to_beat(bundled, folder, tmp_path, capsys):
+    code, out, _ = run(capsys, "compare", folder / "cache", "--out", tmp_path / "compared", "--json")
+    assert code == 0
+    results = json.loads(out)
+    assert [row["encoder"] for row in results["rows"]] == ["majority", "patchifier-base", "random:patchifier-base", "mel-stats", "mfcc"]
+    assert {row["first"] for row in results["differences"]} == {"patchifier-base"}
+
+
+def test_prepare_makes_the_log_mels_that_a_model_reads(bundled, folder, tmp_path, capsys):
+    held = checkpoint.load("patchifier-base")
+    other = update(held.config, {"spectrogram": {"n_fft": 1024}})
+    checkpoint.save(bundled / "patchifier-base", checkpoint.Checkpoint(held.model, other))
+    out = tmp_path / "cache"
+    assert run(capsys, "prepare", folder / "clips.csv", "--out", out, "--model", "patchifier-base", "--workers", "1")[0] == 0
+    assert cache.Cache(out).spectrogram == other.spectrogram
+    code, _, err = run(capsys, "finetune", "patchifier-base", folder / "cache", "--out", tmp_path / "tuned", "--device", "cpu")
+    assert code == 2
+    assert "patchifier prepare --model" in err
+    code, _, err = run(capsys, "prepare", folder / "clips.csv", "--out", out, "--model", "patchifier-base", "--config", folder / "tiny.json")
+    assert code == 2
+    assert "--model and --config" in err
+
+
+def test_finetuning_and_further_training_start_from_a_model_by_its_name(bundled, folder, tmp_path, capsys):
+    tuned = ("finetune", "patchifier-paper", folder / "cache", "--out", tmp_path / "tuned", "--method", "linear-probe", "--json")
+    code, out, _ = run(capsys, *tuned, "--finetune.training.steps", "4", "--device", "cpu")
+    assert code == 0
+    assert json.loads(out)["rows"][0]["method"] == "linear-probe"
+    steps = ("--pretrain.stage_one.steps", "2", "--pretrain.stage_two.steps", "2", "--pretrain.stage_one.batch", "4", "--pretrain.stage_two.batch", "4")
+    more = ("pretrain", folder / "cache", "--out", tmp_path / "more", "--init", "patchifier-paper", "--pretrain.patches", "8", *steps, "--device", "cpu")
+    assert run(capsys, *more)[0] == 0
 
 
 def test_an_unexpected_failure_is_exit_code_three(monkeypatch, capsys):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from pyarrow import parquet
 
+import patchifier
 from patchifier import audio, checkpoint, cli
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, update
+from patchifier.interfaces import onnx
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
 
@@ -89,7 +91,6 @@ def test_neighbours_of_a_file_in_the_table_and_outside(home, capsys, tmp_path, t
     audio.save(tmp_path / "new.wav", tone(195, seconds=3))
     outside = json.loads(run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", "--model", home / "model", "--count", "2", "--json"))
     assert {row["path"].rpartition("/")[2] for row in outside} == {"low.wav", "lower.wav"}
-    assert "--model" in run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", code=2)
     assert "another model" in run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", "--model", home / "other", code=2)
 
 
@@ -131,5 +132,22 @@ def test_answers_of_a_tuned_model(home, capsys, tmp_path):
     assert "no head" in run(capsys, "predict", home / "model", home / "a", "--out", tmp_path / "x.csv", code=2)
 
 
-def test_without_a_model_it_is_said_how_to_name_one(home, capsys, tmp_path):
-    assert "--model" in run(capsys, "embed", home / "a", "--out", tmp_path / "x.parquet", code=2)
+def test_without_a_model_it_is_that_of_the_package(home, bundled, capsys, tmp_path, tone):
+    table = tmp_path / "x.parquet"
+    told = json.loads(run(capsys, "embed", home / "a", "--out", table, "--workers", "1", "--json"))
+    assert told["rows"] == 3
+    (first, *_) = parquet.read_table(table).to_pydict()["embedding"]
+    assert torch.allclose(torch.tensor(first), torch.from_numpy(patchifier.load().embed(home / "a" / "high.wav")), atol=1e-5)
+    audio.save(tmp_path / "new.wav", tone(195, seconds=3))
+    (nearest,) = json.loads(run(capsys, "similar", table, "--to", tmp_path / "new.wav", "--count", "1", "--json"))
+    assert nearest["path"].rpartition("/")[2] in ("low.wav", "lower.wav")
+    assert "patchifier-base is another model" in run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", code=2)
+    assert "no head" in run(capsys, "predict", "patchifier-base", home / "a", "--out", tmp_path / "x.csv", code=2)
+
+
+def test_export_takes_the_model_of_the_package_or_one_by_name(bundled, capsys, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(onnx, "export", lambda model, path: asked.append(model) or tmp_path)
+    run(capsys, "export", "--onnx", tmp_path / "x.onnx")
+    run(capsys, "export", "patchifier-paper", "--onnx", tmp_path / "x.onnx")
+    assert asked == [None, "patchifier-paper"]

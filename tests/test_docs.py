@@ -10,9 +10,6 @@ import pytest
 import soundfile
 
 from patchifier import cli
-from patchifier.checkpoint import Checkpoint, save
-from patchifier.config import Config, ModelConfig
-from patchifier.model import Patchifier
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +24,17 @@ def test_readme_shows_commands():
 def test_commands_of_readme_parse(command):
     flags = cli.parser().parse_args(shlex.split(command), defaults=False)
     assert flags.subcommand in cli.COMMANDS
+
+
+def test_the_first_thing_readme_shows_needs_no_training():
+    first = README.split("```python\n")[1].split("```")[0]
+    assert "patchifier.load()" in first
+    assert README.index("patchifier.load()") < README.index("make demo") < README.index("patchifier pretrain")
+
+
+def test_no_page_says_that_there_are_no_weights():
+    for page in (ROOT / "README.md", ROOT / "DESIGN.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")):
+        assert "no weights come" not in page.read_text(encoding="utf-8").lower(), page
 
 
 def test_recipes_that_readme_names_exist():
@@ -60,10 +68,8 @@ def test_every_benchmark_of_make_bench_has_its_result_and_stands_in_the_table():
         assert f"| `python benchmarks/{script}.py` |" in README, script
 
 
-def test_python_of_readme_runs(tmp_path, monkeypatch):
+def test_python_of_readme_runs(bundled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = Config(model=ModelConfig(layers=1))
-    save("run/model", Checkpoint(Patchifier(config.model), config))
     chance = np.random.default_rng(0)
     for name in ("song.mp3", "a.flac", "b.ogg"):
         soundfile.write(name, 0.1 * chance.standard_normal(22_050 * 2), 22_050)
@@ -75,8 +81,8 @@ def test_python_of_readme_runs(tmp_path, monkeypatch):
     }
     for block in re.findall(r"```python\n(.+?)```", README, re.DOTALL):
         exec(block, names)
-    assert names["vector"].shape == (512,)
-    assert names["vectors"].shape == (2, 512)
+    assert names["vector"].shape == (names["model"].size,)
+    assert names["vectors"].shape == (2, names["model"].size)
     assert names["pipeline"].predict(["a.flac"]).tolist() == ["a"]
 
 

@@ -346,11 +346,6 @@ def test_a_model_in_training_mode_is_put_into_evaluation_mode():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_loading_without_a_model_says_what_to_do():
-    with pytest.raises(RequestError, match=r"patchifier demo.*load\('runs/demo/model'\)"):
-        load()
-
-
 def test_loading_from_nowhere_names_the_folder(tmp_path):
     with pytest.raises(RequestError, match="nowhere"):
         load(tmp_path / "nowhere")

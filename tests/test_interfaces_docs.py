@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 import patchifier
-from patchifier import checkpoint, cli, collection, search
+from patchifier import checkpoint, cli, collection, search, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
@@ -21,14 +21,15 @@ from patchifier.model import Patchifier
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "embeddings.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
-SHAPE = re.compile(r"(\w+) = .*# \((\d+(?:, \d+)*),?\)")
-SMALL = {"channels": [4, 4, 8, 8, 16], "feed_forward": 64}  # as wide and as deep as the paper's: numbers on the page are its
+SHAPE = re.compile(r"(\w+) = .*# \(((?:\d+|E)(?:, (?:\d+|E))*),?\)")  # E is the length of a vector
+SMALL = {"channels": [4, 4, 8, 8, 16], "feed_forward": 64}
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A folder with what the page speaks of."""
+def home(tmp_path, tmp_path_factory, monkeypatch):
+    """A folder with what the page speaks of, and a home for models that are small."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "ROOT", tmp_path_factory.mktemp("weights"))
     chance = np.random.default_rng(0)
     Path("music").mkdir()
     for name in ("song.mp3", "another.flac", "music/one.wav", "music/two.wav"):
@@ -38,7 +39,7 @@ def home(tmp_path, monkeypatch):
 
 def save(**model) -> None:
     config = update(Config(), {"model": {**SMALL, **model}})
-    checkpoint.save("runs/demo/model", Checkpoint(Patchifier(config.model, seed=0), config))
+    checkpoint.save(weights.ROOT / "patchifier-base", Checkpoint(Patchifier(config.model, seed=0), config), dtype=torch.float16)
 
 
 def names(chance: np.random.Generator) -> dict:
@@ -54,7 +55,7 @@ def run(block: str, known: dict) -> int:
     for line in block.splitlines():
         exec(line, known)
         if match := SHAPE.match(line):
-            assert known[match[1]].shape == tuple(int(size) for size in match[2].split(",")), line
+            assert known[match[1]].shape == tuple(known["model"].size if size == "E" else int(size) for size in match[2].split(", ")), line
             checked += 1
     return checked
 
@@ -91,7 +92,7 @@ def test_the_onnx_block_runs(home):
     known = names(home)
     (block,) = [block for block in BLOCKS if "onnx" in block]
     run(block, known)
-    np.testing.assert_allclose(known["vectors"], patchifier.load("runs/demo/model").embed(list(known["samples"]), 22_050), atol=1e-5)
+    np.testing.assert_allclose(known["vectors"], patchifier.load().embed(list(known["samples"]), 22_050), atol=1e-5)
 
 
 def test_tests_that_the_page_names_exist():
@@ -119,9 +120,9 @@ ERRORS = {
     "`(samples, channels)`": lambda model: model.embed(np.zeros((9, 2), np.float32), 22_050),
     "a list of numbers": lambda model: model.embed([0.1, 0.2], 22_050),
     "a file that is none, or no audio": lambda model: model.embed("nowhere.mp3"),
-    "a folder without music": lambda model: collection.embed_library("runs", "x.parquet", embedder=model),
+    "a folder without music": lambda model: collection.embed_library("empty", "x.parquet", embedder=model),
     "a folder that is no model": lambda model: patchifier.load("music"),
-    "no model": lambda model: patchifier.load(),
+    "the name of no model": lambda model: patchifier.load("patchifier-bass"),
     "a pooling that does not exist": lambda model: update(model.config, {"embed": {"pooling": "median"}}),
     "a layer that does not exist": lambda model: Embedder(model.model, update(model.config, {"embed": {"layers": [9]}})),
     "a query of another model": of_another_model,
@@ -131,7 +132,8 @@ ERRORS = {
 
 def test_errors_of_the_page_say_what_it_says(home):
     save()
-    model = patchifier.load("runs/demo/model")
+    Path("empty").mkdir()
+    model = patchifier.load()
     told = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", PAGE.split("| you gave | it says |\n|---|---|\n")[1], re.MULTILINE))
     assert set(told) == set(ERRORS)
     for what, act in ERRORS.items():

@@ -160,5 +160,5 @@ def test_integers_are_refused(encoder):
 def test_a_train_mode_that_does_not_exist_and_a_missing_model_are_refused(folder):
     with pytest.raises(RequestError, match=r"'lora'.*freeze or full"):
         PatchifierEncoder(folder, "lora")
-    with pytest.raises(RequestError, match="patchifier demo"):
-        PatchifierEncoder()
+    with pytest.raises(RequestError, match="nowhere"):
+        PatchifierEncoder("nowhere")

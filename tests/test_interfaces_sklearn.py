@@ -167,11 +167,6 @@ def test_what_cannot_be_embedded_is_named(folder, X, message):
         PatchifierEmbedder(folder).fit_transform(X)
 
 
-def test_without_a_model_the_error_asks_for_one(clips):
-    with pytest.raises(RequestError, match="patchifier demo"):
-        PatchifierEmbedder().fit(clips[:1])
-
-
 def test_a_wrong_setting_is_named_when_it_is_fitted(folder, clips):
     with pytest.raises(RequestError, match="median"):
         PatchifierEmbedder(folder, pooling="median").fit(clips[:1])

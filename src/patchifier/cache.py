@@ -139,7 +139,10 @@ def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Pat
     have, want = to_dict(found), to_dict(wanted)
     differ = [f"{name} is {have[name]!r}, not {want[name]!r}" for name in have if have[name] != want[name]]
     if differ:
-        raise RequestError(f"cache {path} was made with other settings: {'; '.join(differ)}. Prepare another cache, or drop these settings.")
+        raise RequestError(
+            f"cache {path} was made with other settings: {'; '.join(differ)}. Prepare another cache, or drop these settings; "
+            "'patchifier prepare --model MODEL' makes what a model reads."
+        )
 
 
 # --- decoding, in processes ---

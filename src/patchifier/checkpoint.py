@@ -1,7 +1,8 @@
 """A trained model as a folder: ``model.safetensors``, ``config.json`` and a card, ``README.md``.
 
 It is written beside and renamed into place. Loading is strict: a missing, surplus or misshapen tensor, a weight file that does not
-belong to its config, or a newer format is refused with a message. No pickle.
+belong to its config, or a newer format is refused with a message. No pickle. In memory weights are float32; on disk, released ones
+are in half precision.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 import patchifier
-from patchifier import hub
+from patchifier import weights
 from patchifier.config import Config, RequestError, to_dict, update
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -55,8 +56,24 @@ class Checkpoint:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save(folder: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a model folder, whole or not at all; one that is there already is replaced."""
+def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write a model folder, whole or not at all; one that is there already is replaced.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where to.
+    checkpoint : Checkpoint
+        What to write; it is not changed.
+    dtype : torch.dtype
+        Of matrices and kernels on disk: torch.float16 halves the file. Biases, scales and statistics, which are few and may be large, stay
+        in float32.
+
+    Raises
+    ------
+    RequestError
+        If a number is too large for `dtype`; nothing is written.
+    """
     header = {
         "format": FORMAT,
         "version": patchifier.__version__,
@@ -65,7 +82,8 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     }
     text = json.dumps({"model_type": "patchifier", "checkpoint": header, **to_dict(checkpoint.config)}, indent=1) + "\n"
     parts: dict[str, nn.Module | None] = {"model": checkpoint.model, "head": checkpoint.head}
-    tensors = {f"{part}.{name}": tensor.contiguous() for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
+    tensors = {f"{part}.{name}": tensor for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
+    tensors = {name: _stored(name, tensor, dtype).contiguous() for name, tensor in tensors.items()}
     with replaced_folder(Path(folder)) as new:
         metadata = {"config": _digest(text)}  # one key: safetensors writes several in any order
         safetensors.torch.save_file(tensors, new / "model.safetensors", metadata=metadata)
@@ -73,22 +91,31 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
         (new / "README.md").write_text(card(checkpoint), encoding="utf-8")
 
 
-def load(folder: str | Path) -> Checkpoint:
-    """Read a model folder, or one of a hub by "hf://owner/name" or "hf://owner/name@revision".
+def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    stored = tensor.to(dtype if tensor.ndim > 1 else torch.float32)
+    if not torch.equal(stored.isfinite(), tensor.isfinite()):
+        raise RequestError(f"tensor {name} holds {tensor.abs().max():.3g}, more than {stored.dtype} can: save the model in torch.float32.")
+    return stored
+
+
+def load(model: str | Path | None = None) -> Checkpoint:
+    """Read a model folder; `model` names it as for :func:`patchifier.weights.find`.
 
     Raises
     ------
     RequestError
-        If anything is missing, surplus, damaged, or made by a newer version; the message names it. As :func:`patchifier.hub.from_hub` does.
+        If anything is missing, surplus, damaged, or made by a newer version; the message names it. As :func:`patchifier.weights.find` does.
     """
-    folder = hub.from_hub(str(folder)) if hub.is_name(folder) else Path(folder)
+    folder = weights.find(model)
     text, values, header, task = _read_config(folder)
     config = update(Config(), values)
-    model = Patchifier(config.model)
+    network = Patchifier(config.model)
     with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
         head = Head(config.model.width, len(task.names)) if task else None
     tensors = _read_tensors(folder, _digest(text))
-    parts: dict[str, nn.Module | None] = {"model": model, "head": head}
+    parts: dict[str, nn.Module | None] = {"model": network, "head": head}
     wanted = {f"{part}.{name}": tensor for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
     missing, surplus = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or surplus:
@@ -96,8 +123,10 @@ def load(folder: str | Path) -> Checkpoint:
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise RequestError(f"{folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}.")
+        if tensor.dtype != wanted[name].dtype and not (tensor.is_floating_point() and wanted[name].is_floating_point()):
+            raise RequestError(f"{folder}: tensor {name} holds {tensor.dtype}, expected {wanted[name].dtype}. Copy or save the model again.")
         wanted[name].copy_(tensor)
-    return Checkpoint(model.eval(), config, head.eval() if head else None, task, header["facts"])
+    return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
 
 
 def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Task | None]:

@@ -30,7 +30,9 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     Parameters
     ----------
     path : str or Path
-        A model folder, as training writes it; or one of a hub: "hf://owner/name", "hf://owner/name@revision".
+        By default "patchifier-base", which comes with the package. The name of another bundled model, such as "patchifier-paper" (a folder
+        of that name here is "./patchifier-paper"); a model folder, as training writes it; or one of a hub: "hf://owner/name",
+        "hf://owner/name@revision". Nothing is downloaded but by the last.
     device : str
         For example "cpu" or "cuda".
 
@@ -43,10 +45,6 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     RequestError
         If there is no such model.
     """
-    if path is None:
-        raise RequestError(
-            "no weights come with this version yet: train some with 'patchifier demo', then name them: load('runs/demo/model'), --model runs/demo/model."
-        )
     loaded = checkpoint.load(path)
     return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device)
 

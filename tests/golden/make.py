@@ -1,15 +1,18 @@
-"""Make ``embedding.npz``: 16-bit PCM and the embedding that a small seeded model gave it when this file was last run.
+"""Make ``embedding.npz``: 16-bit PCM and the embedding that a small seeded model gave it when this file was last run; ``NAME.npz``: those of a bundled model.
 
-Run it with ``python tests/golden/make.py`` after a change that is meant to change embeddings, and say so in CHANGELOG.md.
+Run it with ``python tests/golden/make.py`` after a change that is meant to change embeddings, and say so in CHANGELOG.md; with
+``python tests/golden/make.py NAME`` after a model was released.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from patchifier import weights
 from patchifier.config import Config, update
-from patchifier.embed import Embedder
+from patchifier.embed import Embedder, load
 from patchifier.model import Patchifier
 
 PATH = Path(__file__).with_name("embedding.npz")
@@ -53,5 +56,20 @@ def make(path: Path = PATH) -> None:
     np.savez(path, pcm=pcm, embedding=embed(pcm))
 
 
+def embed_released(name: str, pcm: np.ndarray) -> dict[str, np.ndarray]:
+    """Embeddings (E,) by a bundled model: of the stored samples, which are less than a window, and of 24 s of them, which are more."""
+    embedder = load(name)
+    wave = pcm.astype(np.float32) / 32768
+    return {"short": embedder.embed(wave, SAMPLE_RATE), "long": embedder.embed(np.tile(wave, 6), SAMPLE_RATE)}
+
+
+def make_released(name: str, folder: Path = PATH.parent) -> None:
+    """Write embeddings by a bundled model."""
+    np.savez(folder / f"{name}.npz", **embed_released(name, make_pcm()))
+
+
 if __name__ == "__main__":
-    make()
+    if not sys.argv[1:]:
+        make()
+    for model in sys.argv[1:] or weights.names():
+        make_released(model)

@@ -8,7 +8,7 @@ mfcc                 120      mean and deviation of 20 MFCC and their first and 
 chroma               72       the same of 12 constant-Q chroma (JukeMIR)
 handcrafted          192+2M   the three above side by side
 random               E        the same architecture with random weights, batch-norm statistics calibrated
-FOLDER               E        a model of this package
+MODEL                E        a model of this package: a folder, or a bundled one's name
 features:DIR         any      what somebody else computed
 hf:ID, hf-code:ID    any      an audio model of the transformers library
 hear:MODULE          any      a module with the HEAR API
@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from patchifier import weights
 from patchifier.baselines import clmr, features, handmade, models, peers
 from patchifier.baselines.handmade import chroma, handcrafted, mel_stats, mfcc
 from patchifier.baselines.interface import Asked, Encode, Encoder, each_clip, each_waveform
@@ -77,7 +78,7 @@ ROWS = {
     "chroma": Row("", "chroma statistics (72)", handmade.build(chroma, packages=["librosa"])),
     "handcrafted": Row("", "MFCC, chroma and mel statistics", handmade.build(handcrafted, packages=["librosa"])),
     "random": Row("[SEED or MODEL]", "random weights, calibrated: five seeds, or one; of the paper's architecture, or a model's", models.random),
-    "model": Row("FOLDER[@POOLING]", "a model of this package; its folder alone will do", models.trained),
+    "model": Row("MODEL[@POOLING]", "a model of this package; its folder or its name alone will do", models.trained),
     "features": Row("DIR", "a folder with one .npy or .npz file for each clip", features.folder),
     "hf": Row("ID or FOLDER[@LAYER]", "an audio model of the transformers library", peers.hugging_face),
     "hf-code": Row("ID or FOLDER[@LAYER]", "the same, and the code that comes with it is run", peers.hugging_face_with_code),
@@ -94,7 +95,7 @@ def encoders(
     Parameters
     ----------
     spec : str
-        A word of :data:`ROWS`, with ``:`` and an argument where it takes one; or a model folder. It is the encoder's name.
+        A word of :data:`ROWS`, with ``:`` and an argument where it takes one; or a model's folder or name. It is the encoder's name.
     data : Cache
         The clips that will be encoded. Needed by "random"; for the others, what does not fit is found before anything is computed.
     train : sequence of int
@@ -118,7 +119,9 @@ def encoders(
     word, colon, argument = spec.partition(":")
     if word not in ROWS:
         if not _is_path(spec):
-            raise RequestError(f"{spec!r} is no encoder, expected a model folder or one of {', '.join(specs())}.")
+            raise RequestError(
+                f"{spec!r} is no encoder, expected a model folder, {', '.join(weights.names()) or 'a bundled model'}, or one of {', '.join(specs())}."
+            )
         word, colon, argument = "model", ":", spec
     row = ROWS[word]
     if bool(argument) < (bool(row.takes) and not row.takes.startswith("[")) or bool(colon) > bool(argument and row.takes):
@@ -127,7 +130,7 @@ def encoders(
 
 
 def _is_path(spec: str) -> bool:
-    return Path(spec).is_dir() or Path(spec.rpartition("@")[0] or ".").joinpath("config.json").is_file()
+    return spec.partition("@")[0] in weights.names() or Path(spec).is_dir() or Path(spec.rpartition("@")[0] or ".").joinpath("config.json").is_file()
 
 
 def specs() -> list[str]:

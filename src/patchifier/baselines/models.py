@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchifier import checkpoint, datasets, spectrogram
+from patchifier import audio, checkpoint, datasets, spectrogram, weights
 from patchifier.baselines.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
-from patchifier.config import Config, ModelConfig, RequestError, digest, update
+from patchifier.config import Config, ModelConfig, RequestError, SpectrogramConfig, digest, update
 from patchifier.embed import Embedder
 from patchifier.model import Patchifier
 
@@ -37,10 +37,20 @@ def random_checkpoint(config: Config, data: Cache, indices: Sequence[int], *, se
     """
     model = Patchifier(config.model, seed=seed)
     chosen = np.asarray(indices)[np.linspace(0, len(indices) - 1, min(len(indices), CALIBRATION_CLIPS)).astype(int)]
-    log_mels = [torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen]
-    cut = [spectrogram.cut(log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence) for log_mel in log_mels]
+    heard = log_mels(data, config.spectrogram, chosen)
+    cut = [spectrogram.cut(log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence) for log_mel in heard]
     calibrate(model, torch.cat(cut))
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
+
+
+def log_mels(data: Cache, config: SpectrogramConfig, indices: Sequence[int] | np.ndarray) -> list[torch.Tensor]:
+    """Log-mels (M, T) of clips for a model of these settings: the cache's, or, where it holds others, made anew from the clips' audio."""
+    if config in (data.spectrogram, data.spectrogram.without_pitch):
+        held = data.require(config)
+        return [torch.from_numpy(np.array(held.log_mel(int(index)), np.float32).T) for index in indices]
+    clips = [data.clips[int(index)] for index in indices]
+    waves = (audio.load(clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s) for clip in clips)
+    return [spectrogram.log_mel(wave, config) for wave in waves]
 
 
 @torch.no_grad()
@@ -58,20 +68,15 @@ def calibrate(model: Patchifier, patches: torch.Tensor) -> None:
 
 
 def as_encoder(name: str, made: Checkpoint, *, seed: int | None = None, device: str = "cpu") -> Encoder:
-    """Encoder of a model, through the log-mels of the cache and the embedding settings of its config.
-
-    Its ``encode`` raises RequestError for a cache with other spectrogram settings.
-    """
+    """Encoder of a model, through the log-mels of the cache (:func:`log_mels`) and the embedding settings of its config."""
     embedder = Embedder(made.model, made.config, device=device)
 
     def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
-        data = data.require(made.config.spectrogram)
         if not len(indices):
             raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
         parts = []
         for first in range(0, len(indices), CHUNK):
-            log_mels = [torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in indices[first : first + CHUNK]]
-            parts.append(embedder.embed_log_mels(log_mels))
+            parts.append(embedder.embed_log_mels(log_mels(data, made.config.spectrogram, indices[first : first + CHUNK])))
         return np.concatenate(parts)
 
     pooling = made.config.embed.pooling
@@ -81,14 +86,13 @@ def as_encoder(name: str, made: Checkpoint, *, seed: int | None = None, device: 
 
 
 def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
-    """Row "model": a model folder, FOLDER or FOLDER@pooling."""
-    folder, pooling = (argument, "") if Path(argument).is_dir() else at_end(argument)
+    """Row "model": a model's folder or name, MODEL or MODEL@pooling."""
+    model, pooling = (argument, "") if Path(argument).is_dir() else at_end(argument)
+    folder = weights.find(model)
     made = checkpoint.load(folder)
     if pooling:
         made = replace(made, config=update(made.config, {"embed": {"pooling": pooling}}))
-    if asked.data is not None:
-        asked.data.require(made.config.spectrogram)
-    return [replace(as_encoder(name, made, device=asked.device), trained_on=Path(folder).resolve().parent)]
+    return [replace(as_encoder(name, made, device=asked.device), trained_on=folder.resolve().parent)]
 
 
 def random(name: str, argument: str, asked: Asked) -> list[Encoder]:
@@ -97,9 +101,8 @@ def random(name: str, argument: str, asked: Asked) -> list[Encoder]:
         raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
     one = argument.isdecimal()
     config = checkpoint.load(argument).config if argument and not one else asked.config or _default(asked.data)
-    data = asked.data.require(config.spectrogram)
     seeds = [int(argument)] if one else range(asked.seed, asked.seed + SEEDS)
-    made = [random_checkpoint(config, data, _training_clips(asked), seed=seed) for seed in seeds]
+    made = [random_checkpoint(config, asked.data, _training_clips(asked), seed=seed) for seed in seeds]
     return [as_encoder(name, each, seed=seed, device=asked.device) for each, seed in zip(made, seeds, strict=True)]
 
 

@@ -8,6 +8,9 @@ from patchifier.cli.flags import Flags, add_command, add_common, say
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
 
+# The model, and what it has to beat: its architecture untrained, and what no learning is in.
+ENCODERS = "patchifier-base,random:patchifier-base,mel-stats,mfcc"
+
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
@@ -30,7 +33,9 @@ def add(commands: Any) -> None:
 
     command = add_command(commands, "compare", "Judge encoders side by side, by the same probe on the same clips.")
     command.add_argument("cache", type=str, help="From 'patchifier prepare', with targets.")
-    command.add_argument("--encoders", type=str, required=True, help="Comma-separated: model folders, mel-stats, mfcc, chroma, handcrafted, random, ...")
+    command.add_argument(
+        "--encoders", type=str, default=ENCODERS, help=f"Comma-separated: models, mel-stats, mfcc, chroma, handcrafted, random, ...; {ENCODERS}."
+    )
     command.add_argument("--out", type=str, required=True, help="Run folder.")
     command.add_argument("--probe", type=str, choices=["linear", "jukemir", "paper", "few-shot"], default="linear", help="Protocol.")
     command.add_argument("--robustness", action="store_true", help="Also test under deformations of the audio.")
@@ -76,7 +81,7 @@ def run_compare(flags: Flags) -> int:
     from patchifier import baselines, cache, compare, report
 
     data, out, seed = cache.Cache(flags["cache"]), Path(flags["out"]), flags.get("seed", 0)
-    specs = [spec.strip() for spec in flags["encoders"].split(",") if spec.strip()]
+    specs = [spec.strip() for spec in flags.get("encoders", ENCODERS).split(",") if spec.strip()]
     if not specs:
         raise RequestError("--encoders names no encoder, expected some, such as 'runs/demo/model,random,mfcc'.")
     encoders = [encoder for spec in specs for encoder in baselines.encoders(spec, data=data, seed=seed)]

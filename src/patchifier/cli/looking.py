@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "reconstruct", "Draw what a model fills in where patches of a song are hidden.")
     command.add_argument("file", type=str, help="Audio file.")
     command.add_argument("--out", type=str, required=True, help="Picture: .png, .svg or .pdf.")
-    command.add_argument("--model", type=str, default="", help="Model folder.")
+    command.add_argument("--model", type=str, default="", help="Model folder or bundled model; patchifier-paper, which learnt to draw, by default.")
     command.add_argument("--start_s", type=float, default=0.0, help="Where in the song to begin, in seconds.")
     command.add_argument("--sound", action="store_true", help="Also write what can be heard of it, as wav files beside the picture.")
     add_common(command)
@@ -23,8 +23,8 @@ def add(commands: Any) -> None:
     command.add_argument("--out", type=str, required=True, help="Folder for figures and index.html.")
     add_common(command)
 
-    command = add_command(commands, "info", "Say what a model folder or a cache holds.")
-    command.add_argument("path", type=str, help="The folder.")
+    command = add_command(commands, "info", "Say what a model or a cache holds; without one, which models come with the package.")
+    command.add_argument("path", type=str, nargs="?", default="", help="A cache, a model folder, or a bundled model's name.")
     command.add_argument("--verify", action="store_true", help="Check every clip of a cache against its checksum.")
     command.add_argument("--parts", type=int, default=0, help="Name the shards of each part of a cache, for machines that train with --pretrain.parts.")
     add_common(command)
@@ -34,9 +34,9 @@ def run_reconstruct(flags: Flags) -> int:
     """``patchifier reconstruct``."""
     import numpy as np
 
-    from patchifier import audio, embed, model, pretrain, report, runs, spectrogram
+    from patchifier import audio, embed, model, pretrain, report, runs, spectrogram, weights
 
-    embedder = embed.load(flags.get("model") or None)
+    embedder = embed.load(flags.get("model") or weights.PAPER)
     config, out = embedder.config, Path(flags["out"])
     seconds = config.model.positions * config.model.frames * config.spectrogram.frame_s + 1
     start_s = flags.get("start_s", 0.0)
@@ -75,21 +75,45 @@ def run_report(flags: Flags) -> int:
 
 def run_info(flags: Flags) -> int:
     """``patchifier info``."""
+    if not flags.get("path"):
+        return _list_models(flags)
     path = Path(flags["path"])
-    facts = _cache_facts(path, bool(flags.get("verify")), flags.get("parts", 0)) if (path / "cache.json").exists() else _model_facts(path)
+    facts = _cache_facts(path, bool(flags.get("verify")), flags.get("parts", 0)) if (path / "cache.json").exists() else _model_facts(flags["path"])
     plain = {name: value for name, value in facts.items() if not isinstance(value, dict | list) or name == "problems" or name.startswith("part ")}
     say(flags, facts, "\n".join(f"{name:<22}{value}" for name, value in plain.items()))
     return 1 if facts.get("problems") else 0
 
 
-def _model_facts(path: Path) -> dict[str, Any]:
-    from patchifier import checkpoint
+def _list_models(flags: Flags) -> int:
+    """Models that come with the package: hours and date are what was written when they were released."""
+    from patchifier import checkpoint, embed, weights
+
+    rows = []
+    for name in weights.names():
+        held = checkpoint.load(name)
+        size = embed.Embedder(held.model, held.config).size
+        rows.append({"name": name, "size": size, "parameters": held.model.parameter_count(), "hours": held.facts.get("hours"), "date": held.facts.get("date")})
+    head = f"{'name':<20}{'vector':>8}{'parameters':>12}{'hours':>8}  date"
+    lines = [f"{row['name']:<20}{row['size']:>8}{row['parameters']:>12,}{row['hours'] or '?':>8}  {row['date'] or '?'}" for row in rows]
+    say(flags, rows, "\n".join([head, *lines] if rows else [f"no models are in this copy of the package: install it again, or name {weights.expected()}."]))
+    return 0
+
+
+def _model_facts(path: str) -> dict[str, Any]:
+    from patchifier import checkpoint, embed, weights
 
     loaded = checkpoint.load(path)
     parts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in loaded.model.named_children()}
-    facts = {"kind": "model", "parameters": loaded.model.parameter_count(), **{f"parameters_{name}": count for name, count in parts.items()}}
+    facts = {
+        "kind": "model",
+        "size": embed.Embedder(loaded.model, loaded.config).size,
+        "parameters": loaded.model.parameter_count(),
+        **{f"parameters_{name}": count for name, count in parts.items()},
+    }
     if loaded.task:
         facts |= {"task": loaded.task.kind, "names": list(loaded.task.names)}
+    if path in weights.names():
+        facts["card"] = str(weights.find(path) / "README.md")
     return facts | dict(loaded.facts) | {"config": to_dict(loaded.config)}
 
 

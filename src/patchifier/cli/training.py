@@ -15,6 +15,7 @@ from patchifier.config import (
     FinetuneConfig,
     ModelConfig,
     PretrainConfig,
+    RequestError,
     SpectrogramConfig,
     read_changes,
     update,
@@ -34,13 +35,14 @@ def add(commands: Any) -> None:
     command.add_argument("--root", type=str, default="", help="Folder of a published data set.")
     command.add_argument("--partial", action="store_true", help="Take what is there of a published data set, if some of it is missing.")
     command.add_argument("--out", type=str, required=True, help="Folder of the cache.")
+    command.add_argument("--model", type=str, default="", help="Make the log-mels that this model reads, to fine-tune it; the paper's by default.")
     command.add_argument("--workers", type=int, default=0, help="Decoding processes; 0 is one for each core.")
     add_common(command, spectrogram=SpectrogramConfig)
 
     command = add_command(commands, "pretrain", "Learn from unlabelled music, in two stages.")
     command.add_argument("cache", type=str, help="From 'patchifier prepare'.")
     command.add_argument("--out", type=str, required=True, help="Run folder.")
-    command.add_argument("--init", type=str, default="", help="Model folder to start from; its config is then the default.")
+    command.add_argument("--init", type=str, default="", help="Model folder or bundled model to start from; its config is then the default.")
     command.add_argument("--stage", type=str, choices=["one", "two", "both"], default="both", help="Short for --pretrain.stages.")
     command.add_argument("--resume", action="store_true", help="Go on with the run in --out.")
     command.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps.")
@@ -49,7 +51,7 @@ def add(commands: Any) -> None:
     add_common(command, model=ModelConfig, augment=AugmentConfig, pretrain=PretrainConfig, embed=EmbedConfig)
 
     command = add_command(commands, "finetune", "Judge a model on a task by partial fine-tuning.")
-    command.add_argument("model", type=str, help="Model folder.")
+    command.add_argument("model", type=str, help="Model folder, or a bundled model's name such as patchifier-base.")
     command.add_argument("cache", type=str, help="From 'patchifier prepare', with targets.")
     command.add_argument("--out", type=str, required=True, help="Run folder.")
     command.add_argument("--method", type=str, choices=METHODS, default="full", help="Which parts learn.")
@@ -79,8 +81,12 @@ def run_demo(flags: Flags) -> int:
 
 def run_prepare(flags: Flags) -> int:
     """``patchifier prepare``."""
-    from patchifier import cache, datasets
+    from patchifier import cache, datasets, weights
 
+    if flags.get("model"):
+        if flags.get("config"):
+            raise RequestError("--model and --config both say what log-mels to make, expected one of them.")
+        flags = flags | {"config": str(weights.find(flags["model"]) / "config.json")}
     config = configure(Config(), {name: value for name, value in flags.items() if name != "config"} | {"config": ""}).spectrogram
     if flags.get("config"):
         changes = read_changes(flags["config"])

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "embed", "Turn a library into a table of vectors; run it again and it goes on.")
     command.add_argument("sources", type=str, nargs="+", help="Folders, files, globs, manifests; '-' reads paths from standard input.")
     command.add_argument("--out", type=str, required=True, help="NAME.parquet or NAME.npy; with Ray also a folder or a URL, for parts.")
-    command.add_argument("--model", type=str, default="", help="Model folder, or hf://owner/name.")
+    command.add_argument("--model", type=str, default="", help="Model folder, hf://owner/name, or a bundled model's name; patchifier-base by default.")
     command.add_argument("--engine", type=str, default="processes", choices=["processes", "ray"], help="This machine's processes, or a Ray cluster.")
     command.add_argument("--address", type=str, default="", help="HOST:PORT of a Ray cluster, or 'auto' on one of its machines.")
     command.add_argument("--changed", action="store_true", help="Bring a finished table up to date: new, modified and deleted files.")
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "similar", "Name what sounds like a file, in a table or an index of vectors.")
     command.add_argument("table", type=str, help="From 'patchifier embed', or 'patchifier index'.")
     command.add_argument("--to", type=str, default="", help="A file, in the table or outside.")
-    command.add_argument("--model", type=str, default="", help="Model folder, for a file outside.")
+    command.add_argument("--model", type=str, default="", help="For a file outside: the model that made the table; patchifier-base by default.")
     command.add_argument("--count", type=int, default=10, help="How many.")
     command.add_argument("--playlist", action="store_true", help="Walk from neighbour to neighbour instead.")
     command.add_argument("--duplicates", type=float, default=0.0, help="Instead, name pairs of files whose cosine is at least this, such as 0.99.")
@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
     add_common(command)
 
     command = add_command(commands, "export", "Write a model as one ONNX file, from waveform to embedding.")
-    command.add_argument("model", type=str, help="Model folder.")
+    command.add_argument("model", type=str, nargs="?", default="", help="Model folder or bundled model; patchifier-base by default.")
     command.add_argument("--onnx", type=str, required=True, help="File to write.")
     add_common(command)
 
@@ -131,16 +131,18 @@ def run_similar(flags: Flags) -> int:
 
 def _query(flags: Flags, table: Any) -> Any:
     """The file's path as it stands in the table, or the vector of a file outside."""
+    from patchifier import weights
     from patchifier.search import Where
 
     for path in (flags["to"], str(Path(flags["to"]).resolve())):
         if table.filter(Where(path=path)):
             return path
-    if not flags.get("model"):
-        raise RequestError(f"{flags['to']} is not in {flags['table']}: for a file outside, name the model that made the table with --model.")
     embedder = _model(flags)
     if embedder.identity != table.identity:
-        raise RequestError(f"{flags['model']} is another model, or has other settings, than the one that made {flags['table']}.")
+        raise RequestError(
+            f"{flags['to']} is not in {flags['table']}, and {flags.get('model') or weights.DEFAULT} is another model, or has other settings, "
+            "than the one that made the table: name that one with --model."
+        )
     return embedder.embed(flags["to"])
 
 
@@ -191,7 +193,7 @@ def run_export(flags: Flags) -> int:
     """``patchifier export``."""
     from patchifier.interfaces import onnx
 
-    path = onnx.export(flags["model"], flags["onnx"])
+    path = onnx.export(flags.get("model") or None, flags["onnx"])
     say(flags, {"onnx": str(path), "bytes": path.stat().st_size}, f"{path}, {path.stat().st_size / 1e6:.1f} MB")
     return 0
 

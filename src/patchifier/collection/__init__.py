@@ -32,7 +32,7 @@ def embed_library(
     sources: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    embedder: Embedder | str | Path,
+    embedder: Embedder | str | Path | None = None,
     window_s: float | None = None,
     hop_s: float | None = None,
     patches: bool = False,
@@ -50,7 +50,7 @@ def embed_library(
         NAME.parquet; or NAME.npy, a matrix with NAME.csv (its rows) and NAME.json (facts) beside it. Files that could not be read are
         named in NAME.skipped.csv. A table that is finished stays as it is, one that is not is continued.
     embedder : Embedder, str or Path
-        The model, or its folder.
+        The model, or what names it for :func:`patchifier.load`; the bundled one by default.
     window_s, hop_s : float
         A row for each stretch of so many seconds, as in :meth:`Embedder.embed_windows`; by default one for each file.
     patches : bool

@@ -73,7 +73,7 @@ def load_model(model_file_path: str = "", **options: Any) -> Model:
     Parameters
     ----------
     model_file_path : str
-        A model folder.
+        What :func:`patchifier.load` takes; the bundled model by default.
     **options
         Fields of ``config.embed`` to change, such as ``pooling="mean"`` or ``layers=[0, -1]``.
 

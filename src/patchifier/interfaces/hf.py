@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchifier import audio, checkpoint, embed, spectrogram
+from patchifier import audio, checkpoint, embed, spectrogram, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, to_dict, update
 from patchifier.hub import from_hub
@@ -54,11 +54,15 @@ class HubModel(hub.ModelHubMixin, library_name="patchifier", tags=["music", "aud
         return self.embedder.embed(x, sample_rate)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, device: str = "cpu", **how: Any) -> "HubModel":
-        """Read a model folder, or one of a hub; `how` as for :func:`from_hub`."""
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = from_hub(f"{pretrained_model_name_or_path}@{revision}" if revision else str(pretrained_model_name_or_path), **how)
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None = None, *, revision: str | None = None, device: str = "cpu", **how: Any
+    ) -> "HubModel":
+        """Read a bundled model (the default), a model folder, or one of a hub; `how` as for :func:`from_hub`."""
+        name = pretrained_model_name_or_path
+        if name is None or name in weights.names() or Path(name).is_dir():
+            folder = weights.find(name)
+        else:
+            folder = from_hub(f"{name}@{revision}" if revision else str(name), **how)
         loaded = checkpoint.load(folder)
         return cls(embed.Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device), loaded.facts)
 
@@ -117,6 +121,7 @@ def _classes() -> dict[str, Any]:
             self.num_attention_heads, self.sampling_rate = self.settings.model.heads, self.settings.spectrogram.sample_rate
             derived = ("hidden_size", "num_hidden_layers", "num_attention_heads", "sampling_rate", "checkpoint")
             super().__post_init__(**{name: value for name, value in others.items() if name not in derived})
+            self.dtype: torch.dtype = getattr(self, "dtype", None) or torch.float32  # in memory, whatever the file has
 
         @property
         def settings(self) -> Config:

@@ -4,7 +4,7 @@ Name it by its import path::
 
     encoder:
       class_path: patchifier.interfaces.marble.PatchifierEncoder
-      init_args: {model_folder: runs/demo/model, train_mode: freeze}
+      init_args: {train_mode: freeze}
 
 Shapes: B clips, S samples, N patches, D width, L bottleneck layers.
 """
@@ -52,7 +52,7 @@ class PatchifierEncoder(nn.Module):
     Parameters
     ----------
     model_folder : str
-        A model folder.
+        What :func:`patchifier.load` takes; the bundled model by default.
     train_mode : "freeze" or "full"
         Weights that stay as they are, in evaluation mode whatever the trainer sets; or the extractor and the bottleneck in training.
 

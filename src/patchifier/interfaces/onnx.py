@@ -34,13 +34,13 @@ from patchifier.windows import window_patches
 OPSET = 18
 
 
-def export(model: embed.Embedder | str | Path, path: str | Path) -> Path:
+def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
     """Write a model as one file: ONNX, or a program of ``torch.export``.
 
     Parameters
     ----------
     model : Embedder, or str or Path
-        A model, or a model folder.
+        A model, or what :func:`patchifier.load` takes; None is the bundled model.
     path : str or Path
         The file to write, whole or not at all; one that is there already is replaced. With the suffix ".pt2" it is what
         ``torch.export.load`` reads, else ONNX.

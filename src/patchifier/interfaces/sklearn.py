@@ -1,6 +1,6 @@
 """A transformer for scikit-learn's pipelines: files or waveforms in, a matrix out.
 
-    make_pipeline(PatchifierEmbedder("runs/demo/model"), StandardScaler(), LogisticRegression())
+    make_pipeline(PatchifierEmbedder(), StandardScaler(), LogisticRegression())
 
 Shapes: n clips, S samples, E numbers of an embedding.
 """
@@ -25,7 +25,7 @@ class PatchifierEmbedder(base.ClassNamePrefixFeaturesOutMixin, base.TransformerM
     Parameters
     ----------
     model : str or Path
-        A model folder.
+        What :func:`patchifier.load` takes; the bundled model by default.
     pooling : str
         "cls", "mean", "mean+max" or "mean+std"; the model's own by default.
     layers : sequence of int
@@ -97,7 +97,7 @@ class PatchifierEmbedder(base.ClassNamePrefixFeaturesOutMixin, base.TransformerM
         if "_loaded" not in vars(self):
             loaded = self._load()
             if loaded.identity != self.identity_:
-                raise RequestError(f"the model in {self.model} is not the one that this was fitted with: put that one back, or fit again.")
+                raise RequestError(f"the model {self.model or 'of the package'} is not the one that this was fitted with: put that one back, or fit again.")
             self._loaded = loaded
         return self._loaded
 

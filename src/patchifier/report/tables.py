@@ -14,6 +14,7 @@ from patchifier.report.folders import METHODS, Row, Run, method_rows, to_number
 
 ENCODERS = {  # in the order of the table
     "patchifier": "the model of this report",
+    "patchifier-base": "the model that comes with the package, trained for longer on other music",
     "random": "the same network with random weights: what the architecture alone is worth",
     "mel-stats": "mean and spread of each frequency band over the clip",
     "mfcc": "classic hand-made timbre features",

@@ -83,7 +83,7 @@ def embed_on_ray(
     sources: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    embedder: Embedder | str | Path,
+    embedder: Embedder | str | Path | None = None,
     address: str | None = None,
     window_s: float | None = None,
     hop_s: float | None = None,
@@ -102,7 +102,7 @@ def embed_on_ray(
         Folder of the parts, which every machine must see, or a URL of an object store. A job that is run again goes on. Files that could not
         be read are named in skipped.csv there.
     embedder : Embedder, str or Path
-        The model, or its folder on this machine. Workers get it from here and compute on their CPUs.
+        The model, or what names it on this machine for :func:`patchifier.load`; the bundled one by default. Workers get it from here and compute on their CPUs.
     address : str
         HOST:PORT of a cluster, or "auto" on one of its machines; by default what RAY_ADDRESS names, or else a Ray of this machine's
         own, that ends with the job. A Ray that this process is connected to already is used as it is.

@@ -1,0 +1,226 @@
+"""Take a trained model into the package: weights in half precision, and a card of what it heard, what it cost and what it can do.
+
+    python benchmarks/open/release.py RUN/model NAME --root ROOT --scores JUDGED
+
+NAME is a section of release.toml, ROOT what build.py filled, JUDGED what judge.py wrote about this model. What it was trained on is read from
+its own facts and from RUN/run.json. Run again, with another table, it writes another card beside the same weights.
+"""
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretraining
+import torch
+from card import Cost, Heard, portable, write_card
+from groups import read_manifest
+from outcome import Outcome
+
+from patchifier import checkpoint, datasets, weights
+from patchifier.checkpoint import Checkpoint, replaced_folder
+from patchifier.config import RequestError
+from patchifier.embed import Embedder
+
+LARGEST_PARAMETERS = 10_000_000
+LARGEST_B = 20_000_000
+HERE = Path(__file__).parent
+STEPS = "steps, stage "  # how training names its facts
+
+
+def release(
+    model: Path, name: str, root: Path, *, scores: Path | None = None, before: Sequence[Path] = (), heard_name: str = "", home: Path = weights.ROOT
+) -> tuple[Path, str]:
+    """Write a model folder of the package, whole or not at all.
+
+    Parameters
+    ----------
+    model : Path
+        Model folder, its run's ``run.json`` beside it.
+    name : str
+        Of the model; release.toml says in words what it is.
+    root : Path
+        That build.py filled, with the pre-training list.
+    scores : Path
+        Folder that judge.py wrote; without it the card says that the model has not been judged.
+    before : sequence of Path
+        Model folders that this one was started from, the first run first.
+    heard_name : str
+        Of the list in `root`; by default that of the data set that the model was trained on.
+    home : Path
+        Where models lie.
+
+    Returns
+    -------
+    folder : Path
+    moved : str
+        In words, how far half precision moves vectors.
+
+    Raises
+    ------
+    RequestError
+        If the model is too large or has a head, something about its training is not known, it heard what it must not have, or the table is about others.
+    """
+    # 1. what is known
+    words, held = read_words(name), checkpoint.load(model)
+    chain = [*((folder, checkpoint.load(folder)) for folder in before), (model, held)]
+    runs = [read_run(folder) for folder, _ in chain]
+    heard = read_heard(root, heard_name or f"{held.facts.get('dataset')}.jsonl")
+    # 2. what must hold
+    require_fit(model, held, runs)
+    if not any((root / "tasks").glob("*.jsonl")):
+        raise RequestError(f"{root} has no tasks, expected what build.py made: without them nobody can tell that the model has not heard them.")
+    pretraining.check(root, [heard.name])
+    table = read_table(scores, name, model) if scores else "Not judged yet."
+    # 3. files
+    cost = count_cost(chain, runs)
+    released = {
+        "name": name, "date": str(datetime.date.today()), "hours": round(heard.hours, 1), "list": heard.name, "clips heard": cost.clips,
+        "share of the paper": float(f"{cost.share:.2g}"), "minutes": round(cost.minutes, 1), "commit": commit(),
+    }  # fmt: skip
+    facts = portable(dict(held.facts)) | released
+    earlier = [portable(run | dict(each.facts)) for run, (_, each) in zip(runs[:-1], chain[:-1], strict=True)]
+    with replaced_folder(home / name) as new:
+        checkpoint.save(new, Checkpoint(held.model, held.config, facts=facts), dtype=torch.float16)
+        size = (new / "model.safetensors").stat().st_size
+        if size > LARGEST_B:
+            raise RequestError(f"{name} takes {size / 1e6:.1f} MB in half precision, expected at most {LARGEST_B / 1e6:.0f}.")
+        moved = compare_vectors(held, checkpoint.load(new))
+        card = write_card(name, Embedder(held.model, held.config), words, heard, cost, table, facts | {"half precision": moved}, [*earlier, portable(runs[-1])])
+        (new / "README.md").write_text(card, encoding="utf-8")
+        (new / "model.safetensors").chmod(0o644)  # as written it is for its owner alone
+    return home / name, moved
+
+
+# --- what is known ---
+
+
+def read_words(name: str) -> dict[str, Any]:
+    """Section of release.toml, behind what holds for every model."""
+    sections = tomllib.loads((HERE / "release.toml").read_text(encoding="utf-8"))
+    shared = sections.pop("all")
+    if name not in sections:
+        raise RequestError(f"release.toml has no section {name!r}, expected one of {', '.join(sections)}: write there what it is and what it is bad at.")
+    return {key: [*sections[name].get(key, []), *texts] for key, texts in shared.items()} | {"summary": sections[name]["summary"]}
+
+
+def read_run(model: Path) -> dict[str, Any]:
+    """Facts of the run that a model came from."""
+    path = model.resolve().parent / "run.json"
+    if not path.exists():
+        raise RequestError(f"{path.parent.name}/run.json is missing, expected the run's facts beside its model: name the model where training left it.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_heard(root: Path, name: str) -> Heard:
+    """A pre-training list whose every row says how long it is, what it is and under which licence."""
+    lists = sorted(path.name for path in root.glob("pretraining*.jsonl"))
+    if name not in lists:
+        raise RequestError(f"{name} is no list in {root}, expected one of {', '.join(lists) or 'them: build it'}. Name it with --heard.")
+    rows = read_manifest(root / name)
+    for row in rows:
+        lacks = {"seconds", "kind", "licence", "group", *(["source"] if row.get("kind") == "recordings" else [])} - row.keys()
+        if lacks:
+            raise RequestError(f"{name}: {row.get('path')} does not say its {', '.join(sorted(lacks))}, expected a list that build.py wrote.")
+    return Heard(name, rows)
+
+
+def read_table(scores: Path, name: str, model: Path) -> str:
+    """The judge's tables, with this model by its name."""
+    found = json.loads((scores / "results.json").read_text(encoding="utf-8"))
+    ours = {spec for spec in {row["encoder"] for row in found["scores"]} if spec == name or Path(spec).resolve() == model.resolve()}
+    if not ours:
+        raise RequestError(f"{scores} is not about {name}, expected a judgement with --encoders {model} or {name}.")
+
+    def named(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: named(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [named(each) for each in value]
+        for spec in ours if isinstance(value, str) else ():
+            value = name if value == spec else value.replace(f"{spec}:", f"{name}:")  # a row, or a note about it
+        return value
+
+    return Outcome(**portable(named(found))).markdown().strip()
+
+
+def commit() -> str:
+    """Of this code, and whether it was changed since; models and their stored vectors apart."""
+    where = ["git", "-C", str(HERE.parents[1])]
+    head = subprocess.run([*where, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run(
+        [*where, "status", "--porcelain", "--", "src", "benchmarks", "recipes", ":!src/patchifier/weights/*/*"], capture_output=True, check=False
+    )
+    return "unknown" if head.returncode else head.stdout.strip() + (", changed since" if changed.stdout else "")
+
+
+def count_cost(chain: Sequence[tuple[Path, Checkpoint]], runs: Sequence[Mapping[str, Any]]) -> Cost:
+    """Steps, clips and minutes of all runs."""
+    steps: dict[str, int] = {}
+    clips = 0
+    for _, held in chain:
+        for fact, count in held.facts.items():
+            if fact.startswith(STEPS):
+                stage = fact.removeprefix(STEPS)
+                steps[f"stage {stage}"] = steps.get(f"stage {stage}", 0) + count
+                clips += count * getattr(held.config.pretrain, f"stage_{stage}").batch
+    machines = tuple(dict.fromkeys(str(run.get("machine")) for run in runs))
+    return Cost(steps, clips, sum(run["seconds"] for run in runs) / 60, machines)
+
+
+# --- what must hold ---
+
+
+def require_fit(model: Path, held: Checkpoint, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a model that is too large or answers a task, or whose training is not all there."""
+    count = held.model.parameter_count()
+    if count > LARGEST_PARAMETERS:
+        raise RequestError(f"{model} has {count:,} parameters, expected at most {LARGEST_PARAMETERS:,}.")
+    if held.task is not None:
+        raise RequestError(f"{model} was fine-tuned, expected a pre-trained model.")
+    if not any(fact.startswith(STEPS) for fact in held.facts):
+        raise RequestError(f"{model} does not say how many steps it was trained for, expected facts such as '{STEPS}two'.")
+    if "--init" in str(runs[0].get("command")).replace("=", " ").split():
+        raise RequestError(f"{model} was started from another model ({portable(runs[0]['command'])}): name that one with --before.")
+    for run in runs:
+        if run.get("state") != "finished":
+            raise RequestError(f"{model}: its run is {run.get('state')}, expected a finished one: resume it.")
+
+
+def compare_vectors(whole: Checkpoint, half: Checkpoint, clips: int = 14) -> str:
+    """How far half precision moves the vectors of bundled clips."""
+    paths = [clip.path for clip in datasets.load("demo").clips][:: 112 // clips]
+    one, two = (Embedder(held.model, held.config).embed(paths).astype(np.float64) for held in (whole, half))
+    share = np.linalg.norm(one - two, axis=1) / np.linalg.norm(one, axis=1)
+    return f"moves vectors of {len(paths)} bundled clips by at most {100 * share.max():.2g} % of their length"
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="model folder, where training left it")
+    parser.add_argument("name", help="of the released model; a section of release.toml")
+    parser.add_argument("--root", type=Path, required=True, help="folder that build.py filled")
+    parser.add_argument("--scores", type=Path, help="folder that judge.py wrote about this model")
+    parser.add_argument("--before", type=Path, nargs="+", default=[], help="models that this one was started from, the first run first")
+    parser.add_argument("--heard", default="", help="name of the pre-training list in ROOT (that of the model's data set)")
+    asked = parser.parse_args()
+    try:
+        folder, moved = release(asked.model, asked.name, asked.root, scores=asked.scores, before=asked.before, heard_name=asked.heard)
+    except RequestError as error:
+        print(error, file=sys.stderr)
+        return 2
+    size = (folder / "model.safetensors").stat().st_size
+    print(f"{folder}: {size / 1e6:.1f} MB; half precision {moved}.")
+    print(f"Next: python tests/golden/make.py {asked.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
