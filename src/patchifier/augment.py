@@ -1,7 +1,8 @@
-"""The three augmentations of pre-training (paper 4.4): draw parameters from a generator, then apply them.
+"""The augmentations of pre-training (paper 4.4, and a shift of pitch): draw parameters from a generator, then apply them.
 
 Scaling, cropping and cutting into patches are one look-up: patch n, frame w of clip b shows the source frame
-(starts[b, n] + w + 1/2) / scale[b] - 1/2, interpolated linearly. Nothing is resized that is not looked at.
+(starts[b, n] + w + 1/2) / scale[b] - 1/2, interpolated linearly. Nothing is resized that is not looked at. A shift of pitch is the same
+along the other axis: each row shows what lay at another one (:func:`source_rows`).
 
 What is drawn is small and drawn on the processor; it is applied wherever the log-mels lie. Random intensity, up to a factor for each
 element, is a hash of keys that were drawn and of the element's place, so that every device makes the same numbers, for any part of a
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier.config import AugmentConfig
+from patchifier import spectrogram
+from patchifier.config import AugmentConfig, SpectrogramConfig
 
 Layout = Literal["independent", "one", "consecutive", "whole"]
 NO_AUGMENTATION = AugmentConfig(scale=(1.0, 1.0), intensity=(1.0, 1.0), intensity_per="spectrogram")
@@ -37,6 +39,8 @@ class Draw:
         Frames of each stretched clip.
     keys : ndarray, shape (B, 2), int32
         Of each clip's random intensity.
+    pitch : ndarray, shape (B,), or None
+        Semitones by which each clip is shifted, if any is.
     """
 
     scale: np.ndarray
@@ -44,10 +48,12 @@ class Draw:
     present: np.ndarray
     lengths: np.ndarray
     keys: np.ndarray
+    pitch: np.ndarray | None = None
 
     def __getitem__(self, part: slice) -> "Draw":
         """Return what was drawn for some of the clips."""
-        return Draw(self.scale[part], self.starts[part], self.present[part], self.lengths[part], self.keys[part])
+        pitch = None if self.pitch is None else self.pitch[part]
+        return Draw(self.scale[part], self.starts[part], self.present[part], self.lengths[part], self.keys[part], pitch)
 
 
 def draw(
@@ -60,7 +66,7 @@ def draw(
     layout: Layout = "consecutive",
     most: int | None = None,
 ) -> Draw:
-    """Draw scaling, crop and the keys of random intensity for a batch.
+    """Draw scaling, crop, the keys of random intensity and, if there is a range of it, a shift of pitch for a batch.
 
     Parameters
     ----------
@@ -100,7 +106,19 @@ def draw(
         starts = first[:, None] + order * width
         present = order < counts[:, None]
     keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
-    return Draw(scale, starts, present, lengths, keys)
+    pitch = generator.uniform(*config.pitch, B) if config.shifts_pitch else None  # last, so that nothing else changes with it
+    return Draw(scale, starts, present, lengths, keys, pitch)
+
+
+def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Row of a log-mel, with a fraction, that each row shows when pitch is shifted by semitones (B,): (B, M), float32.
+
+    What would come from beyond the outermost band is that band's.
+    """
+    centres = spectrogram.mel_edges_hz(config)[1:-1]
+    mel = np.interp(centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres)))  # (B, mel bands)
+    higher = np.arange(config.pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12  # (B, pitch bands)
+    return np.concatenate([mel, config.mel_bands + higher.clip(0, max(0, config.pitch_bands - 1))], axis=1).astype(np.float32)
 
 
 def span(drawn: Draw, frames: np.ndarray, width: int = 32) -> np.ndarray:
@@ -127,6 +145,8 @@ class Crops:
     keys : Tensor, shape (B, 2), int32
     present : Tensor, shape (B, N), bool, or None
         Where there is a patch; None if nothing is padded, neither a patch nor the end of one.
+    rows : Tensor, shape (B, M), float32, or None
+        Row that each row shows, where pitch is shifted.
     """
 
     first: Tensor
@@ -136,18 +156,20 @@ class Crops:
     starts: Tensor
     keys: Tensor
     present: Tensor | None
+    rows: Tensor | None
 
     @classmethod
-    def of(cls, drawn: Draw, *, first: np.ndarray, frames: np.ndarray, width: int = 32) -> "Crops":
-        """Bring together what was drawn and where clips lie."""
+    def of(cls, drawn: Draw, *, first: np.ndarray, frames: np.ndarray, width: int = 32, config: SpectrogramConfig | None = None) -> "Crops":
+        """Bring together what was drawn, where clips lie, and how their log-mels were made."""
         whole = drawn.present.all() and (drawn.starts + width <= drawn.lengths[:, None]).all()
         lengths, scale, starts, keys = map(torch.from_numpy, (drawn.lengths, drawn.scale, drawn.starts, drawn.keys))
         present = None if whole else torch.from_numpy(drawn.present)
-        return cls(torch.from_numpy(np.asarray(first)), torch.from_numpy(np.asarray(frames)), lengths, scale, starts, keys, present)
+        rows = None if drawn.pitch is None else torch.from_numpy(source_rows(drawn.pitch, config or SpectrogramConfig()))
+        return cls(torch.from_numpy(np.asarray(first)), torch.from_numpy(np.asarray(frames)), lengths, scale, starts, keys, present, rows)
 
 
 def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> Tensor:
-    """Scale, crop and cut into patches.
+    """Scale, crop, cut into patches and shift pitch.
 
     Parameters
     ----------
@@ -173,13 +195,23 @@ def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> 
     last = (crops.first + crops.frames - 1).clamp(max=len(table) - 1)[:, None, None]
     low = torch.minimum(rows, last).clamp_(min=0)  # padding patches may point anywhere
     high = torch.minimum(rows + 1, last).clamp_(min=0)
-    patches = torch.lerp(frames_at(table, low), frames_at(table, high), part).transpose(-1, -2).unsqueeze(2).contiguous()  # (B, N, 1, M, W)
+    shown = torch.lerp(frames_at(table, low), frames_at(table, high), part)  # (B, N, W, M)
+    shown = shown if crops.rows is None else shift(shown, crops.rows)
+    patches = shown.transpose(-1, -2).unsqueeze(2).contiguous()  # (B, N, 1, M, W)
     return patches if crops.present is None else pad(patches, crops, silence=silence)
 
 
 def frames_at(table: Tensor, rows: Tensor) -> Tensor:
     """Rows of a table (F, M), of any shape, as float32: whole rows, ten times as fast on a CPU as by an index for each axis."""
     return table.index_select(0, rows.flatten()).float().view(*rows.shape, -1)
+
+
+def shift(values: Tensor, rows: Tensor) -> Tensor:
+    """Let each row show another one of its clip, (B, M) with fractions, interpolated linearly; values (B, N, W, M)."""
+    below = rows.long()[:, None, None]  # (B, 1, 1, M)
+    above = (below + 1).clamp_(max=rows.shape[1] - 1)  # of weight 0, where the row is its part's last
+    part = (rows - rows.floor())[:, None, None]
+    return torch.lerp(values.gather(-1, below.expand_as(values)), values.gather(-1, above.expand_as(values)), part)
 
 
 def pad(patches: Tensor, crops: Crops, *, silence: float) -> Tensor:

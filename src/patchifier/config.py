@@ -169,7 +169,7 @@ class ModelConfig:
         shrink = 2 ** len(self.channels)
         _require(
             self.mel_bands % shrink == 0 and self.frames % shrink == 0,
-            f"a patch of {self.mel_bands} x {self.frames} cannot be halved {len(self.channels)} times: both must be multiples of {shrink}.",
+            f"a patch of {self.mel_bands} x {self.frames} cannot be halved {len(self.channels)} times: bands and model.frames must be multiples of {shrink}.",
         )
         fits = 0 <= self.pitch_bands < self.bands and self.pitch_bands % 6 == 0 and (not self.pitch_bands or self.frames % 4 == 0)
         _require(fits, f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of 4.")
@@ -192,7 +192,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """The three augmentations of pre-training (4.4)."""
+    """The three augmentations of pre-training (4.4), and one beyond the paper."""
 
     scale: tuple[float, float] = (0.9, 1.2)
     """Random scaling: the range of the factor by which time is stretched."""
@@ -200,12 +200,20 @@ class AugmentConfig:
     """Random intensity: the range of the factor on log-mel values."""
     intensity_per: Literal["element", "band", "spectrogram"] = "element"
     """What gets a factor of its own."""
+    pitch: tuple[float, float] = (0.0, 0.0)
+    """Range of semitones by which a clip is shifted; none in the paper."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name in ("scale", "intensity"):
             low, high = getattr(self, name)
             _require(0 < low <= high, f"augment.{name} is [{low}, {high}], expected 0 < low <= high.")
+        _require(self.pitch[0] <= self.pitch[1], f"augment.pitch is {list(self.pitch)}, expected low <= high.")
+
+    @property
+    def shifts_pitch(self) -> bool:
+        """Whether there is a shift to draw."""
+        return self.pitch != (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -379,6 +387,10 @@ class Config:
         _require(
             self.pretrain.patches <= self.model.positions,
             f"pretrain.patches ({self.pretrain.patches}) needs as many model.positions ({self.model.positions}).",
+        )
+        _require(
+            not self.model.predictor_layers or self.pretrain.extract == "visible",
+            "pretrain.extract 'all' has no meaning with model.predictor_layers: what the bottleneck does not see is not extracted.",
         )
 
 

@@ -103,6 +103,22 @@ def agree(fabric: lightning_fabric.Fabric, wishes: Iterable[bool]) -> list[bool]
     return [bool(wish) for wish in asked.tolist()]
 
 
+def summed(values: Tensor) -> Tensor:
+    """Sum over all processes, for each."""
+    if distributed.is_initialized() and distributed.get_world_size() > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def gathered(values: Tensor) -> tuple[Tensor, int]:
+    """Values (B, ...) of all processes, one after the other, and the place of this one's first; no gradient flows through them."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return values, 0
+    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts), distributed.get_rank() * len(values)
+
+
 # --- a step as one launch ---
 
 

@@ -333,12 +333,12 @@ class Embedder:
 
         Returns
         -------
-        patches, reconstructed : Tensor, shape (N, M, W)
+        patches, reconstructed : Tensor, shape (N, M, W), of mel bands
         """
         patches = cut_windows(log_mel, self.config)[0][: len(masked)]  # (N, 1, M, W)
         where = torch.from_numpy(masked)[None].to(self.device)
         filled = self.model.reconstruct(patches[None].to(self.device), masked=where)[0].cpu()
-        return patches[:, 0], filled[:, 0]
+        return self.model.mel(patches)[:, 0], filled[:, 0]
 
 
 def _rebuilt(config: Config, weights: Arrays, head_weights: Arrays | None, task: Task | None, device: str) -> Embedder:

@@ -106,15 +106,21 @@ class Bottleneck(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.last_norm = nn.LayerNorm(D, eps=1e-12) if before else nn.Identity()
 
-    def forward(self, vectors: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, chosen: Tensor | None = None) -> list[Tensor]:
-        """Turn vectors (B, N, D) into the sequence (B, 1 + N, D) after each layer, CLS first; of `chosen` places (B, V) alone, if they are given."""
+    def forward(
+        self, vectors: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, chosen: Tensor | None = None, there: Tensor | None = None
+    ) -> list[Tensor]:
+        """Turn vectors (B, N, D) into the sequence (B, 1 + N, D) after each layer, CLS first.
+
+        If places are `chosen` (B, V), the sequence is of those alone, and `there` (B, V) says which of them count; all, if it is None.
+        """
         x = self.embed(vectors, masked, present)  # (B, 1 + N, D)
-        if chosen is not None:
+        if chosen is None:
+            there = present
+        else:
             x = torch.cat([x[:, :1], at(x[:, 1:], chosen)], dim=1)  # (B, 1 + V, D)
-            present = None if present is None else present.gather(1, chosen)
         padding = None
-        if present is not None and not present.all():
-            padding = nn.functional.pad(~present, (1, 0), value=False)  # (B, 1 + N), CLS is always there
+        if there is not None and not there.all():
+            padding = nn.functional.pad(~there, (1, 0), value=False)  # (B, 1 + N), CLS is always there
         sequences = []
         for layer in self.encoder.layers:
             x = layer(x, src_key_padding_mask=padding)
@@ -270,10 +276,9 @@ class Patchifier(nn.Module):
             return sequence[:, 1:], sequence[:, 1:]
         seen = ~masked if present is None else present & ~masked  # (B, N)
         vectors = self.extract(patches, seen if visible is None else visible)  # (B, N, D)
-        count = int(seen.sum(1).max()) if visible is None or present is not None else len(visible) // len(patches)
-        chosen = seen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]  # (B, V)
-        sequence = self.bottleneck(vectors, present=None if present is None else seen, chosen=chosen)[-1]  # (B, 1 + V, D)
-        known = torch.zeros_like(vectors, dtype=sequence.dtype).scatter(1, chosen[..., None].expand(-1, -1, vectors.shape[-1]), sequence[:, 1:])
+        chosen, there = side_by_side(seen, len(visible) if visible is not None and present is None else None)  # (B, V)
+        sequence = self.bottleneck(vectors, present=present, chosen=chosen, there=there)[-1]  # (B, 1 + V, D)
+        known = put(sequence[:, 1:], chosen, there, like=vectors)
         return known, self.predictor(known, masked=~seen, present=present)[-1][:, 1:]
 
     def mel(self, patches: Tensor) -> Tensor:
@@ -302,6 +307,23 @@ def places(where: Tensor) -> Tensor:
 def at(values: Tensor, chosen: Tensor) -> Tensor:
     """Values (B, V, D) at the places (B, V) of (B, N, D)."""
     return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def put(values: Tensor, chosen: Tensor, there: Tensor | None, *, like: Tensor) -> Tensor:
+    """Zeros (B, N, D) with values (B, V, D) at the places (B, V) that count: the way back from :func:`at`."""
+    values = values if there is None else values * there[..., None]
+    return torch.zeros_like(like, dtype=values.dtype).scatter(1, chosen[..., None].expand_as(values), values)
+
+
+def side_by_side(where: Tensor, total: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Places (B, V) of what is True in each row of a mask (B, N), in order, and which of them count, (B, V).
+
+    Rows with fewer are filled up with places that do not count. Given the `total` of a mask whose rows have as many each, all count
+    (None), and a device is not waited for.
+    """
+    count = int(where.sum(1).max()) if total is None else total // len(where)
+    chosen = where.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    return chosen, where.gather(1, chosen) if total is None else None
 
 
 def take(values: Tensor, where: Tensor | None) -> Tensor:

@@ -136,7 +136,7 @@ def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
 def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
     """Apply reference, top_db and scale to decibels (..., M, T)."""
     if config.reference == "max" or config.top_db is not None:
-        loudest = decibels.amax(dim=(-1, -2), keepdim=True)
+        loudest = decibels[..., : config.mel_bands, :].amax(dim=(-1, -2), keepdim=True)  # pitch bands change nothing about mel bands
         if config.top_db is not None:
             decibels = torch.maximum(decibels, loudest - config.top_db)
         if config.reference == "max":

@@ -18,14 +18,27 @@ from patchifier.devices import best_precision, launch, require_even, share
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
 from patchifier.pretrain.batches import Batches, Plan
-from patchifier.pretrain.learner import Learner
+from patchifier.pretrain.learner import Learner, idle_parts
 from patchifier.pretrain.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
 from patchifier.pretrain.sides import Sides, split
-from patchifier.pretrain.targets import PIXELS
+from patchifier.pretrain.targets import PIXELS, require_targets
 from patchifier.pretrain.validation import measured_elsewhere, validator
 from patchifier.runs import Run, is_first
 
-__all__ = ["PICTURE_RATIOS", "TRAINED", "Batches", "Sides", "initial_model", "picture_facts", "pretrain", "split", "stage_loss", "stage_steps", "train_stage"]
+__all__ = [
+    "PICTURE_RATIOS",
+    "TRAINED",
+    "Batches",
+    "Sides",
+    "initial_model",
+    "picture_facts",
+    "pretrain",
+    "split",
+    "stage_loss",
+    "stage_module",
+    "stage_steps",
+    "train_stage",
+]
 
 TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "predictor", "align", "decoder")}  # parts, by stage (4.2)
 
@@ -76,6 +89,7 @@ def pretrain(
         After SIGINT or SIGTERM; go on with `resume`.
     """
     config = config or Config()
+    require_targets(config)  # before stage I, which does without
     data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         require_even(training.batch, devices * nodes)  # before there are others who would say it too
@@ -139,15 +153,11 @@ def train_stage(
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(data, sides.parts, config, stage, training, device=fabric.device, share=share(fabric, training.batch))
-    several = stage == "two" and settings.targets != (PIXELS,)
-    unused = ("align", "decoder") if several and PIXELS not in settings.targets else ()
-    for name, part in model.named_children():
-        part.requires_grad_(name in TRAINED[stage] and name not in unused)
     job = Job(
-        Learner(model, config, batches.examples()) if several else model,
+        stage_module(stage, model, batches, config),
         clips=len(sides.train),
         batch=batches,
-        loss=stage_loss(stage, batches, settings, several=several),
+        loss=stage_loss(stage, batches, settings),
         validate=None if not len(sides.validation) else validator(stage, data, sides, config) if is_first() else measured_elsewhere,
         static=True,
     )
@@ -165,15 +175,26 @@ def train_stage(
     model.requires_grad_(True)
 
 
-def stage_loss(stage: str, batches: Batches, settings: PretrainConfig, *, several: bool = False) -> Callable[[nn.Module, Plan], Tensor]:
-    """Make the loss of a stage: MSE of patches autoencoded, or filled in; or of several targets."""
+def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config) -> nn.Module:
+    """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Learner`."""
+    several = stage == "two" and config.pretrain.targets != (PIXELS,)
+    idle = idle_parts(config) if several else ()
+    for name, part in model.named_children():
+        part.requires_grad_(name in TRAINED[stage] and name not in idle)
+    return Learner(model, config, batches.examples()) if several else model
+
+
+def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callable[[nn.Module, Plan], Tensor]:
+    """Make the loss of a stage: MSE of patches autoencoded, or filled in; or the :class:`Learner`'s."""
+    several = settings.targets != (PIXELS,)
 
     def loss_one(model: Any, plan: Plan) -> Tensor:
         return plan.weight * model.stage_one_loss(*batches.look_up(plan), plan.present)
 
     def loss_two(model: Any, plan: Plan) -> Tensor:
         if several:
-            return plan.weight * model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, visible=plan.visible, hidden=plan.hidden)
+            places = {"visible": plan.visible, "hidden": plan.hidden, "weights": (plan.visible_weight, plan.weight)}
+            return model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **places)
         options = {"extract": settings.extract, "loss_on": settings.loss_on, "visible": plan.visible, "hidden": plan.hidden}
         return plan.weight * model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **options)
 

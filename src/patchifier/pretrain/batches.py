@@ -40,8 +40,9 @@ class Plan(Crops):
     masked : Tensor, shape (B, N), bool
     visible, hidden : Tensor, shape (V,) and (H,), int64
         Places of visible and of masked patches among all B * N, so that nobody needs to count them on the device.
-    weight : Tensor, scalar
-        By which this process's loss is multiplied, so that the mean over processes is the mean over patches.
+    weight, visible_weight : Tensor, scalar
+        By which this process's loss, on patches that count and on visible ones, is multiplied, so that the mean over processes is the mean
+        over patches.
     table : Tensor, shape (F, M), or None
         Frames to look up, if they do not lie on the device already.
     """
@@ -50,6 +51,7 @@ class Plan(Crops):
     visible: Tensor
     hidden: Tensor
     weight: Tensor
+    visible_weight: Tensor
     table: Tensor | None
 
     def tensors(self) -> dict[str, Tensor]:
@@ -140,10 +142,11 @@ class Batches:
             resident=self.resident,
         )
 
-    def examples(self) -> Iterator[Tensor]:
-        """Patches of the first batches, whole, from which targets are standardised."""
+    def examples(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What is to be reconstructed in this process's share of the first batches, and where there are patches: targets are standardised by it."""
         for step in range(EXAMPLES):
-            yield self.look_up(self.plan(step))[1].cpu()
+            plan = self.plan(step).to(self.device)
+            yield self.look_up(plan)[1], plan.present
 
     def look_up(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
@@ -200,6 +203,7 @@ def make_plan(
     drawn = augment.draw(draws, data.frames[chosen], config=augmentation, patches=settings.patches, width=model.frames, layout=layout, most=model.positions)
     masked = draw_mask(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
     weight = _weight(masked if counts == "masked" else drawn.present, share)
+    visible_weight = _weight(drawn.present & ~masked, share)
     own, drawn, masked = chosen[share], drawn[share], masked[share]
     frames = data.frames[own]
     if resident is None:
@@ -209,7 +213,7 @@ def make_plan(
         table, first = log_mels.flatten(0, 1), np.arange(len(own)) * log_mels.shape[1] - spans[:, 0]
     else:
         table, first = None, resident.first[own]
-    crops = Crops.of(drawn, first=first, frames=frames, width=model.frames)
+    crops = Crops.of(drawn, first=first, frames=frames, width=model.frames, config=config.spectrogram)
     flat, there = torch.from_numpy(masked).flatten(), torch.from_numpy(drawn.present).flatten()
     return Plan(
         **vars(crops),
@@ -217,6 +221,7 @@ def make_plan(
         visible=(there & ~flat).nonzero()[:, 0],
         hidden=flat.nonzero()[:, 0],
         weight=torch.tensor(weight),
+        visible_weight=torch.tensor(visible_weight),
         table=table,
     )
 
@@ -224,7 +229,7 @@ def make_plan(
 def _weight(counted: np.ndarray, share: slice) -> float:
     """Patches that count in a share of the batch, over those in an equal part of all."""
     own = counted[share]
-    return float(own.sum() * len(counted) / (len(own) * counted.sum()))
+    return float(own.sum() * len(counted) / (len(own) * max(1, counted.sum())))
 
 
 def look_up(plan: Plan, table: Tensor, config: Config, augmentation: AugmentConfig) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from patchifier import devices
 from patchifier.config import Config
-from patchifier.model import Patchifier, take
+from patchifier.model import Patchifier, places, put, side_by_side, take
 from patchifier.pretrain.targets import PIXELS, TARGETS, TAUGHT, require_targets
 
 LEAST_DEVIATION = 1e-4  # of a target's number, in units of log-mel: what varies less says nothing
 TEMPERATURE = 0.1  # of the contrast between clips
 PROJECTED = 128  # numbers in which clips are told apart
+EQUAL = (1.0, 1.0)
+
+
+def idle_parts(config: Config) -> tuple[str, ...]:
+    """Parts of the model that its targets do not ask anything of."""
+    names = config.pretrain.targets
+    filled_in = any(name in (PIXELS, "latent") or (name in TARGETS and TARGETS[name].of == "patch") for name in names)
+    return (*(() if PIXELS in names else ("align", "decoder")), *(() if filled_in else ("predictor",)))
 
 
 class Learner(nn.Module):
@@ -31,35 +40,50 @@ class Learner(nn.Module):
     model : Patchifier
     config : Config
         ``pretrain.targets`` names the rows.
-    examples : iterable of Tensor
-        Patches (B, N, 1, M, W) of training, from which targets are standardised.
+    examples : iterable of (Tensor, Tensor or None)
+        Patches (B, N, 1, M, W) of training, this process's share, and where there are any (B, N), if not everywhere: targets are
+        standardised by those of all processes.
     """
 
-    def __init__(self, model: Patchifier, config: Config, examples: Iterable[Tensor]) -> None:
+    def __init__(self, model: Patchifier, config: Config, examples: Iterable[tuple[Tensor, Tensor | None]]) -> None:
         super().__init__()
         require_targets(config)
         self.model, self.config = model, config
         self.names = [name for name in config.pretrain.targets if name in TARGETS]
         self.taught = [name for name in config.pretrain.targets if name in TAUGHT]
-        found: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        for patches in examples:
-            for name in self.names:
-                found[name].append(TARGETS[name].compute(patches[:, :, 0], config).flatten(0, -2).double())
+        found = self._moments(examples)
+        self.register_buffer("pixels_variance", found.pop(PIXELS)[1].square(), persistent=False)
         D = config.model.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.pretrain.seed)
             self.heads = nn.ModuleDict()
-            for name, parts in found.items():
-                values = torch.cat(parts)
-                self.register_buffer(f"{name}_mean", values.mean(0).float())
-                self.register_buffer(f"{name}_scale", values.std(0).clamp(min=LEAST_DEVIATION).float())
-                self.heads[name] = nn.Linear(D, values.shape[1])
+            for name, (mean, deviation) in found.items():
+                self.register_buffer(f"{name}_mean", mean)
+                self.register_buffer(f"{name}_scale", deviation)
+                self.heads[name] = nn.Linear(D, len(mean))
             if "latent" in self.taught:
                 self.heads["latent"] = nn.Linear(D, D)
             if "contrast" in self.taught:
                 self.heads["contrast"] = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, PROJECTED))
             self.teacher = Teacher(self) if self.taught else None
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in config.pretrain.targets})
+
+    def _moments(self, examples: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and deviation of each target's numbers, (size,) each, and of all pixels, over the examples of all processes."""
+        sums: dict[str, Any] = dict.fromkeys((PIXELS, *self.names), 0)
+        for patches, present in examples:
+            values = {name: TARGETS[name].values(patches[:, :, 0].float(), present, self.config) for name in self.names}
+            rows = {name: take(each, present) if TARGETS[name].of == "patch" else each for name, each in values.items()}
+            rows[PIXELS] = take(self.model.mel(patches), present).reshape(-1, 1)
+            for name, each in rows.items():
+                kept = each.double()
+                sums[name] = sums[name] + torch.stack([torch.full_like(kept[0], len(kept)), kept.sum(0), kept.square().sum(0)])
+        found = {}
+        for name, total in sums.items():
+            count, first, second = devices.summed(total).cpu()
+            variance = (second - first.square() / count) / (count - 1).clamp(min=1)
+            found[name] = (first / count).float(), variance.clamp(min=LEAST_DEVIATION**2).sqrt().float()
+        return found
 
     def stage_two_loss(
         self,
@@ -70,63 +94,86 @@ class Learner(nn.Module):
         *,
         visible: Tensor,
         hidden: Tensor,
+        weights: tuple[Tensor | float, Tensor | float] = EQUAL,
     ) -> Tensor:
-        """Sum of the targets' errors, each over its variance, and of the logarithms of the variances."""
+        """Mean of the targets' errors, each over its variance, and of the logarithms of the variances.
+
+        Errors on visible and on masked patches are multiplied by `weights`, so that the mean over processes is that over patches.
+        """
         if self.teacher and self.training:
             self.teacher.follow(self, self.config.pretrain.teacher_decay)
-        errors = self.errors(patches, target, present, masked, visible=visible, hidden=hidden)
+        errors = self.errors(patches, target, present, masked, visible=visible, hidden=hidden, weights=weights)
         terms = [error * torch.exp(-self.log_variances[name]) + self.log_variances[name] for name, error in errors.items()]
         return torch.stack(terms).mean()
 
-    def errors(self, patches: Tensor, target: Tensor, present: Tensor | None, masked: Tensor, *, visible: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        """Mean squared error of each target, in units of its variance, but for pixels'."""
-        model = self.model
+    def errors(
+        self,
+        patches: Tensor,
+        target: Tensor,
+        present: Tensor | None,
+        masked: Tensor,
+        *,
+        visible: Tensor,
+        hidden: Tensor,
+        weights: tuple[Tensor | float, Tensor | float] = EQUAL,
+    ) -> dict[str, Tensor]:
+        """Mean squared error of each target, in units of its variance; cross entropy of "contrast", in units of a guess's."""
+        model, (of_visible, of_hidden) = self.model, weights
         known, filled = model.fill(patches, masked=masked, present=present, visible=visible)  # (B, N, D)
         seen = ~masked if present is None else present & ~masked
-        weights = seen[..., None].to(known.dtype)
-        whole = (known * weights).sum(1) / weights.sum(1)  # (B, D)
+        counts = seen.sum(1, keepdim=True).clamp(min=1)  # of a clip that is one patch, none is visible
+        whole = (known * seen[..., None]).sum(1) / counts  # (B, D)
+        at_visible, at_hidden = take(known, visible), take(filled, hidden)  # (V, D), (H, D)
         errors = {}
         if PIXELS in self.log_variances:
-            reconstructed = model.decoder(model.align(take(filled, hidden)))  # (P, 1, M, W)
-            variance = take(model.mel(target), hidden).var()
-            errors[PIXELS] = nn.functional.mse_loss(reconstructed, take(model.mel(target), hidden)) / variance
+            reconstructed = model.decoder(model.align(at_hidden))  # (H, 1, M, W)
+            errors[PIXELS] = of_hidden * mean_square(reconstructed, take(model.mel(target), hidden)) / self.get_buffer("pixels_variance")[0]
         for name in self.names:
-            with torch.autocast(patches.device.type, enabled=False):
-                wanted = self.standardised(name, target[:, :, 0].float())
-            head = self.heads[name]
+            wanted, head = self.standardised(name, target[:, :, 0], present), self.heads[name]
             if TARGETS[name].of == "clip":
-                errors[name] = nn.functional.mse_loss(head(whole), wanted)
+                errors[name] = mean_square(head(whole), wanted)
             else:
-                of_visible = nn.functional.mse_loss(head(take(known, visible)), take(wanted, visible))
-                of_hidden = nn.functional.mse_loss(head(take(filled, hidden)), take(wanted, hidden))
-                errors[name] = (of_visible + of_hidden) / 2
+                both = of_visible * mean_square(head(at_visible), take(wanted, visible)) + of_hidden * mean_square(head(at_hidden), take(wanted, hidden))
+                errors[name] = both / 2
         if self.teacher:
             vectors, clips = self.teacher(patches, present, masked, hidden)  # (H, D), (B, 128)
             if "latent" in self.taught:
-                errors["latent"] = nn.functional.mse_loss(self.heads["latent"](take(filled, hidden)), vectors)
+                errors["latent"] = of_hidden * mean_square(self.heads["latent"](at_hidden), vectors)
             if "contrast" in self.taught:
-                likeness = nn.functional.normalize(self.heads["contrast"](whole).float(), dim=1) @ clips.T / TEMPERATURE  # (B, B)
-                own = torch.arange(len(clips), device=clips.device)
-                errors["contrast"] = nn.functional.cross_entropy(likeness, own) / math.log(max(2, len(clips)))
+                errors["contrast"] = self.contrast(whole, clips)
         return errors
 
+    def contrast(self, whole: Tensor, clips: Tensor) -> Tensor:
+        """Cross entropy of telling which clip a vector (B, D) is of, among what the teacher heard in all processes' clips (B, 128)."""
+        everywhere, first = devices.gathered(clips) if self.training else (clips, 0)  # the first process alone validates
+        likeness = nn.functional.normalize(self.heads["contrast"](whole).float(), dim=1) @ everywhere.T / TEMPERATURE  # (B, B of all)
+        own = first + torch.arange(len(clips), device=clips.device)
+        return nn.functional.cross_entropy(likeness, own) / math.log(max(2, len(everywhere)))
+
     @torch.no_grad()
-    def standardised(self, name: str, patches: Tensor) -> Tensor:
+    def standardised(self, name: str, patches: Tensor, present: Tensor | None = None) -> Tensor:
         """A target of patches (B, N, M, W), in deviations from its mean over training."""
-        values = TARGETS[name].compute(patches, self.config)
+        with torch.autocast(patches.device.type, enabled=False):
+            values = TARGETS[name].values(patches, present, self.config)
         return (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_scale")
 
     def figures(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Error of each target on held-out batches; 1 is what its mean would earn."""
+        """Error of each target on held-out batches; 1 is what its mean, or a guess, would earn."""
         sums: dict[str, float] = {}
-        count = 0
+        count, device = 0, next(self.parameters()).device
         for batch in batches:
-            flat = batch.masked.flatten()
-            places = {"visible": (batch.present.flatten() & ~flat).nonzero()[:, 0], "hidden": flat.nonzero()[:, 0]}
-            for name, error in self.errors(batch.patches, batch.patches, batch.present, batch.masked, **places).items():
+            patches, present, masked = batch.patches.to(device), batch.present.to(device), batch.masked.to(device)
+            where: dict[str, Any] = {"visible": places(present & ~masked), "hidden": places(masked)}
+            for name, error in self.errors(patches, patches, present, masked, **where).items():
                 sums[name] = sums.get(name, 0.0) + float(error) * len(batch.patches)
             count += len(batch.patches)
         return {f"{name}_error": value / count for name, value in sums.items()}
+
+
+def mean_square(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error, in the arithmetic of what is wanted; 0 of nothing."""
+    difference = found.to(wanted.dtype) - wanted
+    return difference.square().sum() / max(1, difference.numel())
 
 
 class Teacher(nn.Module):
@@ -160,13 +207,11 @@ class Teacher(nn.Module):
         B, N = masked.shape
         seen = self.extractor(take(patches, hidden))  # (H, D)
         vectors = seen.new_zeros(B * N, seen.shape[1]).index_copy(0, hidden, seen).unflatten(0, (B, N))
-        count = int(masked.sum(1).max()) if present is not None else len(hidden) // B
-        chosen = masked.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]  # (B, H)
-        layers = self.bottleneck(vectors, present=None if present is None else masked, chosen=chosen)
+        chosen, there = side_by_side(masked, len(hidden) if present is None else None)  # (B, K)
+        layers = self.bottleneck(vectors, present=present, chosen=chosen, there=there)
         size = (vectors.shape[-1],)
-        mean = torch.stack([nn.functional.layer_norm(layer[:, 1:].float(), size) for layer in layers]).mean(0)  # (B, H, D)
-        there = masked.gather(1, chosen)  # (B, H)
-        clips = (layers[-1][:, 1:].float() * there[..., None]).sum(1) / there.sum(1, keepdim=True)  # (B, D)
+        mean = torch.stack([nn.functional.layer_norm(layer[:, 1:].float(), size) for layer in layers]).mean(0)  # (B, K, D)
+        last = put(layers[-1][:, 1:].float(), chosen, there, like=vectors)  # (B, N, D)
+        clips = last.sum(1) / masked.sum(1, keepdim=True)  # (B, D)
         projected = nn.functional.normalize(self.contrast(clips).float(), dim=1) if self.contrast else clips
-        full = torch.zeros(B, N, size[0], device=mean.device).scatter(1, chosen[..., None].expand(-1, -1, size[0]), mean)
-        return take(nn.functional.layer_norm(full, size), hidden), projected
+        return take(nn.functional.layer_norm(put(mean, chosen, there, like=vectors), size), hidden), projected

@@ -42,7 +42,8 @@ class Target:
     of : "patch" or "clip"
         What it is predicted for: every patch, or a clip by the mean of its visible patches.
     compute : callable
-        (patches (B, N, M, W), config) -> (B, N, size) or (B, size).
+        (patches (B, N, M, W), config) -> (B, N, size); of a clip (patches, there, config) -> (B, size), where `there` (B, N) says which
+        patches are no padding.
     pitch : bool
         Whether it needs pitch bands.
     what : str
@@ -50,22 +51,37 @@ class Target:
     """
 
     of: Literal["patch", "clip"]
-    compute: Callable[[Tensor, Config], Tensor]
+    compute: Callable[..., Tensor]
     pitch: bool
     what: str
 
+    def values(self, patches: Tensor, present: Tensor | None, config: Config) -> Tensor:
+        """What is to be predicted of patches (B, N, M, W): (B, N, size) or (B, size)."""
+        if self.of == "patch":
+            return self.compute(patches, config)
+        there = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device) if present is None else present
+        return self.compute(patches, there, config)
+
 
 def require_targets(config: Config) -> None:
-    """Refuse names that are no row, and rows that need what the log-mel has not.
+    """Refuse names that are no row, rows that need what the log-mel has not, and what is said of pixels alone.
 
     Raises
     ------
     RequestError
         Naming the target.
     """
+    if config.pretrain.targets == (PIXELS,):
+        return
+    rows = (PIXELS, *TARGETS, *TAUGHT)
+    if not config.pretrain.targets or len(set(config.pretrain.targets)) < len(config.pretrain.targets):
+        raise RequestError(f"pretrain.targets is {config.pretrain.targets}, expected some of {', '.join(rows)}, each once.")
+    for name, only in (("loss_on", "masked"), ("extract", "visible")):
+        if getattr(config.pretrain, name) != only:
+            raise RequestError(f"pretrain.{name} is {getattr(config.pretrain, name)!r}, expected {only!r} with targets beside pixels.")
     for name in config.pretrain.targets:
-        if name not in (PIXELS, *TARGETS, *TAUGHT):
-            raise RequestError(f"pretrain.targets holds {name!r}, expected some of {', '.join((PIXELS, *TARGETS, *TAUGHT))}.")
+        if name not in rows:
+            raise RequestError(f"pretrain.targets holds {name!r}, expected some of {', '.join(rows)}.")
         if name in TARGETS and TARGETS[name].pitch and not config.spectrogram.pitch_bands:
             raise RequestError(f"the target {name!r} needs pitch bands: set spectrogram.pitch_bands, and prepare the cache with them.")
 
@@ -109,36 +125,37 @@ def loudness(patches: Tensor, config: Config) -> Tensor:
 # --- of clips ---
 
 
-def harmony(patches: Tensor, config: Config) -> Tensor:
+def harmony(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     """Mean and deviation of chroma over the clip, (B, 72)."""
-    each = chroma(patches, config)
-    return torch.cat([each.mean(1), each.std(1)], dim=-1)
+    return _moments(chroma(patches, config), there)
 
 
-def mode(patches: Tensor, config: Config) -> Tensor:
+def mode(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     """What the chroma of the whole clip is made of, whatever its tonic: (B, 40)."""
-    return _quality(chroma(patches, config).mean(1))
+    mean, _ = harmony(patches, there, config).chunk(2, dim=-1)
+    return _quality(mean)
 
 
-def rhythm(patches: Tensor, config: Config) -> Tensor:
+def rhythm(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     """Shape of the pulse, whatever its speed: magnitudes of its Fourier coefficients over the logarithm of the lag, (B, 32)."""
-    return torch.fft.rfft(pulse(patches, config).unflatten(1, (2, LAGS))).abs()[..., 1:17].flatten(1)
+    return torch.fft.rfft(pulse(patches, there, config).unflatten(1, (2, LAGS))).abs()[..., 1:17].flatten(1)
 
 
-def colour(patches: Tensor, config: Config) -> Tensor:
+def colour(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     """Mean and deviation of each mel band's level over the clip, (B, 2 M)."""
-    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, M, N W)
-    return torch.cat([mel.mean(-1), mel.std(-1)], dim=-1)
+    mel = _mel(patches, config).transpose(2, 3).flatten(1, 2)  # (B, N W, M)
+    return _moments(mel, there.repeat_interleave(patches.shape[3], dim=1))
 
 
-def pulse(patches: Tensor, config: Config) -> Tensor:
+def pulse(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     """Autocorrelation of onset strength, of all bands and of the lowest, at lags of equal ratios: (B, 128)."""
     strength = _strength(patches, config)  # (B, G, T)
-    envelopes = torch.stack([strength.mean(1), strength[:, 0]], dim=1)  # (B, 2, T)
+    heard = there.repeat_interleave(patches.shape[3], dim=1)[:, None].to(strength.dtype)  # (B, 1, T)
+    envelopes = torch.stack([strength.mean(1), strength[:, 0]], dim=1) * heard  # (B, 2, T)
     width = 2 * round(SMOOTH_S / config.spectrogram.frame_s / 2) + 1
-    around = nn.functional.avg_pool1d(envelopes, width, stride=1, padding=width // 2, count_include_pad=False)
-    centred = torch.relu(envelopes - around)
-    centred = centred - centred.mean(-1, keepdim=True)
+    total, count = (nn.functional.avg_pool1d(values, width, stride=1, padding=width // 2) for values in (envelopes, heard))
+    centred = torch.relu(envelopes - total / count.clamp(min=1 / width)) * heard
+    centred = (centred - centred.sum(-1, keepdim=True) / heard.sum(-1, keepdim=True)) * heard
     T = centred.shape[-1]
     spectrum = torch.fft.rfft(centred, n=2 * T)
     correlation = torch.fft.irfft(spectrum.abs().square(), n=2 * T)[..., :T]
@@ -149,6 +166,15 @@ def pulse(patches: Tensor, config: Config) -> Tensor:
 
 
 # --- what they are made of ---
+
+
+def _moments(values: Tensor, there: Tensor) -> Tensor:
+    """Mean and deviation of values (B, K, C) over those that are there (B, K): (B, 2 C)."""
+    weights = there[..., None].to(values.dtype)
+    count = weights.sum(1)  # (B, 1)
+    mean = (values * weights).sum(1) / count
+    squares = ((values - mean[:, None]).square() * weights).sum(1)
+    return torch.cat([mean, (squares / (count - 1).clamp(min=1)).sqrt()], dim=-1)
 
 
 def _mel(patches: Tensor, config: Config) -> Tensor:

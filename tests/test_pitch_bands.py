@@ -1,0 +1,249 @@
+"""Pitch bands behind the mel bands: known answers, a cache of which mel bands are a view, and every way to a vector."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchifier import cache, checkpoint, datasets, spectrogram
+from patchifier.baselines import encoders
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config, RequestError, SpectrogramConfig, update
+from patchifier.embed import Embedder
+from patchifier.interfaces.onnx import Graph, export
+from patchifier.model import Patchifier
+
+RATE = 22_050
+WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
+TINY = {"channels": [4, 4, 8, 8, 16], "pitch_channels": 4, "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "norm": "before", "predictor_layers": 1}
+CONFIG = update(Config(), {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": TINY | {"bands": 280, "pitch_bands": 216}})
+
+
+def pitch_hz(band: int) -> float:
+    """Centre of a pitch band."""
+    return 55 * 2 ** (band / 36)
+
+
+# --- log-mels ---
+
+
+@pytest.mark.parametrize("band", [36, 37, 71, 100, 144, 180, 215])
+def test_tone_lights_its_pitch_band(band: int, tone: Callable) -> None:
+    frames = spectrogram.log_mel(tone(pitch_hz(band), seconds=2), WIDE)[64:, 10:-10]
+    assert (frames.argmax(dim=0) == band).all()
+    far = torch.ones(216, dtype=torch.bool)
+    far[max(0, band - 8) : band + 9] = False
+    assert (frames[band] - frames[far].amax(dim=0)).min() > 0.4  # 40 dB
+
+
+@pytest.mark.parametrize("hz", [110.0, 195.0, 390.0])
+def test_semitones_that_share_a_mel_band_have_pitch_bands_of_their_own(hz: float, tone: Callable) -> None:
+    low, high = (spectrogram.log_mel(tone(each, seconds=2), WIDE)[:, 20:-20].mean(dim=1) for each in (hz, hz * 2 ** (1 / 12)))
+    assert int(high[64:].argmax() - low[64:].argmax()) == 3
+    assert low[:64].argmax() == high[:64].argmax()
+
+
+@pytest.mark.parametrize("bin_of", [300, 700, 1200])
+def test_full_scale_tone_has_its_known_level(bin_of: int, tone: Callable) -> None:
+    """As in the mel bands: Hann's main lobe is (n_fft / 4)^2, of the shorter transform, and bands have unit area."""
+    hz = bin_of * RATE / WIDE.pitch_n_fft
+    lobe = (WIDE.n_fft / 4) ** 2 * np.array([0.25, 1, 0.25])
+    power = spectrogram.pitch_filters(WIDE)[:, bin_of - 1 : bin_of + 2] @ lobe
+    found = spectrogram.log_mel(tone(hz, level=1.0), WIDE)[64:, 20]
+    assert float(found.max()) == pytest.approx(0.1 * np.log10(power.max()), abs=1e-4)
+
+
+def test_pitch_filters_have_unit_area_and_none_is_narrower_than_the_transform_can_tell() -> None:
+    filters, bin_hz = spectrogram.pitch_filters(WIDE), RATE / WIDE.pitch_n_fft
+    assert filters.shape == (216, 4097)
+    np.testing.assert_allclose(filters.sum(axis=1) * bin_hz, 1, atol=0.1)  # triangles as narrow as the transform are sampled roughly
+    assert (filters > 0).any(axis=1).all()
+    centres = (filters * np.arange(4097) * bin_hz).sum(axis=1) / filters.sum(axis=1)
+    np.testing.assert_allclose(centres, [pitch_hz(band) for band in range(216)], atol=bin_hz / 2)
+
+
+@pytest.mark.parametrize("changes", [{}, {"reference": "max", "top_db": 80.0}, {"top_db": 40.0}])
+def test_mel_bands_are_what_they_are_without_pitch_bands(changes: dict, tone: Callable, noise: Callable) -> None:
+    config = update(WIDE, changes)
+    wave = tone(pitch_hz(60), seconds=2) + noise(2, level=0.01)
+    found, plain = spectrogram.log_mel(wave, config), spectrogram.log_mel(wave, config.without_pitch)
+    assert found.shape == (280, plain.shape[1])
+    torch.testing.assert_close(found[:64], plain, atol=1e-6, rtol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(samples=st.integers(1, 30_000), cuts=st.lists(st.integers(0, 30_000), max_size=6))
+def test_log_mel_of_blocks_is_that_of_the_whole(samples: int, cuts: list[int], noise: Callable) -> None:
+    wave = noise(samples / RATE)
+    blocks = np.split(wave, sorted(min(place, samples) for place in cuts))
+    expected = spectrogram.log_mel(wave, WIDE)
+    torch.testing.assert_close(spectrogram.log_mel_of_blocks(iter(blocks), WIDE), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(list(spectrogram.stream_log_mel(iter(blocks), WIDE)), dim=-1), expected, atol=2e-5, rtol=0)
+    assert expected.shape == (280, 1 + samples // 512)
+
+
+def test_silence_is_exactly_minus_one(silence: Callable) -> None:
+    assert (spectrogram.log_mel(silence(1.0), WIDE) == -1).all()
+
+
+def test_sound_of_a_log_mel_is_that_of_its_mel_bands(tone: Callable) -> None:
+    log_mel = spectrogram.log_mel(tone(), WIDE)
+    torch.testing.assert_close(spectrogram.to_waveform(log_mel, WIDE, iterations=1), spectrogram.to_waveform(log_mel[:64], WIDE.without_pitch, iterations=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"pitch_bands": 280}, "pitch_bands is 280, expected fewer than the 280 rows"),
+        ({"pitch_bands": 276}, "reach .* Hz, expected at most half the sample rate"),
+        ({"pitch_f_min_hz": 220.0}, "reach .* Hz"),
+        ({"pitch_n_fft": 1024}, "pitch_n_fft is 1024, expected an even number of at least n_fft"),
+        ({"pitch_n_fft": 4097}, "pitch_n_fft is 4097, expected an even number"),
+    ],
+)
+def test_bands_that_cannot_be_are_refused_by_name(changes: dict, named: str) -> None:
+    with pytest.raises(RequestError, match=named):
+        update(WIDE, changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": {"pitch_bands": 120}}, r"spectrogram\.pitch_bands \(216\) and model\.pitch_bands \(120\) must be the same"),
+        ({"model": {"bands": 284, "pitch_bands": 220}}, r"model\.pitch_bands \(220\) must be fewer than model\.bands and a multiple of 6"),
+        ({"model": {"pitch_channels": 0}}, r"model\.pitch_channels is 0"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_by_name(changes: dict, named: str) -> None:
+    with pytest.raises(RequestError, match=named):
+        update(CONFIG, changes)
+
+
+# --- a cache, and what reads its mel bands alone ---
+
+
+@pytest.fixture(scope="module")
+def wide_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wide") / "cache"
+    cache.prepare(datasets.load(audio_folder), out, config=WIDE, workers=1)
+    return out
+
+
+def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(wide_cache: Path, small_cache: Path) -> None:
+    wide, narrow = cache.Cache(wide_cache), cache.Cache(small_cache)
+    view = wide.require(SpectrogramConfig())
+    assert view.spectrogram == narrow.spectrogram
+    for index in range(len(narrow.clips)):
+        np.testing.assert_allclose(view.log_mel(index), narrow.log_mel(index), atol=1e-3)  # a step of float16
+        assert (np.asarray(view.log_mel(index)) == wide.log_mel(index)[:, :64]).all()
+    spans = np.array([[0, 20], [5, 40]])
+    assert torch.equal(view.read([0, 1], spans, least=50), wide.read([0, 1], spans, least=50)[..., :64])
+    assert wide.log_mel(0).shape[1] == 280
+    assert wide.verify() == []
+    assert wide.require(WIDE).spectrogram == WIDE
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        (SpectrogramConfig(n_fft=1024), "n_fft is 2048, not 1024"),
+        (SpectrogramConfig(bands=32), "bands is 280, not 32"),
+        (update(WIDE, {"pitch_per_octave": 24, "pitch_bands": 144, "bands": 208}), "pitch_per_octave is 36, not 24"),
+        (update(WIDE, {"pitch_f_min_hz": 27.5}), r"pitch_f_min_hz is 55\.0, not 27\.5"),
+    ],
+)
+def test_other_differences_are_refused_by_name(wide_cache: Path, wanted: SpectrogramConfig, named: str) -> None:
+    with pytest.raises(RequestError, match=named):
+        cache.Cache(wide_cache).require(wanted)
+
+
+def test_pitch_bands_that_a_cache_has_not_are_refused_by_name(small_cache: Path) -> None:
+    with pytest.raises(RequestError, match="pitch_bands is 0, not 216"):
+        cache.Cache(small_cache).require(WIDE)
+
+
+@pytest.mark.parametrize("spec", ["mel-stats", "random:3", "MODEL"])
+def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(spec: str, wide_cache: Path, small_cache: Path, tmp_path: Path) -> None:
+    narrow = update(Config(), {"model": {name: value for name, value in TINY.items() if name != "pitch_channels"}})
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(narrow.model), narrow))
+    found = []
+    for path in (small_cache, wide_cache):
+        data = cache.Cache(path)
+        train = range(len(data.clips))
+        (encoder,) = encoders(spec.replace("MODEL", str(tmp_path / "model")), data=data, train=train)
+        found.append(encoder.encode(data, train))
+    assert found[0].shape == found[1].shape
+    np.testing.assert_allclose(found[0], found[1], atol=2e-3)  # log-mels in half precision
+
+
+def test_a_model_of_pitch_bands_is_refused_a_cache_without(small_cache: Path, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(CONFIG.model), CONFIG))
+    with pytest.raises(RequestError, match="pitch_bands"):
+        encoders(str(tmp_path / "model"), data=cache.Cache(small_cache))
+
+
+# --- every way to a vector ---
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    """Layers of all depths of a model whose positions and batch norms have seen something."""
+    config = update(CONFIG, {"embed": {"layers": [0, 1, 2]}})
+    network = Patchifier(config.model, seed=0)
+    with torch.no_grad():
+        network.bottleneck.positions.mul_(10)
+        network.train().extractor(torch.rand(64, 1, 280, 32) - 0.9)
+    return Embedder(network, config)
+
+
+def test_pitch_bands_have_a_part_in_the_vector(embedder: Embedder, noise: Callable) -> None:
+    log_mel = embedder.log_mel(noise(3), RATE)
+    other = log_mel.clone()
+    other[100] += 0.3
+    first, second = embedder.embed_log_mels([log_mel, other])
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("seconds", [(0.02, 0.7, 3.0), (19.0, 1.0, 26.3)])
+def test_a_batch_gives_what_each_alone_does(seconds: tuple[float, ...], embedder: Embedder, noise: Callable, tone: Callable) -> None:
+    waves = [noise(length, seed=number) + tone(200 + 300 * number, seconds=length) for number, length in enumerate(seconds)]
+    together = embedder.embed(waves, RATE)
+    for row, wave in zip(together, waves, strict=True):
+        np.testing.assert_allclose(row, embedder.embed(wave, RATE), atol=1e-5, rtol=0)
+        assert np.array_equal(embedder.embed(wave, RATE), embedder.embed(wave, RATE))
+
+
+def test_a_file_gives_what_its_samples_do(embedder: Embedder, audio_folder: Path) -> None:
+    """It is read block by block."""
+    import soundfile
+
+    path = audio_folder / "album1" / "track3.wav"
+    wave, rate = soundfile.read(path, dtype="float32")
+    np.testing.assert_allclose(embedder.embed(path), embedder.embed(wave, rate), atol=1e-5, rtol=0)
+
+
+def test_reconstructions_are_of_mel_bands(embedder: Embedder, noise: Callable) -> None:
+    masked = np.array([True, False, True, False])
+    patches, filled = embedder.reconstruct(embedder.log_mel(noise(3), RATE), masked)
+    assert patches.shape == filled.shape == (4, 64, 32)
+
+
+@pytest.mark.parametrize("frames", [1, 33, 800, 1250])
+def test_the_graph_gives_the_embedders_vectors(frames: int, embedder: Embedder) -> None:
+    sounds = np.random.default_rng(frames).uniform(-1, 1, (2, frames * 512)).astype(np.float32)
+    with torch.no_grad():
+        found = Graph(embedder.model, embedder.config)(torch.from_numpy(sounds)).numpy()
+    np.testing.assert_allclose(found, embedder.embed(list(sounds), RATE), atol=2e-5)
+
+
+def test_the_exported_graph_gives_the_embedders_vectors(embedder: Embedder, tmp_path: Path) -> None:
+    session = onnxruntime.InferenceSession(export(embedder, tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"])
+    for frames in (5, 100, 1217):
+        sounds = np.random.default_rng(frames).uniform(-1, 1, (2, frames * 512)).astype(np.float32)
+        (found,) = session.run(["embedding"], {"waveform": sounds})
+        np.testing.assert_allclose(found, embedder.embed(list(sounds), RATE), atol=2e-5)
