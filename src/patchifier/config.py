@@ -155,6 +155,8 @@ class ModelConfig:
     """Batch norm after the decoder's convolutions, or none: "only upsampling and convolution" (4.4)."""
     predictor_layers: int = 0
     """If any, the bottleneck sees visible patches alone, and mask tokens meet a predictor of so many layers; none in the paper."""
+    readout: int = 0
+    """Length of an embedding whose numbers are standardised by what training clips have; 0 leaves them as they are."""
     norm: Literal["after", "before"] = "after"
     """Where the bottleneck normalises: after each sum, as BERT, or before each part and once at the end."""
 
@@ -173,7 +175,8 @@ class ModelConfig:
         )
         fits = 0 <= self.pitch_bands < self.bands and self.pitch_bands % 6 == 0 and (not self.pitch_bands or self.frames % 4 == 0)
         _require(fits, f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of 4.")
-        _require(self.predictor_layers >= 0, f"model.predictor_layers is {self.predictor_layers}, expected 0 or more.")
+        for name in ("predictor_layers", "readout"):
+            _require(getattr(self, name) >= 0, f"model.{name} is {getattr(self, name)}, expected 0 or more.")
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         _require(
             self.vector == "flatten" or self.channels[-1] == self.width,
@@ -352,6 +355,8 @@ class EmbedConfig:
     """How a sequence becomes one vector."""
     layers: tuple[int, ...] = (-1,)
     """Which layers are pooled and concatenated: 0 is the extractor's vectors, 1 the first bottleneck layer, -1 the last."""
+    summaries: tuple[str, ...] = ()
+    """What stands behind the pooled layers: descriptors of a window as a whole, rows of :data:`patchifier.descriptors.DESCRIPTORS`."""
     time: Literal["windows", "whole"] = "windows"
     """Overlapping windows of trained length, averaged; or one pass with interpolated positions."""
     hop_patches: int = 20

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.checkpoint import weights_hash
 from patchifier.config import Config, EmbedConfig, RequestError, digest
+from patchifier.descriptors import DESCRIPTORS, size_of
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.windows import cut_windows, pad_windows, stream_patches, stream_stretches, stream_windows
 
-Read = Callable[[Sequence[Tensor], Tensor], Tensor]  # layers and where there is a patch -> (B, E)
+Read = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]  # layers, where there is a patch, and patches -> (B, E)
 Arrays = dict[str, np.ndarray]  # weights by name
 BATCH = 32  # windows at once: 4 MB in a feed-forward layer of the paper's setting, and so is
 PATCHES = 128  # patches at once, in the extractor's first map
@@ -86,6 +87,7 @@ class Embedder:
         for layer in config.embed.layers:
             if not -1 - deepest <= layer <= deepest:
                 raise RequestError(f"embed.layers holds {layer}, expected 0 to {deepest}, or -1 for the last.")
+        require_summaries(config)
         self.model, self.config, self.head, self.task = model.to(device).eval(), config, head, task
         self.device = torch.device(device)
         if head is not None:
@@ -100,7 +102,7 @@ class Embedder:
     @property
     def size(self) -> int:
         """Length E of an embedding."""
-        return self.config.model.width * len(self.config.embed.layers) * (2 if "+" in self.config.embed.pooling else 1)
+        return embedding_size(self.config)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -228,7 +230,7 @@ class Embedder:
                 frames += piece.shape[-1]
                 yield piece
 
-        for owners, layers, present in self._encoded([stream_patches(counted(), config)]):
+        for owners, layers, present, _ in self._encoded([stream_patches(counted(), config)]):
             vectors = torch.cat([layers[layer][:, -present.shape[1] :] for layer in config.embed.layers], dim=-1).cpu()  # (B, N, E')
             for (_, first), row, there in zip(owners, vectors, present.cpu(), strict=True):
                 for place, vector in enumerate(row[there], first):
@@ -277,19 +279,19 @@ class Embedder:
     def _patches(self, items: Iterable[Any], sample_rate: int | None) -> Iterator[Iterator[Tensor]]:
         return (stream_patches(self.pieces(item, sample_rate), self.config) for item in items)
 
-    def _pooled(self, layers: Sequence[Tensor], present: Tensor) -> Tensor:
-        return pool(layers, present, self.config.embed)
+    def _pooled(self, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
+        return read_out(self.model, self.config, layers, present, patches)
 
-    def _asked(self, layers: Sequence[Tensor], present: Tensor) -> Tensor:
+    def _asked(self, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
         head, task = self._require_head()
         return tasks.activate(task, head(pool_one(layers[-1], present, self.config.finetune.readout)))
 
     def _means(self, items: Iterable[Iterable[Tensor]], read: Read) -> np.ndarray:
         """Mean of what is read off the windows of each item, which comes as patches: (n, E)."""
         sums, counts = list[Tensor](), list[int]()
-        for owners, layers, present in self._encoded(items):
+        for owners, layers, present, patches in self._encoded(items):
             with torch.inference_mode():
-                vectors = read(layers, present).double().cpu()
+                vectors = read(layers, present, patches).double().cpu()
             for (number, _), vector in zip(owners, vectors, strict=True):
                 if number == len(sums):
                     sums.append(torch.zeros_like(vector))
@@ -298,11 +300,13 @@ class Embedder:
                 counts[number] += 1
         return (torch.stack(sums) / torch.tensor(counts)[:, None]).float().numpy()
 
-    def _encoded(self, items: Iterable[Iterable[Tensor]]) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor]]:
-        """Layers of the windows of all items, some at a time: item and first patch of each window, layers, and where there is a patch.
+    def _encoded(self, items: Iterable[Iterable[Tensor]]) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor, Tensor | None]]:
+        """Layers of the windows of all items, some at a time: item and first patch of each window, layers, where there is a patch, and patches.
 
-        Each patch is extracted once, however many windows it is in; patches, and windows, of several items share a batch.
+        Each patch is extracted once, however many windows it is in; patches, and windows, of several items share a batch. Patches travel
+        on behind their vectors only where summaries are made of them.
         """
+        width = self.config.model.width
         patches = ((number, patch) for number, item in enumerate(items) for patch in item)
         vectors = ((number, vector) for some in _batched(patches, PATCHES) for (number, _), vector in zip(some, self._extract(some), strict=True))
         windows = (
@@ -313,12 +317,16 @@ class Embedder:
         for some in _batched(windows, BATCH):
             sequences, present = pad_windows([window for *_, window in some], 0.0)  # (B, N, D), (B, N)
             with torch.inference_mode():
-                layers = [sequences, *self.model.bottleneck(sequences, present=present)]
-            yield [(number, first) for number, first, _ in some], layers, present
+                vectors_of = sequences[..., :width]
+                layers = [vectors_of, *self.model.bottleneck(vectors_of, present=present)]
+                kept = sequences[..., width:].unflatten(-1, (-1, self.config.model.frames)) if self.config.embed.summaries else None  # (B, N, M, W)
+            yield [(number, first) for number, first, _ in some], layers, present, kept
 
     @torch.inference_mode()
     def _extract(self, patches: Sequence[tuple[int, Tensor]]) -> Tensor:
-        return self.model.extractor(torch.stack([patch for _, patch in patches]).to(self.device))
+        stacked = torch.stack([patch for _, patch in patches]).to(self.device)  # (P, 1, M, W)
+        vectors = self.model.extractor(stacked)  # (P, D)
+        return torch.cat([vectors, stacked.flatten(1)], dim=1) if self.config.embed.summaries else vectors
 
     @torch.inference_mode()
     def reconstruct(self, log_mel: Tensor, masked: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -354,6 +362,75 @@ def _batched(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
     things = iter(things)
     while batch := list(itertools.islice(things, size)):
         yield batch
+
+
+def require_summaries(config: Config) -> None:
+    """Refuse summaries that are no descriptor of a clip, or that need what the log-mel has not.
+
+    Raises
+    ------
+    RequestError
+        Naming the summary.
+    """
+    rows = [name for name, row in DESCRIPTORS.items() if row.of == "clip"]
+    for name in config.embed.summaries:
+        if name not in rows:
+            raise RequestError(f"embed.summaries holds {name!r}, expected some of {', '.join(rows)}.")
+        if DESCRIPTORS[name].pitch and not config.model.pitch_bands:
+            raise RequestError(f"the summary {name!r} needs pitch bands, which this model's log-mels have not: leave it out.")
+
+
+def embedding_size(config: Config) -> int:
+    """Length E of an embedding."""
+    pooled = config.model.width * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
+    return pooled + sum(size_of(name, config) for name in config.embed.summaries)
+
+
+def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
+    """Embeddings of windows.
+
+    Parameters
+    ----------
+    model : Patchifier
+        Knows how numbers are standardised, if they are and if they are these.
+    config : Config
+    layers, present
+        As for :func:`pool`.
+    patches : Tensor, shape (B, N, M, W)
+        Needed where summaries are asked.
+
+    Returns
+    -------
+    Tensor, shape (B, E)
+        Pooled layers, and behind them summaries.
+    """
+    parts = [pool(layers, present, config.embed)]
+    for name in config.embed.summaries:
+        assert patches is not None
+        parts.append(DESCRIPTORS[name].values(patches.double(), present, config).to(parts[0].dtype))
+    vector = torch.cat(parts, dim=-1) if config.embed.summaries else parts[0]
+    return model.readout(vector) if model.readout is not None and len(model.readout.mean) == vector.shape[-1] else vector
+
+
+def measure_readout(model: Patchifier, config: Config, log_mels: Sequence[Tensor]) -> None:
+    """Standardise embeddings by those of training clips, given as log-mels (M, T); nothing to do for a model that does not.
+
+    Raises
+    ------
+    RequestError
+        If ``model.readout`` is not the length of an embedding.
+    """
+    if model.readout is None:
+        return
+    require_readout(config)
+    model.readout.measure(torch.zeros(1, config.model.readout))  # from what it measured before
+    model.readout.measure(torch.from_numpy(Embedder(model, config).embed_log_mels(log_mels)).to(model.readout.mean.device))
+
+
+def require_readout(config: Config) -> None:
+    """Refuse a ``model.readout`` that is not the length of an embedding."""
+    if config.model.readout not in (0, size := embedding_size(config)):
+        raise RequestError(f"model.readout is {config.model.readout}, but an embedding has {size} numbers: set it to {size}, or to 0.")
 
 
 def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tensor:

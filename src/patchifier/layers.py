@@ -81,6 +81,28 @@ def sight(cells: int, *, stride: int = 1, up: int = 1, device: torch.device) -> 
         return (torch.arange(cells, device=device)[:, None, None] == seen).float()
 
 
+class Standard(nn.Module):
+    """Numbers less their mean, over their deviation, both over training clips; as they are until somebody has measured."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def measure(self, examples: Tensor) -> None:
+        """Take mean and deviation of examples (n, E); a number that never changes keeps its scale."""
+        deviation = examples.std(0, correction=0)
+        self.mean.copy_(examples.mean(0))
+        self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise (..., E)."""
+        return (x - self.mean) / self.scale
+
+
 class Dropout(nn.Dropout):
     """Dropout whose draws cost little on a CPU: four places from each 64-bit number of torch's generator.
 

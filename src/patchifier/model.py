@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import ModelConfig
-from patchifier.layers import Convolution, Dropout, UpConvolution
+from patchifier.layers import Convolution, Dropout, Standard, UpConvolution
 
 
 class FeatureExtractor(nn.Module):
@@ -212,6 +212,7 @@ class Patchifier(nn.Module):
             if config.align == "mlp":
                 self.align = nn.Sequential(self.align, nn.GELU(), nn.Linear(config.width, config.width))
             self.decoder = Decoder(config)
+            self.readout = Standard(config.readout) if config.readout else None
             initialise(self)
         # A CPU convolves in this order: 1.6 times faster forward and back than with kernels that are reordered each time.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it alone

@@ -13,7 +13,7 @@ from patchifier.baselines.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, ModelConfig, RequestError, SpectrogramConfig, digest, update
-from patchifier.embed import Embedder
+from patchifier.embed import Embedder, measure_readout
 from patchifier.model import Patchifier
 
 CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
@@ -40,6 +40,7 @@ def random_checkpoint(config: Config, data: Cache, indices: Sequence[int], *, se
     heard = log_mels(data, config.spectrogram, chosen)
     cut = [spectrogram.cut(log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence) for log_mel in heard]
     calibrate(model, torch.cat(cut))
+    measure_readout(model, config, heard)
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from patchifier import spectrogram
 from patchifier.config import Config, RequestError
-from patchifier.embed import pool
+from patchifier.embed import read_out
 from patchifier.model import Patchifier
 from patchifier.windows import pad_windows, stream_patches, stream_windows
 
@@ -75,7 +75,7 @@ def encode_waveforms(model: Patchifier, config: Config, waveforms: Sequence[Tens
     there = there.to(patches.device)
     # 2. the model
     layers = model.encode(patches.to(next(model.parameters()).dtype), present=there)
-    pooled = pool(layers, there, config.embed)
+    pooled = read_out(model, config, layers, there, patches[:, :, 0])
     # 3. put together again: where each patch of each window belongs
     owners, firsts = torch.tensor([(row, first) for row, first, _ in found], device=patches.device).unbind(1)
     counts = torch.tensor([max(first + len(window) for owner, first, window in found if owner == row) for row in range(len(waveforms))])

@@ -162,7 +162,7 @@ class Graph(nn.Module):
             sequence = layer(sequence, src_key_padding_mask=padding)
             layers.append(sequence)
         layers[-1] = self.model.bottleneck.last_norm(layers[-1])
-        return embed.pool(layers, there, self.config.embed).unflatten(0, (B, K)).mean(1)
+        return embed.read_out(self.model, self.config, layers, there, windows.flatten(0, 1)).unflatten(0, (B, K)).mean(1)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from patchifier import checkpoint
@@ -15,6 +17,7 @@ from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, PretrainConfig, RequestError
 from patchifier.devices import best_precision, launch, require_even, share
+from patchifier.embed import measure_readout, require_readout
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
 from patchifier.pretrain.batches import Batches, Plan
@@ -40,6 +43,7 @@ __all__ = [
     "train_stage",
 ]
 
+READOUT_CLIPS = 512  # by which embeddings are standardised: means are then known to a twentieth of a deviation
 TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "predictor", "align", "decoder")}  # parts, by stage (4.2)
 
 
@@ -93,6 +97,7 @@ def pretrain(
     data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         require_even(training.batch, devices * nodes)  # before there are others who would say it too
+    require_readout(config)
     model = initial_model(config, init)
     sides = split(data, config.pretrain)
     facts = {
@@ -114,10 +119,17 @@ def pretrain(
             model.cpu()
             if config.pretrain.stages != "one":
                 write_reconstructions(run.path / "stage-two" / "reconstructions.safetensors", model, data, sides.validation, config)
+            measure_readout(model, config, examples_of(data, sides.train))
             described = {name: run.facts[name] for name in ("dataset", "clips", "seed", "command", "machine", "started")}
             steps = {f"steps, stage {stage}": number for stage, number in stage_steps(config.pretrain, len(sides.train)).items()}
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
+
+
+def examples_of(data: Cache, clips: np.ndarray) -> list[Tensor]:
+    """Log-mels (M, T) of some clips, evenly spread."""
+    chosen = clips[np.linspace(0, len(clips) - 1, min(len(clips), READOUT_CLIPS)).astype(int)]
+    return [torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen]
 
 
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:

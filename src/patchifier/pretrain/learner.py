@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from patchifier import devices
 from patchifier.config import Config
+from patchifier.descriptors import DESCRIPTORS
 from patchifier.model import Patchifier, places, put, side_by_side, take
-from patchifier.pretrain.targets import PIXELS, TARGETS, TAUGHT, require_targets
+from patchifier.pretrain.targets import PIXELS, TAUGHT, require_targets
 
 LEAST_DEVIATION = 1e-4  # of a target's number, in units of log-mel: what varies less says nothing
 TEMPERATURE = 0.1  # of the contrast between clips
@@ -25,7 +26,7 @@ EQUAL = (1.0, 1.0)
 def idle_parts(config: Config) -> tuple[str, ...]:
     """Parts of the model that its targets do not ask anything of."""
     names = config.pretrain.targets
-    filled_in = any(name in (PIXELS, "latent") or (name in TARGETS and TARGETS[name].of == "patch") for name in names)
+    filled_in = any(name in (PIXELS, "latent") or (name in DESCRIPTORS and DESCRIPTORS[name].of == "patch") for name in names)
     return (*(() if PIXELS in names else ("align", "decoder")), *(() if filled_in else ("predictor",)))
 
 
@@ -49,7 +50,7 @@ class Learner(nn.Module):
         super().__init__()
         require_targets(config)
         self.model, self.config = model, config
-        self.names = [name for name in config.pretrain.targets if name in TARGETS]
+        self.names = [name for name in config.pretrain.targets if name in DESCRIPTORS]
         self.taught = [name for name in config.pretrain.targets if name in TAUGHT]
         found = self._moments(examples)
         self.register_buffer("pixels_variance", found.pop(PIXELS)[1].square(), persistent=False)
@@ -72,8 +73,8 @@ class Learner(nn.Module):
         """Mean and deviation of each target's numbers, (size,) each, and of all pixels, over the examples of all processes."""
         sums: dict[str, Any] = dict.fromkeys((PIXELS, *self.names), 0)
         for patches, present in examples:
-            values = {name: TARGETS[name].values(patches[:, :, 0].float(), present, self.config) for name in self.names}
-            rows = {name: take(each, present) if TARGETS[name].of == "patch" else each for name, each in values.items()}
+            values = {name: DESCRIPTORS[name].values(patches[:, :, 0].float(), present, self.config) for name in self.names}
+            rows = {name: take(each, present) if DESCRIPTORS[name].of == "patch" else each for name, each in values.items()}
             rows[PIXELS] = take(self.model.mel(patches), present).reshape(-1, 1)
             for name, each in rows.items():
                 kept = each.double()
@@ -130,7 +131,7 @@ class Learner(nn.Module):
             errors[PIXELS] = of_hidden * mean_square(reconstructed, take(model.mel(target), hidden)) / self.get_buffer("pixels_variance")[0]
         for name in self.names:
             wanted, head = self.standardised(name, target[:, :, 0], present), self.heads[name]
-            if TARGETS[name].of == "clip":
+            if DESCRIPTORS[name].of == "clip":
                 errors[name] = mean_square(head(whole), wanted)
             else:
                 both = of_visible * mean_square(head(at_visible), take(wanted, visible)) + of_hidden * mean_square(head(at_hidden), take(wanted, hidden))
@@ -154,7 +155,7 @@ class Learner(nn.Module):
     def standardised(self, name: str, patches: Tensor, present: Tensor | None = None) -> Tensor:
         """A target of patches (B, N, M, W), in deviations from its mean over training."""
         with torch.autocast(patches.device.type, enabled=False):
-            values = TARGETS[name].values(patches, present, self.config)
+            values = DESCRIPTORS[name].values(patches, present, self.config)
         return (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_scale")
 
     def figures(self, batches: Iterable[Any]) -> dict[str, float]:

@@ -1,0 +1,235 @@
+"""What engineers have always computed of music, from a log-mel, as rows: of each patch, or of a stretch of patches as a whole.
+
+Pre-training may predict them (:mod:`patchifier.pretrain.targets`), and an embedding may hold those of a whole window beside what was learnt
+(``embed.summaries``). Plain products and sums, so that they can be exported with a model.
+
+Shapes: B clips or windows, N consecutive patches, M rows, W frames; values are log-mel's.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from patchifier.config import Config
+
+CEPSTRA = 20
+ONSET_GROUPS = 4  # of mel bands
+LOUDNESS_PARTS = 4  # of a patch
+LAGS = 64  # of the pulse, from 0.2 to 3 s: 300 to 20 beats a minute
+LAGS_S = (0.2, 3.0)
+TRIPLES = [(a, b, a + b) for a in range(1, 7) for b in range(a, 7) if a + b <= 9]  # coefficients of a chroma that are multiplied
+SMOOTH_S = 0.5  # over which an onset strength is compared with its surroundings
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A row.
+
+    Parameters
+    ----------
+    of : "patch" or "clip"
+        Whether every patch has one, or the clip.
+    compute : callable
+        (patches (B, N, M, W), config) -> (B, N, size); of a clip (patches, there, config) -> (B, size), where `there` (B, N) says which
+        patches are no padding.
+    pitch : bool
+        Whether it needs pitch bands.
+    what : str
+        One line for people.
+    """
+
+    of: Literal["patch", "clip"]
+    compute: Callable[..., Tensor]
+    pitch: bool
+    what: str
+
+    def values(self, patches: Tensor, present: Tensor | None, config: Config) -> Tensor:
+        """Of patches (B, N, M, W), and where there is one (B, N): (B, N, size) or (B, size)."""
+        if self.of == "patch":
+            return self.compute(patches, config)
+        there = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device) if present is None else present
+        return self.compute(patches, there, config)
+
+
+def size_of(name: str, config: Config) -> int:
+    """How many numbers a descriptor has."""
+    return DESCRIPTORS[name].values(torch.zeros(1, 2, config.model.bands, config.model.frames), None, config).shape[-1]
+
+
+# --- of patches ---
+
+
+def timbre(patches: Tensor, config: Config) -> Tensor:
+    """Mean, deviation and mean absolute change of cepstral coefficients, (B, N, 60)."""
+    cepstra = _mel(patches, config).transpose(-1, -2) @ cosines(config.model.mel_bands, patches.device)  # (B, N, W, 20)
+    return torch.cat([cepstra.mean(2), cepstra.std(2), cepstra.diff(dim=2).abs().mean(2)], dim=-1)
+
+
+def pitch(patches: Tensor, config: Config) -> Tensor:
+    """Pitch bands, averaged over time: (B, N, P)."""
+    return patches[:, :, config.model.mel_bands :].mean(-1)
+
+
+def chroma(patches: Tensor, config: Config) -> Tensor:
+    """What stands out of the pitch bands, folded into one octave: (B, N, 36)."""
+    return _fold(salience(patches, config).mean(-1), config)
+
+
+def intervals(patches: Tensor, config: Config) -> Tensor:
+    """What a chroma is made of, whatever its root: (B, N, 40)."""
+    return _quality(chroma(patches, config))
+
+
+def onsets(patches: Tensor, config: Config) -> Tensor:
+    """Onset strength of groups of mel bands, frame by frame: (B, N, 4 W)."""
+    N, W = patches.shape[1], patches.shape[3]
+    strength = _strength(patches, config)  # (B, G, N W)
+    return strength.unflatten(-1, (N, W)).transpose(1, 2).flatten(2)
+
+
+def loudness(patches: Tensor, config: Config) -> Tensor:
+    """Level of the parts of a patch, (B, N, 4): the mean over mel bands."""
+    return _mel(patches, config).mean(2).unflatten(-1, (LOUDNESS_PARTS, -1)).mean(-1)
+
+
+# --- of clips ---
+
+
+def harmony(patches: Tensor, there: Tensor, config: Config) -> Tensor:
+    """Mean and deviation of chroma over the clip, (B, 72)."""
+    return _moments(chroma(patches, config), there)
+
+
+def mode(patches: Tensor, there: Tensor, config: Config) -> Tensor:
+    """What the chroma of the whole clip is made of, whatever its tonic: (B, 40)."""
+    mean, _ = harmony(patches, there, config).chunk(2, dim=-1)
+    return _quality(mean)
+
+
+def rhythm(patches: Tensor, there: Tensor, config: Config) -> Tensor:
+    """Shape of the pulse, whatever its speed: magnitudes of its Fourier coefficients over the logarithm of the lag, (B, 32)."""
+    real, imaginary = _fourier(pulse(patches, there, config).unflatten(1, (2, LAGS)), 17)
+    return torch.sqrt(real[..., 1:].square() + imaginary[..., 1:].square() + 1e-12).flatten(1)
+
+
+def colour(patches: Tensor, there: Tensor, config: Config) -> Tensor:
+    """Mean and deviation of each mel band's level over the clip, (B, 2 M)."""
+    mel = _mel(patches, config).transpose(2, 3).flatten(1, 2)  # (B, N W, M)
+    return _moments(mel, there.repeat_interleave(patches.shape[3], dim=1))
+
+
+def pulse(patches: Tensor, there: Tensor, config: Config) -> Tensor:
+    """Autocorrelation of onset strength, of all bands and of the lowest, at lags of equal ratios: (B, 128)."""
+    strength = _strength(patches, config)  # (B, G, T)
+    heard = there.repeat_interleave(patches.shape[3], dim=1)[:, None].to(strength.dtype)  # (B, 1, T)
+    envelopes = torch.stack([strength.mean(1), strength[:, 0]], dim=1) * heard  # (B, 2, T)
+    width = 2 * round(SMOOTH_S / config.spectrogram.frame_s / 2) + 1
+    total, count = (nn.functional.avg_pool1d(values, width, stride=1, padding=width // 2) for values in (envelopes, heard))
+    centred = torch.relu(envelopes - total / count.clamp(min=1 / width)) * heard
+    centred = (centred - centred.sum(-1, keepdim=True) / heard.sum(-1, keepdim=True)) * heard
+    lags = lags_frames(config.spectrogram.frame_s, patches.device)  # (L,)
+    below = lags.long()
+    longest = int(LAGS_S[1] / config.spectrogram.frame_s) + 2
+    later = nn.functional.pad(centred, (0, longest)).unfold(-1, longest + 1, 1)  # (B, 2, T, longest + 1)
+    correlation = (centred[..., None, :] @ later)[..., 0, :]  # (B, 2, longest + 1)
+    correlation = correlation / correlation[..., :1].clamp(min=1e-9)
+    return torch.lerp(correlation[..., below], correlation[..., below + 1], (lags - below).to(correlation.dtype)).flatten(1)
+
+
+# --- what they are made of ---
+
+
+def _moments(values: Tensor, there: Tensor) -> Tensor:
+    """Mean and deviation of values (B, K, C) over those that are there (B, K): (B, 2 C)."""
+    weights = there[..., None].to(values.dtype)
+    count = weights.sum(1)  # (B, 1)
+    mean = (values * weights).sum(1) / count
+    squares = ((values - mean[:, None]).square() * weights).sum(1)
+    return torch.cat([mean, (squares / (count - 1).clamp(min=1)).sqrt()], dim=-1)
+
+
+def _mel(patches: Tensor, config: Config) -> Tensor:
+    return patches[:, :, : config.model.mel_bands]
+
+
+def _strength(patches: Tensor, config: Config) -> Tensor:
+    """Rise of level from frame to frame, averaged over groups of mel bands: (B, G, N W)."""
+    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, M, N W)
+    rise = nn.functional.pad(torch.relu(mel.diff(dim=-1)), (1, 0))
+    return rise.unflatten(1, (ONSET_GROUPS, -1)).mean(2)
+
+
+def salience(patches: Tensor, config: Config) -> Tensor:
+    """How far each pitch band stands out of the half octave around it, four frames at a time: (B, N, P, W / 4), not below 0."""
+    rows = patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)  # (B, N, P, W / 4)
+    width = 2 * (config.spectrogram.pitch_per_octave // 4) + 1
+    flat = rows.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, W / 4, P)
+    around = nn.functional.avg_pool1d(flat, width, stride=1, padding=width // 2, count_include_pad=False)
+    return torch.relu(flat - around).transpose(1, 2).unflatten(0, rows.shape[:2])
+
+
+def _fold(bands: Tensor, config: Config) -> Tensor:
+    """Mean over octaves: (..., P) -> (..., bands of an octave)."""
+    octave = config.spectrogram.pitch_per_octave
+    whole = bands.shape[-1] // octave * octave
+    return bands[..., :whole].unflatten(-1, (-1, octave)).mean(-2)
+
+
+def _quality(chroma: Tensor) -> Tensor:
+    """Numbers of a chroma (..., K) that a transposition leaves alone: (..., 6 + 2 * 17).
+
+    Magnitudes of its first six Fourier coefficients over the twelve semitones, which tell how chromatic, diatonic or whole-toned it is
+    (Quinn 2006), and products of three whose phases cancel, which tell major from minor as their mirror images.
+    """
+    share = chroma / chroma.sum(-1, keepdim=True).clamp(min=1e-4)
+    real, imaginary = _fourier(share, 10)  # of twelve semitones or finer steps: the same low coefficients
+    a, b, c = ([triple[place] for triple in TRIPLES] for place in range(3))
+    both_real = real[..., a] * real[..., b] - imaginary[..., a] * imaginary[..., b]
+    both_imaginary = real[..., a] * imaginary[..., b] + imaginary[..., a] * real[..., b]
+    product_real = both_real * real[..., c] + both_imaginary * imaginary[..., c]  # times the conjugate of the third
+    product_imaginary = both_imaginary * real[..., c] - both_real * imaginary[..., c]
+    size = torch.sqrt(product_real.square() + product_imaginary.square()).clamp(min=1e-12)
+    root = size.pow(-2 / 3)  # the cube root of the product's size is a size of one coefficient
+    magnitudes = torch.sqrt(real[..., 1:7].square() + imaginary[..., 1:7].square())
+    return torch.cat([magnitudes, product_real * root, product_imaginary * root], dim=-1)
+
+
+def _fourier(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Real and imaginary parts of the first Fourier coefficients of values (..., K): (..., count) each."""
+    angles = 2 * math.pi / values.shape[-1] * torch.outer(torch.arange(values.shape[-1]), torch.arange(count)).to(values)
+    return values @ torch.cos(angles), -values @ torch.sin(angles)
+
+
+@functools.cache
+def lags_frames(frame_s: float, device: torch.device) -> Tensor:
+    """Lags of the pulse in frames, (L,)."""
+    return torch.logspace(math.log10(LAGS_S[0]), math.log10(LAGS_S[1]), LAGS, device=device) / frame_s
+
+
+@functools.cache
+def cosines(bands: int, device: torch.device) -> Tensor:
+    """Orthonormal DCT-II matrix (M, 20): bands to cepstral coefficients."""
+    place, order = torch.arange(bands, device=device) + 0.5, torch.arange(CEPSTRA, device=device)
+    matrix = torch.cos(math.pi / bands * place[:, None] * order) * math.sqrt(2 / bands)
+    matrix[:, 0] /= math.sqrt(2)
+    return matrix
+
+
+DESCRIPTORS = {
+    "timbre": Descriptor("patch", timbre, False, "mel-frequency cepstra: mean, deviation, change"),
+    "onsets": Descriptor("patch", onsets, False, "onset strength of four groups of bands, frame by frame"),
+    "loudness": Descriptor("patch", loudness, False, "level of the parts of a patch"),
+    "pitch": Descriptor("patch", pitch, True, "pitch bands"),
+    "chroma": Descriptor("patch", chroma, True, "salience of 36 pitch classes"),
+    "intervals": Descriptor("patch", intervals, True, "chroma, whatever its root"),
+    "harmony": Descriptor("clip", harmony, True, "chroma over the clip, mean and deviation"),
+    "mode": Descriptor("clip", mode, True, "chroma over the clip, whatever its tonic"),
+    "colour": Descriptor("clip", colour, False, "level of each mel band over the clip, mean and deviation"),
+    "pulse": Descriptor("clip", pulse, False, "autocorrelation of onset strength"),
+    "rhythm": Descriptor("clip", rhythm, False, "pulse, whatever its speed"),
+}
