@@ -184,7 +184,7 @@ class Teacher(nn.Module):
         super().__init__()
         self.extractor, self.bottleneck = copy.deepcopy(learner.model.extractor), copy.deepcopy(learner.model.bottleneck)
         self.contrast = copy.deepcopy(learner.heads["contrast"]) if "contrast" in learner.heads else None
-        self.requires_grad_(False)
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode."""

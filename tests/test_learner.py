@@ -1,0 +1,333 @@
+"""Several targets and a teacher: errors whose size is known, weights that are learnt, and who sees what."""
+
+import contextlib
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from patchifier.config import Config, RequestError, TrainingConfig, update
+from patchifier.model import Patchifier, draw_mask, places
+from patchifier.pretrain import Batches, pretrain, stage_loss, stage_module
+from patchifier.pretrain.batches import Batch, Resident
+from patchifier.pretrain.learner import Learner, idle_parts
+from patchifier.pretrain.targets import PIXELS, TARGETS, TAUGHT
+
+ALL = (PIXELS, *TARGETS, *TAUGHT)
+MODEL = {"channels": [4, 4, 4, 8, 8], "pitch_channels": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "dropout": 0.0, "predictor_layers": 1}
+CONFIG = update(
+    Config(),
+    {
+        "spectrogram": {"bands": 280, "pitch_bands": 216},
+        "model": MODEL | {"bands": 280, "pitch_bands": 216, "norm": "before"},
+        "augment": {"intensity_per": "spectrogram"},
+        "pretrain": {"targets": list(ALL), "mask_ratio": 0.5},
+    },
+)
+
+
+def config_of(*targets: str, **model) -> Config:
+    return update(CONFIG, {"pretrain": {"targets": list(targets)}, "model": model})
+
+
+def music(B: int, N: int, *, seed: int = 0) -> torch.Tensor:
+    """Patches (B, N, 1, M, W) of which each clip and each band has a level of its own."""
+    chance = torch.Generator().manual_seed(seed)
+    levels = torch.rand(B, N, 1, 280, 1, generator=chance) + torch.rand(B, 1, 1, 280, 1, generator=chance)
+    return 0.3 * levels + 0.1 * torch.rand(B, N, 1, 280, 32, generator=chance) - 0.8
+
+
+def learner_of(config: Config = CONFIG, shown: torch.Tensor | None = None) -> Learner:
+    return Learner(Patchifier(config.model), config, [(music(8, 6) if shown is None else shown, None)])
+
+
+def half(B: int, N: int) -> torch.Tensor:
+    return torch.from_numpy(draw_mask(np.random.default_rng(0), np.ones((B, N), bool), 0.5))
+
+
+def asked(learner: Learner, shown: torch.Tensor, masked: torch.Tensor, present: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    seen = ~masked if present is None else present & ~masked
+    return learner.errors(shown, shown, present, masked, visible=places(seen), hidden=places(masked))
+
+
+# --- errors ---
+
+
+@torch.no_grad()
+def test_an_error_is_one_for_the_mean_and_for_a_guess():
+    shown = music(8, 6)
+    learner = learner_of(shown=shown).eval()
+    for head in learner.heads.values():
+        for parameter in head.parameters():
+            parameter.zero_()
+    last = learner.model.decoder.up[-1]
+    last.weight.zero_()
+    last.bias.fill_(learner.model.mel(shown).mean())
+    errors = asked(learner, shown, half(8, 6))
+    assert list(errors) == list(ALL)
+    for name, error in errors.items():
+        within = 0.02 if name in ("latent", "contrast") else 0.15  # half of the patches stand for all
+        assert float(error) == pytest.approx(1, abs=within), name
+
+
+@torch.no_grad()
+def test_targets_are_standardised_by_training():
+    shown = music(8, 6)
+    learner = learner_of(shown=shown)
+    for name in TARGETS:
+        values = learner.standardised(name, shown[:, :, 0]).flatten(0, -2)
+        assert values.mean(0).abs().max() < 1e-2, name
+        deviation = values.std(0)
+        assert deviation.max() < 1.01, name
+        assert deviation.max() > 0.99, name
+
+
+@torch.no_grad()
+def test_moments_over_many_batches_are_those_over_all_at_once_and_padding_is_left_out():
+    shown = music(8, 6)
+    present = torch.ones(8, 9, dtype=torch.bool)
+    present[:, 6:] = False
+    padded = torch.cat([shown, torch.full((8, 3, 1, 280, 32), -1.0)], dim=1)
+    model = Patchifier(CONFIG.model)
+    whole = Learner(model, CONFIG, [(shown, None)])
+    parts = Learner(model, CONFIG, [(padded[:3], present[:3]), (padded[3:], present[3:])])
+    for name, buffer in whole.named_buffers():
+        torch.testing.assert_close(parts.get_buffer(name), buffer, atol=1e-4, rtol=1e-3)
+    assert float(whole.pixels_variance) == pytest.approx(float(shown[..., :64, :].var()), rel=1e-4)
+
+
+@torch.no_grad()
+def test_errors_of_a_clip_do_not_depend_on_padding():
+    learner, shown = learner_of().eval(), music(1, 5)
+    masked = torch.tensor([[True, False, False, True, True]])
+    alone = asked(learner, shown, masked)
+    padded = torch.cat([shown, torch.full((1, 4, 1, 280, 32), -1.0)], dim=1)
+    present = torch.arange(9)[None] < 5
+    beside = asked(learner, padded, torch.nn.functional.pad(masked, (0, 4)), present)
+    for name, error in alone.items():
+        torch.testing.assert_close(beside[name], error, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@torch.no_grad()
+def test_a_clip_that_is_one_patch_leaves_the_loss_a_number():
+    """It is masked, and nothing of it is visible."""
+    learner, shown = learner_of(), music(3, 4)
+    present, masked = torch.ones(3, 4, dtype=torch.bool), torch.zeros(3, 4, dtype=torch.bool)
+    present[0, 1:], masked[0, 0], masked[1:, 1:3] = False, True, True
+    errors = asked(learner, shown, masked, present)
+    assert all(error.isfinite() for error in errors.values())
+    alone = asked(learner, shown[:1], masked[:1], present[:1])
+    assert all(error.isfinite() for error in alone.values())
+
+
+class Clips:
+    """Log-mels that stand in for a cache; the second and the last cannot fill a sequence."""
+
+    def __init__(self):
+        chance = np.random.default_rng(0)
+        self.frames = np.array([900, 300, 830, 1249, 1000, 700, 1100, 100])
+        self.clips, self.spectrogram = self.frames, CONFIG.spectrogram
+        self.log_mels = [(chance.random((280,)) + 0.3 * chance.random((count, 280)) - 1.2).astype(np.float16) for count in self.frames]
+
+    def log_mel(self, index, first=0, last=None):
+        return self.log_mels[index][first:last]
+
+    def read(self, indices, spans, *, least=0):
+        longest = max(least, int(np.diff(spans).max()))
+        batch = np.full((len(indices), longest, 280), -1.0, np.float16)
+        for row, index, (first, last) in zip(batch, indices, spans, strict=True):
+            row[: last - first] = self.log_mels[index][first:last]
+        return torch.from_numpy(batch)
+
+
+def batches_of(config: Config, share: slice | None = None, clips: np.ndarray | None = None) -> Batches:
+    return Batches(Clips(), [np.arange(8) if clips is None else clips], config, "two", TrainingConfig(batch=4), share=share)
+
+
+@torch.no_grad()
+def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
+    """As two processes have it, in evaluation mode; the contrast between clips apart, which is gathered."""
+    config = config_of(*(name for name in ALL if name != "contrast"))
+    learner = Learner(Patchifier(config.model), config, batches_of(config).examples()).eval()
+    losses = []
+    for share in (None, slice(0, 2), slice(2, 4)):
+        own = batches_of(config, share)
+        losses.append([float(stage_loss("two", own, config.pretrain)(learner, own(step))) for step in range(4)])
+    whole, first, second = np.array(losses)
+    np.testing.assert_allclose((first + second) / 2, whole, atol=1e-5)
+    assert np.abs(first - whole).max() > 1e-3
+
+
+@torch.no_grad()
+def test_figures_are_errors_weighted_by_clips():
+    learner = learner_of().eval()
+    shown = [music(4, 6, seed=1), music(2, 6, seed=2)]
+    batches = [Batch(each, each, torch.ones(each.shape[:2], dtype=torch.bool), half(*each.shape[:2])) for each in shown]
+    figures = learner.figures(batches)
+    assert list(figures) == [f"{name}_error" for name in ALL]
+    errors = [asked(learner, batch.patches, batch.masked, batch.present) for batch in batches]
+    for name in ALL:
+        assert figures[f"{name}_error"] == pytest.approx((4 * float(errors[0][name]) + 2 * float(errors[1][name])) / 6, rel=1e-5)
+
+
+# --- weights ---
+
+
+def test_weights_move_towards_the_logarithm_of_their_errors():
+    learner, shown, masked = learner_of().eval(), music(8, 6, seed=1), half(8, 6)
+    seen, hidden = places(~masked), places(masked)
+    errors = {name: float(error.detach()) for name, error in asked(learner, shown, masked).items()}
+    learner.stage_two_loss(shown, shown, None, masked, visible=seen, hidden=hidden).backward()
+    for name, parameter in learner.log_variances.items():
+        assert float(parameter.grad) == pytest.approx((1 - errors[name]) / len(ALL), abs=1e-5), name
+    with torch.no_grad():
+        for name, parameter in learner.log_variances.items():
+            parameter.fill_(math.log(errors[name]))
+    learner.zero_grad()
+    learner.stage_two_loss(shown, shown, None, masked, visible=seen, hidden=hidden).backward()
+    for name, parameter in learner.log_variances.items():
+        assert float(parameter.grad) == pytest.approx(0, abs=1e-5), name
+
+
+def test_training_lowers_every_error():
+    config = update(CONFIG, {"pretrain": {"teacher_decay": 0.9}})
+    torch.manual_seed(0)
+    learner, shown, masked = learner_of(config).train(), music(4, 6), half(4, 6)
+    optimiser = torch.optim.AdamW([parameter for parameter in learner.parameters() if parameter.requires_grad], lr=5e-3)
+    errors = []
+    for _ in range(40):
+        optimiser.zero_grad()
+        learner.stage_two_loss(shown, shown, None, masked, visible=places(~masked), hidden=places(masked)).backward()
+        optimiser.step()
+        with torch.no_grad():
+            errors.append({name: float(error) for name, error in asked(learner.train(), shown, masked).items()})
+    for name in ALL:
+        assert errors[-1][name] < 0.95 * errors[0][name], name
+
+
+# --- the teacher ---
+
+
+def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient():
+    config = update(CONFIG, {"pretrain": {"teacher_decay": 0.9}})
+    learner, shown, masked = learner_of(config), music(4, 6), half(4, 6)
+    where = {"visible": places(~masked), "hidden": places(masked)}
+    pairs = [("extractor", learner.model.extractor), ("bottleneck", learner.model.bottleneck), ("contrast", learner.heads["contrast"])]
+    with torch.no_grad():
+        for parameter in learner.model.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))
+    before = {name: [value.clone() for value in getattr(learner.teacher, name).parameters()] for name, _ in pairs}
+    learner.eval().stage_two_loss(shown, shown, None, masked, **where)
+    for name, _ in pairs:
+        assert all(torch.equal(*both) for both in zip(getattr(learner.teacher, name).parameters(), before[name], strict=True)), "it moved in evaluation"
+    expected = {name: [0.9 * old + 0.1 * new.detach() for old, new in zip(before[name], part.parameters(), strict=True)] for name, part in pairs}
+    learner.train().stage_two_loss(shown, shown, None, masked, **where).backward()
+    for name, _ in pairs:
+        torch.testing.assert_close(list(getattr(learner.teacher, name).parameters()), expected[name])
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in learner.teacher.parameters())
+    assert not any(part.training for part in learner.teacher.modules() if part is not learner.teacher.contrast)
+    learner.stage_two_loss(shown, shown, None, masked, **where)  # now with the statistics of the step before
+    learner.teacher.follow(learner, 0.9)
+    for own, source in zip(learner.teacher.extractor.buffers(), learner.model.extractor.buffers(), strict=True):
+        assert torch.equal(own, source)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@torch.no_grad()
+def test_the_teacher_sees_masked_patches_alone(padded):
+    learner, shown = learner_of(), music(3, 6)
+    present = torch.ones(3, 6, dtype=torch.bool) if padded else None
+    masked = torch.tensor([[True, False, True, False, True, False]]).repeat(3, 1)
+    if padded:
+        present[0, 4:], masked[0, 4] = False, False
+    hidden = places(masked)
+    before = learner.teacher(shown, present, masked, hidden)
+    other = torch.where(masked[:, :, None, None, None], shown, music(3, 6, seed=3))
+    for one, two in zip(before, learner.teacher(other, present, masked, hidden), strict=True):
+        assert torch.equal(one, two)
+    other = torch.where(masked[:, :, None, None, None], music(3, 6, seed=3), shown)
+    for one, two in zip(before, learner.teacher(other, present, masked, hidden), strict=True):
+        assert (one - two).abs().max() > 1e-3
+    vectors, clips = before
+    assert vectors.shape == (int(masked.sum()), 16)
+    torch.testing.assert_close(vectors.mean(-1), torch.zeros(len(vectors)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(vectors.var(-1, correction=0), torch.ones(len(vectors)), atol=1e-2, rtol=0)
+    assert clips.shape == (3, 128)
+    torch.testing.assert_close(clips.norm(dim=-1), torch.ones(3))
+
+
+@torch.no_grad()
+def test_the_teacher_says_of_a_clip_what_it_would_say_of_it_alone():
+    learner, shown = learner_of(), music(3, 6)
+    present, masked = torch.ones(3, 6, dtype=torch.bool), half(3, 6)
+    present[1, 3:], masked[1] = False, torch.tensor([True, False, True, False, False, False])
+    vectors, clips = learner.teacher(shown, present, masked, places(masked))
+    counts = masked.sum(1).tolist()
+    for row, part in enumerate(vectors.split(counts)):
+        count = int(present[row].sum())
+        own, clip = learner.teacher(shown[row : row + 1, :count], None, masked[row : row + 1, :count], places(masked[row, :count]))
+        torch.testing.assert_close(part, own, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(clips[row], clip[0], atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_contrast_is_low_where_a_clip_is_its_own_teachers_and_high_where_it_is_anothers():
+    learner = learner_of().eval()
+    clips = torch.nn.functional.normalize(torch.rand(4, 128, generator=torch.Generator().manual_seed(0)) - 0.5, dim=1)
+    learner.heads["contrast"] = torch.nn.Identity()
+    own, others = (float(Learner.contrast(learner, each, clips)) for each in (clips, clips.roll(1, 0)))
+    assert own < 0.1 < 1 < others
+
+
+def test_without_latent_or_contrast_there_is_no_teacher():
+    learner = learner_of(config_of(PIXELS, "timbre"))
+    assert learner.teacher is None
+    assert not [name for name in learner.state_dict() if name.startswith("teacher")]
+
+
+# --- what is trained ---
+
+
+@pytest.mark.parametrize("predictor", [0, 1])
+@pytest.mark.parametrize("targets", [ALL, ("latent",), ("contrast",), ("harmony",), ("timbre", "latent"), (PIXELS, "pulse")], ids="+".join)
+def test_all_that_is_trained_gets_a_gradient_and_a_device_is_not_waited_for(targets, predictor, monkeypatch):
+    """On torch's meta device there are shapes and no numbers; several processes miss a gradient that is not there."""
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: contextlib.nullcontext())  # which does not know that device
+    config = config_of(*targets, predictor_layers=predictor)
+    long = np.array([0, 2, 3, 4])
+    own = batches_of(config, clips=long)
+    learner = stage_module("two", Patchifier(config.model), own, config).to("meta").train()
+    own.resident = Resident(torch.empty(10_000, 280, dtype=torch.float16, device="meta"), np.zeros(8, int))
+    plan = own(0)
+    assert plan.present is None
+    moved = dataclasses.replace(plan, **{name: value.to("meta") for name, value in vars(plan).items() if value is not None})
+    loss = stage_loss("two", own, config.pretrain)(learner, moved)
+    loss.backward()
+    assert loss.device.type == "meta"
+    trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    missing = [name for name in trained if learner.get_parameter(name).grad is None]
+    assert not missing
+    assert any(name.startswith("model.extractor.pitch") for name in trained)
+    idle = [name for name, part in learner.model.named_children() if not any(parameter.requires_grad for parameter in part.parameters())]
+    assert set(idle) == set(idle_parts(config)) - ({"predictor"} if not predictor else set())
+
+
+def test_making_a_learner_leaves_the_global_generator_alone_and_heads_follow_the_seed():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = learner_of()
+    assert torch.equal(torch.rand(3), expected)
+    second, other = learner_of(), learner_of(update(CONFIG, {"pretrain": {"seed": 1}}))
+    for name, value in first.heads.state_dict().items():
+        assert torch.equal(value, second.heads.state_dict()[name])
+    assert not torch.equal(first.heads["pulse"].weight, other.heads["pulse"].weight)
+
+
+def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
+    config = update(Config(), {"pretrain": {"targets": ["pixels", "chroma"]}})
+    with pytest.raises(RequestError, match="'chroma' needs pitch bands"):
+        pretrain(small_cache, tmp_path / "run", config=config)
+    assert not (tmp_path / "run").exists()
