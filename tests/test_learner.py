@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from patchifier.config import Config, RequestError, TrainingConfig, update
+from patchifier.descriptors import DESCRIPTORS
 from patchifier.model import Patchifier, draw_mask, places
 from patchifier.pretrain import Batches, pretrain, stage_loss, stage_module
 from patchifier.pretrain.batches import Batch, Resident
 from patchifier.pretrain.learner import Learner, idle_parts
-from patchifier.pretrain.targets import PIXELS, TARGETS, TAUGHT
+from patchifier.pretrain.targets import PIXELS, TAUGHT
 
-ALL = (PIXELS, *TARGETS, *TAUGHT)
+ALL = (PIXELS, *DESCRIPTORS, *TAUGHT)
 MODEL = {"channels": [4, 4, 4, 8, 8], "pitch_channels": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "dropout": 0.0, "predictor_layers": 1}
 CONFIG = update(
     Config(),
@@ -76,7 +77,7 @@ def test_an_error_is_one_for_the_mean_and_for_a_guess():
 def test_targets_are_standardised_by_training():
     shown = music(8, 6)
     learner = learner_of(shown=shown)
-    for name in TARGETS:
+    for name in DESCRIPTORS:
         values = learner.standardised(name, shown[:, :, 0]).flatten(0, -2)
         assert values.mean(0).abs().max() < 1e-2, name
         deviation = values.std(0)

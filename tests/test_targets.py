@@ -10,8 +10,9 @@ import torch
 
 from patchifier import augment, spectrogram
 from patchifier.config import AugmentConfig, Config, RequestError, update
+from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S
 from patchifier.pretrain import targets
-from patchifier.pretrain.targets import LAGS, LAGS_S, TARGETS, TAUGHT, require_targets
+from patchifier.pretrain.targets import TAUGHT, require_targets
 
 RATE = 22_050
 CONFIG = update(Config(), {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": {"bands": 280, "pitch_bands": 216}})
@@ -37,7 +38,7 @@ def patches_of(wave: np.ndarray) -> torch.Tensor:
 
 
 def values(name: str, patches: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
-    return TARGETS[name].values(patches, present, CONFIG)
+    return DESCRIPTORS[name].values(patches, present, CONFIG)
 
 
 def clicks(period_s: float, seconds: float = 19.0) -> np.ndarray:
@@ -58,18 +59,18 @@ def chord(*semitones: int, seconds: float = 3.0) -> np.ndarray:
 # --- all of them ---
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", DESCRIPTORS)
 def test_a_row_has_its_size_for_patches_or_clips_and_is_finite_even_for_silence(name: str, noise: Callable, silence: Callable) -> None:
-    assert set(SIZES) == set(TARGETS)
+    assert set(SIZES) == set(DESCRIPTORS)
     for wave in (noise(6), silence(6)):
         patches = patches_of(wave)
         found = values(name, patches)
-        assert found.shape == ((1, patches.shape[1], SIZES[name]) if TARGETS[name].of == "patch" else (1, SIZES[name]))
+        assert found.shape == ((1, patches.shape[1], SIZES[name]) if DESCRIPTORS[name].of == "patch" else (1, SIZES[name]))
         assert found.isfinite().all()
     assert values(name, patches_of(noise(6))).std() > 0
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", DESCRIPTORS)
 def test_a_clip_has_the_same_targets_alone_and_beside_a_longer_one(name: str, noise: Callable) -> None:
     """Padding has no part in them."""
     patches = patches_of(noise(5) * np.linspace(0, 1, 5 * RATE, dtype=np.float32))
@@ -80,7 +81,7 @@ def test_a_clip_has_the_same_targets_alone_and_beside_a_longer_one(name: str, no
     present = torch.ones(2, N + 7, dtype=torch.bool)
     present[0, N:] = False
     found = values(name, padded, present)[:1]
-    found = found[:, :N] if TARGETS[name].of == "patch" else found
+    found = found[:, :N] if DESCRIPTORS[name].of == "patch" else found
     torch.testing.assert_close(found, values(name, patches), atol=1e-4, rtol=0)
 
 
@@ -88,7 +89,7 @@ def test_a_row_needs_pitch_bands_if_it_says_so(noise: Callable) -> None:
     patches = patches_of(noise(3))
     other = patches.clone()
     other[:, :, 64:] += torch.rand(216, 32)
-    for name, target in TARGETS.items():
+    for name, target in DESCRIPTORS.items():
         assert torch.equal(values(name, patches), values(name, other)) == (not target.pitch), name
 
 
@@ -220,10 +221,10 @@ def test_targets_that_make_no_sense_are_refused(changes: dict, message: str) -> 
         require_targets(update(CONFIG, {"pretrain": changes}))
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", DESCRIPTORS)
 def test_targets_of_pitch_are_refused_without_pitch_bands(name: str) -> None:
     config = update(Config(), {"pretrain": {"targets": ["pixels", name]}})
-    if not TARGETS[name].pitch:
+    if not DESCRIPTORS[name].pitch:
         require_targets(config)
         return
     with pytest.raises(RequestError, match=rf"'{name}' needs pitch bands: set spectrogram\.pitch_bands"):
@@ -231,7 +232,7 @@ def test_targets_of_pitch_are_refused_without_pitch_bands(name: str) -> None:
 
 
 def test_every_row_is_described_in_one_line() -> None:
-    for what in (*(row.what for row in TARGETS.values()), *TAUGHT.values()):
+    for what in (*(row.what for row in DESCRIPTORS.values()), *TAUGHT.values()):
         assert 3 < len(what) < 100
-    assert not set(TARGETS) & {*TAUGHT, targets.PIXELS}
-    assert replace(TARGETS["pulse"], what="other").what == "other"
+    assert not set(DESCRIPTORS) & {*TAUGHT, targets.PIXELS}
+    assert replace(DESCRIPTORS["pulse"], what="other").what == "other"

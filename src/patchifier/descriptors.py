@@ -129,8 +129,8 @@ def pulse(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     heard = there.repeat_interleave(patches.shape[3], dim=1)[:, None].to(strength.dtype)  # (B, 1, T)
     envelopes = torch.stack([strength.mean(1), strength[:, 0]], dim=1) * heard  # (B, 2, T)
     width = 2 * round(SMOOTH_S / config.spectrogram.frame_s / 2) + 1
-    total, count = (nn.functional.avg_pool1d(values, width, stride=1, padding=width // 2) for values in (envelopes, heard))
-    centred = torch.relu(envelopes - total / count.clamp(min=1 / width)) * heard
+    total, count = around(envelopes, width), around(heard, width)
+    centred = torch.relu(envelopes - total / count.clamp(min=1)) * heard
     centred = (centred - centred.sum(-1, keepdim=True) / heard.sum(-1, keepdim=True)) * heard
     lags = lags_frames(config.spectrogram.frame_s, patches.device)  # (L,)
     below = lags.long()
@@ -169,8 +169,13 @@ def salience(patches: Tensor, config: Config) -> Tensor:
     rows = patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)  # (B, N, P, W / 4)
     width = 2 * (config.spectrogram.pitch_per_octave // 4) + 1
     flat = rows.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, W / 4, P)
-    around = nn.functional.avg_pool1d(flat, width, stride=1, padding=width // 2, count_include_pad=False)
-    return torch.relu(flat - around).transpose(1, 2).unflatten(0, rows.shape[:2])
+    mean = around(flat, width) / around(torch.ones_like(flat[0, 0]), width)
+    return torch.relu(flat - mean).transpose(1, 2).unflatten(0, rows.shape[:2])
+
+
+def around(values: Tensor, width: int) -> Tensor:
+    """Sum of the `width` values (..., T) around each: (..., T), of nothing beyond the ends."""
+    return nn.functional.pad(values, (width // 2, width // 2)).unfold(-1, width, 1).sum(-1)
 
 
 def _fold(bands: Tensor, config: Config) -> Tensor:
