@@ -22,6 +22,7 @@ from patchifier.baselines import (
     each_clip,
     encoders,
     handcrafted,
+    handmade,
     mel_stats,
     mfcc,
     random_checkpoint,
@@ -525,3 +526,24 @@ def test_mfcc_on_the_demo_clips_agree_with_an_independent_script(tmp_path):
         fitted = LogisticRegression(C=0.1, max_iter=5000).fit((features[train] - mean) / deviation, names[train])
         right += int((fitted.predict((features[test] - mean) / deviation) == names[test]).sum())
     assert right / len(names) == pytest.approx(0.393, abs=0.03)
+
+
+# --- summaries ---
+
+
+def test_summaries_are_what_an_embedding_holds_behind_its_layers(data, tmp_path):
+    wide = update(Config(), {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": {"bands": 280, "pitch_bands": 216, "layers": 1}})
+    wide = update(wide, {"embed": {"summaries": ["harmony", "mode", "pulse", "rhythm"]}})
+    cache.prepare(Dataset("tones", data.clips[:4]), tmp_path / "cache", config=wide.spectrogram, workers=1)
+    there = Cache(tmp_path / "cache")
+    embedder = Embedder(Patchifier(wide.model), wide)
+    log_mels = [torch.from_numpy(np.array(there.log_mel(index), np.float32).T) for index in range(len(there.clips))]
+    found = handmade.summaries(there, range(len(there.clips)))
+    assert found.shape == (len(there.clips), 272)
+    np.testing.assert_allclose(found, embedder.embed_log_mels(log_mels)[:, 512:], atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+def test_summaries_are_refused_without_pitch_bands(data):
+    with pytest.raises(RequestError, match="summaries need pitch bands"):
+        handmade.summaries(data, [0])

@@ -7,6 +7,7 @@ mel-stats            2 M      mean and deviation over time of each mel band: the
 mfcc                 120      mean and deviation of 20 MFCC and their first and second differences (JukeMIR)
 chroma               72       the same of 12 constant-Q chroma (JukeMIR)
 handcrafted          192+2M   the three above side by side
+summaries            272      descriptors of windows: what an embedding may hold beside what was learnt, nothing learnt
 random               E        the same architecture with random weights, batch-norm statistics calibrated
 MODEL                E        a model of this package: a folder, or a bundled one's name
 features:DIR         any      what somebody else computed
@@ -77,6 +78,7 @@ ROWS = {
     "mfcc": Row("", "MFCC statistics (120)", handmade.build(mfcc, packages=["librosa"])),
     "chroma": Row("", "chroma statistics (72)", handmade.build(chroma, packages=["librosa"])),
     "handcrafted": Row("", "MFCC, chroma and mel statistics", handmade.build(handcrafted, packages=["librosa"])),
+    "summaries": Row("", "descriptors of windows, nothing learnt (272)", handmade.build(handmade.summaries)),
     "random": Row("[SEED or MODEL]", "random weights, calibrated: five seeds, or one; of the paper's architecture, or a model's", models.random),
     "model": Row("MODEL[@POOLING]", "a model of this package; its folder or its name alone will do", models.trained),
     "features": Row("DIR", "a folder with one .npy or .npz file for each clip", features.folder),

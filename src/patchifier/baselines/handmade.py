@@ -7,15 +7,20 @@ of the sequence and of its first and second differences. The differences are pla
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from patchifier import audio
 from patchifier.baselines.interface import Asked, Encode, Encoder, each_clip, each_waveform
 from patchifier.cache import Cache
-from patchifier.config import digest
+from patchifier.config import Config, ModelConfig, RequestError, digest
+from patchifier.descriptors import DESCRIPTORS
+from patchifier.windows import cut_windows
 
 HOP = 512
+SUMMARIES = ("harmony", "mode", "pulse", "rhythm")
 
 
 def mel_stats(data: Cache, indices: Sequence[int]) -> np.ndarray:
@@ -42,6 +47,28 @@ def handcrafted(data: Cache, indices: Sequence[int]) -> np.ndarray:
         return np.concatenate([mfcc_of(waveform), chroma_of(waveform), _mel_stats(data, index)])
 
     return each_clip("handcrafted", vector)(data, indices)
+
+
+def summaries(data: Cache, indices: Sequence[int]) -> np.ndarray:
+    """What an embedding may hold beside what was learnt, with nothing learnt: descriptors of windows, averaged, (n, 272).
+
+    Raises
+    ------
+    RequestError
+        If the log-mels have no pitch bands.
+    """
+    if not data.spectrogram.pitch_bands:
+        raise RequestError("summaries need pitch bands: prepare the cache with --config recipes/base.json.")
+    model = replace(ModelConfig(), bands=data.spectrogram.bands, pitch_bands=data.spectrogram.pitch_bands)
+    config = Config(spectrogram=data.spectrogram, model=model)
+
+    def vector(data: Cache, index: int) -> np.ndarray:
+        log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
+        windows = [patches[None, :, 0].double() for patches in cut_windows(log_mel, config)]  # (1, N, M, W) each
+        rows = [torch.cat([DESCRIPTORS[name].values(patches, None, config)[0] for name in SUMMARIES]) for patches in windows]
+        return torch.stack(rows).mean(0).float().numpy()
+
+    return each_clip("summaries", vector)(data, indices)
 
 
 def _mel_stats(data: Cache, index: int) -> np.ndarray:
