@@ -78,7 +78,7 @@ def write_card(
         f"A music encoder with {count:,} parameters, pre-trained without labels, released {facts['date']}. It reads mono audio at "
         f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({config.embed.pooling} of layers "
         f"{', '.join(map(str, config.embed.layers))}).", "",
-        "```python", "import patchifier", f'model = patchifier.load("{name}")', 'vector = model.embed("song.mp3")', "```", "",
+        "```python", "import patchifier", "", f'model = patchifier.load("{name}")', 'vector = model.embed("song.mp3")', "```", "",
         "The weights are Apache-2.0. Matrices are stored in half precision and computed with in float32.", "",
         "## What it heard", "", *heard_lines(heard, facts), "",
         "## Compute", "", *cost_lines(cost), "",

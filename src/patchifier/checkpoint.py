@@ -183,6 +183,7 @@ def card(checkpoint: Checkpoint) -> str:
         "",
         "```python",
         "import patchifier",
+        "",
         'model = patchifier.load("this/folder")',
         'vector = model.embed("song.mp3")',
         "```",

@@ -46,7 +46,7 @@ def find(model: str | Path | None = None) -> Path:
     if hub.is_name(model):
         return hub.from_hub(str(model))
     if isinstance(model, str) and model == Path(model).name and not Path(model).exists():
-        raise RequestError(f"there is no model {model!r}{_nearest(model)}. Expected {expected()}.")
+        raise RequestError(f"there is no model {model!r}{_nearest(model)} Expected {expected()}.")
     return Path(model)
 
 
@@ -66,4 +66,4 @@ def _bundled(name: str) -> Path:
 
 def _nearest(name: str) -> str:
     near = difflib.get_close_matches(name, names(), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f", did you mean {near[0]!r}?" if near else "."
