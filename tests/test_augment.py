@@ -1,6 +1,6 @@
 """Augmentation: what is drawn, and that what is applied is what was drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchifier import augment
-from patchifier.config import AugmentConfig
+from patchifier import augment, spectrogram
+from patchifier.config import AugmentConfig, Config, RequestError, SpectrogramConfig, update
+from patchifier.descriptors import DESCRIPTORS
 
 SILENCE = -1.0
 LAYOUTS = ("consecutive", "independent", "one", "whole")
@@ -322,3 +323,109 @@ def test_a_batch_without_padding_has_no_mask_of_it() -> None:
     for frames, padded in (([900, 1249], False), ([900, 100], True)):
         crops = augment.Crops.of(drawn_from(0, frames), first=np.zeros(2, int), frames=np.array(frames))
         assert (crops.present is not None) == padded
+
+
+# --- a shift of pitch ---
+
+WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
+
+
+def shifted(log_mel: torch.Tensor, semitones: float, config: SpectrogramConfig = WIDE) -> torch.Tensor:
+    """Log-mel (M, T) as patches show it, (M, N W), if its pitch is shifted and nothing else happens."""
+    frames = [log_mel.shape[1]]
+    drawn = drawn_from(0, frames, layout="whole", config=replace(PLAIN, pitch=(semitones, semitones + 1e-9)))
+    crops = augment.Crops.of(drawn, first=np.zeros(1, int), frames=np.array(frames), config=config)
+    return augment.look_up(crops, log_mel.T.contiguous(), silence=SILENCE)[0, :, 0].transpose(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.Layout) -> None:
+    generators = [np.random.default_rng(3) for _ in range(3)]
+    plain, moved, still = (
+        augment.draw(generator, np.array([900, 1249, 40]), config=AugmentConfig(pitch=pitch), layout=layout)
+        for generator, pitch in zip(generators, [(0, 0), (-3, 3), (0.0, 0.0)], strict=True)
+    )
+    for name in ("scale", "starts", "present", "lengths", "keys"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(moved, name))
+    assert plain.pitch is still.pitch is None
+    assert generators[0].bit_generator.state["state"] == generators[2].bit_generator.state["state"]
+    again = drawn_from(3, [900, 1249, 40], config=AugmentConfig(pitch=(-3, 3)), layout=layout)
+    np.testing.assert_array_equal(again.pitch, moved.pitch)
+    assert len(set(moved.pitch)) == 3
+    np.testing.assert_array_equal(moved[1:].pitch, moved.pitch[1:])
+
+
+def test_what_was_drawn_without_a_range_is_what_was_always_drawn() -> None:
+    """Numbers of the version before there was a shift."""
+    drawn = drawn_from(0, [900, 1249])
+    np.testing.assert_allclose(drawn.scale, [1.0910885061964364, 0.9809360141291611], rtol=1e-15)
+    assert drawn.keys.tolist() == [[-1394716357, 1345485432], [641735758, 1772771705]]
+    crops = augment.Crops.of(drawn, first=np.zeros(2, int), frames=np.array([900, 1249]))
+    assert crops.rows is None
+
+
+def test_shifts_fill_their_range() -> None:
+    drawn = drawn_from(0, np.full(2000, 1249), config=AugmentConfig(pitch=(-3, 1)))
+    assert drawn.pitch.min() < -2.98 < 0.98 < drawn.pitch.max() < 1
+    assert drawn.pitch.mean() == pytest.approx(-1, abs=0.1)
+
+
+@pytest.mark.parametrize("semitones", [2, -3, 7])
+def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones: int, tone: Callable) -> None:
+    low, high = (spectrogram.log_mel(tone(55 * 2 ** (band / 36), seconds=3), WIDE) for band in (111, 111 + 3 * semitones))
+    found = shifted(low, semitones)[:, 20:-20]
+    wanted = high[:, : found.shape[1] + 20][:, 20:]
+    assert (found[64:].argmax(0) == 111 + 3 * semitones).all()
+    assert ((found[:64].argmax(0) - wanted[:64].argmax(0)).abs() <= 1).all()
+    loud = wanted[64:].mean(1) > float(wanted[64:].max()) - 0.3
+    assert (found[64:].mean(1) - wanted[64:].mean(1))[loud].abs().max() < 0.05
+
+
+def test_chroma_rolls_with_the_shift(tone: Callable) -> None:
+    config = update(Config(), {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": {"bands": 280, "pitch_bands": 216}})
+    log_mel = spectrogram.log_mel(tone(330, seconds=3) + tone(415, seconds=3), WIDE)
+    before, after = (spectrogram.cut(each)[None, :, 0] for each in (log_mel, shifted(log_mel, 2)))
+    expected, found = (DESCRIPTORS["chroma"].values(patches[:, 1:3], None, config) for patches in (before, after))
+    torch.testing.assert_close(found, expected.roll(6, dims=-1), atol=1e-4, rtol=1e-3)
+
+
+def test_rows_move_by_thirds_of_a_semitone_and_the_outermost_stay() -> None:
+    log_mel = torch.rand(280, 32, generator=torch.Generator().manual_seed(0)) - 0.9
+    third, sixth = shifted(log_mel, 1 / 3), shifted(log_mel, 1 / 6)
+    expected = log_mel[64:, :32].roll(1, dims=0)
+    expected[0] = log_mel[64, :32]
+    torch.testing.assert_close(third[64:], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sixth[65:], (log_mel[64:-1, :32] + log_mel[65:, :32]) / 2, atol=1e-4, rtol=0)
+    centres = spectrogram.mel_edges_hz(WIDE)[1:-1]
+    up = shifted(log_mel, 12)
+    for band in range(0, 64, 9):  # an octave up, a band shows what lay at half its frequency
+        place = np.interp(centres[band] / 2, centres, np.arange(64))
+        low = int(place)
+        torch.testing.assert_close(up[band], torch.lerp(log_mel[low, :32], log_mel[min(low + 1, 63), :32], place - low), atol=1e-4, rtol=0)
+    down = shifted(log_mel, -12)
+    beyond = centres * 2 > centres[-1]
+    assert beyond.any()
+    torch.testing.assert_close(down[:64][beyond], log_mel[63, :32].expand(int(beyond.sum()), -1), atol=1e-4, rtol=0)
+
+
+def test_mel_and_pitch_bands_do_not_run_into_each_other_and_padding_stays() -> None:
+    log_mel = torch.full((280, 20), -1.0)
+    log_mel[:64] = 0.5
+    found = shifted(log_mel, 5)
+    assert (found[:64, :20] == 0.5).all()
+    assert (found[64:] == SILENCE).all()
+    assert (found[:, 20:] == SILENCE).all()
+
+
+@pytest.mark.parametrize("semitones", [4.0, -4.0])
+def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones: float, tone: Callable) -> None:
+    config = SpectrogramConfig()
+    found = shifted(spectrogram.log_mel(tone(2000, seconds=2)).half(), semitones, config)[:, 10:-10]
+    assert found.dtype == torch.float32
+    wanted = spectrogram.log_mel(tone(2000 * 2 ** (semitones / 12), seconds=2)).mean(1).argmax()
+    assert ((found.argmax(0) - wanted).abs() <= 1).all()
+
+
+def test_a_range_that_is_none_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"augment\.pitch is \[1, -1\], expected low <= high"):
+        AugmentConfig(pitch=(1, -1))

@@ -16,7 +16,7 @@ import soundfile
 import torch
 
 from patchifier import cache, datasets, devices, runs
-from patchifier.config import Config, RequestError
+from patchifier.config import Config, RequestError, update
 from patchifier.devices import JoinedBatchNorm, join_batch_norm, launch, share
 
 MODEL = {"channels": [4, 4, 4, 8, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "dropout": 0.0}
@@ -35,6 +35,20 @@ def settings(steps=50, **pretrain):
         "precision": "32",
     }
     return {"model": MODEL, "pretrain": shared | pretrain}
+
+
+def several(steps, *targets):
+    """Beyond the paper: pitch bands and their batch norms, a predictor, and stage II with these targets."""
+    model = MODEL | {"bands": 280, "pitch_bands": 216, "pitch_channels": 4, "predictor_layers": 1, "norm": "before"}
+    return settings(steps, stages="two", targets=list(targets)) | {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": model}
+
+
+@pytest.fixture(scope="module")
+def wide_clips(clips):
+    """The same clips with pitch bands."""
+    config = update(Config(), several(1, "pixels")).spectrogram
+    cache.prepare(datasets.load(clips.parent / "audio"), clips.parent / "wide", config=config, workers=1)
+    return clips.parent / "wide"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +103,7 @@ DOUBLE = """
     from patchifier.cache import Cache
     from patchifier.config import Config, update
     from patchifier.model import Patchifier
-    from patchifier.pretrain import TRAINED, Batches, split, stage_loss
+    from patchifier.pretrain import Batches, split, stage_loss, stage_module
     from patchifier.runs import is_first
 
     cache, out, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -101,10 +115,10 @@ DOUBLE = """
     fabric = devices.launch("cpu", precision="64")
     model = Patchifier(config.model).double()
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
+        if config.pretrain.stages not in ("both", stage):
+            continue
         batches = Doubles(data, split(data, config.pretrain).parts, config, stage, training, share=devices.share(fabric, training.batch))
-        for name, part in model.named_children():
-            part.requires_grad_(name in TRAINED[stage])
-        job = loop.Job(model, 36, batches, stage_loss(stage, batches, config.pretrain))
+        job = loop.Job(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, batches, config.pretrain))
         loop.fit(job, out / stage, config=training, seed=0, validate_every=1000, fabric=fabric)
     if is_first():
         safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, out / "weights.safetensors")
@@ -112,13 +126,14 @@ DOUBLE = """
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one_in_double_precision(clips, tmp_path, child_environment):
-    script = tmp_path / "train.py"
+@pytest.mark.parametrize("changes", [settings(), several(20, "pixels", "timbre", "chroma", "harmony", "pulse")], ids=["paper", "several targets"])
+def test_two_processes_take_the_steps_of_one_in_double_precision(changes, clips, wide_clips, tmp_path, child_environment):
+    data, script = wide_clips if "spectrogram" in changes else clips, tmp_path / "train.py"
     script.write_text(textwrap.dedent(DOUBLE))
     found = []
     for name, launcher in (("one", (sys.executable,)), ("two", BOTH)):
         (tmp_path / name).mkdir()
-        subprocess.run([*launcher, str(script), str(clips), str(tmp_path / name), json.dumps(settings())], env=child_environment, check=True, timeout=240)
+        subprocess.run([*launcher, str(script), str(data), str(tmp_path / name), json.dumps(changes)], env=child_environment, check=True, timeout=240)
         found.append(safetensors.torch.load_file(tmp_path / name / "weights.safetensors"))
     start = safetensors.torch.load_file(tmp_path / "one" / "weights.safetensors")
     assert {tensor.dtype for tensor in start.values()} == {torch.float64, torch.int64}
@@ -138,6 +153,23 @@ def test_two_processes_have_the_losses_of_one_in_single_precision(run):
         figure = "mse" if stage == "one" else "masked_mse"
         np.testing.assert_allclose(*[column(out, stage, figure, "validation.csv") for out in (one, two)], atol=1e-5, rtol=0)
     assert json.loads((two / "run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "targets",
+    [("pixels", "timbre", "chroma", "harmony", "pulse", "latent", "contrast"), ("contrast",), ("latent", "harmony"), ("harmony",)],
+    ids="+".join,
+)
+def test_two_processes_have_the_losses_of_one_with_several_targets(targets, run, wide_clips):
+    """Batch norm of pitch modules, a predictor, padding, a contrast among clips of both, and parts that no target asks anything of."""
+    changes = several(10, *targets)
+    (one, _), (two, _) = run("one", changes, at=wide_clips), run("two", changes, "--devices", "2", at=wide_clips)
+    losses = [column(out, "two", "loss") for out in (one, two)]
+    assert len(losses[0]) == len(losses[1]) == 10
+    np.testing.assert_allclose(*losses, atol=1e-5, rtol=1e-5)  # a row has five decimals
+    for name in targets:
+        np.testing.assert_allclose(*[column(out, "two", f"{name}_error", "validation.csv") for out in (one, two)], atol=1e-4, rtol=1e-4)
 
 
 def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):

@@ -31,6 +31,12 @@ SETTINGS = {
         "patches": 8,
     },
 }
+SEVERAL = {  # a teacher, heads and weights, which are in the state too
+    "spectrogram": {"bands": 280, "pitch_bands": 216},
+    "model": SETTINGS["model"] | {"bands": 280, "pitch_bands": 216, "pitch_channels": 4, "predictor_layers": 1, "norm": "before"},
+    "augment": {"pitch": [-2, 2]},
+    "pretrain": SETTINGS["pretrain"] | {"stages": "two", "teacher_decay": 0.9, "targets": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast"]},
+}
 SCRIPT = """
     import json, sys, time
     import safetensors.torch
@@ -60,7 +66,8 @@ def small_cache(tmp_path_factory):
     (root / "audio").mkdir()
     for number in range(10):
         soundfile.write(root / "audio" / f"{number}.wav", 0.1 * chance.standard_normal(22_050 * 8), 22_050)
-    cache.prepare(datasets.load(root / "audio"), root / "cache", workers=1)
+    for name, settings in (("cache", SETTINGS), ("wide", SEVERAL)):
+        cache.prepare(datasets.load(root / "audio"), root / name, config=update(Config(), settings).spectrogram, workers=1)
     return root / "cache"
 
 
@@ -71,11 +78,11 @@ def uninterrupted(small_cache, tmp_path_factory):
     return out
 
 
-def start(small_cache, out, *, slow=0.0):
+def start(small_cache, out, *, slow=0.0, settings=SETTINGS):
     import json
 
     code = textwrap.dedent(SCRIPT)
-    command = [sys.executable, "-c", code, str(small_cache), str(out), json.dumps(SETTINGS), str(slow)]
+    command = [sys.executable, "-c", code, str(small_cache), str(out), json.dumps(settings), str(slow)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
@@ -101,13 +108,13 @@ def lines_of(path):
     return [[value for place, value in enumerate(row) if place != timed] for row in rows]
 
 
-def survive_kills(small_cache, uninterrupted, out, *, kills, seed):
+def survive_kills(small_cache, uninterrupted, out, *, kills, seed, settings=SETTINGS):
     chance = random.Random(seed)
     killed = 0
     while killed < kills:
         # Every third one dies while half a checkpoint lies on the disk.
         saving = killed % 3 == 0
-        process = start(small_cache, out, slow=30.0 if saving else 0.0)
+        process = start(small_cache, out, slow=30.0 if saving else 0.0, settings=settings)
         if saving:
             while "saving" not in process.stdout.readline():
                 assert process.poll() is None
@@ -118,17 +125,26 @@ def survive_kills(small_cache, uninterrupted, out, *, kills, seed):
         else:
             assert kill_after(process, chance.randrange(1, 2 * STEPS // kills)), "the run ended before it was killed"
         killed += 1
-    process = start(small_cache, out)
+    process = start(small_cache, out, settings=settings)
     process.communicate()
     assert process.returncode == 0
     assert same_weights(out, uninterrupted)
-    for stage in ("stage-one", "stage-two"):
+    for stage in sorted(path.name for path in uninterrupted.glob("stage-*")):
         for table in ("metrics.csv", "validation.csv"):
             assert lines_of(out / stage / table) == lines_of(uninterrupted / stage / table)
 
 
 def test_a_run_killed_five_times_ends_with_the_same_bits(small_cache, uninterrupted, tmp_path):
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=5, seed=1)
+
+
+def test_a_run_with_several_targets_and_a_teacher_killed_twice_ends_with_the_same_bits(small_cache, tmp_path):
+    wide = small_cache.parent / "wide"
+    pretrain(wide, tmp_path / "whole", config=update(Config(), SEVERAL), device="cpu")
+    header, *_, last = lines_of(tmp_path / "whole" / "stage-two" / "validation.csv")
+    assert {f"{name}_error" for name in SEVERAL["pretrain"]["targets"]} <= set(header)
+    assert np.isfinite([float(value) for value in last]).all()
+    survive_kills(wide, tmp_path / "whole", tmp_path / "run", kills=2, seed=3, settings=SEVERAL)
 
 
 @pytest.mark.slow

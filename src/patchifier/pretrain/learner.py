@@ -155,7 +155,7 @@ class Learner(nn.Module):
     def standardised(self, name: str, patches: Tensor, present: Tensor | None = None) -> Tensor:
         """A target of patches (B, N, M, W), in deviations from its mean over training."""
         with torch.autocast(patches.device.type, enabled=False):
-            values = DESCRIPTORS[name].values(patches, present, self.config)
+            values = DESCRIPTORS[name].values(patches.float(), present, self.config).to(patches.dtype)
         return (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_scale")
 
     def figures(self, batches: Iterable[Any]) -> dict[str, float]:
