@@ -11,8 +11,8 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
     {"audio", "spectrogram", "layers", "tasks", "processes", "hub", "devices"},
-    {"augment", "datasets", "model", "windows", "weights"},
-    {"checkpoint"},
+    {"augment", "datasets", "model", "windows", "weights", "descriptors"},
+    {"checkpoint", "readout"},
     {"cache", "embed", "fetch", "check"},
     {"runs", "baselines", "leaks", "robustness", "collection", "search"},
     {"loop", "probe", "predict", "distance"},

@@ -16,8 +16,9 @@ import patchifier
 from patchifier import audio, checkpoint, spectrogram
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.embed import BATCH, Embedder, load, pool
+from patchifier.embed import BATCH, Embedder, load
 from patchifier.model import Patchifier
+from patchifier.readout import pool
 from patchifier.windows import cut_windows, pad_windows, stream_patches, stream_stretches, stream_windows
 
 RATE = audio.SAMPLE_RATE

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from patchifier import spectrogram
 from patchifier.config import Config, RequestError
-from patchifier.embed import read_out
 from patchifier.model import Patchifier
+from patchifier.readout import read_out
 from patchifier.windows import pad_windows, stream_patches, stream_windows
 
 

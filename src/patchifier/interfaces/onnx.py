@@ -29,6 +29,7 @@ from patchifier.checkpoint import replaced_file
 from patchifier.config import Config, RequestError
 from patchifier.interfaces import need
 from patchifier.model import Patchifier
+from patchifier.readout import read_out
 from patchifier.windows import window_patches
 
 OPSET = 18
@@ -162,7 +163,7 @@ class Graph(nn.Module):
             sequence = layer(sequence, src_key_padding_mask=padding)
             layers.append(sequence)
         layers[-1] = self.model.bottleneck.last_norm(layers[-1])
-        return embed.read_out(self.model, self.config, layers, there, windows.flatten(0, 1)).unflatten(0, (B, K)).mean(1)
+        return read_out(self.model, self.config, layers, there, windows.flatten(0, 1)).unflatten(0, (B, K)).mean(1)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""

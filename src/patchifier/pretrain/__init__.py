@@ -17,7 +17,7 @@ from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, PretrainConfig, RequestError
 from patchifier.devices import best_precision, launch, require_even, share
-from patchifier.embed import measure_readout, require_readout
+from patchifier.embed import measure_readout
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
 from patchifier.pretrain.batches import Batches, Plan
@@ -26,6 +26,7 @@ from patchifier.pretrain.pictures import PICTURE_RATIOS, picture_facts, write_re
 from patchifier.pretrain.sides import Sides, split
 from patchifier.pretrain.targets import PIXELS, require_targets
 from patchifier.pretrain.validation import measured_elsewhere, validator
+from patchifier.readout import require_readout
 from patchifier.runs import Run, is_first
 
 __all__ = [
@@ -139,7 +140,7 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     loaded = checkpoint.load(init)
     if loaded.config.model != config.model:
         differ = [field.name for field in dataclasses.fields(config.model) if getattr(config.model, field.name) != getattr(loaded.config.model, field.name)]
-        raise RequestError(f"the model in {init} differs from the config in model.{', model.'.join(differ)}: give --config {init}/config.json.")
+        raise RequestError(f"the model in {init} differs from the config in model.{', model.'.join(differ)}: give the config.json of that model as --config.")
     return loaded.model
 
 

@@ -1,0 +1,102 @@
+"""From the layers of a window to its embedding: pooled over time, summaries behind, standardised.
+
+Shapes: B windows, N patches, D width of a vector, E length of an embedding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from patchifier.config import Config, EmbedConfig, RequestError
+from patchifier.descriptors import DESCRIPTORS, size_of
+from patchifier.model import Patchifier
+
+
+def require_summaries(config: Config) -> None:
+    """Refuse summaries that are no descriptor of a clip, or that need what the log-mel has not.
+
+    Raises
+    ------
+    RequestError
+        Naming the summary.
+    """
+    rows = [name for name, row in DESCRIPTORS.items() if row.of == "clip"]
+    for name in config.embed.summaries:
+        if name not in rows:
+            raise RequestError(f"embed.summaries holds {name!r}, expected some of {', '.join(rows)}.")
+        if DESCRIPTORS[name].pitch and not config.model.pitch_bands:
+            raise RequestError(f"the summary {name!r} needs pitch bands, which this model's log-mels have not: leave it out.")
+
+
+def embedding_size(config: Config) -> int:
+    """Length E of an embedding."""
+    pooled = config.model.width * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
+    return pooled + sum(size_of(name, config) for name in config.embed.summaries)
+
+
+def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
+    """Embeddings of windows.
+
+    Parameters
+    ----------
+    model : Patchifier
+        Knows how numbers are standardised, if they are and if they are these.
+    config : Config
+    layers, present
+        As for :func:`pool`.
+    patches : Tensor, shape (B, N, M, W)
+        Needed where summaries are asked.
+
+    Returns
+    -------
+    Tensor, shape (B, E)
+        Pooled layers, and behind them summaries.
+    """
+    parts = [pool(layers, present, config.embed)]
+    for name in config.embed.summaries:
+        assert patches is not None
+        parts.append(DESCRIPTORS[name].values(patches.double(), present, config).to(parts[0].dtype))
+    vector = torch.cat(parts, dim=-1) if config.embed.summaries else parts[0]
+    return model.readout(vector) if model.readout is not None and len(model.readout.mean) == vector.shape[-1] else vector
+
+
+def require_readout(config: Config) -> None:
+    """Refuse a ``model.readout`` that is not the length of an embedding."""
+    if config.model.readout not in (0, size := embedding_size(config)):
+        raise RequestError(f"model.readout is {config.model.readout}, but an embedding has {size} numbers: set it to {size}, or to 0.")
+
+
+def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tensor:
+    """Pool sequences over time.
+
+    Parameters
+    ----------
+    layers : sequence of Tensor
+        The extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
+    present : Tensor, shape (B, N), bool
+        Where there is a patch.
+    config : EmbedConfig
+        Which layers, and how.
+
+    Returns
+    -------
+    Tensor, shape (B, E)
+    """
+    return torch.cat([pool_one(layers[layer], present, config.pooling) for layer in config.layers], dim=-1)
+
+
+def pool_one(sequence: Tensor, present: Tensor, pooling: str) -> Tensor:
+    """Pool one layer's sequence, (B, N, D) or with CLS (B, 1 + N, D)."""
+    if pooling == "cls":
+        return sequence[:, 0]
+    patches = sequence[:, -present.shape[1] :]  # (B, N, D), without CLS
+    weights = present[..., None].to(patches.dtype)  # (B, N, 1)
+    count = weights.sum(1)  # (B, 1)
+    mean = (patches * weights).sum(1) / count  # (B, D)
+    if pooling == "mean":
+        return mean
+    if pooling == "mean+max":
+        return torch.cat([mean, patches.masked_fill(~present[..., None], -torch.inf).amax(1)], dim=-1)
+    variance = ((patches - mean[:, None]).square() * weights).sum(1) / count
+    return torch.cat([mean, variance.sqrt()], dim=-1)
