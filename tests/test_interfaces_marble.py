@@ -114,6 +114,18 @@ def test_frozen_weights_stay_in_evaluation_mode_and_get_no_gradient(folder):
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
+def test_full_training_reaches_every_parameter_of_a_model_with_pitch_bands_and_a_predictor(tmp_path):
+    wide = {"bands": 280, "pitch_bands": 216}
+    config = update(CONFIG, {"spectrogram": wide, "model": wide | {"pitch_channels": 4, "predictor_layers": 1, "norm": "before"}})
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config.model), config))
+    encoder = PatchifierEncoder(str(tmp_path / "model"), "full")
+    encoder(torch.stack(waves(3.0, 3.0))).last_hidden_state.square().sum().backward()
+    asked = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
+    assert not [name for name in asked if encoder.get_parameter(name).grad is None]
+    assert any("extractor.pitch" in name for name in asked)
+    assert not any("predictor" in name for name in asked)
+
+
 def test_full_training_reaches_every_parameter_that_it_asks_for(folder):
     encoder = PatchifierEncoder(folder, "full")
     assert encoder.model.training

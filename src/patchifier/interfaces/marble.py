@@ -90,13 +90,12 @@ class PatchifierEncoder(nn.Module):
         self.SAMPLING_RATE = self.config.spectrogram.sample_rate
         self.TOKEN_RATE = 1 / (self.config.model.frames * self.config.spectrogram.frame_s)
         self.NUM_FEATURES, self.N_TRANSFORMER_LAYERS = self.config.model.width, self.config.model.layers
-        self.model.requires_grad_(
-            False
-        )  # decoder, alignment and mask token have no part in the outputs: a trainer on several devices would miss their gradients
+        # What has no part in the outputs, such as decoder and mask token, stays frozen: a trainer on several devices would miss its gradients.
+        self.model.requires_grad_(False)
         if train_mode == "full":
             self.model.extractor.requires_grad_(True)
-            self.model.bottleneck.requires_grad_(True)
-            self.model.bottleneck.mask_token.requires_grad_(False)
+            for name, parameter in self.model.bottleneck.named_parameters():
+                parameter.requires_grad_(name != "mask_token")
         self.train(train_mode == "full")
 
     @property
