@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from patchifier.config import Config, ModelConfig, RequestError, update
-from patchifier.model import Patchifier, PitchModules, places
+from patchifier.model import Patchifier, PitchModules, draw_mask, places
 
 TINY = {"channels": (4, 4, 4, 8, 8), "width": 16, "layers": 3, "heads": 2, "feed_forward": 32, "dropout": 0.0}
 PITCH = {"bands": 280, "pitch_bands": 216, "pitch_channels": 4}
@@ -196,3 +197,32 @@ def test_pitch_modules_do_not_grow_with_the_mel_part():
     assert wide.down.state_dict().keys() == plain.down.state_dict().keys()
     assert isinstance(plain.to_vector, nn.Identity)
     assert wide.to_vector.in_features == 16 + 4 * 36
+
+
+# --- masks around a stretch ---
+
+
+def test_around_a_stretch_all_is_masked_and_the_count_stays():
+    present = np.ones((40, 25), bool)
+    present[3, 20:], present[4, 2:], present[5, 1:] = False, False, False
+    plain = draw_mask(np.random.default_rng(0), present, 0.6)
+    masked = draw_mask(np.random.default_rng(0), present, 0.6, ends=1.0)
+    assert (masked.sum(1) == plain.sum(1)).all()
+    assert not (masked & ~present).any()
+    firsts = set()
+    for row, there in zip(masked, present, strict=True):
+        visible = np.flatnonzero(there & ~row)
+        assert len(visible) == 0 or (np.diff(visible) == 1).all()
+        firsts.add(int(visible[0]) if len(visible) else -1)
+    assert len(firsts) > 8  # it starts anywhere
+
+
+def test_a_share_of_clips_is_masked_around_a_stretch_and_without_any_nothing_changes():
+    present = np.ones((400, 25), bool)
+    share = draw_mask(np.random.default_rng(1), present, 0.6, ends=0.25)
+    stretches = sum(bool((np.diff(np.flatnonzero(~row)) == 1).all()) for row in share)
+    assert 70 <= stretches <= 130
+    used, plain = np.random.default_rng(2), np.random.default_rng(2)
+    draw_mask(used, present, 0.6)
+    plain.random(present.shape)
+    assert used.random() == plain.random()  # no draw was made for stretches that nobody asked for
