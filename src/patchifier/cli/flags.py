@@ -41,7 +41,7 @@ def say(flags: Flags, results: Any, text: str) -> None:
 
 def results_table(rows: list[dict[str, Any]]) -> str:
     """Lay rows of results out for a terminal."""
-    width = max(12, *(len(row["encoder"]) + 2 for row in rows))
+    width = max([12, *(len(row["encoder"]) + 2 for row in rows)])
     head = f"{'encoder':<{width}}{'method':<20}{'metric':<10}{'value':>7}   95 % interval     n"
     body = [f"{r['encoder']:<{width}}{r['method']:<20}{r['metric']:<10}{r['value']:>7.3f}   [{r['low']:.3f}, {r['high']:.3f}]  {r['n']:>4}" for r in rows]
     return "\n".join([head, *body])
