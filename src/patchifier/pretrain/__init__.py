@@ -120,7 +120,8 @@ def pretrain(
             model.cpu()
             if config.pretrain.stages != "one":
                 write_reconstructions(run.path / "stage-two" / "reconstructions.safetensors", model, data, sides.validation, config)
-            measure_readout(model, config, examples_of(data, sides.train))
+            if config.model.readout:  # of the first part alone: this machine may have no other
+                measure_readout(model, config, examples_of(data, sides.parts[0]))
             described = {name: run.facts[name] for name in ("dataset", "clips", "seed", "command", "machine", "started")}
             steps = {f"steps, stage {stage}": number for stage, number in stage_steps(config.pretrain, len(sides.train)).items()}
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
