@@ -1,0 +1,81 @@
+"""An embedding of pooled layers and summaries, standardised by training clips."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from patchifier import checkpoint
+from patchifier.cache import Cache
+from patchifier.config import Config, RequestError, update
+from patchifier.descriptors import DESCRIPTORS
+from patchifier.embed import Embedder
+from patchifier.model import Patchifier
+from patchifier.pretrain import examples_of, pretrain, split
+from patchifier.readout import embedding_size
+
+STAGE = {"steps": 2, "batch": 4}
+TINY = {
+    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32},
+    "pretrain": {"stages": "two", "stage_two": STAGE, "patches": 4, "validation_fraction": 0.2, "precision": "32"},
+    "embed": {"summaries": ["pulse", "rhythm", "colour"]},
+}
+SIZE = 2 * 16 + 128 + 32 + 128
+
+
+def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1(small_cache, tmp_path):
+    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE}})
+    folder = pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+    made, data = checkpoint.load(folder), Cache(small_cache)
+    embedder = Embedder(made.model, made.config)
+    vectors = embedder.embed_log_mels(examples_of(data, split(data, config.pretrain).parts[0]))
+    assert vectors.shape[1] == embedder.size == SIZE
+    np.testing.assert_allclose(vectors.mean(0), 0, atol=1e-4)
+    varies = made.model.readout.scale.numpy() != 1
+    assert varies.sum() > SIZE / 2
+    np.testing.assert_allclose(vectors.std(0)[varies], 1, atol=1e-3)
+    plain = Embedder(made.model, dataclasses.replace(made.config, embed=Config().embed))  # put together otherwise: as it is
+    assert plain.size == 32
+    assert np.abs(plain.embed_log_mels(examples_of(data, np.arange(3))).mean(0)).max() > 0.01
+
+
+def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():
+    config = update(Config(), TINY)
+    embedder = Embedder(Patchifier(config.model), config)
+    log_mel = torch.rand(64, 6 * 32, generator=torch.Generator().manual_seed(0)) - 1
+    vector = embedder.embed_log_mels([log_mel])[0]
+    windows = [log_mel[:, 32 * first : 32 * (first + 4)].unflatten(1, (4, 32)).transpose(0, 1)[None].double() for first in (0, 2)]
+    for name, place in (("pulse", slice(32, 160)), ("rhythm", slice(160, 192)), ("colour", slice(192, 320))):
+        expected = torch.stack([DESCRIPTORS[name].values(window, None, config)[0] for window in windows]).mean(0)
+        np.testing.assert_allclose(vector[place], expected, atol=1e-6)
+
+
+def test_a_vector_does_not_depend_on_what_is_in_the_batch():
+    config = update(Config(), TINY)
+    embedder = Embedder(Patchifier(config.model), config)
+    log_mels = [torch.rand(64, frames, generator=torch.Generator().manual_seed(frames)) - 1 for frames in (3, 32, 100, 400)]
+    together = embedder.embed_log_mels(log_mels)
+    np.testing.assert_allclose(together, np.concatenate([embedder.embed_log_mels([each]) for each in log_mels]), atol=1e-5)
+    assert np.isfinite(together).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embed": {"summaries": ["timbre"]}}, r"embed\.summaries holds 'timbre', expected some of harmony"),
+        ({"embed": {"summaries": ["harmony"]}}, "summary 'harmony' needs pitch bands"),
+    ],
+)
+def test_summaries_that_cannot_be_are_refused(changes, message):
+    config = update(Config(), changes)
+    with pytest.raises(RequestError, match=message):
+        Embedder(Patchifier(config.model), config)
+
+
+def test_a_readout_of_another_length_is_refused_before_training(small_cache, tmp_path):
+    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": 100}})
+    assert embedding_size(config) == SIZE
+    with pytest.raises(RequestError, match=rf"model\.readout is 100, but an embedding has {SIZE} numbers"):
+        pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+    assert not (tmp_path / "run").exists()
