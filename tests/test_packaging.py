@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hatchling", reason="the build's own program, from the dev extra")
-
 ROOT = Path(__file__).parents[1]
 FILES = ("config.json", "model.safetensors", "README.md")
 MODEL = "patchifier-of-the-test"
