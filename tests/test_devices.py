@@ -196,6 +196,23 @@ def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
     torch.testing.assert_close(plain.eval()(maps), joined.eval()(maps))
 
 
+def test_threads_between_processes_have_ended_before_python_does(run, clips, tmp_path, child_environment):
+    """One that Python outlives may let go of a tensor of Python's when there is no Python, and the process aborts."""
+    (tmp_path / "config.json").write_text(json.dumps(settings(steps=2)))
+    (tmp_path / "train.py").write_text(
+        "import atexit, os, runpy, sys\n"
+        "def names():  # registered first, it is called last\n"
+        "    tasks = [open(f'/proc/self/task/{task}/comm').read().strip() for task in os.listdir('/proc/self/task')]\n"
+        "    open(sys.argv[-1] + os.environ['RANK'], 'w').write(' '.join(tasks))\n"
+        "atexit.register(names); out = sys.argv.pop()\n"
+        "sys.argv[0] = 'patchifier'; atexit.register(sys.argv.append, out); runpy.run_module('patchifier', run_name='__main__')\n"
+    )
+    flags = ["--out", str(tmp_path / "run"), "--config", str(tmp_path / "config.json"), "--device", "cpu", str(tmp_path / "threads-")]
+    subprocess.run([*BOTH, str(tmp_path / "train.py"), "pretrain", str(clips), *flags], env=child_environment, check=True, timeout=240, capture_output=True)
+    for rank in "01":
+        assert "gloo" not in (tmp_path / f"threads-{rank}").read_text()
+
+
 # --- other numbers of processes ---
 
 

@@ -1,5 +1,6 @@
 """Every fast layer against the plain maths: values and gradients."""
 
+import copy
 import itertools
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchifier.layers import FEW_CELLS, Convolution, Dropout, UpConvolution
+from patchifier.layers import FEW_CELLS, Attention, Convolution, Dropout, UpConvolution
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -113,3 +114,42 @@ def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
     assert not torch.equal(results[0], results[2])
     assert torch.equal(layer.eval()(x), x)
     assert torch.equal(Dropout(0.0).train()(x), x)
+
+
+# --- attention ---
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_is_torchs_own(before, padded, training):
+    """The same outputs and gradients; in bf16 as close as bf16 is, and the same in both ways of a layer."""
+    torch.manual_seed(0)
+    plain = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=before).train(training)
+    ours = copy.deepcopy(plain)
+    ours.self_attn.__class__ = Attention
+    x, padding = torch.randn(3, 11, 32), torch.zeros(3, 11, dtype=torch.bool)
+    padding[1, 7:] = True
+    mask = padding if padded else None
+    found = []
+    for layer in (plain, ours):
+        seen = x.clone().requires_grad_()
+        output = layer(seen, src_key_padding_mask=mask)
+        output[~padding].square().mean().backward()
+        found.append([output[~padding].detach(), seen.grad, *(weight.grad for weight in layer.parameters())])
+        with torch.inference_mode():  # torch's fast path
+            found[-1].append(layer(x, src_key_padding_mask=mask)[~padding])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(layer(x, src_key_padding_mask=mask)[~padding].float(), output[~padding].detach(), atol=0.05, rtol=0.02)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_drops_scores_in_training_alone():
+    layer = nn.MultiheadAttention(32, 4, dropout=0.5, batch_first=True)
+    layer.__class__ = Attention
+    x = torch.randn(2, 9, 32)
+    layer.eval()
+    torch.testing.assert_close(layer(x)[0], layer(x)[0], atol=0, rtol=0)
+    layer.train()
+    assert not torch.allclose(layer(x)[0], layer(x)[0])

@@ -13,7 +13,7 @@ from patchifier.descriptors import DESCRIPTORS
 from patchifier.embed import Embedder
 from patchifier.model import Patchifier
 from patchifier.pretrain import examples_of, pretrain, split
-from patchifier.readout import embedding_size
+from patchifier.readout import embedding_size, raw_size
 
 STAGE = {"steps": 2, "batch": 4}
 TINY = {
@@ -38,6 +38,19 @@ def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1
     plain = Embedder(made.model, dataclasses.replace(made.config, embed=Config().embed))  # put together otherwise: as it is
     assert plain.size == 32
     assert np.abs(plain.embed_log_mels(examples_of(data, np.arange(3))).mean(0)).max() > 0.01
+
+
+def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, tmp_path):
+    plain = TINY | {"model": TINY["model"] | {"readout": SIZE}}
+    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
+    data = Cache(small_cache)
+    clips = split(data, config.pretrain).parts[0]
+    made, other = (checkpoint.load(pretrain(small_cache, tmp_path / str(n), config=each, device="cpu")) for n, each in enumerate((config, update(Config(), plain))))
+    vectors, before = (Embedder(each.model, each.config).embed_log_mels(examples_of(data, clips)) for each in (made, other))
+    assert vectors.shape[1] == Embedder(made.model, made.config).size == embedding_size(config) == SIZE - 32 + 5
+    np.testing.assert_allclose(vectors[:, 5:], before[:, 32:], atol=1e-5)  # summaries are as they were
+    variances = np.sort(np.linalg.eigvalsh(np.cov(before[:, :32].T, bias=True)))[::-1][:5]
+    np.testing.assert_allclose(np.cov(vectors[:, :5].T, bias=True), np.diag(variances / (variances + 1e-3)), atol=1e-2)
 
 
 def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():
@@ -75,7 +88,16 @@ def test_summaries_that_cannot_be_are_refused(changes, message):
 
 def test_a_readout_of_another_length_is_refused_before_training(small_cache, tmp_path):
     config = update(Config(), TINY | {"model": TINY["model"] | {"readout": 100}})
-    assert embedding_size(config) == SIZE
-    with pytest.raises(RequestError, match=rf"model\.readout is 100, but an embedding has {SIZE} numbers"):
+    assert raw_size(config) == SIZE
+    with pytest.raises(RequestError, match=rf"model\.readout is 100, but layers and summaries are {SIZE} numbers"):
         pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("components", "message"),
+    [([31, 4], "layers are pooled to 32 numbers"), ([32, 40], r"components is \[32, 40\]"), ([32, 0], r"components is \[32, 0\]")],
+)
+def test_components_that_cannot_be_are_refused(small_cache, tmp_path, components, message):
+    with pytest.raises(RequestError, match=message):
+        pretrain(small_cache, tmp_path / "run", config=update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": components}}), device="cpu")

@@ -27,6 +27,7 @@ SIZES = {
     "harmony": 72,
     "mode": 40,
     "colour": 128,
+    "texture": 120,
     "pulse": 128,
     "rhythm": 32,
 }
@@ -193,6 +194,14 @@ def test_timbre_is_that_of_scipys_cepstra(noise: Callable) -> None:
     cepstra = scipy.fft.dct(patches[0, :, :64].double().numpy(), type=2, norm="ortho", axis=1)[:, :20]  # (N, 20, W)
     expected = [cepstra.mean(-1), cepstra.std(-1, ddof=1), np.abs(np.diff(cepstra, axis=-1)).mean(-1)]
     np.testing.assert_allclose(values("timbre", patches)[0], np.concatenate(expected, axis=-1), atol=1e-5)
+
+
+def test_texture_is_the_mean_and_deviation_of_timbre_and_louder_changes_one_number_of_it(noise: Callable) -> None:
+    patches = torch.cat([patches_of(noise(3)), patches_of(0.1 * noise(3))], dim=1)
+    found, each = values("texture", patches)[0], values("timbre", patches)[0]
+    torch.testing.assert_close(found, torch.cat([each.mean(0), each.std(0)]), atol=1e-5, rtol=1e-4)
+    differs = (values("texture", patches_of(noise(3))) - values("texture", patches_of(0.1 * noise(3))))[0].abs() > 1e-3
+    assert differs.nonzero().flatten().tolist() == [0]  # the mean of the first coefficient
 
 
 def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callable) -> None:

@@ -156,7 +156,9 @@ class ModelConfig:
     predictor_layers: int = 0
     """If any, the bottleneck sees visible patches alone, and mask tokens meet a predictor of so many layers; none in the paper."""
     readout: int = 0
-    """Length of an embedding whose numbers are standardised by what training clips have; 0 leaves them as they are."""
+    """Length of pooled layers and summaries, which are standardised by what training clips have; 0 leaves them as they are."""
+    components: tuple[int, int] = (0, 0)
+    """Of the readout: how many of its first numbers, the pooled layers, become how many principal components of training clips."""
     norm: Literal["after", "before"] = "after"
     """Where the bottleneck normalises: after each sum, as BERT, or before each part and once at the end."""
 
@@ -177,6 +179,9 @@ class ModelConfig:
         _require(fits, f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of 4.")
         for name in ("predictor_layers", "readout"):
             _require(getattr(self, name) >= 0, f"model.{name} is {getattr(self, name)}, expected 0 or more.")
+        pooled, kept = self.components
+        fits = 0 <= kept <= pooled <= self.readout and (pooled == 0) == (kept == 0)
+        _require(fits, f"model.components is {list(self.components)}, expected [0, 0], or how many of {self.readout} numbers become how many, not more.")
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         _require(
             self.vector == "flatten" or self.channels[-1] == self.width,

@@ -66,7 +66,7 @@ def size_of(name: str, config: Config) -> int:
 
 def timbre(patches: Tensor, config: Config) -> Tensor:
     """Mean, deviation and mean absolute change of cepstral coefficients, (B, N, 60)."""
-    cepstra = _mel(patches, config).transpose(-1, -2) @ cosines(config.model.mel_bands, patches.device)  # (B, N, W, 20)
+    cepstra = _mel(patches, config).transpose(-1, -2) @ cosines(config.model.mel_bands, patches.device).to(patches.dtype)  # (B, N, W, 20)
     return torch.cat([cepstra.mean(2), cepstra.std(2), cepstra.diff(dim=2).abs().mean(2)], dim=-1)
 
 
@@ -109,6 +109,11 @@ def mode(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     """What the chroma of the whole clip is made of, whatever its tonic: (B, 40)."""
     mean, _ = harmony(patches, there, config).chunk(2, dim=-1)
     return _quality(mean)
+
+
+def texture(patches: Tensor, there: Tensor, config: Config) -> Tensor:
+    """Mean and deviation of timbre over the clip, (B, 120)."""
+    return _moments(timbre(patches, config), there)
 
 
 def rhythm(patches: Tensor, there: Tensor, config: Config) -> Tensor:
@@ -175,7 +180,8 @@ def salience(patches: Tensor, config: Config) -> Tensor:
 
 def around(values: Tensor, width: int) -> Tensor:
     """Sum of the `width` values (..., T) around each: (..., T), of nothing beyond the ends."""
-    return nn.functional.pad(values, (width // 2, width // 2)).unfold(-1, width, 1).sum(-1)
+    running = nn.functional.pad(values, (width // 2 + 1, width // 2)).cumsum(-1)
+    return running[..., width:] - running[..., :-width]
 
 
 def _fold(bands: Tensor, config: Config) -> Tensor:
@@ -235,6 +241,7 @@ DESCRIPTORS = {
     "harmony": Descriptor("clip", harmony, True, "chroma over the clip, mean and deviation"),
     "mode": Descriptor("clip", mode, True, "chroma over the clip, whatever its tonic"),
     "colour": Descriptor("clip", colour, False, "level of each mel band over the clip, mean and deviation"),
+    "texture": Descriptor("clip", texture, False, "cepstra over the clip, mean and deviation of their mean, deviation and change"),
     "pulse": Descriptor("clip", pulse, False, "autocorrelation of onset strength"),
     "rhythm": Descriptor("clip", rhythm, False, "pulse, whatever its speed"),
 }

@@ -5,6 +5,7 @@ batch norm joins its statistics (:class:`JoinedBatchNorm`), so that the same ste
 process alone writes files and speaks.
 """
 
+import atexit
 import dataclasses
 import logging
 import os
@@ -53,7 +54,15 @@ def launch(device: str = "auto", *, devices: int = 1, nodes: int = 1, precision:
     except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
         raise RequestError(f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}") from error
     fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(_part)
     return fabric
+
+
+def _part() -> None:
+    """End what connects the processes while Python still runs: its threads hold objects of Python, and would let an exit fail now and then."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def best_precision(device: str, wanted: str = "auto") -> str:

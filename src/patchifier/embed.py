@@ -1,5 +1,6 @@
 """From a file, a waveform or a log-mel to an embedding: enter where your data is."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ Read = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]  # layers, wh
 Arrays = dict[str, np.ndarray]  # weights by name
 BATCH = 32  # windows at once: 4 MB in a feed-forward layer of the paper's setting, and so is
 PATCHES = 128  # patches at once, in the extractor's first map
+READOUT_CLIPS = 4096  # by which embeddings are standardised: eight for each of 512 numbers that become components
 
 
 def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
@@ -364,7 +366,7 @@ def _batched(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def measure_readout(model: Patchifier, config: Config, log_mels: Sequence[Tensor]) -> None:
+def measure_readout(model: Patchifier, config: Config, log_mels: Iterable[Tensor]) -> None:
     """Standardise embeddings by those of training clips, given as log-mels (M, T); nothing to do for a model that does not.
 
     Raises
@@ -375,5 +377,7 @@ def measure_readout(model: Patchifier, config: Config, log_mels: Sequence[Tensor
     if model.readout is None:
         return
     require_readout(config)
-    model.readout.measure(torch.zeros(1, config.model.readout))  # from what it measured before
-    model.readout.measure(torch.from_numpy(Embedder(model, config).embed_log_mels(log_mels)).to(model.readout.mean.device))
+    raw = dataclasses.replace(config, model=dataclasses.replace(config.model, readout=0, components=(0, 0)))
+    readout, model.readout = model.readout, None  # what is measured is not standardised yet
+    readout.measure(torch.from_numpy(Embedder(model, raw).embed_log_mels(log_mels)).to(readout.mean.device))
+    model.readout = readout

@@ -3,11 +3,13 @@
 Shapes: P patches, C channels in, O channels out, H x W cells of a map.
 """
 
+import contextlib
 import functools
 
 import torch
 from torch import Tensor, nn
 
+LEAST_VARIANCE = 1e-3  # of a component, in those of a number: what varies less is noise, and stays small
 FEW_CELLS = 8  # of a map on which a convolution is one matrix: 4 x 2
 
 
@@ -82,25 +84,64 @@ def sight(cells: int, *, stride: int = 1, up: int = 1, device: torch.device) -> 
 
 
 class Standard(nn.Module):
-    """Numbers less their mean, over their deviation, both over training clips; as they are until somebody has measured."""
+    """Numbers less their mean, over their deviation, both over training clips; as they are until somebody has measured.
+
+    The first of them, what layers were pooled to, may be turned into fewer: their principal components, again over their deviations.
+
+    Parameters
+    ----------
+    size : int
+        How many numbers come in.
+    components : (int, int)
+        How many of the first become how many; (0, 0) leaves them.
+    """
 
     mean: Tensor
     scale: Tensor
+    directions: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, components: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
+        self.pooled, kept = components
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
+        if kept:
+            self.register_buffer("directions", torch.eye(self.pooled, kept))
 
     def measure(self, examples: Tensor) -> None:
-        """Take mean and deviation of examples (n, E); a number that never changes keeps its scale."""
+        """Take mean, deviation and components of examples (n, E); a number that never changes keeps its scale."""
         deviation = examples.std(0, correction=0)
         self.mean.copy_(examples.mean(0))
         self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+        if self.pooled:
+            standard = ((examples - self.mean) / self.scale)[:, : self.pooled].double()
+            variances, vectors = torch.linalg.eigh(standard.T @ standard / len(standard))  # rising
+            size = self.directions.shape[1]
+            chosen = vectors.flip(1)[:, :size] / (variances.flip(0)[:size] + LEAST_VARIANCE).sqrt()
+            signs = chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()  # that of the largest weight: eigenvectors have none of their own
+            self.directions.copy_(chosen * signs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise (..., E)."""
-        return (x - self.mean) / self.scale
+        standard = (x - self.mean) / self.scale
+        if not self.pooled:
+            return standard
+        return torch.cat([standard[..., : self.pooled] @ self.directions, standard[..., self.pooled :]], dim=-1)
+
+
+class Attention(nn.MultiheadAttention):
+    """Self-attention, of float32 numbers on a CPU, whose bf16 kernel takes eight times as long to go back through sequences of odd lengths."""
+
+    def forward(self, x: Tensor, *_: Tensor, key_padding_mask: Tensor | None = None, **__: object) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Turn a sequence (B, L, D) into (B, L, D); `key_padding_mask` (B, L) is what each place adds to the scores of its key."""
+        parts = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts]  # (B, H, L, D / H) each
+        on_cpu = x.device.type == "cpu"
+        with torch.autocast(x.device.type, enabled=False) if on_cpu else contextlib.nullcontext():
+            heads = [part.to(self.in_proj_weight.dtype) for part in heads] if on_cpu else heads
+            scores = None if key_padding_mask is None else key_padding_mask[:, None, None].to(heads[0].dtype)
+            found = nn.functional.scaled_dot_product_attention(*heads, attn_mask=scores, dropout_p=self.dropout if self.training else 0.0)
+        return self.out_proj(found.transpose(1, 2).flatten(2)), None
 
 
 class Dropout(nn.Dropout):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import ModelConfig
-from patchifier.layers import Convolution, Dropout, Standard, UpConvolution
+from patchifier.layers import Attention, Convolution, Dropout, Standard, UpConvolution
 
 
 class FeatureExtractor(nn.Module):
@@ -101,6 +101,7 @@ class Bottleneck(nn.Module):
         layer = nn.TransformerEncoderLayer(
             D, config.heads, config.feed_forward, config.dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=before
         )
+        layer.self_attn.__class__ = Attention
         layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(config.dropout) for _ in range(3))
         # Nested tensors change the outputs of padded sequences, so that a clip would depend on its batch.
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
@@ -212,7 +213,7 @@ class Patchifier(nn.Module):
             if config.align == "mlp":
                 self.align = nn.Sequential(self.align, nn.GELU(), nn.Linear(config.width, config.width))
             self.decoder = Decoder(config)
-            self.readout = Standard(config.readout) if config.readout else None
+            self.readout = Standard(config.readout, components=config.components) if config.readout else None
             initialise(self)
         # A CPU convolves in this order: 1.6 times faster forward and back than with kernels that are reordered each time.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it alone

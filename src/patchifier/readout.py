@@ -29,10 +29,21 @@ def require_summaries(config: Config) -> None:
             raise RequestError(f"the summary {name!r} needs pitch bands, which this model's log-mels have not: leave it out.")
 
 
+def pooled_size(config: Config) -> int:
+    """How many numbers layers are pooled to."""
+    return config.model.width * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
+
+
+def raw_size(config: Config) -> int:
+    """How many numbers pooled layers and summaries are together."""
+    return pooled_size(config) + sum(size_of(name, config) for name in config.embed.summaries)
+
+
 def embedding_size(config: Config) -> int:
     """Length E of an embedding."""
-    pooled = config.model.width * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
-    return pooled + sum(size_of(name, config) for name in config.embed.summaries)
+    size = raw_size(config)
+    pooled, kept = config.model.components
+    return size - pooled + kept if config.model.readout == size else size
 
 
 def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
@@ -62,9 +73,11 @@ def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], presen
 
 
 def require_readout(config: Config) -> None:
-    """Refuse a ``model.readout`` that is not the length of an embedding."""
-    if config.model.readout not in (0, size := embedding_size(config)):
-        raise RequestError(f"model.readout is {config.model.readout}, but an embedding has {size} numbers: set it to {size}, or to 0.")
+    """Refuse a ``model.readout`` that is not the length of pooled layers and summaries, and components of anything but the layers."""
+    if config.model.readout not in (0, size := raw_size(config)):
+        raise RequestError(f"model.readout is {config.model.readout}, but layers and summaries are {size} numbers: set it to {size}, or to 0.")
+    if config.model.components[0] not in (0, pooled := pooled_size(config)):
+        raise RequestError(f"model.components is {list(config.model.components)}, but layers are pooled to {pooled} numbers: expected those first.")
 
 
 def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tensor:

@@ -1,6 +1,6 @@
 """Patchifiers as encoders: trained ones from a folder, and random ones that are a fair opponent."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from patchifier.baselines.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, ModelConfig, RequestError, SpectrogramConfig, digest, update
-from patchifier.embed import Embedder, measure_readout
+from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
 from patchifier.model import Patchifier
 
 CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
@@ -36,22 +36,25 @@ def random_checkpoint(config: Config, data: Cache, indices: Sequence[int], *, se
         Of the weights.
     """
     model = Patchifier(config.model, seed=seed)
-    chosen = np.asarray(indices)[np.linspace(0, len(indices) - 1, min(len(indices), CALIBRATION_CLIPS)).astype(int)]
-    heard = log_mels(data, config.spectrogram, chosen)
+    heard = list(log_mels(data, config.spectrogram, _spread(indices, CALIBRATION_CLIPS)))
     cut = [spectrogram.cut(log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence) for log_mel in heard]
     calibrate(model, torch.cat(cut))
-    measure_readout(model, config, heard)
+    measure_readout(model, config, log_mels(data, config.spectrogram, _spread(indices, READOUT_CLIPS)))
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
 
 
-def log_mels(data: Cache, config: SpectrogramConfig, indices: Sequence[int] | np.ndarray) -> list[torch.Tensor]:
+def _spread(indices: Sequence[int], most: int) -> np.ndarray:
+    return np.asarray(indices)[np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(int)]
+
+
+def log_mels(data: Cache, config: SpectrogramConfig, indices: Sequence[int] | np.ndarray) -> Iterator[torch.Tensor]:
     """Log-mels (M, T) of clips for a model of these settings: the cache's, or, where it holds others, made anew from the clips' audio."""
     if config in (data.spectrogram, data.spectrogram.without_pitch):
         held = data.require(config)
-        return [torch.from_numpy(np.array(held.log_mel(int(index)), np.float32).T) for index in indices]
+        return (torch.from_numpy(np.array(held.log_mel(int(index)), np.float32).T) for index in indices)
     clips = [data.clips[int(index)] for index in indices]
     waves = (audio.load(clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s) for clip in clips)
-    return [spectrogram.log_mel(wave, config) for wave in waves]
+    return (spectrogram.log_mel(wave, config) for wave in waves)
 
 
 @torch.no_grad()

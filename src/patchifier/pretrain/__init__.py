@@ -4,7 +4,7 @@ A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, PretrainConfig, RequestError
 from patchifier.devices import best_precision, launch, require_even, share
-from patchifier.embed import measure_readout
+from patchifier.embed import READOUT_CLIPS, measure_readout
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
 from patchifier.pretrain.batches import Batches, Plan
@@ -44,7 +44,6 @@ __all__ = [
     "train_stage",
 ]
 
-READOUT_CLIPS = 512  # by which embeddings are standardised: means are then known to a twentieth of a deviation
 TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "predictor", "align", "decoder")}  # parts, by stage (4.2)
 
 
@@ -128,10 +127,10 @@ def pretrain(
     return run.path / "model"
 
 
-def examples_of(data: Cache, clips: np.ndarray) -> list[Tensor]:
-    """Log-mels (M, T) of some clips, evenly spread."""
+def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
+    """Log-mels (M, T) of some clips, evenly spread, one after the other."""
     chosen = clips[np.linspace(0, len(clips) - 1, min(len(clips), READOUT_CLIPS)).astype(int)]
-    return [torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen]
+    return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
 
 
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:
