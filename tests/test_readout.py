@@ -12,7 +12,7 @@ from patchifier.config import Config, RequestError, update
 from patchifier.descriptors import DESCRIPTORS
 from patchifier.embed import Embedder
 from patchifier.model import Patchifier
-from patchifier.pretrain import examples_of, pretrain, split
+from patchifier.pretrain import examples_of, initial_model, pretrain, split
 from patchifier.readout import embedding_size, raw_size
 
 STAGE = {"steps": 2, "batch": 4}
@@ -51,6 +51,22 @@ def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, 
     np.testing.assert_allclose(vectors[:, 5:], before[:, 32:], atol=1e-5)  # summaries are as they were
     variances = np.sort(np.linalg.eigvalsh(np.cov(before[:, :32].T, bias=True)))[::-1][:5]
     np.testing.assert_allclose(np.cov(vectors[:, :5].T, bias=True), np.diag(variances / (variances + 1e-3)), atol=1e-2)
+
+
+def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherwise(tmp_path):
+    plain = update(Config(), TINY)
+    made = Patchifier(plain.model, seed=3)
+    checkpoint.save(tmp_path / "other", checkpoint.Checkpoint(made, plain))
+    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
+    found = initial_model(config, tmp_path / "other")
+    assert found.config == config.model
+    assert found.readout is not None
+    shared = made.state_dict()
+    assert len(shared) > 20
+    assert all(torch.equal(value, shared[name]) for name, value in found.state_dict().items() if not name.startswith("readout"))
+    deeper = update(config, {"model": {"layers": 2}})
+    with pytest.raises(RequestError, match=r"differs from the config in model\.layers: give"):
+        initial_model(deeper, tmp_path / "other")
 
 
 def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():

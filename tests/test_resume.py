@@ -1,5 +1,6 @@
 """Guarantee 1: a run that is killed at any instant and resumed ends with the same bits as one that was not."""
 
+import json
 import random
 import signal
 import subprocess
@@ -180,6 +181,16 @@ def test_a_run_folder_is_not_overwritten(small_cache, uninterrupted):
 def test_a_run_is_not_resumed_with_other_settings(small_cache, uninterrupted):
     with pytest.raises(RequestError, match="other settings"):
         pretrain(small_cache, uninterrupted, config=update(Config(), {**SETTINGS, "augment": {"scale": [1, 1]}}), device="cpu", resume=True)
+
+
+def test_a_run_goes_on_after_fields_have_come_that_it_knew_nothing_of(small_cache, tmp_path):
+    config = update(Config(), SETTINGS)
+    pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    del facts["model"]["components"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(facts))
+    pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["components"] == [0, 0]
 
 
 def test_a_damaged_state_is_refused(small_cache, tmp_path):

@@ -24,7 +24,7 @@ import torch
 
 import patchifier
 from patchifier.checkpoint import replaced_file
-from patchifier.config import Config, RequestError, to_dict
+from patchifier.config import Config, RequestError, to_dict, update
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -106,7 +106,7 @@ class Run:
         if old.exists():
             if not resume:
                 raise RequestError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
-            if json.loads(old.read_text(encoding="utf-8")) != to_dict(config):
+            if update(Config(), json.loads(old.read_text(encoding="utf-8"))) != config:  # what fields have come since has its default
                 raise RequestError(f"{self.path} was started with other settings: resume with --config {old}, or choose another --out.")
         elif self.path.exists() and any(self.path.iterdir()):
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")

@@ -44,6 +44,7 @@ __all__ = [
     "train_stage",
 ]
 
+MEASURED = ("readout", "components")  # fields of what is measured after training, whatever it was before
 TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "predictor", "align", "decoder")}  # parts, by stage (4.2)
 
 
@@ -138,10 +139,15 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     if init is None:
         return Patchifier(config.model, seed=config.pretrain.seed)
     loaded = checkpoint.load(init)
-    if loaded.config.model != config.model:
-        differ = [field.name for field in dataclasses.fields(config.model) if getattr(config.model, field.name) != getattr(loaded.config.model, field.name)]
+    names = [field.name for field in dataclasses.fields(config.model) if field.name not in MEASURED]
+    differ = [name for name in names if getattr(config.model, name) != getattr(loaded.config.model, name)]
+    if differ:
         raise RequestError(f"the model in {init} differs from the config in model.{', model.'.join(differ)}: give the config.json of that model as --config.")
-    return loaded.model
+    model = Patchifier(config.model)
+    for name, part in loaded.model.named_children():
+        if name != "readout":
+            model.get_submodule(name).load_state_dict(part.state_dict())
+    return model
 
 
 def stage_steps(config: PretrainConfig, clips: int) -> dict[str, int]:
