@@ -11,6 +11,7 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
     {"audio", "spectrogram", "layers", "tasks", "processes", "hub", "devices"},
+    {"variants"},
     {"augment", "datasets", "model", "windows", "weights", "descriptors"},
     {"checkpoint", "readout"},
     {"cache", "embed", "fetch", "check"},

@@ -45,7 +45,9 @@ def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, 
     config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
     data = Cache(small_cache)
     clips = split(data, config.pretrain).parts[0]
-    made, other = (checkpoint.load(pretrain(small_cache, tmp_path / str(n), config=each, device="cpu")) for n, each in enumerate((config, update(Config(), plain))))
+    made, other = (
+        checkpoint.load(pretrain(small_cache, tmp_path / str(n), config=each, device="cpu")) for n, each in enumerate((config, update(Config(), plain)))
+    )
     vectors, before = (Embedder(each.model, each.config).embed_log_mels(examples_of(data, clips)) for each in (made, other))
     assert vectors.shape[1] == Embedder(made.model, made.config).size == embedding_size(config) == SIZE - 32 + 5
     np.testing.assert_allclose(vectors[:, 5:], before[:, 32:], atol=1e-5)  # summaries are as they were
@@ -116,4 +118,6 @@ def test_a_readout_of_another_length_is_refused_before_training(small_cache, tmp
 )
 def test_components_that_cannot_be_are_refused(small_cache, tmp_path, components, message):
     with pytest.raises(RequestError, match=message):
-        pretrain(small_cache, tmp_path / "run", config=update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": components}}), device="cpu")
+        pretrain(
+            small_cache, tmp_path / "run", config=update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": components}}), device="cpu"
+        )

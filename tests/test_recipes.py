@@ -77,7 +77,7 @@ def test_there_is_a_recipe_for_every_alternative_of_design():
     stated = [name for path in RECIPES for name, _, _ in differences(read_changes(path), to_dict(Config()))]
     gaps = "n_fft mel_scale f_max_hz reference top_db channels vector embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
     gaps += " precision target mask_ratio loss_on extract intensity_per stages time pooling readout learning_rate"
-    gaps += " pitch_bands predictor_layers norm targets frames pitch"  # beyond the paper
+    gaps += " pitch_bands predictor_layers norm targets frames pitch extractor"  # beyond the paper
     assert not set(gaps.split()) - set(stated)
 
 

@@ -144,8 +144,12 @@ class ModelConfig:
     """Hidden size of each layer's feed-forward part."""
     dropout: float = 0.1
     """Dropout in the bottleneck, in training."""
-    embedding: Literal["bert", "plain"] = "bert"
-    """BERT's embedding (a position on CLS too, LayerNorm, dropout), or positions on the patches and nothing else."""
+    embedding: Literal["bert", "plain", "relative"] = "bert"
+    """BERT's embedding (a position on CLS too, LayerNorm, dropout); positions on the patches and nothing else; or no positions, but distances."""
+    extractor: Literal["convolutions", "transformer"] = "convolutions"
+    """What turns a patch into a vector: down modules (4.1), or a transformer over columns of four frames."""
+    extractor_layers: int = 2
+    """Layers of that transformer."""
     align: Literal["mlp", "linear"] = "mlp"
     """Layer between bottleneck and decoder, used in stage II only (4.4)."""
     decoder_channels: tuple[int, ...] | None = None
@@ -164,7 +168,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
-        for name in ("bands", "frames", "positions", "convolutions", "pitch_channels", "width", "layers", "heads", "feed_forward"):
+        for name in ("bands", "frames", "positions", "convolutions", "pitch_channels", "extractor_layers", "width", "layers", "heads", "feed_forward"):
             _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}, expected at least 1.")
         for name in ("channels", "decoder_channels"):
             given = getattr(self, name)
@@ -183,8 +187,10 @@ class ModelConfig:
         fits = 0 <= kept <= pooled <= self.readout and (pooled == 0) == (kept == 0)
         _require(fits, f"model.components is {list(self.components)}, expected [0, 0], or how many of {self.readout} numbers become how many, not more.")
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
+        transforms = self.extractor == "transformer"
+        _require(not transforms or self.frames % 4 == 0, f"model.frames is {self.frames}, expected a multiple of 4 with a transformer over columns of 4.")
         _require(
-            self.vector == "flatten" or self.channels[-1] == self.width,
+            self.vector == "flatten" or transforms or self.channels[-1] == self.width,
             f"model.vector 'mean' gives {self.channels[-1]} numbers, so model.width ({self.width}) must be the same.",
         )
         _require(

@@ -132,15 +132,26 @@ class Standard(nn.Module):
 class Attention(nn.MultiheadAttention):
     """Self-attention, of float32 numbers on a CPU, whose bf16 kernel takes eight times as long to go back through sequences of odd lengths."""
 
-    def forward(self, x: Tensor, *_: Tensor, key_padding_mask: Tensor | None = None, **__: object) -> tuple[Tensor, None]:  # type: ignore[override]
-        """Turn a sequence (B, L, D) into (B, L, D); `key_padding_mask` (B, L) is what each place adds to the scores of its key."""
-        parts = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts]  # (B, H, L, D / H) each
+    def forward(  # type: ignore[override]
+        self, x: Tensor, *_: Tensor, attn_mask: Tensor | None = None, key_padding_mask: Tensor | None = None, **__: object
+    ) -> tuple[Tensor, None]:
+        """Turn a sequence (B, L, D) into (B, L, D).
+
+        Both masks are numbers to add to scores: `attn_mask` (1 or B, H, L, L) to those of two places, `key_padding_mask` (B, L) to those of a key.
+        """
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, D / H)
+            for part in nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        )
         on_cpu = x.device.type == "cpu"
         with torch.autocast(x.device.type, enabled=False) if on_cpu else contextlib.nullcontext():
-            heads = [part.to(self.in_proj_weight.dtype) for part in heads] if on_cpu else heads
-            scores = None if key_padding_mask is None else key_padding_mask[:, None, None].to(heads[0].dtype)
-            found = nn.functional.scaled_dot_product_attention(*heads, attn_mask=scores, dropout_p=self.dropout if self.training else 0.0)
+            if on_cpu:
+                query, key, value = (part.to(self.in_proj_weight.dtype) for part in (query, key, value))
+            padding = None if key_padding_mask is None else key_padding_mask[:, None, None]  # (B, 1, 1, L)
+            added = padding if attn_mask is None else attn_mask if padding is None else attn_mask + padding
+            scores = None if added is None else added.to(query.dtype)
+            dropped = self.dropout if self.training else 0.0
+            found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=scores, dropout_p=dropped)
         return self.out_proj(found.transpose(1, 2).flatten(2)), None
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import ModelConfig
-from patchifier.layers import Attention, Convolution, Dropout, Standard, UpConvolution
+from patchifier.layers import Convolution, Dropout, Standard, UpConvolution
+from patchifier.variants import ColumnTransformer, Distances, PitchModules, transformer
 
 
 class FeatureExtractor(nn.Module):
@@ -61,28 +62,6 @@ def down_module(before: int, channels: int, convolutions: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class PitchModules(nn.Module):
-    """Down modules along the pitch axis: thirds of a tone to semitones, what octaves share, and to whole tones. Time is their channels.
-
-    The long FFT tells no times apart that lie within four frames.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        C, times = config.pitch_channels, config.frames // 4
-        self.semitones = nn.Conv2d(times, C, (5, 1), stride=(3, 1), padding=(2, 0), bias=False)
-        self.octaves = nn.Conv2d(C, C, (3, 1), dilation=(12, 1), padding=(12, 0), bias=False)
-        self.tones = nn.Conv2d(C, C, (3, 1), stride=(2, 1), padding=(1, 0), bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(C) for _ in range(3))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Turn pitch bands (P, M', W) into numbers (P, C * M' / 6)."""
-        maps = rows.unflatten(-1, (-1, 4)).mean(-1).transpose(1, 2).unsqueeze(-1)  # (P, W / 4, M', 1)
-        for convolution, norm in zip((self.semitones, self.octaves, self.tones), self.norms, strict=True):
-            maps = torch.relu(norm(convolution(maps)))  # (P, C, M' / 3, 1), at last (P, C, M' / 6, 1)
-        return maps.flatten(1)
-
-
 class Bottleneck(nn.Module):
     """A BERT encoder over patch vectors, with learnable positions, CLS and mask token (4.1, 4.2)."""
 
@@ -92,20 +71,15 @@ class Bottleneck(nn.Module):
         self.cls = nn.Parameter(torch.zeros(D))
         if fills_in:
             self.mask_token = nn.Parameter(torch.zeros(D))
-        self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # that of CLS first
-        self.plain = config.embedding == "plain"
+        self.absolute, self.plain = config.embedding != "relative", config.embedding == "plain"
+        if self.absolute:
+            self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # that of CLS first
         # BERT's epsilon
         self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=1e-12)
         self.dropout = nn.Identity() if self.plain else Dropout(config.dropout)
-        before = config.norm == "before"
-        layer = nn.TransformerEncoderLayer(
-            D, config.heads, config.feed_forward, config.dropout, activation="gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=before
-        )
-        layer.self_attn.__class__ = Attention
-        layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(config.dropout) for _ in range(3))
-        # Nested tensors change the outputs of padded sequences, so that a clip would depend on its batch.
-        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.last_norm = nn.LayerNorm(D, eps=1e-12) if before else nn.Identity()
+        self.encoder = transformer(config, layers)
+        self.last_norm = nn.LayerNorm(D, eps=1e-12) if config.norm == "before" else nn.Identity()
+        self.distances = Distances(self.encoder, config) if config.embedding == "relative" else None
 
     def forward(
         self, vectors: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, chosen: Tensor | None = None, there: Tensor | None = None
@@ -122,20 +96,25 @@ class Bottleneck(nn.Module):
         padding = None
         if there is not None and not there.all():
             padding = nn.functional.pad(~there, (1, 0), value=False)  # (B, 1 + N), CLS is always there
+        bias = None
+        if self.distances is not None:
+            bias = self.distances(torch.arange(vectors.shape[1], device=x.device) if chosen is None else chosen)  # (1 or B, H, 1 + N, 1 + N)
+            padding = None if padding is None else torch.zeros_like(padding, dtype=bias.dtype).masked_fill(padding, -torch.inf)
         sequences = []
         for layer in self.encoder.layers:
-            x = layer(x, src_key_padding_mask=padding)
+            x = layer(x, src_mask=bias, src_key_padding_mask=padding)
             sequences.append(x)
         sequences[-1] = self.last_norm(sequences[-1])
         return sequences
 
     def embed(self, vectors: Tensor, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
-        """Put mask tokens over masked vectors, CLS before them, add positions: BERT's embedding."""
+        """Put mask tokens over masked vectors, CLS before them, add positions: BERT's embedding. Without positions if only distances count."""
         B, N, D = vectors.shape
         if masked is not None:
             vectors = torch.where(masked[..., None], self.mask_token.to(vectors.dtype), vectors)
-        cls = self.cls if self.plain else self.cls + self.positions[0]
-        x = torch.cat([cls.expand(B, 1, D), vectors + self.positions_for(N, present)], dim=1)  # (B, 1 + N, D)
+        cls = self.cls + self.positions[0] if self.absolute and not self.plain else self.cls
+        placed = vectors + self.positions_for(N, present) if self.absolute else vectors
+        x = torch.cat([cls.expand(B, 1, D), placed], dim=1)  # (B, 1 + N, D)
         return self.dropout(self.norm(x))
 
     def positions_for(self, N: int, present: Tensor | None = None) -> Tensor:
@@ -205,7 +184,7 @@ class Patchifier(nn.Module):
         self.config = config = config or ModelConfig()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.extractor = FeatureExtractor(config)
+            self.extractor: nn.Module = FeatureExtractor(config) if config.extractor == "convolutions" else ColumnTransformer(config)
             self.bottleneck = Bottleneck(config, layers=config.layers, fills_in=not config.predictor_layers)
             if config.predictor_layers:
                 self.predictor = Bottleneck(config, layers=config.predictor_layers)
@@ -341,11 +320,11 @@ def initialise(model: Patchifier) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        if name.startswith(("bottleneck", "predictor")) and isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and (name.startswith(("bottleneck", "predictor")) or ".encoder." in name):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     for name, parameter in model.named_parameters():
-        if name.endswith((".cls", ".mask_token", ".positions")):
+        if name.endswith((".cls", ".mask_token", ".positions", ".places")):
             nn.init.normal_(parameter, std=0.02)
         if name.endswith("in_proj_weight"):
             nn.init.normal_(parameter, std=0.02)
