@@ -190,6 +190,18 @@ def test_other_spectrograms_and_windows_are_in_the_graph():
     np.testing.assert_allclose(found, made.embed(list(sounds), 16_000), atol=1e-5)
 
 
+@pytest.mark.parametrize("model", [{"embedding": "relative"}, {"extractor": "transformer"}, {"norm": "before", "predictor_layers": 1}], ids=str)
+@pytest.mark.parametrize("frames", [5, 1300])
+def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
+    made = embedder(model)
+    if made.model.bottleneck.distances is not None:
+        torch.nn.init.normal_(made.model.bottleneck.distances.numbers, std=3)
+    sounds = noise(2, frames * 512, seed=frames)
+    with torch.no_grad():
+        found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
+    np.testing.assert_allclose(found, made.embed(list(sounds), RATE), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [

@@ -93,12 +93,15 @@ class Bottleneck(nn.Module):
             there = present
         else:
             x = torch.cat([x[:, :1], at(x[:, 1:], chosen)], dim=1)  # (B, 1 + V, D)
-        padding = None
-        if there is not None and not there.all():
+        return self.through_layers(x, None if there is None or there.all() else there, chosen)
+
+    def through_layers(self, x: Tensor, there: Tensor | None = None, places: Tensor | None = None) -> list[Tensor]:
+        """The sequence (B, 1 + N, D) after each layer; without padding where not `there` (B, N), at `places` (B, N) of a clip, if not in order."""
+        padding = bias = None
+        if there is not None:
             padding = nn.functional.pad(~there, (1, 0), value=False)  # (B, 1 + N), CLS is always there
-        bias = None
         if self.distances is not None:
-            bias = self.distances(torch.arange(vectors.shape[1], device=x.device) if chosen is None else chosen)  # (1 or B, H, 1 + N, 1 + N)
+            bias = self.distances(torch.arange(x.shape[1] - 1, device=x.device) if places is None else places)  # (1 or B, H, 1 + N, 1 + N)
             padding = None if padding is None else torch.zeros_like(padding, dtype=bias.dtype).masked_fill(padding, -torch.inf)
         sequences = []
         for layer in self.encoder.layers:

@@ -156,13 +156,8 @@ class Graph(nn.Module):
         B, K, L = windows.shape[:3]
         vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(0, (B * K, L))  # (B K, L, D)
         there = present.expand(B, K, L).flatten(0, 1)  # (B K, L)
-        sequence = self.model.bottleneck.embed(vectors)
-        padding = torch.cat([torch.zeros_like(there[:, :1]), ~there], dim=1)  # CLS is always there
-        layers = [vectors]
-        for layer in self.model.bottleneck.encoder.layers:
-            sequence = layer(sequence, src_key_padding_mask=padding)
-            layers.append(sequence)
-        layers[-1] = self.model.bottleneck.last_norm(layers[-1])
+        bottleneck = self.model.bottleneck
+        layers = [vectors, *bottleneck.through_layers(bottleneck.embed(vectors), there)]
         return read_out(self.model, self.config, layers, there, windows.flatten(0, 1)).unflatten(0, (B, K)).mean(1)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
