@@ -1,5 +1,6 @@
 """Pitch bands behind the mel bands: known answers, a cache of which mel bands are a view, and every way to a vector."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,33 @@ def test_log_mel_of_blocks_is_that_of_the_whole(samples: int, cuts: list[int], n
     torch.testing.assert_close(spectrogram.log_mel_of_blocks(iter(blocks), WIDE), expected, atol=2e-5, rtol=0)
     torch.testing.assert_close(torch.cat(list(spectrogram.stream_log_mel(iter(blocks), WIDE)), dim=-1), expected, atol=2e-5, rtol=0)
     assert expected.shape == (280, 1 + samples // 512)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4095, 40_001])
+def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples: int, tone: Callable) -> None:
+    seconds = samples / RATE
+    low, high = (torch.from_numpy(tone(hz, seconds=seconds)).double() for hz in (3500, 7600))
+    middle = slice(24, max(24, samples // 2 - 24))  # as far from the ends as the filter sees
+    for wave, expected in ((low, low), (high, torch.zeros_like(low))):
+        found = spectrogram.at_half_rate(wave)
+        assert len(found) == -(-len(wave) // 2)
+        torch.testing.assert_close(found[middle], expected[::2][middle], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 9000, 60_000])
+def test_pitch_bands_are_those_of_every_sample(samples: int, monkeypatch: pytest.MonkeyPatch, noise: Callable, tone: Callable) -> None:
+    wave = (noise(3) + tone(440, seconds=3))[:samples].astype(np.float64)
+    assert spectrogram.pitch_step(WIDE) == 2
+    found = spectrogram.log_mel(wave, WIDE)
+    spectrogram._banks.cache_clear()
+    monkeypatch.setattr(spectrogram, "pitch_step", lambda config: 1)
+    torch.testing.assert_close(spectrogram.log_mel(wave, WIDE), found, atol=1e-4, rtol=0)
+    spectrogram._banks.cache_clear()
+
+
+@pytest.mark.parametrize("changes", [{"pitch_bands": 218, "bands": 282}, {"hop": 441}, {"pitch_n_fft": 8190}, {"pitch_f_min_hz": 60.0}], ids=str)
+def test_half_rate_is_not_taken_where_it_would_not_do(changes: dict) -> None:
+    assert spectrogram.pitch_step(dataclasses.replace(WIDE, **changes)) == 1
 
 
 def test_silence_is_exactly_minus_one(silence: Callable) -> None:

@@ -145,7 +145,10 @@ class Graph(nn.Module):
             raise RequestError("spectrogram.reference or top_db depend on the clip's maximum, expected 'absolute' and no top_db.")
         self.model, self.config = model, config
         self.length, self.hop = window_patches(config)
-        for number, (window, filters) in enumerate(spectrogram.filter_banks(config.spectrogram)):
+        self.steps = []
+        self.register_buffer("low_pass", torch.from_numpy(spectrogram.low_pass()).float()[None, None])
+        for number, (step, window, filters) in enumerate(spectrogram.filter_banks(config.spectrogram)):
+            self.steps.append(step)
             self.register_buffer(f"window_{number}", window.float())
             self.register_buffer(f"filters_{number}", torch.from_numpy(filters).float())
 
@@ -165,10 +168,14 @@ class Graph(nn.Module):
         config = self.config.spectrogram
         T = waveform.shape[-1] // config.hop + 1
         rows = []
-        for number in range(2 if config.pitch_bands else 1):
-            window, filters = self.get_buffer(f"window_{number}"), self.get_buffer(f"filters_{number}")  # (n_fft,), (M', F)
-            padded = nn.functional.pad(waveform, (len(window) // 2, len(window) // 2))
-            index = (torch.arange(T)[:, None] * config.hop + torch.arange(len(window))).to(waveform.device)  # (T, n_fft)
+        for number, step in enumerate(self.steps):
+            window, filters = self.get_buffer(f"window_{number}"), self.get_buffer(f"filters_{number}")  # (n_fft / step,), (M', F)
+            half = step * len(window) // 2
+            padded = nn.functional.pad(waveform, (half, half))
+            if step == 2:
+                taps = self.get_buffer("low_pass")
+                padded = nn.functional.conv1d(padded[:, None], taps, stride=2, padding=taps.shape[-1] // 2)[:, 0]
+            index = (torch.arange(T)[:, None] * (config.hop // step) + torch.arange(len(window))).to(waveform.device)  # (T, n_fft / step)
             parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * window).double())).float()  # (B, T, F, 2)
             rows.append(filters @ parts.square().sum(-1).transpose(-1, -2))  # (B, M', T)
         return 10 * config.scale * torch.log10(torch.cat(rows, dim=1).clamp(min=10 ** (config.floor_db / 10)))
