@@ -3,7 +3,8 @@
     python benchmarks/log_mel.py
 
 Prints the median of each and the median of the ratios, pair by pair: once call by call, so that each finds the other's data
-in the processor's cache, and once in blocks of calls, as in a folder of songs.
+in the processor's cache, and once in blocks of calls, as in a folder of songs. Then what the pitch bands of patchifier-base cost beside mel
+bands alone, and what they would cost from every sample instead of every other.
 """
 
 import os
@@ -17,10 +18,14 @@ import numpy as np
 import torch
 from timing import keep
 
+from patchifier import spectrogram
+from patchifier.config import SpectrogramConfig
 from patchifier.spectrogram import log_mel
 
 ROUNDS = {1: 31, 10: 9}  # calls in a block: pairs of blocks
 SECONDS = 30
+PITCH_ROUNDS = 21
+WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
 
 
 def librosa_log_mel(waveform):
@@ -33,6 +38,34 @@ def seconds_per_call(way, waveform, calls):
     for _ in range(calls):
         way(waveform)
     return (time.perf_counter() - started) / calls
+
+
+def pitch_bands(waveform):
+    """Milliseconds of mel bands alone, with pitch bands, and with those from every sample, timed in turn."""
+
+    def log_mel_of_every_sample(waveform):
+        spectrogram.pitch_step, before = lambda config: 1, spectrogram.pitch_step
+        spectrogram._banks.cache_clear()
+        log_mel(waveform[:1], WIDE)  # tables
+        started = time.perf_counter()
+        log_mel(waveform, WIDE)
+        spent = time.perf_counter() - started
+        spectrogram.pitch_step = before
+        spectrogram._banks.cache_clear()
+        log_mel(waveform[:1], WIDE)
+        return spent
+
+    seconds = {"mel bands": [], "with pitch bands": [], "from every sample": []}
+    for _ in range(PITCH_ROUNDS):
+        seconds["mel bands"].append(seconds_per_call(log_mel, waveform, 1))
+        seconds["with pitch bands"].append(seconds_per_call(lambda given: log_mel(given, WIDE), waveform, 1))
+        seconds["from every sample"].append(log_mel_of_every_sample(waveform))
+    ms = {name: 1000 * float(np.median(times)) for name, times in seconds.items()}
+    wide = np.array(seconds["with pitch bands"])
+    ratios = {name: float(np.median(wide / np.array(seconds[name]))) for name in ("mel bands", "from every sample")}
+    print(", ".join(f"{name} {value:.1f} ms" for name, value in ms.items()), "for", SECONDS, "s")
+    print(f"    with pitch bands: {ratios['mel bands']:.2f} times mel bands alone, {ratios['from every sample']:.2f} times those from every sample")
+    return {"ms": ms, "ratios": ratios}
 
 
 def main():
@@ -53,7 +86,7 @@ def main():
         print(f"in turn, {calls} call{'s' * (calls > 1)} each: {medians} for {SECONDS} s of audio on one thread")
         print(f"    librosa / patchifier: {middle:.2f} (10th to 90th percentile of {rounds} pairs: {low:.2f} to {high:.2f})")
         blocks.append({"calls": calls, "pairs": rounds, "ms": ms, "ratio": {"median": middle, "low": low, "high": high}})
-    keep("log_mel", {"blocks": blocks, "seconds": SECONDS, "librosa": librosa.__version__})
+    keep("log_mel", {"blocks": blocks, "pitch": pitch_bands(waveform), "seconds": SECONDS, "librosa": librosa.__version__})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""Screen the rows of docs/objectives.md on one small unit: every recipe the same processor time, one judgement of what was learnt.
+
+    python benchmarks/open/screen.py ROOT --out runs/screen [--minutes 2.5] [--seed 0] [--recipes paper,workers,...]
+
+The unit: width 192, 4 layers that normalise before, sequences of 10 s, stage II alone, no dropout, one schedule of the learning rate, one
+thread; the recipe decides everything else. base-paper stays as it is, both stages at its own rate. How many steps the time buys is measured
+before each run. Vectors are mean and deviation of the last layer and nothing besides, judged on the validation side. Run it again after an
+interruption: finished runs are kept. Differences below four points of the endpoint say nothing with one seed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+from patchifier.cache import Cache
+from patchifier.config import Config, read_changes, update
+from patchifier.model import Patchifier
+from patchifier.pretrain import Batches, initial_model, pretrain, split, stage_loss, stage_module
+
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE.parents[1] / "recipes"
+AS_IT_IS = "base-paper"
+ROWS = "base-paper paper visible-only latent workers workers-pitch clip equivariant tokens-8 relative transformer-extractor base".split()
+WIDTH, LAYERS, SECONDS = 192, 4, 10.0
+TIMED_STEPS = 5
+SCHEDULE = {"learning_rate": 1e-3, "schedule": "cosine", "warm_up_steps": 50, "clip_norm": 1.0, "weight_decay": 0.05}
+
+
+def unit(recipe: str, seed: int) -> Config:
+    """A recipe on the unit."""
+    config = update(Config(), read_changes(RECIPES / f"{recipe}.json"))
+    patch_s = config.model.frames * config.spectrogram.frame_s
+    patches = round(SECONDS / patch_s)
+    whole = config.pretrain.stage_two_patches == "whole"
+    changes = {
+        "model": {"width": WIDTH, "layers": LAYERS, "readout": 0, "components": [0, 0], "positions": config.model.positions if whole else patches},
+        "pretrain": {"patches": patches, "seed": seed},
+        "embed": {"pooling": "mean+std", "layers": [-1], "summaries": []},
+    }
+    if recipe != AS_IT_IS:
+        changes["model"] |= {"norm": "before", "dropout": 0.0}
+        changes["pretrain"] |= {"stages": "two", "stage_two": SCHEDULE}
+    return update(config, changes)
+
+
+def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
+    """Processor time of a step, measured on a model that is thrown away."""
+    settings = config.pretrain
+    training = settings.stage_one if stage == "one" else settings.stage_two
+    batches = Batches(data, split(data, settings).parts, config, stage, training)
+    module = stage_module(stage, Patchifier(config.model), batches, config).train()
+    loss, optimiser = stage_loss(stage, batches, settings), torch.optim.AdamW(module.parameters(), fused=True)
+    started = 0.0
+    for step in range(1 + TIMED_STEPS):
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "32"):
+            value = loss(module, batches(step))
+        value.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        started = started or time.process_time()  # the first step makes tables
+    return (time.process_time() - started) / TIMED_STEPS
+
+
+def with_steps(config: Config, data: Cache, seconds: float) -> Config:
+    """As many steps as the time buys; half of it for each stage, where there are two."""
+    stages = ("one", "two") if config.pretrain.stages == "both" else (config.pretrain.stages,)
+    changes = {}
+    for stage in stages:
+        steps = max(20, round(seconds / len(stages) / seconds_per_step(stage, data, config)))
+        warm_up = min(getattr(config.pretrain, f"stage_{stage}").warm_up_steps, steps // 20)
+        changes[f"stage_{stage}"] = {"steps": steps, "warm_up_steps": warm_up}
+    most = max(each["steps"] for each in changes.values())
+    return update(config, {"pretrain": {**changes, "validate_every": most}})
+
+
+def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path:
+    """Train a row on the unit, or go on; returns its model folder."""
+    folder = out / f"{recipe}-{seed}"
+    if (folder / "model").exists():
+        return folder / "model"
+    config = unit(recipe, seed)
+    data = Cache(root / "cache-all").require(config.spectrogram)
+    begun = folder / "config.json"
+    config = update(config, json.loads(begun.read_text(encoding="utf-8"))) if begun.exists() else with_steps(config, data, seconds)
+    started = time.process_time()
+    model = pretrain(root / "cache-all", folder, config=config, device="cpu", resume=begun.exists())
+    steps = {stage: getattr(config.pretrain, f"stage_{stage}").steps for stage in ("one", "two") if (folder / f"stage-{stage}").exists()}
+    print(
+        f"{recipe}: steps {steps}, {initial_model(config, None).parameter_count():,} parameters, {time.process_time() - started:.0f} s of the processor",
+        flush=True,
+    )
+    return model
+
+
+def main() -> None:
+    """Train what is not there yet, then judge all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("root", type=Path, help="that build.py filled, with cache-all as recipes/release.sh prepares it")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=2.5, help="of the processor, for each row")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipes", default=",".join(ROWS))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    models = [train(recipe, asked.root, asked.out, 60 * asked.minutes, asked.seed) for recipe in asked.recipes.split(",")]
+    encoders = ",".join([*map(str, models), f"random:{models[-1]}", f"random:{models[0]}", "mel-stats"])
+    subprocess.run([sys.executable, str(HERE / "judge.py"), str(asked.root), "--encoders", encoders, "--out", str(asked.out / "judged")], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Rows screened on one small unit."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from patchifier.cache import Cache
+from patchifier.config import Config, update
+from patchifier.model import Patchifier
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))
+
+import screen
+
+
+@pytest.mark.parametrize("recipe", screen.ROWS)
+def test_a_row_keeps_what_it_is_and_takes_the_units_size(recipe):
+    given, config = update(Config(), screen.read_changes(screen.RECIPES / f"{recipe}.json")), screen.unit(recipe, 3)
+    assert (config.model.width, config.model.layers, config.model.readout, config.pretrain.seed) == (192, 4, 0, 3)
+    assert config.pretrain.patches * config.model.frames * config.spectrogram.frame_s == pytest.approx(10.0, abs=0.5)
+    for name in ("targets", "mask_ratio", "mask_ends", "stage_two_patches"):
+        assert getattr(config.pretrain, name) == getattr(given.pretrain, name)
+    assert (config.spectrogram, config.augment) == (given.spectrogram, given.augment)
+    assert Patchifier(config.model).parameter_count() < 6_000_000
+
+
+def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
+    data = Cache(small_cache)
+    monkeypatch.setattr(screen, "seconds_per_step", lambda stage, data, config: {"one": 0.5, "two": 0.1}[stage])
+    both = screen.with_steps(screen.unit("base-paper", 0), data, 60)
+    assert (both.pretrain.stage_one.steps, both.pretrain.stage_two.steps) == (60, 300)
+    alone = screen.with_steps(screen.unit("workers", 0), data, 60).pretrain
+    assert (alone.stage_two.steps, alone.stage_two.warm_up_steps, alone.validate_every) == (600, 30, 600)
+    assert alone.stages == "two"
+
+
+def test_a_row_is_trained_once(small_cache, tmp_path, monkeypatch, capsys):
+    tiny = {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "positions": 4}}
+    stage = {"steps": 2, "batch": 2}
+    pretrain = {"patches": 4, "validation_fraction": 0.2, "precision": "32", "stage_one": stage, "stage_two": stage}
+    monkeypatch.setattr(screen, "unit", lambda recipe, seed: update(Config(), tiny | {"pretrain": pretrain}))
+    monkeypatch.setattr(screen, "with_steps", lambda config, data, seconds: config)
+    (tmp_path / "cache-all").symlink_to(small_cache)
+    model = screen.train("base-paper", tmp_path, tmp_path / "out", 1, 0)
+    assert (model / "model.safetensors").exists()
+    assert "base-paper: steps {'one': 2, 'two': 2}" in capsys.readouterr().out
+    made = (model / "model.safetensors").stat().st_mtime_ns
+    assert screen.train("base-paper", tmp_path, tmp_path / "out", 1, 0) == model
+    assert (model / "model.safetensors").stat().st_mtime_ns == made
+
+
+def test_a_step_is_timed(small_cache):
+    torch.set_num_threads(1)
+    config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "positions": 4}})
+    config = update(config, {"pretrain": {"patches": 4, "validation_fraction": 0.2, "stage_two": {"batch": 2}}})
+    assert 0 < screen.seconds_per_step("two", Cache(small_cache), config) < 5
