@@ -53,6 +53,6 @@ def test_a_row_is_trained_once(small_cache, tmp_path, monkeypatch, capsys):
 
 def test_a_step_is_timed(small_cache):
     torch.set_num_threads(1)
-    config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "positions": 4}})
-    config = update(config, {"pretrain": {"patches": 4, "validation_fraction": 0.2, "stage_two": {"batch": 2}}})
+    model = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "positions": 4}
+    config = update(Config(), {"model": model, "pretrain": {"patches": 4, "validation_fraction": 0.2, "stage_two": {"batch": 2}}})
     assert 0 < screen.seconds_per_step("two", Cache(small_cache), config) < 5

@@ -28,7 +28,8 @@ from patchifier.pretrain import Batches, initial_model, pretrain, split, stage_l
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parents[1] / "recipes"
 AS_IT_IS = "base-paper"
-ROWS = "base-paper paper visible-only latent workers workers-pitch clip equivariant tokens-8 relative transformer-extractor base".split()
+ROWS = ["base-paper", "paper", "visible-only", "latent", "workers", "workers-pitch", "clip", "equivariant", "tokens-8"]
+ROWS += ["relative", "transformer-extractor", "base"]
 WIDTH, LAYERS, SECONDS = 192, 4, 10.0
 TIMED_STEPS = 5
 SCHEDULE = {"learning_rate": 1e-3, "schedule": "cosine", "warm_up_steps": 50, "clip_norm": 1.0, "weight_decay": 0.05}
