@@ -72,12 +72,13 @@ def write_card(
 ) -> str:
     """The whole card."""
     config, count = embedder.config, sum(parameter.numel() for parameter in embedder.model.parameters())
+    made_of = f"{config.model.components[1]} principal components of " if config.model.components[1] else ""
     behind = f", and behind them {', '.join(config.embed.summaries)} of the window" if config.embed.summaries else ""
     return "\n".join([
         "---", "license: apache-2.0", "library_name: patchifier", "tags: [music, audio, self-supervised]", "---", "",
         f"# {name}", "", words["summary"], "",
         f"A music encoder with {count:,} parameters, pre-trained without labels, released {facts['date']}. It reads mono audio at "
-        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({config.embed.pooling} of layers "
+        f"{config.spectrogram.sample_rate:,} Hz and gives vectors of {embedder.size} numbers ({made_of}{config.embed.pooling} of layers "
         f"{', '.join(map(str, config.embed.layers))}{behind}).", "",
         "```python", "import patchifier", "", f'model = patchifier.load("{name}")', 'vector = model.embed("song.mp3")', "```", "",
         "The weights are Apache-2.0. Matrices are stored in half precision and computed with in float32.", "",
