@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from timing import keep
 
-from patchifier import spectrogram
+from patchifier import filters, spectrogram
 from patchifier.config import SpectrogramConfig
 from patchifier.spectrogram import log_mel
 
@@ -44,13 +44,13 @@ def pitch_bands(waveform):
     """Milliseconds of mel bands alone, with pitch bands, and with those from every sample, timed in turn."""
 
     def log_mel_of_every_sample(waveform):
-        spectrogram.pitch_step, before = lambda config: 1, spectrogram.pitch_step
+        filters.pitch_step, before = lambda config: 1, filters.pitch_step
         spectrogram._banks.cache_clear()
         log_mel(waveform[:1], WIDE)  # tables
         started = time.perf_counter()
         log_mel(waveform, WIDE)
         spent = time.perf_counter() - started
-        spectrogram.pitch_step = before
+        filters.pitch_step = before
         spectrogram._banks.cache_clear()
         log_mel(waveform[:1], WIDE)
         return spent

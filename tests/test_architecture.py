@@ -10,6 +10,7 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
+    {"filters"},
     {"audio", "spectrogram", "layers", "tasks", "processes", "hub", "devices"},
     {"variants"},
     {"augment", "datasets", "model", "windows", "weights", "descriptors"},

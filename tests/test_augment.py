@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchifier import augment, spectrogram
+from patchifier import augment, filters, spectrogram
 from patchifier.config import AugmentConfig, Config, RequestError, SpectrogramConfig, update
 from patchifier.descriptors import DESCRIPTORS
 
@@ -396,7 +396,7 @@ def test_rows_move_by_thirds_of_a_semitone_and_the_outermost_stay() -> None:
     expected[0] = log_mel[64, :32]
     torch.testing.assert_close(third[64:], expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(sixth[65:], (log_mel[64:-1, :32] + log_mel[65:, :32]) / 2, atol=1e-4, rtol=0)
-    centres = spectrogram.mel_edges_hz(WIDE)[1:-1]
+    centres = filters.mel_edges_hz(WIDE)[1:-1]
     up = shifted(log_mel, 12)
     for band in range(0, 64, 9):  # an octave up, a band shows what lay at half its frequency
         place = np.interp(centres[band] / 2, centres, np.arange(64))

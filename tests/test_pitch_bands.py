@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchifier import cache, checkpoint, datasets, spectrogram
+from patchifier import cache, checkpoint, datasets, filters, spectrogram
 from patchifier.baselines import encoders
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
@@ -54,17 +54,17 @@ def test_full_scale_tone_has_its_known_level(bin_of: int, tone: Callable) -> Non
     """As in the mel bands: Hann's main lobe is (n_fft / 4)^2, of the shorter transform, and bands have unit area."""
     hz = bin_of * RATE / WIDE.pitch_n_fft
     lobe = (WIDE.n_fft / 4) ** 2 * np.array([0.25, 1, 0.25])
-    power = spectrogram.pitch_filters(WIDE)[:, bin_of - 1 : bin_of + 2] @ lobe
+    power = filters.pitch_filters(WIDE)[:, bin_of - 1 : bin_of + 2] @ lobe
     found = spectrogram.log_mel(tone(hz, level=1.0), WIDE)[64:, 20]
     assert float(found.max()) == pytest.approx(0.1 * np.log10(power.max()), abs=1e-4)
 
 
 def test_pitch_filters_have_unit_area_and_none_is_narrower_than_the_transform_can_tell() -> None:
-    filters, bin_hz = spectrogram.pitch_filters(WIDE), RATE / WIDE.pitch_n_fft
-    assert filters.shape == (216, 4097)
-    np.testing.assert_allclose(filters.sum(axis=1) * bin_hz, 1, atol=0.1)  # triangles as narrow as the transform are sampled roughly
-    assert (filters > 0).any(axis=1).all()
-    centres = (filters * np.arange(4097) * bin_hz).sum(axis=1) / filters.sum(axis=1)
+    made, bin_hz = filters.pitch_filters(WIDE), RATE / WIDE.pitch_n_fft
+    assert made.shape == (216, 4097)
+    np.testing.assert_allclose(made.sum(axis=1) * bin_hz, 1, atol=0.1)  # triangles as narrow as the transform are sampled roughly
+    assert (made > 0).any(axis=1).all()
+    centres = (made * np.arange(4097) * bin_hz).sum(axis=1) / made.sum(axis=1)
     np.testing.assert_allclose(centres, [pitch_hz(band) for band in range(216)], atol=bin_hz / 2)
 
 
@@ -94,7 +94,7 @@ def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples: int
     low, high = (torch.from_numpy(tone(hz, seconds=seconds)).double() for hz in (3500, 7600))
     middle = slice(24, max(24, samples // 2 - 24))  # as far from the ends as the filter sees
     for wave, expected in ((low, low), (high, torch.zeros_like(low))):
-        found = spectrogram.at_half_rate(wave)
+        found = filters.at_half_rate(wave)
         assert len(found) == -(-len(wave) // 2)
         torch.testing.assert_close(found[middle], expected[::2][middle], atol=1e-5, rtol=0)
 
@@ -102,17 +102,17 @@ def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples: int
 @pytest.mark.parametrize("samples", [1, 9000, 60_000])
 def test_pitch_bands_are_those_of_every_sample(samples: int, monkeypatch: pytest.MonkeyPatch, noise: Callable, tone: Callable) -> None:
     wave = (noise(3) + tone(440, seconds=3))[:samples].astype(np.float64)
-    assert spectrogram.pitch_step(WIDE) == 2
+    assert filters.pitch_step(WIDE) == 2
     found = spectrogram.log_mel(wave, WIDE)
     spectrogram._banks.cache_clear()
-    monkeypatch.setattr(spectrogram, "pitch_step", lambda config: 1)
+    monkeypatch.setattr(filters, "pitch_step", lambda config: 1)
     torch.testing.assert_close(spectrogram.log_mel(wave, WIDE), found, atol=1e-4, rtol=0)
     spectrogram._banks.cache_clear()
 
 
 @pytest.mark.parametrize("changes", [{"pitch_bands": 218, "bands": 282}, {"hop": 441}, {"pitch_n_fft": 8190}, {"pitch_f_min_hz": 60.0}], ids=str)
 def test_half_rate_is_not_taken_where_it_would_not_do(changes: dict) -> None:
-    assert spectrogram.pitch_step(dataclasses.replace(WIDE, **changes)) == 1
+    assert filters.pitch_step(dataclasses.replace(WIDE, **changes)) == 1
 
 
 def test_silence_is_exactly_minus_one(silence: Callable) -> None:

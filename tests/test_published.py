@@ -13,7 +13,7 @@ import published
 import pytest
 import soundfile
 
-from patchifier import audio, cache, datasets, spectrogram, tasks
+from patchifier import audio, cache, datasets, filters, spectrogram, tasks
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import emomusic, giantsteps, gtzan, mtat, sheet
 
@@ -859,7 +859,7 @@ def test_trap_a_seek_in_mp3_is_exact_since_all_before_is_decoded(tmp_path):
 def test_trap_sound_sampled_at_16_khz_leaves_the_top_bands_empty(tmp_path):
     wave = decoded(tmp_path / "clip.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 32_000).astype(np.float32), 16_000)
     level = spectrogram.log_mel(wave)[:, 4:-4].numpy().mean(1)
-    lower, _, _ = np.array([spectrogram.mel_edges_hz(SpectrogramConfig())[band : band + 3] for band in range(64)]).T
+    lower, _, _ = np.array([filters.mel_edges_hz(SpectrogramConfig())[band : band + 3] for band in range(64)]).T
     assert (lower > 8_000).sum() == 5
     assert level[lower > 8_000].max() < level[lower < 7_000].min() - 0.3  # 30 dB
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchifier import audio, spectrogram
+from patchifier import audio, filters, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import demo
 
@@ -87,7 +87,7 @@ def test_top_db_lifts_what_lies_further_below_the_loudest(sounds: dict[str, np.n
 
 @pytest.mark.parametrize("band", [3, 11, 20, 31, 45, 58])
 def test_tone_lights_its_band(band: int, tone: Callable) -> None:
-    hz = spectrogram.mel_edges_hz(SpectrogramConfig())[1 + band]
+    hz = filters.mel_edges_hz(SpectrogramConfig())[1 + band]
     frames = spectrogram.log_mel(tone(hz))[:, 4:-4]
     assert (frames.argmax(dim=0) == band).all()
     far = torch.ones(64, dtype=torch.bool)
@@ -101,7 +101,7 @@ def test_full_scale_tone_has_its_known_level(tone: Callable) -> None:
     bin_of = 93
     hz = bin_of * config.sample_rate / config.n_fft
     lobe = (config.n_fft / 4) ** 2 * np.array([0.25, 1, 0.25])
-    power = spectrogram.mel_filters(config)[:, bin_of - 1 : bin_of + 2] @ lobe
+    power = filters.mel_filters(config)[:, bin_of - 1 : bin_of + 2] @ lobe
     found = spectrogram.log_mel(tone(hz, level=1.0))[:, 5]
     assert float(found.max()) == pytest.approx(0.1 * np.log10(power.max()), abs=1e-4)
     assert 0.30 < float(found.max()) < 0.40
@@ -329,7 +329,7 @@ def test_join_takes_the_mean_where_patches_overlap() -> None:
 
 @pytest.mark.parametrize("band", [6, 26, 50])
 def test_sound_of_a_tones_log_mel_is_that_tone(band: int, tone: Callable) -> None:
-    log_mel = spectrogram.log_mel(tone(spectrogram.mel_edges_hz(SpectrogramConfig())[1 + band]))
+    log_mel = spectrogram.log_mel(tone(filters.mel_edges_hz(SpectrogramConfig())[1 + band]))
     wave = spectrogram.to_waveform(log_mel, iterations=8)
     assert wave.shape == ((log_mel.shape[1] - 1) * 512,)
     again = spectrogram.log_mel(wave)[:, 4:-4]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier import spectrogram
 from patchifier.config import AugmentConfig, SpectrogramConfig
+from patchifier.filters import mel_edges_hz
 
 Layout = Literal["independent", "one", "consecutive", "whole"]
 NO_AUGMENTATION = AugmentConfig(scale=(1.0, 1.0), intensity=(1.0, 1.0), intensity_per="spectrogram")
@@ -115,7 +115,7 @@ def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
 
     What would come from beyond the outermost band is that band's.
     """
-    centres = spectrogram.mel_edges_hz(config)[1:-1]
+    centres = mel_edges_hz(config)[1:-1]
     mel = np.interp(centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres)))  # (B, mel bands)
     higher = np.arange(config.pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12  # (B, pitch bands)
     return np.concatenate([mel, config.mel_bands + higher.clip(0, max(0, config.pitch_bands - 1))], axis=1).astype(np.float32)

@@ -48,10 +48,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from patchifier import spectrogram
 from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError, SpectrogramConfig
+from patchifier.filters import mel_edges_hz
 
 LOW_HZ, HIGH_HZ = 200.0, 5000.0  # below, codecs and rooms differ; above, mp3 and noise do
 BITS = 32
@@ -207,7 +207,7 @@ def _differences(log_mel: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _neighbours(config: SpectrogramConfig) -> np.ndarray:
     """Matrix from a log-mel to differences of neighbouring bands in dB: (M, 32)."""
-    centres = spectrogram.mel_edges_hz(config)[1:-1]
+    centres = mel_edges_hz(config)[1:-1]
     used = np.flatnonzero((centres >= LOW_HZ) & (centres <= HIGH_HZ))
     if len(used) < BITS // 2:
         raise RequestError(f"the cache has {len(used)} mel bands between {LOW_HZ:g} and {HIGH_HZ:g} Hz, expected at least {BITS // 2}: prepare it with more.")

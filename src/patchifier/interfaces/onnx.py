@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchifier import embed, spectrogram
+from patchifier import embed
 from patchifier.checkpoint import replaced_file
 from patchifier.config import Config, RequestError
+from patchifier.filters import filter_banks, low_pass
 from patchifier.interfaces import need
 from patchifier.model import Patchifier
 from patchifier.readout import read_out
@@ -146,8 +147,8 @@ class Graph(nn.Module):
         self.model, self.config = model, config
         self.length, self.hop = window_patches(config)
         self.steps = []
-        self.register_buffer("low_pass", torch.from_numpy(spectrogram.low_pass()).float()[None, None])
-        for number, (step, window, filters) in enumerate(spectrogram.filter_banks(config.spectrogram)):
+        self.register_buffer("low_pass", torch.from_numpy(low_pass()).float()[None, None])
+        for number, (step, window, filters) in enumerate(filter_banks(config.spectrogram)):
             self.steps.append(step)
             self.register_buffer(f"window_{number}", window.float())
             self.register_buffer(f"filters_{number}", torch.from_numpy(filters).float())

@@ -11,6 +11,7 @@ from patchifier import spectrogram
 from patchifier.cache import Cache
 from patchifier.checkpoint import replaced_file
 from patchifier.config import Config
+from patchifier.filters import mel_edges_hz
 from patchifier.model import Patchifier, draw_mask
 from patchifier.runs import generator
 
@@ -38,7 +39,7 @@ def write_reconstructions(path: Path, model: Patchifier, data: Cache, clips: np.
 
 def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, str]:
     """Collect what a reader of reconstructions needs to know to draw them."""
-    centres = spectrogram.mel_edges_hz(config.spectrogram)[1:-1]
+    centres = mel_edges_hz(config.spectrogram)[1:-1]
     return {
         "clip": clip,
         "title": " – ".join(info[key] for key in ("artist", "title") if key in info),

@@ -1,0 +1,119 @@
+"""Windows and filters of a spectrogram: mel bands, bands of equal steps in pitch, and half the rate for those.
+
+Shapes: S samples, M' bands, F = 1 + n_fft // 2 frequencies.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchifier.config import SpectrogramConfig
+
+
+def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarray]]:
+    """Step, window (n_fft / step,) and filters (M', F), float64, of the mel bands, and of the pitch bands if there are any."""
+    banks = [(1, analysis_window(config), mel_filters(config))]
+    if config.pitch_bands:
+        step = pitch_step(config)
+        size = config.pitch_n_fft // step
+        longer = analysis_window(dataclasses.replace(config, n_fft=size))
+        banks.append((step, longer * (config.n_fft / size), pitch_filters(config)[:, : 1 + size // 2]))  # a tone is as loud as in the mel bands
+    return banks
+
+
+# Half the rate: a low-pass of 47 taps that changes what lies below PASSED by less than 0.00004 dB, and keeps 0.0003 % of what would fold there.
+PASSED, TAPS, KAISER_BETA = 0.163, 47, 11.16
+BLOCK = 32  # samples that one product of matrices makes
+
+
+def pitch_step(config: SpectrogramConfig) -> int:
+    """2 where pitch bands lie so low that every other sample is enough, which halves the cost of their FFT; else 1."""
+    highest_hz = config.pitch_f_min_hz * 2 ** (config.pitch_bands / config.pitch_per_octave)
+    return 2 if highest_hz <= PASSED * config.sample_rate and config.hop % 2 == 0 and config.frame_samples % 4 == 0 and config.pitch_n_fft % 4 == 0 else 1
+
+
+def low_pass() -> np.ndarray:
+    """Taps (47,) of a filter that leaves what lies below a quarter of the rate: a sinc in a Kaiser window, float64."""
+    taps = np.sinc((np.arange(TAPS) - TAPS // 2) / 2) * np.kaiser(TAPS, KAISER_BETA)
+    return taps / taps.sum()
+
+
+@functools.lru_cache(maxsize=8)
+def _half_rate_matrix(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """From 2 BLOCK + TAPS - 2 samples to BLOCK of half the rate."""
+    matrix = np.zeros((2 * BLOCK + TAPS - 2, BLOCK))
+    for place in range(BLOCK):
+        matrix[2 * place : 2 * place + TAPS, place] = low_pass()
+    return torch.from_numpy(matrix).to(device, dtype)
+
+
+def at_half_rate(waveform: Tensor) -> Tensor:
+    """Every other sample of a waveform (..., S), low-passed: (..., S / 2), rounded up. Beyond its ends are zeros."""
+    count = -(-waveform.shape[-1] // 2)
+    blocks = -(-count // BLOCK)
+    padded = torch.nn.functional.pad(waveform, (TAPS // 2, 2 * BLOCK * blocks + TAPS - 2 - TAPS // 2 - waveform.shape[-1]))
+    matrix = _half_rate_matrix(waveform.device, waveform.dtype)
+    return (padded.unfold(-1, len(matrix), 2 * BLOCK) @ matrix).flatten(-2)[..., :count]
+
+
+def analysis_window(config: SpectrogramConfig) -> Tensor:
+    """Window (n_fft,) that each frame is multiplied by, float64."""
+    make = {"hann": torch.hann_window, "hamming": torch.hamming_window}[config.window]
+    return make(config.n_fft, dtype=torch.float64)
+
+
+def pitch_filters(config: SpectrogramConfig) -> np.ndarray:
+    """Triangular filters of equal steps in pitch and of unit area, never narrower than the FFT can tell apart.
+
+    Returns
+    -------
+    numpy.ndarray, shape (P, F), float64
+    """
+    centres = config.pitch_f_min_hz * 2 ** (np.arange(config.pitch_bands) / config.pitch_per_octave)  # (P,)
+    bins = np.linspace(0, config.sample_rate / 2, 1 + config.pitch_n_fft // 2)  # (F,)
+    widths = np.maximum(centres * (2 ** (1 / config.pitch_per_octave) - 1), bins[1])[:, None]
+    return np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths) / widths
+
+
+def mel_filters(config: SpectrogramConfig) -> np.ndarray:
+    """Triangular mel filters of unit area (Slaney's Auditory Toolbox).
+
+    Returns
+    -------
+    numpy.ndarray, shape (mel bands, F), float64
+    """
+    hertz = mel_edges_hz(config)  # (M + 2,)
+    bins = np.linspace(0, config.sample_rate / 2, 1 + config.n_fft // 2)  # (F,)
+    ramps = hertz[:, None] - bins[None, :]  # (M + 2, F)
+    widths = np.diff(hertz)[:, None]
+    rising, falling = -ramps[:-2] / widths[:-1], ramps[2:] / widths[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return triangles * (2 / (hertz[2:] - hertz[:-2]))[:, None]
+
+
+def mel_edges_hz(config: SpectrogramConfig) -> np.ndarray:
+    """Lower edge of the first band, centres of all bands, upper edge of the last, in Hz: shape (M + 2,)."""
+    low, high = _hz_to_mel(np.array([config.f_min_hz, config.f_max_hz]), config.mel_scale)
+    return _mel_to_hz(np.linspace(low, high, config.mel_bands + 2), config.mel_scale)
+
+
+# Slaney's scale: linear below 1 kHz (15 mels), 27 equal steps per factor 6.4 above.
+SLANEY_HZ, SLANEY_MEL, SLANEY_STEP = 1000.0, 15.0, np.log(6.4) / 27
+
+
+def _hz_to_mel(hertz: np.ndarray, scale: Literal["slaney", "htk"]) -> np.ndarray:
+    if scale == "htk":
+        return 2595 * np.log10(1 + hertz / 700)
+    logarithmic = SLANEY_MEL + np.log(np.maximum(hertz, SLANEY_HZ) / SLANEY_HZ) / SLANEY_STEP
+    return np.where(hertz < SLANEY_HZ, hertz * SLANEY_MEL / SLANEY_HZ, logarithmic)
+
+
+def _mel_to_hz(mel: np.ndarray, scale: Literal["slaney", "htk"]) -> np.ndarray:
+    if scale == "htk":
+        return 700 * (10 ** (mel / 2595) - 1)
+    logarithmic = SLANEY_HZ * np.exp(SLANEY_STEP * (mel - SLANEY_MEL))
+    return np.where(mel < SLANEY_MEL, mel * SLANEY_HZ / SLANEY_MEL, logarithmic)
