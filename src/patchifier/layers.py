@@ -9,6 +9,8 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from patchifier.config import ModelConfig
+
 LEAST_VARIANCE = 1e-3  # of a component, in those of a number: what varies less is noise, and stays small
 FEW_CELLS = 8  # of a map on which a convolution is one matrix: 4 x 2
 
@@ -169,3 +171,21 @@ class Dropout(nn.Dropout):
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
         kept = draws.view(x.shape) >= dropped - 2**15
         return x * (kept.to(x.dtype) * (2**16 / (2**16 - dropped)))
+
+
+def transformer(config: ModelConfig, layers: int) -> nn.TransformerEncoder:
+    """BERT's layers, as many as asked, with the attention and the dropout of this file."""
+    layer = nn.TransformerEncoderLayer(
+        config.width,
+        config.heads,
+        config.feed_forward,
+        config.dropout,
+        activation="gelu",
+        layer_norm_eps=1e-12,
+        batch_first=True,
+        norm_first=config.norm == "before",
+    )
+    layer.self_attn.__class__ = Attention
+    layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(config.dropout) for _ in range(3))
+    # Nested tensors change the outputs of padded sequences, so that a clip would depend on its batch.
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)

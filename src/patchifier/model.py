@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import ModelConfig
-from patchifier.layers import Convolution, Dropout, Standard, UpConvolution
-from patchifier.variants import ColumnTransformer, Distances, PitchModules, transformer
+from patchifier.layers import Convolution, Dropout, Standard, UpConvolution, transformer
+from patchifier.variants import ColumnTransformer, Distances, PitchModules
 
 
 class FeatureExtractor(nn.Module):

@@ -7,27 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import ModelConfig
-from patchifier.layers import Attention, Dropout
+from patchifier.layers import transformer
 
 COLUMN = 4  # frames in a column: what the long FFT of pitch bands does not tell apart
-
-
-def transformer(config: ModelConfig, layers: int) -> nn.TransformerEncoder:
-    """BERT's layers, as many as asked."""
-    layer = nn.TransformerEncoderLayer(
-        config.width,
-        config.heads,
-        config.feed_forward,
-        config.dropout,
-        activation="gelu",
-        layer_norm_eps=1e-12,
-        batch_first=True,
-        norm_first=config.norm == "before",
-    )
-    layer.self_attn.__class__ = Attention
-    layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(config.dropout) for _ in range(3))
-    # Nested tensors change the outputs of padded sequences, so that a clip would depend on its batch.
-    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 
 class PitchModules(nn.Module):
