@@ -39,7 +39,8 @@ def settings(steps=50, **pretrain):
 
 def several(steps, *targets):
     """Beyond the paper: pitch bands and their batch norms, a predictor, and stage II with these targets."""
-    model = MODEL | {"bands": 280, "pitch_bands": 216, "pitch_channels": 4, "predictor_layers": 1, "norm": "before"}
+    estimators = [name for name in targets if name in ("tonic", "tempo")]
+    model = MODEL | {"bands": 280, "pitch_bands": 216, "pitch_channels": 4, "predictor_layers": 1, "norm": "before", "estimators": estimators}
     return settings(steps, stages="two", targets=list(targets)) | {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": model}
 
 
@@ -126,7 +127,7 @@ DOUBLE = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [settings(), several(20, "pixels", "timbre", "chroma", "harmony", "pulse")], ids=["paper", "several targets"])
+@pytest.mark.parametrize("changes", [settings(), several(20, "pixels", "timbre", "chroma", "harmony", "pulse", "tonic", "tempo")], ids=["paper", "several targets"])
 def test_two_processes_take_the_steps_of_one_in_double_precision(changes, clips, wide_clips, tmp_path, child_environment):
     data, script = wide_clips if "spectrogram" in changes else clips, tmp_path / "train.py"
     script.write_text(textwrap.dedent(DOUBLE))
@@ -158,7 +159,7 @@ def test_two_processes_have_the_losses_of_one_in_single_precision(run):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "targets",
-    [("pixels", "timbre", "chroma", "harmony", "pulse", "latent", "contrast"), ("contrast",), ("latent", "harmony"), ("harmony",)],
+    [("pixels", "timbre", "chroma", "harmony", "pulse", "latent", "contrast"), ("contrast",), ("latent", "harmony"), ("harmony",), ("tonic", "tempo")],
     ids="+".join,
 )
 def test_two_processes_have_the_losses_of_one_with_several_targets(targets, run, wide_clips):

@@ -163,6 +163,8 @@ class ModelConfig:
     """Length of pooled layers and summaries, which are standardised by what training clips have; 0 leaves them as they are."""
     components: tuple[int, int] = (0, 0)
     """Of the readout: how many of its first numbers, the pooled layers, become how many principal components of training clips."""
+    estimators: tuple[Literal["tonic", "tempo"], ...] = ()
+    """Which places of a clip are estimated beside its vectors (:mod:`patchifier.estimators`); none in the paper."""
     norm: Literal["after", "before"] = "after"
     """Where the bottleneck normalises: after each sum, as BERT, or before each part and once at the end."""
 
@@ -186,6 +188,8 @@ class ModelConfig:
         pooled, kept = self.components
         fits = 0 <= kept <= pooled <= self.readout and (pooled == 0) == (kept == 0)
         _require(fits, f"model.components is {list(self.components)}, expected [0, 0], or how many of {self.readout} numbers become how many, not more.")
+        _require(set(self.estimators) <= {"tonic", "tempo"}, f"model.estimators is {list(self.estimators)}, expected some of tonic, tempo.")
+        _require(self.pitch_bands > 0 or "tonic" not in self.estimators, "model.estimators holds 'tonic', which needs pitch bands: set model.pitch_bands.")
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         transforms = self.extractor == "transformer"
         _require(not transforms or self.frames % 4 == 0, f"model.frames is {self.frames}, expected a multiple of 4 with a transformer over columns of 4.")
@@ -367,7 +371,8 @@ class EmbedConfig:
     layers: tuple[int, ...] = (-1,)
     """Which layers are pooled and concatenated: 0 is the extractor's vectors, 1 the first bottleneck layer, -1 the last."""
     summaries: tuple[str, ...] = ()
-    """What stands behind the pooled layers: descriptors of a window as a whole, rows of :data:`patchifier.descriptors.DESCRIPTORS`."""
+    """What stands behind the pooled layers: descriptors of a window as a whole, rows of :data:`patchifier.descriptors.DESCRIPTORS`, and estimates,
+    of :data:`patchifier.estimators.ESTIMATES`."""
     time: Literal["windows", "whole"] = "windows"
     """Overlapping windows of trained length, averaged; or one pass with interpolated positions."""
     hop_patches: int = 20

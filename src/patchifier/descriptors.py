@@ -88,8 +88,7 @@ def intervals(patches: Tensor, config: Config) -> Tensor:
 def onsets(patches: Tensor, config: Config) -> Tensor:
     """Onset strength of groups of mel bands, frame by frame: (B, N, 4 W)."""
     N, W = patches.shape[1], patches.shape[3]
-    strength = _strength(patches, config)  # (B, G, N W)
-    return strength.unflatten(-1, (N, W)).transpose(1, 2).flatten(2)
+    return strength(patches, config).unflatten(-1, (N, W)).transpose(1, 2).flatten(2)
 
 
 def loudness(patches: Tensor, config: Config) -> Tensor:
@@ -130,14 +129,18 @@ def colour(patches: Tensor, there: Tensor, config: Config) -> Tensor:
 
 def pulse(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     """Autocorrelation of onset strength, of all bands and of the lowest, at lags of equal ratios: (B, 128)."""
-    strength = _strength(patches, config)  # (B, G, T)
-    heard = there.repeat_interleave(patches.shape[3], dim=1)[:, None].to(strength.dtype)  # (B, 1, T)
-    envelopes = torch.stack([strength.mean(1), strength[:, 0]], dim=1) * heard  # (B, 2, T)
+    rises = strength(patches, config)  # (B, G, T)
+    return pulse_of(rises, there.repeat_interleave(patches.shape[3], dim=1)[:, None].to(rises.dtype), config)
+
+
+def pulse_of(rises: Tensor, heard: Tensor, config: Config) -> Tensor:
+    """Pulse (B, 128) of onset strength (B, G, T), where there is sound and no padding (B, 1, T)."""
+    envelopes = torch.stack([rises.mean(1), rises[:, 0]], dim=1) * heard  # (B, 2, T)
     width = 2 * round(SMOOTH_S / config.spectrogram.frame_s / 2) + 1
     total, count = around(envelopes, width), around(heard, width)
     centred = torch.relu(envelopes - total / count.clamp(min=1)) * heard
     centred = (centred - centred.sum(-1, keepdim=True) / heard.sum(-1, keepdim=True)) * heard
-    lags = lags_frames(config.spectrogram.frame_s, patches.device)  # (L,)
+    lags = lags_frames(config.spectrogram.frame_s, rises.device)  # (L,)
     below = lags.long()
     longest = int(LAGS_S[1] / config.spectrogram.frame_s) + 2
     later = nn.functional.pad(centred, (0, longest)).unfold(-1, longest + 1, 1)  # (B, 2, T, longest + 1)
@@ -162,7 +165,7 @@ def _mel(patches: Tensor, config: Config) -> Tensor:
     return patches[:, :, : config.model.mel_bands]
 
 
-def _strength(patches: Tensor, config: Config) -> Tensor:
+def strength(patches: Tensor, config: Config) -> Tensor:
     """Rise of level from frame to frame, averaged over groups of mel bands: (B, G, N W)."""
     mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, M, N W)
     rise = nn.functional.pad(torch.relu(mel.diff(dim=-1)), (1, 0))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import ModelConfig
+from patchifier.estimators import ESTIMATORS
 from patchifier.layers import Convolution, Dropout, Standard, UpConvolution, transformer
 from patchifier.variants import ColumnTransformer, Distances, PitchModules
 
@@ -197,6 +198,7 @@ class Patchifier(nn.Module):
             self.decoder = Decoder(config)
             self.readout = Standard(config.readout, components=config.components) if config.readout else None
             initialise(self)
+            self.estimators = nn.ModuleDict({name: ESTIMATORS[name]() for name in config.estimators}) if config.estimators else None
         # A CPU convolves in this order: 1.6 times faster forward and back than with kernels that are reordered each time.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it alone
 

@@ -9,24 +9,26 @@ import torch
 from torch import Tensor
 
 from patchifier.config import Config, EmbedConfig, RequestError
-from patchifier.descriptors import DESCRIPTORS, size_of
+from patchifier.descriptors import DESCRIPTORS
+from patchifier.estimators import ESTIMATES, require_estimators, summarise, summary_size
 from patchifier.model import Patchifier
 
 
 def require_summaries(config: Config) -> None:
-    """Refuse summaries that are no descriptor of a clip, or that need what the log-mel has not.
+    """Refuse summaries that are no descriptor of a clip and no estimate, or that need what the log-mel or the model has not.
 
     Raises
     ------
     RequestError
         Naming the summary.
     """
-    rows = [name for name, row in DESCRIPTORS.items() if row.of == "clip"]
+    rows = [*(name for name, row in DESCRIPTORS.items() if row.of == "clip"), *ESTIMATES]
     for name in config.embed.summaries:
         if name not in rows:
             raise RequestError(f"embed.summaries holds {name!r}, expected some of {', '.join(rows)}.")
-        if DESCRIPTORS[name].pitch and not config.model.pitch_bands:
+        if name in DESCRIPTORS and DESCRIPTORS[name].pitch and not config.model.pitch_bands:
             raise RequestError(f"the summary {name!r} needs pitch bands, which this model's log-mels have not: leave it out.")
+    require_estimators([name for name in config.embed.summaries if name in ESTIMATES], config, field="embed.summaries")
 
 
 def pooled_size(config: Config) -> int:
@@ -36,7 +38,7 @@ def pooled_size(config: Config) -> int:
 
 def raw_size(config: Config) -> int:
     """How many numbers pooled layers and summaries are together."""
-    return pooled_size(config) + sum(size_of(name, config) for name in config.embed.summaries)
+    return pooled_size(config) + sum(summary_size(name, config) for name in config.embed.summaries)
 
 
 def embedding_size(config: Config) -> int:
@@ -65,9 +67,9 @@ def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], presen
         Pooled layers, and behind them summaries.
     """
     parts = [pool(layers, present, config.embed)]
-    for name in config.embed.summaries:
+    if config.embed.summaries:
         assert patches is not None
-        parts.append(DESCRIPTORS[name].values(patches.double(), present, config).to(parts[0].dtype))
+        parts += [values.to(parts[0].dtype) for values in summarise(config.embed.summaries, model.estimators, patches, present, config)]
     vector = torch.cat(parts, dim=-1) if config.embed.summaries else parts[0]
     return model.readout(vector) if model.readout is not None and len(model.readout.mean) == vector.shape[-1] else vector
 

@@ -139,14 +139,15 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     if init is None:
         return Patchifier(config.model, seed=config.pretrain.seed)
     loaded = checkpoint.load(init)
-    names = [field.name for field in dataclasses.fields(config.model) if field.name not in MEASURED]
+    names = [field.name for field in dataclasses.fields(config.model) if field.name not in (*MEASURED, "estimators")]
     differ = [name for name in names if getattr(config.model, name) != getattr(loaded.config.model, name)]
+    differ += [] if set(loaded.config.model.estimators) <= set(config.model.estimators) else ["estimators"]  # there may be new ones
     if differ:
         raise RequestError(f"the model in {init} differs from the config in model.{', model.'.join(differ)}: give the config.json of that model as --config.")
-    model = Patchifier(config.model)
+    model = Patchifier(config.model, seed=config.pretrain.seed)
     for name, part in loaded.model.named_children():
         if name != "readout":
-            model.get_submodule(name).load_state_dict(part.state_dict())
+            model.get_submodule(name).load_state_dict(part.state_dict(), strict=name != "estimators")
     return model
 
 
@@ -200,6 +201,8 @@ def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config
     idle = idle_parts(config) if several else ()
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage] and name not in idle)
+    for name, part in (model.estimators or {}).items():
+        part.requires_grad_(several and name in config.pretrain.targets)
     return Learner(model, config, batches.examples()) if several else model
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from patchifier import devices
 from patchifier.config import Config
 from patchifier.descriptors import DESCRIPTORS
+from patchifier.estimators import ESTIMATORS, estimator_of
 from patchifier.model import Patchifier, places, put, side_by_side, take
 from patchifier.pretrain.targets import PIXELS, TAUGHT, require_targets
 
@@ -25,7 +26,9 @@ EQUAL = (1.0, 1.0)
 
 def idle_parts(config: Config) -> tuple[str, ...]:
     """Parts of the model that its targets do not ask anything of."""
-    names = config.pretrain.targets
+    names = [name for name in config.pretrain.targets if name not in ESTIMATORS]
+    if not names:
+        return "extractor", "bottleneck", "align", "decoder", "predictor"
     filled_in = any(name in (PIXELS, "latent") or (name in DESCRIPTORS and DESCRIPTORS[name].of == "patch") for name in names)
     return (*(() if PIXELS in names else ("align", "decoder")), *(() if filled_in else ("predictor",)))
 
@@ -35,6 +38,7 @@ class Learner(nn.Module):
 
     Each patch target is asked of visible patches, by what the bottleneck knows of them, and of masked ones, by what is filled in; each
     clip target of the mean over visible patches. Targets are standardised; errors are weighted by learnt variances (Kendall et al. 2018).
+    Estimators hear whole clips and are asked to agree with themselves.
 
     Parameters
     ----------
@@ -51,6 +55,7 @@ class Learner(nn.Module):
         require_targets(config)
         self.model, self.config = model, config
         self.names = [name for name in config.pretrain.targets if name in DESCRIPTORS]
+        self.estimated = [name for name in config.pretrain.targets if name in ESTIMATORS]
         self.taught = [name for name in config.pretrain.targets if name in TAUGHT]
         found = self._moments(examples)
         self.register_buffer("pixels_variance", found.pop(PIXELS)[1].square(), persistent=False)
@@ -118,14 +123,16 @@ class Learner(nn.Module):
         hidden: Tensor,
         weights: tuple[Tensor | float, Tensor | float] = EQUAL,
     ) -> dict[str, Tensor]:
-        """Mean squared error of each target, in units of its variance; cross entropy of "contrast", in units of a guess's."""
+        """Mean squared error of each target, in units of its variance; cross entropy of "contrast" and of estimators, in units of a guess's."""
+        errors = self._disagreements(target[:, :, 0], present)
+        if len(errors) == len(self.log_variances):
+            return errors
         model, (of_visible, of_hidden) = self.model, weights
         known, filled = model.fill(patches, masked=masked, present=present, visible=visible)  # (B, N, D)
         seen = ~masked if present is None else present & ~masked
         counts = seen.sum(1, keepdim=True).clamp(min=1)  # of a clip that is one patch, none is visible
         whole = (known * seen[..., None]).sum(1) / counts  # (B, D)
         at_visible, at_hidden = take(known, visible), take(filled, hidden)  # (V, D), (H, D)
-        errors = {}
         if PIXELS in self.log_variances:
             reconstructed = model.decoder(model.align(at_hidden))  # (H, 1, M, W)
             errors[PIXELS] = of_hidden * mean_square(reconstructed, take(model.mel(target), hidden)) / self.get_buffer("pixels_variance")[0]
@@ -143,6 +150,19 @@ class Learner(nn.Module):
             if "contrast" in self.taught:
                 errors["contrast"] = self.contrast(whole, clips)
         return errors
+
+    def _disagreements(self, patches: Tensor, present: Tensor | None) -> dict[str, Tensor]:
+        """How far each estimator is from agreeing with itself on clips (B, N, M, W)."""
+
+        def joined(own: Tensor) -> Tensor:
+            """Mean over all processes, whose gradients are averaged too: each adds its own."""
+            return own + (devices.gathered(own[None].detach())[0].mean(0) - own).detach() if self.training else own  # the first alone validates
+
+        there = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device) if present is None else present
+        asked = {name: estimator_of(self.model.estimators, name) for name in self.estimated}
+        exact = patches.to(next(self.parameters()).dtype)
+        with torch.autocast(patches.device.type, enabled=False):
+            return {name: estimator.disagreement(exact, there, self.config, joined) for name, estimator in asked.items()}
 
     def contrast(self, whole: Tensor, clips: Tensor) -> Tensor:
         """Cross entropy of telling which clip a vector (B, D) is of, among what the teacher heard in all processes' clips (B, 128)."""

@@ -7,6 +7,7 @@ the chroma, time that is stretched slows the pulse.
 
 from patchifier.config import Config, RequestError
 from patchifier.descriptors import DESCRIPTORS
+from patchifier.estimators import ESTIMATORS, require_estimators
 
 PIXELS = "pixels"  # the paper's target: masked patches themselves, by the decoder
 TAUGHT = {
@@ -25,7 +26,7 @@ def require_targets(config: Config) -> None:
     """
     if config.pretrain.targets == (PIXELS,):
         return
-    rows = (PIXELS, *DESCRIPTORS, *TAUGHT)
+    rows = (PIXELS, *DESCRIPTORS, *TAUGHT, *ESTIMATORS)
     if not config.pretrain.targets or len(set(config.pretrain.targets)) < len(config.pretrain.targets):
         raise RequestError(f"pretrain.targets is {config.pretrain.targets}, expected some of {', '.join(rows)}, each once.")
     for name, only in (("loss_on", "masked"), ("extract", "visible")):
@@ -36,3 +37,4 @@ def require_targets(config: Config) -> None:
             raise RequestError(f"pretrain.targets holds {name!r}, expected some of {', '.join(rows)}.")
         if name in DESCRIPTORS and DESCRIPTORS[name].pitch and not config.spectrogram.pitch_bands:
             raise RequestError(f"the target {name!r} needs pitch bands: set spectrogram.pitch_bands, and prepare the cache with them.")
+    require_estimators([name for name in config.pretrain.targets if name in ESTIMATORS], config, field="pretrain.targets")

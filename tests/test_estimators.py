@@ -1,0 +1,230 @@
+"""Estimators of tonic and tempo: what shifts a clip shifts the answer, and what is counted from there stays."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from patchifier import checkpoint
+from patchifier.config import Config, RequestError, update
+from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S, pulse_of, strength
+from patchifier.embed import Embedder
+from patchifier.estimators import (
+    ESTIMATES,
+    LAG_STEP,
+    OCTAVE,
+    STRETCHES,
+    TempoEstimator,
+    TonicEstimator,
+    cross_entropy,
+    moved_by,
+    stretch,
+    summarise,
+    summary_size,
+)
+from patchifier.model import Patchifier
+from patchifier.pretrain import initial_model, pretrain
+from patchifier.pretrain.targets import require_targets
+
+ROWS = {"bands": 280, "pitch_bands": 216}
+TINY = {
+    "spectrogram": ROWS,
+    "model": ROWS
+    | {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32, "pitch_channels": 4, "estimators": ["tonic", "tempo"]},
+    "embed": {"summaries": ["tempo", "degrees", "harmony", "metre", "tonic"]},
+}
+CONFIG = update(Config(), TINY)
+SIZES = {"tonic": 36, "degrees": 72, "tempo": 64, "metre": 128}
+TEMPO = {"model": {"estimators": ["tempo"]}, "pretrain": {"stages": "two", "targets": ["tempo"], "patches": 8, "precision": "32", "validation_fraction": 0.2}}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def estimator(kind: type, seed: int = 0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind().eval()
+
+
+# --- what moves with a shift, and what stays ---
+
+
+@pytest.mark.parametrize("places", [1, 3, 17, 35])
+@torch.no_grad()
+def test_a_transposed_chroma_has_its_tonic_as_much_higher_and_the_same_degrees(places):
+    tonic, chroma = estimator(TonicEstimator), noise(4, 2, OCTAVE)
+    higher = chroma.roll(places, -1)
+    shares, moved = tonic(chroma.flatten(1)), tonic(higher.flatten(1))
+    torch.testing.assert_close(moved, shares.roll(places, -1))
+    torch.testing.assert_close(tonic.counted(higher.flatten(1), moved), tonic.counted(chroma.flatten(1), shares))
+    assert (shares - shares.mean()).abs().max() > 1e-4  # it does say something
+
+
+@torch.no_grad()
+def test_a_tonic_does_not_depend_on_the_level_and_silence_has_none():
+    tonic, chroma = estimator(TonicEstimator), noise(3, 2 * OCTAVE)
+    torch.testing.assert_close(tonic(chroma * 0.2), tonic(chroma))
+    torch.testing.assert_close(tonic(torch.zeros(1, 2 * OCTAVE)), torch.full((1, OCTAVE), 1 / OCTAVE))
+
+
+@torch.no_grad()
+def test_degrees_begin_with_the_tonic_and_metre_has_the_beat_in_the_middle():
+    chroma, pulse = noise(1, 2 * OCTAVE), noise(1, 2 * LAGS)
+    degrees = estimator(TonicEstimator).counted(chroma, torch.eye(OCTAVE)[None, 7])
+    torch.testing.assert_close(degrees.unflatten(1, (2, OCTAVE)), chroma.unflatten(1, (2, OCTAVE)).roll(-7, -1))
+    metre = estimator(TempoEstimator).counted(pulse, torch.eye(LAGS)[None, 40]).unflatten(1, (2, LAGS))
+    both = pulse.unflatten(1, (2, LAGS))
+    assert torch.equal(metre[..., LAGS // 2], both[..., 40])
+    torch.testing.assert_close(metre[..., :55], both[..., 8:63])
+    assert not metre[..., 56:].any()  # beyond the longest lag nothing is known
+
+
+@torch.no_grad()
+def test_a_pulse_that_moves_within_its_axis_moves_the_tempo():
+    tempo, pulse = estimator(TempoEstimator), torch.zeros(1, 2, LAGS)
+    pulse[..., 24:40] = noise(2, 16)
+    first = tempo.layers[4](tempo.layers[:4](pulse))[0, 0]
+    moved = tempo.layers[4](tempo.layers[:4](pulse.roll(5, -1)))[0, 0]
+    edge = tempo.layers[4](tempo.layers[:4](torch.zeros(1, 2, LAGS)))[0, 0]  # what an empty pulse earns, which differs near the ends
+    torch.testing.assert_close((moved - edge)[5:], (first - edge)[:-5], atol=1e-5, rtol=0)
+
+
+# --- what an estimator is asked ---
+
+
+def test_stretched_clicks_have_their_pulse_at_lags_as_much_longer():
+    patches = torch.full((1, 30, 280, 32), -0.9)
+    frames = patches.transpose(1, 2).flatten(2)  # (1, M, T)
+    frames[:, :, ::20] = -0.1
+    rises = strength(frames.unflatten(-1, (30, 32)).transpose(1, 2), CONFIG)
+    lags = np.geomspace(*LAGS_S, LAGS) / CONFIG.spectrogram.frame_s
+    for factor in STRETCHES:
+        longer = stretch(rises, factor)
+        assert longer.shape[-1] == round(960 * factor)
+        found = pulse_of(longer, torch.ones_like(longer[:, :1]), CONFIG)[0, :LAGS]
+        near = np.abs(np.log(lags / (20 * factor))) < 0.4
+        best = lags[near][found[torch.from_numpy(near)].argmax()]
+        assert best == pytest.approx(20 * factor, rel=0.06)
+
+
+def test_distributions_are_moved_as_far_as_lags_get_longer():
+    one = torch.eye(LAGS)[None, 20]
+    assert torch.equal(one @ moved_by(3.0, like=one), torch.eye(LAGS)[None, 23])
+    half = one @ moved_by(-2.25, like=one)
+    torch.testing.assert_close(half[0, 17:19], torch.tensor([0.25, 0.75]))
+    assert float((one @ moved_by(50.0, like=one)).sum()) == 0
+    assert math.log(2) / LAG_STEP == pytest.approx(63 * math.log(2) / math.log(15))
+
+
+def test_who_is_sure_and_agrees_errs_least():
+    guess, one, other = torch.full((1, 36), 1 / 36), torch.eye(36)[None, 3], torch.eye(36)[None, 4]
+    assert float(cross_entropy(guess, guess)) == pytest.approx(1, abs=2e-3)
+    assert 0 < float(cross_entropy(one, one)) < 0.3 < 1 < float(cross_entropy(one, other))
+    assert float(cross_entropy(one, other)) == float(cross_entropy(other, one))
+
+
+@pytest.mark.parametrize("kind", [TonicEstimator, TempoEstimator])
+def test_padding_has_no_part_and_a_clip_of_one_patch_is_no_trouble(kind):
+    asked, patches = estimator(kind), noise(3, 12, 280, 32) - 1
+    there = torch.ones(3, 12, dtype=torch.bool)
+    there[1, 7:], there[2, 1:] = False, False
+    other = torch.where(there[..., None, None], patches, -torch.ones(()))
+    found = asked.disagreement(other, there, CONFIG)
+    longer = torch.nn.functional.pad(other, (0, 0, 0, 0, 0, 5), value=-1.0)
+    torch.testing.assert_close(asked.disagreement(longer, torch.nn.functional.pad(there, (0, 5)), CONFIG), found)
+    found.backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in asked.parameters())
+
+
+def test_training_makes_an_estimator_agree_with_itself_on_chords_it_never_heard():
+    """Clips of two halves with different notes of one scale each, in any key: after training they name one tonic, which moves with the key."""
+    tonic, generator = estimator(TonicEstimator), torch.Generator().manual_seed(0)
+    scale = torch.tensor([0, 2, 4, 5, 7, 9, 11]) * 3
+
+    def halves(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        keys = torch.randint(12, (count,), generator=generator) * 3
+        found = []
+        for _ in range(2):
+            weights = 0.2 + torch.rand(count, 7, generator=generator)
+            plain = torch.zeros(count, OCTAVE).index_copy(1, scale, weights)
+            places = (torch.arange(OCTAVE) - keys[:, None]) % OCTAVE
+            mean = plain.gather(1, places)
+            found.append(torch.cat([mean, mean / 2], dim=1))
+        return found[0], found[1], keys
+
+    optimiser = torch.optim.AdamW(tonic.parameters(), lr=2e-3)
+    for _ in range(120):
+        one, other, _ = halves(16)
+        loss = cross_entropy(tonic(one), tonic(other))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    one, other, keys = halves(200)
+    with torch.no_grad():
+        said, again = tonic(one).argmax(1), tonic(other).argmax(1)
+    assert (said == again).float().mean() > 0.9
+    places = (said - keys) % OCTAVE
+    assert (places == places.mode().values).float().mean() > 0.9  # its own choice, the same in every key
+
+
+# --- in an embedding ---
+
+
+def test_estimates_stand_in_an_embedding_in_the_order_asked():
+    model = Patchifier(CONFIG.model, seed=1).eval()
+    patches, there = noise(2, 6, 280, 32) - 1, torch.ones(2, 6, dtype=torch.bool)
+    with torch.no_grad():
+        found = dict(zip(CONFIG.embed.summaries, summarise(CONFIG.embed.summaries, model.estimators, patches, there, CONFIG), strict=True))
+    assert {name: summary_size(name, CONFIG) for name in ESTIMATES} == SIZES == {name: found[name].shape[1] for name in ESTIMATES}
+    harmony = DESCRIPTORS["harmony"].values(patches.double(), there, CONFIG)
+    torch.testing.assert_close(found["harmony"], harmony)
+    torch.testing.assert_close(found["tonic"].square().sum(1), torch.ones(2))
+    tonic = model.estimators["tonic"]
+    torch.testing.assert_close(found["degrees"], tonic.counted(harmony.float(), found["tonic"].square()))
+    embedder = Embedder(model, CONFIG)
+    vector = embedder.embed_log_mels([noise(280, 6 * 32) - 1])[0]
+    assert len(vector) == embedder.size == 32 + 64 + 72 + 72 + 128 + 36
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"estimators": ["tempo"]}}, r"embed\.summaries holds 'degrees', but model\.estimators is \['tempo'\]: add 'tonic'"),
+        ({"model": {"estimators": ["key"]}}, r"model\.estimators.*'key'|expected"),
+        ({"model": {"bands": 64, "pitch_bands": 0}, "spectrogram": {"bands": 64, "pitch_bands": 0}}, "'tonic', which needs pitch bands"),
+    ],
+)
+def test_estimates_that_cannot_be_are_refused(changes, message):
+
+    def made() -> Embedder:
+        config = update(CONFIG, changes)
+        return Embedder(Patchifier(config.model), config)
+
+    with pytest.raises(RequestError, match=message):
+        made()
+
+
+def test_an_estimator_that_is_not_there_cannot_be_trained():
+    with pytest.raises(RequestError, match=r"pretrain\.targets holds 'tempo', but model\.estimators is \[\]: add 'tempo'"):
+        require_targets(update(Config(), {"pretrain": {"targets": ["pixels", "tempo"]}}))
+
+
+# --- training beside a model that is there ---
+
+
+def test_estimators_alone_are_trained_and_the_rest_keeps_its_bits(small_cache, tmp_path):
+    small = {"model": {name: value for name, value in TINY["model"].items() if name not in (*ROWS, "estimators", "pitch_channels")}}
+    plain = update(Config(), small)
+    checkpoint.save(tmp_path / "plain", checkpoint.Checkpoint(Patchifier(plain.model, seed=3), plain))
+    config = update(plain, TEMPO | {"pretrain": TEMPO["pretrain"] | {"stage_two": {"steps": 3, "batch": 4}}})
+    begun = initial_model(config, tmp_path / "plain").state_dict()
+    made = checkpoint.load(pretrain(small_cache, tmp_path / "run", config=config, init=tmp_path / "plain", device="cpu")).model.state_dict()
+    assert set(made) == set(begun)
+    for name, value in made.items():
+        assert torch.equal(value, begun[name]) != name.startswith("estimators."), name
+    assert "tempo_error" in (tmp_path / "run" / "stage-two" / "validation.csv").read_text().splitlines()[0]
+    with pytest.raises(RequestError, match=r"differs from the config in model\.estimators"):
+        initial_model(plain, tmp_path / "run" / "model")
