@@ -191,6 +191,18 @@ def test_other_spectrograms_and_windows_are_in_the_graph():
     np.testing.assert_allclose(found, made.embed(list(sounds), 16_000), atol=1e-5)
 
 
+@pytest.mark.parametrize("frames", [5, 1300])
+def test_estimates_and_summaries_are_in_the_graph(frames):
+    rows = {"bands": 280, "pitch_bands": 216}
+    model = rows | {"pitch_channels": 4, "estimators": ["tonic", "tempo"], "readout": 64 + 36 + 72 + 64 + 128 + 120, "components": [64, 9]}
+    made = embedder(model, spectrogram=rows, embed={"summaries": ["tonic", "degrees", "tempo", "metre", "texture"]})
+    sounds = noise(2, frames * 512, seed=frames)
+    with torch.no_grad():
+        found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
+    assert found.shape == (2, 429)
+    np.testing.assert_allclose(found, made.embed(list(sounds), RATE), atol=1e-5)
+
+
 @pytest.mark.parametrize("model", [{"embedding": "relative"}, {"extractor": "transformer"}, {"norm": "before", "predictor_layers": 1}], ids=str)
 @pytest.mark.parametrize("frames", [5, 1300])
 def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
