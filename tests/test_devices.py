@@ -127,7 +127,9 @@ DOUBLE = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [settings(), several(20, "pixels", "timbre", "chroma", "harmony", "pulse", "tonic", "tempo")], ids=["paper", "several targets"])
+@pytest.mark.parametrize(
+    "changes", [settings(), several(20, "pixels", "timbre", "chroma", "harmony", "pulse", "tonic", "tempo")], ids=["paper", "several targets"]
+)
 def test_two_processes_take_the_steps_of_one_in_double_precision(changes, clips, wide_clips, tmp_path, child_environment):
     data, script = wide_clips if "spectrogram" in changes else clips, tmp_path / "train.py"
     script.write_text(textwrap.dedent(DOUBLE))

@@ -203,7 +203,9 @@ def test_estimates_and_summaries_are_in_the_graph(frames):
     np.testing.assert_allclose(found, made.embed(list(sounds), RATE), atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [{"embedding": "relative"}, {"extractor": "transformer"}, {"norm": "before", "predictor_layers": 1}], ids=str)
+@pytest.mark.parametrize(
+    "model", [{"embedding": "relative"}, {"extractor": "transformer"}, {"extractor": "two-scale"}, {"norm": "before", "predictor_layers": 1}], ids=str
+)
 @pytest.mark.parametrize("frames", [5, 1300])
 def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
     made = embedder(model)

@@ -3,18 +3,20 @@
 import contextlib
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.descriptors import DESCRIPTORS
 from patchifier.model import Patchifier, draw_mask, places
 from patchifier.pretrain import Batches, pretrain, stage_loss, stage_module
 from patchifier.pretrain.batches import Batch, Resident
 from patchifier.pretrain.learner import Learner, idle_parts
-from patchifier.pretrain.targets import PIXELS, TAUGHT
+from patchifier.pretrain.targets import PIXELS, TAUGHT, require_targets
 
 ALL = (PIXELS, *DESCRIPTORS, *TAUGHT)
 MODEL = {"channels": [4, 4, 4, 8, 8], "pitch_channels": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "dropout": 0.0, "predictor_layers": 1}
@@ -165,7 +167,7 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
 def test_figures_are_errors_weighted_by_clips():
     learner = learner_of().eval()
     shown = [music(4, 6, seed=1), music(2, 6, seed=2)]
-    batches = [Batch(each, each, torch.ones(each.shape[:2], dtype=torch.bool), half(*each.shape[:2])) for each in shown]
+    batches = [Batch(each, each, torch.ones(each.shape[:2], dtype=torch.bool), half(*each.shape[:2]), torch.arange(len(each))) for each in shown]
     figures = learner.figures(batches)
     assert list(figures) == [f"{name}_error" for name in ALL]
     errors = [asked(learner, batch.patches, batch.masked, batch.present) for batch in batches]
@@ -332,3 +334,49 @@ def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
     with pytest.raises(RequestError, match="'chroma' needs pitch bands"):
         pretrain(small_cache, tmp_path / "run", config=config)
     assert not (tmp_path / "run").exists()
+
+
+# --- what another model says ---
+
+
+@torch.no_grad()
+def test_what_another_model_says_is_asked_of_the_clip_whose_it_is():
+    config = update(config_of("harmony", "distil"), {"pretrain": {"teacher_features": "somewhere"}})
+    said = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+    learner = Learner(Patchifier(config.model), config, [(music(8, 6), None)], said).eval()
+    learner.heads["distil"].weight.zero_()
+    shown, masked, clips = music(3, 6), half(3, 6), torch.tensor([4, 19, 0])
+    where = {"visible": places(~masked), "hidden": places(masked)}
+    learner.heads["distil"].bias.copy_(said[4])
+    errors = learner.errors(shown[:1], shown[:1], None, masked[:1], visible=places(~masked[:1]), hidden=places(masked[:1]), clips=clips[:1])
+    assert float(errors["distil"]) == 0
+    learner.heads["distil"].bias.zero_()
+    errors = learner.errors(shown, shown, None, masked, **where, clips=clips)
+    assert float(errors["distil"]) == pytest.approx(float(said[clips].square().mean()), rel=1e-5)
+    assert not any(name.startswith("elsewhere") for name in learner.state_dict())  # it lies in its own files
+
+
+def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_is_said(small_cache, tmp_path):
+    data = Cache(small_cache)
+    levels = [float(np.mean(data.log_mel(index))) for index in range(len(data.clips))]
+    for clip, level in zip(data.clips, levels, strict=True):
+        file = tmp_path / f"{clip.id}.npy"
+        file.parent.mkdir(exist_ok=True)
+        np.save(file, np.array([level, 5.0], np.float32))
+    stage = {"steps": 60, "batch": 8, "learning_rate": 3e-3}
+    changes = {"model": MODEL, "pretrain": {"stages": "two", "targets": ["distil"], "teacher_features": str(tmp_path), "stage_two": stage, "patches": 6}}
+    changes["pretrain"] |= {"validation_fraction": 0.2, "precision": "32", "validate_every": 30}
+    pretrain(small_cache, tmp_path / "run", config=update(Config(), changes), device="cpu")
+    rows = (tmp_path / "run" / "stage-two" / "validation.csv").read_text().splitlines()
+    column = rows[0].split(",").index("distil_error")
+    errors = [float(row.split(",")[column]) for row in rows[1:]]
+    assert errors[-1] < 0.5 * errors[0], errors  # a level is easily heard; the number that never changes is no trouble
+    (tmp_path / f"{data.clips[3].id}.npy").unlink()
+    with pytest.raises(RequestError, match="has no file for the clips " + re.escape(data.clips[3].id)):
+        pretrain(small_cache, tmp_path / "other", config=update(Config(), changes), device="cpu")
+
+
+@pytest.mark.parametrize("pretraining", [{"targets": ["pixels", "distil"]}, {"teacher_features": "somewhere"}])
+def test_distillation_needs_both_the_target_and_the_folder(pretraining):
+    with pytest.raises(RequestError, match="need each other"):
+        require_targets(update(Config(), {"pretrain": pretraining}))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig, read_changes, to_dict, update
+from patchifier.datasets import Clip
 from patchifier.model import Patchifier
 from patchifier.pretrain import Batches, stage_loss, stage_module
 from patchifier.spectrogram import log_mel
@@ -25,6 +26,7 @@ class Clips:
         self.log_mels = [log_mel(wave, config.spectrogram).T for wave in waves]
         self.frames = np.array([len(log_mel) for log_mel in self.log_mels])
         self.silence = config.spectrogram.silence
+        self.clips = [Clip(f"noise-{number}", f"noise-{number}.wav") for number in range(len(waves))]
 
     def read(self, indices, spans, *, least):
         parts = [self.log_mels[index][first:last] for index, (first, last) in zip(indices, spans, strict=True)]
@@ -49,8 +51,12 @@ def test_recipe_states_only_what_differs_and_why(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe_takes_two_steps_in_each_stage(path):
+def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
     config = update(Config(), read_changes(path))
+    if config.pretrain.teacher_features:
+        for number in range(4):
+            np.save(tmp_path / f"noise-{number}.npy", np.random.default_rng(number).random(7, np.float32))
+        config = update(config, {"pretrain": {"teacher_features": str(tmp_path)}})
     config = replace(config, model=replace(config.model, layers=1))  # the bottleneck's depth is not what recipes are about
     data, clips = Clips(config), np.arange(4)
     model = Patchifier(config.model)

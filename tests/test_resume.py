@@ -36,7 +36,8 @@ SEVERAL = {  # a teacher, heads and weights, which are in the state too
     "spectrogram": {"bands": 280, "pitch_bands": 216},
     "model": SETTINGS["model"] | {"bands": 280, "pitch_bands": 216, "pitch_channels": 4, "predictor_layers": 1, "norm": "before", "estimators": ["tempo"]},
     "augment": {"pitch": [-2, 2]},
-    "pretrain": SETTINGS["pretrain"] | {"stages": "two", "teacher_decay": 0.9, "targets": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"]},
+    "pretrain": SETTINGS["pretrain"]
+    | {"stages": "two", "teacher_decay": 0.9, "targets": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"]},
 }
 SCRIPT = """
     import json, sys, time

@@ -1,4 +1,4 @@
-"""Parts beyond the paper: distances instead of places, a transformer instead of convolutions."""
+"""Parts beyond the paper: distances instead of places, a transformer instead of convolutions, two scales."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from patchifier import spectrogram
 from patchifier.config import Config, ModelConfig, RequestError, update
 from patchifier.embed import Embedder
 from patchifier.model import Patchifier
-from patchifier.variants import ColumnTransformer, Distances
+from patchifier.variants import ColumnTransformer, Distances, TwoScales
 
 TINY = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "channels": [4, 4, 4, 8, 8], "positions": 6}
 
@@ -120,3 +120,21 @@ def test_a_column_is_all_rows_of_four_frames():
 def test_frames_that_make_no_columns_are_refused():
     with pytest.raises(RequestError, match=r"model\.frames is 6, expected a multiple of 4"):
         ModelConfig(extractor="transformer", frames=6, bands=64, channels=(4,))
+
+
+# --- two scales ---
+
+
+@torch.no_grad()
+def test_a_vector_of_two_scales_knows_which_quarter_of_a_patch_something_is_in():
+    made = Patchifier(ModelConfig(**TINY, extractor="two-scale")).eval().extractor
+    assert isinstance(made, TwoScales)
+    patches = noise(2, 1, 64, 32)
+    quarters = torch.cat([made.quarter(patches[..., 8 * k : 8 * k + 8]) for k in range(4)], dim=1)
+    torch.testing.assert_close(made(patches), made.to_vector(torch.cat([made.whole(patches), quarters], dim=1)))
+    assert made.quarter(patches[..., :8]).shape == (2, 8)
+
+
+def test_two_scales_that_cannot_be_are_refused():
+    with pytest.raises(RequestError, match=r"'two-scale' needs three channels, frames \(64\) by 32 and width \(30\) by 4"):
+        ModelConfig(extractor="two-scale", frames=64, width=30, heads=2)

@@ -146,8 +146,8 @@ class ModelConfig:
     """Dropout in the bottleneck, in training."""
     embedding: Literal["bert", "plain", "relative"] = "bert"
     """BERT's embedding (a position on CLS too, LayerNorm, dropout); positions on the patches and nothing else; or no positions, but distances."""
-    extractor: Literal["convolutions", "transformer"] = "convolutions"
-    """What turns a patch into a vector: down modules (4.1), or a transformer over columns of four frames."""
+    extractor: Literal["convolutions", "transformer", "two-scale"] = "convolutions"
+    """What turns a patch into a vector: down modules (4.1); a transformer over columns of four frames; or down modules of the patch and of its quarters."""
     extractor_layers: int = 2
     """Layers of that transformer."""
     align: Literal["mlp", "linear"] = "mlp"
@@ -193,6 +193,8 @@ class ModelConfig:
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         transforms = self.extractor == "transformer"
         _require(not transforms or self.frames % 4 == 0, f"model.frames is {self.frames}, expected a multiple of 4 with a transformer over columns of 4.")
+        fits = self.extractor != "two-scale" or (self.frames % 32 == 0 and self.width % 4 == 0 and len(self.channels) >= 3)
+        _require(fits, f"model.extractor 'two-scale' needs three channels, frames ({self.frames}) by 32 and width ({self.width}) by 4 divisible.")
         _require(
             self.vector == "flatten" or transforms or self.channels[-1] == self.width,
             f"model.vector 'mean' gives {self.channels[-1]} numbers, so model.width ({self.width}) must be the same.",
@@ -296,6 +298,8 @@ class PretrainConfig:
     """What is predicted of patches and clips: rows of :data:`patchifier.pretrain.targets.TARGETS`; several weigh themselves."""
     teacher_decay: float = 0.996
     """How slowly the copy that "latent" and "contrast" learn from follows the model."""
+    teacher_features: str = ""
+    """Folder of what another model, trained elsewhere, says of each clip, for the target "distil": a file by each clip's id, as ``features:DIR``."""
     target: Literal["augmented", "clean"] = "augmented"
     """What is reconstructed: patches as the model saw them, or before random intensity."""
     validation_fold: int | None = None

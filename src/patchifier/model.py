@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from patchifier.config import ModelConfig
 from patchifier.estimators import ESTIMATORS
 from patchifier.layers import Convolution, Dropout, Standard, UpConvolution, transformer
-from patchifier.variants import ColumnTransformer, Distances, PitchModules
+from patchifier.variants import ColumnTransformer, Distances, PitchModules, TwoScales
 
 
 class FeatureExtractor(nn.Module):
@@ -61,6 +61,13 @@ def down_module(before: int, channels: int, convolutions: int) -> nn.Sequential:
         ]
         before = channels
     return nn.Sequential(*layers)
+
+
+def make_extractor(config: ModelConfig) -> nn.Module:
+    """The paper's, or one beyond it."""
+    if config.extractor == "transformer":
+        return ColumnTransformer(config)
+    return TwoScales(config, FeatureExtractor) if config.extractor == "two-scale" else FeatureExtractor(config)
 
 
 class Bottleneck(nn.Module):
@@ -188,7 +195,7 @@ class Patchifier(nn.Module):
         self.config = config = config or ModelConfig()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.extractor: nn.Module = FeatureExtractor(config) if config.extractor == "convolutions" else ColumnTransformer(config)
+            self.extractor = make_extractor(config)
             self.bottleneck = Bottleneck(config, layers=config.layers, fills_in=not config.predictor_layers)
             if config.predictor_layers:
                 self.predictor = Bottleneck(config, layers=config.predictor_layers)

@@ -1,7 +1,10 @@
-"""Parts of the network beyond the paper: an ear for pitch, a transformer instead of convolutions, distances instead of places.
+"""Parts of the network beyond the paper: an ear for pitch, a transformer instead of convolutions, two scales, distances instead of places.
 
 Shapes: B clips, N patches, P patches of all clips, M rows, W frames in a patch, D width of a vector, L length of a sequence.
 """
+
+import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +58,30 @@ class ColumnTransformer(nn.Module):
             x = layer(x)
         x = self.norm(x)  # (P, W / 4, D)
         return self.to_vector(x.mean(1) if self.mean else x.flatten(1))
+
+
+class TwoScales(nn.Module):
+    """Down modules of a patch and, with fewer of them, of its quarters, whose vectors stand side by side: what happens, and when.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    make : callable
+        The extractor of one scale, from its config.
+    """
+
+    def __init__(self, config: ModelConfig, make: Callable[[ModelConfig], nn.Module]) -> None:
+        super().__init__()
+        D = config.width
+        self.whole = make(config)
+        part = dataclasses.replace(config, extractor="convolutions", frames=config.frames // 4, channels=config.channels[:3], decoder_channels=None)
+        self.quarter = make(dataclasses.replace(part, width=D // 4, heads=1, vector="flatten"))
+        self.to_vector = nn.Linear(2 * D, D)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Turn patches (P, 1, M, W) into vectors (P, D)."""
+        quarters = patches.unflatten(-1, (4, -1)).movedim(3, 1).flatten(0, 1)  # (4 P, 1, M, W / 4)
+        return self.to_vector(torch.cat([self.whole(patches), self.quarter(quarters).unflatten(0, (-1, 4)).flatten(1)], dim=1))
 
 
 class Distances(nn.Module):

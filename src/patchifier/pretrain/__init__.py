@@ -4,7 +4,7 @@ A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier import checkpoint
+from patchifier import baselines, checkpoint
 from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, PretrainConfig, RequestError
@@ -203,7 +203,18 @@ def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config
         part.requires_grad_(name in TRAINED[stage] and name not in idle)
     for name, part in (model.estimators or {}).items():
         part.requires_grad_(several and name in config.pretrain.targets)
-    return Learner(model, config, batches.examples()) if several else model
+    return Learner(model, config, batches.examples(), said_elsewhere(batches.data, batches.parts, config)) if several else model
+
+
+def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
+    """What another model says of every clip (clips, E), in deviations from its mean over training clips; None if none is asked."""
+    if not config.pretrain.teacher_features:
+        return None
+    (teacher,) = baselines.encoders(f"features:{config.pretrain.teacher_features}", data=data)
+    features = teacher.encode(data, range(len(data.clips)))
+    heard = features[np.concatenate(parts)]
+    deviation = heard.std(0)
+    return torch.from_numpy((features - heard.mean(0)) / np.where(deviation > 0, deviation, 1.0)).float()
 
 
 def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callable[[nn.Module, Plan], Tensor]:
@@ -215,7 +226,7 @@ def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callab
 
     def loss_two(model: Any, plan: Plan) -> Tensor:
         if several:
-            places = {"visible": plan.visible, "hidden": plan.hidden, "weights": (plan.visible_weight, plan.weight)}
+            places = {"visible": plan.visible, "hidden": plan.hidden, "weights": (plan.visible_weight, plan.weight), "clips": plan.clips}
             return model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **places)
         options = {"extract": settings.extract, "loss_on": settings.loss_on, "visible": plan.visible, "hidden": plan.hidden}
         return plan.weight * model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **options)

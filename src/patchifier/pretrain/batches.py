@@ -23,12 +23,13 @@ RESIDENT_SHARE = 0.5  # of a device's free memory that log-mels may take; the pa
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches as the model sees them, what to reconstruct, and two masks; (B, N, 1, M, W) and (B, N)."""
+    """Patches as the model sees them, what to reconstruct, two masks, and whose they are; (B, N, 1, M, W) and (B, N)."""
 
     patches: Tensor
     target: Tensor
     present: Tensor
     masked: Tensor
+    clips: Tensor  # (B,), their numbers in the cache
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Plan(Crops):
     Attributes
     ----------
     masked : Tensor, shape (B, N), bool
+    clips : Tensor, shape (B,), int64
+        Their numbers in the cache.
     visible, hidden : Tensor, shape (V,) and (H,), int64
         Places of visible and of masked patches among all B * N, so that nobody needs to count them on the device.
     weight, visible_weight : Tensor, scalar
@@ -48,6 +51,7 @@ class Plan(Crops):
     """
 
     masked: Tensor
+    clips: Tensor
     visible: Tensor
     hidden: Tensor
     weight: Tensor
@@ -218,6 +222,7 @@ def make_plan(
     return Plan(
         **vars(crops),
         masked=torch.from_numpy(masked),
+        clips=torch.from_numpy(own),
         visible=(there & ~flat).nonzero()[:, 0],
         hidden=flat.nonzero()[:, 0],
         weight=torch.tensor(weight),
@@ -246,4 +251,4 @@ def make_batch(data: Cache, chosen: np.ndarray, config: Config, *, augmentation:
     assert plan.table is not None
     patches, target = look_up(plan, plan.table, config, augmentation)
     present = torch.ones_like(plan.masked) if plan.present is None else plan.present
-    return Batch(patches, target, present, plan.masked)
+    return Batch(patches, target, present, plan.masked, plan.clips)

@@ -48,9 +48,11 @@ class Learner(nn.Module):
     examples : iterable of (Tensor, Tensor or None)
         Patches (B, N, 1, M, W) of training, this process's share, and where there are any (B, N), if not everywhere: targets are
         standardised by those of all processes.
+    elsewhere : Tensor, shape (clips, E)
+        What another model says of every clip of the cache, standardised, for the target "distil".
     """
 
-    def __init__(self, model: Patchifier, config: Config, examples: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    def __init__(self, model: Patchifier, config: Config, examples: Iterable[tuple[Tensor, Tensor | None]], elsewhere: Tensor | None = None) -> None:
         super().__init__()
         require_targets(config)
         self.model, self.config = model, config
@@ -59,6 +61,7 @@ class Learner(nn.Module):
         self.taught = [name for name in config.pretrain.targets if name in TAUGHT]
         found = self._moments(examples)
         self.register_buffer("pixels_variance", found.pop(PIXELS)[1].square(), persistent=False)
+        self.register_buffer("elsewhere", elsewhere, persistent=False)
         D = config.model.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.pretrain.seed)
@@ -67,6 +70,8 @@ class Learner(nn.Module):
                 self.register_buffer(f"{name}_mean", mean)
                 self.register_buffer(f"{name}_scale", deviation)
                 self.heads[name] = nn.Linear(D, len(mean))
+            if elsewhere is not None:
+                self.heads["distil"] = nn.Linear(D, elsewhere.shape[1])
             if "latent" in self.taught:
                 self.heads["latent"] = nn.Linear(D, D)
             if "contrast" in self.taught:
@@ -101,6 +106,7 @@ class Learner(nn.Module):
         visible: Tensor,
         hidden: Tensor,
         weights: tuple[Tensor | float, Tensor | float] = EQUAL,
+        clips: Tensor | None = None,
     ) -> Tensor:
         """Mean of the targets' errors, each over its variance, and of the logarithms of the variances.
 
@@ -108,7 +114,7 @@ class Learner(nn.Module):
         """
         if self.teacher and self.training:
             self.teacher.follow(self, self.config.pretrain.teacher_decay)
-        errors = self.errors(patches, target, present, masked, visible=visible, hidden=hidden, weights=weights)
+        errors = self.errors(patches, target, present, masked, visible=visible, hidden=hidden, weights=weights, clips=clips)
         terms = [error * torch.exp(-self.log_variances[name]) + self.log_variances[name] for name, error in errors.items()]
         return torch.stack(terms).mean()
 
@@ -122,6 +128,7 @@ class Learner(nn.Module):
         visible: Tensor,
         hidden: Tensor,
         weights: tuple[Tensor | float, Tensor | float] = EQUAL,
+        clips: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Mean squared error of each target, in units of its variance; cross entropy of "contrast" and of estimators, in units of a guess's."""
         errors = self._disagreements(target[:, :, 0], present)
@@ -143,12 +150,14 @@ class Learner(nn.Module):
             else:
                 both = of_visible * mean_square(head(at_visible), take(wanted, visible)) + of_hidden * mean_square(head(at_hidden), take(wanted, hidden))
                 errors[name] = both / 2
+        if "distil" in self.log_variances:
+            errors["distil"] = mean_square(self.heads["distil"](whole), self.get_buffer("elsewhere")[clips])
         if self.teacher:
-            vectors, clips = self.teacher(patches, present, masked, hidden)  # (H, D), (B, 128)
+            vectors, heard = self.teacher(patches, present, masked, hidden)  # (H, D), (B, 128)
             if "latent" in self.taught:
                 errors["latent"] = of_hidden * mean_square(self.heads["latent"](at_hidden), vectors)
             if "contrast" in self.taught:
-                errors["contrast"] = self.contrast(whole, clips)
+                errors["contrast"] = self.contrast(whole, heard)
         return errors
 
     def _disagreements(self, patches: Tensor, present: Tensor | None) -> dict[str, Tensor]:
@@ -184,7 +193,7 @@ class Learner(nn.Module):
         count, device = 0, next(self.parameters()).device
         for batch in batches:
             patches, present, masked = batch.patches.to(device), batch.present.to(device), batch.masked.to(device)
-            where: dict[str, Any] = {"visible": places(present & ~masked), "hidden": places(masked)}
+            where: dict[str, Any] = {"visible": places(present & ~masked), "hidden": places(masked), "clips": batch.clips.to(device)}
             for name, error in self.errors(patches, patches, present, masked, **where).items():
                 sums[name] = sums.get(name, 0.0) + float(error) * len(batch.patches)
             count += len(batch.patches)

@@ -14,6 +14,7 @@ TAUGHT = {
     "latent": "what a slow copy of the model, which sees masked patches alone, knows of them",
     "contrast": "which clip of the batch a slow copy hears in the masked patches",
 }
+ELSEWHERE = {"distil": "what another model, trained elsewhere, says of the clip: distillation, which is not self-supervised"}
 
 
 def require_targets(config: Config) -> None:
@@ -24,9 +25,9 @@ def require_targets(config: Config) -> None:
     RequestError
         Naming the target.
     """
-    if config.pretrain.targets == (PIXELS,):
+    if config.pretrain.targets == (PIXELS,) and not config.pretrain.teacher_features:
         return
-    rows = (PIXELS, *DESCRIPTORS, *TAUGHT, *ESTIMATORS)
+    rows = (PIXELS, *DESCRIPTORS, *TAUGHT, *ESTIMATORS, *ELSEWHERE)
     if not config.pretrain.targets or len(set(config.pretrain.targets)) < len(config.pretrain.targets):
         raise RequestError(f"pretrain.targets is {config.pretrain.targets}, expected some of {', '.join(rows)}, each once.")
     for name, only in (("loss_on", "masked"), ("extract", "visible")):
@@ -37,4 +38,6 @@ def require_targets(config: Config) -> None:
             raise RequestError(f"pretrain.targets holds {name!r}, expected some of {', '.join(rows)}.")
         if name in DESCRIPTORS and DESCRIPTORS[name].pitch and not config.spectrogram.pitch_bands:
             raise RequestError(f"the target {name!r} needs pitch bands: set spectrogram.pitch_bands, and prepare the cache with them.")
+    if ("distil" in config.pretrain.targets) != bool(config.pretrain.teacher_features):
+        raise RequestError("the target 'distil' and pretrain.teacher_features, a folder with a file for each clip, need each other.")
     require_estimators([name for name in config.pretrain.targets if name in ESTIMATORS], config, field="pretrain.targets")
