@@ -80,23 +80,25 @@ def training_mean_patch(data: Cache, clips: np.ndarray, config: Config) -> Tenso
 
 
 def masked_predictors(batches: list[Batch], mean_patch: Tensor) -> dict[str, float]:
-    """Masked-patch MSE of three predictors without a model; a model must beat them all to have learned anything.
-
-    The mean patch of the data; the mean of the clip's visible patches; and band means of the nearest visible patches, interpolated over
-    time and shrunk halfway to the clip's mean (the hard one).
-    """
-    errors: dict[str, list[Tensor]] = {"mean_patch_mse": [], "visible_mean_mse": [], "interpolation_mse": []}
+    """Masked-patch MSE of three predictors without a model; a model must beat them all to have learned anything."""
+    errors: dict[str, list[Tensor]] = {}
     for batch in batches:
-        visible = batch.present & ~batch.masked
-        weights = visible[:, :, None, None, None].float()
-        clip_mean = (batch.patches * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)  # (B, 1, 1, M, W)
-        bands = interpolate_bands(batch.patches.mean(-1), visible)  # (B, N, 1, M)
-        flat = clip_mean.mean(-1, keepdim=True)  # (B, 1, 1, M, 1)
-        shrunk = 0.5 * bands[..., None] + 0.5 * flat
-        guesses = {"mean_patch_mse": mean_patch, "visible_mean_mse": clip_mean, "interpolation_mse": shrunk}
-        for name, guess in guesses.items():
-            errors[name].append((batch.patches - guess)[batch.masked].square())
+        for name, guess in {"mean_patch": mean_patch, **guesses(batch)}.items():
+            errors.setdefault(f"{name}_mse", []).append((batch.patches - guess)[batch.masked].square())
     return {name: mean_of(parts) for name, parts in errors.items()}
+
+
+def guesses(batch: Batch) -> dict[str, Tensor]:
+    """Patches as two predictors without a model fill them in.
+
+    The mean of the clip's visible patches, (B, 1, 1, M, W); and band means of the nearest visible patches, interpolated over time and
+    shrunk halfway to the clip's mean, (B, N, 1, M, 1): the hard one.
+    """
+    visible = batch.present & ~batch.masked
+    weights = visible[:, :, None, None, None].float()
+    clip_mean = (batch.patches * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
+    bands = interpolate_bands(batch.patches.mean(-1), visible)  # (B, N, 1, M)
+    return {"visible_mean": clip_mean, "interpolation": 0.5 * bands[..., None] + 0.5 * clip_mean.mean(-1, keepdim=True)}
 
 
 def interpolate_bands(bands: Tensor, visible: Tensor) -> Tensor:
