@@ -187,6 +187,13 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
     embedder = Embedder(model, CONFIG)
     vector = embedder.embed_log_mels([noise(280, 6 * 32) - 1])[0]
     assert len(vector) == embedder.size == 32 + 64 + 72 + 72 + 128 + 36
+    assert list(embedder.parts) == ["layers", *CONFIG.embed.summaries]
+    assert [part.stop - part.start for part in embedder.parts.values()] == [32, 64, 72, 72, 128, 36]
+    assert embedder.parts["tonic"].stop == embedder.size
+    window = (noise(280, 6 * 32) - 1).unflatten(1, (6, 32)).transpose(0, 1)[None]
+    with torch.no_grad():
+        (tonic_shares,) = summarise(["tonic"], model.estimators, window, there[:1], CONFIG)
+    np.testing.assert_allclose(vector[embedder.parts["tonic"]], tonic_shares[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def home(tmp_path, tmp_path_factory, monkeypatch):
 
 
 def save(**model) -> None:
-    config = update(Config(), {"model": {**SMALL, **model}})
+    config = update(Config(), {"model": {**SMALL, "estimators": ["tempo"], **model}, "embed": {"summaries": ["tempo"]}})
     checkpoint.save(weights.ROOT / "patchifier-base", Checkpoint(Patchifier(config.model, seed=0), config), dtype=torch.float16)
 
 
@@ -66,7 +66,7 @@ def test_python_of_the_page_runs_and_its_shapes_are_true(home):
     assert sum(run(block, known) for block in BLOCKS if "onnx" not in block) >= 4
     assert len(known["table"].paths) == 2
     assert known["done"].skipped == ()
-    assert known["stretches"].vectors.shape == (12, 512)  # the last one is anchored to the end
+    assert known["stretches"].vectors.shape == (12, 576)  # the last one is anchored to the end
     assert known["moments"].vectors.shape[1] == 256
     assert len(known["states"]) == 9
     assert known["states"][0].shape[::2] == (2, 256)

@@ -16,7 +16,7 @@ from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.checkpoint import weights_hash
 from patchifier.config import Config, RequestError, digest
 from patchifier.model import Head, Patchifier
-from patchifier.readout import embedding_size, pool_one, read_out, require_readout, require_summaries
+from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_readout, require_summaries
 from patchifier.tasks import Task
 from patchifier.windows import cut_windows, pad_windows, stream_patches, stream_stretches, stream_windows
 
@@ -105,6 +105,11 @@ class Embedder:
     def size(self) -> int:
         """Length E of an embedding."""
         return embedding_size(self.config)
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Where in an embedding what stands: "layers", which are learnt, then each of ``config.embed.summaries`` by its name."""
+        return parts_of(self.config)
 
     @functools.cached_property
     def identity(self) -> str:

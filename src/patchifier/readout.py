@@ -3,6 +3,7 @@
 Shapes: B windows, N patches, D width of a vector, E length of an embedding.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -46,6 +47,14 @@ def embedding_size(config: Config) -> int:
     size = raw_size(config)
     pooled, kept = config.model.components
     return size - pooled + kept if config.model.readout == size else size
+
+
+def parts_of(config: Config) -> dict[str, slice]:
+    """Where in an embedding what stands: "layers" first, then each summary by its name."""
+    sizes = {name: summary_size(name, config) for name in config.embed.summaries}
+    sizes = {"layers": embedding_size(config) - sum(sizes.values())} | sizes
+    ends = itertools.accumulate(sizes.values())
+    return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
 def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
