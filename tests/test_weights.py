@@ -17,6 +17,8 @@ from patchifier import checkpoint, collection, embed, search, weights
 from patchifier.baselines import encoders
 from patchifier.cache import Cache
 from patchifier.config import RequestError
+from patchifier.descriptors import LAGS, LAGS_S
+from patchifier.embed import Embedder
 from patchifier.interfaces import hear, hf, onnx
 from patchifier.interfaces.marble import PatchifierEncoder
 from patchifier.interfaces.sklearn import PatchifierEmbedder
@@ -232,3 +234,46 @@ def test_nothing_released_names_a_place_on_the_machine_that_made_it(name):
     for file in ("config.json", "README.md"):
         text = (weights.find(name) / file).read_text(encoding="utf-8")
         assert not [word for word in text.replace('"', " ").split() if word.startswith(("/", "~/", "file:"))], file
+
+
+# --- what the package's model finds without labels ---
+
+
+@pytest.fixture(scope="module")
+def base() -> Embedder:
+    return patchifier.load("patchifier-base")
+
+
+def shares(model: Embedder, vector: np.ndarray, name: str) -> np.ndarray:
+    """What an estimator said, from the standardised numbers that an embedding holds."""
+    part, readout = model.parts[name], model.model.readout
+    behind = len(readout.mean) - model.size  # components are fewer than what they are made of
+    place = slice(part.start + behind, part.stop + behind)
+    return (vector[part] * readout.scale[place].numpy() + readout.mean[place].numpy()) ** 2
+
+
+def cadence(semitones: int) -> np.ndarray:
+    """I, IV, V, I on A3 and so many semitones above, three times, twelve seconds."""
+    time_s = np.arange(22_050) / 22_050
+    chords = [[root + third for third in (0, 4, 7)] for root in (0, 5, 7, 0)] * 3
+    heard = [sum(0.08 / k * np.sin(2 * np.pi * 220 * 2 ** ((semitones + note) / 12) * k * time_s) for note in chord for k in (1, 2, 3)) for chord in chords]
+    return np.concatenate(heard).astype(np.float32)
+
+
+def test_a_transposed_cadence_has_its_tonic_as_much_higher_and_the_same_degrees(base):
+    first, *others = (base.embed(cadence(semitones), 22_050) for semitones in range(4))
+    home = shares(base, first, "tonic").argmax()
+    for semitones, vector in enumerate(others, 1):
+        assert shares(base, vector, "tonic").argmax() == (home + 3 * semitones) % 36
+        moved = {name: np.linalg.norm(vector[base.parts[name]] - first[base.parts[name]]) for name in ("harmony", "degrees")}
+        assert moved["degrees"] < 0.2 * moved["harmony"]
+
+
+def test_clicks_have_their_beat_at_one_ratio_whatever_the_tempo(base):
+    chance, ratios = np.random.default_rng(0), []
+    for beat_s in (0.75, 0.6, 0.5):
+        wave = np.zeros(22_050 * 20, np.float32)
+        for start in (np.arange(0, 19.9, beat_s) * 22_050).astype(int):
+            wave[start : start + 600] = chance.uniform(-0.5, 0.5, 600)
+        ratios.append(np.geomspace(*LAGS_S, LAGS)[shares(base, base.embed(wave, 22_050), "tempo").argmax()] / beat_s)
+    assert max(ratios) / min(ratios) < 1.06, ratios  # lags lie 4 % apart
