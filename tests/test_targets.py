@@ -245,3 +245,18 @@ def test_every_row_is_described_in_one_line() -> None:
         assert 3 < len(what) < 100
     assert not set(DESCRIPTORS) & {*TAUGHT, targets.PIXELS}
     assert replace(DESCRIPTORS["pulse"], what="other").what == "other"
+
+
+@pytest.mark.parametrize("name", ["pulse", "texture"])
+def test_who_traces_a_graph_first_still_gets_numbers_afterwards(name: str) -> None:
+    """What is kept between calls must not be a tensor of the tracer's, which holds none."""
+
+    class Described(torch.nn.Module):
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
+            return DESCRIPTORS[name].values(patches, None, unheard)
+
+    unheard = update(CONFIG, {"spectrogram": {"hop": 500, "bands": 312}, "model": {"bands": 312}})  # of which nothing is kept yet
+    patches = torch.rand(1, 4, 312, 32, generator=torch.Generator().manual_seed(0)) - 1
+    traced = torch.export.export(Described(), (patches,)).module()(patches)
+    found = DESCRIPTORS[name].values(patches, None, unheard)
+    np.testing.assert_allclose(found.numpy(), traced.numpy(), atol=1e-5)

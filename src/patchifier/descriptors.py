@@ -219,13 +219,24 @@ def _fourier(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values @ torch.cos(angles), -values @ torch.sin(angles)
 
 
-@functools.cache
+def _constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Made once for each device; anew while a graph is traced, whose tensors hold no numbers."""
+    kept = functools.cache(make)
+
+    @functools.wraps(make)
+    def once(*arguments: float | torch.device) -> Tensor:
+        return make(*arguments) if torch.compiler.is_compiling() else kept(*arguments)
+
+    return once
+
+
+@_constant
 def lags_frames(frame_s: float, device: torch.device) -> Tensor:
     """Lags of the pulse in frames, (L,)."""
     return torch.logspace(math.log10(LAGS_S[0]), math.log10(LAGS_S[1]), LAGS, device=device) / frame_s
 
 
-@functools.cache
+@_constant
 def cosines(bands: int, device: torch.device) -> Tensor:
     """Orthonormal DCT-II matrix (M, 20): bands to cepstral coefficients."""
     place, order = torch.arange(bands, device=device) + 0.5, torch.arange(CEPSTRA, device=device)
