@@ -200,6 +200,7 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
     ("changes", "message"),
     [
         ({"model": {"estimators": ["tempo"]}}, r"embed\.summaries holds 'degrees', but model\.estimators is \['tempo'\]: add 'tonic'"),
+        ({"spectrogram": {"pitch_per_octave": 48}}, r"embed\.summaries holds 'degrees', which needs an octave of pitch bands or more, 36 to each"),
         ({"model": {"estimators": ["key"]}}, r"model\.estimators.*'key'|expected"),
         ({"model": {"bands": 64, "pitch_bands": 0}, "spectrogram": {"bands": 64, "pitch_bands": 0}}, "'tonic', which needs pitch bands"),
     ],
@@ -217,6 +218,14 @@ def test_estimates_that_cannot_be_are_refused(changes, message):
 def test_an_estimator_that_is_not_there_cannot_be_trained():
     with pytest.raises(RequestError, match=r"pretrain\.targets holds 'tempo', but model\.estimators is \[\]: add 'tempo'"):
         require_targets(update(Config(), {"pretrain": {"targets": ["pixels", "tempo"]}}))
+
+
+def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
+    with pytest.raises(RequestError, match=r"model\.estimators holds 'tonic', which nothing trains"):
+        initial_model(update(CONFIG, {"pretrain": {"targets": ["pixels", "tempo"]}}), None)
+    config = update(CONFIG, {"pretrain": {"targets": ["pixels", "tempo", "tonic"]}})
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(initial_model(config, None), config))
+    assert initial_model(CONFIG, tmp_path / "model").estimators is not None  # they were trained elsewhere
 
 
 # --- training beside a model that is there ---

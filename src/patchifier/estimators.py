@@ -164,7 +164,7 @@ def summary_size(name: str, config: Config) -> int:
 
 
 def require_estimators(names: Sequence[str], config: Config, *, field: str) -> None:
-    """Refuse estimates of which the model has no estimator.
+    """Refuse estimates of which the model has no estimator, and a tonic among other places than it knows.
 
     Raises
     ------
@@ -175,6 +175,8 @@ def require_estimators(names: Sequence[str], config: Config, *, field: str) -> N
         by = ESTIMATES[name].by if name in ESTIMATES else name if name in ESTIMATORS else None
         if by is not None and by not in config.model.estimators:
             raise RequestError(f"{field} holds {name!r}, but model.estimators is {list(config.model.estimators)}: add {by!r} there, and train it.")
+        if by == "tonic" and (config.spectrogram.pitch_per_octave != OCTAVE or config.spectrogram.pitch_bands < OCTAVE):
+            raise RequestError(f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} to each: see spectrogram.pitch_per_octave.")
 
 
 def estimator_of(estimators: nn.ModuleDict | None, name: str) -> Estimator:

@@ -135,10 +135,14 @@ def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
 
 
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:
-    """Make a model by the seed, or take one from a folder."""
-    if init is None:
+    """Make a model by the seed, or take one from a folder; no estimator of it may stay as it was drawn."""
+    loaded = None if init is None else checkpoint.load(init)
+    known = (*config.pretrain.targets, *(loaded.config.model.estimators if loaded else ()))
+    for estimator in config.model.estimators:
+        if estimator not in known and config.pretrain.stages != "one":
+            raise RequestError(f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.targets, or start from a model that has it.")
+    if loaded is None:
         return Patchifier(config.model, seed=config.pretrain.seed)
-    loaded = checkpoint.load(init)
     names = [field.name for field in dataclasses.fields(config.model) if field.name not in (*MEASURED, "estimators")]
     differ = [name for name in names if getattr(config.model, name) != getattr(loaded.config.model, name)]
     differ += [] if set(loaded.config.model.estimators) <= set(config.model.estimators) else ["estimators"]  # there may be new ones
