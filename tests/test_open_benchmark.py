@@ -12,6 +12,7 @@ import soundfile
 from sklearn.metrics import average_precision_score, r2_score
 
 from patchifier import cache, datasets
+from patchifier.baselines import Encoder
 from patchifier.config import RequestError
 from patchifier.tasks import Task
 
@@ -572,6 +573,23 @@ def test_judging_asks_the_validation_side_alone_and_fills_every_column(small_ben
     assert {(row["task"], row["value"]) for row in blind} == {("soundtrack", 0.5), ("artist", 0.5)}  # the same for every file
     assert {row["second"] for row in found.differences} == {others}
     assert json.loads((tmp_path / "out" / "results.json").read_text())["side"] == "valid"
+
+
+def test_what_is_known_of_training_clips_serves_both_sides(small_benchmark, tone, write_wav):
+    write_wav("clips/test.wav", tone(440.0, seconds=1.0))
+    heard = []
+
+    def encode(data, indices):
+        heard.append([data.clips[index].id for index in indices])
+        return np.arange(len(indices), dtype=np.float32)[:, None]
+
+    encoder = Encoder("counted", encode, identity="counted")
+    for side, new in (("valid", 36), ("test", 1), ("test", 0)):
+        judgement = judge.Judgement(small_benchmark, side)
+        table = judge.features(judgement, encoder, "notes", judgement.cache("notes", workers=1))
+        assert sum(map(len, heard)) == new
+        assert len(table.rows) == (36 if side == "valid" else 37)
+        heard.clear()
 
 
 def test_moments_are_asked_of_the_judged_side_and_clear_beats_are_found(tmp_path, silence, write_wav):

@@ -3,7 +3,7 @@
     python benchmarks/open/judge.py ROOT --encoders mel-stats,mfcc,runs/mine/model --out runs/open
 
 Encoders are written as for 'patchifier compare'; the first is compared with each other one. The validation side is for choosing; the test
-side is looked at once, at the end: --side test. Log-mels and features are computed once and kept in ROOT/caches.
+side is looked at once, at the end: --side test. Log-mels are computed once and kept in ROOT/caches, features in ROOT/features.
 """
 
 import argparse
@@ -107,9 +107,13 @@ class Table:
         return np.stack([self.rows[clip.id] for clip in clips])
 
 
-def features(encoder: Encoder, data: Cache) -> Table:
-    """Features of every clip, from the folder of features where they are known already."""
-    return Table({clip.id: row for clip, row in zip(data.clips, cached(encoder, data, range(len(data.clips))), strict=True)})
+def features(judgement: Judgement, encoder: Encoder, family: str, data: Cache) -> Table:
+    """Features of every clip, from the folder of features where they are known already; those of training and validation serve both sides."""
+    test = [index for index, clip in enumerate(data.clips) if clip.split == "test"]
+    known = [index for index, clip in enumerate(data.clips) if clip.split != "test"]
+    folder = judgement.root / "features" / family
+    rows = [(data.clips[index].id, row) for part in (known, test) if part for index, row in zip(part, cached(encoder, data, part, folder), strict=True)]
+    return Table(dict(rows))
 
 
 # --- clips ---
@@ -233,7 +237,7 @@ def judge_family(judgement: Judgement, family: str, spec: str, data: Cache, out:
     started = time.monotonic()
     train = [index for index, clip in enumerate(data.clips) if clip.split == "train"]
     made = encoders(spec.replace("%FAMILY%", family), data=data, train=train)
-    tables = [features(encoder, data) for encoder in made]
+    tables = [features(judgement, encoder, family, data) for encoder in made]
     embedded = time.monotonic() - started
     answers = [answer for question in (*QUESTIONS, *DIAGNOSTICS) if question.family == family for answer in ask(judgement, question, tables)]
     if moments_too and made[0].embedder is not None:
