@@ -15,16 +15,23 @@ python "$open/build.py" "$root"
 patchifier prepare "$root/pretraining.jsonl"            --out "$root/cache-all"        --config "$here/base.json"
 patchifier prepare "$root/pretraining-recordings.jsonl" --out "$root/cache-recordings" --config "$here/base.json"
 
-say "Training: the model, its twin that heard recordings alone, and the paper's recipe on the same music"
-patchifier pretrain "$root/cache-all"        --out "$root/runs/base"            --config "$here/base.json"       --resume
-patchifier pretrain "$root/cache-recordings" --out "$root/runs/base-recordings" --config "$here/base.json"       --resume
-patchifier pretrain "$root/cache-all"        --out "$root/runs/paper"           --config "$here/base-paper.json" --resume
+say "Training: the model and the paper's recipe on the same music, three seeds each, and the model's twin that heard recordings alone"
+for seed in 0 1 2; do
+    patchifier pretrain "$root/cache-all" --out "$root/runs/base-$seed"  --config "$here/base.json"       --pretrain.seed $seed --resume
+    patchifier pretrain "$root/cache-all" --out "$root/runs/paper-$seed" --config "$here/base-paper.json" --pretrain.seed $seed --resume
+done
+patchifier pretrain "$root/cache-recordings" --out "$root/runs/base-recordings" --config "$here/base.json" --resume
 
-say "Judgement: $side side"
-base=$root/runs/base/model paper=$root/runs/paper/model
-python "$open/judge.py" "$root" --side "$side" --out "$root/judged-$side" \
-    --encoders "$base,$root/runs/base-recordings/model,$paper,random:$base,random:$paper,mel-stats,mfcc,handcrafted"
+say "Judgement: $side side; beside features of others, where benchmarks/outsiders left some in ROOT/outsiders/NAME/FAMILY"
+seeds() { echo "$root/runs/$1-0/model+$root/runs/$1-1/model+$root/runs/$1-2/model"; }
+rows="patchifier-base=$(seeds base),patchifier-paper=$(seeds paper),recordings-only twin=$root/runs/base-recordings/model"
+rows+=",random weights of base=random:$root/runs/base-0/model,random weights of paper=random:$root/runs/paper-0/model,mel-stats,mfcc,handcrafted"
+for other in "$root"/outsiders/*/; do
+    [ -d "$other" ] && rows+=",$(basename "$other")=features:$root/outsiders/$(basename "$other")/%FAMILY%"
+done
+python "$open/judge.py" "$root" --side "$side" --out "$root/judged-$side" --encoders "$rows"
 
-say "Into the package"
-python "$open/release.py" "$base"  patchifier-base  --root "$root" --scores "$root/judged-$side"
-python "$open/release.py" "$paper" patchifier-paper --root "$root" --scores "$root/judged-$side"
+say "Into the package: the first seeds"
+for name in base paper; do
+    python "$open/release.py" "$root/runs/$name-0/model" "patchifier-$name" --root "$root" --scores "$root/judged-$side"
+done

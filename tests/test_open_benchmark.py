@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -520,6 +521,25 @@ def test_an_encoder_that_did_not_answer_everything_has_no_endpoint():
     assert {row["family"] for row in found.differences} == {"scores", "grooves", "recordings"}
 
 
+def test_a_row_of_several_runs_is_their_mean_and_says_what_each_has():
+    both = [replace(one, runs=(*one.runs, *two.runs)) for one, two in zip(answers(0.8, 0), answers(0.4, 0), strict=True)]
+    found = outcome.summarise({"both": both, "good": answers(0.8, 0), "bad": answers(0.4, 0)}, "valid")
+    endpoint = {row["encoder"]: row["value"] for row in found.families if row["family"] == "endpoint"}
+    assert endpoint["both"] == pytest.approx((endpoint["good"] + endpoint["bad"]) / 2)
+    assert found.notes == [f"both is the mean of 2 runs; endpoints one by one: {100 * endpoint['good']:.1f}, {100 * endpoint['bad']:.1f}."]
+
+
+def test_rows_are_named_and_hold_several_runs():
+    assert judge.read_row("mel-stats") == ("mel-stats", ["mel-stats"])
+    assert judge.read_row("features:some+where/%FAMILY%") == ("features:some+where/%FAMILY%", ["features:some+where/%FAMILY%"])
+    assert judge.read_row("mine=runs/0/model+runs/1/model") == ("mine", ["runs/0/model", "runs/1/model"])
+
+
+def test_two_rows_of_one_name_are_refused(tmp_path):
+    with pytest.raises(RequestError, match="two rows have one name"):
+        judge.judge(tmp_path, ["mine=mel-stats", "mine=mfcc"], "valid", tmp_path / "out")
+
+
 def test_tables_and_figure_hold_every_encoder_and_every_measure(tmp_path):
     diagnosed = Answered(measures.DIAGNOSTICS[0], "accuracy", ("a", "b"), 0.5, (measures.mean_of(np.ones(2)),))
     found = outcome.summarise({"good": [*answers(0.8, 0), diagnosed], "bad": answers(0.5, 50), judge.METADATA: [diagnosed]}, "valid", ["A note."])
@@ -564,15 +584,17 @@ def test_judging_asks_the_validation_side_alone_and_fills_every_column(small_ben
             (tmp_path / "others" / family / "clips").mkdir(parents=True, exist_ok=True)
             np.save(tmp_path / "others" / family / "clips" / f"{path.stem}.npy", generator.random(4, np.float32))
     others = f"features:{tmp_path}/others/%FAMILY%"
-    found = judge.judge(small_benchmark, ["mel-stats", others], "valid", tmp_path / "out")
+    found = judge.judge(small_benchmark, ["mel-stats", f"others={others}+{others}"], "valid", tmp_path / "out")
     assert {row["n"] for row in found.scores} == {12}
     mel = {(row["family"], row["task"], row["measure"]): row["value"] for row in found.scores if row["encoder"] == "mel-stats"}
     assert set(mel) == {(question.family, question.task, name) for question in (*measures.QUESTIONS, *measures.DIAGNOSTICS) for name in question.measures}
     assert mel["notes", "octave", "accuracy"] > 0.75
     blind = [row for row in found.scores if row["encoder"] == judge.METADATA]
     assert {(row["task"], row["value"]) for row in blind} == {("soundtrack", 0.5), ("artist", 0.5)}  # the same for every file
-    assert {row["second"] for row in found.differences} == {others}
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["side"] == "valid"
+    assert {row["second"] for row in found.differences} == {"others"}
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["side"] == "valid"
+    assert results["runs"] == {"mel-stats": ["mel-stats"], "others": [others, others]}
 
 
 def test_what_is_known_of_training_clips_serves_both_sides(small_benchmark, tone, write_wav):

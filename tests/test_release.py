@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,12 @@ def released(tmp_path: Path, home: Path, root: Path, model: Path, **how) -> str:
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
-def judged(folder: Path, specs: list[str]) -> Path:
+def judged(folder: Path, specs: list[str], runs: dict[str, list[str]] | None = None) -> Path:
     """A judge's folder about these encoders."""
     right = np.array([1.0, 0.0, 1.0, 1.0])
     answers = [Answered(question, name, tuple("abcd"), 0.25, (measures.mean_of(right),)) for question in measures.QUESTIONS for name in question.measures]
     found = outcome.summarise(dict.fromkeys(specs, answers), "test", [f"{specs[0]}: no clip of /data/someone/cache is heard in this test."])
-    outcome.write_outcome(found, folder)
+    outcome.write_outcome(replace(found, runs=runs or {}), folder)
     return folder
 
 
@@ -146,6 +147,14 @@ def test_the_judges_table_is_on_the_card_with_the_model_by_its_name(tmp_path, ho
     assert "| patchifier-paper - mel-stats |" in card
     assert "patchifier-paper: no clip of someone/cache is heard in this test." in card
     assert str(tmp_path) not in card
+
+
+def test_a_row_of_several_seeds_is_about_each_of_them(tmp_path, home, root):
+    model = trained(tmp_path / "run")
+    scores = judged(tmp_path / "judged", ["three seeds", "mel-stats"], {"three seeds": [str(model), "elsewhere"], "mel-stats": ["mel-stats"]})
+    card = released(tmp_path, home, root, model, scores=scores)
+    assert "| patchifier-paper - mel-stats |" in card
+    assert "three seeds" not in card.split("## ")[0]
 
 
 def test_words_of_the_card_are_those_of_all_models_and_its_own(tmp_path, home, root):

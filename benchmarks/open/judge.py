@@ -2,8 +2,9 @@
 
     python benchmarks/open/judge.py ROOT --encoders mel-stats,mfcc,runs/mine/model --out runs/open
 
-Encoders are written as for 'patchifier compare'; the first is compared with each other one. The validation side is for choosing; the test
-side is looked at once, at the end: --side test. Log-mels are computed once and kept in ROOT/caches, features in ROOT/features.
+Encoders are written as for 'patchifier compare'; the first is compared with each other one. NAME=ENCODER is a row by that name, and
+NAME=ENCODER+ENCODER+... one row of several runs, their mean: seeds of a training. The validation side is for choosing; the test side is looked at once, at the
+end: --side test. Log-mels are computed once and kept in ROOT/caches, features in ROOT/features.
 """
 
 import argparse
@@ -214,36 +215,47 @@ def judge(
         raise RequestError(f"there is no family {unknown[0]!r}, expected some of {', '.join(FAMILIES)}.")
     if side not in ("valid", "test"):
         raise RequestError(f"the side is {side!r}, expected valid or test.")
+    rows = dict(read_row(spec) for spec in specs)
+    if len(rows) < len(specs):
+        raise RequestError("two rows have one name, expected a name for each: NAME=ENCODER.")
     judgement = Judgement(root, side)
     answers: dict[str, list[Answered]] = {}
     notes: list[str] = []
     for family in families:
         data = judgement.cache(family, workers)
-        for spec in specs:
-            given, said = judge_family(judgement, family, spec, data, out, moments_too=moments_too)
-            answers.setdefault(spec, []).extend(given)
+        for name, runs in rows.items():
+            given, said = judge_family(judgement, family, name, runs, data, out, moments_too=moments_too)
+            answers.setdefault(name, []).extend(given)
             notes += said
         if family == "recordings":
             answers[METADATA] = [answer for question in DIAGNOSTICS for answer in ask(judgement, question, [metadata(data.clips)])]
         if moments_too and family == FRAMES[0].family:
             answers["log-mel"] = [ask_moments(judgement, question, data, []) for question in FRAMES]
-    outcome = summarise(answers, side, notes)
+    outcome = replace(summarise(answers, side, notes), runs=rows)
     write_outcome(outcome, out)
     return outcome
 
 
-def judge_family(judgement: Judgement, family: str, spec: str, data: Cache, out: Path, *, moments_too: bool) -> tuple[list[Answered], list[str]]:
-    """Answers of one encoder to all questions of a family, and what has to be said about it."""
+def read_row(spec: str) -> tuple[str, list[str]]:
+    """Name of a row, and its encoders: of "NAME=ENCODER+ENCODER", or of an encoder alone, which is its own name."""
+    name, given, encoder = spec.partition("=")
+    return (name, encoder.split("+")) if given else (spec, [spec])
+
+
+def judge_family(
+    judgement: Judgement, family: str, name: str, runs: Sequence[str], data: Cache, out: Path, *, moments_too: bool
+) -> tuple[list[Answered], list[str]]:
+    """Answers of one row to all questions of a family, and what has to be said about it."""
     started = time.monotonic()
     train = [index for index, clip in enumerate(data.clips) if clip.split == "train"]
-    made = encoders(spec.replace("%FAMILY%", family), data=data, train=train)
+    made = [encoder for run in runs for encoder in encoders(run.replace("%FAMILY%", family), data=data, train=train)]
     tables = [features(judgement, encoder, family, data) for encoder in made]
     embedded = time.monotonic() - started
     answers = [answer for question in (*QUESTIONS, *DIAGNOSTICS) if question.family == family for answer in ask(judgement, question, tables)]
     if moments_too and made[0].embedder is not None:
         answers += [ask_moments(judgement, question, data, made) for question in FRAMES if question.family == family]
-    notes = heard(judgement, made[0], data, out) if family == "recordings" else []
-    print(f"{family}, {spec}: features {embedded:.0f} s, probes {time.monotonic() - started - embedded:.0f} s", flush=True)
+    notes = [note for encoder in made for note in heard(judgement, encoder, data, out)] if family == "recordings" else []
+    print(f"{family}, {name}: features {embedded:.0f} s, probes {time.monotonic() - started - embedded:.0f} s", flush=True)
     return answers, notes
 
 

@@ -193,9 +193,9 @@ def draw_weights(groups: Sequence[Sequence[str]], draws: int = DRAWS, seed: int 
     return [counts[:, [number[name] for name in each]] for each in groups]
 
 
-def family_draws(answers: Sequence[Answered], seed: int) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]:
+def family_draws(answers: Sequence[Answered], seed: int, draws: int = DRAWS) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]:
     """Normalised score of a family, (draws + 1,), first that of the sample; and the score of each measure of each task."""
-    weights = draw_weights([answer.groups for answer in answers], seed=seed)
+    weights = draw_weights([answer.groups for answer in answers], draws, seed)
     by_task: dict[str, list[np.ndarray]] = {}
     plain = {}
     with np.errstate(invalid="ignore", divide="ignore"):  # a draw may miss all clips of a small task

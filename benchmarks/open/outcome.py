@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Outcome:
         The first encoder against each other one on the endpoint and in each family, paired.
     notes : list of str
         What a reader has to know.
+    runs : dict
+        The encoders that each row is the mean of, as they were asked for.
     """
 
     side: str
@@ -39,6 +41,7 @@ class Outcome:
     families: list[dict[str, Any]]
     differences: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    runs: dict[str, list[str]] = field(default_factory=dict)
 
     def encoders(self) -> list[str]:
         """Names of all rows."""
@@ -111,22 +114,32 @@ def summarise(answers: Mapping[str, Sequence[Answered]], side: str, notes: Seque
     """Bootstrap every encoder on the same draws, family by family, and compare the first with each other one.
 
     The endpoint is the mean over the four families of the mean over a family's tasks of scores between chance (0) and a ceiling of 1.
-    An encoder that did not answer every question of the endpoint has none.
+    An encoder that did not answer every question of the endpoint has none. Of one with several runs a note says what each has.
     """
     scores = [_score(name, answer) for name, given in answers.items() for answer in given]
     draws: dict[str, dict[str, np.ndarray]] = {place: {} for place in (ENDPOINT, *FAMILIES)}
+    each_run = []
     for name, given in answers.items():
+        counted = {family: [answer for answer in given if answer.question in QUESTIONS and answer.question.family == family] for family in FAMILIES}
         for seed, family in enumerate(FAMILIES):
-            expected = {question.name for question in QUESTIONS if question.family == family}
-            counted = [answer for answer in given if answer.question.name in expected]
-            if {answer.question.name for answer in counted} == expected:
-                draws[family][name], _ = family_draws(counted, seed)
+            if {answer.question for answer in counted[family]} == {question for question in QUESTIONS if question.family == family}:
+                draws[family][name], _ = family_draws(counted[family], seed)
         if all(name in draws[family] for family in FAMILIES):
             draws[ENDPOINT][name] = np.mean([draws[family][name] for family in FAMILIES], axis=0)
+            each_run += [_each_run(name, list(counted.values()))] if len(given[0].runs) > 1 else []
     families = [_summary(name, place, found[name]) for place, found in draws.items() for name in found]
     first = next(iter(answers))
     compared = [{"family": place} | row for place, found in draws.items() if first in found for row in differences(first, found)]
-    return Outcome(side, scores, families, compared, list(dict.fromkeys(notes)))
+    return Outcome(side, scores, families, compared, list(dict.fromkeys([*each_run, *notes])))
+
+
+def _each_run(name: str, families: Sequence[Sequence[Answered]]) -> str:
+    """The endpoint of each run by itself, in words."""
+    values = []
+    for run in range(len(families[0][0].runs)):
+        alone = [[replace(answer, runs=(answer.runs[run],)) for answer in family] for family in families]
+        values.append(np.mean([family_draws(family, 0, draws=0)[0][0] for family in alone]))
+    return f"{name} is the mean of {len(values)} runs; endpoints one by one: {', '.join(f'{100 * value:.1f}' for value in values)}."
 
 
 def _summary(name: str, family: str, draws: np.ndarray) -> dict[str, Any]:

@@ -134,7 +134,8 @@ def read_heard(root: Path, name: str) -> Heard:
 def read_table(scores: Path, name: str, model: Path) -> str:
     """The judge's tables, with this model by its name."""
     found = json.loads((scores / "results.json").read_text(encoding="utf-8"))
-    ours = {spec for spec in {row["encoder"] for row in found["scores"]} if spec == name or Path(spec).resolve() == model.resolve()}
+    asked = {row["encoder"]: [row["encoder"]] for row in found["scores"]} | found.get("runs", {})
+    ours = {row for row, specs in asked.items() if any(spec == name or Path(spec).resolve() == model.resolve() for spec in specs)}
     if not ours:
         raise RequestError(f"{scores} is not about {name}, expected a judgement with --encoders {model} or {name}.")
 
