@@ -65,3 +65,10 @@ def test_pieces_of_one_group_are_drawn_together():
     )
     assert wide["model - interpolation"] == "+0.50000 [+0.00000, +1.00000]"
     assert narrow["model - interpolation"] == "+0.50000 [+0.50000, +0.50000]"
+
+
+def test_a_root_without_the_benchmark_is_refused_in_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["reconstruction.py", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert reconstruction.main() == 2
+    assert "run 'python benchmarks/open/build.py" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

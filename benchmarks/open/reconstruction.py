@@ -8,6 +8,7 @@ and sounds of the first clips of each family are `patchifier reconstruct`'s, bes
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,7 +114,7 @@ def draw(judgement: Judgement, model: str, config: Config, out: Path) -> None:
             patchifier(["reconstruct", clip.path, "--model", model, "--out", str(out / f"{family}-{name}.png"), "--sound"])
 
 
-def main() -> None:
+def main() -> int:
     """Measure, draw and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="that build.py filled")
@@ -121,16 +122,26 @@ def main() -> None:
     parser.add_argument("--side", choices=("valid", "test"), default="valid")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    loaded = checkpoint.load(weights.find(asked.model))
+    try:
+        reconstruct(asked.root.resolve(), asked.model, asked.side, asked.out)
+    except RequestError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def reconstruct(root: Path, model: str, side: str, out: Path) -> None:
+    """Measure one model on one side, then draw."""
+    loaded = checkpoint.load(weights.find(model))
     config = replace(loaded.config, pretrain=replace(loaded.config.pretrain, mask_ratio=RATIO, mask_ends=0.0, target="augmented"))
-    judgement = Judgement(asked.root, asked.side)
+    judgement = Judgement(root, side)
     rows = table(measure(judgement, loaded.model.eval(), config))
     found = lines(rows, list(rows[0]))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "table.md").write_text("\n".join(found) + "\n", encoding="utf-8")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text("\n".join(found) + "\n", encoding="utf-8")
     print("\n".join(found))
-    draw(judgement, asked.model, config, asked.out)
+    draw(judgement, model, config, out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
