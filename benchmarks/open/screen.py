@@ -1,6 +1,6 @@
 """Screen the rows of docs/objectives.md on one small unit: every recipe the same processor time, one judgement of what was learnt.
 
-    python benchmarks/open/screen.py ROOT --out runs/screen [--minutes 2.5] [--seed 0] [--recipes paper,workers,...]
+    python benchmarks/open/screen.py ROOT --out runs/screen [--minutes 2.5] [--seeds 0,1,2] [--recipes paper,workers,...]
 
 The unit: width 192, 4 layers that normalise before, sequences of 10 s, stage II alone, no dropout, one schedule of the learning rate, one
 thread; the recipe decides everything else. base-paper stays as it is, both stages at its own rate. How many steps the time buys is measured
@@ -107,12 +107,15 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="that build.py filled, with cache-all as recipes/release.sh prepares it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=2.5, help="of the processor, for each row")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", default="0", help="with commas between them; a row of the table is the mean of all")
     parser.add_argument("--recipes", default=",".join(ROWS))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    models = [train(recipe, asked.root, asked.out, 60 * asked.minutes, asked.seed) for recipe in asked.recipes.split(",")]
-    encoders = ",".join([*map(str, models), f"random:{models[-1]}", f"random:{models[0]}", "mel-stats"])
+    recipes, seeds = asked.recipes.split(","), [int(seed) for seed in asked.seeds.split(",")]
+    models = {recipe: [str(train(recipe, asked.root, asked.out, 60 * asked.minutes, seed)) for seed in seeds] for recipe in recipes}
+    rows = [f"{recipe}={'+'.join(runs)}" for recipe, runs in models.items()]
+    rows += [f"random weights of {recipe}=random:{models[recipe][0]}" for recipe in dict.fromkeys((recipes[-1], recipes[0]))]
+    encoders = ",".join([*rows, "mel-stats"])
     subprocess.run([sys.executable, str(HERE / "judge.py"), str(asked.root), "--encoders", encoders, "--out", str(asked.out / "judged")], check=True)
 
 
