@@ -11,7 +11,8 @@ import soundfile
 
 from patchifier import cache, checkpoint, cli, datasets, weights
 from patchifier.cli.progress import progress
-from patchifier.config import update
+from patchifier.config import Config, update
+from patchifier.model import Patchifier
 
 TINY = {
     "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "positions": 8},
@@ -215,6 +216,15 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, capsys):
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.glob("*.wav")} == {"p_original.wav"} | {f"p_reconstructed_{ratio}.wav" for ratio in (0.25, 0.5, 0.75, 0.9)}
     assert soundfile.info(tmp_path / "p_original.wav").duration > 5
+
+
+def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_it_was(tmp_path, noise, capsys):
+    sizes = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "positions": 9}
+    config = update(Config(), {"model": sizes, "pretrain": {"patches": 4}})
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config.model), config))
+    soundfile.write(tmp_path / "long.wav", noise(8.0), 22_050)
+    code, _, err = run(capsys, "reconstruct", tmp_path / "long.wav", "--model", tmp_path / "model", "--out", tmp_path / "p.png")
+    assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize(

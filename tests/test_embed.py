@@ -285,6 +285,15 @@ def test_what_is_no_sequence_of_patches_is_refused_with_its_shape(shape):
         embedder().embed_sequences([torch.zeros(2, 1, 64, 32), torch.zeros(shape)])
 
 
+def test_no_log_mels_and_a_mask_that_is_too_long_are_refused():
+    encoder = embedder()
+    for asked in (encoder.embed_log_mels, encoder.embed_sequences):
+        with pytest.raises(RequestError, match="there is no music here"):
+            asked([])
+    with pytest.raises(RequestError, match="the mask is of 3 patches, but the first window of this log-mel has 2"):
+        encoder.reconstruct(torch.zeros(64, 40), np.ones(3, bool))
+
+
 def test_windows_side_by_side_are_padded_with_silence():
     patches, present = pad_windows([torch.zeros(2, 1, 4, 4), torch.ones(3, 1, 4, 4)], value=-1.0)
     assert present.tolist() == [[True, True, False], [True, True, True]]

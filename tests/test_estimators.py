@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchifier import checkpoint
+from patchifier import checkpoint, estimators
 from patchifier.config import Config, RequestError, update
 from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S, pulse_of, strength
 from patchifier.embed import Embedder
@@ -170,6 +170,62 @@ def test_training_makes_an_estimator_agree_with_itself_on_chords_it_never_heard(
     assert (places == places.mode().values).float().mean() > 0.9  # its own choice, the same in every key
 
 
+class Peak(torch.nn.Module):
+    """What a perfect estimator says of a pulse (B, 2, K): its highest lag between 0.4 and 1.2 s, (B, 1, K) logits."""
+
+    def forward(self, pulse: torch.Tensor) -> torch.Tensor:
+        lags = np.geomspace(*LAGS_S, LAGS)
+        inside = torch.from_numpy((lags > 0.4) & (lags < 1.2))
+        return 30 * pulse[:, :1].masked_fill(~inside, -1.0)
+
+
+def clicks(period: int, frames: int = 960) -> torch.Tensor:
+    """Patches (1, N, M, W) with an onset every so many frames."""
+    log_mel = torch.full((1, 280, frames), -0.9)
+    log_mel[:, :, ::period] = -0.1
+    return log_mel.unflatten(-1, (-1, 32)).movedim(2, 1)
+
+
+@torch.no_grad()
+def test_a_perfect_tempo_disagrees_least_where_stretches_are_what_they_are(monkeypatch):
+    tempo, patches = estimator(TempoEstimator), clicks(32)
+    tempo.layers = Peak()
+    there = torch.ones(1, 30, dtype=torch.bool)
+    right = float(tempo.disagreement(patches, there, CONFIG))
+    plain = estimators.moved_by
+    monkeypatch.setattr(estimators, "moved_by", lambda places, *, like: plain(-places, like=like))
+    assert right < float(tempo.disagreement(patches, there, CONFIG)) - 0.3
+
+
+@torch.no_grad()
+def test_a_tempo_that_is_the_same_for_all_music_disagrees_more_than_one_that_differs():
+    tempo, there = estimator(TempoEstimator), torch.ones(1, 30, dtype=torch.bool)
+    tempo.layers = Peak()
+    alone = float(tempo.disagreement(clicks(32), there, CONFIG))
+    elsewhere_differs = float(tempo.disagreement(clicks(32), there, CONFIG, lambda mean: torch.full_like(mean, 1 / LAGS)))
+    assert elsewhere_differs < alone - 0.1
+
+
+class Loudest(torch.nn.Module):
+    """What says of a chroma as it is seen (B, 2, 36) that its highest place is the tonic, (B, 1, 36) logits."""
+
+    def forward(self, seen: torch.Tensor) -> torch.Tensor:
+        return 10 * seen[:, :1]
+
+
+@torch.no_grad()
+def test_a_tonic_is_asked_of_either_half_by_itself():
+    tonic, there = estimator(TonicEstimator), torch.ones(1, 8, dtype=torch.bool)
+    tonic.layers = Loudest()
+    low = torch.full((1, 4, 280, 32), -0.9)
+    low[:, :, 64 + 36 : 64 + 36 + 3] = -0.1
+    high = low.roll(15, 2)
+    alike, other = (float(tonic.disagreement(torch.cat([low, second], dim=1), there, CONFIG)) for second in (low, high))
+    said = tonic(DESCRIPTORS["harmony"].values(low, there[:, :4], CONFIG))
+    assert alike == pytest.approx(float(cross_entropy(said, said)), abs=1e-5)
+    assert other > alike + 0.5
+
+
 # --- in an embedding ---
 
 
@@ -201,7 +257,8 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
     [
         ({"model": {"estimators": ["tempo"]}}, r"embed\.summaries holds 'degrees', but model\.estimators is \['tempo'\]: add 'tonic'"),
         ({"spectrogram": {"pitch_per_octave": 48}}, r"embed\.summaries holds 'degrees', which needs an octave of pitch bands or more, 36 to each"),
-        ({"model": {"estimators": ["key"]}}, r"model\.estimators.*'key'|expected"),
+        ({"model": {"estimators": ["key"]}}, r"model\.estimators\[0\] is 'key'|model\.estimators.*'key'"),
+        ({"model": {"estimators": ["tempo", "tonic", "tempo"]}}, r"model\.estimators is \['tempo', 'tonic', 'tempo'\], expected some .* each once"),
         ({"model": {"bands": 64, "pitch_bands": 0}, "spectrogram": {"bands": 64, "pitch_bands": 0}}, "'tonic', which needs pitch bands"),
     ],
 )
@@ -224,8 +281,16 @@ def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
     with pytest.raises(RequestError, match=r"model\.estimators holds 'tonic', which nothing trains"):
         initial_model(update(CONFIG, {"pretrain": {"targets": ["pixels", "tempo"]}}), None)
     config = update(CONFIG, {"pretrain": {"targets": ["pixels", "tempo", "tonic"]}})
-    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(initial_model(config, None), config))
-    assert initial_model(CONFIG, tmp_path / "model").estimators is not None  # they were trained elsewhere
+    trained = initial_model(config, None)
+    with torch.no_grad():
+        for value in trained.estimators.parameters():
+            value += 1
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(trained, config))
+    found = initial_model(CONFIG, tmp_path / "model")  # they were trained elsewhere, and come along
+    assert all(torch.equal(value, trained.estimators.state_dict()[name]) for name, value in found.estimators.state_dict().items())
+    alone = update(config, {"pretrain": {"stages": "one"}})
+    with pytest.raises(RequestError, match=r"model\.estimators holds 'tonic', which nothing trains: add it to pretrain\.targets of stage II"):
+        initial_model(alone, None)
 
 
 # --- training beside a model that is there ---

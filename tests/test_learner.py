@@ -362,7 +362,7 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
     for clip, level in zip(data.clips, levels, strict=True):
         file = tmp_path / f"{clip.id}.npy"
         file.parent.mkdir(exist_ok=True)
-        np.save(file, np.array([level, 5.0], np.float32))
+        np.save(file, np.array([level, 0.3], np.float32))
     stage = {"steps": 60, "batch": 8, "learning_rate": 3e-3}
     changes = {"model": MODEL, "pretrain": {"stages": "two", "targets": ["distil"], "teacher_features": str(tmp_path), "stage_two": stage, "patches": 6}}
     changes["pretrain"] |= {"validation_fraction": 0.2, "precision": "32", "validate_every": 30}

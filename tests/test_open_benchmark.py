@@ -535,6 +535,24 @@ def test_rows_are_named_and_hold_several_runs():
     assert judge.read_row("mine=runs/0/model+runs/1/model") == ("mine", ["runs/0/model", "runs/1/model"])
 
 
+def test_a_folder_may_be_called_with_an_equals_sign(tmp_path, monkeypatch):
+    (tmp_path / "runs/lr=1e-3").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert judge.read_row("runs/lr=1e-3") == ("runs/lr=1e-3", ["runs/lr=1e-3"])
+    assert judge.read_row("random:runs/lr=1e-3") == ("random:runs/lr=1e-3", ["random:runs/lr=1e-3"])
+
+
+def test_a_row_that_is_no_encoder_is_named(small_benchmark, tmp_path):
+    with pytest.raises(RequestError, match=r"row mine: 'nothing' is no encoder.*'=' ends a row's name"):
+        judge.judge(small_benchmark, ["mine=nothing"], "valid", tmp_path / "out", families=["notes"])
+
+
+def test_a_draw_of_one_truth_alone_has_no_r2():
+    found = measures.r2(np.array([0.3, 0.3, 0.7]), np.array([0.2, 0.5, 0.7]))(np.array([[1.0, 1, 1], [2, 1, 0]]))
+    assert np.isfinite(found[0])
+    assert np.isnan(found[1])
+
+
 def test_two_rows_of_one_name_are_refused(tmp_path):
     with pytest.raises(RequestError, match="two rows have one name"):
         judge.judge(tmp_path, ["mine=mel-stats", "mine=mfcc"], "valid", tmp_path / "out")

@@ -1,12 +1,14 @@
 """An embedding of pooled layers and summaries, standardised by training clips."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
-from patchifier import checkpoint
+from patchifier import checkpoint, readout
+from patchifier.baselines import encoders
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.descriptors import DESCRIPTORS
@@ -22,6 +24,7 @@ TINY = {
     "embed": {"summaries": ["pulse", "rhythm", "colour"]},
 }
 SIZE = 2 * 16 + 128 + 32 + 128
+NARROW = {name: {"bands": 88, "pitch_bands": 24} for name in ("spectrogram", "model")}
 
 
 def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1(small_cache, tmp_path):
@@ -82,6 +85,43 @@ def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():
         np.testing.assert_allclose(vector[place], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("frames", [3 * 32 + 1, 3 * 32 + 17, 4 * 32 - 1, 4 * 32])
+def test_frames_that_an_anchored_patch_repeats_are_heard_once(frames):
+    config = update(Config(), TINY)
+    log_mel = torch.rand(64, frames, generator=torch.Generator().manual_seed(0)) - 1
+    log_mel[:, ::16] = 0.0  # a beat
+    vector = Embedder(Patchifier(config.model), config).embed_log_mels([log_mel])[0]
+    as_one = log_mel[None, None].double()  # a single patch as long as the sound, of which nothing is repeated
+    for name, place in (("pulse", slice(32, 160)), ("rhythm", slice(160, 192)), ("colour", slice(192, 320))):
+        np.testing.assert_allclose(vector[place], DESCRIPTORS[name].values(as_one, None, config)[0], atol=1e-5)
+
+
+def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_some(monkeypatch):
+    config = update(Config(), TINY)
+    plain = update(config, {"embed": {"summaries": []}})
+    before = [Embedder(Patchifier(each.model), each).identity for each in (config, plain)]
+    monkeypatch.setattr(readout, "VERSION", 10_000)
+    after = [Embedder(Patchifier(each.model), each).identity for each in (config, plain)]
+    assert (before[0] != after[0], before[1] == after[1]) == (True, True)
+
+
+@pytest.mark.parametrize("pooling", ["mean+max", "mean", "cls"])
+def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooling):
+    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
+    model = Patchifier(config.model)
+    model.readout.measure(torch.randn(64, SIZE, generator=torch.Generator().manual_seed(0)) * 7 + 3)
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
+    bare = update(Config(), TINY | {"embed": TINY["embed"] | {"pooling": pooling}})
+    raw = Patchifier(bare.model)
+    raw.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("readout")})
+    log_mels = [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1]
+    (encoder,) = encoders(f"{tmp_path}/model@{pooling}")
+    assert encoder.embedder.size == Embedder(raw, bare).size
+    np.testing.assert_allclose(encoder.embedder.embed_log_mels(log_mels), Embedder(raw, bare).embed_log_mels(log_mels), atol=1e-6)
+    travelled = pickle.loads(pickle.dumps(encoder.embedder))
+    np.testing.assert_array_equal(travelled.embed_log_mels(log_mels), encoder.embedder.embed_log_mels(log_mels))
+
+
 def test_a_vector_does_not_depend_on_what_is_in_the_batch():
     config = update(Config(), TINY)
     embedder = Embedder(Patchifier(config.model), config)
@@ -96,12 +136,20 @@ def test_a_vector_does_not_depend_on_what_is_in_the_batch():
     [
         ({"embed": {"summaries": ["timbre"]}}, r"embed\.summaries holds 'timbre', expected some of harmony"),
         ({"embed": {"summaries": ["harmony"]}}, "summary 'harmony' needs pitch bands"),
+        ({"embed": {"summaries": ["mode"]}} | NARROW, r"'mode' needs pitch bands: set spectrogram.pitch_bands to 36 or more \(it is 24\)"),
+        ({"embed": {"summaries": ["pulse", "pulse"]}}, r"embed\.summaries is \['pulse', 'pulse'\], expected each once"),
+        ({"embed": {"layers": [9]}}, r"embed\.layers holds 9, expected 0 to 8"),
+        ({"embed": {"pooling": "cls", "layers": [0]}}, "layer 0, the extractor, has no CLS"),
     ],
 )
-def test_summaries_that_cannot_be_are_refused(changes, message):
+def test_embeddings_that_cannot_be_are_refused_before_training_and_after(small_cache, tmp_path, changes, message):
     config = update(Config(), changes)
     with pytest.raises(RequestError, match=message):
         Embedder(Patchifier(config.model), config)
+    if "spectrogram" not in changes:
+        with pytest.raises(RequestError, match=message):
+            pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_readout_of_another_length_is_refused_before_training(small_cache, tmp_path):

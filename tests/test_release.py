@@ -85,8 +85,15 @@ def released(tmp_path: Path, home: Path, root: Path, model: Path, **how) -> str:
 def judged(folder: Path, specs: list[str], runs: dict[str, list[str]] | None = None) -> Path:
     """A judge's folder about these encoders."""
     right = np.array([1.0, 0.0, 1.0, 1.0])
-    answers = [Answered(question, name, tuple("abcd"), 0.25, (measures.mean_of(right),)) for question in measures.QUESTIONS for name in question.measures]
-    found = outcome.summarise(dict.fromkeys(specs, answers), "test", [f"{specs[0]}: no clip of /data/someone/cache is heard in this test."])
+    given = {
+        spec: [
+            Answered(question, name, tuple("abcd"), 0.25, (measures.mean_of(right),) * len((runs or {}).get(spec, [spec])))
+            for question in measures.QUESTIONS
+            for name in question.measures
+        ]
+        for spec in specs
+    }
+    found = outcome.summarise(given, "test", [f"{specs[0]}: no clip of /data/someone/cache is heard in this test."])
     outcome.write_outcome(replace(found, runs=runs or {}), folder)
     return folder
 
@@ -151,10 +158,18 @@ def test_the_judges_table_is_on_the_card_with_the_model_by_its_name(tmp_path, ho
 
 def test_a_row_of_several_seeds_is_about_each_of_them(tmp_path, home, root):
     model = trained(tmp_path / "run")
-    scores = judged(tmp_path / "judged", ["three seeds", "mel-stats"], {"three seeds": [str(model), "elsewhere"], "mel-stats": ["mel-stats"]})
-    card = released(tmp_path, home, root, model, scores=scores)
+    runs = {"three seeds": [str(model), "elsewhere/model"], "mel-stats": ["mel-stats"]}
+    card = released(tmp_path, home, root, model, scores=judged(tmp_path / "judged", ["three seeds", "mel-stats"], runs))
     assert "| patchifier-paper - mel-stats |" in card
-    assert "three seeds" not in card.split("## ")[0]
+    assert "patchifier-paper is the mean of 2 runs; endpoints one by one:" in card
+    assert "three seeds" not in card
+
+
+def test_a_table_with_two_rows_of_one_name_is_refused(tmp_path, home, root):
+    model = trained(tmp_path / "run")
+    refused(
+        tmp_path, home, root, "several rows that would be called patchifier-paper", model, scores=judged(tmp_path / "judged", [str(model), "patchifier-paper"])
+    )
 
 
 def test_words_of_the_card_are_those_of_all_models_and_its_own(tmp_path, home, root):

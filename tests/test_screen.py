@@ -1,5 +1,6 @@
 """Rows screened on one small unit."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from patchifier.cache import Cache
-from patchifier.config import Config, update
+from patchifier.config import Config, RequestError, update
 from patchifier.model import Patchifier
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))
@@ -51,8 +52,17 @@ def test_a_row_is_trained_once(small_cache, tmp_path, monkeypatch, capsys):
     assert (model / "model.safetensors").stat().st_mtime_ns == made
 
 
-def test_a_step_is_timed(small_cache):
+def test_runs_of_another_budget_are_not_put_beside_those_that_are_there(tmp_path):
+    for minutes in (2.5, 2.5):
+        screen.require_budget(tmp_path / "out", minutes)
+    with pytest.raises(RequestError, match=r"holds runs of 2\.5 minutes, expected 1: give another --out"):
+        screen.require_budget(tmp_path / "out", 1.0)
+
+
+def test_a_step_is_timed(small_cache, monkeypatch):
+    clock = itertools.count(10.0)  # a second later each time it is asked: after the first step, and after the last
+    monkeypatch.setattr(screen.time, "process_time", lambda: next(clock))
     torch.set_num_threads(1)
     model = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "positions": 4}
     config = update(Config(), {"model": model, "pretrain": {"patches": 4, "validation_fraction": 0.2, "stage_two": {"batch": 2}}})
-    assert 0 < screen.seconds_per_step("two", Cache(small_cache), config) < 5
+    assert screen.seconds_per_step("two", Cache(small_cache), config) == 1 / screen.TIMED_STEPS

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import patchifier
-from patchifier import checkpoint, collection, embed, search, weights
+from patchifier import audio, checkpoint, collection, datasets, embed, search, weights
 from patchifier.baselines import encoders
 from patchifier.cache import Cache
 from patchifier.config import RequestError
@@ -277,3 +277,22 @@ def test_clicks_have_their_beat_at_one_ratio_whatever_the_tempo(base):
             wave[start : start + 600] = chance.uniform(-0.5, 0.5, 600)
         ratios.append(np.geomspace(*LAGS_S, LAGS)[shares(base, base.embed(wave, 22_050), "tempo").argmax()] / beat_s)
     assert max(ratios) / min(ratios) < 1.06, ratios  # lags lie 4 % apart
+
+
+@torch.inference_mode()
+def test_the_graph_of_the_packages_model_enlarges_rounding_no_more_than_it_says(base, noise):
+    graph, time_s = onnx.Graph(base.model, base.config).eval(), np.arange(3 * RATE) / RATE
+    tone = 0.9 * np.sin(2 * np.pi * 440 * time_s)
+    clip = datasets.load("demo").clips[0]
+    sounds = {
+        "music": (audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s), 1e-4),
+        "noise": (noise(7.3), 1e-4),
+        "silence": (0 * time_s, 1e-4),
+        "square": (np.sign(tone), 1e-4),
+        "constant": (0 * time_s + 1, 1e-3),
+        "tone of 16 bits": (np.rint(tone * 32767) / 32768, 1e-2),
+    }
+    for name, (sound, most) in sounds.items():
+        sound = np.asarray(sound, np.float32)
+        difference = np.abs(graph(torch.from_numpy(sound)[None])[0].numpy() - base.embed(sound, RATE)).max()
+        assert difference < most, name

@@ -239,7 +239,9 @@ def judge(
 def read_row(spec: str) -> tuple[str, list[str]]:
     """Name of a row, and its encoders: of "NAME=ENCODER+ENCODER", or of an encoder alone, which is its own name."""
     name, given, encoder = spec.partition("=")
-    return (name, encoder.split("+")) if given else (spec, [spec])
+    if not given or Path(spec.partition(":")[2] or spec).exists():  # a folder may be called so
+        return spec, [spec]
+    return name, encoder.split("+")
 
 
 def judge_family(
@@ -248,7 +250,10 @@ def judge_family(
     """Answers of one row to all questions of a family, and what has to be said about it."""
     started = time.monotonic()
     train = [index for index, clip in enumerate(data.clips) if clip.split == "train"]
-    made = [encoder for run in runs for encoder in encoders(run.replace("%FAMILY%", family), data=data, train=train)]
+    try:
+        made = [encoder for run in runs for encoder in encoders(run.replace("%FAMILY%", family), data=data, train=train)]
+    except RequestError as error:
+        raise RequestError(f"row {name}: {error} (A '=' ends a row's name, and a '+' behind it divides its runs.)") from None
     tables = [features(judgement, encoder, family, data) for encoder in made]
     embedded = time.monotonic() - started
     answers = [answer for question in (*QUESTIONS, *DIAGNOSTICS) if question.family == family for answer in ask(judgement, question, tables)]

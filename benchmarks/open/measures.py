@@ -91,12 +91,13 @@ def near(true_bpm: np.ndarray, said_bpm: np.ndarray, *, octaves: bool) -> np.nda
 
 
 def r2(truth: np.ndarray, said: np.ndarray) -> Measure:
-    """1 - SSE / SST, around the weighted mean of the truth."""
+    """1 - SSE / SST, around the weighted mean of the truth; NaN in a draw of one truth alone."""
 
     def of(weights: np.ndarray) -> np.ndarray:
         total = weights.sum(1)
-        spread = weights @ truth**2 - (weights @ truth) ** 2 / total
-        return 1 - weights @ (truth - said) ** 2 / spread
+        squares = weights @ truth**2
+        spread = squares - (weights @ truth) ** 2 / total
+        return 1 - weights @ (truth - said) ** 2 / np.where(spread > 1e-12 * squares, spread, np.nan)
 
     return of
 

@@ -163,6 +163,7 @@ def write_outcome(outcome: Outcome, out: Path) -> None:
     """Write scores.csv, families.csv, differences.csv, table.csv, table.md, results.json and figure.png."""
     write_rows(out / "scores.csv", outcome.scores)
     write_rows(out / "families.csv", outcome.families)
+    (out / "differences.csv").unlink(missing_ok=True)  # of other encoders, judged here before
     if outcome.differences:
         write_rows(out / "differences.csv", outcome.differences)
     with replaced_file(out / "table.csv") as new, new.open("w", newline="", encoding="utf-8") as stream:

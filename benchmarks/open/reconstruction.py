@@ -2,9 +2,9 @@
 
     python benchmarks/open/reconstruction.py ROOT --model patchifier-paper --out runs/reconstruction [--side valid]
 
-Clips of the judged side that are long enough for it, one crop and one mask each, the same for all models. Squared errors of masked
-patches in (dB / 100)^2, over clips and by family; the model minus each guess, paired, with intervals from a bootstrap over groups. Pictures
-and sounds of the first clips of each family are `patchifier reconstruct`'s, beside the table.
+Clips of the judged side that are long enough for it, one crop and one mask each, the same for all models with patches and sequences of one
+length. Squared errors of masked patches in (dB / 100)^2, over clips and by family; the model minus each guess, paired, with intervals from a
+bootstrap over groups. Pictures and sounds of the first clips of each family are `patchifier reconstruct`'s, beside the table.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from torch import Tensor
 from patchifier import checkpoint, weights
 from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
+from patchifier.checkpoint import replaced_file
 from patchifier.cli import main as patchifier
 from patchifier.config import Config, RequestError
 from patchifier.model import Patchifier
@@ -111,7 +112,8 @@ def draw(judgement: Judgement, model: str, config: Config, out: Path) -> None:
         for place in places[:PICTURES]:
             clip = data.clips[place]
             name = clip.id.replace("/", "-")
-            patchifier(["reconstruct", clip.path, "--model", model, "--out", str(out / f"{family}-{name}.png"), "--sound"])
+            if patchifier(["reconstruct", clip.path, "--model", model, "--out", str(out / f"{family}-{name}.png"), "--sound"]):
+                raise RequestError(f"no picture could be drawn of {clip.path}: what was said above tells why.")
 
 
 def main() -> int:
@@ -137,8 +139,8 @@ def reconstruct(root: Path, model: str, side: str, out: Path) -> None:
     judgement = Judgement(root, side)
     rows = table(measure(judgement, loaded.model.eval(), config))
     found = lines(rows, list(rows[0]))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text("\n".join(found) + "\n", encoding="utf-8")
+    with replaced_file(out / "table.md") as new:
+        new.write_text("\n".join(found) + "\n", encoding="utf-8")
     print("\n".join(found))
     draw(judgement, model, config, out)
 

@@ -133,19 +133,24 @@ def read_heard(root: Path, name: str) -> Heard:
 
 def read_table(scores: Path, name: str, model: Path) -> str:
     """The judge's tables, with this model by its name."""
+    if not (scores / "results.json").exists():
+        raise RequestError(f"{scores} holds no results.json, expected a folder that judge.py wrote.")
     found = json.loads((scores / "results.json").read_text(encoding="utf-8"))
     asked = {row["encoder"]: [row["encoder"]] for row in found["scores"]} | found.get("runs", {})
-    ours = {row for row, specs in asked.items() if any(spec == name or Path(spec).resolve() == model.resolve() for spec in specs)}
+    ours = [row for row, specs in asked.items() if any(Path(spec).resolve() == model.resolve() for spec in specs)] or [row for row in asked if row == name]
     if not ours:
         raise RequestError(f"{scores} is not about {name}, expected a judgement with --encoders {model} or {name}.")
+    if len(ours) > 1 or (name in asked and name not in ours):
+        raise RequestError(f"{scores} has several rows that would be called {name}: {', '.join({*ours, name} & asked.keys())}. Judge without the others.")
 
     def named(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: named(each) for key, each in value.items()}
+            return {named(key): named(each) for key, each in value.items()}
         if isinstance(value, list):
             return [named(each) for each in value]
-        for spec in ours if isinstance(value, str) else ():
-            value = name if value == spec else value.replace(f"{spec}:", f"{name}:")  # a row, or a note about it
+        if isinstance(value, str):
+            for spec in (*ours, *asked[ours[0]]):  # a row, or a note about it
+                value = name if value == spec else value.replace(f"{spec}:", f"{name}:").replace(f"{spec} is the mean of", f"{name} is the mean of")
         return value
 
     return Outcome(**portable(named(found))).markdown().strip()

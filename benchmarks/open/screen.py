@@ -21,7 +21,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from patchifier.cache import Cache
-from patchifier.config import Config, read_changes, update
+from patchifier.config import Config, RequestError, read_changes, update
+from patchifier.devices import best_precision
 from patchifier.model import Patchifier
 from patchifier.pretrain import Batches, initial_model, pretrain, split, stage_loss, stage_module
 
@@ -61,7 +62,7 @@ def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
     loss, optimiser = stage_loss(stage, batches, settings), torch.optim.AdamW(module.parameters(), fused=True)
     started = 0.0
     for step in range(1 + TIMED_STEPS):
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "32"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=best_precision("cpu", settings.precision) == "bf16"):
             value = loss(module, batches(step))
         value.backward()
         optimiser.step()
@@ -101,7 +102,16 @@ def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path
     return model
 
 
-def main() -> None:
+def require_budget(out: Path, minutes: float) -> None:
+    """Refuse to put runs of another budget beside those that are there."""
+    held = out / "minutes.txt"
+    if held.exists() and float(held.read_text()) != minutes:
+        raise RequestError(f"{out} holds runs of {held.read_text().strip()} minutes, expected {minutes:g}: give another --out, or the same --minutes.")
+    out.mkdir(parents=True, exist_ok=True)
+    held.write_text(f"{minutes:g}\n")
+
+
+def main() -> int:
     """Train what is not there yet, then judge all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="that build.py filled, with cache-all as recipes/release.sh prepares it")
@@ -112,12 +122,18 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     recipes, seeds = asked.recipes.split(","), [int(seed) for seed in asked.seeds.split(",")]
-    models = {recipe: [str(train(recipe, asked.root, asked.out, 60 * asked.minutes, seed)) for seed in seeds] for recipe in recipes}
+    try:
+        require_budget(asked.out, asked.minutes)
+        models = {recipe: [str(train(recipe, asked.root, asked.out, 60 * asked.minutes, seed)) for seed in seeds] for recipe in recipes}
+    except RequestError as error:
+        print(error, file=sys.stderr)
+        return 2
     rows = [f"{recipe}={'+'.join(runs)}" for recipe, runs in models.items()]
     rows += [f"random weights of {recipe}=random:{models[recipe][0]}" for recipe in dict.fromkeys((recipes[-1], recipes[0]))]
     encoders = ",".join([*rows, "mel-stats"])
-    subprocess.run([sys.executable, str(HERE / "judge.py"), str(asked.root), "--encoders", encoders, "--out", str(asked.out / "judged")], check=True)
+    judged = subprocess.run([sys.executable, str(HERE / "judge.py"), str(asked.root), "--encoders", encoders, "--out", str(asked.out / "judged")], check=False)
+    return judged.returncode
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

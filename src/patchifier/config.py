@@ -188,7 +188,8 @@ class ModelConfig:
         pooled, kept = self.components
         fits = 0 <= kept <= pooled <= self.readout and (pooled == 0) == (kept == 0)
         _require(fits, f"model.components is {list(self.components)}, expected [0, 0], or how many of {self.readout} numbers become how many, not more.")
-        _require(set(self.estimators) <= {"tonic", "tempo"}, f"model.estimators is {list(self.estimators)}, expected some of tonic, tempo.")
+        known = set(self.estimators) <= {"tonic", "tempo"} and len(set(self.estimators)) == len(self.estimators)
+        _require(known, f"model.estimators is {list(self.estimators)}, expected some of tonic, tempo, each once.")
         _require(self.pitch_bands > 0 or "tonic" not in self.estimators, "model.estimators holds 'tonic', which needs pitch bands: set model.pitch_bands.")
         _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
         transforms = self.extractor == "transformer"

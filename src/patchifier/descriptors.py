@@ -3,7 +3,8 @@
 Pre-training may predict them (:mod:`patchifier.pretrain.targets`), and an embedding may hold those of a whole window beside what was learnt
 (``embed.summaries``). Plain products and sums, so that they can be exported with a model.
 
-Shapes: B clips or windows, N consecutive patches, M rows, W frames; values are log-mel's.
+Shapes: B clips or windows, N consecutive patches, M rows, W frames; values are log-mel's. What of it is there is said by `there` (B, N): which
+patches are no padding, or, where a last one is anchored to the end, how many frames at the end of each no patch before it holds.
 """
 
 import functools
@@ -15,8 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import Config
+from patchifier.config import Config, RequestError
 
+VERSION = 2  # raised when the same log-mel gives other numbers: vectors stored before are no longer taken for those of now
 CEPSTRA = 20
 ONSET_GROUPS = 4  # of mel bands
 LOUDNESS_PARTS = 4  # of a patch
@@ -35,8 +37,7 @@ class Descriptor:
     of : "patch" or "clip"
         Whether every patch has one, or the clip.
     compute : callable
-        (patches (B, N, M, W), config) -> (B, N, size); of a clip (patches, there, config) -> (B, size), where `there` (B, N) says which
-        patches are no padding.
+        (patches (B, N, M, W), config) -> (B, N, size); of a clip (patches, there, config) -> (B, size).
     pitch : bool
         Whether it needs pitch bands.
     what : str
@@ -48,12 +49,32 @@ class Descriptor:
     pitch: bool
     what: str
 
-    def values(self, patches: Tensor, present: Tensor | None, config: Config) -> Tensor:
-        """Of patches (B, N, M, W), and where there is one (B, N): (B, N, size) or (B, size)."""
+    def values(self, patches: Tensor, there: Tensor | None, config: Config) -> Tensor:
+        """Of patches (B, N, M, W), and what of them is there (B, N), everything by default: (B, N, size) or (B, size)."""
         if self.of == "patch":
             return self.compute(patches, config)
-        there = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device) if present is None else present
-        return self.compute(patches, there, config)
+        return self.compute(patches, everything(patches) if there is None else there, config)
+
+
+def require_descriptor(name: str, config: Config, *, what: str) -> None:
+    """Refuse a row that these log-mels cannot give.
+
+    Raises
+    ------
+    RequestError
+        Naming the row, as `what`: "the target", "the summary".
+    """
+    spectrogram, model = config.spectrogram, config.model
+    least = 1 if name == "pitch" else spectrogram.pitch_per_octave
+    if DESCRIPTORS[name].pitch and spectrogram.pitch_bands < least:
+        raise RequestError(
+            f"{what} {name!r} needs pitch bands: set spectrogram.pitch_bands to {least} or more (it is {spectrogram.pitch_bands}), "
+            "and prepare the cache with them."
+        )
+    if name in ("onsets", "pulse", "rhythm") and model.mel_bands % ONSET_GROUPS:
+        raise RequestError(f"{what} {name!r} needs mel bands in {ONSET_GROUPS} equal groups, but there are {model.mel_bands}: change model.bands.")
+    if name == "loudness" and model.frames % LOUDNESS_PARTS:
+        raise RequestError(f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.frames is {model.frames}.")
 
 
 def size_of(name: str, config: Config) -> int:
@@ -122,15 +143,15 @@ def rhythm(patches: Tensor, there: Tensor, config: Config) -> Tensor:
 
 
 def colour(patches: Tensor, there: Tensor, config: Config) -> Tensor:
-    """Mean and deviation of each mel band's level over the clip, (B, 2 M)."""
-    mel = _mel(patches, config).transpose(2, 3).flatten(1, 2)  # (B, N W, M)
-    return _moments(mel, there.repeat_interleave(patches.shape[3], dim=1))
+    """Mean and deviation of each mel band's level over the clip: (B, twice the mel bands)."""
+    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N W)
+    frames, heard = line(mel, there)
+    return _moments(frames.transpose(1, 2), heard[:, 0])
 
 
 def pulse(patches: Tensor, there: Tensor, config: Config) -> Tensor:
     """Autocorrelation of onset strength, of all bands and of the lowest, at lags of equal ratios: (B, 128)."""
-    rises = strength(patches, config)  # (B, G, T)
-    return pulse_of(rises, there.repeat_interleave(patches.shape[3], dim=1)[:, None].to(rises.dtype), config)
+    return pulse_of(*line(strength(patches, config), there), config)
 
 
 def pulse_of(rises: Tensor, heard: Tensor, config: Config) -> Tensor:
@@ -152,9 +173,30 @@ def pulse_of(rises: Tensor, heard: Tensor, config: Config) -> Tensor:
 # --- what they are made of ---
 
 
+def everything(patches: Tensor) -> Tensor:
+    """That all patches (B, N, M, W) are there: (B, N)."""
+    return torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
+
+
+def line(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """What patches say frame by frame (B, G, N W), as it sounds, and in which frames there is sound (B, 1, N W), 0 or 1.
+
+    An anchored last patch repeats frames of the one before it: its new ones move up to those, and as many behind them are gone.
+    """
+    N, T = there.shape[1], values.shape[-1]
+    W = T // N
+    if there.dtype == torch.bool:
+        return values, there.repeat_interleave(W, dim=1)[:, None].to(values.dtype)
+    patches, frames = (there > 0).sum(1, keepdim=True), there.sum(1, keepdim=True)  # (B, 1)
+    place = torch.arange(T, device=values.device)
+    source = place + (place >= (patches - 1) * W) * (patches * W - frames)  # (B, T)
+    moved = values.gather(-1, source.clamp(max=T - 1)[:, None].expand_as(values))
+    return moved, (place < frames)[:, None].to(values.dtype)
+
+
 def _moments(values: Tensor, there: Tensor) -> Tensor:
-    """Mean and deviation of values (B, K, C) over those that are there (B, K): (B, 2 C)."""
-    weights = there[..., None].to(values.dtype)
+    """Mean and deviation of values (B, K, C) over those of which anything is there (B, K): (B, 2 C)."""
+    weights = (there > 0)[..., None].to(values.dtype)
     count = weights.sum(1)  # (B, 1)
     mean = (values * weights).sum(1) / count
     squares = ((values - mean[:, None]).square() * weights).sum(1)
@@ -166,8 +208,8 @@ def _mel(patches: Tensor, config: Config) -> Tensor:
 
 
 def strength(patches: Tensor, config: Config) -> Tensor:
-    """Rise of level from frame to frame, averaged over groups of mel bands: (B, G, N W)."""
-    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, M, N W)
+    """Rise of level from frame to frame, averaged over groups of mel bands: (B, G, N W); of no meaning where an anchored patch begins."""
+    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N W)
     rise = nn.functional.pad(torch.relu(mel.diff(dim=-1)), (1, 0))
     return rise.unflatten(1, (ONSET_GROUPS, -1)).mean(2)
 

@@ -16,11 +16,12 @@ from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.checkpoint import weights_hash
 from patchifier.config import Config, RequestError, digest
 from patchifier.model import Head, Patchifier
-from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_readout, require_summaries
+from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version
 from patchifier.tasks import Task
-from patchifier.windows import cut_windows, pad_windows, stream_patches, stream_stretches, stream_windows
+from patchifier.windows import cut_windows, pad_windows, stream_cut, stream_stretches, stream_windows
 
-Read = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]  # layers, where there is a patch, and patches -> (B, E)
+Read = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]  # layers, new frames of each patch (B, N), and patches -> (B, E)
+Cut = Iterable[tuple[Tensor, int]]  # patches (1, M, W) of one piece of music, each with how many of its frames are new
 Arrays = dict[str, np.ndarray]  # weights by name
 BATCH = 32  # windows at once: 4 MB in a feed-forward layer of the paper's setting, and so is
 PATCHES = 128  # patches at once, in the extractor's first map
@@ -83,13 +84,7 @@ class Embedder:
     """
 
     def __init__(self, model: Patchifier, config: Config, *, head: Head | None = None, task: Task | None = None, device: str = "cpu") -> None:
-        if config.embed.pooling == "cls" and any(layer in (0, -1 - config.model.layers) for layer in config.embed.layers):
-            raise RequestError("embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no CLS.")
-        deepest = config.model.layers
-        for layer in config.embed.layers:
-            if not -1 - deepest <= layer <= deepest:
-                raise RequestError(f"embed.layers holds {layer}, expected 0 to {deepest}, or -1 for the last.")
-        require_summaries(config)
+        require_embed(config)
         self.model, self.config, self.head, self.task = model.to(device).eval(), config, head, task
         self.device = torch.device(device)
         if head is not None:
@@ -115,7 +110,8 @@ class Embedder:
     def identity(self) -> str:
         """Hash of the weights and of every setting that decides an embedding: vectors with the same one can be compared."""
         config = self.config
-        return digest(config.spectrogram, config.model, config.embed, config.pretrain.patches, config.pretrain.stage_two_patches, weights_hash(self.model))
+        settings = config.spectrogram, config.model, config.embed, config.pretrain.patches, config.pretrain.stage_two_patches
+        return digest(*settings, weights_hash(self.model), *summaries_version(config))
 
     def embed(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
@@ -208,10 +204,10 @@ class Embedder:
             raise RequestError(f"window_s is {window_s} and hop_s {hop_s}, expected at least one frame of {frame_s:.4f} s.")
         spans: list[tuple[int, int]] = []
 
-        def stretches() -> Iterator[Iterator[Tensor]]:
+        def stretches() -> Iterator[Cut]:
             for first, log_mel in stream_stretches(pieces, length=length, hop=hop):
                 spans.append((first, first + log_mel.shape[-1]))
-                yield stream_patches([log_mel], self.config)
+                yield stream_cut([log_mel], self.config)
 
         vectors = self._means(stretches(), read)
         return Embedding(vectors, *(np.array(spans).T * frame_s))
@@ -237,10 +233,10 @@ class Embedder:
                 frames += piece.shape[-1]
                 yield piece
 
-        for owners, layers, present, _ in self._encoded([stream_patches(counted(), config)]):
-            vectors = torch.cat([layers[layer][:, -present.shape[1] :] for layer in config.embed.layers], dim=-1).cpu()  # (B, N, E')
-            for (_, first), row, there in zip(owners, vectors, present.cpu(), strict=True):
-                for place, vector in enumerate(row[there], first):
+        for owners, layers, new, _ in self._encoded([stream_cut(counted(), config)]):
+            vectors = torch.cat([layers[layer][:, -new.shape[1] :] for layer in config.embed.layers], dim=-1).cpu()  # (B, N, E')
+            for (_, first), row, present in zip(owners, vectors, new.cpu() > 0, strict=True):
+                for place, vector in enumerate(row[present], first):
                     if place == len(sums):
                         sums.append(torch.zeros_like(vector, dtype=torch.float64))
                         counts.append(0)
@@ -267,73 +263,81 @@ class Embedder:
 
     def embed_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
-        return self._means((stream_patches([log_mel], self.config) for log_mel in log_mels), self._pooled)
+        return self._means((stream_cut([log_mel], self.config) for log_mel in log_mels), self._pooled)
 
     def embed_sequences(self, sequences: Iterable[Tensor]) -> np.ndarray:
-        """Embed sequences of patches (N, 1, M, W), as :func:`patchifier.spectrogram.cut` cuts them, of any lengths: (n, E) float32."""
+        """Embed sequences of patches (N, 1, M, W) that touch, of any lengths: (n, E) float32.
+
+        That is what :func:`patchifier.spectrogram.cut` gives of whole patches. Of a last one that it anchored to the end, nobody can tell here
+        which frames it repeats: summaries of rhythm hear them twice, while :meth:`embed_log_mels` does not.
+        """
         items = list(sequences)
         shape = (1, self.config.model.bands, self.config.model.frames)
         for number, patches in enumerate(items):
             if not len(patches) or tuple(patches.shape[1:]) != shape:
                 raise RequestError(f"sequence {number} has shape {tuple(patches.shape)}, expected (N, {', '.join(map(str, shape))}) with N of at least 1.")
-        return self._means(items, self._pooled)
+        return self._means([[(patch, patch.shape[-1]) for patch in patches] for patches in items], self._pooled)
 
     def predict_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Ask a fine-tuned model about log-mels (M, T) of any lengths: (n, C) float32."""
         self._require_head()
-        return self._means((stream_patches([log_mel], self.config) for log_mel in log_mels), self._asked)
+        return self._means((stream_cut([log_mel], self.config) for log_mel in log_mels), self._asked)
 
-    def _patches(self, items: Iterable[Any], sample_rate: int | None) -> Iterator[Iterator[Tensor]]:
-        return (stream_patches(self.pieces(item, sample_rate), self.config) for item in items)
+    def _patches(self, items: Iterable[Any], sample_rate: int | None) -> Iterator[Cut]:
+        return (stream_cut(self.pieces(item, sample_rate), self.config) for item in items)
 
-    def _pooled(self, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
-        return read_out(self.model, self.config, layers, present, patches)
+    def _pooled(self, layers: Sequence[Tensor], new: Tensor, patches: Tensor | None) -> Tensor:
+        return read_out(self.model, self.config, layers, new, patches)
 
-    def _asked(self, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
+    def _asked(self, layers: Sequence[Tensor], new: Tensor, patches: Tensor | None) -> Tensor:
         head, task = self._require_head()
-        return tasks.activate(task, head(pool_one(layers[-1], present, self.config.finetune.readout)))
+        return tasks.activate(task, head(pool_one(layers[-1], new > 0, self.config.finetune.readout)))
 
-    def _means(self, items: Iterable[Iterable[Tensor]], read: Read) -> np.ndarray:
+    def _means(self, items: Iterable[Cut], read: Read) -> np.ndarray:
         """Mean of what is read off the windows of each item, which comes as patches: (n, E)."""
         sums, counts = list[Tensor](), list[int]()
-        for owners, layers, present, patches in self._encoded(items):
+        for owners, layers, new, patches in self._encoded(items):
             with torch.inference_mode():
-                vectors = read(layers, present, patches).double().cpu()
+                vectors = read(layers, new, patches).cpu().double()
             for (number, _), vector in zip(owners, vectors, strict=True):
                 if number == len(sums):
                     sums.append(torch.zeros_like(vector))
                     counts.append(0)
                 sums[number] += vector
                 counts[number] += 1
+        if not sums:
+            raise RequestError("there is no music here, expected at least one file, array or log-mel.")
         return (torch.stack(sums) / torch.tensor(counts)[:, None]).float().numpy()
 
-    def _encoded(self, items: Iterable[Iterable[Tensor]]) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor, Tensor | None]]:
-        """Layers of the windows of all items, some at a time: item and first patch of each window, layers, where there is a patch, and patches.
+    def _encoded(self, items: Iterable[Cut]) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor, Tensor | None]]:
+        """Layers of the windows of all items, some at a time: item and first patch of each window, layers, new frames of each patch, and patches.
 
         Each patch is extracted once, however many windows it is in; patches, and windows, of several items share a batch. Patches travel
         on behind their vectors only where summaries are made of them.
         """
         width = self.config.model.width
-        patches = ((number, patch) for number, item in enumerate(items) for patch in item)
-        vectors = ((number, vector) for some in _batched(patches, PATCHES) for (number, _), vector in zip(some, self._extract(some), strict=True))
+        patches = ((number, *cut) for number, item in enumerate(items) for cut in item)
+        vectors = ((number, vector) for some in _batched(patches, PATCHES) for (number, *_), vector in zip(some, self._extract(some), strict=True))
         windows = (
             (number, first, window)
             for number, sequence in itertools.groupby(vectors, key=lambda owned: owned[0])
             for first, window in stream_windows((vector for _, vector in sequence), self.config)
         )
         for some in _batched(windows, BATCH):
-            sequences, present = pad_windows([window for *_, window in some], 0.0)  # (B, N, D), (B, N)
+            sequences, present = pad_windows([window for *_, window in some], 0.0)
             with torch.inference_mode():
-                vectors_of = sequences[..., :width]
+                vectors_of, new, kept = sequences.tensor_split([width, width + 1], dim=-1)  # (B, N, D), (B, N, 1), (B, N, M W)
                 layers = [vectors_of, *self.model.bottleneck(vectors_of, present=present)]
-                kept = sequences[..., width:].unflatten(-1, (-1, self.config.model.frames)) if self.config.embed.summaries else None  # (B, N, M, W)
-            yield [(number, first) for number, first, _ in some], layers, present, kept
+                patches_of = kept.unflatten(-1, (-1, self.config.model.frames)) if self.config.embed.summaries else None  # (B, N, M, W)
+            yield [(number, first) for number, first, _ in some], layers, new[..., 0].long(), patches_of
 
     @torch.inference_mode()
-    def _extract(self, patches: Sequence[tuple[int, Tensor]]) -> Tensor:
-        stacked = torch.stack([patch for _, patch in patches]).to(self.device)  # (P, 1, M, W)
+    def _extract(self, patches: Sequence[tuple[int, Tensor, int]]) -> Tensor:
+        """Vectors (P, D) of patches, behind each how many of its frames are new, and, where summaries want it, the patch itself."""
+        stacked = torch.stack([patch for _, patch, _ in patches]).to(self.device)  # (P, 1, M, W)
         vectors = self.model.extractor(stacked)  # (P, D)
-        return torch.cat([vectors, stacked.flatten(1)], dim=1) if self.config.embed.summaries else vectors
+        new = vectors.new_tensor([[frames] for *_, frames in patches])
+        return torch.cat([vectors, new, *([stacked.flatten(1)] if self.config.embed.summaries else [])], dim=1)
 
     @torch.inference_mode()
     def reconstruct(self, log_mel: Tensor, masked: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -342,15 +346,22 @@ class Embedder:
         Parameters
         ----------
         log_mel : Tensor, shape (M, T)
-            Only its whole patches are used, up to the trained length.
+            Its first N patches are used, at most as many as a window has; the last patch of a short one is anchored to its end.
         masked : ndarray, shape (N,), bool
             Which to hide.
 
         Returns
         -------
         patches, reconstructed : Tensor, shape (N, M, W), of mel bands
+
+        Raises
+        ------
+        RequestError
+            If the mask is longer than that.
         """
         patches = cut_windows(log_mel, self.config)[0][: len(masked)]  # (N, 1, M, W)
+        if len(patches) < len(masked):
+            raise RequestError(f"the mask is of {len(masked)} patches, but the first window of this log-mel has {len(patches)}: shorten the mask.")
         where = torch.from_numpy(masked)[None].to(self.device)
         filled = self.model.reconstruct(patches[None].to(self.device), masked=where)[0].cpu()
         return self.model.mel(patches)[:, 0], filled[:, 0]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import Config, RequestError
-from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S, harmony, pulse_of, size_of, strength
+from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S, harmony, line, pulse_of, size_of, strength
 
 OCTAVE = 36  # places of a tonic: thirds of a semitone, as pitch bands lie
 CHANNELS = 32
@@ -123,8 +123,7 @@ class TempoEstimator(Estimator):
 
     def disagreement(self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own) -> Tensor:
         """Cross entropy between a clip's tempo and those of the clip stretched, and how few lags all clips share; each in units of a guess's."""
-        heard = there.repeat_interleave(patches.shape[3], dim=1)[:, None].to(patches.dtype)  # (B, 1, T)
-        rises = strength(patches, config)  # (B, G, T)
+        rises, heard = line(strength(patches, config), there)  # (B, G, T), (B, 1, T)
         plain = self(pulse_of(rises, heard, config))  # (B, 64)
         stretched = [self(pulse_of(stretch(rises, factor), (stretch(heard, factor) > 0.5).to(heard.dtype), config)) for factor in STRETCHES]
         terms = []
@@ -187,7 +186,7 @@ def estimator_of(estimators: nn.ModuleDict | None, name: str) -> Estimator:
 
 
 def summarise(names: Sequence[str], estimators: nn.ModuleDict | None, patches: Tensor, there: Tensor, config: Config) -> list[Tensor]:
-    """Descriptors and estimates of clips as a whole, (B, size) each, of patches (B, N, M, W)."""
+    """Descriptors and estimates of clips as a whole, (B, size) each, of patches (B, N, M, W) and what of them is there (B, N)."""
     exact = patches.double()
 
     @functools.cache

@@ -4,32 +4,46 @@ Shapes: B windows, N patches, D width of a vector, E length of an embedding.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchifier.config import Config, EmbedConfig, RequestError
-from patchifier.descriptors import DESCRIPTORS
+from patchifier.config import Config, EmbedConfig, RequestError, update
+from patchifier.descriptors import DESCRIPTORS, VERSION, require_descriptor
 from patchifier.estimators import ESTIMATES, require_estimators, summarise, summary_size
 from patchifier.model import Patchifier
 
 
-def require_summaries(config: Config) -> None:
-    """Refuse summaries that are no descriptor of a clip and no estimate, or that need what the log-mel or the model has not.
+def require_embed(config: Config) -> None:
+    """Refuse layers that there are not, and summaries that are no descriptor of a clip and no estimate, or that need what the model has not.
 
     Raises
     ------
     RequestError
-        Naming the summary.
+        Naming the layer or the summary.
     """
+    deepest, asked = config.model.layers, config.embed
+    for layer in asked.layers:
+        if not -1 - deepest <= layer <= deepest:
+            raise RequestError(f"embed.layers holds {layer}, expected 0 to {deepest}, or -1 for the last.")
+    if asked.pooling == "cls" and any(layer in (0, -1 - deepest) for layer in asked.layers):
+        raise RequestError("embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no CLS.")
     rows = [*(name for name, row in DESCRIPTORS.items() if row.of == "clip"), *ESTIMATES]
-    for name in config.embed.summaries:
+    if len(set(asked.summaries)) < len(asked.summaries):
+        raise RequestError(f"embed.summaries is {list(asked.summaries)}, expected each once.")
+    for name in asked.summaries:
         if name not in rows:
             raise RequestError(f"embed.summaries holds {name!r}, expected some of {', '.join(rows)}.")
-        if name in DESCRIPTORS and DESCRIPTORS[name].pitch and not config.model.pitch_bands:
-            raise RequestError(f"the summary {name!r} needs pitch bands, which this model's log-mels have not: leave it out.")
+        if name in DESCRIPTORS:
+            require_descriptor(name, config, what="the summary")
     require_estimators([name for name in config.embed.summaries if name in ESTIMATES], config, field="embed.summaries")
+
+
+def summaries_version(config: Config) -> list[int]:
+    """What belongs to the identity of embeddings that hold summaries, beside their settings."""
+    return [VERSION] if config.embed.summaries else []
 
 
 def pooled_size(config: Config) -> int:
@@ -57,16 +71,27 @@ def parts_of(config: Config) -> dict[str, slice]:
     return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
-def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], present: Tensor, patches: Tensor | None) -> Tensor:
+def read_otherwise(model: Patchifier, config: Config, changes: Mapping[str, Any]) -> Config:
+    """Config of the same model with fields of ``embed`` changed; statistics that the model has of other numbers are dropped."""
+    changed = update(config, {"embed": dict(changes)})
+    if any(getattr(changed.embed, name) != getattr(config.embed, name) for name in ("pooling", "layers", "summaries")):
+        model.readout = None
+        changed = update(changed, {"model": {"readout": 0, "components": [0, 0]}})
+    return changed
+
+
+def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], there: Tensor, patches: Tensor | None) -> Tensor:
     """Embeddings of windows.
 
     Parameters
     ----------
     model : Patchifier
-        Knows how numbers are standardised, if they are and if they are these.
+        Knows how numbers are standardised, if they are and if there are as many as it measured.
     config : Config
-    layers, present
+    layers
         As for :func:`pool`.
+    there : Tensor, shape (B, N), bool or int
+        Where there is a patch, or how many frames at its end no patch before it holds.
     patches : Tensor, shape (B, N, M, W)
         Needed where summaries are asked.
 
@@ -75,10 +100,10 @@ def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], presen
     Tensor, shape (B, E)
         Pooled layers, and behind them summaries.
     """
-    parts = [pool(layers, present, config.embed)]
+    parts = [pool(layers, there > 0, config.embed)]
     if config.embed.summaries:
         assert patches is not None
-        parts += [values.to(parts[0].dtype) for values in summarise(config.embed.summaries, model.estimators, patches, present, config)]
+        parts += [values.to(parts[0].dtype) for values in summarise(config.embed.summaries, model.estimators, patches, there, config)]
     vector = torch.cat(parts, dim=-1) if config.embed.summaries else parts[0]
     return model.readout(vector) if model.readout is not None and len(model.readout.mean) == vector.shape[-1] else vector
 

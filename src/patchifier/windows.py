@@ -51,6 +51,11 @@ def stream_windows(sequence: Iterable[Tensor], config: Config) -> Iterator[tuple
 
 def stream_patches(pieces: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
     """Patches (1, M, W) that touch; the last one is anchored to the end, or padded with silence if it is the only one and too short."""
+    return (patch for patch, _ in stream_cut(pieces, config))
+
+
+def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tensor, int]]:
+    """Patches as of :func:`stream_patches`, each with how many frames at its end no patch before it holds: W, or fewer in an anchored one."""
     width = config.model.frames
     rest, recent, frames = None, None, 0  # frames not yet in a patch, and the last W frames
     for piece in pieces:
@@ -59,12 +64,12 @@ def stream_patches(pieces: Iterable[Tensor], config: Config) -> Iterator[Tensor]
         frames += piece.shape[-1]
         whole = rest.shape[-1] // width
         for place in range(whole):
-            yield rest[None, :, place * width : (place + 1) * width]
+            yield rest[None, :, place * width : (place + 1) * width], width
         rest, recent = rest[:, whole * width :], recent[:, -width:]
     if recent is not None and frames < width:
-        yield nn.functional.pad(recent, (0, width - frames), value=config.spectrogram.silence)[None]
+        yield nn.functional.pad(recent, (0, width - frames), value=config.spectrogram.silence)[None], width
     elif recent is not None and frames % width:
-        yield recent[None]
+        yield recent[None], frames % width
 
 
 def stream_stretches(pieces: Iterable[Tensor], *, length: int, hop: int) -> Iterator[tuple[int, Tensor]]:
@@ -84,9 +89,17 @@ def stream_stretches(pieces: Iterable[Tensor], *, length: int, hop: int) -> Iter
         yield dropped + max(0, held.shape[-1] - length), held[:, -length:]
 
 
+def windows_of(log_mel: Tensor, config: Config) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Of each window of a log-mel (M, T): number of its first patch, patches (N, 1, M, W), and how many frames of each are new (N,)."""
+    patches, frames = zip(*stream_cut([log_mel], config), strict=True)
+    new = torch.tensor(frames, device=log_mel.device)
+    for first, window in stream_windows(patches, config):
+        yield first, window, new[first : first + len(window)]
+
+
 def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
     """Patches (N, 1, M, W) of each window of a log-mel (M, T)."""
-    return [window for _, window in stream_windows(stream_patches([log_mel], config), config)]
+    return [window for _, window, _ in windows_of(log_mel, config)]
 
 
 def pad_windows(windows: Sequence[Tensor], value: float) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from patchifier import audio
 from patchifier.baselines.interface import Asked, Encode, Encoder, each_clip, each_waveform
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, digest
-from patchifier.descriptors import DESCRIPTORS
-from patchifier.windows import cut_windows
+from patchifier.descriptors import DESCRIPTORS, VERSION
+from patchifier.windows import windows_of
 
 HOP = 512
 SUMMARIES = ("harmony", "mode", "pulse", "rhythm")
@@ -64,8 +64,8 @@ def summaries(data: Cache, indices: Sequence[int]) -> np.ndarray:
 
     def vector(data: Cache, index: int) -> np.ndarray:
         log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
-        windows = [patches[None, :, 0].double() for patches in cut_windows(log_mel, config)]  # (1, N, M, W) each
-        rows = [torch.cat([DESCRIPTORS[name].values(patches, None, config)[0] for name in SUMMARIES]) for patches in windows]
+        windows = [(patches[None, :, 0].double(), new[None]) for _, patches, new in windows_of(log_mel, config)]  # (1, N, M, W), (1, N) each
+        rows = [torch.cat([DESCRIPTORS[name].values(patches, new, config)[0] for name in SUMMARIES]) for patches, new in windows]
         return torch.stack(rows).mean(0).float().numpy()
 
     return each_clip("summaries", vector)(data, indices)
@@ -114,6 +114,7 @@ def build(encode: Encode, *, packages: Sequence[str] = ()) -> Callable[[str, str
     """Make the builder of a row that takes no argument; the versions of `packages` decide the features too."""
 
     def builder(name: str, argument: str, asked: Asked) -> list[Encoder]:
-        return [Encoder(name, encode, identity=digest(name, [importlib.metadata.version(package) for package in packages]))]
+        decides = [importlib.metadata.version(package) for package in packages]
+        return [Encoder(name, encode, identity=digest(name, decides + ([f"descriptors {VERSION}"] if name == "summaries" else [])))]
 
     return builder

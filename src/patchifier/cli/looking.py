@@ -34,15 +34,16 @@ def run_reconstruct(flags: Flags) -> int:
     """``patchifier reconstruct``."""
     import numpy as np
 
-    from patchifier import audio, embed, model, pretrain, report, runs, spectrogram, weights
+    from patchifier import audio, embed, model, pretrain, report, runs, spectrogram, weights, windows
 
     embedder = embed.load(flags.get("model") or weights.PAPER)
     config, out = embedder.config, Path(flags["out"])
-    seconds = config.model.positions * config.model.frames * config.spectrogram.frame_s + 1
+    most, _ = windows.window_patches(config)
+    seconds = most * config.model.frames * config.spectrogram.frame_s + 1
     start_s = flags.get("start_s", 0.0)
     waveform = audio.load(flags["file"], sample_rate=config.spectrogram.sample_rate, start_s=start_s, end_s=start_s + seconds)
     log_mel = embedder.log_mel(waveform, config.spectrogram.sample_rate)
-    count = min(config.model.positions, max(1, log_mel.shape[1] // config.model.frames))
+    count = min(most, max(1, log_mel.shape[1] // config.model.frames))
     arrays: dict[str, np.ndarray] = {}
     errors: dict[str, float] = {}
     for ratio in pretrain.PICTURE_RATIOS:

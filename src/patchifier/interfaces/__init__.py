@@ -23,7 +23,7 @@ from patchifier import spectrogram
 from patchifier.config import Config, RequestError
 from patchifier.model import Patchifier
 from patchifier.readout import read_out
-from patchifier.windows import pad_windows, stream_patches, stream_windows
+from patchifier.windows import pad_windows, windows_of
 
 
 def need(module: str, extra: str) -> Any:
@@ -70,15 +70,15 @@ def encode_waveforms(model: Patchifier, config: Config, waveforms: Sequence[Tens
     """
     # 1. windows of all waveforms, side by side
     log_mels = (spectrogram.log_mel(waveform.float(), config.spectrogram) for waveform in waveforms)
-    found = [(row, first, window) for row, log_mel in enumerate(log_mels) for first, window in stream_windows(stream_patches([log_mel], config), config)]
-    patches, there = pad_windows([window for *_, window in found], config.spectrogram.silence)
-    there = there.to(patches.device)
+    found = [(row, *window) for row, log_mel in enumerate(log_mels) for window in windows_of(log_mel, config)]
+    patches, there = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
+    new, _ = pad_windows([frames for *_, frames in found], 0)
     # 2. the model
     layers = model.encode(patches.to(next(model.parameters()).dtype), present=there)
-    pooled = read_out(model, config, layers, there, patches[:, :, 0])
+    pooled = read_out(model, config, layers, new, patches[:, :, 0])
     # 3. put together again: where each patch of each window belongs
-    owners, firsts = torch.tensor([(row, first) for row, first, _ in found], device=patches.device).unbind(1)
-    counts = torch.tensor([max(first + len(window) for owner, first, window in found if owner == row) for row in range(len(waveforms))])
+    owners, firsts = torch.tensor([(row, first) for row, first, *_ in found], device=patches.device).unbind(1)
+    counts = torch.tensor([max(first + len(window) for owner, first, window, _ in found if owner == row) for row in range(len(waveforms))])
     shape = (len(waveforms), int(counts.max()))
     order = torch.arange(shape[1], device=patches.device)
     places = (owners * shape[1] + firsts)[:, None] + order[: there.shape[1]]  # (windows, N)

@@ -26,7 +26,7 @@ from patchifier.pretrain.pictures import PICTURE_RATIOS, picture_facts, write_re
 from patchifier.pretrain.sides import Sides, split
 from patchifier.pretrain.targets import PIXELS, require_targets
 from patchifier.pretrain.validation import measured_elsewhere, validator
-from patchifier.readout import require_readout
+from patchifier.readout import require_embed, require_readout
 from patchifier.runs import Run, is_first
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "train_stage",
 ]
 
+LEAST_VARIATION = 1e-6  # deviation of a teacher's number, as a share of its mean: what varies less never changes, but for rounding
 MEASURED = ("readout", "components")  # fields of what is measured after training, whatever it was before
 TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "predictor", "align", "decoder")}  # parts, by stage (4.2)
 
@@ -98,6 +99,7 @@ def pretrain(
     data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         require_even(training.batch, devices * nodes)  # before there are others who would say it too
+    require_embed(config)
     require_readout(config)
     model = initial_model(config, init)
     sides = split(data, config.pretrain)
@@ -137,10 +139,13 @@ def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     """Make a model by the seed, or take one from a folder; no estimator of it may stay as it was drawn."""
     loaded = None if init is None else checkpoint.load(init)
-    known = (*config.pretrain.targets, *(loaded.config.model.estimators if loaded else ()))
+    known = (*(config.pretrain.targets if config.pretrain.stages != "one" else ()), *(loaded.config.model.estimators if loaded else ()))
     for estimator in config.model.estimators:
-        if estimator not in known and config.pretrain.stages != "one":
-            raise RequestError(f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.targets, or start from a model that has it.")
+        if estimator not in known:
+            raise RequestError(
+                f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.targets of stage II, start from a model that has it, "
+                "or leave it out."
+            )
     if loaded is None:
         return Patchifier(config.model, seed=config.pretrain.seed)
     names = [field.name for field in dataclasses.fields(config.model) if field.name not in (*MEASURED, "estimators")]
@@ -216,9 +221,10 @@ def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> 
         return None
     (teacher,) = baselines.encoders(f"features:{config.pretrain.teacher_features}", data=data)
     features = teacher.encode(data, range(len(data.clips)))
-    heard = features[np.concatenate(parts)]
-    deviation = heard.std(0)
-    return torch.from_numpy((features - heard.mean(0)) / np.where(deviation > 0, deviation, 1.0)).float()
+    heard = features[np.concatenate(parts)].astype(np.float64)
+    mean, deviation = heard.mean(0), heard.std(0)
+    varies = deviation > LEAST_VARIATION * np.abs(mean)
+    return torch.from_numpy((features - mean) / np.where(varies, deviation, 1.0)).float()
 
 
 def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callable[[nn.Module, Plan], Tensor]:

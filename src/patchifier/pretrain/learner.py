@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from patchifier import devices
 from patchifier.config import Config
-from patchifier.descriptors import DESCRIPTORS
+from patchifier.descriptors import DESCRIPTORS, everything
 from patchifier.estimators import ESTIMATORS, estimator_of
 from patchifier.model import Patchifier, places, put, side_by_side, take
 from patchifier.pretrain.targets import PIXELS, TAUGHT, require_targets
@@ -167,7 +167,7 @@ class Learner(nn.Module):
             """Mean over all processes, whose gradients are averaged too: each adds its own."""
             return own + (devices.gathered(own[None].detach())[0].mean(0) - own).detach() if self.training else own  # the first alone validates
 
-        there = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device) if present is None else present
+        there = everything(patches) if present is None else present
         asked = {name: estimator_of(self.model.estimators, name) for name in self.estimated}
         exact = patches.to(next(self.parameters()).dtype)
         with torch.autocast(patches.device.type, enabled=False):
@@ -176,7 +176,9 @@ class Learner(nn.Module):
     def contrast(self, whole: Tensor, clips: Tensor) -> Tensor:
         """Cross entropy of telling which clip a vector (B, D) is of, among what the teacher heard in all processes' clips (B, 128)."""
         everywhere, first = devices.gathered(clips) if self.training else (clips, 0)  # the first process alone validates
-        likeness = nn.functional.normalize(self.heads["contrast"](whole).float(), dim=1) @ everywhere.T / TEMPERATURE  # (B, B of all)
+        asked = nn.functional.normalize(self.heads["contrast"](whole).float(), dim=1)
+        with torch.autocast(whole.device.type, enabled=False):  # of ten, bf16 tells apart no less than 0.06
+            likeness = asked @ everywhere.float().T / TEMPERATURE  # (B, B of all)
         own = first + torch.arange(len(clips), device=clips.device)
         return nn.functional.cross_entropy(likeness, own) / math.log(max(2, len(everywhere)))
 

@@ -6,7 +6,7 @@ the chroma, time that is stretched slows the pulse.
 """
 
 from patchifier.config import Config, RequestError
-from patchifier.descriptors import DESCRIPTORS
+from patchifier.descriptors import DESCRIPTORS, require_descriptor
 from patchifier.estimators import ESTIMATORS, require_estimators
 
 PIXELS = "pixels"  # the paper's target: masked patches themselves, by the decoder
@@ -36,8 +36,8 @@ def require_targets(config: Config) -> None:
     for name in config.pretrain.targets:
         if name not in rows:
             raise RequestError(f"pretrain.targets holds {name!r}, expected some of {', '.join(rows)}.")
-        if name in DESCRIPTORS and DESCRIPTORS[name].pitch and not config.spectrogram.pitch_bands:
-            raise RequestError(f"the target {name!r} needs pitch bands: set spectrogram.pitch_bands, and prepare the cache with them.")
+        if name in DESCRIPTORS:
+            require_descriptor(name, config, what="the target")
     if ("distil" in config.pretrain.targets) != bool(config.pretrain.teacher_features):
         raise RequestError("the target 'distil' and pretrain.teacher_features, a folder with a file for each clip, need each other.")
     require_estimators([name for name in config.pretrain.targets if name in ESTIMATORS], config, field="pretrain.targets")
