@@ -37,6 +37,7 @@ bench: $(READY)  ## Benchmarks: ratios of things timed in turn, ten minutes; wri
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/embed.py
+	$(BIN)/python benchmarks/embed.py --model patchifier-paper
 	$(BIN)/python benchmarks/tables.py
 
 ROOT ?= caches/open

@@ -1,13 +1,13 @@
 """From mp3 files to vectors: how many times real time, where the time goes, and what others take for the same files. Timed in turn in one run.
 
-    python benchmarks/embed.py [--files 240] [--seconds 30] [--rounds 3] [--workers 2] [--model DIR] [--peers]
+    python benchmarks/embed.py [--files 240] [--seconds 30] [--rounds 3] [--workers 2] [--model patchifier-base] [--peers]
 
 Makes its own mp3 files (44.1 kHz, stereo; chords, drums and noise) in a temporary folder. Stages are timed on one thread, one file after
 the other, beside the rate at which this machine multiplies matrices, so that the model's time can be told as a multiple of what its
 operations take at that rate. End to end is `embed_library` with its processes, their start left out by taking the difference to a library of
 a quarter of the files; next to it, in turn, the same number of processes decodes and resamples alone. With --peers (librosa; openSMILE and
 musicnn, installed as benchmarks/outsiders/README.md says): one thread, one file after the other, each with this package's decoder.
-Without --model, the paper's architecture with random weights: they take as long as any.
+Each model has a result of its own, and the default, which `patchifier.load()` gives, that of the peers too.
 """
 
 import argparse
@@ -29,11 +29,9 @@ from music import RATE, make
 from timing import keep, say, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchifier import audio, cache, collection, datasets, embed, spectrogram
+from patchifier import audio, cache, collection, datasets, embed, spectrogram, weights
 from patchifier.baselines import encoders
 from patchifier.collection.tags import read_tags
-from patchifier.config import Config
-from patchifier.model import Patchifier
 
 
 def decoded(path):
@@ -135,10 +133,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--model", default="")
+    parser.add_argument("--model", default=weights.DEFAULT)
     parser.add_argument("--peers", action="store_true")
     flags = parser.parse_args()
-    embedder = embed.load(flags.model) if flags.model else embed.Embedder(Patchifier(Config().model, seed=0), Config())
+    embedder = embed.load(flags.model)
     with tempfile.TemporaryDirectory() as folder:
         paths = make(Path(folder), flags.files, flags.seconds)
         spent = stages(paths[:16], embedder, flags.rounds)
@@ -153,8 +151,8 @@ def main():
     results["x_real_time"] = say(f"end to end, {flags.workers} processes", audio_s / whole, "x")
     results["x_real_time_decoding"] = say(f"decode + resample alone, {flags.workers} processes", audio_s / alone, "x")
     results["ratio"] = say("end to end / decode + resample alone", whole / alone, "")
-    facts = {name: getattr(flags, name) for name in ("files", "seconds", "rounds", "workers")}
-    keep("embed", {**results, **facts})
+    facts = {name: getattr(flags, name) for name in ("model", "files", "seconds", "rounds", "workers")}
+    keep("embed" if flags.model == weights.DEFAULT else f"embed_{Path(flags.model).name.replace('-', '_')}", {**results, **facts})
     if others:
         peers = {name: say(f"{name}, one thread", 4 * flags.seconds / times[:, 1], "x") for name, times in others.items()}
         faster = {name: say(f"ours is faster than {name} by", times[:, 1] / times[:, 0], "") for name, times in others.items()}
