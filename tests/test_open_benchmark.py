@@ -540,6 +540,8 @@ def test_a_folder_may_be_called_with_an_equals_sign(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert judge.read_row("runs/lr=1e-3") == ("runs/lr=1e-3", ["runs/lr=1e-3"])
     assert judge.read_row("random:runs/lr=1e-3") == ("random:runs/lr=1e-3", ["random:runs/lr=1e-3"])
+    assert judge.read_row("random weights=random:runs") == ("random weights", ["random:runs"])
+    assert judge.read_row("mine=runs/lr=1e-3") == ("mine", ["runs/lr=1e-3"])
 
 
 def test_a_row_that_is_no_encoder_is_named(small_benchmark, tmp_path):

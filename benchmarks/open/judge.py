@@ -239,7 +239,8 @@ def judge(
 def read_row(spec: str) -> tuple[str, list[str]]:
     """Name of a row, and its encoders: of "NAME=ENCODER+ENCODER", or of an encoder alone, which is its own name."""
     name, given, encoder = spec.partition("=")
-    if not given or Path(spec.partition(":")[2] or spec).exists():  # a folder may be called so
+    place = spec.partition(":")[2] or spec
+    if not given or ("=" in place and Path(place).exists()):  # a folder may be called so
         return spec, [spec]
     return name, encoder.split("+")
 
