@@ -1,5 +1,6 @@
 """Commands as a user meets them: exit codes, messages, --json, and no torch for --help."""
 
+import errno
 import json
 import re
 import subprocess
@@ -325,3 +326,36 @@ def test_progress_in_a_pipe_is_plain_lines(capsys):
         show(done, 3, "")
     err = capsys.readouterr().err
     assert err == "log-mels: 3 of 3, 0 s left\n"
+
+
+# --- places that cannot be written ---
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "ro/x.parquet"),
+            "ro/x.parquet cannot be read or written (Permission denied): choose another place",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "the output cannot be written (No space left on device): choose another place, or make room"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_no_fault_of_ours(error, says, capsys, monkeypatch):
+    def refused(flags):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "info", refused)
+    code, _, err = run(capsys, "info")
+    assert (code, "Traceback" in err) == (2, False)
+    assert says in err
+
+
+def test_another_error_of_the_system_is_a_fault(capsys, monkeypatch):
+    def lost(flags):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "gone")
+
+    monkeypatch.setitem(cli.COMMANDS, "info", lost)
+    code, _, err = run(capsys, "info")
+    assert code == 3
+    assert "fault of patchifier" in err

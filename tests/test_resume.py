@@ -14,7 +14,7 @@ import safetensors.torch
 import soundfile
 import torch
 
-from patchifier import cache, datasets
+from patchifier import cache, datasets, runs
 from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.loop import rate_factor
 from patchifier.pretrain import pretrain
@@ -253,3 +253,11 @@ def test_clipping_and_its_norm_are_written(uninterrupted):
     norms = [float(row[rows[0].index("gradient_norm")]) for row in rows[1:]]
     assert len(norms) == STEPS
     assert all(norm > 0 for norm in norms)
+
+
+def test_what_a_run_settled_stays_even_if_it_is_killed(tmp_path):
+    killed = runs.Run(tmp_path / "run", Config()).__enter__()
+    assert killed.settle("precision", lambda: "bf16") == "bf16"
+    runs.Run(tmp_path / "run", Config(), resume=True).__enter__()  # killed before it settles anything
+    with runs.Run(tmp_path / "run", Config(), resume=True) as run:
+        assert run.settle("precision", lambda: "32") == "bf16"

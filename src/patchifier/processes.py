@@ -3,12 +3,15 @@
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -42,28 +45,55 @@ def in_processes(work: Callable[[Any, Task], Answer], tasks: Sequence[Task], *, 
     Raises
     ------
     RequestError
-        If no process can start; and whatever `work` raises.
+        If there are to be none, or no process can start; and whatever `work` raises.
     """
-    waiting, running = deque(tasks), deque[tuple[Task, Future[Answer]]]()
-    while waiting or running:
-        count = min(workers, len(waiting))
-        with _ended(process_pool(count, initializer=_begin, initargs=(shared,))) as pool:
-            _require_start(pool, count)
-            try:
-                while waiting or running:
-                    while waiting and len(running) < AHEAD * workers:
-                        running.append((waiting[0], pool.submit(_do, work, waiting[0])))
-                        waiting.popleft()
-                    answer = running[0][1].result()
-                    running.popleft()
-                    yield answer
-            except BrokenProcessPool:
-                pass
-        yield from _one_by_one(running, work, shared)
-        running.clear()
+    if workers < 1:
+        raise RequestError(f"workers is {workers}, expected at least 1.")
+    with tempfile.TemporaryDirectory() as folder:
+        sent = Sent(shared, Path(folder) / "shared")
+        waiting, running = deque(tasks), deque[tuple[Task, Future[Answer]]]()
+        while waiting or running:
+            count = min(workers, len(waiting))
+            with _ended(process_pool(count, initializer=_begin, initargs=(sent,))) as pool:
+                _require_start(pool, count)
+                try:
+                    while waiting or running:
+                        while waiting and len(running) < AHEAD * workers:
+                            running.append((waiting[0], pool.submit(_do, work, waiting[0])))
+                            waiting.popleft()
+                        answer = running[0][1].result()
+                        running.popleft()
+                        yield answer
+                except BrokenProcessPool:
+                    pass
+            yield from _one_by_one(running, work, sent)
+            running.clear()
 
 
-def _one_by_one(running: Sequence[tuple[Task, Future[Answer]]], work: Callable[[Any, Task], Answer], shared: Any) -> Iterator[Answer | None]:
+class Sent:
+    """What every process is sent once, by way of a file: a process that cannot start reads nothing, and its parent would wait for it to.
+
+    Parameters
+    ----------
+    value : object
+    path : Path
+        Where the file may lie; it is written when the first process asks.
+    """
+
+    def __init__(self, value: Any, path: Path) -> None:
+        self.value, self.path = value, path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.path.exists():
+            self.path.write_bytes(pickle.dumps(self.value))
+        return _received, (self.path,)
+
+
+def _received(path: Path) -> Sent:
+    return Sent(pickle.loads(path.read_bytes()), path)
+
+
+def _one_by_one(running: Sequence[tuple[Task, Future[Answer]]], work: Callable[[Any, Task], Answer], sent: Sent) -> Iterator[Answer | None]:
     """Answers of a pool that broke: those that it gave, and the others from a process that is replaced whenever it dies."""
     with contextlib.ExitStack() as stack:
         alone = None
@@ -71,7 +101,7 @@ def _one_by_one(running: Sequence[tuple[Task, Future[Answer]]], work: Callable[[
             if future.done() and not future.cancelled() and not future.exception():
                 yield future.result()
                 continue
-            alone = alone or stack.enter_context(_ended(process_pool(1, initializer=_begin, initargs=(shared,))))
+            alone = alone or stack.enter_context(_ended(process_pool(1, initializer=_begin, initargs=(sent,))))
             try:
                 yield alone.submit(_do, work, task).result()
             except BrokenProcessPool:
@@ -110,10 +140,10 @@ def process_pool(workers: int, **options: Any) -> ProcessPoolExecutor:
 _shared: Any = None
 
 
-def _begin(shared: Any) -> None:
+def _begin(sent: Sent) -> None:
     """Begin a process: keep what is shared; one thread, Ctrl-C left to its parent, an end with that parent, whose kill would leave it waiting."""
     global _shared
-    _shared = shared
+    _shared = sent.value
     parent = multiprocessing.parent_process()
     if parent is not None:  # none, where threads stand for processes
         torch.set_num_threads(1)

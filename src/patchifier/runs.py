@@ -73,6 +73,9 @@ def was_restarted() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
+SETTLED = ("precision",)  # facts that a resumed run keeps
+
+
 class Run:
     """A run folder: ``config.json`` (valid for --config), ``run.json`` (facts) and what training writes.
 
@@ -115,6 +118,7 @@ class Run:
     def settle(self, name: str, choose: Callable[[], str]) -> str:
         """Let this machine make a choice once and for all: a run that is resumed, even elsewhere, keeps to it."""
         self.facts[name] = self.before.get(name) or choose()
+        self.write_facts("running")  # a run that is killed has settled it too
         return self.facts[name]
 
     def write_facts(self, state: str, **more: Any) -> None:
@@ -124,7 +128,8 @@ class Run:
             write_json(self.path / "run.json", self.facts)
 
     def __enter__(self) -> "Run":
-        """Say that the run is under way."""
+        """Say that the run is under way; what was settled before stays so, should it be killed before it settles anything."""
+        self.facts = {name: value for name, value in self.before.items() if name in SETTLED} | self.facts
         self.write_facts("running")
         return self
 

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 done, but some inputs were skipped; 2 the request makes no
 torch and everything heavy is imported when a command runs, not for ``--help``.
 """
 
+import errno
 import logging
 import sys
 import traceback
@@ -16,6 +17,13 @@ from patchifier.cli import judging, looking, training, vectors
 from patchifier.cli.flags import Flags
 from patchifier.config import RequestError
 
+DENIED = {  # what the system may say of a place, and what can be done about it
+    errno.EACCES: "change its rights",
+    errno.EPERM: "change its rights",
+    errno.EROFS: "mount it for writing",
+    errno.ENOSPC: "make room, and run this again",
+    errno.EDQUOT: "make room, and run this again",
+}
 COMMANDS: dict[str, Callable[[Flags], int]] = training.COMMANDS | vectors.COMMANDS | judging.COMMANDS | looking.COMMANDS
 
 
@@ -32,13 +40,23 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in DENIED:
+            return _fault(command)
+        place = f"{error.filename} cannot be read or written" if error.filename else "the output cannot be written"
+        print(f"patchifier {command}: {place} ({error.strerror}): choose another place, or {DENIED[error.errno]}.", file=sys.stderr)
+        return 2
     except Exception as error:
         if type(error).__name__ == "Interrupted":  # of patchifier.runs, which --help must not import
             print(f"\npatchifier {command}: {error}", file=sys.stderr)
             return 130
-        traceback.print_exc()
-        print(f"patchifier {command}: this is a fault of patchifier, please report it with the lines above.", file=sys.stderr)
-        return 3
+        return _fault(command)
+
+
+def _fault(command: str) -> int:
+    traceback.print_exc()
+    print(f"patchifier {command}: this is a fault of patchifier, please report it with the lines above.", file=sys.stderr)
+    return 3
 
 
 def parser() -> jsonargparse.ArgumentParser:

@@ -37,9 +37,9 @@ class Cut:
     def checked(cls, embedder: Embedder, *, window_s: float | None, hop_s: float | None, patches: bool) -> "Cut":
         """Make one that can be cut, or say why it cannot."""
         if patches and (window_s is not None or hop_s is not None):
-            raise RequestError("rows for patches and for windows are both asked for, expected one of them: drop --patches or --window.")
+            raise RequestError("rows for patches and for windows are both asked for, expected one of them: drop --patches or --window_s.")
         if hop_s is not None and window_s is None:
-            raise RequestError(f"hop_s is {hop_s} without a window, expected a length of windows too: add --window SECONDS.")
+            raise RequestError(f"hop_s is {hop_s} without a window, expected a length of windows too: add --window_s SECONDS.")
         frame_s = embedder.config.spectrogram.frame_s
         for name, value in (("window_s", window_s), ("hop_s", hop_s)):
             if value is not None and not frame_s / 2 < value < float("inf"):

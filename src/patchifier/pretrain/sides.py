@@ -31,7 +31,10 @@ def split(data: Cache, config: PretrainConfig) -> Sides:
         if config.validation_fold is not None:
             held = [clip.fold == config.validation_fold for clip in clips]
             if not any(held):
-                raise RequestError(f"pretrain.validation_fold is {config.validation_fold}, but no clip of {data.path} is in that fold.")
+                raise RequestError(
+                    f"pretrain.validation_fold is {config.validation_fold}, but no clip of {data.path} is in that fold: "
+                    "with '--pretrain.validation_fold null' a share of the clips is held out instead."
+                )
         else:
             held = hold_out(clips, fraction=config.validation_fraction, seed=config.seed)
     train = np.array([index for index in range(len(clips)) if used[index] and not held[index]], int)
