@@ -122,10 +122,14 @@ def run_similar(flags: Flags) -> int:
     if not flags.get("to"):
         raise RequestError("similar to what? Name a file with --to, or ask for --duplicates 0.99.")
     query, count = _query(flags, table), flags.get("count", 10)
+    if count < 1:
+        raise RequestError(f"--count is {count}, expected at least 1.")
     walk = table.playlist if flags.get("playlist") else table.similar
     found = walk(query, count, where=where, exact=flags.get("exact", False))
     lines = [f"{row.score if row.score is not None else 1.0:.4f}  {row.path}  {row.start_s:.1f}-{row.end_s:.1f} s" for row in found]
-    say(flags, [row.facts() for row in found], "\n".join(lines))
+    asked = ", ".join(f"--{name} {flags[name]}" for name in (*TAGS, "below") if flags.get(name))
+    nothing = f"no other file in {flags['table']} passes {asked}: tags are compared letter by letter." if asked else f"no other file is in {flags['table']}."
+    say(flags, [row.facts() for row in found], "\n".join(lines) or nothing)
     return 0
 
 
@@ -141,7 +145,7 @@ def _query(flags: Flags, table: Any) -> Any:
     if embedder.identity != table.identity:
         raise RequestError(
             f"{flags['to']} is not in {flags['table']}, and {flags.get('model') or weights.DEFAULT} is another model, or has other settings, "
-            "than the one that made the table: name that one with --model."
+            "than the one that made the table: name that one with --model. A table that an older patchifier made of the same model is embedded anew."
         )
     return embedder.embed(flags["to"])
 

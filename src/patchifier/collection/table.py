@@ -120,7 +120,10 @@ def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
     """Refuse a table whose rows cannot be compared with those that are wanted, naming each fact that differs."""
     differ = [f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in SAME if found[name] != wanted[name]]
     if differ:
-        raise RequestError(f"{path} was made by another model or with other settings: {'; '.join(differ)}. Use those, or choose another --out.")
+        raise RequestError(
+            f"{path} was made by another model or with other settings: {'; '.join(differ)}. "
+            "Use those, or choose another --out; a table that an older patchifier made of the same model is embedded anew."
+        )
 
 
 def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
