@@ -153,7 +153,8 @@ def read_table(scores: Path, name: str, model: Path) -> str:
                 value = name if value == spec else value.replace(f"{spec}:", f"{name}:").replace(f"{spec} is the mean of", f"{name} is the mean of")
         return value
 
-    return Outcome(**portable(named(found))).markdown().strip()
+    shown = portable(named(found))
+    return Outcome(**shown | {"notes": list(dict.fromkeys(shown["notes"]))}).markdown().strip()
 
 
 def commit() -> str:
