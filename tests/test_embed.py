@@ -19,7 +19,7 @@ from patchifier.config import Config, RequestError, update
 from patchifier.embed import BATCH, Embedder, load
 from patchifier.model import Patchifier
 from patchifier.readout import pool
-from patchifier.windows import cut_windows, pad_windows, stream_patches, stream_stretches, stream_windows
+from patchifier.windows import cut_windows, pad_windows, stream_cut, stream_stretches, stream_windows
 
 RATE = audio.SAMPLE_RATE
 GOLDEN = Path(__file__).parent / "golden"
@@ -428,7 +428,9 @@ def test_windows_of_pieces_are_those_of_the_whole_and_lie_where_patch_starts_say
     log_mel = torch.rand(64, frames)
     patches = spectrogram.cut(log_mel, tail="anchor")
     expected = spectrogram.patch_starts(len(patches), length=25, hop=min(hop, 25), tail="anchor")
-    found = list(stream_windows(stream_patches(pieces_of(log_mel, cuts), config), config))
+    cut = list(stream_cut(pieces_of(log_mel, cuts), config))
+    assert sum(new for _, new in cut) == max(frames, 32)
+    found = list(stream_windows((patch for patch, _ in cut), config))
     assert [first for first, _ in found] == expected
     for first, window in found:
         assert torch.equal(window, patches[first : first + 25])

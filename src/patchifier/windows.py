@@ -49,13 +49,11 @@ def stream_windows(sequence: Iterable[Tensor], config: Config) -> Iterator[tuple
         yield count - len(recent), torch.stack(list(recent))
 
 
-def stream_patches(pieces: Iterable[Tensor], config: Config) -> Iterator[Tensor]:
-    """Patches (1, M, W) that touch; the last one is anchored to the end, or padded with silence if it is the only one and too short."""
-    return (patch for patch, _ in stream_cut(pieces, config))
-
-
 def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tensor, int]]:
-    """Patches as of :func:`stream_patches`, each with how many frames at its end no patch before it holds: W, or fewer in an anchored one."""
+    """Patches (1, M, W) that touch, each with how many frames at its end no patch before it holds.
+
+    The last one is anchored to the end and holds fewer than W new frames; or it is the only one, too short, and padded with silence.
+    """
     width = config.model.frames
     rest, recent, frames = None, None, 0  # frames not yet in a patch, and the last W frames
     for piece in pieces:
