@@ -67,12 +67,14 @@ class Worker:
         return {"told": np.array([json.dumps(one) for one in told], dtype=object)}
 
     def _part(self, number: int, clips: Sequence[Clip], kept: bool) -> dict[str, Any]:
-        """Counts of a part: what was made, here or before; a file that could not be fetched by an earlier job is tried again."""
+        """Counts of a part, here or before; a file that could not be fetched by an earlier job is tried again.
+
+        A part that is whole though it was not there when the job began was made by this job, on a machine that vanished before it could say so.
+        """
         part = parts.whole(self.store, number, clips)
-        made = part is None or (kept and part.again)
-        if made:
-            part = self._make(number, clips)
-        return {"number": number, **vars(part), "clips": len(clips), "made": made}
+        if part is None or (kept and part.again):
+            part, kept = self._make(number, clips), False
+        return {"number": number, **vars(part), "clips": len(clips), "made": not kept}
 
     def _make(self, number: int, clips: Sequence[Clip]) -> parts.Part:
         tried = Tried(self.store, number)
