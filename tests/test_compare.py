@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from patchifier import audio, cache, compare, report, robustness
+from patchifier import audio, cache, compare, leaks, report, robustness
 from patchifier.baselines import Encoder
 from patchifier.cache import Cache
 from patchifier.config import RequestError
@@ -192,7 +192,7 @@ def trained(tmp_path, heard) -> Encoder:
     return knows("model", trained_on=tmp_path / "pretrain")
 
 
-def test_clips_that_were_heard_in_training_are_named(tmp_path, noise):
+def test_clips_that_were_heard_in_training_are_named(tmp_path, noise, monkeypatch):
     heard = [Clip(f"h{n}", str(tmp_path / f"h{n}.wav")) for n in range(3)]
     tested = [Clip(f"t{n}", str(tmp_path / f"t{n}.wav"), target=label(n)) for n in range(CLIPS)]
     for n, clip in enumerate(heard + tested):
@@ -202,8 +202,15 @@ def test_clips_that_were_heard_in_training_are_named(tmp_path, noise):
     for name, clips in (("heard", heard), ("tested", tested)):
         cache.prepare(Dataset(name, tuple(clips), Task("one-of", NAMES) if name == "tested" else None), tmp_path / name, workers=1)
     listener = encoder("model", loudness, trained_on=trained(tmp_path, tmp_path / "heard").trained_on)
-    (note,) = compare.compare(tmp_path / "tested", [listener], tmp_path / "run")["notes"]
-    assert note.endswith("are heard in this test: t5.")
+    searches = []
+    found = leaks.leaks
+    monkeypatch.setattr(leaks, "leaks", lambda *given: searches.append(given) or found(*given))
+    seeds = [listener, dataclasses.replace(listener, seed=1), encoder("unknown", loudness, trained_on=tmp_path / "gone")]
+    first, second, unknown = compare.compare(tmp_path / "tested", seeds, tmp_path / "run")["notes"]
+    assert first == second
+    assert first.endswith("are heard in this test: t5.")
+    assert "could not be looked for" in unknown
+    assert len(searches) == 1
 
 
 def test_unknown_training_data_is_said(data, tmp_path):

@@ -222,12 +222,13 @@ def judge(
     answers: dict[str, list[Answered]] = {}
     notes: list[str] = []
     for family in families:
-        data = judgement.cache(family, workers)
+        data, everyone = judgement.cache(family, workers), list[Encoder]()
         for name, runs in rows.items():
-            given, said = judge_family(judgement, family, name, runs, data, out, moments_too=moments_too)
+            given, made = judge_family(judgement, family, name, runs, data, moments_too=moments_too)
             answers.setdefault(name, []).extend(given)
-            notes += said
+            everyone += made
         if family == "recordings":
+            notes = heard(judgement, everyone, data, out)
             answers[METADATA] = [answer for question in DIAGNOSTICS for answer in ask(judgement, question, [metadata(data.clips)])]
         if moments_too and family == FRAMES[0].family:
             answers["log-mel"] = [ask_moments(judgement, question, data, []) for question in FRAMES]
@@ -245,10 +246,8 @@ def read_row(spec: str) -> tuple[str, list[str]]:
     return name, encoder.split("+")
 
 
-def judge_family(
-    judgement: Judgement, family: str, name: str, runs: Sequence[str], data: Cache, out: Path, *, moments_too: bool
-) -> tuple[list[Answered], list[str]]:
-    """Answers of one row to all questions of a family, and what has to be said about it."""
+def judge_family(judgement: Judgement, family: str, name: str, runs: Sequence[str], data: Cache, *, moments_too: bool) -> tuple[list[Answered], list[Encoder]]:
+    """Answers of one row to all questions of a family, and the encoders that it stands for."""
     started = time.monotonic()
     train = [index for index, clip in enumerate(data.clips) if clip.split == "train"]
     try:
@@ -260,16 +259,15 @@ def judge_family(
     answers = [answer for question in (*QUESTIONS, *DIAGNOSTICS) if question.family == family for answer in ask(judgement, question, tables)]
     if moments_too and made[0].embedder is not None:
         answers += [ask_moments(judgement, question, data, made) for question in FRAMES if question.family == family]
-    notes = [note for encoder in made for note in heard(judgement, encoder, data, out)] if family == "recordings" else []
     print(f"{family}, {name}: features {embedded:.0f} s, probes {time.monotonic() - started - embedded:.0f} s", flush=True)
-    return answers, notes
+    return answers, made
 
 
-def heard(judgement: Judgement, encoder: Encoder, data: Cache, out: Path) -> list[str]:
-    """What has to be said of judged clips that an encoder heard in pre-training."""
+def heard(judgement: Judgement, encoders: Sequence[Encoder], data: Cache, out: Path) -> list[str]:
+    """What has to be said of judged clips that encoders heard in pre-training."""
     kept = [clip for clip in data.clips if clip.split in ("train", judgement.side)]
     clips = tuple(replace(clip, split="test" if clip.split == judgement.side else "train") for clip in kept)
-    return leak_notes(encoder, same_clips(data, Dataset(data.name, clips)), out)
+    return leak_notes(encoders, same_clips(data, Dataset(data.name, clips)), out)
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ The first encoder is the one that the others are compared with; "random" and oth
 seeds, are one row. What is written is a run folder, from which the report draws table, figure and page.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +84,7 @@ def compare(
     }  # fmt: skip
     plain = data.spectrogram.without_pitch
     with Run(out, Config(spectrogram=plain, model=replace(Config().model, bands=plain.bands)), resume=True, facts=facts) as run:
-        notes = [note for encoder in encoders for note in leak_notes(encoder, data, run.path)]
+        notes = leak_notes(encoders, data, run.path)
         deformed = deform_all(data, run.path / "deformed", progress) if robust else {}
         judge = Judge(data, data.task, protocol, rounds, seed, deformed, run.path, progress)
         found = judge.results(encoders)
@@ -120,24 +121,31 @@ def deform_all(data: Cache, folder: Path, progress: Callable[[str], Progress]) -
     return {name: robustness.deform(data, indices, name, folder / name, progress=progress(name)) for name in robustness.DEFORMATIONS}
 
 
-def leak_notes(encoder: Encoder, data: Cache, folder: Path) -> list[str]:
-    """What has to be said of clips that an encoder heard in pre-training and that are tested: named, or that nobody can tell."""
-    if encoder.trained_on is None:
-        return []
-    places = [encoder.trained_on / "run.json", encoder.trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
+def leak_notes(encoders: Sequence[Encoder], data: Cache, folder: Path) -> list[str]:
+    """What has to be said of clips that encoders heard in pre-training and that are tested: named, or that nobody can tell."""
+    asked = {data.clips[index].id for index in tested(data)}
+
+    @functools.cache
+    def said_of(heard: Path) -> str:  # once, however many seeds heard it
+        found = tuple(leak for leak in leaks.leaks(Cache(heard), data) if leak.second in asked)
+        leaks.save(found, folder / f"leaks-{heard.name}.csv")
+        if not found:
+            return f"no clip of {heard} is heard in this test."
+        named = ", ".join(sorted({leak.second for leak in found}))
+        return f"clips of {heard}, on which it was pre-trained, are heard in this test: {named}."
+
+    return [f"{encoder.name}: {_leaks_of(encoder.trained_on, data, said_of)}" for encoder in encoders if encoder.trained_on is not None]
+
+
+def _leaks_of(trained_on: Path, data: Cache, said_of: Callable[[Path], str]) -> str:
+    places = [trained_on / "run.json", trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
     facts: dict[str, Any] = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
     heard = Path(facts.get("cache", ""))
     if not (heard / "cache.json").exists():
-        return [f"{encoder.name}: what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."]
+        return "what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."
     if heard.resolve() == data.path.resolve():
-        return [f"{encoder.name}: pre-trained, without labels, on clips of this very cache."]
-    asked = {data.clips[index].id for index in tested(data)}
-    found = tuple(leak for leak in leaks.leaks(Cache(heard), data) if leak.second in asked)
-    leaks.save(found, folder / f"leaks-{heard.name}.csv")
-    if not found:
-        return [f"{encoder.name}: no clip of {heard} is heard in this test."]
-    named = ", ".join(sorted({leak.second for leak in found}))
-    return [f"{encoder.name}: clips of {heard}, on which it was pre-trained, are heard in this test: {named}."]
+        return "pre-trained, without labels, on clips of this very cache."
+    return said_of(heard)
 
 
 def describe(data: Cache) -> str:
