@@ -11,7 +11,7 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
     {"filters"},
-    {"audio", "spectrogram", "layers", "tasks", "processes", "hub", "devices"},
+    {"audio", "spectrogram", "layers", "tasks", "processes", "locks", "hub", "devices"},
     {"variants", "descriptors"},
     {"estimators"},
     {"augment", "datasets", "model", "windows", "weights"},

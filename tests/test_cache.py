@@ -165,6 +165,15 @@ def test_progress_ends_with_all_clips(library: Path, tmp_path: Path, threads: No
     assert calls[-1][2] == "1 skipped"
 
 
+def test_two_at_once_in_one_folder_are_refused(library: Path, tmp_path: Path, threads: None) -> None:
+    def second(done: int, total: int, note: str) -> None:
+        with pytest.raises(RequestError, match="another prepare is working"):
+            cache.prepare(datasets.load(library), tmp_path / "out")
+
+    assert cache.prepare(datasets.load(library), tmp_path / "out", progress=second).clips == 6
+    assert cache.prepare(datasets.load(library), tmp_path / "out").decoded == 0
+
+
 # --- again, more, and with other settings ---
 
 

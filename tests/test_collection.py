@@ -171,6 +171,19 @@ def test_progress_names_rates_and_ends_with_all(audio_folder: Path, tmp_path: Pa
     assert all("files/s" in note and "x real time" in note for _, _, note in said)
 
 
+def test_two_jobs_of_one_table_at_once_are_refused(audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None) -> None:
+    out, refused = tmp_path / "x.parquet", list[RequestError]()
+
+    def second(done: int, total: int, note: str) -> None:
+        with pytest.raises(RequestError, match=r"x\.parquet\.parts: another embed is working") as told:
+            collection.embed_library(audio_folder, out, embedder=embedder)
+        refused.append(told.value)
+
+    assert collection.embed_library(audio_folder, out, embedder=embedder, progress=second).files == len(refused) == 6
+    assert collection.embed_library(audio_folder, out, embedder=embedder, changed=True).kept == 6
+    assert os.listdir(tmp_path) == ["x.parquet"]
+
+
 # --- sources ---
 
 

@@ -179,6 +179,19 @@ def test_a_run_folder_is_not_overwritten(small_cache, uninterrupted):
         pretrain(small_cache, uninterrupted, config=update(Config(), SETTINGS), device="cpu")
 
 
+def test_two_trainings_of_one_run_at_once_are_refused(small_cache, uninterrupted, tmp_path):
+    def second(title):
+        def again(done, total, note):
+            if done == 7:
+                with pytest.raises(RequestError, match="another run is working"):
+                    pretrain(small_cache, tmp_path / "run", config=update(Config(), SETTINGS), device="cpu", resume=True)
+
+        return again
+
+    pretrain(small_cache, tmp_path / "run", config=update(Config(), SETTINGS), device="cpu", progress=second)
+    assert same_weights(tmp_path / "run", uninterrupted)
+
+
 def test_a_run_is_not_resumed_with_other_settings(small_cache, uninterrupted):
     with pytest.raises(RequestError, match="other settings"):
         pretrain(small_cache, uninterrupted, config=update(Config(), {**SETTINGS, "augment": {"scale": [1, 1]}}), device="cpu", resume=True)

@@ -33,6 +33,7 @@ from patchifier import audio, spectrogram
 from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
 from patchifier.datasets import Clip, Dataset
+from patchifier.locks import alone
 from patchifier.processes import in_processes
 from patchifier.tasks import Task
 
@@ -84,6 +85,11 @@ def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | No
     """
     out, config = Path(out), config or SpectrogramConfig()
     _claim(out, config)
+    with alone(out, "prepare"):
+        return _prepare(dataset, out, config, workers or os.cpu_count() or 1, progress)
+
+
+def _prepare(dataset: Dataset, out: Path, config: SpectrogramConfig, workers: int, progress: Progress) -> Prepared:
     on_disk = _shard_rows(out)
     known = {row["key"]: row for row in on_disk}
     keys = {row["clip"]: row["key"] for row in on_disk}  # two clips may have the same audio, hence one key
@@ -91,7 +97,7 @@ def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | No
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
     tasks = [(clip, keys.get(clip.id)) for clip in dataset.clips]
-    answers = in_processes(_decode, tasks, workers=workers or os.cpu_count() or 1, shared=config)
+    answers = in_processes(_decode, tasks, workers=workers, shared=config)
     try:
         for clip, answer in zip(dataset.clips, answers, strict=True):
             if answer is None:

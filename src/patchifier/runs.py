@@ -4,6 +4,7 @@ What happens at step s depends on the seed and on s alone: batches, augmentation
 (:func:`generator`), dropout from a seed for that step. So a run that is killed and resumed ends with the bits of one that was not.
 """
 
+import contextlib
 import csv
 import datetime
 import functools
@@ -25,6 +26,7 @@ import torch
 import patchifier
 from patchifier.checkpoint import replaced_file
 from patchifier.config import Config, RequestError, to_dict, update
+from patchifier.locks import alone
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -94,7 +96,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, config: Config, *, resume: bool = False, facts: Mapping[str, Any] | None = None) -> None:
-        self.path, self.writes = Path(path), is_first()
+        self.path, self.writes, self.held = Path(path), is_first(), contextlib.ExitStack()
         old = self.path / "config.json"
         if self.writes:
             self._claim(old, config, resume or was_restarted())
@@ -129,13 +131,16 @@ class Run:
 
     def __enter__(self) -> "Run":
         """Say that the run is under way; what was settled before stays so, should it be killed before it settles anything."""
+        if self.writes:
+            self.held.enter_context(alone(self.path, "run"))
         self.facts = {name: value for name, value in self.before.items() if name in SETTLED} | self.facts
         self.write_facts("running")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Say how it ended."""
-        self.write_facts("finished" if kind is None else "interrupted" if kind in (Interrupted, KeyboardInterrupt) else "failed")
+        with self.held:
+            self.write_facts("finished" if kind is None else "interrupted" if kind in (Interrupted, KeyboardInterrupt) else "failed")
 
 
 def write_json(path: Path, value: Any) -> None:

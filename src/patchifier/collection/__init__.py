@@ -24,6 +24,7 @@ from patchifier.collection.table import Table, read
 from patchifier.collection.worker import Cut
 from patchifier.config import RequestError, digest
 from patchifier.embed import Embedder, load
+from patchifier.locks import alone
 
 __all__ = ["Embedded", "Table", "embed_library", "read"]
 
@@ -77,12 +78,15 @@ def embed_library(
     out, facts = _target(out), facts_of(embedder, cut)
     clips, lost = find(sources)
     job = Job(out, facts, clips)
-    job.finish_interrupted()
-    if out.exists() and not changed:
-        return job.as_it_is(lost)
-    job.begin()
-    job.embed(embedder, cut, workers or os.cpu_count() or 1, progress)
-    return job.finish(lost)
+    with alone(job.folder, "embed"):
+        job.finish_interrupted()
+        if out.exists() and not changed:
+            return job.as_it_is(lost)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with alone(job.folder, "embed"):
+        job.begin()
+        job.embed(embedder, cut, workers or os.cpu_count() or 1, progress)
+        return job.finish(lost)
 
 
 def _target(out: str | Path) -> Path:

@@ -124,7 +124,6 @@ class Job:
 
     def begin(self) -> None:
         """Claim the folder of parts, and learn what they and the table hold already."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         with replaced_file(self.folder / "facts.json") as new:
             new.write_text(json.dumps(self.facts) + "\n", encoding="utf-8")
         current = {key(clip): clip for clip in self.clips}

@@ -13,10 +13,8 @@ Below the root, beside what a data sheet names:
 Nothing is trusted: neither lengths that a server states nor names and sizes in an archive. Standard library only.
 """
 
-import contextlib
 import errno
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +23,7 @@ from patchifier.fetch.archives import obtain_archive
 from patchifier.fetch.download import Patience
 from patchifier.fetch.job import Fetched, Job, obtain
 from patchifier.fetch.place import Progress
+from patchifier.locks import alone
 
 if TYPE_CHECKING:  # the package that holds them imports torch
     from patchifier.datasets.sheet import Archive, Sheet
@@ -79,7 +78,8 @@ def fetch(
     job = Job(sheet, Path(root), progress, Patience(timeout_s, attempts, backoff_s))
     files, archives = _chosen(sheet, only)
     try:
-        with _alone(job.root):
+        job.root.mkdir(parents=True, exist_ok=True)
+        with alone(job.root, "fetch"):
             for name in files:
                 obtain(job, job.remote(name))
             for archive in archives:
@@ -101,27 +101,6 @@ def _chosen(sheet: "Sheet", only: Collection[str] | None) -> tuple[list[str], li
     archives = [archive for archive in sheet.archives if archive.name in wanted]
     brought = {name for archive in archives for name in (archive.name, *archive.parts)}
     return [name for name in known if name in wanted and name not in brought], archives
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Make the root and hold it against a second fetch; the system lets go of it even after a kill."""
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RequestError(f"{root}: another fetch is working in this folder. Wait for it, or end it first.") from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def _explain(error: OSError, root: Path) -> str:
