@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -77,6 +79,34 @@ def test_prepare_names_what_it_skips_and_returns_one(tmp_path, capsys):
     assert json.loads(out)["skipped"] == 1
     assert "bad.mp3" in err
     assert "bad.mp3" in (tmp_path / "cache" / "skipped.csv").read_text()
+
+
+def test_a_name_that_is_not_utf8_costs_only_itself(folder, tmp_path, capsys):
+    shutil.copy(folder / "0.wav", tmp_path / "good.wav")
+    bad = shutil.copy(folder / "0.wav", os.path.join(os.fsencode(tmp_path), b"bad\xff.wav"))
+
+    def command(*arguments, given=b""):
+        return subprocess.run([sys.executable, "-m", "patchifier", *arguments], input=given, capture_output=True, check=False)
+
+    done = command("prepare", tmp_path, "--out", os.path.join(os.fsencode(tmp_path), b"cache\xff"), "--workers", "1")  # this name is printed
+    assert done.returncode == 1, done.stderr
+    assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stderr
+    assert b"1 clips" in done.stdout
+    with open(os.path.join(os.fsencode(tmp_path), b"cache\xff", b"skipped.csv"), encoding="utf-8") as stream:
+        assert r"bad\xff.wav" in stream.read()
+    model = folder / "run" / "model"
+    given = os.fsencode(tmp_path / "good.wav") + b"\n" + bad + b"\n"
+    done = command("embed", "-", "--model", model, "--out", tmp_path / "x.parquet", "--workers", "1", given=given)
+    assert done.returncode == 1, done.stderr
+    assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stdout
+    for arguments in (
+        ["embed", os.fsdecode(bad), "--out", "y.npy"],
+        ["similar", tmp_path / "x.parquet", "--to", os.fsdecode(bad)],
+        ["reconstruct", os.fsdecode(bad), "--out", "p.png"],
+    ):
+        code, _, err = run(capsys, *arguments, "--model", model)
+        assert code == 2
+        assert r"bad\xff.wav: its name is not UTF-8: rename it" in err
 
 
 def test_folder_without_audio_is_exit_code_two(tmp_path, capsys):

@@ -136,8 +136,11 @@ def run_similar(flags: Flags) -> int:
 def _query(flags: Flags, table: Any) -> Any:
     """The file's path as it stands in the table, or the vector of a file outside."""
     from patchifier import weights
+    from patchifier.audio import name_fault, written_name
     from patchifier.search import Where
 
+    if fault := name_fault(flags["to"]):
+        raise RequestError(f"--to {written_name(flags['to'])}: {fault}")
     for path in (flags["to"], str(Path(flags["to"]).resolve())):
         if table.filter(Where(path=path)):
             return path
