@@ -57,6 +57,7 @@ def embed_library(
         A row for each patch, as in :meth:`Embedder.embed_patches`.
     changed : bool
         Bring a finished table up to date: embed what is new or modified (by size and time of change), drop what is gone.
+        Nothing is dropped below a folder or a source that is not there or cannot be listed, such as a drive that is not mounted.
     workers : int
         Processes; one for each core by default.
     progress : callable
@@ -76,13 +77,13 @@ def embed_library(
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
     out, facts = _target(out), facts_of(embedder, cut)
     clips, lost = find(sources)
-    job = Job(out, facts, clips)
+    job = Job(out, facts, clips, lost)
     job.finish_interrupted()
     if out.exists() and not changed:
-        return job.as_it_is(lost)
+        return job.as_it_is()
     job.begin()
     job.embed(embedder, cut, workers or os.cpu_count() or 1, progress)
-    return job.finish(lost)
+    return job.finish()
 
 
 def _target(out: str | Path) -> Path:
