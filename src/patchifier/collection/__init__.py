@@ -57,7 +57,7 @@ def embed_library(
         A row for each patch, as in :meth:`Embedder.embed_patches`.
     changed : bool
         Bring a finished table up to date: embed what is new or modified (by size and time of change), drop what is gone.
-        Nothing is dropped below a folder or a source that is not there or cannot be listed, such as a drive that is not mounted.
+        Nothing is dropped below a folder that cannot be listed, or a source that is not there or empty, such as a drive that is not mounted.
     workers : int
         Processes; one for each core by default.
     progress : callable

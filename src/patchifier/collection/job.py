@@ -155,7 +155,7 @@ class Job:
         return base
 
     def _out_of_sight(self, lines: Sequence[table.Lines]) -> set[Key]:
-        """Clips below what could not be listed or is not there: nobody knows whether they are gone."""
+        """Clips below what could not be listed, is not there or is empty, as a drive that is not mounted: nobody knows whether they are gone."""
         places = tuple(os.path.join(os.path.realpath(path), "") for path, _ in self.lost if "\0" not in path)
         return {line.clip for line in lines if line.clip[0].startswith(places)}
 
