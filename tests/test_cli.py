@@ -161,6 +161,17 @@ def test_flags_win_over_the_config_file(folder, tmp_path):
     assert not (tmp_path / "run" / "stage-one").exists()
 
 
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(command, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    model = [folder / "run" / "model"] if command == "finetune" else []
+    code, _, err = run(capsys, command, *model, folder / "cache", "--out", tmp_path / "run", "--config", folder / "tiny.json", "--device", "cuda")
+    assert code == 2
+    assert "cannot use 1 device 'cuda'" in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_init_continues_from_weights(folder, tmp_path, capsys):
     start = folder / "run" / "model"
     code, out, _ = run(
