@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 
 import published
 import pytest
@@ -213,6 +214,7 @@ def test_examine_knows_what_is_no_sound(tmp_path):
     published.write(tmp_path / "good.mp3", published.sound(440, seconds=0.3, rate=16_000), 16_000)
     assert examine(str(tmp_path / "good.mp3"), thorough=True) == ""
     assert examine(str(tmp_path / "gone.wav")) == "missing"
+    assert examine(os.fsdecode(b"a\xff.wav")) == "its name is not UTF-8: rename it."
     assert examine(str(tmp_path / "none.wav")) == "holds no audio"
     assert examine(str(tmp_path / "text.mp3"))
     assert examine(str(tmp_path / "folder.wav"))

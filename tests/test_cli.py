@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -79,6 +81,34 @@ def test_prepare_names_what_it_skips_and_returns_one(tmp_path, capsys):
     assert "bad.mp3" in (tmp_path / "cache" / "skipped.csv").read_text()
 
 
+def test_a_name_that_is_not_utf8_costs_only_itself(folder, tmp_path, capsys):
+    shutil.copy(folder / "0.wav", tmp_path / "good.wav")
+    bad = shutil.copy(folder / "0.wav", os.path.join(os.fsencode(tmp_path), b"bad\xff.wav"))
+
+    def command(*arguments, given=b""):
+        return subprocess.run([sys.executable, "-m", "patchifier", *arguments], input=given, capture_output=True, check=False)
+
+    done = command("prepare", tmp_path, "--out", os.path.join(os.fsencode(tmp_path), b"cache\xff"), "--workers", "1")  # this name is printed
+    assert done.returncode == 1, done.stderr
+    assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stderr
+    assert b"1 clips" in done.stdout
+    with open(os.path.join(os.fsencode(tmp_path), b"cache\xff", b"skipped.csv"), encoding="utf-8") as stream:
+        assert r"bad\xff.wav" in stream.read()
+    model = folder / "run" / "model"
+    given = os.fsencode(tmp_path / "good.wav") + b"\n" + bad + b"\n"
+    done = command("embed", "-", "--model", model, "--out", tmp_path / "x.parquet", "--workers", "1", given=given)
+    assert done.returncode == 1, done.stderr
+    assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stdout
+    for arguments in (
+        ["embed", os.fsdecode(bad), "--out", "y.npy"],
+        ["similar", tmp_path / "x.parquet", "--to", os.fsdecode(bad)],
+        ["reconstruct", os.fsdecode(bad), "--out", "p.png"],
+    ):
+        code, _, err = run(capsys, *arguments, "--model", model)
+        assert code == 2
+        assert r"bad\xff.wav: its name is not UTF-8: rename it" in err
+
+
 def test_folder_without_audio_is_exit_code_two(tmp_path, capsys):
     code, _, err = run(capsys, "prepare", tmp_path, "--out", tmp_path / "cache")
     assert code == 2
@@ -129,6 +159,17 @@ def test_flags_win_over_the_config_file(folder, tmp_path):
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["pretrain"]
     assert (settings["mask_ratio"], settings["stages"], settings["patches"]) == (0.5, "two", 8)
     assert not (tmp_path / "run" / "stage-one").exists()
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(command, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    model = [folder / "run" / "model"] if command == "finetune" else []
+    code, _, err = run(capsys, command, *model, folder / "cache", "--out", tmp_path / "run", "--config", folder / "tiny.json", "--device", "cuda")
+    assert code == 2
+    assert "cannot use 1 device 'cuda'" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_init_continues_from_weights(folder, tmp_path, capsys):

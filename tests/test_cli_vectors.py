@@ -110,6 +110,16 @@ def test_playlists_filters_and_duplicates(home, capsys):
     assert {row["path"].rpartition("/")[2] for row in below} == {"noise.wav", "more noise.wav", "higher.wav"}
     assert "no two files reach" in run(capsys, "similar", home / "all.parquet", "--duplicates", "1.0")
     assert "--duplicates" in run(capsys, "similar", home / "all.parquet", code=2)
+    assert "expected a cosine above 0" in run(capsys, "similar", home / "all.parquet", "--duplicates", "0", code=2)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--to", "x.wav"], ["--count", "10"], ["--count", "0"], ["--playlist"], ["--exact"], ["--model", "patchifier-base"], ["--to", "x", "--count", "3"]],
+)
+def test_flags_about_one_file_are_refused_beside_duplicates(flags, home, capsys):
+    said = run(capsys, "similar", home / "all.parquet", "--duplicates", "0.99", *flags, code=2)
+    assert f"takes no {' and no '.join(flag for flag in flags if flag.startswith('--'))}: leave one or the other out" in said
 
 
 def test_distances_say_what_is_missing(home, capsys, tmp_path):

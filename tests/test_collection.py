@@ -286,11 +286,11 @@ def test_bad_files_are_skipped_and_named(music: Path, tmp_path: Path, embedder: 
     assert (done.files, done.embedded) == (7, 7)
     with (tmp_path / "x.skipped.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         rows = {os.path.basename(row["path"]): row["reason"] for row in csv.DictReader(stream)}
-    assert set(rows) == {"empty.wav", "text.mp3", "cut.wav", "nowhere.wav", os.fsdecode(b"bad\xff.wav"), "missing.wav"}
+    assert set(rows) == {"empty.wav", "text.mp3", "cut.wav", "nowhere.wav", r"bad\xff.wav", "missing.wav"}
     assert "0 bytes" in rows["empty.wav"]
     assert "truncated" in rows["cut.wav"]
     assert "No such file" in rows["nowhere.wav"]
-    assert "not Unicode" in rows[os.fsdecode(b"bad\xff.wav")]
+    assert rows[r"bad\xff.wav"].endswith(r"bad\xff.wav: its name is not UTF-8: rename it.")
     assert len(done.skipped) == 6
     assert np.isfinite(collection.read(tmp_path / "x.parquet").vectors).all()
     again = collection.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
@@ -447,6 +447,55 @@ def test_rows_of_files_that_are_there_are_not_dropped(finished: Path, music: Pat
         collection.embed_library(music / "album0", finished, embedder=embedder, changed=True)
     require_same(collection.read(finished), before)
     assert not finished.with_name(f"{finished.name}.parts").exists()
+
+
+def test_rows_below_a_folder_that_cannot_be_listed_are_kept(
+    finished: Path, music: Path, embedder: Embedder, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, listed, stat = collection.read(finished), os.scandir, os.stat
+    locked = str((music / "album1").resolve())
+    (music / "album0" / "track1.wav").unlink()
+
+    def denied(path, inside: bool):
+        if str(path).startswith(locked + os.sep if inside else locked):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda path: denied(path, False) or listed(path))
+        patch.setattr(os, "stat", lambda path, **options: denied(path, True) or stat(path, **options))
+        waiting = collection.embed_library(music, finished, embedder=embedder)
+        done = collection.embed_library(music, finished, embedder=embedder, changed=True)
+        with pytest.raises(RequestError, match=r"has 2 files that exist but are not among the sources"):
+            collection.embed_library([music / "album0", music / "album2"], finished, embedder=embedder, changed=True)
+    assert waiting.pending == 1
+    assert (done.rows, done.kept, [Path(path).name for path in done.gone], decoded) == (5, 5, ["track1.wav"], [])
+    assert [path for path, _ in done.skipped] == [path for path, _ in waiting.skipped] == [locked]
+    assert "cannot be listed (Permission denied)" in done.skipped[0][1]
+    assert names(collection.read(finished)) == [name for name in names(before) if name != "track1.wav"]
+    again = collection.embed_library(music, finished, embedder=embedder, changed=True)
+    assert (again.kept, again.skipped, decoded) == (5, (), [])
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_rows_of_a_source_that_is_away_are_kept_until_it_is_named_no_more(
+    linked: bool, music: Path, tmp_path: Path, embedder: Embedder, decoded: list[str]
+) -> None:
+    drive, out = tmp_path / "drive", tmp_path / "x.parquet"
+    (music / "album1").rename(drive)
+    if linked:
+        (music / "link").symlink_to(drive)
+    given = [music] if linked else [drive, music]
+    collection.embed_library(given, out, embedder=embedder)
+    before = collection.read(out)
+    drive.rename(tmp_path / "away")
+    decoded.clear()
+    done = collection.embed_library(given, out, embedder=embedder, changed=True)
+    assert (done.rows, done.gone, decoded) == (6, (), [])
+    assert [path for path, _ in done.skipped] == [str(music.resolve() / "link") if linked else str(drive)]
+    require_same(collection.read(out), before)
+    (music / "link").unlink(missing_ok=True)
+    done = collection.embed_library(music, out, embedder=embedder, changed=True)
+    assert (done.rows, len(done.gone), done.skipped) == (4, 2, ())
 
 
 def test_another_models_table_is_refused_with_what_differs(finished: Path, music: Path, embedder: Embedder, other: Embedder) -> None:

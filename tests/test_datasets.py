@@ -1,7 +1,9 @@
 """Who the clips are: folders, manifests, the bundled clips, and who stands on which side of a split."""
 
 import csv
+import errno
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -86,6 +88,84 @@ def test_folder_without_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(RequestError, match=r"no audio files .*\.flac.*\.mp3"):
         datasets.load(tmp_path)
+
+
+def test_names_that_are_not_utf8_are_left_out_and_named(library: Path) -> None:
+    Path(library / os.fsdecode(b"a\xff.wav")).touch()
+    Path(library / os.fsdecode(b"B\xe9la")).mkdir()
+    Path(library / os.fsdecode(b"B\xe9la") / "1.wav").touch()
+    found = datasets.load(library)
+    assert [clip.id for clip in found.clips] == ["a/1.flac", "a/2.MP3", "a/deep/er/x.opus", "album.wav/3.ogg", "b.wav"]
+    root = library.resolve()
+    assert found.lost == (
+        (rf"{root}/B\xe9la/1.wav", rf"{root}/B\xe9la/1.wav: the name of a folder above it is not UTF-8: rename that folder."),
+        (rf"{root}/a\xff.wav", rf"{root}/a\xff.wav: its name is not UTF-8: rename it."),
+    )
+    with pytest.raises(RequestError, match=r"B\\xe9la/1.wav: the name of a folder above it is not UTF-8"):
+        datasets.load(library / os.fsdecode(b"B\xe9la"))
+
+
+def test_names_of_a_manifest_that_are_not_utf8_are_left_out_and_named(tmp_path: Path) -> None:
+    rows = [{"path": "a.wav"}, {"path": "b\udcff.wav"}, {"path": "c.wav", "id": "\ud800"}]
+    found = jsonl(tmp_path / "list.jsonl", *rows)
+    assert [clip.id for clip in found.clips] == ["a.wav"]
+    assert [path for path, _ in found.lost] == [rf"{tmp_path}/b\xff.wav", f"{tmp_path}/c.wav"]
+    with pytest.raises(RequestError, match=r"b\\xff.wav: its name is not UTF-8: rename it"):
+        jsonl(tmp_path / "list.jsonl", rows[1])
+
+
+def denied(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a folder refuse to be listed, as it does to all but root without the right to read it."""
+    listed = os.scandir
+
+    def scandir(path):
+        if os.path.realpath(path) == str(place.resolve()):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def test_folder_that_cannot_be_listed_is_named(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    denied(library / "a", monkeypatch)
+    found = datasets.load(library)
+    assert [clip.id for clip in found.clips] == ["album.wav/3.ogg", "b.wav"]
+    ((path, reason),) = found.lost
+    assert path == str(library.resolve() / "a")
+    assert "cannot be listed (Permission denied)" in reason
+    with pytest.raises(RequestError, match=r"cannot be listed \(Permission denied\)"):
+        datasets.load(library / "a")
+
+
+def test_folder_that_cannot_be_entered_is_named(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("/a") and access(path, mode))
+    found = datasets.load(library)
+    assert [clip.id for clip in found.clips] == ["album.wav/3.ogg", "b.wav"]
+    assert [path for path, _ in found.lost] == [str(library.resolve() / "a")]
+
+
+def test_links_to_folders_are_followed_and_each_file_is_there_once(library: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "o.wav").touch()
+    (outside / "deep" / "d.wav").touch()
+    (outside / "back").symlink_to(library)
+    (library / "0 again").symlink_to("a")  # sorted before what it leads to
+    (library / "0 file.wav").symlink_to("b.wav")
+    (library / "a" / "loop").symlink_to("..")
+    (library / "a" / "up").symlink_to("../..")
+    (library / "a" / "self").symlink_to("self")
+    (library / ".secret").symlink_to(outside)
+    (library / "x").symlink_to(outside)
+    (library / "y").symlink_to(outside)
+    (library / "z").symlink_to(outside / "deep")
+    found = datasets.load(library)
+    assert [clip.id for clip in found.clips] == ["a/1.flac", "a/2.MP3", "a/deep/er/x.opus", "album.wav/3.ogg", "b.wav", "x/deep/d.wav", "x/o.wav"]
+    assert found.clips[-1].path == str((outside / "o.wav").resolve())
+    assert found.clips[-1].group == "x"
+    assert [path for path, _ in found.lost] == [str(library.resolve() / "a" / "self")]
+    assert "is a link to what is not there" in found.lost[0][1]
 
 
 @pytest.mark.parametrize("source", ["nonsense", "missing.csv", "/no/such/folder", "song.wav"])

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -59,6 +61,15 @@ def test_rows_are_the_models_answers(songs, tmp_path):
     assert reason
     (named,) = read_csv(tmp_path / "out.skipped.csv")
     assert named["path"] == path
+
+
+def test_a_name_that_is_not_utf8_costs_only_itself(songs, tmp_path):
+    shutil.copy(songs / "a.wav", os.path.join(os.fsencode(songs), b"a\xff.wav"))
+    done = predict.predict(songs, tmp_path / "out.csv", model=model())
+    assert done.files == 4
+    assert {row["path"].rpartition("/")[2] for row in read_csv(tmp_path / "out.skipped.csv")} == {"broken.mp3", r"a\xff.wav"}
+    with pytest.raises(RequestError, match=r"a\\xff.wav: its name is not UTF-8: rename it"):
+        predict.predict(songs / os.fsdecode(b"a\xff.wav"), tmp_path / "out.csv", model=model())
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])

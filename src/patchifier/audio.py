@@ -4,6 +4,7 @@ libsndfile reads wav, flac, ogg, opus, mp3, aiff and more; PyAV, if the ``format
 Everything is read in blocks, so an hour-long file needs no more memory than a short one.
 """
 
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -52,6 +53,27 @@ EXACT_SEEK = frozenset({"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64"})  #
 
 class AudioError(RequestError):
     """A file that cannot be read as audio; the message names the file and the reason."""
+
+
+def name_fault(path: str | Path) -> str:
+    """Say what is wrong with the name of a file that is not UTF-8: no decoder opens it and no list can hold it. Empty if it is."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        try:
+            Path(path).name.encode()
+        except UnicodeEncodeError:
+            return "its name is not UTF-8: rename it."
+        return "the name of a folder above it is not UTF-8: rename that folder."
+    return ""
+
+
+def written_name(path: str | Path) -> str:
+    r"""Path of a file as text for people and lists, bytes that are not UTF-8 as escapes such as ``\xff``."""
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # from a list: no file can have such a name
+        return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def load(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
@@ -112,6 +134,8 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
 
 def _mono_blocks(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the mean of the channels and the file's own sample rate, a block at a time."""
+    if fault := name_fault(path):
+        raise AudioError(f"{written_name(path)}: {fault}")
     try:
         with path.open("rb") as stream:
             empty = not stream.read(1)

@@ -112,7 +112,8 @@ def _prepare(dataset: Dataset, out: Path, config: SpectrogramConfig, workers: in
     finally:
         writer.close()  # an interruption keeps what was decoded
         answers.close()
-    bad = tuple((clip, skipped[clip.id]) for clip in dataset.clips if clip.id in skipped)
+    unlisted = [(Clip(path, path), reason) for path, reason in dataset.lost]
+    bad = (*((clip, skipped[clip.id]) for clip in dataset.clips if clip.id in skipped), *unlisted)
     _write_skipped(out, bad)
     if not rows:
         raise RequestError(f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The first: {bad[0][1]}")

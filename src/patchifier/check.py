@@ -203,6 +203,8 @@ def _examine(paths: list[str], thorough: bool, workers: int, progress: Progress)
 
 def examine(path: str, *, thorough: bool = False) -> str:
     """What is wrong with a sound file: "missing", "empty", a reason, or nothing."""
+    if fault := audio.name_fault(path):
+        return fault
     try:
         if os.stat(path).st_size == 0:
             return "empty"

@@ -42,21 +42,37 @@ def launch(device: str = "auto", *, devices: int = 1, nodes: int = 1, precision:
     RequestError
         If there are not that many devices, or their number is not what started this process.
     """
-    if distributed.is_torchelastic_launched():
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     # Kernels of one channel have two names for the same order in memory, which is no fault and costs nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    strategy = "ddp" if devices * nodes > 1 else "auto"
-    try:
-        fabric = lightning_fabric.Fabric(accelerator=device, strategy=strategy, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision])  # type: ignore[arg-type]
-    except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
-        raise RequestError(f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}") from error
+    fabric = _connected(device, devices, nodes, precision)
     fabric.launch()
     if fabric.world_size > 1:
         atexit.register(_part)
     return fabric
+
+
+def require_devices(device: str = "auto", *, devices: int = 1, nodes: int = 1) -> None:
+    """Refuse what :func:`launch` would refuse, before anything is written.
+
+    Raises
+    ------
+    RequestError
+        If there are not that many devices.
+    """
+    _connected(device, devices, nodes, "32")
+
+
+def _connected(device: str, devices: int, nodes: int, precision: str) -> lightning_fabric.Fabric:
+    """Find the devices; no other process is started yet."""
+    if distributed.is_torchelastic_launched():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    try:
+        return lightning_fabric.Fabric(accelerator=device, strategy=strategy, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision])  # type: ignore[arg-type]
+    except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise RequestError(f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}") from error
 
 
 def _part() -> None:

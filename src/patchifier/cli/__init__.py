@@ -5,6 +5,7 @@ torch and everything heavy is imported when a command runs, not for ``--help``.
 """
 
 import errno
+import io
 import logging
 import sys
 import traceback
@@ -72,5 +73,8 @@ def parser() -> jsonargparse.ArgumentParser:
 
 
 def script() -> None:
-    """Entry point of the ``patchifier`` command."""
+    """Entry point of the ``patchifier`` command. Names of files, in and out, may be any bytes."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # None, if it is closed
+            stream.reconfigure(errors=errors)
     sys.exit(main())

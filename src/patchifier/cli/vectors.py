@@ -10,6 +10,7 @@ from patchifier.cli.progress import progress
 from patchifier.config import RequestError
 
 TAGS = ("artist", "title", "album", "genre")
+ALONE = ("to", "model", "count", "playlist", "exact")  # of 'similar': about one file, not about pairs
 
 
 def add(commands: Any) -> None:
@@ -114,7 +115,9 @@ def run_similar(flags: Flags) -> int:
 
     table = search.load(flags["table"])
     where = search.Where(**{tag: flags[tag] for tag in TAGS if flags.get(tag)}, path_prefix=flags.get("below") or None)
-    if flags.get("duplicates"):
+    if flags.get("duplicates") is not None:
+        if unused := [f"--{name}" for name in ALONE if flags.get(name, False) is not False]:
+            raise RequestError(f"--duplicates compares every file with every other and takes no {' and no '.join(unused)}: leave one or the other out.")
         pairs = table.near_duplicates(flags["duplicates"], where=where)
         text = "\n".join(f"{pair.score:.4f}  {pair.first.path}  {pair.second.path}" for pair in pairs)
         say(flags, [pair.facts() for pair in pairs], text or f"no two files reach {flags['duplicates']}.")
@@ -136,8 +139,11 @@ def run_similar(flags: Flags) -> int:
 def _query(flags: Flags, table: Any) -> Any:
     """The file's path as it stands in the table, or the vector of a file outside."""
     from patchifier import weights
+    from patchifier.audio import name_fault, written_name
     from patchifier.search import Where
 
+    if fault := name_fault(flags["to"]):
+        raise RequestError(f"--to {written_name(flags['to'])}: {fault}")
     for path in (flags["to"], str(Path(flags["to"]).resolve())):
         if table.filter(Where(path=path)):
             return path

@@ -58,6 +58,7 @@ def embed_library(
         A row for each patch, as in :meth:`Embedder.embed_patches`.
     changed : bool
         Bring a finished table up to date: embed what is new or modified (by size and time of change), drop what is gone.
+        Nothing is dropped below a folder that cannot be listed, or a source that is not there or empty, such as a drive that is not mounted.
     workers : int
         Processes; one for each core by default.
     progress : callable
@@ -77,16 +78,16 @@ def embed_library(
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
     out, facts = _target(out), facts_of(embedder, cut)
     clips, lost = find(sources)
-    job = Job(out, facts, clips)
+    job = Job(out, facts, clips, lost)
     with alone(job.folder, "embed"):
         job.finish_interrupted()
         if out.exists() and not changed:
-            return job.as_it_is(lost)
+            return job.as_it_is()
     job.folder.mkdir(parents=True, exist_ok=True)
     with alone(job.folder, "embed"):
         job.begin()
         job.embed(embedder, cut, workers or os.cpu_count() or 1, progress)
-        return job.finish(lost)
+        return job.finish()
 
 
 def _target(out: str | Path) -> Path:

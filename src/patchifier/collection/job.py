@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Embedded:
     embedded, kept : int
         Clips embedded now, and those that were there already.
     skipped : tuple of (path, reason)
-        Files that could not be read.
+        Files that could not be read, and folders that could not be listed: rows below these are kept.
     gone : tuple of str
         Files that were in the table and exist no more.
     pending : int
@@ -77,8 +77,8 @@ class Embedded:
 class Job:
     """One table in the making: what is known of each clip, and where its rows lie."""
 
-    def __init__(self, out: Path, facts: dict[str, Any], clips: Sequence[Clip]) -> None:
-        self.out, self.facts, self.clips = out, facts, clips
+    def __init__(self, out: Path, facts: dict[str, Any], clips: Sequence[Clip], lost: Sequence[tuple[str, str]] = ()) -> None:
+        self.out, self.facts, self.clips, self.lost = out, facts, clips, lost
         self.folder = out.with_name(f"{out.name}.parts")
         self.merged = self.folder / "merged.parquet"
         self.known: dict[Key, tuple[Path, table.Lines] | str] = {}  # rows, or why there are none
@@ -104,14 +104,15 @@ class Job:
                 if beside.exists():
                     raise RequestError(f"{beside} exists already, and {self.out.name} would write it: choose another --out.")
 
-    def as_it_is(self, lost: Sequence[tuple[str, str]]) -> Embedded:
+    def as_it_is(self) -> Embedded:
         """Report on a finished table, without touching it."""
         lines = table.index(self.out)
         self._clear_if_merged(lines)
-        skipped = _read_skipped(_skipped_file(self.out)) or tuple(lost)
+        before = _read_skipped(_skipped_file(self.out))
+        skipped = (*before, *(one for one in self.lost if one not in before))
         there, passed = {line.clip: line for line in lines}, {path for path, _ in skipped}
         pending = sum(1 for clip in self.clips if not _current(clip, there.get(key(clip))) and clip.path not in passed)
-        pending += len(there.keys() - {key(clip) for clip in self.clips})
+        pending += len(there.keys() - {key(clip) for clip in self.clips} - self._out_of_sight(lines))
         rows = sum(line.count for line in lines)
         return Embedded(rows, len(lines), 0, len(lines), skipped, (), pending, 0.0, self._passed_s())
 
@@ -130,8 +131,10 @@ class Job:
         if self.out.exists():
             base = self._base_file()
             self.base = table.index(base)
-            self._require_no_loss(current)
-            self.known.update({line.clip: (base, line) for line in self.base if _current(current.get(line.clip), line)})
+            kept = self._out_of_sight(self.base) - current.keys()
+            self._require_no_loss(current.keys() | kept)
+            self.known.update({line.clip: (base, line) for line in self.base if line.clip in kept or _current(current.get(line.clip), line)})
+            self.clips = _with_kept(self.clips, [line.clip for line in self.base], kept)
         for part in self._parts():
             try:
                 skipped = [((path, start_s, end_s), state, reason) for path, start_s, end_s, *state, reason in table.read_facts(part)["skipped"]]
@@ -150,10 +153,15 @@ class Job:
             table.npy_to_parquet(self.out, base)
         return base
 
-    def _require_no_loss(self, current: dict[Key, Clip]) -> None:
+    def _out_of_sight(self, lines: Sequence[table.Lines]) -> set[Key]:
+        """Clips below what could not be listed, is not there or is empty, as a drive that is not mounted: nobody knows whether they are gone."""
+        places = tuple(os.path.join(os.path.realpath(path), "") for path, _ in self.lost if "\0" not in path)
+        return {line.clip for line in lines if line.clip[0].startswith(places)}
+
+    def _require_no_loss(self, current: Set[Key]) -> None:
         """Refuse to drop rows whose files are there: a source was forgotten more often than it was taken back."""
         paths = {path for path, *_ in current}
-        left = sorted({line.clip[0] for line in self.base if line.clip[0] not in paths and os.path.exists(line.clip[0])})
+        left = sorted({line.clip[0] for line in self.base if line.clip[0] not in paths and not _is_gone(line.clip[0])})
         if left:
             if not self._parts():
                 self._clear()
@@ -193,11 +201,11 @@ class Job:
 
     # --- the end ---
 
-    def finish(self, lost: Sequence[tuple[str, str]]) -> Embedded:
+    def finish(self) -> Embedded:
         """Merge parts and what was kept into the table."""
         held = [(key(clip), self.known[key(clip)]) for clip in self.clips]
         good = [(which, where) for which, where in held if not isinstance(where, str)]
-        skipped = (*lost, *((which[0], where) for which, where in held if isinstance(where, str)))
+        skipped = (*self.lost, *((which[0], where) for which, where in held if isinstance(where, str)))
         _write_skipped(_skipped_file(self.out), skipped)
         if not good:
             self._clear()
@@ -299,6 +307,28 @@ def _state(path: str) -> list[int]:
 def _current(clip: Clip | None, lines: table.Lines | None) -> bool:
     """Whether rows are still those of their file."""
     return clip is not None and lines is not None and _state(clip.path) == [lines.size, lines.mtime_ns]
+
+
+def _is_gone(path: str) -> bool:
+    """Whether a file is not there; one that cannot be looked at may be."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
+
+
+def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> list[Clip]:
+    """Clips, and kept ones behind those that they stood behind in the table."""
+    there, last = {key(clip) for clip in clips}, None
+    behind: dict[Key | None, list[Clip]] = {}
+    for which in base:
+        if which in there:
+            last = which
+        elif which in kept:
+            path, start_s, end_s = which
+            behind.setdefault(last, []).append(Clip(path, path, start_s, end_s))
+    return [*behind.get(None, []), *(one for clip in clips for one in (clip, *behind.get(key(clip), [])))]
 
 
 def _taken(places: Sequence[tuple[Path, table.Lines]]) -> Iterator[pa.Table]:

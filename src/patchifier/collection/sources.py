@@ -2,15 +2,16 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from patchifier.audio import SUFFIXES
+from patchifier.audio import SUFFIXES, written_name
 from patchifier.config import RequestError
-from patchifier.datasets import Clip, folder, manifest
+from patchifier.datasets import Clip, folder, manifest, well_named
 
 Key = tuple[str, float, float | None]  # path, start and end of a clip: what makes it one
+Found = tuple[Iterable[Clip], Iterable[tuple[str, str]]]  # clips, and (path, reason) of what is lost
 
 
 def find(sources: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[tuple[str, str]]]:
@@ -26,7 +27,7 @@ def find(sources: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[t
     clips : list of Clip
         With real paths, each once, in the order of the sources; sorted within a folder or a glob.
     lost : list of (path, reason)
-        Sources with nothing in them, and files whose names are not Unicode.
+        Sources with nothing in them, folders that cannot be listed, and files whose names are not UTF-8.
 
     Raises
     ------
@@ -39,14 +40,11 @@ def find(sources: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[t
     clips: dict[Key, Clip] = {}
     lost: dict[str, str] = {}
     for source in given:
-        try:
-            for clip in _clips(str(source)):
-                if reason := _bad_name(clip.path):
-                    lost[clip.path] = reason
-                else:
-                    clips.setdefault(key(clip), clip)
-        except _NothingError as error:
-            lost[str(source)] = str(error)
+        found, without = _found(str(source))
+        good, bad = well_named(list(found))
+        for clip in good:
+            clips.setdefault(key(clip), clip)
+        lost.update([*without, *bad])
     if not clips:
         raise RequestError(f"nothing to embed: {next(iter(lost.values()))}")
     return list(clips.values()), list(lost.items())
@@ -57,59 +55,38 @@ def key(clip: Clip) -> Key:
     return clip.path, clip.start_s, clip.end_s
 
 
-class _NothingError(RequestError):
-    """A source that holds no audio."""
-
-
-def _clips(source: str) -> Iterator[Clip]:
+def _found(source: str) -> Found:
+    name = written_name(source)
     if "\0" in source:
-        raise _NothingError(f"{source!r}: a name with a zero byte, expected one path a line.")
+        return [], [(name, f"{source!r}: a name with a zero byte, expected one path a line.")]
     if os.path.isdir(source):
-        yield from _in_folder(source)
-    elif os.path.isfile(source) and source.lower().endswith(manifest.SUFFIXES):
-        yield from (replace(clip, path=os.path.realpath(clip.path)) for clip in manifest.load(Path(source)).clips)
-    elif os.path.lexists(source):
-        yield _file(source)
-    elif glob.has_magic(source):
-        yield from _matching(source)
-    else:
-        raise _NothingError(f"{source}: no such file or folder.")
+        clips, lost = folder.find(Path(source))
+        return clips, lost or ([] if clips else [(name, folder.none_in(name))])
+    if os.path.isfile(source) and source.lower().endswith(manifest.SUFFIXES):
+        return [replace(clip, path=os.path.realpath(clip.path)) for clip in manifest.load(Path(source)).clips], []
+    if os.path.lexists(source):
+        return [_file(source)], []
+    if glob.has_magic(source):
+        return _matching(source)
+    return [], [(name, f"{name}: no such file or folder.")]
 
 
-def _in_folder(source: str) -> Iterable[Clip]:
-    try:
-        return folder.load(Path(source)).clips
-    except RequestError as error:
-        raise _NothingError(str(error)) from None
-
-
-def _matching(pattern: str) -> Iterator[Clip]:
+def _matching(pattern: str) -> Found:
     """Audio files that a glob matches, and all in the folders that it matches."""
-    none = True
+    clips, lost = list[Clip](), list[tuple[str, str]]()
     for match in sorted(glob.glob(pattern, recursive=True)):
-        found: Iterable[Clip] = []
         if os.path.isfile(match) and os.path.splitext(match)[1].lower() in SUFFIXES:
-            found = [_file(match)]
+            clips.append(_file(match))
         elif os.path.isdir(match):
-            try:
-                found = _in_folder(match)
-            except _NothingError:  # the other matches may hold some
-                continue
-        for clip in found:
-            none = False
-            yield clip
-    if none:
-        raise _NothingError(f"{pattern}: matches no audio file, expected names that end in {', '.join(sorted(SUFFIXES))}.")
+            found, without = folder.find(Path(match))
+            clips += found
+            lost += without
+    if clips or lost:
+        return clips, lost
+    name = written_name(pattern)
+    return [], [(name, f"{name}: matches no audio file, expected names that end in {', '.join(sorted(SUFFIXES))}.")]
 
 
 def _file(path: str) -> Clip:
     real = os.path.realpath(path)
     return Clip(id=real, path=real)
-
-
-def _bad_name(path: str) -> str:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return f"{path.encode('utf-8', 'backslashreplace').decode()}: its name is not Unicode, which a table cannot hold: rename it."
-    return ""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchifier.audio import name_fault, written_name
 from patchifier.config import RequestError
 from patchifier.tasks import Task
 
@@ -72,11 +73,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A name, its clips and, where they have targets, the task."""
+    """A name, its clips and, where they have targets, the task; also (path, reason) of what was left out when the clips were listed."""
 
     name: str
     clips: tuple[Clip, ...]
     task: Task | None = None
+    lost: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Check that ids are unique and splits are known."""
@@ -120,11 +122,25 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
     if path.is_dir():
         return folder.load(path)
     if path.suffix.lower() in manifest.SUFFIXES and path.is_file():
-        return manifest.load(path)
+        return _require_names(manifest.load(path))
     raise RequestError(
         f"{source!s} is no data set: expected 'demo', a folder of audio, or a manifest ({', '.join(manifest.SUFFIXES)}) that exists; "
         f"or, with --root DIR, a published data set ({', '.join(PUBLISHED)}).{_nearest(str(source).split(':')[0], PUBLISHED)}"
     )
+
+
+def well_named(clips: Sequence[Clip]) -> tuple[list[Clip], list[tuple[str, str]]]:
+    """Clips whose names are UTF-8, and (path, reason) of the others."""
+    faults = [name_fault(clip.path) or name_fault(clip.id) for clip in clips]
+    good = [clip for clip, fault in zip(clips, faults, strict=True) if not fault]
+    return good, [(path := written_name(clip.path), f"{path}: {fault}") for clip, fault in zip(clips, faults, strict=True) if fault]
+
+
+def _require_names(dataset: Dataset) -> Dataset:
+    good, lost = well_named(dataset.clips)
+    if not good:
+        raise RequestError(lost[0][1])
+    return replace(dataset, clips=tuple(good), lost=tuple(lost))
 
 
 def find_sheet(source: str) -> "tuple[Sheet, str]":

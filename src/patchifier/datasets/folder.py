@@ -2,13 +2,18 @@
 
 Clips are named by their path below the folder, and grouped by the sub-folder they lie in: an album is not split.
 Hidden files and folders (among them the ``._`` files that macOS leaves in archives) are passed over.
+
+Links are followed, those to folders too. A file is there once, under a name without a link if it has one. A link up to a folder that this one
+lies in would be a loop, and is passed over.
 """
 
+import errno
+import os
 from pathlib import Path
 
-from patchifier.audio import SUFFIXES
+from patchifier.audio import SUFFIXES, written_name
 from patchifier.config import RequestError
-from patchifier.datasets import Clip, Dataset
+from patchifier.datasets import Clip, Dataset, well_named
 
 
 def load(root: Path) -> Dataset:
@@ -19,17 +24,69 @@ def load(root: Path) -> Dataset:
     RequestError
         If there is none.
     """
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and not is_hidden(path.relative_to(root)) and path.is_file())
-    if not files:
-        raise RequestError(f"{root}: no audio files in this folder or below it, expected names that end in {', '.join(sorted(SUFFIXES))}.")
-    names = [path.relative_to(root) for path in files]
+    clips, lost = find(root)
+    if not clips:
+        raise RequestError(lost[0][1] if lost else none_in(root))
+    return Dataset(root.resolve().name, tuple(clips), lost=tuple(lost))
+
+
+def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
+    """List the clips of :func:`load`, which may be none; and (path, reason) of folders that cannot be listed and of names that are not UTF-8."""
+    search = _Search(root)
     clips = [
-        Clip(id=name.as_posix(), path=str(path.resolve()), group=name.parent.as_posix() if name.parent.parts else name.as_posix())
-        for name, path in zip(names, files, strict=True)
+        Clip(id=name.as_posix(), path=path, group=name.parent.as_posix() if name.parent.parts else name.as_posix())
+        for path, name in sorted(search.names.items(), key=lambda found: found[1])
     ]
-    return Dataset(root.resolve().name, tuple(clips))
+    good, bad = well_named(clips)
+    return good, sorted([*search.lost.items(), *bad])
 
 
-def is_hidden(name: Path) -> bool:
-    """Whether any part of a relative path starts with a dot."""
-    return any(part.startswith(".") for part in name.parts)
+def none_in(root: str | Path) -> str:
+    """Say that a folder holds no audio."""
+    return f"{root}: no audio files in this folder or below it, expected names that end in {', '.join(sorted(SUFFIXES))}."
+
+
+class _Search:
+    """What lies below a folder: real path -> name of each audio file; path -> reason of what cannot be listed."""
+
+    def __init__(self, root: Path) -> None:
+        real = os.path.realpath(root)
+        self.names: dict[str, Path] = {}
+        self.lost: dict[str, str] = {}
+        self.seen = {str(above) for above in Path(real).parents}  # real paths of folders
+        self.folders, self.files = [(Path(), real)], list[tuple[Path, str]]()  # behind links: they wait until what is there without is listed
+        while self.folders:
+            self._walk(*self.folders.pop(0))
+        for name, path in self.files:
+            self.names.setdefault(path, name)
+
+    def _walk(self, name: Path, start: str) -> None:
+        for place, folders, files in os.walk(start, onerror=self._lose):
+            if place in self.seen:
+                folders.clear()
+                continue
+            self.seen.add(place)
+            if not os.access(place, os.X_OK):  # names can be listed, but nothing opened
+                self._lose(PermissionError(errno.EACCES, os.strerror(errno.EACCES), place))
+                folders.clear()
+                continue
+            below = name / os.path.relpath(place, start)
+            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+            self.folders += [(below / folder, os.path.realpath(path)) for folder in folders if os.path.islink(path := os.path.join(place, folder))]
+            for file in sorted(file for file in files if not file.startswith(".")):
+                self._take(below / file, os.path.join(place, file))
+
+    def _take(self, name: Path, path: str) -> None:
+        audio, link = name.suffix.lower() in SUFFIXES, os.path.islink(path)
+        there = os.path.exists(path)
+        if audio and (os.path.isfile(path) or not there):  # what is not there is named when it is to be read
+            if link:
+                self.files.append((name, os.path.realpath(path)))
+            else:
+                self.names[path] = name
+        elif link and not there:
+            self.lost[written_name(path)] = f"{written_name(path)}: is a link to what is not there, {written_name(os.path.realpath(path))}: mend or delete it."
+
+    def _lose(self, error: OSError) -> None:
+        place = written_name(error.filename)
+        self.lost[place] = f"{place}: this folder cannot be listed ({error.strerror}): change its rights, or mount it again."

@@ -16,7 +16,7 @@ from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError
 from patchifier.datasets import Clip, partition
-from patchifier.devices import best_precision
+from patchifier.devices import best_precision, require_devices
 from patchifier.finetune.module import METHODS, Inputs, TunedModel, predict
 from patchifier.finetune.tuning import Tuned, Tuning
 from patchifier.runs import Run, write_json
@@ -62,7 +62,7 @@ def finetune(
     Raises
     ------
     RequestError
-        If the clips have no targets, a side of the split is empty, or model and cache do not fit together.
+        If the clips have no targets, a side of the split is empty, model and cache do not fit together, or there is no such device.
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config
@@ -74,6 +74,7 @@ def finetune(
     tunings = [Tuning(start, data, data.task, method, config, device=device, resume=resume) for method in methods]
     for fold in folds:
         require_sides(data, np.array(partition(data.clips, test_fold=fold)))
+    require_devices(device)
     facts = {
         "kind": "finetune",
         "encoder": encoder,

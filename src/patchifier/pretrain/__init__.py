@@ -16,7 +16,7 @@ from patchifier import baselines, checkpoint
 from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, PretrainConfig, RequestError
-from patchifier.devices import best_precision, launch, require_even, share
+from patchifier.devices import best_precision, launch, require_devices, require_even, share
 from patchifier.embed import READOUT_CLIPS, measure_readout
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
@@ -95,6 +95,7 @@ def pretrain(
         After SIGINT or SIGTERM; go on with `resume`.
     """
     config = config or Config()
+    require_devices(device, devices=devices, nodes=nodes)
     require_targets(config)  # before stage I, which does without
     data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):

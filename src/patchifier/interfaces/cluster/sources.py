@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchifier.audio import SUFFIXES
+from patchifier.audio import SUFFIXES, written_name
 from patchifier.collection import sources
 from patchifier.collection.sources import Key, key
 from patchifier.config import RequestError
-from patchifier.datasets import Clip, Dataset, manifest
+from patchifier.datasets import Clip, Dataset, manifest, well_named
 from patchifier.interfaces import need
 from patchifier.interfaces.cluster.store import filesystem, is_url
 
@@ -29,7 +29,7 @@ def find(given: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[tup
     clips : list of Clip
         Each once, in the order of the sources: real paths, URLs as they are given.
     lost : list of (path, reason)
-        Sources with nothing in them.
+        Sources with nothing in them, folders that cannot be listed, and files whose names are not UTF-8.
 
     Raises
     ------
@@ -53,14 +53,14 @@ def find(given: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[tup
 def _found(source: str) -> tuple[list[Clip], list[tuple[str, str]]]:
     listed = source.lower().endswith(manifest.SUFFIXES)
     if listed and (is_url(source) or os.path.isfile(source)):
-        return list(Dataset(source, tuple(_listed(source))).clips), []
+        return well_named(Dataset(source, tuple(_listed(source))).clips)
     if is_url(source):
         found = _behind(source)
         return found, [] if found else [(source, f"{source}: no audio there, expected names that end in {', '.join(sorted(SUFFIXES))}.")]
     try:
         return sources.find(source)
     except RequestError as error:
-        return [], [(source, str(error).removeprefix("nothing to embed: "))]
+        return [], [(written_name(source), str(error).removeprefix("nothing to embed: "))]
 
 
 def _listed(source: str) -> Iterator[Clip]:
