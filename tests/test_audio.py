@@ -299,6 +299,14 @@ def test_samples_that_are_not_numbers_are_refused(value: float, tmp_path: Path, 
     expect_refusal(tmp_path / "wrong.wav", "not numbers")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_floats_at_the_scale_of_integers_are_refused(sign: int, tmp_path: Path, tone: Callable) -> None:
+    soundfile.write(tmp_path / "integers.wav", sign * np.float32(32_767) * tone(level=1.0).clip(0), RATE, subtype="FLOAT")
+    expect_refusal(tmp_path / "integers.wav", r"peak at 327\d\d.*, expected floats within about -1 to 1: .*divide .* by 32768")
+    soundfile.write(tmp_path / "loud.wav", tone(level=50.0), RATE, subtype="FLOAT")  # 34 dB over full scale may have been recorded
+    assert np.abs(audio.load(tmp_path / "loud.wav")).max() == pytest.approx(50, rel=0.01)
+
+
 @pytest.mark.parametrize("suffix", ["wav", "mp3"])
 def test_start_beyond_the_end_is_refused(suffix: str, recordings: dict[str, Path]) -> None:
     expect_refusal(recordings[suffix], r"holds no audio after 30 s", start_s=30)
@@ -399,6 +407,8 @@ def test_samples_at_the_right_rate_are_left_alone(tone: Callable) -> None:
         (np.zeros(100, np.float32), 44, "sample_rate is 44"),
         (np.zeros(100, np.float32), 10**9, "sample_rate is 1000000000"),
         (np.zeros(100, np.int16), RATE, "samples are int16"),
+        (np.array([0.1, 32_767.0], np.float32), RATE, "samples peak at 32767, expected floats within about -1 to 1: divide"),
+        (np.array([[0.1, -32_768.0], [0.1, 32_767.0]], np.float32), RATE, "samples peak at 32768"),
         (np.array([0.1, np.nan], np.float32), RATE, "NaN or infinity"),
         (np.array([0.1, -np.inf], np.float32), RATE, "NaN or infinity"),
         (np.zeros((100, 2), np.float32), RATE, "transpose"),

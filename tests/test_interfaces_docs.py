@@ -117,6 +117,7 @@ ERRORS = {
     "an array without its rate": lambda model: model.embed(np.zeros(9, np.float32)),
     "a rate such as 44.1": lambda model: model.embed(np.zeros(9, np.float32), 44.1),
     "16-bit integers": lambda model: model.embed(np.zeros(9, np.int16), 22_050),
+    "16-bit integers as floats": lambda model: model.embed(np.full(9, 32_767, np.float32), 22_050),
     "NaN or infinity": lambda model: model.embed(np.full(9, np.nan, np.float32), 22_050),
     "`(samples, channels)`": lambda model: model.embed(np.zeros((9, 2), np.float32), 22_050),
     "a list of numbers": lambda model: model.embed([0.1, 0.2], 22_050),

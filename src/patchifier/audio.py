@@ -17,6 +17,7 @@ import soxr
 from patchifier.config import RequestError
 
 SAMPLE_RATE = 22_050  # paper 4.4
+LOUDEST = 100.0  # 40 dB over full scale: no recording of floats gets there, and integers that were not divided do
 BLOCK_S = 10.0  # long enough for fast decoding, 3.5 MB of stereo float32 at 44.1 kHz
 SUFFIXES = frozenset(
     [
@@ -74,7 +75,7 @@ def load(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0
     Raises
     ------
     AudioError
-        If the file is missing, unreadable, empty, truncated or not audio.
+        If the file is missing, unreadable, empty, truncated, not audio, or holds floats at the scale of integers, a peak above 100.
     """
     return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
 
@@ -95,6 +96,8 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
     for mono, rate in _mono_blocks(Path(path), start_s, end_s):
         if not np.isfinite(mono).all():
             raise AudioError(f"{path}: holds samples that are not numbers (NaN or infinity).")
+        if fault := scale_fault(mono):
+            raise AudioError(f"{path}: its samples {fault}")
         heard += len(mono)
         if rate == sample_rate:
             yield mono
@@ -250,13 +253,19 @@ def _planar_float(frame: Any) -> np.ndarray:
     return samples.astype(np.float32)
 
 
+def scale_fault(samples: np.ndarray) -> str:
+    """What is wrong with the scale of samples, to be said behind their name; nothing for what may be a recording."""
+    peak = max(float(samples.max()), -float(samples.min()))
+    return f"peak at {peak:g}, expected floats within about -1 to 1: divide those of 16-bit integers by 32768." if peak > LOUDEST else ""
+
+
 def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Turn samples that are already in memory into a waveform as :func:`load` would give it.
 
     Parameters
     ----------
     samples : array_like, shape (S,) or (channels, S), float
-        In [-1, 1].
+        In [-1, 1]; overshoot passes, a peak above 100 does not.
     sample_rate : int
         Their rate in Hz. There is no default: a wrong rate must not pass unnoticed.
     target_rate : int
@@ -269,7 +278,7 @@ def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAM
     Raises
     ------
     RequestError
-        If the rate is missing, the samples are integers, not numbers, empty, or look like (S, channels).
+        If the rate is missing or none, the samples are integers or at their scale, not numbers, empty, or look like (S, channels).
     """
     wave = np.asarray(samples)
     if sample_rate is None:
@@ -280,13 +289,13 @@ def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAM
         raise RequestError(f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768.")
     if wave.ndim not in (1, 2) or wave.size == 0:
         raise RequestError(f"samples have shape {wave.shape}, expected (S,) or (channels, S) with S of at least 1.")
-    if wave.ndim == 2:
-        if wave.shape[0] > wave.shape[1]:
-            raise RequestError(f"samples have shape {wave.shape}, expected (channels, S): transpose them.")
-        wave = wave.mean(axis=0)
+    if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:
+        raise RequestError(f"samples have shape {wave.shape}, expected (channels, S): transpose them.")
     if not np.isfinite(wave).all():
         raise RequestError("samples hold NaN or infinity, expected floats in [-1, 1].")
-    wave = wave.astype(np.float32)
+    if fault := scale_fault(wave):
+        raise RequestError(f"samples {fault}")
+    wave = (wave if wave.ndim == 1 else wave.mean(axis=0)).astype(np.float32)
     resampled = wave if sample_rate == target_rate else soxr.resample(wave, sample_rate, target_rate, quality="HQ")
     return resampled if len(resampled) else np.zeros(1, np.float32)  # a few samples at a high rate: less than one here
 

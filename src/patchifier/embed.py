@@ -119,7 +119,7 @@ class Embedder:
         Parameters
         ----------
         x : str, Path, array of float (S,) or (channels, S), or a list of these
-            Audio files, or samples in [-1, 1] at `sample_rate`. A file is read as it goes: memory does not grow with its length.
+            Audio files, or samples in [-1, 1] (overshoot passes) at `sample_rate`. A file is read as it goes: memory does not grow with its length.
         sample_rate : int
             Of arrays, in Hz. Files know their own.
 
@@ -130,7 +130,7 @@ class Embedder:
         Raises
         ------
         RequestError
-            For a file that cannot be read, an array without a rate, integers, NaN, or channels last.
+            For a file that cannot be read, an array without a rate, integers or floats at their scale, NaN, or channels last.
         """
         if isinstance(x, list | tuple):
             if not x or isinstance(x[0], int | float):
