@@ -116,11 +116,13 @@ def of_another_model(model: Embedder) -> None:
 ERRORS = {
     "an array without its rate": lambda model: model.embed(np.zeros(9, np.float32)),
     "a rate such as 44.1": lambda model: model.embed(np.zeros(9, np.float32), 44.1),
+    "a rate that is no number": lambda model: model.embed(np.zeros(9, np.float32), "44100"),
     "16-bit integers": lambda model: model.embed(np.zeros(9, np.int16), 22_050),
     "16-bit integers as floats": lambda model: model.embed(np.full(9, 32_767, np.float32), 22_050),
     "NaN or infinity": lambda model: model.embed(np.full(9, np.nan, np.float32), 22_050),
     "`(samples, channels)`": lambda model: model.embed(np.zeros((9, 2), np.float32), 22_050),
     "a list of numbers": lambda model: model.embed([0.1, 0.2], 22_050),
+    "one log-mel where a list is expected": lambda model: model.embed_log_mels(model.log_mel("song.mp3")),
     "a file that is none, or no audio": lambda model: model.embed("nowhere.mp3"),
     "a folder without music": lambda model: collection.embed_library("empty", "x.parquet", embedder=model),
     "a folder that is no model": lambda model: patchifier.load("music"),

@@ -4,9 +4,11 @@ libsndfile reads wav, flac, ogg, opus, mp3, aiff and more; PyAV, if the ``format
 Everything is read in blocks, so an hour-long file needs no more memory than a short one.
 """
 
+import math
 import re
 import struct
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,10 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
     numpy.ndarray, shape (S,), float32
         About ten seconds each.
     """
+    if not is_number(sample_rate) or sample_rate <= 0:
+        raise RequestError(f"sample_rate is {sample_rate!r}, expected a rate in Hz such as {SAMPLE_RATE}.")
+    if not is_number(start_s) or start_s < 0 or not (end_s is None or is_number(end_s)):
+        raise RequestError(f"start_s is {start_s!r} and end_s {end_s!r}, expected seconds from 0 on; None for an end_s that is the file's.")
     if end_s is not None and end_s <= start_s:
         raise AudioError(f"{path}: the clip ends at {end_s} s, before it starts at {start_s} s.")
     resampler, heard, made = None, 0, 0
@@ -253,6 +259,11 @@ def _planar_float(frame: Any) -> np.ndarray:
     return samples.astype(np.float32)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, of Python or of numpy."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def scale_fault(samples: np.ndarray) -> str:
     """What is wrong with the scale of samples, to be said behind their name; nothing for what may be a recording."""
     peak = max(float(samples.max()), -float(samples.min()))
@@ -280,11 +291,14 @@ def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAM
     RequestError
         If the rate is missing or none, the samples are integers or at their scale, not numbers, empty, or look like (S, channels).
     """
-    wave = np.asarray(samples)
     if sample_rate is None:
         raise RequestError("an array of samples needs its sample rate: embed(samples, sample_rate=44100).")
-    if not 1_000 <= sample_rate <= 768_000:
-        raise RequestError(f"sample_rate is {sample_rate}, expected a rate in Hz such as 44100.")
+    if not is_number(sample_rate) or not 1_000 <= sample_rate <= 768_000:
+        raise RequestError(f"sample_rate is {sample_rate!r}, expected a rate in Hz such as 44100.")
+    try:
+        wave = np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths, or a tensor that is on a device or has a gradient
+        raise RequestError(f"samples are a {type(samples).__name__} that is no array ({error}), expected an array of floats in [-1, 1].") from error
     if not np.issubdtype(wave.dtype, np.floating):
         raise RequestError(f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768.")
     if wave.ndim not in (1, 2) or wave.size == 0:
