@@ -19,7 +19,7 @@ import soxr
 from patchifier.config import RequestError
 
 SAMPLE_RATE = 22_050  # paper 4.4
-LOUDEST = 100.0  # 40 dB over full scale: no recording of floats gets there, and integers that were not divided do
+LOUDEST = 200.0  # 46 dB over full scale: no recording of floats gets there, and integers that were not divided do
 BLOCK_S = 10.0  # long enough for fast decoding, 3.5 MB of stereo float32 at 44.1 kHz
 SUFFIXES = frozenset(
     [
@@ -77,7 +77,7 @@ def load(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0
     Raises
     ------
     AudioError
-        If the file is missing, unreadable, empty, truncated, not audio, or holds floats at the scale of integers, a peak above 100.
+        If the file is missing, unreadable, empty, truncated, not audio, or holds floats at the scale of integers, a peak above 200.
     """
     return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
 
@@ -276,7 +276,7 @@ def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAM
     Parameters
     ----------
     samples : array_like, shape (S,) or (channels, S), float
-        In [-1, 1]; overshoot passes, a peak above 100 does not.
+        In [-1, 1]; overshoot passes, a peak above 200 does not.
     sample_rate : int
         Their rate in Hz. There is no default: a wrong rate must not pass unnoticed.
     target_rate : int
