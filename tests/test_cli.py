@@ -53,6 +53,21 @@ def test_help_does_not_import_torch(command):
     assert "usage: patchifier" in done.stdout
 
 
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_help_speaks_of_no_function(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert not re.search("lambda|function|<|0x", capsys.readouterr().out)
+
+
+def test_a_choice_that_there_is_not_is_named_with_those_there_are(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["pretrain", "somewhere", "--out", "x", "--stage", "three"])
+    assert end.value.code == 2
+    assert re.search("--stage.*'three'.*one.*two.*both", capsys.readouterr().err)
+
+
 def test_every_config_field_is_a_flag_with_its_help():
     code = "from patchifier import cli; cli.main(['pretrain', '--help'])"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout

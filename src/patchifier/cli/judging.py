@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         "--encoders", type=str, default=ENCODERS, help=f"Comma-separated: models, mel-stats, mfcc, chroma, handcrafted, random, ...; {ENCODERS}."
     )
     command.add_argument("--out", type=str, required=True, help="Run folder.")
-    command.add_argument("--probe", type=str, choices=["linear", "jukemir", "paper", "few-shot"], default="linear", help="Protocol.")
+    command.add_argument("--probe", choices=["linear", "jukemir", "paper", "few-shot"], default="linear", help="Protocol.")
     command.add_argument("--robustness", action="store_true", help="Also test under deformations of the audio.")
     command.add_argument("--seed", type=int, default=0, help="Of the probe.")
     add_common(command)
