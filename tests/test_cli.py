@@ -77,6 +77,17 @@ def test_every_config_field_is_a_flag_with_its_help():
     assert "Share of patch vectors that are masked" in flat
 
 
+def test_leaks_of_a_model_says_which_cache_is_wanted(tmp_path, capsys):
+    code, _, err = run(capsys, "leaks", "patchifier-base", tmp_path)
+    assert code == 2
+    assert re.search(r"patchifier-base comes without the music it was trained on, expected a cache of that: its card, \S+README.md, says", err)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").touch()
+    code, _, err = run(capsys, "leaks", tmp_path / "model", tmp_path)
+    assert code == 2
+    assert "is a model, expected the cache it was trained on" in err
+
+
 def test_unknown_flag_is_exit_code_two():
     with pytest.raises(SystemExit) as end:
         cli.main(["pretrain", "somewhere", "--out", "x", "--pretrain.mask_ration", "0.5"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from patchifier import frames, leaks, probe, robustness, tasks
+from patchifier import frames, leaks, probe, robustness, tasks, weights
 from patchifier.baselines import Encoder, cached
 from patchifier.cache import Cache, Progress, silent
 from patchifier.config import Config, RequestError
@@ -124,6 +124,8 @@ def leak_notes(encoder: Encoder, data: Cache, folder: Path) -> list[str]:
     """What has to be said of clips that an encoder heard in pre-training and that are tested: named, or that nobody can tell."""
     if encoder.trained_on is None:
         return []
+    if encoder.trained_on == weights.ROOT.resolve():
+        return [f"{encoder.name}: comes without the music it was trained on, so leaks into the test could not be looked for; its card says what it heard."]
     places = [encoder.trained_on / "run.json", encoder.trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
     facts: dict[str, Any] = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
     heard = Path(facts.get("cache", ""))
