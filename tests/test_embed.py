@@ -497,6 +497,14 @@ def test_stretches_of_music_are_embedded_each_by_itself():
         np.testing.assert_allclose(vector, encoder.embed_log_mels([log_mel[:, first : first + length]])[0], atol=1e-5)
 
 
+def test_stretches_of_a_round_length_are_those_of_the_page():
+    """Twenty seconds in stretches of five: docs/embeddings.md says why there are five of them."""
+    found, frame_s = embedder().embed_windows(sound(20.0), RATE, window_s=5.0), 512 / RATE
+    np.testing.assert_allclose(found.start_s / frame_s, [0, 215, 430, 645, 647])
+    np.testing.assert_allclose(found.end_s / frame_s, [215, 430, 645, 860, 862])
+    assert found.start_s[-1] == pytest.approx(15.02, abs=0.005)
+
+
 def test_one_stretch_that_holds_all_is_the_embedding():
     encoder, wave = embedder(), sound(8.0)
     found = encoder.embed_windows(wave, RATE, window_s=3600)

@@ -188,7 +188,8 @@ class Embedder:
         x, sample_rate
             One piece of music, as for :meth:`embed`.
         window_s, hop_s : float
-            Length of a stretch and time between the starts of two, in seconds; they touch by default. The last one is anchored to the end.
+            Length of a stretch and time between the starts of two, in seconds, rounded to frames; they touch by default. The last one is
+            anchored to the end, as long as any: it may repeat nearly all of the one before.
 
         Returns
         -------
