@@ -55,6 +55,21 @@ def test_help_does_not_import_torch(command):
     assert "usage: patchifier" in done.stdout
 
 
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_help_speaks_of_no_function(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert not re.search("lambda|function|<|0x", capsys.readouterr().out)
+
+
+def test_a_choice_that_there_is_not_is_named_with_those_there_are(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["pretrain", "somewhere", "--out", "x", "--stage", "three"])
+    assert end.value.code == 2
+    assert re.search("--stage.*'three'.*one.*two.*both", capsys.readouterr().err)
+
+
 def test_every_config_field_is_a_flag_with_its_help():
     code = "from patchifier import cli; cli.main(['pretrain', '--help'])"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
@@ -62,6 +77,17 @@ def test_every_config_field_is_a_flag_with_its_help():
     for flag in ("--pretrain.mask_ratio", "--pretrain.stage_two.learning_rate", "--model.channels", "--augment.intensity_per"):
         assert flag in flat
     assert "Share of patch vectors that are masked" in flat
+
+
+def test_leaks_of_a_model_says_which_cache_is_wanted(tmp_path, capsys):
+    code, _, err = run(capsys, "leaks", "patchifier-base", tmp_path)
+    assert code == 2
+    assert re.search(r"patchifier-base comes without the music it was trained on, expected a cache of that: its card, \S+README.md, says", err)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").touch()
+    code, _, err = run(capsys, "leaks", tmp_path / "model", tmp_path)
+    assert code == 2
+    assert "is a model, expected the cache it was trained on" in err
 
 
 def test_unknown_flag_is_exit_code_two():

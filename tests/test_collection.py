@@ -281,17 +281,19 @@ def test_bad_files_are_skipped_and_named(music: Path, tmp_path: Path, embedder: 
     strange = os.path.join(os.fsencode(music), b"bad\xff.wav")
     shutil.copy(music / "album0" / "track1.wav", strange)
     soundfile.write(music / "album0" / "silent.wav", silence(1), RATE)
+    soundfile.write(music / "album0" / "integers.wav", silence(1) + 32_767, RATE, subtype="FLOAT")
     given = [music, music / "broken.wav", music / "missing.wav"]
     done = collection.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
     assert (done.files, done.embedded) == (7, 7)
     with (tmp_path / "x.skipped.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         rows = {os.path.basename(row["path"]): row["reason"] for row in csv.DictReader(stream)}
-    assert set(rows) == {"empty.wav", "text.mp3", "cut.wav", "nowhere.wav", r"bad\xff.wav", "missing.wav"}
+    assert set(rows) == {"empty.wav", "text.mp3", "cut.wav", "integers.wav", "nowhere.wav", r"bad\xff.wav", "missing.wav"}
     assert "0 bytes" in rows["empty.wav"]
     assert "truncated" in rows["cut.wav"]
+    assert "peak at 32767" in rows["integers.wav"]
     assert "No such file" in rows["nowhere.wav"]
     assert rows[r"bad\xff.wav"].endswith(r"bad\xff.wav: its name is not UTF-8: rename it.")
-    assert len(done.skipped) == 6
+    assert len(done.skipped) == 7
     assert np.isfinite(collection.read(tmp_path / "x.parquet").vectors).all()
     again = collection.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
     assert (again.embedded, again.kept, again.pending, sorted(again.skipped)) == (0, 7, 0, sorted(done.skipped))

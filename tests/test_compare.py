@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from patchifier import audio, cache, compare, leaks, report, robustness
-from patchifier.baselines import Encoder
+from patchifier.baselines import Encoder, encoders
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
@@ -216,6 +216,13 @@ def test_clips_that_were_heard_in_training_are_named(tmp_path, noise, monkeypatc
 def test_unknown_training_data_is_said(data, tmp_path):
     (note,) = compare.compare(data, [trained(tmp_path, tmp_path / "gone")], tmp_path / "run")["notes"]
     assert "could not be looked for" in note
+
+
+def test_of_a_bundled_model_it_is_said_that_nobody_can_look(data, tmp_path):
+    (listener,) = encoders("patchifier-base", data=data)
+    (note,) = compare.leak_notes(listener, data, tmp_path)
+    assert note.startswith("patchifier-base: comes without the music it was trained on")
+    assert note.endswith("could not be looked for; its card says what it heard.")
 
 
 def test_training_on_the_tested_clips_is_said(data, tmp_path):

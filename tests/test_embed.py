@@ -279,9 +279,14 @@ def test_patches_that_are_cut_already_give_the_vector_of_their_log_mel():
     np.testing.assert_allclose(encoder.embed_sequences(sequences), encoder.embed_log_mels(log_mels), atol=1e-6)
 
 
+def test_an_array_is_no_sequence_of_patches():
+    with pytest.raises(RequestError, match=r"sequence 0 is of type ndarray, expected a tensor \(N, 1, 64, 32\)"):
+        embedder().embed_sequences([np.zeros((2, 1, 64, 32), np.float32)])
+
+
 @pytest.mark.parametrize("shape", [(0, 1, 64, 32), (3, 64, 32), (3, 1, 32, 64), (64, 32)])
 def test_what_is_no_sequence_of_patches_is_refused_with_its_shape(shape):
-    with pytest.raises(RequestError, match=rf"sequence 1 has shape {re.escape(str(tuple(shape)))}, expected \(N, 1, 64, 32\)"):
+    with pytest.raises(RequestError, match=rf"sequence 1 has shape {re.escape(str(tuple(shape)))}, expected a tensor \(N, 1, 64, 32\)"):
         embedder().embed_sequences([torch.zeros(2, 1, 64, 32), torch.zeros(shape)])
 
 
@@ -292,6 +297,39 @@ def test_no_log_mels_and_a_mask_that_is_too_long_are_refused():
             asked([])
     with pytest.raises(RequestError, match="the mask is of 3 patches, but the first window of this log-mel has 2"):
         encoder.reconstruct(torch.zeros(64, 40), np.ones(3, bool))
+
+
+@pytest.mark.parametrize(
+    ("log_mels", "reason"),
+    [
+        (torch.zeros(64, 40), r"shape \(40,\) of torch.float32, expected a tensor of floats \(64, T\).*put it in a list"),
+        ([torch.zeros(80, 40)], r"shape \(80, 40\)"),
+        ([torch.zeros(1, 64, 40)], r"shape \(1, 64, 40\)"),
+        ([torch.zeros(64, 0)], r"shape \(64, 0\)"),
+        ([torch.zeros(64, 40, dtype=torch.int16)], "torch.int16"),
+        ([torch.full((64, 40), torch.nan)], "NaN"),
+        ([np.zeros((64, 40), np.float32)], "of type ndarray"),
+        (["song.mp3"], "of type str"),
+    ],
+    ids=["one alone", "other bands", "three dimensions", "no frames", "integers", "NaN", "an array", "a path"],
+)
+def test_what_is_no_log_mel_is_refused(log_mels, reason):
+    for ask in (embedder().embed_log_mels, tuned().predict_log_mels):
+        with pytest.raises(RequestError, match=reason):
+            ask(log_mels)
+    for ask in (
+        embedder().embed,
+        lambda pieces: embedder().embed_windows(pieces, window_s=1.0),
+        lambda pieces: embedder().reconstruct(next(pieces), np.ones(1, bool)),
+    ):
+        with pytest.raises(RequestError, match=reason):
+            ask(iter(log_mels))
+
+
+def test_a_log_mel_of_another_precision_is_embedded():
+    encoder, log_mel = embedder(), spectrogram.log_mel(sound(2.0).astype(np.float64))
+    assert log_mel.dtype == torch.float64
+    np.testing.assert_allclose(encoder.embed_log_mels([log_mel]), encoder.embed_log_mels([log_mel.float()]), atol=1e-6)
 
 
 def test_windows_side_by_side_are_padded_with_silence():
@@ -459,6 +497,14 @@ def test_stretches_of_music_are_embedded_each_by_itself():
         np.testing.assert_allclose(vector, encoder.embed_log_mels([log_mel[:, first : first + length]])[0], atol=1e-5)
 
 
+def test_stretches_of_a_round_length_are_those_of_the_page():
+    """Twenty seconds in stretches of five: docs/embeddings.md says why there are five of them."""
+    found, frame_s = embedder().embed_windows(sound(20.0), RATE, window_s=5.0), 512 / RATE
+    np.testing.assert_allclose(found.start_s / frame_s, [0, 215, 430, 645, 647])
+    np.testing.assert_allclose(found.end_s / frame_s, [215, 430, 645, 860, 862])
+    assert found.start_s[-1] == pytest.approx(15.02, abs=0.005)
+
+
 def test_one_stretch_that_holds_all_is_the_embedding():
     encoder, wave = embedder(), sound(8.0)
     found = encoder.embed_windows(wave, RATE, window_s=3600)
@@ -468,7 +514,7 @@ def test_one_stretch_that_holds_all_is_the_embedding():
     assert found.end_s[0] == pytest.approx(8.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("window_s", "hop_s"), [(0.0, None), (5.0, 0.0), (-1.0, None)])
+@pytest.mark.parametrize(("window_s", "hop_s"), [(0.0, None), (5.0, 0.0), (-1.0, None), (float("nan"), None), (float("inf"), None), ("5", None), (5.0, "1")])
 def test_a_stretch_of_nothing_is_refused(window_s, hop_s):
     with pytest.raises(RequestError, match="at least one frame"):
         embedder().embed_windows(sound(2.0), RATE, window_s=window_s, hop_s=hop_s)

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "embeddings.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 SHAPE = re.compile(r"(\w+) = .*# \(((?:\d+|E)(?:, (?:\d+|E))*),?\)")  # E is the length of a vector
+LAYERS = checkpoint.load("patchifier-base").config.model.layers  # of the model that the page speaks of
 SMALL = {"channels": [4, 4, 8, 8, 16], "feed_forward": 64}
 
 
@@ -38,7 +39,7 @@ def home(tmp_path, tmp_path_factory, monkeypatch):
 
 
 def save(**model) -> None:
-    config = update(Config(), {"model": {**SMALL, "estimators": ["tempo"], **model}, "embed": {"summaries": ["tempo"]}})
+    config = update(Config(), {"model": {**SMALL, "layers": LAYERS, "estimators": ["tempo"], **model}, "embed": {"summaries": ["tempo"]}})
     checkpoint.save(weights.ROOT / "patchifier-base", Checkpoint(Patchifier(config.model, seed=0), config), dtype=torch.float16)
 
 
@@ -68,7 +69,7 @@ def test_python_of_the_page_runs_and_its_shapes_are_true(home):
     assert known["done"].skipped == ()
     assert known["stretches"].vectors.shape == (12, 576)  # the last one is anchored to the end
     assert known["moments"].vectors.shape[1] == 256
-    assert len(known["states"]) == 9
+    assert len(known["states"]) == 1 + LAYERS
     assert known["states"][0].shape[::2] == (2, 256)
     assert known["vectors"].shape[::2] == (2, 256)
     assert known["milliseconds"][0, 1] == pytest.approx(46.4, abs=0.1)
@@ -116,10 +117,13 @@ def of_another_model(model: Embedder) -> None:
 ERRORS = {
     "an array without its rate": lambda model: model.embed(np.zeros(9, np.float32)),
     "a rate such as 44.1": lambda model: model.embed(np.zeros(9, np.float32), 44.1),
+    "a rate that is no number": lambda model: model.embed(np.zeros(9, np.float32), "44100"),
     "16-bit integers": lambda model: model.embed(np.zeros(9, np.int16), 22_050),
+    "16-bit integers as floats": lambda model: model.embed(np.full(9, 32_767, np.float32), 22_050),
     "NaN or infinity": lambda model: model.embed(np.full(9, np.nan, np.float32), 22_050),
     "`(samples, channels)`": lambda model: model.embed(np.zeros((9, 2), np.float32), 22_050),
     "a list of numbers": lambda model: model.embed([0.1, 0.2], 22_050),
+    "one log-mel where a list is expected": lambda model: model.embed_log_mels(model.log_mel("song.mp3")),
     "a file that is none, or no audio": lambda model: model.embed("nowhere.mp3"),
     "a folder without music": lambda model: collection.embed_library("empty", "x.parquet", embedder=model),
     "a folder that is no model": lambda model: patchifier.load("music"),

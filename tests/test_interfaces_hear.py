@@ -231,6 +231,8 @@ def test_nan_is_refused(model):
     for function in (hear.get_scene_embeddings, hear.get_timestamp_embeddings):
         with pytest.raises(RequestError, match="NaN"):
             function(audio, model)
+        with pytest.raises(RequestError, match=r"peak at \d+.*divide"):
+            function(noise(2, 1) * 32_768, model)
 
 
 def test_nothing_warns(model):

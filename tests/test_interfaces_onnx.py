@@ -122,6 +122,38 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(session):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["nowhere.onnx", "mono.wav"], ["nowhere.onnx: not a model that 'patchifier export --onnx' wrote (NoSuchFile("]),
+        (["text.wav", "mono.wav"], ["text.wav: not a model that 'patchifier export --onnx' wrote ("]),
+        (
+            ["MODEL", "nowhere.wav", "text.wav", "."],
+            ["nowhere.wav: cannot be read (No such file or directory)", "text.wav: cannot be read (", ".: cannot be read (Is a"],
+        ),
+        (["MODEL", "mono.wav", "--out", "nowhere/x.npz"], ["nowhere/x.npz: cannot be written (No such file or directory)"]),
+    ],
+    ids=["no model", "not a model", "no audio", "no folder"],
+)
+def test_the_example_says_in_a_line_what_is_wrong(given, said, exported, tmp_path):
+    soundfile.write(tmp_path / "mono.wav", noise(RATE) / 2, RATE)
+    (tmp_path / "text.wav").write_text("no audio")
+    command = [sys.executable, EXAMPLE, *(exported if part == "MODEL" else part for part in given)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    for line, start in zip(done.stderr.splitlines(), said, strict=True):
+        assert line.startswith(start)
+
+
+def test_the_example_names_a_package_that_is_missing():
+    code = f"import sys, runpy; sys.modules['onnxruntime'] = None; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "onnxruntime" in line
+    assert line.endswith(": pip install numpy soundfile soxr onnxruntime")
+
+
 def test_the_example_embeds_files_without_torch(exported, folder, tmp_path):
     soundfile.write(tmp_path / "mono.wav", noise(5 * RATE) / 2, RATE)
     soundfile.write(tmp_path / "stéréo.flac", noise(44_100 * 3, 2, seed=1) / 2, 44_100)

@@ -38,7 +38,7 @@ def clips(tone, noise):
 
 
 def test_scikit_learns_own_checks_pass(folder):
-    results = check_estimator(PatchifierEmbedder(folder), on_fail=None, on_skip=None)
+    results = check_estimator(PatchifierEmbedder(folder, sample_rate=RATE), on_fail=None, on_skip=None)
     failed = [(result["check_name"], result["exception"]) for result in results if result["status"] == "failed"]
     assert not failed
     # the one that is skipped needs SCIPY_ARRAY_API in the environment
@@ -52,11 +52,22 @@ def test_files_and_waveforms_give_the_embedders_matrix(folder, clips, tmp_path):
         paths.append(tmp_path / f"клип {number}.wav")
         soundfile.write(paths[-1], clip, RATE, subtype="FLOAT")
     expected = embed.load(folder).embed(clips[:3], RATE)
-    transformer = PatchifierEmbedder(folder)
+    transformer = PatchifierEmbedder(folder, sample_rate=RATE)
     for X in (clips[:3], paths, [str(path) for path in paths], np.array([str(path) for path in paths]), [paths[0], clips[1], paths[2]], np.array(paths)):
         found = transformer.fit_transform(X)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_files_need_no_rate_and_waveforms_are_refused_without_one(folder, clips, tmp_path):
+    soundfile.write(tmp_path / "a.wav", clips[0], RATE, subtype="FLOAT")
+    assert PatchifierEmbedder(folder).get_params()["sample_rate"] is None
+    transformer = PatchifierEmbedder(folder).fit([tmp_path / "a.wav"])
+    np.testing.assert_allclose(transformer.transform([tmp_path / "a.wav"]), embed.load(folder).embed(clips[:1], RATE), atol=1e-5)
+    for X in (clips[:2], [tmp_path / "a.wav", clips[1]], np.stack([clips[0], clips[0]])):
+        for act in (PatchifierEmbedder(folder).fit, transformer.transform):
+            with pytest.raises(RequestError, match=r"rate is never guessed: give it, as in PatchifierEmbedder\(sample_rate=44100\)"):
+                act(X)
 
 
 def test_a_column_of_paths_is_a_list_of_paths(folder, clips, tmp_path):
@@ -71,34 +82,34 @@ def test_a_column_of_paths_is_a_list_of_paths(folder, clips, tmp_path):
     paths = [tmp_path / f"{number}.wav" for number in range(2)]
     for path, clip in zip(paths, clips, strict=False):
         soundfile.write(path, clip, RATE)
-    transformer = PatchifierEmbedder(folder)
+    transformer = PatchifierEmbedder(folder)  # no rate is needed
     np.testing.assert_array_equal(transformer.fit_transform(Column(map(str, paths))), transformer.fit_transform(paths))
 
 
 def test_a_matrix_is_a_waveform_in_each_row(folder, noise):
     X = np.stack([noise(0.4, seed=n) for n in range(3)])
-    transformer = PatchifierEmbedder(folder).fit(X)
+    transformer = PatchifierEmbedder(folder, sample_rate=RATE).fit(X)
     assert transformer.n_features_in_ == X.shape[1]
     np.testing.assert_allclose(transformer.transform(X), embed.load(folder).embed(list(X), RATE), atol=1e-6)
 
 
 def test_another_rate_is_resampled(folder, tone):
     twice = PatchifierEmbedder(folder, sample_rate=44_100).fit_transform([tone(300, rate=44_100, seconds=2)])
-    once = PatchifierEmbedder(folder).fit_transform([tone(300, rate=RATE, seconds=2)])
-    ignored = PatchifierEmbedder(folder).fit_transform([tone(300, rate=44_100, seconds=2)])
+    once = PatchifierEmbedder(folder, sample_rate=RATE).fit_transform([tone(300, rate=RATE, seconds=2)])
+    ignored = PatchifierEmbedder(folder, sample_rate=RATE).fit_transform([tone(300, rate=44_100, seconds=2)])
     assert np.abs(twice - once).max() < 0.2 * np.abs(ignored - once).max()
 
 
 def test_a_pipeline_of_three_lines_tells_tones_from_noise(folder, tone, noise):
     clips = [tone(440, seconds=1.5, level=0.3 + 0.1 * n) for n in range(7)] + [noise(1.5, seed=n) for n in range(7)]
     y = ["tone"] * 7 + ["noise"] * 7
-    pipeline = make_pipeline(PatchifierEmbedder(folder), StandardScaler(), LogisticRegression())
+    pipeline = make_pipeline(PatchifierEmbedder(folder, sample_rate=RATE), StandardScaler(), LogisticRegression())
     pipeline.fit(clips[::2], y[::2])  # every other level: those between are asked
     assert list(pipeline.predict(clips[1::2])) == y[1::2]
 
 
 def test_a_search_over_poolings_runs(folder, clips):
-    pipeline = make_pipeline(PatchifierEmbedder(folder), LogisticRegression(max_iter=1000))
+    pipeline = make_pipeline(PatchifierEmbedder(folder, sample_rate=RATE), LogisticRegression(max_iter=1000))
     search = GridSearchCV(pipeline, {"patchifierembedder__pooling": ["cls", "mean"], "patchifierembedder__layers": [[-1], [1, 2]]}, cv=2, error_score="raise")
     search.fit(clips, [0] * 4 + [1] * 4)
     assert len(search.cv_results_["params"]) == 4
@@ -106,7 +117,7 @@ def test_a_search_over_poolings_runs(folder, clips):
 
 def test_parameters_are_kept_as_given_and_clones_are_unfitted(folder, clips):
     layers = [0, -1]
-    transformer = PatchifierEmbedder(folder, pooling="mean", layers=layers).fit(clips[:1])
+    transformer = PatchifierEmbedder(folder, pooling="mean", layers=layers, sample_rate=RATE).fit(clips[:1])
     assert transformer.get_params() == {"model": folder, "pooling": "mean", "layers": layers, "sample_rate": RATE, "device": "cpu"}
     copy = clone(transformer)
     assert copy.get_params() == transformer.get_params()
@@ -116,14 +127,14 @@ def test_parameters_are_kept_as_given_and_clones_are_unfitted(folder, clips):
 
 
 def test_features_have_names(folder, clips):
-    transformer = PatchifierEmbedder(folder).fit(clips[:1])
+    transformer = PatchifierEmbedder(folder, sample_rate=RATE).fit(clips[:1])
     names = transformer.get_feature_names_out()
     assert len(names) == len(set(names)) == transformer.transform(clips[:1]).shape[1] == 64
     assert names[0] == "patchifierembedder0"
 
 
 def test_a_pickle_has_no_weights_and_reads_them_again(folder, clips):
-    transformer = PatchifierEmbedder(folder).fit(clips[:1])
+    transformer = PatchifierEmbedder(folder, sample_rate=RATE).fit(clips[:1])
     data = pickle.dumps(transformer)
     assert len(data) < 2000 < (folder / "model.safetensors").stat().st_size
     np.testing.assert_array_equal(pickle.loads(data).transform(clips[:2]), transformer.transform(clips[:2]))
@@ -132,7 +143,7 @@ def test_a_pickle_has_no_weights_and_reads_them_again(folder, clips):
 def test_other_weights_under_the_same_path_are_refused(clips, tmp_path):
     folder = tmp_path / "model"
     checkpoint.save(folder, Checkpoint(Patchifier(CONFIG.model, seed=0).eval(), CONFIG))
-    data = pickle.dumps(PatchifierEmbedder(folder).fit(clips[:1]))
+    data = pickle.dumps(PatchifierEmbedder(folder, sample_rate=RATE).fit(clips[:1]))
     checkpoint.save(folder, Checkpoint(Patchifier(CONFIG.model, seed=1).eval(), CONFIG))
     for _ in range(2):  # the second time as well
         stale = pickle.loads(data)
@@ -142,7 +153,7 @@ def test_other_weights_under_the_same_path_are_refused(clips, tmp_path):
 
 
 def test_rows_do_not_depend_on_each_other(folder, clips):
-    transformer = PatchifierEmbedder(folder).fit(clips)
+    transformer = PatchifierEmbedder(folder, sample_rate=RATE).fit(clips)
     together = transformer.transform(clips)
     np.testing.assert_allclose(transformer.transform(clips[::-1])[::-1], together, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([transformer.transform([clip]) for clip in clips]), together, atol=1e-5)
@@ -164,14 +175,14 @@ def test_rows_do_not_depend_on_each_other(folder, clips):
 )
 def test_what_cannot_be_embedded_is_named(folder, X, message):
     with pytest.raises(ValueError, match=message):
-        PatchifierEmbedder(folder).fit_transform(X)
+        PatchifierEmbedder(folder, sample_rate=RATE).fit_transform(X)
 
 
 def test_a_wrong_setting_is_named_when_it_is_fitted(folder, clips):
     with pytest.raises(RequestError, match="median"):
-        PatchifierEmbedder(folder, pooling="median").fit(clips[:1])
+        PatchifierEmbedder(folder, pooling="median", sample_rate=RATE).fit(clips[:1])
     with pytest.raises(RequestError, match="layers holds 9"):
-        PatchifierEmbedder(folder, layers=[9]).fit(clips[:1])
+        PatchifierEmbedder(folder, layers=[9], sample_rate=RATE).fit(clips[:1])
 
 
 def test_without_scikit_learn_the_error_names_the_command(child_environment):

@@ -474,6 +474,13 @@ def test_tables_that_are_refused(tmp_path, circle):
         with pytest.raises(RequestError, match=message):
             search.read(tmp_path / "bad.parquet")
     (tmp_path / "text.parquet").write_text("no table")
+    with pytest.raises(RequestError, match=r"text.parquet cannot be read as Parquet \(it is not a Parquet file\): give a table"):
+        search.load(tmp_path / "text.parquet")
+    np.save(tmp_path / "matrix.npy", np.ones((2, 4), np.float32))
+    with pytest.raises(
+        RequestError, match=r"matrix.npy is a bare matrix, expected a table that names its files and model: 'patchifier embed ... --out NAME.parquet'"
+    ):
+        search.load(tmp_path / "matrix.npy")
     for path in (tmp_path / "text.parquet", tmp_path / "missing.parquet"):
         with pytest.raises(RequestError, match="cannot be read as Parquet"):
             search.read(path)

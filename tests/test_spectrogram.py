@@ -290,10 +290,29 @@ def test_below_one_patch_dropping_leaves_nothing_and_is_refused() -> None:
         spectrogram.cut(counting(31))
 
 
-@pytest.mark.parametrize(("length", "hop"), [(0, 1), (32, -1)])
+@pytest.mark.parametrize(("length", "hop"), [(0, 1), (32, -1), (32, 0), (32.0, None), ("32", None), (32, 16.0)])
 def test_patch_length_and_hop_below_one_are_refused(length: int, hop: int) -> None:
     with pytest.raises(RequestError, match="at least 1"):
         spectrogram.patch_starts(100, length=length, hop=hop)
+
+
+@pytest.mark.parametrize(
+    ("ask", "reason"),
+    [
+        (lambda: spectrogram.cut(counting(64), tail="foo"), "tail is 'foo', expected one of drop, pad, anchor"),
+        (lambda: spectrogram.join(torch.zeros(2, 1, 4, 32), 64, tail="foo"), "tail is 'foo'"),
+        (lambda: spectrogram.cut(torch.zeros(64)), r"log_mel has shape \(64,\), expected a tensor \(..., M, T\)"),
+        (lambda: spectrogram.cut(np.zeros((64, 40), np.float32)), "log_mel is of type ndarray"),
+        (lambda: spectrogram.join(torch.zeros(4, 32), 32), r"patches has shape \(4, 32\)"),
+        (lambda: spectrogram.to_waveform(torch.zeros(2, 64, 40)), r"log_mel has shape \(2, 64, 40\), expected \(64, T\)"),
+        (lambda: spectrogram.to_waveform(torch.zeros(32, 40)), r"log_mel has shape \(32, 40\)"),
+        (lambda: spectrogram.to_waveform(torch.zeros(64, 1)), "T of at least 2"),
+        (lambda: spectrogram.log_mel(np.zeros(4000, np.int16)), "waveform is torch.int16, .* divide by 32768"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(ask: Callable, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        ask()
 
 
 @settings(max_examples=80, deadline=None)

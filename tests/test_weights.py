@@ -99,7 +99,7 @@ def test_every_face_takes_the_packages_model_by_default(wanted, wave, tmp_path):
     batch = torch.from_numpy(wave)[None]
     np.testing.assert_allclose(hear.get_scene_embeddings(batch, hear.load_model())[0], wanted, atol=1e-5)
     np.testing.assert_allclose(hear.get_scene_embeddings(batch, hear.load_model(""))[0], wanted, atol=1e-5)
-    np.testing.assert_allclose(PatchifierEmbedder().fit_transform([wave])[0], wanted, atol=1e-5)
+    np.testing.assert_allclose(PatchifierEmbedder(sample_rate=22_050).fit_transform([wave])[0], wanted, atol=1e-5)
     np.testing.assert_allclose(hf.HubModel.from_pretrained().embed(wave, RATE), wanted, atol=1e-5)
     np.testing.assert_allclose(
         PatchifierEncoder()(batch).last_hidden_state.mean(1)[0], patchifier.load().embed_patches(wave, RATE).vectors[:, -16:].mean(0), atol=1e-5
@@ -110,7 +110,7 @@ def test_every_face_takes_a_model_by_its_name(bundled, wave):
     paper = patchifier.load("patchifier-paper").embed(wave, RATE)
     batch = torch.from_numpy(wave)[None]
     np.testing.assert_allclose(hear.get_scene_embeddings(batch, hear.load_model("patchifier-paper"))[0], paper, atol=1e-5)
-    np.testing.assert_allclose(PatchifierEmbedder("patchifier-paper").fit_transform([wave])[0], paper, atol=1e-5)
+    np.testing.assert_allclose(PatchifierEmbedder("patchifier-paper", sample_rate=22_050).fit_transform([wave])[0], paper, atol=1e-5)
     np.testing.assert_allclose(hf.HubModel.from_pretrained("patchifier-paper").embed(wave, RATE), paper, atol=1e-5)
     assert PatchifierEncoder("patchifier-paper").NUM_FEATURES == 16
 

@@ -4,10 +4,12 @@ libsndfile reads wav, flac, ogg, opus, mp3, aiff and more; PyAV, if the ``format
 Everything is read in blocks, so an hour-long file needs no more memory than a short one.
 """
 
+import math
 import os
 import re
 import struct
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import soxr
 from patchifier.config import RequestError
 
 SAMPLE_RATE = 22_050  # paper 4.4
+LOUDEST = 200.0  # 46 dB over full scale: no recording of floats gets there, and integers that were not divided do
 BLOCK_S = 10.0  # long enough for fast decoding, 3.5 MB of stereo float32 at 44.1 kHz
 SUFFIXES = frozenset(
     [
@@ -96,7 +99,7 @@ def load(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0
     Raises
     ------
     AudioError
-        If the file is missing, unreadable, empty, truncated or not audio.
+        If the file is missing, unreadable, empty, truncated, not audio, or holds floats at the scale of integers, a peak above 200.
     """
     return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
 
@@ -111,12 +114,18 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
     numpy.ndarray, shape (S,), float32
         About ten seconds each.
     """
+    if not is_number(sample_rate) or sample_rate <= 0:
+        raise RequestError(f"sample_rate is {sample_rate!r}, expected a rate in Hz such as {SAMPLE_RATE}.")
+    if not is_number(start_s) or start_s < 0 or not (end_s is None or is_number(end_s)):
+        raise RequestError(f"start_s is {start_s!r} and end_s {end_s!r}, expected seconds from 0 on; None for an end_s that is the file's.")
     if end_s is not None and end_s <= start_s:
         raise AudioError(f"{path}: the clip ends at {end_s} s, before it starts at {start_s} s.")
     resampler, heard, made = None, 0, 0
     for mono, rate in _mono_blocks(Path(path), start_s, end_s):
         if not np.isfinite(mono).all():
             raise AudioError(f"{path}: holds samples that are not numbers (NaN or infinity).")
+        if fault := scale_fault(mono):
+            raise AudioError(f"{path}: its samples {fault}")
         heard += len(mono)
         if rate == sample_rate:
             yield mono
@@ -274,13 +283,24 @@ def _planar_float(frame: Any) -> np.ndarray:
     return samples.astype(np.float32)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, of Python or of numpy."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def scale_fault(samples: np.ndarray) -> str:
+    """What is wrong with the scale of samples, to be said behind their name; nothing for what may be a recording."""
+    peak = max(float(samples.max()), -float(samples.min()))
+    return f"peak at {peak:g}, expected floats within about -1 to 1: divide those of 16-bit integers by 32768." if peak > LOUDEST else ""
+
+
 def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Turn samples that are already in memory into a waveform as :func:`load` would give it.
 
     Parameters
     ----------
     samples : array_like, shape (S,) or (channels, S), float
-        In [-1, 1].
+        In [-1, 1]; overshoot passes, a peak above 200 does not.
     sample_rate : int
         Their rate in Hz. There is no default: a wrong rate must not pass unnoticed.
     target_rate : int
@@ -293,24 +313,27 @@ def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAM
     Raises
     ------
     RequestError
-        If the rate is missing, the samples are integers, not numbers, empty, or look like (S, channels).
+        If the rate is missing or none, the samples are integers or at their scale, not numbers, empty, or look like (S, channels).
     """
-    wave = np.asarray(samples)
     if sample_rate is None:
         raise RequestError("an array of samples needs its sample rate: embed(samples, sample_rate=44100).")
-    if not 1_000 <= sample_rate <= 768_000:
-        raise RequestError(f"sample_rate is {sample_rate}, expected a rate in Hz such as 44100.")
+    if not is_number(sample_rate) or not 1_000 <= sample_rate <= 768_000:
+        raise RequestError(f"sample_rate is {sample_rate!r}, expected a rate in Hz such as 44100.")
+    try:
+        wave = np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths, or a tensor that is on a device or has a gradient
+        raise RequestError(f"samples are a {type(samples).__name__} that is no array ({error}), expected an array of floats in [-1, 1].") from error
     if not np.issubdtype(wave.dtype, np.floating):
         raise RequestError(f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768.")
     if wave.ndim not in (1, 2) or wave.size == 0:
         raise RequestError(f"samples have shape {wave.shape}, expected (S,) or (channels, S) with S of at least 1.")
-    if wave.ndim == 2:
-        if wave.shape[0] > wave.shape[1]:
-            raise RequestError(f"samples have shape {wave.shape}, expected (channels, S): transpose them.")
-        wave = wave.mean(axis=0)
+    if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:
+        raise RequestError(f"samples have shape {wave.shape}, expected (channels, S): transpose them.")
     if not np.isfinite(wave).all():
         raise RequestError("samples hold NaN or infinity, expected floats in [-1, 1].")
-    wave = wave.astype(np.float32)
+    if fault := scale_fault(wave):
+        raise RequestError(f"samples {fault}")
+    wave = (wave if wave.ndim == 1 else wave.mean(axis=0)).astype(np.float32)
     resampled = wave if sample_rate == target_rate else soxr.resample(wave, sample_rate, target_rate, quality="HQ")
     return resampled if len(resampled) else np.zeros(1, np.float32)  # a few samples at a high rate: less than one here
 

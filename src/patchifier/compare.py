@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from patchifier import frames, leaks, probe, robustness, tasks
+from patchifier import frames, leaks, probe, robustness, tasks, weights
 from patchifier.baselines import Encoder, cached
 from patchifier.cache import Cache, Progress, silent
 from patchifier.config import Config, RequestError
@@ -138,6 +138,8 @@ def leak_notes(encoders: Sequence[Encoder], data: Cache, folder: Path) -> list[s
 
 
 def _leaks_of(trained_on: Path, data: Cache, said_of: Callable[[Path], str]) -> str:
+    if trained_on == weights.ROOT.resolve():
+        return "comes without the music it was trained on, so leaks into the test could not be looked for; its card says what it heard."
     places = [trained_on / "run.json", trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
     facts: dict[str, Any] = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
     heard = Path(facts.get("cache", ""))

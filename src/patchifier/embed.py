@@ -18,7 +18,7 @@ from patchifier.config import Config, RequestError, digest
 from patchifier.model import Head, Patchifier
 from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version
 from patchifier.tasks import Task
-from patchifier.windows import cut_windows, pad_windows, stream_cut, stream_stretches, stream_windows
+from patchifier.windows import cut_windows, pad_windows, require_log_mel, stream_cut, stream_stretches, stream_windows, stretch_frames
 
 Read = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]  # layers, new frames of each patch (B, N), and patches -> (B, E)
 Cut = Iterable[tuple[Tensor, int]]  # patches (1, M, W) of one piece of music, each with how many of its frames are new
@@ -119,7 +119,7 @@ class Embedder:
         Parameters
         ----------
         x : str, Path, array of float (S,) or (channels, S), or a list of these
-            Audio files, or samples in [-1, 1] at `sample_rate`. A file is read as it goes: memory does not grow with its length.
+            Audio files, or samples in [-1, 1] (overshoot passes) at `sample_rate`. A file is read as it goes: memory does not grow with its length.
         sample_rate : int
             Of arrays, in Hz. Files know their own.
 
@@ -130,7 +130,7 @@ class Embedder:
         Raises
         ------
         RequestError
-            For a file that cannot be read, an array without a rate, integers, NaN, or channels last.
+            For a file that cannot be read, an array without a rate, integers or floats at their scale, NaN, or channels last.
         """
         if isinstance(x, list | tuple):
             if not x or isinstance(x[0], int | float):
@@ -188,7 +188,8 @@ class Embedder:
         x, sample_rate
             One piece of music, as for :meth:`embed`.
         window_s, hop_s : float
-            Length of a stretch and time between the starts of two, in seconds; they touch by default. The last one is anchored to the end.
+            Length of a stretch and time between the starts of two, in seconds, rounded to frames; they touch by default. The last one is
+            anchored to the end, as long as any: it may repeat nearly all of the one before.
 
         Returns
         -------
@@ -199,9 +200,7 @@ class Embedder:
 
     def _stretches(self, pieces: Iterable[Tensor], window_s: float, hop_s: float | None, read: Read) -> Embedding:
         frame_s = self.config.spectrogram.frame_s
-        length, hop = round(window_s / frame_s), round((window_s if hop_s is None else hop_s) / frame_s)
-        if length < 1 or hop < 1:
-            raise RequestError(f"window_s is {window_s} and hop_s {hop_s}, expected at least one frame of {frame_s:.4f} s.")
+        length, hop = stretch_frames(window_s, hop_s, self.config.spectrogram)
         spans: list[tuple[int, int]] = []
 
         def stretches() -> Iterator[Cut]:
@@ -255,7 +254,7 @@ class Embedder:
         """Log-mel of a file, or of the part of it that is meant, or of samples, as it arrives: (M, T') each. An iterator of such pieces passes."""
         config = self.config.spectrogram
         if isinstance(x, Iterator):
-            yield from x
+            yield from (require_log_mel(piece, self.config) for piece in x)
         elif isinstance(x, str | Path):
             yield from spectrogram.stream_log_mel(audio.blocks(x, sample_rate=config.sample_rate, start_s=start_s, end_s=end_s), config)
         else:
@@ -263,7 +262,7 @@ class Embedder:
 
     def embed_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
-        return self._means((stream_cut([log_mel], self.config) for log_mel in log_mels), self._pooled)
+        return self._means(self._patches(iter([log_mel]) for log_mel in log_mels), self._pooled)
 
     def embed_sequences(self, sequences: Iterable[Tensor]) -> np.ndarray:
         """Embed sequences of patches (N, 1, M, W) that touch, of any lengths: (n, E) float32.
@@ -274,16 +273,17 @@ class Embedder:
         items = list(sequences)
         shape = (1, self.config.model.bands, self.config.model.frames)
         for number, patches in enumerate(items):
-            if not len(patches) or tuple(patches.shape[1:]) != shape:
-                raise RequestError(f"sequence {number} has shape {tuple(patches.shape)}, expected (N, {', '.join(map(str, shape))}) with N of at least 1.")
+            if not isinstance(patches, Tensor) or not len(patches) or tuple(patches.shape[1:]) != shape:
+                given = f"has shape {tuple(patches.shape)}" if isinstance(patches, Tensor) else f"is of type {type(patches).__name__}"
+                raise RequestError(f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with N of at least 1.")
         return self._means([[(patch, patch.shape[-1]) for patch in patches] for patches in items], self._pooled)
 
     def predict_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Ask a fine-tuned model about log-mels (M, T) of any lengths: (n, C) float32."""
         self._require_head()
-        return self._means((stream_cut([log_mel], self.config) for log_mel in log_mels), self._asked)
+        return self._means(self._patches(iter([log_mel]) for log_mel in log_mels), self._asked)
 
-    def _patches(self, items: Iterable[Any], sample_rate: int | None) -> Iterator[Cut]:
+    def _patches(self, items: Iterable[Any], sample_rate: int | None = None) -> Iterator[Cut]:
         return (stream_cut(self.pieces(item, sample_rate), self.config) for item in items)
 
     def _pooled(self, layers: Sequence[Tensor], new: Tensor, patches: Tensor | None) -> Tensor:
@@ -334,7 +334,7 @@ class Embedder:
     @torch.inference_mode()
     def _extract(self, patches: Sequence[tuple[int, Tensor, int]]) -> Tensor:
         """Vectors (P, D) of patches, behind each how many of its frames are new, and, where summaries want it, the patch itself."""
-        stacked = torch.stack([patch for _, patch, _ in patches]).to(self.device)  # (P, 1, M, W)
+        stacked = torch.stack([patch for _, patch, _ in patches]).to(next(self.model.parameters()))  # (P, 1, M, W)
         vectors = self.model.extractor(stacked)  # (P, D)
         new = vectors.new_tensor([[frames] for *_, frames in patches])
         return torch.cat([vectors, new, *([stacked.flatten(1)] if self.config.embed.summaries else [])], dim=1)
@@ -357,13 +357,13 @@ class Embedder:
         Raises
         ------
         RequestError
-            If the mask is longer than that.
+            If the mask is longer than that, or the log-mel is none.
         """
-        patches = cut_windows(log_mel, self.config)[0][: len(masked)]  # (N, 1, M, W)
+        patches = cut_windows(require_log_mel(log_mel, self.config), self.config)[0][: len(masked)]  # (N, 1, M, W)
         if len(patches) < len(masked):
             raise RequestError(f"the mask is of {len(masked)} patches, but the first window of this log-mel has {len(patches)}: shorten the mask.")
         where = torch.from_numpy(masked)[None].to(self.device)
-        filled = self.model.reconstruct(patches[None].to(self.device), masked=where)[0].cpu()
+        filled = self.model.reconstruct(patches[None].to(next(self.model.parameters())), masked=where)[0].cpu()
         return self.model.mel(patches)[:, 0], filled[:, 0]
 
 

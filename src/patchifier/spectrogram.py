@@ -7,7 +7,8 @@ beyond the paper puts pitch bands behind them, which are of equal width in semit
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -40,12 +41,14 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
     Raises
     ------
     RequestError
-        If there is no sample at all.
+        If there is no sample at all, or samples are no floats.
     """
     config = config or SpectrogramConfig()
     waveform = torch.as_tensor(waveform)
     if waveform.ndim < 1 or waveform.shape[-1] == 0:
         raise RequestError(f"waveform has shape {tuple(waveform.shape)}, expected (..., S) with S of at least 1.")
+    if not waveform.is_floating_point():
+        raise RequestError(f"waveform is {waveform.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768.")
     return _relative(torch.cat([_decibels(part, config) for part in _centred(waveform, config)], dim=-1), config)
 
 
@@ -203,10 +206,17 @@ def patch_starts(frames: int, *, length: int = 32, hop: int | None = None, tail:
     -------
     list of int
         In rising order, evenly spaced but for an anchored last one.
+
+    Raises
+    ------
+    RequestError
+        If a length or the tail makes no sense.
     """
-    hop = hop or length
-    if length < 1 or hop < 1:
-        raise RequestError(f"patch length ({length}) and hop ({hop}) must be at least 1 frame.")
+    hop = length if hop is None else hop
+    if not all(isinstance(value, Integral) and value >= 1 for value in (length, hop)):
+        raise RequestError(f"patch length ({length!r}) and hop ({hop!r}) must be at least 1 frame, and whole.")
+    if tail not in get_args(Tail):
+        raise RequestError(f"tail is {tail!r}, expected one of {', '.join(get_args(Tail))}.")
     starts = list(range(0, frames - length + 1, hop))
     if tail == "drop" or (starts and starts[-1] + length == frames):
         return starts
@@ -234,8 +244,9 @@ def cut(log_mel: Tensor, *, length: int = 32, hop: int | None = None, tail: Tail
     Raises
     ------
     RequestError
-        If not a single patch fits and the tail is dropped.
+        If not a single patch fits and the tail is dropped, or an argument makes no sense.
     """
+    _require_shape("log_mel", log_mel, "(..., M, T)", least=2)
     starts = patch_starts(log_mel.shape[-1], length=length, hop=hop, tail=tail)
     if not starts:
         raise RequestError(f"{log_mel.shape[-1]} frames are less than one patch of {length}: use tail='pad' or 'anchor'.")
@@ -261,7 +272,13 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
     -------
     Tensor, shape (..., M, T)
         T is `frames`; with tail "drop", only as far as patches reach.
+
+    Raises
+    ------
+    RequestError
+        If so many patches do not cover so many frames, or an argument makes no sense.
     """
+    _require_shape("patches", patches, "(..., N, 1, M, W)", least=4)
     length = patches.shape[-1]
     starts = patch_starts(frames, length=length, hop=hop, tail=tail)
     if len(starts) != patches.shape[-4] or (hop or length) > length:
@@ -275,6 +292,13 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
         count[start : start + length] += 1
     reach = min(frames, starts[-1] + length)
     return total[..., :reach] / count[:reach]
+
+
+def _require_shape(name: str, given: Tensor, expected: str, *, least: int) -> None:
+    """Refuse what is no tensor of so many dimensions."""
+    if not isinstance(given, Tensor) or given.ndim < least:
+        seen = f"has shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"is of type {type(given).__name__}"
+        raise RequestError(f"{name} {seen}, expected a tensor {expected}.")
 
 
 # --- and back to sound ---
@@ -300,8 +324,16 @@ def to_waveform(log_mel: Tensor, config: SpectrogramConfig | None = None, *, ite
     Returns
     -------
     Tensor, shape (S,), float32, S = (T - 1) * hop
+
+    Raises
+    ------
+    RequestError
+        If that is not the log-mel's shape.
     """
     config = config or SpectrogramConfig()
+    _require_shape("log_mel", log_mel, f"({config.bands}, T)", least=2)
+    if log_mel.ndim != 2 or log_mel.shape[0] < config.mel_bands or log_mel.shape[1] < 2:
+        raise RequestError(f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.bands}, T) with T of at least 2: give a single one.")
     window = analysis_window(config).to(log_mel.device, torch.float32)
     filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)
     log_mel = log_mel[: config.mel_bands]

@@ -10,7 +10,41 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import Config
+from patchifier.audio import is_number
+from patchifier.config import Config, RequestError, SpectrogramConfig
+
+
+def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
+    """Return a log-mel (M, T) that the model can hear; refuse anything else.
+
+    Raises
+    ------
+    RequestError
+        If it is no tensor of floats, is of another shape, or holds NaN or infinity.
+    """
+    expected = f"a tensor of floats ({config.model.bands}, T), as model.log_mel gives it"
+    if not isinstance(log_mel, Tensor):
+        raise RequestError(f"a log-mel is of type {type(log_mel).__name__}, expected {expected}.")
+    if log_mel.ndim != 2 or log_mel.shape[0] != config.model.bands or not log_mel.shape[1] or not log_mel.is_floating_point():
+        raise RequestError(f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; if there is one alone, put it in a list.")
+    if not log_mel.isfinite().all():
+        raise RequestError("a log-mel holds NaN or infinity, expected decibels x 0.01.")
+    return log_mel
+
+
+def stretch_frames(window_s: float, hop_s: float | None, config: SpectrogramConfig) -> tuple[int, int]:
+    """Frames in a stretch, and between the starts of two, which touch by default.
+
+    Raises
+    ------
+    RequestError
+        If it is not a frame at least, or no number.
+    """
+    hop_s = window_s if hop_s is None else hop_s
+    for name, value in (("window_s", window_s), ("hop_s", hop_s)):
+        if not is_number(value) or value <= config.frame_s / 2:
+            raise RequestError(f"{name} is {value!r}, expected at least one frame of {config.frame_s:.4f} s.")
+    return round(window_s / config.frame_s), round(hop_s / config.frame_s)
 
 
 def window_patches(config: Config) -> tuple[int, int]:

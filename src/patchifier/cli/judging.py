@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     add_common(command)
 
     command = add_command(commands, "leaks", "Name clips of one cache that are heard in another: what a model was trained on must not be in its test.")
-    command.add_argument("first", type=str, help="Cache that was trained on.")
+    command.add_argument("first", type=str, help="Cache that was trained on. A bundled model comes without one: its card says what it heard.")
     command.add_argument("second", type=str, help="Cache that is tested on.")
     command.add_argument("--out", type=str, default="", help="CSV file for the pairs.")
     add_common(command)
@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         "--encoders", type=str, default=ENCODERS, help=f"Comma-separated: models, mel-stats, mfcc, chroma, handcrafted, random, ...; {ENCODERS}."
     )
     command.add_argument("--out", type=str, required=True, help="Run folder.")
-    command.add_argument("--probe", type=str, choices=["linear", "jukemir", "paper", "few-shot"], default="linear", help="Protocol.")
+    command.add_argument("--probe", choices=["linear", "jukemir", "paper", "few-shot"], default="linear", help="Protocol.")
     command.add_argument("--robustness", action="store_true", help="Also test under deformations of the audio.")
     command.add_argument("--seed", type=int, default=0, help="Of the probe.")
     add_common(command)
@@ -66,6 +66,8 @@ def run_leaks(flags: Flags) -> int:
     """``patchifier leaks``."""
     from patchifier import cache, leaks
 
+    for name in ("first", "second"):
+        _require_no_model(flags[name])
     first, second = cache.Cache(flags["first"]), cache.Cache(flags["second"])
     found = leaks.leaks(first, second, progress=progress("clips"))
     if flags.get("out"):
@@ -74,6 +76,19 @@ def run_leaks(flags: Flags) -> int:
     lines.append(f"{len(found)} pairs between {len(first.clips)} clips of {first.name} and {len(second.clips)} of {second.name}.")
     say(flags, {"leaks": [leak.facts() for leak in found], "first": first.name, "second": second.name}, "\n".join(lines))
     return 0
+
+
+def _require_no_model(path: str) -> None:
+    """Say of a model, of which one would like to know what it heard, which cache is wanted."""
+    from patchifier import weights
+
+    if path in weights.names():
+        raise RequestError(
+            f"{path} comes without the music it was trained on, expected a cache of that: its card, {weights.find(path) / 'README.md'}, says what it heard. "
+            "benchmarks/open/README.md says how the list is built anew; 'patchifier prepare' makes a cache of it."
+        )
+    if (Path(path) / "model.safetensors").exists():
+        raise RequestError(f"{path} is a model, expected the cache it was trained on: run.json of its run names it as 'cache'.")
 
 
 def run_compare(flags: Flags) -> int:

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     command.add_argument("sources", type=str, nargs="+", help="Folders, files, globs, manifests; '-' reads paths from standard input.")
     command.add_argument("--out", type=str, required=True, help="NAME.parquet or NAME.npy; with Ray also a folder or a URL, for parts.")
     command.add_argument("--model", type=str, default="", help="Model folder, hf://owner/name, or a bundled model's name; patchifier-base by default.")
-    command.add_argument("--engine", type=str, default="processes", choices=["processes", "ray"], help="This machine's processes, or a Ray cluster.")
+    command.add_argument("--engine", default="processes", choices=["processes", "ray"], help="This machine's processes, or a Ray cluster.")
     command.add_argument("--address", type=str, default="", help="HOST:PORT of a Ray cluster, or 'auto' on one of its machines.")
     command.add_argument("--changed", action="store_true", help="Bring a finished table up to date: new, modified and deleted files.")
     command.add_argument("--window_s", type=float, default=0.0, help="A row for each stretch of so many seconds, not for each file.")

@@ -19,7 +19,7 @@ from patchifier.collection.tags import TAGS, read_tags
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.windows import stream_stretches
+from patchifier.windows import stream_stretches, stretch_frames
 
 LONG_FRAMES = 2**14  # 6.3 minutes, 4 MB of float32
 Spans = list[tuple[float, float]]
@@ -40,10 +40,8 @@ class Cut:
             raise RequestError("rows for patches and for windows are both asked for, expected one of them: drop --patches or --window_s.")
         if hop_s is not None and window_s is None:
             raise RequestError(f"hop_s is {hop_s} without a window, expected a length of windows too: add --window_s SECONDS.")
-        frame_s = embedder.config.spectrogram.frame_s
-        for name, value in (("window_s", window_s), ("hop_s", hop_s)):
-            if value is not None and not frame_s / 2 < value < float("inf"):
-                raise RequestError(f"{name} is {value}, expected at least one frame of {frame_s:.4f} s.")
+        if window_s is not None:
+            stretch_frames(window_s, hop_s, embedder.config.spectrogram)
         return cls(window_s, window_s if hop_s is None else hop_s, patches)
 
     def size(self, embedder: Embedder) -> int:
@@ -171,8 +169,9 @@ def _embed_short(embedder: Embedder, cut: Cut, log_mels: Sequence[Tensor]) -> It
 
 def _stretches(embedder: Embedder, cut: Cut, log_mel: Tensor) -> list[tuple[tuple[float, float] | None, Tensor]]:
     """Span and log-mel of each stretch that is to have a row, as :meth:`Embedder.embed_windows` cuts them; no span for everything."""
-    frame_s = embedder.config.spectrogram.frame_s
     if cut.window_s is None or cut.hop_s is None:
         return [(None, log_mel)]
-    cuts = stream_stretches([log_mel], length=round(cut.window_s / frame_s), hop=round(cut.hop_s / frame_s))
+    frame_s = embedder.config.spectrogram.frame_s
+    length, hop = stretch_frames(cut.window_s, cut.hop_s, embedder.config.spectrogram)
+    cuts = stream_stretches([log_mel], length=length, hop=hop)
     return [((first * frame_s, (first + stretch.shape[-1]) * frame_s), stretch) for first, stretch in cuts]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import embed, spectrogram
+from patchifier.audio import scale_fault
 from patchifier.config import Config, RequestError, SpectrogramConfig
 from patchifier.frames import frame_vectors
 from patchifier.model import Patchifier
@@ -152,4 +153,7 @@ def _rows(audio: Tensor) -> np.ndarray:
         raise RequestError(f"audio is {seen}, expected a tensor of floats (sounds, samples) with one of each at least.")
     if not audio.isfinite().all():
         raise RequestError("audio holds NaN or infinity, expected samples in [-1, 1].")
-    return audio.detach().float().cpu().numpy()
+    rows = audio.detach().float().cpu().numpy()
+    if fault := scale_fault(rows):
+        raise RequestError(f"audio's samples {fault}")
+    return rows

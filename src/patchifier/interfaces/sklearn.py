@@ -1,6 +1,6 @@
 """A transformer for scikit-learn's pipelines: files or waveforms in, a matrix out.
 
-    make_pipeline(PatchifierEmbedder(), StandardScaler(), LogisticRegression())
+    make_pipeline(PatchifierEmbedder(), StandardScaler(), LogisticRegression())  # of waveforms: PatchifierEmbedder(sample_rate=44100)
 
 Shapes: n clips, S samples, E numbers of an embedding.
 """
@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from patchifier import audio, embed
+from patchifier import embed
 from patchifier.config import RequestError
 from patchifier.interfaces import need
 from patchifier.readout import read_otherwise
@@ -32,7 +32,7 @@ class PatchifierEmbedder(base.ClassNamePrefixFeaturesOutMixin, base.TransformerM
     layers : sequence of int
         Layers to pool; the model's own by default.
     sample_rate : int
-        Of waveforms, in Hz; files know their own.
+        Of waveforms, in Hz; without it they are refused. Files know their own.
     device : str
         For example "cpu" or "cuda".
 
@@ -55,7 +55,7 @@ class PatchifierEmbedder(base.ClassNamePrefixFeaturesOutMixin, base.TransformerM
         *,
         pooling: str | None = None,
         layers: Sequence[int] | None = None,
-        sample_rate: int = audio.SAMPLE_RATE,
+        sample_rate: int | None = None,
         device: str = "cpu",
     ) -> None:
         self.model = model
@@ -80,7 +80,7 @@ class PatchifierEmbedder(base.ClassNamePrefixFeaturesOutMixin, base.TransformerM
         Raises
         ------
         RequestError
-            If there is no such model, pooling or layer, or X holds no clips.
+            If there is no such model, pooling or layer, X holds no clips, or waveforms without ``sample_rate``.
         """
         _clips(self, X, reset=True)
         self._loaded = self._load()
@@ -126,8 +126,12 @@ def _clips(estimator: PatchifierEmbedder, X: Any, *, reset: bool) -> list[Any]:
         raise RequestError("X is empty, expected at least one file or waveform.")
     matrix = None if isinstance(X, list | tuple) and isinstance(X[0], str | Path | np.ndarray) else X
     if matrix is not None and not _names(matrix):
-        return list(validation.validate_data(estimator, matrix, reset=reset, dtype=[np.float32, np.float64]))
-    return [item if isinstance(item, str | Path) else np.asarray(item) for item in (X if matrix is None else np.asarray(matrix).ravel())]
+        clips = list(validation.validate_data(estimator, matrix, reset=reset, dtype=[np.float32, np.float64]))
+    else:
+        clips = [item if isinstance(item, str | Path) else np.asarray(item) for item in (X if matrix is None else np.asarray(matrix).ravel())]
+    if estimator.sample_rate is None and not all(isinstance(clip, str | Path) for clip in clips):
+        raise RequestError("X holds waveforms, and their rate is never guessed: give it, as in PatchifierEmbedder(sample_rate=44100).")
+    return clips
 
 
 def _names(X: Any) -> bool:

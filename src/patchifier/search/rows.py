@@ -204,6 +204,10 @@ class Stored:
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
+        if str(path).lower().endswith(".npy"):
+            raise RequestError(
+                f"{path} is a bare matrix, expected a table that names its files and model: 'patchifier embed ... --out NAME.parquet' writes it."
+            )
         with _readable(path):
             self._data = dataset.dataset(path, format="parquet")
         self.identity, self.size, self.window_s = self._kind(self._data.schema, path)
@@ -344,4 +348,6 @@ def digests(table: pa.Table) -> list[str]:
 def _first_line(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if "magic bytes" in str(error):  # of its first and last four; the rest of the message is about the library
+        return "it is not a Parquet file"
     return str(error).strip().split("\n")[0][:200]
