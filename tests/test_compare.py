@@ -220,7 +220,7 @@ def test_unknown_training_data_is_said(data, tmp_path):
 
 def test_of_a_bundled_model_it_is_said_that_nobody_can_look(data, tmp_path):
     (listener,) = encoders("patchifier-base", data=data)
-    (note,) = compare.leak_notes(listener, data, tmp_path)
+    (note,) = compare.leak_notes([listener], data, tmp_path)
     assert note.startswith("patchifier-base: comes without the music it was trained on")
     assert note.endswith("could not be looked for; its card says what it heard.")
 
