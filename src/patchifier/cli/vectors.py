@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     command.add_argument("--model", type=str, default="", help="For a file outside: the model that made the table; patchifier-base by default.")
     command.add_argument("--count", type=int, default=10, help="How many.")
     command.add_argument("--playlist", action="store_true", help="Walk from neighbour to neighbour instead.")
-    command.add_argument("--duplicates", type=float, default=0.0, help="Instead, name pairs of files whose cosine is at least this, such as 0.99.")
+    command.add_argument("--duplicates", type=float, default=0.0, help="Instead, name pairs of files whose cosine is at least this, such as 0.95.")
     command.add_argument("--exact", action="store_true", help="Compare with every row, also where an approximate index exists.")
     for tag in TAGS:
         command.add_argument(f"--{tag}", type=str, default="", help=f"Only rows with this {tag}.")
@@ -123,7 +123,7 @@ def run_similar(flags: Flags) -> int:
         say(flags, [pair.facts() for pair in pairs], text or f"no two files reach {flags['duplicates']}.")
         return 0
     if not flags.get("to"):
-        raise RequestError("similar to what? Name a file with --to, or ask for --duplicates 0.99.")
+        raise RequestError("similar to what? Name a file with --to, or ask for --duplicates 0.95.")
     query, count = _query(flags, table), flags.get("count", 10)
     if count < 1:
         raise RequestError(f"--count is {count}, expected at least 1.")

@@ -134,7 +134,7 @@ class Searchable(abc.ABC):
             raise RequestError(f"the vectors of {path} cancel out: it has no direction as a whole. Ask with the vector of one stretch.")
         return unit(mean)
 
-    def near_duplicates(self, threshold: float = 0.99, *, where: Where = EVERYTHING, most: int = 100_000) -> tuple[Pair, ...]:
+    def near_duplicates(self, threshold: float = 0.95, *, where: Where = EVERYTHING, most: int = 100_000) -> tuple[Pair, ...]:
         """Pairs of files with stretches that are nearly the same.
 
         Parameters
@@ -161,7 +161,7 @@ class Searchable(abc.ABC):
         Always exact: every row with every other, so the time grows with the square of the rows, and all vectors are in memory three times.
         """
         if not 0 < threshold <= 1:
-            raise RequestError(f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as 0.99.")
+            raise RequestError(f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as 0.95.")
         table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
         vectors = vectors_of(table, self.size)
         rows = found(table, [None] * len(table))
