@@ -14,6 +14,7 @@ say "What may be heard, and what is judged"
 python "$open/build.py" "$root"
 patchifier prepare "$root/pretraining.jsonl"            --out "$root/cache-all"        --config "$here/base.json"
 patchifier prepare "$root/pretraining-recordings.jsonl" --out "$root/cache-recordings" --config "$here/base.json"
+python "$open/unheard.py" "$root"
 
 say "Training: the model and the paper's recipe on the same music, three seeds each, and the model's twin that heard recordings alone"
 for seed in 0 1 2; do

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from sklearn.metrics import average_precision_score, r2_score
 
-from patchifier import cache, datasets
+from patchifier import audio, cache, datasets
 from patchifier.baselines import Encoder
 from patchifier.config import RequestError
 from patchifier.tasks import Task
@@ -31,6 +31,7 @@ import score_sources
 import scores
 import sound
 import tracks
+import unheard
 from measures import Answered, Question
 
 
@@ -179,6 +180,33 @@ def test_tracks_of_the_demo_test_a_fifth_of_the_others_validates_and_only_the_re
     assert sorted(where.values()).count("valid") == 4
     heard = {row["group"] for _, row in pretraining.draw_recordings(every)}
     assert heard == {group for group, side in where.items() if side == "train"}
+
+
+def test_a_track_that_stands_under_two_names_is_neither_heard_nor_asked():
+    groups = [*recordings.COPIES, *recordings.COPIES.values()]
+    every = [track(number) for number in range(4)] + [replace(track(50 + number), group=group) for number, group in enumerate(groups)]
+    for found in (recordings.draw(every), pretraining.draw_recordings(every), pretraining.draw_recordings([], every)):
+        assert {row["group"] for _, row in found} <= {f"recordings/game/{number:02d}" for number in range(4)}
+        assert found
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_judged_music_under_another_name_is_found_by_its_sound(tmp_path, monkeypatch, noise, hidden):
+    load = datasets.load
+    monkeypatch.setattr(datasets, "load", lambda source: load(tmp_path / "demo" if source == "demo" else source))
+    sounds = {"demo/a.wav": noise(12.0, seed=1), "asked.wav": noise(12.0, seed=2), "tasks/clip.wav": noise(12.0, seed=3)}
+    sounds |= {"heard/other.wav": noise(12.0, seed=4), "heard/b.wav": 0.5 * sounds["tasks/clip.wav"] if hidden else noise(12.0, seed=5)}
+    for name, samples in sounds.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        audio.save(tmp_path / name, samples)
+    rows = [{"path": "clip.wav", "split": "test", "target": "x", "group": "g"}, {"path": "../asked.wav", "split": "train", "target": "y", "group": "h"}]
+    (tmp_path / "tasks" / "recordings-retrieval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cache.prepare(datasets.load(tmp_path / "heard"), tmp_path / "cache-all", workers=1)
+    if hidden:
+        with pytest.raises(RequestError, match=r"b\.wav = clip\.wav.*COPIES"):
+            unheard.require_unheard(tmp_path, 1)
+    else:
+        assert unheard.require_unheard(tmp_path, 1) == 2
 
 
 def test_clips_of_a_track_never_overlap_and_stay_away_from_its_ends():

@@ -16,7 +16,7 @@ import notes
 import score_sources
 import scores
 from groups import deal, dice, read_manifest, require_disjoint, require_free, require_split
-from recordings import Cut, demo_files, file_name, sides
+from recordings import Cut, demo_files, file_name, sides, without_copies
 from score_sources import COLLECTIONS
 from sound import LEVEL_DB, SEEN, UNSEEN, Sound, draw_finish, render_all
 from tracks import Track
@@ -62,7 +62,7 @@ def draw_recordings(tracks: Sequence[Track], more: Sequence[Track] = ()) -> list
     """Stretches of every track of the training side and of packages on which nothing is judged, written as all clips are."""
     where = sides(tracks)
     drawn = []
-    for track in (*(track for track in tracks if where[track.group] == "train"), *more):
+    for track in without_copies((*(track for track in tracks if where[track.group] == "train"), *more)):
         for number, (start, end) in enumerate(stretches(min(track.seconds, LONGEST_S))):
             path = f"pretraining/recordings/{file_name(track)}-{number:02d}.ogg"
             seconds, level = round(end - start, 3), float(dice("level", path).uniform(*LEVEL_DB))
