@@ -271,6 +271,8 @@ def test_clipping_and_its_norm_are_written(uninterrupted):
 def test_what_a_run_settled_stays_even_if_it_is_killed(tmp_path):
     killed = runs.Run(tmp_path / "run", Config()).__enter__()
     assert killed.settle("precision", lambda: "bf16") == "bf16"
-    runs.Run(tmp_path / "run", Config(), resume=True).__enter__()  # killed before it settles anything
+    killed.held.close()  # as the system does with the folder of a process that is killed
+    again = runs.Run(tmp_path / "run", Config(), resume=True).__enter__()
+    again.held.close()  # killed before it settles anything
     with runs.Run(tmp_path / "run", Config(), resume=True) as run:
         assert run.settle("precision", lambda: "32") == "bf16"
