@@ -2,7 +2,7 @@
 
 The recipe (``recipes/demo.json``) is the paper's architecture with a budget of minutes. Folds 0 to 2 are heard in pre-training, without
 labels. Probes are cross-validated over all four folds; methods that move weights are tested on fold 3 alone, which takes less time.
-Beside the model of minutes stands the one that comes with the package, which heard other music, and of these clips' tracks two: what more music teaches.
+Beside the model of minutes stands the one that comes with the package, which heard more, two of these clips' tracks among it: what more music teaches.
 """
 
 import json
