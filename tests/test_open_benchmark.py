@@ -31,6 +31,7 @@ import score_sources
 import scores
 import sound
 import tracks
+import twins
 import unheard
 from measures import Answered, Question
 
@@ -152,11 +153,59 @@ def test_pre_training_on_training_side_groups_passes_the_check(tmp_path):
         ({"progression": "p2"}, "another side"),
         ({"soundfont": "sf_GMbank"}, "another side"),
         ({"source": "deb/nexuiz-music/a.ogg"}, "reserved"),
+        ({"source": "work/mixed/nexuiz-music/a.flac"}, "reserved"),
     ],
 )
 def test_pre_training_that_shares_anything_with_the_judged_sides_is_refused(tmp_path, change, says):
     with pytest.raises(RequestError, match=says):
         pretraining.check(benchmark(tmp_path, CLEAN, CLEAN | change))
+
+
+def tune(seed, *, key=0, slower=1.0, notes=40):
+    """A melody drawn by chance: rows [start, length, pitch, part]."""
+    generator = np.random.default_rng(seed)
+    lengths, pitches = generator.choice([0.5, 1.0, 1.5], notes), generator.integers(60, 72, notes)
+    return [[float(slower * (lengths[:number].sum())), float(slower * lengths[number]), int(pitches[number]) + key, 0] for number in range(notes)]
+
+
+def in_parts(*melodies):
+    return sorted([*note[:3], part] for part, melody in enumerate(melodies) for note in melody)
+
+
+def test_the_same_music_in_another_key_and_at_half_the_speed_is_found_and_a_shared_melody_alone_is_not():
+    one = in_parts(tune(1), tune(2), tune(3), tune(4))
+    assert twins.figures(one) == twins.figures(in_parts(*(tune(seed, key=5, slower=2.0) for seed in (1, 2, 3, 4))))
+    notes = {"first": one, "edition": in_parts(*(tune(seed, key=-3) for seed in (1, 2, 3, 4))), "setting": in_parts(tune(1), tune(7), tune(8), tune(9))}
+    pieces = [piece(group=group, notes=each) for group, each in notes.items()]
+    assert list(twins.twins(pieces)) == [(0, 1)]
+    assert list(twins.twins([each | {"group": "one mass"} for each in pieces])) == []
+
+
+def test_a_piece_that_trains_or_is_judged_elsewhere_under_another_name_is_not_judged():
+    sides = {"heard": "train", "heard-too": "train", "again": "test", "valid": "valid", "late": "test", "alone": "test"}
+    tunes = {"heard": 1, "heard-too": 1, "again": 1, "valid": 2, "late": 2, "alone": 3}
+    dealt = [(piece(group=name, id=name, notes=tune(tunes[name])), side) for name, side in sides.items()]
+    assert [each["group"] for each, _ in twins.without_twins(dealt[::-1])][::-1] == ["heard", "heard-too", "valid", "alone"]
+
+
+@pytest.mark.parametrize(("judged", "says"), [(1, "heard#1 and asked#1 are the same music"), (2, "")])
+def test_scores_that_are_judged_under_another_name_may_not_be_heard(tmp_path, monkeypatch, judged, says):
+    held = [piece(group=group, id=group, notes=tune(seed)) for group, seed in (("heard#1", 1), ("asked#1", judged))]
+    monkeypatch.setattr(scores, "dealt", lambda root: [(held[0], "train"), (held[1], "test")])
+    root = benchmark(tmp_path, {"path": "pretraining/scores/heard#1-0.ogg", "group": "scores/heard#1", "kind": "scores"})
+    rows = rows_of(("clips/scores/asked#1.ogg", "scores/asked#1", "test", {"target": "a"}))
+    groups.write_manifest(tmp_path / "tasks" / "scores-mode.jsonl", rows)
+    if says:
+        with pytest.raises(RequestError, match=says):
+            pretraining.check(root)
+    else:
+        assert pretraining.check(root) == 2
+
+
+def test_a_reserved_piece_may_not_be_heard(tmp_path):
+    reserved = next(name for name in map(str, range(100)) if groups.reserved_piece(name))
+    with pytest.raises(RequestError, match="reserved"):
+        pretraining.check(benchmark(tmp_path, {"path": "pretraining/scores/a-0.ogg", "group": f"scores/{reserved}", "kind": "scores"}))
 
 
 def test_a_track_of_the_demo_may_not_be_heard(tmp_path):

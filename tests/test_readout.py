@@ -12,7 +12,7 @@ from patchifier.baselines import encoders
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.descriptors import DESCRIPTORS
-from patchifier.embed import Embedder
+from patchifier.embed import Embedder, measure_readout
 from patchifier.model import Patchifier
 from patchifier.pretrain import examples_of, initial_model, pretrain, split
 from patchifier.readout import embedding_size, raw_size
@@ -112,14 +112,40 @@ def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooli
     model.readout.measure(torch.randn(64, SIZE, generator=torch.Generator().manual_seed(0)) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
     bare = update(Config(), TINY | {"embed": TINY["embed"] | {"pooling": pooling}})
-    raw = Patchifier(bare.model)
-    raw.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("readout")})
+    raw = initial(bare, model)
     log_mels = [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1]
     (encoder,) = encoders(f"{tmp_path}/model@{pooling}")
     assert encoder.embedder.size == Embedder(raw, bare).size
     np.testing.assert_allclose(encoder.embedder.embed_log_mels(log_mels), Embedder(raw, bare).embed_log_mels(log_mels), atol=1e-6)
     travelled = pickle.loads(pickle.dumps(encoder.embedder))
     np.testing.assert_array_equal(travelled.embed_log_mels(log_mels), encoder.embedder.embed_log_mels(log_mels))
+
+
+@pytest.mark.parametrize("changes", [{"pooling": "mean+max"}, {"layers": [0]}, {"summaries": ["rhythm", "pulse", "colour"]}])
+def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_many(tmp_path, changes):
+    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
+    model = Patchifier(config.model)
+    log_mels = [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1]
+    measure_readout(model, config, [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(seed)) - 1 for seed in range(8)])
+    raw = update(config, {"model": {"readout": 0, "components": [0, 0]}, "embed": changes})
+    expected = Embedder(initial(raw, model), raw).embed_log_mels(log_mels)
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
+    before = Embedder(model, config).embed_log_mels(log_mels)
+    for held in (model, checkpoint.load(tmp_path / "model").model):
+        other = Embedder(held, update(config, {"embed": changes}))
+        assert (other.size, other.identity == Embedder(model, config).identity) == (SIZE, False)
+        np.testing.assert_allclose(other.embed_log_mels(log_mels), expected, atol=1e-6)
+        travelled = pickle.loads(pickle.dumps(other))
+        np.testing.assert_array_equal(travelled.embed_log_mels(log_mels), other.embed_log_mels(log_mels))
+    assert before.shape == (1, SIZE - 32 + 5)
+    np.testing.assert_array_equal(Embedder(model, config).embed_log_mels(log_mels), before)  # the model is as it was
+
+
+def initial(config, model):
+    """Another model of these weights, without statistics."""
+    bare = Patchifier(config.model)
+    bare.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("readout")})
+    return bare
 
 
 def test_a_vector_does_not_depend_on_what_is_in_the_batch():

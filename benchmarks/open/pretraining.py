@@ -13,13 +13,13 @@ from typing import Any
 
 import grooves
 import notes
-import score_sources
 import scores
-from groups import deal, dice, read_manifest, require_disjoint, require_free, require_split
+from groups import deal, dice, read_manifest, require_disjoint, require_free, require_split, reserved_piece
 from recordings import Cut, demo_files, file_name, sides, without_copies
 from score_sources import COLLECTIONS
 from sound import LEVEL_DB, SEEN, UNSEEN, Sound, draw_finish, render_all
 from tracks import Track
+from twins import twins
 
 from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
@@ -80,13 +80,10 @@ def stretches(seconds: float) -> list[tuple[float, float]]:
 def draw_scores(root: Path) -> list[tuple[Any, dict[str, Any]]]:
     """Clips of training-side pieces of free collections."""
     drawn = []
-    for name, facts in COLLECTIONS.items():
-        pieces = score_sources.read(name, root / "work" / "scores")
-        side = deal((piece["group"] for piece in pieces), f"scores/{name}")
-        for piece in pieces if facts.free else ():
-            for number in range(PER_PIECE if side[piece["group"]] == "train" else 0):
-                sound, _ = scores.perform(piece, f"pretraining/scores/{piece['id']}-{number}.ogg", SEEN, PIECE_S)
-                drawn.append((sound, _rendered(sound.path, f"scores/{piece['group']}", "scores")))
+    for piece, side in scores.dealt(root):
+        for number in range(PER_PIECE if side == "train" and COLLECTIONS[piece["collection"]].free else 0):
+            sound, _ = scores.perform(piece, f"pretraining/scores/{piece['id']}-{number}.ogg", SEEN, PIECE_S)
+            drawn.append((sound, _rendered(sound.path, f"scores/{piece['group']}", "scores")))
     return drawn
 
 
@@ -150,9 +147,25 @@ def check(root: Path, names: Sequence[str] = NAMES) -> int:
     for name in names:
         rows = read_manifest(root / name)
         require_disjoint(rows, judged)
+        require_no_twins(root, rows, judged)
         for row in rows:
-            require_free(row.get("source", row["path"]).split("/")[1])
+            for part in Path(row.get("source", row["path"])).parts:
+                require_free(part)
+            if row.get("kind") == "scores" and reserved_piece(row["group"].removeprefix("scores/")):
+                raise RequestError(f"{name}: {row['group']} is reserved for a final judgement, expected other pieces: build again.")
             if row.get("source") in demo or row.get("progression") in progressions or Path(UNSEEN).stem in json.dumps(row):
                 raise RequestError(f"{name}: {row['path']} belongs to the demo or to another side, expected training-side music alone: build again.")
             compared += 1
     return compared
+
+
+def require_no_twins(root: Path, rows: Sequence[dict[str, Any]], judged: Sequence[dict[str, Any]]) -> None:
+    """Refuse scores whose music validates or tests under another name."""
+    heard = {row["path"].removeprefix("pretraining/scores/").rpartition("-")[0] for row in rows if row.get("kind") == "scores"}
+    asked = {row["path"].removeprefix("clips/scores/").removesuffix(".ogg") for row in judged if row["group"].startswith("scores/") and row["split"] != "train"}
+    pieces = [piece for piece, _ in scores.dealt(root)] if heard and asked else []
+    concerned = [piece for piece in pieces if piece["id"] in heard | asked]
+    for one, other in twins(concerned):
+        names = {concerned[number]["id"]: concerned[number]["group"] for number in (one, other)}
+        if heard & names.keys() and asked & names.keys():
+            raise RequestError(f"{' and '.join(names.values())} are the same music, expected none that is heard and judged: build again.")

@@ -14,6 +14,7 @@ import score_sources
 from groups import balanced, deal, dice, write_manifest
 from score_sources import COLLECTIONS, key_of
 from sound import PRE_ROLL_S, PROGRAMS, Note, Sound, draw_finish, render_all, soundfont_for
+from twins import without_twins
 
 CLIP_S = 10.0
 ONSETS_PER_S = (2.0, 5.5)
@@ -25,21 +26,29 @@ MIDI_CHANNELS = [channel for channel in range(16) if channel != 9]
 
 def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
     """Draw, render and list the clips of this family."""
-    drawn = [pair for name in COLLECTIONS for pair in draw(name, score_sources.read(name, root / "work" / "scores"))]
+    pieces = dealt(root)
+    kept = without_twins(pieces)
+    print(f"scores: {len(pieces) - len(kept)} of {len(pieces):,} pieces are left out, since they train, or are judged, under another name too", flush=True)
+    drawn = [draw(piece, side) for piece, side in kept]
     render_all(root, [sound for sound, _ in drawn], workers, progress)
     for task, rows in tasks([row for _, row in drawn]).items():
         write_manifest(root / "tasks" / f"scores-{task}.jsonl", rows)
 
 
-def draw(name: str, pieces: Sequence[dict[str, Any]]) -> list[tuple[Sound, dict[str, Any]]]:
-    """Clips of a collection and what is known of each."""
-    sides = deal((piece["group"] for piece in pieces), f"scores/{name}")
-    drawn = []
-    for piece in pieces:
-        side = sides[piece["group"]]
-        sound, place = perform(piece, f"clips/scores/{piece['id']}.ogg", soundfont_for(side), CLIP_S)
-        drawn.append((sound, describe(piece, sound, place) | {"split": side}))
-    return drawn
+def dealt(root: Path) -> list[tuple[dict[str, Any], str]]:
+    """Every piece with its side."""
+    found = []
+    for name in COLLECTIONS:
+        pieces = score_sources.read(name, root / "work" / "scores")
+        sides = deal((piece["group"] for piece in pieces), f"scores/{name}")
+        found += [(piece, sides[piece["group"]]) for piece in pieces]
+    return found
+
+
+def draw(piece: dict[str, Any], side: str) -> tuple[Sound, dict[str, Any]]:
+    """The clip of a piece and what is known of it."""
+    sound, place = perform(piece, f"clips/scores/{piece['id']}.ogg", soundfont_for(side), CLIP_S)
+    return sound, describe(piece, sound, place) | {"split": side}
 
 
 def perform(piece: dict[str, Any], path: str, soundfont: str, seconds: float) -> tuple[Sound, dict[str, float]]:

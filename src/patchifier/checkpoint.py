@@ -126,6 +126,8 @@ def load(model: str | Path | None = None) -> Checkpoint:
         if tensor.dtype != wanted[name].dtype and not (tensor.is_floating_point() and wanted[name].is_floating_point()):
             raise RequestError(f"{folder}: tensor {name} holds {tensor.dtype}, expected {wanted[name].dtype}. Copy or save the model again.")
         wanted[name].copy_(tensor)
+    if network.readout is not None:
+        network.readout.of = config.embed.numbers
     return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
 
 

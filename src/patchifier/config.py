@@ -388,6 +388,11 @@ class EmbedConfig:
         _require(self.hop_patches >= 1, f"embed.hop_patches is {self.hop_patches}, expected at least 1.")
         _require(len(self.layers) >= 1, "embed.layers is empty, expected at least one layer.")
 
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """What decides which numbers an embedding is put together from, before they are standardised."""
+        return self.pooling, tuple(self.layers), tuple(self.summaries)
+
 
 @dataclass(frozen=True)
 class Config:

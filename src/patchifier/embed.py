@@ -16,7 +16,7 @@ from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.checkpoint import weights_hash
 from patchifier.config import Config, RequestError, digest
 from patchifier.model import Head, Patchifier
-from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version
+from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version, without_other_statistics
 from patchifier.tasks import Task
 from patchifier.windows import cut_windows, pad_windows, require_log_mel, stream_cut, stream_stretches, stream_windows, stretch_frames
 
@@ -85,7 +85,8 @@ class Embedder:
 
     def __init__(self, model: Patchifier, config: Config, *, head: Head | None = None, task: Task | None = None, device: str = "cpu") -> None:
         require_embed(config)
-        self.model, self.config, self.head, self.task = model.to(device).eval(), config, head, task
+        model, self.config = without_other_statistics(model, config)
+        self.model, self.head, self.task = model.to(device).eval(), head, task
         self.device = torch.device(device)
         if head is not None:
             head.to(device).eval()
@@ -396,4 +397,4 @@ def measure_readout(model: Patchifier, config: Config, log_mels: Iterable[Tensor
     raw = dataclasses.replace(config, model=dataclasses.replace(config.model, readout=0, components=(0, 0)))
     readout, model.readout = model.readout, None  # what is measured is not standardised yet
     readout.measure(torch.from_numpy(Embedder(model, raw).embed_log_mels(log_mels)).to(readout.mean.device))
-    model.readout = readout
+    readout.of, model.readout = config.embed.numbers, readout

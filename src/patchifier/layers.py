@@ -5,6 +5,7 @@ Shapes: P patches, C channels in, O channels out, H x W cells of a map.
 
 import contextlib
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,11 @@ class Standard(nn.Module):
         How many numbers come in.
     components : (int, int)
         How many of the first become how many; (0, 0) leaves them.
+
+    Attributes
+    ----------
+    of : tuple or None
+        Which numbers these are, as ``config.embed.numbers`` says; None until somebody has measured or asked.
     """
 
     mean: Tensor
@@ -104,6 +110,7 @@ class Standard(nn.Module):
 
     def __init__(self, size: int, *, components: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
+        self.of: tuple[Any, ...] | None = None
         self.pooled, kept = components
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))

@@ -3,9 +3,9 @@
 Shapes: B windows, N patches, D width of a vector, E length of an embedding.
 """
 
+import copy
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -71,13 +71,17 @@ def parts_of(config: Config) -> dict[str, slice]:
     return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
-def read_otherwise(model: Patchifier, config: Config, changes: Mapping[str, Any]) -> Config:
-    """Config of the same model with fields of ``embed`` changed; statistics that the model has of other numbers are dropped."""
-    changed = update(config, {"embed": dict(changes)})
-    if any(getattr(changed.embed, name) != getattr(config.embed, name) for name in ("pooling", "layers", "summaries")):
-        model.readout = None
-        changed = update(changed, {"model": {"readout": 0, "components": [0, 0]}})
-    return changed
+def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchifier, Config]:
+    """A model and its config; if its statistics are those of numbers put together otherwise, both without, on the same weights."""
+    if model.readout is None:
+        return model, config
+    model.readout.of = model.readout.of or config.embed.numbers  # what is first asked of it
+    if model.readout.of == config.embed.numbers:
+        return model, config
+    bare = copy.copy(model)
+    bare._modules = dict(model._modules)
+    bare.readout = None
+    return bare, update(config, {"model": {"readout": 0, "components": [0, 0]}})
 
 
 def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], there: Tensor, patches: Tensor | None) -> Tensor:

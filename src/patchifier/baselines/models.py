@@ -12,10 +12,10 @@ from patchifier import audio, checkpoint, datasets, spectrogram, weights
 from patchifier.baselines.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
-from patchifier.config import Config, ModelConfig, RequestError, SpectrogramConfig, digest
+from patchifier.config import Config, ModelConfig, RequestError, SpectrogramConfig, digest, update
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
 from patchifier.model import Patchifier
-from patchifier.readout import read_otherwise, summaries_version
+from patchifier.readout import summaries_version
 
 CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
 SEEDS = 5
@@ -96,7 +96,7 @@ def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
     folder = weights.find(model)
     made = checkpoint.load(folder)
     if pooling:
-        made = replace(made, config=read_otherwise(made.model, made.config, {"pooling": pooling}))
+        made = replace(made, config=update(made.config, {"embed": {"pooling": pooling}}))
     return [replace(as_encoder(name, made, device=asked.device), trained_on=folder.resolve().parent)]
 
 

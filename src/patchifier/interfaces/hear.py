@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from patchifier import embed, spectrogram
 from patchifier.audio import scale_fault
-from patchifier.config import Config, RequestError, SpectrogramConfig
+from patchifier.config import Config, RequestError, SpectrogramConfig, update
 from patchifier.frames import frame_vectors
 from patchifier.model import Patchifier
-from patchifier.readout import read_otherwise
 
 SAMPLE_RATES = (16_000, 22_050, 32_000, 44_100, 48_000)  # Hz, those that HEAR's tasks come in
 FINEST_S = 0.05  # HEAR asks for time stamps that are no further apart
@@ -89,7 +88,7 @@ def load_model(model_file_path: str = "", **options: Any) -> Model:
         If there is no such model, no such option, or its sample rate is not one of HEAR's.
     """
     loaded = embed.load(model_file_path or None)
-    return Model(loaded.model, read_otherwise(loaded.model, loaded.config, options))
+    return Model(loaded.model, update(loaded.config, {"embed": options}))
 
 
 def get_scene_embeddings(audio: Tensor, model: Model) -> Tensor:

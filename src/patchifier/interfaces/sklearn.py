@@ -12,9 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from patchifier import embed
-from patchifier.config import RequestError
+from patchifier.config import RequestError, update
 from patchifier.interfaces import need
-from patchifier.readout import read_otherwise
 
 base = need("sklearn.base", "eval")
 validation = need("sklearn.utils.validation", "eval")
@@ -105,7 +104,7 @@ class PatchifierEmbedder(base.ClassNamePrefixFeaturesOutMixin, base.TransformerM
     def _load(self) -> embed.Embedder:
         found = embed.load(self.model, device=self.device)
         asked = {"pooling": self.pooling, "layers": None if self.layers is None else list(self.layers)}
-        config = read_otherwise(found.model, found.config, {name: value for name, value in asked.items() if value is not None})
+        config = update(found.config, {"embed": {name: value for name, value in asked.items() if value is not None}})
         return embed.Embedder(found.model, config, device=self.device)
 
     def __getstate__(self) -> dict[str, Any]:
