@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ import torch
 
 from patchifier import loop
 from patchifier.cache import Cache
-from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
+from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, read_changes, update
+from patchifier.devices import Graph
+from patchifier.loop import make_optimiser
 from patchifier.model import Patchifier
 from patchifier.pretrain import TRAINED, Batches, split, stage_loss
-from patchifier.pretrain.batches import Resident
+from patchifier.pretrain.batches import Batch, Resident
+from patchifier.pretrain.validation import masked_predictors
 
 SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
 
@@ -216,3 +220,31 @@ def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path, child_environment)
     assert [row["largest_relative_difference"] for row in facts["agreement"]] == [0, 0]  # the same device twice
     assert {(row["stage"], row["way"]) for row in facts["speed"]} == {(stage, way) for stage in ("one", "two") for way in ("float32", "bf16")}
     assert facts["equal_clips"][0]["steps"] == 2
+
+
+def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothing_is_seen():
+    patches, mean_patch = torch.full((1, 3, 1, 64, 32), -0.4), torch.full((1, 64, 32), -0.5)
+    present, everything = torch.tensor([[True, False, False]]), torch.tensor([[True, False, False]])
+    found = masked_predictors([Batch(patches, patches, present, everything, torch.tensor([0]))], mean_patch)
+    assert found == pytest.approx(dict.fromkeys(("mean_patch_mse", "visible_mean_mse", "interpolation_mse"), 0.01))
+
+
+def test_batches_with_padding_are_never_recorded():
+    taken = []
+    model = torch.nn.Linear(1, 1)
+    graph = Graph(lambda plan: taken.append(plan) or torch.zeros(()), model, torch.optim.SGD(model.parameters()))
+    plan = SimpleNamespace(present=torch.ones(1, 4, dtype=torch.bool), masked=torch.ones(1, 4, dtype=torch.bool))
+    assert float(graph(plan)) == 0.0
+    assert (taken, graph.recorded) == ([plan], {})
+
+
+def test_decay_is_on_matrices_and_kernels_alone():
+    for recipe in ("relative", "transformer-extractor", "paper"):
+        config = update(Config(), read_changes(recipe))
+        model = Patchifier(config.model)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        rows = make_optimiser(model, config.pretrain.stage_two, {}).param_groups
+        decayed = {names[id(parameter)] for row in rows if row["weight_decay"] for parameter in row["params"]}
+        tables = ("positions", "places", "distances.numbers", "cls", "mask_token")
+        assert decayed == {name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith(tables)}
+        assert not any(isinstance(module, torch.nn.Embedding) for module in model.modules())

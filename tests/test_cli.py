@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -426,3 +428,59 @@ def test_another_error_of_the_system_is_a_fault(capsys, monkeypatch):
     code, _, err = run(capsys, "info")
     assert code == 3
     assert "fault of patchifier" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["embed", "Music"], "patchifier embed: --out is missing"),
+        (["embed", "--out", "x.parquet"], "patchifier embed: SOURCES is missing"),
+        (["pretrain"], "patchifier pretrain: CACHE and --out is missing"),
+        (["export"], "patchifier export: --onnx is missing"),
+    ],
+)
+def test_what_is_missing_is_named_as_one_types_it(arguments, says, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said.startswith(says)
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("package", "code", "says"), [("lightning_fabric.x", 2, "pip install 'patchifier[train]'"), ("patchifier.gone", 3, "a fault of")])
+def test_an_extra_that_is_not_installed_is_named_with_the_command_that_brings_it(package, code, says, capsys, monkeypatch):
+    def fail(flags):
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setitem(cli.COMMANDS, "info", fail)
+    assert cli.main(["info"]) == code
+    assert says in capsys.readouterr().err
+
+
+def test_every_extra_that_is_named_exists_and_brings_its_package():
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    distributions = {"sklearn": "scikit-learn", "lightning_fabric": "lightning-fabric"}
+    for package, extra in cli.EXTRAS.items():
+        assert any(re.match(rf"{distributions.get(package, package)}\b", wanted) for wanted in extras[extra]), package
+
+
+def test_a_recipe_goes_by_its_name_anywhere(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["prepare", str(folder / "clips.csv"), "--out", "cache", "--config", "base", "--workers", "1"]) == 0
+    assert cache.Cache("cache").spectrogram.pitch_bands == 216
+    assert cli.main(["prepare", str(folder / "clips.csv"), "--out", "other", "--config", "bass"]) == 2
+    assert "expected a file, or a recipe's name" in capsys.readouterr().err
+
+
+def test_a_manifest_without_targets_says_which_columns_it_has(folder, tmp_path, capsys):
+    (folder / "genres.csv").write_text("path,genre\n0.wav,tone\n1.wav,noise\n")
+    assert cli.main(["prepare", str(folder / "genres.csv"), "--out", str(tmp_path / "cache"), "--workers", "1"]) == 0
+    assert "no targets: of the columns genre none is called 'target' or 'label'" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_model_is_told_by_what_it_is(folder, capsys):
+    assert cli.main(["finetune", str(folder / "cache"), str(folder / "run" / "model"), "--out", str(folder / "never")]) == 2
+    assert "It is a cache: where a command takes both, the model comes first." in capsys.readouterr().err
+    assert cli.main(["reconstruct", str(folder / "0.wav"), "--model", str(folder / "run"), "--out", str(folder / "never.png")]) == 2
+    assert f"Did you mean {folder / 'run' / 'model'}?" in capsys.readouterr().err

@@ -103,11 +103,13 @@ def test_an_index_answers_as_the_table_does(home, capsys):
     assert told["kept"] == 6
 
 
-def test_playlists_filters_and_duplicates(home, capsys):
+def test_playlists_filters_and_duplicates(home, capsys, monkeypatch):
     walk = json.loads(run(capsys, "similar", home / "all.parquet", "--to", home / "a" / "low.wav", "--playlist", "--count", "4", "--json"))
     assert len({row["path"] for row in walk}) == 4
     below = json.loads(run(capsys, "similar", home / "all.parquet", "--to", home / "a" / "low.wav", "--below", f"{(home / 'b').resolve()}/", "--json"))
     assert {row["path"].rpartition("/")[2] for row in below} == {"noise.wav", "more noise.wav", "higher.wav"}
+    monkeypatch.chdir(home)
+    assert json.loads(run(capsys, "similar", "all.parquet", "--to", "a/low.wav", "--below", "b", "--json")) == below
     assert "no two files reach" in run(capsys, "similar", home / "all.parquet", "--duplicates", "1.0")
     assert "--duplicates" in run(capsys, "similar", home / "all.parquet", code=2)
     assert "expected a cosine above 0" in run(capsys, "similar", home / "all.parquet", "--duplicates", "0", code=2)

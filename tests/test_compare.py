@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from patchifier import audio, cache, compare, leaks, report, robustness
+from patchifier import audio, cache, compare, datasets, leaks, report, robustness
 from patchifier.baselines import Encoder, encoders
 from patchifier.cache import Cache
-from patchifier.config import RequestError
+from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.tasks import Task, holm
 
@@ -181,6 +181,29 @@ def test_few_examples_have_a_row_for_each_number(data, tmp_path):
     assert "rarest class has 6" in results["notes"][0]
     assert all(row["value"] == 1.0 for row in rows_of(results, "knows"))
     assert all(row["value"] < 0.7 for row in rows_of(results, "blind"))
+    (always,) = rows_of(results, "majority")
+    assert always["low"] == always["value"] == always["high"] == 0.5  # half of the clips are of one class
+    page = report.report(tmp_path / "run", tmp_path / "out").read_text(encoding="utf-8")
+    assert "lines that hold 95 % of the draws" in page
+    assert "over groups" not in page
+    assert re.search(r"knows, 1 a class reaches .*; of the others, blind, 1 a class does best", page)
+
+
+def test_a_class_without_training_clips_is_named(data, tmp_path):
+    other = changed(data, split=lambda number: "test" if label(number) == "high" else ("train", "valid", "test")[number % 3])
+    with pytest.raises(RequestError, match="class 'high' has 0 training clips"):
+        compare.compare(other, [knows()], tmp_path / "run", protocol="few-shot")
+
+
+def test_other_metrics_of_repeated_encoders_are_their_mean_not_those_of_an_ensemble(data, tmp_path):
+    pitches = changed(data, Task("numbers", ("log hertz",)), target=lambda number: [float(np.log(hertz(number)))])
+    judge = compare.Judge(pitches, pitches.task, "linear", compare.sides_of(pitches), 0, {}, tmp_path, lambda title: cache.silent)
+    truth = np.array([[np.log(hertz(number))] for number in range(CLIPS)])
+    runs = [{"": truth + np.random.default_rng(seed).standard_normal(truth.shape)} for seed in range(5)]
+    each = [judge.rows("one", np.arange(CLIPS), truth, [run], {})[0]["also_r2_log hertz"] for run in runs]
+    (row,) = judge.rows("five", np.arange(CLIPS), truth, runs, {})
+    assert row["also_r2_log hertz"] == pytest.approx(np.mean(each))
+    assert row["also_r2_log hertz"] == pytest.approx(row["value"])
 
 
 # --- what is said before the table ---
@@ -211,6 +234,37 @@ def test_clips_that_were_heard_in_training_are_named(tmp_path, noise, monkeypatc
     assert first.endswith("are heard in this test: t5.")
     assert "could not be looked for" in unknown
     assert len(searches) == 1
+
+
+def test_the_run_that_a_model_was_started_from_is_looked_at_too(data, tmp_path):
+    for name, facts in (("first", {"cache": str(data.path)}), ("second", {"cache": "gone", "init": str(tmp_path / "first" / "model")})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(facts))
+    (note,) = compare.leak_notes([knows("model", trained_on=tmp_path / "second")], data, tmp_path)
+    assert re.search(r"not at hand.*Started from .*first/model: pre-trained, without labels, on clips of this very cache", note)
+
+
+def test_another_cache_in_the_place_of_the_one_that_was_heard_is_not_taken_for_it(data, tmp_path):
+    listener = trained(tmp_path, data.path)
+    (tmp_path / "pretrain" / "run.json").write_text(json.dumps({"cache": str(data.path), "music": "of other clips"}))
+    (note,) = compare.leak_notes([listener], data, tmp_path)
+    assert "not at hand" in note
+
+
+def test_leaks_are_found_between_caches_with_and_without_pitch_bands_and_other_mel_bands_are_said(tmp_path, noise):
+    for name in ("heard", "tested"):
+        (tmp_path / name).mkdir()
+        audio.save(tmp_path / name / "a.wav", noise(12.0, seed=1))
+        audio.save(tmp_path / name / "c.wav", noise(12.0, seed=4 if name == "heard" else 5))
+        audio.save(tmp_path / name / "b.wav", noise(12.0, seed=2 if name == "heard" else 3))
+        config = SpectrogramConfig(bands=88, pitch_bands=24) if name == "heard" else SpectrogramConfig()
+        cache.prepare(datasets.load(tmp_path / name), tmp_path / f"{name}-cache", config=config, workers=1)
+    heard, tested = (Cache(tmp_path / f"{name}-cache") for name in ("heard", "tested"))
+    for one, two in ((heard, tested), (tested, heard)):
+        assert [(leak.first, leak.second) for leak in leaks.leaks(one, two)] == [("a.wav", "a.wav")]
+    cache.prepare(datasets.load(tmp_path / "tested"), tmp_path / "coarse", config=SpectrogramConfig(bands=48), workers=1)
+    (note,) = compare.leak_notes([trained(tmp_path, tmp_path / "coarse")], changed(tested, split=lambda n: ("train", "valid", "test")[n % 3]), tmp_path)
+    assert re.search(r"could not be looked for in this test: .*bands is", note)
 
 
 def test_unknown_training_data_is_said(data, tmp_path):

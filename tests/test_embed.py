@@ -411,7 +411,7 @@ def test_loading_from_nowhere_names_the_folder(tmp_path):
         (np.float32(0.5), RATE, "shape"),
         (np.full(9, np.nan, np.float32), RATE, "NaN"),
         (np.full(9, np.inf, np.float32), RATE, "infinity"),
-        ([], RATE, "list of 0"),
+        ([], RATE, "there is no music here"),
         ([0.1, 0.2], RATE, "numpy.array"),
         ([sound(1), sound(1).astype(np.int32)], RATE, "int32"),
         (None, RATE, "expected"),
@@ -628,3 +628,42 @@ def test_a_model_without_a_head_cannot_be_asked():
     for ask in (lambda e: e.predict(sound(1.0), RATE), lambda e: e.predict_windows(sound(1.0), RATE, window_s=1.0), lambda e: e.predict_log_mels([])):
         with pytest.raises(RequestError, match="patchifier finetune"):
             ask(embedder())
+
+
+# --- what people try first ---
+
+
+def test_an_array_or_a_list_of_paths_is_embedded_and_an_iterator_of_them_is_refused_with_what_to_do(tmp_path, tone):
+    paths = [tmp_path / f"{number}.wav" for number in range(2)]
+    for number, path in enumerate(paths):
+        audio.save(path, tone(200 * (1 + number), seconds=2))
+    model = Embedder(Patchifier(Config().model), Config())
+    expected = model.embed(paths)
+    np.testing.assert_array_equal(model.embed(np.array([str(path) for path in paths])), expected)
+    np.testing.assert_array_equal(model.embed(np.array(paths, object)), expected)
+    with pytest.raises(RequestError, match=r"embed\(list\(paths\)\)"):
+        model.embed(tmp_path.glob("*.wav"))
+
+
+def test_nothing_is_no_music():
+    model = Embedder(Patchifier(Config().model), Config())
+    with pytest.raises(RequestError, match="there is no music here"):
+        model.embed([])
+    with pytest.raises(RequestError, match="without a frame"):
+        model.embed([iter([torch.zeros(64, 40)]), iter([])])
+    with pytest.raises(RequestError, match="start_s and end_s are of files"):
+        list(model.pieces(np.zeros(22_050, np.float32), 22_050, start_s=0.5))
+
+
+def test_a_device_that_is_not_there_is_refused_and_the_best_one_is_found():
+    with pytest.raises(RequestError, match="device is 'gpu', expected one that torch has here"):
+        load("patchifier-base", device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(RequestError, match="device is 'cuda'"):
+            load("patchifier-base", device="cuda")
+        assert str(load("patchifier-base", device="auto").device) in ("cpu", "mps")
+
+
+def test_the_package_and_a_model_show_what_they_are():
+    assert {"load", "Embedder", "Config", "datasets"} <= set(dir(patchifier))
+    assert repr(Embedder(Patchifier(Config().model), Config())) == "<Embedder: vectors of 512 numbers, 8,291,793 parameters, on cpu>"

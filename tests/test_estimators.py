@@ -260,6 +260,10 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
         ({"model": {"estimators": ["key"]}}, r"model\.estimators\[0\] is 'key'|model\.estimators.*'key'"),
         ({"model": {"estimators": ["tempo", "tonic", "tempo"]}}, r"model\.estimators is \['tempo', 'tonic', 'tempo'\], expected some .* each once"),
         ({"model": {"bands": 64, "pitch_bands": 0}, "spectrogram": {"bands": 64, "pitch_bands": 0}}, "'tonic', which needs pitch bands"),
+        (
+            {"model": {"channels": [8], "bands": 282, "estimators": ["tempo"]}, "spectrogram": {"bands": 282}, "embed": {"summaries": ["metre"]}},
+            r"'metre' in embed\.summaries, made from 'pulse' needs mel bands in 4 equal groups, but there are 66",
+        ),
     ],
 )
 def test_estimates_that_cannot_be_are_refused(changes, message):

@@ -88,6 +88,12 @@ def test_log_mel_of_blocks_is_that_of_the_whole(samples: int, cuts: list[int], n
     assert expected.shape == (280, 1 + samples // 512)
 
 
+def test_blocks_give_what_the_whole_gives_under_a_window_that_does_not_end_in_zeros(tone: Callable) -> None:
+    config, wave = update(WIDE, {"window": "hamming"}), tone(5_600, seconds=20)
+    found = torch.cat(list(spectrogram.stream_log_mel(iter(np.split(wave, 20)), config)), dim=-1)
+    torch.testing.assert_close(found, spectrogram.log_mel(wave, config), atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("samples", [1, 2, 4095, 40_001])
 def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples: int, tone: Callable) -> None:
     seconds = samples / RATE

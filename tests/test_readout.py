@@ -72,6 +72,8 @@ def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherw
     deeper = update(config, {"model": {"layers": 2}})
     with pytest.raises(RequestError, match=r"differs from the config in model\.layers: give"):
         initial_model(deeper, tmp_path / "other")
+    with pytest.raises(RequestError, match=r"differs from the config in spectrogram\.n_fft, spectrogram\.mel_scale: give"):
+        initial_model(update(config, {"spectrogram": {"mel_scale": "htk", "n_fft": 1024}}), tmp_path / "other")
 
 
 def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():

@@ -135,6 +135,23 @@ def test_runs_that_led_to_the_model_are_added(tmp_path, home, root):
     assert "| run 1, seed | 3 |" in card
 
 
+def test_what_the_runs_before_heard_is_held_to_the_tasks_and_counted_too(tmp_path, home, root):
+    own = [ROWS[0] | {"path": "pretraining/d.ogg", "seconds": 7200.0}]
+    (root / "pretraining-recordings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    first = trained(tmp_path / "first", facts=FACTS | {"dataset": "pretraining-recordings", "clips": {"train": 1}})
+    second = trained(tmp_path / "second", run=RUN | {"command": f"{RUN['command']} --init first/model"})
+    assert "3.8 hours in 4 clips, the list `pretraining-recordings.jsonl and pretraining.jsonl`" in released(tmp_path, home, root, second, before=[first])
+    (root / "pretraining-recordings.jsonl").write_text(json.dumps(own[0] | {"source": TESTED["source"]}) + "\n")
+    with pytest.raises(RequestError, match=r"shares 'deb/game/t\.ogg'"):
+        released(tmp_path, home, root, second, before=[first])
+    unknown = trained(tmp_path / "unknown", facts=FACTS | {"dataset": "something"})
+    with pytest.raises(RequestError, match=r"something\.jsonl is no list in"):
+        released(tmp_path, home, root, second, before=[unknown])
+    more = trained(tmp_path / "more", facts=FACTS | {"clips": {"train": 999}})
+    with pytest.raises(RequestError, match=r"trained on 999 clips, expected at most the 3 of pretraining\.jsonl"):
+        released(tmp_path, home, root, more)
+
+
 def test_every_fact_of_model_and_run_is_on_the_card_and_no_place_of_the_machine(tmp_path, home, root):
     card = released(tmp_path, home, root, trained(tmp_path / "run", facts=FACTS | {"something new": "kept"}))
     for row in ("| something new | kept |", "| seed | 7 |", "| run 1, precision | bf16 |", "| run 1, cache | someone/cache |"):

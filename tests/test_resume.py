@@ -14,7 +14,7 @@ import safetensors.torch
 import soundfile
 import torch
 
-from patchifier import cache, datasets, runs
+from patchifier import audio, cache, checkpoint, datasets, runs
 from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.loop import rate_factor
 from patchifier.pretrain import pretrain
@@ -195,6 +195,24 @@ def test_two_trainings_of_one_run_at_once_are_refused(small_cache, uninterrupted
 def test_a_run_is_not_resumed_with_other_settings(small_cache, uninterrupted):
     with pytest.raises(RequestError, match="other settings"):
         pretrain(small_cache, uninterrupted, config=update(Config(), {**SETTINGS, "augment": {"scale": [1, 1]}}), device="cpu", resume=True)
+
+
+def test_a_run_is_not_resumed_on_other_clips_or_from_other_weights(small_cache, uninterrupted, tmp_path, noise):
+    (tmp_path / "other").mkdir()
+    for number in range(8):
+        audio.save(tmp_path / "other" / f"{number}.wav", noise(6.0, seed=100 + number))
+    cache.prepare(datasets.load(tmp_path / "other"), tmp_path / "cache", workers=1)
+    config = update(Config(), SETTINGS)
+    with pytest.raises(RequestError, match=f"other clips: resume with the cache {small_cache}"):
+        pretrain(tmp_path / "cache", uninterrupted, config=config, device="cpu", resume=True)
+    with pytest.raises(RequestError, match="from fresh weights: resume without --init"):
+        pretrain(small_cache, uninterrupted, config=config, init=uninterrupted / "model", device="cpu", resume=True)
+    run = tmp_path / "run"
+    pretrain(small_cache, run, config=config, init=uninterrupted / "model", device="cpu")
+    pretrain(small_cache, run, config=config, device="cpu", resume=True)  # what it was started from need not be there any more
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["init"] == str(uninterrupted / "model")
+    assert checkpoint.load(run / "model").facts["init"] == facts["init"]
 
 
 def test_a_run_goes_on_after_fields_have_come_that_it_knew_nothing_of(small_cache, tmp_path):

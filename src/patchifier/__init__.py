@@ -14,6 +14,11 @@ _HOMES = {"load": "embed", "Embedder": "embed", "Config": "config"}
 _PARTS = {"audio", "spectrogram", "model", "tasks", "augment", "checkpoint", "datasets", "cache", "embed", "config", "weights"}
 
 
+def __dir__() -> list[str]:
+    """What there is, whether it has been used yet or not."""
+    return sorted({*__all__, *_PARTS})
+
+
 def __getattr__(name: str) -> Any:
     """Load public names when they are first used, so that importing the package does not import torch."""
     if name in _HOMES:

@@ -142,12 +142,20 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
             task = Task(**{**header["task"], "names": tuple(header["task"]["names"])})
         header["facts"] = dict(header["facts"]) if not newer else {}
     except OSError as error:
-        raise RequestError(f"{folder} is not a model folder: cannot read its config.json ({error.strerror}).") from error
+        raise RequestError(f"{folder} is not a model folder: cannot read its config.json ({error.strerror}).{_hint(folder)}") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RequestError(f"{folder} is not a model folder: its config.json is not one of a checkpoint.") from error
+        raise RequestError(f"{folder} is not a model folder: its config.json is not one of a checkpoint.{_hint(folder)}") from error
     if newer:
         raise RequestError(f"{folder} has format {header['format']}, this version reads up to {FORMAT}: pip install -U patchifier.")
     return text, values, header, task
+
+
+def _hint(folder: Path) -> str:
+    """What a folder that is no model probably is."""
+    if (folder / "cache.json").exists():
+        return " It is a cache: where a command takes both, the model comes first."
+    models = sorted(path.parent for path in folder.glob("**/model/config.json"))
+    return f" Did you mean {models[0]}?" if models else ""
 
 
 def _read_tensors(folder: Path, digest: str) -> dict[str, Any]:
@@ -234,6 +242,24 @@ def replaced_file(path: Path) -> Iterator[Path]:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def find_device(name: str) -> str:
+    """A device by torch's name for it; "auto" is the best that is there.
+
+    Raises
+    ------
+    RequestError
+        If there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).splitlines()[0].partition(" at start")[0]
+        raise RequestError(f"device is {name!r}, expected one that torch has here, such as 'cpu', 'cuda', 'mps' or 'auto': {said}") from error
+    return name
 
 
 def weights_hash(module: nn.Module) -> str:

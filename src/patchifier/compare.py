@@ -17,7 +17,7 @@ import numpy as np
 from patchifier import frames, leaks, probe, robustness, tasks, weights
 from patchifier.baselines import Encoder, cached
 from patchifier.cache import Cache, Progress, silent
-from patchifier.config import Config, RequestError
+from patchifier.config import Config, RequestError, digest
 from patchifier.datasets.folds import sides_in_turn
 from patchifier.probe import Sides
 from patchifier.runs import Run, write_json, write_rows
@@ -127,7 +127,10 @@ def leak_notes(encoders: Sequence[Encoder], data: Cache, folder: Path) -> list[s
 
     @functools.cache
     def said_of(heard: Path) -> str:  # once, however many seeds heard it
-        found = tuple(leak for leak in leaks.leaks(Cache(heard), data) if leak.second in asked)
+        try:
+            found = tuple(leak for leak in leaks.leaks(Cache(heard), data) if leak.second in asked)
+        except RequestError as error:
+            return f"clips of {heard}, on which it was pre-trained, could not be looked for in this test: {error}"
         leaks.save(found, folder / f"leaks-{heard.name}.csv")
         if not found:
             return f"no clip of {heard} is heard in this test."
@@ -143,11 +146,13 @@ def _leaks_of(trained_on: Path, data: Cache, said_of: Callable[[Path], str]) -> 
     places = [trained_on / "run.json", trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
     facts: dict[str, Any] = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
     heard = Path(facts.get("cache", ""))
-    if not (heard / "cache.json").exists():
-        return "what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."
-    if heard.resolve() == data.path.resolve():
-        return "pre-trained, without labels, on clips of this very cache."
-    return said_of(heard)
+    if not (heard / "cache.json").exists() or facts.get("music") not in (None, digest(list(Cache(heard).keys))):  # another may stand in its place
+        said = "what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."
+    elif heard.resolve() == data.path.resolve():
+        said = "pre-trained, without labels, on clips of this very cache."
+    else:
+        said = said_of(heard)
+    return f"{said} Started from {facts['init']}: {_leaks_of(Path(facts['init']).parent, data, said_of)}" if "init" in facts else said
 
 
 def describe(data: Cache) -> str:
@@ -211,8 +216,8 @@ class Judge:
         for condition, part, where in asked:
             values, truth = [repeat[condition][where] for repeat in repeats], targets[test[where]]
             score = tasks.evaluate(self.task, truth, values, self.rounds[0].groups[test[where]].tolist())
-            every = tasks.scores(self.task, truth, np.mean(values, axis=0))
-            also = {f"also_{key}": value for key, value in every.items() if key != self.task.metric}
+            every = [tasks.scores(self.task, truth, each) for each in values]
+            also = {f"also_{key}": float(np.mean([scores[key] for scores in every])) for key in every[0] if key != self.task.metric}
             rows.append(score.row(name, "none" if name == "majority" else self.protocol) | {"subset": part, "condition": condition, **cost, **also})
         return rows
 
@@ -295,9 +300,14 @@ class Judge:
         self.refuse_deformed()
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
         fewest = min(int(np.bincount(targets[sides.train], minlength=len(self.task.names)).min()) for sides in self.rounds) if targets.ndim == 1 else 0
-        shots = [k for k in SHOTS if k <= fewest or targets.ndim > 1]
+        shots = [k for k in SHOTS if k <= fewest or targets.ndim > 1] or [1]  # refused by the name of the class that has none
         notes = [f"The rarest class has {fewest} training clips: more examples of each than that cannot be drawn."] if shots != list(SHOTS) else []
         rows = []
+        if targets.ndim == 1:  # it draws nothing
+            test = np.concatenate([sides.test for sides in self.rounds])
+            value = tasks.main_score(self.task, targets[test], self.majority(targets)[""])
+            always = tasks.Score(self.task.metric, value, value, value, len(test)).row("majority", "none")
+            rows.append(always | {"subset": "", "condition": "", "seconds_per_second": None, "parameters": 0})
         for name, repeated in by_name.items():
             clean = [self.features(encoder).clean for encoder in repeated]
             found = [probe.few_shot(self.task, features, targets, sides, shots=shots, seed=self.seed) for features in clean for sides in self.rounds]

@@ -489,8 +489,14 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     return value
 
 
+def recipes() -> dict[str, Path]:
+    """Files of the recipes by their names: packed into the wheel, or beside the sources."""
+    packed = Path(__file__).parent / "recipes"
+    return {path.stem: path for path in sorted((packed if packed.exists() else Path(__file__).parents[2] / "recipes").glob("*.json"))}
+
+
 def read_changes(path: str | Path) -> dict[str, Any]:
-    """Read a file that states part of a config.
+    """Read a file that states part of a config; the name of a recipe is its file.
 
     Raises
     ------
@@ -498,9 +504,9 @@ def read_changes(path: str | Path) -> dict[str, Any]:
         If the file is missing or is not a JSON object.
     """
     try:
-        changes = json.loads(Path(path).read_text(encoding="utf-8"))
+        changes = json.loads(recipes().get(str(path), Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RequestError(f"cannot read config file {path}: {error.strerror}.") from error
+        raise RequestError(f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's name such as 'base'.") from error
     except ValueError as error:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error
     if isinstance(changes, dict):

@@ -40,12 +40,6 @@ class Outcome:
     page: Path
 
 
-def recipe(name: str) -> Path:
-    """Path of a recipe: packed into the wheel, or beside the sources."""
-    packed = Path(__file__).parent / "recipes" / name
-    return packed if packed.exists() else Path(__file__).parents[2] / "recipes" / name
-
-
 def demo(out: str | Path = "runs/demo", *, config: Config | None = None, progress: Callable[[str], Progress] = lambda title: silent) -> Outcome:
     """Run the whole story; a run that was interrupted goes on.
 
@@ -64,7 +58,7 @@ def demo(out: str | Path = "runs/demo", *, config: Config | None = None, progres
     """
     started, out = time.monotonic(), Path(out)
     before_s = sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in out.glob("*/run.json"))  # of a call that was interrupted
-    config = config or update(Config(), read_changes(recipe("demo.json")))
+    config = config or update(Config(), read_changes("demo"))
     prepare(datasets.load("demo"), out / "cache", config=config.spectrogram, progress=progress("log-mels"))
     data = Cache(out / "cache")
     pretrain(out / "cache", out / "pretrain", config=config, resume=True, progress=progress)

@@ -257,7 +257,8 @@ def _quality(chroma: Tensor) -> Tensor:
 
 def _fourier(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Real and imaginary parts of the first Fourier coefficients of values (..., K): (..., count) each."""
-    angles = 2 * math.pi / values.shape[-1] * torch.outer(torch.arange(values.shape[-1]), torch.arange(count)).to(values)
+    places, numbers = torch.arange(values.shape[-1], device=values.device), torch.arange(count, device=values.device)
+    angles = 2 * math.pi / values.shape[-1] * torch.outer(places, numbers).to(values)
     return values @ torch.cos(angles), -values @ torch.sin(angles)
 
 

@@ -164,7 +164,7 @@ class Graph:
     """
 
     WARM_UP = 3  # runs before recording, as torch asks for
-    MOST = 4  # shapes that are recorded; batches of other shapes, such as those with padding, take the step launch by launch
+    MOST = 4  # shapes that are recorded; other batches, and those with padding, of which a step asks the device for counts, take it launch by launch
 
     def __init__(self, take: Callable[[Any], Tensor], model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.take, self.model, self.optimiser = take, model, optimiser
@@ -175,7 +175,7 @@ class Graph:
         tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
         shape = tuple((name, value.shape, value.dtype) for name, value in tensors.items())
         if shape not in self.recorded:
-            if len(self.recorded) >= self.MOST:
+            if len(self.recorded) >= self.MOST or "present" in tensors:
                 self.optimiser.zero_grad(set_to_none=True)
                 return self.take(batch)
             self.recorded[shape] = self._record(dataclasses.replace(batch, **{name: value.clone() for name, value in tensors.items()}))
@@ -197,7 +197,7 @@ class Graph:
         self._put_back(before)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread pins the next batch's memory
             result = self.take(batch)
         return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}, graph, result
 

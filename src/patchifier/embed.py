@@ -18,7 +18,7 @@ from patchifier.config import Config, RequestError, digest
 from patchifier.model import Head, Patchifier
 from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version, without_other_statistics
 from patchifier.tasks import Task
-from patchifier.windows import cut_windows, pad_windows, require_log_mel, stream_cut, stream_stretches, stream_windows, stretch_frames
+from patchifier.windows import cut_windows, in_batches, pad_windows, require_log_mel, stream_cut, stream_stretches, stream_windows, stretch_frames
 
 Read = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]  # layers, new frames of each patch (B, N), and patches -> (B, E)
 Cut = Iterable[tuple[Tensor, int]]  # patches (1, M, W) of one piece of music, each with how many of its frames are new
@@ -38,7 +38,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
         of that name here is "./patchifier-paper"); a model folder, as training writes it; or one of a hub: "hf://owner/name",
         "hf://owner/name@revision". Nothing is downloaded but by the last.
     device : str
-        For example "cpu" or "cuda".
+        "cpu", "cuda", "cuda:1", "mps"; "auto" is the best that is there.
 
     Returns
     -------
@@ -47,10 +47,10 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     Raises
     ------
     RequestError
-        If there is no such model.
+        If there is no such model, or no such device.
     """
-    loaded = checkpoint.load(path)
-    return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device)
+    found, loaded = checkpoint.find_device(device), checkpoint.load(path)
+    return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=found)
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ class Embedder:
         arrays = [{name: value.cpu().numpy() for name, value in part.state_dict().items()} if part is not None else None for part in parts]
         return _rebuilt, (self.config, *arrays, self.task, str(self.device))
 
+    def __repr__(self) -> str:
+        """In a line: how long its vectors are, how large it is and where it computes."""
+        return f"<Embedder: vectors of {self.size} numbers, {self.model.parameter_count():,} parameters, on {self.device}>"
+
     @property
     def size(self) -> int:
         """Length E of an embedding."""
@@ -119,7 +123,7 @@ class Embedder:
 
         Parameters
         ----------
-        x : str, Path, array of float (S,) or (channels, S), or a list of these
+        x : str, Path, array of float (S,) or (channels, S), a list of these, or an array of paths
             Audio files, or samples in [-1, 1] (overshoot passes) at `sample_rate`. A file is read as it goes: memory does not grow with its length.
         sample_rate : int
             Of arrays, in Hz. Files know their own.
@@ -133,8 +137,10 @@ class Embedder:
         RequestError
             For a file that cannot be read, an array without a rate, integers or floats at their scale, NaN, or channels last.
         """
+        if getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U"):  # an array of paths
+            x = list(x)
         if isinstance(x, list | tuple):
-            if not x or isinstance(x[0], int | float):
+            if x and isinstance(x[0], int | float):
                 raise RequestError(f"embed got a list of {len(x)} numbers, expected paths or arrays: use numpy.array(samples, 'float32').")
             return self._means(self._patches(x, sample_rate), self._pooled)
         return self._means(self._patches([x], sample_rate), self._pooled)[0]
@@ -254,6 +260,8 @@ class Embedder:
     def pieces(self, x: Any, sample_rate: int | None = None, *, start_s: float = 0.0, end_s: float | None = None) -> Iterator[Tensor]:
         """Log-mel of a file, or of the part of it that is meant, or of samples, as it arrives: (M, T') each. An iterator of such pieces passes."""
         config = self.config.spectrogram
+        if (start_s, end_s) != (0.0, None) and not isinstance(x, str | Path):
+            raise RequestError(f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the part that is meant.")
         if isinstance(x, Iterator):
             yield from (require_log_mel(piece, self.config) for piece in x)
         elif isinstance(x, str | Path):
@@ -318,13 +326,13 @@ class Embedder:
         """
         width = self.config.model.width
         patches = ((number, *cut) for number, item in enumerate(items) for cut in item)
-        vectors = ((number, vector) for some in _batched(patches, PATCHES) for (number, *_), vector in zip(some, self._extract(some), strict=True))
+        vectors = ((number, vector) for some in in_batches(patches, PATCHES) for (number, *_), vector in zip(some, self._extract(some), strict=True))
         windows = (
             (number, first, window)
             for number, sequence in itertools.groupby(vectors, key=lambda owned: owned[0])
             for first, window in stream_windows((vector for _, vector in sequence), self.config)
         )
-        for some in _batched(windows, BATCH):
+        for some in in_batches(windows, BATCH):
             sequences, present = pad_windows([window for *_, window in some], 0.0)
             with torch.inference_mode():
                 vectors_of, new, kept = sequences.tensor_split([width, width + 1], dim=-1)  # (B, N, D), (B, N, 1), (B, N, M W)
@@ -375,12 +383,6 @@ def _rebuilt(config: Config, weights: Arrays, head_weights: Arrays | None, task:
 
     head = None if head_weights is None or task is None else filled(Head(config.model.width, len(task.names)), head_weights)
     return Embedder(filled(Patchifier(config.model), weights), config, head=head, task=task, device=device)
-
-
-def _batched(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    things = iter(things)
-    while batch := list(itertools.islice(things, size)):
-        yield batch
 
 
 def measure_readout(model: Patchifier, config: Config, log_mels: Iterable[Tensor]) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import Config, RequestError
-from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S, harmony, line, pulse_of, size_of, strength
+from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S, harmony, line, pulse_of, require_descriptor, size_of, strength
 
 OCTAVE = 36  # places of a tonic: thirds of a semitone, as pitch bands lie
 CHANNELS = 32
@@ -78,7 +78,7 @@ class TonicEstimator(Estimator):
     def seen(self, described: Tensor) -> Tensor:
         """The same (B, 2, 36) in units of the mean chroma's level, around what they are on average."""
         both = described.unflatten(-1, (2, OCTAVE))
-        return both / both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA) - both.new_tensor([[1.0], [0.5]])
+        return both / both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA) - 1 / torch.arange(1, 3, device=both.device)[:, None]
 
     def counted(self, described: Tensor, shares: Tensor) -> Tensor:
         """Mean and deviation of chroma by degree, the tonic first: (B, 72), the mean over all that the tonic may be."""
@@ -176,6 +176,8 @@ def require_estimators(names: Sequence[str], config: Config, *, field: str) -> N
             raise RequestError(f"{field} holds {name!r}, but model.estimators is {list(config.model.estimators)}: add {by!r} there, and train it.")
         if by == "tonic" and (config.spectrogram.pitch_per_octave != OCTAVE or config.spectrogram.pitch_bands < OCTAVE):
             raise RequestError(f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} to each: see spectrogram.pitch_per_octave.")
+        if by is not None:
+            require_descriptor(ESTIMATORS[by].of, config, what=f"{name!r} in {field}, made from")
 
 
 def estimator_of(estimators: nn.ModuleDict | None, name: str) -> Estimator:

@@ -31,9 +31,13 @@ BLOCK = 32  # samples that one product of matrices makes
 
 
 def pitch_step(config: SpectrogramConfig) -> int:
-    """2 where pitch bands lie so low that every other sample is enough, which halves the cost of their FFT; else 1."""
+    """2 where pitch bands lie so low that every other sample is enough, which halves the cost of their FFT; else 1.
+
+    And where the window ends in zeros: within half the filter's length of a block's ends, low-passed samples are not those of the whole.
+    """
     highest_hz = config.pitch_f_min_hz * 2 ** (config.pitch_bands / config.pitch_per_octave)
-    return 2 if highest_hz <= PASSED * config.sample_rate and config.hop % 2 == 0 and config.frame_samples % 4 == 0 and config.pitch_n_fft % 4 == 0 else 1
+    low = highest_hz <= PASSED * config.sample_rate and config.window == "hann"
+    return 2 if low and config.hop % 2 == 0 and config.frame_samples % 4 == 0 and config.pitch_n_fft % 4 == 0 else 1
 
 
 def low_pass() -> np.ndarray:

@@ -167,7 +167,7 @@ class Attention(nn.MultiheadAttention):
 class Dropout(nn.Dropout):
     """Dropout whose draws cost little on a CPU: four places from each 64-bit number of torch's generator.
 
-    The probability is rounded to 1/65,536 and the scale follows it, so the mean is kept exactly.
+    The probability is rounded to 1/65,536 and the scale follows it, so the mean is kept, in float32 exactly; in bf16 to 0.2 %.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -133,11 +133,12 @@ def leaks(first: Cache, second: Cache, *, same: float = SAME, similar: float = S
     Raises
     ------
     RequestError
-        If the caches were made with different settings, or with settings too coarse to tell recordings apart.
+        If the mel bands of the caches were made with different settings, or with settings too coarse to tell recordings apart.
     """
     if not 0.5 < similar <= same <= 1:
         raise RequestError(f"similar is {similar} and same is {same}, expected 0.5 < similar <= same <= 1.")
-    second.require(first.spectrogram)
+    first = first.require(first.spectrogram.without_pitch)  # pitch bands are not listened to
+    second = second.require(first.spectrogram)
     inside = first.path.resolve() == second.path.resolve()
     blocks = list(_blocks(second))
     found: list[Leak] = []

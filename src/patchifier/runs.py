@@ -75,7 +75,7 @@ def was_restarted() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
-SETTLED = ("precision",)  # facts that a resumed run keeps
+SETTLED = ("precision", "init", "init weights")  # facts that a resumed run keeps
 
 
 class Run:
@@ -105,6 +105,13 @@ class Run:
         self.facts |= {"machine": machine(), "versions": versions(), **(facts or {})}
         self.before: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8")) if (self.path / "run.json").exists() else {}
         self.before_s = float(self.before.get("seconds", 0.0))
+        if "music" in self.before:  # runs of older versions do not say
+            self._require_same("music", f"on other clips: resume with the cache {self.before.get('cache')}")
+            self._require_same("init weights", f"from {self.before.get('init', 'fresh weights')}: resume without --init")
+
+    def _require_same(self, name: str, what: str) -> None:
+        if name in self.facts and self.facts[name] != self.before.get(name):
+            raise RequestError(f"{self.path} was started {what}, or choose another --out.")
 
     def _claim(self, old: Path, config: Config, resume: bool) -> None:
         """Make the folder a run with this config, or check that it is one."""

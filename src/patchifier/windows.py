@@ -4,14 +4,24 @@ A log-mel is cut into patches that touch, the last one anchored to the end. Wind
 the last one anchored to the end. Both are done while the log-mel arrives, so that memory does not grow with its length.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from patchifier.audio import is_number
 from patchifier.config import Config, RequestError, SpectrogramConfig
+
+
+def in_batches(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Some at a time, while they arrive."""
+    things = iter(things)
+    while batch := list(itertools.islice(things, size)):
+        yield batch
 
 
 def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
@@ -24,7 +34,8 @@ def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
     """
     expected = f"a tensor of floats ({config.model.bands}, T), as model.log_mel gives it"
     if not isinstance(log_mel, Tensor):
-        raise RequestError(f"a log-mel is of type {type(log_mel).__name__}, expected {expected}.")
+        listed = " Paths come in a list, not in an iterator: embed(list(paths))." if isinstance(log_mel, str | Path) else ""
+        raise RequestError(f"a log-mel is of type {type(log_mel).__name__}, expected {expected}.{listed}")
     if log_mel.ndim != 2 or log_mel.shape[0] != config.model.bands or not log_mel.shape[1] or not log_mel.is_floating_point():
         raise RequestError(f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; if there is one alone, put it in a list.")
     if not log_mel.isfinite().all():
@@ -87,6 +98,11 @@ def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tenso
     """Patches (1, M, W) that touch, each with how many frames at its end no patch before it holds.
 
     The last one is anchored to the end and holds fewer than W new frames; or it is the only one, too short, and padded with silence.
+
+    Raises
+    ------
+    RequestError
+        If there is not a single frame.
     """
     width = config.model.frames
     rest, recent, frames = None, None, 0  # frames not yet in a patch, and the last W frames
@@ -98,9 +114,11 @@ def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tenso
         for place in range(whole):
             yield rest[None, :, place * width : (place + 1) * width], width
         rest, recent = rest[:, whole * width :], recent[:, -width:]
-    if recent is not None and frames < width:
+    if not frames or recent is None:
+        raise RequestError("there is a log-mel without a frame, expected at least one in each.")
+    if frames < width:
         yield nn.functional.pad(recent, (0, width - frames), value=config.spectrogram.silence)[None], width
-    elif recent is not None and frames % width:
+    elif frames % width:
         yield recent[None], frames % width
 
 

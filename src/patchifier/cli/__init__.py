@@ -7,9 +7,11 @@ torch and everything heavy is imported when a command runs, not for ``--help``.
 import errno
 import io
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import jsonargparse
 
@@ -25,6 +27,11 @@ DENIED = {  # what the system may say of a place, and what can be done about it
     errno.ENOSPC: "make room, and run this again",
     errno.EDQUOT: "make room, and run this again",
 }
+EXTRAS = {  # which extra brings a package that a command may miss
+    "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval", "matplotlib": "eval", "mir_eval": "eval", "av": "formats", "transformers": "peers",
+    "lancedb": "search", "ray": "cluster", "fsspec": "cluster", "huggingface_hub": "hf", "onnx": "onnx", "onnxscript": "onnx",
+}  # fmt: skip
+REQUIRED = ("out", "onnx")  # options that must be given; what else must be is an argument
 COMMANDS: dict[str, Callable[[Flags], int]] = training.COMMANDS | vectors.COMMANDS | judging.COMMANDS | looking.COMMANDS
 
 
@@ -41,6 +48,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            return _fault(command)
+        how = f"pip install 'patchifier[{EXTRAS[package]}]', in a clone '.[{EXTRAS[package]}]'"
+        print(f"patchifier {command}: this needs {package}, which is not installed: {how}.", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.errno not in DENIED:
             return _fault(command)
@@ -60,12 +74,23 @@ def _fault(command: str) -> int:
     return 3
 
 
+class Parser(jsonargparse.ArgumentParser):
+    """Says in a line what is wrong with a command."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Leave with exit code 2."""
+        missing = re.search(r"the following arguments are required: (\w+)\.(.+)", message)
+        if missing:
+            command, names = missing[1], [name.rpartition(".")[2] for name in missing[2].split(", ")]
+            named = " and ".join(f"--{name}" if name in REQUIRED else name.upper() for name in names)
+            self.exit(2, f"patchifier {command}: {named} is missing: see 'patchifier {command} --help'.\n")
+        super().error(message, ex)
+
+
 def parser() -> jsonargparse.ArgumentParser:
     """Build the parser of all commands."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    root = jsonargparse.ArgumentParser(
-        prog="patchifier", description="Music as sequences of spectrogram patches.", version=patchifier.__version__, allow_abbrev=False
-    )
+    root = Parser(prog="patchifier", description="Music as sequences of spectrogram patches.", version=patchifier.__version__, allow_abbrev=False)
     commands = root.add_subcommands(required=True, metavar="COMMAND", title="commands")
     for part in (training, vectors, judging, looking):
         part.add(commands)

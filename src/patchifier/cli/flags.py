@@ -21,7 +21,7 @@ def add_common(command: jsonargparse.ArgumentParser, **sections: type) -> None:
     """Add what every command has, and the fields of some sections of the config as flags."""
     command.add_argument("--json", action="store_true", help="Print results as JSON, and nothing else, on standard output.")
     if sections or (command.description or "").startswith("The whole"):
-        command.add_argument("--config", type=str, default="", help="JSON file with any part of a config, such as a run's own config.json.")
+        command.add_argument("--config", type=str, default="", help="Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.")
     for name, section in sections.items():
         command.add_class_arguments(section, name)
 

@@ -64,7 +64,7 @@ def run_demo(flags: Flags) -> int:
     """``patchifier demo``."""
     from patchifier import demo
 
-    base = update(Config(), read_changes(demo.recipe("demo.json")))
+    base = update(Config(), read_changes("demo"))
     outcome = demo.demo(flags.get("out", "runs/demo"), config=configure(base, flags), progress=progress)
     results = outcome.results
     lines = [results_table(results["rows"]), ""]
@@ -100,6 +100,9 @@ def run_prepare(flags: Flags) -> int:
     text = f"{done.clips} clips, {done.audio_s / 3600:.2f} h, in {flags['out']} ({done.decoded} decoded now, the rest was there)"
     if done.skipped:
         text += f"; {len(done.skipped)} skipped, named in {Path(flags['out']) / 'skipped.csv'}"
+    kept = dict.fromkeys(name for clip in dataset.clips for name in clip.info) if dataset.task is None else ()
+    if kept:
+        text += f"; no targets: of the columns {', '.join(kept)} none is called 'target' or 'label'"
     say(flags, results, text)
     return 1 if done.skipped else 0
 

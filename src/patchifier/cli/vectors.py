@@ -114,7 +114,10 @@ def run_similar(flags: Flags) -> int:
     from patchifier import search
 
     table = search.load(flags["table"])
-    where = search.Where(**{tag: flags[tag] for tag in TAGS if flags.get(tag)}, path_prefix=flags.get("below") or None)
+    below = flags.get("below") or None
+    if below and Path(below).is_dir():
+        below = f"{Path(below).resolve()}/"
+    where = search.Where(**{tag: flags[tag] for tag in TAGS if flags.get(tag)}, path_prefix=below)
     if flags.get("duplicates") is not None:
         if unused := [f"--{name}" for name in ALONE if flags.get(name, False) is not False]:
             raise RequestError(f"--duplicates compares every file with every other and takes no {' and no '.join(unused)}: leave one or the other out.")

@@ -239,8 +239,3 @@ def hold_out(clips: Sequence[Clip], *, fraction: float, seed: int = 0) -> list[b
     count = max(1, round(fraction * len(ranked))) if fraction > 0 and len(ranked) > 1 else 0
     chosen = set(ranked[:count])
     return [name in chosen for name in names]
-
-
-def relocate(clips: Sequence[Clip], root: Path) -> tuple[Clip, ...]:
-    """Clips with relative paths made absolute below a folder."""
-    return tuple(replace(clip, path=str(root / clip.path)) for clip in clips)

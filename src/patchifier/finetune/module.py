@@ -12,6 +12,7 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config
 from patchifier.model import Head, Patchifier
+from patchifier.readout import pool_one
 from patchifier.tasks import Task
 from patchifier.windows import cut_windows, pad_windows
 
@@ -56,10 +57,7 @@ class TunedModel(nn.Module):
         """Read out (B, D) from patches or vectors."""
         vectors = self.model.extract(values, present) if values.ndim == 5 else values
         sequence = self.model.bottleneck(vectors, present=present)[-1]  # (B, 1 + N, D)
-        if self.readout == "cls":
-            return sequence[:, 0]
-        weights = present[..., None].to(sequence.dtype)
-        return (sequence[:, 1:] * weights).sum(1) / weights.sum(1)
+        return pool_one(sequence, present, self.readout)
 
 
 class Inputs:

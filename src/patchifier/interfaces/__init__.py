@@ -44,7 +44,7 @@ def need(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise RequestError(f"this needs {module.split('.')[0]} ({error}): pip install 'patchifier[{extra}]'.") from error
+        raise RequestError(f"this needs {module.split('.')[0]} ({error}): pip install 'patchifier[{extra}]', in a clone '.[{extra}]'.") from error
 
 
 def encode_waveforms(model: Patchifier, config: Config, waveforms: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:

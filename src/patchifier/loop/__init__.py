@@ -218,7 +218,7 @@ def make_optimiser(model: nn.Module, config: TrainingConfig, rates: Mapping[str,
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rate = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), config.learning_rate)
-            table = name.endswith(("positions", "cls", "mask_token"))
+            table = name.endswith(("positions", "places", "distances.numbers", "cls", "mask_token"))
             decay = 0.0 if parameter.ndim < 2 or table else config.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
     device = next(model.parameters()).device

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier import baselines, checkpoint
+from patchifier import baselines, checkpoint, weights
 from patchifier.cache import Cache, Progress, silent
-from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, PretrainConfig, RequestError
+from patchifier.checkpoint import Checkpoint, weights_hash
+from patchifier.config import Config, PretrainConfig, RequestError, digest
 from patchifier.devices import best_precision, launch, require_devices, require_even, share
 from patchifier.embed import READOUT_CLIPS, measure_readout
 from patchifier.loop import Job, fit
@@ -106,12 +106,15 @@ def pretrain(
     sides = split(data, config.pretrain)
     facts = {
         "kind": "pretrain",
-        "cache": str(data.path),
+        "cache": str(data.path.resolve()),
         "dataset": data.name,
         "clips": {"train": len(sides.train), "validation": len(sides.validation)},
         "parameters": model.parameter_count(),
         "seed": config.pretrain.seed,
+        "music": digest(list(data.keys)),
     }
+    if init is not None:
+        facts |= {"init": str(weights.find(init)), "init weights": weights_hash(checkpoint.load(init).model)}
     with Run(out, config, resume=resume, facts=facts) as run:
         precision = run.settle("precision", lambda: best_precision(device, config.pretrain.precision))
         fabric = launch(device, devices=devices, nodes=nodes, precision=precision)
@@ -125,7 +128,7 @@ def pretrain(
                 write_reconstructions(run.path / "stage-two" / "reconstructions.safetensors", model, data, sides.validation, config)
             if config.model.readout:  # of the first part alone: this machine may have no other
                 measure_readout(model, config, examples_of(data, sides.parts[0]))
-            described = {name: run.facts[name] for name in ("dataset", "clips", "seed", "command", "machine", "started")}
+            described = {name: run.facts[name] for name in ("dataset", "clips", "seed", "init", "command", "machine", "started") if name in run.facts}
             steps = {f"steps, stage {stage}": number for stage, number in stage_steps(config.pretrain, len(sides.train)).items()}
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
@@ -149,16 +152,21 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
             )
     if loaded is None:
         return Patchifier(config.model, seed=config.pretrain.seed)
-    names = [field.name for field in dataclasses.fields(config.model) if field.name not in (*MEASURED, "estimators")]
-    differ = [name for name in names if getattr(config.model, name) != getattr(loaded.config.model, name)]
-    differ += [] if set(loaded.config.model.estimators) <= set(config.model.estimators) else ["estimators"]  # there may be new ones
+    differ = [f"model.{name}" for name in _differing(config.model, loaded.config.model) if name not in (*MEASURED, "estimators")]
+    differ += [] if set(loaded.config.model.estimators) <= set(config.model.estimators) else ["model.estimators"]  # there may be new ones
+    differ += [f"spectrogram.{name}" for name in _differing(config.spectrogram, loaded.config.spectrogram)]
     if differ:
-        raise RequestError(f"the model in {init} differs from the config in model.{', model.'.join(differ)}: give the config.json of that model as --config.")
+        raise RequestError(f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config.")
     model = Patchifier(config.model, seed=config.pretrain.seed)
     for name, part in loaded.model.named_children():
         if name != "readout":
             model.get_submodule(name).load_state_dict(part.state_dict(), strict=name != "estimators")
     return model
+
+
+def _differing(one: Any, other: Any) -> list[str]:
+    """Fields in which two sections of configs differ."""
+    return [field.name for field in dataclasses.fields(one) if getattr(one, field.name) != getattr(other, field.name)]
 
 
 def stage_steps(config: PretrainConfig, clips: int) -> dict[str, int]:

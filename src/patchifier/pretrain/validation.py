@@ -83,7 +83,9 @@ def masked_predictors(batches: list[Batch], mean_patch: Tensor) -> dict[str, flo
     """Masked-patch MSE of three predictors without a model; a model must beat them all to have learned anything."""
     errors: dict[str, list[Tensor]] = {}
     for batch in batches:
+        any_seen = (batch.present & ~batch.masked).any(1)[:, None, None, None, None]  # of a clip that is one patch, none is
         for name, guess in {"mean_patch": mean_patch, **guesses(batch)}.items():
+            guess = torch.where(any_seen, guess, mean_patch)
             errors.setdefault(f"{name}_mse", []).append((batch.patches - guess)[batch.masked].square())
     return {name: mean_of(parts) for name, parts in errors.items()}
 

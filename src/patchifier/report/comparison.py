@@ -27,7 +27,8 @@ def comparison_html(run: Run, problems: list[str], out: Path) -> str:
     about = (f"{results.get('protocol')} probe".capitalize(), results.get("split"), f"{plain[0].get('n')} test clips", plain[0].get("metric"))
     intro = f"<p>{'; '.join(map(escape, about))}.</p>"
     alt = "Score of each encoder with its 95 % interval."
-    caption = f"Scores on the same clips, with 95 % intervals over groups. From <b>{escape(run.label)}</b>."
+    over = "lines that hold 95 % of the draws" if results.get("protocol") == "few-shot" else "95 % intervals over groups"
+    caption = f"Scores on the same clips, with {over}. From <b>{escape(run.label)}</b>."
     drawn = figure_html(comparison_figure(plain), stem, out, alt=alt, caption=caption)
     return intro + notes + _main_table(plain, differences) + drawn + _subsets_table(rows) + _conditions_table(rows)
 
@@ -73,7 +74,8 @@ def comparison_headline(run: Run) -> str:
     if not rows:
         return ""
     first, metric = rows[_first(rows)], rows[0].get("metric")
-    others = [row for row in rows if row.get("encoder") not in (first.get("encoder"), "majority")]
+    alike = [row for row in rows if row.get("method") == first.get("method")]  # of few-shot, as many examples
+    others = [row for row in alike if row.get("encoder") not in (first.get("encoder"), "majority")]
     told = f"On {escape(first.get('n'))} clips of {escape(results.get('dataset'))}, {escape(label(first))} reaches <strong>{_score(first)}</strong>"
     told += f" (95&nbsp;% interval {interval_text(first, metric)}; {escape(metric)})"
     best = max(others, key=lambda row: to_number(row.get("value")), default=None)
