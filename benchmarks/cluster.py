@@ -7,7 +7,7 @@
 The first makes mp3 files in a temporary folder and embeds them with `embed_library` and with `embed_on_ray`, in turn in one run, with as many
 workers; what both need to start is left out by taking the difference to a library of a quarter of the files, and told beside. The second
 measures the rate of one core, by its time and not the clock's, on tracks of that length, or takes it from --rate. Prices are examples: put in
-your own. Without --model, the paper's architecture with random weights: they take as long as any.
+your own. The model is patchifier-base without --model.
 """
 
 import argparse
@@ -27,11 +27,9 @@ from timing import RESULTS, keep, say, timed
 
 from patchifier import audio, collection, embed
 from patchifier.collection.worker import Cut, embed_clips
-from patchifier.config import Config
 from patchifier.datasets import Clip
 from patchifier.interfaces import cluster
 from patchifier.interfaces.cluster import parts
-from patchifier.model import Patchifier
 from patchifier.runs import machine
 
 
@@ -71,7 +69,7 @@ def run(flags):
 
 
 def loaded(flags):
-    return embed.load(flags.model) if flags.model else embed.Embedder(Patchifier(Config().model, seed=0), Config())
+    return embed.load(flags.model or None)
 
 
 def measured(embedder, minutes, files=3):

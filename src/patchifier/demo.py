@@ -2,7 +2,7 @@
 
 The recipe (``recipes/demo.json``) is the paper's architecture with a budget of minutes. Folds 0 to 2 are heard in pre-training, without
 labels. Probes are cross-validated over all four folds; methods that move weights are tested on fold 3 alone, which takes less time.
-Beside the model of minutes stands the one that comes with the package, which heard more, two of these clips' tracks among it: what more music teaches.
+Beside the model of minutes stands the one that comes with the package, which heard more, none of these clips' tracks among it: what more music teaches.
 """
 
 import json
@@ -172,8 +172,8 @@ def notes(data: Cache, config: Config) -> list[str]:
     return [
         f"Linear probe and logistic regression are cross-validated over all {len(data.clips)} clips; "
         f"every fold but {held} was heard in pre-training, without labels, by the model of this demo.",
-        f"{RELEASED}, where it stands in the table, comes with the package. It heard, without labels, other tracks of these soundtracks, and two that these "
-        "clips are cut from under other names (naev_10, singularity_00): its card has them.",
+        f"{RELEASED}, where it stands in the table, comes with the package. It heard, without labels, other tracks of these soundtracks "
+        "and none that these clips are cut from: its card says what.",
         f"Methods that move weights are trained on two folds, validated on one and tested on fold {held}, which no training has heard.",
         "The task, telling seven soundtracks apart, is confounded with mastering; with so few clips it cannot tell apart what lies closer than "
         "about 10 points.",

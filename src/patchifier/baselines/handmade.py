@@ -58,7 +58,7 @@ def summaries(data: Cache, indices: Sequence[int]) -> np.ndarray:
         If the log-mels have no pitch bands.
     """
     if not data.spectrogram.pitch_bands:
-        raise RequestError("summaries need pitch bands: prepare the cache with --config recipes/base.json.")
+        raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
     model = replace(ModelConfig(), bands=data.spectrogram.bands, pitch_bands=data.spectrogram.pitch_bands)
     config = Config(spectrogram=data.spectrogram, model=model)
 
