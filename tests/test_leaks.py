@@ -56,6 +56,7 @@ class Sounds:
 
     def require(self, config):
         cache._require_same(self.spectrogram, config, self.path)
+        return self
 
 
 @pytest.fixture(scope="module")
