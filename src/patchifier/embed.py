@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,13 +138,7 @@ class Embedder:
         RequestError
             For a file that cannot be read, an array without a rate, integers or floats at their scale, NaN, or channels last.
         """
-        if getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U"):  # an array of paths
-            x = list(x)
-        if isinstance(x, list | tuple):
-            if x and isinstance(x[0], int | float):
-                raise RequestError(f"embed got a list of {len(x)} numbers, expected paths or arrays: use numpy.array(samples, 'float32').")
-            return self._means(self._patches(x, sample_rate), self._pooled)
-        return self._means(self._patches([x], sample_rate), self._pooled)[0]
+        return self._each(x, sample_rate, self._pooled)
 
     def predict(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
         """Ask a fine-tuned model: probabilities of classes or tags, or values, in the order of ``task.names``.
@@ -164,9 +159,7 @@ class Embedder:
             If the model has no head; and as :meth:`embed` does.
         """
         self._require_head()
-        several = isinstance(x, list | tuple)
-        found = self._means(self._patches(list(x) if several else [x], sample_rate), self._asked)
-        return found if several else found[0]
+        return self._each(x, sample_rate, self._asked)
 
     def predict_windows(
         self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None, start_s: float = 0.0, end_s: float | None = None
@@ -292,6 +285,15 @@ class Embedder:
         self._require_head()
         return self._means(self._patches(iter([log_mel]) for log_mel in log_mels), self._asked)
 
+    def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
+        """What is read off one piece of music, or off each of a list or of an array of paths."""
+        several = isinstance(x, list | tuple) or getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U")
+        items = list(x) if several else [x]
+        if several and items and isinstance(items[0], int | float):
+            raise RequestError(f"this is a list of {len(items)} numbers, expected paths or arrays: use numpy.array(samples, 'float32').")
+        found = self._means(self._patches(items, sample_rate), read)
+        return found if several else found[0]
+
     def _patches(self, items: Iterable[Any], sample_rate: int | None = None) -> Iterator[Cut]:
         return (stream_cut(self.pieces(item, sample_rate), self.config) for item in items)
 
@@ -304,19 +306,16 @@ class Embedder:
 
     def _means(self, items: Iterable[Cut], read: Read) -> np.ndarray:
         """Mean of what is read off the windows of each item, which comes as patches: (n, E)."""
-        sums, counts = list[Tensor](), list[int]()
+        sums, counts = dict[int, Tensor](), Counter[int]()
         for owners, layers, new, patches in self._encoded(items):
             with torch.inference_mode():
                 vectors = read(layers, new, patches).cpu().double()
             for (number, _), vector in zip(owners, vectors, strict=True):
-                if number == len(sums):
-                    sums.append(torch.zeros_like(vector))
-                    counts.append(0)
-                sums[number] += vector
+                sums[number] = sums.get(number, 0) + vector
                 counts[number] += 1
         if not sums:
             raise RequestError("there is no music here, expected at least one file, array or log-mel.")
-        return (torch.stack(sums) / torch.tensor(counts)[:, None]).float().numpy()
+        return (torch.stack(list(sums.values())) / torch.tensor(list(counts.values()))[:, None]).float().numpy()
 
     def _encoded(self, items: Iterable[Cut]) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor, Tensor | None]]:
         """Layers of the windows of all items, some at a time: item and first patch of each window, layers, new frames of each patch, and patches.
