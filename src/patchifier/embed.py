@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import audio, checkpoint, spectrogram, tasks
-from patchifier.checkpoint import weights_hash
 from patchifier.config import Config, RequestError, digest
 from patchifier.model import Head, Patchifier
 from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version, without_other_statistics
@@ -117,7 +116,7 @@ class Embedder:
         """Hash of the weights and of every setting that decides an embedding: vectors with the same one can be compared."""
         config = self.config
         settings = config.spectrogram, config.model, config.embed, config.pretrain.patches, config.pretrain.stage_two_patches
-        return digest(*settings, weights_hash(self.model), *summaries_version(config))
+        return digest(*settings, checkpoint.weights_hash(self.model), *summaries_version(config))
 
     def embed(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
@@ -224,7 +223,7 @@ class Embedder:
         Embedding
             A row of the chosen layers side by side, ``width * len(layers)`` numbers, for each patch; the last one is anchored to the end.
         """
-        config, sums, counts, frames = self.config, list[Tensor](), list[int](), 0
+        config, sums, counts, frames = self.config, dict[int, Tensor](), Counter[int](), 0
 
         def counted() -> Iterator[Tensor]:
             nonlocal frames
@@ -236,15 +235,11 @@ class Embedder:
             vectors = torch.cat([layers[layer][:, -new.shape[1] :] for layer in config.embed.layers], dim=-1).cpu()  # (B, N, E')
             for (_, first), row, present in zip(owners, vectors, new.cpu() > 0, strict=True):
                 for place, vector in enumerate(row[present], first):
-                    if place == len(sums):
-                        sums.append(torch.zeros_like(vector, dtype=torch.float64))
-                        counts.append(0)
-                    sums[place] += vector
+                    sums[place] = sums.get(place, 0) + vector.double()
                     counts[place] += 1
         starts = np.array(spectrogram.patch_starts(frames, length=config.model.frames, tail="anchor"))
         ends = np.minimum(starts + config.model.frames, frames)
-        means = (torch.stack(sums) / torch.tensor(counts)[:, None]).float().numpy()
-        return Embedding(means, starts * config.spectrogram.frame_s, ends * config.spectrogram.frame_s)
+        return Embedding(_over(sums, counts), starts * config.spectrogram.frame_s, ends * config.spectrogram.frame_s)
 
     def log_mel(self, x: Any, sample_rate: int | None = None) -> Tensor:
         """Log-mel (M, T) of a file or of samples, with this model's settings."""
@@ -315,7 +310,7 @@ class Embedder:
                 counts[number] += 1
         if not sums:
             raise RequestError("there is no music here, expected at least one file, array or log-mel.")
-        return (torch.stack(list(sums.values())) / torch.tensor(list(counts.values()))[:, None]).float().numpy()
+        return _over(sums, counts)
 
     def _encoded(self, items: Iterable[Cut]) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor, Tensor | None]]:
         """Layers of the windows of all items, some at a time: item and first patch of each window, layers, new frames of each patch, and patches.
@@ -373,6 +368,10 @@ class Embedder:
         where = torch.from_numpy(masked)[None].to(self.device)
         filled = self.model.reconstruct(patches[None].to(next(self.model.parameters())), masked=where)[0].cpu()
         return self.model.mel(patches)[:, 0], filled[:, 0]
+
+
+def _over(sums: dict[int, Tensor], counts: Counter[int]) -> np.ndarray:
+    return (torch.stack(list(sums.values())) / torch.tensor(list(counts.values()))[:, None]).float().numpy()
 
 
 def _rebuilt(config: Config, weights: Arrays, head_weights: Arrays | None, task: Task | None, device: str) -> Embedder:
