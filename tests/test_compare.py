@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -265,6 +266,15 @@ def test_leaks_are_found_between_caches_with_and_without_pitch_bands_and_other_m
     cache.prepare(datasets.load(tmp_path / "tested"), tmp_path / "coarse", config=SpectrogramConfig(bands=48), workers=1)
     (note,) = compare.leak_notes([trained(tmp_path, tmp_path / "coarse")], changed(tested, split=lambda n: ("train", "valid", "test")[n % 3]), tmp_path)
     assert re.search(r"could not be looked for in this test: .*bands is", note)
+
+
+def test_a_cache_of_which_parts_are_missing_stops_no_comparison(data, tmp_path):
+    heard = tmp_path / "heard"
+    shutil.copytree(data.path, heard)
+    for shard in heard.rglob("*.npy"):
+        shard.unlink()
+    (note,) = compare.leak_notes([trained(tmp_path, heard)], data, tmp_path)
+    assert re.search(r"could not be looked for in this test: .*00000\.npy", note)
 
 
 def test_unknown_training_data_is_said(data, tmp_path):

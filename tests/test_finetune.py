@@ -526,6 +526,15 @@ def test_an_unknown_method_is_refused_before_anything_is_trained(start, clips, t
     assert not (tmp_path / "run").exists()
 
 
+def test_fine_tuning_is_not_resumed_on_other_clips(start, clips, tmp_path):
+    data = labelled(clips, tmp_path / "cache")
+    tune(start, data, tmp_path / "run", "linear-probe")
+    header, first, *rows = (data / "index.jsonl").read_text().splitlines()
+    (data / "index.jsonl").write_text("\n".join([header, json.dumps(json.loads(first) | {"key": "another"}), *rows]) + "\n")
+    with pytest.raises(RequestError, match="was started on other clips: resume with the cache"):
+        tune(start, data, tmp_path / "run", "linear-probe", resume=True)
+
+
 def test_a_cache_with_other_settings_than_the_models_is_refused(start, clips, tmp_path):
     other = dataclasses.replace(start, config=update(start.config, {"spectrogram": {"n_fft": 1024}}))
     with pytest.raises(RequestError, match="n_fft is 2048, not 1024"):

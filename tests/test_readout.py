@@ -139,6 +139,10 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
         np.testing.assert_allclose(other.embed_log_mels(log_mels), expected, atol=1e-6)
         travelled = pickle.loads(pickle.dumps(other))
         np.testing.assert_array_equal(travelled.embed_log_mels(log_mels), other.embed_log_mels(log_mels))
+    checkpoint.save(tmp_path / "otherwise", checkpoint.Checkpoint(model, update(config, {"embed": changes})))
+    kept = checkpoint.load(tmp_path / "otherwise")
+    assert (kept.model.readout, kept.config.model.readout) == (None, 0)
+    np.testing.assert_allclose(Embedder(kept.model, kept.config).embed_log_mels(log_mels), expected, atol=1e-6)
     assert before.shape == (1, SIZE - 32 + 5)
     np.testing.assert_array_equal(Embedder(model, config).embed_log_mels(log_mels), before)  # the model is as it was
 

@@ -6,6 +6,7 @@ are in half precision.
 """
 
 import contextlib
+import copy
 import dataclasses
 import datetime
 import hashlib
@@ -64,7 +65,7 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
     folder : str or Path
         Where to.
     checkpoint : Checkpoint
-        What to write; it is not changed.
+        What to write; it is not changed. Statistics of an embedding put together otherwise than its config says are left out.
     dtype : torch.dtype
         Of matrices and kernels on disk: torch.float16 halves the file. Biases, scales and statistics, which are few and may be large, stay
         in float32.
@@ -74,6 +75,8 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
     RequestError
         If a number is too large for `dtype`; nothing is written.
     """
+    model, config = without_other_statistics(checkpoint.model, checkpoint.config)
+    checkpoint = dataclasses.replace(checkpoint, model=model, config=config)
     header = {
         "format": FORMAT,
         "version": patchifier.__version__,
@@ -154,7 +157,7 @@ def _hint(folder: Path) -> str:
     """What a folder that is no model probably is."""
     if (folder / "cache.json").exists():
         return " It is a cache: where a command takes both, the model comes first."
-    models = sorted(path.parent for path in folder.glob("**/model/config.json"))
+    models = sorted(path.parent for pattern in ("model/config.json", "*/model/config.json") for path in folder.glob(pattern))
     return f" Did you mean {models[0]}?" if models else ""
 
 
@@ -242,6 +245,19 @@ def replaced_file(path: Path) -> Iterator[Path]:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchifier, Config]:
+    """A model and its config; if its statistics are those of numbers put together otherwise, both without, on the same weights."""
+    if model.readout is None:
+        return model, config
+    model.readout.of = model.readout.of or config.embed.numbers  # what is first asked of it
+    if model.readout.of == config.embed.numbers:
+        return model, config
+    bare = copy.copy(model)
+    bare._modules = dict(model._modules)
+    bare.readout = None
+    return bare, update(config, {"model": {"readout": 0, "components": [0, 0]}})
 
 
 def find_device(name: str) -> str:

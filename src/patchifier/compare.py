@@ -145,14 +145,23 @@ def _leaks_of(trained_on: Path, data: Cache, said_of: Callable[[Path], str]) -> 
         return "comes without the music it was trained on, so leaks into the test could not be looked for; its card says what it heard."
     places = [trained_on / "run.json", trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
     facts: dict[str, Any] = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
-    heard = Path(facts.get("cache", ""))
-    if not (heard / "cache.json").exists() or facts.get("music") not in (None, digest(list(Cache(heard).keys))):  # another may stand in its place
+    heard = _music_of(facts)
+    if heard is None:
         said = "what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."
-    elif heard.resolve() == data.path.resolve():
+    elif heard.path.resolve() == data.path.resolve():
         said = "pre-trained, without labels, on clips of this very cache."
     else:
-        said = said_of(heard)
+        said = said_of(heard.path)
     return f"{said} Started from {facts['init']}: {_leaks_of(Path(facts['init']).parent, data, said_of)}" if "init" in facts else said
+
+
+def _music_of(facts: Mapping[str, Any]) -> Cache | None:
+    """The cache that a run heard, if it is at hand and no other stands in its place."""
+    try:
+        found = Cache(facts["cache"], partial=True)
+    except (KeyError, RequestError):
+        return None
+    return found if facts.get("music") in (None, digest(list(found.keys))) else None
 
 
 def describe(data: Cache) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.config import Config, RequestError, digest
 from patchifier.model import Head, Patchifier
-from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version, without_other_statistics
+from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version
 from patchifier.tasks import Task
 from patchifier.windows import cut_windows, in_batches, pad_windows, require_log_mel, stream_cut, stream_stretches, stream_windows, stretch_frames
 
@@ -85,7 +85,7 @@ class Embedder:
 
     def __init__(self, model: Patchifier, config: Config, *, head: Head | None = None, task: Task | None = None, device: str = "cpu") -> None:
         require_embed(config)
-        model, self.config = without_other_statistics(model, config)
+        model, self.config = checkpoint.without_other_statistics(model, config)
         self.model, self.head, self.task = model.to(device).eval(), head, task
         self.device = torch.device(device)
         if head is not None:

@@ -78,7 +78,7 @@ class TonicEstimator(Estimator):
     def seen(self, described: Tensor) -> Tensor:
         """The same (B, 2, 36) in units of the mean chroma's level, around what they are on average."""
         both = described.unflatten(-1, (2, OCTAVE))
-        return both / both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA) - 1 / torch.arange(1, 3, device=both.device)[:, None]
+        return both / both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA) - 1 / torch.arange(1, 3, device=both.device)[:, None]  # around 1 and 1/2
 
     def counted(self, described: Tensor, shares: Tensor) -> Tensor:
         """Mean and deviation of chroma by degree, the tonic first: (B, 72), the mean over all that the tonic may be."""

@@ -3,14 +3,13 @@
 Shapes: B windows, N patches, D width of a vector, E length of an embedding.
 """
 
-import copy
 import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from patchifier.config import Config, EmbedConfig, RequestError, update
+from patchifier.config import Config, EmbedConfig, RequestError
 from patchifier.descriptors import DESCRIPTORS, VERSION, require_descriptor
 from patchifier.estimators import ESTIMATES, require_estimators, summarise, summary_size
 from patchifier.model import Patchifier
@@ -69,19 +68,6 @@ def parts_of(config: Config) -> dict[str, slice]:
     sizes = {"layers": embedding_size(config) - sum(sizes.values())} | sizes
     ends = itertools.accumulate(sizes.values())
     return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
-
-
-def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchifier, Config]:
-    """A model and its config; if its statistics are those of numbers put together otherwise, both without, on the same weights."""
-    if model.readout is None:
-        return model, config
-    model.readout.of = model.readout.of or config.embed.numbers  # what is first asked of it
-    if model.readout.of == config.embed.numbers:
-        return model, config
-    bare = copy.copy(model)
-    bare._modules = dict(model._modules)
-    bare.readout = None
-    return bare, update(config, {"model": {"readout": 0, "components": [0, 0]}})
 
 
 def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], there: Tensor, patches: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 from patchifier import baselines, checkpoint, probe, tasks
 from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, FinetuneConfig, RequestError
+from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip, partition
 from patchifier.devices import best_precision, require_devices
 from patchifier.finetune.module import METHODS, Inputs, TunedModel, predict
@@ -78,7 +78,8 @@ def finetune(
     facts = {
         "kind": "finetune",
         "encoder": encoder,
-        "cache": str(data.path),
+        "cache": str(data.path.resolve()),
+        "music": digest(list(data.keys)),
         "dataset": data.name,
         "task": {"kind": data.task.kind, "names": list(data.task.names)},
         "metric": data.task.metric,

@@ -114,7 +114,7 @@ def pretrain(
         "music": digest(list(data.keys)),
     }
     if init is not None:
-        facts |= {"init": str(weights.find(init)), "init weights": weights_hash(checkpoint.load(init).model)}
+        facts |= {"init": str(weights.find(init).resolve()), "init weights": weights_hash(checkpoint.load(init).model)}
     with Run(out, config, resume=resume, facts=facts) as run:
         precision = run.settle("precision", lambda: best_precision(device, config.pretrain.precision))
         fabric = launch(device, devices=devices, nodes=nodes, precision=precision)
