@@ -139,6 +139,53 @@ def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
         assert sorted(own[:4]) == sorted(own[4:]) == sorted(LONG.frames[part])
 
 
+def in_groups(*groups):
+    data = Clips(900, 1249, 1000, 1249, 830, 1100, 1249, 950)
+    data.clips = [SimpleNamespace(id=str(number), group=group) for number, group in enumerate(groups)]
+    return data
+
+
+PAIRS = update(Config(model=SMALL), {"pretrain": {"contrast_of": "group", "targets": ["contrast"]}, "augment": {"pitch": [-2, 2]}})
+
+
+def test_of_groups_two_crops_stand_side_by_side_at_one_speed_and_pitch():
+    data = in_groups("a", "b", "a", None, "b", "a", "c", "c")
+    group = np.array([0, 1, 0, 3, 1, 0, 2, 2])
+    own, heard = batches(data, "two", config=PAIRS), []
+    for step in range(12):
+        plan = own(step)
+        one, other = plan.clips.view(4, 2).numpy().T
+        np.testing.assert_array_equal(group[one], group[other])
+        assert all((first != second) == (group[first] != 3) for first, second in zip(one, other, strict=True))  # alone in its group, it is its own partner
+        assert torch.equal(plan.scale[::2], plan.scale[1::2])
+        assert torch.equal(plan.rows[::2], plan.rows[1::2])
+        assert (plan.starts[::2, 0] != plan.starts[1::2, 0]).any()
+        heard += zip(one.tolist(), other.tolist(), strict=True)
+    assert sorted(one for one, _ in heard[:8]) == list(range(8))  # every clip once before any comes again
+    assert {other for one, other in heard if one == 0} == {2, 5}
+    assert torch.equal(own(5).clips, batches(data, "two", config=PAIRS)(5).clips)
+
+
+def test_partners_lie_in_the_same_part_and_shares_make_up_the_batch():
+    data, parts = in_groups(*"aaaaaaaa"), [np.array([0, 2, 4, 6]), np.array([1, 3, 5, 7])]
+    whole = batches(data, "two", config=PAIRS, parts=parts)(3).clips
+    assert (whole[:4] % 2 == 0).all()
+    assert (whole[4:] % 2 == 1).all()
+    shares = [batches(data, "two", config=PAIRS, parts=parts, share=share)(3).clips for share in (slice(0, 3), slice(3, 8))]
+    assert torch.equal(torch.cat(shares), whole)
+
+
+def test_stage_one_has_no_pairs():
+    plan = batches(in_groups(*"aabbccdd"), "one", config=PAIRS)(0)
+    assert sorted(plan.clips.tolist()) == list(range(8))
+
+
+@pytest.mark.parametrize("changes", [{"stage_two": {"batch": 7}}, {"stage_two": {"batch": 6}, "stage_one": {"batch": 6}, "parts": 2}])
+def test_pairs_that_do_not_fill_a_batch_are_refused(changes):
+    with pytest.raises(RequestError, match=r"contrast_of 'group' needs an even batch in each part: \d in [12] parts is none"):
+        update(Config(), {"pretrain": {"contrast_of": "group", "targets": ["contrast"]} | changes})
+
+
 def test_parts_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(RequestError, match=r"pretrain\.parts is 3, expected a number by which the batch of 32 can be divided"):
         update(Config(), {"pretrain": {"parts": 3}})

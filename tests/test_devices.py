@@ -175,6 +175,17 @@ def test_two_processes_have_the_losses_of_one_with_several_targets(targets, run,
         np.testing.assert_allclose(*[column(out, "two", f"{name}_error", "validation.csv") for out in (one, two)], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_tell_groups_apart_as_one_does(run, wide_clips):
+    """A crop's partner may be the other process's: of six, each has three."""
+    changes = several(10, "contrast")
+    changes["pretrain"] |= {"contrast_of": "group", "stage_two": changes["pretrain"]["stage_two"] | {"batch": 6}}
+    (one, _), (two, _) = run("one", changes, at=wide_clips), run("two", changes, "--devices", "2", at=wide_clips)
+    losses = [column(out, "two", "loss") for out in (one, two)]
+    assert len(losses[0]) == len(losses[1]) == 10
+    np.testing.assert_allclose(*losses, atol=1e-5, rtol=1e-5)
+
+
 def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
     """With one process its moments, outputs, buffers and gradients are torch's."""
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)

@@ -284,6 +284,23 @@ def test_contrast_is_low_where_a_clip_is_its_own_teachers_and_high_where_it_is_a
     assert own < 0.1 < 1 < others
 
 
+@torch.no_grad()
+def test_contrast_of_groups_asks_for_the_other_clips_of_the_group_and_not_for_the_clip_itself():
+    config = update(config_of("contrast"), {"pretrain": {"contrast_of": "group"}})
+    groups = torch.tensor([0, 1, 0, 2, 1, 0, 2])
+    learner = Learner(Patchifier(config.model), config, [(music(8, 6), None)], groups=groups)
+    learner.heads["contrast"] = torch.nn.Identity()
+    clips, axes = torch.tensor([0, 2, 1, 4, 3, 6]), torch.eye(128)
+    pairs = [axes[row // 2] for row in range(6)]  # the teacher hears the group
+    error = float(Learner.contrast(learner, torch.stack(pairs), torch.stack(pairs), clips))
+    assert error == pytest.approx(math.log(1 + 4 * math.exp(-10)) / math.log(6), abs=1e-5)  # a temperature of 0.1
+    heard = torch.stack([axes[row] for row in range(6)])  # each is known, and nothing of its partner: that is no answer
+    assert float(Learner.contrast(learner, heard, heard, clips)) == pytest.approx(math.log(5) / math.log(6), rel=1e-5)
+    assert float(Learner.contrast(learner.eval(), heard, heard, clips)) < 0.01  # held-out clips come one by one
+    once_more = torch.tensor([0, 2, 5, 0])  # one group met twice in a batch: all of it is an answer
+    assert float(Learner.contrast(learner.train(), axes[[9] * 4], axes[:4], once_more)) == pytest.approx(math.log(3) / math.log(4), rel=1e-5)
+
+
 def test_without_latent_or_contrast_there_is_no_teacher():
     learner = learner_of(config_of(PIXELS, "timbre"))
     assert learner.teacher is None
@@ -343,7 +360,7 @@ def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
 def test_what_another_model_says_is_asked_of_the_clip_whose_it_is():
     config = update(config_of("harmony", "distil"), {"pretrain": {"teacher_features": "somewhere"}})
     said = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
-    learner = Learner(Patchifier(config.model), config, [(music(8, 6), None)], said).eval()
+    learner = Learner(Patchifier(config.model), config, [(music(8, 6), None)], elsewhere=said).eval()
     learner.heads["distil"].weight.zero_()
     shown, masked, clips = music(3, 6), half(3, 6), torch.tensor([4, 19, 0])
     where = {"visible": places(~masked), "hidden": places(masked)}

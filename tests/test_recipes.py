@@ -62,7 +62,7 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
     model = Patchifier(config.model)
     moved = set()
     for stage in ("one", "two"):
-        batches = Batches(data, [clips], config, stage, TrainingConfig(batch=2))
+        batches = Batches(data, [clips], config, stage, TrainingConfig(batch=4 if config.pretrain.pairs else 2))
         module = stage_module(stage, model, batches, config).train()
         trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         before = {name: parameter.detach().clone() for name, parameter in trained.items()}
@@ -83,7 +83,7 @@ def test_there_is_a_recipe_for_every_alternative_of_design():
     stated = [name for path in RECIPES for name, _, _ in differences(read_changes(path), to_dict(Config()))]
     gaps = "n_fft mel_scale f_max_hz reference top_db channels vector embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
     gaps += " precision target mask_ratio loss_on extract intensity_per stages time pooling readout learning_rate"
-    gaps += " pitch_bands predictor_layers norm targets frames pitch extractor"  # beyond the paper
+    gaps += " pitch_bands predictor_layers norm targets frames pitch extractor contrast_of"  # beyond the paper
     assert not set(gaps.split()) - set(stated)
 
 

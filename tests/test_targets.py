@@ -217,6 +217,7 @@ def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callab
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"contrast_of": "group"}, r"contrast_of 'group' says how the target 'contrast' is asked, which is not in pretrain\.targets: add it"),
         ({"targets": ["pixels", "melody"]}, r"pretrain\.targets holds 'melody', expected some of pixels, timbre, .*contrast"),
         ({"targets": []}, r"pretrain\.targets is \(\), expected some of pixels"),
         ({"targets": ["timbre", "timbre"]}, "each once"),

@@ -65,6 +65,7 @@ def draw(
     width: int = 32,
     layout: Layout = "consecutive",
     most: int | None = None,
+    pairs: bool = False,
 ) -> Draw:
     """Draw scaling, crop, the keys of random intensity and, if there is a range of it, a shift of pitch for a batch.
 
@@ -82,16 +83,20 @@ def draw(
         N consecutive patches from a random frame; N independent positions; a single one; all of the clip.
     most : int
         With "whole", the longest sequence that the model has positions for; longer clips are cropped to it.
+    pairs : bool
+        Two by two, what stands side by side shares its scale and its shift of pitch.
 
     Returns
     -------
     Draw
     """
     B, (low, high) = len(frames), config.scale
-    scale = generator.uniform(low, high, B)
+    first_of = np.arange(B) // 2 * 2 if pairs else np.arange(B)
+    shorter = np.minimum(frames, frames[np.arange(B) ^ 1]) if pairs else frames
+    scale = generator.uniform(low, high, B)[first_of]
     placement = generator.random((B, patches if layout == "independent" else 1))
     if layout in ("consecutive", "whole"):
-        fits = patches * width / frames if layout == "consecutive" else np.zeros(B)
+        fits = patches * width / shorter if layout == "consecutive" else np.zeros(B)
         scale = np.where((fits > scale) & (fits <= high), fits, scale)
     lengths = np.maximum(np.rint(frames * scale), 1).astype(int)
     if layout in ("independent", "one"):
@@ -106,7 +111,7 @@ def draw(
         starts = first[:, None] + order * width
         present = order < counts[:, None]
     keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
-    pitch = generator.uniform(*config.pitch, B) if config.shifts_pitch else None  # last, so that nothing else changes with it
+    pitch = generator.uniform(*config.pitch, B)[first_of] if config.shifts_pitch else None  # last, so that nothing else changes with it
     return Draw(scale, starts, present, lengths, keys, pitch)
 
 

@@ -297,6 +297,8 @@ class PretrainConfig:
     """Which patches the extractor sees in stage II; the masked ones' vectors are thrown away."""
     targets: tuple[str, ...] = ("pixels",)
     """What is predicted of patches and clips: rows of :data:`patchifier.pretrain.targets.TARGETS`; several weigh themselves."""
+    contrast_of: Literal["clip", "group"] = "clip"
+    """What "contrast" tells apart: clips, each by its own masked patches; or groups (tracks), each by another crop: a batch holds two of each."""
     teacher_decay: float = 0.996
     """How slowly the copy that "latent" and "contrast" learn from follows the model."""
     teacher_features: str = ""
@@ -323,12 +325,19 @@ class PretrainConfig:
         for training in (self.stage_one, self.stage_two):
             fits = self.parts >= 1 and training.batch % self.parts == 0
             _require(fits, f"pretrain.parts is {self.parts}, expected a number by which the batch of {training.batch} can be divided.")
+        even = not self.pairs or self.stage_two.batch // self.parts % 2 == 0
+        _require(even, f"pretrain.contrast_of 'group' needs an even batch in each part: {self.stage_two.batch} in {self.parts} parts is none.")
         _require(0 <= self.mask_ends <= 1, f"pretrain.mask_ends is {self.mask_ends}, expected a share between 0 and 1.")
         _require(0 < self.mask_ratio < 1, f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.")
         _require(self.patches >= 2, f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.")
         for name in ("validate_every", "checkpoint_every_s"):
             _require(getattr(self, name) >= 0, f"pretrain.{name} is {getattr(self, name)}, expected 0 or more.")
         _require(0 <= self.validation_fraction < 1, "pretrain.validation_fraction must be in [0, 1).")
+
+    @property
+    def pairs(self) -> bool:
+        """Whether two crops of a group stand side by side in stage II."""
+        return self.contrast_of == "group"
 
 
 @dataclass(frozen=True)

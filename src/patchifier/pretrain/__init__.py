@@ -221,7 +221,10 @@ def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config
         part.requires_grad_(name in TRAINED[stage] and name not in idle)
     for name, part in (model.estimators or {}).items():
         part.requires_grad_(several and name in config.pretrain.targets)
-    return Learner(model, config, batches.examples(), said_elsewhere(batches.data, batches.parts, config)) if several else model
+    if not several:
+        return model
+    groups = torch.from_numpy(batches.groups) if batches.pairs else None
+    return Learner(model, config, batches.examples(), elsewhere=said_elsewhere(batches.data, batches.parts, config), groups=groups)
 
 
 def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:

@@ -104,6 +104,9 @@ class Batches:
         self.data, self.parts, self.config, self.stage, self.training = data, parts, config, stage, training
         settings = config.pretrain
         self.seed = settings.seed * 2 + (stage == "two")  # the stages draw apart
+        self.pairs = stage == "two" and settings.pairs
+        self.groups = group_codes(data) if self.pairs else np.zeros(0, int)
+        self.partners = [Partners(self.groups, part) for part in parts] if self.pairs else []
         self.layout: Any = settings.stage_one_patches if stage == "one" else settings.stage_two_patches
         self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
         self.resident = self._resident() if self.device.type == "cuda" else None
@@ -131,11 +134,14 @@ class Batches:
 
     def plan(self, step: int) -> Plan:
         """Draw clips, augmentation and mask of a step."""
-        each = self.training.batch // len(self.parts)
-        chosen = np.concatenate([part[batch_indices(self.seed, step, clips=len(part), batch=each, part=number)] for number, part in enumerate(self.parts)])
+        each = self.training.batch // len(self.parts) // (2 if self.pairs else 1)
+        chosen = [part[batch_indices(self.seed, step, clips=len(part), batch=each, part=number)] for number, part in enumerate(self.parts)]
+        if self.pairs:
+            draws = generator(self.seed, "pairs", step)
+            chosen = [np.stack([some, partners.draw(some, draws)], axis=1).ravel() for some, partners in zip(chosen, self.partners, strict=True)]
         return make_plan(
             self.data,
-            chosen,
+            np.concatenate(chosen),
             self.config,
             draws=generator(self.seed, "augment", step),
             masks=generator(self.seed, "mask", step),
@@ -144,6 +150,7 @@ class Batches:
             counts="present" if self.stage == "one" else self.config.pretrain.loss_on,
             share=self.share,
             resident=self.resident,
+            pairs=self.pairs,
         )
 
     def examples(self) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -167,6 +174,35 @@ class Batches:
         clips = np.sort(np.concatenate(self._own_parts()))
         need = int(self.data.frames[clips].sum()) * self.config.model.bands * 2  # float16
         return Resident.of(self.data, clips, self.device) if need < RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0] else None
+
+
+def group_codes(data: Cache) -> np.ndarray:
+    """Number of each clip's group; a clip without one is a group of its own. Shape (clips,), int."""
+    return np.unique([clip.group or clip.id for clip in data.clips], return_inverse=True)[1]
+
+
+class Partners:
+    """Draws clips of the same group.
+
+    Parameters
+    ----------
+    groups : ndarray of int, shape (clips,)
+        Group of every clip of the cache.
+    part : ndarray of int
+        Clips that may be drawn.
+    """
+
+    def __init__(self, groups: np.ndarray, part: np.ndarray) -> None:
+        self.groups, self.clips = groups, part[np.lexsort((part, groups[part]))]  # group by group
+        self.sorted_groups = groups[self.clips]
+
+    def draw(self, chosen: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+        """Another clip of each one's group, or itself if it is the only one."""
+        own = self.groups[chosen]
+        first, end = (np.searchsorted(self.sorted_groups, own, side=side) for side in ("left", "right"))
+        drawn = first + (draws.random(len(chosen)) * np.maximum(end - first - 1, 1)).astype(int)
+        passed = (self.clips[drawn] >= chosen) & (end - first > 1)  # over itself
+        return self.clips[drawn + passed]
 
 
 @dataclass(frozen=True)
@@ -201,10 +237,12 @@ def make_plan(
     counts: str = "masked",
     share: slice | None = None,
     resident: Resident | None = None,
+    pairs: bool = False,
 ) -> Plan:
     """Draw for a whole batch and plan a share of it; what is drawn for a clip does not depend on the share."""
     model, settings, share = config.model, config.pretrain, share or slice(0, len(chosen))
-    drawn = augment.draw(draws, data.frames[chosen], config=augmentation, patches=settings.patches, width=model.frames, layout=layout, most=model.positions)
+    shape = {"patches": settings.patches, "width": model.frames, "layout": layout, "most": model.positions, "pairs": pairs}
+    drawn = augment.draw(draws, data.frames[chosen], config=augmentation, **shape)
     masked = draw_mask(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
     weight = _weight(masked if counts == "masked" else drawn.present, share)
     visible_weight = _weight(drawn.present & ~masked, share)

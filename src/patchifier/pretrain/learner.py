@@ -21,6 +21,7 @@ from patchifier.pretrain.targets import PIXELS, TAUGHT, require_targets
 LEAST_DEVIATION = 1e-4  # of a target's number, in units of log-mel: what varies less says nothing
 TEMPERATURE = 0.1  # of the contrast between clips
 PROJECTED = 128  # numbers in which clips are told apart
+OUT = -1e4  # likeness of what is no answer
 EQUAL = (1.0, 1.0)
 
 
@@ -50,9 +51,19 @@ class Learner(nn.Module):
         standardised by those of all processes.
     elsewhere : Tensor, shape (clips, E)
         What another model says of every clip of the cache, standardised, for the target "distil".
+    groups : Tensor, shape (clips,), int64
+        The group of every clip of the cache, where "contrast" tells groups apart.
     """
 
-    def __init__(self, model: Patchifier, config: Config, examples: Iterable[tuple[Tensor, Tensor | None]], elsewhere: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: Patchifier,
+        config: Config,
+        examples: Iterable[tuple[Tensor, Tensor | None]],
+        *,
+        elsewhere: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> None:
         super().__init__()
         require_targets(config)
         self.model, self.config = model, config
@@ -62,6 +73,7 @@ class Learner(nn.Module):
         found = self._moments(examples)
         self.register_buffer("pixels_variance", found.pop(PIXELS)[1].square(), persistent=False)
         self.register_buffer("elsewhere", elsewhere, persistent=False)
+        self.register_buffer("groups", groups, persistent=False)
         D = config.model.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.pretrain.seed)
@@ -157,7 +169,7 @@ class Learner(nn.Module):
             if "latent" in self.taught:
                 errors["latent"] = of_hidden * mean_square(self.heads["latent"](at_hidden), vectors)
             if "contrast" in self.taught:
-                errors["contrast"] = self.contrast(whole, heard)
+                errors["contrast"] = self.contrast(whole, heard, clips)
         return errors
 
     def _disagreements(self, patches: Tensor, present: Tensor | None) -> dict[str, Tensor]:
@@ -173,14 +185,23 @@ class Learner(nn.Module):
         with torch.autocast(patches.device.type, enabled=False):
             return {name: estimator.disagreement(exact, there, self.config, joined) for name, estimator in asked.items()}
 
-    def contrast(self, whole: Tensor, clips: Tensor) -> Tensor:
-        """Cross entropy of telling which clip a vector (B, D) is of, among what the teacher heard in all processes' clips (B, 128)."""
-        everywhere, first = devices.gathered(clips) if self.training else (clips, 0)  # the first process alone validates
+    def contrast(self, whole: Tensor, heard: Tensor, clips: Tensor | None = None) -> Tensor:
+        """Cross entropy of telling which clip a vector (B, D) is of, among what the teacher heard in all processes' clips (B, 128).
+
+        Where groups are told apart, that is which other clips are of its group; the teacher's word on the clip itself is left out.
+        """
+        everywhere, first = devices.gathered(heard) if self.training else (heard, 0)  # the first process alone validates
         asked = nn.functional.normalize(self.heads["contrast"](whole).float(), dim=1)
         with torch.autocast(whole.device.type, enabled=False):  # of ten, bf16 tells apart no less than 0.06
             likeness = asked @ everywhere.float().T / TEMPERATURE  # (B, B of all)
-        own = first + torch.arange(len(clips), device=clips.device)
-        return nn.functional.cross_entropy(likeness, own) / math.log(max(2, len(everywhere)))
+        own = first + torch.arange(len(heard), device=heard.device)
+        right: Tensor = own
+        if self.config.pretrain.pairs and self.training:  # what is held out comes one by one
+            of = self.get_buffer("groups")[clips]  # (B,)
+            itself = own[:, None] == torch.arange(len(everywhere), device=heard.device)
+            same = (of[:, None] == devices.gathered(of)[0]) & ~itself
+            likeness, right = likeness.masked_fill(itself, OUT), same / same.sum(1, keepdim=True)
+        return nn.functional.cross_entropy(likeness, right) / math.log(max(2, len(everywhere)))
 
     @torch.no_grad()
     def standardised(self, name: str, patches: Tensor, present: Tensor | None = None) -> Tensor:
