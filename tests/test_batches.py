@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchifier import loop
+from patchifier import augment, loop
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, read_changes, update
 from patchifier.devices import Graph
@@ -167,12 +167,26 @@ def test_of_groups_two_crops_stand_side_by_side_at_one_speed_and_pitch():
 
 
 def test_partners_lie_in_the_same_part_and_shares_make_up_the_batch():
-    data, parts = in_groups(*"aaaaaaaa"), [np.array([0, 2, 4, 6]), np.array([1, 3, 5, 7])]
+    data, parts = in_groups(*"aabbaabb"), [np.array([0, 2, 4, 6]), np.array([1, 3, 5, 7])]
     whole = batches(data, "two", config=PAIRS, parts=parts)(3).clips
+    assert torch.equal(whole[::2] % 4 // 2, whole[1::2] % 4 // 2)
     assert (whole[:4] % 2 == 0).all()
     assert (whole[4:] % 2 == 1).all()
     shares = [batches(data, "two", config=PAIRS, parts=parts, share=share)(3).clips for share in (slice(0, 3), slice(3, 8))]
     assert torch.equal(torch.cat(shares), whole)
+
+
+def test_a_long_clip_beside_a_short_one_is_still_stretched_until_it_fits():
+    config = Config().augment
+    drawn = augment.draw(np.random.default_rng(0), np.array([400, 850] * 100), config=config, pairs=True)
+    assert drawn.present[1::2].all()
+    assert (drawn.scale[::2] == drawn.scale[1::2]).all()
+    assert drawn.scale.max() <= config.scale[1]
+
+
+def test_one_group_alone_is_refused():
+    with pytest.raises(RequestError, match="all clips are of one group: name groups in a manifest, or sort files into folders"):
+        batches(in_groups(*"aaaaaaaa"), "two", config=PAIRS)
 
 
 def test_stage_one_has_no_pairs():
@@ -180,9 +194,11 @@ def test_stage_one_has_no_pairs():
     assert sorted(plan.clips.tolist()) == list(range(8))
 
 
-@pytest.mark.parametrize("changes", [{"stage_two": {"batch": 7}}, {"stage_two": {"batch": 6}, "stage_one": {"batch": 6}, "parts": 2}])
+@pytest.mark.parametrize(
+    "changes", [{"stage_two": {"batch": 7}}, {"stage_two": {"batch": 2}}, {"stage_two": {"batch": 6}, "stage_one": {"batch": 6}, "parts": 2}]
+)
 def test_pairs_that_do_not_fill_a_batch_are_refused(changes):
-    with pytest.raises(RequestError, match=r"contrast_of 'group' needs an even batch in each part: \d in [12] parts is none"):
+    with pytest.raises(RequestError, match=r"contrast_of 'group' needs two pairs, and no half one in a part: a batch of \d in [12] parts is none"):
         update(Config(), {"pretrain": {"contrast_of": "group", "targets": ["contrast"]} | changes})
 
 

@@ -18,6 +18,7 @@ from servers import Handler, serving
 
 import patchifier
 from patchifier import audio, checkpoint, cli, embed
+from patchifier.baselines import encoders
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.interfaces import hf
@@ -177,6 +178,14 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, folder):
     assert embed.load(f"hf://some-body/mu.sic@{commit(hub.repositories['some-body/mu.sic']['v1.0'])}").identity == tagged
     with pytest.raises(RequestError, match=r"'some-body/mu.sic' has no revision 'v9'.*branches, tags or commits"):
         embed.load("hf://some-body/mu.sic@v9")
+
+
+def test_an_encoder_may_be_named_so_with_a_revision_and_a_pooling(hub, folder):
+    found = {name: encoders(name)[0] for name in (str(folder), "hf://some-body/mu.sic", "model:hf://some-body/mu.sic", "hf://some-body/mu.sic@v1.0")}
+    of_folder, by_name, by_row, tagged = (encoder.identity for encoder in found.values())
+    assert of_folder == by_name == by_row != tagged
+    assert encoders("hf://some-body/mu.sic@mean")[0].identity == encoders(f"{folder}@mean")[0].identity != of_folder
+    assert encoders("hf://some-body/mu.sic@v1.0@mean")[0].identity not in (tagged, encoders(f"{folder}@mean")[0].identity)
 
 
 def test_what_was_downloaded_is_not_asked_for_again_and_needs_no_network(hub, folder, monkeypatch):

@@ -284,21 +284,43 @@ def test_contrast_is_low_where_a_clip_is_its_own_teachers_and_high_where_it_is_a
     assert own < 0.1 < 1 < others
 
 
-@torch.no_grad()
-def test_contrast_of_groups_asks_for_the_other_clips_of_the_group_and_not_for_the_clip_itself():
-    config = update(config_of("contrast"), {"pretrain": {"contrast_of": "group"}})
-    groups = torch.tensor([0, 1, 0, 2, 1, 0, 2])
-    learner = Learner(Patchifier(config.model), config, [(music(8, 6), None)], groups=groups)
+def contrast_of_groups(learner: Learner, asked: list[int], heard: list[int], clips: list[int], groups: list[int]) -> float:
+    """Vectors and what the teacher hears are unit vectors along these axes; a temperature of 0.1 makes a likeness of 10."""
+    axes = torch.eye(128)
     learner.heads["contrast"] = torch.nn.Identity()
-    clips, axes = torch.tensor([0, 2, 1, 4, 3, 6]), torch.eye(128)
-    pairs = [axes[row // 2] for row in range(6)]  # the teacher hears the group
-    error = float(Learner.contrast(learner, torch.stack(pairs), torch.stack(pairs), clips))
-    assert error == pytest.approx(math.log(1 + 4 * math.exp(-10)) / math.log(6), abs=1e-5)  # a temperature of 0.1
-    heard = torch.stack([axes[row] for row in range(6)])  # each is known, and nothing of its partner: that is no answer
-    assert float(Learner.contrast(learner, heard, heard, clips)) == pytest.approx(math.log(5) / math.log(6), rel=1e-5)
-    assert float(Learner.contrast(learner.eval(), heard, heard, clips)) < 0.01  # held-out clips come one by one
-    once_more = torch.tensor([0, 2, 5, 0])  # one group met twice in a batch: all of it is an answer
-    assert float(Learner.contrast(learner.train(), axes[[9] * 4], axes[:4], once_more)) == pytest.approx(math.log(3) / math.log(4), rel=1e-5)
+    with torch.no_grad():
+        return float(Learner.contrast(learner, axes[asked], axes[heard], torch.tensor(clips), torch.tensor(groups))) * math.log(len(clips))
+
+
+def test_contrast_of_groups_asks_for_the_others_of_the_group_and_not_for_the_clip():
+    learner, pairs = learner_of(config_of("contrast")), {"clips": [0, 2, 1, 4, 3, 6], "groups": [7, 7, 5, 5, 9, 9]}
+    one_of_five = math.log(1 + 4 * math.exp(-10))
+    assert contrast_of_groups(learner, [0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2], **pairs) == pytest.approx(one_of_five, abs=1e-5)
+    assert contrast_of_groups(learner, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], **pairs) == pytest.approx(math.log(5), rel=1e-5)  # itself is no answer
+
+
+def test_contrast_of_groups_takes_all_of_a_group_that_a_batch_meets_twice():
+    """The first two know the group's third clip, and each other not: one of two answers, of five that are asked about."""
+    found = contrast_of_groups(learner_of(config_of("contrast")), [0, 0, 1, 1, 1, 1], [2, 3, 0, 0, 1, 1], clips=[0, 1, 2, 2, 3, 4], groups=[7, 7, 7, 7, 8, 8])
+    known, unknown = 2 * math.exp(10) + 3, 2 * math.exp(10) + 2
+    of_first = -(2 * math.log(math.exp(10) / known) + math.log(1 / known)) / 3
+    of_third = -2 * math.log(1 / unknown) / 2  # it takes the strangers for its own
+    of_strangers = math.log((math.exp(10) + 4) / math.exp(10))
+    assert found == pytest.approx((2 * of_first + 2 * of_third + 2 * of_strangers) / 6, rel=1e-5)
+
+
+def test_a_clip_alone_in_its_group_is_asked_for_itself_and_its_other_crop_is_no_answer():
+    learner, who = learner_of(config_of("contrast")), {"clips": [0, 0, 1, 1], "groups": [7, 7, 8, 8]}
+    assert contrast_of_groups(learner, [0, 1, 2, 3], [0, 1, 2, 3], **who) == pytest.approx(math.log(1 + 2 * math.exp(-10)), abs=1e-5)
+    assert contrast_of_groups(learner, [0, 1, 2, 3], [1, 0, 3, 2], **who) == pytest.approx(math.log(3), rel=1e-5)
+
+
+def test_held_out_clips_are_told_from_other_groups():
+    learner, who = learner_of(config_of("contrast")).eval(), {"clips": [0, 1, 2, 3], "groups": [7, 7, 7, 8]}
+    assert contrast_of_groups(learner, [0, 0, 0, 1], [0, 0, 0, 1], **who) == pytest.approx(
+        (3 * math.log(1 + math.exp(-10)) + math.log(1 + 3 * math.exp(-10))) / 4, abs=1e-5
+    )
+    assert contrast_of_groups(learner, [1, 1, 1, 0], [0, 0, 0, 1], **who) > 9
 
 
 def test_without_latent_or_contrast_there_is_no_teacher():
@@ -360,7 +382,7 @@ def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
 def test_what_another_model_says_is_asked_of_the_clip_whose_it_is():
     config = update(config_of("harmony", "distil"), {"pretrain": {"teacher_features": "somewhere"}})
     said = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
-    learner = Learner(Patchifier(config.model), config, [(music(8, 6), None)], elsewhere=said).eval()
+    learner = Learner(Patchifier(config.model), config, [(music(8, 6), None)], said).eval()
     learner.heads["distil"].weight.zero_()
     shown, masked, clips = music(3, 6), half(3, 6), torch.tensor([4, 19, 0])
     where = {"visible": places(~masked), "hidden": places(masked)}

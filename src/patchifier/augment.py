@@ -92,12 +92,12 @@ def draw(
     """
     B, (low, high) = len(frames), config.scale
     first_of = np.arange(B) // 2 * 2 if pairs else np.arange(B)
-    shorter = np.minimum(frames, frames[np.arange(B) ^ 1]) if pairs else frames
     scale = generator.uniform(low, high, B)[first_of]
     placement = generator.random((B, patches if layout == "independent" else 1))
     if layout in ("consecutive", "whole"):
-        fits = patches * width / shorter if layout == "consecutive" else np.zeros(B)
-        scale = np.where((fits > scale) & (fits <= high), fits, scale)
+        fits = patches * width / frames if layout == "consecutive" else np.zeros(B)
+        fits = np.where(fits <= high, fits, 0.0)
+        scale = np.maximum(scale, np.maximum(fits, fits[np.arange(B) ^ 1]) if pairs else fits)
     lengths = np.maximum(np.rint(frames * scale), 1).astype(int)
     if layout in ("independent", "one"):
         starts = np.floor(placement * (np.maximum(lengths - width, 0) + 1)[:, None]).astype(int)  # (B, N)

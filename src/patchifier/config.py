@@ -308,7 +308,7 @@ class PretrainConfig:
     validation_fold: int | None = None
     """Fold held out for validation, where clips have folds."""
     validation_fraction: float = 0.05
-    """Share of groups held out where clips have neither splits nor folds."""
+    """Share of groups held out where clips have no splits and no fold is named."""
     validate_every: int = 0
     """Steps between validations; 0 means once an epoch, but not more often than every 50 steps."""
     checkpoint_every_s: float = 120.0
@@ -325,8 +325,10 @@ class PretrainConfig:
         for training in (self.stage_one, self.stage_two):
             fits = self.parts >= 1 and training.batch % self.parts == 0
             _require(fits, f"pretrain.parts is {self.parts}, expected a number by which the batch of {training.batch} can be divided.")
-        even = not self.pairs or self.stage_two.batch // self.parts % 2 == 0
-        _require(even, f"pretrain.contrast_of 'group' needs an even batch in each part: {self.stage_two.batch} in {self.parts} parts is none.")
+        even = not self.pairs or (self.stage_two.batch // self.parts % 2 == 0 and self.stage_two.batch >= 4)
+        _require(
+            even, f"pretrain.contrast_of 'group' needs two pairs, and no half one in a part: a batch of {self.stage_two.batch} in {self.parts} parts is none."
+        )
         _require(0 <= self.mask_ends <= 1, f"pretrain.mask_ends is {self.mask_ends}, expected a share between 0 and 1.")
         _require(0 < self.mask_ratio < 1, f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.")
         _require(self.patches >= 2, f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.")

@@ -9,7 +9,7 @@ chroma               72       the same of 12 constant-Q chroma (JukeMIR)
 handcrafted          192+2M   the three above side by side
 summaries            272      descriptors of windows: what an embedding may hold beside what was learnt, nothing learnt
 random               E        the same architecture with random weights, batch-norm statistics calibrated
-MODEL                E        a model of this package: a folder, or a bundled one's name
+MODEL                E        a model of this package: a folder, a bundled one's name, or hf://owner/name
 features:DIR         any      what somebody else computed
 hf:ID, hf-code:ID    any      an audio model of the transformers library
 hear:MODULE          any      a module with the HEAR API
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchifier import weights
+from patchifier import hub, weights
 from patchifier.baselines import clmr, features, handmade, models, peers
 from patchifier.baselines.handmade import chroma, handcrafted, mel_stats, mfcc
 from patchifier.baselines.interface import Asked, Encode, Encoder, each_clip, each_waveform
@@ -119,7 +119,7 @@ def encoders(
         If there is no such kind of encoder, or what it names cannot be used.
     """
     word, colon, argument = spec.partition(":")
-    if word not in ROWS:
+    if word not in ROWS or hub.is_name(spec):
         if not _is_path(spec):
             raise RequestError(
                 f"{spec!r} is no encoder, expected a model folder, {', '.join(weights.names()) or 'a bundled model'}, or one of {', '.join(specs())}."
@@ -132,7 +132,12 @@ def encoders(
 
 
 def _is_path(spec: str) -> bool:
-    return spec.partition("@")[0] in weights.names() or Path(spec).is_dir() or Path(spec.rpartition("@")[0] or ".").joinpath("config.json").is_file()
+    return (
+        hub.is_name(spec)
+        or spec.partition("@")[0] in weights.names()
+        or Path(spec).is_dir()
+        or Path(spec.rpartition("@")[0] or ".").joinpath("config.json").is_file()
+    )
 
 
 def specs() -> list[str]:

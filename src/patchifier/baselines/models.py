@@ -3,20 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import torch
 from torch import nn
 
-from patchifier import audio, checkpoint, datasets, spectrogram, weights
+from patchifier import audio, checkpoint, datasets, hub, spectrogram, weights
 from patchifier.baselines.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
-from patchifier.config import Config, ModelConfig, RequestError, SpectrogramConfig, digest, update
+from patchifier.config import Config, EmbedConfig, ModelConfig, RequestError, SpectrogramConfig, digest, update
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
 from patchifier.model import Patchifier
 from patchifier.readout import summaries_version
 
+POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
 CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
 SEEDS = 5
 CHUNK = 64  # clips in memory at once: 20 MB of log-mels of 29 s
@@ -92,7 +94,9 @@ def as_encoder(name: str, made: Checkpoint, *, seed: int | None = None, device: 
 
 def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
     """Row "model": a model's folder or name, MODEL or MODEL@pooling."""
-    model, pooling = (argument, "") if Path(argument).is_dir() else at_end(argument)
+    model, pooling = at_end(argument)
+    if Path(argument).is_dir() or (hub.is_name(argument) and pooling not in POOLINGS):  # a revision stands behind an @, too
+        model, pooling = argument, ""
     folder = weights.find(model)
     made = checkpoint.load(folder)
     if pooling:

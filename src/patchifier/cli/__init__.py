@@ -1,6 +1,7 @@
 """Flags -> functions -> files. The only part that prints.
 
-Exit codes: 0 done; 1 done, but some inputs were skipped; 2 the request makes no sense; 3 unexpected failure; 130 interrupted, work saved.
+Exit codes: 0 done; 1 done, but inputs were skipped or what was checked is not sound; 2 the request makes no sense; 3 unexpected failure;
+130 interrupted, work saved.
 torch and everything heavy is imported when a command runs, not for ``--help``.
 """
 

@@ -15,7 +15,7 @@ ENCODERS = "patchifier-base,random:patchifier-base,mel-stats,mfcc"
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
     command = add_command(commands, "check", "Say whether a published data set is complete and sound.")
-    command.add_argument("name", type=str, help="mtat, gtzan, emomusic, giantsteps-key, nsynth or mtg-jamendo; with ':VARIANT' for another split.")
+    command.add_argument("name", type=str, help="mtat, gtzan, emomusic, giantsteps-key, gtzan-beats, nsynth or mtg-jamendo; with ':VARIANT' for another split.")
     command.add_argument("--root", type=str, required=True, help="Folder that it lies in.")
     command.add_argument("--thorough", action="store_true", help="Decode every file to its end.")
     add_common(command)

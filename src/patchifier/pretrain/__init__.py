@@ -111,7 +111,7 @@ def pretrain(
         "clips": {"train": len(sides.train), "validation": len(sides.validation)},
         "parameters": model.parameter_count(),
         "seed": config.pretrain.seed,
-        "music": digest(list(data.keys)),
+        "music": digest(list(data.keys), *([clip.group for clip in data.clips] if config.pretrain.pairs else [])),
     }
     if init is not None:
         facts |= {"init": str(weights.find(init).resolve()), "init weights": weights_hash(checkpoint.load(init).model)}
@@ -221,10 +221,7 @@ def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config
         part.requires_grad_(name in TRAINED[stage] and name not in idle)
     for name, part in (model.estimators or {}).items():
         part.requires_grad_(several and name in config.pretrain.targets)
-    if not several:
-        return model
-    groups = torch.from_numpy(batches.groups) if batches.pairs else None
-    return Learner(model, config, batches.examples(), elsewhere=said_elsewhere(batches.data, batches.parts, config), groups=groups)
+    return Learner(model, config, batches.examples(), said_elsewhere(batches.data, batches.parts, config)) if several else model
 
 
 def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
@@ -248,7 +245,7 @@ def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callab
 
     def loss_two(model: Any, plan: Plan) -> Tensor:
         if several:
-            places = {"visible": plan.visible, "hidden": plan.hidden, "weights": (plan.visible_weight, plan.weight), "clips": plan.clips}
+            places = {"visible": plan.visible, "hidden": plan.hidden, "weights": (plan.visible_weight, plan.weight), "clips": plan.clips, "groups": plan.groups}
             return model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **places)
         options = {"extract": settings.extract, "loss_on": settings.loss_on, "visible": plan.visible, "hidden": plan.hidden}
         return plan.weight * model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **options)

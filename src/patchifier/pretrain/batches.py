@@ -1,6 +1,7 @@
 """Batches of pre-training: drawn on the processor, a few small numbers for each; looked up and augmented where the log-mels lie."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 from patchifier import augment
 from patchifier.augment import Crops
 from patchifier.cache import Cache
-from patchifier.config import AugmentConfig, Config, TrainingConfig
+from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
 from patchifier.model import draw_mask
 from patchifier.runs import batch_indices, generator
 
@@ -30,6 +31,7 @@ class Batch:
     present: Tensor
     masked: Tensor
     clips: Tensor  # (B,), their numbers in the cache
+    groups: Tensor | None = None  # (B,), what they belong to, where that is asked
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Plan(Crops):
     masked : Tensor, shape (B, N), bool
     clips : Tensor, shape (B,), int64
         Their numbers in the cache.
+    groups : Tensor, shape (B,), int64, or None
+        What they belong to, where that is asked (:func:`group_numbers`).
     visible, hidden : Tensor, shape (V,) and (H,), int64
         Places of visible and of masked patches among all B * N, so that nobody needs to count them on the device.
     weight, visible_weight : Tensor, scalar
@@ -52,6 +56,7 @@ class Plan(Crops):
 
     masked: Tensor
     clips: Tensor
+    groups: Tensor | None
     visible: Tensor
     hidden: Tensor
     weight: Tensor
@@ -105,8 +110,7 @@ class Batches:
         settings = config.pretrain
         self.seed = settings.seed * 2 + (stage == "two")  # the stages draw apart
         self.pairs = stage == "two" and settings.pairs
-        self.groups = group_codes(data) if self.pairs else np.zeros(0, int)
-        self.partners = [Partners(self.groups, part) for part in parts] if self.pairs else []
+        self.partners = partners_of(data, parts) if self.pairs else []
         self.layout: Any = settings.stage_one_patches if stage == "one" else settings.stage_two_patches
         self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
         self.resident = self._resident() if self.device.type == "cuda" else None
@@ -176,9 +180,24 @@ class Batches:
         return Resident.of(self.data, clips, self.device) if need < RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0] else None
 
 
-def group_codes(data: Cache) -> np.ndarray:
-    """Number of each clip's group; a clip without one is a group of its own. Shape (clips,), int."""
-    return np.unique([clip.group or clip.id for clip in data.clips], return_inverse=True)[1]
+def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
+    """A number for the group of each clip, by a hash of its name; a clip without one is a group of its own. Shape of `clips`, int64."""
+    names = (data.clips[clip].group or data.clips[clip].id for clip in clips)
+    return np.array([int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True) for name in names], np.int64)
+
+
+def partners_of(data: Cache, parts: Sequence[np.ndarray]) -> "list[Partners]":
+    """Who may stand beside whom, in each part of the training clips.
+
+    Raises
+    ------
+    RequestError
+        If all clips are of one group.
+    """
+    partners = [Partners(part, group_numbers(data, part)) for part in parts]
+    if len({group for each in partners for group in (each.groups[0], each.groups[-1])}) < 2:
+        raise RequestError("pretrain.contrast_of is 'group', but all clips are of one group: name groups in a manifest, or sort files into folders.")
+    return partners
 
 
 class Partners:
@@ -186,20 +205,21 @@ class Partners:
 
     Parameters
     ----------
-    groups : ndarray of int, shape (clips,)
-        Group of every clip of the cache.
-    part : ndarray of int
+    part : ndarray of int, shape (n,)
         Clips that may be drawn.
+    groups : ndarray of int, shape (n,)
+        The group of each.
     """
 
-    def __init__(self, groups: np.ndarray, part: np.ndarray) -> None:
-        self.groups, self.clips = groups, part[np.lexsort((part, groups[part]))]  # group by group
-        self.sorted_groups = groups[self.clips]
+    def __init__(self, part: np.ndarray, groups: np.ndarray) -> None:
+        order = np.lexsort((part, groups))
+        self.clips, self.groups = part[order], groups[order]  # group by group
+        self.group_of = dict(zip(part.tolist(), groups.tolist(), strict=True))
 
     def draw(self, chosen: np.ndarray, draws: np.random.Generator) -> np.ndarray:
         """Another clip of each one's group, or itself if it is the only one."""
-        own = self.groups[chosen]
-        first, end = (np.searchsorted(self.sorted_groups, own, side=side) for side in ("left", "right"))
+        own = np.array([self.group_of[clip] for clip in chosen.tolist()])
+        first, end = (np.searchsorted(self.groups, own, side=side) for side in ("left", "right"))
         drawn = first + (draws.random(len(chosen)) * np.maximum(end - first - 1, 1)).astype(int)
         passed = (self.clips[drawn] >= chosen) & (end - first > 1)  # over itself
         return self.clips[drawn + passed]
@@ -261,6 +281,7 @@ def make_plan(
         **vars(crops),
         masked=torch.from_numpy(masked),
         clips=torch.from_numpy(own),
+        groups=torch.from_numpy(group_numbers(data, own)) if settings.pairs else None,
         visible=(there & ~flat).nonzero()[:, 0],
         hidden=flat.nonzero()[:, 0],
         weight=torch.tensor(weight),
@@ -289,4 +310,4 @@ def make_batch(data: Cache, chosen: np.ndarray, config: Config, *, augmentation:
     assert plan.table is not None
     patches, target = look_up(plan, plan.table, config, augmentation)
     present = torch.ones_like(plan.masked) if plan.present is None else plan.present
-    return Batch(patches, target, present, plan.masked, plan.clips)
+    return Batch(patches, target, present, plan.masked, plan.clips, plan.groups)

@@ -51,19 +51,9 @@ class Learner(nn.Module):
         standardised by those of all processes.
     elsewhere : Tensor, shape (clips, E)
         What another model says of every clip of the cache, standardised, for the target "distil".
-    groups : Tensor, shape (clips,), int64
-        The group of every clip of the cache, where "contrast" tells groups apart.
     """
 
-    def __init__(
-        self,
-        model: Patchifier,
-        config: Config,
-        examples: Iterable[tuple[Tensor, Tensor | None]],
-        *,
-        elsewhere: Tensor | None = None,
-        groups: Tensor | None = None,
-    ) -> None:
+    def __init__(self, model: Patchifier, config: Config, examples: Iterable[tuple[Tensor, Tensor | None]], elsewhere: Tensor | None = None) -> None:
         super().__init__()
         require_targets(config)
         self.model, self.config = model, config
@@ -73,7 +63,6 @@ class Learner(nn.Module):
         found = self._moments(examples)
         self.register_buffer("pixels_variance", found.pop(PIXELS)[1].square(), persistent=False)
         self.register_buffer("elsewhere", elsewhere, persistent=False)
-        self.register_buffer("groups", groups, persistent=False)
         D = config.model.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.pretrain.seed)
@@ -119,6 +108,7 @@ class Learner(nn.Module):
         hidden: Tensor,
         weights: tuple[Tensor | float, Tensor | float] = EQUAL,
         clips: Tensor | None = None,
+        groups: Tensor | None = None,
     ) -> Tensor:
         """Mean of the targets' errors, each over its variance, and of the logarithms of the variances.
 
@@ -126,7 +116,7 @@ class Learner(nn.Module):
         """
         if self.teacher and self.training:
             self.teacher.follow(self, self.config.pretrain.teacher_decay)
-        errors = self.errors(patches, target, present, masked, visible=visible, hidden=hidden, weights=weights, clips=clips)
+        errors = self.errors(patches, target, present, masked, visible=visible, hidden=hidden, weights=weights, clips=clips, groups=groups)
         terms = [error * torch.exp(-self.log_variances[name]) + self.log_variances[name] for name, error in errors.items()]
         return torch.stack(terms).mean()
 
@@ -141,6 +131,7 @@ class Learner(nn.Module):
         hidden: Tensor,
         weights: tuple[Tensor | float, Tensor | float] = EQUAL,
         clips: Tensor | None = None,
+        groups: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Mean squared error of each target, in units of its variance; cross entropy of "contrast" and of estimators, in units of a guess's."""
         errors = self._disagreements(target[:, :, 0], present)
@@ -169,7 +160,7 @@ class Learner(nn.Module):
             if "latent" in self.taught:
                 errors["latent"] = of_hidden * mean_square(self.heads["latent"](at_hidden), vectors)
             if "contrast" in self.taught:
-                errors["contrast"] = self.contrast(whole, heard, clips)
+                errors["contrast"] = self.contrast(whole, heard, clips, groups)
         return errors
 
     def _disagreements(self, patches: Tensor, present: Tensor | None) -> dict[str, Tensor]:
@@ -185,10 +176,11 @@ class Learner(nn.Module):
         with torch.autocast(patches.device.type, enabled=False):
             return {name: estimator.disagreement(exact, there, self.config, joined) for name, estimator in asked.items()}
 
-    def contrast(self, whole: Tensor, heard: Tensor, clips: Tensor | None = None) -> Tensor:
+    def contrast(self, whole: Tensor, heard: Tensor, clips: Tensor | None = None, groups: Tensor | None = None) -> Tensor:
         """Cross entropy of telling which clip a vector (B, D) is of, among what the teacher heard in all processes' clips (B, 128).
 
-        Where groups are told apart, that is which other clips are of its group; the teacher's word on the clip itself is left out.
+        With groups (B,), the others of its group are asked for, and neither the clip (B,) itself nor another crop of it, in which the same
+        sounds are; a clip that is alone there, or held out, is asked for itself, among those of other groups.
         """
         everywhere, first = devices.gathered(heard) if self.training else (heard, 0)  # the first process alone validates
         asked = nn.functional.normalize(self.heads["contrast"](whole).float(), dim=1)
@@ -196,11 +188,12 @@ class Learner(nn.Module):
             likeness = asked @ everywhere.float().T / TEMPERATURE  # (B, B of all)
         own = first + torch.arange(len(heard), device=heard.device)
         right: Tensor = own
-        if self.config.pretrain.pairs and self.training:  # what is held out comes one by one
-            of = self.get_buffer("groups")[clips]  # (B,)
-            itself = own[:, None] == torch.arange(len(everywhere), device=heard.device)
-            same = (of[:, None] == devices.gathered(of)[0]) & ~itself
-            likeness, right = likeness.masked_fill(itself, OUT), same / same.sum(1, keepdim=True)
+        if groups is not None and clips is not None:
+            itself = own[:, None] == torch.arange(len(everywhere), device=heard.device)  # (B, B of all)
+            same_group, same_clip = (each[:, None] == (devices.gathered(each)[0] if self.training else each) for each in (groups, clips))
+            others = same_group & ~same_clip if self.training else torch.zeros_like(itself)
+            answers = torch.where(others.any(1, keepdim=True), others, itself)
+            likeness, right = likeness.masked_fill(same_group & ~answers, OUT), answers / answers.sum(1, keepdim=True)
         return nn.functional.cross_entropy(likeness, right) / math.log(max(2, len(everywhere)))
 
     @torch.no_grad()
@@ -217,6 +210,7 @@ class Learner(nn.Module):
         for batch in batches:
             patches, present, masked = batch.patches.to(device), batch.present.to(device), batch.masked.to(device)
             where: dict[str, Any] = {"visible": places(present & ~masked), "hidden": places(masked), "clips": batch.clips.to(device)}
+            where["groups"] = None if batch.groups is None else batch.groups.to(device)
             for name, error in self.errors(patches, patches, present, masked, **where).items():
                 sums[name] = sums.get(name, 0.0) + float(error) * len(batch.patches)
             count += len(batch.patches)

@@ -25,7 +25,9 @@ def require_targets(config: Config) -> None:
     RequestError
         Naming the target.
     """
-    if config.pretrain.targets == (PIXELS,) and not config.pretrain.teacher_features and not config.pretrain.pairs:
+    if config.pretrain.pairs and "contrast" not in config.pretrain.targets:
+        raise RequestError("pretrain.contrast_of 'group' says how the target 'contrast' is asked, which is not in pretrain.targets: add it, or leave this out.")
+    if config.pretrain.targets == (PIXELS,) and not config.pretrain.teacher_features:
         return
     rows = (PIXELS, *DESCRIPTORS, *TAUGHT, *ESTIMATORS, *ELSEWHERE)
     if not config.pretrain.targets or len(set(config.pretrain.targets)) < len(config.pretrain.targets):
@@ -38,8 +40,6 @@ def require_targets(config: Config) -> None:
             raise RequestError(f"pretrain.targets holds {name!r}, expected some of {', '.join(rows)}.")
         if name in DESCRIPTORS:
             require_descriptor(name, config, what="the target")
-    if config.pretrain.pairs and "contrast" not in config.pretrain.targets:
-        raise RequestError("pretrain.contrast_of 'group' says how the target 'contrast' is asked, which is not in pretrain.targets: add it, or leave this out.")
     if ("distil" in config.pretrain.targets) != bool(config.pretrain.teacher_features):
         raise RequestError("the target 'distil' and pretrain.teacher_features, a folder with a file for each clip, need each other.")
     require_estimators([name for name in config.pretrain.targets if name in ESTIMATORS], config, field="pretrain.targets")
