@@ -1,5 +1,6 @@
 """Baselines: hand-made features exactly as described, and a random network that is a fair opponent."""
 
+import dataclasses
 import os
 
 import librosa
@@ -510,6 +511,9 @@ def test_models_with_other_weights_or_settings_have_another_identity(data, model
     found = [encoders(spec)[0].identity for spec in (str(model_folder), f"model:{model_folder}", f"{model_folder}@mean", str(tmp_path / "model"))]
     assert found[0] == found[1]
     assert len(set(found)) == 3
+    seed = update(made.config, {"pretrain": {"seed": made.config.pretrain.seed + 1, "mask_ratio": 0.5}})
+    checkpoints.save(tmp_path / "trained otherwise", dataclasses.replace(checkpoints.load(model_folder), config=seed))
+    assert encoders(str(tmp_path / "trained otherwise"))[0].identity == found[0]  # by which vectors are kept
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ import soundfile
 import torch
 
 from patchifier import audio, cache, checkpoint, datasets, runs
-from patchifier.config import Config, RequestError, TrainingConfig, update
+from patchifier.cache import Cache
+from patchifier.config import Config, RequestError, TrainingConfig, digest, update
 from patchifier.loop import rate_factor
 from patchifier.pretrain import pretrain
 from patchifier.runs import Interrupted, batch_indices, generator
@@ -213,6 +214,18 @@ def test_a_run_is_not_resumed_on_other_clips_or_from_other_weights(small_cache, 
     facts = json.loads((run / "run.json").read_text())
     assert facts["init"] == str(uninterrupted / "model")
     assert checkpoint.load(run / "model").facts["init"] == facts["init"]
+
+
+def test_a_run_of_groups_is_not_resumed_on_other_groups(small_cache, tmp_path):
+    groups = {"contrast_of": "group", "targets": ["contrast"], "stages": "two", "stage_two": {"steps": 2, "batch": 4}}
+    config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **groups}})
+    pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
+    facts = tmp_path / "run" / "run.json"
+    held = json.loads(facts.read_text())
+    assert held["music"] == digest(list(Cache(small_cache).keys))  # by which a comparison finds what it heard
+    facts.write_text(json.dumps(held | {"groups": "as they were before"}))
+    with pytest.raises(RequestError, match="was started on clips in other groups: resume with the cache as it was"):
+        pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)
 
 
 def test_a_run_goes_on_after_fields_have_come_that_it_knew_nothing_of(small_cache, tmp_path):

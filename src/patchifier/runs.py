@@ -107,6 +107,7 @@ class Run:
         self.before_s = float(self.before.get("seconds", 0.0))
         if "music" in self.before:  # runs of older versions do not say
             self._require_same("music", f"on other clips: resume with the cache {self.before.get('cache')}")
+            self._require_same("groups", "on clips in other groups: resume with the cache as it was")
             self._require_same("init weights", f"from {self.before.get('init', 'fresh weights')}: resume without --init")
 
     def _require_same(self, name: str, what: str) -> None:

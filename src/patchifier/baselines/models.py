@@ -12,11 +12,10 @@ from torch import nn
 from patchifier import audio, checkpoint, datasets, hub, spectrogram, weights
 from patchifier.baselines.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
-from patchifier.checkpoint import Checkpoint, weights_hash
-from patchifier.config import Config, EmbedConfig, ModelConfig, RequestError, SpectrogramConfig, digest, update
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config, EmbedConfig, ModelConfig, RequestError, SpectrogramConfig, update
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
 from patchifier.model import Patchifier
-from patchifier.readout import summaries_version
 
 POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
 CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
@@ -87,9 +86,8 @@ def as_encoder(name: str, made: Checkpoint, *, seed: int | None = None, device: 
         return np.concatenate(parts)
 
     pooling = made.config.embed.pooling
-    identity = digest("patchifier", made.config, weights_hash(made.model), *summaries_version(made.config))
     note = f"{pooling} of layers {', '.join(map(str, made.config.embed.layers))}"
-    return Encoder(name, encode, made.model.parameter_count(), seed, identity, note=note, embedder=embedder)
+    return Encoder(name, encode, made.model.parameter_count(), seed, embedder.identity, note=note, embedder=embedder)
 
 
 def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:

@@ -111,8 +111,10 @@ def pretrain(
         "clips": {"train": len(sides.train), "validation": len(sides.validation)},
         "parameters": model.parameter_count(),
         "seed": config.pretrain.seed,
-        "music": digest(list(data.keys), *([clip.group for clip in data.clips] if config.pretrain.pairs else [])),
+        "music": digest(list(data.keys)),
     }
+    if config.pretrain.pairs:
+        facts["groups"] = digest([clip.group for clip in data.clips])
     if init is not None:
         facts |= {"init": str(weights.find(init).resolve()), "init weights": weights_hash(checkpoint.load(init).model)}
     with Run(out, config, resume=resume, facts=facts) as run:
