@@ -19,7 +19,7 @@ from patchifier.devices import Graph
 from patchifier.loop import make_optimiser
 from patchifier.model import Patchifier
 from patchifier.pretrain import TRAINED, Batches, split, stage_loss
-from patchifier.pretrain.batches import Batch, Resident
+from patchifier.pretrain.batches import Batch, Resident, require_groups
 from patchifier.pretrain.validation import masked_predictors
 
 SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
@@ -185,8 +185,12 @@ def test_a_long_clip_beside_a_short_one_is_still_stretched_until_it_fits():
 
 
 def test_one_group_alone_is_refused():
-    with pytest.raises(RequestError, match="all clips are of one group: name groups in a manifest, or sort files into folders"):
-        batches(in_groups(*"aaaaaaaa"), "two", config=PAIRS)
+    require_groups(in_groups(*"aaaaaaab"), np.arange(8))
+    for groups, train in (("aaaaaaaa", np.arange(8)), ("aaaaaaab", np.arange(7))):
+        with pytest.raises(
+            RequestError, match=r"all clips that train are of one group.*name groups in a manifest, sort files into more folders, or hold out less"
+        ):
+            require_groups(in_groups(*groups), train)
 
 
 def test_stage_one_has_no_pairs():

@@ -12,6 +12,7 @@ from typing import Any
 
 from patchifier.config import RequestError
 
+PREFIX = "hf://"
 # A Path makes one slash of two.
 NAME = re.compile(r"(hf://?)?(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 FILES = ("config.json", "model.safetensors", "README.md", "preprocessor_config.json")

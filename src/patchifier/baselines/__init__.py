@@ -119,7 +119,7 @@ def encoders(
         If there is no such kind of encoder, or what it names cannot be used.
     """
     word, colon, argument = spec.partition(":")
-    if word not in ROWS or hub.is_name(spec):
+    if word not in ROWS or spec.startswith(hub.PREFIX):  # "hf:/a/folder" is a model of transformers
         if not _is_path(spec):
             raise RequestError(
                 f"{spec!r} is no encoder, expected a model folder, {', '.join(weights.names()) or 'a bundled model'}, or one of {', '.join(specs())}."
@@ -133,7 +133,7 @@ def encoders(
 
 def _is_path(spec: str) -> bool:
     return (
-        hub.is_name(spec)
+        spec.startswith(hub.PREFIX)
         or spec.partition("@")[0] in weights.names()
         or Path(spec).is_dir()
         or Path(spec.rpartition("@")[0] or ".").joinpath("config.json").is_file()

@@ -20,7 +20,7 @@ from patchifier.devices import best_precision, launch, require_devices, require_
 from patchifier.embed import READOUT_CLIPS, measure_readout
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
-from patchifier.pretrain.batches import Batches, Plan
+from patchifier.pretrain.batches import Batches, Plan, require_groups
 from patchifier.pretrain.learner import Learner, idle_parts
 from patchifier.pretrain.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
 from patchifier.pretrain.sides import Sides, split
@@ -104,6 +104,8 @@ def pretrain(
     require_readout(config)
     model = initial_model(config, init)
     sides = split(data, config.pretrain)
+    if config.pretrain.pairs:
+        require_groups(data, sides.train)
     facts = {
         "kind": "pretrain",
         "cache": str(data.path.resolve()),

@@ -110,7 +110,7 @@ class Batches:
         settings = config.pretrain
         self.seed = settings.seed * 2 + (stage == "two")  # the stages draw apart
         self.pairs = stage == "two" and settings.pairs
-        self.partners = partners_of(data, parts) if self.pairs else []
+        self.partners = [Partners(part, group_numbers(data, part)) for part in parts] if self.pairs else []
         self.layout: Any = settings.stage_one_patches if stage == "one" else settings.stage_two_patches
         self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
         self.resident = self._resident() if self.device.type == "cuda" else None
@@ -186,18 +186,19 @@ def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
     return np.array([int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True) for name in names], np.int64)
 
 
-def partners_of(data: Cache, parts: Sequence[np.ndarray]) -> "list[Partners]":
-    """Who may stand beside whom, in each part of the training clips.
+def require_groups(data: Cache, train: np.ndarray) -> None:
+    """Refuse training clips that are all of one group, where groups are to be told apart.
 
     Raises
     ------
     RequestError
-        If all clips are of one group.
+        Saying what can be done.
     """
-    partners = [Partners(part, group_numbers(data, part)) for part in parts]
-    if len({group for each in partners for group in (each.groups[0], each.groups[-1])}) < 2:
-        raise RequestError("pretrain.contrast_of is 'group', but all clips are of one group: name groups in a manifest, or sort files into folders.")
-    return partners
+    if len(np.unique(group_numbers(data, train))) < 2:
+        raise RequestError(
+            "pretrain.contrast_of is 'group', but all clips that train are of one group (another may be held out): "
+            "name groups in a manifest, sort files into more folders, or hold out less with --pretrain.validation_fraction."
+        )
 
 
 class Partners:
