@@ -25,7 +25,7 @@ from torch import nn
 
 import patchifier
 from patchifier import weights
-from patchifier.config import Config, RequestError, to_dict, update
+from patchifier.config import Config, RequestError, to_dict, update, with_added
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
 
@@ -113,7 +113,7 @@ def load(model: str | Path | None = None) -> Checkpoint:
     """
     folder = weights.find(model)
     text, values, header, task = _read_config(folder)
-    config = update(Config(), values)
+    config = update(Config(), with_added(values, whole=True))
     network = Patchifier(config.model)
     with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
         head = Head(config.model.width, len(task.names)) if task else None

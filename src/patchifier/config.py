@@ -167,6 +167,10 @@ class ModelConfig:
     """Which places of a clip are estimated beside its vectors (:mod:`patchifier.estimators`); none in the paper."""
     norm: Literal["after", "before"] = "after"
     """Where the bottleneck normalises: after each sum, as BERT, or before each part and once at the end."""
+    vector_norm: Literal["fixed", "learnt", "none"] = "fixed"
+    """LayerNorm of each patch vector before mask tokens and positions: without weights, with learnt ones, or none, as in the first edition."""
+    token_std: float = 1.0
+    """Deviation of normalised patch vectors, and of the normal distribution from which CLS, mask token and positions start: one scale, as in BERT."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
@@ -175,6 +179,7 @@ class ModelConfig:
         for name in ("channels", "decoder_channels"):
             given = getattr(self, name)
             _require(given is None or (len(given) > 0 and min(given) >= 1), f"model.{name} is {given}, expected numbers of at least 1.")
+        _require(self.token_std > 0, f"model.token_std is {self.token_std}, expected above 0.")
         _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected at least 0 and below 1.")
         shrink = 2 ** len(self.channels)
         _require(
@@ -281,6 +286,8 @@ class PretrainConfig:
     """Stage I: autoencode single patches."""
     stage_two: TrainingConfig = TrainingConfig()
     """Stage II: fill in masked patches."""
+    extractor_rate: float = 1.0
+    """Learning rate of the extractor in stage II, as a share of the others'; 0 leaves it as stage I trained it."""
     patches: int = 25
     """Patches drawn from each spectrogram (4.4)."""
     stage_one_patches: Literal["independent", "one"] = "independent"
@@ -329,6 +336,7 @@ class PretrainConfig:
         _require(
             even, f"pretrain.contrast_of 'group' needs two pairs, and no half one in a part: a batch of {self.stage_two.batch} in {self.parts} parts is none."
         )
+        _require(self.extractor_rate >= 0, f"pretrain.extractor_rate is {self.extractor_rate}, expected 0 or more.")
         _require(0 <= self.mask_ends <= 1, f"pretrain.mask_ends is {self.mask_ends}, expected a share between 0 and 1.")
         _require(0 < self.mask_ratio < 1, f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.")
         _require(self.patches >= 2, f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.")
@@ -438,6 +446,10 @@ class Config:
 
 # --- JSON in and out ---
 
+ADDED: dict[str, dict[str, Any]] = {"model": {"vector_norm": "none", "token_std": 0.02}}
+"""Fields added since the first edition, with the values that mean what that edition did."""
+
+
 Section = TypeVar("Section")
 
 
@@ -500,6 +512,35 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     return value
 
 
+def with_added(values: dict[str, Any], *, whole: bool = False) -> dict[str, Any]:
+    """Complete a config that an earlier version wrote whole: fields added since get the values that mean what that version did.
+
+    Parameters
+    ----------
+    values : dict
+        Nested as a :class:`Config`.
+    whole : bool
+        Whether `values` is known to be a whole config. Otherwise a section counts as whole if it has every field of the first edition, so
+        that a recipe, which states a few fields, gets today's defaults.
+    """
+    completed = dict(values)
+    for section, added in ADDED.items():
+        given = values.get(section)
+        first = {field.name for field in dataclasses.fields(getattr(Config(), section))} - added.keys()
+        if isinstance(given, dict) and (whole or first <= given.keys()):
+            completed[section] = added | given
+    return completed
+
+
+def without_added(config: Config) -> dict[str, dict[str, Any]]:
+    """Return a config as plain dictionaries; a section that means what the first edition did lacks the fields added since."""
+    values = to_dict(config)
+    for section, added in ADDED.items():
+        if added.items() <= values[section].items():
+            values[section] = {name: value for name, value in values[section].items() if name not in added}
+    return values
+
+
 def recipes() -> dict[str, Path]:
     """Files of the recipes by their names: packed into the wheel, or beside the sources."""
     packed = Path(__file__).parent / "recipes"
@@ -525,7 +566,7 @@ def read_changes(path: str | Path) -> dict[str, Any]:
             changes.pop(header, None)
         changes.pop("why", None)  # a recipe gives its reason
     _require(isinstance(changes, dict), f"config file {path} holds {type(changes).__name__}, expected a JSON object.")
-    return changes
+    return with_added(changes)
 
 
 def digest(*parts: Any) -> str:

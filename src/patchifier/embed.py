@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import audio, checkpoint, spectrogram, tasks
-from patchifier.config import Config, RequestError, digest
+from patchifier.config import Config, RequestError, digest, without_added
 from patchifier.model import Head, Patchifier
 from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version
 from patchifier.tasks import Task
@@ -115,7 +115,8 @@ class Embedder:
     def identity(self) -> str:
         """Hash of the weights and of every setting that decides an embedding: vectors with the same one can be compared."""
         config = self.config
-        settings = config.spectrogram, config.model, config.embed, config.pretrain.patches, config.pretrain.stage_two_patches
+        values = without_added(config)
+        settings = values["spectrogram"], values["model"], values["embed"], config.pretrain.patches, config.pretrain.stage_two_patches
         return digest(*settings, checkpoint.weights_hash(self.model), *summaries_version(config))
 
     def embed(self, x: Any, sample_rate: int | None = None) -> np.ndarray:

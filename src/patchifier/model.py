@@ -80,6 +80,9 @@ class Bottleneck(nn.Module):
         if fills_in:
             self.mask_token = nn.Parameter(torch.zeros(D))
         self.absolute, self.plain = config.embedding != "relative", config.embedding == "plain"
+        self.normalised, self.token_std = config.vector_norm, config.token_std
+        if self.normalised == "learnt":
+            self.vector_norm = nn.LayerNorm(D)
         if self.absolute:
             self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # that of CLS first
         # BERT's epsilon
@@ -121,12 +124,21 @@ class Bottleneck(nn.Module):
     def embed(self, vectors: Tensor, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Put mask tokens over masked vectors, CLS before them, add positions: BERT's embedding. Without positions if only distances count."""
         B, N, D = vectors.shape
+        vectors = self.normalise(vectors)
         if masked is not None:
             vectors = torch.where(masked[..., None], self.mask_token.to(vectors.dtype), vectors)
         cls = self.cls + self.positions[0] if self.absolute and not self.plain else self.cls
         placed = vectors + self.positions_for(N, present) if self.absolute else vectors
         x = torch.cat([cls.expand(B, 1, D), placed], dim=1)  # (B, 1 + N, D)
         return self.dropout(self.norm(x))
+
+    def normalise(self, vectors: Tensor) -> Tensor:
+        """Bring patch vectors (B, N, D) to the scale of CLS, mask token and positions."""
+        if self.normalised == "none":
+            return vectors
+        if self.normalised == "learnt":
+            return self.token_std * self.vector_norm(vectors)
+        return self.token_std * nn.functional.layer_norm(vectors, vectors.shape[-1:])
 
     def positions_for(self, N: int, present: Tensor | None = None) -> Tensor:
         """Positions (N, D) of patches; in a batch that is longer than trained, (B, N, D), interpolated for each clip that is."""
@@ -204,7 +216,7 @@ class Patchifier(nn.Module):
                 self.align = nn.Sequential(self.align, nn.GELU(), nn.Linear(config.width, config.width))
             self.decoder = Decoder(config)
             self.readout = Standard(config.readout, components=config.components) if config.readout else None
-            initialise(self)
+            initialise(self, token_std=config.token_std)
             self.estimators = nn.ModuleDict({name: ESTIMATORS[name]() for name in config.estimators}) if config.estimators else None
         # A CPU convolves in this order: 1.6 times faster forward and back than with kernels that are reordered each time.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it alone
@@ -325,8 +337,11 @@ def take(values: Tensor, where: Tensor | None) -> Tensor:
     return flat if where is None else flat[places(where)]
 
 
-def initialise(model: Patchifier) -> None:
-    """BERT's N(0, 0.02) for the bottleneck, He's for convolutions before a ReLU; the rest as torch has it."""
+def initialise(model: Patchifier, *, token_std: float) -> None:
+    """BERT's N(0, 0.02) for the bottleneck's matrices, He's for convolutions before a ReLU; the rest as torch has it.
+
+    CLS, mask token and positions start at the scale of what they replace or are added to.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module is not model.decoder.up[-1]:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -336,7 +351,9 @@ def initialise(model: Patchifier) -> None:
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     for name, parameter in model.named_parameters():
-        if name.endswith((".cls", ".mask_token", ".positions", ".places")):
+        if name.endswith((".cls", ".mask_token", ".positions")):
+            nn.init.normal_(parameter, std=token_std)
+        if name.endswith(".places"):
             nn.init.normal_(parameter, std=0.02)
         if name.endswith("in_proj_weight"):
             nn.init.normal_(parameter, std=0.02)

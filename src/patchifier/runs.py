@@ -25,7 +25,7 @@ import torch
 
 import patchifier
 from patchifier.checkpoint import replaced_file
-from patchifier.config import Config, RequestError, to_dict, update
+from patchifier.config import Config, RequestError, to_dict, update, with_added
 from patchifier.locks import alone
 
 
@@ -119,7 +119,7 @@ class Run:
         if old.exists():
             if not resume:
                 raise RequestError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
-            if update(Config(), json.loads(old.read_text(encoding="utf-8"))) != config:  # what fields have come since has its default
+            if update(Config(), with_added(json.loads(old.read_text(encoding="utf-8")))) != config:
                 raise RequestError(f"{self.path} was started with other settings: resume with --config {old}, or choose another --out.")
         elif self.path.exists() and any(self.path.iterdir()):
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")

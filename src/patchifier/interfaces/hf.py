@@ -23,7 +23,7 @@ from torch import Tensor
 
 from patchifier import audio, checkpoint, embed, spectrogram, weights
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, to_dict, update
+from patchifier.config import Config, RequestError, to_dict, update, with_added
 from patchifier.hub import from_hub
 from patchifier.interfaces import encode_waveforms, need
 from patchifier.model import Patchifier
@@ -126,7 +126,7 @@ def _classes() -> dict[str, Any]:
         @property
         def settings(self) -> Config:
             """As the rest of the package has it."""
-            return update(Config(), {section: getattr(self, section) for section in SECTIONS if getattr(self, section)})
+            return update(Config(), with_added({section: getattr(self, section) for section in SECTIONS if getattr(self, section)}))
 
     @dataclass
     class PatchifierOutput(transformers.utils.ModelOutput):  # type: ignore[misc, name-defined]

@@ -200,6 +200,7 @@ def train_stage(
         clips=len(sides.train),
         batch=batches,
         loss=stage_loss(stage, batches, settings),
+        learning_rates=extractor_rates(settings) if stage == "two" else {},
         validate=None if not len(sides.validation) else validator(stage, data, sides, config) if is_first() else measured_elsewhere,
         static=True,
     )
@@ -215,6 +216,11 @@ def train_stage(
         progress=progress(f"stage {'I' if stage == 'one' else 'II'}"),
     )
     model.requires_grad_(True)
+
+
+def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
+    """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Learner`."""
+    return dict.fromkeys(("extractor.", "model.extractor."), settings.extractor_rate * settings.stage_two.learning_rate)
 
 
 def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config) -> nn.Module:
