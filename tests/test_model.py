@@ -307,11 +307,11 @@ def test_a_mask_is_a_function_of_its_generator():
 def test_masked_vectors_are_replaced_by_the_one_mask_token():
     bottleneck = trained(tiny(embedding="plain")).bottleneck
     masked = torch.tensor([[True, False, True]])
-    vectors = noise(1, 3, 16)
+    vectors = nn.functional.layer_norm(noise(1, 3, 16), (16,))
     x = bottleneck.embed(vectors, masked)[0, 1:] - bottleneck.positions[1:4]
     torch.testing.assert_close(x[0], bottleneck.mask_token)
     torch.testing.assert_close(x[2], bottleneck.mask_token)
-    torch.testing.assert_close(x[1], vectors[0, 1])
+    torch.testing.assert_close(x[1], vectors[0, 1], atol=1e-4, rtol=1e-4)
 
 
 # --- losses ---
@@ -479,17 +479,33 @@ def test_cls_comes_first():
 def test_bert_embedding_puts_a_position_on_cls_then_normalises():
     bottleneck = trained(tiny()).bottleneck
     vectors, positions = noise(1, 4, 16), bottleneck.positions
-    x = torch.cat([(bottleneck.cls + positions[0])[None], vectors[0] + positions[1:5]])
+    normalised = (vectors[0] - vectors[0].mean(-1, keepdim=True)) / vectors[0].std(-1, keepdim=True, unbiased=False)
+    x = torch.cat([(bottleneck.cls + positions[0])[None], normalised + positions[1:5]])
     wanted = (x - x.mean(-1, keepdim=True)) / x.var(-1, keepdim=True, unbiased=False).add(1e-12).sqrt()
-    torch.testing.assert_close(bottleneck.embed(vectors, None)[0], wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(bottleneck.embed(vectors, None)[0], wanted, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_without_vector_norm_the_embedding_is_that_of_the_first_edition():
+    bottleneck = trained(tiny(vector_norm="none", token_std=0.02)).bottleneck
+    vectors, positions = noise(1, 4, 16), bottleneck.positions
+    x = torch.cat([(bottleneck.cls + positions[0])[None], vectors[0] + positions[1:5]])
+    torch.testing.assert_close(bottleneck.embed(vectors, None)[0], bottleneck.norm(x))
+
+
+@torch.no_grad()
+def test_patch_vectors_and_positions_start_at_one_scale(paper):
+    vectors = paper.bottleneck.normalise(40 * noise(2, 25, 256))
+    for scaled in (vectors, paper.bottleneck.positions, paper.bottleneck.mask_token):
+        assert abs(scaled.std().item() - 1) < 0.15
 
 
 @torch.no_grad()
 def test_plain_embedding_adds_positions_to_patches_and_nothing_else():
     bottleneck = trained(tiny(embedding="plain")).train().bottleneck
     vectors = noise(1, 4, 16)
-    wanted = torch.cat([bottleneck.cls[None], vectors[0] + bottleneck.positions[1:5]])
-    assert torch.equal(bottleneck.embed(vectors, None)[0], wanted)
+    wanted = torch.cat([bottleneck.cls[None], nn.functional.layer_norm(vectors[0], (16,)) + bottleneck.positions[1:5]])
+    torch.testing.assert_close(bottleneck.embed(vectors, None)[0], wanted)
 
 
 @torch.no_grad()
@@ -583,16 +599,17 @@ def test_the_seed_alone_decides_the_weights():
 
 def test_the_bottleneck_starts_as_bert_does(paper):
     bottleneck = paper.bottleneck
-    drawn = [bottleneck.positions, bottleneck.cls, bottleneck.mask_token]
+    tokens = [bottleneck.positions, bottleneck.cls, bottleneck.mask_token]
+    drawn = []
     for layer in bottleneck.encoder.layers:
         attention = layer.self_attn
         drawn += [attention.in_proj_weight, attention.out_proj.weight, layer.linear1.weight, layer.linear2.weight]
         for bias in (attention.in_proj_bias, attention.out_proj.bias, layer.linear1.bias, layer.linear2.bias):
             assert not bias.any()
-    for parameter in drawn:
-        tolerance = 4 * 0.02 / (2 * parameter.numel()) ** 0.5  # four standard errors of a standard deviation
-        assert abs(parameter.std().item() - 0.02) < tolerance
-        assert abs(parameter.mean().item()) < 4 * 0.02 / parameter.numel() ** 0.5
+    for parameter, std in [*((each, 0.02) for each in drawn), *((each, 1.0) for each in tokens)]:
+        tolerance = 4 * std / (2 * parameter.numel()) ** 0.5  # four standard errors of a standard deviation
+        assert abs(parameter.std().item() - std) < tolerance
+        assert abs(parameter.mean().item()) < 4 * std / parameter.numel() ** 0.5
     first, second = bottleneck.encoder.layers[0], bottleneck.encoder.layers[1]
     assert not torch.equal(first.linear1.weight, second.linear1.weight)
 

@@ -3,8 +3,9 @@
     python benchmarks/open/order.py CACHE --out runs/order [--arms one-scale,first-edition] [--seeds 0,1,2] [--steps 1600]
 
 The unit: the recordings of the pre-training list, stage I of 500 steps once for each seed and kind of extractor, then stage II of `--steps`
-steps of 32 clips, peak 3e-4 with a cosine to 0, one thread each. The table is each run's validation at its end: MSE of masked patches
-beside the references, the same with visible patches shuffled, shares of variance drawn, onsets; 19 of 25 patches are masked in every arm. Finished runs are kept: run it again after an interruption.
+steps of 32 clips, peak 3e-4 with a cosine to 0, one thread each. The table is each run's validation at its end: MSE of
+masked patches beside the references, the same with visible patches shuffled, shares of variance drawn, onsets; 19 of 25 patches are masked
+in every arm. Finished runs are kept: run it again after an interruption.
 """
 
 import argparse
