@@ -23,6 +23,8 @@ from patchifier.config import (
     read_changes,
     to_dict,
     update,
+    with_added,
+    without_added,
 )
 
 
@@ -344,3 +346,32 @@ def test_importing_configs_imports_the_standard_library_alone():
     heavy = "torch numpy soundfile soxr safetensors sklearn librosa lightning_fabric matplotlib jsonargparse rich pyarrow"
     code = f"import sys, patchifier, patchifier.config; print([name for name in {heavy.split()!r} if name in sys.modules])"
     assert in_new_process(code) == "[]"
+
+
+# --- configs of earlier versions ---
+
+
+def first_edition(config: Config) -> dict:
+    """A whole config as the first edition wrote it."""
+    values = to_dict(config)
+    for section, names in {"model": ("vector_norm", "token_std"), "pretrain": ("extractor_rate",)}.items():
+        values[section] = {name: value for name, value in values[section].items() if name not in names}
+    return values
+
+
+def test_a_whole_config_of_the_first_edition_keeps_its_meaning(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(first_edition(Config())))
+    config = update(Config(), read_changes(tmp_path / "config.json"))
+    assert (config.model.vector_norm, config.model.token_std, config.pretrain.extractor_rate) == ("none", 0.02, 1.0)
+
+
+def test_a_recipe_that_states_a_few_fields_gets_todays_defaults():
+    config = update(Config(), with_added({"model": {"layers": 4}, "pretrain": {"mask_ratio": 0.6}}))
+    assert config.model == dataclasses.replace(ModelConfig(), layers=4)
+
+
+def test_a_config_that_means_what_the_first_edition_did_is_written_as_that_edition_did():
+    old = update(Config(), {"model": {"vector_norm": "none", "token_std": 0.02}})
+    assert without_added(old) == first_edition(Config())
+    assert digest(without_added(old)) == digest(first_edition(Config()))
+    assert without_added(Config())["model"] == to_dict(Config())["model"]

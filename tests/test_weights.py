@@ -296,3 +296,13 @@ def test_the_graph_of_the_packages_model_enlarges_rounding_no_more_than_it_says(
         sound = np.asarray(sound, np.float32)
         difference = np.abs(graph(torch.from_numpy(sound)[None])[0].numpy() - base.embed(sound, RATE)).max()
         assert difference < most, name
+
+
+FIRST_EDITION = {"patchifier-base": "c647fa920bdb7019", "patchifier-paper": "ed9130f9869c647e"}  # identities as of that edition
+
+
+@pytest.mark.parametrize("name", FIRST_EDITION)
+def test_models_of_the_first_edition_load_as_they_were_and_keep_their_identity(name):
+    embedder = patchifier.load(name)
+    assert embedder.config.model.vector_norm == "none"
+    assert embedder.identity == FIRST_EDITION[name]

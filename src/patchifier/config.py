@@ -446,7 +446,7 @@ class Config:
 
 # --- JSON in and out ---
 
-ADDED: dict[str, dict[str, Any]] = {"model": {"vector_norm": "none", "token_std": 0.02}}
+ADDED: dict[str, dict[str, Any]] = {"model": {"vector_norm": "none", "token_std": 0.02}, "pretrain": {"extractor_rate": 1.0}}
 """Fields added since the first edition, with the values that mean what that edition did."""
 
 

@@ -22,7 +22,7 @@ from patchifier.collection.job import Embedded, Job
 from patchifier.collection.sources import find
 from patchifier.collection.table import Table, read
 from patchifier.collection.worker import Cut
-from patchifier.config import RequestError, digest
+from patchifier.config import RequestError, digest, without_added
 from patchifier.embed import Embedder, load
 from patchifier.locks import alone
 
@@ -105,7 +105,7 @@ def facts_of(embedder: Embedder, cut: Cut) -> dict[str, Any]:
     return {
         "format": table.FORMAT,
         "model": embedder.identity,
-        "config": digest(config),
+        "config": digest(without_added(config)),
         "pooling": "none" if cut.patches else config.embed.pooling,
         "layers": list(config.embed.layers),
         "window_s": cut.window_s,
