@@ -11,7 +11,7 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
     {"filters"},
-    {"audio", "spectrogram", "layers", "tasks", "processes", "locks", "hub", "devices"},
+    {"audio", "spectrogram", "layers", "tasks", "processes", "locks", "hub", "devices", "references"},
     {"variants", "descriptors"},
     {"estimators"},
     {"augment", "datasets", "model", "windows", "weights"},

@@ -20,7 +20,8 @@ from patchifier.loop import make_optimiser
 from patchifier.model import Patchifier
 from patchifier.pretrain import TRAINED, Batches, split, stage_loss
 from patchifier.pretrain.batches import Batch, Resident, require_groups
-from patchifier.pretrain.validation import masked_predictors
+from patchifier.pretrain.validation import TrainingStatistics, masked_predictors
+from patchifier.references import Kriging
 
 SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
 
@@ -292,8 +293,10 @@ def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path, child_environment)
 def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothing_is_seen():
     patches, mean_patch = torch.full((1, 3, 1, 64, 32), -0.4), torch.full((1, 64, 32), -0.5)
     present, everything = torch.tensor([[True, False, False]]), torch.tensor([[True, False, False]])
-    found = masked_predictors([Batch(patches, patches, present, everything, torch.tensor([0]))], mean_patch)
-    assert found == pytest.approx(dict.fromkeys(("mean_patch_mse", "visible_mean_mse", "interpolation_mse"), 0.01))
+    known = TrainingStatistics(mean_patch, Kriging.fit([np.full((3, 64), -0.5)]))
+    found = masked_predictors([Batch(patches, patches, present, everything, torch.tensor([0]))], known)
+    names = ("mean_patch", "visible_mean", "interpolation", "shrunk_interpolation", "kriging")
+    assert found == pytest.approx({**{f"{name}_mse": 0.01 for name in names}, "band_means_mse": 0.0})
 
 
 def test_batches_with_padding_are_never_recorded():

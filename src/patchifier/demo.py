@@ -163,7 +163,7 @@ def stage_two_figures(table: Path) -> dict[str, float]:
     """Last validation of stage II: masked-patch MSE beside the predictors without a model."""
     header, *_, last = (line.split(",") for line in table.read_text(encoding="utf-8").splitlines())
     figures = dict(zip(header, last, strict=True))
-    return {name: float(figures[name]) for name in ("masked_mse", "mean_patch_mse", "visible_mean_mse", "interpolation_mse")}
+    return {name: float(value) for name, value in figures.items() if name.endswith("_mse")}
 
 
 def notes(data: Cache, config: Config) -> list[str]:

@@ -36,13 +36,13 @@ class Table:
         self.board = _board(path.parent / "tensorboard", step) if is_first() else None
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add a row."""
+        """Add a row; in a table that an older version began, under the columns that it has."""
         self.last_step = step
         table = csv.writer(self.stream)
         if not self.columns:
             self.columns = ["step", *figures]
             table.writerow(self.columns)
-        table.writerow([step, *(f"{value:.6g}" for value in figures.values())])
+        table.writerow([step, *(f"{figures.get(name, math.nan):.6g}" for name in self.columns[1:])])
         for name, value in figures.items():
             if self.board:
                 self.board.add_scalar(f"{self.path.stem}/{name}", value, step)

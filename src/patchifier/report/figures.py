@@ -24,10 +24,12 @@ STYLES = {
     "full": ("-", "D", "#1c1433"),
 }
 SCALES = ("magma", "cividis")  # of level and of error: even in lightness, and safe for the colour-blind
-PREDICTORS = {  # column of stage-two/validation.csv, its line style and its name
+PREDICTORS: dict[str, tuple[Any, str]] = {  # column of stage-two/validation.csv, its line style and its name
     "mean_patch_mse": (":", "average patch"),
     "visible_mean_mse": ("--", "average of given patches"),
     "interpolation_mse": ("-.", "interpolation in time"),
+    "shrunk_interpolation_mse": ((0, (6, 2, 1, 2, 1, 2)), "half interpolation, half average"),
+    "kriging_mse": ((0, (8, 3)), "best linear prediction (kriging)"),
 }
 
 

@@ -1,0 +1,277 @@
+"""References for masked patches: predictions without a model, and measures of what a model draws.
+
+Shapes: B clips, N patches, M mel bands, W frames in a patch, T frames. ``bands`` (B, N, M) holds the mean of each mel band over the
+frames of a patch; ``visible`` (B, N) bool is True where a predictor may look, so it is False for masked patches and for padding.
+Everything is NumPy in float64; values of log-mels are in dB x 0.01, errors in their squares.
+
+The protocol: 25 consecutive patches, 19 of them masked, four fixed masks for each clip, seed 0.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+N_PATCHES = 25
+MASK_RATIO = 0.75
+N_MASKS = 4
+SEED = 0
+
+RIDGE = 1e-6  # relative to the variance of a component
+LEAST_VARIANCE = 1e-12  # of a component, relative to the largest: below it there is nothing but rounding
+
+ONSET_DB = 1.0  # by which the onset strength of an onset exceeds its local mean
+ONSET_PEAK_FRAMES = 3  # an onset is the largest value within so many frames (70 ms) on both sides
+ONSET_MEAN_FRAMES = 10  # the local mean is over so many frames (232 ms) on both sides
+ONSET_TOLERANCE_FRAMES = 2  # 46 ms at the paper's hop of 23.2 ms
+
+
+# --- Predictions of masked patches ---
+
+
+def band_means(patches: np.ndarray) -> np.ndarray:
+    """Means over time (..., M) of the mel bands of patches (..., M, W), in float64."""
+    return np.asarray(patches).mean(-1, dtype=np.float64)
+
+
+def visible_mean(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Mean over the visible patches of a clip, the same for each of its patches.
+
+    Parameters
+    ----------
+    bands : ndarray, shape (B, N, M)
+    visible : ndarray, shape (B, N), bool
+
+    Returns
+    -------
+    ndarray, shape (B, N, M)
+        NaN for a clip without a visible patch.
+    """
+    count = visible.sum(1)[:, None, None]  # (B, 1, 1)
+    total = (bands * visible[..., None]).sum(1, keepdims=True, dtype=np.float64)  # (B, 1, M)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.broadcast_to(mean, bands.shape).copy()
+
+
+def interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Linear interpolation over the patch index between visible patches; before the first and after the last, their values are held.
+
+    Parameters and returned array are those of :func:`visible_mean`.
+    """
+    B, N = visible.shape
+    index = np.broadcast_to(np.arange(N), (B, N))
+    before = np.maximum.accumulate(np.where(visible, index, -1), axis=1)
+    after = np.minimum.accumulate(np.where(visible, index, N)[:, ::-1], axis=1)[:, ::-1]
+    before, after = np.where(before < 0, after, before), np.where(after >= N, before, after)
+    before, after = before.clip(0, N - 1), after.clip(0, N - 1)  # where nothing is visible, both are of no use
+    part = ((index - before) / np.maximum(after - before, 1)).clip(0, 1)[..., None]
+    clip = np.arange(B)[:, None]
+    between = (1 - part) * bands[clip, before] + part * bands[clip, after]
+    return np.where(visible.sum(1)[:, None, None] > 0, between, np.nan)
+
+
+def shrunk_interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Half of the interpolation and half of the visible mean; see :func:`visible_mean`."""
+    return 0.5 * interpolation(bands, visible) + 0.5 * visible_mean(bands, visible)
+
+
+UNTRAINED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "visible_mean": visible_mean,
+    "interpolation": interpolation,
+    "shrunk_interpolation": shrunk_interpolation,
+}
+
+
+@dataclass(frozen=True)
+class Kriging:
+    """Simple kriging: the best linear prediction of band means from those of the visible patches.
+
+    Band means are turned into the principal components of the training clips. For each component the covariance of two patches depends
+    on their distance alone; with the mean m over training, the prediction of the masked patches h from the visible ones v is
+    m + K_hv (K_vv + ridge I)^-1 (x_v - m).
+
+    Attributes
+    ----------
+    mean : ndarray, shape (M,)
+        Of the band means of training patches.
+    components : ndarray, shape (M, M)
+        Principal components, one a column.
+    correlation_by_lag : ndarray, shape (M, L)
+        Of each component, at distances of 0 to L - 1 patches; 1 at distance 0.
+
+    Notes
+    -----
+    A covariance by lag is the mean product over all pairs of patches of a training clip that are so far apart (unbiased: dividing by the
+    length of a clip instead would halve the covariance at half that length). The matrix made of such covariances need not be positive
+    semidefinite, so negative eigenvalues are set to 0. Beyond the longest lag that was seen, the last correlation is held. The ridge is
+    1e-6 of a component's variance. A component that does not vary in training is predicted by its mean.
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+    correlation_by_lag: np.ndarray
+
+    @classmethod
+    def fit(cls, sequences: Iterable[np.ndarray]) -> "Kriging":
+        """Learn from the band means (N, M) of consecutive patches of each training clip; N may differ, and at least one clip has a patch."""
+        clips = [np.asarray(sequence, np.float64) for sequence in sequences if len(sequence)]
+        patches = np.concatenate(clips)  # (P, M)
+        mean = patches.mean(0)
+        centred = patches - mean
+        _, components = np.linalg.eigh(centred.T @ centred / len(centred))
+        covariance = covariance_by_lag([(clip - mean) @ components for clip in clips])  # (M, L)
+        variance = covariance[:, :1]
+        varies = variance > LEAST_VARIANCE * variance.max()
+        alone = (np.arange(covariance.shape[1]) == 0).astype(np.float64)
+        return cls(mean, components, np.where(varies, covariance / np.where(varies, variance, 1.0), alone))
+
+    def correlation(self, n_patches: int) -> np.ndarray:
+        """Positive semidefinite correlation of patches with each other, for each component: (M, N, N)."""
+        longest = self.correlation_by_lag.shape[1] - 1
+        index = np.arange(n_patches)
+        lags = np.abs(index[:, None] - index).clip(max=longest)
+        values, vectors = np.linalg.eigh(self.correlation_by_lag[:, lags])
+        return (vectors * values.clip(min=0.0)[:, None, :]) @ vectors.transpose(0, 2, 1)
+
+    def predict(self, bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        """Predict the band means of all patches from those of the visible ones.
+
+        Parameters
+        ----------
+        bands : ndarray, shape (B, N, M)
+        visible : ndarray, shape (B, N), bool
+
+        Returns
+        -------
+        ndarray, shape (B, N, M)
+            The training mean for a clip without a visible patch.
+        """
+        seen = visible.astype(np.float64)  # (B, N)
+        scores = ((bands - self.mean) @ self.components) * seen[..., None]  # (B, N, C)
+        both = seen[:, :, None] * seen[:, None, :]  # (B, N, N)
+        diagonal = np.eye(visible.shape[1]) * np.where(visible, RIDGE, 1.0)[:, None, :]  # a patch that is not visible gets weight 0
+        predicted = np.empty_like(scores)
+        for component, correlation in enumerate(self.correlation(visible.shape[1])):
+            weights = np.linalg.solve(correlation * both + diagonal, scores[..., component, None])[..., 0]  # (B, N)
+            predicted[..., component] = weights @ correlation
+        return self.mean + predicted @ self.components.T
+
+
+def covariance_by_lag(sequences: list[np.ndarray]) -> np.ndarray:
+    """Mean product of values `lag` apart, over all such pairs of all sequences (N, C) of zero mean: (C, L), L the length of the longest."""
+    longest = max(map(len, sequences))
+    power = sum(np.abs(np.fft.rfft(sequence, 2 * longest, axis=0)) ** 2 for sequence in sequences)  # (longest + 1, C)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    pairs = np.maximum(lengths[:, None] - np.arange(longest), 0).sum(0)  # (L,)
+    return np.fft.irfft(power, axis=0)[:longest].T / pairs
+
+
+# --- Variance of what is drawn ---
+
+
+def sums_of_squares(patches: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split the variance of the masked patches of each clip around the means of its bands.
+
+    Parameters
+    ----------
+    patches : ndarray, shape (B, N, M, W)
+    masked : ndarray, shape (B, N), bool
+
+    Returns
+    -------
+    within : ndarray, shape (B,)
+        Sum of squares of the values around the band means of their own patch: change in time inside patches.
+    between : ndarray, shape (B,)
+        Sum of squares, over the same values, of these band means around their mean over the clip's masked patches: change of level from
+        patch to patch. The two add up to the sum of squares around that mean.
+    """
+    patches = np.asarray(patches, np.float64)
+    bands = band_means(patches)  # (B, N, M)
+    level = visible_mean(bands, masked)  # over masked patches, for once
+    within = (np.square(patches - bands[..., None]).sum((2, 3)) * masked).sum(1)
+    between = np.where(masked, np.square(bands - level).sum(2), 0.0).sum(1) * patches.shape[-1]
+    return within, between
+
+
+# --- Onsets of what is drawn ---
+
+
+@dataclass(frozen=True)
+class OnsetCounts:
+    """Onsets of the original, of what was drawn, and pairs of both that lie within the tolerance."""
+
+    original: int = 0
+    drawn: int = 0
+    matched: int = 0
+
+    def __add__(self, other: "OnsetCounts") -> "OnsetCounts":
+        return OnsetCounts(self.original + other.original, self.drawn + other.drawn, self.matched + other.matched)
+
+    @property
+    def f(self) -> float:
+        """Harmonic mean of precision and recall; 0 where there is no onset at all."""
+        return 2 * self.matched / max(1, self.original + self.drawn)
+
+
+def onset_strength(log_mel: np.ndarray) -> np.ndarray:
+    """Spectral flux (T,) of a log-mel (M, T): the mean over bands of what each gained since the frame before; 0 at the first frame."""
+    rise = np.maximum(np.diff(np.asarray(log_mel, np.float64), axis=1), 0.0)
+    return np.concatenate([[0.0], rise.mean(0)])
+
+
+def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
+    """Detect onsets in a log-mel.
+
+    Parameters
+    ----------
+    log_mel : ndarray, shape (M, T)
+    scale : float
+        Value of one decibel in the log-mel.
+
+    Returns
+    -------
+    ndarray of int
+        Frames, in order, whose onset strength is the largest within 3 frames on both sides (of equal ones the first) and exceeds its
+        mean over 10 frames on both sides by 1 dB.
+    """
+    strength = onset_strength(log_mel)
+    near, wide = ONSET_PEAK_FRAMES, ONSET_MEAN_FRAMES
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(strength, near, constant_values=-np.inf), 2 * near + 1)  # (T, 7)
+    peak = (strength > around[:, :near].max(1)) & (strength >= around[:, near:].max(1))
+    ones = np.ones(2 * wide + 1)
+    mean = np.convolve(np.pad(strength, wide), ones, "valid") / np.convolve(np.pad(np.ones(len(strength)), wide), ones, "valid")
+    return np.flatnonzero(peak & (strength > mean + ONSET_DB * scale))
+
+
+def count_matches(one: np.ndarray, other: np.ndarray, *, tolerance: int = ONSET_TOLERANCE_FRAMES) -> int:
+    """Largest number of pairs, one frame of each list in order, that are at most `tolerance` frames apart; a frame is paired once."""
+    first = second = matched = 0
+    while first < len(one) and second < len(other):
+        apart = one[first] - other[second]
+        if abs(apart) <= tolerance:
+            matched += 1
+        first += apart <= tolerance
+        second += apart >= -tolerance
+    return matched
+
+
+def count_onsets(original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, *, scale: float = 0.01) -> OnsetCounts:
+    """Compare the onsets of what was drawn with those of the original.
+
+    Onsets are detected in each run of masked patches by itself, in the original and in what was drawn alike, so that the seam to a visible
+    patch is none.
+
+    Parameters
+    ----------
+    original, drawn : ndarray, shape (N, M, W)
+        Patches of one clip.
+    masked : ndarray, shape (N,), bool
+    scale : float
+        Value of one decibel.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], masked.astype(np.int8), [0]])))
+    total = OnsetCounts()
+    for start, end in edges.reshape(-1, 2):
+        there, here = (onsets(np.concatenate(list(patches[start:end]), axis=-1), scale=scale) for patches in (original, drawn))
+        total += OnsetCounts(len(there), len(here), count_matches(there, here))
+    return total
