@@ -290,6 +290,15 @@ def test_learning_rate_warms_up_and_decays():
     assert rate_factor(99, 100, TrainingConfig()) == 1.0
 
 
+def test_the_rate_of_a_trapezoid_is_constant_and_falls_over_the_last_fifth():
+    config = TrainingConfig(warm_up_steps=10, schedule="trapezoid")
+    factors = [rate_factor(step, 100, config) for step in range(101)]
+    assert factors[0] == 0.1
+    assert set(factors[9:81]) == {1.0}
+    assert factors[90] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.0)
+
+
 def test_bf16_trains_both_stages_and_leaves_weights_in_float32(small_cache, tmp_path):
     short = {stage: {**SETTINGS["pretrain"][stage], "steps": 3} for stage in ("stage_one", "stage_two")}
     config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **short, "precision": "bf16"}})

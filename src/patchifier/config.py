@@ -256,8 +256,8 @@ class TrainingConfig:
     """Peak learning rate of AdamW (4.4)."""
     weight_decay: float = 0.01
     """Decoupled weight decay, on matrices and kernels only."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or a half cosine down to zero."""
+    schedule: Literal["constant", "cosine", "trapezoid"] = "constant"
+    """Learning rate after the warm-up: constant; a half cosine down to zero; or constant, then linearly down to zero over the last fifth of the steps."""
     warm_up_steps: int = 0
     """Steps over which the learning rate rises from zero."""
     clip_norm: float = 0.0

@@ -32,6 +32,7 @@ __all__ = ["Job", "State", "Stepper", "fit", "make_optimiser", "rate_factor"]
 
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
+DECAY_SHARE = 0.2  # of the steps of a trapezoid, over which its rate falls
 AGREE_STEPS = 10  # several processes ask each other this often whether to save or to stop
 
 
@@ -244,6 +245,8 @@ def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
         return (step + 1) / config.warm_up_steps
     if config.schedule == "constant":
         return 1.0
+    if config.schedule == "trapezoid":
+        return min(1.0, (total - step) / max(1, math.ceil(DECAY_SHARE * total)))
     done = (step - config.warm_up_steps) / max(1, total - config.warm_up_steps)
     return 0.5 * (1 + math.cos(math.pi * done))
 
