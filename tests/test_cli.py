@@ -282,10 +282,24 @@ def test_info_finds_damage_in_a_cache(tmp_path, capsys):
 def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, capsys):
     code, out, _ = run(capsys, "reconstruct", folder / "0.wav", "--model", folder / "run" / "model", "--out", tmp_path / "p.png", "--sound", "--json")
     assert code == 0
-    assert set(json.loads(out)["masked_mse"]) == {"0.25", "0.5", "0.75", "0.9"}
+    assert set(json.loads(out)["masked_mse"]) == set(json.loads(out)["references"]) == {"0.25", "0.5", "0.75", "0.9"}
+    assert all(set(row) == {"visible_mean", "interpolation", "shrunk_interpolation"} for row in json.loads(out)["references"].values())
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.glob("*.wav")} == {"p_original.wav"} | {f"p_reconstructed_{ratio}.wav" for ratio in (0.25, 0.5, 0.75, 0.9)}
     assert soundfile.info(tmp_path / "p_original.wav").duration > 5
+
+
+def test_reconstruct_tells_the_references_beside_every_error(folder, tmp_path, capsys):
+    asked = ("reconstruct", folder / "0.wav", "--model", folder / "run" / "model", "--out", tmp_path / "p.png")
+    found = json.loads(run(capsys, *asked, "--json")[1])
+    lines = [line for line in run(capsys, *asked)[1].splitlines() if "ratio" in line]
+    assert len(lines) == 4
+    for line, ratio in zip(lines, found["masked_mse"], strict=True):
+        assert f"{ratio} " in line
+        assert f"model {found['masked_mse'][ratio]:.5f}" in line
+        for name, value in found["references"][ratio].items():
+            assert f"{name.replace('_', ' ')} {value:.5f}" in line
+            assert value > 0
 
 
 def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_it_was(tmp_path, noise, capsys):

@@ -43,6 +43,15 @@ def test_a_predictor_looks_at_visible_patches_of_its_own_clip_alone(name):
     assert np.isfinite(predict(bands, visible)[:2]).all()
 
 
+def test_errors_of_predictors_without_training_are_those_of_masked_patches():
+    patches = np.repeat(BANDS[0][:, :, None], 4, axis=2)
+    found = references.untrained_mse(patches, ~VISIBLE[0])
+    assert list(found) == ["visible_mean", "interpolation", "shrunk_interpolation"]
+    for name, predict in references.UNTRAINED.items():
+        assert found[name] == pytest.approx(np.square(predict(BANDS, VISIBLE) - 9.0)[~VISIBLE].mean())
+    assert references.untrained_mse(patches, VISIBLE[0] | True) == references.untrained_mse(patches, VISIBLE[0] & False) == {}
+
+
 # --- Kriging ---
 
 AR = 0.8  # correlation of neighbours

@@ -18,9 +18,9 @@ import pytest
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
-from patchifier import config, report
+from patchifier import config, references, report
 from patchifier.config import RequestError
-from patchifier.report.figures import curves_figure
+from patchifier.report.figures import curves_figure, health_figure, predictors_in
 from patchifier.report.folders import read_columns, read_run
 
 N, M, W = 10, 64, 32
@@ -70,8 +70,9 @@ def write_pretrain(run: Path, *, picture: bool = False, **facts: object) -> Path
     for stage in ("stage-one", "stage-two"):
         write_metrics(run / stage, 60)
     write_csv(run / "stage-one" / "validation.csv", "step,mse,mean_patch_mse", [(30, 0.02, 0.04), (60, 0.01, 0.04)])
-    header = "step,masked_mse,mean_patch_mse,visible_mean_mse,interpolation_mse,embedding_std,effective_rank"
-    rows = [(step, 0.0225, 0.04, 0.035, 0.03, 0.5 + step / 1000, 20 + step / 10) for step in (20, 40, 60)]
+    header = "step,masked_mse,mean_patch_mse,visible_mean_mse,interpolation_mse,shrunk_interpolation_mse,kriging_mse,shuffled_mse,equal_positions_mse,"
+    header += "within_variance,between_variance,onset_f,embedding_std,effective_rank"
+    rows = [(step, 0.0225, 0.04, 0.035, 0.03, 0.029, 0.028, 0.024, 0.023, 0.02, 0.4, 0.1, 0.5 + step / 1000, 20 + step / 10) for step in (20, 40, 60)]
     write_csv(run / "stage-two" / "validation.csv", header, rows)
     if not picture:
         return run
@@ -356,12 +357,32 @@ def test_every_predictor_lies_inside_the_axes(tmp_path: Path) -> None:
     assert figure.axes[1].get_ylim()[0] < 100 * 0.0005**0.5
 
 
+def test_health_of_a_run_before_order_was_measured_has_two_panels(tmp_path: Path) -> None:
+    run = write_pretrain(tmp_path / "run")
+    titles = [axes.get_title(loc="left") for axes in health_figure(read_run(run, tmp_path, [])).axes]
+    assert [title for title in titles if title] == ["Use of order", "Variance drawn", "Onsets drawn", "Spread of the embeddings", "Dimensions in use"]
+    write_csv(run / "stage-two" / "validation.csv", "step,masked_mse,embedding_std,effective_rank", [(60, 0.0225, 0.5, 20)])
+    titles = [axes.get_title(loc="left") for axes in health_figure(read_run(run, tmp_path, [])).axes]
+    assert titles == ["Spread of the embeddings", "Dimensions in use"]
+    write_csv(run / "stage-two" / "validation.csv", "step,masked_mse", [(60, 0.0225)])
+    assert health_figure(read_run(run, tmp_path, [])) is None
+
+
+def test_the_interpolation_of_older_runs_was_the_shrunk_one() -> None:
+    new, old = predictors_in(["interpolation_mse", "shrunk_interpolation_mse"]), predictors_in(["step", "visible_mean_mse", "interpolation_mse"])
+    assert new["interpolation_mse"][1] != new["shrunk_interpolation_mse"][1]
+    assert list(old) == ["visible_mean_mse", "interpolation_mse"]
+    assert old["interpolation_mse"] == new["shrunk_interpolation_mse"]
+
+
 def test_reconstructions_are_read_and_drawn(tmp_path: Path) -> None:
     run = write_pretrain(tmp_path / "run", picture=True)
     arrays, facts = report.read_reconstructions(run / "stage-two" / "reconstructions.safetensors")
     figure = report.reconstruction_figure(arrays, facts)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[0] == "Original: Ca$h $ong"
+    mse = f"{references.untrained_mse(arrays['original'], arrays['masked_0.9'].astype(bool))['interpolation']:.4f}"
+    assert f"interpolation {mse}" in titles[4].splitlines()[-1]
     assert "90 % masked: 9 of 10 patches, filled in with an error of 5.0 dB RMSE (MSE 0.0025)" in titles[4]
     assert {axes.get_xlabel().strip() for axes in figure.axes} >= {"Time (s)", "Level (dB re full scale)", "Absolute error (dB)"}
     given, filled = (figure.axes[index].images[0].get_array() for index in (0, 2))

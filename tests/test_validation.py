@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from log_mels import Clips
 
 from patchifier import references
-from patchifier.cache import Cache
 from patchifier.config import Config, update
+from patchifier.loop.tables import Table
 from patchifier.model import Patchifier
 from patchifier.pretrain import validation
 from patchifier.pretrain.sides import Sides
@@ -15,21 +16,6 @@ from patchifier.pretrain.validation import equal_positions, in_order, shuffled_v
 TINY = {"channels": [4, 4, 4, 8, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "positions": 12}
 PREDICTOR = {"predictor_layers": 1}
 RELATIVE = {"embedding": "relative"}
-
-
-class Clips:
-    """Log-mels that stand in for a cache: levels that drift from patch to patch, and noise."""
-
-    def __init__(self, *frames, bands=64):
-        generator = np.random.default_rng(0)
-        self.frames, self.clips, self.spectrogram = np.array(frames), frames, Config().spectrogram
-        levels = [0.1 * generator.normal(size=(count // 32 + 1, bands)).cumsum(0).repeat(32, 0)[:count] for count in frames]
-        self.log_mels = [(level - 0.5 + 0.1 * generator.normal(size=level.shape)).astype(np.float16) for level in levels]
-
-    def log_mel(self, index, first=0, last=None):
-        return self.log_mels[index][first:last]
-
-    read = Cache.read
 
 
 FRAMES = (400, 390, 300, 320, 100, 500, 320, 64, 300, 30)
@@ -190,3 +176,11 @@ def test_figures_of_a_few_clips_are_beside_the_error_of_all(monkeypatch):
     found = figures(Levelling)
     assert found["shuffled_mse"] == pytest.approx(found["masked_mse"], rel=1e-6)
     assert figures(Knowing)["onset_f"] == 1
+
+
+def test_a_table_that_an_older_version_began_keeps_its_columns(tmp_path):
+    path = tmp_path / "validation.csv"
+    path.write_text("step,masked_mse,old\n10,0.3,0.2\n")
+    with Table(path, 10) as table:
+        table.write(20, {"new": 0.5, "masked_mse": 0.25})
+    assert path.read_text().split() == ["step,masked_mse,old", "10,0.3,0.2", "20,0.25,nan"]

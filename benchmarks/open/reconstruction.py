@@ -1,10 +1,12 @@
-"""How well a model fills in what it cannot see, beside guesses that need no model: held-out clips, three quarters of the patches hidden.
+"""How well a model predicts masked patches, beside references that need no model: held-out clips, three quarters of the patches masked.
 
-    python benchmarks/open/reconstruction.py ROOT --model patchifier-paper --out runs/reconstruction [--side valid]
+    python benchmarks/open/reconstruction.py ROOT --model patchifier-paper --out runs/reconstruction [--side valid] [--training-cache ROOT/cache-all]
 
-Clips of the judged side that are long enough for it, one crop and one mask each, the same for all models with patches and sequences of one
-length. Squared errors of masked patches in (dB / 100)^2, over clips and by family; the model minus each guess, paired, with intervals from a
-bootstrap over groups. Pictures and sounds of the first clips of each family are `patchifier reconstruct`'s, beside the table.
+Clips of the judged side that are long enough, one crop and four masks each, the same for all models with patches and sequences of one length
+(`patchifier.references` defines the protocol and everything that is measured). Squared errors of masked patches in (dB / 100)^2, over clips and
+by family, also with the visible patches shuffled; the model minus each of them, paired, with intervals from a bootstrap over groups; shares of
+the variance that is drawn within and between patches, and the F-measure of onsets. Kriging learns from the training clips of a cache; without
+one it is left out. Pictures and sounds of the first clips of each family are `patchifier reconstruct`'s, beside the table.
 """
 
 import argparse
@@ -18,31 +20,41 @@ import torch
 from judge import Judgement
 from measures import FAMILIES, QUESTIONS, draw_weights, interval
 from outcome import lines
-from torch import Tensor
 
-from patchifier import checkpoint, weights
+from patchifier import checkpoint, references, weights
 from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
 from patchifier.checkpoint import replaced_file
 from patchifier.cli import main as patchifier
 from patchifier.config import Config, RequestError
-from patchifier.model import Patchifier
-from patchifier.pretrain.batches import make_batch
-from patchifier.pretrain.validation import guesses
+from patchifier.model import Patchifier, draw_mask
+from patchifier.pretrain import split
+from patchifier.pretrain.batches import Batch, make_batch
+from patchifier.pretrain.validation import in_order, shuffled_visible, training_statistics
+from patchifier.references import Kriging, OnsetCounts
 from patchifier.runs import generator
 
-RATIO = 0.75
 BATCH = 32
 LEAST = 8  # patches of a clip, of which two stay visible
 PICTURES = 2  # of each family
-MODEL = "the model"
+MODEL, SHUFFLED = "the model", "visible shuffled"
+DRAWN = ("within", "within drawn", "between", "between drawn", "onsets", "onsets drawn", "onsets matched")
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Mean squared error of each clip by each way of filling in, (n,) each, with the clips' families and groups."""
+    """What was measured of each clip, (n,) each, with the clips' families and groups.
+
+    Attributes
+    ----------
+    by : dict of str to ndarray
+        Mean squared error over masked patches and masks, by each way of predicting them.
+    drawn : dict of str to ndarray
+        Sums of squares of the original and of what the model draws, and numbers of onsets, under the names of ``DRAWN``.
+    """
 
     by: dict[str, np.ndarray]
+    drawn: dict[str, np.ndarray]
     families: np.ndarray
     groups: np.ndarray
 
@@ -57,39 +69,65 @@ def judged(judgement: Judgement, family: str, config: Config) -> tuple[Cache, np
 
 
 @torch.inference_mode()
-def errors_of(model: Patchifier, data: Cache, places: np.ndarray, config: Config) -> Iterator[dict[str, Tensor]]:
-    """Errors of some clips at a time, (B,) each."""
+def measured(model: Patchifier, data: Cache, places: np.ndarray, config: Config, kriging: Kriging | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Errors and sums of some clips at a time, (B,) each: means and sums over their four masks."""
     for start in range(0, len(places), BATCH):
-        draws, masks = (generator(0, word, start) for word in ("window", "mask"))
+        draws, masks = (generator(references.SEED, word, start) for word in ("window", "mask"))
         batch = make_batch(data, places[start : start + BATCH], config, draws=draws, masks=masks, augmentation=NO_AUGMENTATION, layout="consecutive")
-        filled = model.reconstruct(batch.patches, masked=batch.masked, present=batch.present)
-        mel = replace(batch, patches=model.mel(batch.patches))
-        hidden = batch.masked.sum(1)
-        yield {
-            name: ((guess - mel.patches).square().mean((2, 3, 4)) * batch.masked).sum(1) / hidden
-            for name, guess in {MODEL: filled, **{name.replace("_", " "): each for name, each in guesses(mel).items()}}.items()
-        }
+        rows = [of_mask(model, masked_anew(batch, start, number), config, kriging, number) for number in range(references.N_MASKS)]
+        yield {name: np.sum([row[name] for row in rows], axis=0) / (1 if name in DRAWN else len(rows)) for name in rows[0]}
 
 
-def measure(judgement: Judgement, model: Patchifier, config: Config) -> Errors:
-    """Errors of all clips of all families."""
-    parts: dict[str, list[Tensor]] = {}
+def masked_anew(batch: Batch, start: int, number: int) -> Batch:
+    """The same patches with another of the fixed masks."""
+    masks = generator(references.SEED, "mask", start * references.N_MASKS + number)
+    return replace(batch, masked=torch.from_numpy(draw_mask(masks, batch.present.numpy(), references.MASK_RATIO)))
+
+
+def of_mask(model: Patchifier, batch: Batch, config: Config, kriging: Kriging | None, number: int) -> dict[str, np.ndarray]:
+    """Errors and sums of the clips of a batch with its mask, (B,) each."""
+    where = {"masked": batch.masked, "present": batch.present}
+    order = shuffled_visible(batch, generator(references.SEED, "shuffle", number))
+    drawn, shuffled = (model.reconstruct(patches, **where)[:, :, 0].numpy() for patches in (batch.patches, in_order(batch.patches, order)))
+    original, masked = model.mel(batch.patches)[:, :, 0].numpy(), batch.masked.numpy()
+    bands, visible = references.band_means(original), (batch.present & ~batch.masked).numpy()
+    guesses = {name.replace("_", " "): predict(bands, visible) for name, predict in references.UNTRAINED.items()}
+    guesses |= {"kriging": kriging.predict(bands, visible)} if kriging else {}
+    guesses |= {"band means": bands}
+    every = {MODEL: drawn, SHUFFLED: shuffled, **{name: values[..., None] for name, values in guesses.items()}}
+    errors = {name: (np.square(original - values).mean((2, 3)) * masked).sum(1) / masked.sum(1) for name, values in every.items()}
+    return errors | sums_of(original, drawn, masked, config.spectrogram.scale)
+
+
+def sums_of(original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, scale: float) -> dict[str, np.ndarray]:
+    """What ``DRAWN`` names, of patches (B, N, M, W) and a mask (B, N): (B,) each."""
+    (within, between), (inside, across) = (references.sums_of_squares(patches, masked) for patches in (original, drawn))
+    onsets: list[OnsetCounts] = [references.count_onsets(*clip, scale=scale) for clip in zip(original, drawn, masked, strict=True)]
+    counts = [np.array([getattr(clip, name) for clip in onsets]) for name in ("original", "drawn", "matched")]
+    return dict(zip(DRAWN, (within, inside, between, across, *counts), strict=True))
+
+
+def measure(judgement: Judgement, model: Patchifier, config: Config, kriging: Kriging | None = None) -> Errors:
+    """Measure all clips of all families."""
+    parts: dict[str, list[np.ndarray]] = {}
     families: list[str] = []
     groups: list[str] = []
     for family in FAMILIES:
         data, places, owned = judged(judgement, family, config)
-        for found in errors_of(model, data, places, config):
+        for found in measured(model, data, places, config, kriging):
             for name, values in found.items():
                 parts.setdefault(name, []).append(values)
         families += [family] * len(places)
         groups += [f"{family}/{group}" for group in owned]
     if not groups:
         raise RequestError(f"no clip of the {judgement.side} side has {LEAST} patches.")
-    return Errors({name: torch.cat(each).numpy() for name, each in parts.items()}, np.array(families), np.array(groups))
+    whole = {name: np.concatenate(each) for name, each in parts.items()}
+    drawn = {name: whole.pop(name) for name in DRAWN}
+    return Errors(whole, drawn, np.array(families), np.array(groups))
 
 
 def table(errors: Errors) -> list[dict[str, str]]:
-    """A row for all clips and one for each family: errors, and the model minus each guess with its interval."""
+    """A row for all clips and one for each family: errors, the model minus each other way with its interval, and what is drawn."""
     others = [name for name in errors.by if name != MODEL]
     rows = []
     for family in ("all", *dict.fromkeys(errors.families)):
@@ -101,8 +139,22 @@ def table(errors: Errors) -> list[dict[str, str]]:
             {"clips": str(family), "number": str(len(chosen))}
             | {name: f"{each[0]:.5f}" for name, each in means.items()}
             | {f"model - {name}": f"{value:+.5f} [{low:+.5f}, {high:+.5f}]" for name, (value, low, high) in zip(others, changes, strict=True)}
+            | shares({name: float(values[chosen].sum()) for name, values in errors.drawn.items()})
         )
     return rows
+
+
+def shares(sums: dict[str, float]) -> dict[str, str]:
+    """Shares of the variance within and between patches that is drawn, and the F-measure of onsets."""
+    found = {f"variance {kind}": f"{sums[f'{kind} drawn'] / max(sums[kind], 1e-12):.3f}" for kind in ("within", "between")}
+    onsets = OnsetCounts(*(round(sums[name]) for name in DRAWN[4:]))
+    return found | {"onset F": f"{onsets.f:.3f}", "onsets": str(onsets.original), "onsets drawn": str(onsets.drawn)}
+
+
+def kriging_of(cache: Path, config: Config) -> Kriging:
+    """Kriging fitted on training clips of a cache, those that validated under this config left out."""
+    data = Cache(cache).require(config.spectrogram)
+    return training_statistics(data, split(data, config.pretrain).train, config).kriging
 
 
 def draw(judgement: Judgement, model: str, config: Config, out: Path) -> None:
@@ -123,21 +175,26 @@ def main() -> int:
     parser.add_argument("--model", default="patchifier-paper")
     parser.add_argument("--side", choices=("valid", "test"), default="valid")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--training-cache", type=Path, help="from which kriging learns; ROOT/cache-all if it exists")
     asked = parser.parse_args()
     try:
-        reconstruct(asked.root.resolve(), asked.model, asked.side, asked.out)
+        reconstruct(asked.root.resolve(), asked.model, asked.side, asked.out, asked.training_cache)
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def reconstruct(root: Path, model: str, side: str, out: Path) -> None:
+def reconstruct(root: Path, model: str, side: str, out: Path, training_cache: Path | None = None) -> None:
     """Measure one model on one side, then draw."""
     loaded = checkpoint.load(weights.find(model))
-    config = replace(loaded.config, pretrain=replace(loaded.config.pretrain, mask_ratio=RATIO, mask_ends=0.0, target="augmented"))
+    config = replace(loaded.config, pretrain=replace(loaded.config.pretrain, mask_ratio=references.MASK_RATIO, mask_ends=0.0, target="augmented"))
     judgement = Judgement(root, side)
-    rows = table(measure(judgement, loaded.model.eval(), config))
+    cache = training_cache or root / "cache-all"
+    kriging = kriging_of(cache, config) if training_cache or cache.exists() else None
+    if kriging is None:
+        print(f"kriging is left out: there is no {cache} to learn from, and --training-cache names no other.", file=sys.stderr)
+    rows = table(measure(judgement, loaded.model.eval(), config, kriging))
     found = lines(rows, list(rows[0]))
     with replaced_file(out / "table.md") as new:
         new.write_text("\n".join(found) + "\n", encoding="utf-8")

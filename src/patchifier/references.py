@@ -82,6 +82,26 @@ UNTRAINED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
+def untrained_mse(patches: np.ndarray, masked: np.ndarray) -> dict[str, float]:
+    """Mean squared error over the masked patches of one clip of each predictor that needs no training.
+
+    Parameters
+    ----------
+    patches : ndarray, shape (N, M, W)
+    masked : ndarray, shape (N,), bool
+
+    Returns
+    -------
+    dict of str to float
+        By the predictor's name; empty if no patch is masked, or all are.
+    """
+    if masked.all() or not masked.any():
+        return {}
+    bands = band_means(patches)[None]  # (1, N, M)
+    guesses = {name: predict(bands, ~masked[None])[0] for name, predict in UNTRAINED.items()}
+    return {name: float(np.square(patches - guess[..., None])[masked].mean()) for name, guess in guesses.items()}
+
+
 @dataclass(frozen=True)
 class Kriging:
     """Simple kriging: the best linear prediction of band means from those of the visible patches.

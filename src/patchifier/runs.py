@@ -39,7 +39,7 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong
 def generator(seed: int, purpose: str, step: int) -> np.random.Generator:
     """Counter-based generator: its numbers are a pure function of (seed, purpose, step) and the place in the array drawn.
 
-    Purposes are "order", "augment", "mask" and "window", so that none changes with what another draws.
+    Purposes are "order", "augment", "mask", "window" and "shuffle", so that none changes with what another draws.
     """
     key = int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:16], "little")
     return np.random.Generator(np.random.Philox(key=key, counter=int(step) << 64))  # int: a numpy integer would overflow to 0

@@ -34,7 +34,7 @@ def run_reconstruct(flags: Flags) -> int:
     """``patchifier reconstruct``."""
     import numpy as np
 
-    from patchifier import audio, embed, model, pretrain, report, runs, spectrogram, weights, windows
+    from patchifier import audio, embed, model, pretrain, references, report, runs, spectrogram, weights, windows
 
     embedder = embed.load(flags.get("model") or weights.PAPER)
     config, out = embedder.config, Path(flags["out"])
@@ -46,11 +46,13 @@ def run_reconstruct(flags: Flags) -> int:
     count = min(most, max(1, log_mel.shape[1] // config.model.frames))
     arrays: dict[str, np.ndarray] = {}
     errors: dict[str, float] = {}
+    beside: dict[str, dict[str, float]] = {}
     for ratio in pretrain.PICTURE_RATIOS:
         masked = model.draw_mask(runs.generator(config.pretrain.seed, "mask", 2**40), np.ones((1, count), bool), ratio)[0]
         patches, filled = embedder.reconstruct(log_mel, masked)
         arrays |= {"original": patches.numpy(), f"masked_{ratio}": masked.astype(np.uint8), f"reconstructed_{ratio}": filled.numpy()}
         errors[str(ratio)] = float((patches - filled)[masked].square().mean())
+        beside[str(ratio)] = references.untrained_mse(patches.numpy(), masked)
         if flags.get("sound"):
             for name, values in ((f"reconstructed_{ratio}", filled), ("original", patches)):
                 heard = spectrogram.to_waveform(spectrogram.join(values[:, None], count * config.model.frames, tail="anchor"), config.spectrogram)
@@ -59,10 +61,16 @@ def run_reconstruct(flags: Flags) -> int:
     report.save_figure(report.reconstruction_figure(arrays, facts), out)
     say(
         flags,
-        {"picture": str(out), "masked_mse": errors},
-        f"{out}: masked-patch MSE " + ", ".join(f"{value:.5f} at ratio {ratio}" for ratio, value in errors.items()),
+        {"picture": str(out), "masked_mse": errors, "references": beside},
+        "\n".join([f"{out}: MSE of masked patches", *(_error_line(ratio, value, beside[ratio]) for ratio, value in errors.items())]),
     )
     return 0
+
+
+def _error_line(ratio: str, error: float, beside: dict[str, float]) -> str:
+    """Tell the error at a mask ratio beside those of predictors without a model."""
+    others = [f"{name.replace('_', ' ')} {value:.5f}" for name, value in beside.items()]
+    return f"  ratio {ratio:<5}" + ", ".join([f"model {error:.5f}", *others])
 
 
 def run_report(flags: Flags) -> int:

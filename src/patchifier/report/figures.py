@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from patchifier import references
 from patchifier.config import RequestError
 from patchifier.report.folders import METHODS, Row, Run, get_part, method_rows, read_columns, to_number, write_beside
 from patchifier.report.tables import group_rows, same_score, score_text
@@ -28,9 +29,18 @@ PREDICTORS: dict[str, tuple[Any, str]] = {  # column of stage-two/validation.csv
     "mean_patch_mse": (":", "average patch"),
     "visible_mean_mse": ("--", "average of given patches"),
     "interpolation_mse": ("-.", "interpolation in time"),
-    "shrunk_interpolation_mse": ((0, (6, 2, 1, 2, 1, 2)), "half interpolation, half average"),
-    "kriging_mse": ((0, (8, 3)), "best linear prediction (kriging)"),
+    "shrunk_interpolation_mse": ((0, (6, 2, 1, 2, 1, 2)), "shrunk interpolation"),
+    "kriging_mse": ((0, (8, 3)), "kriging (best linear)"),
 }
+
+
+def predictors_in(columns: Iterable[str]) -> dict[str, tuple[Any, str]]:
+    """Rows of :data:`PREDICTORS` that a table of validation has; before it had kriging, its interpolation was the shrunk one."""
+    columns = set(columns)
+    found = {name: row for name, row in PREDICTORS.items() if name in columns}
+    if "interpolation_mse" in found and "shrunk_interpolation_mse" not in found:
+        found["interpolation_mse"] = PREDICTORS["shrunk_interpolation_mse"]
+    return found
 
 
 def save_figure(figure: "Figure", path: Path | str) -> None:
@@ -99,7 +109,7 @@ def reconstruction_figure(reconstructions: Mapping[str, np.ndarray], facts: Mapp
     N, M, W = original.shape
 
     # 1. One strip for the original, three for each ratio, and a row with the two colour scales.
-    figure = new_figure(1.9 + 2.3 * len(ratios))
+    figure = new_figure(1.9 + 2.5 * len(ratios))
     heights = [1.25, *(height for _ in ratios for height in (0.8, 0.8, 0.55))]
     grid = figure.add_gridspec(len(heights) + 1, 2, height_ratios=[*heights, 0.11])
     strips = [figure.add_subplot(grid[0, :])]
@@ -132,7 +142,7 @@ def reconstruction_figure(reconstructions: Mapping[str, np.ndarray], facts: Mapp
         filled.imshow(picture(np.where(mask[:, None, None], output, original)), **level)
         errors_shown = missed.imshow(picture(errors[ratio]), **difference)
         _cover(missed, ~mask, W * frame_s, M, facecolor="white")
-        given.set_title("\n" + _ratio_title(ratio, mask, errors[ratio], scale), loc="left", fontsize=11, fontweight="bold")
+        given.set_title("\n" + _ratio_title(ratio, mask, errors[ratio], scale) + _reference_title(original, mask), loc="left", fontsize=11, fontweight="bold")
         for axes, name in ((given, "given"), (filled, "filled in"), (missed, "error")):
             axes.set_ylabel(name)
     # 4. The axes.
@@ -167,6 +177,13 @@ def _ratio_title(ratio: str, mask: np.ndarray, error: np.ndarray, scale: float) 
         return title
     mse = float(np.mean(np.square(error[mask], dtype=np.float64)))
     return f"{title}, filled in with an error of {math.sqrt(mse) / scale:.1f} dB RMSE (MSE {mse:.4f})"
+
+
+def _reference_title(original: np.ndarray, mask: np.ndarray) -> str:
+    """Second line of a title: the MSE of predictors that need no model."""
+    found = references.untrained_mse(original, mask)
+    words = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
+    return f"\nMSE without a model: {words}" if words else ""
 
 
 def _cover(axes: "Axes", patches: np.ndarray, patch_s: float, bands: int, **style: Any) -> None:
@@ -231,7 +248,7 @@ def curves_figure(run: Run) -> "Figure | None":
         tidy(rate, "", x="Step", y="" if rate is not grid[1][0] else "Learning\nrate")
         rate.set_ylim(bottom=0.0)
         rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        marks = {words: (dash, to_decibels(checks[name][-1], run)) for name, (dash, words) in PREDICTORS.items() if name in checks}
+        marks = {words: (dash, to_decibels(checks[name][-1], run)) for name, (dash, words) in predictors_in(checks).items()}
         levels.append({words: mark for words, mark in marks.items() if mark[1] > 0})
         for dash, value in levels[-1].values():
             loss.axhline(value, color="#444444", linewidth=1.1, linestyle=dash)
@@ -257,22 +274,41 @@ def _name_levels(axes: "Axes", levels: Mapping[str, tuple[str, float]]) -> None:
         axes.annotate(text, (1.0, value), (1.06, height - shift), fontsize=9, **place)
 
 
+HEALTH: list[tuple[str, str, dict[str, str]]] = [  # title, unit and curves of each panel: column of validation.csv and its name
+    ("Use of order", "Error, RMSE (dB)", {"masked_mse": "as it is", "shuffled_mse": "visible patches shuffled", "equal_positions_mse": "equal positions"}),
+    ("Variance drawn", "Share of the original's", {"between_variance": "between patches", "within_variance": "inside patches"}),
+    ("Onsets drawn", "F-measure", {"onset_f": ""}),
+    ("Spread of the embeddings", "Standard deviation", {"embedding_std": ""}),
+    ("Dimensions in use", "Effective rank", {"effective_rank": ""}),
+]
+
+
 def health_figure(run: Run) -> "Figure | None":
-    """Spread and dimension of the embeddings against step: a collapse would show here first."""
+    """What order is worth, what is drawn, spread and dimension of the embeddings, against step: a collapse would show here first."""
     checks = read_columns(run.path / "stage-two" / "validation.csv")
-    panels = {
-        "embedding_std": ("Spread of the embeddings", "Standard deviation"),
-        "effective_rank": ("Dimensions in use", "Effective rank"),
-    }
-    present = {name: words for name, words in panels.items() if name in checks and np.isfinite(checks[name]).any()}
-    if not present:
+    panels = [(title, unit, {name: words for name, words in curves.items() if _is_drawn(checks, name)}) for title, unit, curves in HEALTH]
+    panels = [panel for panel in panels if panel[2] and list(panel[2]) != ["masked_mse"]]  # which stands among the losses already
+    if not panels:
         return None
-    figure = new_figure(2.8)
-    for axes, (name, (title, label)) in zip(figure.subplots(1, len(present), squeeze=False)[0], present.items(), strict=True):
-        axes.plot(checks["step"], checks[name], color="#1c1433", marker="o", markersize=4, markevery=_every(checks["step"], 12))
-        tidy(axes, title, x="Step of stage II", y=label)
-        axes.set_ylim(0.0, 1.15 * float(np.nanmax(checks[name])) or 1.0)
+    rows = -(-len(panels) // 3)
+    figure = new_figure(2.8 * rows)
+    grid = figure.subplots(rows, -(-len(panels) // rows), squeeze=False).ravel()
+    for axes, (title, unit, curves) in zip(grid, panels, strict=False):
+        values = {name: to_decibels(checks[name], run) if name.endswith("_mse") else checks[name] for name in curves}
+        for (name, words), dash in zip(curves.items(), ("-", "--", ":"), strict=False):
+            axes.plot(checks["step"], values[name], dash, color="#1c1433", marker="o", markersize=4, markevery=_every(checks["step"], 12), label=words)
+        tidy(axes, title, x="Step of stage II", y=unit)
+        if len(curves) > 1:
+            axes.legend(fontsize=8)
+        if unit != HEALTH[0][1]:
+            axes.set_ylim(0.0, 1.15 * max(float(np.nanmax(each)) for each in values.values()) or 1.0)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
     return figure
+
+
+def _is_drawn(checks: Mapping[str, np.ndarray], name: str) -> bool:
+    return name in checks and bool(np.isfinite(checks[name]).any())
 
 
 _FAINT: dict[str, Any] = {"color": "#9a9a9a", "linewidth": 0.9, "markersize": 4, "markerfacecolor": "white"}

@@ -12,7 +12,7 @@ import numpy as np
 
 from patchifier.config import RequestError
 from patchifier.report.comparison import comparison_headline, comparison_html
-from patchifier.report.figures import PREDICTORS, convergence_figure, curves_figure, health_figure, reconstruction_figure, to_decibels
+from patchifier.report.figures import convergence_figure, curves_figure, health_figure, predictors_in, reconstruction_figure, to_decibels
 from patchifier.report.folders import METHODS, Row, Run, get_part, read_columns, read_reconstructions, to_number
 from patchifier.report.parts import body, figure_html, published_html, wide
 from patchifier.report.tables import APART, ENCODERS, READOUTS, caution_text, escape, group_rows, interval_text, score_text, verdict
@@ -61,7 +61,7 @@ def _tell_pretraining(run: Run, demo: Row) -> str:
     sentence += f" in {_duration(seconds)}" if seconds > 0 else ""
     if "masked_mse" not in decibels:
         return sentence + "."
-    others = ", ".join(f"{words} {decibels[name]}" for name, (_, words) in PREDICTORS.items() if name in decibels)
+    others = ", ".join(f"{words} {decibels[name]}" for name, (_, words) in predictors_in(decibels).items())
     sentence += f", fills in hidden music with an error of <strong>{decibels['masked_mse']}</strong>"
     return f"{sentence} (for comparison, {others})." if others else f"{sentence}."
 
@@ -201,15 +201,15 @@ def _curves_html(run: Run, out: Path, several: bool) -> str:
     if figure := curves_figure(run):
         caption = (
             f"Error of <b>{escape(run.label)}</b> against step, on a logarithmic scale: RMSE in decibels is the root of the mean squared error "
-            "of the log-mel. Horizontal lines, where drawn: what predictors that learn nothing get on the same patches."
+            "of the log-mel. Horizontal lines, where drawn: what predictors without a network get on the same patches."
         )
-        alt = "Training and validation error of stage I and stage II against step, with three simple predictors as horizontal lines."
+        alt = "Training and validation error of stage I and stage II against step, with simple predictors as horizontal lines."
         parts.append(figure_html(figure, _stem("losses", run, several), out, alt=alt, caption=caption))
     if figure := health_figure(run):
         width = get_part(run.config, "model").get("width", "?")
-        caption = f"Health of the {escape(width)}-dimensional embeddings of <b>{escape(run.label)}</b>: a model that answers the same to all music "
-        caption += "would fall towards 0 on the left and 1 on the right."
-        alt = "Standard deviation and effective rank of the embeddings against step."
+        caption = f"Health of <b>{escape(run.label)}</b>. A model that uses order has a larger error when the visible patches are shuffled or all positions "
+        caption += f"are equal. If all music had the same {escape(width)}-dimensional embedding, its spread would be 0 and its effective rank 1."
+        alt = "Error with and without order, variance and onsets drawn, standard deviation and effective rank of the embeddings against step."
         parts.append(figure_html(figure, _stem("health", run, several), out, alt=alt, caption=caption))
     return "".join(parts)
 
