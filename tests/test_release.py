@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from patchifier import checkpoint, embed, weights
+from patchifier import checkpoint, embed, runs, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.model import Head, Patchifier
@@ -125,6 +125,25 @@ def test_the_card_counts_what_training_cost(tmp_path, home, root):
     assert "a machine: 1.5 minutes. Steps: 100 (stage one), 50 (stage two); 3,200 clips heard, 0.01 % of those" in card  # of 32 million
     facts = checkpoint.load(home / "patchifier-paper").facts
     assert (facts["clips heard"], facts["share of the paper"], facts["minutes"], facts["hours"]) == (3200, 1e-4, 1.5, 1.8)
+
+
+ROW = {"clips": "all", "number": "2", "the model": "0.01000", "kriging": "0.01100", "model - kriging": "-0.00100 [-0.00200, -0.00050]", "onset F": "0.250"}
+
+
+def test_the_card_has_the_errors_of_masked_patches_beside_the_references(tmp_path, home, root):
+    model = trained(tmp_path / "run")
+    weights_hash = checkpoint.weights_hash(checkpoint.load(model).model)
+    runs.write_json(tmp_path / "drawn" / "reconstruction.json", {"weights": weights_hash, "side": "test", "rows": [ROW]})
+    card = released(tmp_path, home, root, model, reconstruction=tmp_path / "drawn")
+    for cells in ("| all | 2 | 0.01000 | 0.01100 |", "| all | -0.00100 [-0.00200, -0.00050] |", "| all | 0.250 |", "the test side"):
+        assert cells in card, cells
+
+
+def test_errors_of_other_weights_are_refused(tmp_path, home, root):
+    runs.write_json(tmp_path / "drawn" / "reconstruction.json", {"weights": "others", "side": "test", "rows": [ROW]})
+    with pytest.raises(RequestError, match="other weights"):
+        released(tmp_path, home, root, trained(tmp_path / "run"), reconstruction=tmp_path / "drawn")
+    assert not home.exists()
 
 
 def test_runs_that_led_to_the_model_are_added(tmp_path, home, root):

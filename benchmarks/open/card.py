@@ -68,7 +68,15 @@ def portable(value: Any) -> Any:
 
 
 def write_card(
-    name: str, embedder: Embedder, words: Mapping[str, Any], heard: Heard, cost: Cost, table: str, facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]
+    name: str,
+    embedder: Embedder,
+    words: Mapping[str, Any],
+    heard: Heard,
+    cost: Cost,
+    table: str,
+    masked: Sequence[str],
+    facts: Mapping[str, Any],
+    runs: Sequence[Mapping[str, Any]],
 ) -> str:
     """The whole card."""
     config, count = embedder.config, sum(parameter.numel() for parameter in embedder.model.parameters())
@@ -85,6 +93,7 @@ def write_card(
         "## What it heard", "", *heard_lines(heard, facts), "",
         "## Compute", "", *cost_lines(cost), "",
         "## Open benchmark", "", table, "",
+        *masked,
         "## What it is bad at", "", *(f"- {text}" for text in words["weak"]), "",
         "## Fair and unfair tests", "", "Fair:", "", *(f"- {text}" for text in words["fair"]), "",
         "Unfair:", "", *(f"- {text}" for text in words["unfair"]), "",
@@ -120,6 +129,24 @@ def cost_lines(cost: Cost) -> list[str]:
         f"{'; '.join(cost.machines)}: {cost.minutes:,.1f} minutes. Steps: {steps}; {cost.clips:,} clips heard, {100 * cost.share:.2g} % of those "
         "in the paper's 1,000,000 steps of 32."
     ]
+
+
+def masked_lines(rows: Sequence[Mapping[str, str]], side: str) -> list[str]:
+    """A section about masked patches: errors beside the references, the model minus each, and what it draws, by family."""
+    differences = [name for name in rows[0] if name.startswith("model - ")]
+    drawn = [name for name in rows[0] if name.startswith(("variance", "onset"))]
+    errors = [name for name in rows[0] if name not in {"clips", "number", *differences, *drawn}]
+    return [
+        "## Masked patches", "",
+        f"Three quarters of the patches of each clip are masked, the {side} side of the open benchmark, four masks a clip. Mean squared error of masked "
+        "patches in (dB / 100)²; `visible shuffled` is the model on the same patches with the visible ones in another order, `band means` are the masked "
+        "patches' own levels, which nobody can know (`patchifier.references` defines all of them).", "",
+        *lines(rows, ["clips", "number", *errors]), "",
+        "The model minus each of them, paired, with 95 % intervals over groups; below 0 the model is better:", "",
+        *lines(rows, ["clips", *differences]), "",
+        "Shares of the variance that the model draws, inside patches and between them, and onsets drawn against those of the original:", "",
+        *lines(rows, ["clips", *drawn]), "",
+    ]  # fmt: skip
 
 
 def fact_lines(facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[str]:

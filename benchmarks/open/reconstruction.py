@@ -32,7 +32,7 @@ from patchifier.pretrain import split
 from patchifier.pretrain.batches import Batch, make_batch
 from patchifier.pretrain.validation import in_order, shuffled_visible, training_statistics
 from patchifier.references import Kriging, OnsetCounts
-from patchifier.runs import generator
+from patchifier.runs import generator, write_json
 
 BATCH = 32
 LEAST = 8  # patches of a clip, of which two stay visible
@@ -198,6 +198,7 @@ def reconstruct(root: Path, model: str, side: str, out: Path, training_cache: Pa
     found = lines(rows, list(rows[0]))
     with replaced_file(out / "table.md") as new:
         new.write_text("\n".join(found) + "\n", encoding="utf-8")
+    write_json(out / "reconstruction.json", {"weights": checkpoint.weights_hash(loaded.model), "side": side, "rows": rows})
     print("\n".join(found))
     draw(judgement, model, config, out)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pretraining
 import torch
-from card import Cost, Heard, portable, write_card
+from card import Cost, Heard, masked_lines, portable, write_card
 from groups import read_manifest
 from outcome import Outcome
 
@@ -35,7 +35,15 @@ STEPS = "steps, stage "  # how training names its facts
 
 
 def release(
-    model: Path, name: str, root: Path, *, scores: Path | None = None, before: Sequence[Path] = (), heard_name: str = "", home: Path = weights.ROOT
+    model: Path,
+    name: str,
+    root: Path,
+    *,
+    scores: Path | None = None,
+    reconstruction: Path | None = None,
+    before: Sequence[Path] = (),
+    heard_name: str = "",
+    home: Path = weights.ROOT,
 ) -> tuple[Path, str]:
     """Write a model folder of the package, whole or not at all.
 
@@ -49,6 +57,8 @@ def release(
         That build.py filled, with the pre-training list.
     scores : Path
         Folder that judge.py wrote; without it the card says that the model has not been judged.
+    reconstruction : Path
+        Folder that reconstruction.py wrote about this model; without it the card has no section about masked patches.
     before : sequence of Path
         Model folders that this one was started from, the first run first.
     heard_name : str
@@ -84,6 +94,7 @@ def release(
         raise RequestError(f"{root} has no tasks, expected what build.py made: without them nobody can tell that the model has not heard them.")
     pretraining.check(root, [each.name for each in lists])
     table = read_table(scores, name, model) if scores else "Not judged yet."
+    masked = read_reconstruction(reconstruction, held) if reconstruction else []
     # 3. files
     cost = count_cost(chain, runs)
     released = {
@@ -98,7 +109,9 @@ def release(
         if size > LARGEST_B:
             raise RequestError(f"{name} takes {size / 1e6:.1f} MB in half precision, expected at most {LARGEST_B / 1e6:.0f}.")
         moved = compare_vectors(held, checkpoint.load(new))
-        card = write_card(name, Embedder(held.model, held.config), words, heard, cost, table, facts | {"half precision": moved}, [*earlier, portable(runs[-1])])
+        card = write_card(
+            name, Embedder(held.model, held.config), words, heard, cost, table, masked, facts | {"half precision": moved}, [*earlier, portable(runs[-1])]
+        )
         (new / "README.md").write_text(card, encoding="utf-8")
         (new / "model.safetensors").chmod(0o644)  # as written it is for its owner alone
     return home / name, moved
@@ -163,6 +176,17 @@ def read_table(scores: Path, name: str, model: Path) -> str:
     return Outcome(**shown | {"notes": list(dict.fromkeys(shown["notes"]))}).markdown().strip()
 
 
+def read_reconstruction(folder: Path, held: Checkpoint) -> list[str]:
+    """Lines of the card about masked patches, as reconstruction.py measured them with these weights."""
+    try:
+        found = json.loads((folder / "reconstruction.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{folder} holds no reconstruction.json, expected a folder that reconstruction.py wrote.") from error
+    if found["weights"] != checkpoint.weights_hash(held.model):
+        raise RequestError(f"{folder} was measured with other weights, expected a run of reconstruction.py on this model.")
+    return masked_lines(found["rows"], found["side"])
+
+
 def commit() -> str:
     """Of this code, and whether it was changed since; models and their stored vectors apart."""
     where = ["git", "-C", str(HERE.parents[1])]
@@ -221,11 +245,14 @@ def main() -> int:
     parser.add_argument("name", help="of the released model; a section of release.toml")
     parser.add_argument("--root", type=Path, required=True, help="folder that build.py filled")
     parser.add_argument("--scores", type=Path, help="folder that judge.py wrote about this model")
+    parser.add_argument("--reconstruction", type=Path, help="folder that reconstruction.py wrote about this model")
     parser.add_argument("--before", type=Path, nargs="+", default=[], help="models that this one was started from, the first run first")
     parser.add_argument("--heard", default="", help="name of the pre-training list in ROOT (that of the model's data set)")
     asked = parser.parse_args()
     try:
-        folder, moved = release(asked.model, asked.name, asked.root, scores=asked.scores, before=asked.before, heard_name=asked.heard)
+        folder, moved = release(
+            asked.model, asked.name, asked.root, scores=asked.scores, reconstruction=asked.reconstruction, before=asked.before, heard_name=asked.heard
+        )
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
