@@ -246,7 +246,7 @@ def test_onsets_of_the_original_score_one_and_of_a_constant_none():
     silent = count_onsets(original, np.full_like(original, -1.0), everything)
     assert (silent, silent.f) == (OnsetCounts(3, 0, 0), 0)
     assert OnsetCounts().f == 0
-    assert (OnsetCounts(3, 4, 2) + OnsetCounts(1, 0, 0)).f == pytest.approx(0.5)
+    assert (OnsetCounts(3, 5, 2) + OnsetCounts(1, 0, 0)).f == pytest.approx(4 / 9)
 
 
 @pytest.mark.parametrize(("late", "matched"), [(-3, 0), (-2, 1), (2, 1), (3, 0)])
