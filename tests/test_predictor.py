@@ -113,7 +113,9 @@ def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of
     hook = model.bottleneck.encoder.layers[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     known, _ = model.fill(shown, masked=masked)
     hook.remove()
-    torch.testing.assert_close(seen[0][0, 1:], model.bottleneck.norm(model.bottleneck.normalise(model.extractor(shown[0, places(~masked)])) + expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        seen[0][0, 1:], model.bottleneck.norm(model.bottleneck.normalise(model.extractor(shown[0, places(~masked)])) + expected), atol=1e-5, rtol=1e-5
+    )
     beside = torch.cat([shown, patches(1, 3, seed=2)], dim=1).expand(2, -1, -1, -1, -1)
     present, longer = mask("xxxxxxxxx...", "xxxxxxxxxxxx"), mask("x.xx.xx.x...", "x.x.x.x.x.x.")
     padded, _ = model.fill(beside, masked=longer, present=present)
