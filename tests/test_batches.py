@@ -15,13 +15,14 @@ import torch
 from patchifier import augment, loop
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, read_changes, update
-from patchifier.devices import Graph
+from patchifier.devices import Graph, launch
 from patchifier.loop import make_optimiser
-from patchifier.model import Patchifier
+from patchifier.model import Patchifier, draw_mask
 from patchifier.pretrain import TRAINED, Batches, split, stage_loss
 from patchifier.pretrain.batches import Batch, Resident, require_groups
 from patchifier.pretrain.validation import TrainingStatistics, masked_predictors
 from patchifier.references import Kriging
+from patchifier.runs import generator
 
 SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
 
@@ -140,6 +141,33 @@ def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
         assert sorted(own[:4]) == sorted(own[4:]) == sorted(LONG.frames[part])
 
 
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_another_seed_takes_the_clips_in_another_order(stage):
+    orders = [batches(LONG, stage, config=update(Config(model=SMALL), {"pretrain": {"seed": seed}}))(0).clips.tolist() for seed in range(3)]
+    assert len(set(map(tuple, orders))) == 3
+    assert all(sorted(order) == list(range(8)) for order in orders)
+
+
+def test_the_stages_take_the_clips_in_orders_of_their_own():
+    one, two = (batches(LONG, stage)(0).clips.tolist() for stage in ("one", "two"))
+    assert one != two
+
+
+@pytest.mark.parametrize(("changes", "same"), [({}, True), ({"target": "augmented"}, True), ({"target": "clean"}, False)])
+def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
+    own = batches(LONG, "two", config=update(Config(model=SMALL), {"pretrain": changes}))
+    patches, target = own.look_up(own(0))
+    assert torch.equal(patches, target) == same
+
+
+def test_masks_have_a_stream_of_their_own():
+    """Not the one of augmentation, whatever is drawn from that."""
+    plain, shifted = (batches(LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch": [0, most]}}))(3) for most in (0, 2))
+    own, others = (draw_mask(generator(1, purpose, 3), np.ones((8, 25), bool), 0.75) for purpose in ("mask", "augment"))
+    assert plain.masked.numpy().tolist() == shifted.masked.numpy().tolist() == own.tolist()
+    assert own.tolist() != others.tolist()
+
+
 def in_groups(*groups):
     data = Clips(900, 1249, 1000, 1249, 830, 1100, 1249, 950)
     data.clips = [SimpleNamespace(id=str(number), group=group) for number, group in enumerate(groups)]
@@ -246,10 +274,33 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
     assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, 12))
 
 
+def test_the_first_step_of_a_warm_up_trains(tmp_path):
+    model = torch.nn.Linear(3, 1)
+    before = model.weight.detach().clone()
+    job = loop.Job(model, 10, lambda step: torch.ones(2, 3), lambda model, batch: model(batch).square().mean())
+    loop.fit(job, tmp_path, config=TrainingConfig(steps=1, batch=2, learning_rate=1e-2, warm_up_steps=4, weight_decay=0.0), seed=0, validate_every=9)
+    torch.testing.assert_close((model.weight - before).abs(), torch.full((1, 3), 1e-2 / 4))  # Adam's first step is as long as the rate
+
+
+def test_processes_drop_out_differently_in_a_step_and_alike_when_it_is_taken_again():
+    model = torch.nn.Dropout()
+
+    def dropped(rank, step):
+        fabric = launch("cpu")
+        fabric = SimpleNamespace(global_rank=rank, world_size=2, device=fabric.device, autocast=fabric.autocast, backward=lambda loss: None)
+        seen = []
+        job = loop.Job(model, 10, lambda step: torch.ones(64), lambda model, batch: seen.append(model(batch)) or torch.zeros(()))
+        optimiser = SimpleNamespace(param_groups=[], zero_grad=lambda **_: None, step=lambda: None)
+        loop.Stepper(job, model, optimiser, fabric, TrainingConfig(), seed=0, total=10)(step)
+        return seen[0].tolist()
+
+    assert dropped(1, 4) == dropped(1, 4)
+    assert dropped(0, 4) != dropped(1, 4)
+    assert dropped(1, 4) != dropped(1, 5)
+
+
 def test_bf16_is_used_where_it_is_asked_for(tmp_path):
     """In stage II, whose loss is not the module's forward()."""
-    from patchifier.devices import launch
-
     model, seen = Patchifier(SMALL), []
     model.align[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     own = batches(LONG, "two", batch=2)

@@ -98,6 +98,11 @@ def test_an_encoder_against_itself_makes_no_difference(data, tmp_path):
     assert (same["value"], same["low"], same["high"], same["p"], same["p_holm"]) == (0.0, 0.0, 0.0, 1.0, 1.0)
 
 
+def test_encoders_that_err_on_the_same_clips_differ_by_exactly_nothing_in_every_draw(data, tmp_path):
+    (difference,) = compare.compare(data, [blind("one"), blind("two")], tmp_path / "run")["differences"]
+    assert (difference["value"], difference["low"], difference["high"], difference["p"]) == (0.0, 0.0, 0.0, 1.0)
+
+
 def test_repeated_runs_are_one_row_with_their_mean(data, tmp_path):
     results = compare.compare(data, [blind("random", seed=seed) for seed in range(3)], tmp_path / "run")
     alone = [rows_of(compare.compare(data, [blind("random", seed=seed)], tmp_path / f"{seed}"), "random")[0]["value"] for seed in range(3)]
@@ -235,6 +240,19 @@ def test_clips_that_were_heard_in_training_are_named(tmp_path, noise, monkeypatc
     assert first.endswith("are heard in this test: t5.")
     assert "could not be looked for" in unknown
     assert len(searches) == 1
+
+
+def test_clips_that_were_heard_in_training_and_are_not_tested_are_not_named(tmp_path, noise, threads):
+    for name, seeds in (("heard", {"a": 1, "b": 2}), ("tested", {"a": 1, "b": 2, "c": 3})):
+        (tmp_path / name).mkdir()
+        for clip, seed in seeds.items():
+            audio.save(tmp_path / name / f"{clip}.wav", noise(6.0, seed=seed))
+        cache.prepare(datasets.load(tmp_path / name), tmp_path / f"{name}-cache", workers=1)
+    data = changed(Cache(tmp_path / "tested-cache"), split=lambda number: ("train", "test", "valid")[number])
+    (note,) = compare.leak_notes([trained(tmp_path, tmp_path / "heard-cache")], data, tmp_path)
+    assert note.endswith(": b.wav.")
+    with (tmp_path / "leaks-heard-cache.csv").open(newline="") as stream:
+        assert [row["second"] for row in csv.DictReader(stream)] == ["b.wav"]
 
 
 def test_the_run_that_a_model_was_started_from_is_looked_at_too(data, tmp_path):

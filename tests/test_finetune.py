@@ -318,6 +318,14 @@ def test_targets_of_tested_clips_change_nothing_but_the_score(start, clips, tmp_
     assert one.row["value"] != two.row["value"]
 
 
+def test_targets_of_validation_clips_do_not_shift_or_stretch_what_is_learned(start, clips, tmp_path):
+    far = {"changes": lambda number, clip: {"target": [-1e3, 1e3]} if SPLITS[number // 2 % 6] == "valid" else {}}
+    caches = [labelled(clips, tmp_path / name, NUMBERS, **changes) for name, changes in (("near", {}), ("far", far))]
+    training = {"steps": 1, "learning_rate": 1e-9}  # whichever weights validate best, they are the first ones
+    near, far = (tune(start, data, tmp_path / f"run-{data.name}", "linear-probe", training=training) for data in caches)
+    np.testing.assert_allclose(near.predictions[0], far.predictions[0], rtol=1e-4)
+
+
 def test_a_constant_number_does_no_harm(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache", NUMBERS, changes=lambda number, clip: {"target": [50.0, numbers(clip)[1]]})
     result = tune(start, data, tmp_path / "run", "linear-probe")

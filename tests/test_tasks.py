@@ -9,7 +9,7 @@ import torch
 from sklearn import metrics
 
 from patchifier.config import RequestError
-from patchifier.tasks import Task, activate, bootstrap, difference, encode_targets, evaluate, infer, loss, scores
+from patchifier.tasks import Task, activate, bootstrap, difference, encode_targets, evaluate, infer, loss, paired, scores
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
 TAGS = Task("many-of", ("calm", "fast", "vocal"))
@@ -292,6 +292,14 @@ def test_a_comparison_on_the_same_clips_is_paired():
     assert one.low < two.high  # apart, the intervals overlap
     turned = difference(GENRES, targets, [weak], [better], groups)
     assert (turned.value, turned.low, turned.high) == pytest.approx((-result.value, -result.high, -result.low))
+
+
+@pytest.mark.parametrize(("deviations", "p"), [(0.0, 1.0), (1.0, 0.317), (-1.0, 0.317), (1.96, 0.05)])
+def test_the_p_value_of_a_mean_difference_is_the_textbooks_for_both_sides(deviations, p):
+    values = np.linspace(-1, 1, 100)
+    values = values / values.std() + deviations / 10  # so many standard errors above 0
+    found = paired("accuracy", [str(index) for index in range(100)], lambda chosen: float(values[chosen].mean()))
+    assert found.p == pytest.approx(p, rel=0.25)
 
 
 # --- keys ---

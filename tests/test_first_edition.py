@@ -1,0 +1,172 @@
+"""What commit a77dfc4 wrote is read by today's code, and means what it meant (``fixtures/first_edition/make.py``)."""
+
+import csv
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from patchifier import checkpoint, collection, embed, search
+from patchifier.cache import Cache
+from patchifier.config import Config, read_changes, update
+from patchifier.embed import Embedder
+from patchifier.pretrain import Batches, pretrain, split
+
+HOME = Path(__file__).parent / "fixtures" / "first_edition"
+MUSIC = "/tmp/patchifier-first-edition/music"  # where it lay
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, np.ndarray]:
+    """What that commit's code gave."""
+    return dict(np.load(HOME / "expected.npz"))
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("first_edition_make", HOME / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def log_mels() -> list[torch.Tensor]:
+    data = Cache(HOME / "cache")
+    return [torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in range(len(data.clips))]
+
+
+@pytest.fixture(scope="module")
+def model() -> Embedder:
+    return embed.load(HOME / "model")
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory) -> Path:
+    """The interrupted run, gone on with to its end."""
+    out = tmp_path_factory.mktemp("first") / "run"
+    shutil.copytree(HOME / "run", out)
+    pretrain(HOME / "cache", out, config=update(Config(), read_changes(out / "config.json")), resume=True, device="cpu")
+    return out
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_fixtures_are_small_and_name_no_place_but_their_own():
+    files = [path for path in HOME.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+    assert not [path for path in files if any(place in path.read_bytes() for place in (b"/root/", b"/home/", b"/Users/"))]
+
+
+# --- the cache ---
+
+
+def test_a_cache_opens_whole(maker):
+    data = Cache(HOME / "cache")
+    assert data.verify() == []
+    assert (data.name, data.task.kind, data.task.names) == ("sounds", "one-of", ("noise", "tone"))
+    assert [clip.split for clip in data.clips] == [maker.SPLITS[number // 2] for number in range(maker.CLIPS)]
+    assert [clip.target for clip in data.clips] == ["noise", "tone"] * 6
+
+
+def test_the_log_mels_of_a_cache_are_those_of_the_sounds(maker, model, log_mels):
+    for number in (0, 1):
+        again = model.log_mel(maker.sound(number).astype(np.float32) / 32768, maker.RATE)
+        torch.testing.assert_close(log_mels[number], again, atol=1e-3, rtol=0)  # half precision
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_the_same_seed_draws_the_same_clips_masks_and_augmentation(stage, expected):
+    data, config = Cache(HOME / "cache"), update(Config(), read_changes(HOME / "run" / "config.json"))
+    training = {"one": config.pretrain.stage_one, "two": config.pretrain.stage_two}[stage]
+    batches = Batches(data, split(data, config.pretrain).parts, config, stage, training)
+    plan = batches(3)
+    patches, _ = batches.look_up(plan)
+    assert plan.clips.tolist() == expected[f"{stage}_clips"].tolist()
+    assert plan.masked.tolist() == expected[f"{stage}_masked"].tolist()
+    np.testing.assert_allclose(patches.mean((2, 3, 4)), expected[f"{stage}_patches"], atol=1e-5)
+
+
+# --- the run ---
+
+
+def test_the_config_of_a_run_means_what_it_meant():
+    config = update(Config(), read_changes(HOME / "run" / "config.json"))
+    assert (config.model.vector_norm, config.model.token_std, config.pretrain.extractor_rate) == ("none", 0.02, 1.0)
+    assert (config.model.width, config.pretrain.patches, config.pretrain.stage_two.schedule) == (16, 3, "cosine")
+
+
+def test_an_interrupted_run_goes_on_to_the_losses_it_would_have_had(maker, resumed, expected):
+    losses = [float(row["loss"]) for row in rows_of(resumed / "stage-two" / "metrics.csv")]
+    assert len(losses) == maker.STEPS
+    np.testing.assert_allclose(losses, expected["losses"], atol=2e-5)
+    assert [int(row["step"]) for row in rows_of(resumed / "stage-two" / "validation.csv")] == [0, 4, 8, 12]
+
+
+def test_an_interrupted_run_ends_with_the_model_it_would_have_ended_with(resumed, log_mels, expected):
+    vectors = embed.load(resumed / "model").embed_log_mels(log_mels)
+    np.testing.assert_allclose(vectors, expected["vectors"], atol=1e-3)
+
+
+# --- the model ---
+
+
+def test_a_model_gives_the_vectors_it_gave(model, log_mels, expected):
+    np.testing.assert_allclose(model.embed_log_mels(log_mels), expected["vectors"], atol=1e-5)
+    assert model.identity == str(expected["identity"])
+
+
+def test_a_model_that_is_saved_again_gives_the_same_vectors_and_keeps_its_identity(tmp_path, log_mels, expected):
+    checkpoint.save(tmp_path / "model", checkpoint.load(HOME / "model"))
+    again = embed.load(tmp_path / "model")
+    np.testing.assert_allclose(again.embed_log_mels(log_mels), expected["vectors"], atol=1e-5)
+    assert again.identity == str(expected["identity"])
+
+
+def test_a_fine_tuned_model_predicts_what_it_predicted(log_mels, expected):
+    tuned = embed.load(HOME / "tuned")
+    assert (tuned.task.kind, tuned.task.names) == ("one-of", ("noise", "tone"))
+    np.testing.assert_allclose(tuned.predict_log_mels(log_mels), expected["predictions"], atol=1e-5)
+
+
+# --- table and index ---
+
+
+def test_a_table_is_read_with_its_facts(maker, expected):
+    table = collection.read(HOME / "music.parquet")
+    assert table.paths == tuple(f"{MUSIC}/{number:02}.wav" for number in range(maker.CLIPS) for _ in range(2))
+    assert (table.metadata["model"], table.metadata["window_s"]) == (str(expected["identity"]), 1.3)
+    assert table.vectors.shape == (2 * maker.CLIPS, expected["vectors"].shape[1])
+
+
+def test_a_table_holds_the_vectors_that_its_model_gives_today(maker, model):
+    table = collection.read(HOME / "music.parquet")
+    found = model.embed_windows(maker.sound(3).astype(np.float32) / 32768, maker.RATE, window_s=1.3)
+    np.testing.assert_allclose(found.vectors, table.vectors[6:8], atol=1e-4)
+    np.testing.assert_allclose(found.start_s, table.start_s[6:8])
+
+
+@pytest.mark.parametrize("place", ["music.parquet", "index"])
+def test_a_table_and_an_index_name_what_they_named(place, tmp_path, model, expected):
+    if place == "index":
+        pytest.importorskip("lancedb")
+        shutil.copytree(HOME / place, tmp_path / place)  # LanceDB may write beside what it reads
+    store = search.load(tmp_path / place if place == "index" else HOME / place)
+    found = store.similar(f"{MUSIC}/00.wav", 5)
+    assert [Path(row.path).name for row in found] == expected["nearest"].tolist()
+    np.testing.assert_allclose([row.score for row in found], expected["scores"], atol=1e-5)
+    assert store.similar(expected["vectors"][0], 1, identity=model.identity)  # of the same model
+
+
+def test_an_index_takes_up_todays_changes_of_its_table(tmp_path):
+    pytest.importorskip("lancedb")
+    shutil.copytree(HOME / "index", tmp_path / "index")
+    changes = search.Index.open(tmp_path / "index").update(HOME / "music.parquet")
+    assert changes.facts() == {"added": 0, "replaced": 0, "removed": 0, "kept": 12}
