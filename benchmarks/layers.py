@@ -14,7 +14,7 @@ import torch
 from floor import quickest
 from torch import nn
 
-from patchifier.devices import processor_has_bf16
+from patchifier.precision import processor_has_bf16
 from patchifier.layers import Convolution, Dropout, UpConvolution, by_matrix, sight
 from patchifier.runs import machine
 
