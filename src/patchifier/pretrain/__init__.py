@@ -214,6 +214,7 @@ def train_stage(
         batch=batches,
         loss=stage_loss(stage, batches, settings),
         validate=None if not len(sides.validation) else validator(stage, data, sides, config) if is_first() else measured_elsewhere,
+        describe=batches.describe,
         static=True,
     )
     fit(
