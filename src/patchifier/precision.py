@@ -293,24 +293,29 @@ class SelfTest(TorchDispatchMode):
         """Examine an operation, then compute it."""
         kwargs = kwargs or {}
         name = func.name().split(".")[0]
-        if name in OPERATIONS and ((name == LAYER and torch.is_autocast_enabled("cpu")) or _has_bf16(args)):
+
+        def operation(*values: Any) -> Any:
+            with torch.autocast("cpu", torch.bfloat16, enabled=name == LAYER):  # a dispatch mode is called with autocast switched off
+                return func(*values, **kwargs)
+
+        if name == LAYER or (name in OPERATIONS and _has_bf16(args)):
             key = (name, torch.is_grad_enabled(), _signature((args, kwargs)))
             if key not in self.reasons:
                 self.progress(len(self.reasons), len(self.reasons) + 1, name.removeprefix("aten::"))
-                reason = examine(lambda *values: func(*values, **kwargs), args)
+                reason = examine(operation, args, exact=lambda *values: func(*values, **kwargs))
                 self.reasons[key] = reason and f"{_title(name, args)}: {reason}"
                 if name in KERNEL_AT:
                     self.kernel_of[key] = tuple(args[KERNEL_AT[name]].shape)
             if self.reasons[key]:
                 self.met[key] = None
-        return func(*args, **kwargs)
+        return operation(*args)
 
 
-def examine(operation: Callable[..., Any], args: Sequence[Any]) -> str:
+def examine(operation: Callable[..., Any], args: Sequence[Any], *, exact: Callable[..., Any] | None = None) -> str:
     """Say why an operation is not to be trusted with bf16 numbers; "" if it is.
 
-    It is repeated, with memory around it filled with what shows. All results have to be finite, the same bit for bit, and as close
-    to what it makes of the same numbers in float32 as rounding allows.
+    It is repeated, with free memory filled with values that show. All results have to be finite, the same bit for bit, and as close
+    to those of the same numbers in float32 as rounding allows.
 
     Parameters
     ----------
@@ -318,10 +323,11 @@ def examine(operation: Callable[..., Any], args: Sequence[Any]) -> str:
         Returns a tensor or several.
     args : sequence
         Its arguments; bf16 tensors among them. Where one holds values that are not finite, normal numbers take its place.
+    exact : callable
+        The operation in float32; by default itself, of float32 tensors.
     """
     args = _changed(args, _finite)
-    with torch.autocast("cpu", enabled=False):
-        exact = list(_tensors(operation(*_changed(args, _to_float32))))
+    wanted = list(_tensors((exact or operation)(*_changed(args, _to_float32))))
     first: list[Tensor] = []
     for repeat in range(REPEATS):
         _fill_free_memory([*_tensors(args), *first], FILLINGS[repeat % len(FILLINGS)])
@@ -332,7 +338,7 @@ def examine(operation: Callable[..., Any], args: Sequence[Any]) -> str:
         if first and not same:
             return "other bits when it is repeated"
         first = first or results
-    errors = [_relative_error(result, wanted) for result, wanted in zip(first, exact, strict=True)]
+    errors = [_relative_error(result, expected) for result, expected in zip(first, wanted, strict=True)]
     return "" if all(error <= LARGEST_ERROR for error in errors) else f"{max(errors):.1%} off float32"
 
 
