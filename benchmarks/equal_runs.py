@@ -1,4 +1,4 @@
-"""Equal short trainings on the bundled clips, in the precision that this machine chooses: do they end with equal bits?
+"""Equal short trainings on the bundled clips, in the precision that this machine chooses, and whether they end with equal bits.
 
     python benchmarks/equal_runs.py [--recipe paper,clip] [--runs 5] [--steps 20]
 

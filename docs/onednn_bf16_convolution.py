@@ -5,6 +5,8 @@ from call to call, hold NaN or infinities, and are wrong where they are stable. 
 Expected: one result, 0.3 % off float32. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 cures it.
 """
 
+from pathlib import Path
+
 import torch
 
 torch.set_num_threads(1)
@@ -17,7 +19,7 @@ for value in 10 * [float("nan"), 1e30, 3e30, 5e30, 7e30, 9e30]:
     blocks = [torch.full((size,), value, dtype=torch.bfloat16) for size in (maps.numel(), kernel.numel(), exact.numel(), 2**20) for _ in range(2)]
     del blocks  # what is freed holds these values, and is taken again
     results.append(torch.nn.functional.conv2d(maps, kernel, stride=2, padding=1))
-flags = {flag for line in open("/proc/cpuinfo") if line.startswith("flags") for flag in line.split() if flag.startswith(("amx", "avx512_bf16"))}
+flags = {flag for flag in Path("/proc/cpuinfo").read_text().split() if flag.startswith(("amx", "avx512_bf16"))}
 differ = sum(not result.view(torch.int16).equal(results[0].view(torch.int16)) for result in results)
 finite = [result.double() for result in results if result.isfinite().all()]
 errors = [float((result - exact).norm() / exact.norm()) for result in finite]

@@ -15,7 +15,7 @@ import safetensors.torch
 import soundfile
 import torch
 
-from patchifier import cache, datasets, devices, runs
+from patchifier import cache, datasets, runs
 from patchifier.config import Config, RequestError, update
 from patchifier.devices import JoinedBatchNorm, join_batch_norm, launch, share
 
