@@ -14,8 +14,8 @@ import torch
 from floor import quickest
 from torch import nn
 
-from patchifier.devices import processor_has_bf16
 from patchifier.layers import Convolution, Dropout, UpConvolution, by_matrix, sight
+from patchifier.precision import processor_has_bf16
 from patchifier.runs import machine
 
 DECODER = {"1": (256, 128, (2, 1)), "2": (128, 64, (4, 2)), "3": (64, 32, (8, 4)), "4": (32, 16, (16, 8)), "5": (16, 1, (32, 16))}

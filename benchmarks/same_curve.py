@@ -22,9 +22,9 @@ from plain import Plain
 from patchifier import datasets
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config, ModelConfig
-from patchifier.devices import processor_has_bf16
 from patchifier.loop import rate_factor
 from patchifier.model import Patchifier
+from patchifier.precision import processor_has_bf16
 from patchifier.pretrain import Batches, split, stage_loss
 from patchifier.pretrain.validation import validation_batches
 from patchifier.runs import machine, seed_dropout

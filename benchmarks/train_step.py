@@ -24,9 +24,9 @@ from torch import nn
 from patchifier import datasets
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config
-from patchifier.devices import processor_has_bf16
 from patchifier.layers import Convolution, Dropout, UpConvolution
 from patchifier.model import Head, Patchifier, draw_mask
+from patchifier.precision import processor_has_bf16
 from patchifier.pretrain import Batches
 from patchifier.runs import machine
 

@@ -15,7 +15,7 @@ import safetensors.torch
 import soundfile
 import torch
 
-from patchifier import cache, datasets, devices, runs
+from patchifier import cache, datasets, runs
 from patchifier.config import Config, RequestError, update
 from patchifier.devices import JoinedBatchNorm, join_batch_norm, launch, share
 
@@ -352,15 +352,6 @@ def test_parts_hold_every_clip_once_and_are_of_like_size(clips):
         data.parts(100)
 
 
-def test_precision_is_chosen_by_what_the_processor_multiplies(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for has, expected in ((True, "bf16"), (False, "32")):
-        monkeypatch.setattr(devices, "processor_has_bf16", lambda has=has: has)
-        assert devices.best_precision("auto") == devices.best_precision("cpu") == expected
-    monkeypatch.setattr(devices, "processor_has_bf16", lambda: True)
-    assert devices.best_precision("mps") == "32"
-
-
 def test_a_run_keeps_the_precision_that_it_began_with(tmp_path):
     """Resumed on a machine that would have chosen otherwise."""
     config = Config()
@@ -369,4 +360,3 @@ def test_a_run_keeps_the_precision_that_it_began_with(tmp_path):
     with runs.Run(tmp_path / "run", config, resume=True) as run:
         assert run.settle("precision", lambda: "32") == "bf16"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16"
-    assert devices.best_precision("cpu", "32") == "32"

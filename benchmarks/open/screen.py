@@ -22,8 +22,8 @@ import torch
 
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, read_changes, update
-from patchifier.devices import best_precision
 from patchifier.model import Patchifier
+from patchifier.precision import best_precision
 from patchifier.pretrain import Batches, initial_model, pretrain, split, stage_loss, stage_module
 
 HERE = Path(__file__).resolve().parent

@@ -321,7 +321,7 @@ class PretrainConfig:
     checkpoint_every_s: float = 120.0
     """Seconds between checkpoints."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; weights stay in float32. By default bf16 where the processor is faster with it."""
+    """Arithmetic of the forward and backward pass; weights stay in float32. By default bf16 where the processor multiplies it and passes a self-test."""
     parts: int = 1
     """Parts of the cache that fill places of their own in every batch, so that a machine needs no other part; 1 shuffles all clips together."""
     seed: int = 0
@@ -369,7 +369,7 @@ class FinetuneConfig:
     patience: int = 200
     """Steps without a better validation score after which training stops."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; weights stay in float32. By default bf16 where the processor is faster with it."""
+    """Arithmetic of the forward and backward pass; weights stay in float32. By default bf16 where the processor multiplies it and passes a self-test."""
     folds: Literal["one", "all"] = "one"
     """Where clips have folds and no split: test one of them, or each in turn."""
     test_fold: int | None = None

@@ -84,23 +84,23 @@ def _part() -> None:
         distributed.destroy_process_group()
 
 
-def best_precision(device: str, wanted: str = "auto") -> str:
-    """Return "bf16" where the processor is faster with it, else "32"; what was asked for, if it was not "auto"."""
-    if wanted != "auto":
-        return wanted
-    if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    return "bf16" if device in ("auto", "cpu") and processor_has_bf16() else "32"
-
-
-def processor_has_bf16() -> bool:
-    """Whether this processor multiplies bf16 itself (AVX-512 BF16 or AMX); without, bf16 is many times slower than float32."""
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-
-
 def precision_of(fabric: lightning_fabric.Fabric) -> str:
     """Arithmetic that Fabric was told to use, by its name for it."""
     return str(fabric._precision.precision)
+
+
+def use_float32(fabric: lightning_fabric.Fabric) -> None:
+    """Let a Fabric that was launched with another precision, and has set up nothing yet, compute in float32."""
+    fabric._strategy.precision = fabric._precision = lightning_fabric.plugins.Precision()
+
+
+def expected_share(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
+    """Places of the batch that this process will take, before processes have been launched."""
+    size = int(os.environ.get("WORLD_SIZE") or devices * nodes)
+    node, local = (int(os.environ.get(name) or 0) for name in ("NODE_RANK", "LOCAL_RANK"))
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or node * devices + local)
+    each = require_even(batch, size)
+    return slice(rank * each, (rank + 1) * each)
 
 
 def share(fabric: lightning_fabric.Fabric, batch: int) -> slice:
@@ -145,6 +145,13 @@ def gathered(values: Tensor) -> tuple[Tensor, int]:
     parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, values.contiguous())
     return torch.cat(parts), distributed.get_rank() * len(values)
+
+
+def gathered_objects(value: Any) -> list[Any]:
+    """Values of all processes, small objects of any kind."""
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 # --- a step as one launch ---

@@ -16,21 +16,54 @@ LEAST_VARIANCE = 1e-3  # of a component, in those of a number: what varies less 
 FEW_CELLS = 8  # of a map on which a convolution is one matrix: 4 x 2
 
 
-class Convolution(nn.Conv2d):
+class SwitchableConv2d(nn.Conv2d):
+    """torch's convolution, which may be kept in float32 inside bf16 training.
+
+    Attributes
+    ----------
+    float32_only : bool
+        Set by :func:`patchifier.precision.keep_in_float32` where this processor computes the kernel wrongly in bf16.
+    """
+
+    float32_only = False
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Turn maps (P, C, H, W) into maps (P, O, H', W')."""
+        if self.float32_only and in_bf16(maps):
+            with torch.autocast(maps.device.type, enabled=False):
+                return self.convolve(maps.float())
+        return self.convolve(maps)
+
+    def convolve(self, maps: Tensor) -> Tensor:
+        """Convolve in the arithmetic that is set."""
+        return super().forward(maps)
+
+    def kernels(self) -> list[tuple[int, ...]]:
+        """Shapes of the kernels that torch may be given."""
+        return [tuple(self.weight.shape)]
+
+
+def in_bf16(maps: Tensor) -> bool:
+    """Whether a CPU computes products of these maps in bf16."""
+    return maps.device.type == "cpu" and (maps.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
+
+
+class Convolution(SwitchableConv2d):
     """A 3 x 3 convolution with padding of one.
 
     On a map of a few cells most taps fall beside the map, and the gradient of the kernel is slow; there, in training, one matrix takes
-    all cells to all cells: on 2 x 1 cells forward and back is four times as fast on a CPU.
+    all cells to all cells: on 2 x 1 cells forward and back is four times as fast on a CPU. In bf16 it does so without gradients too,
+    since oneDNN 3.12 reads beside maps of 4 x 2 cells (docs/onednn_bf16_convolution.py).
     """
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def convolve(self, maps: Tensor) -> Tensor:
         """Turn maps (P, C, H, W) into (P, O, H / stride, W / stride)."""
-        if self.training and maps.shape[-2:].numel() <= FEW_CELLS:
+        if maps.shape[-2:].numel() <= FEW_CELLS and (self.training or in_bf16(maps)):
             return by_matrix(maps, self, *(sight(cells, stride=self.stride[0], device=maps.device) for cells in maps.shape[-2:]))
-        return super().forward(maps)
+        return super().convolve(maps)
 
 
-class UpConvolution(nn.Conv2d):
+class UpConvolution(SwitchableConv2d):
     """Nearest upsampling by two and a 3 x 3 convolution with padding of one, without ever making the upsampled map.
 
     An output cell sees only 2 x 2 cells of the small map, so 4 products do the work of 9. Where they are summed is a matter of speed:
@@ -46,7 +79,11 @@ class UpConvolution(nn.Conv2d):
         self.register_buffer("smeared", torch.tensor(self.SMEARED, dtype=torch.float32), persistent=False)
         self.register_buffer("phases", torch.tensor(self.PHASES, dtype=torch.float32), persistent=False)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def kernels(self) -> list[tuple[int, ...]]:
+        """Shapes of the kernels that torch may be given: by transposition, and by phases."""
+        return [(self.in_channels, self.out_channels, 4, 4), (4 * self.out_channels, self.in_channels, 2, 2)]
+
+    def convolve(self, maps: Tensor) -> Tensor:
         """Turn maps (P, C, H, W) into (P, O, 2 H, 2 W)."""
         if maps.shape[-2:].numel() <= FEW_CELLS // 4:
             return by_matrix(maps, self, *(sight(cells, up=2, device=maps.device) for cells in maps.shape[-2:]))

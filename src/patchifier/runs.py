@@ -75,7 +75,7 @@ def was_restarted() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
-SETTLED = ("precision", "init", "init weights")  # facts that a resumed run keeps
+SETTLED = ("precision", "precision test", "init", "init weights")  # facts that a resumed run keeps
 
 
 class Run:
@@ -171,14 +171,19 @@ def command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def machine() -> str:
-    """Processor, cores and system in a few words."""
+def processor() -> str:
+    """Return the processor's name."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return name
+
+
+def machine() -> str:
+    """Processor, cores and system in a few words."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}, {platform.system()}"
+    return f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}, {platform.system()}"
 
 
 def versions() -> dict[str, str]:

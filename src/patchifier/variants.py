@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import ModelConfig
-from patchifier.layers import transformer
+from patchifier.layers import SwitchableConv2d, transformer
 
 COLUMN = 4  # frames in a column: what the long FFT of pitch bands does not tell apart
 
@@ -24,9 +24,9 @@ class PitchModules(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         C, times = config.pitch_channels, config.frames // 4
-        self.semitones = nn.Conv2d(times, C, (5, 1), stride=(3, 1), padding=(2, 0), bias=False)
-        self.octaves = nn.Conv2d(C, C, (3, 1), dilation=(12, 1), padding=(12, 0), bias=False)
-        self.tones = nn.Conv2d(C, C, (3, 1), stride=(2, 1), padding=(1, 0), bias=False)
+        self.semitones = SwitchableConv2d(times, C, (5, 1), stride=(3, 1), padding=(2, 0), bias=False)
+        self.octaves = SwitchableConv2d(C, C, (3, 1), dilation=(12, 1), padding=(12, 0), bias=False)
+        self.tones = SwitchableConv2d(C, C, (3, 1), stride=(2, 1), padding=(1, 0), bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(C) for _ in range(3))
 
     def forward(self, rows: Tensor) -> Tensor:

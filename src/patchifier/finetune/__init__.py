@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from patchifier import baselines, checkpoint, probe, tasks
+from patchifier import baselines, checkpoint, precision, probe, tasks
 from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip, partition
-from patchifier.devices import best_precision, require_devices
+from patchifier.devices import require_devices
 from patchifier.finetune.module import METHODS, Inputs, TunedModel, predict
 from patchifier.finetune.tuning import Tuned, Tuning
 from patchifier.runs import Run, write_json
@@ -89,8 +89,16 @@ def finetune(
     }
     results = []
     with Run(out, config, resume=resume, facts=facts) as run:
-        precision = run.settle("precision", lambda: best_precision(device, config.finetune.precision))
-        for tuning in (replace(tuning, precision=precision) for tuning in tunings):
+        first = np.array(partition(data.clips, test_fold=folds[0]))
+        arithmetic = precision.settle(
+            run,
+            config.finetune.precision,
+            device,
+            lambda: (tuning.trial(first) for tuning in tunings),
+            flag="finetune.precision",
+            progress=progress("test of bf16"),
+        )
+        for tuning in (replace(tuning, arithmetic=arithmetic) for tuning in tunings):
             shown = progress(f"{encoder}, {tuning.method}")
             results.append(tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown))
     return results
@@ -145,6 +153,8 @@ def controls(
         sides = np.array(partition(data.clips, test_fold=folds[0]))
         opponent = baselines.random_checkpoint(config, data, np.flatnonzero(sides == "train").tolist(), seed=config.finetune.seed)
         tuning = Tuning(opponent, data, task, "linear-probe", config, device=device, resume=resume)
+        settled = precision.of_run(Path(out)) or precision.decide(config.finetune.precision, device, lambda: [tuning.trial(sides)])
+        tuning = replace(tuning, arithmetic=settled)
         rows.append(tuning.over_folds(Path(out) / "controls" / "random", folds, encoder="random", progress=silent).row)
     write_json(Path(out) / "controls" / "results.json", {"rows": rows})
     return rows

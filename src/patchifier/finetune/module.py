@@ -61,21 +61,21 @@ class TunedModel(nn.Module):
 
 
 class Inputs:
-    """Windows of clips, computed once as far as frozen parts go and read from the cache each time where the extractor learns."""
+    """Windows of clips, computed once as far as frozen parts go and read from the cache each time where the extractor learns.
+
+    The module computes them when they are first needed, so it must not be trained or moved.
+    """
 
     def __init__(self, module: TunedModel, data: Cache, config: Config) -> None:
-        self.data, self.config, self.kind = data, config, module.input
+        self.module, self.data, self.config, self.kind = module, data, config, module.input
         self.stored: dict[int, list[Tensor]] = {}
-        if self.kind != "patches":
-            for index in range(len(data.clips)):
-                self.stored[index] = self._compute(module, self.windows(index))
 
     @torch.no_grad()
-    def _compute(self, module: TunedModel, windows: list[Tensor]) -> list[Tensor]:
+    def _compute(self, windows: list[Tensor]) -> list[Tensor]:
         patches, present = pad_windows(windows, self.config.spectrogram.silence)
-        vectors = module.model.extract(patches, present)  # (K, N, D)
+        vectors = self.module.model.extract(patches, present)  # (K, N, D)
         if self.kind == "readout":
-            return list(module.read(vectors, present))
+            return list(self.module.read(vectors, present))
         return [row[: len(window)] for row, window in zip(vectors, windows, strict=True)]
 
     def windows(self, index: int) -> list[Tensor]:
@@ -83,7 +83,11 @@ class Inputs:
         if index in self.stored:
             return self.stored[index]
         log_mel = torch.from_numpy(np.array(self.data.log_mel(index), np.float32).T)
-        return cut_windows(log_mel, self.config)
+        windows = cut_windows(log_mel, self.config)
+        if self.kind == "patches":
+            return windows
+        self.stored[index] = self._compute(windows)
+        return self.stored[index]
 
     def draw(self, indices: np.ndarray, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         """One window of each clip, at random, and where it has patches (B, N)."""

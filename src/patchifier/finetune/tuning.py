@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from patchifier.cache import Cache, Progress
 from patchifier.checkpoint import Checkpoint, replaced_file
 from patchifier.config import Config, RequestError
 from patchifier.datasets import partition
-from patchifier.devices import best_precision, launch
+from patchifier.devices import launch
+from patchifier.diagnosis import describe_batch
 from patchifier.finetune.module import METHODS, Inputs, TunedModel, predict
 from patchifier.loop import Job, fit
+from patchifier.precision import Arithmetic, Trial, keep_in_float32
 from patchifier.runs import batch_indices, generator, write_json, write_rows
 from patchifier.tasks import Task
+
+TRIAL_STEPS = 2  # of a method, in the self-test of bf16
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Tuning:
     config: Config
     device: str = "auto"
     resume: bool = False
-    precision: str = ""  # what was settled when the run began
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)  # settled when the run began
 
     def __post_init__(self) -> None:
         """Check the method's name."""
@@ -102,28 +106,32 @@ class Tuning:
     @functools.cached_property
     def fabric(self) -> Any:
         """The device, for all runs of this method."""
-        return launch(self.device, precision=best_precision(self.device, self.precision or self.config.finetune.precision))
+        return launch(self.device, precision=self.arithmetic.precision)
 
     @functools.cached_property
     def inputs(self) -> Inputs:
         """What the learning parts see; frozen parts compute it once for all folds, seeds and rates."""
         return Inputs(TunedModel(self.start, self.task, self.method, self.config, self.config.finetune.seed), self.data, self.config)
 
-    def train_and_test(self, folder: Path, sides: np.ndarray, seed: int, progress: Progress, *, rate: float | None = None) -> tuple[float, np.ndarray]:
-        """Train on one split and keep the best weights on validation: their score there, and predictions of the test side (n, C)."""
-        settings = self.config.finetune
-        module = TunedModel(self.start, self.task, self.method, self.config, seed)
-        inputs, training = self.inputs, replace(settings.training, learning_rate=rate or settings.training.learning_rate)
+    def encoded(self, sides: np.ndarray, side: str) -> np.ndarray:
+        """Targets of one side's clips, as the task's loss takes them."""
+        return tasks.encode_targets(self.task, [self.data.clips[index].target for index in np.flatnonzero(sides == side)])
+
+    def job(self, module: TunedModel, sides: np.ndarray, seed: int) -> Job:
+        """Batches, loss and validation of one split."""
+        settings, inputs = self.config.finetune, self.inputs
         train, valid = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "valid")
-        encoded = {side: tasks.encode_targets(self.task, [self.data.clips[i].target for i in np.flatnonzero(sides == side)]) for side in ("train", "valid")}
+        encoded = {side: self.encoded(sides, side) for side in ("train", "valid")}
         shift, stretch = _standardiser(self.task, encoded["train"])
         loss = tasks.loss(self.task)
 
+        def chosen(step: int) -> np.ndarray:
+            return batch_indices(seed, step, clips=len(train), batch=settings.training.batch)
+
         def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
-            chosen = batch_indices(seed, step, clips=len(train), batch=settings.training.batch)
-            windows = inputs.draw(train[chosen], generator(seed, "window", step))
-            target = (encoded["train"][chosen] - shift) / stretch if self.task.kind == "numbers" else encoded["train"][chosen]
-            return *windows, torch.from_numpy(target)
+            windows = inputs.draw(train[chosen(step)], generator(seed, "window", step))
+            target = encoded["train"][chosen(step)]
+            return *windows, torch.from_numpy((target - shift) / stretch if self.task.kind == "numbers" else target)
 
         def batch_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
             to = next(model.parameters()).device
@@ -136,8 +144,30 @@ class Tuning:
             target = torch.from_numpy((encoded["valid"] - shift) / stretch if self.task.kind == "numbers" else encoded["valid"])
             return {"loss": float(loss(outputs, target)), **tasks.scores(self.task, encoded["valid"], predictions.numpy())}
 
+        def describe(step: int) -> str:
+            return describe_batch(self.data, train[chosen(step)])
+
         rates = {"head": settings.head_learning_rate} if settings.head_learning_rate else {}
-        job = Job(module, len(train), batch, batch_loss, validate, lambda figures: _score(self.task, settings.select, figures), rates)
+        score = functools.partial(_score, self.task, settings.select)
+        return Job(module, len(train), batch, batch_loss, validate, score, rates, describe)
+
+    def trial(self, sides: np.ndarray) -> Trial:
+        """What the first steps on a split compute, for the self-test of bf16."""
+        seed = self.config.finetune.seed
+        module = TunedModel(self.start, self.task, self.method, self.config, seed)
+        job = self.job(module, sides, seed)
+        batches = [job.batch(step) for step in range(TRIAL_STEPS)]
+        return Trial(module, [functools.partial(_on_batch, job.loss, batch) for batch in batches])
+
+    def train_and_test(self, folder: Path, sides: np.ndarray, seed: int, progress: Progress, *, rate: float | None = None) -> tuple[float, np.ndarray]:
+        """Train on one split and keep the best weights on validation: their score there, and predictions of the test side (n, C)."""
+        settings = self.config.finetune
+        module = TunedModel(self.start, self.task, self.method, self.config, seed)
+        keep_in_float32(module, self.arithmetic.kernels)
+        training = replace(settings.training, learning_rate=rate or settings.training.learning_rate)
+        train, encoded = np.flatnonzero(sides == "train"), self.encoded(sides, "train")
+        shift, stretch = _standardiser(self.task, encoded)
+        job = self.job(module, sides, seed)
         state = fit(
             job,
             folder,
@@ -156,7 +186,11 @@ class Tuning:
             facts = {**self.start.facts, "fine-tuned by": self.method, "fine-tuned on": f"{self.data.name}, {len(train)} clips", "seed": seed}
             checkpoint.save(folder / "model", Checkpoint(module.model, self.config, module.head, self.task, facts))
             test = np.flatnonzero(sides == "test")
-            return state.best_score, predict(module, inputs, test, activation=lambda outputs: tasks.activate(self.task, outputs)).numpy()
+            return state.best_score, predict(module, self.inputs, test, activation=lambda outputs: tasks.activate(self.task, outputs)).numpy()
+
+
+def _on_batch(loss: Callable[[nn.Module, Any], Tensor], batch: Any, module: nn.Module) -> Tensor:
+    return loss(module, batch)
 
 
 def _standardiser(task: Task, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -56,6 +56,8 @@ class Job:
         Figures -> a number, higher is better; the best weights are kept. None keeps the last.
     learning_rates : dict of float
         By prefix of a parameter's name, where it differs from the config's.
+    describe : callable
+        Step -> sentences that name what it was trained on, for the error message of one whose loss is not finite.
     static : bool
         Whether batches are dataclasses of tensors and `loss` does the same work on all that have the same shapes, so that a step can
         be replayed.
@@ -68,6 +70,7 @@ class Job:
     validate: Callable[[nn.Module], dict[str, float]] | None = None
     score: Callable[[Mapping[str, float]], float] | None = None
     learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    describe: Callable[[int], str] | None = None
     static: bool = False
 
 
@@ -118,6 +121,8 @@ def fit(
     ------
     Interrupted
         After SIGINT or SIGTERM, when the state has been saved.
+    RequestError
+        If a loss or a gradient's norm is not finite, naming the step and, where the job describes it, what it was trained on.
     """
     fabric = fabric or devices.launch()
     model = job.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -136,7 +141,7 @@ def fit(
     take_step = Stepper(job, wrapped, wrapped_optimiser, fabric, config, seed, total)
     with Table(folder / "metrics.csv", state.step) as metrics, Table(folder / "validation.csv", state.step) as validation, _stop_signals() as stop:
         validation.last_step = fabric.broadcast(validation.last_step)
-        losses, saved_s = Losses(job.clips, config, fabric, metrics, progress, total), time.monotonic()
+        losses, saved_s = Losses(job.clips, config, fabric, metrics, progress, total, describe=job.describe), time.monotonic()
         while not state.finished:
             due = state.step % validate_every == 0 or state.step == total
             if job.validate and due and validation.last_step < state.step:

@@ -4,7 +4,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from patchifier.cache import Progress
 from patchifier.config import RequestError, TrainingConfig
+from patchifier.devices import precision_of
 from patchifier.runs import is_first, write_rows
 
 FETCH_STEPS = 50  # of a device that runs ahead, losses are fetched this often
@@ -70,8 +71,19 @@ def _board(folder: Path, step: int) -> Any:
 class Losses:
     """Losses on their way from the device to metrics.csv: at once from a CPU, many at a time from a device that runs ahead."""
 
-    def __init__(self, clips: int, config: TrainingConfig, fabric: Any, table: Table, progress: Progress, total: int) -> None:
+    def __init__(
+        self,
+        clips: int,
+        config: TrainingConfig,
+        fabric: Any,
+        table: Table,
+        progress: Progress,
+        total: int,
+        *,
+        describe: Callable[[int], str] | None = None,
+    ) -> None:
         self.clips, self.config, self.fabric, self.table, self.progress, self.total = clips, config, fabric, table, progress, total
+        self.describe = describe
         self.waiting: list[tuple[int, float, Tensor]] = []
         self.limit = 1 if fabric.device.type == "cpu" else FETCH_STEPS
         self.since_s = 0.0
@@ -95,9 +107,19 @@ class Losses:
         values = self.fabric.all_reduce(results, reduce_op="mean").tolist()
         clips_per_s = len(self.waiting) * self.config.batch / (time.monotonic() - self.since_s)
         for (step, rate, _), (loss, norm) in zip(self.waiting, values, strict=True):
-            if not math.isfinite(loss):
-                raise RequestError(f"the loss is {loss} at step {step}: lower the learning rate ({self.config.learning_rate:g}) or set clip_norm to 1.")
+            self._require_finite(step, loss, norm)
             epoch = step * self.config.batch / self.clips
             self.table.write(step, {"epoch": epoch, "clips_per_s": clips_per_s, "learning_rate": rate, "loss": loss, "gradient_norm": norm})
         self.progress(step, self.total, f"loss {loss:.4g}, {clips_per_s:.1f} clips/s")
         self.waiting = []
+
+    def _require_finite(self, step: int, loss: float, norm: float) -> None:
+        """Refuse to go on from a step that has broken the weights; without clipping, no norm is measured, and it is NaN."""
+        if math.isfinite(loss) and (math.isfinite(norm) or not self.config.clip_norm):
+            return
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+        precision = {"32-true": "float32", "bf16-mixed": "bf16", "64-true": "float64"}.get(precision_of(self.fabric), "another precision")
+        advice = ["precision 32"] if precision == "bf16" else []
+        advice += [f"a lower learning_rate ({self.config.learning_rate:g})"] + ([] if self.config.clip_norm else ["clip_norm 1"])
+        described = f"{self.describe(step - 1)} Otherwise" if self.describe else "What to"
+        raise RequestError(f"{what} at step {step}, in {precision}. {described} try: {', '.join(advice)}.")

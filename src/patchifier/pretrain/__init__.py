@@ -3,7 +3,10 @@
 A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``model/`` (the result), ``config.json``, ``run.json``.
 """
 
+import copy
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier import baselines, checkpoint, weights
+from patchifier import baselines, checkpoint, precision, weights
 from patchifier.cache import Cache, Progress, silent
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
-from patchifier.devices import best_precision, launch, require_devices, require_even, share
+from patchifier.devices import expected_share, launch, require_devices, require_even, share
 from patchifier.embed import READOUT_CLIPS, measure_readout
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
@@ -42,9 +45,11 @@ __all__ = [
     "stage_module",
     "stage_steps",
     "train_stage",
+    "trials",
 ]
 
 LEAST_VARIATION = 1e-6  # deviation of a teacher's number, as a share of its mean: what varies less never changes, but for rounding
+TRIAL_STEPS = 2  # of a stage, in the self-test of bf16: where clips are short, batches differ in shape
 MEASURED = ("readout", "components")  # fields of what is measured after training, whatever it was before
 TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "predictor", "align", "decoder")}  # parts, by stage (4.2)
 
@@ -120,8 +125,16 @@ def pretrain(
     if init is not None:
         facts |= {"init": str(weights.find(init).resolve()), "init weights": weights_hash(checkpoint.load(init).model)}
     with Run(out, config, resume=resume, facts=facts) as run:
-        precision = run.settle("precision", lambda: best_precision(device, config.pretrain.precision))
-        fabric = launch(device, devices=devices, nodes=nodes, precision=precision)
+        arithmetic = precision.settle(
+            run,
+            config.pretrain.precision,
+            device,
+            lambda: trials(model, data, sides, config, devices=devices, nodes=nodes),
+            flag="pretrain.precision",
+            progress=progress("test of bf16"),
+        )
+        fabric = launch(device, devices=devices, nodes=nodes, precision=arithmetic.precision)
+        precision.keep_in_float32(model, precision.agree(fabric, run, arithmetic).kernels)
         run.facts["processes"] = fabric.world_size
         for stage in ("one", "two"):
             if config.pretrain.stages in ("both", stage):
@@ -202,6 +215,7 @@ def train_stage(
         loss=stage_loss(stage, batches, settings),
         learning_rates=extractor_rates(settings) if stage == "two" else {},
         validate=None if not len(sides.validation) else validator(stage, data, sides, config) if is_first() else measured_elsewhere,
+        describe=batches.describe,
         static=True,
     )
     fit(
@@ -223,15 +237,32 @@ def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
     return dict.fromkeys(("extractor.", "model.extractor."), settings.extractor_rate * settings.stage_two.learning_rate)
 
 
-def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config) -> nn.Module:
-    """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Learner`."""
+def trials(model: Patchifier, data: Cache, sides: Sides, config: Config, *, devices: int = 1, nodes: int = 1) -> Iterator[precision.Trial]:
+    """What each stage computes in its first steps, with copies of the model: what the self-test of bf16 needs."""
+    for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
+        if config.pretrain.stages in ("both", stage):
+            batches = Batches(data, sides.parts, config, stage, training, share=expected_share(training.batch, devices=devices, nodes=nodes))
+            module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
+            loss, plans = stage_loss(stage, batches, config.pretrain), [batches(step) for step in range(TRIAL_STEPS)]
+            yield precision.Trial(module, [functools.partial(_on_plan, loss, plan) for plan in plans])
+
+
+def _on_plan(loss: Callable[[nn.Module, Plan], Tensor], plan: Plan, module: nn.Module) -> Tensor:
+    return loss(module, plan)
+
+
+def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config, *, examples: int | None = None) -> nn.Module:
+    """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Learner`.
+
+    Targets are standardised by that many batches of examples; by all there are, if it is None.
+    """
     several = stage == "two" and config.pretrain.targets != (PIXELS,)
     idle = idle_parts(config) if several else ()
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage] and name not in idle)
     for name, part in (model.estimators or {}).items():
         part.requires_grad_(several and name in config.pretrain.targets)
-    return Learner(model, config, batches.examples(), said_elsewhere(batches.data, batches.parts, config)) if several else model
+    return Learner(model, config, itertools.islice(batches.examples(), examples), said_elsewhere(batches.data, batches.parts, config)) if several else model
 
 
 def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:

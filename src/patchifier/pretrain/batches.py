@@ -15,6 +15,7 @@ from patchifier import augment
 from patchifier.augment import Crops
 from patchifier.cache import Cache
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
+from patchifier.diagnosis import describe_batch
 from patchifier.model import draw_mask
 from patchifier.runs import batch_indices, generator
 
@@ -136,16 +137,25 @@ class Batches:
         with torch.cuda.stream(self.stream):  # of None: nothing
             return self.plan(step).to(self.device)
 
-    def plan(self, step: int) -> Plan:
-        """Draw clips, augmentation and mask of a step."""
+    def clips(self, step: int) -> np.ndarray:
+        """Clips of a step in all processes, (B,), by their rows in the cache."""
         each = self.training.batch // len(self.parts) // (2 if self.pairs else 1)
         chosen = [part[batch_indices(self.seed, step, clips=len(part), batch=each, part=number)] for number, part in enumerate(self.parts)]
         if self.pairs:
             draws = generator(self.seed, "pairs", step)
             chosen = [np.stack([some, partners.draw(some, draws)], axis=1).ravel() for some, partners in zip(chosen, self.partners, strict=True)]
+        return np.concatenate(chosen)
+
+    def describe(self, step: int) -> str:
+        """Name the clips of a step, and those among them, or among the examples, whose log-mels are not finite."""
+        examples = [clip for other in range(EXAMPLES) for clip in self.clips(other)]
+        return describe_batch(self.data, self.clips(step), before=examples)
+
+    def plan(self, step: int) -> Plan:
+        """Draw clips, augmentation and mask of a step."""
         return make_plan(
             self.data,
-            np.concatenate(chosen),
+            self.clips(step),
             self.config,
             draws=generator(self.seed, "augment", step),
             masks=generator(self.seed, "mask", step),
