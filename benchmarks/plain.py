@@ -26,7 +26,7 @@ class Plain(nn.Module):
         self.bottleneck = nn.Module()
         self.bottleneck.cls, self.bottleneck.mask_token = nn.Parameter(torch.zeros(D)), nn.Parameter(torch.zeros(D))
         self.bottleneck.positions = nn.Parameter(torch.zeros(1 + config.positions, D))
-        self.vector_norm, self.token_std = config.vector_norm, config.token_std
+        self.vector_norm = config.vector_norm
         self.bottleneck.norm, self.dropout = nn.LayerNorm(D, eps=1e-12), nn.Dropout(config.dropout)
         layer = nn.TransformerEncoderLayer(D, config.heads, config.feed_forward, config.dropout, "gelu", layer_norm_eps=1e-12, batch_first=True)
         self.bottleneck.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
@@ -48,8 +48,8 @@ class Plain(nn.Module):
     def sequence(self, vectors, masked=None):
         """Sequence (B, 1 + N, D) after the last layer."""
         own = self.bottleneck
-        if self.vector_norm == "fixed":
-            vectors = self.token_std * nn.functional.layer_norm(vectors, vectors.shape[-1:])
+        if self.vector_norm == "layer":
+            vectors = nn.functional.layer_norm(vectors, vectors.shape[-1:])
         if masked is not None:
             vectors = torch.where(masked[..., None], own.mask_token, vectors)
         x = torch.cat([own.cls.expand(len(vectors), 1, -1), vectors], dim=1) + own.positions[: 1 + vectors.shape[1]]

@@ -354,7 +354,7 @@ def test_importing_configs_imports_the_standard_library_alone():
 def first_edition(config: Config) -> dict:
     """A whole config as the first edition wrote it."""
     values = to_dict(config)
-    for section, names in {"model": ("vector_norm", "token_std"), "pretrain": ("extractor_rate",)}.items():
+    for section, names in {"model": ("vector_norm",), "pretrain": ("extractor_rate",)}.items():
         values[section] = {name: value for name, value in values[section].items() if name not in names}
     return values
 
@@ -362,7 +362,7 @@ def first_edition(config: Config) -> dict:
 def test_a_whole_config_of_the_first_edition_keeps_its_meaning(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(first_edition(Config())))
     config = update(Config(), read_changes(tmp_path / "config.json"))
-    assert (config.model.vector_norm, config.model.token_std, config.pretrain.extractor_rate) == ("none", 0.02, 1.0)
+    assert (config.model.vector_norm, config.pretrain.extractor_rate) == ("none", 1.0)
 
 
 def test_a_recipe_that_states_a_few_fields_gets_todays_defaults():
@@ -371,7 +371,7 @@ def test_a_recipe_that_states_a_few_fields_gets_todays_defaults():
 
 
 def test_a_config_that_means_what_the_first_edition_did_is_written_as_that_edition_did():
-    old = update(Config(), {"model": {"vector_norm": "none", "token_std": 0.02}})
+    old = update(Config(), {"model": {"vector_norm": "none"}})
     assert without_added(old) == first_edition(Config())
     assert digest(without_added(old)) == digest(first_edition(Config()))
     assert without_added(Config())["model"] == to_dict(Config())["model"]

@@ -487,7 +487,7 @@ def test_bert_embedding_puts_a_position_on_cls_then_normalises():
 
 @torch.no_grad()
 def test_without_vector_norm_the_embedding_is_that_of_the_first_edition():
-    bottleneck = trained(tiny(vector_norm="none", token_std=0.02)).bottleneck
+    bottleneck = trained(tiny(vector_norm="none")).bottleneck
     vectors, positions = noise(1, 4, 16), bottleneck.positions
     x = torch.cat([(bottleneck.cls + positions[0])[None], vectors[0] + positions[1:5]])
     torch.testing.assert_close(bottleneck.embed(vectors, None)[0], bottleneck.norm(x))
@@ -495,7 +495,7 @@ def test_without_vector_norm_the_embedding_is_that_of_the_first_edition():
 
 @torch.no_grad()
 def test_patch_vectors_and_positions_start_at_one_scale(paper):
-    vectors = paper.bottleneck.normalise(40 * noise(2, 25, 256))
+    vectors = paper.bottleneck.vector_norm(40 * noise(2, 25, 256))
     for scaled in (vectors, paper.bottleneck.positions, paper.bottleneck.mask_token):
         assert abs(scaled.std().item() - 1) < 0.15
 

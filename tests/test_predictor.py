@@ -43,7 +43,7 @@ def test_visible_patches_are_known_as_by_the_bottleneck_on_a_shorter_sequence_wi
     masked = mask("x.xx.x..")
     known, _ = model.fill(shown, masked=masked)
     seen = places(~masked)  # 1, 4, 6, 7
-    x = model.bottleneck.normalise(model.extractor(shown[0, seen])) + model.bottleneck.positions[1 + seen]
+    x = model.bottleneck.vector_norm(model.extractor(shown[0, seen])) + model.bottleneck.positions[1 + seen]
     x = torch.cat([model.bottleneck.cls[None] + model.bottleneck.positions[:1], x])[None]
     x = model.bottleneck.norm(x)
     for layer in model.bottleneck.encoder.layers:
@@ -56,7 +56,7 @@ def test_visible_patches_are_known_as_by_the_bottleneck_on_a_shorter_sequence_wi
 def test_the_predictor_says_what_it_does_from_known_vectors_and_its_mask_token_alone():
     model, masked = made(), mask("x.xx.x..")
     known, filled = model.fill(patches(1, 8), masked=masked)
-    vectors = torch.where(masked[..., None], model.predictor.mask_token, model.predictor.normalise(known))
+    vectors = torch.where(masked[..., None], model.predictor.mask_token, model.predictor.vector_norm(known))
     x = torch.cat([model.predictor.cls.expand(1, 1, -1), vectors], dim=1) + model.predictor.positions[:9]
     torch.testing.assert_close(filled, model.predictor.through_layers(model.predictor.norm(x))[-1][:, 1:], atol=1e-5, rtol=1e-5)
     assert "mask_token" not in dict(model.bottleneck.named_parameters())
@@ -114,7 +114,7 @@ def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of
     known, _ = model.fill(shown, masked=masked)
     hook.remove()
     torch.testing.assert_close(
-        seen[0][0, 1:], model.bottleneck.norm(model.bottleneck.normalise(model.extractor(shown[0, places(~masked)])) + expected), atol=1e-5, rtol=1e-5
+        seen[0][0, 1:], model.bottleneck.norm(model.bottleneck.vector_norm(model.extractor(shown[0, places(~masked)])) + expected), atol=1e-5, rtol=1e-5
     )
     beside = torch.cat([shown, patches(1, 3, seed=2)], dim=1).expand(2, -1, -1, -1, -1)
     present, longer = mask("xxxxxxxxx...", "xxxxxxxxxxxx"), mask("x.xx.xx.x...", "x.x.x.x.x.x.")

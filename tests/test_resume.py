@@ -199,10 +199,10 @@ def test_a_run_is_not_resumed_with_other_settings(small_cache, uninterrupted):
 
 
 def test_a_run_that_the_first_edition_began_is_resumed_as_it_began(small_cache, tmp_path):
-    config = update(Config(), {**SETTINGS, "model": {**SETTINGS.get("model", {}), "vector_norm": "none", "token_std": 0.02}})
+    config = update(Config(), {**SETTINGS, "model": {**SETTINGS.get("model", {}), "vector_norm": "none"}})
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     written = json.loads((tmp_path / "run" / "config.json").read_text())
-    del written["model"]["vector_norm"], written["model"]["token_std"], written["pretrain"]["extractor_rate"]
+    del written["model"]["vector_norm"], written["pretrain"]["extractor_rate"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(written))
     assert pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True).exists()
 

@@ -30,10 +30,8 @@ from patchifier.pretrain.validation import validator
 STAGE_ONE = {"steps": 500, "learning_rate": 1e-3, "schedule": "cosine", "warm_up_steps": 20, "clip_norm": 1.0}
 STAGE_TWO = {"learning_rate": 3e-4, "schedule": "cosine", "warm_up_steps": 50, "clip_norm": 1.0}
 ARMS: dict[str, dict[str, Any]] = {
-    "first-edition": {"model": {"vector_norm": "none", "token_std": 0.02}},
+    "first-edition": {"model": {"vector_norm": "none"}},
     "one-scale": {},
-    "bert-scale": {"model": {"token_std": 0.02}},
-    "learnt": {"model": {"vector_norm": "learnt"}},
     "slow-extractor": {"pretrain": {"extractor_rate": 0.1}},
     "frozen-extractor": {"pretrain": {"extractor_rate": 0.0}},
     "pre-norm": {"model": {"norm": "before"}},

@@ -167,10 +167,8 @@ class ModelConfig:
     """Which places of a clip are estimated beside its vectors (:mod:`patchifier.estimators`); none in the paper."""
     norm: Literal["after", "before"] = "after"
     """Where the bottleneck normalises: after each sum, as BERT, or before each part and once at the end."""
-    vector_norm: Literal["fixed", "learnt", "none"] = "fixed"
-    """LayerNorm of each patch vector before mask tokens and positions: without weights, with learnt ones, or none, as in the first edition."""
-    token_std: float = 1.0
-    """Deviation of normalised patch vectors, and of the normal distribution from which CLS, mask token and positions start: one scale, as in BERT."""
+    vector_norm: Literal["layer", "none"] = "layer"
+    """LayerNorm without weights of each patch vector before mask tokens and positions, which then start from N(0, 1); or none, and N(0, 0.02)."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
@@ -179,7 +177,6 @@ class ModelConfig:
         for name in ("channels", "decoder_channels"):
             given = getattr(self, name)
             _require(given is None or (len(given) > 0 and min(given) >= 1), f"model.{name} is {given}, expected numbers of at least 1.")
-        _require(self.token_std > 0, f"model.token_std is {self.token_std}, expected above 0.")
         _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected at least 0 and below 1.")
         shrink = 2 ** len(self.channels)
         _require(
@@ -446,7 +443,7 @@ class Config:
 
 # --- JSON in and out ---
 
-ADDED: dict[str, dict[str, Any]] = {"model": {"vector_norm": "none", "token_std": 0.02}, "pretrain": {"extractor_rate": 1.0}}
+ADDED: dict[str, dict[str, Any]] = {"model": {"vector_norm": "none"}, "pretrain": {"extractor_rate": 1.0}}
 """Fields added since the first edition, with the values that mean what that edition did."""
 
 

@@ -80,9 +80,8 @@ class Bottleneck(nn.Module):
         if fills_in:
             self.mask_token = nn.Parameter(torch.zeros(D))
         self.absolute, self.plain = config.embedding != "relative", config.embedding == "plain"
-        self.normalised, self.token_std = config.vector_norm, config.token_std
-        if self.normalised == "learnt":
-            self.vector_norm = nn.LayerNorm(D)
+        # No weights: both sides of the sum with positions start at one scale
+        self.vector_norm = nn.LayerNorm(D, elementwise_affine=False) if config.vector_norm == "layer" else nn.Identity()
         if self.absolute:
             self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # that of CLS first
         # BERT's epsilon
@@ -124,21 +123,13 @@ class Bottleneck(nn.Module):
     def embed(self, vectors: Tensor, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
         """Put mask tokens over masked vectors, CLS before them, add positions: BERT's embedding. Without positions if only distances count."""
         B, N, D = vectors.shape
-        vectors = self.normalise(vectors)
+        vectors = self.vector_norm(vectors)
         if masked is not None:
             vectors = torch.where(masked[..., None], self.mask_token.to(vectors.dtype), vectors)
         cls = self.cls + self.positions[0] if self.absolute and not self.plain else self.cls
         placed = vectors + self.positions_for(N, present) if self.absolute else vectors
         x = torch.cat([cls.expand(B, 1, D), placed], dim=1)  # (B, 1 + N, D)
         return self.dropout(self.norm(x))
-
-    def normalise(self, vectors: Tensor) -> Tensor:
-        """Bring patch vectors (B, N, D) to the scale of CLS, mask token and positions."""
-        if self.normalised == "none":
-            return vectors
-        if self.normalised == "learnt":
-            return self.token_std * self.vector_norm(vectors)
-        return self.token_std * nn.functional.layer_norm(vectors, vectors.shape[-1:])
 
     def positions_for(self, N: int, present: Tensor | None = None) -> Tensor:
         """Positions (N, D) of patches; in a batch that is longer than trained, (B, N, D), interpolated for each clip that is."""
@@ -216,7 +207,7 @@ class Patchifier(nn.Module):
                 self.align = nn.Sequential(self.align, nn.GELU(), nn.Linear(config.width, config.width))
             self.decoder = Decoder(config)
             self.readout = Standard(config.readout, components=config.components) if config.readout else None
-            initialise(self, token_std=config.token_std)
+            initialise(self, token_std=1.0 if config.vector_norm == "layer" else 0.02)
             self.estimators = nn.ModuleDict({name: ESTIMATORS[name]() for name in config.estimators}) if config.estimators else None
         # A CPU convolves in this order: 1.6 times faster forward and back than with kernels that are reordered each time.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it alone
