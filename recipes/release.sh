@@ -16,23 +16,25 @@ patchifier prepare "$root/pretraining.jsonl"            --out "$root/cache-all" 
 patchifier prepare "$root/pretraining-recordings.jsonl" --out "$root/cache-recordings" --config "$here/base.json"
 python "$open/unheard.py" "$root"
 
-say "Training: the model and the paper's recipe on the same music, three seeds each, and the model's twin that heard recordings alone"
+say "Training: the model with three seeds, the paper's recipe (about ten hours of two cores), and the model's twin, trained on recordings alone"
 for seed in 0 1 2; do
     patchifier pretrain "$root/cache-all" --out "$root/runs/base-$seed"  --config "$here/base.json"       --pretrain.seed $seed --resume
-    patchifier pretrain "$root/cache-all" --out "$root/runs/paper-$seed" --config "$here/base-paper.json" --pretrain.seed $seed --resume
 done
+patchifier pretrain "$root/cache-all" --out "$root/runs/paper-0" --config "$here/base-paper.json" --resume
 patchifier pretrain "$root/cache-recordings" --out "$root/runs/base-recordings" --config "$here/base.json" --resume
 
 say "Judgement: $side side; beside features of others, where benchmarks/outsiders left some in ROOT/outsiders/NAME/FAMILY"
 seeds() { echo "$root/runs/$1-0/model+$root/runs/$1-1/model+$root/runs/$1-2/model"; }
-rows="patchifier-base=$(seeds base),patchifier-paper=$(seeds paper),recordings-only twin=$root/runs/base-recordings/model"
+rows="patchifier-base=$(seeds base),patchifier-paper=$root/runs/paper-0/model,recordings-only twin=$root/runs/base-recordings/model"
 rows+=",random weights of base=random:$root/runs/base-0/model,random weights of paper=random:$root/runs/paper-0/model,mel-stats,mfcc,handcrafted"
 for other in "$root"/outsiders/*/; do
     [ -d "$other" ] && rows+=",$(basename "$other")=features:$root/outsiders/$(basename "$other")/%FAMILY%"
 done
 python "$open/judge.py" "$root" --side "$side" --out "$root/judged-$side" --encoders "$rows"
 
+say "Masked patches: $side side; the model of the paper's recipe beside references without one"
+python "$open/reconstruction.py" "$root" --model "$root/runs/paper-0/model" --side "$side" --out "$root/masked-$side"
+
 say "Into the package: the first seeds"
-for name in base paper; do
-    python "$open/release.py" "$root/runs/$name-0/model" "patchifier-$name" --root "$root" --scores "$root/judged-$side"
-done
+python "$open/release.py" "$root/runs/base-0/model"  patchifier-base  --root "$root" --scores "$root/judged-$side"
+python "$open/release.py" "$root/runs/paper-0/model" patchifier-paper --root "$root" --scores "$root/judged-$side" --reconstruction "$root/masked-$side"
