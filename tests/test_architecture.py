@@ -17,7 +17,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"augment", "datasets", "model", "windows", "weights"},
     {"checkpoint", "readout"},
     {"cache", "embed", "fetch", "check"},
-    {"runs", "diagnosis", "baselines", "leaks", "robustness", "collection", "search"},
+    {"runs", "diagnosis", "self_test", "baselines", "leaks", "robustness", "collection", "search"},
     {"loop", "precision", "probe", "predict", "distance"},
     {"frames"},
     {"pretrain", "finetune", "compare", "report"},

@@ -14,10 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from patchifier import cache, datasets, finetune, loop, precision, pretrain
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
-from patchifier.layers import FEW_CELLS, Convolution, UpConvolution
+from patchifier.layers import FEW_CELLS, Convolution, UpConvolution, keep_in_float32
 from patchifier.model import FeatureExtractor, Patchifier
-from patchifier.precision import Arithmetic, Trial, best_precision, decide, examine, processor_has_bf16, self_test, settle
+from patchifier.precision import Arithmetic, best_precision, decide, processor_has_bf16, settle
 from patchifier.runs import Run
+from patchifier.self_test import LAYER, SelfTest, Trial, examine, self_test
 
 SETTINGS = {
     "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64},
@@ -168,7 +169,7 @@ def test_a_model_on_a_healthy_processor_passes():
 
 
 def test_forward_and_backward_of_each_kind_of_operation_are_looked_at():
-    test = precision.SelfTest()
+    test = SelfTest()
     test.run(trial())
     found = {key[0].removeprefix("aten::") for key in test.reasons}
     assert {"convolution", "convolution_backward", "addmm", "mm"} <= found
@@ -192,9 +193,9 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
 
     patches = torch.rand(4, 8, 1, 64, 32)
     with torch.enable_grad():
-        test = precision.SelfTest()
+        test = SelfTest()
         test.run(Trial(Taught().train(), [lambda model: model.loss() * model.weight]))
-    assert {"aten::convolution", precision.LAYER} <= {key[0] for key in test.reasons}
+    assert {"aten::convolution", LAYER} <= {key[0] for key in test.reasons}
     assert all(not gradients for _, gradients, _ in test.reasons)
 
 
@@ -220,14 +221,14 @@ def test_a_faulty_convolution_is_kept_in_float32(fault):
         if isinstance(part, Convolution | UpConvolution):
             assert part.float32_only == (tuple(part.weight.shape) in verdict.kernels)
     with Faulty(fault, "convolution") as faulty:
-        assert not precision.SelfTest().run(tried)
+        assert not SelfTest().run(tried)
     assert not faulty.calls, "one of them still computes in bf16"
 
 
 def test_a_convolution_in_float32_computes_what_float32_does():
     for layer in (Convolution(3, 8, 3, stride=2, padding=1, bias=False), UpConvolution(3, 8), UpConvolution(3, 1)):
         maps = torch.rand(5, 3, 8, 6)
-        precision.keep_in_float32(layer, [tuple(layer.weight.shape)])
+        keep_in_float32(layer, [tuple(layer.weight.shape)])
         with torch.autocast("cpu", torch.bfloat16):
             found = layer(maps.bfloat16().float())
         assert found.dtype == torch.float32

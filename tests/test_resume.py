@@ -165,7 +165,7 @@ def test_the_bits_depend_on_the_seed(small_cache, uninterrupted, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(small_cache, uninterrupted, tmp_path, number):
     def interrupt(title):
-        return lambda done, total, note: signal.raise_signal(number) if done == 7 else None
+        return lambda done, total, note: signal.raise_signal(number) if title == "stage I" and done == 7 else None
 
     config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], "checkpoint_every_s": 1e9}})
     with pytest.raises(Interrupted, match=r"step 7 of 16.*--resume"):

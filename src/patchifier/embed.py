@@ -114,8 +114,7 @@ class Embedder:
     @functools.cached_property
     def identity(self) -> str:
         """Hash of the weights and of every setting that decides an embedding: vectors with the same one can be compared."""
-        config = self.config
-        values = without_added(config)
+        config, values = self.config, without_added(self.config)
         settings = values["spectrogram"], values["model"], values["embed"], config.pretrain.patches, config.pretrain.stage_two_patches
         return digest(*settings, checkpoint.weights_hash(self.model), *summaries_version(config))
 

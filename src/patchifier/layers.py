@@ -5,6 +5,7 @@ Shapes: P patches, C channels in, O channels out, H x W cells of a map.
 
 import contextlib
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class SwitchableConv2d(nn.Conv2d):
     Attributes
     ----------
     float32_only : bool
-        Set by :func:`patchifier.precision.keep_in_float32` where this processor computes the kernel wrongly in bf16.
+        Set by :func:`keep_in_float32` where this processor computes the kernel wrongly in bf16.
     """
 
     float32_only = False
@@ -41,6 +42,14 @@ class SwitchableConv2d(nn.Conv2d):
     def kernels(self) -> list[tuple[int, ...]]:
         """Shapes of the kernels that torch may be given."""
         return [tuple(self.weight.shape)]
+
+
+def keep_in_float32(module: nn.Module, kernels: Iterable[tuple[int, ...]]) -> None:
+    """Let the convolutions with kernels of these shapes compute in float32 inside bf16 training."""
+    chosen = set(kernels)
+    for part in module.modules():
+        if isinstance(part, SwitchableConv2d) and tuple(part.weight.shape) in chosen:
+            part.float32_only = True
 
 
 def in_bf16(maps: Tensor) -> bool:

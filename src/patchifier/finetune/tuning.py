@@ -19,9 +19,11 @@ from patchifier.datasets import partition
 from patchifier.devices import launch
 from patchifier.diagnosis import describe_batch
 from patchifier.finetune.module import METHODS, Inputs, TunedModel, predict
+from patchifier.layers import keep_in_float32
 from patchifier.loop import Job, fit
-from patchifier.precision import Arithmetic, Trial, keep_in_float32
+from patchifier.precision import Arithmetic
 from patchifier.runs import batch_indices, generator, write_json, write_rows
+from patchifier.self_test import Trial
 from patchifier.tasks import Task
 
 TRIAL_STEPS = 2  # of a method, in the self-test of bf16

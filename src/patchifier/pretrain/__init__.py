@@ -21,6 +21,7 @@ from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
 from patchifier.devices import expected_share, launch, require_devices, require_even, share
 from patchifier.embed import READOUT_CLIPS, measure_readout
+from patchifier.layers import keep_in_float32
 from patchifier.loop import Job, fit
 from patchifier.model import Patchifier
 from patchifier.pretrain.batches import Batches, Plan, require_groups
@@ -31,6 +32,7 @@ from patchifier.pretrain.targets import PIXELS, require_targets
 from patchifier.pretrain.validation import measured_elsewhere, validator
 from patchifier.readout import require_embed, require_readout
 from patchifier.runs import Run, is_first
+from patchifier.self_test import Trial
 
 __all__ = [
     "PICTURE_RATIOS",
@@ -134,7 +136,7 @@ def pretrain(
             progress=progress("test of bf16"),
         )
         fabric = launch(device, devices=devices, nodes=nodes, precision=arithmetic.precision)
-        precision.keep_in_float32(model, precision.agree(fabric, run, arithmetic).kernels)
+        keep_in_float32(model, precision.agree(fabric, run, arithmetic).kernels)
         run.facts["processes"] = fabric.world_size
         for stage in ("one", "two"):
             if config.pretrain.stages in ("both", stage):
@@ -237,14 +239,14 @@ def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
     return dict.fromkeys(("extractor.", "model.extractor."), settings.extractor_rate * settings.stage_two.learning_rate)
 
 
-def trials(model: Patchifier, data: Cache, sides: Sides, config: Config, *, devices: int = 1, nodes: int = 1) -> Iterator[precision.Trial]:
+def trials(model: Patchifier, data: Cache, sides: Sides, config: Config, *, devices: int = 1, nodes: int = 1) -> Iterator[Trial]:
     """What each stage computes in its first steps, with copies of the model: what the self-test of bf16 needs."""
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages in ("both", stage):
             batches = Batches(data, sides.parts, config, stage, training, share=expected_share(training.batch, devices=devices, nodes=nodes))
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             loss, plans = stage_loss(stage, batches, config.pretrain), [batches(step) for step in range(TRIAL_STEPS)]
-            yield precision.Trial(module, [functools.partial(_on_plan, loss, plan) for plan in plans])
+            yield Trial(module, [functools.partial(_on_plan, loss, plan) for plan in plans])
 
 
 def _on_plan(loss: Callable[[nn.Module, Plan], Tensor], plan: Plan, module: nn.Module) -> Tensor:
