@@ -43,12 +43,22 @@ def compare(paths, embedder, rounds, workers):
             for name, engine in engines.items():
                 spans = {}
                 for count, part in (("few", few), ("many", many)):
-                    out = Path(folder) / f"{name}-{count}-{number}{'.parquet' if name == 'embed_library' else ''}"
-                    spans[count] = timed(functools.partial(engine, part, out, embedder=embedder, workers=workers))[0]
+                    out = (
+                        Path(folder)
+                        / f"{name}-{count}-{number}{'.parquet' if name == 'embed_library' else ''}"
+                    )
+                    spans[count] = timed(
+                        functools.partial(engine, part, out, embedder=embedder, workers=workers)
+                    )[0]
                 beyond[name].append(spans["many"] - spans["few"])
                 start[name].append(spans["few"])
-                print(f"round {number + 1}, {name}: {len(few)} files {spans['few']:.1f} s, {len(many)} files {spans['many']:.1f} s", flush=True)
-    return {name: np.array(times) for name, times in beyond.items()}, {name: np.array(times) for name, times in start.items()}
+                print(
+                    f"round {number + 1}, {name}: {len(few)} files {spans['few']:.1f} s, {len(many)} files {spans['many']:.1f} s",
+                    flush=True,
+                )
+    return {name: np.array(times) for name, times in beyond.items()}, {
+        name: np.array(times) for name, times in start.items()
+    }
 
 
 def run(flags):
@@ -57,15 +67,42 @@ def run(flags):
     embedder = loaded(flags)
     with tempfile.TemporaryDirectory() as folder:
         paths = make(Path(folder), flags.files, flags.seconds)
-        ray.init(num_cpus=flags.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            num_cpus=flags.workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
         beyond, start = compare(paths, embedder, flags.rounds, flags.workers)
         ray.shutdown()
     files = flags.files - flags.files // 4
-    results = {f"{name}_files_s": say(f"{name}, start left out, {flags.workers} workers", files / times, "1/s") for name, times in beyond.items()}
-    results["ratio"] = say("embed_on_ray / embed_library, start left out", beyond["embed_on_ray"] / beyond["embed_library"], "")
-    results["start_s"] = say(f"{flags.files // 4} files: embed_on_ray - embed_library", start["embed_on_ray"] - start["embed_library"], "s")
+    results = {
+        f"{name}_files_s": say(
+            f"{name}, start left out, {flags.workers} workers", files / times, "1/s"
+        )
+        for name, times in beyond.items()
+    }
+    results["ratio"] = say(
+        "embed_on_ray / embed_library, start left out",
+        beyond["embed_on_ray"] / beyond["embed_library"],
+        "",
+    )
+    results["start_s"] = say(
+        f"{flags.files // 4} files: embed_on_ray - embed_library",
+        start["embed_on_ray"] - start["embed_library"],
+        "s",
+    )
     print(f"median of {flags.rounds} rounds in turn")
-    keep("cluster", {**results, "files": flags.files, "seconds": flags.seconds, "rounds": flags.rounds, "workers": flags.workers})
+    keep(
+        "cluster",
+        {
+            **results,
+            "files": flags.files,
+            "seconds": flags.seconds,
+            "rounds": flags.rounds,
+            "workers": flags.workers,
+        },
+    )
 
 
 def loaded(flags):
@@ -95,37 +132,68 @@ def plan(flags):
     embedder = loaded(flags)
     rate, share = (flags.rate, None) if flags.rate else measured(embedder, flags.minutes)
     path = RESULTS / "cluster.json"
-    ratio, said = (max(1.0, json.loads(path.read_text())["ratio"]["median"]), "measured: benchmarks/cluster.py") if path.exists() else (1.0, "assumed")
+    ratio, said = (
+        (
+            max(1.0, json.loads(path.read_text())["ratio"]["median"]),
+            "measured: benchmarks/cluster.py",
+        )
+        if path.exists()
+        else (1.0, "assumed")
+    )
     core_hours = flags.tracks / rate * ratio / 3600
     in_tb, row_b = flags.tracks * flags.track_mb / 1e6, 4 * embedder.size + 150
     files = -(-flags.tracks // parts.PART_CLIPS[1])
     per_core_mb = rate / ratio * flags.track_mb
-    print(f"{flags.tracks:,} tracks of {flags.minutes:g} minutes, {flags.track_mb:g} MB each; {machine()}\n")
+    print(
+        f"{flags.tracks:,} tracks of {flags.minutes:g} minutes, {flags.track_mb:g} MB each; {machine()}\n"
+    )
     print("| what | how much | from |\n|---|---|---|")
     x = rate * 60 * flags.minutes
     decoding = f", {100 * share:.0f} % of it decoding and resampling" if share else ""
-    print(f"| one core | {rate:.2f} tracks/s, {x:,.0f} x real time{decoding} | {'--rate' if flags.rate else 'measured now'} |")
+    print(
+        f"| one core | {rate:.2f} tracks/s, {x:,.0f} x real time{decoding} | {'--rate' if flags.rate else 'measured now'} |"
+    )
     print(f"| Ray against one machine's job | x {ratio:.2f} time | {said} |")
     print(f"| work | {core_hours:,.0f} core hours | tracks / rate |")
-    print(f"| computing | {core_hours * flags.price_core_hour:,.0f} | {flags.price_core_hour:g} for a core hour, an example |")
+    print(
+        f"| computing | {core_hours * flags.price_core_hour:,.0f} | {flags.price_core_hour:g} for a core hour, an example |"
+    )
     print(f"| audio | {in_tb:,.1f} TB, each byte read once | --track_mb |")
-    print(f"| its storage for a month | {in_tb * flags.price_tb_month:,.0f} | {flags.price_tb_month:g} for a TB and month, an example |")
-    gets = 2 * flags.tracks + 8 * files  # length and content of a track; looking for a part, its mark, the part, its mark's end
-    print(f"| requests | {gets / 1e6:,.1f} million, {gets / 1000 * flags.price_1000_get:,.0f} | {flags.price_1000_get:g} for 1000, an example |")
-    print(f"| vectors | {flags.tracks * row_b / 1e9:,.1f} GB in {files:,} parts | {embedder.size} numbers and about 150 bytes a row |")
+    print(
+        f"| its storage for a month | {in_tb * flags.price_tb_month:,.0f} | {flags.price_tb_month:g} for a TB and month, an example |"
+    )
+    gets = (
+        2 * flags.tracks + 8 * files
+    )  # length and content of a track; looking for a part, its mark, the part, its mark's end
+    print(
+        f"| requests | {gets / 1e6:,.1f} million, {gets / 1000 * flags.price_1000_get:,.0f} | {flags.price_1000_get:g} for 1000, an example |"
+    )
+    print(
+        f"| vectors | {flags.tracks * row_b / 1e9:,.1f} GB in {files:,} parts | {embedder.size} numbers and about 150 bytes a row |"
+    )
     print(
         f"| network | {8 * per_core_mb:,.0f} Mbit/s for each core, {8 * per_core_mb * flags.cores / 1000:,.1f} Gbit/s for {flags.cores} | rate x --track_mb |"
     )
     print(f"\n| machines of {flags.cores} cores | hours | read from the store |\n|---|---|---|")
     for count in map(int, flags.machines.split(",")):
-        print(f"| {count} | {core_hours / flags.cores / count:,.1f} | {per_core_mb * flags.cores * count / 1000:,.2f} GB/s |")
+        print(
+            f"| {count} | {core_hours / flags.cores / count:,.1f} | {per_core_mb * flags.cores * count / 1000:,.2f} GB/s |"
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plan", action="store_true")
     numbers = {"files": 96, "rounds": 3, "workers": 2, "tracks": 10_000_000, "cores": 32}
-    values = {"seconds": 30.0, "minutes": 4.0, "track_mb": 5.76, "rate": 0.0, "price_core_hour": 0.03, "price_tb_month": 23.0, "price_1000_get": 0.0004}
+    values = {
+        "seconds": 30.0,
+        "minutes": 4.0,
+        "track_mb": 5.76,
+        "rate": 0.0,
+        "price_core_hour": 0.03,
+        "price_tb_month": 23.0,
+        "price_1000_get": 0.0004,
+    }
     for name, value in {**numbers, **values}.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--machines", default="10,50,200")

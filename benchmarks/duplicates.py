@@ -34,26 +34,54 @@ def vectors(task: tuple[str, Clip, int]) -> np.ndarray:
     torch.set_num_threads(1)
     name, clip, seed = task
     model, sound = patchifier.load(name), audio.load(clip.path)
-    copies = [sound, *(change(sound, np.random.default_rng([seed, number])) for number, change in enumerate(COPIES.values()))]
-    made = np.stack([model.embed(np.asarray(copy, np.float32), sample_rate=RATE) for copy in copies]).astype(np.float64)
+    copies = [
+        sound,
+        *(
+            change(sound, np.random.default_rng([seed, number]))
+            for number, change in enumerate(COPIES.values())
+        ),
+    ]
+    made = np.stack(
+        [model.embed(np.asarray(copy, np.float32), sample_rate=RATE) for copy in copies]
+    ).astype(np.float64)
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="patchifier-base")
     name = parser.parse_args().model
     clips = datasets.load("demo").clips
     with ProcessPoolExecutor() as pool:
-        found = np.stack(list(pool.map(vectors, [(name, clip, seed) for seed, clip in enumerate(clips)], chunksize=8)))
+        found = np.stack(
+            list(
+                pool.map(
+                    vectors, [(name, clip, seed) for seed, clip in enumerate(clips)], chunksize=8
+                )
+            )
+        )
     print(f"{machine()}; {name}, {len(clips)} clips")
-    print(f"{'cosine of at least':24}", *(f"{threshold:>7.2f}" for threshold in THRESHOLDS), f"{'lowest':>8}")
+    print(
+        f"{'cosine of at least':24}",
+        *(f"{threshold:>7.2f}" for threshold in THRESHOLDS),
+        f"{'lowest':>8}",
+    )
     for number, change in enumerate(COPIES, 1):
         own = (found[:, 0] * found[:, number]).sum(1)
-        print(f"{change:24}", *(f"{(own >= threshold).sum():7d}" for threshold in THRESHOLDS), f"{own.min():8.3f}")
+        print(
+            f"{change:24}",
+            *(f"{(own >= threshold).sum():7d}" for threshold in THRESHOLDS),
+            f"{own.min():8.3f}",
+        )
     pairs = (found[:, 0] @ found[:, 0].T)[np.triu_indices(len(clips), 1)]
-    print(f"{'other tracks':24}", *(f"{(pairs >= threshold).sum():7d}" for threshold in THRESHOLDS), f"{pairs.max():8.3f} highest of {len(pairs):,}")
+    print(
+        f"{'other tracks':24}",
+        *(f"{(pairs >= threshold).sum():7d}" for threshold in THRESHOLDS),
+        f"{pairs.max():8.3f} highest of {len(pairs):,}",
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,16 @@ def decoded(path):
 def stages(paths, embedder, rounds):
     """Milliseconds for each file on one thread: {stage: (rounds,)}."""
     config = embedder.config.spectrogram
-    names = ("decode", "resample", "log-mel", "model", "model at this machine's matrix rate", "tags", "decode + resample", "log-mel + model")
+    names = (
+        "decode",
+        "resample",
+        "log-mel",
+        "model",
+        "model at this machine's matrix rate",
+        "tags",
+        "decode + resample",
+        "log-mel + model",
+    )
     spent = {name: [] for name in names}
     torch.set_num_threads(1)
     for _ in range(rounds + 1):
@@ -51,7 +60,9 @@ def stages(paths, embedder, rounds):
         for path in paths:
             seconds, mono = timed(decoded, path)
             total["decode"] += seconds
-            seconds, wave = timed(functools.partial(soxr.resample, quality="HQ"), mono, RATE, config.sample_rate)
+            seconds, wave = timed(
+                functools.partial(soxr.resample, quality="HQ"), mono, RATE, config.sample_rate
+            )
             total["resample"] += seconds
             seconds, log_mel = timed(spectrogram.log_mel, wave, config)
             total["log-mel"] += seconds
@@ -59,17 +70,23 @@ def stages(paths, embedder, rounds):
             log_mels.append(log_mel)
         for start in range(0, len(log_mels), 8):  # as many as a process embeds at once
             total["model"] += timed(embedder.embed_log_mels, log_mels[start : start + 8])[0]
-        total["model at this machine's matrix rate"] = sum(operations(embedder, log_mel) for log_mel in log_mels) / matrix_rate()
+        total["model at this machine's matrix rate"] = (
+            sum(operations(embedder, log_mel) for log_mel in log_mels) / matrix_rate()
+        )
         total["decode + resample"] = total["decode"] + total["resample"]
         total["log-mel + model"] = total["log-mel"] + total["model"]
         for name, seconds in total.items():
             spent[name].append(1000 * seconds / len(paths))
-    return {name: np.array(times[1:]) for name, times in spent.items()}  # the first round fills caches
+    return {
+        name: np.array(times[1:]) for name, times in spent.items()
+    }  # the first round fills caches
 
 
 def operations(embedder, log_mel):
     """Floating-point operations of the products and convolutions that an embedding takes."""
-    torch.backends.mha.set_fastpath_enabled(False)  # its one operation for a whole layer is not counted
+    torch.backends.mha.set_fastpath_enabled(
+        False
+    )  # its one operation for a whole layer is not counted
     with FlopCounterMode(display=False) as counter:
         embedder.embed_log_mels([log_mel])
     torch.backends.mha.set_fastpath_enabled(True)
@@ -90,8 +107,18 @@ def beside(paths, embedder, rounds, folder):
 
     cache.prepare(datasets.load(paths[0].parent), folder)
     data = cache.Cache(folder)
-    numbers = [number for number, clip in enumerate(data.clips) if Path(clip.path) in {path.resolve() for path in paths}]
-    ways = [*encoders("mfcc"), *encoders("handcrafted"), from_opensmile.encoder(), from_opensmile.encoder("ComParE_2016"), from_musicnn.encoder()]
+    numbers = [
+        number
+        for number, clip in enumerate(data.clips)
+        if Path(clip.path) in {path.resolve() for path in paths}
+    ]
+    ways = [
+        *encoders("mfcc"),
+        *encoders("handcrafted"),
+        from_opensmile.encoder(),
+        from_opensmile.encoder("ComParE_2016"),
+        from_musicnn.encoder(),
+    ]
     spent = {way.name: [] for way in ways}
     torch.set_num_threads(1)
     for _ in range(rounds + 1):
@@ -115,13 +142,22 @@ def end_to_end(paths, embedder, rounds, workers):
     few, many = [str(path) for path in paths[: len(paths) // 4]], [str(path) for path in paths]
     whole, alone = [], []
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ProcessPoolExecutor(workers, context) as pool,
+    ):
         decode_all(many, pool)
         for number in range(rounds + 1):
             spans = []
             for name, part in (("few", few), ("many", many)):
                 out = Path(folder) / f"{name}{number}.parquet"
-                spans.append(timed(functools.partial(collection.embed_library, part, out, embedder=embedder, workers=workers))[0])
+                spans.append(
+                    timed(
+                        functools.partial(
+                            collection.embed_library, part, out, embedder=embedder, workers=workers
+                        )
+                    )[0]
+                )
             whole.append(spans[1] - spans[0])
             alone.append(timed(decode_all, many, pool)[0] - timed(decode_all, few, pool)[0])
     return np.array(whole[1:]), np.array(alone[1:])
@@ -141,21 +177,52 @@ def main():
         paths = make(Path(folder), flags.files, flags.seconds)
         spent = stages(paths[:16], embedder, flags.rounds)
         whole, alone = end_to_end(paths, embedder, flags.rounds, flags.workers)
-        others = beside(paths[:4], embedder, min(flags.rounds, 3), Path(folder) / "cache") if flags.peers else {}
+        others = (
+            beside(paths[:4], embedder, min(flags.rounds, 3), Path(folder) / "cache")
+            if flags.peers
+            else {}
+        )
         size_mb = sum(path.stat().st_size for path in paths) / 2**20
     audio_s = (flags.files - flags.files // 4) * flags.seconds
-    print(f"{flags.files} mp3 files of {flags.seconds:g} s, 44.1 kHz, stereo, {8 * 1.048576 * 1000 * size_mb / flags.files / flags.seconds:.0f} kbit/s")
-    results = {name: say(f"{name}, one thread, one file", times, "ms") for name, times in spent.items()}
-    results["share_of_rate"] = say("model / the same at matrix rate", spent["model"] / spent["model at this machine's matrix rate"], "")
-    results["ratio_one_thread"] = say("(log-mel + model) / (decode + resample)", spent["log-mel + model"] / spent["decode + resample"], "")
+    print(
+        f"{flags.files} mp3 files of {flags.seconds:g} s, 44.1 kHz, stereo, {8 * 1.048576 * 1000 * size_mb / flags.files / flags.seconds:.0f} kbit/s"
+    )
+    results = {
+        name: say(f"{name}, one thread, one file", times, "ms") for name, times in spent.items()
+    }
+    results["share_of_rate"] = say(
+        "model / the same at matrix rate",
+        spent["model"] / spent["model at this machine's matrix rate"],
+        "",
+    )
+    results["ratio_one_thread"] = say(
+        "(log-mel + model) / (decode + resample)",
+        spent["log-mel + model"] / spent["decode + resample"],
+        "",
+    )
     results["x_real_time"] = say(f"end to end, {flags.workers} processes", audio_s / whole, "x")
-    results["x_real_time_decoding"] = say(f"decode + resample alone, {flags.workers} processes", audio_s / alone, "x")
+    results["x_real_time_decoding"] = say(
+        f"decode + resample alone, {flags.workers} processes", audio_s / alone, "x"
+    )
     results["ratio"] = say("end to end / decode + resample alone", whole / alone, "")
-    facts = {name: getattr(flags, name) for name in ("model", "files", "seconds", "rounds", "workers")}
-    keep("embed" if flags.model == weights.DEFAULT else f"embed_{Path(flags.model).name.replace('-', '_')}", {**results, **facts})
+    facts = {
+        name: getattr(flags, name) for name in ("model", "files", "seconds", "rounds", "workers")
+    }
+    keep(
+        "embed"
+        if flags.model == weights.DEFAULT
+        else f"embed_{Path(flags.model).name.replace('-', '_')}",
+        {**results, **facts},
+    )
     if others:
-        peers = {name: say(f"{name}, one thread", 4 * flags.seconds / times[:, 1], "x") for name, times in others.items()}
-        faster = {name: say(f"ours is faster than {name} by", times[:, 1] / times[:, 0], "") for name, times in others.items()}
+        peers = {
+            name: say(f"{name}, one thread", 4 * flags.seconds / times[:, 1], "x")
+            for name, times in others.items()
+        }
+        faster = {
+            name: say(f"ours is faster than {name} by", times[:, 1] / times[:, 0], "")
+            for name, times in others.items()
+        }
         keep("embed_peers", {"x_real_time": peers, "ours_faster": faster, **facts, "files": 4})
     print(f"median of {flags.rounds} rounds in turn")
 

@@ -25,32 +25,57 @@ def short(recipe: str, steps: int) -> Config:
     """A recipe with a few steps of each stage, all at the full rate."""
     config = update(Config(), read_changes(RECIPES / f"{recipe}.json"))
     stage = {"steps": steps, "warm_up_steps": 0, "schedule": "constant"}
-    return update(config, {"pretrain": {"stage_one": stage, "stage_two": stage, "validate_every": steps}})
+    return update(
+        config, {"pretrain": {"stage_one": stage, "stage_two": stage, "validate_every": steps}}
+    )
 
 
 def run(config: Config, source: Path, out: Path) -> dict[str, object]:
     """Train once; returns what run.json says, and the hash of the weights."""
     settings = out.with_suffix(".json")
     settings.write_text(json.dumps(to_dict(config)), encoding="utf-8")
-    command = [sys.executable, "-m", "patchifier", "pretrain", str(source), "--out", str(out), "--config", str(settings), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "patchifier",
+        "pretrain",
+        str(source),
+        "--out",
+        str(out),
+        "--config",
+        str(settings),
+        "--device",
+        "cpu",
+    ]
     subprocess.run(command, check=True, capture_output=True)
-    return json.loads((out / "run.json").read_text(encoding="utf-8")) | {"weights": checkpoint.weights_hash(checkpoint.load(out / "model").model)}
+    return json.loads((out / "run.json").read_text(encoding="utf-8")) | {
+        "weights": checkpoint.weights_hash(checkpoint.load(out / "model").model)
+    }
 
 
 def main() -> int:
     """Print a row for each recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="paper,clip", help="with commas between them; clip and workers have a teacher")
+    parser.add_argument(
+        "--recipe",
+        default="paper,clip",
+        help="with commas between them; clip and workers have a teacher",
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     asked = parser.parse_args()
     equal = True
     with tempfile.TemporaryDirectory() as folder:
-        print("| recipe | precision | operations tested | refused | seconds of the test | seconds of a run | equal bits |\n|---|---|---|---|---|---|---|")
+        print(
+            "| recipe | precision | operations tested | refused | seconds of the test | seconds of a run | equal bits |\n|---|---|---|---|---|---|---|"
+        )
         for recipe in asked.recipe.split(","):
             config, source = short(recipe, asked.steps), Path(folder) / f"cache-{recipe}"
             cache.prepare(datasets.load("demo"), source, config=config.spectrogram, workers=1)
-            rows = [run(config, source, Path(folder) / f"{recipe}-{number}") for number in range(asked.runs)]
+            rows = [
+                run(config, source, Path(folder) / f"{recipe}-{number}")
+                for number in range(asked.runs)
+            ]
             kinds = len({row["weights"] for row in rows})
             equal = equal and kinds == 1
             test = rows[0].get("precision test", {})
@@ -59,8 +84,14 @@ def main() -> int:
             seconds = ", ".join(f"{row['seconds']:.0f}" for row in rows)
             refused = "; ".join(test.get("refused", [])) or "none"
             found = "all" if kinds == 1 else f"no: {kinds} kinds of {len(rows)}"
-            print(f"| {recipe} | {precisions} | {test.get('operations', 0)} | {refused} | {tests} | {seconds} | {found} |", flush=True)
-        facts = {name: test.get(name) for name in ("processor", "amx", "ONEDNN_MAX_CPU_ISA", "torch", "threads")}
+            print(
+                f"| {recipe} | {precisions} | {test.get('operations', 0)} | {refused} | {tests} | {seconds} | {found} |",
+                flush=True,
+            )
+        facts = {
+            name: test.get(name)
+            for name in ("processor", "amx", "ONEDNN_MAX_CPU_ISA", "torch", "threads")
+        }
         print(", ".join(f"{name}: {value}" for name, value in facts.items()))
     return 0 if equal else 1
 

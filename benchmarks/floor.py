@@ -39,7 +39,9 @@ class Work:
         return Work(self.products * factor, self.outputs * factor, self.first * factor)
 
     def __add__(self, other):
-        return Work(self.products + other.products, self.outputs + other.outputs, self.first + other.first)
+        return Work(
+            self.products + other.products, self.outputs + other.outputs, self.first + other.first
+        )
 
     @property
     def operations(self):
@@ -49,7 +51,9 @@ class Work:
 
 def taps(cells, stride):
     """Cells seen by all of a 3-tap convolution's outputs along one axis, padding left out."""
-    return sum(0 <= out * stride + tap < cells for out in range(cells // stride) for tap in (-1, 0, 1))
+    return sum(
+        0 <= out * stride + tap < cells for out in range(cells // stride) for tap in (-1, 0, 1)
+    )
 
 
 def extractor(config):
@@ -69,7 +73,9 @@ def decoder(config):
     H, W = (size // 2 ** len(config.channels) for size in (config.bands, config.frames))
     work = Work(config.width * channels[0] * H * W, channels[0] * H * W)
     for before, after in itertools.pairwise(channels):
-        seen = (4 * H - 2) * (4 * W - 2)  # along an axis: two cells for each output, one for those at the ends
+        seen = (4 * H - 2) * (
+            4 * W - 2
+        )  # along an axis: two cells for each output, one for those at the ends
         H, W = 2 * H, 2 * W
         work += Work(seen * before * after, after * H * W)
     return work
@@ -78,21 +84,33 @@ def decoder(config):
 def bottleneck(config):
     """Work for one sequence of 1 + N vectors."""
     S, D, F = 1 + N, config.width, config.feed_forward
-    layer = Work(S * (4 * D * D + 2 * D * F) + 2 * S * S * D, S * (3 * D + D + D + 2 * D + 2 * F + D) + 2 * config.heads * S * S)
+    layer = Work(
+        S * (4 * D * D + 2 * D * F) + 2 * S * S * D,
+        S * (3 * D + D + D + 2 * D + 2 * F + D) + 2 * config.heads * S * S,
+    )
     return layer.times(config.layers)
 
 
 def step_work(stage, config):
     """Work of a step of B clips, and how many weights it trains."""
     model = Patchifier(config)
-    parts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()}
+    parts = {
+        name: sum(parameter.numel() for parameter in part.parameters())
+        for name, part in model.named_children()
+    }
     masked = round(0.75 * N)
     align = Work(2 * config.width**2, 2 * config.width)
     if stage == "one":
-        return (extractor(config) + decoder(config)).times(B * N), parts["extractor"] + parts["decoder"]
+        return (extractor(config) + decoder(config)).times(B * N), parts["extractor"] + parts[
+            "decoder"
+        ]
     if stage == "two":
-        return extractor(config).times(B * (N - masked)) + bottleneck(config).times(B) + (align + decoder(config)).times(B * masked), sum(parts.values())
-    return extractor(config).times(B * N) + bottleneck(config).times(B), parts["extractor"] + parts["bottleneck"]
+        return extractor(config).times(B * (N - masked)) + bottleneck(config).times(B) + (
+            align + decoder(config)
+        ).times(B * masked), sum(parts.values())
+    return extractor(config).times(B * N) + bottleneck(config).times(B), parts["extractor"] + parts[
+        "bottleneck"
+    ]
 
 
 def floor(stage, ceilings, precision, config=None):
@@ -100,8 +118,16 @@ def floor(stage, ceilings, precision, config=None):
     work, weights = step_work(stage, config or ModelConfig())
     width = 2 if precision == "bf16" else 4
     moved = 4 * work.outputs * width + weights * (9 * 4 + (2 * 4 if precision == "bf16" else 0))
-    seconds = {"computing": work.operations / ceilings[f"{precision}_operations_per_s"], "moving": moved / ceilings["bytes_per_s"]}
-    return {"operations": work.operations, "bytes": moved, "seconds": max(seconds.values()), **seconds}
+    seconds = {
+        "computing": work.operations / ceilings[f"{precision}_operations_per_s"],
+        "moving": moved / ceilings["bytes_per_s"],
+    }
+    return {
+        "operations": work.operations,
+        "bytes": moved,
+        "seconds": max(seconds.values()),
+        **seconds,
+    }
 
 
 def quickest(run, rounds):
@@ -137,17 +163,23 @@ def main():
         f"{ceilings['bf16_operations_per_s'] / 1e9:.0f} in bf16; memory: {ceilings['bytes_per_s'] / 1e9:.1f} GB/s"
     )
     rows = []
-    print(f"{'':<20}{'precision':>10}{'1e9 operations':>16}{'MB':>8}{'computing':>11}{'moving':>9}{'clips/s':>9}")
+    print(
+        f"{'':<20}{'precision':>10}{'1e9 operations':>16}{'MB':>8}{'computing':>11}{'moving':>9}{'clips/s':>9}"
+    )
     for stage, precision in itertools.product(STAGES, ("32", "bf16")):
         least = floor(stage, ceilings, precision)
-        rows.append({"stage": stage, "precision": precision, **least, "clips_per_s": B / least["seconds"]})
+        rows.append(
+            {"stage": stage, "precision": precision, **least, "clips_per_s": B / least["seconds"]}
+        )
         print(
             f"{STAGES[stage]:<20}{precision:>10}{least['operations'] / 1e9:>16.1f}{least['bytes'] / 1e6:>8.0f}"
             f"{least['computing'] * 1e3:>8.0f} ms{least['moving'] * 1e3:>6.0f} ms{B / least['seconds']:>9.0f}"
         )
     print(f"batch {B}, {N} patches, {machine()}")
     results = Path(__file__).parent / "results"
-    (results / "floor.json").write_text(json.dumps({"rows": rows, "ceilings": ceilings, "machine": machine()}, indent=1) + "\n")
+    (results / "floor.json").write_text(
+        json.dumps({"rows": rows, "ceilings": ceilings, "machine": machine()}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

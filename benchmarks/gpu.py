@@ -29,7 +29,12 @@ from patchifier.pretrain.batches import Resident
 from patchifier.runs import machine, write_json
 
 CLIPS, FRAMES, EPOCHS = 16_000, 1249, 1000  # the paper's
-WAYS = {"float32": ("32", False, False), "bf16": ("bf16", False, False), "bf16, graph": ("bf16", True, False), "bf16, graph, compiled": ("bf16", True, True)}
+WAYS = {
+    "float32": ("32", False, False),
+    "bf16": ("bf16", False, False),
+    "bf16, graph": ("bf16", True, False),
+    "bf16, graph, compiled": ("bf16", True, True),
+}
 
 
 class Noise:
@@ -43,7 +48,9 @@ class Noise:
         for first in range(0, clips, 500):
             count = min(500, clips - first)
             slow = torch.randn(count, 64, FRAMES // 50 + 2, generator=generator, device=device)
-            slow = torch.nn.functional.interpolate(slow, size=FRAMES, mode="linear").transpose(1, 2)  # (n, T, M)
+            slow = torch.nn.functional.interpolate(slow, size=FRAMES, mode="linear").transpose(
+                1, 2
+            )  # (n, T, M)
             level = torch.randn(count, 1, 64, generator=generator, device=device)
             fast = torch.randn(slow.shape, generator=generator, device=device)
             rows = (-0.5 + 0.1 * level + 0.1 * slow + 0.03 * fast).clamp_(-1, 0.4)
@@ -55,7 +62,19 @@ class Noise:
     read = Cache.read
 
 
-def stepper(stage, data, batch, device, *, precision="32", graph=False, compiled=False, dropout=0.1, total=10**9, learning_rate=1e-4):
+def stepper(
+    stage,
+    data,
+    batch,
+    device,
+    *,
+    precision="32",
+    graph=False,
+    compiled=False,
+    dropout=0.1,
+    total=10**9,
+    learning_rate=1e-4,
+):
     """Take steps of a stage, as training does."""
     config = update(Config(), {"model": {"dropout": dropout}})
     training = TrainingConfig(steps=total, batch=batch, learning_rate=learning_rate)
@@ -63,10 +82,14 @@ def stepper(stage, data, batch, device, *, precision="32", graph=False, compiled
     model = Patchifier(config.model).to(fabric.device)
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage])
-    batches = Batches(data, [np.arange(len(data.frames))], config, stage, training, device=fabric.device)
+    batches = Batches(
+        data, [np.arange(len(data.frames))], config, stage, training, device=fabric.device
+    )
     batches.resident = Resident(data.table.to(fabric.device), np.arange(len(data.frames)) * FRAMES)
     loss = stage_loss(stage, batches, config.pretrain)
-    job = loop.Job(model, len(data.frames), batches, torch.compile(loss) if compiled else loss, static=graph)
+    job = loop.Job(
+        model, len(data.frames), batches, torch.compile(loss) if compiled else loss, static=graph
+    )
     optimiser = loop.make_optimiser(model, training, {})
     wrapped, optimiser = fabric.setup(model, optimiser)
     return loop.Stepper(job, wrapped, optimiser, fabric, training, seed=0, total=total)
@@ -87,9 +110,17 @@ def agreement(data, device, batch, steps):
             losses.append([float(take(step)[1][0]) for step in range(steps)])
         here, there = map(np.array, losses)
         rows.append(
-            {"stage": stage, "batch": batch, "steps": steps, "largest_relative_difference": float(np.abs(here / there - 1).max()), "last_loss": here[-1]}
+            {
+                "stage": stage,
+                "batch": batch,
+                "steps": steps,
+                "largest_relative_difference": float(np.abs(here / there - 1).max()),
+                "last_loss": here[-1],
+            }
         )
-        print(f"stage {stage}: losses of {steps} steps on {device} and on the processor differ by at most {rows[-1]['largest_relative_difference']:.1e}")
+        print(
+            f"stage {stage}: losses of {steps} steps on {device} and on the processor differ by at most {rows[-1]['largest_relative_difference']:.1e}"
+        )
     return rows
 
 
@@ -102,7 +133,9 @@ def speed(data, device, batches, steps, rounds=3):
             for way, (precision, graph, compiled) in WAYS.items():
                 if (graph or compiled) and device != "cuda":
                     continue
-                takes[way] = stepper(stage, data, batch, device, precision=precision, graph=graph, compiled=compiled)
+                takes[way] = stepper(
+                    stage, data, batch, device, precision=precision, graph=graph, compiled=compiled
+                )
                 for step in range(min(steps, 12)):
                     takes[way](step)
                 next_step[way] = min(steps, 12)
@@ -119,14 +152,30 @@ def speed(data, device, batches, steps, rounds=3):
             for way, seconds in spent.items():
                 step_s = float(np.median(seconds))
                 minutes = step_s * math.ceil(EPOCHS * CLIPS / batch) / 60
-                row = {"stage": stage, "batch": batch, "way": way, "step_ms": 1000 * step_s, "clips_per_s": batch / step_s, "schedule_minutes": minutes}
+                row = {
+                    "stage": stage,
+                    "batch": batch,
+                    "way": way,
+                    "step_ms": 1000 * step_s,
+                    "clips_per_s": batch / step_s,
+                    "schedule_minutes": minutes,
+                }
                 rows.append(row)
-                print(f"stage {stage}, batch {batch:>5}, {way:<22}{row['step_ms']:9.2f} ms {row['clips_per_s']:10.0f} clips/s {minutes:9.1f} min", flush=True)
+                print(
+                    f"stage {stage}, batch {batch:>5}, {way:<22}{row['step_ms']:9.2f} ms {row['clips_per_s']:10.0f} clips/s {minutes:9.1f} min",
+                    flush=True,
+                )
     for batch in batches:
         for way in WAYS:
-            both = [row["schedule_minutes"] for row in rows if row["batch"] == batch and row["way"] == way]
+            both = [
+                row["schedule_minutes"]
+                for row in rows
+                if row["batch"] == batch and row["way"] == way
+            ]
             if len(both) == 2:
-                print(f"both stages, {EPOCHS} epochs of {CLIPS:,} clips, batch {batch}, {way}: {sum(both):.1f} min")
+                print(
+                    f"both stages, {EPOCHS} epochs of {CLIPS:,} clips, batch {batch}, {way}: {sum(both):.1f} min"
+                )
     return rows
 
 
@@ -135,16 +184,37 @@ def equal_clips(data, device, batches, clips):
     rows = []
     for batch in batches:
         steps = clips // batch
-        take = stepper("two", data, batch, device, precision="bf16", graph=device == "cuda", total=steps, learning_rate=1e-4 * math.sqrt(batch / 32))
+        take = stepper(
+            "two",
+            data,
+            batch,
+            device,
+            precision="bf16",
+            graph=device == "cuda",
+            total=steps,
+            learning_rate=1e-4 * math.sqrt(batch / 32),
+        )
         losses = torch.stack([take(step)[1][0] for step in range(steps)])
-        rows.append({"batch": batch, "clips": clips, "steps": steps, "loss": float(losses[-max(1, steps // 10) :].mean())})
+        rows.append(
+            {
+                "batch": batch,
+                "clips": clips,
+                "steps": steps,
+                "loss": float(losses[-max(1, steps // 10) :].mean()),
+            }
+        )
         print(f"stage two, batch {batch}: loss {rows[-1]['loss']:.5f} after {clips:,} clips")
     return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu tries the script out, on few clips.")
+    parser.add_argument(
+        "--device",
+        default="cuda",
+        choices=["cuda", "cpu"],
+        help="cpu tries the script out, on few clips.",
+    )
     parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 256, 1024])
     parser.add_argument("--steps", type=int, default=300, help="Timed steps of each way and round.")
@@ -153,7 +223,9 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     flags = parser.parse_args()
     if flags.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no GPU that torch can use here; --device cpu --clips 64 --batches 4 --agree 2 --steps 2 --equal 16 tries the script out")
+        parser.error(
+            "there is no GPU that torch can use here; --device cpu --clips 64 --batches 4 --agree 2 --steps 2 --equal 16 tries the script out"
+        )
     data = Noise(flags.clips, flags.device)
     facts = {"machine": machine(), "clips": flags.clips}
     facts["agreement"] = agreement(data, flags.device, min(flags.batches[0], 32), flags.agree)

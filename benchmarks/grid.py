@@ -31,21 +31,37 @@ from patchifier.tasks import Task
 
 # Clips of each side, features, outputs, deviation of the noise. The clips are those of GTZAN and EmoMusic, and a thirtieth of MagnaTagATune's:
 # with a tenth of them, 256 features and 50 tags, the first 9 of the 216 settings take 6 minutes of a processor.
-FULL = {"one-of": ((443, 197, 290), 256, 10, 0.5), "numbers": ((504, 115, 125), 256, 2, 1.0), "many-of": ((600, 182, 533), 64, 20, 1.0)}
-SMALL = {"one-of": ((443, 197, 290), 32, 10, 0.5), "numbers": ((504, 115, 125), 32, 2, 1.0), "many-of": ((600, 182, 533), 32, 20, 1.0)}
+FULL = {
+    "one-of": ((443, 197, 290), 256, 10, 0.5),
+    "numbers": ((504, 115, 125), 256, 2, 1.0),
+    "many-of": ((600, 182, 533), 64, 20, 1.0),
+}
+SMALL = {
+    "one-of": ((443, 197, 290), 32, 10, 0.5),
+    "numbers": ((504, 115, 125), 32, 2, 1.0),
+    "many-of": ((600, 182, 533), 32, 20, 1.0),
+}
 
 
 def synthesise(kind, sizes, width, outputs, noise, seed=0):
     """Features from a few common causes, on scales that differ; targets from the causes, bent a little, with noise."""
     dice = np.random.default_rng(seed)
     n, causes = sum(sizes), dice.normal(size=(sum(sizes), 16))
-    features = (causes @ dice.normal(size=(16, width)) / 4 + dice.normal(size=(n, width)) / 2) * dice.lognormal(0, 0.5, width)
-    signal = (causes + 0.5 * (np.abs(causes) - 0.8)) @ dice.normal(size=(16, outputs)) / 4 + noise * dice.normal(size=(n, outputs)) / 2
+    features = (
+        causes @ dice.normal(size=(16, width)) / 4 + dice.normal(size=(n, width)) / 2
+    ) * dice.lognormal(0, 0.5, width)
+    signal = (causes + 0.5 * (np.abs(causes) - 0.8)) @ dice.normal(
+        size=(16, outputs)
+    ) / 4 + noise * dice.normal(size=(n, outputs)) / 2
     names = tuple(f"n{index}" for index in range(outputs))
     if kind == "one-of":
         targets = signal.argmax(1)
     else:
-        targets = (signal > np.quantile(signal, 0.9, axis=0)).astype(np.float32) if kind == "many-of" else signal.astype(np.float32)
+        targets = (
+            (signal > np.quantile(signal, 0.9, axis=0)).astype(np.float32)
+            if kind == "many-of"
+            else signal.astype(np.float32)
+        )
     places = np.split(np.arange(n), np.cumsum(sizes)[:2])
     return Task(kind, names), features, targets, Sides(*places, np.arange(n).astype(str))
 
@@ -53,7 +69,9 @@ def synthesise(kind, sizes, width, outputs, noise, seed=0):
 def prepare(kind, table):
     task, features, targets, sides = synthesise(kind, *table[kind])
     problem = Problem.of(task, features, targets, sides, 0)
-    return problem, lambda run: tasks.main_score(task, targets[sides.test], problem.predict(run, features[sides.test]))
+    return problem, lambda run: tasks.main_score(
+        task, targets[sides.test], problem.predict(run, features[sides.test])
+    )
 
 
 def timed(work):
@@ -71,7 +89,9 @@ def agreement(kind, patience, limit_steps):
     problem, test = prepare(kind, SMALL)
     schedule = Schedule(patience=patience, limit_steps=limit_steps)
     together, together_s, together_cpu_s = timed(lambda: train_grid(problem, SETTINGS, schedule))
-    alone, alone_s, alone_cpu_s = timed(lambda: [run_one(problem, setting, schedule) for setting in SETTINGS])
+    alone, alone_s, alone_cpu_s = timed(
+        lambda: [run_one(problem, setting, schedule) for setting in SETTINGS]
+    )
     best, plain = select(together), select(alone)
     same_curves = sum(one.curve == other.curve for one, other in zip(together, alone, strict=True))
     return {
@@ -94,7 +114,10 @@ def protocol(kind, sample):
     alone_s, alone_cpu_s = 0.0, 0.0
     for runs in cells.values():
         drawn = [runs[place] for place in dice.choice(len(runs), sample, replace=False)]
-        spent = [timed(lambda run=run: run_one(problem, run.setting, Schedule(limit_steps=400))) for run in drawn]
+        spent = [
+            timed(lambda run=run: run_one(problem, run.setting, Schedule(limit_steps=400)))
+            for run in drawn
+        ]
         steps = sum(steps_of([run], Schedule()) for run, _, _ in spent)
         alone_s += steps_of(runs, Schedule()) * sum(seconds for _, seconds, _ in spent) / steps
         alone_cpu_s += steps_of(runs, Schedule()) * sum(seconds for _, _, seconds in spent) / steps
@@ -111,12 +134,25 @@ def protocol(kind, sample):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--agree-patience", type=int, default=16, help="Validations without improvement, in the comparison of all 216 both ways.")
-    parser.add_argument("--agree-limit", type=int, default=400, help="Steps after which a run is cut there.")
-    parser.add_argument("--sample", type=int, default=3, help="Settings of each kind timed one by one at full size.")
+    parser.add_argument(
+        "--agree-patience",
+        type=int,
+        default=16,
+        help="Validations without improvement, in the comparison of all 216 both ways.",
+    )
+    parser.add_argument(
+        "--agree-limit", type=int, default=400, help="Steps after which a run is cut there."
+    )
+    parser.add_argument(
+        "--sample", type=int, default=3, help="Settings of each kind timed one by one at full size."
+    )
     parser.add_argument("--kinds", nargs="+", default=list(FULL), choices=list(FULL))
-    parser.add_argument("--no-full", action="store_true", help="Leave out the protocol at full size.")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="Of both ways.")
+    parser.add_argument(
+        "--no-full", action="store_true", help="Leave out the protocol at full size."
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="Of both ways."
+    )
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     path = Path(__file__).parent / "results" / "grid.json"

@@ -33,13 +33,22 @@ CONFIG = SpectrogramConfig()
 
 def through_mp3(sound, kbits=64):
     file = io.BytesIO()
-    soundfile.write(file, sound, RATE, format="MP3", bitrate_mode="CONSTANT", compression_level=(160 - kbits) / (160 - 8))
+    soundfile.write(
+        file,
+        sound,
+        RATE,
+        format="MP3",
+        bitrate_mode="CONSTANT",
+        compression_level=(160 - kbits) / (160 - 8),
+    )
     file.seek(0)
     return soundfile.read(file, dtype="float32")[0]
 
 
 def noisy(sound, generator, snr_db):
-    return sound + pink_noise(len(sound), RATE, generator) * np.sqrt((sound**2).mean()) * 10 ** (-snr_db / 20)
+    return sound + pink_noise(len(sound), RATE, generator) * np.sqrt((sound**2).mean()) * 10 ** (
+        -snr_db / 20
+    )
 
 
 def narrow(sound):
@@ -76,7 +85,11 @@ class LogMels:
 
 
 def log_mel(sound):
-    return spectrogram.log_mel(torch.from_numpy(np.ascontiguousarray(sound, np.float32)), CONFIG).T.half().numpy()
+    return (
+        spectrogram.log_mel(torch.from_numpy(np.ascontiguousarray(sound, np.float32)), CONFIG)
+        .T.half()
+        .numpy()
+    )
 
 
 def prepared(number):
@@ -86,7 +99,11 @@ def prepared(number):
     sound = audio.load(datasets.load("demo").clips[number].path)
     start = int(generator.integers(0, len(sound) - SECONDS * RATE))
     part = sound[start : start + SECONDS * RATE]
-    return start / RATE, log_mel(sound), {name: log_mel(change(part, generator)) for name, change in CHANGES.items()}
+    return (
+        start / RATE,
+        log_mel(sound),
+        {name: log_mel(change(part, generator)) for name, change in CHANGES.items()},
+    )
 
 
 # --- landmarks, for comparison ---
@@ -97,13 +114,21 @@ def landmarks(spectrum, fan=12, reach=64):
     from scipy.ndimage import maximum_filter
 
     spectrum = spectrum.astype(np.float32)
-    peaks = (spectrum == maximum_filter(spectrum, (15, 9))) & (spectrum > np.median(spectrum, axis=0) + 0.03) & (spectrum > -0.95)
+    peaks = (
+        (spectrum == maximum_filter(spectrum, (15, 9)))
+        & (spectrum > np.median(spectrum, axis=0) + 0.03)
+        & (spectrum > -0.95)
+    )
     frames, bands = np.nonzero(peaks)
     hashes = []
     for step in range(1, min(fan, len(frames) - 1) + 1):
         apart = frames[step:] - frames[:-step]
         near = apart < reach
-        hashes.append(np.stack([(bands[:-step] << 12 | bands[step:] << 6 | apart)[near], frames[:-step][near]]))
+        hashes.append(
+            np.stack(
+                [(bands[:-step] << 12 | bands[step:] << 6 | apart)[near], frames[:-step][near]]
+            )
+        )
     return np.concatenate(hashes, axis=1) if hashes else np.zeros((2, 0), int)
 
 
@@ -114,10 +139,14 @@ def landmark_votes(library, query):
     for number, (others, heard) in enumerate(library):
         at, end = np.searchsorted(others, codes, "left"), np.searchsorted(others, codes, "right")
         hits = end - at
-        offsets = heard[np.repeat(at - np.cumsum(hits) + hits, hits) + np.arange(hits.sum())] - np.repeat(frames, hits)
+        offsets = heard[
+            np.repeat(at - np.cumsum(hits) + hits, hits) + np.arange(hits.sum())
+        ] - np.repeat(frames, hits)
         cells, votes = np.unique(offsets, return_counts=True)
         total = leaks._with_neighbours(cells, votes)
-        best.append((int(total.max(initial=0)), int(cells[total.argmax()]) if len(cells) else 0, number))
+        best.append(
+            (int(total.max(initial=0)), int(cells[total.argmax()]) if len(cells) else 0, number)
+        )
     return best
 
 
@@ -127,13 +156,25 @@ def landmark_votes(library, query):
 def measure(data, clips):
     library = LogMels("library", clips, [whole for _, whole, _ in data])
     own = {clip.id: start for clip, (start, _, _) in zip(clips, data, strict=True)}
-    print(f"{'change':22} {'same':>6} {'similar':>8} {'false':>6}   of {len(clips)} excerpts, {len(clips) * (len(clips) - 1):,} false pairs")
+    print(
+        f"{'change':22} {'same':>6} {'similar':>8} {'false':>6}   of {len(clips)} excerpts, {len(clips) * (len(clips) - 1):,} false pairs"
+    )
     for name in CHANGES:
-        found = leaks.leaks(library, LogMels("excerpts", clips, [parts[name] for _, _, parts in data]))
-        right = [leak for leak in found if leak.first == leak.second and abs(leak.offset_s + own[leak.first]) < 0.1]
+        found = leaks.leaks(
+            library, LogMels("excerpts", clips, [parts[name] for _, _, parts in data])
+        )
+        right = [
+            leak
+            for leak in found
+            if leak.first == leak.second and abs(leak.offset_s + own[leak.first]) < 0.1
+        ]
         false = [leak for leak in found if leak.first != leak.second]
-        print(f"{name:22} {sum(leak.kind == 'same recording' for leak in right):6} {len(right):8} {len(false):6}")
-    print(f"whole clips with one another: {len(leaks.leaks(library, library))} pairs called anything, of {len(clips) * (len(clips) - 1) // 2:,}")
+        print(
+            f"{name:22} {sum(leak.kind == 'same recording' for leak in right):6} {len(right):8} {len(false):6}"
+        )
+    print(
+        f"whole clips with one another: {len(leaks.leaks(library, library))} pairs called anything, of {len(clips) * (len(clips) - 1) // 2:,}"
+    )
 
 
 def measure_landmarks(data):
@@ -141,12 +182,17 @@ def measure_landmarks(data):
     for _, whole, _ in data:
         hashes = landmarks(whole)
         library.append(hashes[:, np.argsort(hashes[0], kind="stable")])
-    print(f"landmarks: {np.mean([hashes.shape[1] for hashes in library]):.0f} postings a clip; votes needed so that no pair is false, and what is then found")
+    print(
+        f"landmarks: {np.mean([hashes.shape[1] for hashes in library]):.0f} postings a clip; votes needed so that no pair is false, and what is then found"
+    )
     for name in CHANGES:
         votes = [landmark_votes(library, parts[name]) for _, _, parts in data]
         false = max(row[0] for own, rows in enumerate(votes) for row in rows if row[2] != own)
         starts = [start * RATE / 512 for start, _, _ in data]
-        right = sum(rows[own][0] > false and abs(rows[own][1] - starts[own]) < 4 for own, rows in enumerate(votes))
+        right = sum(
+            rows[own][0] > false and abs(rows[own][1] - starts[own]) < 4
+            for own, rows in enumerate(votes)
+        )
         print(f"{name:22} {false + 1:6} votes {right:6} found")
 
 
@@ -157,7 +203,9 @@ def measure_time(data):
         log_mels = []
         for number in range(count):
             one, two, up = number % 112, (3 * number + 1) % 112, first + number // 112
-            log_mels.append(np.roll(np.concatenate([data[one][1], data[two][1]])[:1249], up, axis=1))
+            log_mels.append(
+                np.roll(np.concatenate([data[one][1], data[two][1]])[:1249], up, axis=1)
+            )
         return LogMels(name, [Clip(f"{name} {number}", "") for number in range(count)], log_mels)
 
     small, large = made("test", 290, 0), made("training", 300, 7)
@@ -167,7 +215,9 @@ def measure_time(data):
         leaks.leaks(library, small)
         seconds.append(time.process_time() - started)
     each = (seconds[1] - seconds[0]) / (len(large.clips) - 1)
-    print(f"index of 290 clips of 29 s: {seconds[0]:.1f} s; each clip of the other set: {1000 * each:.1f} ms; 25,860 of them: {each * 25_860 / 60:.1f} min")
+    print(
+        f"index of 290 clips of 29 s: {seconds[0]:.1f} s; each clip of the other set: {1000 * each:.1f} ms; 25,860 of them: {each * 25_860 / 60:.1f} min"
+    )
     print(f"one thread of {machine()}")
 
 

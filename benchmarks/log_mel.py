@@ -29,7 +29,9 @@ WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
 
 
 def librosa_log_mel(waveform):
-    power = librosa.feature.melspectrogram(y=waveform, sr=22_050, n_fft=2048, hop_length=512, n_mels=64, pad_mode="constant")
+    power = librosa.feature.melspectrogram(
+        y=waveform, sr=22_050, n_fft=2048, hop_length=512, n_mels=64, pad_mode="constant"
+    )
     return librosa.power_to_db(power, ref=1, amin=1e-10, top_db=None) * 0.01
 
 
@@ -58,13 +60,20 @@ def pitch_bands(waveform):
     seconds = {"mel bands": [], "with pitch bands": [], "from every sample": []}
     for _ in range(PITCH_ROUNDS):
         seconds["mel bands"].append(seconds_per_call(log_mel, waveform, 1))
-        seconds["with pitch bands"].append(seconds_per_call(lambda given: log_mel(given, WIDE), waveform, 1))
+        seconds["with pitch bands"].append(
+            seconds_per_call(lambda given: log_mel(given, WIDE), waveform, 1)
+        )
         seconds["from every sample"].append(log_mel_of_every_sample(waveform))
     ms = {name: 1000 * float(np.median(times)) for name, times in seconds.items()}
     wide = np.array(seconds["with pitch bands"])
-    ratios = {name: float(np.median(wide / np.array(seconds[name]))) for name in ("mel bands", "from every sample")}
+    ratios = {
+        name: float(np.median(wide / np.array(seconds[name])))
+        for name in ("mel bands", "from every sample")
+    }
     print(", ".join(f"{name} {value:.1f} ms" for name, value in ms.items()), "for", SECONDS, "s")
-    print(f"    with pitch bands: {ratios['mel bands']:.2f} times mel bands alone, {ratios['from every sample']:.2f} times those from every sample")
+    print(
+        f"    with pitch bands: {ratios['mel bands']:.2f} times mel bands alone, {ratios['from every sample']:.2f} times those from every sample"
+    )
     return {"ms": ms, "ratios": ratios}
 
 
@@ -81,12 +90,36 @@ def main():
             for name, way in ways.items():
                 seconds[name].append(seconds_per_call(way, waveform, calls))
         ms = {name: 1000 * float(np.median(times)) for name, times in seconds.items()}
-        low, middle, high = (float(value) for value in np.quantile(np.array(seconds["librosa"]) / np.array(seconds["patchifier"]), [0.1, 0.5, 0.9]))
+        low, middle, high = (
+            float(value)
+            for value in np.quantile(
+                np.array(seconds["librosa"]) / np.array(seconds["patchifier"]), [0.1, 0.5, 0.9]
+            )
+        )
         medians = ", ".join(f"{name} {value:.2f} ms" for name, value in ms.items())
-        print(f"in turn, {calls} call{'s' * (calls > 1)} each: {medians} for {SECONDS} s of audio on one thread")
-        print(f"    librosa / patchifier: {middle:.2f} (10th to 90th percentile of {rounds} pairs: {low:.2f} to {high:.2f})")
-        blocks.append({"calls": calls, "pairs": rounds, "ms": ms, "ratio": {"median": middle, "low": low, "high": high}})
-    keep("log_mel", {"blocks": blocks, "pitch": pitch_bands(waveform), "seconds": SECONDS, "librosa": librosa.__version__})
+        print(
+            f"in turn, {calls} call{'s' * (calls > 1)} each: {medians} for {SECONDS} s of audio on one thread"
+        )
+        print(
+            f"    librosa / patchifier: {middle:.2f} (10th to 90th percentile of {rounds} pairs: {low:.2f} to {high:.2f})"
+        )
+        blocks.append(
+            {
+                "calls": calls,
+                "pairs": rounds,
+                "ms": ms,
+                "ratio": {"median": middle, "low": low, "high": high},
+            }
+        )
+    keep(
+        "log_mel",
+        {
+            "blocks": blocks,
+            "pitch": pitch_bands(waveform),
+            "seconds": SECONDS,
+            "librosa": librosa.__version__,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def fast_sample_cnn():
     """The SampleCNN with maps of height 1 in channels-last order."""
     plain = SampleCNN()
     flat = [copied(layer) for block in plain.sequential for layer in block]
-    fast = nn.Sequential(nn.Unflatten(1, (1, 1)), *flat, nn.Flatten()).to(memory_format=torch.channels_last)  # (P, 1, S) -> (P, 1, 1, S)
+    fast = nn.Sequential(nn.Unflatten(1, (1, 1)), *flat, nn.Flatten()).to(
+        memory_format=torch.channels_last
+    )  # (P, 1, S) -> (P, 1, 1, S)
     noise = torch.randn(2, 1, FRAME)
     assert torch.allclose(fast.eval()(noise), plain.eval()(noise), atol=1e-4)
     return fast.train()
@@ -61,14 +63,22 @@ def copied(layer):
         return twin
     if isinstance(layer, nn.BatchNorm1d):
         return nn.BatchNorm2d(layer.num_features)
-    return nn.MaxPool2d((1, layer.kernel_size)) if isinstance(layer, nn.MaxPool1d) else nn.ReLU(inplace=True)
+    return (
+        nn.MaxPool2d((1, layer.kernel_size))
+        if isinstance(layer, nn.MaxPool1d)
+        else nn.ReLU(inplace=True)
+    )
 
 
 def simclr(pairs, generator):
     """The peer: its network, optimiser and loss."""
     model = SimCLR(fast_sample_cnn(), CHANNELS[-1])
     views = torch.randn(2 * pairs, 1, FRAME, generator=generator)
-    return model, torch.optim.Adam(model.parameters(), lr=3e-4, foreach=True), lambda: model.loss(views)
+    return (
+        model,
+        torch.optim.Adam(model.parameters(), lr=3e-4, foreach=True),
+        lambda: model.loss(views),
+    )
 
 
 def stage(number, generator):
@@ -76,7 +86,9 @@ def stage(number, generator):
     model, settings = Patchifier(ModelConfig()), PretrainConfig()
     patches = -0.4 + 0.2 * torch.randn(B, N, 1, 64, 32, generator=generator)
     present = torch.ones(B, N, dtype=torch.bool)
-    masked = torch.from_numpy(draw_mask(np.random.default_rng(0), present.numpy(), settings.mask_ratio))
+    masked = torch.from_numpy(
+        draw_mask(np.random.default_rng(0), present.numpy(), settings.mask_ratio)
+    )
     losses = {
         1: lambda: model.stage_one_loss(patches, patches, present),
         2: lambda: model.stage_two_loss(patches, patches, present, masked),
@@ -98,23 +110,50 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     flags = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
-    who = {PEER: simclr(flags.pairs, generator), "stage I": stage(1, generator), "stage II": stage(2, generator)}
+    who = {
+        PEER: simclr(flags.pairs, generator),
+        "stage I": stage(1, generator),
+        "stage II": stage(2, generator),
+    }
     spectrogram = SpectrogramConfig()
     heard_s = {PEER: 2 * FRAME / SAMPLE_RATE}  # of a clip, in a step
-    precisions = ["float32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["float32"]
-    ways = {(name, precision): lambda parts=parts, precision=precision: step(*parts, precision) for precision in precisions for name, parts in who.items()}
+    precisions = (
+        ["float32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["float32"]
+    )
+    ways = {
+        (name, precision): lambda parts=parts, precision=precision: step(*parts, precision)
+        for precision in precisions
+        for name, parts in who.items()
+    }
     seconds = in_turn(ways, flags.rounds)
     rows = []
-    print(f"{'':<40}{'precision':<11}{'parameters':>11}{'clips/s':>9}{'music, s/s':>12}{'of the peer':>13}")
+    print(
+        f"{'':<40}{'precision':<11}{'parameters':>11}{'clips/s':>9}{'music, s/s':>12}{'of the peer':>13}"
+    )
     for (name, precision), times in seconds.items():
-        clips, parameters = flags.pairs if name == PEER else B, sum(parameter.numel() for parameter in who[name][0].parameters())
+        clips, parameters = (
+            flags.pairs if name == PEER else B,
+            sum(parameter.numel() for parameter in who[name][0].parameters()),
+        )
         music_s = clips * heard_s.get(name, N * 32 * spectrogram.frame_s)
         peer_s = flags.pairs * heard_s[PEER]
         ratio = float(np.median(music_s / times / (peer_s / seconds[PEER, precision])))
-        row = {"name": name, "precision": precision, "parameters": parameters, "clips_per_s": float(np.median(clips / times))}
-        rows.append({**row, "music_s_per_s": float(np.median(music_s / times)), "times_the_peer": ratio})
-        print(f"{name:<40}{precision:<11}{parameters:>11,}{rows[-1]['clips_per_s']:>9.1f}{rows[-1]['music_s_per_s']:>12.0f}{ratio:>13.2f}")
-    keep("peers_training", {"rows": rows, "pairs": flags.pairs, "batch": B, "patches": N, "rounds": flags.rounds})
+        row = {
+            "name": name,
+            "precision": precision,
+            "parameters": parameters,
+            "clips_per_s": float(np.median(clips / times)),
+        }
+        rows.append(
+            {**row, "music_s_per_s": float(np.median(music_s / times)), "times_the_peer": ratio}
+        )
+        print(
+            f"{name:<40}{precision:<11}{parameters:>11,}{rows[-1]['clips_per_s']:>9.1f}{rows[-1]['music_s_per_s']:>12.0f}{ratio:>13.2f}"
+        )
+    keep(
+        "peers_training",
+        {"rows": rows, "pairs": flags.pairs, "batch": B, "patches": N, "rounds": flags.rounds},
+    )
 
 
 if __name__ == "__main__":

@@ -21,25 +21,50 @@ class Plain(nn.Module):
         config = config or ModelConfig()
         channels, D = config.channels, config.width
         self.extractor = nn.Module()
-        self.extractor.down = nn.Sequential(*(down(before, after) for before, after in itertools.pairwise((1, *channels))))
+        self.extractor.down = nn.Sequential(
+            *(down(before, after) for before, after in itertools.pairwise((1, *channels)))
+        )
         self.extractor.to_vector = nn.Linear(channels[-1] * 2, D)
         self.bottleneck = nn.Module()
-        self.bottleneck.cls, self.bottleneck.mask_token = nn.Parameter(torch.zeros(D)), nn.Parameter(torch.zeros(D))
+        self.bottleneck.cls, self.bottleneck.mask_token = (
+            nn.Parameter(torch.zeros(D)),
+            nn.Parameter(torch.zeros(D)),
+        )
         self.bottleneck.positions = nn.Parameter(torch.zeros(1 + config.positions, D))
         self.vector_norm = config.vector_norm
         self.bottleneck.norm, self.dropout = nn.LayerNorm(D, eps=1e-12), nn.Dropout(config.dropout)
-        layer = nn.TransformerEncoderLayer(D, config.heads, config.feed_forward, config.dropout, "gelu", layer_norm_eps=1e-12, batch_first=True)
-        self.bottleneck.encoder = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        layer = nn.TransformerEncoderLayer(
+            D,
+            config.heads,
+            config.feed_forward,
+            config.dropout,
+            "gelu",
+            layer_norm_eps=1e-12,
+            batch_first=True,
+        )
+        self.bottleneck.encoder = nn.TransformerEncoder(
+            layer, config.layers, enable_nested_tensor=False
+        )
         self.align = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, D))
         self.decoder = nn.Module()
         self.decoder.from_vector = nn.Linear(D, channels[-1] * 2)
-        layers = [layer for before, after in itertools.pairwise((*channels[::-1], 1)) for layer in up(before, after)]
+        layers = [
+            layer
+            for before, after in itertools.pairwise((*channels[::-1], 1))
+            for layer in up(before, after)
+        ]
         layers.pop()  # no ReLU at the end
         self.decoder.up = nn.Sequential(*layers)
 
     def load_state_dict(self, state, strict=True):
         """Take the weights of a Patchifier, whose last layer has no place for upsampling before it."""
-        return super().load_state_dict({name.replace("decoder.up.12.", "decoder.up.13."): tensor for name, tensor in state.items()}, strict)
+        return super().load_state_dict(
+            {
+                name.replace("decoder.up.12.", "decoder.up.13."): tensor
+                for name, tensor in state.items()
+            },
+            strict,
+        )
 
     def extract(self, patches):
         """Vectors (P, D) of patches (P, 1, M, W)."""
@@ -52,7 +77,10 @@ class Plain(nn.Module):
             vectors = nn.functional.layer_norm(vectors, vectors.shape[-1:])
         if masked is not None:
             vectors = torch.where(masked[..., None], own.mask_token, vectors)
-        x = torch.cat([own.cls.expand(len(vectors), 1, -1), vectors], dim=1) + own.positions[: 1 + vectors.shape[1]]
+        x = (
+            torch.cat([own.cls.expand(len(vectors), 1, -1), vectors], dim=1)
+            + own.positions[: 1 + vectors.shape[1]]
+        )
         return own.encoder(self.dropout(own.norm(x)))
 
     def decode(self, vectors):
@@ -70,14 +98,21 @@ class Plain(nn.Module):
         if skip:
             vectors = patches.new_zeros(B, N, self.align[0].in_features)
             vectors[~masked] = self.extract(patches[~masked])
-            return nn.functional.mse_loss(self.decode(self.align(self.sequence(vectors, masked)[:, 1:][masked])), patches[masked])
+            return nn.functional.mse_loss(
+                self.decode(self.align(self.sequence(vectors, masked)[:, 1:][masked])),
+                patches[masked],
+            )
         vectors = self.extract(patches.flatten(0, 1)).unflatten(0, (B, N))
-        decoded = self.decode(self.align(self.sequence(vectors, masked)[:, 1:].flatten(0, 1))).unflatten(0, (B, N))
+        decoded = self.decode(
+            self.align(self.sequence(vectors, masked)[:, 1:].flatten(0, 1))
+        ).unflatten(0, (B, N))
         return (decoded - patches)[masked].square().mean()
 
     def readout(self, patches):
         """CLS (B, D) of patches, for fine-tuning."""
-        return self.sequence(self.extract(patches.flatten(0, 1)).unflatten(0, patches.shape[:2]))[:, 0]
+        return self.sequence(self.extract(patches.flatten(0, 1)).unflatten(0, patches.shape[:2]))[
+            :, 0
+        ]
 
 
 def down(before, after):

@@ -53,7 +53,9 @@ def against_decoding(folder, files, rounds, workers):
     out = folder / "cache"
 
     def prepare(part):
-        cache.prepare(Dataset("music", tuple(Clip(path, path) for path in part)), out, workers=workers)
+        cache.prepare(
+            Dataset("music", tuple(Clip(path, path) for path in part)), out, workers=workers
+        )
         shutil.rmtree(out)
 
     def decode(part):
@@ -66,7 +68,9 @@ def against_decoding(folder, files, rounds, workers):
         for name, way in ways.items():
             few = spent(way, paths[: files // 4])
             found[name].append(spent(way, paths) - few)
-    return {name: np.array(rows[1:]) for name, rows in found.items()}  # the first round fills caches
+    return {
+        name: np.array(rows[1:]) for name, rows in found.items()
+    }  # the first round fills caches
 
 
 def spent(way, part):
@@ -85,7 +89,9 @@ def build(folder, files, workers):
     script, out = folder / "build.py", folder / "cache"
     script.write_text(BUILD)
     command = [sys.executable, str(script), str(folder), str(out), str(workers)]
-    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    found = json.loads(
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    )
     assert found["clips"] == files, found
     shutil.rmtree(out)
     return found
@@ -94,14 +100,19 @@ def build(folder, files, workers):
 def sizes(counts, workers):
     """A row for each number of files."""
     rows = []
-    print(f"{'':8}{'':9}{'a further file, ms':>24}{'at most, MB':>16}\n{'files':>8}{'s':>9}{'clock':>12}{'processor':>12}{'parent':>8}{'worker':>8}")
+    print(
+        f"{'':8}{'':9}{'a further file, ms':>24}{'at most, MB':>16}\n{'files':>8}{'s':>9}{'clock':>12}{'processor':>12}{'parent':>8}{'worker':>8}"
+    )
     for files in counts:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder), files, SHORT_S)
             row = {"files": files, **build(Path(folder), files, workers)}
-        before = rows[-1] if rows else {"files": 0, "seconds": 0, "processor_s": 0}  # the first size bears the start
+        before = (
+            rows[-1] if rows else {"files": 0, "seconds": 0, "processor_s": 0}
+        )  # the first size bears the start
         row["ms_a_further_file"], row["processor_ms_a_further_file"] = (
-            1000 * (row[name] - before[name]) / (files - before["files"]) for name in ("seconds", "processor_s")
+            1000 * (row[name] - before[name]) / (files - before["files"])
+            for name in ("seconds", "processor_s")
         )
         rows.append(row)
         print(
@@ -116,7 +127,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sizes", type=lambda text: [int(part) for part in text.split(",")], default=[100, 1000, 10_000])
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [int(part) for part in text.split(",")],
+        default=[100, 1000, 10_000],
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -124,12 +139,24 @@ def main():
     ratios = (found["prepare"] / found["decode"]).T
     audio_s = LONG_S * (flags.files - flags.files // 4)
     results = {
-        "x_real_time": say(f"prepare, {flags.workers} processes", audio_s / found["prepare"][:, 0], "x"),
-        "x_real_time_decoding": say(f"decode + resample alone, {flags.workers} processes", audio_s / found["decode"][:, 0], "x"),
+        "x_real_time": say(
+            f"prepare, {flags.workers} processes", audio_s / found["prepare"][:, 0], "x"
+        ),
+        "x_real_time_decoding": say(
+            f"decode + resample alone, {flags.workers} processes",
+            audio_s / found["decode"][:, 0],
+            "x",
+        ),
         "ratio": say("prepare / decode + resample alone", ratios[0], ""),
         "ratio_processor": say("  of the processor", ratios[1], ""),
     }
-    settings = {"files": flags.files, "rounds": flags.rounds, "workers": flags.workers, "long_s": LONG_S, "short_s": SHORT_S}
+    settings = {
+        "files": flags.files,
+        "rounds": flags.rounds,
+        "workers": flags.workers,
+        "long_s": LONG_S,
+        "short_s": SHORT_S,
+    }
     keep("prepare", {**results, "sizes": sizes(flags.sizes, flags.workers), **settings})
 
 

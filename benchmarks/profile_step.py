@@ -18,7 +18,13 @@ from torch.profiler import ProfilerActivity, profile
 from train_step import machine, step, ways
 
 KINDS = {  # a kind of operation -> beginnings of the names of what it consists of
-    "convolution, forward": ("aten::mkldnn_convolution", "aten::_convolution", "aten::thnn_conv2d", "aten::_slow_conv", "aten::slow_conv"),
+    "convolution, forward": (
+        "aten::mkldnn_convolution",
+        "aten::_convolution",
+        "aten::thnn_conv2d",
+        "aten::_slow_conv",
+        "aten::slow_conv",
+    ),
     "convolution, backward": ("aten::convolution_backward",),
     "matrix product": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "batch and layer norm, ReLU, GELU": (
@@ -30,8 +36,20 @@ KINDS = {  # a kind of operation -> beginnings of the names of what it consists 
         "aten::relu",
     ),
     "upsampling": ("aten::upsample",),
-    "dropout": ("aten::bernoulli", "aten::random_", "aten::ge", "aten::dropout", "aten::native_dropout"),
-    "optimiser": ("aten::_fused_adamw", "aten::addcdiv", "aten::addcmul", "aten::lerp", "aten::sqrt"),
+    "dropout": (
+        "aten::bernoulli",
+        "aten::random_",
+        "aten::ge",
+        "aten::dropout",
+        "aten::native_dropout",
+    ),
+    "optimiser": (
+        "aten::_fused_adamw",
+        "aten::addcdiv",
+        "aten::addcmul",
+        "aten::lerp",
+        "aten::sqrt",
+    ),
     "copies, sums and the rest": ("",),
 }
 COLOURS = ["#1b4f72", "#5499c7", "#117a65", "#b7950b", "#cb4335", "#7d3c98", "#626567", "#bfc9ca"]
@@ -44,7 +62,11 @@ def kind_of(name):
 def shares(stage, row, steps):
     """Milliseconds a step of each kind."""
     model, loss, skip, options, precision = row
-    trained = [parameter for name, parameter in model.named_parameters() if stage != "one" or name.startswith(("extractor", "decoder"))]
+    trained = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if stage != "one" or name.startswith(("extractor", "decoder"))
+    ]
     optimiser = torch.optim.AdamW(trained, lr=1e-6, **options)
     model.train()
     step(model, loss, optimiser, stage, skip, precision)
@@ -83,11 +105,17 @@ def main():
         for label, name in (("plain", "plain"), ("fast", list(rows)[-1])):
             bars[f"{STAGES[stage]}, {label}"] = found = shares(stage, rows[name], steps)
             total = sum(found.values())
-            print(f"{STAGES[stage]}, {label}: {total:.0f} ms; " + ", ".join(f"{kind} {value / total:.0%}" for kind, value in found.items()), flush=True)
+            print(
+                f"{STAGES[stage]}, {label}: {total:.0f} ms; "
+                + ", ".join(f"{kind} {value / total:.0%}" for kind, value in found.items()),
+                flush=True,
+            )
     print(machine())
     root = Path(__file__).parent
     draw(bars, root.parent / "docs" / "figures" / "step.svg")
-    (root / "results" / "profile_step.json").write_text(json.dumps({"milliseconds": bars, "machine": machine()}, indent=1) + "\n")
+    (root / "results" / "profile_step.json").write_text(
+        json.dumps({"milliseconds": bars, "machine": machine()}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,11 @@ def loss_of(model, batches, plan, stage, config, *, plain):
     """Training loss of a step."""
     if plain:
         patches, _ = batches.look_up(plan)
-        return model.stage_one_loss(patches) if stage == "one" else model.stage_two_loss(patches, plan.masked)
+        return (
+            model.stage_one_loss(patches)
+            if stage == "one"
+            else model.stage_two_loss(patches, plan.masked)
+        )
     with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"):
         return stage_loss(stage, batches, config.pretrain)(model, plan)
 
@@ -45,7 +49,10 @@ def loss_of(model, batches, plan, stage, config, *, plain):
 def validation_loss(model, batches, stage, config):
     """Loss on held-out clips, computed one way for both: the package's model in float32 with these weights."""
     judge = Patchifier(config.model)
-    names = {name.replace("decoder.up.13.", "decoder.up.12."): tensor for name, tensor in model.state_dict().items()}
+    names = {
+        name.replace("decoder.up.13.", "decoder.up.12."): tensor
+        for name, tensor in model.state_dict().items()
+    }
     judge.load_state_dict(names)
     judge.eval()
     losses = [
@@ -61,7 +68,9 @@ def train(seed, data, config, steps, *, plain):
     """Both stages of one seed; returns the held-out losses after each, and the seconds spent."""
     settings = config.pretrain
     sides = split(data, settings)
-    held_out = validation_batches(data, sides.validation, replace(config, pretrain=replace(settings, seed=0)))  # the same for every seed
+    held_out = validation_batches(
+        data, sides.validation, replace(config, pretrain=replace(settings, seed=0))
+    )  # the same for every seed
     model = Patchifier(config.model, seed=seed)
     if plain:
         start, model = model.state_dict(), Plain(config.model)
@@ -69,13 +78,24 @@ def train(seed, data, config, steps, *, plain):
     found, spent = {}, 0.0
     for stage, training in (("one", settings.stage_one), ("two", settings.stage_two)):
         batches = Batches(data, sides.parts, config, stage, training)
-        trained = [parameter for name, parameter in model.named_parameters() if stage == "two" or name.startswith(("extractor", "decoder"))]
-        optimiser = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=0.0, **({} if plain else {"fused": True}))
+        trained = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if stage == "two" or name.startswith(("extractor", "decoder"))
+        ]
+        optimiser = torch.optim.AdamW(
+            trained,
+            lr=training.learning_rate,
+            weight_decay=0.0,
+            **({} if plain else {"fused": True}),
+        )
         model.train()
         for step in range(steps[stage]):
             plan = batches(step)
             seed_dropout(seed, step)
-            optimiser.param_groups[0]["lr"] = training.learning_rate * rate_factor(step, steps[stage], training)
+            optimiser.param_groups[0]["lr"] = training.learning_rate * rate_factor(
+                step, steps[stage], training
+            )
             started = time.perf_counter()
             loss = loss_of(model, batches, plan, stage, config, plain=plain)
             optimiser.zero_grad(set_to_none=True)
@@ -94,22 +114,49 @@ def main():
     options = parser.parse_args()
     steps = dict(zip(("one", "two"), options.steps, strict=True))
     base = Config(model=ModelConfig(layers=2, feed_forward=512))
-    one = replace(base.pretrain.stage_one, batch=options.batch, learning_rate=1e-3, schedule="cosine")
-    two = replace(base.pretrain.stage_two, batch=options.batch, learning_rate=2e-4, schedule="cosine")
+    one = replace(
+        base.pretrain.stage_one, batch=options.batch, learning_rate=1e-3, schedule="cosine"
+    )
+    two = replace(
+        base.pretrain.stage_two, batch=options.batch, learning_rate=2e-4, schedule="cosine"
+    )
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         prepare(datasets.load("demo"), folder)
         data = Cache(folder)
         for seed in range(options.seeds):
-            config = replace(base, pretrain=replace(base.pretrain, stage_one=one, stage_two=two, seed=seed, validation_fold=3))
+            config = replace(
+                base,
+                pretrain=replace(
+                    base.pretrain, stage_one=one, stage_two=two, seed=seed, validation_fold=3
+                ),
+            )
             for way in ("plain", "fast"):
                 found, spent = train(seed, data, config, steps, plain=way == "plain")
-                runs.append({"seed": seed, "way": way, "stage_one": found["one"], "stage_two": found["two"], "seconds": spent})
-                print(f"seed {seed}, {way:<5}: held-out loss after stage I {found['one']:.5f}, after stage II {found['two']:.5f}; {spent:.0f} s", flush=True)
+                runs.append(
+                    {
+                        "seed": seed,
+                        "way": way,
+                        "stage_one": found["one"],
+                        "stage_two": found["two"],
+                        "seconds": spent,
+                    }
+                )
+                print(
+                    f"seed {seed}, {way:<5}: held-out loss after stage I {found['one']:.5f}, after stage II {found['two']:.5f}; {spent:.0f} s",
+                    flush=True,
+                )
     rows = []
     for stage in ("stage_one", "stage_two"):
-        plain, fast = (np.array([run[stage] for run in runs if run["way"] == way]) for way in ("plain", "fast"))
-        row = {"stage": stage, "plain": float(plain.mean()), "fast": float(fast.mean()), "difference": float((fast - plain).mean())}
+        plain, fast = (
+            np.array([run[stage] for run in runs if run["way"] == way]) for way in ("plain", "fast")
+        )
+        row = {
+            "stage": stage,
+            "plain": float(plain.mean()),
+            "fast": float(fast.mean()),
+            "difference": float((fast - plain).mean()),
+        }
         row |= {"differences": (fast - plain).tolist(), "spread_of_seeds": float(plain.std(ddof=1))}
         rows.append(row)
         print(
@@ -117,8 +164,17 @@ def main():
             f"({', '.join(f'{value:+.5f}' for value in row['differences'])}); standard deviation over seeds, plain way: {row['spread_of_seeds']:.5f}"
         )
     print(f"steps {steps}, batch {options.batch}, fast way in {PRECISION}, {machine()}")
-    facts = {"rows": rows, "runs": runs, "steps": steps, "batch": options.batch, "precision": PRECISION, "machine": machine()}
-    (Path(__file__).parent / "results" / "same_curve.json").write_text(json.dumps(facts, indent=1) + "\n")
+    facts = {
+        "rows": rows,
+        "runs": runs,
+        "steps": steps,
+        "batch": options.batch,
+        "precision": PRECISION,
+        "machine": machine(),
+    }
+    (Path(__file__).parent / "results" / "same_curve.json").write_text(
+        json.dumps(facts, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,11 @@ def storage(flags):
     spectrogram = Config().spectrogram
     bytes_an_hour = 3600 / spectrogram.frame_s * spectrogram.bands * 2  # float16
     parts = flags.nodes
-    yield "log-mels, float16", f"{bytes_an_hour / 1e6:.1f} MB an hour", f"{bytes_an_hour * flags.hours / 1e12:.1f} TB"
+    yield (
+        "log-mels, float16",
+        f"{bytes_an_hour / 1e6:.1f} MB an hour",
+        f"{bytes_an_hour * flags.hours / 1e12:.1f} TB",
+    )
     yield f"a node's part of {parts}", "", f"{bytes_an_hour * flags.hours / parts / 1e12:.2f} TB"
     yield "the audio, mp3 at 192 kbit/s", "86.4 MB an hour", f"{86.4e6 * flags.hours / 1e12:.1f} TB"
     shard_s = 2**18 * spectrogram.frame_s
@@ -46,9 +50,17 @@ def preparation(flags):
     core_hours = flags.hours / hours_a_core_hour
     yield "rate of a core", f"{hours_a_core_hour:,.0f} x real time", "results/prepare.json"
     yield "processor", f"{core_hours:,.0f} core hours", ""
-    yield f"time on {flags.nodes} nodes of {flags.node_cores} cores", f"{core_hours / cores:.1f} hours", ""
+    yield (
+        f"time on {flags.nodes} nodes of {flags.node_cores} cores",
+        f"{core_hours / cores:.1f} hours",
+        "",
+    )
     audio_gb_s = 86.4e-3 / (3600 / hours_a_core_hour) * flags.node_cores
-    yield "audio read by a node", f"{audio_gb_s:.2f} GB/s", f"of {flags.link_gb_s} GB/s: {audio_gb_s / flags.link_gb_s:.0%}"
+    yield (
+        "audio read by a node",
+        f"{audio_gb_s:.2f} GB/s",
+        f"of {flags.link_gb_s} GB/s: {audio_gb_s / flags.link_gb_s:.0%}",
+    )
 
 
 def gpu_clips_per_s(stage, batch):
@@ -70,11 +82,25 @@ def training(flags):
         yield f"{name}, two cores of this processor", f"{cpu:,.0f} clips/s", duration(clips / cpu)
         rate, source = gpu_clips_per_s(stage, flags.batch)
         yield f"{name}, one GPU", f"{rate:,.0f} clips/s ({source})", duration(clips / rate)
-        yield f"{name}, {devices} GPUs, if nothing else holds them up", f"{rate * devices:,.0f} clips/s", duration(clips / rate / devices)
-    read_gb_s = rate * flags.devices * 25 * 32 / 1.05 * 64 * 2 / 1e9  # 25 patches of 32 frames, stretched by 1.05 on average
-    yield "log-mels read by a node in stage II", f"{read_gb_s:.2f} GB/s", f"{read_gb_s / flags.disk_gb_s:.0%} of {flags.disk_gb_s} GB/s"
+        yield (
+            f"{name}, {devices} GPUs, if nothing else holds them up",
+            f"{rate * devices:,.0f} clips/s",
+            duration(clips / rate / devices),
+        )
+    read_gb_s = (
+        rate * flags.devices * 25 * 32 / 1.05 * 64 * 2 / 1e9
+    )  # 25 patches of 32 frames, stretched by 1.05 on average
+    yield (
+        "log-mels read by a node in stage II",
+        f"{read_gb_s:.2f} GB/s",
+        f"{read_gb_s / flags.disk_gb_s:.0%} of {flags.disk_gb_s} GB/s",
+    )
     gradients_gb_s = 2 * 8.3e6 * 4 * rate / flags.batch / 1e9  # float32, out and in
-    yield "gradients sent by a node", f"{gradients_gb_s:.2f} GB/s", f"{gradients_gb_s / flags.link_gb_s:.0%} of {flags.link_gb_s} GB/s"
+    yield (
+        "gradients sent by a node",
+        f"{gradients_gb_s:.2f} GB/s",
+        f"{gradients_gb_s / flags.link_gb_s:.0%} of {flags.link_gb_s} GB/s",
+    )
 
 
 def duration(seconds):
@@ -86,7 +112,11 @@ def duration(seconds):
 
 
 def table(head, rows):
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
+    lines = [
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
     return "\n".join(lines)
 
 
@@ -98,8 +128,18 @@ def main():
     parser.add_argument("--devices", type=int, default=1, help="GPUs of a node.")
     parser.add_argument("--batch", type=int, default=256, help="Clips of a step on each GPU.")
     parser.add_argument("--node-cores", type=int, default=64)
-    parser.add_argument("--disk-gb-s", type=float, default=2.0, help="What a node's own disks deliver, at random places of 100 kB.")
-    parser.add_argument("--link-gb-s", type=float, default=12.5, help="A node's link to the others and to the store: 100 Gbit/s.")
+    parser.add_argument(
+        "--disk-gb-s",
+        type=float,
+        default=2.0,
+        help="What a node's own disks deliver, at random places of 100 kB.",
+    )
+    parser.add_argument(
+        "--link-gb-s",
+        type=float,
+        default=12.5,
+        help="A node's link to the others and to the store: 100 Gbit/s.",
+    )
     flags = parser.parse_args()
     tables = {
         "storage": table(("what", "each", f"{flags.hours:,.0f} hours"), storage(flags)),
@@ -109,7 +149,12 @@ def main():
     text = PAGE.read_text(encoding="utf-8")
     for name, rows in tables.items():
         print(f"{name}\n{rows}\n")
-        text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda found, rows=rows: f"{found[1]}{rows}\n{found[2]}", text, flags=re.DOTALL)
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+            lambda found, rows=rows: f"{found[1]}{rows}\n{found[2]}",
+            text,
+            flags=re.DOTALL,
+        )
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -37,7 +37,12 @@ def demo_vectors(model):
     from patchifier import datasets, embed  # import torch
 
     embedder = embed.load(model)
-    return np.concatenate([embedder.embed_windows(clip.path, window_s=2.0, hop_s=1.0).vectors for clip in datasets.load("demo").clips])
+    return np.concatenate(
+        [
+            embedder.embed_windows(clip.path, window_s=2.0, hop_s=1.0).vectors
+            for clip in datasets.load("demo").clips
+        ]
+    )
 
 
 class Mixture:
@@ -49,7 +54,9 @@ class Mixture:
         spectrum = np.linalg.svd(self.centred, compute_uv=False) ** 2
         self.dimensions = spectrum.sum() ** 2 / (spectrum**2).sum()
         self.width = np.float32(len(vectors) ** (-1 / (self.dimensions + 4)))
-        self.factor = np.linalg.qr(self.centred, mode="r")  # of the same covariance, with at most E rows
+        self.factor = np.linalg.qr(
+            self.centred, mode="r"
+        )  # of the same covariance, with at most E rows
 
     def draw(self, count):
         """Vectors (count, E) float32."""
@@ -75,9 +82,16 @@ def write(path, pieces, size):
             numbers = range(first, first + len(vectors))
             columns = {name: pa.nulls(len(vectors), kind) for name, kind in kinds.items()}
             columns["path"] = pa.array([f"{number:07}.mp3" for number in numbers])
-            columns["genre"] = pa.array([str(number * 7919 % 10_007 % GENRES) for number in numbers])
-            columns["start_s"], columns["end_s"] = pa.array(np.zeros(len(vectors))), pa.array(np.full(len(vectors), 2.0))
-            columns["embedding"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), size)
+            columns["genre"] = pa.array(
+                [str(number * 7919 % 10_007 % GENRES) for number in numbers]
+            )
+            columns["start_s"], columns["end_s"] = (
+                pa.array(np.zeros(len(vectors))),
+                pa.array(np.full(len(vectors), 2.0)),
+            )
+            columns["embedding"] = pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors.ravel()), size
+            )
             writer.write_table(pa.table(columns, schema=schema))
 
 
@@ -109,7 +123,9 @@ def build(table_path, index_path):
 def with_memory(function, arguments):
     """What a function gives, and the most bytes that its process held."""
     given = function(*arguments)
-    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage would give what the parent held, where that is more
+    lines = (
+        Path("/proc/self/status").read_text().splitlines()
+    )  # getrusage would give what the parent held, where that is more
     return given, next(1024 * int(text.split()[1]) for text in lines if text.startswith("VmHWM"))
 
 
@@ -120,12 +136,23 @@ def alone(function, *arguments):
 
 
 def bytes_below(path):
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    return sum(
+        file.stat().st_size
+        for file in ([path] if path.is_file() else path.rglob("*"))
+        if file.is_file()
+    )
 
 
 def recall(found, exact):
     """Mean over queries; of equal scores any will do."""
-    return float(np.mean([sum(score >= best[-1] - 1e-9 for score in scores) / len(best) for scores, best in zip(found, exact)]))
+    return float(
+        np.mean(
+            [
+                sum(score >= best[-1] - 1e-9 for score in scores) / len(best)
+                for scores, best in zip(found, exact)
+            ]
+        )
+    )
 
 
 def measure(count, mixture):
@@ -147,7 +174,12 @@ def measure(count, mixture):
         }
         for name, (asked, options, truth) in ways.items():
             (_, found, times_ms), memory = alone(answers, index, asked, options)
-            yield {**row(count, name, built_s, bytes_below(index), recall(found, truth), times_ms, memory), "build_memory_bytes": build_memory}
+            yield {
+                **row(
+                    count, name, built_s, bytes_below(index), recall(found, truth), times_ms, memory
+                ),
+                "build_memory_bytes": build_memory,
+            }
 
 
 def row(count, name, built_s, size_bytes, found, times_ms, memory_bytes):
@@ -167,13 +199,17 @@ def line(facts):
 def main():
     from patchifier.runs import machine, write_json  # imports torch
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model")
     source.add_argument("--table")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000, 1_000_000])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "search.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "search.json"
+    )
     flags = parser.parse_args()
     vectors = demo_vectors(flags.model) if flags.model else search.read(flags.table).vectors()
     mixture = Mixture(vectors, np.random.default_rng(flags.seed))
@@ -185,7 +221,9 @@ def main():
     print(
         f"{facts['machine']}; mixture around {len(vectors):,} vectors of {vectors.shape[1]}, {mixture.dimensions:.1f} dimensions in effect, seed {flags.seed}"
     )
-    print(f"{'rows':>9}  {'search':<24}{'build s':>9}{'MB':>9}{'build MB':>10}{'recall':>9}{'p50 ms':>9}{'p95 ms':>9}{'MB held':>9}")
+    print(
+        f"{'rows':>9}  {'search':<24}{'build s':>9}{'MB':>9}{'build MB':>10}{'recall':>9}{'p50 ms':>9}{'p95 ms':>9}{'MB held':>9}"
+    )
     for count in flags.sizes:
         for facts_of_way in measure(count, mixture):
             facts["ways"] = sorted([*facts["ways"], facts_of_way], key=lambda way: way["rows"])

@@ -39,7 +39,9 @@ def main():
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         codes = processes(Path(folder))
-        seconds = in_turn({name: lambda code=code: run(code) for name, code in codes.items()}, rounds)
+        seconds = in_turn(
+            {name: lambda code=code: run(code) for name, code in codes.items()}, rounds
+        )
     results = {name: say(name, times, "s") for name, times in seconds.items()}
     for name in ("first embedding", "patchifier --help"):
         results[f"{name} / {ALONE}"] = say(f"{name} / {ALONE}", seconds[name] / seconds[ALONE], "")

@@ -20,10 +20,22 @@ def train_step(facts):
     last = {row["stage"]: row for row in facts["rows"]}  # with every shortcut
     for stage, row in last.items():
         name = f"training step, {STAGES[stage]}"
-        floor = f", {100 * row['floor_fraction']:.0f} % of the floor" if "floor_fraction" in row else ""
-        yield name, f"{number(row['clips_per_s'])} clips/s{floor}", number(row["in_all"]), "a plain implementation of the same maths"
+        floor = (
+            f", {100 * row['floor_fraction']:.0f} % of the floor" if "floor_fraction" in row else ""
+        )
+        yield (
+            name,
+            f"{number(row['clips_per_s'])} clips/s{floor}",
+            number(row["in_all"]),
+            "a plain implementation of the same maths",
+        )
         if stage == "two":
-            yield name, "the same", number(facts["against_plain_that_skips"][stage]), "a plain one that also skips masked patches"
+            yield (
+                name,
+                "the same",
+                number(facts["against_plain_that_skips"][stage]),
+                "a plain one that also skips masked patches",
+            )
 
 
 def peers_training(facts):
@@ -57,7 +69,12 @@ def prepare(facts):
         each, was = last["processor_ms_a_further_file"], before["processor_ms_a_further_file"]
         rate = f"{number(each)} ms of a core, parent {number(last['parent_mb'])} MB"
         name = f"`prepare`, a further file of {facts['short_s']} s beyond {before['files']:,}, up to {last['files']:,}"
-        yield name, rate, number(was / each), f"below {before['files']:,} files, parent {number(before['parent_mb'])} MB"
+        yield (
+            name,
+            rate,
+            number(was / each),
+            f"below {before['files']:,} files, parent {number(before['parent_mb'])} MB",
+        )
 
 
 def embed(facts):
@@ -74,16 +91,31 @@ def embed_patchifier_paper(facts):
 
 
 def embed_peers(facts):
-    names = {"mfcc": "librosa's MFCC", "handcrafted": "hand-made features", "opensmile-eGeMAPSv02": "openSMILE's eGeMAPS", "MTT_musicnn-penultimate": "musicnn"}
+    names = {
+        "mfcc": "librosa's MFCC",
+        "handcrafted": "hand-made features",
+        "opensmile-eGeMAPSv02": "openSMILE's eGeMAPS",
+        "MTT_musicnn-penultimate": "musicnn",
+    }
     for name, label in names.items():
         if name in facts["ours_faster"]:
             rate = f"{number(facts['x_real_time'][name]['median'] * facts['ours_faster'][name]['median'])} x real time"
-            yield f"mp3 to a vector, one thread, `{facts['model']}`", rate, spread(facts["ours_faster"][name]), label
+            yield (
+                f"mp3 to a vector, one thread, `{facts['model']}`",
+                rate,
+                spread(facts["ours_faster"][name]),
+                label,
+            )
 
 
 def start_up(facts):
     rate = f"{number(facts['first embedding']['median'])} s"
-    yield "first embedding of a fresh process", rate, slower(facts["first embedding / import torch"]), "`import torch` alone"
+    yield (
+        "first embedding of a fresh process",
+        rate,
+        slower(facts["first embedding / import torch"]),
+        "`import torch` alone",
+    )
 
 
 def gpu(facts):
@@ -94,11 +126,21 @@ def gpu(facts):
                 minutes[row["way"]] = minutes.get(row["way"], 0) + row["schedule_minutes"]
         best = min(minutes, key=minutes.get)
         rate = f"{number(minutes[best])} min ({best})"
-        yield f"the paper's schedule on one GPU, projected, batch {batch}", rate, number(minutes["float32"] / minutes[best]), "float32, launch by launch"
+        yield (
+            f"the paper's schedule on one GPU, projected, batch {batch}",
+            rate,
+            number(minutes["float32"] / minutes[best]),
+            "float32, launch by launch",
+        )
 
 
 def cluster(facts):
-    yield "mp3 to vectors on Ray", f"{number(facts['embed_on_ray_files_s']['median'])} files/s", slower(facts["ratio"]), "the job without Ray"
+    yield (
+        "mp3 to vectors on Ray",
+        f"{number(facts['embed_on_ray_files_s']['median'])} files/s",
+        slower(facts["ratio"]),
+        "the job without Ray",
+    )
 
 
 def search(facts):
@@ -106,12 +148,22 @@ def search(facts):
     ways = {way["search"]: way for way in facts["ways"] if way["rows"] == rows}
     index, exact = ways["LanceDB, approximate"], ways["numpy, exact"]
     rate = f"{number(index['p50_ms'])} ms, recall at {facts['k']} of {index['recall_at_10']:.3f}"
-    yield f"ten nearest of {rows:,} vectors", rate, number(exact["p50_ms"] / index["p50_ms"]), "exact search with numpy"
+    yield (
+        f"ten nearest of {rows:,} vectors",
+        rate,
+        number(exact["p50_ms"] / index["p50_ms"]),
+        "exact search with numpy",
+    )
 
 
 def grid(facts):
     for row in facts["agreement"]:
-        yield f"216 probes at once, {row['kind']}", f"{number(row['together_s'])} s", number(row["speed_up"]), "one by one, to the same choice"
+        yield (
+            f"216 probes at once, {row['kind']}",
+            f"{number(row['together_s'])} s",
+            number(row["speed_up"]),
+            "one by one, to the same choice",
+        )
 
 
 BY_MAKE = (train_step, peers_training, log_mel, prepare, start_up, embed, embed_patchifier_paper)
@@ -134,7 +186,9 @@ def spread(ratio):
 
 def slower(times):
     """The same of how many times the time of the other is taken."""
-    return spread({"median": 1 / times["median"], "low": 1 / times["high"], "high": 1 / times["low"]})
+    return spread(
+        {"median": 1 / times["median"], "low": 1 / times["high"], "high": 1 / times["low"]}
+    )
 
 
 def table(folder=RESULTS):
@@ -146,9 +200,14 @@ def table(folder=RESULTS):
             facts = json.loads(path.read_text(encoding="utf-8"))
             command = COMMANDS.get(maker.__name__, f"python benchmarks/{maker.__name__}.py")
             lines += [f"| {' | '.join(row)} | `{command}` |" for row in maker(facts)]
-            processor, cores, _, *gpu_and_system = facts["machine"].split(", ")  # threads are the benchmark's own
+            processor, cores, _, *gpu_and_system = facts["machine"].split(
+                ", "
+            )  # threads are the benchmark's own
             machines.append(", ".join([processor, cores, *gpu_and_system[:-1]]))
-    lines += ["", f"Medians, 10th to 90th percentile in brackets; on {' and '.join(dict.fromkeys(machines))}."]
+    lines += [
+        "",
+        f"Medians, 10th to 90th percentile in brackets; on {' and '.join(dict.fromkeys(machines))}.",
+    ]
     return "\n".join(lines)
 
 

@@ -28,12 +28,17 @@ def in_turn(ways, rounds):
 
 def say(name, values, unit):
     low, middle, high = (float(value) for value in np.quantile(values, [0.1, 0.5, 0.9]))
-    print(f"{name:<52}{middle:>10.2f} {unit:<4} (10th to 90th percentile: {low:.2f} to {high:.2f})", flush=True)
+    print(
+        f"{name:<52}{middle:>10.2f} {unit:<4} (10th to 90th percentile: {low:.2f} to {high:.2f})",
+        flush=True,
+    )
     return {"median": middle, "low": low, "high": high}
 
 
 def keep(name, facts):
     """Write results/NAME.json, with the machine."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**facts, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({**facts, "machine": machine()}, indent=1) + "\n", encoding="utf-8"
+    )
     print(f"on {machine()}")

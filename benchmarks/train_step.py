@@ -48,7 +48,10 @@ def plain_loss(model, stage, skip):
         return nn.functional.cross_entropy(model.head(model.readout(PATCHES)).float(), LABELS)
     if skip == "decoder":
         vectors = model.extract(PATCHES.flatten(0, 1)).unflatten(0, (B, N))
-        return nn.functional.mse_loss(model.decode(model.align(model.sequence(vectors, MASKED)[:, 1:][MASKED])), PATCHES[MASKED])
+        return nn.functional.mse_loss(
+            model.decode(model.align(model.sequence(vectors, MASKED)[:, 1:][MASKED])),
+            PATCHES[MASKED],
+        )
     return model.stage_two_loss(PATCHES, MASKED, skip=skip == "both")
 
 
@@ -94,7 +97,14 @@ def without_upsampling(model):
 
 
 def convolution_of(layer):
-    made = Convolution(layer.in_channels, layer.out_channels, 3, stride=layer.stride, padding=1, bias=layer.bias is not None)
+    made = Convolution(
+        layer.in_channels,
+        layer.out_channels,
+        3,
+        stride=layer.stride,
+        padding=1,
+        bias=layer.bias is not None,
+    )
     made.load_state_dict(layer.state_dict())
     return made.to(memory_format=torch.channels_last)
 
@@ -111,12 +121,36 @@ def ways(stage):
         rows["+ decoder on masked patches"] = (plain, plain_loss, "decoder", slow, "32")
         rows["+ extractor on visible patches"] = (plain, plain_loss, "both", slow, "32")
     rows["+ optimiser in one pass"] = (copy.deepcopy(plain), plain_loss, skip, fused, "32")
-    last = rows["+ channels last"] = (copy.deepcopy(plain).to(memory_format=torch.channels_last), plain_loss, skip, fused, "32")
+    last = rows["+ channels last"] = (
+        copy.deepcopy(plain).to(memory_format=torch.channels_last),
+        plain_loss,
+        skip,
+        fused,
+        "32",
+    )
     if stage != "full":
-        last = rows["+ upsampling inside convolutions"] = (without_upsampling(last[0]), plain_loss, skip, fused, "32")
-    last = rows["+ matrices on maps of few cells"] = (swapped(last[0], nn.Conv2d, convolution_of), plain_loss, skip, fused, "32")
+        last = rows["+ upsampling inside convolutions"] = (
+            without_upsampling(last[0]),
+            plain_loss,
+            skip,
+            fused,
+            "32",
+        )
+    last = rows["+ matrices on maps of few cells"] = (
+        swapped(last[0], nn.Conv2d, convolution_of),
+        plain_loss,
+        skip,
+        fused,
+        "32",
+    )
     if stage != "one":
-        rows["+ dropout with fewer draws"] = (swapped(last[0], nn.Dropout, lambda layer: Dropout(layer.p)), plain_loss, skip, fused, "32")
+        rows["+ dropout with fewer draws"] = (
+            swapped(last[0], nn.Dropout, lambda layer: Dropout(layer.p)),
+            plain_loss,
+            skip,
+            fused,
+            "32",
+        )
     rows["the package's model, float32"] = (own, own_loss, skip, fused, "32")
     if processor_has_bf16():
         rows["+ bf16"] = (copy.deepcopy(own), own_loss, skip, fused, "bf16")
@@ -139,7 +173,11 @@ def time_stage(stage, rounds):
     """Seconds of the quickest step of each row, taken in turn."""
     rows, optimisers, seconds = ways(stage), {}, {}
     for name, (model, _, _, options, _) in rows.items():
-        trained = [parameter for part, parameter in model.named_parameters() if stage != "one" or part.startswith(("extractor", "decoder"))]
+        trained = [
+            parameter
+            for part, parameter in model.named_parameters()
+            if stage != "one" or part.startswith(("extractor", "decoder"))
+        ]
         optimisers[name] = torch.optim.AdamW(trained, lr=1e-6, **options)
         model.train()
     for number in range(rounds + 1):
@@ -167,10 +205,15 @@ def table(stage, seconds, ceilings):
         }
         row |= {"in_all": seconds["plain"] / seconds[name], "floor_fraction": least / seconds[name]}
         rows.append(row)
-        print(f"{name:<36}{row['clips_per_s']:>8.1f}{row['factor']:>8.2f}{row['in_all']:>8.2f}{row['floor_fraction']:>13.0%}")
+        print(
+            f"{name:<36}{row['clips_per_s']:>8.1f}{row['factor']:>8.2f}{row['in_all']:>8.2f}{row['floor_fraction']:>13.0%}"
+        )
     skipping = [name for name in names if name in SKIPPING][-1:] or ["plain"]
     against = seconds[skipping[0]] / seconds[names[-1]]
-    print(f"against the plain way that also skips masked patches: {against:.2f}; floor: {B / least:.0f} clips/s in {precision}", flush=True)
+    print(
+        f"against the plain way that also skips masked patches: {against:.2f}; floor: {B / least:.0f} clips/s in {precision}",
+        flush=True,
+    )
     return rows, against
 
 
@@ -181,7 +224,10 @@ def batch_seconds(rounds):
         data, config = Cache(folder), Config()
         clips = np.arange(len(data.clips))
         found = {}
-        for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
+        for stage, training in (
+            ("one", config.pretrain.stage_one),
+            ("two", config.pretrain.stage_two),
+        ):
             batches, times = Batches(data, [clips], config, stage, training), []
             for number in range(3 * rounds):
                 started = time.perf_counter()
@@ -202,15 +248,30 @@ def main():
         stage_rows, against[stage] = table(stage, seconds, ceilings)
         rows += stage_rows
     batch = batch_seconds(rounds)
-    fastest = {stage: B / max(row["clips_per_s"] for row in rows if row["stage"] == stage) for stage in batch}
+    fastest = {
+        stage: B / max(row["clips_per_s"] for row in rows if row["stage"] == stage)
+        for stage in batch
+    }
     shares = {stage: batch[stage] / fastest[stage] for stage in batch}
     print(
-        "\nreading, augmenting and masking a batch: " + ", ".join(f"{STAGES[s]} {batch[s] * 1e3:.1f} ms, {shares[s]:.1%} of the quickest step" for s in batch)
+        "\nreading, augmenting and masking a batch: "
+        + ", ".join(
+            f"{STAGES[s]} {batch[s] * 1e3:.1f} ms, {shares[s]:.1%} of the quickest step"
+            for s in batch
+        )
     )
     print(f"quickest of {rounds} rounds, batch {B}, {N} patches, {machine()}")
-    facts = {"rows": rows, "against_plain_that_skips": against, "ceilings": ceilings, "batch_seconds": batch, "batch_share": shares}
+    facts = {
+        "rows": rows,
+        "against_plain_that_skips": against,
+        "ceilings": ceilings,
+        "batch_seconds": batch,
+        "batch_share": shares,
+    }
     facts |= {"rounds": rounds, "batch": B, "machine": machine()}
-    (Path(__file__).parent / "results" / "train_step.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (Path(__file__).parent / "results" / "train_step.json").write_text(
+        json.dumps(facts, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

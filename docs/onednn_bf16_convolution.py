@@ -16,12 +16,22 @@ kernel = torch.randn(256, 128, 3, 3).to(memory_format=torch.channels_last)
 exact, results = torch.nn.functional.conv2d(maps, kernel, stride=2, padding=1), []
 maps, kernel = maps.bfloat16(), kernel.bfloat16()
 for value in 10 * [float("nan"), 1e30, 3e30, 5e30, 7e30, 9e30]:
-    blocks = [torch.full((size,), value, dtype=torch.bfloat16) for size in (maps.numel(), kernel.numel(), exact.numel(), 2**20) for _ in range(2)]
+    blocks = [
+        torch.full((size,), value, dtype=torch.bfloat16)
+        for size in (maps.numel(), kernel.numel(), exact.numel(), 2**20)
+        for _ in range(2)
+    ]
     del blocks  # what is freed holds these values, and is taken again
     results.append(torch.nn.functional.conv2d(maps, kernel, stride=2, padding=1))
-flags = {flag for flag in Path("/proc/cpuinfo").read_text().split() if flag.startswith(("amx", "avx512_bf16"))}
+flags = {
+    flag
+    for flag in Path("/proc/cpuinfo").read_text().split()
+    if flag.startswith(("amx", "avx512_bf16"))
+}
 differ = sum(not result.view(torch.int16).equal(results[0].view(torch.int16)) for result in results)
 finite = [result.double() for result in results if result.isfinite().all()]
 errors = [float((result - exact).norm() / exact.norm()) for result in finite]
 print(f"torch {torch.__version__}, processor flags {sorted(flags)}")
-print(f"of 60 results {differ} differ from the first, {60 - len(finite)} are not finite; largest relative error of the others {max(errors, default=0):.3g}")
+print(
+    f"of 60 results {differ} differ from the first, {60 - len(finite)} are not finite; largest relative error of the others {max(errors, default=0):.3g}"
+)

@@ -25,11 +25,17 @@ RATE = 22_050
 torch.set_num_threads(1)
 
 
-def _tone(hz: float = 440.0, *, seconds: float = 1.0, rate: int = RATE, level: float = 0.5) -> np.ndarray:
-    return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+def _tone(
+    hz: float = 440.0, *, seconds: float = 1.0, rate: int = RATE, level: float = 0.5
+) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
-def _noise(seconds: float = 1.0, *, rate: int = RATE, level: float = 0.1, seed: int = 0) -> np.ndarray:
+def _noise(
+    seconds: float = 1.0, *, rate: int = RATE, level: float = 0.1, seed: int = 0
+) -> np.ndarray:
     samples = np.random.default_rng(seed).standard_normal(round(seconds * rate), dtype=np.float32)
     return np.clip(level * samples, -1, 1)
 
@@ -39,7 +45,9 @@ def _silence(seconds: float = 1.0, *, rate: int = RATE) -> np.ndarray:
 
 
 def _stereo(seconds: float = 1.0, *, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    return np.stack([_noise(seconds, rate=rate, seed=seed), _noise(seconds, rate=rate, seed=seed + 1)], axis=1)
+    return np.stack(
+        [_noise(seconds, rate=rate, seed=seed), _noise(seconds, rate=rate, seed=seed + 1)], axis=1
+    )
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +78,10 @@ def stereo() -> Callable[..., np.ndarray]:
 def child_environment() -> dict[str, str]:
     """Environment in which a child process finds the package that is tested here."""
     package = str(Path(patchifier.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +92,9 @@ def audio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / f"album{number // 2}"
         folder.mkdir(parents=True, exist_ok=True)
         seconds = 1 + number / 2
-        sound = _tone(220 * (number + 1), seconds=seconds) + _noise(seconds, level=0.01, seed=number)
+        sound = _tone(220 * (number + 1), seconds=seconds) + _noise(
+            seconds, level=0.01, seed=number
+        )
         soundfile.write(folder / f"track{number}.wav", sound, RATE)
     return root
 
@@ -120,9 +133,23 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     home = tmp_path_factory.mktemp("bundled")
     for seed, (name, layers) in enumerate({weights.DEFAULT: [0, -1], weights.PAPER: [-1]}.items()):
         config = update(
-            Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}, "embed": {"layers": layers}}
+            Config(),
+            {
+                "model": {
+                    "channels": [4, 4, 4, 4, 8],
+                    "width": 16,
+                    "layers": 2,
+                    "heads": 2,
+                    "feed_forward": 32,
+                },
+                "embed": {"layers": layers},
+            },
         )
         facts = {"hours": 1.5 + seed, "date": "2026-01-02"}
-        checkpoint.save(home / name, Checkpoint(Patchifier(config.model, seed=seed), config, facts=facts), dtype=torch.float16)
+        checkpoint.save(
+            home / name,
+            Checkpoint(Patchifier(config.model, seed=seed), config, facts=facts),
+            dtype=torch.float16,
+        )
     monkeypatch.setattr(weights, "ROOT", home)
     return home

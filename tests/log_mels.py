@@ -12,8 +12,14 @@ class Clips:
     def __init__(self, *frames, bands=64):
         generator = np.random.default_rng(0)
         self.frames, self.clips, self.spectrogram = np.array(frames), frames, Config().spectrogram
-        levels = [0.1 * generator.normal(size=(count // 32 + 1, bands)).cumsum(0).repeat(32, 0)[:count] for count in frames]
-        self.log_mels = [(level - 0.5 + 0.1 * generator.normal(size=level.shape)).astype(np.float16) for level in levels]
+        levels = [
+            0.1 * generator.normal(size=(count // 32 + 1, bands)).cumsum(0).repeat(32, 0)[:count]
+            for count in frames
+        ]
+        self.log_mels = [
+            (level - 0.5 + 0.1 * generator.normal(size=level.shape)).astype(np.float16)
+            for level in levels
+        ]
 
     def log_mel(self, index, first=0, last=None):
         return self.log_mels[index][first:last]

@@ -18,8 +18,21 @@ import soundfile
 import patchifier
 
 SPLITS_FOLDER = Path(patchifier.__file__).parent / "datasets" / "splits"
-JUNK = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ".ljust(211, b"\x00")  # what macOS leaves beside each file of an archive, 211 bytes
-GENRES = ["blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock"]
+JUNK = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ".ljust(
+    211, b"\x00"
+)  # what macOS leaves beside each file of an archive, 211 bytes
+GENRES = [
+    "blues",
+    "classical",
+    "country",
+    "disco",
+    "hiphop",
+    "jazz",
+    "metal",
+    "pop",
+    "reggae",
+    "rock",
+]
 GTZAN_LAYOUTS = ["", "genres", "genres_original", "Data/genres_original", "gtzan_genre/genres"]
 FOLDERS = "0123456789abcdef"
 
@@ -29,20 +42,28 @@ def _hiss() -> np.ndarray:
     return np.random.default_rng(0).standard_normal(2**21, dtype=np.float32)
 
 
-def sound(hz: float, *, seconds: float, rate: int, seed: int = 0, tone: float = 0.3, hiss: float = 0.02) -> np.ndarray:
+def sound(
+    hz: float, *, seconds: float, rate: int, seed: int = 0, tone: float = 0.3, hiss: float = 0.02
+) -> np.ndarray:
     """A tone with an octave above it, and a little hiss that differs by seed: (S,) float32."""
     samples = round(seconds * rate)
     time_s = np.arange(samples, dtype=np.float32) / rate
     start = seed * 7919 % 2**20
     noise = np.resize(_hiss()[start : start + min(samples, 2**20)], samples)
-    return (tone * np.sin(2 * np.pi * hz * time_s) + tone / 3 * np.sin(4 * np.pi * hz * time_s) + hiss * noise).astype(np.float32)
+    return (
+        tone * np.sin(2 * np.pi * hz * time_s)
+        + tone / 3 * np.sin(4 * np.pi * hz * time_s)
+        + hiss * noise
+    ).astype(np.float32)
 
 
 def write(path: Path, samples: np.ndarray, rate: int, *, form: str = "") -> None:
     """Write sound in the form that the name says, or in another one under that name ("wav" in a file called .mp3 reads all the same)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = (form or path.suffix.removeprefix(".")).upper()
-    soundfile.write(path, samples, rate, format=kind, subtype="MPEG_LAYER_III" if kind == "MP3" else "PCM_16")
+    soundfile.write(
+        path, samples, rate, format=kind, subtype="MPEG_LAYER_III" if kind == "MP3" else "PCM_16"
+    )
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
@@ -52,7 +73,11 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 def tree(root: Path) -> dict[str, bytes]:
     """Every file below a folder and its bytes: to see that nothing was changed."""
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def twin(root: Path, other: Path) -> Path:
@@ -68,7 +93,18 @@ def replace(path: Path, content: bytes) -> None:
 
 # --- MagnaTagATune ---
 
-CLIP_INFO = ["clip_id", "track_number", "title", "artist", "album", "url", "segmentStart", "segmentEnd", "original_url", "mp3_path"]
+CLIP_INFO = [
+    "clip_id",
+    "track_number",
+    "title",
+    "artist",
+    "album",
+    "url",
+    "segmentStart",
+    "segmentEnd",
+    "original_url",
+    "mp3_path",
+]
 BACH = [
     "2", "01", "BWV54 - I Aria", "American Bach Soloists", "J.S. Bach Solo Cantatas", "http://www.magnatune.com/artists/albums/abs-solocantatas/", "30", "59",
     "http://he3.magnatune.com/all/01--BWV54%20-%20I%20Aria--ABS.mp3", "f/american_bach_soloists-j_s__bach_solo_cantatas-01-bwv54__i_aria-30-59.mp3",
@@ -77,7 +113,14 @@ LVX = [
     "14", "01", "Contimune", "LVX Nova", "LVX Nova", "http://www.magnatune.com/artists/albums/lvxnova-lvxnova/", "30", "59",
     "http://he3.magnatune.com/all/01--Contimune--LVX%20Nova.mp3", "c/lvx_nova-lvx_nova-01-contimune-30-59.mp3",
 ]  # fmt: skip
-LVX_UNTAGGED = ["19", *LVX[1:6], "175", "204", LVX[8], "c/lvx_nova-lvx_nova-01-contimune-175-204.mp3"]
+LVX_UNTAGGED = [
+    "19",
+    *LVX[1:6],
+    "175",
+    "204",
+    LVX[8],
+    "c/lvx_nova-lvx_nova-01-contimune-175-204.mp3",
+]
 PHANTASM = [
     "215", "01", "A Solfing Song (Tallis)", "Phantasm", "Four Temperaments", "http://www.magnatune.com/artists/albums/phantasm-temper/", "30", "59", "", "",
 ]  # fmt: skip
@@ -85,7 +128,13 @@ NORINE = [
     "35644", "08", "Gently", "Norine Braun", "Now and Zen", "http://www.magnatune.com/artists/albums/norine-zen/", "117", "146",
     "http://he3.magnatune.com/all/08--Gently--Norine%20Braun.mp3", "6/norine_braun-now_and_zen-08-gently-117-146.mp3",
 ]  # fmt: skip
-STYLES = [["classical", "strings", "slow"], ["techno", "electronic", "beat", "fast"], ["rock", "guitar", "drums", "loud"], ["electro"], []]
+STYLES = [
+    ["classical", "strings", "slow"],
+    ["techno", "electronic", "beat", "fast"],
+    ["rock", "guitar", "drums", "loud"],
+    ["electro"],
+    [],
+]
 MTAT_ABSENT = "0/band_0-album_0_0-01-piece_0-0-29.mp3"  # the clip whose file `absent` leaves out: id 1000, train, classical
 
 
@@ -106,24 +155,52 @@ def mtat_row(number: int, folder: str, index: int) -> list[str]:
     ]
 
 
-def mtat(root: Path, *, per_folder: int = 3, seconds: float = 1.0, quoted: bool = True, folder: str = "", absent: bool = False, form: str = "mp3") -> Path:
+def mtat(
+    root: Path,
+    *,
+    per_folder: int = 3,
+    seconds: float = 1.0,
+    quoted: bool = True,
+    folder: str = "",
+    absent: bool = False,
+    form: str = "mp3",
+) -> Path:
     """51 usable clips (with 3 a folder) in 16 folders, one of the empty files, one row without audio; tags by style, some clips without any."""
-    made = [(mtat_row(1000 + 16 * index + number, name, index), (number + index) % 5) for index in range(per_folder) for number, name in enumerate(FOLDERS)]
-    named = [(BACH, ["classical", "strings", "opera", "violin"], 0), (LVX, ["techno"], 1), (LVX_UNTAGGED, [], 4)]
+    made = [
+        (mtat_row(1000 + 16 * index + number, name, index), (number + index) % 5)
+        for index in range(per_folder)
+        for number, name in enumerate(FOLDERS)
+    ]
+    named = [
+        (BACH, ["classical", "strings", "opera", "violin"], 0),
+        (LVX, ["techno"], 1),
+        (LVX_UNTAGGED, [], 4),
+    ]
     clips = named + [(row, STYLES[style], style) for row, style in made]
     for row, _, style in clips:
         if not (absent and row[-1] == MTAT_ABSENT):
-            write(root / folder / row[-1], sound(220 * 1.6**style, seconds=seconds, rate=16_000, seed=int(row[0])), 16_000, form=form)
+            write(
+                root / folder / row[-1],
+                sound(220 * 1.6**style, seconds=seconds, rate=16_000, seed=int(row[0])),
+                16_000,
+                form=form,
+            )
     (root / folder / NORINE[-1]).touch()
     listed = [(row, tags) for row, tags, _ in clips] + [(NORINE, ["female"]), (PHANTASM, [])]
     mtat_tables(root, sorted(listed, key=lambda one: int(one[0][0])), quoted=quoted)
     return root
 
 
-def mtat_tables(root: Path, listed: list[tuple[list[str], list[str]]], *, quoted: bool = True) -> None:
+def mtat_tables(
+    root: Path, listed: list[tuple[list[str], list[str]]], *, quoted: bool = True
+) -> None:
     """Write both tables: every row in clip_info_final.csv, those with a file in annotations_final.csv."""
     names = [row["tag"] for row in rows_of("mtat_tags.csv")]
-    annotated = ([row[0], *("1" if name in tags else "0" for name in names), row[-1]] for row, tags in listed if row[-1])
+    annotated = (
+        [row[0], *("1" if name in tags else "0" for name in names), row[-1]]
+        for row, tags in listed
+        if row[-1]
+    )
     root.mkdir(parents=True, exist_ok=True)
     for file, header, rows in [
         ("clip_info_final.csv", CLIP_INFO, (row for row, _ in listed)),
@@ -131,23 +208,81 @@ def mtat_tables(root: Path, listed: list[tuple[list[str], list[str]]], *, quoted
     ]:
         mark = '"' if quoted else ""
         between = f"{mark}\t{mark}"
-        (root / file).write_text("".join(f"{mark}{between.join(row)}{mark}\n" for row in [header, *rows]), encoding="utf-8")
+        (root / file).write_text(
+            "".join(f"{mark}{between.join(row)}{mark}\n" for row in [header, *rows]),
+            encoding="utf-8",
+        )
 
 
-USABLE = dict(zip(FOLDERS, [1108, 1543, 1562, 1238, 2421, 1604, 1787, 1163, 1143, 1772, 1417, 1948, 1825, 1677, 1547, 2105], strict=True))
-TAGGED = dict(zip(FOLDERS, [914, 1260, 1250, 1024, 1953, 1269, 1490, 933, 906, 1466, 1148, 1634, 1529, 1339, 1270, 1723], strict=True))
+USABLE = dict(
+    zip(
+        FOLDERS,
+        [
+            1108,
+            1543,
+            1562,
+            1238,
+            2421,
+            1604,
+            1787,
+            1163,
+            1143,
+            1772,
+            1417,
+            1948,
+            1825,
+            1677,
+            1547,
+            2105,
+        ],
+        strict=True,
+    )
+)
+TAGGED = dict(
+    zip(
+        FOLDERS,
+        [
+            914,
+            1260,
+            1250,
+            1024,
+            1953,
+            1269,
+            1490,
+            933,
+            906,
+            1466,
+            1148,
+            1634,
+            1529,
+            1339,
+            1270,
+            1723,
+        ],
+        strict=True,
+    )
+)
 
 
 def mtat_full_tables(root: Path, *, quoted: bool = False) -> Path:
     """Tables of the published size, without audio: the published clips in each folder and how many of them have a top-50 tag, 5,519 rows without a file."""
     from patchifier.datasets.mtat import KNOWN_BAD
 
-    kinds = [(folder, index < TAGGED[folder]) for folder in FOLDERS for index in range(USABLE[folder])]
+    kinds = [
+        (folder, index < TAGGED[folder]) for folder in FOLDERS for index in range(USABLE[folder])
+    ]
     kinds = [kinds[place] for place in np.random.default_rng(1).permutation(len(kinds))]
     listed = [
-        (mtat_row(2 + number, folder, number), ["guitar"] if tagged else ["electro"] if number % 3 else []) for number, (folder, tagged) in enumerate(kinds)
+        (
+            mtat_row(2 + number, folder, number),
+            ["guitar"] if tagged else ["electro"] if number % 3 else [],
+        )
+        for number, (folder, tagged) in enumerate(kinds)
     ]
-    bad = [([str(40_000 + number), *NORINE[1:-1], path], ["female"]) for number, path in enumerate(KNOWN_BAD)]
+    bad = [
+        ([str(40_000 + number), *NORINE[1:-1], path], ["female"])
+        for number, path in enumerate(KNOWN_BAD)
+    ]
     silent = [([str(50_000 + number), *PHANTASM[1:]], []) for number in range(5519)]
     mtat_tables(root, listed + bad + silent, quoted=quoted)
     return root
@@ -175,7 +310,13 @@ def gtzan(
             (folder / f"._{track}{suffix}").write_bytes(JUNK)
         place = GENRES.index(genre)
         length_s = seconds * [1.0, 660_000 / 661_794, 675_808 / 661_794][int(number) % 3]
-        samples = sound(110 * 1.45**place, seconds=length_s, rate=22_050, seed=100 * place + int(number), hiss=0.01 + 0.02 * (place % 3))
+        samples = sound(
+            110 * 1.45**place,
+            seconds=length_s,
+            rate=22_050,
+            seed=100 * place + int(number),
+            hiss=0.01 + 0.02 * (place % 3),
+        )
         write(folder / f"{track}{suffix}", samples, 22_050)
     if junk:
         (root / layout / ".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
@@ -196,20 +337,41 @@ def gtzan_beats(root: Path, *, seconds: float = 1.0, tracks: int = 12) -> Path:
             samples = sound(200, seconds=seconds, rate=22_050, seed=number, tone=0.01)
             for count, beat in enumerate(beats):
                 start = round(beat * 22_050)
-                samples[start : start + 400] += (0.8 if count % 4 == 0 else 0.4) * sound(1500, seconds=400 / 22_050, rate=22_050, tone=1.0)
+                samples[start : start + 400] += (0.8 if count % 4 == 0 else 0.4) * sound(
+                    1500, seconds=400 / 22_050, rate=22_050, tone=1.0
+                )
             write(home / "genres" / track.split(".")[0] / f"{track}.wav", samples, 22_050)
             name = f"data/GTZAN/genres/{track.split('.')[0]}/{track}.wav"
             label = {"beat": beats, "downbeat": beats[::4], "tempo": 60 / period_s, "meter": "4/4"}
             rows.append(
-                {"audio_path": name, "label": label, "duration": seconds, "sample_rate": 22_050, "num_samples": len(samples), "bit_depth": 16, "channels": 1}
+                {
+                    "audio_path": name,
+                    "label": label,
+                    "duration": seconds,
+                    "sample_rate": 22_050,
+                    "num_samples": len(samples),
+                    "bit_depth": 16,
+                    "channels": 1,
+                }
             )
-        (home / f"GTZANBeatTracking.{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (home / f"GTZANBeatTracking.{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
     return home
 
 
 # --- EmoMusic ---
 
-SONGS = ["song_id", "file_name", "Artist", "Song title", "start of the segment (min.sec)", "end of the segment (min.sec)", "Genre", "Mediaeval 2013 set"]
+SONGS = [
+    "song_id",
+    "file_name",
+    "Artist",
+    "Song title",
+    "start of the segment (min.sec)",
+    "end of the segment (min.sec)",
+    "Genre",
+    "Mediaeval 2013 set",
+]
 NAMED_SONGS = {  # id -> title, start, end
     2: ("Tonight  A Lonely Century", "0.48", "1.33"),
     3: ("DD Groove", "0.36", "1.21"),
@@ -233,17 +395,36 @@ def min_sec(total_s: int) -> str:
     return f"{total_s // 60}.{total_s % 60:02d}".rstrip("0").rstrip(".")
 
 
-def emomusic(root: Path, *, songs: int = 40, seconds: float = 1.0, form: str = "mp3", audible: bool = True, tables: str = "annotations") -> Path:
+def emomusic(
+    root: Path,
+    *,
+    songs: int = 40,
+    seconds: float = 1.0,
+    form: str = "mp3",
+    audible: bool = True,
+    tables: str = "annotations",
+) -> Path:
     """Songs of the published list (744 in all), those named above among them; ratings by chance but for the published four, heard as pitch and loudness."""
     published = {int(row["song_id"]): row for row in rows_of("emomusic_jukemir.csv")}
-    chosen = sorted([*NAMED_SONGS, *[number for number in published if number not in NAMED_SONGS]][:songs])
+    chosen = sorted(
+        [*NAMED_SONGS, *[number for number in published if number not in NAMED_SONGS]][:songs]
+    )
     chance = np.random.default_rng(5)
-    drawn = {number: np.round(chance.uniform([1.5, 0.5, 1.5, 0.5], [8.5, 2.5, 8.5, 2.5]), int(chance.integers(1, 5))) for number in published}
+    drawn = {
+        number: np.round(
+            chance.uniform([1.5, 0.5, 1.5, 0.5], [8.5, 2.5, 8.5, 2.5]), int(chance.integers(1, 5))
+        )
+        for number in published
+    }
     info, ratings = [], []
     for number in chosen:
-        title, start, end = NAMED_SONGS.get(number, (f"Song {number}", min_sec(number % 120), min_sec(number % 120 + 45)))
+        title, start, end = NAMED_SONGS.get(
+            number, (f"Song {number}", min_sec(number % 120), min_sec(number % 120 + 45))
+        )
         artist = published[number]["artist"]
-        genre = ["Blues", "Classical", "Country", "Electronic", "Folk", "Jazz", "Pop", "Rock"][number % 8]
+        genre = ["Blues", "Classical", "Country", "Electronic", "Folk", "Jazz", "Pop", "Rock"][
+            number % 8
+        ]
         info.append(
             [
                 str(number),
@@ -256,18 +437,43 @@ def emomusic(root: Path, *, songs: int = 40, seconds: float = 1.0, form: str = "
                 published[number]["mediaeval2013_set"],
             ]
         )
-        ratings.append([str(number), *NAMED_RATINGS.get(number, [f"{value:g}" for value in drawn[number]])])
+        ratings.append(
+            [str(number), *NAMED_RATINGS.get(number, [f"{value:g}" for value in drawn[number]])]
+        )
         if audible:
             arousal, valence = float(ratings[-1][1]), float(ratings[-1][3])
-            samples = sound(80 * 2 ** (valence / 2), seconds=seconds, rate=44_100, seed=number, tone=0.04 * arousal, hiss=0.004 * arousal)
+            samples = sound(
+                80 * 2 ** (valence / 2),
+                seconds=seconds,
+                rate=44_100,
+                seed=number,
+                tone=0.04 * arousal,
+                hiss=0.004 * arousal,
+            )
             write(root / "clips_45seconds" / f"{number}.mp3", samples, 44_100, form=form)
     if audible:
-        write(root / "clips_45seconds" / "1.mp3", sound(200, seconds=seconds, rate=44_100), 44_100, form=form)  # nobody rated it
+        write(
+            root / "clips_45seconds" / "1.mp3",
+            sound(200, seconds=seconds, rate=44_100),
+            44_100,
+            form=form,
+        )  # nobody rated it
     _table(root / tables / "songs_info.csv", [SONGS, *info])
-    _table(root / tables / "static_annotations.csv", [["song_id", "mean_arousal", "std_arousal", "mean_valence", "std_valence"], *ratings])
-    for name in ("arousal_cont_average", "arousal_cont_std", "valence_cont_average", "valence_cont_std"):
+    _table(
+        root / tables / "static_annotations.csv",
+        [["song_id", "mean_arousal", "std_arousal", "mean_valence", "std_valence"], *ratings],
+    )
+    for name in (
+        "arousal_cont_average",
+        "arousal_cont_std",
+        "valence_cont_average",
+        "valence_cont_std",
+    ):
         header = ["song_id", *(f"sample_{time_ms}ms" for time_ms in range(15_000, 45_001, 500))]
-        _table(root / tables / f"{name}.csv", [header, *([str(number), *["0.1"] * 61] for number in chosen)])
+        _table(
+            root / tables / f"{name}.csv",
+            [header, *([str(number), *["0.1"] * 61] for number in chosen)],
+        )
     return root
 
 
@@ -283,54 +489,101 @@ WITH_FLATS = ["C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"]
 
 
 def _side(artist: str) -> str:
-    return "train" if int(hashlib.sha1(artist.lower().encode()).hexdigest(), 16) % 116 < 100 else "valid"
+    return (
+        "train"
+        if int(hashlib.sha1(artist.lower().encode()).hexdigest(), 16) % 116 < 100
+        else "valid"
+    )
 
 
 def artist_of(side: str, number: int) -> str:
     """The n-th name "Artist k" that the hash alone puts on this side."""
-    found = [name for name in (f"Artist {k}" for k in range(40 * number + 200)) if _side(name) == side]
+    found = [
+        name for name in (f"Artist {k}" for k in range(40 * number + 200)) if _side(name) == side
+    ]
     return found[number]
 
 
-def giantsteps(root: Path, *, seconds: float = 1.0, each: int = 2, branch: str = "-master", form: str = "mp3") -> Path:
+def giantsteps(
+    root: Path, *, seconds: float = 1.0, each: int = 2, branch: str = "-master", form: str = "mp3"
+) -> Path:
     """24 keys, `each` train, one valid and one test track of every key; tracks of low confidence, of two keys and of none; flats in test, sharps elsewhere."""
-    mtg, original = root / f"giantsteps-mtg-key-dataset{branch}", root / f"giantsteps-key-dataset{branch}"
+    mtg, original = (
+        root / f"giantsteps-mtg-key-dataset{branch}",
+        root / f"giantsteps-key-dataset{branch}",
+    )
     keys = [(place, mode) for place in range(12) for mode in ("major", "minor")]
     metadata = [["ID", "ARTIST", "SONG TITLE", "MIX", "LABEL", "BP GENRE", "BP BPM", "BP KEY"]]
     annotations = [["ID", "MANUAL KEY", "C"]]
 
     def add(track: int, artists: str, key: str, confidence: str) -> None:
-        metadata.append([str(track), artists, f"Title {track}", "Original Mix", "Label", "Techno", "128", "A min"])
+        metadata.append(
+            [
+                str(track),
+                artists,
+                f"Title {track}",
+                "Original Mix",
+                "Label",
+                "Techno",
+                "128",
+                "A min",
+            ]
+        )
         annotations.append([str(track), key, confidence])
 
     for number, (place, mode) in enumerate(keys):
         for copy in range(each + 1):
             track = 10_000 + 10 * number + copy
-            add(track, artist_of("train" if copy < each else "valid", (number + copy) % 6), f"{SHARPS[place]} {mode}", "2")
+            add(
+                track,
+                artist_of("train" if copy < each else "valid", (number + copy) % 6),
+                f"{SHARPS[place]} {mode}",
+                "2",
+            )
             _chord(mtg / "audio" / f"{track}.LOFI.mp3", place, mode, seconds, track, form)
         track = 5_000 + number
         _chord(original / "audio" / f"{track}.LOFI.mp3", place, mode, seconds, track, form)
-        _table(original / "annotations" / "key" / f"{track}.LOFI.key", [[f"{WITH_FLATS[place]} {mode}"]])
+        _table(
+            original / "annotations" / "key" / f"{track}.LOFI.key",
+            [[f"{WITH_FLATS[place]} {mode}"]],
+        )
         _table(original / "md5" / f"{track}.LOFI.md5", [["0" * 32]])
     add(297011, artist_of("train", 0), "C minor", "1")
     add(61578, artist_of("train", 0), "C minor / F# minor", "2")
     add(10981, artist_of("train", 0), "-", "0")
     _table(mtg / "annotations" / "beatport_metadata.txt", metadata, between="\t")
     _table(mtg / "annotations" / "annotations.txt", annotations, between="\t")
-    _table(mtg / "annotations" / "genre" / "id.LOFI.genre", [["a stray file that the repository has"]])
+    _table(
+        mtg / "annotations" / "genre" / "id.LOFI.genre", [["a stray file that the repository has"]]
+    )
     return root
 
 
 def _chord(path: Path, place: int, mode: str, seconds: float, seed: int, form: str) -> None:
     tonic = 220 * 2 ** (place / 12)
     third, fifth = tonic * 2 ** ((4 if mode == "major" else 3) / 12), tonic * 2 ** (7 / 12)
-    parts = [sound(hz, seconds=seconds, rate=44_100, seed=seed, tone=0.15, hiss=0.005) for hz in (tonic, third, fifth)]
+    parts = [
+        sound(hz, seconds=seconds, rate=44_100, seed=seed, tone=0.15, hiss=0.005)
+        for hz in (tonic, third, fifth)
+    ]
     write(path, np.sum(parts, axis=0), 44_100, form=form)
 
 
 # --- NSynth ---
 
-FAMILIES = ["bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal"]
+FAMILIES = [
+    "bass",
+    "brass",
+    "flute",
+    "guitar",
+    "keyboard",
+    "mallet",
+    "organ",
+    "reed",
+    "string",
+    "synth_lead",
+    "vocal",
+]
 
 
 def nsynth(root: Path, *, seconds: float = 1.0, notes: int = 22) -> Path:
@@ -338,9 +591,15 @@ def nsynth(root: Path, *, seconds: float = 1.0, notes: int = 22) -> Path:
     for split in ("train", "valid", "test"):
         facts = {}
         for number in range(notes):
-            family = number % 11 if split == "train" else [place for place in range(11) if place != 9][number % 10]
+            family = (
+                number % 11
+                if split == "train"
+                else [place for place in range(11) if place != 9][number % 10]
+            )
             pitch, velocity = 40 + 3 * number % 48, [25, 50, 75, 100, 127][number % 5]
-            instrument = f"{FAMILIES[family]}_acoustic_{['train', 'valid', 'test'].index(split):03d}"
+            instrument = (
+                f"{FAMILIES[family]}_acoustic_{['train', 'valid', 'test'].index(split):03d}"
+            )
             note = f"{instrument}-{pitch:03d}-{velocity:03d}"
             if note in facts:
                 continue
@@ -349,9 +608,17 @@ def nsynth(root: Path, *, seconds: float = 1.0, notes: int = 22) -> Path:
                 "instrument_family": family, "instrument_family_str": FAMILIES[family], "instrument_source": 0, "instrument_source_str": "acoustic",
                 "qualities": [0] * 10, "qualities_str": [],
             }  # fmt: skip
-            samples = sound(440 * 2 ** ((pitch - 69) / 12), seconds=seconds, rate=16_000, seed=number, hiss=0.01 * (1 + family))
+            samples = sound(
+                440 * 2 ** ((pitch - 69) / 12),
+                seconds=seconds,
+                rate=16_000,
+                seed=number,
+                hiss=0.01 * (1 + family),
+            )
             write(root / f"nsynth-{split}" / "audio" / f"{note}.wav", samples, 16_000)
-        (root / f"nsynth-{split}" / "examples.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        (root / f"nsynth-{split}" / "examples.json").write_text(
+            json.dumps(facts, indent=1), encoding="utf-8"
+        )
     return root
 
 
@@ -365,17 +632,46 @@ JAMENDO_TAGS = {
 }
 
 
-def jamendo(root: Path, *, tracks: int = 12, seconds: float = 1.0, audio: str = "", lists: str = "data/splits/split-0", form: str = "mp3") -> Path:
+def jamendo(
+    root: Path,
+    *,
+    tracks: int = 12,
+    seconds: float = 1.0,
+    audio: str = "",
+    lists: str = "data/splits/split-0",
+    form: str = "mp3",
+) -> Path:
     """The four subsets of split 0 over the same tracks, `tracks` in train and half as many in valid and test; one has its low-quality copy only."""
-    numbers = {"train": range(948, 948 + tracks), "validation": range(2_000, 2_000 + tracks // 2), "test": range(1_048_681, 1_048_681 + tracks // 2)}
+    numbers = {
+        "train": range(948, 948 + tracks),
+        "validation": range(2_000, 2_000 + tracks // 2),
+        "test": range(1_048_681, 1_048_681 + tracks // 2),
+    }
     for split, ids in numbers.items():
         for subset, tags in JAMENDO_TAGS.items():
             rows = [["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]]
             for number in ids:
                 own = [tag for place, tag in enumerate(tags) if (number >> place) & 1] or [tags[0]]
-                rows.append([f"track_{number:07d}", f"artist_{number // 3:06d}", f"album_{number // 3:06d}", f"{number % 100:02d}/{number}.mp3", "166.0", *own])
+                rows.append(
+                    [
+                        f"track_{number:07d}",
+                        f"artist_{number // 3:06d}",
+                        f"album_{number // 3:06d}",
+                        f"{number % 100:02d}/{number}.mp3",
+                        "166.0",
+                        *own,
+                    ]
+                )
             _table(root / lists / f"autotagging_{subset}-{split}.tsv", rows, between="\t")
         for number in ids:
             samples = sound(150 * 1.3 ** (number % 8), seconds=seconds, rate=44_100, seed=number)
-            write(root / audio / f"{number % 100:02d}" / f"{number}{'.low' if number == 948 else ''}.mp3", samples, 44_100, form=form)
+            write(
+                root
+                / audio
+                / f"{number % 100:02d}"
+                / f"{number}{'.low' if number == 948 else ''}.mp3",
+                samples,
+                44_100,
+                form=form,
+            )
     return root

@@ -23,7 +23,9 @@ class Page:
     redirect: str = ""
     announce: int | None = None  # a lie about the length
     no_length: bool = False
-    break_after: list[int] = field(default_factory=list)  # bytes of the body after which the connection is cut, one a request
+    break_after: list[int] = field(
+        default_factory=list
+    )  # bytes of the body after which the connection is cut, one a request
     stall_after: list[int] = field(default_factory=list)  # the same, but it just stays silent
     slow_s: float = 0.0  # pause after each 16 kB
     then: Callable[["Page"], None] | None = None  # called after each request
@@ -78,7 +80,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, page: Page, span: str) -> None:
         if page.redirect or page.codes:
             self.send_response(302 if page.redirect else page.codes.pop(0))
-            for name, value in ({"Location": page.redirect} if page.redirect else page.headers).items():
+            for name, value in (
+                {"Location": page.redirect} if page.redirect else page.headers
+            ).items():
                 self.send_header(name, value)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -95,14 +99,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = page.content[start:]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(page.content) - 1}/{len(page.content)}")
+            self.send_header(
+                "Content-Range", f"bytes {start}-{len(page.content) - 1}/{len(page.content)}"
+            )
         self.send_header("Content-Type", page.kind)
         if page.etag:
             self.send_header("ETag", page.etag)
         for name, value in page.headers.items():
             self.send_header(name, value)
         if not page.no_length:
-            self.send_header("Content-Length", str(len(body) if page.announce is None else page.announce))
+            self.send_header(
+                "Content-Length", str(len(body) if page.announce is None else page.announce)
+            )
         self.end_headers()
         self._send(page, body)
 
@@ -123,7 +131,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serving() -> Iterator[Server]:
     """Run a server in a thread."""
     server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield server

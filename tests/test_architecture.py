@@ -11,7 +11,17 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
     {"filters"},
-    {"audio", "spectrogram", "layers", "tasks", "processes", "locks", "hub", "devices", "references"},
+    {
+        "audio",
+        "spectrogram",
+        "layers",
+        "tasks",
+        "processes",
+        "locks",
+        "hub",
+        "devices",
+        "references",
+    },
     {"variants", "descriptors"},
     {"estimators"},
     {"augment", "datasets", "model", "windows", "weights"},
@@ -51,7 +61,10 @@ def imports():
         part = path.relative_to(ROOT).parts[0].removesuffix(".py")
         tree = ast.parse(path.read_text(encoding="utf-8"))
         apart = [
-            node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef)
+            or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
         ]
         inside = {id(node) for part_of in apart for node in ast.walk(part_of)}
         for node in ast.walk(tree):
@@ -85,17 +98,25 @@ def test_heavy_packages_have_a_home():
 
 def test_what_an_embedding_does_not_need_is_imported_inside_functions():
     for part, name, inside in imports():
-        assert inside or name.split(".")[0] not in {"sklearn", "librosa", "matplotlib", "av"}, f"{part} imports {name} at load time"
+        assert inside or name.split(".")[0] not in {"sklearn", "librosa", "matplotlib", "av"}, (
+            f"{part} imports {name} at load time"
+        )
 
 
 def test_config_needs_the_standard_library_alone():
     for part, name, _ in imports():
-        assert part != "config" or name.split(".")[0] in sys.stdlib_module_names, f"config imports {name}"
+        assert part != "config" or name.split(".")[0] in sys.stdlib_module_names, (
+            f"config imports {name}"
+        )
 
 
 def loaded_after(statement):
     code = f"{statement}; import sys; print(*sorted(sys.modules))"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
 
 
 def test_importing_the_package_does_not_import_torch():
@@ -105,11 +126,22 @@ def test_importing_the_package_does_not_import_torch():
 def test_an_embedding_needs_core_dependencies_alone():
     loaded = loaded_after("import patchifier; patchifier.load")
     assert "torch" in loaded
-    assert not loaded & {"sklearn", "librosa", "matplotlib", "lightning_fabric", "av", "tensorboard"}
+    assert not loaded & {
+        "sklearn",
+        "librosa",
+        "matplotlib",
+        "lightning_fabric",
+        "av",
+        "tensorboard",
+    }
 
 
 def test_no_file_is_too_long_without_a_reason():
     design = (ROOT.parents[1] / "DESIGN.md").read_text(encoding="utf-8")
     for path in ROOT.rglob("*.py"):
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        assert lines <= 400 or f"`{path.relative_to(ROOT).as_posix()}`" in design.split("## Files above 400 lines")[1], f"{path}: {lines} lines"
+        assert (
+            lines <= 400
+            or f"`{path.relative_to(ROOT).as_posix()}`"
+            in design.split("## Files above 400 lines")[1]
+        ), f"{path}: {lines} lines"

@@ -59,7 +59,11 @@ def write_m4a(path: Path, sound: np.ndarray, rate: int) -> None:
 
 
 def peak_hz(wave: np.ndarray, rate: int = RATE) -> float:
-    return float(np.fft.rfftfreq(len(wave), 1 / rate)[np.abs(np.fft.rfft(wave * np.hanning(len(wave)))).argmax()])
+    return float(
+        np.fft.rfftfreq(len(wave), 1 / rate)[
+            np.abs(np.fft.rfft(wave * np.hanning(len(wave)))).argmax()
+        ]
+    )
 
 
 def rms(wave: np.ndarray) -> float:
@@ -70,7 +74,9 @@ def rms(wave: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_format_reads_back_with_its_length_pitch_and_level(name: str, tmp_path: Path, tone: Callable) -> None:
+def test_format_reads_back_with_its_length_pitch_and_level(
+    name: str, tmp_path: Path, tone: Callable
+) -> None:
     suffix, options, lossless, rate = FORMATS[name]
     path = tmp_path / f"tone{suffix}"
     soundfile.write(path, tone(440, seconds=4, rate=rate), rate, **options)
@@ -83,7 +89,9 @@ def test_format_reads_back_with_its_length_pitch_and_level(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000, 192_000])
-def test_rate_conversion_keeps_a_tone_sample_by_sample(rate: int, tmp_path: Path, tone: Callable) -> None:
+def test_rate_conversion_keeps_a_tone_sample_by_sample(
+    rate: int, tmp_path: Path, tone: Callable
+) -> None:
     soundfile.write(tmp_path / "tone.wav", tone(1000, seconds=2, rate=rate), rate, subtype="FLOAT")
     wave = audio.load(tmp_path / "tone.wav")
     assert len(wave) == 2 * RATE
@@ -91,8 +99,12 @@ def test_rate_conversion_keeps_a_tone_sample_by_sample(rate: int, tmp_path: Path
     np.testing.assert_allclose(wave[inner], tone(1000, seconds=2)[inner], atol=1e-4)
 
 
-def test_resampling_lets_nothing_above_the_new_limit_through(tmp_path: Path, tone: Callable) -> None:
-    soundfile.write(tmp_path / "high.wav", tone(15_000, seconds=2, rate=44_100), 44_100, subtype="FLOAT")
+def test_resampling_lets_nothing_above_the_new_limit_through(
+    tmp_path: Path, tone: Callable
+) -> None:
+    soundfile.write(
+        tmp_path / "high.wav", tone(15_000, seconds=2, rate=44_100), 44_100, subtype="FLOAT"
+    )
     assert rms(audio.load(tmp_path / "high.wav")[2000:-2000]) < 1e-4
 
 
@@ -105,7 +117,12 @@ def test_other_target_rate_is_obeyed(tmp_path: Path, tone: Callable) -> None:
 
 def test_eight_channels_are_mixed_to_their_mean(tmp_path: Path, tone: Callable) -> None:
     one = tone(440, seconds=1)
-    soundfile.write(tmp_path / "eight.wav", np.stack([one * channel / 8 for channel in range(8)], axis=1), RATE, subtype="FLOAT")
+    soundfile.write(
+        tmp_path / "eight.wav",
+        np.stack([one * channel / 8 for channel in range(8)], axis=1),
+        RATE,
+        subtype="FLOAT",
+    )
     np.testing.assert_allclose(audio.load(tmp_path / "eight.wav"), one * 3.5 / 8, atol=1e-6)
 
 
@@ -126,10 +143,14 @@ def test_m4a_is_read_through_pyav(tmp_path: Path, tone: Callable) -> None:
 def test_part_of_an_m4a_is_that_part_of_the_whole(tmp_path: Path, noise: Callable) -> None:
     write_m4a(tmp_path / "noise.m4a", noise(3), RATE)
     whole = audio.load(tmp_path / "noise.m4a")
-    np.testing.assert_array_equal(audio.load(tmp_path / "noise.m4a", start_s=1, end_s=2), whole[RATE : 2 * RATE])
+    np.testing.assert_array_equal(
+        audio.load(tmp_path / "noise.m4a", start_s=1, end_s=2), whole[RATE : 2 * RATE]
+    )
 
 
-def test_without_pyav_an_m4a_names_the_extra(tmp_path: Path, tone: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyav_an_m4a_names_the_extra(
+    tmp_path: Path, tone: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_m4a(tmp_path / "tone.m4a", tone(), RATE)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(audio.AudioError, match=r"tone\.m4a: .*pip install 'patchifier\[formats\]'"):
@@ -150,7 +171,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, noise: Callable) -> dic
 
 
 @pytest.mark.parametrize("rate", [RATE, 44_100])
-def test_blocks_joined_are_the_whole_bit_for_bit(rate: int, tmp_path: Path, stereo: Callable) -> None:
+def test_blocks_joined_are_the_whole_bit_for_bit(
+    rate: int, tmp_path: Path, stereo: Callable
+) -> None:
     path = tmp_path / "noise.wav"
     soundfile.write(path, stereo(25, rate=rate), rate)
     parts = list(audio.blocks(path))
@@ -175,7 +198,9 @@ def test_block_length_makes_no_difference(
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 @settings(max_examples=20, deadline=None)
 @given(bounds=st.lists(st.floats(0, 23.9), min_size=2, max_size=2, unique=True).map(sorted))
-def test_part_of_an_exact_format_is_that_part_of_the_whole(suffix: str, recordings: dict[str, Path], bounds: list[float]) -> None:
+def test_part_of_an_exact_format_is_that_part_of_the_whole(
+    suffix: str, recordings: dict[str, Path], bounds: list[float]
+) -> None:
     start_s, end_s = bounds[0], bounds[1] + 0.01
     whole = audio.load(recordings[suffix])
     part = audio.load(recordings[suffix], start_s=start_s, end_s=end_s)
@@ -194,16 +219,24 @@ def test_part_of_a_lossy_format_lies_within_a_codec_frame(
     part = audio.load(recordings[suffix], start_s=start_s, end_s=end_s)
     expected = (round(end_s * RATE) if end_s else len(whole)) - round(start_s * RATE)
     assert abs(len(part) - expected) <= CODEC_FRAME
-    middle = part[CODEC_FRAME : CODEC_FRAME + 8192]  # noise, so that only one place of the whole fits it
+    middle = part[
+        CODEC_FRAME : CODEC_FRAME + 8192
+    ]  # noise, so that only one place of the whole fits it
     first = round(start_s * RATE)
     around = whole[first : first + 8192 + 2 * CODEC_FRAME]
-    errors = [float(np.abs(around[shift : shift + 8192] - middle).max()) for shift in range(2 * CODEC_FRAME + 1)]
+    errors = [
+        float(np.abs(around[shift : shift + 8192] - middle).max())
+        for shift in range(2 * CODEC_FRAME + 1)
+    ]
     assert min(errors) < 1e-3
 
 
 def test_part_is_resampled_as_the_whole_is(tmp_path: Path, noise: Callable) -> None:
     soundfile.write(tmp_path / "noise.wav", noise(6, rate=44_100), 44_100)
-    whole, part = audio.load(tmp_path / "noise.wav"), audio.load(tmp_path / "noise.wav", start_s=2, end_s=5)
+    whole, part = (
+        audio.load(tmp_path / "noise.wav"),
+        audio.load(tmp_path / "noise.wav", start_s=2, end_s=5),
+    )
     assert len(part) == 3 * RATE
     np.testing.assert_allclose(part[500:-500], whole[2 * RATE : 5 * RATE][500:-500], atol=1e-4)
 
@@ -259,7 +292,9 @@ def test_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_pyav", [True, False])
-def test_text_named_mp3_is_refused(has_pyav: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_named_mp3_is_refused(
+    has_pyav: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "notes.mp3").write_text("not a song, but a page of notes about one\n" * 200)
     if not has_pyav:
         monkeypatch.setitem(sys.modules, "av", None)
@@ -293,7 +328,9 @@ def test_header_without_samples_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_not_numbers_are_refused(value: float, tmp_path: Path, tone: Callable) -> None:
+def test_samples_that_are_not_numbers_are_refused(
+    value: float, tmp_path: Path, tone: Callable
+) -> None:
     sound = tone()
     sound[12_345] = value
     soundfile.write(tmp_path / "wrong.wav", sound, RATE, subtype="FLOAT")
@@ -301,10 +338,22 @@ def test_samples_that_are_not_numbers_are_refused(value: float, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_floats_at_the_scale_of_integers_are_refused(sign: int, tmp_path: Path, tone: Callable) -> None:
-    soundfile.write(tmp_path / "integers.wav", sign * np.float32(32_767) * tone(level=1.0).clip(0), RATE, subtype="FLOAT")
-    expect_refusal(tmp_path / "integers.wav", r"peak at 327\d\d.*, expected floats within about -1 to 1: .*divide .* by 32768")
-    soundfile.write(tmp_path / "loud.wav", tone(level=50.0), RATE, subtype="FLOAT")  # 34 dB over full scale may have been recorded
+def test_floats_at_the_scale_of_integers_are_refused(
+    sign: int, tmp_path: Path, tone: Callable
+) -> None:
+    soundfile.write(
+        tmp_path / "integers.wav",
+        sign * np.float32(32_767) * tone(level=1.0).clip(0),
+        RATE,
+        subtype="FLOAT",
+    )
+    expect_refusal(
+        tmp_path / "integers.wav",
+        r"peak at 327\d\d.*, expected floats within about -1 to 1: .*divide .* by 32768",
+    )
+    soundfile.write(
+        tmp_path / "loud.wav", tone(level=50.0), RATE, subtype="FLOAT"
+    )  # 34 dB over full scale may have been recorded
     assert np.abs(audio.load(tmp_path / "loud.wav")).max() == pytest.approx(50, rel=0.01)
 
 
@@ -328,7 +377,9 @@ def test_end_before_start_is_refused(recordings: dict[str, Path]) -> None:
         *({"sample_rate": rate} for rate in (0, "22050")),
     ],
 )
-def test_parts_and_rates_that_are_no_numbers_are_refused(part: dict[str, Any], recordings: dict[str, Path]) -> None:
+def test_parts_and_rates_that_are_no_numbers_are_refused(
+    part: dict[str, Any], recordings: dict[str, Path]
+) -> None:
     name, value = next(iter(part.items()))
     with pytest.raises(RequestError, match=rf"{name}( is)? {value!r}.*expected"):
         audio.load(recordings["wav"], **part)
@@ -342,8 +393,12 @@ def test_absurd_rate_in_a_header_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg"])
 @settings(max_examples=15, deadline=None)
-@given(damage=st.lists(st.tuples(st.floats(0.05, 0.999), st.integers(0, 255)), min_size=1, max_size=6))
-def test_damaged_file_gives_audio_or_a_reason(suffix: str, recordings: dict[str, Path], damage: list[tuple[float, int]]) -> None:
+@given(
+    damage=st.lists(st.tuples(st.floats(0.05, 0.999), st.integers(0, 255)), min_size=1, max_size=6)
+)
+def test_damaged_file_gives_audio_or_a_reason(
+    suffix: str, recordings: dict[str, Path], damage: list[tuple[float, int]]
+) -> None:
     path = recordings[suffix]
     content = bytearray(path.read_bytes()[: 3 * 10**5])
     for place, value in damage:
@@ -374,7 +429,9 @@ except audio.AudioError as error:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o000])
-def test_file_without_permission_is_refused(mode: int, tone: Callable, child_environment: dict[str, str]) -> None:
+def test_file_without_permission_is_refused(
+    mode: int, tone: Callable, child_environment: dict[str, str]
+) -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         folder.chmod(0o755)
@@ -382,7 +439,9 @@ def test_file_without_permission_is_refused(mode: int, tone: Callable, child_env
         soundfile.write(path, tone(), RATE)
         path.chmod(mode)
         command = [sys.executable, "-c", LOAD_WITHOUT_RIGHTS, str(path)]
-        done = subprocess.run(command, env=child_environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=child_environment, capture_output=True, text=True, timeout=60
+        )
     finally:
         shutil.rmtree(folder)
     if mode:  # the same child reads the same file when it may: the refusal below is about rights and nothing else
@@ -406,7 +465,9 @@ def test_streamed_wav_of_unknown_length_is_accepted(tmp_path: Path, tone: Callab
 # --- samples in memory ---
 
 
-def test_samples_in_memory_equal_the_same_samples_in_a_file(tmp_path: Path, stereo: Callable) -> None:
+def test_samples_in_memory_equal_the_same_samples_in_a_file(
+    tmp_path: Path, stereo: Callable
+) -> None:
     sound = stereo(2, rate=44_100)
     soundfile.write(tmp_path / "noise.wav", sound, 44_100, subtype="FLOAT")
     wave = audio.as_waveform(sound.T, 44_100)
@@ -424,10 +485,17 @@ def test_samples_at_the_right_rate_are_left_alone(tone: Callable) -> None:
         (np.zeros(100, np.float32), None, "needs its sample rate"),
         (np.zeros(100, np.float32), 44, "sample_rate is 44"),
         (np.zeros(100, np.float32), 10**9, "sample_rate is 1000000000"),
-        *((np.zeros(100, np.float32), rate, f"sample_rate is {rate!r}, expected a rate in Hz") for rate in ("22050", float("nan"), -44_100, 0, True, [44_100])),
+        *(
+            (np.zeros(100, np.float32), rate, f"sample_rate is {rate!r}, expected a rate in Hz")
+            for rate in ("22050", float("nan"), -44_100, 0, True, [44_100])
+        ),
         ([[0.1, 0.2], [0.1]], RATE, "samples are a list that is no array"),
         (np.zeros(100, np.int16), RATE, "samples are int16"),
-        (np.array([0.1, 32_767.0], np.float32), RATE, "samples peak at 32767, expected floats within about -1 to 1: divide"),
+        (
+            np.array([0.1, 32_767.0], np.float32),
+            RATE,
+            "samples peak at 32767, expected floats within about -1 to 1: divide",
+        ),
         (np.array([[0.1, -32_768.0], [0.1, 32_767.0]], np.float32), RATE, "samples peak at 32768"),
         (np.array([0.1, np.nan], np.float32), RATE, "NaN or infinity"),
         (np.array([0.1, -np.inf], np.float32), RATE, "NaN or infinity"),

@@ -27,26 +27,42 @@ def intensity(drawn: augment.Draw, config: AugmentConfig, bands: int = 4) -> tor
     """Factors of random intensity on unpadded patches (B, N, 1, M, W)."""
     B, N = drawn.starts.shape
     lengths = np.full(B, 10**6)
-    crops = augment.Crops.of(replace(drawn, lengths=lengths, present=np.ones((B, N), bool)), first=np.zeros(B, int), frames=lengths)
-    return augment.vary_intensity(torch.ones(B, N, 1, bands, 32), crops, config=config, silence=SILENCE)
+    crops = augment.Crops.of(
+        replace(drawn, lengths=lengths, present=np.ones((B, N), bool)),
+        first=np.zeros(B, int),
+        frames=lengths,
+    )
+    return augment.vary_intensity(
+        torch.ones(B, N, 1, bands, 32), crops, config=config, silence=SILENCE
+    )
 
 
 def side_by_side(frames: Sequence[int], bands: int = 4, seed: int = 0) -> torch.Tensor:
     """Random log-mels (B, T, M); what lies behind a clip's end is NaN, so that it cannot be looked at unnoticed."""
     batch = torch.full((len(frames), max(frames), bands), torch.nan)
     for row, count in zip(batch, frames, strict=True):
-        row[:count] = torch.rand(count, bands, generator=torch.Generator().manual_seed(seed + count))
+        row[:count] = torch.rand(
+            count, bands, generator=torch.Generator().manual_seed(seed + count)
+        )
     return batch
 
 
 def applied(
-    drawn: augment.Draw, log_mels: torch.Tensor, frames: Sequence[int], width: int = 32, *, config: AugmentConfig | None = None, offsets: object = 0
+    drawn: augment.Draw,
+    log_mels: torch.Tensor,
+    frames: Sequence[int],
+    width: int = 32,
+    *,
+    config: AugmentConfig | None = None,
+    offsets: object = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Patches with and without random intensity, of log-mels (B, T, M) side by side that start `offsets` frames into their clips."""
     first = np.arange(len(frames)) * log_mels.shape[1] - offsets
     crops = augment.Crops.of(drawn, first=first, frames=np.array(frames), width=width)
     clean = augment.look_up(crops, log_mels.flatten(0, 1), silence=SILENCE, width=width)
-    return augment.vary_intensity(clean, crops, config=config or AugmentConfig(), silence=SILENCE), clean
+    return augment.vary_intensity(
+        clean, crops, config=config or AugmentConfig(), silence=SILENCE
+    ), clean
 
 
 # --- draws ---
@@ -123,7 +139,9 @@ def test_independent_patches_are_independent() -> None:
 
 
 def test_whole_takes_every_whole_patch_and_most_limits_them() -> None:
-    assert drawn_from(0, [1249, 100], layout="whole", config=PLAIN).present.sum(axis=1).tolist() == [39, 3]
+    assert drawn_from(0, [1249, 100], layout="whole", config=PLAIN).present.sum(
+        axis=1
+    ).tolist() == [39, 3]
     limited = drawn_from(0, [1249, 100], layout="whole", config=PLAIN, most=25)
     assert limited.present.shape == (2, 25)
     assert limited.present.sum(axis=1).tolist() == [25, 3]
@@ -160,12 +178,17 @@ def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
 
 @pytest.mark.parametrize("layout", ["consecutive", "independent", "one"])
 def test_draw_of_a_clip_does_not_depend_on_other_clips(layout: augment.Layout) -> None:
-    first, second = drawn_from(5, [900, 1249, 40], layout=layout), drawn_from(5, [300, 1249, 5000], layout=layout)
+    first, second = (
+        drawn_from(5, [900, 1249, 40], layout=layout),
+        drawn_from(5, [300, 1249, 5000], layout=layout),
+    )
     for name in ("scale", "starts", "present", "lengths", "keys"):
         np.testing.assert_array_equal(getattr(first, name)[1], getattr(second, name)[1])
 
 
-@pytest.mark.parametrize(("per", "count"), [("element", 2 * 25 * 4 * 32), ("band", 2 * 4), ("spectrogram", 2)])
+@pytest.mark.parametrize(
+    ("per", "count"), [("element", 2 * 25 * 4 * 32), ("band", 2 * 4), ("spectrogram", 2)]
+)
 def test_intensity_has_its_structure(per: str, count: int) -> None:
     config = AugmentConfig(intensity_per=per)
     factors = intensity(drawn_from(0, [900, 1000], config=config), config)
@@ -178,7 +201,9 @@ def test_intensity_has_its_structure(per: str, count: int) -> None:
 def test_intensity_is_that_of_wellons_hash_of_key_and_place() -> None:
     keys = np.array([[3, -5], [2**31 - 1, -(2**31)]], np.int32)
     places = np.arange(1000, dtype=np.uint32)
-    for key, found in zip(keys.view(np.uint32), augment.uniform(torch.from_numpy(keys), 2000, -1.0, 1.0), strict=True):
+    for key, found in zip(
+        keys.view(np.uint32), augment.uniform(torch.from_numpy(keys), 2000, -1.0, 1.0), strict=True
+    ):
         x = places * (key[0] | np.uint32(1)) + key[1]
         x ^= x >> 16
         x *= np.uint32(0x7FEB352D)
@@ -190,7 +215,9 @@ def test_intensity_is_that_of_wellons_hash_of_key_and_place() -> None:
 
 
 def test_uniform_numbers_are_uniform_and_independent() -> None:
-    keys = torch.from_numpy(np.random.default_rng(0).integers(-(2**31), 2**31, (40, 2), dtype=np.int32))
+    keys = torch.from_numpy(
+        np.random.default_rng(0).integers(-(2**31), 2**31, (40, 2), dtype=np.int32)
+    )
     values = augment.uniform(keys, 50_001, 0.0, 1.0).numpy()
     assert values.shape == (40, 50_001)
     counts = np.histogram(values, bins=100, range=(0, 1))[0]
@@ -221,9 +248,13 @@ def test_without_scaling_and_intensity_it_is_exactly_the_crop() -> None:
 def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -> None:
     log_mels = torch.zeros(1, 300, 1)
     log_mels[0, frame] = 1
-    drawn = drawn_from(0, [300], layout="whole", config=AugmentConfig(scale=(scale, scale), intensity=(1, 1)))
+    drawn = drawn_from(
+        0, [300], layout="whole", config=AugmentConfig(scale=(scale, scale), intensity=(1, 1))
+    )
     _, clean = applied(drawn, log_mels, [300])
-    line = clean[0, :, 0, 0].flatten().clamp(min=0)  # patches touch, so this is stretched time from the first start on
+    line = (
+        clean[0, :, 0, 0].flatten().clamp(min=0)
+    )  # patches touch, so this is stretched time from the first start on
     expected = (frame + 0.5) * scale - 0.5 - drawn.starts[0, 0]
     if 1 <= expected <= len(line) - 2:
         assert line.max() > 0.4
@@ -234,14 +265,18 @@ def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -
 @pytest.mark.parametrize("scale", [0.9, 1.0, 1.1, 1.2])
 def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
     log_mels = torch.arange(400.0)[None, :, None]
-    drawn = drawn_from(0, [400], patches=10, config=AugmentConfig(scale=(scale, scale), intensity=(1, 1)))
+    drawn = drawn_from(
+        0, [400], patches=10, config=AugmentConfig(scale=(scale, scale), intensity=(1, 1))
+    )
     _, clean = applied(drawn, log_mels, [400])
     stretched = drawn.starts[0, 0] + np.arange(320)
     expected = np.clip((stretched + 0.5) / scale - 0.5, 0, 399)
     np.testing.assert_allclose(clean[0, :, 0, 0].flatten(), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize(("per", "constant_axes"), [("band", (1, 4)), ("spectrogram", (1, 3, 4)), ("element", ())])
+@pytest.mark.parametrize(
+    ("per", "constant_axes"), [("band", (1, 4)), ("spectrogram", (1, 3, 4)), ("element", ())]
+)
 def test_intensity_multiplies_what_it_should(per: str, constant_axes: tuple[int, ...]) -> None:
     frames = [900, 900]
     config = AugmentConfig(scale=(1, 1), intensity_per=per)
@@ -261,7 +296,9 @@ def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
     config = AugmentConfig(intensity_per=per)
     drawn = drawn_from(0, frames, config=config)
     augmented, clean = applied(drawn, side_by_side(frames), frames, config=config)
-    padding = (drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]) | ~drawn.present[:, :, None]
+    padding = (
+        drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]
+    ) | ~drawn.present[:, :, None]
     assert padding[0].any()
     assert not padding[1].any()
     for patches in (augmented, clean):
@@ -279,7 +316,9 @@ def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
     low=st.floats(0.5, 1.0),
     high=st.floats(1.0, 1.6),
 )
-def test_span_covers_what_is_looked_at(frames: list[int], layout: augment.Layout, seed: int, patches: int, low: float, high: float) -> None:
+def test_span_covers_what_is_looked_at(
+    frames: list[int], layout: augment.Layout, seed: int, patches: int, low: float, high: float
+) -> None:
     config = AugmentConfig(scale=(low, high), intensity_per="spectrogram")
     drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, width=8, most=9)
     whole = side_by_side(frames).nan_to_num(7.0)
@@ -287,7 +326,9 @@ def test_span_covers_what_is_looked_at(frames: list[int], layout: augment.Layout
     assert (spans[:, 0] >= 0).all()
     assert (spans[:, 0] < spans[:, 1]).all()
     assert (spans[:, 1] <= frames).all()
-    parts = torch.full((len(frames), int(np.diff(spans).max()), 4), 99.0)  # as a cache reads them, but for the padding
+    parts = torch.full(
+        (len(frames), int(np.diff(spans).max()), 4), 99.0
+    )  # as a cache reads them, but for the padding
     for part, clip, (first, last) in zip(parts, whole, spans, strict=True):
         part[: last - first] = clip[first:last]
     expected = applied(drawn, whole, frames, width=8)
@@ -321,7 +362,9 @@ def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout: augment.Layo
 
 def test_a_batch_without_padding_has_no_mask_of_it() -> None:
     for frames, padded in (([900, 1249], False), ([900, 100], True)):
-        crops = augment.Crops.of(drawn_from(0, frames), first=np.zeros(2, int), frames=np.array(frames))
+        crops = augment.Crops.of(
+            drawn_from(0, frames), first=np.zeros(2, int), frames=np.array(frames)
+        )
         assert (crops.present is not None) == padded
 
 
@@ -330,19 +373,29 @@ def test_a_batch_without_padding_has_no_mask_of_it() -> None:
 WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
 
 
-def shifted(log_mel: torch.Tensor, semitones: float, config: SpectrogramConfig = WIDE) -> torch.Tensor:
+def shifted(
+    log_mel: torch.Tensor, semitones: float, config: SpectrogramConfig = WIDE
+) -> torch.Tensor:
     """Log-mel (M, T) as patches show it, (M, N W), if its pitch is shifted and nothing else happens."""
     frames = [log_mel.shape[1]]
-    drawn = drawn_from(0, frames, layout="whole", config=replace(PLAIN, pitch=(semitones, semitones + 1e-9)))
+    drawn = drawn_from(
+        0, frames, layout="whole", config=replace(PLAIN, pitch=(semitones, semitones + 1e-9))
+    )
     crops = augment.Crops.of(drawn, first=np.zeros(1, int), frames=np.array(frames), config=config)
-    return augment.look_up(crops, log_mel.T.contiguous(), silence=SILENCE)[0, :, 0].transpose(0, 1).flatten(1)
+    return (
+        augment.look_up(crops, log_mel.T.contiguous(), silence=SILENCE)[0, :, 0]
+        .transpose(0, 1)
+        .flatten(1)
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.Layout) -> None:
     generators = [np.random.default_rng(3) for _ in range(3)]
     plain, moved, still = (
-        augment.draw(generator, np.array([900, 1249, 40]), config=AugmentConfig(pitch=pitch), layout=layout)
+        augment.draw(
+            generator, np.array([900, 1249, 40]), config=AugmentConfig(pitch=pitch), layout=layout
+        )
         for generator, pitch in zip(generators, [(0, 0), (-3, 3), (0.0, 0.0)], strict=True)
     )
     for name in ("scale", "starts", "present", "lengths", "keys"):
@@ -372,7 +425,10 @@ def test_shifts_fill_their_range() -> None:
 
 @pytest.mark.parametrize("semitones", [2, -3, 7])
 def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones: int, tone: Callable) -> None:
-    low, high = (spectrogram.log_mel(tone(55 * 2 ** (band / 36), seconds=3), WIDE) for band in (111, 111 + 3 * semitones))
+    low, high = (
+        spectrogram.log_mel(tone(55 * 2 ** (band / 36), seconds=3), WIDE)
+        for band in (111, 111 + 3 * semitones)
+    )
     found = shifted(low, semitones)[:, 20:-20]
     wanted = high[:, : found.shape[1] + 20][:, 20:]
     assert (found[64:].argmax(0) == 111 + 3 * semitones).all()
@@ -382,10 +438,18 @@ def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones: int, tone:
 
 
 def test_chroma_rolls_with_the_shift(tone: Callable) -> None:
-    config = update(Config(), {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": {"bands": 280, "pitch_bands": 216}})
+    config = update(
+        Config(),
+        {
+            "spectrogram": {"bands": 280, "pitch_bands": 216},
+            "model": {"bands": 280, "pitch_bands": 216},
+        },
+    )
     log_mel = spectrogram.log_mel(tone(330, seconds=3) + tone(415, seconds=3), WIDE)
     before, after = (spectrogram.cut(each)[None, :, 0] for each in (log_mel, shifted(log_mel, 2)))
-    expected, found = (DESCRIPTORS["chroma"].values(patches[:, 1:3], None, config) for patches in (before, after))
+    expected, found = (
+        DESCRIPTORS["chroma"].values(patches[:, 1:3], None, config) for patches in (before, after)
+    )
     torch.testing.assert_close(found, expected.roll(6, dims=-1), atol=1e-4, rtol=1e-3)
 
 
@@ -395,17 +459,26 @@ def test_rows_move_by_thirds_of_a_semitone_and_the_outermost_stay() -> None:
     expected = log_mel[64:, :32].roll(1, dims=0)
     expected[0] = log_mel[64, :32]
     torch.testing.assert_close(third[64:], expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(sixth[65:], (log_mel[64:-1, :32] + log_mel[65:, :32]) / 2, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        sixth[65:], (log_mel[64:-1, :32] + log_mel[65:, :32]) / 2, atol=1e-4, rtol=0
+    )
     centres = filters.mel_edges_hz(WIDE)[1:-1]
     up = shifted(log_mel, 12)
     for band in range(0, 64, 9):  # an octave up, a band shows what lay at half its frequency
         place = np.interp(centres[band] / 2, centres, np.arange(64))
         low = int(place)
-        torch.testing.assert_close(up[band], torch.lerp(log_mel[low, :32], log_mel[min(low + 1, 63), :32], place - low), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            up[band],
+            torch.lerp(log_mel[low, :32], log_mel[min(low + 1, 63), :32], place - low),
+            atol=1e-4,
+            rtol=0,
+        )
     down = shifted(log_mel, -12)
     beyond = centres * 2 > centres[-1]
     assert beyond.any()
-    torch.testing.assert_close(down[:64][beyond], log_mel[63, :32].expand(int(beyond.sum()), -1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        down[:64][beyond], log_mel[63, :32].expand(int(beyond.sum()), -1), atol=1e-4, rtol=0
+    )
 
 
 def test_mel_and_pitch_bands_do_not_run_into_each_other_and_padding_stays() -> None:

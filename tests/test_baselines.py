@@ -37,7 +37,18 @@ from patchifier.embed import Embedder
 from patchifier.model import Patchifier
 
 RATE = audio.SAMPLE_RATE
-CONFIG = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}})
+CONFIG = update(
+    Config(),
+    {
+        "model": {
+            "channels": [4, 4, 4, 4, 8],
+            "width": 16,
+            "layers": 2,
+            "heads": 2,
+            "feed_forward": 32,
+        }
+    },
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +59,10 @@ def data(tmp_path_factory) -> Cache:
     for number in range(12):
         time_s = np.arange(int((1 + 2 * number / 11) * RATE)) / RATE
         noise = np.random.default_rng(number).uniform(-1, 1, len(time_s))
-        audio.save(folder / f"{number}.wav", 0.3 * np.sin(2 * np.pi * 200 * (1 + number) * time_s) + 0.02 * (1 + number) * noise)
+        audio.save(
+            folder / f"{number}.wav",
+            0.3 * np.sin(2 * np.pi * 200 * (1 + number) * time_s) + 0.02 * (1 + number) * noise,
+        )
         part = {"start_s": 0.25, "end_s": 1.0} if number == 2 else {}
         clips.append(Clip(str(number), str(folder / f"{number}.wav"), **part))
     audio.save(folder / "click.wav", np.array([0.5], np.float32))
@@ -71,7 +85,9 @@ def test_mel_statistics_are_the_mean_and_deviation_of_each_band_over_time(data):
     found = mel_stats(data, indices)
     assert found.shape == (3, 128)
     for row, index in zip(found, indices, strict=True):
-        log_mel = spectrogram.log_mel(audio.load(data.clips[index].path)).half().double().numpy()  # (M, T), rounded as the cache is
+        log_mel = (
+            spectrogram.log_mel(audio.load(data.clips[index].path)).half().double().numpy()
+        )  # (M, T), rounded as the cache is
         np.testing.assert_allclose(row[:64], log_mel.mean(1), atol=1e-6)
         np.testing.assert_allclose(row[64:], log_mel.std(1), atol=1e-6)
     assert (found[2, 64:] < 1e-6).all()  # a single frame does not deviate
@@ -79,7 +95,9 @@ def test_mel_statistics_are_the_mean_and_deviation_of_each_band_over_time(data):
 
 def test_mel_statistics_of_part_of_a_file_are_those_of_the_part(data):
     part = audio.load(data.clips[2].path, start_s=0.25, end_s=1.0)
-    np.testing.assert_allclose(mel_stats(data, [2])[0, :64], spectrogram.log_mel(part).mean(1), atol=1e-3)
+    np.testing.assert_allclose(
+        mel_stats(data, [2])[0, :64], spectrogram.log_mel(part).mean(1), atol=1e-3
+    )
 
 
 def peaked(waveform):
@@ -99,7 +117,12 @@ def test_mfcc_are_librosas_means_and_deviations_with_first_and_second_difference
     assert found.shape == (2, 120)
     for row, index in zip(found, indices, strict=True):
         waveform, _ = librosa.load(data.clips[index].path, sr=None)
-        np.testing.assert_allclose(row, moments_by_hand(librosa.feature.mfcc(y=peaked(waveform), sr=RATE, n_mfcc=20)), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            row,
+            moments_by_hand(librosa.feature.mfcc(y=peaked(waveform), sr=RATE, n_mfcc=20)),
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 def test_mfcc_hear_only_the_clips_part_of_its_file(data):
@@ -119,7 +142,9 @@ def test_loudness_changes_neither_mfcc_nor_chroma(tone, noise):
     np.testing.assert_allclose(chroma_of(0.25 * sound), chroma_of(sound), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("hz", "pitch_class"), [(261.626, 0), (440.0, 9), (880.0, 9), (739.989, 6)])
+@pytest.mark.parametrize(
+    ("hz", "pitch_class"), [(261.626, 0), (440.0, 9), (880.0, 9), (739.989, 6)]
+)
 def test_chroma_of_a_tone_lights_its_pitch_class(hz, pitch_class, tone):
     found = chroma_of(tone(hz, seconds=2.0))
     assert found.shape == (72,)
@@ -131,21 +156,29 @@ def test_chroma_of_a_tone_lights_its_pitch_class(hz, pitch_class, tone):
 
 
 def test_chroma_change_where_the_tone_changes(tone):
-    steady, moving = chroma_of(tone(440.0, seconds=2.0)), chroma_of(np.concatenate([tone(440.0), tone(523.251)]))
+    steady, moving = (
+        chroma_of(tone(440.0, seconds=2.0)),
+        chroma_of(np.concatenate([tone(440.0), tone(523.251)])),
+    )
     assert moving[12 + 9] > 10 * steady[12 + 9]  # deviation of the pitch class A
     assert moving[36 + 9] > 3 * steady[36 + 9]  # deviation of its first difference
 
 
 def test_chroma_are_librosas_moments(data):
     waveform = audio.load(data.clips[2].path, start_s=0.25, end_s=1.0)
-    wanted = moments_by_hand(librosa.feature.chroma_cqt(y=peaked(waveform), sr=RATE, hop_length=512))
+    wanted = moments_by_hand(
+        librosa.feature.chroma_cqt(y=peaked(waveform), sr=RATE, hop_length=512)
+    )
     np.testing.assert_allclose(chroma(data, [2])[0], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_handcrafted_features_are_the_three_side_by_side(data):
     found = handcrafted(data, [3, 2])
     assert found.shape == (2, 120 + 72 + 128)
-    assert np.array_equal(found, np.concatenate([mfcc(data, [3, 2]), chroma(data, [3, 2]), mel_stats(data, [3, 2])], axis=1))
+    assert np.array_equal(
+        found,
+        np.concatenate([mfcc(data, [3, 2]), chroma(data, [3, 2]), mel_stats(data, [3, 2])], axis=1),
+    )
 
 
 def test_silence_has_hand_made_features_without_a_warning(silence, recwarn):
@@ -156,7 +189,10 @@ def test_silence_has_hand_made_features_without_a_warning(silence, recwarn):
 
 @pytest.mark.parametrize("seconds", [0.00005, 0.02, 0.03, 0.05, 0.1, 0.16, 0.2])
 def test_hand_made_features_of_the_shortest_clips_are_numbers(seconds, tmp_path):
-    audio.save(tmp_path / "short.wav", np.random.default_rng(0).uniform(-0.5, 0.5, max(1, int(seconds * RATE))).astype(np.float32))
+    audio.save(
+        tmp_path / "short.wav",
+        np.random.default_rng(0).uniform(-0.5, 0.5, max(1, int(seconds * RATE))).astype(np.float32),
+    )
 
     class One:
         clips = (Clip("short", str(tmp_path / "short.wav")),)
@@ -180,11 +216,18 @@ def test_encoders_take_clips_of_a_cache_in_any_order(data):
 # --- the random network ---
 
 
-def batch_statistics(model: Patchifier, patches: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batch_statistics(
+    model: Patchifier, patches: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Mean and variance of what each of the extractor's batch norms is given, when they use the batch's own statistics."""
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     norms = [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(lambda _, given: found.append((given[0].mean((0, 2, 3)), given[0].var((0, 2, 3))))) for norm in norms]
+    hooks = [
+        norm.register_forward_pre_hook(
+            lambda _, given: found.append((given[0].mean((0, 2, 3)), given[0].var((0, 2, 3))))
+        )
+        for norm in norms
+    ]
     kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     with torch.no_grad():
         model.extractor.train()
@@ -213,13 +256,19 @@ def test_after_calibration_each_batch_norm_holds_the_statistics_of_what_it_is_gi
 def test_calibrated_features_are_neither_dead_nor_exploding(data):
     model = random_checkpoint(CONFIG, data, range(10), seed=0).model
     outputs = []
-    for norm in (module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)):
+    for norm in (
+        module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)
+    ):
         norm.register_forward_hook(lambda _, __, output: outputs.append(output.clone()))
     with torch.no_grad():
         model.extractor(patches_of(data, range(10)))
     for output in outputs:
-        torch.testing.assert_close(output.mean((0, 2, 3)), torch.zeros(output.shape[1]), atol=0.02, rtol=0)
-        torch.testing.assert_close(output.var((0, 2, 3)), torch.ones(output.shape[1]), atol=0.05, rtol=0)
+        torch.testing.assert_close(
+            output.mean((0, 2, 3)), torch.zeros(output.shape[1]), atol=0.02, rtol=0
+        )
+        torch.testing.assert_close(
+            output.var((0, 2, 3)), torch.ones(output.shape[1]), atol=0.05, rtol=0
+        )
 
 
 def test_calibration_moves_the_extractors_statistics_and_nothing_else(data):
@@ -238,7 +287,10 @@ def test_the_random_network_is_a_function_of_its_seed(data):
     one = random_checkpoint(CONFIG, data, range(6), seed=5)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    two, other = random_checkpoint(CONFIG, data, range(6), seed=5), random_checkpoint(CONFIG, data, range(6), seed=6)
+    two, other = (
+        random_checkpoint(CONFIG, data, range(6), seed=5),
+        random_checkpoint(CONFIG, data, range(6), seed=6),
+    )
     first, second = one.model.state_dict(), two.model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(one.model.bottleneck.positions, other.model.bottleneck.positions)
@@ -248,14 +300,18 @@ def test_the_random_network_is_a_function_of_its_seed(data):
 
 def test_the_random_network_has_the_weights_of_a_new_model_of_its_seed(data):
     made = random_checkpoint(CONFIG, data, range(6), seed=5).model
-    for (name, one), two in zip(Patchifier(CONFIG.model, seed=5).named_parameters(), made.parameters(), strict=True):
+    for (name, one), two in zip(
+        Patchifier(CONFIG.model, seed=5).named_parameters(), made.parameters(), strict=True
+    ):
         assert torch.equal(one, two), name
 
 
 def test_calibration_sees_the_given_clips_alone_and_at_most_so_many(data):
     one = random_checkpoint(CONFIG, data, [0, 1], seed=0).model
     two = random_checkpoint(CONFIG, data, [8, 9], seed=0).model
-    assert not torch.equal(one.extractor.down[0][1].running_mean, two.extractor.down[0][1].running_mean)
+    assert not torch.equal(
+        one.extractor.down[0][1].running_mean, two.extractor.down[0][1].running_mean
+    )
     seen = []
 
     class Spy:
@@ -290,7 +346,9 @@ def model_folder(data, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("spec", "size"), [("mel-stats", 128), ("mfcc", 120), ("chroma", 72), ("handcrafted", 320)])
+@pytest.mark.parametrize(
+    ("spec", "size"), [("mel-stats", 128), ("mfcc", 120), ("chroma", 72), ("handcrafted", 320)]
+)
 def test_a_word_is_an_encoder_of_that_name(spec, size, data):
     (encoder,) = encoders(spec, data=data)
     assert (encoder.name, encoder.parameters, encoder.seed) == (spec, 0, None)
@@ -299,14 +357,33 @@ def test_a_word_is_an_encoder_of_that_name(spec, size, data):
 
 def test_every_row_is_spelled_and_described():
     assert len(specs()) == len(ROWS)
-    assert all(row.what and spelled.startswith(word) for spelled, (word, row) in zip(specs(), ROWS.items(), strict=True))
+    assert all(
+        row.what and spelled.startswith(word)
+        for spelled, (word, row) in zip(specs(), ROWS.items(), strict=True)
+    )
     assert "mfcc" in specs()
     assert "features:DIR" in specs()
     assert "random[:SEED or MODEL]" in specs()
 
 
 @pytest.mark.parametrize(
-    "spec", ["", " ", "nothing", "MFCC", "mfcc:", "mfcc:20", "features", "features:", "hear", "clmr:", "random:", ":x", "no/folder", "no/folder@cls"]
+    "spec",
+    [
+        "",
+        " ",
+        "nothing",
+        "MFCC",
+        "mfcc:",
+        "mfcc:20",
+        "features",
+        "features:",
+        "hear",
+        "clmr:",
+        "random:",
+        ":x",
+        "no/folder",
+        "no/folder@cls",
+    ],
 )
 def test_what_is_no_encoder_is_refused_with_what_would_be_one(spec, data):
     with pytest.raises(RequestError, match="is no encoder, expected"):
@@ -317,8 +394,12 @@ def test_a_model_folder_is_an_encoder_with_the_embeddings_of_its_settings(data, 
     (encoder,) = encoders(str(model_folder), data=data)
     made = checkpoints.load(model_folder)
     found = encoder.encode(data, [3, 2, 12])
-    log_mels = [torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in (3, 2, 12)]
-    np.testing.assert_allclose(found, Embedder(made.model, made.config).embed_log_mels(log_mels), atol=1e-6)
+    log_mels = [
+        torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in (3, 2, 12)
+    ]
+    np.testing.assert_allclose(
+        found, Embedder(made.model, made.config).embed_log_mels(log_mels), atol=1e-6
+    )
     assert encoder.parameters == made.model.parameter_count()
     assert encoder.trained_on == model_folder.resolve().parent
     (same,) = encoders(f"model:{model_folder}")
@@ -326,7 +407,10 @@ def test_a_model_folder_is_an_encoder_with_the_embeddings_of_its_settings(data, 
 
 
 def test_the_pooling_of_a_model_can_be_chosen(data, model_folder):
-    both, mean, cls = (encoders(f"{model_folder}{pooling}", data=data)[0].encode(data, [3, 5]) for pooling in ("", "@mean", "@cls"))
+    both, mean, cls = (
+        encoders(f"{model_folder}{pooling}", data=data)[0].encode(data, [3, 5])
+        for pooling in ("", "@mean", "@cls")
+    )
     assert (both.shape, mean.shape, cls.shape) == ((2, 32), (2, 16), (2, 16))
     np.testing.assert_allclose(both[:, :16], mean, atol=1e-6)
     assert np.abs(cls - mean).max() > 0.01
@@ -347,13 +431,20 @@ def test_a_model_for_other_log_mels_hears_the_clips_themselves(data, tmp_path):
     made = random_checkpoint(other, data, range(3), seed=0)
     checkpoints.save(tmp_path / "model", made)
     (encoder,) = encoders(str(tmp_path / "model"), data=data)
-    waves = [audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s) for clip in (data.clips[0], data.clips[2])]
+    waves = [
+        audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s)
+        for clip in (data.clips[0], data.clips[2])
+    ]
     by_file = Embedder(made.model, other).embed(waves, sample_rate=RATE)
     np.testing.assert_allclose(encoder.encode(data, [0, 2]), by_file, atol=1e-4)
-    wrong = Embedder(made.model, other).embed_log_mels([torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in (0, 2)])
+    wrong = Embedder(made.model, other).embed_log_mels(
+        [torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in (0, 2)]
+    )
     assert np.abs(wrong - by_file).max() > 1e-3
     five = encoders(f"random:{tmp_path / 'model'}", data=data, train=range(3))
-    np.testing.assert_array_equal(five[0].encode(data, [0, 2]), encoder.encode(data, [0, 2]))  # calibrated on the same
+    np.testing.assert_array_equal(
+        five[0].encode(data, [0, 2]), encoder.encode(data, [0, 2])
+    )  # calibrated on the same
 
 
 def test_many_clips_have_the_embeddings_of_few(data, model_folder, monkeypatch):
@@ -370,14 +461,20 @@ def test_random_is_five_encoders_of_one_name_calibrated_on_the_training_side(dat
     assert len({encoder.identity for encoder in found}) == 5
     made = random_checkpoint(CONFIG, data, range(6), seed=9)
     log_mel = torch.from_numpy(np.array(data.log_mel(8), np.float32).T)
-    np.testing.assert_allclose(found[2].encode(data, [8]), Embedder(made.model, made.config).embed_log_mels([log_mel]), atol=1e-6)
+    np.testing.assert_allclose(
+        found[2].encode(data, [8]),
+        Embedder(made.model, made.config).embed_log_mels([log_mel]),
+        atol=1e-6,
+    )
 
 
 def test_random_takes_a_seed_or_the_architecture_of_a_model(data, model_folder):
     (one,) = encoders("random:3", data=data, train=range(6), config=CONFIG)
     assert (one.name, one.seed) == ("random:3", 3)
     (trained,) = encoders(str(model_folder))
-    assert np.array_equal(one.encode(data, [1]), trained.encode(data, [1]))  # the folder holds random weights of that seed
+    assert np.array_equal(
+        one.encode(data, [1]), trained.encode(data, [1])
+    )  # the folder holds random weights of that seed
     five = encoders(f"random:{model_folder}", data=data, train=range(6))
     assert [encoder.parameters for encoder in five] == [trained.parameters] * 5
     assert np.array_equal(five[3].encode(data, [1]), one.encode(data, [1]))
@@ -401,7 +498,9 @@ def test_the_paper_is_the_default_of_random_weights(data):
 def test_vectors_that_do_not_fit_are_refused_by_the_clips_name(data):
     cases = {
         "hold NaN": lambda data, index: np.array([1.0, np.nan if index == 4 else 0.0]),
-        "have 5 numbers, those of the first clip 3": lambda data, index: np.zeros(5 if index == 4 else 3),
+        "have 5 numbers, those of the first clip 3": lambda data, index: np.zeros(
+            5 if index == 4 else 3
+        ),
         "shape \\(2, 2\\)": lambda data, index: np.zeros((2, 2) if index == 4 else 2),
     }
     for message, vector in cases.items():
@@ -480,7 +579,12 @@ def test_damaged_features_are_computed_again(data, tmp_path):
 def test_an_encoder_that_fails_leaves_nothing_behind(data, tmp_path):
     for features in (np.full((1, 2), np.inf), np.zeros(3), np.zeros((2, 3)), np.zeros((1, 0))):
         with pytest.raises(RequestError, match=r"^bad: the features"):
-            cached(Encoder("bad", lambda data, indices, features=features: features, identity="bad"), data, [0], tmp_path)
+            cached(
+                Encoder("bad", lambda data, indices, features=features: features, identity="bad"),
+                data,
+                [0],
+                tmp_path,
+            )
     assert not list(tmp_path.iterdir())
 
 
@@ -495,7 +599,9 @@ def test_features_are_computed_again_when_the_audio_changed(tmp_path, tone):
             cached(encoder, Cache(tmp_path / "cache"), [0])
     assert len(asked) == 2
     assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 2
-    audio.save(path, tone(300.0, seconds=1.5))  # not prepared again: an encoder that reads the file hears another sound
+    audio.save(
+        path, tone(300.0, seconds=1.5)
+    )  # not prepared again: an encoder that reads the file hears another sound
     os.utime(path, ns=(0, 0))
     cached(encoder, Cache(tmp_path / "cache"), [0])
     assert len(asked) == 3
@@ -508,12 +614,27 @@ def test_models_with_other_weights_or_settings_have_another_identity(data, model
     with torch.no_grad():
         next(made.model.parameters()).view(-1)[0] += 1e-3
     checkpoints.save(tmp_path / "model", made)
-    found = [encoders(spec)[0].identity for spec in (str(model_folder), f"model:{model_folder}", f"{model_folder}@mean", str(tmp_path / "model"))]
+    found = [
+        encoders(spec)[0].identity
+        for spec in (
+            str(model_folder),
+            f"model:{model_folder}",
+            f"{model_folder}@mean",
+            str(tmp_path / "model"),
+        )
+    ]
     assert found[0] == found[1]
     assert len(set(found)) == 3
-    seed = update(made.config, {"pretrain": {"seed": made.config.pretrain.seed + 1, "mask_ratio": 0.5}})
-    checkpoints.save(tmp_path / "trained otherwise", dataclasses.replace(checkpoints.load(model_folder), config=seed))
-    assert encoders(str(tmp_path / "trained otherwise"))[0].identity == found[0]  # by which vectors are kept
+    seed = update(
+        made.config, {"pretrain": {"seed": made.config.pretrain.seed + 1, "mask_ratio": 0.5}}
+    )
+    checkpoints.save(
+        tmp_path / "trained otherwise",
+        dataclasses.replace(checkpoints.load(model_folder), config=seed),
+    )
+    assert (
+        encoders(str(tmp_path / "trained otherwise"))[0].identity == found[0]
+    )  # by which vectors are kept
 
 
 @pytest.mark.slow
@@ -522,12 +643,17 @@ def test_mfcc_on_the_demo_clips_agree_with_an_independent_script(tmp_path):
     dataset = datasets.load("demo")
     cache.prepare(dataset, tmp_path / "cache")
     data = Cache(tmp_path / "cache")
-    features, names = mfcc(data, range(len(data.clips))), np.array([clip.target for clip in data.clips])
+    features, names = (
+        mfcc(data, range(len(data.clips))),
+        np.array([clip.target for clip in data.clips]),
+    )
     folds, right = np.array([clip.fold for clip in data.clips]), 0
     for fold in sorted(set(folds)):
         train, test = folds != fold, folds == fold
         mean, deviation = features[train].mean(0), features[train].std(0)
-        fitted = LogisticRegression(C=0.1, max_iter=5000).fit((features[train] - mean) / deviation, names[train])
+        fitted = LogisticRegression(C=0.1, max_iter=5000).fit(
+            (features[train] - mean) / deviation, names[train]
+        )
         right += int((fitted.predict((features[test] - mean) / deviation) == names[test]).sum())
     assert right / len(names) == pytest.approx(0.393, abs=0.03)
 
@@ -536,12 +662,23 @@ def test_mfcc_on_the_demo_clips_agree_with_an_independent_script(tmp_path):
 
 
 def test_summaries_are_what_an_embedding_holds_behind_its_layers(data, tmp_path):
-    wide = update(Config(), {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": {"bands": 280, "pitch_bands": 216, "layers": 1}})
+    wide = update(
+        Config(),
+        {
+            "spectrogram": {"bands": 280, "pitch_bands": 216},
+            "model": {"bands": 280, "pitch_bands": 216, "layers": 1},
+        },
+    )
     wide = update(wide, {"embed": {"summaries": ["harmony", "mode", "pulse", "rhythm"]}})
-    cache.prepare(Dataset("tones", data.clips[:4]), tmp_path / "cache", config=wide.spectrogram, workers=1)
+    cache.prepare(
+        Dataset("tones", data.clips[:4]), tmp_path / "cache", config=wide.spectrogram, workers=1
+    )
     there = Cache(tmp_path / "cache")
     embedder = Embedder(Patchifier(wide.model), wide)
-    log_mels = [torch.from_numpy(np.array(there.log_mel(index), np.float32).T) for index in range(len(there.clips))]
+    log_mels = [
+        torch.from_numpy(np.array(there.log_mel(index), np.float32).T)
+        for index in range(len(there.clips))
+    ]
     found = handmade.summaries(there, range(len(there.clips)))
     assert found.shape == (len(there.clips), 272)
     np.testing.assert_allclose(found, embedder.embed_log_mels(log_mels)[:, 512:], atol=1e-6)

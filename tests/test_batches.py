@@ -14,7 +14,14 @@ import torch
 
 from patchifier import augment, loop
 from patchifier.cache import Cache
-from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, read_changes, update
+from patchifier.config import (
+    Config,
+    ModelConfig,
+    RequestError,
+    TrainingConfig,
+    read_changes,
+    update,
+)
 from patchifier.devices import Graph, launch
 from patchifier.loop import make_optimiser
 from patchifier.model import Patchifier, draw_mask
@@ -34,7 +41,9 @@ class Clips:
         generator = torch.Generator().manual_seed(0)
         self.frames = np.array(frames)
         self.clips = frames
-        self.log_mels = [torch.rand(count, 64, generator=generator).half().numpy() - 0.9 for count in frames]
+        self.log_mels = [
+            torch.rand(count, 64, generator=generator).half().numpy() - 0.9 for count in frames
+        ]
         self.spectrogram = Config().spectrogram
 
     def log_mel(self, index, first=0, last=None):
@@ -49,7 +58,14 @@ MIXED = Clips(900, 100, 1249, 20, 1000, 700, 40, 1249)
 
 def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
     config = config or Config(model=SMALL)
-    return Batches(data, parts or [np.arange(len(data.frames))], config, stage, TrainingConfig(batch=batch), share=share)
+    return Batches(
+        data,
+        parts or [np.arange(len(data.frames))],
+        config,
+        stage,
+        TrainingConfig(batch=batch),
+        share=share,
+    )
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
@@ -102,19 +118,29 @@ def test_a_step_waits_for_nothing_on_the_device(stage):
     """On torch's meta device there are shapes and no numbers: whatever asks for a number, or mixes devices, fails."""
     config = Config(model=SMALL)
     own = batches(LONG, stage)
-    own.resident = Resident(torch.empty(10_000, 64, dtype=torch.float16, device="meta"), np.zeros(8, int))
+    own.resident = Resident(
+        torch.empty(10_000, 64, dtype=torch.float16, device="meta"), np.zeros(8, int)
+    )
     model = Patchifier(SMALL).to("meta").train()
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage])
     plan = own(0)
     assert plan.present is None
-    moved = dataclasses.replace(plan, **{name: value.to("meta") for name, value in vars(plan).items() if value is not None})
+    moved = dataclasses.replace(
+        plan, **{name: value.to("meta") for name, value in vars(plan).items() if value is not None}
+    )
     loss = stage_loss(stage, own, config.pretrain)(model, moved)
     loss.backward()
     assert loss.device.type == "meta"
-    missing = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    missing = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
     assert not missing
-    with pytest.raises((NotImplementedError, RuntimeError)):  # as it would, given a mask to count instead of places
+    with pytest.raises(
+        (NotImplementedError, RuntimeError)
+    ):  # as it would, given a mask to count instead of places
         model.stage_two_loss(*own.look_up(moved), None, moved.masked)
 
 
@@ -122,19 +148,37 @@ def test_a_step_waits_for_nothing_on_the_device(stage):
 def test_steps_without_padding_have_the_same_shapes(stage):
     """So that one recording serves them all; log-mels that are read have one length too."""
     own = batches(LONG, stage)
-    shapes = {tuple((name, value.shape) for name, value in vars(own(step)).items() if value is not None) for step in range(12)}
+    shapes = {
+        tuple((name, value.shape) for name, value in vars(own(step)).items() if value is not None)
+        for step in range(12)
+    }
     if stage == "two":
         assert len(shapes) == 1
     resident = batches(LONG, stage)
     resident.resident = Resident.of(LONG, np.arange(8), torch.device("cpu"))
-    assert len({tuple((name, value.shape) for name, value in vars(resident(step)).items() if value is not None) for step in range(12)}) == 1
+    assert (
+        len(
+            {
+                tuple(
+                    (name, value.shape)
+                    for name, value in vars(resident(step)).items()
+                    if value is not None
+                )
+                for step in range(12)
+            }
+        )
+        == 1
+    )
 
 
 def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
     parts = [np.array([0, 2, 4, 6]), np.array([1, 3, 5, 7])]
     seen = []
     for step in range(4):
-        plans = [batches(LONG, "two", batch=4, parts=parts, share=share)(step) for share in (slice(0, 2), slice(2, 4))]
+        plans = [
+            batches(LONG, "two", batch=4, parts=parts, share=share)(step)
+            for share in (slice(0, 2), slice(2, 4))
+        ]
         seen.append([plan.frames.tolist() for plan in plans])
     for number, part in enumerate(parts):
         own = [frames for step in seen for frames in step[number]]
@@ -143,7 +187,12 @@ def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
 
 @pytest.mark.parametrize("stage", ["one", "two"])
 def test_another_seed_takes_the_clips_in_another_order(stage):
-    orders = [batches(LONG, stage, config=update(Config(model=SMALL), {"pretrain": {"seed": seed}}))(0).clips.tolist() for seed in range(3)]
+    orders = [
+        batches(LONG, stage, config=update(Config(model=SMALL), {"pretrain": {"seed": seed}}))(
+            0
+        ).clips.tolist()
+        for seed in range(3)
+    ]
     assert len(set(map(tuple, orders))) == 3
     assert all(sorted(order) == list(range(8)) for order in orders)
 
@@ -153,7 +202,9 @@ def test_the_stages_take_the_clips_in_orders_of_their_own():
     assert one != two
 
 
-@pytest.mark.parametrize(("changes", "same"), [({}, True), ({"target": "augmented"}, True), ({"target": "clean"}, False)])
+@pytest.mark.parametrize(
+    ("changes", "same"), [({}, True), ({"target": "augmented"}, True), ({"target": "clean"}, False)]
+)
 def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
     own = batches(LONG, "two", config=update(Config(model=SMALL), {"pretrain": changes}))
     patches, target = own.look_up(own(0))
@@ -162,19 +213,32 @@ def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
 
 def test_masks_have_a_stream_of_their_own():
     """Not the one of augmentation, whatever is drawn from that."""
-    plain, shifted = (batches(LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch": [0, most]}}))(3) for most in (0, 2))
-    own, others = (draw_mask(generator(1, purpose, 3), np.ones((8, 25), bool), 0.75) for purpose in ("mask", "augment"))
+    plain, shifted = (
+        batches(LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch": [0, most]}}))(
+            3
+        )
+        for most in (0, 2)
+    )
+    own, others = (
+        draw_mask(generator(1, purpose, 3), np.ones((8, 25), bool), 0.75)
+        for purpose in ("mask", "augment")
+    )
     assert plain.masked.numpy().tolist() == shifted.masked.numpy().tolist() == own.tolist()
     assert own.tolist() != others.tolist()
 
 
 def in_groups(*groups):
     data = Clips(900, 1249, 1000, 1249, 830, 1100, 1249, 950)
-    data.clips = [SimpleNamespace(id=str(number), group=group) for number, group in enumerate(groups)]
+    data.clips = [
+        SimpleNamespace(id=str(number), group=group) for number, group in enumerate(groups)
+    ]
     return data
 
 
-PAIRS = update(Config(model=SMALL), {"pretrain": {"contrast_of": "group", "targets": ["contrast"]}, "augment": {"pitch": [-2, 2]}})
+PAIRS = update(
+    Config(model=SMALL),
+    {"pretrain": {"contrast_of": "group", "targets": ["contrast"]}, "augment": {"pitch": [-2, 2]}},
+)
 
 
 def test_of_groups_two_crops_stand_side_by_side_at_one_speed_and_pitch():
@@ -185,12 +249,17 @@ def test_of_groups_two_crops_stand_side_by_side_at_one_speed_and_pitch():
         plan = own(step)
         one, other = plan.clips.view(4, 2).numpy().T
         np.testing.assert_array_equal(group[one], group[other])
-        assert all((first != second) == (group[first] != 3) for first, second in zip(one, other, strict=True))  # alone in its group, it is its own partner
+        assert all(
+            (first != second) == (group[first] != 3)
+            for first, second in zip(one, other, strict=True)
+        )  # alone in its group, it is its own partner
         assert torch.equal(plan.scale[::2], plan.scale[1::2])
         assert torch.equal(plan.rows[::2], plan.rows[1::2])
         assert (plan.starts[::2, 0] != plan.starts[1::2, 0]).any()
         heard += zip(one.tolist(), other.tolist(), strict=True)
-    assert sorted(one for one, _ in heard[:8]) == list(range(8))  # every clip once before any comes again
+    assert sorted(one for one, _ in heard[:8]) == list(
+        range(8)
+    )  # every clip once before any comes again
     assert {other for one, other in heard if one == 0} == {2, 5}
     assert torch.equal(own(5).clips, batches(data, "two", config=PAIRS)(5).clips)
 
@@ -201,13 +270,18 @@ def test_partners_lie_in_the_same_part_and_shares_make_up_the_batch():
     assert torch.equal(whole[::2] % 4 // 2, whole[1::2] % 4 // 2)
     assert (whole[:4] % 2 == 0).all()
     assert (whole[4:] % 2 == 1).all()
-    shares = [batches(data, "two", config=PAIRS, parts=parts, share=share)(3).clips for share in (slice(0, 3), slice(3, 8))]
+    shares = [
+        batches(data, "two", config=PAIRS, parts=parts, share=share)(3).clips
+        for share in (slice(0, 3), slice(3, 8))
+    ]
     assert torch.equal(torch.cat(shares), whole)
 
 
 def test_a_long_clip_beside_a_short_one_is_still_stretched_until_it_fits():
     config = Config().augment
-    drawn = augment.draw(np.random.default_rng(0), np.array([400, 850] * 100), config=config, pairs=True)
+    drawn = augment.draw(
+        np.random.default_rng(0), np.array([400, 850] * 100), config=config, pairs=True
+    )
     assert drawn.present[1::2].all()
     assert (drawn.scale[::2] == drawn.scale[1::2]).all()
     assert drawn.scale.max() <= config.scale[1]
@@ -217,7 +291,8 @@ def test_one_group_alone_is_refused():
     require_groups(in_groups(*"aaaaaaab"), np.arange(8))
     for groups, train in (("aaaaaaaa", np.arange(8)), ("aaaaaaab", np.arange(7))):
         with pytest.raises(
-            RequestError, match=r"all clips that train are of one group.*name groups in a manifest, sort files into more folders, or hold out less"
+            RequestError,
+            match=r"all clips that train are of one group.*name groups in a manifest, sort files into more folders, or hold out less",
         ):
             require_groups(in_groups(*groups), train)
 
@@ -228,15 +303,26 @@ def test_stage_one_has_no_pairs():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"stage_two": {"batch": 7}}, {"stage_two": {"batch": 2}}, {"stage_two": {"batch": 6}, "stage_one": {"batch": 6}, "parts": 2}]
+    "changes",
+    [
+        {"stage_two": {"batch": 7}},
+        {"stage_two": {"batch": 2}},
+        {"stage_two": {"batch": 6}, "stage_one": {"batch": 6}, "parts": 2},
+    ],
 )
 def test_pairs_that_do_not_fill_a_batch_are_refused(changes):
-    with pytest.raises(RequestError, match=r"contrast_of 'group' needs two pairs, and no half one in a part: a batch of \d in [12] parts is none"):
+    with pytest.raises(
+        RequestError,
+        match=r"contrast_of 'group' needs two pairs, and no half one in a part: a batch of \d in [12] parts is none",
+    ):
         update(Config(), {"pretrain": {"contrast_of": "group", "targets": ["contrast"]} | changes})
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused():
-    with pytest.raises(RequestError, match=r"pretrain\.parts is 3, expected a number by which the batch of 32 can be divided"):
+    with pytest.raises(
+        RequestError,
+        match=r"pretrain\.parts is 3, expected a number by which the batch of 32 can be divided",
+    ):
         update(Config(), {"pretrain": {"parts": 3}})
 
 
@@ -267,7 +353,13 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
     monkeypatch.setattr(loop.Losses, "__init__", ahead)
     monkeypatch.setattr(loop.Losses, "fetch", counted)
     model = torch.nn.Linear(3, 1)
-    job = loop.Job(model, 10, lambda step: torch.full((2, 3), float(step)), lambda model, batch: model(batch).square().mean(), lambda model: {"figure": 1.0})
+    job = loop.Job(
+        model,
+        10,
+        lambda step: torch.full((2, 3), float(step)),
+        lambda model, batch: model(batch).square().mean(),
+        lambda model: {"figure": 1.0},
+    )
     loop.fit(job, tmp_path, config=TrainingConfig(steps=11, batch=2), seed=0, validate_every=6)
     assert [count for count in fetched if count] == [4, 2, 4, 1]
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
@@ -277,9 +369,21 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
 def test_the_first_step_of_a_warm_up_trains(tmp_path):
     model = torch.nn.Linear(3, 1)
     before = model.weight.detach().clone()
-    job = loop.Job(model, 10, lambda step: torch.ones(2, 3), lambda model, batch: model(batch).square().mean())
-    loop.fit(job, tmp_path, config=TrainingConfig(steps=1, batch=2, learning_rate=1e-2, warm_up_steps=4, weight_decay=0.0), seed=0, validate_every=9)
-    torch.testing.assert_close((model.weight - before).abs(), torch.full((1, 3), 1e-2 / 4))  # Adam's first step is as long as the rate
+    job = loop.Job(
+        model, 10, lambda step: torch.ones(2, 3), lambda model, batch: model(batch).square().mean()
+    )
+    loop.fit(
+        job,
+        tmp_path,
+        config=TrainingConfig(
+            steps=1, batch=2, learning_rate=1e-2, warm_up_steps=4, weight_decay=0.0
+        ),
+        seed=0,
+        validate_every=9,
+    )
+    torch.testing.assert_close(
+        (model.weight - before).abs(), torch.full((1, 3), 1e-2 / 4)
+    )  # Adam's first step is as long as the rate
 
 
 def test_processes_drop_out_differently_in_a_step_and_alike_when_it_is_taken_again():
@@ -287,9 +391,20 @@ def test_processes_drop_out_differently_in_a_step_and_alike_when_it_is_taken_aga
 
     def dropped(rank, step):
         fabric = launch("cpu")
-        fabric = SimpleNamespace(global_rank=rank, world_size=2, device=fabric.device, autocast=fabric.autocast, backward=lambda loss: None)
+        fabric = SimpleNamespace(
+            global_rank=rank,
+            world_size=2,
+            device=fabric.device,
+            autocast=fabric.autocast,
+            backward=lambda loss: None,
+        )
         seen = []
-        job = loop.Job(model, 10, lambda step: torch.ones(64), lambda model, batch: seen.append(model(batch)) or torch.zeros(()))
+        job = loop.Job(
+            model,
+            10,
+            lambda step: torch.ones(64),
+            lambda model, batch: seen.append(model(batch)) or torch.zeros(()),
+        )
         optimiser = SimpleNamespace(param_groups=[], zero_grad=lambda **_: None, step=lambda: None)
         loop.Stepper(job, model, optimiser, fabric, TrainingConfig(), seed=0, total=10)(step)
         return seen[0].tolist()
@@ -306,7 +421,14 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
     own = batches(LONG, "two", batch=2)
     for precision in ("32", "bf16"):
         job = loop.Job(model, 8, own, stage_loss("two", own, Config().pretrain))
-        loop.fit(job, tmp_path / precision, config=TrainingConfig(steps=1, batch=2), seed=0, validate_every=9, fabric=launch("cpu", precision=precision))
+        loop.fit(
+            job,
+            tmp_path / precision,
+            config=TrainingConfig(steps=1, batch=2),
+            seed=0,
+            validate_every=9,
+            fabric=launch("cpu", precision=precision),
+        )
     assert seen == [torch.float32, torch.bfloat16]
 
 
@@ -322,22 +444,49 @@ def test_plans_sent_ahead_are_those_of_their_steps(stage):
         sent = there(step)
         assert {value.device.type for value in sent.tensors().values()} == {"meta"}
         expected = here(step)
-        assert {name: value.shape for name, value in sent.tensors().items()} == {name: value.shape for name, value in expected.tensors().items()}
+        assert {name: value.shape for name, value in sent.tensors().items()} == {
+            name: value.shape for name, value in expected.tensors().items()
+        }
     there.helper.shutdown()
     assert [step for step, _ in planned] == [0, 1, 2, 3, 7, 8, 9]
     for step, made in planned:
-        assert all(torch.equal(value, made.tensors()[name]) for name, value in here(step).tensors().items())
+        assert all(
+            torch.equal(value, made.tensors()[name]) for name, value in here(step).tensors().items()
+        )
 
 
 @pytest.mark.slow
 def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path, child_environment):
     """So that it can be run the moment there is a GPU."""
     script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
-    options = ["--device", "cpu", "--clips", "8", "--batches", "2", "--agree", "2", "--steps", "1", "--equal", "4"]
-    subprocess.run([sys.executable, str(script), *options, "--out", str(tmp_path / "gpu.json")], env=child_environment, check=True, timeout=200)
+    options = [
+        "--device",
+        "cpu",
+        "--clips",
+        "8",
+        "--batches",
+        "2",
+        "--agree",
+        "2",
+        "--steps",
+        "1",
+        "--equal",
+        "4",
+    ]
+    subprocess.run(
+        [sys.executable, str(script), *options, "--out", str(tmp_path / "gpu.json")],
+        env=child_environment,
+        check=True,
+        timeout=200,
+    )
     facts = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["largest_relative_difference"] for row in facts["agreement"]] == [0, 0]  # the same device twice
-    assert {(row["stage"], row["way"]) for row in facts["speed"]} == {(stage, way) for stage in ("one", "two") for way in ("float32", "bf16")}
+    assert [row["largest_relative_difference"] for row in facts["agreement"]] == [
+        0,
+        0,
+    ]  # the same device twice
+    assert {(row["stage"], row["way"]) for row in facts["speed"]} == {
+        (stage, way) for stage in ("one", "two") for way in ("float32", "bf16")
+    }
     assert facts["equal_clips"][0]["steps"] == 2
 
 
@@ -345,16 +494,26 @@ def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothin
     patches, mean_patch = torch.full((1, 3, 1, 64, 32), -0.4), torch.full((1, 64, 32), -0.5)
     present, everything = torch.tensor([[True, False, False]]), torch.tensor([[True, False, False]])
     known = TrainingStatistics(mean_patch, Kriging.fit([np.full((3, 64), -0.5)]))
-    found = masked_predictors([Batch(patches, patches, present, everything, torch.tensor([0]))], known)
+    found = masked_predictors(
+        [Batch(patches, patches, present, everything, torch.tensor([0]))], known
+    )
     names = ("mean_patch", "visible_mean", "interpolation", "shrunk_interpolation", "kriging")
-    assert found == pytest.approx({**{f"{name}_mse": 0.01 for name in names}, "band_means_mse": 0.0})
+    assert found == pytest.approx(
+        {**{f"{name}_mse": 0.01 for name in names}, "band_means_mse": 0.0}
+    )
 
 
 def test_batches_with_padding_are_never_recorded():
     taken = []
     model = torch.nn.Linear(1, 1)
-    graph = Graph(lambda plan: taken.append(plan) or torch.zeros(()), model, torch.optim.SGD(model.parameters()))
-    plan = SimpleNamespace(present=torch.ones(1, 4, dtype=torch.bool), masked=torch.ones(1, 4, dtype=torch.bool))
+    graph = Graph(
+        lambda plan: taken.append(plan) or torch.zeros(()),
+        model,
+        torch.optim.SGD(model.parameters()),
+    )
+    plan = SimpleNamespace(
+        present=torch.ones(1, 4, dtype=torch.bool), masked=torch.ones(1, 4, dtype=torch.bool)
+    )
     assert float(graph(plan)) == 0.0
     assert (taken, graph.recorded) == ([plan], {})
 
@@ -365,7 +524,16 @@ def test_decay_is_on_matrices_and_kernels_alone():
         model = Patchifier(config.model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         rows = make_optimiser(model, config.pretrain.stage_two, {}).param_groups
-        decayed = {names[id(parameter)] for row in rows if row["weight_decay"] for parameter in row["params"]}
+        decayed = {
+            names[id(parameter)]
+            for row in rows
+            if row["weight_decay"]
+            for parameter in row["params"]
+        }
         tables = ("positions", "places", "distances.numbers", "cls", "mask_token")
-        assert decayed == {name for name, value in model.named_parameters() if value.ndim > 1 and not name.endswith(tables)}
+        assert decayed == {
+            name
+            for name, value in model.named_parameters()
+            if value.ndim > 1 and not name.endswith(tables)
+        }
         assert not any(isinstance(module, torch.nn.Embedding) for module in model.modules())

@@ -34,15 +34,22 @@ def small_mtat():
     """The sheet with the counts of the small tree, and without checksums."""
     facts = datasets.find_sheet("mtat")[0]
     counts = {"all": {"": 51}, "tags50": {"train": 36, "valid": 5, "test": 10}}
-    return dataclasses.replace(facts, remotes=(), variants={name: Variant("", known) for name, known in counts.items()})
+    return dataclasses.replace(
+        facts, remotes=(), variants={name: Variant("", known) for name, known in counts.items()}
+    )
 
 
 def test_a_whole_tree_is_complete(gtzan_root):
     report = check("gtzan", gtzan_root)
     assert report.complete
     assert report.files == 1000
-    assert report.size_b == sum(path.stat().st_size for path in gtzan_root.rglob("*.wav") if not path.name.startswith("."))
-    assert [(split.variant, split.split, split.published, split.listed, split.usable) for split in report.splits] == [
+    assert report.size_b == sum(
+        path.stat().st_size for path in gtzan_root.rglob("*.wav") if not path.name.startswith(".")
+    )
+    assert [
+        (split.variant, split.split, split.published, split.listed, split.usable)
+        for split in report.splits
+    ] == [
         ("fault-filtered", "train", 443, 443, 443),
         ("fault-filtered", "valid", 197, 197, 197),
         ("fault-filtered", "test", 290, 290, 290),
@@ -56,10 +63,16 @@ def test_a_missing_file_is_named_and_what_the_splits_lose(gtzan):
     report = check("gtzan", gtzan)
     assert not report.complete
     assert report.missing == ("genres/rock/rock.00000.wav",)
-    side = next(clip.split for clip in datasets.load("gtzan", gtzan, partial=True).clips if clip.id == "rock.00001")
+    side = next(
+        clip.split
+        for clip in datasets.load("gtzan", gtzan, partial=True).clips
+        if clip.id == "rock.00001"
+    )
     lost = {(split.variant, split.split): split.lost for split in report.splits if split.lost}
     assert lost[("folds", "")] == ("rock.00000",)
-    assert [names for (variant, _), names in lost.items() if variant == "fault-filtered"] == [("rock.00000",)]
+    assert [names for (variant, _), names in lost.items() if variant == "fault-filtered"] == [
+        ("rock.00000",)
+    ]
     assert side in datasets.SPLITS
     assert any("genres/rock/rock.00000.wav" in line for line in report.lines())
     assert "NOT complete" in report.lines()[0]
@@ -127,7 +140,10 @@ def test_tables_that_are_cut_short_are_not_complete(mtat, small_mtat):
 
 
 def test_a_split_that_vanished_is_counted_as_nothing(mtat, small_mtat):
-    sheet = dataclasses.replace(small_mtat, variants={"tags50-tagged": Variant("", {"train": 23, "valid": 2, "test": 7, "extra": 3})})
+    sheet = dataclasses.replace(
+        small_mtat,
+        variants={"tags50-tagged": Variant("", {"train": 23, "valid": 2, "test": 7, "extra": 3})},
+    )
     extra = next(split for split in check(sheet, mtat).splits if split.split == "extra")
     assert (extra.published, extra.listed, extra.usable, extra.as_published) == (3, 0, 0, False)
 
@@ -151,12 +167,29 @@ def test_tables_that_cannot_be_read_are_said(mtat):
 def test_checksums_of_downloads_that_lie_in_the_root(gtzan, tmp_path):
     good, bad, long, other = (f"{name}.bin" for name in ("good", "bad", "long", "other"))
     sha256 = hashlib.sha256(b"content").hexdigest()
-    for name, content in [(good, b"content"), (bad, b"changed"), (long, b"content and more"), (other, b"whatever")]:
+    for name, content in [
+        (good, b"content"),
+        (bad, b"changed"),
+        (long, b"content and more"),
+        (other, b"whatever"),
+    ]:
         (gtzan / name).write_bytes(content)
-    remotes = (Remote(good, (), sha256, 7), Remote(bad, (), sha256), Remote(long, (), "", 7), Remote(other), Remote("absent.bin", (), sha256))
+    remotes = (
+        Remote(good, (), sha256, 7),
+        Remote(bad, (), sha256),
+        Remote(long, (), "", 7),
+        Remote(other),
+        Remote("absent.bin", (), sha256),
+    )
     sheet = dataclasses.replace(datasets.find_sheet("gtzan")[0], remotes=remotes)
     report = check(sheet, gtzan)
-    assert {file.name: file.state for file in report.downloads} == {good: "ok", bad: "differs", long: "differs", other: "unknown", "absent.bin": "absent"}
+    assert {file.name: file.state for file in report.downloads} == {
+        good: "ok",
+        bad: "differs",
+        long: "differs",
+        other: "unknown",
+        "absent.bin": "absent",
+    }
     assert not report.complete
     (gtzan / bad).write_bytes(b"content")
     (gtzan / long).unlink()

@@ -29,8 +29,18 @@ def made(*, seed: int = 0, head: bool = False, **changes) -> Checkpoint:
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in (tensor for part in parts for tensor in part.state_dict().values()):
-            tensor.copy_(torch.randn(tensor.shape, generator=chance) if tensor.is_floating_point() else torch.tensor(7 + seed))
-    return Checkpoint(model, config, parts[1] if head else None, TASK if head else None, {"dataset": "demo", "seed": seed})
+            tensor.copy_(
+                torch.randn(tensor.shape, generator=chance)
+                if tensor.is_floating_point()
+                else torch.tensor(7 + seed)
+            )
+    return Checkpoint(
+        model,
+        config,
+        parts[1] if head else None,
+        TASK if head else None,
+        {"dataset": "demo", "seed": seed},
+    )
 
 
 def rewrite(folder: Path, change) -> None:
@@ -52,7 +62,11 @@ def reconfigure(folder: Path, change) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Everything below a folder, hidden files too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 # --- there and back ---
@@ -80,7 +94,9 @@ def test_a_loaded_model_is_in_evaluation_mode(tmp_path):
     saved.model.train()
     save(tmp_path / "model", saved)
     loaded = load(tmp_path / "model")
-    assert not any(module.training for part in (loaded.model, loaded.head) for module in part.modules())
+    assert not any(
+        module.training for part in (loaded.model, loaded.head) for module in part.modules()
+    )
 
 
 def test_loading_leaves_the_global_generator_alone(tmp_path):
@@ -93,19 +109,28 @@ def test_loading_leaves_the_global_generator_alone(tmp_path):
 
 def test_a_folder_holds_three_files_and_none_is_a_pickle(tmp_path):
     save(tmp_path / "model", made(head=True))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["README.md", "config.json", "model", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "README.md",
+        "config.json",
+        "model",
+        "model.safetensors",
+    ]
     weights = (tmp_path / "model" / "model.safetensors").read_bytes()
     header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
     assert {name.split(".")[0] for name in header} == {"__metadata__", "model", "head"}
     for content in contents(tmp_path).values():
-        assert not content.startswith((b"\x80", b"PK"))  # a pickle, or the zip in which torch keeps one
+        assert not content.startswith(
+            (b"\x80", b"PK")
+        )  # a pickle, or the zip in which torch keeps one
 
 
 def test_saving_does_not_change_the_model(tmp_path):
     saved = made(head=True)
     before = {name: tensor.clone() for name, tensor in saved.model.state_dict().items()}
     save(tmp_path / "model", saved)
-    assert all(torch.equal(before[name], tensor) for name, tensor in saved.model.state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in saved.model.state_dict().items()
+    )
 
 
 def test_saving_the_same_model_gives_the_same_weight_file_every_time(tmp_path):
@@ -123,7 +148,11 @@ def test_an_existing_model_is_replaced_whole(tmp_path):
     save(folder, made(seed=2))
     loaded = load(folder)
     assert (loaded.facts["seed"], loaded.task) == (2, None)
-    assert sorted(contents(tmp_path)) == ["model/README.md", "model/config.json", "model/model.safetensors"]
+    assert sorted(contents(tmp_path)) == [
+        "model/README.md",
+        "model/config.json",
+        "model/model.safetensors",
+    ]
 
 
 def test_a_model_is_saved_into_folders_that_do_not_exist_yet(tmp_path):
@@ -159,29 +188,50 @@ def test_in_half_precision_matrices_take_half_the_room_and_come_back_in_float32(
         save(tmp_path / name, saved, **how)
     stored = safetensors.torch.load_file(tmp_path / "half" / "model.safetensors")
     loaded = load(tmp_path / "half")
-    for part, was, found in (("model", saved.model, loaded.model), ("head", saved.head, loaded.head)):
+    for part, was, found in (
+        ("model", saved.model, loaded.model),
+        ("head", saved.head, loaded.head),
+    ):
         for name, tensor in was.state_dict().items():
             half = tensor.is_floating_point() and tensor.ndim > 1
             assert stored[f"{part}.{name}"].dtype == (torch.float16 if half else tensor.dtype), name
             assert found.state_dict()[name].dtype == tensor.dtype
-            assert torch.equal(found.state_dict()[name], tensor.half().float() if half else tensor), name
-    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.75 * (tmp_path / "whole" / "model.safetensors").stat().st_size
-    assert (tmp_path / "half" / "config.json").read_text() == (tmp_path / "whole" / "config.json").read_text()
+            assert torch.equal(
+                found.state_dict()[name], tensor.half().float() if half else tensor
+            ), name
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.75 * (
+        tmp_path / "whole" / "model.safetensors"
+    ).stat().st_size
+    assert (tmp_path / "half" / "config.json").read_text() == (
+        tmp_path / "whole" / "config.json"
+    ).read_text()
 
 
 def test_statistics_that_half_precision_could_not_hold_are_kept(tmp_path):
     saved = made()
     with torch.no_grad():
-        saved.model.extractor.get_buffer(next(name for name, _ in saved.model.extractor.named_buffers() if name.endswith("running_var"))).fill_(1e6)
+        saved.model.extractor.get_buffer(
+            next(
+                name
+                for name, _ in saved.model.extractor.named_buffers()
+                if name.endswith("running_var")
+            )
+        ).fill_(1e6)
     save(tmp_path / "model", saved, dtype=torch.float16)
-    assert max(float(buffer.max()) for buffer in load(tmp_path / "model").model.extractor.buffers()) == 1e6
+    assert (
+        max(float(buffer.max()) for buffer in load(tmp_path / "model").model.extractor.buffers())
+        == 1e6
+    )
 
 
 def test_weights_too_large_for_half_precision_are_refused(tmp_path):
     saved = made()
     with torch.no_grad():
         saved.model.bottleneck.encoder.layers[0].linear1.weight[0, 0] = 1e5
-    with pytest.raises(RequestError, match=r"bottleneck.*linear1\.weight holds 1e\+05, more than torch\.float16 can"):
+    with pytest.raises(
+        RequestError,
+        match=r"bottleneck.*linear1\.weight holds 1e\+05, more than torch\.float16 can",
+    ):
         save(tmp_path / "model", saved, dtype=torch.float16)
     assert not list(tmp_path.iterdir())
 
@@ -217,9 +267,16 @@ def test_a_misshapen_tensor_is_named(folder):
     refused(folder, "head.linear.weight", "(4, 16)", "(3, 16)")
 
 
-@pytest.mark.parametrize("change", [lambda tensor: (100 * tensor).to(torch.int8), lambda tensor: tensor > 0])
+@pytest.mark.parametrize(
+    "change", [lambda tensor: (100 * tensor).to(torch.int8), lambda tensor: tensor > 0]
+)
 def test_a_tensor_of_another_kind_is_refused(change, folder):
-    rewrite(folder, lambda tensors: tensors.update({"model.bottleneck.cls": change(tensors["model.bottleneck.cls"])}))
+    rewrite(
+        folder,
+        lambda tensors: tensors.update(
+            {"model.bottleneck.cls": change(tensors["model.bottleneck.cls"])}
+        ),
+    )
     refused(folder, "model.bottleneck.cls", "expected torch.float32")
 
 
@@ -272,7 +329,20 @@ def test_something_else_than_a_folder_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "null", "7", "[]", '["checkpoint"]', "{}", '{"checkpoint": 7}', '{"checkpoint": {}}', '{"checkpoint": null}', "\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "7",
+        "[]",
+        '["checkpoint"]',
+        "{}",
+        '{"checkpoint": 7}',
+        '{"checkpoint": {}}',
+        '{"checkpoint": null}',
+        "\xff",
+    ],
 )
 def test_a_config_that_is_not_a_models_is_refused(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
@@ -347,7 +417,11 @@ def test_what_a_killed_process_of_the_same_number_left_behind_does_not_matter(tm
     save(tmp_path / "model", made(seed=1))
     save(tmp_path / "model", made(seed=2))
     assert load(tmp_path / "model").facts["seed"] == 2
-    assert sorted(contents(tmp_path)) == ["model/README.md", "model/config.json", "model/model.safetensors"]
+    assert sorted(contents(tmp_path)) == [
+        "model/README.md",
+        "model/config.json",
+        "model/model.safetensors",
+    ]
 
 
 def test_readers_see_the_old_folder_or_file_until_the_new_one_is_whole(tmp_path):
@@ -369,5 +443,7 @@ def test_a_model_of_the_papers_shape_fits_its_folder(tmp_path):
     config = Config()
     model = Patchifier(ModelConfig())
     save(tmp_path / "model", Checkpoint(model, config))
-    assert (tmp_path / "model" / "model.safetensors").stat().st_size < 4.01 * model.parameter_count() + 1e5
+    assert (
+        tmp_path / "model" / "model.safetensors"
+    ).stat().st_size < 4.01 * model.parameter_count() + 1e5
     assert load(tmp_path / "model").model.parameter_count() == model.parameter_count()

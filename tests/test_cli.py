@@ -20,8 +20,20 @@ from patchifier.config import Config, update
 from patchifier.model import Patchifier
 
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "positions": 8},
-    "pretrain": {"patches": 8, "validation_fraction": 0.2, "stage_one": {"steps": 2, "batch": 4}, "stage_two": {"steps": 2, "batch": 4}},
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+        "feed_forward": 64,
+        "positions": 8,
+    },
+    "pretrain": {
+        "patches": 8,
+        "validation_fraction": 0.2,
+        "stage_one": {"steps": 2, "batch": 4},
+        "stage_two": {"steps": 2, "batch": 4},
+    },
     "finetune": {"validate_every": 2, "training": {"steps": 4, "batch": 4, "learning_rate": 0.001}},
 }
 
@@ -39,8 +51,27 @@ def folder(tmp_path_factory):
         rows.append(f"{number}.wav,{'noise' if number % 2 else 'tone'},g{number}")
     (root / "clips.csv").write_text("\n".join(rows) + "\n")
     (root / "tiny.json").write_text(json.dumps(TINY))
-    assert cli.main(["prepare", str(root / "clips.csv"), "--out", str(root / "cache"), "--workers", "1"]) == 0
-    assert cli.main(["pretrain", str(root / "cache"), "--out", str(root / "run"), "--config", str(root / "tiny.json"), "--device", "cpu"]) == 0
+    assert (
+        cli.main(
+            ["prepare", str(root / "clips.csv"), "--out", str(root / "cache"), "--workers", "1"]
+        )
+        == 0
+    )
+    assert (
+        cli.main(
+            [
+                "pretrain",
+                str(root / "cache"),
+                "--out",
+                str(root / "run"),
+                "--config",
+                str(root / "tiny.json"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     return root
 
 
@@ -49,7 +80,10 @@ def run(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("command", [[], ["prepare"], ["pretrain"], ["finetune"], ["demo"], ["report"], ["reconstruct"], ["info"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["prepare"], ["pretrain"], ["finetune"], ["demo"], ["report"], ["reconstruct"], ["info"]],
+)
 def test_help_does_not_import_torch(command):
     code = f"import sys\nfrom patchifier import cli\ntry:\n cli.main({[*command, '--help']!r})\nexcept SystemExit as end: assert not end.code\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -74,9 +108,16 @@ def test_a_choice_that_there_is_not_is_named_with_those_there_are(capsys):
 
 def test_every_config_field_is_a_flag_with_its_help():
     code = "from patchifier import cli; cli.main(['pretrain', '--help'])"
-    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
+    text = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    ).stdout
     flat = " ".join(text.split())
-    for flag in ("--pretrain.mask_ratio", "--pretrain.stage_two.learning_rate", "--model.channels", "--augment.intensity_per"):
+    for flag in (
+        "--pretrain.mask_ratio",
+        "--pretrain.stage_two.learning_rate",
+        "--model.channels",
+        "--augment.intensity_per",
+    ):
         assert flag in flat
     assert "Share of patch vectors that are masked" in flat
 
@@ -84,7 +125,10 @@ def test_every_config_field_is_a_flag_with_its_help():
 def test_leaks_of_a_model_says_which_cache_is_wanted(tmp_path, capsys):
     code, _, err = run(capsys, "leaks", "patchifier-base", tmp_path)
     assert code == 2
-    assert re.search(r"patchifier-base comes without the music it was trained on, expected a cache of that: its card, \S+README.md, says", err)
+    assert re.search(
+        r"patchifier-base comes without the music it was trained on, expected a cache of that: its card, \S+README.md, says",
+        err,
+    )
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").touch()
     code, _, err = run(capsys, "leaks", tmp_path / "model", tmp_path)
@@ -102,7 +146,9 @@ def test_prepare_names_what_it_skips_and_returns_one(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "good.wav", np.zeros(22_050), 22_050)
     (tmp_path / "in" / "bad.mp3").write_text("this is text")
-    code, out, err = run(capsys, "prepare", tmp_path / "in", "--out", tmp_path / "cache", "--workers", "1", "--json")
+    code, out, err = run(
+        capsys, "prepare", tmp_path / "in", "--out", tmp_path / "cache", "--workers", "1", "--json"
+    )
     assert code == 1
     assert json.loads(out)["skipped"] == 1
     assert "bad.mp3" in err
@@ -114,17 +160,41 @@ def test_a_name_that_is_not_utf8_costs_only_itself(folder, tmp_path, capsys):
     bad = shutil.copy(folder / "0.wav", os.path.join(os.fsencode(tmp_path), b"bad\xff.wav"))
 
     def command(*arguments, given=b""):
-        return subprocess.run([sys.executable, "-m", "patchifier", *arguments], input=given, capture_output=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-m", "patchifier", *arguments],
+            input=given,
+            capture_output=True,
+            check=False,
+        )
 
-    done = command("prepare", tmp_path, "--out", os.path.join(os.fsencode(tmp_path), b"cache\xff"), "--workers", "1")  # this name is printed
+    done = command(
+        "prepare",
+        tmp_path,
+        "--out",
+        os.path.join(os.fsencode(tmp_path), b"cache\xff"),
+        "--workers",
+        "1",
+    )  # this name is printed
     assert done.returncode == 1, done.stderr
     assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stderr
     assert b"1 clips" in done.stdout
-    with open(os.path.join(os.fsencode(tmp_path), b"cache\xff", b"skipped.csv"), encoding="utf-8") as stream:
+    with open(
+        os.path.join(os.fsencode(tmp_path), b"cache\xff", b"skipped.csv"), encoding="utf-8"
+    ) as stream:
         assert r"bad\xff.wav" in stream.read()
     model = folder / "run" / "model"
     given = os.fsencode(tmp_path / "good.wav") + b"\n" + bad + b"\n"
-    done = command("embed", "-", "--model", model, "--out", tmp_path / "x.parquet", "--workers", "1", given=given)
+    done = command(
+        "embed",
+        "-",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "x.parquet",
+        "--workers",
+        "1",
+        given=given,
+    )
     assert done.returncode == 1, done.stderr
     assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stdout
     for arguments in (
@@ -145,7 +215,15 @@ def test_folder_without_audio_is_exit_code_two(tmp_path, capsys):
 
 def test_misspelt_config_key_is_exit_code_two(folder, tmp_path, capsys):
     (tmp_path / "bad.json").write_text('{"pretrain": {"mask_ratoi": 0.5}}')
-    code, _, err = run(capsys, "pretrain", folder / "cache", "--out", tmp_path / "run", "--config", tmp_path / "bad.json")
+    code, _, err = run(
+        capsys,
+        "pretrain",
+        folder / "cache",
+        "--out",
+        tmp_path / "run",
+        "--config",
+        tmp_path / "bad.json",
+    )
     assert code == 2
     assert "pretrain.mask_ratoi" in err
     assert "mask_ratio" in err
@@ -154,18 +232,47 @@ def test_misspelt_config_key_is_exit_code_two(folder, tmp_path, capsys):
 
 def test_cache_from_other_settings_is_exit_code_two(folder, tmp_path, capsys):
     (tmp_path / "other.json").write_text('{"spectrogram": {"n_fft": 1024}}')
-    code, _, err = run(capsys, "pretrain", folder / "cache", "--out", tmp_path / "run", "--config", tmp_path / "other.json")
+    code, _, err = run(
+        capsys,
+        "pretrain",
+        folder / "cache",
+        "--out",
+        tmp_path / "run",
+        "--config",
+        tmp_path / "other.json",
+    )
     assert code == 2
     assert "n_fft is 2048, not 1024" in err
-    code, _, err = run(capsys, "prepare", folder / "clips.csv", "--out", folder / "cache", "--spectrogram.n_fft", "1024")
+    code, _, err = run(
+        capsys,
+        "prepare",
+        folder / "clips.csv",
+        "--out",
+        folder / "cache",
+        "--spectrogram.n_fft",
+        "1024",
+    )
     assert code == 2
     assert "n_fft is 2048, not 1024" in err
 
 
 def test_a_runs_own_config_is_valid_for_config(folder, tmp_path):
-    code = cli.main(["pretrain", str(folder / "cache"), "--out", str(tmp_path / "again"), "--config", str(folder / "run" / "config.json"), "--device", "cpu"])
+    code = cli.main(
+        [
+            "pretrain",
+            str(folder / "cache"),
+            "--out",
+            str(tmp_path / "again"),
+            "--config",
+            str(folder / "run" / "config.json"),
+            "--device",
+            "cpu",
+        ]
+    )
     assert code == 0
-    assert (tmp_path / "again" / "config.json").read_text() == (folder / "run" / "config.json").read_text()
+    assert (tmp_path / "again" / "config.json").read_text() == (
+        folder / "run" / "config.json"
+    ).read_text()
 
 
 def test_flags_win_over_the_config_file(folder, tmp_path):
@@ -190,11 +297,24 @@ def test_flags_win_over_the_config_file(folder, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
-def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(command, folder, tmp_path, capsys, monkeypatch):
+def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(
+    command, folder, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     model = [folder / "run" / "model"] if command == "finetune" else []
-    code, _, err = run(capsys, command, *model, folder / "cache", "--out", tmp_path / "run", "--config", folder / "tiny.json", "--device", "cuda")
+    code, _, err = run(
+        capsys,
+        command,
+        *model,
+        folder / "cache",
+        "--out",
+        tmp_path / "run",
+        "--config",
+        folder / "tiny.json",
+        "--device",
+        "cuda",
+    )
     assert code == 2
     assert "cannot use 1 device 'cuda'" in err
     assert not list(tmp_path.iterdir())
@@ -203,7 +323,18 @@ def test_a_device_that_is_not_there_is_refused_and_nothing_is_written(command, f
 def test_init_continues_from_weights(folder, tmp_path, capsys):
     start = folder / "run" / "model"
     code, out, _ = run(
-        capsys, "pretrain", folder / "cache", "--out", tmp_path / "run", "--init", start, "--config", start / "config.json", "--json", "--device", "cpu"
+        capsys,
+        "pretrain",
+        folder / "cache",
+        "--out",
+        tmp_path / "run",
+        "--init",
+        start,
+        "--config",
+        start / "config.json",
+        "--json",
+        "--device",
+        "cpu",
     )
     assert code == 0
     assert json.loads(out)["state"] == "finished"
@@ -244,7 +375,9 @@ def test_finetune_all_reports_and_info(folder, tmp_path, capsys):
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows)
     code, out, _ = run(capsys, "info", tmp_path / "tuned" / "full" / "model", "--json")
     assert json.loads(out)["names"] == ["noise", "tone"]
-    code, out, _ = run(capsys, "report", tmp_path / "tuned", folder / "run", "--out", tmp_path / "page", "--json")
+    code, out, _ = run(
+        capsys, "report", tmp_path / "tuned", folder / "run", "--out", tmp_path / "page", "--json"
+    )
     assert code == 0
     assert (tmp_path / "page" / "index.html").stat().st_size > 10_000
 
@@ -253,7 +386,9 @@ def test_info_counts_parameters_and_verifies_caches(folder, capsys):
     code, out, _ = run(capsys, "info", folder / "run" / "model", "--json")
     facts = json.loads(out)
     assert code == 0
-    assert facts["parameters"] == sum(value for name, value in facts.items() if name.startswith("parameters_"))
+    assert facts["parameters"] == sum(
+        value for name, value in facts.items() if name.startswith("parameters_")
+    )
     code, out, _ = run(capsys, "info", folder / "cache", "--json", "--verify")
     assert (code, json.loads(out)["clips"], json.loads(out)["problems"]) == (0, 20, [])
 
@@ -280,17 +415,43 @@ def test_info_finds_damage_in_a_cache(tmp_path, capsys):
 
 
 def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, capsys):
-    code, out, _ = run(capsys, "reconstruct", folder / "0.wav", "--model", folder / "run" / "model", "--out", tmp_path / "p.png", "--sound", "--json")
+    code, out, _ = run(
+        capsys,
+        "reconstruct",
+        folder / "0.wav",
+        "--model",
+        folder / "run" / "model",
+        "--out",
+        tmp_path / "p.png",
+        "--sound",
+        "--json",
+    )
     assert code == 0
-    assert set(json.loads(out)["masked_mse"]) == set(json.loads(out)["references"]) == {"0.25", "0.5", "0.75", "0.9"}
-    assert all(set(row) == {"visible_mean", "interpolation", "shrunk_interpolation"} for row in json.loads(out)["references"].values())
+    assert (
+        set(json.loads(out)["masked_mse"])
+        == set(json.loads(out)["references"])
+        == {"0.25", "0.5", "0.75", "0.9"}
+    )
+    assert all(
+        set(row) == {"visible_mean", "interpolation", "shrunk_interpolation"}
+        for row in json.loads(out)["references"].values()
+    )
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in tmp_path.glob("*.wav")} == {"p_original.wav"} | {f"p_reconstructed_{ratio}.wav" for ratio in (0.25, 0.5, 0.75, 0.9)}
+    assert {path.name for path in tmp_path.glob("*.wav")} == {"p_original.wav"} | {
+        f"p_reconstructed_{ratio}.wav" for ratio in (0.25, 0.5, 0.75, 0.9)
+    }
     assert soundfile.info(tmp_path / "p_original.wav").duration > 5
 
 
 def test_reconstruct_tells_the_references_beside_every_error(folder, tmp_path, capsys):
-    asked = ("reconstruct", folder / "0.wav", "--model", folder / "run" / "model", "--out", tmp_path / "p.png")
+    asked = (
+        "reconstruct",
+        folder / "0.wav",
+        "--model",
+        folder / "run" / "model",
+        "--out",
+        tmp_path / "p.png",
+    )
     found = json.loads(run(capsys, *asked, "--json")[1])
     lines = [line for line in run(capsys, *asked)[1].splitlines() if "ratio" in line]
     assert len(lines) == 4
@@ -302,17 +463,40 @@ def test_reconstruct_tells_the_references_beside_every_error(folder, tmp_path, c
             assert value > 0
 
 
-def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_it_was(tmp_path, noise, capsys):
-    sizes = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "positions": 9}
+def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_it_was(
+    tmp_path, noise, capsys
+):
+    sizes = {
+        "channels": [4, 4, 4, 4, 8],
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "feed_forward": 16,
+        "positions": 9,
+    }
     config = update(Config(), {"model": sizes, "pretrain": {"patches": 4}})
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config.model), config))
     soundfile.write(tmp_path / "long.wav", noise(8.0), 22_050)
-    code, _, err = run(capsys, "reconstruct", tmp_path / "long.wav", "--model", tmp_path / "model", "--out", tmp_path / "p.png")
+    code, _, err = run(
+        capsys,
+        "reconstruct",
+        tmp_path / "long.wav",
+        "--model",
+        tmp_path / "model",
+        "--out",
+        tmp_path / "p.png",
+    )
     assert (code, err) == (0, "")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["info", "nowhere"], ["pretrain", "nowhere", "--out", "x"], ["report", "nowhere", "--out", "x"], ["prepare", "nowhere", "--out", "x"]]
+    "arguments",
+    [
+        ["info", "nowhere"],
+        ["pretrain", "nowhere", "--out", "x"],
+        ["report", "nowhere", "--out", "x"],
+        ["prepare", "nowhere", "--out", "x"],
+    ],
 )
 def test_what_does_not_exist_is_named(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -322,7 +506,9 @@ def test_what_does_not_exist_is_named(arguments, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_is_missing_from_the_package_is_named_with_what_to_do(folder, tmp_path, capsys, monkeypatch):
+def test_a_model_that_is_missing_from_the_package_is_named_with_what_to_do(
+    folder, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(weights, "ROOT", tmp_path)
     code, _, err = run(capsys, "reconstruct", folder / "0.wav", "--out", tmp_path / "p.png")
     assert code == 2
@@ -360,11 +546,21 @@ def test_reconstruct_draws_with_the_papers_model(bundled, folder, tmp_path, caps
     assert drawn["none"] == drawn["paper"] != drawn["base"]
 
 
-def test_compare_judges_the_packages_model_beside_what_it_has_to_beat(bundled, folder, tmp_path, capsys):
-    code, out, _ = run(capsys, "compare", folder / "cache", "--out", tmp_path / "compared", "--json")
+def test_compare_judges_the_packages_model_beside_what_it_has_to_beat(
+    bundled, folder, tmp_path, capsys
+):
+    code, out, _ = run(
+        capsys, "compare", folder / "cache", "--out", tmp_path / "compared", "--json"
+    )
     assert code == 0
     results = json.loads(out)
-    assert [row["encoder"] for row in results["rows"]] == ["majority", "patchifier-base", "random:patchifier-base", "mel-stats", "mfcc"]
+    assert [row["encoder"] for row in results["rows"]] == [
+        "majority",
+        "patchifier-base",
+        "random:patchifier-base",
+        "mel-stats",
+        "mfcc",
+    ]
     assert {row["first"] for row in results["differences"]} == {"patchifier-base"}
 
 
@@ -373,23 +569,87 @@ def test_prepare_makes_the_log_mels_that_a_model_reads(bundled, folder, tmp_path
     other = update(held.config, {"spectrogram": {"n_fft": 1024}})
     checkpoint.save(bundled / "patchifier-base", checkpoint.Checkpoint(held.model, other))
     out = tmp_path / "cache"
-    assert run(capsys, "prepare", folder / "clips.csv", "--out", out, "--model", "patchifier-base", "--workers", "1")[0] == 0
+    assert (
+        run(
+            capsys,
+            "prepare",
+            folder / "clips.csv",
+            "--out",
+            out,
+            "--model",
+            "patchifier-base",
+            "--workers",
+            "1",
+        )[0]
+        == 0
+    )
     assert cache.Cache(out).spectrogram == other.spectrogram
-    code, _, err = run(capsys, "finetune", "patchifier-base", folder / "cache", "--out", tmp_path / "tuned", "--device", "cpu")
+    code, _, err = run(
+        capsys,
+        "finetune",
+        "patchifier-base",
+        folder / "cache",
+        "--out",
+        tmp_path / "tuned",
+        "--device",
+        "cpu",
+    )
     assert code == 2
     assert "patchifier prepare --model" in err
-    code, _, err = run(capsys, "prepare", folder / "clips.csv", "--out", out, "--model", "patchifier-base", "--config", folder / "tiny.json")
+    code, _, err = run(
+        capsys,
+        "prepare",
+        folder / "clips.csv",
+        "--out",
+        out,
+        "--model",
+        "patchifier-base",
+        "--config",
+        folder / "tiny.json",
+    )
     assert code == 2
     assert "--model and --config" in err
 
 
-def test_finetuning_and_further_training_start_from_a_model_by_its_name(bundled, folder, tmp_path, capsys):
-    tuned = ("finetune", "patchifier-paper", folder / "cache", "--out", tmp_path / "tuned", "--method", "linear-probe", "--json")
+def test_finetuning_and_further_training_start_from_a_model_by_its_name(
+    bundled, folder, tmp_path, capsys
+):
+    tuned = (
+        "finetune",
+        "patchifier-paper",
+        folder / "cache",
+        "--out",
+        tmp_path / "tuned",
+        "--method",
+        "linear-probe",
+        "--json",
+    )
     code, out, _ = run(capsys, *tuned, "--finetune.training.steps", "4", "--device", "cpu")
     assert code == 0
     assert json.loads(out)["rows"][0]["method"] == "linear-probe"
-    steps = ("--pretrain.stage_one.steps", "2", "--pretrain.stage_two.steps", "2", "--pretrain.stage_one.batch", "4", "--pretrain.stage_two.batch", "4")
-    more = ("pretrain", folder / "cache", "--out", tmp_path / "more", "--init", "patchifier-paper", "--pretrain.patches", "8", *steps, "--device", "cpu")
+    steps = (
+        "--pretrain.stage_one.steps",
+        "2",
+        "--pretrain.stage_two.steps",
+        "2",
+        "--pretrain.stage_one.batch",
+        "4",
+        "--pretrain.stage_two.batch",
+        "4",
+    )
+    more = (
+        "pretrain",
+        folder / "cache",
+        "--out",
+        tmp_path / "more",
+        "--init",
+        "patchifier-paper",
+        "--pretrain.patches",
+        "8",
+        *steps,
+        "--device",
+        "cpu",
+    )
     assert run(capsys, *more)[0] == 0
 
 
@@ -421,7 +681,10 @@ def test_progress_in_a_pipe_is_plain_lines(capsys):
             PermissionError(errno.EACCES, "Permission denied", "ro/x.parquet"),
             "ro/x.parquet cannot be read or written (Permission denied): choose another place",
         ),
-        (OSError(errno.ENOSPC, "No space left on device"), "the output cannot be written (No space left on device): choose another place, or make room"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "the output cannot be written (No space left on device): choose another place, or make room",
+        ),
     ],
 )
 def test_a_place_that_cannot_be_written_is_no_fault_of_ours(error, says, capsys, monkeypatch):
@@ -462,8 +725,16 @@ def test_what_is_missing_is_named_as_one_types_it(arguments, says, capsys):
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("package", "code", "says"), [("lightning_fabric.x", 2, "pip install 'patchifier[train]'"), ("patchifier.gone", 3, "a fault of")])
-def test_an_extra_that_is_not_installed_is_named_with_the_command_that_brings_it(package, code, says, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("package", "code", "says"),
+    [
+        ("lightning_fabric.x", 2, "pip install 'patchifier[train]'"),
+        ("patchifier.gone", 3, "a fault of"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named_with_the_command_that_brings_it(
+    package, code, says, capsys, monkeypatch
+):
     def fail(flags):
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
@@ -473,28 +744,90 @@ def test_an_extra_that_is_not_installed_is_named_with_the_command_that_brings_it
 
 
 def test_every_extra_that_is_named_exists_and_brings_its_package():
-    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     distributions = {"sklearn": "scikit-learn", "lightning_fabric": "lightning-fabric"}
     for package, extra in cli.EXTRAS.items():
-        assert any(re.match(rf"{distributions.get(package, package)}\b", wanted) for wanted in extras[extra]), package
+        assert any(
+            re.match(rf"{distributions.get(package, package)}\b", wanted)
+            for wanted in extras[extra]
+        ), package
 
 
 def test_a_recipe_goes_by_its_name_anywhere(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["prepare", str(folder / "clips.csv"), "--out", "cache", "--config", "base", "--workers", "1"]) == 0
+    assert (
+        cli.main(
+            [
+                "prepare",
+                str(folder / "clips.csv"),
+                "--out",
+                "cache",
+                "--config",
+                "base",
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert cache.Cache("cache").spectrogram.pitch_bands == 216
-    assert cli.main(["prepare", str(folder / "clips.csv"), "--out", "other", "--config", "bass"]) == 2
+    assert (
+        cli.main(["prepare", str(folder / "clips.csv"), "--out", "other", "--config", "bass"]) == 2
+    )
     assert "expected a file, or a recipe's name" in capsys.readouterr().err
 
 
 def test_a_manifest_without_targets_says_which_columns_it_has(folder, tmp_path, capsys):
     (folder / "genres.csv").write_text("path,genre\n0.wav,tone\n1.wav,noise\n")
-    assert cli.main(["prepare", str(folder / "genres.csv"), "--out", str(tmp_path / "cache"), "--workers", "1"]) == 0
-    assert "no targets: of the columns genre none is called 'target' or 'label'" in capsys.readouterr().out
+    assert (
+        cli.main(
+            [
+                "prepare",
+                str(folder / "genres.csv"),
+                "--out",
+                str(tmp_path / "cache"),
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
+    assert (
+        "no targets: of the columns genre none is called 'target' or 'label'"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_folder_that_is_no_model_is_told_by_what_it_is(folder, capsys):
-    assert cli.main(["finetune", str(folder / "cache"), str(folder / "run" / "model"), "--out", str(folder / "never")]) == 2
-    assert "It is a cache: where a command takes both, the model comes first." in capsys.readouterr().err
-    assert cli.main(["reconstruct", str(folder / "0.wav"), "--model", str(folder / "run"), "--out", str(folder / "never.png")]) == 2
+    assert (
+        cli.main(
+            [
+                "finetune",
+                str(folder / "cache"),
+                str(folder / "run" / "model"),
+                "--out",
+                str(folder / "never"),
+            ]
+        )
+        == 2
+    )
+    assert (
+        "It is a cache: where a command takes both, the model comes first."
+        in capsys.readouterr().err
+    )
+    assert (
+        cli.main(
+            [
+                "reconstruct",
+                str(folder / "0.wav"),
+                "--model",
+                str(folder / "run"),
+                "--out",
+                str(folder / "never.png"),
+            ]
+        )
+        == 2
+    )
     assert f"Did you mean {folder / 'run' / 'model'}?" in capsys.readouterr().err

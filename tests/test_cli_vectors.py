@@ -16,7 +16,9 @@ from patchifier.interfaces import onnx
 from patchifier.model import Head, Patchifier
 from patchifier.tasks import Task
 
-TINY = {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}}
+TINY = {
+    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+}
 
 
 def run(capsys, *arguments, code=0) -> str:
@@ -42,8 +44,25 @@ def home(tmp_path_factory, tone, noise):
     made = Patchifier(config.model, seed=0)
     checkpoint.save(root / "model", Checkpoint(made, config))
     checkpoint.save(root / "other", Checkpoint(Patchifier(config.model, seed=1), config))
-    checkpoint.save(root / "tuned", Checkpoint(made, config, Head(16, 2), Task("one-of", ("calm", "loud"))))
-    assert cli.main(["embed", str(root / "a"), str(root / "b"), "--model", str(root / "model"), "--out", str(root / "all.parquet"), "--workers", "1"]) == 0
+    checkpoint.save(
+        root / "tuned", Checkpoint(made, config, Head(16, 2), Task("one-of", ("calm", "loud")))
+    )
+    assert (
+        cli.main(
+            [
+                "embed",
+                str(root / "a"),
+                str(root / "b"),
+                "--model",
+                str(root / "model"),
+                "--out",
+                str(root / "all.parquet"),
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     return root
 
 
@@ -51,7 +70,19 @@ def test_a_library_is_embedded_and_kept(home, capsys):
     table = parquet.read_table(home / "all.parquet")
     assert table.column_names[:4] == ["path", "start_s", "end_s", "embedding"]
     assert len(table) == 6
-    again = json.loads(run(capsys, "embed", home / "a", home / "b", "--model", home / "model", "--out", home / "all.parquet", "--json"))
+    again = json.loads(
+        run(
+            capsys,
+            "embed",
+            home / "a",
+            home / "b",
+            "--model",
+            home / "model",
+            "--out",
+            home / "all.parquet",
+            "--json",
+        )
+    )
     assert (again["embedded"], again["kept"]) == (0, 6)
 
 
@@ -65,69 +96,208 @@ def test_a_library_is_embedded_and_kept(home, capsys):
 )
 def test_what_an_engine_cannot_do_is_refused(flags, said, home, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert said in run(capsys, "embed", home / "a", "--model", home / "model", "--out", "vectors.parquet", *flags, code=2)
+    assert said in run(
+        capsys,
+        "embed",
+        home / "a",
+        "--model",
+        home / "model",
+        "--out",
+        "vectors.parquet",
+        *flags,
+        code=2,
+    )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_ray_gives_the_same_table(home, capsys, tmp_path):
-    told = json.loads(run(capsys, "embed", home / "a", home / "b", "--model", home / "model", "--out", tmp_path / "x.parquet", "--engine", "ray", "--json"))
+    told = json.loads(
+        run(
+            capsys,
+            "embed",
+            home / "a",
+            home / "b",
+            "--model",
+            home / "model",
+            "--out",
+            tmp_path / "x.parquet",
+            "--engine",
+            "ray",
+            "--json",
+        )
+    )
     assert (told["rows"], told["kept"], told["skipped"]) == (6, 0, [])
-    ours, rays = parquet.read_table(home / "all.parquet").to_pydict(), parquet.read_table(tmp_path / "x.parquet").to_pydict()
-    assert torch.allclose(torch.tensor(ours.pop("embedding")), torch.tensor(rays.pop("embedding")), atol=1e-5)
+    ours, rays = (
+        parquet.read_table(home / "all.parquet").to_pydict(),
+        parquet.read_table(tmp_path / "x.parquet").to_pydict(),
+    )
+    assert torch.allclose(
+        torch.tensor(ours.pop("embedding")), torch.tensor(rays.pop("embedding")), atol=1e-5
+    )
     assert ours == rays
 
 
 def test_paths_come_from_standard_input(home, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{home / 'a' / 'low.wav'}\n\n{home / 'b' / 'noise.wav'}\n"))
-    told = json.loads(run(capsys, "embed", "-", "--model", home / "model", "--out", tmp_path / "two.parquet", "--workers", "1", "--json"))
+    monkeypatch.setattr(
+        "sys.stdin", io.StringIO(f"{home / 'a' / 'low.wav'}\n\n{home / 'b' / 'noise.wav'}\n")
+    )
+    told = json.loads(
+        run(
+            capsys,
+            "embed",
+            "-",
+            "--model",
+            home / "model",
+            "--out",
+            tmp_path / "two.parquet",
+            "--workers",
+            "1",
+            "--json",
+        )
+    )
     assert told["rows"] == 2
 
 
 def test_neighbours_of_a_file_in_the_table_and_outside(home, capsys, tmp_path, tone):
-    inside = json.loads(run(capsys, "similar", home / "all.parquet", "--to", home / "a" / "low.wav", "--count", "5", "--json"))
+    inside = json.loads(
+        run(
+            capsys,
+            "similar",
+            home / "all.parquet",
+            "--to",
+            home / "a" / "low.wav",
+            "--count",
+            "5",
+            "--json",
+        )
+    )
     assert len(inside) == 5
     assert inside[0]["path"].endswith("lower.wav")
     audio.save(tmp_path / "new.wav", tone(195, seconds=3))
-    outside = json.loads(run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", "--model", home / "model", "--count", "2", "--json"))
+    outside = json.loads(
+        run(
+            capsys,
+            "similar",
+            home / "all.parquet",
+            "--to",
+            tmp_path / "new.wav",
+            "--model",
+            home / "model",
+            "--count",
+            "2",
+            "--json",
+        )
+    )
     assert {row["path"].rpartition("/")[2] for row in outside} == {"low.wav", "lower.wav"}
-    assert "another model" in run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", "--model", home / "other", code=2)
+    assert "another model" in run(
+        capsys,
+        "similar",
+        home / "all.parquet",
+        "--to",
+        tmp_path / "new.wav",
+        "--model",
+        home / "other",
+        code=2,
+    )
 
 
 def test_an_index_answers_as_the_table_does(home, capsys):
     run(capsys, "index", home / "all.parquet", "--out", home / "index")
     asked = ("--to", home / "b" / "noise.wav", "--count", "3", "--json")
-    by_table, by_index = (json.loads(run(capsys, "similar", home / name, *asked)) for name in ("all.parquet", "index"))
+    by_table, by_index = (
+        json.loads(run(capsys, "similar", home / name, *asked)) for name in ("all.parquet", "index")
+    )
     assert [row["path"] for row in by_index] == [row["path"] for row in by_table]
     told = json.loads(run(capsys, "index", home / "all.parquet", "--out", home / "index", "--json"))
     assert told["kept"] == 6
 
 
 def test_playlists_filters_and_duplicates(home, capsys, monkeypatch):
-    walk = json.loads(run(capsys, "similar", home / "all.parquet", "--to", home / "a" / "low.wav", "--playlist", "--count", "4", "--json"))
+    walk = json.loads(
+        run(
+            capsys,
+            "similar",
+            home / "all.parquet",
+            "--to",
+            home / "a" / "low.wav",
+            "--playlist",
+            "--count",
+            "4",
+            "--json",
+        )
+    )
     assert len({row["path"] for row in walk}) == 4
-    below = json.loads(run(capsys, "similar", home / "all.parquet", "--to", home / "a" / "low.wav", "--below", f"{(home / 'b').resolve()}/", "--json"))
-    assert {row["path"].rpartition("/")[2] for row in below} == {"noise.wav", "more noise.wav", "higher.wav"}
+    below = json.loads(
+        run(
+            capsys,
+            "similar",
+            home / "all.parquet",
+            "--to",
+            home / "a" / "low.wav",
+            "--below",
+            f"{(home / 'b').resolve()}/",
+            "--json",
+        )
+    )
+    assert {row["path"].rpartition("/")[2] for row in below} == {
+        "noise.wav",
+        "more noise.wav",
+        "higher.wav",
+    }
     monkeypatch.chdir(home)
-    assert json.loads(run(capsys, "similar", "all.parquet", "--to", "a/low.wav", "--below", "b", "--json")) == below
-    assert "no two files reach" in run(capsys, "similar", home / "all.parquet", "--duplicates", "1.0")
+    assert (
+        json.loads(
+            run(capsys, "similar", "all.parquet", "--to", "a/low.wav", "--below", "b", "--json")
+        )
+        == below
+    )
+    assert "no two files reach" in run(
+        capsys, "similar", home / "all.parquet", "--duplicates", "1.0"
+    )
     assert "--duplicates" in run(capsys, "similar", home / "all.parquet", code=2)
-    assert "expected a cosine above 0" in run(capsys, "similar", home / "all.parquet", "--duplicates", "0", code=2)
+    assert "expected a cosine above 0" in run(
+        capsys, "similar", home / "all.parquet", "--duplicates", "0", code=2
+    )
 
 
 @pytest.mark.parametrize(
     "flags",
-    [["--to", "x.wav"], ["--count", "10"], ["--count", "0"], ["--playlist"], ["--exact"], ["--model", "patchifier-base"], ["--to", "x", "--count", "3"]],
+    [
+        ["--to", "x.wav"],
+        ["--count", "10"],
+        ["--count", "0"],
+        ["--playlist"],
+        ["--exact"],
+        ["--model", "patchifier-base"],
+        ["--to", "x", "--count", "3"],
+    ],
 )
 def test_flags_about_one_file_are_refused_beside_duplicates(flags, home, capsys):
     said = run(capsys, "similar", home / "all.parquet", "--duplicates", "0.99", *flags, code=2)
-    assert f"takes no {' and no '.join(flag for flag in flags if flag.startswith('--'))}: leave one or the other out" in said
+    assert (
+        f"takes no {' and no '.join(flag for flag in flags if flag.startswith('--'))}: leave one or the other out"
+        in said
+    )
 
 
 def test_distances_say_what_is_missing(home, capsys, tmp_path):
     assert "needs 10" in run(capsys, "distance", home / "all.parquet", home / "all.parquet", code=2)
     seconds = tmp_path / "seconds.parquet"
-    run(capsys, "embed", home / "a", home / "b", "--model", home / "model", "--out", seconds, "--window_s", "1", "--workers", "1")
+    run(
+        capsys,
+        "embed",
+        home / "a",
+        home / "b",
+        "--model",
+        home / "model",
+        "--out",
+        seconds,
+        "--window_s",
+        "1",
+        "--workers",
+        "1",
+    )
     few = json.loads(run(capsys, "distance", seconds, seconds, "--json"))
     assert few["frechet"] is None
     assert few["rows"] == [24, 24]
@@ -139,9 +309,20 @@ def test_answers_of_a_tuned_model(home, capsys, tmp_path):
     run(capsys, "predict", home / "tuned", home / "a", "--out", tmp_path / "answers.csv")
     with (tmp_path / "answers.csv").open(newline="") as stream:
         assert {row["label"] for row in csv.DictReader(stream)} <= {"calm", "loud"}
-    run(capsys, "predict", home / "tuned", home / "a", "--out", tmp_path / "curve.jsonl", "--window_s", "1")
+    run(
+        capsys,
+        "predict",
+        home / "tuned",
+        home / "a",
+        "--out",
+        tmp_path / "curve.jsonl",
+        "--window_s",
+        "1",
+    )
     assert len((tmp_path / "curve.jsonl").read_text().splitlines()) >= 9
-    assert "no head" in run(capsys, "predict", home / "model", home / "a", "--out", tmp_path / "x.csv", code=2)
+    assert "no head" in run(
+        capsys, "predict", home / "model", home / "a", "--out", tmp_path / "x.csv", code=2
+    )
 
 
 def test_without_a_model_it_is_that_of_the_package(home, bundled, capsys, tmp_path, tone):
@@ -149,15 +330,27 @@ def test_without_a_model_it_is_that_of_the_package(home, bundled, capsys, tmp_pa
     told = json.loads(run(capsys, "embed", home / "a", "--out", table, "--workers", "1", "--json"))
     assert told["rows"] == 3
     (first, *_) = parquet.read_table(table).to_pydict()["embedding"]
-    assert torch.allclose(torch.tensor(first), torch.from_numpy(patchifier.load().embed(home / "a" / "high.wav")), atol=1e-5)
+    assert torch.allclose(
+        torch.tensor(first),
+        torch.from_numpy(patchifier.load().embed(home / "a" / "high.wav")),
+        atol=1e-5,
+    )
     audio.save(tmp_path / "new.wav", tone(195, seconds=3))
-    (nearest,) = json.loads(run(capsys, "similar", table, "--to", tmp_path / "new.wav", "--count", "1", "--json"))
+    (nearest,) = json.loads(
+        run(capsys, "similar", table, "--to", tmp_path / "new.wav", "--count", "1", "--json")
+    )
     assert nearest["path"].rpartition("/")[2] in ("low.wav", "lower.wav")
-    assert "patchifier-base is another model" in run(capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", code=2)
-    assert "no head" in run(capsys, "predict", "patchifier-base", home / "a", "--out", tmp_path / "x.csv", code=2)
+    assert "patchifier-base is another model" in run(
+        capsys, "similar", home / "all.parquet", "--to", tmp_path / "new.wav", code=2
+    )
+    assert "no head" in run(
+        capsys, "predict", "patchifier-base", home / "a", "--out", tmp_path / "x.csv", code=2
+    )
 
 
-def test_export_takes_the_model_of_the_package_or_one_by_name(bundled, capsys, tmp_path, monkeypatch):
+def test_export_takes_the_model_of_the_package_or_one_by_name(
+    bundled, capsys, tmp_path, monkeypatch
+):
     asked = []
     monkeypatch.setattr(onnx, "export", lambda model, path: asked.append(model) or tmp_path)
     run(capsys, "export", "--onnx", tmp_path / "x.onnx")

@@ -36,7 +36,19 @@ from patchifier.model import Patchifier
 
 RATE = 22_050
 WHOLE = Cut()
-TINY = update(Config(), {"model": {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "positions": 25}})
+TINY = update(
+    Config(),
+    {
+        "model": {
+            "channels": [4, 4, 8, 8, 16],
+            "width": 32,
+            "layers": 2,
+            "heads": 2,
+            "feed_forward": 64,
+            "positions": 25,
+        }
+    },
+)
 
 
 class Bucket(MemoryFileSystem):
@@ -48,7 +60,9 @@ class Bucket(MemoryFileSystem):
 
 
 fsspec.register_implementation("bucket", Bucket, clobber=True)
-fsspec.register_implementation("nowhere", "no_such_package.Files", clobber=True, errtxt="Install nowherefs to access Nowhere")
+fsspec.register_implementation(
+    "nowhere", "no_such_package.Files", clobber=True, errtxt="Install nowherefs to access Nowhere"
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +88,17 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def make_worker(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., worker.Worker]:
+def make_worker(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., worker.Worker]:
     """Make a worker of a job, in this process."""
     import ray
 
     monkeypatch.setattr(ray, "get", lambda given: given)
     monkeypatch.setattr(store, "WAITS_S", (0.0, 0.0))
-    return lambda out, cut=WHOLE: worker.Worker(embedder, worker.Order(cut, out, collection.facts_of(embedder, cut)))
+    return lambda out, cut=WHOLE: worker.Worker(
+        embedder, worker.Order(cut, out, collection.facts_of(embedder, cut))
+    )
 
 
 def require_same(first: Table, second: Table, tolerance: float = 1e-5) -> None:
@@ -92,7 +110,10 @@ def require_same(first: Table, second: Table, tolerance: float = 1e-5) -> None:
 
 def done_by(one: worker.Worker, tasks: list[dict]) -> list[dict]:
     """What a worker tells about each task, given one after the other as Ray Data gives them."""
-    rows = [one({name: np.array([value], dtype=object) for name, value in task.items()}) for task in tasks]
+    rows = [
+        one({name: np.array([value], dtype=object) for name, value in task.items()})
+        for task in tasks
+    ]
     return [json.loads(row["told"][0]) for row in rows]
 
 
@@ -115,7 +136,9 @@ def test_parts_are_consecutive_clips_and_all_of_them(clips: int, size: int) -> N
 
 
 @pytest.mark.parametrize(("clips", "size"), [(1, 8), (2048, 8), (5120, 20), (10_000_000, 64)])
-def test_a_part_has_8_to_64_clips_by_their_number_alone(clips: int, size: int, tmp_path: Path) -> None:
+def test_a_part_has_8_to_64_clips_by_their_number_alone(
+    clips: int, size: int, tmp_path: Path
+) -> None:
     listed = [Clip("a", "a")] * min(clips, 6000)
     if clips > len(listed):
         assert min(max(clips // parts.PARTS, parts.PART_CLIPS[0]), parts.PART_CLIPS[1]) == size
@@ -124,28 +147,60 @@ def test_a_part_has_8_to_64_clips_by_their_number_alone(clips: int, size: int, t
 
 
 def test_merged_parts_are_the_single_machines_table_to_the_byte(
-    audio_folder: Path, tmp_path: Path, out: str, embedder: Embedder, make_worker: Callable, monkeypatch: pytest.MonkeyPatch, threads: None
+    audio_folder: Path,
+    tmp_path: Path,
+    out: str,
+    embedder: Embedder,
+    make_worker: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: None,
 ) -> None:
     """Clips of one file that lie in two parts, too."""
     monkeypatch.setattr(parts, "PART_CLIPS", (2, 2))
     first, second = sorted(audio_folder.rglob("*.wav"))[:2]
     listed = tmp_path / "clips.csv"
-    rows = [f"{first},,", f"{second},,", f"{second},0.25,1", f"{second},0.5,1.25", f"{second},0.5,", f"{first},0,0.5", f"{first},0.5,"]
-    listed.write_text("id,path,start_s,end_s\n" + "".join(f"{number},{row}\n" for number, row in enumerate(rows)))
+    rows = [
+        f"{first},,",
+        f"{second},,",
+        f"{second},0.25,1",
+        f"{second},0.5,1.25",
+        f"{second},0.5,",
+        f"{first},0,0.5",
+        f"{first},0.5,",
+    ]
+    listed.write_text(
+        "id,path,start_s,end_s\n" + "".join(f"{number},{row}\n" for number, row in enumerate(rows))
+    )
     for name, cut in (("whole", Cut()), ("windows", Cut(0.5, 0.25))):
         place = f"{out}-{name}"
         run(make_worker(place, cut), embedder, listed)
         cluster.merge(place, tmp_path / "merged.parquet")
-        collection.embed_library(listed, tmp_path / f"{name}.parquet", embedder=embedder, window_s=cut.window_s, hop_s=cut.hop_s, workers=1)
-        require_same(collection.read(tmp_path / "merged.parquet"), collection.read(tmp_path / f"{name}.parquet"))
+        collection.embed_library(
+            listed,
+            tmp_path / f"{name}.parquet",
+            embedder=embedder,
+            window_s=cut.window_s,
+            hop_s=cut.hop_s,
+            workers=1,
+        )
+        require_same(
+            collection.read(tmp_path / "merged.parquet"),
+            collection.read(tmp_path / f"{name}.parquet"),
+        )
         require_same(cluster.read_parts(place), collection.read(tmp_path / f"{name}.parquet"))
-        merged, single = (collection.table.index(tmp_path / f"{one}.parquet") for one in ("merged", name))
+        merged, single = (
+            collection.table.index(tmp_path / f"{one}.parquet") for one in ("merged", name)
+        )
         assert merged == single
         (tmp_path / "merged.parquet").unlink()
 
 
 def test_a_job_that_is_run_again_makes_what_is_missing_damaged_or_about_other_clips(
-    audio_folder: Path, out: str, embedder: Embedder, make_worker: Callable, monkeypatch: pytest.MonkeyPatch
+    audio_folder: Path,
+    out: str,
+    embedder: Embedder,
+    make_worker: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(parts, "PART_CLIPS", (1, 1))
     one = make_worker(out)
@@ -153,13 +208,26 @@ def test_a_job_that_is_run_again_makes_what_is_missing_damaged_or_about_other_cl
     assert [part["made"] for part in run(one, embedder, audio_folder)] == [False] * 6
     files = one.store.files
     files.rm(one.store.path(parts.name(1)))
-    files.pipe_file(one.store.path(parts.name(2)), files.cat_file(one.store.path(parts.name(2)))[:-10])
+    files.pipe_file(
+        one.store.path(parts.name(2)), files.cat_file(one.store.path(parts.name(2)))[:-10]
+    )
     files.pipe_file(one.store.path(parts.name(4)), files.cat_file(one.store.path(parts.name(3))))
-    assert [part["made"] for part in run(one, embedder, audio_folder)] == [False, True, True, False, True, False]
-    assert [Path(path).name for path in cluster.read_parts(out).paths] == [f"track{number}.wav" for number in range(6)]
+    assert [part["made"] for part in run(one, embedder, audio_folder)] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert [Path(path).name for path in cluster.read_parts(out).paths] == [
+        f"track{number}.wav" for number in range(6)
+    ]
 
 
-def test_a_part_that_is_made_twice_is_there_once(audio_folder: Path, out: str, embedder: Embedder, make_worker: Callable) -> None:
+def test_a_part_that_is_made_twice_is_there_once(
+    audio_folder: Path, out: str, embedder: Embedder, make_worker: Callable
+) -> None:
     one = make_worker(out)
     run(one, embedder, audio_folder)
     before = one.store.files.cat_file(one.store.path(parts.name(0)))
@@ -169,7 +237,9 @@ def test_a_part_that_is_made_twice_is_there_once(audio_folder: Path, out: str, e
     assert len(cluster.read_parts(out)) == 6
 
 
-def test_what_is_not_finished_is_not_read(audio_folder: Path, out: str, tmp_path: Path, embedder: Embedder, make_worker: Callable) -> None:
+def test_what_is_not_finished_is_not_read(
+    audio_folder: Path, out: str, tmp_path: Path, embedder: Embedder, make_worker: Callable
+) -> None:
     one = make_worker(out)
     with pytest.raises(RequestError, match=r"has no facts\.json"):
         cluster.read_parts(out)
@@ -182,12 +252,16 @@ def test_what_is_not_finished_is_not_read(audio_folder: Path, out: str, tmp_path
 # --- refusals ---
 
 
-def test_another_model_other_settings_and_other_clips_are_refused_with_what_differs(audio_folder: Path, out: str, embedder: Embedder, other: Embedder) -> None:
+def test_another_model_other_settings_and_other_clips_are_refused_with_what_differs(
+    audio_folder: Path, out: str, embedder: Embedder, other: Embedder
+) -> None:
     clips = sources.find(audio_folder)[0]
     place, facts = Store(out), collection.facts_of(embedder, Cut())
     parts.claim(place, facts, clips)
     assert parts.claim(place, facts, clips) == parts.read_facts(place)
-    with pytest.raises(RequestError, match=f"model is '{embedder.identity}', not '{other.identity}'"):
+    with pytest.raises(
+        RequestError, match=f"model is '{embedder.identity}', not '{other.identity}'"
+    ):
         parts.claim(place, collection.facts_of(other, Cut()), clips)
     with pytest.raises(RequestError, match=r"window_s is None, not 2\.0"):
         parts.claim(place, collection.facts_of(embedder, Cut(2.0, 2.0)), clips)
@@ -196,7 +270,9 @@ def test_another_model_other_settings_and_other_clips_are_refused_with_what_diff
             parts.claim(place, facts, listed)
 
 
-def test_a_folder_of_something_else_is_refused_and_left_alone(audio_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
+def test_a_folder_of_something_else_is_refused_and_left_alone(
+    audio_folder: Path, tmp_path: Path, embedder: Embedder
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years")
     (tmp_path / "file").write_text("one")
@@ -207,7 +283,13 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(audio_folder: Path
 
 
 def test_merge_refuses_a_table_of_another_model_and_other_kinds(
-    audio_folder: Path, out: str, tmp_path: Path, embedder: Embedder, other: Embedder, make_worker: Callable, threads: None
+    audio_folder: Path,
+    out: str,
+    tmp_path: Path,
+    embedder: Embedder,
+    other: Embedder,
+    make_worker: Callable,
+    threads: None,
 ) -> None:
     run(make_worker(out), embedder, audio_folder)
     collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=other, workers=1)
@@ -217,24 +299,32 @@ def test_merge_refuses_a_table_of_another_model_and_other_kinds(
         cluster.merge(out, tmp_path / "x.npy")
 
 
-def test_ray_that_is_missing_is_named_with_what_to_install(audio_folder: Path, tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_that_is_missing_is_named_with_what_to_install(
+    audio_folder: Path, tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(RequestError, match=r"pip install 'patchifier\[cluster\]'"):
         cluster.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder)
 
 
-def test_an_address_that_does_not_answer_is_given_up(audio_folder: Path, tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_does_not_answer_is_given_up(
+    audio_folder: Path, tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "ANSWER_S", 1.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         started_s = time.monotonic()
-        with pytest.raises(RequestError, match=f"no Ray cluster at {address} .no answer within 1 s"):
+        with pytest.raises(
+            RequestError, match=f"no Ray cluster at {address} .no answer within 1 s"
+        ):
             cluster.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder, address=address)
         assert time.monotonic() - started_s < 15
     with pytest.raises(RequestError, match="'ray job submit'"):
-        cluster.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder, address="ray://127.0.0.1:10001")
+        cluster.embed_on_ray(
+            audio_folder, tmp_path / "out", embedder=embedder, address="ray://127.0.0.1:10001"
+        )
 
 
 @pytest.mark.parametrize(
@@ -245,7 +335,9 @@ def test_an_address_that_does_not_answer_is_given_up(audio_folder: Path, tmp_pat
         ("memory://library/a.mp3", "seen by one process alone"),
     ],
 )
-def test_schemes_that_cannot_be_opened_are_refused_at_once(url: str, told: str, audio_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
+def test_schemes_that_cannot_be_opened_are_refused_at_once(
+    url: str, told: str, audio_folder: Path, tmp_path: Path, embedder: Embedder
+) -> None:
     with pytest.raises(RequestError, match=told):
         cluster.embed_on_ray([audio_folder, url], tmp_path / "out", embedder=embedder)
     with pytest.raises(RequestError, match=told):
@@ -261,10 +353,16 @@ def test_no_workers_are_refused(audio_folder: Path, tmp_path: Path, embedder: Em
 # --- sources ---
 
 
-def test_a_manifest_holds_urls_as_they_are_given_and_paths(audio_folder: Path, tmp_path: Path) -> None:
+def test_a_manifest_holds_urls_as_they_are_given_and_paths(
+    audio_folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(audio_folder, tmp_path / "music")
     urls = ["https://host/a//b.mp3?sign=x%2Fy", "http://host/Ünï.flac"]
-    (tmp_path / "clips.csv").write_text("path,start_s,end_s\n" + "".join(f"{path},1,2\n" for path in [*urls, "music/album0/track0.wav"]), encoding="utf-8")
+    (tmp_path / "clips.csv").write_text(
+        "path,start_s,end_s\n"
+        + "".join(f"{path},1,2\n" for path in [*urls, "music/album0/track0.wav"]),
+        encoding="utf-8",
+    )
     clips, lost = sources.find(tmp_path / "clips.csv")
     assert [(clip.path, clip.start_s, clip.end_s) for clip in clips] == [
         *((url, 1.0, 2.0) for url in urls),
@@ -280,7 +378,11 @@ def test_relative_paths_of_a_manifest_elsewhere_start_there(server: Server) -> N
     fsspec.filesystem("memory").pipe_file("/set/clips.jsonl", text)
     for source, first in ((url, server.url("/set/a/b.wav")), ("memory://set/clips.jsonl", "")):
         if first:
-            assert [clip.path for clip in sources.find(source)[0]] == [first, "http://other/c.wav", "/data/d.wav"]
+            assert [clip.path for clip in sources.find(source)[0]] == [
+                first,
+                "http://other/c.wav",
+                "/data/d.wav",
+            ]
         else:
             with pytest.raises(RequestError, match=r"memory://set/a/b\.wav: what lies in memory"):
                 sources.find(source)
@@ -320,21 +422,47 @@ def test_sources_without_audio_are_named_beside_those_with_some(audio_folder: Pa
 
 
 def test_files_from_elsewhere_give_the_rows_of_files_that_are_here(
-    audio_folder: Path, server: Server, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    audio_folder: Path,
+    server: Server,
+    embedder: Embedder,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """In the order asked for, named by their URLs; nothing is left on this machine."""
     monkeypatch.setattr(worker, "GROUP", 2)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     files = sorted(audio_folder.rglob("*.wav"))
     urls = [server.add(f"/{path.name}", path.read_bytes()) for path in files]
-    given = [urls[3], str(files[0]), urls[1], f"file://{files[4]}", server.url("/none.wav"), server.add("/bad.wav", b"RIFF"), urls[5]]
-    found, again = worker.answer(lambda clips: embed_clips(embedder, Cut(), clips), [Clip(path, path) for path in given])
-    expected = embed_clips(embedder, Cut(), [Clip(str(files[at]), str(files[at])) for at in (3, 0, 1, 4, 5)])
+    given = [
+        urls[3],
+        str(files[0]),
+        urls[1],
+        f"file://{files[4]}",
+        server.url("/none.wav"),
+        server.add("/bad.wav", b"RIFF"),
+        urls[5],
+    ]
+    found, again = worker.answer(
+        lambda clips: embed_clips(embedder, Cut(), clips), [Clip(path, path) for path in given]
+    )
+    expected = embed_clips(
+        embedder, Cut(), [Clip(str(files[at]), str(files[at])) for at in (3, 0, 1, 4, 5)]
+    )
     rows = [found[at] for at in (0, 1, 2, 3, 6)]
     for one, wanted in zip(rows, expected, strict=True):
         np.testing.assert_allclose(one.vectors, wanted.vectors, atol=1e-5, rtol=0)
-        assert (one.size, one.duration_s, one.spans_s) == (wanted.size, wanted.duration_s, wanted.spans_s)
-    assert [one.mtime_ns for one in rows] == [0, files[0].stat().st_mtime_ns, 0, pytest.approx(files[4].stat().st_mtime_ns, abs=2000), 0]
+        assert (one.size, one.duration_s, one.spans_s) == (
+            wanted.size,
+            wanted.duration_s,
+            wanted.spans_s,
+        )
+    assert [one.mtime_ns for one in rows] == [
+        0,
+        files[0].stat().st_mtime_ns,
+        0,
+        pytest.approx(files[4].stat().st_mtime_ns, abs=2000),
+        0,
+    ]
     assert found[4].startswith(f"{server.url('/none.wav')}: cannot be fetched")
     assert found[5].startswith(f"{server.url('/bad.wav')}: ")
     assert str(tmp_path) not in found[5]
@@ -345,7 +473,9 @@ def test_files_from_elsewhere_give_the_rows_of_files_that_are_here(
 def test_a_file_that_could_not_be_fetched_is_named_and_tried_again_by_the_next_job(
     audio_folder: Path, server: Server, tmp_path: Path, embedder: Embedder, make_worker: Callable
 ) -> None:
-    url = server.add("/a.wav", (audio_folder / "album0" / "track0.wav").read_bytes(), codes=[503] * 50)
+    url = server.add(
+        "/a.wav", (audio_folder / "album0" / "track0.wav").read_bytes(), codes=[503] * 50
+    )
     one, given = make_worker(str(tmp_path / "out")), [audio_folder, url]
     (told,) = run(one, embedder, given)
     assert (told["files"], told["again"]) == (6, True)
@@ -354,14 +484,18 @@ def test_a_file_that_could_not_be_fetched_is_named_and_tried_again_by_the_next_j
     assert "503" in reason
     clips = sources.find(given)[0]
     asked = len(server.asked)
-    (told,) = done_by(one, [worker.task(0, clips, kept=False)])  # by the same job: a node died after it was made
+    (told,) = done_by(
+        one, [worker.task(0, clips, kept=False)]
+    )  # by the same job: a node died after it was made
     assert (told["made"], len(server.asked)) == (True, asked)
     server.pages["/a.wav"].codes.clear()
     (told,) = run(one, embedder, given)
     assert (told["made"], told["files"], told["skipped"], told["again"]) == (True, 7, [], False)
 
 
-def test_a_server_that_is_better_at_the_second_try_costs_nothing(audio_folder: Path, server: Server, tmp_path: Path, make_worker: Callable) -> None:
+def test_a_server_that_is_better_at_the_second_try_costs_nothing(
+    audio_folder: Path, server: Server, tmp_path: Path, make_worker: Callable
+) -> None:
     content = (audio_folder / "album0" / "track0.wav").read_bytes()
     url = server.add("/a.wav", content, break_after=[5000], codes=[503])
     make_worker(str(tmp_path))
@@ -370,7 +504,11 @@ def test_a_server_that_is_better_at_the_second_try_costs_nothing(audio_folder: P
 
 
 def test_a_part_that_two_workers_died_on_is_done_clip_by_clip(
-    audio_folder: Path, out: str, embedder: Embedder, make_worker: Callable, monkeypatch: pytest.MonkeyPatch
+    audio_folder: Path,
+    out: str,
+    embedder: Embedder,
+    make_worker: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A death leaves its mark; success takes the marks away."""
     one, alone = make_worker(out), list[int]()
@@ -407,9 +545,13 @@ class Deadly:
 
 
 @pytest.mark.slow
-def test_a_clip_that_kills_its_process_is_named_and_the_others_have_rows(audio_folder: Path, embedder: Embedder) -> None:
+def test_a_clip_that_kills_its_process_is_named_and_the_others_have_rows(
+    audio_folder: Path, embedder: Embedder
+) -> None:
     good = sources.find(audio_folder)[0]
-    found = worker.one_by_one(embedder, Cut(), [good[0], Clip("deadly.wav", Deadly("deadly.wav")), good[1]])  # type: ignore[arg-type]
+    found = worker.one_by_one(
+        embedder, Cut(), [good[0], Clip("deadly.wav", Deadly("deadly.wav")), good[1]]
+    )  # type: ignore[arg-type]
     assert found[1] == "deadly.wav: the decoder crashed on this file."
     for rows, clip in ((found[0], good[0]), (found[2], good[1])):
         np.testing.assert_allclose(rows.vectors[0], embedder.embed(clip.path), atol=1e-5, rtol=0)
@@ -475,7 +617,12 @@ def processes_of(folder: str) -> list[str]:
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
             if link.parts[2] != str(os.getpid()) and os.readlink(link).startswith(folder):
-                found.add((link.parents[1] / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")[:200])
+                found.add(
+                    (link.parents[1] / "cmdline")
+                    .read_bytes()
+                    .replace(b"\0", b" ")
+                    .decode("utf-8", "replace")[:200]
+                )
     return sorted(found)
 
 
@@ -484,7 +631,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty files of 1 to 3 s and one that is none."""
     folder = tmp_path_factory.mktemp("music")
     for number in range(60):
-        samples = 0.1 * np.random.default_rng(number).standard_normal(RATE * (1 + number % 3), dtype=np.float32)
+        samples = 0.1 * np.random.default_rng(number).standard_normal(
+            RATE * (1 + number % 3), dtype=np.float32
+        )
         soundfile.write(folder / f"track{number:02d}.wav", samples, RATE)
     (folder / "track30b.mp3").write_text("not music")
     return folder
@@ -505,20 +654,40 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_file_that_kills_its_worker_is_named_and_urls_are_read(
-    machines: Machines, audio_folder: Path, tmp_path: Path, server: Server, embedder: Embedder, small_parts: None
+    machines: Machines,
+    audio_folder: Path,
+    tmp_path: Path,
+    server: Server,
+    embedder: Embedder,
+    small_parts: None,
 ) -> None:
     files = sorted(audio_folder.rglob("*.wav"))
     shutil.copy(files[0], tmp_path / "deadly.wav")
     urls = [server.add(f"/{path.name}", path.read_bytes()) for path in files]
-    listed = [urls[0], str(tmp_path / "deadly.wav"), urls[1], f"file://{files[2]}", urls[3], server.url("/none.wav"), str(files[4])]
+    listed = [
+        urls[0],
+        str(tmp_path / "deadly.wav"),
+        urls[1],
+        f"file://{files[2]}",
+        urls[3],
+        server.url("/none.wav"),
+        str(files[4]),
+    ]
     manifest = server.add("/clips.csv", ("path\n" + "\n".join(listed) + "\n").encode())
-    done = cluster.embed_on_ray(manifest, tmp_path / "out", embedder=embedder, address=machines.cluster.address)
+    done = cluster.embed_on_ray(
+        manifest, tmp_path / "out", embedder=embedder, address=machines.cluster.address
+    )
     assert (done.files, done.rows, done.kept, done.parts) == (5, 5, 0, 3)
     assert done.skipped[0] == (listed[1], f"{listed[1]}: the decoder crashed on this file.")
     assert done.skipped[1][0] == listed[5]
     found = cluster.read_parts(tmp_path / "out")
     assert list(found.paths) == [path for path in listed if path not in (listed[1], listed[5])]
-    np.testing.assert_allclose(found.vectors, [embedder.embed(files[number]) for number in (0, 1, 2, 3, 4)], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        found.vectors,
+        [embedder.embed(files[number]) for number in (0, 1, 2, 3, 4)],
+        atol=1e-5,
+        rtol=0,
+    )
     assert not (tmp_path / "out" / "trying").exists()
 
 
@@ -534,30 +703,58 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_job_whose_driver_is_killed_goes_on_where_it_was(
-    machines: Machines, library: Path, single: Path, tmp_path: Path, embedder: Embedder, small_parts: None
+    machines: Machines,
+    library: Path,
+    single: Path,
+    tmp_path: Path,
+    embedder: Embedder,
+    small_parts: None,
 ) -> None:
     checkpoint.save(tmp_path / "model", Checkpoint(embedder.model, TINY))
     (tmp_path / "driver.py").write_text(DRIVER)
     out = tmp_path / "out"
-    command = [sys.executable, str(tmp_path / "driver.py"), str(library), str(out), str(tmp_path / "model"), machines.cluster.address]
-    driver = subprocess.Popen(command, env=machines.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        str(tmp_path / "driver.py"),
+        str(library),
+        str(out),
+        str(tmp_path / "model"),
+        machines.cluster.address,
+    ]
+    driver = subprocess.Popen(
+        command, env=machines.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
-    while len(list(out.glob("part-*.parquet"))) < 4 and driver.poll() is None and time.monotonic() < deadline:
+    while (
+        len(list(out.glob("part-*.parquet"))) < 4
+        and driver.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     made = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert 4 <= len(made) < 21
-    done = cluster.embed_on_ray(library, out, embedder=tmp_path / "model", address=machines.cluster.address)
+    done = cluster.embed_on_ray(
+        library, out, embedder=tmp_path / "model", address=machines.cluster.address
+    )
     assert (done.rows, done.files, done.parts) == (60, 60, 21)
     assert 3 * len(made) - 1 <= done.kept < 60
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items())
-    require_same(collection.read(cluster.merge(out, tmp_path / "x.parquet")), collection.read(single))
+    require_same(
+        collection.read(cluster.merge(out, tmp_path / "x.parquet")), collection.read(single)
+    )
 
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_costs_no_row_and_doubles_none(
-    machines: Machines, library: Path, single: Path, tmp_path: Path, embedder: Embedder, other: Embedder, small_parts: None
+    machines: Machines,
+    library: Path,
+    single: Path,
+    tmp_path: Path,
+    embedder: Embedder,
+    other: Embedder,
+    small_parts: None,
 ) -> None:
     """Last of these: the cluster is smaller afterwards."""
     killed = list[int]()
@@ -570,22 +767,34 @@ def test_a_node_that_is_killed_costs_no_row_and_doubles_none(
             machines.cluster.remove_node(machines.nodes[0], allow_graceful=False)
 
     out = tmp_path / "out"
-    done = cluster.embed_on_ray(library, out, embedder=embedder, address=machines.cluster.address, progress=progress)
+    done = cluster.embed_on_ray(
+        library, out, embedder=embedder, address=machines.cluster.address, progress=progress
+    )
     assert killed[0] >= 30
     assert (done.rows, done.files, done.kept, done.parts) == (60, 60, 0, 21)
     assert [Path(path).name for path, _ in done.skipped] == ["track30b.mp3"]
     assert (shown, len(shown)) == (sorted(set(shown)), 21)
-    assert sorted(os.listdir(out)) == ["facts.json", *(parts.name(number) for number in range(21)), "skipped.csv"]
+    assert sorted(os.listdir(out)) == [
+        "facts.json",
+        *(parts.name(number) for number in range(21)),
+        "skipped.csv",
+    ]
     merged = collection.read(cluster.merge(out, tmp_path / "x.parquet"))
     require_same(merged, collection.read(single))
-    assert (tmp_path / "x.parquet").read_bytes() == single.read_bytes() or np.abs(merged.vectors - collection.read(single).vectors).max() > 0
+    assert (tmp_path / "x.parquet").read_bytes() == single.read_bytes() or np.abs(
+        merged.vectors - collection.read(single).vectors
+    ).max() > 0
     with pytest.raises(RequestError, match="made by another model"):
         cluster.embed_on_ray(library, out, embedder=other, address=machines.cluster.address)
 
 
 @pytest.mark.slow
 def test_a_ray_of_its_own_begins_and_ends_with_the_job(
-    audio_folder: Path, tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    audio_folder: Path,
+    tmp_path: Path,
+    embedder: Embedder,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> None:
     """And says nothing on standard output. Files of which none can be read are an error, and named."""
     import ray
@@ -593,15 +802,23 @@ def test_a_ray_of_its_own_begins_and_ends_with_the_job(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "a.wav").write_text("none")
-    with pytest.raises(RequestError, match=r"none of the 1 files could be read; .*skipped\.csv says why"):
+    with pytest.raises(
+        RequestError, match=r"none of the 1 files could be read; .*skipped\.csv says why"
+    ):
         cluster.embed_on_ray(tmp_path / "music", tmp_path / "none", embedder=embedder, workers=1)
     assert "a.wav" in (tmp_path / "none" / "skipped.csv").read_text()
     with pytest.raises(RequestError, match="has no rows"):
         cluster.merge(tmp_path / "none", tmp_path / "x.parquet")
-    done = cluster.embed_on_ray([audio_folder], tmp_path / "out", embedder=embedder, workers=2, window_s=0.5)
+    done = cluster.embed_on_ray(
+        [audio_folder], tmp_path / "out", embedder=embedder, workers=2, window_s=0.5
+    )
     assert not ray.is_initialized()
     assert (done.files, done.kept, done.skipped) == (6, 0, ())
-    assert done.lines()[-1].startswith(f"{done.rows} rows about 6 files in 1 parts; 6 embedded now in ")
-    collection.embed_library(audio_folder, tmp_path / "single.parquet", embedder=embedder, window_s=0.5)
+    assert done.lines()[-1].startswith(
+        f"{done.rows} rows about 6 files in 1 parts; 6 embedded now in "
+    )
+    collection.embed_library(
+        audio_folder, tmp_path / "single.parquet", embedder=embedder, window_s=0.5
+    )
     require_same(cluster.read_parts(tmp_path / "out"), collection.read(tmp_path / "single.parquet"))
     assert capfd.readouterr().out == ""

@@ -31,7 +31,12 @@ from patchifier.config import (
 def in_new_process(code: str, **environment: str) -> str:
     """What a fresh interpreter prints."""
     source = str(Path(patchifier.__file__).parents[1])
-    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": source} | environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": source} | environment,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
@@ -54,10 +59,26 @@ def nested(path: str, value) -> dict:
 
 
 CHANGED = {
-    "spectrogram": {"n_fft": 1024, "mel_scale": "htk", "f_max_hz": 8000.0, "reference": "max", "top_db": 80.0},
-    "model": {"channels": [16, 32, 64, 96, 128], "embedding": "plain", "align": "linear", "decoder_channels": [64, 32, 16, 8, 8]},
+    "spectrogram": {
+        "n_fft": 1024,
+        "mel_scale": "htk",
+        "f_max_hz": 8000.0,
+        "reference": "max",
+        "top_db": 80.0,
+    },
+    "model": {
+        "channels": [16, 32, 64, 96, 128],
+        "embedding": "plain",
+        "align": "linear",
+        "decoder_channels": [64, 32, 16, 8, 8],
+    },
     "augment": {"scale": [1.0, 1.1], "intensity_per": "band"},
-    "pretrain": {"stages": "two", "mask_ratio": 0.9, "validation_fold": 3, "stage_one": {"epochs": 2.5, "batch": 8}},
+    "pretrain": {
+        "stages": "two",
+        "mask_ratio": 0.9,
+        "validation_fold": 3,
+        "stage_one": {"epochs": 2.5, "batch": 8},
+    },
     "finetune": {"head_learning_rate": 1e-3, "folds": "all", "training": {"schedule": "cosine"}},
     "embed": {"pooling": "cls", "layers": [1, -1]},
 }
@@ -76,7 +97,10 @@ def test_a_config_comes_back_the_same_from_json(changes, tmp_path):
 
 def dotted(changes: dict, where: str = "") -> set[str]:
     """Dotted names of the fields that changes set."""
-    parts = [dotted(value, f"{where}{name}.") if isinstance(value, dict) else {where + name} for name, value in changes.items()]
+    parts = [
+        dotted(value, f"{where}{name}.") if isinstance(value, dict) else {where + name}
+        for name, value in changes.items()
+    ]
     return set().union(*parts)
 
 
@@ -95,9 +119,16 @@ def test_changes_arrive_and_all_else_keeps_its_default():
     layers=st.lists(st.integers(-9, 8), min_size=1, max_size=4),
 )
 def test_any_numbers_survive_json_bit_for_bit(ratio, epochs, seed, layers):
-    changes = {"pretrain": {"mask_ratio": ratio, "seed": seed, "stage_two": {"epochs": epochs}}, "embed": {"layers": layers}}
+    changes = {
+        "pretrain": {"mask_ratio": ratio, "seed": seed, "stage_two": {"epochs": epochs}},
+        "embed": {"layers": layers},
+    }
     config = update(Config(), changes)
-    assert (config.pretrain.mask_ratio, config.pretrain.seed, config.pretrain.stage_two.epochs) == (ratio, seed, epochs)
+    assert (config.pretrain.mask_ratio, config.pretrain.seed, config.pretrain.stage_two.epochs) == (
+        ratio,
+        seed,
+        epochs,
+    )
     assert update(Config(), json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -105,21 +136,40 @@ def test_to_dict_holds_plain_values_only():
     def plain(value):
         if isinstance(value, dict):
             return all(isinstance(key, str) and plain(part) for key, part in value.items())
-        return all(map(plain, value)) if isinstance(value, list) else value is None or type(value) in (int, float, str)
+        return (
+            all(map(plain, value))
+            if isinstance(value, list)
+            else value is None or type(value) in (int, float, str)
+        )
 
     assert plain(to_dict(update(Config(), CHANGED)))
 
 
 def test_the_paper_is_the_default():
     config = Config()
-    assert (config.spectrogram.sample_rate, config.spectrogram.bands, config.spectrogram.hop, config.spectrogram.scale) == (
+    assert (
+        config.spectrogram.sample_rate,
+        config.spectrogram.bands,
+        config.spectrogram.hop,
+        config.spectrogram.scale,
+    ) == (
         22_050,
         64,
         512,
         0.01,
     )
-    assert (config.model.bands, config.model.frames, config.model.width, config.model.layers, config.model.heads) == (64, 32, 256, 8, 4)
-    assert (len(config.model.channels), config.model.channels[0], config.pretrain.patches) == (5, 16, 25)
+    assert (
+        config.model.bands,
+        config.model.frames,
+        config.model.width,
+        config.model.layers,
+        config.model.heads,
+    ) == (64, 32, 256, 8, 4)
+    assert (len(config.model.channels), config.model.channels[0], config.pretrain.patches) == (
+        5,
+        16,
+        25,
+    )
     assert (config.augment.scale, config.augment.intensity) == ((0.9, 1.2), (0.8, 1.2))
     for stage in (config.pretrain.stage_one, config.pretrain.stage_two):
         assert (stage.learning_rate, stage.batch, stage.epochs) == (1e-4, 32, 1000)
@@ -136,7 +186,11 @@ def test_the_paper_is_the_default():
         ({"modle": {}}, "'modle'", "'model'"),
         ({"model": {"chanels": [1]}}, "'model.chanels'", "'channels'"),
         ({"pretrain": {"mask_ration": 0.5}}, "'pretrain.mask_ration'", "'mask_ratio'"),
-        ({"pretrain": {"stage_two": {"learning_rat": 1}}}, "'pretrain.stage_two.learning_rat'", "'learning_rate'"),
+        (
+            {"pretrain": {"stage_two": {"learning_rat": 1}}},
+            "'pretrain.stage_two.learning_rat'",
+            "'learning_rate'",
+        ),
         ({"finetune": {"training": {"zzzz": 1}}}, "'finetune.training.zzzz'", "learning_rate"),
     ],
 )
@@ -182,14 +236,23 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_fields_name(path, value):
         update(Config(), nested(path, value))
 
 
-@pytest.mark.parametrize("path", [path for path, value in leaves(Config()) if type(value) in (int, float)])
+@pytest.mark.parametrize(
+    "path", [path for path, value in leaves(Config()) if type(value) in (int, float)]
+)
 def test_a_truth_value_is_not_a_number(path):
     with pytest.raises(RequestError, match=f"'{path}'"):
         update(Config(), nested(path, True))
 
 
 @pytest.mark.parametrize(
-    "path", ["pretrain.stage_one.epochs", "spectrogram.f_max_hz", "pretrain.stage_two.weight_decay", "finetune.head_learning_rate", "spectrogram.top_db"]
+    "path",
+    [
+        "pretrain.stage_one.epochs",
+        "spectrogram.f_max_hz",
+        "pretrain.stage_two.weight_decay",
+        "finetune.head_learning_rate",
+        "spectrogram.top_db",
+    ],
 )
 def test_a_whole_number_is_taken_where_any_number_is_meant(path):
     value = dict(leaves(update(Config(), nested(path, 1))))[path]
@@ -272,10 +335,16 @@ def test_numbers_that_no_model_or_loop_can_have_are_refused_with_the_fields_name
 def test_sections_that_do_not_fit_together_are_refused():
     with pytest.raises(RequestError, match=r"spectrogram\.bands \(128\).*model\.bands \(64\)"):
         update(Config(), {"spectrogram": {"bands": 128}})
-    assert update(Config(), {"spectrogram": {"bands": 128}, "model": {"bands": 128}}).model.bands == 128
+    assert (
+        update(Config(), {"spectrogram": {"bands": 128}, "model": {"bands": 128}}).model.bands
+        == 128
+    )
     with pytest.raises(RequestError, match=r"pretrain\.patches \(30\).*model\.positions \(25\)"):
         update(Config(), {"pretrain": {"patches": 30}})
-    assert update(Config(), {"pretrain": {"patches": 30}, "model": {"positions": 30}}).pretrain.patches == 30
+    assert (
+        update(Config(), {"pretrain": {"patches": 30}, "model": {"positions": 30}}).pretrain.patches
+        == 30
+    )
     with pytest.raises(RequestError, match="'mean' gives 128 numbers"):
         ModelConfig(channels=(16, 32, 64, 96, 128), vector="mean")
 
@@ -303,11 +372,18 @@ def test_update_leaves_the_original_alone():
 
 def test_a_recipes_reason_and_a_models_header_are_not_settings(tmp_path):
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps({"why": "a higher ratio", "checkpoint": {"format": 1}, "pretrain": {"mask_ratio": 0.9}}))
+    path.write_text(
+        json.dumps(
+            {"why": "a higher ratio", "checkpoint": {"format": 1}, "pretrain": {"mask_ratio": 0.9}}
+        )
+    )
     assert read_changes(path) == {"pretrain": {"mask_ratio": 0.9}}
 
 
-@pytest.mark.parametrize(("text", "said"), [("[1]", "list"), ("3", "int"), ("{", "not JSON"), ("", "not JSON"), ("\xff", "not JSON")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[1]", "list"), ("3", "int"), ("{", "not JSON"), ("", "not JSON"), ("\xff", "not JSON")],
+)
 def test_a_file_that_is_no_json_object_is_refused_by_name(text, said, tmp_path):
     path = tmp_path / "broken.json"
     path.write_bytes(text.encode("latin-1"))
@@ -325,13 +401,21 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 
 
 def test_the_digest_is_the_same_in_every_process():
-    code = "from patchifier.config import *; print(digest(Config(), {'b': 1, 'a': [2, None]}, 3, 'x'))"
+    code = (
+        "from patchifier.config import *; print(digest(Config(), {'b': 1, 'a': [2, None]}, 3, 'x'))"
+    )
     here = digest(Config(), {"a": [2, None], "b": 1}, 3, "x")
     assert [in_new_process(code, PYTHONHASHSEED=seed) for seed in ("1", "2")] == [here, here]
 
 
 def test_the_digest_tells_any_two_configs_apart():
-    alternatives = [{}, {"model": {"layers": 7}}, {"pretrain": {"seed": 1}}, {"pretrain": {"mask_ratio": 0.7500000000000001}}, CHANGED]
+    alternatives = [
+        {},
+        {"model": {"layers": 7}},
+        {"pretrain": {"seed": 1}},
+        {"pretrain": {"mask_ratio": 0.7500000000000001}},
+        CHANGED,
+    ]
     assert len({digest(update(Config(), changes)) for changes in alternatives}) == len(alternatives)
 
 
@@ -355,7 +439,9 @@ def first_edition(config: Config) -> dict:
     """A whole config as the first edition wrote it."""
     values = to_dict(config)
     for section, names in {"model": ("vector_norm",), "pretrain": ("extractor_rate",)}.items():
-        values[section] = {name: value for name, value in values[section].items() if name not in names}
+        values[section] = {
+            name: value for name, value in values[section].items() if name not in names
+        }
     return values
 
 

@@ -62,7 +62,13 @@ def library(tmp_path: Path) -> Path:
 
 def test_folder_is_searched_recursively_and_sorted(library: Path) -> None:
     found = datasets.load(library)
-    assert [clip.id for clip in found.clips] == ["a/1.flac", "a/2.MP3", "a/deep/er/x.opus", "album.wav/3.ogg", "b.wav"]
+    assert [clip.id for clip in found.clips] == [
+        "a/1.flac",
+        "a/2.MP3",
+        "a/deep/er/x.opus",
+        "album.wav/3.ogg",
+        "b.wav",
+    ]
     assert found.name == "library"
     assert found.task is None
     assert all(Path(clip.path) == library.resolve() / clip.id for clip in found.clips)
@@ -95,13 +101,24 @@ def test_names_that_are_not_utf8_are_left_out_and_named(library: Path) -> None:
     Path(library / os.fsdecode(b"B\xe9la")).mkdir()
     Path(library / os.fsdecode(b"B\xe9la") / "1.wav").touch()
     found = datasets.load(library)
-    assert [clip.id for clip in found.clips] == ["a/1.flac", "a/2.MP3", "a/deep/er/x.opus", "album.wav/3.ogg", "b.wav"]
+    assert [clip.id for clip in found.clips] == [
+        "a/1.flac",
+        "a/2.MP3",
+        "a/deep/er/x.opus",
+        "album.wav/3.ogg",
+        "b.wav",
+    ]
     root = library.resolve()
     assert found.lost == (
-        (rf"{root}/B\xe9la/1.wav", rf"{root}/B\xe9la/1.wav: the name of a folder above it is not UTF-8: rename that folder."),
+        (
+            rf"{root}/B\xe9la/1.wav",
+            rf"{root}/B\xe9la/1.wav: the name of a folder above it is not UTF-8: rename that folder.",
+        ),
         (rf"{root}/a\xff.wav", rf"{root}/a\xff.wav: its name is not UTF-8: rename it."),
     )
-    with pytest.raises(RequestError, match=r"B\\xe9la/1.wav: the name of a folder above it is not UTF-8"):
+    with pytest.raises(
+        RequestError, match=r"B\\xe9la/1.wav: the name of a folder above it is not UTF-8"
+    ):
         datasets.load(library / os.fsdecode(b"B\xe9la"))
 
 
@@ -126,7 +143,9 @@ def denied(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "scandir", scandir)
 
 
-def test_folder_that_cannot_be_listed_is_named(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_listed_is_named(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     denied(library / "a", monkeypatch)
     found = datasets.load(library)
     assert [clip.id for clip in found.clips] == ["album.wav/3.ogg", "b.wav"]
@@ -137,15 +156,21 @@ def test_folder_that_cannot_be_listed_is_named(library: Path, monkeypatch: pytes
         datasets.load(library / "a")
 
 
-def test_folder_that_cannot_be_entered_is_named(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_entered_is_named(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("/a") and access(path, mode))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not str(path).endswith("/a") and access(path, mode)
+    )
     found = datasets.load(library)
     assert [clip.id for clip in found.clips] == ["album.wav/3.ogg", "b.wav"]
     assert [path for path, _ in found.lost] == [str(library.resolve() / "a")]
 
 
-def test_links_to_folders_are_followed_and_each_file_is_there_once(library: Path, tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_and_each_file_is_there_once(
+    library: Path, tmp_path: Path
+) -> None:
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
     (outside / "o.wav").touch()
@@ -161,7 +186,15 @@ def test_links_to_folders_are_followed_and_each_file_is_there_once(library: Path
     (library / "y").symlink_to(outside)
     (library / "z").symlink_to(outside / "deep")
     found = datasets.load(library)
-    assert [clip.id for clip in found.clips] == ["a/1.flac", "a/2.MP3", "a/deep/er/x.opus", "album.wav/3.ogg", "b.wav", "x/deep/d.wav", "x/o.wav"]
+    assert [clip.id for clip in found.clips] == [
+        "a/1.flac",
+        "a/2.MP3",
+        "a/deep/er/x.opus",
+        "album.wav/3.ogg",
+        "b.wav",
+        "x/deep/d.wav",
+        "x/o.wav",
+    ]
     assert found.clips[-1].path == str((outside / "o.wav").resolve())
     assert found.clips[-1].group == "x"
     assert [path for path, _ in found.lost] == [str(library.resolve() / "a" / "self")]
@@ -169,17 +202,23 @@ def test_links_to_folders_are_followed_and_each_file_is_there_once(library: Path
 
 
 @pytest.mark.parametrize("source", ["nonsense", "missing.csv", "/no/such/folder", "song.wav"])
-def test_what_is_no_data_set_is_refused(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_data_set_is_refused(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "song.wav").touch()
-    with pytest.raises(RequestError, match="is no data set: expected 'demo', a folder of audio, or a manifest"):
+    with pytest.raises(
+        RequestError, match="is no data set: expected 'demo', a folder of audio, or a manifest"
+    ):
         datasets.load(source)
 
 
 # --- manifests ---
 
 
-@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".csv", ";"), (".tsv", "\t"), (".csv", "\t")])
+@pytest.mark.parametrize(
+    ("suffix", "delimiter"), [(".csv", ","), (".csv", ";"), (".tsv", "\t"), (".csv", "\t")]
+)
 def test_table_is_read_with_all_its_columns(suffix: str, delimiter: str, tmp_path: Path) -> None:
     rows = [
         ["path", "id", "start_s", "end_s", "split", "fold", "group", "target", "artist"],
@@ -189,7 +228,17 @@ def test_table_is_read_with_all_its_columns(suffix: str, delimiter: str, tmp_pat
     text = "\n".join(delimiter.join(row) for row in rows) + "\n"
     found = manifest(tmp_path / f"table{suffix}", text)
     assert found.clips == (
-        Clip("one", str(tmp_path.resolve() / "a.wav"), 1.5, 4.0, "train", 2, "g", "rock", {"artist": "Éric"}),
+        Clip(
+            "one",
+            str(tmp_path.resolve() / "a.wav"),
+            1.5,
+            4.0,
+            "train",
+            2,
+            "g",
+            "rock",
+            {"artist": "Éric"},
+        ),
         Clip("/abs/b.wav", "/abs/b.wav", split="valid", target="pop"),
     )
     assert found.task == Task("one-of", ("pop", "rock"))
@@ -226,26 +275,47 @@ def test_paths_start_at_the_nearest_folder_above_where_the_first_file_is(tmp_pat
     assert Path(found.clips[0].path).samefile(sound)
 
 
-@pytest.mark.parametrize(("part", "split"), [("train", "train"), ("val", "valid"), ("valid", "valid"), ("test", "test"), ("v2", None)])
-def test_split_is_read_from_the_name_of_the_file(part: str, split: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "split"),
+    [("train", "train"), ("val", "valid"), ("valid", "valid"), ("test", "test"), ("v2", None)],
+)
+def test_split_is_read_from_the_name_of_the_file(
+    part: str, split: str | None, tmp_path: Path
+) -> None:
     assert jsonl(tmp_path / f"GTZANGenre.{part}.jsonl", MARBLE_GENRE).clips[0].split == split
 
 
-@pytest.mark.parametrize(("written", "split"), [("Train", "train"), ("validation", "valid"), ("TESTING", "test"), ("", None)])
-def test_split_is_read_under_each_of_its_names(written: str, split: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("written", "split"),
+    [("Train", "train"), ("validation", "valid"), ("TESTING", "test"), ("", None)],
+)
+def test_split_is_read_under_each_of_its_names(
+    written: str, split: str | None, tmp_path: Path
+) -> None:
     assert manifest(tmp_path / "t.csv", f"path,split\na.wav,{written}\n").clips[0].split == split
 
 
 def test_rows_own_split_comes_before_that_of_the_file_name(tmp_path: Path) -> None:
-    assert jsonl(tmp_path / "x.train.jsonl", {"path": "a.wav", "split": "test"}).clips[0].split == "test"
+    assert (
+        jsonl(tmp_path / "x.train.jsonl", {"path": "a.wav", "split": "test"}).clips[0].split
+        == "test"
+    )
 
 
 @pytest.mark.parametrize(
     ("column", "targets", "task"),
     [
         (["rock", "pop"], ["rock", "pop"], Task("one-of", ("pop", "rock"))),
-        (["rock|loud", "pop | loud"], [["rock", "loud"], ["pop", "loud"]], Task("many-of", ("loud", "pop", "rock"))),
-        (['"[""rock"", ""loud""]"', '"[""pop""]"'], [["rock", "loud"], ["pop"]], Task("many-of", ("loud", "pop", "rock"))),
+        (
+            ["rock|loud", "pop | loud"],
+            [["rock", "loud"], ["pop", "loud"]],
+            Task("many-of", ("loud", "pop", "rock")),
+        ),
+        (
+            ['"[""rock"", ""loud""]"', '"[""pop""]"'],
+            [["rock", "loud"], ["pop"]],
+            Task("many-of", ("loud", "pop", "rock")),
+        ),
         (["0.5|-1", "2|3"], [[0.5, -1.0], [2.0, 3.0]], Task("numbers", ("value_0", "value_1"))),
         (["0.5", "-1"], [0.5, -1.0], Task("numbers", ("value",))),
         (["rock", ""], ["rock", None], Task("one-of", ("rock",))),
@@ -253,7 +323,9 @@ def test_rows_own_split_comes_before_that_of_the_file_name(tmp_path: Path) -> No
     ],
 )
 @pytest.mark.parametrize("name", ["label", "target"])
-def test_target_column_says_what_kind_of_task_it_is(name: str, column: list[str], targets: list, task: Task | None, tmp_path: Path) -> None:
+def test_target_column_says_what_kind_of_task_it_is(
+    name: str, column: list[str], targets: list, task: Task | None, tmp_path: Path
+) -> None:
     rows = "".join(f"{number}.wav,{value}\n" for number, value in enumerate(column))
     found = manifest(tmp_path / "t.csv", f"path,{name}\n{rows}")
     assert [clip.target for clip in found.clips] == targets
@@ -266,17 +338,27 @@ def test_clip_with_a_single_tag_among_clips_with_several_is_many_of(tmp_path: Pa
     assert found.clips[1].target == ["pop"]
 
 
-def test_name_that_starts_with_a_bracket_is_a_name_or_is_refused_with_its_row(tmp_path: Path) -> None:
+def test_name_that_starts_with_a_bracket_is_a_name_or_is_refused_with_its_row(
+    tmp_path: Path,
+) -> None:
     reason, targets = "", []
     try:
-        targets = [clip.target for clip in manifest(tmp_path / "t.csv", "path,label\na.wav,[Remix] disco\n").clips]
+        targets = [
+            clip.target
+            for clip in manifest(tmp_path / "t.csv", "path,label\na.wav,[Remix] disco\n").clips
+        ]
     except RequestError as error:
         reason = str(error)
     assert "row 1" in reason or targets == ["[Remix] disco"]
 
 
 def test_id_of_zero_is_an_id(tmp_path: Path) -> None:
-    assert [clip.id for clip in jsonl(tmp_path / "t.jsonl", {"path": "a.wav", "id": 0}, {"path": "b.wav", "id": 1}).clips] == ["0", "1"]
+    assert [
+        clip.id
+        for clip in jsonl(
+            tmp_path / "t.jsonl", {"path": "a.wav", "id": 0}, {"path": "b.wav", "id": 1}
+        ).clips
+    ] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -286,11 +368,23 @@ def test_id_of_zero_is_an_id(tmp_path: Path) -> None:
         ("t.csv", "path,label\na.wav,x\nb.wav,y,z\n", "row 2: has another number of fields"),
         ("t.csv", "name,label\na.wav,x\n", "row 1: has no path.*name, label"),
         ("t.csv", "path,label\na.wav,x\n,y\n", "row 2: has no path"),
-        ("t.csv", "path,start_s\na.wav,0\nb.wav,soon\n", "row 2: start_s is 'soon', expected a number"),
+        (
+            "t.csv",
+            "path,start_s\na.wav,0\nb.wav,soon\n",
+            "row 2: start_s is 'soon', expected a number",
+        ),
         ("t.csv", "path,end_s\na.wav,late\n", "row 1: end_s is 'late'"),
-        ("t.csv", "path,fold\na.wav,0\nb.wav,1.5\n", "row 2: fold is '1.5', expected a whole number"),
+        (
+            "t.csv",
+            "path,fold\na.wav,0\nb.wav,1.5\n",
+            "row 2: fold is '1.5', expected a whole number",
+        ),
         ("t.csv", "path,fold\na.wav,nan\n", "row 1: fold is 'nan'"),
-        ("t.csv", "path,split\na.wav,train\nb.wav,dev\n", "row 2: split is 'dev', expected train, valid or test"),
+        (
+            "t.csv",
+            "path,split\na.wav,train\nb.wav,dev\n",
+            "row 2: split is 'dev', expected train, valid or test",
+        ),
         ("t.csv", "path,label\n", "no rows"),
         ("t.csv", "", "no rows"),
         ("t.csv", "path,label\na.wav,rock\nb.wav,3\n", "mixture"),
@@ -303,7 +397,9 @@ def test_id_of_zero_is_an_id(tmp_path: Path) -> None:
         ("t.jsonl", "\n\n", "no rows"),
     ],
 )
-def test_bad_manifest_is_refused_with_the_row(name: str, text: str, reason: str, tmp_path: Path) -> None:
+def test_bad_manifest_is_refused_with_the_row(
+    name: str, text: str, reason: str, tmp_path: Path
+) -> None:
     with pytest.raises(RequestError, match=reason):
         manifest(tmp_path / name, text)
 
@@ -360,7 +456,9 @@ def test_every_fold_of_the_bundled_clips_holds_every_soundtrack() -> None:
 @pytest.mark.parametrize("fact", ["artist", "title"])
 def test_every_bundled_clip_says_whose_it_is(fact: str) -> None:
     """Attribution is what the licences ask for."""
-    assert [clip.id for clip in datasets.load("demo").clips if not clip.info.get(fact, "").strip()] == []
+    assert [
+        clip.id for clip in datasets.load("demo").clips if not clip.info.get(fact, "").strip()
+    ] == []
 
 
 def test_notice_names_every_source_and_licence_and_points_to_the_list_of_files() -> None:
@@ -387,7 +485,9 @@ def test_every_bundled_file_is_listed() -> None:
         assert len(list(csv.reader(stream))) == 113
 
 
-def test_folder_named_demo_comes_before_the_bundled_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_named_demo_comes_before_the_bundled_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.wav").touch()
     monkeypatch.chdir(tmp_path)
@@ -397,7 +497,9 @@ def test_folder_named_demo_comes_before_the_bundled_clips(tmp_path: Path, monkey
 # --- sides of a split ---
 
 
-def grouped(count: int, *, each: int = 2, splits: dict[int, str] | None = None, folds: int = 0) -> list[Clip]:
+def grouped(
+    count: int, *, each: int = 2, splits: dict[int, str] | None = None, folds: int = 0
+) -> list[Clip]:
     """Clips in groups; a group's split or fold follows from its number."""
     return [
         Clip(
@@ -426,10 +528,17 @@ def test_own_split_is_kept() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 10**6), train=st.integers(2, 30), test=st.integers(1, 30))
-def test_own_split_without_validation_takes_it_from_train_by_group(seed: int, train: int, test: int) -> None:
-    clips = grouped(train + test, splits={group: "train" if group < train else "test" for group in range(train + test)})
+def test_own_split_without_validation_takes_it_from_train_by_group(
+    seed: int, train: int, test: int
+) -> None:
+    clips = grouped(
+        train + test,
+        splits={group: "train" if group < train else "test" for group in range(train + test)},
+    )
     sides = datasets.partition(clips, seed=seed)
-    assert all((side == "test") == (clip.split == "test") for side, clip in zip(sides, clips, strict=True))
+    assert all(
+        (side == "test") == (clip.split == "test") for side, clip in zip(sides, clips, strict=True)
+    )
     assert all(len(found) == 1 for found in sides_of_groups(clips, sides).values())
     assert {"train", "valid"} <= set(sides)
 
@@ -440,7 +549,10 @@ def test_folds_give_one_to_test_and_the_one_before_it_to_validation() -> None:
         sides = datasets.partition(clips, test_fold=test_fold)
         by_fold = {clip.fold: side for clip, side in zip(clips, sides, strict=True)}
         test = 3 if test_fold is None else test_fold
-        assert by_fold == {fold: "test" if fold == test else "valid" if fold == valid_fold else "train" for fold in range(4)}
+        assert by_fold == {
+            fold: "test" if fold == test else "valid" if fold == valid_fold else "train"
+            for fold in range(4)
+        }
 
 
 def test_fold_that_is_not_there_is_refused() -> None:
@@ -470,7 +582,9 @@ def test_clips_without_a_group_are_groups_of_one() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(groups=st.integers(2, 50), fraction=st.floats(0.001, 0.99), seed=st.integers(0, 10**6))
-def test_hold_out_takes_whole_groups_and_at_least_one(groups: int, fraction: float, seed: int) -> None:
+def test_hold_out_takes_whole_groups_and_at_least_one(
+    groups: int, fraction: float, seed: int
+) -> None:
     clips = grouped(groups)
     held = datasets.hold_out(clips, fraction=fraction, seed=seed)
     assert sum(held) == 2 * max(1, round(fraction * groups))
@@ -479,13 +593,21 @@ def test_hold_out_takes_whole_groups_and_at_least_one(groups: int, fraction: flo
 
 
 @pytest.mark.parametrize(("groups", "fraction"), [(1, 0.5), (10, 0.0)])
-def test_nothing_is_held_out_of_one_group_or_at_a_share_of_zero(groups: int, fraction: float) -> None:
+def test_nothing_is_held_out_of_one_group_or_at_a_share_of_zero(
+    groups: int, fraction: float
+) -> None:
     assert not any(datasets.hold_out(grouped(groups), fraction=fraction))
 
 
 def test_hold_out_follows_from_the_seed_and_the_names_and_not_the_order() -> None:
     clips = grouped(50)
-    first = dict(zip([clip.id for clip in clips], datasets.hold_out(clips, fraction=0.2), strict=True))
+    first = dict(
+        zip([clip.id for clip in clips], datasets.hold_out(clips, fraction=0.2), strict=True)
+    )
     backwards = clips[::-1]
-    assert first == dict(zip([clip.id for clip in backwards], datasets.hold_out(backwards, fraction=0.2), strict=True))
+    assert first == dict(
+        zip(
+            [clip.id for clip in backwards], datasets.hold_out(backwards, fraction=0.2), strict=True
+        )
+    )
     assert list(first.values()) != datasets.hold_out(clips, fraction=0.2, seed=1)

@@ -10,7 +10,9 @@ from patchifier.config import Config, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.tasks import infer
 
-TINY = {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}}
+TINY = {
+    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +23,22 @@ def data(tmp_path_factory, tone, noise):
     for number in range(16):
         path = root / f"{number}.wav"
         audio.save(path, tone(300 + 20 * number) if number % 2 else noise(seed=number))
-        clips.append(Clip(id=str(number), path=str(path), fold=number // 4, group=str(number), target="tone" if number % 2 else "noise"))
+        clips.append(
+            Clip(
+                id=str(number),
+                path=str(path),
+                fold=number // 4,
+                group=str(number),
+                target="tone" if number % 2 else "noise",
+            )
+        )
     config = update(Config(), {"spectrogram": {"n_fft": 1024}}).spectrogram
-    prepare(Dataset("two", tuple(clips), infer([clip.target for clip in clips])), root / "cache", config=config, workers=1)
+    prepare(
+        Dataset("two", tuple(clips), infer([clip.target for clip in clips])),
+        root / "cache",
+        config=config,
+        workers=1,
+    )
     return Cache(root / "cache")
 
 
@@ -31,20 +46,36 @@ def tables(data) -> demo.Tables:
     """Tables with the rows of probes, and random weights for a trained model."""
     config = update(Config(), TINY | {"spectrogram": {"n_fft": 1024}})
     made = demo.Tables(data)
-    made.add_probes({name: random_checkpoint(config, data, range(16), seed=seed) for seed, name in enumerate(demo.ENCODERS)})
+    made.add_probes(
+        {
+            name: random_checkpoint(config, data, range(16), seed=seed)
+            for seed, name in enumerate(demo.ENCODERS)
+        }
+    )
     return made
 
 
-def test_the_packages_model_is_a_row_and_is_compared_with_the_others_by_the_same_probe(bundled, data, monkeypatch):
+def test_the_packages_model_is_a_row_and_is_compared_with_the_others_by_the_same_probe(
+    bundled, data, monkeypatch
+):
     made = tables(data)
     made.add_released()
     row = next(row for row in made.rows if row["encoder"] == "patchifier-base")
     assert (row["method"], row["n"]) == ("logistic", 16)
     assert row["value"] > 0.8  # tones and noise: what any weights can tell
     monkeypatch.setattr(demo, "MOVING", ())
-    made.predictions |= {(name, "linear-probe"): made.predictions[name, "logistic"] for name in demo.ENCODERS}
-    against = [row["second"] for row in made.differences() if row["first"] == "patchifier-base, logistic"]
-    assert against == ["patchifier, logistic", "random, logistic", "mel-stats, logistic", "mfcc, logistic"]
+    made.predictions |= {
+        (name, "linear-probe"): made.predictions[name, "logistic"] for name in demo.ENCODERS
+    }
+    against = [
+        row["second"] for row in made.differences() if row["first"] == "patchifier-base, logistic"
+    ]
+    assert against == [
+        "patchifier, logistic",
+        "random, logistic",
+        "mel-stats, logistic",
+        "mfcc, logistic",
+    ]
 
 
 def test_a_copy_without_models_has_the_other_rows(data, tmp_path, monkeypatch):

@@ -19,7 +19,14 @@ from patchifier import cache, datasets, runs
 from patchifier.config import Config, RequestError, update
 from patchifier.devices import JoinedBatchNorm, join_batch_norm, launch, share
 
-MODEL = {"channels": [4, 4, 4, 8, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "dropout": 0.0}
+MODEL = {
+    "channels": [4, 4, 4, 8, 8],
+    "width": 32,
+    "layers": 2,
+    "heads": 2,
+    "feed_forward": 64,
+    "dropout": 0.0,
+}
 BOTH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -40,15 +47,27 @@ def settings(steps=50, **pretrain):
 def several(steps, *targets):
     """Beyond the paper: pitch bands and their batch norms, a predictor, and stage II with these targets."""
     estimators = [name for name in targets if name in ("tonic", "tempo")]
-    model = MODEL | {"bands": 280, "pitch_bands": 216, "pitch_channels": 4, "predictor_layers": 1, "norm": "before", "estimators": estimators}
-    return settings(steps, stages="two", targets=list(targets)) | {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": model}
+    model = MODEL | {
+        "bands": 280,
+        "pitch_bands": 216,
+        "pitch_channels": 4,
+        "predictor_layers": 1,
+        "norm": "before",
+        "estimators": estimators,
+    }
+    return settings(steps, stages="two", targets=list(targets)) | {
+        "spectrogram": {"bands": 280, "pitch_bands": 216},
+        "model": model,
+    }
 
 
 @pytest.fixture(scope="module")
 def wide_clips(clips):
     """The same clips with pitch bands."""
     config = update(Config(), several(1, "pixels")).spectrogram
-    cache.prepare(datasets.load(clips.parent / "audio"), clips.parent / "wide", config=config, workers=1)
+    cache.prepare(
+        datasets.load(clips.parent / "audio"), clips.parent / "wide", config=config, workers=1
+    )
     return clips.parent / "wide"
 
 
@@ -59,7 +78,9 @@ def clips(tmp_path_factory):
     (root / "audio").mkdir()
     for number in range(40):
         level = 0.1 * np.repeat(chance.random(18), 11_025)[: 22_050 * (3 + number % 7)]
-        soundfile.write(root / "audio" / f"{number:02d}.wav", level * chance.standard_normal(len(level)), 22_050)
+        soundfile.write(
+            root / "audio" / f"{number:02d}.wav", level * chance.standard_normal(len(level)), 22_050
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "SHARD_FRAMES", 2600)
         cache.prepare(datasets.load(root / "audio"), root / "cache", workers=1)
@@ -71,11 +92,32 @@ def clips(tmp_path_factory):
 def run(clips, tmp_path, child_environment):
     """Pre-train by the command line, alone or in two processes; returns the run folder."""
 
-    def start(name, changes, *flags, launcher=(sys.executable,), wait=True, at=clips, **environment):
+    def start(
+        name, changes, *flags, launcher=(sys.executable,), wait=True, at=clips, **environment
+    ):
         config = tmp_path / "config.json"
         config.write_text(json.dumps(changes))
-        command = [*launcher, "-m", "patchifier", "pretrain", str(at), "--out", str(tmp_path / name), "--config", str(config), "--device", "cpu", *flags]
-        process = subprocess.Popen(command, env=child_environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = [
+            *launcher,
+            "-m",
+            "patchifier",
+            "pretrain",
+            str(at),
+            "--out",
+            str(tmp_path / name),
+            "--config",
+            str(config),
+            "--device",
+            "cpu",
+            *flags,
+        ]
+        process = subprocess.Popen(
+            command,
+            env=child_environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if not wait:
             return tmp_path / name, process
         output = process.communicate(timeout=240)[0]
@@ -128,20 +170,35 @@ DOUBLE = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [settings(), several(20, "pixels", "timbre", "chroma", "harmony", "pulse", "tonic", "tempo")], ids=["paper", "several targets"]
+    "changes",
+    [settings(), several(20, "pixels", "timbre", "chroma", "harmony", "pulse", "tonic", "tempo")],
+    ids=["paper", "several targets"],
 )
-def test_two_processes_take_the_steps_of_one_in_double_precision(changes, clips, wide_clips, tmp_path, child_environment):
+def test_two_processes_take_the_steps_of_one_in_double_precision(
+    changes, clips, wide_clips, tmp_path, child_environment
+):
     data, script = wide_clips if "spectrogram" in changes else clips, tmp_path / "train.py"
     script.write_text(textwrap.dedent(DOUBLE))
     found = []
     for name, launcher in (("one", (sys.executable,)), ("two", BOTH)):
         (tmp_path / name).mkdir()
-        subprocess.run([*launcher, str(script), str(data), str(tmp_path / name), json.dumps(changes)], env=child_environment, check=True, timeout=240)
+        subprocess.run(
+            [*launcher, str(script), str(data), str(tmp_path / name), json.dumps(changes)],
+            env=child_environment,
+            check=True,
+            timeout=240,
+        )
         found.append(safetensors.torch.load_file(tmp_path / name / "weights.safetensors"))
     start = safetensors.torch.load_file(tmp_path / "one" / "weights.safetensors")
     assert {tensor.dtype for tensor in start.values()} == {torch.float64, torch.int64}
     for name in found[0]:
-        torch.testing.assert_close(found[0][name], found[1][name], rtol=0, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[0][name],
+            found[1][name],
+            rtol=0,
+            atol=1e-8,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 def test_two_processes_have_the_losses_of_one_in_single_precision(run):
@@ -154,25 +211,40 @@ def test_two_processes_have_the_losses_of_one_in_single_precision(run):
         assert len(losses[0]) == len(losses[1]) == 50
         np.testing.assert_allclose(losses[0], losses[1], atol=1e-5, rtol=0)
         figure = "mse" if stage == "one" else "masked_mse"
-        np.testing.assert_allclose(*[column(out, stage, figure, "validation.csv") for out in (one, two)], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(
+            *[column(out, stage, figure, "validation.csv") for out in (one, two)], atol=1e-5, rtol=0
+        )
     assert json.loads((two / "run.json").read_text())["processes"] == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "targets",
-    [("pixels", "timbre", "chroma", "harmony", "pulse", "latent", "contrast"), ("contrast",), ("latent", "harmony"), ("harmony",), ("tonic", "tempo")],
+    [
+        ("pixels", "timbre", "chroma", "harmony", "pulse", "latent", "contrast"),
+        ("contrast",),
+        ("latent", "harmony"),
+        ("harmony",),
+        ("tonic", "tempo"),
+    ],
     ids="+".join,
 )
 def test_two_processes_have_the_losses_of_one_with_several_targets(targets, run, wide_clips):
     """Batch norm of pitch modules, a predictor, padding, a contrast among clips of both, and parts that no target asks anything of."""
     changes = several(10, *targets)
-    (one, _), (two, _) = run("one", changes, at=wide_clips), run("two", changes, "--devices", "2", at=wide_clips)
+    (one, _), (two, _) = (
+        run("one", changes, at=wide_clips),
+        run("two", changes, "--devices", "2", at=wide_clips),
+    )
     losses = [column(out, "two", "loss") for out in (one, two)]
     assert len(losses[0]) == len(losses[1]) == 10
     np.testing.assert_allclose(*losses, atol=1e-5, rtol=1e-5)  # a row has five decimals
     for name in targets:
-        np.testing.assert_allclose(*[column(out, "two", f"{name}_error", "validation.csv") for out in (one, two)], atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(
+            *[column(out, "two", f"{name}_error", "validation.csv") for out in (one, two)],
+            atol=1e-4,
+            rtol=1e-4,
+        )
 
 
 @pytest.mark.slow
@@ -183,9 +255,17 @@ def test_two_processes_tell_groups_apart_as_one_does(run, clips, tmp_path):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(path)
     changes = several(10, "contrast")
-    changes["pretrain"] |= {"contrast_of": "group", "stage_two": changes["pretrain"]["stage_two"] | {"batch": 6}}
+    changes["pretrain"] |= {
+        "contrast_of": "group",
+        "stage_two": changes["pretrain"]["stage_two"] | {"batch": 6},
+    }
     at = tmp_path / "cache"
-    cache.prepare(datasets.load(tmp_path / "albums"), at, config=update(Config(), changes).spectrogram, workers=1)
+    cache.prepare(
+        datasets.load(tmp_path / "albums"),
+        at,
+        config=update(Config(), changes).spectrogram,
+        workers=1,
+    )
     (one, _), (two, _) = run("one", changes, at=at), run("two", changes, "--devices", "2", at=at)
     losses = [column(out, "two", "loss") for out in (one, two)]
     assert len(losses[0]) == len(losses[1]) == 10
@@ -198,7 +278,10 @@ def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_gather", lambda parts, own: parts[0].copy_(own))
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: None)
     maps = torch.randn(7, 3, 4, 5, dtype=torch.float64)
-    plain, joined = torch.nn.BatchNorm2d(3).double(), torch.nn.Sequential(torch.nn.BatchNorm2d(3).double())
+    plain, joined = (
+        torch.nn.BatchNorm2d(3).double(),
+        torch.nn.Sequential(torch.nn.BatchNorm2d(3).double()),
+    )
     with torch.no_grad():
         plain.weight.uniform_()
         plain.bias.uniform_()
@@ -210,13 +293,25 @@ def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
         values = maps.clone().requires_grad_()
         output = norm(values)
         (output * torch.arange(output.numel()).view_as(output).cos()).sum().backward()
-        results.append([output.detach(), values.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var, norm.num_batches_tracked])
+        results.append(
+            [
+                output.detach(),
+                values.grad,
+                norm.weight.grad,
+                norm.bias.grad,
+                norm.running_mean,
+                norm.running_var,
+                norm.num_batches_tracked,
+            ]
+        )
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(plain.eval()(maps), joined.eval()(maps))
 
 
-def test_threads_between_processes_have_ended_before_python_does(run, clips, tmp_path, child_environment):
+def test_threads_between_processes_have_ended_before_python_does(
+    run, clips, tmp_path, child_environment
+):
     """One that Python outlives may let go of a tensor of Python's when there is no Python, and the process aborts."""
     (tmp_path / "config.json").write_text(json.dumps(settings(steps=2)))
     (tmp_path / "train.py").write_text(
@@ -227,8 +322,22 @@ def test_threads_between_processes_have_ended_before_python_does(run, clips, tmp
         "atexit.register(names); out = sys.argv.pop()\n"
         "sys.argv[0] = 'patchifier'; atexit.register(sys.argv.append, out); runpy.run_module('patchifier', run_name='__main__')\n"
     )
-    flags = ["--out", str(tmp_path / "run"), "--config", str(tmp_path / "config.json"), "--device", "cpu", str(tmp_path / "threads-")]
-    subprocess.run([*BOTH, str(tmp_path / "train.py"), "pretrain", str(clips), *flags], env=child_environment, check=True, timeout=240, capture_output=True)
+    flags = [
+        "--out",
+        str(tmp_path / "run"),
+        "--config",
+        str(tmp_path / "config.json"),
+        "--device",
+        "cpu",
+        str(tmp_path / "threads-"),
+    ]
+    subprocess.run(
+        [*BOTH, str(tmp_path / "train.py"), "pretrain", str(clips), *flags],
+        env=child_environment,
+        check=True,
+        timeout=240,
+        capture_output=True,
+    )
     for rank in "01":
         assert "gloo" not in (tmp_path / f"threads-{rank}").read_text()
 
@@ -240,7 +349,10 @@ def test_threads_between_processes_have_ended_before_python_does(run, clips, tmp
 def test_a_run_goes_on_with_another_number_of_processes(run):
     """Stopped at step 20 of each number, resumed with the other: the losses of a run that was not stopped."""
     whole, _ = run("whole", settings(steps=24, stages="two"))
-    for name, first, second in (("more", (), ("--devices", "2")), ("fewer", ("--devices", "2"), ())):
+    for name, first, second in (
+        ("more", (), ("--devices", "2")),
+        ("fewer", ("--devices", "2"), ()),
+    ):
         out, process = run(name, settings(steps=24, stages="two"), *first, wait=False)
         for line in process.stdout:
             if "20/24" in line or " 83" in line:
@@ -248,7 +360,9 @@ def test_a_run_goes_on_with_another_number_of_processes(run):
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
         run(name, settings(steps=24, stages="two"), "--resume", *second)
-        np.testing.assert_allclose(column(out, "two", "loss"), column(whole, "two", "loss"), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(
+            column(out, "two", "loss"), column(whole, "two", "loss"), atol=1e-5, rtol=0
+        )
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
@@ -274,10 +388,27 @@ def test_a_worker_killed_is_replaced_and_the_run_ends_as_if_it_had_not(run, chil
     whole, _ = run("whole", settings(steps=60, stages="two"), launcher=BOTH)
     launcher = (*BOTH, "--max-restarts", "2")
     # Else torchrun keeps one store for all attempts, and a process that is started again may call on one that is dead (docs/scale.md).
-    out, process = run("killed", settings(steps=60, stages="two"), launcher=launcher, wait=False, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    out, process = run(
+        "killed",
+        settings(steps=60, stages="two"),
+        launcher=launcher,
+        wait=False,
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
+    )
     state = out / "stage-two" / "state.safetensors"
-    wait_for(lambda: state.exists() and len((out / "stage-two" / "metrics.csv").read_text().splitlines()) > 12, process)
-    victims = [int(pid) for pid in subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()]
+    wait_for(
+        lambda: (
+            state.exists()
+            and len((out / "stage-two" / "metrics.csv").read_text().splitlines()) > 12
+        ),
+        process,
+    )
+    victims = [
+        int(pid)
+        for pid in subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+        ).stdout.split()
+    ]
     os.kill(victims[-1], signal.SIGKILL)
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
@@ -317,9 +448,23 @@ def test_a_process_reads_its_own_part_of_the_cache_alone(run, clips, tmp_path):
         "sys.argv[0] = 'patchifier'; runpy.run_module('patchifier', run_name='__main__')\n"
     )
     (tmp_path / "config.json").write_text(json.dumps(changes))
-    command = [*BOTH, str(tmp_path / "each.py"), "pretrain", "CACHE", "--out", str(tmp_path / "split"), "--config", str(tmp_path / "config.json")]
+    command = [
+        *BOTH,
+        str(tmp_path / "each.py"),
+        "pretrain",
+        "CACHE",
+        "--out",
+        str(tmp_path / "split"),
+        "--config",
+        str(tmp_path / "config.json"),
+    ]
     done = subprocess.run(
-        [*command, "--device", "cpu", str(tmp_path / "node-")], capture_output=True, text=True, env=dict(os.environ), timeout=240, check=False
+        [*command, "--device", "cpu", str(tmp_path / "node-")],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     expected, found = weights(whole), weights(tmp_path / "split")
@@ -337,7 +482,9 @@ def test_a_clip_of_a_missing_shard_is_refused_by_the_name_of_the_file(clips, tmp
         cache.Cache(own)
     data = cache.Cache(own, partial=True)
     assert len(data.log_mel(int(second[0]))) > 0
-    with pytest.raises(RequestError, match=r"shards/\d+\.npy is missing, and clip .*copy this shard"):
+    with pytest.raises(
+        RequestError, match=r"shards/\d+\.npy is missing, and clip .*copy this shard"
+    ):
         data.log_mel(int(first[0]))
 
 

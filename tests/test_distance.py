@@ -24,8 +24,15 @@ def with_moments(count, mean, deviations, *, seed=0):
 
 def write(path, vectors, identity="model-a", window_s=None):
     count, size = vectors.shape
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float32).ravel()), size)
-    columns = {"path": [str(i) for i in range(count)], "start_s": np.zeros(count), "end_s": np.ones(count), "embedding": embedding}
+    embedding = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.astype(np.float32).ravel()), size
+    )
+    columns = {
+        "path": [str(i) for i in range(count)],
+        "start_s": np.zeros(count),
+        "end_s": np.ones(count),
+        "embedding": embedding,
+    }
     facts = {"format": 1, "model": identity, "window_s": window_s}
     pq.write_table(pa.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)}), path)
     return path
@@ -43,11 +50,16 @@ def test_covariances_that_do_not_commute():
     a, b = np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([[1.0, -0.5], [-0.5, 4.0]])
     shared = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
     expected = 1 + np.trace(a) + np.trace(b) - 2 * shared
-    assert distance.gaussian_distance(np.zeros(2), a, np.array([1.0, 0.0]), b) == pytest.approx(expected)
+    assert distance.gaussian_distance(np.zeros(2), a, np.array([1.0, 0.0]), b) == pytest.approx(
+        expected
+    )
 
 
 def test_a_turn_of_both_sets_changes_nothing_and_a_gain_counts_squared():
-    a, b = gaussian(300, np.zeros(6), np.eye(6), seed=0), gaussian(200, np.ones(6), 2 * np.eye(6), seed=1)
+    a, b = (
+        gaussian(300, np.zeros(6), np.eye(6), seed=0),
+        gaussian(200, np.ones(6), 2 * np.eye(6), seed=1),
+    )
     turn = np.linalg.qr(np.random.default_rng(2).standard_normal((6, 6)))[0]
     value = distance.frechet_distance(a, b).value
     assert distance.frechet_distance(a @ turn, b @ turn).value == pytest.approx(value)
@@ -67,14 +79,20 @@ def test_the_correction_takes_away_what_the_number_of_rows_adds():
     root = np.random.default_rng(9).standard_normal((size, size)) / np.sqrt(size)
     halves = [np.split(gaussian(2400, np.zeros(size), root, seed=seed), 2) for seed in range(8)]
     results = [distance.frechet_distance(a, b) for a, b in halves]
-    raw, corrected = np.mean([result.value for result in results]), np.mean([result.corrected for result in results])
+    raw, corrected = (
+        np.mean([result.value for result in results]),
+        np.mean([result.corrected for result in results]),
+    )
     assert raw > 0.15
     assert abs(corrected) < 0.15 * raw
 
 
 def test_the_correction_keeps_a_distance_that_is_there():
     size = 16
-    a, b = gaussian(1500, np.zeros(size), np.eye(size), seed=0), gaussian(700, np.full(size, 0.5), np.eye(size), seed=1)
+    a, b = (
+        gaussian(1500, np.zeros(size), np.eye(size), seed=0),
+        gaussian(700, np.full(size, 0.5), np.eye(size), seed=1),
+    )
     result = distance.frechet_distance(a, b)  # truth: 16 * 0.5 ** 2 = 4
     assert abs(result.corrected - 4) < 0.35
     assert result.value > result.corrected
@@ -85,14 +103,26 @@ def test_the_correction_keeps_a_distance_that_is_there():
 
 
 def test_without_enough_rows_there_is_no_correction():
-    a, b = gaussian(63, np.zeros(8), np.eye(8), seed=0), gaussian(500, np.zeros(8), np.eye(8), seed=1)
+    a, b = (
+        gaussian(63, np.zeros(8), np.eye(8), seed=0),
+        gaussian(500, np.zeros(8), np.eye(8), seed=1),
+    )
     assert distance.frechet_distance(a, b).corrected is None
-    assert distance.frechet_distance(b, gaussian(64, np.zeros(8), np.eye(8), seed=0)).corrected is not None
+    assert (
+        distance.frechet_distance(b, gaussian(64, np.zeros(8), np.eye(8), seed=0)).corrected
+        is not None
+    )
 
 
 def test_fewer_rows_than_numbers_are_refused():
-    a, b = gaussian(100, np.zeros(8), np.eye(8), seed=0), gaussian(8, np.zeros(8), np.eye(8), seed=1)
-    with pytest.raises(RequestError, match=r"the second set has 8 rows of 8 numbers: their covariance is singular.*Embed more files"):
+    a, b = (
+        gaussian(100, np.zeros(8), np.eye(8), seed=0),
+        gaussian(8, np.zeros(8), np.eye(8), seed=1),
+    )
+    with pytest.raises(
+        RequestError,
+        match=r"the second set has 8 rows of 8 numbers: their covariance is singular.*Embed more files",
+    ):
         distance.frechet_distance(a, b)
     distance.frechet_distance(a, gaussian(9, np.zeros(8), np.eye(8), seed=1))
     with pytest.raises(RequestError, match=r"first.parquet has 9 rows, a kernel distance needs 10"):
@@ -107,7 +137,10 @@ def test_the_kernel_estimate_by_hand():
 
 def test_the_kernel_distance_of_known_gaussians():
     # (xy + 1)^3 = 1 + 3xy + 3(xy)^2 + (xy)^3; moments 0, 1, 0 against 1, 2, 4: 3 * 1 + 3 * 1 + 16 = 22
-    a, b = gaussian(20_000, np.zeros(1), np.eye(1), seed=0), gaussian(20_000, np.ones(1), np.eye(1), seed=1)
+    a, b = (
+        gaussian(20_000, np.zeros(1), np.eye(1), seed=0),
+        gaussian(20_000, np.ones(1), np.eye(1), seed=1),
+    )
     result = distance.kernel_distance(a, b, subsets=40)
     assert abs(result.value - 22) < 2
     assert (result.subsets, result.subset_rows) == (40, 1000)
@@ -123,14 +156,20 @@ def test_the_kernel_distance_needs_no_correction():
 
 
 def test_the_same_seed_gives_the_same_bits():
-    a, b = gaussian(300, np.zeros(4), np.eye(4), seed=0), gaussian(300, np.ones(4), np.eye(4), seed=1)
+    a, b = (
+        gaussian(300, np.zeros(4), np.eye(4), seed=0),
+        gaussian(300, np.ones(4), np.eye(4), seed=1),
+    )
     for function in (distance.frechet_distance, distance.kernel_distance):
         assert function(a, b, seed=3) == function(a, b, seed=3)
         assert function(a, b, seed=3) != function(a, b, seed=4)
 
 
 def test_two_tables(tmp_path):
-    a, b = write(tmp_path / "a.parquet", with_moments(200, [0, 0], [2, 1])), write(tmp_path / "b.parquet", with_moments(150, [3, 4], [1, 5]))
+    a, b = (
+        write(tmp_path / "a.parquet", with_moments(200, [0, 0], [2, 1])),
+        write(tmp_path / "b.parquet", with_moments(150, [3, 4], [1, 5])),
+    )
     result = distance.distance(a, b)
     assert result.frechet.value == pytest.approx(42, rel=1e-5)
     assert result.facts()["rows"] == [200, 150]
@@ -140,7 +179,10 @@ def test_two_tables(tmp_path):
 def test_tables_that_do_not_go_together(tmp_path):
     vectors = with_moments(50, [0, 0], [2, 1])
     a, b = write(tmp_path / "a.parquet", vectors), write(tmp_path / "b.parquet", vectors, "model-b")
-    with pytest.raises(RequestError, match=r"a.parquet and .*b.parquet do not go together: model model-a against model-b"):
+    with pytest.raises(
+        RequestError,
+        match=r"a.parquet and .*b.parquet do not go together: model model-a against model-b",
+    ):
         distance.distance(a, b)
     wide = write(tmp_path / "wide.parquet", np.ones((50, 3)))
     with pytest.raises(RequestError, match="vector size 2 against 3"):

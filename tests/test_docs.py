@@ -29,11 +29,20 @@ def test_commands_of_readme_parse(command):
 def test_the_first_thing_readme_shows_needs_no_training():
     first = README.split("```python\n")[1].split("```")[0]
     assert "patchifier.load()" in first
-    assert README.index("patchifier.load()") < README.index("make demo") < README.index("patchifier pretrain")
+    assert (
+        README.index("patchifier.load()")
+        < README.index("make demo")
+        < README.index("patchifier pretrain")
+    )
 
 
 def test_no_page_says_that_there_are_no_weights():
-    for page in (ROOT / "README.md", ROOT / "DESIGN.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")):
+    for page in (
+        ROOT / "README.md",
+        ROOT / "DESIGN.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "src").rglob("*.py"),
+    ):
         assert "no weights come" not in page.read_text(encoding="utf-8").lower(), page
 
 
@@ -56,11 +65,15 @@ def test_links_of_readme_and_design_lead_somewhere():
 
 def test_table_of_speeds_is_what_the_committed_results_say():
     tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
-    assert tables["with_table"](README) == README, "run python benchmarks/tables.py, and type no number by hand"
+    assert tables["with_table"](README) == README, (
+        "run python benchmarks/tables.py, and type no number by hand"
+    )
 
 
 def test_every_benchmark_of_make_bench_has_its_result_and_stands_in_the_table():
-    recipe = re.search(r"^bench:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    recipe = re.search(
+        r"^bench:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )[1]
     scripts = re.findall(r"benchmarks/(\w+)\.py", recipe)
     assert scripts[-1] == "tables"
     for script in scripts[:-1]:
@@ -95,5 +108,12 @@ def test_tree_of_design_is_the_tree():
 
 def test_every_config_field_of_the_method_stands_in_design_by_its_gap():
     design = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
-    for gap in ("mask ratio", "batch norm in the decoder", "MSE target", "intensity", "tail", "fine-tuning rate"):
+    for gap in (
+        "mask ratio",
+        "batch norm in the decoder",
+        "MSE target",
+        "intensity",
+        "tail",
+        "fine-tuning rate",
+    ):
         assert f"| {gap} |" in design

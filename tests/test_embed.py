@@ -19,7 +19,13 @@ from patchifier.config import Config, RequestError, update
 from patchifier.embed import BATCH, Embedder, load
 from patchifier.model import Patchifier
 from patchifier.readout import pool
-from patchifier.windows import cut_windows, pad_windows, stream_cut, stream_stretches, stream_windows
+from patchifier.windows import (
+    cut_windows,
+    pad_windows,
+    stream_cut,
+    stream_stretches,
+    stream_windows,
+)
 
 RATE = audio.SAMPLE_RATE
 GOLDEN = Path(__file__).parent / "golden"
@@ -40,7 +46,9 @@ def sound(seconds: float, *, kind: str = "tone", seed: int = 0, rate: int = RATE
     time_s = np.arange(max(1, round(seconds * rate))) / rate
     noise = np.random.default_rng(seed).uniform(-0.3, 0.3, len(time_s))
     glide = 0.4 * np.sin(2 * np.pi * (200 + 40 * seed + 30 * time_s) * time_s) + 0.05 * noise
-    return {"tone": glide, "noise": noise, "silence": np.zeros(len(time_s))}[kind].astype(np.float32)
+    return {"tone": glide, "noise": noise, "silence": np.zeros(len(time_s))}[kind].astype(
+        np.float32
+    )
 
 
 def alone(model: Patchifier, patches: torch.Tensor) -> list[np.ndarray]:
@@ -68,16 +76,24 @@ def test_a_file_its_waveform_and_its_log_mel_give_the_same_vector(seconds, tmp_p
     assert by_file.dtype == np.float32
     np.testing.assert_allclose(encoder.embed(str(path)), by_file, atol=0)
     np.testing.assert_allclose(encoder.embed(waveform, sample_rate=RATE), by_file, atol=1e-5)
-    np.testing.assert_allclose(encoder.embed(np.stack([waveform, waveform]), sample_rate=RATE), by_file, atol=1e-5)
-    np.testing.assert_allclose(encoder.embed(torch.from_numpy(waveform), sample_rate=RATE), by_file, atol=1e-5)
-    np.testing.assert_allclose(encoder.embed_log_mels([spectrogram.log_mel(waveform)])[0], by_file, atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.embed(np.stack([waveform, waveform]), sample_rate=RATE), by_file, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        encoder.embed(torch.from_numpy(waveform), sample_rate=RATE), by_file, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        encoder.embed_log_mels([spectrogram.log_mel(waveform)])[0], by_file, atol=1e-5
+    )
 
 
 def test_a_file_and_its_waveform_at_another_rate_give_the_same_vector(tmp_path):
     path, encoder = tmp_path / "song.wav", embedder()
     soundfile.write(path, sound(3, rate=44_100), 44_100, subtype="FLOAT")
     waveform, rate = soundfile.read(path, dtype="float32")
-    np.testing.assert_allclose(encoder.embed(waveform, sample_rate=rate), encoder.embed(path), atol=1e-4)
+    np.testing.assert_allclose(
+        encoder.embed(waveform, sample_rate=rate), encoder.embed(path), atol=1e-4
+    )
 
 
 def test_the_same_sound_gives_the_same_vector_bit_for_bit(tmp_path):
@@ -101,7 +117,11 @@ def test_other_sound_gives_another_vector():
 
 
 CLIPS = st.lists(
-    st.tuples(st.one_of(st.floats(0.02, 3.0), st.floats(0.02, 60.0)), st.sampled_from(["tone", "noise", "silence"]), st.integers(0, 5)),
+    st.tuples(
+        st.one_of(st.floats(0.02, 3.0), st.floats(0.02, 60.0)),
+        st.sampled_from(["tone", "noise", "silence"]),
+        st.integers(0, 5),
+    ),
     min_size=1,
     max_size=5,
 )
@@ -180,7 +200,17 @@ def test_windows_are_25_patches_every_20_and_the_last_is_anchored_to_the_end():
 
 
 @pytest.mark.parametrize(
-    ("frames", "counts"), [(1, [1]), (32, [1]), (33, [2]), (800, [25]), (801, [25, 25]), (1249, [25, 25]), (45 * 32, [25, 25]), (45 * 32 + 1, [25, 25, 25])]
+    ("frames", "counts"),
+    [
+        (1, [1]),
+        (32, [1]),
+        (33, [2]),
+        (800, [25]),
+        (801, [25, 25]),
+        (1249, [25, 25]),
+        (45 * 32, [25, 25]),
+        (45 * 32 + 1, [25, 25, 25]),
+    ],
 )
 def test_windows_of_short_and_long_clips(frames, counts):
     assert [len(window) for window in cut_windows(torch.zeros(64, frames), Config())] == counts
@@ -189,7 +219,9 @@ def test_windows_of_short_and_long_clips(frames, counts):
 def test_windows_are_never_longer_than_what_was_trained():
     config = update(Config(), {"pretrain": {"patches": 10}})
     assert {len(window) for window in cut_windows(torch.zeros(64, 1249), config)} == {10}
-    whole = update(Config(), {"pretrain": {"stage_two_patches": "whole"}, "model": {"positions": 40}})
+    whole = update(
+        Config(), {"pretrain": {"stage_two_patches": "whole"}, "model": {"positions": 40}}
+    )
     assert [len(window) for window in cut_windows(torch.zeros(64, 1249), whole)] == [40]
 
 
@@ -197,7 +229,10 @@ def test_windows_are_never_longer_than_what_was_trained():
 def test_a_long_clips_embedding_is_the_mean_of_its_windows(pooling):
     encoder, wave = embedder(pooling=pooling), sound(60)
     patches = spectrogram.cut(spectrogram.log_mel(wave), tail="anchor")
-    parts = [pooled(alone(encoder.model, patches[start : start + 25])[-1], pooling) for start in (0, 20, 40, 56)]
+    parts = [
+        pooled(alone(encoder.model, patches[start : start + 25])[-1], pooling)
+        for start in (0, 20, 40, 56)
+    ]
     np.testing.assert_allclose(encoder.embed(wave, RATE), np.mean(parts, axis=0), atol=1e-5)
     assert np.abs(parts[0] - parts[3]).max() > 1e-3
 
@@ -205,7 +240,9 @@ def test_a_long_clips_embedding_is_the_mean_of_its_windows(pooling):
 def test_the_hop_of_windows_can_be_chosen():
     encoder, wave = embedder(pooling="mean", hop_patches=25), sound(60)
     patches = spectrogram.cut(spectrogram.log_mel(wave), tail="anchor")
-    parts = [alone(encoder.model, patches[start : start + 25])[-1].mean(0) for start in (0, 25, 50, 56)]
+    parts = [
+        alone(encoder.model, patches[start : start + 25])[-1].mean(0) for start in (0, 25, 50, 56)
+    ]
     np.testing.assert_allclose(encoder.embed(wave, RATE), np.mean(parts, axis=0), atol=1e-5)
 
 
@@ -215,7 +252,9 @@ def test_one_pass_over_the_whole_clip_interpolates_positions():
     by_hand = alone(encoder.model, patches)[-1].mean(0)
     np.testing.assert_allclose(encoder.embed(wave, RATE), by_hand, atol=1e-5)
     with torch.no_grad():
-        encoder.model.bottleneck.positions[25, ::2] += 1  # the last trained position reaches the last patches of a longer clip
+        encoder.model.bottleneck.positions[25, ::2] += (
+            1  # the last trained position reaches the last patches of a longer clip
+        )
     assert np.abs(encoder.embed(wave, RATE) - by_hand).max() > 1e-3
     assert np.abs(embedder(pooling="mean").embed(wave, RATE) - by_hand).max() > 1e-3
 
@@ -224,7 +263,9 @@ def test_one_pass_over_the_whole_clip_interpolates_positions():
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("layers", [[-1], [0], [1], [2], [0, 1, 2], [-2, -1], [-3], [2, 1]], ids=str)
+@pytest.mark.parametrize(
+    "layers", [[-1], [0], [1], [2], [0, 1, 2], [-2, -1], [-3], [2, 1]], ids=str
+)
 def test_every_pooling_of_every_layer_is_what_it_says(pooling, layers):
     if pooling == "cls" and {0, -3} & set(layers):
         with pytest.raises(RequestError, match=r"pooling 'cls'.*layer 0"):
@@ -244,7 +285,10 @@ def test_every_pooling_of_every_layer_is_what_it_says(pooling, layers):
     np.testing.assert_allclose(vector, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize(("pooling", "layers", "size"), [("mean", [-1], 16), ("mean+std", [-1], 32), ("mean+max", [0, 2], 64), ("cls", [1, 2], 32)])
+@pytest.mark.parametrize(
+    ("pooling", "layers", "size"),
+    [("mean", [-1], 16), ("mean+std", [-1], 32), ("mean+max", [0, 2], 64), ("cls", [1, 2], 32)],
+)
 def test_the_size_is_known_beforehand(pooling, layers, size):
     encoder = embedder(pooling=pooling, layers=layers)
     assert encoder.size == size
@@ -264,29 +308,44 @@ def test_a_layer_that_is_not_there_is_refused(layer):
 @pytest.mark.parametrize("pooling", ["mean", "mean+max", "mean+std"])
 def test_padding_is_left_out_of_pooling(pooling):
     config = update(Config(), {"embed": {"pooling": pooling, "layers": [0, 1]}}).embed
-    vectors, sequence = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)), torch.randn(2, 5, 3)
+    vectors, sequence = (
+        torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)),
+        torch.randn(2, 5, 3),
+    )
     present = torch.tensor([[True, True, False, False], [True, True, True, True]])
     spoilt = [vectors.masked_fill(~present[..., None], 1e3), sequence.clone()]
     spoilt[1][0, 3:] = 1e3
     found = pool(spoilt, present, config)
-    wanted = np.concatenate([pooled(vectors[0, :2].numpy(), pooling), pooled(sequence[0, 1:3].numpy(), pooling)])
+    wanted = np.concatenate(
+        [pooled(vectors[0, :2].numpy(), pooling), pooled(sequence[0, 1:3].numpy(), pooling)]
+    )
     np.testing.assert_allclose(found[0], wanted, atol=1e-4)
 
 
 def test_patches_that_are_cut_already_give_the_vector_of_their_log_mel():
-    encoder, log_mels = embedder(), [torch.rand(64, frames) - 1 for frames in (20, 32 * 5 + 7, 32 * 60)]
+    encoder, log_mels = (
+        embedder(),
+        [torch.rand(64, frames) - 1 for frames in (20, 32 * 5 + 7, 32 * 60)],
+    )
     sequences = [spectrogram.cut(log_mel, tail="anchor") for log_mel in log_mels]
-    np.testing.assert_allclose(encoder.embed_sequences(sequences), encoder.embed_log_mels(log_mels), atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.embed_sequences(sequences), encoder.embed_log_mels(log_mels), atol=1e-6
+    )
 
 
 def test_an_array_is_no_sequence_of_patches():
-    with pytest.raises(RequestError, match=r"sequence 0 is of type ndarray, expected a tensor \(N, 1, 64, 32\)"):
+    with pytest.raises(
+        RequestError, match=r"sequence 0 is of type ndarray, expected a tensor \(N, 1, 64, 32\)"
+    ):
         embedder().embed_sequences([np.zeros((2, 1, 64, 32), np.float32)])
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 64, 32), (3, 64, 32), (3, 1, 32, 64), (64, 32)])
 def test_what_is_no_sequence_of_patches_is_refused_with_its_shape(shape):
-    with pytest.raises(RequestError, match=rf"sequence 1 has shape {re.escape(str(tuple(shape)))}, expected a tensor \(N, 1, 64, 32\)"):
+    with pytest.raises(
+        RequestError,
+        match=rf"sequence 1 has shape {re.escape(str(tuple(shape)))}, expected a tensor \(N, 1, 64, 32\)",
+    ):
         embedder().embed_sequences([torch.zeros(2, 1, 64, 32), torch.zeros(shape)])
 
 
@@ -295,14 +354,19 @@ def test_no_log_mels_and_a_mask_that_is_too_long_are_refused():
     for asked in (encoder.embed_log_mels, encoder.embed_sequences):
         with pytest.raises(RequestError, match="there is no music here"):
             asked([])
-    with pytest.raises(RequestError, match="the mask is of 3 patches, but the first window of this log-mel has 2"):
+    with pytest.raises(
+        RequestError, match="the mask is of 3 patches, but the first window of this log-mel has 2"
+    ):
         encoder.reconstruct(torch.zeros(64, 40), np.ones(3, bool))
 
 
 @pytest.mark.parametrize(
     ("log_mels", "reason"),
     [
-        (torch.zeros(64, 40), r"shape \(40,\) of torch.float32, expected a tensor of floats \(64, T\).*put it in a list"),
+        (
+            torch.zeros(64, 40),
+            r"shape \(40,\) of torch.float32, expected a tensor of floats \(64, T\).*put it in a list",
+        ),
         ([torch.zeros(80, 40)], r"shape \(80, 40\)"),
         ([torch.zeros(1, 64, 40)], r"shape \(1, 64, 40\)"),
         ([torch.zeros(64, 0)], r"shape \(64, 0\)"),
@@ -311,7 +375,16 @@ def test_no_log_mels_and_a_mask_that_is_too_long_are_refused():
         ([np.zeros((64, 40), np.float32)], "of type ndarray"),
         (["song.mp3"], "of type str"),
     ],
-    ids=["one alone", "other bands", "three dimensions", "no frames", "integers", "NaN", "an array", "a path"],
+    ids=[
+        "one alone",
+        "other bands",
+        "three dimensions",
+        "no frames",
+        "integers",
+        "NaN",
+        "an array",
+        "a path",
+    ],
 )
 def test_what_is_no_log_mel_is_refused(log_mels, reason):
     for ask in (embedder().embed_log_mels, tuned().predict_log_mels):
@@ -329,7 +402,9 @@ def test_what_is_no_log_mel_is_refused(log_mels, reason):
 def test_a_log_mel_of_another_precision_is_embedded():
     encoder, log_mel = embedder(), spectrogram.log_mel(sound(2.0).astype(np.float64))
     assert log_mel.dtype == torch.float64
-    np.testing.assert_allclose(encoder.embed_log_mels([log_mel]), encoder.embed_log_mels([log_mel.float()]), atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.embed_log_mels([log_mel]), encoder.embed_log_mels([log_mel.float()]), atol=1e-6
+    )
 
 
 def test_windows_side_by_side_are_padded_with_silence():
@@ -368,9 +443,14 @@ def test_the_stored_embedding_depends_on_the_sound():
 def test_the_generator_still_makes_the_stored_file(tmp_path):
     maker = golden_maker()
     maker.make(tmp_path / "again.npz")
-    with np.load(GOLDEN / "embedding.npz", allow_pickle=False) as stored, np.load(tmp_path / "again.npz", allow_pickle=False) as again:
+    with (
+        np.load(GOLDEN / "embedding.npz", allow_pickle=False) as stored,
+        np.load(tmp_path / "again.npz", allow_pickle=False) as again,
+    ):
         assert sorted(stored) == sorted(again) == ["embedding", "pcm"]
-        np.testing.assert_allclose(again["pcm"].astype(int), stored["pcm"].astype(int), atol=1)  # a sine may be rounded otherwise elsewhere
+        np.testing.assert_allclose(
+            again["pcm"].astype(int), stored["pcm"].astype(int), atol=1
+        )  # a sine may be rounded otherwise elsewhere
         np.testing.assert_allclose(again["embedding"], stored["embedding"], atol=1e-3)
 
 
@@ -461,7 +541,9 @@ def pieces_of(log_mel: torch.Tensor, cuts: list[int]):
 
 @settings(deadline=None, max_examples=80)
 @given(st.integers(1, 3000), st.lists(st.integers(0, 3000), max_size=6), st.integers(1, 30))
-def test_windows_of_pieces_are_those_of_the_whole_and_lie_where_patch_starts_says(frames, cuts, hop):
+def test_windows_of_pieces_are_those_of_the_whole_and_lie_where_patch_starts_says(
+    frames, cuts, hop
+):
     config = update(Config(), {"embed": {"hop_patches": hop}})
     log_mel = torch.rand(64, frames)
     patches = spectrogram.cut(log_mel, tail="anchor")
@@ -475,7 +557,12 @@ def test_windows_of_pieces_are_those_of_the_whole_and_lie_where_patch_starts_say
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.integers(1, 900), st.lists(st.integers(0, 900), max_size=6), st.integers(1, 200), st.integers(1, 250))
+@given(
+    st.integers(1, 900),
+    st.lists(st.integers(0, 900), max_size=6),
+    st.integers(1, 200),
+    st.integers(1, 250),
+)
 def test_stretches_of_pieces_are_those_of_the_whole(frames, cuts, length, hop):
     log_mel = torch.rand(4, frames)
     starts = spectrogram.patch_starts(frames, length=length, hop=hop, tail="anchor")
@@ -488,13 +575,18 @@ def test_stretches_of_pieces_are_those_of_the_whole(frames, cuts, length, hop):
 def test_stretches_of_music_are_embedded_each_by_itself():
     encoder, wave = embedder(), sound(31.0, kind="noise")
     found = encoder.embed_windows(wave, RATE, window_s=5.0)
-    frame_s, length = encoder.config.spectrogram.frame_s, round(5.0 / encoder.config.spectrogram.frame_s)
+    frame_s, length = (
+        encoder.config.spectrogram.frame_s,
+        round(5.0 / encoder.config.spectrogram.frame_s),
+    )
     log_mel = encoder.log_mel(wave, RATE)
     starts = np.round(found.start_s / frame_s).astype(int)
     assert starts.tolist() == [0, *(length * np.arange(1, 6)), log_mel.shape[1] - length]
     np.testing.assert_allclose(found.end_s - found.start_s, length * frame_s)
     for first, vector in zip(starts, found.vectors, strict=True):
-        np.testing.assert_allclose(vector, encoder.embed_log_mels([log_mel[:, first : first + length]])[0], atol=1e-5)
+        np.testing.assert_allclose(
+            vector, encoder.embed_log_mels([log_mel[:, first : first + length]])[0], atol=1e-5
+        )
 
 
 def test_stretches_of_a_round_length_are_those_of_the_page():
@@ -514,7 +606,18 @@ def test_one_stretch_that_holds_all_is_the_embedding():
     assert found.end_s[0] == pytest.approx(8.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("window_s", "hop_s"), [(0.0, None), (5.0, 0.0), (-1.0, None), (float("nan"), None), (float("inf"), None), ("5", None), (5.0, "1")])
+@pytest.mark.parametrize(
+    ("window_s", "hop_s"),
+    [
+        (0.0, None),
+        (5.0, 0.0),
+        (-1.0, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        ("5", None),
+        (5.0, "1"),
+    ],
+)
 def test_a_stretch_of_nothing_is_refused(window_s, hop_s):
     with pytest.raises(RequestError, match="at least one frame"):
         embedder().embed_windows(sound(2.0), RATE, window_s=window_s, hop_s=hop_s)
@@ -525,7 +628,9 @@ def test_patches_of_one_window_have_their_own_vectors():
     found = encoder.embed_patches(wave, RATE)
     patches = spectrogram.cut(encoder.log_mel(wave, RATE), tail="anchor")
     layers = alone(encoder.model, patches)
-    np.testing.assert_allclose(found.vectors, np.concatenate([layers[0], layers[2]], axis=1), atol=1e-5)
+    np.testing.assert_allclose(
+        found.vectors, np.concatenate([layers[0], layers[2]], axis=1), atol=1e-5
+    )
     assert found.vectors.shape == (9, 32)
     frame_s = encoder.config.spectrogram.frame_s
     np.testing.assert_allclose(found.start_s[:-1], np.arange(8) * 32 * frame_s)
@@ -540,7 +645,9 @@ def test_a_patch_in_several_windows_has_their_mean():
     found = encoder.embed_patches(wave, RATE)
     assert len(found.vectors) == len(patches) == 42
     np.testing.assert_allclose(found.vectors[5], windows[0][5], atol=1e-5)
-    np.testing.assert_allclose(found.vectors[20], np.mean([windows[0][20], windows[17][3]], axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        found.vectors[20], np.mean([windows[0][20], windows[17][3]], axis=0), atol=1e-5
+    )
     np.testing.assert_allclose(found.vectors[41], windows[17][24], atol=1e-5)
 
 
@@ -552,7 +659,11 @@ def test_a_sound_shorter_than_a_patch_is_one_patch():
 
 def test_identity_changes_with_weights_and_with_what_decides_an_embedding():
     same, again = embedder().identity, embedder().identity
-    others = [embedder(seed=1).identity, embedder(pooling="mean").identity, embedder(hop_patches=5).identity]
+    others = [
+        embedder(seed=1).identity,
+        embedder(pooling="mean").identity,
+        embedder(hop_patches=5).identity,
+    ]
     assert same == again
     assert len({same, *others}) == 4
 
@@ -580,7 +691,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as stream:
             for part in range(minutes):
                 stream.write(sound(60.0, kind="noise", seed=part))
-        peaks.append(int(subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout))
+        peaks.append(
+            int(
+                subprocess.run(
+                    [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+                ).stdout
+            )
+        )
     assert peaks[1] < 1.2 * peaks[0]
 
 
@@ -601,7 +718,14 @@ def tuned(kind: str = "one-of", readout: str = "cls") -> Embedder:
 
 
 @pytest.mark.parametrize("readout", ["cls", "mean"])
-@pytest.mark.parametrize(("kind", "activation"), [("one-of", torch.nn.Softmax(-1)), ("many-of", torch.nn.Sigmoid()), ("numbers", torch.nn.Identity())])
+@pytest.mark.parametrize(
+    ("kind", "activation"),
+    [
+        ("one-of", torch.nn.Softmax(-1)),
+        ("many-of", torch.nn.Sigmoid()),
+        ("numbers", torch.nn.Identity()),
+    ],
+)
 def test_prediction_is_the_mean_answer_over_windows(kind, activation, readout):
     asked, wave = tuned(kind, readout), sound(31.0, kind="noise")
     patches = spectrogram.cut(asked.log_mel(wave, RATE), tail="anchor")
@@ -609,7 +733,11 @@ def test_prediction_is_the_mean_answer_over_windows(kind, activation, readout):
     with torch.no_grad():
         for first in (0, 17):
             sequence = asked.model.encode(patches[None, first : first + 25])[-1]
-            answers.append(activation(asked.head(sequence[:, 0] if readout == "cls" else sequence[:, 1:].mean(1)))[0].numpy())
+            answers.append(
+                activation(
+                    asked.head(sequence[:, 0] if readout == "cls" else sequence[:, 1:].mean(1))
+                )[0].numpy()
+            )
     np.testing.assert_allclose(asked.predict(wave, RATE), np.mean(answers, axis=0), atol=1e-5)
     assert asked.predict([wave, wave], RATE).shape == (2, 3)
 
@@ -620,12 +748,20 @@ def test_answers_over_time_are_those_of_the_stretches():
     assert found.vectors.shape == (len(found.start_s), 3)
     length = round(4.0 / asked.config.spectrogram.frame_s)
     first = round(found.start_s[1] / asked.config.spectrogram.frame_s)
-    np.testing.assert_allclose(found.vectors[1], asked.predict_log_mels([asked.log_mel(wave, RATE)[:, first : first + length]])[0], atol=1e-5)
+    np.testing.assert_allclose(
+        found.vectors[1],
+        asked.predict_log_mels([asked.log_mel(wave, RATE)[:, first : first + length]])[0],
+        atol=1e-5,
+    )
     np.testing.assert_allclose(found.vectors.sum(1), 1.0, atol=1e-5)
 
 
 def test_a_model_without_a_head_cannot_be_asked():
-    for ask in (lambda e: e.predict(sound(1.0), RATE), lambda e: e.predict_windows(sound(1.0), RATE, window_s=1.0), lambda e: e.predict_log_mels([])):
+    for ask in (
+        lambda e: e.predict(sound(1.0), RATE),
+        lambda e: e.predict_windows(sound(1.0), RATE, window_s=1.0),
+        lambda e: e.predict_log_mels([]),
+    ):
         with pytest.raises(RequestError, match="patchifier finetune"):
             ask(embedder())
 
@@ -633,7 +769,9 @@ def test_a_model_without_a_head_cannot_be_asked():
 # --- what people try first ---
 
 
-def test_an_array_or_a_list_of_paths_is_embedded_and_an_iterator_of_them_is_refused_with_what_to_do(tmp_path, tone):
+def test_an_array_or_a_list_of_paths_is_embedded_and_an_iterator_of_them_is_refused_with_what_to_do(
+    tmp_path, tone
+):
     paths = [tmp_path / f"{number}.wav" for number in range(2)]
     for number, path in enumerate(paths):
         audio.save(path, tone(200 * (1 + number), seconds=2))
@@ -666,4 +804,7 @@ def test_a_device_that_is_not_there_is_refused_and_the_best_one_is_found():
 
 def test_the_package_and_a_model_show_what_they_are():
     assert {"load", "Embedder", "Config", "datasets"} <= set(dir(patchifier))
-    assert repr(Embedder(Patchifier(Config().model), Config())) == "<Embedder: vectors of 512 numbers, 8,291,793 parameters, on cpu>"
+    assert (
+        repr(Embedder(Patchifier(Config().model), Config()))
+        == "<Embedder: vectors of 512 numbers, 8,291,793 parameters, on cpu>"
+    )

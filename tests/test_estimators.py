@@ -31,12 +31,29 @@ ROWS = {"bands": 280, "pitch_bands": 216}
 TINY = {
     "spectrogram": ROWS,
     "model": ROWS
-    | {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32, "pitch_channels": 4, "estimators": ["tonic", "tempo"]},
+    | {
+        "channels": [4, 4, 4, 4, 8],
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "feed_forward": 32,
+        "pitch_channels": 4,
+        "estimators": ["tonic", "tempo"],
+    },
     "embed": {"summaries": ["tempo", "degrees", "harmony", "metre", "tonic"]},
 }
 CONFIG = update(Config(), TINY)
 SIZES = {"tonic": 36, "degrees": 72, "tempo": 64, "metre": 128}
-TEMPO = {"model": {"estimators": ["tempo"]}, "pretrain": {"stages": "two", "targets": ["tempo"], "patches": 8, "precision": "32", "validation_fraction": 0.2}}
+TEMPO = {
+    "model": {"estimators": ["tempo"]},
+    "pretrain": {
+        "stages": "two",
+        "targets": ["tempo"],
+        "patches": 8,
+        "precision": "32",
+        "validation_fraction": 0.2,
+    },
+}
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -59,7 +76,9 @@ def test_a_transposed_chroma_has_its_tonic_as_much_higher_and_the_same_degrees(p
     higher = chroma.roll(places, -1)
     shares, moved = tonic(chroma.flatten(1)), tonic(higher.flatten(1))
     torch.testing.assert_close(moved, shares.roll(places, -1))
-    torch.testing.assert_close(tonic.counted(higher.flatten(1), moved), tonic.counted(chroma.flatten(1), shares))
+    torch.testing.assert_close(
+        tonic.counted(higher.flatten(1), moved), tonic.counted(chroma.flatten(1), shares)
+    )
     assert (shares - shares.mean()).abs().max() > 1e-4  # it does say something
 
 
@@ -67,15 +86,21 @@ def test_a_transposed_chroma_has_its_tonic_as_much_higher_and_the_same_degrees(p
 def test_a_tonic_does_not_depend_on_the_level_and_silence_has_none():
     tonic, chroma = estimator(TonicEstimator), noise(3, 2 * OCTAVE)
     torch.testing.assert_close(tonic(chroma * 0.2), tonic(chroma))
-    torch.testing.assert_close(tonic(torch.zeros(1, 2 * OCTAVE)), torch.full((1, OCTAVE), 1 / OCTAVE))
+    torch.testing.assert_close(
+        tonic(torch.zeros(1, 2 * OCTAVE)), torch.full((1, OCTAVE), 1 / OCTAVE)
+    )
 
 
 @torch.no_grad()
 def test_degrees_begin_with_the_tonic_and_metre_has_the_beat_in_the_middle():
     chroma, pulse = noise(1, 2 * OCTAVE), noise(1, 2 * LAGS)
     degrees = estimator(TonicEstimator).counted(chroma, torch.eye(OCTAVE)[None, 7])
-    torch.testing.assert_close(degrees.unflatten(1, (2, OCTAVE)), chroma.unflatten(1, (2, OCTAVE)).roll(-7, -1))
-    metre = estimator(TempoEstimator).counted(pulse, torch.eye(LAGS)[None, 40]).unflatten(1, (2, LAGS))
+    torch.testing.assert_close(
+        degrees.unflatten(1, (2, OCTAVE)), chroma.unflatten(1, (2, OCTAVE)).roll(-7, -1)
+    )
+    metre = (
+        estimator(TempoEstimator).counted(pulse, torch.eye(LAGS)[None, 40]).unflatten(1, (2, LAGS))
+    )
     both = pulse.unflatten(1, (2, LAGS))
     assert torch.equal(metre[..., LAGS // 2], both[..., 40])
     torch.testing.assert_close(metre[..., :55], both[..., 8:63])
@@ -88,7 +113,9 @@ def test_a_pulse_that_moves_within_its_axis_moves_the_tempo():
     pulse[..., 24:40] = noise(2, 16)
     first = tempo.layers[4](tempo.layers[:4](pulse))[0, 0]
     moved = tempo.layers[4](tempo.layers[:4](pulse.roll(5, -1)))[0, 0]
-    edge = tempo.layers[4](tempo.layers[:4](torch.zeros(1, 2, LAGS)))[0, 0]  # what an empty pulse earns, which differs near the ends
+    edge = tempo.layers[4](tempo.layers[:4](torch.zeros(1, 2, LAGS)))[
+        0, 0
+    ]  # what an empty pulse earns, which differs near the ends
     torch.testing.assert_close((moved - edge)[5:], (first - edge)[:-5], atol=1e-5, rtol=0)
 
 
@@ -134,9 +161,14 @@ def test_padding_has_no_part_and_a_clip_of_one_patch_is_no_trouble(kind):
     other = torch.where(there[..., None, None], patches, -torch.ones(()))
     found = asked.disagreement(other, there, CONFIG)
     longer = torch.nn.functional.pad(other, (0, 0, 0, 0, 0, 5), value=-1.0)
-    torch.testing.assert_close(asked.disagreement(longer, torch.nn.functional.pad(there, (0, 5)), CONFIG), found)
+    torch.testing.assert_close(
+        asked.disagreement(longer, torch.nn.functional.pad(there, (0, 5)), CONFIG), found
+    )
     found.backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in asked.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in asked.parameters()
+    )
 
 
 def test_training_makes_an_estimator_agree_with_itself_on_chords_it_never_heard():
@@ -167,7 +199,9 @@ def test_training_makes_an_estimator_agree_with_itself_on_chords_it_never_heard(
         said, again = tonic(one).argmax(1), tonic(other).argmax(1)
     assert (said == again).float().mean() > 0.9
     places = (said - keys) % OCTAVE
-    assert (places == places.mode().values).float().mean() > 0.9  # its own choice, the same in every key
+    assert (
+        places == places.mode().values
+    ).float().mean() > 0.9  # its own choice, the same in every key
 
 
 class Peak(torch.nn.Module):
@@ -202,7 +236,9 @@ def test_a_tempo_that_is_the_same_for_all_music_disagrees_more_than_one_that_dif
     tempo, there = estimator(TempoEstimator), torch.ones(1, 30, dtype=torch.bool)
     tempo.layers = Peak()
     alone = float(tempo.disagreement(clicks(32), there, CONFIG))
-    elsewhere_differs = float(tempo.disagreement(clicks(32), there, CONFIG, lambda mean: torch.full_like(mean, 1 / LAGS)))
+    elsewhere_differs = float(
+        tempo.disagreement(clicks(32), there, CONFIG, lambda mean: torch.full_like(mean, 1 / LAGS))
+    )
     assert elsewhere_differs < alone - 0.1
 
 
@@ -220,7 +256,10 @@ def test_a_tonic_is_asked_of_either_half_by_itself():
     low = torch.full((1, 4, 280, 32), -0.9)
     low[:, :, 64 + 36 : 64 + 36 + 3] = -0.1
     high = low.roll(15, 2)
-    alike, other = (float(tonic.disagreement(torch.cat([low, second], dim=1), there, CONFIG)) for second in (low, high))
+    alike, other = (
+        float(tonic.disagreement(torch.cat([low, second], dim=1), there, CONFIG))
+        for second in (low, high)
+    )
     said = tonic(DESCRIPTORS["harmony"].values(low, there[:, :4], CONFIG))
     assert alike == pytest.approx(float(cross_entropy(said, said)), abs=1e-5)
     assert other > alike + 0.5
@@ -233,13 +272,25 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
     model = Patchifier(CONFIG.model, seed=1).eval()
     patches, there = noise(2, 6, 280, 32) - 1, torch.ones(2, 6, dtype=torch.bool)
     with torch.no_grad():
-        found = dict(zip(CONFIG.embed.summaries, summarise(CONFIG.embed.summaries, model.estimators, patches, there, CONFIG), strict=True))
-    assert {name: summary_size(name, CONFIG) for name in ESTIMATES} == SIZES == {name: found[name].shape[1] for name in ESTIMATES}
+        found = dict(
+            zip(
+                CONFIG.embed.summaries,
+                summarise(CONFIG.embed.summaries, model.estimators, patches, there, CONFIG),
+                strict=True,
+            )
+        )
+    assert (
+        {name: summary_size(name, CONFIG) for name in ESTIMATES}
+        == SIZES
+        == {name: found[name].shape[1] for name in ESTIMATES}
+    )
     harmony = DESCRIPTORS["harmony"].values(patches.double(), there, CONFIG)
     torch.testing.assert_close(found["harmony"], harmony)
     torch.testing.assert_close(found["tonic"].square().sum(1), torch.ones(2))
     tonic = model.estimators["tonic"]
-    torch.testing.assert_close(found["degrees"], tonic.counted(harmony.float(), found["tonic"].square()))
+    torch.testing.assert_close(
+        found["degrees"], tonic.counted(harmony.float(), found["tonic"].square())
+    )
     embedder = Embedder(model, CONFIG)
     vector = embedder.embed_log_mels([noise(280, 6 * 32) - 1])[0]
     assert len(vector) == embedder.size == 32 + 64 + 72 + 72 + 128 + 36
@@ -255,13 +306,35 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"estimators": ["tempo"]}}, r"embed\.summaries holds 'degrees', but model\.estimators is \['tempo'\]: add 'tonic'"),
-        ({"spectrogram": {"pitch_per_octave": 48}}, r"embed\.summaries holds 'degrees', which needs an octave of pitch bands or more, 36 to each"),
-        ({"model": {"estimators": ["key"]}}, r"model\.estimators\[0\] is 'key'|model\.estimators.*'key'"),
-        ({"model": {"estimators": ["tempo", "tonic", "tempo"]}}, r"model\.estimators is \['tempo', 'tonic', 'tempo'\], expected some .* each once"),
-        ({"model": {"bands": 64, "pitch_bands": 0}, "spectrogram": {"bands": 64, "pitch_bands": 0}}, "'tonic', which needs pitch bands"),
         (
-            {"model": {"channels": [8], "bands": 282, "estimators": ["tempo"]}, "spectrogram": {"bands": 282}, "embed": {"summaries": ["metre"]}},
+            {"model": {"estimators": ["tempo"]}},
+            r"embed\.summaries holds 'degrees', but model\.estimators is \['tempo'\]: add 'tonic'",
+        ),
+        (
+            {"spectrogram": {"pitch_per_octave": 48}},
+            r"embed\.summaries holds 'degrees', which needs an octave of pitch bands or more, 36 to each",
+        ),
+        (
+            {"model": {"estimators": ["key"]}},
+            r"model\.estimators\[0\] is 'key'|model\.estimators.*'key'",
+        ),
+        (
+            {"model": {"estimators": ["tempo", "tonic", "tempo"]}},
+            r"model\.estimators is \['tempo', 'tonic', 'tempo'\], expected some .* each once",
+        ),
+        (
+            {
+                "model": {"bands": 64, "pitch_bands": 0},
+                "spectrogram": {"bands": 64, "pitch_bands": 0},
+            },
+            "'tonic', which needs pitch bands",
+        ),
+        (
+            {
+                "model": {"channels": [8], "bands": 282, "estimators": ["tempo"]},
+                "spectrogram": {"bands": 282},
+                "embed": {"summaries": ["metre"]},
+            },
             r"'metre' in embed\.summaries, made from 'pulse' needs mel bands in 4 equal groups, but there are 66",
         ),
     ],
@@ -277,12 +350,17 @@ def test_estimates_that_cannot_be_are_refused(changes, message):
 
 
 def test_an_estimator_that_is_not_there_cannot_be_trained():
-    with pytest.raises(RequestError, match=r"pretrain\.targets holds 'tempo', but model\.estimators is \[\]: add 'tempo'"):
+    with pytest.raises(
+        RequestError,
+        match=r"pretrain\.targets holds 'tempo', but model\.estimators is \[\]: add 'tempo'",
+    ):
         require_targets(update(Config(), {"pretrain": {"targets": ["pixels", "tempo"]}}))
 
 
 def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
-    with pytest.raises(RequestError, match=r"model\.estimators holds 'tonic', which nothing trains"):
+    with pytest.raises(
+        RequestError, match=r"model\.estimators holds 'tonic', which nothing trains"
+    ):
         initial_model(update(CONFIG, {"pretrain": {"targets": ["pixels", "tempo"]}}), None)
     config = update(CONFIG, {"pretrain": {"targets": ["pixels", "tempo", "tonic"]}})
     trained = initial_model(config, None)
@@ -291,9 +369,15 @@ def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
             value += 1
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(trained, config))
     found = initial_model(CONFIG, tmp_path / "model")  # they were trained elsewhere, and come along
-    assert all(torch.equal(value, trained.estimators.state_dict()[name]) for name, value in found.estimators.state_dict().items())
+    assert all(
+        torch.equal(value, trained.estimators.state_dict()[name])
+        for name, value in found.estimators.state_dict().items()
+    )
     alone = update(config, {"pretrain": {"stages": "one"}})
-    with pytest.raises(RequestError, match=r"model\.estimators holds 'tonic', which nothing trains: add it to pretrain\.targets of stage II"):
+    with pytest.raises(
+        RequestError,
+        match=r"model\.estimators holds 'tonic', which nothing trains: add it to pretrain\.targets of stage II",
+    ):
         initial_model(alone, None)
 
 
@@ -301,15 +385,32 @@ def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
 
 
 def test_estimators_alone_are_trained_and_the_rest_keeps_its_bits(small_cache, tmp_path):
-    small = {"model": {name: value for name, value in TINY["model"].items() if name not in (*ROWS, "estimators", "pitch_channels")}}
+    small = {
+        "model": {
+            name: value
+            for name, value in TINY["model"].items()
+            if name not in (*ROWS, "estimators", "pitch_channels")
+        }
+    }
     plain = update(Config(), small)
-    checkpoint.save(tmp_path / "plain", checkpoint.Checkpoint(Patchifier(plain.model, seed=3), plain))
-    config = update(plain, TEMPO | {"pretrain": TEMPO["pretrain"] | {"stage_two": {"steps": 3, "batch": 4}}})
+    checkpoint.save(
+        tmp_path / "plain", checkpoint.Checkpoint(Patchifier(plain.model, seed=3), plain)
+    )
+    config = update(
+        plain, TEMPO | {"pretrain": TEMPO["pretrain"] | {"stage_two": {"steps": 3, "batch": 4}}}
+    )
     begun = initial_model(config, tmp_path / "plain").state_dict()
-    made = checkpoint.load(pretrain(small_cache, tmp_path / "run", config=config, init=tmp_path / "plain", device="cpu")).model.state_dict()
+    made = checkpoint.load(
+        pretrain(
+            small_cache, tmp_path / "run", config=config, init=tmp_path / "plain", device="cpu"
+        )
+    ).model.state_dict()
     assert set(made) == set(begun)
     for name, value in made.items():
         assert torch.equal(value, begun[name]) != name.startswith("estimators."), name
-    assert "tempo_error" in (tmp_path / "run" / "stage-two" / "validation.csv").read_text().splitlines()[0]
+    assert (
+        "tempo_error"
+        in (tmp_path / "run" / "stage-two" / "validation.csv").read_text().splitlines()[0]
+    )
     with pytest.raises(RequestError, match=r"differs from the config in model\.estimators"):
         initial_model(plain, tmp_path / "run" / "model")

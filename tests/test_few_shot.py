@@ -20,7 +20,11 @@ def data(*, n: int = 240, noise: float = 1.0, seed: int = 0):
     features = 2 * np.eye(3, 8)[targets] + noise * dice.normal(size=(n, 8))
     groups = np.array([f"{index % 3}-{index // 12}" for index in range(n)])
     places = np.arange(n)
-    return features * np.logspace(-2, 2, 8), targets, Sides(places[:120], places[120:144], places[144:], groups)
+    return (
+        features * np.logspace(-2, 2, 8),
+        targets,
+        Sides(places[:120], places[120:144], places[144:], groups),
+    )
 
 
 def test_rows_say_k_the_mean_and_where_the_draws_lie():
@@ -48,18 +52,25 @@ def test_features_that_tell_all_and_nothing():
         "k": 1, "metric": "accuracy", "value": 1.0, "low": 1.0, "high": 1.0, "draws": 5,
     }  # fmt: skip
     noise = np.random.default_rng(1).normal(size=features.shape)
-    assert few_shot(GENRES, noise, targets, sides, shots=(5,), draws=30)[0]["value"] == pytest.approx(1 / 3, abs=0.06)
+    assert few_shot(GENRES, noise, targets, sides, shots=(5,), draws=30)[0][
+        "value"
+    ] == pytest.approx(1 / 3, abs=0.06)
 
 
 def test_one_draw_by_hand():
     features, targets, sides = data()
     dice = generator(7, "few-shot 2", 0)
-    train = [draw_clips(sides.train[targets[sides.train] == index], sides.groups, 2, dice) for index in range(3)]
+    train = [
+        draw_clips(sides.train[targets[sides.train] == index], sides.groups, 2, dice)
+        for index in range(3)
+    ]
     chosen = np.concatenate(train)
     scaled = (features - features[sides.train].mean(0)) / features[sides.train].std(0)
     model = LogisticRegression(C=0.1, max_iter=5000).fit(scaled[chosen], targets[chosen])
     wanted = (model.predict(scaled[sides.test]) == targets[sides.test]).mean()
-    assert few_shot(GENRES, features, targets, sides, shots=(2,), draws=1, seed=7)[0]["value"] == pytest.approx(wanted)
+    assert few_shot(GENRES, features, targets, sides, shots=(2,), draws=1, seed=7)[0][
+        "value"
+    ] == pytest.approx(wanted)
 
 
 def test_the_metric_is_the_tasks():
@@ -85,7 +96,11 @@ def test_clips_come_from_different_groups_first():
 
 def test_every_clip_of_a_group_has_its_turn():
     groups = np.array(["a", "a", "a", "b"])
-    seen = {int(clip) for draw in range(60) for clip in draw_clips(np.arange(4), groups, 2, generator(0, "test", draw))}
+    seen = {
+        int(clip)
+        for draw in range(60)
+        for clip in draw_clips(np.arange(4), groups, 2, generator(0, "test", draw))
+    }
     assert seen == {0, 1, 2, 3}
 
 
@@ -98,25 +113,34 @@ def test_validation_and_test_clips_are_never_drawn_from():
     half = Sides(sides.train, sides.valid, sides.test[:30], sides.groups)
     moved = features.copy()
     moved[sides.test[30:]] = 1e6
-    assert few_shot(GENRES, moved, targets, half, draws=5) == few_shot(GENRES, features, targets, half, draws=5)
+    assert few_shot(GENRES, moved, targets, half, draws=5) == few_shot(
+        GENRES, features, targets, half, draws=5
+    )
 
 
 def test_a_seed_makes_the_draws():
     features, targets, sides = data()
-    one, same, other = (few_shot(GENRES, features, targets, sides, shots=(1,), seed=seed)[0] for seed in (3, 3, 4))
+    one, same, other = (
+        few_shot(GENRES, features, targets, sides, shots=(1,), seed=seed)[0] for seed in (3, 3, 4)
+    )
     assert one == same != other
 
 
 def test_a_shot_does_not_depend_on_the_others_asked_for():
     features, targets, sides = data()
-    assert few_shot(GENRES, features, targets, sides, shots=(1, 5), draws=5)[1] == few_shot(GENRES, features, targets, sides, shots=(5,), draws=5)[0]
+    assert (
+        few_shot(GENRES, features, targets, sides, shots=(1, 5), draws=5)[1]
+        == few_shot(GENRES, features, targets, sides, shots=(5,), draws=5)[0]
+    )
 
 
 def test_requests_that_make_no_sense_are_refused():
     features, targets, sides = data()
     with pytest.raises(RequestError, match="takes one-of tasks: this one is numbers"):
         few_shot(Task("numbers", ("a",)), features, targets[:, None].astype(float), sides)
-    with pytest.raises(RequestError, match="class 'blues' has 40 training clips, expected at least 41"):
+    with pytest.raises(
+        RequestError, match="class 'blues' has 40 training clips, expected at least 41"
+    ):
         few_shot(GENRES, features, targets, sides, shots=(1, 41))
     with pytest.raises(RequestError, match="class 'swing' has 0 training clips"):
         few_shot(Task("one-of", (*GENRES.names, "swing")), features, targets, sides)

@@ -24,16 +24,34 @@ from patchifier.tasks import Task
 
 RATE = audio.SAMPLE_RATE
 CLIPS = 48
-SPLITS = ("train", "train", "train", "valid", "test", "test")  # of pairs of a tone and a noise, in turn
+SPLITS = (
+    "train",
+    "train",
+    "train",
+    "valid",
+    "test",
+    "test",
+)  # of pairs of a tone and a noise, in turn
 PARTS = ("extractor", "bottleneck", "align", "decoder")
 # Windows of two patches that start at each, so that most clips have several.
 CONFIG = update(
     Config(),
     {
-        "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "positions": 2},
+        "model": {
+            "channels": [4, 4, 4, 4, 8],
+            "width": 16,
+            "layers": 2,
+            "heads": 2,
+            "feed_forward": 32,
+            "positions": 2,
+        },
         "pretrain": {"patches": 2},
         "embed": {"hop_patches": 1},
-        "finetune": {"training": {"steps": 24, "batch": 8, "learning_rate": 3e-3}, "validate_every": 8, "readout": "mean"},
+        "finetune": {
+            "training": {"steps": 24, "batch": 8, "learning_rate": 3e-3},
+            "validate_every": 8,
+            "readout": "mean",
+        },
     },
 )
 KINDS = Task("one-of", ("noise", "tone"))
@@ -60,9 +78,19 @@ def clips(tmp_path_factory) -> tuple[Path, tuple[Clip, ...]]:
     for number in range(CLIPS):
         time_s = np.arange(int((0.5 + 2.4 * chance.random()) * RATE)) / RATE
         tone, loud, octave = number % 2 == 0, number // 12 % 2 == 0, 4 * chance.random()
-        wave = np.sin(2 * np.pi * 150 * 2**octave * time_s) if tone else chance.uniform(-1, 1, len(time_s))
+        wave = (
+            np.sin(2 * np.pi * 150 * 2**octave * time_s)
+            if tone
+            else chance.uniform(-1, 1, len(time_s))
+        )
         audio.save(folder / f"{number:02}.wav", (0.5 if loud else 0.02) * wave)
-        made.append(Clip(f"{number:02}", str(folder / f"{number:02}.wav"), info={"kind": "tone" if tone else "noise", "loud": str(loud)}))
+        made.append(
+            Clip(
+                f"{number:02}",
+                str(folder / f"{number:02}.wav"),
+                info={"kind": "tone" if tone else "noise", "loud": str(loud)},
+            )
+        )
     cache.prepare(Dataset("sounds", tuple(made)), folder / "cache", workers=1)
     return folder / "cache", tuple(made)
 
@@ -84,14 +112,18 @@ TARGETS = {KINDS: kind, TAGS: tags, NUMBERS: numbers}
 TASKS = pytest.mark.parametrize("task", list(TARGETS), ids=lambda task: task.kind)
 
 
-def labelled(clips, out: Path, task: Task | None = KINDS, *, changes=lambda number, clip: {}) -> Path:
+def labelled(
+    clips, out: Path, task: Task | None = KINDS, *, changes=lambda number, clip: {}
+) -> Path:
     """The cache as `out`, its clips with targets of a task and split in three, or changed otherwise."""
     source, every = clips
     header, *rows = [json.loads(line) for line in (source / "index.jsonl").read_text().splitlines()]
     header["task"] = dataclasses.asdict(task) if task else None
     for number, (row, clip) in enumerate(zip(rows, every, strict=True)):
         split = SPLITS[number // 2 % 6]
-        values = {"target": TARGETS[task](clip) if task else None, "split": split} | changes(number, clip)
+        values = {"target": TARGETS[task](clip) if task else None, "split": split} | changes(
+            number, clip
+        )
         row["clip"] = dataclasses.asdict(dataclasses.replace(clip, **values))
     out.mkdir(parents=True)
     for name in ("cache.json", "shards"):
@@ -110,11 +142,20 @@ def start(clips) -> Checkpoint:
     return random_checkpoint(CONFIG, Cache(clips[0]), range(CLIPS), seed=0)
 
 
-def tune(start: Checkpoint, data: Path, out: Path, method: str = "full", config: Config = CONFIG, **finetuning):
+def tune(
+    start: Checkpoint,
+    data: Path,
+    out: Path,
+    method: str = "full",
+    config: Config = CONFIG,
+    **finetuning,
+):
     """One method's result; `resume` and fields of the finetune section as keywords."""
     resume = {"resume": finetuning.pop("resume")} if "resume" in finetuning else {}
     config = update(config, {"finetune": finetuning})
-    return finetune.finetune(start, data, out, methods=[method], config=config, device="cpu", **resume)[0]
+    return finetune.finetune(
+        start, data, out, methods=[method], config=config, device="cpu", **resume
+    )[0]
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -129,9 +170,14 @@ def outputs_of(folder: Path, data: Cache, indices) -> np.ndarray:
     with torch.no_grad():
         for index in indices:
             log_mel = torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T)
-            sequences = [loaded.model.encode(window[None])[-1] for window in windows.cut_windows(log_mel, loaded.config)]
+            sequences = [
+                loaded.model.encode(window[None])[-1]
+                for window in windows.cut_windows(log_mel, loaded.config)
+            ]
             outputs = [loaded.head(sequence[:, 1:].mean(1)) for sequence in sequences]
-            rows.append(torch.stack([tasks.activate(loaded.task, output)[0] for output in outputs]).mean(0))
+            rows.append(
+                torch.stack([tasks.activate(loaded.task, output)[0] for output in outputs]).mean(0)
+            )
     return torch.stack(rows).numpy()
 
 
@@ -148,11 +194,18 @@ def test_the_four_methods_are_the_papers():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_frozen_parts_stay_to_the_bit_and_in_evaluation_mode_and_the_rest_learns(method, start, clips, tmp_path, monkeypatch):
+def test_frozen_parts_stay_to_the_bit_and_in_evaluation_mode_and_the_rest_learns(
+    method, start, clips, tmp_path, monkeypatch
+):
     modes, forward = [], TunedModel.forward
 
     def spy(self, values, present):
-        modes.append({name: {module.training for module in part.modules()} for name, part in [*self.model.named_children(), ("head", self.head)]})
+        modes.append(
+            {
+                name: {module.training for module in part.modules()}
+                for name, part in [*self.model.named_children(), ("head", self.head)]
+            }
+        )
         return forward(self, values, present)
 
     monkeypatch.setattr(TunedModel, "forward", spy)
@@ -166,23 +219,42 @@ def test_frozen_parts_stay_to_the_bit_and_in_evaluation_mode_and_the_rest_learns
         if part not in METHODS[method]:
             assert same == set(names), part
         else:  # a mask token is never seen in fine-tuning, and keys' biases have no gradient
-            assert not {name for name in same if name.endswith(("weight", "running_mean", "num_batches_tracked", "positions", "cls"))}, part
-    assert all(torch.equal(before[name], tensor) for name, tensor in start.model.state_dict().items())  # nor is the given model touched
+            assert not {
+                name
+                for name in same
+                if name.endswith(
+                    ("weight", "running_mean", "num_batches_tracked", "positions", "cls")
+                )
+            }, part
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in start.model.state_dict().items()
+    )  # nor is the given model touched
 
     training = [mode for mode in modes if mode["head"] == {True}]
     assert len(training) == 24
     for mode in training:
         assert {part for part in (*PARTS, "head") if mode[part] == {True}} == METHODS[method]
-        assert {part for part in (*PARTS, "head") if mode[part] == {False}} == {*PARTS, "head"} - METHODS[method]
-    assert all(flags == {False} for mode in modes if mode not in training for flags in mode.values())
+        assert {part for part in (*PARTS, "head") if mode[part] == {False}} == {
+            *PARTS,
+            "head",
+        } - METHODS[method]
+    assert all(
+        flags == {False} for mode in modes if mode not in training for flags in mode.values()
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_only_what_learns_asks_for_gradients(method, start):
     module = TunedModel(start, KINDS, method, CONFIG, seed=0)
-    asking = {name.removeprefix("model.").split(".")[0] for name, parameter in module.named_parameters() if parameter.requires_grad}
+    asking = {
+        name.removeprefix("model.").split(".")[0]
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
     assert asking == METHODS[method]
-    assert {"bottleneck.cls", "bottleneck.positions"} <= dict(module.model.named_parameters()).keys()
+    assert {"bottleneck.cls", "bottleneck.positions"} <= dict(
+        module.model.named_parameters()
+    ).keys()
 
 
 def test_the_head_starts_from_the_seed_alone(start):
@@ -200,8 +272,13 @@ def test_the_head_starts_from_the_seed_alone(start):
 
 
 @pytest.mark.parametrize("readout", ["cls", "mean"])
-def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(readout, start, clips, tmp_path):
-    data, config = Cache(labelled(clips, tmp_path / "cache")), update(CONFIG, {"finetune": {"readout": readout}})
+def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(
+    readout, start, clips, tmp_path
+):
+    data, config = (
+        Cache(labelled(clips, tmp_path / "cache")),
+        update(CONFIG, {"finetune": {"readout": readout}}),
+    )
     modules = {method: TunedModel(start, KINDS, method, config, seed=0) for method in METHODS}
     inputs = {method: Inputs(module, data, config) for method, module in modules.items()}
     assert {method: given.kind for method, given in inputs.items()} == {
@@ -218,11 +295,20 @@ def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(readout, 
             present = torch.ones(1, len(window), dtype=torch.bool)
             with torch.no_grad():
                 sequences = start.model.encode(window[None])
-            torch.testing.assert_close(inputs["freeze-extractor"].windows(index)[number], sequences[0][0], atol=1e-6, rtol=0)
+            torch.testing.assert_close(
+                inputs["freeze-extractor"].windows(index)[number],
+                sequences[0][0],
+                atol=1e-6,
+                rtol=0,
+            )
             wanted = sequences[-1][0, 0] if readout == "cls" else sequences[-1][0, 1:].mean(0)
-            torch.testing.assert_close(inputs["linear-probe"].windows(index)[number], wanted, atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                inputs["linear-probe"].windows(index)[number], wanted, atol=1e-5, rtol=0
+            )
             with torch.no_grad():
-                torch.testing.assert_close(modules["full"].read(window[None], present)[0], wanted, atol=1e-5, rtol=0)
+                torch.testing.assert_close(
+                    modules["full"].read(window[None], present)[0], wanted, atol=1e-5, rtol=0
+                )
         assert len(inputs["linear-probe"].windows(index)) == len(windows)
     assert several > 10
 
@@ -232,7 +318,14 @@ def test_all_methods_start_from_the_same_outputs(start, clips, tmp_path):
     found = []
     for method in METHODS:
         module = TunedModel(start, KINDS, method, CONFIG, seed=0)
-        found.append(finetune.predict(module, Inputs(module, data, CONFIG), np.arange(CLIPS), activation=lambda outputs: outputs))
+        found.append(
+            finetune.predict(
+                module,
+                Inputs(module, data, CONFIG),
+                np.arange(CLIPS),
+                activation=lambda outputs: outputs,
+            )
+        )
     assert found[0].shape == (CLIPS, 2)
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, atol=1e-5, rtol=0)
@@ -256,14 +349,26 @@ def test_a_step_sees_one_window_of_each_of_its_clips(start, clips, tmp_path):
 
 
 @TASKS
-@pytest.mark.parametrize(("method", "steps", "rate"), [("linear-probe", 200, 0.01), ("full", 60, 0.003)], ids=["linear-probe", "full"])
+@pytest.mark.parametrize(
+    ("method", "steps", "rate"),
+    [("linear-probe", 200, 0.01), ("full", 60, 0.003)],
+    ids=["linear-probe", "full"],
+)
 def test_what_can_be_heard_is_learned(method, steps, rate, task, start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache", task)
-    result = tune(start, data, tmp_path / "run", method, training={"steps": steps, "learning_rate": rate})
+    result = tune(
+        start, data, tmp_path / "run", method, training={"steps": steps, "learning_rate": rate}
+    )
     # Chance is 0.5, 0.5 and 0. A random network's mean vector tells levels only roughly to a probe.
-    least = {"one-of": 0.7, "many-of": 0.65, "numbers": 0.05 if method == "linear-probe" else 0.3}[task.kind]
+    least = {"one-of": 0.7, "many-of": 0.65, "numbers": 0.05 if method == "linear-probe" else 0.3}[
+        task.kind
+    ]
     assert result.row["value"] > least
-    assert (result.row["metric"], result.row["n"], result.row["method"]) == (task.metric, len(result.test), method)
+    assert (result.row["metric"], result.row["n"], result.row["method"]) == (
+        task.metric,
+        len(result.test),
+        method,
+    )
     assert result.row["low"] <= result.row["value"] <= result.row["high"]
     assert [Cache(data).clips[index].split for index in result.test] == ["test"] * len(result.test)
     assert result.predictions[0].shape == (len(result.test), len(task.names))
@@ -285,10 +390,14 @@ def test_the_saved_model_gives_the_predictions_that_were_reported(task, start, c
     assert loaded.task == task
     assert loaded.facts["fine-tuned by"] == "full"
     targets = tasks.encode_targets(task, [opened.clips[index].target for index in result.test])
-    assert result.row["value"] == pytest.approx(tasks.scores(task, targets, result.predictions[0])[task.metric])
+    assert result.row["value"] == pytest.approx(
+        tasks.scores(task, targets, result.predictions[0])[task.metric]
+    )
     stored = json.loads((folder / "results.json").read_text())
     assert stored["rows"] == [result.row]
-    assert stored["every_metric"] == pytest.approx(tasks.scores(task, targets, result.predictions[0]))
+    assert stored["every_metric"] == pytest.approx(
+        tasks.scores(task, targets, result.predictions[0])
+    )
 
 
 def test_predicted_numbers_are_in_the_units_of_the_targets(start, clips, tmp_path):
@@ -311,23 +420,48 @@ def test_targets_of_tested_clips_change_nothing_but_the_score(start, clips, tmp_
         clips,
         tmp_path / "turned",
         NUMBERS,
-        changes=lambda number, clip: {"target": [-1e3, 1e3]} if SPLITS[number // 2 % 6] == "test" else {},
+        changes=lambda number, clip: (
+            {"target": [-1e3, 1e3]} if SPLITS[number // 2 % 6] == "test" else {}
+        ),
     )
-    one, two = (tune(start, data, tmp_path / f"run-{data.name}", "linear-probe") for data in (honest, turned))
+    one, two = (
+        tune(start, data, tmp_path / f"run-{data.name}", "linear-probe")
+        for data in (honest, turned)
+    )
     assert np.array_equal(one.predictions[0], two.predictions[0])
     assert one.row["value"] != two.row["value"]
 
 
-def test_targets_of_validation_clips_do_not_shift_or_stretch_what_is_learned(start, clips, tmp_path):
-    far = {"changes": lambda number, clip: {"target": [-1e3, 1e3]} if SPLITS[number // 2 % 6] == "valid" else {}}
-    caches = [labelled(clips, tmp_path / name, NUMBERS, **changes) for name, changes in (("near", {}), ("far", far))]
-    training = {"steps": 1, "learning_rate": 1e-9}  # whichever weights validate best, they are the first ones
-    near, far = (tune(start, data, tmp_path / f"run-{data.name}", "linear-probe", training=training) for data in caches)
+def test_targets_of_validation_clips_do_not_shift_or_stretch_what_is_learned(
+    start, clips, tmp_path
+):
+    far = {
+        "changes": lambda number, clip: (
+            {"target": [-1e3, 1e3]} if SPLITS[number // 2 % 6] == "valid" else {}
+        )
+    }
+    caches = [
+        labelled(clips, tmp_path / name, NUMBERS, **changes)
+        for name, changes in (("near", {}), ("far", far))
+    ]
+    training = {
+        "steps": 1,
+        "learning_rate": 1e-9,
+    }  # whichever weights validate best, they are the first ones
+    near, far = (
+        tune(start, data, tmp_path / f"run-{data.name}", "linear-probe", training=training)
+        for data in caches
+    )
     np.testing.assert_allclose(near.predictions[0], far.predictions[0], rtol=1e-4)
 
 
 def test_a_constant_number_does_no_harm(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache", NUMBERS, changes=lambda number, clip: {"target": [50.0, numbers(clip)[1]]})
+    data = labelled(
+        clips,
+        tmp_path / "cache",
+        NUMBERS,
+        changes=lambda number, clip: {"target": [50.0, numbers(clip)[1]]},
+    )
     result = tune(start, data, tmp_path / "run", "linear-probe")
     assert np.isfinite(result.predictions[0]).all()
     assert np.abs(result.predictions[0][:, 0] - 50).max() < 5
@@ -335,7 +469,15 @@ def test_a_constant_number_does_no_harm(start, clips, tmp_path):
 
 def test_the_head_may_learn_at_its_own_rate(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
-    tune(start, data, tmp_path / "run", "full", training={"learning_rate": 1e-9}, head_learning_rate=1e-2, validate_every=24)
+    tune(
+        start,
+        data,
+        tmp_path / "run",
+        "full",
+        training={"learning_rate": 1e-9},
+        head_learning_rate=1e-2,
+        validate_every=24,
+    )
     folder = tmp_path / "run" / "full" / "model"
     moved = checkpoint.load(folder)
     fresh = TunedModel(start, KINDS, "full", CONFIG, seed=0)
@@ -351,7 +493,15 @@ def test_the_head_may_learn_at_its_own_rate(start, clips, tmp_path):
 def test_training_stops_when_patience_is_spent(start, clips, tmp_path):
     # At this rate nothing moves: after the first validation nothing is better, save by rounding.
     data = labelled(clips, tmp_path / "cache")
-    tune(start, data, tmp_path / "run", "linear-probe", training={"steps": 500, "learning_rate": 1e-30}, validate_every=2, patience=6)
+    tune(
+        start,
+        data,
+        tmp_path / "run",
+        "linear-probe",
+        training={"steps": 500, "learning_rate": 1e-30},
+        validate_every=2,
+        patience=6,
+    )
     folder = tmp_path / "run" / "linear-probe"
     assert [int(row["step"]) for row in table(folder / "validation.csv")] == [0, 2, 4, 6]
     assert [int(row["step"]) for row in table(folder / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
@@ -360,7 +510,17 @@ def test_training_stops_when_patience_is_spent(start, clips, tmp_path):
 def test_the_best_weights_are_kept_not_the_last(start, clips, tmp_path):
     # A rate so high that training wanders off; in arithmetic that every processor has, with a seed that is best on the way.
     data = labelled(clips, tmp_path / "cache", NUMBERS)
-    result = tune(start, data, tmp_path / "run", "full", training={"steps": 40, "learning_rate": 0.03}, validate_every=2, patience=1000, precision="32", seed=1)
+    result = tune(
+        start,
+        data,
+        tmp_path / "run",
+        "full",
+        training={"steps": 40, "learning_rate": 0.03},
+        validate_every=2,
+        patience=1000,
+        precision="32",
+        seed=1,
+    )
     folder = tmp_path / "run" / "full"
     rows = table(folder / "validation.csv")
     steps = [int(row["step"]) for row in rows]
@@ -390,13 +550,17 @@ def test_all_folds_test_every_clip_exactly_once(start, clips, tmp_path):
     rows = table(tmp_path / "run" / "linear-probe" / "predictions.csv")
     assert sorted(row["id"] for row in rows) == [f"{number:02}" for number in range(CLIPS)]
     assert {row["group"] for row in rows} == {f"pair-{number}" for number in range(CLIPS // 2)}
-    assert "4 folds tested in turn" in json.loads((tmp_path / "run" / "run.json").read_text())["split"]
+    assert (
+        "4 folds tested in turn" in json.loads((tmp_path / "run" / "run.json").read_text())["split"]
+    )
 
 
 @pytest.mark.parametrize(("test_fold", "tested"), [(None, 3), (1, 1)])
 def test_one_fold_is_the_last_or_the_one_asked_for(test_fold, tested, start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache", changes=in_folds)
-    result = tune(start, data, tmp_path / "run", "linear-probe", test_fold=test_fold, training={"steps": 2})
+    result = tune(
+        start, data, tmp_path / "run", "linear-probe", test_fold=test_fold, training={"steps": 2}
+    )
     assert {Cache(data).clips[index].fold for index in result.test} == {tested}
     assert len(result.test) == sum(clip.fold == tested for clip in Cache(data).clips)
 
@@ -409,12 +573,26 @@ def test_a_fold_that_is_not_there_is_refused(start, clips, tmp_path):
 
 def test_several_seeds_are_several_runs_whose_mean_score_counts(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
-    result = tune(start, data, tmp_path / "several", "linear-probe", seeds=2, seed=5, training={"steps": 4})
-    singles = [tune(start, data, tmp_path / f"single-{seed}", "linear-probe", seed=seed, training={"steps": 4}) for seed in (5, 6)]
+    result = tune(
+        start, data, tmp_path / "several", "linear-probe", seeds=2, seed=5, training={"steps": 4}
+    )
+    singles = [
+        tune(
+            start,
+            data,
+            tmp_path / f"single-{seed}",
+            "linear-probe",
+            seed=seed,
+            training={"steps": 4},
+        )
+        for seed in (5, 6)
+    ]
     assert len(result.predictions) == 2
     for one, two in zip(result.predictions, singles, strict=True):
         assert np.array_equal(one, two.predictions[0])
-    assert result.row["value"] == pytest.approx(np.mean([single.row["value"] for single in singles]))
+    assert result.row["value"] == pytest.approx(
+        np.mean([single.row["value"] for single in singles])
+    )
     assert not np.array_equal(*result.predictions)
 
 
@@ -424,24 +602,38 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method, start
     torch.manual_seed(1)
     one = tune(start, data, tmp_path / "one", method)
     torch.manual_seed(2)
-    two, other = tune(start, data, tmp_path / "two", method), tune(start, data, tmp_path / "other", method, seed=1)
+    two, other = (
+        tune(start, data, tmp_path / "two", method),
+        tune(start, data, tmp_path / "other", method, seed=1),
+    )
     assert np.array_equal(one.predictions[0], two.predictions[0])
     assert not np.array_equal(one.predictions[0], other.predictions[0])
     first, second = (checkpoint.load(tmp_path / name / method / "model") for name in ("one", "two"))
     for part, again in [(first.model, second.model), (first.head, second.head)]:
-        for (name, tensor), twin in zip(part.state_dict().items(), again.state_dict().values(), strict=True):
+        for (name, tensor), twin in zip(
+            part.state_dict().items(), again.state_dict().values(), strict=True
+        ):
             assert torch.equal(tensor, twin), name
-    assert (tmp_path / "one" / method / "validation.csv").read_bytes() == (tmp_path / "two" / method / "validation.csv").read_bytes()
+    assert (tmp_path / "one" / method / "validation.csv").read_bytes() == (
+        tmp_path / "two" / method / "validation.csv"
+    ).read_bytes()
 
 
 @TASKS
-def test_resuming_a_finished_run_gives_the_same_predictions_without_training(task, start, clips, tmp_path):
+def test_resuming_a_finished_run_gives_the_same_predictions_without_training(
+    task, start, clips, tmp_path
+):
     data = labelled(clips, tmp_path / "cache", task)
     first = tune(start, data, tmp_path / "run", "full", training={"steps": 6}, validate_every=2)
     folder = tmp_path / "run" / "full"
-    before = {name: (folder / name).read_bytes() for name in ("metrics.csv", "validation.csv", "predictions.csv", "results.json")}
+    before = {
+        name: (folder / name).read_bytes()
+        for name in ("metrics.csv", "validation.csv", "predictions.csv", "results.json")
+    }
     weights = safetensors.torch.load_file(folder / "model" / "model.safetensors")
-    again = tune(start, data, tmp_path / "run", "full", training={"steps": 6}, validate_every=2, resume=True)
+    again = tune(
+        start, data, tmp_path / "run", "full", training={"steps": 6}, validate_every=2, resume=True
+    )
     assert np.array_equal(first.predictions[0], again.predictions[0])
     assert first.row == again.row
     assert {name: (folder / name).read_bytes() for name in before} == before
@@ -450,7 +642,9 @@ def test_resuming_a_finished_run_gives_the_same_predictions_without_training(tas
     assert all(torch.equal(tensor, rewritten[name]) for name, tensor in weights.items())
 
 
-def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(start, clips, tmp_path, monkeypatch):
+def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(
+    start, clips, tmp_path, monkeypatch
+):
     data = labelled(clips, tmp_path / "cache")
     whole = tune(start, data, tmp_path / "whole", "full")
     draw, count = Inputs.draw, []
@@ -468,13 +662,23 @@ def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(start
     rest = tune(start, data, tmp_path / "parts", "full", resume=True)
     assert len(count) == 24
     assert np.array_equal(whole.predictions[0], rest.predictions[0])
-    assert (tmp_path / "parts" / "full" / "validation.csv").read_bytes() == (tmp_path / "whole" / "full" / "validation.csv").read_bytes()
+    assert (tmp_path / "parts" / "full" / "validation.csv").read_bytes() == (
+        tmp_path / "whole" / "full" / "validation.csv"
+    ).read_bytes()
 
 
 def test_all_methods_share_a_run_folder(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
     config = update(CONFIG, {"finetune": {"training": {"steps": 2}}})
-    results = finetune.finetune(start, data, tmp_path / "run", methods=list(METHODS), config=config, encoder="mine", device="cpu")
+    results = finetune.finetune(
+        start,
+        data,
+        tmp_path / "run",
+        methods=list(METHODS),
+        config=config,
+        encoder="mine",
+        device="cpu",
+    )
     assert [result.method for result in results] == list(METHODS)
     for result in results:
         assert (result.row["encoder"], result.row["method"]) == ("mine", result.method)
@@ -496,8 +700,18 @@ def test_a_model_folder_will_do_as_well_as_a_model(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
     checkpoint.save(tmp_path / "model", start)
     config = update(CONFIG, {"finetune": {"training": {"steps": 2}}})
-    by_folder = finetune.finetune(tmp_path / "model", data, tmp_path / "one", methods=["linear-probe"], config=config, device="cpu")[0]
-    assert np.array_equal(by_folder.predictions[0], tune(start, data, tmp_path / "two", "linear-probe", training={"steps": 2}).predictions[0])
+    by_folder = finetune.finetune(
+        tmp_path / "model",
+        data,
+        tmp_path / "one",
+        methods=["linear-probe"],
+        config=config,
+        device="cpu",
+    )[0]
+    assert np.array_equal(
+        by_folder.predictions[0],
+        tune(start, data, tmp_path / "two", "linear-probe", training={"steps": 2}).predictions[0],
+    )
 
 
 # --- what is refused ---
@@ -509,7 +723,9 @@ def test_clips_without_targets_are_refused(start, clips, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("missing", "named"), [("test", "no test clips"), ("train", "no train clips")])
+@pytest.mark.parametrize(
+    ("missing", "named"), [("test", "no test clips"), ("train", "no train clips")]
+)
 def test_an_empty_side_is_refused_by_name(missing, named, start, clips, tmp_path):
     other = "valid" if missing == "train" else "train"
 
@@ -522,15 +738,28 @@ def test_an_empty_side_is_refused_by_name(missing, named, start, clips, tmp_path
 
 
 def test_one_clip_without_a_target_among_others_is_refused(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache", changes=lambda number, clip: {"target": None} if number == 0 else {})
+    data = labelled(
+        clips,
+        tmp_path / "cache",
+        changes=lambda number, clip: {"target": None} if number == 0 else {},
+    )
     with pytest.raises(RequestError, match=r"1 of .* clips have no target"):
         tune(start, data, tmp_path / "run", "linear-probe")
 
 
 def test_an_unknown_method_is_refused_before_anything_is_trained(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
-    with pytest.raises(RequestError, match=r"'half'.*linear-probe, freeze-extractor, freeze-bottleneck, full"):
-        finetune.finetune(start, data, tmp_path / "run", methods=["linear-probe", "half"], config=CONFIG, device="cpu")
+    with pytest.raises(
+        RequestError, match=r"'half'.*linear-probe, freeze-extractor, freeze-bottleneck, full"
+    ):
+        finetune.finetune(
+            start,
+            data,
+            tmp_path / "run",
+            methods=["linear-probe", "half"],
+            config=CONFIG,
+            device="cpu",
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -538,13 +767,17 @@ def test_fine_tuning_is_not_resumed_on_other_clips(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
     tune(start, data, tmp_path / "run", "linear-probe")
     header, first, *rows = (data / "index.jsonl").read_text().splitlines()
-    (data / "index.jsonl").write_text("\n".join([header, json.dumps(json.loads(first) | {"key": "another"}), *rows]) + "\n")
+    (data / "index.jsonl").write_text(
+        "\n".join([header, json.dumps(json.loads(first) | {"key": "another"}), *rows]) + "\n"
+    )
     with pytest.raises(RequestError, match="was started on other clips: resume with the cache"):
         tune(start, data, tmp_path / "run", "linear-probe", resume=True)
 
 
 def test_a_cache_with_other_settings_than_the_models_is_refused(start, clips, tmp_path):
-    other = dataclasses.replace(start, config=update(start.config, {"spectrogram": {"n_fft": 1024}}))
+    other = dataclasses.replace(
+        start, config=update(start.config, {"spectrogram": {"n_fft": 1024}})
+    )
     with pytest.raises(RequestError, match="n_fft is 2048, not 1024"):
         tune(other, labelled(clips, tmp_path / "cache"), tmp_path / "run")
 
@@ -564,15 +797,23 @@ def test_a_run_is_not_overwritten(start, clips, tmp_path):
 def test_the_rate_that_validates_best_is_tested(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
     config = update(CONFIG, {"finetune": {"try_rates": [1e-9, 3e-3]}})
-    tried = finetune.finetune(start, data, tmp_path / "tried", methods=["linear-probe"], config=config, device="cpu")[0]
+    tried = finetune.finetune(
+        start, data, tmp_path / "tried", methods=["linear-probe"], config=config, device="cpu"
+    )[0]
     rates = json.loads((tmp_path / "tried" / "linear-probe" / "rates.json").read_text())
     assert rates["chosen"] == 3e-3
     assert rates["validation"]["0.003"] > rates["validation"]["1e-09"]
     alone = tune(start, data, tmp_path / "alone", "linear-probe")  # CONFIG's own rate is 3e-3
     assert np.array_equal(tried.predictions[0], alone.predictions[0])
-    curves = [(tmp_path / run / "linear-probe" / "validation.csv").read_bytes() for run in ("tried", "alone")]
+    curves = [
+        (tmp_path / run / "linear-probe" / "validation.csv").read_bytes()
+        for run in ("tried", "alone")
+    ]
     assert curves[0] == curves[1]
-    kept, same = (safetensors.torch.load_file(tmp_path / run / "linear-probe" / "model" / "model.safetensors") for run in ("tried", "alone"))
+    kept, same = (
+        safetensors.torch.load_file(tmp_path / run / "linear-probe" / "model" / "model.safetensors")
+        for run in ("tried", "alone")
+    )
     assert kept.keys() == same.keys()
     assert all(torch.equal(kept[name], same[name]) for name in kept)
 
@@ -590,10 +831,14 @@ def test_weights_are_chosen_by_the_loss_where_that_is_asked_for():
 
 
 @TASKS
-def test_the_saved_model_answers_about_files_what_it_answered_in_its_test(task, start, clips, tmp_path):
+def test_the_saved_model_answers_about_files_what_it_answered_in_its_test(
+    task, start, clips, tmp_path
+):
     data = labelled(clips, tmp_path / "cache", task)
     tested = tune(start, data, tmp_path / "run", "full")
     paths = [clips[1][index].path for index in tested.test]
     answers = embed.load(tmp_path / "run" / "full" / "model").predict(paths)
     scale = 70.0 if task.kind == "numbers" else 1.0
-    np.testing.assert_allclose(answers, tested.predictions[0], atol=5e-3 * scale)  # the cache holds float16
+    np.testing.assert_allclose(
+        answers, tested.predictions[0], atol=5e-3 * scale
+    )  # the cache holds float16

@@ -11,11 +11,18 @@ from patchifier.datasets.folds import FOLDS, grouped_folds, sides_in_turn
 
 
 def clips(groups, **more):
-    return [Clip(f"{number}", f"{number}.wav", group=group, **more) for number, group in enumerate(groups)]
+    return [
+        Clip(f"{number}", f"{number}.wav", group=group, **more)
+        for number, group in enumerate(groups)
+    ]
 
 
 def test_the_data_sets_own_split_is_one_round():
-    made = [Clip("a", "a", split="train"), Clip("b", "b", split="valid"), Clip("c", "c", split="test")]
+    made = [
+        Clip("a", "a", split="train"),
+        Clip("b", "b", split="valid"),
+        Clip("c", "c", split="test"),
+    ]
     assert sides_in_turn(made) == [["train", "valid", "test"]]
 
 
@@ -24,8 +31,12 @@ def test_each_fold_is_tested_once_and_the_one_before_validates():
     rounds = sides_in_turn(made)
     assert len(rounds) == 4
     for tested, sides in enumerate(rounds):
-        assert [clip.fold for clip, side in zip(made, sides, strict=True) if side == "test"] == [tested] * 2
-        assert {clip.fold for clip, side in zip(made, sides, strict=True) if side == "valid"} == {(tested - 1) % 4}
+        assert [clip.fold for clip, side in zip(made, sides, strict=True) if side == "test"] == [
+            tested
+        ] * 2
+        assert {clip.fold for clip, side in zip(made, sides, strict=True) if side == "valid"} == {
+            (tested - 1) % 4
+        }
 
 
 @settings(deadline=None, max_examples=60)
@@ -66,5 +77,7 @@ def test_folds_are_even_where_groups_differ_in_size():
 def test_folds_do_not_depend_on_the_order_of_clips():
     made = [Clip(f"{n}", "x", group=f"g{n // 2}", target="ab"[n // 2 % 2]) for n in range(40)]
     ahead = dict(zip([c.group for c in made], grouped_folds(made, count=5), strict=True))
-    back = dict(zip([c.group for c in reversed(made)], grouped_folds(made[::-1], count=5), strict=True))
+    back = dict(
+        zip([c.group for c in reversed(made)], grouped_folds(made[::-1], count=5), strict=True)
+    )
     assert ahead == back

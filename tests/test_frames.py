@@ -15,8 +15,24 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets.labels import CHORDS
 from patchifier.embed import Embedder
-from patchifier.frames import FrameResult, decode, encode, fit, frame_vectors, mel_frames, probe_frames, scores
-from patchifier.frames.decode import SETTINGS, bar_positions, peaks, period, smooth_path, steady_beats
+from patchifier.frames import (
+    FrameResult,
+    decode,
+    encode,
+    fit,
+    frame_vectors,
+    mel_frames,
+    probe_frames,
+    scores,
+)
+from patchifier.frames.decode import (
+    SETTINGS,
+    bar_positions,
+    peaks,
+    period,
+    smooth_path,
+    steady_beats,
+)
 from patchifier.frames.targets import majmin
 from patchifier.frames.vectors import moments_s
 from patchifier.model import Patchifier
@@ -41,7 +57,9 @@ def embedder(pretrain: dict | None = None, **embed: object) -> Embedder:
 
 
 def log_mel(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).uniform(-1, 0.2, (64, count)).astype(np.float32))
+    return torch.from_numpy(
+        np.random.default_rng(seed).uniform(-1, 0.2, (64, count)).astype(np.float32)
+    )
 
 
 def events(*times: float, place: str = "") -> list[list]:
@@ -66,7 +84,9 @@ def test_vector_of_the_extractor_is_that_of_the_patch_around_the_moment() -> Non
 
 
 @pytest.mark.parametrize("layers", [(1,), (-1,), (0, 2)])
-def test_vector_of_the_bottleneck_is_that_of_the_sequence_of_touching_patches(layers: tuple[int, ...]) -> None:
+def test_vector_of_the_bottleneck_is_that_of_the_sequence_of_touching_patches(
+    layers: tuple[int, ...],
+) -> None:
     model, sound = embedder(), log_mel(160)
     vectors, _ = frame_vectors(model, sound, layers=layers)
     padded = torch.nn.functional.pad(sound, (16, 64), value=-1.0)
@@ -75,7 +95,9 @@ def test_vector_of_the_bottleneck_is_that_of_the_sequence_of_touching_patches(la
         patches = torch.stack([padded[:, start : start + 32] for start in starts])[:, None]
         with torch.no_grad():
             found = model.model.encode(patches[None])
-        expected = np.concatenate([found[layer][0][-len(patches) :].numpy() for layer in layers], axis=1)
+        expected = np.concatenate(
+            [found[layer][0][-len(patches) :].numpy() for layer in layers], axis=1
+        )
         np.testing.assert_allclose(vectors[offset::16], expected, atol=1e-5)
 
 
@@ -85,12 +107,17 @@ def test_longer_sequences_go_through_windows_of_trained_length() -> None:
     padded = torch.nn.functional.pad(sound, (16, 64), value=-1.0)
     patches = torch.stack([padded[:, 32 * n : 32 * n + 32] for n in range(6)])[:, None]
     with torch.no_grad():
-        first, second = (model.model.encode(patches[None, start : start + 4])[-1][0, 1:].numpy() for start in (0, 2))
+        first, second = (
+            model.model.encode(patches[None, start : start + 4])[-1][0, 1:].numpy()
+            for start in (0, 2)
+        )
     expected = np.concatenate([first[:2], (first[2:] + second[:2]) / 2, second[2:]])
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     whole, _ = frame_vectors(embedder({"patches": 4}, time="whole"), sound, hop_frames=32)
     with torch.no_grad():
-        np.testing.assert_allclose(whole, model.model.encode(patches[None])[-1][0, 1:].numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            whole, model.model.encode(patches[None])[-1][0, 1:].numpy(), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("count", [1, 5, 31, 33, 700, 1293])
@@ -109,7 +136,9 @@ def test_extractors_vectors_of_a_part_are_those_of_the_whole() -> None:
     model, sound = embedder(), log_mel(400)
     whole, _ = frame_vectors(model, sound, layers=(0,))
     part, _ = frame_vectors(model, sound[:, 100:300], layers=(0,))
-    np.testing.assert_allclose(part[8:-8], whole[58:142], atol=1e-5)  # 16 frames at each edge see silence instead
+    np.testing.assert_allclose(
+        part[8:-8], whole[58:142], atol=1e-5
+    )  # 16 frames at each edge see silence instead
 
 
 def test_times_do_not_drift_over_ten_minutes() -> None:
@@ -145,7 +174,9 @@ def test_layers_and_hops_that_make_no_sense_are_refused() -> None:
         frame_vectors(embedder(), log_mel(50), layers=(3,))
     with pytest.raises(RequestError, match=r"no layer asked for"):
         frame_vectors(embedder(), log_mel(50), layers=())
-    with pytest.raises(RequestError, match=r"hop_frames is 3, expected a divisor of the patch length \(32\)"):
+    with pytest.raises(
+        RequestError, match=r"hop_frames is 3, expected a divisor of the patch length \(32\)"
+    ):
         frame_vectors(embedder(), log_mel(50), hop_frames=3)
     assert frame_vectors(embedder(), log_mel(50), hop_frames=3, layers=(0,))[0].shape == (17, 16)
     with pytest.raises(RequestError, match="expected \\(M, T\\)"):
@@ -159,7 +190,12 @@ def test_layers_and_hops_that_make_no_sense_are_refused() -> None:
 
 def test_beats_are_widened_by_a_frame_of_less_weight() -> None:
     times = np.arange(8) * 0.05
-    rows = [[0.0, 0.0, "1"], [0.16, 0.16, "2"], [0.21, 0.21, ""], [9.0, 9.0, "1"]]  # the last lies beyond the clip
+    rows = [
+        [0.0, 0.0, "1"],
+        [0.16, 0.16, "2"],
+        [0.21, 0.21, ""],
+        [9.0, 9.0, "1"],
+    ]  # the last lies beyond the clip
     targets, known = encode(DOWNBEATS, rows, times)
     np.testing.assert_array_equal(targets[:, 0], [1, 0.5, 0.5, 1, 1, 0.5, 0, 0])
     np.testing.assert_array_equal(targets[:, 1], [1, 0.5, 0, 0, 0, 0, 0, 0])
@@ -169,13 +205,40 @@ def test_beats_are_widened_by_a_frame_of_less_weight() -> None:
 
 def test_chords_stand_at_their_frames_and_what_is_no_triad_is_not_learned() -> None:
     times = np.arange(6) * 0.5
-    targets, known = encode(CHORD, [[0.0, 1.0, "C:min7"], [1.0, 1.5, "D:sus4"], [1.5, 2.0, "N"], [2.0, 2.3, "Bb"]], times)
-    assert [CHORDS[number] for number in targets[known].argmax(1)] == ["C:min", "C:min", "N", "A#:maj"]
+    targets, known = encode(
+        CHORD,
+        [[0.0, 1.0, "C:min7"], [1.0, 1.5, "D:sus4"], [1.5, 2.0, "N"], [2.0, 2.3, "Bb"]],
+        times,
+    )
+    assert [CHORDS[number] for number in targets[known].argmax(1)] == [
+        "C:min",
+        "C:min",
+        "N",
+        "A#:maj",
+    ]
     np.testing.assert_array_equal(known, [True, True, False, True, True, False])
 
 
 @pytest.mark.parametrize(
-    "label", ["N", "C", "Db:min", "B:maj7", "G:min/b3", "F:7", "A:maj/2", "E:sus4", "D:dim", "C:aug", "C:1", "C:5", "X", "C:min6", "C:aug7", "C:(3,5)"]
+    "label",
+    [
+        "N",
+        "C",
+        "Db:min",
+        "B:maj7",
+        "G:min/b3",
+        "F:7",
+        "A:maj/2",
+        "E:sus4",
+        "D:dim",
+        "C:aug",
+        "C:1",
+        "C:5",
+        "X",
+        "C:min6",
+        "C:aug7",
+        "C:(3,5)",
+    ],
 )
 def test_triad_of_a_label_is_mir_evals(label: str) -> None:
     from mir_eval import chord
@@ -185,7 +248,9 @@ def test_triad_of_a_label_is_mir_evals(label: str) -> None:
         assert number is None
         return
     right = [chord.majmin([label], [name])[0] for name in CHORDS]
-    assert right == ([-1.0] * 25 if number is None else [float(index == number) for index in range(25)])
+    assert right == (
+        [-1.0] * 25 if number is None else [float(index == number) for index in range(25)]
+    )
 
 
 def test_boundaries_are_widened_by_half_a_second_and_edges_of_the_clip_are_none() -> None:
@@ -201,7 +266,11 @@ def test_boundaries_are_widened_by_half_a_second_and_edges_of_the_clip_are_none(
 @pytest.mark.parametrize(("shift_s", "value"), [(0.0, 1.0), (0.06, 1.0), (-0.06, 1.0), (0.1, 0.0)])
 def test_beats_within_70_ms_are_right(shift_s: float, value: float) -> None:
     reference = events(*np.arange(0.25, 20, 0.5))  # none near 5 s, where the figure begins
-    found = scores(BEATS, [reference], [[[time + shift_s, time + shift_s, label] for time, _, label in reference]])
+    found = scores(
+        BEATS,
+        [reference],
+        [[[time + shift_s, time + shift_s, label] for time, _, label in reference]],
+    )
     assert list(found) == ["beat_f", "beat_f_all"]
     assert found["beat_f"] == found["beat_f_all"] == pytest.approx(value)
 
@@ -225,7 +294,9 @@ def test_downbeats_are_judged_apart() -> None:
     assert (found["beat_f"], found["downbeat_f"]) == (1, 0)
 
 
-def test_clip_in_which_nothing_is_asked_does_not_count_and_one_without_an_answer_counts_nothing() -> None:
+def test_clip_in_which_nothing_is_asked_does_not_count_and_one_without_an_answer_counts_nothing() -> (
+    None
+):
     right = events(6, 7)
     assert scores(BEATS, [right, events(1, 2)], [right, []])["beat_f"] == 1
     assert scores(BEATS, [right, right], [right, []])["beat_f"] == 0.5
@@ -241,7 +312,11 @@ def test_clip_in_which_nothing_is_asked_does_not_count_and_one_without_an_answer
         ([[0, 4, "C"]], [[0, 2, "C:maj"], [2, 4, "C:min"]], 0.5),
         ([[0, 4, "C:min7"]], [[0, 4, "C:min"]], 1.0),
         ([[0, 2, "C"], [2, 4, "D:sus4"]], [[0, 4, "C:maj"]], 1.0),  # sus4 is not asked
-        ([[0, 2, "C"], [2, 4, "C:aug7"]], [[0, 4, "C:maj"]], 1.0),  # nor is what mir_eval cannot read
+        (
+            [[0, 2, "C"], [2, 4, "C:aug7"]],
+            [[0, 4, "C:maj"]],
+            1.0,
+        ),  # nor is what mir_eval cannot read
         ([[0, 1, "N"], [1, 4, "A:min"]], [[0, 4, "A:min"]], 0.75),
         ([[0, 1, "C"], [3, 4, "G"]], [[0, 2, "C:maj"], [2, 4, "G:maj"]], 1.0),  # nor is a gap
         ([[0, 4, "Db"]], [[1, 3, "C#:maj"]], 0.5),
@@ -254,36 +329,65 @@ def test_chords_are_weighed_by_their_time(reference: list, estimate: list, value
 
 
 def test_chords_of_a_test_set_are_weighed_by_all_their_time() -> None:
-    found = scores(CHORD, [[[0, 9, "C"]], [[0, 1, "C"]], [[0, 5, "X"]]], [[[0, 9, "C"]], [[0, 1, "G"]], [[0, 5, "G"]]])
+    found = scores(
+        CHORD,
+        [[[0, 9, "C"]], [[0, 1, "C"]], [[0, 5, "X"]]],
+        [[[0, 9, "C"]], [[0, 1, "G"]], [[0, 5, "G"]]],
+    )
     assert found["wcsr"] == pytest.approx(0.9)
 
 
 def test_chords_agree_with_mir_evals_own_evaluation() -> None:
     from mir_eval import chord
 
-    generator, names = np.random.default_rng(0), ["C", "C:min7", "G:sus4", "N", "A:min/b3", "F#:maj7", "X", "E:7/3"]
+    generator, names = (
+        np.random.default_rng(0),
+        ["C", "C:min7", "G:sus4", "N", "A:min/b3", "F#:maj7", "X", "E:7/3"],
+    )
     for _ in range(20):
-        edges = [np.concatenate([[0], np.sort(generator.uniform(0, 30, count)), [30]]) for count in (6, 9)]
-        reference, estimate = ([[a, b, str(generator.choice(names))] for a, b in itertools.pairwise(part)] for part in edges)
+        edges = [
+            np.concatenate([[0], np.sort(generator.uniform(0, 30, count)), [30]])
+            for count in (6, 9)
+        ]
+        reference, estimate = (
+            [[a, b, str(generator.choice(names))] for a, b in itertools.pairwise(part)]
+            for part in edges
+        )
         expected = chord.evaluate(
             *(
                 part(rows)
                 for rows in (reference, estimate)
-                for part in (lambda rows: np.array([row[:2] for row in rows]), lambda rows: [row[2] for row in rows])
+                for part in (
+                    lambda rows: np.array([row[:2] for row in rows]),
+                    lambda rows: [row[2] for row in rows],
+                )
             )
         )
         found = scores(CHORD, [reference], [estimate])["wcsr"]
-        assert found == pytest.approx(expected["majmin"]) or (math.isnan(found) and expected["majmin"] == 0)
+        assert found == pytest.approx(expected["majmin"]) or (
+            math.isnan(found) and expected["majmin"] == 0
+        )
 
 
 def test_boundaries_within_half_a_second_and_three() -> None:
     reference = [[0, 10, "a"], [10, 20, "b"], [20, 30, "a"]]
     found = scores(BOUNDARIES, [reference], [[[0, 10.4, ""], [10.4, 22, ""], [22, 30, ""]]])
-    assert list(found) == ["boundary_f_0.5", "boundary_f_3", "boundary_f_0.5_inside", "boundary_f_3_inside"]
-    assert list(found.values()) == pytest.approx([0.75, 1, 0.5, 1])  # of 0, 10, 20, 30 three are found; of 10, 20 one
+    assert list(found) == [
+        "boundary_f_0.5",
+        "boundary_f_3",
+        "boundary_f_0.5_inside",
+        "boundary_f_3_inside",
+    ]
+    assert list(found.values()) == pytest.approx(
+        [0.75, 1, 0.5, 1]
+    )  # of 0, 10, 20, 30 three are found; of 10, 20 one
     nothing = scores(BOUNDARIES, [reference], [[[0, 30, ""]]])
-    assert list(nothing.values()) == pytest.approx([2 / 3, 2 / 3, 0, 0])  # start and end: precision 1, recall 1/2
-    assert math.isnan(scores(BOUNDARIES, [[[0, 30, "a"]]], [[[0, 30, ""]]])["boundary_f_0.5_inside"])
+    assert list(nothing.values()) == pytest.approx(
+        [2 / 3, 2 / 3, 0, 0]
+    )  # start and end: precision 1, recall 1/2
+    assert math.isnan(
+        scores(BOUNDARIES, [[[0, 30, "a"]]], [[[0, 30, ""]]])["boundary_f_0.5_inside"]
+    )
 
 
 @pytest.mark.parametrize("task", [DOWNBEATS, CHORD, BOUNDARIES])
@@ -293,8 +397,13 @@ def test_right_frames_become_right_rows(task: Task) -> None:
     duration_s = 650 * HOP_S
     rows = {
         "beats": [[0.31 + 0.52 * n, 0.31 + 0.52 * n, str(1 + (n + 2) % 3)] for n in range(56)],
-        "chords": [[3.0 * n, min(3.0 * n + 3, duration_s), CHORDS[(7 * n) % 25]] for n in range(10)],
-        "boundaries": [[start, end, "x"] for start, end in ((0, 7.3), (7.3, 14.9), (14.9, 25.1), (25.1, duration_s))],
+        "chords": [
+            [3.0 * n, min(3.0 * n + 3, duration_s), CHORDS[(7 * n) % 25]] for n in range(10)
+        ],
+        "boundaries": [
+            [start, end, "x"]
+            for start, end in ((0, 7.3), (7.3, 14.9), (14.9, 25.1), (25.1, duration_s))
+        ],
     }[task.metric]
     targets, _ = encode(task, rows, times)
     for setting in SETTINGS[task.metric]:
@@ -306,8 +415,12 @@ def test_right_frames_become_right_rows(task: Task) -> None:
 
 
 def test_peaks_are_the_highest_of_their_neighbourhood() -> None:
-    assert peaks(np.array([0.9, 0.1, 0.5, 0.4, 0.45, 0.2, 0.2, 0.1, 0.6]), threshold=0.15, gap=3) == [0, 4, 8]
-    assert peaks(np.array([0.9, 0.1, 0.5, 0.4, 0.45, 0.2, 0.2, 0.1, 0.6]), threshold=0.7, gap=3) == [0]
+    assert peaks(
+        np.array([0.9, 0.1, 0.5, 0.4, 0.45, 0.2, 0.2, 0.1, 0.6]), threshold=0.15, gap=3
+    ) == [0, 4, 8]
+    assert peaks(
+        np.array([0.9, 0.1, 0.5, 0.4, 0.45, 0.2, 0.2, 0.1, 0.6]), threshold=0.7, gap=3
+    ) == [0]
     assert peaks(np.zeros(5), threshold=0.1, gap=1) == []
     assert peaks(np.array([0.3, 0.3, 0.3]), threshold=0.1, gap=1) == [0]
 
@@ -318,7 +431,9 @@ def test_steady_beats_fill_in_what_is_missing_and_pass_over_what_is_between(bpm:
     beats = np.arange(0.4, 27, 60 / bpm)
     generator = np.random.default_rng(bpm)
     heard = np.sort(np.concatenate([np.delete(beats, [6, 15, 16]), generator.uniform(0, 27, 4)]))
-    curve = np.exp(-0.5 * (np.abs(times[:, None] - heard).min(1) / 0.03) ** 2) + 0.05 * generator.random(600)
+    curve = np.exp(
+        -0.5 * (np.abs(times[:, None] - heard).min(1) / 0.03) ** 2
+    ) + 0.05 * generator.random(600)
     assert period(curve, hop_s=HOP_S) * HOP_S == pytest.approx(60 / bpm, rel=0.03)
     rows = decode(BEATS, curve[:, None], times, 28.0)
     assert scores(BEATS, [events(*beats)], [rows])["beat_f"] > 0.95
@@ -338,7 +453,9 @@ def test_bars_are_counted_from_the_likeliest_first_beat(length: int, first: int)
     curve = np.full(160, 0.1)
     curve[[beat for number, beat in enumerate(beats) if number % length == first]] = 0.8
     curve[beats[first + length]] = 0.1  # one is not heard
-    assert [number for number, place in enumerate(bar_positions(curve, beats)) if place == 1] == list(range(first, len(beats), length))
+    assert [
+        number for number, place in enumerate(bar_positions(curve, beats)) if place == 1
+    ] == list(range(first, len(beats), length))
     assert bar_positions(curve, []) == []
 
 
@@ -352,14 +469,18 @@ def test_path_changes_only_if_it_pays() -> None:
 # --- the probe ---
 
 
-def click_track(bpm: float, first_s: float, seconds: float, seed: int) -> tuple[np.ndarray, list[float]]:
+def click_track(
+    bpm: float, first_s: float, seconds: float, seed: int
+) -> tuple[np.ndarray, list[float]]:
     """Bursts of noise on the beat, a drum with every fourth, over faint noise."""
     generator = np.random.default_rng(seed)
     sound = 0.003 * generator.standard_normal(round(seconds * RATE))
     beats = np.arange(first_s, seconds - 0.1, 60 / bpm)
     length = round(0.03 * RATE)
     for number, beat in enumerate(beats):
-        burst = np.exp(-np.arange(length) / (0.006 * RATE)) * generator.standard_normal(length) * 0.4
+        burst = (
+            np.exp(-np.arange(length) / (0.006 * RATE)) * generator.standard_normal(length) * 0.4
+        )
         if number % 4 == 0:
             burst += 0.5 * np.sin(2 * np.pi * 120 * np.arange(length) / RATE)
         sound[round(beat * RATE) : round(beat * RATE) + length] += burst
@@ -371,10 +492,18 @@ def triads(seed: int) -> tuple[np.ndarray, list[tuple[float, float, str]]]:
     generator = np.random.default_rng(seed)
     parts, rows, start = [], [], 0.0
     for _ in range(6):
-        name, semitones = [("C:maj", (0, 4, 7)), ("F:maj", (5, 9, 12)), ("A:min", (9, 12, 16)), ("E:min", (4, 7, 11))][generator.integers(4)]
+        name, semitones = [
+            ("C:maj", (0, 4, 7)),
+            ("F:maj", (5, 9, 12)),
+            ("A:min", (9, 12, 16)),
+            ("E:min", (4, 7, 11)),
+        ][generator.integers(4)]
         seconds = generator.uniform(0.8, 1.6)
         time_s = np.arange(round(seconds * RATE)) / RATE
-        parts.append(sum(0.15 * np.sin(2 * np.pi * 261.63 * 2 ** (step / 12) * time_s) for step in semitones) + 0.01 * generator.standard_normal(len(time_s)))
+        parts.append(
+            sum(0.15 * np.sin(2 * np.pi * 261.63 * 2 ** (step / 12) * time_s) for step in semitones)
+            + 0.01 * generator.standard_normal(len(time_s))
+        )
         rows.append((start, start + len(time_s) / RATE, name))
         start += len(time_s) / RATE
     return np.concatenate(parts).astype(np.float32), rows
@@ -385,7 +514,9 @@ def side(number: int) -> str:
 
 
 def clip_sides(data: Cache) -> Sides:
-    train, valid, test = (np.flatnonzero([clip.split == name for clip in data.clips]) for name in datasets.SPLITS)
+    train, valid, test = (
+        np.flatnonzero([clip.split == name for clip in data.clips]) for name in datasets.SPLITS
+    )
     return Sides(train, valid, test, np.array([clip.group or clip.id for clip in data.clips]))
 
 
@@ -399,9 +530,22 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Cache:
         sound, beats = click_track(generator.uniform(80, 160), generator.uniform(0, 0.6), 9, number)
         soundfile.write(root / f"data/GTZAN/{number}.wav", sound, RATE)
         label = {"beat": beats, "downbeat": beats[::4], "tempo": 120.0, "meter": "4/4"}
-        rows.append({"audio_path": f"data/GTZAN/{number}.wav", "label": label, "duration": 9.0, "sample_rate": RATE, "channels": 1, "split": side(number)})
-    (root / "data/GTZAN/GTZANBeatTracking.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    cache.prepare(datasets.load(root / "data/GTZAN/GTZANBeatTracking.jsonl"), root / "cache", workers=1)
+        rows.append(
+            {
+                "audio_path": f"data/GTZAN/{number}.wav",
+                "label": label,
+                "duration": 9.0,
+                "sample_rate": RATE,
+                "channels": 1,
+                "split": side(number),
+            }
+        )
+    (root / "data/GTZAN/GTZANBeatTracking.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
+    cache.prepare(
+        datasets.load(root / "data/GTZAN/GTZANBeatTracking.jsonl"), root / "cache", workers=1
+    )
     return Cache(root / "cache")
 
 
@@ -412,7 +556,10 @@ def harmony(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     for number in range(15):
         sound, rows = triads(number)
         soundfile.write(root / f"{number}.wav", sound, RATE)
-        (root / f"{number}.lab").write_text("".join(f"{start:.6f}\t{end:.6f}\t{name}\n" for start, end, name in rows), encoding="utf-8")
+        (root / f"{number}.lab").write_text(
+            "".join(f"{start:.6f}\t{end:.6f}\t{name}\n" for start, end, name in rows),
+            encoding="utf-8",
+        )
         lines.append(f"{number}.wav,{number}.lab,{side(number)}")
     (root / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     cache.prepare(datasets.load(root / "t.csv"), root / "cache", workers=1)
@@ -421,11 +568,16 @@ def harmony(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 @pytest.fixture(scope="module")
 def clicks_heard(clicks: Cache) -> FrameResult:
-    return probe_frames(clicks.task, clicks, frames.mel_features(clicks, context_frames=3), clip_sides(clicks))
+    return probe_frames(
+        clicks.task, clicks, frames.mel_features(clicks, context_frames=3), clip_sides(clicks)
+    )
 
 
 def test_labels_go_through_a_cache_and_back(clicks: Cache, harmony: Cache) -> None:
-    for data, table, task in ((clicks, "data/GTZAN/GTZANBeatTracking.jsonl", DOWNBEATS), (harmony, "t.csv", CHORD)):
+    for data, table, task in (
+        (clicks, "data/GTZAN/GTZANBeatTracking.jsonl", DOWNBEATS),
+        (harmony, "t.csv", CHORD),
+    ):
         written = datasets.load(data.path.parent / table)
         assert data.task == written.task == task
         assert data.clips == written.clips
@@ -444,15 +596,26 @@ def test_result_holds_the_figure_of_each_clip(clicks_heard: FrameResult) -> None
     assert clicks_heard.per_clip.shape == clicks_heard.weights.shape == (5,)
     assert clicks_heard.n == 5
     assert clicks_heard.low <= clicks_heard.value <= clicks_heard.high
-    assert clicks_heard.at(np.arange(5)) == clicks_heard.value == pytest.approx(clicks_heard.per_clip.mean())
+    assert (
+        clicks_heard.at(np.arange(5))
+        == clicks_heard.value
+        == pytest.approx(clicks_heard.per_clip.mean())
+    )
     assert clicks_heard.at(np.array([2, 2])) == clicks_heard.per_clip[2]
     row = clicks_heard.row("log-mel")
-    assert (row["encoder"], row["metric"], row["value"], row["n"]) == ("log-mel", "beat_f", clicks_heard.value, 5)
+    assert (row["encoder"], row["metric"], row["value"], row["n"]) == (
+        "log-mel",
+        "beat_f",
+        clicks_heard.value,
+        5,
+    )
     assert clicks_heard.chosen["steps"] > 0
 
 
 def test_triads_are_heard_in_the_log_mel(harmony: Cache) -> None:
-    result = probe_frames(harmony.task, harmony, frames.mel_features(harmony, context_frames=1), clip_sides(harmony))
+    result = probe_frames(
+        harmony.task, harmony, frames.mel_features(harmony, context_frames=1), clip_sides(harmony)
+    )
     assert result.metric == "wcsr"
     assert result.value > 0.7
 
@@ -464,7 +627,10 @@ def test_what_says_nothing_scores_as_chance(harmony: Cache) -> None:
     for index in clip_sides(harmony).test:
         for start, end, name in harmony.clips[index].target:
             seconds[name] = seconds.get(name, 0) + end - start
-    assert any(result.value == pytest.approx(share / sum(seconds.values()), abs=0.02) for share in seconds.values())
+    assert any(
+        result.value == pytest.approx(share / sum(seconds.values()), abs=0.02)
+        for share in seconds.values()
+    )
 
 
 def constant(data: Cache):
@@ -475,15 +641,21 @@ def constant(data: Cache):
     return features
 
 
-def test_model_is_probed_and_the_same_seed_gives_the_same_result(harmony: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_probed_and_the_same_seed_gives_the_same_result(
+    harmony: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fit, "STEPS", 300)
     features = frames.model_features(embedder(), harmony, layers=(0, -1))
-    first, second = (probe_frames(harmony.task, harmony, features, clip_sides(harmony), seed=3) for _ in range(2))
+    first, second = (
+        probe_frames(harmony.task, harmony, features, clip_sides(harmony), seed=3) for _ in range(2)
+    )
     assert first.scores == second.scores
     np.testing.assert_array_equal(first.per_clip, second.per_clip)
 
 
-def test_who_validates_is_taken_from_training_by_group(harmony: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_validates_is_taken_from_training_by_group(
+    harmony: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fit, "STEPS", 100)
     sides = clip_sides(harmony)
     alone = dataclasses.replace(sides, valid=np.array([], int))
@@ -500,7 +672,9 @@ def test_who_validates_is_taken_from_training_by_group(harmony: Cache, monkeypat
         probe_frames(harmony.task, harmony, features, one)
 
 
-def test_test_clips_are_never_looked_at_before_the_probe_is_trained(harmony: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_clips_are_never_looked_at_before_the_probe_is_trained(
+    harmony: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fit, "STEPS", 200)
     sides = clip_sides(harmony)
     honest = frames.mel_features(harmony, context_frames=0)
@@ -520,11 +694,20 @@ def test_what_cannot_be_probed_is_refused(clicks: Cache) -> None:
     with pytest.raises(RequestError, match="task is one-of, expected per-frame"):
         probe_frames(Task("one-of", ("a",)), clicks, features, sides)
     with pytest.raises(RequestError, match="hold values that are not numbers"):
-        probe_frames(clicks.task, clicks, lambda index: (features(index)[0] * np.nan, features(index)[1]), sides)
+        probe_frames(
+            clicks.task,
+            clicks,
+            lambda index: (features(index)[0] * np.nan, features(index)[1]),
+            sides,
+        )
     with pytest.raises(RequestError, match=r"have shape \(194,\) for 194 times"):
-        probe_frames(clicks.task, clicks, lambda index: (features(index)[0][:, 0], features(index)[1]), sides)
+        probe_frames(
+            clicks.task, clicks, lambda index: (features(index)[0][:, 0], features(index)[1]), sides
+        )
     with pytest.raises(RequestError, match="0 training and 5 test clips"):
-        probe_frames(clicks.task, clicks, features, dataclasses.replace(sides, train=np.array([], int)))
+        probe_frames(
+            clicks.task, clicks, features, dataclasses.replace(sides, train=np.array([], int))
+        )
     unlabelled = Cache(clicks.path)
     unlabelled.clips = tuple(dataclasses.replace(clip, target=None) for clip in clicks.clips)
     with pytest.raises(RequestError, match=r"clip 'data/GTZAN/0\.wav' has no labels"):
@@ -536,7 +719,10 @@ def test_what_cannot_be_probed_is_refused(clicks: Cache) -> None:
 
 @pytest.mark.parametrize(
     ("targets", "reason"),
-    [([], "hold nothing to learn: not one beat or downbeat"), (events(1.0, 2.0, place="1"), "no validation clip has anything that beat_f asks")],
+    [
+        ([], "hold nothing to learn: not one beat or downbeat"),
+        (events(1.0, 2.0, place="1"), "no validation clip has anything that beat_f asks"),
+    ],
 )
 def test_labels_that_ask_nothing_are_refused(targets: list, reason: str, clicks: Cache) -> None:
     data = Cache(clicks.path)

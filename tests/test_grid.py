@@ -12,7 +12,16 @@ from sklearn import metrics
 from patchifier import probe, tasks
 from patchifier.config import RequestError
 from patchifier.probe.grid import SETTINGS, jukemir, run_bytes, run_one, select, stacks, train_grid
-from patchifier.probe.heads import Problem, Schedule, Setting, batch, first_weights, kept, moments, scorer
+from patchifier.probe.heads import (
+    Problem,
+    Schedule,
+    Setting,
+    batch,
+    first_weights,
+    kept,
+    moments,
+    scorer,
+)
 from patchifier.probe.sides import Sides, with_validation
 from patchifier.probe.stack import Adam, gradients, train_stack
 from patchifier.tasks import Task
@@ -21,7 +30,9 @@ GENRES = Task("one-of", ("blues", "jazz", "rock"))
 KEYS = Task("one-of", ("C major", "G major", "A minor", "C minor", "F# major"), "key_score")
 TAGS = Task("many-of", ("calm", "fast", "vocal"))
 MOOD = Task("numbers", ("arousal", "valence"))
-ALL = pytest.mark.parametrize("task", [GENRES, KEYS, TAGS, MOOD], ids=["genres", "keys", "tags", "mood"])
+ALL = pytest.mark.parametrize(
+    "task", [GENRES, KEYS, TAGS, MOOD], ids=["genres", "keys", "tags", "mood"]
+)
 
 # A grid of 12 that learns in a hundred steps: all six values that differ within the full one.
 QUICK = tuple(
@@ -38,9 +49,17 @@ def data(task: Task, *, sizes=(90, 40, 50), width: int = 6, noise: float = 1.0, 
     n, count = sum(sizes), len(task.names)
     causes = dice.normal(size=(n, width))
     signal = causes @ dice.normal(size=(width, count)) + noise * dice.normal(size=(n, count))
-    targets = {"one-of": signal.argmax(1), "many-of": (signal > 0.5).astype(np.float32), "numbers": signal.astype(np.float32)}[task.kind]
+    targets = {
+        "one-of": signal.argmax(1),
+        "many-of": (signal > 0.5).astype(np.float32),
+        "numbers": signal.astype(np.float32),
+    }[task.kind]
     places = np.split(np.arange(n), np.cumsum(sizes)[:2])
-    return causes * np.logspace(-0.5, 0.5, width) + 0.5, targets, Sides(*places, np.array([f"track {index // 4}" for index in range(n)]))
+    return (
+        causes * np.logspace(-0.5, 0.5, width) + 0.5,
+        targets,
+        Sides(*places, np.array([f"track {index // 4}" for index in range(n)])),
+    )
 
 
 def problem_of(task: Task, **settings) -> Problem:
@@ -51,7 +70,11 @@ def problem_of(task: Task, **settings) -> Problem:
 def agree(one, other, *, tolerance: float = 0.0) -> None:
     """Two runs of a setting are the same run."""
     assert one.setting == other.setting
-    assert (one.best_step, one.finished, len(one.curve)) == (other.best_step, other.finished, len(other.curve))
+    assert (one.best_step, one.finished, len(one.curve)) == (
+        other.best_step,
+        other.finished,
+        len(other.curve),
+    )
     np.testing.assert_allclose(one.curve, other.curve, rtol=0, atol=tolerance)
 
 
@@ -60,8 +83,18 @@ def agree(one, other, *, tolerance: float = 0.0) -> None:
 
 def test_the_grid_is_jukemirs():
     assert len(SETTINGS) == len(set(SETTINGS)) == 216
-    values = [sorted({getattr(setting, name) for setting in SETTINGS}) for name in ("standardise", "hidden", "batch", "rate", "dropout", "decay")]
-    assert values == [[False, True], [0, 512], [64, 256], [1e-5, 1e-4, 1e-3], [0.25, 0.5, 0.75], [0, 1e-4, 1e-3]]
+    values = [
+        sorted({getattr(setting, name) for setting in SETTINGS})
+        for name in ("standardise", "hidden", "batch", "rate", "dropout", "decay")
+    ]
+    assert values == [
+        [False, True],
+        [0, 512],
+        [64, 256],
+        [1e-5, 1e-4, 1e-3],
+        [0.25, 0.5, 0.75],
+        [0, 1e-4, 1e-3],
+    ]
     assert Schedule() == Schedule(every_steps=8, patience=256, limit_steps=1_000_000)
 
 
@@ -73,16 +106,24 @@ def test_the_grid_is_jukemirs():
 def test_gradients_are_those_of_autograd(task, hidden):
     problem, setting = problem_of(task), Setting(True, hidden, 16, 1e-3, 0.5, 0.0)
     torch.manual_seed(0)
-    heads = [[0.5 * torch.randn_like(weight) for weight in first_weights(problem, setting)] for _ in range(3)]
+    heads = [
+        [0.5 * torch.randn_like(weight) for weight in first_weights(problem, setting)]
+        for _ in range(3)
+    ]
     stacked = [torch.stack(same) for same in zip(*heads, strict=True)]
     x, y = batch(problem, setting, 5)
-    masks = [kept(problem, setting, 5, layer, (16, width)) for layer, width in enumerate([x.shape[1], hidden][: 1 + bool(hidden)])]
+    masks = [
+        kept(problem, setting, 5, layer, (16, width))
+        for layer, width in enumerate([x.shape[1], hidden][: 1 + bool(hidden)])
+    ]
     found = [torch.full_like(weight, math.nan) for weight in stacked]
     gradients(task, stacked, x * masks[0], y, masks[1] if hidden else None, found)
     for row, head in enumerate(heads):
         head = [weight.requires_grad_() for weight in head]
         inner = torch.nn.functional.linear(x * masks[0], *head[:2])
-        outputs = torch.nn.functional.linear(torch.relu(inner) * masks[1], *head[2:]) if hidden else inner
+        outputs = (
+            torch.nn.functional.linear(torch.relu(inner) * masks[1], *head[2:]) if hidden else inner
+        )
         wanted = torch.autograd.grad(tasks.loss(task)(outputs, y), head)
         for one, other in zip(found, wanted, strict=True):
             torch.testing.assert_close(one[row], other, rtol=1e-4, atol=1e-6)
@@ -93,7 +134,10 @@ def test_adam_is_torchs_to_a_millionth_after_fifty_steps():
     torch.manual_seed(0)
     start = [torch.randn(3, 5, 4), torch.randn(3, 5)]
     heads = [[torch.nn.Parameter(weight[row].clone()) for weight in start] for row in range(3)]
-    optimisers = [torch.optim.Adam(head, lr=rate, weight_decay=decay) for head, rate, decay in zip(heads, rates, decays, strict=True)]
+    optimisers = [
+        torch.optim.Adam(head, lr=rate, weight_decay=decay)
+        for head, rate, decay in zip(heads, rates, decays, strict=True)
+    ]
     stacked = [weight.clone() for weight in start]
     own = Adam(stacked, torch.tensor(rates), torch.tensor(decays))
     for step in range(50):
@@ -104,14 +148,21 @@ def test_adam_is_torchs_to_a_millionth_after_fifty_steps():
                 weight.grad = slope[row].clone()
             optimiser.step()
         own.step(stacked, [slope.clone() for slope in slopes])
-    assert all((weight - begin).abs().max() > 1e-4 for weight, begin in zip(stacked, start, strict=True))
+    assert all(
+        (weight - begin).abs().max() > 1e-4 for weight, begin in zip(stacked, start, strict=True)
+    )
     for index, weight in enumerate(stacked):
-        torch.testing.assert_close(weight, torch.stack([head[index].detach() for head in heads]), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            weight, torch.stack([head[index].detach() for head in heads]), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_tiny_gradients_meet_adams_epsilon():
     weight, stacked = torch.nn.Parameter(torch.ones(3)), [torch.ones(1, 3)]
-    optimiser, own = torch.optim.Adam([weight], lr=0.1), Adam(stacked, torch.tensor([0.1]), torch.tensor([0.0]))
+    optimiser, own = (
+        torch.optim.Adam([weight], lr=0.1),
+        Adam(stacked, torch.tensor([0.1]), torch.tensor([0.0])),
+    )
     for _ in range(3):
         weight.grad = torch.tensor([1e-9, 1e-8, 1e-7])
         optimiser.step()
@@ -127,26 +178,43 @@ def test_tiny_gradients_meet_adams_epsilon():
 def test_the_score_of_many_runs_is_the_packages_own_metric(task):
     problem = problem_of(task)
     _, targets, sides = data(task)
-    outputs = torch.randn(4, 40, len(task.names), generator=torch.Generator().manual_seed(0)).mul_(4).round_().div_(4)  # so that ties occur
+    outputs = (
+        torch.randn(4, 40, len(task.names), generator=torch.Generator().manual_seed(0))
+        .mul_(4)
+        .round_()
+        .div_(4)
+    )  # so that ties occur
     outputs[3] = 0  # a run that says the same of all
     found = scorer(task, problem.targets[1])(outputs)
-    known = targets[sides.valid] if task.kind != "numbers" else (targets[sides.valid] - problem.centre) / problem.spread
-    np.testing.assert_allclose(found, [tasks.main_score(task, known, run.double().numpy()) for run in outputs], rtol=1e-6)
+    known = (
+        targets[sides.valid]
+        if task.kind != "numbers"
+        else (targets[sides.valid] - problem.centre) / problem.spread
+    )
+    np.testing.assert_allclose(
+        found, [tasks.main_score(task, known, run.double().numpy()) for run in outputs], rtol=1e-6
+    )
 
 
 def test_scores_are_those_of_scikit_learn():
     outputs = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0)).round()
     _, targets, sides = data(TAGS)
     wanted = metrics.roc_auc_score(targets[sides.valid], outputs[0].numpy(), average="macro")
-    assert scorer(TAGS, torch.from_numpy(targets[sides.valid]))(outputs).item() == pytest.approx(wanted)
+    assert scorer(TAGS, torch.from_numpy(targets[sides.valid]))(outputs).item() == pytest.approx(
+        wanted
+    )
     _, targets, sides = data(MOOD)
     wanted = metrics.r2_score(targets[sides.valid], outputs[0, :, :2].numpy())
-    assert scorer(MOOD, torch.from_numpy(targets[sides.valid]))(outputs[:, :, :2]).item() == pytest.approx(wanted, rel=1e-5)
+    assert scorer(MOOD, torch.from_numpy(targets[sides.valid]))(
+        outputs[:, :, :2]
+    ).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_key_score_by_hand():
     truth = torch.eye(5)[[0, 0, 0, 0, 0]]
-    outputs = torch.eye(5)[None] * 3  # C major answered by itself, its fifth, its relative, its parallel, a stranger
+    outputs = (
+        torch.eye(5)[None] * 3
+    )  # C major answered by itself, its fifth, its relative, its parallel, a stranger
     assert scorer(KEYS, truth)(outputs).item() == pytest.approx((1 + 0.5 + 0.3 + 0.2 + 0) / 5)
 
 
@@ -171,7 +239,10 @@ def test_what_has_no_score_is_refused():
 @ALL
 def test_the_grid_at_once_and_one_by_one_are_the_same_runs(task):
     problem = problem_of(task)
-    together, alone = train_grid(problem, QUICK, SCHEDULE), [run_one(problem, setting, SCHEDULE) for setting in QUICK]
+    together, alone = (
+        train_grid(problem, QUICK, SCHEDULE),
+        [run_one(problem, setting, SCHEDULE) for setting in QUICK],
+    )
     for one, other in zip(together, alone, strict=True):
         agree(one, other, tolerance=1e-4)
     best, plain = select(together), select(alone)
@@ -209,7 +280,9 @@ def test_cutting_stacks_and_threads_change_nothing(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = train_grid(problem, QUICK, SCHEDULE, stack_bytes=2 * threads * run_bytes(problem, QUICK[-1]))
+        found = train_grid(
+            problem, QUICK, SCHEDULE, stack_bytes=2 * threads * run_bytes(problem, QUICK[-1])
+        )
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -227,7 +300,15 @@ def test_stacks_hold_runs_alike_within_their_bound():
     found = stacks(problem, SETTINGS, 500_000_000)
     assert sorted(setting for stack in found for setting in stack) == sorted(SETTINGS)
     for stack in found:
-        assert len({(setting.standardise, setting.hidden, setting.batch, setting.dropout) for setting in stack}) == 1
+        assert (
+            len(
+                {
+                    (setting.standardise, setting.hidden, setting.batch, setting.dropout)
+                    for setting in stack
+                }
+            )
+            == 1
+        )
         assert len(stack) * run_bytes(problem, stack[0]) <= 500_000_000
     assert max(len(stack) for stack in found) == 9
     assert all(len(stack) == 1 for stack in stacks(problem, SETTINGS, 1))  # one at least
@@ -261,14 +342,20 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share):
 
 def test_what_is_dropped_less_often_is_dropped_more_often_too():
     problem = problem_of(GENRES)
-    masks = [kept(problem, Setting(True, 0, 64, 1e-3, share, 0.0), 0, 0, (64, 50)) for share in (0.25, 0.5, 0.75)]
+    masks = [
+        kept(problem, Setting(True, 0, 64, 1e-3, share, 0.0), 0, 0, (64, 50))
+        for share in (0.25, 0.5, 0.75)
+    ]
     assert (masks[1][masks[0] == 0] == 0).all()
     assert (masks[2][masks[1] == 0] == 0).all()
 
 
 def test_a_seed_makes_the_result_and_another_another():
     features, targets, sides = data(GENRES)
-    runs = [jukemir(GENRES, features, targets, sides, seed=seed, settings=QUICK[4:6], schedule=SCHEDULE) for seed in (0, 0, 1)]
+    runs = [
+        jukemir(GENRES, features, targets, sides, seed=seed, settings=QUICK[4:6], schedule=SCHEDULE)
+        for seed in (0, 0, 1)
+    ]
     assert np.array_equal(runs[0].predictions, runs[1].predictions)
     assert not np.array_equal(runs[0].predictions, runs[2].predictions)
 
@@ -277,7 +364,11 @@ def test_a_seed_makes_the_result_and_another_another():
 
 
 @pytest.mark.parametrize(
-    "train", [lambda problem, schedule: train_grid(problem, QUICK, schedule), lambda problem, schedule: [run_one(problem, QUICK[0], schedule)]]
+    "train",
+    [
+        lambda problem, schedule: train_grid(problem, QUICK, schedule),
+        lambda problem, schedule: [run_one(problem, QUICK[0], schedule)],
+    ],
 )
 def test_a_run_ends_after_exactly_so_many_validations_without_improvement(train):
     for run in train(problem_of(GENRES), Schedule(every_steps=3, patience=5)):
@@ -285,7 +376,12 @@ def test_a_run_ends_after_exactly_so_many_validations_without_improvement(train)
         assert run.best_step % 3 == 0
         assert run.finished
         assert len(run.curve) == best + 5
-        assert max(run.curve[: best - 1], default=-1) < run.score == run.curve[best - 1] == max(run.curve)  # an equal score is no improvement
+        assert (
+            max(run.curve[: best - 1], default=-1)
+            < run.score
+            == run.curve[best - 1]
+            == max(run.curve)
+        )  # an equal score is no improvement
 
 
 def test_a_run_is_cut_at_the_limit_and_says_so(caplog):
@@ -298,26 +394,43 @@ def test_a_run_is_cut_at_the_limit_and_says_so(caplog):
     runs = train_grid(problem_of(GENRES), QUICK, schedule)
     assert {len(run.curve) for run in runs} == {10}  # 40 steps; 44 would be past the limit
     agree(run_one(problem_of(GENRES), QUICK[0], schedule), runs[0], tolerance=1e-4)
-    assert jukemir(GENRES, features, targets, sides, settings=QUICK, schedule=SCHEDULE).chosen["unfinished_runs"] == 0
+    assert (
+        jukemir(GENRES, features, targets, sides, settings=QUICK, schedule=SCHEDULE).chosen[
+            "unfinished_runs"
+        ]
+        == 0
+    )
 
 
 @ALL
 def test_the_model_that_is_tested_is_the_best_on_validation_not_the_last(task):
     """Validation clips are tested again as test clips: the test figure must be the best validation score, which the last step is below."""
     features, targets, sides = data(task, noise=3.0)
-    twice = Sides(sides.train, sides.valid, np.arange(len(features), len(features) + 40), np.concatenate([sides.groups, sides.groups[sides.valid]]))
-    features, targets = np.concatenate([features, features[sides.valid]]), np.concatenate([targets, targets[sides.valid]])
+    twice = Sides(
+        sides.train,
+        sides.valid,
+        np.arange(len(features), len(features) + 40),
+        np.concatenate([sides.groups, sides.groups[sides.valid]]),
+    )
+    features, targets = (
+        np.concatenate([features, features[sides.valid]]),
+        np.concatenate([targets, targets[sides.valid]]),
+    )
     settings = [Setting(True, 64, 48, 1e-2, 0.25, 0.0)]  # learns the noise of 90 clips by heart
     schedule = Schedule(every_steps=4, patience=60)
     (run,) = train_grid(Problem.of(task, features, targets, twice, 0), settings, schedule)
     assert run.curve[-1] < run.score - 0.005
     found = jukemir(task, features, targets, twice, settings=settings, schedule=schedule)
-    assert tasks.main_score(task, targets[twice.test], found.predictions) == pytest.approx(run.score, abs=1e-6)
+    assert tasks.main_score(task, targets[twice.test], found.predictions) == pytest.approx(
+        run.score, abs=1e-6
+    )
     assert found.chosen["step"] == run.best_step < 4 * len(run.curve)
 
 
 def test_of_equal_scores_the_plainer_setting_is_chosen():
-    runs = train_grid(problem_of(GENRES, noise=0.0), QUICK[::-1], Schedule(every_steps=4, patience=40))
+    runs = train_grid(
+        problem_of(GENRES, noise=0.0), QUICK[::-1], Schedule(every_steps=4, patience=40)
+    )
     top = [run.setting for run in runs if run.score == max(run.score for run in runs)]
     assert len(top) > 1
     assert select(runs).setting == min(top)
@@ -326,12 +439,24 @@ def test_of_equal_scores_the_plainer_setting_is_chosen():
 @ALL
 @pytest.mark.parametrize("protocol", ["linear", "jukemir", "paper"])
 def test_the_test_side_has_no_say(task, protocol, monkeypatch):
-    monkeypatch.setitem(probe.PROTOCOLS, "jukemir", lambda *parts, seed: jukemir(*parts, seed=seed, settings=QUICK, schedule=SCHEDULE))
-    monkeypatch.setitem(probe.PROTOCOLS, "paper", lambda *parts, seed: probe.paper(*parts, seed=seed, schedule=SCHEDULE, rates=(1e-3, 1e-2)))
+    monkeypatch.setitem(
+        probe.PROTOCOLS,
+        "jukemir",
+        lambda *parts, seed: jukemir(*parts, seed=seed, settings=QUICK, schedule=SCHEDULE),
+    )
+    monkeypatch.setitem(
+        probe.PROTOCOLS,
+        "paper",
+        lambda *parts, seed: probe.paper(*parts, seed=seed, schedule=SCHEDULE, rates=(1e-3, 1e-2)),
+    )
     features, targets, sides = data(task)
     first = probe.probe(protocol, task, features, targets, sides)
     other = targets.copy()
-    other[sides.test] = (targets[sides.test] + 1) % len(task.names) if task.kind == "one-of" else 1 - targets[sides.test]
+    other[sides.test] = (
+        (targets[sides.test] + 1) % len(task.names)
+        if task.kind == "one-of"
+        else 1 - targets[sides.test]
+    )
     again = probe.probe(protocol, task, features, other, sides)
     assert np.array_equal(first.predictions, again.predictions)
     moved = features.copy()
@@ -354,8 +479,17 @@ def test_what_features_tell_is_learned(task):
 def test_numbers_come_back_in_their_own_units():
     features, targets, sides = data(MOOD, noise=0.1)
     plain = jukemir(MOOD, features, targets, sides, settings=QUICK, schedule=SCHEDULE)
-    scaled = jukemir(MOOD, features, targets * np.array([1000, 0.01]) + np.array([5e4, 7]), sides, settings=QUICK, schedule=SCHEDULE)
-    np.testing.assert_allclose((scaled.predictions - [5e4, 7]) / [1000, 0.01], plain.predictions, atol=0.02)
+    scaled = jukemir(
+        MOOD,
+        features,
+        targets * np.array([1000, 0.01]) + np.array([5e4, 7]),
+        sides,
+        settings=QUICK,
+        schedule=SCHEDULE,
+    )
+    np.testing.assert_allclose(
+        (scaled.predictions - [5e4, 7]) / [1000, 0.01], plain.predictions, atol=0.02
+    )
 
 
 # --- standardising ---
@@ -363,17 +497,27 @@ def test_numbers_come_back_in_their_own_units():
 
 def test_one_standardiser_fitted_on_training_clips_is_applied_to_all():
     features, targets, sides = data(GENRES)
-    features[sides.valid] += 10  # fitted on its own side, or not applied there, this would look otherwise
+    features[sides.valid] += (
+        10  # fitted on its own side, or not applied there, this would look otherwise
+    )
     problem = Problem.of(GENRES, features, targets, sides, 0)
     train, valid = problem.inputs[True]
     mean, deviation = features[sides.train].mean(0), features[sides.train].std(0)
     np.testing.assert_allclose(train.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(train.std(0, correction=0), 1, rtol=1e-5)
-    np.testing.assert_allclose(valid, (features[sides.valid] - mean) / deviation, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        valid, (features[sides.valid] - mean) / deviation, rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_allclose(problem.inputs[False][1], features[sides.valid], rtol=1e-6)
     (run,) = train_grid(problem, QUICK[:1], SCHEDULE)
-    logits = (features[sides.test] - mean) / deviation @ run.weights[0].numpy().T + run.weights[1].numpy()
-    np.testing.assert_allclose(problem.predict(run, features[sides.test]), np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-4)
+    logits = (features[sides.test] - mean) / deviation @ run.weights[0].numpy().T + run.weights[
+        1
+    ].numpy()
+    np.testing.assert_allclose(
+        problem.predict(run, features[sides.test]),
+        np.exp(logits) / np.exp(logits).sum(1, keepdims=True),
+        rtol=1e-4,
+    )
 
 
 def test_a_feature_that_never_changes_does_no_harm():
@@ -382,7 +526,9 @@ def test_a_feature_that_never_changes_does_no_harm():
     np.testing.assert_allclose(deviation, [1, np.sqrt(8 / 3)])
     features, targets, sides = data(GENRES)
     features[:, 2] = 1e6 / 3
-    assert np.isfinite(jukemir(GENRES, features, targets, sides, settings=QUICK[:8], schedule=SCHEDULE).predictions).all()
+    assert np.isfinite(
+        jukemir(GENRES, features, targets, sides, settings=QUICK[:8], schedule=SCHEDULE).predictions
+    ).all()
 
 
 # --- sides, and requests that make no sense ---
@@ -390,7 +536,9 @@ def test_a_feature_that_never_changes_does_no_harm():
 
 def test_without_validation_a_tenth_of_the_groups_is_taken():
     _, _, sides = data(GENRES)
-    sides = Sides(np.concatenate([sides.train, sides.valid]), np.array([], int), sides.test, sides.groups)
+    sides = Sides(
+        np.concatenate([sides.train, sides.valid]), np.array([], int), sides.test, sides.groups
+    )
     found = with_validation(sides, 0)
     assert 13 <= len(found.valid) <= 16
     assert sorted([*found.train, *found.valid]) == sorted(sides.train)
@@ -398,7 +546,9 @@ def test_without_validation_a_tenth_of_the_groups_is_taken():
     assert np.array_equal(found.test, sides.test)
     assert not np.array_equal(np.sort(with_validation(sides, 1).valid), np.sort(found.valid))
     assert with_validation(found, 5) is found
-    two = Sides(np.arange(4), np.array([], int), np.arange(4, 6), np.array(["a", "a", "a", "b", "c", "c"]))
+    two = Sides(
+        np.arange(4), np.array([], int), np.arange(4, 6), np.array(["a", "a", "a", "b", "c", "c"])
+    )
     assert {len(with_validation(two, seed).valid) for seed in range(8)} == {1, 3}  # never all
     with pytest.raises(RequestError, match="of one group"):
         with_validation(Sides(np.arange(3), np.array([], int), np.arange(4, 6), two.groups), 0)
@@ -406,7 +556,9 @@ def test_without_validation_a_tenth_of_the_groups_is_taken():
 
 def test_the_grid_makes_its_own_validation_side():
     features, targets, sides = data(GENRES, noise=0.1)
-    sides = Sides(np.concatenate([sides.train, sides.valid]), np.array([], int), sides.test, sides.groups)
+    sides = Sides(
+        np.concatenate([sides.train, sides.valid]), np.array([], int), sides.test, sides.groups
+    )
     found = jukemir(GENRES, features, targets, sides, settings=QUICK, schedule=SCHEDULE)
     assert tasks.main_score(GENRES, targets[sides.test], found.predictions) > 0.8
 
@@ -430,7 +582,15 @@ def test_an_interrupted_grid_stops_and_leaves_nothing_running():
     short = Setting(True, 0, 16, 1e-3, 0.5, 0.0)
     features, targets, sides = data(GENRES)
     with pytest.raises(KeyboardInterrupt):
-        jukemir(GENRES, features, targets, sides, settings=[short, *QUICK], schedule=SCHEDULE, progress=interrupt)
+        jukemir(
+            GENRES,
+            features,
+            targets,
+            sides,
+            settings=[short, *QUICK],
+            schedule=SCHEDULE,
+            progress=interrupt,
+        )
     assert torch.get_num_threads() == threads
     stop = threading.Event()
     stop.set()
@@ -440,13 +600,23 @@ def test_an_interrupted_grid_stops_and_leaves_nothing_running():
 def test_progress_counts_runs():
     features, targets, sides = data(GENRES)
     seen: list[tuple[int, int]] = []
-    jukemir(GENRES, features, targets, sides, settings=QUICK, schedule=SCHEDULE, progress=lambda done, total, note: seen.append((done, total)))
+    jukemir(
+        GENRES,
+        features,
+        targets,
+        sides,
+        settings=QUICK,
+        schedule=SCHEDULE,
+        progress=lambda done, total, note: seen.append((done, total)),
+    )
     assert seen == [(4, 12), (8, 12), (12, 12)]
 
 
 def test_an_unknown_protocol_is_refused_by_name():
     features, targets, sides = data(GENRES)
-    with pytest.raises(RequestError, match="no protocol 'cubic', expected one of linear, jukemir, paper"):
+    with pytest.raises(
+        RequestError, match="no protocol 'cubic', expected one of linear, jukemir, paper"
+    ):
         probe.probe("cubic", GENRES, features, targets, sides)
 
 
@@ -470,7 +640,11 @@ def test_what_no_probe_can_work_on_is_refused(protocol):
     with pytest.raises(RequestError, match="train side is empty"):
         ask(sides=Sides(np.array([], int), sides.valid, sides.test, sides.groups))
     with pytest.raises(RequestError, match="named twice"):
-        ask(sides=Sides(sides.train, sides.valid, np.append(sides.test, sides.train[0]), sides.groups))
+        ask(
+            sides=Sides(
+                sides.train, sides.valid, np.append(sides.test, sides.train[0]), sides.groups
+            )
+        )
     with pytest.raises(RequestError, match="points at clips"):
         ask(sides=Sides(sides.train, sides.valid, np.append(sides.test, 10_000), sides.groups))
     with pytest.raises(RequestError, match="moments within a clip"):

@@ -20,13 +20,17 @@ TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed
 THREADS = (1, 2, 4)
 TOLERANCE = 1e-5
 # The fixture that hypothesis warns of sets the number of threads, which is the same for all examples.
-QUICK = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Embedder:
     """Every layer that there is, and windows that overlap; positions that show."""
-    config = update(Config(), {"model": TINY, "embed": {"pooling": "mean+std", "layers": [0, 1, -1]}})
+    config = update(
+        Config(), {"model": TINY, "embed": {"pooling": "mean+std", "layers": [0, 1, -1]}}
+    )
     network = Patchifier(config.model, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
@@ -70,7 +74,11 @@ def ways(encoder: Embedder, wave: np.ndarray) -> dict[str, np.ndarray]:
     """Everything that can be had of one sound."""
     windows = encoder.embed_windows(wave, RATE, window_s=4.0, hop_s=3.1)
     patches = encoder.embed_patches(wave, RATE)
-    return {"embed": encoder.embed(wave, RATE)[None], "windows": windows.vectors, "patches": patches.vectors}
+    return {
+        "embed": encoder.embed(wave, RATE)[None],
+        "windows": windows.vectors,
+        "patches": patches.vectors,
+    }
 
 
 # --- alone or together ---
@@ -90,12 +98,18 @@ def test_a_batch_of_any_composition_and_order_gives_what_each_alone_does(encoder
 @QUICK
 @given(wave=sounds(), window_s=st.floats(0.05, 8.0), hop_s=st.floats(1.0, 9.0))
 def test_a_stretch_is_embedded_as_if_it_were_alone(encoder, threads, wave, window_s, hop_s):
-    found, log_mel, frame_s = encoder.embed_windows(wave, RATE, window_s=window_s, hop_s=hop_s), encoder.log_mel(wave, RATE), encoder.config.spectrogram.frame_s
+    found, log_mel, frame_s = (
+        encoder.embed_windows(wave, RATE, window_s=window_s, hop_s=hop_s),
+        encoder.log_mel(wave, RATE),
+        encoder.config.spectrogram.frame_s,
+    )
     assert found.start_s[0] == 0
     assert found.end_s[-1] == pytest.approx(log_mel.shape[1] * frame_s)
     for start_s, end_s, vector in zip(found.start_s, found.end_s, found.vectors, strict=True):
         part = log_mel[:, round(start_s / frame_s) : round(end_s / frame_s)]
-        np.testing.assert_allclose(vector, encoder.embed_log_mels([part])[0], atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(
+            vector, encoder.embed_log_mels([part])[0], atol=TOLERANCE, rtol=0
+        )
 
 
 @QUICK
@@ -115,7 +129,9 @@ def test_a_patch_does_not_depend_on_how_many_windows_share_a_batch(encoder, thre
 
 @QUICK
 @given(wave=sounds(), between=sounds(1.0))
-def test_the_same_sound_gives_the_same_bits_whatever_was_asked_in_between(encoder, threads, wave, between):
+def test_the_same_sound_gives_the_same_bits_whatever_was_asked_in_between(
+    encoder, threads, wave, between
+):
     first = ways(encoder, wave)
     ways(encoder, between)
     torch.manual_seed(7)
@@ -154,7 +170,9 @@ def test_the_number_of_threads_makes_no_difference(encoder, wave):
 
 @pytest.mark.parametrize("kind", ["noise", "silence", "tone"])
 def test_nor_does_it_in_the_papers_architecture(paper, kind, noise, silence, tone):
-    wave = {"noise": noise, "silence": silence, "tone": lambda seconds: tone(seconds=seconds)}[kind](21.0)
+    wave = {"noise": noise, "silence": silence, "tone": lambda seconds: tone(seconds=seconds)}[
+        kind
+    ](21.0)
     alone, *others = by_threads(paper, wave)
     for other in others:
         for name, vectors in other.items():
@@ -171,14 +189,20 @@ def test_the_number_of_threads_is_left_as_it_was(encoder, noise):
 
 ASK = {
     "embed": lambda encoder, x, rate: encoder.embed(x, rate),
-    "embed of a list": lambda encoder, x, rate: encoder.embed([np.zeros(RATE, np.float32), x], rate),
+    "embed of a list": lambda encoder, x, rate: encoder.embed(
+        [np.zeros(RATE, np.float32), x], rate
+    ),
     "embed_windows": lambda encoder, x, rate: encoder.embed_windows(x, rate, window_s=1.0),
     "embed_patches": lambda encoder, x, rate: encoder.embed_patches(x, rate),
     "log_mel": lambda encoder, x, rate: encoder.log_mel(x, rate),
 }
 WRONG = {
     "no rate": (np.zeros(RATE, np.float32), None, "needs its sample rate"),
-    "a rate in kHz": (np.zeros(RATE, np.float32), 44.1, r"sample_rate is 44\.1, expected a rate in Hz"),
+    "a rate in kHz": (
+        np.zeros(RATE, np.float32),
+        44.1,
+        r"sample_rate is 44\.1, expected a rate in Hz",
+    ),
     "a rate that is not a number": (np.zeros(RATE, np.float32), float("nan"), "sample_rate is nan"),
     "integers": (np.zeros(RATE, np.int16), RATE, "int16.*divide by 32768"),
     "NaN": (np.full(RATE, np.nan, np.float32), RATE, "NaN"),
@@ -203,9 +227,15 @@ def home(encoder, tmp_path_factory):
     (root / "empty").mkdir()
     (root / "songs").mkdir()
     for number in range(2):
-        soundfile.write(root / "songs" / f"{number}.wav", np.random.default_rng(number).uniform(-0.3, 0.3, RATE), RATE)
+        soundfile.write(
+            root / "songs" / f"{number}.wav",
+            np.random.default_rng(number).uniform(-0.3, 0.3, RATE),
+            RATE,
+        )
     checkpoint.save(root / "model", Checkpoint(encoder.model, encoder.config))
-    checkpoint.save(root / "other", Checkpoint(Patchifier(encoder.config.model, seed=1), encoder.config))
+    checkpoint.save(
+        root / "other", Checkpoint(Patchifier(encoder.config.model, seed=1), encoder.config)
+    )
     collection.embed_library(root / "songs", root / "songs.parquet", embedder=encoder, workers=1)
     return root
 
@@ -217,7 +247,9 @@ def said(capsys, *arguments) -> str:
 
 
 def test_an_empty_folder_is_refused_and_nothing_is_written(home, capsys):
-    assert "no audio files in this folder" in said(capsys, "embed", home / "empty", "--model", home / "model", "--out", home / "x.parquet")
+    assert "no audio files in this folder" in said(
+        capsys, "embed", home / "empty", "--model", home / "model", "--out", home / "x.parquet"
+    )
     assert not list(home.glob("x.*"))
 
 
@@ -227,12 +259,18 @@ def test_a_table_of_another_model_is_refused_by_similar_and_by_embed(home, capsy
     told = said(capsys, "similar", home / "songs.parquet", "--to", alien, "--model", home / "other")
     alien.unlink()
     assert "another model" in told
-    assert "model is" in said(capsys, "embed", home / "songs", "--model", home / "other", "--out", home / "songs.parquet")
+    assert "model is" in said(
+        capsys, "embed", home / "songs", "--model", home / "other", "--out", home / "songs.parquet"
+    )
 
 
 def test_a_parquet_of_something_else_is_refused_by_similar(home, capsys):
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.table({"path": ["a"], "embedding": [[1.0, 2.0]]}), home / "alien.parquet")
-    assert "alien.parquet" in said(capsys, "similar", home / "alien.parquet", "--to", home / "songs" / "0.wav")
+    parquet.write_table(
+        pa.table({"path": ["a"], "embedding": [[1.0, 2.0]]}), home / "alien.parquet"
+    )
+    assert "alien.parquet" in said(
+        capsys, "similar", home / "alien.parquet", "--to", home / "songs" / "0.wav"
+    )

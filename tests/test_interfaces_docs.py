@@ -4,7 +4,9 @@ import os
 import re
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test may reach for a network
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # read when huggingface_hub is imported: no test may reach for a network
+)
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "embeddings.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 SHAPE = re.compile(r"(\w+) = .*# \(((?:\d+|E)(?:, (?:\d+|E))*),?\)")  # E is the length of a vector
-LAYERS = checkpoint.load("patchifier-base").config.model.layers  # of the model that the page speaks of
+LAYERS = checkpoint.load(
+    "patchifier-base"
+).config.model.layers  # of the model that the page speaks of
 SMALL = {"channels": [4, 4, 8, 8, 16], "feed_forward": 64}
 
 
@@ -39,15 +43,32 @@ def home(tmp_path, tmp_path_factory, monkeypatch):
 
 
 def save(**model) -> None:
-    config = update(Config(), {"model": {**SMALL, "layers": LAYERS, "estimators": ["tempo"], **model}, "embed": {"summaries": ["tempo"]}})
-    checkpoint.save(weights.ROOT / "patchifier-base", Checkpoint(Patchifier(config.model, seed=0), config), dtype=torch.float16)
+    config = update(
+        Config(),
+        {
+            "model": {**SMALL, "layers": LAYERS, "estimators": ["tempo"], **model},
+            "embed": {"summaries": ["tempo"]},
+        },
+    )
+    checkpoint.save(
+        weights.ROOT / "patchifier-base",
+        Checkpoint(Patchifier(config.model, seed=0), config),
+        dtype=torch.float16,
+    )
 
 
 def names(chance: np.random.Generator) -> dict:
     """What the page takes for granted."""
     wave = (0.1 * chance.standard_normal((2, 44_100))).astype("float32")
     files = ["song.mp3", "another.flac"]
-    return {"samples": wave, "waveform": wave[0], "batch": torch.from_numpy(wave), "train_files": files, "train_labels": ["a", "b"], "test_files": files[:1]}
+    return {
+        "samples": wave,
+        "waveform": wave[0],
+        "batch": torch.from_numpy(wave),
+        "train_files": files,
+        "train_labels": ["a", "b"],
+        "test_files": files[:1],
+    }
 
 
 def run(block: str, known: dict) -> int:
@@ -56,7 +77,9 @@ def run(block: str, known: dict) -> int:
     for line in block.splitlines():
         exec(line, known)
         if match := SHAPE.match(line):
-            assert known[match[1]].shape == tuple(known["model"].size if size == "E" else int(size) for size in match[2].split(", ")), line
+            assert known[match[1]].shape == tuple(
+                known["model"].size if size == "E" else int(size) for size in match[2].split(", ")
+            ), line
             checked += 1
     return checked
 
@@ -75,7 +98,11 @@ def test_python_of_the_page_runs_and_its_shapes_are_true(home):
     assert known["milliseconds"][0, 1] == pytest.approx(46.4, abs=0.1)
     assert known["other"].identity != known["model"].identity
     assert set(known["labels"]) <= {"a", "b"}
-    np.testing.assert_allclose(known["output"].pooler_output[0].detach().numpy(), known["model"].embed(known["waveform"], 22_050), atol=1e-5)
+    np.testing.assert_allclose(
+        known["output"].pooler_output[0].detach().numpy(),
+        known["model"].embed(known["waveform"], 22_050),
+        atol=1e-5,
+    )
 
 
 def test_a_vector_from_patches_is_the_vector(home):
@@ -85,7 +112,9 @@ def test_a_vector_from_patches_is_the_vector(home):
         if "collection" not in block:
             run(block, known)
     whole = known["log_mel"][:, : 32 * len(known["patches"])]
-    np.testing.assert_allclose(known["vectors"][0], known["model"].embed_log_mels([whole])[0], atol=1e-5)
+    np.testing.assert_allclose(
+        known["vectors"][0], known["model"].embed_log_mels([whole])[0], atol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -94,14 +123,20 @@ def test_the_onnx_block_runs(home):
     known = names(home)
     (block,) = [block for block in BLOCKS if "onnx" in block]
     run(block, known)
-    np.testing.assert_allclose(known["vectors"], patchifier.load().embed(list(known["samples"]), 22_050), atol=1e-5)
+    np.testing.assert_allclose(
+        known["vectors"], patchifier.load().embed(list(known["samples"]), 22_050), atol=1e-5
+    )
 
 
 def test_tests_that_the_page_names_exist():
     found = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", PAGE)
     assert len(found) >= 12
     for path, name in found:
-        assert re.search(rf"^def {name}\(" if name else ".", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), f"{path}::{name}"
+        assert re.search(
+            rf"^def {name}\(" if name else ".",
+            (ROOT / path).read_text(encoding="utf-8"),
+            re.MULTILINE,
+        ), f"{path}::{name}"
 
 
 def test_commands_of_the_page_parse():
@@ -123,13 +158,21 @@ ERRORS = {
     "NaN or infinity": lambda model: model.embed(np.full(9, np.nan, np.float32), 22_050),
     "`(samples, channels)`": lambda model: model.embed(np.zeros((9, 2), np.float32), 22_050),
     "a list of numbers": lambda model: model.embed([0.1, 0.2], 22_050),
-    "one log-mel where a list is expected": lambda model: model.embed_log_mels(model.log_mel("song.mp3")),
+    "one log-mel where a list is expected": lambda model: model.embed_log_mels(
+        model.log_mel("song.mp3")
+    ),
     "a file that is none, or no audio": lambda model: model.embed("nowhere.mp3"),
-    "a folder without music": lambda model: collection.embed_library("empty", "x.parquet", embedder=model),
+    "a folder without music": lambda model: collection.embed_library(
+        "empty", "x.parquet", embedder=model
+    ),
     "a folder that is no model": lambda model: patchifier.load("music"),
     "the name of no model": lambda model: patchifier.load("patchifier-bass"),
-    "a pooling that does not exist": lambda model: update(model.config, {"embed": {"pooling": "median"}}),
-    "a layer that does not exist": lambda model: Embedder(model.model, update(model.config, {"embed": {"layers": [9]}})),
+    "a pooling that does not exist": lambda model: update(
+        model.config, {"embed": {"pooling": "median"}}
+    ),
+    "a layer that does not exist": lambda model: Embedder(
+        model.model, update(model.config, {"embed": {"layers": [9]}})
+    ),
     "a query of another model": of_another_model,
     "the name of no model on a hub": lambda model: patchifier.load("hf://somewhere"),
 }
@@ -139,7 +182,13 @@ def test_errors_of_the_page_say_what_it_says(home):
     save()
     Path("empty").mkdir()
     model = patchifier.load()
-    told = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", PAGE.split("| you gave | it says |\n|---|---|\n")[1], re.MULTILINE))
+    told = dict(
+        re.findall(
+            r"^\| (.+?) \| (.+?) \|$",
+            PAGE.split("| you gave | it says |\n|---|---|\n")[1],
+            re.MULTILINE,
+        )
+    )
     assert set(told) == set(ERRORS)
     for what, act in ERRORS.items():
         with pytest.raises(RequestError) as caught:

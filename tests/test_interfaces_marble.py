@@ -19,7 +19,18 @@ from patchifier.interfaces.marble import PatchifierEncoder
 from patchifier.model import Patchifier
 
 RATE = 22_050
-CONFIG = update(Config(), {"model": {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}})
+CONFIG = update(
+    Config(),
+    {
+        "model": {
+            "channels": [4, 4, 8, 8, 16],
+            "width": 32,
+            "layers": 2,
+            "heads": 2,
+            "feed_forward": 64,
+        }
+    },
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,25 +50,43 @@ def encoder(folder):
 
 def waves(*seconds: float, seed: int = 0) -> list[torch.Tensor]:
     generator = np.random.default_rng(seed)
-    return [torch.from_numpy(generator.uniform(-1, 1, max(1, round(one * RATE))).astype(np.float32)) for one in seconds]
+    return [
+        torch.from_numpy(generator.uniform(-1, 1, max(1, round(one * RATE))).astype(np.float32))
+        for one in seconds
+    ]
 
 
 def test_an_import_path_is_enough_and_marble_is_not_imported(folder):
     """As MARBLE makes it of a configuration file: here of the one in the module's own description."""
-    asked = yaml.safe_load(textwrap.dedent(marble.__doc__.split("::\n\n")[1].split("\n\n")[0]))["encoder"]
+    asked = yaml.safe_load(textwrap.dedent(marble.__doc__.split("::\n\n")[1].split("\n\n")[0]))[
+        "encoder"
+    ]
     module, _, name = asked["class_path"].rpartition(".")
-    made = getattr(importlib.import_module(module), name)(**asked["init_args"] | {"model_folder": folder})
+    made = getattr(importlib.import_module(module), name)(
+        **asked["init_args"] | {"model_folder": folder}
+    )
     assert isinstance(made, torch.nn.Module)
-    states = torch.stack(made(torch.stack(waves(2, 2))[:, None]).hidden_states, dim=1)  # what its choice of layers does
+    states = torch.stack(
+        made(torch.stack(waves(2, 2))[:, None]).hidden_states, dim=1
+    )  # what its choice of layers does
     assert states.shape == (2, 3, 3, 32)
     assert not [one for one in sys.modules if one == "marble" or one.startswith("marble.")]
 
 
 def test_constants_are_those_of_the_paper_and_then_of_the_model(encoder):
     kind = PatchifierEncoder
-    assert (kind.NAME, kind.SAMPLING_RATE, kind.NUM_FEATURES, kind.N_TRANSFORMER_LAYERS) == ("Patchifier", 22050, 256, 8)
+    assert (kind.NAME, kind.SAMPLING_RATE, kind.NUM_FEATURES, kind.N_TRANSFORMER_LAYERS) == (
+        "Patchifier",
+        22050,
+        256,
+        8,
+    )
     assert pytest.approx(22050 / 512 / 32) == kind.TOKEN_RATE
-    assert (encoder.SAMPLING_RATE, encoder.NUM_FEATURES, encoder.N_TRANSFORMER_LAYERS) == (22050, 32, 2)
+    assert (encoder.SAMPLING_RATE, encoder.NUM_FEATURES, encoder.N_TRANSFORMER_LAYERS) == (
+        22050,
+        32,
+        2,
+    )
     assert encoder.dtype == torch.float32
 
 
@@ -80,13 +109,19 @@ def test_both_shapes_give_one_tensor_for_each_layer(encoder, seconds):
 def test_hidden_states_are_the_patches_that_the_embedder_gives(folder, encoder, seconds):
     (wave,) = waves(seconds)
     config = update(CONFIG, {"embed": {"layers": [0, 1, 2], "pooling": "mean"}})
-    expected = embed.Embedder(embed.load(folder).model, config).embed_patches(wave.numpy(), RATE).vectors
+    expected = (
+        embed.Embedder(embed.load(folder).model, config).embed_patches(wave.numpy(), RATE).vectors
+    )
     found = torch.cat(encoder(wave[None]).hidden_states, dim=-1)[0]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
 @settings(max_examples=12, deadline=None)
-@given(seconds=st.lists(st.floats(0.0, 24.0), min_size=2, max_size=4), padding=st.floats(0, 3), seed=st.integers(0, 99))
+@given(
+    seconds=st.lists(st.floats(0.0, 24.0), min_size=2, max_size=4),
+    padding=st.floats(0, 3),
+    seed=st.integers(0, 99),
+)
 def test_padding_never_changes_a_result(encoder, seconds, padding, seed):
     rows = waves(*seconds, seed=seed)
     longest = max(map(len, rows)) + round(padding * RATE)
@@ -100,7 +135,9 @@ def test_padding_never_changes_a_result(encoder, seconds, padding, seed):
             there = together.present[number]
             torch.testing.assert_close(layer[number, there], expected[0], atol=2e-5, rtol=0)
             # MARBLE's mean over time has no mask
-            torch.testing.assert_close(layer[number].mean(0), expected[0].mean(0), atol=2e-5, rtol=0)
+            torch.testing.assert_close(
+                layer[number].mean(0), expected[0].mean(0), atol=2e-5, rtol=0
+            )
 
 
 def test_frozen_weights_stay_in_evaluation_mode_and_get_no_gradient(folder):
@@ -114,9 +151,17 @@ def test_frozen_weights_stay_in_evaluation_mode_and_get_no_gradient(folder):
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def test_full_training_reaches_every_parameter_of_a_model_with_pitch_bands_and_a_predictor(tmp_path):
+def test_full_training_reaches_every_parameter_of_a_model_with_pitch_bands_and_a_predictor(
+    tmp_path,
+):
     wide = {"bands": 280, "pitch_bands": 216}
-    config = update(CONFIG, {"spectrogram": wide, "model": wide | {"pitch_channels": 4, "predictor_layers": 1, "norm": "before"}})
+    config = update(
+        CONFIG,
+        {
+            "spectrogram": wide,
+            "model": wide | {"pitch_channels": 4, "predictor_layers": 1, "norm": "before"},
+        },
+    )
     checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config.model), config))
     encoder = PatchifierEncoder(str(tmp_path / "model"), "full")
     encoder(torch.stack(waves(3.0, 3.0))).last_hidden_state.square().sum().backward()
@@ -131,9 +176,15 @@ def test_full_training_reaches_every_parameter_that_it_asks_for(folder):
     assert encoder.model.training
     encoder(torch.stack(waves(20, 20))).last_hidden_state.square().mean().backward()
     asked = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-    reached = {name for name, parameter in encoder.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0}
+    reached = {
+        name
+        for name, parameter in encoder.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0
+    }
     assert {name.split(".")[1] for name in asked} == {"extractor", "bottleneck"}
-    assert asked == {name for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+    assert asked == {
+        name for name, parameter in encoder.named_parameters() if parameter.grad is not None
+    }
     assert len(reached) > 0.9 * len(asked)  # a bias of keys has no effect on attention
     encoder.eval()
     assert not encoder.model.training

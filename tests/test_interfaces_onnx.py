@@ -31,8 +31,14 @@ def embedder(model: dict | None = None, **sections) -> embed.Embedder:
     config = update(Config(), {"model": TINY | (model or {}), **sections})
     network = Patchifier(config.model, seed=0)
     with torch.no_grad():
-        for positions in [part for name, part in network.bottleneck.named_parameters() if name in ("positions", "distances.numbers")]:
-            positions.normal_(generator=torch.Generator().manual_seed(0))  # so that a wrong position shows
+        for positions in [
+            part
+            for name, part in network.bottleneck.named_parameters()
+            if name in ("positions", "distances.numbers")
+        ]:
+            positions.normal_(
+                generator=torch.Generator().manual_seed(0)
+            )  # so that a wrong position shows
     return embed.Embedder(network, config)
 
 
@@ -81,10 +87,18 @@ def difference(session, encoder: embed.Embedder, sounds: np.ndarray) -> float:
 
 
 def test_one_file_says_what_it_takes_and_gives(exported, session):
-    assert sorted(path.name for path in exported.parent.iterdir() if path.is_file()) == ["graph.onnx", "graph.pt2"]
+    assert sorted(path.name for path in exported.parent.iterdir() if path.is_file()) == [
+        "graph.onnx",
+        "graph.pt2",
+    ]
     assert session.get_modelmeta().custom_metadata_map["sample_rate"] == "22050"
     (taken,), (given_back,) = session.get_inputs(), session.get_outputs()
-    assert (taken.name, taken.type, given_back.name, given_back.shape[1]) == ("waveform", "tensor(float)", "embedding", 64)
+    assert (taken.name, taken.type, given_back.name, given_back.shape[1]) == (
+        "waveform",
+        "tensor(float)",
+        "embedding",
+        64,
+    )
     assert all(isinstance(size, str) for size in taken.shape)  # names of free sizes
 
 
@@ -95,13 +109,20 @@ def test_windows_of_every_length_are_the_embedders(session, folder, frames):
 
 
 @settings(max_examples=15, deadline=None)
-@given(sounds=st.integers(1, 4), samples=st.one_of(st.integers(1, 3000), st.integers(1, 45 * RATE)), seed=st.integers(0, 99), level_db=st.integers(-90, 0))
+@given(
+    sounds=st.integers(1, 4),
+    samples=st.one_of(st.integers(1, 3000), st.integers(1, 45 * RATE)),
+    seed=st.integers(0, 99),
+    level_db=st.integers(-90, 0),
+)
 def test_random_lengths_batches_and_levels_agree(session, folder, sounds, samples, seed, level_db):
     batch = noise(sounds, samples, seed=seed) * np.float32(10 ** (level_db / 20))
     assert difference(session, embed.load(folder), batch) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["silence", "constant", "tone of 16 bits", "half silent", "square"])
+@pytest.mark.parametrize(
+    "kind", ["silence", "constant", "tone of 16 bits", "half silent", "square"]
+)
 def test_sounds_with_little_in_them_agree(session, folder, kind):
     time_s = np.arange(3 * RATE) / RATE
     tone = 0.9 * np.sin(2 * np.pi * 440 * time_s)
@@ -125,13 +146,26 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(session):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["nowhere.onnx", "mono.wav"], ["nowhere.onnx: not a model that 'patchifier export --onnx' wrote (NoSuchFile("]),
-        (["text.wav", "mono.wav"], ["text.wav: not a model that 'patchifier export --onnx' wrote ("]),
+        (
+            ["nowhere.onnx", "mono.wav"],
+            ["nowhere.onnx: not a model that 'patchifier export --onnx' wrote (NoSuchFile("],
+        ),
+        (
+            ["text.wav", "mono.wav"],
+            ["text.wav: not a model that 'patchifier export --onnx' wrote ("],
+        ),
         (
             ["MODEL", "nowhere.wav", "text.wav", "."],
-            ["nowhere.wav: cannot be read (No such file or directory)", "text.wav: cannot be read (", ".: cannot be read (Is a"],
+            [
+                "nowhere.wav: cannot be read (No such file or directory)",
+                "text.wav: cannot be read (",
+                ".: cannot be read (Is a",
+            ],
         ),
-        (["MODEL", "mono.wav", "--out", "nowhere/x.npz"], ["nowhere/x.npz: cannot be written (No such file or directory)"]),
+        (
+            ["MODEL", "mono.wav", "--out", "nowhere/x.npz"],
+            ["nowhere/x.npz: cannot be written (No such file or directory)"],
+        ),
     ],
     ids=["no model", "not a model", "no audio", "no folder"],
 )
@@ -164,7 +198,16 @@ def test_the_example_embeds_files_without_torch(exported, folder, tmp_path):
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: assert sys.modules['torch'] is None and not [name for name in sys.modules if name.startswith(('torch.', 'patchifier.'))]"
     )
-    command = [sys.executable, "-c", program, str(EXAMPLE), str(exported), *names, "--out", str(tmp_path / "vectors.npz")]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(EXAMPLE),
+        str(exported),
+        *names,
+        "--out",
+        str(tmp_path / "vectors.npz"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr  # one could not be read
     assert "broken.mp3" in done.stderr
@@ -175,7 +218,12 @@ def test_the_example_embeds_files_without_torch(exported, folder, tmp_path):
 
 
 def test_a_program_of_torch_gives_the_same_without_this_package(files, folder, tmp_path):
-    sounds = [noise(1, 1), noise(3, 700, seed=1), noise(1, 30_000, seed=2), noise(2, 31 * RATE, seed=3)]
+    sounds = [
+        noise(1, 1),
+        noise(3, 700, seed=1),
+        noise(1, 30_000, seed=2),
+        noise(2, 31 * RATE, seed=3),
+    ]
     np.savez(tmp_path / "sounds.npz", *sounds)
     program = (
         "import sys, numpy, torch; sys.modules['patchifier'] = None\n"
@@ -184,14 +232,23 @@ def test_a_program_of_torch_gives_the_same_without_this_package(files, folder, t
         "    numpy.savez(sys.argv[3], *(model(torch.from_numpy(given[f'arr_{k}'])).detach().numpy() for k in range(len(given))))\n"
         "print(extra['metadata.json'])"
     )
-    command = [sys.executable, "-c", program, str(files[1]), str(tmp_path / "sounds.npz"), str(tmp_path / "vectors.npz")]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(files[1]),
+        str(tmp_path / "sounds.npz"),
+        str(tmp_path / "vectors.npz"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["sample_rate"] == "22050"
     encoder = embed.load(folder)
     with np.load(tmp_path / "vectors.npz") as found:
         for number, batch in enumerate(sounds):
-            np.testing.assert_allclose(found[f"arr_{number}"], encoder.embed(list(batch), RATE), atol=1e-5)
+            np.testing.assert_allclose(
+                found[f"arr_{number}"], encoder.embed(list(batch), RATE), atol=1e-5
+            )
 
 
 def test_the_example_is_short():
@@ -214,7 +271,15 @@ def test_every_pooling_and_layer_is_in_the_graph(pooling, frames):
 def test_other_spectrograms_and_windows_are_in_the_graph():
     made = embedder(
         {"positions": 30, "frames": 64, "embedding": "plain"},
-        spectrogram={"n_fft": 1024, "hop": 400, "window": "hamming", "mel_scale": "htk", "sample_rate": 16_000, "f_max_hz": 8000.0, "floor_db": -80.0},
+        spectrogram={
+            "n_fft": 1024,
+            "hop": 400,
+            "window": "hamming",
+            "mel_scale": "htk",
+            "sample_rate": 16_000,
+            "f_max_hz": 8000.0,
+            "floor_db": -80.0,
+        },
         pretrain={"stage_two_patches": "whole"},
     )
     sounds = noise(1, 40 * 64 * 400)
@@ -226,8 +291,17 @@ def test_other_spectrograms_and_windows_are_in_the_graph():
 @pytest.mark.parametrize("frames", [5, 1300])
 def test_estimates_and_summaries_are_in_the_graph(frames):
     rows = {"bands": 280, "pitch_bands": 216}
-    model = rows | {"pitch_channels": 4, "estimators": ["tonic", "tempo"], "readout": 64 + 36 + 72 + 64 + 128 + 120, "components": [64, 9]}
-    made = embedder(model, spectrogram=rows, embed={"summaries": ["tonic", "degrees", "tempo", "metre", "texture"]})
+    model = rows | {
+        "pitch_channels": 4,
+        "estimators": ["tonic", "tempo"],
+        "readout": 64 + 36 + 72 + 64 + 128 + 120,
+        "components": [64, 9],
+    }
+    made = embedder(
+        model,
+        spectrogram=rows,
+        embed={"summaries": ["tonic", "degrees", "tempo", "metre", "texture"]},
+    )
     sounds = noise(2, frames * 512, seed=frames)
     with torch.no_grad():
         found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
@@ -236,7 +310,14 @@ def test_estimates_and_summaries_are_in_the_graph(frames):
 
 
 @pytest.mark.parametrize(
-    "model", [{"embedding": "relative"}, {"extractor": "transformer"}, {"extractor": "two-scale"}, {"norm": "before", "predictor_layers": 1}], ids=str
+    "model",
+    [
+        {"embedding": "relative"},
+        {"extractor": "transformer"},
+        {"extractor": "two-scale"},
+        {"norm": "before", "predictor_layers": 1},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("frames", [5, 1300])
 def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
@@ -255,7 +336,9 @@ def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
         ({"spectrogram": {"top_db": 80.0}}, "top_db"),
     ],
 )
-def test_what_has_no_place_in_a_graph_is_refused_and_nothing_is_written(sections, message, tmp_path):
+def test_what_has_no_place_in_a_graph_is_refused_and_nothing_is_written(
+    sections, message, tmp_path
+):
     with pytest.raises(RequestError, match=message):
         export(embedder(**sections), tmp_path / "graph.onnx")
     assert not list(tmp_path.iterdir())

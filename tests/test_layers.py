@@ -17,14 +17,18 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def plain_up(maps, weight, bias):
-    return nn.functional.conv2d(nn.functional.interpolate(maps, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    return nn.functional.conv2d(
+        nn.functional.interpolate(maps, scale_factor=2, mode="nearest"), weight, bias, padding=1
+    )
 
 
 def assert_same(layer, plain, maps, seed=0, tolerance=1e-5):
     """Values and gradients of a layer are those of a function of (maps, weight, bias)."""
     inputs = [maps, *(parameter.detach() for parameter in layer.parameters())]
     ours, theirs = ([part.clone().requires_grad_() for part in inputs] for _ in range(2))
-    result = torch.func.functional_call(layer, dict(zip(("weight", "bias"), ours[1:], strict=False)), ours[0])
+    result = torch.func.functional_call(
+        layer, dict(zip(("weight", "bias"), ours[1:], strict=False)), ours[0]
+    )
     wanted = plain(theirs[0], theirs[1], theirs[2] if len(theirs) > 2 else None)
     torch.testing.assert_close(result, wanted, atol=tolerance, rtol=tolerance)
     weights = noise(*wanted.shape, seed=seed + 3)
@@ -34,12 +38,20 @@ def assert_same(layer, plain, maps, seed=0, tolerance=1e-5):
         torch.testing.assert_close(one.grad, two.grad, atol=10 * tolerance, rtol=tolerance)
 
 
-SIZES = {"P": st.integers(1, 3), "C": st.integers(1, 5), "O": st.integers(1, 3), "H": st.integers(1, 9), "W": st.integers(1, 9)}
+SIZES = {
+    "P": st.integers(1, 3),
+    "C": st.integers(1, 5),
+    "O": st.integers(1, 3),
+    "H": st.integers(1, 9),
+    "W": st.integers(1, 9),
+}
 
 
 @settings(max_examples=60, deadline=None)
 @given(**SIZES, bias=st.booleans(), seed=st.integers(0, 99))
-def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(P, C, O, H, W, bias, seed):  # noqa: E741
+def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(
+    P, C, O, H, W, bias, seed
+):  # noqa: E741
     torch.manual_seed(seed)
     assert_same(UpConvolution(C, O, bias=bias), plain_up, noise(P, C, H, W, seed=seed), seed)
 
@@ -47,11 +59,19 @@ def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(P,
 @pytest.mark.parametrize("way", ["by_transposition", "by_phases"])
 def test_each_way_of_up_convolution_is_the_same_function(way):
     layer, maps = UpConvolution(5, 3), noise(2, 5, 4, 6)
-    torch.testing.assert_close(getattr(layer, way)(maps), plain_up(maps, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        getattr(layer, way)(maps), plain_up(maps, layer.weight, layer.bias), atol=1e-5, rtol=1e-5
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(**SIZES, stride=st.sampled_from([1, 2]), bias=st.booleans(), training=st.booleans(), seed=st.integers(0, 99))
+@given(
+    **SIZES,
+    stride=st.sampled_from([1, 2]),
+    bias=st.booleans(),
+    training=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_convolution_is_torchs_in_values_and_gradients(P, C, O, H, W, stride, bias, training, seed):  # noqa: E741
     torch.manual_seed(seed)
     layer = Convolution(C, O, 3, stride=stride, padding=1, bias=bias).train(training)
@@ -64,14 +84,28 @@ def test_convolution_is_torchs_in_values_and_gradients(P, C, O, H, W, stride, bi
 
 
 def test_the_papers_layers_are_the_same_function_at_their_own_size():
-    for (before, after), cells in zip(itertools.pairwise([256, 128, 64, 32, 16, 1]), [(2, 1), (4, 2), (8, 4), (16, 8), (32, 16)], strict=True):
-        assert_same(UpConvolution(before, after), plain_up, 0.1 * noise(8, before, *cells).contiguous(memory_format=torch.channels_last))
+    for (before, after), cells in zip(
+        itertools.pairwise([256, 128, 64, 32, 16, 1]),
+        [(2, 1), (4, 2), (8, 4), (16, 8), (32, 16)],
+        strict=True,
+    ):
+        assert_same(
+            UpConvolution(before, after),
+            plain_up,
+            0.1 * noise(8, before, *cells).contiguous(memory_format=torch.channels_last),
+        )
     for before, after, stride, cells in [(128, 256, 2, (4, 2)), (256, 256, 1, (2, 1))]:
         layer = Convolution(before, after, 3, stride=stride, padding=1, bias=False)
         assert layer.training
         assert cells[0] * cells[1] <= FEW_CELLS
         maps = 0.1 * noise(8, before, *cells)
-        assert_same(layer, lambda maps, weight, bias, stride=stride: nn.functional.conv2d(maps, weight, stride=stride, padding=1), maps)
+        assert_same(
+            layer,
+            lambda maps, weight, bias, stride=stride: nn.functional.conv2d(
+                maps, weight, stride=stride, padding=1
+            ),
+            maps,
+        )
 
 
 def test_a_table_made_in_inference_serves_training():
@@ -95,7 +129,10 @@ def test_dropout_zeroes_its_share_keeps_the_mean_and_passes_the_same_gradient(p,
     assert torch.equal(x.grad, result)
     n, dropped = x.numel(), (result == 0).double()
     assert abs(dropped.mean() - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-5
-    assert set(result.unique().tolist()) == {0.0, torch.tensor(1 / (1 - round(p * 65536) / 65536), dtype=dtype).item()}
+    assert set(result.unique().tolist()) == {
+        0.0,
+        torch.tensor(1 / (1 - round(p * 65536) / 65536), dtype=dtype).item(),
+    }
     for axis in (0, 1):  # no row or column is favoured, nor a place among the four of a draw
         spread = (p * (1 - p) / x.shape[1 - axis]) ** 0.5
         assert (dropped.mean(1 - axis) - p).abs().max() < 5 * spread
@@ -125,7 +162,9 @@ def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
 def test_attention_is_torchs_own(before, padded, training):
     """The same outputs and gradients; in bf16 as close as bf16 is, and the same in both ways of a layer."""
     torch.manual_seed(0)
-    plain = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=before).train(training)
+    plain = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=before).train(
+        training
+    )
     ours = copy.deepcopy(plain)
     ours.self_attn.__class__ = Attention
     x, padding = torch.randn(3, 11, 32), torch.zeros(3, 11, dtype=torch.bool)
@@ -136,11 +175,18 @@ def test_attention_is_torchs_own(before, padded, training):
         seen = x.clone().requires_grad_()
         output = layer(seen, src_key_padding_mask=mask)
         output[~padding].square().mean().backward()
-        found.append([output[~padding].detach(), seen.grad, *(weight.grad for weight in layer.parameters())])
+        found.append(
+            [output[~padding].detach(), seen.grad, *(weight.grad for weight in layer.parameters())]
+        )
         with torch.inference_mode():  # torch's fast path
             found[-1].append(layer(x, src_key_padding_mask=mask)[~padding])
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(layer(x, src_key_padding_mask=mask)[~padding].float(), output[~padding].detach(), atol=0.05, rtol=0.02)
+            torch.testing.assert_close(
+                layer(x, src_key_padding_mask=mask)[~padding].float(),
+                output[~padding].detach(),
+                atol=0.05,
+                rtol=0.02,
+            )
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 

@@ -19,7 +19,16 @@ from patchifier.pretrain.learner import Learner, idle_parts
 from patchifier.pretrain.targets import PIXELS, TAUGHT, require_targets
 
 ALL = (PIXELS, *DESCRIPTORS, *TAUGHT)
-MODEL = {"channels": [4, 4, 4, 8, 8], "pitch_channels": 4, "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "dropout": 0.0, "predictor_layers": 1}
+MODEL = {
+    "channels": [4, 4, 4, 8, 8],
+    "pitch_channels": 4,
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "feed_forward": 32,
+    "dropout": 0.0,
+    "predictor_layers": 1,
+}
 CONFIG = update(
     Config(),
     {
@@ -38,21 +47,29 @@ def config_of(*targets: str, **model) -> Config:
 def music(B: int, N: int, *, seed: int = 0) -> torch.Tensor:
     """Patches (B, N, 1, M, W) of which each clip and each band has a level of its own."""
     chance = torch.Generator().manual_seed(seed)
-    levels = torch.rand(B, N, 1, 280, 1, generator=chance) + torch.rand(B, 1, 1, 280, 1, generator=chance)
+    levels = torch.rand(B, N, 1, 280, 1, generator=chance) + torch.rand(
+        B, 1, 1, 280, 1, generator=chance
+    )
     return 0.3 * levels + 0.1 * torch.rand(B, N, 1, 280, 32, generator=chance) - 0.8
 
 
 def learner_of(config: Config = CONFIG, shown: torch.Tensor | None = None) -> Learner:
-    return Learner(Patchifier(config.model), config, [(music(8, 6) if shown is None else shown, None)])
+    return Learner(
+        Patchifier(config.model), config, [(music(8, 6) if shown is None else shown, None)]
+    )
 
 
 def half(B: int, N: int) -> torch.Tensor:
     return torch.from_numpy(draw_mask(np.random.default_rng(0), np.ones((B, N), bool), 0.5))
 
 
-def asked(learner: Learner, shown: torch.Tensor, masked: torch.Tensor, present: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+def asked(
+    learner: Learner, shown: torch.Tensor, masked: torch.Tensor, present: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     seen = ~masked if present is None else present & ~masked
-    return learner.errors(shown, shown, present, masked, visible=places(seen), hidden=places(masked))
+    return learner.errors(
+        shown, shown, present, masked, visible=places(seen), hidden=places(masked)
+    )
 
 
 # --- errors ---
@@ -71,7 +88,9 @@ def test_an_error_is_one_for_the_mean_and_for_a_guess():
     errors = asked(learner, shown, half(8, 6))
     assert list(errors) == list(ALL)
     for name, error in errors.items():
-        within = 0.02 if name in ("latent", "contrast") else 0.15  # half of the patches stand for all
+        within = (
+            0.02 if name in ("latent", "contrast") else 0.15
+        )  # half of the patches stand for all
         assert float(error) == pytest.approx(1, abs=within), name
 
 
@@ -110,7 +129,9 @@ def test_errors_of_a_clip_do_not_depend_on_padding():
     present = torch.arange(9)[None] < 5
     beside = asked(learner, padded, torch.nn.functional.pad(masked, (0, 4)), present)
     for name, error in alone.items():
-        torch.testing.assert_close(beside[name], error, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            beside[name], error, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @torch.no_grad()
@@ -132,7 +153,10 @@ class Clips:
         chance = np.random.default_rng(0)
         self.frames = np.array([900, 300, 830, 1249, 1000, 700, 1100, 100])
         self.clips, self.spectrogram = self.frames, CONFIG.spectrogram
-        self.log_mels = [(chance.random((280,)) + 0.3 * chance.random((count, 280)) - 1.2).astype(np.float16) for count in self.frames]
+        self.log_mels = [
+            (chance.random((280,)) + 0.3 * chance.random((count, 280)) - 1.2).astype(np.float16)
+            for count in self.frames
+        ]
 
     def log_mel(self, index, first=0, last=None):
         return self.log_mels[index][first:last]
@@ -145,8 +169,17 @@ class Clips:
         return torch.from_numpy(batch)
 
 
-def batches_of(config: Config, share: slice | None = None, clips: np.ndarray | None = None) -> Batches:
-    return Batches(Clips(), [np.arange(8) if clips is None else clips], config, "two", TrainingConfig(batch=4), share=share)
+def batches_of(
+    config: Config, share: slice | None = None, clips: np.ndarray | None = None
+) -> Batches:
+    return Batches(
+        Clips(),
+        [np.arange(8) if clips is None else clips],
+        config,
+        "two",
+        TrainingConfig(batch=4),
+        share=share,
+    )
 
 
 @torch.no_grad()
@@ -157,7 +190,12 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
     losses = []
     for share in (None, slice(0, 2), slice(2, 4)):
         own = batches_of(config, share)
-        losses.append([float(stage_loss("two", own, config.pretrain)(learner, own(step))) for step in range(4)])
+        losses.append(
+            [
+                float(stage_loss("two", own, config.pretrain)(learner, own(step)))
+                for step in range(4)
+            ]
+        )
     whole, first, second = np.array(losses)
     np.testing.assert_allclose((first + second) / 2, whole, atol=1e-5)
     assert np.abs(first - whole).max() > 1e-3
@@ -167,12 +205,23 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
 def test_figures_are_errors_weighted_by_clips():
     learner = learner_of().eval()
     shown = [music(4, 6, seed=1), music(2, 6, seed=2)]
-    batches = [Batch(each, each, torch.ones(each.shape[:2], dtype=torch.bool), half(*each.shape[:2]), torch.arange(len(each))) for each in shown]
+    batches = [
+        Batch(
+            each,
+            each,
+            torch.ones(each.shape[:2], dtype=torch.bool),
+            half(*each.shape[:2]),
+            torch.arange(len(each)),
+        )
+        for each in shown
+    ]
     figures = learner.figures(batches)
     assert list(figures) == [f"{name}_error" for name in ALL]
     errors = [asked(learner, batch.patches, batch.masked, batch.present) for batch in batches]
     for name in ALL:
-        assert figures[f"{name}_error"] == pytest.approx((4 * float(errors[0][name]) + 2 * float(errors[1][name])) / 6, rel=1e-5)
+        assert figures[f"{name}_error"] == pytest.approx(
+            (4 * float(errors[0][name]) + 2 * float(errors[1][name])) / 6, rel=1e-5
+        )
 
 
 # --- weights ---
@@ -198,14 +247,23 @@ def test_training_lowers_every_error():
     config = update(CONFIG, {"pretrain": {"teacher_decay": 0.9}})
     torch.manual_seed(0)
     learner, shown, masked = learner_of(config).train(), music(4, 6), half(4, 6)
-    optimiser = torch.optim.AdamW([parameter for parameter in learner.parameters() if parameter.requires_grad], lr=5e-3)
+    optimiser = torch.optim.AdamW(
+        [parameter for parameter in learner.parameters() if parameter.requires_grad], lr=5e-3
+    )
     errors = []
     for _ in range(40):
         optimiser.zero_grad()
-        learner.stage_two_loss(shown, shown, None, masked, visible=places(~masked), hidden=places(masked)).backward()
+        learner.stage_two_loss(
+            shown, shown, None, masked, visible=places(~masked), hidden=places(masked)
+        ).backward()
         optimiser.step()
         with torch.no_grad():
-            errors.append({name: float(error) for name, error in asked(learner.train(), shown, masked).items()})
+            errors.append(
+                {
+                    name: float(error)
+                    for name, error in asked(learner.train(), shown, masked).items()
+                }
+            )
     for name in ALL:
         assert errors[-1][name] < 0.95 * errors[0][name], name
 
@@ -217,23 +275,50 @@ def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient():
     config = update(CONFIG, {"pretrain": {"teacher_decay": 0.9}})
     learner, shown, masked = learner_of(config), music(4, 6), half(4, 6)
     where = {"visible": places(~masked), "hidden": places(masked)}
-    pairs = [("extractor", learner.model.extractor), ("bottleneck", learner.model.bottleneck), ("contrast", learner.heads["contrast"])]
+    pairs = [
+        ("extractor", learner.model.extractor),
+        ("bottleneck", learner.model.bottleneck),
+        ("contrast", learner.heads["contrast"]),
+    ]
     with torch.no_grad():
         for parameter in learner.model.parameters():
             parameter.add_(0.1 * torch.rand_like(parameter))
-    before = {name: [value.clone() for value in getattr(learner.teacher, name).parameters()] for name, _ in pairs}
+    before = {
+        name: [value.clone() for value in getattr(learner.teacher, name).parameters()]
+        for name, _ in pairs
+    }
     learner.eval().stage_two_loss(shown, shown, None, masked, **where)
     for name, _ in pairs:
-        assert all(torch.equal(*both) for both in zip(getattr(learner.teacher, name).parameters(), before[name], strict=True)), "it moved in evaluation"
-    expected = {name: [0.9 * old + 0.1 * new.detach() for old, new in zip(before[name], part.parameters(), strict=True)] for name, part in pairs}
+        assert all(
+            torch.equal(*both)
+            for both in zip(getattr(learner.teacher, name).parameters(), before[name], strict=True)
+        ), "it moved in evaluation"
+    expected = {
+        name: [
+            0.9 * old + 0.1 * new.detach()
+            for old, new in zip(before[name], part.parameters(), strict=True)
+        ]
+        for name, part in pairs
+    }
     learner.train().stage_two_loss(shown, shown, None, masked, **where).backward()
     for name, _ in pairs:
-        torch.testing.assert_close(list(getattr(learner.teacher, name).parameters()), expected[name])
-    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in learner.teacher.parameters())
-    assert not any(part.training for part in learner.teacher.modules() if part is not learner.teacher.contrast)
-    learner.stage_two_loss(shown, shown, None, masked, **where)  # now with the statistics of the step before
+        torch.testing.assert_close(
+            list(getattr(learner.teacher, name).parameters()), expected[name]
+        )
+    assert not any(
+        parameter.requires_grad or parameter.grad is not None
+        for parameter in learner.teacher.parameters()
+    )
+    assert not any(
+        part.training for part in learner.teacher.modules() if part is not learner.teacher.contrast
+    )
+    learner.stage_two_loss(
+        shown, shown, None, masked, **where
+    )  # now with the statistics of the step before
     learner.teacher.follow(learner, 0.9)
-    for own, source in zip(learner.teacher.extractor.buffers(), learner.model.extractor.buffers(), strict=True):
+    for own, source in zip(
+        learner.teacher.extractor.buffers(), learner.model.extractor.buffers(), strict=True
+    ):
         assert torch.equal(own, source)
 
 
@@ -256,7 +341,9 @@ def test_the_teacher_sees_masked_patches_alone(padded):
     vectors, clips = before
     assert vectors.shape == (int(masked.sum()), 16)
     torch.testing.assert_close(vectors.mean(-1), torch.zeros(len(vectors)), atol=1e-5, rtol=0)
-    torch.testing.assert_close(vectors.var(-1, correction=0), torch.ones(len(vectors)), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        vectors.var(-1, correction=0), torch.ones(len(vectors)), atol=1e-2, rtol=0
+    )
     assert clips.shape == (3, 128)
     torch.testing.assert_close(clips.norm(dim=-1), torch.ones(3))
 
@@ -270,7 +357,12 @@ def test_the_teacher_says_of_a_clip_what_it_would_say_of_it_alone():
     counts = masked.sum(1).tolist()
     for row, part in enumerate(vectors.split(counts)):
         count = int(present[row].sum())
-        own, clip = learner.teacher(shown[row : row + 1, :count], None, masked[row : row + 1, :count], places(masked[row, :count]))
+        own, clip = learner.teacher(
+            shown[row : row + 1, :count],
+            None,
+            masked[row : row + 1, :count],
+            places(masked[row, :count]),
+        )
         torch.testing.assert_close(part, own, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(clips[row], clip[0], atol=1e-4, rtol=1e-3)
 
@@ -278,30 +370,53 @@ def test_the_teacher_says_of_a_clip_what_it_would_say_of_it_alone():
 @torch.no_grad()
 def test_contrast_is_low_where_a_clip_is_its_own_teachers_and_high_where_it_is_anothers():
     learner = learner_of().eval()
-    clips = torch.nn.functional.normalize(torch.rand(4, 128, generator=torch.Generator().manual_seed(0)) - 0.5, dim=1)
+    clips = torch.nn.functional.normalize(
+        torch.rand(4, 128, generator=torch.Generator().manual_seed(0)) - 0.5, dim=1
+    )
     learner.heads["contrast"] = torch.nn.Identity()
-    own, others = (float(Learner.contrast(learner, each, clips)) for each in (clips, clips.roll(1, 0)))
+    own, others = (
+        float(Learner.contrast(learner, each, clips)) for each in (clips, clips.roll(1, 0))
+    )
     assert own < 0.1 < 1 < others
 
 
-def contrast_of_groups(learner: Learner, asked: list[int], heard: list[int], clips: list[int], groups: list[int]) -> float:
+def contrast_of_groups(
+    learner: Learner, asked: list[int], heard: list[int], clips: list[int], groups: list[int]
+) -> float:
     """Vectors and what the teacher hears are unit vectors along these axes; a temperature of 0.1 makes a likeness of 10."""
     axes = torch.eye(128)
     learner.heads["contrast"] = torch.nn.Identity()
     with torch.no_grad():
-        return float(Learner.contrast(learner, axes[asked], axes[heard], torch.tensor(clips), torch.tensor(groups))) * math.log(len(clips))
+        return float(
+            Learner.contrast(
+                learner, axes[asked], axes[heard], torch.tensor(clips), torch.tensor(groups)
+            )
+        ) * math.log(len(clips))
 
 
 def test_contrast_of_groups_asks_for_the_others_of_the_group_and_not_for_the_clip():
-    learner, pairs = learner_of(config_of("contrast")), {"clips": [0, 2, 1, 4, 3, 6], "groups": [7, 7, 5, 5, 9, 9]}
+    learner, pairs = (
+        learner_of(config_of("contrast")),
+        {"clips": [0, 2, 1, 4, 3, 6], "groups": [7, 7, 5, 5, 9, 9]},
+    )
     one_of_five = math.log(1 + 4 * math.exp(-10))
-    assert contrast_of_groups(learner, [0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2], **pairs) == pytest.approx(one_of_five, abs=1e-5)
-    assert contrast_of_groups(learner, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], **pairs) == pytest.approx(math.log(5), rel=1e-5)  # itself is no answer
+    assert contrast_of_groups(
+        learner, [0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2], **pairs
+    ) == pytest.approx(one_of_five, abs=1e-5)
+    assert contrast_of_groups(
+        learner, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], **pairs
+    ) == pytest.approx(math.log(5), rel=1e-5)  # itself is no answer
 
 
 def test_contrast_of_groups_takes_all_of_a_group_that_a_batch_meets_twice():
     """The first two know the group's third clip, and each other not: one of two answers, of five that are asked about."""
-    found = contrast_of_groups(learner_of(config_of("contrast")), [0, 0, 1, 1, 1, 1], [2, 3, 0, 0, 1, 1], clips=[0, 1, 2, 2, 3, 4], groups=[7, 7, 7, 7, 8, 8])
+    found = contrast_of_groups(
+        learner_of(config_of("contrast")),
+        [0, 0, 1, 1, 1, 1],
+        [2, 3, 0, 0, 1, 1],
+        clips=[0, 1, 2, 2, 3, 4],
+        groups=[7, 7, 7, 7, 8, 8],
+    )
     known, unknown = 2 * math.exp(10) + 3, 2 * math.exp(10) + 2
     of_first = -(2 * math.log(math.exp(10) / known) + math.log(1 / known)) / 3
     of_third = -2 * math.log(1 / unknown) / 2  # it takes the strangers for its own
@@ -310,13 +425,23 @@ def test_contrast_of_groups_takes_all_of_a_group_that_a_batch_meets_twice():
 
 
 def test_a_clip_alone_in_its_group_is_asked_for_itself_and_its_other_crop_is_no_answer():
-    learner, who = learner_of(config_of("contrast")), {"clips": [0, 0, 1, 1], "groups": [7, 7, 8, 8]}
-    assert contrast_of_groups(learner, [0, 1, 2, 3], [0, 1, 2, 3], **who) == pytest.approx(math.log(1 + 2 * math.exp(-10)), abs=1e-5)
-    assert contrast_of_groups(learner, [0, 1, 2, 3], [1, 0, 3, 2], **who) == pytest.approx(math.log(3), rel=1e-5)
+    learner, who = (
+        learner_of(config_of("contrast")),
+        {"clips": [0, 0, 1, 1], "groups": [7, 7, 8, 8]},
+    )
+    assert contrast_of_groups(learner, [0, 1, 2, 3], [0, 1, 2, 3], **who) == pytest.approx(
+        math.log(1 + 2 * math.exp(-10)), abs=1e-5
+    )
+    assert contrast_of_groups(learner, [0, 1, 2, 3], [1, 0, 3, 2], **who) == pytest.approx(
+        math.log(3), rel=1e-5
+    )
 
 
 def test_held_out_clips_are_told_from_other_groups():
-    learner, who = learner_of(config_of("contrast")).eval(), {"clips": [0, 1, 2, 3], "groups": [7, 7, 7, 8]}
+    learner, who = (
+        learner_of(config_of("contrast")).eval(),
+        {"clips": [0, 1, 2, 3], "groups": [7, 7, 7, 8]},
+    )
     assert contrast_of_groups(learner, [0, 0, 0, 1], [0, 0, 0, 1], **who) == pytest.approx(
         (3 * math.log(1 + math.exp(-10)) + math.log(1 + 3 * math.exp(-10))) / 4, abs=1e-5
     )
@@ -333,18 +458,30 @@ def test_without_latent_or_contrast_there_is_no_teacher():
 
 
 @pytest.mark.parametrize("predictor", [0, 1])
-@pytest.mark.parametrize("targets", [ALL, ("latent",), ("contrast",), ("harmony",), ("timbre", "latent"), (PIXELS, "pulse")], ids="+".join)
-def test_all_that_is_trained_gets_a_gradient_and_a_device_is_not_waited_for(targets, predictor, monkeypatch):
+@pytest.mark.parametrize(
+    "targets",
+    [ALL, ("latent",), ("contrast",), ("harmony",), ("timbre", "latent"), (PIXELS, "pulse")],
+    ids="+".join,
+)
+def test_all_that_is_trained_gets_a_gradient_and_a_device_is_not_waited_for(
+    targets, predictor, monkeypatch
+):
     """On torch's meta device there are shapes and no numbers; several processes miss a gradient that is not there."""
-    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: contextlib.nullcontext())  # which does not know that device
+    monkeypatch.setattr(
+        torch, "autocast", lambda *arguments, **options: contextlib.nullcontext()
+    )  # which does not know that device
     config = config_of(*targets, predictor_layers=predictor)
     long = np.array([0, 2, 3, 4])
     own = batches_of(config, clips=long)
     learner = stage_module("two", Patchifier(config.model), own, config).to("meta").train()
-    own.resident = Resident(torch.empty(10_000, 280, dtype=torch.float16, device="meta"), np.zeros(8, int))
+    own.resident = Resident(
+        torch.empty(10_000, 280, dtype=torch.float16, device="meta"), np.zeros(8, int)
+    )
     plan = own(0)
     assert plan.present is None
-    moved = dataclasses.replace(plan, **{name: value.to("meta") for name, value in vars(plan).items() if value is not None})
+    moved = dataclasses.replace(
+        plan, **{name: value.to("meta") for name, value in vars(plan).items() if value is not None}
+    )
     loss = stage_loss("two", own, config.pretrain)(learner, moved)
     loss.backward()
     assert loss.device.type == "meta"
@@ -352,7 +489,11 @@ def test_all_that_is_trained_gets_a_gradient_and_a_device_is_not_waited_for(targ
     missing = [name for name in trained if learner.get_parameter(name).grad is None]
     assert not missing
     assert any(name.startswith("model.extractor.pitch") for name in trained)
-    idle = [name for name, part in learner.model.named_children() if not any(parameter.requires_grad for parameter in part.parameters())]
+    idle = [
+        name
+        for name, part in learner.model.named_children()
+        if not any(parameter.requires_grad for parameter in part.parameters())
+    ]
     assert set(idle) == set(idle_parts(config)) - ({"predictor"} if not predictor else set())
 
 
@@ -387,15 +528,27 @@ def test_what_another_model_says_is_asked_of_the_clip_whose_it_is():
     shown, masked, clips = music(3, 6), half(3, 6), torch.tensor([4, 19, 0])
     where = {"visible": places(~masked), "hidden": places(masked)}
     learner.heads["distil"].bias.copy_(said[4])
-    errors = learner.errors(shown[:1], shown[:1], None, masked[:1], visible=places(~masked[:1]), hidden=places(masked[:1]), clips=clips[:1])
+    errors = learner.errors(
+        shown[:1],
+        shown[:1],
+        None,
+        masked[:1],
+        visible=places(~masked[:1]),
+        hidden=places(masked[:1]),
+        clips=clips[:1],
+    )
     assert float(errors["distil"]) == 0
     learner.heads["distil"].bias.zero_()
     errors = learner.errors(shown, shown, None, masked, **where, clips=clips)
     assert float(errors["distil"]) == pytest.approx(float(said[clips].square().mean()), rel=1e-5)
-    assert not any(name.startswith("elsewhere") for name in learner.state_dict())  # it lies in its own files
+    assert not any(
+        name.startswith("elsewhere") for name in learner.state_dict()
+    )  # it lies in its own files
 
 
-def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_is_said(small_cache, tmp_path):
+def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_is_said(
+    small_cache, tmp_path
+):
     data = Cache(small_cache)
     levels = [float(np.mean(data.log_mel(index))) for index in range(len(data.clips))]
     for clip, level in zip(data.clips, levels, strict=True):
@@ -403,19 +556,34 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
         file.parent.mkdir(exist_ok=True)
         np.save(file, np.array([level, 0.3], np.float32))
     stage = {"steps": 60, "batch": 8, "learning_rate": 3e-3}
-    changes = {"model": MODEL, "pretrain": {"stages": "two", "targets": ["distil"], "teacher_features": str(tmp_path), "stage_two": stage, "patches": 6}}
+    changes = {
+        "model": MODEL,
+        "pretrain": {
+            "stages": "two",
+            "targets": ["distil"],
+            "teacher_features": str(tmp_path),
+            "stage_two": stage,
+            "patches": 6,
+        },
+    }
     changes["pretrain"] |= {"validation_fraction": 0.2, "precision": "32", "validate_every": 30}
     pretrain(small_cache, tmp_path / "run", config=update(Config(), changes), device="cpu")
     rows = (tmp_path / "run" / "stage-two" / "validation.csv").read_text().splitlines()
     column = rows[0].split(",").index("distil_error")
     errors = [float(row.split(",")[column]) for row in rows[1:]]
-    assert errors[-1] < 0.5 * errors[0], errors  # a level is easily heard; the number that never changes is no trouble
+    assert errors[-1] < 0.5 * errors[0], (
+        errors
+    )  # a level is easily heard; the number that never changes is no trouble
     (tmp_path / f"{data.clips[3].id}.npy").unlink()
-    with pytest.raises(RequestError, match="has no file for the clips " + re.escape(data.clips[3].id)):
+    with pytest.raises(
+        RequestError, match="has no file for the clips " + re.escape(data.clips[3].id)
+    ):
         pretrain(small_cache, tmp_path / "other", config=update(Config(), changes), device="cpu")
 
 
-@pytest.mark.parametrize("pretraining", [{"targets": ["pixels", "distil"]}, {"teacher_features": "somewhere"}])
+@pytest.mark.parametrize(
+    "pretraining", [{"targets": ["pixels", "distil"]}, {"teacher_features": "somewhere"}]
+)
 def test_distillation_needs_both_the_target_and_the_folder(pretraining):
     with pytest.raises(RequestError, match="need each other"):
         require_targets(update(Config(), {"pretrain": pretraining}))

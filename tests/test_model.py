@@ -19,7 +19,14 @@ from patchifier.model import Decoder, FeatureExtractor, Head, Patchifier, draw_m
 
 def tiny(**changes) -> ModelConfig:
     """A model of a few thousand numbers."""
-    values = {"channels": (4, 4, 4, 4, 8), "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "positions": 25}
+    values = {
+        "channels": (4, 4, 4, 4, 8),
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "feed_forward": 32,
+        "positions": 25,
+    }
     return ModelConfig(**(values | changes))
 
 
@@ -84,9 +91,18 @@ def test_each_part_has_as_many_parameters_as_section_4_says(paper):
 
     D, channels = 256, [1, 16, 32, 64, 128, 256]
     pairs = list(itertools.pairwise(channels))
-    assert count(paper.extractor) == sum(9 * before * after + 9 * after * after + 4 * after for before, after in pairs) + 512 * D + D
-    layer = 4 * (D * D + D) + (D * 1024 + 1024) + (1024 * D + D) + 2 * 2 * D  # attention, feed-forward, two norms
-    assert count(paper.bottleneck) == 8 * layer + 2 * D + 26 * D + 2 * D  # CLS and mask token, positions, norm
+    assert (
+        count(paper.extractor)
+        == sum(9 * before * after + 9 * after * after + 4 * after for before, after in pairs)
+        + 512 * D
+        + D
+    )
+    layer = (
+        4 * (D * D + D) + (D * 1024 + 1024) + (1024 * D + D) + 2 * 2 * D
+    )  # attention, feed-forward, two norms
+    assert (
+        count(paper.bottleneck) == 8 * layer + 2 * D + 26 * D + 2 * D
+    )  # CLS and mask token, positions, norm
     assert count(paper.align) == 2 * (D * D + D)
     pairs = [(256, 128), (128, 64), (64, 32), (32, 16)]
     for norm, each in [("none", 1), ("batch", 2)]:  # a bias, or a norm's weight and bias
@@ -103,15 +119,28 @@ def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(c
     for module, filters in zip(extractor.down, (16, 32, 64, 128, 256), strict=True):
         found = [layer for layer in module if isinstance(layer, nn.Conv2d)]
         assert [layer.stride for layer in found] == [(2, 2)] + (convolutions - 1) * [(1, 1)]
-        assert all(layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.out_channels == filters for layer in found)
-        assert [type(layer) for layer in module] == convolutions * [Convolution, nn.BatchNorm2d, nn.ReLU]
+        assert all(
+            layer.kernel_size == (3, 3)
+            and layer.padding == (1, 1)
+            and layer.out_channels == filters
+            for layer in found
+        )
+        assert [type(layer) for layer in module] == convolutions * [
+            Convolution,
+            nn.BatchNorm2d,
+            nn.ReLU,
+        ]
     assert not any("Pool" in type(module).__name__ for module in extractor.modules())
 
 
 def test_no_convolution_before_a_batch_norm_has_a_bias():
     for part in (FeatureExtractor(ModelConfig()), Decoder(ModelConfig(decoder_norm="batch"))):
-        layers = [module for module in part.modules() if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))]
-        before_norm = [one for one, two in itertools.pairwise(layers) if isinstance(two, nn.BatchNorm2d)]
+        layers = [
+            module for module in part.modules() if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
+        ]
+        before_norm = [
+            one for one, two in itertools.pairwise(layers) if isinstance(two, nn.BatchNorm2d)
+        ]
         assert before_norm
         assert all(convolution.bias is None for convolution in before_norm)
 
@@ -122,7 +151,11 @@ def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
     layers = list(decoder.up)
     assert sum(isinstance(layer, UpConvolution) for layer in layers) == 5
     assert isinstance(layers[-1], UpConvolution)
-    assert all((layer.bias is None) == (norm == "batch") for layer in layers[:-1] if isinstance(layer, nn.Conv2d))
+    assert all(
+        (layer.bias is None) == (norm == "batch")
+        for layer in layers[:-1]
+        if isinstance(layer, nn.Conv2d)
+    )
     assert layers[-1].bias is not None
     assert len(norms(decoder)) == (4 if norm == "batch" else 0)
 
@@ -142,7 +175,9 @@ def test_a_sequence_may_have_any_number_of_patches():
     assert [layer.shape for layer in layers] == [(60, 60, 16), (60, 61, 16), (60, 61, 16)]
     assert all(torch.isfinite(layer).all() for layer in layers)
     for N in range(1, 61):
-        sequence = model.bottleneck(noise(2, N, 16), present=lengths_to_present(N, (N + 1) // 2))[-1]
+        sequence = model.bottleneck(noise(2, N, 16), present=lengths_to_present(N, (N + 1) // 2))[
+            -1
+        ]
         assert sequence.shape == (2, 1 + N, 16)
         assert torch.isfinite(sequence).all()
 
@@ -165,7 +200,12 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_any_batch(masking, gradient):
                 torch.testing.assert_close(together[0][b, :n], alone[0][0], atol=1e-5, rtol=0)
                 for batched, single in zip(together[1:], alone[1:], strict=True):
                     torch.testing.assert_close(batched[b, : 1 + n], single[0], atol=1e-5, rtol=0)
-                torch.testing.assert_close(filled[b, :n], model.reconstruct(patches[b : b + 1, :n], masked=one)[0], atol=1e-5, rtol=0)
+                torch.testing.assert_close(
+                    filled[b, :n],
+                    model.reconstruct(patches[b : b + 1, :n], masked=one)[0],
+                    atol=1e-5,
+                    rtol=0,
+                )
 
 
 @torch.no_grad()
@@ -173,7 +213,9 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_a_batch_with_one_longer_than_
     model, patches, counts = trained(tiny()), music(3, 60), (60, 33, 5)
     together = model.encode(patches, present=lengths_to_present(*counts))[-1]
     for b, n in enumerate(counts):
-        torch.testing.assert_close(together[b, : 1 + n], model.encode(patches[b : b + 1, :n])[-1][0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            together[b, : 1 + n], model.encode(patches[b : b + 1, :n])[-1][0], atol=1e-5, rtol=0
+        )
 
 
 @torch.no_grad()
@@ -181,7 +223,9 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_a_batch_of_the_papers_model(p
     present, patches = lengths_to_present(25, 7, 1), music(3, 25)
     together = paper.encode(patches, present=present)[-1]
     for b, n in enumerate((25, 7, 1)):
-        torch.testing.assert_close(together[b, : 1 + n], paper.encode(patches[b : b + 1, :n])[-1][0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            together[b, : 1 + n], paper.encode(patches[b : b + 1, :n])[-1][0], atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("content", [0.0, -1.0, 1e4, float("nan")])
@@ -198,9 +242,23 @@ def test_what_stands_in_padded_patches_changes_nothing(training, content):
         torch.manual_seed(0)
         layers = model.encode(padded, present=present)
         losses = [model.stage_one_loss(padded, padded_target, present)]
-        for loss_on, extract in [("masked", "visible"), ("all", "visible"), ("masked", "all"), ("all", "all")]:
-            losses.append(model.stage_two_loss(padded, padded_target, present, masked, loss_on=loss_on, extract=extract))
-        return [layers[0][present], *(layer[:, 1:][present] for layer in layers[1:]), *losses, *model.buffers()]
+        for loss_on, extract in [
+            ("masked", "visible"),
+            ("all", "visible"),
+            ("masked", "all"),
+            ("all", "all"),
+        ]:
+            losses.append(
+                model.stage_two_loss(
+                    padded, padded_target, present, masked, loss_on=loss_on, extract=extract
+                )
+            )
+        return [
+            layers[0][present],
+            *(layer[:, 1:][present] for layer in layers[1:]),
+            *losses,
+            *model.buffers(),
+        ]
 
     for one, two in zip(everything(0.5), everything(content), strict=True):
         assert torch.equal(one, two)
@@ -221,7 +279,11 @@ def test_present_patches_do_change_the_outcome():
     model, present = trained(tiny()), lengths_to_present(5, 3)
     other = music(2, 5)
     other[1, 2] += 0.1
-    assert not torch.allclose(model.encode(music(2, 5), present=present)[-1][1], model.encode(other, present=present)[-1][1], atol=1e-5)
+    assert not torch.allclose(
+        model.encode(music(2, 5), present=present)[-1][1],
+        model.encode(other, present=present)[-1][1],
+        atol=1e-5,
+    )
 
 
 # --- masks ---
@@ -249,7 +311,10 @@ def test_extracting_masked_patches_too_changes_nothing_but_batch_statistics():
     present, patches = lengths_to_present(12, 8), music(2, 12)
     masked = masks(present, 0.6)
     model = trained(tiny())
-    visible, everything = (model.encode(patches, masked=masked, present=present, extract=extract) for extract in ("visible", "all"))
+    visible, everything = (
+        model.encode(patches, masked=masked, present=present, extract=extract)
+        for extract in ("visible", "all")
+    )
     for one, two in zip(visible[1:], everything[1:], strict=True):
         torch.testing.assert_close(one[:, 1:][present], two[:, 1:][present], atol=1e-5, rtol=0)
         torch.testing.assert_close(one[:, 0], two[:, 0], atol=1e-5, rtol=0)
@@ -278,9 +343,23 @@ def test_the_number_of_masked_patches_is_exact_and_none_is_padding(rows, ratio, 
         assert here == (min(max(wanted, 1), n - 1) if n >= 2 else n)
 
 
-@pytest.mark.parametrize(("N", "ratio", "count"), [(25, 0.75, 19), (25, 0.9, 22), (25, 0.15, 4), (39, 0.75, 29), (2, 0.9, 1), (2, 0.01, 1), (1, 0.75, 1)])
+@pytest.mark.parametrize(
+    ("N", "ratio", "count"),
+    [
+        (25, 0.75, 19),
+        (25, 0.9, 22),
+        (25, 0.15, 4),
+        (39, 0.75, 29),
+        (2, 0.9, 1),
+        (2, 0.01, 1),
+        (1, 0.75, 1),
+    ],
+)
 def test_the_papers_ratios_mask_these_many_patches(N, ratio, count):
-    assert draw_mask(np.random.default_rng(0), np.ones((50, N), bool), ratio).sum(1).tolist() == [count] * 50
+    assert (
+        draw_mask(np.random.default_rng(0), np.ones((50, N), bool), ratio).sum(1).tolist()
+        == [count] * 50
+    )
 
 
 def test_masks_are_uniform_over_positions_and_pairs():
@@ -288,7 +367,9 @@ def test_masks_are_uniform_over_positions_and_pairs():
     masked = draw_mask(np.random.default_rng(1), np.ones((rounds, N), bool), 0.75)
     share = count / N
     spread = (rounds * share * (1 - share)) ** 0.5
-    assert np.abs(masked.sum(0) - rounds * share).max() < 4 * spread  # each position, within four standard deviations
+    assert (
+        np.abs(masked.sum(0) - rounds * share).max() < 4 * spread
+    )  # each position, within four standard deviations
     pairs = masked.astype(int).T @ masked
     share = count * (count - 1) / (N * (N - 1))
     spread = (rounds * share * (1 - share)) ** 0.5
@@ -335,7 +416,10 @@ def test_the_loss_of_stage_two_is_the_mean_square_over_masked_or_all_patches(los
     model, patches, target = trained(tiny()), music(2, 5), music(2, 5, seed=1)
     present = lengths_to_present(5, 3)
     masked = torch.tensor([[True, False, True, True, False], [False, True, False, False, False]])
-    counted = {"masked": [(0, 0), (0, 2), (0, 3), (1, 1)], "all": [(0, n) for n in range(5)] + [(1, n) for n in range(3)]}[loss_on]
+    counted = {
+        "masked": [(0, 0), (0, 2), (0, 3), (1, 1)],
+        "all": [(0, n) for n in range(5)] + [(1, n) for n in range(3)],
+    }[loss_on]
     squares = []
     for b, count in [(0, 5), (1, 3)]:
         vectors = model.extractor(patches[b, :count])[None]
@@ -352,11 +436,16 @@ def test_losses_of_whole_batches_are_the_same_by_masks_and_by_places(extract, lo
     patches, target = music(3, 8), music(3, 8, seed=1)
     present = torch.ones(3, 8, dtype=torch.bool)
     masked = masks(present, 0.6)
-    counted = {"visible": (~masked).flatten().nonzero()[:, 0], "hidden": masked.flatten().nonzero()[:, 0]}
+    counted = {
+        "visible": (~masked).flatten().nonzero()[:, 0],
+        "hidden": masked.flatten().nonzero()[:, 0],
+    }
     losses = []
     for said, places in ((present, {}), (None, {}), (None, counted)):
         model = trained(tiny(dropout=0.0)).train()
-        loss = model.stage_one_loss(patches, target, said) + model.stage_two_loss(patches, target, said, masked, extract=extract, loss_on=loss_on, **places)
+        loss = model.stage_one_loss(patches, target, said) + model.stage_two_loss(
+            patches, target, said, masked, extract=extract, loss_on=loss_on, **places
+        )
         loss.backward()
         losses.append([loss, *(parameter.grad for parameter in model.parameters())])
     for one, *others in zip(*losses, strict=True):
@@ -375,7 +464,9 @@ def plain_network():
 
 @pytest.mark.parametrize("stage", ["one", "two", "two, masked patches skipped", "readout"])
 def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_network, stage):
-    model = trained(ModelConfig(layers=2)).double()  # statistics frozen: the fast way shows the extractor fewer patches
+    model = trained(
+        ModelConfig(layers=2)
+    ).double()  # statistics frozen: the fast way shows the extractor fewer patches
     plain = plain_network(model.config).double().eval()
     plain.load_state_dict(model.state_dict())
     patches = music(2, 25).double()
@@ -385,9 +476,15 @@ def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_networ
         if isinstance(module, Convolution):
             module.train()  # the matrices are for training
     if stage == "one":
-        found, wanted = model.stage_one_loss(patches, patches, present), plain.stage_one_loss(patches)
+        found, wanted = (
+            model.stage_one_loss(patches, patches, present),
+            plain.stage_one_loss(patches),
+        )
     elif stage == "readout":
-        found, wanted = ((part * noise(2, 256)).mean() for part in (model.encode(patches)[-1][:, 0], plain.readout(patches)))
+        found, wanted = (
+            (part * noise(2, 256)).mean()
+            for part in (model.encode(patches)[-1][:, 0], plain.readout(patches))
+        )
     else:
         found = model.stage_two_loss(patches, patches, present, masked)
         wanted = plain.stage_two_loss(patches, masked, skip="skipped" in stage)
@@ -399,7 +496,13 @@ def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_networ
     for (name, parameter), gradient in zip(model.named_parameters(), theirs, strict=True):
         assert (parameter.grad is None) == (gradient is None), name
         if gradient is not None:
-            torch.testing.assert_close(parameter.grad, gradient, atol=1e-12, rtol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                parameter.grad,
+                gradient,
+                atol=1e-12,
+                rtol=1e-8,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
 
 
 def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
@@ -408,11 +511,19 @@ def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
     def touched(loss):
         model = Patchifier(tiny())
         loss(model).backward()
-        return {name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0}, model
+        return {
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None and parameter.grad.abs().sum() > 0
+        }, model
 
     one, model = touched(lambda model: model.stage_one_loss(patches, patches, present))
-    assert one == {name for name, _ in model.named_parameters() if name.startswith(("extractor", "decoder"))}
-    two, model = touched(lambda model: model.stage_two_loss(patches, patches, present, masks(present)))
+    assert one == {
+        name for name, _ in model.named_parameters() if name.startswith(("extractor", "decoder"))
+    }
+    two, model = touched(
+        lambda model: model.stage_two_loss(patches, patches, present, masks(present))
+    )
     assert two == {name for name, _ in model.named_parameters()}
 
 
@@ -442,7 +553,10 @@ def test_two_steps_lower_the_loss_of_every_alternative(changes, stage):
     patches = noise(4, 6, 1, config.bands, config.frames).mul(0.1).sub(0.6)
     present = lengths_to_present(6, 6, 5, 2)
     masked = masks(present)
-    options = {"loss_on": "all" if "loss" in stage else "masked", "extract": "all" if "extracting" in stage else "visible"}
+    options = {
+        "loss_on": "all" if "loss" in stage else "masked",
+        "extract": "all" if "extracting" in stage else "visible",
+    }
 
     def loss():
         torch.manual_seed(0)
@@ -479,9 +593,13 @@ def test_cls_comes_first():
 def test_bert_embedding_puts_a_position_on_cls_then_normalises():
     bottleneck = trained(tiny()).bottleneck
     vectors, positions = noise(1, 4, 16), bottleneck.positions
-    normalised = (vectors[0] - vectors[0].mean(-1, keepdim=True)) / vectors[0].std(-1, keepdim=True, unbiased=False)
+    normalised = (vectors[0] - vectors[0].mean(-1, keepdim=True)) / vectors[0].std(
+        -1, keepdim=True, unbiased=False
+    )
     x = torch.cat([(bottleneck.cls + positions[0])[None], normalised + positions[1:5]])
-    wanted = (x - x.mean(-1, keepdim=True)) / x.var(-1, keepdim=True, unbiased=False).add(1e-12).sqrt()
+    wanted = (x - x.mean(-1, keepdim=True)) / x.var(-1, keepdim=True, unbiased=False).add(
+        1e-12
+    ).sqrt()
     torch.testing.assert_close(bottleneck.embed(vectors, None)[0], wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -504,7 +622,12 @@ def test_patch_vectors_and_positions_start_at_one_scale(paper):
 def test_plain_embedding_adds_positions_to_patches_and_nothing_else():
     bottleneck = trained(tiny(embedding="plain")).train().bottleneck
     vectors = noise(1, 4, 16)
-    wanted = torch.cat([bottleneck.cls[None], nn.functional.layer_norm(vectors[0], (16,)) + bottleneck.positions[1:5]])
+    wanted = torch.cat(
+        [
+            bottleneck.cls[None],
+            nn.functional.layer_norm(vectors[0], (16,)) + bottleneck.positions[1:5],
+        ]
+    )
     torch.testing.assert_close(bottleneck.embed(vectors, None)[0], wanted)
 
 
@@ -515,7 +638,9 @@ def test_positions_that_were_trained_are_used_as_they_are_and_longer_sequences_i
         assert torch.equal(bottleneck.positions_for(N), bottleneck.positions[1 : 1 + N])
     longer = bottleneck.positions_for(49)[0]  # every other one is a trained one
     torch.testing.assert_close(longer[0::2], bottleneck.positions[1:])
-    torch.testing.assert_close(longer[1::2], (bottleneck.positions[1:-1] + bottleneck.positions[2:]) / 2)
+    torch.testing.assert_close(
+        longer[1::2], (bottleneck.positions[1:-1] + bottleneck.positions[2:]) / 2
+    )
 
 
 @torch.no_grad()
@@ -549,7 +674,11 @@ def test_the_vector_is_the_flattened_map_or_its_mean():
 
 def test_the_decoder_mirrors_the_extractor_unless_told_its_widths():
     def widths(config):
-        return [module.in_channels for module in Decoder(config).modules() if isinstance(module, nn.Conv2d)]
+        return [
+            module.in_channels
+            for module in Decoder(config).modules()
+            if isinstance(module, nn.Conv2d)
+        ]
 
     assert widths(ModelConfig()) == [256, 128, 64, 32, 16]
     assert widths(ModelConfig(decoder_channels=(64, 32, 16, 8, 8))) == [64, 32, 16, 8, 8]
@@ -576,7 +705,10 @@ def test_weights_have_the_names_and_order_of_earlier_checkpoints(paper):
     decoder = [name for name in paper.state_dict() if name.startswith("decoder")]
     wanted = ["from_vector", "up.1", "up.4", "up.7", "up.10", "up.12"]
     assert decoder == [f"decoder.{name}.{kind}" for name in wanted for kind in ("weight", "bias")]
-    assert [tuple(paper.state_dict()[name].shape) for name in decoder[2:4]] == [(128, 256, 3, 3), (128,)]
+    assert [tuple(paper.state_dict()[name].shape) for name in decoder[2:4]] == [
+        (128, 256, 3, 3),
+        (128,),
+    ]
 
 
 def test_making_a_model_leaves_the_global_generator_alone():
@@ -603,11 +735,23 @@ def test_the_bottleneck_starts_as_bert_does(paper):
     drawn = []
     for layer in bottleneck.encoder.layers:
         attention = layer.self_attn
-        drawn += [attention.in_proj_weight, attention.out_proj.weight, layer.linear1.weight, layer.linear2.weight]
-        for bias in (attention.in_proj_bias, attention.out_proj.bias, layer.linear1.bias, layer.linear2.bias):
+        drawn += [
+            attention.in_proj_weight,
+            attention.out_proj.weight,
+            layer.linear1.weight,
+            layer.linear2.weight,
+        ]
+        for bias in (
+            attention.in_proj_bias,
+            attention.out_proj.bias,
+            layer.linear1.bias,
+            layer.linear2.bias,
+        ):
             assert not bias.any()
     for parameter, std in [*((each, 0.02) for each in drawn), *((each, 1.0) for each in tokens)]:
-        tolerance = 4 * std / (2 * parameter.numel()) ** 0.5  # four standard errors of a standard deviation
+        tolerance = (
+            4 * std / (2 * parameter.numel()) ** 0.5
+        )  # four standard errors of a standard deviation
         assert abs(parameter.std().item() - std) < tolerance
         assert abs(parameter.mean().item()) < 4 * std / parameter.numel() ** 0.5
     first, second = bottleneck.encoder.layers[0], bottleneck.encoder.layers[1]
@@ -618,7 +762,10 @@ def test_convolutions_before_a_relu_start_as_he_proposed(paper):
     for module in paper.extractor.modules():
         if isinstance(module, nn.Conv2d):
             wanted = (2 / (9 * module.in_channels)) ** 0.5
-            assert abs(module.weight.std().item() / wanted - 1) < 4 / (2 * module.weight.numel()) ** 0.5
+            assert (
+                abs(module.weight.std().item() / wanted - 1)
+                < 4 / (2 * module.weight.numel()) ** 0.5
+            )
 
 
 def test_a_copied_model_gives_the_same_answers():

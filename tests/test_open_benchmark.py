@@ -49,7 +49,9 @@ def write_wav(tmp_path):
 
 def rows_of(*specs):
     """Rows from (path, group, split) and more."""
-    return [{"path": path, "group": group, "split": split, **more} for path, group, split, more in specs]
+    return [
+        {"path": path, "group": group, "split": split, **more} for path, group, split, more in specs
+    ]
 
 
 # --- sides ---
@@ -70,8 +72,14 @@ def test_three_groups_stand_on_three_sides_and_two_train():
 
 
 def test_draws_depend_on_their_words_alone():
-    assert groups.dice("a", 1).integers(1000, size=4).tolist() == groups.dice("a", 1).integers(1000, size=4).tolist()
-    assert groups.dice("a", 1).integers(1000, size=4).tolist() != groups.dice("a", 2).integers(1000, size=4).tolist()
+    assert (
+        groups.dice("a", 1).integers(1000, size=4).tolist()
+        == groups.dice("a", 1).integers(1000, size=4).tolist()
+    )
+    assert (
+        groups.dice("a", 1).integers(1000, size=4).tolist()
+        != groups.dice("a", 2).integers(1000, size=4).tolist()
+    )
 
 
 def test_a_manifest_with_a_group_on_two_sides_is_refused(tmp_path):
@@ -83,31 +91,49 @@ def test_a_manifest_with_a_group_on_two_sides_is_refused(tmp_path):
 
 def test_a_manifest_that_names_a_clip_twice_is_refused():
     with pytest.raises(RequestError, match="1 rows name a clip that another names"):
-        groups.require_split(rows_of(("a.ogg", "one", "train", {}), ("a.ogg", "one", "train", {})), "x.jsonl")
+        groups.require_split(
+            rows_of(("a.ogg", "one", "train", {}), ("a.ogg", "one", "train", {})), "x.jsonl"
+        )
 
 
 def test_a_manifest_is_read_by_the_package_with_targets_sides_and_groups(tmp_path, write_wav):
     write_wav("clips/a.wav", np.full(2205, 0.1, np.float32))
     write_wav("clips/b.wav", np.full(2205, 0.1, np.float32))
-    rows = rows_of(("clips/a.wav", "g", "train", {"target": ["brass", "reed"]}), ("clips/b.wav", "h", "test", {"target": ["reed"]}))
+    rows = rows_of(
+        ("clips/a.wav", "g", "train", {"target": ["brass", "reed"]}),
+        ("clips/b.wav", "h", "test", {"target": ["reed"]}),
+    )
     groups.write_manifest(tmp_path / "tasks" / "x.jsonl", rows)
     found = datasets.load(tmp_path / "tasks" / "x.jsonl")
     assert found.task == Task("many-of", ("brass", "reed"))
-    assert [(clip.split, clip.group, Path(clip.path).exists()) for clip in found.clips] == [("train", "g", True), ("test", "h", True)]
+    assert [(clip.split, clip.group, Path(clip.path).exists()) for clip in found.clips] == [
+        ("train", "g", True),
+        ("test", "h", True),
+    ]
 
 
 # --- what is never touched ---
 
 
 @pytest.mark.parametrize(
-    "name", ["nexuiz-music", "wesnoth-1.16-music", "supertux-data_0.6.3-1_all.deb", "TimGM6mb.sf2", "timgm6mb-soundfont", "opl3-soundfont"]
+    "name",
+    [
+        "nexuiz-music",
+        "wesnoth-1.16-music",
+        "supertux-data_0.6.3-1_all.deb",
+        "TimGM6mb.sf2",
+        "timgm6mb-soundfont",
+        "opl3-soundfont",
+    ],
 )
 def test_reserved_packages_and_soundfonts_are_refused_by_name(name):
     with pytest.raises(RequestError, match="reserved"):
         groups.require_free(name)
 
 
-@pytest.mark.parametrize("name", ["ufoai-music", "supertuxkart-data_1.4_all.deb", "FluidR3_GM.sf2", "sf_GMbank.sf2"])
+@pytest.mark.parametrize(
+    "name", ["ufoai-music", "supertuxkart-data_1.4_all.deb", "FluidR3_GM.sf2", "sf_GMbank.sf2"]
+)
 def test_development_material_is_not_refused(name):
     groups.require_free(name)
 
@@ -129,16 +155,32 @@ def test_about_a_fifth_of_the_pieces_is_reserved_and_a_file_that_holds_one_is_re
 def benchmark(tmp_path, pretraining_row, recorded_row=None):
     """A root with one task and the two pre-training lists."""
     judged = rows_of(
-        ("clips/a.ogg", "recordings/x/a", "train", {"source": "deb/x/a.ogg", "target": "1", "progression": "p1"}),
-        ("clips/b.ogg", "recordings/x/b", "test", {"source": "deb/x/b.ogg", "target": "2", "progression": "p2"}),
+        (
+            "clips/a.ogg",
+            "recordings/x/a",
+            "train",
+            {"source": "deb/x/a.ogg", "target": "1", "progression": "p1"},
+        ),
+        (
+            "clips/b.ogg",
+            "recordings/x/b",
+            "test",
+            {"source": "deb/x/b.ogg", "target": "2", "progression": "p2"},
+        ),
     )
     groups.write_manifest(tmp_path / "tasks" / "recordings-retrieval.jsonl", judged)
-    for name, row in zip(pretraining.NAMES, (pretraining_row, recorded_row or pretraining_row), strict=True):
+    for name, row in zip(
+        pretraining.NAMES, (pretraining_row, recorded_row or pretraining_row), strict=True
+    ):
         (tmp_path / name).write_text(json.dumps(row) + "\n")
     return tmp_path
 
 
-CLEAN = {"path": "pretraining/recordings/x/a-00.ogg", "group": "recordings/x/a", "source": "deb/x/a.ogg"}
+CLEAN = {
+    "path": "pretraining/recordings/x/a-00.ogg",
+    "group": "recordings/x/a",
+    "source": "deb/x/a.ogg",
+}
 
 
 def test_pre_training_on_training_side_groups_passes_the_check(tmp_path):
@@ -165,7 +207,15 @@ def tune(seed, *, key=0, slower=1.0, notes=40):
     """A melody drawn by chance: rows [start, length, pitch, part]."""
     generator = np.random.default_rng(seed)
     lengths, pitches = generator.choice([0.5, 1.0, 1.5], notes), generator.integers(60, 72, notes)
-    return [[float(slower * (lengths[:number].sum())), float(slower * lengths[number]), int(pitches[number]) + key, 0] for number in range(notes)]
+    return [
+        [
+            float(slower * (lengths[:number].sum())),
+            float(slower * lengths[number]),
+            int(pitches[number]) + key,
+            0,
+        ]
+        for number in range(notes)
+    ]
 
 
 def in_parts(*melodies):
@@ -174,25 +224,55 @@ def in_parts(*melodies):
 
 def test_the_same_music_in_another_key_and_at_half_the_speed_is_found_and_a_shared_melody_alone_is_not():
     one = in_parts(tune(1), tune(2), tune(3), tune(4))
-    assert twins.figures(one) == twins.figures(in_parts(*(tune(seed, key=5, slower=2.0) for seed in (1, 2, 3, 4))))
-    notes = {"first": one, "edition": in_parts(*(tune(seed, key=-3) for seed in (1, 2, 3, 4))), "setting": in_parts(tune(1), tune(7), tune(8), tune(9))}
+    assert twins.figures(one) == twins.figures(
+        in_parts(*(tune(seed, key=5, slower=2.0) for seed in (1, 2, 3, 4)))
+    )
+    notes = {
+        "first": one,
+        "edition": in_parts(*(tune(seed, key=-3) for seed in (1, 2, 3, 4))),
+        "setting": in_parts(tune(1), tune(7), tune(8), tune(9)),
+    }
     pieces = [piece(group=group, notes=each) for group, each in notes.items()]
     assert list(twins.twins(pieces)) == [(0, 1)]
     assert list(twins.twins([each | {"group": "one mass"} for each in pieces])) == []
 
 
 def test_a_piece_that_trains_or_is_judged_elsewhere_under_another_name_is_not_judged():
-    sides = {"heard": "train", "heard-too": "train", "again": "test", "valid": "valid", "late": "test", "alone": "test"}
+    sides = {
+        "heard": "train",
+        "heard-too": "train",
+        "again": "test",
+        "valid": "valid",
+        "late": "test",
+        "alone": "test",
+    }
     tunes = {"heard": 1, "heard-too": 1, "again": 1, "valid": 2, "late": 2, "alone": 3}
-    dealt = [(piece(group=name, id=name, notes=tune(tunes[name])), side) for name, side in sides.items()]
-    assert [each["group"] for each, _ in twins.without_twins(dealt[::-1])][::-1] == ["heard", "heard-too", "valid", "alone"]
+    dealt = [
+        (piece(group=name, id=name, notes=tune(tunes[name])), side) for name, side in sides.items()
+    ]
+    assert [each["group"] for each, _ in twins.without_twins(dealt[::-1])][::-1] == [
+        "heard",
+        "heard-too",
+        "valid",
+        "alone",
+    ]
 
 
-@pytest.mark.parametrize(("judged", "says"), [(1, "heard#1 and asked#1 are the same music"), (2, "")])
-def test_scores_that_are_judged_under_another_name_may_not_be_heard(tmp_path, monkeypatch, judged, says):
-    held = [piece(group=group, id=group, notes=tune(seed)) for group, seed in (("heard#1", 1), ("asked#1", judged))]
+@pytest.mark.parametrize(
+    ("judged", "says"), [(1, "heard#1 and asked#1 are the same music"), (2, "")]
+)
+def test_scores_that_are_judged_under_another_name_may_not_be_heard(
+    tmp_path, monkeypatch, judged, says
+):
+    held = [
+        piece(group=group, id=group, notes=tune(seed))
+        for group, seed in (("heard#1", 1), ("asked#1", judged))
+    ]
     monkeypatch.setattr(scores, "dealt", lambda root: [(held[0], "train"), (held[1], "test")])
-    root = benchmark(tmp_path, {"path": "pretraining/scores/heard#1-0.ogg", "group": "scores/heard#1", "kind": "scores"})
+    root = benchmark(
+        tmp_path,
+        {"path": "pretraining/scores/heard#1-0.ogg", "group": "scores/heard#1", "kind": "scores"},
+    )
     rows = rows_of(("clips/scores/asked#1.ogg", "scores/asked#1", "test", {"target": "a"}))
     groups.write_manifest(tmp_path / "tasks" / "scores-mode.jsonl", rows)
     if says:
@@ -205,7 +285,16 @@ def test_scores_that_are_judged_under_another_name_may_not_be_heard(tmp_path, mo
 def test_a_reserved_piece_may_not_be_heard(tmp_path):
     reserved = next(name for name in map(str, range(100)) if groups.reserved_piece(name))
     with pytest.raises(RequestError, match="reserved"):
-        pretraining.check(benchmark(tmp_path, {"path": "pretraining/scores/a-0.ogg", "group": f"scores/{reserved}", "kind": "scores"}))
+        pretraining.check(
+            benchmark(
+                tmp_path,
+                {
+                    "path": "pretraining/scores/a-0.ogg",
+                    "group": f"scores/{reserved}",
+                    "kind": "scores",
+                },
+            )
+        )
 
 
 def test_a_track_of_the_demo_may_not_be_heard(tmp_path):
@@ -215,14 +304,42 @@ def test_a_track_of_the_demo_may_not_be_heard(tmp_path):
 
 
 def track(number, package="game", **more):
-    facts = {"artist": "somebody", "title": "t", "licence": "CC0", "seconds": 100.0, "rate": 44_100, "channels": 2, "kbps": 128.0, "codec": "ogg"}
+    facts = {
+        "artist": "somebody",
+        "title": "t",
+        "licence": "CC0",
+        "seconds": 100.0,
+        "rate": 44_100,
+        "channels": 2,
+        "kbps": 128.0,
+        "codec": "ogg",
+    }
     inside = f"music/{number:02d}.ogg"
-    return tracks.Track(f"deb/{package}/{inside}", package, inside, f"recordings/{package}/{number:02d}", **(facts | more))
+    return tracks.Track(
+        f"deb/{package}/{inside}",
+        package,
+        inside,
+        f"recordings/{package}/{number:02d}",
+        **(facts | more),
+    )
 
 
 def test_tracks_of_the_demo_test_a_fifth_of_the_others_validates_and_only_the_rest_is_heard_in_pre_training():
     package, inside = sorted(recordings.demo_files())[0]
-    shown = tracks.Track(f"deb/{package}/{inside}", package, inside, "recordings/shown", "a", "t", "CC0", 100.0, 44_100, 2, 128.0, "ogg")
+    shown = tracks.Track(
+        f"deb/{package}/{inside}",
+        package,
+        inside,
+        "recordings/shown",
+        "a",
+        "t",
+        "CC0",
+        100.0,
+        44_100,
+        2,
+        128.0,
+        "ogg",
+    )
     every = [shown, *(track(number) for number in range(20))]
     where = recordings.sides(every)
     assert where["recordings/shown"] == "test"
@@ -233,23 +350,47 @@ def test_tracks_of_the_demo_test_a_fifth_of_the_others_validates_and_only_the_re
 
 def test_a_track_that_stands_under_two_names_is_neither_heard_nor_asked():
     groups = [*recordings.COPIES, *recordings.COPIES.values()]
-    every = [track(number) for number in range(4)] + [replace(track(50 + number), group=group) for number, group in enumerate(groups)]
-    for found in (recordings.draw(every), pretraining.draw_recordings(every), pretraining.draw_recordings([], every)):
-        assert {row["group"] for _, row in found} <= {f"recordings/game/{number:02d}" for number in range(4)}
+    every = [track(number) for number in range(4)] + [
+        replace(track(50 + number), group=group) for number, group in enumerate(groups)
+    ]
+    for found in (
+        recordings.draw(every),
+        pretraining.draw_recordings(every),
+        pretraining.draw_recordings([], every),
+    ):
+        assert {row["group"] for _, row in found} <= {
+            f"recordings/game/{number:02d}" for number in range(4)
+        }
         assert found
 
 
 @pytest.mark.parametrize("hidden", [True, False])
-def test_judged_music_under_another_name_is_found_by_its_sound(tmp_path, monkeypatch, noise, hidden):
+def test_judged_music_under_another_name_is_found_by_its_sound(
+    tmp_path, monkeypatch, noise, hidden
+):
     load = datasets.load
-    monkeypatch.setattr(datasets, "load", lambda source: load(tmp_path / "demo" if source == "demo" else source))
-    sounds = {"demo/a.wav": noise(12.0, seed=1), "asked.wav": noise(12.0, seed=2), "tasks/clip.wav": noise(12.0, seed=3)}
-    sounds |= {"heard/other.wav": noise(12.0, seed=4), "heard/b.wav": 0.5 * sounds["tasks/clip.wav"] if hidden else noise(12.0, seed=5)}
+    monkeypatch.setattr(
+        datasets, "load", lambda source: load(tmp_path / "demo" if source == "demo" else source)
+    )
+    sounds = {
+        "demo/a.wav": noise(12.0, seed=1),
+        "asked.wav": noise(12.0, seed=2),
+        "tasks/clip.wav": noise(12.0, seed=3),
+    }
+    sounds |= {
+        "heard/other.wav": noise(12.0, seed=4),
+        "heard/b.wav": 0.5 * sounds["tasks/clip.wav"] if hidden else noise(12.0, seed=5),
+    }
     for name, samples in sounds.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         audio.save(tmp_path / name, samples)
-    rows = [{"path": "clip.wav", "split": "test", "target": "x", "group": "g"}, {"path": "../asked.wav", "split": "train", "target": "y", "group": "h"}]
-    (tmp_path / "tasks" / "recordings-retrieval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [
+        {"path": "clip.wav", "split": "test", "target": "x", "group": "g"},
+        {"path": "../asked.wav", "split": "train", "target": "y", "group": "h"},
+    ]
+    (tmp_path / "tasks" / "recordings-retrieval.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
     cache.prepare(datasets.load(tmp_path / "heard"), tmp_path / "cache-all", workers=1)
     if hidden:
         with pytest.raises(RequestError, match=r"b\.wav = clip\.wav.*COPIES"):
@@ -261,7 +402,9 @@ def test_judged_music_under_another_name_is_found_by_its_sound(tmp_path, monkeyp
 def test_clips_of_a_track_never_overlap_and_stay_away_from_its_ends():
     cuts = [cut for cut, _ in recordings.draw([track(number, seconds=77.0) for number in range(4)])]
     for source in {cut.source for cut in cuts}:
-        places = sorted((min(cut.starts_s), max(cut.starts_s)) for cut in cuts if cut.source == source)
+        places = sorted(
+            (min(cut.starts_s), max(cut.starts_s)) for cut in cuts if cut.source == source
+        )
         assert len(places) == 4
         assert places[0][0] >= 2.0
         assert places[-1][1] + 10.0 <= 75.0
@@ -274,8 +417,14 @@ def test_long_tracks_are_cut_for_pre_training_and_a_short_rest_is_dropped():
 
 
 def test_variants_of_a_song_are_one_group_and_an_artist_has_one_spelling():
-    assert tracks.song("supertuxkart-data", "Oasis_fast") == tracks.song("supertuxkart-data", "oasis")
-    assert tracks.one_spelling("Gerd (elysis) Raudenbusch") == tracks.one_spelling("www.elysis.de") == "elysis"
+    assert tracks.song("supertuxkart-data", "Oasis_fast") == tracks.song(
+        "supertuxkart-data", "oasis"
+    )
+    assert (
+        tracks.one_spelling("Gerd (elysis) Raudenbusch")
+        == tracks.one_spelling("www.elysis.de")
+        == "elysis"
+    )
     assert tracks.one_spelling("Somebody <me@example.org>") == "Somebody"
 
 
@@ -288,7 +437,12 @@ def test_a_copyright_file_means_a_moved_file_by_the_end_of_its_path():
 
 def test_only_labels_with_tracks_on_every_side_are_told_apart():
     rows = [
-        {"path": f"{name}{side}{number}", "group": f"{name}{side}{number}", "split": side, "artist": name}
+        {
+            "path": f"{name}{side}{number}",
+            "group": f"{name}{side}{number}",
+            "split": side,
+            "artist": name,
+        }
         for name, sides in (("full", ("train", "valid", "test")), ("untested", ("train", "valid")))
         for side in sides
         for number in range(3)
@@ -324,13 +478,20 @@ def test_silence_is_refused(silence):
 def test_clips_of_any_source_are_written_in_one_format(tmp_path, noise):
     sound.write(tmp_path / "a" / "x.ogg", sound.finish(noise(1.2, rate=48_000), 48_000, 1.0, -20.0))
     facts = soundfile.info(tmp_path / "a" / "x.ogg")
-    assert (facts.samplerate, facts.channels, facts.format, facts.subtype, facts.frames) == (22_050, 1, "OGG", "VORBIS", 22_050)
+    assert (facts.samplerate, facts.channels, facts.format, facts.subtype, facts.frames) == (
+        22_050,
+        1,
+        "OGG",
+        "VORBIS",
+        22_050,
+    )
 
 
 def test_a_recording_is_cut_where_it_is_not_silent_and_not_cut_again(tmp_path, tone, write_wav):
     write_wav("long.wav", np.concatenate([np.zeros(22_050 * 12, np.float32), tone(seconds=12.0)]))
     cuts = [
-        recordings.Cut(f"clips/{name}.ogg", "long.wav", starts, 10.0, -20.0) for name, starts in (("x", (1.0, 13.0)), ("silent", (0.0, 1.0)), ("y", (12.5,)))
+        recordings.Cut(f"clips/{name}.ogg", "long.wav", starts, 10.0, -20.0)
+        for name, starts in (("x", (1.0, 13.0)), ("silent", (0.0, 1.0)), ("y", (12.5,)))
     ]
     recordings.cut_out(tmp_path, recordings.Cuts("clips/y.ogg", tuple(cuts)))
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["x.ogg", "y.ogg"]
@@ -343,8 +504,21 @@ def test_a_recording_is_cut_where_it_is_not_silent_and_not_cut_again(tmp_path, t
 
 
 def piece(collection="ryan-fiddle", **more):
-    tune = [[float(number), 1.0, pitch, 0] for number, pitch in enumerate([60, 62, 64, 65, 67, 69, 71, 72, 67, 64, 60, 67, 64, 60, 55, 60])]
-    facts = {"collection": collection, "group": "a#1", "id": f"{collection}/1", "parts": 1, "quarters": 16.0, "onsets": 16, "notes": tune}
+    tune = [
+        [float(number), 1.0, pitch, 0]
+        for number, pitch in enumerate(
+            [60, 62, 64, 65, 67, 69, 71, 72, 67, 64, 60, 67, 64, 60, 55, 60]
+        )
+    ]
+    facts = {
+        "collection": collection,
+        "group": "a#1",
+        "id": f"{collection}/1",
+        "parts": 1,
+        "quarters": 16.0,
+        "onsets": 16,
+        "notes": tune,
+    }
     return facts | {"metres": [[0.0, "4/4"]], "keys": [[0.0, 0, 0, "major"]]} | more
 
 
@@ -358,7 +532,9 @@ def test_labels_follow_the_transposition_and_the_sound_is_tuned_and_levelled_wit
         assert label["key"] == f"{label['tonic']} major"
         assert -50 <= sounding.tuning_cents <= 50
         assert -24 <= sounding.level_db <= -16
-        assert {note.pitch for note in sounding.notes} <= {pitch + int(place["transposed"]) for _, _, pitch, _ in piece()["notes"]}
+        assert {note.pitch for note in sounding.notes} <= {
+            pitch + int(place["transposed"]) for _, _, pitch, _ in piece()["notes"]
+        }
     assert len(seen) > 8
 
 
@@ -385,7 +561,9 @@ def test_a_chord_with_jitter_is_one_onset():
     assert scores.moments([0.51, 0.5, 0.505, 1.0, 1.3]) == [0.5, 1.0, 1.3]
 
 
-@pytest.mark.parametrize("more", [{"keys": [[0.0, 0, 0, "dorian"]]}, {"keys": [[0.0, 6, 6, "major"]]}, {"keys": []}])
+@pytest.mark.parametrize(
+    "more", [{"keys": [[0.0, 0, 0, "dorian"]]}, {"keys": [[0.0, 6, 6, "major"]]}, {"keys": []}]
+)
 def test_a_key_that_is_modal_not_confirmed_by_the_notes_or_not_notated_is_no_label(more):
     doubtful = piece(**more)
     label = scores.describe(doubtful, *scores.perform(doubtful, "clips/a.ogg", sound.SEEN, 10.0))
@@ -394,8 +572,16 @@ def test_a_key_that_is_modal_not_confirmed_by_the_notes_or_not_notated_is_no_lab
 
 def test_a_metre_that_changes_is_no_label():
     changing = piece(metres=[[0.0, "4/4"], [0.001, "3/4"]])
-    assert scores.describe(changing, *scores.perform(changing, "clips/a.ogg", sound.SEEN, 10.0))["metre"] == ""
-    assert scores.describe(piece(), *scores.perform(piece(), "clips/a.ogg", sound.SEEN, 10.0))["metre"] == "4/4"
+    assert (
+        scores.describe(changing, *scores.perform(changing, "clips/a.ogg", sound.SEEN, 10.0))[
+            "metre"
+        ]
+        == ""
+    )
+    assert (
+        scores.describe(piece(), *scores.perform(piece(), "clips/a.ogg", sound.SEEN, 10.0))["metre"]
+        == "4/4"
+    )
 
 
 def test_a_metre_is_the_one_in_force_at_the_start_of_the_clip():
@@ -415,7 +601,13 @@ def test_abc_text_gives_fields_and_metres_and_patterns_their_choices():
 
 def test_balance_within_a_collection_leaves_equally_many_of_each_label_on_each_side():
     rows = [
-        {"path": f"{place}{side}{label}{number}", "group": f"{place}{side}{label}{number}", "split": side, "place": place, "mode": label}
+        {
+            "path": f"{place}{side}{label}{number}",
+            "group": f"{place}{side}{label}{number}",
+            "split": side,
+            "place": place,
+            "mode": label,
+        }
         for place, counts in (("a", {"major": 20, "minor": 6}), ("b", {"major": 9, "minor": 2}))
         for side in ("train", "valid")
         for label, count in counts.items()
@@ -424,7 +616,10 @@ def test_balance_within_a_collection_leaves_equally_many_of_each_label_on_each_s
     kept = groups.balanced(rows, "mode", "place")
     assert {row["place"] for row in kept} == {"a"}  # in b minor is too rare, which leaves one label
     for side in ("train", "valid"):
-        assert [sum(row["mode"] == mode and row["split"] == side for row in kept) for mode in ("major", "minor")] == [6, 6]
+        assert [
+            sum(row["mode"] == mode and row["split"] == side for row in kept)
+            for mode in ("major", "minor")
+        ] == [6, 6]
 
 
 # --- notes ---
@@ -436,8 +631,12 @@ def test_validation_hears_presets_that_training_did_not_and_the_test_another_sou
         assert train[family]
         assert valid[family]
         assert sorted(train[family] + valid[family]) == sorted(programs)
-    assert {each.soundfont for each, row in notes.draw_singles() if row["split"] == "test"} == {sound.UNSEEN}
-    assert {each.soundfont for each, row in notes.draw_singles() if row["split"] != "test"} == {sound.SEEN}
+    assert {each.soundfont for each, row in notes.draw_singles() if row["split"] == "test"} == {
+        sound.UNSEEN
+    }
+    assert {each.soundfont for each, row in notes.draw_singles() if row["split"] != "test"} == {
+        sound.SEEN
+    }
 
 
 def test_labels_of_notes_and_chords_are_those_of_the_pitches_played():
@@ -448,17 +647,24 @@ def test_labels_of_notes_and_chords_are_those_of_the_pitches_played():
         assert each.programs[0] in notes.FAMILIES[row["family"]]
     for each, row in notes.draw_chords()[::41]:
         pitches = {note.pitch % 12 for note in each.notes}
-        assert any({(root + degree) % 12 for degree in notes.QUALITIES[row["quality"]]} == pitches for root in range(12))
+        assert any(
+            {(root + degree) % 12 for degree in notes.QUALITIES[row["quality"]]} == pitches
+            for root in range(12)
+        )
     for each, row in notes.draw_mixtures()[::53]:
-        assert [next(family for family, programs in notes.FAMILIES.items() if program in programs) for program in each.programs.values()] == row["families"]
+        assert [
+            next(family for family, programs in notes.FAMILIES.items() if program in programs)
+            for program in each.programs.values()
+        ] == row["families"]
         assert {note.channel for note in each.notes} == set(each.programs)
 
 
 # --- grooves ---
 
-STYLES = {name: (name.title(), 4) for name in (*grooves.STYLED, *(f"four{number}" for number in range(12)))} | {
-    f"three{number}": (f"T{number}", 3) for number in range(9)
-}
+STYLES = {
+    name: (name.title(), 4)
+    for name in (*grooves.STYLED, *(f"four{number}" for number in range(12)))
+} | {f"three{number}": (f"T{number}", 3) for number in range(9)}
 
 
 def test_progressions_and_styles_keep_to_one_side():
@@ -473,18 +679,39 @@ def test_progressions_and_styles_keep_to_one_side():
 def test_metre_has_as_many_in_three_as_in_four_on_every_side():
     rows = grooves.metred([row for _, row in grooves.draw_others(STYLES)])
     for side in ("train", "valid", "test"):
-        counts = [sum(row["beats"] == beats and row["split"] == side for row in rows) for beats in (3, 4)]
+        counts = [
+            sum(row["beats"] == beats and row["split"] == side for row in rows) for beats in (3, 4)
+        ]
         assert counts[0] == counts[1] > 0
 
 
 def test_chords_and_beats_of_a_clip_count_from_its_start():
-    bars = ((("C", "maj"),), (("G", "7"), ("A", "min")), (("C", "maj7"),), (("F", "maj"),), (("F", "maj"),), (("C", "maj"),), (("C", "maj"),))
+    bars = (
+        (("C", "maj"),),
+        (("G", "7"), ("A", "min")),
+        (("C", "maj7"),),
+        (("F", "maj"),),
+        (("F", "maj"),),
+        (("C", "maj"),),
+        (("C", "maj"),),
+    )
     groove = grooves.Groove("x.ogg", sound.SEEN, "Swing", 4, 120.0, bars, 3.0)  # a bar lasts 2 s
-    assert grooves.chord_rows(groove) == [[0.0, 1.0, "A:min"], [1.0, 3.0, "C:maj7"], [3.0, 7.0, "F:maj"], [7.0, 10.0, "C:maj"]]
+    assert grooves.chord_rows(groove) == [
+        [0.0, 1.0, "A:min"],
+        [1.0, 3.0, "C:maj7"],
+        [3.0, 7.0, "F:maj"],
+        [7.0, 10.0, "C:maj"],
+    ]
     beats = grooves.beat_rows(groove)
     assert beats[:4] == [[0.0, 3], [0.5, 4], [1.0, 1], [1.5, 2]]
     assert len(beats) == 20
-    assert grooves.chart(groove, 7).splitlines()[:5] == ["RndSeed 7", "Tempo 120", "Groove Swing", "1 C", "2 G7 / Am /"]
+    assert grooves.chart(groove, 7).splitlines()[:5] == [
+        "RndSeed 7",
+        "Tempo 120",
+        "Groove Swing",
+        "1 C",
+        "2 G7 / Am /",
+    ]
 
 
 def test_tempi_are_whole_numbers_since_mma_drops_what_is_behind_the_point():
@@ -509,7 +736,12 @@ def test_notes_of_a_midi_file_are_paired_and_one_without_an_end_lasts_two_second
         def __init__(self, t, action):
             self.t, self.action, self.channel = t, action, 2
 
-    events = [Event(0.0, ProgramChange(33)), Event(0.1, NoteOn(40, 90)), Event(0.5, NoteOn(40, 0)), Event(0.6, NoteOn(43, 80))]
+    events = [
+        Event(0.0, ProgramChange(33)),
+        Event(0.1, NoteOn(40, 90)),
+        Event(0.5, NoteOn(40, 0)),
+        Event(0.6, NoteOn(43, 80)),
+    ]
     assert grooves.pair_notes(events) == [(2, 0.1, 0.5, 33, 40, 90), (2, 0.6, 2.6, 33, 43, 80)]
 
 
@@ -522,12 +754,21 @@ def once(measure, n):
 
 def test_average_precision_and_r2_are_those_of_scikit_learn_with_weights_as_repetitions():
     generator = np.random.default_rng(0)
-    truth, said = (generator.random((60, 4)) < 0.4).astype(float), np.round(generator.random((60, 4)), 1)  # many ties
+    truth, said = (
+        (generator.random((60, 4)) < 0.4).astype(float),
+        np.round(generator.random((60, 4)), 1),
+    )  # many ties
     chosen = generator.integers(0, 60, 60)
     weights = np.bincount(chosen, minlength=60)[None].astype(float)
-    assert measures.average_precision(truth, said)(weights)[0] == pytest.approx(average_precision_score(truth[chosen], said[chosen]))
-    assert once(measures.average_precision(truth, said), 60) == pytest.approx(average_precision_score(truth, said))
-    assert measures.r2(truth[:, 0], said[:, 0])(weights)[0] == pytest.approx(r2_score(truth[chosen, 0], said[chosen, 0]))
+    assert measures.average_precision(truth, said)(weights)[0] == pytest.approx(
+        average_precision_score(truth[chosen], said[chosen])
+    )
+    assert once(measures.average_precision(truth, said), 60) == pytest.approx(
+        average_precision_score(truth, said)
+    )
+    assert measures.r2(truth[:, 0], said[:, 0])(weights)[0] == pytest.approx(
+        r2_score(truth[chosen, 0], said[chosen, 0])
+    )
 
 
 def test_a_tempo_of_half_or_double_counts_for_the_second_accuracy_alone():
@@ -545,12 +786,16 @@ def test_retrieval_finds_other_clips_of_the_track_never_the_clip_itself():
 def test_chance_of_a_hit_is_what_random_features_reach():
     names = [str(number // 3) for number in range(60)]
     generator = np.random.default_rng(0)
-    found = np.mean([measures.hits(generator.normal(size=(60, 8)), names, 5).mean() for _ in range(200)])
+    found = np.mean(
+        [measures.hits(generator.normal(size=(60, 8)), names, 5).mean() for _ in range(200)]
+    )
     assert measures.chance_of_hit(names, 5) == pytest.approx(found, abs=0.01)
 
 
 def test_scores_are_placed_between_chance_and_ceiling():
-    assert measures.normalise(np.array([0.2, 0.6, 1.0]), 0.2).tolist() == pytest.approx([0.0, 0.5, 1.0])
+    assert measures.normalise(np.array([0.2, 0.6, 1.0]), 0.2).tolist() == pytest.approx(
+        [0.0, 0.5, 1.0]
+    )
     with pytest.raises(RequestError, match="single label"):
         measures.normalise(np.array([1.0]), 1.0)
 
@@ -561,7 +806,10 @@ def answers(level, seed):
     for number, question in enumerate(measures.QUESTIONS):
         right = (np.random.default_rng(seed + number).random(120) < level).astype(float)
         groups_of = tuple(f"group {index // 3}" for index in range(120))
-        given += [Answered(question, name, groups_of, 0.25, (measures.mean_of(right),)) for name in question.measures]
+        given += [
+            Answered(question, name, groups_of, 0.25, (measures.mean_of(right),))
+            for name in question.measures
+        ]
     return given
 
 
@@ -578,13 +826,22 @@ def test_the_endpoint_is_the_mean_of_families_of_normalised_scores_whatever_the_
     given = []
     for question in measures.QUESTIONS:
         level = 1.0 if question.family == "recordings" else 0.25
-        given += [Answered(question, name, ("a", "b"), 0.25, (measures.mean_of(np.full(2, level)),)) for name in question.measures]
-    found = {row["family"]: row["value"] for row in outcome.summarise({"it": given}, "valid").families}
-    assert found == pytest.approx({"scores": 0.0, "grooves": 0.0, "notes": 0.0, "recordings": 1.0, "endpoint": 0.25})
+        given += [
+            Answered(question, name, ("a", "b"), 0.25, (measures.mean_of(np.full(2, level)),))
+            for name in question.measures
+        ]
+    found = {
+        row["family"]: row["value"] for row in outcome.summarise({"it": given}, "valid").families
+    }
+    assert found == pytest.approx(
+        {"scores": 0.0, "grooves": 0.0, "notes": 0.0, "recordings": 1.0, "endpoint": 0.25}
+    )
 
 
 def test_a_better_encoder_differs_from_the_first_and_an_equal_one_does_not():
-    found = outcome.summarise({"good": answers(0.8, 0), "equal": answers(0.8, 0), "bad": answers(0.5, 100)}, "valid")
+    found = outcome.summarise(
+        {"good": answers(0.8, 0), "equal": answers(0.8, 0), "bad": answers(0.5, 100)}, "valid"
+    )
     equal, bad = [row for row in found.differences if row["family"] == "endpoint"]
     assert len(found.differences) == 2 * (1 + len(measures.FAMILIES))
     assert (equal["value"], equal["low"], equal["high"]) == (0.0, 0.0, 0.0)
@@ -593,23 +850,44 @@ def test_a_better_encoder_differs_from_the_first_and_an_equal_one_does_not():
 
 
 def test_an_encoder_that_did_not_answer_everything_has_no_endpoint():
-    found = outcome.summarise({"whole": answers(0.8, 0), "part": [each for each in answers(0.8, 0) if each.question.family != "notes"]}, "valid")
+    found = outcome.summarise(
+        {
+            "whole": answers(0.8, 0),
+            "part": [each for each in answers(0.8, 0) if each.question.family != "notes"],
+        },
+        "valid",
+    )
     assert [row["encoder"] for row in found.families if row["family"] == "endpoint"] == ["whole"]
     assert {row["family"] for row in found.differences} == {"scores", "grooves", "recordings"}
 
 
 def test_a_row_of_several_runs_is_their_mean_and_says_what_each_has():
-    both = [replace(one, runs=(*one.runs, *two.runs)) for one, two in zip(answers(0.8, 0), answers(0.4, 0), strict=True)]
-    found = outcome.summarise({"both": both, "good": answers(0.8, 0), "bad": answers(0.4, 0)}, "valid")
-    endpoint = {row["encoder"]: row["value"] for row in found.families if row["family"] == "endpoint"}
+    both = [
+        replace(one, runs=(*one.runs, *two.runs))
+        for one, two in zip(answers(0.8, 0), answers(0.4, 0), strict=True)
+    ]
+    found = outcome.summarise(
+        {"both": both, "good": answers(0.8, 0), "bad": answers(0.4, 0)}, "valid"
+    )
+    endpoint = {
+        row["encoder"]: row["value"] for row in found.families if row["family"] == "endpoint"
+    }
     assert endpoint["both"] == pytest.approx((endpoint["good"] + endpoint["bad"]) / 2)
-    assert found.notes == [f"both is the mean of 2 runs; endpoints one by one: {100 * endpoint['good']:.1f}, {100 * endpoint['bad']:.1f}."]
+    assert found.notes == [
+        f"both is the mean of 2 runs; endpoints one by one: {100 * endpoint['good']:.1f}, {100 * endpoint['bad']:.1f}."
+    ]
 
 
 def test_rows_are_named_and_hold_several_runs():
     assert judge.read_row("mel-stats") == ("mel-stats", ["mel-stats"])
-    assert judge.read_row("features:some+where/%FAMILY%") == ("features:some+where/%FAMILY%", ["features:some+where/%FAMILY%"])
-    assert judge.read_row("mine=runs/0/model+runs/1/model") == ("mine", ["runs/0/model", "runs/1/model"])
+    assert judge.read_row("features:some+where/%FAMILY%") == (
+        "features:some+where/%FAMILY%",
+        ["features:some+where/%FAMILY%"],
+    )
+    assert judge.read_row("mine=runs/0/model+runs/1/model") == (
+        "mine",
+        ["runs/0/model", "runs/1/model"],
+    )
 
 
 def test_a_folder_may_be_called_with_an_equals_sign(tmp_path, monkeypatch):
@@ -622,12 +900,18 @@ def test_a_folder_may_be_called_with_an_equals_sign(tmp_path, monkeypatch):
 
 
 def test_a_row_that_is_no_encoder_is_named(small_benchmark, tmp_path):
-    with pytest.raises(RequestError, match=r"row mine: 'nothing' is no encoder.*'=' ends a row's name"):
-        judge.judge(small_benchmark, ["mine=nothing"], "valid", tmp_path / "out", families=["notes"])
+    with pytest.raises(
+        RequestError, match=r"row mine: 'nothing' is no encoder.*'=' ends a row's name"
+    ):
+        judge.judge(
+            small_benchmark, ["mine=nothing"], "valid", tmp_path / "out", families=["notes"]
+        )
 
 
 def test_a_draw_of_one_truth_alone_has_no_r2():
-    found = measures.r2(np.array([0.3, 0.3, 0.7]), np.array([0.2, 0.5, 0.7]))(np.array([[1.0, 1, 1], [2, 1, 0]]))
+    found = measures.r2(np.array([0.3, 0.3, 0.7]), np.array([0.2, 0.5, 0.7]))(
+        np.array([[1.0, 1, 1], [2, 1, 0]])
+    )
     assert np.isfinite(found[0])
     assert np.isnan(found[1])
 
@@ -638,15 +922,31 @@ def test_two_rows_of_one_name_are_refused(tmp_path):
 
 
 def test_tables_and_figure_hold_every_encoder_and_every_measure(tmp_path):
-    diagnosed = Answered(measures.DIAGNOSTICS[0], "accuracy", ("a", "b"), 0.5, (measures.mean_of(np.ones(2)),))
-    found = outcome.summarise({"good": [*answers(0.8, 0), diagnosed], "bad": answers(0.5, 50), judge.METADATA: [diagnosed]}, "valid", ["A note."])
+    diagnosed = Answered(
+        measures.DIAGNOSTICS[0], "accuracy", ("a", "b"), 0.5, (measures.mean_of(np.ones(2)),)
+    )
+    found = outcome.summarise(
+        {
+            "good": [*answers(0.8, 0), diagnosed],
+            "bad": answers(0.5, 50),
+            judge.METADATA: [diagnosed],
+        },
+        "valid",
+        ["A note."],
+    )
     outcome.write_outcome(found, tmp_path)
     table = (tmp_path / "table.md").read_text()
     assert all(f"| {name} |" in table for name in ("chance", "good", "bad", judge.METADATA))
-    assert all(f"| {question.task} ({name}) |" in table for question in measures.QUESTIONS for name in question.measures)
+    assert all(
+        f"| {question.task} ({name}) |" in table
+        for question in measures.QUESTIONS
+        for name in question.measures
+    )
     assert "A note." in table
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 2 * len(answers(0.5, 0)) + 2
+    assert (
+        len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 2 * len(answers(0.5, 0)) + 2
+    )
 
 
 # --- judging, on sounds made here ---
@@ -662,15 +962,43 @@ def small_benchmark(tmp_path, tone, write_wav):
             path = f"clips/{side}{number:02d}.wav"
             write_wav(path, tone(hz * (1 + 0.002 * number), seconds=1.0, level=0.1 + 0.02 * number))
             clips.append(
-                {"path": path, "split": side, "group": f"{side}{number // 2}", "low": number % 2, "rate": 44_100, "channels": 1, "kbps": 99.0, "codec": "ogg"}
+                {
+                    "path": path,
+                    "split": side,
+                    "group": f"{side}{number // 2}",
+                    "low": number % 2,
+                    "rate": 44_100,
+                    "channels": 1,
+                    "kbps": 99.0,
+                    "codec": "ogg",
+                }
             )
-    clips.append({"path": "clips/test.wav", "split": "test", "group": "test", "low": 0, "rate": 44_100, "channels": 1, "kbps": 99.0, "codec": "ogg"})
+    clips.append(
+        {
+            "path": "clips/test.wav",
+            "split": "test",
+            "group": "test",
+            "low": 0,
+            "rate": 44_100,
+            "channels": 1,
+            "kbps": 99.0,
+            "codec": "ogg",
+        }
+    )
     (tmp_path / "clips/test.wav").write_bytes(b"nobody looks")
-    targets = {"key": ("C major", "A minor"), "tempo": ("060.00 bpm", "085.00 bpm"), "onset-rate": (0.5, 1.5), "instruments": (["a"], ["a", "b"])}
+    targets = {
+        "key": ("C major", "A minor"),
+        "tempo": ("060.00 bpm", "085.00 bpm"),
+        "onset-rate": (0.5, 1.5),
+        "instruments": (["a"], ["a", "b"]),
+    }
     for question in (*measures.QUESTIONS, *measures.DIAGNOSTICS):
         names = targets.get(question.task, ("high", "low"))
         more = {"metric": "key_score"} if question.task == "key" else {}
-        groups.write_manifest(tmp_path / "tasks" / f"{question.name}.jsonl", [row | {"target": names[row["low"]]} | more for row in clips])
+        groups.write_manifest(
+            tmp_path / "tasks" / f"{question.name}.jsonl",
+            [row | {"target": names[row["low"]]} | more for row in clips],
+        )
     return tmp_path
 
 
@@ -679,15 +1007,31 @@ def test_judging_asks_the_validation_side_alone_and_fills_every_column(small_ben
     for family in measures.FAMILIES:  # somebody else's features, which say nothing
         for path in (small_benchmark / "clips").glob("*[0-9].wav"):
             (tmp_path / "others" / family / "clips").mkdir(parents=True, exist_ok=True)
-            np.save(tmp_path / "others" / family / "clips" / f"{path.stem}.npy", generator.random(4, np.float32))
+            np.save(
+                tmp_path / "others" / family / "clips" / f"{path.stem}.npy",
+                generator.random(4, np.float32),
+            )
     others = f"features:{tmp_path}/others/%FAMILY%"
-    found = judge.judge(small_benchmark, ["mel-stats", f"others={others}+{others}"], "valid", tmp_path / "out")
+    found = judge.judge(
+        small_benchmark, ["mel-stats", f"others={others}+{others}"], "valid", tmp_path / "out"
+    )
     assert {row["n"] for row in found.scores} == {12}
-    mel = {(row["family"], row["task"], row["measure"]): row["value"] for row in found.scores if row["encoder"] == "mel-stats"}
-    assert set(mel) == {(question.family, question.task, name) for question in (*measures.QUESTIONS, *measures.DIAGNOSTICS) for name in question.measures}
+    mel = {
+        (row["family"], row["task"], row["measure"]): row["value"]
+        for row in found.scores
+        if row["encoder"] == "mel-stats"
+    }
+    assert set(mel) == {
+        (question.family, question.task, name)
+        for question in (*measures.QUESTIONS, *measures.DIAGNOSTICS)
+        for name in question.measures
+    }
     assert mel["notes", "octave", "accuracy"] > 0.75
     blind = [row for row in found.scores if row["encoder"] == judge.METADATA]
-    assert {(row["task"], row["value"]) for row in blind} == {("soundtrack", 0.5), ("artist", 0.5)}  # the same for every file
+    assert {(row["task"], row["value"]) for row in blind} == {
+        ("soundtrack", 0.5),
+        ("artist", 0.5),
+    }  # the same for every file
     assert {row["second"] for row in found.differences} == {"others"}
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["side"] == "valid"
@@ -711,7 +1055,9 @@ def test_what_is_known_of_training_clips_serves_both_sides(small_benchmark, tone
         heard.clear()
 
 
-def test_moments_are_asked_of_the_judged_side_and_clear_beats_are_found(tmp_path, silence, write_wav):
+def test_moments_are_asked_of_the_judged_side_and_clear_beats_are_found(
+    tmp_path, silence, write_wav
+):
     rows = []
     for number in range(12):
         waveform, first = silence(6.0), 0.1 + 0.03 * number
@@ -719,11 +1065,21 @@ def test_moments_are_asked_of_the_judged_side_and_clear_beats_are_found(tmp_path
         for time, _ in beats:
             waveform[round(22_050 * time) :][:400] = 0.5
         write_wav(f"clips/{number}.wav", waveform)
-        rows.append({"path": f"clips/{number}.wav", "group": str(number), "split": "train" if number < 8 else "valid", "target": beats, "metric": "beats"})
+        rows.append(
+            {
+                "path": f"clips/{number}.wav",
+                "group": str(number),
+                "split": "train" if number < 8 else "valid",
+                "target": beats,
+                "metric": "beats",
+            }
+        )
     groups.write_manifest(tmp_path / "tasks" / "grooves-beats.jsonl", rows)
     dataset = datasets.load(tmp_path / "tasks" / "grooves-beats.jsonl")
     cache.prepare(dataset, tmp_path / "cache", workers=1)
-    found = judge.ask_moments(judge.Judgement(tmp_path, "valid"), measures.FRAMES[1], cache.Cache(tmp_path / "cache"), [])
+    found = judge.ask_moments(
+        judge.Judgement(tmp_path, "valid"), measures.FRAMES[1], cache.Cache(tmp_path / "cache"), []
+    )
     assert set(found.groups) == {"8", "9", "10", "11"}
     assert found.value() > 0.9
 

@@ -26,9 +26,18 @@ def built(tmp_path_factory):
     folder.mkdir()
     for name in FILES:
         (folder / name).write_text("x")
-    made = subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(root / "dist")], cwd=root, capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(root / "dist")],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert made.returncode == 0, made.stderr
-    inside = [f"weights/{path.parent.name}/{path.name}" for path in (root / "src" / "patchifier" / "weights").glob("*/*")]
+    inside = [
+        f"weights/{path.parent.name}/{path.name}"
+        for path in (root / "src" / "patchifier" / "weights").glob("*/*")
+    ]
     return root / "dist", inside
 
 
@@ -41,7 +50,9 @@ def test_wheel_and_sdist_hold_every_file_of_every_model(built):
         assert {f"patchifier/{file}" for file in inside} <= set(names)
         assert "patchifier/weights/__init__.py" in names
     with tarfile.open(sdist) as content:
-        assert {f"{sdist.name.removesuffix('.tar.gz')}/src/patchifier/{file}" for file in inside} <= set(content.getnames())
+        assert {
+            f"{sdist.name.removesuffix('.tar.gz')}/src/patchifier/{file}" for file in inside
+        } <= set(content.getnames())
 
 
 def test_the_models_of_a_wheel_are_found_without_the_tree(built, tmp_path, child_environment):
@@ -51,6 +62,13 @@ def test_the_models_of_a_wheel_are_found_without_the_tree(built, tmp_path, child
         content.extractall(tmp_path / "installed")
     code = "import patchifier; from patchifier import weights; print(patchifier.__file__); print(*weights.names())"
     environment = child_environment | {"PYTHONPATH": str(tmp_path / "installed")}
-    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert said.startswith(str(tmp_path / "installed"))
     assert MODEL in said.split()

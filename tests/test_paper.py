@@ -13,7 +13,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TINY = {
     "why": "Every step of the paper in minutes: a small network, few steps.",
-    "model": {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "positions": 2},
+    "model": {
+        "channels": [4, 4, 8, 8, 16],
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "feed_forward": 64,
+        "positions": 2,
+    },
     "pretrain": {
         "patches": 2,
         "stage_one": {"steps": 4, "batch": 4},
@@ -35,10 +42,22 @@ def outcome(tmp_path_factory) -> Path:
     (root / "tiny.json").write_text(json.dumps(TINY))
     (root / "bin").mkdir()
     command = root / "bin" / "patchifier"  # the command of this very checkout
-    command.write_text(f"#!{sys.executable}\nimport sys\nfrom patchifier.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n")
+    command.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom patchifier.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
     command.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{root / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
-    script = ["bash", str(ROOT / "recipes" / "paper.sh"), str(root / "data"), str(root / "out"), str(root / "tiny.json")]
+    environment = {
+        **os.environ,
+        "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
+    script = [
+        "bash",
+        str(ROOT / "recipes" / "paper.sh"),
+        str(root / "data"),
+        str(root / "out"),
+        str(root / "tiny.json"),
+    ]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return root / "out"
@@ -49,12 +68,16 @@ def test_every_table_of_the_paper_is_there(outcome):
     methods = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")
     for task, metric, clips in (("gtzan", "accuracy", 290), ("emomusic", "r2", None)):
         for method in methods:
-            results = json.loads((outcome / f"figure-2-{task}" / method / "results.json").read_text())
+            results = json.loads(
+                (outcome / f"figure-2-{task}" / method / "results.json").read_text()
+            )
             (row,) = results["rows"]
             assert (row["method"], row["metric"], results["seeds"]) == (method, metric, 5)
             assert clips in (None, row["n"])
             assert row["low"] <= row["value"] <= row["high"]
-    (row,) = json.loads((outcome / "figure-2-gtzan-folds" / "linear-probe" / "results.json").read_text())["rows"]
+    (row,) = json.loads(
+        (outcome / "figure-2-gtzan-folds" / "linear-probe" / "results.json").read_text()
+    )["rows"]
     assert row["n"] == 999  # all but the broken jazz.00054
     rates = json.loads((outcome / "best-rate-gtzan" / "linear-probe" / "rates.json").read_text())
     assert set(rates["validation"]) == {"1e-05", "0.0001", "0.001"}

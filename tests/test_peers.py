@@ -40,10 +40,22 @@ def data(tmp_path_factory, noise, tone):
     folder = tmp_path_factory.mktemp("sounds")
     sounds = {"short": (2.0, 300.0), "long": (12.5, 500.0)}
     for name, (seconds, hz) in sounds.items():
-        soundfile.write(folder / f"{name}.wav", noise(seconds, rate=OWN_RATE) + tone(hz, seconds=seconds, rate=OWN_RATE, level=0.3), OWN_RATE, subtype="FLOAT")
-    soundfile.write(folder / "click.wav", noise(200 / OWN_RATE, rate=OWN_RATE), OWN_RATE, subtype="FLOAT")
+        soundfile.write(
+            folder / f"{name}.wav",
+            noise(seconds, rate=OWN_RATE) + tone(hz, seconds=seconds, rate=OWN_RATE, level=0.3),
+            OWN_RATE,
+            subtype="FLOAT",
+        )
+    soundfile.write(
+        folder / "click.wav", noise(200 / OWN_RATE, rate=OWN_RATE), OWN_RATE, subtype="FLOAT"
+    )
     paths = {name: str(folder / f"{name}.wav") for name in ("short", "long", "click")}
-    return Clips(Clip("short", paths["short"]), Clip("long", paths["long"]), Clip("part", paths["long"], start_s=3.0, end_s=5.0), Clip("click", paths["click"]))
+    return Clips(
+        Clip("short", paths["short"]),
+        Clip("long", paths["long"]),
+        Clip("part", paths["long"], start_s=3.0, end_s=5.0),
+        Clip("click", paths["click"]),
+    )
 
 
 def heard(clip, rate):
@@ -57,7 +69,9 @@ def heard(clip, rate):
 
 
 def library(tmp_path, *ids):
-    return Clips(*[Clip(name, str(tmp_path / "audio" / f"{name.rpartition('/')[2]}.mp3")) for name in ids])
+    return Clips(
+        *[Clip(name, str(tmp_path / "audio" / f"{name.rpartition('/')[2]}.mp3")) for name in ids]
+    )
 
 
 def write(path, values):
@@ -112,10 +126,15 @@ def test_a_clip_with_two_files_and_a_file_of_two_clips_are_refused(tmp_path):
     write(tmp_path / "f" / "one" / "a.npy", [1.0])
     write(tmp_path / "f" / "two" / "a.npy", [2.0])
     write(tmp_path / "f" / "b.npy", [3.0])
-    with pytest.raises(RequestError, match=r"clip 'x/a' has 2 files, such as .*one/a.npy and .*two/a.npy"):
+    with pytest.raises(
+        RequestError, match=r"clip 'x/a' has 2 files, such as .*one/a.npy and .*two/a.npy"
+    ):
         encoders(f"features:{tmp_path / 'f'}", data=clips)
     write(tmp_path / "f" / "x" / "a.npy", [4.0])  # the path below the folder decides
-    assert encoders(f"features:{tmp_path / 'f'}", data=clips)[0].encode(clips, [0, 1]).tolist() == [[4], [3]]
+    assert encoders(f"features:{tmp_path / 'f'}", data=clips)[0].encode(clips, [0, 1]).tolist() == [
+        [4],
+        [3],
+    ]
     np.savez(tmp_path / "f" / "x" / "a.npz", [5.0])
     with pytest.raises(RequestError, match="has 2 files"):
         encoders(f"features:{tmp_path / 'f'}", data=clips)
@@ -173,10 +192,15 @@ def test_features_of_different_sizes_and_empty_folders_are_refused(tmp_path):
 # --- windows ---
 
 
-@pytest.mark.parametrize(("samples", "starts"), [(3, [0]), (4, [0]), (5, [0, 1]), (8, [0, 4]), (9, [0, 4, 5]), (11, [0, 4, 7])])
+@pytest.mark.parametrize(
+    ("samples", "starts"),
+    [(3, [0]), (4, [0]), (5, [0, 1]), (8, [0, 4]), (9, [0, 4, 5]), (11, [0, 4, 7])],
+)
 def test_windows_lie_side_by_side_and_the_last_ends_with_the_sound(samples, starts):
     found = windows(np.arange(samples), 4, shortest=2)
-    assert [part.tolist() for part in found] == [list(range(start, min(start + 4, samples))) for start in starts]
+    assert [part.tolist() for part in found] == [
+        list(range(start, min(start + 4, samples))) for start in starts
+    ]
 
 
 def test_what_is_too_short_is_padded_behind():
@@ -185,7 +209,12 @@ def test_what_is_too_short_is_padded_behind():
 
 # --- transformers ---
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 CONVOLUTIONS = {
     "conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (10, 8), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2
 }  # fmt: skip
@@ -201,15 +230,33 @@ def saved(folder, model, extractor):
 def wav2vec(tmp_path_factory):
     """Folder, model and extractor of a tiny wav2vec 2.0 that hears at 24 kHz."""
     torch.manual_seed(0)
-    folder, extractor = tmp_path_factory.mktemp("wav2vec") / "model", transformers.Wav2Vec2FeatureExtractor(sampling_rate=24_000)
-    return folder, saved(folder, transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SMALL, **CONVOLUTIONS)), extractor), extractor
+    folder, extractor = (
+        tmp_path_factory.mktemp("wav2vec") / "model",
+        transformers.Wav2Vec2FeatureExtractor(sampling_rate=24_000),
+    )
+    return (
+        folder,
+        saved(
+            folder,
+            transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**SMALL, **CONVOLUTIONS)),
+            extractor,
+        ),
+        extractor,
+    )
 
 
 @torch.no_grad()
 def by_hand(model, extractor, waveform, layer=None):
     """Mean over time of what the model itself gives for a waveform at its own rate."""
-    given = model(**extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt"), output_hidden_states=True)
-    return (given.last_hidden_state if layer is None else given.hidden_states[layer])[0].mean(0).numpy()
+    given = model(
+        **extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt"),
+        output_hidden_states=True,
+    )
+    return (
+        (given.last_hidden_state if layer is None else given.hidden_states[layer])[0]
+        .mean(0)
+        .numpy()
+    )
 
 
 @pytest.mark.parametrize("layer", [None, 0, 1, 2, -1])
@@ -218,7 +265,9 @@ def test_a_folder_of_transformers_gives_what_the_model_gives_at_its_own_rate(lay
     (encoder,) = encoders(f"hf:{folder}" if layer is None else f"hf:{folder}@{layer}", data=data)
     found = encoder.encode(data, [0, 2])
     for row, index in zip(found, (0, 2), strict=True):
-        np.testing.assert_allclose(row, by_hand(model, extractor, heard(data.clips[index], 24_000), layer), atol=1e-5)
+        np.testing.assert_allclose(
+            row, by_hand(model, extractor, heard(data.clips[index], 24_000), layer), atol=1e-5
+        )
     assert encoder.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert "24,000 Hz" in encoder.note
 
@@ -254,8 +303,16 @@ def test_a_model_is_in_evaluation_mode_and_the_same_twice(data, wav2vec):
 
 def test_whisper_is_its_encoder_without_the_silence_that_fills_the_window(data, tmp_path):
     torch.manual_seed(0)
-    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    config = transformers.WhisperConfig(**sizes, encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=51_000)
+    sizes = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
+    config = transformers.WhisperConfig(
+        **sizes, encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=51_000
+    )
     model, extractor = transformers.WhisperModel(config), transformers.WhisperFeatureExtractor()
     saved(tmp_path / "model", model, extractor)
     found = encoders(f"hf:{tmp_path / 'model'}")[0].encode(data, [0])[0]
@@ -268,21 +325,35 @@ def test_whisper_is_its_encoder_without_the_silence_that_fills_the_window(data, 
 
 def test_a_spectrogram_transformer_is_given_windows_that_it_does_not_cut_off(data, tmp_path):
     torch.manual_seed(0)
-    model, extractor = transformers.ASTModel(transformers.ASTConfig(**SMALL)), transformers.ASTFeatureExtractor()
+    model, extractor = (
+        transformers.ASTModel(transformers.ASTConfig(**SMALL)),
+        transformers.ASTFeatureExtractor(),
+    )
     saved(tmp_path / "model", model, extractor)
     found = encoders(f"hf:{tmp_path / 'model'}")[0].encode(data, [1])[0]
     waveform = heard(data.clips[1], 16_000)
-    wanted = np.mean([by_hand(model, extractor, part) for part in (waveform[:160_000], waveform[-160_000:])], axis=0)
+    wanted = np.mean(
+        [by_hand(model, extractor, part) for part in (waveform[:160_000], waveform[-160_000:])],
+        axis=0,
+    )
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_a_model_of_another_task_is_used_without_its_head_and_in_silence(tmp_path, data, wav2vec, capfd):
+def test_a_model_of_another_task_is_used_without_its_head_and_in_silence(
+    tmp_path, data, wav2vec, capfd
+):
     torch.manual_seed(0)
-    model = saved(tmp_path / "ctc", transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**SMALL, **CONVOLUTIONS)), wav2vec[2])
+    model = saved(
+        tmp_path / "ctc",
+        transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**SMALL, **CONVOLUTIONS)),
+        wav2vec[2],
+    )
     capfd.readouterr()
     found = encoders(f"hf:{tmp_path / 'ctc'}")[0].encode(data, [0])[0]
     assert capfd.readouterr() == ("", "")
-    np.testing.assert_allclose(found, by_hand(model.wav2vec2, wav2vec[2], heard(data.clips[0], 24_000)), atol=1e-5)
+    np.testing.assert_allclose(
+        found, by_hand(model.wav2vec2, wav2vec[2], heard(data.clips[0], 24_000)), atol=1e-5
+    )
 
 
 def test_missing_weights_are_refused_where_transformers_draws_them(tmp_path, wav2vec):
@@ -307,14 +378,25 @@ def test_what_is_no_audio_model_is_refused_with_the_reason(tmp_path, wav2vec):
 
 
 def test_code_that_comes_with_a_model_is_run_only_on_request(tmp_path, wav2vec, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
     monkeypatch.syspath_prepend(tmp_path / "modules")
     folder = tmp_path / "foreign"
     saved(folder, wav2vec[1], wav2vec[2])
-    config = (folder / "config.json").read_text(encoding="utf-8").replace('"wav2vec2"', '"homemade"')
-    (folder / "config.json").write_text(config.replace("{", '{"auto_map": {"AutoConfig": "made.C", "AutoModel": "made.M"},', 1), encoding="utf-8")
-    (folder / "made.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise ValueError('code ran')\n", encoding="utf-8")
-    with pytest.raises(RequestError, match="if the model brings its own code and you trust it, write hf-code:"):
+    config = (
+        (folder / "config.json").read_text(encoding="utf-8").replace('"wav2vec2"', '"homemade"')
+    )
+    (folder / "config.json").write_text(
+        config.replace("{", '{"auto_map": {"AutoConfig": "made.C", "AutoModel": "made.M"},', 1),
+        encoding="utf-8",
+    )
+    (folder / "made.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nraise ValueError('code ran')\n", encoding="utf-8"
+    )
+    with pytest.raises(
+        RequestError, match="if the model brings its own code and you trust it, write hf-code:"
+    ):
         encoders(f"hf:{folder}")
     assert not (tmp_path / "ran").exists()
     with pytest.raises(RequestError, match="code ran"):
@@ -336,8 +418,16 @@ def test_without_transformers_the_message_says_how_to_install_it(monkeypatch):
 
 
 def test_heavy_packages_are_not_loaded_with_the_module(child_environment):
-    code = "import sys, patchifier.baselines; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], env=child_environment, capture_output=True, text=True, check=True).stdout.split()
+    code = (
+        "import sys, patchifier.baselines; print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        env=child_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
     assert "torch" in loaded
     assert not set(loaded) & {"transformers", "librosa", "sklearn"}
 
@@ -372,7 +462,9 @@ def hear_module(tmp_path, monkeypatch):
 
     def write_module(text=HEAR, **values):
         made.append(f"hear_{tmp_path.name.replace('-', '_')}_{len(made)}")
-        (tmp_path / f"{made[-1]}.py").write_text(textwrap.dedent(text).format(**{"rate": 16_000, "size": 2} | values), encoding="utf-8")
+        (tmp_path / f"{made[-1]}.py").write_text(
+            textwrap.dedent(text).format(**{"rate": 16_000, "size": 2} | values), encoding="utf-8"
+        )
         return made[-1]
 
     yield write_module
@@ -394,7 +486,10 @@ def test_a_hear_module_hears_every_clip_at_its_own_rate(rate, data, hear_module)
 def test_a_hear_module_is_given_its_weights(data, hear_module, tmp_path):
     (tmp_path / "gain @ 3.txt").write_text("3.0")
     name = hear_module()
-    (plain,), (loud,) = encoders(f"hear:{name}"), encoders(f"hear:{name}@{tmp_path / 'gain @ 3.txt'}")
+    (plain,), (loud,) = (
+        encoders(f"hear:{name}"),
+        encoders(f"hear:{name}@{tmp_path / 'gain @ 3.txt'}"),
+    )
     np.testing.assert_allclose(loud.encode(data, [0]), 3 * plain.encode(data, [0]), rtol=1e-6)
     assert plain.identity != loud.identity
     assert plain.identity != encoders(f"hear:{hear_module(HEAR + '    # changed')}")[0].identity
@@ -404,12 +499,20 @@ def test_modules_without_the_hear_api_are_refused(hear_module):
     whole = textwrap.dedent(HEAR)
     cases = [
         ("x = 1", {}, "has no load_model and no get_scene_embeddings"),
-        (whole.replace("def get_scene_embeddings", "def other"), {}, "has no get_scene_embeddings,"),
+        (
+            whole.replace("def get_scene_embeddings", "def other"),
+            {},
+            "has no get_scene_embeddings,",
+        ),
         (whole.replace("torch.nn.Module", "object"), {}, "gives Model, expected a torch.nn.Module"),
         (whole, {"rate": None}, "sample_rate is None"),
         (whole, {"rate": 44.1}, "sample_rate is 44.1"),
         (whole, {"size": 3}, r"gives \(1, 2\) for one sound, expected \(1, 3\)"),
-        (whole.replace("assert audio.ndim == 2", "assert audio.ndim == 3"), {}, "fails on a second of silence"),
+        (
+            whole.replace("assert audio.ndim == 2", "assert audio.ndim == 3"),
+            {},
+            "fails on a second of silence",
+        ),
         ("import nothing_of_that_name", {}, "cannot import"),
     ]
     for text, values, message in cases:
@@ -423,7 +526,19 @@ def test_modules_without_the_hear_api_are_refused(hear_module):
 
 # --- CLMR ---
 
-LAYERS = [(1, 128), (128, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 256), (256, 256), (256, 256), (256, 512), (512, 512)]
+LAYERS = [
+    (1, 128),
+    (128, 128),
+    (128, 128),
+    (128, 256),
+    (256, 256),
+    (256, 256),
+    (256, 256),
+    (256, 256),
+    (256, 256),
+    (256, 512),
+    (512, 512),
+]
 
 
 @pytest.fixture(scope="module")
@@ -433,23 +548,35 @@ def released():
     state = {}
     for number, (into, out) in enumerate(LAYERS):
         at = f"encoder.sequential.{number}"
-        state[f"{at}.0.weight"] = torch.randn(out, into, 3, generator=generator) * (2 / (3 * into)) ** 0.5
+        state[f"{at}.0.weight"] = (
+            torch.randn(out, into, 3, generator=generator) * (2 / (3 * into)) ** 0.5
+        )
         state[f"{at}.0.bias"] = 0.1 * torch.randn(out, generator=generator)
         state[f"{at}.1.weight"] = 1 + 0.1 * torch.randn(out, generator=generator)
         state[f"{at}.1.bias"] = 0.1 * torch.randn(out, generator=generator)
         state[f"{at}.1.running_mean"] = 0.1 * torch.randn(out, generator=generator)
         state[f"{at}.1.running_var"] = 1 + 0.1 * torch.rand(out, generator=generator)
         state[f"{at}.1.num_batches_tracked"] = torch.tensor(10_000)
-    return state | {"projector.0.weight": torch.zeros(512, 512), "projector.2.weight": torch.zeros(128, 512)}
+    return state | {
+        "projector.0.weight": torch.zeros(512, 512),
+        "projector.2.weight": torch.zeros(128, 512),
+    }
 
 
 def sample_cnn_by_hand(state, frame):
     """One frame (59049,) through the published layers, written out: (512,)."""
     x = torch.from_numpy(frame)[None, None]
     for number in range(11):
-        weight, bias = (state[f"encoder.sequential.{number}.0.{name}"] for name in ("weight", "bias"))
-        x = functional.conv1d(x, weight, bias, stride=3 if number == 0 else 1, padding=0 if number == 0 else 1)
-        scale, shift, mean, variance = (state[f"encoder.sequential.{number}.1.{name}"][:, None] for name in ("weight", "bias", "running_mean", "running_var"))
+        weight, bias = (
+            state[f"encoder.sequential.{number}.0.{name}"] for name in ("weight", "bias")
+        )
+        x = functional.conv1d(
+            x, weight, bias, stride=3 if number == 0 else 1, padding=0 if number == 0 else 1
+        )
+        scale, shift, mean, variance = (
+            state[f"encoder.sequential.{number}.1.{name}"][:, None]
+            for name in ("weight", "bias", "running_mean", "running_var")
+        )
         x = ((x - mean) / torch.sqrt(variance + 1e-5) * scale + shift).clamp(min=0)
         if 1 <= number <= 9:
             x = functional.max_pool1d(x, 3)
@@ -471,20 +598,39 @@ def test_clmrs_weights_give_the_mean_over_whole_frames(data, released, checkpoin
     long, short = heard(data.clips[1], 22_050), heard(data.clips[0], 22_050)
     assert len(long) == 4 * 59_049 + 39_429
     frames = [long[start : start + 59_049] for start in range(0, 4 * 59_049, 59_049)]
-    np.testing.assert_allclose(found[0], np.mean([sample_cnn_by_hand(released, frame) for frame in frames], axis=0), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found[1], sample_cnn_by_hand(released, np.pad(short, (0, 59_049 - len(short)))), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        found[0],
+        np.mean([sample_cnn_by_hand(released, frame) for frame in frames], axis=0),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    np.testing.assert_allclose(
+        found[1],
+        sample_cnn_by_hand(released, np.pad(short, (0, 59_049 - len(short)))),
+        rtol=1e-3,
+        atol=1e-4,
+    )
     assert encoder.parameters == sum(
-        tensor.numel() for name, tensor in released.items() if name.startswith("encoder") and "running" not in name and "num_" not in name
+        tensor.numel()
+        for name, tensor in released.items()
+        if name.startswith("encoder") and "running" not in name and "num_" not in name
     )
 
 
 def test_frames_of_exactly_one_and_two_lengths():
-    assert [len(clmr.frames(np.zeros(count, np.float32))) for count in (1, 59_048, 59_049, 59_050, 118_097, 118_098)] == [1, 1, 1, 1, 1, 2]
+    assert [
+        len(clmr.frames(np.zeros(count, np.float32)))
+        for count in (1, 59_048, 59_049, 59_050, 118_097, 118_098)
+    ] == [1, 1, 1, 1, 1, 2]
 
 
 def test_every_form_of_the_checkpoint_gives_the_same(data, released, checkpoint_file, tmp_path):
     wanted = encoders(f"clmr:{checkpoint_file}")[0].encode(data, [0])
-    alone = {name.removeprefix("encoder."): tensor for name, tensor in released.items() if name.startswith("encoder.")}
+    alone = {
+        name.removeprefix("encoder."): tensor
+        for name, tensor in released.items()
+        if name.startswith("encoder.")
+    }
     lightning = {f"model.{name}": tensor for name, tensor in released.items()} | {
         name: tensor for name, tensor in released.items() if name.startswith("encoder.")
     }
@@ -496,7 +642,9 @@ def test_every_form_of_the_checkpoint_gives_the_same(data, released, checkpoint_
     }  # fmt: skip
     for name, state in forms.items():
         torch.save(state, tmp_path / name)
-        assert np.array_equal(encoders(f"clmr:{tmp_path / name}")[0].encode(data, [0]), wanted), name
+        assert np.array_equal(encoders(f"clmr:{tmp_path / name}")[0].encode(data, [0]), wanted), (
+            name
+        )
 
 
 class Bomb:
@@ -510,7 +658,9 @@ class Bomb:
 
 
 def test_loading_weights_runs_none_of_their_code(released, tmp_path):
-    torch.save({"state_dict": released, "extra": Bomb(str(tmp_path / "ran"))}, tmp_path / "bomb.ckpt")
+    torch.save(
+        {"state_dict": released, "extra": Bomb(str(tmp_path / "ran"))}, tmp_path / "bomb.ckpt"
+    )
     (encoder,) = encoders(f"clmr:{tmp_path / 'bomb.ckpt'}")
     assert encoder.parameters > 2_000_000
     assert not (tmp_path / "ran").exists()
@@ -519,10 +669,19 @@ def test_loading_weights_runs_none_of_their_code(released, tmp_path):
 def test_weights_of_something_else_are_refused_by_name(released, tmp_path):
     first = "encoder.sequential.0.0.weight"
     cases = [
-        ({**released, "encoder.sequential.11.0.weight": torch.zeros(1)}, r"have \['sequential.11.0.weight'\] besides"),
+        (
+            {**released, "encoder.sequential.11.0.weight": torch.zeros(1)},
+            r"have \['sequential.11.0.weight'\] besides",
+        ),
         ({**released, "decoder.weight": torch.zeros(1)}, "unexpected tensors decoder.weight"),
-        ({name: tensor for name, tensor in released.items() if name != first}, r"lack \['sequential.0.0.weight'\]"),
-        ({**released, first: torch.zeros(128, 1, 5)}, r"shape \(128, 1, 5\), expected \(128, 1, 3\)"),
+        (
+            {name: tensor for name, tensor in released.items() if name != first},
+            r"lack \['sequential.0.0.weight'\]",
+        ),
+        (
+            {**released, first: torch.zeros(128, 1, 5)},
+            r"shape \(128, 1, 5\), expected \(128, 1, 3\)",
+        ),
         ({**released, first: torch.full((128, 1, 3), torch.nan)}, "NaN"),
         ({"conv.weight": torch.zeros(1)}, "but conv.weight: no SampleCNN"),
         ({}, "but none: no SampleCNN"),

@@ -21,8 +21,23 @@ from patchifier.model import Patchifier
 
 RATE = 22_050
 WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
-TINY = {"channels": [4, 4, 8, 8, 16], "pitch_channels": 4, "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "norm": "before", "predictor_layers": 1}
-CONFIG = update(Config(), {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": TINY | {"bands": 280, "pitch_bands": 216}})
+TINY = {
+    "channels": [4, 4, 8, 8, 16],
+    "pitch_channels": 4,
+    "width": 32,
+    "layers": 2,
+    "heads": 2,
+    "feed_forward": 64,
+    "norm": "before",
+    "predictor_layers": 1,
+}
+CONFIG = update(
+    Config(),
+    {
+        "spectrogram": {"bands": 280, "pitch_bands": 216},
+        "model": TINY | {"bands": 280, "pitch_bands": 216},
+    },
+)
 
 
 def pitch_hz(band: int) -> float:
@@ -43,8 +58,13 @@ def test_tone_lights_its_pitch_band(band: int, tone: Callable) -> None:
 
 
 @pytest.mark.parametrize("hz", [110.0, 195.0, 390.0])
-def test_semitones_that_share_a_mel_band_have_pitch_bands_of_their_own(hz: float, tone: Callable) -> None:
-    low, high = (spectrogram.log_mel(tone(each, seconds=2), WIDE)[:, 20:-20].mean(dim=1) for each in (hz, hz * 2 ** (1 / 12)))
+def test_semitones_that_share_a_mel_band_have_pitch_bands_of_their_own(
+    hz: float, tone: Callable
+) -> None:
+    low, high = (
+        spectrogram.log_mel(tone(each, seconds=2), WIDE)[:, 20:-20].mean(dim=1)
+        for each in (hz, hz * 2 ** (1 / 12))
+    )
     assert int(high[64:].argmax() - low[64:].argmax()) == 3
     assert low[:64].argmax() == high[:64].argmax()
 
@@ -62,40 +82,60 @@ def test_full_scale_tone_has_its_known_level(bin_of: int, tone: Callable) -> Non
 def test_pitch_filters_have_unit_area_and_none_is_narrower_than_the_transform_can_tell() -> None:
     made, bin_hz = filters.pitch_filters(WIDE), RATE / WIDE.pitch_n_fft
     assert made.shape == (216, 4097)
-    np.testing.assert_allclose(made.sum(axis=1) * bin_hz, 1, atol=0.1)  # triangles as narrow as the transform are sampled roughly
+    np.testing.assert_allclose(
+        made.sum(axis=1) * bin_hz, 1, atol=0.1
+    )  # triangles as narrow as the transform are sampled roughly
     assert (made > 0).any(axis=1).all()
     centres = (made * np.arange(4097) * bin_hz).sum(axis=1) / made.sum(axis=1)
     np.testing.assert_allclose(centres, [pitch_hz(band) for band in range(216)], atol=bin_hz / 2)
 
 
 @pytest.mark.parametrize("changes", [{}, {"reference": "max", "top_db": 80.0}, {"top_db": 40.0}])
-def test_mel_bands_are_what_they_are_without_pitch_bands(changes: dict, tone: Callable, noise: Callable) -> None:
+def test_mel_bands_are_what_they_are_without_pitch_bands(
+    changes: dict, tone: Callable, noise: Callable
+) -> None:
     config = update(WIDE, changes)
     wave = tone(pitch_hz(60), seconds=2) + noise(2, level=0.01)
-    found, plain = spectrogram.log_mel(wave, config), spectrogram.log_mel(wave, config.without_pitch)
+    found, plain = (
+        spectrogram.log_mel(wave, config),
+        spectrogram.log_mel(wave, config.without_pitch),
+    )
     assert found.shape == (280, plain.shape[1])
     torch.testing.assert_close(found[:64], plain, atol=1e-6, rtol=0)
 
 
 @settings(max_examples=15, deadline=None)
 @given(samples=st.integers(1, 30_000), cuts=st.lists(st.integers(0, 30_000), max_size=6))
-def test_log_mel_of_blocks_is_that_of_the_whole(samples: int, cuts: list[int], noise: Callable) -> None:
+def test_log_mel_of_blocks_is_that_of_the_whole(
+    samples: int, cuts: list[int], noise: Callable
+) -> None:
     wave = noise(samples / RATE)
     blocks = np.split(wave, sorted(min(place, samples) for place in cuts))
     expected = spectrogram.log_mel(wave, WIDE)
-    torch.testing.assert_close(spectrogram.log_mel_of_blocks(iter(blocks), WIDE), expected, atol=2e-5, rtol=0)
-    torch.testing.assert_close(torch.cat(list(spectrogram.stream_log_mel(iter(blocks), WIDE)), dim=-1), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        spectrogram.log_mel_of_blocks(iter(blocks), WIDE), expected, atol=2e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        torch.cat(list(spectrogram.stream_log_mel(iter(blocks), WIDE)), dim=-1),
+        expected,
+        atol=2e-5,
+        rtol=0,
+    )
     assert expected.shape == (280, 1 + samples // 512)
 
 
-def test_blocks_give_what_the_whole_gives_under_a_window_that_does_not_end_in_zeros(tone: Callable) -> None:
+def test_blocks_give_what_the_whole_gives_under_a_window_that_does_not_end_in_zeros(
+    tone: Callable,
+) -> None:
     config, wave = update(WIDE, {"window": "hamming"}), tone(5_600, seconds=20)
     found = torch.cat(list(spectrogram.stream_log_mel(iter(np.split(wave, 20)), config)), dim=-1)
     torch.testing.assert_close(found, spectrogram.log_mel(wave, config), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 4095, 40_001])
-def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples: int, tone: Callable) -> None:
+def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(
+    samples: int, tone: Callable
+) -> None:
     seconds = samples / RATE
     low, high = (torch.from_numpy(tone(hz, seconds=seconds)).double() for hz in (3500, 7600))
     middle = slice(24, max(24, samples // 2 - 24))  # as far from the ends as the filter sees
@@ -106,7 +146,9 @@ def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples: int
 
 
 @pytest.mark.parametrize("samples", [1, 9000, 60_000])
-def test_pitch_bands_are_those_of_every_sample(samples: int, monkeypatch: pytest.MonkeyPatch, noise: Callable, tone: Callable) -> None:
+def test_pitch_bands_are_those_of_every_sample(
+    samples: int, monkeypatch: pytest.MonkeyPatch, noise: Callable, tone: Callable
+) -> None:
     wave = (noise(3) + tone(440, seconds=3))[:samples].astype(np.float64)
     assert filters.pitch_step(WIDE) == 2
     found = spectrogram.log_mel(wave, WIDE)
@@ -116,7 +158,16 @@ def test_pitch_bands_are_those_of_every_sample(samples: int, monkeypatch: pytest
     spectrogram._banks.cache_clear()
 
 
-@pytest.mark.parametrize("changes", [{"pitch_bands": 218, "bands": 282}, {"hop": 441}, {"pitch_n_fft": 8190}, {"pitch_f_min_hz": 60.0}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pitch_bands": 218, "bands": 282},
+        {"hop": 441},
+        {"pitch_n_fft": 8190},
+        {"pitch_f_min_hz": 60.0},
+    ],
+    ids=str,
+)
 def test_half_rate_is_not_taken_where_it_would_not_do(changes: dict) -> None:
     assert filters.pitch_step(dataclasses.replace(WIDE, **changes)) == 1
 
@@ -127,7 +178,10 @@ def test_silence_is_exactly_minus_one(silence: Callable) -> None:
 
 def test_sound_of_a_log_mel_is_that_of_its_mel_bands(tone: Callable) -> None:
     log_mel = spectrogram.log_mel(tone(), WIDE)
-    torch.testing.assert_close(spectrogram.to_waveform(log_mel, WIDE, iterations=1), spectrogram.to_waveform(log_mel[:64], WIDE.without_pitch, iterations=1))
+    torch.testing.assert_close(
+        spectrogram.to_waveform(log_mel, WIDE, iterations=1),
+        spectrogram.to_waveform(log_mel[:64], WIDE.without_pitch, iterations=1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,8 +202,14 @@ def test_bands_that_cannot_be_are_refused_by_name(changes: dict, named: str) -> 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model": {"pitch_bands": 120}}, r"spectrogram\.pitch_bands \(216\) and model\.pitch_bands \(120\) must be the same"),
-        ({"model": {"bands": 284, "pitch_bands": 220}}, r"model\.pitch_bands \(220\) must be fewer than model\.bands and a multiple of 6"),
+        (
+            {"model": {"pitch_bands": 120}},
+            r"spectrogram\.pitch_bands \(216\) and model\.pitch_bands \(120\) must be the same",
+        ),
+        (
+            {"model": {"bands": 284, "pitch_bands": 220}},
+            r"model\.pitch_bands \(220\) must be fewer than model\.bands and a multiple of 6",
+        ),
         ({"model": {"pitch_channels": 0}}, r"model\.pitch_channels is 0"),
     ],
 )
@@ -168,15 +228,21 @@ def wide_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
-def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(wide_cache: Path, small_cache: Path) -> None:
+def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(
+    wide_cache: Path, small_cache: Path
+) -> None:
     wide, narrow = cache.Cache(wide_cache), cache.Cache(small_cache)
     view = wide.require(SpectrogramConfig())
     assert view.spectrogram == narrow.spectrogram
     for index in range(len(narrow.clips)):
-        np.testing.assert_allclose(view.log_mel(index), narrow.log_mel(index), atol=1e-3)  # a step of float16
+        np.testing.assert_allclose(
+            view.log_mel(index), narrow.log_mel(index), atol=1e-3
+        )  # a step of float16
         assert (np.asarray(view.log_mel(index)) == wide.log_mel(index)[:, :64]).all()
     spans = np.array([[0, 20], [5, 40]])
-    assert torch.equal(view.read([0, 1], spans, least=50), wide.read([0, 1], spans, least=50)[..., :64])
+    assert torch.equal(
+        view.read([0, 1], spans, least=50), wide.read([0, 1], spans, least=50)[..., :64]
+    )
     assert wide.log_mel(0).shape[1] == 280
     assert wide.verify() == []
     assert wide.require(WIDE).spectrogram == WIDE
@@ -187,11 +253,16 @@ def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(wide_cache: 
     [
         (SpectrogramConfig(n_fft=1024), "n_fft is 2048, not 1024"),
         (SpectrogramConfig(bands=32), "bands is 280, not 32"),
-        (update(WIDE, {"pitch_per_octave": 24, "pitch_bands": 144, "bands": 208}), "pitch_per_octave is 36, not 24"),
+        (
+            update(WIDE, {"pitch_per_octave": 24, "pitch_bands": 144, "bands": 208}),
+            "pitch_per_octave is 36, not 24",
+        ),
         (update(WIDE, {"pitch_f_min_hz": 27.5}), r"pitch_f_min_hz is 55\.0, not 27\.5"),
     ],
 )
-def test_other_differences_are_refused_by_name(wide_cache: Path, wanted: SpectrogramConfig, named: str) -> None:
+def test_other_differences_are_refused_by_name(
+    wide_cache: Path, wanted: SpectrogramConfig, named: str
+) -> None:
     with pytest.raises(RequestError, match=named):
         cache.Cache(wide_cache).require(wanted)
 
@@ -202,20 +273,29 @@ def test_pitch_bands_that_a_cache_has_not_are_refused_by_name(small_cache: Path)
 
 
 @pytest.mark.parametrize("spec", ["mel-stats", "random:3", "MODEL"])
-def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(spec: str, wide_cache: Path, small_cache: Path, tmp_path: Path) -> None:
-    narrow = update(Config(), {"model": {name: value for name, value in TINY.items() if name != "pitch_channels"}})
+def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(
+    spec: str, wide_cache: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    narrow = update(
+        Config(),
+        {"model": {name: value for name, value in TINY.items() if name != "pitch_channels"}},
+    )
     checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(narrow.model), narrow))
     found = []
     for path in (small_cache, wide_cache):
         data = cache.Cache(path)
         train = range(len(data.clips))
-        (encoder,) = encoders(spec.replace("MODEL", str(tmp_path / "model")), data=data, train=train)
+        (encoder,) = encoders(
+            spec.replace("MODEL", str(tmp_path / "model")), data=data, train=train
+        )
         found.append(encoder.encode(data, train))
     assert found[0].shape == found[1].shape
     np.testing.assert_allclose(found[0], found[1], atol=2e-3)  # log-mels in half precision
 
 
-def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(wide_cache: Path, small_cache: Path, tmp_path: Path) -> None:
+def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(
+    wide_cache: Path, small_cache: Path, tmp_path: Path
+) -> None:
     checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(CONFIG.model), CONFIG))
     found = []
     for path in (wide_cache, small_cache):
@@ -247,8 +327,13 @@ def test_pitch_bands_have_a_part_in_the_vector(embedder: Embedder, noise: Callab
 
 
 @pytest.mark.parametrize("seconds", [(0.02, 0.7, 3.0), (19.0, 1.0, 26.3)])
-def test_a_batch_gives_what_each_alone_does(seconds: tuple[float, ...], embedder: Embedder, noise: Callable, tone: Callable) -> None:
-    waves = [noise(length, seed=number) + tone(200 + 300 * number, seconds=length) for number, length in enumerate(seconds)]
+def test_a_batch_gives_what_each_alone_does(
+    seconds: tuple[float, ...], embedder: Embedder, noise: Callable, tone: Callable
+) -> None:
+    waves = [
+        noise(length, seed=number) + tone(200 + 300 * number, seconds=length)
+        for number, length in enumerate(seconds)
+    ]
     together = embedder.embed(waves, RATE)
     for row, wave in zip(together, waves, strict=True):
         np.testing.assert_allclose(row, embedder.embed(wave, RATE), atol=1e-5, rtol=0)
@@ -279,7 +364,9 @@ def test_the_graph_gives_the_embedders_vectors(frames: int, embedder: Embedder) 
 
 
 def test_the_exported_graph_gives_the_embedders_vectors(embedder: Embedder, tmp_path: Path) -> None:
-    session = onnxruntime.InferenceSession(export(embedder, tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        export(embedder, tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"]
+    )
     for frames in (5, 100, 1217):
         sounds = np.random.default_rng(frames).uniform(-1, 1, (2, frames * 512)).astype(np.float32)
         (found,) = session.run(["embedding"], {"waveform": sounds})

@@ -21,7 +21,13 @@ from patchifier.runs import Run
 from patchifier.self_test import LAYER, SelfTest, Trial, examine, self_test
 
 SETTINGS = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64},
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "feed_forward": 64,
+    },
     "pretrain": {
         "stage_one": {"steps": 3, "batch": 4},
         "stage_two": {"steps": 3, "batch": 4},
@@ -41,10 +47,16 @@ def sounds(tmp_path_factory):
     (root / "audio").mkdir()
     lines = ["path,target,split"]
     for number in range(10):
-        soundfile.write(root / "audio" / f"clip-{number}.wav", 0.1 * chance.standard_normal(22_050 * 8), 22_050)
-        lines.append(f"audio/clip-{number}.wav,{'even' if number % 2 == 0 else 'odd'},{('train', 'train', 'train', 'valid', 'test')[number // 2]}")
+        soundfile.write(
+            root / "audio" / f"clip-{number}.wav", 0.1 * chance.standard_normal(22_050 * 8), 22_050
+        )
+        lines.append(
+            f"audio/clip-{number}.wav,{'even' if number % 2 == 0 else 'odd'},{('train', 'train', 'train', 'valid', 'test')[number // 2]}"
+        )
     (root / "clips.csv").write_text("\n".join(lines) + "\n")
-    cache.prepare(datasets.load(root / "clips.csv"), root / "cache", config=CONFIG.spectrogram, workers=1)
+    cache.prepare(
+        datasets.load(root / "clips.csv"), root / "cache", config=CONFIG.spectrogram, workers=1
+    )
     return root / "cache"
 
 
@@ -64,7 +76,11 @@ class Faulty(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.name().split(".")[0].removeprefix("aten::") in self.names and isinstance(result, torch.Tensor) and result.dtype == torch.bfloat16:
+        if (
+            func.name().split(".")[0].removeprefix("aten::") in self.names
+            and isinstance(result, torch.Tensor)
+            and result.dtype == torch.bfloat16
+        ):
             self.calls += 1
             return self.fault(result, self.calls)
         return result
@@ -112,7 +128,10 @@ def test_without_bf16_nothing_is_tested(wanted, monkeypatch):
 
 def matrices():
     chance = torch.Generator().manual_seed(0)
-    return [torch.randn(40, 30, generator=chance).bfloat16(), torch.randn(30, 20, generator=chance).bfloat16()]
+    return [
+        torch.randn(40, 30, generator=chance).bfloat16(),
+        torch.randn(30, 20, generator=chance).bfloat16(),
+    ]
 
 
 def test_a_healthy_operation_passes():
@@ -131,7 +150,17 @@ def test_a_faulty_operation_is_refused(fault):
 
 
 def test_one_bad_result_of_several_is_refused():
-    assert examine(lambda one, other: (one @ other, (one @ other) * (1.02 if one.dtype == torch.bfloat16 else 1), None), matrices()) != ""
+    assert (
+        examine(
+            lambda one, other: (
+                one @ other,
+                (one @ other) * (1.02 if one.dtype == torch.bfloat16 else 1),
+                None,
+            ),
+            matrices(),
+        )
+        != ""
+    )
 
 
 def test_a_read_outside_its_own_memory_is_seen():
@@ -158,7 +187,10 @@ def trial(config=CONFIG.model, seed=0):
     """Two steps of stage II."""
     patches = torch.rand(4, 8, 1, 64, 32, generator=torch.Generator().manual_seed(seed))
     masked = torch.arange(8).expand(4, 8) % 4 > 0
-    return Trial(Patchifier(config, seed=seed), [lambda model: model.stage_two_loss(patches, patches, None, masked)] * 2)
+    return Trial(
+        Patchifier(config, seed=seed),
+        [lambda model: model.stage_two_loss(patches, patches, None, masked)] * 2,
+    )
 
 
 def test_a_model_on_a_healthy_processor_passes():
@@ -226,7 +258,11 @@ def test_a_faulty_convolution_is_kept_in_float32(fault):
 
 
 def test_a_convolution_in_float32_computes_what_float32_does():
-    for layer in (Convolution(3, 8, 3, stride=2, padding=1, bias=False), UpConvolution(3, 8), UpConvolution(3, 1)):
+    for layer in (
+        Convolution(3, 8, 3, stride=2, padding=1, bias=False),
+        UpConvolution(3, 8),
+        UpConvolution(3, 1),
+    ):
         maps = torch.rand(5, 3, 8, 6)
         keep_in_float32(layer, [tuple(layer.weight.shape)])
         with torch.autocast("cpu", torch.bfloat16):
@@ -266,7 +302,9 @@ def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
     patches = torch.rand(480, 1, 64, 32, generator=torch.Generator().manual_seed(0))
     exact, found = extractor(patches), []
     for fill in (math.nan, 3e38, -3e38, math.nan, 1.0):
-        blocks = [torch.full((480 * 2**number,), fill, dtype=torch.bfloat16) for number in range(8, 15)]
+        blocks = [
+            torch.full((480 * 2**number,), fill, dtype=torch.bfloat16) for number in range(8, 15)
+        ]
         del blocks
         with torch.autocast("cpu", torch.bfloat16):
             found.append(extractor(patches).float())
@@ -282,43 +320,76 @@ def facts(out):
 
 
 @pytest.mark.parametrize("changes", [{}, TEACHER], ids=["paper", "teacher"])
-def test_auto_takes_bf16_where_all_is_healthy_and_says_what_was_tested(changes, sounds, tmp_path, has_bf16):
+def test_auto_takes_bf16_where_all_is_healthy_and_says_what_was_tested(
+    changes, sounds, tmp_path, has_bf16
+):
     pretrain.pretrain(sounds, tmp_path / "run", config=update(CONFIG, changes), device="cpu")
     test = facts(tmp_path / "run")["precision test"]
     assert facts(tmp_path / "run")["precision"] == test["precision"] == "bf16"
     assert test["operations"] > 60
-    assert {"seconds", "refused", "float32 kernels", "processor", "amx", "torch", "threads"} <= set(test)
+    assert {"seconds", "refused", "float32 kernels", "processor", "amx", "torch", "threads"} <= set(
+        test
+    )
 
 
 @FAULTS
-def test_auto_takes_float32_where_a_product_is_faulty_and_says_so(fault, sounds, tmp_path, has_bf16):
+def test_auto_takes_float32_where_a_product_is_faulty_and_says_so(
+    fault, sounds, tmp_path, has_bf16
+):
     said = []
     with Faulty(fault, "mm"):
         pretrain.pretrain(
-            sounds, tmp_path / "run", config=CONFIG, device="cpu", progress=lambda title: lambda done, total, note: said.append((title, done == total, note))
+            sounds,
+            tmp_path / "run",
+            config=CONFIG,
+            device="cpu",
+            progress=lambda title: (
+                lambda done, total, note: said.append((title, done == total, note))
+            ),
         )
     found = facts(tmp_path / "run")
     assert found["precision"] == "32"
     assert found["precision test"]["refused"][0].startswith("mm of (")
-    assert [note for title, last, note in said if title == "test of bf16" and last and note.startswith("float32")]
+    assert [
+        note
+        for title, last, note in said
+        if title == "test of bf16" and last and note.startswith("float32")
+    ]
 
 
 def test_a_run_in_float32_for_a_fault_is_the_run_that_asked_for_float32(sounds, tmp_path, has_bf16):
     """The self-test leaves no trace: neither in weights nor in chance."""
     with Faulty(not_finite, "mm"):
         refused = pretrain.pretrain(sounds, tmp_path / "refused", config=CONFIG, device="cpu")
-    asked = pretrain.pretrain(sounds, tmp_path / "asked", config=update(CONFIG, {"pretrain": {"precision": "32"}}), device="cpu")
-    one, other = (safetensors.torch.load_file(model / "model.safetensors") for model in (refused, asked))
+    asked = pretrain.pretrain(
+        sounds,
+        tmp_path / "asked",
+        config=update(CONFIG, {"pretrain": {"precision": "32"}}),
+        device="cpu",
+    )
+    one, other = (
+        safetensors.torch.load_file(model / "model.safetensors") for model in (refused, asked)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert "precision test" not in facts(tmp_path / "asked")
 
 
 def test_bf16_by_name_is_refused_where_it_is_faulty(sounds, tmp_path):
-    with Faulty(off_by_two_per_cent, "mm"), pytest.raises(RequestError, match=r"mm of .*--pretrain.precision 32"):
-        pretrain.pretrain(sounds, tmp_path / "run", config=update(CONFIG, {"pretrain": {"precision": "bf16"}}), device="cpu")
+    with (
+        Faulty(off_by_two_per_cent, "mm"),
+        pytest.raises(RequestError, match=r"mm of .*--pretrain.precision 32"),
+    ):
+        pretrain.pretrain(
+            sounds,
+            tmp_path / "run",
+            config=update(CONFIG, {"pretrain": {"precision": "bf16"}}),
+            device="cpu",
+        )
 
 
-def test_a_run_with_a_faulty_convolution_trains_in_bf16_and_is_resumed_so(sounds, tmp_path, has_bf16):
+def test_a_run_with_a_faulty_convolution_trains_in_bf16_and_is_resumed_so(
+    sounds, tmp_path, has_bf16
+):
     with Faulty(unstable, "convolution") as faulty:
         pretrain.pretrain(sounds, tmp_path / "run", config=CONFIG, device="cpu")
         test = facts(tmp_path / "run")["precision test"]
@@ -330,25 +401,52 @@ def test_a_run_with_a_faulty_convolution_trains_in_bf16_and_is_resumed_so(sounds
     assert facts(tmp_path / "run")["precision test"] == test
 
 
-def test_a_run_begun_in_bf16_is_not_resumed_on_a_processor_that_computes_it_wrongly(tmp_path, has_bf16, monkeypatch):
+def test_a_run_begun_in_bf16_is_not_resumed_on_a_processor_that_computes_it_wrongly(
+    tmp_path, has_bf16, monkeypatch
+):
     with Run(tmp_path / "run", Config()) as run:
         assert settle(run, "auto", "cpu", lambda: [trial()], flag="precision").precision == "bf16"
     with Faulty(unstable, "mm"), Run(tmp_path / "run", Config(), resume=True) as run:
-        assert settle(run, "auto", "cpu", lambda: pytest.fail("tested again"), flag="precision").precision == "bf16"
+        assert (
+            settle(
+                run, "auto", "cpu", lambda: pytest.fail("tested again"), flag="precision"
+            ).precision
+            == "bf16"
+        )
     monkeypatch.setattr(precision, "processor", lambda: "another one")
     with Run(tmp_path / "run", Config(), resume=True) as run:
         assert settle(run, "auto", "cpu", lambda: [trial()], flag="precision").precision == "bf16"
-    with Faulty(unstable, "mm"), pytest.raises(RequestError, match="began in bf16"), Run(tmp_path / "run", Config(), resume=True) as run:
+    with (
+        Faulty(unstable, "mm"),
+        pytest.raises(RequestError, match="began in bf16"),
+        Run(tmp_path / "run", Config(), resume=True) as run,
+    ):
         settle(run, "auto", "cpu", lambda: [trial()], flag="precision")
 
 
 def test_fine_tuning_is_tested_with_its_own_operations(sounds, tmp_path, has_bf16):
-    start = pretrain.pretrain(sounds, tmp_path / "run", config=update(CONFIG, {"pretrain": {"precision": "32"}}), device="cpu")
-    config = update(CONFIG, {"finetune": {"training": {"steps": 2, "batch": 4}, "validate_every": 2}})
-    finetune.finetune(start, sounds, tmp_path / "healthy", methods=["full", "linear-probe"], config=config, device="cpu")
+    start = pretrain.pretrain(
+        sounds,
+        tmp_path / "run",
+        config=update(CONFIG, {"pretrain": {"precision": "32"}}),
+        device="cpu",
+    )
+    config = update(
+        CONFIG, {"finetune": {"training": {"steps": 2, "batch": 4}, "validate_every": 2}}
+    )
+    finetune.finetune(
+        start,
+        sounds,
+        tmp_path / "healthy",
+        methods=["full", "linear-probe"],
+        config=config,
+        device="cpu",
+    )
     assert facts(tmp_path / "healthy")["precision"] == "bf16"
     with Faulty(off_by_two_per_cent, "addmm"):
-        finetune.finetune(start, sounds, tmp_path / "faulty", methods=["full"], config=config, device="cpu")
+        finetune.finetune(
+            start, sounds, tmp_path / "faulty", methods=["full"], config=config, device="cpu"
+        )
     assert facts(tmp_path / "faulty")["precision"] == "32"
     assert facts(tmp_path / "faulty")["precision test"]["refused"]
 
@@ -375,10 +473,23 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         return figures
 
     validating, validator = [], pretrain.validator("two", data, sides, config)
-    job = loop.Job(module, len(sides.train), batches, pretrain.stage_loss("two", batches, config.pretrain), validate)
+    job = loop.Job(
+        module,
+        len(sides.train),
+        batches,
+        pretrain.stage_loss("two", batches, config.pretrain),
+        validate,
+    )
     fabric = loop.devices.launch("cpu", precision="bf16")
     with Types():
-        loop.fit(job, tmp_path, config=TrainingConfig(steps=1, batch=4), seed=0, validate_every=1, fabric=fabric)
+        loop.fit(
+            job,
+            tmp_path,
+            config=TrainingConfig(steps=1, batch=4),
+            seed=0,
+            validate_every=1,
+            fabric=fabric,
+        )
     assert torch.float32 in seen
     assert torch.bfloat16 not in seen
 
@@ -408,13 +519,20 @@ def number_of(data, name):
     return [clip.id for clip in data.clips].index(name)
 
 
-@pytest.mark.parametrize("changes", [{}, {"pretrain": {"stages": "two", "targets": ["pixels", "timbre", "contrast"]}}], ids=["paper", "targets"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"pretrain": {"stages": "two", "targets": ["pixels", "timbre", "contrast"]}}],
+    ids=["paper", "targets"],
+)
 def test_a_clip_that_is_not_a_number_is_named(changes, own, tmp_path):
     data = Cache(own)
     name = data.clips[int(pretrain.split(data, CONFIG.pretrain).train[2])].id
     plant(own, name)
     steps = {"steps": 20, "batch": 2}
-    config = update(update(CONFIG, {"pretrain": {"precision": "32", "stage_one": steps, "stage_two": steps}}), changes)
+    config = update(
+        update(CONFIG, {"pretrain": {"precision": "32", "stage_one": steps, "stage_two": steps}}),
+        changes,
+    )
     with pytest.raises(RequestError) as refused:
         pretrain.pretrain(own, tmp_path / "run", config=config, device="cpu")
     message = str(refused.value)
@@ -449,15 +567,39 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_where_it_is_measured(tmp_
         return torch.sqrt(model.weight * 0).sum()
 
     job = loop.Job(model, 4, lambda step: step, loss, describe=lambda step: f"It was batch {step}.")
-    with pytest.raises(RequestError, match=r"gradient is nan at step 1, in float32\. It was batch 0\."):
-        loop.fit(job, tmp_path, config=TrainingConfig(steps=3, batch=1, clip_norm=1.0), seed=0, validate_every=9)
+    with pytest.raises(
+        RequestError, match=r"gradient is nan at step 1, in float32\. It was batch 0\."
+    ):
+        loop.fit(
+            job,
+            tmp_path,
+            config=TrainingConfig(steps=3, batch=1, clip_norm=1.0),
+            seed=0,
+            validate_every=9,
+        )
 
 
 def test_a_bad_clip_is_named_in_fine_tuning(own, sounds, tmp_path):
-    start = pretrain.pretrain(sounds, tmp_path / "run", config=update(CONFIG, {"pretrain": {"precision": "32"}}), device="cpu")
+    start = pretrain.pretrain(
+        sounds,
+        tmp_path / "run",
+        config=update(CONFIG, {"pretrain": {"precision": "32"}}),
+        device="cpu",
+    )
     data = Cache(own)
     plant(own, data.clips[0].id)
-    config = update(CONFIG, {"finetune": {"training": {"steps": 20, "batch": 4}, "validate_every": 20, "precision": "32"}})
+    config = update(
+        CONFIG,
+        {
+            "finetune": {
+                "training": {"steps": 20, "batch": 4},
+                "validate_every": 20,
+                "precision": "32",
+            }
+        },
+    )
     for method in ("full", "linear-probe"):
         with pytest.raises(RequestError, match=rf"not finite: {data.clips[0].id} \(row 0\)"):
-            finetune.finetune(start, own, tmp_path / method, methods=[method], config=config, device="cpu")
+            finetune.finetune(
+                start, own, tmp_path / method, methods=[method], config=config, device="cpu"
+            )

@@ -10,15 +10,27 @@ from torch import nn
 from patchifier.config import Config, ModelConfig, RequestError, update
 from patchifier.model import Patchifier, PitchModules, draw_mask, places
 
-TINY = {"channels": (4, 4, 4, 8, 8), "width": 16, "layers": 3, "heads": 2, "feed_forward": 32, "dropout": 0.0}
+TINY = {
+    "channels": (4, 4, 4, 8, 8),
+    "width": 16,
+    "layers": 3,
+    "heads": 2,
+    "feed_forward": 32,
+    "dropout": 0.0,
+}
 PITCH = {"bands": 280, "pitch_bands": 216, "pitch_channels": 4}
 
 
 def made(**changes) -> Patchifier:
     """A model whose positions show and whose batch norms have seen something."""
-    model = Patchifier(ModelConfig(**{"predictor_layers": 2, "norm": "before", "positions": 10} | TINY | changes))
+    model = Patchifier(
+        ModelConfig(**{"predictor_layers": 2, "norm": "before", "positions": 10} | TINY | changes)
+    )
     with torch.no_grad():
-        for part in (model.bottleneck, *([model.predictor] if model.config.predictor_layers else [])):
+        for part in (
+            model.bottleneck,
+            *([model.predictor] if model.config.predictor_layers else []),
+        ):
             part.positions.mul_(20)
             part.cls.mul_(20)
         model.train().extractor(patches(1, 32, bands=model.config.bands)[0])
@@ -43,12 +55,17 @@ def test_visible_patches_are_known_as_by_the_bottleneck_on_a_shorter_sequence_wi
     masked = mask("x.xx.x..")
     known, _ = model.fill(shown, masked=masked)
     seen = places(~masked)  # 1, 4, 6, 7
-    x = model.bottleneck.vector_norm(model.extractor(shown[0, seen])) + model.bottleneck.positions[1 + seen]
+    x = (
+        model.bottleneck.vector_norm(model.extractor(shown[0, seen]))
+        + model.bottleneck.positions[1 + seen]
+    )
     x = torch.cat([model.bottleneck.cls[None] + model.bottleneck.positions[:1], x])[None]
     x = model.bottleneck.norm(x)
     for layer in model.bottleneck.encoder.layers:
         x = layer(x)
-    torch.testing.assert_close(known[0, seen], model.bottleneck.last_norm(x)[0, 1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        known[0, seen], model.bottleneck.last_norm(x)[0, 1:], atol=1e-5, rtol=1e-5
+    )
     assert (known[0, places(masked)] == 0).all()
 
 
@@ -56,9 +73,19 @@ def test_visible_patches_are_known_as_by_the_bottleneck_on_a_shorter_sequence_wi
 def test_the_predictor_says_what_it_does_from_known_vectors_and_its_mask_token_alone():
     model, masked = made(), mask("x.xx.x..")
     known, filled = model.fill(patches(1, 8), masked=masked)
-    vectors = torch.where(masked[..., None], model.predictor.mask_token, model.predictor.vector_norm(known))
-    x = torch.cat([model.predictor.cls.expand(1, 1, -1), vectors], dim=1) + model.predictor.positions[:9]
-    torch.testing.assert_close(filled, model.predictor.through_layers(model.predictor.norm(x))[-1][:, 1:], atol=1e-5, rtol=1e-5)
+    vectors = torch.where(
+        masked[..., None], model.predictor.mask_token, model.predictor.vector_norm(known)
+    )
+    x = (
+        torch.cat([model.predictor.cls.expand(1, 1, -1), vectors], dim=1)
+        + model.predictor.positions[:9]
+    )
+    torch.testing.assert_close(
+        filled,
+        model.predictor.through_layers(model.predictor.norm(x))[-1][:, 1:],
+        atol=1e-5,
+        rtol=1e-5,
+    )
     assert "mask_token" not in dict(model.bottleneck.named_parameters())
 
 
@@ -68,17 +95,26 @@ def test_the_predictor_says_what_it_does_from_known_vectors_and_its_mask_token_a
 def test_masked_patches_change_nothing(training, pitch):
     model = made(**pitch).train(training)
     shown, masked = patches(3, 6, bands=model.config.bands), mask("x.xx..", "..x.xx", "xx.x..")
-    other = torch.where(masked[:, :, None, None, None], patches(3, 6, bands=model.config.bands, seed=1), shown)
-    for before, after in zip(model.fill(shown, masked=masked), model.fill(other, masked=masked), strict=True):
+    other = torch.where(
+        masked[:, :, None, None, None], patches(3, 6, bands=model.config.bands, seed=1), shown
+    )
+    for before, after in zip(
+        model.fill(shown, masked=masked), model.fill(other, masked=masked), strict=True
+    ):
         assert torch.equal(before, after)
     visible = torch.where(masked[:, :, None, None, None], shown, other.roll(1, 0))
-    assert not torch.allclose(model.fill(visible, masked=masked)[1], model.fill(shown, masked=masked)[1], atol=1e-4)
+    assert not torch.allclose(
+        model.fill(visible, masked=masked)[1], model.fill(shown, masked=masked)[1], atol=1e-4
+    )
 
 
 @torch.no_grad()
 def test_clips_with_other_numbers_of_masked_patches_and_of_padding_give_what_each_alone_does():
     model, shown = made(), patches(4, 9)
-    masked, present = mask("xx.x.xx..", ".x.xxxx..", "xxxxx.xx.", ".x......."), mask("xxxxxxxxx", "xxxxxxx..", "xxxxxxxx.", "xx.......")
+    masked, present = (
+        mask("xx.x.xx..", ".x.xxxx..", "xxxxx.xx.", ".x......."),
+        mask("xxxxxxxxx", "xxxxxxx..", "xxxxxxxx.", "xx......."),
+    )
     known, filled = model.fill(shown, masked=masked & present, present=present)
     for row, count in enumerate(present.sum(1).tolist()):
         alone = model.fill(shown[row : row + 1, :count], masked=masked[row : row + 1, :count])
@@ -94,14 +130,22 @@ def test_what_stands_in_padding_changes_nothing():
     model, shown, present = made(), patches(2, 7), mask("xxxxx..", "xxxxxxx")
     masked = mask("x.x....", "xx..x..")
     other = torch.where(present[:, :, None, None, None], shown, torch.inf)
-    for before, after in zip(model.fill(shown, masked=masked, present=present), model.fill(other, masked=masked, present=present), strict=True):
+    for before, after in zip(
+        model.fill(shown, masked=masked, present=present),
+        model.fill(other, masked=masked, present=present),
+        strict=True,
+    ):
         torch.testing.assert_close(before[present], after[present])
 
 
 @torch.no_grad()
 def test_places_of_visible_patches_give_what_the_mask_does():
     model, shown, masked = made(), patches(2, 6), mask("x.xx..", "..x.xx")
-    for before, after in zip(model.fill(shown, masked=masked), model.fill(shown, masked=masked, visible=places(~masked)), strict=True):
+    for before, after in zip(
+        model.fill(shown, masked=masked),
+        model.fill(shown, masked=masked, visible=places(~masked)),
+        strict=True,
+    ):
         torch.testing.assert_close(before, after)
 
 
@@ -110,16 +154,25 @@ def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of
     model, shown, masked = made(positions=4), patches(1, 9), mask("x.xx.xx.x")
     expected = model.bottleneck.positions_for(9)[0, places(~masked)]
     seen = []
-    hook = model.bottleneck.encoder.layers[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    hook = model.bottleneck.encoder.layers[0].register_forward_pre_hook(
+        lambda module, given: seen.append(given[0])
+    )
     known, _ = model.fill(shown, masked=masked)
     hook.remove()
     torch.testing.assert_close(
-        seen[0][0, 1:], model.bottleneck.norm(model.bottleneck.vector_norm(model.extractor(shown[0, places(~masked)])) + expected), atol=1e-5, rtol=1e-5
+        seen[0][0, 1:],
+        model.bottleneck.norm(
+            model.bottleneck.vector_norm(model.extractor(shown[0, places(~masked)])) + expected
+        ),
+        atol=1e-5,
+        rtol=1e-5,
     )
     beside = torch.cat([shown, patches(1, 3, seed=2)], dim=1).expand(2, -1, -1, -1, -1)
     present, longer = mask("xxxxxxxxx...", "xxxxxxxxxxxx"), mask("x.xx.xx.x...", "x.x.x.x.x.x.")
     padded, _ = model.fill(beside, masked=longer, present=present)
-    torch.testing.assert_close(padded[0, :9], model.fill(shown, masked=masked)[0][0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        padded[0, :9], model.fill(shown, masked=masked)[0][0], atol=1e-5, rtol=1e-4
+    )
     assert known.shape == (1, 9, 16)
 
 
@@ -149,7 +202,9 @@ def test_norm_before_ends_with_a_norm_and_after_has_none_of_its_own():
 
 
 def test_a_predictor_and_an_extractor_of_masked_patches_are_refused_together():
-    with pytest.raises(RequestError, match=r"pretrain\.extract 'all' has no meaning with model\.predictor_layers"):
+    with pytest.raises(
+        RequestError, match=r"pretrain\.extract 'all' has no meaning with model\.predictor_layers"
+    ):
         update(Config(), {"model": {"predictor_layers": 2}, "pretrain": {"extract": "all"}})
     with pytest.raises(RequestError, match=r"model\.predictor_layers is -1"):
         ModelConfig(predictor_layers=-1)
@@ -167,18 +222,26 @@ def test_a_whole_tone_up_moves_what_pitch_modules_find_by_one_place():
     moved = modules(rows.roll(6, dims=1)).view(2, 4, 36)
     assert found.std() > 0
     torch.testing.assert_close(moved[..., 9:-8], found[..., 8:-9])
-    assert not torch.allclose(modules(rows.roll(5, dims=1)).view(2, 4, 36)[..., 9:-8], found[..., 8:-9], atol=1e-3)
+    assert not torch.allclose(
+        modules(rows.roll(5, dims=1)).view(2, 4, 36)[..., 9:-8], found[..., 8:-9], atol=1e-3
+    )
 
 
 @torch.no_grad()
 def test_pitch_modules_hear_an_octave_and_four_frames_as_one():
-    modules = PitchModules(dataclasses.replace(ModelConfig(**TINY, **PITCH), pitch_channels=64)).eval()
+    modules = PitchModules(
+        dataclasses.replace(ModelConfig(**TINY, **PITCH), pitch_channels=64)
+    ).eval()
     silent, tone = torch.zeros(1, 216, 32), torch.zeros(1, 216, 32)
     tone[:, 108] = 1
     difference = (modules(tone) - modules(silent)).view(64, 36).abs().amax(0)
-    assert set(difference.nonzero()[:, 0].tolist()) & {11, 12, 13}, "an octave below has not heard it"
+    assert set(difference.nonzero()[:, 0].tolist()) & {11, 12, 13}, (
+        "an octave below has not heard it"
+    )
     swapped = torch.rand(1, 216, 32)
-    torch.testing.assert_close(modules(swapped), modules(swapped.view(1, 216, 8, 4).flip(-1).reshape(1, 216, 32)))
+    torch.testing.assert_close(
+        modules(swapped), modules(swapped.view(1, 216, 8, 4).flip(-1).reshape(1, 216, 32))
+    )
     assert not torch.allclose(modules(swapped), modules(swapped.flip(-1)), atol=1e-3)
 
 
@@ -190,13 +253,20 @@ def test_mel_and_pitch_bands_each_have_a_part_in_a_vector_and_the_decoder_makes_
         other = shown.clone()
         other[..., rows, :] = patches(1, 4, bands=280, seed=1)[..., rows, :]
         assert (model.extract(other) - before).abs().max() > 1e-3
-    assert model.reconstruct(shown, masked=mask("x..x")).shape == model.autoencode(shown).shape == (1, 4, 1, 64, 32)
+    assert (
+        model.reconstruct(shown, masked=mask("x..x")).shape
+        == model.autoencode(shown).shape
+        == (1, 4, 1, 64, 32)
+    )
 
 
 def test_pitch_modules_do_not_grow_with_the_mel_part():
     """Weights of mel bands are those of a model without pitch bands, but for the layer to the vector."""
     config = ModelConfig(**TINY, **PITCH)
-    wide, plain = Patchifier(config).extractor, Patchifier(dataclasses.replace(config, bands=64, pitch_bands=0)).extractor
+    wide, plain = (
+        Patchifier(config).extractor,
+        Patchifier(dataclasses.replace(config, bands=64, pitch_bands=0)).extractor,
+    )
     assert wide.down.state_dict().keys() == plain.down.state_dict().keys()
     assert isinstance(plain.to_vector, nn.Identity)
     assert wide.to_vector.in_features == 16 + 4 * 36

@@ -9,7 +9,17 @@ from sklearn.preprocessing import StandardScaler
 
 from patchifier.config import RequestError
 from patchifier.probe.heads import Schedule
-from patchifier.probe.linear import LOGISTIC_C, RIDGE_ALPHAS, STRENGTHS, _inner_folds, cross_validate, cross_validate_majority, fit_predict, linear, majority
+from patchifier.probe.linear import (
+    LOGISTIC_C,
+    RIDGE_ALPHAS,
+    STRENGTHS,
+    _inner_folds,
+    cross_validate,
+    cross_validate_majority,
+    fit_predict,
+    linear,
+    majority,
+)
 from patchifier.probe.pooler import BATCH, DECAY, RATES, paper
 from patchifier.probe.sides import Sides
 from patchifier.tasks import Task, scores
@@ -29,7 +39,11 @@ def targets_for(task: Task, x: np.ndarray) -> np.ndarray:
     z = (x - 3) / np.logspace(-1, 1, x.shape[1])
     if task.kind == "one-of":
         return z[:, :3].argmax(1)
-    return (z[:, :3] > 0).astype(np.float32) if task.kind == "many-of" else np.stack([5 + 2 * z[:, 0] - z[:, 1], 100 * z[:, 2]], axis=1)
+    return (
+        (z[:, :3] > 0).astype(np.float32)
+        if task.kind == "many-of"
+        else np.stack([5 + 2 * z[:, 0] - z[:, 1], 100 * z[:, 2]], axis=1)
+    )
 
 
 ALL = pytest.mark.parametrize("task", [GENRES, TAGS, MOOD], ids=lambda task: task.kind)
@@ -50,21 +64,30 @@ def test_what_features_tell_is_learned(task):
 def test_noise_teaches_nothing(task):
     train, test = features(300), features(100, seed=1)
     shuffled = np.random.default_rng(2).permutation(targets_for(task, train))
-    value = scores(task, targets_for(task, test), fit_predict(task, train, shuffled, test))[task.metric]
+    value = scores(task, targets_for(task, test), fit_predict(task, train, shuffled, test))[
+        task.metric
+    ]
     assert value < {"one-of": 0.55, "many-of": 0.65, "numbers": 0.1}[task.kind]
 
 
 def test_names_are_predicted_as_scikit_learns_own_pipeline_does():
     train, test = features(60), features(20, seed=1)
     targets = targets_for(GENRES, train)
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000)).fit(train, targets)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000)).fit(
+        train, targets
+    )
     assert np.array_equal(fit_predict(GENRES, train, targets, test), pipeline.predict_proba(test))
 
 
 def test_tags_are_predicted_one_against_the_rest():
     train, test = features(60), features(20, seed=1)
     targets = targets_for(TAGS, train)
-    columns = [make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000)).fit(train, targets[:, c]).predict_proba(test)[:, 1] for c in range(3)]
+    columns = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
+        .fit(train, targets[:, c])
+        .predict_proba(test)[:, 1]
+        for c in range(3)
+    ]
     assert np.array_equal(fit_predict(TAGS, train, targets, test), np.stack(columns, axis=1))
 
 
@@ -91,9 +114,15 @@ def test_the_standardiser_knows_training_clips_only(task):
     targets = targets_for(task, train)
     predictions = fit_predict(task, train, targets, test)
     shifted = fit_predict(task, train, targets, test + 5 * train.std(0))
-    assert np.abs(shifted - predictions).max() > 0.05  # a standardiser fitted on test clips would take the shift away
-    np.testing.assert_allclose(fit_predict(task, train, targets, test[:1]), predictions[:1], rtol=1e-9)  # nor do other test clips matter
-    np.testing.assert_allclose(fit_predict(task, 10 * train - 7, targets, 10 * test - 7), predictions, rtol=1e-3, atol=1e-3)
+    assert (
+        np.abs(shifted - predictions).max() > 0.05
+    )  # a standardiser fitted on test clips would take the shift away
+    np.testing.assert_allclose(
+        fit_predict(task, train, targets, test[:1]), predictions[:1], rtol=1e-9
+    )  # nor do other test clips matter
+    np.testing.assert_allclose(
+        fit_predict(task, 10 * train - 7, targets, 10 * test - 7), predictions, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_inputs_are_left_as_they_were():
@@ -101,7 +130,9 @@ def test_inputs_are_left_as_they_were():
     targets = targets_for(GENRES, train)
     before = train.copy(), test.copy(), targets.copy()
     fit_predict(GENRES, train, targets, test)
-    assert all(np.array_equal(one, two) for one, two in zip(before, (train, test, targets), strict=True))
+    assert all(
+        np.array_equal(one, two) for one, two in zip(before, (train, test, targets), strict=True)
+    )
 
 
 def test_a_class_without_training_clips_has_probability_nothing():
@@ -126,13 +157,19 @@ def test_a_tag_that_is_always_or_never_there_is_predicted_so():
 
 def test_the_majority_is_the_share_of_each_class_or_tag_or_the_mean_number():
     np.testing.assert_allclose(majority(GENRES, np.array([0, 2, 2, 2]), 2), [[0.25, 0, 0.75]] * 2)
-    np.testing.assert_allclose(majority(TAGS, np.array([[1, 0, 1], [1, 0, 0]], np.float32), 1), [[1, 0, 0.5]])
-    np.testing.assert_allclose(majority(MOOD, np.array([[1.0, 10.0], [3.0, 20.0]]), 3), [[2, 15]] * 3)
+    np.testing.assert_allclose(
+        majority(TAGS, np.array([[1, 0, 1], [1, 0, 0]], np.float32), 1), [[1, 0, 0.5]]
+    )
+    np.testing.assert_allclose(
+        majority(MOOD, np.array([[1.0, 10.0], [3.0, 20.0]]), 3), [[2, 15]] * 3
+    )
 
 
 def test_the_majority_of_folds_is_that_of_the_others():
     found = cross_validate_majority(GENRES, np.array([0, 0, 1, 1, 2, 2]), [7, 7, 8, 8, 9, 9])
-    np.testing.assert_allclose(found, [[0, 0.5, 0.5]] * 2 + [[0.5, 0, 0.5]] * 2 + [[0.5, 0.5, 0]] * 2)
+    np.testing.assert_allclose(
+        found, [[0, 0.5, 0.5]] * 2 + [[0.5, 0, 0.5]] * 2 + [[0.5, 0.5, 0]] * 2
+    )
     assert scores(GENRES, np.array([0, 0, 1, 1, 2, 2]), found)["accuracy"] == 0
 
 
@@ -151,11 +188,15 @@ def test_each_fold_is_predicted_from_the_others(task):
 
 @ALL
 def test_a_folds_own_targets_never_reach_its_predictions(task):
-    x = np.random.default_rng(0).normal(size=(40, 60))  # more features than clips: any target can be learnt by heart
+    x = np.random.default_rng(0).normal(
+        size=(40, 60)
+    )  # more features than clips: any target can be learnt by heart
     targets, folds = targets_for(task, features(40)), np.arange(40) % 4
     before = cross_validate(task, x, targets, folds.tolist())
     turned = targets.copy()
-    turned[folds == 2] = targets[folds == 2][::-1] if task.kind == "one-of" else 1 - targets[folds == 2]
+    turned[folds == 2] = (
+        targets[folds == 2][::-1] if task.kind == "one-of" else 1 - targets[folds == 2]
+    )
     assert not np.array_equal(turned, targets)
     after = cross_validate(task, x, turned, folds.tolist())
     assert np.array_equal(before[folds == 2], after[folds == 2])
@@ -165,7 +206,10 @@ def test_a_folds_own_targets_never_reach_its_predictions(task):
 def test_folds_may_have_any_numbers():
     x = features(30)
     targets, folds = targets_for(GENRES, x), np.arange(30) % 3
-    assert np.array_equal(cross_validate(GENRES, x, targets, folds.tolist()), cross_validate(GENRES, x, targets, (10 * folds + 5).tolist()))
+    assert np.array_equal(
+        cross_validate(GENRES, x, targets, folds.tolist()),
+        cross_validate(GENRES, x, targets, (10 * folds + 5).tolist()),
+    )
 
 
 # --- linear: the strength is chosen by validation ---
@@ -182,7 +226,11 @@ def sided(task: Task, *, noise: float = 0.0, valid: bool = True, size: int = 8):
         targets = np.where(mask if targets.ndim == 1 else mask[:, None], other, targets)
     groups = np.array([f"track {index // 2}" for index in range(150)])
     parts = np.arange(60), np.arange(60, 90), np.arange(90, 150)
-    return x, targets, Sides(*(parts if valid else (np.arange(90), np.array([], int), parts[2])), groups)
+    return (
+        x,
+        targets,
+        Sides(*(parts if valid else (np.arange(90), np.array([], int), parts[2])), groups),
+    )
 
 
 @ALL
@@ -201,10 +249,16 @@ def test_the_strength_is_the_best_on_validation_and_then_all_known_clips_are_use
     found = linear(task, x, targets, sides)
     by_hand = {}
     for strength in STRENGTHS[task.kind]:
-        predicted = fit_predict(task, x[sides.train], targets[sides.train], x[sides.valid], strength=strength)
+        predicted = fit_predict(
+            task, x[sides.train], targets[sides.train], x[sides.valid], strength=strength
+        )
         by_hand[strength] = scores(task, targets[sides.valid], predicted)[task.metric]
     chosen = found.chosen["alpha" if task.kind == "numbers" else "C"]
-    assert by_hand[chosen] == max(by_hand.values()) == pytest.approx(found.chosen[f"valid_{task.metric}"])
+    assert (
+        by_hand[chosen]
+        == max(by_hand.values())
+        == pytest.approx(found.chosen[f"valid_{task.metric}"])
+    )
     assert max(by_hand.values()) > min(by_hand.values())
     wanted = fit_predict(task, x[:90], targets[:90], x[90:], strength=chosen)
     np.testing.assert_allclose(found.predictions, wanted)
@@ -222,7 +276,14 @@ def test_noise_asks_for_strength_and_clean_targets_for_little():
 def test_of_equal_strengths_the_stronger_is_taken():
     x, targets, sides = sided(GENRES)
     x = np.eye(3)[targets] * 10
-    right = [C for C in STRENGTHS["one-of"] if (fit_predict(GENRES, x[:60], targets[:60], x[60:90], strength=C).argmax(1) == targets[60:90]).all()]
+    right = [
+        C
+        for C in STRENGTHS["one-of"]
+        if (
+            fit_predict(GENRES, x[:60], targets[:60], x[60:90], strength=C).argmax(1)
+            == targets[60:90]
+        ).all()
+    ]
     assert len(right) > 2
     assert linear(GENRES, x, targets, sides).chosen["C"] == right[0]
 
@@ -241,7 +302,15 @@ def test_inner_folds_divide_groups_not_clips():
     x = np.repeat(dice.normal(size=(21, 30)), 4, axis=0)
     targets = np.repeat(dice.normal(size=(21, 1)), 4, axis=0)
     assert linear(Task("numbers", ("a",)), x, targets, sides).chosen["alpha"] > 100
-    assert linear(Task("numbers", ("a",)), x, targets, Sides(sides.train, sides.valid, sides.test, np.arange(84).astype(str))).chosen["alpha"] < 1
+    assert (
+        linear(
+            Task("numbers", ("a",)),
+            x,
+            targets,
+            Sides(sides.train, sides.valid, sides.test, np.arange(84).astype(str)),
+        ).chosen["alpha"]
+        < 1
+    )
 
 
 def test_one_group_cannot_be_divided():
@@ -278,7 +347,9 @@ def test_the_papers_head_is_the_papers():
     assert RATES == (1e-5, 1e-4, 1e-3)
     assert (BATCH, DECAY) == (32, 0.01)
     x, targets, sides = sided(GENRES)
-    found = paper(GENRES, x, targets, sides, schedule=Schedule(every_steps=4, patience=50, limit_steps=40)).chosen
+    found = paper(
+        GENRES, x, targets, sides, schedule=Schedule(every_steps=4, patience=50, limit_steps=40)
+    ).chosen
     assert found["unfinished_runs"] == 3
     assert found["step"] <= 40
 
@@ -286,10 +357,17 @@ def test_the_papers_head_is_the_papers():
 def test_the_papers_head_is_tested_with_its_best_weights():
     """Validation clips are tested again as test clips."""
     x, targets, sides = sided(GENRES, noise=0.5)
-    sides = Sides(sides.train, sides.valid, np.arange(150, 180), np.append(sides.groups, sides.groups[sides.valid]))
+    sides = Sides(
+        sides.train,
+        sides.valid,
+        np.arange(150, 180),
+        np.append(sides.groups, sides.groups[sides.valid]),
+    )
     x, targets = np.concatenate([x, x[60:90]]), np.concatenate([targets, targets[60:90]])
     found = paper(GENRES, x, targets, sides, schedule=QUICK, rates=(1e-2,))
-    assert scores(GENRES, targets[sides.test], found.predictions)["accuracy"] == pytest.approx(found.chosen["valid_accuracy"])
+    assert scores(GENRES, targets[sides.test], found.predictions)["accuracy"] == pytest.approx(
+        found.chosen["valid_accuracy"]
+    )
 
 
 def test_the_papers_head_leaves_the_global_generator_alone():

@@ -18,7 +18,9 @@ def double(shared: None, number: int) -> int:
     return 2 * number
 
 
-def test_processes_start_side_by_side_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_start_side_by_side_and_not_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     there = []
 
     class Watched(ProcessPoolExecutor):
@@ -28,14 +30,18 @@ def test_processes_start_side_by_side_and_not_one_after_the_other(monkeypatch: p
             return super().submit(way, *arguments)
 
     spawn = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(processes, "process_pool", lambda workers, **options: Watched(workers, spawn, **options))
+    monkeypatch.setattr(
+        processes, "process_pool", lambda workers, **options: Watched(workers, spawn, **options)
+    )
     assert list(processes.in_processes(double, range(3), workers=2)) == [0, 2, 4]
     assert there[0] == 2
 
 
 def test_answers_do_not_pile_up_before_they_are_asked_for(threads: None) -> None:
     begun = []
-    answers = processes.in_processes(lambda shared, number: begun.append(number), range(100), workers=2)
+    answers = processes.in_processes(
+        lambda shared, number: begun.append(number), range(100), workers=2
+    )
     next(answers)
     time.sleep(0.2)
     assert len(begun) <= processes.AHEAD * 2
@@ -47,7 +53,9 @@ def length(shared: np.ndarray, number: int) -> int:
 
 
 def test_what_is_large_reaches_every_process() -> None:
-    assert list(processes.in_processes(length, range(3), workers=2, shared=np.zeros(1_000_000))) == [1_000_000, 1_000_001, 1_000_002]
+    assert list(
+        processes.in_processes(length, range(3), workers=2, shared=np.zeros(1_000_000))
+    ) == [1_000_000, 1_000_001, 1_000_002]
 
 
 UNGUARDED = """
@@ -58,9 +66,17 @@ print(list(processes.in_processes(len, [1], workers=1, shared=np.zeros(1_000_000
 """
 
 
-def test_a_script_without_a_main_guard_is_told_even_where_much_is_shared(tmp_path: Path, child_environment: dict[str, str]) -> None:
+def test_a_script_without_a_main_guard_is_told_even_where_much_is_shared(
+    tmp_path: Path, child_environment: dict[str, str]
+) -> None:
     (tmp_path / "script.py").write_text(UNGUARDED)
-    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], env=child_environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        env=child_environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode != 0
     assert "RequestError: the worker processes could not start" in done.stderr
 

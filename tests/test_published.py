@@ -27,9 +27,17 @@ BUILDERS = {
     "mtg-jamendo": published.jamendo,
 }
 NAMES = sorted(BUILDERS)
-PINNED = ["19", "1010", "1012", "1025", "1034"]  # first five of the small tree, computed apart from the package
+PINNED = [
+    "19",
+    "1010",
+    "1012",
+    "1025",
+    "1034",
+]  # first five of the small tree, computed apart from the package
 FOLD_0_BLUES = ["10", "17", "22", "45", "47", "54", "64", "67", "89", "99"]
-VARIANTS = [f"{name}:{variant}" for name in NAMES for variant in datasets.find_sheet(name)[0].variants]
+VARIANTS = [
+    f"{name}:{variant}" for name in NAMES for variant in datasets.find_sheet(name)[0].variants
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +77,19 @@ def test_every_variant_loads_and_is_well_formed(roots, source):
     facts = datasets.find_sheet(name)[0]
     assert dataset.name == (name if variant == facts.default else source)
     assert len({clip.id for clip in dataset.clips}) == len(dataset.clips)
-    assert all(Path(clip.path).is_file() and not Path(clip.path).name.startswith(".") for clip in dataset.clips)
+    assert all(
+        Path(clip.path).is_file() and not Path(clip.path).name.startswith(".")
+        for clip in dataset.clips
+    )
     assert set(facts.variants[variant].counts) in (set(), set(sides(dataset)))
     if dataset.task is None:
         assert all(clip.target is None for clip in dataset.clips)
     elif dataset.task.kind == "per-frame":
         assert all(0 <= start <= end for clip in dataset.clips for start, end, _ in clip.target)
     else:
-        assert len(tasks.encode_targets(dataset.task, [clip.target for clip in dataset.clips])) == len(dataset.clips)
+        assert len(
+            tasks.encode_targets(dataset.task, [clip.target for clip in dataset.clips])
+        ) == len(dataset.clips)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -204,7 +217,12 @@ def test_a_folder_of_that_name_is_not_taken_for_the_data_set(audio_folder, tmp_p
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "gtzan"])
 def test_a_missing_table_is_named(tree, name):
     root = tree(name)
-    for path in [*root.rglob("*.csv"), *root.rglob("*.tsv"), *root.rglob("*.json*"), *root.rglob("*.txt")]:
+    for path in [
+        *root.rglob("*.csv"),
+        *root.rglob("*.tsv"),
+        *root.rglob("*.json*"),
+        *root.rglob("*.txt"),
+    ]:
         path.unlink()
     with pytest.raises(RequestError, match=r"is not there"):
         datasets.load(name, root)
@@ -267,12 +285,16 @@ def test_mtat_counts_of_every_variant_from_tables_of_all_folders(read_full, vari
     assert mtat.SHEET.variants[variant].counts == counts
 
 
-def test_mtat_paper16k_is_the_stated_hash_and_takes_nothing_from_the_test_folders(read_full, full_mtat):
+def test_mtat_paper16k_is_the_stated_hash_and_takes_nothing_from_the_test_folders(
+    read_full, full_mtat
+):
     chosen = read_full("paper16k").clips
     assert {folder_of(clip) for clip in chosen} == set("0123456789abc")
     candidates = [clip.id for clip in full_mtat if folder_of(clip) in "0123456789abc"]
     assert len(candidates) == 20_531
-    by_hash = sorted(candidates, key=lambda number: hashlib.sha256(b"paper16k/" + number.encode()).hexdigest())
+    by_hash = sorted(
+        candidates, key=lambda number: hashlib.sha256(b"paper16k/" + number.encode()).hexdigest()
+    )
     assert {clip.id for clip in chosen} == set(by_hash[:16_000])
 
 
@@ -322,7 +344,10 @@ def test_trap_mtat_tables_are_read_quoted_and_unquoted(tmp_path):
 @pytest.mark.parametrize("folder", ["", "mp3", "audio"])
 def test_trap_mtat_folders_may_lie_in_three_places(tmp_path, folder):
     root = published.mtat(tmp_path, seconds=0.05, folder=folder)
-    assert all(Path(clip.path).parent.parent == root / folder for clip in datasets.load("mtat:all", root).clips)
+    assert all(
+        Path(clip.path).parent.parent == root / folder
+        for clip in datasets.load("mtat:all", root).clips
+    )
 
 
 def test_trap_mtat_empty_files_are_left_out_by_name(roots):
@@ -337,25 +362,53 @@ def test_trap_mtat_rows_without_audio_are_no_clips(roots):
 
 def test_trap_mtat_untagged_clips_are_negatives_or_dropped_as_the_variant_says(roots):
     kept = {clip.id: clip.target for clip in datasets.load("mtat:tags50", roots["mtat"]).clips}
-    tagged = {clip.id: clip.target for clip in datasets.load("mtat:tags50-tagged", roots["mtat"]).clips}
+    tagged = {
+        clip.id: clip.target for clip in datasets.load("mtat:tags50-tagged", roots["mtat"]).clips
+    }
     assert kept["19"] == []
     assert "19" not in tagged
     assert tagged["2"] == kept["2"] == ["classical", "strings", "violin", "opera"]
     assert set(kept) - set(tagged) == {number for number, tags in kept.items() if not tags}
-    rare = next(clip for clip in datasets.load("mtat:tags188", roots["mtat"]).clips if clip.target == ["electro"])
+    rare = next(
+        clip
+        for clip in datasets.load("mtat:tags188", roots["mtat"]).clips
+        if clip.target == ["electro"]
+    )
     assert kept[rare.id] == []
 
 
 def test_trap_mtat_synonyms_are_not_merged():
-    assert {"beat", "beats", "classic", "classical", "vocal", "vocals", "voice", "no voice", "no vocal", "no vocals", "choir", "choral"} <= set(mtat.TAGS50)
+    assert {
+        "beat",
+        "beats",
+        "classic",
+        "classical",
+        "vocal",
+        "vocals",
+        "voice",
+        "no voice",
+        "no vocal",
+        "no vocals",
+        "choir",
+        "choral",
+    } <= set(mtat.TAGS50)
 
 
 def test_trap_mtat_a_group_is_an_album_and_no_album_spans_two_folders(full_mtat):
     folders = {}
     for clip in full_mtat:
         assert folders.setdefault(clip.group, folder_of(clip)) == folder_of(clip)
-    assert "".join(mtat.SPLIT_OF[folder][0] for folder in "0123456789abcdef") == 12 * "t" + "v" + 3 * "t"
-    assert [mtat.SPLIT_OF[folder] for folder in "0bcdf"] == ["train", "train", "valid", "test", "test"]
+    assert (
+        "".join(mtat.SPLIT_OF[folder][0] for folder in "0123456789abcdef")
+        == 12 * "t" + "v" + 3 * "t"
+    )
+    assert [mtat.SPLIT_OF[folder] for folder in "0bcdf"] == [
+        "train",
+        "train",
+        "valid",
+        "test",
+        "test",
+    ]
 
 
 def test_trap_mtat_both_clips_of_one_song_are_one_group(roots):
@@ -366,13 +419,18 @@ def test_trap_mtat_both_clips_of_one_song_are_one_group(roots):
 def test_trap_mtat_a_table_cut_short_in_a_row_is_refused(tree):
     root = tree("mtat")
     edit(root / "annotations_final.csv", lambda text: text[: len(text) - 300])
-    with pytest.raises(RequestError, match=r"annotations_final.csv, row \d+: has \d+ fields, expected 190"):
+    with pytest.raises(
+        RequestError, match=r"annotations_final.csv, row \d+: has \d+ fields, expected 190"
+    ):
         datasets.load("mtat", root)
 
 
 def test_mtat_tables_that_contradict_each_other_are_refused(tree):
     root = tree("mtat")
-    edit(root / "annotations_final.csv", lambda text: text.replace("f/american_bach", "e/american_bach"))
+    edit(
+        root / "annotations_final.csv",
+        lambda text: text.replace("f/american_bach", "e/american_bach"),
+    )
     with pytest.raises(RequestError, match=r"for clip 2, expected 'f/american_bach"):
         datasets.load("mtat", root)
 
@@ -387,7 +445,10 @@ def test_mtat_a_path_outside_the_folders_is_refused(tree):
 
 def test_mtat_a_table_in_another_encoding_is_refused(tree):
     root = tree("mtat")
-    published.replace(root / "clip_info_final.csv", (root / "clip_info_final.csv").read_bytes().replace(b"Phantasm", b"Ph\xe4ntasm"))
+    published.replace(
+        root / "clip_info_final.csv",
+        (root / "clip_info_final.csv").read_bytes().replace(b"Phantasm", b"Ph\xe4ntasm"),
+    )
     with pytest.raises(RequestError, match=r"UTF-8"):
         datasets.load("mtat", root)
 
@@ -398,7 +459,11 @@ def test_mtat_a_table_in_another_encoding_is_refused(tree):
 @pytest.fixture(scope="module")
 def some_tracks():
     """One or none of each genre, and one more of jazz."""
-    return ["jazz.00055"] + [row["track_id"] for row in published.rows_of("gtzan_fault_filtered.csv") if row["track_id"].endswith("000")]
+    return ["jazz.00055"] + [
+        row["track_id"]
+        for row in published.rows_of("gtzan_fault_filtered.csv")
+        if row["track_id"].endswith("000")
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".au"])
@@ -406,31 +471,45 @@ def some_tracks():
 def test_trap_gtzan_layouts_and_suffixes(tmp_path, some_tracks, layout, suffix):
     root = published.gtzan(tmp_path, layout=layout, suffix=suffix, seconds=0.05, tracks=some_tracks)
     clips = datasets.load("gtzan", root, partial=True).clips
-    assert {clip.id for clip in clips} == {*some_tracks, "jazz.00054"}  # the known-bad one stays listed
+    assert {clip.id for clip in clips} == {
+        *some_tracks,
+        "jazz.00054",
+    }  # the known-bad one stays listed
     assert {Path(clip.path).suffix for clip in clips if clip.id != "jazz.00054"} == {suffix}
     assert all(Path(clip.path).parent.parent == root / layout for clip in clips)
 
 
 def test_gtzan_counts_by_genre(roots):
-    counts = Counter((clip.split, clip.target) for clip in datasets.load("gtzan", roots["gtzan"]).clips)
+    counts = Counter(
+        (clip.split, clip.target) for clip in datasets.load("gtzan", roots["gtzan"]).clips
+    )
     expected = {
         "train": [46, 48, 45, 42, 47, 43, 44, 41, 43, 44],
         "valid": [23, 20, 23, 22, 18, 17, 20, 13, 17, 24],
         "test": [31, 31, 30, 29, 27, 27, 27, 30, 26, 32],
     }
-    assert counts == {(split, genre): count for split, row in expected.items() for genre, count in zip(gtzan.GENRES, row, strict=True)}
+    assert counts == {
+        (split, genre): count
+        for split, row in expected.items()
+        for genre, count in zip(gtzan.GENRES, row, strict=True)
+    }
 
 
 def test_gtzan_the_majority_class_is_right_for_32_of_290(roots):
     dataset = datasets.load("gtzan", roots["gtzan"])
-    targets = tasks.encode_targets(dataset.task, [clip.target for clip in dataset.clips if clip.split == "test"])
+    targets = tasks.encode_targets(
+        dataset.task, [clip.target for clip in dataset.clips if clip.split == "test"]
+    )
     always_rock = np.tile(np.eye(10)[gtzan.GENRES.index("rock")], (len(targets), 1))
     assert tasks.scores(dataset.task, targets, always_rock)["accuracy"] == pytest.approx(32 / 290)
 
 
 def test_gtzan_named_tracks_are_where_the_published_lists_have_them(roots):
     split = {clip.id: clip.split for clip in datasets.load("gtzan", roots["gtzan"]).clips}
-    assert [split.get(track) for track in ("blues.00000", "blues.00012", "blues.00029", "jazz.00054", "classical.00042")] == [
+    assert [
+        split.get(track)
+        for track in ("blues.00000", "blues.00012", "blues.00029", "jazz.00054", "classical.00042")
+    ] == [
         "valid",
         "test",
         "train",
@@ -441,7 +520,15 @@ def test_gtzan_named_tracks_are_where_the_published_lists_have_them(roots):
 
 def test_trap_gtzan_one_of_each_pair_of_identical_files_is_out(roots):
     kept = {clip.id for clip in datasets.load("gtzan", roots["gtzan"]).clips}
-    pairs = [("disco", 98, 99), ("hiphop", 39, 45), ("hiphop", 76, 78), ("reggae", 81, 82), ("pop", 54, 60), ("pop", 67, 71), ("metal", 34, 94)]
+    pairs = [
+        ("disco", 98, 99),
+        ("hiphop", 39, 45),
+        ("hiphop", 76, 78),
+        ("reggae", 81, 82),
+        ("pop", 54, 60),
+        ("pop", 67, 71),
+        ("metal", 34, 94),
+    ]
     pairs += [("metal", number, number + 21) for number in range(40, 46)]
     for genre, one, other in pairs:
         assert not {f"{genre}.{one:05d}", f"{genre}.{other:05d}"} <= kept
@@ -450,7 +537,9 @@ def test_trap_gtzan_one_of_each_pair_of_identical_files_is_out(roots):
 
 def test_gtzan_folds_are_stratified_and_always_the_same(roots):
     dataset = datasets.load("gtzan:folds", roots["gtzan"])
-    assert Counter((clip.fold, clip.target) for clip in dataset.clips) == {(fold, genre): 10 for fold in range(10) for genre in gtzan.GENRES}
+    assert Counter((clip.fold, clip.target) for clip in dataset.clips) == {
+        (fold, genre): 10 for fold in range(10) for genre in gtzan.GENRES
+    }
     assert {clip.split for clip in dataset.clips} == {None}
     blues = [clip.id[-2:] for clip in dataset.clips if clip.fold == 0 and clip.target == "blues"]
     assert blues == FOLD_0_BLUES
@@ -477,9 +566,15 @@ def test_trap_gtzan_jazz_54_may_be_broken_or_absent(tree, harm):
 def test_trap_gtzan_prepare_names_the_broken_one_and_goes_on(tmp_path):
     tracks = ["jazz.00054", "blues.00000", "blues.00012", "blues.00029"]
     root = published.gtzan(tmp_path / "gtzan", seconds=0.2, tracks=tracks, broken_jazz=True)
-    prepared = cache.prepare(datasets.load("gtzan", root, partial=True), tmp_path / "cache", workers=1)
+    prepared = cache.prepare(
+        datasets.load("gtzan", root, partial=True), tmp_path / "cache", workers=1
+    )
     assert [clip.id for clip, _ in prepared.skipped] == ["jazz.00054"]
-    assert [clip.id for clip in cache.Cache(tmp_path / "cache").clips] == ["blues.00000", "blues.00012", "blues.00029"]
+    assert [clip.id for clip in cache.Cache(tmp_path / "cache").clips] == [
+        "blues.00000",
+        "blues.00012",
+        "blues.00029",
+    ]
 
 
 def test_trap_gtzan_files_that_macos_left_are_passed_over(roots):
@@ -502,7 +597,10 @@ def test_trap_gtzan_another_missing_file_is_not_excused(tree):
 @pytest.fixture(scope="module")
 def all_songs(tmp_path_factory):
     """All 744 songs, without sound."""
-    return emomusic.read(published.emomusic(tmp_path_factory.mktemp("emomusic_all"), songs=744, audible=False), "jukemir")
+    return emomusic.read(
+        published.emomusic(tmp_path_factory.mktemp("emomusic_all"), songs=744, audible=False),
+        "jukemir",
+    )
 
 
 def test_emomusic_the_hash_rule_gives_the_published_split(all_songs):
@@ -513,7 +611,10 @@ def test_emomusic_the_hash_rule_gives_the_published_split(all_songs):
 
 
 def test_trap_emomusic_artists_leak_into_the_test_set_and_59_clips_are_clean(all_songs):
-    artists = {split: {clip.group for clip in all_songs.clips if clip.split == split} for split in datasets.SPLITS}
+    artists = {
+        split: {clip.group for clip in all_songs.clips if clip.split == split}
+        for split in datasets.SPLITS
+    }
     test = [clip for clip in all_songs.clips if clip.split == "test"]
     assert sum(clip.group in artists["train"] for clip in test) == 53
     assert sum(clip.group in artists["valid"] for clip in test) == 13
@@ -526,8 +627,16 @@ def test_trap_emomusic_artists_leak_into_the_test_set_and_59_clips_are_clean(all
 
 
 def test_trap_emomusic_the_leak_by_name(roots):
-    macleod = {clip.id: (clip.split, clip.subsets) for clip in datasets.load("emomusic", roots["emomusic"]).clips if clip.info["artist"] == "Kevin MacLeod"}
-    assert {number: macleod[number] for number in ("3", "4", "7")} == {"3": ("test", ()), "4": ("valid", ()), "7": ("valid", ())}
+    macleod = {
+        clip.id: (clip.split, clip.subsets)
+        for clip in datasets.load("emomusic", roots["emomusic"]).clips
+        if clip.info["artist"] == "Kevin MacLeod"
+    }
+    assert {number: macleod[number] for number in ("3", "4", "7")} == {
+        "3": ("test", ()),
+        "4": ("valid", ()),
+        "7": ("valid", ()),
+    }
 
 
 def test_emomusic_standardised_labels_of_songs_2_and_5(roots):
@@ -537,27 +646,49 @@ def test_emomusic_standardised_labels_of_songs_2_and_5(roots):
 
 
 def test_emomusic_the_ratings_themselves_are_kept(roots):
-    song = next(clip for clip in datasets.load("emomusic", roots["emomusic"]).clips if clip.id == "1000")
+    song = next(
+        clip for clip in datasets.load("emomusic", roots["emomusic"]).clips if clip.id == "1000"
+    )
     assert (song.info["arousal"], song.info["valence"]) == ("7.2222", "5.8889")
     assert (song.info["arousal_deviation"], song.info["valence_deviation"]) == ("1.0929", "2.0883")
 
 
 def test_emomusic_predicting_the_development_mean_gives_the_published_r2():
     """The ratings are not packaged; the moments of the published splits are enough, since R2 of a constant depends on mean and deviation alone."""
-    train, valid = np.array([[4.7727, 4.9963], [1.3925, 1.2621]]), np.array([[4.6831, 4.8756], [1.3549, 1.2165]])
+    train, valid = (
+        np.array([[4.7727, 4.9963], [1.3925, 1.2621]]),
+        np.array([[4.6831, 4.8756], [1.3549, 1.2165]]),
+    )
     together = (504 * train[0] + 115 * valid[0]) / 619
     assert together == pytest.approx(emomusic.MEAN, abs=1e-4)
-    spread = (504 * (train[1] ** 2 + (train[0] - together) ** 2) + 115 * (valid[1] ** 2 + (valid[0] - together) ** 2)) / 619
+    spread = (
+        504 * (train[1] ** 2 + (train[0] - together) ** 2)
+        + 115 * (valid[1] ** 2 + (valid[0] - together) ** 2)
+    ) / 619
     assert np.sqrt(spread) == pytest.approx(emomusic.DEVIATION, abs=1e-3)
     drawn = np.random.default_rng(0).standard_normal((125, 2))
     ratings = [4.9370, 5.1655] + [1.3094, 1.1816] * (drawn - drawn.mean(0)) / drawn.std(0)
     targets = (ratings - emomusic.MEAN) / np.array(emomusic.DEVIATION)
-    scores = tasks.scores(tasks.Task("numbers", ("arousal", "valence")), targets, np.zeros((125, 2)))
+    scores = tasks.scores(
+        tasks.Task("numbers", ("arousal", "valence")), targets, np.zeros((125, 2))
+    )
     assert scores["r2_arousal"] == pytest.approx(-0.019, abs=5e-4)
     assert scores["r2_valence"] == pytest.approx(-0.026, abs=5e-4)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("0.2", 20), ("0.02", 2), ("1.05", 65), ("0.48", 48), ("2", 120), ("1.5", 110), ("0", 0), ("10.3", 630)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0.2", 20),
+        ("0.02", 2),
+        ("1.05", 65),
+        ("0.48", 48),
+        ("2", 120),
+        ("1.5", 110),
+        ("0", 0),
+        ("10.3", 630),
+    ],
+)
 def test_trap_emomusic_times_lose_their_zeros(text, seconds):
     assert emomusic.seconds(text) == seconds
 
@@ -569,16 +700,24 @@ def test_emomusic_what_is_no_time_is_refused(text):
 
 
 def test_trap_emomusic_every_cut_is_45_seconds(all_songs):
-    assert {float(clip.info["cut_to_s"]) - float(clip.info["cut_from_s"]) for clip in all_songs.clips} == {45.0}
+    assert {
+        float(clip.info["cut_to_s"]) - float(clip.info["cut_from_s"]) for clip in all_songs.clips
+    } == {45.0}
 
 
 def test_trap_emomusic_the_cut_is_of_the_song_and_not_of_the_file(roots):
-    assert {(clip.start_s, clip.end_s) for clip in datasets.load("emomusic", roots["emomusic"]).clips} == {(0.0, None)}
+    assert {
+        (clip.start_s, clip.end_s) for clip in datasets.load("emomusic", roots["emomusic"]).clips
+    } == {(0.0, None)}
 
 
 def test_trap_emomusic_tabs_around_values(roots):
-    assert "\tThe New Mystikal Troubadours\t" in (roots["emomusic"] / "annotations/songs_info.csv").read_text(encoding="utf-8")
-    song = next(clip for clip in datasets.load("emomusic", roots["emomusic"]).clips if clip.id == "2")
+    assert "\tThe New Mystikal Troubadours\t" in (
+        roots["emomusic"] / "annotations/songs_info.csv"
+    ).read_text(encoding="utf-8")
+    song = next(
+        clip for clip in datasets.load("emomusic", roots["emomusic"]).clips if clip.id == "2"
+    )
     assert song.info["artist"] == "The New Mystikal Troubadours"
     assert song.info["title"] == "Tonight  A Lonely Century"
 
@@ -592,7 +731,11 @@ def test_trap_emomusic_names_that_are_not_ascii(roots):
 
 def test_trap_emomusic_digits_and_marks_are_deleted_before_hashing():
     assert emomusic.normalised("  My Bubba & Mi ") == "my bubba mi"
-    assert emomusic.normalised("Circus Marcus-Aux puces nº2") == emomusic.normalised("Circus Marcus-Aux puces nº1") == "circus marcusaux puces n"
+    assert (
+        emomusic.normalised("Circus Marcus-Aux puces nº2")
+        == emomusic.normalised("Circus Marcus-Aux puces nº1")
+        == "circus marcusaux puces n"
+    )
     assert emomusic.split("My Bubba & Mi", "development") == "train"
     assert emomusic.split("The New Mystikal Troubadours", "development") == "valid"
     assert emomusic.split("The New Mystikal Troubadours", "evaluation") == "test"
@@ -601,7 +744,10 @@ def test_trap_emomusic_digits_and_marks_are_deleted_before_hashing():
 def test_trap_emomusic_artist_fields_that_hold_the_title_are_hashed_as_they_are(all_songs):
     clips = {clip.id: clip for clip in all_songs.clips}
     assert clips["238"].info["artist"] == "Kevin MacLeod-J. S. Bach  Prelude in C"
-    assert (clips["238"].group, clips["238"].split) == ("kevin macleodj s bach prelude in c", "train")
+    assert (clips["238"].group, clips["238"].split) == (
+        "kevin macleodj s bach prelude in c",
+        "train",
+    )
 
 
 def test_trap_emomusic_the_tables_decide_and_not_the_folder(roots):
@@ -610,7 +756,10 @@ def test_trap_emomusic_the_tables_decide_and_not_the_folder(roots):
 
 
 def test_trap_emomusic_ids_have_no_padding(roots):
-    assert {Path(clip.path).stem == clip.id for clip in datasets.load("emomusic", roots["emomusic"]).clips} == {True}
+    assert {
+        Path(clip.path).stem == clip.id
+        for clip in datasets.load("emomusic", roots["emomusic"]).clips
+    } == {True}
     assert "2" in {clip.id for clip in datasets.load("emomusic", roots["emomusic"]).clips}
 
 
@@ -619,14 +768,19 @@ def test_trap_emomusic_labels_go_by_the_name_of_the_column_and_not_by_its_place(
     before = datasets.load("emomusic", root)
     path = root / "annotations/static_annotations.csv"
     rows = [row.split(",") for row in path.read_text(encoding="utf-8").splitlines()]
-    published.replace(path, "".join(",".join([row[3], row[0], row[4], row[1], row[2]]) + "\n" for row in rows).encode())
+    published.replace(
+        path,
+        "".join(",".join([row[3], row[0], row[4], row[1], row[2]]) + "\n" for row in rows).encode(),
+    )
     assert datasets.load("emomusic", root) == before
 
 
 def test_trap_emomusic_labels_of_deam_are_refused(tree):
     root = tree("emomusic")
     header = "song_id, valence_mean, valence_std, arousal_mean, arousal_std"
-    edit(root / "annotations/static_annotations.csv", lambda text: header + text[text.index("\n") :])
+    edit(
+        root / "annotations/static_annotations.csv", lambda text: header + text[text.index("\n") :]
+    )
     with pytest.raises(RequestError, match=r"no column 'mean_arousal'"):
         datasets.load("emomusic", root)
 
@@ -660,7 +814,10 @@ def test_emomusic_tables_that_are_not_as_published_are_refused(tree, file, old, 
 @pytest.mark.parametrize("content", ["", "\n", "song_id\n", "HEADER"])
 def test_a_table_without_rows_is_refused(tree, content):
     root = tree("emomusic")
-    edit(root / "annotations/songs_info.csv", lambda text: text[: text.index("\n") + 1] if content == "HEADER" else content)
+    edit(
+        root / "annotations/songs_info.csv",
+        lambda text: text[: text.index("\n") + 1] if content == "HEADER" else content,
+    )
     with pytest.raises(RequestError, match=r"songs_info.csv has no (column|rows)"):
         datasets.load("emomusic", root)
 
@@ -692,13 +849,22 @@ def test_giantsteps_keeps_certain_single_keys_and_maps_sharps(roots):
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [("D# minor", "Eb minor"), ("eb minor\n", "Eb minor"), ("Bb\tMajor", "Bb major"), ("c# major", "Db major"), ("b minor", "B minor")]
+    ("text", "name"),
+    [
+        ("D# minor", "Eb minor"),
+        ("eb minor\n", "Eb minor"),
+        ("Bb\tMajor", "Bb major"),
+        ("c# major", "Db major"),
+        ("b minor", "B minor"),
+    ],
 )
 def test_giantsteps_names_of_keys(text, name):
     assert giantsteps.key(text) == name
 
 
-@pytest.mark.parametrize("text", ["-", "", "H minor", "C", "C minor / D minor", "Cb major", "C dorian"])
+@pytest.mark.parametrize(
+    "text", ["-", "", "H minor", "C", "C minor / D minor", "Cb major", "C dorian"]
+)
 def test_giantsteps_what_is_no_key_is_refused(text):
     with pytest.raises(RequestError, match=r"is no key"):
         giantsteps.key(text)
@@ -709,21 +875,39 @@ def test_giantsteps_every_key_is_known_to_the_score():
 
 
 def test_giantsteps_collaborators_of_valid_artists_are_valid_within_two_hops():
-    valid, *train = published.artist_of("valid", 0), *(published.artist_of("train", number) for number in range(5))
+    valid, *train = (
+        published.artist_of("valid", 0),
+        *(published.artist_of("train", number) for number in range(5)),
+    )
     assert giantsteps.valid_artists([[valid], [train[0]]]) == {valid}
-    met = [[train[2], train[3]], [train[1], train[2]], [train[0], train[1]], [valid, train[0]]]  # each pass reaches one further
+    met = [
+        [train[2], train[3]],
+        [train[1], train[2]],
+        [train[0], train[1]],
+        [valid, train[0]],
+    ]  # each pass reaches one further
     assert giantsteps.valid_artists(met) == {valid, train[0], train[1]}
-    assert giantsteps.valid_artists(met[::-1]) == {valid, *train[:4]}  # in this order one pass reaches all
+    assert giantsteps.valid_artists(met[::-1]) == {
+        valid,
+        *train[:4],
+    }  # in this order one pass reaches all
 
 
 def test_giantsteps_a_track_with_one_valid_artist_is_valid(tree):
     root = tree("giantsteps-key")
     table = root / "giantsteps-mtg-key-dataset-master/annotations/beatport_metadata.txt"
     friend = f"{published.artist_of('train', 0)}, {published.artist_of('valid', 0)}"
-    edit(table, lambda text: text.replace(f"10000\t{published.artist_of('train', 0)}\t", f"10000\t{friend}\t"))
+    edit(
+        table,
+        lambda text: text.replace(
+            f"10000\t{published.artist_of('train', 0)}\t", f"10000\t{friend}\t"
+        ),
+    )
     clips = {clip.id: clip for clip in datasets.load("giantsteps-key", root).clips}
     assert clips["mtg/10000"].split == "valid"
-    assert not {clip.group for clip in clips.values() if clip.split == "train"} & {published.artist_of("train", 0).lower()}
+    assert not {clip.group for clip in clips.values() if clip.split == "train"} & {
+        published.artist_of("train", 0).lower()
+    }
 
 
 @pytest.mark.parametrize("branch", ["", "-master", "-c8cb8aad2cb53f165be51ea099d0dc75c64a844f"])
@@ -743,8 +927,22 @@ def test_giantsteps_a_missing_repository_is_named(tree):
 
 
 def test_nsynth_family_and_pitch(roots):
-    family, pitch = (datasets.load(source, roots["nsynth"]) for source in ("nsynth", "nsynth:pitch"))
-    assert family.task.names == ("bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal")
+    family, pitch = (
+        datasets.load(source, roots["nsynth"]) for source in ("nsynth", "nsynth:pitch")
+    )
+    assert family.task.names == (
+        "bass",
+        "brass",
+        "flute",
+        "guitar",
+        "keyboard",
+        "mallet",
+        "organ",
+        "reed",
+        "string",
+        "synth_lead",
+        "vocal",
+    )
     assert pitch.task.names == tuple(str(number) for number in range(128))
     for one, other in zip(family.clips, pitch.clips, strict=True):
         name, number, _ = one.id.rsplit("-", 2)
@@ -786,9 +984,15 @@ def test_jamendo_subsets_have_their_own_tags(roots, variant):
 
 
 def test_trap_jamendo_rows_have_as_many_columns_as_tags(roots):
-    lengths = {len(clip.target) for clip in datasets.load("mtg-jamendo", roots["mtg-jamendo"]).clips}
+    lengths = {
+        len(clip.target) for clip in datasets.load("mtg-jamendo", roots["mtg-jamendo"]).clips
+    }
     assert {1, 2} <= lengths
-    clip = next(clip for clip in datasets.load("mtg-jamendo", roots["mtg-jamendo"]).clips if clip.id == "track_0000949")
+    clip = next(
+        clip
+        for clip in datasets.load("mtg-jamendo", roots["mtg-jamendo"]).clips
+        if clip.id == "track_0000949"
+    )
     assert clip.target == ["genre---rock", "instrument---piano"]  # 949 = ...0101 in binary
     assert clip.group == "artist_000316"
 
@@ -799,16 +1003,26 @@ def test_jamendo_takes_the_low_quality_copy_where_it_is_alone(roots):
 
 
 @pytest.mark.parametrize(
-    ("audio_in", "lists"), [("audio", "data/splits/split-0"), ("raw_30s/audio", "mtg-jamendo-dataset/data/splits/split-0"), ("raw_30s", "data/splits/split-0")]
+    ("audio_in", "lists"),
+    [
+        ("audio", "data/splits/split-0"),
+        ("raw_30s/audio", "mtg-jamendo-dataset/data/splits/split-0"),
+        ("raw_30s", "data/splits/split-0"),
+    ],
 )
 def test_jamendo_layouts(tmp_path, audio_in, lists):
     root = published.jamendo(tmp_path, seconds=0.05, audio=audio_in, lists=lists)
-    assert {str(Path(clip.path).parents[1]) for clip in datasets.load("mtg-jamendo", root).clips} == {str(root / audio_in)}
+    assert {
+        str(Path(clip.path).parents[1]) for clip in datasets.load("mtg-jamendo", root).clips
+    } == {str(root / audio_in)}
 
 
 def test_jamendo_a_row_without_tags_is_refused(tree):
     root = tree("mtg-jamendo")
-    edit(root / "data/splits/split-0/autotagging_genre-test.tsv", lambda text: text + "track_0000001\tartist_1\talbum_1\t01/1.mp3\t166.0\n")
+    edit(
+        root / "data/splits/split-0/autotagging_genre-test.tsv",
+        lambda text: text + "track_0000001\tartist_1\talbum_1\t01/1.mp3\t166.0\n",
+    )
     with pytest.raises(RequestError, match=r"autotagging_genre-test.tsv, row 8"):
         datasets.load("mtg-jamendo:genre", root)
 
@@ -816,10 +1030,15 @@ def test_jamendo_a_row_without_tags_is_refused(tree):
 # --- packaged lists ---
 
 
-@pytest.mark.parametrize(("name", "rows"), [("gtzan_fault_filtered.csv", 930), ("emomusic_jukemir.csv", 744), ("mtat_tags.csv", 188)])
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("gtzan_fault_filtered.csv", 930), ("emomusic_jukemir.csv", 744), ("mtat_tags.csv", 188)],
+)
 def test_packaged_lists_are_whole(name, rows):
     assert len(sheet.packaged(name)) == rows
-    with (Path(datasets.__file__).parent / "splits" / name).open(newline="", encoding="utf-8") as stream:
+    with (Path(datasets.__file__).parent / "splits" / name).open(
+        newline="", encoding="utf-8"
+    ) as stream:
         assert sheet.packaged(name) == list(csv.DictReader(stream))
 
 
@@ -845,7 +1064,12 @@ def test_trap_lengths_of_mtat_gtzan_and_emomusic_in_samples_frames_and_patches(t
 
 
 def test_trap_mtat_mp3_length_is_taken_from_decoding_to_a_frame_or_two(tmp_path):
-    wave = decoded(tmp_path / "clip.mp3", published.sound(440, seconds=465_984 / 16_000, rate=16_000), 16_000, sample_rate=16_000)
+    wave = decoded(
+        tmp_path / "clip.mp3",
+        published.sound(440, seconds=465_984 / 16_000, rate=16_000),
+        16_000,
+        sample_rate=16_000,
+    )
     assert abs(len(wave) - 465_984) <= 2 * 576
 
 
@@ -857,9 +1081,15 @@ def test_trap_a_seek_in_mp3_is_exact_since_all_before_is_decoded(tmp_path):
 
 
 def test_trap_sound_sampled_at_16_khz_leaves_the_top_bands_empty(tmp_path):
-    wave = decoded(tmp_path / "clip.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 32_000).astype(np.float32), 16_000)
+    wave = decoded(
+        tmp_path / "clip.wav",
+        np.random.default_rng(0).uniform(-0.5, 0.5, 32_000).astype(np.float32),
+        16_000,
+    )
     level = spectrogram.log_mel(wave)[:, 4:-4].numpy().mean(1)
-    lower, _, _ = np.array([filters.mel_edges_hz(SpectrogramConfig())[band : band + 3] for band in range(64)]).T
+    lower, _, _ = np.array(
+        [filters.mel_edges_hz(SpectrogramConfig())[band : band + 3] for band in range(64)]
+    ).T
     assert (lower > 8_000).sum() == 5
     assert level[lower > 8_000].max() < level[lower < 7_000].min() - 0.3  # 30 dB
 
@@ -873,14 +1103,19 @@ def test_trap_decibels_refer_to_full_scale_and_silence_is_the_floor(tmp_path):
 
 def test_trap_loudness_is_not_normalised(tmp_path):
     loud = published.sound(440, seconds=1, rate=22_050)
-    full, half = (spectrogram.log_mel(decoded(tmp_path / "clip.wav", gain * loud, 22_050)).max().item() for gain in (1.0, 0.5))
+    full, half = (
+        spectrogram.log_mel(decoded(tmp_path / "clip.wav", gain * loud, 22_050)).max().item()
+        for gain in (1.0, 0.5)
+    )
     assert full - half == pytest.approx(0.0602, abs=1e-3)
 
 
 def test_trap_stereo_mp3_is_mixed_down(tmp_path):
     left = published.sound(440, seconds=1, rate=44_100)
     soundfile.write(tmp_path / "clip.mp3", np.stack([left, 0 * left], 1), 44_100)
-    assert np.abs(audio.load(tmp_path / "clip.mp3")).max() == pytest.approx(np.abs(left).max() / 2, rel=0.1)
+    assert np.abs(audio.load(tmp_path / "clip.mp3")).max() == pytest.approx(
+        np.abs(left).max() / 2, rel=0.1
+    )
 
 
 # --- the fixtures themselves ---
@@ -897,7 +1132,9 @@ def test_the_full_gtzan_tree_holds_1000_tracks_and_its_sound_tells_the_genre(roo
 
 
 def test_builders_make_the_same_bytes_every_time(tmp_path):
-    assert published.tree(published.mtat(tmp_path / "one", seconds=0.05)) == published.tree(published.mtat(tmp_path / "two", seconds=0.05))
+    assert published.tree(published.mtat(tmp_path / "one", seconds=0.05)) == published.tree(
+        published.mtat(tmp_path / "two", seconds=0.05)
+    )
 
 
 def test_a_listed_clip_can_be_left_out_of_the_mtat_tree(tmp_path):

@@ -19,15 +19,29 @@ from patchifier.readout import embedding_size, raw_size
 
 STAGE = {"steps": 2, "batch": 4}
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32},
-    "pretrain": {"stages": "two", "stage_two": STAGE, "patches": 4, "validation_fraction": 0.2, "precision": "32"},
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "feed_forward": 32,
+    },
+    "pretrain": {
+        "stages": "two",
+        "stage_two": STAGE,
+        "patches": 4,
+        "validation_fraction": 0.2,
+        "precision": "32",
+    },
     "embed": {"summaries": ["pulse", "rhythm", "colour"]},
 }
 SIZE = 2 * 16 + 128 + 32 + 128
 NARROW = {name: {"bands": 88, "pitch_bands": 24} for name in ("spectrogram", "model")}
 
 
-def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1(small_cache, tmp_path):
+def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1(
+    small_cache, tmp_path
+):
     config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE}})
     folder = pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     made, data = checkpoint.load(folder), Cache(small_cache)
@@ -38,42 +52,70 @@ def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1
     varies = made.model.readout.scale.numpy() != 1
     assert varies.sum() > SIZE / 2
     np.testing.assert_allclose(vectors.std(0)[varies], 1, atol=1e-3)
-    plain = Embedder(made.model, dataclasses.replace(made.config, embed=Config().embed))  # put together otherwise: as it is
+    plain = Embedder(
+        made.model, dataclasses.replace(made.config, embed=Config().embed)
+    )  # put together otherwise: as it is
     assert plain.size == 32
     assert np.abs(plain.embed_log_mels(examples_of(data, np.arange(3))).mean(0)).max() > 0.01
 
 
 def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, tmp_path):
     plain = TINY | {"model": TINY["model"] | {"readout": SIZE}}
-    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
+    config = update(
+        Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
+    )
     data = Cache(small_cache)
     clips = split(data, config.pretrain).parts[0]
     made, other = (
-        checkpoint.load(pretrain(small_cache, tmp_path / str(n), config=each, device="cpu")) for n, each in enumerate((config, update(Config(), plain)))
+        checkpoint.load(pretrain(small_cache, tmp_path / str(n), config=each, device="cpu"))
+        for n, each in enumerate((config, update(Config(), plain)))
     )
-    vectors, before = (Embedder(each.model, each.config).embed_log_mels(examples_of(data, clips)) for each in (made, other))
-    assert vectors.shape[1] == Embedder(made.model, made.config).size == embedding_size(config) == SIZE - 32 + 5
-    np.testing.assert_allclose(vectors[:, 5:], before[:, 32:], atol=1e-5)  # summaries are as they were
+    vectors, before = (
+        Embedder(each.model, each.config).embed_log_mels(examples_of(data, clips))
+        for each in (made, other)
+    )
+    assert (
+        vectors.shape[1]
+        == Embedder(made.model, made.config).size
+        == embedding_size(config)
+        == SIZE - 32 + 5
+    )
+    np.testing.assert_allclose(
+        vectors[:, 5:], before[:, 32:], atol=1e-5
+    )  # summaries are as they were
     variances = np.sort(np.linalg.eigvalsh(np.cov(before[:, :32].T, bias=True)))[::-1][:5]
-    np.testing.assert_allclose(np.cov(vectors[:, :5].T, bias=True), np.diag(variances / (variances + 1e-3)), atol=1e-2)
+    np.testing.assert_allclose(
+        np.cov(vectors[:, :5].T, bias=True), np.diag(variances / (variances + 1e-3)), atol=1e-2
+    )
 
 
 def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherwise(tmp_path):
     plain = update(Config(), TINY)
     made = Patchifier(plain.model, seed=3)
     checkpoint.save(tmp_path / "other", checkpoint.Checkpoint(made, plain))
-    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
+    config = update(
+        Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
+    )
     found = initial_model(config, tmp_path / "other")
     assert found.config == config.model
     assert found.readout is not None
     shared = made.state_dict()
     assert len(shared) > 20
-    assert all(torch.equal(value, shared[name]) for name, value in found.state_dict().items() if not name.startswith("readout"))
+    assert all(
+        torch.equal(value, shared[name])
+        for name, value in found.state_dict().items()
+        if not name.startswith("readout")
+    )
     deeper = update(config, {"model": {"layers": 2}})
     with pytest.raises(RequestError, match=r"differs from the config in model\.layers: give"):
         initial_model(deeper, tmp_path / "other")
-    with pytest.raises(RequestError, match=r"differs from the config in spectrogram\.n_fft, spectrogram\.mel_scale: give"):
-        initial_model(update(config, {"spectrogram": {"mel_scale": "htk", "n_fft": 1024}}), tmp_path / "other")
+    with pytest.raises(
+        RequestError,
+        match=r"differs from the config in spectrogram\.n_fft, spectrogram\.mel_scale: give",
+    ):
+        initial_model(
+            update(config, {"spectrogram": {"mel_scale": "htk", "n_fft": 1024}}), tmp_path / "other"
+        )
 
 
 def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():
@@ -81,9 +123,21 @@ def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():
     embedder = Embedder(Patchifier(config.model), config)
     log_mel = torch.rand(64, 6 * 32, generator=torch.Generator().manual_seed(0)) - 1
     vector = embedder.embed_log_mels([log_mel])[0]
-    windows = [log_mel[:, 32 * first : 32 * (first + 4)].unflatten(1, (4, 32)).transpose(0, 1)[None].double() for first in (0, 2)]
-    for name, place in (("pulse", slice(32, 160)), ("rhythm", slice(160, 192)), ("colour", slice(192, 320))):
-        expected = torch.stack([DESCRIPTORS[name].values(window, None, config)[0] for window in windows]).mean(0)
+    windows = [
+        log_mel[:, 32 * first : 32 * (first + 4)]
+        .unflatten(1, (4, 32))
+        .transpose(0, 1)[None]
+        .double()
+        for first in (0, 2)
+    ]
+    for name, place in (
+        ("pulse", slice(32, 160)),
+        ("rhythm", slice(160, 192)),
+        ("colour", slice(192, 320)),
+    ):
+        expected = torch.stack(
+            [DESCRIPTORS[name].values(window, None, config)[0] for window in windows]
+        ).mean(0)
         np.testing.assert_allclose(vector[place], expected, atol=1e-6)
 
 
@@ -93,9 +147,17 @@ def test_frames_that_an_anchored_patch_repeats_are_heard_once(frames):
     log_mel = torch.rand(64, frames, generator=torch.Generator().manual_seed(0)) - 1
     log_mel[:, ::16] = 0.0  # a beat
     vector = Embedder(Patchifier(config.model), config).embed_log_mels([log_mel])[0]
-    as_one = log_mel[None, None].double()  # a single patch as long as the sound, of which nothing is repeated
-    for name, place in (("pulse", slice(32, 160)), ("rhythm", slice(160, 192)), ("colour", slice(192, 320))):
-        np.testing.assert_allclose(vector[place], DESCRIPTORS[name].values(as_one, None, config)[0], atol=1e-5)
+    as_one = log_mel[
+        None, None
+    ].double()  # a single patch as long as the sound, of which nothing is repeated
+    for name, place in (
+        ("pulse", slice(32, 160)),
+        ("rhythm", slice(160, 192)),
+        ("colour", slice(192, 320)),
+    ):
+        np.testing.assert_allclose(
+            vector[place], DESCRIPTORS[name].values(as_one, None, config)[0], atol=1e-5
+        )
 
 
 def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_some(monkeypatch):
@@ -109,7 +171,9 @@ def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_s
 
 @pytest.mark.parametrize("pooling", ["mean+max", "mean", "cls"])
 def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooling):
-    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
+    config = update(
+        Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
+    )
     model = Patchifier(config.model)
     model.readout.measure(torch.randn(64, SIZE, generator=torch.Generator().manual_seed(0)) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
@@ -118,17 +182,37 @@ def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooli
     log_mels = [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1]
     (encoder,) = encoders(f"{tmp_path}/model@{pooling}")
     assert encoder.embedder.size == Embedder(raw, bare).size
-    np.testing.assert_allclose(encoder.embedder.embed_log_mels(log_mels), Embedder(raw, bare).embed_log_mels(log_mels), atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.embedder.embed_log_mels(log_mels),
+        Embedder(raw, bare).embed_log_mels(log_mels),
+        atol=1e-6,
+    )
     travelled = pickle.loads(pickle.dumps(encoder.embedder))
-    np.testing.assert_array_equal(travelled.embed_log_mels(log_mels), encoder.embedder.embed_log_mels(log_mels))
+    np.testing.assert_array_equal(
+        travelled.embed_log_mels(log_mels), encoder.embedder.embed_log_mels(log_mels)
+    )
 
 
-@pytest.mark.parametrize("changes", [{"pooling": "mean+max"}, {"layers": [0]}, {"summaries": ["rhythm", "pulse", "colour"]}])
-def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_many(tmp_path, changes):
-    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}})
+@pytest.mark.parametrize(
+    "changes",
+    [{"pooling": "mean+max"}, {"layers": [0]}, {"summaries": ["rhythm", "pulse", "colour"]}],
+)
+def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_many(
+    tmp_path, changes
+):
+    config = update(
+        Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
+    )
     model = Patchifier(config.model)
     log_mels = [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1]
-    measure_readout(model, config, [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(seed)) - 1 for seed in range(8)])
+    measure_readout(
+        model,
+        config,
+        [
+            torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(seed)) - 1
+            for seed in range(8)
+        ],
+    )
     raw = update(config, {"model": {"readout": 0, "components": [0, 0]}, "embed": changes})
     expected = Embedder(initial(raw, model), raw).embed_log_mels(log_mels)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
@@ -138,43 +222,73 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
         assert (other.size, other.identity == Embedder(model, config).identity) == (SIZE, False)
         np.testing.assert_allclose(other.embed_log_mels(log_mels), expected, atol=1e-6)
         travelled = pickle.loads(pickle.dumps(other))
-        np.testing.assert_array_equal(travelled.embed_log_mels(log_mels), other.embed_log_mels(log_mels))
-    checkpoint.save(tmp_path / "otherwise", checkpoint.Checkpoint(model, update(config, {"embed": changes})))
+        np.testing.assert_array_equal(
+            travelled.embed_log_mels(log_mels), other.embed_log_mels(log_mels)
+        )
+    checkpoint.save(
+        tmp_path / "otherwise", checkpoint.Checkpoint(model, update(config, {"embed": changes}))
+    )
     kept = checkpoint.load(tmp_path / "otherwise")
     assert (kept.model.readout, kept.config.model.readout) == (None, 0)
-    np.testing.assert_allclose(Embedder(kept.model, kept.config).embed_log_mels(log_mels), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        Embedder(kept.model, kept.config).embed_log_mels(log_mels), expected, atol=1e-6
+    )
     assert before.shape == (1, SIZE - 32 + 5)
-    np.testing.assert_array_equal(Embedder(model, config).embed_log_mels(log_mels), before)  # the model is as it was
+    np.testing.assert_array_equal(
+        Embedder(model, config).embed_log_mels(log_mels), before
+    )  # the model is as it was
 
 
 def initial(config, model):
     """Another model of these weights, without statistics."""
     bare = Patchifier(config.model)
-    bare.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("readout")})
+    bare.load_state_dict(
+        {
+            name: value
+            for name, value in model.state_dict().items()
+            if not name.startswith("readout")
+        }
+    )
     return bare
 
 
 def test_a_vector_does_not_depend_on_what_is_in_the_batch():
     config = update(Config(), TINY)
     embedder = Embedder(Patchifier(config.model), config)
-    log_mels = [torch.rand(64, frames, generator=torch.Generator().manual_seed(frames)) - 1 for frames in (3, 32, 100, 400)]
+    log_mels = [
+        torch.rand(64, frames, generator=torch.Generator().manual_seed(frames)) - 1
+        for frames in (3, 32, 100, 400)
+    ]
     together = embedder.embed_log_mels(log_mels)
-    np.testing.assert_allclose(together, np.concatenate([embedder.embed_log_mels([each]) for each in log_mels]), atol=1e-5)
+    np.testing.assert_allclose(
+        together, np.concatenate([embedder.embed_log_mels([each]) for each in log_mels]), atol=1e-5
+    )
     assert np.isfinite(together).all()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"embed": {"summaries": ["timbre"]}}, r"embed\.summaries holds 'timbre', expected some of harmony"),
+        (
+            {"embed": {"summaries": ["timbre"]}},
+            r"embed\.summaries holds 'timbre', expected some of harmony",
+        ),
         ({"embed": {"summaries": ["harmony"]}}, "summary 'harmony' needs pitch bands"),
-        ({"embed": {"summaries": ["mode"]}} | NARROW, r"'mode' needs pitch bands: set spectrogram.pitch_bands to 36 or more \(it is 24\)"),
-        ({"embed": {"summaries": ["pulse", "pulse"]}}, r"embed\.summaries is \['pulse', 'pulse'\], expected each once"),
+        (
+            {"embed": {"summaries": ["mode"]}} | NARROW,
+            r"'mode' needs pitch bands: set spectrogram.pitch_bands to 36 or more \(it is 24\)",
+        ),
+        (
+            {"embed": {"summaries": ["pulse", "pulse"]}},
+            r"embed\.summaries is \['pulse', 'pulse'\], expected each once",
+        ),
         ({"embed": {"layers": [9]}}, r"embed\.layers holds 9, expected 0 to 8"),
         ({"embed": {"pooling": "cls", "layers": [0]}}, "layer 0, the extractor, has no CLS"),
     ],
 )
-def test_embeddings_that_cannot_be_are_refused_before_training_and_after(small_cache, tmp_path, changes, message):
+def test_embeddings_that_cannot_be_are_refused_before_training_and_after(
+    small_cache, tmp_path, changes, message
+):
     config = update(Config(), changes)
     with pytest.raises(RequestError, match=message):
         Embedder(Patchifier(config.model), config)
@@ -187,17 +301,29 @@ def test_embeddings_that_cannot_be_are_refused_before_training_and_after(small_c
 def test_a_readout_of_another_length_is_refused_before_training(small_cache, tmp_path):
     config = update(Config(), TINY | {"model": TINY["model"] | {"readout": 100}})
     assert raw_size(config) == SIZE
-    with pytest.raises(RequestError, match=rf"model\.readout is 100, but layers and summaries are {SIZE} numbers"):
+    with pytest.raises(
+        RequestError, match=rf"model\.readout is 100, but layers and summaries are {SIZE} numbers"
+    ):
         pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("components", "message"),
-    [([31, 4], "layers are pooled to 32 numbers"), ([32, 40], r"components is \[32, 40\]"), ([32, 0], r"components is \[32, 0\]")],
+    [
+        ([31, 4], "layers are pooled to 32 numbers"),
+        ([32, 40], r"components is \[32, 40\]"),
+        ([32, 0], r"components is \[32, 0\]"),
+    ],
 )
 def test_components_that_cannot_be_are_refused(small_cache, tmp_path, components, message):
     with pytest.raises(RequestError, match=message):
         pretrain(
-            small_cache, tmp_path / "run", config=update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": components}}), device="cpu"
+            small_cache,
+            tmp_path / "run",
+            config=update(
+                Config(),
+                TINY | {"model": TINY["model"] | {"readout": SIZE, "components": components}},
+            ),
+            device="cpu",
         )

@@ -41,8 +41,19 @@ def write_csv(path: Path, header: str, rows: list[tuple]) -> None:
 
 
 def write_run(run: Path, **facts: object) -> Path:
-    common = {"name": run.name, "command": "patchifier demo", "started": "2026-01-02T03:04:05", "seconds": 61.0, "machine": "two cores"}
-    more = {"versions": {"numpy": "2.0"}, "cache": "cache", "clips": {"train": 77, "validation": 5}, "parameters": 7_300_000}
+    common = {
+        "name": run.name,
+        "command": "patchifier demo",
+        "started": "2026-01-02T03:04:05",
+        "seconds": 61.0,
+        "machine": "two cores",
+    }
+    more = {
+        "versions": {"numpy": "2.0"},
+        "cache": "cache",
+        "clips": {"train": 77, "validation": 5},
+        "parameters": 7_300_000,
+    }
     write_json(run / "run.json", {**common, **more, "state": "finished", **facts})
     write_json(run / "config.json", config.to_dict(config.Config()))
     return run
@@ -50,7 +61,9 @@ def write_run(run: Path, **facts: object) -> Path:
 
 def write_metrics(folder: Path, steps: int) -> None:
     rows = [(step, step / 4, 90.0, 1e-4, 0.01 + 0.2 / step, 0.5) for step in range(1, steps + 1)]
-    write_csv(folder / "metrics.csv", "step,epoch,clips_per_s,learning_rate,loss,gradient_norm", rows)
+    write_csv(
+        folder / "metrics.csv", "step,epoch,clips_per_s,learning_rate,loss,gradient_norm", rows
+    )
 
 
 def reconstructions() -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -59,9 +72,19 @@ def reconstructions() -> tuple[dict[str, np.ndarray], dict[str, str]]:
     for ratio in (0.25, 0.9):
         masked = np.zeros(N, np.uint8)
         masked[: round(ratio * N)] = 1
-        arrays |= {f"masked_{ratio}": masked, f"reconstructed_{ratio}": arrays["original"] + np.float32(0.05)}
+        arrays |= {
+            f"masked_{ratio}": masked,
+            f"reconstructed_{ratio}": arrays["original"] + np.float32(0.05),
+        }
     hertz = json.dumps(np.geomspace(50, 10_000, M).tolist())
-    facts = {"clip": "clip-7", "title": "Ca$h $ong", "frame_s": "0.02322", "scale": "0.01", "band_hz": hertz, "silence": "-1.0"}
+    facts = {
+        "clip": "clip-7",
+        "title": "Ca$h $ong",
+        "frame_s": "0.02322",
+        "scale": "0.01",
+        "band_hz": hertz,
+        "silence": "-1.0",
+    }
     return arrays, facts
 
 
@@ -69,10 +92,32 @@ def write_pretrain(run: Path, *, picture: bool = False, **facts: object) -> Path
     write_run(run, kind="pretrain", **facts)
     for stage in ("stage-one", "stage-two"):
         write_metrics(run / stage, 60)
-    write_csv(run / "stage-one" / "validation.csv", "step,mse,mean_patch_mse", [(30, 0.02, 0.04), (60, 0.01, 0.04)])
+    write_csv(
+        run / "stage-one" / "validation.csv",
+        "step,mse,mean_patch_mse",
+        [(30, 0.02, 0.04), (60, 0.01, 0.04)],
+    )
     header = "step,masked_mse,mean_patch_mse,visible_mean_mse,interpolation_mse,shrunk_interpolation_mse,kriging_mse,shuffled_mse,equal_positions_mse,"
     header += "within_variance,between_variance,onset_f,embedding_std,effective_rank"
-    rows = [(step, 0.0225, 0.04, 0.035, 0.03, 0.029, 0.028, 0.024, 0.023, 0.02, 0.4, 0.1, 0.5 + step / 1000, 20 + step / 10) for step in (20, 40, 60)]
+    rows = [
+        (
+            step,
+            0.0225,
+            0.04,
+            0.035,
+            0.03,
+            0.029,
+            0.028,
+            0.024,
+            0.023,
+            0.02,
+            0.4,
+            0.1,
+            0.5 + step / 1000,
+            20 + step / 10,
+        )
+        for step in (20, 40, 60)
+    ]
     write_csv(run / "stage-two" / "validation.csv", header, rows)
     if not picture:
         return run
@@ -83,7 +128,14 @@ def write_pretrain(run: Path, *, picture: bool = False, **facts: object) -> Path
 
 def score(encoder: str, method: str, value: float, n: int = 24) -> dict[str, object]:
     spread = {"low": value - 0.2, "high": value + 0.1}
-    return {"encoder": encoder, "method": method, "metric": "accuracy", "value": value, "n": n, **spread}
+    return {
+        "encoder": encoder,
+        "method": method,
+        "metric": "accuracy",
+        "value": value,
+        "n": n,
+        **spread,
+    }
 
 
 def write_finetune(run: Path, encoder: str, value: float) -> list[dict[str, object]]:
@@ -92,22 +144,59 @@ def write_finetune(run: Path, encoder: str, value: float) -> list[dict[str, obje
     rows = [score(encoder, method, value + 0.01 * index) for index, method in enumerate(METHODS)]
     for row, method in zip(rows, METHODS, strict=True):
         write_metrics(run / method, 30)
-        write_csv(run / method / "validation.csv", "step,loss,accuracy", [(step, 0.5, value - 0.1 / step) for step in (10, 20, 30)])
+        write_csv(
+            run / method / "validation.csv",
+            "step,loss,accuracy",
+            [(step, 0.5, value - 0.1 / step) for step in (10, 20, 30)],
+        )
         write_json(run / method / "results.json", {"rows": [row]})
     return rows
 
 
 def write_demo(folder: Path) -> Path:
     write_pretrain(folder / "pretrain", picture=True)
-    rows = write_finetune(folder / "tuned", "patchifier", 0.623) + write_finetune(folder / "tuned-random", "random", 0.456)
-    rows += [score("majority", "none", 0.25), score("mfcc", "logistic", 0.541), score("patchifier", "logistic", 0.777, n=96)]
+    rows = write_finetune(folder / "tuned", "patchifier", 0.623) + write_finetune(
+        folder / "tuned-random", "random", 0.456
+    )
+    rows += [
+        score("majority", "none", 0.25),
+        score("mfcc", "logistic", 0.541),
+        score("patchifier", "logistic", 0.777, n=96),
+    ]
     real = {"first": "ours", "second": "random", "value": 0.17, "low": 0.02, "high": 0.3, "n": 24}
     unclear = {"first": "ours", "second": "mfcc", "value": 0.08, "low": -0.03, "high": 0.2, "n": 24}
-    worse = {"first": "majority", "second": "ours", "value": -0.3, "low": -0.5, "high": -0.1, "n": 24}
-    touching = {"first": "ours", "second": "mel-stats", "value": 0.1, "low": 0.0, "high": 0.2, "n": 24}
-    stage_two = {"masked_mse": 0.0225, "mean_patch_mse": 0.04, "visible_mean_mse": 0.035, "interpolation_mse": 0.03}
-    results = {"seconds": 90, "parameters": 7_300_000, "rows": rows, "stage_two": stage_two, "notes": ["Small & quick."]}
-    write_json(folder / "results.json", {**results, "differences": [real, unclear, worse, touching]})
+    worse = {
+        "first": "majority",
+        "second": "ours",
+        "value": -0.3,
+        "low": -0.5,
+        "high": -0.1,
+        "n": 24,
+    }
+    touching = {
+        "first": "ours",
+        "second": "mel-stats",
+        "value": 0.1,
+        "low": 0.0,
+        "high": 0.2,
+        "n": 24,
+    }
+    stage_two = {
+        "masked_mse": 0.0225,
+        "mean_patch_mse": 0.04,
+        "visible_mean_mse": 0.035,
+        "interpolation_mse": 0.03,
+    }
+    results = {
+        "seconds": 90,
+        "parameters": 7_300_000,
+        "rows": rows,
+        "stage_two": stage_two,
+        "notes": ["Small & quick."],
+    }
+    write_json(
+        folder / "results.json", {**results, "differences": [real, unclear, worse, touching]}
+    )
     return folder
 
 
@@ -126,7 +215,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list) -> None:
         values = dict(attrs)
         self.tags.append(tag)
-        self.links += [values[name] for name in ("src", "href", "srcset", "data", "action") if name in values]
+        self.links += [
+            values[name] for name in ("src", "href", "srcset", "data", "action") if name in values
+        ]
         if tag == "img":
             self.images.append(values)
         if tag not in ("meta", "img", "br", "path", "circle"):
@@ -170,7 +261,10 @@ def test_reconstruction_keeps_the_page_small(demo: tuple[Path, str]) -> None:
     embedded = Page(demo[1]).images[0]["src"]
     beside = demo[0].parent / "reconstruction.png"
     assert len(embedded) < 0.6 * beside.stat().st_size  # in 256 colours, base64 included
-    colours, few = (matplotlib.image.imread(picture)[..., :3] for picture in (beside, io.BytesIO(base64.b64decode(embedded.split(",")[1]))))
+    colours, few = (
+        matplotlib.image.imread(picture)[..., :3]
+        for picture in (beside, io.BytesIO(base64.b64decode(embedded.split(",")[1])))
+    )
     assert colours.shape == few.shape
     assert np.mean(np.abs(colours - few)) < 0.03
     assert np.percentile(np.abs(colours - few)[-100:], 99.5) < 0.1  # both colour scales are whole
@@ -187,22 +281,58 @@ def test_figures_are_drawn(demo: tuple[Path, str], name: str) -> None:
 
 
 def test_nothing_half_written_is_left(demo: tuple[Path, str]) -> None:
-    figures = {f"{name}.{kind}" for name in ("reconstruction", "figure-2", "losses", "health") for kind in ("png", "svg")}
-    assert {path.name for path in demo[0].parent.iterdir()} == {"index.html", "table.csv", "table.md", *figures}
+    figures = {
+        f"{name}.{kind}"
+        for name in ("reconstruction", "figure-2", "losses", "health")
+        for kind in ("png", "svg")
+    }
+    assert {path.name for path in demo[0].parent.iterdir()} == {
+        "index.html",
+        "table.csv",
+        "table.md",
+        *figures,
+    }
 
 
 def test_page_states_the_numbers(demo: tuple[Path, str]) -> None:
     words = Page(demo[1]).words
-    for number in ("62.3 %", "42.3 to 72.3", "45.6 %", "54.1 %", "25.0 %", "15.0 dB", "20.0 dB", "7.3 million", "77 clips", "7,300,000"):
+    for number in (
+        "62.3 %",
+        "42.3 to 72.3",
+        "45.6 %",
+        "54.1 %",
+        "25.0 %",
+        "15.0 dB",
+        "20.0 dB",
+        "7.3 million",
+        "77 clips",
+        "7,300,000",
+    ):
         assert number in words, number
-    for text in ("patchifier demo", "two cores", "numpy 2.0", "61 s", "Small & quick.", '"mask_ratio": 0.75', "clip-7"):
+    for text in (
+        "patchifier demo",
+        "two cores",
+        "numpy 2.0",
+        "61 s",
+        "Small & quick.",
+        '"mask_ratio": 0.75',
+        "clip-7",
+    ):
         assert text in words, text
     assert "What is missing" not in words
 
 
 def test_published_figures_stand_apart_with_their_errors(demo: tuple[Path, str]) -> None:
     words = Page(demo[1]).words
-    for text in ("never ranked with ours", "72.3", "48.6", "four-task average", "66.9", "56.8", "does not state the split"):
+    for text in (
+        "never ranked with ours",
+        "72.3",
+        "48.6",
+        "four-task average",
+        "66.9",
+        "56.8",
+        "does not state the split",
+    ):
         assert text in words, text
     assert "72.3" not in (demo[0].parent / "table.md").read_text().split("to 72.3")[0]
 
@@ -212,7 +342,9 @@ def test_a_score_in_demo_and_run_is_told_once(demo: tuple[Path, str]) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 11
     assert {row["source"] for row in rows} == {"demo"}
-    assert [row["encoder"] for row in rows if row["n"] == "24"] == ["patchifier"] * 4 + ["random"] * 4 + ["mfcc", "majority"]
+    assert [row["encoder"] for row in rows if row["n"] == "24"] == ["patchifier"] * 4 + [
+        "random"
+    ] * 4 + ["mfcc", "majority"]
     assert [row["method"] for row in rows if row["encoder"] == "random"] == list(METHODS)
 
 
@@ -236,7 +368,10 @@ def test_different_clips_are_set_apart(demo: tuple[Path, str], tmp_path: Path) -
         assert text.count(sentence) == 1
         assert min(many, few) < text.index(sentence) < max(many, few)
         assert "With 24 test clips the 95 % interval is about ± 15 points" in text
-    write_json(tmp_path / "run" / "results.json", {"rows": [score("patchifier", method, 0.5) for method in METHODS]})
+    write_json(
+        tmp_path / "run" / "results.json",
+        {"rows": [score("patchifier", method, 0.5) for method in METHODS]},
+    )
     assert sentence not in report.report(tmp_path / "run", tmp_path / "out").read_text()
 
 
@@ -248,7 +383,9 @@ def test_beats_only_when_the_interval_leaves_out_zero(demo: tuple[Path, str]) ->
     assert "ours cannot be told apart from mfcc" in words
     assert "−3.0 to +20.0" in words
     assert "majority is beaten by ours" in words
-    assert "ours cannot be told apart from mel-stats" in words  # an interval that touches 0 does not leave it out
+    assert (
+        "ours cannot be told apart from mel-stats" in words
+    )  # an interval that touches 0 does not leave it out
     assert len(re.findall(r"\bbeats\b", words)) == 1
 
 
@@ -269,7 +406,13 @@ def test_unfinished_runs_are_drawn_and_named(tmp_path: Path) -> None:
     with (going / "stage-one" / "metrics.csv").open("a") as file:
         file.write("4,1.0,90.0,1e-4,0.0")  # a line still being written
     write_run(tmp_path / "runs" / "empty", kind="pretrain", state="interrupted")
-    tuned = write_run(tmp_path / "runs" / "tuned", kind="finetune", encoder="patchifier", metric="accuracy", state="running")
+    tuned = write_run(
+        tmp_path / "runs" / "tuned",
+        kind="finetune",
+        encoder="patchifier",
+        metric="accuracy",
+        state="running",
+    )
     write_csv(tuned / "full" / "validation.csv", "step,loss,accuracy", [(10, 0.7, 0.4)])
     page = report.report([tmp_path / "runs"], tmp_path / "out")
     words = Page(page.read_text()).words
@@ -288,7 +431,11 @@ def test_damaged_files_are_named_and_the_rest_is_drawn(tmp_path: Path) -> None:
     run = write_pretrain(tmp_path / "runs" / "broken")
     (run / "run.json").write_text('{"kind": "pre')
     (run / "stage-two" / "reconstructions.safetensors").write_bytes(b"not tensors")
-    write_csv(run / "stage-two" / "validation.csv", "step,masked_mse,embedding_std", [(10, "nan", ""), ("x", 1, 1), (20, 0.01, 0.4)])
+    write_csv(
+        run / "stage-two" / "validation.csv",
+        "step,masked_mse,embedding_std",
+        [(10, "nan", ""), ("x", 1, 1), (20, 0.01, 0.4)],
+    )
     words = Page(report.report(tmp_path / "runs", tmp_path / "out").read_text()).words
     assert "broken/run.json cannot be read" in words
     assert "cannot read reconstructions" in words
@@ -299,7 +446,9 @@ def test_damaged_files_are_named_and_the_rest_is_drawn(tmp_path: Path) -> None:
 def test_runs_of_one_name_keep_their_figures_apart(tmp_path: Path) -> None:
     for parent in ("first", "second"):
         write_metrics(write_run(tmp_path / parent / "run", kind="pretrain") / "stage-one", 9)
-    page = report.report([tmp_path / "first", tmp_path / "second" / "run", tmp_path / "second"], tmp_path / "out")
+    page = report.report(
+        [tmp_path / "first", tmp_path / "second" / "run", tmp_path / "second"], tmp_path / "out"
+    )
     words = Page(page.read_text()).words
     assert "run (first/run)" in words
     assert "run (second/run)" in words
@@ -308,8 +457,22 @@ def test_runs_of_one_name_keep_their_figures_apart(tmp_path: Path) -> None:
 
 
 def test_scores_that_are_not_accuracies_and_go_below_zero(tmp_path: Path) -> None:
-    row = {"encoder": "patchifier", "method": "full", "metric": "r2", "value": -0.2, "low": None, "high": 0.1, "n": 9}
-    write_run(tmp_path / "run", kind="finetune", encoder="patchifier", metric="r2", task={"kind": "numbers", "names": ["valence"]})
+    row = {
+        "encoder": "patchifier",
+        "method": "full",
+        "metric": "r2",
+        "value": -0.2,
+        "low": None,
+        "high": 0.1,
+        "n": 9,
+    }
+    write_run(
+        tmp_path / "run",
+        kind="finetune",
+        encoder="patchifier",
+        metric="r2",
+        task={"kind": "numbers", "names": ["valence"]},
+    )
     write_json(tmp_path / "run" / "full" / "results.json", {"rows": [row]})
     words = Page(report.report(tmp_path / "run", tmp_path / "out").read_text()).words
     assert "−0.200" in words
@@ -319,7 +482,9 @@ def test_scores_that_are_not_accuracies_and_go_below_zero(tmp_path: Path) -> Non
 
 
 def test_no_run_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"no run folder under .*nowhere.*expected a folder with run\.json"):
+    with pytest.raises(
+        RequestError, match=r"no run folder under .*nowhere.*expected a folder with run\.json"
+    ):
         report.report([tmp_path / "nowhere"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
@@ -329,16 +494,28 @@ def test_no_run_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_path_without_runs_is_named(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    page = report.report([write_run(tmp_path / "run", kind="pretrain"), tmp_path / "nothing"], tmp_path / "out")
+    page = report.report(
+        [write_run(tmp_path / "run", kind="pretrain"), tmp_path / "nothing"], tmp_path / "out"
+    )
     assert f"Nothing to report on under {tmp_path / 'nothing'}" in Page(page.read_text()).words
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script>"
-    run = write_run(tmp_path / "demo" / "run", kind="pretrain", name=evil, command=evil, machine=evil, state=evil)
+    run = write_run(
+        tmp_path / "demo" / "run",
+        kind="pretrain",
+        name=evil,
+        command=evil,
+        machine=evil,
+        state=evil,
+    )
     write_metrics(run / "stage-one", 9)
     rows = [{**score(evil, evil, 0.5), "metric": evil, "n": evil}]
-    write_json(tmp_path / "demo" / "results.json", {"rows": rows, "notes": [evil], "differences": [{"first": evil, "second": evil}]})
+    write_json(
+        tmp_path / "demo" / "results.json",
+        {"rows": rows, "notes": [evil], "differences": [{"first": evil, "second": evil}]},
+    )
     page = report.report(tmp_path / "demo", tmp_path / "out")
     assert "script" not in Page(page.read_text()).tags
     assert evil in Page(page.read_text()).words
@@ -359,17 +536,34 @@ def test_every_predictor_lies_inside_the_axes(tmp_path: Path) -> None:
 
 def test_health_of_a_run_before_order_was_measured_has_two_panels(tmp_path: Path) -> None:
     run = write_pretrain(tmp_path / "run")
-    titles = [axes.get_title(loc="left") for axes in health_figure(read_run(run, tmp_path, [])).axes]
-    assert [title for title in titles if title] == ["Use of order", "Variance drawn", "Onsets drawn", "Spread of the embeddings", "Dimensions in use"]
-    write_csv(run / "stage-two" / "validation.csv", "step,masked_mse,embedding_std,effective_rank", [(60, 0.0225, 0.5, 20)])
-    titles = [axes.get_title(loc="left") for axes in health_figure(read_run(run, tmp_path, [])).axes]
+    titles = [
+        axes.get_title(loc="left") for axes in health_figure(read_run(run, tmp_path, [])).axes
+    ]
+    assert [title for title in titles if title] == [
+        "Use of order",
+        "Variance drawn",
+        "Onsets drawn",
+        "Spread of the embeddings",
+        "Dimensions in use",
+    ]
+    write_csv(
+        run / "stage-two" / "validation.csv",
+        "step,masked_mse,embedding_std,effective_rank",
+        [(60, 0.0225, 0.5, 20)],
+    )
+    titles = [
+        axes.get_title(loc="left") for axes in health_figure(read_run(run, tmp_path, [])).axes
+    ]
     assert titles == ["Spread of the embeddings", "Dimensions in use"]
     write_csv(run / "stage-two" / "validation.csv", "step,masked_mse", [(60, 0.0225)])
     assert health_figure(read_run(run, tmp_path, [])) is None
 
 
 def test_the_interpolation_of_older_runs_was_the_shrunk_one() -> None:
-    new, old = predictors_in(["interpolation_mse", "shrunk_interpolation_mse"]), predictors_in(["step", "visible_mean_mse", "interpolation_mse"])
+    new, old = (
+        predictors_in(["interpolation_mse", "shrunk_interpolation_mse"]),
+        predictors_in(["step", "visible_mean_mse", "interpolation_mse"]),
+    )
     assert new["interpolation_mse"][1] != new["shrunk_interpolation_mse"][1]
     assert list(old) == ["visible_mean_mse", "interpolation_mse"]
     assert old["interpolation_mse"] == new["shrunk_interpolation_mse"]
@@ -383,8 +577,15 @@ def test_reconstructions_are_read_and_drawn(tmp_path: Path) -> None:
     assert titles[0] == "Original: Ca$h $ong"
     mse = f"{references.untrained_mse(arrays['original'], arrays['masked_0.9'].astype(bool))['interpolation']:.4f}"
     assert f"interpolation {mse}" in titles[4].splitlines()[-1]
-    assert "90 % masked: 9 of 10 patches, filled in with an error of 5.0 dB RMSE (MSE 0.0025)" in titles[4]
-    assert {axes.get_xlabel().strip() for axes in figure.axes} >= {"Time (s)", "Level (dB re full scale)", "Absolute error (dB)"}
+    assert (
+        "90 % masked: 9 of 10 patches, filled in with an error of 5.0 dB RMSE (MSE 0.0025)"
+        in titles[4]
+    )
+    assert {axes.get_xlabel().strip() for axes in figure.axes} >= {
+        "Time (s)",
+        "Level (dB re full scale)",
+        "Absolute error (dB)",
+    }
     given, filled = (figure.axes[index].images[0].get_array() for index in (0, 2))
     assert filled.shape == (M, N * W)
     hidden = slice(0, 2 * W)  # the first two of ten patches are masked at 25 %
@@ -399,9 +600,13 @@ def test_reconstructions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="band_hz"):
         report.reconstruction_figure(arrays, {**facts, "band_hz": "[1, 2]"})
     with pytest.raises(RequestError, match="frame_s"):
-        report.reconstruction_figure(arrays, {name: text for name, text in facts.items() if name != "frame_s"})
+        report.reconstruction_figure(
+            arrays, {name: text for name, text in facts.items() if name != "frame_s"}
+        )
     with pytest.raises(RequestError, match=r"reconstructed_0\.9"):
-        report.reconstruction_figure({name: array for name, array in arrays.items() if name != "reconstructed_0.9"}, facts)
+        report.reconstruction_figure(
+            {name: array for name, array in arrays.items() if name != "reconstructed_0.9"}, facts
+        )
     with pytest.raises(RequestError, match="cannot read reconstructions"):
         report.read_reconstructions(tmp_path / "nowhere.safetensors")
     with pytest.raises(RequestError, match=r"expected \.png, \.svg or \.pdf"):
@@ -410,7 +615,9 @@ def test_reconstructions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_a_model_that_diverged_is_still_drawn() -> None:
     arrays, facts = reconstructions()
-    figure = report.reconstruction_figure({**arrays, "reconstructed_0.9": np.full((N, M, W), np.nan, np.float32)}, facts)
+    figure = report.reconstruction_figure(
+        {**arrays, "reconstructed_0.9": np.full((N, M, W), np.nan, np.float32)}, facts
+    )
     assert "nan dB" in figure.axes[4].get_title(loc="left")
 
 

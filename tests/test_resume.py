@@ -23,10 +23,23 @@ from patchifier.runs import Interrupted, batch_indices, generator
 
 STEPS = 16
 SETTINGS = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64},
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "feed_forward": 64,
+    },
     "pretrain": {
         "stage_one": {"steps": STEPS, "batch": 4, "learning_rate": 1e-3},
-        "stage_two": {"steps": STEPS, "batch": 4, "learning_rate": 1e-3, "schedule": "cosine", "warm_up_steps": 5, "clip_norm": 1.0},
+        "stage_two": {
+            "steps": STEPS,
+            "batch": 4,
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warm_up_steps": 5,
+            "clip_norm": 1.0,
+        },
         "validate_every": 8,
         "checkpoint_every_s": 0.0,
         "validation_fraction": 0.2,
@@ -35,10 +48,22 @@ SETTINGS = {
 }
 SEVERAL = {  # a teacher, heads and weights, which are in the state too
     "spectrogram": {"bands": 280, "pitch_bands": 216},
-    "model": SETTINGS["model"] | {"bands": 280, "pitch_bands": 216, "pitch_channels": 4, "predictor_layers": 1, "norm": "before", "estimators": ["tempo"]},
+    "model": SETTINGS["model"]
+    | {
+        "bands": 280,
+        "pitch_bands": 216,
+        "pitch_channels": 4,
+        "predictor_layers": 1,
+        "norm": "before",
+        "estimators": ["tempo"],
+    },
     "augment": {"pitch": [-2, 2]},
     "pretrain": SETTINGS["pretrain"]
-    | {"stages": "two", "teacher_decay": 0.9, "targets": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"]},
+    | {
+        "stages": "two",
+        "teacher_decay": 0.9,
+        "targets": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"],
+    },
 }
 SCRIPT = """
     import json, sys, time
@@ -68,9 +93,16 @@ def small_cache(tmp_path_factory):
     chance = np.random.default_rng(0)
     (root / "audio").mkdir()
     for number in range(10):
-        soundfile.write(root / "audio" / f"{number}.wav", 0.1 * chance.standard_normal(22_050 * 8), 22_050)
+        soundfile.write(
+            root / "audio" / f"{number}.wav", 0.1 * chance.standard_normal(22_050 * 8), 22_050
+        )
     for name, settings in (("cache", SETTINGS), ("wide", SEVERAL)):
-        cache.prepare(datasets.load(root / "audio"), root / name, config=update(Config(), settings).spectrogram, workers=1)
+        cache.prepare(
+            datasets.load(root / "audio"),
+            root / name,
+            config=update(Config(), settings).spectrogram,
+            workers=1,
+        )
     return root / "cache"
 
 
@@ -85,7 +117,15 @@ def start(small_cache, out, *, slow=0.0, settings=SETTINGS):
     import json
 
     code = textwrap.dedent(SCRIPT)
-    command = [sys.executable, "-c", code, str(small_cache), str(out), json.dumps(settings), str(slow)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(small_cache),
+        str(out),
+        json.dumps(settings),
+        str(slow),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
@@ -100,8 +140,12 @@ def kill_after(process, lines):
 
 
 def same_weights(one, two):
-    first, second = (safetensors.torch.load_file(out / "model" / "model.safetensors") for out in (one, two))
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    first, second = (
+        safetensors.torch.load_file(out / "model" / "model.safetensors") for out in (one, two)
+    )
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def lines_of(path):
@@ -122,11 +166,15 @@ def survive_kills(small_cache, uninterrupted, out, *, kills, seed, settings=SETT
             while "saving" not in process.stdout.readline():
                 assert process.poll() is None
             time.sleep(0.05)
-            assert list(out.glob("stage-*/.state.safetensors.new-*")), "no checkpoint was being written"
+            assert list(out.glob("stage-*/.state.safetensors.new-*")), (
+                "no checkpoint was being written"
+            )
             process.kill()
             process.wait()
         else:
-            assert kill_after(process, chance.randrange(1, 2 * STEPS // kills)), "the run ended before it was killed"
+            assert kill_after(process, chance.randrange(1, 2 * STEPS // kills)), (
+                "the run ended before it was killed"
+            )
         killed += 1
     process = start(small_cache, out, settings=settings)
     process.communicate()
@@ -141,7 +189,9 @@ def test_a_run_killed_five_times_ends_with_the_same_bits(small_cache, uninterrup
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=5, seed=1)
 
 
-def test_a_run_with_several_targets_and_a_teacher_killed_twice_ends_with_the_same_bits(small_cache, tmp_path):
+def test_a_run_with_several_targets_and_a_teacher_killed_twice_ends_with_the_same_bits(
+    small_cache, tmp_path
+):
     wide = small_cache.parent / "wide"
     pretrain(wide, tmp_path / "whole", config=update(Config(), SEVERAL), device="cpu")
     header, *_, last = lines_of(tmp_path / "whole" / "stage-two" / "validation.csv")
@@ -152,7 +202,9 @@ def test_a_run_with_several_targets_and_a_teacher_killed_twice_ends_with_the_sam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_a_run_killed_eight_times_ends_with_the_same_bits(small_cache, uninterrupted, tmp_path, seed):
+def test_a_run_killed_eight_times_ends_with_the_same_bits(
+    small_cache, uninterrupted, tmp_path, seed
+):
     survive_kills(small_cache, uninterrupted, tmp_path / "run", kills=8, seed=10 + seed)
 
 
@@ -165,9 +217,13 @@ def test_the_bits_depend_on_the_seed(small_cache, uninterrupted, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(small_cache, uninterrupted, tmp_path, number):
     def interrupt(title):
-        return lambda done, total, note: signal.raise_signal(number) if title == "stage I" and done == 7 else None
+        return lambda done, total, note: (
+            signal.raise_signal(number) if title == "stage I" and done == 7 else None
+        )
 
-    config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], "checkpoint_every_s": 1e9}})
+    config = update(
+        Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], "checkpoint_every_s": 1e9}}
+    )
     with pytest.raises(Interrupted, match=r"step 7 of 16.*--resume"):
         pretrain(small_cache, tmp_path / "run", config=config, device="cpu", progress=interrupt)
     assert '"interrupted"' in (tmp_path / "run" / "run.json").read_text()
@@ -185,29 +241,53 @@ def test_two_trainings_of_one_run_at_once_are_refused(small_cache, uninterrupted
         def again(done, total, note):
             if done == 7:
                 with pytest.raises(RequestError, match="another run is working"):
-                    pretrain(small_cache, tmp_path / "run", config=update(Config(), SETTINGS), device="cpu", resume=True)
+                    pretrain(
+                        small_cache,
+                        tmp_path / "run",
+                        config=update(Config(), SETTINGS),
+                        device="cpu",
+                        resume=True,
+                    )
 
         return again
 
-    pretrain(small_cache, tmp_path / "run", config=update(Config(), SETTINGS), device="cpu", progress=second)
+    pretrain(
+        small_cache,
+        tmp_path / "run",
+        config=update(Config(), SETTINGS),
+        device="cpu",
+        progress=second,
+    )
     assert same_weights(tmp_path / "run", uninterrupted)
 
 
 def test_a_run_is_not_resumed_with_other_settings(small_cache, uninterrupted):
     with pytest.raises(RequestError, match="other settings"):
-        pretrain(small_cache, uninterrupted, config=update(Config(), {**SETTINGS, "augment": {"scale": [1, 1]}}), device="cpu", resume=True)
+        pretrain(
+            small_cache,
+            uninterrupted,
+            config=update(Config(), {**SETTINGS, "augment": {"scale": [1, 1]}}),
+            device="cpu",
+            resume=True,
+        )
 
 
 def test_a_run_that_the_first_edition_began_is_resumed_as_it_began(small_cache, tmp_path):
-    config = update(Config(), {**SETTINGS, "model": {**SETTINGS.get("model", {}), "vector_norm": "none"}})
+    config = update(
+        Config(), {**SETTINGS, "model": {**SETTINGS.get("model", {}), "vector_norm": "none"}}
+    )
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     del written["model"]["vector_norm"], written["pretrain"]["extractor_rate"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(written))
-    assert pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True).exists()
+    assert pretrain(
+        small_cache, tmp_path / "run", config=config, device="cpu", resume=True
+    ).exists()
 
 
-def test_a_run_is_not_resumed_on_other_clips_or_from_other_weights(small_cache, uninterrupted, tmp_path, noise):
+def test_a_run_is_not_resumed_on_other_clips_or_from_other_weights(
+    small_cache, uninterrupted, tmp_path, noise
+):
     (tmp_path / "other").mkdir()
     for number in range(8):
         audio.save(tmp_path / "other" / f"{number}.wav", noise(6.0, seed=100 + number))
@@ -216,24 +296,42 @@ def test_a_run_is_not_resumed_on_other_clips_or_from_other_weights(small_cache, 
     with pytest.raises(RequestError, match=f"other clips: resume with the cache {small_cache}"):
         pretrain(tmp_path / "cache", uninterrupted, config=config, device="cpu", resume=True)
     with pytest.raises(RequestError, match="from fresh weights: resume without --init"):
-        pretrain(small_cache, uninterrupted, config=config, init=uninterrupted / "model", device="cpu", resume=True)
+        pretrain(
+            small_cache,
+            uninterrupted,
+            config=config,
+            init=uninterrupted / "model",
+            device="cpu",
+            resume=True,
+        )
     run = tmp_path / "run"
     pretrain(small_cache, run, config=config, init=uninterrupted / "model", device="cpu")
-    pretrain(small_cache, run, config=config, device="cpu", resume=True)  # what it was started from need not be there any more
+    pretrain(
+        small_cache, run, config=config, device="cpu", resume=True
+    )  # what it was started from need not be there any more
     facts = json.loads((run / "run.json").read_text())
     assert facts["init"] == str(uninterrupted / "model")
     assert checkpoint.load(run / "model").facts["init"] == facts["init"]
 
 
 def test_a_run_of_groups_is_not_resumed_on_other_groups(small_cache, tmp_path):
-    groups = {"contrast_of": "group", "targets": ["contrast"], "stages": "two", "stage_two": {"steps": 2, "batch": 4}}
+    groups = {
+        "contrast_of": "group",
+        "targets": ["contrast"],
+        "stages": "two",
+        "stage_two": {"steps": 2, "batch": 4},
+    }
     config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **groups}})
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     facts = tmp_path / "run" / "run.json"
     held = json.loads(facts.read_text())
-    assert held["music"] == digest(list(Cache(small_cache).keys))  # by which a comparison finds what it heard
+    assert held["music"] == digest(
+        list(Cache(small_cache).keys)
+    )  # by which a comparison finds what it heard
     facts.write_text(json.dumps(held | {"groups": "as they were before"}))
-    with pytest.raises(RequestError, match="was started on clips in other groups: resume with the cache as it was"):
+    with pytest.raises(
+        RequestError, match="was started on clips in other groups: resume with the cache as it was"
+    ):
         pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)
 
 
@@ -244,7 +342,10 @@ def test_a_run_goes_on_after_fields_have_come_that_it_knew_nothing_of(small_cach
     del facts["model"]["components"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(facts))
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["components"] == [0, 0]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["components"] == [
+        0,
+        0,
+    ]
 
 
 def test_a_damaged_state_is_refused(small_cache, tmp_path):
@@ -300,12 +401,18 @@ def test_the_rate_of_a_trapezoid_is_constant_and_falls_over_the_last_fifth():
 
 
 def test_bf16_trains_both_stages_and_leaves_weights_in_float32(small_cache, tmp_path):
-    short = {stage: {**SETTINGS["pretrain"][stage], "steps": 3} for stage in ("stage_one", "stage_two")}
-    config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **short, "precision": "bf16"}})
+    short = {
+        stage: {**SETTINGS["pretrain"][stage], "steps": 3} for stage in ("stage_one", "stage_two")
+    }
+    config = update(
+        Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **short, "precision": "bf16"}}
+    )
     model = pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     tensors = safetensors.torch.load_file(model / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32, torch.int64}
-    losses = [float(row[-2]) for row in lines_of(tmp_path / "run" / "stage-two" / "metrics.csv")[1:]]
+    losses = [
+        float(row[-2]) for row in lines_of(tmp_path / "run" / "stage-two" / "metrics.csv")[1:]
+    ]
     assert len(losses) == 3
     assert all(0 < loss < 10 for loss in losses)
 

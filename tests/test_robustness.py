@@ -23,7 +23,10 @@ def deformed(name, waveform, rate=RATE, clip_id="a clip"):
 
 
 def level_db(waveform, reference):
-    return 10 * np.log10(np.mean(waveform[2000:-2000].astype(float) ** 2) / np.mean(reference[2000:-2000].astype(float) ** 2))
+    return 10 * np.log10(
+        np.mean(waveform[2000:-2000].astype(float) ** 2)
+        / np.mean(reference[2000:-2000].astype(float) ** 2)
+    )
 
 
 def loudest_hz(waveform):
@@ -33,7 +36,9 @@ def loudest_hz(waveform):
 
 def lag(late, early):
     size = 2 ** int(np.ceil(np.log2(len(late) + len(early))))
-    at = int(np.fft.irfft(np.fft.rfft(late, size) * np.conj(np.fft.rfft(early, size)), size).argmax())
+    at = int(
+        np.fft.irfft(np.fft.rfft(late, size) * np.conj(np.fft.rfft(early, size)), size).argmax()
+    )
     return at if at < size // 2 else at - size
 
 
@@ -41,7 +46,14 @@ def lag(late, early):
 
 
 def test_the_table_of_the_issue_is_there():
-    assert list(DEFORMATIONS) == ["mp3-32", "gain-20", "pink-10", "low-pass-4k", "pitch+1", "stretch-1.1"]
+    assert list(DEFORMATIONS) == [
+        "mp3-32",
+        "gain-20",
+        "pink-10",
+        "low-pass-4k",
+        "pitch+1",
+        "stretch-1.1",
+    ]
 
 
 @pytest.mark.parametrize("name", DEFORMATIONS)
@@ -77,14 +89,18 @@ def test_nothing_is_clipped_at_full_scale(name, tone):
 
 def test_gain_is_20_db_in_the_log_mel(noise):
     waveform = noise(2.0)
-    change = spectrogram.log_mel(torch.from_numpy(deformed("gain-20", waveform))) - spectrogram.log_mel(torch.from_numpy(waveform))
+    change = spectrogram.log_mel(
+        torch.from_numpy(deformed("gain-20", waveform))
+    ) - spectrogram.log_mel(torch.from_numpy(waveform))
     assert torch.allclose(change, torch.tensor(-0.2), atol=1e-4)
 
 
 def test_noise_lies_10_db_below_the_clip(tone):
     waveform = tone(440, seconds=3)
     noise_alone = deformed("pink-10", waveform) - waveform
-    assert 10 * np.log10(np.mean(waveform.astype(float) ** 2) / np.mean(noise_alone.astype(float) ** 2)) == pytest.approx(10, abs=0.01)
+    assert 10 * np.log10(
+        np.mean(waveform.astype(float) ** 2) / np.mean(noise_alone.astype(float) ** 2)
+    ) == pytest.approx(10, abs=0.01)
 
 
 def test_noise_is_pink():
@@ -92,7 +108,9 @@ def test_noise_is_pink():
     power = np.abs(np.fft.rfft(samples)) ** 2
     hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
     octaves = 31.25 * 2.0 ** np.arange(9)  # to 8 kHz: as much power in each
-    levels = [10 * np.log10(power[(hertz >= low) & (hertz < 2 * low)].mean()) for low in octaves[:-1]]
+    levels = [
+        10 * np.log10(power[(hertz >= low) & (hertz < 2 * low)].mean()) for low in octaves[:-1]
+    ]
     slope = np.polyfit(np.arange(len(levels)), levels, 1)[0]
     assert slope == pytest.approx(-3.01, abs=0.1)
     assert np.abs(np.diff(levels) + 3.01).max() < 0.6
@@ -104,8 +122,12 @@ def test_low_pass_keeps_1_khz_and_takes_6_khz_away(tone):
     low, high = tone(1000, seconds=2), tone(6000, seconds=2)
     assert level_db(deformed("low-pass-4k", low), low) == pytest.approx(0, abs=0.01)
     assert level_db(deformed("low-pass-4k", high), high) < -75
-    assert level_db(deformed("low-pass-4k", tone(3400, seconds=2)), low) == pytest.approx(0, abs=0.05)
-    assert level_db(deformed("low-pass-4k", tone(4000, seconds=2)), low) == pytest.approx(-6, abs=0.2)
+    assert level_db(deformed("low-pass-4k", tone(3400, seconds=2)), low) == pytest.approx(
+        0, abs=0.05
+    )
+    assert level_db(deformed("low-pass-4k", tone(4000, seconds=2)), low) == pytest.approx(
+        -6, abs=0.2
+    )
     assert np.allclose(deformed("low-pass-4k", low)[500:-500], low[500:-500], atol=1e-3)  # no delay
 
 
@@ -120,7 +142,9 @@ def test_stretch_is_faster_and_keeps_the_pitch(tone):
     result = deformed("stretch-1.1", waveform)
     assert len(result) == round(4 * RATE / 1.1)
     assert loudest_hz(result) == pytest.approx(440, abs=1)
-    begins = np.flatnonzero(np.abs(result) > 0.25)[0] / RATE  # what began at 2 s begins at 2 s / speed
+    begins = (
+        np.flatnonzero(np.abs(result) > 0.25)[0] / RATE
+    )  # what began at 2 s begins at 2 s / speed
     assert begins == pytest.approx(2 / DEFORMATIONS["stretch-1.1"].speed, abs=0.06)
 
 
@@ -152,7 +176,9 @@ def test_mp3_stays_aligned_with_the_original(rate, noise):
 
 def test_mp3_keeps_the_end_of_a_clip(tone):
     waveform = tone(440, seconds=1.0)
-    assert level_db(deformed("mp3-32", waveform)[-5000:], waveform[-5000:]) == pytest.approx(0, abs=0.5)
+    assert level_db(deformed("mp3-32", waveform)[-5000:], waveform[-5000:]) == pytest.approx(
+        0, abs=0.5
+    )
 
 
 def test_sample_rates_that_make_no_sense_are_named(noise):
@@ -164,14 +190,27 @@ def test_sample_rates_that_make_no_sense_are_named(noise):
 
 def test_what_is_drawn_depends_on_the_clip_alone(noise, child_environment):
     waveform = noise(0.2)
-    assert not np.array_equal(deformed("pink-10", waveform, clip_id="é/1"), deformed("pink-10", waveform, clip_id="é/2"))
+    assert not np.array_equal(
+        deformed("pink-10", waveform, clip_id="é/1"), deformed("pink-10", waveform, clip_id="é/2")
+    )
     code = "from patchifier.robustness import generator_of; print(*generator_of('é/1').integers(0, 10**9, 5))"
-    elsewhere = subprocess.run([sys.executable, "-c", code], env=child_environment, capture_output=True, text=True, check=True).stdout
-    assert elsewhere.split() == [str(number) for number in generator_of("é/1").integers(0, 10**9, 5)]
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code],
+        env=child_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert elsewhere.split() == [
+        str(number) for number in generator_of("é/1").integers(0, 10**9, 5)
+    ]
 
 
 def test_label_times_follow_the_speed():
-    assert retimed([[0.0, 1.1, "A"], [1.1, 2.2, 1]], 1.1) == [[0.0, pytest.approx(1.0), "A"], [pytest.approx(1.0), pytest.approx(2.0), 1]]
+    assert retimed([[0.0, 1.1, "A"], [1.1, 2.2, 1]], 1.1) == [
+        [0.0, pytest.approx(1.0), "A"],
+        [pytest.approx(1.0), pytest.approx(2.0), 1],
+    ]
 
 
 # --- a whole set ---
@@ -181,26 +220,57 @@ def test_label_times_follow_the_speed():
 def beats(tmp_path_factory, tone):
     """Three parts of one file, with per-frame targets, in a cache."""
     folder = tmp_path_factory.mktemp("beats")
-    sound = np.concatenate([tone(220, seconds=2), tone(440, seconds=2), tone(880, seconds=2, level=1.5)])
+    sound = np.concatenate(
+        [tone(220, seconds=2), tone(440, seconds=2), tone(880, seconds=2, level=1.5)]
+    )
     soundfile.write(folder / "all.wav", sound, RATE, subtype="FLOAT")
     clips = [
-        Clip(f"pärt/{number}", str(folder / "all.wav"), start_s=2.0 * number, end_s=2.0 * number + 2, group=f"g{number}", split="test", subsets=("x",))
+        Clip(
+            f"pärt/{number}",
+            str(folder / "all.wav"),
+            start_s=2.0 * number,
+            end_s=2.0 * number + 2,
+            group=f"g{number}",
+            split="test",
+            subsets=("x",),
+        )
         for number in range(3)
     ]
-    clips = [dataclasses.replace(clip, target=[[0.0, 0.55, "beat"], [1.1, 1.65, "downbeat"]]) for clip in clips]
-    cache.prepare(Dataset("beats", tuple(clips), Task("per-frame", ("beat", "downbeat"), "beats")), folder / "cache", workers=1)
+    clips = [
+        dataclasses.replace(clip, target=[[0.0, 0.55, "beat"], [1.1, 1.65, "downbeat"]])
+        for clip in clips
+    ]
+    cache.prepare(
+        Dataset("beats", tuple(clips), Task("per-frame", ("beat", "downbeat"), "beats")),
+        folder / "cache",
+        workers=1,
+    )
     return Cache(folder / "cache")
 
 
 def files(folder):
-    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_a_deformed_set_keeps_ids_order_and_targets_and_is_not_made_twice(beats, tmp_path):
     out, reports = tmp_path / "out", []
-    made = deform(beats, [2, 0], "stretch-1.1", out, workers=1, progress=lambda *report: reports.append(report))
+    made = deform(
+        beats,
+        [2, 0],
+        "stretch-1.1",
+        out,
+        workers=1,
+        progress=lambda *report: reports.append(report),
+    )
     assert [clip.id for clip in made.clips] == ["pärt/2", "pärt/0"]
-    assert [(clip.group, clip.split, clip.subsets) for clip in made.clips] == [("g2", "test", ("x",)), ("g0", "test", ("x",))]
+    assert [(clip.group, clip.split, clip.subsets) for clip in made.clips] == [
+        ("g2", "test", ("x",)),
+        ("g0", "test", ("x",)),
+    ]
     assert made.task == beats.task
     assert np.allclose([row[:2] for row in made.clips[0].target], [[0, 0.5], [1.0, 1.5]])
     assert [row[2] for row in made.clips[0].target] == ["beat", "downbeat"]
@@ -214,7 +284,14 @@ def test_a_deformed_set_keeps_ids_order_and_targets_and_is_not_made_twice(beats,
     assert [round(loudest_hz(audio.load(clip.path)) / 110) for clip in made.clips] == [8, 2]
 
     before = files(out)
-    again = deform(beats, np.array([2, 0]), "stretch-1.1", out, workers=2, progress=lambda *report: pytest.fail("worked again"))
+    again = deform(
+        beats,
+        np.array([2, 0]),
+        "stretch-1.1",
+        out,
+        workers=2,
+        progress=lambda *report: pytest.fail("worked again"),
+    )
     assert files(out) == before
     assert again.clips == made.clips
 
@@ -234,7 +311,9 @@ def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatc
         deform(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
     made = deform(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
     assert written == ["pärt/0", "pärt/1", "pärt/2"]
-    assert [clip.target for clip in made.clips] == [clip.target for clip in beats.clips]  # at the same speed
+    assert [clip.target for clip in made.clips] == [
+        clip.target for clip in beats.clips
+    ]  # at the same speed
     change = made.log_mel(0).astype(float) - beats.log_mel(0)
     assert np.median(change[beats.log_mel(0) > -0.5]) == pytest.approx(-0.2, abs=2e-3)
 
@@ -262,5 +341,9 @@ def test_processes_write_what_one_alone_writes(beats, tmp_path):
     stems = [tmp_path / str(number) for number in range(3)]
     robustness._write_all(beats.clips, stems, "pink-10", RATE, 2, cache.silent)
     for clip, stem in zip(beats.clips, stems, strict=True):
-        alone = deformed("pink-10", audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s), clip_id=clip.id)
+        alone = deformed(
+            "pink-10",
+            audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s),
+            clip_id=clip.id,
+        )
         assert np.abs(audio.load(robustness._written(stem)) - alone).max() <= 2**-23

@@ -30,7 +30,9 @@ SMALL = SpectrogramConfig(sample_rate=8000, bands=6, hop=16, n_fft=64, f_max_hz=
 
 @pytest.fixture(scope="module")
 def sounds(tone: Callable, noise: Callable) -> dict[str, np.ndarray]:
-    chirp = np.sin(2 * np.pi * np.cumsum(np.geomspace(30, 7_000, 3 * RATE)) / RATE).astype(np.float32)
+    chirp = np.sin(2 * np.pi * np.cumsum(np.geomspace(30, 7_000, 3 * RATE)) / RATE).astype(
+        np.float32
+    )
     clips = {name: audio.load(Path(demo.ROOT, "clips", name), start_s=3, end_s=8) for name in CLIPS}
     return {"tone": tone(440, seconds=2), "noise": noise(2), "chirp": chirp, **clips}
 
@@ -59,7 +61,9 @@ def librosa_power(wave: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("sound", SOUNDS)
-def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(setting: str, sound: str, sounds: dict[str, np.ndarray]) -> None:
+def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(
+    setting: str, sound: str, sounds: dict[str, np.ndarray]
+) -> None:
     config, wave = SETTINGS[setting], sounds[sound]
     expected = librosa.power_to_db(librosa_power(wave, config), ref=1.0, amin=1e-10, top_db=None)
     found = spectrogram.log_mel(wave, config).numpy() / config.scale
@@ -72,7 +76,9 @@ def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(setting: str, s
 @pytest.mark.parametrize("sound", SOUNDS)
 def test_reference_max_is_librosas_ref_max(sound: str, sounds: dict[str, np.ndarray]) -> None:
     config = SpectrogramConfig(reference="max", top_db=80.0)
-    expected = librosa.power_to_db(librosa_power(sounds[sound], config), ref=np.max, amin=1e-10, top_db=80.0)
+    expected = librosa.power_to_db(
+        librosa_power(sounds[sound], config), ref=np.max, amin=1e-10, top_db=80.0
+    )
     found = spectrogram.log_mel(sounds[sound], config).numpy() / config.scale
     assert np.abs(found - expected).max() < 0.01
     assert found.max() == 0
@@ -109,7 +115,9 @@ def test_full_scale_tone_has_its_known_level(tone: Callable) -> None:
 
 def test_six_decibels_are_six_decibels(noise: Callable) -> None:
     difference = spectrogram.log_mel(noise()) - spectrogram.log_mel(noise() / 2)
-    torch.testing.assert_close(difference, torch.full_like(difference, 0.01 * 20 * np.log10(2)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        difference, torch.full_like(difference, 0.01 * 20 * np.log10(2)), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("seconds", [0.01, 1.0, 5.3])
@@ -167,7 +175,9 @@ def test_waveform_is_left_as_it_was(noise: Callable) -> None:
     assert torch.equal(wave, torch.from_numpy(noise()))
 
 
-@pytest.mark.parametrize("changes", [{}, {"mel_scale": "htk"}, {"reference": "max", "top_db": 80.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mel_scale": "htk"}, {"reference": "max", "top_db": 80.0}]
+)
 def test_gradient_is_that_of_finite_differences(changes: dict) -> None:
     config = dataclasses.replace(SMALL, **changes)
     chance = torch.Generator().manual_seed(0)
@@ -201,8 +211,12 @@ def test_gradient_is_finite_even_at_silence(level: float, noise: Callable) -> No
     cuts=st.lists(st.integers(0, 6000), max_size=8),
     setting=st.sampled_from(["paper", "n_fft 1024", "max"]),
 )
-def test_log_mel_of_blocks_is_that_of_the_whole(samples: int, cuts: list[int], setting: str, noise: Callable) -> None:
-    config = SpectrogramConfig(reference="max", top_db=80.0) if setting == "max" else SETTINGS[setting]
+def test_log_mel_of_blocks_is_that_of_the_whole(
+    samples: int, cuts: list[int], setting: str, noise: Callable
+) -> None:
+    config = (
+        SpectrogramConfig(reference="max", top_db=80.0) if setting == "max" else SETTINGS[setting]
+    )
     wave = noise(samples / RATE)
     blocks = np.split(wave, sorted(min(place, samples) for place in cuts))
     found = spectrogram.log_mel_of_blocks(iter(blocks), config)
@@ -211,7 +225,9 @@ def test_log_mel_of_blocks_is_that_of_the_whole(samples: int, cuts: list[int], s
 
 @pytest.mark.parametrize("n_fft", [512, 768, 1024])
 @pytest.mark.parametrize("samples", [1, 255, 256, 300, 511, 512, 800, 2000])
-def test_log_mel_of_blocks_holds_for_every_fft_size_that_is_allowed(n_fft: int, samples: int, noise: Callable) -> None:
+def test_log_mel_of_blocks_holds_for_every_fft_size_that_is_allowed(
+    n_fft: int, samples: int, noise: Callable
+) -> None:
     config, wave = SpectrogramConfig(n_fft=n_fft), noise(samples / RATE)
     found = spectrogram.log_mel_of_blocks(np.split(wave, [samples // 2]), config)
     torch.testing.assert_close(found, spectrogram.log_mel(wave, config), atol=1e-6, rtol=0)
@@ -250,8 +266,13 @@ def counting(frames: int, bands: int = 2) -> torch.Tensor:
         (32, None, 1, 1, 1),
     ],
 )
-def test_tail_rules_give_their_counts(frames: int, hop: int | None, drop: int, pad: int, anchor: int) -> None:
-    counts = [len(spectrogram.patch_starts(frames, hop=hop, tail=tail)) for tail in ("drop", "pad", "anchor")]
+def test_tail_rules_give_their_counts(
+    frames: int, hop: int | None, drop: int, pad: int, anchor: int
+) -> None:
+    counts = [
+        len(spectrogram.patch_starts(frames, hop=hop, tail=tail))
+        for tail in ("drop", "pad", "anchor")
+    ]
     assert counts == [drop, pad, anchor]
     for tail, count in zip(("drop", "pad", "anchor"), counts, strict=True):
         assert spectrogram.cut(counting(frames), hop=hop, tail=tail).shape == (count, 1, 2, 32)
@@ -290,7 +311,9 @@ def test_below_one_patch_dropping_leaves_nothing_and_is_refused() -> None:
         spectrogram.cut(counting(31))
 
 
-@pytest.mark.parametrize(("length", "hop"), [(0, 1), (32, -1), (32, 0), (32.0, None), ("32", None), (32, 16.0)])
+@pytest.mark.parametrize(
+    ("length", "hop"), [(0, 1), (32, -1), (32, 0), (32.0, None), ("32", None), (32, 16.0)]
+)
 def test_patch_length_and_hop_below_one_are_refused(length: int, hop: int) -> None:
     with pytest.raises(RequestError, match="at least 1"):
         spectrogram.patch_starts(100, length=length, hop=hop)
@@ -299,15 +322,27 @@ def test_patch_length_and_hop_below_one_are_refused(length: int, hop: int) -> No
 @pytest.mark.parametrize(
     ("ask", "reason"),
     [
-        (lambda: spectrogram.cut(counting(64), tail="foo"), "tail is 'foo', expected one of drop, pad, anchor"),
+        (
+            lambda: spectrogram.cut(counting(64), tail="foo"),
+            "tail is 'foo', expected one of drop, pad, anchor",
+        ),
         (lambda: spectrogram.join(torch.zeros(2, 1, 4, 32), 64, tail="foo"), "tail is 'foo'"),
-        (lambda: spectrogram.cut(torch.zeros(64)), r"log_mel has shape \(64,\), expected a tensor \(..., M, T\)"),
+        (
+            lambda: spectrogram.cut(torch.zeros(64)),
+            r"log_mel has shape \(64,\), expected a tensor \(..., M, T\)",
+        ),
         (lambda: spectrogram.cut(np.zeros((64, 40), np.float32)), "log_mel is of type ndarray"),
         (lambda: spectrogram.join(torch.zeros(4, 32), 32), r"patches has shape \(4, 32\)"),
-        (lambda: spectrogram.to_waveform(torch.zeros(2, 64, 40)), r"log_mel has shape \(2, 64, 40\), expected \(64, T\)"),
+        (
+            lambda: spectrogram.to_waveform(torch.zeros(2, 64, 40)),
+            r"log_mel has shape \(2, 64, 40\), expected \(64, T\)",
+        ),
         (lambda: spectrogram.to_waveform(torch.zeros(32, 40)), r"log_mel has shape \(32, 40\)"),
         (lambda: spectrogram.to_waveform(torch.zeros(64, 1)), "T of at least 2"),
-        (lambda: spectrogram.log_mel(np.zeros(4000, np.int16)), "waveform is torch.int16, .* divide by 32768"),
+        (
+            lambda: spectrogram.log_mel(np.zeros(4000, np.int16)),
+            "waveform is torch.int16, .* divide by 32768",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense_are_named(ask: Callable, reason: str) -> None:
@@ -317,19 +352,32 @@ def test_arguments_that_make_no_sense_are_named(ask: Callable, reason: str) -> N
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), tail=st.sampled_from(["drop", "pad", "anchor"]), length=st.integers(1, 12))
-def test_join_is_the_inverse_of_cut(data: st.DataObject, tail: spectrogram.Tail, length: int) -> None:
+def test_join_is_the_inverse_of_cut(
+    data: st.DataObject, tail: spectrogram.Tail, length: int
+) -> None:
     hop = data.draw(st.integers(1, length), "hop")
     frames = data.draw(st.integers(length if tail == "drop" else 1, 60), "frames")
     log_mel = counting(2 * frames).reshape(2, 2, frames)  # leading axes are kept
     patches = spectrogram.cut(log_mel, length=length, hop=hop, tail=tail)
-    reach = spectrogram.patch_starts(frames, length=length, hop=hop)[-1] + length if tail == "drop" else frames
+    reach = (
+        spectrogram.patch_starts(frames, length=length, hop=hop)[-1] + length
+        if tail == "drop"
+        else frames
+    )
     joined = spectrogram.join(patches, frames, hop=hop, tail=tail)
     torch.testing.assert_close(joined, log_mel[..., :reach], atol=1e-9, rtol=0)
 
 
 @settings(max_examples=80, deadline=None)
-@given(frames=st.integers(1, 200), length=st.integers(1, 40), data=st.data(), tail=st.sampled_from(["pad", "anchor"]))
-def test_no_frame_is_lost_but_with_drop(frames: int, length: int, data: st.DataObject, tail: spectrogram.Tail) -> None:
+@given(
+    frames=st.integers(1, 200),
+    length=st.integers(1, 40),
+    data=st.data(),
+    tail=st.sampled_from(["pad", "anchor"]),
+)
+def test_no_frame_is_lost_but_with_drop(
+    frames: int, length: int, data: st.DataObject, tail: spectrogram.Tail
+) -> None:
     hop = data.draw(st.integers(1, length))
     starts = spectrogram.patch_starts(frames, length=length, hop=hop, tail=tail)
     seen = {frame for start in starts for frame in range(start, start + length)}
@@ -363,6 +411,8 @@ def test_sound_of_silence_is_silence(silence: Callable) -> None:
 
 def test_sound_follows_from_the_seed(tone: Callable) -> None:
     log_mel = spectrogram.log_mel(tone(seconds=0.5))
-    first, second, other = (spectrogram.to_waveform(log_mel, iterations=2, seed=seed) for seed in (1, 1, 2))
+    first, second, other = (
+        spectrogram.to_waveform(log_mel, iterations=2, seed=seed) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)

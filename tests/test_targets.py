@@ -14,7 +14,13 @@ from patchifier.pretrain import targets
 from patchifier.pretrain.targets import TAUGHT, require_targets
 
 RATE = 22_050
-CONFIG = update(Config(), {"spectrogram": {"bands": 280, "pitch_bands": 216}, "model": {"bands": 280, "pitch_bands": 216}})
+CONFIG = update(
+    Config(),
+    {
+        "spectrogram": {"bands": 280, "pitch_bands": 216},
+        "model": {"bands": 280, "pitch_bands": 216},
+    },
+)
 LAG_S = np.geomspace(*LAGS_S, LAGS)
 SIZES = {
     "timbre": 60,
@@ -43,7 +49,10 @@ def values(name: str, patches: torch.Tensor, present: torch.Tensor | None = None
 
 def clicks(period_s: float, seconds: float = 19.0) -> np.ndarray:
     """Short bursts of noise, as regular as samples can be."""
-    wave, burst = np.zeros(round(seconds * RATE), np.float32), np.random.default_rng(0).uniform(-0.5, 0.5, 400).astype(np.float32)
+    wave, burst = (
+        np.zeros(round(seconds * RATE), np.float32),
+        np.random.default_rng(0).uniform(-0.5, 0.5, 400).astype(np.float32),
+    )
     for start in np.arange(0.1, seconds - 0.1, period_s):
         wave[round(start * RATE) : round(start * RATE) + 400] = burst
     return wave
@@ -52,7 +61,11 @@ def clicks(period_s: float, seconds: float = 19.0) -> np.ndarray:
 def chord(*semitones: int, seconds: float = 3.0) -> np.ndarray:
     """Tones on A3 and so many semitones above, with two overtones each."""
     time_s = np.arange(round(seconds * RATE)) / RATE
-    each = [0.1 / k * np.sin(2 * np.pi * 220 * 2 ** (semitone / 12) * k * time_s) for semitone in semitones for k in (1, 2)]
+    each = [
+        0.1 / k * np.sin(2 * np.pi * 220 * 2 ** (semitone / 12) * k * time_s)
+        for semitone in semitones
+        for k in (1, 2)
+    ]
     return np.sum(each, axis=0).astype(np.float32)
 
 
@@ -60,18 +73,26 @@ def chord(*semitones: int, seconds: float = 3.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", DESCRIPTORS)
-def test_a_row_has_its_size_for_patches_or_clips_and_is_finite_even_for_silence(name: str, noise: Callable, silence: Callable) -> None:
+def test_a_row_has_its_size_for_patches_or_clips_and_is_finite_even_for_silence(
+    name: str, noise: Callable, silence: Callable
+) -> None:
     assert set(SIZES) == set(DESCRIPTORS)
     for wave in (noise(6), silence(6)):
         patches = patches_of(wave)
         found = values(name, patches)
-        assert found.shape == ((1, patches.shape[1], SIZES[name]) if DESCRIPTORS[name].of == "patch" else (1, SIZES[name]))
+        assert found.shape == (
+            (1, patches.shape[1], SIZES[name])
+            if DESCRIPTORS[name].of == "patch"
+            else (1, SIZES[name])
+        )
         assert found.isfinite().all()
     assert values(name, patches_of(noise(6))).std() > 0
 
 
 @pytest.mark.parametrize("name", DESCRIPTORS)
-def test_a_clip_has_the_same_targets_alone_and_beside_a_longer_one(name: str, noise: Callable) -> None:
+def test_a_clip_has_the_same_targets_alone_and_beside_a_longer_one(
+    name: str, noise: Callable
+) -> None:
     """Padding has no part in them."""
     patches = patches_of(noise(5) * np.linspace(0, 1, 5 * RATE, dtype=np.float32))
     N = patches.shape[1]
@@ -97,7 +118,9 @@ def test_a_row_needs_pitch_bands_if_it_says_so(noise: Callable) -> None:
 
 
 @pytest.mark.parametrize("band", [40, 75, 110, 143])
-def test_a_tone_lights_its_pitch_band_and_class_and_its_octave_the_same_class(band: int, tone: Callable) -> None:
+def test_a_tone_lights_its_pitch_band_and_class_and_its_octave_the_same_class(
+    band: int, tone: Callable
+) -> None:
     low, high = (patches_of(tone(55 * 2 ** (each / 36), seconds=3)) for each in (band, band + 36))
     assert (values("pitch", low)[0, 1:-1].argmax(-1) == band).all()
     assert (values("pitch", high)[0, 1:-1].argmax(-1) == band + 36).all()
@@ -118,14 +141,23 @@ def test_a_shift_of_pitch_bands_rolls_chroma_and_leaves_what_has_no_root(bands: 
     patches = bumps(torch.Generator().manual_seed(0))
     shifted = patches.clone()
     shifted[:, :, 64:] = patches[:, :, 64:].roll(bands, dims=2)
-    torch.testing.assert_close(values("chroma", shifted), values("chroma", patches).roll(bands, dims=-1))
-    torch.testing.assert_close(values("harmony", shifted).view(2, 36), values("harmony", patches).view(2, 36).roll(bands, dims=-1))
+    torch.testing.assert_close(
+        values("chroma", shifted), values("chroma", patches).roll(bands, dims=-1)
+    )
+    torch.testing.assert_close(
+        values("harmony", shifted).view(2, 36),
+        values("harmony", patches).view(2, 36).roll(bands, dims=-1),
+    )
     for name in ("intervals", "mode"):
-        torch.testing.assert_close(values(name, shifted), values(name, patches), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            values(name, shifted), values(name, patches), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_intervals_tell_major_from_minor_and_not_their_roots() -> None:
-    major, minor, fifth_up = (values("mode", patches_of(chord(*each)))[0] for each in ((0, 4, 7), (0, 3, 7), (5, 9, 12)))
+    major, minor, fifth_up = (
+        values("mode", patches_of(chord(*each)))[0] for each in ((0, 4, 7), (0, 3, 7), (5, 9, 12))
+    )
     assert (major - fifth_up).norm() < 0.5 * (major - minor).norm()
 
 
@@ -159,7 +191,11 @@ def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor: float) -> 
 
 
 def test_rhythm_hears_the_pattern_and_not_its_speed() -> None:
-    slow, fast, noise = clicks(0.6), clicks(0.5), np.random.default_rng(0).uniform(-0.1, 0.1, 19 * RATE).astype(np.float32)
+    slow, fast, noise = (
+        clicks(0.6),
+        clicks(0.5),
+        np.random.default_rng(0).uniform(-0.1, 0.1, 19 * RATE).astype(np.float32),
+    )
     first, second, other = (values("rhythm", patches_of(wave))[0] for wave in (slow, fast, noise))
     assert (first - second).norm() < 0.5 * (first - other).norm()
 
@@ -167,8 +203,12 @@ def test_rhythm_hears_the_pattern_and_not_its_speed() -> None:
 def test_onsets_are_where_the_clicks_are() -> None:
     """Frame by frame, in four groups of bands."""
     wave = np.zeros(3 * RATE, np.float32)
-    wave[50 * 512 : 50 * 512 + 300] = 0.5  # frame 50 is the 18th of the second patch; the transform sees it two frames before
-    found = values("onsets", patches_of(wave))[0].view(-1, 4, 32).transpose(0, 1).flatten(1)  # (4, N W)
+    wave[50 * 512 : 50 * 512 + 300] = (
+        0.5  # frame 50 is the 18th of the second patch; the transform sees it two frames before
+    )
+    found = (
+        values("onsets", patches_of(wave))[0].view(-1, 4, 32).transpose(0, 1).flatten(1)
+    )  # (4, N W)
     assert ((found.argmax(-1) - 49).abs() <= 1).all()
     assert found[:, 53:].max() == 0  # what falls is no onset
 
@@ -178,37 +218,59 @@ def test_onsets_are_where_the_clicks_are() -> None:
 
 @pytest.mark.parametrize("gain", [0.5, 0.1])
 def test_loudness_follows_gain(gain: float, noise: Callable) -> None:
-    loud, soft = (values("loudness", patches_of(noise(4) * np.float32(factor))) for factor in (1, gain))
-    torch.testing.assert_close(soft - loud, torch.full_like(loud, 0.2 * np.log10(gain)), atol=1e-4, rtol=0)
+    loud, soft = (
+        values("loudness", patches_of(noise(4) * np.float32(factor))) for factor in (1, gain)
+    )
+    torch.testing.assert_close(
+        soft - loud, torch.full_like(loud, 0.2 * np.log10(gain)), atol=1e-4, rtol=0
+    )
 
 
 def test_loudness_is_that_of_each_quarter_of_a_patch() -> None:
     patches = torch.full((1, 1, 280, 32), -0.5)
     patches[..., 8:16] = -0.2
-    torch.testing.assert_close(values("loudness", patches), torch.tensor([[[-0.5, -0.2, -0.5, -0.5]]]))
+    torch.testing.assert_close(
+        values("loudness", patches), torch.tensor([[[-0.5, -0.2, -0.5, -0.5]]])
+    )
 
 
 def test_timbre_is_that_of_scipys_cepstra(noise: Callable) -> None:
     patches = patches_of(noise(3))
-    cepstra = scipy.fft.dct(patches[0, :, :64].double().numpy(), type=2, norm="ortho", axis=1)[:, :20]  # (N, 20, W)
-    expected = [cepstra.mean(-1), cepstra.std(-1, ddof=1), np.abs(np.diff(cepstra, axis=-1)).mean(-1)]
-    np.testing.assert_allclose(values("timbre", patches)[0], np.concatenate(expected, axis=-1), atol=1e-5)
+    cepstra = scipy.fft.dct(patches[0, :, :64].double().numpy(), type=2, norm="ortho", axis=1)[
+        :, :20
+    ]  # (N, 20, W)
+    expected = [
+        cepstra.mean(-1),
+        cepstra.std(-1, ddof=1),
+        np.abs(np.diff(cepstra, axis=-1)).mean(-1),
+    ]
+    np.testing.assert_allclose(
+        values("timbre", patches)[0], np.concatenate(expected, axis=-1), atol=1e-5
+    )
 
 
-def test_texture_is_the_mean_and_deviation_of_timbre_and_louder_changes_one_number_of_it(noise: Callable) -> None:
+def test_texture_is_the_mean_and_deviation_of_timbre_and_louder_changes_one_number_of_it(
+    noise: Callable,
+) -> None:
     patches = torch.cat([patches_of(noise(3)), patches_of(0.1 * noise(3))], dim=1)
     found, each = values("texture", patches)[0], values("timbre", patches)[0]
     torch.testing.assert_close(found, torch.cat([each.mean(0), each.std(0)]), atol=1e-5, rtol=1e-4)
-    differs = (values("texture", patches_of(noise(3))) - values("texture", patches_of(0.1 * noise(3))))[0].abs() > 1e-3
+    differs = (
+        values("texture", patches_of(noise(3))) - values("texture", patches_of(0.1 * noise(3)))
+    )[0].abs() > 1e-3
     assert differs.nonzero().flatten().tolist() == [0]  # the mean of the first coefficient
 
 
 def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callable) -> None:
     patches = patches_of(noise(5) * np.linspace(0, 1, 5 * RATE, dtype=np.float32))
     mel = patches[0, :, :64].transpose(0, 1).flatten(1)
-    torch.testing.assert_close(values("colour", patches)[0], torch.cat([mel.mean(-1), mel.std(-1)]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        values("colour", patches)[0], torch.cat([mel.mean(-1), mel.std(-1)]), atol=1e-5, rtol=1e-4
+    )
     each = values("chroma", patches)[0]
-    torch.testing.assert_close(values("harmony", patches)[0], torch.cat([each.mean(0), each.std(0)]), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        values("harmony", patches)[0], torch.cat([each.mean(0), each.std(0)]), atol=1e-6, rtol=1e-4
+    )
 
 
 # --- requests that make no sense ---
@@ -217,11 +279,20 @@ def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callab
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"contrast_of": "group"}, r"contrast_of 'group' says how the target 'contrast' is asked, which is not in pretrain\.targets: add it"),
-        ({"targets": ["pixels", "melody"]}, r"pretrain\.targets holds 'melody', expected some of pixels, timbre, .*contrast"),
+        (
+            {"contrast_of": "group"},
+            r"contrast_of 'group' says how the target 'contrast' is asked, which is not in pretrain\.targets: add it",
+        ),
+        (
+            {"targets": ["pixels", "melody"]},
+            r"pretrain\.targets holds 'melody', expected some of pixels, timbre, .*contrast",
+        ),
         ({"targets": []}, r"pretrain\.targets is \(\), expected some of pixels"),
         ({"targets": ["timbre", "timbre"]}, "each once"),
-        ({"targets": ["timbre"], "loss_on": "all"}, r"pretrain\.loss_on is 'all', expected 'masked' with targets beside pixels"),
+        (
+            {"targets": ["timbre"], "loss_on": "all"},
+            r"pretrain\.loss_on is 'all', expected 'masked' with targets beside pixels",
+        ),
         ({"targets": ["timbre"], "extract": "all"}, r"pretrain\.extract is 'all'"),
     ],
 )
@@ -236,16 +307,34 @@ def test_targets_of_pitch_are_refused_without_pitch_bands(name: str) -> None:
     if not DESCRIPTORS[name].pitch:
         require_targets(config)
         return
-    with pytest.raises(RequestError, match=rf"'{name}' needs pitch bands: set spectrogram\.pitch_bands"):
+    with pytest.raises(
+        RequestError, match=rf"'{name}' needs pitch bands: set spectrogram\.pitch_bands"
+    ):
         require_targets(config)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("chroma", {"spectrogram": {"bands": 88, "pitch_bands": 24}, "model": {"bands": 88, "pitch_bands": 24}}, r"'chroma' needs pitch bands.*36 or more"),
-        ("loudness", {"model": {"frames": 6, "channels": [4], "width": 4, "heads": 2}}, "'loudness' needs patches of 4 equal parts, but model.frames is 6"),
-        ("pulse", {name: {"bands": 66} for name in ("spectrogram", "model")} | {"model": {"bands": 66, "channels": [4]}}, "'pulse' needs mel bands in 4"),
+        (
+            "chroma",
+            {
+                "spectrogram": {"bands": 88, "pitch_bands": 24},
+                "model": {"bands": 88, "pitch_bands": 24},
+            },
+            r"'chroma' needs pitch bands.*36 or more",
+        ),
+        (
+            "loudness",
+            {"model": {"frames": 6, "channels": [4], "width": 4, "heads": 2}},
+            "'loudness' needs patches of 4 equal parts, but model.frames is 6",
+        ),
+        (
+            "pulse",
+            {name: {"bands": 66} for name in ("spectrogram", "model")}
+            | {"model": {"bands": 66, "channels": [4]}},
+            "'pulse' needs mel bands in 4",
+        ),
     ],
 )
 def test_rows_that_would_end_in_nothing_are_refused(name: str, changes: dict, message: str) -> None:
@@ -268,7 +357,9 @@ def test_who_traces_a_graph_first_still_gets_numbers_afterwards(name: str) -> No
         def forward(self, patches: torch.Tensor) -> torch.Tensor:
             return DESCRIPTORS[name].values(patches, None, unheard)
 
-    unheard = update(CONFIG, {"spectrogram": {"hop": 500, "bands": 312}, "model": {"bands": 312}})  # of which nothing is kept yet
+    unheard = update(
+        CONFIG, {"spectrogram": {"hop": 500, "bands": 312}, "model": {"bands": 312}}
+    )  # of which nothing is kept yet
     patches = torch.rand(1, 4, 312, 32, generator=torch.Generator().manual_seed(0)) - 1
     traced = torch.export.export(Described(), (patches,)).module()(patches)
     found = DESCRIPTORS[name].values(patches, None, unheard)

@@ -9,7 +9,18 @@ import torch
 from sklearn import metrics
 
 from patchifier.config import RequestError
-from patchifier.tasks import Task, activate, bootstrap, difference, encode_targets, evaluate, infer, loss, paired, scores
+from patchifier.tasks import (
+    Task,
+    activate,
+    bootstrap,
+    difference,
+    encode_targets,
+    evaluate,
+    infer,
+    loss,
+    paired,
+    scores,
+)
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
 TAGS = Task("many-of", ("calm", "fast", "vocal"))
@@ -118,7 +129,9 @@ def test_clips_without_a_target_are_counted():
 def test_losses_are_what_they_are_called():
     outputs = torch.tensor([[0.2, -1.0, 0.5], [1.5, 0.3, -0.7]], dtype=torch.float64)
     shares = outputs.exp() / outputs.exp().sum(1, keepdim=True)
-    torch.testing.assert_close(loss(GENRES)(outputs, torch.tensor([2, 0])), -(shares[0, 2].log() + shares[1, 0].log()) / 2)
+    torch.testing.assert_close(
+        loss(GENRES)(outputs, torch.tensor([2, 0])), -(shares[0, 2].log() + shares[1, 0].log()) / 2
+    )
     tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     probabilities = 1 / (1 + (-outputs).exp())
     cross = -(tags * probabilities.log() + (1 - tags) * (1 - probabilities).log()).mean()
@@ -145,13 +158,22 @@ def test_metrics_of_tags_are_scikit_learns_macro_means():
     chance = np.random.default_rng(3)
     targets, predictions = (chance.random((60, 3)) < 0.3).astype(np.float32), chance.random((60, 3))
     found = scores(TAGS, targets, predictions)
-    assert found["roc_auc"] == pytest.approx(np.mean([metrics.roc_auc_score(targets[:, c], predictions[:, c]) for c in range(3)]))
-    assert found["average_precision"] == pytest.approx(np.mean([metrics.average_precision_score(targets[:, c], predictions[:, c]) for c in range(3)]))
+    assert found["roc_auc"] == pytest.approx(
+        np.mean([metrics.roc_auc_score(targets[:, c], predictions[:, c]) for c in range(3)])
+    )
+    assert found["average_precision"] == pytest.approx(
+        np.mean(
+            [metrics.average_precision_score(targets[:, c], predictions[:, c]) for c in range(3)]
+        )
+    )
 
 
 def test_metrics_of_tags_by_hand():
     # Ranked 0.9 yes, 0.8 no, 0.7 yes, 0.1 no: of 4 pairs one is the wrong way round; precision 1 at the first yes, 2/3 at the second.
-    targets, predictions = np.array([[1], [0], [1], [0]], np.float32), np.array([[0.9], [0.8], [0.7], [0.1]])
+    targets, predictions = (
+        np.array([[1], [0], [1], [0]], np.float32),
+        np.array([[0.9], [0.8], [0.7], [0.1]]),
+    )
     found = scores(Task("many-of", ("vocal",)), targets, predictions)
     assert found == pytest.approx({"roc_auc": 0.75, "average_precision": (1 + 2 / 3) / 2})
 
@@ -182,7 +204,12 @@ def test_r2_of_the_whole_set_is_not_the_mean_of_batches():
     targets = chance.normal(size=(64, 2)) + np.repeat(np.arange(8), 8)[:, None]
     predictions = targets + chance.normal(size=(64, 2))
     whole = scores(MOOD, targets, predictions)["r2"]
-    batches = np.mean([scores(MOOD, targets[start : start + 8], predictions[start : start + 8])["r2"] for start in range(0, 64, 8)])
+    batches = np.mean(
+        [
+            scores(MOOD, targets[start : start + 8], predictions[start : start + 8])["r2"]
+            for start in range(0, 64, 8)
+        ]
+    )
     assert whole == pytest.approx(metrics.r2_score(targets, predictions))
     assert whole > 0.7
     assert batches < 0.3
@@ -200,13 +227,17 @@ def test_r2_of_a_single_clip_is_not_a_number():
 def test_clips_of_a_group_are_drawn_together():
     groups = ["a", "b", "a", "c", "b", "a"]
     drawn = []
-    bootstrap(groups, lambda chosen: drawn.append(np.bincount(chosen, minlength=6)) or 0.0, draws=200)
+    bootstrap(
+        groups, lambda chosen: drawn.append(np.bincount(chosen, minlength=6)) or 0.0, draws=200
+    )
     counts = np.array(drawn)
     assert len(counts) == 200
     assert (counts[:, 0] == counts[:, 2]).all()
     assert (counts[:, 0] == counts[:, 5]).all()
     assert (counts[:, 1] == counts[:, 4]).all()
-    assert (counts[:, 0] + counts[:, 1] + counts[:, 3] == 3).all()  # as many groups as there are, with replacement
+    assert (
+        counts[:, 0] + counts[:, 1] + counts[:, 3] == 3
+    ).all()  # as many groups as there are, with replacement
     assert {0, 1, 2, 3} == set(counts[:, 3].tolist())
 
 
@@ -223,10 +254,16 @@ def test_the_bootstrap_is_deterministic_and_has_a_seed():
 
 def test_the_interval_of_a_mean_is_the_textbooks():
     values = np.random.default_rng(7).normal(size=400)
-    low, high = bootstrap([str(index) for index in range(400)], lambda chosen: float(values[chosen].mean()))
+    low, high = bootstrap(
+        [str(index) for index in range(400)], lambda chosen: float(values[chosen].mean())
+    )
     half = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
-    low90, high90 = bootstrap([str(index) for index in range(400)], lambda chosen: float(values[chosen].mean()), level=0.9)
+    assert (low, high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.15 * half
+    )
+    low90, high90 = bootstrap(
+        [str(index) for index in range(400)], lambda chosen: float(values[chosen].mean()), level=0.9
+    )
     assert (high90 - low90) / (high - low) == pytest.approx(1.645 / 1.96, abs=0.03)
 
 
@@ -234,10 +271,17 @@ def test_about_95_of_100_intervals_hold_the_truth_if_groups_are_respected():
     chance, held = np.random.default_rng(8), {"grouped": 0, "ungrouped": 0}
     rounds, groups, size = 150, 30, 4
     for _ in range(rounds):
-        values = (chance.normal(size=(groups, 1)) + 0.3 * chance.normal(size=(groups, size))).ravel()  # clips of a group are alike; the truth is 0
-        names = {"grouped": np.repeat(np.arange(groups), size).astype(str), "ungrouped": np.arange(groups * size).astype(str)}
+        values = (
+            chance.normal(size=(groups, 1)) + 0.3 * chance.normal(size=(groups, size))
+        ).ravel()  # clips of a group are alike; the truth is 0
+        names = {
+            "grouped": np.repeat(np.arange(groups), size).astype(str),
+            "ungrouped": np.arange(groups * size).astype(str),
+        }
         for kind, labels in names.items():
-            low, high = bootstrap(list(labels), lambda chosen, values=values: float(values[chosen].mean()), draws=150)
+            low, high = bootstrap(
+                list(labels), lambda chosen, values=values: float(values[chosen].mean()), draws=150
+            )
             held[kind] += low <= 0 <= high
     assert 0.87 <= held["grouped"] / rounds <= 0.99
     assert held["ungrouped"] / rounds < 0.8
@@ -275,7 +319,13 @@ def test_the_interval_is_wider_where_clips_come_in_groups():
 
 def test_identical_predictions_differ_by_exactly_nothing():
     predictions = np.random.default_rng(9).random((20, 3))
-    result = difference(GENRES, np.arange(20) % 3, [predictions], [predictions.copy()], [str(index // 2) for index in range(20)])
+    result = difference(
+        GENRES,
+        np.arange(20) % 3,
+        [predictions],
+        [predictions.copy()],
+        [str(index // 2) for index in range(20)],
+    )
     assert (result.value, result.low, result.high) == (0, 0, 0)
 
 
@@ -283,28 +333,45 @@ def test_a_comparison_on_the_same_clips_is_paired():
     chance = np.random.default_rng(10)
     targets = chance.integers(0, 3, 200)
     weak = np.eye(3)[np.where(chance.random(200) < 0.5, targets, (targets + 1) % 3)]
-    better = np.where((chance.random(200) < 0.15)[:, None], np.eye(3)[targets], weak)  # never worse on any clip
+    better = np.where(
+        (chance.random(200) < 0.15)[:, None], np.eye(3)[targets], weak
+    )  # never worse on any clip
     groups = [str(index) for index in range(200)]
     result = difference(GENRES, targets, [better], [weak], groups)
-    one, two = evaluate(GENRES, targets, [better], groups), evaluate(GENRES, targets, [weak], groups)
+    one, two = (
+        evaluate(GENRES, targets, [better], groups),
+        evaluate(GENRES, targets, [weak], groups),
+    )
     assert result.value == pytest.approx(one.value - two.value)
     assert result.low > 0  # paired, the difference is sure
     assert one.low < two.high  # apart, the intervals overlap
     turned = difference(GENRES, targets, [weak], [better], groups)
-    assert (turned.value, turned.low, turned.high) == pytest.approx((-result.value, -result.high, -result.low))
+    assert (turned.value, turned.low, turned.high) == pytest.approx(
+        (-result.value, -result.high, -result.low)
+    )
 
 
-@pytest.mark.parametrize(("deviations", "p"), [(0.0, 1.0), (1.0, 0.317), (-1.0, 0.317), (1.96, 0.05)])
+@pytest.mark.parametrize(
+    ("deviations", "p"), [(0.0, 1.0), (1.0, 0.317), (-1.0, 0.317), (1.96, 0.05)]
+)
 def test_the_p_value_of_a_mean_difference_is_the_textbooks_for_both_sides(deviations, p):
     values = np.linspace(-1, 1, 100)
     values = values / values.std() + deviations / 10  # so many standard errors above 0
-    found = paired("accuracy", [str(index) for index in range(100)], lambda chosen: float(values[chosen].mean()))
+    found = paired(
+        "accuracy",
+        [str(index) for index in range(100)],
+        lambda chosen: float(values[chosen].mean()),
+    )
     assert found.p == pytest.approx(p, rel=0.25)
 
 
 # --- keys ---
 
-KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"))
+KEYS = tuple(
+    f"{tonic} {mode}"
+    for mode in ("major", "minor")
+    for tonic in ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
+)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +390,10 @@ KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in ("C",
 def test_key_score_of_known_pairs(true, estimate, score):
     task = Task("one-of", KEYS, "key_score")
     prediction = np.eye(24)[[KEYS.index(estimate)]]
-    assert scores(task, np.array([KEYS.index(true)]), prediction) == {"key_score": pytest.approx(score), "accuracy": float(score == 1.0)}
+    assert scores(task, np.array([KEYS.index(true)]), prediction) == {
+        "key_score": pytest.approx(score),
+        "accuracy": float(score == 1.0),
+    }
 
 
 def test_key_score_refuses_what_is_no_key():

@@ -11,16 +11,32 @@ from patchifier.loop.tables import Table
 from patchifier.model import Patchifier
 from patchifier.pretrain import validation
 from patchifier.pretrain.sides import Sides
-from patchifier.pretrain.validation import equal_positions, in_order, shuffled_visible, training_statistics, validation_batches, validator
+from patchifier.pretrain.validation import (
+    equal_positions,
+    in_order,
+    shuffled_visible,
+    training_statistics,
+    validation_batches,
+    validator,
+)
 
-TINY = {"channels": [4, 4, 4, 8, 8], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "positions": 12}
+TINY = {
+    "channels": [4, 4, 4, 8, 8],
+    "width": 32,
+    "layers": 2,
+    "heads": 2,
+    "feed_forward": 64,
+    "positions": 12,
+}
 PREDICTOR = {"predictor_layers": 1}
 RELATIVE = {"embedding": "relative"}
 
 
 FRAMES = (400, 390, 300, 320, 100, 500, 320, 64, 300, 30)
 DATA = Clips(*FRAMES)
-SIDES = Sides(np.arange(5), np.arange(5, 10), (np.arange(5),))  # one clip of two patches, one shorter than a patch
+SIDES = Sides(
+    np.arange(5), np.arange(5, 10), (np.arange(5),)
+)  # one clip of two patches, one shorter than a patch
 
 
 def config_of(**model):
@@ -38,8 +54,14 @@ class Levelling(Patchifier):
     """Draws the mean of the visible patches."""
 
     def reconstruct(self, patches, *, masked=None, present=None):
-        bands = references.visible_mean(references.band_means(patches[:, :, 0].numpy()), (present & ~masked).numpy())
-        bands = np.where(np.isnan(bands), training_statistics(DATA, np.arange(5), config_of()).mean_patch[0, :, 0].numpy(), bands)
+        bands = references.visible_mean(
+            references.band_means(patches[:, :, 0].numpy()), (present & ~masked).numpy()
+        )
+        bands = np.where(
+            np.isnan(bands),
+            training_statistics(DATA, np.arange(5), config_of()).mean_patch[0, :, 0].numpy(),
+            bands,
+        )
         return torch.from_numpy(bands)[:, :, None, :, None].expand(patches.shape)
 
 
@@ -55,14 +77,18 @@ def that_uses_order(config):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith(("bottleneck", "predictor")) and parameter.ndim == 2:
-                parameter.normal_(std=1.0 if name.endswith(("positions", "numbers")) else 0.5, generator=generator)
+                parameter.normal_(
+                    std=1.0 if name.endswith(("positions", "numbers")) else 0.5, generator=generator
+                )
     return model
 
 
 def test_a_model_that_knows_everything_has_no_error_and_draws_all_that_varies():
     found = figures(Knowing)
     assert found["masked_mse"] == 0
-    assert (found["within_variance"], found["between_variance"], found["onset_f"]) == pytest.approx((1, 1, 1))
+    assert (found["within_variance"], found["between_variance"], found["onset_f"]) == pytest.approx(
+        (1, 1, 1)
+    )
 
 
 def test_a_model_that_knows_the_visible_mean_is_as_good_as_that_reference_and_blind_to_order():
@@ -77,10 +103,25 @@ def test_references_stand_in_the_order_that_their_knowledge_has():
     """Levels drift, so neighbours tell more than the mean over the clip; a patch has noise of variance 0.01 and, at any start, a step."""
     data, config = Clips(*[400] * 140), config_of()
     with torch.no_grad():
-        found = validator("two", data, Sides(np.arange(100), np.arange(100, 140), (np.arange(100),)), config)(Knowing(config.model).eval())
+        found = validator(
+            "two", data, Sides(np.arange(100), np.arange(100, 140), (np.arange(100),)), config
+        )(Knowing(config.model).eval())
     assert found["band_means_mse"] == pytest.approx(0.0113, rel=0.02)
-    assert found["band_means_mse"] < found["kriging_mse"] < found["visible_mean_mse"] < found["mean_patch_mse"]
-    assert len({found[f"{name}_mse"] for name in ("visible_mean", "interpolation", "shrunk_interpolation", "kriging")}) == 4
+    assert (
+        found["band_means_mse"]
+        < found["kriging_mse"]
+        < found["visible_mean_mse"]
+        < found["mean_patch_mse"]
+    )
+    assert (
+        len(
+            {
+                found[f"{name}_mse"]
+                for name in ("visible_mean", "interpolation", "shrunk_interpolation", "kriging")
+            }
+        )
+        == 4
+    )
 
 
 def test_the_references_know_training_clips_alone():
@@ -99,15 +140,21 @@ def test_pitch_bands_do_not_count():
     narrow = training_statistics(wide, np.arange(5), config)
     for index, log_mel in enumerate(wide.log_mels):
         wide.log_mels[index] = log_mel[:, :64]
-    np.testing.assert_array_equal(narrow.kriging.mean, training_statistics(wide, np.arange(5), config).kriging.mean)
+    np.testing.assert_array_equal(
+        narrow.kriging.mean, training_statistics(wide, np.arange(5), config).kriging.mean
+    )
 
 
 # --- Order ---
 
 
 def test_shuffling_moves_every_visible_patch_to_the_place_of_another_and_nothing_else():
-    (batch,) = validation_batches(DATA, np.arange(10), update(config_of(), {"pretrain": {"mask_ratio": 0.4}}))
-    order, again, other = (shuffled_visible(batch, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    (batch,) = validation_batches(
+        DATA, np.arange(10), update(config_of(), {"pretrain": {"mask_ratio": 0.4}})
+    )
+    order, again, other = (
+        shuffled_visible(batch, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
     assert torch.equal(order, again)
     assert not torch.equal(order, other)
     index = torch.arange(order.shape[1])
@@ -121,10 +168,15 @@ def test_shuffling_moves_every_visible_patch_to_the_place_of_another_and_nothing
 
 def test_patches_are_put_in_order_clip_by_clip():
     patches = torch.arange(6).view(2, 3)
-    assert in_order(patches, torch.tensor([[2, 0, 1], [0, 2, 1]])).tolist() == [[2, 0, 1], [3, 5, 4]]
+    assert in_order(patches, torch.tensor([[2, 0, 1], [0, 2, 1]])).tolist() == [
+        [2, 0, 1],
+        [3, 5, 4],
+    ]
 
 
-@pytest.mark.parametrize("model", [{}, PREDICTOR, RELATIVE], ids=["absolute", "predictor", "relative"])
+@pytest.mark.parametrize(
+    "model", [{}, PREDICTOR, RELATIVE], ids=["absolute", "predictor", "relative"]
+)
 def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(model):
     config = config_of(**model)
     (batch,) = validation_batches(DATA, np.array([0, 1, 5, 8]), config)
@@ -133,7 +185,10 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(model):
     where = {"masked": batch.masked, "present": batch.present}
 
     def difference():
-        plain, moved = network.reconstruct(batch.patches, **where), network.reconstruct(shuffled, **where)
+        plain, moved = (
+            network.reconstruct(batch.patches, **where),
+            network.reconstruct(shuffled, **where),
+        )
         return float((plain - moved)[batch.masked].abs().max().detach())
 
     assert difference() > 1e-3
@@ -142,7 +197,10 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(model):
         assert difference() < 1e-5
         if not model:
             np.testing.assert_allclose(
-                network.bottleneck.positions[1:9].detach(), before["bottleneck.positions"][1:9].mean(0).expand(8, -1), rtol=1e-5, atol=1e-6
+                network.bottleneck.positions[1:9].detach(),
+                before["bottleneck.positions"][1:9].mean(0).expand(8, -1),
+                rtol=1e-5,
+                atol=1e-6,
             )
             assert torch.equal(network.bottleneck.positions[0], before["bottleneck.positions"][0])
             assert torch.equal(network.bottleneck.positions[9:], before["bottleneck.positions"][9:])

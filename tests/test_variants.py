@@ -9,7 +9,14 @@ from patchifier.embed import Embedder
 from patchifier.model import Patchifier
 from patchifier.variants import ColumnTransformer, Distances, TwoScales
 
-TINY = {"width": 32, "layers": 2, "heads": 2, "feed_forward": 64, "channels": [4, 4, 4, 8, 8], "positions": 6}
+TINY = {
+    "width": 32,
+    "layers": 2,
+    "heads": 2,
+    "feed_forward": 64,
+    "channels": [4, 4, 4, 8, 8],
+    "positions": 6,
+}
 
 
 def noise(*shape, seed=0):
@@ -31,7 +38,10 @@ def relative(request):
 
 
 def test_a_distance_has_a_number_for_each_head_far_ones_the_last_and_cls_its_own():
-    made = Distances(torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(4, 2, batch_first=True), 1), ModelConfig(heads=2, positions=2))
+    made = Distances(
+        torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(4, 2, batch_first=True), 1),
+        ModelConfig(heads=2, positions=2),
+    )
     with torch.no_grad():
         made.numbers.copy_(torch.tensor([[-2.0, -1, 0, 1, 2, 9], [10, 11, 12, 13, 14, 19]]))
     found = made(torch.tensor([0, 1, 5]))
@@ -41,19 +51,29 @@ def test_a_distance_has_a_number_for_each_head_far_ones_the_last_and_cls_its_own
     assert torch.equal(made(torch.tensor([[0, 1, 5], [2, 3, 4]]))[0], found[0])
 
 
-def test_where_in_a_clip_a_stretch_lies_changes_nothing_and_how_far_apart_patches_are_does(relative):
+def test_where_in_a_clip_a_stretch_lies_changes_nothing_and_how_far_apart_patches_are_does(
+    relative,
+):
     vectors, there = noise(1, 20, 32), torch.arange(3)
     alone = relative.bottleneck(vectors[:, 4:7])[-1]
     inside = relative.bottleneck(vectors, chosen=(4 + there)[None])[-1]
     torch.testing.assert_close(inside, alone)
-    apart = relative.bottleneck(torch.cat([vectors[:, 4:5], vectors[:, 5:6], vectors[:, 5:7]], dim=1), chosen=torch.tensor([[0, 1, 3]]))[-1]
+    apart = relative.bottleneck(
+        torch.cat([vectors[:, 4:5], vectors[:, 5:6], vectors[:, 5:7]], dim=1),
+        chosen=torch.tensor([[0, 1, 3]]),
+    )[-1]
     assert (apart - alone).abs().max() > 1e-2
 
 
 def test_a_clip_gets_the_same_vectors_alone_and_in_a_batch_with_and_without_gradients(relative):
     """Torch's fused layer would take numbers to add for a mask of True and False."""
     patches = noise(1, 5, 1, 64, 32)
-    beside = torch.cat([torch.cat([patches, noise(1, 9, 1, 64, 32, seed=1)], dim=1), noise(1, 14, 1, 64, 32, seed=2)])
+    beside = torch.cat(
+        [
+            torch.cat([patches, noise(1, 9, 1, 64, 32, seed=1)], dim=1),
+            noise(1, 14, 1, 64, 32, seed=2),
+        ]
+    )
     present = torch.ones(2, 14, dtype=torch.bool)
     present[0, 5:] = False
     alone = relative.encode(patches)[-1]
@@ -66,21 +86,36 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_a_batch_with_and_without_grad
 def test_without_places_the_order_of_patches_counts_by_distances_alone(relative):
     vectors = noise(1, 4, 32)
     order = torch.tensor([2, 0, 3, 1])
-    there, shuffled = relative.bottleneck(vectors)[-1][:, 1:], relative.bottleneck(vectors[:, order])[-1][:, 1:]
+    there, shuffled = (
+        relative.bottleneck(vectors)[-1][:, 1:],
+        relative.bottleneck(vectors[:, order])[-1][:, 1:],
+    )
     assert (shuffled - there[:, order]).abs().max() > 1e-2
     with torch.no_grad():
         relative.bottleneck.distances.numbers.zero_()
-    there, shuffled = relative.bottleneck(vectors)[-1][:, 1:], relative.bottleneck(vectors[:, order])[-1][:, 1:]
+    there, shuffled = (
+        relative.bottleneck(vectors)[-1][:, 1:],
+        relative.bottleneck(vectors[:, order])[-1][:, 1:],
+    )
     torch.testing.assert_close(shuffled, there[:, order])
 
 
 def test_music_of_any_length_is_embedded_in_one_pass(relative):
-    config = update(Config(), {"model": TINY | {"embedding": "relative", "norm": relative.config.norm}, "pretrain": {"patches": 6}, "embed": {"time": "whole"}})
+    config = update(
+        Config(),
+        {
+            "model": TINY | {"embedding": "relative", "norm": relative.config.norm},
+            "pretrain": {"patches": 6},
+            "embed": {"time": "whole"},
+        },
+    )
     log_mels = [noise(64, frames, seed=frames) / 10 - 0.5 for frames in (40, 1000)]
     vectors = Embedder(relative, config).embed_log_mels(log_mels)
     patches = spectrogram.cut(log_mels[1], tail="anchor")
     sequence = relative.encode(patches[None])[-1][0, 1:].detach()
-    torch.testing.assert_close(torch.from_numpy(vectors[1, :32]), sequence.mean(0), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        torch.from_numpy(vectors[1, :32]), sequence.mean(0), atol=1e-4, rtol=1e-3
+    )
 
 
 # --- columns ---
@@ -101,7 +136,12 @@ def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():
 def test_a_mean_over_columns_needs_no_layer_and_forgets_their_order_without_places():
     made = ColumnTransformer(ModelConfig(**TINY, extractor="transformer", vector="mean")).eval()
     patches = noise(2, 1, 64, 32)
-    torch.testing.assert_close(made(patches.unflatten(-1, (8, 4)).flip(-2).flatten(-2)), made(patches), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        made(patches.unflatten(-1, (8, 4)).flip(-2).flatten(-2)),
+        made(patches),
+        atol=1e-5,
+        rtol=1e-4,
+    )
     assert not [name for name, _ in made.named_parameters() if name.startswith("to_vector")]
 
 
@@ -131,10 +171,15 @@ def test_a_vector_of_two_scales_knows_which_quarter_of_a_patch_something_is_in()
     assert isinstance(made, TwoScales)
     patches = noise(2, 1, 64, 32)
     quarters = torch.cat([made.quarter(patches[..., 8 * k : 8 * k + 8]) for k in range(4)], dim=1)
-    torch.testing.assert_close(made(patches), made.to_vector(torch.cat([made.whole(patches), quarters], dim=1)))
+    torch.testing.assert_close(
+        made(patches), made.to_vector(torch.cat([made.whole(patches), quarters], dim=1))
+    )
     assert made.quarter(patches[..., :8]).shape == (2, 8)
 
 
 def test_two_scales_that_cannot_be_are_refused():
-    with pytest.raises(RequestError, match=r"'two-scale' needs three channels, frames \(64\) by 32 and width \(30\) by 4"):
+    with pytest.raises(
+        RequestError,
+        match=r"'two-scale' needs three channels, frames \(64\) by 32 and width \(30\) by 4",
+    ):
         ModelConfig(extractor="two-scale", frames=64, width=30, heads=2)

@@ -46,23 +46,44 @@ def build(root: Path, workers: int) -> dict[str, Any]:
         return answer
 
     step("download", lambda progress: packages.fetch(root, progress))
-    tracks, more = step("tracks", lambda progress: (find_tracks(root, packages.MUSIC, "tracks"), find_tracks(root, packages.MORE_MUSIC, "more-tracks")))
+    tracks, more = step(
+        "tracks",
+        lambda progress: (
+            find_tracks(root, packages.MUSIC, "tracks"),
+            find_tracks(root, packages.MORE_MUSIC, "more-tracks"),
+        ),
+    )
     step("recordings", lambda progress: cut_recordings(root, tracks, more, workers, progress))
     step("notes", lambda progress: notes.build(root, workers, progress))
     step("parse", lambda progress: parse_scores(root, workers, progress))
     step("scores", lambda progress: scores.build(root, workers, progress))
     step("grooves", lambda progress: grooves.build(root, workers, progress))
-    hours = step("pre-training, rendered", lambda progress: pretraining.build_rendered(root, workers, progress))
-    return {"seed": SEED, "seconds": seconds, "workers": workers, "pretraining_hours": hours, "tasks": sizes(root)}
+    hours = step(
+        "pre-training, rendered",
+        lambda progress: pretraining.build_rendered(root, workers, progress),
+    )
+    return {
+        "seed": SEED,
+        "seconds": seconds,
+        "workers": workers,
+        "pretraining_hours": hours,
+        "tasks": sizes(root),
+    }
 
 
 def parse_scores(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
     """Parse every collection, those in several parts, which take longest, first."""
-    names = sorted(score_sources.COLLECTIONS, key=lambda name: not score_sources.COLLECTIONS[name].polyphonic)
+    names = sorted(
+        score_sources.COLLECTIONS, key=lambda name: not score_sources.COLLECTIONS[name].polyphonic
+    )
     shown = progress("")
-    for number, answer in enumerate(processes.in_processes(_parse, names, workers=workers, shared=root / "work" / "scores"), 1):
+    for number, answer in enumerate(
+        processes.in_processes(_parse, names, workers=workers, shared=root / "work" / "scores"), 1
+    ):
         if not answer:
-            raise RequestError(f"the collection {names[number - 1]} could not be parsed, expected pieces: run the same command again.")
+            raise RequestError(
+                f"the collection {names[number - 1]} could not be parsed, expected pieces: run the same command again."
+            )
         shown(number, len(names), names[number - 1])
 
 
@@ -76,11 +97,19 @@ def find_tracks(root: Path, names: Sequence[str], file: str) -> list[Track]:
     if not path.exists():
         found = list_tracks(root, names)
         with replaced_file(path) as new:
-            new.write_text(json.dumps([asdict(track) for track in found], indent=0), encoding="utf-8")
+            new.write_text(
+                json.dumps([asdict(track) for track in found], indent=0), encoding="utf-8"
+            )
     return [Track(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def cut_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track], workers: int, progress: Callable[[str], Any]) -> None:
+def cut_recordings(
+    root: Path,
+    tracks: Sequence[Track],
+    more: Sequence[Track],
+    workers: int,
+    progress: Callable[[str], Any],
+) -> None:
     """Cut what is judged and what may be heard before, each track decoded once."""
     judged, heard = recordings.draw(tracks), pretraining.draw_recordings(tracks, more)
     recordings.cut_all(root, [cut for cut, _ in (*judged, *heard)], workers, progress)
@@ -90,7 +119,10 @@ def cut_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track], w
 
 def sizes(root: Path) -> dict[str, dict[str, int]]:
     """Clips of each side of each task."""
-    return {path.stem: dict(Counter(row["split"] for row in read_manifest(path))) for path in sorted((root / "tasks").glob("*.jsonl"))}
+    return {
+        path.stem: dict(Counter(row["split"] for row in read_manifest(path)))
+        for path in sorted((root / "tasks").glob("*.jsonl"))
+    }
 
 
 class Line:
@@ -108,7 +140,9 @@ class Line:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", type=Path, help="folder; 7 GB, none of it to be committed")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     asked = parser.parse_args()

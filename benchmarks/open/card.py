@@ -79,9 +79,20 @@ def write_card(
     runs: Sequence[Mapping[str, Any]],
 ) -> str:
     """The whole card."""
-    config, count = embedder.config, sum(parameter.numel() for parameter in embedder.model.parameters())
-    made_of = f"{config.model.components[1]} principal components of " if config.model.components[1] else ""
-    behind = f", and behind them {', '.join(config.embed.summaries)} of the window" if config.embed.summaries else ""
+    config, count = (
+        embedder.config,
+        sum(parameter.numel() for parameter in embedder.model.parameters()),
+    )
+    made_of = (
+        f"{config.model.components[1]} principal components of "
+        if config.model.components[1]
+        else ""
+    )
+    behind = (
+        f", and behind them {', '.join(config.embed.summaries)} of the window"
+        if config.embed.summaries
+        else ""
+    )
     return "\n".join([
         "---", "license: apache-2.0", "library_name: patchifier", "tags: [music, audio, self-supervised]", "---", "",
         f"# {name}", "", words["summary"], "",
@@ -104,11 +115,17 @@ def write_card(
 def heard_lines(heard: Heard, facts: Mapping[str, Any]) -> list[str]:
     """Hours by kind, by licence, by package."""
     clips = facts.get("clips") or {}
-    sides = f" Of these {clips.get('train', 0):,} trained and {clips.get('validation', 0):,} were held out." if clips else ""
+    sides = (
+        f" Of these {clips.get('train', 0):,} trained and {clips.get('validation', 0):,} were held out."
+        if clips
+        else ""
+    )
     tables = {
         "kind": heard.by(lambda row: row["kind"]),
         "licence": heard.by(lambda row: row["kind"], lambda row: row["licence"] or NOT_STATED),
-        "package": Heard(heard.name, [row for row in heard.rows if row["kind"] == "recordings"]).by(lambda row: row["group"].split("/")[1]),
+        "package": Heard(heard.name, [row for row in heard.rows if row["kind"] == "recordings"]).by(
+            lambda row: row["group"].split("/")[1]
+        ),
     }
     return [
         f"{heard.hours:.1f} hours in {len(heard.rows):,} clips, the list `{heard.name}` of `benchmarks/open/`.{sides} Every track that the bundled clips are "
@@ -153,7 +170,11 @@ def fact_lines(facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> l
     """Every fact that training left, of the model and, where it is another, of each run that led to it."""
     rows = list(facts.items())
     for number, run in enumerate(runs, 1):
-        rows += [(f"run {number}, {name}", value) for name, value in run.items() if facts.get(name) != value]
+        rows += [
+            (f"run {number}, {name}", value)
+            for name, value in run.items()
+            if facts.get(name) != value
+        ]
     return ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows)]
 
 

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 from groups import deal, dice, write_manifest
 from scores import NAMES
-from sound import DRUMS, PRE_ROLL_S, PROGRAMS, Note, Sound, draw_finish, render, render_all, soundfont_for
+from sound import (
+    DRUMS,
+    PRE_ROLL_S,
+    PROGRAMS,
+    Note,
+    Sound,
+    draw_finish,
+    render,
+    render_all,
+    soundfont_for,
+)
 
 from patchifier.config import RequestError
 
@@ -31,16 +41,39 @@ STYLED = (  # told apart; all in four, with drums
     "rhumba", "salsa", "samba", "ska", "swing", "tango", "trance", "zydeco",
 )  # fmt: skip
 CLIPS = {"train": 16, "valid": 6, "test": 8}  # of each style that is told apart
-PER_STYLE = {3: {"train": 16, "valid": 16, "test": 16}, 4: {"train": 5, "valid": 5, "test": 5}}  # of each other style in three and in four
+PER_STYLE = {
+    3: {"train": 16, "valid": 16, "test": 16},
+    4: {"train": 5, "valid": 5, "test": 5},
+}  # of each other style in three and in four
 FRAMES = {"train": 160, "valid": 60, "test": 80}  # clips whose chords and beats are asked
 
 # What may follow a degree, in a major and in a minor key; a number of semitones above the tonic and a quality.
-MAJOR = {"I": ("IV", "V", "vi", "ii", "iii"), "ii": ("V", "IV"), "iii": ("vi", "IV"), "IV": ("I", "V", "ii"), "V": ("I", "vi"), "vi": ("IV", "ii", "V")}
+MAJOR = {
+    "I": ("IV", "V", "vi", "ii", "iii"),
+    "ii": ("V", "IV"),
+    "iii": ("vi", "IV"),
+    "IV": ("I", "V", "ii"),
+    "V": ("I", "vi"),
+    "vi": ("IV", "ii", "V"),
+}
 MINOR = {
     "i": ("iv", "VI", "VII", "v"), "III": ("VI", "VII"), "iv": ("i", "V", "VII"), "v": ("i", "VI"), "V": ("i",), "VI": ("III", "VII", "iv"),
     "VII": ("III", "i"),
 }  # fmt: skip
-DEGREES = {"I": 0, "i": 0, "ii": 2, "III": 3, "iii": 4, "IV": 5, "iv": 5, "V": 7, "v": 7, "VI": 8, "vi": 9, "VII": 10}
+DEGREES = {
+    "I": 0,
+    "i": 0,
+    "ii": 2,
+    "III": 3,
+    "iii": 4,
+    "IV": 5,
+    "iv": 5,
+    "V": 7,
+    "v": 7,
+    "VI": 8,
+    "vi": 9,
+    "VII": 10,
+}
 SUFFIX = {"maj": "", "min": "m", "7": "7", "maj7": "M7", "min7": "m7"}  # Harte's name -> mma's
 
 
@@ -69,8 +102,12 @@ def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
         "metre": [row | {"target": f"{row['beats']} beats"} for row in metred(rest)],
     }
     moments = choose_framed(others)
-    lists["chords"] = [row | {"target": chord_rows(groove), "metric": "chords"} for groove, row in moments]
-    lists["beats"] = [row | {"target": beat_rows(groove), "metric": "beats"} for groove, row in moments]
+    lists["chords"] = [
+        row | {"target": chord_rows(groove), "metric": "chords"} for groove, row in moments
+    ]
+    lists["beats"] = [
+        row | {"target": beat_rows(groove), "metric": "beats"} for groove, row in moments
+    ]
     for task, rows in lists.items():
         write_manifest(root / "tasks" / f"grooves-{task}.jsonl", rows)
 
@@ -84,9 +121,18 @@ def find_styles(folder: Path) -> dict[str, tuple[str, int]]:
     for path in sorted(folder.glob("*.mma")):
         text = path.read_text(encoding="utf-8", errors="replace")
         beats = set(re.findall(r"(?mi)^\s*time\s+(\d+)\b", text))
-        grooves = [name for name in re.findall(r"(?mi)^\s*defgroove\s+(\S+)", text) if not re.search("(?i)intro|end|fill", name)]
+        grooves = [
+            name
+            for name in re.findall(r"(?mi)^\s*defgroove\s+(\S+)", text)
+            if not re.search("(?i)intro|end|fill", name)
+        ]
         metre = set(re.findall(r"(?mi)^\s*timesig\s+(\d+)", text))
-        unsure = path.stem.startswith(("metronome", "none")) or "128" in path.stem or (metre == {"4"}) > (beats == {"4"}) or "6" in metre
+        unsure = (
+            path.stem.startswith(("metronome", "none"))
+            or "128" in path.stem
+            or (metre == {"4"}) > (beats == {"4"})
+            or "6" in metre
+        )
         if grooves and len(beats) == 1 and beats <= {"3", "4"} and not unsure:
             found[path.stem] = (grooves[0], int(beats.pop()))
     return found
@@ -109,15 +155,27 @@ def progression(name: str) -> list[tuple[int, str]]:
 def progressions() -> dict[str, list[str]]:
     """Names of the progressions of each side."""
     sides = deal((f"progression-{number:03d}" for number in range(PROGRESSIONS)), "progressions")
-    return {side: sorted(name for name, where in sides.items() if where == side) for side in ("train", "valid", "test")}
+    return {
+        side: sorted(name for name, where in sides.items() if where == side)
+        for side in ("train", "valid", "test")
+    }
 
 
-def draw(path: str, side: str, style: tuple[str, int], soundfont: str, pool: Sequence[str], seconds: float) -> tuple[Groove, str]:
+def draw(
+    path: str,
+    side: str,
+    style: tuple[str, int],
+    soundfont: str,
+    pool: Sequence[str],
+    seconds: float,
+) -> tuple[Groove, str]:
     """Draw everything about a clip but its style, from its path alone; the groove and its progression's name."""
     generator = dice("groove", path)
     name = str(generator.choice(pool))
     tonic = int(generator.integers(12))
-    tempo = float(round(np.exp(generator.uniform(*np.log(TEMPO_BPM)))))  # mma drops what is behind the point
+    tempo = float(
+        round(np.exp(generator.uniform(*np.log(TEMPO_BPM))))
+    )  # mma drops what is behind the point
     bar_s = style[1] * 60 / tempo
     offset = PRE_ROLL_S + float(generator.uniform(0, bar_s))
     chords = progression(name)
@@ -126,7 +184,9 @@ def draw(path: str, side: str, style: tuple[str, int], soundfont: str, pool: Seq
     while len(bars) * bar_s < offset + seconds + 0.5:
         halves = 2 if style[1] == 4 and generator.random() < 0.25 else 1
         chosen = [chords[(at + half) % len(chords)] for half in range(halves)]
-        bars.append(tuple((NAMES[(tonic + semitones) % 12], quality) for semitones, quality in chosen))
+        bars.append(
+            tuple((NAMES[(tonic + semitones) % 12], quality) for semitones, quality in chosen)
+        )
         at += halves
     return Groove(path, soundfont, style[0], style[1], tempo, tuple(bars), offset), name
 
@@ -138,7 +198,9 @@ def draw_styled(styles: dict[str, tuple[str, int]]) -> list[tuple[Groove, dict[s
         for side, count in CLIPS.items():
             for number in range(count):
                 path = f"clips/grooves/{style}/{side}-{number:02d}.ogg"
-                groove, name = draw(path, side, styles[style], soundfont_for(side), pools[side], CLIP_S)
+                groove, name = draw(
+                    path, side, styles[style], soundfont_for(side), pools[side], CLIP_S
+                )
                 drawn.append((groove, _row(groove, side, f"grooves/{name}", style, name)))
     return drawn
 
@@ -147,11 +209,15 @@ def draw_others(styles: dict[str, tuple[str, int]]) -> list[tuple[Groove, dict[s
     """Clips of all other styles; groups are styles, and progressions keep to a side too."""
     pools, drawn = progressions(), []
     for beats in (3, 4):
-        names = [name for name, (_, count) in styles.items() if count == beats and name not in STYLED]
+        names = [
+            name for name, (_, count) in styles.items() if count == beats and name not in STYLED
+        ]
         for style, side in deal(names, f"grooves/{beats}").items():
             for number in range(PER_STYLE[beats][side]):
                 path = f"clips/grooves/{style}/{side}-{number:02d}.ogg"
-                groove, name = draw(path, side, styles[style], soundfont_for(side), pools[side], CLIP_S)
+                groove, name = draw(
+                    path, side, styles[style], soundfont_for(side), pools[side], CLIP_S
+                )
                 drawn.append((groove, _row(groove, side, f"grooves/{style}", style, name)))
     return drawn
 
@@ -181,19 +247,26 @@ def metred(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """As many clips in four as in three, on every side."""
     kept = []
     for side in ("train", "valid", "test"):
-        threes, fours = ([row for row in rows if row["split"] == side and row["beats"] == beats] for beats in (3, 4))
+        threes, fours = (
+            [row for row in rows if row["split"] == side and row["beats"] == beats]
+            for beats in (3, 4)
+        )
         count = min(len(threes), len(fours))
         order = dice("metred", side).permutation(len(fours))
         kept += threes[:count] + [fours[number] for number in order[:count]]
     return kept
 
 
-def choose_framed(drawn: Sequence[tuple[Groove, dict[str, Any]]]) -> list[tuple[Groove, dict[str, Any]]]:
+def choose_framed(
+    drawn: Sequence[tuple[Groove, dict[str, Any]]],
+) -> list[tuple[Groove, dict[str, Any]]]:
     """Clips whose chords and beats are asked: a share of every side, styles in turn."""
     kept: list[tuple[Groove, dict[str, Any]]] = []
     for side, count in FRAMES.items():
         members = [pair for pair in drawn if pair[1]["split"] == side]
-        kept += [members[number] for number in dice("framed", side).permutation(len(members))[:count]]
+        kept += [
+            members[number] for number in dice("framed", side).permutation(len(members))[:count]
+        ]
     return kept
 
 
@@ -218,7 +291,10 @@ def chord_rows(groove: Groove) -> list[list[Any]]:
 def beat_rows(groove: Groove) -> list[list[Any]]:
     """Rows [time_s, place in the bar] of the clip."""
     beat_s = 60 / groove.tempo_bpm
-    times = [(number * beat_s - groove.offset_s, number % groove.beats + 1) for number in range(len(groove.bars) * groove.beats)]
+    times = [
+        (number * beat_s - groove.offset_s, number % groove.beats + 1)
+        for number in range(len(groove.bars) * groove.beats)
+    ]
     return [[round(time, 4), place] for time, place in times if 0 <= time < CLIP_S]
 
 
@@ -230,7 +306,9 @@ def chart(groove: Groove, seed: int) -> str:
     lines = [f"RndSeed {seed}", f"Tempo {groove.tempo_bpm:.0f}", f"Groove {groove.style}"]
     for number, bar in enumerate(groove.bars, 1):
         names = [root + SUFFIX[quality] for root, quality in bar]
-        lines.append(f"{number} {names[0]}" if len(names) == 1 else f"{number} {names[0]} / {names[1]} /")
+        lines.append(
+            f"{number} {names[0]}" if len(names) == 1 else f"{number} {names[0]} / {names[1]} /"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -242,11 +320,19 @@ def accompany(root: Path, groove: Groove, seconds: float = CLIP_S) -> str:
     events = write_midi(root / "deb" / MMA, chart(groove, int(generator.integers(1, 2**20))))
     originals = {event[0]: event[3] for event in events}
     programs = {
-        channel: int(generator.choice(BASSES if 32 <= program < 40 else PROGRAMS)) for channel, program in sorted(originals.items()) if channel != DRUMS
+        channel: int(generator.choice(BASSES if 32 <= program < 40 else PROGRAMS))
+        for channel, program in sorted(originals.items())
+        if channel != DRUMS
     }
-    notes = [Note(start - groove.offset_s, end - groove.offset_s, pitch, velocity, channel) for channel, start, end, _, pitch, velocity in events]
+    notes = [
+        Note(start - groove.offset_s, end - groove.offset_s, pitch, velocity, channel)
+        for channel, start, end, _, pitch, velocity in events
+    ]
     heard = [note for note in notes if note.end_s > -PRE_ROLL_S and note.start_s < seconds]
-    return render(root, Sound(groove.path, groove.soundfont, programs, heard, seconds, **draw_finish(generator)))
+    return render(
+        root,
+        Sound(groove.path, groove.soundfont, programs, heard, seconds, **draw_finish(generator)),
+    )
 
 
 def write_midi(folder: Path, text: str) -> list[tuple[int, float, float, int, int, int]]:
@@ -256,9 +342,16 @@ def write_midi(folder: Path, text: str) -> list[tuple[int, float, float, int, in
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "chart.mma", Path(place) / "chart.mid"
         source.write_text(text, encoding="utf-8")
-        done = subprocess.run([sys.executable, str(folder / "mma.py"), "-f", str(target), str(source)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, str(folder / "mma.py"), "-f", str(target), str(source)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode or not target.exists():
-            raise RequestError(f"mma cannot write this accompaniment ({done.stdout.strip()[-300:]}):\n{text}")
+            raise RequestError(
+                f"mma cannot write this accompaniment ({done.stdout.strip()[-300:]}):\n{text}"
+            )
         events = midi.load(str(target))
     return pair_notes(events)
 
@@ -280,5 +373,8 @@ def pair_notes(events: Sequence[Any]) -> list[tuple[int, float, float, int, int,
             notes.append((event.channel, start, float(event.t), own, action.key, velocity))
         if kind == "NoteOn" and action.velocity > 0:
             sounding[place] = (float(event.t), program.get(event.channel, 0), action.velocity)
-    notes += [(channel, start, start + 2.0, own, key, velocity) for (channel, key), (start, own, velocity) in sounding.items()]
+    notes += [
+        (channel, start, start + 2.0, own, key, velocity)
+        for (channel, key), (start, own, velocity) in sounding.items()
+    ]
     return sorted(notes, key=lambda note: note[1])

@@ -23,7 +23,11 @@ RESERVED_PACKAGES = (
     "wesnoth-1.14-music", "wesnoth-1.16-music", "wesnoth-1.18-music", "wesnoth-music", "supertux-data", "hedgewars-data", "nexuiz-music",
     "colobot-common-sounds", "drascula-music", "timgm6mb-soundfont", "opl3-soundfont",
 )  # fmt: skip
-RESERVED_FILES = ("timgm6mb", "opl3-soundfont", "opl3_gm")  # SoundFonts, by any name that other packages give their copies
+RESERVED_FILES = (
+    "timgm6mb",
+    "opl3-soundfont",
+    "opl3_gm",
+)  # SoundFonts, by any name that other packages give their copies
 
 
 def dice(*words: object) -> np.random.Generator:
@@ -45,7 +49,10 @@ def deal(groups: Iterable[str], purpose: str) -> dict[str, str]:
     ranked = sorted(set(groups), key=lambda group: share(purpose, "deal", group))
     tested = max(1, round(SHARES["test"] * len(ranked))) if len(ranked) > 2 else 0
     valid = max(1, round(SHARES["valid"] * len(ranked))) if len(ranked) > 2 else 0
-    return {group: "test" if rank < tested else "valid" if rank < tested + valid else "train" for rank, group in enumerate(ranked)}
+    return {
+        group: "test" if rank < tested else "valid" if rank < tested + valid else "train"
+        for rank, group in enumerate(ranked)
+    }
 
 
 # --- what is never touched ---
@@ -68,7 +75,9 @@ def require_free(name: str) -> None:
     package = low.split("_")[0]
     music = package.startswith("wesnoth-") and package.endswith("-music")
     if package in RESERVED_PACKAGES or music or any(mark in low for mark in RESERVED_FILES):
-        raise RequestError(f"{name} is reserved for a final judgement, expected development material only: leave it out.")
+        raise RequestError(
+            f"{name} is reserved for a final judgement, expected development material only: leave it out."
+        )
 
 
 # --- manifests ---
@@ -104,14 +113,20 @@ def require_split(rows: Sequence[dict[str, Any]], name: str) -> None:
         raise RequestError(f"{name} has no rows, expected clips of every side.")
     paths = [row["path"] for row in rows]
     if len(set(paths)) < len(paths):
-        raise RequestError(f"{name}: {len(paths) - len(set(paths))} rows name a clip that another names too, expected one row for each clip.")
+        raise RequestError(
+            f"{name}: {len(paths) - len(set(paths))} rows name a clip that another names too, expected one row for each clip."
+        )
     sides: dict[str, str] = {}
     for row in rows:
         if sides.setdefault(row["group"], row["split"]) != row["split"]:
-            raise RequestError(f"{name}: group {row['group']!r} is on the sides {sides[row['group']]} and {row['split']}, expected one side.")
+            raise RequestError(
+                f"{name}: group {row['group']!r} is on the sides {sides[row['group']]} and {row['split']}, expected one side."
+            )
 
 
-def require_disjoint(pretraining: Sequence[dict[str, Any]], judged: Sequence[dict[str, Any]]) -> None:
+def require_disjoint(
+    pretraining: Sequence[dict[str, Any]], judged: Sequence[dict[str, Any]]
+) -> None:
     """Refuse pre-training rows that share a group or a source with clips that validate or test.
 
     Raises
@@ -119,17 +134,27 @@ def require_disjoint(pretraining: Sequence[dict[str, Any]], judged: Sequence[dic
     RequestError
         With the first shared name.
     """
-    kept = {str(row[key]) for row in judged if row["split"] != "train" for key in ("group", "source") if row.get(key)}
+    kept = {
+        str(row[key])
+        for row in judged
+        if row["split"] != "train"
+        for key in ("group", "source")
+        if row.get(key)
+    }
     for row in pretraining:
         shared = kept & {str(row[key]) for key in ("group", "source") if row.get(key)}
         if shared:
-            raise RequestError(f"pre-training row {row['path']} shares {sorted(shared)[0]!r} with clips that judge, expected none: build again.")
+            raise RequestError(
+                f"pre-training row {row['path']} shares {sorted(shared)[0]!r} with clips that judge, expected none: build again."
+            )
 
 
 # --- balance ---
 
 
-def balanced(rows: Sequence[dict[str, Any]], label: str, within: str, *, fewest: int = 5) -> list[dict[str, Any]]:
+def balanced(
+    rows: Sequence[dict[str, Any]], label: str, within: str, *, fewest: int = 5
+) -> list[dict[str, Any]]:
     """Rows with equally many of each label in every (within, split), so that what `within` says tells nothing of the label.
 
     Strata that lack a label, or have fewer than `fewest` of one, lose that label; strata left with a single label are left out.
@@ -144,6 +169,8 @@ def balanced(rows: Sequence[dict[str, Any]], label: str, within: str, *, fewest:
             continue
         count = min(map(len, usable.values()))
         for name in sorted(usable):
-            ranked = sorted(usable[name], key=lambda row: share("balanced", label, place, row["path"]))
+            ranked = sorted(
+                usable[name], key=lambda row: share("balanced", label, place, row["path"])
+            )
             kept += ranked[:count]
     return kept

@@ -45,7 +45,9 @@ from patchifier.probe.heads import moments
 from patchifier.probe.sides import with_validation
 
 METADATA = "file metadata"
-SPECTROGRAM = SpectrogramConfig(bands=280, pitch_bands=216)  # models that hear mel bands alone are shown those alone
+SPECTROGRAM = SpectrogramConfig(
+    bands=280, pitch_bands=216
+)  # models that hear mel bands alone are shown those alone
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Judgement:
         """Clips of a task, without those of the side that nobody looks at."""
         path = self.root / "tasks" / f"{question.name}.jsonl"
         if not path.exists():
-            raise RequestError(f"{path} is not there, expected the benchmark: run 'python benchmarks/open/build.py {self.root}'.")
+            raise RequestError(
+                f"{path} is not there, expected the benchmark: run 'python benchmarks/open/build.py {self.root}'."
+            )
         found = datasets.load(path)
         sides = ("train", "valid") if self.side == "valid" else ("train", "valid", "test")
         return replace(found, clips=tuple(clip for clip in found.clips if clip.split in sides))
@@ -80,7 +84,9 @@ class Judgement:
             if question.family == family:
                 clips |= {clip.id: replace(clip, target=None) for clip in self.load(question).clips}
         out = self.root / "caches" / f"{family}-{self.side}"
-        cache.prepare(Dataset(family, tuple(clips.values())), out, config=SPECTROGRAM, workers=workers)
+        cache.prepare(
+            Dataset(family, tuple(clips.values())), out, config=SPECTROGRAM, workers=workers
+        )
         return Cache(out)
 
     def sides(self, dataset: Dataset) -> Sides:
@@ -113,7 +119,12 @@ def features(judgement: Judgement, encoder: Encoder, family: str, data: Cache) -
     test = [index for index, clip in enumerate(data.clips) if clip.split == "test"]
     known = [index for index, clip in enumerate(data.clips) if clip.split != "test"]
     folder = judgement.root / "features" / family
-    rows = [(data.clips[index].id, row) for part in (known, test) if part for index, row in zip(part, cached(encoder, data, part, folder), strict=True)]
+    rows = [
+        (data.clips[index].id, row)
+        for part in (known, test)
+        if part
+        for index, row in zip(part, cached(encoder, data, part, folder), strict=True)
+    ]
     return Table(dict(rows))
 
 
@@ -129,7 +140,10 @@ def ask(judgement: Judgement, question: Question, tables: Sequence[Table]) -> li
     assert task is not None
     truth = tasks.encode_targets(task, [clip.target for clip in dataset.clips])
     sides = judgement.sides(dataset)
-    found = [probe.probe("linear", task, table.of(dataset.clips), truth, sides).predictions for table in tables]
+    found = [
+        probe.probe("linear", task, table.of(dataset.clips), truth, sides).predictions
+        for table in tables
+    ]
     known = np.concatenate([sides.train, sides.valid])
     nothing = probe.majority(task, truth[known], len(sides.test))
     groups = tuple(str(group) for group in sides.groups[sides.test])
@@ -143,9 +157,14 @@ def ask(judgement: Judgement, question: Question, tables: Sequence[Table]) -> li
     ]  # fmt: skip
 
 
-def retrieve(judgement: Judgement, question: Question, dataset: Dataset, tables: Sequence[Table]) -> list[Answered]:
+def retrieve(
+    judgement: Judgement, question: Question, dataset: Dataset, tables: Sequence[Table]
+) -> list[Answered]:
     """Look for other clips of the same track among all judged clips: nothing is trained, features are standardised by training clips."""
-    clips, train = judgement.asked(dataset), [clip for clip in dataset.clips if clip.split == "train"]
+    clips, train = (
+        judgement.asked(dataset),
+        [clip for clip in dataset.clips if clip.split == "train"],
+    )
     tracks = tuple(str(clip.group) for clip in clips)
     standardised = []
     for table in tables:
@@ -153,7 +172,13 @@ def retrieve(judgement: Judgement, question: Question, dataset: Dataset, tables:
         standardised.append((table.of(clips) - mean) / scale)
     depths = {name: int(name.removeprefix("recall@")) for name in question.measures}
     return [
-        Answered(question, name, tracks, chance_of_hit(tracks, depth), tuple(mean_of(hits(each, tracks, depth)) for each in standardised))
+        Answered(
+            question,
+            name,
+            tracks,
+            chance_of_hit(tracks, depth),
+            tuple(mean_of(hits(each, tracks, depth)) for each in standardised),
+        )
         for name, depth in depths.items()
     ]
 
@@ -163,7 +188,11 @@ def metadata(clips: Sequence[Clip]) -> Table:
     codecs = sorted({clip.info["codec"] for clip in clips})
 
     def row(info: dict[str, str]) -> np.ndarray:
-        numbers = [np.log(float(info["rate"])), float(info["channels"]), np.log(float(info["kbps"]))]
+        numbers = [
+            np.log(float(info["rate"])),
+            float(info["channels"]),
+            np.log(float(info["kbps"])),
+        ]
         return np.array([*numbers, *(info["codec"] == codec for codec in codecs)], np.float32)
 
     return Table({clip.id: row(clip.info) for clip in clips})
@@ -172,14 +201,18 @@ def metadata(clips: Sequence[Clip]) -> Table:
 # --- moments within clips ---
 
 
-def ask_moments(judgement: Judgement, question: Question, data: Cache, repeated: Sequence[Encoder]) -> Answered:
+def ask_moments(
+    judgement: Judgement, question: Question, data: Cache, repeated: Sequence[Encoder]
+) -> Answered:
     """Chords or beats of moments, by one linear layer; without encoders, from log-mels and their neighbours."""
     dataset = judgement.load(question)
     view = same_clips(data, dataset)
     sides = judgement.sides(dataset)
     task = dataset.task
     assert task is not None
-    sources = [frames.model_features(encoder.embedder, view) for encoder in repeated if encoder.embedder] or [frames.mel_features(view)]
+    sources = [
+        frames.model_features(encoder.embedder, view) for encoder in repeated if encoder.embedder
+    ] or [frames.mel_features(view)]
     found = [frames.probe_frames(task, view, source, sides) for source in sources]
     groups = tuple(str(group) for group in sides.groups[sides.test])
     runs = tuple(weighted(result.per_clip, result.weights) for result in found)
@@ -207,12 +240,21 @@ def same_clips(data: Cache, dataset: Dataset) -> Cache:
 
 
 def judge(
-    root: Path, specs: Sequence[str], side: str, out: Path, *, families: Sequence[str] = FAMILIES, moments_too: bool = False, workers: int = 1
+    root: Path,
+    specs: Sequence[str],
+    side: str,
+    out: Path,
+    *,
+    families: Sequence[str] = FAMILIES,
+    moments_too: bool = False,
+    workers: int = 1,
 ) -> Outcome:
     """Judge encoders and write table and figure; without all families there is no endpoint."""
     unknown = [family for family in families if family not in FAMILIES]
     if unknown:
-        raise RequestError(f"there is no family {unknown[0]!r}, expected some of {', '.join(FAMILIES)}.")
+        raise RequestError(
+            f"there is no family {unknown[0]!r}, expected some of {', '.join(FAMILIES)}."
+        )
     if side not in ("valid", "test"):
         raise RequestError(f"the side is {side!r}, expected valid or test.")
     rows = dict(read_row(spec) for spec in specs)
@@ -229,7 +271,11 @@ def judge(
             everyone += made
         if family == "recordings":
             notes = heard(judgement, everyone, data, out)
-            answers[METADATA] = [answer for question in DIAGNOSTICS for answer in ask(judgement, question, [metadata(data.clips)])]
+            answers[METADATA] = [
+                answer
+                for question in DIAGNOSTICS
+                for answer in ask(judgement, question, [metadata(data.clips)])
+            ]
         if moments_too and family == FRAMES[0].family:
             answers["log-mel"] = [ask_moments(judgement, question, data, []) for question in FRAMES]
     outcome = replace(summarise(answers, side, notes), runs=rows)
@@ -246,45 +292,99 @@ def read_row(spec: str) -> tuple[str, list[str]]:
     return name, encoder.split("+")
 
 
-def judge_family(judgement: Judgement, family: str, name: str, runs: Sequence[str], data: Cache, *, moments_too: bool) -> tuple[list[Answered], list[Encoder]]:
+def judge_family(
+    judgement: Judgement,
+    family: str,
+    name: str,
+    runs: Sequence[str],
+    data: Cache,
+    *,
+    moments_too: bool,
+) -> tuple[list[Answered], list[Encoder]]:
     """Answers of one row to all questions of a family, and the encoders that it stands for."""
     started = time.monotonic()
     train = [index for index, clip in enumerate(data.clips) if clip.split == "train"]
     try:
-        made = [encoder for run in runs for encoder in encoders(run.replace("%FAMILY%", family), data=data, train=train)]
+        made = [
+            encoder
+            for run in runs
+            for encoder in encoders(run.replace("%FAMILY%", family), data=data, train=train)
+        ]
     except RequestError as error:
-        raise RequestError(f"row {name}: {error} (A '=' ends a row's name, and a '+' behind it divides its runs.)") from None
+        raise RequestError(
+            f"row {name}: {error} (A '=' ends a row's name, and a '+' behind it divides its runs.)"
+        ) from None
     tables = [features(judgement, encoder, family, data) for encoder in made]
     embedded = time.monotonic() - started
-    answers = [answer for question in (*QUESTIONS, *DIAGNOSTICS) if question.family == family for answer in ask(judgement, question, tables)]
+    answers = [
+        answer
+        for question in (*QUESTIONS, *DIAGNOSTICS)
+        if question.family == family
+        for answer in ask(judgement, question, tables)
+    ]
     if moments_too and made[0].embedder is not None:
-        answers += [ask_moments(judgement, question, data, made) for question in FRAMES if question.family == family]
-    print(f"{family}, {name}: features {embedded:.0f} s, probes {time.monotonic() - started - embedded:.0f} s", flush=True)
+        answers += [
+            ask_moments(judgement, question, data, made)
+            for question in FRAMES
+            if question.family == family
+        ]
+    print(
+        f"{family}, {name}: features {embedded:.0f} s, probes {time.monotonic() - started - embedded:.0f} s",
+        flush=True,
+    )
     return answers, made
 
 
 def heard(judgement: Judgement, encoders: Sequence[Encoder], data: Cache, out: Path) -> list[str]:
     """What has to be said of judged clips that encoders heard in pre-training."""
     kept = [clip for clip in data.clips if clip.split in ("train", judgement.side)]
-    clips = tuple(replace(clip, split="test" if clip.split == judgement.side else "train") for clip in kept)
+    clips = tuple(
+        replace(clip, split="test" if clip.split == judgement.side else "train") for clip in kept
+    )
     return leak_notes(encoders, same_clips(data, Dataset(data.name, clips)), out)
 
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", type=Path, help="folder that build.py filled")
-    parser.add_argument("--encoders", required=True, help="with commas between them; in features:DIR, %%FAMILY%% stands for the family")
-    parser.add_argument("--side", choices=("valid", "test"), default="valid", help="whose clips are asked (valid)")
-    parser.add_argument("--families", default=",".join(FAMILIES), help="some of them, to look at; the endpoint needs all")
+    parser.add_argument(
+        "--encoders",
+        required=True,
+        help="with commas between them; in features:DIR, %%FAMILY%% stands for the family",
+    )
+    parser.add_argument(
+        "--side", choices=("valid", "test"), default="valid", help="whose clips are asked (valid)"
+    )
+    parser.add_argument(
+        "--families",
+        default=",".join(FAMILIES),
+        help="some of them, to look at; the endpoint needs all",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for table and figure")
-    parser.add_argument("--moments", action="store_true", help="also chords and beats of moments, for models of this package: minutes each")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    parser.add_argument(
+        "--moments",
+        action="store_true",
+        help="also chords and beats of moments, for models of this package: minutes each",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode"
+    )
     asked = parser.parse_args()
     try:
         specs = list(dict.fromkeys(asked.encoders.split(",")))
         families = asked.families.split(",")
-        outcome = judge(asked.root.resolve(), specs, asked.side, asked.out, families=families, moments_too=asked.moments, workers=asked.workers)
+        outcome = judge(
+            asked.root.resolve(),
+            specs,
+            asked.side,
+            asked.out,
+            families=families,
+            moments_too=asked.moments,
+            workers=asked.workers,
+        )
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2

@@ -49,8 +49,14 @@ QUESTIONS = (  # of the primary endpoint
     Question("notes", "instruments", ("mAP",)),
     Question("recordings", "retrieval", ("recall@1", "recall@10")),
 )
-DIAGNOSTICS = (Question("recordings", "soundtrack", ("accuracy",)), Question("recordings", "artist", ("accuracy",)))  # confounded: no claim rests on them
-FRAMES = (Question("grooves", "chords", ("WCSR",)), Question("grooves", "beats", ("F",)))  # moments within clips: rows of their own
+DIAGNOSTICS = (
+    Question("recordings", "soundtrack", ("accuracy",)),
+    Question("recordings", "artist", ("accuracy",)),
+)  # confounded: no claim rests on them
+FRAMES = (
+    Question("grooves", "chords", ("WCSR",)),
+    Question("grooves", "beats", ("F",)),
+)  # moments within clips: rows of their own
 FAMILIES = tuple(dict.fromkeys(question.family for question in QUESTIONS))
 
 
@@ -75,8 +81,12 @@ def measure(name: str, task: Task, truth: np.ndarray, predictions: np.ndarray) -
         return mean_of(tasks.key_score_matrix(task.names)[truth, predictions.argmax(1)])
     if name in ("Acc1", "Acc2"):
         tempi = np.array([float(label.split()[0]) for label in task.names])
-        return mean_of(near(tempi[truth], tempi[predictions.argmax(1)], octaves=name == "Acc2").astype(float))
-    raise RequestError(f"there is no measure {name!r}, expected one of R2, mAP, accuracy, key score, Acc1, Acc2.")
+        return mean_of(
+            near(tempi[truth], tempi[predictions.argmax(1)], octaves=name == "Acc2").astype(float)
+        )
+    raise RequestError(
+        f"there is no measure {name!r}, expected one of R2, mAP, accuracy, key score, Acc1, Acc2."
+    )
 
 
 def mean_of(gains: np.ndarray) -> Measure:
@@ -87,7 +97,9 @@ def mean_of(gains: np.ndarray) -> Measure:
 def near(true_bpm: np.ndarray, said_bpm: np.ndarray, *, octaves: bool) -> np.ndarray:
     """Whether a tempo is within 4 %; with `octaves`, of its double, triple, half or third too."""
     factors = (1.0, 2.0, 3.0, 1 / 2, 1 / 3) if octaves else (1.0,)
-    return np.any([np.abs(said_bpm / (factor * true_bpm) - 1) <= TOLERANCE for factor in factors], axis=0)
+    return np.any(
+        [np.abs(said_bpm / (factor * true_bpm) - 1) <= TOLERANCE for factor in factors], axis=0
+    )
 
 
 def r2(truth: np.ndarray, said: np.ndarray) -> Measure:
@@ -97,7 +109,9 @@ def r2(truth: np.ndarray, said: np.ndarray) -> Measure:
         total = weights.sum(1)
         squares = weights @ truth**2
         spread = squares - (weights @ truth) ** 2 / total
-        return 1 - weights @ (truth - said) ** 2 / np.where(spread > 1e-12 * squares, spread, np.nan)
+        return 1 - weights @ (truth - said) ** 2 / np.where(
+            spread > 1e-12 * squares, spread, np.nan
+        )
 
     return of
 
@@ -111,7 +125,9 @@ def average_precision(truth: np.ndarray, said: np.ndarray) -> Measure:
         for tag in range(truth.shape[1]):
             sorted_truth, sorted_said = truth[order[:, tag], tag], said[order[:, tag], tag]
             drawn = weights[:, order[:, tag]]  # (R, n)
-            last = np.append(np.flatnonzero(np.diff(sorted_said)), len(said) - 1)  # clips of equal score enter together
+            last = np.append(
+                np.flatnonzero(np.diff(sorted_said)), len(said) - 1
+            )  # clips of equal score enter together
             heard, right = np.cumsum(drawn, 1)[:, last], np.cumsum(drawn * sorted_truth, 1)[:, last]
             gained = np.diff(right, axis=1, prepend=0.0)
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -178,11 +194,15 @@ def normalise(score: np.ndarray, chance: float, ceiling: float = 1.0) -> np.ndar
         If there is no room between them.
     """
     if not chance < ceiling:
-        raise RequestError(f"chance is {chance:.3f}, expected less than the ceiling of {ceiling:.3f}: the judged side holds a single label.")
+        raise RequestError(
+            f"chance is {chance:.3f}, expected less than the ceiling of {ceiling:.3f}: the judged side holds a single label."
+        )
     return (score - chance) / (ceiling - chance)
 
 
-def draw_weights(groups: Sequence[Sequence[str]], draws: int = DRAWS, seed: int = 0) -> list[np.ndarray]:
+def draw_weights(
+    groups: Sequence[Sequence[str]], draws: int = DRAWS, seed: int = 0
+) -> list[np.ndarray]:
     """Bootstrap over groups that several tasks of a family share: for each task, how often each clip is drawn, (draws + 1, n).
 
     The first row is the sample itself.
@@ -190,19 +210,30 @@ def draw_weights(groups: Sequence[Sequence[str]], draws: int = DRAWS, seed: int 
     names = sorted({name for each in groups for name in each})
     number = {name: index for index, name in enumerate(names)}
     generator = np.random.default_rng(seed)
-    counts = np.concatenate([np.ones((1, len(names))), generator.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)])
+    counts = np.concatenate(
+        [
+            np.ones((1, len(names))),
+            generator.multinomial(len(names), np.full(len(names), 1 / len(names)), draws),
+        ]
+    )
     return [counts[:, [number[name] for name in each]] for each in groups]
 
 
-def family_draws(answers: Sequence[Answered], seed: int, draws: int = DRAWS) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]:
+def family_draws(
+    answers: Sequence[Answered], seed: int, draws: int = DRAWS
+) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]:
     """Normalised score of a family, (draws + 1,), first that of the sample; and the score of each measure of each task."""
     weights = draw_weights([answer.groups for answer in answers], draws, seed)
     by_task: dict[str, list[np.ndarray]] = {}
     plain = {}
-    with np.errstate(invalid="ignore", divide="ignore"):  # a draw may miss all clips of a small task
+    with np.errstate(
+        invalid="ignore", divide="ignore"
+    ):  # a draw may miss all clips of a small task
         for answer, drawn in zip(answers, weights, strict=True):
             plain[answer.question.name, answer.measure] = answer.score(drawn)
-            by_task.setdefault(answer.question.task, []).append(normalise(plain[answer.question.name, answer.measure], answer.chance))
+            by_task.setdefault(answer.question.task, []).append(
+                normalise(plain[answer.question.name, answer.measure], answer.chance)
+            )
     return np.nanmean([np.mean(each, axis=0) for each in by_task.values()], axis=0), plain
 
 
@@ -220,7 +251,16 @@ def differences(first: str, draws: Mapping[str, np.ndarray]) -> list[dict[str, f
             change = draws[first] - each
             value, low, high = interval(change)
             tail = min(np.sum(change[1:] <= 0), np.sum(change[1:] >= 0)) + 1
-            rows.append({"first": first, "second": name, "value": value, "low": low, "high": high, "p": float(min(1.0, 2 * tail / len(change)))})
+            rows.append(
+                {
+                    "first": first,
+                    "second": name,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "p": float(min(1.0, 2 * tail / len(change))),
+                }
+            )
     for row, corrected in zip(rows, tasks.holm([float(row["p"]) for row in rows]), strict=True):
         row["p_holm"] = corrected
     return rows

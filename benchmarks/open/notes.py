@@ -14,7 +14,9 @@ from groups import deal, dice, write_manifest
 from scores import NAMES
 from sound import PROGRAMS, Note, Sound, draw_finish, render_all, soundfont_for
 
-FAMILIES: dict[str, tuple[int, ...]] = {  # General MIDI's, without presets of unsure pitch or narrow range
+FAMILIES: dict[
+    str, tuple[int, ...]
+] = {  # General MIDI's, without presets of unsure pitch or narrow range
     "piano": (0, 1, 2, 3, 4, 5, 6, 7),
     "mallets": (8, 9, 10, 11, 12, 13, 14, 15),
     "organ": (16, 17, 18, 19, 20, 21, 22, 23),
@@ -62,8 +64,12 @@ def presets(side: str) -> dict[str, list[int]]:
         return {family: list(programs) for family, programs in FAMILIES.items()}
     chosen = {}
     for family, programs in FAMILIES.items():
-        sides = deal(map(str, programs), f"notes/{family}")  # those dealt to the test, of which there is none here, train
-        chosen[family] = [program for program in programs if (sides[str(program)] == "valid") == (side == "valid")]
+        sides = deal(
+            map(str, programs), f"notes/{family}"
+        )  # those dealt to the test, of which there is none here, train
+        chosen[family] = [
+            program for program in programs if (sides[str(program)] == "valid") == (side == "valid")
+        ]
     return chosen
 
 
@@ -77,8 +83,14 @@ def draw_singles() -> list[tuple[Sound, dict[str, Any]]]:
                     path = f"clips/notes/single/{side}-{program:03d}-{number:02d}.ogg"
                     generator = dice("single", path)
                     pitch = int(generator.integers(LOWEST, HIGHEST + 1))
-                    sound = _sound(path, side, {0: program}, _together([pitch], generator), NOTE_S, generator)
-                    labels = {"pitch_class": NAMES[pitch % 12], "octave": f"octave {pitch // 12 - 1}", "family": family}
+                    sound = _sound(
+                        path, side, {0: program}, _together([pitch], generator), NOTE_S, generator
+                    )
+                    labels = {
+                        "pitch_class": NAMES[pitch % 12],
+                        "octave": f"octave {pitch // 12 - 1}",
+                        "family": family,
+                    }
                     drawn.append((sound, _row(sound, side, _group(side, program)) | labels))
     return drawn
 
@@ -87,13 +99,26 @@ def draw_chords() -> list[tuple[Sound, dict[str, Any]]]:
     """A chord in each clip, in any inversion and spacing, by one preset that holds a line."""
     drawn = []
     for side, count in CHORDS.items():
-        programs = [program for family, each in presets(side).items() if family != "bass" for program in each if program in PROGRAMS]
+        programs = [
+            program
+            for family, each in presets(side).items()
+            if family != "bass"
+            for program in each
+            if program in PROGRAMS
+        ]
         for number in range(count):
             path = f"clips/notes/chord/{side}-{number:04d}.ogg"
             generator = dice("chord", path)
             quality = list(QUALITIES)[number % len(QUALITIES)]
             program = int(generator.choice(programs))
-            sound = _sound(path, side, {0: program}, _together(_voiced(quality, generator), generator), NOTE_S, generator)
+            sound = _sound(
+                path,
+                side,
+                {0: program},
+                _together(_voiced(quality, generator), generator),
+                NOTE_S,
+                generator,
+            )
             drawn.append((sound, _row(sound, side, _group(side, program)) | {"quality": quality}))
     return drawn
 
@@ -103,7 +128,9 @@ def _voiced(quality: str, generator: np.random.Generator) -> list[int]:
     root = int(generator.integers(48, 60))
     degrees = list(QUALITIES[quality])
     inversion = int(generator.integers(len(degrees)))
-    pitches = [root + degree + (12 if index < inversion else 0) for index, degree in enumerate(degrees)]
+    pitches = [
+        root + degree + (12 if index < inversion else 0) for index, degree in enumerate(degrees)
+    ]
     if generator.random() < 0.5:
         pitches[int(generator.integers(len(pitches)))] += 12
     return sorted(set(pitches))
@@ -117,25 +144,49 @@ def draw_mixtures() -> list[tuple[Sound, dict[str, Any]]]:
         for number in range(count):
             path = f"clips/notes/mixture/{side}-{number:04d}.ogg"
             generator = dice("mixture", path)
-            playing = sorted(generator.choice(MIXED, int(generator.integers(1, 5)), replace=False).tolist())
-            programs = {channel: int(generator.choice(pool[family])) for channel, family in enumerate(playing)}
+            playing = sorted(
+                generator.choice(MIXED, int(generator.integers(1, 5)), replace=False).tolist()
+            )
+            programs = {
+                channel: int(generator.choice(pool[family]))
+                for channel, family in enumerate(playing)
+            }
             tonic = int(generator.integers(12))
-            lines = [note for channel, family in enumerate(playing) for note in _line(channel, family, tonic, generator)]
+            lines = [
+                note
+                for channel, family in enumerate(playing)
+                for note in _line(channel, family, tonic, generator)
+            ]
             sound = _sound(path, side, programs, lines, MIXTURE_S, generator)
-            drawn.append((sound, _row(sound, side, f"notes/mixture/{side}-{number:04d}") | {"families": playing}))
+            drawn.append(
+                (
+                    sound,
+                    _row(sound, side, f"notes/mixture/{side}-{number:04d}") | {"families": playing},
+                )
+            )
     return drawn
 
 
 def _line(channel: int, family: str, tonic: int, generator: np.random.Generator) -> list[Note]:
     """Notes of a major scale, one after another, near a drawn register."""
     scale = np.array([0, 2, 4, 5, 7, 9, 11])
-    centre = int(generator.integers(2, 4) if family == "bass" else generator.integers(3, 6)) * 12 + tonic
+    centre = (
+        int(generator.integers(2, 4) if family == "bass" else generator.integers(3, 6)) * 12 + tonic
+    )
     time, notes, degree = float(generator.uniform(0, 0.5)), [], int(generator.integers(7))
     loudness = generator.uniform(75, 110)
     while time < MIXTURE_S:
         length = float(generator.choice([0.25, 0.375, 0.5, 0.75, 1.0]))
         degree = int(np.clip(degree + generator.integers(-2, 3), 0, 6))
-        notes.append(Note(time, time + 0.95 * length, centre + int(scale[degree]), int(np.clip(loudness + generator.normal(0, 6), 20, 127)), channel))
+        notes.append(
+            Note(
+                time,
+                time + 0.95 * length,
+                centre + int(scale[degree]),
+                int(np.clip(loudness + generator.normal(0, 6), 20, 127)),
+                channel,
+            )
+        )
         time += length
     return notes
 
@@ -146,7 +197,11 @@ def draw_phrase(channel: int, seconds: float, generator: np.random.Generator) ->
     while time < seconds:
         length = float(np.exp(generator.uniform(np.log(0.2), np.log(2.5))))
         chord = generator.random() < 0.5
-        pitches = _voiced(str(generator.choice(list(QUALITIES))), generator) if chord else [int(generator.integers(LOWEST, HIGHEST + 1))]
+        pitches = (
+            _voiced(str(generator.choice(list(QUALITIES))), generator)
+            if chord
+            else [int(generator.integers(LOWEST, HIGHEST + 1))]
+        )
         velocity = int(generator.integers(60, 115))
         drawn += [Note(time, time + length, pitch, velocity, channel) for pitch in pitches]
         time += length + float(generator.choice([0.0, 0.0, 0.5])) * float(generator.random())
@@ -160,12 +215,24 @@ def _together(pitches: Sequence[int], generator: np.random.Generator) -> list[No
     return [Note(start, end, pitch, velocity) for pitch in pitches]
 
 
-def _sound(path: str, side: str, programs: dict[int, int], notes: Sequence[Note], seconds: float, generator: np.random.Generator) -> Sound:
+def _sound(
+    path: str,
+    side: str,
+    programs: dict[int, int],
+    notes: Sequence[Note],
+    seconds: float,
+    generator: np.random.Generator,
+) -> Sound:
     return Sound(path, soundfont_for(side), programs, notes, seconds, **draw_finish(generator))
 
 
 def _row(sound: Sound, side: str, group: str) -> dict[str, Any]:
-    return {"path": sound.path, "split": side, "group": group, "tuning_cents": round(sound.tuning_cents, 1)}
+    return {
+        "path": sound.path,
+        "split": side,
+        "group": group,
+        "tuning_cents": round(sound.tuning_cents, 1),
+    }
 
 
 def _group(side: str, program: int) -> str:

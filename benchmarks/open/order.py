@@ -27,7 +27,13 @@ from patchifier.model import Patchifier
 from patchifier.pretrain import pretrain, split
 from patchifier.pretrain.validation import validator
 
-STAGE_ONE = {"steps": 500, "learning_rate": 1e-3, "schedule": "cosine", "warm_up_steps": 20, "clip_norm": 1.0}
+STAGE_ONE = {
+    "steps": 500,
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "warm_up_steps": 20,
+    "clip_norm": 1.0,
+}
 STAGE_TWO = {"learning_rate": 3e-4, "schedule": "cosine", "warm_up_steps": 50, "clip_norm": 1.0}
 ARMS: dict[str, dict[str, Any]] = {
     "first-edition": {"model": {"vector_norm": "none"}},
@@ -35,7 +41,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "slow-extractor": {"pretrain": {"extractor_rate": 0.1}},
     "frozen-extractor": {"pretrain": {"extractor_rate": 0.0}},
     "pre-norm": {"model": {"norm": "before"}},
-    "pre-norm-1e-3": {"model": {"norm": "before"}, "pretrain": {"stage_two": {"learning_rate": 1e-3}}},
+    "pre-norm-1e-3": {
+        "model": {"norm": "before"},
+        "pretrain": {"stage_two": {"learning_rate": 1e-3}},
+    },
     "rate-1e-4": {"pretrain": {"stage_two": {"learning_rate": 1e-4}}},
     "rate-6e-4": {"pretrain": {"stage_two": {"learning_rate": 6e-4, "warm_up_steps": 200}}},
     "mask-50": {"pretrain": {"mask_ratio": 0.5}},
@@ -45,18 +54,36 @@ ARMS: dict[str, dict[str, Any]] = {
     "relative": {"model": {"embedding": "relative"}},
     "no-dropout": {"model": {"dropout": 0.0}},
     "predictor": {"model": {"predictor_layers": 2}},
-    "patches-16": {"model": {"frames": 16, "positions": 50, "channels": [16, 32, 64, 128]}, "pretrain": {"patches": 50}},
-    "patches-8": {"model": {"frames": 8, "positions": 100, "channels": [32, 64, 128]}, "pretrain": {"patches": 100}},
+    "patches-16": {
+        "model": {"frames": 16, "positions": 50, "channels": [16, 32, 64, 128]},
+        "pretrain": {"patches": 50},
+    },
+    "patches-8": {
+        "model": {"frames": 8, "positions": 100, "channels": [32, 64, 128]},
+        "pretrain": {"patches": 100},
+    },
 }
 KEPT_FROM_STAGE_ONE = ("extractor", "decoder")
 
 
 def config_of(arms: str, steps: int, seed: int, every: int) -> Config:
     """The unit's config with the changes of some arms, joined by "+"."""
-    config = update(Config(), {"pretrain": {"seed": seed, "validate_every": every, "stage_one": STAGE_ONE, "stage_two": {**STAGE_TWO, "steps": steps}}})
+    config = update(
+        Config(),
+        {
+            "pretrain": {
+                "seed": seed,
+                "validate_every": every,
+                "stage_one": STAGE_ONE,
+                "stage_two": {**STAGE_TWO, "steps": steps},
+            }
+        },
+    )
     for arm in arms.split("+"):
         if arm not in ARMS:
-            raise RequestError(f"there is no arm {arm!r}, expected some of {', '.join(ARMS)}, joined by '+'.")
+            raise RequestError(
+                f"there is no arm {arm!r}, expected some of {', '.join(ARMS)}, joined by '+'."
+            )
         config = update(config, ARMS[arm])
     return config
 
@@ -80,7 +107,10 @@ def trained(cache: Path, folder: Path, config: Config, init: Path | None = None)
 def start_of(source: Path, folder: Path, config: Config) -> Path:
     """Write a model folder: the arm's network with extractor and decoder of stage I."""
     if not folder.exists():
-        model, held = Patchifier(config.model, seed=config.pretrain.seed), checkpoint.load(source).model
+        model, held = (
+            Patchifier(config.model, seed=config.pretrain.seed),
+            checkpoint.load(source).model,
+        )
         for name in KEPT_FROM_STAGE_ONE:
             model.get_submodule(name).load_state_dict(held.get_submodule(name).state_dict())
         checkpoint.save(folder, Checkpoint(model, config))
@@ -110,9 +140,15 @@ def figures(cache: Path, model: Path) -> dict[str, str]:
 def main() -> int:
     """Train what is not there yet and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", type=Path, help="log-mels of recordings, from 'patchifier prepare'")
+    parser.add_argument(
+        "cache", type=Path, help="log-mels of recordings, from 'patchifier prepare'"
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--arms", default=",".join(ARMS), help="with commas between them; arms joined by '+' are one run")
+    parser.add_argument(
+        "--arms",
+        default=",".join(ARMS),
+        help="with commas between them; arms joined by '+' are one run",
+    )
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--steps", type=int, default=1600, help="of stage II")
     parser.add_argument("--validate-every", type=int, default=400)
@@ -122,7 +158,9 @@ def main() -> int:
     try:
         for seed in (int(seed) for seed in asked.seeds.split(",")):
             for arms in asked.arms.split(","):
-                print(json.dumps(run(arms, asked.cache, asked.out, seed=seed, **options)), flush=True)
+                print(
+                    json.dumps(run(arms, asked.cache, asked.out, seed=seed, **options)), flush=True
+                )
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2

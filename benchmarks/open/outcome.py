@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measures import DIAGNOSTICS, FAMILIES, FRAMES, QUESTIONS, Answered, differences, family_draws, interval
+from measures import (
+    DIAGNOSTICS,
+    FAMILIES,
+    FRAMES,
+    QUESTIONS,
+    Answered,
+    differences,
+    family_draws,
+    interval,
+)
 
 from patchifier.checkpoint import replaced_file
 from patchifier.runs import write_json, write_rows
@@ -50,22 +59,36 @@ class Outcome:
     def columns(self) -> list[tuple[str, str, str]]:
         """(family, task, measure) of each column, in the order of the questions."""
         present = {(row["family"], row["task"], row["measure"]) for row in self.scores}
-        every = [(question.family, question.task, name) for question in (*QUESTIONS, *DIAGNOSTICS, *FRAMES) for name in question.measures]
+        every = [
+            (question.family, question.task, name)
+            for question in (*QUESTIONS, *DIAGNOSTICS, *FRAMES)
+            for name in question.measures
+        ]
         return [column for column in every if column in present]
 
     def wide(self) -> list[dict[str, str]]:
         """A row for each encoder, a column for each figure, in per cent; the best of a column is not marked: intervals overlap."""
         summary = {(row["encoder"], row["family"]): row for row in self.families}
-        single = {(row["encoder"], row["family"], row["task"], row["measure"]): row for row in self.scores}
-        chances = {(row["family"], row["task"], row["measure"]): row["chance"] for row in self.scores}
+        single = {
+            (row["encoder"], row["family"], row["task"], row["measure"]): row for row in self.scores
+        }
+        chances = {
+            (row["family"], row["task"], row["measure"]): row["chance"] for row in self.scores
+        }
         rows = [
-            {"encoder": CHANCE} | dict.fromkeys((ENDPOINT, *FAMILIES), "0.0") | {title(*column): f"{100 * chances[column]:.1f}" for column in self.columns()}
+            {"encoder": CHANCE}
+            | dict.fromkeys((ENDPOINT, *FAMILIES), "0.0")
+            | {title(*column): f"{100 * chances[column]:.1f}" for column in self.columns()}
         ]
         for name in self.encoders():
             row = {"encoder": name}
             for place in (ENDPOINT, *FAMILIES):
                 found = summary.get((name, place))
-                spread = f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]" if found and place == ENDPOINT else ""
+                spread = (
+                    f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+                    if found and place == ENDPOINT
+                    else ""
+                )
                 row[place] = f"{100 * found['value']:.1f}{spread}" if found else ""
             for column in self.columns():
                 cell = single.get((name, *column))
@@ -76,26 +99,53 @@ class Outcome:
     def markdown(self) -> str:
         """Tables of Markdown: endpoint and families, differences, then the columns of each family."""
         wide = self.wide()
-        parts = [f"Open benchmark, {self.side} side. Per cent; the endpoint and the families are placed between chance (0) and ceiling (100).", ""]
-        parts += lines([row for row in wide if any(row[family] for family in FAMILIES)], ["encoder", ENDPOINT, *FAMILIES])
+        parts = [
+            f"Open benchmark, {self.side} side. Per cent; the endpoint and the families are placed between chance (0) and ceiling (100).",
+            "",
+        ]
+        parts += lines(
+            [row for row in wide if any(row[family] for family in FAMILIES)],
+            ["encoder", ENDPOINT, *FAMILIES],
+        )
         parts += (
-            ["", "Paired differences from the first, in points; p of the endpoint corrected by Holm.", "", *self.difference_lines()] if self.differences else []
+            [
+                "",
+                "Paired differences from the first, in points; p of the endpoint corrected by Holm.",
+                "",
+                *self.difference_lines(),
+            ]
+            if self.differences
+            else []
         )
         for family in FAMILIES:
             titles = [title(*column) for column in self.columns() if column[0] == family]
             if titles:
-                found = lines([row for row in wide if any(row[each] for each in titles)], ["encoder", *titles])
-                parts += ["", found[0].replace(f"{family} ", "").replace("encoder", family), *found[1:]]
+                found = lines(
+                    [row for row in wide if any(row[each] for each in titles)], ["encoder", *titles]
+                )
+                parts += [
+                    "",
+                    found[0].replace(f"{family} ", "").replace("encoder", family),
+                    *found[1:],
+                ]
         return "\n".join([*parts, "", *self.notes]) + "\n"
 
     def difference_lines(self) -> list[str]:
         """The first encoder minus each other one, on the endpoint and in each family."""
         rows: dict[str, dict[str, str]] = {}
         for found in self.differences:
-            row = rows.setdefault(found["second"], {"encoders": f"{found['first']} - {found['second']}"})
-            row[found["family"]] = f"{100 * found['value']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+            row = rows.setdefault(
+                found["second"], {"encoders": f"{found['first']} - {found['second']}"}
+            )
+            row[found["family"]] = (
+                f"{100 * found['value']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+            )
             row |= {"p": f"{found['p_holm']:.3g}"} if found["family"] == ENDPOINT else {}
-        places = [place for place in (ENDPOINT, "p", *FAMILIES) if any(place in row for row in rows.values())]
+        places = [
+            place
+            for place in (ENDPOINT, "p", *FAMILIES)
+            if any(place in row for row in rows.values())
+        ]
         return lines(list(rows.values()), ["encoders", *places])
 
 
@@ -107,10 +157,14 @@ def title(family: str, task: str, measure: str) -> str:
 def lines(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[str]:
     """A table of Markdown."""
     head = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
-    return head + ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
+    return head + [
+        "| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows
+    ]
 
 
-def summarise(answers: Mapping[str, Sequence[Answered]], side: str, notes: Sequence[str] = ()) -> Outcome:
+def summarise(
+    answers: Mapping[str, Sequence[Answered]], side: str, notes: Sequence[str] = ()
+) -> Outcome:
     """Bootstrap every encoder on the same draws, family by family, and compare the first with each other one.
 
     The endpoint is the mean over the four families of the mean over a family's tasks of scores between chance (0) and a ceiling of 1.
@@ -120,16 +174,32 @@ def summarise(answers: Mapping[str, Sequence[Answered]], side: str, notes: Seque
     draws: dict[str, dict[str, np.ndarray]] = {place: {} for place in (ENDPOINT, *FAMILIES)}
     each_run = []
     for name, given in answers.items():
-        counted = {family: [answer for answer in given if answer.question in QUESTIONS and answer.question.family == family] for family in FAMILIES}
+        counted = {
+            family: [
+                answer
+                for answer in given
+                if answer.question in QUESTIONS and answer.question.family == family
+            ]
+            for family in FAMILIES
+        }
         for seed, family in enumerate(FAMILIES):
-            if {answer.question for answer in counted[family]} == {question for question in QUESTIONS if question.family == family}:
+            if {answer.question for answer in counted[family]} == {
+                question for question in QUESTIONS if question.family == family
+            }:
                 draws[family][name], _ = family_draws(counted[family], seed)
         if all(name in draws[family] for family in FAMILIES):
             draws[ENDPOINT][name] = np.mean([draws[family][name] for family in FAMILIES], axis=0)
             each_run += [_each_run(name, list(counted.values()))] if len(given[0].runs) > 1 else []
-    families = [_summary(name, place, found[name]) for place, found in draws.items() for name in found]
+    families = [
+        _summary(name, place, found[name]) for place, found in draws.items() for name in found
+    ]
     first = next(iter(answers))
-    compared = [{"family": place} | row for place, found in draws.items() if first in found for row in differences(first, found)]
+    compared = [
+        {"family": place} | row
+        for place, found in draws.items()
+        if first in found
+        for row in differences(first, found)
+    ]
     return Outcome(side, scores, families, compared, list(dict.fromkeys([*each_run, *notes])))
 
 
@@ -137,7 +207,9 @@ def _each_run(name: str, families: Sequence[Sequence[Answered]]) -> str:
     """The endpoint of each run by itself, in words."""
     values = []
     for run in range(len(families[0][0].runs)):
-        alone = [[replace(answer, runs=(answer.runs[run],)) for answer in family] for family in families]
+        alone = [
+            [replace(answer, runs=(answer.runs[run],)) for answer in family] for family in families
+        ]
         values.append(np.mean([family_draws(family, 0, draws=0)[0][0] for family in alone]))
     return f"{name} is the mean of {len(values)} runs; endpoints one by one: {', '.join(f'{100 * value:.1f}' for value in values)}."
 
@@ -166,7 +238,10 @@ def write_outcome(outcome: Outcome, out: Path) -> None:
     (out / "differences.csv").unlink(missing_ok=True)  # of other encoders, judged here before
     if outcome.differences:
         write_rows(out / "differences.csv", outcome.differences)
-    with replaced_file(out / "table.csv") as new, new.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        replaced_file(out / "table.csv") as new,
+        new.open("w", newline="", encoding="utf-8") as stream,
+    ):
         wide = outcome.wide()
         table = csv.DictWriter(stream, list(wide[0]))
         table.writeheader()
@@ -182,7 +257,11 @@ def draw_figure(outcome: Outcome, path: Path) -> None:
     from patchifier.report.figures import new_figure, save_figure
 
     by_family = {(row["family"], row["encoder"]): row for row in outcome.families}
-    names = [name for name in outcome.encoders() if any((family, name) in by_family for family in FAMILIES)]
+    names = [
+        name
+        for name in outcome.encoders()
+        if any((family, name) in by_family for family in FAMILIES)
+    ]
     figure = new_figure(1.3 + 0.34 * len(names))
     axes = figure.subplots(1, 1 + len(FAMILIES), sharey=True, sharex=True)
     for axis, family in zip(axes, (ENDPOINT, *FAMILIES), strict=True):
@@ -191,13 +270,24 @@ def draw_figure(outcome: Outcome, path: Path) -> None:
             if row is None:
                 continue
             value, low, high = (100 * row[key] for key in ("value", "low", "high"))
-            axis.plot([low, high], [place, place], color="#2f5fa8", linewidth=2, solid_capstyle="butt")
+            axis.plot(
+                [low, high], [place, place], color="#2f5fa8", linewidth=2, solid_capstyle="butt"
+            )
             axis.plot(value, place, "o", color="#1c1433", markersize=5)
-            axis.annotate(f"{value:.0f}", (value, place), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8)
+            axis.annotate(
+                f"{value:.0f}",
+                (value, place),
+                xytext=(0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
         axis.axvline(0, color="0.6", linewidth=1)
         axis.set_title(family, fontsize=10, fontweight="bold" if family == ENDPOINT else "normal")
         axis.set_yticks(range(len(names)), list(reversed(names)))
         axis.set_ylim(-0.6, len(names) - 0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[2].set_xlabel(f"0: chance, 100: ceiling; 95 % intervals by bootstrap over groups; {outcome.side} side")
+    axes[2].set_xlabel(
+        f"0: chance, 100: ceiling; 95 % intervals by bootstrap over groups; {outcome.side} side"
+    )
     save_figure(figure, path)

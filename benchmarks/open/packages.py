@@ -22,7 +22,15 @@ MORE_MUSIC = (  # heard in pre-training only, never judged
 )  # fmt: skip
 TOOLS = ("fluid-soundfont-gm", "csound-soundfont", "mma")
 # Pure Python but for the synthesiser. Without their own dependencies: tinysoundfont asks for pyaudio, which only live playback uses.
-PYTHON = ("music21==10.5.1", "tinysoundfont==0.3.7", "chardet", "joblib", "jsonpickle", "more-itertools", "webcolors")
+PYTHON = (
+    "music21==10.5.1",
+    "tinysoundfont==0.3.7",
+    "chardet",
+    "joblib",
+    "jsonpickle",
+    "more-itertools",
+    "webcolors",
+)
 
 
 def fetch(root: Path, progress: Callable[[str], Any]) -> None:
@@ -45,10 +53,18 @@ def unpack(root: Path, name: str) -> None:
     downloads.mkdir(parents=True, exist_ok=True)
     if not any(downloads.glob(f"{name}_*.deb")):
         as_root = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-        _run(["apt-get", *as_root, "-q", "download", name], downloads, f"the package {name} cannot be had: run 'apt-get update' once, then this again.")
+        _run(
+            ["apt-get", *as_root, "-q", "download", name],
+            downloads,
+            f"the package {name} cannot be had: run 'apt-get update' once, then this again.",
+        )
     file = max(downloads.glob(f"{name}_*.deb"))
     folder.mkdir(parents=True, exist_ok=True)
-    _run(["dpkg", "-x", str(file), str(folder)], downloads, f"{file} cannot be unpacked: delete it, then run this again.")
+    _run(
+        ["dpkg", "-x", str(file), str(folder)],
+        downloads,
+        f"{file} cannot be unpacked: delete it, then run this again.",
+    )
     for archive in folder.rglob("*.pk3"):  # zip files that hold the music of some games
         with zipfile.ZipFile(archive) as content:
             content.extractall(folder / "_pk3")
@@ -68,13 +84,28 @@ def prepare_mma(folder: Path) -> None:
 def install_python(folder: Path) -> None:
     """Put the packages of PyPI into a folder of their own, and at the end of the path, behind the environment's."""
     if not (folder / ".ready").exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", str(folder), *PYTHON]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--target",
+            str(folder),
+            *PYTHON,
+        ]
         _run(command, folder.parent, "the Python packages cannot be had.")
         (folder / ".ready").write_text("\n".join(PYTHON) + "\n", encoding="utf-8")
     sys.path.append(str(folder))
 
 
 def _run(command: list[str], folder: Path, otherwise: str) -> None:
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise RequestError(f"{otherwise} {' '.join(command[:3])} says: {(done.stderr or done.stdout).strip()[-300:]}")
+        raise RequestError(
+            f"{otherwise} {' '.join(command[:3])} says: {(done.stderr or done.stdout).strip()[-300:]}"
+        )

@@ -14,7 +14,15 @@ from typing import Any
 import grooves
 import notes
 import scores
-from groups import deal, dice, read_manifest, require_disjoint, require_free, require_split, reserved_piece
+from groups import (
+    deal,
+    dice,
+    read_manifest,
+    require_disjoint,
+    require_free,
+    require_split,
+    reserved_piece,
+)
 from recordings import Cut, demo_files, file_name, sides, without_copies
 from score_sources import COLLECTIONS
 from sound import LEVEL_DB, SEEN, UNSEEN, Sound, draw_finish, render_all
@@ -35,7 +43,11 @@ NAMES = ("pretraining.jsonl", "pretraining-recordings.jsonl")
 
 def write_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track]) -> None:
     """List the recordings that were cut; silent stretches were not."""
-    write(root, NAMES[1], [row for cut, row in draw_recordings(tracks, more) if (root / cut.path).exists()])
+    write(
+        root,
+        NAMES[1],
+        [row for cut, row in draw_recordings(tracks, more) if (root / cut.path).exists()],
+    )
 
 
 def build_rendered(root: Path, workers: int, progress: Callable[[str], Any]) -> dict[str, float]:
@@ -58,22 +70,40 @@ def write(root: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
         new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def draw_recordings(tracks: Sequence[Track], more: Sequence[Track] = ()) -> list[tuple[Cut, dict[str, Any]]]:
+def draw_recordings(
+    tracks: Sequence[Track], more: Sequence[Track] = ()
+) -> list[tuple[Cut, dict[str, Any]]]:
     """Stretches of every track of the training side and of packages on which nothing is judged, written as all clips are."""
     where = sides(tracks)
     drawn = []
-    for track in without_copies((*(track for track in tracks if where[track.group] == "train"), *more)):
+    for track in without_copies(
+        (*(track for track in tracks if where[track.group] == "train"), *more)
+    ):
         for number, (start, end) in enumerate(stretches(min(track.seconds, LONGEST_S))):
             path = f"pretraining/recordings/{file_name(track)}-{number:02d}.ogg"
             seconds, level = round(end - start, 3), float(dice("level", path).uniform(*LEVEL_DB))
-            row = {"path": path, "seconds": seconds, "group": track.group, "source": track.path, "kind": "recordings"}
-            drawn.append((Cut(path, track.path, (start,), seconds, level), row | {"artist": track.artist, "title": track.title, "licence": track.licence}))
+            row = {
+                "path": path,
+                "seconds": seconds,
+                "group": track.group,
+                "source": track.path,
+                "kind": "recordings",
+            }
+            drawn.append(
+                (
+                    Cut(path, track.path, (start,), seconds, level),
+                    row | {"artist": track.artist, "title": track.title, "licence": track.licence},
+                )
+            )
     return drawn
 
 
 def stretches(seconds: float) -> list[tuple[float, float]]:
     """Consecutive stretches of 30 s; what is left at the end is one more if it is long enough to train on."""
-    found = [(PIECE_S * number, min(seconds, PIECE_S * (number + 1))) for number in range(int(seconds // PIECE_S) + 1)]
+    found = [
+        (PIECE_S * number, min(seconds, PIECE_S * (number + 1)))
+        for number in range(int(seconds // PIECE_S) + 1)
+    ]
     return [(round(start, 3), round(end, 3)) for start, end in found if end - start >= SHORTEST_S]
 
 
@@ -81,8 +111,12 @@ def draw_scores(root: Path) -> list[tuple[Any, dict[str, Any]]]:
     """Clips of training-side pieces of free collections."""
     drawn = []
     for piece, side in scores.dealt(root):
-        for number in range(PER_PIECE if side == "train" and COLLECTIONS[piece["collection"]].free else 0):
-            sound, _ = scores.perform(piece, f"pretraining/scores/{piece['id']}-{number}.ogg", SEEN, PIECE_S)
+        for number in range(
+            PER_PIECE if side == "train" and COLLECTIONS[piece["collection"]].free else 0
+        ):
+            sound, _ = scores.perform(
+                piece, f"pretraining/scores/{piece['id']}-{number}.ogg", SEEN, PIECE_S
+            )
             drawn.append((sound, _rendered(sound.path, f"scores/{piece['group']}", "scores")))
     return drawn
 
@@ -93,8 +127,20 @@ def draw_grooves(root: Path) -> list[tuple[Any, dict[str, Any]]]:
     pool, drawn = grooves.progressions()["train"], []
     for style in training_styles(styles):
         for number in range(PER_STYLE):
-            groove, name = grooves.draw(f"pretraining/grooves/{style}-{number}.ogg", "train", styles[style], SEEN, pool, PIECE_S)
-            drawn.append((groove, _rendered(groove.path, f"grooves/{style}", "grooves") | {"progression": name}))
+            groove, name = grooves.draw(
+                f"pretraining/grooves/{style}-{number}.ogg",
+                "train",
+                styles[style],
+                SEEN,
+                pool,
+                PIECE_S,
+            )
+            drawn.append(
+                (
+                    groove,
+                    _rendered(groove.path, f"grooves/{style}", "grooves") | {"progression": name},
+                )
+            )
     return drawn
 
 
@@ -105,8 +151,12 @@ def draw_phrases() -> list[tuple[Sound, dict[str, Any]]]:
         path = f"pretraining/notes/{number:04d}.ogg"
         generator = dice("phrase", path)
         playing = generator.choice(sorted(pool), int(generator.integers(1, 5)), replace=False)
-        programs = {channel: int(generator.choice(pool[family])) for channel, family in enumerate(playing)}
-        heard = [note for channel in programs for note in notes.draw_phrase(channel, PIECE_S, generator)]
+        programs = {
+            channel: int(generator.choice(pool[family])) for channel, family in enumerate(playing)
+        }
+        heard = [
+            note for channel in programs for note in notes.draw_phrase(channel, PIECE_S, generator)
+        ]
         sound = Sound(path, SEEN, programs, heard, PIECE_S, **draw_finish(generator))
         drawn.append((sound, _rendered(path, f"notes/{number:04d}", "notes")))
     return drawn
@@ -115,9 +165,22 @@ def draw_phrases() -> list[tuple[Sound, dict[str, Any]]]:
 def training_styles(styles: dict[str, tuple[str, int]]) -> list[str]:
     """Styles that may be heard: those told apart, and of the others those that train."""
     others = {
-        beats: deal((name for name, (_, count) in styles.items() if count == beats and name not in grooves.STYLED), f"grooves/{beats}") for beats in (3, 4)
+        beats: deal(
+            (
+                name
+                for name, (_, count) in styles.items()
+                if count == beats and name not in grooves.STYLED
+            ),
+            f"grooves/{beats}",
+        )
+        for beats in (3, 4)
     }
-    return sorted([*grooves.STYLED, *(name for dealt in others.values() for name, side in dealt.items() if side == "train")])
+    return sorted(
+        [
+            *grooves.STYLED,
+            *(name for dealt in others.values() for name, side in dealt.items() if side == "train"),
+        ]
+    )
 
 
 def _accompany(root: Path, groove: grooves.Groove) -> str:
@@ -141,7 +204,9 @@ def check(root: Path, names: Sequence[str] = NAMES) -> int:
         rows = read_manifest(path)
         require_split(rows, path.name)
         judged += rows
-    progressions = {row["progression"] for row in judged if row["split"] != "train" and "progression" in row}
+    progressions = {
+        row["progression"] for row in judged if row["split"] != "train" and "progression" in row
+    }
     demo = {f"deb/{package}/{inside}" for package, inside in demo_files()}
     compared = 0
     for name in names:
@@ -152,20 +217,40 @@ def check(root: Path, names: Sequence[str] = NAMES) -> int:
             for part in Path(row.get("source", row["path"])).parts:
                 require_free(part)
             if row.get("kind") == "scores" and reserved_piece(row["group"].removeprefix("scores/")):
-                raise RequestError(f"{name}: {row['group']} is reserved for a final judgement, expected other pieces: build again.")
-            if row.get("source") in demo or row.get("progression") in progressions or Path(UNSEEN).stem in json.dumps(row):
-                raise RequestError(f"{name}: {row['path']} belongs to the demo or to another side, expected training-side music alone: build again.")
+                raise RequestError(
+                    f"{name}: {row['group']} is reserved for a final judgement, expected other pieces: build again."
+                )
+            if (
+                row.get("source") in demo
+                or row.get("progression") in progressions
+                or Path(UNSEEN).stem in json.dumps(row)
+            ):
+                raise RequestError(
+                    f"{name}: {row['path']} belongs to the demo or to another side, expected training-side music alone: build again."
+                )
             compared += 1
     return compared
 
 
-def require_no_twins(root: Path, rows: Sequence[dict[str, Any]], judged: Sequence[dict[str, Any]]) -> None:
+def require_no_twins(
+    root: Path, rows: Sequence[dict[str, Any]], judged: Sequence[dict[str, Any]]
+) -> None:
     """Refuse scores whose music validates or tests under another name."""
-    heard = {row["path"].removeprefix("pretraining/scores/").rpartition("-")[0] for row in rows if row.get("kind") == "scores"}
-    asked = {row["path"].removeprefix("clips/scores/").removesuffix(".ogg") for row in judged if row["group"].startswith("scores/") and row["split"] != "train"}
+    heard = {
+        row["path"].removeprefix("pretraining/scores/").rpartition("-")[0]
+        for row in rows
+        if row.get("kind") == "scores"
+    }
+    asked = {
+        row["path"].removeprefix("clips/scores/").removesuffix(".ogg")
+        for row in judged
+        if row["group"].startswith("scores/") and row["split"] != "train"
+    }
     pieces = [piece for piece, _ in scores.dealt(root)] if heard and asked else []
     concerned = [piece for piece in pieces if piece["id"] in heard | asked]
     for one, other in twins(concerned):
         names = {concerned[number]["id"]: concerned[number]["group"] for number in (one, other)}
         if heard & names.keys() and asked & names.keys():
-            raise RequestError(f"{' and '.join(names.values())} are the same music, expected none that is heard and judged: build again.")
+            raise RequestError(
+                f"{' and '.join(names.values())} are the same music, expected none that is heard and judged: build again."
+            )

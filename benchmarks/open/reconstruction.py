@@ -38,7 +38,15 @@ BATCH = 32
 LEAST = 8  # patches of a clip, of which two stay visible
 PICTURES = 2  # of each family
 MODEL, SHUFFLED = "the model", "visible shuffled"
-DRAWN = ("within", "within drawn", "between", "between drawn", "onsets", "onsets drawn", "onsets matched")
+DRAWN = (
+    "within",
+    "within drawn",
+    "between",
+    "between drawn",
+    "onsets",
+    "onsets drawn",
+    "onsets matched",
+)
 
 
 @dataclass(frozen=True)
@@ -59,55 +67,116 @@ class Errors:
     groups: np.ndarray
 
 
-def judged(judgement: Judgement, family: str, config: Config) -> tuple[Cache, np.ndarray, list[str]]:
+def judged(
+    judgement: Judgement, family: str, config: Config
+) -> tuple[Cache, np.ndarray, list[str]]:
     """A family's log-mels, the places of clips that are asked and long enough, and their groups."""
-    asked = {clip.id: clip.group or clip.id for question in QUESTIONS if question.family == family for clip in judgement.asked(judgement.load(question))}
+    asked = {
+        clip.id: clip.group or clip.id
+        for question in QUESTIONS
+        if question.family == family
+        for clip in judgement.asked(judgement.load(question))
+    }
     data = judgement.cache(family, 2).require(config.spectrogram)
     least = LEAST * config.model.frames
-    places = [index for index, clip in enumerate(data.clips) if clip.id in asked and data.frames[index] >= least]
+    places = [
+        index
+        for index, clip in enumerate(data.clips)
+        if clip.id in asked and data.frames[index] >= least
+    ]
     return data, np.array(places, int), [asked[data.clips[index].id] for index in places]
 
 
 @torch.inference_mode()
-def measured(model: Patchifier, data: Cache, places: np.ndarray, config: Config, kriging: Kriging | None = None) -> Iterator[dict[str, np.ndarray]]:
+def measured(
+    model: Patchifier,
+    data: Cache,
+    places: np.ndarray,
+    config: Config,
+    kriging: Kriging | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
     """Errors and sums of some clips at a time, (B,) each: means and sums over their four masks."""
     for start in range(0, len(places), BATCH):
         draws, masks = (generator(references.SEED, word, start) for word in ("window", "mask"))
-        batch = make_batch(data, places[start : start + BATCH], config, draws=draws, masks=masks, augmentation=NO_AUGMENTATION, layout="consecutive")
-        rows = [of_mask(model, masked_anew(batch, start, number), config, kriging, number) for number in range(references.N_MASKS)]
-        yield {name: np.sum([row[name] for row in rows], axis=0) / (1 if name in DRAWN else len(rows)) for name in rows[0]}
+        batch = make_batch(
+            data,
+            places[start : start + BATCH],
+            config,
+            draws=draws,
+            masks=masks,
+            augmentation=NO_AUGMENTATION,
+            layout="consecutive",
+        )
+        rows = [
+            of_mask(model, masked_anew(batch, start, number), config, kriging, number)
+            for number in range(references.N_MASKS)
+        ]
+        yield {
+            name: np.sum([row[name] for row in rows], axis=0) / (1 if name in DRAWN else len(rows))
+            for name in rows[0]
+        }
 
 
 def masked_anew(batch: Batch, start: int, number: int) -> Batch:
     """The same patches with another of the fixed masks."""
     masks = generator(references.SEED, "mask", start * references.N_MASKS + number)
-    return replace(batch, masked=torch.from_numpy(draw_mask(masks, batch.present.numpy(), references.MASK_RATIO)))
+    return replace(
+        batch,
+        masked=torch.from_numpy(draw_mask(masks, batch.present.numpy(), references.MASK_RATIO)),
+    )
 
 
-def of_mask(model: Patchifier, batch: Batch, config: Config, kriging: Kriging | None, number: int) -> dict[str, np.ndarray]:
+def of_mask(
+    model: Patchifier, batch: Batch, config: Config, kriging: Kriging | None, number: int
+) -> dict[str, np.ndarray]:
     """Errors and sums of the clips of a batch with its mask, (B,) each."""
     where = {"masked": batch.masked, "present": batch.present}
     order = shuffled_visible(batch, generator(references.SEED, "shuffle", number))
-    drawn, shuffled = (model.reconstruct(patches, **where)[:, :, 0].numpy() for patches in (batch.patches, in_order(batch.patches, order)))
+    drawn, shuffled = (
+        model.reconstruct(patches, **where)[:, :, 0].numpy()
+        for patches in (batch.patches, in_order(batch.patches, order))
+    )
     original, masked = model.mel(batch.patches)[:, :, 0].numpy(), batch.masked.numpy()
     bands, visible = references.band_means(original), (batch.present & ~batch.masked).numpy()
-    guesses = {name.replace("_", " "): predict(bands, visible) for name, predict in references.UNTRAINED.items()}
+    guesses = {
+        name.replace("_", " "): predict(bands, visible)
+        for name, predict in references.UNTRAINED.items()
+    }
     guesses |= {"kriging": kriging.predict(bands, visible)} if kriging else {}
     guesses |= {"band means": bands}
-    every = {MODEL: drawn, SHUFFLED: shuffled, **{name: values[..., None] for name, values in guesses.items()}}
-    errors = {name: (np.square(original - values).mean((2, 3)) * masked).sum(1) / masked.sum(1) for name, values in every.items()}
+    every = {
+        MODEL: drawn,
+        SHUFFLED: shuffled,
+        **{name: values[..., None] for name, values in guesses.items()},
+    }
+    errors = {
+        name: (np.square(original - values).mean((2, 3)) * masked).sum(1) / masked.sum(1)
+        for name, values in every.items()
+    }
     return errors | sums_of(original, drawn, masked, config.spectrogram.scale)
 
 
-def sums_of(original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, scale: float) -> dict[str, np.ndarray]:
+def sums_of(
+    original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, scale: float
+) -> dict[str, np.ndarray]:
     """What ``DRAWN`` names, of patches (B, N, M, W) and a mask (B, N): (B,) each."""
-    (within, between), (inside, across) = (references.sums_of_squares(patches, masked) for patches in (original, drawn))
-    onsets: list[OnsetCounts] = [references.count_onsets(*clip, scale=scale) for clip in zip(original, drawn, masked, strict=True)]
-    counts = [np.array([getattr(clip, name) for clip in onsets]) for name in ("original", "drawn", "matched")]
+    (within, between), (inside, across) = (
+        references.sums_of_squares(patches, masked) for patches in (original, drawn)
+    )
+    onsets: list[OnsetCounts] = [
+        references.count_onsets(*clip, scale=scale)
+        for clip in zip(original, drawn, masked, strict=True)
+    ]
+    counts = [
+        np.array([getattr(clip, name) for clip in onsets])
+        for name in ("original", "drawn", "matched")
+    ]
     return dict(zip(DRAWN, (within, inside, between, across, *counts), strict=True))
 
 
-def measure(judgement: Judgement, model: Patchifier, config: Config, kriging: Kriging | None = None) -> Errors:
+def measure(
+    judgement: Judgement, model: Patchifier, config: Config, kriging: Kriging | None = None
+) -> Errors:
     """Measure all clips of all families."""
     parts: dict[str, list[np.ndarray]] = {}
     families: list[str] = []
@@ -138,7 +207,10 @@ def table(errors: Errors) -> list[dict[str, str]]:
         rows.append(
             {"clips": str(family), "number": str(len(chosen))}
             | {name: f"{each[0]:.5f}" for name, each in means.items()}
-            | {f"model - {name}": f"{value:+.5f} [{low:+.5f}, {high:+.5f}]" for name, (value, low, high) in zip(others, changes, strict=True)}
+            | {
+                f"model - {name}": f"{value:+.5f} [{low:+.5f}, {high:+.5f}]"
+                for name, (value, low, high) in zip(others, changes, strict=True)
+            }
             | shares({name: float(values[chosen].sum()) for name, values in errors.drawn.items()})
         )
     return rows
@@ -146,9 +218,16 @@ def table(errors: Errors) -> list[dict[str, str]]:
 
 def shares(sums: dict[str, float]) -> dict[str, str]:
     """Shares of the variance within and between patches that is drawn, and the F-measure of onsets."""
-    found = {f"variance {kind}": f"{sums[f'{kind} drawn'] / max(sums[kind], 1e-12):.3f}" for kind in ("within", "between")}
+    found = {
+        f"variance {kind}": f"{sums[f'{kind} drawn'] / max(sums[kind], 1e-12):.3f}"
+        for kind in ("within", "between")
+    }
     onsets = OnsetCounts(*(round(sums[name]) for name in DRAWN[4:]))
-    return found | {"onset F": f"{onsets.f:.3f}", "onsets": str(onsets.original), "onsets drawn": str(onsets.drawn)}
+    return found | {
+        "onset F": f"{onsets.f:.3f}",
+        "onsets": str(onsets.original),
+        "onsets drawn": str(onsets.drawn),
+    }
 
 
 def kriging_of(cache: Path, config: Config) -> Kriging:
@@ -164,8 +243,20 @@ def draw(judgement: Judgement, model: str, config: Config, out: Path) -> None:
         for place in places[:PICTURES]:
             clip = data.clips[place]
             name = clip.id.replace("/", "-")
-            if patchifier(["reconstruct", clip.path, "--model", model, "--out", str(out / f"{family}-{name}.png"), "--sound"]):
-                raise RequestError(f"no picture could be drawn of {clip.path}: what was said above tells why.")
+            if patchifier(
+                [
+                    "reconstruct",
+                    clip.path,
+                    "--model",
+                    model,
+                    "--out",
+                    str(out / f"{family}-{name}.png"),
+                    "--sound",
+                ]
+            ):
+                raise RequestError(
+                    f"no picture could be drawn of {clip.path}: what was said above tells why."
+                )
 
 
 def main() -> int:
@@ -175,7 +266,9 @@ def main() -> int:
     parser.add_argument("--model", default="patchifier-paper")
     parser.add_argument("--side", choices=("valid", "test"), default="valid")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--training-cache", type=Path, help="from which kriging learns; ROOT/cache-all if it exists")
+    parser.add_argument(
+        "--training-cache", type=Path, help="from which kriging learns; ROOT/cache-all if it exists"
+    )
     asked = parser.parse_args()
     try:
         reconstruct(asked.root.resolve(), asked.model, asked.side, asked.out, asked.training_cache)
@@ -185,20 +278,36 @@ def main() -> int:
     return 0
 
 
-def reconstruct(root: Path, model: str, side: str, out: Path, training_cache: Path | None = None) -> None:
+def reconstruct(
+    root: Path, model: str, side: str, out: Path, training_cache: Path | None = None
+) -> None:
     """Measure one model on one side, then draw."""
     loaded = checkpoint.load(weights.find(model))
-    config = replace(loaded.config, pretrain=replace(loaded.config.pretrain, mask_ratio=references.MASK_RATIO, mask_ends=0.0, target="augmented"))
+    config = replace(
+        loaded.config,
+        pretrain=replace(
+            loaded.config.pretrain,
+            mask_ratio=references.MASK_RATIO,
+            mask_ends=0.0,
+            target="augmented",
+        ),
+    )
     judgement = Judgement(root, side)
     cache = training_cache or root / "cache-all"
     kriging = kriging_of(cache, config) if training_cache or cache.exists() else None
     if kriging is None:
-        print(f"kriging is left out: there is no {cache} to learn from, and --training-cache names no other.", file=sys.stderr)
+        print(
+            f"kriging is left out: there is no {cache} to learn from, and --training-cache names no other.",
+            file=sys.stderr,
+        )
     rows = table(measure(judgement, loaded.model.eval(), config, kriging))
     found = lines(rows, list(rows[0]))
     with replaced_file(out / "table.md") as new:
         new.write_text("\n".join(found) + "\n", encoding="utf-8")
-    write_json(out / "reconstruction.json", {"weights": checkpoint.weights_hash(loaded.model), "side": side, "rows": rows})
+    write_json(
+        out / "reconstruction.json",
+        {"weights": checkpoint.weights_hash(loaded.model), "side": side, "rows": rows},
+    )
     print("\n".join(found))
     draw(judgement, model, config, out)
 

@@ -57,7 +57,9 @@ def write_tasks(root: Path, tracks: Sequence[Track]) -> None:
     drawn = draw(tracks)
     silent = [cut.path for cut, _ in drawn if not (root / cut.path).exists()]
     if silent:
-        raise RequestError(f"{silent[0]} and {len(silent) - 1} more are silent wherever they could begin, expected music: leave these tracks out.")
+        raise RequestError(
+            f"{silent[0]} and {len(silent) - 1} more are silent wherever they could begin, expected music: leave these tracks out."
+        )
     for task, rows in tasks([row for _, row in drawn]).items():
         write_manifest(root / "tasks" / f"recordings-{task}.jsonl", rows)
 
@@ -67,7 +69,13 @@ def cut_all(root: Path, cuts: Sequence[Cut], workers: int, progress: Callable[[s
     by_source: dict[str, list[Cut]] = {}
     for cut in cuts:
         by_source.setdefault(cut.source, []).append(cut)
-    render_all(root, [Cuts(each[-1].path, tuple(each)) for each in by_source.values()], workers, progress, cut_out)
+    render_all(
+        root,
+        [Cuts(each[-1].path, tuple(each)) for each in by_source.values()],
+        workers,
+        progress,
+        cut_out,
+    )
 
 
 def sides(tracks: Sequence[Track]) -> dict[str, str]:
@@ -76,16 +84,24 @@ def sides(tracks: Sequence[Track]) -> dict[str, str]:
     tested = {track.group for track in tracks if (track.package, track.inside) in heard}
     found = dict.fromkeys(tested, "test")
     for package in sorted({track.package for track in tracks}):
-        rest = sorted({track.group for track in tracks if track.package == package} - tested, key=lambda group: share("recordings", group))
+        rest = sorted(
+            {track.group for track in tracks if track.package == package} - tested,
+            key=lambda group: share("recordings", group),
+        )
         validating = round(VALID * len(rest)) if len(rest) >= FEWEST_TRACKS else 0
-        found |= {group: "valid" if rank < validating else "train" for rank, group in enumerate(rest)}
+        found |= {
+            group: "valid" if rank < validating else "train" for rank, group in enumerate(rest)
+        }
     return found
 
 
 def demo_files() -> set[tuple[str, str]]:
     """(package, file in it) of every track that the demo's clips are cut from."""
     with (demo.ROOT / "clips.csv").open(newline="", encoding="utf-8") as stream:
-        return {(row["source"].removeprefix("Debian package ").split()[0], row["source_file"]) for row in csv.DictReader(stream)}
+        return {
+            (row["source"].removeprefix("Debian package ").split()[0], row["source_file"])
+            for row in csv.DictReader(stream)
+        }
 
 
 def draw(tracks: Sequence[Track]) -> list[tuple[Cut, dict[str, Any]]]:
@@ -100,8 +116,25 @@ def draw(tracks: Sequence[Track]) -> list[tuple[Cut, dict[str, Any]]]:
             generator = dice("cut", path)
             stretch = (track.seconds - 2 * EDGE_S) / count
             starts = EDGE_S + number * stretch + generator.uniform(0, stretch - CLIP_S, TRIES)
-            cut = Cut(path, track.path, tuple(round(float(start), 3) for start in starts), CLIP_S, float(generator.uniform(*LEVEL_DB)))
-            drawn.append((cut, {"path": path, "split": side, "group": track.group, "source": track.path, **_facts(track)}))
+            cut = Cut(
+                path,
+                track.path,
+                tuple(round(float(start), 3) for start in starts),
+                CLIP_S,
+                float(generator.uniform(*LEVEL_DB)),
+            )
+            drawn.append(
+                (
+                    cut,
+                    {
+                        "path": path,
+                        "split": side,
+                        "group": track.group,
+                        "source": track.path,
+                        **_facts(track),
+                    },
+                )
+            )
     return drawn
 
 
@@ -116,9 +149,12 @@ def file_name(track: Track) -> str:
 
 
 def _facts(track: Track) -> dict[str, Any]:
-    return {"soundtrack": track.package, "artist": track.artist, "title": track.title, "licence": track.licence} | {
-        name: getattr(track, name) for name in METADATA
-    }
+    return {
+        "soundtrack": track.package,
+        "artist": track.artist,
+        "title": track.title,
+        "licence": track.licence,
+    } | {name: getattr(track, name) for name in METADATA}
 
 
 def cut_out(root: Path, cuts: Cuts) -> str:
@@ -128,7 +164,12 @@ def cut_out(root: Path, cuts: Cuts) -> str:
         for start in () if (root / cut.path).exists() else cut.starts_s:
             first = round(start * SAMPLE_RATE)
             try:
-                finished = finish(waveform[first : first + round(cut.seconds * SAMPLE_RATE)], SAMPLE_RATE, cut.seconds, cut.level_db)
+                finished = finish(
+                    waveform[first : first + round(cut.seconds * SAMPLE_RATE)],
+                    SAMPLE_RATE,
+                    cut.seconds,
+                    cut.level_db,
+                )
             except RequestError:  # silence between two parts of a track
                 continue
             write(root / cut.path, finished)

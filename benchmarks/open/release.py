@@ -81,17 +81,30 @@ def release(
     words, held = read_words(name), checkpoint.load(model)
     chain = [*((folder, checkpoint.load(folder)) for folder in before), (model, held)]
     runs = [read_run(folder) for folder, _ in chain]
-    named = [*(f"{each.facts.get('dataset')}.jsonl" for _, each in chain[:-1]), heard_name or f"{held.facts.get('dataset')}.jsonl"]
+    named = [
+        *(f"{each.facts.get('dataset')}.jsonl" for _, each in chain[:-1]),
+        heard_name or f"{held.facts.get('dataset')}.jsonl",
+    ]
     lists = [read_heard(root, each) for each in dict.fromkeys(named)]
-    heard = Heard(" and ".join(each.name for each in lists), list({row["path"]: row for each in lists for row in each.rows}.values()))
+    heard = Heard(
+        " and ".join(each.name for each in lists),
+        list({row["path"]: row for each in lists for row in each.rows}.values()),
+    )
     # 2. what must hold
     for each, (folder, made) in zip(named, chain, strict=True):
-        count, held_rows = sum((made.facts.get("clips") or {}).values()), len(next(found for found in lists if found.name == each).rows)
+        count, held_rows = (
+            sum((made.facts.get("clips") or {}).values()),
+            len(next(found for found in lists if found.name == each).rows),
+        )
         if count > held_rows:
-            raise RequestError(f"{folder} was trained on {count:,} clips, expected at most the {held_rows:,} of {each}: name its list.")
+            raise RequestError(
+                f"{folder} was trained on {count:,} clips, expected at most the {held_rows:,} of {each}: name its list."
+            )
     require_fit(model, held, runs)
     if not any((root / "tasks").glob("*.jsonl")):
-        raise RequestError(f"{root} has no tasks, expected what build.py made: without them nobody can tell that the model has not heard them.")
+        raise RequestError(
+            f"{root} has no tasks, expected what build.py made: without them nobody can tell that the model has not heard them."
+        )
     pretraining.check(root, [each.name for each in lists])
     table = read_table(scores, name, model) if scores else "Not judged yet."
     masked = read_reconstruction(reconstruction, held) if reconstruction else []
@@ -102,15 +115,28 @@ def release(
         "share of the paper": float(f"{cost.share:.2g}"), "minutes": round(cost.minutes, 1), "commit": commit(),
     }  # fmt: skip
     facts = portable(dict(held.facts)) | released
-    earlier = [portable(run | dict(each.facts)) for run, (_, each) in zip(runs[:-1], chain[:-1], strict=True)]
+    earlier = [
+        portable(run | dict(each.facts))
+        for run, (_, each) in zip(runs[:-1], chain[:-1], strict=True)
+    ]
     with replaced_folder(home / name) as new:
         checkpoint.save(new, Checkpoint(held.model, held.config, facts=facts), dtype=torch.float16)
         size = (new / "model.safetensors").stat().st_size
         if size > LARGEST_B:
-            raise RequestError(f"{name} takes {size / 1e6:.1f} MB in half precision, expected at most {LARGEST_B / 1e6:.0f}.")
+            raise RequestError(
+                f"{name} takes {size / 1e6:.1f} MB in half precision, expected at most {LARGEST_B / 1e6:.0f}."
+            )
         moved = compare_vectors(held, checkpoint.load(new))
         card = write_card(
-            name, Embedder(held.model, held.config), words, heard, cost, table, masked, facts | {"half precision": moved}, [*earlier, portable(runs[-1])]
+            name,
+            Embedder(held.model, held.config),
+            words,
+            heard,
+            cost,
+            table,
+            masked,
+            facts | {"half precision": moved},
+            [*earlier, portable(runs[-1])],
         )
         (new / "README.md").write_text(card, encoding="utf-8")
         (new / "model.safetensors").chmod(0o644)  # as written it is for its owner alone
@@ -125,15 +151,21 @@ def read_words(name: str) -> dict[str, Any]:
     sections = tomllib.loads((HERE / "release.toml").read_text(encoding="utf-8"))
     shared = sections.pop("all")
     if name not in sections:
-        raise RequestError(f"release.toml has no section {name!r}, expected one of {', '.join(sections)}: write there what it is and what it is bad at.")
-    return {key: [*sections[name].get(key, []), *texts] for key, texts in shared.items()} | {"summary": sections[name]["summary"]}
+        raise RequestError(
+            f"release.toml has no section {name!r}, expected one of {', '.join(sections)}: write there what it is and what it is bad at."
+        )
+    return {key: [*sections[name].get(key, []), *texts] for key, texts in shared.items()} | {
+        "summary": sections[name]["summary"]
+    }
 
 
 def read_run(model: Path) -> dict[str, Any]:
     """Facts of the run that a model came from."""
     path = model.resolve().parent / "run.json"
     if not path.exists():
-        raise RequestError(f"{path.parent.name}/run.json is missing, expected the run's facts beside its model: name the model where training left it.")
+        raise RequestError(
+            f"{path.parent.name}/run.json is missing, expected the run's facts beside its model: name the model where training left it."
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -141,26 +173,46 @@ def read_heard(root: Path, name: str) -> Heard:
     """A pre-training list whose every row says how long it is, what it is and under which licence."""
     lists = sorted(path.name for path in root.glob("pretraining*.jsonl"))
     if name not in lists:
-        raise RequestError(f"{name} is no list in {root}, expected one of {', '.join(lists) or 'them: build it'}. Name it with --heard.")
+        raise RequestError(
+            f"{name} is no list in {root}, expected one of {', '.join(lists) or 'them: build it'}. Name it with --heard."
+        )
     rows = read_manifest(root / name)
     for row in rows:
-        lacks = {"seconds", "kind", "licence", "group", *(["source"] if row.get("kind") == "recordings" else [])} - row.keys()
+        lacks = {
+            "seconds",
+            "kind",
+            "licence",
+            "group",
+            *(["source"] if row.get("kind") == "recordings" else []),
+        } - row.keys()
         if lacks:
-            raise RequestError(f"{name}: {row.get('path')} does not say its {', '.join(sorted(lacks))}, expected a list that build.py wrote.")
+            raise RequestError(
+                f"{name}: {row.get('path')} does not say its {', '.join(sorted(lacks))}, expected a list that build.py wrote."
+            )
     return Heard(name, rows)
 
 
 def read_table(scores: Path, name: str, model: Path) -> str:
     """The judge's tables, with this model by its name."""
     if not (scores / "results.json").exists():
-        raise RequestError(f"{scores} holds no results.json, expected a folder that judge.py wrote.")
+        raise RequestError(
+            f"{scores} holds no results.json, expected a folder that judge.py wrote."
+        )
     found = json.loads((scores / "results.json").read_text(encoding="utf-8"))
     asked = {row["encoder"]: [row["encoder"]] for row in found["scores"]} | found.get("runs", {})
-    ours = [row for row, specs in asked.items() if any(Path(spec).resolve() == model.resolve() for spec in specs)] or [row for row in asked if row == name]
+    ours = [
+        row
+        for row, specs in asked.items()
+        if any(Path(spec).resolve() == model.resolve() for spec in specs)
+    ] or [row for row in asked if row == name]
     if not ours:
-        raise RequestError(f"{scores} is not about {name}, expected a judgement with --encoders {model} or {name}.")
+        raise RequestError(
+            f"{scores} is not about {name}, expected a judgement with --encoders {model} or {name}."
+        )
     if len(ours) > 1 or (name in asked and name not in ours):
-        raise RequestError(f"{scores} has several rows that would be called {name}: {', '.join({*ours, name} & asked.keys())}. Judge without the others.")
+        raise RequestError(
+            f"{scores} has several rows that would be called {name}: {', '.join({*ours, name} & asked.keys())}. Judge without the others."
+        )
 
     def named(value: Any) -> Any:
         if isinstance(value, dict):
@@ -169,7 +221,13 @@ def read_table(scores: Path, name: str, model: Path) -> str:
             return [named(each) for each in value]
         if isinstance(value, str):
             for spec in (*ours, *asked[ours[0]]):  # a row, or a note about it
-                value = name if value == spec else value.replace(f"{spec}:", f"{name}:").replace(f"{spec} is the mean of", f"{name} is the mean of")
+                value = (
+                    name
+                    if value == spec
+                    else value.replace(f"{spec}:", f"{name}:").replace(
+                        f"{spec} is the mean of", f"{name} is the mean of"
+                    )
+                )
         return value
 
     shown = portable(named(found))
@@ -181,20 +239,41 @@ def read_reconstruction(folder: Path, held: Checkpoint) -> list[str]:
     try:
         found = json.loads((folder / "reconstruction.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise RequestError(f"{folder} holds no reconstruction.json, expected a folder that reconstruction.py wrote.") from error
+        raise RequestError(
+            f"{folder} holds no reconstruction.json, expected a folder that reconstruction.py wrote."
+        ) from error
     if found["weights"] != checkpoint.weights_hash(held.model):
-        raise RequestError(f"{folder} was measured with other weights, expected a run of reconstruction.py on this model.")
+        raise RequestError(
+            f"{folder} was measured with other weights, expected a run of reconstruction.py on this model."
+        )
     return masked_lines(found["rows"], found["side"])
 
 
 def commit() -> str:
     """Of this code, and whether it was changed since; models and their stored vectors apart."""
     where = ["git", "-C", str(HERE.parents[1])]
-    head = subprocess.run([*where, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run(
-        [*where, "status", "--porcelain", "--", "src", "benchmarks", "recipes", ":!src/patchifier/weights/*/*"], capture_output=True, check=False
+    head = subprocess.run(
+        [*where, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
-    return "unknown" if head.returncode else head.stdout.strip() + (", changed since" if changed.stdout else "")
+    changed = subprocess.run(
+        [
+            *where,
+            "status",
+            "--porcelain",
+            "--",
+            "src",
+            "benchmarks",
+            "recipes",
+            ":!src/patchifier/weights/*/*",
+        ],
+        capture_output=True,
+        check=False,
+    )
+    return (
+        "unknown"
+        if head.returncode
+        else head.stdout.strip() + (", changed since" if changed.stdout else "")
+    )
 
 
 def count_cost(chain: Sequence[tuple[Path, Checkpoint]], runs: Sequence[Mapping[str, Any]]) -> Cost:
@@ -218,40 +297,70 @@ def require_fit(model: Path, held: Checkpoint, runs: Sequence[Mapping[str, Any]]
     """Refuse a model that is too large or answers a task, or whose training is not all there."""
     count = held.model.parameter_count()
     if count > LARGEST_PARAMETERS:
-        raise RequestError(f"{model} has {count:,} parameters, expected at most {LARGEST_PARAMETERS:,}.")
+        raise RequestError(
+            f"{model} has {count:,} parameters, expected at most {LARGEST_PARAMETERS:,}."
+        )
     if held.task is not None:
         raise RequestError(f"{model} was fine-tuned, expected a pre-trained model.")
     if not any(fact.startswith(STEPS) for fact in held.facts):
-        raise RequestError(f"{model} does not say how many steps it was trained for, expected facts such as '{STEPS}two'.")
+        raise RequestError(
+            f"{model} does not say how many steps it was trained for, expected facts such as '{STEPS}two'."
+        )
     if "--init" in str(runs[0].get("command")).replace("=", " ").split():
-        raise RequestError(f"{model} was started from another model ({portable(runs[0]['command'])}): name that one with --before.")
+        raise RequestError(
+            f"{model} was started from another model ({portable(runs[0]['command'])}): name that one with --before."
+        )
     for run in runs:
         if run.get("state") != "finished":
-            raise RequestError(f"{model}: its run is {run.get('state')}, expected a finished one: resume it.")
+            raise RequestError(
+                f"{model}: its run is {run.get('state')}, expected a finished one: resume it."
+            )
 
 
 def compare_vectors(whole: Checkpoint, half: Checkpoint, clips: int = 14) -> str:
     """How far half precision moves the vectors of bundled clips."""
     paths = [clip.path for clip in datasets.load("demo").clips][:: 112 // clips]
-    one, two = (Embedder(held.model, held.config).embed(paths).astype(np.float64) for held in (whole, half))
+    one, two = (
+        Embedder(held.model, held.config).embed(paths).astype(np.float64) for held in (whole, half)
+    )
     share = np.linalg.norm(one - two, axis=1) / np.linalg.norm(one, axis=1)
     return f"moves vectors of {len(paths)} bundled clips by at most {100 * share.max():.2g} % of their length"
 
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, help="model folder, where training left it")
     parser.add_argument("name", help="of the released model; a section of release.toml")
     parser.add_argument("--root", type=Path, required=True, help="folder that build.py filled")
     parser.add_argument("--scores", type=Path, help="folder that judge.py wrote about this model")
-    parser.add_argument("--reconstruction", type=Path, help="folder that reconstruction.py wrote about this model")
-    parser.add_argument("--before", type=Path, nargs="+", default=[], help="models that this one was started from, the first run first")
-    parser.add_argument("--heard", default="", help="name of the pre-training list in ROOT (that of the model's data set)")
+    parser.add_argument(
+        "--reconstruction", type=Path, help="folder that reconstruction.py wrote about this model"
+    )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="models that this one was started from, the first run first",
+    )
+    parser.add_argument(
+        "--heard",
+        default="",
+        help="name of the pre-training list in ROOT (that of the model's data set)",
+    )
     asked = parser.parse_args()
     try:
         folder, moved = release(
-            asked.model, asked.name, asked.root, scores=asked.scores, reconstruction=asked.reconstruction, before=asked.before, heard_name=asked.heard
+            asked.model,
+            asked.name,
+            asked.root,
+            scores=asked.scores,
+            reconstruction=asked.reconstruction,
+            before=asked.before,
+            heard_name=asked.heard,
         )
     except RequestError as error:
         print(error, file=sys.stderr)

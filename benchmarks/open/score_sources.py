@@ -39,7 +39,9 @@ class Collection:
 
 COLLECTIONS = {
     "bach-chorales": Collection("bach/bwv*.mxl", True, (4, 4), False),
-    "palestrina-masses": Collection("palestrina/*.krn", True, (2, 15), False),  # all rights to derived formats reserved
+    "palestrina-masses": Collection(
+        "palestrina/*.krn", True, (2, 15), False
+    ),  # all rights to derived formats reserved
     "monteverdi-madrigals": Collection("monteverdi/*.mxl", True, (2, 15), True),
     "trecento-songs": Collection("trecento/*.*ml", True, (2, 15), False),
     "string-quartets": Collection("{haydn,mozart,beethoven}/**/*.{mxl,krn}", True, (4, 4), False),
@@ -48,13 +50,20 @@ COLLECTIONS = {
     "aird-airs": Collection("airdsAirs/*.abc", False, (1, 1), True),
     "northumbrian": Collection("miscFolk/northumbrian*.abc", False, (1, 1), True),
     "american-fife": Collection("miscFolk/americanfife*.abc", False, (1, 1), True),
-    "essen-german": Collection("essenFolksong/{altdeu*,ballad*,boehme*,erk*,fink*,kinder*,dva*,zuccal*}.abc", False, (1, 1), False),  # Essen: not commercial
+    "essen-german": Collection(
+        "essenFolksong/{altdeu*,ballad*,boehme*,erk*,fink*,kinder*,dva*,zuccal*}.abc",
+        False,
+        (1, 1),
+        False,
+    ),  # Essen: not commercial
     "essen-china": Collection("essenFolksong/han*.abc", False, (1, 1), False),
     "essen-luxembourg": Collection("essenFolksong/lux.abc", False, (1, 1), False),
     "essen-lorraine": Collection("essenFolksong/lot.abc", False, (1, 1), False),
 }
 
-MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])  # Krumhansl and Kessler 1982
+MAJOR = np.array(
+    [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88]
+)  # Krumhansl and Kessler 1982
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 
 
@@ -83,7 +92,9 @@ def read(name: str, out: Path) -> list[dict[str, Any]]:
         pieces = [json.loads(line) for line in itertools.islice(stream, PIECES)]
     for piece in pieces:
         if reserved_piece(piece["group"]):
-            raise RequestError(f"{out / name}: piece {piece['group']!r} is reserved for a final judgement: delete the file and build again.")
+            raise RequestError(
+                f"{out / name}: piece {piece['group']!r} is reserved for a final judgement: delete the file and build again."
+            )
     return pieces
 
 
@@ -108,14 +119,22 @@ def corpus() -> Path:
     """Folder of music21's scores."""
     spec = importlib.util.find_spec("music21")
     if spec is None or not spec.submodule_search_locations:
-        raise RequestError("music21 cannot be imported, expected it in ROOT/python: run build.py, which puts it there.")
+        raise RequestError(
+            "music21 cannot be imported, expected it in ROOT/python: run build.py, which puts it there."
+        )
     return Path(next(iter(spec.submodule_search_locations))) / "corpus"
 
 
 def sources(name: str) -> list[Source]:
     """Every piece of a collection, reserved ones too."""
     root = corpus()
-    files = sorted({os.path.relpath(file, root) for pattern in braces(COLLECTIONS[name].pattern) for file in glob.glob(str(root / pattern), recursive=True)})
+    files = sorted(
+        {
+            os.path.relpath(file, root)
+            for pattern in braces(COLLECTIONS[name].pattern)
+            for file in glob.glob(str(root / pattern), recursive=True)
+        }
+    )
     found = []
     for file in files:
         if not file.endswith(".abc"):
@@ -141,7 +160,11 @@ def braces(pattern: str) -> list[str]:
     found = re.search(r"\{([^{}]*)\}", pattern)
     if not found:
         return [pattern]
-    return [each for choice in found[1].split(",") for each in braces(pattern[: found.start()] + choice + pattern[found.end() :])]
+    return [
+        each
+        for choice in found[1].split(",")
+        for each in braces(pattern[: found.start()] + choice + pattern[found.end() :])
+    ]
 
 
 def field(text: str, letter: str) -> str:
@@ -153,7 +176,11 @@ def field(text: str, letter: str) -> str:
 def _parsed(name: str, source: Source) -> dict[str, Any]:
     from music21 import converter
 
-    score = converter.parseData(source.tune, format="abc") if source.tune else converter.parse(corpus() / source.file, forceSource=True)
+    score = (
+        converter.parseData(source.tune, format="abc")
+        if source.tune
+        else converter.parse(corpus() / source.file, forceSource=True)
+    )
     if len(getattr(score, "scores", ())):
         score = score.scores[0]
     notes, parts, flat = _notes(score)
@@ -185,10 +212,20 @@ def _notes(score: Any) -> tuple[list[list[Any]], int, Any]:
             length, start = float(element.quarterLength), round(float(element.offset), 4)
             if length <= 0 or isinstance(element, harmony.ChordSymbol):
                 continue
-            singles = [element] if isinstance(element, note.Note) else list(element.notes) if isinstance(element, chord.Chord) else []
+            singles = (
+                [element]
+                if isinstance(element, note.Note)
+                else list(element.notes)
+                if isinstance(element, chord.Chord)
+                else []
+            )
             for single in singles:
                 pitch, tie = int(single.pitch.midi), single.tie or element.tie
-                earlier = tied.pop(pitch, None) if tie is not None and tie.type in ("continue", "stop") else None
+                earlier = (
+                    tied.pop(pitch, None)
+                    if tie is not None and tie.type in ("continue", "stop")
+                    else None
+                )
                 if earlier is not None and abs(earlier[0] + earlier[1] - start) < 0.02:
                     earlier[1], row = round(start + length - earlier[0], 4), earlier
                 else:
@@ -203,13 +240,27 @@ def _notes(score: Any) -> tuple[list[list[Any]], int, Any]:
 def _metres(flat: Any, first: float) -> list[list[Any]]:
     from music21 import meter
 
-    return changes([[max(0.0, round(float(each.offset) - first, 4)), each.ratioString] for each in flat.getElementsByClass(meter.TimeSignature)])
+    return changes(
+        [
+            [max(0.0, round(float(each.offset) - first, 4)), each.ratioString]
+            for each in flat.getElementsByClass(meter.TimeSignature)
+        ]
+    )
 
 
 def abc_metres(tune: str) -> list[list[Any]]:
     """A tune's M: fields (music21 also reports pick-ups as metres); where a second stands is not looked up: it only marks the tune as changing."""
-    names = [{"C": "4/4", "C|": "2/2"}.get(each.strip(), each.strip()) for each in re.findall(r"(?m)(?:^M:|\[M:)[ \t]*([^\]%\n]*)", tune)]
-    return changes([[0.001 * number, each] for number, each in enumerate(names) if re.fullmatch(r"\d{1,2}/(1|2|4|8|16)", each)])
+    names = [
+        {"C": "4/4", "C|": "2/2"}.get(each.strip(), each.strip())
+        for each in re.findall(r"(?m)(?:^M:|\[M:)[ \t]*([^\]%\n]*)", tune)
+    ]
+    return changes(
+        [
+            [0.001 * number, each]
+            for number, each in enumerate(names)
+            if re.fullmatch(r"\d{1,2}/(1|2|4|8|16)", each)
+        ]
+    )
 
 
 def _keys(flat: Any, first: float) -> list[list[Any]]:
@@ -221,7 +272,14 @@ def _keys(flat: Any, first: float) -> list[list[Any]]:
         if each.sharps is not None:
             known = isinstance(each, key.Key)
             start = max(0.0, round(float(each.offset) - first, 4))
-            rows.append([start, int(each.sharps), int(each.tonic.pitchClass) if known else None, str(each.mode) if known else None])
+            rows.append(
+                [
+                    start,
+                    int(each.sharps),
+                    int(each.tonic.pitchClass) if known else None,
+                    str(each.mode) if known else None,
+                ]
+            )
     return changes(rows)
 
 
@@ -238,7 +296,12 @@ def key_strengths(notes: list[list[Any]]) -> np.ndarray:
     profile = np.zeros(12)
     for _, length, pitch, _ in notes:
         profile[pitch % 12] += length
-    return np.array([[np.corrcoef(np.roll(mode, tonic), profile)[0, 1] for tonic in range(12)] for mode in (MAJOR, MINOR)])
+    return np.array(
+        [
+            [np.corrcoef(np.roll(mode, tonic), profile)[0, 1] for tonic in range(12)]
+            for mode in (MAJOR, MINOR)
+        ]
+    )
 
 
 def key_of(name: str, notes: list[list[Any]], signature: list[Any] | None) -> tuple[int, str, str]:
@@ -251,10 +314,21 @@ def key_of(name: str, notes: list[list[Any]], signature: list[Any] | None) -> tu
     if name == "essen-china" and tonic is not None:
         return tonic, "", "do of the number notation"
     if name.startswith("essen") and tonic is not None:  # these files write every mode as major
-        return tonic, "major" if strengths[0][tonic] >= strengths[1][tonic] else "minor", "tonic notated"
+        return (
+            tonic,
+            "major" if strengths[0][tonic] >= strengths[1][tonic] else "minor",
+            "tonic notated",
+        )
     if not COLLECTIONS[name].polyphonic and tonic is not None:
         return tonic, str(mode), "notated"
-    candidates = {"major": (7 * sharps) % 12, "minor": (7 * sharps - 3) % 12}  # "major" is often a writer's default
-    likelier = "major" if strengths[0][candidates["major"]] >= strengths[1][candidates["minor"]] else "minor"
+    candidates = {
+        "major": (7 * sharps) % 12,
+        "minor": (7 * sharps - 3) % 12,
+    }  # "major" is often a writer's default
+    likelier = (
+        "major"
+        if strengths[0][candidates["major"]] >= strengths[1][candidates["minor"]]
+        else "minor"
+    )
     notated = (candidates[likelier], likelier) == (tonic, mode)
     return candidates[likelier], likelier, "notated" if notated else "signature notated"

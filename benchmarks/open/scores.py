@@ -28,7 +28,10 @@ def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
     """Draw, render and list the clips of this family."""
     pieces = dealt(root)
     kept = without_twins(pieces)
-    print(f"scores: {len(pieces) - len(kept)} of {len(pieces):,} pieces are left out, since they train, or are judged, under another name too", flush=True)
+    print(
+        f"scores: {len(pieces) - len(kept)} of {len(pieces):,} pieces are left out, since they train, or are judged, under another name too",
+        flush=True,
+    )
     drawn = [draw(piece, side) for piece, side in kept]
     render_all(root, [sound for sound, _ in drawn], workers, progress)
     for task, rows in tasks([row for _, row in drawn]).items():
@@ -51,7 +54,9 @@ def draw(piece: dict[str, Any], side: str) -> tuple[Sound, dict[str, Any]]:
     return sound, describe(piece, sound, place) | {"split": side}
 
 
-def perform(piece: dict[str, Any], path: str, soundfont: str, seconds: float) -> tuple[Sound, dict[str, float]]:
+def perform(
+    piece: dict[str, Any], path: str, soundfont: str, seconds: float
+) -> tuple[Sound, dict[str, float]]:
     """Draw everything about a clip of a piece, from its path alone: the sound, and where it lies in the score."""
     generator = dice("perform", path)
     rate = math.exp(generator.uniform(*np.log(ONSETS_PER_S)))
@@ -60,19 +65,45 @@ def perform(piece: dict[str, Any], path: str, soundfont: str, seconds: float) ->
     start_s = generator.uniform(0, max(0.0, length_s - seconds))
     transposed = int(generator.integers(-6, 6))
     parts = piece["parts"]
-    programs = generator.choice(PROGRAMS, parts) if generator.random() < 0.5 else np.full(parts, generator.choice(PROGRAMS))
+    programs = (
+        generator.choice(PROGRAMS, parts)
+        if generator.random() < 0.5
+        else np.full(parts, generator.choice(PROGRAMS))
+    )
     loudness = generator.uniform(70, 105, parts)
     notes = []
-    for repeat in range(1 + math.ceil(max(0.0, seconds - length_s) / length_s)):  # a short piece begins again
+    for repeat in range(
+        1 + math.ceil(max(0.0, seconds - length_s) / length_s)
+    ):  # a short piece begins again
         for start, length, pitch, part in piece["notes"]:
             at = repeat * length_s + start / quarters_per_s - start_s
             end = at + 0.97 * length / quarters_per_s
             if end > -PRE_ROLL_S and at < seconds:
                 jitter, accent = generator.normal(0, 0.005), generator.normal(0, 6)
                 velocity = int(np.clip(loudness[part] + accent, 20, 127))
-                notes.append(Note(at + jitter, end, playable(pitch + transposed, int(programs[part])), velocity, MIDI_CHANNELS[part]))
-    sound = Sound(path, soundfont, {MIDI_CHANNELS[part]: int(program) for part, program in enumerate(programs)}, notes, seconds, **draw_finish(generator))
-    return sound, {"first": start_s * quarters_per_s, "last": (start_s + seconds) * quarters_per_s, "transposed": transposed, "length_s": length_s}
+                notes.append(
+                    Note(
+                        at + jitter,
+                        end,
+                        playable(pitch + transposed, int(programs[part])),
+                        velocity,
+                        MIDI_CHANNELS[part],
+                    )
+                )
+    sound = Sound(
+        path,
+        soundfont,
+        {MIDI_CHANNELS[part]: int(program) for part, program in enumerate(programs)},
+        notes,
+        seconds,
+        **draw_finish(generator),
+    )
+    return sound, {
+        "first": start_s * quarters_per_s,
+        "last": (start_s + seconds) * quarters_per_s,
+        "transposed": transposed,
+        "length_s": length_s,
+    }
 
 
 def playable(pitch: int, program: int) -> int:
@@ -92,7 +123,11 @@ def describe(piece: dict[str, Any], sound: Sound, place: dict[str, float]) -> di
     certain = source == "notated" and steady and agrees and mode in ("major", "minor")
     sounding = NAMES[(tonic + int(place["transposed"])) % 12]
     metre = in_force(piece["metres"], place["first"])
-    known = metre is not None and constant(piece["metres"], place["first"], place["last"]) and (COLLECTIONS[name].polyphonic or len(piece["metres"]) == 1)
+    known = (
+        metre is not None
+        and constant(piece["metres"], place["first"], place["last"])
+        and (COLLECTIONS[name].polyphonic or len(piece["metres"]) == 1)
+    )
     onsets = moments([note.start_s for note in sound.notes if 0 <= note.start_s < sound.seconds])
     return {
         "path": sound.path, "group": f"scores/{piece['group']}", "collection": name, "mode": mode if certain else "", "tonic": sounding if certain else "",
@@ -119,7 +154,9 @@ def in_force(changes: Sequence[list[Any]], quarter: float) -> list[Any] | None:
 def constant(changes: Sequence[list[Any]], first: float, last: float) -> bool:
     """Whether nothing changes within a stretch."""
     now = in_force(changes, first)
-    return all(now is not None and change[1:] == now[1:] for change in changes if first < change[0] < last)
+    return all(
+        now is not None and change[1:] == now[1:] for change in changes if first < change[0] < last
+    )
 
 
 def tasks(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -135,7 +172,9 @@ def tasks(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         "key": aim(keyed, "key", metric="key_score"),
         "tonic": aim(keyed, "tonic"),
         "metre": aim(balanced(metred, "metre", "collection"), "metre"),
-        "onset-rate": [row | {"target": round(math.log2(max(1, row["onsets"]) / CLIP_S), 4)} for row in rows],
+        "onset-rate": [
+            row | {"target": round(math.log2(max(1, row["onsets"]) / CLIP_S), 4)} for row in rows
+        ],
     }
 
 

@@ -29,11 +29,27 @@ from patchifier.pretrain import Batches, initial_model, pretrain, split, stage_l
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parents[1] / "recipes"
 AS_IT_IS = "base-paper"
-ROWS = ["base-paper", "paper", "visible-only", "latent", "workers", "workers-pitch", "clip", "equivariant", "tokens-8"]
+ROWS = [
+    "base-paper",
+    "paper",
+    "visible-only",
+    "latent",
+    "workers",
+    "workers-pitch",
+    "clip",
+    "equivariant",
+    "tokens-8",
+]
 ROWS += ["relative", "transformer-extractor", "two-scale", "base"]
 WIDTH, LAYERS, SECONDS = 192, 4, 10.0
 TIMED_STEPS = 5
-SCHEDULE = {"learning_rate": 1e-3, "schedule": "cosine", "warm_up_steps": 50, "clip_norm": 1.0, "weight_decay": 0.05}
+SCHEDULE = {
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "warm_up_steps": 50,
+    "clip_norm": 1.0,
+    "weight_decay": 0.05,
+}
 
 
 def unit(recipe: str, seed: int) -> Config:
@@ -43,7 +59,13 @@ def unit(recipe: str, seed: int) -> Config:
     patches = round(SECONDS / patch_s)
     whole = config.pretrain.stage_two_patches == "whole"
     changes = {
-        "model": {"width": WIDTH, "layers": LAYERS, "readout": 0, "components": [0, 0], "positions": config.model.positions if whole else patches},
+        "model": {
+            "width": WIDTH,
+            "layers": LAYERS,
+            "readout": 0,
+            "components": [0, 0],
+            "positions": config.model.positions if whole else patches,
+        },
         "pretrain": {"patches": patches, "seed": seed},
         "embed": {"pooling": "mean+std", "layers": [-1], "summaries": []},
     }
@@ -59,10 +81,15 @@ def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(data, split(data, settings).parts, config, stage, training)
     module = stage_module(stage, Patchifier(config.model), batches, config).train()
-    loss, optimiser = stage_loss(stage, batches, settings), torch.optim.AdamW(module.parameters(), fused=True)
+    loss, optimiser = (
+        stage_loss(stage, batches, settings),
+        torch.optim.AdamW(module.parameters(), fused=True),
+    )
     started = 0.0
     for step in range(1 + TIMED_STEPS):
-        with torch.autocast("cpu", torch.bfloat16, enabled=best_precision("cpu", settings.precision) == "bf16"):
+        with torch.autocast(
+            "cpu", torch.bfloat16, enabled=best_precision("cpu", settings.precision) == "bf16"
+        ):
             value = loss(module, batches(step))
         value.backward()
         optimiser.step()
@@ -91,10 +118,18 @@ def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path
     config = unit(recipe, seed)
     data = Cache(root / "cache-all").require(config.spectrogram)
     begun = folder / "config.json"
-    config = update(config, json.loads(begun.read_text(encoding="utf-8"))) if begun.exists() else with_steps(config, data, seconds)
+    config = (
+        update(config, json.loads(begun.read_text(encoding="utf-8")))
+        if begun.exists()
+        else with_steps(config, data, seconds)
+    )
     started = time.process_time()
     model = pretrain(root / "cache-all", folder, config=config, device="cpu", resume=begun.exists())
-    steps = {stage: getattr(config.pretrain, f"stage_{stage}").steps for stage in ("one", "two") if (folder / f"stage-{stage}").exists()}
+    steps = {
+        stage: getattr(config.pretrain, f"stage_{stage}").steps
+        for stage in ("one", "two")
+        if (folder / f"stage-{stage}").exists()
+    }
     print(
         f"{recipe}: steps {steps}, {initial_model(config, None).parameter_count():,} parameters, {time.process_time() - started:.0f} s of the processor",
         flush=True,
@@ -106,7 +141,9 @@ def require_budget(out: Path, minutes: float) -> None:
     """Refuse to put runs of another budget beside those that are there."""
     held = out / "minutes.txt"
     if held.exists() and float(held.read_text()) != minutes:
-        raise RequestError(f"{out} holds runs of {held.read_text().strip()} minutes, expected {minutes:g}: give another --out, or the same --minutes.")
+        raise RequestError(
+            f"{out} holds runs of {held.read_text().strip()} minutes, expected {minutes:g}: give another --out, or the same --minutes."
+        )
     out.mkdir(parents=True, exist_ok=True)
     held.write_text(f"{minutes:g}\n")
 
@@ -114,24 +151,52 @@ def require_budget(out: Path, minutes: float) -> None:
 def main() -> int:
     """Train what is not there yet, then judge all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="that build.py filled, with cache-all as recipes/release.sh prepares it")
+    parser.add_argument(
+        "root",
+        type=Path,
+        help="that build.py filled, with cache-all as recipes/release.sh prepares it",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=2.5, help="of the processor, for each row")
-    parser.add_argument("--seeds", default="0", help="with commas between them; a row of the table is the mean of all")
+    parser.add_argument(
+        "--seeds",
+        default="0",
+        help="with commas between them; a row of the table is the mean of all",
+    )
     parser.add_argument("--recipes", default=",".join(ROWS))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     recipes, seeds = asked.recipes.split(","), [int(seed) for seed in asked.seeds.split(",")]
     try:
         require_budget(asked.out, asked.minutes)
-        models = {recipe: [str(train(recipe, asked.root, asked.out, 60 * asked.minutes, seed)) for seed in seeds] for recipe in recipes}
+        models = {
+            recipe: [
+                str(train(recipe, asked.root, asked.out, 60 * asked.minutes, seed))
+                for seed in seeds
+            ]
+            for recipe in recipes
+        }
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
     rows = [f"{recipe}={'+'.join(runs)}" for recipe, runs in models.items()]
-    rows += [f"random weights of {recipe}=random:{models[recipe][0]}" for recipe in dict.fromkeys((recipes[-1], recipes[0]))]
+    rows += [
+        f"random weights of {recipe}=random:{models[recipe][0]}"
+        for recipe in dict.fromkeys((recipes[-1], recipes[0]))
+    ]
     encoders = ",".join([*rows, "mel-stats"])
-    judged = subprocess.run([sys.executable, str(HERE / "judge.py"), str(asked.root), "--encoders", encoders, "--out", str(asked.out / "judged")], check=False)
+    judged = subprocess.run(
+        [
+            sys.executable,
+            str(HERE / "judge.py"),
+            str(asked.root),
+            "--encoders",
+            encoders,
+            "--out",
+            str(asked.out / "judged"),
+        ],
+        check=False,
+    )
     return judged.returncode
 
 

@@ -26,7 +26,10 @@ LEVEL_DB = (-24.0, -16.0)  # root mean square
 PEAK = 0.98
 SILENCE_DB = -70.0
 
-SEEN, UNSEEN = "fluid-soundfont-gm/usr/share/sounds/sf2/FluidR3_GM.sf2", "csound-soundfont/usr/share/sounds/sf2/sf_GMbank.sf2"
+SEEN, UNSEEN = (
+    "fluid-soundfont-gm/usr/share/sounds/sf2/FluidR3_GM.sf2",
+    "csound-soundfont/usr/share/sounds/sf2/sf_GMbank.sf2",
+)
 
 # General MIDI programs that hold a line at any pitch: no drums, effects or drones.
 PROGRAMS = (
@@ -79,7 +82,10 @@ def soundfont_for(side: str) -> str:
 
 def draw_finish(generator: np.random.Generator) -> dict[str, float]:
     """Draw tuning and level."""
-    return {"tuning_cents": float(generator.uniform(-TUNING_CENTS, TUNING_CENTS)), "level_db": float(generator.uniform(*LEVEL_DB))}
+    return {
+        "tuning_cents": float(generator.uniform(-TUNING_CENTS, TUNING_CENTS)),
+        "level_db": float(generator.uniform(*LEVEL_DB)),
+    }
 
 
 # --- rendering ---
@@ -141,7 +147,11 @@ def _events(notes: Sequence[Note]) -> list[tuple[int, bool, Note]]:
 def finish(waveform: np.ndarray, rate: int, seconds: float, level_db: float) -> np.ndarray:
     """The last `seconds` of a waveform at 22,050 Hz, at this level unless its peaks forbid it."""
     samples = round(seconds * SAMPLE_RATE)
-    waveform = waveform if rate == SAMPLE_RATE else soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
+    waveform = (
+        waveform
+        if rate == SAMPLE_RATE
+        else soxr.resample(waveform, rate, SAMPLE_RATE, quality="HQ")
+    )
     waveform = np.pad(waveform, (max(0, samples - len(waveform)), 0))[-samples:]
     level = float(np.sqrt(np.mean(waveform**2, dtype=np.float64)))
     if level < 10 ** (SILENCE_DB / 20):
@@ -153,8 +163,13 @@ def finish(waveform: np.ndarray, rate: int, seconds: float, level_db: float) -> 
 
 def write(path: Path, waveform: np.ndarray) -> None:
     """Write a clip as every clip is written: 22,050 Hz, mono, Ogg Vorbis of libsndfile's own quality."""
-    with replaced_file(path) as new, soundfile.SoundFile(new, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS") as file:
-        for first in range(0, len(waveform), 65_536):  # one large write overflows the stack of some builds of libsndfile
+    with (
+        replaced_file(path) as new,
+        soundfile.SoundFile(new, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS") as file,
+    ):
+        for first in range(
+            0, len(waveform), 65_536
+        ):  # one large write overflows the stack of some builds of libsndfile
             file.write(waveform[first : first + 65_536])
 
 
@@ -173,7 +188,13 @@ def render(root: Path, sound: Sound) -> str:
     return sound.path
 
 
-def render_all(root: Path, sounds: Sequence[Sound], workers: int, progress: Callable[[str], Any], work: Callable[[Path, Any], str] = render) -> None:
+def render_all(
+    root: Path,
+    sounds: Sequence[Sound],
+    workers: int,
+    progress: Callable[[str], Any],
+    work: Callable[[Path, Any], str] = render,
+) -> None:
     """Write clips in processes; those that are there are not made again.
 
     Raises
@@ -181,9 +202,16 @@ def render_all(root: Path, sounds: Sequence[Sound], workers: int, progress: Call
     RequestError
         If one killed the process that made it.
     """
-    missing = sorted((sound for sound in sounds if not (root / sound.path).exists()), key=lambda sound: getattr(sound, "soundfont", ""))
+    missing = sorted(
+        (sound for sound in sounds if not (root / sound.path).exists()),
+        key=lambda sound: getattr(sound, "soundfont", ""),
+    )
     shown = progress("")
-    for number, answer in enumerate(processes.in_processes(work, missing, workers=workers, shared=root), 1):
+    for number, answer in enumerate(
+        processes.in_processes(work, missing, workers=workers, shared=root), 1
+    ):
         if answer is None:
-            raise RequestError(f"{missing[number - 1].path} could not be made: its process died. Run the same command again.")
+            raise RequestError(
+                f"{missing[number - 1].path} could not be made: its process died. Run the same command again."
+            )
         shown(number, len(missing), answer)

@@ -23,11 +23,26 @@ from patchifier.checkpoint import replaced_file
 
 SUFFIXES = {".ogg", ".oga", ".opus", ".mp3", ".flac", ".wav"}
 FEWEST_S = 25.0
-NOT_MUSIC = {"sounds", "sfx", "speech", "voices", "voice", "library", "introcutscene", "introcutscene2"}  # folders
+NOT_MUSIC = {
+    "sounds",
+    "sfx",
+    "speech",
+    "voices",
+    "voice",
+    "library",
+    "introcutscene",
+    "introcutscene2",
+}  # folders
 NOT_SONGS = {"thunder.ogg", "steamLocomotive.ogg", "nolok_speech.ogg"}
 STEMS = ("song", "guitar", "rhythm", "drums", "bass")
 
-ALIASES = {"www.elysis.de": "elysis", "marek moeckel": "Wansti", "0zone0ne": "OzoneOne", "ozoneone": "OzoneOne", "west": "West"}
+ALIASES = {
+    "www.elysis.de": "elysis",
+    "marek moeckel": "Wansti",
+    "0zone0ne": "OzoneOne",
+    "ozoneone": "OzoneOne",
+    "west": "West",
+}
 CONTAINED = {
     "elysis": "elysis", "raudenbusch": "elysis", "vanethian": "Manuel Marino", "crystan": "Crystan", "christian hoffmann": "Crystan", "indiedb": "Crystan",
 }  # fmt: skip
@@ -36,8 +51,16 @@ SERIES = (  # (package, how its file names begin, artist)
     ("ufoai-music", "van_", "Manuel Marino"), ("ufoai-music", "karlmacklin_", "Karl Macklin"), ("hyperrogue-music", "hr-savino-", "Will Savino"),
     ("hyperrogue-music", "hr-domina-", "Lincoln Domina"), ("hyperrogue-music", "hr3-", "Shawn Parrotte (NeonCorridor)"),
 )  # fmt: skip
-ONE_PERSON = {"asc-music": "Michael Kievernagel", "fretsonfire-songs-sectoid": "Sectoid", "fretsonfire-songs-muldjord": "Muldjord"}
-STATED = {"fretsonfire-songs-muldjord": "CC-BY-SA-3.0", "fretsonfire-songs-sectoid": "Expat", "singularity-music": "CC-BY-SA-3.0"}  # in free text, read by hand
+ONE_PERSON = {
+    "asc-music": "Michael Kievernagel",
+    "fretsonfire-songs-sectoid": "Sectoid",
+    "fretsonfire-songs-muldjord": "Muldjord",
+}
+STATED = {
+    "fretsonfire-songs-muldjord": "CC-BY-SA-3.0",
+    "fretsonfire-songs-sectoid": "Expat",
+    "singularity-music": "CC-BY-SA-3.0",
+}  # in free text, read by hand
 NOBODY = {"", "(none)", "none", "unknown", "unknown artist", "other", "non", "artist"}
 
 
@@ -106,7 +129,12 @@ def _files(root: Path, package: str) -> Iterator[tuple[Path, str]]:
         for name in names:
             path = Path(place) / name
             inside = str(path.relative_to(folder))
-            if path.is_symlink() or path.suffix.lower() not in SUFFIXES or NOT_MUSIC & set(inside.lower().split("/")[:-1]) or name in NOT_SONGS:
+            if (
+                path.is_symlink()
+                or path.suffix.lower() not in SUFFIXES
+                or NOT_MUSIC & set(inside.lower().split("/")[:-1])
+                or name in NOT_SONGS
+            ):
                 continue
             if package.startswith("fretsonfire"):
                 stems.setdefault(path.parent, []).append(path)
@@ -115,7 +143,13 @@ def _files(root: Path, package: str) -> Iterator[tuple[Path, str]]:
     for song_folder, files in stems.items():
         used = sorted(path for path in files if path.stem in STEMS)
         if "songs" in song_folder.parts and used:
-            mixed = root / "work" / "mixed" / package / f"{re.sub('[^a-z0-9]+', '-', song_folder.name.lower())}.flac"
+            mixed = (
+                root
+                / "work"
+                / "mixed"
+                / package
+                / f"{re.sub('[^a-z0-9]+', '-', song_folder.name.lower())}.flac"
+            )
             if not mixed.exists():
                 mix(used, mixed)
             first = next((path for path in used if path.stem == "song"), used[0])
@@ -128,7 +162,9 @@ def mix(stems: Sequence[Path], out: Path) -> None:
     for path in stems:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         longest = max(len(total), len(samples))
-        total = np.pad(total, ((0, longest - len(total)), (0, 0))) + np.pad(samples, ((0, longest - len(samples)), (0, 0)))
+        total = np.pad(total, ((0, longest - len(total)), (0, 0))) + np.pad(
+            samples, ((0, longest - len(samples)), (0, 0))
+        )
     total /= max(1.0, float(np.abs(total).max()))
     with replaced_file(out) as new:
         soundfile.write(new, total, rate, format="FLAC", subtype="PCM_16")
@@ -162,7 +198,9 @@ def one_spelling(artist: str) -> str:
     """Canonical name: without addresses, one for all ways in which an artist is written."""
     low = artist.lower().strip()
     found = next((name for part, name in CONTAINED.items() if part in low), "")
-    plain = re.sub(r"\s*[<(]?(https?://|www\.|\S+@)\S*[>)]?\s*$", "", artist).strip() or artist.strip()
+    plain = (
+        re.sub(r"\s*[<(]?(https?://|www\.|\S+@)\S*[>)]?\s*$", "", artist).strip() or artist.strip()
+    )
     return found or ALIASES.get(plain.lower().rstrip("/"), plain)
 
 
@@ -171,10 +209,19 @@ def _tags(path: Path) -> dict[str, str]:
         raw = getattr(mutagen.File(path), "tags", None) or {}
     except mutagen.MutagenError:
         return {}
-    names = {"tpe1": "artist", "tit2": "title", "artist": "artist", "title": "title", "composer": "composer"}
+    names = {
+        "tpe1": "artist",
+        "tit2": "title",
+        "artist": "artist",
+        "title": "title",
+        "composer": "composer",
+    }
     found = {}
     for key, value in dict(raw).items():
-        name, text = names.get(str(key).lower(), ""), re.sub(r"\s+", " ", str(value[0] if isinstance(value, list) else value)).strip()
+        name, text = (
+            names.get(str(key).lower(), ""),
+            re.sub(r"\s+", " ", str(value[0] if isinstance(value, list) else value)).strip(),
+        )
         if name and text.lower() not in NOBODY:
             found[name] = text
     return found
@@ -192,11 +239,19 @@ def side_files(folder: Path) -> dict[str, dict[str, str]]:
             }
     for path in folder.rglob("*.music"):
         text = path.read_text(encoding="utf-8", errors="replace")
-        values = {key: html.unescape(value) for key, value in re.findall(r'([\w-]+)\s*=\s*"([^"]*)"', text)}
+        values = {
+            key: html.unescape(value)
+            for key, value in re.findall(r'([\w-]+)\s*=\s*"([^"]*)"', text)
+        }
         for key in ("file", "fast-filename"):
             if "<music" in text and values.get(key):
-                found[os.path.normpath(path.parent / values[key])] = {"title": values.get("title", ""), "artist": values.get("composer", "")}
-    return {path: {key: value for key, value in facts.items() if value} for path, facts in found.items()}
+                found[os.path.normpath(path.parent / values[key])] = {
+                    "title": values.get("title", ""),
+                    "artist": values.get("composer", ""),
+                }
+    return {
+        path: {key: value for key, value in facts.items() if value} for path, facts in found.items()
+    }
 
 
 # --- licences ---
@@ -207,11 +262,18 @@ class Licences:
 
     def __init__(self, folder: Path) -> None:
         self.paragraphs: list[dict[str, list[str]]] = []
-        path = next((path for path in (folder / "copyright", folder / "copyright.gz") if path.is_file()), None)
+        path = next(
+            (path for path in (folder / "copyright", folder / "copyright.gz") if path.is_file()),
+            None,
+        )
         if path is not None:
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            content = (
+                gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            )
             text = content.decode(errors="replace")
-            self.paragraphs = [each for each in map(_fields, re.split(r"\n\s*\n", text)) if "files" in each]
+            self.paragraphs = [
+                each for each in map(_fields, re.split(r"\n\s*\n", text)) if "files" in each
+            ]
 
     def of(self, inside: str) -> dict[str, list[str]]:
         """Fields of the paragraph of a file, with "exact" if it is named without a wildcard; empty if there is none."""
@@ -242,10 +304,22 @@ def matches(pattern: str, inside: str) -> bool:
         return True
     parts = pattern.split("/")
     tails = [parts[first:] for first in range(len(parts)) if parts[0] != "debian"]
-    told = [tail for tail in tails if (len(tail) > 1 or not re.search(r"[*?]", tail[0])) and not all(set(part) <= set("*?") for part in tail)]
+    told = [
+        tail
+        for tail in tails
+        if (len(tail) > 1 or not re.search(r"[*?]", tail[0]))
+        and not all(set(part) <= set("*?") for part in tail)
+    ]
     return any(fnmatch.fnmatchcase("/" + inside, "*/" + "/".join(tail)) for tail in told)
 
 
 def _holders(paragraph: dict[str, list[str]]) -> list[str]:
-    lines = [re.sub(r"^(©|\(c\))?\s*[\d,\s–-]*,?\s*", "", line, flags=re.I) for line in paragraph.get("copyright", [])]
-    return [name for name in (re.sub(r"\s*[<(][^>)]*[@/][^>)]*[>)]", "", line).strip(" ,") for line in lines) if name]
+    lines = [
+        re.sub(r"^(©|\(c\))?\s*[\d,\s–-]*,?\s*", "", line, flags=re.I)
+        for line in paragraph.get("copyright", [])
+    ]
+    return [
+        name
+        for name in (re.sub(r"\s*[<(][^>)]*[@/][^>)]*[>)]", "", line).strip(" ,") for line in lines)
+        if name
+    ]

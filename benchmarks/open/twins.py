@@ -23,7 +23,10 @@ def figures(notes: Sequence[Sequence[Any]]) -> frozenset[tuple[Any, ...]]:
         parts[note[3]].append(note)
     found: set[tuple[Any, ...]] = set()
     for part in parts.values():
-        steps = [(b[2] - a[2], round((b[0] - a[0]) / max(0.01, a[1]), 1)) for a, b in itertools.pairwise(part)]
+        steps = [
+            (b[2] - a[2], round((b[0] - a[0]) / max(0.01, a[1]), 1))
+            for a, b in itertools.pairwise(part)
+        ]
         found.update(tuple(steps[start : start + STEPS]) for start in range(len(steps) - STEPS + 1))
     return frozenset(found)
 
@@ -37,7 +40,9 @@ def twins(pieces: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
             where[figure].append(number)
     shared: Counter[tuple[int, int]] = Counter()
     for numbers in where.values():
-        shared.update((one, other) for place, other in enumerate(numbers) for one in numbers[:place])
+        shared.update(
+            (one, other) for place, other in enumerate(numbers) for one in numbers[:place]
+        )
     for (one, other), count in sorted(shared.items()):
         enough = max(FEWEST, SHARE * min(len(found[one]), len(found[other])))
         if count >= enough and pieces[one]["group"] != pieces[other]["group"]:

@@ -25,7 +25,12 @@ def judged(root: Path) -> Iterator[Dataset]:
     """What must not be heard."""
     yield datasets.load("demo")
     asked = [datasets.load(path) for path in sorted((root / "tasks").glob("recordings-*.jsonl"))]
-    clips = {clip.id: replace(clip, target=None) for dataset in asked for clip in dataset.clips if clip.split != "train"}
+    clips = {
+        clip.id: replace(clip, target=None)
+        for dataset in asked
+        for clip in dataset.clips
+        if clip.split != "train"
+    }
     yield Dataset("judged-recordings", tuple(clips.values()))
 
 
@@ -39,23 +44,37 @@ def require_unheard(root: Path, workers: int) -> int:
     """
     heard, looked_for = Cache(root / "cache-all"), 0
     for dataset in judged(root):
-        cache.prepare(dataset, root / "caches" / dataset.name, config=heard.spectrogram, workers=workers)
+        cache.prepare(
+            dataset, root / "caches" / dataset.name, config=heard.spectrogram, workers=workers
+        )
         found = leaks.leaks(heard, Cache(root / "caches" / dataset.name))
         if found:
             more = f" and {len(found) - 1} more pairs" if len(found) > 1 else ""
-            raise RequestError(f"{found[0].line()}{more}: expected nothing that is judged in {heard.path}. Name both tracks in COPIES of recordings.py.")
+            raise RequestError(
+                f"{found[0].line()}{more}: expected nothing that is judged in {heard.path}. Name both tracks in COPIES of recordings.py."
+            )
         looked_for += len(dataset.clips)
     return looked_for
 
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, help="folder that build.py filled, with cache-all as recipes/release.sh prepares it")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "root",
+        type=Path,
+        help="folder that build.py filled, with cache-all as recipes/release.sh prepares it",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode"
+    )
     asked = parser.parse_args()
     try:
-        print(f"none of {require_unheard(asked.root.resolve(), asked.workers):,} clips that are judged is heard in {asked.root / 'cache-all'}.")
+        print(
+            f"none of {require_unheard(asked.root.resolve(), asked.workers):,} clips that are judged is heard in {asked.root / 'cache-all'}."
+        )
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2

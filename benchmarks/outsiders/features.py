@@ -20,9 +20,15 @@ from patchifier.config import RequestError
 
 def parser(doc: str) -> argparse.ArgumentParser:
     """Command line that all scripts share."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("cache", help="folder that 'patchifier prepare' made")
-    made.add_argument("--out", required=True, help="folder for the features; clips that have a file there are not computed again")
+    made.add_argument(
+        "--out",
+        required=True,
+        help="folder for the features; clips that have a file there are not computed again",
+    )
     return made
 
 
@@ -35,13 +41,17 @@ def write(encoder: Encoder, cache: str, out: str) -> int:
             continue
         try:
             features = encoder.encode(data, [index])[0]
-        except Exception as error:  # other people's code may raise anything, and one clip must not end the run
+        except (
+            Exception
+        ) as error:  # other people's code may raise anything, and one clip must not end the run
             failed.append(clip.id)
             print(f"{encoder.name}: {clip.id}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
         with replaced_file(path) as new, new.open("wb") as stream:
             np.save(stream, features, allow_pickle=False)
-    print(f"{encoder.name}: {len(data.clips) - len(failed)} of {len(data.clips)} clips in {out}; compare it as features:{out}")
+    print(
+        f"{encoder.name}: {len(data.clips) - len(failed)} of {len(data.clips)} clips in {out}; compare it as features:{out}"
+    )
     return 1 if failed else 0
 
 

@@ -15,8 +15,15 @@ import numpy as np
 from patchifier.baselines import Encoder, each_clip
 from patchifier.cache import Cache
 
-LEFT_OUT = ("rhythm.beats_position", ".cov", ".icov")  # as long as there are beats; covariances, which no other encoder here has
-STATISTICS = ["mean", "stdev"]  # of frames, as of every hand-made feature here; its default has seven more
+LEFT_OUT = (
+    "rhythm.beats_position",
+    ".cov",
+    ".icov",
+)  # as long as there are beats; covariances, which no other encoder here has
+STATISTICS = [
+    "mean",
+    "stdev",
+]  # of frames, as of every hand-made feature here; its default has seven more
 NO_END = 1e6  # its own default for the end of a clip, in seconds
 
 
@@ -27,11 +34,21 @@ def encoder() -> Encoder:
     def vector(data: Cache, index: int) -> np.ndarray:
         clip = data.clips[index]
         statistics = dict.fromkeys(("lowlevelStats", "tonalStats", "rhythmStats"), STATISTICS)
-        extractor = essentia.standard.MusicExtractor(startTime=clip.start_s, endTime=NO_END if clip.end_s is None else clip.end_s, **statistics)
+        extractor = essentia.standard.MusicExtractor(
+            startTime=clip.start_s,
+            endTime=NO_END if clip.end_s is None else clip.end_s,
+            **statistics,
+        )
         pool, _ = extractor(clip.path)
-        names = [name for name in sorted(pool.descriptorNames()) if not name.startswith("metadata.") and not name.endswith(LEFT_OUT)]
+        names = [
+            name
+            for name in sorted(pool.descriptorNames())
+            if not name.startswith("metadata.") and not name.endswith(LEFT_OUT)
+        ]
         values = [np.asarray(pool[name]) for name in names]
-        return np.concatenate([value.ravel() for value in values if np.issubdtype(value.dtype, np.number)])
+        return np.concatenate(
+            [value.ravel() for value in values if np.issubdtype(value.dtype, np.number)]
+        )
 
     return Encoder("essentia", each_clip("essentia", vector))
 

@@ -40,39 +40,63 @@ class MusiCNN:
 
     def norm(self, x: Tensor, number: int) -> Tensor:
         """Batch norm over the second axis."""
-        scale, shift, mean, variance = (self.part("batch_normalization", number, name) for name in ("gamma", "beta", "moving_mean", "moving_variance"))
+        scale, shift, mean, variance = (
+            self.part("batch_normalization", number, name)
+            for name in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
         return functional.batch_norm(x, mean, variance, scale, shift, eps=NORM_EPSILON)
 
     def convolve(self, x: Tensor, number: int, before: int, after: int) -> Tensor:
         """Convolution (padded in time), ReLU, batch norm."""
-        kernel = self.part("conv2d", number, "kernel").permute(3, 2, 0, 1)  # height, width, in, out -> out, in, height, width
+        kernel = self.part("conv2d", number, "kernel").permute(
+            3, 2, 0, 1
+        )  # height, width, in, out -> out, in, height, width
         padded = functional.pad(x, (0, 0, before, after))
-        return self.norm(functional.relu(functional.conv2d(padded, kernel, self.part("conv2d", number, "bias"))), number + 1)
+        return self.norm(
+            functional.relu(functional.conv2d(padded, kernel, self.part("conv2d", number, "bias"))),
+            number + 1,
+        )
 
     @torch.inference_mode()
     def layers(self, log_mel: Tensor) -> dict[str, Tensor]:
         """All layers that can be asked for."""
         x = self.norm(log_mel[:, None], 0)  # (B, 1, T, 96)
         timbral = [self.convolve(x, number, 3, 3).amax(3) for number in (0, 1)]
-        temporal = [self.convolve(x, number, (seen - 1) // 2, seen // 2).amax(3) for number, seen in TEMPORAL.items()]
+        temporal = [
+            self.convolve(x, number, (seen - 1) // 2, seen // 2).amax(3)
+            for number, seen in TEMPORAL.items()
+        ]
         found = [torch.cat([*timbral, *temporal], 1)]  # (B, 561, T)
         for number in (5, 6, 7):  # dense connections in time, the last two residual
-            new = self.convolve(found[-1].transpose(1, 2)[:, None], number, 3, 3)[..., 0]  # (B, 64, T)
+            new = self.convolve(found[-1].transpose(1, 2)[:, None], number, 3, 3)[
+                ..., 0
+            ]  # (B, 64, T)
             found.append(new if number == 5 else new + found[-1])
         all_of_it = torch.cat(found, 1)  # (B, 753, T)
         largest, mean = all_of_it.amax(2), all_of_it.mean(2)
         flat = self.norm(torch.stack([largest, mean], 2).flatten(1), 9)
-        penultimate = self.norm(functional.relu(flat @ self.part("dense", 0, "kernel") + self.part("dense", 0, "bias")), 10)
-        tags = torch.sigmoid(penultimate @ self.part("dense", 1, "kernel") + self.part("dense", 1, "bias"))
+        penultimate = self.norm(
+            functional.relu(flat @ self.part("dense", 0, "kernel") + self.part("dense", 0, "bias")),
+            10,
+        )
+        tags = torch.sigmoid(
+            penultimate @ self.part("dense", 1, "kernel") + self.part("dense", 1, "bias")
+        )
         return {"penultimate": penultimate, "mean_pool": mean, "max_pool": largest, "tags": tags}
 
 
 def log_mels(waveform: np.ndarray) -> Tensor:
     """Windows (n, 187, 96) side by side; a clip below 3 s is repeated. The mel is rounded to half precision, as in training, before the logarithm alone."""
-    mel = librosa.feature.melspectrogram(y=waveform, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP, n_mels=BANDS).T
-    values = np.log10(10_000 * mel.astype(np.float16).astype(np.float32) + 1)  # in half precision the product overflows
+    mel = librosa.feature.melspectrogram(
+        y=waveform, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP, n_mels=BANDS
+    ).T
+    values = np.log10(
+        10_000 * mel.astype(np.float16).astype(np.float32) + 1
+    )  # in half precision the product overflows
     values = np.resize(values, (FRAMES, BANDS)) if len(values) < FRAMES else values
-    return torch.from_numpy(values[: len(values) // FRAMES * FRAMES].reshape(-1, FRAMES, BANDS).astype(np.float32))
+    return torch.from_numpy(
+        values[: len(values) // FRAMES * FRAMES].reshape(-1, FRAMES, BANDS).astype(np.float32)
+    )
 
 
 def encoder(model: str = "MTT_musicnn", layers: str = "penultimate") -> Encoder:
@@ -88,12 +112,18 @@ def encoder(model: str = "MTT_musicnn", layers: str = "penultimate") -> Encoder:
         return torch.cat([found[name].mean(0) for name in wanted]).numpy()
 
     name = f"{model}-{layers}"
-    return Encoder(name, each_waveform(name, SAMPLE_RATE, vector), sum(values.size for values in tensors.values()))
+    return Encoder(
+        name,
+        each_waveform(name, SAMPLE_RATE, vector),
+        sum(values.size for values in tensors.values()),
+    )
 
 
 if __name__ == "__main__":
     arguments = features.parser(__doc__)
     arguments.add_argument("--model", choices=["MTT_musicnn", "MSD_musicnn"], default="MTT_musicnn")
-    arguments.add_argument("--layers", default="penultimate", help=f"of {', '.join(LAYERS)}, joined by +")
+    arguments.add_argument(
+        "--layers", default="penultimate", help=f"of {', '.join(LAYERS)}, joined by +"
+    )
     asked = arguments.parse_args()
     sys.exit(features.write(encoder(asked.model, asked.layers), asked.cache, asked.out))

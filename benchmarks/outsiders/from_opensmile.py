@@ -18,10 +18,16 @@ SAMPLE_RATE = 16_000
 
 def encoder(feature_set: str = "eGeMAPSv02") -> Encoder:
     """Functionals of a whole clip; the few of voice that are NaN where nothing is voiced become 0."""
-    smile = opensmile.Smile(getattr(opensmile.FeatureSet, feature_set), opensmile.FeatureLevel.Functionals, num_workers=1)
+    smile = opensmile.Smile(
+        getattr(opensmile.FeatureSet, feature_set),
+        opensmile.FeatureLevel.Functionals,
+        num_workers=1,
+    )
 
     def vector(waveform: np.ndarray) -> np.ndarray:
-        return np.nan_to_num(smile.process_signal(waveform, SAMPLE_RATE).to_numpy(dtype=np.float32)[0])
+        return np.nan_to_num(
+            smile.process_signal(waveform, SAMPLE_RATE).to_numpy(dtype=np.float32)[0]
+        )
 
     name = f"opensmile-{feature_set}"
     return Encoder(name, each_waveform(name, SAMPLE_RATE, vector))

@@ -25,7 +25,10 @@ def encoder(layer: str = "pool") -> Encoder:
     session, output, parameters = _session(layer)
 
     def vector(waveform: np.ndarray) -> np.ndarray:
-        return session.run([output], {session.get_inputs()[0].name: vibenet.core.extract_mel(waveform, SAMPLE_RATE)[None]})[0].ravel()
+        return session.run(
+            [output],
+            {session.get_inputs()[0].name: vibenet.core.extract_mel(waveform, SAMPLE_RATE)[None]},
+        )[0].ravel()
 
     name = f"vibenet-{layer}"
     return Encoder(name, each_waveform(name, SAMPLE_RATE, vector), parameters)
@@ -33,17 +36,27 @@ def encoder(layer: str = "pool") -> Encoder:
 
 def _session(layer: str) -> tuple[onnxruntime.InferenceSession, str, int]:
     """Network with that layer as an output, the name of the output, and the learned numbers."""
-    model = onnx.load(str(importlib.resources.files("vibenet") / "artifacts" / "efficientnet_model.onnx"))
+    model = onnx.load(
+        str(importlib.resources.files("vibenet") / "artifacts" / "efficientnet_model.onnx")
+    )
     nodes = model.graph.node
     pooled = next(node.input[0] for node in nodes if node.op_type == "LayerNormalization")
     trunk = next(node.output[0] for node in nodes if node.op_type == "Gelu")
     output = {"pool": pooled, "trunk": trunk, "logits": model.graph.output[0].name}[layer]
     if layer != "logits":
-        model.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     parameters = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), output, parameters
+    return (
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        ),
+        output,
+        parameters,
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,11 @@ def _described(entry: bytes) -> tuple[int, list[int], int, int]:
         if field == 1:
             kind = int(value)
         elif field == 2:
-            shape = [int(dict(_fields(dimension)).get(1, 0)) for number, dimension in _fields(value) if number == 2]
+            shape = [
+                int(dict(_fields(dimension)).get(1, 0))
+                for number, dimension in _fields(value)
+                if number == 2
+            ]
         elif field == 4:
             offset = int(value)
         elif field == 5:

@@ -11,7 +11,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "Embedder", "__version__", "load"]
 _HOMES = {"load": "embed", "Embedder": "embed", "Config": "config"}
-_PARTS = {"audio", "spectrogram", "model", "tasks", "augment", "checkpoint", "datasets", "cache", "embed", "config", "weights"}
+_PARTS = {
+    "audio",
+    "spectrogram",
+    "model",
+    "tasks",
+    "augment",
+    "checkpoint",
+    "datasets",
+    "cache",
+    "embed",
+    "config",
+    "weights",
+}
 
 
 def __dir__() -> list[str]:

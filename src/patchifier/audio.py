@@ -51,7 +51,9 @@ SUFFIXES = frozenset(
         ".tta",
     ]
 )
-EXACT_SEEK = frozenset({"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64"})  # elsewhere a seek may be off by a frame: decode, then slice
+EXACT_SEEK = frozenset(
+    {"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64"}
+)  # elsewhere a seek may be off by a frame: decode, then slice
 
 
 class AudioError(RequestError):
@@ -79,7 +81,13 @@ def written_name(path: str | Path) -> str:
         return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def load(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
+def load(
+    path: str | Path,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+) -> np.ndarray:
     """Read an audio file as one mono waveform.
 
     Parameters
@@ -104,7 +112,13 @@ def load(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0
     return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
 
 
-def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float = 0.0, end_s: float | None = None) -> Iterator[np.ndarray]:
+def blocks(
+    path: str | Path,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+) -> Iterator[np.ndarray]:
     """Read an audio file as consecutive blocks of one mono waveform, in bounded memory.
 
     The arguments, the errors and, joined, the values are those of :func:`load`.
@@ -115,9 +129,13 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
         About ten seconds each.
     """
     if not is_number(sample_rate) or sample_rate <= 0:
-        raise RequestError(f"sample_rate is {sample_rate!r}, expected a rate in Hz such as {SAMPLE_RATE}.")
+        raise RequestError(
+            f"sample_rate is {sample_rate!r}, expected a rate in Hz such as {SAMPLE_RATE}."
+        )
     if not is_number(start_s) or start_s < 0 or not (end_s is None or is_number(end_s)):
-        raise RequestError(f"start_s is {start_s!r} and end_s {end_s!r}, expected seconds from 0 on; None for an end_s that is the file's.")
+        raise RequestError(
+            f"start_s is {start_s!r} and end_s {end_s!r}, expected seconds from 0 on; None for an end_s that is the file's."
+        )
     if end_s is not None and end_s <= start_s:
         raise AudioError(f"{path}: the clip ends at {end_s} s, before it starts at {start_s} s.")
     resampler, heard, made = None, 0, 0
@@ -130,7 +148,9 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
         if rate == sample_rate:
             yield mono
             continue
-        resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        resampler = resampler or soxr.ResampleStream(
+            rate, sample_rate, 1, dtype="float32", quality="HQ"
+        )
         part = resampler.resample_chunk(mono, last=False)
         made += len(part)
         yield part
@@ -138,10 +158,14 @@ def blocks(path: str | Path, *, sample_rate: int = SAMPLE_RATE, start_s: float =
         raise AudioError(f"{path}: holds no audio" + (f" after {start_s} s." if start_s else "."))
     if resampler:
         rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        yield rest if made + len(rest) else np.zeros(1, np.float32)  # a few samples at a high rate: less than one here
+        yield (
+            rest if made + len(rest) else np.zeros(1, np.float32)
+        )  # a few samples at a high rate: less than one here
 
 
-def _mono_blocks(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
+def _mono_blocks(
+    path: Path, start_s: float, end_s: float | None
+) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the mean of the channels and the file's own sample rate, a block at a time."""
     if fault := name_fault(path):
         raise AudioError(f"{written_name(path)}: {fault}")
@@ -161,7 +185,9 @@ def _mono_blocks(path: Path, start_s: float, end_s: float | None) -> Iterator[tu
         yield from _mono_blocks_sndfile(sound, path, start_s, end_s)
 
 
-def _mono_blocks_sndfile(sound: Any, path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[np.ndarray, int]]:
+def _mono_blocks_sndfile(
+    sound: Any, path: Path, start_s: float, end_s: float | None
+) -> Iterator[tuple[np.ndarray, int]]:
     rate = sound.samplerate
     _require_rate(rate, path)
     first = round(start_s * rate)
@@ -173,7 +199,9 @@ def _mono_blocks_sndfile(sound: Any, path: Path, start_s: float, end_s: float | 
         try:
             block = sound.read(int(BLOCK_S * rate), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"{path}: truncated or damaged after {at / rate:.1f} s ({error.error_string.strip()})") from error
+            raise AudioError(
+                f"{path}: truncated or damaged after {at / rate:.1f} s ({error.error_string.strip()})"
+            ) from error
         if not len(block):
             break
         kept = block[max(0, first - at) : None if last is None else last - at]
@@ -195,7 +223,9 @@ def _mono(block: np.ndarray) -> np.ndarray:
 def _require_rate(rate: int, path: Path) -> None:
     """Refuse a damaged header: at 1 Hz, a short file would be resampled to gigabytes."""
     if not 1_000 <= rate <= 768_000:
-        raise AudioError(f"{path}: its header says {rate} Hz, expected a sample rate from 1,000 to 768,000 Hz.")
+        raise AudioError(
+            f"{path}: its header says {rate} Hz, expected a sample rate from 1,000 to 768,000 Hz."
+        )
 
 
 def _check_whole(sound: Any, path: Path, decoded: int) -> None:
@@ -206,17 +236,27 @@ def _check_whole(sound: Any, path: Path, decoded: int) -> None:
     cut_short |= _data_cut_short(sound.extra_info)
     cut_short |= sound.format == "OGG" and _ends_inside_ogg_page(path)
     if cut_short:
-        says = f"its header says {promised / sound.samplerate:.1f} s" if promised > decoded else "its last block is incomplete"
-        raise AudioError(f"{path}: truncated, ends after {decoded / sound.samplerate:.1f} s ({says}).")
+        says = (
+            f"its header says {promised / sound.samplerate:.1f} s"
+            if promised > decoded
+            else "its last block is incomplete"
+        )
+        raise AudioError(
+            f"{path}: truncated, ends after {decoded / sound.samplerate:.1f} s ({says})."
+        )
 
 
 def _data_cut_short(log: str) -> bool:
     """Whether libsndfile's log says that the data (wav, aiff, au, caf) or the file (w64, rf64) is shorter than its header promises."""
-    chunk = re.search(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    chunk = re.search(
+        r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE
+    )
     if not chunk:
         return False
     promised, present = int(chunk[1]), int(chunk[2])
-    streamed = promised >= 2**31 - 2**16  # a pipe could not know its length and wrote the largest number
+    streamed = (
+        promised >= 2**31 - 2**16
+    )  # a pipe could not know its length and wrote the largest number
     return not streamed and promised - present > 0.01 * promised
 
 
@@ -233,10 +273,14 @@ def _ends_inside_ogg_page(path: Path) -> bool:
     if len(header) < 27:
         return True
     lacing = tail[page + 27 : page + 27 + header[26]]
-    return len(lacing) < header[26] or page + 27 + header[26] + sum(struct.unpack(f"{len(lacing)}B", lacing)) > len(tail)
+    return len(lacing) < header[26] or page + 27 + header[26] + sum(
+        struct.unpack(f"{len(lacing)}B", lacing)
+    ) > len(tail)
 
 
-def _mono_blocks_av(path: Path, start_s: float, end_s: float | None, *, reason: str) -> Iterator[tuple[np.ndarray, int]]:
+def _mono_blocks_av(
+    path: Path, start_s: float, end_s: float | None, *, reason: str
+) -> Iterator[tuple[np.ndarray, int]]:
     try:
         import av
     except ImportError:
@@ -261,13 +305,19 @@ def _mono_blocks_av(path: Path, start_s: float, end_s: float | None, *, reason: 
                 if kept.size:
                     yield np.ascontiguousarray(kept.mean(axis=0, dtype=np.float32)), rate
             stream = container.streams.audio[0]
-            counted = stream.frames if stream.codec_context.name.startswith("pcm_") else 0  # a frame of PCM is a sample (CAF's header)
+            counted = (
+                stream.frames if stream.codec_context.name.startswith("pcm_") else 0
+            )  # a frame of PCM is a sample (CAF's header)
             promised_s = max((container.duration or 0) / av.time_base, counted / stream.rate)
             decoded_s = at / stream.rate
             if promised_s - decoded_s > max(0.5, 0.01 * promised_s):
-                raise AudioError(f"{path}: truncated, ends after {decoded_s:.1f} s (its header says {promised_s:.1f} s).")
+                raise AudioError(
+                    f"{path}: truncated, ends after {decoded_s:.1f} s (its header says {promised_s:.1f} s)."
+                )
     except av.error.FFmpegError as error:
-        raise AudioError(f"{path}: not an audio file that libsndfile or FFmpeg can decode ({error.strerror}).") from error
+        raise AudioError(
+            f"{path}: not an audio file that libsndfile or FFmpeg can decode ({error.strerror})."
+        ) from error
 
 
 def _planar_float(frame: Any) -> np.ndarray:
@@ -291,10 +341,16 @@ def is_number(value: Any) -> bool:
 def scale_fault(samples: np.ndarray) -> str:
     """What is wrong with the scale of samples, to be said behind their name; nothing for what may be a recording."""
     peak = max(float(samples.max()), -float(samples.min()))
-    return f"peak at {peak:g}, expected floats within about -1 to 1: divide those of 16-bit integers by 32768." if peak > LOUDEST else ""
+    return (
+        f"peak at {peak:g}, expected floats within about -1 to 1: divide those of 16-bit integers by 32768."
+        if peak > LOUDEST
+        else ""
+    )
 
 
-def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAMPLE_RATE) -> np.ndarray:
+def as_waveform(
+    samples: Any, sample_rate: int | None, *, target_rate: int = SAMPLE_RATE
+) -> np.ndarray:
     """Turn samples that are already in memory into a waveform as :func:`load` would give it.
 
     Parameters
@@ -316,26 +372,46 @@ def as_waveform(samples: Any, sample_rate: int | None, *, target_rate: int = SAM
         If the rate is missing or none, the samples are integers or at their scale, not numbers, empty, or look like (S, channels).
     """
     if sample_rate is None:
-        raise RequestError("an array of samples needs its sample rate: embed(samples, sample_rate=44100).")
+        raise RequestError(
+            "an array of samples needs its sample rate: embed(samples, sample_rate=44100)."
+        )
     if not is_number(sample_rate) or not 1_000 <= sample_rate <= 768_000:
         raise RequestError(f"sample_rate is {sample_rate!r}, expected a rate in Hz such as 44100.")
     try:
         wave = np.asarray(samples)
-    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths, or a tensor that is on a device or has a gradient
-        raise RequestError(f"samples are a {type(samples).__name__} that is no array ({error}), expected an array of floats in [-1, 1].") from error
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # rows of several lengths, or a tensor that is on a device or has a gradient
+        raise RequestError(
+            f"samples are a {type(samples).__name__} that is no array ({error}), expected an array of floats in [-1, 1]."
+        ) from error
     if not np.issubdtype(wave.dtype, np.floating):
-        raise RequestError(f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768.")
+        raise RequestError(
+            f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768."
+        )
     if wave.ndim not in (1, 2) or wave.size == 0:
-        raise RequestError(f"samples have shape {wave.shape}, expected (S,) or (channels, S) with S of at least 1.")
+        raise RequestError(
+            f"samples have shape {wave.shape}, expected (S,) or (channels, S) with S of at least 1."
+        )
     if wave.ndim == 2 and wave.shape[0] > wave.shape[1]:
-        raise RequestError(f"samples have shape {wave.shape}, expected (channels, S): transpose them.")
+        raise RequestError(
+            f"samples have shape {wave.shape}, expected (channels, S): transpose them."
+        )
     if not np.isfinite(wave).all():
         raise RequestError("samples hold NaN or infinity, expected floats in [-1, 1].")
     if fault := scale_fault(wave):
         raise RequestError(f"samples {fault}")
     wave = (wave if wave.ndim == 1 else wave.mean(axis=0)).astype(np.float32)
-    resampled = wave if sample_rate == target_rate else soxr.resample(wave, sample_rate, target_rate, quality="HQ")
-    return resampled if len(resampled) else np.zeros(1, np.float32)  # a few samples at a high rate: less than one here
+    resampled = (
+        wave
+        if sample_rate == target_rate
+        else soxr.resample(wave, sample_rate, target_rate, quality="HQ")
+    )
+    return (
+        resampled if len(resampled) else np.zeros(1, np.float32)
+    )  # a few samples at a high rate: less than one here
 
 
 def save(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:

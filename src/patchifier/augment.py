@@ -53,7 +53,14 @@ class Draw:
     def __getitem__(self, part: slice) -> "Draw":
         """Return what was drawn for some of the clips."""
         pitch = None if self.pitch is None else self.pitch[part]
-        return Draw(self.scale[part], self.starts[part], self.present[part], self.lengths[part], self.keys[part], pitch)
+        return Draw(
+            self.scale[part],
+            self.starts[part],
+            self.present[part],
+            self.lengths[part],
+            self.keys[part],
+            pitch,
+        )
 
 
 def draw(
@@ -100,7 +107,9 @@ def draw(
         scale = np.maximum(scale, np.maximum(fits, fits[np.arange(B) ^ 1]) if pairs else fits)
     lengths = np.maximum(np.rint(frames * scale), 1).astype(int)
     if layout in ("independent", "one"):
-        starts = np.floor(placement * (np.maximum(lengths - width, 0) + 1)[:, None]).astype(int)  # (B, N)
+        starts = np.floor(placement * (np.maximum(lengths - width, 0) + 1)[:, None]).astype(
+            int
+        )  # (B, N)
         present = np.ones_like(starts, dtype=bool)
     else:
         whole = np.maximum(lengths // width, 1)  # a clip below one patch is padded to one
@@ -111,7 +120,9 @@ def draw(
         starts = first[:, None] + order * width
         present = order < counts[:, None]
     keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
-    pitch = generator.uniform(*config.pitch, B)[first_of] if config.shifts_pitch else None  # last, so that nothing else changes with it
+    pitch = (
+        generator.uniform(*config.pitch, B)[first_of] if config.shifts_pitch else None
+    )  # last, so that nothing else changes with it
     return Draw(scale, starts, present, lengths, keys, pitch)
 
 
@@ -121,9 +132,15 @@ def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     What would come from beyond the outermost band is that band's.
     """
     centres = mel_edges_hz(config)[1:-1]
-    mel = np.interp(centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres)))  # (B, mel bands)
-    higher = np.arange(config.pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12  # (B, pitch bands)
-    return np.concatenate([mel, config.mel_bands + higher.clip(0, max(0, config.pitch_bands - 1))], axis=1).astype(np.float32)
+    mel = np.interp(
+        centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres))
+    )  # (B, mel bands)
+    higher = (
+        np.arange(config.pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12
+    )  # (B, pitch bands)
+    return np.concatenate(
+        [mel, config.mel_bands + higher.clip(0, max(0, config.pitch_bands - 1))], axis=1
+    ).astype(np.float32)
 
 
 def span(drawn: Draw, frames: np.ndarray, width: int = 32) -> np.ndarray:
@@ -164,13 +181,36 @@ class Crops:
     rows: Tensor | None
 
     @classmethod
-    def of(cls, drawn: Draw, *, first: np.ndarray, frames: np.ndarray, width: int = 32, config: SpectrogramConfig | None = None) -> "Crops":
+    def of(
+        cls,
+        drawn: Draw,
+        *,
+        first: np.ndarray,
+        frames: np.ndarray,
+        width: int = 32,
+        config: SpectrogramConfig | None = None,
+    ) -> "Crops":
         """Bring together what was drawn, where clips lie, and how their log-mels were made."""
         whole = drawn.present.all() and (drawn.starts + width <= drawn.lengths[:, None]).all()
-        lengths, scale, starts, keys = map(torch.from_numpy, (drawn.lengths, drawn.scale, drawn.starts, drawn.keys))
+        lengths, scale, starts, keys = map(
+            torch.from_numpy, (drawn.lengths, drawn.scale, drawn.starts, drawn.keys)
+        )
         present = None if whole else torch.from_numpy(drawn.present)
-        rows = None if drawn.pitch is None else torch.from_numpy(source_rows(drawn.pitch, config or SpectrogramConfig()))
-        return cls(torch.from_numpy(np.asarray(first)), torch.from_numpy(np.asarray(frames)), lengths, scale, starts, keys, present, rows)
+        rows = (
+            None
+            if drawn.pitch is None
+            else torch.from_numpy(source_rows(drawn.pitch, config or SpectrogramConfig()))
+        )
+        return cls(
+            torch.from_numpy(np.asarray(first)),
+            torch.from_numpy(np.asarray(frames)),
+            lengths,
+            scale,
+            starts,
+            keys,
+            present,
+            rows,
+        )
 
 
 def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> Tensor:
@@ -191,7 +231,9 @@ def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> 
     -------
     Tensor, float32, shape (B, N, 1, M, W)
     """
-    inside = crops.starts[:, :, None] + torch.arange(width, device=table.device)  # (B, N, W), in stretched time
+    inside = crops.starts[:, :, None] + torch.arange(
+        width, device=table.device
+    )  # (B, N, W), in stretched time
     source = ((inside + 0.5) / crops.scale[:, None, None] - 0.5).clamp_(min=0)
     source = torch.minimum(source, (crops.frames - 1)[:, None, None])
     below = source.floor()
@@ -214,27 +256,37 @@ def frames_at(table: Tensor, rows: Tensor) -> Tensor:
 def shift(values: Tensor, rows: Tensor) -> Tensor:
     """Let each row show another one of its clip, (B, M) with fractions, interpolated linearly; values (B, N, W, M)."""
     below = rows.long()[:, None, None]  # (B, 1, 1, M)
-    above = (below + 1).clamp_(max=rows.shape[1] - 1)  # of weight 0, where the row is its part's last
+    above = (below + 1).clamp_(
+        max=rows.shape[1] - 1
+    )  # of weight 0, where the row is its part's last
     part = (rows - rows.floor())[:, None, None]
-    return torch.lerp(values.gather(-1, below.expand_as(values)), values.gather(-1, above.expand_as(values)), part)
+    return torch.lerp(
+        values.gather(-1, below.expand_as(values)), values.gather(-1, above.expand_as(values)), part
+    )
 
 
 def pad(patches: Tensor, crops: Crops, *, silence: float) -> Tensor:
     """Put silence where there is no patch, and behind the end of a clip; patches (B, N, 1, M, W)."""
     if crops.present is None:
         return patches
-    inside = crops.starts[:, :, None] + torch.arange(patches.shape[-1], device=patches.device)  # (B, N, W)
+    inside = crops.starts[:, :, None] + torch.arange(
+        patches.shape[-1], device=patches.device
+    )  # (B, N, W)
     padding = (inside >= crops.lengths[:, None, None]) | ~crops.present[:, :, None]
     return patches.masked_fill(padding[:, :, None, None, :], silence)
 
 
-def vary_intensity(patches: Tensor, crops: Crops, *, config: AugmentConfig, silence: float) -> Tensor:
+def vary_intensity(
+    patches: Tensor, crops: Crops, *, config: AugmentConfig, silence: float
+) -> Tensor:
     """Multiply patches (B, N, 1, M, W) by random factors, one for each element, band or spectrogram; padding stays."""
     low, high = config.intensity
     if low == high == 1.0:
         return patches
     B, N, _, M, W = patches.shape
-    shape = {"element": (N, 1, M, W), "band": (1, 1, M, 1), "spectrogram": (1, 1, 1, 1)}[config.intensity_per]
+    shape = {"element": (N, 1, M, W), "band": (1, 1, M, 1), "spectrogram": (1, 1, 1, 1)}[
+        config.intensity_per
+    ]
     factors = uniform(crops.keys, int(np.prod(shape)), low, high).view(B, *shape)
     return pad(patches * factors, crops, silence=silence)
 
@@ -260,7 +312,9 @@ def uniform(keys: Tensor, count: int, low: float, high: float) -> Tensor:
     places = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)
     x = places * (keys[:, :1] | 1) + keys[:, 1:]  # (B, count / 2); products wrap around
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1)):
-        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (32 - shift) - 1))  # >> keeps the sign, & takes it away
+        x.bitwise_xor_(
+            (x >> shift).bitwise_and_(2 ** (32 - shift) - 1)
+        )  # >> keeps the sign, & takes it away
         x.mul_(factor)
     step = (high - low) / 2**16
     return x.view(torch.int16)[:, :count].float().mul_(step).add_((low + high + step) / 2)

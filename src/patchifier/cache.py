@@ -58,7 +58,14 @@ class Prepared:
     audio_s: float
 
 
-def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | None = None, workers: int | None = None, progress: Progress = silent) -> Prepared:
+def prepare(
+    dataset: Dataset,
+    out: str | Path,
+    *,
+    config: SpectrogramConfig | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Prepared:
     """Decode every clip and write its log-mel to a cache.
 
     Parameters
@@ -89,10 +96,14 @@ def prepare(dataset: Dataset, out: str | Path, *, config: SpectrogramConfig | No
         return _prepare(dataset, out, config, workers or os.cpu_count() or 1, progress)
 
 
-def _prepare(dataset: Dataset, out: Path, config: SpectrogramConfig, workers: int, progress: Progress) -> Prepared:
+def _prepare(
+    dataset: Dataset, out: Path, config: SpectrogramConfig, workers: int, progress: Progress
+) -> Prepared:
     on_disk = _shard_rows(out)
     known = {row["key"]: row for row in on_disk}
-    keys = {row["clip"]: row["key"] for row in on_disk}  # two clips may have the same audio, hence one key
+    keys = {
+        row["clip"]: row["key"] for row in on_disk
+    }  # two clips may have the same audio, hence one key
     writer = _ShardWriter(out)
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
@@ -108,7 +119,11 @@ def _prepare(dataset: Dataset, out: Path, config: SpectrogramConfig, workers: in
                 rows[clip.id] = known[answer.key]
             else:
                 rows[clip.id] = writer.add(clip, answer)
-            progress(len(rows) + len(skipped), len(dataset.clips), f"{len(skipped)} skipped" if skipped else "")
+            progress(
+                len(rows) + len(skipped),
+                len(dataset.clips),
+                f"{len(skipped)} skipped" if skipped else "",
+            )
     finally:
         writer.close()  # an interruption keeps what was decoded
         answers.close()
@@ -116,7 +131,9 @@ def _prepare(dataset: Dataset, out: Path, config: SpectrogramConfig, workers: in
     bad = (*((clip, skipped[clip.id]) for clip in dataset.clips if clip.id in skipped), *unlisted)
     _write_skipped(out, bad)
     if not rows:
-        raise RequestError(f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The first: {bad[0][1]}")
+        raise RequestError(
+            f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The first: {bad[0][1]}"
+        )
     good = [clip for clip in dataset.clips if clip.id in rows]
     _write_index(out, dataset, [(clip, rows[clip.id]) for clip in good])
     frames = sum(rows[clip.id]["frames"] for clip in good)
@@ -132,19 +149,26 @@ def _claim(out: Path, config: SpectrogramConfig) -> None:
     if out.exists() and any(out.iterdir()):
         raise RequestError(f"{out} exists and is not a cache: choose another --out.")
     with replaced_file(facts) as new:
-        new.write_text(json.dumps({"format": FORMAT, "spectrogram": to_dict(config)}, indent=1) + "\n", encoding="utf-8")
+        new.write_text(
+            json.dumps({"format": FORMAT, "spectrogram": to_dict(config)}, indent=1) + "\n",
+            encoding="utf-8",
+        )
 
 
 def _settings(path: Path) -> SpectrogramConfig:
     facts = read_changes(path / "cache.json")
     if facts.get("format", FORMAT + 1) > FORMAT:
-        raise RequestError(f"{path} has format {facts.get('format')}, this version reads up to {FORMAT}: pip install -U patchifier.")
+        raise RequestError(
+            f"{path} has format {facts.get('format')}, this version reads up to {FORMAT}: pip install -U patchifier."
+        )
     return update(SpectrogramConfig(), facts["spectrogram"], where="spectrogram")
 
 
 def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Path) -> None:
     have, want = to_dict(found), to_dict(wanted)
-    differ = [f"{name} is {have[name]!r}, not {want[name]!r}" for name in have if have[name] != want[name]]
+    differ = [
+        f"{name} is {have[name]!r}, not {want[name]!r}" for name in have if have[name] != want[name]
+    ]
     if differ:
         raise RequestError(
             f"cache {path} was made with other settings: {'; '.join(differ)}. Prepare another cache, or drop these settings; "
@@ -168,7 +192,9 @@ def _decode(config: SpectrogramConfig, task: tuple[Clip, str | None]) -> _Answer
         key = _key(clip, config)
         if key == known:
             return _Answer(key, None)
-        blocks = audio.blocks(clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s)
+        blocks = audio.blocks(
+            clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s
+        )
         log_mel = spectrogram.log_mel_of_blocks(blocks, config)  # (M, T)
         return _Answer(key, log_mel.T.contiguous().half().numpy())
     except audio.AudioError as error:
@@ -184,7 +210,9 @@ def _key(clip: Clip, config: SpectrogramConfig) -> str:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise audio.AudioError(f"{clip.path}: cannot be read ({error.strerror}).") from error
-    return hashlib.sha256(f"{content} {clip.start_s!r} {clip.end_s!r} {digest(config)}".encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        f"{content} {clip.start_s!r} {clip.end_s!r} {digest(config)}".encode()
+    ).hexdigest()[:32]
 
 
 # --- writing ---
@@ -195,7 +223,9 @@ class _ShardWriter:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.number = 1 + max((int(path.stem) for path in (out / "shards").glob("*.npy")), default=-1)
+        self.number = 1 + max(
+            (int(path.stem) for path in (out / "shards").glob("*.npy")), default=-1
+        )
         self.parts: list[np.ndarray] = []
         self.frames = 0
         self.rows: list[dict[str, Any]] = []
@@ -225,11 +255,23 @@ class _ShardWriter:
         if self.parts:
             with replaced_file(_shard(self.out, self.number)) as new, new.open("wb") as stream:
                 like = np.lib.format.header_data_from_array_1_0(self.parts[0])
-                np.lib.format.write_array_header_1_0(stream, {**like, "shape": (self.frames, *self.parts[0].shape[1:])})
-                stream.writelines(part.data for part in self.parts)  # one array, which is never in memory twice
+                np.lib.format.write_array_header_1_0(
+                    stream, {**like, "shape": (self.frames, *self.parts[0].shape[1:])}
+                )
+                stream.writelines(
+                    part.data for part in self.parts
+                )  # one array, which is never in memory twice
             with replaced_file(_shard(self.out, self.number).with_suffix(".jsonl")) as new:
-                new.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-        self.parts, self.frames, self.rows, self.number, self.opened_s = [], 0, [], self.number + 1, time.monotonic()
+                new.write_text(
+                    "".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8"
+                )
+        self.parts, self.frames, self.rows, self.number, self.opened_s = (
+            [],
+            0,
+            [],
+            self.number + 1,
+            time.monotonic(),
+        )
 
 
 def _shard(path: Path, number: int) -> Path:
@@ -238,18 +280,27 @@ def _shard(path: Path, number: int) -> Path:
 
 def _shard_rows(path: Path) -> list[dict[str, Any]]:
     files = sorted((path / "shards").glob("*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[str, Any]]]) -> None:
-    header = {"name": dataset.name, "task": dataclasses.asdict(dataset.task) if dataset.task else None, "clips": len(rows)}
+    header = {
+        "name": dataset.name,
+        "task": dataclasses.asdict(dataset.task) if dataset.task else None,
+        "clips": len(rows),
+    }
     lines = ({**row, "clip": dataclasses.asdict(clip)} for clip, row in rows)
     with replaced_file(out / "index.jsonl") as new, new.open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(line) + "\n" for line in itertools.chain([header], lines))
 
 
 def _write_skipped(out: Path, skipped: Sequence[tuple[Clip, str]]) -> None:
-    with replaced_file(out / "skipped.csv") as new, new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+    with (
+        replaced_file(out / "skipped.csv") as new,
+        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
         table = csv.writer(stream)
         table.writerow(["id", "path", "reason"])
         table.writerows([clip.id, clip.path, reason] for clip, reason in skipped)
@@ -290,28 +341,50 @@ class Cache:
     def __init__(self, path: str | Path, *, partial: bool = False) -> None:
         self.path = Path(path)
         if not (self.path / "cache.json").exists():
-            raise RequestError(f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare SOURCE --out {self.path}'.")
+            raise RequestError(
+                f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare SOURCE --out {self.path}'."
+            )
         self.spectrogram = _settings(self.path)
         if not (self.path / "index.jsonl").exists():
-            raise RequestError(f"cache {self.path} is not finished: run the same 'patchifier prepare' again and it goes on.")
-        header, *rows = [json.loads(line) for line in (self.path / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+            raise RequestError(
+                f"cache {self.path} is not finished: run the same 'patchifier prepare' again and it goes on."
+            )
+        header, *rows = [
+            json.loads(line)
+            for line in (self.path / "index.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         if len(rows) != header["clips"]:
-            raise RequestError(f"{self.path / 'index.jsonl'} holds {len(rows)} clips, expected {header['clips']}: run 'patchifier prepare' again.")
+            raise RequestError(
+                f"{self.path / 'index.jsonl'} holds {len(rows)} clips, expected {header['clips']}: run 'patchifier prepare' again."
+            )
         self.name: str = header["name"]
-        self.task = Task(**{**header["task"], "names": tuple(header["task"]["names"])}) if header["task"] else None
-        self.clips = tuple(Clip(**{**row["clip"], "subsets": tuple(row["clip"].get("subsets", ()))}) for row in rows)
+        self.task = (
+            Task(**{**header["task"], "names": tuple(header["task"]["names"])})
+            if header["task"]
+            else None
+        )
+        self.clips = tuple(
+            Clip(**{**row["clip"], "subsets": tuple(row["clip"].get("subsets", ()))})
+            for row in rows
+        )
         self.frames = np.array([row["frames"] for row in rows])
         self.keys = tuple(str(row["key"]) for row in rows)
         self._rows = rows
         numbers = sorted({row["shard"] for row in rows})
-        self._shards = {number: self._open(number) for number in numbers if not partial or _shard(self.path, number).exists()}
+        self._shards = {
+            number: self._open(number)
+            for number in numbers
+            if not partial or _shard(self.path, number).exists()
+        }
 
     def _open(self, number: int) -> np.ndarray:
         path = _shard(self.path, number)
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise RequestError(f"{path} cannot be read ({error}): delete it and its .jsonl, then run 'patchifier prepare' again.") from error
+            raise RequestError(
+                f"{path} cannot be read ({error}): delete it and its .jsonl, then run 'patchifier prepare' again."
+            ) from error
 
     def require(self, config: SpectrogramConfig) -> "Cache":
         """Give this cache as log-mels of these settings: a view of its mel bands where only its pitch bands are too many.
@@ -331,27 +404,44 @@ class Cache:
         row = self._rows[index]
         last = row["frames"] if last is None else min(last, row["frames"])
         if row["shard"] not in self._shards:
-            raise RequestError(f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} lies in it: copy this shard here too.")
-        return self._shards[row["shard"]][row["first"] + first : row["first"] + last, : self.spectrogram.bands]
+            raise RequestError(
+                f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} lies in it: copy this shard here too."
+            )
+        return self._shards[row["shard"]][
+            row["first"] + first : row["first"] + last, : self.spectrogram.bands
+        ]
 
     def parts(self, count: int) -> list[np.ndarray]:
         """Deal the shards out to `count` parts of about as many frames each; returns the clips of each part, by index."""
         shards = np.array([row["shard"] for row in self._rows])
         numbers, where = np.unique(shards, return_inverse=True)
         if count > len(numbers):
-            raise RequestError(f"cache {self.path} has {len(numbers)} shards, which cannot be dealt out to {count} parts: choose a smaller number.")
+            raise RequestError(
+                f"cache {self.path} has {len(numbers)} shards, which cannot be dealt out to {count} parts: choose a smaller number."
+            )
         frames = np.bincount(where, weights=self.frames)
         loads, part_of = np.zeros(count), np.zeros(len(numbers), int)
-        for shard in np.argsort(-frames, kind="stable"):  # the largest first, each to the part that has least
+        for shard in np.argsort(
+            -frames, kind="stable"
+        ):  # the largest first, each to the part that has least
             part_of[shard] = loads.argmin()
             loads[part_of[shard]] += frames[shard]
         return [np.flatnonzero(part_of[where] == part) for part in range(count)]
 
     def shard_files(self, clips: np.ndarray) -> list[Path]:
         """Return the files in which these clips lie."""
-        return [_shard(self.path, number) for number in sorted({self._rows[index]["shard"] for index in clips})]
+        return [
+            _shard(self.path, number)
+            for number in sorted({self._rows[index]["shard"] for index in clips})
+        ]
 
-    def read(self, indices: Sequence[int] | np.ndarray, spans: np.ndarray | None = None, *, least: int = 0) -> torch.Tensor:
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        spans: np.ndarray | None = None,
+        *,
+        least: int = 0,
+    ) -> torch.Tensor:
         """Log-mels of a batch, side by side.
 
         Parameters
@@ -371,7 +461,9 @@ class Cache:
         if spans is None:
             spans = np.stack([np.zeros(len(indices), int), self.frames[indices]], axis=1)
         longest = max(least, int((spans[:, 1] - spans[:, 0]).max()))
-        batch = np.full((len(indices), longest, self.spectrogram.bands), self.spectrogram.silence, np.float16)
+        batch = np.full(
+            (len(indices), longest, self.spectrogram.bands), self.spectrogram.silence, np.float16
+        )
         for row, index, (first, last) in zip(batch, indices, spans, strict=True):
             row[: last - first] = self.log_mel(int(index), int(first), int(last))
         return torch.from_numpy(batch)
@@ -382,9 +474,13 @@ class Cache:
         for index, (clip, row) in enumerate(zip(self.clips, self._rows, strict=True)):
             values = np.ascontiguousarray(self.log_mel(index))
             if len(values) != row["frames"]:
-                problems.append(f"{clip.id}: {len(values)} frames in shard {row['shard']:05d}, expected {row['frames']}")
+                problems.append(
+                    f"{clip.id}: {len(values)} frames in shard {row['shard']:05d}, expected {row['frames']}"
+                )
             elif zlib.crc32(values.tobytes()) != row["crc32"]:
                 problems.append(f"{clip.id}: checksum differs in shard {row['shard']:05d}")
             elif not np.isfinite(values).all():
-                problems.append(f"{clip.id}: values that are not numbers in shard {row['shard']:05d}")
+                problems.append(
+                    f"{clip.id}: values that are not numbers in shard {row['shard']:05d}"
+                )
         return problems

@@ -108,7 +108,11 @@ class Report:
     def complete(self) -> bool:
         """Whether everything is there and sound, but for files known to be bad."""
         wrong = self.unreadable or self.missing or self.empty or self.corrupt
-        return not wrong and all(split.as_published for split in self.splits) and all(file.state != "differs" for file in self.downloads)
+        return (
+            not wrong
+            and all(split.as_published for split in self.splits)
+            and all(file.state != "differs" for file in self.downloads)
+        )
 
     def facts(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -116,24 +120,45 @@ class Report:
 
     def lines(self) -> list[str]:
         """As text, a few lines for people."""
-        lines = [f"{self.name} in {self.root}: {'complete' if self.complete else 'NOT complete'}; {self.files} sound files, {self.size_b / 1e6:,.1f} MB."]
+        lines = [
+            f"{self.name} in {self.root}: {'complete' if self.complete else 'NOT complete'}; {self.files} sound files, {self.size_b / 1e6:,.1f} MB."
+        ]
         lines += [f"  the tables cannot be read: {self.unreadable}"] if self.unreadable else []
         lines += [f"  {_counts(split)}" for split in self.splits]
         cut = "  NOT as published: the tables are cut short, or of another edition."
         lines += [] if all(split.as_published for split in self.splits) else [cut]
-        lines += [f"  {file.name}: {_SAID[file.state]}" + (f" ({file.size_b:,} bytes)" if file.size_b is not None else "") for file in self.downloads]
+        lines += [
+            f"  {file.name}: {_SAID[file.state]}"
+            + (f" ({file.size_b:,} bytes)" if file.size_b is not None else "")
+            for file in self.downloads
+        ]
         lines += _named("missing", self.missing) + _named("empty (0 bytes)", self.empty)
         lines += _named("broken", [f"{name} ({reason})" for name, reason in self.corrupt.items()])
-        lines += _named("known to be bad, and so here", [f"{name} ({reason})" for name, reason in self.excused.items()])
-        return lines + _named("known to be bad in some or all copies", [f"{name} ({why})" for name, why in self.known_bad.items()])
+        lines += _named(
+            "known to be bad, and so here",
+            [f"{name} ({reason})" for name, reason in self.excused.items()],
+        )
+        return lines + _named(
+            "known to be bad in some or all copies",
+            [f"{name} ({why})" for name, why in self.known_bad.items()],
+        )
 
 
-_SAID = {"ok": "sha256 as published", "differs": "DIFFERS from what is published", "unknown": "there; no sha256 is published", "absent": "not in the root"}
+_SAID = {
+    "ok": "sha256 as published",
+    "differs": "DIFFERS from what is published",
+    "unknown": "there; no sha256 is published",
+    "absent": "not in the root",
+}
 
 
 def _counts(split: Split) -> str:
     published = "" if split.published is None else f", {split.published:,} published"
-    lost = f"; lost: {', '.join(split.lost[:NAMED])}{', ...' if len(split.lost) > NAMED else ''}" if split.lost else ""
+    lost = (
+        f"; lost: {', '.join(split.lost[:NAMED])}{', ...' if len(split.lost) > NAMED else ''}"
+        if split.lost
+        else ""
+    )
     note = "" if split.as_published else " (NOT as published)"
     return f"{split.variant} {split.split or 'all'}: {split.usable:,} usable of {split.listed:,} listed{published}{note}{lost}"
 
@@ -146,7 +171,14 @@ def _named(what: str, names: Iterable[str]) -> list[str]:
     return [f"  {what}: {len(listed)}", *(f"    {name}" for name in listed[:NAMED]), *more]
 
 
-def check(name: str | Sheet, root: str | Path, *, thorough: bool = False, workers: int | None = None, progress: Progress = silent) -> Report:
+def check(
+    name: str | Sheet,
+    root: str | Path,
+    *,
+    thorough: bool = False,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Report:
     """Hold a published data set against its tables and its sheet.
 
     Parameters
@@ -174,7 +206,9 @@ def check(name: str | Sheet, root: str | Path, *, thorough: bool = False, worker
     sheet, variant = find_sheet(name) if isinstance(name, str) else (name, "")
     root = Path(root)
     if not root.is_dir():
-        raise RequestError(f"--root {root} is no folder, expected the one in which {sheet.title} lies.")
+        raise RequestError(
+            f"--root {root} is no folder, expected the one in which {sheet.title} lies."
+        )
     report = Report(
         name=f"{sheet.name}:{variant}" if variant else sheet.name,
         root=str(root),
@@ -182,7 +216,10 @@ def check(name: str | Sheet, root: str | Path, *, thorough: bool = False, worker
         downloads=tuple(_download(root, remote) for remote in sheet.remotes),
     )
     try:
-        clips = {known: sheet.read(root, known).clips for known in ([variant] if variant else sheet.variants)}
+        clips = {
+            known: sheet.read(root, known).clips
+            for known in ([variant] if variant else sheet.variants)
+        }
     except RequestError as error:
         return replace(report, unreadable=str(error))
     paths = list(dict.fromkeys(clip.path for members in clips.values() for clip in members))
@@ -194,7 +231,10 @@ def _examine(paths: list[str], thorough: bool, workers: int, progress: Progress)
     """Path -> what is wrong, for the files with which something is."""
     wrong = {}
     with ThreadPoolExecutor(workers) as pool:  # decoding lets other threads run
-        for done, (path, reason) in enumerate(zip(paths, pool.map(lambda path: examine(path, thorough=thorough), paths), strict=True), 1):
+        for done, (path, reason) in enumerate(
+            zip(paths, pool.map(lambda path: examine(path, thorough=thorough), paths), strict=True),
+            1,
+        ):
             if reason:
                 wrong[path] = reason
             progress(done, len(paths), f"{len(wrong)} bad" if wrong else "")
@@ -211,7 +251,9 @@ def examine(path: str, *, thorough: bool = False) -> str:
         with soundfile.SoundFile(path) as sound:
             frames, rate = sound.frames, sound.samplerate
         if thorough:
-            for _block in audio.blocks(path, sample_rate=rate):  # at its own rate: nothing is resampled
+            for _block in audio.blocks(
+                path, sample_rate=rate
+            ):  # at its own rate: nothing is resampled
                 pass
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
@@ -222,24 +264,40 @@ def examine(path: str, *, thorough: bool = False) -> str:
     return "" if frames > 0 else "holds no audio"
 
 
-def _sorted_out(report: Report, sheet: Sheet, clips: dict[str, tuple[Clip, ...]], paths: list[str], wrong: dict[str, str]) -> Report:
+def _sorted_out(
+    report: Report,
+    sheet: Sheet,
+    clips: dict[str, tuple[Clip, ...]],
+    paths: list[str],
+    wrong: dict[str, str],
+) -> Report:
     """The report, with each bad file under its heading."""
     blamed = {path: reason for path, reason in wrong.items() if not sheet.excuse(path)}
     below = {path: Path(os.path.relpath(path, report.root)).as_posix() for path in wrong}
     there = [path for path in paths if wrong.get(path) not in ("missing", "empty")]
     return replace(
         report,
-        splits=tuple(split for variant, members in clips.items() for split in _splits(sheet, variant, members, wrong)),
+        splits=tuple(
+            split
+            for variant, members in clips.items()
+            for split in _splits(sheet, variant, members, wrong)
+        ),
         files=len(there),
         size_b=sum(os.stat(path).st_size for path in there),
         missing=tuple(below[path] for path, reason in blamed.items() if reason == "missing"),
         empty=tuple(below[path] for path, reason in blamed.items() if reason == "empty"),
-        corrupt={below[path]: reason for path, reason in blamed.items() if reason not in ("missing", "empty")},
+        corrupt={
+            below[path]: reason
+            for path, reason in blamed.items()
+            if reason not in ("missing", "empty")
+        },
         excused={below[path]: reason for path, reason in wrong.items() if path not in blamed},
     )
 
 
-def _splits(sheet: Sheet, variant: str, clips: Iterable[Clip], wrong: dict[str, str]) -> list[Split]:
+def _splits(
+    sheet: Sheet, variant: str, clips: Iterable[Clip], wrong: dict[str, str]
+) -> list[Split]:
     published = sheet.variants[variant].counts
     members: dict[str, list[Clip]] = {name: [] for name in published}
     for clip in clips:
@@ -247,7 +305,16 @@ def _splits(sheet: Sheet, variant: str, clips: Iterable[Clip], wrong: dict[str, 
     counted = []
     for name, listed in members.items():
         lost = tuple(clip.id for clip in listed if clip.path in wrong)
-        counted.append(Split(variant, name, published.get(name, None if not published else 0), len(listed), len(listed) - len(lost), lost))
+        counted.append(
+            Split(
+                variant,
+                name,
+                published.get(name, None if not published else 0),
+                len(listed),
+                len(listed) - len(lost),
+                lost,
+            )
+        )
     return counted
 
 

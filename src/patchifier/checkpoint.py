@@ -83,9 +83,20 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
         "task": dataclasses.asdict(checkpoint.task) if checkpoint.task else None,
         "facts": dict(checkpoint.facts),
     }
-    text = json.dumps({"model_type": "patchifier", "checkpoint": header, **to_dict(checkpoint.config)}, indent=1) + "\n"
+    text = (
+        json.dumps(
+            {"model_type": "patchifier", "checkpoint": header, **to_dict(checkpoint.config)},
+            indent=1,
+        )
+        + "\n"
+    )
     parts: dict[str, nn.Module | None] = {"model": checkpoint.model, "head": checkpoint.head}
-    tensors = {f"{part}.{name}": tensor for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
+    tensors = {
+        f"{part}.{name}": tensor
+        for part, module in parts.items()
+        if module
+        for name, tensor in module.state_dict().items()
+    }
     tensors = {name: _stored(name, tensor, dtype).contiguous() for name, tensor in tensors.items()}
     with replaced_folder(Path(folder)) as new:
         metadata = {"config": _digest(text)}  # one key: safetensors writes several in any order
@@ -99,7 +110,9 @@ def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
         return tensor
     stored = tensor.to(dtype if tensor.ndim > 1 else torch.float32)
     if not torch.equal(stored.isfinite(), tensor.isfinite()):
-        raise RequestError(f"tensor {name} holds {tensor.abs().max():.3g}, more than {stored.dtype} can: save the model in torch.float32.")
+        raise RequestError(
+            f"tensor {name} holds {tensor.abs().max():.3g}, more than {stored.dtype} can: save the model in torch.float32."
+        )
     return stored
 
 
@@ -119,15 +132,31 @@ def load(model: str | Path | None = None) -> Checkpoint:
         head = Head(config.model.width, len(task.names)) if task else None
     tensors = _read_tensors(folder, _digest(text))
     parts: dict[str, nn.Module | None] = {"model": network, "head": head}
-    wanted = {f"{part}.{name}": tensor for part, module in parts.items() if module for name, tensor in module.state_dict().items()}
-    missing, surplus = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    wanted = {
+        f"{part}.{name}": tensor
+        for part, module in parts.items()
+        if module
+        for name, tensor in module.state_dict().items()
+    }
+    missing, surplus = (
+        sorted(wanted.keys() - tensors.keys()),
+        sorted(tensors.keys() - wanted.keys()),
+    )
     if missing or surplus:
-        raise RequestError(f"{folder}: the weights lack {missing or 'nothing'} and have {surplus or 'nothing'} besides. Copy or save the model again.")
+        raise RequestError(
+            f"{folder}: the weights lack {missing or 'nothing'} and have {surplus or 'nothing'} besides. Copy or save the model again."
+        )
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
-            raise RequestError(f"{folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}.")
-        if tensor.dtype != wanted[name].dtype and not (tensor.is_floating_point() and wanted[name].is_floating_point()):
-            raise RequestError(f"{folder}: tensor {name} holds {tensor.dtype}, expected {wanted[name].dtype}. Copy or save the model again.")
+            raise RequestError(
+                f"{folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}."
+            )
+        if tensor.dtype != wanted[name].dtype and not (
+            tensor.is_floating_point() and wanted[name].is_floating_point()
+        ):
+            raise RequestError(
+                f"{folder}: tensor {name} holds {tensor.dtype}, expected {wanted[name].dtype}. Copy or save the model again."
+            )
         wanted[name].copy_(tensor)
     if network.readout is not None:
         network.readout.of = config.embed.numbers
@@ -145,11 +174,17 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
             task = Task(**{**header["task"], "names": tuple(header["task"]["names"])})
         header["facts"] = dict(header["facts"]) if not newer else {}
     except OSError as error:
-        raise RequestError(f"{folder} is not a model folder: cannot read its config.json ({error.strerror}).{_hint(folder)}") from error
+        raise RequestError(
+            f"{folder} is not a model folder: cannot read its config.json ({error.strerror}).{_hint(folder)}"
+        ) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RequestError(f"{folder} is not a model folder: its config.json is not one of a checkpoint.{_hint(folder)}") from error
+        raise RequestError(
+            f"{folder} is not a model folder: its config.json is not one of a checkpoint.{_hint(folder)}"
+        ) from error
     if newer:
-        raise RequestError(f"{folder} has format {header['format']}, this version reads up to {FORMAT}: pip install -U patchifier.")
+        raise RequestError(
+            f"{folder} has format {header['format']}, this version reads up to {FORMAT}: pip install -U patchifier."
+        )
     return text, values, header, task
 
 
@@ -157,7 +192,11 @@ def _hint(folder: Path) -> str:
     """What a folder that is no model probably is."""
     if (folder / "cache.json").exists():
         return " It is a cache: where a command takes both, the model comes first."
-    models = sorted(path.parent for pattern in ("model/config.json", "*/model/config.json") for path in folder.glob(pattern))
+    models = sorted(
+        path.parent
+        for pattern in ("model/config.json", "*/model/config.json")
+        for path in folder.glob(pattern)
+    )
     return f" Did you mean {models[0]}?" if models else ""
 
 
@@ -167,10 +206,14 @@ def _read_tensors(folder: Path, digest: str) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             belongs = (file.metadata() or {}).get("config")
         if belongs != digest:
-            raise RequestError(f"{folder}: model.safetensors was not saved with this config.json. Copy the whole folder again.")
+            raise RequestError(
+                f"{folder}: model.safetensors was not saved with this config.json. Copy the whole folder again."
+            )
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise RequestError(f"{path}: cannot be read as weights ({error}). Copy or save the model again.") from error
+        raise RequestError(
+            f"{path}: cannot be read as weights ({error}). Copy or save the model again."
+        ) from error
 
 
 def _digest(text: str) -> str:
@@ -179,7 +222,11 @@ def _digest(text: str) -> str:
 
 def card(checkpoint: Checkpoint) -> str:
     """Model card, in the form that model hubs expect."""
-    kind = f"fine-tuned: {checkpoint.task.kind} of {', '.join(checkpoint.task.names)}" if checkpoint.task else "pre-trained, no labels used"
+    kind = (
+        f"fine-tuned: {checkpoint.task.kind} of {', '.join(checkpoint.task.names)}"
+        if checkpoint.task
+        else "pre-trained, no labels used"
+    )
     seconds = checkpoint.config.model.frames * checkpoint.config.spectrogram.frame_s
     lines = [
         "---",
@@ -269,12 +316,20 @@ def find_device(name: str) -> str:
         If there is no such device.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         said = str(error).splitlines()[0].partition(" at start")[0]
-        raise RequestError(f"device is {name!r}, expected one that torch has here, such as 'cpu', 'cuda', 'mps' or 'auto': {said}") from error
+        raise RequestError(
+            f"device is {name!r}, expected one that torch has here, such as 'cpu', 'cuda', 'mps' or 'auto': {said}"
+        ) from error
     return name
 
 
@@ -283,5 +338,7 @@ def weights_hash(module: nn.Module) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        found.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return found.hexdigest()

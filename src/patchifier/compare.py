@@ -76,22 +76,42 @@ def compare(
     """
     data = cache if isinstance(cache, Cache) else Cache(cache)
     if data.task is None:
-        raise RequestError(f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column.")
+        raise RequestError(
+            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column."
+        )
     rounds = sides_of(data)
     facts = {
         "kind": "compare", "cache": str(data.path), "dataset": data.name, "protocol": protocol, "seed": seed, "metric": data.task.metric,
         "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data), "encoders": list(dict.fromkeys(e.name for e in encoders)),
     }  # fmt: skip
     plain = data.spectrogram.without_pitch
-    with Run(out, Config(spectrogram=plain, model=replace(Config().model, bands=plain.bands)), resume=True, facts=facts) as run:
+    with Run(
+        out,
+        Config(spectrogram=plain, model=replace(Config().model, bands=plain.bands)),
+        resume=True,
+        facts=facts,
+    ) as run:
         notes = leak_notes(encoders, data, run.path)
         deformed = deform_all(data, run.path / "deformed", progress) if robust else {}
         judge = Judge(data, data.task, protocol, rounds, seed, deformed, run.path, progress)
         found = judge.results(encoders)
-        results = {**found, "notes": notes + found.get("notes", []), "dataset": data.name, "protocol": protocol, "split": facts["split"]}
+        results = {
+            **found,
+            "notes": notes + found.get("notes", []),
+            "dataset": data.name,
+            "protocol": protocol,
+            "split": facts["split"],
+        }
         write_json(run.path / "results.json", results)
-        columns = [key for key in dict.fromkeys(key for row in results["rows"] for key in row) if key != "chosen"]
-        write_rows(run.path / "table.csv", [{key: row.get(key, "") for key in columns} for row in results["rows"]])
+        columns = [
+            key
+            for key in dict.fromkeys(key for row in results["rows"] for key in row)
+            if key != "chosen"
+        ]
+        write_rows(
+            run.path / "table.csv",
+            [{key: row.get(key, "") for key in columns} for row in results["rows"]],
+        )
         if results["differences"]:
             write_rows(run.path / "differences.csv", results["differences"])
     return results
@@ -105,7 +125,9 @@ def sides_of(data: Cache) -> list[Sides]:
         found = {side: np.flatnonzero(names == side) for side in ("train", "valid", "test")}
         empty = [side for side, indices in found.items() if not len(indices)]
         if empty:
-            raise RequestError(f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(names)} clips are too few.")
+            raise RequestError(
+                f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(names)} clips are too few."
+            )
         rounds.append(Sides(**found, groups=groups))
     return rounds
 
@@ -118,7 +140,10 @@ def tested(data: Cache) -> np.ndarray:
 def deform_all(data: Cache, folder: Path, progress: Callable[[str], Progress]) -> dict[str, Cache]:
     """Caches of the tested clips, in the order of :func:`tested`, under each deformation."""
     indices = tested(data)
-    return {name: robustness.deform(data, indices, name, folder / name, progress=progress(name)) for name in robustness.DEFORMATIONS}
+    return {
+        name: robustness.deform(data, indices, name, folder / name, progress=progress(name))
+        for name in robustness.DEFORMATIONS
+    }
 
 
 def leak_notes(encoders: Sequence[Encoder], data: Cache, folder: Path) -> list[str]:
@@ -137,14 +162,23 @@ def leak_notes(encoders: Sequence[Encoder], data: Cache, folder: Path) -> list[s
         named = ", ".join(sorted({leak.second for leak in found}))
         return f"clips of {heard}, on which it was pre-trained, are heard in this test: {named}."
 
-    return [f"{encoder.name}: {_leaks_of(encoder.trained_on, data, said_of)}" for encoder in encoders if encoder.trained_on is not None]
+    return [
+        f"{encoder.name}: {_leaks_of(encoder.trained_on, data, said_of)}"
+        for encoder in encoders
+        if encoder.trained_on is not None
+    ]
 
 
 def _leaks_of(trained_on: Path, data: Cache, said_of: Callable[[Path], str]) -> str:
     if trained_on == weights.ROOT.resolve():
         return "comes without the music it was trained on, so leaks into the test could not be looked for; its card says what it heard."
-    places = [trained_on / "run.json", trained_on / "pretrain" / "run.json"]  # the demo lays its model beside the run
-    facts: dict[str, Any] = next((json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {})
+    places = [
+        trained_on / "run.json",
+        trained_on / "pretrain" / "run.json",
+    ]  # the demo lays its model beside the run
+    facts: dict[str, Any] = next(
+        (json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {}
+    )
     heard = _music_of(facts)
     if heard is None:
         said = "what it was trained on is not at hand, so leaks into the test could not be looked for ('patchifier leaks')."
@@ -152,7 +186,11 @@ def _leaks_of(trained_on: Path, data: Cache, said_of: Callable[[Path], str]) -> 
         said = "pre-trained, without labels, on clips of this very cache."
     else:
         said = said_of(heard.path)
-    return f"{said} Started from {facts['init']}: {_leaks_of(Path(facts['init']).parent, data, said_of)}" if "init" in facts else said
+    return (
+        f"{said} Started from {facts['init']}: {_leaks_of(Path(facts['init']).parent, data, said_of)}"
+        if "init" in facts
+        else said
+    )
 
 
 def _music_of(facts: Mapping[str, Any]) -> Cache | None:
@@ -203,49 +241,110 @@ class Judge:
         """Train the probe once for each encoder and round, and test it on clean and deformed clips."""
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
         test = np.concatenate([sides.test for sides in self.rounds])
-        rows = self.rows("majority", test, targets, [self.majority(targets)], {"seconds_per_second": None, "parameters": 0, "chosen": []})
+        rows = self.rows(
+            "majority",
+            test,
+            targets,
+            [self.majority(targets)],
+            {"seconds_per_second": None, "parameters": 0, "chosen": []},
+        )
         measures: dict[str, Callable[[np.ndarray], float]] = {}
         for name, repeated in by_name.items():
             found = [self.predict(encoder, targets) for encoder in repeated]
             repeats = [predictions for predictions, _ in found]
-            rows += self.rows(name, test, targets, repeats, self.cost(repeated[0]) | {"chosen": [chosen for _, chosen in found]})
-            measures[name] = tasks.mean_score(self.task, targets[test], [repeat[""] for repeat in repeats])
+            rows += self.rows(
+                name,
+                test,
+                targets,
+                repeats,
+                self.cost(repeated[0]) | {"chosen": [chosen for _, chosen in found]},
+            )
+            measures[name] = tasks.mean_score(
+                self.task, targets[test], [repeat[""] for repeat in repeats]
+            )
             self.write_predictions(name, test, [repeat[""] for repeat in repeats])
-        return {"rows": rows, "differences": self.differences(self.task.metric, measures, self.rounds[0].groups[test].tolist())}
+        return {
+            "rows": rows,
+            "differences": self.differences(
+                self.task.metric, measures, self.rounds[0].groups[test].tolist()
+            ),
+        }
 
     def rows(
-        self, name: str, test: np.ndarray, targets: np.ndarray, repeats: Sequence[Mapping[str, np.ndarray]], cost: Mapping[str, Any]
+        self,
+        name: str,
+        test: np.ndarray,
+        targets: np.ndarray,
+        repeats: Sequence[Mapping[str, np.ndarray]],
+        cost: Mapping[str, Any],
     ) -> list[dict[str, Any]]:
         """Rows of one encoder: all tested clips, each named part of them, and all of them under each deformation."""
         named = sorted({part for index in test for part in self.data.clips[index].subsets})
-        parts = {part: np.array([place for place, index in enumerate(test) if part in self.data.clips[index].subsets]) for part in named}
-        asked = [("", "", np.arange(len(test))), *[("", part, where) for part, where in parts.items()]]
+        parts = {
+            part: np.array(
+                [
+                    place
+                    for place, index in enumerate(test)
+                    if part in self.data.clips[index].subsets
+                ]
+            )
+            for part in named
+        }
+        asked = [
+            ("", "", np.arange(len(test))),
+            *[("", part, where) for part, where in parts.items()],
+        ]
         asked += [(condition, "", np.arange(len(test))) for condition in repeats[0] if condition]
         rows = []
         for condition, part, where in asked:
             values, truth = [repeat[condition][where] for repeat in repeats], targets[test[where]]
-            score = tasks.evaluate(self.task, truth, values, self.rounds[0].groups[test[where]].tolist())
+            score = tasks.evaluate(
+                self.task, truth, values, self.rounds[0].groups[test[where]].tolist()
+            )
             every = [tasks.scores(self.task, truth, each) for each in values]
-            also = {f"also_{key}": float(np.mean([scores[key] for scores in every])) for key in every[0] if key != self.task.metric}
-            rows.append(score.row(name, "none" if name == "majority" else self.protocol) | {"subset": part, "condition": condition, **cost, **also})
+            also = {
+                f"also_{key}": float(np.mean([scores[key] for scores in every]))
+                for key in every[0]
+                if key != self.task.metric
+            }
+            rows.append(
+                score.row(name, "none" if name == "majority" else self.protocol)
+                | {"subset": part, "condition": condition, **cost, **also}
+            )
         return rows
 
-    def predict(self, encoder: Encoder, targets: np.ndarray) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    def predict(
+        self, encoder: Encoder, targets: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
         """Predictions of all tested clips, clean ("") and under each deformation, and the settings chosen in each round."""
         features = self.features(encoder)
-        table = np.concatenate([features.clean, *features.deformed.values()])  # deformed clips are further rows, for which the same probe is asked
+        table = np.concatenate(
+            [features.clean, *features.deformed.values()]
+        )  # deformed clips are further rows, for which the same probe is asked
         test = np.concatenate([sides.test for sides in self.rounds])
-        values, labels = targets, np.concatenate([self.rounds[0].groups, *[self.rounds[0].groups[test]] * len(features.deformed)])
+        values, labels = (
+            targets,
+            np.concatenate(
+                [self.rounds[0].groups, *[self.rounds[0].groups[test]] * len(features.deformed)]
+            ),
+        )
         targets = np.concatenate([values, *[values[test]] * len(features.deformed)])
-        collected: dict[str, list[np.ndarray]] = {condition: [] for condition in ("", *features.deformed)}
+        collected: dict[str, list[np.ndarray]] = {
+            condition: [] for condition in ("", *features.deformed)
+        }
         chosen: list[dict[str, Any]] = []
         done = 0
         for sides in self.rounds:
-            starts = [len(features.clean) + number * len(test) + done for number in range(len(features.deformed))]
+            starts = [
+                len(features.clean) + number * len(test) + done
+                for number in range(len(features.deformed))
+            ]
             asked = [sides.test, *[np.arange(start, start + len(sides.test)) for start in starts]]
             extended = Sides(sides.train, sides.valid, np.concatenate(asked), labels)
             probed = probe.probe(self.protocol, self.task, table, targets, extended, seed=self.seed)
-            for condition, part in zip(collected, np.split(probed.predictions, len(asked)), strict=True):
+            for condition, part in zip(
+                collected, np.split(probed.predictions, len(asked)), strict=True
+            ):
                 collected[condition].append(part)
             chosen.append(probed.chosen)
             done += len(sides.test)
@@ -257,9 +356,16 @@ class Judge:
         shown(0, 1 + len(self.deformed), "features")
         clean = cached(encoder, self.data, range(len(self.data.clips)), self.folder / "features")
         deformed = {}
-        for number, (name, data) in enumerate(() if encoder.precomputed else self.deformed.items(), 1):
+        for number, (name, data) in enumerate(
+            () if encoder.precomputed else self.deformed.items(), 1
+        ):
             shown(number, 1 + len(self.deformed), name)
-            deformed[name] = cached(encoder, self.same_clips(data, name), range(len(data.clips)), self.folder / "features")
+            deformed[name] = cached(
+                encoder,
+                self.same_clips(data, name),
+                range(len(data.clips)),
+                self.folder / "features",
+            )
         shown(1 + len(self.deformed), 1 + len(self.deformed), "")
         return Features(clean, deformed)
 
@@ -274,7 +380,12 @@ class Judge:
 
     def majority(self, targets: np.ndarray) -> dict[str, np.ndarray]:
         """Answer with the shares or means of the training side, whatever the clip."""
-        guesses = [probe.majority(self.task, targets[np.concatenate([sides.train, sides.valid])], len(sides.test)) for sides in self.rounds]
+        guesses = [
+            probe.majority(
+                self.task, targets[np.concatenate([sides.train, sides.valid])], len(sides.test)
+            )
+            for sides in self.rounds
+        ]
         return {"": np.concatenate(guesses)}
 
     def cost(self, encoder: Encoder) -> dict[str, Any]:
@@ -284,23 +395,54 @@ class Judge:
         encoder.encode(self.data, indices[:1])  # imports and tables are not its cost
         started = time.perf_counter()
         encoder.encode(self.data, indices)
-        return {"seconds_per_second": (time.perf_counter() - started) / audio_s, "parameters": encoder.parameters}
+        return {
+            "seconds_per_second": (time.perf_counter() - started) / audio_s,
+            "parameters": encoder.parameters,
+        }
 
-    def differences(self, metric: str, measures: Mapping[str, Callable[[np.ndarray], float]], groups: Sequence[str]) -> list[dict[str, Any]]:
+    def differences(
+        self,
+        metric: str,
+        measures: Mapping[str, Callable[[np.ndarray], float]],
+        groups: Sequence[str],
+    ) -> list[dict[str, Any]]:
         """Compare the first encoder with each other one, paired by clip, p values corrected for their number."""
         first, *others = measures
-        found = [tasks.paired(metric, groups, lambda chosen, other=other: measures[first](chosen) - measures[other](chosen)) for other in others]  # type: ignore[misc]
+        found = [
+            tasks.paired(
+                metric,
+                groups,
+                lambda chosen, other=other: measures[first](chosen) - measures[other](chosen),
+            )
+            for other in others
+        ]  # type: ignore[misc]
         corrected = tasks.holm([score.p or 0.0 for score in found])
-        return [{"first": first, "second": other} | asdict(score) | {"p_holm": p} for other, score, p in zip(others, found, corrected, strict=True)]
+        return [
+            {"first": first, "second": other} | asdict(score) | {"p_holm": p}
+            for other, score, p in zip(others, found, corrected, strict=True)
+        ]
 
     def write_predictions(self, name: str, test: np.ndarray, runs: Sequence[np.ndarray]) -> None:
         """Write the predictions of the tested clips, averaged over repeated runs."""
         rows = []
         for index, outputs in zip(test, np.mean(runs, axis=0), strict=True):
             clip = self.data.clips[index]
-            named = {column: f"{value:.6g}" for column, value in zip(self.task.names, outputs, strict=True)}
-            rows.append({"id": clip.id, "group": clip.group or clip.id, "target": clip.target if isinstance(clip.target, str) else str(clip.target), **named})
-        write_rows(self.folder / "predictions" / f"{''.join(c if c.isalnum() else '-' for c in name)}.csv", rows)
+            named = {
+                column: f"{value:.6g}"
+                for column, value in zip(self.task.names, outputs, strict=True)
+            }
+            rows.append(
+                {
+                    "id": clip.id,
+                    "group": clip.group or clip.id,
+                    "target": clip.target if isinstance(clip.target, str) else str(clip.target),
+                    **named,
+                }
+            )
+        write_rows(
+            self.folder / "predictions" / f"{''.join(c if c.isalnum() else '-' for c in name)}.csv",
+            rows,
+        )
 
     # --- few examples, and moments within clips ---
 
@@ -308,22 +450,62 @@ class Judge:
         """Few examples of each class, many draws of them: the interval is over the draws."""
         self.refuse_deformed()
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
-        fewest = min(int(np.bincount(targets[sides.train], minlength=len(self.task.names)).min()) for sides in self.rounds) if targets.ndim == 1 else 0
-        shots = [k for k in SHOTS if k <= fewest or targets.ndim > 1] or [1]  # refused by the name of the class that has none
-        notes = [f"The rarest class has {fewest} training clips: more examples of each than that cannot be drawn."] if shots != list(SHOTS) else []
+        fewest = (
+            min(
+                int(np.bincount(targets[sides.train], minlength=len(self.task.names)).min())
+                for sides in self.rounds
+            )
+            if targets.ndim == 1
+            else 0
+        )
+        shots = [k for k in SHOTS if k <= fewest or targets.ndim > 1] or [
+            1
+        ]  # refused by the name of the class that has none
+        notes = (
+            [
+                f"The rarest class has {fewest} training clips: more examples of each than that cannot be drawn."
+            ]
+            if shots != list(SHOTS)
+            else []
+        )
         rows = []
         if targets.ndim == 1:  # it draws nothing
             test = np.concatenate([sides.test for sides in self.rounds])
             value = tasks.main_score(self.task, targets[test], self.majority(targets)[""])
-            always = tasks.Score(self.task.metric, value, value, value, len(test)).row("majority", "none")
-            rows.append(always | {"subset": "", "condition": "", "seconds_per_second": None, "parameters": 0})
+            always = tasks.Score(self.task.metric, value, value, value, len(test)).row(
+                "majority", "none"
+            )
+            rows.append(
+                always
+                | {"subset": "", "condition": "", "seconds_per_second": None, "parameters": 0}
+            )
         for name, repeated in by_name.items():
             clean = [self.features(encoder).clean for encoder in repeated]
-            found = [probe.few_shot(self.task, features, targets, sides, shots=shots, seed=self.seed) for features in clean for sides in self.rounds]
+            found = [
+                probe.few_shot(self.task, features, targets, sides, shots=shots, seed=self.seed)
+                for features in clean
+                for sides in self.rounds
+            ]
             for same in zip(*found, strict=True):
-                figures = {key: float(np.mean([row[key] for row in same])) for key in ("value", "low", "high")}
-                row = {"encoder": name, "method": f"few-shot, {same[0]['k']} a class", "metric": self.task.metric, **figures}
-                rows.append(row | {"n": sum(len(sides.test) for sides in self.rounds), "subset": "", "condition": ""} | self.cost(repeated[0]))
+                figures = {
+                    key: float(np.mean([row[key] for row in same]))
+                    for key in ("value", "low", "high")
+                }
+                row = {
+                    "encoder": name,
+                    "method": f"few-shot, {same[0]['k']} a class",
+                    "metric": self.task.metric,
+                    **figures,
+                }
+                rows.append(
+                    row
+                    | {
+                        "n": sum(len(sides.test) for sides in self.rounds),
+                        "subset": "",
+                        "condition": "",
+                    }
+                    | self.cost(repeated[0])
+                )
         return {"rows": rows, "differences": [], "notes": notes}
 
     def per_frame(self, by_name: Mapping[str, Sequence[Encoder]]) -> dict[str, Any]:
@@ -331,32 +513,64 @@ class Judge:
         self.refuse_deformed()
         without = [name for name, repeated in by_name.items() if repeated[0].embedder is None]
         if without:
-            raise RequestError(f"{', '.join(without)} gives no vectors of moments within a clip, expected models of this package ('log-mel' comes by itself).")
-        features = {name: [frames.model_features(e.embedder, self.data) for e in repeated if e.embedder] for name, repeated in by_name.items()}
+            raise RequestError(
+                f"{', '.join(without)} gives no vectors of moments within a clip, expected models of this package ('log-mel' comes by itself)."
+            )
+        features = {
+            name: [frames.model_features(e.embedder, self.data) for e in repeated if e.embedder]
+            for name, repeated in by_name.items()
+        }
         features["log-mel"] = [frames.mel_features(self.data)]
-        groups = self.rounds[0].groups[np.concatenate([sides.test for sides in self.rounds])].tolist()
+        groups = (
+            self.rounds[0].groups[np.concatenate([sides.test for sides in self.rounds])].tolist()
+        )
         rows: list[dict[str, Any]] = []
         measures: dict[str, Callable[[np.ndarray], float]] = {}
         metric = ""
         for name, repeated in features.items():
-            found = [[frames.probe_frames(self.task, self.data, each, sides, seed=self.seed) for sides in self.rounds] for each in repeated]
+            found = [
+                [
+                    frames.probe_frames(self.task, self.data, each, sides, seed=self.seed)
+                    for sides in self.rounds
+                ]
+                for each in repeated
+            ]
             metric = found[0][0].metric
             measures[name] = measure = _over_rounds(found)
             low, high = tasks.bootstrap(groups, measure)
             score = tasks.Score(metric, measure(np.arange(len(groups))), low, high, len(groups))
-            every = {f"also_{key}": float(np.mean([result.scores[key] for run in found for result in run])) for key in found[0][0].scores if key != metric}
+            every = {
+                f"also_{key}": float(
+                    np.mean([result.scores[key] for run in found for result in run])
+                )
+                for key in found[0][0].scores
+                if key != metric
+            }
             size = by_name[name][0].parameters if name in by_name else 0
-            rows.append(score.row(name, "per-frame") | {"subset": "", "condition": "", "seconds_per_second": None, "parameters": size} | every)
+            rows.append(
+                score.row(name, "per-frame")
+                | {"subset": "", "condition": "", "seconds_per_second": None, "parameters": size}
+                | every
+            )
         return {"rows": rows, "differences": self.differences(metric, measures, groups)}
 
     def refuse_deformed(self) -> None:
         """Refuse deformations where the protocol does not test whole clips."""
         if self.deformed:
-            raise RequestError(f"deformed clips are tested with the protocols {', '.join(probe.PROTOCOLS)} on tasks about whole clips alone.")
+            raise RequestError(
+                f"deformed clips are tested with the protocols {', '.join(probe.PROTOCOLS)} on tasks about whole clips alone."
+            )
 
 
 def _over_rounds(found: Sequence[Sequence[frames.FrameResult]]) -> Callable[[np.ndarray], float]:
     """Figure of chosen clips of all rounds, mean over repeated runs."""
     values = [np.concatenate([result.per_clip for result in run]) for run in found]
     weights = [np.concatenate([result.weights for result in run]) for run in found]
-    return lambda chosen: float(np.mean([frames.weighted_mean(value[chosen], weight[chosen]) for value, weight in zip(values, weights, strict=True)]))
+    return lambda chosen: float(
+        np.mean(
+            [
+                frames.weighted_mean(value[chosen], weight[chosen])
+                for value, weight in zip(values, weights, strict=True)
+            ]
+        )
+    )

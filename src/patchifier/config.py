@@ -68,29 +68,46 @@ class SpectrogramConfig:
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
-        _require(self.hop > 0 and self.n_fft >= self.hop, f"spectrogram.n_fft ({self.n_fft}) must be at least hop ({self.hop}).")
-        _require(self.n_fft % 2 == 0, f"spectrogram.n_fft is {self.n_fft}, expected an even number: frames are centred.")
+        _require(
+            self.hop > 0 and self.n_fft >= self.hop,
+            f"spectrogram.n_fft ({self.n_fft}) must be at least hop ({self.hop}).",
+        )
+        _require(
+            self.n_fft % 2 == 0,
+            f"spectrogram.n_fft is {self.n_fft}, expected an even number: frames are centred.",
+        )
         _require(self.bands >= 1, f"spectrogram.bands is {self.bands}, expected at least 1.")
         _require(
             0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2,
             f"spectrogram.f_min_hz ({self.f_min_hz}) and f_max_hz ({self.f_max_hz}) must lie in order between 0 and half the "
             f"sample rate ({self.sample_rate / 2:g} Hz).",
         )
-        _require(0 <= self.pitch_bands < self.bands, f"spectrogram.pitch_bands is {self.pitch_bands}, expected fewer than the {self.bands} rows in all.")
+        _require(
+            0 <= self.pitch_bands < self.bands,
+            f"spectrogram.pitch_bands is {self.pitch_bands}, expected fewer than the {self.bands} rows in all.",
+        )
         if self.pitch_bands:
             fits = self.pitch_n_fft >= self.n_fft and self.pitch_n_fft % 2 == 0
-            _require(fits, f"spectrogram.pitch_n_fft is {self.pitch_n_fft}, expected an even number of at least n_fft ({self.n_fft}).")
+            _require(
+                fits,
+                f"spectrogram.pitch_n_fft is {self.pitch_n_fft}, expected an even number of at least n_fft ({self.n_fft}).",
+            )
             highest = self.pitch_f_min_hz * 2 ** (self.pitch_bands / self.pitch_per_octave)
             _require(
                 self.pitch_f_min_hz > 0 and highest <= self.sample_rate / 2,
                 f"{self.pitch_bands} pitch bands from {self.pitch_f_min_hz} Hz reach {highest:.0f} Hz, expected at most half the sample rate.",
             )
-        _require(self.reference == "absolute" or self.top_db is not None, "spectrogram.reference 'max' needs top_db, for example 80.")
+        _require(
+            self.reference == "absolute" or self.top_db is not None,
+            "spectrogram.reference 'max' needs top_db, for example 80.",
+        )
 
     @property
     def silence(self) -> float:
         """The value of digital silence, which is also the padding value: -1 in the paper's setting, never 0."""
-        return self.scale * (self.floor_db if self.reference == "absolute" else -(self.top_db or 0.0))
+        return self.scale * (
+            self.floor_db if self.reference == "absolute" else -(self.top_db or 0.0)
+        )
 
     @property
     def mel_bands(self) -> int:
@@ -100,7 +117,11 @@ class SpectrogramConfig:
     @property
     def without_pitch(self) -> "SpectrogramConfig":
         """The same mel bands alone."""
-        plain: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(self) if field.name.startswith("pitch_")}
+        plain: dict[str, Any] = {
+            field.name: field.default
+            for field in dataclasses.fields(self)
+            if field.name.startswith("pitch_")
+        }
         return dataclasses.replace(self, bands=self.mel_bands, **plain)
 
     @property
@@ -172,32 +193,84 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
-        for name in ("bands", "frames", "positions", "convolutions", "pitch_channels", "extractor_layers", "width", "layers", "heads", "feed_forward"):
-            _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}, expected at least 1.")
+        for name in (
+            "bands",
+            "frames",
+            "positions",
+            "convolutions",
+            "pitch_channels",
+            "extractor_layers",
+            "width",
+            "layers",
+            "heads",
+            "feed_forward",
+        ):
+            _require(
+                getattr(self, name) >= 1,
+                f"model.{name} is {getattr(self, name)}, expected at least 1.",
+            )
         for name in ("channels", "decoder_channels"):
             given = getattr(self, name)
-            _require(given is None or (len(given) > 0 and min(given) >= 1), f"model.{name} is {given}, expected numbers of at least 1.")
-        _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}, expected at least 0 and below 1.")
+            _require(
+                given is None or (len(given) > 0 and min(given) >= 1),
+                f"model.{name} is {given}, expected numbers of at least 1.",
+            )
+        _require(
+            0 <= self.dropout < 1,
+            f"model.dropout is {self.dropout}, expected at least 0 and below 1.",
+        )
         shrink = 2 ** len(self.channels)
         _require(
             self.mel_bands % shrink == 0 and self.frames % shrink == 0,
             f"a patch of {self.mel_bands} x {self.frames} cannot be halved {len(self.channels)} times: bands and model.frames must be multiples of {shrink}.",
         )
-        fits = 0 <= self.pitch_bands < self.bands and self.pitch_bands % 6 == 0 and (not self.pitch_bands or self.frames % 4 == 0)
-        _require(fits, f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of 4.")
+        fits = (
+            0 <= self.pitch_bands < self.bands
+            and self.pitch_bands % 6 == 0
+            and (not self.pitch_bands or self.frames % 4 == 0)
+        )
+        _require(
+            fits,
+            f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of 4.",
+        )
         for name in ("predictor_layers", "readout"):
-            _require(getattr(self, name) >= 0, f"model.{name} is {getattr(self, name)}, expected 0 or more.")
+            _require(
+                getattr(self, name) >= 0,
+                f"model.{name} is {getattr(self, name)}, expected 0 or more.",
+            )
         pooled, kept = self.components
         fits = 0 <= kept <= pooled <= self.readout and (pooled == 0) == (kept == 0)
-        _require(fits, f"model.components is {list(self.components)}, expected [0, 0], or how many of {self.readout} numbers become how many, not more.")
-        known = set(self.estimators) <= {"tonic", "tempo"} and len(set(self.estimators)) == len(self.estimators)
-        _require(known, f"model.estimators is {list(self.estimators)}, expected some of tonic, tempo, each once.")
-        _require(self.pitch_bands > 0 or "tonic" not in self.estimators, "model.estimators holds 'tonic', which needs pitch bands: set model.pitch_bands.")
-        _require(self.width % self.heads == 0, f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).")
+        _require(
+            fits,
+            f"model.components is {list(self.components)}, expected [0, 0], or how many of {self.readout} numbers become how many, not more.",
+        )
+        known = set(self.estimators) <= {"tonic", "tempo"} and len(set(self.estimators)) == len(
+            self.estimators
+        )
+        _require(
+            known,
+            f"model.estimators is {list(self.estimators)}, expected some of tonic, tempo, each once.",
+        )
+        _require(
+            self.pitch_bands > 0 or "tonic" not in self.estimators,
+            "model.estimators holds 'tonic', which needs pitch bands: set model.pitch_bands.",
+        )
+        _require(
+            self.width % self.heads == 0,
+            f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).",
+        )
         transforms = self.extractor == "transformer"
-        _require(not transforms or self.frames % 4 == 0, f"model.frames is {self.frames}, expected a multiple of 4 with a transformer over columns of 4.")
-        fits = self.extractor != "two-scale" or (self.frames % 32 == 0 and self.width % 4 == 0 and len(self.channels) >= 3)
-        _require(fits, f"model.extractor 'two-scale' needs three channels, frames ({self.frames}) by 32 and width ({self.width}) by 4 divisible.")
+        _require(
+            not transforms or self.frames % 4 == 0,
+            f"model.frames is {self.frames}, expected a multiple of 4 with a transformer over columns of 4.",
+        )
+        fits = self.extractor != "two-scale" or (
+            self.frames % 32 == 0 and self.width % 4 == 0 and len(self.channels) >= 3
+        )
+        _require(
+            fits,
+            f"model.extractor 'two-scale' needs three channels, frames ({self.frames}) by 32 and width ({self.width}) by 4 divisible.",
+        )
         _require(
             self.vector == "flatten" or transforms or self.channels[-1] == self.width,
             f"model.vector 'mean' gives {self.channels[-1]} numbers, so model.width ({self.width}) must be the same.",
@@ -230,8 +303,13 @@ class AugmentConfig:
         """Check the ranges."""
         for name in ("scale", "intensity"):
             low, high = getattr(self, name)
-            _require(0 < low <= high, f"augment.{name} is [{low}, {high}], expected 0 < low <= high.")
-        _require(self.pitch[0] <= self.pitch[1], f"augment.pitch is {list(self.pitch)}, expected low <= high.")
+            _require(
+                0 < low <= high, f"augment.{name} is [{low}, {high}], expected 0 < low <= high."
+            )
+        _require(
+            self.pitch[0] <= self.pitch[1],
+            f"augment.pitch is {list(self.pitch)}, expected low <= high.",
+        )
 
     @property
     def shifts_pitch(self) -> bool:
@@ -265,8 +343,12 @@ class TrainingConfig:
         _require(self.batch >= 1, f"batch is {self.batch}, expected at least 1.")
         _require(self.steps >= 0 and self.epochs > 0, "steps must be 0 or more and epochs above 0.")
         for name in ("weight_decay", "warm_up_steps", "clip_norm"):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more.")
-        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}, expected above 0.")
+            _require(
+                getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more."
+            )
+        _require(
+            self.learning_rate > 0, f"learning_rate is {self.learning_rate}, expected above 0."
+        )
 
     def total_steps(self, clips: int) -> int:
         """Optimiser steps for this many training clips."""
@@ -328,18 +410,41 @@ class PretrainConfig:
         """Check the ranges."""
         for training in (self.stage_one, self.stage_two):
             fits = self.parts >= 1 and training.batch % self.parts == 0
-            _require(fits, f"pretrain.parts is {self.parts}, expected a number by which the batch of {training.batch} can be divided.")
-        even = not self.pairs or (self.stage_two.batch // self.parts % 2 == 0 and self.stage_two.batch >= 4)
-        _require(
-            even, f"pretrain.contrast_of 'group' needs two pairs, and no half one in a part: a batch of {self.stage_two.batch} in {self.parts} parts is none."
+            _require(
+                fits,
+                f"pretrain.parts is {self.parts}, expected a number by which the batch of {training.batch} can be divided.",
+            )
+        even = not self.pairs or (
+            self.stage_two.batch // self.parts % 2 == 0 and self.stage_two.batch >= 4
         )
-        _require(self.extractor_rate >= 0, f"pretrain.extractor_rate is {self.extractor_rate}, expected 0 or more.")
-        _require(0 <= self.mask_ends <= 1, f"pretrain.mask_ends is {self.mask_ends}, expected a share between 0 and 1.")
-        _require(0 < self.mask_ratio < 1, f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.")
-        _require(self.patches >= 2, f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.")
+        _require(
+            even,
+            f"pretrain.contrast_of 'group' needs two pairs, and no half one in a part: a batch of {self.stage_two.batch} in {self.parts} parts is none.",
+        )
+        _require(
+            self.extractor_rate >= 0,
+            f"pretrain.extractor_rate is {self.extractor_rate}, expected 0 or more.",
+        )
+        _require(
+            0 <= self.mask_ends <= 1,
+            f"pretrain.mask_ends is {self.mask_ends}, expected a share between 0 and 1.",
+        )
+        _require(
+            0 < self.mask_ratio < 1,
+            f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.",
+        )
+        _require(
+            self.patches >= 2,
+            f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.",
+        )
         for name in ("validate_every", "checkpoint_every_s"):
-            _require(getattr(self, name) >= 0, f"pretrain.{name} is {getattr(self, name)}, expected 0 or more.")
-        _require(0 <= self.validation_fraction < 1, "pretrain.validation_fraction must be in [0, 1).")
+            _require(
+                getattr(self, name) >= 0,
+                f"pretrain.{name} is {getattr(self, name)}, expected 0 or more.",
+            )
+        _require(
+            0 <= self.validation_fraction < 1, "pretrain.validation_fraction must be in [0, 1)."
+        )
 
     @property
     def pairs(self) -> bool:
@@ -378,8 +483,14 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.validate_every >= 1 and self.patience >= 1, "finetune.validate_every and patience must be at least 1.")
-        _require(all(rate > 0 for rate in self.try_rates), f"finetune.try_rates is {self.try_rates}, expected rates above 0.")
+        _require(
+            self.validate_every >= 1 and self.patience >= 1,
+            "finetune.validate_every and patience must be at least 1.",
+        )
+        _require(
+            all(rate > 0 for rate in self.try_rates),
+            f"finetune.try_rates is {self.try_rates}, expected rates above 0.",
+        )
         _require(self.seeds >= 1, f"finetune.seeds is {self.seeds}, expected at least 1.")
 
 
@@ -401,7 +512,9 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.hop_patches >= 1, f"embed.hop_patches is {self.hop_patches}, expected at least 1.")
+        _require(
+            self.hop_patches >= 1, f"embed.hop_patches is {self.hop_patches}, expected at least 1."
+        )
         _require(len(self.layers) >= 1, "embed.layers is empty, expected at least one layer.")
 
     @property
@@ -443,7 +556,10 @@ class Config:
 
 # --- JSON in and out ---
 
-ADDED: dict[str, dict[str, Any]] = {"model": {"vector_norm": "none"}, "pretrain": {"extractor_rate": 1.0}}
+ADDED: dict[str, dict[str, Any]] = {
+    "model": {"vector_norm": "none"},
+    "pretrain": {"extractor_rate": 1.0},
+}
 """Fields added since the first edition, with the values that mean what that edition did."""
 
 
@@ -481,7 +597,10 @@ def update(config: Section, changes: dict[str, Any], *, where: str = "") -> Sect
             hint = f"Did you mean {near[0]!r}?" if near else f"Expected one of: {', '.join(kinds)}."
             raise RequestError(f"config has no field {path!r}. {hint}")
         if dataclasses.is_dataclass(kinds[name]):
-            _require(isinstance(value, dict), f"config field {path!r} is {value!r}, expected a group of fields in braces.")
+            _require(
+                isinstance(value, dict),
+                f"config field {path!r} is {value!r}, expected a group of fields in braces.",
+            )
             values[name] = update(getattr(config, name), value, where=path)
         else:
             values[name] = _convert(value, kinds[name], path)
@@ -496,16 +615,27 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
             return None
         return _convert(value, next(part for part in parts if part is not type(None)), path)
     if origin is Literal:
-        _require(value in parts, f"config field {path!r} is {value!r}, expected one of {', '.join(map(repr, parts))}.")
+        _require(
+            value in parts,
+            f"config field {path!r} is {value!r}, expected one of {', '.join(map(repr, parts))}.",
+        )
         return value
     if origin is tuple:
-        fits = isinstance(value, list | tuple) and (parts[-1] is Ellipsis or len(parts) == len(value))
-        _require(fits, f"config field {path!r} is {value!r}, expected a list of {'numbers' if parts[-1] is Ellipsis else len(parts)}.")
+        fits = isinstance(value, list | tuple) and (
+            parts[-1] is Ellipsis or len(parts) == len(value)
+        )
+        _require(
+            fits,
+            f"config field {path!r} is {value!r}, expected a list of {'numbers' if parts[-1] is Ellipsis else len(parts)}.",
+        )
         return tuple(_convert(item, parts[0], path) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    _require(right and (kind is not float or math.isfinite(value)), f"config field {path!r} is {value!r}, expected {kind.__name__}.")
+    _require(
+        right and (kind is not float or math.isfinite(value)),
+        f"config field {path!r} is {value!r}, expected {kind.__name__}.",
+    )
     return value
 
 
@@ -523,7 +653,9 @@ def with_added(values: dict[str, Any], *, whole: bool = False) -> dict[str, Any]
     completed = dict(values)
     for section, added in ADDED.items():
         given = values.get(section)
-        first = {field.name for field in dataclasses.fields(getattr(Config(), section))} - added.keys()
+        first = {
+            field.name for field in dataclasses.fields(getattr(Config(), section))
+        } - added.keys()
         if isinstance(given, dict) and (whole or first <= given.keys()):
             completed[section] = added | given
     return completed
@@ -534,14 +666,21 @@ def without_added(config: Config) -> dict[str, dict[str, Any]]:
     values = to_dict(config)
     for section, added in ADDED.items():
         if added.items() <= values[section].items():
-            values[section] = {name: value for name, value in values[section].items() if name not in added}
+            values[section] = {
+                name: value for name, value in values[section].items() if name not in added
+            }
     return values
 
 
 def recipes() -> dict[str, Path]:
     """Files of the recipes by their names: packed into the wheel, or beside the sources."""
     packed = Path(__file__).parent / "recipes"
-    return {path.stem: path for path in sorted((packed if packed.exists() else Path(__file__).parents[2] / "recipes").glob("*.json"))}
+    return {
+        path.stem: path
+        for path in sorted(
+            (packed if packed.exists() else Path(__file__).parents[2] / "recipes").glob("*.json")
+        )
+    }
 
 
 def read_changes(path: str | Path) -> dict[str, Any]:
@@ -555,14 +694,22 @@ def read_changes(path: str | Path) -> dict[str, Any]:
     try:
         changes = json.loads(recipes().get(str(path), Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
-        raise RequestError(f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's name such as 'base'.") from error
+        raise RequestError(
+            f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's name such as 'base'."
+        ) from error
     except ValueError as error:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error
     if isinstance(changes, dict):
-        for header in ("checkpoint", "model_type"):  # a model's config.json is a config with a header
+        for header in (
+            "checkpoint",
+            "model_type",
+        ):  # a model's config.json is a config with a header
             changes.pop(header, None)
         changes.pop("why", None)  # a recipe gives its reason
-    _require(isinstance(changes, dict), f"config file {path} holds {type(changes).__name__}, expected a JSON object.")
+    _require(
+        isinstance(changes, dict),
+        f"config file {path} holds {type(changes).__name__}, expected a JSON object.",
+    )
     return with_added(changes)
 
 

@@ -26,7 +26,14 @@ from patchifier.report import report
 from patchifier.runs import write_json
 
 # On vectors computed once a step takes a millisecond, so the linear probe may take many, on every fold.
-LINEAR_PROBE = {"finetune": {"folds": "all", "validate_every": 10, "patience": 300, "training": {"steps": 1500, "batch": 32}}}
+LINEAR_PROBE = {
+    "finetune": {
+        "folds": "all",
+        "validate_every": 10,
+        "patience": 300,
+        "training": {"steps": 1500, "batch": 32},
+    }
+}
 MOVING = tuple(method for method in METHODS if method != "linear-probe")
 ENCODERS = ("patchifier", "random")
 RELEASED = weights.DEFAULT
@@ -40,7 +47,12 @@ class Outcome:
     page: Path
 
 
-def demo(out: str | Path = "runs/demo", *, config: Config | None = None, progress: Callable[[str], Progress] = lambda title: silent) -> Outcome:
+def demo(
+    out: str | Path = "runs/demo",
+    *,
+    config: Config | None = None,
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> Outcome:
     """Run the whole story; a run that was interrupted goes on.
 
     Parameters
@@ -57,15 +69,24 @@ def demo(out: str | Path = "runs/demo", *, config: Config | None = None, progres
     Outcome
     """
     started, out = time.monotonic(), Path(out)
-    before_s = sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in out.glob("*/run.json"))  # of a call that was interrupted
+    before_s = sum(
+        json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in out.glob("*/run.json")
+    )  # of a call that was interrupted
     config = config or update(Config(), read_changes("demo"))
-    prepare(datasets.load("demo"), out / "cache", config=config.spectrogram, progress=progress("log-mels"))
+    prepare(
+        datasets.load("demo"),
+        out / "cache",
+        config=config.spectrogram,
+        progress=progress("log-mels"),
+    )
     data = Cache(out / "cache")
     pretrain(out / "cache", out / "pretrain", config=config, resume=True, progress=progress)
     shutil.copytree(out / "pretrain" / "model", out / "model", dirs_exist_ok=True)
     models = {
         "patchifier": checkpoint.load(out / "model"),
-        "random": baselines.random_checkpoint(config, data, list(split(data, config.pretrain).train), seed=config.pretrain.seed),
+        "random": baselines.random_checkpoint(
+            config, data, list(split(data, config.pretrain).train), seed=config.pretrain.seed
+        ),
     }
     tables = Tables(data)
     tables.add_probes(models)
@@ -84,7 +105,9 @@ def demo(out: str | Path = "runs/demo", *, config: Config | None = None, progres
     return Outcome(results, report([out], out / "report"))
 
 
-def tune(start: Checkpoint, out: Path, encoder: str, config: Config, progress: Callable[[str], Progress]) -> list[Tuned]:
+def tune(
+    start: Checkpoint, out: Path, encoder: str, config: Config, progress: Callable[[str], Progress]
+) -> list[Tuned]:
     """Linear probe over all folds, then all methods on fold 3; the probe on fold 3 is for the curves alone."""
     probed = finetune(
         start, out / "cache", out / f"linear-probe-{encoder}", methods=("linear-probe",), config=update(config, LINEAR_PROBE),
@@ -113,49 +136,86 @@ class Tables:
 
     def add(self, encoder: str, method: str, predictions: np.ndarray) -> None:
         """Add a row for predictions of every clip, each made without its fold."""
-        self.rows.append(tasks.evaluate(self.task, self.targets, [predictions], self.groups).row(encoder, method))
+        self.rows.append(
+            tasks.evaluate(self.task, self.targets, [predictions], self.groups).row(encoder, method)
+        )
         self.predictions[encoder, method] = np.arange(len(self.targets)), [predictions]
 
     def add_probes(self, models: dict[str, Checkpoint]) -> None:
         """Add majority and, by the same logistic regression, every encoder's features."""
         everything = range(len(self.data.clips))
-        self.add("majority", "none", probe.cross_validate_majority(self.task, self.targets, self.folds))
-        features = {name: encode(self.data, everything) for name, encode in baselines.ENCODERS.items()}
+        self.add(
+            "majority", "none", probe.cross_validate_majority(self.task, self.targets, self.folds)
+        )
+        features = {
+            name: encode(self.data, everything) for name, encode in baselines.ENCODERS.items()
+        }
         features |= {name: embed_cache(self.data, start) for name, start in models.items()}
         for name, values in features.items():
-            self.add(name, "logistic", probe.cross_validate(self.task, values, self.targets, self.folds))
+            self.add(
+                name, "logistic", probe.cross_validate(self.task, values, self.targets, self.folds)
+            )
 
     def add_released(self) -> None:
         """Add the model that comes with the package, if it does, by the same logistic regression."""
         if RELEASED in weights.names():
-            vectors = embed.load(RELEASED).embed([clip.path for clip in self.data.clips])  # files: its log-mels may be others than the cache's
-            self.add(RELEASED, "logistic", probe.cross_validate(self.task, vectors, self.targets, self.folds))
+            vectors = embed.load(RELEASED).embed(
+                [clip.path for clip in self.data.clips]
+            )  # files: its log-mels may be others than the cache's
+            self.add(
+                RELEASED,
+                "logistic",
+                probe.cross_validate(self.task, vectors, self.targets, self.folds),
+            )
 
     def add_tuned(self, encoder: str, results: list[Tuned]) -> None:
         """Add rows of fine-tuned models."""
         for tuned in results:
             self.rows.append(tuned.row)
             order = np.argsort(tuned.test)
-            self.predictions[encoder, tuned.method] = tuned.test[order], [run[order] for run in tuned.predictions]
+            self.predictions[encoder, tuned.method] = (
+                tuned.test[order],
+                [run[order] for run in tuned.predictions],
+            )
 
     def differences(self) -> list[dict[str, Any]]:
         """Trained against random weights by every method, and against the other features by the same probe; so too the package's model."""
-        pairs = [(("patchifier", method), ("random", method)) for method in ("linear-probe", "logistic", *MOVING)]
+        pairs = [
+            (("patchifier", method), ("random", method))
+            for method in ("linear-probe", "logistic", *MOVING)
+        ]
         pairs += [(("patchifier", "logistic"), (name, "logistic")) for name in baselines.ENCODERS]
         if (RELEASED, "logistic") in self.predictions:
-            pairs += [((RELEASED, "logistic"), (name, "logistic")) for name in (*ENCODERS, *baselines.ENCODERS)]
+            pairs += [
+                ((RELEASED, "logistic"), (name, "logistic"))
+                for name in (*ENCODERS, *baselines.ENCODERS)
+            ]
         rows = []
         for first, second in pairs:
             (test, one), (same, two) = self.predictions[first], self.predictions[second]
             assert (test == same).all(), "a paired comparison needs the same clips"
-            found = tasks.difference(self.task, self.targets[test], one, two, [self.groups[index] for index in test])
-            rows.append({"first": ", ".join(first), "second": ", ".join(second), "value": found.value, "low": found.low, "high": found.high, "n": found.n})
+            found = tasks.difference(
+                self.task, self.targets[test], one, two, [self.groups[index] for index in test]
+            )
+            rows.append(
+                {
+                    "first": ", ".join(first),
+                    "second": ", ".join(second),
+                    "value": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "n": found.n,
+                }
+            )
         return rows
 
 
 def embed_cache(data: Cache, start: Checkpoint) -> np.ndarray:
     """Embeddings of every clip of a cache: (n, E)."""
-    log_mels = [torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in range(len(data.clips))]
+    log_mels = [
+        torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
+        for index in range(len(data.clips))
+    ]
     return embed.Embedder(start.model, replace(start.config)).embed_log_mels(log_mels)
 
 

@@ -24,7 +24,9 @@ ONSET_GROUPS = 4  # of mel bands
 LOUDNESS_PARTS = 4  # of a patch
 LAGS = 64  # of the pulse, from 0.2 to 3 s: 300 to 20 beats a minute
 LAGS_S = (0.2, 3.0)
-TRIPLES = [(a, b, a + b) for a in range(1, 7) for b in range(a, 7) if a + b <= 9]  # coefficients of a chroma that are multiplied
+TRIPLES = [
+    (a, b, a + b) for a in range(1, 7) for b in range(a, 7) if a + b <= 9
+]  # coefficients of a chroma that are multiplied
 SMOOTH_S = 0.5  # over which an onset strength is compared with its surroundings
 
 
@@ -72,14 +74,22 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
             "and prepare the cache with them."
         )
     if name in ("onsets", "pulse", "rhythm") and model.mel_bands % ONSET_GROUPS:
-        raise RequestError(f"{what} {name!r} needs mel bands in {ONSET_GROUPS} equal groups, but there are {model.mel_bands}: change model.bands.")
+        raise RequestError(
+            f"{what} {name!r} needs mel bands in {ONSET_GROUPS} equal groups, but there are {model.mel_bands}: change model.bands."
+        )
     if name == "loudness" and model.frames % LOUDNESS_PARTS:
-        raise RequestError(f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.frames is {model.frames}.")
+        raise RequestError(
+            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.frames is {model.frames}."
+        )
 
 
 def size_of(name: str, config: Config) -> int:
     """How many numbers a descriptor has."""
-    return DESCRIPTORS[name].values(torch.zeros(1, 2, config.model.bands, config.model.frames), None, config).shape[-1]
+    return (
+        DESCRIPTORS[name]
+        .values(torch.zeros(1, 2, config.model.bands, config.model.frames), None, config)
+        .shape[-1]
+    )
 
 
 # --- of patches ---
@@ -87,7 +97,9 @@ def size_of(name: str, config: Config) -> int:
 
 def timbre(patches: Tensor, config: Config) -> Tensor:
     """Mean, deviation and mean absolute change of cepstral coefficients, (B, N, 60)."""
-    cepstra = _mel(patches, config).transpose(-1, -2) @ cosines(config.model.mel_bands, patches.device).to(patches.dtype)  # (B, N, W, 20)
+    cepstra = _mel(patches, config).transpose(-1, -2) @ cosines(
+        config.model.mel_bands, patches.device
+    ).to(patches.dtype)  # (B, N, W, 20)
     return torch.cat([cepstra.mean(2), cepstra.std(2), cepstra.diff(dim=2).abs().mean(2)], dim=-1)
 
 
@@ -164,10 +176,14 @@ def pulse_of(rises: Tensor, heard: Tensor, config: Config) -> Tensor:
     lags = lags_frames(config.spectrogram.frame_s, rises.device)  # (L,)
     below = lags.long()
     longest = int(LAGS_S[1] / config.spectrogram.frame_s) + 2
-    later = nn.functional.pad(centred, (0, longest)).unfold(-1, longest + 1, 1)  # (B, 2, T, longest + 1)
+    later = nn.functional.pad(centred, (0, longest)).unfold(
+        -1, longest + 1, 1
+    )  # (B, 2, T, longest + 1)
     correlation = (centred[..., None, :] @ later)[..., 0, :]  # (B, 2, longest + 1)
     correlation = correlation / correlation[..., :1].clamp(min=1e-9)
-    return torch.lerp(correlation[..., below], correlation[..., below + 1], (lags - below).to(correlation.dtype)).flatten(1)
+    return torch.lerp(
+        correlation[..., below], correlation[..., below + 1], (lags - below).to(correlation.dtype)
+    ).flatten(1)
 
 
 # --- what they are made of ---
@@ -216,7 +232,9 @@ def strength(patches: Tensor, config: Config) -> Tensor:
 
 def salience(patches: Tensor, config: Config) -> Tensor:
     """How far each pitch band stands out of the half octave around it, four frames at a time: (B, N, P, W / 4), not below 0."""
-    rows = patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)  # (B, N, P, W / 4)
+    rows = (
+        patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)
+    )  # (B, N, P, W / 4)
     width = 2 * (config.spectrogram.pitch_per_octave // 4) + 1
     flat = rows.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, W / 4, P)
     mean = around(flat, width) / around(torch.ones_like(flat[0, 0]), width)
@@ -243,11 +261,15 @@ def _quality(chroma: Tensor) -> Tensor:
     (Quinn 2006), and products of three whose phases cancel, which tell major from minor as their mirror images.
     """
     share = chroma / chroma.sum(-1, keepdim=True).clamp(min=1e-4)
-    real, imaginary = _fourier(share, 10)  # of twelve semitones or finer steps: the same low coefficients
+    real, imaginary = _fourier(
+        share, 10
+    )  # of twelve semitones or finer steps: the same low coefficients
     a, b, c = ([triple[place] for triple in TRIPLES] for place in range(3))
     both_real = real[..., a] * real[..., b] - imaginary[..., a] * imaginary[..., b]
     both_imaginary = real[..., a] * imaginary[..., b] + imaginary[..., a] * real[..., b]
-    product_real = both_real * real[..., c] + both_imaginary * imaginary[..., c]  # times the conjugate of the third
+    product_real = (
+        both_real * real[..., c] + both_imaginary * imaginary[..., c]
+    )  # times the conjugate of the third
     product_imaginary = both_imaginary * real[..., c] - both_real * imaginary[..., c]
     size = torch.sqrt(product_real.square() + product_imaginary.square()).clamp(min=1e-12)
     root = size.pow(-2 / 3)  # the cube root of the product's size is a size of one coefficient
@@ -257,7 +279,10 @@ def _quality(chroma: Tensor) -> Tensor:
 
 def _fourier(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Real and imaginary parts of the first Fourier coefficients of values (..., K): (..., count) each."""
-    places, numbers = torch.arange(values.shape[-1], device=values.device), torch.arange(count, device=values.device)
+    places, numbers = (
+        torch.arange(values.shape[-1], device=values.device),
+        torch.arange(count, device=values.device),
+    )
     angles = 2 * math.pi / values.shape[-1] * torch.outer(places, numbers).to(values)
     return values @ torch.cos(angles), -values @ torch.sin(angles)
 
@@ -276,7 +301,9 @@ def _constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @_constant
 def lags_frames(frame_s: float, device: torch.device) -> Tensor:
     """Lags of the pulse in frames, (L,)."""
-    return torch.logspace(math.log10(LAGS_S[0]), math.log10(LAGS_S[1]), LAGS, device=device) / frame_s
+    return (
+        torch.logspace(math.log10(LAGS_S[0]), math.log10(LAGS_S[1]), LAGS, device=device) / frame_s
+    )
 
 
 @_constant
@@ -290,15 +317,24 @@ def cosines(bands: int, device: torch.device) -> Tensor:
 
 DESCRIPTORS = {
     "timbre": Descriptor("patch", timbre, False, "mel-frequency cepstra: mean, deviation, change"),
-    "onsets": Descriptor("patch", onsets, False, "onset strength of four groups of bands, frame by frame"),
+    "onsets": Descriptor(
+        "patch", onsets, False, "onset strength of four groups of bands, frame by frame"
+    ),
     "loudness": Descriptor("patch", loudness, False, "level of the parts of a patch"),
     "pitch": Descriptor("patch", pitch, True, "pitch bands"),
     "chroma": Descriptor("patch", chroma, True, "salience of 36 pitch classes"),
     "intervals": Descriptor("patch", intervals, True, "chroma, whatever its root"),
     "harmony": Descriptor("clip", harmony, True, "chroma over the clip, mean and deviation"),
     "mode": Descriptor("clip", mode, True, "chroma over the clip, whatever its tonic"),
-    "colour": Descriptor("clip", colour, False, "level of each mel band over the clip, mean and deviation"),
-    "texture": Descriptor("clip", texture, False, "cepstra over the clip, mean and deviation of their mean, deviation and change"),
+    "colour": Descriptor(
+        "clip", colour, False, "level of each mel band over the clip, mean and deviation"
+    ),
+    "texture": Descriptor(
+        "clip",
+        texture,
+        False,
+        "cepstra over the clip, mean and deviation of their mean, deviation and change",
+    ),
     "pulse": Descriptor("clip", pulse, False, "autocorrelation of onset strength"),
     "rhythm": Descriptor("clip", rhythm, False, "pulse, whatever its speed"),
 }

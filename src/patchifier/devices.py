@@ -22,7 +22,9 @@ from patchifier.config import RequestError
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}  # ours -> Fabric's
 
 
-def launch(device: str = "auto", *, devices: int = 1, nodes: int = 1, precision: str = "32") -> lightning_fabric.Fabric:
+def launch(
+    device: str = "auto", *, devices: int = 1, nodes: int = 1, precision: str = "32"
+) -> lightning_fabric.Fabric:
     """Find the devices, start the other processes, and return what connects them.
 
     Parameters
@@ -70,9 +72,21 @@ def _connected(device: str, devices: int, nodes: int, precision: str) -> lightni
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     strategy = "ddp" if devices * nodes > 1 else "auto"
     try:
-        return lightning_fabric.Fabric(accelerator=device, strategy=strategy, devices=devices, num_nodes=nodes, precision=PRECISIONS[precision])  # type: ignore[arg-type]
-    except (ValueError, RuntimeError, lightning_fabric.utilities.exceptions.MisconfigurationException) as error:
-        raise RequestError(f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}") from error
+        return lightning_fabric.Fabric(
+            accelerator=device,
+            strategy=strategy,
+            devices=devices,
+            num_nodes=nodes,
+            precision=PRECISIONS[precision],
+        )  # type: ignore[arg-type]
+    except (
+        ValueError,
+        RuntimeError,
+        lightning_fabric.utilities.exceptions.MisconfigurationException,
+    ) as error:
+        raise RequestError(
+            f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}"
+        ) from error
 
 
 def _part() -> None:
@@ -118,7 +132,9 @@ def require_even(batch: int, processes: int) -> int:
         If the batch cannot be shared out evenly.
     """
     if batch % processes:
-        raise RequestError(f"a batch of {batch} clips cannot be shared by {processes} processes: choose a batch that is a multiple of {processes}.")
+        raise RequestError(
+            f"a batch of {batch} clips cannot be shared by {processes} processes: choose a batch that is a multiple of {processes}."
+        )
     return batch // processes
 
 
@@ -173,9 +189,13 @@ class Graph:
     WARM_UP = 3  # runs before recording, as torch asks for
     MOST = 4  # shapes that are recorded; other batches, and those with padding, of which a step asks the device for counts, take it launch by launch
 
-    def __init__(self, take: Callable[[Any], Tensor], model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, take: Callable[[Any], Tensor], model: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> None:
         self.take, self.model, self.optimiser = take, model, optimiser
-        self.recorded: dict[tuple[Any, ...], tuple[dict[str, Tensor], torch.cuda.CUDAGraph, Tensor]] = {}
+        self.recorded: dict[
+            tuple[Any, ...], tuple[dict[str, Tensor], torch.cuda.CUDAGraph, Tensor]
+        ] = {}
 
     def __call__(self, batch: Any) -> Tensor:
         """Take the step on a dataclass of tensors (or None)."""
@@ -185,7 +205,11 @@ class Graph:
             if len(self.recorded) >= self.MOST or "present" in tensors:
                 self.optimiser.zero_grad(set_to_none=True)
                 return self.take(batch)
-            self.recorded[shape] = self._record(dataclasses.replace(batch, **{name: value.clone() for name, value in tensors.items()}))
+            self.recorded[shape] = self._record(
+                dataclasses.replace(
+                    batch, **{name: value.clone() for name, value in tensors.items()}
+                )
+            )
         places, graph, result = self.recorded[shape]
         for name, value in tensors.items():
             places[name].copy_(value, non_blocking=True)
@@ -204,12 +228,23 @@ class Graph:
         self._put_back(before)
         self.optimiser.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread pins the next batch's memory
+        with torch.cuda.graph(
+            graph, capture_error_mode="thread_local"
+        ):  # another thread pins the next batch's memory
             result = self.take(batch)
-        return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}, graph, result
+        return (
+            {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)},
+            graph,
+            result,
+        )
 
     def _state(self) -> list[Tensor]:
-        moments = [value for row in self.optimiser.state.values() for value in row.values() if isinstance(value, Tensor)]
+        moments = [
+            value
+            for row in self.optimiser.state.values()
+            for value in row.values()
+            if isinstance(value, Tensor)
+        ]
         return [*self.model.state_dict().values(), *moments]
 
     @torch.no_grad()
@@ -231,7 +266,9 @@ class JoinedBatchNorm(nn.BatchNorm2d):
         """Normalise maps (P, C, H, W); P may differ between processes."""
         if not self.training:
             return super().forward(maps)
-        normalised, mean, variance, count = _JoinedNorm.apply(maps, self.weight, self.bias, self.eps)
+        normalised, mean, variance, count = _JoinedNorm.apply(
+            maps, self.weight, self.bias, self.eps
+        )
         mean_kept, variance_kept, momentum = self.running_mean, self.running_var, self.momentum
         assert mean_kept is not None and variance_kept is not None and momentum is not None  # noqa: PT018 - for the type checker
         with torch.no_grad():
@@ -252,7 +289,9 @@ class _JoinedNorm(torch.autograd.Function):
     """Normalisation by mean and variance over all processes, and its gradient."""
 
     @staticmethod
-    def forward(context: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        context: Any, maps: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kind = torch.promote_types(maps.dtype, torch.float32)
         variance, mean = torch.var_mean(maps.to(kind), dim=(0, 2, 3), correction=0)  # (C,)
         count = mean.new_tensor([maps.numel() // maps.shape[1]])
@@ -261,7 +300,12 @@ class _JoinedNorm(torch.autograd.Function):
         centred = (maps - mean[:, None, None]) * scale[:, None, None]
         context.save_for_backward(centred.to(maps.dtype), weight, scale, count)
         context.mark_non_differentiable(mean, variance, count)
-        return (centred * weight[:, None, None] + bias[:, None, None]).to(maps.dtype), mean, variance, count
+        return (
+            (centred * weight[:, None, None] + bias[:, None, None]).to(maps.dtype),
+            mean,
+            variance,
+            count,
+        )
 
     @staticmethod
     def backward(context: Any, slope: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -281,7 +325,9 @@ def _joined_moments(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tens
     own = torch.cat([mean, variance, count])
     parts = torch.empty(distributed.get_world_size(), len(own), dtype=own.dtype, device=own.device)
     distributed.all_gather(list(parts.unbind()), own)
-    means, variances, counts = parts.split([len(mean), len(mean), 1], dim=1)  # (R, C), (R, C), (R, 1)
+    means, variances, counts = parts.split(
+        [len(mean), len(mean), 1], dim=1
+    )  # (R, C), (R, C), (R, 1)
     total = counts.sum(0)  # (1,)
     joint = (counts * means).sum(0) / total
     return joint, (counts * (variances + (means - joint).square())).sum(0) / total, total

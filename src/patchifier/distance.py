@@ -105,7 +105,9 @@ def distance(first: str | Path, second: str | Path, *, seed: int = 0) -> Distanc
     a, b = read(first), read(second)
     require_same_model((a.identity, a.size), (b.identity, b.size), names=(str(first), str(second)))
     if a.window_s != b.window_s:
-        raise RequestError(f"rows are about {a.window_s} s against {b.window_s} s (None: a whole file): embed {first} and {second} with the same --window_s.")
+        raise RequestError(
+            f"rows are about {a.window_s} s against {b.window_s} s (None: a whole file): embed {first} and {second} with the same --window_s."
+        )
     names = (str(first), str(second))
     enough = min(len(a.table), len(b.table)) > a.size
     return Distance(
@@ -115,7 +117,13 @@ def distance(first: str | Path, second: str | Path, *, seed: int = 0) -> Distanc
     )
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray, *, seed: int = 0, names: tuple[str, str] = ("the first set", "the second set")) -> Frechet:
+def frechet_distance(
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    seed: int = 0,
+    names: tuple[str, str] = ("the first set", "the second set"),
+) -> Frechet:
     """Frechet distance of two sets of vectors, as it is and corrected for their sizes.
 
     Parameters
@@ -158,9 +166,16 @@ def frechet_distance(a: np.ndarray, b: np.ndarray, *, seed: int = 0, names: tupl
     return Frechet(value, corrected, tuple((1 / inverse).tolist()), tuple(values))
 
 
-def _values_of_parts(a: np.ndarray, b: np.ndarray, fractions: np.ndarray, generator: np.random.Generator) -> Iterator[float]:
+def _values_of_parts(
+    a: np.ndarray, b: np.ndarray, fractions: np.ndarray, generator: np.random.Generator
+) -> Iterator[float]:
     for fraction in fractions:
-        draws = [gaussian_distance(*_moments(_part(a, fraction, generator)), *_moments(_part(b, fraction, generator))) for _ in range(DRAWS)]
+        draws = [
+            gaussian_distance(
+                *_moments(_part(a, fraction, generator)), *_moments(_part(b, fraction, generator))
+            )
+            for _ in range(DRAWS)
+        ]
         yield float(np.mean(draws))
 
 
@@ -173,7 +188,9 @@ def _moments(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return vectors.mean(0), np.atleast_2d(np.cov(vectors, rowvar=False))
 
 
-def gaussian_distance(mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray) -> float:
+def gaussian_distance(
+    mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
+) -> float:
     """Squared 2-Wasserstein distance of two Gaussians, from their means (E,) and covariances (E, E).
 
     Notes
@@ -182,7 +199,12 @@ def gaussian_distance(mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.n
     unlike the square root of a product, has no imaginary part to drop and keeps its digits where a covariance is nearly singular.
     """
     shared = np.linalg.norm(_root(covariance_a) @ _root(covariance_b), "nuc")
-    distance = ((mean_a - mean_b) ** 2).sum() + np.trace(covariance_a) + np.trace(covariance_b) - 2 * shared
+    distance = (
+        ((mean_a - mean_b) ** 2).sum()
+        + np.trace(covariance_a)
+        + np.trace(covariance_b)
+        - 2 * shared
+    )
     return max(0.0, float(distance))  # of equal Gaussians, a rounding may fall below
 
 
@@ -192,7 +214,13 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def kernel_distance(
-    a: np.ndarray, b: np.ndarray, *, subsets: int = 100, subset_rows: int = 1000, seed: int = 0, names: tuple[str, str] = ("the first set", "the second set")
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    subsets: int = 100,
+    subset_rows: int = 1000,
+    seed: int = 0,
+    names: tuple[str, str] = ("the first set", "the second set"),
 ) -> Kernel:
     """Kernel distance of two sets of vectors: squared maximum mean discrepancy of the kernel (x . y / E + 1) ** 3.
 
@@ -221,18 +249,28 @@ def kernel_distance(
     a, b = _checked(a, b)
     for vectors, name in zip((a, b), names):
         if len(vectors) < MIN_KERNEL_ROWS:
-            raise RequestError(f"{name} has {len(vectors)} rows, a kernel distance needs {MIN_KERNEL_ROWS}: embed more files, or in shorter windows.")
+            raise RequestError(
+                f"{name} has {len(vectors)} rows, a kernel distance needs {MIN_KERNEL_ROWS}: embed more files, or in shorter windows."
+            )
     if subsets < 1 or subset_rows < 2:
-        raise RequestError(f"kernel distance of {subsets} subsets of {subset_rows} rows, expected at least 1 of 2.")
+        raise RequestError(
+            f"kernel distance of {subsets} subsets of {subset_rows} rows, expected at least 1 of 2."
+        )
     rows = min(subset_rows, len(a) // 2, len(b) // 2)
     generator = np.random.default_rng(seed)
-    values = [discrepancy(*(vectors[generator.permutation(len(vectors))[:rows]] for vectors in (a, b))) for _ in range(subsets)]
+    values = [
+        discrepancy(*(vectors[generator.permutation(len(vectors))[:rows]] for vectors in (a, b)))
+        for _ in range(subsets)
+    ]
     return Kernel(float(np.mean(values)), float(np.std(values)), rows, subsets)
 
 
 def discrepancy(a: np.ndarray, b: np.ndarray) -> float:
     """Unbiased estimate of the squared maximum mean discrepancy of two sets (n, E), (m, E), polynomial kernel of degree 3."""
-    within = [(kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)) for kernel in (_kernel(a, a), _kernel(b, b))]
+    within = [
+        (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
+        for kernel in (_kernel(a, a), _kernel(b, b))
+    ]
     return float(sum(within) - 2 * _kernel(a, b).mean())
 
 
@@ -244,7 +282,9 @@ def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _checked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not a.shape[1]:
-        raise RequestError(f"the sets have shapes {a.shape} and {b.shape}, expected (rows, E) of one E.")
+        raise RequestError(
+            f"the sets have shapes {a.shape} and {b.shape}, expected (rows, E) of one E."
+        )
     if not np.isfinite(a).all() or not np.isfinite(b).all():
         raise RequestError("the vectors are not all finite: embed the files again.")
     return a, b

@@ -16,12 +16,33 @@ from torch import Tensor, nn
 from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.config import Config, RequestError, digest, without_added
 from patchifier.model import Head, Patchifier
-from patchifier.readout import embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version
+from patchifier.readout import (
+    embedding_size,
+    parts_of,
+    pool_one,
+    read_out,
+    require_embed,
+    require_readout,
+    summaries_version,
+)
 from patchifier.tasks import Task
-from patchifier.windows import cut_windows, in_batches, pad_windows, require_log_mel, stream_cut, stream_stretches, stream_windows, stretch_frames
+from patchifier.windows import (
+    cut_windows,
+    in_batches,
+    pad_windows,
+    require_log_mel,
+    stream_cut,
+    stream_stretches,
+    stream_windows,
+    stretch_frames,
+)
 
-Read = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]  # layers, new frames of each patch (B, N), and patches -> (B, E)
-Cut = Iterable[tuple[Tensor, int]]  # patches (1, M, W) of one piece of music, each with how many of its frames are new
+Read = Callable[
+    [Sequence[Tensor], Tensor, Tensor | None], Tensor
+]  # layers, new frames of each patch (B, N), and patches -> (B, E)
+Cut = Iterable[
+    tuple[Tensor, int]
+]  # patches (1, M, W) of one piece of music, each with how many of its frames are new
 Arrays = dict[str, np.ndarray]  # weights by name
 BATCH = 32  # windows at once: 4 MB in a feed-forward layer of the paper's setting, and so is
 PATCHES = 128  # patches at once, in the extractor's first map
@@ -83,7 +104,15 @@ class Embedder:
     extracted once, however many windows it is in. Nothing depends on what else is in the batch: padding is masked everywhere.
     """
 
-    def __init__(self, model: Patchifier, config: Config, *, head: Head | None = None, task: Task | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Patchifier,
+        config: Config,
+        *,
+        head: Head | None = None,
+        task: Task | None = None,
+        device: str = "cpu",
+    ) -> None:
         require_embed(config)
         model, self.config = checkpoint.without_other_statistics(model, config)
         self.model, self.head, self.task = model.to(device).eval(), head, task
@@ -94,7 +123,12 @@ class Embedder:
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as plain arrays: no memory is shared, and the device is found anew."""
         parts = (self.model, self.head)
-        arrays = [{name: value.cpu().numpy() for name, value in part.state_dict().items()} if part is not None else None for part in parts]
+        arrays = [
+            {name: value.cpu().numpy() for name, value in part.state_dict().items()}
+            if part is not None
+            else None
+            for part in parts
+        ]
         return _rebuilt, (self.config, *arrays, self.task, str(self.device))
 
     def __repr__(self) -> str:
@@ -115,7 +149,13 @@ class Embedder:
     def identity(self) -> str:
         """Hash of the weights and of every setting that decides an embedding: vectors with the same one can be compared."""
         config, values = self.config, without_added(self.config)
-        settings = values["spectrogram"], values["model"], values["embed"], config.pretrain.patches, config.pretrain.stage_two_patches
+        settings = (
+            values["spectrogram"],
+            values["model"],
+            values["embed"],
+            config.pretrain.patches,
+            config.pretrain.stage_two_patches,
+        )
         return digest(*settings, checkpoint.weights_hash(self.model), *summaries_version(config))
 
     def embed(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
@@ -161,14 +201,23 @@ class Embedder:
         return self._each(x, sample_rate, self._asked)
 
     def predict_windows(
-        self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None, start_s: float = 0.0, end_s: float | None = None
+        self,
+        x: Any,
+        sample_rate: int | None = None,
+        *,
+        window_s: float,
+        hop_s: float | None = None,
+        start_s: float = 0.0,
+        end_s: float | None = None,
     ) -> Embedding:
         """Ask a fine-tuned model about stretches of music; arguments as for :meth:`embed_windows`, rows as of :meth:`predict`.
 
         Of a file, the part from `start_s` to `end_s`; times count from its start.
         """
         self._require_head()
-        return self._stretches(self.pieces(x, sample_rate, start_s=start_s, end_s=end_s), window_s, hop_s, self._asked)
+        return self._stretches(
+            self.pieces(x, sample_rate, start_s=start_s, end_s=end_s), window_s, hop_s, self._asked
+        )
 
     def require_task(self) -> Task:
         """What a fine-tuned model answers; an error for one without a head."""
@@ -176,10 +225,14 @@ class Embedder:
 
     def _require_head(self) -> tuple[Head, Task]:
         if self.head is None or self.task is None:
-            raise RequestError("this model has no head, expected one from 'patchifier finetune', such as RUN/full/model.")
+            raise RequestError(
+                "this model has no head, expected one from 'patchifier finetune', such as RUN/full/model."
+            )
         return self.head, self.task
 
-    def embed_windows(self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None) -> Embedding:
+    def embed_windows(
+        self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None
+    ) -> Embedding:
         """Embed stretches of music, each as if it were all there is, but for half an FFT window of sound around it.
 
         Parameters
@@ -197,7 +250,9 @@ class Embedder:
         """
         return self._stretches(self.pieces(x, sample_rate), window_s, hop_s, self._pooled)
 
-    def _stretches(self, pieces: Iterable[Tensor], window_s: float, hop_s: float | None, read: Read) -> Embedding:
+    def _stretches(
+        self, pieces: Iterable[Tensor], window_s: float, hop_s: float | None, read: Read
+    ) -> Embedding:
         frame_s = self.config.spectrogram.frame_s
         length, hop = stretch_frames(window_s, hop_s, self.config.spectrogram)
         spans: list[tuple[int, int]] = []
@@ -232,30 +287,52 @@ class Embedder:
                 yield piece
 
         for owners, layers, new, _ in self._encoded([stream_cut(counted(), config)]):
-            vectors = torch.cat([layers[layer][:, -new.shape[1] :] for layer in config.embed.layers], dim=-1).cpu()  # (B, N, E')
+            vectors = torch.cat(
+                [layers[layer][:, -new.shape[1] :] for layer in config.embed.layers], dim=-1
+            ).cpu()  # (B, N, E')
             for (_, first), row, present in zip(owners, vectors, new.cpu() > 0, strict=True):
                 for place, vector in enumerate(row[present], first):
                     sums[place] = sums.get(place, 0) + vector.double()
                     counts[place] += 1
-        starts = np.array(spectrogram.patch_starts(frames, length=config.model.frames, tail="anchor"))
+        starts = np.array(
+            spectrogram.patch_starts(frames, length=config.model.frames, tail="anchor")
+        )
         ends = np.minimum(starts + config.model.frames, frames)
-        return Embedding(_over(sums, counts), starts * config.spectrogram.frame_s, ends * config.spectrogram.frame_s)
+        return Embedding(
+            _over(sums, counts),
+            starts * config.spectrogram.frame_s,
+            ends * config.spectrogram.frame_s,
+        )
 
     def log_mel(self, x: Any, sample_rate: int | None = None) -> Tensor:
         """Log-mel (M, T) of a file or of samples, with this model's settings."""
         return torch.cat(list(self.pieces(x, sample_rate)), dim=-1)
 
-    def pieces(self, x: Any, sample_rate: int | None = None, *, start_s: float = 0.0, end_s: float | None = None) -> Iterator[Tensor]:
+    def pieces(
+        self,
+        x: Any,
+        sample_rate: int | None = None,
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+    ) -> Iterator[Tensor]:
         """Log-mel of a file, or of the part of it that is meant, or of samples, as it arrives: (M, T') each. An iterator of such pieces passes."""
         config = self.config.spectrogram
         if (start_s, end_s) != (0.0, None) and not isinstance(x, str | Path):
-            raise RequestError(f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the part that is meant.")
+            raise RequestError(
+                f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the part that is meant."
+            )
         if isinstance(x, Iterator):
             yield from (require_log_mel(piece, self.config) for piece in x)
         elif isinstance(x, str | Path):
-            yield from spectrogram.stream_log_mel(audio.blocks(x, sample_rate=config.sample_rate, start_s=start_s, end_s=end_s), config)
+            yield from spectrogram.stream_log_mel(
+                audio.blocks(x, sample_rate=config.sample_rate, start_s=start_s, end_s=end_s),
+                config,
+            )
         else:
-            yield spectrogram.log_mel(audio.as_waveform(x, sample_rate, target_rate=config.sample_rate), config)
+            yield spectrogram.log_mel(
+                audio.as_waveform(x, sample_rate, target_rate=config.sample_rate), config
+            )
 
     def embed_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
@@ -270,10 +347,22 @@ class Embedder:
         items = list(sequences)
         shape = (1, self.config.model.bands, self.config.model.frames)
         for number, patches in enumerate(items):
-            if not isinstance(patches, Tensor) or not len(patches) or tuple(patches.shape[1:]) != shape:
-                given = f"has shape {tuple(patches.shape)}" if isinstance(patches, Tensor) else f"is of type {type(patches).__name__}"
-                raise RequestError(f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with N of at least 1.")
-        return self._means([[(patch, patch.shape[-1]) for patch in patches] for patches in items], self._pooled)
+            if (
+                not isinstance(patches, Tensor)
+                or not len(patches)
+                or tuple(patches.shape[1:]) != shape
+            ):
+                given = (
+                    f"has shape {tuple(patches.shape)}"
+                    if isinstance(patches, Tensor)
+                    else f"is of type {type(patches).__name__}"
+                )
+                raise RequestError(
+                    f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with N of at least 1."
+                )
+        return self._means(
+            [[(patch, patch.shape[-1]) for patch in patches] for patches in items], self._pooled
+        )
 
     def predict_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
         """Ask a fine-tuned model about log-mels (M, T) of any lengths: (n, C) float32."""
@@ -282,10 +371,15 @@ class Embedder:
 
     def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
         """What is read off one piece of music, or off each of a list or of an array of paths."""
-        several = isinstance(x, list | tuple) or getattr(getattr(x, "dtype", None), "kind", "") in ("O", "U")
+        several = isinstance(x, list | tuple) or getattr(getattr(x, "dtype", None), "kind", "") in (
+            "O",
+            "U",
+        )
         items = list(x) if several else [x]
         if several and items and isinstance(items[0], int | float):
-            raise RequestError(f"this is a list of {len(items)} numbers, expected paths or arrays: use numpy.array(samples, 'float32').")
+            raise RequestError(
+                f"this is a list of {len(items)} numbers, expected paths or arrays: use numpy.array(samples, 'float32')."
+            )
         found = self._means(self._patches(items, sample_rate), read)
         return found if several else found[0]
 
@@ -297,7 +391,9 @@ class Embedder:
 
     def _asked(self, layers: Sequence[Tensor], new: Tensor, patches: Tensor | None) -> Tensor:
         head, task = self._require_head()
-        return tasks.activate(task, head(pool_one(layers[-1], new > 0, self.config.finetune.readout)))
+        return tasks.activate(
+            task, head(pool_one(layers[-1], new > 0, self.config.finetune.readout))
+        )
 
     def _means(self, items: Iterable[Cut], read: Read) -> np.ndarray:
         """Mean of what is read off the windows of each item, which comes as patches: (n, E)."""
@@ -309,10 +405,14 @@ class Embedder:
                 sums[number] = sums.get(number, 0) + vector
                 counts[number] += 1
         if not sums:
-            raise RequestError("there is no music here, expected at least one file, array or log-mel.")
+            raise RequestError(
+                "there is no music here, expected at least one file, array or log-mel."
+            )
         return _over(sums, counts)
 
-    def _encoded(self, items: Iterable[Cut]) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor, Tensor | None]]:
+    def _encoded(
+        self, items: Iterable[Cut]
+    ) -> Iterator[tuple[list[tuple[int, int]], list[Tensor], Tensor, Tensor | None]]:
         """Layers of the windows of all items, some at a time: item and first patch of each window, layers, new frames of each patch, and patches.
 
         Each patch is extracted once, however many windows it is in; patches, and windows, of several items share a batch. Patches travel
@@ -320,7 +420,11 @@ class Embedder:
         """
         width = self.config.model.width
         patches = ((number, *cut) for number, item in enumerate(items) for cut in item)
-        vectors = ((number, vector) for some in in_batches(patches, PATCHES) for (number, *_), vector in zip(some, self._extract(some), strict=True))
+        vectors = (
+            (number, vector)
+            for some in in_batches(patches, PATCHES)
+            for (number, *_), vector in zip(some, self._extract(some), strict=True)
+        )
         windows = (
             (number, first, window)
             for number, sequence in itertools.groupby(vectors, key=lambda owned: owned[0])
@@ -329,18 +433,33 @@ class Embedder:
         for some in in_batches(windows, BATCH):
             sequences, present = pad_windows([window for *_, window in some], 0.0)
             with torch.inference_mode():
-                vectors_of, new, kept = sequences.tensor_split([width, width + 1], dim=-1)  # (B, N, D), (B, N, 1), (B, N, M W)
+                vectors_of, new, kept = sequences.tensor_split(
+                    [width, width + 1], dim=-1
+                )  # (B, N, D), (B, N, 1), (B, N, M W)
                 layers = [vectors_of, *self.model.bottleneck(vectors_of, present=present)]
-                patches_of = kept.unflatten(-1, (-1, self.config.model.frames)) if self.config.embed.summaries else None  # (B, N, M, W)
-            yield [(number, first) for number, first, _ in some], layers, new[..., 0].long(), patches_of
+                patches_of = (
+                    kept.unflatten(-1, (-1, self.config.model.frames))
+                    if self.config.embed.summaries
+                    else None
+                )  # (B, N, M, W)
+            yield (
+                [(number, first) for number, first, _ in some],
+                layers,
+                new[..., 0].long(),
+                patches_of,
+            )
 
     @torch.inference_mode()
     def _extract(self, patches: Sequence[tuple[int, Tensor, int]]) -> Tensor:
         """Vectors (P, D) of patches, behind each how many of its frames are new, and, where summaries want it, the patch itself."""
-        stacked = torch.stack([patch for _, patch, _ in patches]).to(next(self.model.parameters()))  # (P, 1, M, W)
+        stacked = torch.stack([patch for _, patch, _ in patches]).to(
+            next(self.model.parameters())
+        )  # (P, 1, M, W)
         vectors = self.model.extractor(stacked)  # (P, D)
         new = vectors.new_tensor([[frames] for *_, frames in patches])
-        return torch.cat([vectors, new, *([stacked.flatten(1)] if self.config.embed.summaries else [])], dim=1)
+        return torch.cat(
+            [vectors, new, *([stacked.flatten(1)] if self.config.embed.summaries else [])], dim=1
+        )
 
     @torch.inference_mode()
     def reconstruct(self, log_mel: Tensor, masked: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -362,25 +481,43 @@ class Embedder:
         RequestError
             If the mask is longer than that, or the log-mel is none.
         """
-        patches = cut_windows(require_log_mel(log_mel, self.config), self.config)[0][: len(masked)]  # (N, 1, M, W)
+        patches = cut_windows(require_log_mel(log_mel, self.config), self.config)[0][
+            : len(masked)
+        ]  # (N, 1, M, W)
         if len(patches) < len(masked):
-            raise RequestError(f"the mask is of {len(masked)} patches, but the first window of this log-mel has {len(patches)}: shorten the mask.")
+            raise RequestError(
+                f"the mask is of {len(masked)} patches, but the first window of this log-mel has {len(patches)}: shorten the mask."
+            )
         where = torch.from_numpy(masked)[None].to(self.device)
-        filled = self.model.reconstruct(patches[None].to(next(self.model.parameters())), masked=where)[0].cpu()
+        filled = self.model.reconstruct(
+            patches[None].to(next(self.model.parameters())), masked=where
+        )[0].cpu()
         return self.model.mel(patches)[:, 0], filled[:, 0]
 
 
 def _over(sums: dict[int, Tensor], counts: Counter[int]) -> np.ndarray:
-    return (torch.stack(list(sums.values())) / torch.tensor(list(counts.values()))[:, None]).float().numpy()
+    return (
+        (torch.stack(list(sums.values())) / torch.tensor(list(counts.values()))[:, None])
+        .float()
+        .numpy()
+    )
 
 
-def _rebuilt(config: Config, weights: Arrays, head_weights: Arrays | None, task: Task | None, device: str) -> Embedder:
+def _rebuilt(
+    config: Config, weights: Arrays, head_weights: Arrays | None, task: Task | None, device: str
+) -> Embedder:
     def filled(part: nn.Module, arrays: Arrays) -> Any:
         part.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return part
 
-    head = None if head_weights is None or task is None else filled(Head(config.model.width, len(task.names)), head_weights)
-    return Embedder(filled(Patchifier(config.model), weights), config, head=head, task=task, device=device)
+    head = (
+        None
+        if head_weights is None or task is None
+        else filled(Head(config.model.width, len(task.names)), head_weights)
+    )
+    return Embedder(
+        filled(Patchifier(config.model), weights), config, head=head, task=task, device=device
+    )
 
 
 def measure_readout(model: Patchifier, config: Config, log_mels: Iterable[Tensor]) -> None:
@@ -394,7 +531,11 @@ def measure_readout(model: Patchifier, config: Config, log_mels: Iterable[Tensor
     if model.readout is None:
         return
     require_readout(config)
-    raw = dataclasses.replace(config, model=dataclasses.replace(config.model, readout=0, components=(0, 0)))
+    raw = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, readout=0, components=(0, 0))
+    )
     readout, model.readout = model.readout, None  # what is measured is not standardised yet
-    readout.measure(torch.from_numpy(Embedder(model, raw).embed_log_mels(log_mels)).to(readout.mean.device))
+    readout.measure(
+        torch.from_numpy(Embedder(model, raw).embed_log_mels(log_mels)).to(readout.mean.device)
+    )
     readout.of, model.readout = config.embed.numbers, readout

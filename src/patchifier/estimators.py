@@ -19,12 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import Config, RequestError
-from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S, harmony, line, pulse_of, require_descriptor, size_of, strength
+from patchifier.descriptors import (
+    DESCRIPTORS,
+    LAGS,
+    LAGS_S,
+    harmony,
+    line,
+    pulse_of,
+    require_descriptor,
+    size_of,
+    strength,
+)
 
 OCTAVE = 36  # places of a tonic: thirds of a semitone, as pitch bands lie
 CHANNELS = 32
 STRETCHES = (0.74, 0.89, 1.16, 1.38)  # of time, whose tempi have to differ by as much
-LAG_STEP = math.log(LAGS_S[1] / LAGS_S[0]) / (LAGS - 1)  # between places of a tempo, in logarithms of seconds
+LAG_STEP = math.log(LAGS_S[1] / LAGS_S[0]) / (
+    LAGS - 1
+)  # between places of a tempo, in logarithms of seconds
 LEAST_SHARE = 1e-4  # of a place: what was sure and wrong does not cost everything
 LEAST_CHROMA = 1e-3  # below which nothing is heard
 DOUBT = 0.1  # of a target, spread over all places: an estimator that is quite sure has nothing left to learn
@@ -49,7 +61,9 @@ class Estimator(nn.Module):
         """Count the descriptor (B, size) from where the shares (B, K) are: (B, size), the mean over all places that it may be."""
         raise NotImplementedError
 
-    def disagreement(self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own) -> Tensor:
+    def disagreement(
+        self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
+    ) -> Tensor:
         """How far it is from agreeing with itself on clips (B, N, M, W), in units of what a guess earns.
 
         `joined` makes of a mean over these clips that over the clips of all processes.
@@ -78,17 +92,27 @@ class TonicEstimator(Estimator):
     def seen(self, described: Tensor) -> Tensor:
         """The same (B, 2, 36) in units of the mean chroma's level, around what they are on average."""
         both = described.unflatten(-1, (2, OCTAVE))
-        return both / both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA) - 1 / torch.arange(1, 3, device=both.device)[:, None]  # around 1 and 1/2
+        return (
+            both / both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA)
+            - 1 / torch.arange(1, 3, device=both.device)[:, None]
+        )  # around 1 and 1/2
 
     def counted(self, described: Tensor, shares: Tensor) -> Tensor:
         """Mean and deviation of chroma by degree, the tonic first: (B, 72), the mean over all that the tonic may be."""
         places = torch.arange(OCTAVE, device=shares.device)
-        rolled = described.unflatten(-1, (2, OCTAVE))[..., (places[:, None] + places) % OCTAVE]  # (B, 2, 36 tonics, 36)
+        rolled = described.unflatten(-1, (2, OCTAVE))[
+            ..., (places[:, None] + places) % OCTAVE
+        ]  # (B, 2, 36 tonics, 36)
         return (shares[:, None, None] @ rolled).flatten(1)
 
-    def disagreement(self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own) -> Tensor:
+    def disagreement(
+        self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
+    ) -> Tensor:
         """Cross entropy between what the halves of a clip say, in units of a guess's, and how unsure they are."""
-        number, count = there.cumsum(1), there.sum(1, keepdim=True)  # halves of an odd number share a patch
+        number, count = (
+            there.cumsum(1),
+            there.sum(1, keepdim=True),
+        )  # halves of an odd number share a patch
         halves = there & (number <= (count + 1) // 2), there & (number > count // 2)
         one, other = (self(harmony(patches, half, config)) for half in halves)
         return cross_entropy(one, other)
@@ -121,17 +145,31 @@ class TempoEstimator(Estimator):
         moved = padded[..., lags[:, None] + lags]  # (B, 2, 64 beats, 64): the beat in the middle
         return (shares[:, None, None] @ moved).flatten(1)
 
-    def disagreement(self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own) -> Tensor:
+    def disagreement(
+        self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
+    ) -> Tensor:
         """Cross entropy between a clip's tempo and those of the clip stretched, and how few lags all clips share; each in units of a guess's."""
         rises, heard = line(strength(patches, config), there)  # (B, G, T), (B, 1, T)
         plain = self(pulse_of(rises, heard, config))  # (B, 64)
-        stretched = [self(pulse_of(stretch(rises, factor), (stretch(heard, factor) > 0.5).to(heard.dtype), config)) for factor in STRETCHES]
+        stretched = [
+            self(
+                pulse_of(
+                    stretch(rises, factor), (stretch(heard, factor) > 0.5).to(heard.dtype), config
+                )
+            )
+            for factor in STRETCHES
+        ]
         terms = []
         for factor, other in zip(STRETCHES, stretched, strict=True):
             moves = moved_by(math.log(factor) / LAG_STEP, like=plain)
-            terms.append(cross_entropy(plain @ moves, other) + cross_entropy(plain, other @ moves.T))
+            terms.append(
+                cross_entropy(plain @ moves, other) + cross_entropy(plain, other @ moves.T)
+            )
         used = joined(torch.stack([plain, *stretched]).mean((0, 1)))  # (64,)
-        return torch.stack(terms).mean() / 2 + (1 + (used * (used + LEAST_SHARE).log()).sum() / math.log(LAGS)) / 2
+        return (
+            torch.stack(terms).mean() / 2
+            + (1 + (used * (used + LEAST_SHARE).log()).sum() / math.log(LAGS)) / 2
+        )
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {"tonic": TonicEstimator, "tempo": TempoEstimator}
@@ -147,9 +185,13 @@ class Estimate:
 
 
 ESTIMATES = {
-    "tonic": Estimate("tonic", "shares", "how likely each of 36 places is the tonic, as a square root"),
+    "tonic": Estimate(
+        "tonic", "shares", "how likely each of 36 places is the tonic, as a square root"
+    ),
     "degrees": Estimate("tonic", "counted", "chroma over the clip, counted from the tonic"),
-    "tempo": Estimate("tempo", "shares", "how likely each of 64 lags is the beat, as a square root"),
+    "tempo": Estimate(
+        "tempo", "shares", "how likely each of 64 lags is the beat, as a square root"
+    ),
     "metre": Estimate("tempo", "counted", "pulse, counted in beats"),
 }
 
@@ -173,9 +215,15 @@ def require_estimators(names: Sequence[str], config: Config, *, field: str) -> N
     for name in names:
         by = ESTIMATES[name].by if name in ESTIMATES else name if name in ESTIMATORS else None
         if by is not None and by not in config.model.estimators:
-            raise RequestError(f"{field} holds {name!r}, but model.estimators is {list(config.model.estimators)}: add {by!r} there, and train it.")
-        if by == "tonic" and (config.spectrogram.pitch_per_octave != OCTAVE or config.spectrogram.pitch_bands < OCTAVE):
-            raise RequestError(f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} to each: see spectrogram.pitch_per_octave.")
+            raise RequestError(
+                f"{field} holds {name!r}, but model.estimators is {list(config.model.estimators)}: add {by!r} there, and train it."
+            )
+        if by == "tonic" and (
+            config.spectrogram.pitch_per_octave != OCTAVE or config.spectrogram.pitch_bands < OCTAVE
+        ):
+            raise RequestError(
+                f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} to each: see spectrogram.pitch_per_octave."
+            )
         if by is not None:
             require_descriptor(ESTIMATORS[by].of, config, what=f"{name!r} in {field}, made from")
 
@@ -187,7 +235,13 @@ def estimator_of(estimators: nn.ModuleDict | None, name: str) -> Estimator:
     return found
 
 
-def summarise(names: Sequence[str], estimators: nn.ModuleDict | None, patches: Tensor, there: Tensor, config: Config) -> list[Tensor]:
+def summarise(
+    names: Sequence[str],
+    estimators: nn.ModuleDict | None,
+    patches: Tensor,
+    there: Tensor,
+    config: Config,
+) -> list[Tensor]:
     """Descriptors and estimates of clips as a whole, (B, size) each, of patches (B, N, M, W) and what of them is there (B, N)."""
     exact = patches.double()
 
@@ -205,7 +259,11 @@ def summarise(names: Sequence[str], estimators: nn.ModuleDict | None, patches: T
         if name not in ESTIMATES:
             return described(name)
         estimator, values, shares = estimated(ESTIMATES[name].by)
-        return shares.sqrt() if ESTIMATES[name].gives == "shares" else estimator.counted(values, shares)
+        return (
+            shares.sqrt()
+            if ESTIMATES[name].gives == "shares"
+            else estimator.counted(values, shares)
+        )
 
     return [summary(name) for name in names]
 
@@ -231,4 +289,8 @@ def stretch(values: Tensor, factor: float) -> Tensor:
     T = values.shape[-1]
     places = (torch.arange(round(T * factor), device=values.device) / factor).clamp(max=T - 1)
     below = places.long()
-    return torch.lerp(values[..., below], values[..., (below + 1).clamp(max=T - 1)], (places - below).to(values.dtype))
+    return torch.lerp(
+        values[..., below],
+        values[..., (below + 1).clamp(max=T - 1)],
+        (places - below).to(values.dtype),
+    )

@@ -21,7 +21,9 @@ def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarra
         step = pitch_step(config)
         size = config.pitch_n_fft // step
         longer = analysis_window(dataclasses.replace(config, n_fft=size))
-        banks.append((step, longer * (config.n_fft / size), pitch_filters(config)[:, : 1 + size // 2]))  # a tone is as loud as in the mel bands
+        banks.append(
+            (step, longer * (config.n_fft / size), pitch_filters(config)[:, : 1 + size // 2])
+        )  # a tone is as loud as in the mel bands
     return banks
 
 
@@ -37,7 +39,14 @@ def pitch_step(config: SpectrogramConfig) -> int:
     """
     highest_hz = config.pitch_f_min_hz * 2 ** (config.pitch_bands / config.pitch_per_octave)
     low = highest_hz <= PASSED * config.sample_rate and config.window == "hann"
-    return 2 if low and config.hop % 2 == 0 and config.frame_samples % 4 == 0 and config.pitch_n_fft % 4 == 0 else 1
+    return (
+        2
+        if low
+        and config.hop % 2 == 0
+        and config.frame_samples % 4 == 0
+        and config.pitch_n_fft % 4 == 0
+        else 1
+    )
 
 
 def low_pass() -> np.ndarray:
@@ -59,7 +68,9 @@ def at_half_rate(waveform: Tensor) -> Tensor:
     """Every other sample of a waveform (..., S), low-passed: (..., S / 2), rounded up. Beyond its ends are zeros."""
     count = -(-waveform.shape[-1] // 2)
     blocks = -(-count // BLOCK)
-    padded = torch.nn.functional.pad(waveform, (TAPS // 2, 2 * BLOCK * blocks + TAPS - 2 - TAPS // 2 - waveform.shape[-1]))
+    padded = torch.nn.functional.pad(
+        waveform, (TAPS // 2, 2 * BLOCK * blocks + TAPS - 2 - TAPS // 2 - waveform.shape[-1])
+    )
     matrix = _half_rate_matrix(waveform.device, waveform.dtype)
     return (padded.unfold(-1, len(matrix), 2 * BLOCK) @ matrix).flatten(-2)[..., :count]
 
@@ -77,7 +88,9 @@ def pitch_filters(config: SpectrogramConfig) -> np.ndarray:
     -------
     numpy.ndarray, shape (P, F), float64
     """
-    centres = config.pitch_f_min_hz * 2 ** (np.arange(config.pitch_bands) / config.pitch_per_octave)  # (P,)
+    centres = config.pitch_f_min_hz * 2 ** (
+        np.arange(config.pitch_bands) / config.pitch_per_octave
+    )  # (P,)
     bins = np.linspace(0, config.sample_rate / 2, 1 + config.pitch_n_fft // 2)  # (F,)
     widths = np.maximum(centres * (2 ** (1 / config.pitch_per_octave) - 1), bins[1])[:, None]
     return np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths) / widths

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from patchifier.config import ModelConfig
 
-LEAST_VARIANCE = 1e-3  # of a component, in those of a number: what varies less is noise, and stays small
+LEAST_VARIANCE = (
+    1e-3  # of a component, in those of a number: what varies less is noise, and stays small
+)
 FEW_CELLS = 8  # of a map on which a convolution is one matrix: 4 x 2
 
 
@@ -54,7 +56,9 @@ def keep_in_float32(module: nn.Module, kernels: Iterable[tuple[int, ...]]) -> No
 
 def in_bf16(maps: Tensor) -> bool:
     """Whether a CPU computes products of these maps in bf16."""
-    return maps.device.type == "cpu" and (maps.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
+    return maps.device.type == "cpu" and (
+        maps.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    )
 
 
 class Convolution(SwitchableConv2d):
@@ -68,7 +72,14 @@ class Convolution(SwitchableConv2d):
     def convolve(self, maps: Tensor) -> Tensor:
         """Turn maps (P, C, H, W) into (P, O, H / stride, W / stride)."""
         if maps.shape[-2:].numel() <= FEW_CELLS and (self.training or in_bf16(maps)):
-            return by_matrix(maps, self, *(sight(cells, stride=self.stride[0], device=maps.device) for cells in maps.shape[-2:]))
+            return by_matrix(
+                maps,
+                self,
+                *(
+                    sight(cells, stride=self.stride[0], device=maps.device)
+                    for cells in maps.shape[-2:]
+                ),
+            )
         return super().convolve(maps)
 
 
@@ -80,46 +91,82 @@ class UpConvolution(SwitchableConv2d):
     upsampling makes of one; and for a single output channel in four 2 x 2 kernels, one for each interleaved phase of the result.
     """
 
-    SMEARED = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))  # [tap of the 4 x 4 kernel][tap of the 3 x 3 one]
-    PHASES = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))  # [phase][cell of the small map][tap of the 3 x 3 kernel]
+    SMEARED = (
+        (0, 0, 1),
+        (0, 1, 1),
+        (1, 1, 0),
+        (1, 0, 0),
+    )  # [tap of the 4 x 4 kernel][tap of the 3 x 3 one]
+    PHASES = (
+        ((1, 0, 0), (0, 1, 1)),
+        ((1, 1, 0), (0, 0, 1)),
+    )  # [phase][cell of the small map][tap of the 3 x 3 kernel]
 
     def __init__(self, before: int, after: int, *, bias: bool = True) -> None:
         super().__init__(before, after, 3, padding=1, bias=bias)
-        self.register_buffer("smeared", torch.tensor(self.SMEARED, dtype=torch.float32), persistent=False)
-        self.register_buffer("phases", torch.tensor(self.PHASES, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "smeared", torch.tensor(self.SMEARED, dtype=torch.float32), persistent=False
+        )
+        self.register_buffer(
+            "phases", torch.tensor(self.PHASES, dtype=torch.float32), persistent=False
+        )
 
     def kernels(self) -> list[tuple[int, ...]]:
         """Shapes of the kernels that torch may be given: by transposition, and by phases."""
-        return [(self.in_channels, self.out_channels, 4, 4), (4 * self.out_channels, self.in_channels, 2, 2)]
+        return [
+            (self.in_channels, self.out_channels, 4, 4),
+            (4 * self.out_channels, self.in_channels, 2, 2),
+        ]
 
     def convolve(self, maps: Tensor) -> Tensor:
         """Turn maps (P, C, H, W) into (P, O, 2 H, 2 W)."""
         if maps.shape[-2:].numel() <= FEW_CELLS // 4:
-            return by_matrix(maps, self, *(sight(cells, up=2, device=maps.device) for cells in maps.shape[-2:]))
+            return by_matrix(
+                maps, self, *(sight(cells, up=2, device=maps.device) for cells in maps.shape[-2:])
+            )
         return self.by_phases(maps) if self.out_channels == 1 else self.by_transposition(maps)
 
     def by_transposition(self, maps: Tensor) -> Tensor:
         """By a transposed convolution with stride 2."""
-        kernel = torch.einsum("au,bv,oiuv->ioab", self.smeared, self.smeared, self.weight)  # (C, O, 4, 4)
+        kernel = torch.einsum(
+            "au,bv,oiuv->ioab", self.smeared, self.smeared, self.weight
+        )  # (C, O, 4, 4)
         return nn.functional.conv_transpose2d(maps, kernel, self.bias, stride=2, padding=1)
 
     def by_phases(self, maps: Tensor) -> Tensor:
         """By a 2 x 2 convolution for each of the four phases."""
         H, W = maps.shape[-2:]
-        kernels = torch.einsum("atu,bsv,oiuv->aboits", self.phases, self.phases, self.weight).flatten(0, 2)  # (4 O, C, 2, 2)
-        found = nn.functional.conv2d(maps, kernels, padding=1).unflatten(1, (2, 2, -1))  # (P, 2, 2, O, H + 1, W + 1)
-        rows = [torch.stack([found[:, a, b, :, a : a + H, b : b + W] for b in (0, 1)], dim=-1) for a in (0, 1)]  # (P, O, H, W, 2)
-        result = torch.stack(rows, dim=-3).flatten(-4, -3).flatten(-2)  # (P, O, H, 2, W, 2) -> (P, O, 2 H, 2 W)
+        kernels = torch.einsum(
+            "atu,bsv,oiuv->aboits", self.phases, self.phases, self.weight
+        ).flatten(0, 2)  # (4 O, C, 2, 2)
+        found = nn.functional.conv2d(maps, kernels, padding=1).unflatten(
+            1, (2, 2, -1)
+        )  # (P, 2, 2, O, H + 1, W + 1)
+        rows = [
+            torch.stack([found[:, a, b, :, a : a + H, b : b + W] for b in (0, 1)], dim=-1)
+            for a in (0, 1)
+        ]  # (P, O, H, W, 2)
+        result = (
+            torch.stack(rows, dim=-3).flatten(-4, -3).flatten(-2)
+        )  # (P, O, H, 2, W, 2) -> (P, O, 2 H, 2 W)
         return result if self.bias is None else result + self.bias[:, None, None]
 
 
 def by_matrix(maps: Tensor, convolution: nn.Conv2d, rows: Tensor, columns: Tensor) -> Tensor:
     """Convolve maps (P, C, H, W) by one matrix from all cells to all cells, given which row and column sees which."""
     weight = convolution.weight
-    matrix = torch.einsum("hyu,wxv,oiuv->yxohwi", rows.to(weight.dtype), columns.to(weight.dtype), weight)  # from H W C to H' W' O
-    bias = None if convolution.bias is None else convolution.bias.repeat(len(matrix) * matrix.shape[1])
-    flat = nn.functional.linear(maps.permute(0, 2, 3, 1).flatten(1), matrix.flatten(3).flatten(0, 2), bias)  # (P, H' W' O)
-    return flat.unflatten(1, matrix.shape[:3]).permute(0, 3, 1, 2)  # (P, O, H', W'), channels last in memory
+    matrix = torch.einsum(
+        "hyu,wxv,oiuv->yxohwi", rows.to(weight.dtype), columns.to(weight.dtype), weight
+    )  # from H W C to H' W' O
+    bias = (
+        None if convolution.bias is None else convolution.bias.repeat(len(matrix) * matrix.shape[1])
+    )
+    flat = nn.functional.linear(
+        maps.permute(0, 2, 3, 1).flatten(1), matrix.flatten(3).flatten(0, 2), bias
+    )  # (P, H' W' O)
+    return flat.unflatten(1, matrix.shape[:3]).permute(
+        0, 3, 1, 2
+    )  # (P, O, H', W'), channels last in memory
 
 
 @functools.cache
@@ -127,8 +174,12 @@ def sight(cells: int, *, stride: int = 1, up: int = 1, device: torch.device) -> 
     """Which cell is seen from where: 1 at [cell, cell of the result, tap of three], (cells, cells * up / stride, 3)."""
     with torch.inference_mode(False):  # it is kept, and training may want it
         result = torch.arange(cells * up // stride, device=device)
-        seen = result[:, None] * stride + torch.arange(-1, 2, device=device)  # (cells', 3), in the upsampled map
-        seen = torch.where((seen >= 0) & (seen < cells * up), seen // up, cells)  # beside the map: no cell
+        seen = result[:, None] * stride + torch.arange(
+            -1, 2, device=device
+        )  # (cells', 3), in the upsampled map
+        seen = torch.where(
+            (seen >= 0) & (seen < cells * up), seen // up, cells
+        )  # beside the map: no cell
         return (torch.arange(cells, device=device)[:, None, None] == seen).float()
 
 
@@ -173,7 +224,9 @@ class Standard(nn.Module):
             variances, vectors = torch.linalg.eigh(standard.T @ standard / len(standard))  # rising
             size = self.directions.shape[1]
             chosen = vectors.flip(1)[:, :size] / (variances.flip(0)[:size] + LEAST_VARIANCE).sqrt()
-            signs = chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()  # that of the largest weight: eigenvectors have none of their own
+            signs = chosen.gather(
+                0, chosen.abs().argmax(0, keepdim=True)
+            ).sign()  # that of the largest weight: eigenvectors have none of their own
             self.directions.copy_(chosen * signs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,14 +234,21 @@ class Standard(nn.Module):
         standard = (x - self.mean) / self.scale
         if not self.pooled:
             return standard
-        return torch.cat([standard[..., : self.pooled] @ self.directions, standard[..., self.pooled :]], dim=-1)
+        return torch.cat(
+            [standard[..., : self.pooled] @ self.directions, standard[..., self.pooled :]], dim=-1
+        )
 
 
 class Attention(nn.MultiheadAttention):
     """Self-attention, of float32 numbers on a CPU, whose bf16 kernel takes eight times as long to go back through sequences of odd lengths."""
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, *_: Tensor, attn_mask: Tensor | None = None, key_padding_mask: Tensor | None = None, **__: object
+        self,
+        x: Tensor,
+        *_: Tensor,
+        attn_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        **__: object,
     ) -> tuple[Tensor, None]:
         """Turn a sequence (B, L, D) into (B, L, D).
 
@@ -196,17 +256,31 @@ class Attention(nn.MultiheadAttention):
         """
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, D / H)
-            for part in nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+            for part in nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(
+                3, dim=-1
+            )
         )
         on_cpu = x.device.type == "cpu"
         with torch.autocast(x.device.type, enabled=False) if on_cpu else contextlib.nullcontext():
             if on_cpu:
-                query, key, value = (part.to(self.in_proj_weight.dtype) for part in (query, key, value))
-            padding = None if key_padding_mask is None else key_padding_mask[:, None, None]  # (B, 1, 1, L)
-            added = padding if attn_mask is None else attn_mask if padding is None else attn_mask + padding
+                query, key, value = (
+                    part.to(self.in_proj_weight.dtype) for part in (query, key, value)
+                )
+            padding = (
+                None if key_padding_mask is None else key_padding_mask[:, None, None]
+            )  # (B, 1, 1, L)
+            added = (
+                padding
+                if attn_mask is None
+                else attn_mask
+                if padding is None
+                else attn_mask + padding
+            )
             scores = None if added is None else added.to(query.dtype)
             dropped = self.dropout if self.training else 0.0
-            found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=scores, dropout_p=dropped)
+            found = nn.functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=scores, dropout_p=dropped
+            )
         return self.out_proj(found.transpose(1, 2).flatten(2)), None
 
 
@@ -221,7 +295,11 @@ class Dropout(nn.Dropout):
         if not self.training or not self.p or x.device.type != "cpu":
             return super().forward(x)
         dropped = min(round(self.p * 2**16), 2**16 - 1)
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
+        draws = (
+            torch.empty(-(-x.numel() // 4), dtype=torch.int64)
+            .random_(-(2**63), None)
+            .view(torch.int16)[: x.numel()]
+        )
         kept = draws.view(x.shape) >= dropped - 2**15
         return x * (kept.to(x.dtype) * (2**16 / (2**16 - dropped)))
 

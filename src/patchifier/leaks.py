@@ -55,10 +55,16 @@ from patchifier.filters import mel_edges_hz
 
 LOW_HZ, HIGH_HZ = 200.0, 5000.0  # below, codecs and rooms differ; above, mp3 and noise do
 BITS = 32
-SMOOTH_S, LAG_S = 0.21, 0.093  # 9 and 4 frames of the paper's setting: half a frame of misalignment turns 4 % of the bits over
+SMOOTH_S, LAG_S = (
+    0.21,
+    0.093,
+)  # 9 and 4 frames of the paper's setting: half a frame of misalignment turns 4 % of the bits over
 RELIABLE_DB = 1.0
 CODE_BITS = 20
-CODE_SHIFTS = (0, BITS - CODE_BITS)  # two codes per frame: noise seldom spoils both ends of the spectrum
+CODE_SHIFTS = (
+    0,
+    BITS - CODE_BITS,
+)  # two codes per frame: noise seldom spoils both ends of the spectrum
 FLIPS = 2
 VOTES = 3  # at one offset, give or take a frame
 COMMON = 2000  # a code with more postings than this tells nothing, and costs most of the time
@@ -110,7 +116,14 @@ class Leak:
         return asdict(self)
 
 
-def leaks(first: Cache, second: Cache, *, same: float = SAME, similar: float = SIMILAR, progress: Progress = silent) -> tuple[Leak, ...]:
+def leaks(
+    first: Cache,
+    second: Cache,
+    *,
+    same: float = SAME,
+    similar: float = SIMILAR,
+    progress: Progress = silent,
+) -> tuple[Leak, ...]:
     """Find pairs of clips that share a stretch of the same recording.
 
     Parameters
@@ -136,7 +149,9 @@ def leaks(first: Cache, second: Cache, *, same: float = SAME, similar: float = S
         If the mel bands of the caches were made with different settings, or with settings too coarse to tell recordings apart.
     """
     if not 0.5 < similar <= same <= 1:
-        raise RequestError(f"similar is {similar} and same is {same}, expected 0.5 < similar <= same <= 1.")
+        raise RequestError(
+            f"similar is {similar} and same is {same}, expected 0.5 < similar <= same <= 1."
+        )
     first = first.require(first.spectrogram.without_pitch)  # pitch bands are not listened to
     second = second.require(first.spectrogram)
     inside = first.path.resolve() == second.path.resolve()
@@ -146,14 +161,25 @@ def leaks(first: Cache, second: Cache, *, same: float = SAME, similar: float = S
         index = _Index(second, block)
         for clip in range(len(first.clips)):
             if not inside or clip < block.stop - 1:  # of a set with itself, the upper triangle
-                found += _compared(first, second, index, clip, inside=inside, limits=(similar, same))
-            progress(number * len(first.clips) + clip + 1, len(blocks) * len(first.clips), f"{len(found)} found")
-    return tuple(sorted(found, key=lambda leak: (leak.one_group, -leak.score, leak.first, leak.second)))
+                found += _compared(
+                    first, second, index, clip, inside=inside, limits=(similar, same)
+                )
+            progress(
+                number * len(first.clips) + clip + 1,
+                len(blocks) * len(first.clips),
+                f"{len(found)} found",
+            )
+    return tuple(
+        sorted(found, key=lambda leak: (leak.one_group, -leak.score, leak.first, leak.second))
+    )
 
 
 def save(found: Sequence[Leak], path: str | Path) -> None:
     """Write leaks as a CSV file, a row each, in their order; with none, the header alone."""
-    with replaced_file(Path(path)) as new, new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+    with (
+        replaced_file(Path(path)) as new,
+        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
         table = csv.writer(stream)
         table.writerow(field.name for field in fields(Leak))
         table.writerows(astuple(leak) for leak in found)
@@ -184,7 +210,9 @@ def fingerprint(log_mel: np.ndarray, config: SpectrogramConfig | None = None) ->
     """
     config = config or SpectrogramConfig()
     if log_mel.ndim != 2 or log_mel.shape[1] != config.bands:
-        raise RequestError(f"log_mel has shape {log_mel.shape}, expected (T, {config.bands}), frames first.")
+        raise RequestError(
+            f"log_mel has shape {log_mel.shape}, expected (T, {config.bands}), frames first."
+        )
     return _packed(_differences(log_mel, config))
 
 
@@ -199,9 +227,13 @@ def _differences(log_mel: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     frames = len(log_mel) - smooth + 1
     if frames <= lag:
         return np.zeros((0, BITS), np.float32)
-    bands = log_mel.astype(np.float32) @ _neighbours(config)  # (T, 32): differences of neighbours first, as all of this is linear
+    bands = log_mel.astype(np.float32) @ _neighbours(
+        config
+    )  # (T, 32): differences of neighbours first, as all of this is linear
     taps = np.hanning(smooth + 2)[1:-1].astype(np.float32)
-    smoothed = functools.reduce(np.add, (tap * bands[at : at + frames] for at, tap in enumerate(taps / taps.sum())))
+    smoothed = functools.reduce(
+        np.add, (tap * bands[at : at + frames] for at, tap in enumerate(taps / taps.sum()))
+    )
     return smoothed[lag:] - smoothed[:-lag]
 
 
@@ -211,10 +243,14 @@ def _neighbours(config: SpectrogramConfig) -> np.ndarray:
     centres = mel_edges_hz(config)[1:-1]
     used = np.flatnonzero((centres >= LOW_HZ) & (centres <= HIGH_HZ))
     if len(used) < BITS // 2:
-        raise RequestError(f"the cache has {len(used)} mel bands between {LOW_HZ:g} and {HIGH_HZ:g} Hz, expected at least {BITS // 2}: prepare it with more.")
+        raise RequestError(
+            f"the cache has {len(used)} mel bands between {LOW_HZ:g} and {HIGH_HZ:g} Hz, expected at least {BITS // 2}: prepare it with more."
+        )
     edges = np.linspace(0, len(used), BITS + 2)  # of 33 bands, in units of mel bands
     bands = np.arange(len(used))[:, None]
-    shares = np.clip(np.minimum(edges[1:], bands + 1) - np.maximum(edges[:-1], bands), 0, None)  # (used, 33)
+    shares = np.clip(
+        np.minimum(edges[1:], bands + 1) - np.maximum(edges[:-1], bands), 0, None
+    )  # (used, 33)
     matrix = np.zeros((config.bands, BITS), np.float32)
     matrix[used] = np.diff(shares / shares.sum(axis=0), axis=1) / config.scale
     return matrix
@@ -234,13 +270,17 @@ class _Index:
         self.owners = np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(self.starts))
         codes, frames = _codes(self.prints)
         self.frames = frames[np.argsort(codes, kind="stable")]  # postings, code by code
-        self.firsts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(CODE_SHIFTS) << CODE_BITS))])  # of each code's
+        self.firsts = np.concatenate(
+            [[0], np.cumsum(np.bincount(codes, minlength=len(CODE_SHIFTS) << CODE_BITS))]
+        )  # of each code's
 
     def clip(self, number: int) -> np.ndarray:
         """Fingerprint of a clip, counted within the block."""
         return self.prints[self.starts[number] : self.starts[number + 1]]
 
-    def votes(self, codes: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def votes(
+        self, codes: np.ndarray, frames: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Clips, offsets in frames and votes of whatever these codes hit, each at the frame where it is heard."""
         at = self.firsts[codes]
         hits = self.firsts[codes + np.uint32(1)] - at
@@ -279,10 +319,15 @@ def _codes_with_flips(differences: np.ndarray, prints: np.ndarray) -> tuple[np.n
     ways = []
     for kind, shift in enumerate(CODE_SHIFTS):
         heard = frames[codes >> np.uint32(CODE_BITS) == kind]
-        weakest = np.argpartition(np.abs(differences[heard, shift : shift + CODE_BITS]), FLIPS, axis=1)[:, :FLIPS]  # (C, 2)
+        weakest = np.argpartition(
+            np.abs(differences[heard, shift : shift + CODE_BITS]), FLIPS, axis=1
+        )[:, :FLIPS]  # (C, 2)
         ways.append(np.uint32(1) << weakest.astype(np.uint32))
     bits = np.concatenate(ways)
-    turned = [codes ^ (bits * np.array(on, np.uint32)).sum(axis=1, dtype=np.uint32) for on in itertools.product((0, 1), repeat=FLIPS)]
+    turned = [
+        codes ^ (bits * np.array(on, np.uint32)).sum(axis=1, dtype=np.uint32)
+        for on in itertools.product((0, 1), repeat=FLIPS)
+    ]
     return np.concatenate(turned), np.tile(frames.astype(np.int64), len(turned))
 
 
@@ -296,12 +341,24 @@ def _blocks(cache: Cache) -> Iterator[range]:
 # --- comparing ---
 
 
-def _compared(first: Cache, second: Cache, index: _Index, clip: int, *, inside: bool, limits: tuple[float, float]) -> Iterator[Leak]:
+def _compared(
+    first: Cache,
+    second: Cache,
+    index: _Index,
+    clip: int,
+    *,
+    inside: bool,
+    limits: tuple[float, float],
+) -> Iterator[Leak]:
     """Yield the leak between a clip and each clip of the index that is like it."""
     one, (similar, same) = first.clips[clip], limits
-    for number, match in _best(index, first.log_mel(clip), first.spectrogram, after=clip - index.first if inside else -1).items():
+    for number, match in _best(
+        index, first.log_mel(clip), first.spectrogram, after=clip - index.first if inside else -1
+    ).items():
         two, offset = second.clips[index.first + number], match.offset
-        overlap = min(first.frames[clip], second.frames[index.first + number] - offset) - max(0, -offset)
+        overlap = min(first.frames[clip], second.frames[index.first + number] - offset) - max(
+            0, -offset
+        )
         if match.score >= similar:
             yield Leak(
                 first=one.id,
@@ -322,7 +379,9 @@ class _Match(NamedTuple):
     offset: int
 
 
-def _best(index: _Index, log_mel: np.ndarray, config: SpectrogramConfig, *, after: int) -> dict[int, _Match]:
+def _best(
+    index: _Index, log_mel: np.ndarray, config: SpectrogramConfig, *, after: int
+) -> dict[int, _Match]:
     """Best match for each clip of the index, behind the clip `after`, that gets enough votes."""
     differences = _differences(log_mel, config)
     prints = _packed(differences)
@@ -333,7 +392,10 @@ def _best(index: _Index, log_mel: np.ndarray, config: SpectrogramConfig, *, afte
         number, offset = int(clips[cell]), int(offsets[cell])
         match = _match(prints, index.clip(number), offset, config)
         if match.score > PROMISING:
-            match = max(_match(prints, index.clip(number), offset + step, config) for step in (-2, -1, 0, 1, 2))
+            match = max(
+                _match(prints, index.clip(number), offset + step, config)
+                for step in (-2, -1, 0, 1, 2)
+            )
         best[number] = max(best.get(number, match), match)
     return best
 
@@ -346,7 +408,9 @@ def _match(one: np.ndarray, two: np.ndarray, offset: int, config: SpectrogramCon
         return _Match(0.0, 0.0, offset)
     one, two = one[start:end], two[start + offset : end + offset]
     alike, both = ~(one[:, 0] ^ two[:, 0]), one[:, 1] & two[:, 1]
-    signs, told, agreeing = (_window_sums(np.bitwise_count(bits), window) for bits in (alike, both, both & alike))
+    signs, told, agreeing = (
+        _window_sums(np.bitwise_count(bits), window) for bits in (alike, both, both & alike)
+    )
     shares = np.where(told >= SHARE * BITS * window, agreeing / np.maximum(told, 1), 0.0)
     at = int(shares.argmax())
     return _Match(float(signs[at]) / (BITS * window), float(shares[at]), offset)

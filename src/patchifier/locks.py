@@ -36,7 +36,9 @@ def alone(folder: Path, what: str) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RequestError(f"{folder}: another {what} is working in this folder. Wait for it, or end it first.") from error
+                raise RequestError(
+                    f"{folder}: another {what} is working in this folder. Wait for it, or end it first."
+                ) from error
             except OSError:  # a file system without locks
                 pass
         yield

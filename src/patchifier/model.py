@@ -32,7 +32,9 @@ class FeatureExtractor(nn.Module):
             modules.append(down_module(before, channels, config.convolutions))
             before = channels
         self.down = nn.Sequential(*modules)
-        cells = config.mel_bands * config.frames // 4 ** len(config.channels)  # of the last map: 2 x 1
+        cells = (
+            config.mel_bands * config.frames // 4 ** len(config.channels)
+        )  # of the last map: 2 x 1
         flat = before if config.vector == "mean" else before * cells
         self.mean = config.vector == "mean"
         self.mel_bands = config.mel_bands
@@ -44,7 +46,9 @@ class FeatureExtractor(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Turn patches (P, 1, M, W) into vectors (P, D)."""
         maps = self.down(patches[:, :, : self.mel_bands])  # (P, C, M / 32, W / 32)
-        flat = maps.mean((-2, -1)) if self.mean else maps.flatten(1)  # (P, C) or (P, C * M * W / 1024)
+        flat = (
+            maps.mean((-2, -1)) if self.mean else maps.flatten(1)
+        )  # (P, C) or (P, C * M * W / 1024)
         if patches.shape[2] > self.mel_bands:
             flat = torch.cat([flat, self.pitch(patches[:, 0, self.mel_bands :])], dim=1)
         return self.to_vector(flat)  # (P, D)
@@ -67,7 +71,11 @@ def make_extractor(config: ModelConfig) -> nn.Module:
     """The paper's, or one beyond it."""
     if config.extractor == "transformer":
         return ColumnTransformer(config)
-    return TwoScales(config, FeatureExtractor) if config.extractor == "two-scale" else FeatureExtractor(config)
+    return (
+        TwoScales(config, FeatureExtractor)
+        if config.extractor == "two-scale"
+        else FeatureExtractor(config)
+    )
 
 
 class Bottleneck(nn.Module):
@@ -81,7 +89,11 @@ class Bottleneck(nn.Module):
             self.mask_token = nn.Parameter(torch.zeros(D))
         self.absolute, self.plain = config.embedding != "relative", config.embedding == "plain"
         # No weights: both sides of the sum with positions start at one scale
-        self.vector_norm = nn.LayerNorm(D, elementwise_affine=False) if config.vector_norm == "layer" else nn.Identity()
+        self.vector_norm = (
+            nn.LayerNorm(D, elementwise_affine=False)
+            if config.vector_norm == "layer"
+            else nn.Identity()
+        )
         if self.absolute:
             self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # that of CLS first
         # BERT's epsilon
@@ -92,7 +104,13 @@ class Bottleneck(nn.Module):
         self.distances = Distances(self.encoder, config) if config.embedding == "relative" else None
 
     def forward(
-        self, vectors: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, chosen: Tensor | None = None, there: Tensor | None = None
+        self,
+        vectors: Tensor,
+        *,
+        masked: Tensor | None = None,
+        present: Tensor | None = None,
+        chosen: Tensor | None = None,
+        there: Tensor | None = None,
     ) -> list[Tensor]:
         """Turn vectors (B, N, D) into the sequence (B, 1 + N, D) after each layer, CLS first.
 
@@ -105,14 +123,24 @@ class Bottleneck(nn.Module):
             x = torch.cat([x[:, :1], at(x[:, 1:], chosen)], dim=1)  # (B, 1 + V, D)
         return self.through_layers(x, None if there is None or there.all() else there, chosen)
 
-    def through_layers(self, x: Tensor, there: Tensor | None = None, places: Tensor | None = None) -> list[Tensor]:
+    def through_layers(
+        self, x: Tensor, there: Tensor | None = None, places: Tensor | None = None
+    ) -> list[Tensor]:
         """The sequence (B, 1 + N, D) after each layer; without padding where not `there` (B, N), at `places` (B, N) of a clip, if not in order."""
         padding = bias = None
         if there is not None:
-            padding = nn.functional.pad(~there, (1, 0), value=False)  # (B, 1 + N), CLS is always there
+            padding = nn.functional.pad(
+                ~there, (1, 0), value=False
+            )  # (B, 1 + N), CLS is always there
         if self.distances is not None:
-            bias = self.distances(torch.arange(x.shape[1] - 1, device=x.device) if places is None else places)  # (1 or B, H, 1 + N, 1 + N)
-            padding = None if padding is None else torch.zeros_like(padding, dtype=bias.dtype).masked_fill(padding, -torch.inf)
+            bias = self.distances(
+                torch.arange(x.shape[1] - 1, device=x.device) if places is None else places
+            )  # (1 or B, H, 1 + N, 1 + N)
+            padding = (
+                None
+                if padding is None
+                else torch.zeros_like(padding, dtype=bias.dtype).masked_fill(padding, -torch.inf)
+            )
         sequences = []
         for layer in self.encoder.layers:
             x = layer(x, src_mask=bias, src_key_padding_mask=padding)
@@ -120,7 +148,9 @@ class Bottleneck(nn.Module):
         sequences[-1] = self.last_norm(sequences[-1])
         return sequences
 
-    def embed(self, vectors: Tensor, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    def embed(
+        self, vectors: Tensor, masked: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
         """Put mask tokens over masked vectors, CLS before them, add positions: BERT's embedding. Without positions if only distances count."""
         B, N, D = vectors.shape
         vectors = self.vector_norm(vectors)
@@ -138,7 +168,9 @@ class Bottleneck(nn.Module):
         if N <= L:
             return learnt[:N]
         order = torch.arange(N, device=learnt.device, dtype=learnt.dtype)
-        counts = order.new_full((1, 1), N) if present is None else present.sum(1, keepdim=True)  # (B, 1)
+        counts = (
+            order.new_full((1, 1), N) if present is None else present.sum(1, keepdim=True)
+        )  # (B, 1)
         places = order * torch.where(counts > L, (L - 1) / (counts - 1).clamp(min=1), 1.0)  # (B, N)
         below = places.clamp(max=L - 1).floor().long()
         above = (below + 1).clamp(max=L - 1)
@@ -199,16 +231,26 @@ class Patchifier(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.extractor = make_extractor(config)
-            self.bottleneck = Bottleneck(config, layers=config.layers, fills_in=not config.predictor_layers)
+            self.bottleneck = Bottleneck(
+                config, layers=config.layers, fills_in=not config.predictor_layers
+            )
             if config.predictor_layers:
                 self.predictor = Bottleneck(config, layers=config.predictor_layers)
             self.align: nn.Module = nn.Linear(config.width, config.width)
             if config.align == "mlp":
-                self.align = nn.Sequential(self.align, nn.GELU(), nn.Linear(config.width, config.width))
+                self.align = nn.Sequential(
+                    self.align, nn.GELU(), nn.Linear(config.width, config.width)
+                )
             self.decoder = Decoder(config)
-            self.readout = Standard(config.readout, components=config.components) if config.readout else None
+            self.readout = (
+                Standard(config.readout, components=config.components) if config.readout else None
+            )
             initialise(self, token_std=1.0 if config.vector_norm == "layer" else 0.02)
-            self.estimators = nn.ModuleDict({name: ESTIMATORS[name]() for name in config.estimators}) if config.estimators else None
+            self.estimators = (
+                nn.ModuleDict({name: ESTIMATORS[name]() for name in config.estimators})
+                if config.estimators
+                else None
+            )
         # A CPU convolves in this order: 1.6 times faster forward and back than with kernels that are reordered each time.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it alone
 
@@ -221,10 +263,20 @@ class Patchifier(nn.Module):
         vectors = self.extractor(chosen)  # (P, D)
         if where is None:
             return vectors.unflatten(0, (B, N))
-        return vectors.new_zeros(B * N, self.config.width).index_copy(0, places(where), vectors).unflatten(0, (B, N))
+        return (
+            vectors.new_zeros(B * N, self.config.width)
+            .index_copy(0, places(where), vectors)
+            .unflatten(0, (B, N))
+        )
 
     def encode(
-        self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, extract: str = "visible", visible: Tensor | None = None
+        self,
+        patches: Tensor,
+        *,
+        masked: Tensor | None = None,
+        present: Tensor | None = None,
+        extract: str = "visible",
+        visible: Tensor | None = None,
     ) -> list[Tensor]:
         """Vectors (B, N, D), then the sequence (B, 1 + N, D) after each bottleneck layer.
 
@@ -233,7 +285,13 @@ class Patchifier(nn.Module):
         """
         where = present
         if masked is not None and extract == "visible":
-            where = visible if visible is not None else ~masked if present is None else present & ~masked
+            where = (
+                visible
+                if visible is not None
+                else ~masked
+                if present is None
+                else present & ~masked
+            )
         vectors = self.extract(patches, where)
         return [vectors, *self.bottleneck(vectors, masked=masked, present=present)]
 
@@ -255,25 +313,39 @@ class Patchifier(nn.Module):
         hidden: Tensor | None = None,
     ) -> Tensor:
         """Fill in masked patches from the visible ones (4.2); their places may be given beside the mask, for a device that counts slowly."""
-        _, filled = self.fill(patches, masked=masked, present=present, extract=extract, visible=visible)  # (B, N, D)
+        _, filled = self.fill(
+            patches, masked=masked, present=present, extract=extract, visible=visible
+        )  # (B, N, D)
         where = present if loss_on == "all" else masked if hidden is None else hidden
         reconstructed = self.decoder(self.align(take(filled, where)))  # (P, 1, M, W)
         return nn.functional.mse_loss(reconstructed, take(self.mel(target), where))
 
     def fill(
-        self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None, extract: str = "visible", visible: Tensor | None = None
+        self,
+        patches: Tensor,
+        *,
+        masked: Tensor | None = None,
+        present: Tensor | None = None,
+        extract: str = "visible",
+        visible: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What is known of visible patches and what is said of all, (B, N, D) each; one and the same without a predictor.
 
         With one, the bottleneck sees visible patches alone, and the predictor fills in the others.
         """
         if masked is None or not self.config.predictor_layers:
-            sequence = self.encode(patches, masked=masked, present=present, extract=extract, visible=visible)[-1]  # (B, 1 + N, D)
+            sequence = self.encode(
+                patches, masked=masked, present=present, extract=extract, visible=visible
+            )[-1]  # (B, 1 + N, D)
             return sequence[:, 1:], sequence[:, 1:]
         seen = ~masked if present is None else present & ~masked  # (B, N)
         vectors = self.extract(patches, seen if visible is None else visible)  # (B, N, D)
-        chosen, there = side_by_side(seen, len(visible) if visible is not None and present is None else None)  # (B, V)
-        sequence = self.bottleneck(vectors, present=present, chosen=chosen, there=there)[-1]  # (B, 1 + V, D)
+        chosen, there = side_by_side(
+            seen, len(visible) if visible is not None and present is None else None
+        )  # (B, V)
+        sequence = self.bottleneck(vectors, present=present, chosen=chosen, there=there)[
+            -1
+        ]  # (B, 1 + V, D)
         known = put(sequence[:, 1:], chosen, there, like=vectors)
         return known, self.predictor(known, masked=~seen, present=present)[-1][:, 1:]
 
@@ -281,7 +353,9 @@ class Patchifier(nn.Module):
         """Mel bands of patches (..., M, W)."""
         return patches[..., : self.config.mel_bands, :]
 
-    def reconstruct(self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    def reconstruct(
+        self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
         """Patches (B, N, 1, M, W) as stage II decodes them, visible ones too."""
         vectors = self.align(self.fill(patches, masked=masked, present=present)[1])  # (B, N, D)
         return self.decoder(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
@@ -308,7 +382,9 @@ def at(values: Tensor, chosen: Tensor) -> Tensor:
 def put(values: Tensor, chosen: Tensor, there: Tensor | None, *, like: Tensor) -> Tensor:
     """Zeros (B, N, D) with values (B, V, D) at the places (B, V) that count: the way back from :func:`at`."""
     values = values if there is None else values * there[..., None]
-    return torch.zeros_like(like, dtype=values.dtype).scatter(1, chosen[..., None].expand_as(values), values)
+    return torch.zeros_like(like, dtype=values.dtype).scatter(
+        1, chosen[..., None].expand_as(values), values
+    )
 
 
 def side_by_side(where: Tensor, total: int | None = None) -> tuple[Tensor, Tensor | None]:
@@ -338,7 +414,9 @@ def initialise(model: Patchifier, *, token_std: float) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Linear) and (name.startswith(("bottleneck", "predictor")) or ".encoder." in name):
+        if isinstance(module, nn.Linear) and (
+            name.startswith(("bottleneck", "predictor")) or ".encoder." in name
+        ):
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     for name, parameter in model.named_parameters():
@@ -350,7 +428,9 @@ def initialise(model: Patchifier, *, token_std: float) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
-def draw_mask(generator: np.random.Generator, present: np.ndarray, ratio: float, *, ends: float = 0.0) -> np.ndarray:
+def draw_mask(
+    generator: np.random.Generator, present: np.ndarray, ratio: float, *, ends: float = 0.0
+) -> np.ndarray:
     """Choose uniformly which patches are masked (4.2); in some clips, all around a stretch.
 
     Parameters
@@ -373,7 +453,9 @@ def draw_mask(generator: np.random.Generator, present: np.ndarray, ratio: float,
     scores = generator.random(present.shape)
     if ends:
         seen = present.sum(1) - count
-        first = np.floor(generator.random(len(present)) * (count + 1))[:, None]  # of the visible stretch
+        first = np.floor(generator.random(len(present)) * (count + 1))[
+            :, None
+        ]  # of the visible stretch
         place = np.arange(present.shape[1])
         inside = (place >= first) & (place < first + seen[:, None])
         scores = np.where(generator.random((len(present), 1)) < ends, inside, scores)

@@ -52,10 +52,21 @@ def best_precision(device: str, wanted: str = "auto") -> str:
 
 def processor_has_bf16() -> bool:
     """Whether this processor multiplies bf16 itself (AVX-512 BF16 or AMX); without, bf16 is many times slower than float32."""
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
 
 
-def settle(run: Run, wanted: str, device: str, trials: Callable[[], Iterable[Trial]], *, flag: str, progress: Progress = silent) -> Arithmetic:
+def settle(
+    run: Run,
+    wanted: str,
+    device: str,
+    trials: Callable[[], Iterable[Trial]],
+    *,
+    flag: str,
+    progress: Progress = silent,
+) -> Arithmetic:
     """Choose a run's arithmetic once and for all, and write it into ``run.json``.
 
     Parameters
@@ -107,7 +118,14 @@ def record(run: Run, arithmetic: Arithmetic) -> Arithmetic:
     return arithmetic
 
 
-def decide(wanted: str, device: str, trials: Callable[[], Iterable[Trial]], *, flag: str = "precision", progress: Progress = silent) -> Arithmetic:
+def decide(
+    wanted: str,
+    device: str,
+    trials: Callable[[], Iterable[Trial]],
+    *,
+    flag: str = "precision",
+    progress: Progress = silent,
+) -> Arithmetic:
     """Choose the arithmetic for what `trials` compute; see :func:`settle`."""
     precision = best_precision(device, wanted)
     if precision != "bf16" or not _on_cpu(device):
@@ -115,11 +133,21 @@ def decide(wanted: str, device: str, trials: Callable[[], Iterable[Trial]], *, f
     started = time.monotonic()
     verdict = self_test(trials(), progress=progress)
     if verdict.failed and wanted == "bf16":
-        raise RequestError(f"{flag} is 'bf16', which this processor computes wrongly: {verdict.refused[-1]}. Use --{flag} 32, or auto.")
+        raise RequestError(
+            f"{flag} is 'bf16', which this processor computes wrongly: {verdict.refused[-1]}. Use --{flag} 32, or auto."
+        )
     precision = "32" if verdict.failed else "bf16"
     progress(verdict.operations, verdict.operations, _in_words(precision, verdict))
-    facts = {"precision": precision, "seconds": round(time.monotonic() - started, 1), "operations": verdict.operations}
-    facts |= {"refused": list(verdict.refused), "float32 kernels": [list(kernel) for kernel in verdict.kernels], **_machine()}
+    facts = {
+        "precision": precision,
+        "seconds": round(time.monotonic() - started, 1),
+        "operations": verdict.operations,
+    }
+    facts |= {
+        "refused": list(verdict.refused),
+        "float32 kernels": [list(kernel) for kernel in verdict.kernels],
+        **_machine(),
+    }
     return Arithmetic(precision, () if verdict.failed else verdict.kernels, facts)
 
 
@@ -127,11 +155,17 @@ def _in_words(precision: str, verdict: Verdict) -> str:
     """Result of a self-test in one line."""
     if verdict.failed:
         return f"float32: this processor computes bf16 wrongly: {verdict.refused[-1]}"
-    kept = f", float32 for {len(verdict.kernels)} kernels that it computes wrongly: {verdict.refused[0]}" if verdict.kernels else ""
+    kept = (
+        f", float32 for {len(verdict.kernels)} kernels that it computes wrongly: {verdict.refused[0]}"
+        if verdict.kernels
+        else ""
+    )
     return f"{precision}{kept}"
 
 
-def _resumed(begun: Arithmetic, device: str, trials: Callable[[], Iterable[Trial]], progress: Progress) -> Arithmetic:
+def _resumed(
+    begun: Arithmetic, device: str, trials: Callable[[], Iterable[Trial]], progress: Progress
+) -> Arithmetic:
     """Return the arithmetic that a run began with; on another machine, after a self-test."""
     if begun.precision != "bf16" or not _on_cpu(device) or _machine().items() <= begun.test.items():
         return begun
@@ -153,7 +187,13 @@ def _machine() -> dict[str, Any]:
     """What the result of a self-test depends on."""
     amx = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    return {"processor": processor(), "amx": amx, "ONEDNN_MAX_CPU_ISA": limit, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {
+        "processor": processor(),
+        "amx": amx,
+        "ONEDNN_MAX_CPU_ISA": limit,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def agree(fabric: Any, run: Run, arithmetic: Arithmetic) -> Arithmetic:
@@ -165,5 +205,9 @@ def agree(fabric: Any, run: Run, arithmetic: Arithmetic) -> Arithmetic:
         devices.use_float32(fabric)
         return record(run, Arithmetic("32", (), arithmetic.test))
     kernels = sorted({kernel for other in others for kernel in other.kernels})
-    test = arithmetic.test | {"float32 kernels": [list(kernel) for kernel in kernels]} if arithmetic.test else {}
+    test = (
+        arithmetic.test | {"float32 kernels": [list(kernel) for kernel in kernels]}
+        if arithmetic.test
+        else {}
+    )
     return record(run, Arithmetic(arithmetic.precision, tuple(kernels), test))

@@ -23,7 +23,9 @@ Answer = TypeVar("Answer")
 AHEAD = 4  # tasks done or in work for each process: bounded, so that answers do not pile up
 
 
-def in_processes(work: Callable[[Any, Task], Answer], tasks: Sequence[Task], *, workers: int, shared: Any = None) -> Generator[Answer | None, None, None]:
+def in_processes(
+    work: Callable[[Any, Task], Answer], tasks: Sequence[Task], *, workers: int, shared: Any = None
+) -> Generator[Answer | None, None, None]:
     """Do tasks side by side, in processes of their own.
 
     Parameters
@@ -93,7 +95,9 @@ def _received(path: Path) -> Sent:
     return Sent(pickle.loads(path.read_bytes()), path)
 
 
-def _one_by_one(running: Sequence[tuple[Task, Future[Answer]]], work: Callable[[Any, Task], Answer], sent: Sent) -> Iterator[Answer | None]:
+def _one_by_one(
+    running: Sequence[tuple[Task, Future[Answer]]], work: Callable[[Any, Task], Answer], sent: Sent
+) -> Iterator[Answer | None]:
     """Answers of a pool that broke: those that it gave, and the others from a process that is replaced whenever it dies."""
     with contextlib.ExitStack() as stack:
         alone = None
@@ -101,7 +105,9 @@ def _one_by_one(running: Sequence[tuple[Task, Future[Answer]]], work: Callable[[
             if future.done() and not future.cancelled() and not future.exception():
                 yield future.result()
                 continue
-            alone = alone or stack.enter_context(_ended(process_pool(1, initializer=_begin, initargs=(sent,))))
+            alone = alone or stack.enter_context(
+                _ended(process_pool(1, initializer=_begin, initargs=(sent,)))
+            )
             try:
                 yield alone.submit(_do, work, task).result()
             except BrokenProcessPool:
@@ -120,7 +126,9 @@ def _ended(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 
 def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
     """Start all processes side by side; find out whether they can start at all, so that no file is blamed for it."""
-    started = [pool.submit(os.getpid) for _ in range(workers)]  # a pool starts a process for each task that finds none at rest
+    started = [
+        pool.submit(os.getpid) for _ in range(workers)
+    ]  # a pool starts a process for each task that finds none at rest
     try:
         started[0].result()
     except BrokenProcessPool:

@@ -26,18 +26,28 @@ def require_embed(config: Config) -> None:
     deepest, asked = config.model.layers, config.embed
     for layer in asked.layers:
         if not -1 - deepest <= layer <= deepest:
-            raise RequestError(f"embed.layers holds {layer}, expected 0 to {deepest}, or -1 for the last.")
+            raise RequestError(
+                f"embed.layers holds {layer}, expected 0 to {deepest}, or -1 for the last."
+            )
     if asked.pooling == "cls" and any(layer in (0, -1 - deepest) for layer in asked.layers):
-        raise RequestError("embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no CLS.")
+        raise RequestError(
+            "embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no CLS."
+        )
     rows = [*(name for name, row in DESCRIPTORS.items() if row.of == "clip"), *ESTIMATES]
     if len(set(asked.summaries)) < len(asked.summaries):
         raise RequestError(f"embed.summaries is {list(asked.summaries)}, expected each once.")
     for name in asked.summaries:
         if name not in rows:
-            raise RequestError(f"embed.summaries holds {name!r}, expected some of {', '.join(rows)}.")
+            raise RequestError(
+                f"embed.summaries holds {name!r}, expected some of {', '.join(rows)}."
+            )
         if name in DESCRIPTORS:
             require_descriptor(name, config, what="the summary")
-    require_estimators([name for name in config.embed.summaries if name in ESTIMATES], config, field="embed.summaries")
+    require_estimators(
+        [name for name in config.embed.summaries if name in ESTIMATES],
+        config,
+        field="embed.summaries",
+    )
 
 
 def summaries_version(config: Config) -> list[int]:
@@ -67,10 +77,18 @@ def parts_of(config: Config) -> dict[str, slice]:
     sizes = {name: summary_size(name, config) for name in config.embed.summaries}
     sizes = {"layers": embedding_size(config) - sum(sizes.values())} | sizes
     ends = itertools.accumulate(sizes.values())
-    return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+    return {
+        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
 
 
-def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], there: Tensor, patches: Tensor | None) -> Tensor:
+def read_out(
+    model: Patchifier,
+    config: Config,
+    layers: Sequence[Tensor],
+    there: Tensor,
+    patches: Tensor | None,
+) -> Tensor:
     """Embeddings of windows.
 
     Parameters
@@ -93,17 +111,30 @@ def read_out(model: Patchifier, config: Config, layers: Sequence[Tensor], there:
     parts = [pool(layers, there > 0, config.embed)]
     if config.embed.summaries:
         assert patches is not None
-        parts += [values.to(parts[0].dtype) for values in summarise(config.embed.summaries, model.estimators, patches, there, config)]
+        parts += [
+            values.to(parts[0].dtype)
+            for values in summarise(
+                config.embed.summaries, model.estimators, patches, there, config
+            )
+        ]
     vector = torch.cat(parts, dim=-1) if config.embed.summaries else parts[0]
-    return model.readout(vector) if model.readout is not None and len(model.readout.mean) == vector.shape[-1] else vector
+    return (
+        model.readout(vector)
+        if model.readout is not None and len(model.readout.mean) == vector.shape[-1]
+        else vector
+    )
 
 
 def require_readout(config: Config) -> None:
     """Refuse a ``model.readout`` that is not the length of pooled layers and summaries, and components of anything but the layers."""
     if config.model.readout not in (0, size := raw_size(config)):
-        raise RequestError(f"model.readout is {config.model.readout}, but layers and summaries are {size} numbers: set it to {size}, or to 0.")
+        raise RequestError(
+            f"model.readout is {config.model.readout}, but layers and summaries are {size} numbers: set it to {size}, or to 0."
+        )
     if config.model.components[0] not in (0, pooled := pooled_size(config)):
-        raise RequestError(f"model.components is {list(config.model.components)}, but layers are pooled to {pooled} numbers: expected those first.")
+        raise RequestError(
+            f"model.components is {list(config.model.components)}, but layers are pooled to {pooled} numbers: expected those first."
+        )
 
 
 def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tensor:
@@ -122,7 +153,9 @@ def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tens
     -------
     Tensor, shape (B, E)
     """
-    return torch.cat([pool_one(layers[layer], present, config.pooling) for layer in config.layers], dim=-1)
+    return torch.cat(
+        [pool_one(layers[layer], present, config.pooling) for layer in config.layers], dim=-1
+    )
 
 
 def pool_one(sequence: Tensor, present: Tensor, pooling: str) -> Tensor:
@@ -136,6 +169,8 @@ def pool_one(sequence: Tensor, present: Tensor, pooling: str) -> Tensor:
     if pooling == "mean":
         return mean
     if pooling == "mean+max":
-        return torch.cat([mean, patches.masked_fill(~present[..., None], -torch.inf).amax(1)], dim=-1)
+        return torch.cat(
+            [mean, patches.masked_fill(~present[..., None], -torch.inf).amax(1)], dim=-1
+        )
     variance = ((patches - mean[:, None]).square() * weights).sum(1) / count
     return torch.cat([mean, variance.sqrt()], dim=-1)

@@ -18,7 +18,9 @@ N_MASKS = 4
 SEED = 0
 
 RIDGE = 1e-6  # relative to the variance of a component
-LEAST_VARIANCE = 1e-12  # of a component, relative to the largest: below it there is nothing but rounding
+LEAST_VARIANCE = (
+    1e-12  # of a component, relative to the largest: below it there is nothing but rounding
+)
 
 ONSET_DB = 1.0  # by which the onset strength of an onset exceeds its local mean
 ONSET_PEAK_FRAMES = 3  # an onset is the largest value within so many frames (70 ms) on both sides
@@ -63,7 +65,10 @@ def interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
     before = np.maximum.accumulate(np.where(visible, index, -1), axis=1)
     after = np.minimum.accumulate(np.where(visible, index, N)[:, ::-1], axis=1)[:, ::-1]
     before, after = np.where(before < 0, after, before), np.where(after >= N, before, after)
-    before, after = before.clip(0, N - 1), after.clip(0, N - 1)  # where nothing is visible, both are of no use
+    before, after = (
+        before.clip(0, N - 1),
+        after.clip(0, N - 1),
+    )  # where nothing is visible, both are of no use
     part = ((index - before) / np.maximum(after - before, 1)).clip(0, 1)[..., None]
     clip = np.arange(B)[:, None]
     between = (1 - part) * bands[clip, before] + part * bands[clip, after]
@@ -99,7 +104,10 @@ def untrained_mse(patches: np.ndarray, masked: np.ndarray) -> dict[str, float]:
         return {}
     bands = band_means(patches)[None]  # (1, N, M)
     guesses = {name: predict(bands, ~masked[None])[0] for name, predict in UNTRAINED.items()}
-    return {name: float(np.square(patches - guess[..., None])[masked].mean()) for name, guess in guesses.items()}
+    return {
+        name: float(np.square(patches - guess[..., None])[masked].mean())
+        for name, guess in guesses.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,9 @@ class Kriging:
         variance = covariance[:, :1]
         varies = variance > LEAST_VARIANCE * variance.max()
         alone = (np.arange(covariance.shape[1]) == 0).astype(np.float64)
-        return cls(mean, components, np.where(varies, covariance / np.where(varies, variance, 1.0), alone))
+        return cls(
+            mean, components, np.where(varies, covariance / np.where(varies, variance, 1.0), alone)
+        )
 
     def correlation(self, n_patches: int) -> np.ndarray:
         """Positive semidefinite correlation of patches with each other, for each component: (M, N, N)."""
@@ -169,10 +179,14 @@ class Kriging:
         seen = visible.astype(np.float64)  # (B, N)
         scores = ((bands - self.mean) @ self.components) * seen[..., None]  # (B, N, C)
         both = seen[:, :, None] * seen[:, None, :]  # (B, N, N)
-        diagonal = np.eye(visible.shape[1]) * np.where(visible, RIDGE, 1.0)[:, None, :]  # a patch that is not visible gets weight 0
+        diagonal = (
+            np.eye(visible.shape[1]) * np.where(visible, RIDGE, 1.0)[:, None, :]
+        )  # a patch that is not visible gets weight 0
         predicted = np.empty_like(scores)
         for component, correlation in enumerate(self.correlation(visible.shape[1])):
-            weights = np.linalg.solve(correlation * both + diagonal, scores[..., component, None])[..., 0]  # (B, N)
+            weights = np.linalg.solve(correlation * both + diagonal, scores[..., component, None])[
+                ..., 0
+            ]  # (B, N)
             predicted[..., component] = weights @ correlation
         return self.mean + predicted @ self.components.T
 
@@ -180,7 +194,9 @@ class Kriging:
 def covariance_by_lag(sequences: list[np.ndarray]) -> np.ndarray:
     """Mean product of values `lag` apart, over all such pairs of all sequences (N, C) of zero mean: (C, L), L the length of the longest."""
     longest = max(map(len, sequences))
-    power = sum(np.abs(np.fft.rfft(sequence, 2 * longest, axis=0)) ** 2 for sequence in sequences)  # (longest + 1, C)
+    power = sum(
+        np.abs(np.fft.rfft(sequence, 2 * longest, axis=0)) ** 2 for sequence in sequences
+    )  # (longest + 1, C)
     lengths = np.array([len(sequence) for sequence in sequences])
     pairs = np.maximum(lengths[:, None] - np.arange(longest), 0).sum(0)  # (L,)
     return np.fft.irfft(power, axis=0)[:longest].T / pairs
@@ -225,7 +241,9 @@ class OnsetCounts:
     matched: int = 0
 
     def __add__(self, other: "OnsetCounts") -> "OnsetCounts":
-        return OnsetCounts(self.original + other.original, self.drawn + other.drawn, self.matched + other.matched)
+        return OnsetCounts(
+            self.original + other.original, self.drawn + other.drawn, self.matched + other.matched
+        )
 
     @property
     def f(self) -> float:
@@ -256,14 +274,20 @@ def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
     """
     strength = onset_strength(log_mel)
     near, wide = ONSET_PEAK_FRAMES, ONSET_MEAN_FRAMES
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(strength, near, constant_values=-np.inf), 2 * near + 1)  # (T, 7)
+    around = np.lib.stride_tricks.sliding_window_view(
+        np.pad(strength, near, constant_values=-np.inf), 2 * near + 1
+    )  # (T, 7)
     peak = (strength > around[:, :near].max(1)) & (strength >= around[:, near:].max(1))
     ones = np.ones(2 * wide + 1)
-    mean = np.convolve(np.pad(strength, wide), ones, "valid") / np.convolve(np.pad(np.ones(len(strength)), wide), ones, "valid")
+    mean = np.convolve(np.pad(strength, wide), ones, "valid") / np.convolve(
+        np.pad(np.ones(len(strength)), wide), ones, "valid"
+    )
     return np.flatnonzero(peak & (strength > mean + ONSET_DB * scale))
 
 
-def count_matches(one: np.ndarray, other: np.ndarray, *, tolerance: int = ONSET_TOLERANCE_FRAMES) -> int:
+def count_matches(
+    one: np.ndarray, other: np.ndarray, *, tolerance: int = ONSET_TOLERANCE_FRAMES
+) -> int:
     """Largest number of pairs, one frame of each list in order, that are at most `tolerance` frames apart; a frame is paired once."""
     first = second = matched = 0
     while first < len(one) and second < len(other):
@@ -275,7 +299,9 @@ def count_matches(one: np.ndarray, other: np.ndarray, *, tolerance: int = ONSET_
     return matched
 
 
-def count_onsets(original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, *, scale: float = 0.01) -> OnsetCounts:
+def count_onsets(
+    original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, *, scale: float = 0.01
+) -> OnsetCounts:
     """Compare the onsets of what was drawn with those of the original.
 
     Onsets are detected in each run of masked patches by itself, in the original and in what was drawn alike, so that the seam to a visible
@@ -292,6 +318,9 @@ def count_onsets(original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, *,
     edges = np.flatnonzero(np.diff(np.concatenate([[0], masked.astype(np.int8), [0]])))
     total = OnsetCounts()
     for start, end in edges.reshape(-1, 2):
-        there, here = (onsets(np.concatenate(list(patches[start:end]), axis=-1), scale=scale) for patches in (original, drawn))
+        there, here = (
+            onsets(np.concatenate(list(patches[start:end]), axis=-1), scale=scale)
+            for patches in (original, drawn)
+        )
         total += OnsetCounts(len(there), len(here), count_matches(there, here))
     return total

@@ -74,7 +74,9 @@ class Deformation:
 
 def _mp3(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     if sample_rate not in MP3_RATES:
-        raise RequestError(f"mp3 knows no sample rate of {sample_rate} Hz, expected one of {sorted(MP3_RATES)}: prepare the cache with one of these.")
+        raise RequestError(
+            f"mp3 knows no sample rate of {sample_rate} Hz, expected one of {sorted(MP3_RATES)}: prepare the cache with one of these."
+        )
     # LAME clips at full scale: a sound that goes beyond is turned down before, and up again after.
     peak = np.float32(max(1.0, float(np.abs(waveform).max(initial=0.0))))
     decoded = _through_mp3(np.pad(waveform / peak, (0, MP3_TAIL)), sample_rate)
@@ -84,9 +86,19 @@ def _mp3(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator)
 def _through_mp3(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """Encode and decode: some frames longer or shorter than before, and late by the delay."""
     highest, lowest = MP3_RATES[sample_rate]
-    level = min(0.9999, (highest - MP3_KBITS) / (highest - lowest))  # libsndfile 1.2.2 refuses 1, its own lowest rate
+    level = min(
+        0.9999, (highest - MP3_KBITS) / (highest - lowest)
+    )  # libsndfile 1.2.2 refuses 1, its own lowest rate
     file = io.BytesIO()
-    soundfile.write(file, waveform, sample_rate, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=level)
+    soundfile.write(
+        file,
+        waveform,
+        sample_rate,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        bitrate_mode="CONSTANT",
+        compression_level=level,
+    )
     file.seek(0)
     return soundfile.read(file, dtype="float32")[0]
 
@@ -114,8 +126,12 @@ def _pink(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator
 def pink_noise(samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     """Noise whose power falls by 3 dB an octave from 20 Hz up, with nothing below: (S,) float64, mean square 1."""
     hertz = np.fft.rfftfreq(samples, 1 / sample_rate)
-    heard = hertz >= min(PINK_FROM_HZ, hertz[-1])  # of a clip of a few samples, at least one frequency
-    spectrum = np.fft.rfft(generator.standard_normal(samples)) * heard / np.sqrt(np.maximum(hertz, 1.0))
+    heard = hertz >= min(
+        PINK_FROM_HZ, hertz[-1]
+    )  # of a clip of a few samples, at least one frequency
+    spectrum = (
+        np.fft.rfft(generator.standard_normal(samples)) * heard / np.sqrt(np.maximum(hertz, 1.0))
+    )
     noise = np.fft.irfft(spectrum, samples)
     return noise / np.sqrt(np.mean(noise**2))
 
@@ -124,16 +140,26 @@ def _low_pass(waveform: np.ndarray, sample_rate: int, generator: np.random.Gener
     from scipy import signal
 
     if sample_rate / 2 <= CUTOFF_HZ + TRANSITION_HZ / 2:
-        raise RequestError(f"at a sample rate of {sample_rate} Hz a low-pass at {CUTOFF_HZ:g} Hz leaves nothing out: leave low-pass-4k out.")
+        raise RequestError(
+            f"at a sample rate of {sample_rate} Hz a low-pass at {CUTOFF_HZ:g} Hz leaves nothing out: leave low-pass-4k out."
+        )
     taps, beta = signal.kaiserord(STOP_DB, TRANSITION_HZ / (sample_rate / 2))
     kernel = signal.firwin(taps | 1, CUTOFF_HZ, window=("kaiser", beta), fs=sample_rate)
-    return signal.oaconvolve(waveform.astype(np.float64), kernel, mode="full")[len(kernel) // 2 :][: len(waveform)].astype(np.float32)
+    return signal.oaconvolve(waveform.astype(np.float64), kernel, mode="full")[len(kernel) // 2 :][
+        : len(waveform)
+    ].astype(np.float32)
 
 
 def _pitch(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     from librosa import effects
 
-    shifted = effects.pitch_shift(_long_enough(waveform), sr=sample_rate, n_steps=SEMITONES, res_type="soxr_hq", n_fft=VOCODER_FFT)
+    shifted = effects.pitch_shift(
+        _long_enough(waveform),
+        sr=sample_rate,
+        n_steps=SEMITONES,
+        res_type="soxr_hq",
+        n_fft=VOCODER_FFT,
+    )
     return _fitted(shifted, len(waveform))
 
 
@@ -166,7 +192,11 @@ DEFORMATIONS: dict[str, Deformation] = {
 
 def generator_of(clip_id: str) -> np.random.Generator:
     """Random numbers of a clip: the same in every process, on every machine."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(clip_id.encode("utf-8", "surrogateescape")).digest()[:16], "big"))
+    return np.random.default_rng(
+        int.from_bytes(
+            hashlib.sha256(clip_id.encode("utf-8", "surrogateescape")).digest()[:16], "big"
+        )
+    )
 
 
 def retimed(rows: Sequence[Sequence[Any]], speed: float) -> list[list[Any]]:
@@ -177,7 +207,15 @@ def retimed(rows: Sequence[Sequence[Any]], speed: float) -> list[list[Any]]:
 # --- a whole set ---
 
 
-def deform(data: Cache, indices: Sequence[int] | np.ndarray, name: str, out: str | Path, *, workers: int | None = None, progress: Progress = silent) -> Cache:
+def deform(
+    data: Cache,
+    indices: Sequence[int] | np.ndarray,
+    name: str,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Cache:
     """Deform some clips and prepare a cache of them.
 
     Parameters
@@ -207,21 +245,37 @@ def deform(data: Cache, indices: Sequence[int] | np.ndarray, name: str, out: str
         If there is no such deformation or clip, or a file can no longer be read.
     """
     if name not in DEFORMATIONS:
-        raise RequestError(f"there is no deformation {name!r}, expected one of {', '.join(DEFORMATIONS)}.")
+        raise RequestError(
+            f"there is no deformation {name!r}, expected one of {', '.join(DEFORMATIONS)}."
+        )
     wanted = [int(index) for index in indices]
-    if not wanted or len(set(wanted)) < len(wanted) or not all(0 <= index < len(data.clips) for index in wanted):
-        raise RequestError(f"indices are {wanted}, expected at least one, none twice, each from 0 to {len(data.clips) - 1}.")
-    clips, out, rate = [data.clips[index] for index in wanted], Path(out), data.spectrogram.sample_rate
+    if (
+        not wanted
+        or len(set(wanted)) < len(wanted)
+        or not all(0 <= index < len(data.clips) for index in wanted)
+    ):
+        raise RequestError(
+            f"indices are {wanted}, expected at least one, none twice, each from 0 to {len(data.clips) - 1}."
+        )
+    clips, out, rate = (
+        [data.clips[index] for index in wanted],
+        Path(out),
+        data.spectrogram.sample_rate,
+    )
     stems = [_stem(clip, name, rate, out / "audio") for clip in clips]
     there = _finished(data, clips, name, stems, out / "cache")
     if there is not None:
         return there
     _write_all(clips, stems, name, rate, workers or os.cpu_count() or 1, progress)
     made = _described(data, clips, name, [_written(stem) for stem in stems])
-    prepared = prepare(made, out / "cache", config=data.spectrogram, workers=workers, progress=progress)
+    prepared = prepare(
+        made, out / "cache", config=data.spectrogram, workers=workers, progress=progress
+    )
     if prepared.skipped:
         clip, reason = prepared.skipped[0]
-        raise RequestError(f"{len(prepared.skipped)} deformed clips cannot be read, the first is {clip.id!r}: {reason} Delete {out} and try again.")
+        raise RequestError(
+            f"{len(prepared.skipped)} deformed clips cannot be read, the first is {clip.id!r}: {reason} Delete {out} and try again."
+        )
     return Cache(out / "cache")
 
 
@@ -230,28 +284,54 @@ def _stem(clip: Clip, name: str, sample_rate: int, folder: Path) -> Path:
     try:
         facts = Path(clip.path).stat()
     except OSError as error:
-        raise RequestError(f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): deformations need the audio, put it back.") from error
-    told = [clip.id, clip.start_s, clip.end_s, facts.st_size, facts.st_mtime_ns, sample_rate, name, VERSION]
+        raise RequestError(
+            f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): deformations need the audio, put it back."
+        ) from error
+    told = [
+        clip.id,
+        clip.start_s,
+        clip.end_s,
+        facts.st_size,
+        facts.st_mtime_ns,
+        sample_rate,
+        name,
+        VERSION,
+    ]
     return folder / hashlib.sha256(repr(told).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _written(stem: Path) -> Path | None:
     """The file with this stem, if it is there."""
-    return next((path for path in (stem.with_suffix(".flac"), stem.with_suffix(".wav")) if path.exists()), None)
+    return next(
+        (path for path in (stem.with_suffix(".flac"), stem.with_suffix(".wav")) if path.exists()),
+        None,
+    )
 
 
-def _described(data: Cache, clips: Sequence[Clip], name: str, paths: Sequence[Path | None]) -> Dataset:
+def _described(
+    data: Cache, clips: Sequence[Clip], name: str, paths: Sequence[Path | None]
+) -> Dataset:
     """Data set of the deformed clips."""
     speed = DEFORMATIONS[name].speed
     per_frame = data.task is not None and data.task.kind == "per-frame"
     made = [
-        replace(clip, path=str(path), start_s=0.0, end_s=None, target=retimed(clip.target, speed) if per_frame and clip.target is not None else clip.target)
+        replace(
+            clip,
+            path=str(path),
+            start_s=0.0,
+            end_s=None,
+            target=retimed(clip.target, speed)
+            if per_frame and clip.target is not None
+            else clip.target,
+        )
         for clip, path in zip(clips, paths, strict=True)
     ]
     return Dataset(f"{data.name}, {name}", tuple(made), data.task)
 
 
-def _finished(data: Cache, clips: Sequence[Clip], name: str, stems: Sequence[Path], path: Path) -> Cache | None:
+def _finished(
+    data: Cache, clips: Sequence[Clip], name: str, stems: Sequence[Path], path: Path
+) -> Cache | None:
     """The cache, if it was finished and holds just these clips."""
     if not (path / "index.jsonl").exists():
         return None
@@ -259,24 +339,44 @@ def _finished(data: Cache, clips: Sequence[Clip], name: str, stems: Sequence[Pat
     there.require(data.spectrogram)
     if [Path(clip.path).stem for clip in there.clips] != [stem.name for stem in stems]:
         return None
-    return there if there.clips == _described(data, clips, name, [Path(clip.path) for clip in there.clips]).clips else None
+    return (
+        there
+        if there.clips
+        == _described(data, clips, name, [Path(clip.path) for clip in there.clips]).clips
+        else None
+    )
 
 
-def _write_all(clips: Sequence[Clip], stems: Sequence[Path], name: str, sample_rate: int, workers: int, progress: Progress) -> None:
+def _write_all(
+    clips: Sequence[Clip],
+    stems: Sequence[Path],
+    name: str,
+    sample_rate: int,
+    workers: int,
+    progress: Progress,
+) -> None:
     """Deform every clip that is not there yet, in processes."""
-    missing = [(clip, stem) for clip, stem in zip(clips, stems, strict=True) if _written(stem) is None]
+    missing = [
+        (clip, stem) for clip, stem in zip(clips, stems, strict=True) if _written(stem) is None
+    ]
     done = len(clips) - len(missing)
-    for _ in _in_processes(functools.partial(_write, name=name, sample_rate=sample_rate), missing, workers):
+    for _ in _in_processes(
+        functools.partial(_write, name=name, sample_rate=sample_rate), missing, workers
+    ):
         done += 1
         progress(done, len(clips), DEFORMATIONS[name].what)
 
 
-def _in_processes(job: Callable[..., None], tasks: Sequence[tuple[Clip, Path]], workers: int) -> Iterator[None]:
+def _in_processes(
+    job: Callable[..., None], tasks: Sequence[tuple[Clip, Path]], workers: int
+) -> Iterator[None]:
     """Run a job on each task; the first error ends all, and what is done stays done."""
     if min(workers, len(tasks)) <= 1:
         yield from itertools.starmap(job, tasks)
         return
-    with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(tasks)), multiprocessing.get_context("spawn")
+    ) as pool:
         futures = [pool.submit(job, *task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -287,8 +387,16 @@ def _in_processes(job: Callable[..., None], tasks: Sequence[tuple[Clip, Path]], 
 
 def _write(clip: Clip, stem: Path, *, name: str, sample_rate: int) -> None:
     """Deform one clip. Runs in a worker process."""
-    waveform = audio.load(clip.path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s)
+    waveform = audio.load(
+        clip.path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s
+    )
     deformed = DEFORMATIONS[name].apply(waveform, sample_rate, generator_of(clip.id))
     fits = float(np.abs(deformed).max()) < 1
     with replaced_file(stem.with_suffix(".flac" if fits else ".wav")) as new:
-        soundfile.write(new, deformed, sample_rate, format="FLAC" if fits else "WAV", subtype="PCM_24" if fits else "FLOAT")
+        soundfile.write(
+            new,
+            deformed,
+            sample_rate,
+            format="FLAC" if fits else "WAV",
+            subtype="PCM_24" if fits else "FLOAT",
+        )

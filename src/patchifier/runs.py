@@ -42,18 +42,27 @@ def generator(seed: int, purpose: str, step: int) -> np.random.Generator:
     Purposes are "order", "augment", "mask", "window" and "shuffle", so that none changes with what another draws.
     """
     key = int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:16], "little")
-    return np.random.Generator(np.random.Philox(key=key, counter=int(step) << 64))  # int: a numpy integer would overflow to 0
+    return np.random.Generator(
+        np.random.Philox(key=key, counter=int(step) << 64)
+    )  # int: a numpy integer would overflow to 0
 
 
 def seed_dropout(seed: int, step: int, rank: int = 0) -> None:
     """Set torch's generator, which dropout draws from, by (seed, step, rank)."""
-    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/dropout/{step}/{rank}".encode()).digest()[:8], "little") >> 1)
+    torch.manual_seed(
+        int.from_bytes(
+            hashlib.sha256(f"{seed}/dropout/{step}/{rank}".encode()).digest()[:8], "little"
+        )
+        >> 1
+    )
 
 
 def batch_indices(seed: int, step: int, *, clips: int, batch: int, part: int = 0) -> np.ndarray:
     """Clips of a step: an endless stream of shuffled epochs, cut into batches; each part of a divided data set has a stream of its own."""
     places = np.arange(step * batch, (step + 1) * batch)
-    return np.array([_order(seed, int(place // clips), clips, part)[place % clips] for place in places])
+    return np.array(
+        [_order(seed, int(place // clips), clips, part)[place % clips] for place in places]
+    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -67,12 +76,18 @@ def _order(seed: int, epoch: int, clips: int, part: int) -> np.ndarray:
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks; known before the others have been met."""
-    return all(int(os.environ.get(name) or 0) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
+    return all(
+        int(os.environ.get(name) or 0) == 0
+        for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    )
 
 
 def was_restarted() -> bool:
     """Whether torchrun or SLURM has started this job again, after a worker or a machine was lost."""
-    return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(
+        int(os.environ.get(name) or 0) > 0
+        for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )
 
 
 SETTLED = ("precision", "precision test", "init", "init weights")  # facts that a resumed run keeps
@@ -95,20 +110,42 @@ class Run:
         What else belongs in ``run.json``.
     """
 
-    def __init__(self, path: str | Path, config: Config, *, resume: bool = False, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        config: Config,
+        *,
+        resume: bool = False,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path, self.writes, self.held = Path(path), is_first(), contextlib.ExitStack()
         old = self.path / "config.json"
         if self.writes:
             self._claim(old, config, resume or was_restarted())
         self.started_s = time.monotonic()
-        self.facts: dict[str, Any] = {"name": self.path.name, "command": command(), "started": datetime.datetime.now().isoformat(timespec="seconds")}
+        self.facts: dict[str, Any] = {
+            "name": self.path.name,
+            "command": command(),
+            "started": datetime.datetime.now().isoformat(timespec="seconds"),
+        }
         self.facts |= {"machine": machine(), "versions": versions(), **(facts or {})}
-        self.before: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8")) if (self.path / "run.json").exists() else {}
+        self.before: dict[str, Any] = (
+            json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            if (self.path / "run.json").exists()
+            else {}
+        )
         self.before_s = float(self.before.get("seconds", 0.0))
         if "music" in self.before:  # runs of older versions do not say
-            self._require_same("music", f"on other clips: resume with the cache {self.before.get('cache')}")
-            self._require_same("groups", "on clips in other groups: resume with the cache as it was")
-            self._require_same("init weights", f"from {self.before.get('init', 'fresh weights')}: resume without --init")
+            self._require_same(
+                "music", f"on other clips: resume with the cache {self.before.get('cache')}"
+            )
+            self._require_same(
+                "groups", "on clips in other groups: resume with the cache as it was"
+            )
+            self._require_same(
+                "init weights",
+                f"from {self.before.get('init', 'fresh weights')}: resume without --init",
+            )
 
     def _require_same(self, name: str, what: str) -> None:
         if name in self.facts and self.facts[name] != self.before.get(name):
@@ -118,9 +155,13 @@ class Run:
         """Make the folder a run with this config, or check that it is one."""
         if old.exists():
             if not resume:
-                raise RequestError(f"{self.path} holds a run already: go on with --resume, or choose another --out.")
+                raise RequestError(
+                    f"{self.path} holds a run already: go on with --resume, or choose another --out."
+                )
             if update(Config(), with_added(json.loads(old.read_text(encoding="utf-8")))) != config:
-                raise RequestError(f"{self.path} was started with other settings: resume with --config {old}, or choose another --out.")
+                raise RequestError(
+                    f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
+                )
         elif self.path.exists() and any(self.path.iterdir()):
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
         write_json(old, to_dict(config))
@@ -133,7 +174,11 @@ class Run:
 
     def write_facts(self, state: str, **more: Any) -> None:
         """Write ``run.json``; seconds add up over resumed parts."""
-        self.facts |= {"state": state, "seconds": round(self.before_s + time.monotonic() - self.started_s, 1), **more}
+        self.facts |= {
+            "state": state,
+            "seconds": round(self.before_s + time.monotonic() - self.started_s, 1),
+            **more,
+        }
         if self.writes:
             write_json(self.path / "run.json", self.facts)
 
@@ -141,14 +186,27 @@ class Run:
         """Say that the run is under way; what was settled before stays so, should it be killed before it settles anything."""
         if self.writes:
             self.held.enter_context(alone(self.path, "run"))
-        self.facts = {name: value for name, value in self.before.items() if name in SETTLED} | self.facts
+        self.facts = {
+            name: value for name, value in self.before.items() if name in SETTLED
+        } | self.facts
         self.write_facts("running")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Say how it ended."""
         with self.held:
-            self.write_facts("finished" if kind is None else "interrupted" if kind in (Interrupted, KeyboardInterrupt) else "failed")
+            self.write_facts(
+                "finished"
+                if kind is None
+                else "interrupted"
+                if kind in (Interrupted, KeyboardInterrupt)
+                else "failed"
+            )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -176,7 +234,9 @@ def processor() -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name
+        )
     return name
 
 
@@ -188,4 +248,9 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Versions on which bits depend."""
-    return {"patchifier": patchifier.__version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {
+        "patchifier": patchifier.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }

@@ -18,9 +18,16 @@ from patchifier.layers import SwitchableConv2d, keep_in_float32
 REPEATS = 3  # of each operation
 LARGEST_ERROR = 0.01  # relative, root mean square: rounding a result to bf16 costs 0.0017, so this refuses what is off by 2 %
 LEAST_NORM = 1e-30  # of a float32 result, to which an error is related
-FILLINGS = (float("nan"), 3e38, -3e38)  # of freed memory: a read outside an operation's own arguments shows
+FILLINGS = (
+    float("nan"),
+    3e38,
+    -3e38,
+)  # of freed memory: a read outside an operation's own arguments shows
 LAYER = "aten::_transformer_encoder_layer_fwd"  # all of an encoder layer in one operation, which torch takes without gradients
-KERNEL_AT = {"aten::convolution": 1, "aten::convolution_backward": 2}  # place of the kernel among the arguments
+KERNEL_AT = {
+    "aten::convolution": 1,
+    "aten::convolution_backward": 2,
+}  # place of the kernel among the arguments
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear", "_addmm_activation")
 OPERATIONS = frozenset({*KERNEL_AT, LAYER, *(f"aten::{name}" for name in PRODUCTS)})
 
@@ -57,7 +64,9 @@ class Verdict:
     failed: bool
 
 
-def self_test(trials: Iterable[Trial], *, kernels: Iterable[Kernel] = (), progress: Progress = silent) -> Verdict:
+def self_test(
+    trials: Iterable[Trial], *, kernels: Iterable[Kernel] = (), progress: Progress = silent
+) -> Verdict:
     """Test every convolution and matrix product that some trials compute in bf16.
 
     Parameters
@@ -74,7 +83,9 @@ def self_test(trials: Iterable[Trial], *, kernels: Iterable[Kernel] = (), progre
         module = trial.module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         keep_in_float32(module, found)
         while failed := test.run(trial):
-            movable = {kernel for key in failed for kernel in _movable(module, test.kernel_of.get(key))}
+            movable = {
+                kernel for key in failed for kernel in _movable(module, test.kernel_of.get(key))
+            }
             if not movable:
                 return Verdict(len(test.reasons), test.refused(), tuple(sorted(found)), failed=True)
             found |= movable
@@ -85,7 +96,11 @@ def self_test(trials: Iterable[Trial], *, kernels: Iterable[Kernel] = (), progre
 def _movable(module: nn.Module, kernel: Kernel | None) -> Iterator[Kernel]:
     """Weight shapes of the convolutions that use a kernel and are not in float32 yet."""
     for part in module.modules():
-        if isinstance(part, SwitchableConv2d) and not part.float32_only and kernel in part.kernels():
+        if (
+            isinstance(part, SwitchableConv2d)
+            and not part.float32_only
+            and kernel in part.kernels()
+        ):
             yield tuple(part.weight.shape)
 
 
@@ -125,7 +140,9 @@ class SelfTest(TorchDispatchMode):
         name = func.name().split(".")[0]
 
         def operation(*values: Any) -> Any:
-            with torch.autocast("cpu", torch.bfloat16, enabled=name == LAYER):  # a dispatch mode is called with autocast switched off
+            with torch.autocast(
+                "cpu", torch.bfloat16, enabled=name == LAYER
+            ):  # a dispatch mode is called with autocast switched off
                 return func(*values, **kwargs)
 
         if name == LAYER or (name in OPERATIONS and _has_bf16(args)):
@@ -141,7 +158,9 @@ class SelfTest(TorchDispatchMode):
         return operation(*args)
 
 
-def examine(operation: Callable[..., Any], args: Sequence[Any], *, exact: Callable[..., Any] | None = None) -> str:
+def examine(
+    operation: Callable[..., Any], args: Sequence[Any], *, exact: Callable[..., Any] | None = None
+) -> str:
     """Say why an operation is not to be trusted with bf16 numbers; "" if it is.
 
     It is repeated, with free memory filled with values that show. All results have to be finite, the same bit for bit, and as close
@@ -162,14 +181,20 @@ def examine(operation: Callable[..., Any], args: Sequence[Any], *, exact: Callab
     for repeat in range(REPEATS):
         _fill_free_memory([*_tensors(args), *first], FILLINGS[repeat % len(FILLINGS)])
         results = list(_tensors(operation(*args)))
-        same = bool(first) and all(torch.equal(one, other) for one, other in zip(first, results, strict=True))  # NaN is equal to nothing
+        same = bool(first) and all(
+            torch.equal(one, other) for one, other in zip(first, results, strict=True)
+        )  # NaN is equal to nothing
         if not same and not all(_is_finite(result) for result in results):
             return "values that are not finite"
         if first and not same:
             return "other bits when it is repeated"
         first = first or results
-    errors = [_relative_error(result, expected) for result, expected in zip(first, wanted, strict=True)]
-    return "" if all(error <= LARGEST_ERROR for error in errors) else f"{max(errors):.1%} off float32"
+    errors = [
+        _relative_error(result, expected) for result, expected in zip(first, wanted, strict=True)
+    ]
+    return (
+        "" if all(error <= LARGEST_ERROR for error in errors) else f"{max(errors):.1%} off float32"
+    )
 
 
 def _relative_error(result: Tensor, exact: Tensor) -> float:
@@ -192,7 +217,9 @@ def _finite(tensor: Tensor) -> Tensor:
     """Return the tensor, or normal numbers of its shape and strides if it holds values that are not finite."""
     if not tensor.is_floating_point() or _is_finite(tensor):
         return tensor
-    return torch.empty_like(tensor).copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    return torch.empty_like(tensor).copy_(
+        torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+    )
 
 
 def _to_float32(tensor: Tensor) -> Tensor:

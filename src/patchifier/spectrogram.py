@@ -18,7 +18,10 @@ from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.filters import analysis_window, at_half_rate, filter_banks, mel_filters
 
 CHUNK = 256  # frames transformed at once: 2 MB of float32; fewer cost calls, more leave the cache
-BAND_GROUPS = (16, 8)  # bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies, wider further up
+BAND_GROUPS = (
+    16,
+    8,
+)  # bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies, wider further up
 
 
 def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = None) -> Tensor:
@@ -46,13 +49,21 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
     config = config or SpectrogramConfig()
     waveform = torch.as_tensor(waveform)
     if waveform.ndim < 1 or waveform.shape[-1] == 0:
-        raise RequestError(f"waveform has shape {tuple(waveform.shape)}, expected (..., S) with S of at least 1.")
+        raise RequestError(
+            f"waveform has shape {tuple(waveform.shape)}, expected (..., S) with S of at least 1."
+        )
     if not waveform.is_floating_point():
-        raise RequestError(f"waveform is {waveform.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768.")
-    return _relative(torch.cat([_decibels(part, config) for part in _centred(waveform, config)], dim=-1), config)
+        raise RequestError(
+            f"waveform is {waveform.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768."
+        )
+    return _relative(
+        torch.cat([_decibels(part, config) for part in _centred(waveform, config)], dim=-1), config
+    )
 
 
-def log_mel_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None) -> Tensor:
+def log_mel_of_blocks(
+    blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None
+) -> Tensor:
     """Log-mel of a waveform that arrives in blocks, in memory bounded by a block and the result.
 
     Parameters
@@ -71,7 +82,9 @@ def log_mel_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig | 
     return _relative(torch.cat(list(_decibels_of_blocks(blocks, config)), dim=-1), config)
 
 
-def stream_log_mel(blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None) -> Iterator[Tensor]:
+def stream_log_mel(
+    blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None
+) -> Iterator[Tensor]:
     """Log-mel of a waveform that arrives in blocks, piece by piece: (M, T') each, in memory bounded by a block.
 
     Where the reference or the floor is the clip's own maximum, which is known at the end only, there is one piece.
@@ -83,7 +96,9 @@ def stream_log_mel(blocks: Iterable[np.ndarray], config: SpectrogramConfig | Non
     yield from (_relative(piece, config) for piece in _decibels_of_blocks(blocks, config))
 
 
-def _decibels_of_blocks(blocks: Iterable[np.ndarray], config: SpectrogramConfig) -> Iterator[Tensor]:
+def _decibels_of_blocks(
+    blocks: Iterable[np.ndarray], config: SpectrogramConfig
+) -> Iterator[Tensor]:
     length, hop = config.frame_samples, config.hop
     half = length // 2
     rest, samples, done = np.zeros(half, np.float32), 0, 0
@@ -119,12 +134,19 @@ def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
 
 def _decibels(padded: Tensor, config: SpectrogramConfig) -> Tensor:
     """Decibels re full scale of a waveform (..., S) that is padded already: (..., M, T)."""
-    length, count = config.frame_samples, 1 + (padded.shape[-1] - config.frame_samples) // config.hop
+    length, count = (
+        config.frame_samples,
+        1 + (padded.shape[-1] - config.frame_samples) // config.hop,
+    )
     rows = []
     for bank in _banks(config, padded.device, padded.dtype):
         samples = padded if bank.step == 1 else at_half_rate(padded)
-        frames = samples.unfold(-1, length // bank.step, config.hop // bank.step)[..., :count, :]  # (..., T, length / step), a view
-        rows.append(torch.cat([_bank_power(chunk, bank) for chunk in frames.split(CHUNK, dim=-2)], dim=-1))  # (..., M', T)
+        frames = samples.unfold(-1, length // bank.step, config.hop // bank.step)[
+            ..., :count, :
+        ]  # (..., T, length / step), a view
+        rows.append(
+            torch.cat([_bank_power(chunk, bank) for chunk in frames.split(CHUNK, dim=-2)], dim=-1)
+        )  # (..., M', T)
     return 10 * torch.log10(torch.cat(rows, dim=-2).clamp(min=10 ** (config.floor_db / 10)))
 
 
@@ -132,19 +154,29 @@ def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
     """Power (..., M', T') in each band of a bank."""
     middle = (frames.shape[-1] - len(bank.window)) // 2
     windowed = frames[..., middle : middle + len(bank.window)] * bank.window
-    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (..., T', 2F), real and imaginary in turn
-    squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(-1, -2)  # (..., 2F, T')
-    return torch.cat([filters @ squares[..., first:last, :] for first, last, filters in bank.groups], dim=-2)
+    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(
+        -2
+    )  # (..., T', 2F), real and imaginary in turn
+    squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(
+        -1, -2
+    )  # (..., 2F, T')
+    return torch.cat(
+        [filters @ squares[..., first:last, :] for first, last, filters in bank.groups], dim=-2
+    )
 
 
 def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
     """Apply reference, top_db and scale to decibels (..., M, T)."""
     if config.reference == "max" or config.top_db is not None:
-        loudest = decibels[..., : config.mel_bands, :].amax(dim=(-1, -2), keepdim=True)  # pitch bands change nothing about mel bands
+        loudest = decibels[..., : config.mel_bands, :].amax(
+            dim=(-1, -2), keepdim=True
+        )  # pitch bands change nothing about mel bands
         if config.top_db is not None:
             decibels = torch.maximum(decibels, loudest - config.top_db)
         if config.reference == "max":
-            decibels = torch.where(loudest > config.floor_db, decibels - loudest, -(config.top_db or 0.0))
+            decibels = torch.where(
+                loudest > config.floor_db, decibels - loudest, -(config.top_db or 0.0)
+            )
     return decibels * config.scale
 
 
@@ -173,7 +205,10 @@ def _banks(config: SpectrogramConfig, device: torch.device, dtype: torch.dtype) 
     banks = []
     for step, window, filters in filter_banks(config):
         half = len(filters) // 2
-        cuts = [*range(BAND_GROUPS[0], half, BAND_GROUPS[0]), *range(half, len(filters), BAND_GROUPS[1])]
+        cuts = [
+            *range(BAND_GROUPS[0], half, BAND_GROUPS[0]),
+            *range(half, len(filters), BAND_GROUPS[1]),
+        ]
         groups = []
         for some in np.split(filters, cuts):
             used = np.flatnonzero(some.any(axis=0))
@@ -189,7 +224,9 @@ def _banks(config: SpectrogramConfig, device: torch.device, dtype: torch.dtype) 
 Tail = Literal["drop", "pad", "anchor"]
 
 
-def patch_starts(frames: int, *, length: int = 32, hop: int | None = None, tail: Tail = "drop") -> list[int]:
+def patch_starts(
+    frames: int, *, length: int = 32, hop: int | None = None, tail: Tail = "drop"
+) -> list[int]:
     """First frame of each patch that :func:`cut` takes from a log-mel.
 
     Parameters
@@ -214,18 +251,31 @@ def patch_starts(frames: int, *, length: int = 32, hop: int | None = None, tail:
     """
     hop = length if hop is None else hop
     if not all(isinstance(value, Integral) and value >= 1 for value in (length, hop)):
-        raise RequestError(f"patch length ({length!r}) and hop ({hop!r}) must be at least 1 frame, and whole.")
+        raise RequestError(
+            f"patch length ({length!r}) and hop ({hop!r}) must be at least 1 frame, and whole."
+        )
     if tail not in get_args(Tail):
         raise RequestError(f"tail is {tail!r}, expected one of {', '.join(get_args(Tail))}.")
     starts = list(range(0, frames - length + 1, hop))
     if tail == "drop" or (starts and starts[-1] + length == frames):
         return starts
     if tail == "pad":
-        return [*starts, starts[-1] + hop if starts else 0] if not starts or starts[-1] + hop < frames else starts
+        return (
+            [*starts, starts[-1] + hop if starts else 0]
+            if not starts or starts[-1] + hop < frames
+            else starts
+        )
     return [*starts, max(0, frames - length)]
 
 
-def cut(log_mel: Tensor, *, length: int = 32, hop: int | None = None, tail: Tail = "drop", silence: float = -1.0) -> Tensor:
+def cut(
+    log_mel: Tensor,
+    *,
+    length: int = 32,
+    hop: int | None = None,
+    tail: Tail = "drop",
+    silence: float = -1.0,
+) -> Tensor:
     """Cut a log-mel into patches (paper 4.1).
 
     Parameters
@@ -249,10 +299,14 @@ def cut(log_mel: Tensor, *, length: int = 32, hop: int | None = None, tail: Tail
     _require_shape("log_mel", log_mel, "(..., M, T)", least=2)
     starts = patch_starts(log_mel.shape[-1], length=length, hop=hop, tail=tail)
     if not starts:
-        raise RequestError(f"{log_mel.shape[-1]} frames are less than one patch of {length}: use tail='pad' or 'anchor'.")
+        raise RequestError(
+            f"{log_mel.shape[-1]} frames are less than one patch of {length}: use tail='pad' or 'anchor'."
+        )
     missing = max(0, starts[-1] + length - log_mel.shape[-1])
     padded = torch.nn.functional.pad(log_mel, (0, missing), value=silence)
-    index = torch.tensor(starts, device=log_mel.device)[:, None] + torch.arange(length, device=log_mel.device)  # (N, W)
+    index = torch.tensor(starts, device=log_mel.device)[:, None] + torch.arange(
+        length, device=log_mel.device
+    )  # (N, W)
     return padded[..., index].movedim(-2, -3).unsqueeze(-3)  # (..., M, N, W) -> (..., N, 1, M, W)
 
 
@@ -285,7 +339,13 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
         raise RequestError(
             f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover {frames} frames: expected {len(starts)} that touch."
         )
-    total = torch.zeros(*patches.shape[:-4], patches.shape[-2], max(frames, starts[-1] + length), dtype=patches.dtype, device=patches.device)
+    total = torch.zeros(
+        *patches.shape[:-4],
+        patches.shape[-2],
+        max(frames, starts[-1] + length),
+        dtype=patches.dtype,
+        device=patches.device,
+    )
     count = torch.zeros(total.shape[-1], dtype=patches.dtype, device=patches.device)
     for n, start in enumerate(starts):
         total[..., start : start + length] += patches[..., n, 0, :, :]
@@ -297,14 +357,20 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
 def _require_shape(name: str, given: Tensor, expected: str, *, least: int) -> None:
     """Refuse what is no tensor of so many dimensions."""
     if not isinstance(given, Tensor) or given.ndim < least:
-        seen = f"has shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"is of type {type(given).__name__}"
+        seen = (
+            f"has shape {tuple(given.shape)}"
+            if isinstance(given, Tensor)
+            else f"is of type {type(given).__name__}"
+        )
         raise RequestError(f"{name} {seen}, expected a tensor {expected}.")
 
 
 # --- and back to sound ---
 
 
-def to_waveform(log_mel: Tensor, config: SpectrogramConfig | None = None, *, iterations: int = 32, seed: int = 0) -> Tensor:
+def to_waveform(
+    log_mel: Tensor, config: SpectrogramConfig | None = None, *, iterations: int = 32, seed: int = 0
+) -> Tensor:
     """Rough waveform of a log-mel, so that a reconstruction can be heard.
 
     Mel power is spread over frequencies by the filters' non-negative pseudo-inverse, phases are found by the fast
@@ -333,16 +399,29 @@ def to_waveform(log_mel: Tensor, config: SpectrogramConfig | None = None, *, ite
     config = config or SpectrogramConfig()
     _require_shape("log_mel", log_mel, f"({config.bands}, T)", least=2)
     if log_mel.ndim != 2 or log_mel.shape[0] < config.mel_bands or log_mel.shape[1] < 2:
-        raise RequestError(f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.bands}, T) with T of at least 2: give a single one.")
+        raise RequestError(
+            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.bands}, T) with T of at least 2: give a single one."
+        )
     window = analysis_window(config).to(log_mel.device, torch.float32)
     filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)
     log_mel = log_mel[: config.mel_bands]
     power = 10 ** (log_mel.float() / config.scale / 10)  # (M, T)
     power = torch.where(log_mel > config.silence + 1e-4, power, 0.0)
-    magnitude = (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()  # (F, T)
-    stft = functools.partial(torch.stft, n_fft=config.n_fft, hop_length=config.hop, window=window, pad_mode="constant", return_complex=True)
+    magnitude = (
+        (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()
+    )  # (F, T)
+    stft = functools.partial(
+        torch.stft,
+        n_fft=config.n_fft,
+        hop_length=config.hop,
+        window=window,
+        pad_mode="constant",
+        return_complex=True,
+    )
     istft = functools.partial(torch.istft, n_fft=config.n_fft, hop_length=config.hop, window=window)
-    phases = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(seed)).to(log_mel.device)
+    phases = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(seed)).to(
+        log_mel.device
+    )
     spectrum = torch.polar(magnitude, 2 * torch.pi * phases)
     previous = torch.zeros_like(spectrum)
     for _ in range(iterations):

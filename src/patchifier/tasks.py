@@ -55,7 +55,9 @@ class Task:
         if not self.metric:
             object.__setattr__(self, "metric", METRICS[self.kind][0])
         if self.metric not in METRICS[self.kind]:
-            raise RequestError(f"a task of the kind {self.kind!r} has no metric {self.metric!r}, expected one of {', '.join(METRICS[self.kind])}.")
+            raise RequestError(
+                f"a task of the kind {self.kind!r} has no metric {self.metric!r}, expected one of {', '.join(METRICS[self.kind])}."
+            )
 
 
 def infer(targets: Sequence[Any]) -> Task | None:
@@ -74,7 +76,9 @@ def infer(targets: Sequence[Any]) -> Task | None:
         lengths = {len(target) for target in known}
         if len(lengths) == 1 and all(isinstance(part, int | float) for part in parts):
             return Task("numbers", tuple(f"value_{index}" for index in range(lengths.pop())))
-    raise RequestError("targets are a mixture, expected for every clip a name, a list of names, or equally many numbers.")
+    raise RequestError(
+        "targets are a mixture, expected for every clip a name, a list of names, or equally many numbers."
+    )
 
 
 def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
@@ -91,9 +95,13 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
         If a clip has no target or one that the task does not know.
     """
     if task.kind == "per-frame":
-        raise RequestError("this task asks about moments within a clip, not about clips: judge it with 'patchifier compare'.")
+        raise RequestError(
+            "this task asks about moments within a clip, not about clips: judge it with 'patchifier compare'."
+        )
     if any(target is None for target in targets):
-        raise RequestError(f"{sum(target is None for target in targets)} of {len(targets)} clips have no target, expected one for each.")
+        raise RequestError(
+            f"{sum(target is None for target in targets)} of {len(targets)} clips have no target, expected one for each."
+        )
     for target in targets:
         _check_target(task, target)
     index = {name: number for number, name in enumerate(task.names)}
@@ -111,14 +119,24 @@ def _check_target(task: Task, target: Any) -> None:
     """Refuse a target that is not of the task's kind or that it does not know."""
     if task.kind == "numbers":
         values = target if isinstance(target, list | tuple) else [target]
-        if len(values) != len(task.names) or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-            raise RequestError(f"target {target!r} does not fit the task, expected {len(task.names)} numbers: {', '.join(task.names)}.")
+        if len(values) != len(task.names) or not all(
+            isinstance(value, int | float) and math.isfinite(value) for value in values
+        ):
+            raise RequestError(
+                f"target {target!r} does not fit the task, expected {len(task.names)} numbers: {', '.join(task.names)}."
+            )
         return
-    if isinstance(target, str) != (task.kind == "one-of") or not isinstance(target, str | list | tuple):
-        raise RequestError(f"target {target!r} does not fit the task, expected {'a name' if task.kind == 'one-of' else 'a list of names'}.")
+    if isinstance(target, str) != (task.kind == "one-of") or not isinstance(
+        target, str | list | tuple
+    ):
+        raise RequestError(
+            f"target {target!r} does not fit the task, expected {'a name' if task.kind == 'one-of' else 'a list of names'}."
+        )
     for name in [target] if isinstance(target, str) else target:
         if name not in task.names:
-            raise RequestError(f"target {name!r} is not one of the task's names: {', '.join(task.names)}.")
+            raise RequestError(
+                f"target {name!r} is not one of the task's names: {', '.join(task.names)}."
+            )
 
 
 def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
@@ -161,10 +179,19 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
         from sklearn import metrics
 
         mixed = _mixed(targets)
-        precision = metrics.average_precision_score(targets[:, mixed], predictions[:, mixed], average="macro") if mixed.any() else math.nan
+        precision = (
+            metrics.average_precision_score(
+                targets[:, mixed], predictions[:, mixed], average="macro"
+            )
+            if mixed.any()
+            else math.nan
+        )
         return main | {"average_precision": float(precision)}
     if task.kind == "numbers":
-        return main | {f"r2_{name}": float(value) for name, value in zip(task.names, _r2(targets, predictions), strict=True)}
+        return main | {
+            f"r2_{name}": float(value)
+            for name, value in zip(task.names, _r2(targets, predictions), strict=True)
+        }
     return main | {"accuracy": float((predictions.argmax(1) == targets).mean())}
 
 
@@ -172,7 +199,11 @@ def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> floa
     """The main metric alone; quick, since a bootstrap asks for it thousands of times."""
     if task.kind == "one-of":
         chosen = predictions.argmax(1)
-        return float((chosen == targets).mean() if task.metric == "accuracy" else key_score_matrix(task.names)[targets, chosen].mean())
+        return float(
+            (chosen == targets).mean()
+            if task.metric == "accuracy"
+            else key_score_matrix(task.names)[targets, chosen].mean()
+        )
     if task.kind == "numbers":
         return float(np.mean(_r2(targets, predictions)))
     from scipy import stats
@@ -184,7 +215,9 @@ def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> floa
     ranks = stats.rankdata(predictions[:, mixed], axis=0)  # (n, C), ties share their mean rank
     positive = targets.sum(0)
     # Mann and Whitney's U over the number of pairs is the area under the ROC curve.
-    areas = ((ranks * targets).sum(0) - positive * (positive + 1) / 2) / (positive * (len(targets) - positive))
+    areas = ((ranks * targets).sum(0) - positive * (positive + 1) / 2) / (
+        positive * (len(targets) - positive)
+    )
     return float(areas.mean())
 
 
@@ -202,7 +235,9 @@ def key_score_matrix(names: tuple[str, ...]) -> np.ndarray:
     from mir_eval import key
 
     try:
-        return np.array([[key.weighted_score(true, estimate) for estimate in names] for true in names])
+        return np.array(
+            [[key.weighted_score(true, estimate) for estimate in names] for true in names]
+        )
     except ValueError as error:
         raise RequestError(f"{error} Expected keys such as 'C major' and 'Eb minor'.") from error
 
@@ -234,10 +269,20 @@ class Score:
 
     def row(self, encoder: str, method: str) -> dict[str, Any]:
         """As a row of a results table."""
-        return {"encoder": encoder, "method": method, "metric": self.metric, "value": self.value, "low": self.low, "high": self.high, "n": self.n}
+        return {
+            "encoder": encoder,
+            "method": method,
+            "metric": self.metric,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+        }
 
 
-def evaluate(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray], groups: Sequence[str]) -> Score:
+def evaluate(
+    task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray], groups: Sequence[str]
+) -> Score:
     """Compute the main metric, mean over runs, with an interval by bootstrap over groups.
 
     Parameters
@@ -256,7 +301,13 @@ def evaluate(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray],
     return Score(task.metric, measure(np.arange(len(targets))), low, high, len(targets))
 
 
-def difference(task: Task, targets: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray], groups: Sequence[str]) -> Score:
+def difference(
+    task: Task,
+    targets: np.ndarray,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    groups: Sequence[str],
+) -> Score:
     """How much better `first` is than `second` on the same clips, with a paired interval: "beats" means that it leaves out 0."""
     one, two = mean_score(task, targets, first), mean_score(task, targets, second)
     return paired(task.metric, groups, lambda chosen: one(chosen) - two(chosen))
@@ -266,8 +317,17 @@ def paired(metric: str, groups: Sequence[str], measure: Callable[[np.ndarray], f
     """Score a difference, measured on the same clips, with its interval and the share `p` of two-sided draws beyond 0."""
     draws = resample(groups, measure)
     low, high = np.nanquantile(draws, [0.025, 0.975])
-    tail = min(np.sum(draws <= 0), np.sum(draws >= 0)) + 1  # the observed sample is one of the draws
-    return Score(metric, measure(np.arange(len(groups))), float(low), float(high), len(groups), p=float(min(1.0, 2 * tail / (len(draws) + 1))))
+    tail = (
+        min(np.sum(draws <= 0), np.sum(draws >= 0)) + 1
+    )  # the observed sample is one of the draws
+    return Score(
+        metric,
+        measure(np.arange(len(groups))),
+        float(low),
+        float(high),
+        len(groups),
+        p=float(min(1.0, 2 * tail / (len(draws) + 1))),
+    )
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -279,18 +339,37 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def mean_score(task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]) -> Callable[[np.ndarray], float]:
+def mean_score(
+    task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]
+) -> Callable[[np.ndarray], float]:
     """Main metric of chosen clips, mean over runs, as :func:`resample` asks for it."""
-    return lambda chosen: float(np.mean([main_score(task, targets[chosen], run[chosen]) for run in predictions]))
+    return lambda chosen: float(
+        np.mean([main_score(task, targets[chosen], run[chosen]) for run in predictions])
+    )
 
 
-def bootstrap(groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+def bootstrap(
+    groups: Sequence[str],
+    measure: Callable[[np.ndarray], float],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
     """Percentile interval of a figure, over :func:`resample`."""
-    low, high = np.nanquantile(resample(groups, measure, draws=draws, seed=seed), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(
+        resample(groups, measure, draws=draws, seed=seed), [(1 - level) / 2, (1 + level) / 2]
+    )
     return float(low), float(high)
 
 
-def resample(groups: Sequence[str], measure: Callable[[np.ndarray], float], *, draws: int = 2000, seed: int = 0) -> np.ndarray:
+def resample(
+    groups: Sequence[str],
+    measure: Callable[[np.ndarray], float],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:
     """Draw a figure's bootstrap distribution by resampling whole groups (tracks, pieces) with replacement.
 
     Parameters

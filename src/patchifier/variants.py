@@ -24,16 +24,24 @@ class PitchModules(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         C, times = config.pitch_channels, config.frames // 4
-        self.semitones = SwitchableConv2d(times, C, (5, 1), stride=(3, 1), padding=(2, 0), bias=False)
+        self.semitones = SwitchableConv2d(
+            times, C, (5, 1), stride=(3, 1), padding=(2, 0), bias=False
+        )
         self.octaves = SwitchableConv2d(C, C, (3, 1), dilation=(12, 1), padding=(12, 0), bias=False)
         self.tones = SwitchableConv2d(C, C, (3, 1), stride=(2, 1), padding=(1, 0), bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(C) for _ in range(3))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Turn pitch bands (P, M', W) into numbers (P, C * M' / 6)."""
-        maps = rows.unflatten(-1, (-1, 4)).mean(-1).transpose(1, 2).unsqueeze(-1)  # (P, W / 4, M', 1)
-        for convolution, norm in zip((self.semitones, self.octaves, self.tones), self.norms, strict=True):
-            maps = torch.relu(norm(convolution(maps)))  # (P, C, M' / 3, 1), at last (P, C, M' / 6, 1)
+        maps = (
+            rows.unflatten(-1, (-1, 4)).mean(-1).transpose(1, 2).unsqueeze(-1)
+        )  # (P, W / 4, M', 1)
+        for convolution, norm in zip(
+            (self.semitones, self.octaves, self.tones), self.norms, strict=True
+        ):
+            maps = torch.relu(
+                norm(convolution(maps))
+            )  # (P, C, M' / 3, 1), at last (P, C, M' / 6, 1)
         return maps.flatten(1)
 
 
@@ -52,7 +60,9 @@ class ColumnTransformer(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Turn patches (P, 1, M, W) into vectors (P, D)."""
-        columns = patches[:, 0].unflatten(-1, (-1, COLUMN)).transpose(1, 2).flatten(2)  # (P, W / 4, M * 4)
+        columns = (
+            patches[:, 0].unflatten(-1, (-1, COLUMN)).transpose(1, 2).flatten(2)
+        )  # (P, W / 4, M * 4)
         x = self.from_column(columns) + self.places
         for layer in self.encoder.layers:
             x = layer(x)
@@ -74,14 +84,25 @@ class TwoScales(nn.Module):
         super().__init__()
         D = config.width
         self.whole = make(config)
-        part = dataclasses.replace(config, extractor="convolutions", frames=config.frames // 4, channels=config.channels[:3], decoder_channels=None)
+        part = dataclasses.replace(
+            config,
+            extractor="convolutions",
+            frames=config.frames // 4,
+            channels=config.channels[:3],
+            decoder_channels=None,
+        )
         self.quarter = make(dataclasses.replace(part, width=D // 4, heads=1, vector="flatten"))
         self.to_vector = nn.Linear(2 * D, D)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Turn patches (P, 1, M, W) into vectors (P, D)."""
         quarters = patches.unflatten(-1, (4, -1)).movedim(3, 1).flatten(0, 1)  # (4 P, 1, M, W / 4)
-        return self.to_vector(torch.cat([self.whole(patches), self.quarter(quarters).unflatten(0, (-1, 4)).flatten(1)], dim=1))
+        return self.to_vector(
+            torch.cat(
+                [self.whole(patches), self.quarter(quarters).unflatten(0, (-1, 4)).flatten(1)],
+                dim=1,
+            )
+        )
 
 
 class Distances(nn.Module):
@@ -100,11 +121,15 @@ class Distances(nn.Module):
         self.most = config.positions
         self.numbers = nn.Parameter(torch.zeros(config.heads, 2 * self.most + 2))
         for layer in encoder.layers:
-            layer.self_attn._qkv_same_embed_dim = False  # what torch asks before it fuses; Attention does not
+            layer.self_attn._qkv_same_embed_dim = (
+                False  # what torch asks before it fuses; Attention does not
+            )
 
     def forward(self, places: Tensor) -> Tensor:
         """Of places (N,) or (B, N) in a clip, with CLS before them: (1 or B, H, 1 + N, 1 + N)."""
-        apart = (places[..., None, :] - places[..., :, None]).clamp(-self.most, self.most) + self.most  # (..., N, N)
+        apart = (places[..., None, :] - places[..., :, None]).clamp(
+            -self.most, self.most
+        ) + self.most  # (..., N, N)
         apart = nn.functional.pad(apart, (1, 0, 1, 0), value=2 * self.most + 1)
         found = self.numbers[:, apart]  # (H, ..., 1 + N, 1 + N)
         return found[None] if places.ndim == 1 else found.transpose(0, 1)

@@ -34,16 +34,31 @@ def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
     """
     expected = f"a tensor of floats ({config.model.bands}, T), as model.log_mel gives it"
     if not isinstance(log_mel, Tensor):
-        listed = " Paths come in a list, not in an iterator: embed(list(paths))." if isinstance(log_mel, str | Path) else ""
-        raise RequestError(f"a log-mel is of type {type(log_mel).__name__}, expected {expected}.{listed}")
-    if log_mel.ndim != 2 or log_mel.shape[0] != config.model.bands or not log_mel.shape[1] or not log_mel.is_floating_point():
-        raise RequestError(f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; if there is one alone, put it in a list.")
+        listed = (
+            " Paths come in a list, not in an iterator: embed(list(paths))."
+            if isinstance(log_mel, str | Path)
+            else ""
+        )
+        raise RequestError(
+            f"a log-mel is of type {type(log_mel).__name__}, expected {expected}.{listed}"
+        )
+    if (
+        log_mel.ndim != 2
+        or log_mel.shape[0] != config.model.bands
+        or not log_mel.shape[1]
+        or not log_mel.is_floating_point()
+    ):
+        raise RequestError(
+            f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; if there is one alone, put it in a list."
+        )
     if not log_mel.isfinite().all():
         raise RequestError("a log-mel holds NaN or infinity, expected decibels x 0.01.")
     return log_mel
 
 
-def stretch_frames(window_s: float, hop_s: float | None, config: SpectrogramConfig) -> tuple[int, int]:
+def stretch_frames(
+    window_s: float, hop_s: float | None, config: SpectrogramConfig
+) -> tuple[int, int]:
     """Frames in a stretch, and between the starts of two, which touch by default.
 
     Raises
@@ -54,13 +69,19 @@ def stretch_frames(window_s: float, hop_s: float | None, config: SpectrogramConf
     hop_s = window_s if hop_s is None else hop_s
     for name, value in (("window_s", window_s), ("hop_s", hop_s)):
         if not is_number(value) or value <= config.frame_s / 2:
-            raise RequestError(f"{name} is {value!r}, expected at least one frame of {config.frame_s:.4f} s.")
+            raise RequestError(
+                f"{name} is {value!r}, expected at least one frame of {config.frame_s:.4f} s."
+            )
     return round(window_s / config.frame_s), round(hop_s / config.frame_s)
 
 
 def window_patches(config: Config) -> tuple[int, int]:
     """Patches in a window, as many as were trained together, and between the starts of two."""
-    length = config.pretrain.patches if config.pretrain.stage_two_patches == "consecutive" else config.model.positions
+    length = (
+        config.pretrain.patches
+        if config.pretrain.stage_two_patches == "consecutive"
+        else config.model.positions
+    )
     return length, min(config.embed.hop_patches, length)
 
 
@@ -117,23 +138,35 @@ def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tenso
     if not frames or recent is None:
         raise RequestError("there is a log-mel without a frame, expected at least one in each.")
     if frames < width:
-        yield nn.functional.pad(recent, (0, width - frames), value=config.spectrogram.silence)[None], width
+        yield (
+            nn.functional.pad(recent, (0, width - frames), value=config.spectrogram.silence)[None],
+            width,
+        )
     elif frames % width:
         yield recent[None], frames % width
 
 
-def stream_stretches(pieces: Iterable[Tensor], *, length: int, hop: int) -> Iterator[tuple[int, Tensor]]:
+def stream_stretches(
+    pieces: Iterable[Tensor], *, length: int, hop: int
+) -> Iterator[tuple[int, Tensor]]:
     """Stretches of `length` frames that start every `hop` frames, the last one anchored to the end: first frame and log-mel (M, T').
 
     What is shorter than a stretch is one.
     """
-    held, dropped, start, end = None, 0, 0, 0  # frames in memory, frames before them, the next stretch, the end of the last
+    held, dropped, start, end = (
+        None,
+        0,
+        0,
+        0,
+    )  # frames in memory, frames before them, the next stretch, the end of the last
     for piece in pieces:
         held = piece if held is None else torch.cat([held, piece], dim=-1)
         while start + length <= dropped + held.shape[-1]:
             yield start, held[:, start - dropped : start - dropped + length]
             start, end = start + hop, start + length
-        gone = max(0, min(start - dropped, held.shape[-1] - length))  # the last `length` frames stay: the end is not known yet
+        gone = max(
+            0, min(start - dropped, held.shape[-1] - length)
+        )  # the last `length` frames stay: the end is not known yet
         held, dropped = held[:, gone:], dropped + gone
     if held is not None and end < dropped + held.shape[-1]:
         yield dropped + max(0, held.shape[-1] - length), held[:, -length:]

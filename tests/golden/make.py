@@ -18,15 +18,30 @@ from patchifier.model import Patchifier
 PATH = Path(__file__).with_name("embedding.npz")
 SAMPLE_RATE = 16_000  # not the model's, so that resampling is covered too
 # Four positions, so that four seconds make two windows, of which the second is anchored to the end.
-MODEL = {"channels": [4, 4, 8, 8, 16], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32, "positions": 4}
-CHANGES = {"model": MODEL, "pretrain": {"patches": 4}, "embed": {"pooling": "mean+std", "layers": [0, 1, -1], "hop_patches": 3}}
+MODEL = {
+    "channels": [4, 4, 8, 8, 16],
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "feed_forward": 32,
+    "positions": 4,
+}
+CHANGES = {
+    "model": MODEL,
+    "pretrain": {"patches": 4},
+    "embed": {"pooling": "mean+std", "layers": [0, 1, -1], "hop_patches": 3},
+}
 
 
 def make_pcm() -> np.ndarray:
     """Four seconds of two rising tones, noise that comes and goes, and a silence: (S,) int16."""
     time_s = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
-    tones = 0.3 * np.sin(2 * np.pi * (220 + 110 * time_s) * time_s) + 0.1 * np.sin(2 * np.pi * 3000 * time_s)
-    noise = np.random.default_rng(20).uniform(-0.2, 0.2, len(time_s)) * np.sin(2 * np.pi * time_s) ** 2
+    tones = 0.3 * np.sin(2 * np.pi * (220 + 110 * time_s) * time_s) + 0.1 * np.sin(
+        2 * np.pi * 3000 * time_s
+    )
+    noise = (
+        np.random.default_rng(20).uniform(-0.2, 0.2, len(time_s)) * np.sin(2 * np.pi * time_s) ** 2
+    )
     wave = (tones + noise) * ((time_s < 2.5) | (time_s > 3))
     return np.round(32767 * wave).astype(np.int16)
 
@@ -60,7 +75,10 @@ def embed_released(name: str, pcm: np.ndarray) -> dict[str, np.ndarray]:
     """Embeddings (E,) by a bundled model: of the stored samples, which are less than a window, and of 24 s of them, which are more."""
     embedder = load(name)
     wave = pcm.astype(np.float32) / 32768
-    return {"short": embedder.embed(wave, SAMPLE_RATE), "long": embedder.embed(np.tile(wave, 6), SAMPLE_RATE)}
+    return {
+        "short": embedder.embed(wave, SAMPLE_RATE),
+        "long": embedder.embed(np.tile(wave, 6), SAMPLE_RATE),
+    }
 
 
 def make_released(name: str, folder: Path = PATH.parent) -> None:

@@ -51,7 +51,10 @@ __all__ = [
     "specs",
 ]
 
-ENCODERS: dict[str, Encode] = {"mel-stats": mel_stats, "mfcc": mfcc}  # those that the demo shows beside its model
+ENCODERS: dict[str, Encode] = {
+    "mel-stats": mel_stats,
+    "mfcc": mfcc,
+}  # those that the demo shows beside its model
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,44 @@ ROWS = {
     "mel-stats": Row("", "mean and deviation of each mel band", handmade.build(mel_stats)),
     "mfcc": Row("", "MFCC statistics (120)", handmade.build(mfcc, packages=["librosa"])),
     "chroma": Row("", "chroma statistics (72)", handmade.build(chroma, packages=["librosa"])),
-    "handcrafted": Row("", "MFCC, chroma and mel statistics", handmade.build(handcrafted, packages=["librosa"])),
-    "summaries": Row("", "descriptors of windows, nothing learnt (272)", handmade.build(handmade.summaries)),
-    "random": Row("[SEED or MODEL]", "random weights, calibrated: five seeds, or one; of the paper's architecture, or a model's", models.random),
-    "model": Row("MODEL[@POOLING]", "a model of this package; its folder or its name alone will do", models.trained),
+    "handcrafted": Row(
+        "", "MFCC, chroma and mel statistics", handmade.build(handcrafted, packages=["librosa"])
+    ),
+    "summaries": Row(
+        "", "descriptors of windows, nothing learnt (272)", handmade.build(handmade.summaries)
+    ),
+    "random": Row(
+        "[SEED or MODEL]",
+        "random weights, calibrated: five seeds, or one; of the paper's architecture, or a model's",
+        models.random,
+    ),
+    "model": Row(
+        "MODEL[@POOLING]",
+        "a model of this package; its folder or its name alone will do",
+        models.trained,
+    ),
     "features": Row("DIR", "a folder with one .npy or .npz file for each clip", features.folder),
-    "hf": Row("ID or FOLDER[@LAYER]", "an audio model of the transformers library", peers.hugging_face),
-    "hf-code": Row("ID or FOLDER[@LAYER]", "the same, and the code that comes with it is run", peers.hugging_face_with_code),
+    "hf": Row(
+        "ID or FOLDER[@LAYER]", "an audio model of the transformers library", peers.hugging_face
+    ),
+    "hf-code": Row(
+        "ID or FOLDER[@LAYER]",
+        "the same, and the code that comes with it is run",
+        peers.hugging_face_with_code,
+    ),
     "hear": Row("MODULE[@WEIGHTS]", "a module with the HEAR API", peers.hear),
     "clmr": Row("FILE", "CLMR's SampleCNN with the released weights", clmr.from_file),
 }
 
 
 def encoders(
-    spec: str, *, data: Cache | None = None, train: Sequence[int] | None = None, config: Config | None = None, seed: int = 0, device: str = "cpu"
+    spec: str,
+    *,
+    data: Cache | None = None,
+    train: Sequence[int] | None = None,
+    config: Config | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> list[Encoder]:
     """Make the encoders that a spec asks for; "random" gives five of one name, of which a comparison shows the mean, everything else one.
 
@@ -126,7 +153,9 @@ def encoders(
             )
         word, colon, argument = "model", ":", spec
     row = ROWS[word]
-    if bool(argument) < (bool(row.takes) and not row.takes.startswith("[")) or bool(colon) > bool(argument and row.takes):
+    if bool(argument) < (bool(row.takes) and not row.takes.startswith("[")) or bool(colon) > bool(
+        argument and row.takes
+    ):
         raise RequestError(f"{spec!r} is no encoder, expected {_spelled(word, row)} ({row.what}).")
     return row.build(spec, argument, Asked(data, train, config, seed, device))
 
@@ -147,4 +176,6 @@ def specs() -> list[str]:
 
 def _spelled(word: str, row: Row) -> str:
     optional = row.takes.startswith("[")
-    return word if not row.takes else f"{word}[:{row.takes[1:]}" if optional else f"{word}:{row.takes}"
+    return (
+        word if not row.takes else f"{word}[:{row.takes[1:]}" if optional else f"{word}:{row.takes}"
+    )

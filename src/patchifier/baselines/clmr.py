@@ -19,9 +19,29 @@ from patchifier.config import RequestError, digest
 
 SAMPLE_RATE = 22_050
 FRAME = 59_049  # samples; JukeMIR's extractor has 59,409, which the network was not trained on
-CHANNELS = (128, 128, 128, 256, 256, 256, 256, 256, 256, 512)  # into each pooling block, and out of the last
-PREFIXES = ("model.encoder.", "encoder.", "")  # as Lightning saved it, as the release has it, the encoder alone
-HEADS = ("projector.", "model.projector.", "encoder.", "fc.")  # beside the wanted prefix: training's own parts, not used
+CHANNELS = (
+    128,
+    128,
+    128,
+    256,
+    256,
+    256,
+    256,
+    256,
+    256,
+    512,
+)  # into each pooling block, and out of the last
+PREFIXES = (
+    "model.encoder.",
+    "encoder.",
+    "",
+)  # as Lightning saved it, as the release has it, the encoder alone
+HEADS = (
+    "projector.",
+    "model.projector.",
+    "encoder.",
+    "fc.",
+)  # beside the wanted prefix: training's own parts, not used
 BATCH = 16  # frames at once
 
 
@@ -63,7 +83,15 @@ def from_file(name: str, argument: str, asked: Asked) -> list[Encoder]:
         return torch.cat([model(part) for part in cut.split(BATCH)]).mean(0).cpu().numpy()
 
     note = f"mean over frames of {FRAME:,} samples at {SAMPLE_RATE:,} Hz"
-    return [Encoder(name, each_waveform(name, SAMPLE_RATE, vector), count(model), identity=digest("clmr", weights_hash(model)), note=note)]
+    return [
+        Encoder(
+            name,
+            each_waveform(name, SAMPLE_RATE, vector),
+            count(model),
+            identity=digest("clmr", weights_hash(model)),
+            note=note,
+        )
+    ]
 
 
 def frames(waveform: np.ndarray) -> np.ndarray:
@@ -89,35 +117,63 @@ def read(name: str, path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([(Inert, each) for each in foreign]):
             held = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise RequestError(f"{name}: {path} cannot be read ({error.strerror}): expected a file of weights, such as clmr_checkpoint_10000.pt.") from error
+        raise RequestError(
+            f"{name}: {path} cannot be read ({error.strerror}): expected a file of weights, such as clmr_checkpoint_10000.pt."
+        ) from error
     except Exception as error:  # torch raises a dozen kinds on a damaged or foreign file
-        raise RequestError(f"{name}: {path} cannot be read as weights ({first_line(error)}).") from error
-    held = held["state_dict"] if isinstance(held, dict) and isinstance(held.get("state_dict"), dict) else held
+        raise RequestError(
+            f"{name}: {path} cannot be read as weights ({first_line(error)})."
+        ) from error
+    held = (
+        held["state_dict"]
+        if isinstance(held, dict) and isinstance(held.get("state_dict"), dict)
+        else held
+    )
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
-        raise RequestError(f"{name}: {path} holds {type(held).__name__}, expected a dictionary of tensors.")
+        raise RequestError(
+            f"{name}: {path} holds {type(held).__name__}, expected a dictionary of tensors."
+        )
     return dict(held)
 
 
 def _wanted(name: str, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the encoder, by their names in it; a tensor of neither encoder nor training's heads is refused."""
-    prefix = next((prefix for prefix in PREFIXES if any(key.startswith(f"{prefix}sequential.") for key in held)), None)
+    prefix = next(
+        (
+            prefix
+            for prefix in PREFIXES
+            if any(key.startswith(f"{prefix}sequential.") for key in held)
+        ),
+        None,
+    )
     if prefix is None:
-        raise RequestError(f"{name}: no tensor is named encoder.sequential.0.0.weight or the like, but {', '.join(list(held)[:3]) or 'none'}: no SampleCNN.")
+        raise RequestError(
+            f"{name}: no tensor is named encoder.sequential.0.0.weight or the like, but {', '.join(list(held)[:3]) or 'none'}: no SampleCNN."
+        )
     own = {key.removeprefix(prefix): value for key, value in held.items() if key.startswith(prefix)}
     others = [key for key in held if not key.startswith(prefix) and not key.startswith(HEADS)]
     if others:
-        raise RequestError(f"{name}: unexpected tensors {', '.join(others[:3])}, expected those of a SampleCNN and its projector.")
+        raise RequestError(
+            f"{name}: unexpected tensors {', '.join(others[:3])}, expected those of a SampleCNN and its projector."
+        )
     return {key: value for key, value in own.items() if not key.startswith(HEADS)}
 
 
 def _fill(name: str, model: SampleCNN, tensors: Mapping[str, Tensor]) -> None:
     wanted = model.state_dict()
-    missing, surplus = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    missing, surplus = (
+        sorted(wanted.keys() - tensors.keys()),
+        sorted(tensors.keys() - wanted.keys()),
+    )
     if missing or surplus:
-        raise RequestError(f"{name}: the weights lack {missing[:3] or 'nothing'} and have {surplus[:3] or 'nothing'} besides, expected exactly a SampleCNN's.")
+        raise RequestError(
+            f"{name}: the weights lack {missing[:3] or 'nothing'} and have {surplus[:3] or 'nothing'} besides, expected exactly a SampleCNN's."
+        )
     for key, tensor in tensors.items():
         if tensor.shape != wanted[key].shape:
-            raise RequestError(f"{name}: tensor {key} has shape {tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}.")
+            raise RequestError(
+                f"{name}: tensor {key} has shape {tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}."
+            )
         if not torch.isfinite(tensor).all():
             raise RequestError(f"{name}: tensor {key} holds NaN or infinity, expected numbers.")
     model.load_state_dict(dict(tensors))

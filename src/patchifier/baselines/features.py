@@ -26,9 +26,15 @@ def folder(name: str, argument: str, asked: Asked) -> list[Encoder]:
         For a clip without a file or with several, a file for several clips, and what is not such an array; each names the clips.
     """
     root = Path(argument)
-    files = sorted(path for path in root.rglob("*") if path.suffix in (".npy", ".npz") and path.is_file() and not path.name.startswith("."))
+    files = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix in (".npy", ".npz") and path.is_file() and not path.name.startswith(".")
+    )
     if not files:
-        raise RequestError(f"{name}: {root} holds no .npy or .npz files, expected one for each clip.")
+        raise RequestError(
+            f"{name}: {root} holds no .npy or .npz files, expected one for each clip."
+        )
     table = _Table(name, root, files)
     if asked.data is not None:
         table.match(asked.data, range(len(asked.data.clips)))
@@ -37,7 +43,15 @@ def folder(name: str, argument: str, asked: Asked) -> list[Encoder]:
         matched = table.match(data, indices)
         return each_clip(name, lambda data, index: read(matched[index]))(data, indices)
 
-    return [Encoder(name, encode, parameters=None, note="computed elsewhere; mean over time where a file has a time axis", precomputed=True)]
+    return [
+        Encoder(
+            name,
+            encode,
+            parameters=None,
+            note="computed elsewhere; mean over time where a file has a time axis",
+            precomputed=True,
+        )
+    ]
 
 
 class _Table:
@@ -48,7 +62,9 @@ class _Table:
         self.by_path: dict[str, list[Path]] = {}
         self.by_stem: dict[str, list[Path]] = {}
         for path in files:
-            self.by_path.setdefault(path.relative_to(root).with_suffix("").as_posix(), []).append(path)
+            self.by_path.setdefault(path.relative_to(root).with_suffix("").as_posix(), []).append(
+                path
+            )
             self.by_stem.setdefault(path.stem, []).append(path)
 
     def match(self, data: Cache, indices: Sequence[int]) -> dict[int, Path]:
@@ -57,10 +73,15 @@ class _Table:
         missing = [data.clips[index].id for index in dict.fromkeys(indices) if found[index] is None]
         if missing:
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            raise RequestError(f"{self.name}: {self.root} has no file for the clips {', '.join(missing[:NAMED])}{more}: expected <clip id>.npy or .npz.")
+            raise RequestError(
+                f"{self.name}: {self.root} has no file for the clips {', '.join(missing[:NAMED])}{more}: expected <clip id>.npy or .npz."
+            )
         taken: dict[Path, str] = {}
         for index, path in found.items():
-            if path is not None and taken.setdefault(path, data.clips[index].id) != data.clips[index].id:
+            if (
+                path is not None
+                and taken.setdefault(path, data.clips[index].id) != data.clips[index].id
+            ):
                 raise RequestError(
                     f"{self.name}: {path} is the only file for the two clips {taken[path]!r} and {data.clips[index].id!r}: name files by the clip's id."
                 )
@@ -81,7 +102,9 @@ class _Table:
         """Files that each rule finds, the strictest first."""
         names = [clip.id, _without_ending(clip.id)]
         yield from (self.by_path.get(name, []) for name in names)
-        yield from (self.by_stem.get(name.rpartition("/")[2], []) for name in [*names, Path(clip.path).stem])
+        yield from (
+            self.by_stem.get(name.rpartition("/")[2], []) for name in [*names, Path(clip.path).stem]
+        )
 
 
 def _without_ending(name: str) -> str:
@@ -93,11 +116,19 @@ def _without_ending(name: str) -> str:
 def read(path: Path) -> np.ndarray:
     """Read one array (E,), or (T, E) of which the mean over time is given."""
     values = _array(path)
-    if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
+    if not np.issubdtype(values.dtype, np.number) or np.issubdtype(
+        values.dtype, np.complexfloating
+    ):
         raise RequestError(f"{path}: holds {values.dtype}, expected numbers.")
     if values.ndim not in (1, 2) or not values.size:
-        raise RequestError(f"{path}: holds an array of shape {values.shape}, expected (E,) or (T, E).")
-    return values.astype(np.float32) if values.ndim == 1 else values.mean(axis=0, dtype=np.float64).astype(np.float32)
+        raise RequestError(
+            f"{path}: holds an array of shape {values.shape}, expected (E,) or (T, E)."
+        )
+    return (
+        values.astype(np.float32)
+        if values.ndim == 1
+        else values.mean(axis=0, dtype=np.float64).astype(np.float32)
+    )
 
 
 def _array(path: Path) -> np.ndarray:
@@ -107,7 +138,9 @@ def _array(path: Path) -> np.ndarray:
             return loaded
         with loaded:
             if len(loaded.files) != 1:
-                raise RequestError(f"{path}: holds the arrays {', '.join(loaded.files) or 'none'}, expected exactly one.")
+                raise RequestError(
+                    f"{path}: holds the arrays {', '.join(loaded.files) or 'none'}, expected exactly one."
+                )
             return loaded[loaded.files[0]]
     except RequestError:
         raise

@@ -59,20 +59,30 @@ def summaries(data: Cache, indices: Sequence[int]) -> np.ndarray:
     """
     if not data.spectrogram.pitch_bands:
         raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
-    model = replace(ModelConfig(), bands=data.spectrogram.bands, pitch_bands=data.spectrogram.pitch_bands)
+    model = replace(
+        ModelConfig(), bands=data.spectrogram.bands, pitch_bands=data.spectrogram.pitch_bands
+    )
     config = Config(spectrogram=data.spectrogram, model=model)
 
     def vector(data: Cache, index: int) -> np.ndarray:
         log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
-        windows = [(patches[None, :, 0].double(), new[None]) for _, patches, new in windows_of(log_mel, config)]  # (1, N, M, W), (1, N) each
-        rows = [torch.cat([DESCRIPTORS[name].values(patches, new, config)[0] for name in SUMMARIES]) for patches, new in windows]
+        windows = [
+            (patches[None, :, 0].double(), new[None])
+            for _, patches, new in windows_of(log_mel, config)
+        ]  # (1, N, M, W), (1, N) each
+        rows = [
+            torch.cat([DESCRIPTORS[name].values(patches, new, config)[0] for name in SUMMARIES])
+            for patches, new in windows
+        ]
         return torch.stack(rows).mean(0).float().numpy()
 
     return each_clip("summaries", vector)(data, indices)
 
 
 def _mel_stats(data: Cache, index: int) -> np.ndarray:
-    log_mel = np.asarray(data.log_mel(index)[:, : data.spectrogram.mel_bands], np.float32)  # (T, mel bands)
+    log_mel = np.asarray(
+        data.log_mel(index)[:, : data.spectrogram.mel_bands], np.float32
+    )  # (T, mel bands)
     return np.concatenate([log_mel.mean(0), log_mel.std(0)])
 
 
@@ -82,7 +92,15 @@ def mfcc_of(waveform: np.ndarray) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # librosa's, on clips shorter than one frame
-        return moments(librosa.feature.mfcc(y=peak_normalised(waveform), sr=audio.SAMPLE_RATE, n_mfcc=20, n_fft=2048, hop_length=HOP))
+        return moments(
+            librosa.feature.mfcc(
+                y=peak_normalised(waveform),
+                sr=audio.SAMPLE_RATE,
+                n_mfcc=20,
+                n_fft=2048,
+                hop_length=HOP,
+            )
+        )
 
 
 def chroma_of(waveform: np.ndarray) -> np.ndarray:
@@ -90,8 +108,14 @@ def chroma_of(waveform: np.ndarray) -> np.ndarray:
     import librosa
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # librosa's, on silence and on clips shorter than its longest filter
-        return moments(librosa.feature.chroma_cqt(y=peak_normalised(waveform), sr=audio.SAMPLE_RATE, hop_length=HOP))
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # librosa's, on silence and on clips shorter than its longest filter
+        return moments(
+            librosa.feature.chroma_cqt(
+                y=peak_normalised(waveform), sr=audio.SAMPLE_RATE, hop_length=HOP
+            )
+        )
 
 
 def peak_normalised(waveform: np.ndarray) -> np.ndarray:
@@ -110,11 +134,21 @@ def moments(sequence: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def build(encode: Encode, *, packages: Sequence[str] = ()) -> Callable[[str, str, Asked], list[Encoder]]:
+def build(
+    encode: Encode, *, packages: Sequence[str] = ()
+) -> Callable[[str, str, Asked], list[Encoder]]:
     """Make the builder of a row that takes no argument; the versions of `packages` decide the features too."""
 
     def builder(name: str, argument: str, asked: Asked) -> list[Encoder]:
         decides = [importlib.metadata.version(package) for package in packages]
-        return [Encoder(name, encode, identity=digest(name, decides + ([f"descriptors {VERSION}"] if name == "summaries" else [])))]
+        return [
+            Encoder(
+                name,
+                encode,
+                identity=digest(
+                    name, decides + ([f"descriptors {VERSION}"] if name == "summaries" else [])
+                ),
+            )
+        ]
 
     return builder

@@ -98,19 +98,29 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
 
 def _require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray | None) -> None:
     if row.ndim != 1 or not row.size:
-        raise RequestError(f"{name}: the features of clip {clip!r} have shape {row.shape}, expected one vector (E,).")
+        raise RequestError(
+            f"{name}: the features of clip {clip!r} have shape {row.shape}, expected one vector (E,)."
+        )
     if first is not None and row.shape != first.shape:
-        raise RequestError(f"{name}: the features of clip {clip!r} have {len(row)} numbers, those of the first clip {len(first)}: expected one size for all.")
+        raise RequestError(
+            f"{name}: the features of clip {clip!r} have {len(row)} numbers, those of the first clip {len(first)}: expected one size for all."
+        )
     if not np.isfinite(row).all():
-        raise RequestError(f"{name}: the features of clip {clip!r} hold NaN or infinity, expected numbers.")
+        raise RequestError(
+            f"{name}: the features of clip {clip!r} hold NaN or infinity, expected numbers."
+        )
 
 
-def each_waveform(name: str, sample_rate: int, vector: Callable[[np.ndarray], np.ndarray]) -> Encode:
+def each_waveform(
+    name: str, sample_rate: int, vector: Callable[[np.ndarray], np.ndarray]
+) -> Encode:
     """Encode clips one by one from their audio, resampled from the file's own rate to `sample_rate` (Hz); `vector` takes (S,), gives (E,)."""
 
     def of_clip(data: Cache, index: int) -> np.ndarray:
         clip = data.clips[index]
-        return vector(audio.load(clip.path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s))
+        return vector(
+            audio.load(clip.path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s)
+        )
 
     return each_clip(name, of_clip)
 
@@ -122,7 +132,9 @@ def require_answer(name: str, vector: Callable[[np.ndarray], np.ndarray], sample
     except RequestError:
         raise
     except Exception as error:  # other people's code may raise anything
-        raise RequestError(f"{name}: the model fails on a second of silence ({type(error).__name__}: {first_line(error)}), expected one for audio.") from error
+        raise RequestError(
+            f"{name}: the model fails on a second of silence ({type(error).__name__}: {first_line(error)}), expected one for audio."
+        ) from error
     if found.ndim != 1:
         raise RequestError(f"{name}: the model gives {found.shape} for one sound, expected (E,).")
 

@@ -14,7 +14,9 @@ from patchifier.config import RequestError, digest
 FORMAT = 1  # raised whenever an encoder of this package changes its numbers
 
 
-def cached(encoder: Encoder, data: Cache, indices: Sequence[int], folder: str | Path | None = None) -> np.ndarray:
+def cached(
+    encoder: Encoder, data: Cache, indices: Sequence[int], folder: str | Path | None = None
+) -> np.ndarray:
     """Features (n, E) float32 of clips, read from `folder` if they were computed before, else computed and stored there.
 
     Parameters
@@ -37,7 +39,9 @@ def cached(encoder: Encoder, data: Cache, indices: Sequence[int], folder: str | 
     if encoder.identity is None:
         return _checked(encoder, data, indices)
     name = re.sub(r"[^A-Za-z0-9.+-]+", "-", encoder.name).strip("-.")[-60:]
-    key = digest(FORMAT, encoder.identity, encoder.seed, [_clip_key(data, int(index)) for index in indices])
+    key = digest(
+        FORMAT, encoder.identity, encoder.seed, [_clip_key(data, int(index)) for index in indices]
+    )
     path = (data.path / "features" if folder is None else Path(folder)) / f"{name}-{key}.npy"
     found = _read(path, len(indices))
     if found is not None:
@@ -64,14 +68,21 @@ def _read(path: Path, count: int) -> np.ndarray | None:
         features = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    sound = isinstance(features, np.ndarray) and features.dtype == np.float32 and features.ndim == 2 and len(features) == count
+    sound = (
+        isinstance(features, np.ndarray)
+        and features.dtype == np.float32
+        and features.ndim == 2
+        and len(features) == count
+    )
     return features if sound and np.isfinite(features).all() else None
 
 
 def _checked(encoder: Encoder, data: Cache, indices: Sequence[int]) -> np.ndarray:
     features = np.asarray(encoder.encode(data, indices), np.float32)
     if features.ndim != 2 or len(features) != len(indices) or not features.size:
-        raise RequestError(f"{encoder.name}: the features have shape {features.shape}, expected ({len(indices)}, E).")
+        raise RequestError(
+            f"{encoder.name}: the features have shape {features.shape}, expected ({len(indices)}, E)."
+        )
     if not np.isfinite(features).all():
         raise RequestError(f"{encoder.name}: the features hold NaN or infinity, expected numbers.")
     return features

@@ -33,7 +33,9 @@ EXTRAS = {  # which extra brings a package that a command may miss
     "lancedb": "search", "ray": "cluster", "fsspec": "cluster", "huggingface_hub": "hf", "onnx": "onnx", "onnxscript": "onnx",
 }  # fmt: skip
 REQUIRED = ("out", "onnx")  # options that must be given; what else must be is an argument
-COMMANDS: dict[str, Callable[[Flags], int]] = training.COMMANDS | vectors.COMMANDS | judging.COMMANDS | looking.COMMANDS
+COMMANDS: dict[str, Callable[[Flags], int]] = (
+    training.COMMANDS | vectors.COMMANDS | judging.COMMANDS | looking.COMMANDS
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,16 +56,28 @@ def main(argv: list[str] | None = None) -> int:
         if package not in EXTRAS:
             return _fault(command)
         how = f"pip install 'patchifier[{EXTRAS[package]}]', in a clone '.[{EXTRAS[package]}]'"
-        print(f"patchifier {command}: this needs {package}, which is not installed: {how}.", file=sys.stderr)
+        print(
+            f"patchifier {command}: this needs {package}, which is not installed: {how}.",
+            file=sys.stderr,
+        )
         return 2
     except OSError as error:
         if error.errno not in DENIED:
             return _fault(command)
-        place = f"{error.filename} cannot be read or written" if error.filename else "the output cannot be written"
-        print(f"patchifier {command}: {place} ({error.strerror}): choose another place, or {DENIED[error.errno]}.", file=sys.stderr)
+        place = (
+            f"{error.filename} cannot be read or written"
+            if error.filename
+            else "the output cannot be written"
+        )
+        print(
+            f"patchifier {command}: {place} ({error.strerror}): choose another place, or {DENIED[error.errno]}.",
+            file=sys.stderr,
+        )
         return 2
     except Exception as error:
-        if type(error).__name__ == "Interrupted":  # of patchifier.runs, which --help must not import
+        if (
+            type(error).__name__ == "Interrupted"
+        ):  # of patchifier.runs, which --help must not import
             print(f"\npatchifier {command}: {error}", file=sys.stderr)
             return 130
         return _fault(command)
@@ -71,7 +85,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _fault(command: str) -> int:
     traceback.print_exc()
-    print(f"patchifier {command}: this is a fault of patchifier, please report it with the lines above.", file=sys.stderr)
+    print(
+        f"patchifier {command}: this is a fault of patchifier, please report it with the lines above.",
+        file=sys.stderr,
+    )
     return 3
 
 
@@ -82,16 +99,28 @@ class Parser(jsonargparse.ArgumentParser):
         """Leave with exit code 2."""
         missing = re.search(r"the following arguments are required: (\w+)\.(.+)", message)
         if missing:
-            command, names = missing[1], [name.rpartition(".")[2] for name in missing[2].split(", ")]
-            named = " and ".join(f"--{name}" if name in REQUIRED else name.upper() for name in names)
-            self.exit(2, f"patchifier {command}: {named} is missing: see 'patchifier {command} --help'.\n")
+            command, names = (
+                missing[1],
+                [name.rpartition(".")[2] for name in missing[2].split(", ")],
+            )
+            named = " and ".join(
+                f"--{name}" if name in REQUIRED else name.upper() for name in names
+            )
+            self.exit(
+                2, f"patchifier {command}: {named} is missing: see 'patchifier {command} --help'.\n"
+            )
         super().error(message, ex)
 
 
 def parser() -> jsonargparse.ArgumentParser:
     """Build the parser of all commands."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    root = Parser(prog="patchifier", description="Music as sequences of spectrogram patches.", version=patchifier.__version__, allow_abbrev=False)
+    root = Parser(
+        prog="patchifier",
+        description="Music as sequences of spectrogram patches.",
+        version=patchifier.__version__,
+        allow_abbrev=False,
+    )
     commands = root.add_subcommands(required=True, metavar="COMMAND", title="commands")
     for part in (training, vectors, judging, looking):
         part.add(commands)

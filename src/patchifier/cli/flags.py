@@ -19,9 +19,18 @@ def add_command(commands: Any, name: str, description: str) -> jsonargparse.Argu
 
 def add_common(command: jsonargparse.ArgumentParser, **sections: type) -> None:
     """Add what every command has, and the fields of some sections of the config as flags."""
-    command.add_argument("--json", action="store_true", help="Print results as JSON, and nothing else, on standard output.")
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="Print results as JSON, and nothing else, on standard output.",
+    )
     if sections or (command.description or "").startswith("The whole"):
-        command.add_argument("--config", type=str, default="", help="Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.")
+        command.add_argument(
+            "--config",
+            type=str,
+            default="",
+            help="Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.",
+        )
     for name, section in sections.items():
         command.add_class_arguments(section, name)
 
@@ -43,5 +52,8 @@ def results_table(rows: list[dict[str, Any]]) -> str:
     """Lay rows of results out for a terminal."""
     width = max([12, *(len(row["encoder"]) + 2 for row in rows)])
     head = f"{'encoder':<{width}}{'method':<20}{'metric':<10}{'value':>7}   95 % interval     n"
-    body = [f"{r['encoder']:<{width}}{r['method']:<20}{r['metric']:<10}{r['value']:>7.3f}   [{r['low']:.3f}, {r['high']:.3f}]  {r['n']:>4}" for r in rows]
+    body = [
+        f"{r['encoder']:<{width}}{r['method']:<20}{r['metric']:<10}{r['value']:>7.3f}   [{r['low']:.3f}, {r['high']:.3f}]  {r['n']:>4}"
+        for r in rows
+    ]
     return "\n".join([head, *body])

@@ -12,9 +12,21 @@ def progress(title: str) -> Callable[[int, int, str], None]:
 
 def _bar(title: str) -> Callable[[int, int, str], None]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description:>30}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description:>30}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     bar = Progress(*columns, console=Console(stderr=True))
     task = bar.add_task(title, total=None, note="")
 
@@ -41,6 +53,10 @@ def _lines(title: str) -> Callable[[int, int, str], None]:
         if now - said >= 10 or done >= total:
             said = now
             left = (now - first[0][0]) / max(1, done - first[0][1]) * (total - done)
-            print(f"{title}: {done} of {total}, {left:.0f} s left{', ' + note if note else ''}", file=sys.stderr, flush=True)
+            print(
+                f"{title}: {done} of {total}, {left:.0f} s left{', ' + note if note else ''}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return show

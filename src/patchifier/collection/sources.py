@@ -11,7 +11,9 @@ from patchifier.config import RequestError
 from patchifier.datasets import Clip, folder, manifest, well_named
 
 Key = tuple[str, float, float | None]  # path, start and end of a clip: what makes it one
-Found = tuple[Iterable[Clip], Iterable[tuple[str, str]]]  # clips, and (path, reason) of what is lost
+Found = tuple[
+    Iterable[Clip], Iterable[tuple[str, str]]
+]  # clips, and (path, reason) of what is lost
 
 
 def find(sources: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[tuple[str, str]]]:
@@ -63,7 +65,10 @@ def _found(source: str) -> Found:
         clips, lost = folder.find(Path(source))
         return clips, lost or ([] if clips else [(name, folder.none_in(name))])
     if os.path.isfile(source) and source.lower().endswith(manifest.SUFFIXES):
-        return [replace(clip, path=os.path.realpath(clip.path)) for clip in manifest.load(Path(source)).clips], []
+        return [
+            replace(clip, path=os.path.realpath(clip.path))
+            for clip in manifest.load(Path(source)).clips
+        ], []
     if os.path.lexists(source):
         return [_file(source)], []
     if glob.has_magic(source):
@@ -84,7 +89,12 @@ def _matching(pattern: str) -> Found:
     if clips or lost:
         return clips, lost
     name = written_name(pattern)
-    return [], [(name, f"{name}: matches no audio file, expected names that end in {', '.join(sorted(SUFFIXES))}.")]
+    return [], [
+        (
+            name,
+            f"{name}: matches no audio file, expected names that end in {', '.join(sorted(SUFFIXES))}.",
+        )
+    ]
 
 
 def _file(path: str) -> Clip:

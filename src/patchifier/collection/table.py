@@ -32,7 +32,15 @@ from patchifier.config import RequestError
 FORMAT = 1
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
 STRINGS = ("path", *TAGS)
-SAME = ("model", "pooling", "layers", "window_s", "hop_s", "patches", "size")  # facts that rows of one table share
+SAME = (
+    "model",
+    "pooling",
+    "layers",
+    "window_s",
+    "hop_s",
+    "patches",
+    "size",
+)  # facts that rows of one table share
 
 
 @dataclass(frozen=True)
@@ -89,11 +97,21 @@ def read(path: str | Path) -> Table:
 
 def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> Table:
     """Rows in memory as arrays."""
-    vectors = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1) if len(rows) else np.zeros((0, facts["size"]), np.float32)
+    vectors = (
+        rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+        if len(rows)
+        else np.zeros((0, facts["size"]), np.float32)
+    )
     numbers = {name: rows[name].to_numpy() for name in ("start_s", "end_s", "size", "mtime_ns")}
     tags = {name: tuple(rows[name].to_pylist()) for name in TAGS}
-    known = {name: value for name, value in facts.items() if name not in ("stretches", "skipped", "sha256")}
-    return Table(tuple(rows["path"].to_pylist()), vectors=vectors, tags=tags, metadata=known, **numbers)
+    known = {
+        name: value
+        for name, value in facts.items()
+        if name not in ("stretches", "skipped", "sha256")
+    }
+    return Table(
+        tuple(rows["path"].to_pylist()), vectors=vectors, tags=tags, metadata=known, **numbers
+    )
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -110,15 +128,23 @@ def read_facts(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RequestError(f"{path}: cannot be read ({error}), {expected}.") from error
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path}: is not a table of embeddings, or one from elsewhere, {expected}.") from error
+        raise RequestError(
+            f"{path}: is not a table of embeddings, or one from elsewhere, {expected}."
+        ) from error
     if newer:
-        raise RequestError(f"{path} has format {facts['format']}, this version reads up to {FORMAT}: pip install -U patchifier.")
+        raise RequestError(
+            f"{path} has format {facts['format']}, this version reads up to {FORMAT}: pip install -U patchifier."
+        )
     return facts
 
 
 def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
     """Refuse a table whose rows cannot be compared with those that are wanted, naming each fact that differs."""
-    differ = [f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in SAME if found[name] != wanted[name]]
+    differ = [
+        f"{name} is {found[name]!r}, not {wanted[name]!r}"
+        for name in SAME
+        if found[name] != wanted[name]
+    ]
     if differ:
         raise RequestError(
             f"{path} was made by another model or with other settings: {'; '.join(differ)}. "
@@ -129,23 +155,41 @@ def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
 def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     """Columns of a table, with its facts."""
     numbers = [pa.field("size", pa.int64(), False), pa.field("mtime_ns", pa.int64(), False)]
-    first = [pa.field("path", pa.string(), False), pa.field("start_s", pa.float64(), False), pa.field("end_s", pa.float64(), False)]
+    first = [
+        pa.field("path", pa.string(), False),
+        pa.field("start_s", pa.float64(), False),
+        pa.field("end_s", pa.float64(), False),
+    ]
     vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
-    return pa.schema([*first, vector, *numbers, *(pa.field(name, pa.string()) for name in TAGS)], {"patchifier": json.dumps(facts)})
+    return pa.schema(
+        [*first, vector, *numbers, *(pa.field(name, pa.string()) for name in TAGS)],
+        {"patchifier": json.dumps(facts)},
+    )
 
 
-def rows_table(columns: Mapping[str, Sequence[Any]], vectors: np.ndarray, facts: Mapping[str, Any]) -> pa.Table:
+def rows_table(
+    columns: Mapping[str, Sequence[Any]], vectors: np.ndarray, facts: Mapping[str, Any]
+) -> pa.Table:
     """Rows whose embeddings are a matrix (n, E)."""
     wanted = schema(facts, vectors.shape[1])
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=wanted.field("embedding").type)
+    embedding = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.reshape(-1)), type=wanted.field("embedding").type
+    )
     return pa.Table.from_arrays(
-        [embedding if name == "embedding" else pa.array(columns[name], wanted.field(name).type) for name in wanted.names], schema=wanted
+        [
+            embedding if name == "embedding" else pa.array(columns[name], wanted.field(name).type)
+            for name in wanted.names
+        ],
+        schema=wanted,
     )
 
 
 def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
     """Write rows as they come, in groups that do not depend on how they come: the same rows give the same file."""
-    with replaced_file(path) as new, pq.ParquetWriter(new, wanted, use_dictionary=list(STRINGS)) as writer:
+    with (
+        replaced_file(path) as new,
+        pq.ParquetWriter(new, wanted, use_dictionary=list(STRINGS)) as writer,
+    ):
         held: list[pa.Table] = []
         for table in tables:
             held.append(table.replace_schema_metadata(wanted.metadata))
@@ -162,7 +206,15 @@ class Origin:
 
     def __init__(self, path: Path) -> None:
         self.file = pq.ParquetFile(path)
-        self.starts = np.cumsum([0, *(self.file.metadata.row_group(group).num_rows for group in range(self.file.num_row_groups))])
+        self.starts = np.cumsum(
+            [
+                0,
+                *(
+                    self.file.metadata.row_group(group).num_rows
+                    for group in range(self.file.num_row_groups)
+                ),
+            ]
+        )
         self.group, self.held = -1, self.file.schema_arrow.empty_table()
 
     def take(self, first: int, count: int) -> Iterator[pa.Table]:
@@ -193,13 +245,27 @@ def index(path: Path) -> list[Lines]:
     stretches = {first: (start_s, end_s) for first, start_s, end_s in facts["stretches"]}
     names = ["path", "size", "mtime_ns"]
     try:
-        rows = _npy_columns(path) if path.suffix == ".npy" else {name: column.to_pylist() for name, column in zip(names, pq.read_table(path, columns=names))}
+        rows = (
+            _npy_columns(path)
+            if path.suffix == ".npy"
+            else {
+                name: column.to_pylist()
+                for name, column in zip(names, pq.read_table(path, columns=names))
+            }
+        )
     except (OSError, pa.ArrowException) as error:
         raise RequestError(f"{path}: damaged ({error}): delete it and embed again.") from error
     paths, sizes, times = (rows[name] for name in names)
-    starts = [row for row in range(len(paths)) if row in stretches or row == 0 or paths[row] != paths[row - 1]]
+    starts = [
+        row
+        for row in range(len(paths))
+        if row in stretches or row == 0 or paths[row] != paths[row - 1]
+    ]
     return [
-        Lines((paths[row], *stretches.get(row, (0.0, None))), sizes[row], times[row], row, end - row) for row, end in zip(starts, [*starts[1:], len(paths)])
+        Lines(
+            (paths[row], *stretches.get(row, (0.0, None))), sizes[row], times[row], row, end - row
+        )
+        for row, end in zip(starts, [*starts[1:], len(paths)])
     ]
 
 
@@ -221,20 +287,31 @@ def export_npy(parquet: Path, out: Path) -> None:
     origin, facts = Origin(parquet), read_facts(parquet)
     count = int(origin.starts[-1])
     names = [name for name in origin.file.schema_arrow.names if name != "embedding"]
-    matrix, rows, beside = (parquet.with_name(f"export{suffix}") for suffix in (".npy", ".csv", ".json"))  # none of these is left beside `out` by a kill
+    matrix, rows, beside = (
+        parquet.with_name(f"export{suffix}") for suffix in (".npy", ".csv", ".json")
+    )  # none of these is left beside `out` by a kill
     vectors = np.lib.format.open_memmap(matrix, "w+", np.float32, (count, facts["size"]))
     with rows.open("w", newline="", encoding="utf-8") as stream:
         lines = csv.writer(stream)
         lines.writerow(names)
         row = 0
         for part in origin.take(0, count):
-            vectors[row : row + len(part)] = part["embedding"].combine_chunks().flatten().to_numpy().reshape(len(part), -1)
+            vectors[row : row + len(part)] = (
+                part["embedding"].combine_chunks().flatten().to_numpy().reshape(len(part), -1)
+            )
             lines.writerows(zip(*(part[name].to_pylist() for name in names), strict=True))
             row += len(part)
     vectors.flush()
     del vectors
-    beside.write_text(json.dumps({**facts, "sha256": [_sha256(matrix), _sha256(rows)]}, indent=1) + "\n", encoding="utf-8")
-    for made, place in ((rows, out.with_suffix(".csv")), (beside, out.with_suffix(".json")), (matrix, out)):
+    beside.write_text(
+        json.dumps({**facts, "sha256": [_sha256(matrix), _sha256(rows)]}, indent=1) + "\n",
+        encoding="utf-8",
+    )
+    for made, place in (
+        (rows, out.with_suffix(".csv")),
+        (beside, out.with_suffix(".json")),
+        (matrix, out),
+    ):
         _synced(made).replace(place)
 
 
@@ -252,7 +329,13 @@ def _sha256(path: Path) -> str:
 def _npy_columns(path: Path) -> dict[str, list[Any]]:
     """Columns of the .csv of a .npy table, which must be the two that belong together."""
     facts, lines = read_facts(path), path.with_suffix(".csv")
-    kinds: dict[str, Any] = {"path": str, "start_s": float, "end_s": float, "size": int, "mtime_ns": int}
+    kinds: dict[str, Any] = {
+        "path": str,
+        "start_s": float,
+        "end_s": float,
+        "size": int,
+        "mtime_ns": int,
+    }
     try:
         if facts["sha256"] != [_sha256(path), _sha256(lines)]:
             raise ValueError(f"they are not those that {path.with_suffix('.json').name} describes")
@@ -261,7 +344,9 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
         columns = {name: [kind(row[name]) for row in rows] for name, kind in kinds.items()}
         return columns | {name: [row[name] or None for row in rows] for name in TAGS}
     except (OSError, ValueError, KeyError) as error:
-        raise RequestError(f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, or delete them and embed again.") from error
+        raise RequestError(
+            f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, or delete them and embed again."
+        ) from error
 
 
 def _npy_rows(path: Path) -> pa.Table:
@@ -281,5 +366,7 @@ def _parquet_rows(path: Path) -> pa.Table:
         raise RequestError(f"{path}: damaged ({error}): embed again, or copy it again.") from error
     facts = read_facts(path)
     if not rows.schema.equals(schema(facts, facts["size"])):
-        raise RequestError(f"{path}: its columns are {', '.join(rows.schema.names)}, expected those of a table from 'patchifier embed'.")
+        raise RequestError(
+            f"{path}: its columns are {', '.join(rows.schema.names)}, expected those of a table from 'patchifier embed'."
+        )
     return rows

@@ -34,19 +34,29 @@ class Cut:
     patches: bool = False
 
     @classmethod
-    def checked(cls, embedder: Embedder, *, window_s: float | None, hop_s: float | None, patches: bool) -> "Cut":
+    def checked(
+        cls, embedder: Embedder, *, window_s: float | None, hop_s: float | None, patches: bool
+    ) -> "Cut":
         """Make one that can be cut, or say why it cannot."""
         if patches and (window_s is not None or hop_s is not None):
-            raise RequestError("rows for patches and for windows are both asked for, expected one of them: drop --patches or --window_s.")
+            raise RequestError(
+                "rows for patches and for windows are both asked for, expected one of them: drop --patches or --window_s."
+            )
         if hop_s is not None and window_s is None:
-            raise RequestError(f"hop_s is {hop_s} without a window, expected a length of windows too: add --window_s SECONDS.")
+            raise RequestError(
+                f"hop_s is {hop_s} without a window, expected a length of windows too: add --window_s SECONDS."
+            )
         if window_s is not None:
             stretch_frames(window_s, hop_s, embedder.config.spectrogram)
         return cls(window_s, window_s if hop_s is None else hop_s, patches)
 
     def size(self, embedder: Embedder) -> int:
         """Numbers in a row's vector."""
-        return embedder.config.model.width * len(embedder.config.embed.layers) if self.patches else embedder.size
+        return (
+            embedder.config.model.width * len(embedder.config.embed.layers)
+            if self.patches
+            else embedder.size
+        )
 
 
 @dataclass(frozen=True)
@@ -79,16 +89,31 @@ def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Row
         For each clip, in their order: its rows, or the reason why there are none.
     """
     heard = [_hear(embedder, cut, clip) for clip in clips]
-    short = iter(list(_embed_short(embedder, cut, [answer.log_mel for answer in heard if isinstance(answer, _Short)])))
+    short = iter(
+        list(
+            _embed_short(
+                embedder, cut, [answer.log_mel for answer in heard if isinstance(answer, _Short)]
+            )
+        )
+    )
     return [answer.rows(*next(short)) if isinstance(answer, _Short) else answer for answer in heard]
 
 
 def to_table(found: Sequence[tuple[Clip, Rows]], facts: dict[str, Any]) -> pa.Table:
     """Rows of clips, in their order, as they stand in the table."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("path", "start_s", "end_s", "size", "mtime_ns", *TAGS)}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("path", "start_s", "end_s", "size", "mtime_ns", *TAGS)
+    }
     for clip, rows in found:
         for start_s, end_s in rows.spans_s:
-            values = (clip.path, clip.start_s + start_s, clip.start_s + end_s, rows.size, rows.mtime_ns, *rows.tags.values())
+            values = (
+                clip.path,
+                clip.start_s + start_s,
+                clip.start_s + end_s,
+                rows.size,
+                rows.mtime_ns,
+                *rows.tags.values(),
+            )
             for name, value in zip(columns, values, strict=True):
                 columns[name].append(value)
     vectors = [rows.vectors for _, rows in found] or [np.zeros((0, facts["size"]), np.float32)]
@@ -121,13 +146,22 @@ def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short:
 
     def blocks() -> Iterator[np.ndarray]:
         nonlocal samples
-        for block in audio.blocks(clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s):
+        for block in audio.blocks(
+            clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s
+        ):
             samples += len(block)
             yield block
 
     def rows(spans_s: Spans, vectors: np.ndarray) -> Rows:
         duration_s = samples / config.sample_rate
-        return Rows(state.st_size, state.st_mtime_ns, read_tags(clip.path), duration_s, spans_s or [(0.0, duration_s)], vectors)
+        return Rows(
+            state.st_size,
+            state.st_mtime_ns,
+            read_tags(clip.path),
+            duration_s,
+            spans_s or [(0.0, duration_s)],
+            vectors,
+        )
 
     pieces, held, frames = spectrogram.stream_log_mel(blocks(), config), list[Tensor](), 0
     for piece in pieces:
@@ -156,7 +190,9 @@ def _embed_long(embedder: Embedder, cut: Cut, pieces: Iterator[Tensor]) -> tuple
     return list(zip(found.start_s.tolist(), found.end_s.tolist(), strict=True)), found.vectors
 
 
-def _embed_short(embedder: Embedder, cut: Cut, log_mels: Sequence[Tensor]) -> Iterator[tuple[Spans, np.ndarray]]:
+def _embed_short(
+    embedder: Embedder, cut: Cut, log_mels: Sequence[Tensor]
+) -> Iterator[tuple[Spans, np.ndarray]]:
     """Spans and vectors of each log-mel (M, T), the same as :func:`_embed_long`, in batches across them."""
     if cut.patches:  # a file's own windows fill a batch
         yield from (_embed_long(embedder, cut, iter([log_mel])) for log_mel in log_mels)
@@ -164,14 +200,22 @@ def _embed_short(embedder: Embedder, cut: Cut, log_mels: Sequence[Tensor]) -> It
         stretches = [_stretches(embedder, cut, log_mel) for log_mel in log_mels]
         vectors = embedder.embed_log_mels(stretch for some in stretches for _, stretch in some)
         ends = np.cumsum([len(some) for some in stretches])
-        yield from (([span for span, _ in some if span], part) for some, part in zip(stretches, np.split(vectors, ends[:-1]), strict=True))
+        yield from (
+            ([span for span, _ in some if span], part)
+            for some, part in zip(stretches, np.split(vectors, ends[:-1]), strict=True)
+        )
 
 
-def _stretches(embedder: Embedder, cut: Cut, log_mel: Tensor) -> list[tuple[tuple[float, float] | None, Tensor]]:
+def _stretches(
+    embedder: Embedder, cut: Cut, log_mel: Tensor
+) -> list[tuple[tuple[float, float] | None, Tensor]]:
     """Span and log-mel of each stretch that is to have a row, as :meth:`Embedder.embed_windows` cuts them; no span for everything."""
     if cut.window_s is None or cut.hop_s is None:
         return [(None, log_mel)]
     frame_s = embedder.config.spectrogram.frame_s
     length, hop = stretch_frames(cut.window_s, cut.hop_s, embedder.config.spectrogram)
     cuts = stream_stretches([log_mel], length=length, hop=hop)
-    return [((first * frame_s, (first + stretch.shape[-1]) * frame_s), stretch) for first, stretch in cuts]
+    return [
+        ((first * frame_s, (first + stretch.shape[-1]) * frame_s), stretch)
+        for first, stretch in cuts
+    ]

@@ -87,9 +87,13 @@ class Dataset:
         seen: set[str] = set()
         for clip in self.clips:
             if clip.id in seen:
-                raise RequestError(f"data set {self.name!r} has two clips with the id {clip.id!r}, expected unique ids.")
+                raise RequestError(
+                    f"data set {self.name!r} has two clips with the id {clip.id!r}, expected unique ids."
+                )
             if clip.split not in (*SPLITS, None):
-                raise RequestError(f"clip {clip.id!r} has the split {clip.split!r}, expected train, valid or test.")
+                raise RequestError(
+                    f"clip {clip.id!r} has the split {clip.split!r}, expected train, valid or test."
+                )
             seen.add(clip.id)
 
 
@@ -116,7 +120,9 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
     if isinstance(source, str) and source.split(":")[0] in PUBLISHED:
         return _load_published(source, root, partial=partial)
     if root is not None or partial:
-        raise RequestError(f"a root or a part is asked of {source!s}, which is no published data set: expected one of {', '.join(PUBLISHED)}.")
+        raise RequestError(
+            f"a root or a part is asked of {source!s}, which is no published data set: expected one of {', '.join(PUBLISHED)}."
+        )
     if str(source) == "demo" and not path.exists():
         return demo.load()
     if path.is_dir():
@@ -133,7 +139,11 @@ def well_named(clips: Sequence[Clip]) -> tuple[list[Clip], list[tuple[str, str]]
     """Clips whose names are UTF-8, and (path, reason) of the others."""
     faults = [name_fault(clip.path) or name_fault(clip.id) for clip in clips]
     good = [clip for clip, fault in zip(clips, faults, strict=True) if not fault]
-    return good, [(path := written_name(clip.path), f"{path}: {fault}") for clip, fault in zip(clips, faults, strict=True) if fault]
+    return good, [
+        (path := written_name(clip.path), f"{path}: {fault}")
+        for clip, fault in zip(clips, faults, strict=True)
+        if fault
+    ]
 
 
 def _require_names(dataset: Dataset) -> Dataset:
@@ -153,11 +163,17 @@ def find_sheet(source: str) -> "tuple[Sheet, str]":
     """
     name, colon, variant = source.partition(":")
     if name not in PUBLISHED:
-        raise RequestError(f"there is no published data set {name!r}, expected one of {', '.join(PUBLISHED)}.{_nearest(name, PUBLISHED)}")
+        raise RequestError(
+            f"there is no published data set {name!r}, expected one of {', '.join(PUBLISHED)}.{_nearest(name, PUBLISHED)}"
+        )
     sheet: Sheet = importlib.import_module(f"patchifier.datasets.{PUBLISHED[name]}").SHEET
     if colon and variant not in sheet.variants:
-        listed = "; ".join(f"{name}:{known} ({facts.what})" for known, facts in sheet.variants.items())
-        raise RequestError(f"{name} has no variant {variant!r}, expected one of {listed}.{_nearest(variant, sheet.variants)}")
+        listed = "; ".join(
+            f"{name}:{known} ({facts.what})" for known, facts in sheet.variants.items()
+        )
+        raise RequestError(
+            f"{name} has no variant {variant!r}, expected one of {listed}.{_nearest(variant, sheet.variants)}"
+        )
     return sheet, variant
 
 
@@ -172,9 +188,13 @@ def _load_published(source: str, root: str | Path | None, *, partial: bool) -> D
     variant = variant or sheet.default
     if root is None:
         also = f" For the folder of that name, write ./{source}." if Path(source).exists() else ""
-        raise RequestError(f"{sheet.name} needs the folder it lies in: --root DIR. 'patchifier check {sheet.name} --root DIR' says what is there.{also}")
+        raise RequestError(
+            f"{sheet.name} needs the folder it lies in: --root DIR. 'patchifier check {sheet.name} --root DIR' says what is there.{also}"
+        )
     if not Path(root).is_dir():
-        raise RequestError(f"--root {root} is no folder, expected the one in which {sheet.title} lies.")
+        raise RequestError(
+            f"--root {root} is no folder, expected the one in which {sheet.title} lies."
+        )
     name = sheet.name if variant == sheet.default else f"{sheet.name}:{variant}"
     dataset = replace(sheet.read(Path(root), variant), name=name)
     return _require_files(dataset, sheet, partial=partial)
@@ -191,7 +211,9 @@ def _require_files(dataset: Dataset, sheet: "Sheet", *, partial: bool) -> Datase
     says = f"{dataset.name}: {found} of {len(dataset.clips)} clips used, {len(missing)} files are missing or empty: {names}."
     if not partial or not found:
         also = "" if partial else " To go on with those that are there, ask for a part: --partial."
-        raise RequestError(f"{says} 'patchifier check {sheet.name} --root DIR' names all of them.{also}")
+        raise RequestError(
+            f"{says} 'patchifier check {sheet.name} --root DIR' names all of them.{also}"
+        )
     log.warning(says)
     gone = {clip.id for clip in missing}
     return replace(dataset, clips=tuple(clip for clip in dataset.clips if clip.id not in gone))
@@ -221,14 +243,23 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
         if test not in folds:
             raise RequestError(f"there is no fold {test}, expected one of {folds}.")
         valid = folds[folds.index(test) - 1]
-        return ["test" if clip.fold == test else "valid" if clip.fold == valid else "train" for clip in clips]
+        return [
+            "test" if clip.fold == test else "valid" if clip.fold == valid else "train"
+            for clip in clips
+        ]
     test_out = hold_out(clips, fraction=0.1, seed=seed)
     return _take_valid(clips, ["test" if out else "train" for out in test_out], seed=seed + 1)
 
 
 def _take_valid(clips: Sequence[Clip], sides: Sequence[str], *, seed: int) -> list[str]:
     """Move a tenth of the training groups to validation: drawn from those alone, so that there is always one."""
-    held = iter(hold_out([clip for clip, side in zip(clips, sides, strict=True) if side == "train"], fraction=0.1, seed=seed))
+    held = iter(
+        hold_out(
+            [clip for clip, side in zip(clips, sides, strict=True) if side == "train"],
+            fraction=0.1,
+            seed=seed,
+        )
+    )
     return ["valid" if side == "train" and next(held) else side for side in sides]
 
 

@@ -36,13 +36,29 @@ from pathlib import Path
 
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
-from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, first_file, fullest, read_table
+from patchifier.datasets.sheet import (
+    Archive,
+    Remote,
+    Sheet,
+    Variant,
+    first_file,
+    fullest,
+    read_table,
+)
 from patchifier.tasks import Task
 
 NAMES = ("arousal", "valence")
 MEAN = (4.756063166397415, 4.973864620355412)  # of the 619 development songs' ratings
 DEVIATION = (1.3860096547884184, 1.2546183995244047)  # population
-SONG_COLUMNS = ("song_id", "Artist", "Song title", "start of the segment (min.sec)", "end of the segment (min.sec)", "Genre", "Mediaeval 2013 set")
+SONG_COLUMNS = (
+    "song_id",
+    "Artist",
+    "Song title",
+    "start of the segment (min.sec)",
+    "end of the segment (min.sec)",
+    "Genre",
+    "Mediaeval 2013 set",
+)
 RATING_COLUMNS = ("song_id", "mean_arousal", "std_arousal", "mean_valence", "std_valence")
 
 
@@ -55,29 +71,52 @@ def read(root: Path, variant: str) -> Dataset:
         If a table is not there, not as published, or does not rate a song.
     """
     tables = fullest([root / "annotations", root], ["songs_info.csv", "static_annotations.csv"])
-    ratings = {_number(row): row for row in read_table(tables / "static_annotations.csv", RATING_COLUMNS)}
-    clips = [_clip(root, song, ratings, tables) for song in read_table(tables / "songs_info.csv", SONG_COLUMNS)]
+    ratings = {
+        _number(row): row for row in read_table(tables / "static_annotations.csv", RATING_COLUMNS)
+    }
+    clips = [
+        _clip(root, song, ratings, tables)
+        for song in read_table(tables / "songs_info.csv", SONG_COLUMNS)
+    ]
     heard = {clip.group for clip in clips if clip.split != "test"}
-    marked = [replace(clip, subsets=("artist-clean",)) if clip.split == "test" and clip.group not in heard else clip for clip in clips]
+    marked = [
+        replace(clip, subsets=("artist-clean",))
+        if clip.split == "test" and clip.group not in heard
+        else clip
+        for clip in clips
+    ]
     return Dataset("emomusic", tuple(marked), Task("numbers", NAMES))
 
 
-def _clip(root: Path, song: dict[str, str], ratings: dict[int, dict[str, str]], tables: Path) -> Clip:
+def _clip(
+    root: Path, song: dict[str, str], ratings: dict[int, dict[str, str]], tables: Path
+) -> Clip:
     number = _number(song)
     if number not in ratings:
-        raise RequestError(f"{tables / 'static_annotations.csv'} has no row for song {number} of songs_info.csv, expected one for each.")
+        raise RequestError(
+            f"{tables / 'static_annotations.csv'} has no row for song {number} of songs_info.csv, expected one for each."
+        )
     rating = ratings[number]
     raw = [_rating(rating[f"mean_{name}"], number, tables) for name in NAMES]
-    start_s, end_s = (seconds(song[f"{side} of the segment (min.sec)"]) for side in ("start", "end"))
+    start_s, end_s = (
+        seconds(song[f"{side} of the segment (min.sec)"]) for side in ("start", "end")
+    )
     facts = {"artist": song["Artist"], "title": song["Song title"], "genre": song["Genre"]}
-    facts |= {name: rating[f"mean_{name}"] for name in NAMES} | {f"{name}_deviation": rating[f"std_{name}"] for name in NAMES}
+    facts |= {name: rating[f"mean_{name}"] for name in NAMES} | {
+        f"{name}_deviation": rating[f"std_{name}"] for name in NAMES
+    }
     facts |= {"cut_from_s": f"{start_s:g}", "cut_to_s": f"{end_s:g}"}
     return Clip(
         id=str(number),
-        path=first_file([root / "clips_45seconds" / f"{number}{suffix}" for suffix in (".mp3", ".wav")]),
+        path=first_file(
+            [root / "clips_45seconds" / f"{number}{suffix}" for suffix in (".mp3", ".wav")]
+        ),
         split=split(song["Artist"], song["Mediaeval 2013 set"]),
         group=normalised(song["Artist"]) or f"song {number}",
-        target=[(value - mean) / deviation for value, mean, deviation in zip(raw, MEAN, DEVIATION, strict=True)],
+        target=[
+            (value - mean) / deviation
+            for value, mean, deviation in zip(raw, MEAN, DEVIATION, strict=True)
+        ],
         info=facts,
     )
 
@@ -95,29 +134,45 @@ def _rating(text: str, number: int, tables: Path) -> float:
     except ValueError:
         value = math.nan
     if not 1 <= value <= 9:
-        raise RequestError(f"{tables / 'static_annotations.csv'} rates song {number} as {text!r}, expected a number from 1 to 9.")
+        raise RequestError(
+            f"{tables / 'static_annotations.csv'} rates song {number} as {text!r}, expected a number from 1 to 9."
+        )
     return value
 
 
 def normalised(artist: str) -> str:
     """An artist's name as the split sees it: lower case, ASCII letters and single spaces, the rest deleted."""
-    return " ".join("".join(letter for letter in artist.lower() if letter.isascii() and (letter.isalpha() or letter.isspace())).split())
+    return " ".join(
+        "".join(
+            letter
+            for letter in artist.lower()
+            if letter.isascii() and (letter.isalpha() or letter.isspace())
+        ).split()
+    )
 
 
 def split(artist: str, published: str) -> str:
     """Side of a song from its artist and the published set, "development" or "evaluation"."""
     if published not in ("development", "evaluation"):
-        raise RequestError(f"the published set of a song is {published!r}, expected development or evaluation.")
+        raise RequestError(
+            f"the published set of a song is {published!r}, expected development or evaluation."
+        )
     if published == "evaluation":
         return "test"
-    return "train" if int(hashlib.sha1(normalised(artist).encode()).hexdigest(), 16) % 10 < 8 else "valid"
+    return (
+        "train"
+        if int(hashlib.sha1(normalised(artist).encode()).hexdigest(), 16) % 10 < 8
+        else "valid"
+    )
 
 
 def seconds(text: str) -> float:
     """Seconds of a time written min.sec, whose trailing zeros are lost: 0.2 is 20 s, 1.05 is 65 s, 2 is 120 s."""
     parts = re.fullmatch(r"(\d+)(?:\.(\d{1,2}))?", text)
     if not parts or int((parts[2] or "0").ljust(2, "0")) > 59:
-        raise RequestError(f"{text!r} is no time written min.sec, expected one such as 0.48 or 1.2.")
+        raise RequestError(
+            f"{text!r} is no time written min.sec, expected one such as 0.48 or 1.2."
+        )
     return 60.0 * int(parts[1]) + int((parts[2] or "0").ljust(2, "0"))
 
 
@@ -130,20 +185,34 @@ SHEET = Sheet(
     licence="annotations for research; songs Creative Commons, from the Free Music Archive",
     citation="Soleymani, Caro, Schmidt, Sha, Yang: 1000 songs for emotional analysis of music. CrowdMM 2013",
     read=read,
-    variants={"jukemir": Variant("arousal and valence, standardised; JukeMIR's split, subset artist-clean", {"train": 504, "valid": 115, "test": 125})},
+    variants={
+        "jukemir": Variant(
+            "arousal and valence, standardised; JukeMIR's split, subset artist-clean",
+            {"train": 504, "valid": 115, "test": 125},
+        )
+    },
     remotes=(
         Remote(
             "annotations.tar.gz",
-            (f"{_HOST}/annotations.tar.gz", "http://cvml.unige.ch/databases/emoMusic/annotations.tar.gz"),
+            (
+                f"{_HOST}/annotations.tar.gz",
+                "http://cvml.unige.ch/databases/emoMusic/annotations.tar.gz",
+            ),
             "e0cb0b06e1b0ce7f04b1572fc410937699b7fad9dae67ddaa745f06cda4b0b33",
         ),
         Remote(
             "clips_45sec.tar.gz",
-            (f"{_HOST}/clips_45sec.tar.gz", "http://cvml.unige.ch/databases/emoMusic/clips_45sec.tar.gz"),
+            (
+                f"{_HOST}/clips_45sec.tar.gz",
+                "http://cvml.unige.ch/databases/emoMusic/clips_45sec.tar.gz",
+            ),
             "3994a5d5fefc27f9540d1a69cd7f1294c68e6cb311ce49765021e2e9c7a1057b",
         ),
     ),
-    archives=(Archive("annotations.tar.gz", into="annotations"), Archive("clips_45sec.tar.gz", into=".")),
+    archives=(
+        Archive("annotations.tar.gz", into="annotations"),
+        Archive("clips_45sec.tar.gz", into="."),
+    ),
     steps=(
         f"If the site asks for a form, fill it in at {_HOST}/, put annotations.tar.gz and clips_45sec.tar.gz in the root and run 'patchifier fetch' again. "
         "A copy with the same split and labels is https://huggingface.co/datasets/m-a-p/EMO (wav and JSONL): give its .jsonl to patchifier as a manifest."

@@ -34,7 +34,11 @@ def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
     """List the clips of :func:`load`, which may be none; and (path, reason) of folders that cannot be listed and of names that are not UTF-8."""
     search = _Search(root)
     clips = [
-        Clip(id=name.as_posix(), path=path, group=name.parent.as_posix() if name.parent.parts else name.as_posix())
+        Clip(
+            id=name.as_posix(),
+            path=path,
+            group=name.parent.as_posix() if name.parent.parts else name.as_posix(),
+        )
         for path, name in sorted(search.names.items(), key=lambda found: found[1])
     ]
     good, bad = well_named(clips)
@@ -54,7 +58,10 @@ class _Search:
         self.names: dict[str, Path] = {}
         self.lost: dict[str, str] = {}
         self.seen = {str(above) for above in Path(real).parents}  # real paths of folders
-        self.folders, self.files = [(Path(), real)], list[tuple[Path, str]]()  # behind links: they wait until what is there without is listed
+        self.folders, self.files = (
+            [(Path(), real)],
+            list[tuple[Path, str]](),
+        )  # behind links: they wait until what is there without is listed
         while self.folders:
             self._walk(*self.folders.pop(0))
         for name, path in self.files:
@@ -72,21 +79,31 @@ class _Search:
                 continue
             below = name / os.path.relpath(place, start)
             folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-            self.folders += [(below / folder, os.path.realpath(path)) for folder in folders if os.path.islink(path := os.path.join(place, folder))]
+            self.folders += [
+                (below / folder, os.path.realpath(path))
+                for folder in folders
+                if os.path.islink(path := os.path.join(place, folder))
+            ]
             for file in sorted(file for file in files if not file.startswith(".")):
                 self._take(below / file, os.path.join(place, file))
 
     def _take(self, name: Path, path: str) -> None:
         audio, link = name.suffix.lower() in SUFFIXES, os.path.islink(path)
         there = os.path.exists(path)
-        if audio and (os.path.isfile(path) or not there):  # what is not there is named when it is to be read
+        if audio and (
+            os.path.isfile(path) or not there
+        ):  # what is not there is named when it is to be read
             if link:
                 self.files.append((name, os.path.realpath(path)))
             else:
                 self.names[path] = name
         elif link and not there:
-            self.lost[written_name(path)] = f"{written_name(path)}: is a link to what is not there, {written_name(os.path.realpath(path))}: mend or delete it."
+            self.lost[written_name(path)] = (
+                f"{written_name(path)}: is a link to what is not there, {written_name(os.path.realpath(path))}: mend or delete it."
+            )
 
     def _lose(self, error: OSError) -> None:
         place = written_name(error.filename)
-        self.lost[place] = f"{place}: this folder cannot be listed ({error.strerror}): change its rights, or mount it again."
+        self.lost[place] = (
+            f"{place}: this folder cannot be listed ({error.strerror}): change its rights, or mount it again."
+        )

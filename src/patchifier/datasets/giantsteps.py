@@ -47,31 +47,54 @@ def read(root: Path, variant: str) -> Dataset:
     RequestError
         If a repository or one of its tables is not there or not as published.
     """
-    clips = _learning(_repository(root, "giantsteps-mtg-key-dataset")) + _test(_repository(root, "giantsteps-key-dataset"))
+    clips = _learning(_repository(root, "giantsteps-mtg-key-dataset")) + _test(
+        _repository(root, "giantsteps-key-dataset")
+    )
     return Dataset("giantsteps-key", tuple(clips), Task("one-of", KEYS, metric="key_score"))
 
 
 def _repository(root: Path, name: str) -> Path:
     """The folder of a repository: its name alone, or with a branch or a commit behind."""
-    found = sorted(path for path in [root / name, *root.glob(f"{name}-*")] if (path / "annotations").is_dir())
+    found = sorted(
+        path for path in [root / name, *root.glob(f"{name}-*")] if (path / "annotations").is_dir()
+    )
     if not found:
-        raise RequestError(f"{root} holds no folder {name} with annotations in it, expected a copy of https://github.com/GiantSteps/{name}.")
+        raise RequestError(
+            f"{root} holds no folder {name} with annotations in it, expected a copy of https://github.com/GiantSteps/{name}."
+        )
     return found[0]
 
 
 def _learning(repository: Path) -> list[Clip]:
     """Train and valid: the tracks of the MTG collection with one certain key."""
-    metadata = {row["ID"]: row for row in read_table(repository / "annotations" / "beatport_metadata.txt", ("ID", "ARTIST"), delimiter="\t")}
+    metadata = {
+        row["ID"]: row
+        for row in read_table(
+            repository / "annotations" / "beatport_metadata.txt", ("ID", "ARTIST"), delimiter="\t"
+        )
+    }
     held = valid_artists([artists(row["ARTIST"]) for row in metadata.values()])
     clips = []
-    for row in read_table(repository / "annotations" / "annotations.txt", ("ID", "MANUAL KEY", "C"), delimiter="\t"):
+    for row in read_table(
+        repository / "annotations" / "annotations.txt", ("ID", "MANUAL KEY", "C"), delimiter="\t"
+    ):
         if row["C"] != "2" or "/" in row["MANUAL KEY"]:
             continue
         if row["ID"] not in metadata:
-            raise RequestError(f"beatport_metadata.txt has no row for track {row['ID']} of annotations.txt, expected one for each.")
+            raise RequestError(
+                f"beatport_metadata.txt has no row for track {row['ID']} of annotations.txt, expected one for each."
+            )
         names = artists(metadata[row["ID"]]["ARTIST"])
         side = "valid" if held & set(names) else "train"
-        clips.append(_clip(repository, row["ID"], row["MANUAL KEY"], side, group=", ".join(sorted(name.lower() for name in names))))
+        clips.append(
+            _clip(
+                repository,
+                row["ID"],
+                row["MANUAL KEY"],
+                side,
+                group=", ".join(sorted(name.lower() for name in names)),
+            )
+        )
     return clips
 
 
@@ -82,7 +105,12 @@ def artists(text: str) -> list[str]:
 
 def valid_artists(tracks: list[list[str]]) -> set[str]:
     """Artists whose tracks validate: by a hash of the name, then their collaborators, then theirs as far as the table's order lets them be met."""
-    held = {name for names in tracks for name in names if int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116 >= 100}
+    held = {
+        name
+        for names in tracks
+        for name in names
+        if int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116 >= 100
+    }
     for _hop in range(2):
         for names in tracks:
             if held & set(names):
@@ -92,21 +120,37 @@ def valid_artists(tracks: list[list[str]]) -> set[str]:
 
 def _test(repository: Path) -> list[Clip]:
     """The original collection, by the names in its md5 folder."""
-    tracks = sorted(path.name.split(".")[0] for path in (repository / "md5").glob("*.md5") if path.name.split(".")[0].isdigit())
+    tracks = sorted(
+        path.name.split(".")[0]
+        for path in (repository / "md5").glob("*.md5")
+        if path.name.split(".")[0].isdigit()
+    )
     if not tracks:
-        raise RequestError(f"{repository / 'md5'} holds no .md5 files, expected one for each of the 604 tracks.")
+        raise RequestError(
+            f"{repository / 'md5'} holds no .md5 files, expected one for each of the 604 tracks."
+        )
     clips = []
     for track in tracks:
         path = repository / "annotations" / "key" / f"{track}.LOFI.key"
         if not path.is_file():
-            raise RequestError(f"{path} is not there, expected the key of each track in {repository / 'md5'}.")
-        clips.append(_clip(repository, track, path.read_text(encoding="utf-8", errors="replace"), "test"))
+            raise RequestError(
+                f"{path} is not there, expected the key of each track in {repository / 'md5'}."
+            )
+        clips.append(
+            _clip(repository, track, path.read_text(encoding="utf-8", errors="replace"), "test")
+        )
     return clips
 
 
 def _clip(repository: Path, track: str, text: str, side: str, *, group: str | None = None) -> Clip:
     audio = [repository / "audio" / f"{track}.LOFI{suffix}" for suffix in (".mp3", ".wav")]
-    return Clip(f"{side}/{track}" if side == "test" else f"mtg/{track}", first_file(audio), split=side, group=group, target=key(text))
+    return Clip(
+        f"{side}/{track}" if side == "test" else f"mtg/{track}",
+        first_file(audio),
+        split=side,
+        group=group,
+        target=key(text),
+    )
 
 
 def key(text: str) -> str:
@@ -139,8 +183,16 @@ SHEET = Sheet(
     licence="annotations as stated in the repositories; previews belong to their labels",
     citation="Knees, Faraldo, Herrera et al.: Two data sets for tempo estimation and key detection in electronic dance music. ISMIR 2015",
     read=read,
-    variants={"jukemir": Variant("24 keys, weighted score; train and valid from the MTG collection", {"train": 923, "valid": 236, "test": 604})},
-    remotes=tuple(Remote(f"{name}.zip", (f"{_GITHUB}/{name}/archive/{commit}.zip",)) for name, commit in _COMMITS.items()),
+    variants={
+        "jukemir": Variant(
+            "24 keys, weighted score; train and valid from the MTG collection",
+            {"train": 923, "valid": 236, "test": 604},
+        )
+    },
+    remotes=tuple(
+        Remote(f"{name}.zip", (f"{_GITHUB}/{name}/archive/{commit}.zip",))
+        for name, commit in _COMMITS.items()
+    ),
     archives=tuple(Archive(f"{name}.zip", into=".") for name in _COMMITS),
     steps=(
         "The audio is fetched track by track into audio/ of each repository: for the names in its md5 folder, ID.LOFI.mp3 from "

@@ -33,7 +33,18 @@ from patchifier.datasets import Clip, Dataset
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, first_file, fullest, packaged
 from patchifier.tasks import Task
 
-GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock")
+GENRES = (
+    "blues",
+    "classical",
+    "country",
+    "disco",
+    "hiphop",
+    "jazz",
+    "metal",
+    "pop",
+    "reggae",
+    "rock",
+)
 LAYOUTS = (".", "genres", "genres_original", "Data/genres_original", "gtzan_genre/genres")
 FOLDS = 10
 
@@ -48,26 +59,41 @@ def read(root: Path, variant: str) -> Dataset:
     """
     base = fullest([root / layout for layout in LAYOUTS], GENRES)
     if not any((base / genre).is_dir() for genre in GENRES):
-        raise RequestError(f"{root} holds no genre folders, expected {', '.join(GENRES[:3])}, ... in it or in {', '.join(LAYOUTS[1:])}.")
+        raise RequestError(
+            f"{root} holds no genre folders, expected {', '.join(GENRES[:3])}, ... in it or in {', '.join(LAYOUTS[1:])}."
+        )
     task = Task("one-of", GENRES)
     if variant == "folds":
-        return Dataset("gtzan", tuple(_clip(base, track, fold=fold) for track, fold in folds().items()), task)
+        return Dataset(
+            "gtzan", tuple(_clip(base, track, fold=fold) for track, fold in folds().items()), task
+        )
     rows = packaged("gtzan_fault_filtered.csv")
-    return Dataset("gtzan", tuple(_clip(base, row["track_id"], split=row["split"]) for row in rows), task)
+    return Dataset(
+        "gtzan", tuple(_clip(base, row["track_id"], split=row["split"]) for row in rows), task
+    )
 
 
 def folds() -> dict[str, int]:
     """Fold of each of the 1,000 tracks: within a genre, tracks ranked by sha256("folds/TRACK") are dealt out in turn."""
     dealt: dict[str, int] = {}
     for genre in GENRES:
-        tracks = sorted((f"{genre}.{number:05d}" for number in range(100)), key=lambda track: hashlib.sha256(f"folds/{track}".encode()).digest())
+        tracks = sorted(
+            (f"{genre}.{number:05d}" for number in range(100)),
+            key=lambda track: hashlib.sha256(f"folds/{track}".encode()).digest(),
+        )
         dealt |= {track: rank % FOLDS for rank, track in enumerate(tracks)}
     return dict(sorted(dealt.items()))
 
 
 def _clip(base: Path, track: str, *, split: str | None = None, fold: int | None = None) -> Clip:
     genre = track.split(".")[0]
-    return Clip(track, first_file([base / genre / f"{track}{suffix}" for suffix in (".wav", ".au")]), split=split, fold=fold, target=genre)
+    return Clip(
+        track,
+        first_file([base / genre / f"{track}{suffix}" for suffix in (".wav", ".au")]),
+        split=split,
+        fold=fold,
+        target=genre,
+    )
 
 
 SHEET = Sheet(
@@ -78,8 +104,14 @@ SHEET = Sheet(
     citation="Tzanetakis, Cook: Musical genre classification of audio signals. IEEE TSAP 10(5), 2002; split by Kereliuk, Sturm, Larsen, IEEE TMM 17(11), 2015",
     read=read,
     variants={
-        "fault-filtered": Variant("genre, 70 faulty tracks removed, artists kept apart", {"train": 443, "valid": 197, "test": 290}),
-        "folds": Variant("genre, stratified 10-fold over all tracks; no artist filter: figures come out too high", {"": 1_000}),
+        "fault-filtered": Variant(
+            "genre, 70 faulty tracks removed, artists kept apart",
+            {"train": 443, "valid": 197, "test": 290},
+        ),
+        "folds": Variant(
+            "genre, stratified 10-fold over all tracks; no artist filter: figures come out too high",
+            {"": 1_000},
+        ),
     },
     remotes=(
         Remote(
@@ -90,7 +122,9 @@ SHEET = Sheet(
         ),
     ),
     archives=(Archive("genres.tar.gz", into="."),),
-    known_bad={"jazz/jazz.00054.wav": "sound in the original archive, but broken or left out in some mirrors: then train has 442 tracks, not 443"},
+    known_bad={
+        "jazz/jazz.00054.wav": "sound in the original archive, but broken or left out in some mirrors: then train has 442 tracks, not 443"
+    },
     steps=(
         "Get one of these copies by hand: (1) the Internet Archive's capture of the original, "
         "https://web.archive.org/web/20211207012050/http://opihi.cs.uvic.ca/sound/genres.tar.gz (its sha256 must be the one stated); "

@@ -35,7 +35,9 @@ def read(root: Path, variant: str) -> Dataset:
     """
     missing = [name for name in FILES if not (root / name).is_file()]
     if missing:
-        raise RequestError(f"{root / missing[0]} is not there, expected MARBLE's tables of GTZAN's beats: {', '.join(FILES)}.")
+        raise RequestError(
+            f"{root / missing[0]} is not there, expected MARBLE's tables of GTZAN's beats: {', '.join(FILES)}."
+        )
     dataset = manifest.load_all([root / name for name in FILES], "gtzan-beats")
     return replace(dataset, clips=tuple(_at_home(clip, root) for clip in dataset.clips))
 
@@ -43,7 +45,9 @@ def read(root: Path, variant: str) -> Dataset:
 def _at_home(clip: Clip, root: Path) -> Clip:
     """The clip with its file below the root, wherever that lies, and named by its track."""
     genre, file = Path(clip.path).parts[-2:]
-    return replace(clip, path=str(root / "genres" / genre / file), id=Path(file).stem, group=Path(file).stem)
+    return replace(
+        clip, path=str(root / "genres" / genre / file), id=Path(file).stem, group=Path(file).stem
+    )
 
 
 SHEET = Sheet(

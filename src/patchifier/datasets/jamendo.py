@@ -43,26 +43,55 @@ def read(root: Path, variant: str) -> Dataset:
     RequestError
         If a list of the split is not there or not as published.
     """
-    lists = fullest([root / "data/splits/split-0", root / "mtg-jamendo-dataset/data/splits/split-0"], [f"autotagging_{variant}-train.tsv"])
-    listed = [clip for split, name in FILES.items() for clip in _clips(lists / f"autotagging_{variant}-{name}.tsv", split)]
+    lists = fullest(
+        [root / "data/splits/split-0", root / "mtg-jamendo-dataset/data/splits/split-0"],
+        [f"autotagging_{variant}-train.tsv"],
+    )
+    listed = [
+        clip
+        for split, name in FILES.items()
+        for clip in _clips(lists / f"autotagging_{variant}-{name}.tsv", split)
+    ]
     audio = fullest([root / folder for folder in AUDIO], HUNDRED)
-    clips = [replace(clip, path=first_file([audio / clip.path, (audio / clip.path).with_suffix(".low.mp3")])) for clip in listed]
-    return Dataset("mtg-jamendo", tuple(clips), Task("many-of", tuple(sorted({tag for clip in clips for tag in clip.target}))))
+    clips = [
+        replace(
+            clip, path=first_file([audio / clip.path, (audio / clip.path).with_suffix(".low.mp3")])
+        )
+        for clip in listed
+    ]
+    return Dataset(
+        "mtg-jamendo",
+        tuple(clips),
+        Task("many-of", tuple(sorted({tag for clip in clips for tag in clip.target}))),
+    )
 
 
 def _clips(path: Path, split: str) -> list[Clip]:
     """Clips of one list, with the paths that stand there."""
     header, *rows = list(read_rows(path, delimiter="\t")) or [[]]
     if header != COLUMNS:
-        raise RequestError(f"{path} starts with {', '.join(header) or 'nothing'}, expected the columns {', '.join(COLUMNS)}.")
+        raise RequestError(
+            f"{path} starts with {', '.join(header) or 'nothing'}, expected the columns {', '.join(COLUMNS)}."
+        )
     if not rows:
         raise RequestError(f"{path} has no rows, expected the list as published.")
     clips = []
     for number, row in enumerate(rows, 2):
         tags = [tag for tag in row[5:] if tag]
         if len(row) < len(COLUMNS) or not tags or not all("---" in tag for tag in tags):
-            raise RequestError(f"{path}, row {number}: expected five fields and then tags such as genre---rock.")
-        clips.append(Clip(row[0], row[3], split=split, group=row[1], target=tags, info={"album": row[2], "duration_s": row[4]}))
+            raise RequestError(
+                f"{path}, row {number}: expected five fields and then tags such as genre---rock."
+            )
+        clips.append(
+            Clip(
+                row[0],
+                row[3],
+                split=split,
+                group=row[1],
+                target=tags,
+                info={"album": row[2], "duration_s": row[4]},
+            )
+        )
     return clips
 
 
@@ -82,7 +111,9 @@ SHEET = Sheet(
     remotes=tuple(
         Remote(
             f"data/splits/split-0/autotagging_{subset}-{name}.tsv",
-            (f"https://raw.githubusercontent.com/MTG/mtg-jamendo-dataset/master/data/splits/split-0/autotagging_{subset}-{name}.tsv",),
+            (
+                f"https://raw.githubusercontent.com/MTG/mtg-jamendo-dataset/master/data/splits/split-0/autotagging_{subset}-{name}.tsv",
+            ),
         )
         for subset in ("top50tags", "genre", "instrument", "moodtheme")
         for name in FILES.values()

@@ -38,7 +38,9 @@ BOUNDARY = ("boundary",)
 _DEGREE = r"\*?(?:b*|#*)(?:1[0-3]|[1-9])"
 _SHORTHAND = "maj|min|dim|aug|1|5|sus2|sus4|maj6|min6|7|maj7|min7|dim7|hdim7|minmaj7|aug7|9|maj9|min9|11|maj11|min11|13|maj13|min13"
 _DEGREES = rf"\({_DEGREE}(?:,{_DEGREE})*\)"
-CHORD = re.compile(rf"N|X|[A-G](?:b*|#*)(?::(?:(?:{_SHORTHAND})(?:{_DEGREES})?|{_DEGREES}))?(?:/(?:b*|#*)(?:1[0-3]|[1-9]))?")
+CHORD = re.compile(
+    rf"N|X|[A-G](?:b*|#*)(?::(?:(?:{_SHORTHAND})(?:{_DEGREES})?|{_DEGREES}))?(?:/(?:b*|#*)(?:1[0-3]|[1-9]))?"
+)
 LETTER = re.compile("[A-GX]")  # a chord, or a segment named by a letter: nobody can tell
 
 OVERLAP_S = 0.05  # less is rounding or a slip of the hand; MARBLE's own chords overlap by 1e-9 s
@@ -73,10 +75,14 @@ def read(path: Path, metric: str = "") -> Annotation:
     except OSError as error:
         raise RequestError(f"{path}: labels cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so.") from error
+        raise RequestError(
+            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so."
+        ) from error
     if path.suffix.lower() == ".jams":
         return _jams(text, str(path), metric)
-    lines = [(f"{path}, line {number}", line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [
+        (f"{path}, line {number}", line.strip()) for number, line in enumerate(text.splitlines(), 1)
+    ]
     lines = [(where, line) for where, line in lines if line and not line.startswith("#")]
     return _beats_lines(lines) if path.suffix.lower() == ".beats" else _lab_lines(lines)
 
@@ -88,7 +94,11 @@ def is_file(value: Any) -> bool:
 
 def is_value(value: Any) -> bool:
     """Whether a JSON target holds labels of moments: an object, or a list of objects or lists."""
-    return isinstance(value, dict) or (isinstance(value, list) and len(value) > 0 and all(isinstance(item, dict | list) for item in value))
+    return isinstance(value, dict) or (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(item, dict | list) for item in value)
+    )
 
 
 def from_value(value: Any, where: str) -> Annotation:
@@ -107,7 +117,9 @@ def from_value(value: Any, where: str) -> Annotation:
         return Annotation("intervals", _intervals((place, *fields) for place, fields in parts))
     if lengths <= {1, 2}:
         return Annotation("beats", _events((place, *fields, "")[:3] for place, fields in parts))
-    raise RequestError(f"{where}: labels have {sorted(lengths)} fields, expected [time], [time, position] or [start, end, label], all alike.")
+    raise RequestError(
+        f"{where}: labels have {sorted(lengths)} fields, expected [time], [time, position] or [start, end, label], all alike."
+    )
 
 
 def within(rows: Sequence[Row], start_s: float = 0.0, end_s: float | None = None) -> list[Row]:
@@ -149,13 +161,23 @@ def settle(annotations: Sequence[tuple[str, Annotation]], metric: str = "") -> T
     definite = [kind for kind in kinds if kind not in ("letters", "nothing")]
     if len(definite) > 1:
         one, two = definite[:2]
-        raise RequestError(f"labels are a mixture: {kinds[one]} has {one}, {kinds[two]} has {two}. Expected one kind; a column 'metric' says which.")
+        raise RequestError(
+            f"labels are a mixture: {kinds[one]} has {one}, {kinds[two]} has {two}. Expected one kind; a column 'metric' says which."
+        )
     if not definite and not metric:
-        what = "are single letters, which may be chords or segments" if "letters" in kinds else "are empty for every clip"
-        raise RequestError(f"{annotations[0][0]}: labels {what}. Add a column 'metric' with beats, chords or boundaries.")
+        what = (
+            "are single letters, which may be chords or segments"
+            if "letters" in kinds
+            else "are empty for every clip"
+        )
+        raise RequestError(
+            f"{annotations[0][0]}: labels {what}. Add a column 'metric' with beats, chords or boundaries."
+        )
     found = metric or definite[0]
     if found == "beats":
-        downbeats = any(label == "1" for _, annotation in annotations for *_, label in annotation.rows)
+        downbeats = any(
+            label == "1" for _, annotation in annotations for *_, label in annotation.rows
+        )
         return Task("per-frame", ("beat", "downbeat") if downbeats else ("beat",), found)
     return Task("per-frame", CHORDS if found == "chords" else BOUNDARY, found)
 
@@ -174,7 +196,9 @@ def _kind(annotation: Annotation, metric: str, where: str) -> str:
     if kind == "chords":
         wrong = next((row for row in rows if not CHORD.fullmatch(row[2])), None)
         if wrong is not None:
-            raise RequestError(f"{where}: label {wrong[2]!r} at {wrong[0]:g} s is no chord, expected Harte's syntax such as 'C:min7/b3', 'G' or 'N'.")
+            raise RequestError(
+                f"{where}: label {wrong[2]!r} at {wrong[0]:g} s is no chord, expected Harte's syntax such as 'C:min7/b3', 'G' or 'N'."
+            )
     if kind != "intervals":
         return kind
     if not all(CHORD.fullmatch(label) for *_, label in rows):
@@ -190,7 +214,9 @@ def _beats_lines(lines: Iterable[tuple[str, str]]) -> Annotation:
     for where, line in lines:
         fields = line.split()
         if len(fields) > 2:
-            raise RequestError(f"{where}: has {len(fields)} fields, expected 'time' or 'time position'.")
+            raise RequestError(
+                f"{where}: has {len(fields)} fields, expected 'time' or 'time position'."
+            )
         parts.append((where, fields[0], fields[1] if len(fields) == 2 else ""))
     return Annotation("beats", _events(parts))
 
@@ -221,7 +247,9 @@ def _jams(text: str, path: str, metric: str) -> Annotation:
     wanted = [metric] if metric in found else [] if metric else list(found)
     if len(wanted) != 1:
         holds = ", ".join(found) or "no beats, chords or segments"
-        raise RequestError(f"{path}: holds {holds}, expected {metric or 'one of them'}: a column 'metric' says which is meant.")
+        raise RequestError(
+            f"{path}: holds {holds}, expected {metric or 'one of them'}: a column 'metric' says which is meant."
+        )
     return _jams_annotation(wanted[0], found[wanted[0]], path)
 
 
@@ -237,31 +265,69 @@ def _jams_annotation(kind: str, annotation: dict[str, Any], path: str) -> Annota
     """Rows of one annotation; data is a list of observations or, in files of early versions, an object of columns."""
     data = annotation.get("data")
     if isinstance(data, dict):
-        data = [dict(zip(data, values, strict=False)) for values in zip(*data.values(), strict=False)]
+        data = [
+            dict(zip(data, values, strict=False)) for values in zip(*data.values(), strict=False)
+        ]
     if not isinstance(data, list):
-        raise RequestError(f"{path}: annotation {annotation.get('namespace')!r} has no data, expected a list of observations.")
-    places = [(f"{path}, {annotation['namespace']}, observation {number}", item) for number, item in enumerate(data, 1)]
+        raise RequestError(
+            f"{path}: annotation {annotation.get('namespace')!r} has no data, expected a list of observations."
+        )
+    places = [
+        (f"{path}, {annotation['namespace']}, observation {number}", item)
+        for number, item in enumerate(data, 1)
+    ]
     for place, item in places:
         if not isinstance(item, dict) or "time" not in item:
-            raise RequestError(f"{place}: has no time, expected an object with 'time', 'duration' and 'value'.")
+            raise RequestError(
+                f"{place}: has no time, expected an object with 'time', 'duration' and 'value'."
+            )
     if kind == "beats":
         values = [(place, item["time"], item.get("value")) for place, item in places]
-        return Annotation("beats", _events((place, time, value.get("position") if isinstance(value, dict) else value) for place, time, value in values))
-    spans = [(place, _number(item["time"], place), _number(item.get("duration"), place), item.get("value")) for place, item in places]
-    rows = _intervals((place, first, first + duration, value) for place, first, duration, value in spans)
+        return Annotation(
+            "beats",
+            _events(
+                (place, time, value.get("position") if isinstance(value, dict) else value)
+                for place, time, value in values
+            ),
+        )
+    spans = [
+        (
+            place,
+            _number(item["time"], place),
+            _number(item.get("duration"), place),
+            item.get("value"),
+        )
+        for place, item in places
+    ]
+    rows = _intervals(
+        (place, first, first + duration, value) for place, first, duration, value in spans
+    )
     return Annotation("chords" if kind == "chords" else "boundaries", rows)
 
 
 def _marble_beats(value: dict[str, Any], where: str) -> Annotation:
     """MARBLE's object: positions count on from each downbeat; one without a beat within 70 ms is a beat by itself."""
     if not isinstance(value.get("beat"), list) or not isinstance(value.get("downbeat", []), list):
-        raise RequestError(f"{where}: label is an object without lists of times under 'beat' and 'downbeat' (found: {', '.join(value)}).")
-    beats = [row[0] for row in _events((f"{where}, beat {number}", time, "") for number, time in enumerate(value["beat"], 1))]
-    for first, *_ in _events((f"{where}, downbeat {number}", time, "") for number, time in enumerate(value.get("downbeat", []), 1)):
+        raise RequestError(
+            f"{where}: label is an object without lists of times under 'beat' and 'downbeat' (found: {', '.join(value)})."
+        )
+    beats = [
+        row[0]
+        for row in _events(
+            (f"{where}, beat {number}", time, "") for number, time in enumerate(value["beat"], 1)
+        )
+    ]
+    for first, *_ in _events(
+        (f"{where}, downbeat {number}", time, "")
+        for number, time in enumerate(value.get("downbeat", []), 1)
+    ):
         nearest = min(beats, key=lambda time: abs(time - first), default=math.inf)
         if abs(nearest - first) > SAME_BEAT_S:
             beats.append(first)
-    downbeats = {min(beats, key=lambda time: abs(time - first)) for first in map(float, value.get("downbeat", []))}
+    downbeats = {
+        min(beats, key=lambda time: abs(time - first))
+        for first in map(float, value.get("downbeat", []))
+    }
     rows: list[Row] = []
     position = 0  # not known before the first downbeat
     for time in sorted(beats):
@@ -277,7 +343,9 @@ def _fields(item: Any, where: str) -> tuple[str, list[Any]]:
     for names in (("start_time", "end_time", "chord_str"), ("start_s", "end_s", "label")):
         if all(name in item for name in names):
             return where, [item[name] for name in names]
-    raise RequestError(f"{where}: has {', '.join(item) or 'nothing'}, expected start_time, end_time and chord_str, or start_s, end_s and label.")
+    raise RequestError(
+        f"{where}: has {', '.join(item) or 'nothing'}, expected start_time, end_time and chord_str, or start_s, end_s and label."
+    )
 
 
 # --- checks that all formats share ---
@@ -289,7 +357,9 @@ def _events(parts: Iterable[Sequence[Any]]) -> list[Row]:
     for where, time, position in parts:
         time_s = _number(time, where)
         if rows and time_s < rows[-1][0]:
-            raise RequestError(f"{where}: {time_s:g} s comes before the line above ({rows[-1][0]:g} s), expected times in order.")
+            raise RequestError(
+                f"{where}: {time_s:g} s comes before the line above ({rows[-1][0]:g} s), expected times in order."
+            )
         rows.append([time_s, time_s, _position(position, where)])
     return rows
 
@@ -301,10 +371,14 @@ def _intervals(parts: Iterable[Sequence[Any]]) -> list[Row]:
         first, last = _number(start, where), _number(end, where)
         before = rows[-1][1] if rows else 0.0
         if first < before - OVERLAP_S:
-            raise RequestError(f"{where}: starts at {first:g} s, before {before:g} s, expected intervals in order that do not overlap.")
+            raise RequestError(
+                f"{where}: starts at {first:g} s, before {before:g} s, expected intervals in order that do not overlap."
+            )
         first = max(first, before)
         if last <= first:
-            raise RequestError(f"{where}: runs from {first:g} to {last:g} s, expected an end after the start: correct or delete it.")
+            raise RequestError(
+                f"{where}: runs from {first:g} to {last:g} s, expected an end after the start: correct or delete it."
+            )
         if not isinstance(label, str):
             raise RequestError(f"{where}: label is {label!r}, expected text.")
         rows.append([first, last, label.strip()])

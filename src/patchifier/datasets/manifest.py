@@ -33,8 +33,29 @@ from patchifier.datasets import Clip, Dataset, labels
 from patchifier.tasks import METRICS, infer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test", "testing": "test"}
-KNOWN = {"path", "audio_path", "file", "id", "start_s", "end_s", "split", "fold", "group", "target", "label", "metric"}
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+    "testing": "test",
+}
+KNOWN = {
+    "path",
+    "audio_path",
+    "file",
+    "id",
+    "start_s",
+    "end_s",
+    "split",
+    "fold",
+    "group",
+    "target",
+    "label",
+    "metric",
+}
 
 
 def load(path: Path) -> Dataset:
@@ -61,8 +82,13 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
     clips = [_clip(entry, metric) for entry in entries]
     if any(isinstance(clip.target, labels.Annotation) for clip in clips):
         return _per_frame(name, clips, [entry.where for entry in entries], metric)
-    if any(isinstance(clip.target, list) for clip in clips):  # in a table, a clip with one tag among several has no bar
-        clips = [replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip for clip in clips]
+    if any(
+        isinstance(clip.target, list) for clip in clips
+    ):  # in a table, a clip with one tag among several has no bar
+        clips = [
+            replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip
+            for clip in clips
+        ]
     task = infer([clip.target for clip in clips])
     return Dataset(name, tuple(clips), replace(task, metric=metric) if task and metric else task)
 
@@ -74,9 +100,16 @@ def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: 
         if isinstance(clip.target, labels.Annotation):
             annotations.append((where, clip.target))
         elif clip.target not in (None, []):
-            raise RequestError(f"{where}: label is {clip.target!r}, expected labels of moments as in {annotations[0][0] if annotations else 'other rows'}.")
+            raise RequestError(
+                f"{where}: label is {clip.target!r}, expected labels of moments as in {annotations[0][0] if annotations else 'other rows'}."
+            )
     task = labels.settle(annotations, metric)
-    settled = [replace(clip, target=clip.target.rows) if isinstance(clip.target, labels.Annotation) else clip for clip in clips]
+    settled = [
+        replace(clip, target=clip.target.rows)
+        if isinstance(clip.target, labels.Annotation)
+        else clip
+        for clip in clips
+    ]
     return Dataset(name, tuple(settled), task)
 
 
@@ -95,20 +128,31 @@ def list_entries(path: Path) -> list[Entry]:
     try:
         rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so.") from error
+        raise RequestError(
+            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so."
+        ) from error
     if not rows:
         raise RequestError(f"{path}: no rows, expected one for each clip.")
-    split = next((SPLIT_NAMES[part] for part in path.stem.lower().split(".")[1:] if part in SPLIT_NAMES), None)
+    split = next(
+        (SPLIT_NAMES[part] for part in path.stem.lower().split(".")[1:] if part in SPLIT_NAMES),
+        None,
+    )
     root = _root(path, path_of(rows[0], f"{path}, row 1"))
     return [Entry(row, f"{path}, row {number}", split, root) for number, row in enumerate(rows, 1)]
 
 
 def _metric(entries: Sequence[Entry]) -> str:
     """The metric that the table asks for, if any."""
-    found = {str(entry.row["metric"]): entry.where for entry in entries if entry.row.get("metric") not in (None, "")}
+    found = {
+        str(entry.row["metric"]): entry.where
+        for entry in entries
+        if entry.row.get("metric") not in (None, "")
+    }
     if len(found) > 1:
         one, two = list(found)[:2]
-        raise RequestError(f"{found[two]}: metric is {two!r}, but {one!r} in {found[one]}, expected the same in every row.")
+        raise RequestError(
+            f"{found[two]}: metric is {two!r}, but {one!r} in {found[one]}, expected the same in every row."
+        )
     known = METRICS["per-frame"]
     metric = next(iter(found), "")
     if metric and any(_moments(_label(entry.row)) for entry in entries) and metric not in known:
@@ -131,7 +175,9 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         rows = []
         for number, row in enumerate(reader, 1):
             if None in row or None in row.values():
-                raise RequestError(f"{path}, row {number}: has another number of fields than the header.")
+                raise RequestError(
+                    f"{path}, row {number}: has another number of fields than the header."
+                )
             rows.append({name.strip(): value.strip() for name, value in row.items()})
         return rows
 
@@ -146,7 +192,9 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise RequestError(f"{path}, line {number}: is not JSON ({error}).") from error
         if not isinstance(row, dict):
-            raise RequestError(f"{path}, line {number}: holds {type(row).__name__}, expected a JSON object.")
+            raise RequestError(
+                f"{path}, line {number}: holds {type(row).__name__}, expected a JSON object."
+            )
         rows.append(row)
     return rows
 
@@ -155,7 +203,9 @@ def path_of(row: dict[str, Any], where: str) -> str:
     """File that a row names."""
     name = row.get("path") or row.get("audio_path") or row.get("file")
     if not name:
-        raise RequestError(f"{where}: has no path, expected a column 'path' or 'audio_path' (found: {', '.join(row)}).")
+        raise RequestError(
+            f"{where}: has no path, expected a column 'path' or 'audio_path' (found: {', '.join(row)})."
+        )
     return str(name)
 
 
@@ -189,7 +239,11 @@ def _label(row: dict[str, Any]) -> Any:
 def _other(row: dict[str, Any]) -> dict[str, Any]:
     """Columns that are only kept, among them tempo and meter of MARBLE's beats."""
     label = _label(row)
-    rest = {key: value for key, value in label.items() if key not in ("beat", "downbeat")} if isinstance(label, dict) else {}
+    rest = (
+        {key: value for key, value in label.items() if key not in ("beat", "downbeat")}
+        if isinstance(label, dict)
+        else {}
+    )
     return rest | {key: value for key, value in row.items() if key not in KNOWN}
 
 

@@ -43,8 +43,17 @@ from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, fullest, 
 from patchifier.tasks import Task
 
 TAGS188 = tuple(row["tag"] for row in packaged("mtat_tags.csv"))  # in the order of the columns
-TAGS50 = tuple(row["tag"] for row in sorted((row for row in packaged("mtat_tags.csv") if row["top50_index"]), key=lambda row: int(row["top50_index"])))
-SPLIT_OF = {folder: "train" if folder < "c" else "valid" if folder == "c" else "test" for folder in "0123456789abcdef"}
+TAGS50 = tuple(
+    row["tag"]
+    for row in sorted(
+        (row for row in packaged("mtat_tags.csv") if row["top50_index"]),
+        key=lambda row: int(row["top50_index"]),
+    )
+)
+SPLIT_OF = {
+    folder: "train" if folder < "c" else "valid" if folder == "c" else "test"
+    for folder in "0123456789abcdef"
+}
 PAPER_CLIPS = 16_000
 KNOWN_BAD = {
     "6/norine_braun-now_and_zen-08-gently-117-146.mp3": "empty in every copy: clip 35644, train",
@@ -76,15 +85,21 @@ def _clips(root: Path) -> Iterator[Clip]:
     tags = _annotations(root / "annotations_final.csv")
     base = fullest([root, root / "mp3", root / "audio"], list(SPLIT_OF))
     path = root / "clip_info_final.csv"
-    for row in read_table(path, ("clip_id", "title", "artist", "album", "url", "mp3_path"), delimiter="\t"):
+    for row in read_table(
+        path, ("clip_id", "title", "artist", "album", "url", "mp3_path"), delimiter="\t"
+    ):
         name = row["mp3_path"]
         if not name or name in KNOWN_BAD:
             continue
         if name.split("/")[0] not in SPLIT_OF:
-            raise RequestError(f"{path}: clip {row['clip_id']} has the path {name!r}, expected one that starts with a folder 0 to f.")
+            raise RequestError(
+                f"{path}: clip {row['clip_id']} has the path {name!r}, expected one that starts with a folder 0 to f."
+            )
         annotated, present = tags.get(row["clip_id"], ("", ()))
         if annotated != name:
-            raise RequestError(f"annotations_final.csv has {annotated or 'no path'!r} for clip {row['clip_id']}, expected {name!r} as in {path.name}.")
+            raise RequestError(
+                f"annotations_final.csv has {annotated or 'no path'!r} for clip {row['clip_id']}, expected {name!r} as in {path.name}."
+            )
         yield Clip(
             id=row["clip_id"],
             path=str(base / name),
@@ -98,7 +113,10 @@ def _clips(root: Path) -> Iterator[Clip]:
 def _annotations(path: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Path and tags of each annotated clip, tags in the order of the columns."""
     rows = read_table(path, ("clip_id", *TAGS188, "mp3_path"), delimiter="\t")
-    return {row["clip_id"]: (row["mp3_path"], tuple(tag for tag in TAGS188 if row[tag] == "1")) for row in rows}
+    return {
+        row["clip_id"]: (row["mp3_path"], tuple(tag for tag in TAGS188 if row[tag] == "1"))
+        for row in rows
+    }
 
 
 def _tags(clip: Clip, names: tuple[str, ...]) -> list[str]:
@@ -107,20 +125,31 @@ def _tags(clip: Clip, names: tuple[str, ...]) -> list[str]:
 
 def _clip(clip: Clip, names: tuple[str, ...] = ()) -> Clip:
     """The clip with the tags that are asked for; without names, for pre-training, with neither target nor split."""
-    return Clip(clip.id, clip.path, split=clip.split if names else None, group=clip.group, target=_tags(clip, names) if names else None, info=clip.info)
+    return Clip(
+        clip.id,
+        clip.path,
+        split=clip.split if names else None,
+        group=clip.group,
+        target=_tags(clip, names) if names else None,
+        info=clip.info,
+    )
 
 
 def _paper16k(clips: list[Clip]) -> list[Clip]:
     """The first 16,000 by a hash, of the folders that are not for tests; in the order of the table."""
     candidates = [clip for clip in clips if clip.split != "test"]
-    ranked = sorted(candidates, key=lambda clip: hashlib.sha256(f"paper16k/{clip.id}".encode()).digest())
+    ranked = sorted(
+        candidates, key=lambda clip: hashlib.sha256(f"paper16k/{clip.id}".encode()).digest()
+    )
     chosen = {clip.id for clip in ranked[:PAPER_CLIPS]}
     return [clip for clip in candidates if clip.id in chosen]
 
 
 SELECTIONS: dict[str, Callable[[list[Clip]], list[Clip]]] = {
     "paper16k": _paper16k,
-    "top50-trainval": lambda clips: [clip for clip in clips if clip.split != "test" and _tags(clip, TAGS50)],
+    "top50-trainval": lambda clips: [
+        clip for clip in clips if clip.split != "test" and _tags(clip, TAGS50)
+    ],
     "train": lambda clips: [clip for clip in clips if clip.split == "train"],
     "all": lambda clips: clips,
 }
@@ -146,20 +175,51 @@ SHEET = Sheet(
     citation="Law, West, Mandel, Bay, Downie: Evaluation of algorithms using games: the case of music tagging. ISMIR 2009",
     read=read,
     variants={
-        "paper16k": Variant("pre-training: 16,000 clips of folders 0-c by a fixed hash, label-free", {"": 16_000}),
-        "top50-trainval": Variant("pre-training: clips of folders 0-c with a top-50 tag", {"": 16_776}),
+        "paper16k": Variant(
+            "pre-training: 16,000 clips of folders 0-c by a fixed hash, label-free", {"": 16_000}
+        ),
+        "top50-trainval": Variant(
+            "pre-training: clips of folders 0-c with a top-50 tag", {"": 16_776}
+        ),
         "train": Variant("pre-training: folders 0-b", {"": 18_706}),
         "all": Variant("pre-training: every usable clip, test folders included", {"": 25_860}),
-        "tags50": Variant("tagging, top 50; untagged clips are negatives", {"train": 18_706, "valid": 1_825, "test": 5_329}),
-        "tags50-tagged": Variant("tagging, top 50; clips with at least one of them", {"train": 15_247, "valid": 1_529, "test": 4_332}),
-        "tags188": Variant("tagging, all 188; untagged clips are negatives", {"train": 18_706, "valid": 1_825, "test": 5_329}),
+        "tags50": Variant(
+            "tagging, top 50; untagged clips are negatives",
+            {"train": 18_706, "valid": 1_825, "test": 5_329},
+        ),
+        "tags50-tagged": Variant(
+            "tagging, top 50; clips with at least one of them",
+            {"train": 15_247, "valid": 1_529, "test": 4_332},
+        ),
+        "tags188": Variant(
+            "tagging, all 188; untagged clips are negatives",
+            {"train": 18_706, "valid": 1_825, "test": 5_329},
+        ),
     },
     remotes=(
-        _table("clip_info_final.csv", "cb6108a10d3a91f0bfd7d2fbec2382559d15f20c8d28093f14e12162a47a3e78"),
-        _table("annotations_final.csv", "99b94e95825d4fa576386a5367b9c96e0ec636e9f9c240aceb492f4728f68c3c"),
-        _part("mp3.zip.001", "f857fe185968773058cc71662c2ef5d8f2d4b7338e3c122cfd52f82dcb9760b9", 1_100_000_000),
-        _part("mp3.zip.002", "fc2e1ec441755556ed1398b1808f1b08b6034372f8bc27394510c0c58cdb52ce", 1_100_000_000),
-        _part("mp3.zip.003", "83a689824c17e82f6eb81cdbc4e4ca239a4cfc1fb41f1a5c80b861caec90450f", 772_769_864),
+        _table(
+            "clip_info_final.csv",
+            "cb6108a10d3a91f0bfd7d2fbec2382559d15f20c8d28093f14e12162a47a3e78",
+        ),
+        _table(
+            "annotations_final.csv",
+            "99b94e95825d4fa576386a5367b9c96e0ec636e9f9c240aceb492f4728f68c3c",
+        ),
+        _part(
+            "mp3.zip.001",
+            "f857fe185968773058cc71662c2ef5d8f2d4b7338e3c122cfd52f82dcb9760b9",
+            1_100_000_000,
+        ),
+        _part(
+            "mp3.zip.002",
+            "fc2e1ec441755556ed1398b1808f1b08b6034372f8bc27394510c0c58cdb52ce",
+            1_100_000_000,
+        ),
+        _part(
+            "mp3.zip.003",
+            "83a689824c17e82f6eb81cdbc4e4ca239a4cfc1fb41f1a5c80b861caec90450f",
+            772_769_864,
+        ),
     ),
     archives=(Archive("mp3.zip", parts=("mp3.zip.001", "mp3.zip.002", "mp3.zip.003"), into="."),),
     known_bad=KNOWN_BAD,

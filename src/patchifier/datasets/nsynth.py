@@ -27,7 +27,19 @@ from patchifier.datasets import SPLITS, Clip, Dataset
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant
 from patchifier.tasks import Task
 
-FAMILIES = ("bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal")  # 0 to 10
+FAMILIES = (
+    "bass",
+    "brass",
+    "flute",
+    "guitar",
+    "keyboard",
+    "mallet",
+    "organ",
+    "reed",
+    "string",
+    "synth_lead",
+    "vocal",
+)  # 0 to 10
 PITCHES = tuple(str(pitch) for pitch in range(128))
 
 
@@ -39,8 +51,14 @@ def read(root: Path, variant: str) -> Dataset:
     RequestError
         If an examples.json is not there or a note lacks what is asked for.
     """
-    clips = [_clip(root, split, note, facts, variant) for split in SPLITS for note, facts in _notes(root / f"nsynth-{split}" / "examples.json").items()]
-    return Dataset("nsynth", tuple(clips), Task("one-of", PITCHES if variant == "pitch" else FAMILIES))
+    clips = [
+        _clip(root, split, note, facts, variant)
+        for split in SPLITS
+        for note, facts in _notes(root / f"nsynth-{split}" / "examples.json").items()
+    ]
+    return Dataset(
+        "nsynth", tuple(clips), Task("one-of", PITCHES if variant == "pitch" else FAMILIES)
+    )
 
 
 def _notes(path: Path) -> dict[str, dict[str, Any]]:
@@ -49,9 +67,17 @@ def _notes(path: Path) -> dict[str, dict[str, Any]]:
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RequestError(f"{path} is not JSON ({error}), expected the list of notes as published.") from error
-    if not isinstance(notes, dict) or not notes or not all(isinstance(facts, dict) for facts in notes.values()):
-        raise RequestError(f"{path} holds no notes by name, expected the list of notes as published.")
+        raise RequestError(
+            f"{path} is not JSON ({error}), expected the list of notes as published."
+        ) from error
+    if (
+        not isinstance(notes, dict)
+        or not notes
+        or not all(isinstance(facts, dict) for facts in notes.values())
+    ):
+        raise RequestError(
+            f"{path} holds no notes by name, expected the list of notes as published."
+        )
     return notes
 
 
@@ -59,14 +85,20 @@ def _clip(root: Path, split: str, note: str, facts: dict[str, Any], variant: str
     field, names = ("pitch", PITCHES) if variant == "pitch" else ("instrument_family", FAMILIES)
     value = facts.get(field)
     if type(value) is not int or not 0 <= value < len(names):
-        raise RequestError(f"nsynth-{split}/examples.json: {field} of {note} is {value!r}, expected a number from 0 to {len(names) - 1}.")
+        raise RequestError(
+            f"nsynth-{split}/examples.json: {field} of {note} is {value!r}, expected a number from 0 to {len(names) - 1}."
+        )
     return Clip(
         id=note,
         path=str(root / f"nsynth-{split}" / "audio" / f"{note}.wav"),
         split=split,
         group=str(facts.get("instrument_str") or note),
         target=names[value],
-        info={key: str(facts[key]) for key in ("pitch", "velocity", "instrument_family_str", "instrument_source_str") if key in facts},
+        info={
+            key: str(facts[key])
+            for key in ("pitch", "velocity", "instrument_family_str", "instrument_source_str")
+            if key in facts
+        },
     )
 
 
@@ -80,8 +112,17 @@ SHEET = Sheet(
     licence="CC BY 4.0",
     citation="Engel et al.: Neural audio synthesis of musical notes with WaveNet autoencoders. ICML 2017",
     read=read,
-    variants={"family": Variant("family of the instrument, 11 classes", _COUNTS), "pitch": Variant("MIDI note, 128 classes", _COUNTS)},
-    remotes=tuple(Remote(f"nsynth-{split}.jsonwav.tar.gz", (f"{_HOST}/nsynth-{split}.jsonwav.tar.gz",)) for split in SPLITS),
-    archives=tuple(Archive(f"nsynth-{split}.jsonwav.tar.gz", into=".", unpacked_b=64 * 2**30) for split in SPLITS),  # train: 37 GB of samples
+    variants={
+        "family": Variant("family of the instrument, 11 classes", _COUNTS),
+        "pitch": Variant("MIDI note, 128 classes", _COUNTS),
+    },
+    remotes=tuple(
+        Remote(f"nsynth-{split}.jsonwav.tar.gz", (f"{_HOST}/nsynth-{split}.jsonwav.tar.gz",))
+        for split in SPLITS
+    ),
+    archives=tuple(
+        Archive(f"nsynth-{split}.jsonwav.tar.gz", into=".", unpacked_b=64 * 2**30)
+        for split in SPLITS
+    ),  # train: 37 GB of samples
     steps="If an address does not answer, take the json/wav archives from https://magenta.tensorflow.org/datasets/nsynth and unpack them in the root.",
 )

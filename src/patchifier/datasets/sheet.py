@@ -47,7 +47,9 @@ class Archive:
     name: str
     parts: tuple[str, ...] = ()
     into: str = "."
-    unpacked_b: int = 8 * 2**30  # more than this is not unpacked: an archive that grows beyond is not what it says
+    unpacked_b: int = (
+        8 * 2**30
+    )  # more than this is not unpacked: an archive that grows beyond is not what it says
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,14 @@ class Sheet:
     def excuse(self, path: str) -> str:
         """Why this file is known to be broken; empty if it is not. Another suffix (.au for .wav) is the same file."""
         stem = str(Path(path).with_suffix("").as_posix())
-        return next((why for known, why in self.known_bad.items() if f"/{stem}".endswith("/" + str(Path(known).with_suffix("").as_posix()))), "")
+        return next(
+            (
+                why
+                for known, why in self.known_bad.items()
+                if f"/{stem}".endswith("/" + str(Path(known).with_suffix("").as_posix()))
+            ),
+            "",
+        )
 
 
 def packaged(name: str) -> list[dict[str, str]]:
@@ -117,7 +126,9 @@ def packaged(name: str) -> list[dict[str, str]]:
     return list(read_table(Path(__file__).parent / "splits" / name, ()))
 
 
-def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> Iterator[dict[str, str]]:
+def read_table(
+    path: Path, columns: Sequence[str], *, delimiter: str = ","
+) -> Iterator[dict[str, str]]:
     """Rows of a published table, quoted or not, by the names in its header, without white space around anything.
 
     Raises
@@ -129,11 +140,15 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> I
     header = next(rows, [])
     absent = [name for name in columns if name not in header]
     if absent:
-        raise RequestError(f"{path} has no column {absent[0]!r} (found: {', '.join(header)[:100]!r}), expected the table as published.")
+        raise RequestError(
+            f"{path} has no column {absent[0]!r} (found: {', '.join(header)[:100]!r}), expected the table as published."
+        )
     number = 1
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
-            raise RequestError(f"{path}, row {number}: has {len(row)} fields, expected {len(header)} as in the header.")
+            raise RequestError(
+                f"{path}, row {number}: has {len(row)} fields, expected {len(header)} as in the header."
+            )
         yield dict(zip(header, row, strict=True))
     if number == 1:
         raise RequestError(f"{path} has no rows, expected the table as published.")
@@ -142,14 +157,18 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> I
 def read_rows(path: Path, *, delimiter: str) -> Iterator[list[str]]:
     """Rows of a published table, of any length, the header first; empty lines are passed over."""
     if not path.is_file():
-        raise RequestError(f"{path} is not there, expected the table as published: 'patchifier check' says what is missing.")
+        raise RequestError(
+            f"{path} is not there, expected the table as published: 'patchifier check' says what is missing."
+        )
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             for row in csv.reader(stream, delimiter=delimiter):
                 if row:
                     yield [value.strip() for value in row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{path} cannot be read as a UTF-8 table ({error}), expected the table as published.") from error
+        raise RequestError(
+            f"{path} cannot be read as a UTF-8 table ({error}), expected the table as published."
+        ) from error
 
 
 def fullest(folders: Sequence[Path], names: Sequence[str]) -> Path:

@@ -95,9 +95,13 @@ def _chosen(sheet: "Sheet", only: Collection[str] | None) -> tuple[list[str], li
     known = list(dict.fromkeys([*(remote.name for remote in sheet.remotes), *of_archives]))
     wanted = set(known) if only is None else {only} if isinstance(only, str) else set(only)
     if not known:
-        raise RequestError(f"data set {sheet.name!r} cannot be fetched: its sheet lists no files. {sheet.steps or f'See {sheet.home}.'}")
+        raise RequestError(
+            f"data set {sheet.name!r} cannot be fetched: its sheet lists no files. {sheet.steps or f'See {sheet.home}.'}"
+        )
     if not wanted <= set(known):
-        raise RequestError(f"data set {sheet.name!r} has no file {', '.join(sorted(wanted - set(known)))}, expected some of: {', '.join(known)}.")
+        raise RequestError(
+            f"data set {sheet.name!r} has no file {', '.join(sorted(wanted - set(known)))}, expected some of: {', '.join(known)}."
+        )
     archives = [archive for archive in sheet.archives if archive.name in wanted]
     brought = {name for archive in archives for name in (archive.name, *archive.parts)}
     return [name for name in known if name in wanted and name not in brought], archives

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchifier.fetch.job import Job, obtain
-from patchifier.fetch.place import CHUNK_B, discard, fault, finish, part_of, set_aside, sha256, show, write_whole
+from patchifier.fetch.place import (
+    CHUNK_B,
+    discard,
+    fault,
+    finish,
+    part_of,
+    set_aside,
+    sha256,
+    show,
+    write_whole,
+)
 from patchifier.fetch.unpack import Damaged, Refused, merge, unpack
 
 if TYPE_CHECKING:
@@ -29,7 +39,10 @@ def obtain_archive(job: Job, archive: "Archive") -> None:
         return
     if archive.name not in sources and not _join(job, archive):
         return
-    digests = {name: job.remote(name).sha256.lower() or sha256(job.path(name), job.progress) for name in dict.fromkeys([archive.name, *sources])}
+    digests = {
+        name: job.remote(name).sha256.lower() or sha256(job.path(name), job.progress)
+        for name in dict.fromkeys([archive.name, *sources])
+    }
     marker = _read_marker(job, archive)
     if not (marker.get("sha256") == digests[archive.name] and _holds(job, archive, marker)):
         _unpack(job, archive, digests)
@@ -42,7 +55,9 @@ def _was_unpacked(job: Job, archive: "Archive") -> bool:
         return False
     here = [name for name in marker["sources"] if job.path(name).exists()]
     for name, digest in marker["sources"].items():
-        if job.remote(name).sha256.lower() not in ("", digest) or (name in here and sha256(job.path(name), job.progress) != digest):
+        if job.remote(name).sha256.lower() not in ("", digest) or (
+            name in here and sha256(job.path(name), job.progress) != digest
+        ):
             return False
     job.present += here
     for name in dict.fromkeys([*archive.parts, archive.name]):
@@ -55,13 +70,28 @@ def _obtain_sources(job: Job, archive: "Archive") -> list[str]:
     """Have the parts, or else the whole: names of what was had. What is on disk comes first, what is dead last."""
     whole, parts = _whole(job, archive), [job.remote(name) for name in archive.parts]
     there = job.path(archive.name).exists()
-    ways = [[whole]] if there or not parts or any(remote.name == archive.name for remote in job.sheet.remotes) else []
-    ways = sorted([*ways, parts] if there else [parts, *ways], key=lambda way: any(remote.dead and not job.path(remote.name).exists() for remote in way))
+    ways = (
+        [[whole]]
+        if there or not parts or any(remote.name == archive.name for remote in job.sheet.remotes)
+        else []
+    )
+    ways = sorted(
+        [*ways, parts] if there else [parts, *ways],
+        key=lambda way: any(remote.dead and not job.path(remote.name).exists() for remote in way),
+    )
     ways = [way for way in ways if way]
     for way in ways:
         had = (obtain(job, remote) for remote in way)
-        if all([*had] if way is ways[-1] else had):  # where there is another way, nothing is downloaded in vain
-            for name in [remote.name for other in ways if other is not way for remote in other if remote.name in job.missing]:
+        if all(
+            [*had] if way is ways[-1] else had
+        ):  # where there is another way, nothing is downloaded in vain
+            for name in [
+                remote.name
+                for other in ways
+                if other is not way
+                for remote in other
+                if remote.name in job.missing
+            ]:
                 job.note(name, f"not needed, and could not be had: {job.missing.pop(name)}")
             return [remote.name for remote in way]
     return []
@@ -71,7 +101,11 @@ def _whole(job: Job, archive: "Archive") -> "Remote":
     """What is known of the archive itself: as long as its parts together, if nobody says more."""
     remote, sizes_b = job.remote(archive.name), [job.remote(name).size_b for name in archive.parts]
     known_b = [size_b for size_b in sizes_b if size_b is not None]
-    return replace(remote, size_b=sum(known_b)) if remote.size_b is None and sizes_b and len(known_b) == len(sizes_b) else remote
+    return (
+        replace(remote, size_b=sum(known_b))
+        if remote.size_b is None and sizes_b and len(known_b) == len(sizes_b)
+        else remote
+    )
 
 
 def _join(job: Job, archive: "Archive") -> bool:
@@ -95,7 +129,9 @@ def _join(job: Job, archive: "Archive") -> bool:
         wrong = f"has sha256 {digest.hexdigest()}, expected {whole.sha256.lower()}"
     if wrong:
         discard(part)
-        job.missing[archive.name] = f"joined from its parts, it {wrong}; thrown away. A part is not what it should be: {_blame(job, archive.parts)}"
+        job.missing[archive.name] = (
+            f"joined from its parts, it {wrong}; thrown away. A part is not what it should be: {_blame(job, archive.parts)}"
+        )
         return False
     finish(part, path)
     job.joined.append(archive.name)
@@ -104,7 +140,11 @@ def _join(job: Job, archive: "Archive") -> bool:
 
 def _blame(job: Job, names: Sequence[str]) -> str:
     """Set aside what carries no checksum, so that it is fetched anew; and say so."""
-    aside = [set_aside(job.path(name)).name for name in names if not job.remote(name).sha256 and job.path(name).exists()]
+    aside = [
+        set_aside(job.path(name)).name
+        for name in names
+        if not job.remote(name).sha256 and job.path(name).exists()
+    ]
     if aside:
         return f"kept as {', '.join(aside)}; run this again to fetch it anew."
     return "but it is just what the sheet says is published. Report this: the sheet is wrong, or so is the publisher."
@@ -121,17 +161,31 @@ def _unpack(job: Job, archive: "Archive", digests: Mapping[str, str]) -> None:
         top = sorted(os.listdir(work))
         aside = merge(work, target)
     except Refused as error:
-        job.missing[archive.name] = f"{error}: nothing of it was unpacked. If you trust {path}, unpack it yourself into {target}."
+        job.missing[archive.name] = (
+            f"{error}: nothing of it was unpacked. If you trust {path}, unpack it yourself into {target}."
+        )
         return
     except Damaged as error:
-        proven = job.remote(archive.name).sha256 or all(job.remote(name).sha256 for name in digests if name != archive.name)
-        job.missing[archive.name] = f"{error}: nothing of it was unpacked; {_blame(job, [] if proven and len(digests) > 1 else list(digests))}"
+        proven = job.remote(archive.name).sha256 or all(
+            job.remote(name).sha256 for name in digests if name != archive.name
+        )
+        job.missing[archive.name] = (
+            f"{error}: nothing of it was unpacked; {_blame(job, [] if proven and len(digests) > 1 else list(digests))}"
+        )
         return
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for place in aside:
-        job.note(archive.name, f"a file that differed from the archive's was kept as {place.relative_to(job.root)}")
-    marker = {"sha256": digests[archive.name], "sources": dict(digests), "into": archive.into, "top": top}
+        job.note(
+            archive.name,
+            f"a file that differed from the archive's was kept as {place.relative_to(job.root)}",
+        )
+    marker = {
+        "sha256": digests[archive.name],
+        "sources": dict(digests),
+        "into": archive.into,
+        "top": top,
+    }
     write_whole(_marker(path), json.dumps(marker, indent=1) + "\n")
     job.unpacked.append(archive.name)
 
@@ -144,7 +198,12 @@ def _read_marker(job: Job, archive: "Archive") -> dict[str, Any]:
     """What was unpacked before; nothing, if what stands there is no such record."""
     try:
         marker = json.loads(_marker(job.path(archive.name)).read_text(encoding="utf-8"))
-        sound = isinstance(marker["sha256"], str) and isinstance(marker["sources"], dict) and isinstance(marker["top"], list) and "into" in marker
+        sound = (
+            isinstance(marker["sha256"], str)
+            and isinstance(marker["sources"], dict)
+            and isinstance(marker["top"], list)
+            and "into" in marker
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return dict(marker) if sound else {}
@@ -153,4 +212,8 @@ def _read_marker(job: Job, archive: "Archive") -> dict[str, Any]:
 def _holds(job: Job, archive: "Archive", marker: Mapping[str, Any]) -> bool:
     """Whether what was unpacked still lies there, by its topmost names; ``patchifier check`` looks at every file."""
     target = job.path(archive.into)
-    return bool(marker) and marker["into"] == archive.into and all(os.path.lexists(target / str(name)) for name in marker["top"])
+    return (
+        bool(marker)
+        and marker["into"] == archive.into
+        and all(os.path.lexists(target / str(name)) for name in marker["top"])
+    )

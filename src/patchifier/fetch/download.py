@@ -21,7 +21,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 import patchifier
 from patchifier.config import RequestError
-from patchifier.fetch.place import CHUNK_B, Progress, discard, fault, finish, origin_of, part_of, show, write_whole
+from patchifier.fetch.place import (
+    CHUNK_B,
+    Progress,
+    discard,
+    fault,
+    finish,
+    origin_of,
+    part_of,
+    show,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from patchifier.datasets.sheet import Remote
@@ -53,12 +63,18 @@ class Patience:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, value, least in (("timeout_s", self.timeout_s, 0.001), ("attempts", self.attempts, 1), ("backoff_s", self.backoff_s, 0)):
+        for name, value, least in (
+            ("timeout_s", self.timeout_s, 0.001),
+            ("attempts", self.attempts, 1),
+            ("backoff_s", self.backoff_s, 0),
+        ):
             if not value >= least:
                 raise RequestError(f"{name} is {value}, expected at least {least}.")
 
 
-def download(remote: "Remote", url: str, path: Path, *, patience: Patience, progress: Progress) -> None:
+def download(
+    remote: "Remote", url: str, path: Path, *, patience: Patience, progress: Progress
+) -> None:
     """Put the file at `path`, checked.
 
     Raises
@@ -84,8 +100,14 @@ def download(remote: "Remote", url: str, path: Path, *, patience: Patience, prog
         tries = 1 if _size_b(part) > best_b else tries + 1
         best_b = max(best_b, _size_b(part))
         if tries >= patience.attempts and not _is_complete(part, remote, progress):
-            raise Unavailable(f"{stopped} (tried {tries} times without getting further)" if tries > 1 else str(stopped)) from stopped
-        wait_s = min(LONGEST_WAIT_S, max(patience.backoff_s * 2 ** min(tries - 1, 10), stopped.wait_s))
+            raise Unavailable(
+                f"{stopped} (tried {tries} times without getting further)"
+                if tries > 1
+                else str(stopped)
+            ) from stopped
+        wait_s = min(
+            LONGEST_WAIT_S, max(patience.backoff_s * 2 ** min(tries - 1, 10), stopped.wait_s)
+        )
         log.info("%s %s; asking again in %.0f s", url, stopped, wait_s)
         time.sleep(wait_s)
     finish(part, path)
@@ -97,12 +119,16 @@ def _size_b(part: Path) -> int:
 
 def _is_complete(part: Path, remote: "Remote", progress: Progress) -> bool:
     """Whether it is there whole, for certain: a server may have announced more than there is, or a kill have come just before the renaming."""
-    if not part.exists() or (not remote.sha256 and (remote.size_b is None or not origin_of(part).exists())):
+    if not part.exists() or (
+        not remote.sha256 and (remote.size_b is None or not origin_of(part).exists())
+    ):
         return False
     return not fault(part, remote, progress)
 
 
-def _attempt(remote: "Remote", url: str, part: Path, *, timeout_s: float, progress: Progress) -> bool:
+def _attempt(
+    remote: "Remote", url: str, part: Path, *, timeout_s: float, progress: Progress
+) -> bool:
     """Ask once and write down what comes; whether it went on from what there was."""
     start_b, mark = _resumable(remote, url, part)
     headers = {"User-Agent": f"patchifier/{patchifier.__version__}", "Accept-Encoding": "identity"}
@@ -110,7 +136,9 @@ def _attempt(remote: "Remote", url: str, part: Path, *, timeout_s: float, progre
         headers |= {"Range": f"bytes={start_b}-"} | ({"If-Range": mark} if mark else {})
     with contextlib.closing(_open(url, headers, timeout_s, part)) as answer:
         if start_b and not _continues(answer, start_b, mark):
-            if answer.status == 206:  # another stretch, or of another version: nothing that is asked for
+            if (
+                answer.status == 206
+            ):  # another stretch, or of another version: nothing that is asked for
                 discard(part)
                 raise Broken("sent another part of the file than it was asked for")
             start_b = 0
@@ -126,7 +154,15 @@ def _attempt(remote: "Remote", url: str, part: Path, *, timeout_s: float, progre
     return start_b > 0
 
 
-def _write(answer: http.client.HTTPResponse, remote: "Remote", part: Path, *, start_b: int, total_b: int | None, progress: Progress) -> int:
+def _write(
+    answer: http.client.HTTPResponse,
+    remote: "Remote",
+    part: Path,
+    *,
+    start_b: int,
+    total_b: int | None,
+    progress: Progress,
+) -> int:
     """Write what comes behind what there is; bytes there are then."""
     done_b = start_b
     with part.open("ab" if start_b else "wb") as stream:
@@ -136,7 +172,12 @@ def _write(answer: http.client.HTTPResponse, remote: "Remote", part: Path, *, st
                 discard(part)
                 raise Unavailable(f"gave more than the {remote.size_b:,} bytes that were expected")
             stream.write(chunk)
-            show(progress, done_b, max(total_b or remote.size_b or 0, done_b + 1), part.name.removesuffix(".part"))
+            show(
+                progress,
+                done_b,
+                max(total_b or remote.size_b or 0, done_b + 1),
+                part.name.removesuffix(".part"),
+            )
     return done_b
 
 
@@ -161,7 +202,9 @@ def _mark(answer: http.client.HTTPResponse) -> str:
 
 def _continues(answer: http.client.HTTPResponse, start_b: int, mark: str) -> bool:
     """Whether the answer goes on where we stopped, in the same version: some servers heed Range and not If-Range."""
-    stretch = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", answer.headers.get("Content-Range", "").strip())
+    stretch = re.fullmatch(
+        r"bytes (\d+)-\d+/(?:\d+|\*)", answer.headers.get("Content-Range", "").strip()
+    )
     same = not mark or _mark(answer) in ("", mark)
     return answer.status == 206 and stretch is not None and int(stretch[1]) == start_b and same
 
@@ -174,13 +217,28 @@ def _total_b(answer: http.client.HTTPResponse, start_b: int) -> int | None:
 def _check_answer(remote: "Remote", answer: http.client.HTTPResponse, total_b: int | None) -> None:
     """Refuse early what cannot be the file."""
     kind = answer.headers.get_content_type()
-    if answer.status not in (200, 206) or (answer.status == 206 and "Content-Range" not in answer.headers):
+    if answer.status not in (200, 206) or (
+        answer.status == 206 and "Content-Range" not in answer.headers
+    ):
         raise Unavailable(f"answers {answer.status}, expected 200 and the file")
     if remote.size_b is not None and total_b is not None and total_b != remote.size_b:
-        raise Unavailable(f"announces {total_b:,} bytes, expected {remote.size_b:,}" + (" (a web page)" if kind == "text/html" else ""))
-    if kind == "text/html" and not remote.sha256 and not remote.name.lower().endswith((".html", ".htm")):
-        raise Unavailable("gives a web page, not the file: it asks for something first, or the file is gone")
-    if answer.headers.get("Content-Encoding", "identity").lower() != "identity" and not remote.sha256 and not remote.name.lower().endswith(("gz", ".zip")):
+        raise Unavailable(
+            f"announces {total_b:,} bytes, expected {remote.size_b:,}"
+            + (" (a web page)" if kind == "text/html" else "")
+        )
+    if (
+        kind == "text/html"
+        and not remote.sha256
+        and not remote.name.lower().endswith((".html", ".htm"))
+    ):
+        raise Unavailable(
+            "gives a web page, not the file: it asks for something first, or the file is gone"
+        )
+    if (
+        answer.headers.get("Content-Encoding", "identity").lower() != "identity"
+        and not remote.sha256
+        and not remote.name.lower().endswith(("gz", ".zip"))
+    ):
         raise Unavailable("sends the file compressed, though asked not to")
 
 
@@ -191,19 +249,27 @@ def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
             chunk = answer.read1(CHUNK_B)
         except TimeoutError as error:
             raise Broken("stalled") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a chunk length that is no number
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+        ) as error:  # ValueError: a chunk length that is no number
             raise Broken(f"broke off ({error or type(error).__name__})") from error
         if not chunk:
             return
         yield chunk
 
 
-def _open(url: str, headers: dict[str, str], timeout_s: float, part: Path) -> http.client.HTTPResponse:
+def _open(
+    url: str, headers: dict[str, str], timeout_s: float, part: Path
+) -> http.client.HTTPResponse:
     """Send a request; the answer's header has arrived."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise Unavailable("is no address of the web: only http and https are fetched")
     try:
-        answer: http.client.HTTPResponse = _opener().open(urllib.request.Request(url, headers=headers), timeout=timeout_s)
+        answer: http.client.HTTPResponse = _opener().open(
+            urllib.request.Request(url, headers=headers), timeout=timeout_s
+        )
         return answer
     except urllib.error.HTTPError as error:
         error.close()
@@ -212,7 +278,9 @@ def _open(url: str, headers: dict[str, str], timeout_s: float, part: Path) -> ht
             raise Broken("has a shorter file than the part that was there; begun again") from error
         if error.code in ASK_AGAIN or error.code >= 500:
             after = error.headers.get("Retry-After", "")
-            raise Broken(f"answers {error.code} ({error.reason})", float(after) if after.isdecimal() else 0.0) from error
+            raise Broken(
+                f"answers {error.code} ({error.reason})", float(after) if after.isdecimal() else 0.0
+            ) from error
         raise Unavailable(f"answers {error.code} ({error.reason})") from error
     except (http.client.InvalidURL, UnicodeError) as error:
         raise Unavailable(f"is no valid address ({error})") from error
@@ -220,7 +288,11 @@ def _open(url: str, headers: dict[str, str], timeout_s: float, part: Path) -> ht
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise Unavailable(f"cannot prove who it is ({reason.verify_message})") from error
-        raise Broken("stalled" if isinstance(reason, TimeoutError) else f"cannot be reached ({reason or type(reason).__name__})") from error
+        raise Broken(
+            "stalled"
+            if isinstance(reason, TimeoutError)
+            else f"cannot be reached ({reason or type(reason).__name__})"
+        ) from error
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -242,7 +314,15 @@ def _opener() -> urllib.request.OpenerDirector:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect to the web, and never from an encrypted connection to an open one."""
 
-    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> urllib.request.Request | None:
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,
+    ) -> urllib.request.Request | None:
         old, new = (urllib.parse.urlsplit(url).scheme for url in (req.full_url, newurl))
         if new not in ("http", "https") or (old, new) == ("https", "http"):
             fp.close()

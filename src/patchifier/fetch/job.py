@@ -48,7 +48,12 @@ class Fetched:
 
     def lines(self) -> list[str]:
         """The same for a person to read, what is missing last."""
-        done = {"downloaded": self.downloaded, "there already": self.present, "joined": self.joined, "unpacked": self.unpacked}
+        done = {
+            "downloaded": self.downloaded,
+            "there already": self.present,
+            "joined": self.joined,
+            "unpacked": self.unpacked,
+        }
         lines = [f"{what}: {', '.join(names)}" for what, names in done.items() if names]
         lines += [f"note: {name}: {text}" for name, text in self.notes.items()]
         return lines + [f"MISSING: {name}: {text}" for name, text in self.missing.items()]
@@ -74,7 +79,9 @@ class Job:
         try:
             return self.root / relative(name)
         except Refused as error:
-            raise RequestError(f"data sheet {self.sheet.name!r} {error}: expected a path below the root.") from error
+            raise RequestError(
+                f"data sheet {self.sheet.name!r} {error}: expected a path below the root."
+            ) from error
 
     def note(self, name: str, text: str) -> None:
         """Add to what is said about a file."""
@@ -92,7 +99,10 @@ class Job:
 
     def result(self) -> Fetched:
         """What came of it."""
-        downloaded, present, joined, unpacked = (tuple(dict.fromkeys(names)) for names in (self.downloaded, self.present, self.joined, self.unpacked))
+        downloaded, present, joined, unpacked = (
+            tuple(dict.fromkeys(names))
+            for names in (self.downloaded, self.present, self.joined, self.unpacked)
+        )
         return Fetched(downloaded, present, joined, unpacked, self.missing, self.notes)
 
 
@@ -104,7 +114,13 @@ def obtain(job: Job, remote: "Remote") -> bool:
     reasons = [f"no longer published: {remote.dead}"] if remote.dead else []
     for url in remote.urls:
         try:
-            download(remote, url, path, patience=replace(job.patience, attempts=1) if remote.dead else job.patience, progress=job.progress)
+            download(
+                remote,
+                url,
+                path,
+                patience=replace(job.patience, attempts=1) if remote.dead else job.patience,
+                progress=job.progress,
+            )
         except Unavailable as error:
             reasons.append(f"{url} {error}")
         else:
@@ -133,11 +149,17 @@ def _is_there(job: Job, remote: "Remote", path: Path) -> bool:
 
 def _say_unverified(job: Job, remote: "Remote") -> None:
     if not remote.sha256:
-        job.note(remote.name, "not verified: no checksum published" + (" (its size fits)" if remote.size_b is not None else ""))
+        job.note(
+            remote.name,
+            "not verified: no checksum published"
+            + (" (its size fits)" if remote.size_b is not None else ""),
+        )
 
 
 def _by_hand(job: Job, remote: "Remote") -> str:
     """What a person can do about a file that no address gives."""
-    mirrors = f"Addresses that had it: {', '.join(remote.urls)}." if remote.dead and remote.urls else ""
+    mirrors = (
+        f"Addresses that had it: {', '.join(remote.urls)}." if remote.dead and remote.urls else ""
+    )
     put = f"Put the file at {job.path(remote.name)} and run this again: it is checked and used."
     return " ".join(text for text in (mirrors, job.sheet.steps, put) if text)

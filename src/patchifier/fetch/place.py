@@ -71,7 +71,9 @@ def sha256(path: Path, progress: Progress) -> str:
 def fault(path: Path, remote: "Remote", progress: Progress) -> str:
     """In which way a file is not the one that is published; empty if it is, as far as anybody knows."""
     if not path.is_file():
-        raise RequestError(f"{path} is no regular file, expected the published file of this name: move it away.")
+        raise RequestError(
+            f"{path} is no regular file, expected the published file of this name: move it away."
+        )
     size_b, wanted = path.stat().st_size, remote.sha256.lower()
     if remote.size_b is not None and size_b != remote.size_b:
         return f"is {size_b:,} bytes long, expected {remote.size_b:,}"

@@ -36,9 +36,18 @@ MISREAD = (
     RuntimeError,
     ValueError,
 )  # what reading an archive may raise
-MISNAMED = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL}
+MISNAMED = {
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EILSEQ,
+    errno.EINVAL,
+}
 
-Member = tuple[str, IO[bytes] | None, int]  # name, content (None: a folder), bytes of the archive read so far
+Member = tuple[
+    str, IO[bytes] | None, int
+]  # name, content (None: a folder), bytes of the archive read so far
 
 
 class Refused(Exception):  # noqa: N818 - a verdict on an archive, said to the user
@@ -58,10 +67,14 @@ def relative(name: str) -> Path:
         If it leads elsewhere, on this system or another.
     """
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    if name.startswith(("/", "\\")) or any(not part.strip(". ") or re.match(r"[A-Za-z]:", part) for part in parts):
+    if name.startswith(("/", "\\")) or any(
+        not part.strip(". ") or re.match(r"[A-Za-z]:", part) for part in parts
+    ):
         raise Refused(f"holds {name[:200]!r}, which leads out of its folder")
     if "\0" in name or len(parts) > MOST_FOLDERS:
-        raise Refused(f"holds {name[:200]!r}, which is no sound name (a zero byte, or more than {MOST_FOLDERS} folders)")
+        raise Refused(
+            f"holds {name[:200]!r}, which is no sound name (a zero byte, or more than {MOST_FOLDERS} folders)"
+        )
     return Path(*parts)
 
 
@@ -85,10 +98,14 @@ def unpack(path: Path, into: Path, *, most_b: int, progress: Progress) -> int:
     except MISREAD as error:
         raise Damaged(f"is damaged ({error or type(error).__name__})") from error
     except OSError as error:
-        if error.errno is None:  # gzip's and bz2's complaints about content are OSErrors without a number
+        if (
+            error.errno is None
+        ):  # gzip's and bz2's complaints about content are OSErrors without a number
             raise Damaged(f"is damaged ({error})") from error
         if error.errno in MISNAMED:
-            raise Refused(f"holds {name[:200]!r}, a name that cannot be had here ({error.strerror})") from error
+            raise Refused(
+                f"holds {name[:200]!r}, a name that cannot be had here ({error.strerror})"
+            ) from error
         raise
     if not files:
         raise Damaged("holds no files")
@@ -103,7 +120,10 @@ def _write(content: IO[bytes] | None, place: Path, left_b: int, most_b: int) -> 
         return 0
     place.parent.mkdir(parents=True, exist_ok=True)
     written_b = 0
-    with content, place.open("wb") as out:  # a later member of the same name replaces the earlier, as in tar
+    with (
+        content,
+        place.open("wb") as out,
+    ):  # a later member of the same name replaces the earlier, as in tar
         while chunk := content.read(CHUNK_B):
             written_b += len(chunk)
             if written_b > left_b:
@@ -115,7 +135,11 @@ def _write(content: IO[bytes] | None, place: Path, left_b: int, most_b: int) -> 
 def _members(path: Path, most_b: int) -> Generator[Member, None, None]:
     with path.open("rb") as stream:
         start = stream.read(2)
-    return _members_of_zip(path, most_b) if start == b"PK" else _members_of_tar(path, zipped=start == b"\x1f\x8b")
+    return (
+        _members_of_zip(path, most_b)
+        if start == b"PK"
+        else _members_of_tar(path, zipped=start == b"\x1f\x8b")
+    )
 
 
 def _members_of_zip(path: Path, most_b: int) -> Generator[Member, None, None]:
@@ -123,7 +147,9 @@ def _members_of_zip(path: Path, most_b: int) -> Generator[Member, None, None]:
         infos, position_b = archive.infolist(), 0
         declared_b = sum(info.file_size for info in infos)
         if declared_b > most_b:
-            raise Refused(f"says that it unpacks to {declared_b:,} bytes, more than the {most_b:,} that its sheet allows")
+            raise Refused(
+                f"says that it unpacks to {declared_b:,} bytes, more than the {most_b:,} that its sheet allows"
+            )
         for info in infos:
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if it was not packed on Unix
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -133,7 +159,10 @@ def _members_of_zip(path: Path, most_b: int) -> Generator[Member, None, None]:
 
 
 def _members_of_tar(path: Path, *, zipped: bool) -> Generator[Member, None, None]:
-    with path.open("rb") as raw, _Careful(fileobj=raw, mode="rb") if zipped else contextlib.nullcontext(raw) as stream:
+    with (
+        path.open("rb") as raw,
+        _Careful(fileobj=raw, mode="rb") if zipped else contextlib.nullcontext(raw) as stream,
+    ):
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             before_b = -1
             while (member := archive.next()) is not None:
@@ -142,7 +171,11 @@ def _members_of_tar(path: Path, *, zipped: bool) -> Generator[Member, None, None
                 if not (member.isreg() or member.isdir()):
                     raise Refused(f"holds {member.name!r}, a link or a device")
                 before_b = archive.offset
-                yield member.name, archive.extractfile(member) if member.isreg() else None, raw.tell()
+                yield (
+                    member.name,
+                    archive.extractfile(member) if member.isreg() else None,
+                    raw.tell(),
+                )
                 archive.members.clear()  # type: ignore[attr-defined] # or a million of them pile up
             stream.seek(archive.offset)  # tarfile takes a broken header, or none, for the end
             end = stream.read(tarfile.BLOCKSIZE)

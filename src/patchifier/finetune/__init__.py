@@ -69,9 +69,14 @@ def finetune(
     config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
     data = Cache(cache).require(config.spectrogram)
     if data.task is None:
-        raise RequestError(f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column.")
+        raise RequestError(
+            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column."
+        )
     folds = test_folds(data.clips, config.finetune)
-    tunings = [Tuning(start, data, data.task, method, config, device=device, resume=resume) for method in methods]
+    tunings = [
+        Tuning(start, data, data.task, method, config, device=device, resume=resume)
+        for method in methods
+    ]
     for fold in folds:
         require_sides(data, np.array(partition(data.clips, test_fold=fold)))
     require_devices(device)
@@ -100,7 +105,9 @@ def finetune(
         )
         for tuning in (replace(tuning, arithmetic=arithmetic) for tuning in tunings):
             shown = progress(f"{encoder}, {tuning.method}")
-            results.append(tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown))
+            results.append(
+                tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown)
+            )
     return results
 
 
@@ -131,31 +138,49 @@ def controls(
         Rows of the results table. Majority and regression on mel statistics need no validation side and learn from it too.
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
-    config = replace(config or start.config, model=start.config.model, spectrogram=start.config.spectrogram)
+    config = replace(
+        config or start.config, model=start.config.model, spectrogram=start.config.spectrogram
+    )
     data = Cache(cache)
     assert data.task is not None, "finetune() has refused a cache without targets"
     task, everything = data.task, range(len(data.clips))
     targets = tasks.encode_targets(task, [clip.target for clip in data.clips])
     features = baselines.mel_stats(data, everything)
     tests: list[np.ndarray] = []
-    guesses: dict[tuple[str, str], list[np.ndarray]] = {("majority", "none"): [], ("mel-stats", probe.name(task)): []}
+    guesses: dict[tuple[str, str], list[np.ndarray]] = {
+        ("majority", "none"): [],
+        ("mel-stats", probe.name(task)): [],
+    }
     folds = test_folds(data.clips, config.finetune)
     for fold in folds:
         sides = np.array(partition(data.clips, test_fold=fold))
         test, rest = np.flatnonzero(sides == "test"), np.flatnonzero(sides != "test")
         tests.append(test)
         guesses["majority", "none"].append(probe.majority(task, targets[rest], len(test)))
-        guesses["mel-stats", probe.name(task)].append(probe.fit_predict(task, features[rest], targets[rest], features[test]))
+        guesses["mel-stats", probe.name(task)].append(
+            probe.fit_predict(task, features[rest], targets[rest], features[test])
+        )
     chosen = np.concatenate(tests)
     groups = [data.clips[index].group or data.clips[index].id for index in chosen]
-    rows = [tasks.evaluate(task, targets[chosen], [np.concatenate(parts)], groups).row(*names) for names, parts in guesses.items()]
+    rows = [
+        tasks.evaluate(task, targets[chosen], [np.concatenate(parts)], groups).row(*names)
+        for names, parts in guesses.items()
+    ]
     if random:
         sides = np.array(partition(data.clips, test_fold=folds[0]))
-        opponent = baselines.random_checkpoint(config, data, np.flatnonzero(sides == "train").tolist(), seed=config.finetune.seed)
+        opponent = baselines.random_checkpoint(
+            config, data, np.flatnonzero(sides == "train").tolist(), seed=config.finetune.seed
+        )
         tuning = Tuning(opponent, data, task, "linear-probe", config, device=device, resume=resume)
-        settled = precision.of_run(Path(out)) or precision.decide(config.finetune.precision, device, lambda: [tuning.trial(sides)])
+        settled = precision.of_run(Path(out)) or precision.decide(
+            config.finetune.precision, device, lambda: [tuning.trial(sides)]
+        )
         tuning = replace(tuning, arithmetic=settled)
-        rows.append(tuning.over_folds(Path(out) / "controls" / "random", folds, encoder="random", progress=silent).row)
+        rows.append(
+            tuning.over_folds(
+                Path(out) / "controls" / "random", folds, encoder="random", progress=silent
+            ).row
+        )
     write_json(Path(out) / "controls" / "results.json", {"rows": rows})
     return rows
 
@@ -173,7 +198,9 @@ def require_sides(data: Cache, sides: np.ndarray) -> None:
     """Refuse a split of which a side is empty, before anything is trained."""
     empty = [side for side in ("train", "valid", "test") if not (sides == side).any()]
     if empty:
-        raise RequestError(f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(sides)} clips are too few.")
+        raise RequestError(
+            f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(sides)} clips are too few."
+        )
 
 
 def describe_split(clips: Sequence[Clip], folds: Sequence[int | None]) -> str:
@@ -182,4 +209,8 @@ def describe_split(clips: Sequence[Clip], folds: Sequence[int | None]) -> str:
         return "the data set's own split"
     if folds == [None]:
         return "a tenth of the groups tested, a tenth validated, by a hash of their names"
-    return f"fold {folds[0]} tested" if len(folds) == 1 else f"each of {len(folds)} folds tested in turn"
+    return (
+        f"fold {folds[0]} tested"
+        if len(folds) == 1
+        else f"each of {len(folds)} folds tested in turn"
+    )

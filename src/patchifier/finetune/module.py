@@ -28,10 +28,18 @@ Input = Literal["patches", "vectors", "readout"]  # the first thing that a learn
 class TunedModel(nn.Module):
     """A pre-trained model with a head, of which some parts learn."""
 
-    def __init__(self, start: Checkpoint, task: Task, method: str, config: Config, seed: int) -> None:
+    def __init__(
+        self, start: Checkpoint, task: Task, method: str, config: Config, seed: int
+    ) -> None:
         super().__init__()
         self.learns = METHODS[method]
-        self.input: Input = "patches" if "extractor" in self.learns else "vectors" if "bottleneck" in self.learns else "readout"
+        self.input: Input = (
+            "patches"
+            if "extractor" in self.learns
+            else "vectors"
+            if "bottleneck" in self.learns
+            else "readout"
+        )
         self.readout = config.finetune.readout
         self.model = Patchifier(config.model)
         self.model.load_state_dict(start.model.state_dict())
@@ -92,7 +100,12 @@ class Inputs:
     def draw(self, indices: np.ndarray, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
         """One window of each clip, at random, and where it has patches (B, N)."""
         windows = [self.windows(int(index)) for index in indices]
-        return self.stack([choices[int(place * len(choices))] for choices, place in zip(windows, chance.random(len(windows)), strict=True)])
+        return self.stack(
+            [
+                choices[int(place * len(choices))]
+                for choices, place in zip(windows, chance.random(len(windows)), strict=True)
+            ]
+        )
 
     def stack(self, windows: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Windows side by side, with padding where they differ in length."""
@@ -102,7 +115,9 @@ class Inputs:
 
 
 @torch.no_grad()
-def predict(module: Any, inputs: Inputs, indices: np.ndarray, *, activation: Callable[[Tensor], Tensor]) -> Tensor:
+def predict(
+    module: Any, inputs: Inputs, indices: np.ndarray, *, activation: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Activated outputs (n, C) of clips: the mean over each clip's windows."""
     windows = [inputs.windows(int(index)) for index in indices]
     flat = [window for choices in windows for window in choices]
@@ -111,4 +126,6 @@ def predict(module: Any, inputs: Inputs, indices: np.ndarray, *, activation: Cal
     for start in range(0, len(flat), embed.BATCH):
         values, present = inputs.stack(flat[start : start + embed.BATCH])
         outputs.append(activation(module(values.to(device), present.to(device)).float().cpu()))
-    return torch.stack([part.mean(0) for part in torch.cat(outputs).split([len(choices) for choices in windows])])
+    return torch.stack(
+        [part.mean(0) for part in torch.cat(outputs).split([len(choices) for choices in windows])]
+    )

@@ -58,47 +58,86 @@ class Tuning:
     def __post_init__(self) -> None:
         """Check the method's name."""
         if self.method not in METHODS:
-            raise RequestError(f"there is no fine-tuning method {self.method!r}, expected one of {', '.join(METHODS)}, or all.")
+            raise RequestError(
+                f"there is no fine-tuning method {self.method!r}, expected one of {', '.join(METHODS)}, or all."
+            )
 
-    def over_folds(self, folder: Path, folds: Sequence[int | None], *, encoder: str, progress: Progress) -> Tuned:
+    def over_folds(
+        self, folder: Path, folds: Sequence[int | None], *, encoder: str, progress: Progress
+    ) -> Tuned:
         """Train and test every fold with every seed; write predictions, results and the first fold's model."""
-        seeds = range(self.config.finetune.seed, self.config.finetune.seed + self.config.finetune.seeds)
+        seeds = range(
+            self.config.finetune.seed, self.config.finetune.seed + self.config.finetune.seeds
+        )
         tests: list[np.ndarray] = []
         runs: list[list[np.ndarray]] = [[] for _ in seeds]
         for fold in folds:
             sides = np.array(partition(self.data.clips, test_fold=fold))
             tests.append(np.flatnonzero(sides == "test"))
             for number, seed in enumerate(seeds):
-                place = folder if fold == folds[0] and number == 0 else folder / f"fold-{fold}-seed-{seed}"
+                place = (
+                    folder
+                    if fold == folds[0] and number == 0
+                    else folder / f"fold-{fold}-seed-{seed}"
+                )
                 runs[number].append(self.at_best_rate(place, sides, seed, progress))
         test = np.concatenate(tests)
         predictions = [np.concatenate(run) for run in runs]
         targets = tasks.encode_targets(self.task, [self.data.clips[index].target for index in test])
         groups = [self.data.clips[index].group or self.data.clips[index].id for index in test]
         row = tasks.evaluate(self.task, targets, predictions, groups).row(encoder, self.method)
-        self.write(folder, test, predictions, row, tasks.scores(self.task, targets, np.mean(predictions, axis=0)))
+        self.write(
+            folder,
+            test,
+            predictions,
+            row,
+            tasks.scores(self.task, targets, np.mean(predictions, axis=0)),
+        )
         return Tuned(self.method, test, predictions, row)
 
-    def write(self, folder: Path, test: np.ndarray, predictions: list[np.ndarray], row: Mapping[str, Any], every: Mapping[str, float]) -> None:
+    def write(
+        self,
+        folder: Path,
+        test: np.ndarray,
+        predictions: list[np.ndarray],
+        row: Mapping[str, Any],
+        every: Mapping[str, float],
+    ) -> None:
         """Write predictions, averaged over seeds, and results."""
         mean = np.mean(predictions, axis=0)
         rows = []
         for index, outputs in zip(test, mean, strict=True):
             clip = self.data.clips[index]
-            named = {name: f"{value:.6g}" for name, value in zip(self.task.names, outputs, strict=True)}
+            named = {
+                name: f"{value:.6g}" for name, value in zip(self.task.names, outputs, strict=True)
+            }
             target = clip.target if isinstance(clip.target, str) else str(clip.target)
             rows.append({"id": clip.id, "group": clip.group or clip.id, "target": target, **named})
         write_rows(folder / "predictions.csv", rows)
-        write_json(folder / "results.json", {"rows": [dict(row)], "every_metric": dict(every), "seeds": len(predictions)})
+        write_json(
+            folder / "results.json",
+            {"rows": [dict(row)], "every_metric": dict(every), "seeds": len(predictions)},
+        )
 
-    def at_best_rate(self, folder: Path, sides: np.ndarray, seed: int, progress: Progress) -> np.ndarray:
+    def at_best_rate(
+        self, folder: Path, sides: np.ndarray, seed: int, progress: Progress
+    ) -> np.ndarray:
         """Predictions of the test side at the learning rate that validates best, of those to try; its files stand in the folder itself."""
         settings = self.config.finetune
         if not settings.try_rates:
             return self.train_and_test(folder, sides, seed, progress)[1]
-        tried = {rate: self.train_and_test(folder / f"rate-{rate:g}", sides, seed, progress, rate=rate) for rate in settings.try_rates}
+        tried = {
+            rate: self.train_and_test(folder / f"rate-{rate:g}", sides, seed, progress, rate=rate)
+            for rate in settings.try_rates
+        }
         best = max(tried, key=lambda rate: tried[rate][0])
-        write_json(folder / "rates.json", {"chosen": best, "validation": {f"{rate:g}": score for rate, (score, _) in tried.items()}})
+        write_json(
+            folder / "rates.json",
+            {
+                "chosen": best,
+                "validation": {f"{rate:g}": score for rate, (score, _) in tried.items()},
+            },
+        )
         for name in ("metrics.csv", "validation.csv"):
             with replaced_file(folder / name) as new:
                 new.write_bytes((folder / f"rate-{best:g}" / name).read_bytes())
@@ -113,11 +152,17 @@ class Tuning:
     @functools.cached_property
     def inputs(self) -> Inputs:
         """What the learning parts see; frozen parts compute it once for all folds, seeds and rates."""
-        return Inputs(TunedModel(self.start, self.task, self.method, self.config, self.config.finetune.seed), self.data, self.config)
+        return Inputs(
+            TunedModel(self.start, self.task, self.method, self.config, self.config.finetune.seed),
+            self.data,
+            self.config,
+        )
 
     def encoded(self, sides: np.ndarray, side: str) -> np.ndarray:
         """Targets of one side's clips, as the task's loss takes them."""
-        return tasks.encode_targets(self.task, [self.data.clips[index].target for index in np.flatnonzero(sides == side)])
+        return tasks.encode_targets(
+            self.task, [self.data.clips[index].target for index in np.flatnonzero(sides == side)]
+        )
 
     def job(self, module: TunedModel, sides: np.ndarray, seed: int) -> Job:
         """Batches, loss and validation of one split."""
@@ -133,7 +178,9 @@ class Tuning:
         def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
             windows = inputs.draw(train[chosen(step)], generator(seed, "window", step))
             target = encoded["train"][chosen(step)]
-            return *windows, torch.from_numpy((target - shift) / stretch if self.task.kind == "numbers" else target)
+            return *windows, torch.from_numpy(
+                (target - shift) / stretch if self.task.kind == "numbers" else target
+            )
 
         def batch_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
             to = next(model.parameters()).device
@@ -142,9 +189,18 @@ class Tuning:
 
         def validate(model: nn.Module) -> dict[str, float]:
             outputs = predict(model, inputs, valid, activation=lambda outputs: outputs)
-            predictions = tasks.activate(self.task, outputs) * torch.as_tensor(stretch) + torch.as_tensor(shift)
-            target = torch.from_numpy((encoded["valid"] - shift) / stretch if self.task.kind == "numbers" else encoded["valid"])
-            return {"loss": float(loss(outputs, target)), **tasks.scores(self.task, encoded["valid"], predictions.numpy())}
+            predictions = tasks.activate(self.task, outputs) * torch.as_tensor(
+                stretch
+            ) + torch.as_tensor(shift)
+            target = torch.from_numpy(
+                (encoded["valid"] - shift) / stretch
+                if self.task.kind == "numbers"
+                else encoded["valid"]
+            )
+            return {
+                "loss": float(loss(outputs, target)),
+                **tasks.scores(self.task, encoded["valid"], predictions.numpy()),
+            }
 
         def describe(step: int) -> str:
             return describe_batch(self.data, train[chosen(step)])
@@ -161,7 +217,15 @@ class Tuning:
         batches = [job.batch(step) for step in range(TRIAL_STEPS)]
         return Trial(module, [functools.partial(_on_batch, job.loss, batch) for batch in batches])
 
-    def train_and_test(self, folder: Path, sides: np.ndarray, seed: int, progress: Progress, *, rate: float | None = None) -> tuple[float, np.ndarray]:
+    def train_and_test(
+        self,
+        folder: Path,
+        sides: np.ndarray,
+        seed: int,
+        progress: Progress,
+        *,
+        rate: float | None = None,
+    ) -> tuple[float, np.ndarray]:
         """Train on one split and keep the best weights on validation: their score there, and predictions of the test side (n, C)."""
         settings = self.config.finetune
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
@@ -183,12 +247,29 @@ class Tuning:
         )
         module.cpu()
         with torch.no_grad():  # outputs in the units of the targets from here on
-            module.head.linear.weight.mul_(torch.as_tensor(stretch, dtype=torch.float32).reshape(-1, 1))
-            module.head.linear.bias.mul_(torch.as_tensor(stretch, dtype=torch.float32)).add_(torch.as_tensor(shift, dtype=torch.float32))
-            facts = {**self.start.facts, "fine-tuned by": self.method, "fine-tuned on": f"{self.data.name}, {len(train)} clips", "seed": seed}
-            checkpoint.save(folder / "model", Checkpoint(module.model, self.config, module.head, self.task, facts))
+            module.head.linear.weight.mul_(
+                torch.as_tensor(stretch, dtype=torch.float32).reshape(-1, 1)
+            )
+            module.head.linear.bias.mul_(torch.as_tensor(stretch, dtype=torch.float32)).add_(
+                torch.as_tensor(shift, dtype=torch.float32)
+            )
+            facts = {
+                **self.start.facts,
+                "fine-tuned by": self.method,
+                "fine-tuned on": f"{self.data.name}, {len(train)} clips",
+                "seed": seed,
+            }
+            checkpoint.save(
+                folder / "model",
+                Checkpoint(module.model, self.config, module.head, self.task, facts),
+            )
             test = np.flatnonzero(sides == "test")
-            return state.best_score, predict(module, self.inputs, test, activation=lambda outputs: tasks.activate(self.task, outputs)).numpy()
+            return state.best_score, predict(
+                module,
+                self.inputs,
+                test,
+                activation=lambda outputs: tasks.activate(self.task, outputs),
+            ).numpy()
 
 
 def _on_batch(loss: Callable[[nn.Module, Any], Tensor], batch: Any, module: nn.Module) -> Tensor:

@@ -13,7 +13,13 @@ from patchifier.frames.decode import decode
 from patchifier.frames.fit import FrameResult, probe_frames
 from patchifier.frames.judge import scores, weighted_mean
 from patchifier.frames.targets import encode
-from patchifier.frames.vectors import Features, frame_vectors, mel_features, mel_frames, model_features
+from patchifier.frames.vectors import (
+    Features,
+    frame_vectors,
+    mel_features,
+    mel_frames,
+    model_features,
+)
 
 __all__ = [
     "Features",

@@ -21,7 +21,10 @@ from patchifier.tasks import Task
 Setting = Mapping[str, float]
 THRESHOLDS = (0.1, 0.05, 0.2, 0.3, 0.5)
 SETTINGS: dict[str, tuple[Setting, ...]] = {  # the first is used while the probe is trained
-    "beats": ({"tightness": 100.0}, *({"threshold": threshold} for threshold in THRESHOLDS)),  # Ellis's own tightness
+    "beats": (
+        {"tightness": 100.0},
+        *({"threshold": threshold} for threshold in THRESHOLDS),
+    ),  # Ellis's own tightness
     "chords": tuple({"change_cost": cost} for cost in (4.0, 0.0, 2.0, 8.0)),  # in nats
     "boundaries": tuple({"threshold": threshold} for threshold in THRESHOLDS),
 }
@@ -32,7 +35,13 @@ BARS = (2, 3, 4)  # beats in a bar
 TINY = 1e-6
 
 
-def decode(task: Task, probabilities: np.ndarray, times_s: np.ndarray, duration_s: float, setting: Setting | None = None) -> list[list[Any]]:
+def decode(
+    task: Task,
+    probabilities: np.ndarray,
+    times_s: np.ndarray,
+    duration_s: float,
+    setting: Setting | None = None,
+) -> list[list[Any]]:
     """Rows of one clip.
 
     Parameters
@@ -58,13 +67,21 @@ def decode(task: Task, probabilities: np.ndarray, times_s: np.ndarray, duration_
         path = smooth_path(np.log(np.maximum(probabilities, TINY)), setting["change_cost"])
         return _intervals([task.names[number] for number in path], times_s - hop_s / 2, duration_s)
     if task.metric == "boundaries":
-        found = peaks(probabilities[:, 0], threshold=setting["threshold"], gap=BOUNDARY_GAP_S / hop_s)
-        edges = [0.0, *(_refine(probabilities[:, 0], times_s, frame, hop_s) for frame in found), duration_s]
+        found = peaks(
+            probabilities[:, 0], threshold=setting["threshold"], gap=BOUNDARY_GAP_S / hop_s
+        )
+        edges = [
+            0.0,
+            *(_refine(probabilities[:, 0], times_s, frame, hop_s) for frame in found),
+            duration_s,
+        ]
         return [[start, end, ""] for start, end in itertools.pairwise(edges) if end > start]
     return _beats(task, probabilities, times_s, hop_s, setting)
 
 
-def _beats(task: Task, probabilities: np.ndarray, times_s: np.ndarray, hop_s: float, setting: Setting) -> list[list[Any]]:
+def _beats(
+    task: Task, probabilities: np.ndarray, times_s: np.ndarray, hop_s: float, setting: Setting
+) -> list[list[Any]]:
     curve = probabilities[:, 0]
     if "threshold" in setting:
         found = peaks(curve, threshold=setting["threshold"], gap=BEAT_GAP_S / hop_s)
@@ -72,7 +89,10 @@ def _beats(task: Task, probabilities: np.ndarray, times_s: np.ndarray, hop_s: fl
         found = steady_beats(curve, hop_s=hop_s, tightness=setting["tightness"])
     places = [""] * len(found)
     if "downbeat" in task.names:
-        places = [str(place) for place in bar_positions(probabilities[:, task.names.index("downbeat")], found)]
+        places = [
+            str(place)
+            for place in bar_positions(probabilities[:, task.names.index("downbeat")], found)
+        ]
     times = [max(0.0, _refine(curve, times_s, frame, hop_s)) for frame in found]
     return [[time, time, place] for time, place in zip(times, places, strict=True)]
 
@@ -80,7 +100,9 @@ def _beats(task: Task, probabilities: np.ndarray, times_s: np.ndarray, hop_s: fl
 def peaks(curve: np.ndarray, *, threshold: float, gap: float) -> list[int]:
     """Frames of local maxima at or above a threshold, the highest first wherever two are less than `gap` frames apart."""
     padded = np.pad(curve, 1, constant_values=-np.inf)
-    candidates = np.flatnonzero((curve >= threshold) & (curve > padded[:-2]) & (curve >= padded[2:]))
+    candidates = np.flatnonzero(
+        (curve >= threshold) & (curve > padded[:-2]) & (curve >= padded[2:])
+    )
     reach = max(0, math.ceil(gap) - 1)  # frames to each side that are too near
     chosen, taken = [], np.zeros(len(curve), bool)
     for frame in candidates[np.argsort(-curve[candidates], kind="stable")]:
@@ -102,7 +124,9 @@ def _refine(curve: np.ndarray, times_s: np.ndarray, frame: int, hop_s: float) ->
 
 def period(curve: np.ndarray, *, hop_s: float) -> float:
     """Frames from beat to beat: the highest autocorrelation under a log-normal prior around 120 beats per minute; 0 if there is none."""
-    lags = np.arange(max(2, math.floor(BEAT_GAP_S / hop_s)), min(len(curve) - 1, math.ceil(2 / hop_s)))  # 30 to 300 beats per minute
+    lags = np.arange(
+        max(2, math.floor(BEAT_GAP_S / hop_s)), min(len(curve) - 1, math.ceil(2 / hop_s))
+    )  # 30 to 300 beats per minute
     centred = curve - curve.mean()
     if not len(lags) or not centred.any():
         return 0.0
@@ -139,10 +163,15 @@ def bar_positions(curve: np.ndarray, beats: list[int]) -> list[int]:
     """Place of each beat in its bar, 1 first: the likeliest of bars of 2, 3 or 4 beats from any first beat."""
     if not beats:
         return []
-    likely = np.array([curve[max(0, beat - 1) : beat + 2].max() for beat in beats]).clip(TINY, 1 - TINY)
+    likely = np.array([curve[max(0, beat - 1) : beat + 2].max() for beat in beats]).clip(
+        TINY, 1 - TINY
+    )
     order = np.arange(len(beats))
     options = [(order - first) % length for length in BARS for first in range(length)]
-    best = max(options, key=lambda places: float(np.where(places == 0, np.log(likely), np.log(1 - likely)).sum()))
+    best = max(
+        options,
+        key=lambda places: float(np.where(places == 0, np.log(likely), np.log(1 - likely)).sum()),
+    )
     return [int(place) + 1 for place in best]
 
 
@@ -165,5 +194,8 @@ def _intervals(names: list[str], starts_s: np.ndarray, duration_s: float) -> lis
     """Runs of the same name as rows, from 0 to the end of the clip."""
     first = [index for index in range(len(names)) if index == 0 or names[index] != names[index - 1]]
     edges = [0.0, *(float(starts_s[index]) for index in first[1:]), duration_s]
-    spans = [(start, min(end, duration_s), names[index]) for index, (start, end) in zip(first, itertools.pairwise(edges), strict=True)]
+    spans = [
+        (start, min(end, duration_s), names[index])
+        for index, (start, end) in zip(first, itertools.pairwise(edges), strict=True)
+    ]
     return [[start, end, name] for start, end, name in spans if end > start]

@@ -66,7 +66,15 @@ class FrameResult:
 
     def row(self, encoder: str, method: str = "linear") -> dict[str, Any]:
         """As a row of a results table."""
-        return {"encoder": encoder, "method": method, "metric": self.metric, "value": self.value, "low": self.low, "high": self.high, "n": self.n}
+        return {
+            "encoder": encoder,
+            "method": method,
+            "metric": self.metric,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+        }
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,9 @@ class _Clip:
     duration_s: float
 
 
-def probe_frames(task: Task, data: Cache, features: Features, sides: Sides, *, seed: int = 0) -> FrameResult:
+def probe_frames(
+    task: Task, data: Cache, features: Features, sides: Sides, *, seed: int = 0
+) -> FrameResult:
     """Train a linear probe on vectors of frames and judge it on the test clips.
 
     Logistic regression (cross-entropy) by AdamW; features standardised by training frames; stopped by the main figure on validation
@@ -108,9 +118,13 @@ def probe_frames(task: Task, data: Cache, features: Features, sides: Sides, *, s
         If a clip has no labels or features that are no numbers, or if there is nothing to learn, to validate or to test.
     """
     if task.kind != "per-frame":
-        raise RequestError(f"the task is {task.kind}, expected per-frame: its clips have one target each.")
+        raise RequestError(
+            f"the task is {task.kind}, expected per-frame: its clips have one target each."
+        )
     if not len(sides.train) or not len(sides.test):
-        raise RequestError(f"there are {len(sides.train)} training and {len(sides.test)} test clips, expected at least one of each.")
+        raise RequestError(
+            f"there are {len(sides.train)} training and {len(sides.test)} test clips, expected at least one of each."
+        )
     sides = with_validation(sides, seed)
     learning = [_clip(data, features, index) for index in sides.train]
     probe = _Probe(task, learning)
@@ -121,21 +135,32 @@ def probe_frames(task: Task, data: Cache, features: Features, sides: Sides, *, s
     setting, on_valid = _choose(probe, holding)
     tested = [_answer(probe, _clip(data, features, index), setting) for index in sides.test]
     found = judge.per_clip(task, [asked for asked, _ in tested], [heard for _, heard in tested])
-    return _result(found, np.asarray(sides.groups)[sides.test], {**setting, "steps": steps, "valid": on_valid})
+    return _result(
+        found, np.asarray(sides.groups)[sides.test], {**setting, "steps": steps, "valid": on_valid}
+    )
 
 
 def _clip(data: Cache, features: Features, index: int) -> _Clip:
     """Features and labels of a clip; labels beyond the end of its audio are no part of it."""
     clip = data.clips[index]
     if clip.target is None:
-        raise RequestError(f"clip {clip.id!r} has no labels, expected rows of [start_s, end_s, label] for each.")
+        raise RequestError(
+            f"clip {clip.id!r} has no labels, expected rows of [start_s, end_s, label] for each."
+        )
     values, times_s = features(int(index))
     if values.ndim != 2 or len(values) != len(times_s) or not len(values):
-        raise RequestError(f"features of clip {clip.id!r} have shape {values.shape} for {len(times_s)} times, expected (K, E) with K of at least 1.")
+        raise RequestError(
+            f"features of clip {clip.id!r} have shape {values.shape} for {len(times_s)} times, expected (K, E) with K of at least 1."
+        )
     if not np.isfinite(values).all():
         raise RequestError(f"features of clip {clip.id!r} hold values that are not numbers.")
     duration_s = float(data.frames[index]) * data.spectrogram.frame_s
-    return _Clip(np.asarray(values, np.float32), times_s, labels.within(clip.target, 0.0, duration_s), duration_s)
+    return _Clip(
+        np.asarray(values, np.float32),
+        times_s,
+        labels.within(clip.target, 0.0, duration_s),
+        duration_s,
+    )
 
 
 class _Probe:
@@ -161,10 +186,14 @@ class _Probe:
         """What the probe hears in a standardised clip."""
         outputs = self.layer(torch.from_numpy(clip.features))  # (K, C)
         probabilities = outputs.softmax(1) if self.task.metric == "chords" else outputs.sigmoid()
-        return decode(self.task, probabilities.double().numpy(), clip.times_s, clip.duration_s, setting)
+        return decode(
+            self.task, probabilities.double().numpy(), clip.times_s, clip.duration_s, setting
+        )
 
 
-def _answer(probe: _Probe, clip: _Clip, setting: Setting) -> tuple[list[list[Any]], list[list[Any]]]:
+def _answer(
+    probe: _Probe, clip: _Clip, setting: Setting
+) -> tuple[list[list[Any]], list[list[Any]]]:
     """What is asked of a clip, and what the probe says."""
     return clip.rows, probe.rows(probe.standardised(clip), setting)
 
@@ -172,8 +201,14 @@ def _answer(probe: _Probe, clip: _Clip, setting: Setting) -> tuple[list[list[Any
 def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip], seed: int) -> int:
     """Train on frames (N, E) with targets (N, C) until validation clips say stop; the steps after which they scored best."""
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(probe.layer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    cross_entropy = nn.functional.cross_entropy if probe.task.metric == "chords" else nn.functional.binary_cross_entropy_with_logits
+    optimiser = torch.optim.AdamW(
+        probe.layer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+    )
+    cross_entropy = (
+        nn.functional.cross_entropy
+        if probe.task.metric == "chords"
+        else nn.functional.binary_cross_entropy_with_logits
+    )
     best, best_step, weights = -math.inf, 0, _copy(probe.layer)
     for step in range(1, STEPS + 1):
         chosen = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator)
@@ -192,10 +227,14 @@ def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip]
 
 def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Tensor]:
     """Features (N, E) and targets (N, C) of frames from which there is something to learn."""
-    encoded = [targets.encode(probe.task, clip.rows, clip.times_s) for clip in clips]  # (K, C) and (K,) each
+    encoded = [
+        targets.encode(probe.task, clip.rows, clip.times_s) for clip in clips
+    ]  # (K, C) and (K,) each
     wanted = np.concatenate([wanted[known] for wanted, known in encoded])
     if not wanted.any():
-        raise RequestError(f"the {len(clips)} training clips hold nothing to learn: not one {' or '.join(probe.task.names[:2])} in them.")
+        raise RequestError(
+            f"the {len(clips)} training clips hold nothing to learn: not one {' or '.join(probe.task.names[:2])} in them."
+        )
     inputs, first = np.empty((len(wanted), len(probe.scale)), np.float32), 0
     for clip, (_, known) in zip(clips, encoded, strict=True):
         last = first + int(known.sum())
@@ -210,14 +249,21 @@ def _copy(layer: nn.Linear) -> dict[str, Tensor]:
 
 def _score(probe: _Probe, clips: Sequence[_Clip], setting: Setting) -> float:
     """The main figure of these clips."""
-    found = judge.per_clip(probe.task, [clip.rows for clip in clips], [probe.rows(clip, setting) for clip in clips], main_only=True)
+    found = judge.per_clip(
+        probe.task,
+        [clip.rows for clip in clips],
+        [probe.rows(clip, setting) for clip in clips],
+        main_only=True,
+    )
     name, (values, weights) = next(iter(found.items()))
     return _asked(name, judge.weighted_mean(values, weights), "validation")
 
 
 def _asked(name: str, value: float, side: str) -> float:
     if math.isnan(value):
-        raise RequestError(f"no {side} clip has anything that {name} asks for (a beat after {judge.TRIM_S:g} s, a major or minor chord, a boundary).")
+        raise RequestError(
+            f"no {side} clip has anything that {name} asks for (a beat after {judge.TRIM_S:g} s, a major or minor chord, a boundary)."
+        )
     return value
 
 
@@ -229,9 +275,16 @@ def _choose(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Setting, float]:
 
 
 def _result(found: judge.PerClip, groups: np.ndarray, chosen: dict[str, Any]) -> FrameResult:
-    figures = {name: judge.weighted_mean(values, weights) for name, (values, weights) in found.items()}
+    figures = {
+        name: judge.weighted_mean(values, weights) for name, (values, weights) in found.items()
+    }
     metric = next(iter(figures))
     values, weights = found[metric]
     value = _asked(metric, figures[metric], "test")
-    low, high = bootstrap([str(group) for group in groups], lambda clips: judge.weighted_mean(values[clips], weights[clips]))
-    return FrameResult(metric, value, low, high, int((weights > 0).sum()), values, weights, figures, chosen)
+    low, high = bootstrap(
+        [str(group) for group in groups],
+        lambda clips: judge.weighted_mean(values[clips], weights[clips]),
+    )
+    return FrameResult(
+        metric, value, low, high, int((weights > 0).sum()), values, weights, figures, chosen
+    )

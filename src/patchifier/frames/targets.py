@@ -15,7 +15,9 @@ NEIGHBOUR = 0.5  # target of the frames beside a beat: 46 ms beside it is within
 BOUNDARY_S = 0.5  # half width of a boundary, the narrower tolerance of its score
 
 
-def encode(task: Task, rows: Sequence[Sequence[Any]], times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def encode(
+    task: Task, rows: Sequence[Sequence[Any]], times_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Targets of frames.
 
     Parameters
@@ -41,7 +43,10 @@ def encode(task: Task, rows: Sequence[Sequence[Any]], times_s: np.ndarray) -> tu
     if task.metric == "boundaries":
         edges = np.unique(np.round([time for row in rows for time in row[:2]], 5))[1:-1]
         return _near(edges, times_s)[:, None], known
-    columns = [_events([row[0] for row in rows if name == "beat" or row[2] == "1"], times_s) for name in task.names]
+    columns = [
+        _events([row[0] for row in rows if name == "beat" or row[2] == "1"], times_s)
+        for name in task.names
+    ]
     return np.stack(columns, axis=1), known
 
 
@@ -49,9 +54,13 @@ def _events(events_s: Sequence[float], times_s: np.ndarray) -> np.ndarray:
     """1 in the frame nearest to an event, less beside it; an event beyond the last frame has none."""
     curve = np.zeros(len(times_s), np.float32)
     hop_s = times_s[1] - times_s[0] if len(times_s) > 1 else np.inf
-    centres = [int(np.abs(times_s - event).argmin()) for event in events_s if event <= times_s[-1] + hop_s]
+    centres = [
+        int(np.abs(times_s - event).argmin()) for event in events_s if event <= times_s[-1] + hop_s
+    ]
     for frame in centres:
-        curve[max(0, frame - 1) : frame + 2] = np.maximum(curve[max(0, frame - 1) : frame + 2], NEIGHBOUR)
+        curve[max(0, frame - 1) : frame + 2] = np.maximum(
+            curve[max(0, frame - 1) : frame + 2], NEIGHBOUR
+        )
     curve[centres] = 1
     return curve
 
@@ -60,10 +69,14 @@ def _near(events_s: np.ndarray, times_s: np.ndarray) -> np.ndarray:
     if not len(events_s):
         return np.zeros(len(times_s), np.float32)
     distance = np.abs(times_s[:, None] - events_s).min(1)  # (K,)
-    return np.where(distance <= BOUNDARY_S, 1 - NEIGHBOUR * distance / BOUNDARY_S, 0).astype(np.float32)
+    return np.where(distance <= BOUNDARY_S, 1 - NEIGHBOUR * distance / BOUNDARY_S, 0).astype(
+        np.float32
+    )
 
 
-def _chords(rows: Sequence[Sequence[Any]], times_s: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _chords(
+    rows: Sequence[Sequence[Any]], times_s: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     targets = np.zeros((len(times_s), count), np.float32)
     for start, end, label in rows:
         number = majmin(label)
@@ -79,7 +92,9 @@ def majmin(label: str) -> int | None:
 
     try:
         root, semitones, _ = chord.encode(label)
-    except chord.InvalidChordException:  # 'aug7' and a few more are well written, but nobody defined them
+    except (
+        chord.InvalidChordException
+    ):  # 'aug7' and a few more are well written, but nobody defined them
         return None
     if label == chord.NO_CHORD:
         return 0

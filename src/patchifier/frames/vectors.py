@@ -26,7 +26,12 @@ Features = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 @torch.inference_mode()
 def frame_vectors(
-    embedder: Embedder, log_mel: Tensor, *, hop_frames: int = HOP_FRAMES, layers: Sequence[int] | None = None, patches_at_once: int = PATCHES
+    embedder: Embedder,
+    log_mel: Tensor,
+    *,
+    hop_frames: int = HOP_FRAMES,
+    layers: Sequence[int] | None = None,
+    patches_at_once: int = PATCHES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of overlapping patches.
 
@@ -60,13 +65,25 @@ def frame_vectors(
     """
     config = embedder.config
     numbers = _layer_numbers(config, config.embed.layers if layers is None else layers, hop_frames)
-    patches = _around(log_mel, hop_frames, config.model.frames, config.spectrogram.silence)  # (K, M, W), a view
+    patches = _around(
+        log_mel, hop_frames, config.model.frames, config.spectrogram.silence
+    )  # (K, M, W), a view
     model = embedder.model
-    parts = [model.extractor(part.unsqueeze(1).contiguous().to(embedder.device)) for part in patches.split(patches_at_once)]  # (K', D) each
+    parts = [
+        model.extractor(part.unsqueeze(1).contiguous().to(embedder.device))
+        for part in patches.split(patches_at_once)
+    ]  # (K', D) each
     vectors = torch.cat(parts)  # (K, D)
-    found = _through_bottleneck(embedder, vectors, config.model.frames // hop_frames, [number for number in numbers if number])
+    found = _through_bottleneck(
+        embedder,
+        vectors,
+        config.model.frames // hop_frames,
+        [number for number in numbers if number],
+    )
     chosen = [found[number] if number else vectors for number in numbers]
-    return torch.cat(chosen, dim=1).float().cpu().numpy(), moments_s(len(vectors), hop_frames, config.spectrogram)
+    return torch.cat(chosen, dim=1).float().cpu().numpy(), moments_s(
+        len(vectors), hop_frames, config.spectrogram
+    )
 
 
 def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> list[int]:
@@ -74,7 +91,9 @@ def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> li
     deepest, W = config.model.layers, config.model.frames
     wrong = [layer for layer in layers if not -1 - deepest <= layer <= deepest]
     if wrong or not layers:
-        raise RequestError(f"there is no layer {wrong[0] if wrong else 'asked for'}, expected 0 to {deepest}, or -1 for the last.")
+        raise RequestError(
+            f"there is no layer {wrong[0] if wrong else 'asked for'}, expected 0 to {deepest}, or -1 for the last."
+        )
     numbers = [layer % (deepest + 1) for layer in layers]
     if any(numbers) and (hop_frames < 1 or W % hop_frames):
         raise RequestError(
@@ -83,7 +102,9 @@ def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> li
     return numbers
 
 
-def _through_bottleneck(embedder: Embedder, vectors: Tensor, stride: int, numbers: Sequence[int]) -> dict[int, Tensor]:
+def _through_bottleneck(
+    embedder: Embedder, vectors: Tensor, stride: int, numbers: Sequence[int]
+) -> dict[int, Tensor]:
     """Vectors (K, D) in the context of those `stride` apart, for each of these layers."""
     if not numbers:
         return {}
@@ -96,7 +117,9 @@ def _through_bottleneck(embedder: Embedder, vectors: Tensor, stride: int, number
     counts = torch.zeros(len(vectors), 1, device=vectors.device)
     for start in range(0, len(windows), WINDOWS):
         batch = windows[start : start + WINDOWS]
-        sequences, present = pad_windows([vectors[window.to(vectors.device)] for window in batch], 0.0)  # (B, N, D), (B, N)
+        sequences, present = pad_windows(
+            [vectors[window.to(vectors.device)] for window in batch], 0.0
+        )  # (B, N, D), (B, N)
         present = present.to(vectors.device)
         outputs = embedder.model.bottleneck(sequences, present=present)
         where = torch.cat(batch).to(vectors.device)
@@ -116,7 +139,11 @@ def _windows(config: Config, count: int) -> list[slice]:
 
 
 def mel_frames(
-    log_mel: Tensor, config: SpectrogramConfig | None = None, *, hop_frames: int = HOP_FRAMES, context_frames: int = CONTEXT_FRAMES
+    log_mel: Tensor,
+    config: SpectrogramConfig | None = None,
+    *,
+    hop_frames: int = HOP_FRAMES,
+    context_frames: int = CONTEXT_FRAMES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-mel of each moment and of the frames around it: the model's own input, no model.
 
@@ -135,7 +162,9 @@ def mel_frames(
     times_s : ndarray, shape (K,), float64
     """
     config = config or SpectrogramConfig()
-    around = _around(log_mel, hop_frames, 2 * context_frames + 1, config.silence)  # (K, M, 2 context + 1)
+    around = _around(
+        log_mel, hop_frames, 2 * context_frames + 1, config.silence
+    )  # (K, M, 2 context + 1)
     return around.flatten(1).float().numpy(), moments_s(len(around), hop_frames, config)
 
 
@@ -155,16 +184,31 @@ def moments_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.ndar
     return np.arange(count) * (hop_frames * config.hop) / config.sample_rate
 
 
-def model_features(embedder: Embedder, data: Cache, *, hop_frames: int = HOP_FRAMES, layers: Sequence[int] | None = None) -> Features:
+def model_features(
+    embedder: Embedder,
+    data: Cache,
+    *,
+    hop_frames: int = HOP_FRAMES,
+    layers: Sequence[int] | None = None,
+) -> Features:
     """:func:`frame_vectors` of the clips of a cache; one made with other settings is refused."""
     data = data.require(embedder.config.spectrogram)
-    return lambda index: frame_vectors(embedder, _log_mel(data, index), hop_frames=hop_frames, layers=layers)
+    return lambda index: frame_vectors(
+        embedder, _log_mel(data, index), hop_frames=hop_frames, layers=layers
+    )
 
 
-def mel_features(data: Cache, *, hop_frames: int = HOP_FRAMES, context_frames: int = CONTEXT_FRAMES) -> Features:
+def mel_features(
+    data: Cache, *, hop_frames: int = HOP_FRAMES, context_frames: int = CONTEXT_FRAMES
+) -> Features:
     """:func:`mel_frames` of the clips of a cache."""
     data = data.require(data.spectrogram.without_pitch)
-    return lambda index: mel_frames(_log_mel(data, index), data.spectrogram, hop_frames=hop_frames, context_frames=context_frames)
+    return lambda index: mel_frames(
+        _log_mel(data, index),
+        data.spectrogram,
+        hop_frames=hop_frames,
+        context_frames=context_frames,
+    )
 
 
 def _log_mel(data: Cache, index: int) -> Tensor:

@@ -44,10 +44,14 @@ def need(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise RequestError(f"this needs {module.split('.')[0]} ({error}): pip install 'patchifier[{extra}]', in a clone '.[{extra}]'.") from error
+        raise RequestError(
+            f"this needs {module.split('.')[0]} ({error}): pip install 'patchifier[{extra}]', in a clone '.[{extra}]'."
+        ) from error
 
 
-def encode_waveforms(model: Patchifier, config: Config, waveforms: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+def encode_waveforms(
+    model: Patchifier, config: Config, waveforms: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Sequences of waveforms of any lengths, each as if it were alone; differentiable.
 
     Parameters
@@ -70,20 +74,37 @@ def encode_waveforms(model: Patchifier, config: Config, waveforms: Sequence[Tens
     """
     # 1. windows of all waveforms, side by side
     log_mels = (spectrogram.log_mel(waveform.float(), config.spectrogram) for waveform in waveforms)
-    found = [(row, *window) for row, log_mel in enumerate(log_mels) for window in windows_of(log_mel, config)]
+    found = [
+        (row, *window)
+        for row, log_mel in enumerate(log_mels)
+        for window in windows_of(log_mel, config)
+    ]
     patches, there = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
     new, _ = pad_windows([frames for *_, frames in found], 0)
     # 2. the model
     layers = model.encode(patches.to(next(model.parameters()).dtype), present=there)
     pooled = read_out(model, config, layers, new, patches[:, :, 0])
     # 3. put together again: where each patch of each window belongs
-    owners, firsts = torch.tensor([(row, first) for row, first, *_ in found], device=patches.device).unbind(1)
-    counts = torch.tensor([max(first + len(window) for owner, first, window, _ in found if owner == row) for row in range(len(waveforms))])
+    owners, firsts = torch.tensor(
+        [(row, first) for row, first, *_ in found], device=patches.device
+    ).unbind(1)
+    counts = torch.tensor(
+        [
+            max(first + len(window) for owner, first, window, _ in found if owner == row)
+            for row in range(len(waveforms))
+        ]
+    )
     shape = (len(waveforms), int(counts.max()))
     order = torch.arange(shape[1], device=patches.device)
     places = (owners * shape[1] + firsts)[:, None] + order[: there.shape[1]]  # (windows, N)
-    sequences = [_mean_at(layer[:, -there.shape[1] :][there], places[there], shape) for layer in layers]
-    return sequences, _mean_at(pooled, owners, (len(waveforms), 1))[:, 0], order < counts.to(patches.device)[:, None]
+    sequences = [
+        _mean_at(layer[:, -there.shape[1] :][there], places[there], shape) for layer in layers
+    ]
+    return (
+        sequences,
+        _mean_at(pooled, owners, (len(waveforms), 1))[:, 0],
+        order < counts.to(patches.device)[:, None],
+    )
 
 
 def _mean_at(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -46,7 +46,9 @@ class Model(nn.Module):
     def __init__(self, model: Patchifier, config: Config) -> None:
         super().__init__()
         if config.spectrogram.sample_rate not in SAMPLE_RATES:
-            raise RequestError(f"the model reads {config.spectrogram.sample_rate} Hz, expected one of HEAR's rates: {', '.join(map(str, SAMPLE_RATES))}.")
+            raise RequestError(
+                f"the model reads {config.spectrogram.sample_rate} Hz, expected one of HEAR's rates: {', '.join(map(str, SAMPLE_RATES))}."
+            )
         self.model, self.config = model, config
         self.sample_rate = int(config.spectrogram.sample_rate)
         self.scene_embedding_size = int(self.embedder().size)
@@ -55,7 +57,9 @@ class Model(nn.Module):
 
     def embedder(self) -> embed.Embedder:
         """The network where it is now, in evaluation mode whatever the caller set."""
-        return embed.Embedder(self.model, self.config, device=str(next(self.model.parameters()).device))
+        return embed.Embedder(
+            self.model, self.config, device=str(next(self.model.parameters()).device)
+        )
 
     def forward(self, audio: Tensor) -> Tensor:
         """Scene embeddings (B, E)."""
@@ -65,7 +69,9 @@ class Model(nn.Module):
 def _hop_frames(config: Config) -> int:
     """Divisors of a patch alone: only then do patches of one sequence touch."""
     W, frame_s = config.model.frames, config.spectrogram.frame_s
-    return max([hop for hop in range(1, W + 1) if W % hop == 0 and hop * frame_s <= FINEST_S], default=1)
+    return max(
+        [hop for hop in range(1, W + 1) if W % hop == 0 and hop * frame_s <= FINEST_S], default=1
+    )
 
 
 def load_model(model_file_path: str = "", **options: Any) -> Model:
@@ -129,9 +135,18 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
     """
     rows, embedder = _rows(audio), model.embedder()
     config, hop_frames = model.config.spectrogram, model.hop_frames
-    vectors = [frame_vectors(embedder, spectrogram.log_mel(_centred(row, config, hop_frames), config), hop_frames=hop_frames)[0][1:] for row in rows]
+    vectors = [
+        frame_vectors(
+            embedder,
+            spectrogram.log_mel(_centred(row, config, hop_frames), config),
+            hop_frames=hop_frames,
+        )[0][1:]
+        for row in rows
+    ]
     # Whole numbers multiplied before they are divided, so that nothing adds up over a long sound.
-    milliseconds = np.arange(len(vectors[0])) * (hop_frames * config.hop * 1000) / config.sample_rate
+    milliseconds = (
+        np.arange(len(vectors[0])) * (hop_frames * config.hop * 1000) / config.sample_rate
+    )
     timestamps = torch.from_numpy(milliseconds).expand(len(rows), -1).contiguous()
     return torch.from_numpy(np.stack(vectors)).to(audio.device), timestamps
 
@@ -147,9 +162,20 @@ def _centred(waveform: np.ndarray, config: SpectrogramConfig, hop_frames: int) -
 
 
 def _rows(audio: Tensor) -> np.ndarray:
-    if not isinstance(audio, Tensor) or audio.ndim != 2 or 0 in audio.shape or not audio.is_floating_point():
-        seen = f"{tuple(audio.shape)} of {audio.dtype}" if isinstance(audio, Tensor) else type(audio).__name__
-        raise RequestError(f"audio is {seen}, expected a tensor of floats (sounds, samples) with one of each at least.")
+    if (
+        not isinstance(audio, Tensor)
+        or audio.ndim != 2
+        or 0 in audio.shape
+        or not audio.is_floating_point()
+    ):
+        seen = (
+            f"{tuple(audio.shape)} of {audio.dtype}"
+            if isinstance(audio, Tensor)
+            else type(audio).__name__
+        )
+        raise RequestError(
+            f"audio is {seen}, expected a tensor of floats (sounds, samples) with one of each at least."
+        )
     if not audio.isfinite().all():
         raise RequestError("audio holds NaN or infinity, expected samples in [-1, 1].")
     rows = audio.detach().float().cpu().numpy()

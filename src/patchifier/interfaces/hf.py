@@ -34,7 +34,12 @@ CLASSES = ("PatchifierConfig", "PatchifierModel", "PatchifierFeatureExtractor", 
 __all__ = ["HubModel", "from_hub", "register", *CLASSES]
 
 
-class HubModel(hub.ModelHubMixin, library_name="patchifier", tags=["music", "audio", "self-supervised"], license="apache-2.0"):  # type: ignore[call-arg, misc, name-defined]
+class HubModel(
+    hub.ModelHubMixin,
+    library_name="patchifier",
+    tags=["music", "audio", "self-supervised"],
+    license="apache-2.0",
+):  # type: ignore[call-arg, misc, name-defined]
     """``save_pretrained(folder)`` and ``push_to_hub("owner/name")`` write a model folder, ``from_pretrained(folder or "owner/name")`` reads one.
 
     Other files of a folder are left alone.
@@ -55,7 +60,12 @@ class HubModel(hub.ModelHubMixin, library_name="patchifier", tags=["music", "aud
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path | None = None, *, revision: str | None = None, device: str = "cpu", **how: Any
+        cls,
+        pretrained_model_name_or_path: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        **how: Any,
     ) -> "HubModel":
         """Read a bundled model (the default), a model folder, or one of a hub; `how` as for :func:`from_hub`."""
         name = pretrained_model_name_or_path
@@ -64,16 +74,33 @@ class HubModel(hub.ModelHubMixin, library_name="patchifier", tags=["music", "aud
         else:
             folder = from_hub(f"{name}@{revision}" if revision else str(name), **how)
         loaded = checkpoint.load(folder)
-        return cls(embed.Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device), loaded.facts)
+        return cls(
+            embed.Embedder(
+                loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device
+            ),
+            loaded.facts,
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         held = self.embedder
         with tempfile.TemporaryDirectory(dir=save_directory) as new:
             made = Path(new) / "model"
-            checkpoint.save(made, Checkpoint(held.model, held.config, held.head, held.task, self.facts))
-            facts = {"feature_extractor_type": "PatchifierFeatureExtractor", "sampling_rate": held.config.spectrogram.sample_rate}
-            (made / "preprocessor_config.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")  # what AutoFeatureExtractor reads
-            for name in ("preprocessor_config.json", "model.safetensors", "README.md", "config.json"):  # that last: without it the folder is refused
+            checkpoint.save(
+                made, Checkpoint(held.model, held.config, held.head, held.task, self.facts)
+            )
+            facts = {
+                "feature_extractor_type": "PatchifierFeatureExtractor",
+                "sampling_rate": held.config.spectrogram.sample_rate,
+            }
+            (made / "preprocessor_config.json").write_text(
+                json.dumps(facts, indent=1) + "\n", encoding="utf-8"
+            )  # what AutoFeatureExtractor reads
+            for name in (
+                "preprocessor_config.json",
+                "model.safetensors",
+                "README.md",
+                "config.json",
+            ):  # that last: without it the folder is refused
                 os.replace(made / name, save_directory / name)
 
 
@@ -84,8 +111,12 @@ def register() -> None:
     """
     transformers, found = need("transformers", "peers"), _classes()
     transformers.AutoConfig.register("patchifier", found["PatchifierConfig"], exist_ok=True)
-    transformers.AutoModel.register(found["PatchifierConfig"], found["PatchifierModel"], exist_ok=True)
-    transformers.AutoFeatureExtractor.register(found["PatchifierConfig"], found["PatchifierFeatureExtractor"], exist_ok=True)
+    transformers.AutoModel.register(
+        found["PatchifierConfig"], found["PatchifierModel"], exist_ok=True
+    )
+    transformers.AutoFeatureExtractor.register(
+        found["PatchifierConfig"], found["PatchifierFeatureExtractor"], exist_ok=True
+    )
 
 
 def __getattr__(name: str) -> Any:
@@ -117,16 +148,41 @@ def _classes() -> dict[str, Any]:
         def __post_init__(self, **others: Any) -> None:
             for section, values in to_dict(self.settings).items():
                 setattr(self, section, values)
-            self.hidden_size, self.num_hidden_layers = self.settings.model.width, self.settings.model.layers
-            self.num_attention_heads, self.sampling_rate = self.settings.model.heads, self.settings.spectrogram.sample_rate
-            derived = ("hidden_size", "num_hidden_layers", "num_attention_heads", "sampling_rate", "checkpoint")
-            super().__post_init__(**{name: value for name, value in others.items() if name not in derived})
-            self.dtype: torch.dtype = getattr(self, "dtype", None) or torch.float32  # in memory, whatever the file has
+            self.hidden_size, self.num_hidden_layers = (
+                self.settings.model.width,
+                self.settings.model.layers,
+            )
+            self.num_attention_heads, self.sampling_rate = (
+                self.settings.model.heads,
+                self.settings.spectrogram.sample_rate,
+            )
+            derived = (
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "sampling_rate",
+                "checkpoint",
+            )
+            super().__post_init__(
+                **{name: value for name, value in others.items() if name not in derived}
+            )
+            self.dtype: torch.dtype = (
+                getattr(self, "dtype", None) or torch.float32
+            )  # in memory, whatever the file has
 
         @property
         def settings(self) -> Config:
             """As the rest of the package has it."""
-            return update(Config(), with_added({section: getattr(self, section) for section in SECTIONS if getattr(self, section)}))
+            return update(
+                Config(),
+                with_added(
+                    {
+                        section: getattr(self, section)
+                        for section in SECTIONS
+                        if getattr(self, section)
+                    }
+                ),
+            )
 
     @dataclass
     class PatchifierOutput(transformers.utils.ModelOutput):  # type: ignore[misc, name-defined]
@@ -150,7 +206,9 @@ def _classes() -> dict[str, Any]:
         config_class = PatchifierConfig
         base_model_prefix = "patchifier"
         main_input_name = "input_values"
-        _keys_to_ignore_on_load_unexpected = (r"^head\.",)  # of a fine-tuned model: :func:`patchifier.load` reads it
+        _keys_to_ignore_on_load_unexpected = (
+            r"^head\.",
+        )  # of a fine-tuned model: :func:`patchifier.load` reads it
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -161,20 +219,30 @@ def _classes() -> dict[str, Any]:
             """The model has drawn its own."""
 
         def forward(
-            self, input_values: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool | None = None, return_dict: bool | None = None
+            self,
+            input_values: Tensor,
+            attention_mask: Tensor | None = None,
+            output_hidden_states: bool | None = None,
+            return_dict: bool | None = None,
         ) -> Any:
             """Encode waveforms (B, S) at ``config.sampling_rate``; `attention_mask` (B, S) is 0 in padding, which comes last."""
             settings = self.config.settings
             waveforms = _unpadded(input_values, attention_mask)
             layers, embedding, present = encode_waveforms(self.model, settings, waveforms)
-            hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+            hidden = (
+                self.config.output_hidden_states
+                if output_hidden_states is None
+                else output_hidden_states
+            )
             output = PatchifierOutput(
                 last_hidden_state=layers[-1],
                 pooler_output=embedding,
                 hidden_states=tuple(layers) if hidden else None,
                 attention_mask=present.long(),
                 frame_rate_hz=1 / (settings.model.frames * settings.spectrogram.frame_s),
-                timestamps=_middles_s([len(waveform) for waveform in waveforms], settings).to(input_values.device),
+                timestamps=_middles_s([len(waveform) for waveform in waveforms], settings).to(
+                    input_values.device
+                ),
             )
             return output if return_dict is None or return_dict else output.to_tuple()
 
@@ -187,18 +255,57 @@ def _classes() -> dict[str, Any]:
 
         model_input_names = ("input_values", "attention_mask")
 
-        def __init__(self, feature_size: int = 1, sampling_rate: int = audio.SAMPLE_RATE, padding_value: float = 0.0, **others: Any) -> None:
-            super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **others)
+        def __init__(
+            self,
+            feature_size: int = 1,
+            sampling_rate: int = audio.SAMPLE_RATE,
+            padding_value: float = 0.0,
+            **others: Any,
+        ) -> None:
+            super().__init__(
+                feature_size=feature_size,
+                sampling_rate=sampling_rate,
+                padding_value=padding_value,
+                **others,
+            )
 
-        def __call__(self, raw: Any, sampling_rate: int | None = None, padding: bool | str = True, return_tensors: str | None = None, **how: Any) -> Any:
+        def __call__(
+            self,
+            raw: Any,
+            sampling_rate: int | None = None,
+            padding: bool | str = True,
+            return_tensors: str | None = None,
+            **how: Any,
+        ) -> Any:
             """Pad waveforms (S,), one or a list, of floats at `sampling_rate`: "input_values" (B, S) and "attention_mask" (B, S)."""
             if sampling_rate != self.sampling_rate:
-                raise RequestError(f"sampling_rate is {sampling_rate}, expected {self.sampling_rate} Hz: resample, and say so by sampling_rate=.")
-            alone = not isinstance(raw, list | tuple) or not len(raw) or isinstance(raw[0], int | float)
-            waveforms = [audio.as_waveform(one, sampling_rate, target_rate=self.sampling_rate) for one in ([raw] if alone else raw)]
-            return self.pad({"input_values": waveforms}, padding=padding, return_attention_mask=True, return_tensors=return_tensors, **how)
+                raise RequestError(
+                    f"sampling_rate is {sampling_rate}, expected {self.sampling_rate} Hz: resample, and say so by sampling_rate=."
+                )
+            alone = (
+                not isinstance(raw, list | tuple) or not len(raw) or isinstance(raw[0], int | float)
+            )
+            waveforms = [
+                audio.as_waveform(one, sampling_rate, target_rate=self.sampling_rate)
+                for one in ([raw] if alone else raw)
+            ]
+            return self.pad(
+                {"input_values": waveforms},
+                padding=padding,
+                return_attention_mask=True,
+                return_tensors=return_tensors,
+                **how,
+            )
 
-    found = {kind.__name__: kind for kind in (PatchifierConfig, PatchifierModel, PatchifierFeatureExtractor, PatchifierOutput)}
+    found = {
+        kind.__name__: kind
+        for kind in (
+            PatchifierConfig,
+            PatchifierModel,
+            PatchifierFeatureExtractor,
+            PatchifierOutput,
+        )
+    }
     for name, kind in found.items():
         kind.__qualname__ = name  # this module has them by that name: they can be pickled
     return found
@@ -207,13 +314,21 @@ def _classes() -> dict[str, Any]:
 def _unpadded(batch: Tensor, mask: Tensor | None) -> list[Tensor]:
     """Each row up to the end of its sound."""
     if batch.ndim != 2 or 0 in batch.shape or not batch.is_floating_point():
-        raise RequestError(f"input_values is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S).")
+        raise RequestError(
+            f"input_values is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S)."
+        )
     if mask is None:
         return list(batch)
     lengths = mask.bool().sum(1)
-    leading = torch.arange(batch.shape[1], device=mask.device) < lengths[:, None] if mask.shape == batch.shape else None
+    leading = (
+        torch.arange(batch.shape[1], device=mask.device) < lengths[:, None]
+        if mask.shape == batch.shape
+        else None
+    )
     if leading is None or not torch.equal(leading, mask.bool()) or not lengths.all():
-        raise RequestError(f"attention_mask {tuple(mask.shape)} must be as large as input_values {tuple(batch.shape)}, 1 from the first sample on, then 0.")
+        raise RequestError(
+            f"attention_mask {tuple(mask.shape)} must be as large as input_values {tuple(batch.shape)}, 1 from the first sample on, then 0."
+        )
     return [row[:length] for row, length in zip(batch, lengths.tolist(), strict=True)]
 
 

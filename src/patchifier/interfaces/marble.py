@@ -84,12 +84,17 @@ class PatchifierEncoder(nn.Module):
     def __init__(self, model_folder: str | None = None, train_mode: str = "freeze") -> None:
         super().__init__()
         if train_mode not in TRAIN_MODES:
-            raise RequestError(f"train_mode is {train_mode!r}, expected {' or '.join(TRAIN_MODES)}.")
+            raise RequestError(
+                f"train_mode is {train_mode!r}, expected {' or '.join(TRAIN_MODES)}."
+            )
         loaded = embed.load(model_folder)
         self.model, self.config, self.train_mode = loaded.model, loaded.config, train_mode
         self.SAMPLING_RATE = self.config.spectrogram.sample_rate
         self.TOKEN_RATE = 1 / (self.config.model.frames * self.config.spectrogram.frame_s)
-        self.NUM_FEATURES, self.N_TRANSFORMER_LAYERS = self.config.model.width, self.config.model.layers
+        self.NUM_FEATURES, self.N_TRANSFORMER_LAYERS = (
+            self.config.model.width,
+            self.config.model.layers,
+        )
         # What has no part in the outputs, such as decoder and mask token, stays frozen: a trainer on several devices would miss its gradients.
         self.model.requires_grad_(False)
         if train_mode == "full":
@@ -129,7 +134,9 @@ class PatchifierEncoder(nn.Module):
         waveforms = _waveforms(input_tensor, input_len)
         with torch.set_grad_enabled(self.train_mode == "full" and torch.is_grad_enabled()):
             layers, _, present = encode_waveforms(self.model, self.config, waveforms)
-            states = tuple(torch.where(present[..., None], layer, _means(layer, present)) for layer in layers)
+            states = tuple(
+                torch.where(present[..., None], layer, _means(layer, present)) for layer in layers
+            )
         return EncoderOutput(states, present)
 
 
@@ -137,10 +144,16 @@ def _waveforms(batch: Tensor, lengths: Any) -> list[Tensor]:
     if batch.ndim == 3 and batch.shape[1] == 1:
         batch = batch[:, 0]
     if batch.ndim != 2 or 0 in batch.shape or not batch.is_floating_point():
-        raise RequestError(f"input_tensor is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S) or (B, 1, S): mix to mono first.")
-    counts = [batch.shape[1]] * len(batch) if lengths is None else [int(length) for length in lengths]
+        raise RequestError(
+            f"input_tensor is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S) or (B, 1, S): mix to mono first."
+        )
+    counts = (
+        [batch.shape[1]] * len(batch) if lengths is None else [int(length) for length in lengths]
+    )
     if len(counts) != len(batch) or not all(1 <= count <= batch.shape[1] for count in counts):
-        raise RequestError(f"input_len is {counts}, expected {len(batch)} numbers of samples from 1 to {batch.shape[1]}.")
+        raise RequestError(
+            f"input_len is {counts}, expected {len(batch)} numbers of samples from 1 to {batch.shape[1]}."
+        )
     return [row[:count] for row, count in zip(batch, counts, strict=True)]
 
 

@@ -67,9 +67,17 @@ def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
     embedder = model if isinstance(model, embed.Embedder) else embed.load(model)
     program = _exported(Graph(embedder.model, embedder.config).eval(), embedder)
     config, path = embedder.config, Path(path)
-    facts = {"sample_rate": str(config.spectrogram.sample_rate), "size": str(embedder.size), "embed": json.dumps(vars(config.embed))}
+    facts = {
+        "sample_rate": str(config.spectrogram.sample_rate),
+        "size": str(embedder.size),
+        "embed": json.dumps(vars(config.embed)),
+    }
     with replaced_file(path) as new:
-        new.write_bytes(_torch_bytes(program, facts) if path.suffix == ".pt2" else _onnx_bytes(onnx, program, facts))
+        new.write_bytes(
+            _torch_bytes(program, facts)
+            if path.suffix == ".pt2"
+            else _onnx_bytes(onnx, program, facts)
+        )
     return path
 
 
@@ -83,12 +91,16 @@ def _torch_bytes(program: Any, facts: dict[str, str]) -> bytes:
     """The program that the graph was made from: it comes for nothing."""
     held = io.BytesIO()
     with _quiet():
-        torch.export.save(program.exported_program, held, extra_files={"metadata.json": json.dumps(facts)})
+        torch.export.save(
+            program.exported_program, held, extra_files={"metadata.json": json.dumps(facts)}
+        )
     return held.getvalue()
 
 
 def _exported(graph: nn.Module, embedder: embed.Embedder) -> Any:
-    example = torch.zeros(2, round(3.3 * embedder.config.spectrogram.sample_rate), device=embedder.device)
+    example = torch.zeros(
+        2, round(3.3 * embedder.config.spectrogram.sample_rate), device=embedder.device
+    )
     sizes = {0: torch.export.Dim("sounds"), 1: torch.export.Dim("samples")}
     with _exportable_attention(), _quiet(), torch.no_grad():
         return torch.onnx.export(
@@ -143,9 +155,13 @@ class Graph(nn.Module):
     def __init__(self, model: Patchifier, config: Config) -> None:
         super().__init__()
         if config.embed.time == "whole":
-            raise RequestError("embed.time is 'whole', whose positions depend on the length: a graph needs embed.time 'windows'.")
+            raise RequestError(
+                "embed.time is 'whole', whose positions depend on the length: a graph needs embed.time 'windows'."
+            )
         if config.spectrogram.reference != "absolute" or config.spectrogram.top_db is not None:
-            raise RequestError("spectrogram.reference or top_db depend on the clip's maximum, expected 'absolute' and no top_db.")
+            raise RequestError(
+                "spectrogram.reference or top_db depend on the clip's maximum, expected 'absolute' and no top_db."
+            )
         self.model, self.config = model, config
         self.length, self.hop = window_patches(config)
         self.steps = []
@@ -160,11 +176,17 @@ class Graph(nn.Module):
         log_mel = self.log_mel(waveform)  # (B, M, T)
         windows, new = self.windows(log_mel)  # (B, K, L, M, W), (K, L)
         B, K, L = windows.shape[:3]
-        vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(0, (B * K, L))  # (B K, L, D)
+        vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(
+            0, (B * K, L)
+        )  # (B K, L, D)
         new = new.expand(B, K, L).flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.through_layers(bottleneck.embed(vectors), new > 0)]
-        return read_out(self.model, self.config, layers, new, windows.flatten(0, 1)).unflatten(0, (B, K)).mean(1)
+        return (
+            read_out(self.model, self.config, layers, new, windows.flatten(0, 1))
+            .unflatten(0, (B, K))
+            .mean(1)
+        )
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""
@@ -172,16 +194,29 @@ class Graph(nn.Module):
         T = waveform.shape[-1] // config.hop + 1
         rows = []
         for number, step in enumerate(self.steps):
-            window, filters = self.get_buffer(f"window_{number}"), self.get_buffer(f"filters_{number}")  # (n_fft / step,), (M', F)
+            window, filters = (
+                self.get_buffer(f"window_{number}"),
+                self.get_buffer(f"filters_{number}"),
+            )  # (n_fft / step,), (M', F)
             half = step * len(window) // 2
             padded = nn.functional.pad(waveform, (half, half))
             if step == 2:
                 taps = self.get_buffer("low_pass")
-                padded = nn.functional.conv1d(padded[:, None], taps, stride=2, padding=taps.shape[-1] // 2)[:, 0]
-            index = (torch.arange(T)[:, None] * (config.hop // step) + torch.arange(len(window))).to(waveform.device)  # (T, n_fft / step)
-            parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * window).double())).float()  # (B, T, F, 2)
+                padded = nn.functional.conv1d(
+                    padded[:, None], taps, stride=2, padding=taps.shape[-1] // 2
+                )[:, 0]
+            index = (
+                torch.arange(T)[:, None] * (config.hop // step) + torch.arange(len(window))
+            ).to(waveform.device)  # (T, n_fft / step)
+            parts = torch.view_as_real(
+                torch.fft.rfft((padded[:, index] * window).double())
+            ).float()  # (B, T, F, 2)
             rows.append(filters @ parts.square().sum(-1).transpose(-1, -2))  # (B, M', T)
-        return 10 * config.scale * torch.log10(torch.cat(rows, dim=1).clamp(min=10 ** (config.floor_db / 10)))
+        return (
+            10
+            * config.scale
+            * torch.log10(torch.cat(rows, dim=1).clamp(min=10 ** (config.floor_db / 10)))
+        )
 
     def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (B, K, L, M, W) of log-mels (B, M, T), and how many frames of each patch are new, 0 where there is none (K, L).
@@ -195,8 +230,12 @@ class Graph(nn.Module):
         K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)
         first = (torch.arange(K) * hop).clamp(max=torch.sym_max(N - L, 0))  # (K,), patches
         number = first[:, None] + torch.arange(L)  # (K, L)
-        start = (number * W).clamp(max=torch.sym_max(T - W, 0))  # frames; beyond the last patch it is that patch again, and masked
+        start = (number * W).clamp(
+            max=torch.sym_max(T - W, 0)
+        )  # frames; beyond the last patch it is that patch again, and masked
         padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
         index = (start[..., None] + torch.arange(W)).to(log_mel.device)  # (K, L, W)
-        new = (torch.sym_max(T, W) - number * W).clamp(0, W)  # what is shorter than a patch is one, with the silence behind it
+        new = (torch.sym_max(T, W) - number * W).clamp(
+            0, W
+        )  # what is shorter than a patch is one, with the silence behind it
         return padded[..., index].movedim(1, 3), new.to(log_mel.device)

@@ -19,7 +19,9 @@ base = need("sklearn.base", "eval")
 validation = need("sklearn.utils.validation", "eval")
 
 
-class PatchifierEmbedder(base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base.BaseEstimator):  # type: ignore[misc, name-defined]
+class PatchifierEmbedder(
+    base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base.BaseEstimator
+):  # type: ignore[misc, name-defined]
     """Embed clips inside a pipeline. Nothing is learnt: to fit is to load the model and to check the clips.
 
     Parameters
@@ -97,14 +99,22 @@ class PatchifierEmbedder(base.ClassNamePrefixFeaturesOutMixin, base.TransformerM
         if "_loaded" not in vars(self):
             loaded = self._load()
             if loaded.identity != self.identity_:
-                raise RequestError(f"the model {self.model or 'of the package'} is not the one that this was fitted with: put that one back, or fit again.")
+                raise RequestError(
+                    f"the model {self.model or 'of the package'} is not the one that this was fitted with: put that one back, or fit again."
+                )
             self._loaded = loaded
         return self._loaded
 
     def _load(self) -> embed.Embedder:
         found = embed.load(self.model, device=self.device)
-        asked = {"pooling": self.pooling, "layers": None if self.layers is None else list(self.layers)}
-        config = update(found.config, {"embed": {name: value for name, value in asked.items() if value is not None}})
+        asked = {
+            "pooling": self.pooling,
+            "layers": None if self.layers is None else list(self.layers),
+        }
+        config = update(
+            found.config,
+            {"embed": {name: value for name, value in asked.items() if value is not None}},
+        )
         return embed.Embedder(found.model, config, device=self.device)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,17 +133,37 @@ def _clips(estimator: PatchifierEmbedder, X: Any, *, reset: bool) -> list[Any]:
         raise RequestError(f"X is the path {str(X)!r}, expected a list of them.")
     if isinstance(X, list | tuple) and not X:
         raise RequestError("X is empty, expected at least one file or waveform.")
-    matrix = None if isinstance(X, list | tuple) and isinstance(X[0], str | Path | np.ndarray) else X
+    matrix = (
+        None if isinstance(X, list | tuple) and isinstance(X[0], str | Path | np.ndarray) else X
+    )
     if matrix is not None and not _names(matrix):
-        clips = list(validation.validate_data(estimator, matrix, reset=reset, dtype=[np.float32, np.float64]))
+        clips = list(
+            validation.validate_data(estimator, matrix, reset=reset, dtype=[np.float32, np.float64])
+        )
     else:
-        clips = [item if isinstance(item, str | Path) else np.asarray(item) for item in (X if matrix is None else np.asarray(matrix).ravel())]
+        clips = [
+            item if isinstance(item, str | Path) else np.asarray(item)
+            for item in (X if matrix is None else np.asarray(matrix).ravel())
+        ]
     if estimator.sample_rate is None and not all(isinstance(clip, str | Path) for clip in clips):
-        raise RequestError("X holds waveforms, and their rate is never guessed: give it, as in PatchifierEmbedder(sample_rate=44100).")
+        raise RequestError(
+            "X holds waveforms, and their rate is never guessed: give it, as in PatchifierEmbedder(sample_rate=44100)."
+        )
     return clips
 
 
 def _names(X: Any) -> bool:
     """Whether an array or a column holds paths."""
-    array = X if hasattr(X, "dtype") else np.asarray(X, dtype=object) if hasattr(X, "to_numpy") else None
-    return array is not None and getattr(array, "ndim", 0) == 1 and len(array) > 0 and isinstance(np.asarray(array).ravel()[0], str | Path)
+    array = (
+        X
+        if hasattr(X, "dtype")
+        else np.asarray(X, dtype=object)
+        if hasattr(X, "to_numpy")
+        else None
+    )
+    return (
+        array is not None
+        and getattr(array, "ndim", 0) == 1
+        and len(array) > 0
+        and isinstance(np.asarray(array).ravel()[0], str | Path)
+    )

@@ -135,13 +135,22 @@ def fit(
         if hasattr(model, method):
             wrapped.mark_forward_method(method)
     total = config.total_steps(job.clips)
-    settings = digest(STATE_FORMAT, config, seed, devices.precision_of(fabric), patience, validate_every)
+    settings = digest(
+        STATE_FORMAT, config, seed, devices.precision_of(fabric), patience, validate_every
+    )
     keeper = Keeper(folder, model, wrapped_optimiser, settings=settings)
     state = keeper.load() if resume or was_restarted() else State()
     take_step = Stepper(job, wrapped, wrapped_optimiser, fabric, config, seed, total)
-    with Table(folder / "metrics.csv", state.step) as metrics, Table(folder / "validation.csv", state.step) as validation, _stop_signals() as stop:
+    with (
+        Table(folder / "metrics.csv", state.step) as metrics,
+        Table(folder / "validation.csv", state.step) as validation,
+        _stop_signals() as stop,
+    ):
         validation.last_step = fabric.broadcast(validation.last_step)
-        losses, saved_s = Losses(job.clips, config, fabric, metrics, progress, total, describe=job.describe), time.monotonic()
+        losses, saved_s = (
+            Losses(job.clips, config, fabric, metrics, progress, total, describe=job.describe),
+            time.monotonic(),
+        )
         while not state.finished:
             due = state.step % validate_every == 0 or state.step == total
             if job.validate and due and validation.last_step < state.step:
@@ -149,9 +158,16 @@ def fit(
                 _validate(job, state, validation, keeper, fabric)
             spent = patience is not None and state.step - state.best_step >= patience
             state.finished = state.step >= total or (spent and job.score is not None)
-            save, leave = stop.is_set() or time.monotonic() - saved_s >= checkpoint_every_s, stop.is_set()
+            save, leave = (
+                stop.is_set() or time.monotonic() - saved_s >= checkpoint_every_s,
+                stop.is_set(),
+            )
             if fabric.world_size > 1:
-                save, leave = devices.agree(fabric, (save, leave)) if state.step % AGREE_STEPS == 0 else (False, False)
+                save, leave = (
+                    devices.agree(fabric, (save, leave))
+                    if state.step % AGREE_STEPS == 0
+                    else (False, False)
+                )
             if state.finished or save:
                 losses.fetch()
                 keeper.save(state)
@@ -165,7 +181,11 @@ def fit(
             state.step += 1
             losses.add(state.step, rate, result)
     if state.step < total:
-        progress(total, total, f"no better score for {state.step - state.best_step} steps, stopped at step {state.step}")
+        progress(
+            total,
+            total,
+            f"no better score for {state.step - state.best_step} steps, stopped at step {state.step}",
+        )
     if job.score and keeper.best:
         model.load_state_dict(keeper.best)
     model.eval()
@@ -175,11 +195,22 @@ def fit(
 class Stepper:
     """Takes optimiser steps, one after the other, or as replays of a graph."""
 
-    def __init__(self, job: Job, model: Any, optimiser: Any, fabric: Any, config: TrainingConfig, seed: int, total: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        model: Any,
+        optimiser: Any,
+        fabric: Any,
+        config: TrainingConfig,
+        seed: int,
+        total: int,
+    ) -> None:
         self.job, self.model, self.optimiser, self.fabric = job, model, optimiser, fabric
         self.config, self.seed, self.total = config, seed, total
         replayable = job.static and fabric.device.type == "cuda" and fabric.world_size == 1
-        self.graph = devices.Graph(self.take, job.model, optimiser.optimizer) if replayable else None
+        self.graph = (
+            devices.Graph(self.take, job.model, optimiser.optimizer) if replayable else None
+        )
 
     def __call__(self, step: int) -> tuple[float, Tensor]:
         """Take a step; returns the learning rate and, on the device, loss and gradient norm (2,)."""
@@ -201,7 +232,9 @@ class Stepper:
         self.fabric.backward(loss)
         norm = torch.full_like(loss, math.nan, requires_grad=False)
         if self.config.clip_norm:
-            norm = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False)
+            norm = self.fabric.clip_gradients(
+                self.model, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            )
         self.optimiser.step()
         return torch.stack([loss.detach(), norm.to(loss)])
 
@@ -218,19 +251,29 @@ def _validate(job: Job, state: State, table: Table, keeper: Keeper, fabric: Any)
         keeper.keep_best()
 
 
-def make_optimiser(model: nn.Module, config: TrainingConfig, rates: Mapping[str, float]) -> torch.optim.AdamW:
+def make_optimiser(
+    model: nn.Module, config: TrainingConfig, rates: Mapping[str, float]
+) -> torch.optim.AdamW:
     """AdamW (4.4) with decay on matrices and kernels only, and learning rates by prefix of a name."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), config.learning_rate)
+            rate = next(
+                (rate for prefix, rate in rates.items() if name.startswith(prefix)),
+                config.learning_rate,
+            )
             table = name.endswith(("positions", "places", "distances.numbers", "cls", "mask_token"))
             decay = 0.0 if parameter.ndim < 2 or table else config.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
     device = next(model.parameters()).device
     replayed = device.type == "cuda"  # a graph reads the rate from the device
     rows = [
-        {"params": parameters, "lr": torch.tensor(rate, device=device) if replayed else rate, "peak": rate, "weight_decay": decay}
+        {
+            "params": parameters,
+            "lr": torch.tensor(rate, device=device) if replayed else rate,
+            "peak": rate,
+            "weight_decay": decay,
+        }
         for (rate, decay), parameters in groups.items()
     ]
     return torch.optim.AdamW(rows, fused=True, capturable=replayed)

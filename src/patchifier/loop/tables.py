@@ -27,13 +27,19 @@ class Table:
         kept = []
         if step and path.exists() and is_first():
             with path.open(newline="", encoding="utf-8") as stream:
-                kept = [row for row in csv.DictReader(stream) if row["step"].isdigit() and int(row["step"]) <= step]
+                kept = [
+                    row
+                    for row in csv.DictReader(stream)
+                    if row["step"].isdigit() and int(row["step"]) <= step
+                ]
         self.last_step = int(kept[-1]["step"]) if kept else -1
         self.columns: list[str] = list(kept[0]) if kept else []
         path.parent.mkdir(parents=True, exist_ok=True)
         if kept:
             write_rows(path, kept)
-        self.stream = self.path.open("a" if kept else "w", newline="", encoding="utf-8", buffering=1)
+        self.stream = self.path.open(
+            "a" if kept else "w", newline="", encoding="utf-8", buffering=1
+        )
         self.board = _board(path.parent / "tensorboard", step) if is_first() else None
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
@@ -82,7 +88,14 @@ class Losses:
         *,
         describe: Callable[[int], str] | None = None,
     ) -> None:
-        self.clips, self.config, self.fabric, self.table, self.progress, self.total = clips, config, fabric, table, progress, total
+        self.clips, self.config, self.fabric, self.table, self.progress, self.total = (
+            clips,
+            config,
+            fabric,
+            table,
+            progress,
+            total,
+        )
         self.describe = describe
         self.waiting: list[tuple[int, float, Tensor]] = []
         self.limit = 1 if fabric.device.type == "cpu" else FETCH_STEPS
@@ -109,7 +122,16 @@ class Losses:
         for (step, rate, _), (loss, norm) in zip(self.waiting, values, strict=True):
             self._require_finite(step, loss, norm)
             epoch = step * self.config.batch / self.clips
-            self.table.write(step, {"epoch": epoch, "clips_per_s": clips_per_s, "learning_rate": rate, "loss": loss, "gradient_norm": norm})
+            self.table.write(
+                step,
+                {
+                    "epoch": epoch,
+                    "clips_per_s": clips_per_s,
+                    "learning_rate": rate,
+                    "loss": loss,
+                    "gradient_norm": norm,
+                },
+            )
         self.progress(step, self.total, f"loss {loss:.4g}, {clips_per_s:.1f} clips/s")
         self.waiting = []
 
@@ -117,9 +139,19 @@ class Losses:
         """Refuse to go on from a step that has broken the weights; without clipping, no norm is measured, and it is NaN."""
         if math.isfinite(loss) and (math.isfinite(norm) or not self.config.clip_norm):
             return
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
-        precision = {"32-true": "float32", "bf16-mixed": "bf16", "64-true": "float64"}.get(precision_of(self.fabric), "another precision")
+        what = (
+            f"the loss is {loss}"
+            if not math.isfinite(loss)
+            else f"the norm of the gradient is {norm}"
+        )
+        precision = {"32-true": "float32", "bf16-mixed": "bf16", "64-true": "float64"}.get(
+            precision_of(self.fabric), "another precision"
+        )
         advice = ["precision 32"] if precision == "bf16" else []
-        advice += [f"a lower learning_rate ({self.config.learning_rate:g})"] + ([] if self.config.clip_norm else ["clip_norm 1"])
+        advice += [f"a lower learning_rate ({self.config.learning_rate:g})"] + (
+            [] if self.config.clip_norm else ["clip_norm 1"]
+        )
         described = f"{self.describe(step - 1)} Otherwise" if self.describe else "What to"
-        raise RequestError(f"{what} at step {step}, in {precision}. {described} try: {', '.join(advice)}.")
+        raise RequestError(
+            f"{what} at step {step}, in {precision}. {described} try: {', '.join(advice)}."
+        )

@@ -51,9 +51,17 @@ __all__ = [
 ]
 
 LEAST_VARIATION = 1e-6  # deviation of a teacher's number, as a share of its mean: what varies less never changes, but for rounding
-TRIAL_STEPS = 2  # of a stage, in the self-test of bf16: where clips are short, batches differ in shape
-MEASURED = ("readout", "components")  # fields of what is measured after training, whatever it was before
-TRAINED = {"one": ("extractor", "decoder"), "two": ("extractor", "bottleneck", "predictor", "align", "decoder")}  # parts, by stage (4.2)
+TRIAL_STEPS = (
+    2  # of a stage, in the self-test of bf16: where clips are short, batches differ in shape
+)
+MEASURED = (
+    "readout",
+    "components",
+)  # fields of what is measured after training, whatever it was before
+TRAINED = {
+    "one": ("extractor", "decoder"),
+    "two": ("extractor", "bottleneck", "predictor", "align", "decoder"),
+}  # parts, by stage (4.2)
 
 
 def pretrain(
@@ -106,7 +114,9 @@ def pretrain(
     require_targets(config)  # before stage I, which does without
     data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
-        require_even(training.batch, devices * nodes)  # before there are others who would say it too
+        require_even(
+            training.batch, devices * nodes
+        )  # before there are others who would say it too
     require_embed(config)
     require_readout(config)
     model = initial_model(config, init)
@@ -125,7 +135,10 @@ def pretrain(
     if config.pretrain.pairs:
         facts["groups"] = digest([clip.group for clip in data.clips])
     if init is not None:
-        facts |= {"init": str(weights.find(init).resolve()), "init weights": weights_hash(checkpoint.load(init).model)}
+        facts |= {
+            "init": str(weights.find(init).resolve()),
+            "init weights": weights_hash(checkpoint.load(init).model),
+        }
     with Run(out, config, resume=resume, facts=facts) as run:
         arithmetic = precision.settle(
             run,
@@ -140,15 +153,38 @@ def pretrain(
         run.facts["processes"] = fabric.world_size
         for stage in ("one", "two"):
             if config.pretrain.stages in ("both", stage):
-                train_stage(stage, model, data, sides, config, run, fabric=fabric, resume=resume, progress=progress)
+                train_stage(
+                    stage,
+                    model,
+                    data,
+                    sides,
+                    config,
+                    run,
+                    fabric=fabric,
+                    resume=resume,
+                    progress=progress,
+                )
         if is_first():
             model.cpu()
             if config.pretrain.stages != "one":
-                write_reconstructions(run.path / "stage-two" / "reconstructions.safetensors", model, data, sides.validation, config)
+                write_reconstructions(
+                    run.path / "stage-two" / "reconstructions.safetensors",
+                    model,
+                    data,
+                    sides.validation,
+                    config,
+                )
             if config.model.readout:  # of the first part alone: this machine may have no other
                 measure_readout(model, config, examples_of(data, sides.parts[0]))
-            described = {name: run.facts[name] for name in ("dataset", "clips", "seed", "init", "command", "machine", "started") if name in run.facts}
-            steps = {f"steps, stage {stage}": number for stage, number in stage_steps(config.pretrain, len(sides.train)).items()}
+            described = {
+                name: run.facts[name]
+                for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
+                if name in run.facts
+            }
+            steps = {
+                f"steps, stage {stage}": number
+                for stage, number in stage_steps(config.pretrain, len(sides.train)).items()
+            }
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
 
@@ -162,7 +198,10 @@ def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     """Make a model by the seed, or take one from a folder; no estimator of it may stay as it was drawn."""
     loaded = None if init is None else checkpoint.load(init)
-    known = (*(config.pretrain.targets if config.pretrain.stages != "one" else ()), *(loaded.config.model.estimators if loaded else ()))
+    known = (
+        *(config.pretrain.targets if config.pretrain.stages != "one" else ()),
+        *(loaded.config.model.estimators if loaded else ()),
+    )
     for estimator in config.model.estimators:
         if estimator not in known:
             raise RequestError(
@@ -171,27 +210,49 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
             )
     if loaded is None:
         return Patchifier(config.model, seed=config.pretrain.seed)
-    differ = [f"model.{name}" for name in _differing(config.model, loaded.config.model) if name not in (*MEASURED, "estimators")]
-    differ += [] if set(loaded.config.model.estimators) <= set(config.model.estimators) else ["model.estimators"]  # there may be new ones
-    differ += [f"spectrogram.{name}" for name in _differing(config.spectrogram, loaded.config.spectrogram)]
+    differ = [
+        f"model.{name}"
+        for name in _differing(config.model, loaded.config.model)
+        if name not in (*MEASURED, "estimators")
+    ]
+    differ += (
+        []
+        if set(loaded.config.model.estimators) <= set(config.model.estimators)
+        else ["model.estimators"]
+    )  # there may be new ones
+    differ += [
+        f"spectrogram.{name}" for name in _differing(config.spectrogram, loaded.config.spectrogram)
+    ]
     if differ:
-        raise RequestError(f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config.")
+        raise RequestError(
+            f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config."
+        )
     model = Patchifier(config.model, seed=config.pretrain.seed)
     for name, part in loaded.model.named_children():
         if name != "readout":
-            model.get_submodule(name).load_state_dict(part.state_dict(), strict=name != "estimators")
+            model.get_submodule(name).load_state_dict(
+                part.state_dict(), strict=name != "estimators"
+            )
     return model
 
 
 def _differing(one: Any, other: Any) -> list[str]:
     """Fields in which two sections of configs differ."""
-    return [field.name for field in dataclasses.fields(one) if getattr(one, field.name) != getattr(other, field.name)]
+    return [
+        field.name
+        for field in dataclasses.fields(one)
+        if getattr(one, field.name) != getattr(other, field.name)
+    ]
 
 
 def stage_steps(config: PretrainConfig, clips: int) -> dict[str, int]:
     """Optimiser steps of each stage that runs."""
     stages = {"one": config.stage_one, "two": config.stage_two}
-    return {name: training.total_steps(clips) for name, training in stages.items() if config.stages in ("both", name)}
+    return {
+        name: training.total_steps(clips)
+        for name, training in stages.items()
+        if config.stages in ("both", name)
+    }
 
 
 def train_stage(
@@ -209,14 +270,26 @@ def train_stage(
     """Run one stage of pre-training."""
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
-    batches = Batches(data, sides.parts, config, stage, training, device=fabric.device, share=share(fabric, training.batch))
+    batches = Batches(
+        data,
+        sides.parts,
+        config,
+        stage,
+        training,
+        device=fabric.device,
+        share=share(fabric, training.batch),
+    )
     job = Job(
         stage_module(stage, model, batches, config),
         clips=len(sides.train),
         batch=batches,
         loss=stage_loss(stage, batches, settings),
         learning_rates=extractor_rates(settings) if stage == "two" else {},
-        validate=None if not len(sides.validation) else validator(stage, data, sides, config) if is_first() else measured_elsewhere,
+        validate=None
+        if not len(sides.validation)
+        else validator(stage, data, sides, config)
+        if is_first()
+        else measured_elsewhere,
         describe=batches.describe,
         static=True,
     )
@@ -236,16 +309,37 @@ def train_stage(
 
 def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
     """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Learner`."""
-    return dict.fromkeys(("extractor.", "model.extractor."), settings.extractor_rate * settings.stage_two.learning_rate)
+    return dict.fromkeys(
+        ("extractor.", "model.extractor."),
+        settings.extractor_rate * settings.stage_two.learning_rate,
+    )
 
 
-def trials(model: Patchifier, data: Cache, sides: Sides, config: Config, *, devices: int = 1, nodes: int = 1) -> Iterator[Trial]:
+def trials(
+    model: Patchifier,
+    data: Cache,
+    sides: Sides,
+    config: Config,
+    *,
+    devices: int = 1,
+    nodes: int = 1,
+) -> Iterator[Trial]:
     """What each stage computes in its first steps, with copies of the model: what the self-test of bf16 needs."""
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages in ("both", stage):
-            batches = Batches(data, sides.parts, config, stage, training, share=expected_share(training.batch, devices=devices, nodes=nodes))
+            batches = Batches(
+                data,
+                sides.parts,
+                config,
+                stage,
+                training,
+                share=expected_share(training.batch, devices=devices, nodes=nodes),
+            )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
-            loss, plans = stage_loss(stage, batches, config.pretrain), [batches(step) for step in range(TRIAL_STEPS)]
+            loss, plans = (
+                stage_loss(stage, batches, config.pretrain),
+                [batches(step) for step in range(TRIAL_STEPS)],
+            )
             yield Trial(module, [functools.partial(_on_plan, loss, plan) for plan in plans])
 
 
@@ -253,7 +347,9 @@ def _on_plan(loss: Callable[[nn.Module, Plan], Tensor], plan: Plan, module: nn.M
     return loss(module, plan)
 
 
-def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config, *, examples: int | None = None) -> nn.Module:
+def stage_module(
+    stage: str, model: Patchifier, batches: Batches, config: Config, *, examples: int | None = None
+) -> nn.Module:
     """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Learner`.
 
     Targets are standardised by that many batches of examples; by all there are, if it is None.
@@ -264,7 +360,16 @@ def stage_module(stage: str, model: Patchifier, batches: Batches, config: Config
         part.requires_grad_(name in TRAINED[stage] and name not in idle)
     for name, part in (model.estimators or {}).items():
         part.requires_grad_(several and name in config.pretrain.targets)
-    return Learner(model, config, itertools.islice(batches.examples(), examples), said_elsewhere(batches.data, batches.parts, config)) if several else model
+    return (
+        Learner(
+            model,
+            config,
+            itertools.islice(batches.examples(), examples),
+            said_elsewhere(batches.data, batches.parts, config),
+        )
+        if several
+        else model
+    )
 
 
 def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
@@ -279,7 +384,9 @@ def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> 
     return torch.from_numpy((features - mean) / np.where(varies, deviation, 1.0)).float()
 
 
-def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callable[[nn.Module, Plan], Tensor]:
+def stage_loss(
+    stage: str, batches: Batches, settings: PretrainConfig
+) -> Callable[[nn.Module, Plan], Tensor]:
     """Make the loss of a stage: MSE of patches autoencoded, or filled in; or the :class:`Learner`'s."""
     several = settings.targets != (PIXELS,)
 
@@ -288,9 +395,22 @@ def stage_loss(stage: str, batches: Batches, settings: PretrainConfig) -> Callab
 
     def loss_two(model: Any, plan: Plan) -> Tensor:
         if several:
-            places = {"visible": plan.visible, "hidden": plan.hidden, "weights": (plan.visible_weight, plan.weight), "clips": plan.clips, "groups": plan.groups}
+            places = {
+                "visible": plan.visible,
+                "hidden": plan.hidden,
+                "weights": (plan.visible_weight, plan.weight),
+                "clips": plan.clips,
+                "groups": plan.groups,
+            }
             return model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **places)
-        options = {"extract": settings.extract, "loss_on": settings.loss_on, "visible": plan.visible, "hidden": plan.hidden}
-        return plan.weight * model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **options)
+        options = {
+            "extract": settings.extract,
+            "loss_on": settings.loss_on,
+            "visible": plan.visible,
+            "hidden": plan.hidden,
+        }
+        return plan.weight * model.stage_two_loss(
+            *batches.look_up(plan), plan.present, plan.masked, **options
+        )
 
     return loss_one if stage == "one" else loss_two

@@ -20,7 +20,9 @@ from patchifier.model import draw_mask
 from patchifier.runs import batch_indices, generator
 
 EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
-RESIDENT_SHARE = 0.5  # of a device's free memory that log-mels may take; the paper's 16,000 clips need 2.6 GB
+RESIDENT_SHARE = (
+    0.5  # of a device's free memory that log-mels may take; the paper's 16,000 clips need 2.6 GB
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,13 @@ class Plan(Crops):
 
     def to(self, device: torch.device) -> "Plan":
         """Send to a device, through pinned memory to a GPU, which is not waited for."""
-        pinned = {name: value.pin_memory() if device.type == "cuda" else value for name, value in self.tensors().items()}
-        return dataclasses.replace(self, **{name: value.to(device, non_blocking=True) for name, value in pinned.items()})
+        pinned = {
+            name: value.pin_memory() if device.type == "cuda" else value
+            for name, value in self.tensors().items()
+        }
+        return dataclasses.replace(
+            self, **{name: value.to(device, non_blocking=True) for name, value in pinned.items()}
+        )
 
 
 class Batches:
@@ -107,12 +114,22 @@ class Batches:
         device: torch.device | None = None,
         share: slice | None = None,
     ) -> None:
-        self.data, self.parts, self.config, self.stage, self.training = data, parts, config, stage, training
+        self.data, self.parts, self.config, self.stage, self.training = (
+            data,
+            parts,
+            config,
+            stage,
+            training,
+        )
         settings = config.pretrain
         self.seed = settings.seed * 2 + (stage == "two")  # the stages draw apart
         self.pairs = stage == "two" and settings.pairs
-        self.partners = [Partners(part, group_numbers(data, part)) for part in parts] if self.pairs else []
-        self.layout: Any = settings.stage_one_patches if stage == "one" else settings.stage_two_patches
+        self.partners = (
+            [Partners(part, group_numbers(data, part)) for part in parts] if self.pairs else []
+        )
+        self.layout: Any = (
+            settings.stage_one_patches if stage == "one" else settings.stage_two_patches
+        )
         self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
         self.resident = self._resident() if self.device.type == "cuda" else None
         self.ahead: dict[int, Future[Plan]] = {}
@@ -128,7 +145,9 @@ class Batches:
             here = torch.cuda.current_stream(self.device)
             here.wait_stream(self.stream)
             for tensor in plan.tensors().values():
-                tensor.record_stream(here)  # its memory is not given away before the step has used it
+                tensor.record_stream(
+                    here
+                )  # its memory is not given away before the step has used it
         self.ahead = {step + 1: self.helper.submit(self._sent, step + 1)}
         return plan
 
@@ -140,10 +159,16 @@ class Batches:
     def clips(self, step: int) -> np.ndarray:
         """Clips of a step in all processes, (B,), by their rows in the cache."""
         each = self.training.batch // len(self.parts) // (2 if self.pairs else 1)
-        chosen = [part[batch_indices(self.seed, step, clips=len(part), batch=each, part=number)] for number, part in enumerate(self.parts)]
+        chosen = [
+            part[batch_indices(self.seed, step, clips=len(part), batch=each, part=number)]
+            for number, part in enumerate(self.parts)
+        ]
         if self.pairs:
             draws = generator(self.seed, "pairs", step)
-            chosen = [np.stack([some, partners.draw(some, draws)], axis=1).ravel() for some, partners in zip(chosen, self.partners, strict=True)]
+            chosen = [
+                np.stack([some, partners.draw(some, draws)], axis=1).ravel()
+                for some, partners in zip(chosen, self.partners, strict=True)
+            ]
         return np.concatenate(chosen)
 
     def describe(self, step: int) -> str:
@@ -182,18 +207,32 @@ class Batches:
     def _own_parts(self) -> list[np.ndarray]:
         """Return the parts that fill places of this process."""
         each = self.training.batch // len(self.parts)
-        return [part for number, part in enumerate(self.parts) if number * each < self.share.stop and self.share.start < (number + 1) * each]
+        return [
+            part
+            for number, part in enumerate(self.parts)
+            if number * each < self.share.stop and self.share.start < (number + 1) * each
+        ]
 
     def _resident(self) -> "Resident | None":
         clips = np.sort(np.concatenate(self._own_parts()))
         need = int(self.data.frames[clips].sum()) * self.config.model.bands * 2  # float16
-        return Resident.of(self.data, clips, self.device) if need < RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0] else None
+        return (
+            Resident.of(self.data, clips, self.device)
+            if need < RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]
+            else None
+        )
 
 
 def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
     """A number for the group of each clip, by a hash of its name; a clip without one is a group of its own. Shape of `clips`, int64."""
     names = (data.clips[clip].group or data.clips[clip].id for clip in clips)
-    return np.array([int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True) for name in names], np.int64)
+    return np.array(
+        [
+            int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+            for name in names
+        ],
+        np.int64,
+    )
 
 
 def require_groups(data: Cache, train: np.ndarray) -> None:
@@ -249,10 +288,14 @@ class Resident:
         frames = data.frames[clips]
         first = np.zeros(len(data.clips), int)
         first[clips] = np.cumsum(frames) - frames
-        table = torch.empty(int(frames.sum()), data.spectrogram.bands, dtype=torch.float16, device=device)
+        table = torch.empty(
+            int(frames.sum()), data.spectrogram.bands, dtype=torch.float16, device=device
+        )
         for clip in clips:
             rows = data.log_mel(int(clip))
-            table[first[clip] : first[clip] + len(rows)] = torch.from_numpy(np.array(rows)).to(device)
+            table[first[clip] : first[clip] + len(rows)] = torch.from_numpy(np.array(rows)).to(
+                device
+            )
         return cls(table, first)
 
 
@@ -272,7 +315,13 @@ def make_plan(
 ) -> Plan:
     """Draw for a whole batch and plan a share of it; what is drawn for a clip does not depend on the share."""
     model, settings, share = config.model, config.pretrain, share or slice(0, len(chosen))
-    shape = {"patches": settings.patches, "width": model.frames, "layout": layout, "most": model.positions, "pairs": pairs}
+    shape = {
+        "patches": settings.patches,
+        "width": model.frames,
+        "layout": layout,
+        "most": model.positions,
+        "pairs": pairs,
+    }
     drawn = augment.draw(draws, data.frames[chosen], config=augmentation, **shape)
     masked = draw_mask(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
     weight = _weight(masked if counts == "masked" else drawn.present, share)
@@ -282,11 +331,15 @@ def make_plan(
     if resident is None:
         spans = augment.span(drawn, frames, model.frames)
         # The same length at every step, where that is enough: whoever replays a step needs the same shapes.
-        log_mels = data.read(own, spans, least=int(settings.patches * model.frames / augmentation.scale[0]) + 2)  # (B, T, M)
+        log_mels = data.read(
+            own, spans, least=int(settings.patches * model.frames / augmentation.scale[0]) + 2
+        )  # (B, T, M)
         table, first = log_mels.flatten(0, 1), np.arange(len(own)) * log_mels.shape[1] - spans[:, 0]
     else:
         table, first = None, resident.first[own]
-    crops = Crops.of(drawn, first=first, frames=frames, width=model.frames, config=config.spectrogram)
+    crops = Crops.of(
+        drawn, first=first, frames=frames, width=model.frames, config=config.spectrogram
+    )
     flat, there = torch.from_numpy(masked).flatten(), torch.from_numpy(drawn.present).flatten()
     return Plan(
         **vars(crops),
@@ -307,7 +360,9 @@ def _weight(counted: np.ndarray, share: slice) -> float:
     return float(own.sum() * len(counted) / (len(own) * max(1, counted.sum())))
 
 
-def look_up(plan: Plan, table: Tensor, config: Config, augmentation: AugmentConfig) -> tuple[Tensor, Tensor]:
+def look_up(
+    plan: Plan, table: Tensor, config: Config, augmentation: AugmentConfig
+) -> tuple[Tensor, Tensor]:
     """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
     silence = config.spectrogram.silence
     clean = augment.look_up(plan, table, silence=silence, width=config.model.frames)
@@ -315,7 +370,9 @@ def look_up(plan: Plan, table: Tensor, config: Config, augmentation: AugmentConf
     return augmented, augmented if config.pretrain.target == "augmented" else clean
 
 
-def make_batch(data: Cache, chosen: np.ndarray, config: Config, *, augmentation: AugmentConfig, **options: Any) -> Batch:
+def make_batch(
+    data: Cache, chosen: np.ndarray, config: Config, *, augmentation: AugmentConfig, **options: Any
+) -> Batch:
     """Read clips, augment them, cut them into patches and choose what to mask."""
     plan = make_plan(data, chosen, config, augmentation=augmentation, **options)
     assert plan.table is not None

@@ -19,22 +19,33 @@ PICTURE_RATIOS = (0.25, 0.5, 0.75, 0.9)
 
 
 @torch.no_grad()
-def write_reconstructions(path: Path, model: Patchifier, data: Cache, clips: np.ndarray, config: Config) -> None:
+def write_reconstructions(
+    path: Path, model: Patchifier, data: Cache, clips: np.ndarray, config: Config
+) -> None:
     """Write patches of one held-out clip with what the model fills in at several mask ratios, for the report."""
     if not len(clips):
         return
     index = int(clips[len(clips) // 2])
     clip = data.clips[index]
     log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
-    patches = spectrogram.cut(log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence)[: config.pretrain.patches]
+    patches = spectrogram.cut(
+        log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
+    )[: config.pretrain.patches]
     model = model.cpu().eval()
     tensors = {"original": model.mel(patches)[:, 0].contiguous()}
     for ratio in PICTURE_RATIOS:
-        masked = draw_mask(generator(config.pretrain.seed, "mask", 2**40), np.ones((1, len(patches)), bool), ratio)
+        masked = draw_mask(
+            generator(config.pretrain.seed, "mask", 2**40), np.ones((1, len(patches)), bool), ratio
+        )
         filled = model.reconstruct(patches[None], masked=torch.from_numpy(masked))[0]
-        tensors |= {f"masked_{ratio}": torch.from_numpy(masked[0].astype(np.uint8)), f"reconstructed_{ratio}": filled[:, 0].contiguous()}
+        tensors |= {
+            f"masked_{ratio}": torch.from_numpy(masked[0].astype(np.uint8)),
+            f"reconstructed_{ratio}": filled[:, 0].contiguous(),
+        }
     with replaced_file(path) as new:
-        safetensors.torch.save_file(tensors, new, metadata=picture_facts(clip.id, clip.info, config))
+        safetensors.torch.save_file(
+            tensors, new, metadata=picture_facts(clip.id, clip.info, config)
+        )
 
 
 def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, str]:

@@ -38,12 +38,26 @@ def split(data: Cache, config: PretrainConfig) -> Sides:
         else:
             held = hold_out(clips, fraction=config.validation_fraction, seed=config.seed)
     train = np.array([index for index in range(len(clips)) if used[index] and not held[index]], int)
-    validation = np.array([index for index in range(len(clips)) if used[index] and held[index]], int)
+    validation = np.array(
+        [index for index in range(len(clips)) if used[index] and held[index]], int
+    )
     if not len(train):
-        raise RequestError(f"cache {data.path} has no clip left to train on ({len(clips)} in all, {len(validation)} held out).")
+        raise RequestError(
+            f"cache {data.path} has no clip left to train on ({len(clips)} in all, {len(validation)} held out)."
+        )
     parts = tuple(np.intersect1d(train, part) for part in data.parts(config.parts))
     if not all(map(len, parts)):
-        raise RequestError(f"pretrain.parts is {config.parts}, but a part of cache {data.path} has no clip to train on: choose a smaller number.")
-    validation = np.intersect1d(validation, data.parts(config.parts)[0])  # the first process validates, and may have the first part alone
+        raise RequestError(
+            f"pretrain.parts is {config.parts}, but a part of cache {data.path} has no clip to train on: choose a smaller number."
+        )
+    validation = np.intersect1d(
+        validation, data.parts(config.parts)[0]
+    )  # the first process validates, and may have the first part alone
     # The same few, evenly spread, at every validation.
-    return Sides(train, validation[np.linspace(0, len(validation) - 1, min(len(validation), VALIDATION_CLIPS)).astype(int)], parts)
+    return Sides(
+        train,
+        validation[
+            np.linspace(0, len(validation) - 1, min(len(validation), VALIDATION_CLIPS)).astype(int)
+        ],
+        parts,
+    )

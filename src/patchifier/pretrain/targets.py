@@ -14,7 +14,9 @@ TAUGHT = {
     "latent": "what a slow copy of the model, which sees masked patches alone, knows of them",
     "contrast": "which clip of the batch a slow copy hears in the masked patches",
 }
-ELSEWHERE = {"distil": "what another model, trained elsewhere, says of the clip: distillation, which is not self-supervised"}
+ELSEWHERE = {
+    "distil": "what another model, trained elsewhere, says of the clip: distillation, which is not self-supervised"
+}
 
 
 def require_targets(config: Config) -> None:
@@ -26,20 +28,36 @@ def require_targets(config: Config) -> None:
         Naming the target.
     """
     if config.pretrain.pairs and "contrast" not in config.pretrain.targets:
-        raise RequestError("pretrain.contrast_of 'group' says how the target 'contrast' is asked, which is not in pretrain.targets: add it, or leave this out.")
+        raise RequestError(
+            "pretrain.contrast_of 'group' says how the target 'contrast' is asked, which is not in pretrain.targets: add it, or leave this out."
+        )
     if config.pretrain.targets == (PIXELS,) and not config.pretrain.teacher_features:
         return
     rows = (PIXELS, *DESCRIPTORS, *TAUGHT, *ESTIMATORS, *ELSEWHERE)
-    if not config.pretrain.targets or len(set(config.pretrain.targets)) < len(config.pretrain.targets):
-        raise RequestError(f"pretrain.targets is {config.pretrain.targets}, expected some of {', '.join(rows)}, each once.")
+    if not config.pretrain.targets or len(set(config.pretrain.targets)) < len(
+        config.pretrain.targets
+    ):
+        raise RequestError(
+            f"pretrain.targets is {config.pretrain.targets}, expected some of {', '.join(rows)}, each once."
+        )
     for name, only in (("loss_on", "masked"), ("extract", "visible")):
         if getattr(config.pretrain, name) != only:
-            raise RequestError(f"pretrain.{name} is {getattr(config.pretrain, name)!r}, expected {only!r} with targets beside pixels.")
+            raise RequestError(
+                f"pretrain.{name} is {getattr(config.pretrain, name)!r}, expected {only!r} with targets beside pixels."
+            )
     for name in config.pretrain.targets:
         if name not in rows:
-            raise RequestError(f"pretrain.targets holds {name!r}, expected some of {', '.join(rows)}.")
+            raise RequestError(
+                f"pretrain.targets holds {name!r}, expected some of {', '.join(rows)}."
+            )
         if name in DESCRIPTORS:
             require_descriptor(name, config, what="the target")
     if ("distil" in config.pretrain.targets) != bool(config.pretrain.teacher_features):
-        raise RequestError("the target 'distil' and pretrain.teacher_features, a folder with a file for each clip, need each other.")
-    require_estimators([name for name in config.pretrain.targets if name in ESTIMATORS], config, field="pretrain.targets")
+        raise RequestError(
+            "the target 'distil' and pretrain.teacher_features, a folder with a file for each clip, need each other."
+        )
+    require_estimators(
+        [name for name in config.pretrain.targets if name in ESTIMATORS],
+        config,
+        field="pretrain.targets",
+    )

@@ -20,7 +20,14 @@ import numpy as np
 from patchifier.config import RequestError
 from patchifier.probe.few_shot import few_shot
 from patchifier.probe.grid import jukemir
-from patchifier.probe.linear import cross_validate, cross_validate_majority, fit_predict, linear, majority, name
+from patchifier.probe.linear import (
+    cross_validate,
+    cross_validate_majority,
+    fit_predict,
+    linear,
+    majority,
+    name,
+)
 from patchifier.probe.pooler import paper
 from patchifier.probe.sides import Probed, Sides
 from patchifier.tasks import Task
@@ -44,7 +51,15 @@ __all__ = [
 PROTOCOLS: dict[str, Callable[..., Probed]] = {"linear": linear, "jukemir": jukemir, "paper": paper}
 
 
-def probe(protocol: str, task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, *, seed: int = 0) -> Probed:
+def probe(
+    protocol: str,
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    sides: Sides,
+    *,
+    seed: int = 0,
+) -> Probed:
     """Train and choose by a protocol, and predict the test clips.
 
     Parameters
@@ -73,5 +88,7 @@ def probe(protocol: str, task: Task, features: np.ndarray, targets: np.ndarray, 
         If the protocol is unknown, or features, targets and sides do not fit.
     """
     if protocol not in PROTOCOLS:
-        raise RequestError(f"there is no protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}.")
+        raise RequestError(
+            f"there is no protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}."
+        )
     return PROTOCOLS[protocol](task, features, targets, sides, seed=seed)

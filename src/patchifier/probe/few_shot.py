@@ -14,7 +14,14 @@ from patchifier.tasks import Task
 
 
 def few_shot(
-    task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, *, shots: Sequence[int] = (1, 2, 5, 10), draws: int = 50, seed: int = 0
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    sides: Sides,
+    *,
+    shots: Sequence[int] = (1, 2, 5, 10),
+    draws: int = 50,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Test logistic regression on k clips of each class, drawn again and again from the training side.
 
@@ -49,19 +56,44 @@ def few_shot(
         If the task is of another kind, or a class of the task has fewer training clips than the largest of `shots`.
     """
     if task.kind != "one-of":
-        raise RequestError(f"few-shot draws clips of each class, so it takes one-of tasks: this one is {task.kind}.")
+        raise RequestError(
+            f"few-shot draws clips of each class, so it takes one-of tasks: this one is {task.kind}."
+        )
     if not shots or min(shots) < 1 or draws < 1:
-        raise RequestError(f"few-shot was asked for {draws} draws of {tuple(shots)} clips, expected at least one of at least one.")
+        raise RequestError(
+            f"few-shot was asked for {draws} draws of {tuple(shots)} clips, expected at least one of at least one."
+        )
     check(task, features, targets, sides)
     if len(task.names) < 2:
-        raise RequestError(f"the task knows {len(task.names)} class, expected at least two to tell apart.")
+        raise RequestError(
+            f"the task knows {len(task.names)} class, expected at least two to tell apart."
+        )
     _check_counts(task, targets[sides.train], max(shots))
     mean, scale = moments(np.asarray(features, np.float64)[sides.train])
     rows = []
     for k in shots:
-        figures = [_one_draw(task, (features - mean) / scale, targets, sides, k, generator(seed, f"few-shot {k}", draw)) for draw in range(draws)]
+        figures = [
+            _one_draw(
+                task,
+                (features - mean) / scale,
+                targets,
+                sides,
+                k,
+                generator(seed, f"few-shot {k}", draw),
+            )
+            for draw in range(draws)
+        ]
         low, high = np.quantile(figures, [0.025, 0.975])
-        rows.append({"k": k, "metric": task.metric, "value": float(np.mean(figures)), "low": float(low), "high": float(high), "draws": draws})
+        rows.append(
+            {
+                "k": k,
+                "metric": task.metric,
+                "value": float(np.mean(figures)),
+                "low": float(low),
+                "high": float(high),
+                "draws": draws,
+            }
+        )
     return rows
 
 
@@ -69,18 +101,34 @@ def _check_counts(task: Task, targets: np.ndarray, most: int) -> None:
     counts = np.bincount(targets, minlength=len(task.names))
     if counts.min() < most:
         scarce = task.names[int(counts.argmin())]
-        raise RequestError(f"class {scarce!r} has {counts.min()} training clips, expected at least {most}: ask for fewer shots, or leave the class out.")
+        raise RequestError(
+            f"class {scarce!r} has {counts.min()} training clips, expected at least {most}: ask for fewer shots, or leave the class out."
+        )
 
 
-def _one_draw(task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, k: int, dice: np.random.Generator) -> float:
+def _one_draw(
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    sides: Sides,
+    k: int,
+    dice: np.random.Generator,
+) -> float:
     from sklearn.linear_model import LogisticRegression
 
-    chosen = np.concatenate([draw_clips(sides.train[targets[sides.train] == index], sides.groups, k, dice) for index in range(len(task.names))])
+    chosen = np.concatenate(
+        [
+            draw_clips(sides.train[targets[sides.train] == index], sides.groups, k, dice)
+            for index in range(len(task.names))
+        ]
+    )
     model = LogisticRegression(C=LOGISTIC_C, max_iter=5000).fit(features[chosen], targets[chosen])
     return tasks.main_score(task, targets[sides.test], model.predict_proba(features[sides.test]))
 
 
-def draw_clips(clips: np.ndarray, groups: np.ndarray, k: int, dice: np.random.Generator) -> np.ndarray:
+def draw_clips(
+    clips: np.ndarray, groups: np.ndarray, k: int, dice: np.random.Generator
+) -> np.ndarray:
     """Draw k of a class's clips: first one of every group, in random order, then a second of every group, and so on."""
     order = dice.permutation(clips)
     seen: dict[Any, int] = {}

@@ -22,14 +22,28 @@ from torch import Tensor, nn
 from patchifier import tasks
 from patchifier.cache import Progress, silent
 from patchifier.config import RequestError
-from patchifier.probe.heads import Problem, Schedule, Setting, Trained, batch, first_weights, kept, train_alone
+from patchifier.probe.heads import (
+    Problem,
+    Schedule,
+    Setting,
+    Trained,
+    batch,
+    first_weights,
+    kept,
+    train_alone,
+)
 from patchifier.probe.sides import Probed, Sides, check, with_validation
 from patchifier.probe.stack import train_stack
 from patchifier.tasks import Task
 
 log = logging.getLogger(__name__)
 
-SETTINGS = tuple(Setting(*values) for values in itertools.product((False, True), (0, 512), (64, 256), (1e-5, 1e-4, 1e-3), (0.25, 0.5, 0.75), (0.0, 1e-4, 1e-3)))
+SETTINGS = tuple(
+    Setting(*values)
+    for values in itertools.product(
+        (False, True), (0, 512), (64, 256), (1e-5, 1e-4, 1e-3), (0.25, 0.5, 0.75), (0.0, 1e-4, 1e-3)
+    )
+)
 STACK_BYTES = 1_000_000_000  # of one stack's weights, gradients, moments and activations
 
 
@@ -81,12 +95,24 @@ def jukemir(
     runs = train_grid(problem, settings, schedule or Schedule(), progress=progress)
     best = select(runs)
     unfinished = sum(not run.finished for run in runs)
-    facts = {f"valid_{task.metric}": best.score, "step": best.best_step, "runs": len(runs), "unfinished_runs": unfinished}
-    return Probed(problem.predict(best, features[sides.test]), dataclasses.asdict(best.setting) | facts)
+    facts = {
+        f"valid_{task.metric}": best.score,
+        "step": best.best_step,
+        "runs": len(runs),
+        "unfinished_runs": unfinished,
+    }
+    return Probed(
+        problem.predict(best, features[sides.test]), dataclasses.asdict(best.setting) | facts
+    )
 
 
 def train_grid(
-    problem: Problem, settings: Sequence[Setting], schedule: Schedule, *, stack_bytes: int = STACK_BYTES, progress: Progress = silent
+    problem: Problem,
+    settings: Sequence[Setting],
+    schedule: Schedule,
+    *,
+    stack_bytes: int = STACK_BYTES,
+    progress: Progress = silent,
 ) -> list[Trained]:
     """Train all settings, stack after stack; only the best run keeps its weights.
 
@@ -96,27 +122,46 @@ def train_grid(
         In the order of `settings`.
     """
     if not settings or len(set(settings)) < len(settings):
-        raise RequestError(f"the grid has {len(settings)} settings, {len(set(settings))} of them different: expected at least one, and none twice.")
+        raise RequestError(
+            f"the grid has {len(settings)} settings, {len(set(settings))} of them different: expected at least one, and none twice."
+        )
     runs: dict[Setting, Trained] = {}
-    for trained in _in_threads(problem, stacks(problem, settings, stack_bytes // torch.get_num_threads()), schedule):
+    for trained in _in_threads(
+        problem, stacks(problem, settings, stack_bytes // torch.get_num_threads()), schedule
+    ):
         runs |= {run.setting: run for run in trained}
         best = min(runs.values(), key=_rank)
-        runs = {setting: run if run is best else dataclasses.replace(run, weights=[]) for setting, run in runs.items()}
+        runs = {
+            setting: run if run is best else dataclasses.replace(run, weights=[])
+            for setting, run in runs.items()
+        }
         progress(len(runs), len(settings), f"validation {problem.task.metric} {best.score:.3f}")
     cut = [run.setting for run in runs.values() if not run.finished]
     if cut:
-        log.warning("%d of %d runs still improved when they were cut after %d steps, the first is %s", len(cut), len(runs), schedule.limit_steps, cut[0])
+        log.warning(
+            "%d of %d runs still improved when they were cut after %d steps, the first is %s",
+            len(cut),
+            len(runs),
+            schedule.limit_steps,
+            cut[0],
+        )
     return [runs[setting] for setting in settings]
 
 
-def _in_threads(problem: Problem, waiting: list[list[Setting]], schedule: Schedule) -> Iterator[list[Trained]]:
+def _in_threads(
+    problem: Problem, waiting: list[list[Setting]], schedule: Schedule
+) -> Iterator[list[Trained]]:
     """Train stacks side by side, each on one thread: small products of matrices divide badly, and bits do not depend on the number of threads."""
     threads, stop = torch.get_num_threads(), threading.Event()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         torch.set_num_threads(1)
-        waiting = sorted(waiting, key=lambda stack: -run_bytes(problem, stack[0]))  # the longest first
-        for future in as_completed([pool.submit(train_stack, problem, stack, schedule, stop) for stack in waiting]):
+        waiting = sorted(
+            waiting, key=lambda stack: -run_bytes(problem, stack[0])
+        )  # the longest first
+        for future in as_completed(
+            [pool.submit(train_stack, problem, stack, schedule, stop) for stack in waiting]
+        ):
             yield future.result()
     finally:
         stop.set()
@@ -128,7 +173,9 @@ def select(runs: Sequence[Trained]) -> Trained:
     """Return the run with the best validation score, the plainest of equals."""
     best = min(runs, key=_rank)
     if best.score == -np.inf:
-        raise RequestError(f"none of {len(runs)} runs ever gave finite outputs: features may be too large, look at their scale.")
+        raise RequestError(
+            f"none of {len(runs)} runs ever gave finite outputs: features may be too large, look at their scale."
+        )
     return best
 
 
@@ -140,7 +187,9 @@ def stacks(problem: Problem, settings: Sequence[Setting], stack_bytes: int) -> l
     """Group settings that see the same input, in their order, and cut groups that would need more than `stack_bytes`."""
     alike: dict[tuple, list[Setting]] = {}
     for setting in settings:
-        alike.setdefault((setting.standardise, setting.hidden, setting.batch, setting.dropout), []).append(setting)
+        alike.setdefault(
+            (setting.standardise, setting.hidden, setting.batch, setting.dropout), []
+        ).append(setting)
     cut = []
     for group in alike.values():
         size = max(1, stack_bytes // run_bytes(problem, group[0]))
@@ -152,9 +201,16 @@ def run_bytes(problem: Problem, setting: Setting) -> int:
     """Bytes that a run takes in a stack: weights, best weights, two moments, gradient; activations of a batch or of validation."""
     (train, valid), count = problem.inputs[setting.standardise], len(problem.task.names)
     size = train.shape[1]
-    weights = (size + 1) * setting.hidden + (setting.hidden + 1) * count if setting.hidden else (size + 1) * count
+    weights = (
+        (size + 1) * setting.hidden + (setting.hidden + 1) * count
+        if setting.hidden
+        else (size + 1) * count
+    )
     # Backward holds outputs and hidden values thrice; a score is computed in float64, of ranks and their sums.
-    activations = max(3 * min(setting.batch, len(train)) * (setting.hidden + count), len(valid) * (setting.hidden + 12 * count))
+    activations = max(
+        3 * min(setting.batch, len(train)) * (setting.hidden + count),
+        len(valid) * (setting.hidden + 12 * count),
+    )
     return 4 * (5 * weights + activations)
 
 
@@ -169,7 +225,9 @@ class _Net(nn.Module):
         weights = first_weights(problem, setting)
         pairs = list(zip(weights[::2], weights[1::2], strict=True))
         self.widths = [matrix.shape[1] for matrix, _ in pairs]
-        self.layers = nn.ModuleList([nn.Linear(matrix.shape[1], matrix.shape[0]) for matrix, _ in pairs])
+        self.layers = nn.ModuleList(
+            [nn.Linear(matrix.shape[1], matrix.shape[0]) for matrix, _ in pairs]
+        )
         for layer, (matrix, bias) in zip(self.layers, pairs, strict=True):
             layer.load_state_dict({"weight": matrix, "bias": bias})
 
@@ -188,11 +246,24 @@ def run_one(problem: Problem, setting: Setting, schedule: Schedule) -> Trained:
 
     def loss_at(step: int) -> Tensor:
         x, y = batch(problem, setting, step)
-        return loss(net(x, [kept(problem, setting, step, layer, (len(x), width)) for layer, width in enumerate(net.widths)]), y)
+        return loss(
+            net(
+                x,
+                [
+                    kept(problem, setting, step, layer, (len(x), width))
+                    for layer, width in enumerate(net.widths)
+                ],
+            ),
+            y,
+        )
 
     def score() -> float:
         outputs = net(valid).double().numpy()
-        return tasks.main_score(problem.task, known, outputs) if np.isfinite(outputs).all() else -np.inf
+        return (
+            tasks.main_score(problem.task, known, outputs)
+            if np.isfinite(outputs).all()
+            else -np.inf
+        )
 
     optimiser = torch.optim.Adam(net.parameters(), lr=setting.rate, weight_decay=setting.decay)
     return train_alone(setting, net, optimiser, loss_at, score, schedule)

@@ -71,7 +71,9 @@ class Schedule:
     def __post_init__(self) -> None:
         """Check that at least one validation is made."""
         if self.every_steps < 1 or self.patience < 1 or self.limit_steps < self.every_steps:
-            raise RequestError(f"{self} makes no sense, expected every_steps and patience of at least 1 and limit_steps of at least every_steps.")
+            raise RequestError(
+                f"{self} makes no sense, expected every_steps and patience of at least 1 and limit_steps of at least every_steps."
+            )
 
 
 @dataclass(frozen=True)
@@ -128,19 +130,33 @@ class Problem:
     spread: np.ndarray
 
     @classmethod
-    def of(cls, task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, seed: int) -> "Problem":
+    def of(
+        cls, task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, seed: int
+    ) -> "Problem":
         """Cut features and targets; both standardisers know training clips only."""
         features = np.asarray(features, np.float64)
         mean, scale = moments(features[sides.train])
         known = (sides.train, sides.valid)
         count = len(task.names)
         numbers = task.kind == "numbers"
-        centre, spread = moments(np.asarray(targets, np.float64)[sides.train]) if numbers else (np.zeros(count), np.ones(count))
-        rows = [np.eye(count)[targets[side]] if task.kind == "one-of" else (targets[side] - centre) / spread for side in known]
+        centre, spread = (
+            moments(np.asarray(targets, np.float64)[sides.train])
+            if numbers
+            else (np.zeros(count), np.ones(count))
+        )
+        rows = [
+            np.eye(count)[targets[side]]
+            if task.kind == "one-of"
+            else (targets[side] - centre) / spread
+            for side in known
+        ]
         targets_of = (_float(rows[0]), _float(rows[1]))
         problem = cls(task, seed, {}, targets_of, mean, scale, centre, spread)
         for flag in (False, True):
-            problem.inputs[flag] = (problem.scaled(features[sides.train], standardise=flag), problem.scaled(features[sides.valid], standardise=flag))
+            problem.inputs[flag] = (
+                problem.scaled(features[sides.train], standardise=flag),
+                problem.scaled(features[sides.valid], standardise=flag),
+            )
         return problem
 
     def scaled(self, features: np.ndarray, *, standardise: bool) -> Tensor:
@@ -154,12 +170,20 @@ class Problem:
 
     def predict(self, trained: Trained, features: np.ndarray) -> np.ndarray:
         """Probabilities or values of features (n, E)."""
-        return self.finish(outputs_of(trained.weights, self.scaled(features, standardise=trained.setting.standardise)))
+        return self.finish(
+            outputs_of(
+                trained.weights, self.scaled(features, standardise=trained.setting.standardise)
+            )
+        )
 
 
 def outputs_of(weights: Weights, x: Tensor) -> Tensor:
     """Outputs (n, C) of one head."""
-    hidden = x if len(weights) == 2 else torch.relu(torch.nn.functional.linear(x, weights[0], weights[1]))
+    hidden = (
+        x
+        if len(weights) == 2
+        else torch.relu(torch.nn.functional.linear(x, weights[0], weights[1]))
+    )
     return torch.nn.functional.linear(hidden, weights[-2], weights[-1])
 
 
@@ -185,29 +209,45 @@ def first_weights(problem: Problem, setting: Setting) -> Weights:
     weights = []
     for inputs, outputs in itertools.pairwise(widths):
         bound = 1 / math.sqrt(inputs)
-        weights += [_float(dice.uniform(-bound, bound, (outputs, inputs))), _float(dice.uniform(-bound, bound, outputs))]
+        weights += [
+            _float(dice.uniform(-bound, bound, (outputs, inputs))),
+            _float(dice.uniform(-bound, bound, outputs)),
+        ]
     return weights
 
 
 def batch(problem: Problem, setting: Setting, step: int) -> tuple[Tensor, Tensor]:
     """Features (B, E) and targets (B, C) of a step, drawn without replacement; all training clips where they are fewer than a batch."""
     x, y = problem.inputs[setting.standardise][0], problem.targets[0]
-    rows = torch.from_numpy(generator(problem.seed, "batch", step).permutation(len(x))[: setting.batch])
+    rows = torch.from_numpy(
+        generator(problem.seed, "batch", step).permutation(len(x))[: setting.batch]
+    )
     return x[rows], y[rows]
 
 
-def kept(problem: Problem, setting: Setting, step: int, layer: int, shape: tuple[int, int]) -> Tensor:
+def kept(
+    problem: Problem, setting: Setting, step: int, layer: int, shape: tuple[int, int]
+) -> Tensor:
     """What dropout multiplies a layer (B, width) by: 0, or 1 over the share that is kept."""
     threshold = round(256 * setting.dropout)
-    chance = np.frombuffer(generator(problem.seed, f"dropout {layer}", step).bytes(shape[0] * shape[1]), np.uint8)
-    return torch.from_numpy((chance >= threshold).reshape(shape)).float().mul_(256 / (256 - threshold))
+    chance = np.frombuffer(
+        generator(problem.seed, f"dropout {layer}", step).bytes(shape[0] * shape[1]), np.uint8
+    )
+    return (
+        torch.from_numpy((chance >= threshold).reshape(shape)).float().mul_(256 / (256 - threshold))
+    )
 
 
 # --- one head alone ---
 
 
 def train_alone(
-    setting: Setting, head: nn.Module, optimiser: torch.optim.Optimizer, loss_at: Callable[[int], Tensor], score: Callable[[], float], schedule: Schedule
+    setting: Setting,
+    head: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss_at: Callable[[int], Tensor],
+    score: Callable[[], float],
+    schedule: Schedule,
 ) -> Trained:
     """Train a head the plain way and leave it with its best weights, not its last.
 
@@ -237,7 +277,11 @@ def train_alone(
         with torch.no_grad():
             curve.append(score())
         if curve[-1] > best:
-            best, best_step, weights = curve[-1], step, {name: weight.clone() for name, weight in head.state_dict().items()}
+            best, best_step, weights = (
+                curve[-1],
+                step,
+                {name: weight.clone() for name, weight in head.state_dict().items()},
+            )
         finished = step - best_step >= schedule.patience * schedule.every_steps
     head.load_state_dict(weights)
     return Trained(setting, best, best_step, curve, finished, list(weights.values()))
@@ -266,7 +310,9 @@ def scorer(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     RequestError
         If no score is defined on these clips.
     """
-    measure = {"one-of": _gain, "many-of": _roc_auc, "numbers": _r2}[task.kind](task, targets.double())
+    measure = {"one-of": _gain, "many-of": _roc_auc, "numbers": _r2}[task.kind](
+        task, targets.double()
+    )
 
     def score(outputs: Tensor) -> Tensor:
         sound = torch.isfinite(outputs).all(2).all(1)
@@ -277,7 +323,9 @@ def scorer(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _gain(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     """Mean of what the likeliest class earns: 1 if it is the true one, or by the table of the key score."""
-    table = np.eye(len(task.names)) if task.metric == "accuracy" else tasks.key_score_matrix(task.names)
+    table = (
+        np.eye(len(task.names)) if task.metric == "accuracy" else tasks.key_score_matrix(task.names)
+    )
     gains = targets @ torch.from_numpy(table)  # (n, C)
     return lambda outputs: gains.gather(1, outputs.argmax(2).T).mean(0)
 
@@ -286,7 +334,9 @@ def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     """Mann and Whitney's U over the number of pairs, averaged over tags that are there sometimes, but not always."""
     mixed = (targets.amax(0) > 0) & (targets.amin(0) < 1)
     if not mixed.any():
-        raise RequestError("no tag is both present and absent among the validation clips, expected at least one: give a larger validation side.")
+        raise RequestError(
+            "no tag is both present and absent among the validation clips, expected at least one: give a larger validation side."
+        )
     present = targets[:, mixed].T.contiguous()  # (C, n)
     positive, clips = present.sum(1), len(targets)
 
@@ -294,8 +344,12 @@ def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
         values = outputs[:, :, mixed].transpose(1, 2).contiguous()  # (R, C, n)
         ordered = values.sort(-1).values
         below = torch.searchsorted(ordered, values)
-        ranks = (below + torch.searchsorted(ordered, values, right=True) + 1) / 2.0  # ties share their mean rank
-        areas = ((ranks * present).sum(-1) - positive * (positive + 1) / 2) / (positive * (clips - positive))
+        ranks = (
+            below + torch.searchsorted(ordered, values, right=True) + 1
+        ) / 2.0  # ties share their mean rank
+        areas = ((ranks * present).sum(-1) - positive * (positive + 1) / 2) / (
+            positive * (clips - positive)
+        )
         return areas.mean(1)
 
     return measure
@@ -306,5 +360,7 @@ def _r2(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     around = (targets - targets.mean(0)).square().sum(0)
     if not (around > 0).all():
         name = task.names[int((around <= 0).nonzero()[0, 0])]
-        raise RequestError(f"number {name!r} is the same for all {len(targets)} validation clips, so it has no R2: give a larger validation side.")
+        raise RequestError(
+            f"number {name!r} is the same for all {len(targets)} validation clips, so it has no R2: give a larger validation side."
+        )
     return lambda outputs: (1 - (outputs - targets).square().sum(1) / around).mean(1)

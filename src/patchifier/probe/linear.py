@@ -14,11 +14,15 @@ from patchifier.tasks import Task
 
 LOGISTIC_C = 0.1  # strong, for hundreds of features and tens of clips; fixed beforehand, the same for every encoder
 RIDGE_ALPHAS = np.logspace(-2, 4, 13)  # chosen by leave-one-out on the training clips
-STRENGTHS = {kind: np.logspace(-4, 2, 7) for kind in ("one-of", "many-of")} | {"numbers": RIDGE_ALPHAS}  # C, and alpha
+STRENGTHS = {kind: np.logspace(-4, 2, 7) for kind in ("one-of", "many-of")} | {
+    "numbers": RIDGE_ALPHAS
+}  # C, and alpha
 INNER_FOLDS = 5
 
 
-def linear(task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, *, seed: int = 0) -> Probed:
+def linear(
+    task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, *, seed: int = 0
+) -> Probed:
     """Logistic or ridge regression whose strength is chosen by validation; for small sets.
 
     With a validation side, the strength is that which does best there; without, on folds of the training clips, by group. Then the
@@ -50,11 +54,22 @@ def linear(task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, 
     check(task, features, targets, sides)
     known = np.concatenate([sides.train, sides.valid]).astype(np.int64)
     rounds = [(sides.train, sides.valid)] if len(sides.valid) else _inner_folds(sides)
-    figures = {strength: _score(task, features, targets, rounds, strength) for strength in STRENGTHS[task.kind].tolist()}
+    figures = {
+        strength: _score(task, features, targets, rounds, strength)
+        for strength in STRENGTHS[task.kind].tolist()
+    }
     # The stronger of equals: the smallest C, the largest alpha.
-    best = max(figures, key=lambda strength: (figures[strength], strength if task.kind == "numbers" else -strength))
-    predictions = fit_predict(task, features[known], targets[known], features[sides.test], strength=best)
-    return Probed(predictions, {"alpha" if task.kind == "numbers" else "C": best, f"valid_{task.metric}": figures[best]})
+    best = max(
+        figures,
+        key=lambda strength: (figures[strength], strength if task.kind == "numbers" else -strength),
+    )
+    predictions = fit_predict(
+        task, features[known], targets[known], features[sides.test], strength=best
+    )
+    return Probed(
+        predictions,
+        {"alpha" if task.kind == "numbers" else "C": best, f"valid_{task.metric}": figures[best]},
+    )
 
 
 def _inner_folds(sides: Sides) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -62,7 +77,9 @@ def _inner_folds(sides: Sides) -> list[tuple[np.ndarray, np.ndarray]]:
     groups = sides.groups[sides.train]
     names, sizes = np.unique(groups, return_counts=True)
     if len(names) < 2:
-        raise RequestError("the split has no validation side and its training clips are of one group: expected at least two groups to choose a strength.")
+        raise RequestError(
+            "the split has no validation side and its training clips are of one group: expected at least two groups to choose a strength."
+        )
     loads = np.zeros(min(INNER_FOLDS, len(names)), int)
     fold_of = {}
     for index in np.argsort(-sizes, kind="stable"):
@@ -72,14 +89,32 @@ def _inner_folds(sides: Sides) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(sides.train[folds != fold], sides.train[folds == fold]) for fold in range(len(loads))]
 
 
-def _score(task: Task, features: np.ndarray, targets: np.ndarray, rounds: list[tuple[np.ndarray, np.ndarray]], strength: float) -> float:
+def _score(
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    rounds: list[tuple[np.ndarray, np.ndarray]],
+    strength: float,
+) -> float:
     """Score a strength on the held-out clips of all rounds together; one that cannot be scored is worth least."""
-    parts = [fit_predict(task, features[fitted], targets[fitted], features[held], strength=strength) for fitted, held in rounds]
-    value = tasks.main_score(task, targets[np.concatenate([held for _, held in rounds])], np.concatenate(parts))
+    parts = [
+        fit_predict(task, features[fitted], targets[fitted], features[held], strength=strength)
+        for fitted, held in rounds
+    ]
+    value = tasks.main_score(
+        task, targets[np.concatenate([held for _, held in rounds])], np.concatenate(parts)
+    )
     return value if np.isfinite(value) else -np.inf
 
 
-def fit_predict(task: Task, train: np.ndarray, targets: np.ndarray, test: np.ndarray, *, strength: float | None = None) -> np.ndarray:
+def fit_predict(
+    task: Task,
+    train: np.ndarray,
+    targets: np.ndarray,
+    test: np.ndarray,
+    *,
+    strength: float | None = None,
+) -> np.ndarray:
     """Fit a probe on training features and predict test clips.
 
     Parameters
@@ -106,7 +141,12 @@ def fit_predict(task: Task, train: np.ndarray, targets: np.ndarray, test: np.nda
     scaler = StandardScaler().fit(train)
     train, test = scaler.transform(train), scaler.transform(test)
     if task.kind == "numbers":
-        return RidgeCV(RIDGE_ALPHAS if strength is None else [strength]).fit(train, targets).predict(test).reshape(len(test), -1)
+        return (
+            RidgeCV(RIDGE_ALPHAS if strength is None else [strength])
+            .fit(train, targets)
+            .predict(test)
+            .reshape(len(test), -1)
+        )
     strength = LOGISTIC_C if strength is None else strength
     if task.kind == "one-of":
         if len(np.unique(targets)) == 1:  # nothing to tell apart
@@ -119,7 +159,9 @@ def fit_predict(task: Task, train: np.ndarray, targets: np.ndarray, test: np.nda
     for column in targets.T:
         constant = column.min() == column.max()
         tag = None if constant else LogisticRegression(C=strength, max_iter=5000).fit(train, column)
-        columns.append(np.full(len(test), column[0]) if tag is None else tag.predict_proba(test)[:, 1])
+        columns.append(
+            np.full(len(test), column[0]) if tag is None else tag.predict_proba(test)[:, 1]
+        )
     return np.stack(columns, axis=1)
 
 
@@ -130,18 +172,31 @@ def name(task: Task) -> str:
 
 def majority(task: Task, targets: np.ndarray, count: int) -> np.ndarray:
     """Share of each class or tag among training targets, or the mean of each number, for every test clip: (count, C)."""
-    shares = np.bincount(targets, minlength=len(task.names)) / len(targets) if task.kind == "one-of" else targets.mean(0)
+    shares = (
+        np.bincount(targets, minlength=len(task.names)) / len(targets)
+        if task.kind == "one-of"
+        else targets.mean(0)
+    )
     return np.tile(shares, (count, 1))
 
 
-def cross_validate(task: Task, features: np.ndarray, targets: np.ndarray, folds: Sequence[int]) -> np.ndarray:
+def cross_validate(
+    task: Task, features: np.ndarray, targets: np.ndarray, folds: Sequence[int]
+) -> np.ndarray:
     """Predict each fold from a probe fitted on the others: (n, C)."""
-    return _over_folds(task, targets, folds, lambda train, test: fit_predict(task, features[train], targets[train], features[test]))
+    return _over_folds(
+        task,
+        targets,
+        folds,
+        lambda train, test: fit_predict(task, features[train], targets[train], features[test]),
+    )
 
 
 def cross_validate_majority(task: Task, targets: np.ndarray, folds: Sequence[int]) -> np.ndarray:
     """Predict each fold by the majority, or the mean, of the others: (n, C)."""
-    return _over_folds(task, targets, folds, lambda train, test: majority(task, targets[train], int(test.sum())))
+    return _over_folds(
+        task, targets, folds, lambda train, test: majority(task, targets[train], int(test.sum()))
+    )
 
 
 def _over_folds(task: Task, targets: np.ndarray, folds: Sequence[int], predict):  # type: ignore[no-untyped-def]

@@ -14,7 +14,11 @@ from patchifier.probe.heads import Problem, Schedule, Setting, Trained, batch, s
 from patchifier.probe.sides import Probed, Sides, check, with_validation
 from patchifier.tasks import Task
 
-RATES = (1e-5, 1e-4, 1e-3)  # the paper's for fine-tuning, and the two above it: a head alone starts from nothing
+RATES = (
+    1e-5,
+    1e-4,
+    1e-3,
+)  # the paper's for fine-tuning, and the two above it: a head alone starts from nothing
 BATCH = 32  # the paper's
 DECAY = 0.01  # AdamW's own, on matrices
 
@@ -69,11 +73,21 @@ def paper(
     rate = max(runs, key=lambda rate: runs[rate][0].score)  # the smallest of equals
     run, head = runs[rate]
     if run.score == -math.inf:
-        raise RequestError("the head never gave finite outputs: features may be too large, look at their scale.")
+        raise RequestError(
+            "the head never gave finite outputs: features may be too large, look at their scale."
+        )
     unfinished = sum(not other.finished for other, _ in runs.values())
     with torch.no_grad():
         predictions = problem.finish(head(problem.scaled(features[sides.test], standardise=True)))
-    return Probed(predictions, {"rate": rate, f"valid_{task.metric}": run.score, "step": run.best_step, "unfinished_runs": unfinished})
+    return Probed(
+        predictions,
+        {
+            "rate": rate,
+            f"valid_{task.metric}": run.score,
+            "step": run.best_step,
+            "unfinished_runs": unfinished,
+        },
+    )
 
 
 def _train(problem: Problem, rate: float, schedule: Schedule) -> tuple[Trained, Head]:
@@ -82,12 +96,24 @@ def _train(problem: Problem, rate: float, schedule: Schedule) -> tuple[Trained, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         head = Head(problem.inputs[True][0].shape[1], len(problem.task.names))
-    loss, score, valid = tasks.loss(problem.task), scorer(problem.task, problem.targets[1]), problem.inputs[True][1]
-    matrices, biases = [part for part in head.parameters() if part.ndim > 1], [part for part in head.parameters() if part.ndim == 1]
-    optimiser = torch.optim.AdamW([{"params": matrices, "weight_decay": DECAY}, {"params": biases, "weight_decay": 0.0}], lr=rate)
+    loss, score, valid = (
+        tasks.loss(problem.task),
+        scorer(problem.task, problem.targets[1]),
+        problem.inputs[True][1],
+    )
+    matrices, biases = (
+        [part for part in head.parameters() if part.ndim > 1],
+        [part for part in head.parameters() if part.ndim == 1],
+    )
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": DECAY}, {"params": biases, "weight_decay": 0.0}],
+        lr=rate,
+    )
 
     def loss_at(step: int) -> Tensor:
         x, y = batch(problem, setting, step)
         return loss(head(x), y)
 
-    return train_alone(setting, head, optimiser, loss_at, lambda: float(score(head(valid)[None])), schedule), head
+    return train_alone(
+        setting, head, optimiser, loss_at, lambda: float(score(head(valid)[None])), schedule
+    ), head

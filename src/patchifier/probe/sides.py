@@ -46,24 +46,38 @@ def check(task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides) -
         share a clip, or training or test side is empty.
     """
     if task.kind == "per-frame":
-        raise RequestError("this task asks about moments within a clip: a probe of clips takes one-of, many-of or numbers.")
+        raise RequestError(
+            "this task asks about moments within a clip: a probe of clips takes one-of, many-of or numbers."
+        )
     if features.ndim != 2 or not features.shape[1]:
-        raise RequestError(f"features have shape {features.shape}, expected (clips, size) with at least one column.")
+        raise RequestError(
+            f"features have shape {features.shape}, expected (clips, size) with at least one column."
+        )
     if not len(features) == len(targets) == len(sides.groups):
-        raise RequestError(f"there are {len(features)} features, {len(targets)} targets and {len(sides.groups)} groups, expected one of each for a clip.")
+        raise RequestError(
+            f"there are {len(features)} features, {len(targets)} targets and {len(sides.groups)} groups, expected one of each for a clip."
+        )
     broken = np.flatnonzero(~np.isfinite(features).all(1))
     if len(broken):
-        raise RequestError(f"features of {len(broken)} clips are not finite numbers, the first is clip {broken[0]}: leave these clips out or embed them again.")
+        raise RequestError(
+            f"features of {len(broken)} clips are not finite numbers, the first is clip {broken[0]}: leave these clips out or embed them again."
+        )
     parts = {"train": sides.train, "valid": sides.valid, "test": sides.test}
     for side, chosen in parts.items():
         if side != "valid" and not len(chosen):
-            raise RequestError(f"the {side} side is empty, expected at least one clip: choose another split.")
+            raise RequestError(
+                f"the {side} side is empty, expected at least one clip: choose another split."
+            )
         if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(features):
-            raise RequestError(f"the {side} side points at clips {chosen.min()} to {chosen.max()}, expected 0 to {len(features) - 1}.")
+            raise RequestError(
+                f"the {side} side points at clips {chosen.min()} to {chosen.max()}, expected 0 to {len(features) - 1}."
+            )
     together = np.concatenate([np.asarray(chosen, np.int64) for chosen in parts.values()])
     twice = np.flatnonzero(np.bincount(together) > 1)
     if len(twice):
-        raise RequestError(f"{len(twice)} clips are named twice by the sides, the first is clip {twice[0]}: a clip has one side, once.")
+        raise RequestError(
+            f"{len(twice)} clips are named twice by the sides, the first is clip {twice[0]}: a clip has one side, once."
+        )
 
 
 def with_validation(sides: Sides, seed: int) -> Sides:
@@ -79,7 +93,9 @@ def with_validation(sides: Sides, seed: int) -> Sides:
     groups = sides.groups[sides.train]
     names = np.unique(groups)
     if len(names) < 2:
-        raise RequestError("the split has no validation side and its training clips are of one group: expected at least two groups to take validation from.")
+        raise RequestError(
+            "the split has no validation side and its training clips are of one group: expected at least two groups to take validation from."
+        )
     order = generator(seed, "validation", 0).permutation(names)
     sizes = np.array([(groups == name).sum() for name in order])
     count = min(int(np.searchsorted(sizes.cumsum(), len(groups) / 10)) + 1, len(names) - 1)

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from patchifier import tasks
-from patchifier.probe.heads import Problem, Schedule, Setting, Trained, Weights, batch, first_weights, kept, scorer
+from patchifier.probe.heads import (
+    Problem,
+    Schedule,
+    Setting,
+    Trained,
+    Weights,
+    batch,
+    first_weights,
+    kept,
+    scorer,
+)
 from patchifier.tasks import Task
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own
@@ -22,7 +32,9 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own
 # --- one step of a stack ---
 
 
-def forward(weights: Weights, x: Tensor, hidden_kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def forward(
+    weights: Weights, x: Tensor, hidden_kept: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Outputs (R, B, C) and what the last layer sees, (R, B, H) or the input itself, of inputs (B, E)."""
     hidden = x.expand(len(weights[0]), *x.shape)
     z = torch.baddbmm(weights[1][:, None], hidden, weights[0].transpose(1, 2))
@@ -34,11 +46,17 @@ def forward(weights: Weights, x: Tensor, hidden_kept: Tensor | None = None) -> t
     return torch.baddbmm(weights[3][:, None], z, weights[2].transpose(1, 2)), z
 
 
-def gradients(task: Task, weights: Weights, x: Tensor, y: Tensor, hidden_kept: Tensor | None, out: Weights) -> None:
+def gradients(
+    task: Task, weights: Weights, x: Tensor, y: Tensor, hidden_kept: Tensor | None, out: Weights
+) -> None:
     """Write every head's own gradients into `out`; its loss is the mean over batch and, but for one-of, outputs."""
     outputs, hidden = forward(weights, x, hidden_kept)
-    slope = tasks.activate(task, outputs).sub_(y)  # so for each of the three losses, up to a factor; (R, B, C)
-    slope.mul_({"one-of": 1.0, "many-of": 1 / y.shape[1], "numbers": 2 / y.shape[1]}[task.kind] / len(x))
+    slope = tasks.activate(task, outputs).sub_(
+        y
+    )  # so for each of the three losses, up to a factor; (R, B, C)
+    slope.mul_(
+        {"one-of": 1.0, "many-of": 1 / y.shape[1], "numbers": 2 / y.shape[1]}[task.kind] / len(x)
+    )
     torch.bmm(slope.transpose(1, 2), hidden, out=out[-2])
     torch.sum(slope, 1, out=out[-1])
     if len(weights) == 4:
@@ -61,26 +79,38 @@ class Adam:
         """Move the weights in place; the gradients are used up."""
         self.steps += 1
         step_size = self.rates / (1 - BETA_1**self.steps)
-        for weight, slope, first, second in zip(weights, slopes, self.first, self.second, strict=True):
+        for weight, slope, first, second in zip(
+            weights, slopes, self.first, self.second, strict=True
+        ):
             shape = (-1,) + (1,) * (weight.ndim - 1)
             slope.addcmul_(weight, self.decays.view(shape))
             first.lerp_(slope, 1 - BETA_1)
             second.mul_(BETA_2).addcmul_(slope, slope, value=1 - BETA_2)
             # The rate goes into the denominator: a head's own number, so that the last pass needs none.
             below = torch.sqrt(second, out=slope)
-            below.mul_((1 / (step_size * math.sqrt(1 - BETA_2**self.steps))).view(shape)).add_((EPSILON / step_size).view(shape))
+            below.mul_((1 / (step_size * math.sqrt(1 - BETA_2**self.steps))).view(shape)).add_(
+                (EPSILON / step_size).view(shape)
+            )
             weight.addcdiv_(first, below, value=-1)
 
     def keep(self, rows: Tensor) -> None:
         """Let go of the heads not in `rows`."""
         self.rates, self.decays = self.rates[rows], self.decays[rows]
-        self.first, self.second = [moment[rows] for moment in self.first], [moment[rows] for moment in self.second]
+        self.first, self.second = (
+            [moment[rows] for moment in self.first],
+            [moment[rows] for moment in self.second],
+        )
 
 
 # --- a stack from first to last step ---
 
 
-def train_stack(problem: Problem, settings: list[Setting], schedule: Schedule, stop: threading.Event | None = None) -> list[Trained]:
+def train_stack(
+    problem: Problem,
+    settings: list[Setting],
+    schedule: Schedule,
+    stop: threading.Event | None = None,
+) -> list[Trained]:
     """Train heads that differ in rate and decay alone; one that has stopped leaves the stack.
 
     Parameters
@@ -114,12 +144,28 @@ class _Stack:
     """Heads in training. Row r of weights and moments is the head of setting `places[r]`; figures are by place."""
 
     def __init__(self, problem: Problem, settings: list[Setting], schedule: Schedule) -> None:
-        self.problem, self.settings, self.schedule, self.alike = problem, settings, schedule, settings[0]
-        self.weights = [torch.stack([weight] * len(settings)) for weight in first_weights(problem, self.alike)]
-        self.best, self.slopes = [weight.clone() for weight in self.weights], [torch.empty_like(weight) for weight in self.weights]
-        rates, decays = (torch.tensor([getattr(setting, name) for setting in settings]) for name in ("rate", "decay"))
+        self.problem, self.settings, self.schedule, self.alike = (
+            problem,
+            settings,
+            schedule,
+            settings[0],
+        )
+        self.weights = [
+            torch.stack([weight] * len(settings)) for weight in first_weights(problem, self.alike)
+        ]
+        self.best, self.slopes = (
+            [weight.clone() for weight in self.weights],
+            [torch.empty_like(weight) for weight in self.weights],
+        )
+        rates, decays = (
+            torch.tensor([getattr(setting, name) for setting in settings])
+            for name in ("rate", "decay")
+        )
         self.optimiser = Adam(self.weights, rates, decays)
-        self.score, self.valid = scorer(problem.task, problem.targets[1]), problem.inputs[self.alike.standardise][1]
+        self.score, self.valid = (
+            scorer(problem.task, problem.targets[1]),
+            problem.inputs[self.alike.standardise][1],
+        )
         self.step, self.places = 0, np.arange(len(settings))
         self.scores, self.best_steps = np.full(len(settings), -np.inf), np.zeros(len(settings), int)
         self.curves: list[list[float]] = [[] for _ in settings]
@@ -129,7 +175,11 @@ class _Stack:
         """Make one step of every head."""
         x, y = batch(self.problem, self.alike, self.step)
         x.mul_(kept(self.problem, self.alike, self.step, 0, (len(x), x.shape[1])))
-        hidden_kept = kept(self.problem, self.alike, self.step, 1, (len(x), self.alike.hidden)) if self.alike.hidden else None
+        hidden_kept = (
+            kept(self.problem, self.alike, self.step, 1, (len(x), self.alike.hidden))
+            if self.alike.hidden
+            else None
+        )
         gradients(self.problem.task, self.weights, x, y, hidden_kept, self.slopes)
         self.optimiser.step(self.weights, self.slopes)
         self.step += 1
@@ -148,16 +198,27 @@ class _Stack:
 
     def release(self) -> None:
         """Let heads leave that have not improved for long, or all at the limit, and close the gaps."""
-        stale = self.step - self.best_steps[self.places] >= self.schedule.patience * self.schedule.every_steps
+        stale = (
+            self.step - self.best_steps[self.places]
+            >= self.schedule.patience * self.schedule.every_steps
+        )
         leaving = stale | (self.step + self.schedule.every_steps > self.schedule.limit_steps)
         if not leaving.any():
             return
         for row in np.flatnonzero(leaving):
             place = int(self.places[row])
             figures = float(self.scores[place]), int(self.best_steps[place]), self.curves[place]
-            self.done[place] = Trained(self.settings[place], *figures, bool(stale[row]), [best[row].clone() for best in self.best])
+            self.done[place] = Trained(
+                self.settings[place],
+                *figures,
+                bool(stale[row]),
+                [best[row].clone() for best in self.best],
+            )
         staying = torch.from_numpy(np.flatnonzero(~leaving))
         self.places = self.places[~leaving]
-        self.weights, self.best = [weight[staying] for weight in self.weights], [best[staying] for best in self.best]
+        self.weights, self.best = (
+            [weight[staying] for weight in self.weights],
+            [best[staying] for best in self.best],
+        )
         self.slopes = [torch.empty_like(weight) for weight in self.weights]
         self.optimiser.keep(staying)

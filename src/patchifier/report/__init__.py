@@ -12,7 +12,13 @@ from pathlib import Path
 
 from patchifier.config import RequestError
 from patchifier.report.figures import reconstruction_figure, save_figure
-from patchifier.report.folders import find_folders, read_json, read_reconstructions, read_run, write_text
+from patchifier.report.folders import (
+    find_folders,
+    read_json,
+    read_reconstructions,
+    read_run,
+    write_text,
+)
 from patchifier.report.page import page_text
 from patchifier.report.tables import collect_rows, csv_table, markdown_table
 
@@ -42,18 +48,35 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     roots = [Path(runs)] if isinstance(runs, str | Path) else [Path(path) for path in runs]
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise RequestError(f"cannot write a report to {out}: it is a file, expected a folder. Name another folder with --out.")
-    problems: list[str] = [f"Nothing to report on under {root}." for root in roots if not any(find_folders(root))]
+        raise RequestError(
+            f"cannot write a report to {out}: it is a file, expected a folder. Name another folder with --out."
+        )
+    problems: list[str] = [
+        f"Nothing to report on under {root}." for root in roots if not any(find_folders(root))
+    ]
     folders = sorted({folder.resolve() for root in roots for folder in find_folders(root)})
     if not folders:
         listed = ", ".join(map(str, roots)) or "no folder at all"
-        raise RequestError(f"found no run folder under {listed}: expected a folder with run.json, as 'patchifier pretrain --out RUN' makes.")
+        raise RequestError(
+            f"found no run folder under {listed}: expected a folder with run.json, as 'patchifier pretrain --out RUN' makes."
+        )
     base = Path(os.path.commonpath([folder.parent for folder in folders]))
     found = [read_run(path, base, problems) for path in folders if (path / "run.json").exists()]
-    found = [replace(run, label=f"{run.label} ({run.path.relative_to(base)})") if sum(run.label == r.label for r in found) > 1 else run for run in found]
+    found = [
+        replace(run, label=f"{run.label} ({run.path.relative_to(base)})")
+        if sum(run.label == r.label for r in found) > 1
+        else run
+        for run in found
+    ]
     compared = {run.path for run in found if run.kind == "compare"}
-    demos = {path: read_json(path / "results.json", problems) for path in folders if (path / "results.json").exists() and path not in compared}
-    demos = {path: {**results, "source": str(path.relative_to(base))} for path, results in demos.items()}
+    demos = {
+        path: read_json(path / "results.json", problems)
+        for path in folders
+        if (path / "results.json").exists() and path not in compared
+    }
+    demos = {
+        path: {**results, "source": str(path.relative_to(base))} for path, results in demos.items()
+    }
     rows = collect_rows(found, demos, problems)
     write_text(out / "table.csv", csv_table(rows))
     write_text(out / "table.md", markdown_table(rows))

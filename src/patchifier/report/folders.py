@@ -16,7 +16,12 @@ from patchifier.config import RequestError
 
 Row = Mapping[str, Any]
 
-METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")  # of fine-tuning, in the order of the paper
+METHODS = (
+    "linear-probe",
+    "freeze-extractor",
+    "freeze-bottleneck",
+    "full",
+)  # of fine-tuning, in the order of the paper
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.parent.name}/{path.name} cannot be read: {error}.")
         return {}
     if not isinstance(value, dict):
-        problems.append(f"{path.parent.name}/{path.name} holds {type(value).__name__}, expected a JSON object.")
+        problems.append(
+            f"{path.parent.name}/{path.name} holds {type(value).__name__}, expected a JSON object."
+        )
         return {}
     return value
 
@@ -81,9 +88,15 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
         return {}
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
-    by_step = {row.get("step"): row for row in csv.DictReader(whole) if math.isfinite(to_number(row.get("step")))}
+    by_step = {
+        row.get("step"): row
+        for row in csv.DictReader(whole)
+        if math.isfinite(to_number(row.get("step")))
+    }
     names = [name for name in next(iter(by_step.values()), {}) if name]
-    return {name: np.array([to_number(row.get(name)) for row in by_step.values()]) for name in names}
+    return {
+        name: np.array([to_number(row.get(name)) for row in by_step.values()]) for name in names
+    }
 
 
 def get_part(mapping: Row, name: str) -> dict[str, Any]:
@@ -104,16 +117,26 @@ def read_run(path: Path, base: Path, problems: list[str]) -> Run:
     """Read a run folder; its ``folder`` is named relative to ``base``."""
     facts = read_json(path / "run.json", problems)
     config = read_json(path / "config.json", problems)
-    run = Run(path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=())
+    run = Run(
+        path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=()
+    )
     missing = [*_missing_state(run), *(_missing_pretrain(run) if run.kind == "pretrain" else [])]
     missing += _missing_finetune(run) if run.kind == "finetune" else []
-    missing += ["no result yet"] if run.kind == "compare" and not (path / "results.json").exists() else []
-    return replace(run, missing=tuple(missing), facts={**facts, "folder": str(path.relative_to(base))})
+    missing += (
+        ["no result yet"] if run.kind == "compare" and not (path / "results.json").exists() else []
+    )
+    return replace(
+        run, missing=tuple(missing), facts={**facts, "folder": str(path.relative_to(base))}
+    )
 
 
 def _missing_state(run: Run) -> list[str]:
     state = run.facts.get("state", "unknown")
-    known = {"running": "it is still running, or was killed", "interrupted": "it was interrupted and can be resumed", "failed": "it failed"}
+    known = {
+        "running": "it is still running, or was killed",
+        "interrupted": "it was interrupted and can be resumed",
+        "failed": "it failed",
+    }
     return [] if state == "finished" else [known.get(state, f"its state is {state!r}")]
 
 
@@ -121,7 +144,9 @@ def _missing_pretrain(run: Run) -> list[str]:
     stages = get_part(run.config, "pretrain").get("stages", "both")
     missing = []
     for stage in [f"stage-{name}" for name in ("one", "two") if stages in (name, "both")]:
-        steps, checks = (read_columns(run.path / stage / name) for name in ("metrics.csv", "validation.csv"))
+        steps, checks = (
+            read_columns(run.path / stage / name) for name in ("metrics.csv", "validation.csv")
+        )
         if not (steps and checks):
             missing.append(f"{stage}: no {'validation' if steps else 'step'} yet")
     if stages != "one" and not (run.path / "stage-two" / "reconstructions.safetensors").exists():
@@ -131,9 +156,21 @@ def _missing_pretrain(run: Run) -> list[str]:
 
 def _missing_finetune(run: Run) -> list[str]:
     present = [method for method in METHODS if (run.path / method).is_dir()]
-    missing = [f"{method}: no validation yet" for method in present if not read_columns(run.path / method / "validation.csv")]
-    missing += [f"{method}: no test score yet" for method in present if not (run.path / method / "results.json").exists()]
-    absent = [method for method in METHODS if method not in present and run.facts.get("state") != "finished"]
+    missing = [
+        f"{method}: no validation yet"
+        for method in present
+        if not read_columns(run.path / method / "validation.csv")
+    ]
+    missing += [
+        f"{method}: no test score yet"
+        for method in present
+        if not (run.path / method / "results.json").exists()
+    ]
+    absent = [
+        method
+        for method in METHODS
+        if method not in present and run.facts.get("state") != "finished"
+    ]
     return [*missing, *([f"without {', '.join(absent)} so far"] if absent else [])]
 
 
@@ -165,7 +202,9 @@ def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
-        raise RequestError(f"cannot read reconstructions from {path}: {error}. Expected the file that stage II writes.") from error
+        raise RequestError(
+            f"cannot read reconstructions from {path}: {error}. Expected the file that stage II writes."
+        ) from error
 
 
 @contextmanager

@@ -16,9 +16,33 @@ if TYPE_CHECKING:
 
 _FILTERED = "443/197/290"
 PUBLISHED = (  # system, trained on, supervision, pooling, GTZAN split, GTZAN, EmoMusic
-    ("Patchifier", "MagnaTagATune, 16,000", "none; linear", "CLS", "not stated", "72.3 <sup>a</sup>", "48.6"),
-    ("CLMR", "MagnaTagATune", "none; JukeMIR’s", "mean of frames", _FILTERED, "68.6", "56.8 <sup>b</sup>"),
-    ("JukeMIR", "1.2 M songs", "none; JukeMIR’s", "mean over 25 s", _FILTERED, "79.7", "66.9 <sup>c</sup>"),
+    (
+        "Patchifier",
+        "MagnaTagATune, 16,000",
+        "none; linear",
+        "CLS",
+        "not stated",
+        "72.3 <sup>a</sup>",
+        "48.6",
+    ),
+    (
+        "CLMR",
+        "MagnaTagATune",
+        "none; JukeMIR’s",
+        "mean of frames",
+        _FILTERED,
+        "68.6",
+        "56.8 <sup>b</sup>",
+    ),
+    (
+        "JukeMIR",
+        "1.2 M songs",
+        "none; JukeMIR’s",
+        "mean over 25 s",
+        _FILTERED,
+        "79.7",
+        "66.9 <sup>c</sup>",
+    ),
     ("MuLaP", "audio with text", "text; not seen", "not seen", "–", "–", "58.5 <sup>d</sup>"),
     ("S3T", "not seen", "none; linear", "not seen", "not seen", "81.1", "–"),
     ("MusiCNN", "Million Song tags", "tags; JukeMIR’s", "mean and max", _FILTERED, "79.0", "58.5"),
@@ -29,7 +53,15 @@ PUBLISHED = (  # system, trained on, supervision, pooling, GTZAN split, GTZAN, E
 
 def published_html() -> str:
     """Lay out what others have published, in a block of its own, with the errors of the paper's Table 1."""
-    head = ("system", "trained on", "labels; probe", "pooling", "GTZAN split", "GTZAN (%)", "EmoMusic (R²)")
+    head = (
+        "system",
+        "trained on",
+        "labels; probe",
+        "pooling",
+        "GTZAN split",
+        "GTZAN (%)",
+        "EmoMusic (R²)",
+    )
     return f"""<p><b>Published figures, never ranked with ours.</b> Other data, other clips, other hands.
 GTZAN’s split 443/197/290 is the fault-filtered one; EmoMusic is tested on JukeMIR’s 125 clips, R² times 100.</p>
 {wide(head, f"<tbody class=text>{body(PUBLISHED)}</tbody>")}
@@ -50,14 +82,24 @@ def body(rows: Iterable[Sequence[str]]) -> str:
     return "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
 
 
-def figure_html(figure: "Figure", stem: str, out: Path, *, alt: str, caption: str, pixels: bool = False) -> str:
+def figure_html(
+    figure: "Figure", stem: str, out: Path, *, alt: str, caption: str, pixels: bool = False
+) -> str:
     """Save a figure as PNG and SVG, and put the SVG into the page; where it is mostly pixels, the PNG in 256 colours."""
     save_figure(figure, out / f"{stem}.png")
-    figure.set_layout_engine("none")  # the layout has been found: finding it again would double the time
-    for axes in figure.axes:  # its last bits differ from run to run, and the names inside an SVG are made from them
+    figure.set_layout_engine(
+        "none"
+    )  # the layout has been found: finding it again would double the time
+    for axes in (
+        figure.axes
+    ):  # its last bits differ from run to run, and the names inside an SVG are made from them
         axes.set_position(np.round(axes.get_position().bounds, 9).tolist())
     save_figure(figure, out / f"{stem}.svg")
-    kind, content = ("image/png", _few_colours(out / f"{stem}.png")) if pixels else ("image/svg+xml", (out / f"{stem}.svg").read_bytes())
+    kind, content = (
+        ("image/png", _few_colours(out / f"{stem}.png"))
+        if pixels
+        else ("image/svg+xml", (out / f"{stem}.svg").read_bytes())
+    )
     data = base64.b64encode(content).decode()
     card = f'<div class="card" role="group" aria-label="Figure" tabindex="0"><img alt="{escape(alt)}" src="data:{kind};base64,{data}"></div>'
     return f"<figure>{card}<figcaption>{caption}</figcaption></figure>"
@@ -69,10 +111,17 @@ def _few_colours(path: Path) -> bytes:
     from PIL import Image  # matplotlib writes its PNGs with it
 
     counts = {SCALES[0]: 128, SCALES[1]: 96, "gray": 32}
-    colours = np.concatenate([colormaps[name](np.linspace(0.0, 1.0, count), bytes=True)[:, :3] for name, count in counts.items()])
+    colours = np.concatenate(
+        [
+            colormaps[name](np.linspace(0.0, 1.0, count), bytes=True)[:, :3]
+            for name, count in counts.items()
+        ]
+    )
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours.tobytes())
     file = io.BytesIO()
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE).save(file, format="png")
+        picture.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE).save(
+            file, format="png"
+        )
     return file.getvalue()

@@ -38,19 +38,33 @@ def escape(value: Any) -> str:
     return html.escape(" ".join(str(value).split()))
 
 
-def collect_rows(runs: Sequence[Run], demos: Mapping[Path, Row], problems: list[str]) -> list[dict[str, Any]]:
+def collect_rows(
+    runs: Sequence[Run], demos: Mapping[Path, Row], problems: list[str]
+) -> list[dict[str, Any]]:
     """Every test score once, with its source and what it was tested on, in the order of the table."""
     rows: list[dict[str, Any]] = []
     for folder, results in demos.items():
         inside = [run for run in runs if run.path.is_relative_to(folder) and run.task]
         told = [row for row in results.get("rows", []) if isinstance(row, dict)]
         # A row of the demo was tested on the clips of a run below it where their numbers agree.
-        tests = {str(row.get("n")): run.test for run in inside for method in METHODS for row in method_rows(run, method, [])}
+        tests = {
+            str(row.get("n")): run.test
+            for run in inside
+            for method in METHODS
+            for row in method_rows(run, method, [])
+        }
         other = inside[0].task if inside else ""
-        rows += [{**row, "source": results["source"], "test": tests.get(str(row.get("n")), other)} for row in told]
+        rows += [
+            {**row, "source": results["source"], "test": tests.get(str(row.get("n")), other)}
+            for row in told
+        ]
     for run in (run for run in runs if run.kind != "pretrain"):
         methods = sorted(path.parent.name for path in run.path.glob("*/results.json"))
-        above = {results["source"] for folder, results in demos.items() if run.path.is_relative_to(folder)}
+        above = {
+            results["source"]
+            for folder, results in demos.items()
+            if run.path.is_relative_to(folder)
+        }
         told = [row for row in rows if row["source"] in above]
         for row in (row for method in methods for row in method_rows(run, method, problems)):
             if not any(same_score(row, other) for other in told):
@@ -68,8 +82,17 @@ def _table_order(row: Row) -> tuple[Any, ...]:
     def place(name: Any, known: Iterable[str]) -> tuple[int, str]:
         return (list(known).index(name) if name in known else 99, str(name))
 
-    test = (-to_number(row.get("n")) if math.isfinite(to_number(row.get("n"))) else 0.0, str(row["test"]), str(row.get("metric")))
-    return (*test, place(row.get("encoder"), ENCODERS), place(row.get("method"), READOUTS), str(row["source"]))
+    test = (
+        -to_number(row.get("n")) if math.isfinite(to_number(row.get("n"))) else 0.0,
+        str(row["test"]),
+        str(row.get("metric")),
+    )
+    return (
+        *test,
+        place(row.get("encoder"), ENCODERS),
+        place(row.get("method"), READOUTS),
+        str(row["source"]),
+    )
 
 
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
@@ -102,7 +125,11 @@ def caution_text(group: Sequence[Row]) -> str:
     if not widths:
         return ""
     metric, n = group[0].get("metric"), group[0].get("n", "?")
-    points = f"{100 * np.median(widths):.0f} points" if metric == "accuracy" else f"{np.median(widths):.2f}"
+    points = (
+        f"{100 * np.median(widths):.0f} points"
+        if metric == "accuracy"
+        else f"{np.median(widths):.2f}"
+    )
     return f"With {n} test clips the 95 % interval is about ± {points}: a smaller difference between two rows settles nothing."
 
 
@@ -121,11 +148,27 @@ def markdown_table(rows: Sequence[Row]) -> str:
     parts = []
     for index, group in enumerate(group_rows(rows)):
         lines = [escape(APART), ""] if index else []
-        lines += ["| encoder | method | metric | value | 95 % interval | n | source |", "|---|---|---|---:|---:|---:|---|"]
+        lines += [
+            "| encoder | method | metric | value | 95 % interval | n | source |",
+            "|---|---|---|---:|---:|---:|---|",
+        ]
         for row in group:
             metric = row.get("metric")
-            cells = [row.get("encoder"), row.get("method"), metric, score_text(row.get("value"), metric), interval_text(row, metric)]
-            lines.append("| " + " | ".join(escape(cell).replace("|", "\\|") for cell in [*cells, row.get("n", "?"), row["source"]]) + " |")
+            cells = [
+                row.get("encoder"),
+                row.get("method"),
+                metric,
+                score_text(row.get("value"), metric),
+                interval_text(row, metric),
+            ]
+            lines.append(
+                "| "
+                + " | ".join(
+                    escape(cell).replace("|", "\\|")
+                    for cell in [*cells, row.get("n", "?"), row["source"]]
+                )
+                + " |"
+            )
         parts.append("\n".join([*lines, "", escape(caution_text(group))]).rstrip() + "\n")
     return "\n".join(parts) or "No test score yet.\n"
 

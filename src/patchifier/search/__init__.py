@@ -13,7 +13,19 @@ from patchifier.search.rows import Changes, Found, Rows, Stored, Where, read
 from patchifier.search.searchable import Pair, Searchable
 from patchifier.search.table import Table
 
-__all__ = ["Changes", "Found", "Index", "Pair", "Rows", "Searchable", "Stored", "Table", "Where", "load", "read"]
+__all__ = [
+    "Changes",
+    "Found",
+    "Index",
+    "Pair",
+    "Rows",
+    "Searchable",
+    "Stored",
+    "Table",
+    "Where",
+    "load",
+    "read",
+]
 
 
 def load(path: str | Path) -> Table | Index:

@@ -13,7 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.search.rows import TYPES, Changes, Stored, Where, digests, quoted_list, require_same_model
+from patchifier.search.rows import (
+    TYPES,
+    Changes,
+    Stored,
+    Where,
+    digests,
+    quoted_list,
+    require_same_model,
+)
 from patchifier.search.searchable import Searchable
 
 NAME = "embeddings"  # of the LanceDB table
@@ -42,7 +50,9 @@ def is_uri(path: str | Path) -> bool:
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", str(path)):
         scheme, place = str(path).split(":/", 1)
-        raise RequestError(f"{path} is no place: write it as a string with two slashes, {scheme}://{place}.")
+        raise RequestError(
+            f"{path} is no place: write it as a string with two slashes, {scheme}://{place}."
+        )
     return isinstance(path, str) and "://" in path
 
 
@@ -62,14 +72,25 @@ class Index(Searchable):
         self._table, self.name = table, name
         try:
             facts = json.loads(table.schema.metadata[FACTS])
-            self.identity, self.size, self.ann_rows, form = str(facts["model"]), int(facts["size"]), int(facts["ann_rows"]), int(facts["format"])
+            self.identity, self.size, self.ann_rows, form = (
+                str(facts["model"]),
+                int(facts["size"]),
+                int(facts["ann_rows"]),
+                int(facts["format"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise RequestError(f"{name} is a LanceDB table, but not an index of embeddings: build one from a table that 'patchifier embed' wrote.") from error
+            raise RequestError(
+                f"{name} is a LanceDB table, but not an index of embeddings: build one from a table that 'patchifier embed' wrote."
+            ) from error
         if form > 1:
-            raise RequestError(f"{name} has format {form}, this version reads up to 1: pip install -U patchifier.")
+            raise RequestError(
+                f"{name} has format {form}, this version reads up to 1: pip install -U patchifier."
+            )
 
     @classmethod
-    def build(cls, table_path: str | Path, index_path: str | Path, *, ann_rows: int = ANN_ROWS) -> "Index":
+    def build(
+        cls, table_path: str | Path, index_path: str | Path, *, ann_rows: int = ANN_ROWS
+    ) -> "Index":
         """Make an index of a table of embeddings; one that is there already is replaced, when the new one is whole.
 
         Parameters
@@ -91,7 +112,9 @@ class Index(Searchable):
             If the table is refused, or if the folder holds anything but an index.
         """
         if ann_rows < LEAST_ANN_ROWS:
-            raise RequestError(f"ann_rows is {ann_rows}, expected at least {LEAST_ANN_ROWS}: fewer rows are compared one by one in no time.")
+            raise RequestError(
+                f"ann_rows is {ann_rows}, expected at least {LEAST_ANN_ROWS}: fewer rows are compared one by one in no time."
+            )
         stored = Stored(table_path)
         for _ in stored.parts():  # a table that is refused is refused before anything is written
             pass
@@ -102,8 +125,14 @@ class Index(Searchable):
 
         _connect_module()
         folder = Path(index_path)
-        if folder.exists() and not is_index(folder) and (not folder.is_dir() or any(folder.iterdir())):
-            raise RequestError(f"{folder} holds something that is not an index: name a new folder, or an index to replace.")
+        if (
+            folder.exists()
+            and not is_index(folder)
+            and (not folder.is_dir() or any(folder.iterdir()))
+        ):
+            raise RequestError(
+                f"{folder} holds something that is not an index: name a new folder, or an index to replace."
+            )
         with replaced_folder(folder) as new:
             _create(str(new), stored, ann_rows)
         return cls.open(folder)
@@ -113,7 +142,9 @@ class Index(Searchable):
         """Open an index; refused if there is none."""
         lancedb = _connect_module()
         if not is_index(index_path):
-            raise RequestError(f"{index_path} is not an index: build one from a table that 'patchifier embed' wrote.")
+            raise RequestError(
+                f"{index_path} is not an index: build one from a table that 'patchifier embed' wrote."
+            )
         with _reached(f"{index_path} cannot be opened as an index", index_path, "build it again"):
             table = lancedb.connect(str(index_path)).open_table(NAME)
         return cls(table, name=str(index_path))
@@ -138,7 +169,9 @@ class Index(Searchable):
         here, new = self._digests(), _digests_of(stored)
         if here.keys() & new.keys():
             both = here.keys() & new.keys()
-            raise RequestError(f"{self.name} has {len(both)} of the {len(new)} files already, among them {min(both)}: use update, or remove them.")
+            raise RequestError(
+                f"{self.name} has {len(both)} of the {len(new)} files already, among them {min(both)}: use update, or remove them."
+            )
         before = len(self)
         self._append(stored)
         _tend(self._table, self.ann_rows, before=before)
@@ -152,9 +185,14 @@ class Index(Searchable):
         RequestError
             If one of them is not in here; then nothing is removed.
         """
-        gone, here = {str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)}, set(self._digests())
+        gone, here = (
+            {str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)},
+            set(self._digests()),
+        )
         if gone - here:
-            raise RequestError(f"{len(gone - here)} of {len(gone)} files are not in {self.name}, among them {min(gone - here)}: nothing was removed.")
+            raise RequestError(
+                f"{len(gone - here)} of {len(gone)} files are not in {self.name}, among them {min(gone - here)}: nothing was removed."
+            )
         self._delete("path", sorted(gone))
         return Changes(removed=len(gone), kept=len(here - gone))
 
@@ -177,11 +215,20 @@ class Index(Searchable):
         self._delete("digest", sorted(old - new))
         _tend(self._table, self.ann_rows, before=before)
         replaced = sum(there[path] != here[path] for path in there.keys() & here.keys())
-        return Changes(len(there.keys() - here.keys()), replaced, len(here.keys() - there.keys()), len(there.keys() & here.keys()) - replaced)
+        return Changes(
+            len(there.keys() - here.keys()),
+            replaced,
+            len(here.keys() - there.keys()),
+            len(there.keys() & here.keys()) - replaced,
+        )
 
     def _stored(self, table_path: str | Path) -> Stored:
         stored = Stored(table_path)
-        require_same_model((self.identity, self.size), (stored.identity, stored.size), names=(self.name, str(table_path)))
+        require_same_model(
+            (self.identity, self.size),
+            (stored.identity, stored.size),
+            names=(self.name, str(table_path)),
+        )
         return stored
 
     def _digests(self) -> dict[str, set[str]]:
@@ -200,27 +247,40 @@ class Index(Searchable):
             self._table.delete(f"{column} IN {quoted_list(values[start : start + AT_ONCE])}")
 
     def _select(self, where: Where, *, vectors: bool = True) -> pa.Table:
-        query = self._table.search().select(list(TYPES) if vectors else [name for name in TYPES if name != "embedding"])
+        query = self._table.search().select(
+            list(TYPES) if vectors else [name for name in TYPES if name != "embedding"]
+        )
         query = query.where(where.sql()) if where.sql() else query
         return query.limit(None).to_arrow()
 
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Where, exact: bool) -> pa.Table:
-        query = self._table.search(vector.astype(np.float32), vector_column_name="embedding").distance_type("cosine").select(list(TYPES)).limit(limit)
+        query = (
+            self._table.search(vector.astype(np.float32), vector_column_name="embedding")
+            .distance_type("cosine")
+            .select(list(TYPES))
+            .limit(limit)
+        )
         query = query.where(where.sql()) if where.sql() else query
         if exact:
             return query.bypass_vector_index().to_arrow()
         table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
         if len(table) == limit or not self.approximate:
             return table
-        return query.maximum_nprobes(0).to_arrow()  # all parts are looked into: few rows take part, or many are asked for
+        return query.maximum_nprobes(
+            0
+        ).to_arrow()  # all parts are looked into: few rows take part, or many are asked for
 
 
 def _connect_module() -> Any:
-    os.environ.setdefault("LANCEDB_LOG", "error")  # else it warns on standard error of every new table that there was none before
+    os.environ.setdefault(
+        "LANCEDB_LOG", "error"
+    )  # else it warns on standard error of every new table that there was none before
     try:
         import lancedb
     except ImportError as error:
-        raise RequestError("an index needs LanceDB: pip install 'patchifier[search]'. A Parquet table is searched without it.") from error
+        raise RequestError(
+            "an index needs LanceDB: pip install 'patchifier[search]'. A Parquet table is searched without it."
+        ) from error
     return lancedb
 
 
@@ -234,17 +294,25 @@ def _reached(what: str, place: str | Path, advice: str) -> Iterator[None]:
             raise
         store = ", the address and the credentials (they come from the environment, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL)"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise RequestError(f"{what} ({reason}): {advice}{f', or check{store[1:]}' if is_uri(place) else ''}.") from error
+        raise RequestError(
+            f"{what} ({reason}): {advice}{f', or check{store[1:]}' if is_uri(place) else ''}."
+        ) from error
 
 
 def _create(uri: str, stored: Stored, ann_rows: int) -> Any:
     """Write a table in one commit, in place of one of ours if there is one."""
     facts = {"format": 1, "model": stored.identity, "size": stored.size, "ann_rows": ann_rows}
-    schema = _with_digests(stored.nothing()).schema.with_metadata({FACTS: json.dumps(facts).encode()})
-    with _reached(f"an index cannot be written to {uri}", uri, "check the place, and that you may write there"):
+    schema = _with_digests(stored.nothing()).schema.with_metadata(
+        {FACTS: json.dumps(facts).encode()}
+    )
+    with _reached(
+        f"an index cannot be written to {uri}", uri, "check the place, and that you may write there"
+    ):
         connection = _connect_module().connect(uri)
         _require_ours(connection, uri)
-        table = connection.create_table(NAME, data=_reader(stored, schema), schema=schema, mode="overwrite")
+        table = connection.create_table(
+            NAME, data=_reader(stored, schema), schema=schema, mode="overwrite"
+        )
     _tend(table, ann_rows, before=0)
     return table
 
@@ -258,7 +326,9 @@ def _require_ours(connection: Any, uri: str) -> None:
     Index(table, name=uri)
 
 
-def _reader(stored: Stored, schema: pa.Schema, only: Set[str] | None = None) -> pa.RecordBatchReader:
+def _reader(
+    stored: Stored, schema: pa.Schema, only: Set[str] | None = None
+) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(schema, _batches(stored, schema, only))
 
 
@@ -266,7 +336,9 @@ def _batches(stored: Stored, schema: pa.Schema, only: Set[str] | None) -> Iterat
     for part in stored.parts():
         table = _with_digests(part)
         if only is not None:
-            table = table.filter(pa.array([digest in only for digest in table["digest"].to_pylist()], pa.bool_()))
+            table = table.filter(
+                pa.array([digest in only for digest in table["digest"].to_pylist()], pa.bool_())
+            )
         yield from table.cast(schema).to_batches()
 
 
@@ -280,8 +352,14 @@ def _tend(table: Any, ann_rows: int, *, before: int) -> None:
         return
     if "path" not in _indexed(table):
         table.create_index("path", config=BTree())
-    if "embedding" not in _indexed(table) or math.log(rows / ann_rows, GROWTH) // 1 > math.log(max(before, 1) / ann_rows, GROWTH) // 1:
-        table.create_index("embedding", config=IvfSq(distance_type="cosine", num_partitions=max(1, rows // PARTITION_ROWS)))
+    if (
+        "embedding" not in _indexed(table)
+        or math.log(rows / ann_rows, GROWTH) // 1 > math.log(max(before, 1) / ann_rows, GROWTH) // 1
+    ):
+        table.create_index(
+            "embedding",
+            config=IvfSq(distance_type="cosine", num_partitions=max(1, rows // PARTITION_ROWS)),
+        )
 
 
 def _indexed(table: Any) -> set[str]:
@@ -301,7 +379,9 @@ def _digests_of(stored: Stored) -> dict[str, set[str]]:
     return found
 
 
-def _by_path(paths: Iterable[str], values: Iterable[str], found: dict[str, set[str]]) -> dict[str, set[str]]:
+def _by_path(
+    paths: Iterable[str], values: Iterable[str], found: dict[str, set[str]]
+) -> dict[str, set[str]]:
     for path, value in zip(paths, values):
         found.setdefault(path, set()).add(value)
     return found

@@ -82,7 +82,13 @@ class Found:
 
     def facts(self) -> dict[str, Any]:
         """Plain values, as ``--json`` prints them."""
-        return {"path": self.path, "start_s": self.start_s, "end_s": self.end_s, "score": self.score, "tags": dict(self.tags)}
+        return {
+            "path": self.path,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "score": self.score,
+            "tags": dict(self.tags),
+        }
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,12 @@ class Changes:
 
     def facts(self) -> dict[str, int]:
         """Plain values, as ``--json`` prints them."""
-        return {"added": self.added, "replaced": self.replaced, "removed": self.removed, "kept": self.kept}
+        return {
+            "added": self.added,
+            "replaced": self.replaced,
+            "removed": self.removed,
+            "kept": self.kept,
+        }
 
 
 @dataclass(frozen=True)
@@ -123,29 +134,55 @@ class Where:
     without_artists: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        values = [*(getattr(self, name) for name in (*TAGS, "path", "path_prefix")), *self.without_paths, *self.without_artists]
+        values = [
+            *(getattr(self, name) for name in (*TAGS, "path", "path_prefix")),
+            *self.without_paths,
+            *self.without_artists,
+        ]
         wrong = [value for value in values if value is not None and not isinstance(value, str)]
         if wrong:
             raise RequestError(f"a condition compares with {wrong[0]!r}, expected a string.")
 
     def equal(self) -> dict[str, str]:
         """Columns whose value is prescribed."""
-        return {name: value for name in (*TAGS, "path") if (value := getattr(self, name)) is not None}
+        return {
+            name: value for name in (*TAGS, "path") if (value := getattr(self, name)) is not None
+        }
 
     def sql(self) -> str:
         """As a condition of SQL; empty if everything takes part."""
         parts = [f"{name} = {quoted(value)}" for name, value in self.equal().items()]
-        parts += [f"starts_with(path, {quoted(self.path_prefix)})"] if self.path_prefix is not None else []
+        parts += (
+            [f"starts_with(path, {quoted(self.path_prefix)})"]
+            if self.path_prefix is not None
+            else []
+        )
         parts += [f"path NOT IN {quoted_list(self.without_paths)}"] if self.without_paths else []
-        parts += [f"(artist IS NULL OR artist NOT IN {quoted_list(self.without_artists)})"] if self.without_artists else []
+        parts += (
+            [f"(artist IS NULL OR artist NOT IN {quoted_list(self.without_artists)})"]
+            if self.without_artists
+            else []
+        )
         return " AND ".join(parts)
 
     def mask(self, table: pa.Table) -> np.ndarray:
         """Where it holds in `table`: (n,) bool."""
         parts = [pc.equal(table[name], value) for name, value in self.equal().items()]
-        parts += [pc.starts_with(table["path"], self.path_prefix)] if self.path_prefix is not None else []
-        parts += [pc.invert(pc.is_in(table["path"], pa.array(self.without_paths)))] if self.without_paths else []
-        parts += [pc.invert(pc.is_in(table["artist"], pa.array(self.without_artists)))] if self.without_artists else []
+        parts += (
+            [pc.starts_with(table["path"], self.path_prefix)]
+            if self.path_prefix is not None
+            else []
+        )
+        parts += (
+            [pc.invert(pc.is_in(table["path"], pa.array(self.without_paths)))]
+            if self.without_paths
+            else []
+        )
+        parts += (
+            [pc.invert(pc.is_in(table["artist"], pa.array(self.without_artists)))]
+            if self.without_artists
+            else []
+        )
         arrays = [np.asarray(pc.fill_null(part, False)) for part in parts]
         return reduce(operator.and_, arrays, np.ones(len(table), bool))
 
@@ -180,7 +217,12 @@ def read(path: str | Path) -> Rows:
     """
     stored = Stored(path)
     parts = list(stored.parts())
-    return Rows(pa.concat_tables(parts) if parts else stored.nothing(), stored.identity, stored.size, stored.window_s)
+    return Rows(
+        pa.concat_tables(parts) if parts else stored.nothing(),
+        stored.identity,
+        stored.size,
+        stored.window_s,
+    )
 
 
 class Stored:
@@ -215,7 +257,11 @@ class Stored:
     @staticmethod
     def _kind(schema: pa.Schema, path: str | Path) -> tuple[str, int, float | None]:
         size, facts = _require_columns(schema, path), _facts(schema, path)
-        return f"{facts['model']}{' of patches' if facts.get('patches') else ''}", size, facts.get("window_s")
+        return (
+            f"{facts['model']}{' of patches' if facts.get('patches') else ''}",
+            size,
+            facts.get("window_s"),
+        )
 
     def parts(self, *, rows: int = PART_ROWS) -> Iterator[pa.Table]:
         """Yield tables of up to `rows` rows, in order.
@@ -228,21 +274,34 @@ class Stored:
         with _readable(self.path):
             for fragment in self._data.get_fragments():
                 # buffering ahead would keep the whole file in memory as it is read
-                with parquet.ParquetFile(fragment.path, filesystem=self._data.filesystem, pre_buffer=False) as file:
+                with parquet.ParquetFile(
+                    fragment.path, filesystem=self._data.filesystem, pre_buffer=False
+                ) as file:
                     identity, size, _ = self._kind(file.schema_arrow, fragment.path)
-                    require_same_model((self.identity, self.size), (identity, size), names=(str(self.path), fragment.path))
+                    require_same_model(
+                        (self.identity, self.size),
+                        (identity, size),
+                        names=(str(self.path), fragment.path),
+                    )
                     names = [name for name in TYPES if name in file.schema_arrow.names]
                     for batch in file.iter_batches(rows, columns=names):
                         yield self._checked(pa.Table.from_batches([batch]))
 
     def nothing(self) -> pa.Table:
         """No rows, in the same columns."""
-        return pa.table({name: pa.array([], kind or pa.list_(pa.float32(), self.size)) for name, kind in TYPES.items()})
+        return pa.table(
+            {
+                name: pa.array([], kind or pa.list_(pa.float32(), self.size))
+                for name, kind in TYPES.items()
+            }
+        )
 
     def _checked(self, table: pa.Table) -> pa.Table:
         for name in REQUIRED:
             if table[name].null_count:
-                raise RequestError(f"{self.path}: column {name} is empty in {table[name].null_count} rows: write the table again.")
+                raise RequestError(
+                    f"{self.path}: column {name} is empty in {table[name].null_count} rows: write the table again."
+                )
         table = _in_order(table, self.size)
         _require_directions(table, self.size, self.path)
         return table
@@ -255,7 +314,9 @@ def _readable(path: str | Path) -> Iterator[None]:
     except RequestError:
         raise
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise RequestError(f"{path} cannot be read as Parquet ({_first_line(error)}): give a table that 'patchifier embed' wrote.") from error
+        raise RequestError(
+            f"{path} cannot be read as Parquet ({_first_line(error)}): give a table that 'patchifier embed' wrote."
+        ) from error
 
 
 def _facts(schema: pa.Schema, path: str | Path) -> dict[str, Any]:
@@ -267,17 +328,23 @@ def _facts(schema: pa.Schema, path: str | Path) -> dict[str, Any]:
             f"{path} does not say which model made its vectors (schema metadata {FACTS.decode()!r}): write it with 'patchifier embed'."
         ) from error
     if newer or not isinstance(model, str):
-        raise RequestError(f"{path} has format {facts['format']}, this version reads up to 1: pip install -U patchifier.")
+        raise RequestError(
+            f"{path} has format {facts['format']}, this version reads up to 1: pip install -U patchifier."
+        )
     return facts
 
 
 def _require_columns(schema: pa.Schema, path: str | Path) -> int:
     missing = [name for name in REQUIRED if name not in schema.names]
     if missing:
-        raise RequestError(f"{path} lacks the columns {', '.join(missing)}: give a table that 'patchifier embed' wrote.")
+        raise RequestError(
+            f"{path} lacks the columns {', '.join(missing)}: give a table that 'patchifier embed' wrote."
+        )
     kind = schema.field("embedding").type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
-        raise RequestError(f"{path}: column embedding is {kind}, expected fixed-size lists of float32: give a table that 'patchifier embed' wrote.")
+        raise RequestError(
+            f"{path}: column embedding is {kind}, expected fixed-size lists of float32: give a table that 'patchifier embed' wrote."
+        )
     return int(kind.list_size)
 
 
@@ -288,7 +355,9 @@ def _in_order(table: pa.Table, size: int) -> pa.Table:
             columns[name] = pa.nulls(len(table), kind)
         else:
             columns[name] = table[name] if kind is None else table[name].cast(kind)
-    columns["embedding"] = columns["embedding"].cast(pa.list_(pa.float32(), size))  # one name for the items, whoever wrote them
+    columns["embedding"] = columns["embedding"].cast(
+        pa.list_(pa.float32(), size)
+    )  # one name for the items, whoever wrote them
     return pa.table(columns)
 
 
@@ -303,7 +372,9 @@ def _require_directions(table: pa.Table, size: int, path: str | Path) -> None:
         )
 
 
-def require_same_model(mine: tuple[str, int], other: tuple[str, int], *, names: tuple[str, str]) -> None:
+def require_same_model(
+    mine: tuple[str, int], other: tuple[str, int], *, names: tuple[str, str]
+) -> None:
     """Refuse vectors of another model, given (identity, size) of both.
 
     Raises
@@ -311,17 +382,29 @@ def require_same_model(mine: tuple[str, int], other: tuple[str, int], *, names: 
     RequestError
         If identities or sizes differ; the message says which.
     """
-    differ = [f"{what} {a} against {b}" for what, a, b in zip(("model", "vector size"), mine, other) if a != b]
+    differ = [
+        f"{what} {a} against {b}"
+        for what, a, b in zip(("model", "vector size"), mine, other)
+        if a != b
+    ]
     if differ:
-        raise RequestError(f"{names[0]} and {names[1]} do not go together: {' and '.join(differ)}. Embed both with the same model and settings.")
+        raise RequestError(
+            f"{names[0]} and {names[1]} do not go together: {' and '.join(differ)}. Embed both with the same model and settings."
+        )
 
 
 def vectors_of(table: pa.Table, size: int) -> np.ndarray:
     """Vectors of a table: (n, E) float32."""
     if not len(table):
         return np.zeros((0, size), np.float32)
-    chunks = [chunk.flatten().to_numpy().reshape(-1, size) for chunk in table["embedding"].chunks if len(chunk)]
-    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)  # not copied where they lie together
+    chunks = [
+        chunk.flatten().to_numpy().reshape(-1, size)
+        for chunk in table["embedding"].chunks
+        if len(chunk)
+    ]
+    return (
+        chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    )  # not copied where they lie together
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -334,7 +417,14 @@ def found(table: pa.Table, scores: Sequence[float | None]) -> list[Found]:
     """Rows with their scores, as results."""
     rows = table.select(["path", "start_s", "end_s", *TAGS]).to_pylist()
     return [
-        Found(row["path"], row["start_s"], row["end_s"], score, {tag: row[tag] for tag in TAGS if row[tag] is not None}) for row, score in zip(rows, scores)
+        Found(
+            row["path"],
+            row["start_s"],
+            row["end_s"],
+            score,
+            {tag: row[tag] for tag in TAGS if row[tag] is not None},
+        )
+        for row, score in zip(rows, scores)
     ]
 
 
@@ -342,12 +432,19 @@ def digests(table: pa.Table) -> list[str]:
     """A digest of every row's content, whatever file it was read from."""
     rest = table.drop_columns(["embedding"]).to_pylist()
     vectors = vectors_of(table, table.schema.field("embedding").type.list_size)
-    return [hashlib.blake2b(repr(list(row.values())).encode() + vector.tobytes(), digest_size=16).hexdigest() for row, vector in zip(rest, vectors)]
+    return [
+        hashlib.blake2b(
+            repr(list(row.values())).encode() + vector.tobytes(), digest_size=16
+        ).hexdigest()
+        for row, vector in zip(rest, vectors)
+    ]
 
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if "magic bytes" in str(error):  # of its first and last four; the rest of the message is about the library
+    if "magic bytes" in str(
+        error
+    ):  # of its first and last four; the rest of the message is about the library
         return "it is not a Parquet file"
     return str(error).strip().split("\n")[0][:200]

@@ -23,8 +23,14 @@ class Table(Searchable):
     def __init__(self, rows: Rows, *, name: str = "the table") -> None:
         self.name, self.identity, self.size = name, rows.identity, rows.size
         self._table = rows.table
-        self._parts = [vectors_of(pa.Table.from_batches([batch]), rows.size) for batch in rows.table.to_batches() if len(batch)]  # (n of it, E), not copied
-        self._lengths = np.concatenate([np.zeros(0, np.float32), *(np.linalg.norm(part, axis=1) for part in self._parts)])  # (n,)
+        self._parts = [
+            vectors_of(pa.Table.from_batches([batch]), rows.size)
+            for batch in rows.table.to_batches()
+            if len(batch)
+        ]  # (n of it, E), not copied
+        self._lengths = np.concatenate(
+            [np.zeros(0, np.float32), *(np.linalg.norm(part, axis=1) for part in self._parts)]
+        )  # (n,)
 
     @classmethod
     def open(cls, path: str | Path) -> "Table":
@@ -39,7 +45,14 @@ class Table(Searchable):
 
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Where, exact: bool) -> pa.Table:
         vector = vector.astype(np.float32)
-        scores = np.concatenate([np.zeros(0, np.float32), *(part @ vector for part in self._parts)]) / self._lengths
+        scores = (
+            np.concatenate([np.zeros(0, np.float32), *(part @ vector for part in self._parts)])
+            / self._lengths
+        )
         scores[~where.mask(self._table)] = -np.inf
-        chosen = np.argpartition(-scores, limit - 1)[:limit] if limit < len(scores) else np.arange(len(scores))
+        chosen = (
+            np.argpartition(-scores, limit - 1)[:limit]
+            if limit < len(scores)
+            else np.arange(len(scores))
+        )
         return self._table.take(pa.array(chosen[np.isfinite(scores[chosen])]))

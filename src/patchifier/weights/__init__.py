@@ -18,7 +18,12 @@ logger = logging.getLogger(__name__)
 
 def names() -> tuple[str, ...]:
     """Names of the models in this copy of the package, the default first."""
-    return tuple(sorted((path.parent.name for path in ROOT.glob("*/config.json")), key=lambda name: (name != DEFAULT, name)))
+    return tuple(
+        sorted(
+            (path.parent.name for path in ROOT.glob("*/config.json")),
+            key=lambda name: (name != DEFAULT, name),
+        )
+    )
 
 
 def find(model: str | Path | None = None) -> Path:
@@ -58,9 +63,15 @@ def expected() -> str:
 
 def _bundled(name: str) -> Path:
     if name not in names():
-        raise RequestError(f"{name} is missing from this copy of patchifier. Install it again, or name another model, by load(...) or --model: {expected()}.")
+        raise RequestError(
+            f"{name} is missing from this copy of patchifier. Install it again, or name another model, by load(...) or --model: {expected()}."
+        )
     if Path(name).is_dir():
-        logger.warning("%s is the model that comes with the package; write ./%s for the folder of that name here.", name, name)
+        logger.warning(
+            "%s is the model that comes with the package; write ./%s for the folder of that name here.",
+            name,
+            name,
+        )
     return ROOT / name
 
 

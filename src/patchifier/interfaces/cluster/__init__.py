@@ -36,7 +36,9 @@ from patchifier.interfaces.cluster.worker import Order, Worker, task
 
 __all__ = ["Clustered", "embed_on_ray", "merge", "read_parts"]
 
-ANSWER_S = 30.0  # within which a cluster answers; Ray itself waits for minutes, then ends the process
+ANSWER_S = (
+    30.0  # within which a cluster answers; Ray itself waits for minutes, then ends the process
+)
 BLOCKS = 4096  # of Ray Data at most: each holds consecutive parts, one for jobs below 262,144 clips
 STORE_BYTES = 2**28  # of a Ray started here: the model, lists of clips, counts
 SOCKETS = 30  # letters of a folder below which Ray's sockets have names that the system takes
@@ -75,8 +77,15 @@ class Clustered:
         """Tell a person what was done; every skipped file by name."""
         told = [f"skipped {path}: {reason}" for path, reason in self.skipped]
         embedded = self.files - self.kept
-        speed = f" in {self.seconds:.1f} s ({embedded / max(self.seconds, 1e-9):.1f} files/s)" if embedded else ""
-        return [*told, f"{self.rows} rows about {self.files} files in {self.parts} parts; {embedded} embedded now{speed}, {self.kept} were there"]
+        speed = (
+            f" in {self.seconds:.1f} s ({embedded / max(self.seconds, 1e-9):.1f} files/s)"
+            if embedded
+            else ""
+        )
+        return [
+            *told,
+            f"{self.rows} rows about {self.files} files in {self.parts} parts; {embedded} embedded now{speed}, {self.kept} were there",
+        ]
 
 
 def embed_on_ray(
@@ -134,16 +143,31 @@ def embed_on_ray(
     claimed = parts.claim(store, facts, clips)
     store.remove("trying")  # marks of a job that was killed, not of clips that kill
     with _ray(address, workers) as cores:
-        told = _run(embedder, Order(rows, store.place, facts), _tasks(store, claimed, clips), workers or cores, _Shown(progress, len(clips)))
+        told = _run(
+            embedder,
+            Order(rows, store.place, facts),
+            _tasks(store, claimed, clips),
+            workers or cores,
+            _Shown(progress, len(clips)),
+        )
     return _finished(store, claimed, lost, [told[number] for number in sorted(told)], started_s)
 
 
 def _tasks(store: Store, claimed: dict[str, Any], clips: Sequence[Clip]) -> list[dict[str, Any]]:
     there = store.names()
-    return [task(number, some, parts.name(number) in there) for number, some in enumerate(parts.cut(clips, claimed["job"]["part_clips"]))]
+    return [
+        task(number, some, parts.name(number) in there)
+        for number, some in enumerate(parts.cut(clips, claimed["job"]["part_clips"]))
+    ]
 
 
-def _finished(store: Store, claimed: dict[str, Any], lost: Sequence[tuple[str, str]], told: Sequence[dict[str, Any]], started_s: float) -> Clustered:
+def _finished(
+    store: Store,
+    claimed: dict[str, Any],
+    lost: Sequence[tuple[str, str]],
+    told: Sequence[dict[str, Any]],
+    started_s: float,
+) -> Clustered:
     parts.require_all(store, claimed)
     skipped = (*lost, *((path, reason) for part in told for path, reason in part["skipped"]))
     parts.write_skipped(store, skipped)
@@ -152,29 +176,49 @@ def _finished(store: Store, claimed: dict[str, Any], lost: Sequence[tuple[str, s
             store.remove(left)
     files = sum(part["files"] for part in told)
     if not files:
-        raise RequestError(f"none of the {len(skipped)} files could be read; {store.place}/skipped.csv says why. The first: {skipped[0][1]}")
+        raise RequestError(
+            f"none of the {len(skipped)} files could be read; {store.place}/skipped.csv says why. The first: {skipped[0][1]}"
+        )
     kept = sum(part["files"] for part in told if not part["made"])
-    return Clustered(sum(part["rows"] for part in told), files, kept, skipped, len(told), time.monotonic() - started_s)
+    return Clustered(
+        sum(part["rows"] for part in told),
+        files,
+        kept,
+        skipped,
+        len(told),
+        time.monotonic() - started_s,
+    )
 
 
 class _Shown:
     """Progress of a job: clips done, and how fast."""
 
     def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done, self.made, self.skipped, self.started_s = progress, total, 0, 0, 0, time.monotonic()
+        self.progress, self.total, self.done, self.made, self.skipped, self.started_s = (
+            progress,
+            total,
+            0,
+            0,
+            0,
+            time.monotonic(),
+        )
 
     def add(self, part: dict[str, Any]) -> None:
         """Show that a part is there."""
         self.done, self.skipped = self.done + part["clips"], self.skipped + len(part["skipped"])
         self.made += part["clips"] if part["made"] else 0
         rate = f"{self.made / max(time.monotonic() - self.started_s, 1e-9):.1f} files/s"
-        self.progress(self.done, self.total, rate + (f", {self.skipped} skipped" if self.skipped else ""))
+        self.progress(
+            self.done, self.total, rate + (f", {self.skipped} skipped" if self.skipped else "")
+        )
 
 
 # --- Ray ---
 
 
-def _run(embedder: Embedder, order: Order, tasks: Sequence[dict[str, Any]], workers: int, shown: _Shown) -> dict[int, dict[str, Any]]:
+def _run(
+    embedder: Embedder, order: Order, tasks: Sequence[dict[str, Any]], workers: int, shown: _Shown
+) -> dict[int, dict[str, Any]]:
     """Let workers make the parts; what they tell about each, by its number."""
     import ray
     import ray.data
@@ -183,7 +227,9 @@ def _run(embedder: Embedder, order: Order, tasks: Sequence[dict[str, Any]], work
     model = ray.put(Embedder(copy.deepcopy(embedder.model).cpu(), embedder.config))
     told: dict[int, dict[str, Any]] = {}
     with _without_bars(ray.data.DataContext.get_current()):
-        made = ray.data.from_items(list(tasks), override_num_blocks=min(len(tasks), BLOCKS)).map_batches(
+        made = ray.data.from_items(
+            list(tasks), override_num_blocks=min(len(tasks), BLOCKS)
+        ).map_batches(
             Worker,
             fn_constructor_args=(model, order),
             batch_size=1,
@@ -197,7 +243,9 @@ def _run(embedder: Embedder, order: Order, tasks: Sequence[dict[str, Any]], work
                     told[part["number"]] = part
                     shown.add(part)
         except RayError as error:
-            raise RequestError(f"the job stopped, what is done is kept: {_cause(error)}. When that is mended, run it again.") from error
+            raise RequestError(
+                f"the job stopped, what is done is kept: {_cause(error)}. When that is mended, run it again."
+            ) from error
     return told
 
 
@@ -221,8 +269,14 @@ def _cause(error: BaseException | None) -> str:
     while error is not None:
         texts.append(f"{type(error).__module__}.{type(error).__name__}: {error}")
         error = getattr(error, "cause", None) or error.__cause__
-    found = re.findall(r"^(?!ray\.)([\w.]+(?:Error|Exception): .+)$", "\n".join(texts), re.MULTILINE)
-    return str(found[0]).removeprefix("patchifier.config.RequestError: ").rstrip(".") if found else texts[0].strip()
+    found = re.findall(
+        r"^(?!ray\.)([\w.]+(?:Error|Exception): .+)$", "\n".join(texts), re.MULTILINE
+    )
+    return (
+        str(found[0]).removeprefix("patchifier.config.RequestError: ").rstrip(".")
+        if found
+        else texts[0].strip()
+    )
 
 
 @contextlib.contextmanager
@@ -242,7 +296,13 @@ def _ray(address: str | None, workers: int | None) -> Iterator[int]:
             ray.init(address=address, **quiet)
         else:
             folder = stack.enter_context(_short_folder())
-            ray.init(num_cpus=workers or os.cpu_count(), include_dashboard=False, object_store_memory=STORE_BYTES, _temp_dir=folder, **quiet)
+            ray.init(
+                num_cpus=workers or os.cpu_count(),
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES,
+                _temp_dir=folder,
+                **quiet,
+            )
         stack.callback(ray.shutdown)
         yield _cores(ray)
 
@@ -250,7 +310,9 @@ def _ray(address: str | None, workers: int | None) -> Iterator[int]:
 def _cores(ray: Any) -> int:
     cores = int(ray.cluster_resources().get("CPU", 0))
     if not cores:
-        raise RequestError("the Ray cluster has no cores, expected at least one machine with some: start a worker node, or give --workers.")
+        raise RequestError(
+            "the Ray cluster has no cores, expected at least one machine with some: start a worker node, or give --workers."
+        )
     return cores
 
 
@@ -258,7 +320,9 @@ def _cores(ray: Any) -> int:
 def _short_folder() -> Iterator[str]:
     """A temporary folder for Ray: the name of a socket has 107 letters at most."""
     usual = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if len(usual) > SOCKETS and os.path.isdir("/tmp") else usual)
+    folder = tempfile.mkdtemp(
+        prefix="ray-", dir="/tmp" if len(usual) > SOCKETS and os.path.isdir("/tmp") else usual
+    )
     try:
         yield folder
     finally:
@@ -268,12 +332,16 @@ def _short_folder() -> Iterator[str]:
 def _require_answer(address: str) -> None:
     """Find out in another process whether a cluster is there."""
     if address.startswith("ray://"):
-        raise RequestError(f"{address} is for Ray's client: run this on a machine of the cluster, or with 'ray job submit', with HOST:6379 or auto.")
+        raise RequestError(
+            f"{address} is for Ray's client: run this on a machine of the cluster, or with 'ray job submit', with HOST:6379 or auto."
+        )
     if address == "local":
         return
     code = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
     try:
-        tried = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=ANSWER_S)
+        tried = subprocess.run(
+            [sys.executable, "-c", code, address], capture_output=True, text=True, timeout=ANSWER_S
+        )
         reason = tried.stderr.strip().splitlines()[-1:] if tried.returncode else None
     except subprocess.TimeoutExpired:
         reason = [f"no answer within {ANSWER_S:.0f} s"]

@@ -86,7 +86,14 @@ def claim(store: Store, facts: dict[str, Any], clips: Sequence[Clip]) -> dict[st
     RequestError
         If it holds something else, or a job of another model, other settings or other clips.
     """
-    there, job = store.names(), {"clips": len(clips), "sha256": digest(clips), "part_clips": min(max(len(clips) // PARTS, PART_CLIPS[0]), PART_CLIPS[1])}
+    there, job = (
+        store.names(),
+        {
+            "clips": len(clips),
+            "sha256": digest(clips),
+            "part_clips": min(max(len(clips) // PARTS, PART_CLIPS[0]), PART_CLIPS[1]),
+        },
+    )
     if "facts.json" in there:
         found = read_facts(store)
         table.require_same(found, facts, Path(store.place))
@@ -97,11 +104,15 @@ def claim(store: Store, facts: dict[str, Any], clips: Sequence[Clip]) -> dict[st
             )
         return found
     if any(not OWN.fullmatch(one) for one in there) or (store.local and Path(store.root).is_file()):
-        raise RequestError(f"{store.place} exists and is not a job of 'patchifier embed --engine ray': choose another --out.")
+        raise RequestError(
+            f"{store.place} exists and is not a job of 'patchifier embed --engine ray': choose another --out."
+        )
     try:
         store.write("facts.json", json.dumps({**facts, "job": job}, indent=1) + "\n")
     except (OSError, NotImplementedError) as error:
-        raise RequestError(f"{store.place}: cannot be written to ({error or type(error).__name__}), expected a folder or an object store.") from error
+        raise RequestError(
+            f"{store.place}: cannot be written to ({error or type(error).__name__}), expected a folder or an object store."
+        ) from error
     return {**facts, "job": job}
 
 
@@ -109,11 +120,18 @@ def read_facts(store: Store) -> dict[str, Any]:
     """What claims a folder, or a RequestError if nothing of ours does."""
     try:
         found: dict[str, Any] = json.loads(store.read("facts.json"))
-        _ = [found[wanted] for wanted in table.SAME], [found["job"][wanted] for wanted in ("clips", "sha256", "part_clips")]
+        _ = (
+            [found[wanted] for wanted in table.SAME],
+            [found["job"][wanted] for wanted in ("clips", "sha256", "part_clips")],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{store.place} has no facts.json that can be read ({error}), expected a folder from 'patchifier embed --engine ray'.") from error
+        raise RequestError(
+            f"{store.place} has no facts.json that can be read ({error}), expected a folder from 'patchifier embed --engine ray'."
+        ) from error
     if found["format"] > table.FORMAT:
-        raise RequestError(f"{store.place} has format {found['format']}, this version reads up to {table.FORMAT}: pip install -U patchifier.")
+        raise RequestError(
+            f"{store.place} has format {found['format']}, this version reads up to {table.FORMAT}: pip install -U patchifier."
+        )
     return found
 
 
@@ -131,17 +149,39 @@ def whole(store: Store, number: int, clips: Sequence[Clip]) -> Part | None:
             rows = file.metadata.num_rows
         if told["clips"] != digest(clips):
             return None
-        return Part(rows, told["files"], [(path, reason) for path, reason in told["skipped"]], told["again"])
+        return Part(
+            rows, told["files"], [(path, reason) for path, reason in told["skipped"]], told["again"]
+        )
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
         return None
 
 
-def write(store: Store, number: int, clips: Sequence[Clip], answers: Sequence[Rows | str], *, facts: dict[str, Any], again: bool) -> Part:
+def write(
+    store: Store,
+    number: int,
+    clips: Sequence[Clip],
+    answers: Sequence[Rows | str],
+    *,
+    facts: dict[str, Any],
+    again: bool,
+) -> Part:
     """Put a part in its place."""
-    found = [(clip, answer) for clip, answer in zip(clips, answers, strict=True) if isinstance(answer, Rows)]
-    skipped = [(clip.path, answer) for clip, answer in zip(clips, answers, strict=True) if isinstance(answer, str)]
+    found = [
+        (clip, answer)
+        for clip, answer in zip(clips, answers, strict=True)
+        if isinstance(answer, Rows)
+    ]
+    skipped = [
+        (clip.path, answer)
+        for clip, answer in zip(clips, answers, strict=True)
+        if isinstance(answer, str)
+    ]
     told = {"clips": digest(clips), "files": len(found), "skipped": skipped, "again": again}
-    facts = {**facts, "stretches": table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in found]), "part": told}
+    facts = {
+        **facts,
+        "stretches": table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in found]),
+        "part": told,
+    }
     rows = to_table(found, facts)
     with tempfile.TemporaryDirectory(prefix="patchifier-") as folder:
         made = Path(folder) / "part.parquet"
@@ -194,7 +234,9 @@ def read_parts(out: str | Path) -> table.Table:
     store = Store(str(out))
     facts = read_facts(store)
     with _local(store, require_all(store, facts)) as paths:
-        rows = pa.concat_tables([pq.read_table(path).replace_schema_metadata(None) for path in paths])
+        rows = pa.concat_tables(
+            [pq.read_table(path).replace_schema_metadata(None) for path in paths]
+        )
     return table.from_arrow(rows, _plain(facts))
 
 
@@ -227,8 +269,14 @@ def merge(out: str | Path, table_path: str | Path) -> Path:
     with _local(store, require_all(store, facts)) as paths:
         whole_facts = {**_plain(facts), "stretches": _stretches(paths)}
         if not any(pq.read_metadata(part).num_rows for part in paths):
-            raise RequestError(f"{store.place} has no rows: none of its {facts['job']['clips']} clips could be read, see skipped.csv there.")
-        table.write(path, (rows for part in paths for rows in _rows(part)), table.schema(whole_facts, facts["size"]))
+            raise RequestError(
+                f"{store.place} has no rows: none of its {facts['job']['clips']} clips could be read, see skipped.csv there."
+            )
+        table.write(
+            path,
+            (rows for part in paths for rows in _rows(part)),
+            table.schema(whole_facts, facts["size"]),
+        )
     return path
 
 
@@ -246,9 +294,14 @@ def _stretches(paths: Sequence[Path]) -> list[list[Any]]:
     listed, row, before = [], 0, ""
     for path in paths:
         lines = table.index(path)
-        for first, start_s, end_s in table.stretches_of([((before, 0.0, None), 0), *((line.clip, line.count) for line in lines)]):
+        for first, start_s, end_s in table.stretches_of(
+            [((before, 0.0, None), 0), *((line.clip, line.count) for line in lines)]
+        ):
             listed.append([row + first, start_s, end_s])
-        row, before = row + sum(line.count for line in lines), lines[-1].clip[0] if lines else before
+        row, before = (
+            row + sum(line.count for line in lines),
+            lines[-1].clip[0] if lines else before,
+        )
     return listed
 
 

@@ -44,8 +44,12 @@ def find(given: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[tup
             clips.setdefault(key(clip), clip)
         lost.update(without)
     if not clips:
-        raise RequestError(f"nothing to embed: {next(iter(lost.values()), 'no sources, expected folders, files, globs, manifests or URLs of audio.')}")
-    for url in {clip.path.partition("://")[0]: clip.path for clip in clips.values() if is_url(clip.path)}.values():
+        raise RequestError(
+            f"nothing to embed: {next(iter(lost.values()), 'no sources, expected folders, files, globs, manifests or URLs of audio.')}"
+        )
+    for url in {
+        clip.path.partition("://")[0]: clip.path for clip in clips.values() if is_url(clip.path)
+    }.values():
         filesystem(url)  # one of each scheme, before any worker starts
     return list(clips.values()), list(lost.items())
 
@@ -56,7 +60,12 @@ def _found(source: str) -> tuple[list[Clip], list[tuple[str, str]]]:
         return well_named(Dataset(source, tuple(_listed(source))).clips)
     if is_url(source):
         found = _behind(source)
-        return found, [] if found else [(source, f"{source}: no audio there, expected names that end in {', '.join(sorted(SUFFIXES))}.")]
+        return found, [] if found else [
+            (
+                source,
+                f"{source}: no audio there, expected names that end in {', '.join(sorted(SUFFIXES))}.",
+            )
+        ]
     try:
         return sources.find(source)
     except RequestError as error:
@@ -67,7 +76,10 @@ def _listed(source: str) -> Iterator[Clip]:
     """Clips of a manifest. Relative paths start where it lies."""
     for entry in _entries(source):
         name = given = manifest.path_of(entry.row, entry.where)
-        start_s, end_s = manifest.number_of(entry.row, "start_s", entry.where) or 0.0, manifest.number_of(entry.row, "end_s", entry.where)
+        start_s, end_s = (
+            manifest.number_of(entry.row, "start_s", entry.where) or 0.0,
+            manifest.number_of(entry.row, "end_s", entry.where),
+        )
         if is_url(source) and not is_url(name) and not os.path.isabs(name):
             name = f"{source.rpartition('/')[0]}/{name}"
         path = name if is_url(name) else os.path.realpath(entry.root / name)
@@ -99,7 +111,11 @@ def _behind(url: str) -> list[Clip]:
         found = sorted(files.glob(path) if "*" in url else files.find(path))
     except Exception as error:  # as above
         raise RequestError(f"{url}: cannot be listed ({_said(error)}).") from error
-    names = [files.unstrip_protocol(name) for name in found if os.path.splitext(name)[1].lower() in SUFFIXES]
+    names = [
+        files.unstrip_protocol(name)
+        for name in found
+        if os.path.splitext(name)[1].lower() in SUFFIXES
+    ]
     return [Clip(name, name) for name in names]
 
 

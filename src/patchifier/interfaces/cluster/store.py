@@ -16,7 +16,14 @@ from patchifier.interfaces import need
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 WAITS_S = (1.0, 4.0)  # before a second and a third try
-LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError, RequestError)  # another try is no use
+LASTING = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    NotImplementedError,
+    RequestError,
+)  # another try is no use
 
 
 def is_url(name: str) -> bool:
@@ -32,13 +39,20 @@ def filesystem(url: str) -> tuple[Any, str]:
     RequestError
         If the scheme is unknown, needs a package that is not there, or cannot be shared between processes.
     """
-    fsspec, scheme = need("fsspec", "cluster"), url.partition("://")[0].lower() if is_url(url) else "file"
+    fsspec, scheme = (
+        need("fsspec", "cluster"),
+        url.partition("://")[0].lower() if is_url(url) else "file",
+    )
     if scheme == "memory":
-        raise RequestError(f"{url}: what lies in memory:// is seen by one process alone, not by its workers: use a folder or an object store.")
+        raise RequestError(
+            f"{url}: what lies in memory:// is seen by one process alone, not by its workers: use a folder or an object store."
+        )
     try:
         return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
     except ImportError as error:
-        raise RequestError(f"{url}: cannot be opened ({error}). Install that package with pip, on every machine of the cluster.") from error
+        raise RequestError(
+            f"{url}: cannot be opened ({error}). Install that package with pip, on every machine of the cluster."
+        ) from error
     except ValueError as error:
         raise RequestError(
             f"{url}: cannot be opened ({error}), expected a scheme that fsspec knows, such as s3:// (pip install s3fs), gs:// (gcsfs), az:// (adlfs), http://."
@@ -92,7 +106,9 @@ class Store:
         self.place = place.rstrip("/") if is_url(place) else os.path.realpath(place)
         self.files, root = filesystem(self.place)
         self.root = root.rstrip("/")
-        self.local = "file" in ([self.files.protocol] if isinstance(self.files.protocol, str) else self.files.protocol)
+        self.local = "file" in (
+            [self.files.protocol] if isinstance(self.files.protocol, str) else self.files.protocol
+        )
 
     def path(self, name: str) -> str:
         """Path of a file in its file system."""
@@ -118,7 +134,9 @@ class Store:
             patiently(lambda: self.files.put_file(str(made), self.path(name)))
             return
         place = Path(self.path(name))
-        beside = place.with_name(f".{place.name}.new-{uuid.uuid4().hex}")  # processes of two machines can have the same number
+        beside = place.with_name(
+            f".{place.name}.new-{uuid.uuid4().hex}"
+        )  # processes of two machines can have the same number
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with made.open("rb") as source, beside.open("wb") as stream:

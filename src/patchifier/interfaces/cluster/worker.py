@@ -57,13 +57,18 @@ class Worker:
         import ray
 
         if order.version != patchifier.__version__:
-            raise RequestError(f"a worker has patchifier {patchifier.__version__}, the job {order.version}: install the same on every machine.")
+            raise RequestError(
+                f"a worker has patchifier {patchifier.__version__}, the job {order.version}: install the same on every machine."
+            )
         torch.set_num_threads(1)
         self.embedder, self.order, self.store = ray.get(embedder), order, Store(order.out)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Make some parts; a row about each."""
-        told = [self._part(int(number), read_clips(clips), bool(kept)) for number, clips, kept in zip(*(batch[name] for name in TASK), strict=True)]
+        told = [
+            self._part(int(number), read_clips(clips), bool(kept))
+            for number, clips, kept in zip(*(batch[name] for name in TASK), strict=True)
+        ]
         return {"told": np.array([json.dumps(one) for one in told], dtype=object)}
 
     def _part(self, number: int, clips: Sequence[Clip], kept: bool) -> dict[str, Any]:
@@ -79,7 +84,9 @@ class Worker:
     def _make(self, number: int, clips: Sequence[Clip]) -> parts.Part:
         tried = Tried(self.store, number)
         died = tried.begin()
-        work = functools.partial(one_by_one if died >= DEATHS else embed_clips, self.embedder, self.order.cut)
+        work = functools.partial(
+            one_by_one if died >= DEATHS else embed_clips, self.embedder, self.order.cut
+        )
         answers, again = answer(work, clips)
         part = parts.write(self.store, number, clips, answers, facts=self.order.facts, again=again)
         tried.end()
@@ -91,7 +98,11 @@ TASK = ("number", "clips", "kept")  # columns of Ray Data's table of what is to 
 
 def task(number: int, clips: Sequence[Clip], kept: bool) -> dict[str, Any]:
     """One row of that table; `kept` for a part that was there when the job began."""
-    return {"number": number, "clips": json.dumps([[clip.path, clip.start_s, clip.end_s] for clip in clips]), "kept": kept}
+    return {
+        "number": number,
+        "clips": json.dumps([[clip.path, clip.start_s, clip.end_s] for clip in clips]),
+        "kept": kept,
+    }
 
 
 def read_clips(text: str) -> list[Clip]:
@@ -121,7 +132,10 @@ class Tried:
 def one_by_one(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Rows | str]:
     """Embed each clip in a process that may die of it."""
     answers = in_processes(_embed_one, clips, workers=1, shared=(embedder, cut))
-    return [answer or f"{clip.path}: the decoder crashed on this file." for clip, answer in zip(clips, answers, strict=True)]
+    return [
+        answer or f"{clip.path}: the decoder crashed on this file."
+        for clip, answer in zip(clips, answers, strict=True)
+    ]
 
 
 def _embed_one(shared: tuple[Embedder, Cut], clip: Clip) -> Rows | str:
@@ -161,14 +175,19 @@ def answer(work: Work, clips: Sequence[Clip]) -> tuple[list[Rows | str], bool]:
     return answers, again
 
 
-def _fetched(groups: Sequence[Sequence[Clip]], folder: str) -> Iterator[tuple[Sequence[Clip], list[_Here]]]:
+def _fetched(
+    groups: Sequence[Sequence[Clip]], folder: str
+) -> Iterator[tuple[Sequence[Clip], list[_Here]]]:
     """Yield clips and where they are now; the next ones come meanwhile."""
     with ThreadPoolExecutor(FETCHES) as pool:
         coming: list[Future[_Here]] = []
         for number in range(len(groups) + 1):
             here = [future.result() for future in coming]
             if number < len(groups):
-                coming = [pool.submit(_fetch, clip, Path(folder) / f"{number}-{place}") for place, clip in enumerate(groups[number])]
+                coming = [
+                    pool.submit(_fetch, clip, Path(folder) / f"{number}-{place}")
+                    for place, clip in enumerate(groups[number])
+                ]
             if here:
                 yield groups[number - 1], here
                 for one in here:
@@ -184,10 +203,16 @@ def _fetch(clip: Clip, place: Path) -> _Here:
         return _Here(replace(clip, path=str(local)), fetch(clip.path, local))
     except Exception as error:  # each file system has its own
         local.unlink(missing_ok=True)
-        return _Here(clip, reason=f"{clip.path}: cannot be fetched ({str(error) or type(error).__name__}).", passing=is_passing(error))
+        return _Here(
+            clip,
+            reason=f"{clip.path}: cannot be fetched ({str(error) or type(error).__name__}).",
+            passing=is_passing(error),
+        )
 
 
-def _put_back(clips: Sequence[Clip], here: Sequence[_Here], found: Sequence[Rows | str]) -> Iterator[Rows | str]:
+def _put_back(
+    clips: Sequence[Clip], here: Sequence[_Here], found: Sequence[Rows | str]
+) -> Iterator[Rows | str]:
     """Answers about clips, as if their files had been read where they are."""
     rest = iter(found)
     for clip, one in zip(clips, here, strict=True):
@@ -198,4 +223,8 @@ def _put_back(clips: Sequence[Clip], here: Sequence[_Here], found: Sequence[Rows
         if one.mtime_ns is None:
             yield rows
         else:
-            yield rows.replace(one.clip.path, clip.path) if isinstance(rows, str) else replace(rows, mtime_ns=one.mtime_ns)
+            yield (
+                rows.replace(one.clip.path, clip.path)
+                if isinstance(rows, str)
+                else replace(rows, mtime_ns=one.mtime_ns)
+            )
