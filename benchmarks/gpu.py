@@ -124,7 +124,7 @@ def agreement(data, device, batch, steps):
     return rows
 
 
-def speed(data, device, batches, steps, rounds=3):
+def speed(data, device, batches, steps, rounds=3):  # noqa: C901 - variants timed in turn
     """Milliseconds a step, and minutes of 1,000 epochs."""
     rows = []
     for stage in ("one", "two"):

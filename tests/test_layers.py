@@ -50,8 +50,14 @@ SIZES = {
 @settings(max_examples=60, deadline=None)
 @given(**SIZES, bias=st.booleans(), seed=st.integers(0, 99))
 def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(
-    P, C, O, H, W, bias, seed
-):  # noqa: E741
+    P,
+    C,
+    O,
+    H,
+    W,
+    bias,
+    seed,  # noqa: E741
+):
     torch.manual_seed(seed)
     assert_same(UpConvolution(C, O, bias=bias), plain_up, noise(P, C, H, W, seed=seed), seed)
 

@@ -250,9 +250,9 @@ def test_a_released_model_is_small_and_in_half_precision(name):
     with safetensors.safe_open(file, framework="pt") as stored:
         kinds = {
             stored.get_slice(key).get_dtype()
-            for key in stored.keys()
+            for key in stored.keys()  # noqa: SIM118
             if len(stored.get_slice(key).get_shape()) > 1
-        }  # noqa: SIM118
+        }
     assert kinds == {"F16"}
 
 

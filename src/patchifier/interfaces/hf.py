@@ -127,7 +127,7 @@ def __getattr__(name: str) -> Any:
 
 
 @functools.cache
-def _classes() -> dict[str, Any]:
+def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers as a base
     """The classes that transformers expects, by name."""
     transformers = need("transformers", "peers")
 

@@ -74,7 +74,7 @@ class Job:
     static: bool = False
 
 
-def fit(
+def fit(  # noqa: C901 - the one training loop, read from top to bottom
     job: Job,
     folder: Path,
     *,
