@@ -210,7 +210,7 @@ def test_frozen_parts_stay_to_the_bit_and_in_evaluation_mode_and_the_rest_learns
 
     monkeypatch.setattr(TunedModel, "forward", spy)
     before = {name: tensor.clone() for name, tensor in start.model.state_dict().items()}
-    tune(start, labelled(clips, tmp_path / "cache"), tmp_path / "run", method)
+    tune(start, labelled(clips, tmp_path / "cache"), tmp_path / "run", method, precision="32")
     after = checkpoint.load(tmp_path / "run" / method / "model").model.state_dict()
 
     for part in PARTS:
@@ -646,7 +646,7 @@ def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(
     start, clips, tmp_path, monkeypatch
 ):
     data = labelled(clips, tmp_path / "cache")
-    whole = tune(start, data, tmp_path / "whole", "full")
+    whole = tune(start, data, tmp_path / "whole", "full", precision="32")
     draw, count = Inputs.draw, []
 
     def stop_at_the_tenth(self, indices, chance):
@@ -657,9 +657,9 @@ def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(
 
     monkeypatch.setattr(Inputs, "draw", stop_at_the_tenth)
     with pytest.raises(runs.Interrupted):
-        tune(start, data, tmp_path / "parts", "full")
+        tune(start, data, tmp_path / "parts", "full", precision="32")
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["state"] == "interrupted"
-    rest = tune(start, data, tmp_path / "parts", "full", resume=True)
+    rest = tune(start, data, tmp_path / "parts", "full", precision="32", resume=True)
     assert len(count) == 24
     assert np.array_equal(whole.predictions[0], rest.predictions[0])
     assert (tmp_path / "parts" / "full" / "validation.csv").read_bytes() == (
