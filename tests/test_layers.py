@@ -52,11 +52,11 @@ SIZES = {
 def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(
     P,
     C,
-    O,
+    O,  # noqa: E741
     H,
     W,
     bias,
-    seed,  # noqa: E741
+    seed,
 ):
     torch.manual_seed(seed)
     assert_same(UpConvolution(C, O, bias=bias), plain_up, noise(P, C, H, W, seed=seed), seed)
