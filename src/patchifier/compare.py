@@ -412,10 +412,10 @@ class Judge:
             tasks.paired(
                 metric,
                 groups,
-                lambda chosen, other=other: measures[first](chosen) - measures[other](chosen),
+                lambda chosen, other=other: measures[first](chosen) - measures[other](chosen),  # type: ignore[misc]
             )
             for other in others
-        ]  # type: ignore[misc]
+        ]
         corrected = tasks.holm([score.p or 0.0 for score in found])
         return [
             {"first": first, "second": other} | asdict(score) | {"p_holm": p}

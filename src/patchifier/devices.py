@@ -77,8 +77,8 @@ def _connected(device: str, devices: int, nodes: int, precision: str) -> lightni
             strategy=strategy,
             devices=devices,
             num_nodes=nodes,
-            precision=PRECISIONS[precision],
-        )  # type: ignore[arg-type]
+            precision=PRECISIONS[precision],  # type: ignore[arg-type]
+        )
     except (
         ValueError,
         RuntimeError,

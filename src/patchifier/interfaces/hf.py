@@ -34,12 +34,12 @@ CLASSES = ("PatchifierConfig", "PatchifierModel", "PatchifierFeatureExtractor", 
 __all__ = ["HubModel", "from_hub", "register", *CLASSES]
 
 
-class HubModel(
-    hub.ModelHubMixin,
+class HubModel(  # type: ignore[call-arg, misc]
+    hub.ModelHubMixin,  # type: ignore[name-defined]
     library_name="patchifier",
     tags=["music", "audio", "self-supervised"],
     license="apache-2.0",
-):  # type: ignore[call-arg, misc, name-defined]
+):
     """``save_pretrained(folder)`` and ``push_to_hub("owner/name")`` write a model folder, ``from_pretrained(folder or "owner/name")`` reads one.
 
     Other files of a folder are left alone.

@@ -19,9 +19,11 @@ base = need("sklearn.base", "eval")
 validation = need("sklearn.utils.validation", "eval")
 
 
-class PatchifierEmbedder(
-    base.ClassNamePrefixFeaturesOutMixin, base.TransformerMixin, base.BaseEstimator
-):  # type: ignore[misc, name-defined]
+class PatchifierEmbedder(  # type: ignore[misc]
+    base.ClassNamePrefixFeaturesOutMixin,  # type: ignore[name-defined]
+    base.TransformerMixin,  # type: ignore[name-defined]
+    base.BaseEstimator,  # type: ignore[name-defined]
+):
     """Embed clips inside a pipeline. Nothing is learnt: to fit is to load the model and to check the clips.
 
     Parameters
