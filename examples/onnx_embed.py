@@ -24,11 +24,7 @@ def read(path: str, sample_rate: int) -> np.ndarray:
     mono = samples.mean(axis=1)
     if not np.isfinite(mono).all() or not len(mono):
         raise ValueError("holds no audio, or NaN")
-    return (
-        mono
-        if own_rate == sample_rate
-        else soxr.resample(mono, own_rate, sample_rate, quality="HQ")
-    )
+    return mono if own_rate == sample_rate else soxr.resample(mono, own_rate, sample_rate)
 
 
 def load(path: str) -> tuple[onnxruntime.InferenceSession, int]:
@@ -42,9 +38,7 @@ def load(path: str) -> tuple[onnxruntime.InferenceSession, int]:
 
 def main() -> int:
     """Embed every file that can be read, name those that cannot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("files", nargs="+")
     parser.add_argument("--out", default="vectors.npz")
@@ -52,14 +46,9 @@ def main() -> int:
     model, sample_rate = load(asked.model)
     for path in asked.files:
         try:  # several of one length could share a call as (B, S)
-            vectors[path] = model.run(["embedding"], {"waveform": read(path, sample_rate)[None]})[
-                0
-            ][0]
-        except (OSError, RuntimeError, ValueError) as error:  # soundfile's are among them
-            print(
-                f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})",
-                file=sys.stderr,
-            )
+            vectors[path] = model.run(None, {"waveform": read(path, sample_rate)[None]})[0][0]
+        except (OSError, RuntimeError, ValueError) as e:  # soundfile's are among them
+            print(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})", file=sys.stderr)
     try:
         np.savez(asked.out, paths=np.array(list(vectors)), vectors=np.array(list(vectors.values())))
     except OSError as error:

@@ -345,8 +345,8 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
         fetched.append(len(self.waiting))
         fetch(self)
 
-    def ahead(self, *arguments):
-        start(self, *arguments)
+    def ahead(self, *arguments, **options):
+        start(self, *arguments, **options)
         self.limit = 4
 
     start = loop.Losses.__init__

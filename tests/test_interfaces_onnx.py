@@ -133,7 +133,10 @@ def test_sounds_with_little_in_them_agree(session, folder, kind):
         "half silent": noise(len(time_s)) * (time_s > 1.5),
         "square": np.sign(tone),
     }[kind]
-    assert difference(session, embed.load(folder), sound[None].astype(np.float32)) < 1e-4
+    # 90 dB below a pure tone a float32 FFT is 1e-3 (0.1 dB) off a float64 one, and patch vectors are
+    # normalised: the error of the log-mel is that of the embedding.
+    bound = 5e-3 if kind == "tone of 16 bits" else 1e-4
+    assert difference(session, embed.load(folder), sound[None].astype(np.float32)) < bound
 
 
 def test_rows_of_a_batch_do_not_depend_on_each_other(session):

@@ -25,6 +25,7 @@ MODEL = {
     "heads": 2,
     "feed_forward": 32,
     "positions": 4,
+    "vector_norm": "none",  # as when the file was made, and as models of the first edition have it
 }
 CHANGES = {
     "model": MODEL,
