@@ -99,7 +99,7 @@ def _part() -> None:
 
 
 def precision_of(fabric: lightning_fabric.Fabric) -> str:
-    """Arithmetic that Fabric was told to use, by its name for it."""
+    """Precision that Fabric computes in, by its own name for it."""
     return str(fabric._precision.precision)
 
 
