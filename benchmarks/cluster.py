@@ -25,12 +25,13 @@ import torch
 from music import make
 from timing import RESULTS, keep, say, timed
 
-from patchifier import audio, collection, embed
-from patchifier.collection.worker import Cut, embed_clips
+from patchifier import audio, embed
+from patchifier.library import build as collection
+from patchifier.library.worker import Cut, embed_clips
 from patchifier.datasets import Clip
-from patchifier.interfaces import cluster
-from patchifier.interfaces.cluster import parts
-from patchifier.runs import machine
+from patchifier.integrations import cluster
+from patchifier.integrations.cluster import parts
+from patchifier.train.run import machine
 
 
 def compare(paths, embedder, rounds, workers):

@@ -19,7 +19,7 @@ from leaks import CHANGES, RATE
 import patchifier
 from patchifier import audio, datasets
 from patchifier.datasets import Clip
-from patchifier.runs import machine
+from patchifier.train.run import machine
 
 THRESHOLDS = (0.90, 0.95, 0.97, 0.98, 0.99)
 CUT_S = 2.0  # from the beginning of a copy: another edit

@@ -29,9 +29,10 @@ from music import RATE, make
 from timing import keep, say, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchifier import audio, cache, collection, datasets, embed, spectrogram, weights
-from patchifier.baselines import encoders
-from patchifier.collection.tags import read_tags
+from patchifier import audio, cache, datasets, embed, spectrogram, weights
+from patchifier.library import build as collection
+from patchifier.evaluate.encoders import encoders
+from patchifier.library.tags import read_tags
 
 
 def decoded(path):

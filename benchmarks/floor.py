@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from patchifier.config import ModelConfig
-from patchifier.model import Patchifier
-from patchifier.runs import machine
+from patchifier.nn.model import Patchifier
+from patchifier.train.run import machine
 
 B, N = 32, 25
 STAGES = {"one": "stage I", "two": "stage II", "full": "fine-tuning, full"}

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from patchifier import tasks
-from patchifier.probe.grid import SETTINGS, run_one, select, train_grid
-from patchifier.probe.heads import Problem, Schedule
-from patchifier.probe.sides import Sides
-from patchifier.runs import machine, write_json
+from patchifier.evaluate.probes.grid import SETTINGS, run_one, select, train_grid
+from patchifier.evaluate.probes.heads import Problem, Schedule
+from patchifier.evaluate.probes.sides import Sides
+from patchifier.train.run import machine, write_json
 from patchifier.tasks import Task
 
 # Clips of each side, features, outputs, deviation of the noise. The clips are those of GTZAN and EmoMusic, and a thirtieth of MagnaTagATune's:

@@ -1,4 +1,4 @@
-"""Each layer of patchifier.layers beside the plain one and the ways that were not taken, alone: milliseconds forward and back.
+"""Each layer of patchifier.nn.layers beside the plain one and the ways that were not taken, alone: milliseconds forward and back.
 
     python benchmarks/layers.py [--rounds 9]
 
@@ -14,9 +14,9 @@ import torch
 from floor import quickest
 from torch import nn
 
-from patchifier.layers import Convolution, Dropout, UpConvolution, by_matrix, sight
-from patchifier.precision import processor_has_bf16
-from patchifier.runs import machine
+from patchifier.nn.layers import Convolution, Dropout, UpConvolution, by_matrix, sight
+from patchifier.train.precision import processor_has_bf16
+from patchifier.train.run import machine
 
 DECODER = {
     "1": (256, 128, (2, 1)),

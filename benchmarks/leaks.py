@@ -21,11 +21,12 @@ import soundfile
 import soxr
 import torch
 
-from patchifier import audio, datasets, leaks, spectrogram
+from patchifier import audio, datasets, spectrogram
+from patchifier.evaluate import leaks
 from patchifier.config import SpectrogramConfig
 from patchifier.datasets import Clip
-from patchifier.robustness import pink_noise
-from patchifier.runs import machine
+from patchifier.evaluate.robustness import pink_noise
+from patchifier.train.run import machine
 
 RATE, SECONDS = 22_050, 5
 CONFIG = SpectrogramConfig()

@@ -1,6 +1,6 @@
 """The same network and losses in torch's layers, written the shortest way: what the fast ones are compared with.
 
-It takes the weights of a :class:`patchifier.model.Patchifier`. Nothing is skipped:
+It takes the weights of a :class:`patchifier.nn.model.Patchifier`. Nothing is skipped:
 the extractor and the decoder run on every patch, upsampling makes its map, memory lies as torch lays it out, dropout is torch's. `skip=True`
 skips what is masked and is otherwise as plain: the fair opponent in stage II, where most of the gain is not a matter of skill.
 """

@@ -22,12 +22,12 @@ from plain import Plain
 from patchifier import datasets
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config, ModelConfig
-from patchifier.loop import rate_factor
-from patchifier.model import Patchifier
-from patchifier.precision import processor_has_bf16
-from patchifier.pretrain import Batches, split, stage_loss
-from patchifier.pretrain.validation import validation_batches
-from patchifier.runs import machine, seed_dropout
+from patchifier.train.loop import rate_factor
+from patchifier.nn.model import Patchifier
+from patchifier.train.precision import processor_has_bf16
+from patchifier.train.pretrain import Batches, split, stage_loss
+from patchifier.train.validation import validation_batches
+from patchifier.train.run import machine, seed_dropout
 
 PRECISION = "bf16" if processor_has_bf16() else "32"
 

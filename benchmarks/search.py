@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchifier import search
-from patchifier.search.rows import FACTS, TYPES
+from patchifier.library import search
+from patchifier.library.search.rows import FACTS, TYPES
 
 QUERIES, FEW_QUERIES, K = 100, 30, 10  # few where a query takes seconds
 PIECE = 10_000
@@ -34,7 +34,7 @@ WARM = 5  # queries that are not timed
 
 
 def demo_vectors(model):
-    from patchifier import datasets, embed  # import torch
+    from patchifier import datasets, embed# import torch
 
     embedder = embed.load(model)
     return np.concatenate(
@@ -197,7 +197,7 @@ def line(facts):
 
 
 def main():
-    from patchifier.runs import machine, write_json  # imports torch
+    from patchifier.train.run import machine, write_json# imports torch
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from patchifier.runs import machine
+from patchifier.train.run import machine
 
 RESULTS = Path(__file__).parent / "results"
 

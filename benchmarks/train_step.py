@@ -24,11 +24,11 @@ from torch import nn
 from patchifier import datasets
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config
-from patchifier.layers import Convolution, Dropout, UpConvolution
-from patchifier.model import Head, Patchifier, draw_mask
-from patchifier.precision import processor_has_bf16
-from patchifier.pretrain import Batches
-from patchifier.runs import machine
+from patchifier.nn.layers import Convolution, Dropout, UpConvolution
+from patchifier.nn.model import Head, Patchifier, draw_mask
+from patchifier.train.precision import processor_has_bf16
+from patchifier.train.pretrain import Batches
+from patchifier.train.run import machine
 
 PATCHES = -0.4 + 0.2 * torch.randn(B, N, 1, 64, 32, generator=torch.Generator().manual_seed(0))
 MASKED = torch.from_numpy(draw_mask(np.random.default_rng(0), np.ones((B, N), bool), 0.75))

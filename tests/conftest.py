@@ -18,7 +18,7 @@ import patchifier
 from patchifier import audio, cache, checkpoint, datasets, processes, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, update
-from patchifier.model import Patchifier
+from patchifier.nn.model import Patchifier
 
 RATE = 22_050
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchifier import augment, filters, spectrogram
-from patchifier.config import AugmentConfig, Config, RequestError, SpectrogramConfig, update
-from patchifier.descriptors import DESCRIPTORS
+from patchifier.config import (AugmentConfig, Config, RequestError, SpectrogramConfig, update)
+from patchifier.nn.descriptors import DESCRIPTORS
 
 SILENCE = -1.0
 LAYOUTS = ("consecutive", "independent", "one", "whole")

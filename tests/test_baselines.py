@@ -12,29 +12,13 @@ from torch import nn
 
 from patchifier import audio, cache, datasets, spectrogram
 from patchifier import checkpoint as checkpoints
-from patchifier.baselines import (
-    CALIBRATION_CLIPS,
-    ENCODERS,
-    ROWS,
-    Encoder,
-    cached,
-    calibrate,
-    chroma,
-    each_clip,
-    encoders,
-    handcrafted,
-    handmade,
-    mel_stats,
-    mfcc,
-    random_checkpoint,
-    specs,
-)
-from patchifier.baselines.handmade import chroma_of, mfcc_of, moments
+from patchifier.evaluate.encoders import (CALIBRATION_CLIPS, ENCODERS, ROWS, Encoder, cached, calibrate, chroma, each_clip, encoders, handcrafted, handmade, mel_stats, mfcc, random_checkpoint, specs)
+from patchifier.evaluate.encoders.handmade import chroma_of, mfcc_of, moments
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.embed import Embedder
-from patchifier.model import Patchifier
+from patchifier.nn.model import Patchifier
 
 RATE = audio.SAMPLE_RATE
 CONFIG = update(
@@ -450,7 +434,7 @@ def test_a_model_for_other_log_mels_hears_the_clips_themselves(data, tmp_path):
 def test_many_clips_have_the_embeddings_of_few(data, model_folder, monkeypatch):
     (encoder,) = encoders(str(model_folder))
     at_once = encoder.encode(data, range(13))
-    monkeypatch.setattr("patchifier.baselines.models.CHUNK", 4)
+    monkeypatch.setattr("patchifier.evaluate.encoders.models.CHUNK", 4)
     np.testing.assert_allclose(encoder.encode(data, range(13)), at_once, atol=1e-5)
 
 

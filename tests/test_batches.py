@@ -12,24 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from patchifier import augment, loop
+from patchifier import augment
+from patchifier.train import loop
 from patchifier.cache import Cache
-from patchifier.config import (
-    Config,
-    ModelConfig,
-    RequestError,
-    TrainingConfig,
-    read_changes,
-    update,
-)
-from patchifier.devices import Graph, launch
-from patchifier.loop import make_optimiser
-from patchifier.model import Patchifier, draw_mask
-from patchifier.pretrain import TRAINED, Batches, split, stage_loss
-from patchifier.pretrain.batches import Batch, Resident, require_groups
-from patchifier.pretrain.validation import TrainingStatistics, masked_predictors
-from patchifier.references import Kriging
-from patchifier.runs import generator
+from patchifier.config import (Config, ModelConfig, RequestError, TrainingConfig, read_changes, update)
+from patchifier.train.distributed import Graph, launch
+from patchifier.train.loop import make_optimiser
+from patchifier.nn.model import Patchifier, draw_mask
+from patchifier.train.pretrain import TRAINED, Batches, split, stage_loss
+from patchifier.train.batches import Batch, Resident, require_groups
+from patchifier.train.validation import TrainingStatistics, masked_predictors
+from patchifier.train.references import Kriging
+from patchifier.train.run import generator
 
 SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
 

@@ -9,7 +9,7 @@ import published
 import pytest
 
 from patchifier import datasets
-from patchifier.check import check, examine
+from patchifier.datasets.check import check, examine
 from patchifier.config import RequestError
 from patchifier.datasets.sheet import Remote, Variant
 

@@ -12,9 +12,9 @@ import torch
 
 import patchifier
 from patchifier import checkpoint
-from patchifier.checkpoint import Checkpoint, card, load, replaced_file, replaced_folder, save
+from patchifier.checkpoint import (Checkpoint, card, load, replaced_file, replaced_folder, save)
 from patchifier.config import Config, ModelConfig, RequestError, read_changes, update
-from patchifier.model import Head, Patchifier
+from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}

@@ -17,7 +17,7 @@ import soundfile
 from patchifier import cache, checkpoint, cli, datasets, weights
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
-from patchifier.model import Patchifier
+from patchifier.nn.model import Patchifier
 
 TINY = {
     "model": {

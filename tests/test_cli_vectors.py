@@ -12,8 +12,8 @@ import patchifier
 from patchifier import audio, checkpoint, cli
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, update
-from patchifier.interfaces import onnx
-from patchifier.model import Head, Patchifier
+from patchifier.integrations import onnx
+from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 TINY = {

@@ -22,17 +22,18 @@ from fsspec.implementations.memory import MemoryFileSystem
 from servers import Server, serving
 
 import patchifier
-from patchifier import checkpoint, collection
+from patchifier import checkpoint
+from patchifier.library import build as collection
 from patchifier.checkpoint import Checkpoint
-from patchifier.collection.table import Table
-from patchifier.collection.worker import Cut, embed_clips
+from patchifier.library.table import Table
+from patchifier.library.worker import Cut, embed_clips
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.interfaces import cluster
-from patchifier.interfaces.cluster import parts, sources, store, worker
-from patchifier.interfaces.cluster.store import Store
-from patchifier.model import Patchifier
+from patchifier.integrations import cluster
+from patchifier.integrations.cluster import parts, sources, store, worker
+from patchifier.integrations.cluster.store import Store
+from patchifier.nn.model import Patchifier
 
 RATE = 22_050
 WHOLE = Cut()
@@ -693,8 +694,8 @@ def test_a_file_that_kills_its_worker_is_named_and_urls_are_read(
 
 DRIVER = """
 import sys
-from patchifier.interfaces import cluster
-from patchifier.interfaces.cluster import parts
+from patchifier.integrations import cluster
+from patchifier.integrations.cluster import parts
 parts.PART_CLIPS = (3, 3)
 if __name__ == "__main__":
     cluster.embed_on_ray(sys.argv[1], sys.argv[2], embedder=sys.argv[3], address=sys.argv[4])

@@ -22,13 +22,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from patchifier import audio, checkpoint, collection
+from patchifier import audio, checkpoint
+from patchifier.library import build as collection
 from patchifier.checkpoint import Checkpoint
-from patchifier.collection import job, sources, table, tags, worker
+from patchifier.library import job, sources, table, tags, worker
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
-from patchifier.model import Patchifier
+from patchifier.nn.model import Patchifier
 
 RATE = 22_050
 TINY = update(
@@ -1114,8 +1115,8 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
 
 RUN = """
 import sys, time
-from patchifier import collection
-from patchifier.collection import job
+from patchifier.library import build as collection
+from patchifier.library import job
 
 def slowly(done, total, note):
     print(done, flush=True)
@@ -1207,7 +1208,7 @@ def test_processes_of_a_killed_job_end_too(many: Path, tmp_path: Path, start: Ca
 
 MEMORY = """
 import resource, sys
-from patchifier import collection
+from patchifier.library import build as collection
 
 if __name__ == "__main__":
     collection.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=1)

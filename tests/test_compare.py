@@ -9,8 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from patchifier import audio, cache, compare, datasets, leaks, report, robustness
-from patchifier.baselines import Encoder, encoders
+from patchifier import audio, cache, datasets
+from patchifier.evaluate import compare, leaks, report, robustness
+from patchifier.evaluate.encoders import Encoder, encoders
 from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from patchifier import audio, demo, weights
-from patchifier.baselines import random_checkpoint
+from patchifier import audio, weights
+from patchifier.evaluate import demo
+from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config, update
 from patchifier.datasets import Clip, Dataset

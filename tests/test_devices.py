@@ -15,9 +15,10 @@ import safetensors.torch
 import soundfile
 import torch
 
-from patchifier import cache, datasets, runs
+from patchifier import cache, datasets
+from patchifier.train import run as runs
 from patchifier.config import Config, RequestError, update
-from patchifier.devices import JoinedBatchNorm, join_batch_norm, launch, share
+from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, share
 
 MODEL = {
     "channels": [4, 4, 4, 8, 8],
@@ -142,12 +143,12 @@ DOUBLE = """
     import json, sys
     from pathlib import Path
     import safetensors.torch, torch
-    from patchifier import devices, loop
+    from patchifier.train import distributed as devices, loop
     from patchifier.cache import Cache
     from patchifier.config import Config, update
-    from patchifier.model import Patchifier
-    from patchifier.pretrain import Batches, split, stage_loss, stage_module
-    from patchifier.runs import is_first
+    from patchifier.nn.model import Patchifier
+    from patchifier.train.pretrain import Batches, split, stage_loss, stage_module
+    from patchifier.train.run import is_first
 
     cache, out, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     config, data = update(Config(), changes), Cache(cache)

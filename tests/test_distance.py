@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from patchifier import distance
+from patchifier.library import distance
 from patchifier.config import RequestError
-from patchifier.search.rows import FACTS
+from patchifier.library.search.rows import FACTS
 
 
 def gaussian(count, mean, root, *, seed):

@@ -17,15 +17,9 @@ from patchifier import audio, checkpoint, spectrogram
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import BATCH, Embedder, load
-from patchifier.model import Patchifier
-from patchifier.readout import pool
-from patchifier.windows import (
-    cut_windows,
-    pad_windows,
-    stream_cut,
-    stream_stretches,
-    stream_windows,
-)
+from patchifier.nn.model import Patchifier
+from patchifier.nn.pooling import pool
+from patchifier.windows import (cut_windows, pad_windows, stream_cut, stream_stretches, stream_windows)
 
 RATE = audio.SAMPLE_RATE
 GOLDEN = Path(__file__).parent / "golden"
@@ -680,7 +674,7 @@ import torch
 torch.set_num_threads(1)
 from patchifier.config import Config, update
 from patchifier.embed import Embedder
-from patchifier.model import Patchifier
+from patchifier.nn.model import Patchifier
 config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}})
 assert Embedder(Patchifier(config.model), config).embed(sys.argv[1]).shape == (32,)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -706,7 +700,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def tuned(kind: str = "one-of", readout: str = "cls") -> Embedder:
     """A model with a head whose answers differ from window to window."""
-    from patchifier.model import Head
+    from patchifier.nn.model import Head
     from patchifier.tasks import Task
 
     made = embedder()

@@ -6,7 +6,7 @@ import published
 import pytest
 
 from patchifier import cli
-from patchifier.finetune import METHODS
+from patchifier.train.finetune import METHODS
 
 TINY = {
     "model": {

@@ -25,7 +25,7 @@ from servers import Page, Server, serving
 import patchifier.datasets.sheet
 from patchifier.config import RequestError
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant
-from patchifier.fetch import Fetched, download, fetch, unpack
+from patchifier.datasets.fetch import Fetched, download, fetch, unpack
 
 CONTENT = random.Random(0).randbytes(200_000)
 OTHER = random.Random(1).randbytes(200_000)
@@ -1022,8 +1022,8 @@ import importlib.util, pathlib, sys, time, types
 spec = importlib.util.spec_from_file_location("sheet", {sheet_file!r})
 sheet = sys.modules["sheet"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sheet)
-from patchifier import fetch
-from patchifier.fetch import archives, unpack
+from patchifier.datasets import fetch
+from patchifier.datasets.fetch import archives, unpack
 root, flag = pathlib.Path({root!r}), pathlib.Path({root!r}) / "flag"
 
 def hang():

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from patchifier import probe, tasks
+from patchifier.evaluate import probes as probe
+from patchifier import tasks
 from patchifier.config import RequestError
-from patchifier.probe.few_shot import draw_clips, few_shot
-from patchifier.probe.sides import Sides, generator
+from patchifier.evaluate.probes.few_shot import draw_clips, few_shot
+from patchifier.evaluate.probes.sides import Sides, generator
 from patchifier.tasks import Task
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))

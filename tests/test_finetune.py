@@ -13,13 +13,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from patchifier import audio, cache, checkpoint, embed, finetune, runs, tasks, windows
-from patchifier.baselines import random_checkpoint
+from patchifier import audio, cache, checkpoint, embed, tasks, windows
+from patchifier.train import finetune, run as runs
+from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
-from patchifier.finetune import METHODS, Inputs, TunedModel
+from patchifier.train.finetune import METHODS, Inputs, TunedModel
 from patchifier.tasks import Task
 
 RATE = audio.SAMPLE_RATE
@@ -819,7 +820,7 @@ def test_the_rate_that_validates_best_is_tested(start, clips, tmp_path):
 
 
 def test_weights_are_chosen_by_the_loss_where_that_is_asked_for():
-    from patchifier.finetune.tuning import _score
+    from patchifier.train.tuning import _score
 
     sharper, luckier = {"accuracy": 0.5, "loss": 0.4}, {"accuracy": 0.6, "loss": 0.9}
     assert _score(KINDS, "metric", luckier) > _score(KINDS, "metric", sharper)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from patchifier import checkpoint, collection, embed, search
+from patchifier import checkpoint, embed
+from patchifier.library import build as collection, search
 from patchifier.cache import Cache
 from patchifier.config import Config, read_changes, update
 from patchifier.embed import Embedder
-from patchifier.pretrain import Batches, pretrain, split
+from patchifier.train.pretrain import Batches, pretrain, split
 
 HOME = Path(__file__).parent / "fixtures" / "first_edition"
 MUSIC = "/tmp/patchifier-first-edition/music"  # where it lay

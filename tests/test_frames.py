@@ -10,33 +10,18 @@ import pytest
 import soundfile
 import torch
 
-from patchifier import cache, datasets, frames, spectrogram
+from patchifier import cache, datasets, spectrogram
+from patchifier.evaluate import frames
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets.labels import CHORDS
 from patchifier.embed import Embedder
-from patchifier.frames import (
-    FrameResult,
-    decode,
-    encode,
-    fit,
-    frame_vectors,
-    mel_frames,
-    probe_frames,
-    scores,
-)
-from patchifier.frames.decode import (
-    SETTINGS,
-    bar_positions,
-    peaks,
-    period,
-    smooth_path,
-    steady_beats,
-)
-from patchifier.frames.targets import majmin
-from patchifier.frames.vectors import moments_s
-from patchifier.model import Patchifier
-from patchifier.probe import Sides
+from patchifier.evaluate.frames import (FrameResult, decode, encode, fit, frame_vectors, mel_frames, probe_frames, scores)
+from patchifier.evaluate.frames.decode import (SETTINGS, bar_positions, peaks, period, smooth_path, steady_beats)
+from patchifier.evaluate.frames.targets import majmin
+from patchifier.evaluate.frames.vectors import moments_s
+from patchifier.nn.model import Patchifier
+from patchifier.evaluate.probes import Sides
 from patchifier.tasks import Task
 
 RATE = 22_050

@@ -9,21 +9,13 @@ import pytest
 import torch
 from sklearn import metrics
 
-from patchifier import probe, tasks
+from patchifier.evaluate import probes as probe
+from patchifier import tasks
 from patchifier.config import RequestError
-from patchifier.probe.grid import SETTINGS, jukemir, run_bytes, run_one, select, stacks, train_grid
-from patchifier.probe.heads import (
-    Problem,
-    Schedule,
-    Setting,
-    batch,
-    first_weights,
-    kept,
-    moments,
-    scorer,
-)
-from patchifier.probe.sides import Sides, with_validation
-from patchifier.probe.stack import Adam, gradients, train_stack
+from patchifier.evaluate.probes.grid import (SETTINGS, jukemir, run_bytes, run_one, select, stacks, train_grid)
+from patchifier.evaluate.probes.heads import (Problem, Schedule, Setting, batch, first_weights, kept, moments, scorer)
+from patchifier.evaluate.probes.sides import Sides, with_validation
+from patchifier.evaluate.probes.stack import Adam, gradients, train_stack
 from patchifier.tasks import Task
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))

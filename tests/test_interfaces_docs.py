@@ -14,11 +14,12 @@ import soundfile
 import torch
 
 import patchifier
-from patchifier import checkpoint, cli, collection, search, weights
+from patchifier import checkpoint, cli, weights
+from patchifier.library import build as collection, search
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
-from patchifier.model import Patchifier
+from patchifier.nn.model import Patchifier
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "embeddings.md").read_text(encoding="utf-8")

@@ -19,8 +19,8 @@ import patchifier
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.interfaces import hf
-from patchifier.model import Head, Patchifier
+from patchifier.integrations import hf
+from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 RATE = 22_050
@@ -124,7 +124,7 @@ def test_without_a_network_the_error_says_so(tmp_path):
 
 
 def test_importing_the_module_is_enough_for_the_auto_classes(child_environment):
-    program = "import patchifier.interfaces.hf, transformers; print(type(transformers.AutoConfig.for_model('patchifier')).__name__)"
+    program = "import patchifier.integrations.hf, transformers; print(type(transformers.AutoConfig.for_model('patchifier')).__name__)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=child_environment,
@@ -308,7 +308,7 @@ def test_the_classes_can_be_pickled_and_registering_twice_is_harmless(saved):
 )
 def test_a_missing_package_is_named_with_its_command(missing, code, extra, child_environment):
     program = (
-        f"import sys; sys.modules[{missing!r}] = None; from patchifier.interfaces import hf{code}"
+        f"import sys; sys.modules[{missing!r}] = None; from patchifier.integrations import hf{code}"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

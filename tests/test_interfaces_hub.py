@@ -20,11 +20,11 @@ from servers import Handler, serving
 
 import patchifier
 from patchifier import audio, checkpoint, cli, embed
-from patchifier.baselines import encoders
+from patchifier.evaluate.encoders import encoders
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.interfaces import hf
-from patchifier.model import Patchifier
+from patchifier.integrations import hf
+from patchifier.nn.model import Patchifier
 
 RATE = 22_050
 CONFIG = update(

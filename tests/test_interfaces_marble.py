@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.interfaces import marble
-from patchifier.interfaces.marble import PatchifierEncoder
-from patchifier.model import Patchifier
+from patchifier.integrations import marble
+from patchifier.integrations.marble import PatchifierEncoder
+from patchifier.nn.model import Patchifier
 
 RATE = 22_050
 CONFIG = update(

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.interfaces import onnx
-from patchifier.interfaces.onnx import Graph, export
-from patchifier.model import Patchifier
+from patchifier.integrations import onnx
+from patchifier.integrations.onnx import Graph, export
+from patchifier.nn.model import Patchifier
 
 RATE = 22_050
 TINY = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}

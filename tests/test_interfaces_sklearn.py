@@ -17,8 +17,8 @@ from sklearn.utils.estimator_checks import check_estimator
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.interfaces.sklearn import PatchifierEmbedder
-from patchifier.model import Patchifier
+from patchifier.integrations.sklearn import PatchifierEmbedder
+from patchifier.nn.model import Patchifier
 
 RATE = 22_050
 CONFIG = update(
@@ -269,7 +269,7 @@ def test_without_scikit_learn_the_error_names_the_command(child_environment):
     import subprocess
     import sys
 
-    code = "import sys; sys.modules['sklearn'] = None; import patchifier.interfaces.sklearn"
+    code = "import sys; sys.modules['sklearn'] = None; import patchifier.integrations.sklearn"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=child_environment,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchifier.layers import FEW_CELLS, Attention, Convolution, Dropout, UpConvolution
+from patchifier.nn.layers import FEW_CELLS, Attention, Convolution, Dropout, UpConvolution
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

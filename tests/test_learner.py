@@ -11,12 +11,12 @@ import torch
 
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, update
-from patchifier.descriptors import DESCRIPTORS
-from patchifier.model import Patchifier, draw_mask, places
-from patchifier.pretrain import Batches, pretrain, stage_loss, stage_module
-from patchifier.pretrain.batches import Batch, Resident
-from patchifier.pretrain.learner import Learner, idle_parts
-from patchifier.pretrain.targets import PIXELS, TAUGHT, require_targets
+from patchifier.nn.descriptors import DESCRIPTORS
+from patchifier.nn.model import Patchifier, draw_mask, places
+from patchifier.train.pretrain import Batches, pretrain, stage_loss, stage_module
+from patchifier.train.batches import Batch, Resident
+from patchifier.train.objectives import Learner, idle_parts
+from patchifier.train.targets import PIXELS, TAUGHT, require_targets
 
 ALL = (PIXELS, *DESCRIPTORS, *TAUGHT)
 MODEL = {

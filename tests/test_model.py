@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchifier.config import ModelConfig
-from patchifier.layers import Convolution, UpConvolution
-from patchifier.model import Decoder, FeatureExtractor, Head, Patchifier, draw_mask
+from patchifier.nn.layers import Convolution, UpConvolution
+from patchifier.nn.model import Decoder, FeatureExtractor, Head, Patchifier, draw_mask
 
 
 def tiny(**changes) -> ModelConfig:

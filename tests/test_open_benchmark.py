@@ -13,7 +13,7 @@ import soundfile
 from sklearn.metrics import average_precision_score, r2_score
 
 from patchifier import audio, cache, datasets
-from patchifier.baselines import Encoder
+from patchifier.evaluate.encoders import Encoder
 from patchifier.config import RequestError
 from patchifier.tasks import Task
 

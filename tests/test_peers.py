@@ -19,8 +19,8 @@ import torch
 import transformers
 from torch.nn import functional
 
-from patchifier.baselines import clmr, encoders
-from patchifier.baselines.peers import windows
+from patchifier.evaluate.encoders import clmr, encoders
+from patchifier.evaluate.encoders.peers import windows
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 
@@ -419,7 +419,7 @@ def test_without_transformers_the_message_says_how_to_install_it(monkeypatch):
 
 def test_heavy_packages_are_not_loaded_with_the_module(child_environment):
     code = (
-        "import sys, patchifier.baselines; print(*{name.partition('.')[0] for name in sys.modules})"
+        "import sys, patchifier.evaluate.encoders; print(*{name.partition('.')[0] for name in sys.modules})"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", code],

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchifier import cache, checkpoint, datasets, filters, spectrogram
-from patchifier.baselines import encoders
+from patchifier.evaluate.encoders import encoders
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
 from patchifier.embed import Embedder
-from patchifier.interfaces.onnx import Graph, export
-from patchifier.model import Patchifier
+from patchifier.integrations.onnx import Graph, export
+from patchifier.nn.model import Patchifier
 
 RATE = 22_050
 WIDE = SpectrogramConfig(bands=280, pitch_bands=216)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from patchifier import audio, predict
+from patchifier import audio
+from patchifier.library import predict
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
-from patchifier.model import Head, Patchifier
+from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 pytestmark = pytest.mark.usefixtures("threads")  # tests/test_cli_vectors.py has it in processes

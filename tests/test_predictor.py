@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from patchifier.config import Config, ModelConfig, RequestError, update
-from patchifier.model import Patchifier, PitchModules, draw_mask, places
+from patchifier.nn.model import Patchifier, PitchModules, draw_mask, places
 
 TINY = {
     "channels": (4, 4, 4, 8, 8),

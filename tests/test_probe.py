@@ -8,20 +8,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from patchifier.config import RequestError
-from patchifier.probe.heads import Schedule
-from patchifier.probe.linear import (
-    LOGISTIC_C,
-    RIDGE_ALPHAS,
-    STRENGTHS,
-    _inner_folds,
-    cross_validate,
-    cross_validate_majority,
-    fit_predict,
-    linear,
-    majority,
-)
-from patchifier.probe.pooler import BATCH, DECAY, RATES, paper
-from patchifier.probe.sides import Sides
+from patchifier.evaluate.probes.heads import Schedule
+from patchifier.evaluate.probes.linear import (LOGISTIC_C, RIDGE_ALPHAS, STRENGTHS, _inner_folds, cross_validate, cross_validate_majority, fit_predict, linear, majority)
+from patchifier.evaluate.probes.pooler import BATCH, DECAY, RATES, paper
+from patchifier.evaluate.probes.sides import Sides
 from patchifier.tasks import Task, scores
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from patchifier import checkpoint, readout
-from patchifier.baselines import encoders
+from patchifier import checkpoint
+from patchifier.nn import pooling as readout
+from patchifier.evaluate.encoders import encoders
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
-from patchifier.descriptors import DESCRIPTORS
+from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.embed import Embedder, measure_readout
-from patchifier.model import Patchifier
-from patchifier.pretrain import examples_of, initial_model, pretrain, split
-from patchifier.readout import embedding_size, raw_size
+from patchifier.nn.model import Patchifier
+from patchifier.train.pretrain import examples_of, initial_model, pretrain, split
+from patchifier.nn.pooling import embedding_size, raw_size
 
 STAGE = {"steps": 2, "batch": 4}
 TINY = {

@@ -13,9 +13,9 @@ import reconstruction
 from log_mels import Clips
 
 from patchifier.config import Config, update
-from patchifier.model import Patchifier
-from patchifier.pretrain.validation import validation_batches
-from patchifier.references import Kriging
+from patchifier.nn.model import Patchifier
+from patchifier.train.validation import validation_batches
+from patchifier.train.references import Kriging
 
 TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 

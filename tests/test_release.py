@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from patchifier import checkpoint, embed, runs, weights
+from patchifier import checkpoint, embed, weights
+from patchifier.train import run as runs
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.model import Head, Patchifier
+from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))

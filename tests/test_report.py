@@ -18,10 +18,12 @@ import pytest
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
-from patchifier import config, references, report
+from patchifier import config
+from patchifier.train import references
+from patchifier.evaluate import report
 from patchifier.config import RequestError
-from patchifier.report.figures import curves_figure, health_figure, predictors_in
-from patchifier.report.folders import read_columns, read_run
+from patchifier.evaluate.report.figures import curves_figure, health_figure, predictors_in
+from patchifier.evaluate.report.folders import read_columns, read_run
 
 N, M, W = 10, 64, 32
 METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")
@@ -622,6 +624,6 @@ def test_a_model_that_diverged_is_still_drawn() -> None:
 
 
 def test_import_needs_neither_torch_nor_matplotlib() -> None:
-    code = "import sys, patchifier.report; print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    code = "import sys, patchifier.evaluate.report; print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

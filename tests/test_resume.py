@@ -14,12 +14,13 @@ import safetensors.torch
 import soundfile
 import torch
 
-from patchifier import audio, cache, checkpoint, datasets, runs
+from patchifier import audio, cache, checkpoint, datasets
+from patchifier.train import run as runs
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
-from patchifier.loop import rate_factor
-from patchifier.pretrain import pretrain
-from patchifier.runs import Interrupted, batch_indices, generator
+from patchifier.train.loop import rate_factor
+from patchifier.train.pretrain import pretrain
+from patchifier.train.run import Interrupted, batch_indices, generator
 
 STEPS = 16
 SETTINGS = {
@@ -69,7 +70,7 @@ SCRIPT = """
     import json, sys, time
     import safetensors.torch
     from patchifier.config import Config, update
-    from patchifier.pretrain import pretrain
+    from patchifier.train.pretrain import pretrain
     cache, out, slow = sys.argv[1], sys.argv[2], float(sys.argv[4])
     save = safetensors.torch.save_file
     def save_slowly(tensors, path, metadata=None):  # half a file lies there while this sleeps

@@ -8,11 +8,12 @@ import pytest
 import soundfile
 import torch
 
-from patchifier import audio, cache, robustness, spectrogram
+from patchifier import audio, cache, spectrogram
+from patchifier.evaluate import robustness
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
-from patchifier.robustness import DEFORMATIONS, deform, generator_of, pink_noise, retimed
+from patchifier.evaluate.robustness import DEFORMATIONS, deform, generator_of, pink_noise, retimed
 from patchifier.tasks import Task
 
 RATE = 22_050
@@ -193,7 +194,7 @@ def test_what_is_drawn_depends_on_the_clip_alone(noise, child_environment):
     assert not np.array_equal(
         deformed("pink-10", waveform, clip_id="é/1"), deformed("pink-10", waveform, clip_id="é/2")
     )
-    code = "from patchifier.robustness import generator_of; print(*generator_of('é/1').integers(0, 10**9, 5))"
+    code = "from patchifier.evaluate.robustness import generator_of; print(*generator_of('é/1').integers(0, 10**9, 5))"
     elsewhere = subprocess.run(
         [sys.executable, "-c", code],
         env=child_environment,

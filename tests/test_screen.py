@@ -9,7 +9,7 @@ import torch
 
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
-from patchifier.model import Patchifier
+from patchifier.nn.model import Patchifier
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from patchifier import search
+from patchifier.library import search
 from patchifier.config import RequestError
-from patchifier.search.rows import FACTS, TYPES, Where
+from patchifier.library.search.rows import FACTS, TYPES, Where
 
 QUOTES = "O'Brien; DROP TABLE embeddings; -- \\' \"x\" %_"
 UNICODE = "Sigur Rós 日本 🎵"
@@ -198,8 +198,8 @@ def test_approximate_search_is_not_misled_by_duplicates(tmp_path):
 
 
 def test_nothing_that_a_filter_leaves_is_missed_by_approximate_search(tmp_path, monkeypatch):
-    monkeypatch.setattr("patchifier.search.index.PARTITION_ROWS", 50)
-    monkeypatch.setattr("patchifier.search.index.PROBES", 1)
+    monkeypatch.setattr("patchifier.library.search.index.PARTITION_ROWS", 50)
+    monkeypatch.setattr("patchifier.library.search.index.PROBES", 1)
     vectors = random_vectors(2000, 16)
     table = write(
         tmp_path / "t.parquet",
@@ -269,7 +269,7 @@ def test_a_build_that_is_killed_leaves_the_index_that_was_there(
     search.Index.build(circle, tmp_path / "i")
     code = """
 import os, signal, sys
-from patchifier.search import index
+from patchifier.library.search import index
 index._tend = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
 index.Index.build(sys.argv[1], sys.argv[2])
 """
@@ -286,7 +286,7 @@ index.Index.build(sys.argv[1], sys.argv[2])
 
 
 def test_a_folder_of_parts_is_read_a_part_at_a_time_and_checked_to_the_last(tmp_path, monkeypatch):
-    monkeypatch.setattr("patchifier.search.rows.Stored.parts.__kwdefaults__", {"rows": 7})
+    monkeypatch.setattr("patchifier.library.search.rows.Stored.parts.__kwdefaults__", {"rows": 7})
     vectors = random_vectors(50)
     (tmp_path / "parts").mkdir()
     for first in range(0, 50, 10):
@@ -410,7 +410,7 @@ def test_vectors_of_patches_and_of_windows_are_not_the_same(tmp_path, circle):
 
 
 def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("patchifier.search.searchable.BLOCK", 7)
+    monkeypatch.setattr("patchifier.library.search.searchable.BLOCK", 7)
     vectors = random_vectors(100)
     vectors[80] = 2 * vectors[3] + 1e-4  # another gain: the same direction
     vectors[41] = vectors[40]  # of the same file: no pair
@@ -426,8 +426,8 @@ def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, tmp_path, 
 def test_near_duplicates_are_all_pairs_that_comparing_each_with_each_gives(
     tmp_path, monkeypatch, threshold
 ):
-    monkeypatch.setattr("patchifier.search.searchable.BLOCK", 8)
-    monkeypatch.setattr("patchifier.search.searchable.WIDTH", 2)
+    monkeypatch.setattr("patchifier.library.search.searchable.BLOCK", 8)
+    monkeypatch.setattr("patchifier.library.search.searchable.WIDTH", 2)
     vectors = random_vectors(150, 6) + 1
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = {
@@ -852,7 +852,7 @@ def test_a_build_that_fails_half_way_leaves_the_index_that_was_there(tmp_path, c
     def broken(table, ann_rows, before):
         raise OSError("disk full")
 
-    monkeypatch.setattr("patchifier.search.index._tend", broken)
+    monkeypatch.setattr("patchifier.library.search.index._tend", broken)
     with pytest.raises(OSError, match="disk full"):
         search.Index.build(write(tmp_path / "one.parquet", on_circle(1), ["a"]), tmp_path / "i")
     assert len(search.Index.open(tmp_path / "i")) == 5
@@ -910,7 +910,7 @@ def test_a_parquet_table_is_searched_without_lancedb(circle, tmp_path, child_env
     code = f"""
 import sys
 sys.modules["lancedb"] = None
-from patchifier import search
+from patchifier.library import search
 from patchifier.config import RequestError
 print(search.load({str(circle)!r}).similar("/music/0.mp3", 1)[0].path, "torch" in sys.modules)
 try:

@@ -9,9 +9,9 @@ import torch
 
 from patchifier import augment, spectrogram
 from patchifier.config import AugmentConfig, Config, RequestError, update
-from patchifier.descriptors import DESCRIPTORS, LAGS, LAGS_S
-from patchifier.pretrain import targets
-from patchifier.pretrain.targets import TAUGHT, require_targets
+from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S
+from patchifier.train import targets
+from patchifier.train.targets import TAUGHT, require_targets
 
 RATE = 22_050
 CONFIG = update(

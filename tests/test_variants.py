@@ -6,8 +6,8 @@ import torch
 from patchifier import spectrogram
 from patchifier.config import Config, ModelConfig, RequestError, update
 from patchifier.embed import Embedder
-from patchifier.model import Patchifier
-from patchifier.variants import ColumnTransformer, Distances, TwoScales
+from patchifier.nn.model import Patchifier
+from patchifier.nn.variants import ColumnTransformer, Distances, TwoScales
 
 TINY = {
     "width": 32,

@@ -13,15 +13,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import patchifier
-from patchifier import audio, checkpoint, collection, datasets, embed, search, weights
-from patchifier.baselines import encoders
+from patchifier import audio, checkpoint, datasets, embed, weights
+from patchifier.library import build as collection, search
+from patchifier.evaluate.encoders import encoders
 from patchifier.cache import Cache
 from patchifier.config import RequestError
-from patchifier.descriptors import LAGS, LAGS_S
+from patchifier.nn.descriptors import LAGS, LAGS_S
 from patchifier.embed import Embedder
-from patchifier.interfaces import hear, hf, onnx
-from patchifier.interfaces.marble import PatchifierEncoder
-from patchifier.interfaces.sklearn import PatchifierEmbedder
+from patchifier.integrations import hear, hf, onnx
+from patchifier.integrations.marble import PatchifierEncoder
+from patchifier.integrations.sklearn import PatchifierEmbedder
 
 RATE = 22_050
 GOLDEN = Path(__file__).parent / "golden"

@@ -157,7 +157,7 @@ def masked_lines(rows: Sequence[Mapping[str, str]], side: str) -> list[str]:
         "## Masked patches", "",
         f"Three quarters of the patches of each clip are masked, the {side} side of the open benchmark, four masks a clip. Mean squared error of masked "
         "patches in (dB / 100)²; `visible shuffled` is the model on the same patches with the visible ones in another order, `band means` are the masked "
-        "patches' own levels, which nobody can know (`patchifier.references` defines all of them).", "",
+        "patches' own levels, which nobody can know (`patchifier.train.references` defines all of them).", "",
         *lines(rows, ["clips", "number", *errors]), "",
         "The model minus each of them, paired, with 95 % intervals over groups; below 0 the model is better:", "",
         *lines(rows, ["clips", *differences]), "",

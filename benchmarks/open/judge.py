@@ -34,15 +34,16 @@ from measures import (
 )  # fmt: skip
 from outcome import Outcome, summarise, write_outcome
 
-from patchifier import cache, datasets, frames, probe, tasks
-from patchifier.baselines import Encoder, cached, encoders
+from patchifier import cache, datasets, tasks
+from patchifier.evaluate import frames, probes as probe
+from patchifier.evaluate.encoders import Encoder, cached, encoders
 from patchifier.cache import Cache
-from patchifier.compare import leak_notes
+from patchifier.evaluate.compare import leak_notes
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
-from patchifier.probe import Sides
-from patchifier.probe.heads import moments
-from patchifier.probe.sides import with_validation
+from patchifier.evaluate.probes import Sides
+from patchifier.evaluate.probes.heads import moments
+from patchifier.evaluate.probes.sides import with_validation
 
 METADATA = "file metadata"
 SPECTROGRAM = SpectrogramConfig(

@@ -23,9 +23,9 @@ from patchifier import checkpoint
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.model import Patchifier
-from patchifier.pretrain import pretrain, split
-from patchifier.pretrain.validation import validator
+from patchifier.nn.model import Patchifier
+from patchifier.train.pretrain import pretrain, split
+from patchifier.train.validation import validator
 
 STAGE_ONE = {
     "steps": 500,

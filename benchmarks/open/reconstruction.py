@@ -3,7 +3,7 @@
     python benchmarks/open/reconstruction.py ROOT --model patchifier-paper --out runs/reconstruction [--side valid] [--training-cache ROOT/cache-all]
 
 Clips of the judged side that are long enough, one crop and four masks each, the same for all models with patches and sequences of one length
-(`patchifier.references` defines the protocol and everything that is measured). Squared errors of masked patches in (dB / 100)^2, over clips and
+(`patchifier.train.references` defines the protocol and everything that is measured). Squared errors of masked patches in (dB / 100)^2, over clips and
 by family, also with the visible patches shuffled; the model minus each of them, paired, with intervals from a bootstrap over groups; shares of
 the variance that is drawn within and between patches, and the F-measure of onsets. Kriging learns from the training clips of a cache; without
 one it is left out. Pictures and sounds of the first clips of each family are `patchifier reconstruct`'s, beside the table.
@@ -21,18 +21,19 @@ from judge import Judgement
 from measures import FAMILIES, QUESTIONS, draw_weights, interval
 from outcome import lines
 
-from patchifier import checkpoint, references, weights
+from patchifier import checkpoint, weights
+from patchifier.train import references
 from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
 from patchifier.checkpoint import replaced_file
 from patchifier.cli import main as patchifier
 from patchifier.config import Config, RequestError
-from patchifier.model import Patchifier, draw_mask
-from patchifier.pretrain import split
-from patchifier.pretrain.batches import Batch, make_batch
-from patchifier.pretrain.validation import in_order, shuffled_visible, training_statistics
-from patchifier.references import Kriging, OnsetCounts
-from patchifier.runs import generator, write_json
+from patchifier.nn.model import Patchifier, draw_mask
+from patchifier.train.pretrain import split
+from patchifier.train.batches import Batch, make_batch
+from patchifier.train.validation import in_order, shuffled_visible, training_statistics
+from patchifier.train.references import Kriging, OnsetCounts
+from patchifier.train.run import generator, write_json
 
 BATCH = 32
 LEAST = 8  # patches of a clip, of which two stay visible

@@ -22,9 +22,9 @@ import torch
 
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, read_changes, update
-from patchifier.model import Patchifier
-from patchifier.precision import best_precision
-from patchifier.pretrain import Batches, initial_model, pretrain, split, stage_loss, stage_module
+from patchifier.nn.model import Patchifier
+from patchifier.train.precision import best_precision
+from patchifier.train.pretrain import (Batches, initial_model, pretrain, split, stage_loss, stage_module)
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parents[1] / "recipes"

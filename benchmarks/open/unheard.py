@@ -15,7 +15,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from patchifier import cache, datasets, leaks
+from patchifier import cache, datasets
+from patchifier.evaluate import leaks
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Dataset

@@ -13,7 +13,7 @@ import features
 import numpy as np
 import onnxruntime
 
-from patchifier.baselines import Encoder, each_waveform
+from patchifier.evaluate.encoders import Encoder, each_waveform
 from patchifier.config import RequestError
 
 SAMPLE_RATE = 22_050

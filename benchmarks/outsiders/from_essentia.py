@@ -12,7 +12,7 @@ import essentia.standard
 import features
 import numpy as np
 
-from patchifier.baselines import Encoder, each_clip
+from patchifier.evaluate.encoders import Encoder, each_clip
 from patchifier.cache import Cache
 
 LEFT_OUT = (

@@ -18,7 +18,7 @@ from tensor_bundle import read_tensors
 from torch import Tensor
 from torch.nn import functional
 
-from patchifier.baselines import Encoder, each_waveform
+from patchifier.evaluate.encoders import Encoder, each_waveform
 from patchifier.config import RequestError
 
 SAMPLE_RATE, HOP, N_FFT, BANDS = 16_000, 256, 512, 96

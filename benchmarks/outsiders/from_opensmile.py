@@ -11,7 +11,7 @@ import features
 import numpy as np
 import opensmile
 
-from patchifier.baselines import Encoder, each_waveform
+from patchifier.evaluate.encoders import Encoder, each_waveform
 
 SAMPLE_RATE = 16_000
 

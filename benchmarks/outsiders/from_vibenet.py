@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import vibenet.core
 
-from patchifier.baselines import Encoder, each_waveform
+from patchifier.evaluate.encoders import Encoder, each_waveform
 
 SAMPLE_RATE = 16_000
 LAYERS = ("pool", "trunk", "logits")  # 1,280, 256 and 7 numbers

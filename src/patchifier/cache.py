@@ -31,7 +31,7 @@ import torch
 
 from patchifier import audio, spectrogram
 from patchifier.checkpoint import replaced_file
-from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
+from patchifier.config import (RequestError, SpectrogramConfig, digest, read_changes, to_dict, update)
 from patchifier.datasets import Clip, Dataset
 from patchifier.locks import alone
 from patchifier.processes import in_processes

@@ -26,7 +26,7 @@ from torch import nn
 import patchifier
 from patchifier import weights
 from patchifier.config import Config, RequestError, to_dict, update, with_added
-from patchifier.model import Head, Patchifier
+from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 FORMAT = 1

@@ -185,7 +185,7 @@ class ModelConfig:
     components: tuple[int, int] = (0, 0)
     """Of the readout: how many of its first numbers, the pooled layers, become how many principal components of training clips."""
     estimators: tuple[Literal["tonic", "tempo"], ...] = ()
-    """Which places of a clip are estimated beside its vectors (:mod:`patchifier.estimators`); none in the paper."""
+    """Which places of a clip are estimated beside its vectors (:mod:`patchifier.nn.equivariant`); none in the paper."""
     norm: Literal["after", "before"] = "after"
     """Where the bottleneck normalises: after each sum, as BERT, or before each part and once at the end."""
     vector_norm: Literal["layer", "none"] = "layer"
@@ -382,7 +382,7 @@ class PretrainConfig:
     extract: Literal["visible", "all"] = "visible"
     """Which patches the extractor sees in stage II; the masked ones' vectors are thrown away."""
     targets: tuple[str, ...] = ("pixels",)
-    """What is predicted of patches and clips: rows of :data:`patchifier.pretrain.targets.TARGETS`; several weigh themselves."""
+    """What is predicted of patches and clips: rows of :data:`patchifier.train.targets.TARGETS`; several weigh themselves."""
     contrast_of: Literal["clip", "group"] = "clip"
     """What "contrast" tells apart: clips, each by its own masked patches; or groups (tracks), each by another crop: a batch holds two of each."""
     teacher_decay: float = 0.996
@@ -503,8 +503,8 @@ class EmbedConfig:
     layers: tuple[int, ...] = (-1,)
     """Which layers are pooled and concatenated: 0 is the extractor's vectors, 1 the first bottleneck layer, -1 the last."""
     summaries: tuple[str, ...] = ()
-    """What stands behind the pooled layers: descriptors of a window as a whole, rows of :data:`patchifier.descriptors.DESCRIPTORS`, and estimates,
-    of :data:`patchifier.estimators.ESTIMATES`."""
+    """What stands behind the pooled layers: descriptors of a window as a whole, rows of :data:`patchifier.nn.descriptors.DESCRIPTORS`, and estimates,
+    of :data:`patchifier.nn.equivariant.ESTIMATES`."""
     time: Literal["windows", "whole"] = "windows"
     """Overlapping windows of trained length, averaged; or one pass with interpolated positions."""
     hop_patches: int = 20

@@ -7,7 +7,7 @@ one-of      a name                   cross-entropy               accuracy; or we
 many-of     a list of names          binary cross-entropy        macro ROC-AUC, macro AP
 numbers     a number for each name   MSE of standardised values  R2: mean, and per name
 per-frame   rows of [start_s,        cross-entropy of frames     beats, chords or boundaries
-            end_s, label]            (:mod:`patchifier.frames`)  (mir_eval)
+            end_s, label]            (:mod:`patchifier.evaluate.frames`)  (mir_eval)
 ==========  =======================  ==========================  =======================
 """
 

@@ -13,7 +13,7 @@ import torch
 from patchifier import weights
 from patchifier.config import Config, update
 from patchifier.embed import Embedder, load
-from patchifier.model import Patchifier
+from patchifier.nn.model import Patchifier
 
 PATH = Path(__file__).with_name("embedding.npz")
 SAMPLE_RATE = 16_000  # not the model's, so that resampling is covered too

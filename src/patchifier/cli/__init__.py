@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if (
             type(error).__name__ == "Interrupted"
-        ):  # of patchifier.runs, which --help must not import
+        ):  # of patchifier.train.run, which --help must not import
             print(f"\npatchifier {command}: {error}", file=sys.stderr)
             return 130
         return _fault(command)

@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
 
 def run_check(flags: Flags) -> int:
     """``patchifier check``."""
-    from patchifier import check
+    from patchifier.datasets import check
 
     report = check.check(
         flags["name"],
@@ -87,7 +87,8 @@ def run_check(flags: Flags) -> int:
 
 def run_fetch(flags: Flags) -> int:
     """``patchifier fetch``."""
-    from patchifier import datasets, fetch
+    from patchifier import datasets
+    from patchifier.datasets import fetch
 
     sheet, _ = datasets.find_sheet(flags["name"])
     fetched = fetch.fetch(sheet, flags["root"], progress=progress(sheet.name))
@@ -97,7 +98,8 @@ def run_fetch(flags: Flags) -> int:
 
 def run_leaks(flags: Flags) -> int:
     """``patchifier leaks``."""
-    from patchifier import cache, leaks
+    from patchifier import cache
+    from patchifier.evaluate import leaks
 
     for name in ("first", "second"):
         _require_no_model(flags[name])
@@ -134,7 +136,8 @@ def _require_no_model(path: str) -> None:
 
 def run_compare(flags: Flags) -> int:
     """``patchifier compare``."""
-    from patchifier import baselines, cache, compare, report
+    from patchifier.evaluate import encoders as baselines, compare, report
+    from patchifier import cache
 
     data, out, seed = cache.Cache(flags["cache"]), Path(flags["out"]), flags.get("seed", 0)
     specs = [spec.strip() for spec in flags.get("encoders", ENCODERS).split(",") if spec.strip()]

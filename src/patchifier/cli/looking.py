@@ -68,18 +68,10 @@ def run_reconstruct(flags: Flags) -> int:
     """``patchifier reconstruct``."""
     import numpy as np
 
-    from patchifier import (
-        audio,
-        embed,
-        model,
-        pretrain,
-        references,
-        report,
-        runs,
-        spectrogram,
-        weights,
-        windows,
-    )
+    from patchifier import audio, embed, spectrogram, weights, windows
+    from patchifier.nn import model
+    from patchifier.train import pretrain, references, run as runs
+    from patchifier.evaluate import report
 
     embedder = embed.load(flags.get("model") or weights.PAPER)
     config, out = embedder.config, Path(flags["out"])
@@ -145,7 +137,7 @@ def _error_line(ratio: str, error: float, beside: dict[str, float]) -> str:
 
 def run_report(flags: Flags) -> int:
     """``patchifier report``."""
-    from patchifier import report
+    from patchifier.evaluate import report
 
     page = report.report(flags["runs"], flags["out"])
     say(flags, {"page": str(page)}, f"report: {page}")

@@ -6,20 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from patchifier.cli.flags import Flags, add_command, add_common, configure, results_table, say
+from patchifier.cli.flags import (Flags, add_command, add_common, configure, results_table, say)
 from patchifier.cli.progress import progress
-from patchifier.config import (
-    AugmentConfig,
-    Config,
-    EmbedConfig,
-    FinetuneConfig,
-    ModelConfig,
-    PretrainConfig,
-    RequestError,
-    SpectrogramConfig,
-    read_changes,
-    update,
-)
+from patchifier.config import (AugmentConfig, Config, EmbedConfig, FinetuneConfig, ModelConfig, PretrainConfig, RequestError, SpectrogramConfig, read_changes, update)
 
 METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full", "all")
 
@@ -109,7 +98,7 @@ def add(commands: Any) -> None:
 
 def run_demo(flags: Flags) -> int:
     """``patchifier demo``."""
-    from patchifier import demo
+    from patchifier.evaluate import demo
 
     base = update(Config(), read_changes("demo"))
     outcome = demo.demo(
@@ -192,8 +181,9 @@ def run_pretrain(flags: Flags) -> int:
     """``patchifier pretrain``."""
     from dataclasses import replace
 
-    from patchifier import cache, checkpoint, pretrain
-    from patchifier.runs import Interrupted, is_first
+    from patchifier import cache, checkpoint
+    from patchifier.train import pretrain
+    from patchifier.train.run import Interrupted, is_first
 
     data = cache.Cache(flags["cache"], partial=True)
     if flags.get("init"):
@@ -226,7 +216,8 @@ def run_pretrain(flags: Flags) -> int:
 
 def run_finetune(flags: Flags) -> int:
     """``patchifier finetune``."""
-    from patchifier import checkpoint, finetune
+    from patchifier import checkpoint
+    from patchifier.train import finetune
 
     start = checkpoint.load(flags["model"])
     chosen = flags.get("method", "full")

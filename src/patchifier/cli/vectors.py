@@ -187,7 +187,7 @@ def run_embed(flags: Flags) -> int:
 
 
 def _in_processes(flags: Flags, **options: Any) -> Any:
-    from patchifier import collection
+    from patchifier.library import build as collection
 
     if flags.get("address"):
         raise RequestError("--address is of a Ray cluster: add --engine ray.")
@@ -198,7 +198,7 @@ def _in_processes(flags: Flags, **options: Any) -> Any:
 
 def _on_ray(flags: Flags, **options: Any) -> Any:
     """Parts in a folder or behind a URL; and one table of them, if that was asked for."""
-    from patchifier.interfaces import cluster
+    from patchifier.integrations import cluster
 
     out = flags["out"]
     if flags.get("changed"):
@@ -233,7 +233,7 @@ def _model(flags: Flags) -> Any:
 
 def run_similar(flags: Flags) -> int:
     """``patchifier similar``."""
-    from patchifier import search
+    from patchifier.library import search
 
     table = search.load(flags["table"])
     below = flags.get("below") or None
@@ -280,7 +280,7 @@ def _query(flags: Flags, table: Any) -> Any:
     """The file's path as it stands in the table, or the vector of a file outside."""
     from patchifier import weights
     from patchifier.audio import name_fault, written_name
-    from patchifier.search import Where
+    from patchifier.library.search import Where
 
     if fault := name_fault(flags["to"]):
         raise RequestError(f"--to {written_name(flags['to'])}: {fault}")
@@ -298,7 +298,7 @@ def _query(flags: Flags, table: Any) -> Any:
 
 def run_index(flags: Flags) -> int:
     """``patchifier index``."""
-    from patchifier import search
+    from patchifier.library import search
 
     out = flags["out"]
     if search.is_index(out):
@@ -316,7 +316,7 @@ def run_index(flags: Flags) -> int:
 
 def run_distance(flags: Flags) -> int:
     """``patchifier distance``."""
-    from patchifier import distance
+    from patchifier.library import distance
 
     found = distance.distance(flags["first"], flags["second"])
     lines = [f"{name:<22}{value}" for name, value in found.facts().items() if value is not None]
@@ -334,7 +334,7 @@ def run_distance(flags: Flags) -> int:
 
 def run_predict(flags: Flags) -> int:
     """``patchifier predict``."""
-    from patchifier import predict
+    from patchifier.library import predict
 
     done = predict.predict(
         _sources(flags), flags["out"], model=_model(flags), window_s=flags.get("window_s") or None, hop_s=flags.get("hop_s") or None,
@@ -360,7 +360,7 @@ def run_predict(flags: Flags) -> int:
 
 def run_export(flags: Flags) -> int:
     """``patchifier export``."""
-    from patchifier.interfaces import onnx
+    from patchifier.integrations import onnx
 
     path = onnx.export(flags.get("model") or None, flags["onnx"])
     say(

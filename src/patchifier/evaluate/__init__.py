@@ -1,0 +1,1 @@
+"""Evaluation: probes, comparison of encoders, robustness, leaks between data sets, reports."""

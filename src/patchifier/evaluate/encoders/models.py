@@ -1,0 +1,182 @@
+"""Patchifiers as encoders: trained ones from a folder, and random ones that are a fair opponent."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import numpy as np
+import torch
+from torch import nn
+
+from patchifier import audio, checkpoint, datasets, hub, spectrogram, weights
+from patchifier.evaluate.encoders.interface import Asked, Encoder, at_end
+from patchifier.cache import Cache
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import (Config, EmbedConfig, ModelConfig, RequestError, SpectrogramConfig, update)
+from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
+from patchifier.nn.model import Patchifier
+
+POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
+CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
+SEEDS = 5
+CHUNK = 64  # clips in memory at once: 20 MB of log-mels of 29 s
+
+
+def random_checkpoint(
+    config: Config, data: Cache, indices: Sequence[int], *, seed: int
+) -> Checkpoint:
+    """Return the same architecture with random weights, calibrated on training clips: a fair opponent of a trained one.
+
+    Parameters
+    ----------
+    config : Config
+        The trained model's.
+    data : Cache
+        Where the clips are.
+    indices : sequence of int
+        Training clips, for the batch-norm statistics.
+    seed : int
+        Of the weights.
+    """
+    model = Patchifier(config.model, seed=seed)
+    heard = list(log_mels(data, config.spectrogram, _spread(indices, CALIBRATION_CLIPS)))
+    cut = [
+        spectrogram.cut(
+            log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
+        )
+        for log_mel in heard
+    ]
+    calibrate(model, torch.cat(cut))
+    measure_readout(
+        model, config, log_mels(data, config.spectrogram, _spread(indices, READOUT_CLIPS))
+    )
+    return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
+
+
+def _spread(indices: Sequence[int], most: int) -> np.ndarray:
+    return np.asarray(indices)[
+        np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(int)
+    ]
+
+
+def log_mels(
+    data: Cache, config: SpectrogramConfig, indices: Sequence[int] | np.ndarray
+) -> Iterator[torch.Tensor]:
+    """Log-mels (M, T) of clips for a model of these settings: the cache's, or, where it holds others, made anew from the clips' audio."""
+    if config in (data.spectrogram, data.spectrogram.without_pitch):
+        held = data.require(config)
+        return (
+            torch.from_numpy(np.array(held.log_mel(int(index)), np.float32).T) for index in indices
+        )
+    clips = [data.clips[int(index)] for index in indices]
+    waves = (
+        audio.load(
+            clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s
+        )
+        for clip in clips
+    )
+    return (spectrogram.log_mel(wave, config) for wave in waves)
+
+
+@torch.no_grad()
+def calibrate(model: Patchifier, patches: torch.Tensor) -> None:
+    """Set the extractor's batch-norm statistics to those of these patches (P, 1, M, W), exactly: each layer sees all of them at once."""
+    norms = [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # take the batch's statistics as they are
+    model.extractor.train()
+    model.extractor(patches)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def as_encoder(
+    name: str, made: Checkpoint, *, seed: int | None = None, device: str = "cpu"
+) -> Encoder:
+    """Encoder of a model, through the log-mels of the cache (:func:`log_mels`) and the embedding settings of its config."""
+    embedder = Embedder(made.model, made.config, device=device)
+
+    def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
+        if not len(indices):
+            raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
+        parts = []
+        for first in range(0, len(indices), CHUNK):
+            parts.append(
+                embedder.embed_log_mels(
+                    log_mels(data, made.config.spectrogram, indices[first : first + CHUNK])
+                )
+            )
+        return np.concatenate(parts)
+
+    pooling = made.config.embed.pooling
+    note = f"{pooling} of layers {', '.join(map(str, made.config.embed.layers))}"
+    return Encoder(
+        name,
+        encode,
+        made.model.parameter_count(),
+        seed,
+        embedder.identity,
+        note=note,
+        embedder=embedder,
+    )
+
+
+def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
+    """Row "model": a model's folder or name, MODEL or MODEL@pooling."""
+    model, pooling = at_end(argument)
+    if Path(argument).is_dir() or (
+        hub.is_name(argument) and pooling not in POOLINGS
+    ):  # a revision stands behind an @, too
+        model, pooling = argument, ""
+    folder = weights.find(model)
+    made = checkpoint.load(folder)
+    if pooling:
+        made = replace(made, config=update(made.config, {"embed": {"pooling": pooling}}))
+    return [
+        replace(as_encoder(name, made, device=asked.device), trained_on=folder.resolve().parent)
+    ]
+
+
+def random(name: str, argument: str, asked: Asked) -> list[Encoder]:
+    """Row "random": five seeds; one, if the argument is a seed; the architecture of a model, if it is a folder."""
+    if asked.data is None:
+        raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
+    one = argument.isdecimal()
+    config = (
+        checkpoint.load(argument).config
+        if argument and not one
+        else asked.config or _default(asked.data)
+    )
+    seeds = [int(argument)] if one else range(asked.seed, asked.seed + SEEDS)
+    made = [
+        random_checkpoint(config, asked.data, _training_clips(asked), seed=seed) for seed in seeds
+    ]
+    return [
+        as_encoder(name, each, seed=seed, device=asked.device)
+        for each, seed in zip(made, seeds, strict=True)
+    ]
+
+
+def _default(data: Cache) -> Config:
+    """Architecture of the paper for the log-mels of a cache."""
+    plain = data.spectrogram.without_pitch
+    return Config(spectrogram=plain, model=replace(ModelConfig(), bands=plain.bands))
+
+
+def _training_clips(asked: Asked) -> Sequence[int]:
+    assert asked.data is not None
+    train = asked.train
+    if train is None:
+        train = [
+            index
+            for index, side in enumerate(datasets.partition(asked.data.clips))
+            if side == "train"
+        ]
+    if not len(train):
+        raise RequestError(
+            "random: no training clips to calibrate on, expected at least one with the split 'train'."
+        )
+    return train

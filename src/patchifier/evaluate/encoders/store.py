@@ -1,0 +1,88 @@
+"""Features on disk, so that a second comparison does not compute them again."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from patchifier.evaluate.encoders.interface import Encoder
+from patchifier.cache import Cache
+from patchifier.checkpoint import replaced_file
+from patchifier.config import RequestError, digest
+
+FORMAT = 1  # raised whenever an encoder of this package changes its numbers
+
+
+def cached(
+    encoder: Encoder, data: Cache, indices: Sequence[int], folder: str | Path | None = None
+) -> np.ndarray:
+    """Features (n, E) float32 of clips, read from `folder` if they were computed before, else computed and stored there.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        One without an identity is computed each time.
+    data : Cache
+        Where the clips are.
+    indices : sequence of int
+        Which clips, in order.
+    folder : str or Path
+        ``features`` in the folder of the cache by default. One .npy file for each encoder and list of clips; its name changes
+        with the encoder's weights and settings, with the clips, and when an audio file was prepared anew or has another size or date.
+
+    Raises
+    ------
+    RequestError
+        As the encoder does, and if it gives something else than one row of numbers for each clip.
+    """
+    if encoder.identity is None:
+        return _checked(encoder, data, indices)
+    name = re.sub(r"[^A-Za-z0-9.+-]+", "-", encoder.name).strip("-.")[-60:]
+    key = digest(
+        FORMAT, encoder.identity, encoder.seed, [_clip_key(data, int(index)) for index in indices]
+    )
+    path = (data.path / "features" if folder is None else Path(folder)) / f"{name}-{key}.npy"
+    found = _read(path, len(indices))
+    if found is not None:
+        return found
+    features = _checked(encoder, data, indices)
+    with replaced_file(path) as new, new.open("wb") as stream:
+        np.save(stream, features, allow_pickle=False)
+    return features
+
+
+def _clip_key(data: Cache, index: int) -> list[str | int]:
+    """What a clip's features depend on: its log-mel's key, and size and date of its file, which an encoder may read."""
+    clip = data.clips[index]
+    try:
+        file = Path(clip.path).stat()
+    except OSError:  # encoders of log-mels do without
+        return [data.keys[index]]
+    return [data.keys[index], file.st_size, file.st_mtime_ns]
+
+
+def _read(path: Path, count: int) -> np.ndarray | None:
+    """Stored features, or None if there are none or they are damaged."""
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    sound = (
+        isinstance(features, np.ndarray)
+        and features.dtype == np.float32
+        and features.ndim == 2
+        and len(features) == count
+    )
+    return features if sound and np.isfinite(features).all() else None
+
+
+def _checked(encoder: Encoder, data: Cache, indices: Sequence[int]) -> np.ndarray:
+    features = np.asarray(encoder.encode(data, indices), np.float32)
+    if features.ndim != 2 or len(features) != len(indices) or not features.size:
+        raise RequestError(
+            f"{encoder.name}: the features have shape {features.shape}, expected ({len(indices)}, E)."
+        )
+    if not np.isfinite(features).all():
+        raise RequestError(f"{encoder.name}: the features hold NaN or infinity, expected numbers.")
+    return features

@@ -1,0 +1,30 @@
+"""Moments within a clip: beats, chords, boundaries, asked of vectors of frames.
+
+=============  =============================================================================
+``vectors``    a vector every 46 ms from overlapping patches; log-mel context as the control
+``targets``    rows [start_s, end_s, label] -> numbers for each frame
+``decode``     probabilities of frames -> rows
+``judge``      rows against rows, by mir_eval
+``fit``        one linear layer, trained, stopped and judged
+=============  =============================================================================
+"""
+
+from patchifier.evaluate.frames.decode import decode
+from patchifier.evaluate.frames.fit import FrameResult, probe_frames
+from patchifier.evaluate.frames.judge import scores, weighted_mean
+from patchifier.evaluate.frames.targets import encode
+from patchifier.evaluate.frames.vectors import (Features, frame_vectors, mel_features, mel_frames, model_features)
+
+__all__ = [
+    "Features",
+    "FrameResult",
+    "decode",
+    "encode",
+    "frame_vectors",
+    "mel_features",
+    "mel_frames",
+    "model_features",
+    "probe_frames",
+    "scores",
+    "weighted_mean",
+]

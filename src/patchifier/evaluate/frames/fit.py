@@ -1,0 +1,290 @@
+"""A linear probe of frames: one layer, trained on frames, stopped and judged on clips.
+
+Shapes: K frames of a clip, N of all training clips, E features, C outputs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchifier.cache import Cache
+from patchifier.config import RequestError
+from patchifier.datasets import labels
+from patchifier.evaluate.frames import judge, targets
+from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
+from patchifier.evaluate.frames.vectors import Features
+from patchifier.evaluate.probes import Sides
+from patchifier.evaluate.probes.sides import with_validation
+from patchifier.tasks import Task, bootstrap
+
+BATCH = 1024  # frames
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 0.01
+VALIDATE_EVERY = 100  # steps
+PATIENCE = 5  # validations without a better one
+STEPS = 5000  # at most
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """What a probe of frames scored on the test clips.
+
+    Parameters
+    ----------
+    metric : str
+        The main figure: "beat_f", "wcsr" or "boundary_f_0.5".
+    value, low, high : float
+        That figure and its 95 % interval, by bootstrap over groups.
+    n : int
+        Test clips in which it is asked.
+    per_clip, weights : ndarray, shape (n_test,)
+        The figure of each test clip, in the order of ``sides.test``, NaN where it is not asked, and its weight in the mean.
+    scores : dict
+        Every figure, the main one first.
+    chosen : dict
+        What was chosen on validation clips: the way of decoding, the steps of training, and the score there.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    per_clip: np.ndarray
+    weights: np.ndarray
+    scores: dict[str, float]
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, clips: np.ndarray) -> float:
+        """The main figure over these test clips, with repetition: what a paired bootstrap of two results asks for."""
+        return judge.weighted_mean(self.per_clip[clips], self.weights[clips])
+
+    def row(self, encoder: str, method: str = "linear") -> dict[str, Any]:
+        """As a row of a results table."""
+        return {
+            "encoder": encoder,
+            "method": method,
+            "metric": self.metric,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+        }
+
+
+@dataclass(frozen=True)
+class _Clip:
+    features: np.ndarray  # (K, E)
+    times_s: np.ndarray  # (K,)
+    rows: list[list[Any]]
+    duration_s: float
+
+
+def probe_frames(
+    task: Task, data: Cache, features: Features, sides: Sides, *, seed: int = 0
+) -> FrameResult:
+    """Train a linear probe on vectors of frames and judge it on the test clips.
+
+    Logistic regression (cross-entropy) by AdamW; features standardised by training frames; stopped by the main figure on validation
+    clips, on which the way of decoding is chosen too. Features of training clips are in memory twice for a moment, those of validation
+    clips once, those of test clips one at a time: 22 KB for each second of audio at 256 features every 46 ms.
+
+    Parameters
+    ----------
+    task : Task
+        Per-frame.
+    data : Cache
+        The clips.
+    features : callable
+        Takes the index of a clip, gives features (K, E) and times (K,) in seconds: :func:`~patchifier.evaluate.frames.model_features`,
+        :func:`~patchifier.evaluate.frames.mel_features`, or anything else.
+    sides : Sides
+        Who trains, validates (a tenth of the training clips, by group, if nobody) and tests.
+    seed : int
+        Of the order of training frames.
+
+    Returns
+    -------
+    FrameResult
+
+    Raises
+    ------
+    RequestError
+        If a clip has no labels or features that are no numbers, or if there is nothing to learn, to validate or to test.
+    """
+    if task.kind != "per-frame":
+        raise RequestError(
+            f"the task is {task.kind}, expected per-frame: its clips have one target each."
+        )
+    if not len(sides.train) or not len(sides.test):
+        raise RequestError(
+            f"there are {len(sides.train)} training and {len(sides.test)} test clips, expected at least one of each."
+        )
+    sides = with_validation(sides, seed)
+    learning = [_clip(data, features, index) for index in sides.train]
+    probe = _Probe(task, learning)
+    inputs, wanted = _training_frames(probe, learning)
+    del learning
+    holding = [probe.standardised(_clip(data, features, index)) for index in sides.valid]
+    steps = _fit(probe, inputs, wanted, holding, seed)
+    setting, on_valid = _choose(probe, holding)
+    tested = [_answer(probe, _clip(data, features, index), setting) for index in sides.test]
+    found = judge.per_clip(task, [asked for asked, _ in tested], [heard for _, heard in tested])
+    return _result(
+        found, np.asarray(sides.groups)[sides.test], {**setting, "steps": steps, "valid": on_valid}
+    )
+
+
+def _clip(data: Cache, features: Features, index: int) -> _Clip:
+    """Features and labels of a clip; labels beyond the end of its audio are no part of it."""
+    clip = data.clips[index]
+    if clip.target is None:
+        raise RequestError(
+            f"clip {clip.id!r} has no labels, expected rows of [start_s, end_s, label] for each."
+        )
+    values, times_s = features(int(index))
+    if values.ndim != 2 or len(values) != len(times_s) or not len(values):
+        raise RequestError(
+            f"features of clip {clip.id!r} have shape {values.shape} for {len(times_s)} times, expected (K, E) with K of at least 1."
+        )
+    if not np.isfinite(values).all():
+        raise RequestError(f"features of clip {clip.id!r} hold values that are not numbers.")
+    duration_s = float(data.frames[index]) * data.spectrogram.frame_s
+    return _Clip(
+        np.asarray(values, np.float32),
+        times_s,
+        labels.within(clip.target, 0.0, duration_s),
+        duration_s,
+    )
+
+
+class _Probe:
+    """A standardiser and one linear layer, zero at first: the problem is convex, so nothing hangs on where it starts."""
+
+    def __init__(self, task: Task, clips: Sequence[_Clip]) -> None:
+        count = sum(len(clip.features) for clip in clips)
+        self.task = task
+        self.mean = sum(clip.features.sum(0, dtype=np.float64) for clip in clips) / count  # (E,)
+        variance = sum(np.square(clip.features - self.mean).sum(0) for clip in clips) / count
+        self.scale = np.sqrt(variance)
+        self.scale[self.scale < 1e-8] = 1.0  # what never changes says nothing
+        self.layer = nn.Linear(clips[0].features.shape[1], len(task.names))
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def standardised(self, clip: _Clip) -> _Clip:
+        """The same clip in the features that the layer sees."""
+        return replace(clip, features=((clip.features - self.mean) / self.scale).astype(np.float32))
+
+    @torch.no_grad()
+    def rows(self, clip: _Clip, setting: Setting) -> list[list[Any]]:
+        """What the probe hears in a standardised clip."""
+        outputs = self.layer(torch.from_numpy(clip.features))  # (K, C)
+        probabilities = outputs.softmax(1) if self.task.metric == "chords" else outputs.sigmoid()
+        return decode(
+            self.task, probabilities.double().numpy(), clip.times_s, clip.duration_s, setting
+        )
+
+
+def _answer(
+    probe: _Probe, clip: _Clip, setting: Setting
+) -> tuple[list[list[Any]], list[list[Any]]]:
+    """What is asked of a clip, and what the probe says."""
+    return clip.rows, probe.rows(probe.standardised(clip), setting)
+
+
+def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip], seed: int) -> int:
+    """Train on frames (N, E) with targets (N, C) until validation clips say stop; the steps after which they scored best."""
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(
+        probe.layer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+    )
+    cross_entropy = (
+        nn.functional.cross_entropy
+        if probe.task.metric == "chords"
+        else nn.functional.binary_cross_entropy_with_logits
+    )
+    best, best_step, weights = -math.inf, 0, _copy(probe.layer)
+    for step in range(1, STEPS + 1):
+        chosen = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator)
+        optimiser.zero_grad()
+        cross_entropy(probe.layer(inputs[chosen]), wanted[chosen]).backward()
+        optimiser.step()
+        if step % VALIDATE_EVERY == 0:
+            score = _score(probe, holding, SETTINGS[probe.task.metric][0])
+            if score > best:
+                best, best_step, weights = score, step, _copy(probe.layer)
+            if step - best_step >= PATIENCE * VALIDATE_EVERY:
+                break
+    probe.layer.load_state_dict(weights)
+    return best_step
+
+
+def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Tensor]:
+    """Features (N, E) and targets (N, C) of frames from which there is something to learn."""
+    encoded = [
+        targets.encode(probe.task, clip.rows, clip.times_s) for clip in clips
+    ]  # (K, C) and (K,) each
+    wanted = np.concatenate([wanted[known] for wanted, known in encoded])
+    if not wanted.any():
+        raise RequestError(
+            f"the {len(clips)} training clips hold nothing to learn: not one {' or '.join(probe.task.names[:2])} in them."
+        )
+    inputs, first = np.empty((len(wanted), len(probe.scale)), np.float32), 0
+    for clip, (_, known) in zip(clips, encoded, strict=True):
+        last = first + int(known.sum())
+        inputs[first:last] = probe.standardised(clip).features[known]
+        first = last
+    return torch.from_numpy(inputs), torch.from_numpy(wanted)
+
+
+def _copy(layer: nn.Linear) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in layer.state_dict().items()}
+
+
+def _score(probe: _Probe, clips: Sequence[_Clip], setting: Setting) -> float:
+    """The main figure of these clips."""
+    found = judge.per_clip(
+        probe.task,
+        [clip.rows for clip in clips],
+        [probe.rows(clip, setting) for clip in clips],
+        main_only=True,
+    )
+    name, (values, weights) = next(iter(found.items()))
+    return _asked(name, judge.weighted_mean(values, weights), "validation")
+
+
+def _asked(name: str, value: float, side: str) -> float:
+    if math.isnan(value):
+        raise RequestError(
+            f"no {side} clip has anything that {name} asks for (a beat after {judge.TRIM_S:g} s, a major or minor chord, a boundary)."
+        )
+    return value
+
+
+def _choose(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Setting, float]:
+    """The way of decoding that scores best on these clips, the first of equals, and its score."""
+    scored = [(_score(probe, clips, setting), setting) for setting in SETTINGS[probe.task.metric]]
+    value, setting = max(scored, key=lambda pair: pair[0])
+    return setting, value
+
+
+def _result(found: judge.PerClip, groups: np.ndarray, chosen: dict[str, Any]) -> FrameResult:
+    figures = {
+        name: judge.weighted_mean(values, weights) for name, (values, weights) in found.items()
+    }
+    metric = next(iter(figures))
+    values, weights = found[metric]
+    value = _asked(metric, figures[metric], "test")
+    low, high = bootstrap(
+        [str(group) for group in groups],
+        lambda clips: judge.weighted_mean(values[clips], weights[clips]),
+    )
+    return FrameResult(
+        metric, value, low, high, int((weights > 0).sum()), values, weights, figures, chosen
+    )

@@ -1,0 +1,87 @@
+"""Probes on frozen embeddings: what a simple model can read off them.
+
+Every protocol takes features of all clips and the sides of a split, and gives predictions of the test side. What it chooses, it chooses
+on validation clips; the standardiser is fitted on training clips only and applied to all.
+
+==========  ======================================================================================================
+protocol    what it trains
+==========  ======================================================================================================
+linear      logistic or ridge regression, its strength chosen by validation or grouped folds; for small sets
+jukemir     216 linear layers and small networks, the best on validation tested once
+paper       BERT's pooler and a linear layer, one of three rates chosen on validation
+few-shot    logistic regression on 1, 2, 5 and 10 clips of each class, many draws (:func:`few_shot`)
+==========  ======================================================================================================
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from patchifier.config import RequestError
+from patchifier.evaluate.probes.few_shot import few_shot
+from patchifier.evaluate.probes.grid import jukemir
+from patchifier.evaluate.probes.linear import (cross_validate, cross_validate_majority, fit_predict, linear, majority, name)
+from patchifier.evaluate.probes.pooler import paper
+from patchifier.evaluate.probes.sides import Probed, Sides
+from patchifier.tasks import Task
+
+__all__ = [
+    "PROTOCOLS",
+    "Probed",
+    "Sides",
+    "cross_validate",
+    "cross_validate_majority",
+    "few_shot",
+    "fit_predict",
+    "jukemir",
+    "linear",
+    "majority",
+    "name",
+    "paper",
+    "probe",
+]
+
+PROTOCOLS: dict[str, Callable[..., Probed]] = {"linear": linear, "jukemir": jukemir, "paper": paper}
+
+
+def probe(
+    protocol: str,
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    sides: Sides,
+    *,
+    seed: int = 0,
+) -> Probed:
+    """Train and choose by a protocol, and predict the test clips.
+
+    Parameters
+    ----------
+    protocol : "linear", "jukemir" or "paper"
+        A row of :data:`PROTOCOLS`.
+    task : Task
+        One-of, many-of or numbers.
+    features : ndarray, shape (n, E)
+        Of all clips.
+    targets : ndarray, shape (n, ...)
+        As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
+    sides : Sides
+        Training, validation (may be empty) and test clips.
+    seed : int
+        Of what is drawn.
+
+    Returns
+    -------
+    Probed
+        Probabilities, or values in the targets' units, (n_test, C).
+
+    Raises
+    ------
+    RequestError
+        If the protocol is unknown, or features, targets and sides do not fit.
+    """
+    if protocol not in PROTOCOLS:
+        raise RequestError(
+            f"there is no protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}."
+        )
+    return PROTOCOLS[protocol](task, features, targets, sides, seed=seed)

@@ -1,0 +1,139 @@
+"""Few examples: what an encoder is worth to somebody who labels a handful of clips of each class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from patchifier import tasks
+from patchifier.config import RequestError
+from patchifier.evaluate.probes.heads import moments
+from patchifier.evaluate.probes.linear import LOGISTIC_C
+from patchifier.evaluate.probes.sides import Sides, check, generator
+from patchifier.tasks import Task
+
+
+def few_shot(
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    sides: Sides,
+    *,
+    shots: Sequence[int] = (1, 2, 5, 10),
+    draws: int = 50,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Test logistic regression on k clips of each class, drawn again and again from the training side.
+
+    A class's clips are drawn from different groups as far as there are so many. The standardiser is fitted on the features of all training
+    clips: it needs no label. Draws depend on seed, training side and its targets alone, so that encoders are compared on the same ones.
+
+    Parameters
+    ----------
+    task : Task
+        One-of.
+    features : ndarray, shape (n, E)
+        Of all clips.
+    targets : ndarray, shape (n,)
+        As :func:`patchifier.tasks.encode_targets` gives them.
+    sides : Sides
+        Validation clips are not used; C is fixed at 0.1.
+    shots : sequence of int
+        Clips of each class.
+    draws : int
+        For each of `shots`.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    list of dict
+        For each of `shots`: "k", "metric", "value" (mean over draws), "low" and "high" (between which 95 % of the draws lie) and "draws".
+
+    Raises
+    ------
+    RequestError
+        If the task is of another kind, or a class of the task has fewer training clips than the largest of `shots`.
+    """
+    if task.kind != "one-of":
+        raise RequestError(
+            f"few-shot draws clips of each class, so it takes one-of tasks: this one is {task.kind}."
+        )
+    if not shots or min(shots) < 1 or draws < 1:
+        raise RequestError(
+            f"few-shot was asked for {draws} draws of {tuple(shots)} clips, expected at least one of at least one."
+        )
+    check(task, features, targets, sides)
+    if len(task.names) < 2:
+        raise RequestError(
+            f"the task knows {len(task.names)} class, expected at least two to tell apart."
+        )
+    _check_counts(task, targets[sides.train], max(shots))
+    mean, scale = moments(np.asarray(features, np.float64)[sides.train])
+    rows = []
+    for k in shots:
+        figures = [
+            _one_draw(
+                task,
+                (features - mean) / scale,
+                targets,
+                sides,
+                k,
+                generator(seed, f"few-shot {k}", draw),
+            )
+            for draw in range(draws)
+        ]
+        low, high = np.quantile(figures, [0.025, 0.975])
+        rows.append(
+            {
+                "k": k,
+                "metric": task.metric,
+                "value": float(np.mean(figures)),
+                "low": float(low),
+                "high": float(high),
+                "draws": draws,
+            }
+        )
+    return rows
+
+
+def _check_counts(task: Task, targets: np.ndarray, most: int) -> None:
+    counts = np.bincount(targets, minlength=len(task.names))
+    if counts.min() < most:
+        scarce = task.names[int(counts.argmin())]
+        raise RequestError(
+            f"class {scarce!r} has {counts.min()} training clips, expected at least {most}: ask for fewer shots, or leave the class out."
+        )
+
+
+def _one_draw(
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    sides: Sides,
+    k: int,
+    dice: np.random.Generator,
+) -> float:
+    from sklearn.linear_model import LogisticRegression
+
+    chosen = np.concatenate(
+        [
+            draw_clips(sides.train[targets[sides.train] == index], sides.groups, k, dice)
+            for index in range(len(task.names))
+        ]
+    )
+    model = LogisticRegression(C=LOGISTIC_C, max_iter=5000).fit(features[chosen], targets[chosen])
+    return tasks.main_score(task, targets[sides.test], model.predict_proba(features[sides.test]))
+
+
+def draw_clips(
+    clips: np.ndarray, groups: np.ndarray, k: int, dice: np.random.Generator
+) -> np.ndarray:
+    """Draw k of a class's clips: first one of every group, in random order, then a second of every group, and so on."""
+    order = dice.permutation(clips)
+    seen: dict[Any, int] = {}
+    turns = []
+    for clip in order:
+        seen[groups[clip]] = seen.get(groups[clip], 0) + 1
+        turns.append(seen[groups[clip]])
+    return order[np.argsort(turns, kind="stable")[:k]]

@@ -1,0 +1,207 @@
+"""Probes on frozen embeddings: logistic regression for names, ridge for numbers.
+
+The standardiser is fitted on training clips only and applied to all.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from patchifier import tasks
+from patchifier.config import RequestError
+from patchifier.evaluate.probes.sides import Probed, Sides, check
+from patchifier.tasks import Task
+
+LOGISTIC_C = 0.1  # strong, for hundreds of features and tens of clips; fixed beforehand, the same for every encoder
+RIDGE_ALPHAS = np.logspace(-2, 4, 13)  # chosen by leave-one-out on the training clips
+STRENGTHS = {kind: np.logspace(-4, 2, 7) for kind in ("one-of", "many-of")} | {
+    "numbers": RIDGE_ALPHAS
+}  # C, and alpha
+INNER_FOLDS = 5
+
+
+def linear(
+    task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, *, seed: int = 0
+) -> Probed:
+    """Logistic or ridge regression whose strength is chosen by validation; for small sets.
+
+    With a validation side, the strength is that which does best there; without, on folds of the training clips, by group. Then the
+    probe is fitted again on training and validation clips together: on small sets more clips are worth more than a clip held out.
+
+    Parameters
+    ----------
+    task : Task
+        One-of and many-of: logistic regression, C from 1e-4 to 100; numbers: ridge, alpha from 0.01 to 10,000.
+    features : ndarray, shape (n, E)
+        Of all clips.
+    targets : ndarray, shape (n, ...)
+        As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
+    sides : Sides
+        `valid` may be empty.
+    seed : int
+        Changes nothing: nothing is drawn.
+
+    Returns
+    -------
+    Probed
+        `chosen` has the strength, C or alpha, and its validation score.
+
+    Raises
+    ------
+    RequestError
+        If features, targets or sides do not fit, or training clips without a validation side are of one group.
+    """
+    check(task, features, targets, sides)
+    known = np.concatenate([sides.train, sides.valid]).astype(np.int64)
+    rounds = [(sides.train, sides.valid)] if len(sides.valid) else _inner_folds(sides)
+    figures = {
+        strength: _score(task, features, targets, rounds, strength)
+        for strength in STRENGTHS[task.kind].tolist()
+    }
+    # The stronger of equals: the smallest C, the largest alpha.
+    best = max(
+        figures,
+        key=lambda strength: (figures[strength], strength if task.kind == "numbers" else -strength),
+    )
+    predictions = fit_predict(
+        task, features[known], targets[known], features[sides.test], strength=best
+    )
+    return Probed(
+        predictions,
+        {"alpha" if task.kind == "numbers" else "C": best, f"valid_{task.metric}": figures[best]},
+    )
+
+
+def _inner_folds(sides: Sides) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Divide training clips by group into folds of about the same size, each tested once."""
+    groups = sides.groups[sides.train]
+    names, sizes = np.unique(groups, return_counts=True)
+    if len(names) < 2:
+        raise RequestError(
+            "the split has no validation side and its training clips are of one group: expected at least two groups to choose a strength."
+        )
+    loads = np.zeros(min(INNER_FOLDS, len(names)), int)
+    fold_of = {}
+    for index in np.argsort(-sizes, kind="stable"):
+        fold_of[names[index]] = int(loads.argmin())
+        loads[loads.argmin()] += sizes[index]
+    folds = np.array([fold_of[group] for group in groups])
+    return [(sides.train[folds != fold], sides.train[folds == fold]) for fold in range(len(loads))]
+
+
+def _score(
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    rounds: list[tuple[np.ndarray, np.ndarray]],
+    strength: float,
+) -> float:
+    """Score a strength on the held-out clips of all rounds together; one that cannot be scored is worth least."""
+    parts = [
+        fit_predict(task, features[fitted], targets[fitted], features[held], strength=strength)
+        for fitted, held in rounds
+    ]
+    value = tasks.main_score(
+        task, targets[np.concatenate([held for _, held in rounds])], np.concatenate(parts)
+    )
+    return value if np.isfinite(value) else -np.inf
+
+
+def fit_predict(
+    task: Task,
+    train: np.ndarray,
+    targets: np.ndarray,
+    test: np.ndarray,
+    *,
+    strength: float | None = None,
+) -> np.ndarray:
+    """Fit a probe on training features and predict test clips.
+
+    Parameters
+    ----------
+    task : Task
+        One-of and many-of: logistic regression (C = 0.1, one against the rest for tags); numbers: ridge.
+    train : ndarray, shape (n, E)
+        Features of training clips.
+    targets : ndarray, shape (n, ...)
+        As :func:`patchifier.tasks.encode_targets` gives them.
+    test : ndarray, shape (m, E)
+        Features of test clips.
+    strength : float
+        C or alpha; by default C is 0.1, and alpha is chosen by leave-one-out.
+
+    Returns
+    -------
+    ndarray, shape (m, C)
+        Probabilities, or values.
+    """
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(train)
+    train, test = scaler.transform(train), scaler.transform(test)
+    if task.kind == "numbers":
+        return (
+            RidgeCV(RIDGE_ALPHAS if strength is None else [strength])
+            .fit(train, targets)
+            .predict(test)
+            .reshape(len(test), -1)
+        )
+    strength = LOGISTIC_C if strength is None else strength
+    if task.kind == "one-of":
+        if len(np.unique(targets)) == 1:  # nothing to tell apart
+            return majority(task, targets, len(test))
+        model = LogisticRegression(C=strength, max_iter=5000).fit(train, targets)
+        predictions = np.zeros((len(test), len(task.names)))
+        predictions[:, model.classes_] = model.predict_proba(test)
+        return predictions
+    columns = []
+    for column in targets.T:
+        constant = column.min() == column.max()
+        tag = None if constant else LogisticRegression(C=strength, max_iter=5000).fit(train, column)
+        columns.append(
+            np.full(len(test), column[0]) if tag is None else tag.predict_proba(test)[:, 1]
+        )
+    return np.stack(columns, axis=1)
+
+
+def name(task: Task) -> str:
+    """What the probe of a task is called in tables."""
+    return "ridge" if task.kind == "numbers" else "logistic"
+
+
+def majority(task: Task, targets: np.ndarray, count: int) -> np.ndarray:
+    """Share of each class or tag among training targets, or the mean of each number, for every test clip: (count, C)."""
+    shares = (
+        np.bincount(targets, minlength=len(task.names)) / len(targets)
+        if task.kind == "one-of"
+        else targets.mean(0)
+    )
+    return np.tile(shares, (count, 1))
+
+
+def cross_validate(
+    task: Task, features: np.ndarray, targets: np.ndarray, folds: Sequence[int]
+) -> np.ndarray:
+    """Predict each fold from a probe fitted on the others: (n, C)."""
+    return _over_folds(
+        task,
+        targets,
+        folds,
+        lambda train, test: fit_predict(task, features[train], targets[train], features[test]),
+    )
+
+
+def cross_validate_majority(task: Task, targets: np.ndarray, folds: Sequence[int]) -> np.ndarray:
+    """Predict each fold by the majority, or the mean, of the others: (n, C)."""
+    return _over_folds(
+        task, targets, folds, lambda train, test: majority(task, targets[train], int(test.sum()))
+    )
+
+
+def _over_folds(task: Task, targets: np.ndarray, folds: Sequence[int], predict):  # type: ignore[no-untyped-def]
+    predictions = np.zeros((len(targets), len(task.names)))
+    for fold in sorted(set(folds)):
+        test = np.asarray(folds) == fold
+        predictions[test] = predict(~test, test)
+    return predictions

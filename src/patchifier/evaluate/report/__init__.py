@@ -1,0 +1,77 @@
+"""Figures, tables and one self-contained page, from run folders alone: no model is loaded, PyTorch is never imported.
+
+Read :func:`report` here, then its steps in the order of their imports: ``folders`` finds the runs and says what is missing, ``tables``
+collects the scores, ``figures`` draws what is there, ``page`` (with ``page.html``) puts it together. A run that is going on, was
+interrupted or is damaged is drawn as far as it goes and named on the page; no run is dropped.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from patchifier.config import RequestError
+from patchifier.evaluate.report.figures import reconstruction_figure, save_figure
+from patchifier.evaluate.report.folders import (find_folders, read_json, read_reconstructions, read_run, write_text)
+from patchifier.evaluate.report.page import page_text
+from patchifier.evaluate.report.tables import collect_rows, csv_table, markdown_table
+
+__all__ = ["read_reconstructions", "reconstruction_figure", "report", "save_figure"]
+
+
+def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
+    """Draw every run found under some folders and write one page about them.
+
+    Parameters
+    ----------
+    runs : list of path
+        Searched with all folders below for run folders (``run.json``) and results of a demo (``results.json``).
+    out : path
+        Folder for ``index.html``, ``table.csv``, ``table.md`` and each figure as PNG and SVG; made if needed.
+
+    Returns
+    -------
+    Path
+        The page. It needs no other file and no network.
+
+    Raises
+    ------
+    RequestError
+        If nothing was found, ``out`` is a file, or matplotlib is not installed.
+    """
+    roots = [Path(runs)] if isinstance(runs, str | Path) else [Path(path) for path in runs]
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise RequestError(
+            f"cannot write a report to {out}: it is a file, expected a folder. Name another folder with --out."
+        )
+    problems: list[str] = [
+        f"Nothing to report on under {root}." for root in roots if not any(find_folders(root))
+    ]
+    folders = sorted({folder.resolve() for root in roots for folder in find_folders(root)})
+    if not folders:
+        listed = ", ".join(map(str, roots)) or "no folder at all"
+        raise RequestError(
+            f"found no run folder under {listed}: expected a folder with run.json, as 'patchifier pretrain --out RUN' makes."
+        )
+    base = Path(os.path.commonpath([folder.parent for folder in folders]))
+    found = [read_run(path, base, problems) for path in folders if (path / "run.json").exists()]
+    found = [
+        replace(run, label=f"{run.label} ({run.path.relative_to(base)})")
+        if sum(run.label == r.label for r in found) > 1
+        else run
+        for run in found
+    ]
+    compared = {run.path for run in found if run.kind == "compare"}
+    demos = {
+        path: read_json(path / "results.json", problems)
+        for path in folders
+        if (path / "results.json").exists() and path not in compared
+    }
+    demos = {
+        path: {**results, "source": str(path.relative_to(base))} for path, results in demos.items()
+    }
+    rows = collect_rows(found, demos, problems)
+    write_text(out / "table.csv", csv_table(rows))
+    write_text(out / "table.md", markdown_table(rows))
+    return write_text(out / "index.html", page_text(found, demos, rows, problems, out))

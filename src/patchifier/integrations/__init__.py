@@ -1,0 +1,114 @@
+"""The faces that other programs expect, each over the one model.
+
+===========  ==========================================================================
+``hear``     HEAR's common API: scenes and time stamps
+``marble``   an encoder for MARBLE's configuration files, by import path
+``hf``       Hugging Face: a hub's folders, AutoModel, AutoFeatureExtractor
+``onnx``     waveform in, embedding out, without torch
+``sklearn``  a transformer for pipelines
+``cluster``  a library past one machine, on Ray
+===========  ==========================================================================
+
+Each is imported by its name, so that none asks for what another one needs.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchifier import spectrogram
+from patchifier.config import Config, RequestError
+from patchifier.nn.model import Patchifier
+from patchifier.nn.pooling import read_out
+from patchifier.windows import pad_windows, windows_of
+
+
+def need(module: str, extra: str) -> Any:
+    """Import a module of an optional package.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name, such as "sklearn.base".
+    extra : str
+        Extra of this package that brings it.
+
+    Raises
+    ------
+    RequestError
+        If it is not installed; the message has the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RequestError(
+            f"this needs {module.split('.')[0]} ({error}): pip install 'patchifier[{extra}]', in a clone '.[{extra}]'."
+        ) from error
+
+
+def encode_waveforms(
+    model: Patchifier, config: Config, waveforms: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Sequences of waveforms of any lengths, each as if it were alone; differentiable.
+
+    Parameters
+    ----------
+    model : Patchifier
+        In training or evaluation mode, as the caller set it.
+    config : Config
+        What it was made with.
+    waveforms : sequence of Tensor, shape (S_i,), float
+        At ``config.spectrogram.sample_rate``. The log-mel is computed in float32, the rest in the model's own precision.
+
+    Returns
+    -------
+    layers : list of Tensor, shape (B, N, D)
+        The extractor's vectors, then those after each bottleneck layer, without CLS; where windows overlap, their mean. 0 in padding.
+    embedding : Tensor, shape (B, E)
+        As :class:`patchifier.embed.Embedder` gives it: the mean over windows of each one's pooled vector.
+    present : Tensor, shape (B, N), bool
+        Where there is a patch.
+    """
+    # 1. windows of all waveforms, side by side
+    log_mels = (spectrogram.log_mel(waveform.float(), config.spectrogram) for waveform in waveforms)
+    found = [
+        (row, *window)
+        for row, log_mel in enumerate(log_mels)
+        for window in windows_of(log_mel, config)
+    ]
+    patches, there = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
+    new, _ = pad_windows([frames for *_, frames in found], 0)
+    # 2. the model
+    layers = model.encode(patches.to(next(model.parameters()).dtype), present=there)
+    pooled = read_out(model, config, layers, new, patches[:, :, 0])
+    # 3. put together again: where each patch of each window belongs
+    owners, firsts = torch.tensor(
+        [(row, first) for row, first, *_ in found], device=patches.device
+    ).unbind(1)
+    counts = torch.tensor(
+        [
+            max(first + len(window) for owner, first, window, _ in found if owner == row)
+            for row in range(len(waveforms))
+        ]
+    )
+    shape = (len(waveforms), int(counts.max()))
+    order = torch.arange(shape[1], device=patches.device)
+    places = (owners * shape[1] + firsts)[:, None] + order[: there.shape[1]]  # (windows, N)
+    sequences = [
+        _mean_at(layer[:, -there.shape[1] :][there], places[there], shape) for layer in layers
+    ]
+    return (
+        sequences,
+        _mean_at(pooled, owners, (len(waveforms), 1))[:, 0],
+        order < counts.to(patches.device)[:, None],
+    )
+
+
+def _mean_at(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Mean of the values (P, D) at each place (P,) of rows and columns: (B, N, D), 0 where there is none."""
+    total = values.new_zeros(shape[0] * shape[1], values.shape[-1]).index_add(0, places, values)
+    count = values.new_zeros(len(total)).index_add(0, places, values.new_ones(len(values)))
+    return (total / count.clamp(min=1)[:, None]).unflatten(0, shape)

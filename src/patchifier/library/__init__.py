@@ -1,0 +1,1 @@
+"""A music library: one table of embeddings, search in it, predictions and distances."""

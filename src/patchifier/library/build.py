@@ -1,0 +1,116 @@
+"""Embeddings of a whole library in one table: in parallel, resumable, kept up to date.
+
+Each of several processes decodes and runs the model on a few files at a time; rows arrive in the order of the sources. While it works,
+finished rows lie in parts beside the table::
+
+    OUT.parts/facts.json       model and settings
+    OUT.parts/00000.parquet    rows of some consecutive files, a table like the final one; its facts name those files that were skipped
+    OUT.parts/merged.parquet   the final table, on its way to OUT
+
+Each is written beside and renamed into place. A job that is killed loses at most the part it was filling; run again, it goes on and ends with
+the same table: files are grouped into parts and batches by their order alone.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from patchifier.cache import Progress, silent
+from patchifier.library import table
+from patchifier.library.job import Embedded, Job
+from patchifier.library.sources import find
+from patchifier.library.table import Table, read
+from patchifier.library.worker import Cut
+from patchifier.config import RequestError, digest, without_added
+from patchifier.embed import Embedder, load
+from patchifier.locks import alone
+
+__all__ = ["Embedded", "Table", "embed_library", "read"]
+
+
+def embed_library(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    embedder: Embedder | str | Path | None = None,
+    window_s: float | None = None,
+    hop_s: float | None = None,
+    patches: bool = False,
+    changed: bool = False,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Embedded:
+    """Embed every file of a library into one table.
+
+    Parameters
+    ----------
+    sources : str, Path or sequence of these
+        Folders, files, globs and manifests (CSV, TSV, JSONL).
+    out : str or Path
+        NAME.parquet; or NAME.npy, a matrix with NAME.csv (its rows) and NAME.json (facts) beside it. Files that could not be read are
+        named in NAME.skipped.csv. A table that is finished stays as it is, one that is not is continued.
+    embedder : Embedder, str or Path
+        The model, or what names it for :func:`patchifier.load`; the bundled one by default.
+    window_s, hop_s : float
+        A row for each stretch of so many seconds, as in :meth:`Embedder.embed_windows`; by default one for each file.
+    patches : bool
+        A row for each patch, as in :meth:`Embedder.embed_patches`.
+    changed : bool
+        Bring a finished table up to date: embed what is new or modified (by size and time of change), drop what is gone.
+        Nothing is dropped below a folder that cannot be listed, or a source that is not there or empty, such as a drive that is not mounted.
+    workers : int
+        Processes; one for each core by default.
+    progress : callable
+        Called with clips done, clips in all, and a note.
+
+    Returns
+    -------
+    Embedded
+
+    Raises
+    ------
+    RequestError
+        If there is nothing to embed, nothing could be read, `out` was made by another model or with other settings or is something else
+        altogether, or rows would be dropped whose files are still there.
+    """
+    embedder = embedder if isinstance(embedder, Embedder) else load(embedder)
+    cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
+    out, facts = _target(out), facts_of(embedder, cut)
+    clips, lost = find(sources)
+    job = Job(out, facts, clips, lost)
+    with alone(job.folder, "embed"):
+        job.finish_interrupted()
+        if out.exists() and not changed:
+            return job.as_it_is()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with alone(job.folder, "embed"):
+        job.begin()
+        job.embed(embedder, cut, workers or os.cpu_count() or 1, progress)
+        return job.finish()
+
+
+def _target(out: str | Path) -> Path:
+    out = Path(out)
+    if out.suffix not in (".parquet", ".npy"):
+        raise RequestError(f"--out is {out}, expected a name that ends in .parquet or .npy.")
+    if out.is_dir():
+        raise RequestError(f"--out is {out}, a folder, expected the name of a file.")
+    return out
+
+
+def facts_of(embedder: Embedder, cut: Cut) -> dict[str, Any]:
+    """What the rows of one table share: model, settings, what a row is about."""
+    config = embedder.config
+    return {
+        "format": table.FORMAT,
+        "model": embedder.identity,
+        "config": digest(without_added(config)),
+        "pooling": "none" if cut.patches else config.embed.pooling,
+        "layers": list(config.embed.layers),
+        "window_s": cut.window_s,
+        "hop_s": cut.hop_s,
+        "patches": cut.patches,
+        "size": cut.size(embedder),
+        "stretches": [],
+    }

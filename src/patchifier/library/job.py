@@ -1,0 +1,481 @@
+"""One table in the making: what lies on disk of it, and what is still to do."""
+
+import contextlib
+import csv
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Generator, Iterator, Sequence, Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from patchifier.cache import Progress
+from patchifier.checkpoint import replaced_file
+from patchifier.library import table
+from patchifier.library.sources import Key, key
+from patchifier.library.worker import Cut, Rows, embed_clips, to_table
+from patchifier.config import RequestError
+from patchifier.datasets import Clip
+from patchifier.embed import Embedder
+from patchifier.processes import in_processes
+
+PART_FILES, PART_BYTES = (
+    64,
+    2**28,
+)  # a part holds at most so many files, and as much audio: seconds of work that a kill can cost
+TASK_FILES, TASK_BYTES = 8, 2**22  # embedded by a process at once: about half a second of mp3
+OWN = re.compile(
+    r"(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+"
+)  # names in the folder of parts
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Result of :func:`embed_library`.
+
+    Attributes
+    ----------
+    rows, files : int
+        In the table: rows, and clips that they are about.
+    embedded, kept : int
+        Clips embedded now, and those that were there already.
+    skipped : tuple of (path, reason)
+        Files that could not be read, and folders that could not be listed: rows below these are kept.
+    gone : tuple of str
+        Files that were in the table and exist no more.
+    pending : int
+        Clips that are new, modified or gone, and were left as they are because `changed` was not asked for.
+    audio_s, seconds : float
+        Length of what was embedded now, and the time that took.
+    """
+
+    rows: int
+    files: int
+    embedded: int
+    kept: int
+    skipped: tuple[tuple[str, str], ...]
+    gone: tuple[str, ...]
+    pending: int
+    audio_s: float
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, as ``--json`` prints them."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Tell a person what was done; every skipped file by name."""
+        told = [f"skipped {path}: {reason}" for path, reason in self.skipped] + [
+            f"gone: {path}" for path in self.gone
+        ]
+        speed = (
+            f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)"
+            if self.embedded
+            else ""
+        )
+        told.append(
+            f"{self.rows} rows about {self.files} files; {self.embedded} embedded now{speed}, {self.kept} were there"
+        )
+        if self.pending:
+            told.append(
+                f"{self.pending} files are new, modified or gone since: --changed brings the table up to date."
+            )
+        return told
+
+
+class Job:
+    """One table in the making: what is known of each clip, and where its rows lie."""
+
+    def __init__(
+        self,
+        out: Path,
+        facts: dict[str, Any],
+        clips: Sequence[Clip],
+        lost: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.out, self.facts, self.clips, self.lost = out, facts, clips, lost
+        self.folder = out.with_name(f"{out.name}.parts")
+        self.merged = self.folder / "merged.parquet"
+        self.known: dict[Key, tuple[Path, table.Lines] | str] = {}  # rows, or why there are none
+        self.base: list[table.Lines] = []
+        self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
+
+    # --- what is there ---
+
+    def finish_interrupted(self) -> None:
+        """Refuse what is not ours; put a table in place that was whole when its job was killed."""
+        if (self.folder / "facts.json").exists():
+            table.require_same(
+                json.loads((self.folder / "facts.json").read_text(encoding="utf-8")),
+                self.facts,
+                self.folder,
+            )
+            if self.merged.exists():
+                self._put_in_place()
+        elif self.folder.exists():
+            if any(not OWN.fullmatch(path.name) for path in self.folder.iterdir()):
+                raise RequestError(
+                    f"{self.folder} exists and is not a job of 'patchifier embed': choose another --out."
+                )
+            self._clear()  # killed before it began, or after it ended
+        if self.out.exists():
+            table.require_same(table.read_facts(self.out), self.facts, self.out)
+        elif self.out.suffix == ".npy" and not self.folder.exists():
+            for beside in (self.out.with_suffix(".csv"), self.out.with_suffix(".json")):
+                if beside.exists():
+                    raise RequestError(
+                        f"{beside} exists already, and {self.out.name} would write it: choose another --out."
+                    )
+
+    def as_it_is(self) -> Embedded:
+        """Report on a finished table, without touching it."""
+        lines = table.index(self.out)
+        self._clear_if_merged(lines)
+        before = _read_skipped(_skipped_file(self.out))
+        skipped = (*before, *(one for one in self.lost if one not in before))
+        there, passed = {line.clip: line for line in lines}, {path for path, _ in skipped}
+        pending = sum(
+            1
+            for clip in self.clips
+            if not _current(clip, there.get(key(clip))) and clip.path not in passed
+        )
+        pending += len(
+            there.keys() - {key(clip) for clip in self.clips} - self._out_of_sight(lines)
+        )
+        rows = sum(line.count for line in lines)
+        return Embedded(
+            rows, len(lines), 0, len(lines), skipped, (), pending, 0.0, self._passed_s()
+        )
+
+    def _clear_if_merged(self, lines: Sequence[table.Lines]) -> None:
+        """Clear away parts whose rows are all in the table: their job was killed at its very end."""
+        there = {(line.clip, line.size, line.mtime_ns) for line in lines}
+        with contextlib.suppress(RequestError):  # a damaged part is the next job's business
+            if all(
+                (line.clip, line.size, line.mtime_ns) in there
+                for part in self._parts()
+                for line in table.index(part)
+            ):
+                self._clear()
+
+    def begin(self) -> None:
+        """Claim the folder of parts, and learn what they and the table hold already."""
+        with replaced_file(self.folder / "facts.json") as new:
+            new.write_text(json.dumps(self.facts) + "\n", encoding="utf-8")
+        current = {key(clip): clip for clip in self.clips}
+        if self.out.exists():
+            base = self._base_file()
+            self.base = table.index(base)
+            kept = self._out_of_sight(self.base) - current.keys()
+            self._require_no_loss(current.keys() | kept)
+            self.known.update(
+                {
+                    line.clip: (base, line)
+                    for line in self.base
+                    if line.clip in kept or _current(current.get(line.clip), line)
+                }
+            )
+            self.clips = _with_kept(self.clips, [line.clip for line in self.base], kept)
+        for part in self._parts():
+            try:
+                skipped = [
+                    ((path, start_s, end_s), state, reason)
+                    for path, start_s, end_s, *state, reason in table.read_facts(part)["skipped"]
+                ]
+                lines = table.index(part)
+            except RequestError:
+                part.unlink()  # damaged: embedded again
+                continue
+            self.known.update(
+                {
+                    line.clip: (part, line)
+                    for line in lines
+                    if _current(current.get(line.clip), line)
+                }
+            )
+            self.known.update(
+                {
+                    which: reason
+                    for which, state, reason in skipped
+                    if which in current and state == _state(which[0])
+                }
+            )
+
+    def _base_file(self) -> Path:
+        if self.out.suffix != ".npy":
+            return self.out
+        base = self.folder / "base.parquet"
+        if not base.exists():
+            table.npy_to_parquet(self.out, base)
+        return base
+
+    def _out_of_sight(self, lines: Sequence[table.Lines]) -> set[Key]:
+        """Clips below what could not be listed, is not there or is empty, as a drive that is not mounted: nobody knows whether they are gone."""
+        places = tuple(
+            os.path.join(os.path.realpath(path), "") for path, _ in self.lost if "\0" not in path
+        )
+        return {line.clip for line in lines if line.clip[0].startswith(places)}
+
+    def _require_no_loss(self, current: Set[Key]) -> None:
+        """Refuse to drop rows whose files are there: a source was forgotten more often than it was taken back."""
+        paths = {path for path, *_ in current}
+        left = sorted(
+            {
+                line.clip[0]
+                for line in self.base
+                if line.clip[0] not in paths and not _is_gone(line.clip[0])
+            }
+        )
+        if left:
+            if not self._parts():
+                self._clear()
+            raise RequestError(
+                f"{self.out} has {len(left)} files that exist but are not among the sources, the first {left[0]}: "
+                "name every source that it was made from, or choose another --out."
+            )
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.parquet"))
+
+    # --- embedding ---
+
+    def embed(self, embedder: Embedder, cut: Cut, workers: int, progress: Progress) -> None:
+        """Embed what is not known yet, a part at a time."""
+        todo = [clip for clip in self.clips if key(clip) not in self.known]
+        shown = _Shown(
+            progress,
+            len(self.clips),
+            len(self.clips) - len(todo),
+            sum(isinstance(held, str) for held in self.known.values()),
+        )
+        begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
+        parts = list(_grouped(todo, PART_FILES, PART_BYTES))
+        with contextlib.closing(_answers(embedder, cut, parts, workers)) as answers:
+            for number, clips in enumerate(parts, begun):
+                states = {key(clip): _state(clip.path) for clip in clips}
+                found = [(clip, shown.told(next(answers))) for clip in clips]
+                self._write_part(self.folder / f"{number:05d}.parquet", found, states)
+        self.audio_s = shown.audio_s
+
+    def _write_part(
+        self, part: Path, found: Sequence[tuple[Clip, Rows | str]], states: dict[Key, list[int]]
+    ) -> None:
+        good = [(clip, rows) for clip, rows in found if isinstance(rows, Rows)]
+        skipped = [(key(clip), reason) for clip, reason in found if isinstance(reason, str)]
+        listed = [[*which, *states[which], reason] for which, reason in skipped]
+        stretches = table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in good])
+        facts = {**self.facts, "stretches": stretches, "skipped": listed}
+        table.write(
+            part, iter([to_table(good, self.facts)]), table.schema(facts, self.facts["size"])
+        )
+        self.known.update({line.clip: (part, line) for line in table.index(part)})
+        self.known.update(skipped)
+        self.embedded += len(good)
+
+    # --- the end ---
+
+    def finish(self) -> Embedded:
+        """Merge parts and what was kept into the table."""
+        held = [(key(clip), self.known[key(clip)]) for clip in self.clips]
+        good = [(which, where) for which, where in held if not isinstance(where, str)]
+        skipped = (
+            *self.lost,
+            *((which[0], where) for which, where in held if isinstance(where, str)),
+        )
+        _write_skipped(_skipped_file(self.out), skipped)
+        if not good:
+            self._clear()
+            raise RequestError(
+                f"none of the {len(skipped)} files could be read; {_skipped_file(self.out)} says why. The first: {skipped[0][1]}"
+            )
+        if [lines for _, (_, lines) in good] != self.base or any(
+            path.parent == self.folder and path.stem.isdigit() for _, (path, _) in good
+        ):
+            counted = [(which, lines.count) for which, (_, lines) in good]
+            facts = {**self.facts, "stretches": table.stretches_of(counted)}
+            table.write(
+                self.merged,
+                _taken([where for _, where in good]),
+                table.schema(facts, self.facts["size"]),
+            )
+            self._put_in_place()
+        self._clear()
+        present = {clip.path for clip in self.clips}
+        gone = tuple(
+            dict.fromkeys(line.clip[0] for line in self.base if line.clip[0] not in present)
+        )
+        rows = sum(lines.count for _, (_, lines) in good)
+        return Embedded(
+            rows,
+            len(good),
+            self.embedded,
+            len(good) - self.embedded,
+            skipped,
+            gone,
+            0,
+            self.audio_s,
+            self._passed_s(),
+        )
+
+    def _passed_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+    def _put_in_place(self) -> None:
+        if self.out.suffix == ".npy":
+            table.export_npy(self.merged, self.out)
+        else:
+            self.merged.replace(self.out)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Take away the parts, and last what says whose they are."""
+        self.merged.unlink(missing_ok=True)
+        for part in self._parts():
+            part.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[Clip]]:
+    """Neighbours, so many at most and so much audio."""
+    group, held_b = list[Clip](), 0
+    for clip in clips:
+        size_b = _state(clip.path)[0]
+        if group and (len(group) >= files or held_b + size_b > bytes_b):
+            yield group
+            group, held_b = [], 0
+        group.append(clip)
+        held_b += size_b
+    if group:
+        yield group
+
+
+def _answers(
+    embedder: Embedder, cut: Cut, parts: Sequence[Sequence[Clip]], workers: int
+) -> Generator[Rows | str, None, None]:
+    """Rows of each clip, or why there are none, in order. A file that kills its process is found out and named."""
+    tasks = [task for part in parts for task in _grouped(part, TASK_FILES, TASK_BYTES)]
+    with contextlib.closing(
+        in_processes(_embed, tasks, workers=workers, shared=(embedder, cut))
+    ) as done:
+        for task, answers in zip(tasks, done, strict=True):
+            yield from answers if answers is not None else _one_by_one(embedder, cut, task)
+
+
+def _one_by_one(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> Iterator[Rows | str]:
+    alone = in_processes(_embed, [[clip] for clip in clips], workers=1, shared=(embedder, cut))
+    for clip, answers in zip(clips, alone, strict=True):
+        yield from (
+            answers if answers is not None else [f"{clip.path}: the decoder crashed on this file."]
+        )
+
+
+def _embed(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[Rows | str]:
+    return embed_clips(*shared, clips)
+
+
+class _Shown:
+    """Progress of a job: clips done, and how fast."""
+
+    def __init__(self, progress: Progress, total: int, kept: int, skipped: int) -> None:
+        self.progress, self.total, self.done, self.skipped = progress, total, kept, skipped
+        self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
+
+    def told(self, answer: Rows | str) -> Rows | str:
+        """Count an answer, and hand it on."""
+        self.done += 1
+        if isinstance(answer, str):
+            self.skipped += 1
+        else:
+            self.embedded += 1
+            self.audio_s += answer.duration_s
+        self.progress(self.done, self.total, self._note())
+        return answer
+
+    def _note(self) -> str:
+        passed_s = max(time.monotonic() - self.started_s, 1e-9)
+        rates = f"{self.embedded / passed_s:.1f} files/s, {self.audio_s / passed_s:,.0f}x real time"
+        return rates + (f", {self.skipped} skipped" if self.skipped else "")
+
+
+def _state(path: str) -> list[int]:
+    """Size and time of change of a file; zeros if it is not there."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return [0, 0]
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _current(clip: Clip | None, lines: table.Lines | None) -> bool:
+    """Whether rows are still those of their file."""
+    return (
+        clip is not None and lines is not None and _state(clip.path) == [lines.size, lines.mtime_ns]
+    )
+
+
+def _is_gone(path: str) -> bool:
+    """Whether a file is not there; one that cannot be looked at may be."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
+
+
+def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> list[Clip]:
+    """Clips, and kept ones behind those that they stood behind in the table."""
+    there, last = {key(clip) for clip in clips}, None
+    behind: dict[Key | None, list[Clip]] = {}
+    for which in base:
+        if which in there:
+            last = which
+        elif which in kept:
+            path, start_s, end_s = which
+            behind.setdefault(last, []).append(Clip(path, path, start_s, end_s))
+    return [
+        *behind.get(None, []),
+        *(one for clip in clips for one in (clip, *behind.get(key(clip), []))),
+    ]
+
+
+def _taken(places: Sequence[tuple[Path, table.Lines]]) -> Iterator[pa.Table]:
+    """Rows of clips in order, from the tables in which they lie; neighbours are read together."""
+    for path, run in itertools.groupby(places, lambda place: place[0]):
+        origin, first, count = table.Origin(path), 0, 0
+        for _, lines in run:
+            if count and lines.first != first + count:
+                yield from origin.take(first, count)
+                count = 0
+            first = first if count else lines.first
+            count += lines.count
+        yield from origin.take(first, count)
+
+
+def _skipped_file(out: Path) -> Path:
+    return out.with_suffix(".skipped.csv")
+
+
+def _write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    with (
+        replaced_file(path) as new,
+        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        lines = csv.writer(stream)
+        lines.writerow(["path", "reason"])
+        lines.writerows(skipped)
+
+
+def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
+    if not path.exists():
+        return ()
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return tuple((row["path"], row["reason"]) for row in csv.DictReader(stream))

@@ -1,0 +1,200 @@
+"""Apply a fine-tuned model to files: a label with its probability, values, or a curve over time.
+
+Rows are collected in a file beside the result, one line for each file of music, each written at once: a job that is killed goes on where it was.
+"""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchifier.cache import Progress, silent
+from patchifier.checkpoint import replaced_file
+from patchifier.library.sources import find
+from patchifier.config import RequestError, digest
+from patchifier.datasets import Clip
+from patchifier.embed import Embedder, Embedding, load
+from patchifier.processes import in_processes
+from patchifier.tasks import Task
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+TAG_FROM = (
+    0.5  # a tag is named from this probability on; every probability stands in its own column
+)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Result of :func:`predict`: rows, files that were predicted, of these already there, and those skipped with their reasons."""
+
+    rows: int
+    files: int
+    kept: int
+    skipped: tuple[tuple[str, str], ...]
+
+
+def predict(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    model: Embedder | str | Path,
+    window_s: float | None = None,
+    hop_s: float | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Predicted:
+    """Ask a fine-tuned model about files and write its answers.
+
+    Parameters
+    ----------
+    sources : str, Path or sequence of these
+        As for :func:`patchifier.library.build.embed_library`.
+    out : str or Path
+        NAME.csv, NAME.jsonl or NAME.parquet; NAME.skipped.csv names what could not be read. A finished result is made anew.
+    model : Embedder, str or Path
+        From 'patchifier finetune', such as RUN/full/model.
+    window_s, hop_s : float
+        A row for each stretch of so many seconds; by default one for each file.
+    workers : int
+        Processes; one for each core by default.
+    progress : callable
+        Called with files done, files in all, and a note.
+
+    Returns
+    -------
+    Predicted
+
+    Raises
+    ------
+    RequestError
+        If the model has no head, there is nothing to predict or nothing could be read.
+    """
+    out, embedder = Path(out), model if isinstance(model, Embedder) else load(model)
+    if out.suffix not in SUFFIXES:
+        raise RequestError(f"--out is {out}, expected a name that ends in {', '.join(SUFFIXES)}.")
+    task = embedder.require_task()
+    clips, lost = find(sources)
+    unfinished = out.with_name(f".{out.name}.unfinished.jsonl")
+    done = _begin(
+        unfinished, digest(embedder.identity, task.kind, list(task.names), window_s, hop_s)
+    )
+    kept = sum(_key(clip) in done for clip in clips)
+    skipped = dict(lost)
+    todo = [clip for clip in clips if _key(clip) not in done]
+    asked = in_processes(
+        _ask, todo, workers=workers or os.cpu_count() or 1, shared=(embedder, window_s, hop_s)
+    )
+    with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(asked) as answers:
+        for number, (clip, answer) in enumerate(zip(todo, answers, strict=True), kept + 1):
+            done[_key(clip)] = found = answer or {
+                "reason": f"{clip.path}: the decoder crashed on this file."
+            }
+            stream.write(json.dumps({"key": _key(clip), **found}) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+            progress(number, len(clips), "")
+    skipped |= {
+        clip.path: done[_key(clip)]["reason"] for clip in clips if "reason" in done[_key(clip)]
+    }
+    rows = [row for clip in clips for row in done[_key(clip)].get("rows", [])]
+    if not rows:
+        raise RequestError(
+            f"none of the {len(clips)} files could be read. The first: {next(iter(skipped.values()))}"
+        )
+    _write(out, rows)
+    _write(
+        out.with_suffix(".skipped.csv"),
+        [{"path": path, "reason": reason} for path, reason in skipped.items()]
+        or [{"path": None, "reason": None}],
+    )
+    unfinished.unlink()
+    return Predicted(
+        len(rows), sum("rows" in done[_key(clip)] for clip in clips), kept, tuple(skipped.items())
+    )
+
+
+def _key(clip: Clip) -> str:
+    return json.dumps([clip.path, clip.start_s, clip.end_s])
+
+
+def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
+    """Read what an interrupted job has found, if it was the same job; else begin with a line that says which this is."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be torn
+    same = bool(whole) and whole[0].get("settings") == settings
+    with replaced_file(path) as new:
+        new.write_text(
+            "".join(
+                json.dumps(line) + "\n" for line in (whole if same else [{"settings": settings}])
+            ),
+            encoding="utf-8",
+        )
+    return {line["key"]: line for line in whole[1:]} if same else {}
+
+
+def _ask(shared: tuple[Embedder, float | None, float | None], clip: Clip) -> dict[str, Any]:
+    """Rows of one file, or the reason why there are none. Runs in a worker process."""
+    embedder, window_s, hop_s = shared
+    try:
+        found = embedder.predict_windows(
+            clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s
+        )
+    except RequestError as error:
+        return {"reason": str(error)}
+    return {"rows": list(_rows(clip, embedder.require_task(), found))}
+
+
+def _rows(clip: Clip, task: Task, found: Embedding) -> Iterator[dict[str, Any]]:
+    for values, start_s, end_s in zip(
+        found.vectors.tolist(), found.start_s.tolist(), found.end_s.tolist(), strict=True
+    ):
+        row = {
+            "path": clip.path,
+            "start_s": round(clip.start_s + start_s, 3),
+            "end_s": round(clip.start_s + end_s, 3),
+        }
+        if task.kind == "one-of":
+            row |= {
+                "label": task.names[int(np.argmax(values))],
+                "probability": round(max(values), 6),
+            }
+        if task.kind == "many-of":
+            row |= {
+                "label": "|".join(
+                    name
+                    for name, value in zip(task.names, values, strict=True)
+                    if value >= TAG_FROM
+                )
+            }
+        yield row | {
+            f"value_{name}" if name in row else name: round(value, 6)
+            for name, value in zip(task.names, values, strict=True)
+        }
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows in the form that the name asks for, beside and renamed."""
+    with replaced_file(path) as new:
+        if path.suffix == ".jsonl":
+            new.write_text(
+                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+                encoding="utf-8",
+            )
+        elif path.suffix == ".parquet":
+            import pyarrow
+            from pyarrow import parquet
+
+            parquet.write_table(pyarrow.Table.from_pylist(list(rows)), new)
+        else:
+            with new.open("w", newline="", encoding="utf-8") as stream:
+                table = csv.DictWriter(stream, fieldnames=list(rows[0]))
+                table.writeheader()
+                table.writerows(
+                    row for row in rows if any(value is not None for value in row.values())
+                )

@@ -1,0 +1,379 @@
+"""An index of embeddings: a LanceDB table in a folder or on an object store, changed in place, searched exactly or approximately."""
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from patchifier.config import RequestError
+from patchifier.library.search.rows import (TYPES, Changes, Stored, Where, digests, quoted_list, require_same_model)
+from patchifier.library.search.searchable import Searchable
+
+NAME = "embeddings"  # of the LanceDB table
+FACTS = b"patchifier.index"  # schema metadata: facts in JSON
+ANN_ROWS = 20_000  # where comparing with every row starts to take longer than the approximate index; see benchmarks/search.py
+LEAST_ANN_ROWS = 256  # fewer are not worth learning from
+PARTITION_ROWS = 2000  # so many rows to a part of the approximate index; see benchmarks/search.py for what follows from these three
+PROBES = 20  # parts that are looked into
+REFINE = 4  # as many times more candidates are compared exactly
+GROWTH = 4  # the parts are chosen anew when so many times more rows have come
+AT_ONCE = 1000  # values named in one condition
+
+
+def is_index(path: str | Path) -> bool:
+    """Whether `path` is a URI or a folder that holds an index."""
+    return is_uri(path) or (Path(path) / f"{NAME}.lance").is_dir()
+
+
+def is_uri(path: str | Path) -> bool:
+    """Whether `path` names a place on an object store.
+
+    Raises
+    ------
+    RequestError
+        If it is a URI that lost a slash, as it does in a Path.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", str(path)):
+        scheme, place = str(path).split(":/", 1)
+        raise RequestError(
+            f"{path} is no place: write it as a string with two slashes, {scheme}://{place}."
+        )
+    return isinstance(path, str) and "://" in path
+
+
+class Index(Searchable):
+    """A table of embeddings on disk; make one with :meth:`build`, or :meth:`open` it.
+
+    Changes are seen by whoever made them and whoever opens the index afterwards; others go on reading what they opened, for a week. The
+    approximate index takes new rows in, and is learned anew when four times as many have come.
+
+    Attributes
+    ----------
+    ann_rows : int
+        From how many rows on an approximate index is kept; below, every search compares with every row.
+    """
+
+    def __init__(self, table: Any, *, name: str) -> None:
+        self._table, self.name = table, name
+        try:
+            facts = json.loads(table.schema.metadata[FACTS])
+            self.identity, self.size, self.ann_rows, form = (
+                str(facts["model"]),
+                int(facts["size"]),
+                int(facts["ann_rows"]),
+                int(facts["format"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RequestError(
+                f"{name} is a LanceDB table, but not an index of embeddings: build one from a table that 'patchifier embed' wrote."
+            ) from error
+        if form > 1:
+            raise RequestError(
+                f"{name} has format {form}, this version reads up to 1: pip install -U patchifier."
+            )
+
+    @classmethod
+    def build(
+        cls, table_path: str | Path, index_path: str | Path, *, ann_rows: int = ANN_ROWS
+    ) -> "Index":
+        """Make an index of a table of embeddings; one that is there already is replaced, when the new one is whole.
+
+        Parameters
+        ----------
+        table_path : str or Path
+            Parquet, as ``patchifier embed`` writes it.
+        index_path : str or Path
+            A folder, or a URI such as ``s3://bucket/index``, which is passed to LanceDB as it is.
+        ann_rows : int
+            From how many rows on to keep an approximate index, at least 256.
+
+        Returns
+        -------
+        Index
+
+        Raises
+        ------
+        RequestError
+            If the table is refused, or if the folder holds anything but an index.
+        """
+        if ann_rows < LEAST_ANN_ROWS:
+            raise RequestError(
+                f"ann_rows is {ann_rows}, expected at least {LEAST_ANN_ROWS}: fewer rows are compared one by one in no time."
+            )
+        stored = Stored(table_path)
+        for _ in stored.parts():  # a table that is refused is refused before anything is written
+            pass
+        if is_uri(index_path):
+            table = _create(str(index_path), stored, ann_rows)
+            return cls(table, name=str(index_path))
+        from patchifier.checkpoint import replaced_folder# imports torch
+
+        _connect_module()
+        folder = Path(index_path)
+        if (
+            folder.exists()
+            and not is_index(folder)
+            and (not folder.is_dir() or any(folder.iterdir()))
+        ):
+            raise RequestError(
+                f"{folder} holds something that is not an index: name a new folder, or an index to replace."
+            )
+        with replaced_folder(folder) as new:
+            _create(str(new), stored, ann_rows)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, index_path: str | Path) -> "Index":
+        """Open an index; refused if there is none."""
+        lancedb = _connect_module()
+        if not is_index(index_path):
+            raise RequestError(
+                f"{index_path} is not an index: build one from a table that 'patchifier embed' wrote."
+            )
+        with _reached(f"{index_path} cannot be opened as an index", index_path, "build it again"):
+            table = lancedb.connect(str(index_path)).open_table(NAME)
+        return cls(table, name=str(index_path))
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    @property
+    def approximate(self) -> bool:
+        """Whether an approximate index exists."""
+        return "embedding" in _indexed(self._table)
+
+    def add(self, table_path: str | Path) -> Changes:
+        """Add the files of a table of embeddings.
+
+        Raises
+        ------
+        RequestError
+            If the table is of another model, or has a file that is in here already (that is what :meth:`update` is for).
+        """
+        stored = self._stored(table_path)
+        here, new = self._digests(), _digests_of(stored)
+        if here.keys() & new.keys():
+            both = here.keys() & new.keys()
+            raise RequestError(
+                f"{self.name} has {len(both)} of the {len(new)} files already, among them {min(both)}: use update, or remove them."
+            )
+        before = len(self)
+        self._append(stored)
+        _tend(self._table, self.ann_rows, before=before)
+        return Changes(added=len(new), kept=len(here))
+
+    def remove(self, paths: Iterable[str | Path]) -> Changes:
+        """Remove files.
+
+        Raises
+        ------
+        RequestError
+            If one of them is not in here; then nothing is removed.
+        """
+        gone, here = (
+            {str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)},
+            set(self._digests()),
+        )
+        if gone - here:
+            raise RequestError(
+                f"{len(gone - here)} of {len(gone)} files are not in {self.name}, among them {min(gone - here)}: nothing was removed."
+            )
+        self._delete("path", sorted(gone))
+        return Changes(removed=len(gone), kept=len(here - gone))
+
+    def update(self, table_path: str | Path) -> Changes:
+        """Make the index hold what a table holds: new files are added, changed ones replaced, those no longer there removed.
+
+        What did not change is not touched. New rows come before old ones go: if it is interrupted, no file is missing, and some may have
+        their old rows next to the new, until it is run again.
+
+        Raises
+        ------
+        RequestError
+            If the table is of another model.
+        """
+        stored = self._stored(table_path)
+        here, there = self._digests(), _digests_of(stored)
+        old, new = set().union(*here.values()), set().union(*there.values())
+        before = len(self)
+        self._append(stored, only=new - old)
+        self._delete("digest", sorted(old - new))
+        _tend(self._table, self.ann_rows, before=before)
+        replaced = sum(there[path] != here[path] for path in there.keys() & here.keys())
+        return Changes(
+            len(there.keys() - here.keys()),
+            replaced,
+            len(here.keys() - there.keys()),
+            len(there.keys() & here.keys()) - replaced,
+        )
+
+    def _stored(self, table_path: str | Path) -> Stored:
+        stored = Stored(table_path)
+        require_same_model(
+            (self.identity, self.size),
+            (stored.identity, stored.size),
+            names=(self.name, str(table_path)),
+        )
+        return stored
+
+    def _digests(self) -> dict[str, set[str]]:
+        """Digests of the rows of every file, as the index is now, whoever changed it."""
+        self._table.checkout_latest()
+        table = self._table.search().select(["path", "digest"]).limit(None).to_arrow()
+        return _by_path(table["path"].to_pylist(), table["digest"].to_pylist(), {})
+
+    def _append(self, stored: Stored, *, only: Set[str] | None = None) -> None:
+        """Add rows of a table in one commit: all, or those with one of some digests."""
+        if only is None or only:
+            self._table.add(_reader(stored, self._table.schema, only))
+
+    def _delete(self, column: str, values: Sequence[str]) -> None:
+        for start in range(0, len(values), AT_ONCE):
+            self._table.delete(f"{column} IN {quoted_list(values[start : start + AT_ONCE])}")
+
+    def _select(self, where: Where, *, vectors: bool = True) -> pa.Table:
+        query = self._table.search().select(
+            list(TYPES) if vectors else [name for name in TYPES if name != "embedding"]
+        )
+        query = query.where(where.sql()) if where.sql() else query
+        return query.limit(None).to_arrow()
+
+    def _nearest(self, vector: np.ndarray, limit: int, *, where: Where, exact: bool) -> pa.Table:
+        query = (
+            self._table.search(vector.astype(np.float32), vector_column_name="embedding")
+            .distance_type("cosine")
+            .select(list(TYPES))
+            .limit(limit)
+        )
+        query = query.where(where.sql()) if where.sql() else query
+        if exact:
+            return query.bypass_vector_index().to_arrow()
+        table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
+        if len(table) == limit or not self.approximate:
+            return table
+        return query.maximum_nprobes(
+            0
+        ).to_arrow()  # all parts are looked into: few rows take part, or many are asked for
+
+
+def _connect_module() -> Any:
+    os.environ.setdefault(
+        "LANCEDB_LOG", "error"
+    )  # else it warns on standard error of every new table that there was none before
+    try:
+        import lancedb
+    except ImportError as error:
+        raise RequestError(
+            "an index needs LanceDB: pip install 'patchifier[search]'. A Parquet table is searched without it."
+        ) from error
+    return lancedb
+
+
+@contextlib.contextmanager
+def _reached(what: str, place: str | Path, advice: str) -> Iterator[None]:
+    """Turn errors of LanceDB, which are of many kinds, into requests that make no sense."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, RequestError):
+            raise
+        store = ", the address and the credentials (they come from the environment, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL)"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise RequestError(
+            f"{what} ({reason}): {advice}{f', or check{store[1:]}' if is_uri(place) else ''}."
+        ) from error
+
+
+def _create(uri: str, stored: Stored, ann_rows: int) -> Any:
+    """Write a table in one commit, in place of one of ours if there is one."""
+    facts = {"format": 1, "model": stored.identity, "size": stored.size, "ann_rows": ann_rows}
+    schema = _with_digests(stored.nothing()).schema.with_metadata(
+        {FACTS: json.dumps(facts).encode()}
+    )
+    with _reached(
+        f"an index cannot be written to {uri}", uri, "check the place, and that you may write there"
+    ):
+        connection = _connect_module().connect(uri)
+        _require_ours(connection, uri)
+        table = connection.create_table(
+            NAME, data=_reader(stored, schema), schema=schema, mode="overwrite"
+        )
+    _tend(table, ann_rows, before=0)
+    return table
+
+
+def _require_ours(connection: Any, uri: str) -> None:
+    """Refuse to write over a table of that name that is no index of embeddings."""
+    try:
+        table = connection.open_table(NAME)
+    except (OSError, ValueError, RuntimeError):
+        return  # there is none, or the place cannot be reached, which writing will say
+    Index(table, name=uri)
+
+
+def _reader(
+    stored: Stored, schema: pa.Schema, only: Set[str] | None = None
+) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_batches(schema, _batches(stored, schema, only))
+
+
+def _batches(stored: Stored, schema: pa.Schema, only: Set[str] | None) -> Iterator[pa.RecordBatch]:
+    for part in stored.parts():
+        table = _with_digests(part)
+        if only is not None:
+            table = table.filter(
+                pa.array([digest in only for digest in table["digest"].to_pylist()], pa.bool_())
+            )
+        yield from table.cast(schema).to_batches()
+
+
+def _tend(table: Any, ann_rows: int, *, before: int) -> None:
+    """Take new rows into the indices; make those once there are enough rows, and learn again when many more than `before` have come."""
+    from lancedb.index import BTree, IvfSq
+
+    table.optimize()
+    rows = table.count_rows()
+    if rows < ann_rows:
+        return
+    if "path" not in _indexed(table):
+        table.create_index("path", config=BTree())
+    if (
+        "embedding" not in _indexed(table)
+        or math.log(rows / ann_rows, GROWTH) // 1 > math.log(max(before, 1) / ann_rows, GROWTH) // 1
+    ):
+        table.create_index(
+            "embedding",
+            config=IvfSq(distance_type="cosine", num_partitions=max(1, rows // PARTITION_ROWS)),
+        )
+
+
+def _indexed(table: Any) -> set[str]:
+    """Columns that have an index."""
+    return {column for index in table.list_indices() for column in index.columns}
+
+
+def _with_digests(table: pa.Table) -> pa.Table:
+    return table.append_column("digest", pa.array(digests(table), pa.string()))
+
+
+def _digests_of(stored: Stored) -> dict[str, set[str]]:
+    """Digests of the rows of every file of a table, all of whose vectors are looked at on the way."""
+    found: dict[str, set[str]] = {}
+    for part in stored.parts():
+        _by_path(part["path"].to_pylist(), digests(part), found)
+    return found
+
+
+def _by_path(
+    paths: Iterable[str], values: Iterable[str], found: dict[str, set[str]]
+) -> dict[str, set[str]]:
+    for path, value in zip(paths, values):
+        found.setdefault(path, set()).add(value)
+    return found

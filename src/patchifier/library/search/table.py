@@ -1,0 +1,58 @@
+"""A Parquet file of embeddings, searched exactly in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from patchifier.library.search.rows import Rows, Where, read, vectors_of
+from patchifier.library.search.searchable import Searchable
+
+
+class Table(Searchable):
+    """A table of embeddings in memory; every search compares with every row.
+
+    Parameters
+    ----------
+    rows : Rows
+        What :func:`patchifier.library.search.read` gives.
+    name : str
+        For messages.
+    """
+
+    def __init__(self, rows: Rows, *, name: str = "the table") -> None:
+        self.name, self.identity, self.size = name, rows.identity, rows.size
+        self._table = rows.table
+        self._parts = [
+            vectors_of(pa.Table.from_batches([batch]), rows.size)
+            for batch in rows.table.to_batches()
+            if len(batch)
+        ]  # (n of it, E), not copied
+        self._lengths = np.concatenate(
+            [np.zeros(0, np.float32), *(np.linalg.norm(part, axis=1) for part in self._parts)]
+        )  # (n,)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Table":
+        """Read a Parquet file; refused as by :func:`patchifier.library.search.read`."""
+        return cls(read(path), name=str(path))
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def _select(self, where: Where, *, vectors: bool = True) -> pa.Table:
+        return self._table.filter(pa.array(where.mask(self._table)))
+
+    def _nearest(self, vector: np.ndarray, limit: int, *, where: Where, exact: bool) -> pa.Table:
+        vector = vector.astype(np.float32)
+        scores = (
+            np.concatenate([np.zeros(0, np.float32), *(part @ vector for part in self._parts)])
+            / self._lengths
+        )
+        scores[~where.mask(self._table)] = -np.inf
+        chosen = (
+            np.argpartition(-scores, limit - 1)[:limit]
+            if limit < len(scores)
+            else np.arange(len(scores))
+        )
+        return self._table.take(pa.array(chosen[np.isfinite(scores[chosen])]))

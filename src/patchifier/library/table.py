@@ -1,0 +1,372 @@
+"""A table of embeddings on disk: Parquet, or a .npy matrix with a .csv of rows and a .json of facts beside it.
+
+==================================  ===============================================================================
+path                                of the file
+start_s, end_s                      what part of it the row is about, in seconds
+embedding                           E numbers, float32
+size, mtime_ns                      of the file when it was read: how a modified one is known
+artist, title, album, genre         its tags; null where it has none
+==================================  ===============================================================================
+
+The schema's metadata has one key, ``patchifier``, with facts in JSON: the model's identity, its config's hash, pooling, layers, window and hop.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from patchifier.checkpoint import replaced_file
+from patchifier.library.sources import Key
+from patchifier.library.tags import TAGS
+from patchifier.config import RequestError
+
+FORMAT = 1
+GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
+STRINGS = ("path", *TAGS)
+SAME = (
+    "model",
+    "pooling",
+    "layers",
+    "window_s",
+    "hop_s",
+    "patches",
+    "size",
+)  # facts that rows of one table share
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of embeddings in memory.
+
+    Attributes
+    ----------
+    paths : tuple of str, length n
+        Of the files; a file with several rows stands there several times.
+    start_s, end_s : ndarray, shape (n,), float64
+        Part of the file, in seconds.
+    vectors : ndarray, shape (n, E), float32
+        Embeddings.
+    size, mtime_ns : ndarray, shape (n,), int64
+        Bytes and time of change of the file when it was embedded.
+    tags : dict of str to tuple of str or None, length n
+        ``artist``, ``title``, ``album``, ``genre``.
+    metadata : dict
+        Which model, pooling and windows.
+    """
+
+    paths: tuple[str, ...]
+    start_s: np.ndarray
+    end_s: np.ndarray
+    vectors: np.ndarray
+    size: np.ndarray
+    mtime_ns: np.ndarray
+    tags: dict[str, tuple[str | None, ...]]
+    metadata: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read(path: str | Path) -> Table:
+    """Read a table that ``patchifier embed`` made.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .parquet, or a .npy with its .csv and .json beside it.
+
+    Raises
+    ------
+    RequestError
+        If there is none, it is damaged, or it comes from elsewhere.
+    """
+    path = Path(path)
+    facts = read_facts(path)
+    rows = _npy_rows(path) if path.suffix == ".npy" else _parquet_rows(path)
+    return from_arrow(rows, facts)
+
+
+def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> Table:
+    """Rows in memory as arrays."""
+    vectors = (
+        rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+        if len(rows)
+        else np.zeros((0, facts["size"]), np.float32)
+    )
+    numbers = {name: rows[name].to_numpy() for name in ("start_s", "end_s", "size", "mtime_ns")}
+    tags = {name: tuple(rows[name].to_pylist()) for name in TAGS}
+    known = {
+        name: value
+        for name, value in facts.items()
+        if name not in ("stretches", "skipped", "sha256")
+    }
+    return Table(
+        tuple(rows["path"].to_pylist()), vectors=vectors, tags=tags, metadata=known, **numbers
+    )
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Facts of a table, or a RequestError if it is none of ours."""
+    expected = f"expected a table from 'patchifier embed ... --out {path.name}'"
+    if not path.is_file():
+        raise RequestError(f"{path}: there is no such file, {expected}.")
+    try:
+        if path.suffix == ".npy":
+            facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        else:
+            facts = json.loads((pq.read_schema(path).metadata or {})[b"patchifier"])
+        newer, _ = facts["format"] > FORMAT, [facts[name] for name in SAME]
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error}), {expected}.") from error
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"{path}: is not a table of embeddings, or one from elsewhere, {expected}."
+        ) from error
+    if newer:
+        raise RequestError(
+            f"{path} has format {facts['format']}, this version reads up to {FORMAT}: pip install -U patchifier."
+        )
+    return facts
+
+
+def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Refuse a table whose rows cannot be compared with those that are wanted, naming each fact that differs."""
+    differ = [
+        f"{name} is {found[name]!r}, not {wanted[name]!r}"
+        for name in SAME
+        if found[name] != wanted[name]
+    ]
+    if differ:
+        raise RequestError(
+            f"{path} was made by another model or with other settings: {'; '.join(differ)}. "
+            "Use those, or choose another --out; a table that an older patchifier made of the same model is embedded anew."
+        )
+
+
+def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
+    """Columns of a table, with its facts."""
+    numbers = [pa.field("size", pa.int64(), False), pa.field("mtime_ns", pa.int64(), False)]
+    first = [
+        pa.field("path", pa.string(), False),
+        pa.field("start_s", pa.float64(), False),
+        pa.field("end_s", pa.float64(), False),
+    ]
+    vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
+    return pa.schema(
+        [*first, vector, *numbers, *(pa.field(name, pa.string()) for name in TAGS)],
+        {"patchifier": json.dumps(facts)},
+    )
+
+
+def rows_table(
+    columns: Mapping[str, Sequence[Any]], vectors: np.ndarray, facts: Mapping[str, Any]
+) -> pa.Table:
+    """Rows whose embeddings are a matrix (n, E)."""
+    wanted = schema(facts, vectors.shape[1])
+    embedding = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.reshape(-1)), type=wanted.field("embedding").type
+    )
+    return pa.Table.from_arrays(
+        [
+            embedding if name == "embedding" else pa.array(columns[name], wanted.field(name).type)
+            for name in wanted.names
+        ],
+        schema=wanted,
+    )
+
+
+def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
+    """Write rows as they come, in groups that do not depend on how they come: the same rows give the same file."""
+    with (
+        replaced_file(path) as new,
+        pq.ParquetWriter(new, wanted, use_dictionary=list(STRINGS)) as writer,
+    ):
+        held: list[pa.Table] = []
+        for table in tables:
+            held.append(table.replace_schema_metadata(wanted.metadata))
+            while sum(map(len, held)) >= GROUP_ROWS:
+                whole = pa.concat_tables(held)
+                writer.write_table(whole.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
+                held = [whole.slice(GROUP_ROWS)]
+        if held and sum(map(len, held)):
+            writer.write_table(pa.concat_tables(held), row_group_size=GROUP_ROWS)
+
+
+class Origin:
+    """A Parquet table of ours from which rows are taken, a row group in memory at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = pq.ParquetFile(path)
+        self.starts = np.cumsum(
+            [
+                0,
+                *(
+                    self.file.metadata.row_group(group).num_rows
+                    for group in range(self.file.num_row_groups)
+                ),
+            ]
+        )
+        self.group, self.held = -1, self.file.schema_arrow.empty_table()
+
+    def take(self, first: int, count: int) -> Iterator[pa.Table]:
+        """Yield rows `first` to `first + count`, in parts."""
+        while count:
+            group = int(np.searchsorted(self.starts, first, side="right")) - 1
+            if self.group != group:
+                self.group, self.held = group, self.file.read_row_group(group)
+            part = self.held.slice(first - int(self.starts[group]), count)
+            yield part
+            first, count = first + len(part), count - len(part)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Where the rows of one clip lie in a table, and the state of its file then."""
+
+    clip: Key
+    size: int
+    mtime_ns: int
+    first: int
+    count: int
+
+
+def index(path: Path) -> list[Lines]:
+    """Clips of a table of ours, in its order."""
+    facts = read_facts(path)
+    stretches = {first: (start_s, end_s) for first, start_s, end_s in facts["stretches"]}
+    names = ["path", "size", "mtime_ns"]
+    try:
+        rows = (
+            _npy_columns(path)
+            if path.suffix == ".npy"
+            else {
+                name: column.to_pylist()
+                for name, column in zip(names, pq.read_table(path, columns=names))
+            }
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"{path}: damaged ({error}): delete it and embed again.") from error
+    paths, sizes, times = (rows[name] for name in names)
+    starts = [
+        row
+        for row in range(len(paths))
+        if row in stretches or row == 0 or paths[row] != paths[row - 1]
+    ]
+    return [
+        Lines(
+            (paths[row], *stretches.get(row, (0.0, None))), sizes[row], times[row], row, end - row
+        )
+        for row, end in zip(starts, [*starts[1:], len(paths)])
+    ]
+
+
+def stretches_of(clips: Sequence[tuple[Key, int]]) -> list[list[Any]]:
+    """For clips and their numbers of rows: first row, start and end of each that :func:`index` could not tell from the paths alone."""
+    listed, row, before = [], 0, None
+    for (path, start_s, end_s), count in clips:
+        if path == before or (start_s, end_s) != (0.0, None):
+            listed.append([row, start_s, end_s])
+        row, before = row + count, path
+    return listed
+
+
+# --- .npy ---
+
+
+def export_npy(parquet: Path, out: Path) -> None:
+    """Write a Parquet table as .npy, .csv and .json; the facts hold checksums of the other two. Working files lie beside the Parquet."""
+    origin, facts = Origin(parquet), read_facts(parquet)
+    count = int(origin.starts[-1])
+    names = [name for name in origin.file.schema_arrow.names if name != "embedding"]
+    matrix, rows, beside = (
+        parquet.with_name(f"export{suffix}") for suffix in (".npy", ".csv", ".json")
+    )  # none of these is left beside `out` by a kill
+    vectors = np.lib.format.open_memmap(matrix, "w+", np.float32, (count, facts["size"]))
+    with rows.open("w", newline="", encoding="utf-8") as stream:
+        lines = csv.writer(stream)
+        lines.writerow(names)
+        row = 0
+        for part in origin.take(0, count):
+            vectors[row : row + len(part)] = (
+                part["embedding"].combine_chunks().flatten().to_numpy().reshape(len(part), -1)
+            )
+            lines.writerows(zip(*(part[name].to_pylist() for name in names), strict=True))
+            row += len(part)
+    vectors.flush()
+    del vectors
+    beside.write_text(
+        json.dumps({**facts, "sha256": [_sha256(matrix), _sha256(rows)]}, indent=1) + "\n",
+        encoding="utf-8",
+    )
+    for made, place in (
+        (rows, out.with_suffix(".csv")),
+        (beside, out.with_suffix(".json")),
+        (matrix, out),
+    ):
+        _synced(made).replace(place)
+
+
+def _synced(path: Path) -> Path:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _npy_columns(path: Path) -> dict[str, list[Any]]:
+    """Columns of the .csv of a .npy table, which must be the two that belong together."""
+    facts, lines = read_facts(path), path.with_suffix(".csv")
+    kinds: dict[str, Any] = {
+        "path": str,
+        "start_s": float,
+        "end_s": float,
+        "size": int,
+        "mtime_ns": int,
+    }
+    try:
+        if facts["sha256"] != [_sha256(path), _sha256(lines)]:
+            raise ValueError(f"they are not those that {path.with_suffix('.json').name} describes")
+        with lines.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        columns = {name: [kind(row[name]) for row in rows] for name, kind in kinds.items()}
+        return columns | {name: [row[name] or None for row in rows] for name in TAGS}
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(
+            f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, or delete them and embed again."
+        ) from error
+
+
+def _npy_rows(path: Path) -> pa.Table:
+    return rows_table(_npy_columns(path), np.load(path, allow_pickle=False), read_facts(path))
+
+
+def npy_to_parquet(path: Path, out: Path) -> None:
+    """Write a .npy table as Parquet."""
+    rows = _npy_rows(path)
+    write(out, iter([rows]), rows.schema)
+
+
+def _parquet_rows(path: Path) -> pa.Table:
+    try:
+        rows = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"{path}: damaged ({error}): embed again, or copy it again.") from error
+    facts = read_facts(path)
+    if not rows.schema.equals(schema(facts, facts["size"])):
+        raise RequestError(
+            f"{path}: its columns are {', '.join(rows.schema.names)}, expected those of a table from 'patchifier embed'."
+        )
+    return rows

@@ -1,0 +1,221 @@
+"""What one process does for a collection: from clips to rows. It decodes, makes log-mels and runs the model, on one thread.
+
+A long file is embedded as it is decoded, so that memory does not grow with its length; shorter ones are collected and share batches.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from patchifier import audio, spectrogram
+from patchifier.library import table
+from patchifier.library.tags import TAGS, read_tags
+from patchifier.config import RequestError
+from patchifier.datasets import Clip
+from patchifier.embed import Embedder
+from patchifier.windows import stream_stretches, stretch_frames
+
+LONG_FRAMES = 2**14  # 6.3 minutes, 4 MB of float32
+Spans = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a row is about: a file, a stretch of `window_s` every `hop_s` seconds, or a patch."""
+
+    window_s: float | None = None
+    hop_s: float | None = None
+    patches: bool = False
+
+    @classmethod
+    def checked(
+        cls, embedder: Embedder, *, window_s: float | None, hop_s: float | None, patches: bool
+    ) -> "Cut":
+        """Make one that can be cut, or say why it cannot."""
+        if patches and (window_s is not None or hop_s is not None):
+            raise RequestError(
+                "rows for patches and for windows are both asked for, expected one of them: drop --patches or --window_s."
+            )
+        if hop_s is not None and window_s is None:
+            raise RequestError(
+                f"hop_s is {hop_s} without a window, expected a length of windows too: add --window_s SECONDS."
+            )
+        if window_s is not None:
+            stretch_frames(window_s, hop_s, embedder.config.spectrogram)
+        return cls(window_s, window_s if hop_s is None else hop_s, patches)
+
+    def size(self, embedder: Embedder) -> int:
+        """Numbers in a row's vector."""
+        return (
+            embedder.config.model.width * len(embedder.config.embed.layers)
+            if self.patches
+            else embedder.size
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one clip, and its file as it was before it was read: bytes, time of change, tags; seconds of audio that were read."""
+
+    size: int
+    mtime_ns: int
+    tags: dict[str, str | None]
+    duration_s: float
+    spans_s: Spans  # from when to when each row is, in the clip
+    vectors: np.ndarray  # (k, E) float32
+
+
+def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Rows | str]:
+    """Embed some clips.
+
+    Parameters
+    ----------
+    embedder : Embedder
+        The model.
+    cut : Cut
+        What a row is about.
+    clips : sequence of Clip
+        Their windows share batches.
+
+    Returns
+    -------
+    list of Rows or str
+        For each clip, in their order: its rows, or the reason why there are none.
+    """
+    heard = [_hear(embedder, cut, clip) for clip in clips]
+    short = iter(
+        list(
+            _embed_short(
+                embedder, cut, [answer.log_mel for answer in heard if isinstance(answer, _Short)]
+            )
+        )
+    )
+    return [answer.rows(*next(short)) if isinstance(answer, _Short) else answer for answer in heard]
+
+
+def to_table(found: Sequence[tuple[Clip, Rows]], facts: dict[str, Any]) -> pa.Table:
+    """Rows of clips, in their order, as they stand in the table."""
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("path", "start_s", "end_s", "size", "mtime_ns", *TAGS)
+    }
+    for clip, rows in found:
+        for start_s, end_s in rows.spans_s:
+            values = (
+                clip.path,
+                clip.start_s + start_s,
+                clip.start_s + end_s,
+                rows.size,
+                rows.mtime_ns,
+                *rows.tags.values(),
+            )
+            for name, value in zip(columns, values, strict=True):
+                columns[name].append(value)
+    vectors = [rows.vectors for _, rows in found] or [np.zeros((0, facts["size"]), np.float32)]
+    return table.rows_table(columns, np.concatenate(vectors), facts)
+
+
+# --- one clip ---
+
+
+@dataclass(frozen=True)
+class _Short:
+    """A clip that has been heard and waits for others to share a batch with."""
+
+    rows: Callable[[Spans, np.ndarray], Rows]
+    log_mel: Tensor  # (M, T)
+
+
+def _hear(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short | str:
+    try:
+        return _decode(embedder, cut, clip)
+    except RequestError as error:
+        return str(error)
+    except (OSError, MemoryError) as error:
+        return f"{clip.path}: cannot be read ({getattr(error, 'strerror', None) or error})."
+
+
+def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short:
+    """Make a clip's log-mel; embed it meanwhile if it is long."""
+    config, state, samples = embedder.config.spectrogram, os.stat(clip.path), 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal samples
+        for block in audio.blocks(
+            clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s
+        ):
+            samples += len(block)
+            yield block
+
+    def rows(spans_s: Spans, vectors: np.ndarray) -> Rows:
+        duration_s = samples / config.sample_rate
+        return Rows(
+            state.st_size,
+            state.st_mtime_ns,
+            read_tags(clip.path),
+            duration_s,
+            spans_s or [(0.0, duration_s)],
+            vectors,
+        )
+
+    pieces, held, frames = spectrogram.stream_log_mel(blocks(), config), list[Tensor](), 0
+    for piece in pieces:
+        held.append(piece)
+        frames += piece.shape[-1]
+        if frames > LONG_FRAMES:
+            return rows(*_embed_long(embedder, cut, _emptied(held, pieces)))
+    return _Short(rows, torch.cat(held, dim=-1))
+
+
+def _emptied(held: list[Tensor], rest: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Pieces that are held, each let go as it is handed on, and the rest."""
+    while held:
+        yield held.pop(0)
+    yield from rest
+
+
+def _embed_long(embedder: Embedder, cut: Cut, pieces: Iterator[Tensor]) -> tuple[Spans, np.ndarray]:
+    """Spans and vectors of a log-mel that arrives in pieces; no span, if it is one row about everything."""
+    if cut.patches:
+        found = embedder.embed_patches(pieces)
+    elif cut.window_s is not None:
+        found = embedder.embed_windows(pieces, window_s=cut.window_s, hop_s=cut.hop_s)
+    else:
+        return [], embedder.embed(pieces)[None]
+    return list(zip(found.start_s.tolist(), found.end_s.tolist(), strict=True)), found.vectors
+
+
+def _embed_short(
+    embedder: Embedder, cut: Cut, log_mels: Sequence[Tensor]
+) -> Iterator[tuple[Spans, np.ndarray]]:
+    """Spans and vectors of each log-mel (M, T), the same as :func:`_embed_long`, in batches across them."""
+    if cut.patches:  # a file's own windows fill a batch
+        yield from (_embed_long(embedder, cut, iter([log_mel])) for log_mel in log_mels)
+    elif log_mels:
+        stretches = [_stretches(embedder, cut, log_mel) for log_mel in log_mels]
+        vectors = embedder.embed_log_mels(stretch for some in stretches for _, stretch in some)
+        ends = np.cumsum([len(some) for some in stretches])
+        yield from (
+            ([span for span, _ in some if span], part)
+            for some, part in zip(stretches, np.split(vectors, ends[:-1]), strict=True)
+        )
+
+
+def _stretches(
+    embedder: Embedder, cut: Cut, log_mel: Tensor
+) -> list[tuple[tuple[float, float] | None, Tensor]]:
+    """Span and log-mel of each stretch that is to have a row, as :meth:`Embedder.embed_windows` cuts them; no span for everything."""
+    if cut.window_s is None or cut.hop_s is None:
+        return [(None, log_mel)]
+    frame_s = embedder.config.spectrogram.frame_s
+    length, hop = stretch_frames(cut.window_s, cut.hop_s, embedder.config.spectrogram)
+    cuts = stream_stretches([log_mel], length=length, hop=hop)
+    return [
+        ((first * frame_s, (first + stretch.shape[-1]) * frame_s), stretch)
+        for first, stretch in cuts
+    ]

@@ -1,0 +1,108 @@
+"""What a loop needs to go on: where it stands, weights, the optimiser's moments, in one file."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from patchifier.checkpoint import replaced_file
+from patchifier.config import RequestError
+from patchifier.train.run import is_first
+
+
+@dataclass
+class State:
+    """Where a loop stands, beside weights and optimiser."""
+
+    step: int = 0
+    best_score: float = -math.inf
+    best_step: int = 0
+    finished: bool = False
+
+
+class Keeper:
+    """Saves and loads a loop's whole state as one safetensors file, beside and renamed: a kill leaves the old one or the new one."""
+
+    def __init__(self, folder: Path, model: nn.Module, optimiser: Any, *, settings: str) -> None:
+        self.path, self.model, self.optimiser, self.settings = (
+            folder / "state.safetensors",
+            model,
+            optimiser,
+            settings,
+        )
+        self.best: dict[str, Tensor] = {}
+
+    def keep_best(self) -> None:
+        """Remember the weights as they are now."""
+        self.best = {
+            name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
+        }
+
+    def save(self, state: State) -> None:
+        """Write everything; of several processes, which are all in the same state, the first does."""
+        if not is_first():
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for index, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {
+                f"optimiser.{index}.{name}": torch.as_tensor(value)
+                for name, value in moments.items()
+            }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"state": json.dumps(dataclasses.asdict(state)), "settings": self.settings}
+        with replaced_file(self.path) as new:
+            safetensors.torch.save_file(tensors, new, metadata=metadata)
+
+    def load(self) -> State:
+        """Put weights and moments back; a fresh state if nothing was saved.
+
+        Raises
+        ------
+        RequestError
+            If the file is damaged or belongs to other settings.
+        """
+        if not self.path.exists():
+            return State()
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata()
+            tensors = safetensors.torch.load_file(self.path)
+        except safetensors.SafetensorError as error:
+            raise RequestError(
+                f"{self.path} is damaged ({error}): delete it to start this part again."
+            ) from error
+        if metadata["settings"] != self.settings:
+            raise RequestError(
+                f"{self.path} belongs to other settings: resume with the run's own config.json."
+            )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimiser": {}}
+        for name, tensor in tensors.items():
+            part, rest = name.split(".", 1)
+            parts[part][rest] = tensor
+        self.model.load_state_dict(parts["model"])
+        self.best = parts["best"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        parameters = [
+            parameter for group in self.optimiser.param_groups for parameter in group["params"]
+        ]
+        for name, tensor in parts["optimiser"].items():
+            index, kind = int(name.split(".")[0]), name.split(".")[1]
+            # The fused step walks over memory, so moments lie there in the order of their parameter (channels last), not of the file.
+            like = parameters[index]
+            moments.setdefault(index, {})[kind] = (
+                torch.empty_like(like, requires_grad=False).copy_(tensor)
+                if tensor.shape == like.shape
+                else tensor
+            )
+        self.optimiser.load_state_dict(
+            {"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]}
+        )
+        return State(**json.loads(metadata["state"]))

@@ -1,0 +1,218 @@
+"""Partial fine-tuning: the four methods of section 4.5 as a table of what learns.
+
+Frozen parts stay in evaluation mode, so that their batch-norm statistics do not move, and what only frozen parts compute is computed
+once. CLS and positions belong to the bottleneck and are frozen with it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchifier.evaluate import encoders as baselines, probes as probe
+from patchifier import checkpoint, tasks
+from patchifier.train import precision
+from patchifier.cache import Cache, Progress, silent
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config, FinetuneConfig, RequestError, digest
+from patchifier.datasets import Clip, partition
+from patchifier.train.distributed import require_devices
+from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
+from patchifier.train.tuning import Tuned, Tuning
+from patchifier.train.run import Run, write_json
+
+__all__ = ["METHODS", "Inputs", "Tuned", "TunedModel", "Tuning", "controls", "finetune", "predict"]
+
+
+def finetune(
+    model: str | Path | Checkpoint,
+    cache: str | Path,
+    out: str | Path,
+    *,
+    methods: Sequence[str] = ("full",),
+    config: Config | None = None,
+    encoder: str = "patchifier",
+    resume: bool = False,
+    device: str = "auto",
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> list[Tuned]:
+    """Fine-tune a model on a cache whose clips have targets, and test it.
+
+    Parameters
+    ----------
+    model : str, Path or Checkpoint
+        What to start from.
+    cache : str or Path
+        From :func:`patchifier.cache.prepare`, with the model's spectrogram settings.
+    out : str or Path
+        Run folder; gets a folder for each method, with curves, predictions, results and the tuned model.
+    methods : sequence of str
+        Of :data:`METHODS`.
+    config : Config
+        The model's own by default; its finetune section counts.
+    encoder : str
+        What to call the model in tables.
+    resume, device, progress
+        As for pre-training.
+
+    Returns
+    -------
+    list of Tuned
+
+    Raises
+    ------
+    RequestError
+        If the clips have no targets, a side of the split is empty, model and cache do not fit together, or there is no such device.
+    """
+    start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
+    config = config or start.config
+    config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
+    data = Cache(cache).require(config.spectrogram)
+    if data.task is None:
+        raise RequestError(
+            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column."
+        )
+    folds = test_folds(data.clips, config.finetune)
+    tunings = [
+        Tuning(start, data, data.task, method, config, device=device, resume=resume)
+        for method in methods
+    ]
+    for fold in folds:
+        require_sides(data, np.array(partition(data.clips, test_fold=fold)))
+    require_devices(device)
+    facts = {
+        "kind": "finetune",
+        "encoder": encoder,
+        "cache": str(data.path.resolve()),
+        "music": digest(list(data.keys)),
+        "dataset": data.name,
+        "task": {"kind": data.task.kind, "names": list(data.task.names)},
+        "metric": data.task.metric,
+        "split": describe_split(data.clips, folds),
+        "parameters": start.model.parameter_count(),
+        "seed": config.finetune.seed,
+    }
+    results = []
+    with Run(out, config, resume=resume, facts=facts) as run:
+        first = np.array(partition(data.clips, test_fold=folds[0]))
+        arithmetic = precision.settle(
+            run,
+            config.finetune.precision,
+            device,
+            lambda: (tuning.trial(first) for tuning in tunings),
+            flag="finetune.precision",
+            progress=progress("test of bf16"),
+        )
+        for tuning in (replace(tuning, arithmetic=arithmetic) for tuning in tunings):
+            shown = progress(f"{encoder}, {tuning.method}")
+            results.append(
+                tuning.over_folds(run.path / tuning.method, folds, encoder=encoder, progress=shown)
+            )
+    return results
+
+
+def controls(
+    model: str | Path | Checkpoint,
+    cache: str | Path,
+    out: str | Path,
+    *,
+    config: Config | None = None,
+    random: bool = True,
+    resume: bool = False,
+    device: str = "auto",
+) -> list[dict[str, Any]]:
+    """What every table needs beside a model: the majority, the model's input without a model, and random weights.
+
+    Parameters
+    ----------
+    model, cache, config, resume, device
+        As for :func:`finetune`; the same clips are tested.
+    out : str or Path
+        The run folder; gets ``controls/``.
+    random : bool
+        Also train a linear probe on the same architecture with random, calibrated weights.
+
+    Returns
+    -------
+    list of dict
+        Rows of the results table. Majority and regression on mel statistics need no validation side and learn from it too.
+    """
+    start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
+    config = replace(
+        config or start.config, model=start.config.model, spectrogram=start.config.spectrogram
+    )
+    data = Cache(cache)
+    assert data.task is not None, "finetune() has refused a cache without targets"
+    task, everything = data.task, range(len(data.clips))
+    targets = tasks.encode_targets(task, [clip.target for clip in data.clips])
+    features = baselines.mel_stats(data, everything)
+    tests: list[np.ndarray] = []
+    guesses: dict[tuple[str, str], list[np.ndarray]] = {
+        ("majority", "none"): [],
+        ("mel-stats", probe.name(task)): [],
+    }
+    folds = test_folds(data.clips, config.finetune)
+    for fold in folds:
+        sides = np.array(partition(data.clips, test_fold=fold))
+        test, rest = np.flatnonzero(sides == "test"), np.flatnonzero(sides != "test")
+        tests.append(test)
+        guesses["majority", "none"].append(probe.majority(task, targets[rest], len(test)))
+        guesses["mel-stats", probe.name(task)].append(
+            probe.fit_predict(task, features[rest], targets[rest], features[test])
+        )
+    chosen = np.concatenate(tests)
+    groups = [data.clips[index].group or data.clips[index].id for index in chosen]
+    rows = [
+        tasks.evaluate(task, targets[chosen], [np.concatenate(parts)], groups).row(*names)
+        for names, parts in guesses.items()
+    ]
+    if random:
+        sides = np.array(partition(data.clips, test_fold=folds[0]))
+        opponent = baselines.random_checkpoint(
+            config, data, np.flatnonzero(sides == "train").tolist(), seed=config.finetune.seed
+        )
+        tuning = Tuning(opponent, data, task, "linear-probe", config, device=device, resume=resume)
+        settled = precision.of_run(Path(out)) or precision.decide(
+            config.finetune.precision, device, lambda: [tuning.trial(sides)]
+        )
+        tuning = replace(tuning, arithmetic=settled)
+        rows.append(
+            tuning.over_folds(
+                Path(out) / "controls" / "random", folds, encoder="random", progress=silent
+            ).row
+        )
+    write_json(Path(out) / "controls" / "results.json", {"rows": rows})
+    return rows
+
+
+def test_folds(clips: Sequence[Clip], config: FinetuneConfig) -> list[int | None]:
+    """Return the folds that are tested in turn; [None] where the split is the data set's own or by hash."""
+    present = sorted({clip.fold for clip in clips if clip.fold is not None})
+    if any(clip.split for clip in clips) or len(present) < 3:
+        return [None]
+    last = present[-1] if config.test_fold is None else config.test_fold
+    return [last, *(fold for fold in present if fold != last)] if config.folds == "all" else [last]
+
+
+def require_sides(data: Cache, sides: np.ndarray) -> None:
+    """Refuse a split of which a side is empty, before anything is trained."""
+    empty = [side for side in ("train", "valid", "test") if not (sides == side).any()]
+    if empty:
+        raise RequestError(
+            f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(sides)} clips are too few."
+        )
+
+
+def describe_split(clips: Sequence[Clip], folds: Sequence[int | None]) -> str:
+    """Say in words how clips are split."""
+    if any(clip.split for clip in clips):
+        return "the data set's own split"
+    if folds == [None]:
+        return "a tenth of the groups tested, a tenth validated, by a hash of their names"
+    return (
+        f"fold {folds[0]} tested"
+        if len(folds) == 1
+        else f"each of {len(folds)} folds tested in turn"
+    )

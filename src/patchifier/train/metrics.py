@@ -1,0 +1,157 @@
+"""metrics.csv and validation.csv: tables that grow by a row a step."""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchifier.cache import Progress
+from patchifier.config import RequestError, TrainingConfig
+from patchifier.train.distributed import precision_of
+from patchifier.train.run import is_first, write_rows
+
+FETCH_STEPS = 50  # of a device that runs ahead, losses are fetched this often
+
+
+class Table:
+    """A CSV that grows by rows with a step; rows after the step resumed from are dropped. TensorBoard gets them too if installed."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path if is_first() else Path(os.devnull)
+        kept = []
+        if step and path.exists() and is_first():
+            with path.open(newline="", encoding="utf-8") as stream:
+                kept = [
+                    row
+                    for row in csv.DictReader(stream)
+                    if row["step"].isdigit() and int(row["step"]) <= step
+                ]
+        self.last_step = int(kept[-1]["step"]) if kept else -1
+        self.columns: list[str] = list(kept[0]) if kept else []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kept:
+            write_rows(path, kept)
+        self.stream = self.path.open(
+            "a" if kept else "w", newline="", encoding="utf-8", buffering=1
+        )
+        self.board = _board(path.parent / "tensorboard", step) if is_first() else None
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add a row; in a table that an older version began, under the columns that it has."""
+        self.last_step = step
+        table = csv.writer(self.stream)
+        if not self.columns:
+            self.columns = ["step", *figures]
+            table.writerow(self.columns)
+        table.writerow([step, *(f"{figures.get(name, math.nan):.6g}" for name in self.columns[1:])])
+        for name, value in figures.items():
+            if self.board:
+                self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
+
+    def __enter__(self) -> "Table":
+        """Return the table."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close its file."""
+        self.stream.close()
+        if self.board:
+            self.board.close()
+
+
+def _board(folder: Path, step: int) -> Any:
+    """Return a TensorBoard writer, or None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step)
+
+
+class Losses:
+    """Losses on their way from the device to metrics.csv: at once from a CPU, many at a time from a device that runs ahead."""
+
+    def __init__(
+        self,
+        clips: int,
+        config: TrainingConfig,
+        fabric: Any,
+        table: Table,
+        progress: Progress,
+        total: int,
+        *,
+        describe: Callable[[int], str] | None = None,
+    ) -> None:
+        self.clips, self.config, self.fabric, self.table, self.progress, self.total = (
+            clips,
+            config,
+            fabric,
+            table,
+            progress,
+            total,
+        )
+        self.describe = describe
+        self.waiting: list[tuple[int, float, Tensor]] = []
+        self.limit = 1 if fabric.device.type == "cpu" else FETCH_STEPS
+        self.since_s = 0.0
+
+    def start(self) -> None:
+        """Start the clock of the first step that waits: what lies between steps, such as validation, does not count."""
+        if not self.waiting:
+            self.since_s = time.monotonic()
+
+    def add(self, step: int, rate: float, result: Tensor) -> None:
+        """Take the learning rate of a step and, on the device, its loss and gradient norm (2,)."""
+        self.waiting.append((step, rate, result))
+        if len(self.waiting) >= self.limit:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Wait for the device and write a row for each step."""
+        if not self.waiting:
+            return
+        results = torch.stack([result for _, _, result in self.waiting])  # (n, 2)
+        values = self.fabric.all_reduce(results, reduce_op="mean").tolist()
+        clips_per_s = len(self.waiting) * self.config.batch / (time.monotonic() - self.since_s)
+        for (step, rate, _), (loss, norm) in zip(self.waiting, values, strict=True):
+            self._require_finite(step, loss, norm)
+            epoch = step * self.config.batch / self.clips
+            self.table.write(
+                step,
+                {
+                    "epoch": epoch,
+                    "clips_per_s": clips_per_s,
+                    "learning_rate": rate,
+                    "loss": loss,
+                    "gradient_norm": norm,
+                },
+            )
+        self.progress(step, self.total, f"loss {loss:.4g}, {clips_per_s:.1f} clips/s")
+        self.waiting = []
+
+    def _require_finite(self, step: int, loss: float, norm: float) -> None:
+        """Refuse to go on from a step that has broken the weights; without clipping, no norm is measured, and it is NaN."""
+        if math.isfinite(loss) and (math.isfinite(norm) or not self.config.clip_norm):
+            return
+        what = (
+            f"the loss is {loss}"
+            if not math.isfinite(loss)
+            else f"the norm of the gradient is {norm}"
+        )
+        precision = {"32-true": "float32", "bf16-mixed": "bf16", "64-true": "float64"}.get(
+            precision_of(self.fabric), "another precision"
+        )
+        advice = ["precision 32"] if precision == "bf16" else []
+        advice += [f"a lower learning_rate ({self.config.learning_rate:g})"] + (
+            [] if self.config.clip_norm else ["clip_norm 1"]
+        )
+        described = f"{self.describe(step - 1)} Otherwise" if self.describe else "What to"
+        raise RequestError(
+            f"{what} at step {step}, in {precision}. {described} try: {', '.join(advice)}."
+        )

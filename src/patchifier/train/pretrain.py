@@ -1,0 +1,418 @@
+"""Pre-training in two stages (paper 4.2): autoencode single patches; then fill in masked ones.
+
+A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``model/`` (the result), ``config.json``, ``run.json``.
+"""
+
+import copy
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchifier.evaluate import encoders as baselines
+from patchifier import checkpoint, weights
+from patchifier.train import precision
+from patchifier.cache import Cache, Progress, silent
+from patchifier.checkpoint import Checkpoint, weights_hash
+from patchifier.config import Config, PretrainConfig, RequestError, digest
+from patchifier.train.distributed import (expected_share, launch, require_devices, require_even, share)
+from patchifier.embed import READOUT_CLIPS, measure_readout
+from patchifier.nn.layers import keep_in_float32
+from patchifier.train.loop import Job, fit
+from patchifier.nn.model import Patchifier
+from patchifier.train.batches import Batches, Plan, require_groups
+from patchifier.train.objectives import Learner, idle_parts
+from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
+from patchifier.train.sides import Sides, split
+from patchifier.train.targets import PIXELS, require_targets
+from patchifier.train.validation import measured_elsewhere, validator
+from patchifier.nn.pooling import require_embed, require_readout
+from patchifier.train.run import Run, is_first
+from patchifier.train.self_test import Trial
+
+__all__ = [
+    "PICTURE_RATIOS",
+    "TRAINED",
+    "Batches",
+    "Sides",
+    "initial_model",
+    "picture_facts",
+    "pretrain",
+    "split",
+    "stage_loss",
+    "stage_module",
+    "stage_steps",
+    "train_stage",
+    "trials",
+]
+
+LEAST_VARIATION = 1e-6  # deviation of a teacher's number, as a share of its mean: what varies less never changes, but for rounding
+TRIAL_STEPS = (
+    2  # of a stage, in the self-test of bf16: where clips are short, batches differ in shape
+)
+MEASURED = (
+    "readout",
+    "components",
+)  # fields of what is measured after training, whatever it was before
+TRAINED = {
+    "one": ("extractor", "decoder"),
+    "two": ("extractor", "bottleneck", "predictor", "align", "decoder"),
+}  # parts, by stage (4.2)
+
+
+def pretrain(
+    cache: str | Path,
+    out: str | Path,
+    *,
+    config: Config | None = None,
+    init: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> Path:
+    """Pre-train a Patchifier on a cache of log-mels.
+
+    Parameters
+    ----------
+    cache : str or Path
+        From :func:`patchifier.cache.prepare`.
+    out : str or Path
+        Run folder; with several machines, on a file system that all see.
+    config : Config
+        The paper's setting by default. Its spectrogram section must be the cache's.
+    init : str or Path
+        Model folder to start from.
+    resume : bool
+        Go on with the run in `out`, with as many devices as there are now.
+    device : str
+        "auto", "cpu", "cuda", ...
+    devices, nodes : int
+        Devices on each machine, and machines; see :func:`patchifier.train.distributed.launch`.
+    progress : callable
+        Given a stage's title, returns a function that shows its progress.
+
+    Returns
+    -------
+    Path
+        The model folder.
+
+    Raises
+    ------
+    RequestError
+        If cache, config and initial model do not fit together, there are too few clips, or devices that cannot share a batch.
+    Interrupted
+        After SIGINT or SIGTERM; go on with `resume`.
+    """
+    config = config or Config()
+    require_devices(device, devices=devices, nodes=nodes)
+    require_targets(config)  # before stage I, which does without
+    data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
+    for training in (config.pretrain.stage_one, config.pretrain.stage_two):
+        require_even(
+            training.batch, devices * nodes
+        )  # before there are others who would say it too
+    require_embed(config)
+    require_readout(config)
+    model = initial_model(config, init)
+    sides = split(data, config.pretrain)
+    if config.pretrain.pairs:
+        require_groups(data, sides.train)
+    facts = {
+        "kind": "pretrain",
+        "cache": str(data.path.resolve()),
+        "dataset": data.name,
+        "clips": {"train": len(sides.train), "validation": len(sides.validation)},
+        "parameters": model.parameter_count(),
+        "seed": config.pretrain.seed,
+        "music": digest(list(data.keys)),
+    }
+    if config.pretrain.pairs:
+        facts["groups"] = digest([clip.group for clip in data.clips])
+    if init is not None:
+        facts |= {
+            "init": str(weights.find(init).resolve()),
+            "init weights": weights_hash(checkpoint.load(init).model),
+        }
+    with Run(out, config, resume=resume, facts=facts) as run:
+        arithmetic = precision.settle(
+            run,
+            config.pretrain.precision,
+            device,
+            lambda: trials(model, data, sides, config, devices=devices, nodes=nodes),
+            flag="pretrain.precision",
+            progress=progress("test of bf16"),
+        )
+        fabric = launch(device, devices=devices, nodes=nodes, precision=arithmetic.precision)
+        keep_in_float32(model, precision.agree(fabric, run, arithmetic).kernels)
+        run.facts["processes"] = fabric.world_size
+        for stage in ("one", "two"):
+            if config.pretrain.stages in ("both", stage):
+                train_stage(
+                    stage,
+                    model,
+                    data,
+                    sides,
+                    config,
+                    run,
+                    fabric=fabric,
+                    resume=resume,
+                    progress=progress,
+                )
+        if is_first():
+            model.cpu()
+            if config.pretrain.stages != "one":
+                write_reconstructions(
+                    run.path / "stage-two" / "reconstructions.safetensors",
+                    model,
+                    data,
+                    sides.validation,
+                    config,
+                )
+            if config.model.readout:  # of the first part alone: this machine may have no other
+                measure_readout(model, config, examples_of(data, sides.parts[0]))
+            described = {
+                name: run.facts[name]
+                for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
+                if name in run.facts
+            }
+            steps = {
+                f"steps, stage {stage}": number
+                for stage, number in stage_steps(config.pretrain, len(sides.train)).items()
+            }
+            checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
+    return run.path / "model"
+
+
+def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
+    """Log-mels (M, T) of some clips, evenly spread, one after the other."""
+    chosen = clips[np.linspace(0, len(clips) - 1, min(len(clips), READOUT_CLIPS)).astype(int)]
+    return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
+
+
+def initial_model(config: Config, init: str | Path | None) -> Patchifier:
+    """Make a model by the seed, or take one from a folder; no estimator of it may stay as it was drawn."""
+    loaded = None if init is None else checkpoint.load(init)
+    known = (
+        *(config.pretrain.targets if config.pretrain.stages != "one" else ()),
+        *(loaded.config.model.estimators if loaded else ()),
+    )
+    for estimator in config.model.estimators:
+        if estimator not in known:
+            raise RequestError(
+                f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.targets of stage II, start from a model that has it, "
+                "or leave it out."
+            )
+    if loaded is None:
+        return Patchifier(config.model, seed=config.pretrain.seed)
+    differ = [
+        f"model.{name}"
+        for name in _differing(config.model, loaded.config.model)
+        if name not in (*MEASURED, "estimators")
+    ]
+    differ += (
+        []
+        if set(loaded.config.model.estimators) <= set(config.model.estimators)
+        else ["model.estimators"]
+    )  # there may be new ones
+    differ += [
+        f"spectrogram.{name}" for name in _differing(config.spectrogram, loaded.config.spectrogram)
+    ]
+    if differ:
+        raise RequestError(
+            f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config."
+        )
+    model = Patchifier(config.model, seed=config.pretrain.seed)
+    for name, part in loaded.model.named_children():
+        if name != "readout":
+            model.get_submodule(name).load_state_dict(
+                part.state_dict(), strict=name != "estimators"
+            )
+    return model
+
+
+def _differing(one: Any, other: Any) -> list[str]:
+    """Fields in which two sections of configs differ."""
+    return [
+        field.name
+        for field in dataclasses.fields(one)
+        if getattr(one, field.name) != getattr(other, field.name)
+    ]
+
+
+def stage_steps(config: PretrainConfig, clips: int) -> dict[str, int]:
+    """Optimiser steps of each stage that runs."""
+    stages = {"one": config.stage_one, "two": config.stage_two}
+    return {
+        name: training.total_steps(clips)
+        for name, training in stages.items()
+        if config.stages in ("both", name)
+    }
+
+
+def train_stage(
+    stage: str,
+    model: Patchifier,
+    data: Cache,
+    sides: Sides,
+    config: Config,
+    run: Run,
+    *,
+    fabric: Any,
+    resume: bool,
+    progress: Callable[[str], Progress],
+) -> None:
+    """Run one stage of pre-training."""
+    settings = config.pretrain
+    training = settings.stage_one if stage == "one" else settings.stage_two
+    batches = Batches(
+        data,
+        sides.parts,
+        config,
+        stage,
+        training,
+        device=fabric.device,
+        share=share(fabric, training.batch),
+    )
+    job = Job(
+        stage_module(stage, model, batches, config),
+        clips=len(sides.train),
+        batch=batches,
+        loss=stage_loss(stage, batches, settings),
+        learning_rates=extractor_rates(settings) if stage == "two" else {},
+        validate=None
+        if not len(sides.validation)
+        else validator(stage, data, sides, config)
+        if is_first()
+        else measured_elsewhere,
+        describe=batches.describe,
+        static=True,
+    )
+    fit(
+        job,
+        run.path / f"stage-{stage}",
+        config=training,
+        seed=settings.seed,
+        validate_every=settings.validate_every or max(50, -(-len(sides.train) // training.batch)),
+        fabric=fabric,
+        checkpoint_every_s=settings.checkpoint_every_s,
+        resume=resume,
+        progress=progress(f"stage {'I' if stage == 'one' else 'II'}"),
+    )
+    model.requires_grad_(True)
+
+
+def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
+    """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Learner`."""
+    return dict.fromkeys(
+        ("extractor.", "model.extractor."),
+        settings.extractor_rate * settings.stage_two.learning_rate,
+    )
+
+
+def trials(
+    model: Patchifier,
+    data: Cache,
+    sides: Sides,
+    config: Config,
+    *,
+    devices: int = 1,
+    nodes: int = 1,
+) -> Iterator[Trial]:
+    """What each stage computes in its first steps, with copies of the model: what the self-test of bf16 needs."""
+    for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
+        if config.pretrain.stages in ("both", stage):
+            batches = Batches(
+                data,
+                sides.parts,
+                config,
+                stage,
+                training,
+                share=expected_share(training.batch, devices=devices, nodes=nodes),
+            )
+            module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
+            loss, plans = (
+                stage_loss(stage, batches, config.pretrain),
+                [batches(step) for step in range(TRIAL_STEPS)],
+            )
+            yield Trial(module, [functools.partial(_on_plan, loss, plan) for plan in plans])
+
+
+def _on_plan(loss: Callable[[nn.Module, Plan], Tensor], plan: Plan, module: nn.Module) -> Tensor:
+    return loss(module, plan)
+
+
+def stage_module(
+    stage: str, model: Patchifier, batches: Batches, config: Config, *, examples: int | None = None
+) -> nn.Module:
+    """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Learner`.
+
+    Targets are standardised by that many batches of examples; by all there are, if it is None.
+    """
+    several = stage == "two" and config.pretrain.targets != (PIXELS,)
+    idle = idle_parts(config) if several else ()
+    for name, part in model.named_children():
+        part.requires_grad_(name in TRAINED[stage] and name not in idle)
+    for name, part in (model.estimators or {}).items():
+        part.requires_grad_(several and name in config.pretrain.targets)
+    return (
+        Learner(
+            model,
+            config,
+            itertools.islice(batches.examples(), examples),
+            said_elsewhere(batches.data, batches.parts, config),
+        )
+        if several
+        else model
+    )
+
+
+def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
+    """What another model says of every clip (clips, E), in deviations from its mean over training clips; None if none is asked."""
+    if not config.pretrain.teacher_features:
+        return None
+    (teacher,) = baselines.encoders(f"features:{config.pretrain.teacher_features}", data=data)
+    features = teacher.encode(data, range(len(data.clips)))
+    heard = features[np.concatenate(parts)].astype(np.float64)
+    mean, deviation = heard.mean(0), heard.std(0)
+    varies = deviation > LEAST_VARIATION * np.abs(mean)
+    return torch.from_numpy((features - mean) / np.where(varies, deviation, 1.0)).float()
+
+
+def stage_loss(
+    stage: str, batches: Batches, settings: PretrainConfig
+) -> Callable[[nn.Module, Plan], Tensor]:
+    """Make the loss of a stage: MSE of patches autoencoded, or filled in; or the :class:`Learner`'s."""
+    several = settings.targets != (PIXELS,)
+
+    def loss_one(model: Any, plan: Plan) -> Tensor:
+        return plan.weight * model.stage_one_loss(*batches.look_up(plan), plan.present)
+
+    def loss_two(model: Any, plan: Plan) -> Tensor:
+        if several:
+            places = {
+                "visible": plan.visible,
+                "hidden": plan.hidden,
+                "weights": (plan.visible_weight, plan.weight),
+                "clips": plan.clips,
+                "groups": plan.groups,
+            }
+            return model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **places)
+        options = {
+            "extract": settings.extract,
+            "loss_on": settings.loss_on,
+            "visible": plan.visible,
+            "hidden": plan.hidden,
+        }
+        return plan.weight * model.stage_two_loss(
+            *batches.look_up(plan), plan.present, plan.masked, **options
+        )
+
+    return loss_one if stage == "one" else loss_two

@@ -1,0 +1,261 @@
+"""Self-test of bf16: whether this processor computes the operations of a training correctly.
+
+Two training steps of every stage are computed, and each distinct convolution and matrix product in them, forward and backward, trained modules
+and teachers alike, is repeated and compared with float32 (docs/onednn_bf16_convolution.py shows one that fails).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from patchifier.cache import Progress, silent
+from patchifier.nn.layers import SwitchableConv2d, keep_in_float32
+
+REPEATS = 3  # of each operation
+LARGEST_ERROR = 0.01  # relative, root mean square: rounding a result to bf16 costs 0.0017, so this refuses what is off by 2 %
+LEAST_NORM = 1e-30  # of a float32 result, to which an error is related
+FILLINGS = (
+    float("nan"),
+    3e38,
+    -3e38,
+)  # of freed memory: a read outside an operation's own arguments shows
+LAYER = "aten::_transformer_encoder_layer_fwd"  # all of an encoder layer in one operation, which torch takes without gradients
+KERNEL_AT = {
+    "aten::convolution": 1,
+    "aten::convolution_backward": 2,
+}  # place of the kernel among the arguments
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear", "_addmm_activation")
+OPERATIONS = frozenset({*KERNEL_AT, LAYER, *(f"aten::{name}" for name in PRODUCTS)})
+
+Kernel = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A part of a training, for the self-test: a copy of the module that is trained, and losses of it on some batches."""
+
+    module: nn.Module
+    losses: Sequence[Callable[[nn.Module], Tensor]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of a self-test.
+
+    Attributes
+    ----------
+    operations : int
+        Distinct operations that were tested.
+    refused : tuple of str
+        Those that failed, each with the reason.
+    kernels : tuple of tuple of int
+        Kernels of convolutions that failed and can be kept in float32.
+    failed : bool
+        Whether another operation failed, so that the whole run has to be in float32.
+    """
+
+    operations: int
+    refused: tuple[str, ...]
+    kernels: tuple[Kernel, ...]
+    failed: bool
+
+
+def self_test(
+    trials: Iterable[Trial], *, kernels: Iterable[Kernel] = (), progress: Progress = silent
+) -> Verdict:
+    """Test every convolution and matrix product that some trials compute in bf16.
+
+    Parameters
+    ----------
+    trials : iterable of Trial
+        Their modules are changed: statistics move, gradients are left.
+    kernels : iterable of tuple of int
+        Kernels that are kept in float32 from the start; those that fail are added.
+    progress : callable
+        Called with operations tested, one more, and the name of one.
+    """
+    found, test = set(kernels), SelfTest(progress)
+    for trial in trials:
+        module = trial.module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        keep_in_float32(module, found)
+        while failed := test.run(trial):
+            movable = {
+                kernel for key in failed for kernel in _movable(module, test.kernel_of.get(key))
+            }
+            if not movable:
+                return Verdict(len(test.reasons), test.refused(), tuple(sorted(found)), failed=True)
+            found |= movable
+            keep_in_float32(module, movable)
+    return Verdict(len(test.reasons), test.refused(), tuple(sorted(found)), failed=False)
+
+
+def _movable(module: nn.Module, kernel: Kernel | None) -> Iterator[Kernel]:
+    """Weight shapes of the convolutions that use a kernel and are not in float32 yet."""
+    for part in module.modules():
+        if (
+            isinstance(part, SwitchableConv2d)
+            and not part.float32_only
+            and kernel in part.kernels()
+        ):
+            yield tuple(part.weight.shape)
+
+
+class SelfTest(TorchDispatchMode):
+    """Examines each distinct operation of :data:`OPERATIONS` in bf16 when it is first computed, on its real arguments.
+
+    Distinct are operations that differ in shapes, strides and types of their arguments, or in whether gradients are asked for.
+    """
+
+    def __init__(self, progress: Progress = silent) -> None:
+        super().__init__()
+        self.progress = progress
+        self.reasons: dict[Any, str] = {}  # by operation; "" if it passed
+        self.kernel_of: dict[Any, Kernel] = {}
+        self.met: dict[Any, None] = {}  # refused operations of this run, in order
+
+    def run(self, trial: Trial) -> list[Any]:
+        """Compute a trial's losses and their gradients; returns the refused operations among them."""
+        self.met = {}
+        with torch.random.fork_rng(devices=[]):
+            for loss in trial.losses:
+                torch.manual_seed(0)
+                with self:
+                    with torch.autocast("cpu", torch.bfloat16):
+                        value = loss(trial.module)
+                    value.backward()
+                trial.module.zero_grad(set_to_none=True)
+        return list(self.met)
+
+    def refused(self) -> tuple[str, ...]:
+        """All refused operations with reasons, in order."""
+        return tuple(reason for reason in self.reasons.values() if reason)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Examine an operation, then compute it."""
+        kwargs = kwargs or {}
+        name = func.name().split(".")[0]
+
+        def operation(*values: Any) -> Any:
+            with torch.autocast(
+                "cpu", torch.bfloat16, enabled=name == LAYER
+            ):  # a dispatch mode is called with autocast switched off
+                return func(*values, **kwargs)
+
+        if name == LAYER or (name in OPERATIONS and _has_bf16(args)):
+            key = (name, torch.is_grad_enabled(), _signature((args, kwargs)))
+            if key not in self.reasons:
+                self.progress(len(self.reasons), len(self.reasons) + 1, name.removeprefix("aten::"))
+                reason = examine(operation, args, exact=lambda *values: func(*values, **kwargs))
+                self.reasons[key] = reason and f"{_title(name, args)}: {reason}"
+                if name in KERNEL_AT:
+                    self.kernel_of[key] = tuple(args[KERNEL_AT[name]].shape)
+            if self.reasons[key]:
+                self.met[key] = None
+        return operation(*args)
+
+
+def examine(
+    operation: Callable[..., Any], args: Sequence[Any], *, exact: Callable[..., Any] | None = None
+) -> str:
+    """Say why an operation is not to be trusted with bf16 numbers; "" if it is.
+
+    It is repeated, with free memory filled with values that show. All results have to be finite, the same bit for bit, and as close
+    to those of the same numbers in float32 as rounding allows.
+
+    Parameters
+    ----------
+    operation : callable
+        Returns a tensor or several.
+    args : sequence
+        Its arguments; bf16 tensors among them. Where one holds values that are not finite, normal numbers take its place.
+    exact : callable
+        The operation in float32; by default itself, of float32 tensors.
+    """
+    args = _changed(args, _finite)
+    wanted = list(_tensors((exact or operation)(*_changed(args, _to_float32))))
+    first: list[Tensor] = []
+    for repeat in range(REPEATS):
+        _fill_free_memory([*_tensors(args), *first], FILLINGS[repeat % len(FILLINGS)])
+        results = list(_tensors(operation(*args)))
+        same = bool(first) and all(
+            torch.equal(one, other) for one, other in zip(first, results, strict=True)
+        )  # NaN is equal to nothing
+        if not same and not all(_is_finite(result) for result in results):
+            return "values that are not finite"
+        if first and not same:
+            return "other bits when it is repeated"
+        first = first or results
+    errors = [
+        _relative_error(result, expected) for result, expected in zip(first, wanted, strict=True)
+    ]
+    return (
+        "" if all(error <= LARGEST_ERROR for error in errors) else f"{max(errors):.1%} off float32"
+    )
+
+
+def _relative_error(result: Tensor, exact: Tensor) -> float:
+    """Root mean square of the error over that of the exact values."""
+    return float((result.float() - exact).norm() / exact.norm().clamp(min=LEAST_NORM))
+
+
+def _fill_free_memory(like: Iterable[Tensor], value: float) -> None:
+    """Take blocks of memory as large as these tensors, fill them, and free them."""
+    blocks = [torch.full_like(tensor, value) for tensor in like if tensor.is_floating_point()]
+    blocks.clear()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite, and far from the largest: a sum takes a tenth of the time of looking at each."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite())
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """Return the tensor, or normal numbers of its shape and strides if it holds values that are not finite."""
+    if not tensor.is_floating_point() or _is_finite(tensor):
+        return tensor
+    return torch.empty_like(tensor).copy_(
+        torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+    )
+
+
+def _to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Change the tensors in nested sequences."""
+    if isinstance(value, Tensor):
+        return change(value)
+    return [_changed(each, change) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Tensors in nested sequences."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
+
+
+def _has_bf16(args: Any) -> bool:
+    return any(tensor.dtype == torch.bfloat16 for tensor in _tensors(args))
+
+
+def _signature(value: Any) -> Any:
+    """All of some arguments but the numbers in tensors."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.stride(), value.dtype
+    if isinstance(value, dict):
+        return tuple((name, _signature(each)) for name, each in value.items())
+    return tuple(_signature(each) for each in value) if isinstance(value, (list, tuple)) else value
+
+
+def _title(name: str, args: Any) -> str:
+    """Name and shapes of an operation: "convolution of (480, 128, 4, 2) and (256, 128, 3, 3)"."""
+    shapes = [str(tuple(tensor.shape)) for tensor in _tensors(args)]
+    return f"{name.removeprefix('aten::')} of {' and '.join(shapes[:3])}"

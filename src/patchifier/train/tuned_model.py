@@ -1,0 +1,131 @@
+"""The model while it is tuned: which parts learn, what only frozen parts compute is computed once."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchifier import embed
+from patchifier.cache import Cache
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config
+from patchifier.nn.model import Head, Patchifier
+from patchifier.nn.pooling import pool_one
+from patchifier.tasks import Task
+from patchifier.windows import cut_windows, pad_windows
+
+METHODS: dict[str, frozenset[str]] = {
+    "linear-probe": frozenset({"head"}),
+    "freeze-extractor": frozenset({"bottleneck", "head"}),
+    "freeze-bottleneck": frozenset({"extractor", "head"}),
+    "full": frozenset({"extractor", "bottleneck", "head"}),
+}
+Input = Literal["patches", "vectors", "readout"]  # the first thing that a learning part sees
+
+
+class TunedModel(nn.Module):
+    """A pre-trained model with a head, of which some parts learn."""
+
+    def __init__(
+        self, start: Checkpoint, task: Task, method: str, config: Config, seed: int
+    ) -> None:
+        super().__init__()
+        self.learns = METHODS[method]
+        self.input: Input = (
+            "patches"
+            if "extractor" in self.learns
+            else "vectors"
+            if "bottleneck" in self.learns
+            else "readout"
+        )
+        self.readout = config.finetune.readout
+        self.model = Patchifier(config.model)
+        self.model.load_state_dict(start.model.state_dict())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.head = Head(config.model.width, len(task.names))
+        for name, part in self.model.named_children():
+            part.requires_grad_(name in self.learns)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "TunedModel":
+        """Set training mode, but for frozen parts: their dropout and batch norm behave as at test time."""
+        super().train(mode)
+        for name, part in self.model.named_children():
+            part.train(mode and name in self.learns)
+        return self
+
+    def forward(self, values: Tensor, present: Tensor) -> Tensor:
+        """Outputs (B, C) of patches (B, N, 1, M, W), vectors (B, N, D) or readouts (B, D), whichever the first learning part sees."""
+        return self.head(values if self.input == "readout" else self.read(values, present))
+
+    def read(self, values: Tensor, present: Tensor) -> Tensor:
+        """Read out (B, D) from patches or vectors."""
+        vectors = self.model.extract(values, present) if values.ndim == 5 else values
+        sequence = self.model.bottleneck(vectors, present=present)[-1]  # (B, 1 + N, D)
+        return pool_one(sequence, present, self.readout)
+
+
+class Inputs:
+    """Windows of clips, computed once as far as frozen parts go and read from the cache each time where the extractor learns.
+
+    The module computes them when they are first needed, so it must not be trained or moved.
+    """
+
+    def __init__(self, module: TunedModel, data: Cache, config: Config) -> None:
+        self.module, self.data, self.config, self.kind = module, data, config, module.input
+        self.stored: dict[int, list[Tensor]] = {}
+
+    @torch.no_grad()
+    def _compute(self, windows: list[Tensor]) -> list[Tensor]:
+        patches, present = pad_windows(windows, self.config.spectrogram.silence)
+        vectors = self.module.model.extract(patches, present)  # (K, N, D)
+        if self.kind == "readout":
+            return list(self.module.read(vectors, present))
+        return [row[: len(window)] for row, window in zip(vectors, windows, strict=True)]
+
+    def windows(self, index: int) -> list[Tensor]:
+        """Windows of a clip: patches (N, 1, M, W), vectors (N, D) or a readout (D,) each."""
+        if index in self.stored:
+            return self.stored[index]
+        log_mel = torch.from_numpy(np.array(self.data.log_mel(index), np.float32).T)
+        windows = cut_windows(log_mel, self.config)
+        if self.kind == "patches":
+            return windows
+        self.stored[index] = self._compute(windows)
+        return self.stored[index]
+
+    def draw(self, indices: np.ndarray, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """One window of each clip, at random, and where it has patches (B, N)."""
+        windows = [self.windows(int(index)) for index in indices]
+        return self.stack(
+            [
+                choices[int(place * len(choices))]
+                for choices, place in zip(windows, chance.random(len(windows)), strict=True)
+            ]
+        )
+
+    def stack(self, windows: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Windows side by side, with padding where they differ in length."""
+        if self.kind == "readout":
+            return torch.stack(windows), torch.ones(len(windows), 1, dtype=torch.bool)
+        return pad_windows(windows, self.config.spectrogram.silence)
+
+
+@torch.no_grad()
+def predict(
+    module: Any, inputs: Inputs, indices: np.ndarray, *, activation: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Activated outputs (n, C) of clips: the mean over each clip's windows."""
+    windows = [inputs.windows(int(index)) for index in indices]
+    flat = [window for choices in windows for window in choices]
+    device = next(module.parameters()).device
+    outputs = []
+    for start in range(0, len(flat), embed.BATCH):
+        values, present = inputs.stack(flat[start : start + embed.BATCH])
+        outputs.append(activation(module(values.to(device), present.to(device)).float().cpu()))
+    return torch.stack(
+        [part.mean(0) for part in torch.cat(outputs).split([len(choices) for choices in windows])]
+    )

@@ -1,0 +1,291 @@
+"""One method on one task: trained, selected on validation, tested; over folds, seeds and learning rates."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from patchifier import checkpoint, tasks
+from patchifier.cache import Cache, Progress
+from patchifier.checkpoint import Checkpoint, replaced_file
+from patchifier.config import Config, RequestError
+from patchifier.datasets import partition
+from patchifier.train.distributed import launch
+from patchifier.train.diagnosis import describe_batch
+from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
+from patchifier.nn.layers import keep_in_float32
+from patchifier.train.loop import Job, fit
+from patchifier.train.precision import Arithmetic
+from patchifier.train.run import batch_indices, generator, write_json, write_rows
+from patchifier.train.self_test import Trial
+from patchifier.tasks import Task
+
+TRIAL_STEPS = 2  # of a method, in the self-test of bf16
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Result of one method.
+
+    `test` holds the indices of the test clips; `predictions`, (n, C) each, one array for each seed; `row` goes into the results table.
+    """
+
+    method: str
+    test: np.ndarray
+    predictions: list[np.ndarray]
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One method on one task."""
+
+    start: Checkpoint
+    data: Cache
+    task: Task
+    method: str
+    config: Config
+    device: str = "auto"
+    resume: bool = False
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)  # settled when the run began
+
+    def __post_init__(self) -> None:
+        """Check the method's name."""
+        if self.method not in METHODS:
+            raise RequestError(
+                f"there is no fine-tuning method {self.method!r}, expected one of {', '.join(METHODS)}, or all."
+            )
+
+    def over_folds(
+        self, folder: Path, folds: Sequence[int | None], *, encoder: str, progress: Progress
+    ) -> Tuned:
+        """Train and test every fold with every seed; write predictions, results and the first fold's model."""
+        seeds = range(
+            self.config.finetune.seed, self.config.finetune.seed + self.config.finetune.seeds
+        )
+        tests: list[np.ndarray] = []
+        runs: list[list[np.ndarray]] = [[] for _ in seeds]
+        for fold in folds:
+            sides = np.array(partition(self.data.clips, test_fold=fold))
+            tests.append(np.flatnonzero(sides == "test"))
+            for number, seed in enumerate(seeds):
+                place = (
+                    folder
+                    if fold == folds[0] and number == 0
+                    else folder / f"fold-{fold}-seed-{seed}"
+                )
+                runs[number].append(self.at_best_rate(place, sides, seed, progress))
+        test = np.concatenate(tests)
+        predictions = [np.concatenate(run) for run in runs]
+        targets = tasks.encode_targets(self.task, [self.data.clips[index].target for index in test])
+        groups = [self.data.clips[index].group or self.data.clips[index].id for index in test]
+        row = tasks.evaluate(self.task, targets, predictions, groups).row(encoder, self.method)
+        self.write(
+            folder,
+            test,
+            predictions,
+            row,
+            tasks.scores(self.task, targets, np.mean(predictions, axis=0)),
+        )
+        return Tuned(self.method, test, predictions, row)
+
+    def write(
+        self,
+        folder: Path,
+        test: np.ndarray,
+        predictions: list[np.ndarray],
+        row: Mapping[str, Any],
+        every: Mapping[str, float],
+    ) -> None:
+        """Write predictions, averaged over seeds, and results."""
+        mean = np.mean(predictions, axis=0)
+        rows = []
+        for index, outputs in zip(test, mean, strict=True):
+            clip = self.data.clips[index]
+            named = {
+                name: f"{value:.6g}" for name, value in zip(self.task.names, outputs, strict=True)
+            }
+            target = clip.target if isinstance(clip.target, str) else str(clip.target)
+            rows.append({"id": clip.id, "group": clip.group or clip.id, "target": target, **named})
+        write_rows(folder / "predictions.csv", rows)
+        write_json(
+            folder / "results.json",
+            {"rows": [dict(row)], "every_metric": dict(every), "seeds": len(predictions)},
+        )
+
+    def at_best_rate(
+        self, folder: Path, sides: np.ndarray, seed: int, progress: Progress
+    ) -> np.ndarray:
+        """Predictions of the test side at the learning rate that validates best, of those to try; its files stand in the folder itself."""
+        settings = self.config.finetune
+        if not settings.try_rates:
+            return self.train_and_test(folder, sides, seed, progress)[1]
+        tried = {
+            rate: self.train_and_test(folder / f"rate-{rate:g}", sides, seed, progress, rate=rate)
+            for rate in settings.try_rates
+        }
+        best = max(tried, key=lambda rate: tried[rate][0])
+        write_json(
+            folder / "rates.json",
+            {
+                "chosen": best,
+                "validation": {f"{rate:g}": score for rate, (score, _) in tried.items()},
+            },
+        )
+        for name in ("metrics.csv", "validation.csv"):
+            with replaced_file(folder / name) as new:
+                new.write_bytes((folder / f"rate-{best:g}" / name).read_bytes())
+        checkpoint.save(folder / "model", checkpoint.load(folder / f"rate-{best:g}" / "model"))
+        return tried[best][1]
+
+    @functools.cached_property
+    def fabric(self) -> Any:
+        """The device, for all runs of this method."""
+        return launch(self.device, precision=self.arithmetic.precision)
+
+    @functools.cached_property
+    def inputs(self) -> Inputs:
+        """What the learning parts see; frozen parts compute it once for all folds, seeds and rates."""
+        return Inputs(
+            TunedModel(self.start, self.task, self.method, self.config, self.config.finetune.seed),
+            self.data,
+            self.config,
+        )
+
+    def encoded(self, sides: np.ndarray, side: str) -> np.ndarray:
+        """Targets of one side's clips, as the task's loss takes them."""
+        return tasks.encode_targets(
+            self.task, [self.data.clips[index].target for index in np.flatnonzero(sides == side)]
+        )
+
+    def job(self, module: TunedModel, sides: np.ndarray, seed: int) -> Job:
+        """Batches, loss and validation of one split."""
+        settings, inputs = self.config.finetune, self.inputs
+        train, valid = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "valid")
+        encoded = {side: self.encoded(sides, side) for side in ("train", "valid")}
+        shift, stretch = _standardiser(self.task, encoded["train"])
+        loss = tasks.loss(self.task)
+
+        def chosen(step: int) -> np.ndarray:
+            return batch_indices(seed, step, clips=len(train), batch=settings.training.batch)
+
+        def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
+            windows = inputs.draw(train[chosen(step)], generator(seed, "window", step))
+            target = encoded["train"][chosen(step)]
+            return *windows, torch.from_numpy(
+                (target - shift) / stretch if self.task.kind == "numbers" else target
+            )
+
+        def batch_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            to = next(model.parameters()).device
+            values, present, target = (part.to(to) for part in batch)
+            return loss(model(values, present), target)
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            outputs = predict(model, inputs, valid, activation=lambda outputs: outputs)
+            predictions = tasks.activate(self.task, outputs) * torch.as_tensor(
+                stretch
+            ) + torch.as_tensor(shift)
+            target = torch.from_numpy(
+                (encoded["valid"] - shift) / stretch
+                if self.task.kind == "numbers"
+                else encoded["valid"]
+            )
+            return {
+                "loss": float(loss(outputs, target)),
+                **tasks.scores(self.task, encoded["valid"], predictions.numpy()),
+            }
+
+        def describe(step: int) -> str:
+            return describe_batch(self.data, train[chosen(step)])
+
+        rates = {"head": settings.head_learning_rate} if settings.head_learning_rate else {}
+        score = functools.partial(_score, self.task, settings.select)
+        return Job(module, len(train), batch, batch_loss, validate, score, rates, describe)
+
+    def trial(self, sides: np.ndarray) -> Trial:
+        """What the first steps on a split compute, for the self-test of bf16."""
+        seed = self.config.finetune.seed
+        module = TunedModel(self.start, self.task, self.method, self.config, seed)
+        job = self.job(module, sides, seed)
+        batches = [job.batch(step) for step in range(TRIAL_STEPS)]
+        return Trial(module, [functools.partial(_on_batch, job.loss, batch) for batch in batches])
+
+    def train_and_test(
+        self,
+        folder: Path,
+        sides: np.ndarray,
+        seed: int,
+        progress: Progress,
+        *,
+        rate: float | None = None,
+    ) -> tuple[float, np.ndarray]:
+        """Train on one split and keep the best weights on validation: their score there, and predictions of the test side (n, C)."""
+        settings = self.config.finetune
+        module = TunedModel(self.start, self.task, self.method, self.config, seed)
+        keep_in_float32(module, self.arithmetic.kernels)
+        training = replace(settings.training, learning_rate=rate or settings.training.learning_rate)
+        train, encoded = np.flatnonzero(sides == "train"), self.encoded(sides, "train")
+        shift, stretch = _standardiser(self.task, encoded)
+        job = self.job(module, sides, seed)
+        state = fit(
+            job,
+            folder,
+            config=training,
+            seed=seed,
+            validate_every=settings.validate_every,
+            patience=settings.patience,
+            fabric=self.fabric,
+            resume=self.resume,
+            progress=progress,
+        )
+        module.cpu()
+        with torch.no_grad():  # outputs in the units of the targets from here on
+            module.head.linear.weight.mul_(
+                torch.as_tensor(stretch, dtype=torch.float32).reshape(-1, 1)
+            )
+            module.head.linear.bias.mul_(torch.as_tensor(stretch, dtype=torch.float32)).add_(
+                torch.as_tensor(shift, dtype=torch.float32)
+            )
+            facts = {
+                **self.start.facts,
+                "fine-tuned by": self.method,
+                "fine-tuned on": f"{self.data.name}, {len(train)} clips",
+                "seed": seed,
+            }
+            checkpoint.save(
+                folder / "model",
+                Checkpoint(module.model, self.config, module.head, self.task, facts),
+            )
+            test = np.flatnonzero(sides == "test")
+            return state.best_score, predict(
+                module,
+                self.inputs,
+                test,
+                activation=lambda outputs: tasks.activate(self.task, outputs),
+            ).numpy()
+
+
+def _on_batch(loss: Callable[[nn.Module, Any], Tensor], batch: Any, module: nn.Module) -> Tensor:
+    return loss(module, batch)
+
+
+def _standardiser(task: Task, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and stretch of numbers, from training targets; of anything else 0 and 1."""
+    if task.kind != "numbers":
+        return np.float32(0), np.float32(1)  # type: ignore[return-value]
+    spread = targets.std(0)
+    return targets.mean(0), np.where(spread > 0, spread, 1).astype(np.float32)
+
+
+def _score(task: Task, select: str, figures: Mapping[str, float]) -> float:
+    """Better is higher: the main metric, ties going to the lower loss; the loss alone where that is asked for or the metric is not defined."""
+    metric = figures[task.metric]
+    by_metric = select == "metric" and math.isfinite(metric)
+    return metric - 1e-4 * figures["loss"] if by_metric else -figures["loss"]

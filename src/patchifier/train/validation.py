@@ -1,0 +1,333 @@
+"""Validation of both stages on held-out clips: the model, references without one, what it draws, and signs of collapse."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchifier.train import references
+from patchifier import spectrogram
+from patchifier.augment import NO_AUGMENTATION
+from patchifier.cache import Cache
+from patchifier.config import Config
+from patchifier.nn.model import Patchifier
+from patchifier.train.batches import Batch, make_batch
+from patchifier.train.sides import VALIDATION_CLIPS, Sides
+from patchifier.train.references import Kriging
+from patchifier.train.run import generator
+
+HEALTH_CLIPS = 64  # of those that validate, evenly spread: what order is worth and what is drawn is measured on these
+
+
+def validator(
+    stage: str, data: Cache, sides: Sides, config: Config
+) -> Callable[[Any], dict[str, float]]:
+    """Make a validation on held-out clips: the same crops and masks every time, no augmentation."""
+    known = training_statistics(data, sides.parts[0], config)
+    batches = list(validation_batches(data, sides.validation, config))
+    return (
+        validator_one(batches, known, config)
+        if stage == "one"
+        else validator_two(batches, known, config)
+    )
+
+
+def validator_one(
+    batches: list[Batch], known: "TrainingStatistics", config: Config
+) -> Callable[[Any], dict[str, float]]:
+    """Error of patches autoencoded one by one, beside that of the mean patch."""
+    bands = config.model.mel_bands
+    mean_patch = {
+        "mean_patch_mse": mean_of(
+            (batch.patches[batch.present][..., :bands, :] - known.mean_patch).square()
+            for batch in batches
+        )
+    }
+
+    def validate(model: Any) -> dict[str, float]:
+        to = next(model.parameters()).device
+        errors = (
+            (model.autoencode(batch.patches.to(to)).cpu() - model.mel(batch.patches))[
+                batch.present
+            ].square()
+            for batch in batches
+        )
+        return {"mse": mean_of(errors), **mean_patch}
+
+    return validate
+
+
+def validator_two(
+    batches: list[Batch], known: "TrainingStatistics", config: Config
+) -> Callable[[Any], dict[str, float]]:
+    """Error of masked patches beside the references, what order is worth, what is drawn, and signs of collapse.
+
+    ``shuffled_mse`` and ``equal_positions_mse`` are the masked MSE plus what shuffling, or taking positions away, adds to it on at most 64
+    of the clips; variances and onsets are of these too. So a validation takes no more than about 1.3 times as long as without.
+    """
+    bands, scale = config.model.mel_bands, config.spectrogram.scale
+    predictors = masked_predictors(
+        [replace(batch, patches=batch.patches[..., :bands, :]) for batch in batches], known
+    )
+    step = -(-sum(len(batch.patches) for batch in batches) // HEALTH_CLIPS)
+    some = [every(batch, step) for batch in batches]
+    orders = [
+        shuffled_visible(batch, generator(config.pretrain.seed, "shuffle", number))
+        for number, batch in enumerate(some)
+    ]
+
+    def validate(trained: Any) -> dict[str, float]:
+        model = getattr(trained, "model", trained)
+        drawn = [reconstruct(model, batch, batch.patches) for batch in batches]
+        mse, plain = masked_mse(model, batches, drawn), [part[::step] for part in drawn]
+        shuffled = [
+            reconstruct(model, batch, in_order(batch.patches, order))
+            for batch, order in zip(some, orders, strict=True)
+        ]
+        with equal_positions(model, config.pretrain.patches):
+            unplaced = [reconstruct(model, batch, batch.patches) for batch in some]
+        rest = mse - masked_mse(model, some, plain)
+        return {
+            "masked_mse": mse,
+            **predictors,
+            "shuffled_mse": rest + masked_mse(model, some, shuffled),
+            "equal_positions_mse": rest + masked_mse(model, some, unplaced),
+            **drawn_figures(
+                [model.mel(batch.patches) for batch in some],
+                plain,
+                [batch.masked for batch in some],
+                scale=scale,
+            ),
+            **health(torch.cat([mean_vectors(model, batch) for batch in batches])),
+            **(trained.figures(batches) if model is not trained else {}),
+        }
+
+    return validate
+
+
+def every(batch: Batch, step: int) -> Batch:
+    """Every `step`-th clip of a batch."""
+    fields: dict[str, Any] = {
+        name: None if value is None else value[::step] for name, value in vars(batch).items()
+    }
+    return Batch(**fields)
+
+
+def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
+    """What a model draws of these patches (B, N, 1, M, W) with the mask of a batch, brought back from its device."""
+    to = next(model.parameters()).device
+    return (
+        model.reconstruct(patches.to(to), masked=batch.masked.to(to), present=batch.present.to(to))
+        .float()
+        .cpu()
+    )
+
+
+def mean_vectors(model: Patchifier, batch: Batch) -> Tensor:
+    """Mean over the patches of each clip of the last layer's vectors, nothing masked: (B, D)."""
+    to = next(model.parameters()).device
+    present = batch.present.to(to)
+    sequence = model.encode(batch.patches.to(to), present=present)[-1][:, 1:]
+    return ((sequence * present[..., None]).sum(1) / present.sum(1, keepdim=True)).float().cpu()
+
+
+def masked_mse(model: Patchifier, batches: list[Batch], drawn: list[Tensor]) -> float:
+    """Mean squared error over the masked patches of all batches."""
+    return mean_of(
+        (each - model.mel(batch.patches))[batch.masked].square()
+        for batch, each in zip(batches, drawn, strict=True)
+    )
+
+
+def shuffled_visible(batch: Batch, draws: np.random.Generator) -> Tensor:
+    """Order of patches (B, N) in which each visible patch of a clip, if there are two, stands where another one was; others stay."""
+    visible = (batch.present & ~batch.masked).numpy()
+    order = np.tile(np.arange(visible.shape[1]), (len(visible), 1))
+    for row, seen in zip(order, visible, strict=True):
+        cycle = draws.permutation(np.flatnonzero(seen))
+        row[cycle] = np.roll(cycle, 1)
+    return torch.from_numpy(order)
+
+
+def in_order(patches: Tensor, order: Tensor) -> Tensor:
+    """Patches (B, N, ...) in an order (B, N)."""
+    return patches[torch.arange(len(order))[:, None], order]
+
+
+@contextlib.contextmanager
+def equal_positions(model: Patchifier, n_patches: int) -> Iterator[None]:
+    """Replace the positions of a model's first patches by their mean, and distances between patches by theirs, until the end of the block.
+
+    The position of CLS stays, and so does the number that stands for its distance to every patch. Weights are then put back bit for bit.
+    """
+    with torch.no_grad():
+        spans = [
+            span
+            for name in ("bottleneck", "predictor")
+            if hasattr(model, name)
+            for span in position_spans(getattr(model, name), n_patches)
+        ]
+        kept = [span.clone() for span, _ in spans]
+        try:
+            for span, over in spans:
+                span.copy_(span.mean(over, keepdim=True).expand_as(span))
+            yield
+        finally:
+            for (span, _), before in zip(spans, kept, strict=True):
+                span.copy_(before)
+
+
+def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
+    """Views of the parameters of a bottleneck that tell the first patches apart by their place, each with the dimension of places."""
+    spans = []
+    if bottleneck.absolute:
+        spans.append(
+            (bottleneck.positions.data[1 : 1 + n_patches], 0)
+        )  # (N, D); that of CLS comes first
+    if bottleneck.distances is not None:
+        most = bottleneck.distances.most
+        first, last = max(0, most - n_patches + 1), min(2 * most, most + n_patches - 1)
+        spans.append((bottleneck.distances.numbers.data[:, first : last + 1], 1))  # (H, 2 N - 1)
+    return spans
+
+
+def drawn_figures(
+    originals: list[Tensor], drawn: list[Tensor], masks: list[Tensor], *, scale: float
+) -> dict[str, float]:
+    """Shares of the variance inside masked patches and between them that is drawn, and the F-measure of onsets.
+
+    Parameters
+    ----------
+    originals, drawn : list of Tensor, shape (B, N, 1, M, W)
+    masks : list of Tensor, shape (B, N), bool
+    scale : float
+        Value of one decibel.
+    """
+    squares, onsets = np.zeros((2, 2)), references.OnsetCounts()
+    for batch in zip(originals, drawn, masks, strict=True):
+        original, found, masked = (
+            part.numpy() for part in (batch[0][:, :, 0], batch[1][:, :, 0], batch[2])
+        )
+        squares += [
+            [part.sum() for part in references.sums_of_squares(patches, masked)]
+            for patches in (original, found)
+        ]
+        for clip in zip(original, found, masked, strict=True):
+            onsets += references.count_onsets(*clip, scale=scale)
+    within, between = squares[1] / np.maximum(squares[0], 1e-12)
+    return {
+        "within_variance": float(within),
+        "between_variance": float(between),
+        "onset_f": onsets.f,
+    }
+
+
+def measured_elsewhere(model: Any) -> dict[str, float]:
+    """Stand in for a validation that the first process makes for all."""
+    return {}
+
+
+def validation_batches(data: Cache, clips: np.ndarray, config: Config) -> list[Batch]:
+    """Held-out clips in batches of at most 32, unaugmented, with fixed crops and masks."""
+    unlike = replace(config, pretrain=replace(config.pretrain, target="augmented"))
+    return [
+        make_batch(
+            data,
+            clips[start : start + 32],
+            unlike,
+            draws=generator(config.pretrain.seed, "window", start),
+            masks=generator(config.pretrain.seed, "mask", -1 - start & 0xFFFFFFFF),
+            augmentation=NO_AUGMENTATION,
+            layout="consecutive",
+        )
+        for start in range(0, len(clips), 32)
+    ]
+
+
+def mean_of(parts: Any) -> float:
+    """Mean over all numbers of several tensors."""
+    parts = list(parts)
+    return float(sum(part.double().sum() for part in parts) / sum(part.numel() for part in parts))
+
+
+@dataclass(frozen=True)
+class TrainingStatistics:
+    """What references know of the training clips: their mean patch (1, M, W), a mean over time, and the covariances of their patches."""
+
+    mean_patch: Tensor
+    kriging: Kriging
+
+
+def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> TrainingStatistics:
+    """Statistics of at most 256 training clips, evenly spread; the mean is over frames, since patches start anywhere."""
+    some = clips[np.linspace(0, len(clips) - 1, min(len(clips), VALIDATION_CLIPS)).astype(int)]
+    width, means, sequences = config.model.frames, [], []
+    for index in some:
+        log_mel = np.array(data.log_mel(int(index)), np.float32)[
+            :, : config.model.mel_bands
+        ]  # (T, M)
+        means.append(log_mel.mean(0))
+        sequences.append(patch_bands(log_mel, width, silence=config.spectrogram.silence))
+    mean_patch = torch.from_numpy(np.mean(means, axis=0))[None, :, None].expand(1, -1, width)
+    return TrainingStatistics(mean_patch, Kriging.fit(sequences))
+
+
+def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarray:
+    """Band means (N, M) of the whole patches in a log-mel (T, M); one of less than a patch is padded."""
+    whole = log_mel[: max(width, len(log_mel) // width * width)]
+    patches = spectrogram.cut(
+        torch.from_numpy(whole.T.copy()), length=width, tail="anchor", silence=silence
+    )  # (N, 1, M, W)
+    return references.band_means(patches[:, 0].numpy())
+
+
+def masked_predictors(batches: list[Batch], known: TrainingStatistics) -> dict[str, float]:
+    """Masked-patch MSE of the references; see :mod:`patchifier.train.references`.
+
+    ``mean_patch_mse`` is that of the mean patch of training. ``band_means_mse`` is that of each masked patch's own band means, which a
+    model cannot know: the least error without a change in time inside patches.
+    """
+    errors: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        for name, guess in {"mean_patch": known.mean_patch, **guesses(batch, known)}.items():
+            errors.setdefault(f"{name}_mse", []).append(
+                (batch.patches - guess)[batch.masked].square()
+            )
+    return {name: mean_of(parts) for name, parts in errors.items()}
+
+
+def guesses(batch: Batch, known: TrainingStatistics) -> dict[str, Tensor]:
+    """Masked patches as each reference predicts them from the visible ones, constant in time: (B, N, 1, M, 1) each.
+
+    A clip without a visible patch is predicted by the training mean.
+    """
+    visible = (batch.present & ~batch.masked).numpy()
+    bands = references.band_means(batch.patches[:, :, 0].numpy())  # (B, N, M)
+    found = {name: predict(bands, visible) for name, predict in references.UNTRAINED.items()}
+    found |= {"kriging": known.kriging.predict(bands, visible)}
+    mean = known.mean_patch[0, :, 0].numpy()
+    seen = visible.sum(1)[:, None, None] > 0
+    found = {name: np.where(seen, values, mean) for name, values in found.items()} | {
+        "band_means": bands
+    }
+    return {name: torch.from_numpy(values)[:, :, None, :, None] for name, values in found.items()}
+
+
+def health(embeddings: Tensor) -> dict[str, float]:
+    """Signs of collapse in embeddings (n, D).
+
+    Mean standard deviation over clips, and the effective rank: the exponential of the entropy of the normalised singular values
+    (Roy and Vetterli 2007), between 1 (collapsed) and min(n, D).
+    """
+    centred = (embeddings - embeddings.mean(0)).double()
+    values = torch.linalg.svdvals(centred)
+    share = values / values.sum().clamp(min=1e-12)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum()
+    return {
+        "embedding_std": float(centred.square().mean(0).sqrt().mean()),
+        "effective_rank": float(entropy.exp()),
+    }
