@@ -26,11 +26,11 @@ from music import make
 from timing import RESULTS, keep, say, timed
 
 from patchifier import audio, embed
-from patchifier.library import build as collection
-from patchifier.library.worker import Cut, embed_clips
 from patchifier.datasets import Clip
 from patchifier.integrations import cluster
 from patchifier.integrations.cluster import parts
+from patchifier.library import build as collection
+from patchifier.library.worker import Cut, embed_clips
 from patchifier.train.run import machine
 
 

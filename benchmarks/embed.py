@@ -30,8 +30,8 @@ from timing import keep, say, timed
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchifier import audio, cache, datasets, embed, spectrogram, weights
-from patchifier.library import build as collection
 from patchifier.evaluate.encoders import encoders
+from patchifier.library import build as collection
 from patchifier.library.tags import read_tags
 
 

@@ -20,13 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from patchifier.train import distributed as devices, loop
 from patchifier.cache import Cache
 from patchifier.config import Config, TrainingConfig, update
+from patchifier.io import write_json
 from patchifier.nn.model import Patchifier
-from patchifier.train.pretrain import TRAINED, Batches, stage_loss
+from patchifier.train import distributed as devices
+from patchifier.train import loop
 from patchifier.train.batches import Resident
-from patchifier.train.run import machine, write_json
+from patchifier.train.pretrain import TRAINED, Batches, stage_loss
+from patchifier.train.run import machine
 
 CLIPS, FRAMES, EPOCHS = 16_000, 1249, 1000  # the paper's
 WAYS = {

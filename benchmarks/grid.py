@@ -26,8 +26,9 @@ from patchifier import tasks
 from patchifier.evaluate.probes.grid import SETTINGS, run_one, select, train_grid
 from patchifier.evaluate.probes.heads import Problem, Schedule
 from patchifier.evaluate.probes.sides import Sides
-from patchifier.train.run import machine, write_json
+from patchifier.io import write_json
 from patchifier.tasks import Task
+from patchifier.train.run import machine
 
 # Clips of each side, features, outputs, deviation of the noise. The clips are those of GTZAN and EmoMusic, and a thirtieth of MagnaTagATune's:
 # with a tenth of them, 256 features and 50 tags, the first 9 of the 216 settings take 6 minutes of a processor.

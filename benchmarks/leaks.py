@@ -22,9 +22,9 @@ import soxr
 import torch
 
 from patchifier import audio, datasets, spectrogram
-from patchifier.evaluate import leaks
 from patchifier.config import SpectrogramConfig
 from patchifier.datasets import Clip
+from patchifier.evaluate import leaks
 from patchifier.evaluate.robustness import pink_noise
 from patchifier.train.run import machine
 

@@ -22,12 +22,13 @@ from plain import Plain
 from patchifier import datasets
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config, ModelConfig
-from patchifier.train.loop import rate_factor
 from patchifier.nn.model import Patchifier
+from patchifier.seeding import dropout_seed
+from patchifier.train.loop import rate_factor
 from patchifier.train.precision import processor_has_bf16
 from patchifier.train.pretrain import Batches, split, stage_loss
+from patchifier.train.run import machine
 from patchifier.train.validation import validation_batches
-from patchifier.train.run import machine, seed_dropout
 
 PRECISION = "bf16" if processor_has_bf16() else "32"
 
@@ -92,7 +93,7 @@ def train(seed, data, config, steps, *, plain):
         model.train()
         for step in range(steps[stage]):
             plan = batches(step)
-            seed_dropout(seed, step)
+            torch.manual_seed(dropout_seed(seed, step))
             optimiser.param_groups[0]["lr"] = training.learning_rate * rate_factor(
                 step, steps[stage], training
             )

@@ -34,7 +34,7 @@ WARM = 5  # queries that are not timed
 
 
 def demo_vectors(model):
-    from patchifier import datasets, embed# import torch
+    from patchifier import datasets, embed  # import torch
 
     embedder = embed.load(model)
     return np.concatenate(
@@ -197,7 +197,8 @@ def line(facts):
 
 
 def main():
-    from patchifier.train.run import machine, write_json# imports torch
+    from patchifier.io import write_json  # imports torch
+    from patchifier.train.run import machine
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchifier import augment, filters, spectrogram
-from patchifier.config import (AugmentConfig, Config, RequestError, SpectrogramConfig, update)
+from patchifier.config import AugmentConfig, Config, RequestError, SpectrogramConfig, update
 from patchifier.nn.descriptors import DESCRIPTORS
 
 SILENCE = -1.0

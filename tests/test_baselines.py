@@ -12,12 +12,28 @@ from torch import nn
 
 from patchifier import audio, cache, datasets, spectrogram
 from patchifier import checkpoint as checkpoints
-from patchifier.evaluate.encoders import (CALIBRATION_CLIPS, ENCODERS, ROWS, Encoder, cached, calibrate, chroma, each_clip, encoders, handcrafted, handmade, mel_stats, mfcc, random_checkpoint, specs)
-from patchifier.evaluate.encoders.handmade import chroma_of, mfcc_of, moments
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.embed import Embedder
+from patchifier.evaluate.encoders import (
+    CALIBRATION_CLIPS,
+    ENCODERS,
+    ROWS,
+    Encoder,
+    cached,
+    calibrate,
+    chroma,
+    each_clip,
+    encoders,
+    handcrafted,
+    handmade,
+    mel_stats,
+    mfcc,
+    random_checkpoint,
+    specs,
+)
+from patchifier.evaluate.encoders.handmade import chroma_of, mfcc_of, moments
 from patchifier.nn.model import Patchifier
 
 RATE = audio.SAMPLE_RATE

@@ -13,17 +13,24 @@ import pytest
 import torch
 
 from patchifier import augment
-from patchifier.train import loop
 from patchifier.cache import Cache
-from patchifier.config import (Config, ModelConfig, RequestError, TrainingConfig, read_changes, update)
+from patchifier.config import (
+    Config,
+    ModelConfig,
+    RequestError,
+    TrainingConfig,
+    read_changes,
+    update,
+)
+from patchifier.nn.model import Patchifier, draw_mask
+from patchifier.seeding import generator
+from patchifier.train import loop
+from patchifier.train.batches import Batch, Resident, require_groups
 from patchifier.train.distributed import Graph, launch
 from patchifier.train.loop import make_optimiser
-from patchifier.nn.model import Patchifier, draw_mask
 from patchifier.train.pretrain import TRAINED, Batches, split, stage_loss
-from patchifier.train.batches import Batch, Resident, require_groups
-from patchifier.train.validation import TrainingStatistics, masked_predictors
 from patchifier.train.references import Kriging
-from patchifier.train.run import generator
+from patchifier.train.validation import TrainingStatistics, masked_predictors
 
 SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
 

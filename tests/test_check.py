@@ -9,8 +9,8 @@ import published
 import pytest
 
 from patchifier import datasets
-from patchifier.datasets.check import check, examine
 from patchifier.config import RequestError
+from patchifier.datasets.check import check, examine
 from patchifier.datasets.sheet import Remote, Variant
 
 

@@ -12,8 +12,9 @@ import torch
 
 import patchifier
 from patchifier import checkpoint
-from patchifier.checkpoint import (Checkpoint, card, load, replaced_file, replaced_folder, save)
+from patchifier.checkpoint import Checkpoint, card, load, save
 from patchifier.config import Config, ModelConfig, RequestError, read_changes, update
+from patchifier.io import replaced_file, replaced_folder
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 

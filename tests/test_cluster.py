@@ -23,16 +23,16 @@ from servers import Server, serving
 
 import patchifier
 from patchifier import checkpoint
-from patchifier.library import build as collection
 from patchifier.checkpoint import Checkpoint
-from patchifier.library.table import Table
-from patchifier.library.worker import Cut, embed_clips
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.integrations import cluster
 from patchifier.integrations.cluster import parts, sources, store, worker
 from patchifier.integrations.cluster.store import Store
+from patchifier.library import build as collection
+from patchifier.library.table import Table
+from patchifier.library.worker import Cut, embed_clips
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050

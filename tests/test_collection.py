@@ -23,12 +23,12 @@ import pytest
 import soundfile
 
 from patchifier import audio, checkpoint
-from patchifier.library import build as collection
 from patchifier.checkpoint import Checkpoint
-from patchifier.library import job, sources, table, tags, worker
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
+from patchifier.library import build as collection
+from patchifier.library import job, sources, table, tags, worker
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050

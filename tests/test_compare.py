@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from patchifier import audio, cache, datasets
-from patchifier.evaluate import compare, leaks, report, robustness
-from patchifier.evaluate.encoders import Encoder, encoders
 from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
+from patchifier.evaluate import compare, leaks, report, robustness
+from patchifier.evaluate.encoders import Encoder, encoders
+from patchifier.io import silent
 from patchifier.tasks import Task, holm
 
 CLIPS = 40
@@ -300,7 +301,7 @@ def test_other_metrics_of_repeated_encoders_are_their_mean_not_those_of_an_ensem
         0,
         {},
         tmp_path,
-        lambda title: cache.silent,
+        lambda title: silent,
     )
     truth = np.array([[np.log(hertz(number))] for number in range(CLIPS)])
     runs = [

@@ -12,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import patchifier
-from patchifier.config import (Config, ModelConfig, PretrainConfig, RequestError, SpectrogramConfig, TrainingConfig, digest, read_changes, to_dict, update, with_added, without_added)
+from patchifier.config import (
+    Config,
+    ModelConfig,
+    PretrainConfig,
+    RequestError,
+    SpectrogramConfig,
+    TrainingConfig,
+    digest,
+    read_changes,
+    to_dict,
+    update,
+    with_added,
+    without_added,
+)
 
 
 def in_new_process(code: str, **environment: str) -> str:

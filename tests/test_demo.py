@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from patchifier import audio, weights
-from patchifier.evaluate import demo
-from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config, update
 from patchifier.datasets import Clip, Dataset
+from patchifier.evaluate import demo
+from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.tasks import infer
 
 TINY = {

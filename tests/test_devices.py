@@ -16,8 +16,8 @@ import soundfile
 import torch
 
 from patchifier import cache, datasets
-from patchifier.train import run as runs
 from patchifier.config import Config, RequestError, update
+from patchifier.train import run as runs
 from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, share
 
 MODEL = {

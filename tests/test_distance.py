@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from patchifier.library import distance
 from patchifier.config import RequestError
+from patchifier.library import distance
 from patchifier.library.search.rows import FACTS
 
 

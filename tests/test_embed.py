@@ -19,7 +19,13 @@ from patchifier.config import Config, RequestError, update
 from patchifier.embed import BATCH, Embedder, load
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import pool
-from patchifier.windows import (cut_windows, pad_windows, stream_cut, stream_stretches, stream_windows)
+from patchifier.windows import (
+    cut_windows,
+    pad_windows,
+    stream_cut,
+    stream_stretches,
+    stream_windows,
+)
 
 RATE = audio.SAMPLE_RATE
 GOLDEN = Path(__file__).parent / "golden"

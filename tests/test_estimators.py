@@ -7,11 +7,23 @@ import pytest
 import torch
 
 from patchifier import checkpoint
-from patchifier.nn import equivariant as estimators
 from patchifier.config import Config, RequestError, update
-from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S, pulse_of, strength
 from patchifier.embed import Embedder
-from patchifier.nn.equivariant import (ESTIMATES, LAG_STEP, OCTAVE, STRETCHES, TempoEstimator, TonicEstimator, cross_entropy, moved_by, stretch, summarise, summary_size)
+from patchifier.nn import equivariant as estimators
+from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S, pulse_of, strength
+from patchifier.nn.equivariant import (
+    ESTIMATES,
+    LAG_STEP,
+    OCTAVE,
+    STRETCHES,
+    TempoEstimator,
+    TonicEstimator,
+    cross_entropy,
+    moved_by,
+    stretch,
+    summarise,
+    summary_size,
+)
 from patchifier.nn.model import Patchifier
 from patchifier.train.pretrain import initial_model, pretrain
 from patchifier.train.targets import require_targets

@@ -24,8 +24,8 @@ from servers import Page, Server, serving
 
 import patchifier.datasets.sheet
 from patchifier.config import RequestError
-from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant
 from patchifier.datasets.fetch import Fetched, download, fetch, unpack
+from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant
 
 CONTENT = random.Random(0).randbytes(200_000)
 OTHER = random.Random(1).randbytes(200_000)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from patchifier.evaluate import probes as probe
 from patchifier import tasks
 from patchifier.config import RequestError
+from patchifier.evaluate import probes as probe
 from patchifier.evaluate.probes.few_shot import draw_clips, few_shot
-from patchifier.evaluate.probes.sides import Sides, generator
+from patchifier.evaluate.probes.sides import Sides
+from patchifier.seeding import generator
 from patchifier.tasks import Task
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
@@ -60,7 +61,7 @@ def test_features_that_tell_all_and_nothing():
 
 def test_one_draw_by_hand():
     features, targets, sides = data()
-    dice = generator(7, "few-shot 2", 0)
+    dice = generator(7, "few-shot 2", 0, scope="probe/")
     train = [
         draw_clips(sides.train[targets[sides.train] == index], sides.groups, 2, dice)
         for index in range(3)

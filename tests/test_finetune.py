@@ -14,14 +14,16 @@ import safetensors.torch
 import torch
 
 from patchifier import audio, cache, checkpoint, embed, tasks, windows
-from patchifier.train import finetune, run as runs
-from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
-from patchifier.train.finetune import METHODS, Inputs, TunedModel
+from patchifier.evaluate.encoders import random_checkpoint
+from patchifier.seeding import generator
 from patchifier.tasks import Task
+from patchifier.train import finetune
+from patchifier.train import run as runs
+from patchifier.train.finetune import METHODS, Inputs, TunedModel
 
 RATE = audio.SAMPLE_RATE
 CLIPS = 48
@@ -340,7 +342,7 @@ def test_a_step_sees_one_window_of_each_of_its_clips(start, clips, tmp_path):
     assert len(windows) >= 3
     drawn = set()
     for step in range(60):
-        values, present = inputs.draw(np.array([index]), runs.generator(0, "window", step))
+        values, present = inputs.draw(np.array([index]), generator(0, "window", step))
         assert present.all()
         drawn |= {number for number, window in enumerate(windows) if torch.equal(values[0], window)}
     assert drawn == set(range(len(windows)))

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from patchifier import checkpoint, embed
-from patchifier.library import build as collection, search
 from patchifier.cache import Cache
 from patchifier.config import Config, read_changes, update
 from patchifier.embed import Embedder
+from patchifier.library import build as collection
+from patchifier.library import search
 from patchifier.train.pretrain import Batches, pretrain, split
 
 HOME = Path(__file__).parent / "fixtures" / "first_edition"

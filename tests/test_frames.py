@@ -11,17 +11,33 @@ import soundfile
 import torch
 
 from patchifier import cache, datasets, spectrogram
-from patchifier.evaluate import frames
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets.labels import CHORDS
 from patchifier.embed import Embedder
-from patchifier.evaluate.frames import (FrameResult, decode, encode, fit, frame_vectors, mel_frames, probe_frames, scores)
-from patchifier.evaluate.frames.decode import (SETTINGS, bar_positions, peaks, period, smooth_path, steady_beats)
+from patchifier.evaluate import frames
+from patchifier.evaluate.frames import (
+    FrameResult,
+    decode,
+    encode,
+    fit,
+    frame_vectors,
+    mel_frames,
+    probe_frames,
+    scores,
+)
+from patchifier.evaluate.frames.decode import (
+    SETTINGS,
+    bar_positions,
+    peaks,
+    period,
+    smooth_path,
+    steady_beats,
+)
 from patchifier.evaluate.frames.targets import majmin
 from patchifier.evaluate.frames.vectors import moments_s
-from patchifier.nn.model import Patchifier
 from patchifier.evaluate.probes import Sides
+from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
 
 RATE = 22_050

@@ -9,11 +9,28 @@ import pytest
 import torch
 from sklearn import metrics
 
-from patchifier.evaluate import probes as probe
 from patchifier import tasks
 from patchifier.config import RequestError
-from patchifier.evaluate.probes.grid import (SETTINGS, jukemir, run_bytes, run_one, select, stacks, train_grid)
-from patchifier.evaluate.probes.heads import (Problem, Schedule, Setting, batch, first_weights, kept, moments, scorer)
+from patchifier.evaluate import probes as probe
+from patchifier.evaluate.probes.grid import (
+    SETTINGS,
+    jukemir,
+    run_bytes,
+    run_one,
+    select,
+    stacks,
+    train_grid,
+)
+from patchifier.evaluate.probes.heads import (
+    Problem,
+    Schedule,
+    Setting,
+    batch,
+    first_weights,
+    kept,
+    moments,
+    scorer,
+)
 from patchifier.evaluate.probes.sides import Sides, with_validation
 from patchifier.evaluate.probes.stack import Adam, gradients, train_stack
 from patchifier.tasks import Task

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patchifier import checkpoint, cli
-from patchifier.library import build as collection
 from patchifier.audio import SAMPLE_RATE as RATE
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
+from patchifier.library import build as collection
 from patchifier.nn.model import Patchifier
 
 TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}

@@ -15,10 +15,11 @@ import torch
 
 import patchifier
 from patchifier import checkpoint, cli, weights
-from patchifier.library import build as collection, search
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
+from patchifier.library import build as collection
+from patchifier.library import search
 from patchifier.nn.model import Patchifier
 
 ROOT = Path(__file__).parents[1]

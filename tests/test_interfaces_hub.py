@@ -20,9 +20,9 @@ from servers import Handler, serving
 
 import patchifier
 from patchifier import audio, checkpoint, cli, embed
-from patchifier.evaluate.encoders import encoders
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
+from patchifier.evaluate.encoders import encoders
 from patchifier.integrations import hf
 from patchifier.nn.model import Patchifier
 

@@ -10,10 +10,10 @@ import soxr
 import torch
 
 from patchifier import audio, cache, datasets, spectrogram
-from patchifier.evaluate import leaks
 from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip
+from patchifier.evaluate import leaks
 from patchifier.evaluate.leaks import Leak, fingerprint
 
 RATE = 22_050

@@ -13,9 +13,9 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.model import Patchifier, draw_mask, places
-from patchifier.train.pretrain import Batches, pretrain, stage_loss, stage_module
 from patchifier.train.batches import Batch, Resident
 from patchifier.train.objectives import Learner, idle_parts
+from patchifier.train.pretrain import Batches, pretrain, stage_loss, stage_module
 from patchifier.train.targets import PIXELS, TAUGHT, require_targets
 
 ALL = (PIXELS, *DESCRIPTORS, *TAUGHT)

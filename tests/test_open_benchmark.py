@@ -13,8 +13,8 @@ import soundfile
 from sklearn.metrics import average_precision_score, r2_score
 
 from patchifier import audio, cache, datasets
-from patchifier.evaluate.encoders import Encoder
 from patchifier.config import RequestError
+from patchifier.evaluate.encoders import Encoder
 from patchifier.tasks import Task
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))

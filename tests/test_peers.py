@@ -19,10 +19,10 @@ import torch
 import transformers
 from torch.nn import functional
 
-from patchifier.evaluate.encoders import clmr, encoders
-from patchifier.evaluate.encoders.peers import windows
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
+from patchifier.evaluate.encoders import clmr, encoders
+from patchifier.evaluate.encoders.peers import windows
 
 OWN_RATE = 44_100  # of the files: neither this package's rate nor any model's
 
@@ -418,9 +418,7 @@ def test_without_transformers_the_message_says_how_to_install_it(monkeypatch):
 
 
 def test_heavy_packages_are_not_loaded_with_the_module(child_environment):
-    code = (
-        "import sys, patchifier.evaluate.encoders; print(*{name.partition('.')[0] for name in sys.modules})"
-    )
+    code = "import sys, patchifier.evaluate.encoders; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-c", code],
         env=child_environment,

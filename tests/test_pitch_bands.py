@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchifier import cache, checkpoint, datasets, filters, spectrogram
-from patchifier.evaluate.encoders import encoders
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
 from patchifier.embed import Embedder
+from patchifier.evaluate.encoders import encoders
 from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
 

@@ -12,12 +12,18 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchifier import cache, datasets
-from patchifier.train import finetune, loop, precision, pretrain
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
 from patchifier.nn.layers import FEW_CELLS, Convolution, UpConvolution, keep_in_float32
 from patchifier.nn.model import FeatureExtractor, Patchifier
-from patchifier.train.precision import (Arithmetic, best_precision, decide, processor_has_bf16, settle)
+from patchifier.train import finetune, loop, precision, pretrain
+from patchifier.train.precision import (
+    Arithmetic,
+    best_precision,
+    decide,
+    processor_has_bf16,
+    settle,
+)
 from patchifier.train.run import Run
 from patchifier.train.self_test import LAYER, SelfTest, Trial, examine, self_test
 

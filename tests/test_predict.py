@@ -11,9 +11,9 @@ import torch
 from pyarrow import parquet
 
 from patchifier import audio
-from patchifier.library import predict
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
+from patchifier.library import predict
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 

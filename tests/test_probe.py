@@ -9,7 +9,17 @@ from sklearn.preprocessing import StandardScaler
 
 from patchifier.config import RequestError
 from patchifier.evaluate.probes.heads import Schedule
-from patchifier.evaluate.probes.linear import (LOGISTIC_C, RIDGE_ALPHAS, STRENGTHS, _inner_folds, cross_validate, cross_validate_majority, fit_predict, linear, majority)
+from patchifier.evaluate.probes.linear import (
+    LOGISTIC_C,
+    RIDGE_ALPHAS,
+    STRENGTHS,
+    _inner_folds,
+    cross_validate,
+    cross_validate_majority,
+    fit_predict,
+    linear,
+    majority,
+)
 from patchifier.evaluate.probes.pooler import BATCH, DECAY, RATES, paper
 from patchifier.evaluate.probes.sides import Sides
 from patchifier.tasks import Task, scores

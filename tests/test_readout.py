@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from patchifier import checkpoint
-from patchifier.nn import pooling as readout
-from patchifier.evaluate.encoders import encoders
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
-from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.embed import Embedder, measure_readout
+from patchifier.evaluate.encoders import encoders
+from patchifier.nn import pooling as readout
+from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.model import Patchifier
-from patchifier.train.pretrain import examples_of, initial_model, pretrain, split
 from patchifier.nn.pooling import embedding_size, raw_size
+from patchifier.train.pretrain import examples_of, initial_model, pretrain, split
 
 STAGE = {"steps": 2, "batch": 4}
 TINY = {

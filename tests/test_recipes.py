@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from patchifier.config import (AugmentConfig, Config, RequestError, TrainingConfig, read_changes, to_dict, update)
+from patchifier.config import (
+    AugmentConfig,
+    Config,
+    RequestError,
+    TrainingConfig,
+    read_changes,
+    to_dict,
+    update,
+)
 from patchifier.datasets import Clip
 from patchifier.nn.model import Patchifier
-from patchifier.train.pretrain import Batches, stage_loss, stage_module
 from patchifier.spectrogram import log_mel
+from patchifier.train.pretrain import Batches, stage_loss, stage_module
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.json"))
 

@@ -14,8 +14,8 @@ from log_mels import Clips
 
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
-from patchifier.train.validation import validation_batches
 from patchifier.train.references import Kriging
+from patchifier.train.validation import validation_batches
 
 TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 

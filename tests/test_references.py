@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from patchifier.train import references
-from patchifier.train.references import (Kriging, OnsetCounts, band_means, count_matches, count_onsets, onsets, sums_of_squares)
+from patchifier.train.references import (
+    Kriging,
+    OnsetCounts,
+    band_means,
+    count_matches,
+    count_onsets,
+    onsets,
+    sums_of_squares,
+)
 
 # One clip of six patches and two bands; patches 1 and 4 are visible.
 BANDS = np.array([[[9.0, 9.0], [1.0, -2.0], [9.0, 9.0], [9.0, 9.0], [4.0, 10.0], [9.0, 9.0]]])

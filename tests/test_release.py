@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from patchifier import checkpoint, embed, weights
-from patchifier.train import run as runs
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
+from patchifier.train import run as runs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))
 

@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
 from patchifier import config
-from patchifier.train import references
-from patchifier.evaluate import report
 from patchifier.config import RequestError
+from patchifier.evaluate import report
 from patchifier.evaluate.report.figures import curves_figure, health_figure, predictors_in
 from patchifier.evaluate.report.folders import read_columns, read_run
+from patchifier.train import references
 
 N, M, W = 10, 64, 32
 METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")

@@ -15,12 +15,13 @@ import soundfile
 import torch
 
 from patchifier import audio, cache, checkpoint, datasets
-from patchifier.train import run as runs
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
+from patchifier.seeding import batch_indices, generator
+from patchifier.train import run as runs
 from patchifier.train.loop import rate_factor
 from patchifier.train.pretrain import pretrain
-from patchifier.train.run import Interrupted, batch_indices, generator
+from patchifier.train.run import Interrupted
 
 STEPS = 16
 SETTINGS = {

@@ -9,11 +9,12 @@ import soundfile
 import torch
 
 from patchifier import audio, cache, spectrogram
-from patchifier.evaluate import robustness
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
+from patchifier.evaluate import robustness
 from patchifier.evaluate.robustness import DEFORMATIONS, deform, generator_of, pink_noise, retimed
+from patchifier.io import silent
 from patchifier.tasks import Task
 
 RATE = 22_050
@@ -340,7 +341,7 @@ def test_audio_that_is_gone_is_named(beats, tmp_path):
 
 def test_processes_write_what_one_alone_writes(beats, tmp_path):
     stems = [tmp_path / str(number) for number in range(3)]
-    robustness._write_all(beats.clips, stems, "pink-10", RATE, 2, cache.silent)
+    robustness._write_all(beats.clips, stems, "pink-10", RATE, 2, silent)
     for clip, stem in zip(beats.clips, stems, strict=True):
         alone = deformed(
             "pink-10",

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from patchifier.library import search
 from patchifier.config import RequestError
+from patchifier.library import search
 from patchifier.library.search.rows import FACTS, TYPES, Where
 
 QUOTES = "O'Brien; DROP TABLE embeddings; -- \\' \"x\" %_"

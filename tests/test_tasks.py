@@ -9,7 +9,18 @@ import torch
 from sklearn import metrics
 
 from patchifier.config import RequestError
-from patchifier.tasks import (Task, activate, bootstrap, difference, encode_targets, evaluate, infer, loss, paired, scores)
+from patchifier.tasks import (
+    Task,
+    activate,
+    bootstrap,
+    difference,
+    encode_targets,
+    evaluate,
+    infer,
+    loss,
+    paired,
+    scores,
+)
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
 TAGS = Task("many-of", ("calm", "fast", "vocal"))

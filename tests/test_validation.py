@@ -5,13 +5,19 @@ import pytest
 import torch
 from log_mels import Clips
 
-from patchifier.train import references
 from patchifier.config import Config, update
-from patchifier.train.metrics import Table
 from patchifier.nn.model import Patchifier
-from patchifier.train import validation
+from patchifier.train import references, validation
+from patchifier.train.metrics import Table
 from patchifier.train.sides import Sides
-from patchifier.train.validation import (equal_positions, in_order, shuffled_visible, training_statistics, validation_batches, validator)
+from patchifier.train.validation import (
+    equal_positions,
+    in_order,
+    shuffled_visible,
+    training_statistics,
+    validation_batches,
+    validator,
+)
 
 TINY = {
     "channels": [4, 4, 4, 8, 8],

@@ -14,15 +14,16 @@ from safetensors.torch import load_file, save_file
 
 import patchifier
 from patchifier import audio, checkpoint, datasets, embed, weights
-from patchifier.library import build as collection, search
-from patchifier.evaluate.encoders import encoders
 from patchifier.cache import Cache
 from patchifier.config import RequestError
-from patchifier.nn.descriptors import LAGS, LAGS_S
 from patchifier.embed import Embedder
+from patchifier.evaluate.encoders import encoders
 from patchifier.integrations import hear, hf, onnx
 from patchifier.integrations.marble import PatchifierEncoder
 from patchifier.integrations.sklearn import PatchifierEmbedder
+from patchifier.library import build as collection
+from patchifier.library import search
+from patchifier.nn.descriptors import LAGS, LAGS_S
 
 RATE = 22_050
 GOLDEN = Path(__file__).parent / "golden"

@@ -30,8 +30,8 @@ from groups import SEED, read_manifest
 from tracks import Track, list_tracks
 
 from patchifier import processes
-from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
+from patchifier.io import replaced_file
 
 
 def build(root: Path, workers: int) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
+from patchifier.io import replaced_file
 
 SEED = "open-1"  # changing it makes another benchmark
 SIDES = ("train", "valid", "test")

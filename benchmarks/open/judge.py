@@ -35,12 +35,13 @@ from measures import (
 from outcome import Outcome, summarise, write_outcome
 
 from patchifier import cache, datasets, tasks
-from patchifier.evaluate import frames, probes as probe
-from patchifier.evaluate.encoders import Encoder, cached, encoders
 from patchifier.cache import Cache
-from patchifier.evaluate.compare import leak_notes
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
+from patchifier.evaluate import frames
+from patchifier.evaluate import probes as probe
+from patchifier.evaluate.compare import leak_notes
+from patchifier.evaluate.encoders import Encoder, cached, encoders
 from patchifier.evaluate.probes import Sides
 from patchifier.evaluate.probes.heads import moments
 from patchifier.evaluate.probes.sides import with_validation

@@ -18,8 +18,7 @@ from measures import (
     interval,
 )
 
-from patchifier.checkpoint import replaced_file
-from patchifier.train.run import write_json, write_rows
+from patchifier.io import replaced_file, write_json, write_rows
 
 ENDPOINT = "endpoint"
 CHANCE = "chance"

@@ -29,8 +29,8 @@ from sound import LEVEL_DB, SEEN, UNSEEN, Sound, draw_finish, render_all
 from tracks import Track
 from twins import twins
 
-from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
+from patchifier.io import replaced_file
 
 PIECE_S = 30.0
 LONGEST_S = 600.0  # of a track: ten long renderings repeat themselves

@@ -22,18 +22,18 @@ from measures import FAMILIES, QUESTIONS, draw_weights, interval
 from outcome import lines
 
 from patchifier import checkpoint, weights
-from patchifier.train import references
 from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
-from patchifier.checkpoint import replaced_file
 from patchifier.cli import main as patchifier
 from patchifier.config import Config, RequestError
+from patchifier.io import replaced_file, write_json
 from patchifier.nn.model import Patchifier, draw_mask
-from patchifier.train.pretrain import split
+from patchifier.seeding import generator
+from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
-from patchifier.train.validation import in_order, shuffled_visible, training_statistics
+from patchifier.train.pretrain import split
 from patchifier.train.references import Kriging, OnsetCounts
-from patchifier.train.run import generator, write_json
+from patchifier.train.validation import in_order, shuffled_visible, training_statistics
 
 BATCH = 32
 LEAST = 8  # patches of a clip, of which two stay visible

@@ -24,9 +24,10 @@ from groups import read_manifest
 from outcome import Outcome
 
 from patchifier import checkpoint, datasets, weights
-from patchifier.checkpoint import Checkpoint, replaced_folder
+from patchifier.checkpoint import Checkpoint
 from patchifier.config import RequestError
 from patchifier.embed import Embedder
+from patchifier.io import replaced_folder
 
 LARGEST_PARAMETERS = 10_000_000
 LARGEST_B = 20_000_000

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from groups import dice, reserved_piece
 
-from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
+from patchifier.io import replaced_file
 
 PIECES = 150  # of each collection, at most
 FEWEST_NOTES = 12

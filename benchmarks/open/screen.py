@@ -24,7 +24,14 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, read_changes, update
 from patchifier.nn.model import Patchifier
 from patchifier.train.precision import best_precision
-from patchifier.train.pretrain import (Batches, initial_model, pretrain, split, stage_loss, stage_module)
+from patchifier.train.pretrain import (
+    Batches,
+    initial_model,
+    pretrain,
+    split,
+    stage_loss,
+    stage_module,
+)
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parents[1] / "recipes"

@@ -14,8 +14,8 @@ import soxr
 from groups import require_free
 
 from patchifier import processes
-from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
+from patchifier.io import replaced_file
 
 SAMPLE_RATE = 22_050
 SYNTH_RATE = 44_100  # a SoundFont played at 22,050 Hz aliases

@@ -19,7 +19,7 @@ import mutagen
 import numpy as np
 import soundfile
 
-from patchifier.checkpoint import replaced_file
+from patchifier.io import replaced_file
 
 SUFFIXES = {".ogg", ".oga", ".opus", ".mp3", ".flac", ".wav"}
 FEWEST_S = 25.0

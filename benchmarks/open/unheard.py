@@ -16,10 +16,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from patchifier import cache, datasets
-from patchifier.evaluate import leaks
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Dataset
+from patchifier.evaluate import leaks
 
 
 def judged(root: Path) -> Iterator[Dataset]:

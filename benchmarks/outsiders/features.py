@@ -12,10 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one clip at a time gains little
 
 import numpy as np
 
-from patchifier.evaluate.encoders import Encoder
 from patchifier.cache import Cache
-from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
+from patchifier.evaluate.encoders import Encoder
+from patchifier.io import replaced_file
 
 
 def parser(doc: str) -> argparse.ArgumentParser:

@@ -13,8 +13,8 @@ import features
 import numpy as np
 import onnxruntime
 
-from patchifier.evaluate.encoders import Encoder, each_waveform
 from patchifier.config import RequestError
+from patchifier.evaluate.encoders import Encoder, each_waveform
 
 SAMPLE_RATE = 22_050
 SAMPLES = 2 * SAMPLE_RATE - 256  # that the graph hears at once

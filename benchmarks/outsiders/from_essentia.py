@@ -12,8 +12,8 @@ import essentia.standard
 import features
 import numpy as np
 
-from patchifier.evaluate.encoders import Encoder, each_clip
 from patchifier.cache import Cache
+from patchifier.evaluate.encoders import Encoder, each_clip
 
 LEFT_OUT = (
     "rhythm.beats_position",

@@ -18,8 +18,8 @@ from tensor_bundle import read_tensors
 from torch import Tensor
 from torch.nn import functional
 
-from patchifier.evaluate.encoders import Encoder, each_waveform
 from patchifier.config import RequestError
+from patchifier.evaluate.encoders import Encoder, each_waveform
 
 SAMPLE_RATE, HOP, N_FFT, BANDS = 16_000, 256, 512, 96
 FRAMES = 187  # 3 s

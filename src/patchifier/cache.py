@@ -13,7 +13,6 @@ A clip whose audio and settings have not changed is not decoded again.
 """
 
 import copy
-import csv
 import dataclasses
 import hashlib
 import itertools
@@ -21,7 +20,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,9 @@ import numpy as np
 import torch
 
 from patchifier import audio, spectrogram
-from patchifier.checkpoint import replaced_file
-from patchifier.config import (RequestError, SpectrogramConfig, digest, read_changes, to_dict, update)
+from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
 from patchifier.datasets import Clip, Dataset
+from patchifier.io import Progress, replaced_file, silent, write_skipped
 from patchifier.locks import alone
 from patchifier.processes import in_processes
 from patchifier.tasks import Task
@@ -40,12 +39,6 @@ from patchifier.tasks import Task
 FORMAT = 1
 SHARD_FRAMES = 2**18  # 34 MB of float16 at 64 bands, 100 minutes
 SHARD_S = 30.0  # a shard is closed at least this often, so that a kill costs little
-
-Progress = Callable[[int, int, str], None]
-
-
-def silent(done: int, total: int, note: str) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +122,8 @@ def _prepare(
         answers.close()
     unlisted = [(Clip(path, path), reason) for path, reason in dataset.lost]
     bad = (*((clip, skipped[clip.id]) for clip in dataset.clips if clip.id in skipped), *unlisted)
-    _write_skipped(out, bad)
+    named = [(clip.id, clip.path, reason) for clip, reason in bad]
+    write_skipped(out / "skipped.csv", ("id", "path", "reason"), named)
     if not rows:
         raise RequestError(
             f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The first: {bad[0][1]}"
@@ -294,16 +288,6 @@ def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[st
     lines = ({**row, "clip": dataclasses.asdict(clip)} for clip, row in rows)
     with replaced_file(out / "index.jsonl") as new, new.open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(line) + "\n" for line in itertools.chain([header], lines))
-
-
-def _write_skipped(out: Path, skipped: Sequence[tuple[Clip, str]]) -> None:
-    with (
-        replaced_file(out / "skipped.csv") as new,
-        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
-        table = csv.writer(stream)
-        table.writerow(["id", "path", "reason"])
-        table.writerows([clip.id, clip.path, reason] for clip, reason in skipped)
 
 
 # --- reading ---

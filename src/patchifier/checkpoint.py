@@ -5,15 +5,12 @@ belong to its config, or a newer format is refused with a message. No pickle. In
 are in half precision.
 """
 
-import contextlib
 import copy
 import dataclasses
 import datetime
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from torch import nn
 import patchifier
 from patchifier import weights
 from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.io import replaced_folder
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
@@ -255,43 +253,6 @@ def card(checkpoint: Checkpoint) -> str:
         *(f"| {name} | {value} |" for name, value in checkpoint.facts.items()),
     ]
     return "\n".join(lines) + "\n"
-
-
-@contextlib.contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder to fill, then put it in place of `folder`; on an error nothing changes."""
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    for left in (new, old):  # of a process with the same number that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to, then put that file in place of `path`; on an error nothing changes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new-{os.getpid()}")
-    try:
-        yield new
-        with new.open("rb") as stream:
-            os.fsync(stream.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchifier, Config]:

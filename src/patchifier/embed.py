@@ -16,9 +16,26 @@ from torch import Tensor, nn
 from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.config import Config, RequestError, digest, without_added
 from patchifier.nn.model import Head, Patchifier
-from patchifier.nn.pooling import (embedding_size, parts_of, pool_one, read_out, require_embed, require_readout, summaries_version)
+from patchifier.nn.pooling import (
+    embedding_size,
+    parts_of,
+    pool_one,
+    read_out,
+    require_embed,
+    require_readout,
+    summaries_version,
+)
 from patchifier.tasks import Task
-from patchifier.windows import (cut_windows, in_batches, pad_windows, require_log_mel, stream_cut, stream_stretches, stream_windows, stretch_frames)
+from patchifier.windows import (
+    cut_windows,
+    in_batches,
+    pad_windows,
+    require_log_mel,
+    stream_cut,
+    stream_stretches,
+    stream_windows,
+    stretch_frames,
+)
 
 Read = Callable[
     [Sequence[Tensor], Tensor, Tensor | None], Tensor

@@ -136,8 +136,9 @@ def _require_no_model(path: str) -> None:
 
 def run_compare(flags: Flags) -> int:
     """``patchifier compare``."""
-    from patchifier.evaluate import encoders as baselines, compare, report
     from patchifier import cache
+    from patchifier.evaluate import compare, report
+    from patchifier.evaluate import encoders as baselines
 
     data, out, seed = cache.Cache(flags["cache"]), Path(flags["out"]), flags.get("seed", 0)
     specs = [spec.strip() for spec in flags.get("encoders", ENCODERS).split(",") if spec.strip()]

@@ -69,9 +69,10 @@ def run_reconstruct(flags: Flags) -> int:
     import numpy as np
 
     from patchifier import audio, embed, spectrogram, weights, windows
-    from patchifier.nn import model
-    from patchifier.train import pretrain, references, run as runs
     from patchifier.evaluate import report
+    from patchifier.nn import model
+    from patchifier.seeding import generator
+    from patchifier.train import pretrain, references
 
     embedder = embed.load(flags.get("model") or weights.PAPER)
     config, out = embedder.config, Path(flags["out"])
@@ -91,7 +92,7 @@ def run_reconstruct(flags: Flags) -> int:
     beside: dict[str, dict[str, float]] = {}
     for ratio in pretrain.PICTURE_RATIOS:
         masked = model.draw_mask(
-            runs.generator(config.pretrain.seed, "mask", 2**40), np.ones((1, count), bool), ratio
+            generator(config.pretrain.seed, "mask", 2**40), np.ones((1, count), bool), ratio
         )[0]
         patches, filled = embedder.reconstruct(log_mel, masked)
         arrays |= {

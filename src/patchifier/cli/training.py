@@ -6,9 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from patchifier.cli.flags import (Flags, add_command, add_common, configure, results_table, say)
+from patchifier.cli.flags import Flags, add_command, add_common, configure, results_table, say
 from patchifier.cli.progress import progress
-from patchifier.config import (AugmentConfig, Config, EmbedConfig, FinetuneConfig, ModelConfig, PretrainConfig, RequestError, SpectrogramConfig, read_changes, update)
+from patchifier.config import (
+    AugmentConfig,
+    Config,
+    EmbedConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    RequestError,
+    SpectrogramConfig,
+    read_changes,
+    update,
+)
 
 METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full", "all")
 
@@ -182,6 +193,7 @@ def run_pretrain(flags: Flags) -> int:
     from dataclasses import replace
 
     from patchifier import cache, checkpoint
+    from patchifier.io import silent
     from patchifier.train import pretrain
     from patchifier.train.run import Interrupted, is_first
 
@@ -197,7 +209,7 @@ def run_pretrain(flags: Flags) -> int:
     try:
         model = pretrain.pretrain(
             flags["cache"], flags["out"], config=config, init=flags.get("init") or None, resume=flags.get("resume", False), device=flags.get("device", "auto"),
-            devices=flags.get("devices", 1), nodes=flags.get("nodes", 1), progress=progress if is_first() else lambda title: cache.silent,
+            devices=flags.get("devices", 1), nodes=flags.get("nodes", 1), progress=progress if is_first() else lambda title: silent,
         )  # fmt: skip
     except Interrupted:
         if is_first():

@@ -36,7 +36,15 @@ from pathlib import Path
 
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
-from patchifier.datasets.sheet import (Archive, Remote, Sheet, Variant, first_file, fullest, read_table)
+from patchifier.datasets.sheet import (
+    Archive,
+    Remote,
+    Sheet,
+    Variant,
+    first_file,
+    fullest,
+    read_table,
+)
 from patchifier.tasks import Task
 
 NAMES = ("arousal", "valence")

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
-from patchifier.datasets.sheet import (Archive, Remote, Sheet, Variant, first_file, fullest, packaged)
+from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, first_file, fullest, packaged
 from patchifier.tasks import Task
 
 GENRES = (

@@ -39,7 +39,7 @@ from pathlib import Path
 
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
-from patchifier.datasets.sheet import (Archive, Remote, Sheet, Variant, fullest, packaged, read_table)
+from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, fullest, packaged, read_table
 from patchifier.tasks import Task
 
 TAGS188 = tuple(row["tag"] for row in packaged("mtat_tags.csv"))  # in the order of the columns

@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from patchifier.evaluate import frames, leaks, probes as probe, robustness
 from patchifier import tasks, weights
-from patchifier.evaluate.encoders import Encoder, cached
-from patchifier.cache import Cache, Progress, silent
+from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, digest
 from patchifier.datasets.folds import sides_in_turn
+from patchifier.evaluate import frames, leaks, robustness
+from patchifier.evaluate import probes as probe
+from patchifier.evaluate.encoders import Encoder, cached
 from patchifier.evaluate.probes import Sides
-from patchifier.train.run import Run, write_json, write_rows
+from patchifier.io import Progress, silent, write_json, write_rows
 from patchifier.tasks import Task
+from patchifier.train.run import Run
 
 TIMED_CLIPS = 8  # of these the cost of an encoder is measured, apart from what was cached
 SHOTS = (1, 2, 5, 10)

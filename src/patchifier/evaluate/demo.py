@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchifier.evaluate import encoders as baselines, probes as probe
 from patchifier import checkpoint, datasets, embed, tasks, weights
-from patchifier.cache import Cache, Progress, prepare, silent
+from patchifier.cache import Cache, prepare
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, read_changes, update
+from patchifier.evaluate import encoders as baselines
+from patchifier.evaluate import probes as probe
+from patchifier.evaluate.report import report
+from patchifier.io import Progress, silent, write_json
 from patchifier.train.finetune import METHODS, Tuned, controls, finetune
 from patchifier.train.pretrain import pretrain, split
-from patchifier.evaluate.report import report
-from patchifier.train.run import write_json
 
 # On vectors computed once a step takes a millisecond, so the linear probe may take many, on every fold.
 LINEAR_PROBE = {

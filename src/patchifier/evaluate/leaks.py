@@ -48,10 +48,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from patchifier.cache import Cache, Progress, silent
-from patchifier.checkpoint import replaced_file
+from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.filters import mel_edges_hz
+from patchifier.io import Progress, replaced_file, silent
 
 LOW_HZ, HIGH_HZ = 200.0, 5000.0  # below, codecs and rooms differ; above, mp3 and noise do
 BITS = 32

@@ -31,10 +31,10 @@ import numpy as np
 import soundfile
 
 from patchifier import audio
-from patchifier.cache import Cache, Progress, prepare, silent
-from patchifier.checkpoint import replaced_file
+from patchifier.cache import Cache, prepare
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
+from patchifier.io import Progress, replaced_file, silent
 
 VERSION = 1  # of the definitions above: audio made by another one is made again
 MP3_KBITS = 32

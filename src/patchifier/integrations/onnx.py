@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import embed
-from patchifier.checkpoint import replaced_file
 from patchifier.config import Config, RequestError
 from patchifier.filters import filter_banks, low_pass
 from patchifier.integrations import need
+from patchifier.io import replaced_file
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import read_out
 from patchifier.windows import window_patches

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchifier.cache import Progress, silent
+from patchifier.config import RequestError, digest, without_added
+from patchifier.embed import Embedder, load
+from patchifier.io import Progress, silent
 from patchifier.library import table
 from patchifier.library.job import Embedded, Job
 from patchifier.library.sources import find
 from patchifier.library.table import Table, read
 from patchifier.library.worker import Cut
-from patchifier.config import RequestError, digest, without_added
-from patchifier.embed import Embedder, load
 from patchifier.locks import alone
 
 __all__ = ["Embedded", "Table", "embed_library", "read"]

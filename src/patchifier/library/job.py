@@ -15,14 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from patchifier.cache import Progress
-from patchifier.checkpoint import replaced_file
-from patchifier.library import table
-from patchifier.library.sources import Key, key
-from patchifier.library.worker import Cut, Rows, embed_clips, to_table
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
+from patchifier.io import Progress, replaced_file, write_skipped
+from patchifier.library import table
+from patchifier.library.sources import Key, key
+from patchifier.library.worker import Cut, Rows, embed_clips, to_table
 from patchifier.processes import in_processes
 
 PART_FILES, PART_BYTES = (
@@ -288,7 +287,10 @@ class Job:
             *self.lost,
             *((which[0], where) for which, where in held if isinstance(where, str)),
         )
-        _write_skipped(_skipped_file(self.out), skipped)
+        if skipped:
+            write_skipped(_skipped_file(self.out), ("path", "reason"), skipped)
+        else:
+            _skipped_file(self.out).unlink(missing_ok=True)
         if not good:
             self._clear()
             raise RequestError(
@@ -459,19 +461,6 @@ def _taken(places: Sequence[tuple[Path, table.Lines]]) -> Iterator[pa.Table]:
 
 def _skipped_file(out: Path) -> Path:
     return out.with_suffix(".skipped.csv")
-
-
-def _write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
-    if not skipped:
-        path.unlink(missing_ok=True)
-        return
-    with (
-        replaced_file(path) as new,
-        new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
-        lines = csv.writer(stream)
-        lines.writerow(["path", "reason"])
-        lines.writerows(skipped)
 
 
 def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:

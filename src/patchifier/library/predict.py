@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from patchifier.cache import Progress, silent
-from patchifier.checkpoint import replaced_file
-from patchifier.library.sources import find
 from patchifier.config import RequestError, digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, Embedding, load
+from patchifier.io import Progress, replaced_file, silent
+from patchifier.library.sources import find
 from patchifier.processes import in_processes
 from patchifier.tasks import Task
 

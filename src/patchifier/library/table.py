@@ -24,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchifier.checkpoint import replaced_file
+from patchifier.config import RequestError
+from patchifier.io import replaced_file
 from patchifier.library.sources import Key
 from patchifier.library.tags import TAGS
-from patchifier.config import RequestError
 
 FORMAT = 1
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers

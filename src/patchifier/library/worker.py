@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from patchifier import audio, spectrogram
-from patchifier.library import table
-from patchifier.library.tags import TAGS, read_tags
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
+from patchifier.library import table
+from patchifier.library.tags import TAGS, read_tags
 from patchifier.windows import stream_stretches, stretch_frames
 
 LONG_FRAMES = 2**14  # 6.3 minutes, 4 MB of float32

@@ -19,7 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import Config, RequestError
-from patchifier.nn.descriptors import (DESCRIPTORS, LAGS, LAGS_S, harmony, line, pulse_of, require_descriptor, size_of, strength)
+from patchifier.nn.descriptors import (
+    DESCRIPTORS,
+    LAGS,
+    LAGS_S,
+    harmony,
+    line,
+    pulse_of,
+    require_descriptor,
+    size_of,
+    strength,
+)
 
 OCTAVE = 36  # places of a tonic: thirds of a semitone, as pitch bands lie
 CHANNELS = 32

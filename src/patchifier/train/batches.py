@@ -15,9 +15,9 @@ from patchifier import augment
 from patchifier.augment import Crops
 from patchifier.cache import Cache
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
-from patchifier.train.diagnosis import describe_batch
 from patchifier.nn.model import draw_mask
-from patchifier.train.run import batch_indices, generator
+from patchifier.seeding import batch_indices, generator
+from patchifier.train.diagnosis import describe_batch
 
 EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
 RESIDENT_SHARE = (

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError
+from patchifier.io import replaced_file
 from patchifier.train.run import is_first
 
 

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from patchifier.evaluate import encoders as baselines, probes as probe
 from patchifier import checkpoint, tasks
-from patchifier.train import precision
-from patchifier.cache import Cache, Progress, silent
+from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip, partition
+from patchifier.evaluate import encoders as baselines
+from patchifier.evaluate import probes as probe
+from patchifier.io import Progress, silent, write_json
+from patchifier.train import precision
 from patchifier.train.distributed import require_devices
+from patchifier.train.run import Run
 from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
 from patchifier.train.tuning import Tuned, Tuning
-from patchifier.train.run import Run, write_json
 
 __all__ = ["METHODS", "Inputs", "Tuned", "TunedModel", "Tuning", "controls", "finetune", "predict"]
 

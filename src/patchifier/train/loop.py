@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchifier.train import distributed as devices
-from patchifier.cache import Progress, silent
 from patchifier.config import TrainingConfig, digest
+from patchifier.io import Progress, silent
+from patchifier.seeding import dropout_seed
+from patchifier.train import distributed as devices
 from patchifier.train.checkpointer import Keeper, State
 from patchifier.train.metrics import Losses, Table
-from patchifier.train.run import Interrupted, is_first, seed_dropout, was_restarted
+from patchifier.train.run import Interrupted, is_first, was_restarted
 
 __all__ = ["Job", "State", "Stepper", "fit", "make_optimiser", "rate_factor"]
 
@@ -215,7 +216,7 @@ class Stepper:
     def __call__(self, step: int) -> tuple[float, Tensor]:
         """Take a step; returns the learning rate and, on the device, loss and gradient norm (2,)."""
         self.model.train()
-        seed_dropout(self.seed, step, self.fabric.global_rank)
+        torch.manual_seed(dropout_seed(self.seed, step, self.fabric.global_rank))
         factor = rate_factor(step, self.total, self.config)
         for group in self.optimiser.param_groups:
             _set_rate(group, group["peak"] * factor)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchifier.cache import Progress
 from patchifier.config import RequestError, TrainingConfig
+from patchifier.io import Progress, write_rows
 from patchifier.train.distributed import precision_of
-from patchifier.train.run import is_first, write_rows
+from patchifier.train.run import is_first
 
 FETCH_STEPS = 50  # of a device that runs ahead, losses are fetched this often
 

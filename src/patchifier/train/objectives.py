@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchifier.train import distributed as devices
 from patchifier.config import Config
 from patchifier.nn.descriptors import DESCRIPTORS, everything
 from patchifier.nn.equivariant import ESTIMATORS, estimator_of
 from patchifier.nn.model import Patchifier, places, put, side_by_side, take
+from patchifier.train import distributed as devices
 from patchifier.train.targets import PIXELS, TAUGHT, require_targets
 
 LEAST_DEVIATION = 1e-4  # of a target's number, in units of log-mel: what varies less says nothing

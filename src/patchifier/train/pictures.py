@@ -9,11 +9,11 @@ import torch
 
 from patchifier import spectrogram
 from patchifier.cache import Cache
-from patchifier.checkpoint import replaced_file
 from patchifier.config import Config
 from patchifier.filters import mel_edges_hz
+from patchifier.io import replaced_file
 from patchifier.nn.model import Patchifier, draw_mask
-from patchifier.train.run import generator
+from patchifier.seeding import generator
 
 PICTURE_RATIOS = (0.25, 0.5, 0.75, 0.9)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from patchifier.train import distributed as devices
-from patchifier.cache import Progress, silent
 from patchifier.config import RequestError
+from patchifier.io import Progress, silent
+from patchifier.train import distributed as devices
 from patchifier.train.run import Run, processor
 from patchifier.train.self_test import Kernel, Trial, Verdict, self_test
 

@@ -15,26 +15,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier.evaluate import encoders as baselines
 from patchifier import checkpoint, weights
-from patchifier.train import precision
-from patchifier.cache import Cache, Progress, silent
+from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
-from patchifier.train.distributed import (expected_share, launch, require_devices, require_even, share)
 from patchifier.embed import READOUT_CLIPS, measure_readout
+from patchifier.evaluate import encoders as baselines
+from patchifier.io import Progress, silent
 from patchifier.nn.layers import keep_in_float32
-from patchifier.train.loop import Job, fit
 from patchifier.nn.model import Patchifier
+from patchifier.nn.pooling import require_embed, require_readout
+from patchifier.train import precision
 from patchifier.train.batches import Batches, Plan, require_groups
+from patchifier.train.distributed import (
+    expected_share,
+    launch,
+    require_devices,
+    require_even,
+    share,
+)
+from patchifier.train.loop import Job, fit
 from patchifier.train.objectives import Learner, idle_parts
 from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
+from patchifier.train.run import Run, is_first
+from patchifier.train.self_test import Trial
 from patchifier.train.sides import Sides, split
 from patchifier.train.targets import PIXELS, require_targets
 from patchifier.train.validation import measured_elsewhere, validator
-from patchifier.nn.pooling import require_embed, require_readout
-from patchifier.train.run import Run, is_first
-from patchifier.train.self_test import Trial
 
 __all__ = [
     "PICTURE_RATIOS",

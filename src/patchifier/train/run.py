@@ -5,17 +5,14 @@ What happens at step s depends on the seed and on s alone: batches, augmentation
 """
 
 import contextlib
-import csv
 import datetime
-import functools
-import hashlib
 import json
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,51 +21,13 @@ import numpy as np
 import torch
 
 import patchifier
-from patchifier.checkpoint import replaced_file
 from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.io import write_json
 from patchifier.locks import alone
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """The user or the system asked to stop; the work so far is saved. Exit code 130."""
-
-
-# --- chance ---
-
-
-def generator(seed: int, purpose: str, step: int) -> np.random.Generator:
-    """Counter-based generator: its numbers are a pure function of (seed, purpose, step) and the place in the array drawn.
-
-    Purposes are "order", "augment", "mask", "window" and "shuffle", so that none changes with what another draws.
-    """
-    key = int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:16], "little")
-    return np.random.Generator(
-        np.random.Philox(key=key, counter=int(step) << 64)
-    )  # int: a numpy integer would overflow to 0
-
-
-def seed_dropout(seed: int, step: int, rank: int = 0) -> None:
-    """Set torch's generator, which dropout draws from, by (seed, step, rank)."""
-    torch.manual_seed(
-        int.from_bytes(
-            hashlib.sha256(f"{seed}/dropout/{step}/{rank}".encode()).digest()[:8], "little"
-        )
-        >> 1
-    )
-
-
-def batch_indices(seed: int, step: int, *, clips: int, batch: int, part: int = 0) -> np.ndarray:
-    """Clips of a step: an endless stream of shuffled epochs, cut into batches; each part of a divided data set has a stream of its own."""
-    places = np.arange(step * batch, (step + 1) * batch)
-    return np.array(
-        [_order(seed, int(place // clips), clips, part)[place % clips] for place in places]
-    )
-
-
-@functools.lru_cache(maxsize=32)
-def _order(seed: int, epoch: int, clips: int, part: int) -> np.ndarray:
-    """Shuffled clips of an epoch; kept, since thousands of steps share it."""
-    return generator(seed, f"order {part}" if part else "order", epoch).permutation(clips)
 
 
 # --- run folders ---
@@ -207,21 +166,6 @@ class Run:
                 if kind in (Interrupted, KeyboardInterrupt)
                 else "failed"
             )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside and rename."""
-    with replaced_file(path) as new:
-        new.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows with the same keys as CSV, beside and renamed."""
-    rows = list(rows)
-    with replaced_file(path) as new, new.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
 
 
 def command() -> str:

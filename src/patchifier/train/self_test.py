@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from patchifier.cache import Progress, silent
+from patchifier.io import Progress, silent
 from patchifier.nn.layers import SwitchableConv2d, keep_in_float32
 
 REPEATS = 3  # of each operation

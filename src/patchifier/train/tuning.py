@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import checkpoint, tasks
-from patchifier.cache import Cache, Progress
-from patchifier.checkpoint import Checkpoint, replaced_file
+from patchifier.cache import Cache
+from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
 from patchifier.datasets import partition
-from patchifier.train.distributed import launch
-from patchifier.train.diagnosis import describe_batch
-from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
+from patchifier.io import Progress, replaced_file, write_json, write_rows
 from patchifier.nn.layers import keep_in_float32
+from patchifier.seeding import batch_indices, generator
+from patchifier.tasks import Task
+from patchifier.train.diagnosis import describe_batch
+from patchifier.train.distributed import launch
 from patchifier.train.loop import Job, fit
 from patchifier.train.precision import Arithmetic
-from patchifier.train.run import batch_indices, generator, write_json, write_rows
 from patchifier.train.self_test import Trial
-from patchifier.tasks import Task
+from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
 
 TRIAL_STEPS = 2  # of a method, in the self-test of bf16
 

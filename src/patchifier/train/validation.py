@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier.train import references
 from patchifier import spectrogram
 from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
 from patchifier.config import Config
 from patchifier.nn.model import Patchifier
+from patchifier.seeding import generator
+from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
-from patchifier.train.sides import VALIDATION_CLIPS, Sides
 from patchifier.train.references import Kriging
-from patchifier.train.run import generator
+from patchifier.train.sides import VALIDATION_CLIPS, Sides
 
 HEALTH_CLIPS = 64  # of those that validate, evenly spread: what order is worth and what is drawn is measured on these
 

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchifier.datasets.fetch.job import Job, obtain
-from patchifier.datasets.fetch.place import (CHUNK_B, discard, fault, finish, part_of, set_aside, sha256, show, write_whole)
+from patchifier.datasets.fetch.place import (
+    CHUNK_B,
+    discard,
+    fault,
+    finish,
+    part_of,
+    set_aside,
+    sha256,
+    show,
+    write_whole,
+)
 from patchifier.datasets.fetch.unpack import Damaged, Refused, merge, unpack
 
 if TYPE_CHECKING:

@@ -21,7 +21,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 import patchifier
 from patchifier.config import RequestError
-from patchifier.datasets.fetch.place import (CHUNK_B, Progress, discard, fault, finish, origin_of, part_of, show, write_whole)
+from patchifier.datasets.fetch.place import (
+    CHUNK_B,
+    Progress,
+    discard,
+    fault,
+    finish,
+    origin_of,
+    part_of,
+    show,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from patchifier.datasets.sheet import Remote

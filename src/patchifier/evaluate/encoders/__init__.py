@@ -22,13 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchifier import hub, weights
+from patchifier.cache import Cache
+from patchifier.config import Config, RequestError
 from patchifier.evaluate.encoders import clmr, features, handmade, models, peers
 from patchifier.evaluate.encoders.handmade import chroma, handcrafted, mel_stats, mfcc
 from patchifier.evaluate.encoders.interface import Asked, Encode, Encoder, each_clip, each_waveform
-from patchifier.evaluate.encoders.models import CALIBRATION_CLIPS, as_encoder, calibrate, random_checkpoint
+from patchifier.evaluate.encoders.models import (
+    CALIBRATION_CLIPS,
+    as_encoder,
+    calibrate,
+    random_checkpoint,
+)
 from patchifier.evaluate.encoders.store import cached
-from patchifier.cache import Cache
-from patchifier.config import Config, RequestError
 
 __all__ = [
     "CALIBRATION_CLIPS",

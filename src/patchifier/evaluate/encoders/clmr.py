@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier.evaluate.encoders.interface import Asked, Encoder, count, each_waveform, first_line
 from patchifier.checkpoint import weights_hash
 from patchifier.config import RequestError, digest
+from patchifier.evaluate.encoders.interface import Asked, Encoder, count, each_waveform, first_line
 
 SAMPLE_RATE = 22_050
 FRAME = 59_049  # samples; JukeMIR's extractor has 59,409, which the network was not trained on

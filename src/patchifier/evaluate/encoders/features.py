@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from patchifier.audio import SUFFIXES
-from patchifier.evaluate.encoders.interface import Asked, Encoder, each_clip
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
+from patchifier.evaluate.encoders.interface import Asked, Encoder, each_clip
 
 NAMED = 5  # clips or files in a message
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from patchifier import audio
-from patchifier.evaluate.encoders.interface import Asked, Encode, Encoder, each_clip, each_waveform
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, digest
+from patchifier.evaluate.encoders.interface import Asked, Encode, Encoder, each_clip, each_waveform
 from patchifier.nn.descriptors import DESCRIPTORS, VERSION
 from patchifier.windows import windows_of
 

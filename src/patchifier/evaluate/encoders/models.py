@@ -10,11 +10,18 @@ import torch
 from torch import nn
 
 from patchifier import audio, checkpoint, datasets, hub, spectrogram, weights
-from patchifier.evaluate.encoders.interface import Asked, Encoder, at_end
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import (Config, EmbedConfig, ModelConfig, RequestError, SpectrogramConfig, update)
+from patchifier.config import (
+    Config,
+    EmbedConfig,
+    ModelConfig,
+    RequestError,
+    SpectrogramConfig,
+    update,
+)
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
+from patchifier.evaluate.encoders.interface import Asked, Encoder, at_end
 from patchifier.nn.model import Patchifier
 
 POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])

@@ -16,9 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchifier.evaluate.encoders.interface import (Asked, Encoder, at_end, count, each_waveform, first_line, require_answer)
 from patchifier.checkpoint import weights_hash
 from patchifier.config import RequestError, digest
+from patchifier.evaluate.encoders.interface import (
+    Asked,
+    Encoder,
+    at_end,
+    count,
+    each_waveform,
+    first_line,
+    require_answer,
+)
 
 WINDOW_S = 10.0  # AST and CLAP cut off what is longer, and attention grows with the square
 SHORTEST_S = (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from patchifier.evaluate.encoders.interface import Encoder
 from patchifier.cache import Cache
-from patchifier.checkpoint import replaced_file
 from patchifier.config import RequestError, digest
+from patchifier.evaluate.encoders.interface import Encoder
+from patchifier.io import replaced_file
 
 FORMAT = 1  # raised whenever an encoder of this package changes its numbers
 

@@ -13,7 +13,13 @@ from patchifier.evaluate.frames.decode import decode
 from patchifier.evaluate.frames.fit import FrameResult, probe_frames
 from patchifier.evaluate.frames.judge import scores, weighted_mean
 from patchifier.evaluate.frames.targets import encode
-from patchifier.evaluate.frames.vectors import (Features, frame_vectors, mel_features, mel_frames, model_features)
+from patchifier.evaluate.frames.vectors import (
+    Features,
+    frame_vectors,
+    mel_features,
+    mel_frames,
+    model_features,
+)
 
 __all__ = [
     "Features",

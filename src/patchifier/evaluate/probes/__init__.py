@@ -20,7 +20,14 @@ import numpy as np
 from patchifier.config import RequestError
 from patchifier.evaluate.probes.few_shot import few_shot
 from patchifier.evaluate.probes.grid import jukemir
-from patchifier.evaluate.probes.linear import (cross_validate, cross_validate_majority, fit_predict, linear, majority, name)
+from patchifier.evaluate.probes.linear import (
+    cross_validate,
+    cross_validate_majority,
+    fit_predict,
+    linear,
+    majority,
+    name,
+)
 from patchifier.evaluate.probes.pooler import paper
 from patchifier.evaluate.probes.sides import Probed, Sides
 from patchifier.tasks import Task

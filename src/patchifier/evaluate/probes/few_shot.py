@@ -9,7 +9,8 @@ from patchifier import tasks
 from patchifier.config import RequestError
 from patchifier.evaluate.probes.heads import moments
 from patchifier.evaluate.probes.linear import LOGISTIC_C
-from patchifier.evaluate.probes.sides import Sides, check, generator
+from patchifier.evaluate.probes.sides import Sides, check
+from patchifier.seeding import generator
 from patchifier.tasks import Task
 
 
@@ -79,7 +80,7 @@ def few_shot(
                 targets,
                 sides,
                 k,
-                generator(seed, f"few-shot {k}", draw),
+                generator(seed, f"few-shot {k}", draw, scope="probe/"),
             )
             for draw in range(draws)
         ]

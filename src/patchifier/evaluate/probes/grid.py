@@ -20,11 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import tasks
-from patchifier.cache import Progress, silent
 from patchifier.config import RequestError
-from patchifier.evaluate.probes.heads import (Problem, Schedule, Setting, Trained, batch, first_weights, kept, train_alone)
+from patchifier.evaluate.probes.heads import (
+    Problem,
+    Schedule,
+    Setting,
+    Trained,
+    batch,
+    first_weights,
+    kept,
+    train_alone,
+)
 from patchifier.evaluate.probes.sides import Probed, Sides, check, with_validation
 from patchifier.evaluate.probes.stack import train_stack
+from patchifier.io import Progress, silent
 from patchifier.tasks import Task
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from patchifier import tasks
 from patchifier.config import RequestError
-from patchifier.evaluate.probes.sides import Sides, generator
+from patchifier.evaluate.probes.sides import Sides
+from patchifier.seeding import generator
 from patchifier.tasks import Task
 
 Weights = list[Tensor]  # matrix and bias of each layer, as torch.nn.Linear has them
@@ -205,7 +206,7 @@ def first_weights(problem: Problem, setting: Setting) -> Weights:
     """Uniform within 1 / sqrt(inputs), as torch.nn.Linear begins; the same for all runs with such a hidden layer."""
     size, count = problem.inputs[False][0].shape[1], len(problem.task.names)
     widths = [size, setting.hidden, count] if setting.hidden else [size, count]
-    dice = generator(problem.seed, "first weights", setting.hidden)
+    dice = generator(problem.seed, "first weights", setting.hidden, scope="probe/")
     weights = []
     for inputs, outputs in itertools.pairwise(widths):
         bound = 1 / math.sqrt(inputs)
@@ -220,7 +221,7 @@ def batch(problem: Problem, setting: Setting, step: int) -> tuple[Tensor, Tensor
     """Features (B, E) and targets (B, C) of a step, drawn without replacement; all training clips where they are fewer than a batch."""
     x, y = problem.inputs[setting.standardise][0], problem.targets[0]
     rows = torch.from_numpy(
-        generator(problem.seed, "batch", step).permutation(len(x))[: setting.batch]
+        generator(problem.seed, "batch", step, scope="probe/").permutation(len(x))[: setting.batch]
     )
     return x[rows], y[rows]
 
@@ -231,7 +232,10 @@ def kept(
     """What dropout multiplies a layer (B, width) by: 0, or 1 over the share that is kept."""
     threshold = round(256 * setting.dropout)
     chance = np.frombuffer(
-        generator(problem.seed, f"dropout {layer}", step).bytes(shape[0] * shape[1]), np.uint8
+        generator(problem.seed, f"dropout {layer}", step, scope="probe/").bytes(
+            shape[0] * shape[1]
+        ),
+        np.uint8,
     )
     return (
         torch.from_numpy((chance >= threshold).reshape(shape)).float().mul_(256 / (256 - threshold))

@@ -9,9 +9,17 @@ from torch import Tensor
 
 from patchifier import tasks
 from patchifier.config import RequestError
-from patchifier.nn.model import Head
-from patchifier.evaluate.probes.heads import (Problem, Schedule, Setting, Trained, batch, scorer, train_alone)
+from patchifier.evaluate.probes.heads import (
+    Problem,
+    Schedule,
+    Setting,
+    Trained,
+    batch,
+    scorer,
+    train_alone,
+)
 from patchifier.evaluate.probes.sides import Probed, Sides, check, with_validation
+from patchifier.nn.model import Head
 from patchifier.tasks import Task
 
 RATES = (

@@ -1,12 +1,12 @@
 """What every probe takes and gives, what it refuses, and where its chance comes from."""
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from patchifier.config import RequestError
+from patchifier.seeding import generator
 from patchifier.tasks import Task
 
 
@@ -96,17 +96,8 @@ def with_validation(sides: Sides, seed: int) -> Sides:
         raise RequestError(
             "the split has no validation side and its training clips are of one group: expected at least two groups to take validation from."
         )
-    order = generator(seed, "validation", 0).permutation(names)
+    order = generator(seed, "validation", 0, scope="probe/").permutation(names)
     sizes = np.array([(groups == name).sum() for name in order])
     count = min(int(np.searchsorted(sizes.cumsum(), len(groups) / 10)) + 1, len(names) - 1)
     held = np.isin(groups, order[:count])
     return Sides(sides.train[~held], sides.train[held], sides.test, sides.groups)
-
-
-def generator(seed: int, purpose: str, step: int) -> np.random.Generator:
-    """Counter-based generator, a pure function of (seed, purpose, step).
-
-    Not that of :mod:`patchifier.train.run`, which needs Lightning Fabric: judging works without what training needs.
-    """
-    key = int.from_bytes(hashlib.sha256(f"probe/{seed}/{purpose}".encode()).digest()[:16], "little")
-    return np.random.Generator(np.random.Philox(key=key, counter=int(step) << 64))

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from patchifier import tasks
-from patchifier.evaluate.probes.heads import (Problem, Schedule, Setting, Trained, Weights, batch, first_weights, kept, scorer)
+from patchifier.evaluate.probes.heads import (
+    Problem,
+    Schedule,
+    Setting,
+    Trained,
+    Weights,
+    batch,
+    first_weights,
+    kept,
+    scorer,
+)
 from patchifier.tasks import Task
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own

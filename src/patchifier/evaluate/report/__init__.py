@@ -12,7 +12,13 @@ from pathlib import Path
 
 from patchifier.config import RequestError
 from patchifier.evaluate.report.figures import reconstruction_figure, save_figure
-from patchifier.evaluate.report.folders import (find_folders, read_json, read_reconstructions, read_run, write_text)
+from patchifier.evaluate.report.folders import (
+    find_folders,
+    read_json,
+    read_reconstructions,
+    read_run,
+    write_text,
+)
 from patchifier.evaluate.report.page import page_text
 from patchifier.evaluate.report.tables import collect_rows, csv_table, markdown_table
 

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchifier.train import references
 from patchifier.config import RequestError
-from patchifier.evaluate.report.folders import (METHODS, Row, Run, get_part, method_rows, read_columns, to_number, write_beside)
+from patchifier.evaluate.report.folders import (
+    METHODS,
+    Row,
+    Run,
+    get_part,
+    method_rows,
+    read_columns,
+    to_number,
+    write_beside,
+)
 from patchifier.evaluate.report.tables import group_rows, same_score, score_text
+from patchifier.train import references
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,35 @@ import numpy as np
 
 from patchifier.config import RequestError
 from patchifier.evaluate.report.comparison import comparison_headline, comparison_html
-from patchifier.evaluate.report.figures import (convergence_figure, curves_figure, health_figure, predictors_in, reconstruction_figure, to_decibels)
-from patchifier.evaluate.report.folders import (METHODS, Row, Run, get_part, read_columns, read_reconstructions, to_number)
+from patchifier.evaluate.report.figures import (
+    convergence_figure,
+    curves_figure,
+    health_figure,
+    predictors_in,
+    reconstruction_figure,
+    to_decibels,
+)
+from patchifier.evaluate.report.folders import (
+    METHODS,
+    Row,
+    Run,
+    get_part,
+    read_columns,
+    read_reconstructions,
+    to_number,
+)
 from patchifier.evaluate.report.parts import body, figure_html, published_html, wide
-from patchifier.evaluate.report.tables import (APART, ENCODERS, READOUTS, caution_text, escape, group_rows, interval_text, score_text, verdict)
+from patchifier.evaluate.report.tables import (
+    APART,
+    ENCODERS,
+    READOUTS,
+    caution_text,
+    escape,
+    group_rows,
+    interval_text,
+    score_text,
+    verdict,
+)
 
 TEMPLATE = Path(__file__).with_name("page.html")
 _PEERS = {"random": "with random weights", "majority": "always the most frequent label"}

@@ -21,9 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from patchifier.cache import Progress, silent
-from patchifier.library.build import facts_of
-from patchifier.library.worker import Cut
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
@@ -33,6 +30,9 @@ from patchifier.integrations.cluster.parts import merge, read_parts
 from patchifier.integrations.cluster.sources import find
 from patchifier.integrations.cluster.store import Store
 from patchifier.integrations.cluster.worker import Order, Worker, task
+from patchifier.io import Progress, silent
+from patchifier.library.build import facts_of
+from patchifier.library.worker import Cut
 
 __all__ = ["Clustered", "embed_on_ray", "merge", "read_parts"]
 

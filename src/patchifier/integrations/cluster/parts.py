@@ -23,12 +23,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchifier.library import table
-from patchifier.library.sources import key
-from patchifier.library.worker import Rows, to_table
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.integrations.cluster.store import Store
+from patchifier.library import table
+from patchifier.library.sources import key
+from patchifier.library.worker import Rows, to_table
 
 PART_CLIPS = (8, 64)  # at least and at most: little is lost with a machine, few files are made
 PARTS = 256  # as many are wanted before they grow: work for many machines

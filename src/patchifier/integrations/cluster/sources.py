@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from patchifier.audio import SUFFIXES, written_name
-from patchifier.library import sources
-from patchifier.library.sources import Key, key
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset, manifest, well_named
 from patchifier.integrations import need
 from patchifier.integrations.cluster.store import filesystem, is_url
+from patchifier.library import sources
+from patchifier.library.sources import Key, key
 
 
 def find(given: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[tuple[str, str]]]:

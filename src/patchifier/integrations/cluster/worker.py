@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 import patchifier
-from patchifier.library.worker import Cut, Rows, embed_clips
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.integrations.cluster import parts
 from patchifier.integrations.cluster.store import Store, fetch, is_passing, is_url
+from patchifier.library.worker import Cut, Rows, embed_clips
 from patchifier.processes import in_processes
 
 DEATHS = 2  # after so many, one by one

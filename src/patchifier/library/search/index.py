@@ -13,7 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.library.search.rows import (TYPES, Changes, Stored, Where, digests, quoted_list, require_same_model)
+from patchifier.library.search.rows import (
+    TYPES,
+    Changes,
+    Stored,
+    Where,
+    digests,
+    quoted_list,
+    require_same_model,
+)
 from patchifier.library.search.searchable import Searchable
 
 NAME = "embeddings"  # of the LanceDB table
@@ -113,7 +121,7 @@ class Index(Searchable):
         if is_uri(index_path):
             table = _create(str(index_path), stored, ann_rows)
             return cls(table, name=str(index_path))
-        from patchifier.checkpoint import replaced_folder# imports torch
+        from patchifier.io import replaced_folder  # imports torch
 
         _connect_module()
         folder = Path(index_path)

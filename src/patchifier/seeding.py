@@ -1,0 +1,56 @@
+"""Random numbers as a function of (seed, purpose, step): a run that is killed and resumed draws the same.
+
+The purpose strings seed the draws: a changed string changes every result that depends on it.
+"""
+
+import functools
+import hashlib
+
+import numpy as np
+
+
+def generator(seed: int, purpose: str, step: int, *, scope: str = "") -> np.random.Generator:
+    """Return a counter-based generator whose numbers depend on its arguments alone.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    purpose : str
+        What is drawn: "order", "augment", "mask", "window" or "shuffle". Each has its own stream.
+    step : int
+        Training step, or the number of the draw.
+    scope : str
+        Prefix of the key: "probe/" for probes, "" for training.
+
+    Examples
+    --------
+    >>> from patchifier.seeding import generator
+    >>> float(generator(0, "mask", 7).random()) == float(generator(0, "mask", 7).random())
+    True
+    """
+    digest = hashlib.sha256(f"{scope}{seed}/{purpose}".encode()).digest()
+    counter = int(step) << 64  # int(): a NumPy integer would overflow to 0
+    return np.random.Generator(
+        np.random.Philox(key=int.from_bytes(digest[:16], "little"), counter=counter)
+    )
+
+
+def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Return the seed of torch's generator, which dropout draws from, for a step of a rank."""
+    digest = hashlib.sha256(f"{seed}/dropout/{step}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def batch_indices(seed: int, step: int, *, clips: int, batch: int, part: int = 0) -> np.ndarray:
+    """Clips of a step: an endless stream of shuffled epochs, cut into batches; each part of a divided data set has a stream of its own."""
+    places = np.arange(step * batch, (step + 1) * batch)
+    return np.array(
+        [_order(seed, int(place // clips), clips, part)[place % clips] for place in places]
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _order(seed: int, epoch: int, clips: int, part: int) -> np.ndarray:
+    """Shuffled clips of an epoch; kept, since thousands of steps share it."""
+    return generator(seed, f"order {part}" if part else "order", epoch).permutation(clips)
