@@ -9,9 +9,9 @@ import patchifier
 
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
-    {"config"},
-    {"io", "seeding", "filters", "processes", "locks", "hub", "tasks"},
-    {"audio", "spectrogram", "weights"},
+    {"config", "io"},
+    {"statistics", "seeding", "filters", "processes", "locks", "hub"},
+    {"tasks", "audio", "spectrogram", "fingerprint", "weights"},
     {"windows", "datasets", "nn", "augment"},
     {"checkpoint"},
     {"cache", "embed"},
@@ -26,6 +26,7 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "lightning_fabric": {"train"},
     "lightning": set(),
     "matplotlib": {"evaluate"},
+    "jinja2": {"evaluate"},
     "sklearn": {"tasks", "evaluate", "integrations"},
     "lancedb": {"library"},
     "ray": {"integrations"},

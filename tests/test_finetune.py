@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from patchifier import audio, cache, checkpoint, embed, tasks, windows
+from patchifier import audio, cache, checkpoint, embed, statistics, tasks, windows
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
@@ -66,7 +66,7 @@ NUMBERS = Task("numbers", ("level", "brightness"))
 def _few_draws():
     """Intervals have their own tests; here they only have to be there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "bootstrap", functools.partial(tasks.bootstrap, draws=40))
+        patch.setattr(statistics, "bootstrap", functools.partial(statistics.bootstrap, draws=40))
         yield
 
 

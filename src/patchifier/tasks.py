@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchifier import statistics
 from patchifier.config import RequestError
 
 Kind = Literal["one-of", "many-of", "numbers", "per-frame"]
@@ -256,33 +257,9 @@ def _r2(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     return metrics.r2_score(targets, predictions, multioutput="raw_values")
 
 
-@dataclass(frozen=True)
-class Score:
-    """A figure with its 95 % interval, from `n` clips; of a paired difference also the p value, not corrected."""
-
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
-    p: float | None = None
-
-    def row(self, encoder: str, method: str) -> dict[str, Any]:
-        """As a row of a results table."""
-        return {
-            "encoder": encoder,
-            "method": method,
-            "metric": self.metric,
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-        }
-
-
 def evaluate(
     task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray], groups: Sequence[str]
-) -> Score:
+) -> statistics.Score:
     """Compute the main metric, mean over runs, with an interval by bootstrap over groups.
 
     Parameters
@@ -296,99 +273,17 @@ def evaluate(
     groups : sequence of str, length n
         Clips of a group are drawn together.
     """
-    measure = mean_score(task, targets, predictions)
-    low, high = bootstrap(groups, measure)
-    return Score(task.metric, measure(np.arange(len(targets))), low, high, len(targets))
-
-
-def difference(
-    task: Task,
-    targets: np.ndarray,
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    groups: Sequence[str],
-) -> Score:
-    """How much better `first` is than `second` on the same clips, with a paired interval: "beats" means that it leaves out 0."""
-    one, two = mean_score(task, targets, first), mean_score(task, targets, second)
-    return paired(task.metric, groups, lambda chosen: one(chosen) - two(chosen))
-
-
-def paired(metric: str, groups: Sequence[str], measure: Callable[[np.ndarray], float]) -> Score:
-    """Score a difference, measured on the same clips, with its interval and the share `p` of two-sided draws beyond 0."""
-    draws = resample(groups, measure)
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    tail = (
-        min(np.sum(draws <= 0), np.sum(draws >= 0)) + 1
-    )  # the observed sample is one of the draws
-    return Score(
-        metric,
-        measure(np.arange(len(groups))),
-        float(low),
-        float(high),
-        len(groups),
-        p=float(min(1.0, 2 * tail / (len(draws) + 1))),
-    )
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Correct p values of a family of comparisons (Holm 1979): each at most 1, in the order given."""
-    corrected, largest = [0.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values, kind="stable")):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
-        corrected[index] = largest
-    return corrected
+    return statistics.estimate(task.metric, groups, mean_score(task, targets, predictions))
 
 
 def mean_score(
     task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]
-) -> Callable[[np.ndarray], float]:
-    """Main metric of chosen clips, mean over runs, as :func:`resample` asks for it."""
-    return lambda chosen: float(
-        np.mean([main_score(task, targets[chosen], run[chosen]) for run in predictions])
-    )
+) -> statistics.Statistic:
+    """Main metric as a statistic of clips, mean over runs."""
 
+    def statistic(indices: np.ndarray) -> float:
+        return float(
+            np.mean([main_score(task, targets[indices], run[indices]) for run in predictions])
+        )
 
-def bootstrap(
-    groups: Sequence[str],
-    measure: Callable[[np.ndarray], float],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of a figure, over :func:`resample`."""
-    low, high = np.nanquantile(
-        resample(groups, measure, draws=draws, seed=seed), [(1 - level) / 2, (1 + level) / 2]
-    )
-    return float(low), float(high)
-
-
-def resample(
-    groups: Sequence[str],
-    measure: Callable[[np.ndarray], float],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-) -> np.ndarray:
-    """Draw a figure's bootstrap distribution by resampling whole groups (tracks, pieces) with replacement.
-
-    Parameters
-    ----------
-    groups : sequence of str, length n
-        Clips of one group are not independent, so they are drawn together.
-    measure : callable
-        Takes indices of clips (with repetition), returns the figure. For a paired comparison, the difference of two.
-    draws, seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    ndarray, shape (draws,)
-    """
-    generator = np.random.default_rng(seed)
-    members = [np.flatnonzero(np.asarray(groups) == group) for group in dict.fromkeys(groups)]
-    figures = []
-    for _ in range(draws):
-        chosen = generator.integers(0, len(members), len(members))
-        figures.append(measure(np.concatenate([members[group] for group in chosen])))
-    return np.array(figures)
+    return statistic

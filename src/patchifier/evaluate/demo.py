@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchifier import checkpoint, datasets, embed, tasks, weights
+from patchifier import checkpoint, datasets, embed, statistics, tasks, weights
 from patchifier.cache import Cache, prepare
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, read_changes, update
@@ -196,8 +196,11 @@ class Tables:
         for first, second in pairs:
             (test, one), (same, two) = self.predictions[first], self.predictions[second]
             assert (test == same).all(), "a paired comparison needs the same clips"
-            found = tasks.difference(
-                self.task, self.targets[test], one, two, [self.groups[index] for index in test]
+            found = statistics.paired(
+                self.task.metric,
+                [self.groups[index] for index in test],
+                tasks.mean_score(self.task, self.targets[test], one),
+                tasks.mean_score(self.task, self.targets[test], two),
             )
             rows.append(
                 {

@@ -10,6 +10,7 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions, each_clip
+from patchifier.io import Progress, silent
 
 NAMED = 5  # clips or files in a message
 
@@ -39,9 +40,10 @@ def folder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     if options.data is not None:
         table.match(options.data, range(len(options.data.clips)))
 
-    def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
+    def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
         matched = table.match(data, indices)
-        return each_clip(name, lambda data, index: read(matched[index]))(data, indices)
+        by_clip = each_clip(name, lambda data, index: read(matched[index]))
+        return by_clip(data, indices, progress=progress)
 
     return [
         Encoder(

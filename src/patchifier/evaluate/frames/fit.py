@@ -20,7 +20,8 @@ from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
 from patchifier.evaluate.frames.vectors import Features
 from patchifier.evaluate.probes import Sides
 from patchifier.evaluate.probes.sides import with_validation
-from patchifier.tasks import Task, bootstrap
+from patchifier.statistics import bootstrap
+from patchifier.tasks import Task
 
 BATCH = 1024  # frames
 LEARNING_RATE = 1e-3

@@ -11,6 +11,7 @@ from patchifier.evaluate.probes.heads import moments
 from patchifier.evaluate.probes.linear import LOGISTIC_C
 from patchifier.evaluate.probes.sides import Sides, check
 from patchifier.seeding import generator
+from patchifier.statistics import interval
 from patchifier.tasks import Task
 
 
@@ -84,14 +85,14 @@ def few_shot(
             )
             for draw in range(draws)
         ]
-        low, high = np.quantile(figures, [0.025, 0.975])
+        low, high = interval(np.array(figures))
         rows.append(
             {
                 "k": k,
                 "metric": task.metric,
                 "value": float(np.mean(figures)),
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 "draws": draws,
             }
         )
