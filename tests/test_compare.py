@@ -14,7 +14,7 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.evaluate import compare, leaks, report, robustness
-from patchifier.evaluate.encoders import Encoder, encoders
+from patchifier.evaluate.encoders import Encoder, each_clip, encoders
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.leak_notes import leak_notes
 from patchifier.io import silent
@@ -224,14 +224,14 @@ def test_cost_and_parameters_stand_in_the_row(data, tmp_path):
     assert 0.05 / 16.2 < row["seconds_per_second"] < 0.1  # eight clips of 2 s
 
 
-def test_deformed_clips_are_asked_of_the_same_probe(data, tmp_path, monkeypatch):
+def test_perturbed_clips_are_asked_of_the_same_probe(data, tmp_path, monkeypatch):
     kept = {
-        name: robustness.DEFORMATIONS[name]
-        for name in list(robustness.DEFORMATIONS)
+        name: robustness.PERTURBATIONS[name]
+        for name in list(robustness.PERTURBATIONS)
         if "gain" in name
     }
     assert len(kept) == 1
-    monkeypatch.setattr(robustness, "DEFORMATIONS", kept)
+    monkeypatch.setattr(robustness, "PERTURBATIONS", kept)
     task = changed(data, Task("one-of", ("loud", "quiet")), target=lambda number: "loud")
     task.clips = tuple(
         dataclasses.replace(clip, target="loud" if int(clip.id) % 4 < 2 else "quiet")
@@ -252,14 +252,14 @@ def test_deformed_clips_are_asked_of_the_same_probe(data, tmp_path, monkeypatch)
     assert rows_of(results, "level", condition=name)[0]["n"] == CLIPS
 
 
-def test_a_deformed_clip_that_got_lost_is_not_passed_over(data, tmp_path, monkeypatch):
+def test_a_perturbed_clip_that_got_lost_is_not_passed_over(data, tmp_path, monkeypatch):
     def lose_one(data, indices, name, out, **more):
         other = changed(data)
         other.clips = tuple(data.clips[index] for index in indices[1:])
         return other
 
-    monkeypatch.setattr(robustness, "deform", lose_one)
-    with pytest.raises(RequestError, match="39 deformed clips for 40"):
+    monkeypatch.setattr(robustness, "perturb", lose_one)
+    with pytest.raises(RequestError, match="39 perturbed clips for 40"):
         compare.compare(data, [knows()], tmp_path / "run", robust=True)
 
 
@@ -461,6 +461,54 @@ def test_of_a_bundled_model_it_is_said_that_nobody_can_look(data, tmp_path):
 def test_training_on_the_tested_clips_is_said(data, tmp_path):
     (note,) = compare.compare(data, [trained(tmp_path, data.path)], tmp_path / "run")["notes"]
     assert "this very cache" in note
+
+
+# --- progress ---
+
+
+def test_every_step_of_an_encoder_shows_progress(data, tmp_path):
+    counted = each_clip("counted", lambda data, index: np.array([index, index % 3], np.float32))
+    shown = []
+
+    def progress(title):
+        return lambda done, total, note: shown.append((title, done, total, note))
+
+    compare.compare(
+        data, [Encoder("counted", counted), blind()], tmp_path / "run", progress=progress
+    )
+    assert list(dict.fromkeys(title for title, *_ in shown)) == [
+        "majority",
+        "counted",
+        "blind",
+        "paired differences",
+    ]
+    mine = [report[1:] for report in shown if report[0] == "counted"]
+    steps = [done for done, *_ in mine]
+    assert steps == sorted(steps)
+    assert mine[-1][0] == mine[-1][1]
+    notes = [note for *_, note in mine]
+    for number in range(1, CLIPS + 1):
+        assert f"features, {number} of {CLIPS}" in notes
+    assert sum(note.startswith("probe of fold 5, ") for note in notes) == 7  # strengths
+    assert "intervals" in notes
+
+
+# --- the run folder ---
+
+
+def test_a_second_comparison_replaces_the_first_and_no_other_run(data, tmp_path):
+    compare.compare(data, [knows()], tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+    compare.compare(data, [blind()], tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["state"], facts["encoders"]) == ("finished", ["blind"])
+    (tmp_path / "run" / "run.json").write_text(json.dumps(facts | {"kind": "pretrain"}))
+    with pytest.raises(RequestError, match="another command"):
+        compare.compare(data, [knows()], tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(RequestError, match="is not a run"):
+        compare.compare(data, [knows()], tmp_path / "other")
 
 
 # --- the page ---

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from patchifier import statistics
 from patchifier.statistics import bootstrap, holm, paired
 
 
@@ -32,6 +33,15 @@ def test_the_bootstrap_is_deterministic_and_has_a_seed():
 
     assert interval(0) == interval(0)
     assert interval(0) != interval(1)
+
+
+def test_a_slow_bootstrap_shows_how_many_draws_are_done(monkeypatch):
+    monkeypatch.setattr(statistics, "SHOWN_S", 0.0)
+    shown = []
+    bootstrap(
+        ["a", "b"], lambda chosen: 0.0, draws=5, progress=lambda *report: shown.append(report[:2])
+    )
+    assert shown == [(done, 5) for done in range(5)]
 
 
 def test_the_interval_of_a_mean_is_the_textbooks():

@@ -1,14 +1,16 @@
 """Kinds of task: targets, loss, predictions and metrics. Code branches on the kind of a task, never on a data set's name.
 
-==========  =======================  ==========================  =======================
-kind        target of a clip         loss                        metric (main one first)
-==========  =======================  ==========================  =======================
-one-of      a name                   cross-entropy               accuracy; or weighted key score
-many-of     a list of names          binary cross-entropy        macro ROC-AUC, macro AP
-numbers     a number for each name   MSE of standardised values  R2: mean, and per name
-per-frame   rows of [start_s,        cross-entropy of frames     beats, chords or boundaries
-            end_s, label]            (:mod:`patchifier.evaluate.frames`)  (mir_eval)
-==========  =======================  ==========================  =======================
+==========  ===========  =========================  =======================  ===========================
+kind        that is      target of a clip           loss                     metric (main one first)
+==========  ===========  =========================  =======================  ===========================
+one-of      multiclass   a name                     cross-entropy            accuracy, or key score
+many-of     multilabel   a list of names            binary cross-entropy     macro ROC-AUC, macro AP
+numbers     regression   a number for each name     MSE, standardised        R2: mean, and for each name
+per-frame   frame-wise   rows [start_s, end_s,      cross-entropy of frames  beats, chords or boundaries
+                         label]                                              (mir_eval)
+==========  ===========  =========================  =======================  ===========================
+
+The kinds are stored in caches and checkpoints. Frame-wise tasks are evaluated by :mod:`patchifier.evaluate.frames`.
 """
 
 import functools
@@ -35,16 +37,16 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a clip.
+    """Task of a data set.
 
     Parameters
     ----------
-    kind : "one-of", "many-of" or "numbers"
-        What a target looks like.
+    kind : "one-of", "many-of", "numbers" or "per-frame"
+        Multiclass, multilabel or regression; "per-frame" is frame-wise.
     names : tuple of str
         Classes, tags, or the names of the numbers, in the order of the model's outputs.
     metric : str
-        The main one, of :data:`METRICS`; the kind's first by default. Higher is better for each.
+        The main metric, one of :data:`METRICS`; the first of its kind by default. Higher is better.
     """
 
     kind: Kind
@@ -52,7 +54,7 @@ class Task:
     metric: str = ""
 
     def __post_init__(self) -> None:
-        """Fill in the kind's own metric."""
+        """Set the metric of the kind where none is given."""
         if not self.metric:
             object.__setattr__(self, "metric", METRICS[self.kind][0])
         if self.metric not in METRICS[self.kind]:
@@ -62,7 +64,7 @@ class Task:
 
 
 def infer(targets: Sequence[Any]) -> Task | None:
-    """Find the task from the targets of all clips: names, lists of names, or rows of numbers; None if there are none."""
+    """Infer the task from the targets of all clips: names, lists of names, or rows of numbers; None without targets."""
     known = [target for target in targets if target is not None]
     if not known:
         return None
@@ -93,11 +95,11 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
     Raises
     ------
     RequestError
-        If a clip has no target or one that the task does not know.
+        If a clip has no target, or a target that is not one of the task's names.
     """
     if task.kind == "per-frame":
         raise RequestError(
-            "this task asks about moments within a clip, not about clips: judge it with 'patchifier compare'."
+            "a frame-wise task has no target for a whole clip: evaluate it with 'patchifier compare'."
         )
     if any(target is None for target in targets):
         raise RequestError(
@@ -117,7 +119,7 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
 
 
 def _check_target(task: Task, target: Any) -> None:
-    """Refuse a target that is not of the task's kind or that it does not know."""
+    """Refuse a target that is not of the task's kind or not among its names."""
     if task.kind == "numbers":
         values = target if isinstance(target, list | tuple) else [target]
         if len(values) != len(task.names) or not all(
@@ -152,19 +154,19 @@ def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def activate(task: Task, outputs: Tensor) -> Tensor:
-    """Probabilities, or values, of outputs (..., C): what is averaged over the windows of a clip."""
+    """Probabilities, or values, of outputs (..., C), which are averaged over the windows of a clip."""
     if task.kind == "one-of":
         return outputs.softmax(-1)
     return outputs.sigmoid() if task.kind == "many-of" else outputs
 
 
 def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Metrics of a whole test set at once; R2 is never averaged over batches.
+    """Compute the metrics of a whole test set; R2 is never averaged over batches.
 
     Parameters
     ----------
     task : Task
-        Decides which metrics.
+        The task.
     targets : ndarray
         As :func:`encode_targets` gives them.
     predictions : ndarray, shape (n, C)
@@ -173,38 +175,29 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
     Returns
     -------
     dict
-        The main metric first. A tag that is always or never there has no ROC-AUC and is left out of the mean.
+        The main metric first. A tag that is present in all clips or in none has no ROC-AUC and is left out of the mean.
     """
     main = {task.metric: main_score(task, targets, predictions)}
     if task.kind == "many-of":
         from sklearn import metrics
 
-        mixed = _mixed(targets)
-        precision = (
-            metrics.average_precision_score(
-                targets[:, mixed], predictions[:, mixed], average="macro"
-            )
-            if mixed.any()
-            else math.nan
-        )
+        mixed, precision = _mixed(targets), math.nan
+        if mixed.any():
+            precision = metrics.average_precision_score(targets[:, mixed], predictions[:, mixed])
         return main | {"average_precision": float(precision)}
     if task.kind == "numbers":
-        return main | {
-            f"r2_{name}": float(value)
-            for name, value in zip(task.names, _r2(targets, predictions), strict=True)
-        }
+        each = zip(task.names, _r2(targets, predictions), strict=True)
+        return main | {f"r2_{name}": float(value) for name, value in each}
     return main | {"accuracy": float((predictions.argmax(1) == targets).mean())}
 
 
 def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> float:
-    """The main metric alone; quick, since a bootstrap asks for it thousands of times."""
+    """Compute the main metric alone; fast, because a bootstrap calls it thousands of times."""
     if task.kind == "one-of":
         chosen = predictions.argmax(1)
-        return float(
-            (chosen == targets).mean()
-            if task.metric == "accuracy"
-            else key_score_matrix(task.names)[targets, chosen].mean()
-        )
+        if task.metric == "accuracy":
+            return float((chosen == targets).mean())
+        return float(key_score_matrix(task.names)[targets, chosen].mean())
     if task.kind == "numbers":
         return float(np.mean(_r2(targets, predictions)))
     from scipy import stats
@@ -244,12 +237,12 @@ def key_score_matrix(names: tuple[str, ...]) -> np.ndarray:
 
 
 def _mixed(targets: np.ndarray) -> np.ndarray:
-    """Tags that are there sometimes, but not always."""
+    """Tags that are present in some clips, but not in all."""
     return (targets.max(0) > 0) & (targets.min(0) < 1)
 
 
 def _r2(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """1 - SSE / SST for each column, SST around these targets' own mean; not defined for a single clip."""
+    """R2 of each column, 1 - SSE / SST; NaN for a single clip."""
     if len(targets) < 2:
         return np.full(targets.shape[1], math.nan)
     from sklearn import metrics
@@ -265,13 +258,13 @@ def evaluate(
     Parameters
     ----------
     task : Task
-        Decides the metric.
+        The task.
     targets : ndarray, shape (n, ...)
         As :func:`encode_targets` gives them.
     predictions : sequence of ndarray, shape (n, C)
-        One for each run (seed).
+        Predictions of each run (seed).
     groups : sequence of str, length n
-        Clips of a group are drawn together.
+        Group of each clip.
     """
     return statistics.estimate(task.metric, groups, mean_score(task, targets, predictions))
 

@@ -45,7 +45,7 @@ def compare(
     protocol : str
         One of :data:`patchifier.evaluate.probes.PROTOCOLS`, or "few-shot".
     robust : bool
-        Whether the same probes also predict the tested clips under each of :data:`patchifier.evaluate.robustness.DEFORMATIONS`.
+        Whether the same probes also predict the tested clips under each of :data:`patchifier.evaluate.robustness.PERTURBATIONS`.
     seed : int
         Seed of the probe.
     progress : callable
@@ -74,12 +74,14 @@ def compare(
     }  # fmt: skip
     with Run(out, None, resume=True, facts=facts) as run:
         notes = leak_notes(encoders, data, tested.tolist(), run.path, progress=progress)
-        deformed = {}
-        for name in robustness.DEFORMATIONS if robust else ():
-            deformed[name] = robustness.deform(
+        perturbed = {}
+        for name in robustness.PERTURBATIONS if robust else ():
+            perturbed[name] = robustness.perturb(
                 data, tested, name, run.path / "deformed" / name, progress=progress(name)
             )
-        evaluator = Evaluator(data, data.task, protocol, splits, seed, deformed, run.path, progress)
+        evaluator = Evaluator(
+            data, data.task, protocol, splits, seed, perturbed, run.path, progress
+        )
         results = evaluator.results(encoders)
         results["notes"] = notes + results.get("notes", [])
         results |= {"dataset": data.name, "protocol": protocol, "split": facts["split"]}

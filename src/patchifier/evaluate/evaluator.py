@@ -41,8 +41,8 @@ class Evaluator:
         One for each test fold.
     seed : int
         Seed of the probe.
-    deformed : mapping of str to Cache
-        The tested clips under each deformation, in the order of `tested`.
+    perturbed : mapping of str to Cache
+        The tested clips under each perturbation, in the order of `tested`.
     folder : Path
         Gets stored features and the predictions of each encoder.
     progress : callable
@@ -54,7 +54,7 @@ class Evaluator:
     protocol: str
     splits: Sequence[Sides]
     seed: int
-    deformed: Mapping[str, Cache]
+    perturbed: Mapping[str, Cache]
     folder: Path
     progress: Callable[[str], Progress]
 
@@ -82,7 +82,7 @@ class Evaluator:
     # --- clips ---
 
     def whole_clips(self, by_name: Mapping[str, Sequence[Encoder]]) -> Results:
-        """Train the probe once for each encoder and fold, and test it on clean and deformed clips."""
+        """Train the probe once for each encoder and fold, and test it on clean and perturbed clips."""
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
         free: Results = {"seconds_per_second": None, "parameters": 0, "chosen": []}
         runs = [{"": self.majority(targets)}]
@@ -94,14 +94,14 @@ class Evaluator:
             runs = [predictions for predictions, _ in found]
             more = self.cost(repeated[0]) | {"chosen": [chosen for _, chosen in found]}
             rows += self.rows(name, targets, runs, more, steps)
-            undeformed = [predictions[""] for predictions in runs]
-            clean[name] = tasks.mean_score(self.task, targets[self.tested], undeformed)
-            self.write_predictions(name, undeformed)
+            unperturbed = [predictions[""] for predictions in runs]
+            clean[name] = tasks.mean_score(self.task, targets[self.tested], unperturbed)
+            self.write_predictions(name, unperturbed)
         return {"rows": rows, "differences": self.differences(self.task.metric, clean)}
 
     def steps(self, name: str, repeats: int) -> Steps:
         """Progress of one encoder: features and folds of each repeated run, then the intervals."""
-        each = 1 + len(self.deformed) + len(self.splits)
+        each = 1 + len(self.perturbed) + len(self.splits)
         return Steps(self.progress(name), repeats * each + 1)
 
     def rows(
@@ -112,7 +112,7 @@ class Evaluator:
         more: Mapping[str, Any],
         steps: Steps,
     ) -> list[Results]:
-        """Rows of one encoder: all tested clips, each subset of them, and all of them under each deformation.
+        """Rows of one encoder: all tested clips, each subset of them, and all of them under each perturbation.
 
         Parameters
         ----------
@@ -121,7 +121,7 @@ class Evaluator:
         targets : ndarray, shape (n, ...)
             Of all clips.
         runs : sequence of mapping
-            For each repeated run, the predictions (n_test, C) by condition; "" is undeformed.
+            For each repeated run, the predictions (n_test, C) by condition; "" is unperturbed.
         more : mapping
             Further columns.
         steps : Steps
@@ -162,16 +162,16 @@ class Evaluator:
         self, encoder: Encoder, targets: np.ndarray, steps: Steps
     ) -> tuple[dict[str, np.ndarray], list[Results]]:
         """Predictions of all tested clips by condition, and the setting chosen in each fold."""
-        clean, deformed = self.features(encoder, steps)
-        # Deformed clips are further rows behind the clean ones, which the same probe predicts.
-        table = np.concatenate([clean, *deformed.values()])
-        rows = np.concatenate([np.arange(len(clean)), *[self.tested] * len(deformed)])
+        clean, perturbed = self.features(encoder, steps)
+        # Perturbed clips are further rows behind the clean ones, which the same probe predicts.
+        table = np.concatenate([clean, *perturbed.values()])
+        rows = np.concatenate([np.arange(len(clean)), *[self.tested] * len(perturbed)])
         groups = self.splits[0].groups[rows]
-        predictions: dict[str, list[np.ndarray]] = {condition: [] for condition in ("", *deformed)}
+        predictions: dict[str, list[np.ndarray]] = {condition: [] for condition in ("", *perturbed)}
         chosen, done = [], 0
         for number, split in enumerate(self.splits, 1):
             first, count = len(clean) + done, len(split.test)
-            starts = [first + index * len(self.tested) for index in range(len(deformed))]
+            starts = [first + index * len(self.tested) for index in range(len(perturbed))]
             test = [split.test, *(np.arange(start, start + count) for start in starts)]
             extended = Sides(split.train, split.valid, np.concatenate(test), groups)
             found = probe.probe(
@@ -192,8 +192,8 @@ class Evaluator:
         return {name: np.concatenate(parts) for name, parts in predictions.items()}, chosen
 
     def features(self, encoder: Encoder, steps: Steps) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Features of all clips, and of the tested clips under each deformation; stored ones are read."""
-        caches = {"": self.data} | ({} if encoder.precomputed else dict(self.deformed))
+        """Features of all clips, and of the tested clips under each perturbation; stored ones are read."""
+        caches = {"": self.data} | ({} if encoder.precomputed else dict(self.perturbed))
         folder, found = self.folder / "features", {}
         for name, data in caches.items():
             if name:
@@ -203,11 +203,11 @@ class Evaluator:
         return found.pop(""), found
 
     def require_tested(self, data: Cache, name: str) -> None:
-        """Refuse deformed clips that are not the tested ones in their order."""
+        """Refuse perturbed clips that are not the tested ones in their order."""
         wanted = [self.data.clips[index].id for index in self.tested]
         if [clip.id for clip in data.clips] != wanted:
             raise RequestError(
-                f"{name}: {len(data.clips)} deformed clips for {len(wanted)} tested ones; {data.path / 'skipped.csv'} names those that could not be read."
+                f"{name}: {len(data.clips)} perturbed clips for {len(wanted)} tested ones; {data.path / 'skipped.csv'} names those that could not be read."
             )
 
     def majority(self, targets: np.ndarray) -> np.ndarray:
@@ -268,7 +268,7 @@ class Evaluator:
 
     def few_shot(self, by_name: Mapping[str, Sequence[Encoder]]) -> Results:
         """Train on few examples of each class, drawn many times; the interval is over the draws."""
-        self.refuse_deformed()
+        self.refuse_perturbed()
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
         rows, shots, notes = [], list(SHOTS), []
         if targets.ndim == 1:  # else the probe refuses the task
@@ -319,7 +319,7 @@ class Evaluator:
 
     def frame_wise(self, by_name: Mapping[str, Sequence[Encoder]]) -> Results:
         """Train one linear layer on vectors of frames; log-mels with their context are always one of the encoders."""
-        self.refuse_deformed()
+        self.refuse_perturbed()
         without = [name for name, repeated in by_name.items() if repeated[0].embedder is None]
         if without:
             raise RequestError(
@@ -355,11 +355,11 @@ class Evaluator:
             )
         return results
 
-    def refuse_deformed(self) -> None:
-        """Refuse deformations where the protocol does not test whole clips."""
-        if self.deformed:
+    def refuse_perturbed(self) -> None:
+        """Refuse perturbations where the protocol does not test whole clips."""
+        if self.perturbed:
             raise RequestError(
-                f"deformed clips are tested with the protocols {', '.join(probe.PROTOCOLS)} on tasks about whole clips alone."
+                f"perturbed clips are tested with the protocols {', '.join(probe.PROTOCOLS)} on tasks about whole clips alone."
             )
 
 

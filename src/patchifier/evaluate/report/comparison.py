@@ -94,7 +94,7 @@ def _is_sure(row: Row, differences: dict[str, Row]) -> bool:
 
 
 def _conditions(rows: Sequence[Row]) -> dict[str, Any]:
-    """Score under each deformation, an encoder a row."""
+    """Score under each perturbation, an encoder a row."""
     names = list(dict.fromkeys(str(row["condition"]) for row in rows if row.get("condition")))
     by = {(row["encoder"], row.get("condition", "")): row for row in rows if not row.get("subset")}
     encoders = [
