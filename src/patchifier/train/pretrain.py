@@ -300,7 +300,6 @@ def train_stage(
         if is_first()
         else measured_elsewhere,
         describe=batches.describe,
-        static=True,
     )
     fit(
         job,
