@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import TrainingConfig, digest
+from patchifier.config import RequestError, TrainingConfig, digest
 from patchifier.io import Progress, silent
 from patchifier.seeding import dropout_seed
 from patchifier.train import distributed as devices
@@ -33,7 +33,6 @@ __all__ = ["Job", "State", "Stepper", "fit", "make_optimiser", "rate_factor"]
 
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
-DECAY_SHARE = 0.2  # of the steps of a trapezoid, over which its rate falls
 AGREE_STEPS = 10  # several processes ask each other this often whether to save or to stop
 
 
@@ -132,11 +131,13 @@ def fit(  # noqa: C901 - the one training loop, read from top to bottom
         if hasattr(model, method):
             wrapped.mark_forward_method(method)
     total = config.total_steps(job.clips)
-    settings = digest(
-        STATE_FORMAT, config, seed, devices.precision_of(fabric), patience, validate_every
-    )
+    settings = [  # of any length; and as files of version 0.1 have it
+        digest(STATE_FORMAT, one, seed, devices.precision_of(fabric), patience, validate_every)
+        for one in (config.without_length, config)
+    ]
     keeper = Keeper(folder, model, wrapped_optimiser, settings=settings)
     state = keeper.load() if resume or was_restarted() else State()
+    set_length(state, total, config, folder)
     take_step = Stepper(job, wrapped, wrapped_optimiser, fabric, config, seed, total)
     with (
         Table(folder / "metrics.csv", state.step) as metrics,
@@ -262,6 +263,25 @@ def make_optimiser(
     return torch.optim.AdamW(rows, fused=True)
 
 
+def set_length(state: State, total: int, config: TrainingConfig, folder: Path) -> None:
+    """Let a training end after `total` steps, which may be another number than when it was started.
+
+    Raises
+    ------
+    RequestError
+        If the learning rate of steps already taken would have been another one.
+    """
+    if state.total not in (0, total):
+        flat = min(config.flat_steps(state.total), config.flat_steps(total))
+        if state.step > flat:
+            raise RequestError(
+                f"{folder} is at step {state.step} of {state.total}, expected at most {flat} for a change to {total} steps: "
+                "after it the learning rate falls. Resume with the run's own config.json."
+            )
+        state.finished = False
+    state.total = total
+
+
 def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
     """Share of the peak learning rate at a step."""
     if step < config.warm_up_steps:
@@ -269,7 +289,7 @@ def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "trapezoid":
-        return min(1.0, (total - step) / max(1, math.ceil(DECAY_SHARE * total)))
+        return min(1.0, (total - step) / max(1, total - config.flat_steps(total)))
     done = (step - config.warm_up_steps) / max(1, total - config.warm_up_steps)
     return 0.5 * (1 + math.cos(math.pi * done))
 
