@@ -88,10 +88,10 @@ def run_check(flags: Flags) -> int:
 def run_fetch(flags: Flags) -> int:
     """``patchifier fetch``."""
     from patchifier import datasets
-    from patchifier.datasets import fetch
+    from patchifier.datasets import download
 
     sheet, _ = datasets.find_sheet(flags["name"])
-    fetched = fetch.fetch(sheet, flags["root"], progress=progress(sheet.name))
+    fetched = download.fetch(sheet, flags["root"], progress=progress(sheet.name))
     say(flags, fetched.facts(), "\n".join(fetched.lines()))
     return 0 if fetched.complete else 1
 
