@@ -23,7 +23,7 @@ from patchifier.datasets.fetch.archives import obtain_archive
 from patchifier.datasets.fetch.download import Patience
 from patchifier.datasets.fetch.job import Fetched, Job, obtain
 from patchifier.datasets.fetch.place import Progress
-from patchifier.locks import alone
+from patchifier.jobs import folder_lock
 
 if TYPE_CHECKING:  # the package that holds them imports torch
     from patchifier.datasets.sheet import Archive, Sheet
@@ -79,7 +79,7 @@ def fetch(
     files, archives = _chosen(sheet, only)
     try:
         job.root.mkdir(parents=True, exist_ok=True)
-        with alone(job.root, "fetch"):
+        with folder_lock(job.root, "fetch"):
             for name in files:
                 obtain(job, job.remote(name))
             for archive in archives:
