@@ -10,7 +10,7 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
-    {"io", "seeding", "filters", "processes", "locks", "hub", "tasks"},
+    {"io", "seeding", "filters", "jobs", "hub", "tasks"},
     {"audio", "spectrogram", "weights"},
     {"windows", "datasets", "nn", "augment"},
     {"checkpoint"},

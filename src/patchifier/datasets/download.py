@@ -30,7 +30,7 @@ from patchifier.datasets.sheet import Archive, Remote, Sheet
 from patchifier.datasets.transfer import RetryPolicy, fault, part_of, set_aside, sha256
 from patchifier.datasets.unpack import DamagedArchiveError, RefusedArchiveError
 from patchifier.io import Progress, silent, write_json
-from patchifier.locks import alone
+from patchifier.jobs import folder_lock
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -118,7 +118,7 @@ def fetch(
     of_archives = {name for archive in sheet.archives for name in (archive.name, *archive.parts)}
     try:
         job.root.mkdir(parents=True, exist_ok=True)
-        with alone(job.root, "fetch"):
+        with folder_lock(job.root, "fetch"):
             for name in dict.fromkeys(remote.name for remote in sheet.remotes):
                 if name not in of_archives:
                     _obtain(job, job.remote(name))
