@@ -29,7 +29,7 @@ DENIED = {  # what the system may say of a place, and what can be done about it
     errno.EDQUOT: "make room, and run this again",
 }
 EXTRAS = {  # which extra brings a package that a command may miss
-    "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval", "matplotlib": "eval", "mir_eval": "eval", "av": "formats", "transformers": "peers",
+    "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval", "matplotlib": "eval", "mir_eval": "eval", "av": "formats", "transformers": "hf",
     "lancedb": "search", "ray": "cluster", "fsspec": "cluster", "huggingface_hub": "hf", "onnx": "onnx", "onnxscript": "onnx",
 }  # fmt: skip
 REQUIRED = ("out", "onnx")  # options that must be given; what else must be is an argument
