@@ -10,7 +10,7 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config", "io"},
-    {"statistics", "seeding", "filters", "processes", "locks", "hub"},
+    {"statistics", "seeding", "filters", "jobs", "hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "weights"},
     {"windows", "datasets", "nn", "augment"},
     {"checkpoint"},

@@ -12,12 +12,11 @@ import numpy as np
 
 from patchifier.cache import Cache
 from patchifier.config import RequestError
-from patchifier.datasets.folds import sides_in_turn
+from patchifier.datasets.splits import Splits, cross_validation, folds_of
 from patchifier.evaluate import robustness
 from patchifier.evaluate.encoders import Encoder
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.leak_notes import leak_notes
-from patchifier.evaluate.probes import Sides
 from patchifier.io import Progress, silent, write_json, write_rows
 from patchifier.train.run import Run
 
@@ -89,27 +88,18 @@ def compare(
     return results
 
 
-def splits_of(data: Cache) -> list[Sides]:
-    """Splits of the cache, one for each test fold; refuse an empty part."""
-    groups = np.array([clip.group or clip.id for clip in data.clips])
-    splits = []
-    for names in map(np.array, sides_in_turn(data.clips)):
-        found = {part: np.flatnonzero(names == part) for part in ("train", "valid", "test")}
-        empty = [part for part, indices in found.items() if not len(indices)]
-        if empty:
-            raise RequestError(
-                f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(names)} clips are too few."
-            )
-        splits.append(Sides(**found, groups=groups))
-    return splits
+def splits_of(data: Cache) -> list[Splits]:
+    """Splits of a cache, one for each test fold; an empty split is refused."""
+    found = (Splits.of(data.clips, names) for names in cross_validation(data.clips))
+    return [splits.require_clips(f"cache {data.path}") for splits in found]
 
 
 def describe(data: Cache) -> str:
     """Describe in words how clips are split."""
     if any(clip.split for clip in data.clips):
         return "the data set's own split"
-    own = len({clip.fold for clip in data.clips if clip.fold is not None}) >= 3
-    return f"each of {len(sides_in_turn(data.clips))} folds{'' if own else ' (made here, by group)'} tested in turn"
+    made = "" if folds_of(data.clips) else " (made here, by group)"
+    return f"each of {len(cross_validation(data.clips))} folds{made} tested in turn"
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from patchifier import statistics, tasks
 from patchifier.cache import Cache
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits
 from patchifier.evaluate import frames
 from patchifier.evaluate import probes as probe
 from patchifier.evaluate.encoders import Encoder, cached
-from patchifier.evaluate.probes import Sides
 from patchifier.io import Progress, Steps, write_rows
 from patchifier.tasks import Task
 
@@ -37,7 +37,7 @@ class Evaluator:
         The task of the clips.
     protocol : str
         One of :data:`patchifier.evaluate.probes.PROTOCOLS`, or "few-shot".
-    splits : sequence of Sides
+    splits : sequence of Splits
         One for each test fold.
     seed : int
         Seed of the probe.
@@ -52,7 +52,7 @@ class Evaluator:
     data: Cache
     task: Task
     protocol: str
-    splits: Sequence[Sides]
+    splits: Sequence[Splits]
     seed: int
     perturbed: Mapping[str, Cache]
     folder: Path
@@ -173,7 +173,7 @@ class Evaluator:
             first, count = len(clean) + done, len(split.test)
             starts = [first + index * len(self.tested) for index in range(len(perturbed))]
             test = [split.test, *(np.arange(start, start + count) for start in starts)]
-            extended = Sides(split.train, split.valid, np.concatenate(test), groups)
+            extended = Splits(split.train, split.valid, np.concatenate(test), groups)
             found = probe.probe(
                 self.protocol,
                 self.task,

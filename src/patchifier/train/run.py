@@ -23,7 +23,7 @@ import torch
 import patchifier
 from patchifier.config import Config, RequestError, to_dict, update, with_added
 from patchifier.io import write_json
-from patchifier.locks import alone
+from patchifier.jobs import folder_lock
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -119,12 +119,12 @@ class Run:
                 raise RequestError(
                     f"{self.path} holds a run already: go on with --resume, or choose another --out."
                 )
-            if config is not None and config != update(
-                Config(), with_added(json.loads(old.read_text(encoding="utf-8")))
-            ):
-                raise RequestError(
-                    f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
-                )
+            if config is not None:
+                before = update(Config(), with_added(json.loads(old.read_text(encoding="utf-8"))))
+                if before.without_length != config.without_length:
+                    raise RequestError(
+                        f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
+                    )
         elif self.path.exists() and any(self.path.iterdir()):
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
         if config is None:
@@ -151,7 +151,7 @@ class Run:
     def __enter__(self) -> "Run":
         """Say that the run is under way; what was settled before stays so, should it be killed before it settles anything."""
         if self.writes:
-            self.held.enter_context(alone(self.path, "run"))
+            self.held.enter_context(folder_lock(self.path, "run"))
         self.facts = {
             name: value for name, value in self.before.items() if name in SETTLED
         } | self.facts

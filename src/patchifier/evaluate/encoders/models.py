@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchifier import audio, checkpoint, datasets, hub, spectrogram, weights
+from patchifier import audio, checkpoint, hub, spectrogram, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import (
@@ -20,6 +20,7 @@ from patchifier.config import (
     SpectrogramConfig,
     update,
 )
+from patchifier.datasets.splits import Splits, evenly, partition
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
 from patchifier.io import Progress, silent
@@ -52,19 +53,17 @@ def random_checkpoint(
         spectrogram.cut(
             log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
         )
-        for log_mel in log_mels(data, config.spectrogram, _spread(indices, CALIBRATION_CLIPS))
+        for log_mel in log_mels(
+            data, config.spectrogram, evenly(np.asarray(indices), CALIBRATION_CLIPS)
+        )
     ]
     calibrate(model, torch.cat(cut))
     measure_readout(
-        model, config, log_mels(data, config.spectrogram, _spread(indices, READOUT_CLIPS))
+        model,
+        config,
+        log_mels(data, config.spectrogram, evenly(np.asarray(indices), READOUT_CLIPS)),
     )
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
-
-
-def _spread(indices: Sequence[int], most: int) -> np.ndarray:
-    return np.asarray(indices)[
-        np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(int)
-    ]
 
 
 def log_mels(
@@ -179,11 +178,7 @@ def _training_clips(options: EncoderOptions) -> Sequence[int]:
     assert options.data is not None
     train = options.train
     if train is None:
-        train = [
-            index
-            for index, side in enumerate(datasets.partition(options.data.clips))
-            if side == "train"
-        ]
+        train = Splits.of(options.data.clips, partition(options.data.clips)).train.tolist()
     if not len(train):
         raise RequestError(
             "random: no training clips to calibrate on, expected at least one with the split 'train'."
