@@ -1,8 +1,8 @@
-"""The whole story on the bundled clips: cache, stage I, stage II, probes, four ways of fine-tuning, report.
+"""The demo on the bundled clips: cache, stage I, stage II, probes, four methods of fine-tuning, report.
 
-The recipe (``recipes/demo.json``) is the paper's architecture with a budget of minutes. Folds 0 to 2 are heard in pre-training, without
-labels. Probes are cross-validated over all four folds; methods that move weights are tested on fold 3 alone, which takes less time.
-Beside the model of minutes stands the one that comes with the package, which heard more, none of these clips' tracks among it: what more music teaches.
+The recipe (``recipes/demo.json``) is the paper's architecture with a budget of minutes. Folds 0 to 2 are the pre-training data, without
+labels. Probes are cross-validated over all four folds; methods that update the model's weights are tested on fold 3 alone, to save time.
+The bundled model is evaluated too: it was trained for longer on other music, without the tracks of these clips.
 """
 
 import json
@@ -43,7 +43,7 @@ RELEASED = weights.DEFAULT
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the demo leaves: the content of ``results.json`` and the report's page."""
+    """Outcome of the demo: the content of ``results.json`` and the report's page."""
 
     results: dict[str, Any]
     page: Path
@@ -55,7 +55,7 @@ def demo(
     config: Config | None = None,
     progress: Callable[[str], Progress] = lambda title: silent,
 ) -> Outcome:
-    """Run the whole story; a run that was interrupted goes on.
+    """Run the demo; an interrupted run is resumed.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def demo(
 def tune(
     start: Checkpoint, out: Path, encoder: str, config: Config, progress: Callable[[str], Progress]
 ) -> list[Tuned]:
-    """Linear probe over all folds, then all methods on fold 3; the probe on fold 3 is for the curves alone."""
+    """Tune by a linear probe over all folds, then by all methods on fold 3, where the probe serves the curves alone."""
     probed = finetune(
         start, out / "cache", out / f"linear-probe-{encoder}", methods=("linear-probe",), config=update(config, LINEAR_PROBE),
         encoder=encoder, resume=True, progress=progress,
@@ -125,7 +125,7 @@ def tune(
 
 
 class Tables:
-    """Rows of the results table, and paired differences between those tested on the same clips."""
+    """Rows of the results table, and paired differences between rows tested on the same clips."""
 
     def __init__(self, data: Cache) -> None:
         assert data.task is not None
@@ -137,14 +137,14 @@ class Tables:
         self.predictions: dict[tuple[str, str], tuple[np.ndarray, list[np.ndarray]]] = {}
 
     def add(self, encoder: str, method: str, predictions: np.ndarray) -> None:
-        """Add a row for predictions of every clip, each made without its fold."""
+        """Add a row for cross-validated predictions of every clip."""
         self.rows.append(
             tasks.evaluate(self.task, self.targets, [predictions], self.groups).row(encoder, method)
         )
         self.predictions[encoder, method] = np.arange(len(self.targets)), [predictions]
 
     def add_probes(self, models: dict[str, Checkpoint]) -> None:
-        """Add majority and, by the same logistic regression, every encoder's features."""
+        """Add rows of the majority and, by the same logistic regression, of every encoder's features."""
         everything = range(len(self.data.clips))
         self.add(
             "majority", "none", probe.cross_validate_majority(self.task, self.targets, self.folds)
@@ -154,21 +154,19 @@ class Tables:
         }
         features |= {name: embed_cache(self.data, start) for name, start in models.items()}
         for name, values in features.items():
-            self.add(
-                name, "logistic", probe.cross_validate(self.task, values, self.targets, self.folds)
-            )
+            self.add_features(name, values)
+
+    def add_features(self, name: str, features: np.ndarray) -> None:
+        """Add a row for features (n, E), by logistic regression."""
+        predictions = probe.cross_validate(self.task, features, self.targets, self.folds)
+        self.add(name, "logistic", predictions)
 
     def add_released(self) -> None:
-        """Add the model that comes with the package, if it does, by the same logistic regression."""
+        """Add a row of the bundled model, if there is one, by the same logistic regression."""
         if RELEASED in weights.names():
-            vectors = embed.load(RELEASED).embed(
-                [clip.path for clip in self.data.clips]
-            )  # files: its log-mels may be others than the cache's
-            self.add(
-                RELEASED,
-                "logistic",
-                probe.cross_validate(self.task, vectors, self.targets, self.folds),
-            )
+            # From files: its log-mels may be others than the cache's.
+            files = [clip.path for clip in self.data.clips]
+            self.add_features(RELEASED, embed.load(RELEASED).embed(files))
 
     def add_tuned(self, encoder: str, results: list[Tuned]) -> None:
         """Add rows of fine-tuned models."""
@@ -181,7 +179,7 @@ class Tables:
             )
 
     def differences(self) -> list[dict[str, Any]]:
-        """Trained against random weights by every method, and against the other features by the same probe; so too the package's model."""
+        """Differences of the trained model from random weights by every method, and from other features; of the bundled model too."""
         pairs = [
             (("patchifier", method), ("random", method))
             for method in ("linear-probe", "logistic", *MOVING)
@@ -202,16 +200,9 @@ class Tables:
                 tasks.mean_score(self.task, self.targets[test], one),
                 tasks.mean_score(self.task, self.targets[test], two),
             )
-            rows.append(
-                {
-                    "first": ", ".join(first),
-                    "second": ", ".join(second),
-                    "value": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "n": found.n,
-                }
-            )
+            names = {"first": ", ".join(first), "second": ", ".join(second)}
+            figures = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+            rows.append(names | figures)
         return rows
 
 
@@ -225,21 +216,21 @@ def embed_cache(data: Cache, start: Checkpoint) -> np.ndarray:
 
 
 def stage_two_figures(table: Path) -> dict[str, float]:
-    """Last validation of stage II: masked-patch MSE beside the predictors without a model."""
+    """Last validation of stage II: MSE of masked patches, and of predictors without a model."""
     header, *_, last = (line.split(",") for line in table.read_text(encoding="utf-8").splitlines())
     figures = dict(zip(header, last, strict=True))
     return {name: float(value) for name, value in figures.items() if name.endswith("_mse")}
 
 
 def notes(data: Cache, config: Config) -> list[str]:
-    """What has to be said beside the table."""
+    """Notes for the page, below the table."""
     held = config.pretrain.validation_fold
     return [
         f"Linear probe and logistic regression are cross-validated over all {len(data.clips)} clips; "
-        f"every fold but {held} was heard in pre-training, without labels, by the model of this demo.",
-        f"{RELEASED}, where it stands in the table, comes with the package. It heard, without labels, other tracks of these soundtracks "
-        "and none that these clips are cut from: its card says what.",
-        f"Methods that move weights are trained on two folds, validated on one and tested on fold {held}, which no training has heard.",
+        f"every fold but {held} was pre-training data, without labels, of the model of this demo.",
+        f"{RELEASED} comes with the package. Its training data, without labels, holds other tracks of these soundtracks "
+        "and none that these clips are cut from: its card lists them.",
+        f"Methods that update weights are trained on two folds, validated on one and tested on fold {held}, which is in no training data.",
         "The task, telling seven soundtracks apart, is confounded with mastering; with so few clips it cannot tell apart what lies closer than "
         "about 10 points.",
     ]

@@ -1,11 +1,11 @@
-"""Moments within a clip: beats, chords, boundaries, asked of vectors of frames.
+"""Frame-wise tasks: beats, chords and boundaries from vectors of frames.
 
 =============  =============================================================================
 ``vectors``    a vector every 46 ms from overlapping patches; log-mel context as the control
 ``targets``    rows [start_s, end_s, label] -> numbers for each frame
 ``decode``     probabilities of frames -> rows
-``judge``      rows against rows, by mir_eval
-``fit``        one linear layer, trained, stopped and judged
+``judge``      scores of rows against reference rows, by mir_eval
+``fit``        one linear layer: training, early stopping, test
 =============  =============================================================================
 """
 

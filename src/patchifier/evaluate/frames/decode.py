@@ -1,10 +1,10 @@
-"""Probabilities of frames as rows [start_s, end_s, label].
+"""Decoding of frames: probabilities to rows [start_s, end_s, label].
 
-Each way has a setting that no theory gives; the probe chooses among :data:`SETTINGS` on validation clips.
+Each method has a parameter, which the probe chooses among :data:`SETTINGS` on validation clips.
 
-Beats can be picked as peaks, or traced by dynamic programming (Ellis 2007): one tempo from the autocorrelation, then the beats that
-lie on high probabilities and about that far apart. A linear layer on single frames sees no rhythm, so its peaks miss soft beats and find
-others between; the second way puts the regularity of music back in. Where tempo changes, peaks are better.
+Beats are peaks, or are tracked by dynamic programming (Ellis 2007): one tempo from the autocorrelation, then the beats that
+have high probabilities and about the distance of that tempo. A linear layer on single frames sees no rhythm, so its peaks miss soft
+beats and find others between; tracking adds the regularity of music. Where the tempo changes, peaks are better.
 
 Shapes: K frames, C outputs.
 """
@@ -42,18 +42,18 @@ def decode(
     duration_s: float,
     setting: Setting | None = None,
 ) -> list[list[Any]]:
-    """Rows of one clip.
+    """Decode one clip.
 
     Parameters
     ----------
     task : Task
-        Per-frame; its metric decides how.
+        Frame-wise; its metric decides the method.
     probabilities : ndarray, shape (K, C)
-        Beats and boundaries: of each event by itself; chords: of all, summing to 1.
+        Beats and boundaries: of each event independently; chords: of all classes, with a sum of 1.
     times_s : ndarray, shape (K,)
-        Of the frames, evenly spaced.
+        Times of the frames, evenly spaced.
     duration_s : float
-        Where the last interval ends.
+        End of the last interval.
     setting : dict
         One of :data:`SETTINGS`; the first by default.
 
@@ -67,14 +67,10 @@ def decode(
         path = smooth_path(np.log(np.maximum(probabilities, TINY)), setting["change_cost"])
         return _intervals([task.names[number] for number in path], times_s - hop_s / 2, duration_s)
     if task.metric == "boundaries":
-        found = peaks(
-            probabilities[:, 0], threshold=setting["threshold"], gap=BOUNDARY_GAP_S / hop_s
-        )
-        edges = [
-            0.0,
-            *(_refine(probabilities[:, 0], times_s, frame, hop_s) for frame in found),
-            duration_s,
-        ]
+        curve = probabilities[:, 0]
+        found = peaks(curve, threshold=setting["threshold"], gap=BOUNDARY_GAP_S / hop_s)
+        inside = [_refine(curve, times_s, frame, hop_s) for frame in found]
+        edges = [0.0, *inside, duration_s]
         return [[start, end, ""] for start, end in itertools.pairwise(edges) if end > start]
     return _beats(task, probabilities, times_s, hop_s, setting)
 
@@ -89,10 +85,8 @@ def _beats(
         found = steady_beats(curve, hop_s=hop_s, tightness=setting["tightness"])
     places = [""] * len(found)
     if "downbeat" in task.names:
-        places = [
-            str(place)
-            for place in bar_positions(probabilities[:, task.names.index("downbeat")], found)
-        ]
+        downbeats = probabilities[:, task.names.index("downbeat")]
+        places = [str(place) for place in bar_positions(downbeats, found)]
     times = [max(0.0, _refine(curve, times_s, frame, hop_s)) for frame in found]
     return [[time, time, place] for time, place in zip(times, places, strict=True)]
 
@@ -160,7 +154,7 @@ def steady_beats(curve: np.ndarray, *, hop_s: float, tightness: float) -> list[i
 
 
 def bar_positions(curve: np.ndarray, beats: list[int]) -> list[int]:
-    """Place of each beat in its bar, 1 first: the likeliest of bars of 2, 3 or 4 beats from any first beat."""
+    """Position of each beat in its bar, from 1: the likeliest of bars of 2, 3 or 4 beats from any first beat."""
     if not beats:
         return []
     likely = np.array([curve[max(0, beat - 1) : beat + 2].max() for beat in beats]).clip(

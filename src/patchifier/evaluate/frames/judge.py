@@ -1,15 +1,15 @@
-"""Rows against rows, by mir_eval.
+"""Scores of decoded rows against reference rows, by mir_eval.
 
 ==================  =================================================================================================
-beat_f, downbeat_f  F-measure within 70 ms; the first 5 s are passed over, as mir_eval's own evaluation does
+beat_f, downbeat_f  F-measure within 70 ms; the first 5 s are left out, as in mir_eval's own evaluation
 .._all              the same from the start, as MARBLE counts it
 wcsr                share of time with the right major or minor triad ("majmin"), out of the time that has one (or N)
 boundary_f_0.5, _3  F-measure of boundaries within 0.5 s and 3 s; start and end of a clip count, as in mir_eval's default
-.._inside           the same without start and end, which anybody finds
+.._inside           the same without start and end
 ==================  =================================================================================================
 
-Each is the mean over clips, but WCSR is weighted by duration: the share over the whole test set. A clip in which nothing is asked
-(no reference beat after 5 s, no boundary inside) has no figure and does not count.
+Each is the mean over clips; WCSR is weighted by duration, which gives the share over the whole test set. A clip without a reference
+(no beat after 5 s, no boundary inside) has no score and is left out.
 """
 
 import functools
@@ -29,19 +29,19 @@ PerClip = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def scores(task: Task, targets: Sequence[Rows], decoded: Sequence[Rows]) -> dict[str, float]:
-    """Figures of a whole test set.
+    """Scores of a whole test set.
 
     Parameters
     ----------
     task : Task
-        Per-frame; its metric decides which.
+        Frame-wise; its metric decides which scores.
     targets, decoded : sequence of rows [start_s, end_s, label]
         Reference and estimate of each clip.
 
     Returns
     -------
     dict
-        The main one first; NaN if there is no clip in which it is asked.
+        The main score first; NaN where no clip has a reference.
     """
     return {
         name: weighted_mean(values, weights)
@@ -52,7 +52,7 @@ def scores(task: Task, targets: Sequence[Rows], decoded: Sequence[Rows]) -> dict
 def per_clip(
     task: Task, targets: Sequence[Rows], decoded: Sequence[Rows], *, main_only: bool = False
 ) -> PerClip:
-    """Each figure, or the main one alone, for each clip, and its weight in the mean: two arrays (n,)."""
+    """Each score, or the main one alone, of each clip, and its weight in the mean: two arrays (n,)."""
     if len(targets) != len(decoded):
         raise RequestError(
             f"{len(targets)} clips have labels and {len(decoded)} have estimates, expected as many."
@@ -79,14 +79,14 @@ def per_clip(
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """Mean over clips that have a figure."""
+    """Mean over clips that have a score."""
     counted = weights > 0
     return (
         float(np.average(values[counted], weights=weights[counted])) if counted.any() else math.nan
     )
 
 
-NOT_ASKED = (math.nan, 0.0)
+UNDEFINED = (math.nan, 0.0)
 
 
 def _beats(task: Task) -> dict[str, Callable[[Rows, Rows], tuple[float, float]]]:
@@ -110,7 +110,7 @@ def _beat_f(target: Rows, guessed: Rows, *, name: str, trim_s: float) -> tuple[f
 
     reference, estimate = _times(target, name, trim_s), _times(guessed, name, trim_s)
     if not len(reference):
-        return NOT_ASKED
+        return UNDEFINED
     return (float(beat.f_measure(reference, estimate)) if len(estimate) else 0.0), 1.0
 
 
@@ -118,7 +118,7 @@ def _wcsr(target: Rows, estimate: Rows) -> tuple[float, float]:
     from mir_eval import chord, util
 
     if not target:
-        return NOT_ASKED
+        return UNDEFINED
     intervals, names = _filled(target, chord.X_CHORD)
     guessed, guesses = _filled(estimate, chord.NO_CHORD)
     guessed, guesses = util.adjust_intervals(
@@ -126,16 +126,18 @@ def _wcsr(target: Rows, estimate: Rows) -> tuple[float, float]:
     )
     intervals, names, guesses = util.merge_labeled_intervals(intervals, names, guessed, guesses)
     durations_s = util.intervals_to_durations(intervals)
-    asked = np.array([majmin(name) is not None for name in names])
+    scored = np.array([majmin(name) is not None for name in names])
     right = np.array(
         [majmin(name) == majmin(guess) for name, guess in zip(names, guesses, strict=True)]
     )
-    asked_s = float(durations_s[asked].sum())
-    return (float(durations_s[asked & right].sum()) / asked_s, asked_s) if asked_s else NOT_ASKED
+    scored_s = float(durations_s[scored].sum())
+    return (
+        (float(durations_s[scored & right].sum()) / scored_s, scored_s) if scored_s else UNDEFINED
+    )
 
 
 def _filled(rows: Rows, between: str) -> tuple[np.ndarray, list[str]]:
-    """Intervals (n, 2) and labels without gaps, into which mir_eval would draw the chord before."""
+    """Intervals (n, 2) and labels without gaps: mir_eval would fill a gap with the chord before it."""
     filled: list[tuple[float, float, str]] = []
     for start, end, label in rows:
         if filled and start > filled[-1][1]:
@@ -149,7 +151,7 @@ def _boundaries(window_s: float, *, inside: bool) -> Callable[[Rows, Rows], tupl
 
     def measure(target: Rows, estimate: Rows) -> tuple[float, float]:
         if len(target) < 1 + inside:
-            return NOT_ASKED
+            return UNDEFINED
         reference, _ = util.adjust_intervals(
             np.array([row[:2] for row in target], float), t_min=0.0
         )

@@ -1,4 +1,4 @@
-"""Rows [start_s, end_s, label] as numbers for each frame.
+"""Targets of frames: rows [start_s, end_s, label] to numbers.
 
 Shapes: K frames, C outputs (``task.names``).
 """
@@ -23,11 +23,11 @@ def encode(
     Parameters
     ----------
     task : Task
-        Per-frame; decides how.
+        Frame-wise; its metric decides the kind of target.
     rows : sequence of [start_s, end_s, label]
-        Of one clip.
+        Rows of one clip.
     times_s : ndarray, shape (K,)
-        Of the frames, in rising order.
+        Times of the frames, in rising order.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def encode(
         Beats: 1 in the nearest frame, 0.5 beside it. Chords: 1 for the major or minor triad that mir_eval's "majmin" reduces
         the label to. Boundaries: from 1 at one to 0.5 half a second away, nothing at the clip's own start and end.
     known : ndarray, shape (K,), bool
-        Where there is something to learn: False under chords that are neither (sus, dim, inversions beyond the triad) and where no label is.
+        Frames with a target: False for chords that are neither major nor minor (sus, dim, ...) and without a label.
     """
     if task.metric == "chords":
         return _chords(rows, times_s, len(task.names))
@@ -92,9 +92,7 @@ def majmin(label: str) -> int | None:
 
     try:
         root, semitones, _ = chord.encode(label)
-    except (
-        chord.InvalidChordException
-    ):  # 'aug7' and a few more are well written, but nobody defined them
+    except chord.InvalidChordException:  # valid syntax without a definition, such as 'aug7'
         return None
     if label == chord.NO_CHORD:
         return 0
