@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Columns = Mapping[str, np.ndarray]
 # Line style and marker tell the methods apart without colour; the colours are of different lightness for the same reason.
 STYLES = {
     "linear-probe": (":", "o", "#b86200"),
@@ -29,9 +30,8 @@ STYLES = {
     "freeze-bottleneck": ("--", "^", "#2f5fa8"),
     "full": ("-", "D", "#1c1433"),
 }
-PREDICTORS: dict[
-    str, tuple[Any, str]
-] = {  # column of stage-two/validation.csv, its line style and its name
+# Column of stage-two/validation.csv, its line style and its name.
+PREDICTORS: dict[str, tuple[Any, str]] = {
     "mean_patch_mse": (":", "average patch"),
     "visible_mean_mse": ("--", "average of given patches"),
     "interpolation_mse": ("-.", "interpolation in time"),
@@ -66,132 +66,115 @@ def _every(values: np.ndarray, marks: int) -> tuple[int, int]:
     return (len(values) - 1) % step, step
 
 
+STAGES = {
+    "stage-one": "Stage I: copy single patches",
+    "stage-two": "Stage II: fill in masked patches",
+}
+
+
 def curves_figure(run: Run) -> "Figure | None":
     """Loss of both stages against step, above their learning rates."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    stages = {
-        "stage-one": "Stage I: copy single patches",
-        "stage-two": "Stage II: fill in masked patches",
-    }
-    present = {
-        folder: title
-        for folder, title in stages.items()
-        if read_columns(run.path / folder / "metrics.csv")
-    }
-    if not present:
+    tables = {stage: read_columns(run.path / stage / "metrics.csv") for stage in STAGES}
+    tables = {stage: steps for stage, steps in tables.items() if steps}
+    if not tables:
         return None
     figure = new_figure(4.6)
-    grid = figure.subplots(
-        2,
-        len(present),
-        sharex="col",
-        sharey="row",
-        squeeze=False,
-        gridspec_kw={"height_ratios": [5, 1]},
-    )
-    levels: list[dict[str, tuple[str, float]]] = []
-    for (folder, title), loss, rate in zip(present.items(), *grid, strict=True):
-        steps = read_columns(run.path / folder / "metrics.csv")
-        checks = read_columns(run.path / folder / "validation.csv")
-        nothing = np.full_like(steps["step"], math.nan)
-        trained = to_decibels(steps.get("loss", nothing), run)
-        thin = slice(
-            None, None, max(1, len(trained) // 2000)
-        )  # more points than pixels would only make the file large
-        loss.plot(steps["step"][thin], trained[thin], color="#8a8a8a", linewidth=0.6, alpha=0.6)
-        loss.plot(
-            steps["step"][thin],
-            _smooth(trained)[thin],
-            color="#1c1433",
-            linewidth=1.6,
-            label="training (smoothed)",
-        )
-        score = next((checks[name] for name in ("masked_mse", "mse") if name in checks), None)
-        if score is not None:
-            style: dict[str, Any] = {
-                "marker": "o",
-                "markersize": 5,
-                "markerfacecolor": "white",
-                "markevery": _every(score, 12),
-            }
-            loss.plot(
-                checks["step"],
-                to_decibels(score, run),
-                color="#cc7a00",
-                linewidth=1.4,
-                label="validation",
-                **style,
-            )
-        tidy(loss, title, y="" if loss is not grid[0][0] else "Error, RMSE (dB)")
-        loss.set_yscale("log")
-        loss.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
-        loss.yaxis.set_major_formatter("{x:g}")
-        loss.yaxis.set_minor_locator(NullLocator())
-        loss.legend(loc="upper right", fontsize=9, framealpha=0.9)
-        rate.plot(
-            steps["step"][thin],
-            steps.get("learning_rate", nothing)[thin],
-            color="#1c1433",
-            linewidth=1.2,
-        )
-        tidy(rate, "", x="Step", y="" if rate is not grid[1][0] else "Learning\nrate")
-        rate.set_ylim(bottom=0.0)
-        rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        marks = {
-            words: (dash, to_decibels(checks[name][-1], run))
-            for name, (dash, words) in predictors_in(checks).items()
-        }
-        levels.append({words: mark for words, mark in marks.items() if mark[1] > 0})
-        for dash, value in levels[-1].values():
-            loss.axhline(value, color="#444444", linewidth=1.1, linestyle=dash)
-    for loss, named in zip(
-        grid[0], levels, strict=True
-    ):  # last, when the axes that both stages share reach down to every line
+    shape: dict[str, Any] = {
+        "sharex": "col",
+        "sharey": "row",
+        "squeeze": False,
+        "height_ratios": [5, 1],
+    }
+    losses, rates = figure.subplots(2, len(tables), **shape)
+    levels = []
+    for (stage, steps), loss, rate in zip(tables.items(), losses, rates, strict=True):
+        checks = read_columns(run.path / stage / "validation.csv")
+        _draw_losses(loss, run, steps, checks)
+        tidy(loss, STAGES[stage], y="" if loss is not losses[0] else "Error, RMSE (dB)")
+        _draw_rate(rate, steps)
+        tidy(rate, "", x="Step", y="" if rate is not rates[0] else "Learning\nrate")
+        levels.append(_draw_predictors(loss, run, checks))
+    # Last, when the axes that both stages share include every line.
+    for loss, named in zip(losses, levels, strict=True):
         _name_levels(loss, named)
     return figure
 
 
-def _name_levels(axes: "Axes", levels: Mapping[str, tuple[str, float]]) -> None:
-    """Name horizontal lines: on the line, or pushed apart in the right margin where there are several."""
+def _thin(values: np.ndarray) -> slice:
+    """At most about 2,000 points: more than pixels only make the file large."""
+    return slice(None, None, max(1, len(values) // 2000))
+
+
+def _draw_losses(axes: "Axes", run: Run, steps: Columns, checks: Columns) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    trained = to_decibels(steps.get("loss", np.full_like(steps["step"], math.nan)), run)
+    thin = _thin(trained)
+    axes.plot(steps["step"][thin], trained[thin], color="#8a8a8a", linewidth=0.6, alpha=0.6)
+    axes.plot(
+        steps["step"][thin],
+        _smooth(trained)[thin],
+        color="#1c1433",
+        linewidth=1.6,
+        label="training (smoothed)",
+    )
+    score = next((checks[name] for name in ("masked_mse", "mse") if name in checks), None)
+    if score is not None:
+        style: dict[str, Any] = {"color": "#cc7a00", "linewidth": 1.4, "label": "validation"}
+        style |= {"marker": "o", "markersize": 5, "markerfacecolor": "white"}
+        values = to_decibels(score, run)
+        axes.plot(checks["step"], values, markevery=_every(score, 12), **style)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.legend(loc="upper right", fontsize=9, framealpha=0.9)
+
+
+def _draw_rate(axes: "Axes", steps: Columns) -> None:
+    rate = steps.get("learning_rate", np.full_like(steps["step"], math.nan))
+    thin = _thin(rate)
+    axes.plot(steps["step"][thin], rate[thin], color="#1c1433", linewidth=1.2)
+    axes.set_ylim(bottom=0.0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+
+
+def _draw_predictors(axes: "Axes", run: Run, checks: Columns) -> dict[str, float]:
+    """Draw horizontal lines at the errors of predictors without a model; return the errors in dB by name."""
+    levels = {}
+    for name, (dash, words) in predictors_in(checks).items():
+        value = to_decibels(checks[name][-1], run)
+        if value > 0:
+            levels[words] = value
+            axes.axhline(value, color="#444444", linewidth=1.1, linestyle=dash)
+    return levels
+
+
+def _name_levels(axes: "Axes", levels: Mapping[str, float]) -> None:
+    """Name horizontal lines: on the line, or apart in the right margin where there are several."""
     axes.set_ylim(axes.get_ylim())
-    named = sorted((value, f"{words}: {value:.1f} dB") for words, (_, value) in levels.items())
+    named = sorted((value, f"{words}: {value:.1f} dB") for words, value in levels.items())
+    style: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 9}
     if len(named) == 1:
-        place: dict[str, Any] = {
-            "xycoords": ("axes fraction", "data"),
-            "textcoords": "offset points",
-            "ha": "right",
-        }
-        axes.annotate(named[0][1], (1.0, named[0][0]), (0, 4), fontsize=9, **place)
+        ((value, text),) = named
+        axes.annotate(text, (1.0, value), (0, 4), textcoords="offset points", ha="right", **style)
         return
-    heights = [
-        float((axes.transScale + axes.transLimits).transform((0.0, value))[1]) for value, _ in named
-    ]
+    transform = axes.transScale + axes.transLimits
+    heights = [float(transform.transform((0.0, value))[1]) for value, _ in named]
     spread = [
         max([height, *(heights[lower] + 0.075 * (index - lower) for lower in range(index))])
         for index, height in enumerate(heights)
     ]
     shift = float(np.mean(spread) - np.mean(heights)) if named else 0.0
+    arrow: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.6, "relpos": (0.0, 0.5)}
+    style |= {"textcoords": "axes fraction", "va": "center"}
+    style["arrowprops"] = arrow | {"shrinkA": 1.0, "shrinkB": 0.0}
     for (value, text), height in zip(named, spread, strict=True):
-        arrow = {
-            "arrowstyle": "-",
-            "linewidth": 0.6,
-            "relpos": (0.0, 0.5),
-            "shrinkA": 1.0,
-            "shrinkB": 0.0,
-        }
-        place = {
-            "xycoords": ("axes fraction", "data"),
-            "textcoords": "axes fraction",
-            "va": "center",
-            "arrowprops": arrow,
-        }
-        axes.annotate(text, (1.0, value), (1.06, height - shift), fontsize=9, **place)
+        axes.annotate(text, (1.0, value), (1.06, height - shift), **style)
 
 
-HEALTH: list[
-    tuple[str, str, dict[str, str]]
-] = [  # title, unit and curves of each panel: column of validation.csv and its name
+# Title, unit and curves of each panel: column of validation.csv and its name.
+HEALTH: list[tuple[str, str, dict[str, str]]] = [
     (
         "Use of order",
         "Error, RMSE (dB)",
@@ -213,46 +196,40 @@ HEALTH: list[
 
 
 def health_figure(run: Run) -> "Figure | None":
-    """What order is worth, what is drawn, spread and dimension of the embeddings, against step: a collapse would show here first."""
+    """Use of order, what is drawn, spread and dimension of the embeddings, against step: a collapse would show here first."""
     checks = read_columns(run.path / "stage-two" / "validation.csv")
     panels = [
         (title, unit, {name: words for name, words in curves.items() if _is_drawn(checks, name)})
         for title, unit, curves in HEALTH
     ]
-    panels = [
-        panel for panel in panels if panel[2] and list(panel[2]) != ["masked_mse"]
-    ]  # which stands among the losses already
+    # The masked error alone is among the losses already.
+    panels = [panel for panel in panels if panel[2] and list(panel[2]) != ["masked_mse"]]
     if not panels:
         return None
     rows = -(-len(panels) // 3)
     figure = new_figure(2.8 * rows)
     grid = figure.subplots(rows, -(-len(panels) // rows), squeeze=False).ravel()
     for axes, (title, unit, curves) in zip(grid, panels, strict=False):
-        values = {
-            name: to_decibels(checks[name], run) if name.endswith("_mse") else checks[name]
-            for name in curves
-        }
-        for (name, words), dash in zip(curves.items(), ("-", "--", ":"), strict=False):
-            axes.plot(
-                checks["step"],
-                values[name],
-                dash,
-                color="#1c1433",
-                marker="o",
-                markersize=4,
-                markevery=_every(checks["step"], 12),
-                label=words,
-            )
+        _draw_panel(axes, run, checks, curves)
         tidy(axes, title, x="Step of stage II", y=unit)
-        if len(curves) > 1:
-            axes.legend(fontsize=8)
-        if unit != HEALTH[0][1]:
-            axes.set_ylim(
-                0.0, 1.15 * max(float(np.nanmax(each)) for each in values.values()) or 1.0
-            )
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure
+
+
+def _draw_panel(axes: "Axes", run: Run, checks: Columns, curves: Mapping[str, str]) -> None:
+    """Draw the curves of one panel, errors in dB, everything else from 0 up."""
+    style: dict[str, Any] = {"color": "#1c1433", "marker": "o", "markersize": 4}
+    style["markevery"] = _every(checks["step"], 12)
+    largest = 0.0
+    for (name, words), dash in zip(curves.items(), ("-", "--", ":"), strict=False):
+        values = to_decibels(checks[name], run) if name.endswith("_mse") else checks[name]
+        largest = max(largest, float(np.nanmax(values)))
+        axes.plot(checks["step"], values, dash, label=words, **style)
+    if len(curves) > 1:
+        axes.legend(fontsize=8)
+    if not any(name.endswith("_mse") for name in curves):
+        axes.set_ylim(0.0, 1.15 * largest or 1.0)
 
 
 def _is_drawn(checks: Mapping[str, np.ndarray], name: str) -> bool:
@@ -269,15 +246,10 @@ _FAINT: dict[str, Any] = {
 
 def convergence_figure(run: Run, opponents: Sequence[Run], table: Sequence[Row]) -> "Figure | None":
     """Form of the paper's Figure 2: validation score against step, and the test score of each method with its interval."""
-    curves = [
-        (r, m, read_columns(r.path / m / "validation.csv"))
-        for r in (*opponents, run)
-        for m in METHODS
-    ]
+    pairs = [(r, method) for r in (*opponents, run) for method in METHODS]
+    curves = [(r, method, read_columns(r.path / method / "validation.csv")) for r, method in pairs]
     curves = [(r, method, columns) for r, method, columns in curves if run.metric in columns]
-    rows = [
-        (r, m, row) for r in (*opponents, run) for m in METHODS for row in method_rows(r, m, [])
-    ]
+    rows = [(r, method, row) for r, method in pairs for row in method_rows(r, method, [])]
     rows = [(r, method, row) for r, method, row in rows if row.get("metric") == run.metric]
     if not curves and not rows:
         return None
@@ -360,25 +332,13 @@ def _draw_majority(
     axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]], table: Sequence[Row]
 ) -> None:
     """Draw a line at the score of the most frequent label, if it was tested on the same clips."""
-    same = [
-        group
-        for group in group_rows(table)
-        if any(same_score(row, other) for _, _, row in rows for other in group)
-    ]
-    values = [
-        to_number(row.get("value"))
-        for group in same
-        for row in group
-        if row.get("encoder") == "majority"
-    ]
-    if values and math.isfinite(values[0]):
-        x = unit_of(run.metric)[0] * values[0]
+    values = []
+    for group in group_rows(table):
+        if any(same_score(row, other) for _, _, row in rows for other in group):
+            values += [row.get("value") for row in group if row.get("encoder") == "majority"]
+    value = to_number(values[0]) if values else math.nan
+    if math.isfinite(value):
+        x = unit_of(run.metric)[0] * value
         axes.axvline(x, color="#444444", linestyle=":", linewidth=1.2)
-        axes.annotate(
-            "most frequent label",
-            (x, 0.6),
-            (3, -3),
-            textcoords="offset points",
-            fontsize=8,
-            va="top",
-        )
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "va": "top"}
+        axes.annotate("most frequent label", (x, 0.6), (3, -3), **style)

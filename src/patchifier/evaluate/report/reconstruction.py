@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
+
 
 def reconstruction_figure(
     reconstructions: Mapping[str, np.ndarray], facts: Mapping[str, str]
@@ -38,7 +40,9 @@ def reconstruction_figure(
     """
     ratios, scale, frame_s, band_hz = _check_reconstructions(reconstructions, facts)
     original = reconstructions["original"]
-    N, M, W = original.shape
+    _, M, W = original.shape
+    errors = [np.abs(reconstructions[f"reconstructed_{ratio}"] - original) for ratio in ratios]
+    masks = [reconstructions[f"masked_{ratio}"].astype(bool) for ratio in ratios]
 
     # 1. One strip for the original, three for each ratio, and a row with the two colour scales.
     figure = new_figure(1.9 + 2.5 * len(ratios))
@@ -46,69 +50,64 @@ def reconstruction_figure(
     grid = figure.add_gridspec(len(heights) + 1, 2, height_ratios=[*heights, 0.11])
     strips = [figure.add_subplot(grid[0, :])]
     strips += [figure.add_subplot(grid[row, :], sharex=strips[0]) for row in range(1, len(heights))]
-    extent = (0.0, N * W * frame_s, 0.0, float(M))
 
-    # 2. Colour scales: levels are shared by all but the errors.
-    def picture(patches: np.ndarray) -> np.ndarray:  # (N, M, W) side by side in time, in dB
-        return patches.transpose(1, 0, 2).reshape(M, N * W) / scale
-
-    level: dict[str, Any] = {
-        "cmap": SCALES[0],
-        "aspect": "auto",
-        "origin": "lower",
-        "extent": extent,
-    }
-    level |= dict(zip(("vmin", "vmax"), np.percentile(picture(original), (1.0, 99.9)), strict=True))
-    errors = {
-        ratio: np.abs(reconstructions[f"reconstructed_{ratio}"] - original) for ratio in ratios
-    }
-    hidden = {ratio: reconstructions[f"masked_{ratio}"].astype(bool) for ratio in ratios}
-    seen = np.concatenate([errors[ratio][hidden[ratio]].ravel() for ratio in ratios])
-    seen = seen[np.isfinite(seen)]
-    worst = float(np.percentile(seen, 99.0)) / scale if seen.size else 1.0
-    difference: dict[str, Any] = {**level, "cmap": SCALES[1], "vmin": 0.0, "vmax": max(worst, 1e-6)}
-
-    # 3. The pictures.
-    levels = strips[0].imshow(picture(original), **level)
-    name = str(
-        facts.get("title") or facts.get("clip", "clip")
-    )  # a $ in a song's title is no formula
-    strips[0].set_title(
-        f"Original: {name}", loc="left", fontsize=11, fontweight="bold", parse_math=False
-    )
+    # 2. The pictures.
+    level, difference = _colour_scales(original, errors, masks, scale, frame_s)
+    levels = strips[0].imshow(_picture(original, scale), **level)
+    name = str(facts.get("title") or facts.get("clip", "clip"))
+    # A $ in a song's title is no formula.
+    strips[0].set_title(f"Original: {name}", parse_math=False, **TITLE)
     strips[0].set_ylabel("original")
-    for index, ratio in enumerate(ratios):
+    for index, (ratio, mask, error) in enumerate(zip(ratios, masks, errors, strict=True)):
         given, filled, missed = strips[1 + 3 * index : 4 + 3 * index]
-        mask, output = hidden[ratio], reconstructions[f"reconstructed_{ratio}"]
-        given.imshow(picture(original), **level)
+        output = reconstructions[f"reconstructed_{ratio}"]
+        given.imshow(_picture(original, scale), **level)
         _cover(given, mask, W * frame_s, M, facecolor="#d4d4d4", hatch="////", edgecolor="#9c9c9c")
-        filled.imshow(picture(np.where(mask[:, None, None], output, original)), **level)
-        errors_shown = missed.imshow(picture(errors[ratio]), **difference)
+        together = np.where(mask[:, None, None], output, original)
+        filled.imshow(_picture(together, scale), **level)
+        errors_shown = missed.imshow(_picture(error, scale), **difference)
         _cover(missed, ~mask, W * frame_s, M, facecolor="white")
-        given.set_title(
-            "\n"
-            + _ratio_title(ratio, mask, errors[ratio], scale)
-            + _reference_title(original, mask),
-            loc="left",
-            fontsize=11,
-            fontweight="bold",
-        )
-        for axes, name in ((given, "given"), (filled, "filled in"), (missed, "error")):
-            axes.set_ylabel(name)
-    # 4. The axes.
+        told = _ratio_title(ratio, mask, error, scale) + _reference_title(original, mask)
+        given.set_title(f"\n{told}", **TITLE)
+        for axes, label in ((given, "given"), (filled, "filled in"), (missed, "error")):
+            axes.set_ylabel(label)
+
+    # 3. The axes.
     for axes in strips:
         _label_bands(axes, band_hz, (1000,) if axes.get_ylabel() == "error" else (200, 1000, 4000))
         axes.tick_params(labelbottom=axes is strips[-1], bottom=axes is strips[-1])
     strips[-1].set_xlabel("Time (s)\n")  # the empty line keeps the colour scales away
     figure.set_layout_engine("constrained", h_pad=0.012, hspace=0.0)
     figure.supylabel("Frequency (mel scale)", fontsize=10)
-    for column, (image, label) in enumerate(
-        ((levels, "Level (dB re full scale)"), (errors_shown, "Absolute error (dB)"))
-    ):
-        figure.colorbar(
-            image, cax=figure.add_subplot(grid[-1, column]), orientation="horizontal", extend="both"
-        ).set_label(label)
+    bars = ((levels, "Level (dB re full scale)"), (errors_shown, "Absolute error (dB)"))
+    for column, (image, label) in enumerate(bars):
+        axes = figure.add_subplot(grid[-1, column])
+        bar = figure.colorbar(image, cax=axes, orientation="horizontal", extend="both")
+        bar.set_label(label)
     return figure
+
+
+def _picture(patches: np.ndarray, scale: float) -> np.ndarray:
+    """Patches (N, M, W), concatenated in time, in dB: (M, N W)."""
+    return np.concatenate(list(patches), axis=1) / scale
+
+
+def _colour_scales(
+    original: np.ndarray,
+    errors: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    scale: float,
+    frame_s: float,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of ``imshow``: of levels, shared by all pictures but the errors, and of errors."""
+    N, M, W = original.shape
+    level: dict[str, Any] = {"cmap": SCALES[0], "aspect": "auto", "origin": "lower"}
+    level["extent"] = (0.0, N * W * frame_s, 0.0, float(M))
+    level["vmin"], level["vmax"] = np.percentile(_picture(original, scale), (1.0, 99.9))
+    masked = np.concatenate([error[mask].ravel() for error, mask in zip(errors, masks)])
+    masked = masked[np.isfinite(masked)]
+    worst = float(np.percentile(masked, 99.0)) / scale if masked.size else 1.0
+    return level, {**level, "cmap": SCALES[1], "vmin": 0.0, "vmax": max(worst, 1e-6)}
 
 
 def _check_reconstructions(
@@ -119,16 +118,10 @@ def _check_reconstructions(
     ]
     try:
         N, M, W = reconstructions["original"].shape
-        scale, frame_s, band_hz = (
-            float(facts["scale"]),
-            float(facts["frame_s"]),
-            [float(hz) for hz in json.loads(facts["band_hz"])],
-        )
+        scale, frame_s = float(facts["scale"]), float(facts["frame_s"])
+        band_hz = [float(hz) for hz in json.loads(facts["band_hz"])]
         shapes = [
-            (
-                reconstructions[f"masked_{ratio}"].shape,
-                reconstructions[f"reconstructed_{ratio}"].shape,
-            )
+            tuple(reconstructions[f"{kind}_{ratio}"].shape for kind in ("masked", "reconstructed"))
             for ratio in ratios
         ]
         ratios.sort(key=float)
