@@ -112,6 +112,13 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
     ------
     RequestError
         If it is none of these, or files of a published data set are missing or empty beyond those known to be bad.
+
+    Examples
+    --------
+    >>> from patchifier import datasets
+    >>> demo = datasets.load("demo")
+    >>> len(demo.clips), demo.clips[0].target
+    (112, 'warzone2100')
     """
     from patchifier.datasets import demo, folder, manifest
 
