@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchifier.audio import name_fault, written_name
 from patchifier.config import RequestError
+from patchifier.lazy import attach
 from patchifier.tasks import Task
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ PUBLISHED = {  # name -> module with its SHEET, imported on demand
     "mtg-jamendo": "jamendo",
 }
 log = logging.getLogger(__name__)
+__getattr__, __dir__ = attach(__name__)
 
 
 @dataclass(frozen=True)
