@@ -10,8 +10,8 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
-    {"io", "seeding", "filters", "jobs", "hub", "tasks"},
-    {"audio", "spectrogram", "weights"},
+    {"io", "seeding", "filters", "extras", "hub", "tasks"},
+    {"audio", "spectrogram", "jobs", "weights"},
     {"windows", "datasets", "nn", "augment"},
     {"checkpoint"},
     {"cache", "embed"},

@@ -1109,7 +1109,7 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
     kept = sorted(chance.choice(len(places), 20_000, replace=False))
     table.write(
         tmp_path / "x.parquet",
-        job._taken([places[index] for index in kept]),
+        table._taken([places[index] for index in kept]),
         table.schema(facts, 3),
     )
     read = collection.read(tmp_path / "x.parquet")

@@ -20,6 +20,7 @@ import patchifier
 from patchifier.cli import judging, looking, training, vectors
 from patchifier.cli.flags import Flags
 from patchifier.config import RequestError
+from patchifier.extras import EXTRAS, how_to_install
 
 DENIED = {  # what the system may say of a place, and what can be done about it
     errno.EACCES: "change its rights",
@@ -28,10 +29,6 @@ DENIED = {  # what the system may say of a place, and what can be done about it
     errno.ENOSPC: "make room, and run this again",
     errno.EDQUOT: "make room, and run this again",
 }
-EXTRAS = {  # which extra brings a package that a command may miss
-    "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval", "matplotlib": "eval", "mir_eval": "eval", "av": "formats", "transformers": "peers",
-    "lancedb": "search", "ray": "cluster", "fsspec": "cluster", "huggingface_hub": "hf", "onnx": "onnx", "onnxscript": "onnx",
-}  # fmt: skip
 REQUIRED = ("out", "onnx")  # options that must be given; what else must be is an argument
 COMMANDS: dict[str, Callable[[Flags], int]] = (
     training.COMMANDS | vectors.COMMANDS | judging.COMMANDS | looking.COMMANDS
@@ -55,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             return _fault(command)
-        how = f"pip install 'patchifier[{EXTRAS[package]}]', in a clone '.[{EXTRAS[package]}]'"
+        how = how_to_install(package)
         print(
             f"patchifier {command}: this needs {package}, which is not installed: {how}.",
             file=sys.stderr,

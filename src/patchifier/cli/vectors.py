@@ -198,7 +198,7 @@ def _in_processes(flags: Flags, **options: Any) -> Any:
 
 def _on_ray(flags: Flags, **options: Any) -> Any:
     """Parts in a folder or behind a URL; and one table of them, if that was asked for."""
-    from patchifier.integrations import cluster
+    from patchifier.integrations import ray
 
     out = flags["out"]
     if flags.get("changed"):
@@ -208,11 +208,9 @@ def _on_ray(flags: Flags, **options: Any) -> Any:
             f"--out is {out}, expected with --engine ray NAME.parquet, a folder or a URL."
         )
     parts = f"{out.removesuffix('.parquet')}.parts-ray" if out.endswith(".parquet") else out
-    done = cluster.embed_on_ray(
-        _sources(flags), parts, address=flags.get("address") or None, **options
-    )
+    done = ray.embed_on_ray(_sources(flags), parts, address=flags.get("address") or None, **options)
     if parts != out:
-        cluster.merge(parts, out)
+        ray.merge(parts, out)
     return done
 
 

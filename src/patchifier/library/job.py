@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import itertools
 import json
 import os
 import re
@@ -13,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
@@ -22,7 +19,7 @@ from patchifier.embed import Embedder
 from patchifier.io import Progress, replaced_file, write_skipped
 from patchifier.library import table
 from patchifier.library.sources import Key, key
-from patchifier.library.worker import Cut, Rows, embed_batch, to_table
+from patchifier.library.worker import Cut, Rows, embed_batch, write_part
 
 PART_FILES, PART_BYTES = (
     64,
@@ -269,17 +266,12 @@ class Job:
     def _write_part(
         self, part: Path, found: Sequence[tuple[Clip, Rows | str]], states: dict[Key, list[int]]
     ) -> None:
-        good = [(clip, rows) for clip, rows in found if isinstance(rows, Rows)]
         skipped = [(key(clip), reason) for clip, reason in found if isinstance(reason, str)]
         listed = [[*which, *states[which], reason] for which, reason in skipped]
-        stretches = table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in good])
-        facts = {**self.facts, "stretches": stretches, "skipped": listed}
-        table.write(
-            part, iter([to_table(good, self.facts)]), table.schema(facts, self.facts["size"])
-        )
+        write_part(part, found, {**self.facts, "skipped": listed})
         self.known.update({line.clip: (part, line) for line in table.index(part)})
         self.known.update(skipped)
-        self.embedded += len(good)
+        self.embedded += len(found) - len(skipped)
 
     # --- the end ---
 
@@ -303,13 +295,7 @@ class Job:
         if [lines for _, (_, lines) in good] != self.base or any(
             path.parent == self.folder and path.stem.isdigit() for _, (path, _) in good
         ):
-            counted = [(which, lines.count) for which, (_, lines) in good]
-            facts = {**self.facts, "stretches": table.stretches_of(counted)}
-            table.write(
-                self.merged,
-                _taken([where for _, where in good]),
-                table.schema(facts, self.facts["size"]),
-            )
+            table.merge(self.merged, [where for _, where in good], self.facts)
             self._put_in_place()
         self._clear()
         present = {clip.path for clip in self.clips}
@@ -413,19 +399,6 @@ def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> li
         *behind.get(None, []),
         *(one for clip in clips for one in (clip, *behind.get(key(clip), []))),
     ]
-
-
-def _taken(places: Sequence[tuple[Path, table.Lines]]) -> Iterator[pa.Table]:
-    """Rows of clips in order, from the tables in which they lie; neighbours are read together."""
-    for path, run in itertools.groupby(places, lambda place: place[0]):
-        origin, first, count = table.Origin(path), 0, 0
-        for _, lines in run:
-            if count and lines.first != first + count:
-                yield from origin.take(first, count)
-                count = 0
-            first = first if count else lines.first
-            count += lines.count
-        yield from origin.take(first, count)
 
 
 def _skipped_file(out: Path) -> Path:

@@ -13,6 +13,7 @@ The schema's metadata has one key, ``patchifier``, with facts in JSON: the model
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -277,6 +278,26 @@ def stretches_of(clips: Sequence[tuple[Key, int]]) -> list[list[Any]]:
             listed.append([row, start_s, end_s])
         row, before = row + count, path
     return listed
+
+
+def merge(path: Path, places: Sequence[tuple[Path, Lines]], facts: Mapping[str, Any]) -> None:
+    """Write one table of clips in order, each given by its table and its rows there."""
+    counted = [(lines.clip, lines.count) for _, lines in places]
+    facts = {**facts, "stretches": stretches_of(counted)}
+    write(path, _taken(places), schema(facts, facts["size"]))
+
+
+def _taken(places: Sequence[tuple[Path, Lines]]) -> Iterator[pa.Table]:
+    """Rows of clips in order, from their tables; consecutive rows are read together."""
+    for path, run in itertools.groupby(places, lambda place: place[0]):
+        origin, first, count = Origin(path), 0, 0
+        for _, lines in run:
+            if count and lines.first != first + count:
+                yield from origin.take(first, count)
+                count = 0
+            first = first if count else lines.first
+            count += lines.count
+        yield from origin.take(first, count)
 
 
 # --- .npy ---

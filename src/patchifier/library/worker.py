@@ -6,6 +6,7 @@ A long file is embedded as it is decoded, so that memory does not grow with its 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.library import table
+from patchifier.library.sources import key
 from patchifier.library.tags import TAGS, read_tags
 from patchifier.windows import stream_stretches, stretch_frames
 
@@ -99,8 +101,16 @@ def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Row
     return [found.rows(*next(short)) if isinstance(found, _Short) else found for found in decoded]
 
 
-def to_table(found: Sequence[tuple[Clip, Rows]], facts: dict[str, Any]) -> pa.Table:
-    """Rows of clips, in their order, as they stand in the table."""
+def write_part(path: Path, found: Sequence[tuple[Clip, Rows | str]], facts: dict[str, Any]) -> None:
+    """Write the rows of some clips as a table with these facts."""
+    good = [(clip, rows) for clip, rows in found if isinstance(rows, Rows)]
+    stretches = table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in good])
+    facts = {**facts, "stretches": stretches}
+    table.write(path, iter([_to_table(good, facts)]), table.schema(facts, facts["size"]))
+
+
+def _to_table(found: Sequence[tuple[Clip, Rows]], facts: dict[str, Any]) -> pa.Table:
+    """Rows of clips, in their order."""
     columns: dict[str, list[Any]] = {
         name: [] for name in ("path", "start_s", "end_s", "size", "mtime_ns", *TAGS)
     }
