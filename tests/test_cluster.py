@@ -33,7 +33,7 @@ from patchifier.integrations import object_store
 from patchifier.integrations import ray as cluster
 from patchifier.integrations.object_store import Part, Store
 from patchifier.library import build as collection
-from patchifier.library.table import Table
+from patchifier.library.table import EmbeddingTable
 from patchifier.library.worker import Cut, embed_clips
 from patchifier.nn.model import Patchifier
 
@@ -101,7 +101,7 @@ def make_spec(
     )
 
 
-def require_same(first: Table, second: Table, tolerance: float = 1e-5) -> None:
+def require_same(first: EmbeddingTable, second: EmbeddingTable, tolerance: float = 1e-5) -> None:
     assert (first.paths, first.tags, first.metadata) == (second.paths, second.tags, second.metadata)
     for name in ("start_s", "end_s", "size", "mtime_ns"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))

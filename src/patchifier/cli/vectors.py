@@ -237,7 +237,7 @@ def run_similar(flags: Flags) -> int:
     below = flags.get("below") or None
     if below and Path(below).is_dir():
         below = f"{Path(below).resolve()}/"
-    where = search.Where(**{tag: flags[tag] for tag in TAGS if flags.get(tag)}, path_prefix=below)
+    where = search.Filter(**{tag: flags[tag] for tag in TAGS if flags.get(tag)}, path_prefix=below)
     if flags.get("duplicates") is not None:
         if unused := [f"--{name}" for name in ALONE if flags.get(name, False) is not False]:
             raise RequestError(
@@ -278,12 +278,12 @@ def _query(flags: Flags, table: Any) -> Any:
     """The file's path as it stands in the table, or the vector of a file outside."""
     from patchifier import weights
     from patchifier.audio import name_fault, written_name
-    from patchifier.library.search import Where
+    from patchifier.library.search import Filter
 
     if fault := name_fault(flags["to"]):
         raise RequestError(f"--to {written_name(flags['to'])}: {fault}")
     for path in (flags["to"], str(Path(flags["to"]).resolve())):
-        if table.filter(Where(path=path)):
+        if table.filter(Filter(path=path)):
             return path
     embedder = _model(flags)
     if embedder.identity != table.identity:

@@ -35,7 +35,7 @@ from patchifier.io import Progress, silent, write_skipped
 from patchifier.library import table
 from patchifier.library.build import facts_of
 from patchifier.library.job import Embedded
-from patchifier.library.worker import Cut, Rows, embed_batch, write_part
+from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 
 ANSWER_S = 30.0  # time for a cluster to answer; Ray itself waits for minutes, then ends the process
 STORE_BYTES = 2**28  # object store of a Ray that is started here: the model, lists of clips, counts
@@ -206,7 +206,7 @@ def make_part(spec: TableSpec, task: PartTask, alone: bool = False) -> Part:
     if part is not None and not (task.kept and part.again):
         return replace(part, kept=task.kept)
     found, again = embed_anywhere(spec, task.clips, alone=alone)
-    good = [rows for rows in found if isinstance(rows, Rows)]
+    good = [rows for rows in found if isinstance(rows, ClipRows)]
     pairs = list(zip(task.clips, found, strict=True))
     skipped = [(clip.path, reason) for clip, reason in pairs if isinstance(reason, str)]
     told = {"clips": digest(task.clips), "files": len(good), "skipped": skipped, "again": again}
@@ -218,13 +218,13 @@ def make_part(spec: TableSpec, task: PartTask, alone: bool = False) -> Part:
 
 def embed_anywhere(
     spec: TableSpec, clips: Sequence[Clip], *, alone: bool = False
-) -> tuple[list[Rows | str], bool]:
+) -> tuple[list[ClipRows | str], bool]:
     """Embed clips of paths and URLs, each `alone` in a process or not. Also returns whether a file may be fetched another day."""
-    found, again, shared = list[Rows | str](), False, (spec.embedder, spec.cut)
+    found, again, shared = list[ClipRows | str](), False, (spec.embedder, spec.cut)
     for paths in object_store.local_copies(clips):
         pairs = list(zip(clips[len(found) :], paths))
         here = [replace(clip, path=path) for clip, path in pairs if not isinstance(path, Exception)]
-        rows: Iterator[Rows | str] = iter(
+        rows: Iterator[ClipRows | str] = iter(
             jobs.run(embed_batch, [[one] for one in here], workers=1, shared=shared, name=_path)
             if alone
             else embed_batch(shared, here)
@@ -242,7 +242,7 @@ def embed_anywhere(
 # --- all parts as one ---
 
 
-def read_parts(out: str | Path) -> table.Table:
+def read_parts(out: str | Path) -> table.EmbeddingTable:
     """Read the rows of a finished job, in the order of its sources.
 
     Parameters

@@ -19,7 +19,7 @@ from patchifier.embed import Embedder
 from patchifier.io import Progress, replaced_file, write_skipped
 from patchifier.library import table
 from patchifier.library.sources import Key, key
-from patchifier.library.worker import Cut, Rows, embed_batch, write_part
+from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 
 PART_FILES, PART_BYTES = (
     64,
@@ -85,7 +85,7 @@ class Embedded:
         return told
 
 
-class Job:
+class TableJob:
     """One table in the making: what is known of each clip, and where its rows lie."""
 
     def __init__(
@@ -264,7 +264,7 @@ class Job:
         self.audio_s = meter.audio_s
 
     def _write_part(
-        self, part: Path, found: Sequence[tuple[Clip, Rows | str]], states: dict[Key, list[int]]
+        self, part: Path, found: Sequence[tuple[Clip, ClipRows | str]], states: dict[Key, list[int]]
     ) -> None:
         skipped = [(key(clip), reason) for clip, reason in found if isinstance(reason, str)]
         listed = [[*which, *states[which], reason] for which, reason in skipped]
@@ -351,7 +351,7 @@ def _path(clip: Clip) -> str:
     return clip.path
 
 
-def _counted(found: Rows | str, meter: jobs.Meter) -> Rows | str:
+def _counted(found: ClipRows | str, meter: jobs.Meter) -> ClipRows | str:
     """Show the progress after one clip."""
     if isinstance(found, str):
         meter.add(skipped=1)

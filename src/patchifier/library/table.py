@@ -45,7 +45,7 @@ SAME = (
 
 
 @dataclass(frozen=True)
-class Table:
+class EmbeddingTable:
     """A table of embeddings in memory.
 
     Attributes
@@ -77,7 +77,7 @@ class Table:
         return len(self.paths)
 
 
-def read(path: str | Path) -> Table:
+def read(path: str | Path) -> EmbeddingTable:
     """Read a table that ``patchifier embed`` made.
 
     Parameters
@@ -96,7 +96,7 @@ def read(path: str | Path) -> Table:
     return from_arrow(rows, facts)
 
 
-def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> Table:
+def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> EmbeddingTable:
     """Rows in memory as arrays."""
     vectors = (
         rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
@@ -110,7 +110,7 @@ def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> Table:
         for name, value in facts.items()
         if name not in ("stretches", "skipped", "sha256")
     }
-    return Table(
+    return EmbeddingTable(
         tuple(rows["path"].to_pylist()), vectors=vectors, tags=tags, metadata=known, **numbers
     )
 
