@@ -82,7 +82,7 @@ def embed_library(
     with folder_lock(job.folder, "embed"):
         job.finish_interrupted()
         if out.exists() and not changed:
-            return job.as_it_is()
+            return job.report()
     job.folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(job.folder, "embed"):
         job.begin()
