@@ -229,6 +229,7 @@ def run_pretrain(flags: Flags) -> int:
 def run_finetune(flags: Flags) -> int:
     """``patchifier finetune``."""
     from patchifier import checkpoint
+    from patchifier.evaluate.controls import controls
     from patchifier.train import finetune
 
     start = checkpoint.load(flags["model"])
@@ -238,14 +239,10 @@ def run_finetune(flags: Flags) -> int:
         resume=flags.get("resume", False), device=flags.get("device", "auto"), progress=progress,
     )  # fmt: skip
     rows = [tuned.row for tuned in results]
-    rows += finetune.controls(
-        start,
-        flags["cache"],
-        flags["out"],
-        config=configure(start.config, flags),
-        resume=flags.get("resume", False),
-        device=flags.get("device", "auto"),
-    )
+    rows += controls(
+        start, flags["cache"], flags["out"], config=configure(start.config, flags), resume=flags.get("resume", False),
+        device=flags.get("device", "auto"), progress=progress,
+    )  # fmt: skip
     say(flags, {"rows": rows}, results_table(rows))
     return 0
 
