@@ -19,7 +19,7 @@ from torch import nn
 from patchifier.config import ModelConfig, PretrainConfig, SpectrogramConfig, TrainingConfig
 from patchifier.evaluate.encoders.clmr import CHANNELS, FRAME, SAMPLE_RATE, SampleCNN
 from patchifier.nn.model import Patchifier, draw_mask
-from patchifier.train.loop import make_optimiser
+from patchifier.train.optimiser import make_optimiser
 
 B, N = 32, 25
 PEER = "SimCLR, SampleCNN (re-implementation)"

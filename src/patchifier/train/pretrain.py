@@ -34,14 +34,14 @@ from patchifier.train.distributed import (
     require_even,
     share,
 )
-from patchifier.train.loop import Job, fit
+from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import Learner, idle_parts
 from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
 from patchifier.train.sides import Sides, split
 from patchifier.train.targets import PIXELS, require_targets
-from patchifier.train.validation import measured_elsewhere, validator
+from patchifier.train.validation import no_op_validator, validator
 
 __all__ = [
     "PICTURE_RATIOS",
@@ -288,7 +288,7 @@ def train_stage(
         device=fabric.device,
         share=share(fabric, training.batch),
     )
-    job = Job(
+    job = TrainTask(
         stage_module(stage, model, batches, config),
         clips=len(sides.train),
         batch=batches,
@@ -298,7 +298,7 @@ def train_stage(
         if not len(sides.validation)
         else validator(stage, data, sides, config)
         if is_first()
-        else measured_elsewhere,
+        else no_op_validator,
         describe=batches.describe,
     )
     fit(
