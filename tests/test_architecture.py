@@ -10,7 +10,7 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config"},
-    {"io", "seeding", "filters", "processes", "locks", "hub", "tasks"},
+    {"io", "seeding", "filters", "jobs", "hub", "tasks"},
     {"audio", "spectrogram", "weights"},
     {"windows", "datasets", "nn", "augment"},
     {"checkpoint"},
@@ -35,7 +35,7 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "huggingface_hub": {"hub", "integrations"},
     "librosa": {"evaluate"},
     "mir_eval": {"tasks", "evaluate"},
-    "transformers": {"evaluate", "integrations"},
+    "transformers": {"integrations"},
     "jsonargparse": {"cli"},
     "rich": {"cli"},
 }

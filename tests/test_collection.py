@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from patchifier import audio, checkpoint
+from patchifier import audio, checkpoint, jobs
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
@@ -521,7 +521,15 @@ def test_a_file_that_kills_its_decoder_is_named_and_the_others_survive_in_order(
 ) -> None:
     good = sources.find(audio_folder)[0]
     clips = [good[0], Clip("deadly.wav", Deadly("deadly.wav")), good[1], good[2]]  # type: ignore[arg-type]
-    answers = list(job._answers(embedder, worker.Cut(), [clips, good[3:]], 1))
+    answers = list(
+        jobs.run(
+            worker.embed_batch,
+            [clips, good[3:]],
+            workers=1,
+            shared=(embedder, worker.Cut()),
+            name=lambda clip: clip.path,
+        )
+    )
     assert answers[1] == "deadly.wav: the decoder crashed on this file."
     assert [
         answer.duration_s for answer in answers if isinstance(answer, worker.Rows)

@@ -11,7 +11,7 @@ from patchifier import checkpoint, tasks
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config
-from patchifier.datasets import partition
+from patchifier.datasets.splits import Splits, groups_of, partition
 from patchifier.evaluate import encoders, probes
 from patchifier.io import Progress, silent, write_json
 from patchifier.tasks import Task
@@ -83,7 +83,7 @@ def _untrained_rows(data: Cache, task: Task, folds: Sequence[int | None]) -> lis
         majorities.append(probes.majority(task, targets[rest], len(test)))
         regressions.append(probes.fit_predict(task, features[rest], targets[rest], features[test]))
     clips = np.concatenate(tests)
-    groups = [data.clips[index].group or data.clips[index].id for index in clips]
+    groups = groups_of([data.clips[index] for index in clips])
     return [
         tasks.evaluate(task, targets[clips], [np.concatenate(predictions)], groups).row(*names)
         for names, predictions in (
@@ -97,8 +97,8 @@ def _random_weights(
     data: Cache, task: Task, config: Config, fold: int | None, *, device: str, resume: bool
 ) -> Tuning:
     """Return the linear probe of a model with random weights, calibrated on the training clips."""
-    split = np.array(partition(data.clips, test_fold=fold))
+    splits = Splits.of(data.clips, partition(data.clips, test_fold=fold))
     start = encoders.random_checkpoint(
-        config, data, np.flatnonzero(split == "train").tolist(), seed=config.finetune.seed
+        config, data, splits.train.tolist(), seed=config.finetune.seed
     )
     return Tuning(start, data, task, "linear-probe", config, device=device, resume=resume)

@@ -109,7 +109,7 @@ def register() -> None:
 
     Importing this module does it, where transformers is installed.
     """
-    transformers, found = need("transformers", "peers"), _classes()
+    transformers, found = need("transformers", "hf"), _classes()
     transformers.AutoConfig.register("patchifier", found["PatchifierConfig"], exist_ok=True)
     transformers.AutoModel.register(
         found["PatchifierConfig"], found["PatchifierModel"], exist_ok=True
@@ -129,7 +129,7 @@ def __getattr__(name: str) -> Any:
 @functools.cache
 def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers as a base
     """The classes that transformers expects, by name."""
-    transformers = need("transformers", "peers")
+    transformers = need("transformers", "hf")
 
     class PatchifierConfig(transformers.PreTrainedConfig):  # type: ignore[misc, name-defined]
         """Every field of :class:`patchifier.config.Config`, as nested dictionaries; ``settings`` is that config.

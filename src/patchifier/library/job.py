@@ -8,21 +8,21 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.io import Progress, replaced_file, write_skipped
 from patchifier.library import table
 from patchifier.library.sources import Key, key
-from patchifier.library.worker import Cut, Rows, embed_clips, to_table
-from patchifier.processes import in_processes
+from patchifier.library.worker import Cut, Rows, embed_batch, to_table
 
 PART_FILES, PART_BYTES = (
     64,
@@ -30,7 +30,7 @@ PART_FILES, PART_BYTES = (
 )  # a part holds at most so many files, and as much audio: seconds of work that a kill can cost
 TASK_FILES, TASK_BYTES = 8, 2**22  # embedded by a process at once: about half a second of mp3
 OWN = re.compile(
-    r"(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+"
+    r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+"
 )  # names in the folder of parts
 
 
@@ -247,20 +247,24 @@ class Job:
     def embed(self, embedder: Embedder, cut: Cut, workers: int, progress: Progress) -> None:
         """Embed what is not known yet, a part at a time."""
         todo = [clip for clip in self.clips if key(clip) not in self.known]
-        shown = _Shown(
+        meter = jobs.Meter(
             progress,
             len(self.clips),
-            len(self.clips) - len(todo),
-            sum(isinstance(held, str) for held in self.known.values()),
+            done=len(self.clips) - len(todo),
+            skipped=sum(isinstance(held, str) for held in self.known.values()),
         )
         begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
         parts = list(_grouped(todo, PART_FILES, PART_BYTES))
-        with contextlib.closing(_answers(embedder, cut, parts, workers)) as answers:
+        batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
+        embedded = jobs.run(
+            embed_batch, batches, workers=workers, shared=(embedder, cut), name=_path
+        )
+        with contextlib.closing(embedded):
             for number, clips in enumerate(parts, begun):
                 states = {key(clip): _state(clip.path) for clip in clips}
-                found = [(clip, shown.told(next(answers))) for clip in clips]
+                found = [(clip, _counted(next(embedded), meter)) for clip in clips]
                 self._write_part(self.folder / f"{number:05d}.parquet", found, states)
-        self.audio_s = shown.audio_s
+        self.audio_s = meter.audio_s
 
     def _write_part(
         self, part: Path, found: Sequence[tuple[Clip, Rows | str]], states: dict[Key, list[int]]
@@ -357,52 +361,17 @@ def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[C
         yield group
 
 
-def _answers(
-    embedder: Embedder, cut: Cut, parts: Sequence[Sequence[Clip]], workers: int
-) -> Generator[Rows | str, None, None]:
-    """Rows of each clip, or why there are none, in order. A file that kills its process is found out and named."""
-    tasks = [task for part in parts for task in _grouped(part, TASK_FILES, TASK_BYTES)]
-    with contextlib.closing(
-        in_processes(_embed, tasks, workers=workers, shared=(embedder, cut))
-    ) as done:
-        for task, answers in zip(tasks, done, strict=True):
-            yield from answers if answers is not None else _one_by_one(embedder, cut, task)
+def _path(clip: Clip) -> str:
+    return clip.path
 
 
-def _one_by_one(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> Iterator[Rows | str]:
-    alone = in_processes(_embed, [[clip] for clip in clips], workers=1, shared=(embedder, cut))
-    for clip, answers in zip(clips, alone, strict=True):
-        yield from (
-            answers if answers is not None else [f"{clip.path}: the decoder crashed on this file."]
-        )
-
-
-def _embed(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[Rows | str]:
-    return embed_clips(*shared, clips)
-
-
-class _Shown:
-    """Progress of a job: clips done, and how fast."""
-
-    def __init__(self, progress: Progress, total: int, kept: int, skipped: int) -> None:
-        self.progress, self.total, self.done, self.skipped = progress, total, kept, skipped
-        self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
-
-    def told(self, answer: Rows | str) -> Rows | str:
-        """Count an answer, and hand it on."""
-        self.done += 1
-        if isinstance(answer, str):
-            self.skipped += 1
-        else:
-            self.embedded += 1
-            self.audio_s += answer.duration_s
-        self.progress(self.done, self.total, self._note())
-        return answer
-
-    def _note(self) -> str:
-        passed_s = max(time.monotonic() - self.started_s, 1e-9)
-        rates = f"{self.embedded / passed_s:.1f} files/s, {self.audio_s / passed_s:,.0f}x real time"
-        return rates + (f", {self.skipped} skipped" if self.skipped else "")
+def _counted(found: Rows | str, meter: jobs.Meter) -> Rows | str:
+    """Show the progress after one clip."""
+    if isinstance(found, str):
+        meter.add(skipped=1)
+    else:
+        meter.add(audio_s=found.duration_s)
+    return found
 
 
 def _state(path: str) -> list[int]:

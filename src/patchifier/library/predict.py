@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from patchifier import jobs
 from patchifier.config import RequestError, digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, Embedding, load
 from patchifier.io import Progress, replaced_file, silent
 from patchifier.library.sources import find
-from patchifier.processes import in_processes
 from patchifier.tasks import Task
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -48,7 +48,7 @@ def predict(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Predicted:
-    """Ask a fine-tuned model about files and write its answers.
+    """Predict the labels or values of files with a fine-tuned model, and write them to a table.
 
     Parameters
     ----------
@@ -86,18 +86,23 @@ def predict(
     kept = sum(_key(clip) in done for clip in clips)
     skipped = dict(lost)
     todo = [clip for clip in clips if _key(clip) not in done]
-    asked = in_processes(
-        _ask, todo, workers=workers or os.cpu_count() or 1, shared=(embedder, window_s, hop_s)
+    meter = jobs.Meter(progress, len(clips), done=kept)
+    predictions = jobs.run(
+        _predict,
+        [[clip] for clip in todo],
+        workers=workers or os.cpu_count() or 1,
+        shared=(embedder, window_s, hop_s),
+        name=lambda clip: clip.path,
     )
-    with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(asked) as answers:
-        for number, (clip, answer) in enumerate(zip(todo, answers, strict=True), kept + 1):
-            done[_key(clip)] = found = answer or {
-                "reason": f"{clip.path}: the decoder crashed on this file."
-            }
-            stream.write(json.dumps({"key": _key(clip), **found}) + "\n")
+    with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(predictions):
+        for clip, found in zip(todo, predictions, strict=True):
+            bad = isinstance(found, str)
+            line = {"key": _key(clip), ("reason" if bad else "rows"): found}
+            stream.write(json.dumps(line) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-            progress(number, len(clips), "")
+            done[_key(clip)] = line
+            meter.add(skipped=int(bad))
     skipped |= {
         clip.path: done[_key(clip)]["reason"] for clip in clips if "reason" in done[_key(clip)]
     }
@@ -137,16 +142,23 @@ def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
     return {line["key"]: line for line in whole[1:]} if same else {}
 
 
-def _ask(shared: tuple[Embedder, float | None, float | None], clip: Clip) -> dict[str, Any]:
-    """Rows of one file, or the reason why there are none. Runs in a worker process."""
-    embedder, window_s, hop_s = shared
+def _predict(
+    shared: tuple[Embedder, float | None, float | None], clips: Sequence[Clip]
+) -> list[list[dict[str, Any]] | str]:
+    """Rows of each clip, or the reason why there are none. Runs in a worker process."""
+    return [_predict_clip(*shared, clip) for clip in clips]
+
+
+def _predict_clip(
+    embedder: Embedder, window_s: float | None, hop_s: float | None, clip: Clip
+) -> list[dict[str, Any]] | str:
     try:
         found = embedder.predict_windows(
             clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s
         )
-    except RequestError as error:
-        return {"reason": str(error)}
-    return {"rows": list(_rows(clip, embedder.require_task(), found))}
+    except jobs.BAD_ITEM as error:
+        return jobs.skip_reason(clip.path, error)
+    return list(_rows(clip, embedder.require_task(), found))
 
 
 def _rows(clip: Clip, task: Task, found: Embedding) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from patchifier import audio, spectrogram
+from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
@@ -71,6 +71,11 @@ class Rows:
     vectors: np.ndarray  # (k, E) float32
 
 
+def embed_batch(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[Rows | str]:
+    """Embed a batch of :func:`patchifier.jobs.run`."""
+    return embed_clips(*shared, clips)
+
+
 def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Rows | str]:
     """Embed some clips.
 
@@ -88,15 +93,10 @@ def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Row
     list of Rows or str
         For each clip, in their order: its rows, or the reason why there are none.
     """
-    heard = [_hear(embedder, cut, clip) for clip in clips]
-    short = iter(
-        list(
-            _embed_short(
-                embedder, cut, [answer.log_mel for answer in heard if isinstance(answer, _Short)]
-            )
-        )
-    )
-    return [answer.rows(*next(short)) if isinstance(answer, _Short) else answer for answer in heard]
+    decoded = [_decode(embedder, cut, clip) for clip in clips]
+    log_mels = [found.log_mel for found in decoded if isinstance(found, _Short)]
+    short = iter(list(_embed_short(embedder, cut, log_mels)))
+    return [found.rows(*next(short)) if isinstance(found, _Short) else found for found in decoded]
 
 
 def to_table(found: Sequence[tuple[Clip, Rows]], facts: dict[str, Any]) -> pa.Table:
@@ -125,23 +125,21 @@ def to_table(found: Sequence[tuple[Clip, Rows]], facts: dict[str, Any]) -> pa.Ta
 
 @dataclass(frozen=True)
 class _Short:
-    """A clip that has been heard and waits for others to share a batch with."""
+    """A decoded clip, which shares a batch with other ones."""
 
     rows: Callable[[Spans, np.ndarray], Rows]
     log_mel: Tensor  # (M, T)
 
 
-def _hear(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short | str:
+def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short | str:
     try:
-        return _decode(embedder, cut, clip)
-    except RequestError as error:
-        return str(error)
-    except (OSError, MemoryError) as error:
-        return f"{clip.path}: cannot be read ({getattr(error, 'strerror', None) or error})."
+        return _decode_clip(embedder, cut, clip)
+    except jobs.BAD_ITEM as error:
+        return jobs.skip_reason(clip.path, error)
 
 
-def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short:
-    """Make a clip's log-mel; embed it meanwhile if it is long."""
+def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short:
+    """Compute the log-mel of a clip. A long clip is embedded as it is decoded."""
     config, state, samples = embedder.config.spectrogram, os.stat(clip.path), 0
 
     def blocks() -> Iterator[np.ndarray]:

@@ -25,7 +25,7 @@ import torch
 import patchifier
 from patchifier.config import Config, RequestError, to_dict, update, with_added
 from patchifier.io import write_json
-from patchifier.locks import alone
+from patchifier.jobs import folder_lock
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -168,7 +168,7 @@ class Run:
     def __enter__(self) -> "Run":
         """Say that the run is under way; what was settled before stays so, should it be killed before it settles anything."""
         if self.writes:
-            self.held.enter_context(alone(self.path, "run"))
+            self.held.enter_context(folder_lock(self.path, "run"))
         self.facts = {
             name: value for name, value in self.before.items() if name in SETTLED
         } | self.facts

@@ -7,10 +7,10 @@ import numpy as np
 
 from patchifier.cache import Cache
 from patchifier.datasets.features import FeatureFiles, read
-from patchifier.evaluate.encoders.interface import Asked, Encoder, each_clip
+from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions, each_clip
 
 
-def folder(name: str, argument: str, asked: Asked) -> list[Encoder]:
+def folder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     """Row "features": DIR with an .npy or .npz file for each clip; see :class:`FeatureFiles`.
 
     Raises
@@ -19,8 +19,8 @@ def folder(name: str, argument: str, asked: Asked) -> list[Encoder]:
         For a clip without a file or with several, a file for several clips, and what is not such an array; each names the clips.
     """
     files = FeatureFiles(name, Path(argument))
-    if asked.data is not None:
-        files.match(asked.data.clips, range(len(asked.data.clips)))
+    if options.data is not None:
+        files.match(options.data.clips, range(len(options.data.clips)))
 
     def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
         matched = files.match(data.clips, indices)
