@@ -11,7 +11,6 @@ from patchifier.config import RequestError
 if TYPE_CHECKING:
     import numpy as np
 
-    from patchifier.integrations.ray import Clustered
     from patchifier.library.build import Embedded
     from patchifier.library.search import Filter, Index, Table
 
@@ -65,7 +64,7 @@ def embed(
         "workers": workers or None,
         "progress": progress("files"),
     }
-    done: Embedded | Clustered
+    done: Embedded
     if engine == "ray":
         done = _embed_on_ray(sources, out, changed, address=address or None, **options)
     elif address:
@@ -75,7 +74,7 @@ def embed(
     return Outcome(done.facts(), "\n".join(done.lines()), 1 if done.skipped else 0)
 
 
-def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -> "Clustered":
+def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -> "Embedded":
     """Write parts to a folder or behind a URL, and merge them if `out` is a table."""
     from patchifier.integrations import ray
 
