@@ -70,7 +70,7 @@ def run_reconstruct(flags: Flags) -> int:
 
     from patchifier import audio, embed, spectrogram, weights, windows
     from patchifier.evaluate import report
-    from patchifier.nn import model
+    from patchifier.nn import masking
     from patchifier.seeding import generator
     from patchifier.train import pretrain, references
 
@@ -91,7 +91,7 @@ def run_reconstruct(flags: Flags) -> int:
     errors: dict[str, float] = {}
     beside: dict[str, dict[str, float]] = {}
     for ratio in pretrain.PICTURE_RATIOS:
-        masked = model.draw_mask(
+        masked = masking.random_masking(
             generator(config.pretrain.seed, "mask", 2**40), np.ones((1, count), bool), ratio
         )[0]
         patches, filled = embedder.reconstruct(log_mel, masked)

@@ -22,6 +22,7 @@ from patchifier.config import (
 )
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
 from patchifier.evaluate.encoders.interface import Asked, Encoder, at_end
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 
 POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
@@ -46,7 +47,7 @@ def random_checkpoint(
     seed : int
         Of the weights.
     """
-    model = Patchifier(config.model, seed=seed)
+    model = accelerate(Patchifier(config.model, seed=seed))
     heard = list(log_mels(data, config.spectrogram, _spread(indices, CALIBRATION_CLIPS)))
     cut = [
         spectrogram.cut(
