@@ -22,9 +22,11 @@ import torch
 from patchifier.cache import Cache
 from patchifier.config import Config, TrainingConfig, update
 from patchifier.io import write_json
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 from patchifier.train import loop
 from patchifier.train.distributed import launch
+from patchifier.train.optimiser import make_optimiser
 from patchifier.train.pretrain import TRAINED, Batches, stage_loss
 from patchifier.train.run import machine
 
@@ -77,17 +79,21 @@ def stepper(
     config = update(Config(), {"model": {"dropout": dropout}})
     training = TrainingConfig(steps=total, batch=batch, learning_rate=learning_rate)
     fabric = launch(device, precision=precision)
-    model = Patchifier(config.model).to(fabric.device)
+    model = accelerate(Patchifier(config.model)).to(fabric.device)
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage])
     batches = Batches(
         data, [np.arange(len(data.frames))], config, stage, training, device=fabric.device
     )
-    loss = stage_loss(stage, batches, config.pretrain)
-    job = loop.Job(model, len(data.frames), batches, torch.compile(loss) if compiled else loss)
-    optimiser = loop.make_optimiser(model, training, {})
+    loss = stage_loss(stage, config.pretrain)
+    job = loop.TrainTask(
+        model, len(data.frames), batches, torch.compile(loss) if compiled else loss
+    )
+    optimiser = make_optimiser(model, training, {})
     wrapped, optimiser = fabric.setup(model, optimiser)
-    return loop.Stepper(job, wrapped, optimiser, fabric, training, seed=0, total=total)
+    return lambda step: loop.step(
+        job, step, wrapped, optimiser, fabric, training, seed=0, total=total
+    )
 
 
 def wait(device):

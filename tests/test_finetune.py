@@ -22,8 +22,8 @@ from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.seeding import generator
 from patchifier.tasks import Task
 from patchifier.train import finetune
-from patchifier.train import run as runs
 from patchifier.train.finetune import METHODS, Inputs, TunedModel
+from patchifier.train.run import Interrupted
 
 RATE = audio.SAMPLE_RATE
 CLIPS = 48
@@ -174,7 +174,7 @@ def outputs_of(folder: Path, data: Cache, indices) -> np.ndarray:
         for index in indices:
             log_mel = torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T)
             sequences = [
-                loaded.model.encode(window[None])[-1]
+                loaded.model.forward_encoder(window[None])[-1]
                 for window in windows.cut_windows(log_mel, loaded.config)
             ]
             outputs = [loaded.head(sequence[:, 1:].mean(1)) for sequence in sequences]
@@ -297,7 +297,7 @@ def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(
         for number, window in enumerate(windows):
             present = torch.ones(1, len(window), dtype=torch.bool)
             with torch.no_grad():
-                sequences = start.model.encode(window[None])
+                sequences = start.model.forward_encoder(window[None])
             torch.testing.assert_close(
                 inputs["freeze-extractor"].windows(index)[number],
                 sequences[0][0],
@@ -659,7 +659,7 @@ def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(
         return draw(self, indices, chance)
 
     monkeypatch.setattr(Inputs, "draw", stop_at_the_tenth)
-    with pytest.raises(runs.Interrupted):
+    with pytest.raises(Interrupted):
         tune(start, data, tmp_path / "parts", "full", precision="32")
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["state"] == "interrupted"
     rest = tune(start, data, tmp_path / "parts", "full", precision="32", resume=True)

@@ -18,6 +18,7 @@ import patchifier
 from patchifier.cli import data, evaluate, library, models, train
 from patchifier.cli.command import Command, parse
 from patchifier.config import RequestError
+from patchifier.extras import EXTRAS, how_to_install
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "data": (data.prepare, data.fetch, data.check),
@@ -48,10 +49,6 @@ DENIED = {  # what the system may say of a place, and what can be done about it
     errno.ENOSPC: "make room, and run this again",
     errno.EDQUOT: "make room, and run this again",
 }
-EXTRAS = {  # which extra brings a package that a command may miss
-    "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval", "matplotlib": "eval", "jinja2": "eval", "mir_eval": "eval", "av": "formats",
-    "transformers": "hf", "lancedb": "search", "ray": "cluster", "fsspec": "cluster", "huggingface_hub": "hf", "onnx": "onnx", "onnxscript": "onnx",
-}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,9 +130,9 @@ def _refusal(error: Exception) -> str:
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
-        extra = EXTRAS.get(package)
-        how = f"pip install 'patchifier[{extra}]', in a clone '.[{extra}]'"
-        return f"this needs {package}, which is not installed: {how}." if extra else ""
+        if package not in EXTRAS:
+            return ""
+        return f"this needs {package}, which is not installed: {how_to_install(package)}."
     if isinstance(error, OSError) and error.errno in DENIED:
         place = "the output cannot be written"
         if error.filename:

@@ -11,9 +11,8 @@ from patchifier.config import RequestError
 if TYPE_CHECKING:
     import numpy as np
 
-    from patchifier.integrations.cluster import Clustered
     from patchifier.library.build import Embedded
-    from patchifier.library.search import Index, Table, Where
+    from patchifier.library.search import Filter, Index, Table
 
 
 def embed(
@@ -65,7 +64,7 @@ def embed(
         "workers": workers or None,
         "progress": progress("files"),
     }
-    done: Embedded | Clustered
+    done: Embedded
     if engine == "ray":
         done = _embed_on_ray(sources, out, changed, address=address or None, **options)
     elif address:
@@ -75,9 +74,9 @@ def embed(
     return Outcome(done.facts(), "\n".join(done.lines()), 1 if done.skipped else 0)
 
 
-def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -> "Clustered":
+def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -> "Embedded":
     """Write parts to a folder or behind a URL, and merge them if `out` is a table."""
-    from patchifier.integrations import cluster
+    from patchifier.integrations import ray
 
     if changed:
         raise RequestError("--changed is for the table of one machine; on Ray, name another --out.")
@@ -86,9 +85,9 @@ def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -
             f"--out is {out}, expected with --engine ray NAME.parquet, a folder or a URL."
         )
     parts = f"{out.removesuffix('.parquet')}.parts-ray" if out.endswith(".parquet") else out
-    done = cluster.embed_on_ray(_read_sources(sources), parts, **options)
+    done = ray.embed_on_ray(_read_sources(sources), parts, **options)
     if parts != out:
-        cluster.merge(parts, out)
+        ray.merge(parts, out)
     return done
 
 
@@ -158,13 +157,13 @@ def similar(
     return Outcome([row.facts() for row in found], text or nothing)
 
 
-def _filter(below: str, **tags: str) -> "Where":
-    from patchifier.library.search import Where
+def _filter(below: str, **tags: str) -> "Filter":
+    from patchifier.library.search import Filter
 
     if below and Path(below).is_dir():
         below = f"{Path(below).resolve()}/"
     given: dict[str, Any] = {name: value for name, value in tags.items() if value}
-    return Where(path_prefix=below or None, **given)
+    return Filter(path_prefix=below or None, **given)
 
 
 def _query(store: "Table | Index", table: str, to: str, model: str) -> "str | np.ndarray":
@@ -172,12 +171,12 @@ def _query(store: "Table | Index", table: str, to: str, model: str) -> "str | np
     from patchifier import weights
     from patchifier.audio import name_fault, written_name
     from patchifier.embed import load
-    from patchifier.library.search import Where
+    from patchifier.library.search import Filter
 
     if fault := name_fault(to):
         raise RequestError(f"--to {written_name(to)}: {fault}")
     for path in (to, str(Path(to).resolve())):
-        if store.filter(Where(path=path)):
+        if store.filter(Filter(path=path)):
             return path
     embedder = load(model or None)
     if embedder.identity != store.identity:

@@ -22,9 +22,10 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, read_changes, update
 from patchifier.evaluate import encoders as baselines
 from patchifier.evaluate import probes as probe
+from patchifier.evaluate.controls import controls
 from patchifier.evaluate.report import report
 from patchifier.io import Progress, silent, write_json
-from patchifier.train.finetune import METHODS, Tuned, controls, finetune
+from patchifier.train.finetune import METHODS, Tuned, finetune
 from patchifier.train.pretrain import pretrain, split
 
 # On vectors computed once a step takes a millisecond, so the linear probe may take many, on every fold.

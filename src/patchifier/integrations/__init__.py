@@ -6,47 +6,25 @@
 ``hf``       Hugging Face: a hub's folders, AutoModel, AutoFeatureExtractor
 ``onnx``     waveform in, embedding out, without torch
 ``sklearn``  a transformer for pipelines
-``cluster``  a library past one machine, on Ray
+``ray``      a library job on many machines, with Ray
 ===========  ==========================================================================
 
 Each is imported by its name, so that none asks for what another one needs.
 """
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from patchifier import spectrogram
-from patchifier.config import Config, RequestError
+from patchifier.config import Config
+from patchifier.lazy import attach
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import read_out
 from patchifier.windows import pad_windows, windows_of
 
-
-def need(module: str, extra: str) -> Any:
-    """Import a module of an optional package.
-
-    Parameters
-    ----------
-    module : str
-        Dotted name, such as "sklearn.base".
-    extra : str
-        Extra of this package that brings it.
-
-    Raises
-    ------
-    RequestError
-        If it is not installed; the message has the pip command.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RequestError(
-            f"this needs {module.split('.')[0]} ({error}): pip install 'patchifier[{extra}]', in a clone '.[{extra}]'."
-        ) from error
+__getattr__, __dir__ = attach(__name__)
 
 
 def encode_waveforms(
@@ -82,7 +60,7 @@ def encode_waveforms(
     patches, there = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
     new, _ = pad_windows([frames for *_, frames in found], 0)
     # 2. the model
-    layers = model.encode(patches.to(next(model.parameters()).dtype), present=there)
+    layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=there)
     pooled = read_out(model, config, layers, new, patches[:, :, 0])
     # 3. put together again: where each patch of each window belongs
     owners, firsts = torch.tensor(

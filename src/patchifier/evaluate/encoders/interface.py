@@ -10,6 +10,7 @@ import numpy as np
 from patchifier import audio
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError
+from patchifier.datasets.features import require_vector
 from patchifier.embed import Embedder
 from patchifier.io import Progress, silent
 
@@ -95,7 +96,7 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
             except Exception as error:
                 error.add_note(f"encoder {name}, clip {data.clips[index].id}")
                 raise
-            _require_vector(name, data.clips[index].id, row, rows[0] if rows else None)
+            require_vector(name, data.clips[index].id, row, rows[0] if rows else row)
             rows.append(row)
             progress(len(rows), len(indices), "")
         if not rows:
@@ -103,21 +104,6 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
         return np.stack(rows)
 
     return encode
-
-
-def _require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray | None) -> None:
-    if row.ndim != 1 or not row.size:
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} have shape {row.shape}, expected one vector (E,)."
-        )
-    if first is not None and row.shape != first.shape:
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} have {len(row)} numbers, those of the first clip {len(first)}: expected one size for all."
-        )
-    if not np.isfinite(row).all():
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} hold NaN or infinity, expected numbers."
-        )
 
 
 def each_waveform(

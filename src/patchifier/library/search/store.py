@@ -11,9 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.library.search.rows import Found, Where, found, require_same_model, unit, vectors_of
+from patchifier.library.search.rows import (
+    Filter,
+    SearchResult,
+    found,
+    require_same_model,
+    unit,
+    vectors_of,
+)
 
-EVERYTHING = Where()
+EVERYTHING = Filter()
 BLOCK = 1024  # rows compared with as many times WIDTH at once for near-duplicates: 64 MB of scores
 WIDTH = 16
 SLACK = 1e-5  # more than the error of a cosine in single precision
@@ -23,8 +30,8 @@ SLACK = 1e-5  # more than the error of a cosine in single precision
 class Pair:
     """Two files that sound nearly the same: the two stretches that are nearest, and their cosine, which is `first`'s score and `second`'s."""
 
-    first: Found
-    second: Found
+    first: SearchResult
+    second: SearchResult
     score: float
 
     def facts(self) -> dict[str, Any]:
@@ -32,7 +39,7 @@ class Pair:
         return {"score": self.score, "first": self.first.facts(), "second": self.second.facts()}
 
 
-class Searchable(abc.ABC):
+class VectorStore(abc.ABC):
     """What a table and an index have in common.
 
     Attributes
@@ -54,14 +61,14 @@ class Searchable(abc.ABC):
         """Number of rows."""
 
     @abc.abstractmethod
-    def _select(self, where: Where, *, vectors: bool = True) -> pa.Table:
+    def _select(self, where: Filter, *, vectors: bool = True) -> pa.Table:
         """All rows where the conditions hold; the vectors may be missing where they are not asked for."""
 
     @abc.abstractmethod
-    def _nearest(self, vector: np.ndarray, limit: int, *, where: Where, exact: bool) -> pa.Table:
+    def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
         """Up to `limit` rows nearest to a unit vector (E,), in any order; fewer only if there are no more."""
 
-    def filter(self, where: Where) -> tuple[Found, ...]:
+    def filter(self, where: Filter) -> tuple[SearchResult, ...]:
         """Rows where the conditions hold, by path and time; their score is None."""
         table = self._select(where, vectors=False).sort_by(
             [("path", "ascending"), ("start_s", "ascending")]
@@ -73,10 +80,10 @@ class Searchable(abc.ABC):
         query: str | Path | np.ndarray,
         k: int = 10,
         *,
-        where: Where = EVERYTHING,
+        where: Filter = EVERYTHING,
         exact: bool = False,
         identity: str | None = None,
-    ) -> tuple[Found, ...]:
+    ) -> tuple[SearchResult, ...]:
         """Files that sound like another.
 
         Parameters
@@ -86,7 +93,7 @@ class Searchable(abc.ABC):
             several rows is looked for by the mean of their directions.
         k : int
             How many, at least 1. If fewer files take part, all of them are given.
-        where : Where
+        where : Filter
             Which rows take part.
         exact : bool
             Compare with every row, also where an approximate index exists.
@@ -95,7 +102,7 @@ class Searchable(abc.ABC):
 
         Returns
         -------
-        tuple of Found
+        tuple of SearchResult
             By score, the highest first; of each file the stretch that is nearest.
 
         Raises
@@ -110,8 +117,8 @@ class Searchable(abc.ABC):
         return self._best_of_each_file(vector, k, where=where, exact=exact)
 
     def _best_of_each_file(
-        self, vector: np.ndarray, k: int, *, where: Where, exact: bool
-    ) -> tuple[Found, ...]:
+        self, vector: np.ndarray, k: int, *, where: Filter, exact: bool
+    ) -> tuple[SearchResult, ...]:
         limit = 2 * k
         while True:
             table = self._nearest(vector, limit, where=where, exact=exact)
@@ -152,7 +159,7 @@ class Searchable(abc.ABC):
         return unit(query)
 
     def _direction_of_file(self, path: str) -> np.ndarray:
-        rows = self._select(Where(path=path))
+        rows = self._select(Filter(path=path))
         if not len(rows):
             raise RequestError(
                 f"{path} is not in {self.name}: write the path as it stands there, or embed the file and ask with its vector."
@@ -165,7 +172,7 @@ class Searchable(abc.ABC):
         return unit(mean)
 
     def near_duplicates(
-        self, threshold: float = 0.95, *, where: Where = EVERYTHING, most: int = 100_000
+        self, threshold: float = 0.95, *, where: Filter = EVERYTHING, most: int = 100_000
     ) -> tuple[Pair, ...]:
         """Pairs of files with stretches that are nearly the same.
 
@@ -173,7 +180,7 @@ class Searchable(abc.ABC):
         ----------
         threshold : float
             The least cosine, above 0 and at most 1.
-        where : Where
+        where : Filter
             Which rows take part.
         most : int
             The most pairs of stretches; with more, the threshold means nothing.
@@ -229,11 +236,11 @@ class Searchable(abc.ABC):
         start: str | Path | np.ndarray,
         length: int = 10,
         *,
-        where: Where = EVERYTHING,
+        where: Filter = EVERYTHING,
         drift: float = 1.0,
         artist_gap: int = 0,
         exact: bool = False,
-    ) -> tuple[Found, ...]:
+    ) -> tuple[SearchResult, ...]:
         """Walk from neighbour to neighbour, never to the same file twice.
 
         Parameters
@@ -242,7 +249,7 @@ class Searchable(abc.ABC):
             The first file, or a vector to begin near. A first file stays, whatever `where` says.
         length : int
             Number of files, the first included; fewer if no more take part.
-        where : Where
+        where : Filter
             Which rows take part.
         drift : float
             From 0, every file near the start, to 1, every file near the one before.
@@ -253,7 +260,7 @@ class Searchable(abc.ABC):
 
         Returns
         -------
-        tuple of Found
+        tuple of SearchResult
             In playing order; a score is the cosine with where the walk stood.
         """
         _require_count(length, "length")
@@ -283,8 +290,8 @@ class Searchable(abc.ABC):
             here = self._direction_of_file(step[0].path)
         return tuple(songs)
 
-    def _first(self, path: str) -> Found:
-        return dataclasses.replace(self.filter(Where(path=path))[0], score=1.0)
+    def _first(self, path: str) -> SearchResult:
+        return dataclasses.replace(self.filter(Filter(path=path))[0], score=1.0)
 
 
 def _between(origin: np.ndarray, here: np.ndarray, drift: float) -> np.ndarray:
@@ -332,7 +339,7 @@ def _longest_axis(units: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.svd(few - few.mean(0), full_matrices=False)[2][0])
 
 
-def _rank(row: Found) -> tuple[float, str, float]:
+def _rank(row: SearchResult) -> tuple[float, str, float]:
     assert row.score is not None
     return -row.score, row.path, row.start_s
 
