@@ -2,13 +2,12 @@
 
     benchmarks/gpu.sh [--batches 32 256 1024] [--steps 300]
 
-Log-mels of the paper's number and length (16,000 clips of 1,249 frames, float16) lie on the device; they are random, but change slowly
-over time, so that there is something to fill in. Three tables:
+Log-mels of the paper's number and length (16,000 clips of 1,249 frames, float16) are in memory; they are random, but change slowly over
+time, so that a masked patch can be predicted. Three tables:
 
 1. Losses of 20 steps of each stage on the device and on the processor, float32, no dropout, the same draws.
-2. Milliseconds a step for each stage and batch, by way of taking it (launch by launch in float32 and bf16, replayed as a graph, replayed
-   and compiled), timed in turn after warming up, over `--steps` steps without waiting in between; and the minutes that 1,000 epochs of
-   16,000 clips of that stage would take.
+2. Milliseconds a step for each stage and batch (in float32, in bf16, in bf16 with a compiled loss), timed in turn after warming up, over
+   `--steps` steps without waiting in between; and the minutes that 1,000 epochs of 16,000 clips of that stage would take.
 3. Loss after equal clips at each batch, the learning rate scaled by the square root of the batch over 32.
 """
 
@@ -24,18 +23,16 @@ from patchifier.cache import Cache
 from patchifier.config import Config, TrainingConfig, update
 from patchifier.io import write_json
 from patchifier.nn.model import Patchifier
-from patchifier.train import distributed as devices
 from patchifier.train import loop
-from patchifier.train.batches import Resident
+from patchifier.train.distributed import launch
 from patchifier.train.pretrain import TRAINED, Batches, stage_loss
 from patchifier.train.run import machine
 
 CLIPS, FRAMES, EPOCHS = 16_000, 1249, 1000  # the paper's
 WAYS = {
-    "float32": ("32", False, False),
-    "bf16": ("bf16", False, False),
-    "bf16, graph": ("bf16", True, False),
-    "bf16, graph, compiled": ("bf16", True, True),
+    "float32": ("32", False),
+    "bf16": ("bf16", False),
+    "bf16, compiled": ("bf16", True),
 }
 
 
@@ -46,7 +43,7 @@ class Noise:
         self.frames = np.full(clips, FRAMES)
         self.spectrogram = Config().spectrogram
         generator = torch.Generator(device).manual_seed(seed)
-        self.table = torch.empty(clips * FRAMES, 64, dtype=torch.float16, device=device)
+        self.table = np.empty((clips * FRAMES, 64), np.float16)
         for first in range(0, clips, 500):
             count = min(500, clips - first)
             slow = torch.randn(count, 64, FRAMES // 50 + 2, generator=generator, device=device)
@@ -56,10 +53,10 @@ class Noise:
             level = torch.randn(count, 1, 64, generator=generator, device=device)
             fast = torch.randn(slow.shape, generator=generator, device=device)
             rows = (-0.5 + 0.1 * level + 0.1 * slow + 0.03 * fast).clamp_(-1, 0.4)
-            self.table[first * FRAMES : (first + count) * FRAMES] = rows.flatten(0, 1).half()
+            self.table[first * FRAMES : (first + count) * FRAMES] = rows.flatten(0, 1).half().cpu()
 
     def log_mel(self, index, first=0, last=FRAMES):
-        return self.table[index * FRAMES + first : index * FRAMES + min(last, FRAMES)].cpu().numpy()
+        return self.table[index * FRAMES + first : index * FRAMES + min(last, FRAMES)]
 
     read = Cache.read
 
@@ -71,7 +68,6 @@ def stepper(
     device,
     *,
     precision="32",
-    graph=False,
     compiled=False,
     dropout=0.1,
     total=10**9,
@@ -80,18 +76,15 @@ def stepper(
     """Take steps of a stage, as training does."""
     config = update(Config(), {"model": {"dropout": dropout}})
     training = TrainingConfig(steps=total, batch=batch, learning_rate=learning_rate)
-    fabric = devices.launch(device, precision=precision)
+    fabric = launch(device, precision=precision)
     model = Patchifier(config.model).to(fabric.device)
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage])
     batches = Batches(
         data, [np.arange(len(data.frames))], config, stage, training, device=fabric.device
     )
-    batches.resident = Resident(data.table.to(fabric.device), np.arange(len(data.frames)) * FRAMES)
     loss = stage_loss(stage, batches, config.pretrain)
-    job = loop.Job(
-        model, len(data.frames), batches, torch.compile(loss) if compiled else loss, static=graph
-    )
+    job = loop.Job(model, len(data.frames), batches, torch.compile(loss) if compiled else loss)
     optimiser = loop.make_optimiser(model, training, {})
     wrapped, optimiser = fabric.setup(model, optimiser)
     return loop.Stepper(job, wrapped, optimiser, fabric, training, seed=0, total=total)
@@ -132,11 +125,11 @@ def speed(data, device, batches, steps, rounds=3):  # noqa: C901 - variants time
     for stage in ("one", "two"):
         for batch in batches:
             takes, next_step = {}, {}
-            for way, (precision, graph, compiled) in WAYS.items():
-                if (graph or compiled) and device != "cuda":
+            for way, (precision, compiled) in WAYS.items():
+                if compiled and device != "cuda":
                     continue
                 takes[way] = stepper(
-                    stage, data, batch, device, precision=precision, graph=graph, compiled=compiled
+                    stage, data, batch, device, precision=precision, compiled=compiled
                 )
                 for step in range(min(steps, 12)):
                     takes[way](step)
@@ -192,7 +185,6 @@ def equal_clips(data, device, batches, clips):
             batch,
             device,
             precision="bf16",
-            graph=device == "cuda",
             total=steps,
             learning_rate=1e-4 * math.sqrt(batch / 32),
         )

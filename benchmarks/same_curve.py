@@ -68,9 +68,9 @@ def validation_loss(model, batches, stage, config):
 def train(seed, data, config, steps, *, plain):
     """Both stages of one seed; returns the held-out losses after each, and the seconds spent."""
     settings = config.pretrain
-    sides = split(data, settings)
+    splits = split(data, settings)
     held_out = validation_batches(
-        data, sides.validation, replace(config, pretrain=replace(settings, seed=0))
+        data, splits.valid, replace(config, pretrain=replace(settings, seed=0))
     )  # the same for every seed
     model = Patchifier(config.model, seed=seed)
     if plain:
@@ -78,7 +78,7 @@ def train(seed, data, config, steps, *, plain):
         model.load_state_dict(start)
     found, spent = {}, 0.0
     for stage, training in (("one", settings.stage_one), ("two", settings.stage_two)):
-        batches = Batches(data, sides.parts, config, stage, training)
+        batches = Batches(data, splits.slices, config, stage, training)
         trained = [
             parameter
             for name, parameter in model.named_parameters()

@@ -35,7 +35,7 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "huggingface_hub": {"hub", "integrations"},
     "librosa": {"evaluate"},
     "mir_eval": {"tasks", "evaluate"},
-    "transformers": {"evaluate", "integrations"},
+    "transformers": {"integrations"},
     "jsonargparse": {"cli"},
     "rich": {"cli"},
 }

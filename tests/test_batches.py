@@ -1,10 +1,9 @@
-"""Plans of batches: shares, log-mels on the device or read step by step, and steps that a GPU is never waited for."""
+"""Plans of batches: shares, and steps that a GPU is never waited for."""
 
 import dataclasses
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +24,8 @@ from patchifier.config import (
 from patchifier.nn.model import Patchifier, draw_mask
 from patchifier.seeding import generator
 from patchifier.train import loop
-from patchifier.train.batches import Batch, Resident, require_groups
-from patchifier.train.distributed import Graph, launch
+from patchifier.train.batches import Batch, require_groups
+from patchifier.train.distributed import launch
 from patchifier.train.loop import make_optimiser
 from patchifier.train.pretrain import TRAINED, Batches, split, stage_loss
 from patchifier.train.references import Kriging
@@ -100,28 +99,10 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
-@pytest.mark.parametrize("data", [LONG, MIXED], ids=["long", "mixed"])
-def test_log_mels_on_the_device_give_what_reading_them_gives(stage, data):
-    """Half the clips are on the device: the training side, at places that are not their own."""
-    chosen = np.array([1, 2, 4, 7])
-    read, resident = (batches(data, stage, parts=[chosen]) for _ in range(2))
-    resident.resident = Resident.of(data, chosen, torch.device("cpu"))
-    assert len(resident.resident.table) == data.frames[chosen].sum()
-    for step in range(3):
-        plans = read(step), resident(step)
-        assert plans[1].table is None
-        for expected, found in zip(read.look_up(plans[0]), resident.look_up(plans[1]), strict=True):
-            assert torch.equal(expected, found)
-
-
-@pytest.mark.parametrize("stage", ["one", "two"])
 def test_a_step_waits_for_nothing_on_the_device(stage):
     """On torch's meta device there are shapes and no numbers: whatever asks for a number, or mixes devices, fails."""
     config = Config(model=SMALL)
     own = batches(LONG, stage)
-    own.resident = Resident(
-        torch.empty(10_000, 64, dtype=torch.float16, device="meta"), np.zeros(8, int)
-    )
     model = Patchifier(SMALL).to("meta").train()
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage])
@@ -143,33 +124,6 @@ def test_a_step_waits_for_nothing_on_the_device(stage):
         (NotImplementedError, RuntimeError)
     ):  # as it would, given a mask to count instead of places
         model.stage_two_loss(*own.look_up(moved), None, moved.masked)
-
-
-@pytest.mark.parametrize("stage", ["one", "two"])
-def test_steps_without_padding_have_the_same_shapes(stage):
-    """So that one recording serves them all; log-mels that are read have one length too."""
-    own = batches(LONG, stage)
-    shapes = {
-        tuple((name, value.shape) for name, value in vars(own(step)).items() if value is not None)
-        for step in range(12)
-    }
-    if stage == "two":
-        assert len(shapes) == 1
-    resident = batches(LONG, stage)
-    resident.resident = Resident.of(LONG, np.arange(8), torch.device("cpu"))
-    assert (
-        len(
-            {
-                tuple(
-                    (name, value.shape)
-                    for name, value in vars(resident(step)).items()
-                    if value is not None
-                )
-                for step in range(12)
-            }
-        )
-        == 1
-    )
 
 
 def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
@@ -433,29 +387,6 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
     assert seen == [torch.float32, torch.bfloat16]
 
 
-@pytest.mark.parametrize("stage", ["one", "two"])
-def test_plans_sent_ahead_are_those_of_their_steps(stage):
-    """To the meta device, as to a GPU: from another thread, one step ahead, whatever step is asked for next."""
-    here, there = batches(LONG, stage), batches(LONG, stage)
-    there.device, there.helper = torch.device("meta"), ThreadPoolExecutor(1)
-    planned = []
-    plan = there.plan
-    there.plan = lambda step: planned.append((step, plan(step))) or planned[-1][1]
-    for step in (0, 1, 2, 7, 8):
-        sent = there(step)
-        assert {value.device.type for value in sent.tensors().values()} == {"meta"}
-        expected = here(step)
-        assert {name: value.shape for name, value in sent.tensors().items()} == {
-            name: value.shape for name, value in expected.tensors().items()
-        }
-    there.helper.shutdown()
-    assert [step for step, _ in planned] == [0, 1, 2, 3, 7, 8, 9]
-    for step, made in planned:
-        assert all(
-            torch.equal(value, made.tensors()[name]) for name, value in here(step).tensors().items()
-        )
-
-
 @pytest.mark.slow
 def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path, child_environment):
     """So that it can be run the moment there is a GPU."""
@@ -502,21 +433,6 @@ def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothin
     assert found == pytest.approx(
         {**{f"{name}_mse": 0.01 for name in names}, "band_means_mse": 0.0}
     )
-
-
-def test_batches_with_padding_are_never_recorded():
-    taken = []
-    model = torch.nn.Linear(1, 1)
-    graph = Graph(
-        lambda plan: taken.append(plan) or torch.zeros(()),
-        model,
-        torch.optim.SGD(model.parameters()),
-    )
-    plan = SimpleNamespace(
-        present=torch.ones(1, 4, dtype=torch.bool), masked=torch.ones(1, 4, dtype=torch.bool)
-    )
-    assert float(graph(plan)) == 0.0
-    assert (taken, graph.recorded) == ([plan], {})
 
 
 def test_decay_is_on_matrices_and_kernels_alone():

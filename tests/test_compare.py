@@ -297,7 +297,7 @@ def test_other_metrics_of_repeated_encoders_are_their_mean_not_those_of_an_ensem
         pitches,
         pitches.task,
         "linear",
-        compare.sides_of(pitches),
+        compare.splits_of(pitches),
         0,
         {},
         tmp_path,

@@ -161,7 +161,7 @@ DOUBLE = """
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages not in ("both", stage):
             continue
-        batches = Doubles(data, split(data, config.pretrain).parts, config, stage, training, share=devices.share(fabric, training.batch))
+        batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, share=devices.share(fabric, training.batch))
         job = loop.Job(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, batches, config.pretrain))
         loop.fit(job, out / stage, config=training, seed=0, validate_every=1000, fabric=fabric)
     if is_first():

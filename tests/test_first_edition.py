@@ -106,7 +106,7 @@ def test_the_same_seed_draws_the_same_clips_masks_and_augmentation(stage, expect
         update(Config(), read_changes(HOME / "run" / "config.json")),
     )
     training = {"one": config.pretrain.stage_one, "two": config.pretrain.stage_two}[stage]
-    batches = Batches(data, split(data, config.pretrain).parts, config, stage, training)
+    batches = Batches(data, split(data, config.pretrain).slices, config, stage, training)
     plan = batches(3)
     patches, _ = batches.look_up(plan)
     assert plan.clips.tolist() == expected[f"{stage}_clips"].tolist()

@@ -13,7 +13,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.model import Patchifier, draw_mask, places
-from patchifier.train.batches import Batch, Resident
+from patchifier.train.batches import Batch
 from patchifier.train.objectives import Learner, idle_parts
 from patchifier.train.pretrain import Batches, pretrain, stage_loss, stage_module
 from patchifier.train.targets import PIXELS, TAUGHT, require_targets
@@ -161,8 +161,8 @@ class Clips:
     def log_mel(self, index, first=0, last=None):
         return self.log_mels[index][first:last]
 
-    def read(self, indices, spans, *, least=0):
-        longest = max(least, int(np.diff(spans).max()))
+    def read(self, indices, spans):
+        longest = int(np.diff(spans).max())
         batch = np.full((len(indices), longest, 280), -1.0, np.float16)
         for row, index, (first, last) in zip(batch, indices, spans, strict=True):
             row[: last - first] = self.log_mels[index][first:last]
@@ -474,9 +474,6 @@ def test_all_that_is_trained_gets_a_gradient_and_a_device_is_not_waited_for(
     long = np.array([0, 2, 3, 4])
     own = batches_of(config, clips=long)
     learner = stage_module("two", Patchifier(config.model), own, config).to("meta").train()
-    own.resident = Resident(
-        torch.empty(10_000, 280, dtype=torch.float16, device="meta"), np.zeros(8, int)
-    )
     plan = own(0)
     assert plan.present is None
     moved = dataclasses.replace(

@@ -240,9 +240,7 @@ def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(
         )  # a step of float16
         assert (np.asarray(view.log_mel(index)) == wide.log_mel(index)[:, :64]).all()
     spans = np.array([[0, 20], [5, 40]])
-    assert torch.equal(
-        view.read([0, 1], spans, least=50), wide.read([0, 1], spans, least=50)[..., :64]
-    )
+    assert torch.equal(view.read([0, 1], spans), wide.read([0, 1], spans)[..., :64])
     assert wide.log_mel(0).shape[1] == 280
     assert wide.verify() == []
     assert wide.require(WIDE).spectrogram == WIDE

@@ -462,8 +462,8 @@ def test_fine_tuning_is_tested_with_its_own_operations(sounds, tmp_path, has_bf1
 def test_validation_is_in_float32(changes, sounds, tmp_path):
     config = update(CONFIG, changes)
     data = Cache(sounds).require(config.spectrogram)
-    sides = pretrain.split(data, config.pretrain)
-    batches = pretrain.Batches(data, sides.parts, config, "two", config.pretrain.stage_two)
+    splits = pretrain.split(data, config.pretrain)
+    batches = pretrain.Batches(data, splits.slices, config, "two", config.pretrain.stage_two)
     module = pretrain.stage_module("two", Patchifier(config.model), batches, config)
     seen = []
 
@@ -479,10 +479,10 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         validating.clear()
         return figures
 
-    validating, validator = [], pretrain.validator("two", data, sides, config)
+    validating, validator = [], pretrain.validator("two", data, splits, config)
     job = loop.Job(
         module,
-        len(sides.train),
+        len(splits.train),
         batches,
         pretrain.stage_loss("two", batches, config.pretrain),
         validate,

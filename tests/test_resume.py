@@ -1,6 +1,7 @@
 """Guarantee 1: a run that is killed at any instant and resumed ends with the same bits as one that was not."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -314,6 +315,46 @@ def test_a_run_is_not_resumed_on_other_clips_or_from_other_weights(
     facts = json.loads((run / "run.json").read_text())
     assert facts["init"] == str(uninterrupted / "model")
     assert checkpoint.load(run / "model").facts["init"] == facts["init"]
+
+
+def trapezoid(steps):
+    stage = {**SETTINGS["pretrain"]["stage_two"], "schedule": "trapezoid", "steps": steps}
+    changed = {"stages": "two", "stage_two": stage}
+    return update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **changed}})
+
+
+def stop_at(step):
+    def progress(title):
+        def stop(done, total, note):
+            if title == "stage II" and done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return stop
+
+    return progress
+
+
+def test_a_trapezoid_is_resumed_with_fewer_steps_before_its_rate_falls(small_cache, tmp_path):
+    pretrain(small_cache, tmp_path / "short", config=trapezoid(10), device="cpu")
+    with pytest.raises(Interrupted):
+        pretrain(
+            small_cache, tmp_path / "run", config=trapezoid(40), device="cpu", progress=stop_at(6)
+        )
+    pretrain(small_cache, tmp_path / "run", config=trapezoid(10), resume=True, device="cpu")
+    assert same_weights(tmp_path / "short", tmp_path / "run")
+
+
+def test_a_trapezoid_is_not_resumed_with_a_length_by_which_its_rate_has_fallen(
+    small_cache, tmp_path
+):
+    with pytest.raises(Interrupted):
+        pretrain(
+            small_cache, tmp_path / "run", config=trapezoid(40), device="cpu", progress=stop_at(9)
+        )
+    with pytest.raises(RequestError, match="at step 9 of 40, expected at most 8"):
+        pretrain(small_cache, tmp_path / "run", config=trapezoid(10), resume=True, device="cpu")
+    with pytest.raises(RequestError, match="other settings"):
+        pretrain(small_cache, tmp_path / "run", config=update(trapezoid(40), {"pretrain": {"patches": 6}}), resume=True, device="cpu")  # fmt: skip
 
 
 def test_a_run_of_groups_is_not_resumed_on_other_groups(small_cache, tmp_path):

@@ -417,11 +417,7 @@ class Cache:
         ]
 
     def read(
-        self,
-        indices: Sequence[int] | np.ndarray,
-        spans: np.ndarray | None = None,
-        *,
-        least: int = 0,
+        self, indices: Sequence[int] | np.ndarray, spans: np.ndarray | None = None
     ) -> torch.Tensor:
         """Log-mels of a batch, side by side.
 
@@ -431,8 +427,6 @@ class Cache:
             Clips.
         spans : ndarray, shape (B, 2), int
             First and last + 1 frame of each; whole clips by default.
-        least : int
-            T is at least this.
 
         Returns
         -------
@@ -441,7 +435,7 @@ class Cache:
         """
         if spans is None:
             spans = np.stack([np.zeros(len(indices), int), self.frames[indices]], axis=1)
-        longest = max(least, int((spans[:, 1] - spans[:, 0]).max()))
+        longest = int((spans[:, 1] - spans[:, 0]).max())
         batch = np.full(
             (len(indices), longest, self.spectrogram.bands), self.spectrogram.silence, np.float16
         )

@@ -4,7 +4,6 @@ A data set is a list of :class:`Clip` and a task; everything behind it works on 
 """
 
 import difflib
-import hashlib
 import importlib
 import logging
 import os
@@ -224,49 +223,3 @@ def _has_content(path: str) -> bool:
         return os.stat(path).st_size > 0
     except OSError:
         return False
-
-
-def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int = 0) -> list[str]:
-    """Side of each clip: "train", "valid" or "test", as long as `clips`.
-
-    The data set's own split if it has one ("valid" is taken from train by group where it has none); else its folds: one is tested,
-    the one before it validates; else a tenth of the groups each, by a hash of their names.
-    """
-    if any(clip.split for clip in clips):
-        sides = [clip.split or "train" for clip in clips]
-        if "valid" not in sides:
-            sides = _take_valid(clips, sides, seed=seed)
-        return sides
-    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
-    if len(folds) >= 3:
-        test = folds[-1] if test_fold is None else test_fold
-        if test not in folds:
-            raise RequestError(f"there is no fold {test}, expected one of {folds}.")
-        valid = folds[folds.index(test) - 1]
-        return [
-            "test" if clip.fold == test else "valid" if clip.fold == valid else "train"
-            for clip in clips
-        ]
-    test_out = hold_out(clips, fraction=0.1, seed=seed)
-    return _take_valid(clips, ["test" if out else "train" for out in test_out], seed=seed + 1)
-
-
-def _take_valid(clips: Sequence[Clip], sides: Sequence[str], *, seed: int) -> list[str]:
-    """Move a tenth of the training groups to validation: drawn from those alone, so that there is always one."""
-    held = iter(
-        hold_out(
-            [clip for clip, side in zip(clips, sides, strict=True) if side == "train"],
-            fraction=0.1,
-            seed=seed,
-        )
-    )
-    return ["valid" if side == "train" and next(held) else side for side in sides]
-
-
-def hold_out(clips: Sequence[Clip], *, fraction: float, seed: int = 0) -> list[bool]:
-    """Choose a share of the groups (at least one, if the share is above 0 and there are two) by a hash of their names."""
-    names = [clip.group or clip.id for clip in clips]
-    ranked = sorted(set(names), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    count = max(1, round(fraction * len(ranked))) if fraction > 0 and len(ranked) > 1 else 0
-    chosen = set(ranked[:count])
-    return [name in chosen for name in names]

@@ -123,7 +123,7 @@ class Sheet:
 
 def packaged(name: str) -> list[dict[str, str]]:
     """Rows of a split or tag list that comes with the package."""
-    return list(read_table(Path(__file__).parent / "splits" / name, ()))
+    return list(read_table(Path(__file__).parent / "published" / name, ()))
 
 
 def read_table(

@@ -17,11 +17,10 @@ import numpy as np
 from patchifier import tasks, weights
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, digest
-from patchifier.datasets.folds import sides_in_turn
+from patchifier.datasets.splits import Splits, cross_validation, folds_of
 from patchifier.evaluate import frames, leaks, robustness
 from patchifier.evaluate import probes as probe
 from patchifier.evaluate.encoders import Encoder, cached
-from patchifier.evaluate.probes import Sides
 from patchifier.io import Progress, silent, write_json, write_rows
 from patchifier.tasks import Task
 from patchifier.train.run import Run
@@ -82,7 +81,7 @@ def compare(
         raise RequestError(
             f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column."
         )
-    rounds = sides_of(data)
+    rounds = splits_of(data)
     facts = {
         "kind": "compare", "cache": str(data.path), "dataset": data.name, "protocol": protocol, "seed": seed, "metric": data.task.metric,
         "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data), "encoders": list(dict.fromkeys(e.name for e in encoders)),
@@ -120,24 +119,15 @@ def compare(
     return results
 
 
-def sides_of(data: Cache) -> list[Sides]:
-    """Sides of every round of testing; refuses a side that is empty."""
-    groups = np.array([clip.group or clip.id for clip in data.clips])
-    rounds = []
-    for names in map(np.array, sides_in_turn(data.clips)):
-        found = {side: np.flatnonzero(names == side) for side in ("train", "valid", "test")}
-        empty = [side for side, indices in found.items() if not len(indices)]
-        if empty:
-            raise RequestError(
-                f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(names)} clips are too few."
-            )
-        rounds.append(Sides(**found, groups=groups))
-    return rounds
+def splits_of(data: Cache) -> list[Splits]:
+    """Splits of a cache, one for each test fold; an empty split is refused."""
+    found = (Splits.of(data.clips, names) for names in cross_validation(data.clips))
+    return [splits.require_clips(f"cache {data.path}") for splits in found]
 
 
 def tested(data: Cache) -> np.ndarray:
     """Indices of all clips that are tested, round by round."""
-    return np.concatenate([sides.test for sides in sides_of(data)])
+    return np.concatenate([splits.test for splits in splits_of(data)])
 
 
 def deform_all(data: Cache, folder: Path, progress: Callable[[str], Progress]) -> dict[str, Cache]:
@@ -207,11 +197,10 @@ def _music_of(facts: Mapping[str, Any]) -> Cache | None:
 
 def describe(data: Cache) -> str:
     """Say in words how clips are split."""
-    rounds = sides_in_turn(data.clips)
     if any(clip.split for clip in data.clips):
         return "the data set's own split"
-    own = len({clip.fold for clip in data.clips if clip.fold is not None}) >= 3
-    return f"each of {len(rounds)} folds{'' if own else ' (made here, by group)'} tested in turn"
+    made = "" if folds_of(data.clips) else " (made here, by group)"
+    return f"each of {len(cross_validation(data.clips))} folds{made} tested in turn"
 
 
 @dataclass(frozen=True)
@@ -221,7 +210,7 @@ class Judge:
     data: Cache
     task: Task
     protocol: str
-    rounds: Sequence[Sides]
+    rounds: Sequence[Splits]
     seed: int
     deformed: Mapping[str, Cache]
     folder: Path
@@ -343,7 +332,7 @@ class Judge:
                 for number in range(len(features.deformed))
             ]
             asked = [sides.test, *[np.arange(start, start + len(sides.test)) for start in starts]]
-            extended = Sides(sides.train, sides.valid, np.concatenate(asked), labels)
+            extended = Splits(sides.train, sides.valid, np.concatenate(asked), labels)
             probed = probe.probe(self.protocol, self.task, table, targets, extended, seed=self.seed)
             for condition, part in zip(
                 collected, np.split(probed.predictions, len(asked)), strict=True

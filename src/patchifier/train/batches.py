@@ -1,9 +1,8 @@
-"""Batches of pre-training: drawn on the processor, a few small numbers for each; looked up and augmented where the log-mels lie."""
+"""Batches of pre-training: drawn on the processor, a few small numbers for each; looked up and augmented on the device."""
 
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,6 @@ from patchifier.seeding import batch_indices, generator
 from patchifier.train.diagnosis import describe_batch
 
 EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
-RESIDENT_SHARE = (
-    0.5  # of a device's free memory that log-mels may take; the paper's 16,000 clips need 2.6 GB
-)
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,8 @@ class Plan(Crops):
     weight, visible_weight : Tensor, scalar
         By which this process's loss, on patches that count and on visible ones, is multiplied, so that the mean over processes is the mean
         over patches.
-    table : Tensor, shape (F, M), or None
-        Frames to look up, if they do not lie on the device already.
+    table : Tensor, shape (F, M)
+        Frames to look up.
     """
 
     masked: Tensor
@@ -64,27 +60,18 @@ class Plan(Crops):
     hidden: Tensor
     weight: Tensor
     visible_weight: Tensor
-    table: Tensor | None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the fields that are there."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+    table: Tensor
 
     def to(self, device: torch.device) -> "Plan":
-        """Send to a device, through pinned memory to a GPU, which is not waited for."""
-        pinned = {
-            name: value.pin_memory() if device.type == "cuda" else value
-            for name, value in self.tensors().items()
-        }
+        """Return the plan with its tensors on a device."""
+        tensors = {name: value for name, value in vars(self).items() if value is not None}
         return dataclasses.replace(
-            self, **{name: value.to(device, non_blocking=True) for name, value in pinned.items()}
+            self, **{name: value.to(device) for name, value in tensors.items()}
         )
 
 
 class Batches:
     """Step -> this process's share of the batch, a pure function of the seed and the step.
-
-    Where a GPU has the memory, the log-mels lie there from the start; else the next step's are read and sent while it works on this one.
 
     Parameters
     ----------
@@ -131,30 +118,10 @@ class Batches:
             settings.stage_one_patches if stage == "one" else settings.stage_two_patches
         )
         self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
-        self.resident = self._resident() if self.device.type == "cuda" else None
-        self.ahead: dict[int, Future[Plan]] = {}
-        self.helper = ThreadPoolExecutor(1) if self.device.type != "cpu" else None
-        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def __call__(self, step: int) -> Plan:
         """Return the plan of a step, on the device."""
-        if self.helper is None:
-            return self.plan(step)
-        plan = (self.ahead.pop(step, None) or self.helper.submit(self._sent, step)).result()
-        if self.stream:
-            here = torch.cuda.current_stream(self.device)
-            here.wait_stream(self.stream)
-            for tensor in plan.tensors().values():
-                tensor.record_stream(
-                    here
-                )  # its memory is not given away before the step has used it
-        self.ahead = {step + 1: self.helper.submit(self._sent, step + 1)}
-        return plan
-
-    def _sent(self, step: int) -> Plan:
-        """Plan a step and send it while the device works on the one before; runs in the helper's thread."""
-        with torch.cuda.stream(self.stream):  # of None: nothing
-            return self.plan(step).to(self.device)
+        return self.plan(step).to(self.device)
 
     def clips(self, step: int) -> np.ndarray:
         """Clips of a step in all processes, (B,), by their rows in the cache."""
@@ -188,39 +155,18 @@ class Batches:
             layout=self.layout,
             counts="present" if self.stage == "one" else self.config.pretrain.loss_on,
             share=self.share,
-            resident=self.resident,
             pairs=self.pairs,
         )
 
     def examples(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """What is to be reconstructed in this process's share of the first batches, and where there are patches: targets are standardised by it."""
         for step in range(EXAMPLES):
-            plan = self.plan(step).to(self.device)
+            plan = self(step)
             yield self.look_up(plan)[1], plan.present
 
     def look_up(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
-        table = plan.table if self.resident is None else self.resident.table
-        assert table is not None
-        return look_up(plan, table, self.config, self.config.augment)
-
-    def _own_parts(self) -> list[np.ndarray]:
-        """Return the parts that fill places of this process."""
-        each = self.training.batch // len(self.parts)
-        return [
-            part
-            for number, part in enumerate(self.parts)
-            if number * each < self.share.stop and self.share.start < (number + 1) * each
-        ]
-
-    def _resident(self) -> "Resident | None":
-        clips = np.sort(np.concatenate(self._own_parts()))
-        need = int(self.data.frames[clips].sum()) * self.config.model.bands * 2  # float16
-        return (
-            Resident.of(self.data, clips, self.device)
-            if need < RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]
-            else None
-        )
+        return look_up(plan, self.config, self.config.augment)
 
 
 def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
@@ -275,30 +221,6 @@ class Partners:
         return self.clips[drawn + passed]
 
 
-@dataclass(frozen=True)
-class Resident:
-    """Log-mels of all training clips on the device: a table of frames (F, M) float16, and each clip's first row, by its index in the cache."""
-
-    table: Tensor
-    first: np.ndarray
-
-    @classmethod
-    def of(cls, data: Cache, clips: np.ndarray, device: torch.device) -> "Resident":
-        """Send log-mels to the device, clip by clip."""
-        frames = data.frames[clips]
-        first = np.zeros(len(data.clips), int)
-        first[clips] = np.cumsum(frames) - frames
-        table = torch.empty(
-            int(frames.sum()), data.spectrogram.bands, dtype=torch.float16, device=device
-        )
-        for clip in clips:
-            rows = data.log_mel(int(clip))
-            table[first[clip] : first[clip] + len(rows)] = torch.from_numpy(np.array(rows)).to(
-                device
-            )
-        return cls(table, first)
-
-
 def make_plan(
     data: Cache,
     chosen: np.ndarray,
@@ -310,7 +232,6 @@ def make_plan(
     layout: Any,
     counts: str = "masked",
     share: slice | None = None,
-    resident: Resident | None = None,
     pairs: bool = False,
 ) -> Plan:
     """Draw for a whole batch and plan a share of it; what is drawn for a clip does not depend on the share."""
@@ -328,15 +249,9 @@ def make_plan(
     visible_weight = _weight(drawn.present & ~masked, share)
     own, drawn, masked = chosen[share], drawn[share], masked[share]
     frames = data.frames[own]
-    if resident is None:
-        spans = augment.span(drawn, frames, model.frames)
-        # The same length at every step, where that is enough: whoever replays a step needs the same shapes.
-        log_mels = data.read(
-            own, spans, least=int(settings.patches * model.frames / augmentation.scale[0]) + 2
-        )  # (B, T, M)
-        table, first = log_mels.flatten(0, 1), np.arange(len(own)) * log_mels.shape[1] - spans[:, 0]
-    else:
-        table, first = None, resident.first[own]
+    spans = augment.span(drawn, frames, model.frames)
+    log_mels = data.read(own, spans)  # (B, T, M)
+    first = np.arange(len(own)) * log_mels.shape[1] - spans[:, 0]
     crops = Crops.of(
         drawn, first=first, frames=frames, width=model.frames, config=config.spectrogram
     )
@@ -350,7 +265,7 @@ def make_plan(
         hidden=flat.nonzero()[:, 0],
         weight=torch.tensor(weight),
         visible_weight=torch.tensor(visible_weight),
-        table=table,
+        table=log_mels.flatten(0, 1),
     )
 
 
@@ -360,12 +275,10 @@ def _weight(counted: np.ndarray, share: slice) -> float:
     return float(own.sum() * len(counted) / (len(own) * max(1, counted.sum())))
 
 
-def look_up(
-    plan: Plan, table: Tensor, config: Config, augmentation: AugmentConfig
-) -> tuple[Tensor, Tensor]:
+def look_up(plan: Plan, config: Config, augmentation: AugmentConfig) -> tuple[Tensor, Tensor]:
     """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
     silence = config.spectrogram.silence
-    clean = augment.look_up(plan, table, silence=silence, width=config.model.frames)
+    clean = augment.look_up(plan, plan.table, silence=silence, width=config.model.frames)
     augmented = augment.vary_intensity(clean, plan, config=augmentation, silence=silence)
     return augmented, augmented if config.pretrain.target == "augmented" else clean
 
@@ -375,7 +288,6 @@ def make_batch(
 ) -> Batch:
     """Read clips, augment them, cut them into patches and choose what to mask."""
     plan = make_plan(data, chosen, config, augmentation=augmentation, **options)
-    assert plan.table is not None
-    patches, target = look_up(plan, plan.table, config, augmentation)
+    patches, target = look_up(plan, config, augmentation)
     present = torch.ones_like(plan.masked) if plan.present is None else plan.present
     return Batch(patches, target, present, plan.masked, plan.clips, plan.groups)

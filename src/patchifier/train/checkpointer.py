@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,15 @@ class State:
     best_score: float = -math.inf
     best_step: int = 0
     finished: bool = False
+    total: int = 0
 
 
 class Keeper:
     """Saves and loads a loop's whole state as one safetensors file, beside and renamed: a kill leaves the old one or the new one."""
 
-    def __init__(self, folder: Path, model: nn.Module, optimiser: Any, *, settings: str) -> None:
+    def __init__(
+        self, folder: Path, model: nn.Module, optimiser: Any, *, settings: Sequence[str]
+    ) -> None:
         self.path, self.model, self.optimiser, self.settings = (
             folder / "state.safetensors",
             model,
@@ -57,7 +61,7 @@ class Keeper:
                 for name, value in moments.items()
             }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {"state": json.dumps(dataclasses.asdict(state)), "settings": self.settings}
+        metadata = {"state": json.dumps(dataclasses.asdict(state)), "settings": self.settings[0]}
         with replaced_file(self.path) as new:
             safetensors.torch.save_file(tensors, new, metadata=metadata)
 
@@ -79,7 +83,7 @@ class Keeper:
             raise RequestError(
                 f"{self.path} is damaged ({error}): delete it to start this part again."
             ) from error
-        if metadata["settings"] != self.settings:
+        if metadata["settings"] not in self.settings:
             raise RequestError(
                 f"{self.path} belongs to other settings: resume with the run's own config.json."
             )

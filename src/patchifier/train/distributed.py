@@ -6,11 +6,10 @@ process alone writes files and speaks.
 """
 
 import atexit
-import dataclasses
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import lightning_fabric
@@ -168,92 +167,6 @@ def gathered_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values
-
-
-# --- a step as one launch ---
-
-
-class Graph:
-    """A training step, recorded once for each shape of batch on a CUDA device and replayed: one launch instead of thousands.
-
-    Parameters
-    ----------
-    take : callable
-        Batch -> Tensor: forward, backward and optimiser step. It does the same work on all batches of the same shapes and never waits
-        for the device.
-    model : nn.Module
-    optimiser : Optimizer
-        What `take` changes. Recording takes the step a few times; all of it is put back.
-    """
-
-    WARM_UP = 3  # runs before recording, as torch asks for
-    MOST = 4  # shapes that are recorded; other batches, and those with padding, of which a step asks the device for counts, take it launch by launch
-
-    def __init__(
-        self, take: Callable[[Any], Tensor], model: nn.Module, optimiser: torch.optim.Optimizer
-    ) -> None:
-        self.take, self.model, self.optimiser = take, model, optimiser
-        self.recorded: dict[
-            tuple[Any, ...], tuple[dict[str, Tensor], torch.cuda.CUDAGraph, Tensor]
-        ] = {}
-
-    def __call__(self, batch: Any) -> Tensor:
-        """Take the step on a dataclass of tensors (or None)."""
-        tensors = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-        shape = tuple((name, value.shape, value.dtype) for name, value in tensors.items())
-        if shape not in self.recorded:
-            if len(self.recorded) >= self.MOST or "present" in tensors:
-                self.optimiser.zero_grad(set_to_none=True)
-                return self.take(batch)
-            self.recorded[shape] = self._record(
-                dataclasses.replace(
-                    batch, **{name: value.clone() for name, value in tensors.items()}
-                )
-            )
-        places, graph, result = self.recorded[shape]
-        for name, value in tensors.items():
-            places[name].copy_(value, non_blocking=True)
-        graph.replay()
-        return result.clone()
-
-    def _record(self, batch: Any) -> tuple[dict[str, Tensor], torch.cuda.CUDAGraph, Tensor]:
-        before = [value.clone() for value in self._state()]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(self.WARM_UP):
-                self.optimiser.zero_grad(set_to_none=True)
-                self.take(batch)
-        torch.cuda.current_stream().wait_stream(side)
-        self._put_back(before)
-        self.optimiser.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, capture_error_mode="thread_local"
-        ):  # another thread pins the next batch's memory
-            result = self.take(batch)
-        return (
-            {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)},
-            graph,
-            result,
-        )
-
-    def _state(self) -> list[Tensor]:
-        moments = [
-            value
-            for row in self.optimiser.state.values()
-            for value in row.values()
-            if isinstance(value, Tensor)
-        ]
-        return [*self.model.state_dict().values(), *moments]
-
-    @torch.no_grad()
-    def _put_back(self, before: list[Tensor]) -> None:
-        now = self._state()
-        for value, old in zip(now, before, strict=False):
-            value.copy_(old)
-        for moment in now[len(before) :]:  # an optimiser that had made no step has moments of zero
-            moment.zero_()
 
 
 # --- batch norm over all processes ---

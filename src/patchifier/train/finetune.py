@@ -15,7 +15,8 @@ from patchifier import checkpoint, tasks
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
-from patchifier.datasets import Clip, partition
+from patchifier.datasets import Clip
+from patchifier.datasets.splits import Splits, folds_of, partition
 from patchifier.evaluate import encoders as baselines
 from patchifier.evaluate import probes as probe
 from patchifier.io import Progress, silent, write_json
@@ -82,7 +83,8 @@ def finetune(
         for method in methods
     ]
     for fold in folds:
-        require_sides(data, np.array(partition(data.clips, test_fold=fold)))
+        splits = Splits.of(data.clips, partition(data.clips, test_fold=fold))
+        splits.require_clips(f"cache {data.path}")
     require_devices(device)
     facts = {
         "kind": "finetune",
@@ -191,20 +193,11 @@ def controls(
 
 def test_folds(clips: Sequence[Clip], config: FinetuneConfig) -> list[int | None]:
     """Return the folds that are tested in turn; [None] where the split is the data set's own or by hash."""
-    present = sorted({clip.fold for clip in clips if clip.fold is not None})
-    if any(clip.split for clip in clips) or len(present) < 3:
+    present = folds_of(clips)
+    if not present:
         return [None]
     last = present[-1] if config.test_fold is None else config.test_fold
     return [last, *(fold for fold in present if fold != last)] if config.folds == "all" else [last]
-
-
-def require_sides(data: Cache, sides: np.ndarray) -> None:
-    """Refuse a split of which a side is empty, before anything is trained."""
-    empty = [side for side in ("train", "valid", "test") if not (sides == side).any()]
-    if empty:
-        raise RequestError(
-            f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(sides)} clips are too few."
-        )
 
 
 def describe_split(clips: Sequence[Clip], folds: Sequence[int | None]) -> str:

@@ -3,8 +3,8 @@
 Stage I, stage II and fine-tuning differ in a :class:`Job`: which module, which batch, which loss. What happens at step s is a pure
 function of the seed and of s, so that a run which is killed and resumed ends with the bits of one that was not.
 
-Nothing in the loop waits for the device: where it runs ahead of the processor, losses stay on it until there are enough of them to be
-worth fetching (:class:`patchifier.train.metrics.Losses`), and on one CUDA device a step is replayed as a graph (:class:`patchifier.train.distributed.Graph`).
+A GPU runs ahead of the loop: losses stay on it until there are enough of them to be worth fetching
+(:class:`patchifier.train.metrics.Losses`).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import TrainingConfig, digest
+from patchifier.config import RequestError, TrainingConfig, digest
 from patchifier.io import Progress, silent
 from patchifier.seeding import dropout_seed
 from patchifier.train import distributed as devices
@@ -33,7 +33,6 @@ __all__ = ["Job", "State", "Stepper", "fit", "make_optimiser", "rate_factor"]
 
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
-DECAY_SHARE = 0.2  # of the steps of a trapezoid, over which its rate falls
 AGREE_STEPS = 10  # several processes ask each other this often whether to save or to stop
 
 
@@ -59,9 +58,6 @@ class Job:
         By prefix of a parameter's name, where it differs from the config's.
     describe : callable
         Step -> sentences that name what it was trained on, for the error message of one whose loss is not finite.
-    static : bool
-        Whether batches are dataclasses of tensors and `loss` does the same work on all that have the same shapes, so that a step can
-        be replayed.
     """
 
     model: nn.Module
@@ -72,7 +68,6 @@ class Job:
     score: Callable[[Mapping[str, float]], float] | None = None
     learning_rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     describe: Callable[[int], str] | None = None
-    static: bool = False
 
 
 def fit(  # noqa: C901 - the one training loop, read from top to bottom
@@ -136,11 +131,13 @@ def fit(  # noqa: C901 - the one training loop, read from top to bottom
         if hasattr(model, method):
             wrapped.mark_forward_method(method)
     total = config.total_steps(job.clips)
-    settings = digest(
-        STATE_FORMAT, config, seed, devices.precision_of(fabric), patience, validate_every
-    )
+    settings = [  # of any length; and as files of version 0.1 have it
+        digest(STATE_FORMAT, one, seed, devices.precision_of(fabric), patience, validate_every)
+        for one in (config.without_length, config)
+    ]
     keeper = Keeper(folder, model, wrapped_optimiser, settings=settings)
     state = keeper.load() if resume or was_restarted() else State()
+    set_length(state, total, config, folder)
     take_step = Stepper(job, wrapped, wrapped_optimiser, fabric, config, seed, total)
     with (
         Table(folder / "metrics.csv", state.step) as metrics,
@@ -194,7 +191,7 @@ def fit(  # noqa: C901 - the one training loop, read from top to bottom
 
 
 class Stepper:
-    """Takes optimiser steps, one after the other, or as replays of a graph."""
+    """Takes optimiser steps, one after the other."""
 
     def __init__(
         self,
@@ -208,10 +205,6 @@ class Stepper:
     ) -> None:
         self.job, self.model, self.optimiser, self.fabric = job, model, optimiser, fabric
         self.config, self.seed, self.total = config, seed, total
-        replayable = job.static and fabric.device.type == "cuda" and fabric.world_size == 1
-        self.graph = (
-            devices.Graph(self.take, job.model, optimiser.optimizer) if replayable else None
-        )
 
     def __call__(self, step: int) -> tuple[float, Tensor]:
         """Take a step; returns the learning rate and, on the device, loss and gradient norm (2,)."""
@@ -219,12 +212,9 @@ class Stepper:
         torch.manual_seed(dropout_seed(self.seed, step, self.fabric.global_rank))
         factor = rate_factor(step, self.total, self.config)
         for group in self.optimiser.param_groups:
-            _set_rate(group, group["peak"] * factor)
-        batch = self.job.batch(step)
-        if self.graph:
-            return self.config.learning_rate * factor, self.graph(batch)
+            group["lr"] = group["peak"] * factor
         self.optimiser.zero_grad(set_to_none=True)
-        return self.config.learning_rate * factor, self.take(batch)
+        return self.config.learning_rate * factor, self.take(self.job.batch(step))
 
     def take(self, batch: Any) -> Tensor:
         """Forward, backward, optimiser; gradients were None before."""
@@ -266,26 +256,30 @@ def make_optimiser(
             table = name.endswith(("positions", "places", "distances.numbers", "cls", "mask_token"))
             decay = 0.0 if parameter.ndim < 2 or table else config.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
-    device = next(model.parameters()).device
-    replayed = device.type == "cuda"  # a graph reads the rate from the device
     rows = [
-        {
-            "params": parameters,
-            "lr": torch.tensor(rate, device=device) if replayed else rate,
-            "peak": rate,
-            "weight_decay": decay,
-        }
+        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
-    return torch.optim.AdamW(rows, fused=True, capturable=replayed)
+    return torch.optim.AdamW(rows, fused=True)
 
 
-def _set_rate(group: dict[str, Any], rate: float) -> None:
-    """Set a group's learning rate, where it is."""
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
+def set_length(state: State, total: int, config: TrainingConfig, folder: Path) -> None:
+    """Let a training end after `total` steps, which may be another number than when it was started.
+
+    Raises
+    ------
+    RequestError
+        If the learning rate of steps already taken would have been another one.
+    """
+    if state.total not in (0, total):
+        flat = min(config.flat_steps(state.total), config.flat_steps(total))
+        if state.step > flat:
+            raise RequestError(
+                f"{folder} is at step {state.step} of {state.total}, expected at most {flat} for a change to {total} steps: "
+                "after it the learning rate falls. Resume with the run's own config.json."
+            )
+        state.finished = False
+    state.total = total
 
 
 def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
@@ -295,7 +289,7 @@ def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "trapezoid":
-        return min(1.0, (total - step) / max(1, math.ceil(DECAY_SHARE * total)))
+        return min(1.0, (total - step) / max(1, total - config.flat_steps(total)))
     done = (step - config.warm_up_steps) / max(1, total - config.warm_up_steps)
     return 0.5 * (1 + math.cos(math.pi * done))
 

@@ -19,6 +19,7 @@ from patchifier import checkpoint, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
+from patchifier.datasets.splits import Splits, evenly, pretraining_splits
 from patchifier.embed import READOUT_CLIPS, measure_readout
 from patchifier.evaluate import encoders as baselines
 from patchifier.io import Progress, silent
@@ -39,7 +40,6 @@ from patchifier.train.objectives import Learner, idle_parts
 from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
-from patchifier.train.sides import Sides, split
 from patchifier.train.targets import PIXELS, require_targets
 from patchifier.train.validation import measured_elsewhere, validator
 
@@ -47,7 +47,6 @@ __all__ = [
     "PICTURE_RATIOS",
     "TRAINED",
     "Batches",
-    "Sides",
     "initial_model",
     "picture_facts",
     "pretrain",
@@ -129,14 +128,14 @@ def pretrain(
     require_embed(config)
     require_readout(config)
     model = initial_model(config, init)
-    sides = split(data, config.pretrain)
+    splits = split(data, config.pretrain)
     if config.pretrain.pairs:
-        require_groups(data, sides.train)
+        require_groups(data, splits.train)
     facts = {
         "kind": "pretrain",
         "cache": str(data.path.resolve()),
         "dataset": data.name,
-        "clips": {"train": len(sides.train), "validation": len(sides.validation)},
+        "clips": {"train": len(splits.train), "validation": len(splits.valid)},
         "parameters": model.parameter_count(),
         "seed": config.pretrain.seed,
         "music": digest(list(data.keys)),
@@ -153,7 +152,7 @@ def pretrain(
             run,
             config.pretrain.precision,
             device,
-            lambda: trials(model, data, sides, config, devices=devices, nodes=nodes),
+            lambda: trials(model, data, splits, config, devices=devices, nodes=nodes),
             flag="pretrain.precision",
             progress=progress("test of bf16"),
         )
@@ -166,7 +165,7 @@ def pretrain(
                     stage,
                     model,
                     data,
-                    sides,
+                    splits,
                     config,
                     run,
                     fabric=fabric,
@@ -180,11 +179,11 @@ def pretrain(
                     run.path / "stage-two" / "reconstructions.safetensors",
                     model,
                     data,
-                    sides.validation,
+                    splits.valid,
                     config,
                 )
             if config.model.readout:  # of the first part alone: this machine may have no other
-                measure_readout(model, config, examples_of(data, sides.parts[0]))
+                measure_readout(model, config, examples_of(data, splits.slices[0]))
             described = {
                 name: run.facts[name]
                 for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
@@ -192,7 +191,7 @@ def pretrain(
             }
             steps = {
                 f"steps, stage {stage}": number
-                for stage, number in stage_steps(config.pretrain, len(sides.train)).items()
+                for stage, number in stage_steps(config.pretrain, len(splits.train)).items()
             }
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
@@ -200,8 +199,14 @@ def pretrain(
 
 def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
     """Log-mels (M, T) of some clips, evenly spread, one after the other."""
-    chosen = clips[np.linspace(0, len(clips) - 1, min(len(clips), READOUT_CLIPS)).astype(int)]
+    chosen = evenly(clips, READOUT_CLIPS)
     return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
+
+
+def split(data: Cache, config: PretrainConfig) -> Splits:
+    """Choose the clips of a cache that train and validate, and divide those that train among the parts of the cache."""
+    parts = data.parts(config.parts)
+    return pretraining_splits(data.clips, config, parts=parts, where=f"cache {data.path}")
 
 
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:
@@ -268,7 +273,7 @@ def train_stage(
     stage: str,
     model: Patchifier,
     data: Cache,
-    sides: Sides,
+    splits: Splits,
     config: Config,
     run: Run,
     *,
@@ -281,7 +286,7 @@ def train_stage(
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(
         data,
-        sides.parts,
+        splits.slices,
         config,
         stage,
         training,
@@ -290,24 +295,23 @@ def train_stage(
     )
     job = Job(
         stage_module(stage, model, batches, config),
-        clips=len(sides.train),
+        clips=len(splits.train),
         batch=batches,
         loss=stage_loss(stage, batches, settings),
         learning_rates=extractor_rates(settings) if stage == "two" else {},
         validate=None
-        if not len(sides.validation)
-        else validator(stage, data, sides, config)
+        if not len(splits.valid)
+        else validator(stage, data, splits, config)
         if is_first()
         else measured_elsewhere,
         describe=batches.describe,
-        static=True,
     )
     fit(
         job,
         run.path / f"stage-{stage}",
         config=training,
         seed=settings.seed,
-        validate_every=settings.validate_every or max(50, -(-len(sides.train) // training.batch)),
+        validate_every=settings.validate_every or max(50, -(-len(splits.train) // training.batch)),
         fabric=fabric,
         checkpoint_every_s=settings.checkpoint_every_s,
         resume=resume,
@@ -327,7 +331,7 @@ def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
 def trials(
     model: Patchifier,
     data: Cache,
-    sides: Sides,
+    splits: Splits,
     config: Config,
     *,
     devices: int = 1,
@@ -338,7 +342,7 @@ def trials(
         if config.pretrain.stages in ("both", stage):
             batches = Batches(
                 data,
-                sides.parts,
+                splits.slices,
                 config,
                 stage,
                 training,

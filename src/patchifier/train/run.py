@@ -117,7 +117,8 @@ class Run:
                 raise RequestError(
                     f"{self.path} holds a run already: go on with --resume, or choose another --out."
                 )
-            if update(Config(), with_added(json.loads(old.read_text(encoding="utf-8")))) != config:
+            before = update(Config(), with_added(json.loads(old.read_text(encoding="utf-8"))))
+            if before.without_length != config.without_length:
                 raise RequestError(
                     f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
                 )

@@ -15,7 +15,7 @@ from patchifier import checkpoint, tasks
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
-from patchifier.datasets import partition
+from patchifier.datasets.splits import partition
 from patchifier.io import Progress, replaced_file, write_json, write_rows
 from patchifier.nn.layers import keep_in_float32
 from patchifier.seeding import batch_indices, generator

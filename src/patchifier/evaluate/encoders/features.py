@@ -9,12 +9,12 @@ from patchifier.audio import SUFFIXES
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
-from patchifier.evaluate.encoders.interface import Asked, Encoder, each_clip
+from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions, each_clip
 
 NAMED = 5  # clips or files in a message
 
 
-def folder(name: str, argument: str, asked: Asked) -> list[Encoder]:
+def folder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     """Row "features": DIR with an .npy or .npz file for each clip, in sub-folders or not.
 
     A file belongs to a clip if its path below DIR, or else its name, is the clip's id (with or without the audio file's ending) or the name of
@@ -36,8 +36,8 @@ def folder(name: str, argument: str, asked: Asked) -> list[Encoder]:
             f"{name}: {root} holds no .npy or .npz files, expected one for each clip."
         )
     table = _Table(name, root, files)
-    if asked.data is not None:
-        table.match(asked.data, range(len(asked.data.clips)))
+    if options.data is not None:
+        table.match(options.data, range(len(options.data.clips)))
 
     def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
         matched = table.match(data, indices)

@@ -15,7 +15,13 @@ import torch
 from patchifier import audio
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, digest
-from patchifier.evaluate.encoders.interface import Asked, Encode, Encoder, each_clip, each_waveform
+from patchifier.evaluate.encoders.interface import (
+    Encode,
+    Encoder,
+    EncoderOptions,
+    each_clip,
+    each_waveform,
+)
 from patchifier.nn.descriptors import DESCRIPTORS, VERSION
 from patchifier.windows import windows_of
 
@@ -136,10 +142,10 @@ def moments(sequence: np.ndarray) -> np.ndarray:
 
 def build(
     encode: Encode, *, packages: Sequence[str] = ()
-) -> Callable[[str, str, Asked], list[Encoder]]:
+) -> Callable[[str, str, EncoderOptions], list[Encoder]]:
     """Make the builder of a row that takes no argument; the versions of `packages` decide the features too."""
 
-    def builder(name: str, argument: str, asked: Asked) -> list[Encoder]:
+    def builder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
         decides = [importlib.metadata.version(package) for package in packages]
         return [
             Encoder(

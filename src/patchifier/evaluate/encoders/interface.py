@@ -1,11 +1,10 @@
-"""The one interface of everything that turns clips into features, and what its rows share."""
+"""The interface of every encoder: clips of a cache in, features (n, E) out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from patchifier import audio
 from patchifier.cache import Cache
@@ -30,15 +29,15 @@ class Encoder:
     seed : int or None
         Of random weights.
     identity : str or None
-        Hash of all that decides the features besides the clips; without one they are never stored.
+        Hash of everything besides the clips that decides the features. Without it they are not stored.
     note : str
-        What a reader of the table has to know, such as the pooling.
+        A note for tables, such as the pooling.
     precomputed : bool
-        The features were computed elsewhere, so they do not follow when a clip's audio is changed.
+        The features are read from files, so they do not change with a clip's audio.
     trained_on : Path or None
-        Run folder of a trained model of this package, whose ``run.json`` names the cache that it heard.
+        Run folder of a trained model of this package. Its ``run.json`` names the cache of its training data.
     embedder : Embedder or None
-        Of a model of this package: what gives vectors of moments within a clip.
+        Embedder of a model of this package, for vectors of frames.
     """
 
     name: str
@@ -53,8 +52,8 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the builder of an encoder is told besides its argument; :func:`patchifier.evaluate.encoders.encoders` explains each."""
+class EncoderOptions:
+    """Options of an encoder's builder; :func:`patchifier.evaluate.encoders.encoders` explains each."""
 
     data: Cache | None = None
     train: Sequence[int] | None = None
@@ -123,33 +122,3 @@ def each_waveform(
         )
 
     return each_clip(name, of_clip)
-
-
-def require_answer(name: str, vector: Callable[[np.ndarray], np.ndarray], sample_rate: int) -> None:
-    """Refuse somebody else's model that fails on a second of silence, before hours of clips are heard."""
-    try:
-        found = vector(np.zeros(sample_rate, np.float32))
-    except RequestError:
-        raise
-    except Exception as error:  # other people's code may raise anything
-        raise RequestError(
-            f"{name}: the model fails on a second of silence ({type(error).__name__}: {first_line(error)}), expected one for audio."
-        ) from error
-    if found.ndim != 1:
-        raise RequestError(f"{name}: the model gives {found.shape} for one sound, expected (E,).")
-
-
-def first_line(error: BaseException) -> str:
-    """First line of another library's message."""
-    return str(error).strip().partition("\n")[0]
-
-
-def at_end(argument: str) -> tuple[str, str]:
-    """Split "what@how" at the last @: (what, how), with "" for how if there is none."""
-    what, _, how = argument.rpartition("@")
-    return (what, how) if what else (how, "")
-
-
-def count(module: nn.Module) -> int:
-    """Learned numbers of a network."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchifier import audio, checkpoint, datasets, hub, spectrogram, weights
+from patchifier import audio, checkpoint, hub, spectrogram, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import (
@@ -20,8 +20,9 @@ from patchifier.config import (
     SpectrogramConfig,
     update,
 )
+from patchifier.datasets.splits import Splits, evenly, partition
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
-from patchifier.evaluate.encoders.interface import Asked, Encoder, at_end
+from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
 from patchifier.nn.model import Patchifier
 
 POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
@@ -47,24 +48,21 @@ def random_checkpoint(
         Of the weights.
     """
     model = Patchifier(config.model, seed=seed)
-    heard = list(log_mels(data, config.spectrogram, _spread(indices, CALIBRATION_CLIPS)))
     cut = [
         spectrogram.cut(
             log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
         )
-        for log_mel in heard
+        for log_mel in log_mels(
+            data, config.spectrogram, evenly(np.asarray(indices), CALIBRATION_CLIPS)
+        )
     ]
     calibrate(model, torch.cat(cut))
     measure_readout(
-        model, config, log_mels(data, config.spectrogram, _spread(indices, READOUT_CLIPS))
+        model,
+        config,
+        log_mels(data, config.spectrogram, evenly(np.asarray(indices), READOUT_CLIPS)),
     )
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
-
-
-def _spread(indices: Sequence[int], most: int) -> np.ndarray:
-    return np.asarray(indices)[
-        np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(int)
-    ]
 
 
 def log_mels(
@@ -131,38 +129,39 @@ def as_encoder(
     )
 
 
-def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
+def trained(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     """Row "model": a model's folder or name, MODEL or MODEL@pooling."""
-    model, pooling = at_end(argument)
-    if Path(argument).is_dir() or (
-        hub.is_name(argument) and pooling not in POOLINGS
-    ):  # a revision stands behind an @, too
+    model, _, pooling = argument.rpartition("@")
+    # An @ also separates the revision of a hub's model.
+    is_revision = hub.is_name(argument) and pooling not in POOLINGS
+    if not model or Path(argument).is_dir() or is_revision:
         model, pooling = argument, ""
     folder = weights.find(model)
     made = checkpoint.load(folder)
     if pooling:
         made = replace(made, config=update(made.config, {"embed": {"pooling": pooling}}))
     return [
-        replace(as_encoder(name, made, device=asked.device), trained_on=folder.resolve().parent)
+        replace(as_encoder(name, made, device=options.device), trained_on=folder.resolve().parent)
     ]
 
 
-def random(name: str, argument: str, asked: Asked) -> list[Encoder]:
+def random(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     """Row "random": five seeds; one, if the argument is a seed; the architecture of a model, if it is a folder."""
-    if asked.data is None:
+    if options.data is None:
         raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
     one = argument.isdecimal()
     config = (
         checkpoint.load(argument).config
         if argument and not one
-        else asked.config or _default(asked.data)
+        else options.config or _default(options.data)
     )
-    seeds = [int(argument)] if one else range(asked.seed, asked.seed + SEEDS)
+    seeds = [int(argument)] if one else range(options.seed, options.seed + SEEDS)
     made = [
-        random_checkpoint(config, asked.data, _training_clips(asked), seed=seed) for seed in seeds
+        random_checkpoint(config, options.data, _training_clips(options), seed=seed)
+        for seed in seeds
     ]
     return [
-        as_encoder(name, each, seed=seed, device=asked.device)
+        as_encoder(name, each, seed=seed, device=options.device)
         for each, seed in zip(made, seeds, strict=True)
     ]
 
@@ -173,15 +172,11 @@ def _default(data: Cache) -> Config:
     return Config(spectrogram=plain, model=replace(ModelConfig(), bands=plain.bands))
 
 
-def _training_clips(asked: Asked) -> Sequence[int]:
-    assert asked.data is not None
-    train = asked.train
+def _training_clips(options: EncoderOptions) -> Sequence[int]:
+    assert options.data is not None
+    train = options.train
     if train is None:
-        train = [
-            index
-            for index, side in enumerate(datasets.partition(asked.data.clips))
-            if side == "train"
-        ]
+        train = Splits.of(options.data.clips, partition(options.data.clips)).train.tolist()
     if not len(train):
         raise RequestError(
             "random: no training clips to calibrate on, expected at least one with the split 'train'."

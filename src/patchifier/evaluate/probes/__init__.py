@@ -1,6 +1,6 @@
 """Probes on frozen embeddings: what a simple model can read off them.
 
-Every protocol takes features of all clips and the sides of a split, and gives predictions of the test side. What it chooses, it chooses
+Every protocol takes features of all clips and their splits, and returns predictions of the test clips. What it chooses, it chooses
 on validation clips; the standardiser is fitted on training clips only and applied to all.
 
 ==========  ======================================================================================================
@@ -18,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits
 from patchifier.evaluate.probes.few_shot import few_shot
 from patchifier.evaluate.probes.grid import jukemir
 from patchifier.evaluate.probes.linear import (
@@ -29,13 +30,12 @@ from patchifier.evaluate.probes.linear import (
     name,
 )
 from patchifier.evaluate.probes.pooler import paper
-from patchifier.evaluate.probes.sides import Probed, Sides
+from patchifier.evaluate.probes.protocol import Probed
 from patchifier.tasks import Task
 
 __all__ = [
     "PROTOCOLS",
     "Probed",
-    "Sides",
     "cross_validate",
     "cross_validate_majority",
     "few_shot",
@@ -56,7 +56,7 @@ def probe(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    sides: Sides,
+    splits: Splits,
     *,
     seed: int = 0,
 ) -> Probed:
@@ -72,7 +72,7 @@ def probe(
         Of all clips.
     targets : ndarray, shape (n, ...)
         As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    sides : Sides
+    splits : Splits
         Training, validation (may be empty) and test clips.
     seed : int
         Of what is drawn.
@@ -85,10 +85,10 @@ def probe(
     Raises
     ------
     RequestError
-        If the protocol is unknown, or features, targets and sides do not fit.
+        If the protocol is unknown, or features, targets and splits do not fit.
     """
     if protocol not in PROTOCOLS:
         raise RequestError(
             f"there is no protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}."
         )
-    return PROTOCOLS[protocol](task, features, targets, sides, seed=seed)
+    return PROTOCOLS[protocol](task, features, targets, splits, seed=seed)
