@@ -19,7 +19,7 @@ from torch import nn
 
 from patchifier.config import ModelConfig, PretrainConfig, SpectrogramConfig, TrainingConfig
 from patchifier.nn.model import Patchifier, draw_mask
-from patchifier.train.loop import make_optimiser
+from patchifier.train.optimiser import make_optimiser
 
 B, N = 32, 25
 SAMPLE_RATE, FRAME = 22_050, 59_049  # 3^10 samples: nine poolings by 3 leave one

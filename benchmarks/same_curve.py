@@ -24,7 +24,7 @@ from patchifier.cache import Cache, prepare
 from patchifier.config import Config, ModelConfig
 from patchifier.nn.model import Patchifier
 from patchifier.seeding import dropout_seed
-from patchifier.train.loop import rate_factor
+from patchifier.train.optimiser import rate_factor
 from patchifier.train.precision import processor_has_bf16
 from patchifier.train.pretrain import Batches, split, stage_loss
 from patchifier.train.run import machine

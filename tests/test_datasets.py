@@ -196,7 +196,7 @@ def test_links_to_folders_are_followed_and_each_file_is_there_once(
     assert found.clips[-1].path == str((outside / "o.wav").resolve())
     assert found.clips[-1].group == "x"
     assert [path for path, _ in found.lost] == [str(library.resolve() / "a" / "self")]
-    assert "is a link to what is not there" in found.lost[0][1]
+    assert "is a link to a missing file" in found.lost[0][1]
 
 
 @pytest.mark.parametrize("source", ["nonsense", "missing.csv", "/no/such/folder", "song.wav"])

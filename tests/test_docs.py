@@ -3,6 +3,8 @@
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +16,27 @@ from patchifier.cli.command import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^\$ patchifier (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+PAGES = [README, *(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^(?:\$|   ) (?:[A-Z_]+=\S+ )*patchifier (.+?)(?:\s+[#|].*)?$", re.MULTILINE)
+COMMANDS = [command for page in PAGES for command in COMMAND.findall(page)]
 
 
-def test_readme_shows_commands():
-    assert len(COMMANDS) >= 5
+def test_the_pages_show_commands():
+    assert len(COMMAND.findall(README)) >= 5
+    assert len(COMMANDS) >= 30
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_of_readme_parse(command):
+def test_commands_of_the_pages_parse(command):
     name, *words = shlex.split(command)
     parse(cli.COMMANDS[name], words)
+
+
+def test_modules_that_the_pages_name_are_attributes():
+    names = {name for page in PAGES for name in re.findall(r"`patchifier\.([a-z_.]+)`", page)}
+    assert len(names) >= 5
+    code = f"import operator, patchifier; operator.attrgetter(*{sorted(names)})(patchifier)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_first_thing_readme_shows_needs_no_training():

@@ -861,7 +861,7 @@ def test_a_damaged_archive_that_is_just_what_is_published_is_kept(
     result = get(
         tmp_path, Remote("x", (server.add("/a", broken),), sha(broken)), archives=(Archive("x"),)
     )
-    assert "the sheet is wrong, or so is the publisher" in result.missing["x"]
+    assert "the sheet is wrong, or the published file is damaged" in result.missing["x"]
     assert names(tmp_path) == ["x"]
 
 

@@ -654,9 +654,9 @@ def test_what_no_probe_can_work_on_is_refused(protocol):
                 sides.train, sides.valid, np.append(sides.test, sides.train[0]), sides.groups
             )
         )
-    with pytest.raises(RequestError, match="points at clips"):
+    with pytest.raises(RequestError, match="test split has clips"):
         ask(sides=Splits(sides.train, sides.valid, np.append(sides.test, 10_000), sides.groups))
-    with pytest.raises(RequestError, match="moments within a clip"):
+    with pytest.raises(RequestError, match="task is frame-wise"):
         ask(task=Task("per-frame", ("beat",)))
 
 

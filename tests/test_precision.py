@@ -480,7 +480,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         return figures
 
     validating, validator = [], pretrain.validator("two", data, splits, config)
-    job = loop.Job(
+    job = loop.TrainTask(
         module,
         len(splits.train),
         batches,
@@ -573,7 +573,9 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_where_it_is_measured(tmp_
     def loss(model, step):
         return torch.sqrt(model.weight * 0).sum()
 
-    job = loop.Job(model, 4, lambda step: step, loss, describe=lambda step: f"It was batch {step}.")
+    job = loop.TrainTask(
+        model, 4, lambda step: step, loss, describe=lambda step: f"It was batch {step}."
+    )
     with pytest.raises(
         RequestError, match=r"gradient is nan at step 1, in float32\. It was batch 0\."
     ):

@@ -19,10 +19,9 @@ from patchifier import audio, cache, checkpoint, datasets
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
 from patchifier.seeding import batch_indices, generator
-from patchifier.train import run as runs
-from patchifier.train.loop import rate_factor
+from patchifier.train.optimiser import rate_factor
 from patchifier.train.pretrain import pretrain
-from patchifier.train.run import Interrupted
+from patchifier.train.run import Interrupted, Run
 
 STEPS = 16
 SETTINGS = {
@@ -468,10 +467,10 @@ def test_clipping_and_its_norm_are_written(uninterrupted):
 
 
 def test_what_a_run_settled_stays_even_if_it_is_killed(tmp_path):
-    killed = runs.Run(tmp_path / "run", Config()).__enter__()
+    killed = Run(tmp_path / "run", Config()).__enter__()
     assert killed.settle("precision", lambda: "bf16") == "bf16"
     killed.held.close()  # as the system does with the folder of a process that is killed
-    again = runs.Run(tmp_path / "run", Config(), resume=True).__enter__()
+    again = Run(tmp_path / "run", Config(), resume=True).__enter__()
     again.held.close()  # killed before it settles anything
-    with runs.Run(tmp_path / "run", Config(), resume=True) as run:
+    with Run(tmp_path / "run", Config(), resume=True) as run:
         assert run.settle("precision", lambda: "32") == "bf16"

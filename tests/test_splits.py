@@ -2,18 +2,22 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchifier.config import RequestError
+from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.datasets.splits import (
     FOLDS,
+    VALIDATION_CLIPS,
+    Splits,
     cross_validation,
     grouped_folds,
     hold_out,
     partition,
+    pretraining_splits,
 )
 
 
@@ -204,3 +208,66 @@ def test_hold_out_follows_from_the_seed_and_the_names_and_not_the_order() -> Non
         zip([clip.id for clip in backwards], hold_out(backwards, fraction=0.2), strict=True)
     )
     assert list(first.values()) != hold_out(clips, fraction=0.2, seed=1)
+
+
+# --- pre-training ---
+
+
+def pretraining(clips: list[Clip], parts: int = 1, **changes: object) -> Splits:
+    config = update(Config(), {"pretrain": {"parts": parts, **changes}}).pretrain
+    every = [np.arange(part, len(clips), parts) for part in range(parts)]
+    return pretraining_splits(clips, config, parts=every, where="cache x")
+
+
+def test_test_clips_neither_train_nor_validate_in_pretraining() -> None:
+    found = pretraining(grouped(3, splits={0: "train", 1: "valid", 2: "test"}))
+    assert [part.tolist() for part in (found.train, found.valid, found.test)] == [
+        [0, 1],
+        [2, 3],
+        [4, 5],
+    ]
+
+
+def test_at_most_256_evenly_spread_clips_of_the_first_part_validate() -> None:
+    found = pretraining(grouped(2000, folds=2), parts=2, validation_fold=1)
+    assert len(found.valid) == VALIDATION_CLIPS
+    assert set(found.valid % 4) == {
+        2
+    }  # fold 1 is in clips 2 and 3 of four, the first part in even clips
+    assert np.ptp(np.diff(found.valid)) <= 4
+    assert [len(part) for part in found.slices] == [1000, 1000]
+
+
+@pytest.mark.parametrize(
+    ("clips", "changes", "reason"),
+    [
+        (
+            grouped(4, folds=2),
+            {"validation_fold": 7},
+            "validation_fold is 7, but no clip of cache x",
+        ),
+        (
+            grouped(2, splits={0: "valid", 1: "test"}),
+            {},
+            r"no clip left to train on \(4 in all, 2 held out",
+        ),
+        (
+            grouped(1, each=3, splits={0: "train"})[:1],
+            {"parts": 2},
+            "pretrain.parts is 2, but a part",
+        ),
+    ],
+)
+def test_a_cache_without_clips_to_train_on_is_refused(
+    clips: list[Clip], changes: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(RequestError, match=reason):
+        pretraining(clips, **changes)
+
+
+def test_an_empty_split_is_refused_by_name() -> None:
+    clips = grouped(2)
+    splits = Splits.of(clips, ["train", "train", "test", "test"])
+    with pytest.raises(RequestError, match="cache x has no valid clips after the split: 4 clips"):
+        splits.require_clips("cache x")
+    assert splits.groups.tolist() == [clip.group for clip in clips]

@@ -9,7 +9,7 @@ from patchifier.config import Config, update
 from patchifier.datasets.splits import Splits
 from patchifier.nn.model import Patchifier
 from patchifier.train import references, validation
-from patchifier.train.metrics import Table
+from patchifier.train.metrics import CSVLogger
 from patchifier.train.validation import (
     equal_positions,
     in_order,
@@ -244,6 +244,6 @@ def test_figures_of_a_few_clips_are_beside_the_error_of_all(monkeypatch):
 def test_a_table_that_an_older_version_began_keeps_its_columns(tmp_path):
     path = tmp_path / "validation.csv"
     path.write_text("step,masked_mse,old\n10,0.3,0.2\n")
-    with Table(path, 10) as table:
+    with CSVLogger(path, 10) as table:
         table.write(20, {"new": 0.5, "masked_mse": 0.25})
     assert path.read_text().split() == ["step,masked_mse,old", "10,0.3,0.2", "20,0.25,nan"]

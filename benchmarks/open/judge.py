@@ -41,8 +41,8 @@ from patchifier.datasets import Clip, Dataset
 from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate import frames
 from patchifier.evaluate import probes as probe
-from patchifier.evaluate.compare import leak_notes
 from patchifier.evaluate.encoders import Encoder, cached, encoders
+from patchifier.evaluate.leak_notes import leak_notes
 from patchifier.evaluate.probes.heads import moments
 
 METADATA = "file metadata"
@@ -335,12 +335,10 @@ def judge_family(
 
 
 def heard(judgement: Judgement, encoders: Sequence[Encoder], data: Cache, out: Path) -> list[str]:
-    """What has to be said of judged clips that encoders heard in pre-training."""
-    kept = [clip for clip in data.clips if clip.split in ("train", judgement.side)]
-    clips = tuple(
-        replace(clip, split="test" if clip.split == judgement.side else "train") for clip in kept
-    )
-    return leak_notes(encoders, same_clips(data, Dataset(data.name, clips)), out)
+    """Notes on judged clips that are part of an encoder's training data."""
+    kept = tuple(clip for clip in data.clips if clip.split in ("train", judgement.side))
+    tested = [number for number, clip in enumerate(kept) if clip.split == judgement.side]
+    return leak_notes(encoders, same_clips(data, Dataset(data.name, kept)), tested, out)
 
 
 def main() -> int:

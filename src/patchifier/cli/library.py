@@ -64,6 +64,7 @@ def embed(
         "workers": workers or None,
         "progress": progress("files"),
     }
+    done: Embedded
     if engine == "ray":
         done = _embed_on_ray(sources, out, changed, address=address or None, **options)
     elif address:

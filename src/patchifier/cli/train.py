@@ -130,6 +130,7 @@ def finetune(
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
     """
     from patchifier import checkpoint
+    from patchifier.evaluate.controls import controls
     from patchifier.train import finetune
 
     start = checkpoint.load(model)
@@ -145,6 +146,8 @@ def finetune(
         device=device,
         progress=progress,
     )
-    controls = finetune.controls(start, cache, out, config=config, resume=resume, device=device)
-    rows = [one.row for one in tuned] + controls
+    rows = [one.row for one in tuned]
+    rows += controls(
+        start, cache, out, config=config, resume=resume, device=device, progress=progress
+    )
     return Outcome({"rows": rows}, results_table(rows))

@@ -338,7 +338,7 @@ def _set_aside_unproven(job: _Job, names: Sequence[str]) -> str:
     aside = [set_aside(job.path(name)).name for name in unproven]
     if aside:
         return f"kept as {', '.join(aside)}; run this again to fetch it anew."
-    return "but it is just what the sheet says is published. Report this: the sheet is wrong, or so is the publisher."
+    return "but it has the published checksum. Report this: the sheet is wrong, or the published file is damaged."
 
 
 def _unpack(job: _Job, archive: Archive, digests: Mapping[str, str]) -> None:

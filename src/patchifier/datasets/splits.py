@@ -75,6 +75,14 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
     ------
     RequestError
         If there is no fold `test_fold`.
+
+    Examples
+    --------
+    >>> from patchifier import datasets
+    >>> from patchifier.datasets.splits import partition
+    >>> names = partition(datasets.load("demo").clips, test_fold=0)
+    >>> names.count("train"), names.count("valid"), names.count("test")
+    (56, 28, 28)
     """
     if any(clip.split for clip in clips):
         names = [clip.split or "train" for clip in clips]

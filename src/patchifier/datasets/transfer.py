@@ -204,13 +204,13 @@ class _Transfer:
 
 
 def _explain_code(error: urllib.error.HTTPError) -> Exception:
-    said = f"answers {error.code} ({error.reason})"
+    answer = f"answers {error.code} ({error.reason})"
     if error.code == 416:
         return InterruptedDownloadError("has a shorter file than the unfinished one; begun again")
     if error.code in RETRY_CODES or error.code >= 500:
         after = error.headers.get("Retry-After", "")
-        return InterruptedDownloadError(said, float(after) if after.isdecimal() else 0.0)
-    return UnavailableError(said)
+        return InterruptedDownloadError(answer, float(after) if after.isdecimal() else 0.0)
+    return UnavailableError(answer)
 
 
 def _explain_connection(error: Exception) -> Exception:
@@ -223,7 +223,7 @@ def _explain_connection(error: Exception) -> Exception:
 
 
 def _mark(answer: http.client.HTTPResponse) -> str:
-    """A strong ETag, or a date. A weak ETag may not stand in If-Range (RFC 9110, 13.1.5)."""
+    """A strong ETag, or a date. A weak ETag is not allowed in If-Range (RFC 9110, 13.1.5)."""
     tag = answer.headers.get("ETag", "")
     return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
 

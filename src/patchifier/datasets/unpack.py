@@ -128,7 +128,7 @@ def _members_of_zip(path: Path, most_b: int) -> Generator[Member, None, None]:
         declared_b = sum(info.file_size for info in infos)
         if declared_b > most_b:
             raise RefusedArchiveError(
-                f"says that it unpacks to {declared_b:,} bytes, more than the {most_b:,} that its sheet allows"
+                f"declares that it unpacks to {declared_b:,} bytes, more than the {most_b:,} that its sheet allows"
             )
         for info in infos:
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if it was not packed on Unix

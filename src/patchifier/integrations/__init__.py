@@ -19,9 +19,12 @@ from torch import Tensor
 
 from patchifier import spectrogram
 from patchifier.config import Config
+from patchifier.lazy import attach
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import read_out
 from patchifier.windows import pad_windows, windows_of
+
+__getattr__, __dir__ = attach(__name__)
 
 
 def encode_waveforms(

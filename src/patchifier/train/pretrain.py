@@ -19,9 +19,9 @@ from patchifier import checkpoint, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
+from patchifier.datasets.features import load_features
 from patchifier.datasets.splits import Splits, evenly, pretraining_splits
 from patchifier.embed import READOUT_CLIPS, measure_readout
-from patchifier.evaluate import encoders as baselines
 from patchifier.io import Progress, silent
 from patchifier.nn.layers import keep_in_float32
 from patchifier.nn.model import Patchifier
@@ -35,13 +35,13 @@ from patchifier.train.distributed import (
     require_even,
     share,
 )
-from patchifier.train.loop import Job, fit
+from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import Learner, idle_parts
 from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
 from patchifier.train.targets import PIXELS, require_targets
-from patchifier.train.validation import measured_elsewhere, validator
+from patchifier.train.validation import no_op_validator, validator
 
 __all__ = [
     "PICTURE_RATIOS",
@@ -58,7 +58,7 @@ __all__ = [
     "trials",
 ]
 
-LEAST_VARIATION = 1e-6  # deviation of a teacher's number, as a share of its mean: what varies less never changes, but for rounding
+LEAST_VARIATION = 1e-6  # of a teacher's feature, deviation over mean: one that varies less is constant up to rounding
 TRIAL_STEPS = (
     2  # of a stage, in the self-test of bf16: where clips are short, batches differ in shape
 )
@@ -293,7 +293,7 @@ def train_stage(
         device=fabric.device,
         share=share(fabric, training.batch),
     )
-    job = Job(
+    job = TrainTask(
         stage_module(stage, model, batches, config),
         clips=len(splits.train),
         batch=batches,
@@ -303,7 +303,7 @@ def train_stage(
         if not len(splits.valid)
         else validator(stage, data, splits, config)
         if is_first()
-        else measured_elsewhere,
+        else no_op_validator,
         describe=batches.describe,
     )
     fit(
@@ -378,21 +378,21 @@ def stage_module(
             model,
             config,
             itertools.islice(batches.examples(), examples),
-            said_elsewhere(batches.data, batches.parts, config),
+            teacher_features(batches.data, batches.parts, config),
         )
         if several
         else model
     )
 
 
-def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
-    """What another model says of every clip (clips, E), in deviations from its mean over training clips; None if none is asked."""
-    if not config.pretrain.teacher_features:
+def teacher_features(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
+    """Return another model's features (clips, E), standardised by the training clips; None without `pretrain.teacher_features`."""
+    folder = config.pretrain.teacher_features
+    if not folder:
         return None
-    (teacher,) = baselines.encoders(f"features:{config.pretrain.teacher_features}", data=data)
-    features = teacher.encode(data, range(len(data.clips)))
-    heard = features[np.concatenate(parts)].astype(np.float64)
-    mean, deviation = heard.mean(0), heard.std(0)
+    features = load_features(folder, data.clips, name=f"features:{folder}")
+    training = features[np.concatenate(parts)].astype(np.float64)
+    mean, deviation = training.mean(0), training.std(0)
     varies = deviation > LEAST_VARIATION * np.abs(mean)
     return torch.from_numpy((features - mean) / np.where(varies, deviation, 1.0)).float()
 

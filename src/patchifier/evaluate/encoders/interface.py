@@ -3,15 +3,25 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from patchifier import audio
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError
+from patchifier.datasets.features import require_vector
 from patchifier.embed import Embedder
+from patchifier.io import Progress, silent
 
-Encode = Callable[[Cache, Sequence[int]], np.ndarray]
+
+class Encode(Protocol):
+    """Function that encodes clips."""
+
+    def __call__(
+        self, data: Cache, indices: Sequence[int], *, progress: Progress = silent
+    ) -> np.ndarray:
+        """Features (n, E) float32 of clips of a cache; shows clips done and clips in all."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Encoder:
     name : str
         In tables. Encoders of one name are repeated runs of one encoder, with other seeds.
     encode : callable
-        Takes a cache and indices of clips, gives features (n, E) float32.
+        Takes a cache, indices of clips and, as `progress`, a function that shows progress; returns features (n, E) float32.
     parameters : int or None
         Learned numbers; 0 for hand-made features, None if unknown.
     seed : int or None
@@ -78,7 +88,7 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
         As :attr:`Encoder.encode`. Raises RequestError for no clips, for vectors of several sizes or with values that are not numbers.
     """
 
-    def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
+    def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
         rows: list[np.ndarray] = []
         for index in indices:
             try:
@@ -86,28 +96,14 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
             except Exception as error:
                 error.add_note(f"encoder {name}, clip {data.clips[index].id}")
                 raise
-            _require_vector(name, data.clips[index].id, row, rows[0] if rows else None)
+            require_vector(name, data.clips[index].id, row, rows[0] if rows else row)
             rows.append(row)
+            progress(len(rows), len(indices), "")
         if not rows:
             raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
         return np.stack(rows)
 
     return encode
-
-
-def _require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray | None) -> None:
-    if row.ndim != 1 or not row.size:
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} have shape {row.shape}, expected one vector (E,)."
-        )
-    if first is not None and row.shape != first.shape:
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} have {len(row)} numbers, those of the first clip {len(first)}: expected one size for all."
-        )
-    if not np.isfinite(row).all():
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} hold NaN or infinity, expected numbers."
-        )
 
 
 def each_waveform(

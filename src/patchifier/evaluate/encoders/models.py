@@ -23,6 +23,7 @@ from patchifier.config import (
 from patchifier.datasets.splits import Splits, evenly, partition
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
+from patchifier.io import Progress, silent
 from patchifier.nn.model import Patchifier
 
 POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
@@ -104,16 +105,17 @@ def as_encoder(
     """Encoder of a model, through the log-mels of the cache (:func:`log_mels`) and the embedding settings of its config."""
     embedder = Embedder(made.model, made.config, device=device)
 
-    def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
+    def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
         if not len(indices):
             raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
-        parts = []
-        for first in range(0, len(indices), CHUNK):
-            parts.append(
-                embedder.embed_log_mels(
-                    log_mels(data, made.config.spectrogram, indices[first : first + CHUNK])
-                )
-            )
+
+        def read(first: int) -> Iterator[torch.Tensor]:
+            chunk = log_mels(data, made.config.spectrogram, indices[first : first + CHUNK])
+            for number, log_mel in enumerate(chunk, first):
+                yield log_mel
+                progress(number + 1, len(indices), "")
+
+        parts = [embedder.embed_log_mels(read(first)) for first in range(0, len(indices), CHUNK)]
         return np.concatenate(parts)
 
     pooling = made.config.embed.pooling

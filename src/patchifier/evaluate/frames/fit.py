@@ -19,7 +19,8 @@ from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate.frames import judge, targets
 from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
 from patchifier.evaluate.frames.vectors import Features
-from patchifier.tasks import Task, bootstrap
+from patchifier.statistics import bootstrap
+from patchifier.tasks import Task
 
 BATCH = 1024  # frames
 LEARNING_RATE = 1e-3

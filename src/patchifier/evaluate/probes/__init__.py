@@ -31,6 +31,7 @@ from patchifier.evaluate.probes.linear import (
 )
 from patchifier.evaluate.probes.pooler import paper
 from patchifier.evaluate.probes.protocol import Probed
+from patchifier.io import Progress, silent
 from patchifier.tasks import Task
 
 __all__ = [
@@ -59,6 +60,7 @@ def probe(
     splits: Splits,
     *,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> Probed:
     """Train and choose by a protocol, and predict the test clips.
 
@@ -76,6 +78,8 @@ def probe(
         Training, validation (may be empty) and test clips.
     seed : int
         Of what is drawn.
+    progress : callable
+        Called with steps done, steps in all, and a note.
 
     Returns
     -------
@@ -91,4 +95,5 @@ def probe(
         raise RequestError(
             f"there is no protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}."
         )
-    return PROTOCOLS[protocol](task, features, targets, splits, seed=seed)
+    more = {} if protocol == "paper" else {"progress": progress}  # three runs of seconds
+    return PROTOCOLS[protocol](task, features, targets, splits, seed=seed, **more)

@@ -1,4 +1,4 @@
-"""Few examples: what an encoder is worth to somebody who labels a handful of clips of each class."""
+"""Few-shot probes: logistic regression on a few labelled clips of each class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from patchifier.evaluate.probes.heads import moments
 from patchifier.evaluate.probes.linear import LOGISTIC_C
 from patchifier.evaluate.probes.protocol import check
 from patchifier.seeding import generator
+from patchifier.statistics import interval
 from patchifier.tasks import Task
 
 
@@ -25,10 +26,10 @@ def few_shot(
     draws: int = 50,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Test logistic regression on k clips of each class, drawn again and again from the training side.
+    """Test logistic regression on k clips of each class, drawn repeatedly from the training split.
 
     A class's clips are drawn from different groups as far as there are so many. The standardiser is fitted on the features of all training
-    clips: it needs no label. Draws depend on seed, training side and its targets alone, so that encoders are compared on the same ones.
+    clips: it needs no label. Draws depend on seed, training split and its targets alone, so that encoders are compared on the same ones.
 
     Parameters
     ----------
@@ -63,13 +64,11 @@ def few_shot(
         )
     if not shots or min(shots) < 1 or draws < 1:
         raise RequestError(
-            f"few-shot was asked for {draws} draws of {tuple(shots)} clips, expected at least one of at least one."
+            f"few-shot has {draws} draws of {tuple(shots)} clips, expected at least one of at least one."
         )
     check(task, features, targets, splits)
     if len(task.names) < 2:
-        raise RequestError(
-            f"the task knows {len(task.names)} class, expected at least two to tell apart."
-        )
+        raise RequestError(f"the task has {len(task.names)} class, expected at least two.")
     _check_counts(task, targets[splits.train], max(shots))
     mean, scale = moments(np.asarray(features, np.float64)[splits.train])
     rows = []
@@ -85,14 +84,14 @@ def few_shot(
             )
             for draw in range(draws)
         ]
-        low, high = np.quantile(figures, [0.025, 0.975])
+        low, high = interval(np.array(figures))
         rows.append(
             {
                 "k": k,
                 "metric": task.metric,
                 "value": float(np.mean(figures)),
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 "draws": draws,
             }
         )

@@ -10,6 +10,7 @@ import numpy as np
 from patchifier import tasks
 from patchifier.datasets.splits import Splits, inner_folds
 from patchifier.evaluate.probes.protocol import Probed, check
+from patchifier.io import Progress, silent
 from patchifier.tasks import Task
 
 LOGISTIC_C = 0.1  # strong, for hundreds of features and tens of clips; fixed beforehand, the same for every encoder
@@ -21,7 +22,13 @@ INNER_FOLDS = 5
 
 
 def linear(
-    task: Task, features: np.ndarray, targets: np.ndarray, splits: Splits, *, seed: int = 0
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    splits: Splits,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Probed:
     """Logistic or ridge regression whose strength is chosen by validation; for small sets.
 
@@ -40,6 +47,8 @@ def linear(
         `valid` may be empty.
     seed : int
         Changes nothing: nothing is drawn.
+    progress : callable
+        Called with strengths done, strengths in all, and a note.
 
     Returns
     -------
@@ -53,15 +62,13 @@ def linear(
     """
     check(task, features, targets, splits)
     known = np.concatenate([splits.train, splits.valid]).astype(np.int64)
-    rounds = (
-        [(splits.train, splits.valid)]
-        if len(splits.valid)
-        else inner_folds(splits, count=INNER_FOLDS)
-    )
-    figures = {
-        strength: _score(task, features, targets, rounds, strength)
-        for strength in STRENGTHS[task.kind].tolist()
-    }
+    folds = [(splits.train, splits.valid)]
+    if not len(splits.valid):
+        folds = inner_folds(splits, count=INNER_FOLDS)
+    strengths, figures = STRENGTHS[task.kind].tolist(), {}
+    for strength in strengths:
+        figures[strength] = _score(task, features, targets, folds, strength)
+        progress(len(figures), len(strengths), f"strength {strength:.3g}")
     # The stronger of equals: the smallest C, the largest alpha.
     best = max(
         figures,

@@ -29,7 +29,7 @@ def check(task: Task, features: np.ndarray, targets: np.ndarray, splits: Splits)
     """
     if task.kind == "per-frame":
         raise RequestError(
-            "this task asks about moments within a clip: a probe of clips takes one-of, many-of or numbers."
+            "the task is frame-wise: a probe of clips takes multiclass, multilabel or regression tasks."
         )
     if features.ndim != 2 or not features.shape[1]:
         raise RequestError(
