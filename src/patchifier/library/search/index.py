@@ -13,15 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.library.search.rows import (
-    TYPES,
-    Changes,
-    Filter,
-    Stored,
-    digests,
-    quoted_list,
-    require_same_model,
-)
+from patchifier.library.search.filter import Filter, quoted_list
+from patchifier.library.search.rows import TYPES, Changes, Stored, digests, require_same_model
 from patchifier.library.search.store import VectorStore
 
 NAME = "embeddings"  # of the LanceDB table

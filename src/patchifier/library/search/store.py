@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.library.search.filter import Filter
 from patchifier.library.search.rows import (
-    Filter,
     SearchResult,
     found,
     require_same_model,
