@@ -247,9 +247,7 @@ class TableJob:
         begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
         parts = list(_grouped(todo, PART_FILES, PART_BYTES))
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
-        embedded = jobs.run(
-            embed_batch, batches, workers=workers, shared=(embedder, cut), name=_path
-        )
+        embedded = jobs.run(embed_batch, batches, workers=workers, shared=(embedder, cut))
         with contextlib.closing(embedded):
             for number, clips in enumerate(parts, begun):
                 states = {key(clip): _state(clip.path) for clip in clips}
@@ -330,10 +328,6 @@ def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[C
         held_b += size_b
     if group:
         yield group
-
-
-def _path(clip: Clip) -> str:
-    return clip.path
 
 
 def _counted(found: ClipRows | str, meter: jobs.Meter) -> ClipRows | str:
