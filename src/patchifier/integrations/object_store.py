@@ -181,7 +181,7 @@ def _listing(source: str) -> sources.Listing | None:
         return Dataset(source, tuple(_manifest(source))).clips, []
     if not is_url(source):
         return None
-    found = _behind(source)
+    found = _audio_at(source)
     expected = f"expected names that end in {', '.join(sorted(SUFFIXES))}"
     return found, [] if found else [(source, f"{source}: no audio there, {expected}.")]
 
@@ -215,7 +215,7 @@ def _entries(source: str) -> list[manifest.Entry]:
             raise RequestError(str(error).replace(str(local), source)) from None
 
 
-def _behind(url: str) -> list[Clip]:
+def _audio_at(url: str) -> list[Clip]:
     """Audio of a URL: itself, the matches of a glob, or all files below a folder."""
     if not url.endswith("/") and "*" not in url:
         return [Clip(url, url)]

@@ -37,13 +37,13 @@ class Embedded:
     rows, files : int
         In the table: rows, and clips that they are about.
     embedded, kept : int
-        Clips embedded now, and those that were there already.
+        Clips embedded now, and clips that had rows before.
     skipped : tuple of (path, reason)
         Files that could not be read, and folders that could not be listed: rows below these are kept.
     gone : tuple of str
         Files that were in the table and exist no more.
     pending : int
-        Clips that are new, modified or gone, and were left as they are because `changed` was not asked for.
+        Clips that are new, modified or missing, and were ignored without `changed`.
     audio_s, seconds : float
         Length of what was embedded now, and the time that took.
     """
@@ -367,16 +367,16 @@ def _is_gone(path: str) -> bool:
 def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> list[Clip]:
     """Clips, and each kept one after the clip that it followed in the table."""
     there, last = {key(clip) for clip in clips}, None
-    behind: dict[Key | None, list[Clip]] = {}
+    after: dict[Key | None, list[Clip]] = {}
     for which in base:
         if which in there:
             last = which
         elif which in kept:
             path, start_s, end_s = which
-            behind.setdefault(last, []).append(Clip(path, path, start_s, end_s))
+            after.setdefault(last, []).append(Clip(path, path, start_s, end_s))
     return [
-        *behind.get(None, []),
-        *(one for clip in clips for one in (clip, *behind.get(key(clip), []))),
+        *after.get(None, []),
+        *(one for clip in clips for one in (clip, *after.get(key(clip), []))),
     ]
 
 

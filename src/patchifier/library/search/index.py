@@ -84,7 +84,7 @@ class Index(VectorStore):
     def build(
         cls, table_path: str | Path, index_path: str | Path, *, ann_rows: int = ANN_ROWS
     ) -> "Index":
-        """Make an index of a table of embeddings; one that is there already is replaced, when the new one is whole.
+        """Make an index of a table of embeddings. An existing index is replaced when the new one is whole.
 
         Parameters
         ----------
@@ -261,7 +261,7 @@ class Index(VectorStore):
             return table
         return query.maximum_nprobes(
             0
-        ).to_arrow()  # all parts are looked into: few rows take part, or many are asked for
+        ).to_arrow()  # search all partitions: few rows pass the filter, or many are requested
 
 
 def _connect_module() -> Any:

@@ -57,14 +57,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A stretch of a file that a search gives back.
+    """A section of a file that a search returns.
 
     Attributes
     ----------
     path : str
         The file.
     start_s, end_s : float
-        The stretch, in seconds.
+        The section, in seconds.
     score : float or None
         Cosine with the query, from -1 to 1; None where nothing was compared.
     tags : mapping
