@@ -22,6 +22,7 @@ import torch
 from patchifier.cache import Cache
 from patchifier.config import Config, TrainingConfig, update
 from patchifier.io import write_json
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 from patchifier.train import loop
 from patchifier.train.distributed import launch
@@ -78,13 +79,13 @@ def stepper(
     config = update(Config(), {"model": {"dropout": dropout}})
     training = TrainingConfig(steps=total, batch=batch, learning_rate=learning_rate)
     fabric = launch(device, precision=precision)
-    model = Patchifier(config.model).to(fabric.device)
+    model = accelerate(Patchifier(config.model)).to(fabric.device)
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage])
     batches = Batches(
         data, [np.arange(len(data.frames))], config, stage, training, device=fabric.device
     )
-    loss = stage_loss(stage, batches, config.pretrain)
+    loss = stage_loss(stage, config.pretrain)
     job = loop.TrainTask(
         model, len(data.frames), batches, torch.compile(loss) if compiled else loss
     )

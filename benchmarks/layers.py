@@ -1,4 +1,4 @@
-"""Each layer of patchifier.nn.layers beside the plain one and the ways that were not taken, alone: milliseconds forward and back.
+"""Each layer of patchifier.nn.fast beside the plain one and the ways that were not taken, alone: milliseconds forward and back.
 
     python benchmarks/layers.py [--rounds 9]
 
@@ -14,7 +14,7 @@ import torch
 from floor import quickest
 from torch import nn
 
-from patchifier.nn.layers import Convolution, Dropout, UpConvolution, by_matrix, sight
+from patchifier.nn.fast import Convolution, FastDropout, UpConvolution, by_matrix, seen_cells
 from patchifier.train.precision import processor_has_bf16
 from patchifier.train.run import machine
 
@@ -48,7 +48,7 @@ def shuffled(layer, maps):
 
 def matrix_up(layer, maps):
     return by_matrix(
-        maps, layer, *(sight(cells, up=2, device=maps.device) for cells in maps.shape[-2:])
+        maps, layer, *(seen_cells(cells, up=2, device=maps.device) for cells in maps.shape[-2:])
     )
 
 
@@ -95,7 +95,7 @@ def main():
             )
 
     for number, (before, after, cells) in DECODER.items():
-        layer = UpConvolution(before, after).to(memory_format=torch.channels_last)
+        layer = UpConvolution(before, after, 3, padding=1).to(memory_format=torch.channels_last)
         ways = {
             "upsampled": upsampled,
             "transposed": UpConvolution.by_transposition,
@@ -119,7 +119,7 @@ def main():
         plain = lambda maps, layer=layer: nn.Conv2d.forward(layer, maps)  # noqa: E731
         show(f"extractor {number}", {"plain": plain, "matrix": layer}, inputs(800, before, cells))
     hidden = torch.randn(32, 26, 1024).requires_grad_()
-    show("dropout", {"torch": nn.Dropout(0.1), "fewer draws": Dropout(0.1)}, hidden)
+    show("dropout", {"torch": nn.Dropout(0.1), "fewer draws": FastDropout(0.1)}, hidden)
     for before, after in ((256, 768), (256, 1024), (1024, 256)):
         layer = nn.Linear(before, after)
         rate = 3 * 2 * 832 * before * after / 1e9

@@ -18,7 +18,9 @@ from timing import in_turn, keep
 from torch import nn
 
 from patchifier.config import ModelConfig, PretrainConfig, SpectrogramConfig, TrainingConfig
-from patchifier.nn.model import Patchifier, draw_mask
+from patchifier.nn.fast import accelerate
+from patchifier.nn.masking import random_masking
+from patchifier.nn.model import Patchifier
 from patchifier.train.optimiser import make_optimiser
 
 B, N = 32, 25
@@ -73,11 +75,11 @@ def simclr(pairs, generator):
 
 def stage(number, generator):
     """Ours: network, optimiser and loss of stage 1 or 2."""
-    model, settings = Patchifier(ModelConfig()), PretrainConfig()
+    model, settings = accelerate(Patchifier(ModelConfig())), PretrainConfig()
     patches = -0.4 + 0.2 * torch.randn(B, N, 1, 64, 32, generator=generator)
     present = torch.ones(B, N, dtype=torch.bool)
     masked = torch.from_numpy(
-        draw_mask(np.random.default_rng(0), present.numpy(), settings.mask_ratio)
+        random_masking(np.random.default_rng(0), present.numpy(), settings.mask_ratio)
     )
     losses = {
         1: lambda: model.stage_one_loss(patches, patches, present),

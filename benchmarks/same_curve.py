@@ -22,6 +22,7 @@ from plain import Plain
 from patchifier import datasets
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config, ModelConfig
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 from patchifier.seeding import dropout_seed
 from patchifier.train.optimiser import rate_factor
@@ -33,17 +34,16 @@ from patchifier.train.validation import validation_batches
 PRECISION = "bf16" if processor_has_bf16() else "32"
 
 
-def loss_of(model, batches, plan, stage, config, *, plain):
+def loss_of(model, batch, stage, config, *, plain):
     """Training loss of a step."""
     if plain:
-        patches, _ = batches.look_up(plan)
         return (
-            model.stage_one_loss(patches)
+            model.stage_one_loss(batch.patches)
             if stage == "one"
-            else model.stage_two_loss(patches, plan.masked)
+            else model.stage_two_loss(batch.patches, batch.mask)
         )
     with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"):
-        return stage_loss(stage, batches, config.pretrain)(model, plan)
+        return stage_loss(stage, config.pretrain)(model, batch)
 
 
 @torch.no_grad()
@@ -57,9 +57,9 @@ def validation_loss(model, batches, stage, config):
     judge.load_state_dict(names)
     judge.eval()
     losses = [
-        judge.stage_one_loss(batch.patches, batch.target, batch.present)
+        judge.stage_one_loss(batch.patches, batch.target, batch.valid)
         if stage == "one"
-        else judge.stage_two_loss(batch.patches, batch.target, batch.present, batch.masked)
+        else judge.stage_two_loss(batch.patches, batch.target, batch.valid, batch.mask)
         for batch in batches
     ]
     return float(torch.stack(losses).mean())
@@ -72,7 +72,7 @@ def train(seed, data, config, steps, *, plain):
     held_out = validation_batches(
         data, splits.valid, replace(config, pretrain=replace(settings, seed=0))
     )  # the same for every seed
-    model = Patchifier(config.model, seed=seed)
+    model = accelerate(Patchifier(config.model, seed=seed))
     if plain:
         start, model = model.state_dict(), Plain(config.model)
         model.load_state_dict(start)
@@ -92,13 +92,13 @@ def train(seed, data, config, steps, *, plain):
         )
         model.train()
         for step in range(steps[stage]):
-            plan = batches(step)
+            batch = batches(step)
             torch.manual_seed(dropout_seed(seed, step))
             optimiser.param_groups[0]["lr"] = training.learning_rate * rate_factor(
                 step, steps[stage], training
             )
             started = time.perf_counter()
-            loss = loss_of(model, batches, plan, stage, config, plain=plain)
+            loss = loss_of(model, batch, stage, config, plain=plain)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

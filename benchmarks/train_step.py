@@ -24,14 +24,15 @@ from torch import nn
 from patchifier import datasets
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config
-from patchifier.nn.layers import Convolution, Dropout, UpConvolution
-from patchifier.nn.model import Head, Patchifier, draw_mask
+from patchifier.nn.fast import Convolution, FastDropout, UpConvolution, accelerate
+from patchifier.nn.masking import random_masking
+from patchifier.nn.model import Head, Patchifier
 from patchifier.train.precision import processor_has_bf16
 from patchifier.train.pretrain import Batches
 from patchifier.train.run import machine
 
 PATCHES = -0.4 + 0.2 * torch.randn(B, N, 1, 64, 32, generator=torch.Generator().manual_seed(0))
-MASKED = torch.from_numpy(draw_mask(np.random.default_rng(0), np.ones((B, N), bool), 0.75))
+MASKED = torch.from_numpy(random_masking(np.random.default_rng(0), np.ones((B, N), bool), 0.75))
 PRESENT = torch.ones(B, N, dtype=torch.bool)
 LABELS = torch.arange(B) % 10
 SKIPPING = {"+ decoder on masked patches", "+ extractor on visible patches"}
@@ -61,7 +62,7 @@ def own_loss(model, stage, _):
         return model.stage_one_loss(PATCHES, PATCHES, None)
     if stage == "two":
         return model.stage_two_loss(PATCHES, PATCHES, None, MASKED)
-    sequence = model.bottleneck(model.extract(PATCHES, PRESENT), present=PRESENT)[-1]
+    sequence = model.bottleneck(model.extract(PATCHES, PRESENT), valid=PRESENT)[-1]
     return nn.functional.cross_entropy(model.head(sequence[:, 0]).float(), LABELS)
 
 
@@ -87,7 +88,7 @@ def without_upsampling(model):
     layers = []
     for layer in model.decoder.up:
         if isinstance(layer, nn.Conv2d):
-            convolution = UpConvolution(layer.in_channels, layer.out_channels)
+            convolution = UpConvolution(layer.in_channels, layer.out_channels, 3, padding=1)
             convolution.load_state_dict(layer.state_dict())
             layers.append(convolution)
         elif not isinstance(layer, nn.Upsample):
@@ -111,7 +112,7 @@ def convolution_of(layer):
 
 def ways(stage):
     """Rows: name -> model, loss, what is skipped, optimiser, precision."""
-    own = with_head(Patchifier())
+    own = with_head(accelerate(Patchifier()))
     plain = with_head(Plain())
     plain.load_state_dict(own.state_dict())
     skip = "both" if stage == "two" else "none"
@@ -145,7 +146,7 @@ def ways(stage):
     )
     if stage != "one":
         rows["+ dropout with fewer draws"] = (
-            swapped(last[0], nn.Dropout, lambda layer: Dropout(layer.p)),
+            swapped(last[0], nn.Dropout, lambda layer: FastDropout(layer.p)),
             plain_loss,
             skip,
             fused,
@@ -231,7 +232,7 @@ def batch_seconds(rounds):
             batches, times = Batches(data, [clips], config, stage, training), []
             for number in range(3 * rounds):
                 started = time.perf_counter()
-                batches.look_up(batches(number))
+                batches(number)
                 times.append(time.perf_counter() - started)
             found[stage] = min(times)
         return found

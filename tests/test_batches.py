@@ -1,6 +1,5 @@
 """Plans of batches: shares, and steps that a GPU is never waited for."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -21,13 +20,14 @@ from patchifier.config import (
     read_changes,
     update,
 )
-from patchifier.nn.model import Patchifier, draw_mask
+from patchifier.nn.masking import random_masking
+from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.train import loop
 from patchifier.train.batches import Batch, require_groups
 from patchifier.train.distributed import launch
 from patchifier.train.optimiser import make_optimiser
-from patchifier.train.pretrain import TRAINED, Batches, split, stage_loss
+from patchifier.train.pretrain import Batches, split, stage_loss
 from patchifier.train.references import Kriging
 from patchifier.train.validation import TrainingStatistics, masked_predictors
 
@@ -72,13 +72,12 @@ def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
 @pytest.mark.parametrize("data", [LONG, MIXED], ids=["long", "mixed"])
 def test_shares_make_up_the_batch(stage, data):
     whole = batches(data, stage)
-    patches, _ = whole.look_up(whole(3))
-    masked = whole(3).masked
+    batch = whole(3)
     for share in (slice(0, 2), slice(2, 8)):
         own = batches(data, stage, share=share)
-        plan = own(3)
-        assert torch.equal(own.look_up(plan)[0], patches[share])
-        assert torch.equal(plan.masked, masked[share])
+        part = own(3)
+        assert torch.equal(part.patches, batch.patches[share])
+        assert torch.equal(part.mask, batch.mask[share])
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
@@ -91,50 +90,22 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_
     def loss(share):
         own = batches(MIXED, stage, config=config, share=share)
         with torch.no_grad():
-            return float(stage_loss(stage, own, config.pretrain)(model, own(5)))
+            return float(stage_loss(stage, config.pretrain)(model, own(5)))
 
     whole = loss(None)
     assert np.mean([loss(slice(0, 4)), loss(slice(4, 8))]) == pytest.approx(whole, abs=1e-7)
     assert loss(slice(0, 4)) != pytest.approx(whole, abs=1e-4)
 
 
-@pytest.mark.parametrize("stage", ["one", "two"])
-def test_a_step_waits_for_nothing_on_the_device(stage):
-    """On torch's meta device there are shapes and no numbers: whatever asks for a number, or mixes devices, fails."""
-    config = Config(model=SMALL)
-    own = batches(LONG, stage)
-    model = Patchifier(SMALL).to("meta").train()
-    for name, part in model.named_children():
-        part.requires_grad_(name in TRAINED[stage])
-    plan = own(0)
-    assert plan.present is None
-    moved = dataclasses.replace(
-        plan, **{name: value.to("meta") for name, value in vars(plan).items() if value is not None}
-    )
-    loss = stage_loss(stage, own, config.pretrain)(model, moved)
-    loss.backward()
-    assert loss.device.type == "meta"
-    missing = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.grad is None
-    ]
-    assert not missing
-    with pytest.raises(
-        (NotImplementedError, RuntimeError)
-    ):  # as it would, given a mask to count instead of places
-        model.stage_two_loss(*own.look_up(moved), None, moved.masked)
-
-
 def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
     parts = [np.array([0, 2, 4, 6]), np.array([1, 3, 5, 7])]
     seen = []
     for step in range(4):
-        plans = [
+        shares = [
             batches(LONG, "two", batch=4, parts=parts, share=share)(step)
             for share in (slice(0, 2), slice(2, 4))
         ]
-        seen.append([plan.frames.tolist() for plan in plans])
+        seen.append([LONG.frames[batch.clips].tolist() for batch in shares])
     for number, part in enumerate(parts):
         own = [frames for step in seen for frames in step[number]]
         assert sorted(own[:4]) == sorted(own[4:]) == sorted(LONG.frames[part])
@@ -162,7 +133,7 @@ def test_the_stages_take_the_clips_in_orders_of_their_own():
 )
 def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
     own = batches(LONG, "two", config=update(Config(model=SMALL), {"pretrain": changes}))
-    patches, target = own.look_up(own(0))
+    patches, target = own(0).patches, own(0).target
     assert torch.equal(patches, target) == same
 
 
@@ -175,10 +146,10 @@ def test_masks_have_a_stream_of_their_own():
         for most in (0, 2)
     )
     own, others = (
-        draw_mask(generator(1, purpose, 3), np.ones((8, 25), bool), 0.75)
+        random_masking(generator(1, purpose, 3), np.ones((8, 25), bool), 0.75)
         for purpose in ("mask", "augment")
     )
-    assert plain.masked.numpy().tolist() == shifted.masked.numpy().tolist() == own.tolist()
+    assert plain.mask.numpy().tolist() == shifted.mask.numpy().tolist() == own.tolist()
     assert own.tolist() != others.tolist()
 
 
@@ -196,21 +167,23 @@ PAIRS = update(
 )
 
 
-def test_of_groups_two_crops_stand_side_by_side_at_one_speed_and_pitch():
+def test_of_groups_two_crops_stand_side_by_side_at_one_speed_and_pitch(monkeypatch):
     data = in_groups("a", "b", "a", None, "b", "a", "c", "c")
     group = np.array([0, 1, 0, 3, 1, 0, 2, 2])
-    own, heard = batches(data, "two", config=PAIRS), []
+    own, heard, draw, drawn = batches(data, "two", config=PAIRS), [], augment.draw, []
+    monkeypatch.setattr(
+        augment, "draw", lambda *given, **named: drawn.append(draw(*given, **named)) or drawn[-1]
+    )
     for step in range(12):
-        plan = own(step)
-        one, other = plan.clips.view(4, 2).numpy().T
+        one, other = own(step).clips.view(4, 2).numpy().T
         np.testing.assert_array_equal(group[one], group[other])
         assert all(
             (first != second) == (group[first] != 3)
             for first, second in zip(one, other, strict=True)
         )  # alone in its group, it is its own partner
-        assert torch.equal(plan.scale[::2], plan.scale[1::2])
-        assert torch.equal(plan.rows[::2], plan.rows[1::2])
-        assert (plan.starts[::2, 0] != plan.starts[1::2, 0]).any()
+        assert (drawn[-1].scale[::2] == drawn[-1].scale[1::2]).all()
+        assert (drawn[-1].pitch[::2] == drawn[-1].pitch[1::2]).all()
+        assert (drawn[-1].starts[::2, 0] != drawn[-1].starts[1::2, 0]).any()
         heard += zip(one.tolist(), other.tolist(), strict=True)
     assert sorted(one for one, _ in heard[:8]) == list(
         range(8)
@@ -253,8 +226,8 @@ def test_one_group_alone_is_refused():
 
 
 def test_stage_one_has_no_pairs():
-    plan = batches(in_groups(*"aabbccdd"), "one", config=PAIRS)(0)
-    assert sorted(plan.clips.tolist()) == list(range(8))
+    batch = batches(in_groups(*"aabbccdd"), "one", config=PAIRS)(0)
+    assert sorted(batch.clips.tolist()) == list(range(8))
 
 
 @pytest.mark.parametrize(
@@ -375,7 +348,7 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
     model.align[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     own = batches(LONG, "two", batch=2)
     for precision in ("32", "bf16"):
-        job = loop.TrainTask(model, 8, own, stage_loss("two", own, Config().pretrain))
+        job = loop.TrainTask(model, 8, own, stage_loss("two", Config().pretrain))
         loop.fit(
             job,
             tmp_path / precision,

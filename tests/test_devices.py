@@ -140,7 +140,7 @@ def column(out, stage, name, table="metrics.csv"):
 # --- the same steps, however a batch is shared ---
 
 DOUBLE = """
-    import json, sys
+    import dataclasses, json, sys
     from pathlib import Path
     import safetensors.torch, torch
     from patchifier.train import loop
@@ -154,8 +154,9 @@ DOUBLE = """
     cache, out, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     config, data = update(Config(), changes), Cache(cache)
     class Doubles(Batches):
-        def look_up(self, plan):
-            return [patches.double() for patches in super().look_up(plan)]
+        def __call__(self, step):
+            batch = super().__call__(step)
+            return dataclasses.replace(batch, patches=batch.patches.double(), target=batch.target.double())
 
     fabric = launch("cpu", precision="64")
     model = Patchifier(config.model).double()
@@ -163,7 +164,7 @@ DOUBLE = """
         if config.pretrain.stages not in ("both", stage):
             continue
         batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, share=share(fabric, training.batch))
-        job = loop.TrainTask(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, batches, config.pretrain))
+        job = loop.TrainTask(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, config.pretrain))
         loop.fit(job, out / stage, config=training, seed=0, validate_every=1000, fabric=fabric)
     if is_first():
         safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, out / "weights.safetensors")

@@ -54,7 +54,7 @@ def sound(seconds: float, *, kind: str = "tone", seed: int = 0, rate: int = RATE
 def alone(model: Patchifier, patches: torch.Tensor) -> list[np.ndarray]:
     """Sequence after each layer for one window of patches (N, 1, M, W), CLS taken off: (N, D) each, and CLS of the last."""
     with torch.no_grad():
-        vectors, *sequences = model.encode(patches[None])
+        vectors, *sequences = model.forward_encoder(patches[None])
     return [vectors[0].numpy(), *(sequence[0, 1:].numpy() for sequence in sequences)]
 
 
@@ -275,7 +275,7 @@ def test_every_pooling_of_every_layer_is_what_it_says(pooling, layers):
     patches = spectrogram.cut(spectrogram.log_mel(wave), tail="anchor")
     if pooling == "cls":
         with torch.no_grad():
-            sequences = encoder.model.encode(patches[None])
+            sequences = encoder.model.forward_encoder(patches[None])
         wanted = np.concatenate([sequences[layer][0, 0].numpy() for layer in layers])
     else:
         parts = alone(encoder.model, patches)
@@ -732,7 +732,7 @@ def test_prediction_is_the_mean_answer_over_windows(kind, activation, readout):
     answers = []
     with torch.no_grad():
         for first in (0, 17):
-            sequence = asked.model.encode(patches[None, first : first + 25])[-1]
+            sequence = asked.model.forward_encoder(patches[None, first : first + 25])[-1]
             answers.append(
                 activation(
                     asked.head(sequence[:, 0] if readout == "cls" else sequence[:, 1:].mean(1))

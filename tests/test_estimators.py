@@ -25,8 +25,8 @@ from patchifier.nn.equivariant import (
     summary_size,
 )
 from patchifier.nn.model import Patchifier
+from patchifier.train.objectives import require_targets
 from patchifier.train.pretrain import initial_model, pretrain
-from patchifier.train.targets import require_targets
 
 ROWS = {"bands": 280, "pitch_bands": 216}
 TINY = {
@@ -160,10 +160,10 @@ def test_padding_has_no_part_and_a_clip_of_one_patch_is_no_trouble(kind):
     there = torch.ones(3, 12, dtype=torch.bool)
     there[1, 7:], there[2, 1:] = False, False
     other = torch.where(there[..., None, None], patches, -torch.ones(()))
-    found = asked.disagreement(other, there, CONFIG)
+    found = asked.consistency_loss(other, there, CONFIG)
     longer = torch.nn.functional.pad(other, (0, 0, 0, 0, 0, 5), value=-1.0)
     torch.testing.assert_close(
-        asked.disagreement(longer, torch.nn.functional.pad(there, (0, 5)), CONFIG), found
+        asked.consistency_loss(longer, torch.nn.functional.pad(there, (0, 5)), CONFIG), found
     )
     found.backward()
     assert all(
@@ -226,19 +226,21 @@ def test_a_perfect_tempo_disagrees_least_where_stretches_are_what_they_are(monke
     tempo, patches = estimator(TempoEstimator), clicks(32)
     tempo.layers = Peak()
     there = torch.ones(1, 30, dtype=torch.bool)
-    right = float(tempo.disagreement(patches, there, CONFIG))
+    right = float(tempo.consistency_loss(patches, there, CONFIG))
     plain = estimators.moved_by
     monkeypatch.setattr(estimators, "moved_by", lambda places, *, like: plain(-places, like=like))
-    assert right < float(tempo.disagreement(patches, there, CONFIG)) - 0.3
+    assert right < float(tempo.consistency_loss(patches, there, CONFIG)) - 0.3
 
 
 @torch.no_grad()
 def test_a_tempo_that_is_the_same_for_all_music_disagrees_more_than_one_that_differs():
     tempo, there = estimator(TempoEstimator), torch.ones(1, 30, dtype=torch.bool)
     tempo.layers = Peak()
-    alone = float(tempo.disagreement(clicks(32), there, CONFIG))
+    alone = float(tempo.consistency_loss(clicks(32), there, CONFIG))
     elsewhere_differs = float(
-        tempo.disagreement(clicks(32), there, CONFIG, lambda mean: torch.full_like(mean, 1 / LAGS))
+        tempo.consistency_loss(
+            clicks(32), there, CONFIG, lambda mean: torch.full_like(mean, 1 / LAGS)
+        )
     )
     assert elsewhere_differs < alone - 0.1
 
@@ -258,7 +260,7 @@ def test_a_tonic_is_asked_of_either_half_by_itself():
     low[:, :, 64 + 36 : 64 + 36 + 3] = -0.1
     high = low.roll(15, 2)
     alike, other = (
-        float(tonic.disagreement(torch.cat([low, second], dim=1), there, CONFIG))
+        float(tonic.consistency_loss(torch.cat([low, second], dim=1), there, CONFIG))
         for second in (low, high)
     )
     said = tonic(DESCRIPTORS["harmony"].values(low, there[:, :4], CONFIG))

@@ -174,7 +174,7 @@ def outputs_of(folder: Path, data: Cache, indices) -> np.ndarray:
         for index in indices:
             log_mel = torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T)
             sequences = [
-                loaded.model.encode(window[None])[-1]
+                loaded.model.forward_encoder(window[None])[-1]
                 for window in windows.cut_windows(log_mel, loaded.config)
             ]
             outputs = [loaded.head(sequence[:, 1:].mean(1)) for sequence in sequences]
@@ -297,7 +297,7 @@ def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(
         for number, window in enumerate(windows):
             present = torch.ones(1, len(window), dtype=torch.bool)
             with torch.no_grad():
-                sequences = start.model.encode(window[None])
+                sequences = start.model.forward_encoder(window[None])
             torch.testing.assert_close(
                 inputs["freeze-extractor"].windows(index)[number],
                 sequences[0][0],

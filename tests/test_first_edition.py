@@ -107,11 +107,12 @@ def test_the_same_seed_draws_the_same_clips_masks_and_augmentation(stage, expect
     )
     training = {"one": config.pretrain.stage_one, "two": config.pretrain.stage_two}[stage]
     batches = Batches(data, split(data, config.pretrain).slices, config, stage, training)
-    plan = batches(3)
-    patches, _ = batches.look_up(plan)
-    assert plan.clips.tolist() == expected[f"{stage}_clips"].tolist()
-    assert plan.masked.tolist() == expected[f"{stage}_masked"].tolist()
-    np.testing.assert_allclose(patches.mean((2, 3, 4)), expected[f"{stage}_patches"], atol=1e-5)
+    batch = batches(3)
+    assert batch.clips.tolist() == expected[f"{stage}_clips"].tolist()
+    assert batch.mask.tolist() == expected[f"{stage}_masked"].tolist()
+    np.testing.assert_allclose(
+        batch.patches.mean((2, 3, 4)), expected[f"{stage}_patches"], atol=1e-5
+    )
 
 
 # --- the run ---

@@ -95,7 +95,7 @@ def test_vector_of_the_bottleneck_is_that_of_the_sequence_of_touching_patches(
         starts = range(2 * offset, 160, 32)
         patches = torch.stack([padded[:, start : start + 32] for start in starts])[:, None]
         with torch.no_grad():
-            found = model.model.encode(patches[None])
+            found = model.model.forward_encoder(patches[None])
         expected = np.concatenate(
             [found[layer][0][-len(patches) :].numpy() for layer in layers], axis=1
         )
@@ -109,7 +109,7 @@ def test_longer_sequences_go_through_windows_of_trained_length() -> None:
     patches = torch.stack([padded[:, 32 * n : 32 * n + 32] for n in range(6)])[:, None]
     with torch.no_grad():
         first, second = (
-            model.model.encode(patches[None, start : start + 4])[-1][0, 1:].numpy()
+            model.model.forward_encoder(patches[None, start : start + 4])[-1][0, 1:].numpy()
             for start in (0, 2)
         )
     expected = np.concatenate([first[:2], (first[2:] + second[:2]) / 2, second[2:]])
@@ -117,7 +117,7 @@ def test_longer_sequences_go_through_windows_of_trained_length() -> None:
     whole, _ = frame_vectors(embedder({"patches": 4}, time="whole"), sound, hop_frames=32)
     with torch.no_grad():
         np.testing.assert_allclose(
-            whole, model.model.encode(patches[None])[-1][0, 1:].numpy(), atol=1e-5
+            whole, model.model.forward_encoder(patches[None])[-1][0, 1:].numpy(), atol=1e-5
         )
 
 

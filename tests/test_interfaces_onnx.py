@@ -331,7 +331,6 @@ def test_estimates_and_summaries_are_in_the_graph(frames):
     [
         {"embedding": "relative"},
         {"extractor": "transformer"},
-        {"extractor": "two-scale"},
         {"norm": "before", "predictor_layers": 1},
     ],
     ids=str,

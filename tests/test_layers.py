@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchifier.nn.layers import FEW_CELLS, Attention, Convolution, Dropout, UpConvolution
+from patchifier.config import ModelConfig
+from patchifier.nn.fast import FEW_CELLS, Convolution, FastDropout, UpConvolution, accelerate
+from patchifier.nn.model import Decoder, Patchifier
+from patchifier.nn.transformer import TransformerLayer
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -59,12 +62,14 @@ def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(
     seed,
 ):
     torch.manual_seed(seed)
-    assert_same(UpConvolution(C, O, bias=bias), plain_up, noise(P, C, H, W, seed=seed), seed)
+    assert_same(
+        UpConvolution(C, O, 3, padding=1, bias=bias), plain_up, noise(P, C, H, W, seed=seed), seed
+    )
 
 
 @pytest.mark.parametrize("way", ["by_transposition", "by_phases"])
 def test_each_way_of_up_convolution_is_the_same_function(way):
-    layer, maps = UpConvolution(5, 3), noise(2, 5, 4, 6)
+    layer, maps = UpConvolution(5, 3, 3, padding=1), noise(2, 5, 4, 6)
     torch.testing.assert_close(
         getattr(layer, way)(maps), plain_up(maps, layer.weight, layer.bias), atol=1e-5, rtol=1e-5
     )
@@ -96,7 +101,7 @@ def test_the_papers_layers_are_the_same_function_at_their_own_size():
         strict=True,
     ):
         assert_same(
-            UpConvolution(before, after),
+            UpConvolution(before, after, 3, padding=1),
             plain_up,
             0.1 * noise(8, before, *cells).contiguous(memory_format=torch.channels_last),
         )
@@ -115,7 +120,7 @@ def test_the_papers_layers_are_the_same_function_at_their_own_size():
 
 
 def test_a_table_made_in_inference_serves_training():
-    layer = UpConvolution(2, 2)
+    layer = UpConvolution(2, 2, 3, padding=1)
     with torch.inference_mode():
         layer(noise(1, 2, 1, 2))
     layer(noise(1, 2, 1, 2)).sum().backward()
@@ -130,7 +135,7 @@ def test_a_table_made_in_inference_serves_training():
 def test_dropout_zeroes_its_share_keeps_the_mean_and_passes_the_same_gradient(p, dtype):
     torch.manual_seed(0)
     x = torch.ones(1000, 1001, dtype=dtype, requires_grad=True)
-    result = Dropout(p).train()(x)
+    result = FastDropout(p).train()(x)
     result.sum().backward()
     assert torch.equal(x.grad, result)
     n, dropped = x.numel(), (result == 0).double()
@@ -148,7 +153,7 @@ def test_dropout_zeroes_its_share_keeps_the_mean_and_passes_the_same_gradient(p,
 
 
 def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
-    layer, x = Dropout(0.3).train(), noise(7, 11)
+    layer, x = FastDropout(0.3).train(), noise(7, 11)
     results = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -156,52 +161,105 @@ def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
     assert torch.equal(layer.eval()(x), x)
-    assert torch.equal(Dropout(0.0).train()(x), x)
+    assert torch.equal(FastDropout(0.0).train()(x), x)
 
 
-# --- attention ---
+# --- encoder layers ---
+
+
+def encoder_layer(before=False, dropout=0.0):
+    norm = "before" if before else "after"
+    return TransformerLayer(
+        ModelConfig(width=32, heads=4, feed_forward=64, dropout=dropout, norm=norm, channels=(4,))
+    )
 
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_attention_is_torchs_own(before, padded, training):
+def test_an_encoder_layer_is_torchs_own_plain_and_fast(before, padded, training):
     """The same outputs and gradients; in bf16 as close as bf16 is, and the same in both ways of a layer."""
     torch.manual_seed(0)
-    plain = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=before).train(
-        training
-    )
-    ours = copy.deepcopy(plain)
-    ours.self_attn.__class__ = Attention
+    plain = encoder_layer(before).train(training)
+    torchs = nn.TransformerEncoderLayer(
+        32, 4, 64, 0.0, "gelu", 1e-12, batch_first=True, norm_first=before
+    ).train(training)
+    torchs.load_state_dict(plain.state_dict())
     x, padding = torch.randn(3, 11, 32), torch.zeros(3, 11, dtype=torch.bool)
-    padding[1, 7:] = True
+    padding[1, 7:] = padded
     mask = padding if padded else None
+    bias = torch.zeros(3, 1, 1, 11).masked_fill(padding[:, None, None], -torch.inf)
+    fast = accelerate(copy.deepcopy(plain))
+    ways = {
+        torchs: lambda x: torchs(x, src_key_padding_mask=mask),
+        plain: lambda x: plain(x, bias if padded else None),
+        fast: lambda x: fast(x, bias if padded else None),
+    }
     found = []
-    for layer in (plain, ours):
+    for layer, way in ways.items():
         seen = x.clone().requires_grad_()
-        output = layer(seen, src_key_padding_mask=mask)
+        output = way(seen)
         output[~padding].square().mean().backward()
         found.append(
             [output[~padding].detach(), seen.grad, *(weight.grad for weight in layer.parameters())]
         )
         with torch.inference_mode():  # torch's fast path
-            found[-1].append(layer(x, src_key_padding_mask=mask)[~padding])
+            found[-1].append(way(x)[~padding])
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(
-                layer(x, src_key_padding_mask=mask)[~padding].float(),
-                output[~padding].detach(),
-                atol=0.05,
-                rtol=0.02,
+                way(x)[~padding].float(), output[~padding].detach(), atol=0.05, rtol=0.02
             )
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
 
 
 def test_attention_drops_scores_in_training_alone():
-    layer = nn.MultiheadAttention(32, 4, dropout=0.5, batch_first=True)
-    layer.__class__ = Attention
-    x = torch.randn(2, 9, 32)
+    layer, x = accelerate(encoder_layer(dropout=0.5)), torch.randn(2, 9, 32)
     layer.eval()
-    torch.testing.assert_close(layer(x)[0], layer(x)[0], atol=0, rtol=0)
+    torch.testing.assert_close(layer.attend(x, None), layer.attend(x, None), atol=0, rtol=0)
     layer.train()
-    assert not torch.allclose(layer(x)[0], layer(x)[0])
+    assert not torch.allclose(layer.attend(x, None), layer.attend(x, None))
+
+
+# --- whole models ---
+
+
+@pytest.mark.parametrize("decoder_norm", ["none", "batch"])
+@pytest.mark.parametrize("embedding", ["bert", "relative"])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_accelerated_model_is_the_plain_one_with_the_same_names(
+    decoder_norm, embedding, training
+):
+    sizes = {"channels": (4, 4, 4, 4, 8), "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+    config = ModelConfig(
+        **sizes, dropout=0.0, decoder_norm=decoder_norm, embedding=embedding, predictor_layers=1
+    )
+    plain = Patchifier(config).double()
+    fast = accelerate(copy.deepcopy(plain))
+    assert type(fast.decoder) is not Decoder
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    assert all(map(torch.equal, fast.state_dict().values(), plain.state_dict().values()))
+    patches = 0.3 * noise(2, 6, 1, 64, 32).double() - 0.5
+    mask = torch.tensor([[True, False, True, False, False, True]] * 2)
+    valid = torch.ones(2, 6, dtype=torch.bool)
+    valid[1, 4:], mask[1, 5] = False, False
+    found = []
+    for model in (plain, fast):
+        model.train(training)
+        losses = [
+            model.stage_one_loss(patches, patches, valid),
+            model.stage_two_loss(patches, patches, valid, mask),
+        ]
+        sum(losses).backward()
+        with torch.no_grad():
+            vectors = model.eval().forward_encoder(patches, valid=valid)[-1]
+        gradients = {name: weight.grad for name, weight in model.named_parameters()}
+        found.append([*losses, vectors[0], vectors[1, :5], gradients])
+    torch.testing.assert_close(*found, atol=1e-9, rtol=1e-7)
+
+
+def test_accelerating_twice_changes_nothing():
+    model = accelerate(Patchifier(ModelConfig(channels=(4, 4, 4, 4, 8), width=16, heads=2)))
+    types = [type(module) for module in model.modules()]
+    assert [type(module) for module in accelerate(model).modules()] == types

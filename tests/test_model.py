@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from patchifier.config import ModelConfig
-from patchifier.nn.layers import Convolution, UpConvolution
-from patchifier.nn.model import Decoder, FeatureExtractor, Head, Patchifier, draw_mask
+from patchifier.nn.fast import accelerate
+from patchifier.nn.masking import random_masking
+from patchifier.nn.model import Decoder, FeatureExtractor, Head, Patchifier
 
 
 def tiny(**changes) -> ModelConfig:
@@ -44,7 +45,7 @@ def lengths_to_present(*counts: int, to: int | None = None) -> torch.Tensor:
 
 
 def masks(present: torch.Tensor, ratio: float = 0.5, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(draw_mask(np.random.default_rng(seed), present.numpy(), ratio))
+    return torch.from_numpy(random_masking(np.random.default_rng(seed), present.numpy(), ratio))
 
 
 def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -74,7 +75,7 @@ def test_shapes_are_the_papers(paper):
     assert paper.extractor(patches[0]).shape == (3, 256)
     assert paper.extractor.down(patches[0]).shape == (3, 256, 2, 1)
     assert paper.decoder(torch.zeros(5, 256)).shape == (5, 1, 64, 32)
-    layers = paper.encode(patches)
+    layers = paper.forward_encoder(patches)
     assert [layer.shape for layer in layers] == [(2, 3, 256)] + 8 * [(2, 4, 256)]
     assert paper.reconstruct(patches).shape == paper.autoencode(patches).shape == patches.shape
     assert Head(256, 10)(layers[-1][:, 0]).shape == (2, 10)
@@ -126,7 +127,7 @@ def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(c
             for layer in found
         )
         assert [type(layer) for layer in module] == convolutions * [
-            Convolution,
+            nn.Conv2d,
             nn.BatchNorm2d,
             nn.ReLU,
         ]
@@ -149,8 +150,17 @@ def test_no_convolution_before_a_batch_norm_has_a_bias():
 def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
     decoder = Decoder(ModelConfig(decoder_norm=norm))
     layers = list(decoder.up)
-    assert sum(isinstance(layer, UpConvolution) for layer in layers) == 5
-    assert isinstance(layers[-1], UpConvolution)
+    assert sum(isinstance(layer, nn.Conv2d) for layer in layers) == 5
+    assert isinstance(layers[-1], nn.Conv2d)
+    sizes = []
+    for layer in layers:
+        layer.register_forward_pre_hook(
+            lambda module, given: (
+                sizes.append(tuple(given[0].shape[-2:])) if isinstance(module, nn.Conv2d) else None
+            )
+        )
+    assert decoder.eval()(torch.zeros(1, 256)).shape == (1, 1, 64, 32)
+    assert sizes == [(4, 2), (8, 4), (16, 8), (32, 16), (64, 32)]
     assert all(
         (layer.bias is None) == (norm == "batch")
         for layer in layers[:-1]
@@ -160,24 +170,17 @@ def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
     assert len(norms(decoder)) == (4 if norm == "batch" else 0)
 
 
-def test_padded_sequences_are_never_nested_tensors(paper):
-    assert paper.bottleneck.encoder.enable_nested_tensor is False
-    assert paper.bottleneck.encoder.use_nested_tensor is False
-
-
 # --- sequences of any length, padding ---
 
 
 @torch.no_grad()
 def test_a_sequence_may_have_any_number_of_patches():
     model, present = trained(tiny()), lengths_to_present(*range(1, 61))
-    layers = model.encode(music(60, 60), present=present)
+    layers = model.forward_encoder(music(60, 60), valid=present)
     assert [layer.shape for layer in layers] == [(60, 60, 16), (60, 61, 16), (60, 61, 16)]
     assert all(torch.isfinite(layer).all() for layer in layers)
     for N in range(1, 61):
-        sequence = model.bottleneck(noise(2, N, 16), present=lengths_to_present(N, (N + 1) // 2))[
-            -1
-        ]
+        sequence = model.bottleneck(noise(2, N, 16), valid=lengths_to_present(N, (N + 1) // 2))[-1]
         assert sequence.shape == (2, 1 + N, 16)
         assert torch.isfinite(sequence).all()
 
@@ -192,17 +195,17 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_any_batch(masking, gradient):
         masked = masks(present, seed=round_) if masking else None
         patches = music(len(counts), max(counts), seed=round_)
         with torch.set_grad_enabled(gradient):
-            together = model.encode(patches, present=present, masked=masked)
-            filled = model.reconstruct(patches, present=present, masked=masked)
+            together = model.forward_encoder(patches, valid=present, mask=masked)
+            filled = model.reconstruct(patches, valid=present, mask=masked)
             for b, n in enumerate(counts):
                 one = None if masked is None else masked[b : b + 1, :n]
-                alone = model.encode(patches[b : b + 1, :n], masked=one)
+                alone = model.forward_encoder(patches[b : b + 1, :n], mask=one)
                 torch.testing.assert_close(together[0][b, :n], alone[0][0], atol=1e-5, rtol=0)
                 for batched, single in zip(together[1:], alone[1:], strict=True):
                     torch.testing.assert_close(batched[b, : 1 + n], single[0], atol=1e-5, rtol=0)
                 torch.testing.assert_close(
                     filled[b, :n],
-                    model.reconstruct(patches[b : b + 1, :n], masked=one)[0],
+                    model.reconstruct(patches[b : b + 1, :n], mask=one)[0],
                     atol=1e-5,
                     rtol=0,
                 )
@@ -211,20 +214,26 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_any_batch(masking, gradient):
 @torch.no_grad()
 def test_a_clip_gets_the_same_vectors_alone_and_in_a_batch_with_one_longer_than_any_trained():
     model, patches, counts = trained(tiny()), music(3, 60), (60, 33, 5)
-    together = model.encode(patches, present=lengths_to_present(*counts))[-1]
+    together = model.forward_encoder(patches, valid=lengths_to_present(*counts))[-1]
     for b, n in enumerate(counts):
         torch.testing.assert_close(
-            together[b, : 1 + n], model.encode(patches[b : b + 1, :n])[-1][0], atol=1e-5, rtol=0
+            together[b, : 1 + n],
+            model.forward_encoder(patches[b : b + 1, :n])[-1][0],
+            atol=1e-5,
+            rtol=0,
         )
 
 
 @torch.no_grad()
 def test_a_clip_gets_the_same_vectors_alone_and_in_a_batch_of_the_papers_model(paper):
     present, patches = lengths_to_present(25, 7, 1), music(3, 25)
-    together = paper.encode(patches, present=present)[-1]
+    together = paper.forward_encoder(patches, valid=present)[-1]
     for b, n in enumerate((25, 7, 1)):
         torch.testing.assert_close(
-            together[b, : 1 + n], paper.encode(patches[b : b + 1, :n])[-1][0], atol=1e-5, rtol=0
+            together[b, : 1 + n],
+            paper.forward_encoder(patches[b : b + 1, :n])[-1][0],
+            atol=1e-5,
+            rtol=0,
         )
 
 
@@ -240,7 +249,7 @@ def test_what_stands_in_padded_patches_changes_nothing(training, content):
         padded = torch.where(present[..., None, None, None], patches, content)
         padded_target = torch.where(present[..., None, None, None], target, content)
         torch.manual_seed(0)
-        layers = model.encode(padded, present=present)
+        layers = model.forward_encoder(padded, valid=present)
         losses = [model.stage_one_loss(padded, padded_target, present)]
         for loss_on, extract in [
             ("masked", "visible"),
@@ -267,9 +276,9 @@ def test_what_stands_in_padded_patches_changes_nothing(training, content):
 @torch.no_grad()
 def test_how_much_padding_there_is_changes_nothing():
     model, patches = trained(tiny()), music(2, 30)
-    short = model.encode(patches[:, :6], present=lengths_to_present(6, 3))
+    short = model.forward_encoder(patches[:, :6], valid=lengths_to_present(6, 3))
     for N in (7, 20, 25):
-        long = model.encode(patches[:, :N], present=lengths_to_present(6, 3, to=N))
+        long = model.forward_encoder(patches[:, :N], valid=lengths_to_present(6, 3, to=N))
         for one, two in zip(short[1:], long[1:], strict=True):
             torch.testing.assert_close(one[0], two[0, :7], atol=1e-5, rtol=0)
             torch.testing.assert_close(one[1, :4], two[1, :4], atol=1e-5, rtol=0)
@@ -280,8 +289,8 @@ def test_present_patches_do_change_the_outcome():
     other = music(2, 5)
     other[1, 2] += 0.1
     assert not torch.allclose(
-        model.encode(music(2, 5), present=present)[-1][1],
-        model.encode(other, present=present)[-1][1],
+        model.forward_encoder(music(2, 5), valid=present)[-1][1],
+        model.forward_encoder(other, valid=present)[-1][1],
         atol=1e-5,
     )
 
@@ -296,7 +305,7 @@ def test_masked_patches_do_not_reach_the_bottleneck(training):
 
     def outcome(patches):
         model = trained(tiny(dropout=0.0)).train(training)
-        return [*model.encode(patches, masked=masked, present=present)[1:], *model.buffers()]
+        return [*model.forward_encoder(patches, mask=masked, valid=present)[1:], *model.buffers()]
 
     patches = music(2, 12)
     hidden = torch.where(masked[..., None, None, None], torch.nan, patches)
@@ -312,7 +321,7 @@ def test_extracting_masked_patches_too_changes_nothing_but_batch_statistics():
     masked = masks(present, 0.6)
     model = trained(tiny())
     visible, everything = (
-        model.encode(patches, masked=masked, present=present, extract=extract)
+        model.forward_encoder(patches, mask=masked, valid=present, extract=extract)
         for extract in ("visible", "all")
     )
     for one, two in zip(visible[1:], everything[1:], strict=True):
@@ -321,7 +330,7 @@ def test_extracting_masked_patches_too_changes_nothing_but_batch_statistics():
     statistics = []
     for extract in ("visible", "all"):
         training = trained(tiny()).train()
-        training.encode(patches, masked=masked, present=present, extract=extract)
+        training.forward_encoder(patches, mask=masked, valid=present, extract=extract)
         statistics.append(torch.cat([norm.running_mean for norm in norms(training.extractor)]))
     assert not torch.allclose(*statistics, atol=1e-5)
 
@@ -334,7 +343,7 @@ def test_extracting_masked_patches_too_changes_nothing_but_batch_statistics():
 )
 def test_the_number_of_masked_patches_is_exact_and_none_is_padding(rows, ratio, seed):
     present = np.array(rows)
-    masked = draw_mask(np.random.default_rng(seed), present, ratio)
+    masked = random_masking(np.random.default_rng(seed), present, ratio)
     assert masked.shape == present.shape
     assert masked.dtype == bool
     assert not (masked & ~present).any()
@@ -357,14 +366,14 @@ def test_the_number_of_masked_patches_is_exact_and_none_is_padding(rows, ratio, 
 )
 def test_the_papers_ratios_mask_these_many_patches(N, ratio, count):
     assert (
-        draw_mask(np.random.default_rng(0), np.ones((50, N), bool), ratio).sum(1).tolist()
+        random_masking(np.random.default_rng(0), np.ones((50, N), bool), ratio).sum(1).tolist()
         == [count] * 50
     )
 
 
 def test_masks_are_uniform_over_positions_and_pairs():
     rounds, N, count = 6000, 12, 9
-    masked = draw_mask(np.random.default_rng(1), np.ones((rounds, N), bool), 0.75)
+    masked = random_masking(np.random.default_rng(1), np.ones((rounds, N), bool), 0.75)
     share = count / N
     spread = (rounds * share * (1 - share)) ** 0.5
     assert (
@@ -379,7 +388,9 @@ def test_masks_are_uniform_over_positions_and_pairs():
 
 def test_a_mask_is_a_function_of_its_generator():
     present = np.ones((3, 25), bool)
-    one, two, other = (draw_mask(np.random.default_rng(seed), present, 0.5) for seed in (7, 7, 8))
+    one, two, other = (
+        random_masking(np.random.default_rng(seed), present, 0.5) for seed in (7, 7, 8)
+    )
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
 
@@ -423,7 +434,7 @@ def test_the_loss_of_stage_two_is_the_mean_square_over_masked_or_all_patches(los
     squares = []
     for b, count in [(0, 5), (1, 3)]:
         vectors = model.extractor(patches[b, :count])[None]
-        sequence = model.bottleneck(vectors, masked=masked[b : b + 1, :count])[-1][0]
+        sequence = model.bottleneck(vectors, mask=masked[b : b + 1, :count])[-1][0]
         decoded = model.decoder(model.align(sequence[1:]))
         squares += [(decoded[n] - target[b, n]).square() for n in range(count) if (b, n) in counted]
     loss = model.stage_two_loss(patches, target, present, masked, loss_on=loss_on)
@@ -432,25 +443,20 @@ def test_the_loss_of_stage_two_is_the_mean_square_over_masked_or_all_patches(los
 
 @pytest.mark.parametrize("loss_on", ["masked", "all"])
 @pytest.mark.parametrize("extract", ["visible", "all"])
-def test_losses_of_whole_batches_are_the_same_by_masks_and_by_places(extract, loss_on):
+def test_losses_without_padding_are_the_same_with_and_without_a_mask_of_it(extract, loss_on):
     patches, target = music(3, 8), music(3, 8, seed=1)
     present = torch.ones(3, 8, dtype=torch.bool)
     masked = masks(present, 0.6)
-    counted = {
-        "visible": (~masked).flatten().nonzero()[:, 0],
-        "hidden": masked.flatten().nonzero()[:, 0],
-    }
     losses = []
-    for said, places in ((present, {}), (None, {}), (None, counted)):
+    for valid in (present, None):
         model = trained(tiny(dropout=0.0)).train()
-        loss = model.stage_one_loss(patches, target, said) + model.stage_two_loss(
-            patches, target, said, masked, extract=extract, loss_on=loss_on, **places
+        loss = model.stage_one_loss(patches, target, valid) + model.stage_two_loss(
+            patches, target, valid, masked, extract=extract, loss_on=loss_on
         )
         loss.backward()
         losses.append([loss, *(parameter.grad for parameter in model.parameters())])
-    for one, *others in zip(*losses, strict=True):
-        for other in others:
-            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    for one, other in zip(*losses, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -464,16 +470,15 @@ def plain_network():
 
 @pytest.mark.parametrize("stage", ["one", "two", "two, masked patches skipped", "readout"])
 def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_network, stage):
-    model = trained(
-        ModelConfig(layers=2)
-    ).double()  # statistics frozen: the fast way shows the extractor fewer patches
+    # statistics frozen: the fast way shows the extractor fewer patches
+    model = accelerate(trained(ModelConfig(layers=2)).double())
     plain = plain_network(model.config).double().eval()
     plain.load_state_dict(model.state_dict())
     patches = music(2, 25).double()
     present = torch.ones(2, 25, dtype=torch.bool)
     masked = masks(present, 0.75)
     for module in model.extractor.modules():
-        if isinstance(module, Convolution):
+        if isinstance(module, nn.Conv2d):
             module.train()  # the matrices are for training
     if stage == "one":
         found, wanted = (
@@ -483,7 +488,7 @@ def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_networ
     elif stage == "readout":
         found, wanted = (
             (part * noise(2, 256)).mean()
-            for part in (model.encode(patches)[-1][:, 0], plain.readout(patches))
+            for part in (model.forward_encoder(patches)[-1][:, 0], plain.readout(patches))
         )
     else:
         found = model.stage_two_loss(patches, patches, present, masked)
@@ -648,7 +653,7 @@ def test_the_order_of_patches_matters():
     model, patches = trained(tiny()), music(1, 5)
     with torch.no_grad():
         model.bottleneck.positions.mul_(20)
-    one, two = model.encode(patches)[-1], model.encode(patches.flip(1))[-1]
+    one, two = model.forward_encoder(patches)[-1], model.forward_encoder(patches.flip(1))[-1]
     assert not torch.allclose(one[:, 1:], two[:, 1:].flip(1), atol=1e-4)
 
 
@@ -770,4 +775,6 @@ def test_convolutions_before_a_relu_start_as_he_proposed(paper):
 
 def test_a_copied_model_gives_the_same_answers():
     model, patches = trained(tiny()), music(1, 3)
-    assert torch.equal(copy.deepcopy(model).encode(patches)[-1], model.encode(patches)[-1])
+    assert torch.equal(
+        copy.deepcopy(model).forward_encoder(patches)[-1], model.forward_encoder(patches)[-1]
+    )

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from patchifier import cache, datasets
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
-from patchifier.nn.layers import FEW_CELLS, Convolution, UpConvolution, keep_in_float32
+from patchifier.nn.fast import FEW_CELLS, Convolution, UpConvolution, accelerate, keep_in_float32
 from patchifier.nn.model import FeatureExtractor, Patchifier
 from patchifier.train import finetune, loop, precision, pretrain
 from patchifier.train.precision import (
@@ -228,7 +228,7 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
 
         def loss(self):
             with torch.no_grad():
-                return self.teacher.encode(patches)[-1].float().square().mean()
+                return self.teacher.forward_encoder(patches)[-1].float().square().mean()
 
     patches = torch.rand(4, 8, 1, 64, 32)
     with torch.enable_grad():
@@ -267,8 +267,8 @@ def test_a_faulty_convolution_is_kept_in_float32(fault):
 def test_a_convolution_in_float32_computes_what_float32_does():
     for layer in (
         Convolution(3, 8, 3, stride=2, padding=1, bias=False),
-        UpConvolution(3, 8),
-        UpConvolution(3, 1),
+        UpConvolution(3, 8, 3, padding=1),
+        UpConvolution(3, 1, 3, padding=1),
     ):
         maps = torch.rand(5, 3, 8, 6)
         keep_in_float32(layer, [tuple(layer.weight.shape)])
@@ -284,7 +284,10 @@ def test_a_convolution_in_float32_computes_what_float32_does():
 @torch.no_grad()
 def test_maps_of_few_cells_never_reach_a_bf16_convolution():
     """A kernel of oneDNN reads beside maps of 4 x 2 cells; in float32, evaluation is as it was."""
-    extractor, patches = FeatureExtractor(ModelConfig()).eval(), torch.rand(6, 1, 64, 32)
+    extractor, patches = (
+        accelerate(FeatureExtractor(ModelConfig())).eval(),
+        torch.rand(6, 1, 64, 32),
+    )
     seen = []
 
     class Convolutions(TorchDispatchMode):
@@ -305,7 +308,7 @@ def test_maps_of_few_cells_never_reach_a_bf16_convolution():
 @pytest.mark.skipif(not processor_has_bf16(), reason="this processor has no bf16 arithmetic")
 @torch.no_grad()
 def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
-    extractor = FeatureExtractor(ModelConfig()).to(memory_format=torch.channels_last).eval()
+    extractor = accelerate(FeatureExtractor(ModelConfig())).eval()
     patches = torch.rand(480, 1, 64, 32, generator=torch.Generator().manual_seed(0))
     exact, found = extractor(patches), []
     for fill in (math.nan, 3e38, -3e38, math.nan, 1.0):
@@ -484,7 +487,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         module,
         len(splits.train),
         batches,
-        pretrain.stage_loss("two", batches, config.pretrain),
+        pretrain.stage_loss("two", config.pretrain),
         validate,
     )
     fabric = loop.devices.launch("cpu", precision="bf16")

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from patchifier.config import Config, ModelConfig, RequestError, update
-from patchifier.nn.model import Patchifier, PitchModules, draw_mask, places
+from patchifier.nn.masking import indices_of, random_masking
+from patchifier.nn.model import Patchifier
+from patchifier.nn.pitch import PitchModules
 
 TINY = {
     "channels": (4, 4, 4, 8, 8),
@@ -53,8 +55,8 @@ def mask(*rows: str) -> torch.Tensor:
 def test_visible_patches_are_known_as_by_the_bottleneck_on_a_shorter_sequence_with_their_positions():
     model, shown = made(), patches(1, 8)
     masked = mask("x.xx.x..")
-    known, _ = model.fill(shown, masked=masked)
-    seen = places(~masked)  # 1, 4, 6, 7
+    known, _ = model.predict_masked(shown, mask=masked)
+    seen = indices_of(~masked)  # 1, 4, 6, 7
     x = (
         model.bottleneck.vector_norm(model.extractor(shown[0, seen]))
         + model.bottleneck.positions[1 + seen]
@@ -66,13 +68,13 @@ def test_visible_patches_are_known_as_by_the_bottleneck_on_a_shorter_sequence_wi
     torch.testing.assert_close(
         known[0, seen], model.bottleneck.last_norm(x)[0, 1:], atol=1e-5, rtol=1e-5
     )
-    assert (known[0, places(masked)] == 0).all()
+    assert (known[0, indices_of(masked)] == 0).all()
 
 
 @torch.no_grad()
 def test_the_predictor_says_what_it_does_from_known_vectors_and_its_mask_token_alone():
     model, masked = made(), mask("x.xx.x..")
-    known, filled = model.fill(patches(1, 8), masked=masked)
+    known, filled = model.predict_masked(patches(1, 8), mask=masked)
     vectors = torch.where(
         masked[..., None], model.predictor.mask_token, model.predictor.vector_norm(known)
     )
@@ -82,7 +84,7 @@ def test_the_predictor_says_what_it_does_from_known_vectors_and_its_mask_token_a
     )
     torch.testing.assert_close(
         filled,
-        model.predictor.through_layers(model.predictor.norm(x))[-1][:, 1:],
+        model.predictor.forward_layers(model.predictor.norm(x))[-1][:, 1:],
         atol=1e-5,
         rtol=1e-5,
     )
@@ -99,12 +101,16 @@ def test_masked_patches_change_nothing(training, pitch):
         masked[:, :, None, None, None], patches(3, 6, bands=model.config.bands, seed=1), shown
     )
     for before, after in zip(
-        model.fill(shown, masked=masked), model.fill(other, masked=masked), strict=True
+        model.predict_masked(shown, mask=masked),
+        model.predict_masked(other, mask=masked),
+        strict=True,
     ):
         assert torch.equal(before, after)
     visible = torch.where(masked[:, :, None, None, None], shown, other.roll(1, 0))
     assert not torch.allclose(
-        model.fill(visible, masked=masked)[1], model.fill(shown, masked=masked)[1], atol=1e-4
+        model.predict_masked(visible, mask=masked)[1],
+        model.predict_masked(shown, mask=masked)[1],
+        atol=1e-4,
     )
 
 
@@ -115,12 +121,14 @@ def test_clips_with_other_numbers_of_masked_patches_and_of_padding_give_what_eac
         mask("xx.x.xx..", ".x.xxxx..", "xxxxx.xx.", ".x......."),
         mask("xxxxxxxxx", "xxxxxxx..", "xxxxxxxx.", "xx......."),
     )
-    known, filled = model.fill(shown, masked=masked & present, present=present)
+    known, filled = model.predict_masked(shown, mask=masked & present, valid=present)
     for row, count in enumerate(present.sum(1).tolist()):
-        alone = model.fill(shown[row : row + 1, :count], masked=masked[row : row + 1, :count])
+        alone = model.predict_masked(
+            shown[row : row + 1, :count], mask=masked[row : row + 1, :count]
+        )
         torch.testing.assert_close(known[row : row + 1, :count], alone[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(filled[row : row + 1, :count], alone[1], atol=1e-5, rtol=1e-4)
-    without_padding = model.fill(shown, masked=masked)
+    without_padding = model.predict_masked(shown, mask=masked)
     torch.testing.assert_close(without_padding[1][:1], filled[:1], atol=1e-5, rtol=1e-4)
     assert (known[~(present & ~masked)] == 0).all()
 
@@ -131,47 +139,36 @@ def test_what_stands_in_padding_changes_nothing():
     masked = mask("x.x....", "xx..x..")
     other = torch.where(present[:, :, None, None, None], shown, torch.inf)
     for before, after in zip(
-        model.fill(shown, masked=masked, present=present),
-        model.fill(other, masked=masked, present=present),
+        model.predict_masked(shown, mask=masked, valid=present),
+        model.predict_masked(other, mask=masked, valid=present),
         strict=True,
     ):
         torch.testing.assert_close(before[present], after[present])
 
 
 @torch.no_grad()
-def test_places_of_visible_patches_give_what_the_mask_does():
-    model, shown, masked = made(), patches(2, 6), mask("x.xx..", "..x.xx")
-    for before, after in zip(
-        model.fill(shown, masked=masked),
-        model.fill(shown, masked=masked, visible=places(~masked)),
-        strict=True,
-    ):
-        torch.testing.assert_close(before, after)
-
-
-@torch.no_grad()
 def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of_the_whole():
     model, shown, masked = made(positions=4), patches(1, 9), mask("x.xx.xx.x")
-    expected = model.bottleneck.positions_for(9)[0, places(~masked)]
+    expected = model.bottleneck.positions_for(9)[0, indices_of(~masked)]
     seen = []
     hook = model.bottleneck.encoder.layers[0].register_forward_pre_hook(
         lambda module, given: seen.append(given[0])
     )
-    known, _ = model.fill(shown, masked=masked)
+    known, _ = model.predict_masked(shown, mask=masked)
     hook.remove()
     torch.testing.assert_close(
         seen[0][0, 1:],
         model.bottleneck.norm(
-            model.bottleneck.vector_norm(model.extractor(shown[0, places(~masked)])) + expected
+            model.bottleneck.vector_norm(model.extractor(shown[0, indices_of(~masked)])) + expected
         ),
         atol=1e-5,
         rtol=1e-5,
     )
     beside = torch.cat([shown, patches(1, 3, seed=2)], dim=1).expand(2, -1, -1, -1, -1)
     present, longer = mask("xxxxxxxxx...", "xxxxxxxxxxxx"), mask("x.xx.xx.x...", "x.x.x.x.x.x.")
-    padded, _ = model.fill(beside, masked=longer, present=present)
+    padded, _ = model.predict_masked(beside, mask=longer, valid=present)
     torch.testing.assert_close(
-        padded[0, :9], model.fill(shown, masked=masked)[0][0], atol=1e-5, rtol=1e-4
+        padded[0, :9], model.predict_masked(shown, mask=masked)[0][0], atol=1e-5, rtol=1e-4
     )
     assert known.shape == (1, 9, 16)
 
@@ -179,9 +176,11 @@ def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of
 @torch.no_grad()
 def test_without_a_mask_or_a_predictor_known_and_filled_are_the_sequence():
     for model, masked in ((made(), None), (made(predictor_layers=0), mask("x.x..."))):
-        known, filled = model.fill(patches(1, 6), masked=masked)
+        known, filled = model.predict_masked(patches(1, 6), mask=masked)
         assert known is filled or torch.equal(known, filled)
-        torch.testing.assert_close(known, model.encode(patches(1, 6), masked=masked)[-1][:, 1:])
+        torch.testing.assert_close(
+            known, model.forward_encoder(patches(1, 6), mask=masked)[-1][:, 1:]
+        )
 
 
 def test_both_losses_reach_every_part_but_stage_one_the_bottleneck():
@@ -192,7 +191,7 @@ def test_both_losses_reach_every_part_but_stage_one_the_bottleneck():
 
 def test_norm_before_ends_with_a_norm_and_after_has_none_of_its_own():
     with torch.no_grad():
-        last = made().encode(patches(2, 5))[-1]
+        last = made().forward_encoder(patches(2, 5))[-1]
     torch.testing.assert_close(last.mean(-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
     torch.testing.assert_close(last.var(-1, correction=0), torch.ones(2, 6), atol=1e-3, rtol=0)
     assert made().bottleneck.encoder.layers[0].norm_first
@@ -254,7 +253,7 @@ def test_mel_and_pitch_bands_each_have_a_part_in_a_vector_and_the_decoder_makes_
         other[..., rows, :] = patches(1, 4, bands=280, seed=1)[..., rows, :]
         assert (model.extract(other) - before).abs().max() > 1e-3
     assert (
-        model.reconstruct(shown, masked=mask("x..x")).shape
+        model.reconstruct(shown, mask=mask("x..x")).shape
         == model.autoencode(shown).shape
         == (1, 4, 1, 64, 32)
     )
@@ -278,8 +277,8 @@ def test_pitch_modules_do_not_grow_with_the_mel_part():
 def test_around_a_stretch_all_is_masked_and_the_count_stays():
     present = np.ones((40, 25), bool)
     present[3, 20:], present[4, 2:], present[5, 1:] = False, False, False
-    plain = draw_mask(np.random.default_rng(0), present, 0.6)
-    masked = draw_mask(np.random.default_rng(0), present, 0.6, ends=1.0)
+    plain = random_masking(np.random.default_rng(0), present, 0.6)
+    masked = random_masking(np.random.default_rng(0), present, 0.6, ends=1.0)
     assert (masked.sum(1) == plain.sum(1)).all()
     assert not (masked & ~present).any()
     firsts = set()
@@ -292,10 +291,10 @@ def test_around_a_stretch_all_is_masked_and_the_count_stays():
 
 def test_a_share_of_clips_is_masked_around_a_stretch_and_without_any_nothing_changes():
     present = np.ones((400, 25), bool)
-    share = draw_mask(np.random.default_rng(1), present, 0.6, ends=0.25)
+    share = random_masking(np.random.default_rng(1), present, 0.6, ends=0.25)
     stretches = sum(bool((np.diff(np.flatnonzero(~row)) == 1).all()) for row in share)
     assert 70 <= stretches <= 130
     used, plain = np.random.default_rng(2), np.random.default_rng(2)
-    draw_mask(used, present, 0.6)
+    random_masking(used, present, 0.6)
     plain.random(present.shape)
     assert used.random() == plain.random()  # no draw was made for stretches that nobody asked for

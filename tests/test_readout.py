@@ -176,7 +176,7 @@ def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooli
         Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
     )
     model = Patchifier(config.model)
-    model.readout.measure(torch.randn(64, SIZE, generator=torch.Generator().manual_seed(0)) * 7 + 3)
+    model.readout.fit(torch.randn(64, SIZE, generator=torch.Generator().manual_seed(0)) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
     bare = update(Config(), TINY | {"embed": TINY["embed"] | {"pooling": pooling}})
     raw = initial(bare, model)

@@ -95,7 +95,7 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
         before = {name: parameter.detach().clone() for name, parameter in trained.items()}
         optimiser = torch.optim.AdamW(trained.values(), lr=1e-3)
         for step in range(2):
-            loss = stage_loss(stage, batches, config.pretrain)(module, batches(step))
+            loss = stage_loss(stage, config.pretrain)(module, batches(step))
             assert torch.isfinite(loss)
             optimiser.zero_grad()
             loss.backward()

@@ -23,15 +23,15 @@ TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed
 class Knowing(Patchifier):
     """Fills in what there was, and a tenth more."""
 
-    def reconstruct(self, patches, *, masked=None, present=None):
+    def reconstruct(self, patches, *, mask=None, valid=None):
         return self.mel(patches) + 0.1
 
 
 class Blind(Patchifier):
     """Draws the mean of all visible patches, wherever they stand."""
 
-    def reconstruct(self, patches, *, masked=None, present=None):
-        visible = (present & ~masked)[:, :, None, None, None].float()
+    def reconstruct(self, patches, *, mask=None, valid=None):
+        visible = (valid & ~mask)[:, :, None, None, None].float()
         return ((patches * visible).sum(1, keepdim=True) / visible.sum(1, keepdim=True)).expand_as(
             patches
         )
@@ -40,7 +40,7 @@ class Blind(Patchifier):
 class Neighbouring(Patchifier):
     """Draws the patch before, visible or not, with every visible one where it was put."""
 
-    def reconstruct(self, patches, *, masked=None, present=None):
+    def reconstruct(self, patches, *, mask=None, valid=None):
         return patches.roll(1, dims=1)
 
 
@@ -95,11 +95,11 @@ def test_what_is_drawn_is_summed_over_four_masks():
         == "1.000"
     )
     (batch,) = validation_batches(DATA, np.arange(5), CONFIG)
-    masks = [reconstruction.masked_anew(batch, 0, number).masked for number in range(4)]
+    masks = [reconstruction.masked_anew(batch, 0, number).mask for number in range(4)]
     assert all(torch.equal(mask.sum(1), masks[0].sum(1)) for mask in masks)
     assert len({mask.numpy().tobytes() for mask in masks}) == 4
-    assert torch.equal(reconstruction.masked_anew(batch, 0, 2).masked, masks[2])
-    assert not torch.equal(reconstruction.masked_anew(batch, 32, 0).masked, masks[0])
+    assert torch.equal(reconstruction.masked_anew(batch, 0, 2).mask, masks[2])
+    assert not torch.equal(reconstruction.masked_anew(batch, 32, 0).mask, masks[0])
 
 
 def test_a_table_has_means_over_clips_and_paired_differences_over_groups():

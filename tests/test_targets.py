@@ -10,8 +10,7 @@ import torch
 from patchifier import augment, spectrogram
 from patchifier.config import AugmentConfig, Config, RequestError, update
 from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S
-from patchifier.train import targets
-from patchifier.train.targets import TAUGHT, require_targets
+from patchifier.train.objectives import EMA_TARGETS, PIXELS, require_targets
 
 RATE = 22_050
 CONFIG = update(
@@ -281,7 +280,7 @@ def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callab
     [
         (
             {"contrast_of": "group"},
-            r"contrast_of 'group' says how the target 'contrast' is asked, which is not in pretrain\.targets: add it",
+            r"contrast_of 'group' needs the target 'contrast' in pretrain\.targets: add it",
         ),
         (
             {"targets": ["pixels", "melody"]},
@@ -344,9 +343,9 @@ def test_rows_that_would_end_in_nothing_are_refused(name: str, changes: dict, me
 
 
 def test_every_row_is_described_in_one_line() -> None:
-    for what in (*(row.what for row in DESCRIPTORS.values()), *TAUGHT.values()):
-        assert 3 < len(what) < 100
-    assert not set(DESCRIPTORS) & {*TAUGHT, targets.PIXELS}
+    for row in DESCRIPTORS.values():
+        assert 3 < len(row.what) < 100
+    assert not set(DESCRIPTORS) & {*EMA_TARGETS, PIXELS}
 
 
 @pytest.mark.parametrize("name", ["pulse", "texture"])

@@ -53,16 +53,16 @@ def config_of(**model):
 class Knowing(Patchifier):
     """Draws the original."""
 
-    def reconstruct(self, patches, *, masked=None, present=None):
+    def reconstruct(self, patches, *, mask=None, valid=None):
         return self.mel(patches).clone()
 
 
 class Levelling(Patchifier):
     """Draws the mean of the visible patches."""
 
-    def reconstruct(self, patches, *, masked=None, present=None):
+    def reconstruct(self, patches, *, mask=None, valid=None):
         bands = references.visible_mean(
-            references.band_means(patches[:, :, 0].numpy()), (present & ~masked).numpy()
+            references.band_means(patches[:, :, 0].numpy()), (valid & ~mask).numpy()
         )
         bands = np.where(
             np.isnan(bands),
@@ -163,9 +163,9 @@ def test_shuffling_moves_every_visible_patch_to_the_place_of_another_and_nothing
     assert torch.equal(order, again)
     assert not torch.equal(order, other)
     index = torch.arange(order.shape[1])
-    counts = (batch.present & ~batch.masked).sum(1)
+    counts = (batch.valid & ~batch.mask).sum(1)
     assert {0, 1, 5} <= set(counts.tolist())  # one patch alone, one of two, five of eight
-    for row, visible, count in zip(order, batch.present & ~batch.masked, counts, strict=True):
+    for row, visible, count in zip(order, batch.valid & ~batch.mask, counts, strict=True):
         assert torch.equal(row[~visible], index[~visible])
         assert torch.equal(row.sort().values, index)
         assert (row[visible] != index[visible]).all() or count == 1
@@ -187,14 +187,14 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(model):
     (batch,) = validation_batches(DATA, np.array([0, 1, 5, 8]), config)
     shuffled = in_order(batch.patches, shuffled_visible(batch, np.random.default_rng(0)))
     network = that_uses_order(config.model)
-    where = {"masked": batch.masked, "present": batch.present}
+    where = {"mask": batch.mask, "valid": batch.valid}
 
     def difference():
         plain, moved = (
             network.reconstruct(batch.patches, **where),
             network.reconstruct(shuffled, **where),
         )
-        return float((plain - moved)[batch.masked].abs().max().detach())
+        return float((plain - moved)[batch.mask].abs().max().detach())
 
     assert difference() > 1e-3
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Parts beyond the paper: distances instead of places, a transformer instead of convolutions, two scales."""
+"""Parts beyond the paper: relative positions, and a transformer over the columns of a patch."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch
 from patchifier import spectrogram
 from patchifier.config import Config, ModelConfig, RequestError, update
 from patchifier.embed import Embedder
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
-from patchifier.nn.variants import ColumnTransformer, Distances, TwoScales
+from patchifier.nn.transformer import PatchColumnTransformer, RelativePositionBias
 
 TINY = {
     "width": 32,
@@ -26,7 +27,8 @@ def noise(*shape, seed=0):
 @pytest.fixture(params=["before", "after"])
 def relative(request):
     """Numbers of distances as large as scores, so that a wrong one shows."""
-    made = Patchifier(ModelConfig(**TINY, embedding="relative", norm=request.param)).eval()
+    made = accelerate(Patchifier(ModelConfig(**TINY, embedding="relative", norm=request.param)))
+    made.eval()
     with torch.no_grad():
         for layer in made.bottleneck.encoder.layers:  # scores of BERT's small weights are all alike
             layer.self_attn.in_proj_weight.mul_(20)
@@ -38,10 +40,7 @@ def relative(request):
 
 
 def test_a_distance_has_a_number_for_each_head_far_ones_the_last_and_cls_its_own():
-    made = Distances(
-        torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(4, 2, batch_first=True), 1),
-        ModelConfig(heads=2, positions=2),
-    )
+    made = RelativePositionBias(ModelConfig(heads=2, positions=2))
     with torch.no_grad():
         made.numbers.copy_(torch.tensor([[-2.0, -1, 0, 1, 2, 9], [10, 11, 12, 13, 14, 19]]))
     found = made(torch.tensor([0, 1, 5]))
@@ -56,11 +55,11 @@ def test_where_in_a_clip_a_stretch_lies_changes_nothing_and_how_far_apart_patche
 ):
     vectors, there = noise(1, 20, 32), torch.arange(3)
     alone = relative.bottleneck(vectors[:, 4:7])[-1]
-    inside = relative.bottleneck(vectors, chosen=(4 + there)[None])[-1]
+    inside = relative.bottleneck(vectors, ids_keep=(4 + there)[None])[-1]
     torch.testing.assert_close(inside, alone)
     apart = relative.bottleneck(
         torch.cat([vectors[:, 4:5], vectors[:, 5:6], vectors[:, 5:7]], dim=1),
-        chosen=torch.tensor([[0, 1, 3]]),
+        ids_keep=torch.tensor([[0, 1, 3]]),
     )[-1]
     assert (apart - alone).abs().max() > 1e-2
 
@@ -76,9 +75,12 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_a_batch_with_and_without_grad
     )
     present = torch.ones(2, 14, dtype=torch.bool)
     present[0, 5:] = False
-    alone = relative.encode(patches)[-1]
+    alone = relative.forward_encoder(patches)[-1]
     with torch.inference_mode():
-        fast, batch = relative.encode(patches)[-1], relative.encode(beside, present=present)[-1]
+        fast, batch = (
+            relative.forward_encoder(patches)[-1],
+            relative.forward_encoder(beside, valid=present)[-1],
+        )
     torch.testing.assert_close(fast, alone.detach(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(batch[:1, :6], alone.detach(), atol=1e-5, rtol=1e-4)
 
@@ -112,7 +114,7 @@ def test_music_of_any_length_is_embedded_in_one_pass(relative):
     log_mels = [noise(64, frames, seed=frames) / 10 - 0.5 for frames in (40, 1000)]
     vectors = Embedder(relative, config).embed_log_mels(log_mels)
     patches = spectrogram.cut(log_mels[1], tail="anchor")
-    sequence = relative.encode(patches[None])[-1][0, 1:].detach()
+    sequence = relative.forward_encoder(patches[None])[-1][0, 1:].detach()
     torch.testing.assert_close(
         torch.from_numpy(vectors[1, :32]), sequence.mean(0), atol=1e-4, rtol=1e-3
     )
@@ -122,7 +124,7 @@ def test_music_of_any_length_is_embedded_in_one_pass(relative):
 
 
 def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():
-    made = ColumnTransformer(ModelConfig(**TINY)).eval()
+    made = PatchColumnTransformer(ModelConfig(**TINY)).eval()
     with torch.no_grad():
         made.places.normal_()
     patches = noise(3, 1, 64, 32)
@@ -134,7 +136,9 @@ def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():
 
 
 def test_a_mean_over_columns_needs_no_layer_and_forgets_their_order_without_places():
-    made = ColumnTransformer(ModelConfig(**TINY, extractor="transformer", vector="mean")).eval()
+    made = PatchColumnTransformer(
+        ModelConfig(**TINY, extractor="transformer", vector="mean")
+    ).eval()
     patches = noise(2, 1, 64, 32)
     torch.testing.assert_close(
         made(patches.unflatten(-1, (8, 4)).flip(-2).flatten(-2)),
@@ -146,7 +150,7 @@ def test_a_mean_over_columns_needs_no_layer_and_forgets_their_order_without_plac
 
 
 def test_a_column_is_all_rows_of_four_frames():
-    made = ColumnTransformer(ModelConfig(**TINY))
+    made = PatchColumnTransformer(ModelConfig(**TINY))
     patches = torch.zeros(1, 1, 64, 32)
     patches[..., 7, 4:8] = torch.arange(4.0)
     seen = []
@@ -162,24 +166,6 @@ def test_frames_that_make_no_columns_are_refused():
         ModelConfig(extractor="transformer", frames=6, bands=64, channels=(4,))
 
 
-# --- two scales ---
-
-
-@torch.no_grad()
-def test_a_vector_of_two_scales_knows_which_quarter_of_a_patch_something_is_in():
-    made = Patchifier(ModelConfig(**TINY, extractor="two-scale")).eval().extractor
-    assert isinstance(made, TwoScales)
-    patches = noise(2, 1, 64, 32)
-    quarters = torch.cat([made.quarter(patches[..., 8 * k : 8 * k + 8]) for k in range(4)], dim=1)
-    torch.testing.assert_close(
-        made(patches), made.to_vector(torch.cat([made.whole(patches), quarters], dim=1))
-    )
-    assert made.quarter(patches[..., :8]).shape == (2, 8)
-
-
-def test_two_scales_that_cannot_be_are_refused():
-    with pytest.raises(
-        RequestError,
-        match=r"'two-scale' needs three channels, frames \(64\) by 32 and width \(30\) by 4",
-    ):
-        ModelConfig(extractor="two-scale", frames=64, width=30, heads=2)
+def test_two_scales_are_refused():
+    with pytest.raises(RequestError, match=r"model\.extractor.*'two-scale'"):
+        update(Config(), {"model": {"extractor": "two-scale"}})

@@ -27,7 +27,8 @@ from patchifier.cache import Cache
 from patchifier.cli import main as patchifier
 from patchifier.config import Config, RequestError
 from patchifier.io import replaced_file, write_json
-from patchifier.nn.model import Patchifier, draw_mask
+from patchifier.nn.masking import random_masking
+from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
@@ -123,7 +124,7 @@ def masked_anew(batch: Batch, start: int, number: int) -> Batch:
     masks = generator(references.SEED, "mask", start * references.N_MASKS + number)
     return replace(
         batch,
-        masked=torch.from_numpy(draw_mask(masks, batch.present.numpy(), references.MASK_RATIO)),
+        mask=torch.from_numpy(random_masking(masks, batch.valid.numpy(), references.MASK_RATIO)),
     )
 
 
@@ -131,14 +132,14 @@ def of_mask(
     model: Patchifier, batch: Batch, config: Config, kriging: Kriging | None, number: int
 ) -> dict[str, np.ndarray]:
     """Errors and sums of the clips of a batch with its mask, (B,) each."""
-    where = {"masked": batch.masked, "present": batch.present}
+    where = {"mask": batch.mask, "valid": batch.valid}
     order = shuffled_visible(batch, generator(references.SEED, "shuffle", number))
     drawn, shuffled = (
         model.reconstruct(patches, **where)[:, :, 0].numpy()
         for patches in (batch.patches, in_order(batch.patches, order))
     )
-    original, masked = model.mel(batch.patches)[:, :, 0].numpy(), batch.masked.numpy()
-    bands, visible = references.band_means(original), (batch.present & ~batch.masked).numpy()
+    original, masked = model.mel(batch.patches)[:, :, 0].numpy(), batch.mask.numpy()
+    bands, visible = references.band_means(original), (batch.valid & ~batch.mask).numpy()
     guesses = {
         name.replace("_", " "): predict(bands, visible)
         for name, predict in references.UNTRAINED.items()

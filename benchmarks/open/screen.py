@@ -22,6 +22,7 @@ import torch
 
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, read_changes, update
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 from patchifier.train.precision import best_precision
 from patchifier.train.pretrain import (
@@ -47,7 +48,7 @@ ROWS = [
     "equivariant",
     "tokens-8",
 ]
-ROWS += ["relative", "transformer-extractor", "two-scale", "base"]
+ROWS += ["relative", "transformer-extractor", "base"]
 WIDTH, LAYERS, SECONDS = 192, 4, 10.0
 TIMED_STEPS = 5
 SCHEDULE = {
@@ -87,9 +88,9 @@ def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(data, split(data, settings).parts, config, stage, training)
-    module = stage_module(stage, Patchifier(config.model), batches, config).train()
+    module = stage_module(stage, accelerate(Patchifier(config.model)), batches, config).train()
     loss, optimiser = (
-        stage_loss(stage, batches, settings),
+        stage_loss(stage, settings),
         torch.optim.AdamW(module.parameters(), fused=True),
     )
     started = 0.0

@@ -157,7 +157,7 @@ def load(model: str | Path | None = None) -> Checkpoint:
             )
         wanted[name].copy_(tensor)
     if network.readout is not None:
-        network.readout.of = config.embed.numbers
+        network.readout.settings = config.embed.numbers
     return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
 
 
@@ -259,8 +259,8 @@ def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchif
     """A model and its config; if its statistics are those of numbers put together otherwise, both without, on the same weights."""
     if model.readout is None:
         return model, config
-    model.readout.of = model.readout.of or config.embed.numbers  # what is first asked of it
-    if model.readout.of == config.embed.numbers:
+    model.readout.settings = model.readout.settings or config.embed.numbers  # by the first use
+    if model.readout.settings == config.embed.numbers:
         return model, config
     bare = copy.copy(model)
     bare._modules = dict(model._modules)

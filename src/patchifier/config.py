@@ -167,8 +167,8 @@ class ModelConfig:
     """Dropout in the bottleneck, in training."""
     embedding: Literal["bert", "plain", "relative"] = "bert"
     """BERT's embedding (a position on CLS too, LayerNorm, dropout); positions on the patches and nothing else; or no positions, but distances."""
-    extractor: Literal["convolutions", "transformer", "two-scale"] = "convolutions"
-    """What turns a patch into a vector: down modules (4.1); a transformer over columns of four frames; or down modules of the patch and of its quarters."""
+    extractor: Literal["convolutions", "transformer"] = "convolutions"
+    """What turns a patch into a vector: down modules (4.1), or a transformer over columns of four frames."""
     extractor_layers: int = 2
     """Layers of that transformer."""
     align: Literal["mlp", "linear"] = "mlp"
@@ -263,13 +263,6 @@ class ModelConfig:
         _require(
             not transforms or self.frames % 4 == 0,
             f"model.frames is {self.frames}, expected a multiple of 4 with a transformer over columns of 4.",
-        )
-        fits = self.extractor != "two-scale" or (
-            self.frames % 32 == 0 and self.width % 4 == 0 and len(self.channels) >= 3
-        )
-        _require(
-            fits,
-            f"model.extractor 'two-scale' needs three channels, frames ({self.frames}) by 32 and width ({self.width}) by 4 divisible.",
         )
         _require(
             self.vector == "flatten" or transforms or self.channels[-1] == self.width,
@@ -401,7 +394,7 @@ class PretrainConfig:
     extract: Literal["visible", "all"] = "visible"
     """Which patches the extractor sees in stage II; the masked ones' vectors are thrown away."""
     targets: tuple[str, ...] = ("pixels",)
-    """What is predicted of patches and clips: rows of :data:`patchifier.train.targets.TARGETS`; several weigh themselves."""
+    """What is predicted of patches and clips: rows of :mod:`patchifier.train.objectives`; several weigh themselves."""
     contrast_of: Literal["clip", "group"] = "clip"
     """What "contrast" tells apart: clips, each by its own masked patches; or groups (tracks), each by another crop: a batch holds two of each."""
     teacher_decay: float = 0.996

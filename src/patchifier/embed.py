@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from patchifier import audio, checkpoint, spectrogram, tasks
 from patchifier.config import Config, RequestError, digest, without_added
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Head, Patchifier
 from patchifier.nn.pooling import (
     embedding_size,
@@ -115,7 +116,7 @@ class Embedder:
     ) -> None:
         require_embed(config)
         model, self.config = checkpoint.without_other_statistics(model, config)
-        self.model, self.head, self.task = model.to(device).eval(), head, task
+        self.model, self.head, self.task = accelerate(model.to(device).eval()), head, task
         self.device = torch.device(device)
         if head is not None:
             head.to(device).eval()
@@ -436,7 +437,7 @@ class Embedder:
                 vectors_of, new, kept = sequences.tensor_split(
                     [width, width + 1], dim=-1
                 )  # (B, N, D), (B, N, 1), (B, N, M W)
-                layers = [vectors_of, *self.model.bottleneck(vectors_of, present=present)]
+                layers = [vectors_of, *self.model.bottleneck(vectors_of, valid=present)]
                 patches_of = (
                     kept.unflatten(-1, (-1, self.config.model.frames))
                     if self.config.embed.summaries
@@ -490,7 +491,7 @@ class Embedder:
             )
         where = torch.from_numpy(masked)[None].to(self.device)
         filled = self.model.reconstruct(
-            patches[None].to(next(self.model.parameters())), masked=where
+            patches[None].to(next(self.model.parameters())), mask=where
         )[0].cpu()
         return self.model.mel(patches)[:, 0], filled[:, 0]
 
@@ -535,7 +536,7 @@ def measure_readout(model: Patchifier, config: Config, log_mels: Iterable[Tensor
         config, model=dataclasses.replace(config.model, readout=0, components=(0, 0))
     )
     readout, model.readout = model.readout, None  # what is measured is not standardised yet
-    readout.measure(
+    readout.fit(
         torch.from_numpy(Embedder(model, raw).embed_log_mels(log_mels)).to(readout.mean.device)
     )
-    readout.of, model.readout = config.embed.numbers, readout
+    readout.settings, model.readout = config.embed.numbers, readout

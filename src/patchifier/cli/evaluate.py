@@ -210,7 +210,7 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
     """Patches (N, M, T) of an excerpt; for each ratio its mask (N,) and the reconstruction."""
     import numpy as np
 
-    from patchifier.nn.model import draw_mask
+    from patchifier.nn.masking import random_masking
     from patchifier.seeding import generator
     from patchifier.train import pretrain
     from patchifier.windows import window_patches
@@ -223,7 +223,7 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
     arrays = {}
     for ratio in pretrain.PICTURE_RATIOS:
         draw = generator(config.pretrain.seed, "mask", 2**40)
-        masked = draw_mask(draw, np.ones(shape, bool), ratio)[0]
+        masked = random_masking(draw, np.ones(shape, bool), ratio)[0]
         patches, predicted = embedder.reconstruct(log_mel, masked)
         arrays["original"] = patches.numpy()
         arrays[f"masked_{ratio}"] = masked.astype(np.uint8)

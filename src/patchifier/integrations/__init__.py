@@ -60,7 +60,7 @@ def encode_waveforms(
     patches, there = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
     new, _ = pad_windows([frames for *_, frames in found], 0)
     # 2. the model
-    layers = model.encode(patches.to(next(model.parameters()).dtype), present=there)
+    layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=there)
     pooled = read_out(model, config, layers, new, patches[:, :, 0])
     # 3. put together again: where each patch of each window belongs
     owners, firsts = torch.tensor(

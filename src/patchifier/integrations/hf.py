@@ -27,6 +27,7 @@ from patchifier.config import Config, RequestError, to_dict, update, with_added
 from patchifier.extras import need
 from patchifier.hub import from_hub
 from patchifier.integrations import encode_waveforms
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 
 hub = need("huggingface_hub")
@@ -213,7 +214,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.model = Patchifier(config.settings.model)
+            self.model = accelerate(Patchifier(config.settings.model))
             self.post_init()
 
         def _init_weights(self, module: Any) -> None:

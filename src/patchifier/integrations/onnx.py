@@ -181,7 +181,7 @@ class Graph(nn.Module):
         )  # (B K, L, D)
         new = new.expand(B, K, L).flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
-        layers = [vectors, *bottleneck.through_layers(bottleneck.embed(vectors), new > 0)]
+        layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
         return (
             read_out(self.model, self.config, layers, new, windows.flatten(0, 1))
             .unflatten(0, (B, K))

@@ -1,6 +1,6 @@
 """What engineers have always computed of music, from a log-mel, as rows: of each patch, or of a stretch of patches as a whole.
 
-Pre-training may predict them (:mod:`patchifier.train.targets`), and an embedding may hold those of a whole window beside what was learnt
+Pre-training may predict them (:mod:`patchifier.train.objectives`), and an embedding may hold those of a whole window beside what was learnt
 (``embed.summaries``). Plain products and sums, so that they can be exported with a model.
 
 Shapes: B clips or windows, N consecutive patches, M rows, W frames; values are log-mel's. What of it is there is said by `there` (B, N): which

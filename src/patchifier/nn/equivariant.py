@@ -61,7 +61,7 @@ class Estimator(nn.Module):
         """Count the descriptor (B, size) from where the shares (B, K) are: (B, size), the mean over all places that it may be."""
         raise NotImplementedError
 
-    def disagreement(
+    def consistency_loss(
         self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
     ) -> Tensor:
         """How far it is from agreeing with itself on clips (B, N, M, W), in units of what a guess earns.
@@ -105,7 +105,7 @@ class TonicEstimator(Estimator):
         ]  # (B, 2, 36 tonics, 36)
         return (shares[:, None, None] @ rolled).flatten(1)
 
-    def disagreement(
+    def consistency_loss(
         self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
     ) -> Tensor:
         """Cross entropy between what the halves of a clip say, in units of a guess's, and how unsure they are."""
@@ -145,7 +145,7 @@ class TempoEstimator(Estimator):
         moved = padded[..., lags[:, None] + lags]  # (B, 2, 64 beats, 64): the beat in the middle
         return (shares[:, None, None] @ moved).flatten(1)
 
-    def disagreement(
+    def consistency_loss(
         self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
     ) -> Tensor:
         """Cross entropy between a clip's tempo and those of the clip stretched, and how few lags all clips share; each in units of a guess's."""

@@ -1,10 +1,11 @@
-"""The network of section 4.1: feature extractor, bottleneck, decoder; the losses of section 4.2; the head of 4.4.
+"""The network of section 4.1: feature extractor, bottleneck and decoder, with the losses of section 4.2 and the head of 4.4.
 
-Shapes: B clips, N patches, M mel bands, W frames in a patch, D width of a vector. Patches come in, vectors or patches go out;
-nothing here knows of audio.
+Names are MAE's where the method is MAE's (He et al. 2022, the paper's reference [12]).
+:mod:`patchifier.nn.fast` computes the same functions in less time.
 
-Two masks, both (B, N) bool: `present` is True where there is a patch at all (False is padding), `masked` is True where the
-bottleneck has to fill one in.
+Shapes: B clips, N patches, P patches of all clips, V visible patches of a clip, M mel bands, T frames in a
+patch, D embed_dim. ``valid`` (B, N) bool is False for padding; None means that there is none.
+``mask`` (B, N) bool is True for the patches to predict.
 """
 
 import itertools
@@ -12,54 +13,68 @@ import itertools
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from patchifier.config import ModelConfig
 from patchifier.nn.equivariant import ESTIMATORS
-from patchifier.nn.layers import Convolution, Dropout, Standard, UpConvolution, transformer
-from patchifier.nn.variants import ColumnTransformer, Distances, PitchModules, TwoScales
+from patchifier.nn.masking import (
+    gather,
+    masked_scatter,
+    masked_select,
+    pack,
+    scatter,
+    visible,
+)
+from patchifier.nn.pitch import PitchModules
+from patchifier.nn.transformer import (
+    EPSILON,
+    PatchColumnTransformer,
+    RelativePositionBias,
+    TransformerEncoder,
+)
+from patchifier.nn.whitening import Whitening
 
 
 class FeatureExtractor(nn.Module):
-    """Down modules of cascaded 3 x 3 convolutions, the first of each with stride 2 instead of pooling (4.1).
+    """Down modules of 3 x 3 convolutions, the first of each with stride 2 instead of pooling (4.1).
 
-    Pitch bands, if a patch has any, go through modules of their own (:class:`PitchModules`).
+    Pitch bands, the last rows of a patch, pass through modules of their own.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        modules, before = [], 1
-        for channels in config.channels:
-            modules.append(down_module(before, channels, config.convolutions))
-            before = channels
-        self.down = nn.Sequential(*modules)
-        cells = (
-            config.mel_bands * config.frames // 4 ** len(config.channels)
-        )  # of the last map: 2 x 1
-        flat = before if config.vector == "mean" else before * cells
-        self.mean = config.vector == "mean"
-        self.mel_bands = config.mel_bands
+        channels = config.channels
+        self.down = nn.Sequential(
+            *(
+                down_module(before, after, config.convolutions)
+                for before, after in itertools.pairwise((1, *channels))
+            )
+        )
+        self.n_mels, self.mean = config.mel_bands, config.vector == "mean"
+        cells = config.mel_bands * config.frames // 4 ** len(channels)  # of the last map: 2 x 1
+        size = channels[-1] if self.mean else channels[-1] * cells
         if config.pitch_bands:
             self.pitch = PitchModules(config)
-            flat += config.pitch_channels * config.pitch_bands // 6
-        self.to_vector = nn.Identity() if flat == config.width else nn.Linear(flat, config.width)
+            size += config.pitch_channels * config.pitch_bands // 6
+        self.to_vector = nn.Identity() if size == config.width else nn.Linear(size, config.width)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Turn patches (P, 1, M, W) into vectors (P, D)."""
-        maps = self.down(patches[:, :, : self.mel_bands])  # (P, C, M / 32, W / 32)
-        flat = (
-            maps.mean((-2, -1)) if self.mean else maps.flatten(1)
-        )  # (P, C) or (P, C * M * W / 1024)
-        if patches.shape[2] > self.mel_bands:
-            flat = torch.cat([flat, self.pitch(patches[:, 0, self.mel_bands :])], dim=1)
-        return self.to_vector(flat)  # (P, D)
+        """Turn patches (P, 1, M, T) into vectors (P, D)."""
+        maps = self.down(patches[:, :, : self.n_mels])  # (P, C, M / 32, T / 32)
+        features = maps.mean((-2, -1)) if self.mean else maps.flatten(1)
+        if patches.shape[2] > self.n_mels:
+            pitch = self.pitch(patches[:, 0, self.n_mels :])
+            features = torch.cat([features, pitch], dim=1)
+        return self.to_vector(features)  # (P, D)
 
 
 def down_module(before: int, channels: int, convolutions: int) -> nn.Sequential:
-    """Cascaded convolutions that halve height and width; batch norm brings the bias."""
+    """Convolutions that halve height and width together; batch norm has the bias."""
     layers: list[nn.Module] = []
     for index in range(convolutions):
+        stride = 1 if index else 2
         layers += [
-            Convolution(before, channels, 3, stride=1 if index else 2, padding=1, bias=False),
+            nn.Conv2d(before, channels, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         ]
@@ -67,118 +82,105 @@ def down_module(before: int, channels: int, convolutions: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def make_extractor(config: ModelConfig) -> nn.Module:
-    """The paper's, or one beyond it."""
-    if config.extractor == "transformer":
-        return ColumnTransformer(config)
-    return (
-        TwoScales(config, FeatureExtractor)
-        if config.extractor == "two-scale"
-        else FeatureExtractor(config)
-    )
-
-
 class Bottleneck(nn.Module):
-    """A BERT encoder over patch vectors, with learnable positions, CLS and mask token (4.1, 4.2)."""
+    """A BERT encoder of patch vectors, with learnt positions, CLS and mask token (4.1, 4.2)."""
 
-    def __init__(self, config: ModelConfig, *, layers: int, fills_in: bool = True) -> None:
+    def __init__(self, config: ModelConfig, *, layers: int, mask_token: bool = True) -> None:
         super().__init__()
         D = config.width
         self.cls = nn.Parameter(torch.zeros(D))
-        if fills_in:
+        if mask_token:
             self.mask_token = nn.Parameter(torch.zeros(D))
         self.absolute, self.plain = config.embedding != "relative", config.embedding == "plain"
-        # No weights: both sides of the sum with positions start at one scale
-        self.vector_norm = (
-            nn.LayerNorm(D, elementwise_affine=False)
-            if config.vector_norm == "layer"
-            else nn.Identity()
-        )
+        normalise = config.vector_norm == "layer"  # vectors and positions start at one scale
+        self.vector_norm = nn.LayerNorm(D, elementwise_affine=False) if normalise else nn.Identity()
         if self.absolute:
-            self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # that of CLS first
-        # BERT's epsilon
-        self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=1e-12)
-        self.dropout = nn.Identity() if self.plain else Dropout(config.dropout)
-        self.encoder = transformer(config, layers)
-        self.last_norm = nn.LayerNorm(D, eps=1e-12) if config.norm == "before" else nn.Identity()
-        self.distances = Distances(self.encoder, config) if config.embedding == "relative" else None
+            self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # CLS first
+        self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=EPSILON)
+        self.dropout = nn.Identity() if self.plain else nn.Dropout(config.dropout)
+        self.encoder = TransformerEncoder(config, layers)
+        self.last_norm = nn.LayerNorm(D, eps=EPSILON) if config.norm == "before" else nn.Identity()
+        self.distances = None if self.absolute else RelativePositionBias(config)
 
     def forward(
         self,
         vectors: Tensor,
         *,
-        masked: Tensor | None = None,
-        present: Tensor | None = None,
-        chosen: Tensor | None = None,
-        there: Tensor | None = None,
+        mask: Tensor | None = None,
+        valid: Tensor | None = None,
+        ids_keep: Tensor | None = None,
+        valid_keep: Tensor | None = None,
     ) -> list[Tensor]:
         """Turn vectors (B, N, D) into the sequence (B, 1 + N, D) after each layer, CLS first.
 
-        If places are `chosen` (B, V), the sequence is of those alone, and `there` (B, V) says which of them count; all, if it is None.
+        Parameters
+        ----------
+        vectors : Tensor, shape (B, N, D)
+        mask, valid : Tensor, shape (B, N), bool
+            The mask token replaces vectors where `mask` is True.
+        ids_keep, valid_keep : Tensor, shape (B, V)
+            The sequence holds only the patches at these indices; `valid_keep` is False for padding.
         """
-        x = self.embed(vectors, masked, present)  # (B, 1 + N, D)
-        if chosen is None:
-            there = present
-        else:
-            x = torch.cat([x[:, :1], at(x[:, 1:], chosen)], dim=1)  # (B, 1 + V, D)
-        return self.through_layers(x, None if there is None or there.all() else there, chosen)
-
-    def through_layers(
-        self, x: Tensor, there: Tensor | None = None, places: Tensor | None = None
-    ) -> list[Tensor]:
-        """The sequence (B, 1 + N, D) after each layer; without padding where not `there` (B, N), at `places` (B, N) of a clip, if not in order."""
-        padding = bias = None
-        if there is not None:
-            padding = nn.functional.pad(
-                ~there, (1, 0), value=False
-            )  # (B, 1 + N), CLS is always there
-        if self.distances is not None:
-            bias = self.distances(
-                torch.arange(x.shape[1] - 1, device=x.device) if places is None else places
-            )  # (1 or B, H, 1 + N, 1 + N)
-            padding = (
-                None
-                if padding is None
-                else torch.zeros_like(padding, dtype=bias.dtype).masked_fill(padding, -torch.inf)
-            )
-        sequences = []
-        for layer in self.encoder.layers:
-            x = layer(x, src_mask=bias, src_key_padding_mask=padding)
-            sequences.append(x)
-        sequences[-1] = self.last_norm(sequences[-1])
-        return sequences
+        x = self.embed(vectors, mask, valid)  # (B, 1 + N, D)
+        if ids_keep is not None:
+            x = torch.cat([x[:, :1], gather(x[:, 1:], ids_keep)], dim=1)  # (B, 1 + V, D)
+            valid = valid_keep
+        padded = valid is not None and not valid.all()
+        return self.forward_layers(x, valid if padded else None, ids_keep)
 
     def embed(
-        self, vectors: Tensor, masked: Tensor | None = None, present: Tensor | None = None
+        self, vectors: Tensor, mask: Tensor | None = None, valid: Tensor | None = None
     ) -> Tensor:
-        """Put mask tokens over masked vectors, CLS before them, add positions: BERT's embedding. Without positions if only distances count."""
+        """BERT's embedding (B, 1 + N, D): mask tokens, CLS, and positions if they are absolute."""
         B, N, D = vectors.shape
         vectors = self.vector_norm(vectors)
-        if masked is not None:
-            vectors = torch.where(masked[..., None], self.mask_token.to(vectors.dtype), vectors)
-        cls = self.cls + self.positions[0] if self.absolute and not self.plain else self.cls
-        placed = vectors + self.positions_for(N, present) if self.absolute else vectors
-        x = torch.cat([cls.expand(B, 1, D), placed], dim=1)  # (B, 1 + N, D)
-        return self.dropout(self.norm(x))
+        if mask is not None:
+            vectors = torch.where(mask[..., None], self.mask_token.to(vectors.dtype), vectors)
+        placed = self.absolute and not self.plain
+        cls = self.cls + self.positions[0] if placed else self.cls
+        if self.absolute:
+            vectors = vectors + self.positions_for(N, valid)
+        return self.dropout(self.norm(torch.cat([cls.expand(B, 1, D), vectors], dim=1)))
 
-    def positions_for(self, N: int, present: Tensor | None = None) -> Tensor:
-        """Positions (N, D) of patches; in a batch that is longer than trained, (B, N, D), interpolated for each clip that is."""
+    def positions_for(self, N: int, valid: Tensor | None = None) -> Tensor:
+        """Positions (N, D); or (B, N, D), interpolated for each clip that is longer than trained."""
         learnt = self.positions[1:]  # (L, D)
         L = len(learnt)
         if N <= L:
             return learnt[:N]
         order = torch.arange(N, device=learnt.device, dtype=learnt.dtype)
-        counts = (
-            order.new_full((1, 1), N) if present is None else present.sum(1, keepdim=True)
-        )  # (B, 1)
-        places = order * torch.where(counts > L, (L - 1) / (counts - 1).clamp(min=1), 1.0)  # (B, N)
-        below = places.clamp(max=L - 1).floor().long()
+        lengths = order.new_full((1, 1), N) if valid is None else valid.sum(1, keepdim=True)
+        scale = torch.where(lengths > L, (L - 1) / (lengths - 1).clamp(min=1), 1.0)  # (B, 1)
+        position = order * scale  # (B, N)
+        below = position.clamp(max=L - 1).floor().long()
         above = (below + 1).clamp(max=L - 1)
-        return torch.lerp(learnt[below], learnt[above], (places - below).clamp(0, 1)[..., None])
+        weight = (position - below).clamp(0, 1)[..., None]
+        return torch.lerp(learnt[below], learnt[above], weight)
+
+    def forward_layers(
+        self, x: Tensor, valid: Tensor | None = None, indices: Tensor | None = None
+    ) -> list[Tensor]:
+        """The sequence (B, 1 + N, D) after each layer; `indices` (B, N) of patches if not in order."""
+        sequences = self.encoder(x, self.attention_bias(x, valid, indices))
+        return [*sequences[:-1], self.last_norm(sequences[-1])]
+
+    def attention_bias(
+        self, x: Tensor, valid: Tensor | None, indices: Tensor | None
+    ) -> Tensor | None:
+        """Bias of attention scores, broadcast to (B, H, 1 + N, 1 + N): distances, -inf for padding."""
+        bias = None
+        if self.distances is not None:
+            order = torch.arange(x.shape[1] - 1, device=x.device) if indices is None else indices
+            bias = self.distances(order)
+        if valid is None:
+            return bias
+        padding = functional.pad(~valid, (1, 0), value=False)[:, None, None]  # CLS is valid
+        excluded = torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, -torch.inf)
+        return excluded if bias is None else bias + excluded
 
 
 class Decoder(nn.Module):
-    """Much lighter than the encoder: a few layers of upsampling and convolution (4.1, 4.4)."""
+    """A few layers of upsampling and convolution, much lighter than the encoder (4.1, 4.4)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -189,16 +191,17 @@ class Decoder(nn.Module):
         batch_norm = config.decoder_norm == "batch"
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(channels):
-            # Upsampling once had a place of its own; the weights keep the names that it gave them.
-            layers += [nn.Identity(), UpConvolution(before, after, bias=not batch_norm)]
+            convolution = nn.Conv2d(before, after, 3, padding=1, bias=not batch_norm)
+            layers += [nn.Upsample(scale_factor=2), convolution]
             layers += [nn.BatchNorm2d(after)] if batch_norm else []
             layers += [nn.ReLU(inplace=True)]
-        self.up = nn.Sequential(*layers, UpConvolution(channels[-1], 1))
+        self.up = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 3, padding=1))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Turn vectors (P, D) into patches (P, 1, M, W), of mel bands alone."""
-        maps = self.from_vector(vectors).unflatten(-1, self.map)  # (P, C, M / 32, W / 32)
-        return self.up(maps.contiguous(memory_format=torch.channels_last))
+        """Turn vectors (P, D) into patches (P, 1, M, T) of mel bands."""
+        maps = self.from_vector(vectors).unflatten(-1, self.map)  # (P, C, M / 32, T / 32)
+        maps = self.up[:-1](maps)  # (P, C, M / 2, T / 2)
+        return self.up[-1](functional.interpolate(maps, scale_factor=2))
 
 
 class Head(nn.Module):
@@ -209,9 +212,9 @@ class Head(nn.Module):
         self.pooler = nn.Linear(width, width)
         self.linear = nn.Linear(width, outputs)
 
-    def forward(self, readout: Tensor) -> Tensor:
-        """Turn what is read out of the sequence, (B, D), into logits or values (B, C)."""
-        return self.linear(torch.tanh(self.pooler(readout)))
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Turn pooled sequences (B, D) into logits or values (B, n_outputs)."""
+        return self.linear(torch.tanh(self.pooler(pooled)))
 
 
 class Patchifier(nn.Module):
@@ -220,194 +223,153 @@ class Patchifier(nn.Module):
     Parameters
     ----------
     config : ModelConfig
-        The paper's setting by default: 8.3 million parameters.
+        By default the paper's setting, with 8.3 million parameters.
     seed : int
-        Of the initial weights; the global generator is left as it was.
+        Seed of the initial weights. The global generator is left as it was.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = Patchifier().eval()
+    >>> patches = torch.zeros(2, 25, 1, 64, 32)
+    >>> vectors, *sequences = model.forward_encoder(patches)
+    >>> vectors.shape, sequences[-1].shape
+    (torch.Size([2, 25, 256]), torch.Size([2, 26, 256]))
     """
 
     def __init__(self, config: ModelConfig | None = None, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
+        D, predictor_layers = config.width, config.predictor_layers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.extractor = make_extractor(config)
+            columns = config.extractor == "transformer"
+            self.extractor = PatchColumnTransformer(config) if columns else FeatureExtractor(config)
             self.bottleneck = Bottleneck(
-                config, layers=config.layers, fills_in=not config.predictor_layers
+                config, layers=config.layers, mask_token=not predictor_layers
             )
-            if config.predictor_layers:
-                self.predictor = Bottleneck(config, layers=config.predictor_layers)
-            self.align: nn.Module = nn.Linear(config.width, config.width)
+            if predictor_layers:
+                self.predictor = Bottleneck(config, layers=predictor_layers)
+            self.align: nn.Module = nn.Linear(D, D)
             if config.align == "mlp":
-                self.align = nn.Sequential(
-                    self.align, nn.GELU(), nn.Linear(config.width, config.width)
-                )
+                self.align = nn.Sequential(self.align, nn.GELU(), nn.Linear(D, D))
             self.decoder = Decoder(config)
             self.readout = (
-                Standard(config.readout, components=config.components) if config.readout else None
+                Whitening(config.readout, components=config.components) if config.readout else None
             )
             initialise(self, token_std=1.0 if config.vector_norm == "layer" else 0.02)
-            self.estimators = (
-                nn.ModuleDict({name: ESTIMATORS[name]() for name in config.estimators})
-                if config.estimators
-                else None
-            )
-        # A CPU convolves in this order: 1.6 times faster forward and back than with kernels that are reordered each time.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it alone
+            estimators = nn.ModuleDict({name: ESTIMATORS[name]() for name in config.estimators})
+            self.estimators = estimators if config.estimators else None
 
-    def extract(self, patches: Tensor, where: Tensor | None = None) -> Tensor:
-        """Vectors (B, N, D) of patches (B, N, 1, M, W); zeros but for `where`, a mask or places among all B N, which costs nothing."""
+    def extract(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Vectors (B, N, D) of patches (B, N, 1, M, T); zeros where a mask `keep` (B, N) is False."""
         B, N = patches.shape[:2]
-        chosen = take(patches, where)  # (P, 1, M, W)
-        if not len(chosen):
+        kept = masked_select(patches, keep)  # (P, 1, M, T)
+        if not len(kept):
             return patches.new_zeros(B, N, self.config.width)
-        vectors = self.extractor(chosen)  # (P, D)
-        if where is None:
-            return vectors.unflatten(0, (B, N))
-        return (
-            vectors.new_zeros(B * N, self.config.width)
-            .index_copy(0, places(where), vectors)
-            .unflatten(0, (B, N))
-        )
+        vectors = self.extractor(kept)  # (P, D)
+        return vectors.unflatten(0, (B, N)) if keep is None else masked_scatter(vectors, keep)
 
-    def encode(
+    def forward_encoder(
         self,
         patches: Tensor,
         *,
-        masked: Tensor | None = None,
-        present: Tensor | None = None,
+        mask: Tensor | None = None,
+        valid: Tensor | None = None,
         extract: str = "visible",
-        visible: Tensor | None = None,
     ) -> list[Tensor]:
         """Vectors (B, N, D), then the sequence (B, 1 + N, D) after each bottleneck layer.
 
-        The extractor need not see masked patches: their vectors are replaced by the mask token all the same. Who knows the places of the
-        visible ones may give them.
+        Parameters
+        ----------
+        patches : Tensor, shape (B, N, 1, M, T)
+        mask, valid : Tensor, shape (B, N), bool
+            The mask token replaces masked patches.
+        extract : "visible" or "all"
+            Whether the extractor skips masked patches. Only its batch statistics depend on it.
         """
-        where = present
-        if masked is not None and extract == "visible":
-            where = (
-                visible
-                if visible is not None
-                else ~masked
-                if present is None
-                else present & ~masked
-            )
-        vectors = self.extract(patches, where)
-        return [vectors, *self.bottleneck(vectors, masked=masked, present=present)]
+        keep = valid
+        if mask is not None and extract == "visible":
+            keep = visible(mask, valid)
+        vectors = self.extract(patches, keep)
+        return [vectors, *self.bottleneck(vectors, mask=mask, valid=valid)]
 
-    def stage_one_loss(self, patches: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
-        """Autoencode single patches, without the bottleneck (4.2)."""
-        vectors = self.extractor(take(patches, present))  # (P, D)
-        return nn.functional.mse_loss(self.decoder(vectors), take(self.mel(target), present))
+    def predict_masked(
+        self,
+        patches: Tensor,
+        *,
+        mask: Tensor | None = None,
+        valid: Tensor | None = None,
+        extract: str = "visible",
+    ) -> tuple[Tensor, Tensor]:
+        """Context of visible patches, and prediction of all patches, (B, N, D) each.
+
+        Without a predictor both are the bottleneck's output. With one, the bottleneck encodes only
+        visible patches, as in MAE, and the predictor adds the mask tokens.
+        """
+        if mask is None or not self.config.predictor_layers:
+            sequence = self.forward_encoder(patches, mask=mask, valid=valid, extract=extract)[-1]
+            return sequence[:, 1:], sequence[:, 1:]
+        keep = visible(mask, valid)  # (B, N)
+        vectors = self.extract(patches, keep)  # (B, N, D)
+        ids_keep, valid_keep = pack(keep)  # (B, V)
+        sequence = self.bottleneck(vectors, valid=valid, ids_keep=ids_keep, valid_keep=valid_keep)
+        context = scatter(sequence[-1][:, 1:], ids_keep, valid_keep, vectors.shape[1])
+        return context, self.predictor(context, mask=~keep, valid=valid)[-1][:, 1:]
+
+    def forward_decoder(self, vectors: Tensor) -> Tensor:
+        """Turn predictions (P, D) into patches (P, 1, M, T) of mel bands, as stage II does."""
+        return self.decoder(self.align(vectors))
+
+    def forward_loss(self, target: Tensor, prediction: Tensor, mask: Tensor | None) -> Tensor:
+        """MSE of the patches decoded from predictions (B, N, D) where `mask` (B, N) is True."""
+        decoded = self.forward_decoder(masked_select(prediction, mask))  # (P, 1, M, T)
+        return functional.mse_loss(decoded, masked_select(self.mel(target), mask))
+
+    def stage_one_loss(self, patches: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """MSE of single patches, encoded and decoded without the bottleneck (4.2)."""
+        vectors = self.extractor(masked_select(patches, valid))  # (P, D)
+        return functional.mse_loss(self.decoder(vectors), masked_select(self.mel(target), valid))
 
     def stage_two_loss(
         self,
         patches: Tensor,
         target: Tensor,
-        present: Tensor | None,
-        masked: Tensor,
+        valid: Tensor | None,
+        mask: Tensor,
         *,
         extract: str = "visible",
         loss_on: str = "masked",
-        visible: Tensor | None = None,
-        hidden: Tensor | None = None,
     ) -> Tensor:
-        """Fill in masked patches from the visible ones (4.2); their places may be given beside the mask, for a device that counts slowly."""
-        _, filled = self.fill(
-            patches, masked=masked, present=present, extract=extract, visible=visible
-        )  # (B, N, D)
-        where = present if loss_on == "all" else masked if hidden is None else hidden
-        reconstructed = self.decoder(self.align(take(filled, where)))  # (P, 1, M, W)
-        return nn.functional.mse_loss(reconstructed, take(self.mel(target), where))
-
-    def fill(
-        self,
-        patches: Tensor,
-        *,
-        masked: Tensor | None = None,
-        present: Tensor | None = None,
-        extract: str = "visible",
-        visible: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """What is known of visible patches and what is said of all, (B, N, D) each; one and the same without a predictor.
-
-        With one, the bottleneck sees visible patches alone, and the predictor fills in the others.
-        """
-        if masked is None or not self.config.predictor_layers:
-            sequence = self.encode(
-                patches, masked=masked, present=present, extract=extract, visible=visible
-            )[-1]  # (B, 1 + N, D)
-            return sequence[:, 1:], sequence[:, 1:]
-        seen = ~masked if present is None else present & ~masked  # (B, N)
-        vectors = self.extract(patches, seen if visible is None else visible)  # (B, N, D)
-        chosen, there = side_by_side(
-            seen, len(visible) if visible is not None and present is None else None
-        )  # (B, V)
-        sequence = self.bottleneck(vectors, present=present, chosen=chosen, there=there)[
-            -1
-        ]  # (B, 1 + V, D)
-        known = put(sequence[:, 1:], chosen, there, like=vectors)
-        return known, self.predictor(known, masked=~seen, present=present)[-1][:, 1:]
+        """MSE of masked patches, predicted from the visible ones (4.2)."""
+        _, prediction = self.predict_masked(patches, mask=mask, valid=valid, extract=extract)
+        return self.forward_loss(target, prediction, valid if loss_on == "all" else mask)
 
     def mel(self, patches: Tensor) -> Tensor:
-        """Mel bands of patches (..., M, W)."""
+        """Mel bands of patches (..., M, T)."""
         return patches[..., : self.config.mel_bands, :]
 
     def reconstruct(
-        self, patches: Tensor, *, masked: Tensor | None = None, present: Tensor | None = None
+        self, patches: Tensor, *, mask: Tensor | None = None, valid: Tensor | None = None
     ) -> Tensor:
-        """Patches (B, N, 1, M, W) as stage II decodes them, visible ones too."""
-        vectors = self.align(self.fill(patches, masked=masked, present=present)[1])  # (B, N, D)
-        return self.decoder(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
+        """All patches (B, N, 1, M, T) as stage II decodes them, visible ones too."""
+        prediction = self.predict_masked(patches, mask=mask, valid=valid)[1]
+        return self.forward_decoder(prediction.flatten(0, 1)).unflatten(0, patches.shape[:2])
 
     def autoencode(self, patches: Tensor) -> Tensor:
-        """Patches (B, N, 1, M, W) as stage I decodes them."""
+        """Patches (B, N, 1, M, T) as stage I decodes them."""
         return self.decoder(self.extract(patches).flatten(0, 1)).unflatten(0, patches.shape[:2])
 
     def parameter_count(self) -> int:
-        """Learnable numbers."""
+        """Number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def places(where: Tensor) -> Tensor:
-    """Places (P,) among all B N of a mask (B, N); places stay as they are."""
-    return where.flatten().nonzero()[:, 0] if where.dtype == torch.bool else where
-
-
-def at(values: Tensor, chosen: Tensor) -> Tensor:
-    """Values (B, V, D) at the places (B, V) of (B, N, D)."""
-    return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def put(values: Tensor, chosen: Tensor, there: Tensor | None, *, like: Tensor) -> Tensor:
-    """Zeros (B, N, D) with values (B, V, D) at the places (B, V) that count: the way back from :func:`at`."""
-    values = values if there is None else values * there[..., None]
-    return torch.zeros_like(like, dtype=values.dtype).scatter(
-        1, chosen[..., None].expand_as(values), values
-    )
-
-
-def side_by_side(where: Tensor, total: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """Places (B, V) of what is True in each row of a mask (B, N), in order, and which of them count, (B, V).
-
-    Rows with fewer are filled up with places that do not count. Given the `total` of a mask whose rows have as many each, all count
-    (None), and a device is not waited for.
-    """
-    count = int(where.sum(1).max()) if total is None else total // len(where)
-    chosen = where.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
-    return chosen, where.gather(1, chosen) if total is None else None
-
-
-def take(values: Tensor, where: Tensor | None) -> Tensor:
-    """Values (P, ...) out of (B, N, ...): those at `where`, a mask or places, or all."""
-    flat = values.flatten(0, 1)  # (B N, ...)
-    return flat if where is None else flat[places(where)]
-
-
 def initialise(model: Patchifier, *, token_std: float) -> None:
-    """BERT's N(0, 0.02) for the bottleneck's matrices, He's for convolutions before a ReLU; the rest as torch has it.
+    """Draw the initial weights.
 
-    CLS, mask token and positions start at the scale of what they replace or are added to.
+    Matrices of transformers are N(0, 0.02), as BERT's. Convolutions before a ReLU are He's. CLS, mask
+    token and positions start at the scale of what they replace or are added to. The rest is torch's.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module is not model.decoder.up[-1]:
@@ -422,43 +384,5 @@ def initialise(model: Patchifier, *, token_std: float) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith((".cls", ".mask_token", ".positions")):
             nn.init.normal_(parameter, std=token_std)
-        if name.endswith(".places"):
+        if name.endswith((".places", "in_proj_weight")):
             nn.init.normal_(parameter, std=0.02)
-        if name.endswith("in_proj_weight"):
-            nn.init.normal_(parameter, std=0.02)
-
-
-def draw_mask(
-    generator: np.random.Generator, present: np.ndarray, ratio: float, *, ends: float = 0.0
-) -> np.ndarray:
-    """Choose uniformly which patches are masked (4.2); in some clips, all around a stretch.
-
-    Parameters
-    ----------
-    generator : numpy.random.Generator
-        Source of one uniform number for each patch.
-    present : ndarray, shape (B, N), bool
-        Where there is a patch.
-    ratio : float
-        Share of each clip's patches to mask, in (0, 1); rounded, at least one, and one is left visible where there are two.
-    ends : float
-        Share of clips of which one stretch stays visible.
-
-    Returns
-    -------
-    ndarray, shape (B, N), bool
-    """
-    count = np.rint(ratio * present.sum(1)).astype(int)  # (B,)
-    count = np.minimum(np.maximum(count, 1), np.maximum(present.sum(1) - 1, 1))
-    scores = generator.random(present.shape)
-    if ends:
-        seen = present.sum(1) - count
-        first = np.floor(generator.random(len(present)) * (count + 1))[
-            :, None
-        ]  # of the visible stretch
-        place = np.arange(present.shape[1])
-        inside = (place >= first) & (place < first + seen[:, None])
-        scores = np.where(generator.random((len(present), 1)) < ends, inside, scores)
-    scores = np.where(present, scores, 2.0)  # padding comes last
-    ranks = scores.argsort(axis=1).argsort(axis=1)  # (B, N)
-    return present & (ranks < count[:, None])

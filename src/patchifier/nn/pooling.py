@@ -158,19 +158,17 @@ def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tens
     )
 
 
-def pool_one(sequence: Tensor, present: Tensor, pooling: str) -> Tensor:
+def pool_one(sequence: Tensor, valid: Tensor, pooling: str) -> Tensor:
     """Pool one layer's sequence, (B, N, D) or with CLS (B, 1 + N, D)."""
     if pooling == "cls":
         return sequence[:, 0]
-    patches = sequence[:, -present.shape[1] :]  # (B, N, D), without CLS
-    weights = present[..., None].to(patches.dtype)  # (B, N, 1)
+    patches = sequence[:, -valid.shape[1] :]  # (B, N, D), without CLS
+    weights = valid[..., None].to(patches.dtype)  # (B, N, 1)
     count = weights.sum(1)  # (B, 1)
     mean = (patches * weights).sum(1) / count  # (B, D)
     if pooling == "mean":
         return mean
     if pooling == "mean+max":
-        return torch.cat(
-            [mean, patches.masked_fill(~present[..., None], -torch.inf).amax(1)], dim=-1
-        )
+        return torch.cat([mean, patches.masked_fill(~valid[..., None], -torch.inf).amax(1)], dim=-1)
     variance = ((patches - mean[:, None]).square() * weights).sum(1) / count
     return torch.cat([mean, variance.sqrt()], dim=-1)

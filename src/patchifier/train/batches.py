@@ -1,20 +1,20 @@
-"""Batches of pre-training: drawn on the processor, a few small numbers for each; looked up and augmented on the device."""
+"""Batches of pre-training: parameters are drawn on the CPU; frames are resampled and augmented on the device."""
 
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from patchifier import augment
-from patchifier.augment import Crops
+from patchifier.augment import Crops, Draw
 from patchifier.cache import Cache
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
-from patchifier.nn.model import draw_mask
+from patchifier.nn.masking import random_masking
 from patchifier.seeding import batch_indices, generator
 from patchifier.train.diagnosis import describe_batch
 
@@ -23,55 +23,46 @@ EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches as the model sees them, what to reconstruct, two masks, and whose they are; (B, N, 1, M, W) and (B, N)."""
-
-    patches: Tensor
-    target: Tensor
-    present: Tensor
-    masked: Tensor
-    clips: Tensor  # (B,), their numbers in the cache
-    groups: Tensor | None = None  # (B,), what they belong to, where that is asked
-
-
-@dataclass(frozen=True)
-class Plan(Crops):
-    """A batch before its patches are looked up: where they lie, and what is asked of them.
+    """One step's share of the training data.
 
     Attributes
     ----------
-    masked : Tensor, shape (B, N), bool
+    patches, target : Tensor, shape (B, N, 1, M, T)
+        Patches as the model sees them, and what it has to reconstruct.
+    valid, mask : Tensor, shape (B, N), bool
+        False for padding; True for patches to predict.
     clips : Tensor, shape (B,), int64
-        Their numbers in the cache.
+        Indices in the cache.
     groups : Tensor, shape (B,), int64, or None
-        What they belong to, where that is asked (:func:`group_numbers`).
-    visible, hidden : Tensor, shape (V,) and (H,), int64
-        Places of visible and of masked patches among all B * N, so that nobody needs to count them on the device.
-    weight, visible_weight : Tensor, scalar
-        By which this process's loss, on patches that count and on visible ones, is multiplied, so that the mean over processes is the mean
-        over patches.
-    table : Tensor, shape (F, M)
-        Frames to look up.
+        Group of each clip (:func:`group_numbers`), where the objective needs it.
+    weight, visible_weight : float
+        Factors of this process's loss over masked (or all) and over visible patches, so that the mean
+        over processes is the mean over patches.
     """
 
-    masked: Tensor
+    patches: Tensor
+    target: Tensor
+    valid: Tensor
+    mask: Tensor
     clips: Tensor
-    groups: Tensor | None
-    visible: Tensor
-    hidden: Tensor
-    weight: Tensor
-    visible_weight: Tensor
-    table: Tensor
+    groups: Tensor | None = None
+    weight: float = 1.0
+    visible_weight: float = 1.0
 
-    def to(self, device: torch.device) -> "Plan":
-        """Return the plan with its tensors on a device."""
-        tensors = {name: value for name, value in vars(self).items() if value is not None}
-        return dataclasses.replace(
-            self, **{name: value.to(device) for name, value in tensors.items()}
-        )
+
+Tensors = TypeVar("Tensors", Batch, Crops)
+
+
+def to_device(values: Tensors, device: torch.device) -> Tensors:
+    """Copy the tensors of a dataclass to a device."""
+    moved: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(values).items() if isinstance(value, Tensor)
+    }
+    return dataclasses.replace(values, **moved)
 
 
 class Batches:
-    """Step -> this process's share of the batch, a pure function of the seed and the step.
+    """Map a step to this process's share of its batch, a pure function of the seed and the step.
 
     Parameters
     ----------
@@ -119,9 +110,21 @@ class Batches:
         )
         self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
 
-    def __call__(self, step: int) -> Plan:
-        """Return the plan of a step, on the device."""
-        return self.plan(step).to(self.device)
+    def __call__(self, step: int) -> Batch:
+        """Draw clips, augmentation and mask of a step; the batch is on the device."""
+        return make_batch(
+            self.data,
+            self.clips(step),
+            self.config,
+            draws=generator(self.seed, "augment", step),
+            masks=generator(self.seed, "mask", step),
+            augmentation=self.config.augment,
+            layout=self.layout,
+            loss_on="all" if self.stage == "one" else self.config.pretrain.loss_on,
+            share=self.share,
+            pairs=self.pairs,
+            device=self.device,
+        )
 
     def clips(self, step: int) -> np.ndarray:
         """Clips of a step in all processes, (B,), by their rows in the cache."""
@@ -143,30 +146,11 @@ class Batches:
         examples = [clip for other in range(EXAMPLES) for clip in self.clips(other)]
         return describe_batch(self.data, self.clips(step), before=examples)
 
-    def plan(self, step: int) -> Plan:
-        """Draw clips, augmentation and mask of a step."""
-        return make_plan(
-            self.data,
-            self.clips(step),
-            self.config,
-            draws=generator(self.seed, "augment", step),
-            masks=generator(self.seed, "mask", step),
-            augmentation=self.config.augment,
-            layout=self.layout,
-            counts="present" if self.stage == "one" else self.config.pretrain.loss_on,
-            share=self.share,
-            pairs=self.pairs,
-        )
-
-    def examples(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """What is to be reconstructed in this process's share of the first batches, and where there are patches: targets are standardised by it."""
+    def examples(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield targets (B, N, 1, M, T) and valid (B, N) of the first batches, for standardisation."""
         for step in range(EXAMPLES):
-            plan = self(step)
-            yield self.look_up(plan)[1], plan.present
-
-    def look_up(self, plan: Plan) -> tuple[Tensor, Tensor]:
-        """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
-        return look_up(plan, self.config, self.config.augment)
+            batch = self(step)
+            yield batch.target, batch.valid
 
 
 def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
@@ -221,7 +205,7 @@ class Partners:
         return self.clips[drawn + passed]
 
 
-def make_plan(
+def make_batch(
     data: Cache,
     chosen: np.ndarray,
     config: Config,
@@ -230,64 +214,83 @@ def make_plan(
     masks: np.random.Generator,
     augmentation: AugmentConfig,
     layout: Any,
-    counts: str = "masked",
+    loss_on: str = "masked",
     share: slice | None = None,
     pairs: bool = False,
-) -> Plan:
-    """Draw for a whole batch and plan a share of it; what is drawn for a clip does not depend on the share."""
+    device: torch.device | None = None,
+) -> Batch:
+    """Read clips, augment them, cut them into patches and draw masks.
+
+    Draws are for the whole batch, so the draws of a clip do not depend on the share.
+
+    Parameters
+    ----------
+    data : Cache
+    chosen : ndarray of int, shape (B,)
+        Indices of the clips in the cache.
+    config : Config
+    draws, masks : numpy.random.Generator
+        Of the augmentation and of the masks.
+    augmentation : AugmentConfig
+    layout : str
+        As for :func:`patchifier.augment.draw`.
+    loss_on : "masked" or "all"
+        Which patches :attr:`Batch.weight` counts.
+    share : slice
+        Clips of the batch to return; by default all.
+    pairs : bool
+        Whether consecutive pairs of clips share stretch and shift of pitch.
+    device : torch.device
+        Where frames are resampled; by default the CPU.
+    """
     model, settings, share = config.model, config.pretrain, share or slice(0, len(chosen))
-    shape = {
-        "patches": settings.patches,
-        "width": model.frames,
-        "layout": layout,
-        "most": model.positions,
-        "pairs": pairs,
-    }
-    drawn = augment.draw(draws, data.frames[chosen], config=augmentation, **shape)
-    masked = draw_mask(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
-    weight = _weight(masked if counts == "masked" else drawn.present, share)
-    visible_weight = _weight(drawn.present & ~masked, share)
-    own, drawn, masked = chosen[share], drawn[share], masked[share]
-    frames = data.frames[own]
-    spans = augment.span(drawn, frames, model.frames)
-    log_mels = data.read(own, spans)  # (B, T, M)
-    first = np.arange(len(own)) * log_mels.shape[1] - spans[:, 0]
-    crops = Crops.of(
-        drawn, first=first, frames=frames, width=model.frames, config=config.spectrogram
+    drawn = augment.draw(
+        draws,
+        data.frames[chosen],
+        config=augmentation,
+        patches=settings.patches,
+        width=model.frames,
+        layout=layout,
+        most=model.positions,
+        pairs=pairs,
     )
-    flat, there = torch.from_numpy(masked).flatten(), torch.from_numpy(drawn.present).flatten()
-    return Plan(
-        **vars(crops),
-        masked=torch.from_numpy(masked),
-        clips=torch.from_numpy(own),
-        groups=torch.from_numpy(group_numbers(data, own)) if settings.pairs else None,
-        visible=(there & ~flat).nonzero()[:, 0],
-        hidden=flat.nonzero()[:, 0],
-        weight=torch.tensor(weight),
-        visible_weight=torch.tensor(visible_weight),
-        table=log_mels.flatten(0, 1),
+    mask = random_masking(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
+    weight = _weight(mask if loss_on == "masked" else drawn.present, share)
+    visible_weight = _weight(drawn.present & ~mask, share)
+    own, drawn = chosen[share], drawn[share]
+    batch = Batch(
+        *_patches(data, own, drawn, config, augmentation, device or torch.device("cpu")),
+        torch.from_numpy(drawn.present),
+        torch.from_numpy(mask[share]),
+        torch.from_numpy(own),
+        torch.from_numpy(group_numbers(data, own)) if settings.pairs else None,
+        weight,
+        visible_weight,
     )
+    return batch if device is None else to_device(batch, device)
 
 
 def _weight(counted: np.ndarray, share: slice) -> float:
-    """Patches that count in a share of the batch, over those in an equal part of all."""
+    """Number of patches in a share of the batch, relative to an equal share of all patches."""
     own = counted[share]
     return float(own.sum() * len(counted) / (len(own) * max(1, counted.sum())))
 
 
-def look_up(plan: Plan, config: Config, augmentation: AugmentConfig) -> tuple[Tensor, Tensor]:
-    """Patches as the model sees them, and what to reconstruct; (B, N, 1, M, W)."""
-    silence = config.spectrogram.silence
-    clean = augment.look_up(plan, plan.table, silence=silence, width=config.model.frames)
-    augmented = augment.vary_intensity(clean, plan, config=augmentation, silence=silence)
+def _patches(
+    data: Cache,
+    clips: np.ndarray,
+    drawn: Draw,
+    config: Config,
+    augmentation: AugmentConfig,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Patches as the model sees them and targets, (B, N, 1, M, T) each, on a device."""
+    frames, width, silence = data.frames[clips], config.model.frames, config.spectrogram.silence
+    spans = augment.span(drawn, frames, width)
+    log_mels = data.read(clips, spans)  # (B, frames, M)
+    first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]
+    crops = Crops.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)
+    crops, table = to_device(crops, device), log_mels.flatten(0, 1).to(device)
+    clean = augment.look_up(crops, table, silence=silence, width=width)
+    augmented = augment.vary_intensity(clean, crops, config=augmentation, silence=silence)
     return augmented, augmented if config.pretrain.target == "augmented" else clean
-
-
-def make_batch(
-    data: Cache, chosen: np.ndarray, config: Config, *, augmentation: AugmentConfig, **options: Any
-) -> Batch:
-    """Read clips, augment them, cut them into patches and choose what to mask."""
-    plan = make_plan(data, chosen, config, augmentation=augmentation, **options)
-    patches, target = look_up(plan, config, augmentation)
-    present = torch.ones_like(plan.masked) if plan.present is None else plan.present
-    return Batch(patches, target, present, plan.masked, plan.clips, plan.groups)

@@ -1,6 +1,31 @@
-"""A model with what is only there to train it: heads for several targets, how much each counts, and a teacher.
+"""Objectives of stage II beyond the paper's, several at once.
 
-The model alone is what is kept. With the paper's single target, pixels, none of this is used.
+Each row of ``pretrain.targets`` is one loss. ``context`` and ``prediction`` (B, N, D) are what
+:meth:`Patchifier.predict_masked` returns; ``mean context`` (B, D) is the mean over a clip's visible patches.
+
+================== ============================== ============================ ================= =========
+name               target                         prediction                   loss              source
+================== ============================== ============================ ================= =========
+pixels             mel bands of masked patches    decoder of `prediction`      MSE / variance    the paper
+patch descriptors  descriptor of each patch       linear head of `context` and MSE               [1]
+                                                  of `prediction`
+clip descriptors   descriptor of the clip         linear head of mean context  MSE               [1]
+latent             EMA teacher's masked patches   linear head of `prediction`  MSE               [2], [3]
+contrast           EMA teacher's mean of a clip's MLP head of mean context     InfoNCE / log B   [3], [4]
+                   masked patches
+distil             features from another model    linear head of mean context  MSE               [5]
+tonic              other half of the clip         estimator                    cross entropy /   [6], [7]
+                                                                               log K
+tempo              the clip stretched in time     estimator                    cross entropy /   [8]
+                                                                               log K
+================== ============================== ============================ ================= =========
+
+Targets are standardised over training, so that 1 is the error of their mean, or of a guess. The sum of
+errors is weighted by learnt variances [9]. With "pixels" alone, nothing here is used.
+
+[1] Pascual et al. 2019 (the paper's reference [3] follows it). [2] data2vec, Baevski et al. 2022. [3] M2D,
+Niizumi et al. 2023. [4] CPC, van den Oord et al. 2018. [5] Hinton et al. 2015. [6] PESTO, Riou et al. 2023.
+[7] STONE, Kong et al. 2024. [8] Quinton 2022. [9] Kendall et al. 2018.
 """
 
 import copy
@@ -10,53 +35,93 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from patchifier.config import Config
-from patchifier.nn.descriptors import DESCRIPTORS, everything
-from patchifier.nn.equivariant import ESTIMATORS, estimator_of
-from patchifier.nn.model import Patchifier, places, put, side_by_side, take
-from patchifier.train import distributed as devices
-from patchifier.train.targets import PIXELS, TAUGHT, require_targets
+from patchifier.config import Config, RequestError
+from patchifier.nn.descriptors import DESCRIPTORS, require_descriptor
+from patchifier.nn.equivariant import ESTIMATORS, estimator_of, require_estimators
+from patchifier.nn.masking import masked_scatter, masked_select, pack, scatter, visible
+from patchifier.nn.model import Patchifier
+from patchifier.train import distributed
+from patchifier.train.batches import Batch, to_device
 
-LEAST_DEVIATION = 1e-4  # of a target's number, in units of log-mel: what varies less says nothing
-TEMPERATURE = 0.1  # of the contrast between clips
-PROJECTED = 128  # numbers in which clips are told apart
-OUT = -1e4  # likeness of what is no answer
-EQUAL = (1.0, 1.0)
+PIXELS = "pixels"
+EMA_TARGETS = ("latent", "contrast")  # made by the teacher
+DISTIL = "distil"
+LEAST_DEVIATION = 1e-4  # of a target's element, in units of log-mel: smaller ones are rounding
+TEMPERATURE = 0.1  # of InfoNCE
+PROJECTION_SIZE = 128  # of the vectors in InfoNCE
+EXCLUDED = -1e4  # similarity of a clip that is neither positive nor negative
 
 
-def idle_parts(config: Config) -> tuple[str, ...]:
-    """Parts of the model that its targets do not ask anything of."""
+def require_targets(config: Config) -> None:
+    """Check that the log-mels and the model have what the targets need.
+
+    Raises
+    ------
+    RequestError
+        If a name is unknown or given twice, or a setting does not fit; the message names it.
+    """
+    settings, targets = config.pretrain, config.pretrain.targets
+    if settings.pairs and "contrast" not in targets:
+        raise RequestError(
+            "pretrain.contrast_of 'group' needs the target 'contrast' in pretrain.targets: add it, or leave this out."
+        )
+    if targets == (PIXELS,) and not settings.teacher_features:
+        return
+    known = (PIXELS, *DESCRIPTORS, *EMA_TARGETS, *ESTIMATORS, DISTIL)
+    if not targets or len(set(targets)) < len(targets):
+        raise RequestError(
+            f"pretrain.targets is {targets}, expected some of {', '.join(known)}, each once."
+        )
+    for name, only in (("loss_on", "masked"), ("extract", "visible")):
+        if getattr(settings, name) != only:
+            raise RequestError(
+                f"pretrain.{name} is {getattr(settings, name)!r}, expected {only!r} with targets beside pixels."
+            )
+    for name in targets:
+        if name not in known:
+            raise RequestError(
+                f"pretrain.targets holds {name!r}, expected some of {', '.join(known)}."
+            )
+        if name in DESCRIPTORS:
+            require_descriptor(name, config, what="the target")
+    if (DISTIL in targets) != bool(settings.teacher_features):
+        raise RequestError(
+            "the target 'distil' and pretrain.teacher_features, a folder with a file for each clip, need each other."
+        )
+    estimated = [name for name in targets if name in ESTIMATORS]
+    require_estimators(estimated, config, field="pretrain.targets")
+
+
+def frozen_modules(config: Config) -> tuple[str, ...]:
+    """Modules of the model to which no target gives a gradient."""
     names = [name for name in config.pretrain.targets if name not in ESTIMATORS]
     if not names:
         return "extractor", "bottleneck", "align", "decoder", "predictor"
-    filled_in = any(
-        name in (PIXELS, "latent") or (name in DESCRIPTORS and DESCRIPTORS[name].of == "patch")
-        for name in names
-    )
-    return (
-        *(() if PIXELS in names else ("align", "decoder")),
-        *(() if filled_in else ("predictor",)),
-    )
+    frozen = () if PIXELS in names else ("align", "decoder")
+    predicted = any(name in (PIXELS, "latent") or of_patches(name) for name in names)
+    return frozen if predicted else (*frozen, "predictor")
 
 
-class Learner(nn.Module):
-    """Stage II with several targets.
+def of_patches(name: str) -> bool:
+    """Whether a target is a descriptor of patches."""
+    return name in DESCRIPTORS and DESCRIPTORS[name].of == "patch"
 
-    Each patch target is asked of visible patches, by what the bottleneck knows of them, and of masked ones, by what is filled in; each
-    clip target of the mean over visible patches. Targets are standardised; errors are weighted by learnt variances (Kendall et al. 2018).
-    Estimators hear whole clips and are asked to agree with themselves.
+
+class Objectives(nn.Module):
+    """A model with the heads, the uncertainty weights and the teacher that its targets need in training.
 
     Parameters
     ----------
     model : Patchifier
     config : Config
-        ``pretrain.targets`` names the rows.
+        ``pretrain.targets`` names the losses.
     examples : iterable of (Tensor, Tensor or None)
-        Patches (B, N, 1, M, W) of training, this process's share, and where there are any (B, N), if not everywhere: targets are
-        standardised by those of all processes.
-    elsewhere : Tensor, shape (clips, E)
-        What another model says of every clip of the cache, standardised, for the target "distil".
+        Target patches (B, N, 1, M, T) of this process's share of training, and which are valid (B, N).
+        Targets are standardised by those of all processes.
+    teacher_features : Tensor, shape (clips, E)
+        Standardised features of every clip of the cache, for the target "distil".
     """
 
     def __init__(
@@ -64,305 +129,228 @@ class Learner(nn.Module):
         model: Patchifier,
         config: Config,
         examples: Iterable[tuple[Tensor, Tensor | None]],
-        elsewhere: Tensor | None = None,
+        teacher_features: Tensor | None = None,
     ) -> None:
         super().__init__()
         require_targets(config)
+        targets = config.pretrain.targets
         self.model, self.config = model, config
-        self.names = [name for name in config.pretrain.targets if name in DESCRIPTORS]
-        self.estimated = [name for name in config.pretrain.targets if name in ESTIMATORS]
-        self.taught = [name for name in config.pretrain.targets if name in TAUGHT]
-        found = self._moments(examples)
-        self.register_buffer("pixels_variance", found.pop(PIXELS)[1].square(), persistent=False)
-        self.register_buffer("elsewhere", elsewhere, persistent=False)
+        self.described = [name for name in targets if name in DESCRIPTORS]
+        self.estimated = [name for name in targets if name in ESTIMATORS]
+        statistics = self._statistics(examples)
+        pixels_variance = statistics.pop(PIXELS)[1].square()
+        self.register_buffer("pixels_variance", pixels_variance, persistent=False)
+        self.register_buffer("teacher_features", teacher_features, persistent=False)
         D = config.model.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.pretrain.seed)
             self.heads = nn.ModuleDict()
-            for name, (mean, deviation) in found.items():
+            for name, (mean, deviation) in statistics.items():
                 self.register_buffer(f"{name}_mean", mean)
                 self.register_buffer(f"{name}_scale", deviation)
                 self.heads[name] = nn.Linear(D, len(mean))
-            if elsewhere is not None:
-                self.heads["distil"] = nn.Linear(D, elsewhere.shape[1])
-            if "latent" in self.taught:
+            if teacher_features is not None:
+                self.heads[DISTIL] = nn.Linear(D, teacher_features.shape[1])
+            if "latent" in targets:
                 self.heads["latent"] = nn.Linear(D, D)
-            if "contrast" in self.taught:
-                self.heads["contrast"] = nn.Sequential(
-                    nn.Linear(D, D), nn.GELU(), nn.Linear(D, PROJECTED)
-                )
-            self.teacher = Teacher(self) if self.taught else None
+            if "contrast" in targets:
+                layers = nn.Linear(D, D), nn.GELU(), nn.Linear(D, PROJECTION_SIZE)
+                self.heads["contrast"] = nn.Sequential(*layers)
+            self.teacher = EMATeacher(self) if set(targets) & set(EMA_TARGETS) else None
         self.log_variances = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(())) for name in config.pretrain.targets}
+            {name: nn.Parameter(torch.zeros(())) for name in targets}
         )
 
-    def _moments(
+    def _statistics(
         self, examples: Iterable[tuple[Tensor, Tensor | None]]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and deviation of each target's numbers, (size,) each, and of all pixels, over the examples of all processes."""
-        sums: dict[str, Any] = dict.fromkeys((PIXELS, *self.names), 0)
-        for patches, present in examples:
-            values = {
-                name: DESCRIPTORS[name].values(patches[:, :, 0].float(), present, self.config)
-                for name in self.names
-            }
-            rows = {
-                name: take(each, present) if DESCRIPTORS[name].of == "patch" else each
-                for name, each in values.items()
-            }
-            rows[PIXELS] = take(self.model.mel(patches), present).reshape(-1, 1)
-            for name, each in rows.items():
-                kept = each.double()
-                sums[name] = sums[name] + torch.stack(
-                    [torch.full_like(kept[0], len(kept)), kept.sum(0), kept.square().sum(0)]
-                )
+        """Mean and deviation (size,) of each descriptor, and of all pixels, over all processes."""
+        sums: dict[str, Any] = dict.fromkeys((PIXELS, *self.described), 0)
+        for patches, valid in examples:
+            rows = {PIXELS: masked_select(self.model.mel(patches), valid).reshape(-1, 1)}
+            for name in self.described:
+                values = DESCRIPTORS[name].values(patches[:, :, 0].float(), valid, self.config)
+                rows[name] = masked_select(values, valid) if of_patches(name) else values
+            for name, values in rows.items():
+                exact = values.double()
+                count = torch.full_like(exact[0], len(exact))
+                moments = torch.stack([count, exact.sum(0), exact.square().sum(0)])
+                sums[name] = sums[name] + moments
         found = {}
         for name, total in sums.items():
-            count, first, second = devices.summed(total).cpu()
+            count, first, second = distributed.summed(total).cpu()
             variance = (second - first.square() / count) / (count - 1).clamp(min=1)
-            found[name] = (
-                (first / count).float(),
-                variance.clamp(min=LEAST_DEVIATION**2).sqrt().float(),
-            )
+            deviation = variance.clamp(min=LEAST_DEVIATION**2).sqrt()
+            found[name] = (first / count).float(), deviation.float()
         return found
 
-    def stage_two_loss(
-        self,
-        patches: Tensor,
-        target: Tensor,
-        present: Tensor | None,
-        masked: Tensor,
-        *,
-        visible: Tensor,
-        hidden: Tensor,
-        weights: tuple[Tensor | float, Tensor | float] = EQUAL,
-        clips: Tensor | None = None,
-        groups: Tensor | None = None,
-    ) -> Tensor:
-        """Mean of the targets' errors, each over its variance, and of the logarithms of the variances.
-
-        Errors on visible and on masked patches are multiplied by `weights`, so that the mean over processes is that over patches.
-        """
+    def stage_two_loss(self, batch: Batch) -> Tensor:
+        """Mean over targets of error / variance + log variance, with learnt variances."""
         if self.teacher and self.training:
-            self.teacher.follow(self, self.config.pretrain.teacher_decay)
-        errors = self.errors(
-            patches,
-            target,
-            present,
-            masked,
-            visible=visible,
-            hidden=hidden,
-            weights=weights,
-            clips=clips,
-            groups=groups,
-        )
+            self.teacher.update(self, self.config.pretrain.teacher_decay)
         terms = [
             error * torch.exp(-self.log_variances[name]) + self.log_variances[name]
-            for name, error in errors.items()
+            for name, error in self.errors(batch).items()
         ]
         return torch.stack(terms).mean()
 
-    def errors(
-        self,
-        patches: Tensor,
-        target: Tensor,
-        present: Tensor | None,
-        masked: Tensor,
-        *,
-        visible: Tensor,
-        hidden: Tensor,
-        weights: tuple[Tensor | float, Tensor | float] = EQUAL,
-        clips: Tensor | None = None,
-        groups: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Mean squared error of each target, in units of its variance; cross entropy of "contrast" and of estimators, in units of a guess's."""
-        errors = self._disagreements(target[:, :, 0], present)
+    def errors(self, batch: Batch) -> dict[str, Tensor]:
+        """Error of each target; 1 is that of the target's mean, or of a guess."""
+        errors = self._consistency_losses(batch)
         if len(errors) == len(self.log_variances):
             return errors
-        model, (of_visible, of_hidden) = self.model, weights
-        known, filled = model.fill(
-            patches, masked=masked, present=present, visible=visible
-        )  # (B, N, D)
-        seen = ~masked if present is None else present & ~masked
-        counts = seen.sum(1, keepdim=True).clamp(
-            min=1
-        )  # of a clip that is one patch, none is visible
-        whole = (known * seen[..., None]).sum(1) / counts  # (B, D)
-        at_visible, at_hidden = take(known, visible), take(filled, hidden)  # (V, D), (H, D)
+        model, heads, mask = self.model, self.heads, batch.mask
+        keep = visible(mask, batch.valid)
+        context, prediction = model.predict_masked(batch.patches, mask=mask, valid=batch.valid)
+        counts = keep.sum(1, keepdim=True).clamp(min=1)  # a clip of one patch has none visible
+        mean_context = (context * keep[..., None]).sum(1) / counts  # (B, D)
+        encoded, predicted = masked_select(context, keep), masked_select(prediction, mask)  # (P, D)
         if PIXELS in self.log_variances:
-            reconstructed = model.decoder(model.align(at_hidden))  # (H, 1, M, W)
-            errors[PIXELS] = (
-                of_hidden
-                * mean_square(reconstructed, take(model.mel(target), hidden))
-                / self.get_buffer("pixels_variance")[0]
+            error = mean_square(
+                model.forward_decoder(predicted), masked_select(model.mel(batch.target), mask)
             )
-        for name in self.names:
-            wanted, head = self.standardised(name, target[:, :, 0], present), self.heads[name]
-            if DESCRIPTORS[name].of == "clip":
-                errors[name] = mean_square(head(whole), wanted)
-            else:
-                both = of_visible * mean_square(
-                    head(at_visible), take(wanted, visible)
-                ) + of_hidden * mean_square(head(at_hidden), take(wanted, hidden))
-                errors[name] = both / 2
-        if "distil" in self.log_variances:
-            errors["distil"] = mean_square(
-                self.heads["distil"](whole), self.get_buffer("elsewhere")[clips]
-            )
+            errors[PIXELS] = batch.weight * error / self.get_buffer("pixels_variance")[0]
+        for name in self.described:
+            target, head = self.standardised(name, batch.target[:, :, 0], batch.valid), heads[name]
+            if not of_patches(name):
+                errors[name] = mean_square(head(mean_context), target)
+                continue
+            seen = mean_square(head(encoded), masked_select(target, keep))
+            unseen = mean_square(head(predicted), masked_select(target, mask))
+            errors[name] = (batch.visible_weight * seen + batch.weight * unseen) / 2
+        if DISTIL in self.log_variances:
+            features = self.get_buffer("teacher_features")[batch.clips]
+            errors[DISTIL] = mean_square(heads[DISTIL](mean_context), features)
         if self.teacher:
-            vectors, heard = self.teacher(patches, present, masked, hidden)  # (H, D), (B, 128)
-            if "latent" in self.taught:
-                errors["latent"] = of_hidden * mean_square(self.heads["latent"](at_hidden), vectors)
-            if "contrast" in self.taught:
-                errors["contrast"] = self.contrast(whole, heard, clips, groups)
+            vectors, projected = self.teacher(batch.patches, batch.valid, mask)  # (P, D), (B, 128)
+            if "latent" in heads:
+                errors["latent"] = batch.weight * mean_square(heads["latent"](predicted), vectors)
+            if "contrast" in heads:
+                errors["contrast"] = self.info_nce(
+                    mean_context, projected, batch.clips, batch.groups
+                )
         return errors
 
-    def _disagreements(self, patches: Tensor, present: Tensor | None) -> dict[str, Tensor]:
-        """How far each estimator is from agreeing with itself on clips (B, N, M, W)."""
+    def _consistency_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of each estimator on whole clips."""
 
-        def joined(own: Tensor) -> Tensor:
-            """Mean over all processes, whose gradients are averaged too: each adds its own."""
-            return (
-                own + (devices.gathered(own[None].detach())[0].mean(0) - own).detach()
-                if self.training
-                else own
-            )  # the first alone validates
+        def over_processes(own: Tensor) -> Tensor:
+            """Mean over all processes. Gradients are averaged later, so each adds its own."""
+            if not self.training:  # only the first process validates
+                return own
+            return own + (distributed.gathered(own[None].detach())[0].mean(0) - own).detach()
 
-        there = everything(patches) if present is None else present
-        asked = {name: estimator_of(self.model.estimators, name) for name in self.estimated}
-        exact = patches.to(next(self.parameters()).dtype)
+        patches = batch.target[:, :, 0].to(next(self.parameters()).dtype)
         with torch.autocast(patches.device.type, enabled=False):
             return {
-                name: estimator.disagreement(exact, there, self.config, joined)
-                for name, estimator in asked.items()
+                name: estimator_of(self.model.estimators, name).consistency_loss(
+                    patches, batch.valid, self.config, over_processes
+                )
+                for name in self.estimated
             }
 
-    def contrast(
+    def info_nce(
         self,
-        whole: Tensor,
-        heard: Tensor,
+        mean_context: Tensor,
+        projected: Tensor,
         clips: Tensor | None = None,
         groups: Tensor | None = None,
     ) -> Tensor:
-        """Cross entropy of telling which clip a vector (B, D) is of, among what the teacher heard in all processes' clips (B, 128).
+        """InfoNCE of mean contexts (B, D) with the teacher's vectors (B, 128) of all processes' clips.
 
-        With groups (B,), the others of its group are asked for, and neither the clip (B,) itself nor another crop of it, in which the same
-        sounds are; a clip that is alone there, or held out, is asked for itself, among those of other groups.
+        The positive is the same clip. With groups (B,), positives are the other clips of the group, and
+        the clip (B,) and its other crops, which share sounds with it, are excluded. A clip that is alone
+        in its group, or held out, is its own positive among clips of other groups.
         """
-        everywhere, first = (
-            devices.gathered(heard) if self.training else (heard, 0)
-        )  # the first process alone validates
-        asked = nn.functional.normalize(self.heads["contrast"](whole).float(), dim=1)
-        with torch.autocast(
-            whole.device.type, enabled=False
-        ):  # of ten, bf16 tells apart no less than 0.06
-            likeness = asked @ everywhere.float().T / TEMPERATURE  # (B, B of all)
-        own = first + torch.arange(len(heard), device=heard.device)
-        right: Tensor = own
+        keys, first = distributed.gathered(projected) if self.training else (projected, 0)
+        queries = functional.normalize(self.heads["contrast"](mean_context).float(), dim=1)
+        with torch.autocast(queries.device.type, enabled=False):  # bf16 resolves 10 to 0.06
+            similarity = queries @ keys.float().T / TEMPERATURE  # (B, B of all)
+        own = first + torch.arange(len(projected), device=projected.device)
+        positives: Tensor = own
         if groups is not None and clips is not None:
-            itself = own[:, None] == torch.arange(
-                len(everywhere), device=heard.device
-            )  # (B, B of all)
+            itself = own[:, None] == torch.arange(len(keys), device=keys.device)  # (B, B of all)
             same_group, same_clip = (
-                each[:, None] == (devices.gathered(each)[0] if self.training else each)
+                each[:, None] == (distributed.gathered(each)[0] if self.training else each)
                 for each in (groups, clips)
             )
             others = same_group & ~same_clip if self.training else torch.zeros_like(itself)
-            answers = torch.where(others.any(1, keepdim=True), others, itself)
-            likeness, right = (
-                likeness.masked_fill(same_group & ~answers, OUT),
-                answers / answers.sum(1, keepdim=True),
-            )
-        return nn.functional.cross_entropy(likeness, right) / math.log(max(2, len(everywhere)))
+            chosen = torch.where(others.any(1, keepdim=True), others, itself)
+            similarity = similarity.masked_fill(same_group & ~chosen, EXCLUDED)
+            positives = chosen / chosen.sum(1, keepdim=True)
+        return functional.cross_entropy(similarity, positives) / math.log(max(2, len(keys)))
 
     @torch.no_grad()
-    def standardised(self, name: str, patches: Tensor, present: Tensor | None = None) -> Tensor:
-        """A target of patches (B, N, M, W), in deviations from its mean over training."""
+    def standardised(self, name: str, patches: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Z-scores of a descriptor of patches (B, N, M, T), relative to training."""
         with torch.autocast(patches.device.type, enabled=False):
-            values = (
-                DESCRIPTORS[name].values(patches.float(), present, self.config).to(patches.dtype)
-            )
+            values = DESCRIPTORS[name].values(patches.float(), valid, self.config)
+            values = values.to(patches.dtype)
         return (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_scale")
 
-    def figures(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Error of each target on held-out batches; 1 is what its mean, or a guess, would earn."""
+    def figures(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Mean error of each target on held-out batches, by ``NAME_error``."""
         sums: dict[str, float] = {}
         count, device = 0, next(self.parameters()).device
         for batch in batches:
-            patches, present, masked = (
-                batch.patches.to(device),
-                batch.present.to(device),
-                batch.masked.to(device),
-            )
-            where: dict[str, Any] = {
-                "visible": places(present & ~masked),
-                "hidden": places(masked),
-                "clips": batch.clips.to(device),
-            }
-            where["groups"] = None if batch.groups is None else batch.groups.to(device)
-            for name, error in self.errors(patches, patches, present, masked, **where).items():
+            for name, error in self.errors(to_device(batch, device)).items():
                 sums[name] = sums.get(name, 0.0) + float(error) * len(batch.patches)
             count += len(batch.patches)
         return {f"{name}_error": value / count for name, value in sums.items()}
 
 
-def mean_square(found: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared error, in the arithmetic of what is wanted; 0 of nothing."""
-    difference = found.to(wanted.dtype) - wanted
+def mean_square(found: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error in the precision of the target; 0 of an empty tensor."""
+    difference = found.to(target.dtype) - target
     return difference.square().sum() / max(1, difference.numel())
 
 
-class Teacher(nn.Module):
-    """A slow copy of what it teaches, which follows it step by step; it sees masked patches alone, so that nothing can be copied (M2D)."""
+class EMATeacher(nn.Module):
+    """An exponential moving average of extractor, bottleneck and contrast head.
 
-    def __init__(self, learner: Learner) -> None:
+    It encodes only masked patches, so that targets do not contain the visible ones (M2D).
+    """
+
+    def __init__(self, objectives: Objectives) -> None:
         super().__init__()
-        self.extractor, self.bottleneck = (
-            copy.deepcopy(learner.model.extractor),
-            copy.deepcopy(learner.model.bottleneck),
-        )
-        self.contrast = (
-            copy.deepcopy(learner.heads["contrast"]) if "contrast" in learner.heads else None
-        )
+        self.extractor = copy.deepcopy(objectives.model.extractor)
+        self.bottleneck = copy.deepcopy(objectives.model.bottleneck)
+        self.contrast: nn.Module | None = None
+        if "contrast" in objectives.heads:
+            self.contrast = copy.deepcopy(objectives.heads["contrast"])
         self.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "Teacher":
+    def train(self, mode: bool = True) -> "EMATeacher":
         """Stay in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
-    def follow(self, learner: Learner, decay: float) -> None:
-        """Move weights a little towards the learner's; take its statistics as they are."""
-        parts = {"extractor": learner.model.extractor, "bottleneck": learner.model.bottleneck}
+    def update(self, objectives: Objectives, decay: float) -> None:
+        """Average the weights with those of the student; copy its batch statistics."""
+        model = objectives.model
+        pairs: list[tuple[nn.Module, nn.Module]]
+        pairs = [(self.extractor, model.extractor), (self.bottleneck, model.bottleneck)]
         if self.contrast:
-            parts["contrast"] = learner.heads["contrast"]
-        for name, part in parts.items():
-            own = getattr(self, name)
-            torch._foreach_lerp_(list(own.parameters()), list(part.parameters()), 1 - decay)
-            for buffer, source in zip(own.buffers(), part.buffers(), strict=True):
+            pairs.append((self.contrast, objectives.heads["contrast"]))
+        for own, student in pairs:
+            torch._foreach_lerp_(list(own.parameters()), list(student.parameters()), 1 - decay)
+            for buffer, source in zip(own.buffers(), student.buffers(), strict=True):
                 buffer.copy_(source)
 
     @torch.no_grad()
-    def forward(
-        self, patches: Tensor, present: Tensor | None, masked: Tensor, hidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Vectors (H, D) of masked patches, the mean of all normalised layers, and of clips (B, 128), of length one."""
-        B, N = masked.shape
-        seen = self.extractor(take(patches, hidden))  # (H, D)
-        vectors = (
-            seen.new_zeros(B * N, seen.shape[1]).index_copy(0, hidden, seen).unflatten(0, (B, N))
-        )
-        chosen, there = side_by_side(masked, len(hidden) if present is None else None)  # (B, K)
-        layers = self.bottleneck(vectors, present=present, chosen=chosen, there=there)
-        size = (vectors.shape[-1],)
-        mean = torch.stack(
-            [nn.functional.layer_norm(layer[:, 1:].float(), size) for layer in layers]
-        ).mean(0)  # (B, K, D)
-        last = put(layers[-1][:, 1:].float(), chosen, there, like=vectors)  # (B, N, D)
-        clips = last.sum(1) / masked.sum(1, keepdim=True)  # (B, D)
-        projected = (
-            nn.functional.normalize(self.contrast(clips).float(), dim=1) if self.contrast else clips
-        )
-        return take(
-            nn.functional.layer_norm(put(mean, chosen, there, like=vectors), size), hidden
-        ), projected
+    def forward(self, patches: Tensor, valid: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets of masked patches (P, D) and of clips (B, 128).
+
+        The former are the normalised mean of all normalised layers, the latter of unit length.
+        """
+        vectors = masked_scatter(self.extractor(masked_select(patches, mask)), mask)  # (B, N, D)
+        ids_mask, valid_mask = pack(mask)  # (B, K)
+        layers = self.bottleneck(vectors, valid=valid, ids_keep=ids_mask, valid_keep=valid_mask)
+        N, size = vectors.shape[1], vectors.shape[-1:]
+        normalised = [functional.layer_norm(layer[:, 1:].float(), size) for layer in layers]
+        mean = scatter(torch.stack(normalised).mean(0), ids_mask, valid_mask, N)  # (B, N, D)
+        last = scatter(layers[-1][:, 1:].float(), ids_mask, valid_mask, N)
+        clips = last.sum(1) / mask.sum(1, keepdim=True)  # (B, D)
+        if self.contrast:
+            clips = functional.normalize(self.contrast(clips).float(), dim=1)
+        return masked_select(functional.layer_norm(mean, size), mask), clips

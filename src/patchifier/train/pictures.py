@@ -12,7 +12,8 @@ from patchifier.cache import Cache
 from patchifier.config import Config
 from patchifier.filters import mel_edges_hz
 from patchifier.io import replaced_file
-from patchifier.nn.model import Patchifier, draw_mask
+from patchifier.nn.masking import random_masking
+from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 
 PICTURE_RATIOS = (0.25, 0.5, 0.75, 0.9)
@@ -34,10 +35,10 @@ def write_reconstructions(
     model = model.cpu().eval()
     tensors = {"original": model.mel(patches)[:, 0].contiguous()}
     for ratio in PICTURE_RATIOS:
-        masked = draw_mask(
+        masked = random_masking(
             generator(config.pretrain.seed, "mask", 2**40), np.ones((1, len(patches)), bool), ratio
         )
-        filled = model.reconstruct(patches[None], masked=torch.from_numpy(masked))[0]
+        filled = model.reconstruct(patches[None], mask=torch.from_numpy(masked))[0]
         tensors |= {
             f"masked_{ratio}": torch.from_numpy(masked[0].astype(np.uint8)),
             f"reconstructed_{ratio}": filled[:, 0].contiguous(),

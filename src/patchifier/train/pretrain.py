@@ -23,11 +23,11 @@ from patchifier.datasets.features import load_features
 from patchifier.datasets.splits import Splits, evenly, pretraining_splits
 from patchifier.embed import READOUT_CLIPS, measure_readout
 from patchifier.io import Progress, silent
-from patchifier.nn.layers import keep_in_float32
+from patchifier.nn.fast import accelerate, keep_in_float32
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import require_embed, require_readout
 from patchifier.train import precision
-from patchifier.train.batches import Batches, Plan, require_groups
+from patchifier.train.batches import Batch, Batches, require_groups
 from patchifier.train.distributed import (
     expected_share,
     launch,
@@ -36,11 +36,10 @@ from patchifier.train.distributed import (
     share,
 )
 from patchifier.train.loop import TrainTask, fit
-from patchifier.train.objectives import Learner, idle_parts
+from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
 from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
-from patchifier.train.targets import PIXELS, require_targets
 from patchifier.train.validation import no_op_validator, validator
 
 __all__ = [
@@ -223,7 +222,7 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
                 "or leave it out."
             )
     if loaded is None:
-        return Patchifier(config.model, seed=config.pretrain.seed)
+        return accelerate(Patchifier(config.model, seed=config.pretrain.seed))
     differ = [
         f"model.{name}"
         for name in _differing(config.model, loaded.config.model)
@@ -241,7 +240,7 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
         raise RequestError(
             f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config."
         )
-    model = Patchifier(config.model, seed=config.pretrain.seed)
+    model = accelerate(Patchifier(config.model, seed=config.pretrain.seed))
     for name, part in loaded.model.named_children():
         if name != "readout":
             model.get_submodule(name).load_state_dict(
@@ -297,7 +296,7 @@ def train_stage(
         stage_module(stage, model, batches, config),
         clips=len(splits.train),
         batch=batches,
-        loss=stage_loss(stage, batches, settings),
+        loss=stage_loss(stage, settings),
         learning_rates=extractor_rates(settings) if stage == "two" else {},
         validate=None
         if not len(splits.valid)
@@ -321,7 +320,7 @@ def train_stage(
 
 
 def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
-    """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Learner`."""
+    """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Objectives`."""
     return dict.fromkeys(
         ("extractor.", "model.extractor."),
         settings.extractor_rate * settings.stage_two.learning_rate,
@@ -349,32 +348,32 @@ def trials(
                 share=expected_share(training.batch, devices=devices, nodes=nodes),
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
-            loss, plans = (
-                stage_loss(stage, batches, config.pretrain),
-                [batches(step) for step in range(TRIAL_STEPS)],
-            )
-            yield Trial(module, [functools.partial(_on_plan, loss, plan) for plan in plans])
+            loss = stage_loss(stage, config.pretrain)
+            steps = [batches(step) for step in range(TRIAL_STEPS)]
+            yield Trial(module, [functools.partial(_on_batch, loss, batch) for batch in steps])
 
 
-def _on_plan(loss: Callable[[nn.Module, Plan], Tensor], plan: Plan, module: nn.Module) -> Tensor:
-    return loss(module, plan)
+def _on_batch(
+    loss: Callable[[nn.Module, Batch], Tensor], batch: Batch, module: nn.Module
+) -> Tensor:
+    return loss(module, batch)
 
 
 def stage_module(
     stage: str, model: Patchifier, batches: Batches, config: Config, *, examples: int | None = None
 ) -> nn.Module:
-    """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Learner`.
+    """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Objectives`.
 
     Targets are standardised by that many batches of examples; by all there are, if it is None.
     """
     several = stage == "two" and config.pretrain.targets != (PIXELS,)
-    idle = idle_parts(config) if several else ()
+    frozen = frozen_modules(config) if several else ()
     for name, part in model.named_children():
-        part.requires_grad_(name in TRAINED[stage] and name not in idle)
+        part.requires_grad_(name in TRAINED[stage] and name not in frozen)
     for name, part in (model.estimators or {}).items():
         part.requires_grad_(several and name in config.pretrain.targets)
     return (
-        Learner(
+        Objectives(
             model,
             config,
             itertools.islice(batches.examples(), examples),
@@ -397,33 +396,22 @@ def teacher_features(data: Cache, parts: Sequence[np.ndarray], config: Config) -
     return torch.from_numpy((features - mean) / np.where(varies, deviation, 1.0)).float()
 
 
-def stage_loss(
-    stage: str, batches: Batches, settings: PretrainConfig
-) -> Callable[[nn.Module, Plan], Tensor]:
-    """Make the loss of a stage: MSE of patches autoencoded, or filled in; or the :class:`Learner`'s."""
-    several = settings.targets != (PIXELS,)
+def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Batch], Tensor]:
+    """Make the loss of a stage: MSE of patches autoencoded, or predicted; or that of :class:`Objectives`."""
 
-    def loss_one(model: Any, plan: Plan) -> Tensor:
-        return plan.weight * model.stage_one_loss(*batches.look_up(plan), plan.present)
+    def loss_one(model: Any, batch: Batch) -> Tensor:
+        return batch.weight * model.stage_one_loss(batch.patches, batch.target, batch.valid)
 
-    def loss_two(model: Any, plan: Plan) -> Tensor:
-        if several:
-            places = {
-                "visible": plan.visible,
-                "hidden": plan.hidden,
-                "weights": (plan.visible_weight, plan.weight),
-                "clips": plan.clips,
-                "groups": plan.groups,
-            }
-            return model.stage_two_loss(*batches.look_up(plan), plan.present, plan.masked, **places)
-        options = {
-            "extract": settings.extract,
-            "loss_on": settings.loss_on,
-            "visible": plan.visible,
-            "hidden": plan.hidden,
-        }
-        return plan.weight * model.stage_two_loss(
-            *batches.look_up(plan), plan.present, plan.masked, **options
+    def loss_two(model: Any, batch: Batch) -> Tensor:
+        if settings.targets != (PIXELS,):
+            return model.stage_two_loss(batch)
+        return batch.weight * model.stage_two_loss(
+            batch.patches,
+            batch.target,
+            batch.valid,
+            batch.mask,
+            extract=settings.extract,
+            loss_on=settings.loss_on,
         )
 
     return loss_one if stage == "one" else loss_two

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchifier.io import Progress, silent
-from patchifier.nn.layers import SwitchableConv2d, keep_in_float32
+from patchifier.nn.fast import Convolution, keep_in_float32
 
 REPEATS = 3  # of each operation
 LARGEST_ERROR = 0.01  # relative, root mean square: rounding a result to bf16 costs 0.0017, so this refuses what is off by 2 %
@@ -96,11 +96,7 @@ def self_test(
 def _movable(module: nn.Module, kernel: Kernel | None) -> Iterator[Kernel]:
     """Weight shapes of the convolutions that use a kernel and are not in float32 yet."""
     for part in module.modules():
-        if (
-            isinstance(part, SwitchableConv2d)
-            and not part.float32_only
-            and kernel in part.kernels()
-        ):
+        if isinstance(part, Convolution) and not part.float32_only and kernel in part.kernels():
             yield tuple(part.weight.shape)
 
 

@@ -11,6 +11,7 @@ from patchifier import embed
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Head, Patchifier
 from patchifier.nn.pooling import pool_one
 from patchifier.tasks import Task
@@ -41,7 +42,7 @@ class TunedModel(nn.Module):
             else "readout"
         )
         self.readout = config.finetune.readout
-        self.model = Patchifier(config.model)
+        self.model = accelerate(Patchifier(config.model))
         self.model.load_state_dict(start.model.state_dict())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -64,7 +65,7 @@ class TunedModel(nn.Module):
     def read(self, values: Tensor, present: Tensor) -> Tensor:
         """Read out (B, D) from patches or vectors."""
         vectors = self.model.extract(values, present) if values.ndim == 5 else values
-        sequence = self.model.bottleneck(vectors, present=present)[-1]  # (B, 1 + N, D)
+        sequence = self.model.bottleneck(vectors, valid=present)[-1]  # (B, 1 + N, D)
         return pool_one(sequence, present, self.readout)
 
 

@@ -17,7 +17,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
 from patchifier.datasets.splits import partition
 from patchifier.io import Progress, replaced_file, write_json, write_rows
-from patchifier.nn.layers import keep_in_float32
+from patchifier.nn.fast import keep_in_float32
 from patchifier.seeding import batch_indices, generator
 from patchifier.tasks import Task
 from patchifier.train.diagnosis import describe_batch

@@ -14,6 +14,7 @@ from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
 from patchifier.config import Config
 from patchifier.datasets.splits import VALIDATION_CLIPS, Splits, evenly
+from patchifier.nn.masking import visible
 from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.train import references
@@ -43,7 +44,7 @@ def validator_one(
     bands = config.model.mel_bands
     mean_patch = {
         "mean_patch_mse": mean_of(
-            (batch.patches[batch.present][..., :bands, :] - known.mean_patch).square()
+            (batch.patches[batch.valid][..., :bands, :] - known.mean_patch).square()
             for batch in batches
         )
     }
@@ -52,7 +53,7 @@ def validator_one(
         to = next(model.parameters()).device
         errors = (
             (model.autoencode(batch.patches.to(to)).cpu() - model.mel(batch.patches))[
-                batch.present
+                batch.valid
             ].square()
             for batch in batches
         )
@@ -99,7 +100,7 @@ def validator_two(
             **drawn_figures(
                 [model.mel(batch.patches) for batch in some],
                 plain,
-                [batch.masked for batch in some],
+                [batch.mask for batch in some],
                 scale=scale,
             ),
             **health(torch.cat([mean_vectors(model, batch) for batch in batches])),
@@ -111,17 +112,17 @@ def validator_two(
 
 def every(batch: Batch, step: int) -> Batch:
     """Every `step`-th clip of a batch."""
-    fields: dict[str, Any] = {
-        name: None if value is None else value[::step] for name, value in vars(batch).items()
+    tensors: dict[str, Any] = {
+        name: value for name, value in vars(batch).items() if isinstance(value, Tensor)
     }
-    return Batch(**fields)
+    return replace(batch, **{name: value[::step] for name, value in tensors.items()})
 
 
 def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
     """What a model draws of these patches (B, N, 1, M, W) with the mask of a batch, brought back from its device."""
     to = next(model.parameters()).device
     return (
-        model.reconstruct(patches.to(to), masked=batch.masked.to(to), present=batch.present.to(to))
+        model.reconstruct(patches.to(to), mask=batch.mask.to(to), valid=batch.valid.to(to))
         .float()
         .cpu()
     )
@@ -130,24 +131,24 @@ def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
 def mean_vectors(model: Patchifier, batch: Batch) -> Tensor:
     """Mean over the patches of each clip of the last layer's vectors, nothing masked: (B, D)."""
     to = next(model.parameters()).device
-    present = batch.present.to(to)
-    sequence = model.encode(batch.patches.to(to), present=present)[-1][:, 1:]
+    present = batch.valid.to(to)
+    sequence = model.forward_encoder(batch.patches.to(to), valid=present)[-1][:, 1:]
     return ((sequence * present[..., None]).sum(1) / present.sum(1, keepdim=True)).float().cpu()
 
 
 def masked_mse(model: Patchifier, batches: list[Batch], drawn: list[Tensor]) -> float:
     """Mean squared error over the masked patches of all batches."""
     return mean_of(
-        (each - model.mel(batch.patches))[batch.masked].square()
+        (each - model.mel(batch.patches))[batch.mask].square()
         for batch, each in zip(batches, drawn, strict=True)
     )
 
 
 def shuffled_visible(batch: Batch, draws: np.random.Generator) -> Tensor:
     """Order of patches (B, N) in which each visible patch of a clip, if there are two, stands where another one was; others stay."""
-    visible = (batch.present & ~batch.masked).numpy()
-    order = np.tile(np.arange(visible.shape[1]), (len(visible), 1))
-    for row, seen in zip(order, visible, strict=True):
+    keep = visible(batch.mask, batch.valid).numpy()
+    order = np.tile(np.arange(keep.shape[1]), (len(keep), 1))
+    for row, seen in zip(order, keep, strict=True):
         cycle = draws.permutation(np.flatnonzero(seen))
         row[cycle] = np.roll(cycle, 1)
     return torch.from_numpy(order)
@@ -189,7 +190,7 @@ def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
             (bottleneck.positions.data[1 : 1 + n_patches], 0)
         )  # (N, D); that of CLS comes first
     if bottleneck.distances is not None:
-        most = bottleneck.distances.most
+        most = bottleneck.distances.longest
         first, last = max(0, most - n_patches + 1), min(2 * most, most + n_patches - 1)
         spans.append((bottleneck.distances.numbers.data[:, first : last + 1], 1))  # (H, 2 N - 1)
     return spans
@@ -294,7 +295,7 @@ def masked_predictors(batches: list[Batch], known: TrainingStatistics) -> dict[s
     for batch in batches:
         for name, guess in {"mean_patch": known.mean_patch, **guesses(batch, known)}.items():
             errors.setdefault(f"{name}_mse", []).append(
-                (batch.patches - guess)[batch.masked].square()
+                (batch.patches - guess)[batch.mask].square()
             )
     return {name: mean_of(parts) for name, parts in errors.items()}
 
@@ -304,12 +305,12 @@ def guesses(batch: Batch, known: TrainingStatistics) -> dict[str, Tensor]:
 
     A clip without a visible patch is predicted by the training mean.
     """
-    visible = (batch.present & ~batch.masked).numpy()
+    keep = visible(batch.mask, batch.valid).numpy()
     bands = references.band_means(batch.patches[:, :, 0].numpy())  # (B, N, M)
-    found = {name: predict(bands, visible) for name, predict in references.UNTRAINED.items()}
-    found |= {"kriging": known.kriging.predict(bands, visible)}
+    found = {name: predict(bands, keep) for name, predict in references.UNTRAINED.items()}
+    found |= {"kriging": known.kriging.predict(bands, keep)}
     mean = known.mean_patch[0, :, 0].numpy()
-    seen = visible.sum(1)[:, None, None] > 0
+    seen = keep.sum(1)[:, None, None] > 0
     found = {name: np.where(seen, values, mean) for name, values in found.items()} | {
         "band_means": bands
     }

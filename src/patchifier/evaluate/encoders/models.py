@@ -24,6 +24,7 @@ from patchifier.datasets.splits import Splits, evenly, partition
 from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
 from patchifier.io import Progress, silent
+from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 
 POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
@@ -48,7 +49,7 @@ def random_checkpoint(
     seed : int
         Of the weights.
     """
-    model = Patchifier(config.model, seed=seed)
+    model = accelerate(Patchifier(config.model, seed=seed))
     cut = [
         spectrogram.cut(
             log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence

@@ -121,7 +121,7 @@ def _through_bottleneck(
             [vectors[window.to(vectors.device)] for window in batch], 0.0
         )  # (B, N, D), (B, N)
         present = present.to(vectors.device)
-        outputs = embedder.model.bottleneck(sequences, present=present)
+        outputs = embedder.model.bottleneck(sequences, valid=present)
         where = torch.cat(batch).to(vectors.device)
         counts.index_add_(0, where, torch.ones(len(where), 1, device=vectors.device))
         for number in sums:

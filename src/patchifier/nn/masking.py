@@ -1,0 +1,86 @@
+"""Masks over the patches of clips: how they are drawn, and how patches are selected by them.
+
+Shapes: B clips, N patches, V visible patches of a clip, P patches of all clips, D embed_dim.
+"""
+
+import numpy as np
+from torch import Tensor
+
+
+def random_masking(
+    generator: np.random.Generator, valid: np.ndarray, ratio: float, *, ends: float = 0.0
+) -> np.ndarray:
+    """Draw which patches are masked (4.2): uniformly, or all but one run of patches.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of one uniform number for each patch.
+    valid : ndarray, shape (B, N), bool
+        False for padding, which is never masked.
+    ratio : float
+        Fraction of each clip's patches to mask, in (0, 1). The count is rounded. At least one patch is
+        masked, and one stays visible where there are two.
+    ends : float
+        Fraction of clips in which the visible patches are one run.
+
+    Returns
+    -------
+    ndarray, shape (B, N), bool
+    """
+    lengths = valid.sum(1)  # (B,)
+    count = np.rint(ratio * lengths).astype(int)
+    count = np.minimum(np.maximum(count, 1), np.maximum(lengths - 1, 1))
+    scores = generator.random(valid.shape)
+    if ends:
+        first = np.floor(generator.random(len(valid)) * (count + 1))[:, None]  # of the visible run
+        index = np.arange(valid.shape[1])
+        inside = (index >= first) & (index < first + (lengths - count)[:, None])
+        scores = np.where(generator.random((len(valid), 1)) < ends, inside, scores)
+    scores = np.where(valid, scores, 2.0)  # padding comes last
+    ranks = scores.argsort(axis=1).argsort(axis=1)  # (B, N)
+    return valid & (ranks < count[:, None])
+
+
+def visible(mask: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Patches (B, N) that are neither masked nor padding."""
+    return ~mask if valid is None else valid & ~mask
+
+
+def masked_select(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Values (P, ...) of (B, N, ...) where a mask (B, N) is True; all of them without a mask."""
+    flat = values.flatten(0, 1)  # (B N, ...)
+    return flat if mask is None else flat[indices_of(mask)]
+
+
+def masked_scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Zeros (B, N, D) with values (P, D) where a mask (B, N) is True; undoes :func:`masked_select`."""
+    zeros = values.new_zeros(mask.numel(), values.shape[-1])
+    return zeros.index_copy(0, indices_of(mask), values).unflatten(0, mask.shape)
+
+
+def indices_of(mask: Tensor) -> Tensor:
+    """Indices (P,) of the True elements among all B * N of a mask (B, N)."""
+    return mask.flatten().nonzero()[:, 0]
+
+
+def pack(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (B, V) of the True elements of each row of a mask (B, N), in order, and which are valid.
+
+    V is the largest count of a row. Rows with fewer are filled up with indices that are not valid.
+    """
+    count = int(mask.sum(1).max())
+    ids_keep = mask.byte().argsort(dim=1, descending=True, stable=True)[:, :count]
+    return ids_keep, mask.gather(1, ids_keep)
+
+
+def gather(values: Tensor, ids_keep: Tensor) -> Tensor:
+    """Values (B, V, D) at indices (B, V) of (B, N, D)."""
+    return values.gather(1, ids_keep[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def scatter(values: Tensor, ids_keep: Tensor, valid_keep: Tensor, n_patches: int) -> Tensor:
+    """Zeros (B, N, D) with values (B, V, D) at the valid indices (B, V); undoes :func:`gather`."""
+    values = values * valid_keep[..., None]
+    zeros = values.new_zeros(len(values), n_patches, values.shape[-1])
+    return zeros.scatter(1, ids_keep[..., None].expand_as(values), values)

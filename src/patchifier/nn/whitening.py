@@ -1,0 +1,70 @@
+"""Standardised embeddings: z-scores and principal components, fitted to training clips."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LEAST_DEVIATION = 1e-6  # of an element: one that varies less keeps its scale
+LEAST_VARIANCE = (
+    1e-3  # of a component, relative to an element: smaller ones are noise, not enlarged
+)
+
+
+class Whitening(nn.Module):
+    """Z-scores of embeddings; the first elements, the pooled layers, may become principal components.
+
+    Parameters
+    ----------
+    size : int
+        Length of an embedding.
+    components : (int, int)
+        How many of the first elements become how many components; (0, 0) leaves them.
+
+    Attributes
+    ----------
+    settings : tuple or None
+        ``config.embed.numbers`` of the embeddings that it was fitted to; None before.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    directions: Tensor
+
+    def __init__(self, size: int, *, components: tuple[int, int] = (0, 0)) -> None:
+        super().__init__()
+        self.settings: tuple[Any, ...] | None = None
+        self.pooled, n_components = components
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        if n_components:
+            self.register_buffer("directions", torch.eye(self.pooled, n_components))
+
+    def fit(self, examples: Tensor) -> None:
+        """Set mean, deviation and components to those of examples (n, E)."""
+        deviation = examples.std(0, correction=0)
+        self.mean.copy_(examples.mean(0))
+        self.scale.copy_(torch.where(deviation > LEAST_DEVIATION, deviation, 1.0))
+        if self.pooled:
+            scores = ((examples - self.mean) / self.scale)[:, : self.pooled].double()
+            self.directions.copy_(principal_directions(scores, self.directions.shape[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whiten embeddings (..., E)."""
+        scores = (x - self.mean) / self.scale
+        if not self.pooled:
+            return scores
+        pooled, rest = scores[..., : self.pooled], scores[..., self.pooled :]
+        return torch.cat([pooled @ self.directions, rest], dim=-1)
+
+
+def principal_directions(scores: Tensor, count: int) -> Tensor:
+    """Directions (D, count) of the largest variance of z-scores (n, D), over their deviations.
+
+    The largest weight of each is positive, since eigenvectors have no sign of their own.
+    """
+    variances, vectors = torch.linalg.eigh(scores.T @ scores / len(scores))  # rising
+    deviations = (variances.flip(0)[:count] + LEAST_VARIANCE).sqrt()
+    directions = vectors.flip(1)[:, :count] / deviations
+    largest = directions.abs().argmax(0, keepdim=True)
+    return directions * directions.gather(0, largest).sign()
