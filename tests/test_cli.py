@@ -19,6 +19,7 @@ from patchifier.cli.command import Changes, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
+from patchifier.train.run import Interrupted
 
 TINY = {
     "model": {
@@ -673,6 +674,21 @@ def test_an_unexpected_failure_is_exit_code_three(monkeypatch, capsys):
     code, _, err = run(capsys, "info", "x")
     assert code == 3
     assert "oops" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(KeyboardInterrupt(), "interrupted"), (Interrupted("stopped at step 7"), "stopped at step 7")],
+)
+def test_an_interrupted_command_is_exit_code_130(error, says, monkeypatch, capsys):
+    def stopped():
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "info", stopped)
+    code, _, err = run(capsys, "info")
+    assert code == 130
+    assert says in err
+    assert "fault" not in err
 
 
 def test_progress_in_a_pipe_is_plain_lines(capsys):
