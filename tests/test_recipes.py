@@ -41,7 +41,7 @@ class Clips:
             Clip(f"noise-{number}", f"noise-{number}.wav") for number in range(len(waves))
         ]
 
-    def read(self, indices, spans, *, least):
+    def read(self, indices, spans):
         parts = [
             self.log_mels[index][first:last]
             for index, (first, last) in zip(indices, spans, strict=True)

@@ -19,12 +19,11 @@ from patchifier import checkpoint, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
-from patchifier.embed import READOUT_CLIPS, measure_readout
 from patchifier.evaluate import encoders as baselines
 from patchifier.io import Progress, silent
 from patchifier.nn.fast import accelerate, keep_in_float32
 from patchifier.nn.model import Patchifier
-from patchifier.nn.pooling import require_embed, require_readout
+from patchifier.nn.pooling import require_embed, require_whitening
 from patchifier.train import precision
 from patchifier.train.batches import Batch, Batches, require_groups
 from patchifier.train.distributed import (
@@ -41,6 +40,7 @@ from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
 from patchifier.train.sides import Sides, split
 from patchifier.train.validation import measured_elsewhere, validator
+from patchifier.train.whitening import examples_of, fit_whitening
 
 __all__ = [
     "PICTURE_RATIOS",
@@ -126,7 +126,7 @@ def pretrain(
             training.batch, devices * nodes
         )  # before there are others who would say it too
     require_embed(config)
-    require_readout(config)
+    require_whitening(config)
     model = initial_model(config, init)
     sides = split(data, config.pretrain)
     if config.pretrain.pairs:
@@ -183,7 +183,7 @@ def pretrain(
                     config,
                 )
             if config.model.readout:  # of the first part alone: this machine may have no other
-                measure_readout(model, config, examples_of(data, sides.parts[0]))
+                fit_whitening(model, config, examples_of(data, sides.parts[0]))
             described = {
                 name: run.facts[name]
                 for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
@@ -195,12 +195,6 @@ def pretrain(
             }
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
-
-
-def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
-    """Log-mels (M, T) of some clips, evenly spread, one after the other."""
-    chosen = clips[np.linspace(0, len(clips) - 1, min(len(clips), READOUT_CLIPS)).astype(int)]
-    return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
 
 
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:

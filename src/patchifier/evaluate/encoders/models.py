@@ -20,10 +20,11 @@ from patchifier.config import (
     SpectrogramConfig,
     update,
 )
-from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
+from patchifier.embed import Embedder
 from patchifier.evaluate.encoders.interface import Asked, Encoder, at_end
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
+from patchifier.train.whitening import WHITENING_CLIPS, fit_whitening
 
 POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
 CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
@@ -56,8 +57,8 @@ def random_checkpoint(
         for log_mel in heard
     ]
     calibrate(model, torch.cat(cut))
-    measure_readout(
-        model, config, log_mels(data, config.spectrogram, _spread(indices, READOUT_CLIPS))
+    fit_whitening(
+        model, config, log_mels(data, config.spectrogram, _spread(indices, WHITENING_CLIPS))
     )
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
 
