@@ -27,8 +27,7 @@ from timing import RESULTS, keep, say, timed
 
 from patchifier import audio, embed
 from patchifier.datasets import Clip
-from patchifier.integrations import cluster
-from patchifier.integrations.cluster import parts
+from patchifier.integrations import object_store, ray
 from patchifier.library import build as collection
 from patchifier.library.worker import Cut, embed_clips
 from patchifier.train.run import machine
@@ -37,7 +36,7 @@ from patchifier.train.run import machine
 def compare(paths, embedder, rounds, workers):
     """Seconds beyond a quarter of the files, and for that quarter: {engine: (rounds,)}, in turn."""
     many, few = [str(path) for path in paths], [str(path) for path in paths[: len(paths) // 4]]
-    engines = {"embed_library": collection.embed_library, "embed_on_ray": cluster.embed_on_ray}
+    engines = {"embed_library": collection.embed_library, "embed_on_ray": ray.embed_on_ray}
     beyond, start = {name: [] for name in engines}, {name: [] for name in engines}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
@@ -63,19 +62,19 @@ def compare(paths, embedder, rounds, workers):
 
 
 def run(flags):
-    import ray
+    from ray import init, shutdown
 
     embedder = loaded(flags)
     with tempfile.TemporaryDirectory() as folder:
         paths = make(Path(folder), flags.files, flags.seconds)
-        ray.init(
+        init(
             num_cpus=flags.workers,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
         )
         beyond, start = compare(paths, embedder, flags.rounds, flags.workers)
-        ray.shutdown()
+        shutdown()
     files = flags.files - flags.files // 4
     results = {
         f"{name}_files_s": say(
@@ -143,7 +142,7 @@ def plan(flags):
     )
     core_hours = flags.tracks / rate * ratio / 3600
     in_tb, row_b = flags.tracks * flags.track_mb / 1e6, 4 * embedder.size + 150
-    files = -(-flags.tracks // parts.PART_CLIPS[1])
+    files = -(-flags.tracks // object_store.PART_CLIPS[1])
     per_core_mb = rate / ratio * flags.track_mb
     print(
         f"{flags.tracks:,} tracks of {flags.minutes:g} minutes, {flags.track_mb:g} MB each; {machine()}\n"
@@ -164,8 +163,8 @@ def plan(flags):
         f"| its storage for a month | {in_tb * flags.price_tb_month:,.0f} | {flags.price_tb_month:g} for a TB and month, an example |"
     )
     gets = (
-        2 * flags.tracks + 8 * files
-    )  # length and content of a track; looking for a part, its mark, the part, its mark's end
+        2 * flags.tracks + 3 * files
+    )  # length and content of a track; looking for a part and its length, the part
     print(
         f"| requests | {gets / 1e6:,.1f} million, {gets / 1000 * flags.price_1000_get:,.0f} | {flags.price_1000_get:g} for 1000, an example |"
     )

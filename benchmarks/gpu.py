@@ -26,6 +26,7 @@ from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 from patchifier.train import loop
 from patchifier.train.distributed import launch
+from patchifier.train.optimiser import make_optimiser
 from patchifier.train.pretrain import TRAINED, Batches, stage_loss
 from patchifier.train.run import machine
 
@@ -85,10 +86,14 @@ def stepper(
         data, [np.arange(len(data.frames))], config, stage, training, device=fabric.device
     )
     loss = stage_loss(stage, config.pretrain)
-    job = loop.Job(model, len(data.frames), batches, torch.compile(loss) if compiled else loss)
-    optimiser = loop.make_optimiser(model, training, {})
+    job = loop.TrainTask(
+        model, len(data.frames), batches, torch.compile(loss) if compiled else loss
+    )
+    optimiser = make_optimiser(model, training, {})
     wrapped, optimiser = fabric.setup(model, optimiser)
-    return loop.Stepper(job, wrapped, optimiser, fabric, training, seed=0, total=total)
+    return lambda step: loop.step(
+        job, step, wrapped, optimiser, fabric, training, seed=0, total=total
+    )
 
 
 def wait(device):

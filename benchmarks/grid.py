@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from patchifier import tasks
+from patchifier.datasets.splits import Splits
 from patchifier.evaluate.probes.grid import SETTINGS, run_one, select, train_grid
 from patchifier.evaluate.probes.heads import Problem, Schedule
-from patchifier.evaluate.probes.sides import Sides
 from patchifier.io import write_json
 from patchifier.tasks import Task
 from patchifier.train.run import machine
@@ -64,7 +64,7 @@ def synthesise(kind, sizes, width, outputs, noise, seed=0):
             else signal.astype(np.float32)
         )
     places = np.split(np.arange(n), np.cumsum(sizes)[:2])
-    return Task(kind, names), features, targets, Sides(*places, np.arange(n).astype(str))
+    return Task(kind, names), features, targets, Splits(*places, np.arange(n).astype(str))
 
 
 def prepare(kind, table):

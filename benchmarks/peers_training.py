@@ -10,6 +10,7 @@ augmentation. CLMR's own batch is 48 pairs, which take three times as long as 16
 """
 
 import argparse
+import itertools
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from timing import in_turn, keep
 from torch import nn
 
 from patchifier.config import ModelConfig, PretrainConfig, SpectrogramConfig, TrainingConfig
-from patchifier.evaluate.encoders.clmr import CHANNELS, FRAME, SAMPLE_RATE, SampleCNN
 from patchifier.nn.fast import accelerate
 from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
-from patchifier.train.loop import make_optimiser
+from patchifier.train.optimiser import make_optimiser
 
 B, N = 32, 25
+SAMPLE_RATE, FRAME = 22_050, 59_049  # 3^10 samples: nine poolings by 3 leave one
+CHANNELS = (128, 128, 128, 256, 256, 256, 256, 256, 256, 512)
 PEER = "SimCLR, SampleCNN (re-implementation)"
 
 
@@ -44,37 +46,25 @@ class SimCLR(nn.Module):
         return nn.functional.cross_entropy(similarity.float(), partners)
 
 
-def fast_sample_cnn():
-    """The SampleCNN with maps of height 1 in channels-last order."""
-    plain = SampleCNN()
-    flat = [copied(layer) for block in plain.sequential for layer in block]
-    fast = nn.Sequential(nn.Unflatten(1, (1, 1)), *flat, nn.Flatten()).to(
-        memory_format=torch.channels_last
-    )  # (P, 1, S) -> (P, 1, 1, S)
-    noise = torch.randn(2, 1, FRAME)
-    assert torch.allclose(fast.eval()(noise), plain.eval()(noise), atol=1e-4)
-    return fast.train()
+def block(into, out, stride=1, pool=False):
+    """Convolution over a map of height 1, batch norm, ReLU and, except at both ends, max pooling by 3."""
+    convolution = nn.Conv2d(into, out, (1, 3), (1, stride), (0, int(stride == 1)))
+    layers = [convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *([nn.MaxPool2d((1, 3))] if pool else []))
 
 
-def copied(layer):
-    """The layer of one dimension as one of two, the first of size 1."""
-    if isinstance(layer, nn.Conv1d):
-        (stride,), (padding,) = layer.stride, layer.padding
-        twin = nn.Conv2d(layer.in_channels, layer.out_channels, (1, 3), (1, stride), (0, padding))
-        twin.load_state_dict({"weight": layer.weight[:, :, None], "bias": layer.bias})
-        return twin
-    if isinstance(layer, nn.BatchNorm1d):
-        return nn.BatchNorm2d(layer.num_features)
-    return (
-        nn.MaxPool2d((1, layer.kernel_size))
-        if isinstance(layer, nn.MaxPool1d)
-        else nn.ReLU(inplace=True)
-    )
+def sample_cnn():
+    """Frames (P, 1, 59049) to vectors (P, 512), in channels-last order."""
+    pairs = itertools.pairwise(CHANNELS)
+    blocks = [block(1, CHANNELS[0], stride=3), *(block(*pair, pool=True) for pair in pairs)]
+    blocks.append(block(CHANNELS[-1], CHANNELS[-1]))
+    network = nn.Sequential(nn.Unflatten(1, (1, 1)), *blocks, nn.Flatten())
+    return network.to(memory_format=torch.channels_last)
 
 
 def simclr(pairs, generator):
     """The peer: its network, optimiser and loss."""
-    model = SimCLR(fast_sample_cnn(), CHANNELS[-1])
+    model = SimCLR(sample_cnn(), CHANNELS[-1])
     views = torch.randn(2 * pairs, 1, FRAME, generator=generator)
     return (
         model,

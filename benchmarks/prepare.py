@@ -24,7 +24,7 @@ from timing import keep, say, timed
 
 from patchifier import audio, cache
 from patchifier.datasets import Clip, Dataset
-from patchifier.processes import process_pool
+from patchifier.jobs import process_pool
 
 LONG_S, SHORT_S = 30, 5
 BUILD = """

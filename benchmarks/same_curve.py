@@ -25,7 +25,7 @@ from patchifier.config import Config, ModelConfig
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 from patchifier.seeding import dropout_seed
-from patchifier.train.loop import rate_factor
+from patchifier.train.optimiser import rate_factor
 from patchifier.train.precision import processor_has_bf16
 from patchifier.train.pretrain import Batches, split, stage_loss
 from patchifier.train.run import machine
@@ -68,9 +68,9 @@ def validation_loss(model, batches, stage, config):
 def train(seed, data, config, steps, *, plain):
     """Both stages of one seed; returns the held-out losses after each, and the seconds spent."""
     settings = config.pretrain
-    sides = split(data, settings)
+    splits = split(data, settings)
     held_out = validation_batches(
-        data, sides.validation, replace(config, pretrain=replace(settings, seed=0))
+        data, splits.valid, replace(config, pretrain=replace(settings, seed=0))
     )  # the same for every seed
     model = accelerate(Patchifier(config.model, seed=seed))
     if plain:
@@ -78,7 +78,7 @@ def train(seed, data, config, steps, *, plain):
         model.load_state_dict(start)
     found, spent = {}, 0.0
     for stage, training in (("one", settings.stage_one), ("two", settings.stage_two)):
-        batches = Batches(data, sides.parts, config, stage, training)
+        batches = Batches(data, splits.slices, config, stage, training)
         trained = [
             parameter
             for name, parameter in model.named_parameters()

@@ -158,7 +158,7 @@ def recall(found, exact):
 def measure(count, mixture):
     """Yield a row for each way."""
     queries = mixture.draw(QUERIES)
-    genre = {"where": search.Where(genre="7")}
+    genre = {"where": search.Filter(genre="7")}
     with tempfile.TemporaryDirectory() as folder:
         table, index = Path(folder) / "table.parquet", Path(folder) / "index"
         write(table, mixture.draw_library(count), queries.shape[1])

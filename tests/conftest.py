@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 import patchifier
-from patchifier import audio, cache, checkpoint, datasets, processes, weights
+from patchifier import audio, cache, checkpoint, datasets, jobs, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
@@ -110,7 +110,7 @@ def small_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let threads stand for processes."""
-    monkeypatch.setattr(processes, "process_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(jobs, "process_pool", ThreadPoolExecutor)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import soundfile
 
 import patchifier
 
-SPLITS_FOLDER = Path(patchifier.__file__).parent / "datasets" / "splits"
+SPLITS_FOLDER = Path(patchifier.__file__).parent / "datasets" / "published"
 JUNK = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ".ljust(
     211, b"\x00"
 )  # what macOS leaves beside each file of an archive, 211 bytes

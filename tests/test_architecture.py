@@ -9,9 +9,9 @@ import patchifier
 
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
-    {"config"},
-    {"io", "seeding", "filters", "processes", "locks", "hub", "tasks"},
-    {"audio", "spectrogram", "weights"},
+    {"config", "io", "lazy"},
+    {"statistics", "seeding", "filters", "extras", "hub"},
+    {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
     {"windows", "datasets", "nn", "augment"},
     {"checkpoint"},
     {"cache", "embed"},
@@ -26,6 +26,7 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "lightning_fabric": {"train"},
     "lightning": set(),
     "matplotlib": {"evaluate"},
+    "jinja2": {"evaluate"},
     "sklearn": {"tasks", "evaluate", "integrations"},
     "lancedb": {"library"},
     "ray": {"integrations"},
@@ -35,7 +36,7 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "huggingface_hub": {"hub", "integrations"},
     "librosa": {"evaluate"},
     "mir_eval": {"tasks", "evaluate"},
-    "transformers": {"evaluate", "integrations"},
+    "transformers": {"integrations"},
     "jsonargparse": {"cli"},
     "rich": {"cli"},
 }
@@ -107,7 +108,30 @@ def loaded_after(statement):
 
 
 def test_importing_the_package_does_not_import_torch():
-    assert "torch" not in loaded_after("import patchifier")
+    packages = (
+        "[patchifier, patchifier.nn, patchifier.train, patchifier.evaluate, patchifier.library]"
+    )
+    loaded = loaded_after(f"import patchifier; list(map(dir, {packages}))")
+    assert {"patchifier.nn", "patchifier.library"} <= loaded
+    assert "torch" not in loaded
+
+
+def test_every_submodule_is_an_attribute_without_a_further_import():
+    code = """if True:
+        import patchifier, pkgutil, types
+        for package in ("", "library", "evaluate", "train", "nn", "integrations", "datasets"):
+            package = getattr(patchifier, package) if package else patchifier
+            for module in pkgutil.iter_modules(package.__path__):
+                if not module.name.startswith("_"):
+                    assert module.name in dir(package), module.name
+                    assert isinstance(getattr(package, module.name), types.ModuleType), module.name
+        assert patchifier.search is patchifier.library.search
+        assert patchifier.model is patchifier.nn.model
+        assert patchifier.library.embed_library is patchifier.library.build.embed_library
+        assert not hasattr(patchifier, "collection") and "__main__" not in dir(patchifier)
+        assert not hasattr(patchifier, "__main__") and not hasattr(patchifier.nn, "search")
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_embedding_needs_core_dependencies_alone():

@@ -33,7 +33,7 @@ from patchifier.evaluate.encoders import (
     random_checkpoint,
     specs,
 )
-from patchifier.evaluate.encoders.handmade import chroma_of, mfcc_of, moments
+from patchifier.evaluate.encoders.handmade import chroma_of, mfcc_of, sequence_statistics
 from patchifier.nn.model import Patchifier
 
 RATE = audio.SAMPLE_RATE
@@ -132,7 +132,9 @@ def test_mfcc_hear_only_the_clips_part_of_its_file(data):
 
 
 def test_moments_of_a_sequence_worked_out_by_hand():
-    found = moments(np.array([[0.0, 1.0, 4.0, 9.0]]))  # changes 1, 3, 5; changes of those 2, 2
+    found = sequence_statistics(
+        np.array([[0.0, 1.0, 4.0, 9.0]])
+    )  # changes 1, 3, 5; changes of those 2, 2
     np.testing.assert_allclose(found, [3.5, np.std([0, 1, 4, 9]), 3, np.std([1, 3, 5]), 2, 0])
 
 
@@ -377,8 +379,8 @@ def test_every_row_is_spelled_and_described():
         "mfcc:20",
         "features",
         "features:",
-        "hear",
-        "clmr:",
+        "hear:module",
+        "hf:facebook/wav2vec2-base",
         "random:",
         ":x",
         "no/folder",
@@ -527,7 +529,7 @@ def counting(**more):
     """Return an encoder and the list of index lists that it was asked for."""
     asked = []
 
-    def encode(data, indices):
+    def encode(data, indices, **more):
         asked.append(list(indices))
         return np.array([[index, len(data.clips[index].id)] for index in indices], np.float32)
 
@@ -580,7 +582,9 @@ def test_an_encoder_that_fails_leaves_nothing_behind(data, tmp_path):
     for features in (np.full((1, 2), np.inf), np.zeros(3), np.zeros((2, 3)), np.zeros((1, 0))):
         with pytest.raises(RequestError, match=r"^bad: the features"):
             cached(
-                Encoder("bad", lambda data, indices, features=features: features, identity="bad"),
+                Encoder(
+                    "bad", lambda data, indices, features=features, **more: features, identity="bad"
+                ),
                 data,
                 [0],
                 tmp_path,

@@ -26,7 +26,7 @@ from patchifier.seeding import generator
 from patchifier.train import loop
 from patchifier.train.batches import Batch, require_groups
 from patchifier.train.distributed import launch
-from patchifier.train.loop import make_optimiser
+from patchifier.train.optimiser import make_optimiser
 from patchifier.train.pretrain import Batches, split, stage_loss
 from patchifier.train.references import Kriging
 from patchifier.train.validation import TrainingStatistics, masked_predictors
@@ -267,7 +267,7 @@ def test_a_part_without_training_clips_is_refused(small_cache):
 def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, monkeypatch):
     """A device that runs ahead is asked every few steps, before each validation and at the end; metrics.csv has a row for each step."""
     fetched = []
-    fetch = loop.Losses.fetch
+    fetch = loop.MetricBuffer.fetch
 
     def counted(self):
         fetched.append(len(self.waiting))
@@ -277,11 +277,11 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
         start(self, *arguments, **options)
         self.limit = 4
 
-    start = loop.Losses.__init__
-    monkeypatch.setattr(loop.Losses, "__init__", ahead)
-    monkeypatch.setattr(loop.Losses, "fetch", counted)
+    start = loop.MetricBuffer.__init__
+    monkeypatch.setattr(loop.MetricBuffer, "__init__", ahead)
+    monkeypatch.setattr(loop.MetricBuffer, "fetch", counted)
     model = torch.nn.Linear(3, 1)
-    job = loop.Job(
+    job = loop.TrainTask(
         model,
         10,
         lambda step: torch.full((2, 3), float(step)),
@@ -297,7 +297,7 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
 def test_the_first_step_of_a_warm_up_trains(tmp_path):
     model = torch.nn.Linear(3, 1)
     before = model.weight.detach().clone()
-    job = loop.Job(
+    job = loop.TrainTask(
         model, 10, lambda step: torch.ones(2, 3), lambda model, batch: model(batch).square().mean()
     )
     loop.fit(
@@ -327,14 +327,14 @@ def test_processes_drop_out_differently_in_a_step_and_alike_when_it_is_taken_aga
             backward=lambda loss: None,
         )
         seen = []
-        job = loop.Job(
+        job = loop.TrainTask(
             model,
             10,
             lambda step: torch.ones(64),
             lambda model, batch: seen.append(model(batch)) or torch.zeros(()),
         )
         optimiser = SimpleNamespace(param_groups=[], zero_grad=lambda **_: None, step=lambda: None)
-        loop.Stepper(job, model, optimiser, fabric, TrainingConfig(), seed=0, total=10)(step)
+        loop.step(job, step, model, optimiser, fabric, TrainingConfig(), seed=0, total=10)
         return seen[0].tolist()
 
     assert dropped(1, 4) == dropped(1, 4)
@@ -348,7 +348,7 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
     model.align[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     own = batches(LONG, "two", batch=2)
     for precision in ("32", "bf16"):
-        job = loop.Job(model, 8, own, stage_loss("two", Config().pretrain))
+        job = loop.TrainTask(model, 8, own, stage_loss("two", Config().pretrain))
         loop.fit(
             job,
             tmp_path / precision,

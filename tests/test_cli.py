@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from patchifier import cache, checkpoint, cli, datasets, weights
+from patchifier.cli.command import parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
@@ -91,19 +92,36 @@ def test_help_does_not_import_torch(command):
     assert "usage: patchifier" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_all_commands_are_listed_by_group(arguments, capsys):
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    shown = [block.splitlines() for block in out.split("\n\n") if ":\n  " in block]
+    assert {
+        block[0].removesuffix(":"): [line.split()[0] for line in block[1:]] for block in shown
+    } == {title: [command.__name__ for command in group] for title, group in cli.GROUPS.items()}
+    assert all(len(line) <= 100 and line.endswith(".") for block in shown for line in block[1:])
+
+
+@pytest.mark.parametrize("title", cli.GROUPS)
+def test_a_group_is_a_file(title):
+    assert {command.__module__ for command in cli.GROUPS[title]} == {f"patchifier.cli.{title}"}
+
+
+def test_a_mistyped_command_suggests_the_nearest(capsys):
+    code, out, err = run(capsys, "embd", "Music")
+    assert (code, out) == (2, "")
+    assert err.startswith("patchifier: there is no command 'embd': did you mean 'embed'?")
+    assert run(capsys, "qqqq")[0] == 2
+
+
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
-def test_help_speaks_of_no_function(command, capsys):
+def test_help_describes_every_flag_and_no_function(command, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])
     assert end.value.code == 0
     assert not re.search("lambda|function|<|0x", capsys.readouterr().out)
-
-
-def test_a_choice_that_there_is_not_is_named_with_those_there_are(capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["pretrain", "somewhere", "--out", "x", "--stage", "three"])
-    assert end.value.code == 2
-    assert re.search("--stage.*'three'.*one.*two.*both", capsys.readouterr().err)
+    assert all(action.help for action in parser(cli.COMMANDS[command])._actions)
 
 
 def test_every_config_field_is_a_flag_with_its_help():
@@ -126,7 +144,7 @@ def test_leaks_of_a_model_says_which_cache_is_wanted(tmp_path, capsys):
     code, _, err = run(capsys, "leaks", "patchifier-base", tmp_path)
     assert code == 2
     assert re.search(
-        r"patchifier-base comes without the music it was trained on, expected a cache of that: its card, \S+README.md, says",
+        r"patchifier-base comes without the music it was trained on, expected a cache of that: its card, \S+README.md, lists it",
         err,
     )
     (tmp_path / "model").mkdir()
@@ -134,12 +152,6 @@ def test_leaks_of_a_model_says_which_cache_is_wanted(tmp_path, capsys):
     code, _, err = run(capsys, "leaks", tmp_path / "model", tmp_path)
     assert code == 2
     assert "is a model, expected the cache it was trained on" in err
-
-
-def test_unknown_flag_is_exit_code_two():
-    with pytest.raises(SystemExit) as end:
-        cli.main(["pretrain", "somewhere", "--out", "x", "--pretrain.mask_ration", "0.5"])
-    assert end.value.code == 2
 
 
 def test_prepare_names_what_it_skips_and_returns_one(tmp_path, capsys):
@@ -654,7 +666,7 @@ def test_finetuning_and_further_training_start_from_a_model_by_its_name(
 
 
 def test_an_unexpected_failure_is_exit_code_three(monkeypatch, capsys):
-    def fail(flags):
+    def fail(path: str = ""):
         raise ZeroDivisionError("oops")
 
     monkeypatch.setitem(cli.COMMANDS, "info", fail)
@@ -688,7 +700,7 @@ def test_progress_in_a_pipe_is_plain_lines(capsys):
     ],
 )
 def test_a_place_that_cannot_be_written_is_no_fault_of_ours(error, says, capsys, monkeypatch):
-    def refused(flags):
+    def refused():
         raise error
 
     monkeypatch.setitem(cli.COMMANDS, "info", refused)
@@ -698,7 +710,7 @@ def test_a_place_that_cannot_be_written_is_no_fault_of_ours(error, says, capsys,
 
 
 def test_another_error_of_the_system_is_a_fault(capsys, monkeypatch):
-    def lost(flags):
+    def lost():
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "gone")
 
     monkeypatch.setitem(cli.COMMANDS, "info", lost)
@@ -712,11 +724,37 @@ def test_another_error_of_the_system_is_a_fault(capsys, monkeypatch):
     [
         (["embed", "Music"], "patchifier embed: --out is missing"),
         (["embed", "--out", "x.parquet"], "patchifier embed: SOURCES is missing"),
-        (["pretrain"], "patchifier pretrain: CACHE and --out is missing"),
+        (["pretrain"], "patchifier pretrain: CACHE and --out are missing"),
         (["export"], "patchifier export: --onnx is missing"),
+        (["similar", "x.parquet"], "patchifier similar: --to is missing"),
+        (
+            ["embed", "Music", "--worker", "3"],
+            "patchifier embed: there is no flag --worker: did you mean --workers?",
+        ),
+        (
+            ["embed", "Music", "--out", "x.npy", "--workers", "-3"],
+            "patchifier embed: --workers is -3, expected at least 0",
+        ),
+        (
+            ["embed", "Music", "--out", "x.npy", "--zzz=3"],
+            "patchifier embed: there is no flag --zzz: see 'patchifier embed --help'",
+        ),
+        (
+            ["pretrain", "c", "--out", "x", "--pretrain.mask_ratoi", "0.5"],
+            "patchifier pretrain: there is no flag --pretrain.mask_ratoi: did you mean --pretrain.mask_ratio?",
+        ),
+        (
+            ["pretrain", "c", "--out", "x", "--pretrain.seed", "x"],
+            "patchifier pretrain: --pretrain.seed: Expected a int",
+        ),
+        (
+            ["pretrain", "c", "--out", "x", "--stage", "three"],
+            "patchifier pretrain: --stage: invalid choice: 'three' (choose from 'one', 'two', 'both')",
+        ),
+        (["info", "x", "y"], "patchifier info: unrecognized arguments: y"),
     ],
 )
-def test_what_is_missing_is_named_as_one_types_it(arguments, says, capsys):
+def test_a_wrong_command_line_is_one_message(arguments, says, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     said = capsys.readouterr().err
@@ -735,7 +773,7 @@ def test_what_is_missing_is_named_as_one_types_it(arguments, says, capsys):
 def test_an_extra_that_is_not_installed_is_named_with_the_command_that_brings_it(
     package, code, says, capsys, monkeypatch
 ):
-    def fail(flags):
+    def fail(path: str = ""):
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     monkeypatch.setitem(cli.COMMANDS, "info", fail)

@@ -252,33 +252,46 @@ def test_playlists_filters_and_duplicates(home, capsys, monkeypatch):
         )
         == below
     )
-    assert "no two files reach" in run(
-        capsys, "similar", home / "all.parquet", "--duplicates", "1.0"
+
+
+def test_duplicates_are_listed_by_their_cosine(home, capsys):
+    all_pairs = json.loads(
+        run(capsys, "duplicates", home / "all.parquet", "--threshold", "0.01", "--json")
     )
-    assert "--duplicates" in run(capsys, "similar", home / "all.parquet", code=2)
+    assert all_pairs
+    in_b = (
+        "duplicates",
+        home / "all.parquet",
+        "--threshold",
+        "0.01",
+        "--below",
+        home / "b",
+        "--json",
+    )
+    assert 0 < len(json.loads(run(capsys, *in_b))) < len(all_pairs)
+    assert "no two files reach 1.0." in run(
+        capsys, "duplicates", home / "all.parquet", "--threshold", "1.0"
+    )
     assert "expected a cosine above 0" in run(
-        capsys, "similar", home / "all.parquet", "--duplicates", "0", code=2
+        capsys, "duplicates", home / "all.parquet", "--threshold", "0", code=2
     )
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--to", "x.wav"],
-        ["--count", "10"],
-        ["--count", "0"],
-        ["--playlist"],
-        ["--exact"],
-        ["--model", "patchifier-base"],
-        ["--to", "x", "--count", "3"],
-    ],
-)
-def test_flags_about_one_file_are_refused_beside_duplicates(flags, home, capsys):
-    said = run(capsys, "similar", home / "all.parquet", "--duplicates", "0.99", *flags, code=2)
-    assert (
-        f"takes no {' and no '.join(flag for flag in flags if flag.startswith('--'))}: leave one or the other out"
-        in said
-    )
+@pytest.mark.parametrize("flag", [["--duplicates", "0.01"], ["--duplicates=0.01"]])
+def test_an_old_flag_is_accepted_and_names_the_new_one(flag, home, capsys):
+    new = run(capsys, "duplicates", home / "all.parquet", "--threshold", "0.01", "--json")
+    assert cli.main(["similar", str(home / "all.parquet"), *flag, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == new
+    assert shown.err == "patchifier: 'similar --duplicates' is now 'duplicates --threshold'.\n"
+
+
+@pytest.mark.parametrize("flag", ["--to", "--count", "--playlist", "--exact", "--model"])
+def test_flags_about_one_file_are_refused_beside_duplicates(flag, home, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["similar", str(home / "all.parquet"), "--duplicates", "0.99", flag, "3"])
+    assert stopped.value.code == 2
+    assert f"there is no flag {flag}" in capsys.readouterr().err
 
 
 def test_distances_say_what_is_missing(home, capsys, tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import ray
 import soundfile
 from fsspec.implementations.memory import MemoryFileSystem
 from servers import Server, serving
@@ -27,11 +29,11 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.integrations import cluster
-from patchifier.integrations.cluster import parts, sources, store, worker
-from patchifier.integrations.cluster.store import Store
+from patchifier.integrations import object_store
+from patchifier.integrations import ray as cluster
+from patchifier.integrations.object_store import Part, Store
 from patchifier.library import build as collection
-from patchifier.library.table import Table
+from patchifier.library.table import EmbeddingTable
 from patchifier.library.worker import Cut, embed_clips
 from patchifier.nn.model import Patchifier
 
@@ -89,51 +91,43 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def make_worker(
+def make_spec(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., worker.Worker]:
-    """Make a worker of a job, in this process."""
-    import ray
-
-    monkeypatch.setattr(ray, "get", lambda given: given)
-    monkeypatch.setattr(store, "WAITS_S", (0.0, 0.0))
-    return lambda out, cut=WHOLE: worker.Worker(
-        embedder, worker.Order(cut, out, collection.facts_of(embedder, cut))
+) -> Callable[..., cluster.TableSpec]:
+    """Make what the parts of a job share; a file that cannot be fetched is tried again at once."""
+    monkeypatch.setattr(object_store, "WAITS_S", (0.0, 0.0))
+    return lambda out, cut=WHOLE: cluster.TableSpec(
+        embedder, cut, out, collection.facts_of(embedder, cut)
     )
 
 
-def require_same(first: Table, second: Table, tolerance: float = 1e-5) -> None:
+def require_same(first: EmbeddingTable, second: EmbeddingTable, tolerance: float = 1e-5) -> None:
     assert (first.paths, first.tags, first.metadata) == (second.paths, second.tags, second.metadata)
     for name in ("start_s", "end_s", "size", "mtime_ns"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     np.testing.assert_allclose(first.vectors, second.vectors, atol=tolerance, rtol=0)
 
 
-def done_by(one: worker.Worker, tasks: list[dict]) -> list[dict]:
-    """What a worker tells about each task, given one after the other as Ray Data gives them."""
-    rows = [
-        one({name: np.array([value], dtype=object) for name, value in task.items()})
-        for task in tasks
-    ]
-    return [json.loads(row["told"][0]) for row in rows]
-
-
-def run(one: worker.Worker, embedder: Embedder, given: object) -> list[dict]:
-    """A whole job by one worker, without Ray."""
-    clips, _ = sources.find(given)
-    claimed = parts.claim(one.store, collection.facts_of(embedder, one.order.cut), clips)
-    return done_by(one, cluster._tasks(one.store, claimed, clips))
+def run(spec: cluster.TableSpec, given: object) -> list[Part]:
+    """A whole job in this process, without Ray."""
+    clips, _ = object_store.find(given)
+    store = Store(spec.out)
+    claimed = object_store.claim(store, spec.facts, clips)
+    return [cluster.make_part(spec, task) for task in cluster.tasks_of(store, claimed, clips)]
 
 
 # --- parts ---
 
 
 @pytest.mark.parametrize(("clips", "size"), [(0, 8), (1, 8), (8, 8), (9, 8), (100, 64)])
-def test_parts_are_consecutive_clips_and_all_of_them(clips: int, size: int) -> None:
-    cut = parts.cut([Clip(str(number), str(number)) for number in range(clips)], size)
-    assert [clip.path for part in cut for clip in part] == [str(number) for number in range(clips)]
-    assert all(len(part) == size for part in cut[:-1])
-    assert len(cut) == parts.count({"job": {"clips": clips, "part_clips": size}})
+def test_parts_are_consecutive_clips_and_all_of_them(clips: int, size: int, tmp_path: Path) -> None:
+    listed = [Clip(str(number), str(number)) for number in range(clips)]
+    tasks = cluster.tasks_of(Store(str(tmp_path)), {"job": {"part_clips": size}}, listed)
+    assert [clip.path for task in tasks for clip in task.clips] == [
+        str(number) for number in range(clips)
+    ]
+    assert [task.number for task in tasks] == list(range(-(-clips // size)))
+    assert all(len(task.clips) == size for task in tasks[:-1])
 
 
 @pytest.mark.parametrize(("clips", "size"), [(1, 8), (2048, 8), (5120, 20), (10_000_000, 64)])
@@ -142,9 +136,18 @@ def test_a_part_has_8_to_64_clips_by_their_number_alone(
 ) -> None:
     listed = [Clip("a", "a")] * min(clips, 6000)
     if clips > len(listed):
-        assert min(max(clips // parts.PARTS, parts.PART_CLIPS[0]), parts.PART_CLIPS[1]) == size
+        assert (
+            min(
+                max(clips // object_store.PARTS, object_store.PART_CLIPS[0]),
+                object_store.PART_CLIPS[1],
+            )
+            == size
+        )
     else:
-        assert parts.claim(Store(str(tmp_path / "out")), {}, listed)["job"]["part_clips"] == size
+        assert (
+            object_store.claim(Store(str(tmp_path / "out")), {}, listed)["job"]["part_clips"]
+            == size
+        )
 
 
 def test_merged_parts_are_the_single_machines_table_to_the_byte(
@@ -152,12 +155,12 @@ def test_merged_parts_are_the_single_machines_table_to_the_byte(
     tmp_path: Path,
     out: str,
     embedder: Embedder,
-    make_worker: Callable,
+    make_spec: Callable,
     monkeypatch: pytest.MonkeyPatch,
     threads: None,
 ) -> None:
     """Clips of one file that lie in two parts, too."""
-    monkeypatch.setattr(parts, "PART_CLIPS", (2, 2))
+    monkeypatch.setattr(object_store, "PART_CLIPS", (2, 2))
     first, second = sorted(audio_folder.rglob("*.wav"))[:2]
     listed = tmp_path / "clips.csv"
     rows = [
@@ -174,7 +177,7 @@ def test_merged_parts_are_the_single_machines_table_to_the_byte(
     )
     for name, cut in (("whole", Cut()), ("windows", Cut(0.5, 0.25))):
         place = f"{out}-{name}"
-        run(make_worker(place, cut), embedder, listed)
+        run(make_spec(place, cut), listed)
         cluster.merge(place, tmp_path / "merged.parquet")
         collection.embed_library(
             listed,
@@ -200,26 +203,24 @@ def test_a_job_that_is_run_again_makes_what_is_missing_damaged_or_about_other_cl
     audio_folder: Path,
     out: str,
     embedder: Embedder,
-    make_worker: Callable,
+    make_spec: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parts, "PART_CLIPS", (1, 1))
-    one = make_worker(out)
-    assert [part["made"] for part in run(one, embedder, audio_folder)] == [True] * 6
-    assert [part["made"] for part in run(one, embedder, audio_folder)] == [False] * 6
-    files = one.store.files
-    files.rm(one.store.path(parts.name(1)))
-    files.pipe_file(
-        one.store.path(parts.name(2)), files.cat_file(one.store.path(parts.name(2)))[:-10]
-    )
-    files.pipe_file(one.store.path(parts.name(4)), files.cat_file(one.store.path(parts.name(3))))
-    assert [part["made"] for part in run(one, embedder, audio_folder)] == [
+    monkeypatch.setattr(object_store, "PART_CLIPS", (1, 1))
+    spec, store = make_spec(out), Store(out)
+    assert [part.kept for part in run(spec, audio_folder)] == [False] * 6
+    assert [part.kept for part in run(spec, audio_folder)] == [True] * 6
+    files, paths = store.files, [store.path(object_store.part_name(number)) for number in range(6)]
+    files.rm(paths[1])
+    files.pipe_file(paths[2], files.cat_file(paths[2])[:-10])
+    files.pipe_file(paths[4], files.cat_file(paths[3]))
+    assert [part.kept for part in run(spec, audio_folder)] == [
+        True,
         False,
-        True,
-        True,
         False,
         True,
         False,
+        True,
     ]
     assert [Path(path).name for path in cluster.read_parts(out).paths] == [
         f"track{number}.wav" for number in range(6)
@@ -227,24 +228,27 @@ def test_a_job_that_is_run_again_makes_what_is_missing_damaged_or_about_other_cl
 
 
 def test_a_part_that_is_made_twice_is_there_once(
-    audio_folder: Path, out: str, embedder: Embedder, make_worker: Callable
+    audio_folder: Path, out: str, make_spec: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = make_worker(out)
-    run(one, embedder, audio_folder)
-    before = one.store.files.cat_file(one.store.path(parts.name(0)))
-    one._make(0, sources.find(audio_folder)[0])
-    assert one.store.files.cat_file(one.store.path(parts.name(0))) == before
-    assert one.store.names() - {"trying"} == {"facts.json", "part-00000.parquet"}
+    """By a task that finds no part, as two at once do."""
+    spec, store = make_spec(out), Store(out)
+    run(spec, audio_folder)
+    path = store.path(object_store.part_name(0))
+    before = store.files.cat_file(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(object_store, "read_part", lambda *_: None)
+        run(spec, audio_folder)
+    assert store.files.cat_file(path) == before
+    assert store.names() == {"facts.json", "part-00000.parquet"}
     assert len(cluster.read_parts(out)) == 6
 
 
 def test_what_is_not_finished_is_not_read(
-    audio_folder: Path, out: str, tmp_path: Path, embedder: Embedder, make_worker: Callable
+    audio_folder: Path, out: str, tmp_path: Path, embedder: Embedder, make_spec: Callable
 ) -> None:
-    one = make_worker(out)
     with pytest.raises(RequestError, match=r"has no facts\.json"):
         cluster.read_parts(out)
-    parts.claim(one.store, one.order.facts, sources.find(audio_folder)[0])
+    object_store.claim(Store(out), make_spec(out).facts, object_store.find(audio_folder)[0])
     with pytest.raises(RequestError, match=r"lacks 1 of 1 parts, the first part-00000\.parquet"):
         cluster.merge(out, tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()
@@ -256,19 +260,19 @@ def test_what_is_not_finished_is_not_read(
 def test_another_model_other_settings_and_other_clips_are_refused_with_what_differs(
     audio_folder: Path, out: str, embedder: Embedder, other: Embedder
 ) -> None:
-    clips = sources.find(audio_folder)[0]
+    clips = object_store.find(audio_folder)[0]
     place, facts = Store(out), collection.facts_of(embedder, Cut())
-    parts.claim(place, facts, clips)
-    assert parts.claim(place, facts, clips) == parts.read_facts(place)
+    object_store.claim(place, facts, clips)
+    assert object_store.claim(place, facts, clips) == object_store.read_facts(place)
     with pytest.raises(
         RequestError, match=f"model is '{embedder.identity}', not '{other.identity}'"
     ):
-        parts.claim(place, collection.facts_of(other, Cut()), clips)
+        object_store.claim(place, collection.facts_of(other, Cut()), clips)
     with pytest.raises(RequestError, match=r"window_s is None, not 2\.0"):
-        parts.claim(place, collection.facts_of(embedder, Cut(2.0, 2.0)), clips)
+        object_store.claim(place, collection.facts_of(embedder, Cut(2.0, 2.0)), clips)
     for listed in (clips[:-1], clips[::-1]):
         with pytest.raises(RequestError, match=f"another list of 6 clips, not these {len(listed)}"):
-            parts.claim(place, facts, listed)
+            object_store.claim(place, facts, listed)
 
 
 def test_a_folder_of_something_else_is_refused_and_left_alone(
@@ -289,10 +293,10 @@ def test_merge_refuses_a_table_of_another_model_and_other_kinds(
     tmp_path: Path,
     embedder: Embedder,
     other: Embedder,
-    make_worker: Callable,
+    make_spec: Callable,
     threads: None,
 ) -> None:
-    run(make_worker(out), embedder, audio_folder)
+    run(make_spec(out), audio_folder)
     collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=other, workers=1)
     with pytest.raises(RequestError, match="made by another model"):
         cluster.merge(out, tmp_path / "x.parquet")
@@ -303,7 +307,7 @@ def test_merge_refuses_a_table_of_another_model_and_other_kinds(
 def test_ray_that_is_missing_is_named_with_what_to_install(
     audio_folder: Path, tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray.data", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RequestError, match=r"pip install 'patchifier\[cluster\]'"):
         cluster.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder)
 
@@ -364,7 +368,7 @@ def test_a_manifest_holds_urls_as_they_are_given_and_paths(
         + "".join(f"{path},1,2\n" for path in [*urls, "music/album0/track0.wav"]),
         encoding="utf-8",
     )
-    clips, lost = sources.find(tmp_path / "clips.csv")
+    clips, lost = object_store.find(tmp_path / "clips.csv")
     assert [(clip.path, clip.start_s, clip.end_s) for clip in clips] == [
         *((url, 1.0, 2.0) for url in urls),
         (os.path.realpath(tmp_path / "music/album0/track0.wav"), 1.0, 2.0),
@@ -379,43 +383,45 @@ def test_relative_paths_of_a_manifest_elsewhere_start_there(server: Server) -> N
     fsspec.filesystem("memory").pipe_file("/set/clips.jsonl", text)
     for source, first in ((url, server.url("/set/a/b.wav")), ("memory://set/clips.jsonl", "")):
         if first:
-            assert [clip.path for clip in sources.find(source)[0]] == [
+            assert [clip.path for clip in object_store.find(source)[0]] == [
                 first,
                 "http://other/c.wav",
                 "/data/d.wav",
             ]
         else:
             with pytest.raises(RequestError, match=r"memory://set/a/b\.wav: what lies in memory"):
-                sources.find(source)
+                object_store.find(source)
 
 
 def test_manifests_that_cannot_be_fetched_or_read_are_named(server: Server) -> None:
     with pytest.raises(RequestError, match=r"http://.*/none\.csv: cannot be fetched"):
-        sources.find(server.url("/none.csv"))
+        object_store.find(server.url("/none.csv"))
     with pytest.raises(RequestError, match=r"^http://.*/bad\.csv, row 1: has no path"):
-        sources.find(server.add("/bad.csv", b"title\nx\n"))
+        object_store.find(server.add("/bad.csv", b"title\nx\n"))
     with pytest.raises(RequestError, match=r"two clips with the id 'a\.wav', expected unique ids"):
-        sources.find(server.add("/twice.csv", b"path,start_s\na.wav,0\na.wav,1\n"))
+        object_store.find(server.add("/twice.csv", b"path,start_s\na.wav,0\na.wav,1\n"))
 
 
 def test_urls_are_files_globs_and_folders(audio_folder: Path) -> None:
     place = f"file://{audio_folder}"
     whole = [f"file://{path}" for path in sorted(audio_folder.rglob("*.wav"))]
-    assert [clip.path for clip in sources.find(f"{place}/")[0]] == whole
-    assert [clip.path for clip in sources.find(f"{place}/album1/*.wav")[0]] == whole[2:4]
-    assert len(sources.find([whole[5], audio_folder, whole[5]])[0]) == 7  # a path and a URL are two
+    assert [clip.path for clip in object_store.find(f"{place}/")[0]] == whole
+    assert [clip.path for clip in object_store.find(f"{place}/album1/*.wav")[0]] == whole[2:4]
+    assert (
+        len(object_store.find([whole[5], audio_folder, whole[5]])[0]) == 7
+    )  # a path and a URL are two
     with pytest.raises(RequestError, match=r"nothing to embed: .*no audio there"):
-        sources.find(f"{place}/*.mp3")
+        object_store.find(f"{place}/*.mp3")
 
 
 @pytest.mark.parametrize("given", [[], "no/such/place", ["no/such/place"]])
 def test_nothing_to_embed_is_said(given: object) -> None:
     with pytest.raises(RequestError, match="nothing to embed"):
-        sources.find(given)
+        object_store.find(given)
 
 
 def test_sources_without_audio_are_named_beside_those_with_some(audio_folder: Path) -> None:
-    clips, lost = sources.find(["no/such/place", audio_folder])
+    clips, lost = object_store.find(["no/such/place", audio_folder])
     assert (len(clips), lost) == (6, [("no/such/place", "no/such/place: no such file or folder.")])
 
 
@@ -426,11 +432,12 @@ def test_files_from_elsewhere_give_the_rows_of_files_that_are_here(
     audio_folder: Path,
     server: Server,
     embedder: Embedder,
+    make_spec: Callable,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     """In the order asked for, named by their URLs; nothing is left on this machine."""
-    monkeypatch.setattr(worker, "GROUP", 2)
+    monkeypatch.setattr(object_store, "GROUP", 2)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     files = sorted(audio_folder.rglob("*.wav"))
     urls = [server.add(f"/{path.name}", path.read_bytes()) for path in files]
@@ -443,8 +450,8 @@ def test_files_from_elsewhere_give_the_rows_of_files_that_are_here(
         server.add("/bad.wav", b"RIFF"),
         urls[5],
     ]
-    found, again = worker.answer(
-        lambda clips: embed_clips(embedder, Cut(), clips), [Clip(path, path) for path in given]
+    found, again = cluster.embed_anywhere(
+        make_spec("nowhere"), [Clip(path, path) for path in given]
     )
     expected = embed_clips(
         embedder, Cut(), [Clip(str(files[at]), str(files[at])) for at in (3, 0, 1, 4, 5)]
@@ -472,87 +479,108 @@ def test_files_from_elsewhere_give_the_rows_of_files_that_are_here(
 
 
 def test_a_file_that_could_not_be_fetched_is_named_and_tried_again_by_the_next_job(
-    audio_folder: Path, server: Server, tmp_path: Path, embedder: Embedder, make_worker: Callable
+    audio_folder: Path, server: Server, tmp_path: Path, embedder: Embedder, make_spec: Callable
 ) -> None:
     url = server.add(
         "/a.wav", (audio_folder / "album0" / "track0.wav").read_bytes(), codes=[503] * 50
     )
-    one, given = make_worker(str(tmp_path / "out")), [audio_folder, url]
-    (told,) = run(one, embedder, given)
-    assert (told["files"], told["again"]) == (6, True)
-    ((path, reason),) = told["skipped"]
+    spec, given = make_spec(str(tmp_path / "out")), [audio_folder, url]
+    (part,) = run(spec, given)
+    assert (part.files, part.again) == (6, True)
+    ((path, reason),) = part.skipped
     assert path == url
     assert "503" in reason
-    clips = sources.find(given)[0]
+    clips = object_store.find(given)[0]
     asked = len(server.asked)
-    (told,) = done_by(
-        one, [worker.task(0, clips, kept=False)]
-    )  # by the same job: a node died after it was made
-    assert (told["made"], len(server.asked)) == (True, asked)
+    part = cluster.make_part(spec, cluster.PartTask(0, clips))
+    assert (part.kept, len(server.asked)) == (False, asked)  # made by this job, on a lost machine
     server.pages["/a.wav"].codes.clear()
-    (told,) = run(one, embedder, given)
-    assert (told["made"], told["files"], told["skipped"], told["again"]) == (True, 7, [], False)
+    (part,) = run(spec, given)
+    assert (part.kept, part.files, part.skipped, part.again) == (False, 7, [], False)
 
 
 def test_a_server_that_is_better_at_the_second_try_costs_nothing(
-    audio_folder: Path, server: Server, tmp_path: Path, make_worker: Callable
+    audio_folder: Path, server: Server, tmp_path: Path, make_spec: Callable
 ) -> None:
     content = (audio_folder / "album0" / "track0.wav").read_bytes()
     url = server.add("/a.wav", content, break_after=[5000], codes=[503])
-    make_worker(str(tmp_path))
-    store.fetch(url, tmp_path / "a.wav")
+    make_spec(str(tmp_path))
+    object_store.fetch(url, tmp_path / "a.wav")
     assert (tmp_path / "a.wav").read_bytes() == content
 
 
+class Died(ray.exceptions.RayError):
+    """What Ray raises for a task whose process or machine died."""
+
+
+@pytest.mark.parametrize("deaths", [1, 2, 4])
 def test_a_part_that_two_workers_died_on_is_done_clip_by_clip(
+    deaths: int,
     audio_folder: Path,
     out: str,
-    embedder: Embedder,
-    make_worker: Callable,
+    make_spec: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A death leaves its mark; success takes the marks away."""
-    one, alone = make_worker(out), list[int]()
+    """The other parts are made once and not alone; a part that keeps dying ends the job."""
+    monkeypatch.setattr(object_store, "PART_CLIPS", (2, 2))
+    monkeypatch.setattr(cluster, "MOST_DEATHS", 3)
+    begun = list[tuple[int, bool]]()
 
-    def dies(*given: object) -> None:
-        raise SystemExit  # as near to a death as a test can come
+    def make(spec: cluster.TableSpec, task: cluster.PartTask, alone: bool) -> Part:
+        begun.append((task.number, alone))
+        if task.number == 1 and begun.count((1, False)) + begun.count((1, True)) <= deaths:
+            raise Died
+        return cluster.make_part(spec, task)
 
-    def apart(*given: object) -> object:
-        alone.append(len(given[2]))
-        return embed_clips(*given)
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda work: Remote(make))
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray, "wait", lambda running: (running[:1], running[1:]))
+    monkeypatch.setattr(ray, "get", lambda call: call())
+    monkeypatch.setattr(ray, "cancel", lambda call: None)
+    monkeypatch.setattr(cluster, "_ray", lambda *_: contextlib.nullcontext(2))
+    spec = make_spec(out)
+    if deaths == 4:
+        with pytest.raises(RequestError, match="the job stopped, what is done is kept"):
+            cluster.embed_on_ray(audio_folder, out, embedder=spec.embedder)
+        return
+    done = cluster.embed_on_ray(audio_folder, out, embedder=spec.embedder)
+    assert (done.files, done.embedded, done.kept, done.skipped) == (6, 6, 0, ())
+    alone = [False] * min(deaths, 2) + [deaths == 2]
+    assert [how for number, how in begun if number == 1] == alone
+    assert [how for number, how in begun if number != 1] == [False, False]
 
-    monkeypatch.setattr(worker, "embed_clips", dies)
-    monkeypatch.setattr(worker, "one_by_one", apart)
-    for _ in range(2):
-        with pytest.raises(SystemExit):
-            run(one, embedder, audio_folder)
-    assert alone == []
-    (told,) = run(one, embedder, audio_folder)
-    assert (alone, told["files"]) == ([6], 6)
-    assert not [path for path in one.store.files.find(one.store.root) if "trying" in path]
+
+@dataclasses.dataclass
+class Remote:
+    """A remote function of Ray, which is called when its result is asked for."""
+
+    work: Callable
+
+    def remote(self, *arguments: object) -> Callable:
+        return lambda: self.work(*arguments)
 
 
-@dataclasses.dataclass(frozen=True)
-class Deadly:
-    """Path that kills the process which opens it, as a crash in a decoder's C code does."""
+class Deadly(str):
+    """Path that kills the process which it is sent to, as a crash in a decoder's C code does."""
 
-    name: str
+    def __reduce__(self) -> tuple:
+        return _deadly, (str(self),)
 
-    def __fspath__(self) -> str:
+
+def _deadly(name: str) -> Deadly:
+    if multiprocessing.parent_process() is not None:
         os._exit(139)
-
-    def __str__(self) -> str:
-        return self.name
+    return Deadly(name)
 
 
 @pytest.mark.slow
 def test_a_clip_that_kills_its_process_is_named_and_the_others_have_rows(
-    audio_folder: Path, embedder: Embedder
+    audio_folder: Path, embedder: Embedder, make_spec: Callable
 ) -> None:
-    good = sources.find(audio_folder)[0]
-    found = worker.one_by_one(
-        embedder, Cut(), [good[0], Clip("deadly.wav", Deadly("deadly.wav")), good[1]]
-    )  # type: ignore[arg-type]
+    good = object_store.find(audio_folder)[0]
+    clips = [good[0], Clip("deadly.wav", Deadly("deadly.wav")), good[1]]
+    found, again = cluster.embed_anywhere(make_spec("nowhere"), clips, alone=True)
+    assert not again
     assert found[1] == "deadly.wav: the decoder crashed on this file."
     for rows, clip in ((found[0], good[0]), (found[2], good[1])):
         np.testing.assert_allclose(rows.vectors[0], embedder.embed(clip.path), atol=1e-5, rtol=0)
@@ -648,9 +676,13 @@ def single(library: Path, embedder: Embedder, tmp_path_factory: pytest.TempPathF
     return table
 
 
+def parts_in(out: Path) -> int:
+    return len(list(out.glob("part-*.parquet")))
+
+
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART_CLIPS", (3, 3))
+    monkeypatch.setattr(object_store, "PART_CLIPS", (3, 3))
 
 
 @pytest.mark.slow
@@ -678,7 +710,7 @@ def test_a_file_that_kills_its_worker_is_named_and_urls_are_read(
     done = cluster.embed_on_ray(
         manifest, tmp_path / "out", embedder=embedder, address=machines.cluster.address
     )
-    assert (done.files, done.rows, done.kept, done.parts) == (5, 5, 0, 3)
+    assert (done.files, done.rows, done.kept, parts_in(tmp_path / "out")) == (5, 5, 0, 3)
     assert done.skipped[0] == (listed[1], f"{listed[1]}: the decoder crashed on this file.")
     assert done.skipped[1][0] == listed[5]
     found = cluster.read_parts(tmp_path / "out")
@@ -694,9 +726,9 @@ def test_a_file_that_kills_its_worker_is_named_and_urls_are_read(
 
 DRIVER = """
 import sys
-from patchifier.integrations import cluster
-from patchifier.integrations.cluster import parts
-parts.PART_CLIPS = (3, 3)
+from patchifier.integrations import object_store
+from patchifier.integrations import ray as cluster
+object_store.PART_CLIPS = (3, 3)
 if __name__ == "__main__":
     cluster.embed_on_ray(sys.argv[1], sys.argv[2], embedder=sys.argv[3], address=sys.argv[4])
 """
@@ -739,7 +771,7 @@ def test_a_job_whose_driver_is_killed_goes_on_where_it_was(
     done = cluster.embed_on_ray(
         library, out, embedder=tmp_path / "model", address=machines.cluster.address
     )
-    assert (done.rows, done.files, done.parts) == (60, 60, 21)
+    assert (done.rows, done.files, parts_in(out)) == (60, 60, 21)
     assert 3 * len(made) - 1 <= done.kept < 60
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items())
     require_same(
@@ -772,12 +804,12 @@ def test_a_node_that_is_killed_costs_no_row_and_doubles_none(
         library, out, embedder=embedder, address=machines.cluster.address, progress=progress
     )
     assert killed[0] >= 30
-    assert (done.rows, done.files, done.kept, done.parts) == (60, 60, 0, 21)
+    assert (done.rows, done.files, done.kept, parts_in(out)) == (60, 60, 0, 21)
     assert [Path(path).name for path, _ in done.skipped] == ["track30b.mp3"]
     assert (shown, len(shown)) == (sorted(set(shown)), 21)
     assert sorted(os.listdir(out)) == [
         "facts.json",
-        *(parts.name(number) for number in range(21)),
+        *(object_store.part_name(number) for number in range(21)),
         "skipped.csv",
     ]
     merged = collection.read(cluster.merge(out, tmp_path / "x.parquet"))
@@ -798,8 +830,6 @@ def test_a_ray_of_its_own_begins_and_ends_with_the_job(
     capfd: pytest.CaptureFixture,
 ) -> None:
     """And says nothing on standard output. Files of which none can be read are an error, and named."""
-    import ray
-
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "a.wav").write_text("none")
@@ -815,9 +845,7 @@ def test_a_ray_of_its_own_begins_and_ends_with_the_job(
     )
     assert not ray.is_initialized()
     assert (done.files, done.kept, done.skipped) == (6, 0, ())
-    assert done.lines()[-1].startswith(
-        f"{done.rows} rows about 6 files in 1 parts; 6 embedded now in "
-    )
+    assert done.lines()[-1].startswith(f"{done.rows} rows about 6 files; 6 embedded now in ")
     collection.embed_library(
         audio_folder, tmp_path / "single.parquet", embedder=embedder, window_s=0.5
     )

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from patchifier import audio, checkpoint
+from patchifier import audio, checkpoint, jobs
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
@@ -71,11 +71,13 @@ def music(audio_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(audio_folder, tmp_path / "library"))
 
 
-def names(read: table.Table) -> list[str]:
+def names(read: table.EmbeddingTable) -> list[str]:
     return [Path(path).name for path in read.paths]
 
 
-def require_same(first: table.Table, second: table.Table, tolerance: float = 0.0) -> None:
+def require_same(
+    first: table.EmbeddingTable, second: table.EmbeddingTable, tolerance: float = 0.0
+) -> None:
     assert first.paths == second.paths
     assert first.tags == second.tags
     assert first.metadata == second.metadata
@@ -521,10 +523,18 @@ def test_a_file_that_kills_its_decoder_is_named_and_the_others_survive_in_order(
 ) -> None:
     good = sources.find(audio_folder)[0]
     clips = [good[0], Clip("deadly.wav", Deadly("deadly.wav")), good[1], good[2]]  # type: ignore[arg-type]
-    answers = list(job._answers(embedder, worker.Cut(), [clips, good[3:]], 1))
+    answers = list(
+        jobs.run(
+            worker.embed_batch,
+            [clips, good[3:]],
+            workers=1,
+            shared=(embedder, worker.Cut()),
+            name=lambda clip: clip.path,
+        )
+    )
     assert answers[1] == "deadly.wav: the decoder crashed on this file."
     assert [
-        answer.duration_s for answer in answers if isinstance(answer, worker.Rows)
+        answer.duration_s for answer in answers if isinstance(answer, worker.ClipRows)
     ] == pytest.approx([1, 1.5, 2, 2.5, 3, 3.5])
 
 
@@ -951,7 +961,7 @@ def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
 
     for place in ("_put_in_place", "_clear"):
         with monkeypatch.context() as patch:
-            patch.setattr(job.Job, place, die)
+            patch.setattr(job.TableJob, place, die)
             with pytest.raises(Killed):
                 collection.embed_library(music, out, embedder=embedder)
         decoded.clear()
@@ -1101,7 +1111,7 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
     kept = sorted(chance.choice(len(places), 20_000, replace=False))
     table.write(
         tmp_path / "x.parquet",
-        job._taken([places[index] for index in kept]),
+        table._taken([places[index] for index in kept]),
         table.schema(facts, 3),
     )
     read = collection.read(tmp_path / "x.parquet")

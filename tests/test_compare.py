@@ -14,9 +14,11 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.evaluate import compare, leaks, report, robustness
-from patchifier.evaluate.encoders import Encoder, encoders
+from patchifier.evaluate.encoders import Encoder, each_clip, encoders
+from patchifier.evaluate.evaluator import Evaluator
+from patchifier.evaluate.leak_notes import leak_notes
 from patchifier.io import silent
-from patchifier.tasks import Task, holm
+from patchifier.tasks import Task
 
 CLIPS = 40
 NAMES = ("high", "low", "middle")
@@ -73,7 +75,9 @@ def encoder(name: str, feature, **more) -> Encoder:
     """One number a clip: a function of its number, or of its log-mel."""
     return Encoder(
         name,
-        lambda data, indices: np.array([[feature(data, index)] for index in indices], np.float32),
+        lambda data, indices, **_: np.array(
+            [[feature(data, index)] for index in indices], np.float32
+        ),
         **more,
     )
 
@@ -81,7 +85,7 @@ def encoder(name: str, feature, **more) -> Encoder:
 def knows(name="knows", **more) -> Encoder:
     """The register itself, as a number that a linear probe reads with one of three numbers."""
 
-    def encode(data, indices):
+    def encode(data, indices, **_):
         return np.array(
             [np.eye(3)[NAMES.index(label(int(data.clips[index].id)))] for index in indices],
             np.float32,
@@ -91,7 +95,7 @@ def knows(name="knows", **more) -> Encoder:
 
 
 def blind(name="blind", seed=0) -> Encoder:
-    def encode(data, indices):
+    def encode(data, indices, **_):
         return np.array(
             [
                 np.random.default_rng([seed, int(data.clips[index].id)]).standard_normal(8)
@@ -207,7 +211,7 @@ def test_numbers_are_scored_by_r2_over_all_clips_at_once(data, tmp_path):
 
 
 def test_cost_and_parameters_stand_in_the_row(data, tmp_path):
-    def slow(data, indices):
+    def slow(data, indices, **_):
         import time
 
         time.sleep(0.05)
@@ -220,14 +224,14 @@ def test_cost_and_parameters_stand_in_the_row(data, tmp_path):
     assert 0.05 / 16.2 < row["seconds_per_second"] < 0.1  # eight clips of 2 s
 
 
-def test_deformed_clips_are_asked_of_the_same_probe(data, tmp_path, monkeypatch):
+def test_perturbed_clips_are_asked_of_the_same_probe(data, tmp_path, monkeypatch):
     kept = {
-        name: robustness.DEFORMATIONS[name]
-        for name in list(robustness.DEFORMATIONS)
+        name: robustness.PERTURBATIONS[name]
+        for name in list(robustness.PERTURBATIONS)
         if "gain" in name
     }
     assert len(kept) == 1
-    monkeypatch.setattr(robustness, "DEFORMATIONS", kept)
+    monkeypatch.setattr(robustness, "PERTURBATIONS", kept)
     task = changed(data, Task("one-of", ("loud", "quiet")), target=lambda number: "loud")
     task.clips = tuple(
         dataclasses.replace(clip, target="loud" if int(clip.id) % 4 < 2 else "quiet")
@@ -248,14 +252,14 @@ def test_deformed_clips_are_asked_of_the_same_probe(data, tmp_path, monkeypatch)
     assert rows_of(results, "level", condition=name)[0]["n"] == CLIPS
 
 
-def test_a_deformed_clip_that_got_lost_is_not_passed_over(data, tmp_path, monkeypatch):
+def test_a_perturbed_clip_that_got_lost_is_not_passed_over(data, tmp_path, monkeypatch):
     def lose_one(data, indices, name, out, **more):
         other = changed(data)
         other.clips = tuple(data.clips[index] for index in indices[1:])
         return other
 
-    monkeypatch.setattr(robustness, "deform", lose_one)
-    with pytest.raises(RequestError, match="39 deformed clips for 40"):
+    monkeypatch.setattr(robustness, "perturb", lose_one)
+    with pytest.raises(RequestError, match="39 perturbed clips for 40"):
         compare.compare(data, [knows()], tmp_path / "run", robust=True)
 
 
@@ -293,30 +297,34 @@ def test_other_metrics_of_repeated_encoders_are_their_mean_not_those_of_an_ensem
     pitches = changed(
         data, Task("numbers", ("log hertz",)), target=lambda number: [float(np.log(hertz(number)))]
     )
-    judge = compare.Judge(
+    evaluator = Evaluator(
         pitches,
         pitches.task,
         "linear",
-        compare.sides_of(pitches),
+        compare.splits_of(pitches),
         0,
         {},
         tmp_path,
         lambda title: silent,
     )
+    tested, steps = evaluator.tested, evaluator.steps("one", 0)
     truth = np.array([[np.log(hertz(number))] for number in range(CLIPS)])
     runs = [
-        {"": truth + np.random.default_rng(seed).standard_normal(truth.shape)} for seed in range(5)
+        {"": truth[tested] + np.random.default_rng(seed).standard_normal(truth.shape)}
+        for seed in range(5)
     ]
-    each = [
-        judge.rows("one", np.arange(CLIPS), truth, [run], {})[0]["also_r2_log hertz"]
-        for run in runs
-    ]
-    (row,) = judge.rows("five", np.arange(CLIPS), truth, runs, {})
+    each = [evaluator.rows("one", truth, [run], {}, steps)[0]["also_r2_log hertz"] for run in runs]
+    (row,) = evaluator.rows("five", truth, runs, {}, steps)
     assert row["also_r2_log hertz"] == pytest.approx(np.mean(each))
     assert row["also_r2_log hertz"] == pytest.approx(row["value"])
 
 
-# --- what is said before the table ---
+# --- notes on leaks ---
+
+
+def notes_of(listener, data, folder):
+    tested = np.concatenate([split.test for split in compare.splits_of(data)])
+    return leak_notes([listener], data, tested.tolist(), folder)
 
 
 def trained(tmp_path, heard) -> Encoder:
@@ -351,7 +359,7 @@ def test_clips_that_were_heard_in_training_are_named(tmp_path, noise, monkeypatc
     ]
     first, second, unknown = compare.compare(tmp_path / "tested", seeds, tmp_path / "run")["notes"]
     assert first == second
-    assert first.endswith("are heard in this test: t5.")
+    assert first.endswith("are in this test: t5.")
     assert "could not be looked for" in unknown
     assert len(searches) == 1
 
@@ -367,7 +375,7 @@ def test_clips_that_were_heard_in_training_and_are_not_tested_are_not_named(
     data = changed(
         Cache(tmp_path / "tested-cache"), split=lambda number: ("train", "test", "valid")[number]
     )
-    (note,) = compare.leak_notes([trained(tmp_path, tmp_path / "heard-cache")], data, tmp_path)
+    (note,) = notes_of(trained(tmp_path, tmp_path / "heard-cache"), data, tmp_path)
     assert note.endswith(": b.wav.")
     with (tmp_path / "leaks-heard-cache.csv").open(newline="") as stream:
         assert [row["second"] for row in csv.DictReader(stream)] == ["b.wav"]
@@ -380,9 +388,9 @@ def test_the_run_that_a_model_was_started_from_is_looked_at_too(data, tmp_path):
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps(facts))
-    (note,) = compare.leak_notes([knows("model", trained_on=tmp_path / "second")], data, tmp_path)
+    (note,) = notes_of(knows("model", trained_on=tmp_path / "second"), data, tmp_path)
     assert re.search(
-        r"not at hand.*Started from .*first/model: pre-trained, without labels, on clips of this very cache",
+        r"not available.*Started from .*first/model: pre-trained, without labels, on clips of this very cache",
         note,
     )
 
@@ -392,8 +400,8 @@ def test_another_cache_in_the_place_of_the_one_that_was_heard_is_not_taken_for_i
     (tmp_path / "pretrain" / "run.json").write_text(
         json.dumps({"cache": str(data.path), "music": "of other clips"})
     )
-    (note,) = compare.leak_notes([listener], data, tmp_path)
-    assert "not at hand" in note
+    (note,) = notes_of(listener, data, tmp_path)
+    assert "not available" in note
 
 
 def test_leaks_are_found_between_caches_with_and_without_pitch_bands_and_other_mel_bands_are_said(
@@ -419,12 +427,12 @@ def test_leaks_are_found_between_caches_with_and_without_pitch_bands_and_other_m
         config=SpectrogramConfig(bands=48),
         workers=1,
     )
-    (note,) = compare.leak_notes(
-        [trained(tmp_path, tmp_path / "coarse")],
+    (note,) = notes_of(
+        trained(tmp_path, tmp_path / "coarse"),
         changed(tested, split=lambda n: ("train", "valid", "test")[n % 3]),
         tmp_path,
     )
-    assert re.search(r"could not be looked for in this test: .*bands is", note)
+    assert re.search(r"could not be searched for clips of this test: .*bands is", note)
 
 
 def test_a_cache_of_which_parts_are_missing_stops_no_comparison(data, tmp_path):
@@ -432,8 +440,8 @@ def test_a_cache_of_which_parts_are_missing_stops_no_comparison(data, tmp_path):
     shutil.copytree(data.path, heard)
     for shard in heard.rglob("*.npy"):
         shard.unlink()
-    (note,) = compare.leak_notes([trained(tmp_path, heard)], data, tmp_path)
-    assert re.search(r"could not be looked for in this test: .*00000\.npy", note)
+    (note,) = notes_of(trained(tmp_path, heard), data, tmp_path)
+    assert re.search(r"could not be searched for clips of this test: .*00000\.npy", note)
 
 
 def test_unknown_training_data_is_said(data, tmp_path):
@@ -445,14 +453,62 @@ def test_unknown_training_data_is_said(data, tmp_path):
 
 def test_of_a_bundled_model_it_is_said_that_nobody_can_look(data, tmp_path):
     (listener,) = encoders("patchifier-base", data=data)
-    (note,) = compare.leak_notes([listener], data, tmp_path)
-    assert note.startswith("patchifier-base: comes without the music it was trained on")
-    assert note.endswith("could not be looked for; its card says what it heard.")
+    (note,) = notes_of(listener, data, tmp_path)
+    assert note.startswith("patchifier-base: comes without its training data")
+    assert note.endswith("could not be looked for; its card lists the data.")
 
 
 def test_training_on_the_tested_clips_is_said(data, tmp_path):
     (note,) = compare.compare(data, [trained(tmp_path, data.path)], tmp_path / "run")["notes"]
     assert "this very cache" in note
+
+
+# --- progress ---
+
+
+def test_every_step_of_an_encoder_shows_progress(data, tmp_path):
+    counted = each_clip("counted", lambda data, index: np.array([index, index % 3], np.float32))
+    shown = []
+
+    def progress(title):
+        return lambda done, total, note: shown.append((title, done, total, note))
+
+    compare.compare(
+        data, [Encoder("counted", counted), blind()], tmp_path / "run", progress=progress
+    )
+    assert list(dict.fromkeys(title for title, *_ in shown)) == [
+        "majority",
+        "counted",
+        "blind",
+        "paired differences",
+    ]
+    mine = [report[1:] for report in shown if report[0] == "counted"]
+    steps = [done for done, *_ in mine]
+    assert steps == sorted(steps)
+    assert mine[-1][0] == mine[-1][1]
+    notes = [note for *_, note in mine]
+    for number in range(1, CLIPS + 1):
+        assert f"features, {number} of {CLIPS}" in notes
+    assert sum(note.startswith("probe of fold 5, ") for note in notes) == 7  # strengths
+    assert "intervals" in notes
+
+
+# --- the run folder ---
+
+
+def test_a_second_comparison_replaces_the_first_and_no_other_run(data, tmp_path):
+    compare.compare(data, [knows()], tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+    compare.compare(data, [blind()], tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["state"], facts["encoders"]) == ("finished", ["blind"])
+    (tmp_path / "run" / "run.json").write_text(json.dumps(facts | {"kind": "pretrain"}))
+    with pytest.raises(RequestError, match="another command"):
+        compare.compare(data, [knows()], tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(RequestError, match="is not a run"):
+        compare.compare(data, [knows()], tmp_path / "other")
 
 
 # --- the page ---
@@ -467,7 +523,7 @@ def test_the_page_tells_what_the_results_say(data, tmp_path):
         r"<b>\+\d+\.\d \(\+\d+\.\d to \+\d+\.\d\)</b>", page
     )  # the paired interval leaves out 0
     assert "knows reaches <strong>100.0</strong>" in page
-    assert "Parts of the test side" in page
+    assert "Subsets of the test clips" in page
     (table,) = (tmp_path / "page").glob("comparison-*.md")
     assert "| knows | 100.0 % |" in table.read_text()
     assert {path.suffix for path in (tmp_path / "page").glob("comparison-*")} == {
@@ -499,12 +555,3 @@ def test_clips_without_targets_are_refused(data, tmp_path):
 def test_an_unknown_probe_is_refused(data, tmp_path):
     with pytest.raises(RequestError, match="linear"):
         compare.compare(data, [knows()], tmp_path / "run", protocol="magic")
-
-
-# --- Holm ---
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    assert holm([]) == []

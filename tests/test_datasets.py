@@ -1,4 +1,4 @@
-"""Who the clips are: folders, manifests, the bundled clips, and who stands on which side of a split."""
+"""Data sets: folders, manifests and the bundled clips."""
 
 import csv
 import errno
@@ -8,8 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from patchifier import datasets
 from patchifier.config import RequestError
@@ -198,7 +196,7 @@ def test_links_to_folders_are_followed_and_each_file_is_there_once(
     assert found.clips[-1].path == str((outside / "o.wav").resolve())
     assert found.clips[-1].group == "x"
     assert [path for path, _ in found.lost] == [str(library.resolve() / "a" / "self")]
-    assert "is a link to what is not there" in found.lost[0][1]
+    assert "is a link to a missing file" in found.lost[0][1]
 
 
 @pytest.mark.parametrize("source", ["nonsense", "missing.csv", "/no/such/folder", "song.wav"])
@@ -492,122 +490,3 @@ def test_folder_named_demo_comes_before_the_bundled_clips(
     (tmp_path / "demo" / "mine.wav").touch()
     monkeypatch.chdir(tmp_path)
     assert [clip.id for clip in datasets.load("demo").clips] == ["mine.wav"]
-
-
-# --- sides of a split ---
-
-
-def grouped(
-    count: int, *, each: int = 2, splits: dict[int, str] | None = None, folds: int = 0
-) -> list[Clip]:
-    """Clips in groups; a group's split or fold follows from its number."""
-    return [
-        Clip(
-            f"{group}-{number}",
-            "x.wav",
-            group=f"group {group}",
-            split=(splits or {}).get(group),
-            fold=group % folds if folds else None,
-        )
-        for group in range(count)
-        for number in range(each)
-    ]
-
-
-def sides_of_groups(clips: list[Clip], sides: list[str]) -> dict[str | None, set[str]]:
-    found: dict[str | None, set[str]] = {}
-    for clip, side in zip(clips, sides, strict=True):
-        found.setdefault(clip.group, set()).add(side)
-    return found
-
-
-def test_own_split_is_kept() -> None:
-    clips = grouped(6, splits=dict(enumerate(["train", "valid", "test", "train", "train", "test"])))
-    assert datasets.partition(clips) == [clip.split for clip in clips]
-
-
-@settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 10**6), train=st.integers(2, 30), test=st.integers(1, 30))
-def test_own_split_without_validation_takes_it_from_train_by_group(
-    seed: int, train: int, test: int
-) -> None:
-    clips = grouped(
-        train + test,
-        splits={group: "train" if group < train else "test" for group in range(train + test)},
-    )
-    sides = datasets.partition(clips, seed=seed)
-    assert all(
-        (side == "test") == (clip.split == "test") for side, clip in zip(sides, clips, strict=True)
-    )
-    assert all(len(found) == 1 for found in sides_of_groups(clips, sides).values())
-    assert {"train", "valid"} <= set(sides)
-
-
-def test_folds_give_one_to_test_and_the_one_before_it_to_validation() -> None:
-    clips = grouped(8, folds=4)
-    for test_fold, valid_fold in ((None, 2), (3, 2), (1, 0), (0, 3)):
-        sides = datasets.partition(clips, test_fold=test_fold)
-        by_fold = {clip.fold: side for clip, side in zip(clips, sides, strict=True)}
-        test = 3 if test_fold is None else test_fold
-        assert by_fold == {
-            fold: "test" if fold == test else "valid" if fold == valid_fold else "train"
-            for fold in range(4)
-        }
-
-
-def test_fold_that_is_not_there_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"there is no fold 9, expected one of \[0, 1, 2, 3\]"):
-        datasets.partition(grouped(8, folds=4), test_fold=9)
-
-
-@settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 10**6), groups=st.integers(3, 40), each=st.integers(1, 3))
-def test_hash_splits_by_group_and_leaves_no_side_empty(seed: int, groups: int, each: int) -> None:
-    clips = grouped(groups, each=each)
-    sides = datasets.partition(clips, seed=seed)
-    assert all(len(found) == 1 for found in sides_of_groups(clips, sides).values())
-    assert set(sides) == {"train", "valid", "test"}
-
-
-def test_hash_gives_about_a_tenth_to_each_side() -> None:
-    counts = Counter(datasets.partition(grouped(1000)))
-    assert counts["test"] == 200
-    assert 150 <= counts["valid"] <= 200
-
-
-def test_clips_without_a_group_are_groups_of_one() -> None:
-    held = datasets.hold_out([Clip(str(number), "x.wav") for number in range(100)], fraction=0.1)
-    assert sum(held) == 10
-
-
-@settings(max_examples=60, deadline=None)
-@given(groups=st.integers(2, 50), fraction=st.floats(0.001, 0.99), seed=st.integers(0, 10**6))
-def test_hold_out_takes_whole_groups_and_at_least_one(
-    groups: int, fraction: float, seed: int
-) -> None:
-    clips = grouped(groups)
-    held = datasets.hold_out(clips, fraction=fraction, seed=seed)
-    assert sum(held) == 2 * max(1, round(fraction * groups))
-    by_group = {clip.group: out for clip, out in zip(clips, held, strict=True)}
-    assert [by_group[clip.group] for clip in clips] == held
-
-
-@pytest.mark.parametrize(("groups", "fraction"), [(1, 0.5), (10, 0.0)])
-def test_nothing_is_held_out_of_one_group_or_at_a_share_of_zero(
-    groups: int, fraction: float
-) -> None:
-    assert not any(datasets.hold_out(grouped(groups), fraction=fraction))
-
-
-def test_hold_out_follows_from_the_seed_and_the_names_and_not_the_order() -> None:
-    clips = grouped(50)
-    first = dict(
-        zip([clip.id for clip in clips], datasets.hold_out(clips, fraction=0.2), strict=True)
-    )
-    backwards = clips[::-1]
-    assert first == dict(
-        zip(
-            [clip.id for clip in backwards], datasets.hold_out(backwards, fraction=0.2), strict=True
-        )
-    )
-    assert list(first.values()) != datasets.hold_out(clips, fraction=0.2, seed=1)

@@ -17,8 +17,8 @@ import torch
 
 from patchifier import cache, datasets
 from patchifier.config import Config, RequestError, update
-from patchifier.train import run as runs
 from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, share
+from patchifier.train.run import Run
 
 MODEL = {
     "channels": [4, 4, 4, 8, 8],
@@ -143,10 +143,11 @@ DOUBLE = """
     import dataclasses, json, sys
     from pathlib import Path
     import safetensors.torch, torch
-    from patchifier.train import distributed as devices, loop
+    from patchifier.train import loop
     from patchifier.cache import Cache
     from patchifier.config import Config, update
     from patchifier.nn.model import Patchifier
+    from patchifier.train.distributed import launch, share
     from patchifier.train.pretrain import Batches, split, stage_loss, stage_module
     from patchifier.train.run import is_first
 
@@ -157,13 +158,13 @@ DOUBLE = """
             batch = super().__call__(step)
             return dataclasses.replace(batch, patches=batch.patches.double(), target=batch.target.double())
 
-    fabric = devices.launch("cpu", precision="64")
+    fabric = launch("cpu", precision="64")
     model = Patchifier(config.model).double()
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages not in ("both", stage):
             continue
-        batches = Doubles(data, split(data, config.pretrain).parts, config, stage, training, share=devices.share(fabric, training.batch))
-        job = loop.Job(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, config.pretrain))
+        batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, share=share(fabric, training.batch))
+        job = loop.TrainTask(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, config.pretrain))
         loop.fit(job, out / stage, config=training, seed=0, validate_every=1000, fabric=fabric)
     if is_first():
         safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, out / "weights.safetensors")
@@ -504,8 +505,8 @@ def test_parts_hold_every_clip_once_and_are_of_like_size(clips):
 def test_a_run_keeps_the_precision_that_it_began_with(tmp_path):
     """Resumed on a machine that would have chosen otherwise."""
     config = Config()
-    with runs.Run(tmp_path / "run", config) as run:
+    with Run(tmp_path / "run", config) as run:
         assert run.settle("precision", lambda: "bf16") == "bf16"
-    with runs.Run(tmp_path / "run", config, resume=True) as run:
+    with Run(tmp_path / "run", config, resume=True) as run:
         assert run.settle("precision", lambda: "32") == "bf16"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16"

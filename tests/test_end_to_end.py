@@ -128,6 +128,6 @@ def test_robustness_from_the_command_line(tiny, tmp_path):
     results = json.loads((tmp_path / "compared" / "results.json").read_text())
     assert len({row["condition"] for row in results["rows"]}) == 7
     assert (
-        "When the test audio is deformed"
+        "When the test audio is perturbed"
         in (tmp_path / "compared" / "report" / "index.html").read_text()
     )

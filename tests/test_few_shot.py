@@ -6,9 +6,9 @@ from sklearn.linear_model import LogisticRegression
 
 from patchifier import tasks
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits
 from patchifier.evaluate import probes as probe
 from patchifier.evaluate.probes.few_shot import draw_clips, few_shot
-from patchifier.evaluate.probes.sides import Sides
 from patchifier.seeding import generator
 from patchifier.tasks import Task
 
@@ -25,7 +25,7 @@ def data(*, n: int = 240, noise: float = 1.0, seed: int = 0):
     return (
         features * np.logspace(-2, 2, 8),
         targets,
-        Sides(places[:120], places[120:144], places[144:], groups),
+        Splits(places[:120], places[120:144], places[144:], groups),
     )
 
 
@@ -112,7 +112,7 @@ def test_validation_and_test_clips_are_never_drawn_from():
     moved, turned = features.copy(), targets.copy()
     moved[sides.valid], turned[sides.valid] = 1e6, 0
     assert few_shot(GENRES, moved, turned, sides, shots=(1, 5), draws=8) == before
-    half = Sides(sides.train, sides.valid, sides.test[:30], sides.groups)
+    half = Splits(sides.train, sides.valid, sides.test[:30], sides.groups)
     moved = features.copy()
     moved[sides.test[30:]] = 1e6
     assert few_shot(GENRES, moved, targets, half, draws=5) == few_shot(

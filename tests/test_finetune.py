@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from patchifier import audio, cache, checkpoint, embed, tasks, windows
+from patchifier import audio, cache, checkpoint, embed, statistics, tasks, windows
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
@@ -22,8 +22,8 @@ from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.seeding import generator
 from patchifier.tasks import Task
 from patchifier.train import finetune
-from patchifier.train import run as runs
 from patchifier.train.finetune import METHODS, Inputs, TunedModel
+from patchifier.train.run import Interrupted
 
 RATE = audio.SAMPLE_RATE
 CLIPS = 48
@@ -66,7 +66,7 @@ NUMBERS = Task("numbers", ("level", "brightness"))
 def _few_draws():
     """Intervals have their own tests; here they only have to be there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "bootstrap", functools.partial(tasks.bootstrap, draws=40))
+        patch.setattr(statistics, "bootstrap", functools.partial(statistics.bootstrap, draws=40))
         yield
 
 
@@ -659,7 +659,7 @@ def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(
         return draw(self, indices, chance)
 
     monkeypatch.setattr(Inputs, "draw", stop_at_the_tenth)
-    with pytest.raises(runs.Interrupted):
+    with pytest.raises(Interrupted):
         tune(start, data, tmp_path / "parts", "full", precision="32")
     assert json.loads((tmp_path / "parts" / "run.json").read_text())["state"] == "interrupted"
     rest = tune(start, data, tmp_path / "parts", "full", precision="32", resume=True)

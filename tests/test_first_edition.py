@@ -106,7 +106,7 @@ def test_the_same_seed_draws_the_same_clips_masks_and_augmentation(stage, expect
         update(Config(), read_changes(HOME / "run" / "config.json")),
     )
     training = {"one": config.pretrain.stage_one, "two": config.pretrain.stage_two}[stage]
-    batches = Batches(data, split(data, config.pretrain).parts, config, stage, training)
+    batches = Batches(data, split(data, config.pretrain).slices, config, stage, training)
     batch = batches(3)
     assert batch.clips.tolist() == expected[f"{stage}_clips"].tolist()
     assert batch.mask.tolist() == expected[f"{stage}_masked"].tolist()

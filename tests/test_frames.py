@@ -14,6 +14,7 @@ from patchifier import cache, datasets, spectrogram
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets.labels import CHORDS
+from patchifier.datasets.splits import Splits
 from patchifier.embed import Embedder
 from patchifier.evaluate import frames
 from patchifier.evaluate.frames import (
@@ -36,7 +37,6 @@ from patchifier.evaluate.frames.decode import (
 )
 from patchifier.evaluate.frames.targets import majmin
 from patchifier.evaluate.frames.vectors import moments_s
-from patchifier.evaluate.probes import Sides
 from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
 
@@ -514,11 +514,8 @@ def side(number: int) -> str:
     return "train" if number < 8 else "val" if number < 11 else "test"
 
 
-def clip_sides(data: Cache) -> Sides:
-    train, valid, test = (
-        np.flatnonzero([clip.split == name for clip in data.clips]) for name in datasets.SPLITS
-    )
-    return Sides(train, valid, test, np.array([clip.group or clip.id for clip in data.clips]))
+def clip_sides(data: Cache) -> Splits:
+    return Splits.of(data.clips, [clip.split for clip in data.clips])
 
 
 @pytest.fixture(scope="module")

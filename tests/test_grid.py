@@ -11,6 +11,7 @@ from sklearn import metrics
 
 from patchifier import tasks
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate import probes as probe
 from patchifier.evaluate.probes.grid import (
     SETTINGS,
@@ -31,7 +32,6 @@ from patchifier.evaluate.probes.heads import (
     moments,
     scorer,
 )
-from patchifier.evaluate.probes.sides import Sides, with_validation
 from patchifier.evaluate.probes.stack import Adam, gradients, train_stack
 from patchifier.tasks import Task
 
@@ -67,7 +67,7 @@ def data(task: Task, *, sizes=(90, 40, 50), width: int = 6, noise: float = 1.0, 
     return (
         causes * np.logspace(-0.5, 0.5, width) + 0.5,
         targets,
-        Sides(*places, np.array([f"track {index // 4}" for index in range(n)])),
+        Splits(*places, np.array([f"track {index // 4}" for index in range(n)])),
     )
 
 
@@ -415,7 +415,7 @@ def test_a_run_is_cut_at_the_limit_and_says_so(caplog):
 def test_the_model_that_is_tested_is_the_best_on_validation_not_the_last(task):
     """Validation clips are tested again as test clips: the test figure must be the best validation score, which the last step is below."""
     features, targets, sides = data(task, noise=3.0)
-    twice = Sides(
+    twice = Splits(
         sides.train,
         sides.valid,
         np.arange(len(features), len(features) + 40),
@@ -545,7 +545,7 @@ def test_a_feature_that_never_changes_does_no_harm():
 
 def test_without_validation_a_tenth_of_the_groups_is_taken():
     _, _, sides = data(GENRES)
-    sides = Sides(
+    sides = Splits(
         np.concatenate([sides.train, sides.valid]), np.array([], int), sides.test, sides.groups
     )
     found = with_validation(sides, 0)
@@ -555,17 +555,17 @@ def test_without_validation_a_tenth_of_the_groups_is_taken():
     assert np.array_equal(found.test, sides.test)
     assert not np.array_equal(np.sort(with_validation(sides, 1).valid), np.sort(found.valid))
     assert with_validation(found, 5) is found
-    two = Sides(
+    two = Splits(
         np.arange(4), np.array([], int), np.arange(4, 6), np.array(["a", "a", "a", "b", "c", "c"])
     )
     assert {len(with_validation(two, seed).valid) for seed in range(8)} == {1, 3}  # never all
     with pytest.raises(RequestError, match="of one group"):
-        with_validation(Sides(np.arange(3), np.array([], int), np.arange(4, 6), two.groups), 0)
+        with_validation(Splits(np.arange(3), np.array([], int), np.arange(4, 6), two.groups), 0)
 
 
 def test_the_grid_makes_its_own_validation_side():
     features, targets, sides = data(GENRES, noise=0.1)
-    sides = Sides(
+    sides = Splits(
         np.concatenate([sides.train, sides.valid]), np.array([], int), sides.test, sides.groups
     )
     found = jukemir(GENRES, features, targets, sides, settings=QUICK, schedule=SCHEDULE)
@@ -644,19 +644,19 @@ def test_what_no_probe_can_work_on_is_refused(protocol):
         ask(targets=targets[:-1])
     with pytest.raises(RequestError, match="shape"):
         ask(features[:, 0])
-    with pytest.raises(RequestError, match="test side is empty"):
-        ask(sides=Sides(sides.train, sides.valid, np.array([], int), sides.groups))
-    with pytest.raises(RequestError, match="train side is empty"):
-        ask(sides=Sides(np.array([], int), sides.valid, sides.test, sides.groups))
-    with pytest.raises(RequestError, match="named twice"):
+    with pytest.raises(RequestError, match="test split is empty"):
+        ask(sides=Splits(sides.train, sides.valid, np.array([], int), sides.groups))
+    with pytest.raises(RequestError, match="train split is empty"):
+        ask(sides=Splits(np.array([], int), sides.valid, sides.test, sides.groups))
+    with pytest.raises(RequestError, match="listed twice"):
         ask(
-            sides=Sides(
+            sides=Splits(
                 sides.train, sides.valid, np.append(sides.test, sides.train[0]), sides.groups
             )
         )
-    with pytest.raises(RequestError, match="points at clips"):
-        ask(sides=Sides(sides.train, sides.valid, np.append(sides.test, 10_000), sides.groups))
-    with pytest.raises(RequestError, match="moments within a clip"):
+    with pytest.raises(RequestError, match="test split has clips"):
+        ask(sides=Splits(sides.train, sides.valid, np.append(sides.test, 10_000), sides.groups))
+    with pytest.raises(RequestError, match="task is frame-wise"):
         ask(task=Task("per-frame", ("beat",)))
 
 

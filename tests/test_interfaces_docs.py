@@ -16,10 +16,10 @@ import torch
 import patchifier
 from patchifier import checkpoint, cli, weights
 from patchifier.checkpoint import Checkpoint
+from patchifier.cli.command import parse
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
-from patchifier.library import build as collection
-from patchifier.library import search
+from patchifier.library import embed_library, search
 from patchifier.nn.model import Patchifier
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def test_a_vector_from_patches_is_the_vector(home):
     save()
     known = names(home)
     for block in BLOCKS[:5]:
-        if "collection" not in block:
+        if "embed_library" not in block:
             run(block, known)
     whole = known["log_mel"][:, : 32 * len(known["patches"])]
     np.testing.assert_allclose(
@@ -143,11 +143,11 @@ def test_tests_that_the_page_names_exist():
 
 def test_commands_of_the_page_parse():
     (command,) = re.findall(r"`patchifier (embed [^`]+)`", PAGE)
-    assert cli.parser().parse_args(command.split(), defaults=False).subcommand == "embed"
+    parse(cli.COMMANDS["embed"], command.split()[1:])
 
 
 def of_another_model(model: Embedder) -> None:
-    collection.embed_library("music", "x.parquet", embedder=model, workers=1)
+    embed_library("music", "x.parquet", embedder=model, workers=1)
     search.load("x.parquet").similar(np.ones(model.size, np.float32), identity="another")
 
 
@@ -164,9 +164,7 @@ ERRORS = {
         model.log_mel("song.mp3")
     ),
     "a file that is none, or no audio": lambda model: model.embed("nowhere.mp3"),
-    "a folder without music": lambda model: collection.embed_library(
-        "empty", "x.parquet", embedder=model
-    ),
+    "a folder without music": lambda model: embed_library("empty", "x.parquet", embedder=model),
     "a folder that is no model": lambda model: patchifier.load("music"),
     "the name of no model": lambda model: patchifier.load("patchifier-bass"),
     "a pooling that does not exist": lambda model: update(

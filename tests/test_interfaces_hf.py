@@ -304,7 +304,7 @@ def test_the_classes_can_be_pickled_and_registering_twice_is_harmless(saved):
 
 @pytest.mark.parametrize(
     ("missing", "code", "extra"),
-    [("huggingface_hub", "", "hf"), ("transformers", "; hf.register()", "peers")],
+    [("huggingface_hub", "", "hf"), ("transformers", "; hf.register()", "hf")],
 )
 def test_a_missing_package_is_named_with_its_command(missing, code, extra, child_environment):
     program = (

@@ -1,4 +1,4 @@
-"""Labels of moments within a clip: each format, each way it can be wrong, and what a table of them asks for."""
+"""Frame-wise labels: each format, each way it can be wrong, and the task of a table of them."""
 
 import json
 import math
@@ -466,7 +466,7 @@ def test_metric_of_another_kind_of_task_is_taken_too(tmp_path: Path) -> None:
         ),
         (
             [{"label": [[0.5]]}, {"label": "rock"}],
-            r"row 2: label is 'rock', expected labels of moments as in .*row 1",
+            r"row 2: label is 'rock', expected frame-wise labels as in .*row 1",
         ),
         ([{"label": "rock"}, {"label": [[0.5]]}], r"row 1: label is 'rock'"),
         (

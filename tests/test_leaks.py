@@ -14,7 +14,8 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip
 from patchifier.evaluate import leaks
-from patchifier.evaluate.leaks import Leak, fingerprint
+from patchifier.evaluate.leaks import Leak
+from patchifier.fingerprint import fingerprint
 
 RATE = 22_050
 

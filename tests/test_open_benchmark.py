@@ -1042,7 +1042,7 @@ def test_what_is_known_of_training_clips_serves_both_sides(small_benchmark, tone
     write_wav("clips/test.wav", tone(440.0, seconds=1.0))
     heard = []
 
-    def encode(data, indices):
+    def encode(data, indices, **more):
         heard.append([data.clips[index].id for index in indices])
         return np.arange(len(indices), dtype=np.float32)[:, None]
 

@@ -465,8 +465,8 @@ def test_fine_tuning_is_tested_with_its_own_operations(sounds, tmp_path, has_bf1
 def test_validation_is_in_float32(changes, sounds, tmp_path):
     config = update(CONFIG, changes)
     data = Cache(sounds).require(config.spectrogram)
-    sides = pretrain.split(data, config.pretrain)
-    batches = pretrain.Batches(data, sides.parts, config, "two", config.pretrain.stage_two)
+    splits = pretrain.split(data, config.pretrain)
+    batches = pretrain.Batches(data, splits.slices, config, "two", config.pretrain.stage_two)
     module = pretrain.stage_module("two", Patchifier(config.model), batches, config)
     seen = []
 
@@ -482,10 +482,10 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         validating.clear()
         return figures
 
-    validating, validator = [], pretrain.validator("two", data, sides, config)
-    job = loop.Job(
+    validating, validator = [], pretrain.validator("two", data, splits, config)
+    job = loop.TrainTask(
         module,
-        len(sides.train),
+        len(splits.train),
         batches,
         pretrain.stage_loss("two", config.pretrain),
         validate,
@@ -576,7 +576,9 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_where_it_is_measured(tmp_
     def loss(model, step):
         return torch.sqrt(model.weight * 0).sum()
 
-    job = loop.Job(model, 4, lambda step: step, loss, describe=lambda step: f"It was batch {step}.")
+    job = loop.TrainTask(
+        model, 4, lambda step: step, loss, describe=lambda step: f"It was batch {step}."
+    )
     with pytest.raises(
         RequestError, match=r"gradient is nan at step 1, in float32\. It was batch 0\."
     ):

@@ -8,12 +8,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits, inner_folds
 from patchifier.evaluate.probes.heads import Schedule
 from patchifier.evaluate.probes.linear import (
     LOGISTIC_C,
     RIDGE_ALPHAS,
     STRENGTHS,
-    _inner_folds,
     cross_validate,
     cross_validate_majority,
     fit_predict,
@@ -21,7 +21,6 @@ from patchifier.evaluate.probes.linear import (
     majority,
 )
 from patchifier.evaluate.probes.pooler import BATCH, DECAY, RATES, paper
-from patchifier.evaluate.probes.sides import Sides
 from patchifier.tasks import Task, scores
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
@@ -229,7 +228,7 @@ def sided(task: Task, *, noise: float = 0.0, valid: bool = True, size: int = 8):
     return (
         x,
         targets,
-        Sides(*(parts if valid else (np.arange(90), np.array([], int), parts[2])), groups),
+        Splits(*(parts if valid else (np.arange(90), np.array([], int), parts[2])), groups),
     )
 
 
@@ -292,8 +291,10 @@ def test_inner_folds_divide_groups_not_clips():
     """Clips of a group are copies: folds that cut groups would find the strength that learns by heart."""
     dice = np.random.default_rng(0)
     groups = np.repeat([f"g{index}" for index in range(20)], 4)
-    sides = Sides(np.arange(80), np.array([], int), np.arange(80, 84), np.append(groups, ["z"] * 4))
-    folds = _inner_folds(sides)
+    sides = Splits(
+        np.arange(80), np.array([], int), np.arange(80, 84), np.append(groups, ["z"] * 4)
+    )
+    folds = inner_folds(sides, count=5)
     assert len(folds) == 5
     assert sorted(np.concatenate([held for _, held in folds])) == list(range(80))
     for fitted, held in folds:
@@ -307,7 +308,7 @@ def test_inner_folds_divide_groups_not_clips():
             Task("numbers", ("a",)),
             x,
             targets,
-            Sides(sides.train, sides.valid, sides.test, np.arange(84).astype(str)),
+            Splits(sides.train, sides.valid, sides.test, np.arange(84).astype(str)),
         ).chosen["alpha"]
         < 1
     )
@@ -316,7 +317,7 @@ def test_inner_folds_divide_groups_not_clips():
 def test_one_group_cannot_be_divided():
     x, targets, sides = sided(GENRES, valid=False)
     with pytest.raises(RequestError, match="of one group"):
-        linear(GENRES, x, targets, Sides(sides.train, sides.valid, sides.test, np.full(150, "a")))
+        linear(GENRES, x, targets, Splits(sides.train, sides.valid, sides.test, np.full(150, "a")))
 
 
 def test_a_training_side_of_one_class_predicts_it():
@@ -357,7 +358,7 @@ def test_the_papers_head_is_the_papers():
 def test_the_papers_head_is_tested_with_its_best_weights():
     """Validation clips are tested again as test clips."""
     x, targets, sides = sided(GENRES, noise=0.5)
-    sides = Sides(
+    sides = Splits(
         sides.train,
         sides.valid,
         np.arange(150, 180),

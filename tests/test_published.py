@@ -16,6 +16,7 @@ import soundfile
 from patchifier import audio, cache, datasets, filters, spectrogram, tasks
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import emomusic, giantsteps, gtzan, mtat, sheet
+from patchifier.datasets.splits import partition
 
 BUILDERS = {
     "mtat": published.mtat,
@@ -543,7 +544,7 @@ def test_gtzan_folds_are_stratified_and_always_the_same(roots):
     assert {clip.split for clip in dataset.clips} == {None}
     blues = [clip.id[-2:] for clip in dataset.clips if clip.fold == 0 and clip.target == "blues"]
     assert blues == FOLD_0_BLUES
-    assert Counter(datasets.partition(dataset.clips)) == {"train": 800, "valid": 100, "test": 100}
+    assert Counter(partition(dataset.clips)) == {"train": 800, "valid": 100, "test": 100}
 
 
 def test_gtzan_folds_warn_that_artists_are_on_both_sides():
@@ -1036,7 +1037,7 @@ def test_jamendo_a_row_without_tags_is_refused(tree):
 )
 def test_packaged_lists_are_whole(name, rows):
     assert len(sheet.packaged(name)) == rows
-    with (Path(datasets.__file__).parent / "splits" / name).open(
+    with (Path(datasets.__file__).parent / "published" / name).open(
         newline="", encoding="utf-8"
     ) as stream:
         assert sheet.packaged(name) == list(csv.DictReader(stream))

@@ -48,7 +48,7 @@ def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1
     folder = pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     made, data = checkpoint.load(folder), Cache(small_cache)
     embedder = Embedder(made.model, made.config)
-    vectors = embedder.embed_log_mels(examples_of(data, split(data, config.pretrain).parts[0]))
+    vectors = embedder.embed_log_mels(examples_of(data, split(data, config.pretrain).slices[0]))
     assert vectors.shape[1] == embedder.size == SIZE
     np.testing.assert_allclose(vectors.mean(0), 0, atol=1e-4)
     varies = made.model.readout.scale.numpy() != 1
@@ -67,7 +67,7 @@ def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, 
         Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
     )
     data = Cache(small_cache)
-    clips = split(data, config.pretrain).parts[0]
+    clips = split(data, config.pretrain).slices[0]
     made, other = (
         checkpoint.load(pretrain(small_cache, tmp_path / str(n), config=each, device="cpu"))
         for n, each in enumerate((config, update(Config(), plain)))

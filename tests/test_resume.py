@@ -1,6 +1,7 @@
 """Guarantee 1: a run that is killed at any instant and resumed ends with the same bits as one that was not."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -18,10 +19,9 @@ from patchifier import audio, cache, checkpoint, datasets
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
 from patchifier.seeding import batch_indices, generator
-from patchifier.train import run as runs
-from patchifier.train.loop import rate_factor
+from patchifier.train.optimiser import rate_factor
 from patchifier.train.pretrain import pretrain
-from patchifier.train.run import Interrupted
+from patchifier.train.run import Interrupted, Run
 
 STEPS = 16
 SETTINGS = {
@@ -316,6 +316,46 @@ def test_a_run_is_not_resumed_on_other_clips_or_from_other_weights(
     assert checkpoint.load(run / "model").facts["init"] == facts["init"]
 
 
+def trapezoid(steps):
+    stage = {**SETTINGS["pretrain"]["stage_two"], "schedule": "trapezoid", "steps": steps}
+    changed = {"stages": "two", "stage_two": stage}
+    return update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **changed}})
+
+
+def stop_at(step):
+    def progress(title):
+        def stop(done, total, note):
+            if title == "stage II" and done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return stop
+
+    return progress
+
+
+def test_a_trapezoid_is_resumed_with_fewer_steps_before_its_rate_falls(small_cache, tmp_path):
+    pretrain(small_cache, tmp_path / "short", config=trapezoid(10), device="cpu")
+    with pytest.raises(Interrupted):
+        pretrain(
+            small_cache, tmp_path / "run", config=trapezoid(40), device="cpu", progress=stop_at(6)
+        )
+    pretrain(small_cache, tmp_path / "run", config=trapezoid(10), resume=True, device="cpu")
+    assert same_weights(tmp_path / "short", tmp_path / "run")
+
+
+def test_a_trapezoid_is_not_resumed_with_a_length_by_which_its_rate_has_fallen(
+    small_cache, tmp_path
+):
+    with pytest.raises(Interrupted):
+        pretrain(
+            small_cache, tmp_path / "run", config=trapezoid(40), device="cpu", progress=stop_at(9)
+        )
+    with pytest.raises(RequestError, match="at step 9 of 40, expected at most 8"):
+        pretrain(small_cache, tmp_path / "run", config=trapezoid(10), resume=True, device="cpu")
+    with pytest.raises(RequestError, match="other settings"):
+        pretrain(small_cache, tmp_path / "run", config=update(trapezoid(40), {"pretrain": {"patches": 6}}), resume=True, device="cpu")  # fmt: skip
+
+
 def test_a_run_of_groups_is_not_resumed_on_other_groups(small_cache, tmp_path):
     groups = {
         "contrast_of": "group",
@@ -427,10 +467,10 @@ def test_clipping_and_its_norm_are_written(uninterrupted):
 
 
 def test_what_a_run_settled_stays_even_if_it_is_killed(tmp_path):
-    killed = runs.Run(tmp_path / "run", Config()).__enter__()
+    killed = Run(tmp_path / "run", Config()).__enter__()
     assert killed.settle("precision", lambda: "bf16") == "bf16"
     killed.held.close()  # as the system does with the folder of a process that is killed
-    again = runs.Run(tmp_path / "run", Config(), resume=True).__enter__()
+    again = Run(tmp_path / "run", Config(), resume=True).__enter__()
     again.held.close()  # killed before it settles anything
-    with runs.Run(tmp_path / "run", Config(), resume=True) as run:
+    with Run(tmp_path / "run", Config(), resume=True) as run:
         assert run.settle("precision", lambda: "32") == "bf16"

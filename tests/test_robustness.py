@@ -13,15 +13,15 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
 from patchifier.evaluate import robustness
-from patchifier.evaluate.robustness import DEFORMATIONS, deform, generator_of, pink_noise, retimed
+from patchifier.evaluate.robustness import PERTURBATIONS, generator_of, perturb, pink_noise, retimed
 from patchifier.io import silent
 from patchifier.tasks import Task
 
 RATE = 22_050
 
 
-def deformed(name, waveform, rate=RATE, clip_id="a clip"):
-    return DEFORMATIONS[name].apply(waveform, rate, generator_of(clip_id))
+def perturbed(name, waveform, rate=RATE, clip_id="a clip"):
+    return PERTURBATIONS[name].apply(waveform, rate, generator_of(clip_id))
 
 
 def level_db(waveform, reference):
@@ -44,11 +44,11 @@ def lag(late, early):
     return at if at < size // 2 else at - size
 
 
-# --- each deformation ---
+# --- each perturbation ---
 
 
 def test_the_table_of_the_issue_is_there():
-    assert list(DEFORMATIONS) == [
+    assert list(PERTURBATIONS) == [
         "mp3-32",
         "gain-20",
         "pink-10",
@@ -58,33 +58,33 @@ def test_the_table_of_the_issue_is_there():
     ]
 
 
-@pytest.mark.parametrize("name", DEFORMATIONS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 @pytest.mark.parametrize("samples", [1, 2, 3, 100, 2047, 5000])
 def test_very_short_clips_work_and_have_the_right_length(name, samples, noise):
     waveform = noise(0.5)[:samples]
-    result = deformed(name, waveform)
+    result = perturbed(name, waveform)
     assert result.dtype == np.float32
-    assert result.shape == (max(1, round(samples / DEFORMATIONS[name].speed)),)
+    assert result.shape == (max(1, round(samples / PERTURBATIONS[name].speed)),)
     assert np.isfinite(result).all()
 
 
-@pytest.mark.parametrize("name", DEFORMATIONS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_silence_stays_silent(name, silence):
-    assert np.abs(deformed(name, silence(1.0))).max() == 0
+    assert np.abs(perturbed(name, silence(1.0))).max() == 0
 
 
-@pytest.mark.parametrize("name", DEFORMATIONS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_the_waveform_given_is_left_alone_and_the_result_is_the_same_twice(name, noise):
     waveform = noise(1.0)
     before = waveform.copy()
-    assert np.array_equal(deformed(name, waveform), deformed(name, waveform))
+    assert np.array_equal(perturbed(name, waveform), perturbed(name, waveform))
     assert np.array_equal(waveform, before)
 
 
-@pytest.mark.parametrize("name", DEFORMATIONS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_nothing_is_clipped_at_full_scale(name, tone):
     loud = tone(440, seconds=2, level=3.0)
-    peak = np.abs(deformed(name, loud)[4000:-4000]).max()
+    peak = np.abs(perturbed(name, loud)[4000:-4000]).max()
     expected = 0.3 if name == "gain-20" else 3.0
     assert 0.85 * expected < peak < 2.0 * expected
 
@@ -92,14 +92,14 @@ def test_nothing_is_clipped_at_full_scale(name, tone):
 def test_gain_is_20_db_in_the_log_mel(noise):
     waveform = noise(2.0)
     change = spectrogram.log_mel(
-        torch.from_numpy(deformed("gain-20", waveform))
+        torch.from_numpy(perturbed("gain-20", waveform))
     ) - spectrogram.log_mel(torch.from_numpy(waveform))
     assert torch.allclose(change, torch.tensor(-0.2), atol=1e-4)
 
 
 def test_noise_lies_10_db_below_the_clip(tone):
     waveform = tone(440, seconds=3)
-    noise_alone = deformed("pink-10", waveform) - waveform
+    noise_alone = perturbed("pink-10", waveform) - waveform
     assert 10 * np.log10(
         np.mean(waveform.astype(float) ** 2) / np.mean(noise_alone.astype(float) ** 2)
     ) == pytest.approx(10, abs=0.01)
@@ -122,32 +122,34 @@ def test_noise_is_pink():
 
 def test_low_pass_keeps_1_khz_and_takes_6_khz_away(tone):
     low, high = tone(1000, seconds=2), tone(6000, seconds=2)
-    assert level_db(deformed("low-pass-4k", low), low) == pytest.approx(0, abs=0.01)
-    assert level_db(deformed("low-pass-4k", high), high) < -75
-    assert level_db(deformed("low-pass-4k", tone(3400, seconds=2)), low) == pytest.approx(
+    assert level_db(perturbed("low-pass-4k", low), low) == pytest.approx(0, abs=0.01)
+    assert level_db(perturbed("low-pass-4k", high), high) < -75
+    assert level_db(perturbed("low-pass-4k", tone(3400, seconds=2)), low) == pytest.approx(
         0, abs=0.05
     )
-    assert level_db(deformed("low-pass-4k", tone(4000, seconds=2)), low) == pytest.approx(
+    assert level_db(perturbed("low-pass-4k", tone(4000, seconds=2)), low) == pytest.approx(
         -6, abs=0.2
     )
-    assert np.allclose(deformed("low-pass-4k", low)[500:-500], low[500:-500], atol=1e-3)  # no delay
+    assert np.allclose(
+        perturbed("low-pass-4k", low)[500:-500], low[500:-500], atol=1e-3
+    )  # no delay
 
 
 def test_pitch_goes_one_semitone_up(tone):
     waveform = tone(440, seconds=3)
-    assert loudest_hz(deformed("pitch+1", waveform)) == pytest.approx(466.16, abs=1)
-    assert len(deformed("pitch+1", waveform)) == len(waveform)
+    assert loudest_hz(perturbed("pitch+1", waveform)) == pytest.approx(466.16, abs=1)
+    assert len(perturbed("pitch+1", waveform)) == len(waveform)
 
 
 def test_stretch_is_faster_and_keeps_the_pitch(tone):
     waveform = np.concatenate([np.zeros(2 * RATE, np.float32), tone(440, seconds=2)])
-    result = deformed("stretch-1.1", waveform)
+    result = perturbed("stretch-1.1", waveform)
     assert len(result) == round(4 * RATE / 1.1)
     assert loudest_hz(result) == pytest.approx(440, abs=1)
     begins = (
         np.flatnonzero(np.abs(result) > 0.25)[0] / RATE
     )  # what began at 2 s begins at 2 s / speed
-    assert begins == pytest.approx(2 / DEFORMATIONS["stretch-1.1"].speed, abs=0.06)
+    assert begins == pytest.approx(2 / PERTURBATIONS["stretch-1.1"].speed, abs=0.06)
 
 
 @pytest.mark.parametrize("rate", [16_000, RATE, 44_100])
@@ -161,7 +163,7 @@ def test_mp3_has_32_kbits(rate, noise, monkeypatch):
 
     robustness._mp3_delay(rate)  # found before, so that the one file counted is the clip's
     monkeypatch.setattr(robustness.io, "BytesIO", Counted)
-    deformed("mp3-32", noise(20.0, rate=rate), rate)
+    perturbed("mp3-32", noise(20.0, rate=rate), rate)
     assert max(sizes) * 8 / 20 == pytest.approx(32_000, rel=0.03)
 
 
@@ -170,30 +172,30 @@ def test_mp3_stays_aligned_with_the_original(rate, noise):
     waveform = np.cumsum(noise(3.0, rate=rate) * np.hanning(3 * rate)).astype(np.float32)
     waveform = (0.5 * waveform / np.abs(waveform).max()).astype(np.float32)
     click = noise(3.0, rate=rate)
-    assert lag(deformed("mp3-32", click, rate), click) == 0
-    result = deformed("mp3-32", waveform, rate)
+    assert lag(perturbed("mp3-32", click, rate), click) == 0
+    result = perturbed("mp3-32", waveform, rate)
     assert len(result) == len(waveform)
     assert not np.array_equal(result, waveform)
 
 
 def test_mp3_keeps_the_end_of_a_clip(tone):
     waveform = tone(440, seconds=1.0)
-    assert level_db(deformed("mp3-32", waveform)[-5000:], waveform[-5000:]) == pytest.approx(
+    assert level_db(perturbed("mp3-32", waveform)[-5000:], waveform[-5000:]) == pytest.approx(
         0, abs=0.5
     )
 
 
 def test_sample_rates_that_make_no_sense_are_named(noise):
     with pytest.raises(RequestError, match="mp3 knows no sample rate of 22000 Hz"):
-        deformed("mp3-32", noise(1.0), 22_000)
+        perturbed("mp3-32", noise(1.0), 22_000)
     with pytest.raises(RequestError, match="leaves nothing out"):
-        deformed("low-pass-4k", noise(1.0), 8_000)
+        perturbed("low-pass-4k", noise(1.0), 8_000)
 
 
 def test_what_is_drawn_depends_on_the_clip_alone(noise, child_environment):
     waveform = noise(0.2)
     assert not np.array_equal(
-        deformed("pink-10", waveform, clip_id="é/1"), deformed("pink-10", waveform, clip_id="é/2")
+        perturbed("pink-10", waveform, clip_id="é/1"), perturbed("pink-10", waveform, clip_id="é/2")
     )
     code = "from patchifier.evaluate.robustness import generator_of; print(*generator_of('é/1').integers(0, 10**9, 5))"
     elsewhere = subprocess.run(
@@ -258,9 +260,9 @@ def files(folder):
     }
 
 
-def test_a_deformed_set_keeps_ids_order_and_targets_and_is_not_made_twice(beats, tmp_path):
+def test_a_perturbed_set_keeps_ids_order_and_targets_and_is_not_made_twice(beats, tmp_path):
     out, reports = tmp_path / "out", []
-    made = deform(
+    made = perturb(
         beats,
         [2, 0],
         "stretch-1.1",
@@ -286,7 +288,7 @@ def test_a_deformed_set_keeps_ids_order_and_targets_and_is_not_made_twice(beats,
     assert [round(loudest_hz(audio.load(clip.path)) / 110) for clip in made.clips] == [8, 2]
 
     before = files(out)
-    again = deform(
+    again = perturb(
         beats,
         np.array([2, 0]),
         "stretch-1.1",
@@ -310,8 +312,8 @@ def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatc
 
     monkeypatch.setattr(robustness, "_in_processes", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        deform(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
-    made = deform(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
+        perturb(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
+    made = perturb(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
     assert written == ["pärt/0", "pärt/1", "pärt/2"]
     assert [clip.target for clip in made.clips] == [
         clip.target for clip in beats.clips
@@ -321,14 +323,14 @@ def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatc
 
 
 def test_requests_that_make_no_sense_are_refused(beats, tmp_path):
-    with pytest.raises(RequestError, match="no deformation 'mp3', expected one of mp3-32"):
-        deform(beats, [0], "mp3", tmp_path)
+    with pytest.raises(RequestError, match="no perturbation 'mp3', expected one of mp3-32"):
+        perturb(beats, [0], "mp3", tmp_path)
     with pytest.raises(RequestError, match="from 0 to 2"):
-        deform(beats, [3], "gain-20", tmp_path)
+        perturb(beats, [3], "gain-20", tmp_path)
     with pytest.raises(RequestError, match="at least one"):
-        deform(beats, [], "gain-20", tmp_path)
+        perturb(beats, [], "gain-20", tmp_path)
     with pytest.raises(RequestError, match="none twice"):
-        deform(beats, [0, 0], "gain-20", tmp_path)
+        perturb(beats, [0, 0], "gain-20", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -336,14 +338,14 @@ def test_audio_that_is_gone_is_named(beats, tmp_path):
     gone = Cache(beats.path)
     gone.clips = (dataclasses.replace(gone.clips[0], path=str(tmp_path / "gone.wav")),)
     with pytest.raises(RequestError, match=r"'pärt/0'.*gone\.wav cannot be read"):
-        deform(gone, [0], "gain-20", tmp_path / "out")
+        perturb(gone, [0], "gain-20", tmp_path / "out")
 
 
 def test_processes_write_what_one_alone_writes(beats, tmp_path):
     stems = [tmp_path / str(number) for number in range(3)]
     robustness._write_all(beats.clips, stems, "pink-10", RATE, 2, silent)
     for clip, stem in zip(beats.clips, stems, strict=True):
-        alone = deformed(
+        alone = perturbed(
             "pink-10",
             audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s),
             clip_id=clip.id,

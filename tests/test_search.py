@@ -17,7 +17,7 @@ import pytest
 
 from patchifier.config import RequestError
 from patchifier.library import search
-from patchifier.library.search.rows import FACTS, TYPES, Where
+from patchifier.library.search.rows import FACTS, TYPES, Filter
 
 QUOTES = "O'Brien; DROP TABLE embeddings; -- \\' \"x\" %_"
 UNICODE = "Sigur Rós 日本 🎵"
@@ -100,16 +100,16 @@ def test_k_larger_than_the_table_gives_all_others(opened, circle):
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
-        (Where(artist=QUOTES), {10, 45}),
-        (Where(artist=UNICODE), {0, 25}),
-        (Where(artist=UNICODE.lower()), set()),
-        (Where(path_prefix="/music/1"), {10, 180}),
-        (Where(path_prefix="/music/%"), set()),
-        (Where(path="/music/25.mp3"), {25}),
-        (Where(genre="x", without_artists=(QUOTES,)), {0, 25, 180}),
-        (Where(without_paths=("/music/0.mp3", "it's")), {10, 25, 45, 180}),
-        (Where(album=""), set()),
-        (Where(), set(CIRCLE)),
+        (Filter(artist=QUOTES), {10, 45}),
+        (Filter(artist=UNICODE), {0, 25}),
+        (Filter(artist=UNICODE.lower()), set()),
+        (Filter(path_prefix="/music/1"), {10, 180}),
+        (Filter(path_prefix="/music/%"), set()),
+        (Filter(path="/music/25.mp3"), {25}),
+        (Filter(genre="x", without_artists=(QUOTES,)), {0, 25, 180}),
+        (Filter(without_paths=("/music/0.mp3", "it's")), {10, 25, 45, 180}),
+        (Filter(album=""), set()),
+        (Filter(), set(CIRCLE)),
     ],
 )
 def test_filters(opened, circle, where, expected):
@@ -179,7 +179,7 @@ def test_approximate_search_finds_nine_of_ten(tmp_path):
     added = write(tmp_path / "new.parquet", [-vectors[0]], ["new"])
     index.add(added)
     assert paths(index.similar(-vectors[0], 1)) == ["new"]
-    assert paths(index.similar(vectors[0], 3, where=Where(path="17"))) == ["17"]
+    assert paths(index.similar(vectors[0], 3, where=Filter(path="17"))) == ["17"]
 
 
 def test_approximate_search_is_not_misled_by_duplicates(tmp_path):
@@ -208,8 +208,8 @@ def test_nothing_that_a_filter_leaves_is_missed_by_approximate_search(tmp_path, 
         genre=["rare" if row % 200 == 7 else "x" for row in range(2000)],
     )
     index = search.Index.build(table, tmp_path / "i", ann_rows=1000)
-    assert paths(index.similar(vectors[3], 10, where=Where(genre="rare"))) == paths(
-        search.Table.open(table).similar(vectors[3], 10, where=Where(genre="rare"))
+    assert paths(index.similar(vectors[3], 10, where=Filter(genre="rare"))) == paths(
+        search.Table.open(table).similar(vectors[3], 10, where=Filter(genre="rare"))
     )
     assert len(index.similar(vectors[3], 1999)) == 1999  # more than one part holds
 
@@ -297,7 +297,7 @@ def test_a_folder_of_parts_is_read_a_part_at_a_time_and_checked_to_the_last(tmp_
         )
     assert [len(part) for part in search.Stored(tmp_path / "parts").parts()] == [7, 3] * 5
     index = search.Index.build(tmp_path / "parts", tmp_path / "i")
-    assert paths(index.filter(Where())) == sorted(str(number) for number in range(50))
+    assert paths(index.filter(Filter())) == sorted(str(number) for number in range(50))
     assert np.array_equal(search.read(tmp_path / "parts").vectors(), vectors)
     vectors[49] = np.inf
     write(tmp_path / "parts" / "40.parquet", vectors[40:], range(40, 50))
@@ -352,7 +352,7 @@ def test_update_makes_the_index_as_the_table(tmp_path, circle):
     assert index.update(circle) == search.Changes(kept=5)
     # 0 is gone, 10 moved to 170 degrees, 25 has another tag, 45 and 180 stay, 90 is new
     table = search.Table.open(circle)
-    rows = {row.path: row for row in table.filter(Where())}
+    rows = {row.path: row for row in table.filter(Filter())}
     angles = {"10": 170, "25": 25, "45": 45, "180": 180, "90": 90}
     artists = {"10": QUOTES, "25": "someone else", "45": QUOTES, "180": None, "90": None}
     changed = write(
@@ -365,8 +365,8 @@ def test_update_makes_the_index_as_the_table(tmp_path, circle):
     assert index.update(changed) == search.Changes(added=1, replaced=2, removed=1, kept=2)
     assert paths(index.similar("/music/180.mp3", 1)) == ["/music/10.mp3"]
     assert rows["/music/25.mp3"].tags["artist"] == UNICODE
-    assert index.filter(Where(path="/music/25.mp3"))[0].tags["artist"] == "someone else"
-    assert sorted(paths(index.filter(Where()))) == sorted(f"/music/{name}.mp3" for name in angles)
+    assert index.filter(Filter(path="/music/25.mp3"))[0].tags["artist"] == "someone else"
+    assert sorted(paths(index.filter(Filter()))) == sorted(f"/music/{name}.mp3" for name in angles)
     assert index.update(changed) == search.Changes(kept=5)
 
 
@@ -383,7 +383,7 @@ def test_an_empty_table_answers_with_nothing(opened, tmp_path):
     assert searchable.similar(on_circle(0)[0]) == ()
     assert searchable.near_duplicates() == ()
     assert searchable.playlist(on_circle(0)[0]) == ()
-    assert searchable.filter(Where()) == ()
+    assert searchable.filter(Filter()) == ()
     with pytest.raises(RequestError, match="is not in"):
         searchable.similar("a.mp3")
 
@@ -410,7 +410,7 @@ def test_vectors_of_patches_and_of_windows_are_not_the_same(tmp_path, circle):
 
 
 def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("patchifier.library.search.searchable.BLOCK", 7)
+    monkeypatch.setattr("patchifier.library.search.store.BLOCK", 7)
     vectors = random_vectors(100)
     vectors[80] = 2 * vectors[3] + 1e-4  # another gain: the same direction
     vectors[41] = vectors[40]  # of the same file: no pair
@@ -426,8 +426,8 @@ def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, tmp_path, 
 def test_near_duplicates_are_all_pairs_that_comparing_each_with_each_gives(
     tmp_path, monkeypatch, threshold
 ):
-    monkeypatch.setattr("patchifier.library.search.searchable.BLOCK", 8)
-    monkeypatch.setattr("patchifier.library.search.searchable.WIDTH", 2)
+    monkeypatch.setattr("patchifier.library.search.store.BLOCK", 8)
+    monkeypatch.setattr("patchifier.library.search.store.WIDTH", 2)
     vectors = random_vectors(150, 6) + 1
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     expected = {
@@ -779,13 +779,13 @@ def test_an_index_on_an_object_store_is_built_changed_and_asked(store, tmp_path,
     index = search.Index.build(circle, uri)
     assert any("/an index/embeddings.lance/data/" in key for key in store.objects)
     assert paths(search.load(uri).similar("/music/10.mp3", 2)) == ["/music/0.mp3", "/music/25.mp3"]
-    assert paths(index.filter(Where(artist=QUOTES))) == ["/music/10.mp3", "/music/45.mp3"]
+    assert paths(index.filter(Filter(artist=QUOTES))) == ["/music/10.mp3", "/music/45.mp3"]
     new = write(tmp_path / "new.parquet", on_circle(11), [f"{UNICODE} {QUOTES}.mp3"])
     assert index.add(new) == search.Changes(added=1, kept=5)
     assert paths(search.load(uri).similar("/music/10.mp3", 1)) == [f"{UNICODE} {QUOTES}.mp3"]
     assert index.remove(["/music/0.mp3"]) == search.Changes(removed=1, kept=5)
     assert search.load(uri).update(circle) == search.Changes(added=1, removed=1, kept=4)
-    assert sorted(paths(search.load(uri).filter(Where()))) == sorted(
+    assert sorted(paths(search.load(uri).filter(Filter()))) == sorted(
         f"/music/{angle}.mp3" for angle in CIRCLE
     )
     assert not list(tmp_path.glob("s3*"))  # nor a folder of that name here
@@ -801,7 +801,7 @@ def test_an_approximate_index_on_an_object_store_is_replaced_by_building_again(
     )
     assert index.approximate
     assert paths(search.load(uri).similar(vectors[17], 1)) == ["17"]
-    assert paths(search.load(uri).similar(vectors[17], 1, where=Where(path="18"))) == ["18"]
+    assert paths(search.load(uri).similar(vectors[17], 1, where=Filter(path="18"))) == ["18"]
     with pytest.raises(RequestError):
         search.Index.build(tmp_path / "missing.parquet", uri)
     assert len(search.load(uri)) == 600
@@ -889,7 +889,7 @@ def test_an_update_cut_off_half_way_loses_no_file_and_is_mended_by_the_next(
 
 def test_conditions_are_strings():
     with pytest.raises(RequestError, match="compares with 5, expected a string"):
-        Where(artist=5)
+        Filter(artist=5)
 
 
 def test_load_tells_a_table_from_an_index(tmp_path, circle):

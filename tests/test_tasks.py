@@ -9,16 +9,15 @@ import torch
 from sklearn import metrics
 
 from patchifier.config import RequestError
+from patchifier.statistics import paired
 from patchifier.tasks import (
     Task,
     activate,
-    bootstrap,
-    difference,
     encode_targets,
     evaluate,
     infer,
     loss,
-    paired,
+    mean_score,
     scores,
 )
 
@@ -221,73 +220,13 @@ def test_r2_of_a_single_clip_is_not_a_number():
     assert all(np.isnan(value) for value in found.values())
 
 
-# --- the bootstrap ---
-
-
-def test_clips_of_a_group_are_drawn_together():
-    groups = ["a", "b", "a", "c", "b", "a"]
-    drawn = []
-    bootstrap(
-        groups, lambda chosen: drawn.append(np.bincount(chosen, minlength=6)) or 0.0, draws=200
-    )
-    counts = np.array(drawn)
-    assert len(counts) == 200
-    assert (counts[:, 0] == counts[:, 2]).all()
-    assert (counts[:, 0] == counts[:, 5]).all()
-    assert (counts[:, 1] == counts[:, 4]).all()
-    assert (
-        counts[:, 0] + counts[:, 1] + counts[:, 3] == 3
-    ).all()  # as many groups as there are, with replacement
-    assert {0, 1, 2, 3} == set(counts[:, 3].tolist())
-
-
-def test_the_bootstrap_is_deterministic_and_has_a_seed():
-    values = np.random.default_rng(6).normal(size=30)
-    groups = [str(index // 2) for index in range(30)]
-
-    def interval(seed):
-        return bootstrap(groups, lambda chosen: float(values[chosen].mean()), draws=300, seed=seed)
-
-    assert interval(0) == interval(0)
-    assert interval(0) != interval(1)
-
-
-def test_the_interval_of_a_mean_is_the_textbooks():
-    values = np.random.default_rng(7).normal(size=400)
-    low, high = bootstrap(
-        [str(index) for index in range(400)], lambda chosen: float(values[chosen].mean())
-    )
-    half = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.15 * half
-    )
-    low90, high90 = bootstrap(
-        [str(index) for index in range(400)], lambda chosen: float(values[chosen].mean()), level=0.9
-    )
-    assert (high90 - low90) / (high - low) == pytest.approx(1.645 / 1.96, abs=0.03)
-
-
-def test_about_95_of_100_intervals_hold_the_truth_if_groups_are_respected():
-    chance, held = np.random.default_rng(8), {"grouped": 0, "ungrouped": 0}
-    rounds, groups, size = 150, 30, 4
-    for _ in range(rounds):
-        values = (
-            chance.normal(size=(groups, 1)) + 0.3 * chance.normal(size=(groups, size))
-        ).ravel()  # clips of a group are alike; the truth is 0
-        names = {
-            "grouped": np.repeat(np.arange(groups), size).astype(str),
-            "ungrouped": np.arange(groups * size).astype(str),
-        }
-        for kind, labels in names.items():
-            low, high = bootstrap(
-                list(labels), lambda chosen, values=values: float(values[chosen].mean()), draws=150
-            )
-            held[kind] += low <= 0 <= high
-    assert 0.87 <= held["grouped"] / rounds <= 0.99
-    assert held["ungrouped"] / rounds < 0.8
-
-
 # --- evaluation and comparison ---
+
+
+def difference(targets, first, second, groups):
+    """Paired difference of two encoders on the same clips."""
+    one, two = (mean_score(GENRES, targets, [predictions]) for predictions in (first, second))
+    return paired("accuracy", groups, one, two)
 
 
 def test_evaluation_is_the_mean_over_runs_not_the_score_of_their_mean():
@@ -319,13 +258,8 @@ def test_the_interval_is_wider_where_clips_come_in_groups():
 
 def test_identical_predictions_differ_by_exactly_nothing():
     predictions = np.random.default_rng(9).random((20, 3))
-    result = difference(
-        GENRES,
-        np.arange(20) % 3,
-        [predictions],
-        [predictions.copy()],
-        [str(index // 2) for index in range(20)],
-    )
+    groups = [str(index // 2) for index in range(20)]
+    result = difference(np.arange(20) % 3, predictions, predictions.copy(), groups)
     assert (result.value, result.low, result.high) == (0, 0, 0)
 
 
@@ -337,7 +271,7 @@ def test_a_comparison_on_the_same_clips_is_paired():
         (chance.random(200) < 0.15)[:, None], np.eye(3)[targets], weak
     )  # never worse on any clip
     groups = [str(index) for index in range(200)]
-    result = difference(GENRES, targets, [better], [weak], groups)
+    result = difference(targets, better, weak, groups)
     one, two = (
         evaluate(GENRES, targets, [better], groups),
         evaluate(GENRES, targets, [weak], groups),
@@ -345,24 +279,10 @@ def test_a_comparison_on_the_same_clips_is_paired():
     assert result.value == pytest.approx(one.value - two.value)
     assert result.low > 0  # paired, the difference is sure
     assert one.low < two.high  # apart, the intervals overlap
-    turned = difference(GENRES, targets, [weak], [better], groups)
+    turned = difference(targets, weak, better, groups)
     assert (turned.value, turned.low, turned.high) == pytest.approx(
         (-result.value, -result.high, -result.low)
     )
-
-
-@pytest.mark.parametrize(
-    ("deviations", "p"), [(0.0, 1.0), (1.0, 0.317), (-1.0, 0.317), (1.96, 0.05)]
-)
-def test_the_p_value_of_a_mean_difference_is_the_textbooks_for_both_sides(deviations, p):
-    values = np.linspace(-1, 1, 100)
-    values = values / values.std() + deviations / 10  # so many standard errors above 0
-    found = paired(
-        "accuracy",
-        [str(index) for index in range(100)],
-        lambda chosen: float(values[chosen].mean()),
-    )
-    assert found.p == pytest.approx(p, rel=0.25)
 
 
 # --- keys ---

@@ -6,10 +6,10 @@ import torch
 from log_mels import Clips
 
 from patchifier.config import Config, update
+from patchifier.datasets.splits import Splits
 from patchifier.nn.model import Patchifier
 from patchifier.train import references, validation
-from patchifier.train.metrics import Table
-from patchifier.train.sides import Sides
+from patchifier.train.metrics import CSVLogger
 from patchifier.train.validation import (
     equal_positions,
     in_order,
@@ -33,9 +33,17 @@ RELATIVE = {"embedding": "relative"}
 
 FRAMES = (400, 390, 300, 320, 100, 500, 320, 64, 300, 30)
 DATA = Clips(*FRAMES)
-SIDES = Sides(
-    np.arange(5), np.arange(5, 10), (np.arange(5),)
-)  # one clip of two patches, one shorter than a patch
+
+
+def splits(train: int, valid: int) -> Splits:
+    """The first clips train, the next ones validate, in one slice."""
+    everything = np.arange(train + valid)
+    return Splits(
+        everything[:train], everything[train:], everything[:0], everything, (everything[:train],)
+    )
+
+
+SPLITS = splits(5, 5)  # one clip of two patches, one shorter than a patch
 
 
 def config_of(**model):
@@ -67,7 +75,7 @@ class Levelling(Patchifier):
 def figures(made, **model):
     config = config_of(**model)
     with torch.no_grad():
-        return validator("two", DATA, SIDES, config)(made(config.model).eval())
+        return validator("two", DATA, SPLITS, config)(made(config.model).eval())
 
 
 def that_uses_order(config):
@@ -102,9 +110,7 @@ def test_references_stand_in_the_order_that_their_knowledge_has():
     """Levels drift, so neighbours tell more than the mean over the clip; a patch has noise of variance 0.01 and, at any start, a step."""
     data, config = Clips(*[400] * 140), config_of()
     with torch.no_grad():
-        found = validator(
-            "two", data, Sides(np.arange(100), np.arange(100, 140), (np.arange(100),)), config
-        )(Knowing(config.model).eval())
+        found = validator("two", data, splits(100, 40), config)(Knowing(config.model).eval())
     assert found["band_means_mse"] == pytest.approx(0.0113, rel=0.02)
     assert (
         found["band_means_mse"]
@@ -218,7 +224,7 @@ def test_positions_come_back_when_something_fails():
 def test_figures_tell_a_model_that_uses_order_from_one_that_cannot(model):
     config = config_of(**model)
     network = that_uses_order(config.model)
-    validate = validator("two", DATA, SIDES, config)
+    validate = validator("two", DATA, SPLITS, config)
     with torch.no_grad():
         using = validate(network)
         with equal_positions(network, 8):
@@ -238,6 +244,6 @@ def test_figures_of_a_few_clips_are_beside_the_error_of_all(monkeypatch):
 def test_a_table_that_an_older_version_began_keeps_its_columns(tmp_path):
     path = tmp_path / "validation.csv"
     path.write_text("step,masked_mse,old\n10,0.3,0.2\n")
-    with Table(path, 10) as table:
+    with CSVLogger(path, 10) as table:
         table.write(20, {"new": 0.5, "masked_mse": 0.25})
     assert path.read_text().split() == ["step,masked_mse,old", "10,0.3,0.2", "20,0.25,nan"]

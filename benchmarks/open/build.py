@@ -29,7 +29,7 @@ import scores
 from groups import SEED, read_manifest
 from tracks import Track, list_tracks
 
-from patchifier import processes
+from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.io import replaced_file
 
@@ -77,18 +77,19 @@ def parse_scores(root: Path, workers: int, progress: Callable[[str], Any]) -> No
         score_sources.COLLECTIONS, key=lambda name: not score_sources.COLLECTIONS[name].polyphonic
     )
     shown = progress("")
-    for number, answer in enumerate(
-        processes.in_processes(_parse, names, workers=workers, shared=root / "work" / "scores"), 1
+    batches = [[name] for name in names]
+    for number, pieces in enumerate(
+        jobs.run(_parse, batches, workers=workers, shared=root / "work" / "scores"), 1
     ):
-        if not answer:
+        if not pieces or isinstance(pieces, str):
             raise RequestError(
                 f"the collection {names[number - 1]} could not be parsed, expected pieces: run the same command again."
             )
         shown(number, len(names), names[number - 1])
 
 
-def _parse(out: Path, name: str) -> int:
-    return score_sources.parse(name, out)
+def _parse(out: Path, names: Sequence[str]) -> list[int]:
+    return [score_sources.parse(name, out) for name in names]
 
 
 def find_tracks(root: Path, names: Sequence[str], file: str) -> list[Track]:

@@ -38,13 +38,12 @@ from patchifier import cache, datasets, tasks
 from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
+from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate import frames
 from patchifier.evaluate import probes as probe
-from patchifier.evaluate.compare import leak_notes
 from patchifier.evaluate.encoders import Encoder, cached, encoders
-from patchifier.evaluate.probes import Sides
+from patchifier.evaluate.leak_notes import leak_notes
 from patchifier.evaluate.probes.heads import moments
-from patchifier.evaluate.probes.sides import with_validation
 
 METADATA = "file metadata"
 SPECTROGRAM = SpectrogramConfig(
@@ -91,14 +90,12 @@ class Judgement:
         )
         return Cache(out)
 
-    def sides(self, dataset: Dataset) -> Sides:
-        """Who trains, validates and is asked."""
-        names = np.array([clip.split for clip in dataset.clips])
-        groups = np.array([clip.group or clip.id for clip in dataset.clips])
-        train, valid = np.flatnonzero(names == "train"), np.flatnonzero(names == "valid")
-        if self.side == "valid":
-            return with_validation(Sides(train, np.zeros(0, int), valid, groups), 0)
-        return Sides(train, valid, np.flatnonzero(names == "test"), groups)
+    def sides(self, dataset: Dataset) -> Splits:
+        """Return the splits; on the validation side, its clips are the test and some training clips validate."""
+        splits = Splits.of(dataset.clips, [clip.split for clip in dataset.clips])
+        if self.side != "valid":
+            return splits
+        return with_validation(replace(splits, valid=splits.test[:0], test=splits.valid), 0)
 
     def asked(self, dataset: Dataset) -> list[Clip]:
         """Clips that are judged."""
@@ -338,12 +335,10 @@ def judge_family(
 
 
 def heard(judgement: Judgement, encoders: Sequence[Encoder], data: Cache, out: Path) -> list[str]:
-    """What has to be said of judged clips that encoders heard in pre-training."""
-    kept = [clip for clip in data.clips if clip.split in ("train", judgement.side)]
-    clips = tuple(
-        replace(clip, split="test" if clip.split == judgement.side else "train") for clip in kept
-    )
-    return leak_notes(encoders, same_clips(data, Dataset(data.name, clips)), out)
+    """Notes on judged clips that are part of an encoder's training data."""
+    kept = tuple(clip for clip in data.clips if clip.split in ("train", judgement.side))
+    tested = [number for number, clip in enumerate(kept) if clip.split == judgement.side]
+    return leak_notes(encoders, same_clips(data, Dataset(data.name, kept)), tested, out)
 
 
 def main() -> int:

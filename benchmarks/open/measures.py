@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from patchifier import tasks
+from patchifier import statistics, tasks
 from patchifier.config import RequestError
 from patchifier.tasks import Task
 
@@ -239,8 +239,7 @@ def family_draws(
 
 def interval(draws: np.ndarray) -> tuple[float, float, float]:
     """The sample's figure, and the 2.5 and 97.5 % points of the draws behind it."""
-    low, high = np.nanquantile(draws[1:], [0.025, 0.975])
-    return float(draws[0]), float(low), float(high)
+    return float(draws[0]), *statistics.interval(draws[1:])
 
 
 def differences(first: str, draws: Mapping[str, np.ndarray]) -> list[dict[str, float | str]]:
@@ -250,7 +249,6 @@ def differences(first: str, draws: Mapping[str, np.ndarray]) -> list[dict[str, f
         if name != first:
             change = draws[first] - each
             value, low, high = interval(change)
-            tail = min(np.sum(change[1:] <= 0), np.sum(change[1:] >= 0)) + 1
             rows.append(
                 {
                     "first": first,
@@ -258,9 +256,11 @@ def differences(first: str, draws: Mapping[str, np.ndarray]) -> list[dict[str, f
                     "value": value,
                     "low": low,
                     "high": high,
-                    "p": float(min(1.0, 2 * tail / len(change))),
+                    "p": statistics.two_sided_p(change[1:]),
                 }
             )
-    for row, corrected in zip(rows, tasks.holm([float(row["p"]) for row in rows]), strict=True):
+    for row, corrected in zip(
+        rows, statistics.holm([float(row["p"]) for row in rows]), strict=True
+    ):
         row["p_holm"] = corrected
     return rows

@@ -253,7 +253,7 @@ def write_outcome(outcome: Outcome, out: Path) -> None:
 
 def draw_figure(outcome: Outcome, path: Path) -> None:
     """A panel for the endpoint and one for each family: a dot with its interval for each encoder, chance at 0, the ceiling at 100."""
-    from patchifier.evaluate.report.figures import new_figure, save_figure
+    from patchifier.evaluate.report.drawing import new_figure, save_figure
 
     by_family = {(row["family"], row["encoder"]): row for row in outcome.families}
     names = [

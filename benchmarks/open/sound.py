@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from groups import require_free
 
-from patchifier import processes
+from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.io import replaced_file
 
@@ -207,11 +207,16 @@ def render_all(
         key=lambda sound: getattr(sound, "soundfont", ""),
     )
     shown = progress("")
-    for number, answer in enumerate(
-        processes.in_processes(work, missing, workers=workers, shared=root), 1
+    batches = [[(work, sound)] for sound in missing]
+    for number, (sound, note) in enumerate(
+        zip(missing, jobs.run(_render, batches, workers=workers, shared=root), strict=True), 1
     ):
-        if answer is None:
+        if not (root / sound.path).exists():
             raise RequestError(
-                f"{missing[number - 1].path} could not be made: its process died. Run the same command again."
+                f"{sound.path} could not be made: its process died. Run the same command again."
             )
-        shown(number, len(missing), answer)
+        shown(number, len(missing), note)
+
+
+def _render(root: Path, tasks: Sequence[tuple[Callable[[Path, Any], str], Any]]) -> list[str]:
+    return [work(root, sound) for work, sound in tasks]

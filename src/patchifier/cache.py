@@ -28,12 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchifier import audio, spectrogram
+from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.io import Progress, replaced_file, silent, write_skipped
-from patchifier.locks import alone
-from patchifier.processes import in_processes
 from patchifier.tasks import Task
 
 FORMAT = 1
@@ -85,7 +83,7 @@ def prepare(
     """
     out, config = Path(out), config or SpectrogramConfig()
     _claim(out, config)
-    with alone(out, "prepare"):
+    with jobs.folder_lock(out, "prepare"):
         return _prepare(dataset, out, config, workers or os.cpu_count() or 1, progress)
 
 
@@ -100,26 +98,25 @@ def _prepare(
     writer = _ShardWriter(out)
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
-    tasks = [(clip, keys.get(clip.id)) for clip in dataset.clips]
-    answers = in_processes(_decode, tasks, workers=workers, shared=config)
+    tasks = [[(clip, keys.get(clip.id))] for clip in dataset.clips]
+    decoded = jobs.run(
+        _decode, tasks, workers=workers, shared=config, name=lambda task: task[0].path
+    )
+    meter = jobs.Meter(progress, len(dataset.clips))
     try:
-        for clip, answer in zip(dataset.clips, answers, strict=True):
-            if answer is None:
-                skipped[clip.id] = f"{clip.path}: the decoder crashed on this file."
-            elif isinstance(answer, str):
-                skipped[clip.id] = answer
-            elif answer.log_mel is None:
-                rows[clip.id] = known[answer.key]
+        for clip, found in zip(dataset.clips, decoded, strict=True):
+            if isinstance(found, str):
+                skipped[clip.id] = found
+                meter.add(skipped=1)
+            elif found.log_mel is None:
+                rows[clip.id] = known[found.key]
+                meter.add(kept=1)
             else:
-                rows[clip.id] = writer.add(clip, answer)
-            progress(
-                len(rows) + len(skipped),
-                len(dataset.clips),
-                f"{len(skipped)} skipped" if skipped else "",
-            )
+                rows[clip.id] = writer.add(clip, found)
+                meter.add(audio_s=len(found.log_mel) * config.frame_s)
     finally:
         writer.close()  # an interruption keeps what was decoded
-        answers.close()
+        decoded.close()
     unlisted = [(Clip(path, path), reason) for path, reason in dataset.lost]
     bad = (*((clip, skipped[clip.id]) for clip in dataset.clips if clip.id in skipped), *unlisted)
     named = [(clip.id, clip.path, reason) for clip, reason in bad]
@@ -174,36 +171,36 @@ def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Pat
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Decoded:
     key: str
     log_mel: np.ndarray | None  # (T, M) float16; None if the cache has it
 
 
-def _decode(config: SpectrogramConfig, task: tuple[Clip, str | None]) -> _Answer | str:
-    """Log-mel of one clip, or why there is none. Runs in a worker process."""
-    clip, known = task
+def _decode(
+    config: SpectrogramConfig, tasks: Sequence[tuple[Clip, str | None]]
+) -> list[_Decoded | str]:
+    """Log-mel of each clip, or the reason why there is none; a clip comes with its key in the cache. Runs in a worker process."""
+    return [_decode_clip(config, *task) for task in tasks]
+
+
+def _decode_clip(config: SpectrogramConfig, clip: Clip, known: str | None) -> _Decoded | str:
     try:
         key = _key(clip, config)
         if key == known:
-            return _Answer(key, None)
+            return _Decoded(key, None)
         blocks = audio.blocks(
             clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s
         )
         log_mel = spectrogram.log_mel_of_blocks(blocks, config)  # (M, T)
-        return _Answer(key, log_mel.T.contiguous().half().numpy())
-    except audio.AudioError as error:
-        return str(error)
-    except (OSError, MemoryError) as error:
-        return f"{clip.path}: {error}"
+        return _Decoded(key, log_mel.T.contiguous().half().numpy())
+    except jobs.BAD_ITEM as error:
+        return jobs.skip_reason(clip.path, error)
 
 
 def _key(clip: Clip, config: SpectrogramConfig) -> str:
-    """Hash of the audio file's bytes, the part of it that is meant, and the settings."""
-    try:
-        with open(clip.path, "rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise audio.AudioError(f"{clip.path}: cannot be read ({error.strerror}).") from error
+    """Hash of the audio file's bytes, the limits of the clip, and the settings."""
+    with open(clip.path, "rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashlib.sha256(
         f"{content} {clip.start_s!r} {clip.end_s!r} {digest(config)}".encode()
     ).hexdigest()[:32]
@@ -226,12 +223,12 @@ class _ShardWriter:
         self.added = 0
         self.opened_s = time.monotonic()
 
-    def add(self, clip: Clip, answer: _Answer) -> dict[str, Any]:
-        part = answer.log_mel
+    def add(self, clip: Clip, found: _Decoded) -> dict[str, Any]:
+        part = found.log_mel
         assert part is not None
         row = {
             "clip": clip.id,
-            "key": answer.key,
+            "key": found.key,
             "shard": self.number,
             "first": self.frames,
             "frames": len(part),

@@ -310,6 +310,9 @@ class AugmentConfig:
         return self.pitch != (0.0, 0.0)
 
 
+DECAY_SHARE = 0.2  # of the steps of a trapezoid, over which its rate falls
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """One training loop (4.4)."""
@@ -346,6 +349,22 @@ class TrainingConfig:
     def total_steps(self, clips: int) -> int:
         """Optimiser steps for this many training clips."""
         return self.steps or math.ceil(self.epochs * clips / self.batch)
+
+    def flat_steps(self, total: int) -> int:
+        """Steps, of `total`, before the learning rate depends on how many there are."""
+        if self.schedule == "constant":
+            return total
+        return total - math.ceil(DECAY_SHARE * total) if self.schedule == "trapezoid" else 0
+
+    @property
+    def without_length(self) -> "TrainingConfig":
+        """The same training of any length; a cosine depends on its length from the first step on."""
+        plain = TrainingConfig()
+        return (
+            self
+            if self.schedule == "cosine"
+            else dataclasses.replace(self, steps=plain.steps, epochs=plain.epochs)
+        )
 
 
 @dataclass(frozen=True)
@@ -545,6 +564,14 @@ class Config:
             not self.model.predictor_layers or self.pretrain.extract == "visible",
             "pretrain.extract 'all' has no meaning with model.predictor_layers: what the bottleneck does not see is not extracted.",
         )
+
+    @property
+    def without_length(self) -> "Config":
+        """The same settings for pre-training of any length."""
+        stages = {
+            name: getattr(self.pretrain, name).without_length for name in ("stage_one", "stage_two")
+        }
+        return dataclasses.replace(self, pretrain=dataclasses.replace(self.pretrain, **stages))
 
 
 # --- JSON in and out ---

@@ -16,6 +16,38 @@ def silent(done: int, total: int, note: str) -> None:
     """Show no progress."""
 
 
+class Steps:
+    """Progress of a job of several steps, each counted in hundredths.
+
+    Parameters
+    ----------
+    shown : callable
+        Shows the progress of the whole job.
+    count : int
+        Number of steps.
+    """
+
+    def __init__(self, shown: Progress, count: int) -> None:
+        self.shown, self.count, self.number = shown, count, -1
+
+    def next(self, what: str) -> Progress:
+        """Begin the next step; return a function that shows its progress."""
+        self.number += 1
+        before = 100 * self.number
+
+        def show(done: int, total: int, note: str) -> None:
+            counted = f"{done} of {total}" if total > 1 else ""
+            words = ", ".join(word for word in (what, counted, note) if word)
+            self.shown(before + 100 * done // max(1, total), 100 * self.count, words)
+
+        show(0, 1, "")
+        return show
+
+    def finish(self) -> None:
+        """Show that the job is done."""
+        self.shown(100 * self.count, 100 * self.count, "")
+
+
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Give a path to write to, then put that file in place of `path`; on an error nothing changes."""
@@ -53,10 +85,16 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text beside and rename; return its path."""
+    with replaced_file(path) as new:
+        new.write_text(text, encoding="utf-8")
+    return path
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside and rename."""
-    with replaced_file(path) as new:
-        new.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,14 +1,16 @@
 """Kinds of task: targets, loss, predictions and metrics. Code branches on the kind of a task, never on a data set's name.
 
-==========  =======================  ==========================  =======================
-kind        target of a clip         loss                        metric (main one first)
-==========  =======================  ==========================  =======================
-one-of      a name                   cross-entropy               accuracy; or weighted key score
-many-of     a list of names          binary cross-entropy        macro ROC-AUC, macro AP
-numbers     a number for each name   MSE of standardised values  R2: mean, and per name
-per-frame   rows of [start_s,        cross-entropy of frames     beats, chords or boundaries
-            end_s, label]            (:mod:`patchifier.evaluate.frames`)  (mir_eval)
-==========  =======================  ==========================  =======================
+==========  ===========  =========================  =======================  ===========================
+kind        that is      target of a clip           loss                     metric (main one first)
+==========  ===========  =========================  =======================  ===========================
+one-of      multiclass   a name                     cross-entropy            accuracy, or key score
+many-of     multilabel   a list of names            binary cross-entropy     macro ROC-AUC, macro AP
+numbers     regression   a number for each name     MSE, standardised        R2: mean, and for each name
+per-frame   frame-wise   rows [start_s, end_s,      cross-entropy of frames  beats, chords or boundaries
+                         label]                                              (mir_eval)
+==========  ===========  =========================  =======================  ===========================
+
+The kinds are stored in caches and checkpoints. Frame-wise tasks are evaluated by :mod:`patchifier.evaluate.frames`.
 """
 
 import functools
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchifier import statistics
 from patchifier.config import RequestError
 
 Kind = Literal["one-of", "many-of", "numbers", "per-frame"]
@@ -34,16 +37,16 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a clip.
+    """Task of a data set.
 
     Parameters
     ----------
-    kind : "one-of", "many-of" or "numbers"
-        What a target looks like.
+    kind : "one-of", "many-of", "numbers" or "per-frame"
+        Multiclass, multilabel or regression; "per-frame" is frame-wise.
     names : tuple of str
         Classes, tags, or the names of the numbers, in the order of the model's outputs.
     metric : str
-        The main one, of :data:`METRICS`; the kind's first by default. Higher is better for each.
+        The main metric, one of :data:`METRICS`; the first of its kind by default. Higher is better.
     """
 
     kind: Kind
@@ -51,7 +54,7 @@ class Task:
     metric: str = ""
 
     def __post_init__(self) -> None:
-        """Fill in the kind's own metric."""
+        """Set the metric of the kind where none is given."""
         if not self.metric:
             object.__setattr__(self, "metric", METRICS[self.kind][0])
         if self.metric not in METRICS[self.kind]:
@@ -61,7 +64,7 @@ class Task:
 
 
 def infer(targets: Sequence[Any]) -> Task | None:
-    """Find the task from the targets of all clips: names, lists of names, or rows of numbers; None if there are none."""
+    """Infer the task from the targets of all clips: names, lists of names, or rows of numbers; None without targets."""
     known = [target for target in targets if target is not None]
     if not known:
         return None
@@ -92,11 +95,11 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
     Raises
     ------
     RequestError
-        If a clip has no target or one that the task does not know.
+        If a clip has no target, or a target that is not one of the task's names.
     """
     if task.kind == "per-frame":
         raise RequestError(
-            "this task asks about moments within a clip, not about clips: judge it with 'patchifier compare'."
+            "a frame-wise task has no target for a whole clip: evaluate it with 'patchifier compare'."
         )
     if any(target is None for target in targets):
         raise RequestError(
@@ -116,7 +119,7 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
 
 
 def _check_target(task: Task, target: Any) -> None:
-    """Refuse a target that is not of the task's kind or that it does not know."""
+    """Refuse a target that is not of the task's kind or not among its names."""
     if task.kind == "numbers":
         values = target if isinstance(target, list | tuple) else [target]
         if len(values) != len(task.names) or not all(
@@ -151,19 +154,19 @@ def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def activate(task: Task, outputs: Tensor) -> Tensor:
-    """Probabilities, or values, of outputs (..., C): what is averaged over the windows of a clip."""
+    """Probabilities, or values, of outputs (..., C), which are averaged over the windows of a clip."""
     if task.kind == "one-of":
         return outputs.softmax(-1)
     return outputs.sigmoid() if task.kind == "many-of" else outputs
 
 
 def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Metrics of a whole test set at once; R2 is never averaged over batches.
+    """Compute the metrics of a whole test set; R2 is never averaged over batches.
 
     Parameters
     ----------
     task : Task
-        Decides which metrics.
+        The task.
     targets : ndarray
         As :func:`encode_targets` gives them.
     predictions : ndarray, shape (n, C)
@@ -172,38 +175,29 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
     Returns
     -------
     dict
-        The main metric first. A tag that is always or never there has no ROC-AUC and is left out of the mean.
+        The main metric first. A tag that is present in all clips or in none has no ROC-AUC and is left out of the mean.
     """
     main = {task.metric: main_score(task, targets, predictions)}
     if task.kind == "many-of":
         from sklearn import metrics
 
-        mixed = _mixed(targets)
-        precision = (
-            metrics.average_precision_score(
-                targets[:, mixed], predictions[:, mixed], average="macro"
-            )
-            if mixed.any()
-            else math.nan
-        )
+        mixed, precision = _mixed(targets), math.nan
+        if mixed.any():
+            precision = metrics.average_precision_score(targets[:, mixed], predictions[:, mixed])
         return main | {"average_precision": float(precision)}
     if task.kind == "numbers":
-        return main | {
-            f"r2_{name}": float(value)
-            for name, value in zip(task.names, _r2(targets, predictions), strict=True)
-        }
+        each = zip(task.names, _r2(targets, predictions), strict=True)
+        return main | {f"r2_{name}": float(value) for name, value in each}
     return main | {"accuracy": float((predictions.argmax(1) == targets).mean())}
 
 
 def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> float:
-    """The main metric alone; quick, since a bootstrap asks for it thousands of times."""
+    """Compute the main metric alone; fast, because a bootstrap calls it thousands of times."""
     if task.kind == "one-of":
         chosen = predictions.argmax(1)
-        return float(
-            (chosen == targets).mean()
-            if task.metric == "accuracy"
-            else key_score_matrix(task.names)[targets, chosen].mean()
-        )
+        if task.metric == "accuracy":
+            return float((chosen == targets).mean())
+        return float(key_score_matrix(task.names)[targets, chosen].mean())
     if task.kind == "numbers":
         return float(np.mean(_r2(targets, predictions)))
     from scipy import stats
@@ -243,12 +237,12 @@ def key_score_matrix(names: tuple[str, ...]) -> np.ndarray:
 
 
 def _mixed(targets: np.ndarray) -> np.ndarray:
-    """Tags that are there sometimes, but not always."""
+    """Tags that are present in some clips, but not in all."""
     return (targets.max(0) > 0) & (targets.min(0) < 1)
 
 
 def _r2(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """1 - SSE / SST for each column, SST around these targets' own mean; not defined for a single clip."""
+    """R2 of each column, 1 - SSE / SST; NaN for a single clip."""
     if len(targets) < 2:
         return np.full(targets.shape[1], math.nan)
     from sklearn import metrics
@@ -256,139 +250,33 @@ def _r2(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     return metrics.r2_score(targets, predictions, multioutput="raw_values")
 
 
-@dataclass(frozen=True)
-class Score:
-    """A figure with its 95 % interval, from `n` clips; of a paired difference also the p value, not corrected."""
-
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
-    p: float | None = None
-
-    def row(self, encoder: str, method: str) -> dict[str, Any]:
-        """As a row of a results table."""
-        return {
-            "encoder": encoder,
-            "method": method,
-            "metric": self.metric,
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-        }
-
-
 def evaluate(
     task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray], groups: Sequence[str]
-) -> Score:
+) -> statistics.Score:
     """Compute the main metric, mean over runs, with an interval by bootstrap over groups.
 
     Parameters
     ----------
     task : Task
-        Decides the metric.
+        The task.
     targets : ndarray, shape (n, ...)
         As :func:`encode_targets` gives them.
     predictions : sequence of ndarray, shape (n, C)
-        One for each run (seed).
+        Predictions of each run (seed).
     groups : sequence of str, length n
-        Clips of a group are drawn together.
+        Group of each clip.
     """
-    measure = mean_score(task, targets, predictions)
-    low, high = bootstrap(groups, measure)
-    return Score(task.metric, measure(np.arange(len(targets))), low, high, len(targets))
-
-
-def difference(
-    task: Task,
-    targets: np.ndarray,
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    groups: Sequence[str],
-) -> Score:
-    """How much better `first` is than `second` on the same clips, with a paired interval: "beats" means that it leaves out 0."""
-    one, two = mean_score(task, targets, first), mean_score(task, targets, second)
-    return paired(task.metric, groups, lambda chosen: one(chosen) - two(chosen))
-
-
-def paired(metric: str, groups: Sequence[str], measure: Callable[[np.ndarray], float]) -> Score:
-    """Score a difference, measured on the same clips, with its interval and the share `p` of two-sided draws beyond 0."""
-    draws = resample(groups, measure)
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    tail = (
-        min(np.sum(draws <= 0), np.sum(draws >= 0)) + 1
-    )  # the observed sample is one of the draws
-    return Score(
-        metric,
-        measure(np.arange(len(groups))),
-        float(low),
-        float(high),
-        len(groups),
-        p=float(min(1.0, 2 * tail / (len(draws) + 1))),
-    )
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Correct p values of a family of comparisons (Holm 1979): each at most 1, in the order given."""
-    corrected, largest = [0.0] * len(values), 0.0
-    for rank, index in enumerate(np.argsort(values, kind="stable")):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
-        corrected[index] = largest
-    return corrected
+    return statistics.estimate(task.metric, groups, mean_score(task, targets, predictions))
 
 
 def mean_score(
     task: Task, targets: np.ndarray, predictions: Sequence[np.ndarray]
-) -> Callable[[np.ndarray], float]:
-    """Main metric of chosen clips, mean over runs, as :func:`resample` asks for it."""
-    return lambda chosen: float(
-        np.mean([main_score(task, targets[chosen], run[chosen]) for run in predictions])
-    )
+) -> statistics.Statistic:
+    """Main metric as a statistic of clips, mean over runs."""
 
+    def statistic(indices: np.ndarray) -> float:
+        return float(
+            np.mean([main_score(task, targets[indices], run[indices]) for run in predictions])
+        )
 
-def bootstrap(
-    groups: Sequence[str],
-    measure: Callable[[np.ndarray], float],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of a figure, over :func:`resample`."""
-    low, high = np.nanquantile(
-        resample(groups, measure, draws=draws, seed=seed), [(1 - level) / 2, (1 + level) / 2]
-    )
-    return float(low), float(high)
-
-
-def resample(
-    groups: Sequence[str],
-    measure: Callable[[np.ndarray], float],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-) -> np.ndarray:
-    """Draw a figure's bootstrap distribution by resampling whole groups (tracks, pieces) with replacement.
-
-    Parameters
-    ----------
-    groups : sequence of str, length n
-        Clips of one group are not independent, so they are drawn together.
-    measure : callable
-        Takes indices of clips (with repetition), returns the figure. For a paired comparison, the difference of two.
-    draws, seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    ndarray, shape (draws,)
-    """
-    generator = np.random.default_rng(seed)
-    members = [np.flatnonzero(np.asarray(groups) == group) for group in dict.fromkeys(groups)]
-    figures = []
-    for _ in range(draws):
-        chosen = generator.integers(0, len(members), len(members))
-        figures.append(measure(np.concatenate([members[group] for group in chosen])))
-    return np.array(figures)
+    return statistic

@@ -1,26 +1,47 @@
 """Flags -> functions -> files. The only part that prints.
 
-Exit codes: 0 done; 1 done, but inputs were skipped or what was checked is not sound; 2 the request makes no sense; 3 unexpected failure;
-130 interrupted, work saved.
-torch and everything heavy is imported when a command runs, not for ``--help``.
+A command is a function in the file of its group. Exit codes: 0 done; 1 done, but inputs were
+skipped or a check failed; 2 the request cannot be met; 3 unexpected failure; 130 interrupted, work
+saved. torch and everything heavy is imported when a command runs, not for ``--help``.
 """
 
+import difflib
 import errno
 import io
+import json
 import logging
-import re
 import sys
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
-
-import jsonargparse
+from collections.abc import Sequence
 
 import patchifier
-from patchifier.cli import judging, looking, training, vectors
-from patchifier.cli.flags import Flags
+from patchifier.cli import data, evaluate, library, models, train
+from patchifier.cli.command import Command, parse
 from patchifier.config import RequestError
+from patchifier.extras import EXTRAS, how_to_install
 
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "data": (data.prepare, data.fetch, data.check),
+    "train": (train.pretrain, train.finetune),
+    "evaluate": (
+        evaluate.compare,
+        evaluate.leaks,
+        evaluate.report,
+        evaluate.reconstruct,
+        evaluate.demo,
+    ),
+    "library": (
+        library.embed,
+        library.similar,
+        library.duplicates,
+        library.index,
+        library.distance,
+        library.predict,
+    ),
+    "models": (models.info, models.export),
+}
+COMMANDS = {command.__name__: command for group in GROUPS.values() for command in group}
+RENAMED = {("similar", "--duplicates"): ("duplicates", "--threshold")}  # old flags, until 1.0
 DENIED = {  # what the system may say of a place, and what can be done about it
     errno.EACCES: "change its rights",
     errno.EPERM: "change its rights",
@@ -28,103 +49,97 @@ DENIED = {  # what the system may say of a place, and what can be done about it
     errno.ENOSPC: "make room, and run this again",
     errno.EDQUOT: "make room, and run this again",
 }
-EXTRAS = {  # which extra brings a package that a command may miss
-    "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval", "matplotlib": "eval", "mir_eval": "eval", "av": "formats", "transformers": "peers",
-    "lancedb": "search", "ray": "cluster", "fsspec": "cluster", "huggingface_hub": "hf", "onnx": "onnx", "onnxscript": "onnx",
-}  # fmt: skip
-REQUIRED = ("out", "onnx")  # options that must be given; what else must be is an argument
-COMMANDS: dict[str, Callable[[Flags], int]] = (
-    training.COMMANDS | vectors.COMMANDS | judging.COMMANDS | looking.COMMANDS
-)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    flags = parser().parse_args(argv, defaults=False).as_dict()
-    command = flags["subcommand"]
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"patchifier {patchifier.__version__}")
+        return 0
+    name, *rest = _renamed(words)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        _complain(
+            f"patchifier: there is no command '{name}': {hint}'patchifier' lists all commands."
+        )
+        return 2
+    flags, as_json = parse(COMMANDS[name], rest)
     try:
-        return COMMANDS[command](flags.get(command) or {})
-    except RequestError as error:
-        print(f"patchifier {command}: {error}", file=sys.stderr)
-        return 2
+        outcome = COMMANDS[name](**flags)
+        if outcome is None:  # of a training process that is not the first
+            return 0
+        print(json.dumps(outcome.results, indent=1) if as_json else outcome.text)
+        return outcome.code
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        _complain("\ninterrupted")
         return 130
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
-            return _fault(command)
-        how = f"pip install 'patchifier[{EXTRAS[package]}]', in a clone '.[{EXTRAS[package]}]'"
-        print(
-            f"patchifier {command}: this needs {package}, which is not installed: {how}.",
-            file=sys.stderr,
-        )
-        return 2
-    except OSError as error:
-        if error.errno not in DENIED:
-            return _fault(command)
-        place = (
-            f"{error.filename} cannot be read or written"
-            if error.filename
-            else "the output cannot be written"
-        )
-        print(
-            f"patchifier {command}: {place} ({error.strerror}): choose another place, or {DENIED[error.errno]}.",
-            file=sys.stderr,
-        )
-        return 2
     except Exception as error:
-        if (
-            type(error).__name__ == "Interrupted"
-        ):  # of patchifier.train.run, which --help must not import
-            print(f"\npatchifier {command}: {error}", file=sys.stderr)
-            return 130
-        return _fault(command)
+        return _failed(name, error)
 
 
-def _fault(command: str) -> int:
+def overview() -> str:
+    """List all commands by group, one line each."""
+    lines = ["usage: patchifier COMMAND ...", "", "Music as sequences of spectrogram patches."]
+    for title, group in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for command in group:
+            summary = (command.__doc__ or "").partition("\n")[0]
+            lines.append(f"  {command.__name__:<13}{summary}")
+    return "\n".join([*lines, "", "'patchifier COMMAND --help' lists the flags of a command."])
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _renamed(words: list[str]) -> list[str]:
+    """Replace an old flag, and print the new one."""
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if (words[0], flag) in RENAMED:
+            name, new = RENAMED[words[0], flag]
+            _complain(f"patchifier: '{words[0]} {flag}' is now '{name} {new}'.")
+            return [name, *words[1:place], f"{new}{equals}{value}", *words[place + 1 :]]
+    return words
+
+
+def _failed(name: str, error: Exception) -> int:
+    """Print why a command failed and return its exit code."""
+    if type(error).__name__ == "Interrupted":  # of train.run, which --help must not import
+        _complain(f"\npatchifier {name}: {error}")
+        return 130
+    if reason := _refusal(error):
+        _complain(f"patchifier {name}: {reason}")
+        return 2
     traceback.print_exc()
-    print(
-        f"patchifier {command}: this is a fault of patchifier, please report it with the lines above.",
-        file=sys.stderr,
+    _complain(
+        f"patchifier {name}: this is a fault of patchifier, please report it with the lines above."
     )
     return 3
 
 
-class Parser(jsonargparse.ArgumentParser):
-    """Says in a line what is wrong with a command."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Leave with exit code 2."""
-        missing = re.search(r"the following arguments are required: (\w+)\.(.+)", message)
-        if missing:
-            command, names = (
-                missing[1],
-                [name.rpartition(".")[2] for name in missing[2].split(", ")],
-            )
-            named = " and ".join(
-                f"--{name}" if name in REQUIRED else name.upper() for name in names
-            )
-            self.exit(
-                2, f"patchifier {command}: {named} is missing: see 'patchifier {command} --help'.\n"
-            )
-        super().error(message, ex)
-
-
-def parser() -> jsonargparse.ArgumentParser:
-    """Build the parser of all commands."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    root = Parser(
-        prog="patchifier",
-        description="Music as sequences of spectrogram patches.",
-        version=patchifier.__version__,
-        allow_abbrev=False,
-    )
-    commands = root.add_subcommands(required=True, metavar="COMMAND", title="commands")
-    for part in (training, vectors, judging, looking):
-        part.add(commands)
-    return root
+def _refusal(error: Exception) -> str:
+    """Explain an error that the user can mend; empty for a fault of this package."""
+    if isinstance(error, RequestError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            return ""
+        return f"this needs {package}, which is not installed: {how_to_install(package)}."
+    if isinstance(error, OSError) and error.errno in DENIED:
+        place = "the output cannot be written"
+        if error.filename:
+            place = f"{error.filename} cannot be read or written"
+        remedy = DENIED[error.errno]
+        return f"{place} ({error.strerror}): choose another place, or {remedy}."
+    return ""
 
 
 def script() -> None:

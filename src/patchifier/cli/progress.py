@@ -6,28 +6,22 @@ from collections.abc import Callable
 
 
 def progress(title: str) -> Callable[[int, int, str], None]:
-    """Show a step's progress on standard error: a bar on a terminal, a plain line every ten seconds in a pipe."""
+    """Show a step on standard error: a bar on a terminal, a line every ten seconds in a pipe."""
     return _bar(title) if sys.stderr.isatty() else _lines(title)
 
 
 def _bar(title: str) -> Callable[[int, int, str], None]:
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
-    columns = (
-        TextColumn("{task.description:>30}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+    bar = progress.Progress(
+        progress.TextColumn("{task.description:>30}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
     )
-    bar = Progress(*columns, console=Console(stderr=True))
     task = bar.add_task(title, total=None, note="")
 
     def show(done: int, total: int, note: str) -> None:
@@ -41,22 +35,18 @@ def _bar(title: str) -> Callable[[int, int, str], None]:
 
 
 def _lines(title: str) -> Callable[[int, int, str], None]:
-    first: list[tuple[float, int]] = []  # when it was first called, and how much was done by then
-    said = 0.0
+    start: tuple[float, int] | None = None  # time of the first call, and items done by then
+    printed = 0.0
 
     def show(done: int, total: int, note: str) -> None:
-        nonlocal said
+        nonlocal start, printed
         now = time.monotonic()
-        if not first:
-            first.append((now, done))
-            said = now
-        if now - said >= 10 or done >= total:
-            said = now
-            left = (now - first[0][0]) / max(1, done - first[0][1]) * (total - done)
-            print(
-                f"{title}: {done} of {total}, {left:.0f} s left{', ' + note if note else ''}",
-                file=sys.stderr,
-                flush=True,
-            )
+        if start is None:
+            start, printed = (now, done), now
+        if now - printed >= 10 or done >= total:
+            printed = now
+            left = (now - start[0]) / max(1, done - start[1]) * (total - done)
+            line = f"{title}: {done} of {total}, {left:.0f} s left{', ' + note if note else ''}"
+            print(line, file=sys.stderr, flush=True)
 
     return show

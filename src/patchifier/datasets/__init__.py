@@ -1,10 +1,9 @@
-"""Who the clips are, their splits and targets. Nothing here opens audio.
+"""Data sets: clips, their splits and targets. Nothing here opens audio.
 
-A data set is a list of :class:`Clip` and a task; everything behind it works on these records alone.
+A data set is a list of :class:`Clip` and a task; all other code works on these records alone.
 """
 
 import difflib
-import hashlib
 import importlib
 import logging
 import os
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from patchifier.audio import name_fault, written_name
 from patchifier.config import RequestError
+from patchifier.lazy import attach
 from patchifier.tasks import Task
 
 if TYPE_CHECKING:
     from patchifier.datasets.sheet import Sheet
 
 SPLITS = ("train", "valid", "test")
-PUBLISHED = {  # name -> module with its SHEET, imported when asked for
+PUBLISHED = {  # name -> module with its SHEET, imported on demand
     "mtat": "mtat",
     "gtzan": "gtzan",
     "gtzan-beats": "gtzan_beats",
@@ -31,6 +31,7 @@ PUBLISHED = {  # name -> module with its SHEET, imported when asked for
     "mtg-jamendo": "jamendo",
 }
 log = logging.getLogger(__name__)
+__getattr__, __dir__ = attach(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,21 @@ class Clip:
     id : str
         Unique within the data set.
     path : str
-        Of the file.
+        Path of the file.
     start_s, end_s : float
         Part of the file, in seconds; to its end if `end_s` is None.
     split : "train", "valid", "test" or None
-        Where the data set defines one.
+        Split, if the data set defines one.
     fold : int or None
-        Where the data set defines folds instead.
+        Fold, if the data set defines folds instead.
     group : str or None
-        Clips of one track, piece or artist: never on two sides of a split.
+        Track, piece or artist; clips of one group are always in one split.
     target : str, list of str, list of float, float, list of [start_s, end_s, label], or None
-        What the task asks.
+        Value that the task predicts.
     info : dict of str
-        Artist, title, licence and whatever else there is to know.
+        Artist, title, licence and other metadata.
     subsets : tuple of str
-        Names of parts of the test side that are also scored by themselves, such as "artist-clean".
+        Names of subsets of the test split that are also scored by themselves, such as "artist-clean".
     """
 
     id: str
@@ -73,7 +74,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A name, its clips and, where they have targets, the task; also (path, reason) of what was left out when the clips were listed."""
+    """A name, clips and, if they have targets, the task; `lost` has (path, reason) of each file that was left out of the list."""
 
     name: str
     clips: tuple[Clip, ...]
@@ -98,21 +99,28 @@ class Dataset:
 
 
 def load(source: str | Path, root: str | Path | None = None, *, partial: bool = False) -> Dataset:
-    """Find a data set: "demo", a folder of audio, a CSV or JSONL manifest, or a published data set.
+    """Load a data set: "demo", a folder of audio, a CSV or JSONL manifest, or a published data set.
 
     Parameters
     ----------
     source : str or Path
-        For a published data set its name, or NAME:VARIANT; see :data:`PUBLISHED`. A Path is always a file or a folder.
+        Name of a published data set, or NAME:VARIANT; see :data:`PUBLISHED`. A Path is always a file or a folder.
     root : str or Path
-        Folder in which the published data set lies.
+        Folder of the published data set.
     partial : bool
-        Of a published data set, take the clips whose files are there; by default a missing one is an error.
+        Keep the clips of a published data set whose files exist; by default a missing file is an error.
 
     Raises
     ------
     RequestError
         If it is none of these, or files of a published data set are missing or empty beyond those known to be bad.
+
+    Examples
+    --------
+    >>> from patchifier import datasets
+    >>> demo = datasets.load("demo")
+    >>> len(demo.clips), demo.clips[0].target
+    (112, 'warzone2100')
     """
     from patchifier.datasets import demo, folder, manifest
 
@@ -121,7 +129,7 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
         return _load_published(source, root, partial=partial)
     if root is not None or partial:
         raise RequestError(
-            f"a root or a part is asked of {source!s}, which is no published data set: expected one of {', '.join(PUBLISHED)}."
+            f"a root or a part is given for {source!s}, which is no published data set: expected one of {', '.join(PUBLISHED)}."
         )
     if str(source) == "demo" and not path.exists():
         return demo.load()
@@ -136,14 +144,17 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
 
 
 def well_named(clips: Sequence[Clip]) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """Clips whose names are UTF-8, and (path, reason) of the others."""
-    faults = [name_fault(clip.path) or name_fault(clip.id) for clip in clips]
-    good = [clip for clip, fault in zip(clips, faults, strict=True) if not fault]
-    return good, [
-        (path := written_name(clip.path), f"{path}: {fault}")
-        for clip, fault in zip(clips, faults, strict=True)
-        if fault
-    ]
+    """Return the clips whose names are UTF-8, and (path, reason) of the others."""
+    good: list[Clip] = []
+    lost: list[tuple[str, str]] = []
+    for clip in clips:
+        fault = name_fault(clip.path) or name_fault(clip.id)
+        if fault:
+            path = written_name(clip.path)
+            lost.append((path, f"{path}: {fault}"))
+        else:
+            good.append(clip)
+    return good, lost
 
 
 def _require_names(dataset: Dataset) -> Dataset:
@@ -154,12 +165,12 @@ def _require_names(dataset: Dataset) -> Dataset:
 
 
 def find_sheet(source: str) -> "tuple[Sheet, str]":
-    """Sheet and variant that NAME or NAME:VARIANT stands for; the variant is empty if none is named.
+    """Find the sheet and the variant of NAME or NAME:VARIANT; the variant is empty if none is named.
 
     Raises
     ------
     RequestError
-        If there is no such data set or variant; the nearest is suggested.
+        If there is no such data set or variant; the nearest name is suggested.
     """
     name, colon, variant = source.partition(":")
     if name not in PUBLISHED:
@@ -183,38 +194,36 @@ def _nearest(name: str, known: Any) -> str:
 
 
 def _load_published(source: str, root: str | Path | None, *, partial: bool) -> Dataset:
-    """Read a sheet's variant and hold it against the files."""
+    """Read a variant of a sheet and compare it with the files."""
     sheet, variant = find_sheet(source)
     variant = variant or sheet.default
     if root is None:
         also = f" For the folder of that name, write ./{source}." if Path(source).exists() else ""
         raise RequestError(
-            f"{sheet.name} needs the folder it lies in: --root DIR. 'patchifier check {sheet.name} --root DIR' says what is there.{also}"
+            f"{sheet.name} needs its folder: --root DIR. 'patchifier check {sheet.name} --root DIR' lists what is there.{also}"
         )
     if not Path(root).is_dir():
-        raise RequestError(
-            f"--root {root} is no folder, expected the one in which {sheet.title} lies."
-        )
+        raise RequestError(f"--root {root} is no folder, expected the folder of {sheet.title}.")
     name = sheet.name if variant == sheet.default else f"{sheet.name}:{variant}"
     dataset = replace(sheet.read(Path(root), variant), name=name)
     return _require_files(dataset, sheet, partial=partial)
 
 
 def _require_files(dataset: Dataset, sheet: "Sheet", *, partial: bool) -> Dataset:
-    """Refuse a data set with missing or empty files, or, if a part will do, leave their clips out; files known to be bad are nobody's fault."""
+    """Refuse a data set with missing or empty files, or leave their clips out if `partial`; files known to be bad are excused."""
     without = [clip for clip in dataset.clips if not _has_content(clip.path)]
     missing = [clip for clip in without if not sheet.excuse(clip.path)]
     if not missing:
         return dataset
     found = len(dataset.clips) - len(without)
     names = "; ".join(clip.path for clip in missing[:3]) + ("; ..." if len(missing) > 3 else "")
-    says = f"{dataset.name}: {found} of {len(dataset.clips)} clips used, {len(missing)} files are missing or empty: {names}."
+    found_text = f"{dataset.name}: {found} of {len(dataset.clips)} clips used, {len(missing)} files are missing or empty: {names}."
     if not partial or not found:
-        also = "" if partial else " To go on with those that are there, ask for a part: --partial."
+        also = "" if partial else " To use the files that are there: --partial."
         raise RequestError(
-            f"{says} 'patchifier check {sheet.name} --root DIR' names all of them.{also}"
+            f"{found_text} 'patchifier check {sheet.name} --root DIR' names all of them.{also}"
         )
-    log.warning(says)
+    log.warning(found_text)
     gone = {clip.id for clip in missing}
     return replace(dataset, clips=tuple(clip for clip in dataset.clips if clip.id not in gone))
 
@@ -224,49 +233,3 @@ def _has_content(path: str) -> bool:
         return os.stat(path).st_size > 0
     except OSError:
         return False
-
-
-def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int = 0) -> list[str]:
-    """Side of each clip: "train", "valid" or "test", as long as `clips`.
-
-    The data set's own split if it has one ("valid" is taken from train by group where it has none); else its folds: one is tested,
-    the one before it validates; else a tenth of the groups each, by a hash of their names.
-    """
-    if any(clip.split for clip in clips):
-        sides = [clip.split or "train" for clip in clips]
-        if "valid" not in sides:
-            sides = _take_valid(clips, sides, seed=seed)
-        return sides
-    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
-    if len(folds) >= 3:
-        test = folds[-1] if test_fold is None else test_fold
-        if test not in folds:
-            raise RequestError(f"there is no fold {test}, expected one of {folds}.")
-        valid = folds[folds.index(test) - 1]
-        return [
-            "test" if clip.fold == test else "valid" if clip.fold == valid else "train"
-            for clip in clips
-        ]
-    test_out = hold_out(clips, fraction=0.1, seed=seed)
-    return _take_valid(clips, ["test" if out else "train" for out in test_out], seed=seed + 1)
-
-
-def _take_valid(clips: Sequence[Clip], sides: Sequence[str], *, seed: int) -> list[str]:
-    """Move a tenth of the training groups to validation: drawn from those alone, so that there is always one."""
-    held = iter(
-        hold_out(
-            [clip for clip, side in zip(clips, sides, strict=True) if side == "train"],
-            fraction=0.1,
-            seed=seed,
-        )
-    )
-    return ["valid" if side == "train" and next(held) else side for side in sides]
-
-
-def hold_out(clips: Sequence[Clip], *, fraction: float, seed: int = 0) -> list[bool]:
-    """Choose a share of the groups (at least one, if the share is above 0 and there are two) by a hash of their names."""
-    names = [clip.group or clip.id for clip in clips]
-    ranked = sorted(set(names), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    count = max(1, round(fraction * len(ranked))) if fraction > 0 and len(ranked) > 1 else 0
-    chosen = set(ranked[:count])
-    return [name in chosen for name in names]

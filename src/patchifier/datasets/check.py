@@ -1,12 +1,12 @@
-"""Is a published data set complete and sound? Counts, sizes, checksums, and every file by name that is missing, empty or broken.
+"""Check that a published data set is complete: counts, sizes, checksums, and the name of every file that is missing, empty or broken.
 
-Nothing is changed and nothing is downloaded. The tables of the data set say what should be there; its sheet says how many that should be
-and which files are known to be bad in every copy, or in some: these are listed apart, and nobody is blamed for them.
+Nothing is changed and nothing is downloaded. The tables of the data set list its files; its sheet has their number, and the files that are
+known to be bad in every copy, or in some: these are listed separately and do not count as errors.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,13 +18,10 @@ from patchifier import audio
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, find_sheet
 from patchifier.datasets.sheet import Remote, Sheet
+from patchifier.io import Progress, silent
 
 NAMED = 10  # files of a kind that are named in the text form; the facts hold all
-Progress = Callable[[int, int, str], None]
-
-
-def silent(done: int, total: int, note: str) -> None:
-    """Show no progress."""
+ABSENT = ("missing", "empty")
 
 
 @dataclass(frozen=True)
@@ -36,13 +33,13 @@ class Split:
     variant, split : str
         Names; the split is empty where a variant has none.
     published : int or None
-        Clips it has according to its publishers, where known.
+        Number of clips according to the publishers, if known.
     listed : int
-        Clips that the tables in the root name.
+        Number of clips in the tables of the root.
     usable : int
-        Of these, how many have a sound file.
+        Number of listed clips whose file can be read.
     lost : tuple of str
-        Ids of the others.
+        Ids of the other listed clips.
     """
 
     variant: str
@@ -54,13 +51,13 @@ class Split:
 
     @property
     def as_published(self) -> bool:
-        """Whether the tables name as many clips as were published."""
+        """Whether the tables list as many clips as were published."""
         return self.published in (None, self.listed)
 
 
 @dataclass(frozen=True)
 class Download:
-    """A published file that lies in the root, or does not."""
+    """State of one published file."""
 
     name: str
     size_b: int | None
@@ -76,15 +73,15 @@ class Report:
     name, root : str
         Data set (or NAME:VARIANT) and folder.
     splits : tuple of Split
-        Counts, and what is lost.
+        Counts and lost clips of each split.
     files, size_b : int
-        Sound files that are there, and their size in bytes.
+        Number of audio files that exist, and their size in bytes.
     missing, empty : tuple of str
-        Paths below the root, without those known to be bad.
+        Paths below the root, without the files known to be bad.
     corrupt, excused : dict of str
-        Path -> reason: files that do not read; files known to be bad that are indeed missing or do not read.
+        Path -> reason: files that cannot be read; files known to be bad that are missing or cannot be read.
     known_bad : dict of str
-        Path -> why: all that the sheet knows of.
+        Path -> reason: all files that the sheet lists as bad.
     downloads : tuple of Download
         Published files.
     unreadable : str
@@ -106,7 +103,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether everything is there and sound, but for files known to be bad."""
+        """Whether every file exists and can be read, except files known to be bad."""
         wrong = self.unreadable or self.missing or self.empty or self.corrupt
         return (
             not wrong
@@ -115,11 +112,11 @@ class Report:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Return plain values, for JSON."""
         return asdict(self) | {"complete": self.complete}
 
     def lines(self) -> list[str]:
-        """As text, a few lines for people."""
+        """Return a few lines of text."""
         lines = [
             f"{self.name} in {self.root}: {'complete' if self.complete else 'NOT complete'}; {self.files} sound files, {self.size_b / 1e6:,.1f} MB."
         ]
@@ -128,7 +125,7 @@ class Report:
         cut = "  NOT as published: the tables are cut short, or of another edition."
         lines += [] if all(split.as_published for split in self.splits) else [cut]
         lines += [
-            f"  {file.name}: {_SAID[file.state]}"
+            f"  {file.name}: {_STATES[file.state]}"
             + (f" ({file.size_b:,} bytes)" if file.size_b is not None else "")
             for file in self.downloads
         ]
@@ -144,7 +141,7 @@ class Report:
         )
 
 
-_SAID = {
+_STATES = {
     "ok": "sha256 as published",
     "differs": "DIFFERS from what is published",
     "unknown": "there; no sha256 is published",
@@ -179,18 +176,18 @@ def check(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Hold a published data set against its tables and its sheet.
+    """Compare a published data set with its tables and its sheet.
 
     Parameters
     ----------
     name : str or Sheet
-        Data set; with ``:VARIANT``, that variant's clips alone, else the clips of all variants.
+        Data set; with ``:VARIANT``, the clips of that variant alone, else the clips of all variants.
     root : str or Path
-        Folder it lies in.
+        Folder of the data set.
     thorough : bool
-        Decode every file to its end; by default its header is read.
+        Decode every file to its end; by default only its header is read.
     workers : int
-        Threads; one for each core by default.
+        Number of threads; one for each core by default.
     progress : callable
         Called with files done, files in all, and a note.
 
@@ -201,14 +198,12 @@ def check(
     Raises
     ------
     RequestError
-        If there is no such data set or variant, or the root is no folder. Whatever is wrong with the data is in the report.
+        If there is no such data set or variant, or the root is no folder. Faults of the data are in the report.
     """
     sheet, variant = find_sheet(name) if isinstance(name, str) else (name, "")
     root = Path(root)
     if not root.is_dir():
-        raise RequestError(
-            f"--root {root} is no folder, expected the one in which {sheet.title} lies."
-        )
+        raise RequestError(f"--root {root} is no folder, expected the folder of {sheet.title}.")
     report = Report(
         name=f"{sheet.name}:{variant}" if variant else sheet.name,
         root=str(root),
@@ -224,17 +219,15 @@ def check(
         return replace(report, unreadable=str(error))
     paths = list(dict.fromkeys(clip.path for members in clips.values() for clip in members))
     wrong = _examine(paths, thorough, workers or os.cpu_count() or 1, progress)
-    return _sorted_out(report, sheet, clips, paths, wrong)
+    return _complete(report, sheet, clips, paths, wrong)
 
 
 def _examine(paths: list[str], thorough: bool, workers: int, progress: Progress) -> dict[str, str]:
-    """Path -> what is wrong, for the files with which something is."""
+    """Return path -> fault, for the files that have one."""
     wrong = {}
     with ThreadPoolExecutor(workers) as pool:  # decoding lets other threads run
-        for done, (path, reason) in enumerate(
-            zip(paths, pool.map(lambda path: examine(path, thorough=thorough), paths), strict=True),
-            1,
-        ):
+        reasons = pool.map(lambda path: examine(path, thorough=thorough), paths)
+        for done, (path, reason) in enumerate(zip(paths, reasons, strict=True), 1):
             if reason:
                 wrong[path] = reason
             progress(done, len(paths), f"{len(wrong)} bad" if wrong else "")
@@ -242,7 +235,7 @@ def _examine(paths: list[str], thorough: bool, workers: int, progress: Progress)
 
 
 def examine(path: str, *, thorough: bool = False) -> str:
-    """What is wrong with a sound file: "missing", "empty", a reason, or nothing."""
+    """Return the fault of an audio file: "missing", "empty", a reason, or an empty text."""
     if fault := audio.name_fault(path):
         return fault
     try:
@@ -251,9 +244,7 @@ def examine(path: str, *, thorough: bool = False) -> str:
         with soundfile.SoundFile(path) as sound:
             frames, rate = sound.frames, sound.samplerate
         if thorough:
-            for _block in audio.blocks(
-                path, sample_rate=rate
-            ):  # at its own rate: nothing is resampled
+            for _block in audio.blocks(path, sample_rate=rate):  # at its own rate: not resampled
                 pass
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
@@ -264,17 +255,21 @@ def examine(path: str, *, thorough: bool = False) -> str:
     return "" if frames > 0 else "holds no audio"
 
 
-def _sorted_out(
+def _complete(
     report: Report,
     sheet: Sheet,
     clips: dict[str, tuple[Clip, ...]],
     paths: list[str],
     wrong: dict[str, str],
 ) -> Report:
-    """The report, with each bad file under its heading."""
+    """Add the counts and every bad file to the report."""
     blamed = {path: reason for path, reason in wrong.items() if not sheet.excuse(path)}
     below = {path: Path(os.path.relpath(path, report.root)).as_posix() for path in wrong}
-    there = [path for path in paths if wrong.get(path) not in ("missing", "empty")]
+    there = [path for path in paths if wrong.get(path) not in ABSENT]
+
+    def of(reason: str) -> tuple[str, ...]:
+        return tuple(below[path] for path in blamed if blamed[path] == reason)
+
     return replace(
         report,
         splits=tuple(
@@ -284,13 +279,9 @@ def _sorted_out(
         ),
         files=len(there),
         size_b=sum(os.stat(path).st_size for path in there),
-        missing=tuple(below[path] for path, reason in blamed.items() if reason == "missing"),
-        empty=tuple(below[path] for path, reason in blamed.items() if reason == "empty"),
-        corrupt={
-            below[path]: reason
-            for path, reason in blamed.items()
-            if reason not in ("missing", "empty")
-        },
+        missing=of("missing"),
+        empty=of("empty"),
+        corrupt={below[path]: blamed[path] for path in blamed if blamed[path] not in ABSENT},
         excused={below[path]: reason for path, reason in wrong.items() if path not in blamed},
     )
 
@@ -305,16 +296,8 @@ def _splits(
     counted = []
     for name, listed in members.items():
         lost = tuple(clip.id for clip in listed if clip.path in wrong)
-        counted.append(
-            Split(
-                variant,
-                name,
-                published.get(name, None if not published else 0),
-                len(listed),
-                len(listed) - len(lost),
-                lost,
-            )
-        )
+        count = published.get(name, 0 if published else None)
+        counted.append(Split(variant, name, count, len(listed), len(listed) - len(lost), lost))
     return counted
 
 

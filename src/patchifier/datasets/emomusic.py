@@ -24,7 +24,7 @@ Traps
 * DEAM's table of the same songs has arousal and valence exchanged: it is refused here, since its columns have other names.
 * Times are written min.sec with trailing zeros lost: 0.2 is 20 s, 1.05 is 65 s, 2 is two minutes. They say where the clip was cut from the song; the
   file is the clip.
-* Values carry stray TABs; artists and titles are not all ASCII; the archive may hold clips that nobody rated, so the tables decide, not the folder.
+* Values carry stray TABs; artists and titles are not all ASCII; the archive may hold clips without ratings, so the tables are read, not the folder.
   Ids have no padding.
 """
 
@@ -63,12 +63,12 @@ RATING_COLUMNS = ("song_id", "mean_arousal", "std_arousal", "mean_valence", "std
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips, whether their files are there or not.
+    """List the clips, whether their files exist or not.
 
     Raises
     ------
     RequestError
-        If a table is not there, not as published, or does not rate a song.
+        If a table is missing, not as published, or has no ratings of a song.
     """
     tables = fullest([root / "annotations", root], ["songs_info.csv", "static_annotations.csv"])
     ratings = {
@@ -78,10 +78,10 @@ def read(root: Path, variant: str) -> Dataset:
         _clip(root, song, ratings, tables)
         for song in read_table(tables / "songs_info.csv", SONG_COLUMNS)
     ]
-    heard = {clip.group for clip in clips if clip.split != "test"}
+    developed = {clip.group for clip in clips if clip.split != "test"}
     marked = [
         replace(clip, subsets=("artist-clean",))
-        if clip.split == "test" and clip.group not in heard
+        if clip.split == "test" and clip.group not in developed
         else clip
         for clip in clips
     ]
@@ -98,9 +98,7 @@ def _clip(
         )
     rating = ratings[number]
     raw = [_rating(rating[f"mean_{name}"], number, tables) for name in NAMES]
-    start_s, end_s = (
-        seconds(song[f"{side} of the segment (min.sec)"]) for side in ("start", "end")
-    )
+    start_s, end_s = (seconds(song[f"{end} of the segment (min.sec)"]) for end in ("start", "end"))
     facts = {"artist": song["Artist"], "title": song["Song title"], "genre": song["Genre"]}
     facts |= {name: rating[f"mean_{name}"] for name in NAMES} | {
         f"{name}_deviation": rating[f"std_{name}"] for name in NAMES
@@ -122,7 +120,7 @@ def _clip(
 
 
 def _number(row: dict[str, str]) -> int:
-    """Id of a song, a number since the names of the files have no padding."""
+    """Return the id of a song, a number since the names of the files have no padding."""
     if not row["song_id"].isdecimal():
         raise RequestError(f"a song_id is {row['song_id']!r}, expected a whole number.")
     return int(row["song_id"])
@@ -141,7 +139,7 @@ def _rating(text: str, number: int, tables: Path) -> float:
 
 
 def normalised(artist: str) -> str:
-    """An artist's name as the split sees it: lower case, ASCII letters and single spaces, the rest deleted."""
+    """Normalise an artist's name as the split requires: lower case, ASCII letters and single spaces, the rest deleted."""
     return " ".join(
         "".join(
             letter
@@ -152,22 +150,19 @@ def normalised(artist: str) -> str:
 
 
 def split(artist: str, published: str) -> str:
-    """Side of a song from its artist and the published set, "development" or "evaluation"."""
+    """Return the split of a song from its artist and the published set, "development" or "evaluation"."""
     if published not in ("development", "evaluation"):
         raise RequestError(
             f"the published set of a song is {published!r}, expected development or evaluation."
         )
     if published == "evaluation":
         return "test"
-    return (
-        "train"
-        if int(hashlib.sha1(normalised(artist).encode()).hexdigest(), 16) % 10 < 8
-        else "valid"
-    )
+    digest = hashlib.sha1(normalised(artist).encode()).hexdigest()
+    return "train" if int(digest, 16) % 10 < 8 else "valid"
 
 
 def seconds(text: str) -> float:
-    """Seconds of a time written min.sec, whose trailing zeros are lost: 0.2 is 20 s, 1.05 is 65 s, 2 is 120 s."""
+    """Read a time written min.sec, whose trailing zeros are lost: 0.2 is 20 s, 1.05 is 65 s, 2 is 120 s."""
     parts = re.fullmatch(r"(\d+)(?:\.(\d{1,2}))?", text)
     if not parts or int((parts[2] or "0").ljust(2, "0")) > 59:
         raise RequestError(

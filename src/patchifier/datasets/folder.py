@@ -1,10 +1,10 @@
 """A folder of audio, searched recursively.
 
-Clips are named by their path below the folder, and grouped by the sub-folder they lie in: an album is not split.
-Hidden files and folders (among them the ``._`` files that macOS leaves in archives) are passed over.
+A clip is named by its path below the folder; its group is its sub-folder, so that an album is not divided between splits.
+Hidden files and folders (among them the ``._`` files that macOS leaves in archives) are skipped.
 
-Links are followed, those to folders too. A file is there once, under a name without a link if it has one. A link up to a folder that this one
-lies in would be a loop, and is passed over.
+Links are followed, also to folders. A file is listed once, under a name without a link if it has one. A link to a folder above this one
+would be a loop, and is skipped.
 """
 
 import errno
@@ -31,7 +31,7 @@ def load(root: Path) -> Dataset:
 
 
 def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """List the clips of :func:`load`, which may be none; and (path, reason) of folders that cannot be listed and of names that are not UTF-8."""
+    """List the clips of a folder, which may be none, and (path, reason) of folders that cannot be listed and of names that are not UTF-8."""
     search = _Search(root)
     clips = [
         Clip(
@@ -46,22 +46,20 @@ def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
 
 
 def none_in(root: str | Path) -> str:
-    """Say that a folder holds no audio."""
+    """Return the message about a folder without audio."""
     return f"{root}: no audio files in this folder or below it, expected names that end in {', '.join(sorted(SUFFIXES))}."
 
 
 class _Search:
-    """What lies below a folder: real path -> name of each audio file; path -> reason of what cannot be listed."""
+    """Search below a folder: `names` has the name of each audio file by real path, `lost` the reason for each path that cannot be listed."""
 
     def __init__(self, root: Path) -> None:
         real = os.path.realpath(root)
         self.names: dict[str, Path] = {}
         self.lost: dict[str, str] = {}
         self.seen = {str(above) for above in Path(real).parents}  # real paths of folders
-        self.folders, self.files = (
-            [(Path(), real)],
-            list[tuple[Path, str]](),
-        )  # behind links: they wait until what is there without is listed
+        self.folders = [(Path(), real)]
+        self.files: list[tuple[Path, str]] = []  # behind links: they are added last
         while self.folders:
             self._walk(*self.folders.pop(0))
         for name, path in self.files:
@@ -90,16 +88,15 @@ class _Search:
     def _take(self, name: Path, path: str) -> None:
         audio, link = name.suffix.lower() in SUFFIXES, os.path.islink(path)
         there = os.path.exists(path)
-        if audio and (
-            os.path.isfile(path) or not there
-        ):  # what is not there is named when it is to be read
+        # A link to a missing file is listed too: reading it names it.
+        if audio and (os.path.isfile(path) or not there):
             if link:
                 self.files.append((name, os.path.realpath(path)))
             else:
                 self.names[path] = name
         elif link and not there:
             self.lost[written_name(path)] = (
-                f"{written_name(path)}: is a link to what is not there, {written_name(os.path.realpath(path))}: mend or delete it."
+                f"{written_name(path)}: is a link to a missing file, {written_name(os.path.realpath(path))}: mend or delete it."
             )
 
     def _lose(self, error: OSError) -> None:

@@ -11,13 +11,13 @@ files      the two repositories below the root, under their own names (with or w
 =========  =============================================================================================================================
 
 One variant, ``jukemir``: 923 / 236 / 604. Test is the original collection, by the names in its md5 folder. Train and valid are the tracks of the MTG
-collection that are annotated with confidence 2 and one key only. Their side follows from the artists in ``annotations/beatport_metadata.txt``: the
-sha1 of an artist's name in lower case, as one number, modulo 116; 0 to 99 train, the rest valid; then, twice, in the table's order, whoever appears
+collection that are annotated with confidence 2 and one key only. Their split follows from the artists in ``annotations/beatport_metadata.txt``: the
+sha1 of an artist's name in lower case, as one number, modulo 116; 0 to 99 train, the rest valid; then, twice, in the table's order, every artist who appears
 on a track with an artist of valid goes to valid as well. All of this is derived from files of the repository; nothing is packaged. What cannot be
 derived are artists of the 604 test tracks: the repository has none, so whether artists are shared with train is not known.
 
-The score is MIREX's: same key 1, a fifth above in the same mode 0.5, relative 0.3, parallel 0.2, mean over tracks. A track is one clip here, heard
-whole; JukeMIR cuts 30 s pieces and chooses how to join their answers on valid.
+The score is MIREX's: same key 1, a fifth above in the same mode 0.5, relative 0.3, parallel 0.2, mean over tracks. A track is one clip
+here; JukeMIR cuts pieces of 30 s and chooses on valid how to combine their predictions.
 
 Traps
 -----
@@ -40,21 +40,21 @@ KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONIC
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips, whether their files are there or not.
+    """List the clips, whether their files exist or not.
 
     Raises
     ------
     RequestError
-        If a repository or one of its tables is not there or not as published.
+        If a repository or one of its tables is missing or not as published.
     """
-    clips = _learning(_repository(root, "giantsteps-mtg-key-dataset")) + _test(
+    clips = _development(_repository(root, "giantsteps-mtg-key-dataset")) + _test(
         _repository(root, "giantsteps-key-dataset")
     )
     return Dataset("giantsteps-key", tuple(clips), Task("one-of", KEYS, metric="key_score"))
 
 
 def _repository(root: Path, name: str) -> Path:
-    """The folder of a repository: its name alone, or with a branch or a commit behind."""
+    """Find the folder of a repository: its name alone, or followed by a branch or a commit."""
     found = sorted(
         path for path in [root / name, *root.glob(f"{name}-*")] if (path / "annotations").is_dir()
     )
@@ -65,8 +65,8 @@ def _repository(root: Path, name: str) -> Path:
     return found[0]
 
 
-def _learning(repository: Path) -> list[Clip]:
-    """Train and valid: the tracks of the MTG collection with one certain key."""
+def _development(repository: Path) -> list[Clip]:
+    """List train and valid: the tracks of the MTG collection with one certain key."""
     metadata = {
         row["ID"]: row
         for row in read_table(
@@ -85,32 +85,21 @@ def _learning(repository: Path) -> list[Clip]:
                 f"beatport_metadata.txt has no row for track {row['ID']} of annotations.txt, expected one for each."
             )
         names = artists(metadata[row["ID"]]["ARTIST"])
-        side = "valid" if held & set(names) else "train"
-        clips.append(
-            _clip(
-                repository,
-                row["ID"],
-                row["MANUAL KEY"],
-                side,
-                group=", ".join(sorted(name.lower() for name in names)),
-            )
-        )
+        split = "valid" if held & set(names) else "train"
+        group = ", ".join(sorted(name.lower() for name in names))
+        clips.append(_clip(repository, row["ID"], row["MANUAL KEY"], split, group=group))
     return clips
 
 
 def artists(text: str) -> list[str]:
-    """Names of the artists of a track, as they are written in one field."""
+    """Return the names of the artists of a track, which are written in one field."""
     return [name.strip() for name in text.split(",")]
 
 
 def valid_artists(tracks: list[list[str]]) -> set[str]:
-    """Artists whose tracks validate: by a hash of the name, then their collaborators, then theirs as far as the table's order lets them be met."""
-    held = {
-        name
-        for names in tracks
-        for name in names
-        if int(hashlib.sha1(name.lower().encode()).hexdigest(), 16) % 116 >= 100
-    }
+    """Return the artists whose tracks validate: chosen by a hash of the name, then collaborators, in two passes in the table's order."""
+    everybody = {name for names in tracks for name in names}
+    held = {name for name in everybody if _sha1(name.lower()) % 116 >= 100}
     for _hop in range(2):
         for names in tracks:
             if held & set(names):
@@ -118,13 +107,14 @@ def valid_artists(tracks: list[list[str]]) -> set[str]:
     return held
 
 
+def _sha1(text: str) -> int:
+    return int(hashlib.sha1(text.encode()).hexdigest(), 16)
+
+
 def _test(repository: Path) -> list[Clip]:
-    """The original collection, by the names in its md5 folder."""
-    tracks = sorted(
-        path.name.split(".")[0]
-        for path in (repository / "md5").glob("*.md5")
-        if path.name.split(".")[0].isdigit()
-    )
+    """List the original collection, by the names in its md5 folder."""
+    names = (path.name.split(".")[0] for path in (repository / "md5").glob("*.md5"))
+    tracks = sorted(name for name in names if name.isdigit())
     if not tracks:
         raise RequestError(
             f"{repository / 'md5'} holds no .md5 files, expected one for each of the 604 tracks."
@@ -142,19 +132,19 @@ def _test(repository: Path) -> list[Clip]:
     return clips
 
 
-def _clip(repository: Path, track: str, text: str, side: str, *, group: str | None = None) -> Clip:
+def _clip(repository: Path, track: str, text: str, split: str, *, group: str | None = None) -> Clip:
     audio = [repository / "audio" / f"{track}.LOFI{suffix}" for suffix in (".mp3", ".wav")]
     return Clip(
-        f"{side}/{track}" if side == "test" else f"mtg/{track}",
+        f"{split}/{track}" if split == "test" else f"mtg/{track}",
         first_file(audio),
-        split=side,
+        split=split,
         group=group,
         target=key(text),
     )
 
 
 def key(text: str) -> str:
-    """A key as it is named here, such as "Eb minor".
+    """Return the name of a key as in `KEYS`, such as "Eb minor".
 
     Raises
     ------

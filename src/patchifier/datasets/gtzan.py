@@ -13,13 +13,13 @@ files      GENRE/GENRE.000NN.wav (or .au) in the root, genres/, genres_original/
 Variants. ``fault-filtered``, the default: 443 / 197 / 290 tracks, 70 removed (repetitions, wrong labels, distortion) and artists kept apart by hand;
 the only one whose figures can be compared. ``folds``: ten folds over all 1,000 tracks, stratified by genre, drawn by a hash of the track's name.
 
-**The folds have no artist filter and keep the faults**: the same recording, artist (35 reggae tracks are Bob Marley) and album stand on both sides, and
-figures come out far too high (on one encoder 92.5 % against 79.7 % on the fault-filtered split). They are here because older papers report them.
+**The folds have no artist filter and keep the faults**: the same recording, artist (35 reggae tracks are Bob Marley) and album are in both train and test, and
+figures are far too high (on one encoder 92.5 % against 79.7 % on the fault-filtered split). They are included because older papers report them.
 
 Traps
 -----
-* jazz.00054 is in the fault-filtered train list, and sound in the original archive: 443 train tracks. In some mirrors it is broken or left out: 442.
-  Both are accepted; `patchifier check` says which, valid and test are not touched.
+* jazz.00054 is in the fault-filtered train list, and intact in the original archive: 443 train tracks. In some mirrors it is broken or left out: 442.
+  Both are accepted; `patchifier check` tells which; valid and test are the same.
 * Mirrors carry 1,000 macOS files such as ``._blues.00000.wav``; clips are found by name here, never by a pattern.
 * The majority class is right for 32 of 290 test tracks (11.0 %); one track is 0.34 points.
 * Fourteen pairs of files are the same bytes; rock.00016 and metal.00058 are one recording under two genres.
@@ -50,7 +50,7 @@ FOLDS = 10
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips of a variant, whether their files are there or not.
+    """List the clips of a variant, whether their files exist or not.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def read(root: Path, variant: str) -> Dataset:
 
 
 def folds() -> dict[str, int]:
-    """Fold of each of the 1,000 tracks: within a genre, tracks ranked by sha256("folds/TRACK") are dealt out in turn."""
+    """Return the fold of each of the 1,000 tracks: in a genre, the track of rank r by sha256("folds/TRACK") is in fold r modulo 10."""
     dealt: dict[str, int] = {}
     for genre in GENRES:
         tracks = sorted(

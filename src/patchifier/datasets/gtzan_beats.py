@@ -1,4 +1,4 @@
-"""Beats and downbeats of GTZAN, as MARBLE publishes them: moments within clips, not clips.
+"""Beats and downbeats of GTZAN, as MARBLE publishes them: a frame-wise task.
 
 =========  =============================================================================================================================
 size       the fault-filtered tracks of GTZAN for which there are beats; 30 s each
@@ -26,12 +26,12 @@ FILES = tuple(f"GTZANBeatTracking.{split}.jsonl" for split in ("train", "val", "
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips with their beats, whether their files are there or not.
+    """List the clips with their beats, whether their files exist or not.
 
     Raises
     ------
     RequestError
-        If one of the three tables is not there or has a row that cannot be read.
+        If one of the three tables is missing or has a row that cannot be read.
     """
     missing = [name for name in FILES if not (root / name).is_file()]
     if missing:
@@ -43,7 +43,7 @@ def read(root: Path, variant: str) -> Dataset:
 
 
 def _at_home(clip: Clip, root: Path) -> Clip:
-    """The clip with its file below the root, wherever that lies, and named by its track."""
+    """Return the clip with its file below the root, named by its track."""
     genre, file = Path(clip.path).parts[-2:]
     return replace(
         clip, path=str(root / "genres" / genre / file), id=Path(file).stem, group=Path(file).stem

@@ -36,12 +36,12 @@ HUNDRED = tuple(f"{number:02d}" for number in range(100))
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips of a variant, whether their files are there or not.
+    """List the clips of a variant, whether their files exist or not.
 
     Raises
     ------
     RequestError
-        If a list of the split is not there or not as published.
+        If a list of the split is missing or not as published.
     """
     lists = fullest(
         [root / "data/splits/split-0", root / "mtg-jamendo-dataset/data/splits/split-0"],
@@ -67,7 +67,7 @@ def read(root: Path, variant: str) -> Dataset:
 
 
 def _clips(path: Path, split: str) -> list[Clip]:
-    """Clips of one list, with the paths that stand there."""
+    """Read the clips of one list, with the paths in it."""
     header, *rows = list(read_rows(path, delimiter="\t")) or [[]]
     if header != COLUMNS:
         raise RequestError(

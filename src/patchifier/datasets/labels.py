@@ -1,18 +1,18 @@
-"""Labels of moments within a clip, read from text: beats, chords, segments.
+"""Frame-wise labels, read from text: beats, chords, segments.
 
-A row is ``[start_s, end_s, label]``; an event has start and end alike. Sources:
+A row is ``[start_s, end_s, label]``; of an event, start and end are equal. Sources:
 
 =============================  ========================================================================================
 ``.beats``                     ``time [position in the bar]`` on each line
 ``.lab``                       ``start end label`` on each line: chords (Harte's syntax) or segments
 ``.jams``                      the first annotation whose namespace is ``beat``, ``beat_position``, ``chord``,
                                ``chord_harte`` or ``segment_*``
-JSON: ``{"beat": [...]}``      MARBLE's beats: times, and ``"downbeat"``: those of them that begin a bar
+JSON: ``{"beat": [...]}``      MARBLE's beats: times, and ``"downbeat"``: the times that begin a bar
 JSON: list of objects          MARBLE's chords: ``start_time``, ``end_time``, ``chord_str``; or ``start_s``, ``end_s``, ``label``
 JSON: list of lists            ``[time]``, ``[time, position]`` or ``[start, end, label]``
 =============================  ========================================================================================
 
-Blank lines and lines that begin with ``#`` are passed over. What a table of such labels asks for is decided by :func:`settle`.
+Blank lines and lines that begin with ``#`` are skipped. :func:`infer_task` finds the task of a table of such labels.
 """
 
 import json
@@ -41,15 +41,15 @@ _DEGREES = rf"\({_DEGREE}(?:,{_DEGREE})*\)"
 CHORD = re.compile(
     rf"N|X|[A-G](?:b*|#*)(?::(?:(?:{_SHORTHAND})(?:{_DEGREES})?|{_DEGREES}))?(?:/(?:b*|#*)(?:1[0-3]|[1-9]))?"
 )
-LETTER = re.compile("[A-GX]")  # a chord, or a segment named by a letter: nobody can tell
+LETTER = re.compile("[A-GX]")  # a chord, or a segment named by a letter: ambiguous
 
-OVERLAP_S = 0.05  # less is rounding or a slip of the hand; MARBLE's own chords overlap by 1e-9 s
+OVERLAP_S = 0.05  # less is rounding or imprecise; MARBLE's own chords overlap by 1e-9 s
 SAME_BEAT_S = 0.07  # a downbeat this near a beat is that beat; the tolerance of the F-measure
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """Rows of one clip and what they are; "intervals" where only their labels can tell chords from segments."""
+    """Rows of one clip and their kind; "intervals" where only the labels can tell chords from segments."""
 
     kind: Kind
     rows: list[Row]
@@ -63,12 +63,12 @@ def read(path: Path, metric: str = "") -> Annotation:
     path : Path
         ``.beats``, ``.lab`` or ``.jams``.
     metric : "beats", "chords", "boundaries" or ""
-        What is wanted, where a .jams holds several kinds.
+        Kind to read where a .jams holds several.
 
     Raises
     ------
     RequestError
-        With file and line, for one that cannot be read.
+        If the file cannot be read; with file and line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -80,11 +80,7 @@ def read(path: Path, metric: str = "") -> Annotation:
         ) from error
     if path.suffix.lower() == ".jams":
         return _jams(text, str(path), metric)
-    lines = [
-        (f"{path}, line {number}", line.strip()) for number, line in enumerate(text.splitlines(), 1)
-    ]
-    lines = [(where, line) for where, line in lines if line and not line.startswith("#")]
-    return _beats_lines(lines) if path.suffix.lower() == ".beats" else _lab_lines(lines)
+    return _parse_lines(text, str(path), events=path.suffix.lower() == ".beats")
 
 
 def is_file(value: Any) -> bool:
@@ -93,21 +89,19 @@ def is_file(value: Any) -> bool:
 
 
 def is_value(value: Any) -> bool:
-    """Whether a JSON target holds labels of moments: an object, or a list of objects or lists."""
-    return isinstance(value, dict) or (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(isinstance(item, dict | list) for item in value)
-    )
+    """Whether a JSON target holds frame-wise labels: an object, or a list of objects or lists."""
+    if not isinstance(value, list):
+        return isinstance(value, dict)
+    return bool(value) and all(isinstance(item, dict | list) for item in value)
 
 
 def from_value(value: Any, where: str) -> Annotation:
-    """Labels in one of the JSON forms above.
+    """Read labels in one of the JSON forms above.
 
     Raises
     ------
     RequestError
-        With `where` and the number of the row.
+        If they cannot be read; with `where` and the number of the row.
     """
     if isinstance(value, dict):
         return _marble_beats(value, where)
@@ -123,7 +117,7 @@ def from_value(value: Any, where: str) -> Annotation:
 
 
 def within(rows: Sequence[Row], start_s: float = 0.0, end_s: float | None = None) -> list[Row]:
-    """Rows of a part of the file, in seconds from its start; what lies outside is no part of it, intervals are cropped."""
+    """Return the rows of a part of the file, in seconds from its start; intervals are cropped."""
     end_s = math.inf if end_s is None else end_s
     kept = []
     for first, last, label in rows:
@@ -134,15 +128,15 @@ def within(rows: Sequence[Row], start_s: float = 0.0, end_s: float | None = None
     return kept
 
 
-def settle(annotations: Sequence[tuple[str, Annotation]], metric: str = "") -> Task:
-    """Find the task of a whole table of labels.
+def infer_task(annotations: Sequence[tuple[str, Annotation]], metric: str = "") -> Task:
+    """Find the task of a table of labels.
 
     Parameters
     ----------
     annotations : sequence of (where, Annotation)
         Of every clip that has labels; `where` names it in messages.
     metric : str
-        If given, all labels must fit it. Else events are beats; intervals are chords if every label is one and some label is more
+        Kind that all labels must have. By default events are beats; intervals are chords if every label is one and some label is more
         than a letter, which a segment could have too; else boundaries.
 
     Returns
@@ -153,7 +147,7 @@ def settle(annotations: Sequence[tuple[str, Annotation]], metric: str = "") -> T
     Raises
     ------
     RequestError
-        If clips are of different kinds, or if nobody can tell.
+        If clips have different kinds, or if the kind is ambiguous.
     """
     kinds: dict[str, str] = {}
     for where, annotation in annotations:
@@ -165,43 +159,35 @@ def settle(annotations: Sequence[tuple[str, Annotation]], metric: str = "") -> T
             f"labels are a mixture: {kinds[one]} has {one}, {kinds[two]} has {two}. Expected one kind; a column 'metric' says which."
         )
     if not definite and not metric:
-        what = (
-            "are single letters, which may be chords or segments"
-            if "letters" in kinds
-            else "are empty for every clip"
-        )
+        letters = "are single letters, which may be chords or segments"
+        what = letters if "letters" in kinds else "are empty for every clip"
         raise RequestError(
             f"{annotations[0][0]}: labels {what}. Add a column 'metric' with beats, chords or boundaries."
         )
     found = metric or definite[0]
-    if found == "beats":
-        downbeats = any(
-            label == "1" for _, annotation in annotations for *_, label in annotation.rows
-        )
-        return Task("per-frame", ("beat", "downbeat") if downbeats else ("beat",), found)
-    return Task("per-frame", CHORDS if found == "chords" else BOUNDARY, found)
+    if found != "beats":
+        return Task("per-frame", CHORDS if found == "chords" else BOUNDARY, found)
+    positions = {row[2] for _, annotation in annotations for row in annotation.rows}
+    return Task("per-frame", ("beat", "downbeat") if "1" in positions else ("beat",), found)
 
 
 def _kind(annotation: Annotation, metric: str, where: str) -> str:
-    """What one clip's labels are, checked against what is wanted."""
-    rows = annotation.rows
+    """Kind of one clip's labels, checked against `metric`."""
+    rows, found = annotation.rows, "events" if annotation.kind == "beats" else "intervals"
     if not rows:
         return "nothing"
-    events = annotation.kind == "beats"
-    if metric and events != (metric == "beats"):
-        raise RequestError(
-            f"{where}: labels are {'events' if events else 'intervals'}, expected {'events' if metric == 'beats' else 'intervals'} for {metric}."
-        )
+    wanted = "events" if metric == "beats" else "intervals"
+    if metric and found != wanted:
+        raise RequestError(f"{where}: labels are {found}, expected {wanted} for {metric}.")
     kind = metric or annotation.kind
-    if kind == "chords":
-        wrong = next((row for row in rows if not CHORD.fullmatch(row[2])), None)
-        if wrong is not None:
-            raise RequestError(
-                f"{where}: label {wrong[2]!r} at {wrong[0]:g} s is no chord, expected Harte's syntax such as 'C:min7/b3', 'G' or 'N'."
-            )
+    others = [row for row in rows if not CHORD.fullmatch(row[2])]
+    if kind == "chords" and others:
+        raise RequestError(
+            f"{where}: label {others[0][2]!r} at {others[0][0]:g} s is no chord, expected Harte's syntax such as 'C:min7/b3', 'G' or 'N'."
+        )
     if kind != "intervals":
         return kind
-    if not all(CHORD.fullmatch(label) for *_, label in rows):
+    if others:
         return "boundaries"
     return "letters" if all(LETTER.fullmatch(label) for *_, label in rows) else "chords"
 
@@ -209,26 +195,25 @@ def _kind(annotation: Annotation, metric: str, where: str) -> str:
 # --- the formats ---
 
 
-def _beats_lines(lines: Iterable[tuple[str, str]]) -> Annotation:
+def _parse_lines(text: str, path: str, *, events: bool) -> Annotation:
+    """Rows of the lines of a .beats or a .lab file."""
+    counts, expected = (
+        ((1, 2), "'time' or 'time position'") if events else ((3,), "'start end label'")
+    )
     parts = []
-    for where, line in lines:
-        fields = line.split()
-        if len(fields) > 2:
-            raise RequestError(
-                f"{where}: has {len(fields)} fields, expected 'time' or 'time position'."
-            )
-        parts.append((where, fields[0], fields[1] if len(fields) == 2 else ""))
-    return Annotation("beats", _events(parts))
-
-
-def _lab_lines(lines: Iterable[tuple[str, str]]) -> Annotation:
-    parts = []
-    for where, line in lines:
-        fields = line.split(None, 2)
-        if len(fields) != 3:
-            raise RequestError(f"{where}: has {len(fields)} fields, expected 'start end label'.")
-        parts.append((where, *fields))
-    return Annotation("intervals", _intervals(parts))
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.strip().startswith("#"):
+            continue
+        where = f"{path}, line {number}"
+        fields = line.split() if events else line.split(None, 2)
+        if len(fields) not in counts:
+            raise RequestError(f"{where}: has {len(fields)} fields, expected {expected}.")
+        parts.append((where, *fields, "")[: 3 if events else 4])
+    return (
+        Annotation("beats", _events(parts))
+        if events
+        else Annotation("intervals", _intervals(parts))
+    )
 
 
 def _jams(text: str, path: str, metric: str) -> Annotation:
@@ -244,13 +229,13 @@ def _jams(text: str, path: str, metric: str) -> Annotation:
         kind = _namespace_kind(str(annotation.get("namespace")))
         if kind:
             found.setdefault(kind, annotation)
-    wanted = [metric] if metric in found else [] if metric else list(found)
-    if len(wanted) != 1:
+    wanted = metric or (next(iter(found)) if len(found) == 1 else "")
+    if wanted not in found:
         holds = ", ".join(found) or "no beats, chords or segments"
         raise RequestError(
             f"{path}: holds {holds}, expected {metric or 'one of them'}: a column 'metric' says which is meant."
         )
-    return _jams_annotation(wanted[0], found[wanted[0]], path)
+    return _jams_annotation(wanted, found[wanted], path)
 
 
 def _namespace_kind(namespace: str) -> Kind | None:
@@ -272,62 +257,45 @@ def _jams_annotation(kind: str, annotation: dict[str, Any], path: str) -> Annota
         raise RequestError(
             f"{path}: annotation {annotation.get('namespace')!r} has no data, expected a list of observations."
         )
-    places = [
-        (f"{path}, {annotation['namespace']}, observation {number}", item)
-        for number, item in enumerate(data, 1)
-    ]
-    for place, item in places:
+    parts = []
+    for number, item in enumerate(data, 1):
+        where = f"{path}, {annotation['namespace']}, observation {number}"
         if not isinstance(item, dict) or "time" not in item:
             raise RequestError(
-                f"{place}: has no time, expected an object with 'time', 'duration' and 'value'."
+                f"{where}: has no time, expected an object with 'time', 'duration' and 'value'."
             )
+        parts.append((where, item["time"], item.get("duration"), item.get("value")))
     if kind == "beats":
-        values = [(place, item["time"], item.get("value")) for place, item in places]
         return Annotation(
-            "beats",
-            _events(
-                (place, time, value.get("position") if isinstance(value, dict) else value)
-                for place, time, value in values
-            ),
+            "beats", _events((where, time, _bar_position(value)) for where, time, _, value in parts)
         )
-    spans = [
-        (
-            place,
-            _number(item["time"], place),
-            _number(item.get("duration"), place),
-            item.get("value"),
-        )
-        for place, item in places
-    ]
+    spans = (
+        (where, _number(time, where), _number(length, where), value)
+        for where, time, length, value in parts
+    )
     rows = _intervals(
-        (place, first, first + duration, value) for place, first, duration, value in spans
+        (where, first, first + length, value) for where, first, length, value in spans
     )
     return Annotation("chords" if kind == "chords" else "boundaries", rows)
 
 
+def _bar_position(value: Any) -> Any:
+    return value.get("position") if isinstance(value, dict) else value
+
+
 def _marble_beats(value: dict[str, Any], where: str) -> Annotation:
-    """MARBLE's object: positions count on from each downbeat; one without a beat within 70 ms is a beat by itself."""
+    """MARBLE's object: positions count on from each downbeat; a downbeat without a beat within 70 ms is a beat by itself."""
     if not isinstance(value.get("beat"), list) or not isinstance(value.get("downbeat", []), list):
         raise RequestError(
             f"{where}: label is an object without lists of times under 'beat' and 'downbeat' (found: {', '.join(value)})."
         )
-    beats = [
-        row[0]
-        for row in _events(
-            (f"{where}, beat {number}", time, "") for number, time in enumerate(value["beat"], 1)
-        )
-    ]
-    for first, *_ in _events(
-        (f"{where}, downbeat {number}", time, "")
-        for number, time in enumerate(value.get("downbeat", []), 1)
-    ):
-        nearest = min(beats, key=lambda time: abs(time - first), default=math.inf)
-        if abs(nearest - first) > SAME_BEAT_S:
+    beats, firsts = (
+        _times(value.get(name, []), f"{where}, {name}") for name in ("beat", "downbeat")
+    )
+    for first in firsts:
+        if not beats or abs(_nearest(beats, first) - first) > SAME_BEAT_S:
             beats.append(first)
-    downbeats = {
-        min(beats, key=lambda time: abs(time - first))
-        for first in map(float, value.get("downbeat", []))
-    }
+    downbeats = {_nearest(beats, first) for first in firsts}
     rows: list[Row] = []
     position = 0  # not known before the first downbeat
     for time in sorted(beats):
@@ -336,8 +304,17 @@ def _marble_beats(value: dict[str, Any], where: str) -> Annotation:
     return Annotation("beats", rows)
 
 
+def _times(values: list[Any], where: str) -> list[float]:
+    parts = ((f"{where} {number}", time, "") for number, time in enumerate(values, 1))
+    return [row[0] for row in _events(parts)]
+
+
+def _nearest(times: list[float], time: float) -> float:
+    return min(times, key=lambda each: abs(each - time))
+
+
 def _fields(item: Any, where: str) -> tuple[str, list[Any]]:
-    """Fields of one object or list."""
+    """Read the fields of one object or list."""
     if isinstance(item, list):
         return where, item
     for names in (("start_time", "end_time", "chord_str"), ("start_s", "end_s", "label")):
@@ -348,11 +325,11 @@ def _fields(item: Any, where: str) -> tuple[str, list[Any]]:
     )
 
 
-# --- checks that all formats share ---
+# --- checks of all formats ---
 
 
 def _events(parts: Iterable[Sequence[Any]]) -> list[Row]:
-    """Rows of (where, time, position)."""
+    """Check (where, time, position) and return the rows."""
     rows: list[Row] = []
     for where, time, position in parts:
         time_s = _number(time, where)
@@ -365,7 +342,7 @@ def _events(parts: Iterable[Sequence[Any]]) -> list[Row]:
 
 
 def _intervals(parts: Iterable[Sequence[Any]]) -> list[Row]:
-    """Rows of (where, start, end, label)."""
+    """Check (where, start, end, label) and return the rows."""
     rows: list[Row] = []
     for where, start, end, label in parts:
         first, last = _number(start, where), _number(end, where)
@@ -386,23 +363,25 @@ def _intervals(parts: Iterable[Sequence[Any]]) -> list[Row]:
 
 
 def _number(value: Any, where: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _float(value)
     if not math.isfinite(number):
         raise RequestError(f"{where}: time is {value!r}, expected seconds.")
     return number
 
 
 def _position(value: Any, where: str) -> str:
-    """Place in the bar as text, "" if it is not known."""
+    """Position in the bar as text, "" if it is not known."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return ""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _float(value)
     if not number.is_integer():
         raise RequestError(f"{where}: position in the bar is {value!r}, expected a whole number.")
     return str(int(number))
+
+
+def _float(value: Any) -> float:
+    """Value as a number; NaN if it is none."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan

@@ -1,23 +1,24 @@
-r"""A table of clips: CSV (or TSV) or JSONL, one row a clip.
+r"""Manifests: tables of clips as CSV (or TSV) or JSONL, one row for each clip.
 
-Known columns; only the path is needed:
+Known columns; only the path is required:
 
 ================  ======================================================================================================
 path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the folders above it
-id                the path, if there is none
+id                the path by default
 start_s, end_s    part of the file, in seconds
 split             train, valid (val, validation) or test
 fold              a whole number
 group             track, piece or artist
-target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|`` between them; labels of
-                  moments: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON (:mod:`~patchifier.datasets.labels`)
-metric            of the task, the same in every row; for labels of moments beats, chords or boundaries, found out if not given
+target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|`` between them; frame-wise
+                  labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON (:mod:`~patchifier.datasets.labels`)
+metric            of the task, the same in every row; of frame-wise labels beats, chords or boundaries, inferred if not given
 ================  ======================================================================================================
 
-Every other column is kept as text. Times in labels are those of the file, as ``start_s`` is; a clip's target counts from its start.
+Every other column is kept as text. Times in labels are relative to the file, as ``start_s`` is; times in a clip's target are relative
+to its start.
 
-MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_depth, channels``) is such a table; where its split
-stands in the file's name (``GTZANGenre.train.jsonl``), it is read from there.
+MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_depth, channels``) is such a table; a split in the name of
+the file (``GTZANGenre.train.jsonl``) is used.
 """
 
 import csv
@@ -64,7 +65,7 @@ def load(path: Path) -> Dataset:
     Raises
     ------
     RequestError
-        With the row's number, for a row that cannot be read.
+        If a row cannot be read; with its number.
     """
     return load_all([path], path.stem)
 
@@ -82,9 +83,7 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
     clips = [_clip(entry, metric) for entry in entries]
     if any(isinstance(clip.target, labels.Annotation) for clip in clips):
         return _per_frame(name, clips, [entry.where for entry in entries], metric)
-    if any(
-        isinstance(clip.target, list) for clip in clips
-    ):  # in a table, a clip with one tag among several has no bar
+    if any(isinstance(clip.target, list) for clip in clips):  # one tag has no bar in its cell
         clips = [
             replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip
             for clip in clips
@@ -94,16 +93,16 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
 
 
 def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: str) -> Dataset:
-    """Data set whose targets are labels of moments; a clip without any has an empty list, or None where nobody looked."""
+    """Data set with frame-wise labels; a clip without events has an empty list, a clip that is not annotated None."""
     annotations = []
     for clip, where in zip(clips, places, strict=True):
         if isinstance(clip.target, labels.Annotation):
             annotations.append((where, clip.target))
         elif clip.target not in (None, []):
             raise RequestError(
-                f"{where}: label is {clip.target!r}, expected labels of moments as in {annotations[0][0] if annotations else 'other rows'}."
+                f"{where}: label is {clip.target!r}, expected frame-wise labels as in {annotations[0][0] if annotations else 'other rows'}."
             )
-    task = labels.settle(annotations, metric)
+    task = labels.infer_task(annotations, metric)
     settled = [
         replace(clip, target=clip.target.rows)
         if isinstance(clip.target, labels.Annotation)
@@ -115,7 +114,7 @@ def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row, where it stands, the split in its file's name, and the folder at which its paths start."""
+    """One row, its place for messages, the split in its file's name, and the folder at which its paths start."""
 
     row: dict[str, Any]
     where: str
@@ -124,7 +123,7 @@ class Entry:
 
 
 def list_entries(path: Path) -> list[Entry]:
-    """Rows of one manifest."""
+    """Read the rows of one manifest."""
     try:
         rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
     except UnicodeDecodeError as error:
@@ -142,7 +141,7 @@ def list_entries(path: Path) -> list[Entry]:
 
 
 def _metric(entries: Sequence[Entry]) -> str:
-    """The metric that the table asks for, if any."""
+    """Return the metric of the table, if it has one."""
     found = {
         str(entry.row["metric"]): entry.where
         for entry in entries
@@ -155,7 +154,11 @@ def _metric(entries: Sequence[Entry]) -> str:
         )
     known = METRICS["per-frame"]
     metric = next(iter(found), "")
-    if metric and any(_moments(_label(entry.row)) for entry in entries) and metric not in known:
+    if (
+        metric
+        and any(_is_frame_wise(_label(entry.row)) for entry in entries)
+        and metric not in known
+    ):
         raise RequestError(f"{found[metric]}: metric is {metric!r}, expected {', '.join(known)}.")
     return metric
 
@@ -200,7 +203,7 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def path_of(row: dict[str, Any], where: str) -> str:
-    """File that a row names."""
+    """Return the file of a row."""
     name = row.get("path") or row.get("audio_path") or row.get("file")
     if not name:
         raise RequestError(
@@ -237,7 +240,7 @@ def _label(row: dict[str, Any]) -> Any:
 
 
 def _other(row: dict[str, Any]) -> dict[str, Any]:
-    """Columns that are only kept, among them tempo and meter of MARBLE's beats."""
+    """Return the columns that are only kept, among them tempo and meter of MARBLE's beats."""
     label = _label(row)
     rest = (
         {key: value for key, value in label.items() if key not in ("beat", "downbeat")}
@@ -248,7 +251,7 @@ def _other(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def number_of(row: dict[str, Any], key: str, where: str) -> float | None:
-    """Number in a row, none if the cell is empty."""
+    """Return the number in a cell, None if the cell is empty."""
     if row.get(key) in (None, ""):
         return None
     try:
@@ -267,13 +270,13 @@ def _fold(row: dict[str, Any], where: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _moments(value: Any) -> bool:
-    """Whether a label, as it is written, is about moments within the clip."""
+def _is_frame_wise(value: Any) -> bool:
+    """Whether a label, as it is written, is frame-wise."""
     return labels.is_file(value) or labels.is_value(_unpacked(value))
 
 
 def _unpacked(value: Any) -> Any:
-    """A JSON list or object in a cell; anything else as it is."""
+    """Decode a JSON list or object in a cell; other values stay as they are."""
     if isinstance(value, str) and value.startswith(("[", "{")):
         try:
             return json.loads(value)
@@ -283,7 +286,7 @@ def _unpacked(value: Any) -> Any:
 
 
 def _target(value: Any, entry: Entry, metric: str) -> Any:
-    """A name, a list of names, a number or a list of numbers, labels of moments; None for nothing."""
+    """Read a name, a list of names, a number, a list of numbers or frame-wise labels; None for an empty cell."""
     if value is None or value == "":
         return None
     if labels.is_file(value):

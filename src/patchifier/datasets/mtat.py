@@ -13,8 +13,8 @@ Variants. The split is by folder: 0-b train, c valid, d-f test.
 
 * For pre-training, without labels and without a split. The paper says "16k clips" and gives no rule; none of the usual subsets has 16,000.
   ``paper16k``, the default, is the first 16,000 usable clips of folders 0-c in the order of sha256("paper16k/ID"), ID being the clip_id in decimal
-  without padding (the digest compared as bytes). It looks at no label and takes no clip from the test folders. ``top50-trainval`` (16,776; this one
-  does look at the labels), ``train`` (18,706) and ``all`` (25,860, test folders included: not to be followed by a test on them) are the other
+  without padding (the digest compared as bytes). It uses no label and no clip of the test folders. ``top50-trainval`` (16,776; this one
+  uses the labels), ``train`` (18,706) and ``all`` (25,860, test folders included: not to be followed by a test on them) are the other
   readings.
 * For tagging. ``tags50``: all usable clips, those without a tag being negatives, as Pons and JukeMIR count (18,706 / 1,825 / 5,329);
   ``tags50-tagged``: clips with at least one of the 50 tags (15,247 / 1,529 / 4,332; Lee's and Won's lists have 3 fewer in train, for a reason that
@@ -29,7 +29,7 @@ Traps
 * Three clips are empty files in every copy, all in train; they are left out here.
 * 4,221 usable clips have no tag at all, 4,752 none of the 50.
 * Tags are raw: synonyms (beat and beats, vocal, vocals and voice, "no voice" and "no vocals", ...) are different tags, as in every published figure.
-  The order of the 50 has ties, so it is a list (``splits/mtat_tags.csv``), not a sort.
+  The order of the 50 has ties, so it is a list (``published/mtat_tags.csv``), not a sort.
 * The sound ends near 7.2 kHz, whatever it is resampled to; lengths estimated from mp3 headers are wrong.
 """
 
@@ -63,12 +63,12 @@ KNOWN_BAD = {
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips of a variant, whether their files are there or not.
+    """List the clips of a variant, whether their files exist or not.
 
     Raises
     ------
     RequestError
-        If a table is not there or not as published.
+        If a table is missing or not as published.
     """
     clips = list(_clips(root))
     if variant in SELECTIONS:
@@ -111,7 +111,7 @@ def _clips(root: Path) -> Iterator[Clip]:
 
 
 def _annotations(path: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Path and tags of each annotated clip, tags in the order of the columns."""
+    """Read path and tags of each annotated clip, tags in the order of the columns."""
     rows = read_table(path, ("clip_id", *TAGS188, "mp3_path"), delimiter="\t")
     return {
         row["clip_id"]: (row["mp3_path"], tuple(tag for tag in TAGS188 if row[tag] == "1"))
@@ -124,7 +124,7 @@ def _tags(clip: Clip, names: tuple[str, ...]) -> list[str]:
 
 
 def _clip(clip: Clip, names: tuple[str, ...] = ()) -> Clip:
-    """The clip with the tags that are asked for; without names, for pre-training, with neither target nor split."""
+    """Return the clip with the tags in `names`; without names, for pre-training, it has neither target nor split."""
     return Clip(
         clip.id,
         clip.path,
@@ -136,7 +136,7 @@ def _clip(clip: Clip, names: tuple[str, ...] = ()) -> Clip:
 
 
 def _paper16k(clips: list[Clip]) -> list[Clip]:
-    """The first 16,000 by a hash, of the folders that are not for tests; in the order of the table."""
+    """Choose the first 16,000 by a hash, of the folders that are not for tests; in the order of the table."""
     candidates = [clip for clip in clips if clip.split != "test"]
     ranked = sorted(
         candidates, key=lambda clip: hashlib.sha256(f"paper16k/{clip.id}".encode()).digest()

@@ -44,12 +44,12 @@ PITCHES = tuple(str(pitch) for pitch in range(128))
 
 
 def read(root: Path, variant: str) -> Dataset:
-    """List the clips of a variant, whether their files are there or not.
+    """List the clips of a variant, whether their files exist or not.
 
     Raises
     ------
     RequestError
-        If an examples.json is not there or a note lacks what is asked for.
+        If an examples.json is missing or a note lacks the target.
     """
     clips = [
         _clip(root, split, note, facts, variant)

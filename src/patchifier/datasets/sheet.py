@@ -1,6 +1,6 @@
-"""What a data sheet says about a published data set: where its files are, what is known to be broken, how many clips each split has.
+"""Data sheets of published data sets: addresses of their files, files known to be broken, number of clips in each split.
 
-The reading of tables and folders that every sheet needs is here too.
+Functions that every sheet needs to read tables and folders are here too.
 """
 
 import csv
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Remote:
-    """One file that is published.
+    """One published file.
 
     Parameters
     ----------
     name : str
-        Of the file below the root.
+        Path below the root.
     urls : tuple of str
-        Where it is, the best place first; none if it can only be had by hand.
+        Addresses, the best first; none if the file can only be obtained by hand.
     sha256 : str
-        In hexadecimal; empty if the publisher states none and nobody has reported one.
+        Checksum in hexadecimal; empty if none is known.
     size_b : int or None
-        In bytes, where known.
+        Size in bytes, if known.
     dead : str
-        Why the address no longer answers, in words; empty if it does.
+        Why the addresses no longer answer; empty if they do.
     """
 
     name: str
@@ -42,14 +42,12 @@ class Remote:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive to unpack: the parts, byte slices, are joined in order; its content goes `into` a folder below the root."""
+    """An archive to unpack `into` a folder below the root; its parts, if any, are byte ranges to join in order."""
 
     name: str
     parts: tuple[str, ...] = ()
     into: str = "."
-    unpacked_b: int = (
-        8 * 2**30
-    )  # more than this is not unpacked: an archive that grows beyond is not what it says
+    unpacked_b: int = 8 * 2**30  # an archive that unpacks to more is refused
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,9 @@ class Variant:
     Parameters
     ----------
     what : str
-        In words, for messages and ``--help``.
+        Description, for messages and ``--help``.
     counts : dict of str
-        Published clips of each split ("train", "valid", "test"; "" where there is none), as far as known.
+        Published number of clips of each split ("train", "valid", "test"; "" where there is none), as far as known.
     """
 
     what: str
@@ -75,20 +73,20 @@ class Sheet:
     Parameters
     ----------
     name : str
-        As given on the command line.
+        Name on the command line.
     title, home, licence, citation : str
-        For people.
+        Descriptions.
     read : callable
-        Takes the root and the name of a variant, gives every clip that should be there, whether its file is or not.
-        Clips known to be unusable in every copy are left out.
+        Takes the root and the name of a variant; returns every clip of the tables, whether its file exists or not, except clips that
+        are unusable in every copy.
     variants : dict
         The first is the default.
     remotes, archives : tuple
-        For ``patchifier fetch``.
+        Files for ``patchifier fetch``.
     known_bad : dict of str
-        Relative path -> why: files that are broken in every copy, or in some; nobody is blamed for these.
+        Relative path -> reason: files that are broken in every copy, or in some; they do not count as errors.
     steps : str
-        What a person has to do where no address answers.
+        Instructions for the user if no address answers.
     """
 
     name: str
@@ -105,36 +103,32 @@ class Sheet:
 
     @property
     def default(self) -> str:
-        """Name of the variant that is meant when none is given."""
+        """Name of the default variant."""
         return next(iter(self.variants))
 
     def excuse(self, path: str) -> str:
-        """Why this file is known to be broken; empty if it is not. Another suffix (.au for .wav) is the same file."""
-        stem = str(Path(path).with_suffix("").as_posix())
-        return next(
-            (
-                why
-                for known, why in self.known_bad.items()
-                if f"/{stem}".endswith("/" + str(Path(known).with_suffix("").as_posix()))
-            ),
-            "",
-        )
+        """Return why this file is known to be broken, empty if it is not. Another suffix (.au for .wav) is the same file."""
+        stem = "/" + Path(path).with_suffix("").as_posix()
+        for known, reason in self.known_bad.items():
+            if stem.endswith("/" + Path(known).with_suffix("").as_posix()):
+                return reason
+        return ""
 
 
 def packaged(name: str) -> list[dict[str, str]]:
-    """Rows of a split or tag list that comes with the package."""
-    return list(read_table(Path(__file__).parent / "splits" / name, ()))
+    """Read the rows of a split or tag list in the package."""
+    return list(read_table(Path(__file__).parent / "published" / name, ()))
 
 
 def read_table(
     path: Path, columns: Sequence[str], *, delimiter: str = ","
 ) -> Iterator[dict[str, str]]:
-    """Rows of a published table, quoted or not, by the names in its header, without white space around anything.
+    """Read the rows of a published table, quoted or not, by the names in its header; white space around values is removed.
 
     Raises
     ------
     RequestError
-        If the file is not there, not UTF-8, empty, lacks one of these columns, or has a row of another length.
+        If the file is missing, not UTF-8 or empty, lacks one of these columns, or has a row of another length.
     """
     rows = read_rows(path, delimiter=delimiter)
     header = next(rows, [])
@@ -155,10 +149,10 @@ def read_table(
 
 
 def read_rows(path: Path, *, delimiter: str) -> Iterator[list[str]]:
-    """Rows of a published table, of any length, the header first; empty lines are passed over."""
+    """Read the rows of a published table, of any length, the header first; empty lines are skipped."""
     if not path.is_file():
         raise RequestError(
-            f"{path} is not there, expected the table as published: 'patchifier check' says what is missing."
+            f"{path} is not there, expected the table as published: 'patchifier check' lists what is missing."
         )
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -172,10 +166,10 @@ def read_rows(path: Path, *, delimiter: str) -> Iterator[list[str]]:
 
 
 def fullest(folders: Sequence[Path], names: Sequence[str]) -> Path:
-    """The folder that holds most of these names; the first if none does."""
+    """Return the folder with most of these names; the first if none has any."""
     return max(folders, key=lambda folder: sum((folder / name).exists() for name in names))
 
 
 def first_file(candidates: Sequence[Path]) -> str:
-    """The first of these files that is there; the first of all if none is."""
+    """Return the first of these files that exists; the first of all if none does."""
     return str(next((path for path in candidates if path.is_file()), candidates[0]))

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchifier import checkpoint, datasets, embed, tasks, weights
+from patchifier import checkpoint, datasets, embed, statistics, tasks, weights
 from patchifier.cache import Cache, prepare
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, read_changes, update
 from patchifier.evaluate import encoders as baselines
 from patchifier.evaluate import probes as probe
+from patchifier.evaluate.controls import controls
 from patchifier.evaluate.report import report
 from patchifier.io import Progress, silent, write_json
-from patchifier.train.finetune import METHODS, Tuned, controls, finetune
+from patchifier.train.finetune import METHODS, Tuned, finetune
 from patchifier.train.pretrain import pretrain, split
 
 # On vectors computed once a step takes a millisecond, so the linear probe may take many, on every fold.
@@ -196,8 +197,11 @@ class Tables:
         for first, second in pairs:
             (test, one), (same, two) = self.predictions[first], self.predictions[second]
             assert (test == same).all(), "a paired comparison needs the same clips"
-            found = tasks.difference(
-                self.task, self.targets[test], one, two, [self.groups[index] for index in test]
+            found = statistics.paired(
+                self.task.metric,
+                [self.groups[index] for index in test],
+                tasks.mean_score(self.task, self.targets[test], one),
+                tasks.mean_score(self.task, self.targets[test], two),
             )
             rows.append(
                 {

@@ -39,7 +39,6 @@ pieces share, and a chorus that is pasted twice. The score says how sure it is; 
 """
 
 import csv
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
@@ -48,18 +47,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from patchifier import fingerprint
 from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
-from patchifier.filters import mel_edges_hz
+from patchifier.fingerprint import BITS, LAG_S, SMOOTH_S
 from patchifier.io import Progress, replaced_file, silent
 
-LOW_HZ, HIGH_HZ = 200.0, 5000.0  # below, codecs and rooms differ; above, mp3 and noise do
-BITS = 32
-SMOOTH_S, LAG_S = (
-    0.21,
-    0.093,
-)  # 9 and 4 frames of the paper's setting: half a frame of misalignment turns 4 % of the bits over
-RELIABLE_DB = 1.0
 CODE_BITS = 20
 CODE_SHIFTS = (
     0,
@@ -87,13 +80,13 @@ class Leak:
     first, second : str
         Ids of the clips, of the first and of the second set.
     kind : "same recording" or "similar"
-        What `score` amounts to.
+        Class of `score`.
     score : float
         Share of reliable fingerprint bits that agree: 0.5 is chance, 1 the same sound.
     offset_s : float
-        What is heard at t in the first clip is heard at t + offset_s in the second, to about 0.02 s.
+        Time t of the first clip is time t + offset_s of the second, to about 0.02 s.
     overlap_s : float
-        How much of the two clips lies side by side at that offset.
+        Duration of the overlap of the two clips at that offset.
     one_group : bool
         Whether both are of one group of one set, so that no split parts them.
     """
@@ -107,12 +100,12 @@ class Leak:
     one_group: bool = False
 
     def line(self) -> str:
-        """In words, for a terminal."""
+        """One line of text, for a terminal."""
         aside = ", of one group" if self.one_group else ""
         return f"{self.kind} ({self.score:.2f}): {self.first} = {self.second} at {self.offset_s:+.2f} s, {self.overlap_s:.1f} s side by side{aside}"
 
     def facts(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
@@ -185,85 +178,14 @@ def save(found: Sequence[Leak], path: str | Path) -> None:
         table.writerows(astuple(leak) for leak in found)
 
 
-# --- fingerprints ---
-
-
-def fingerprint(log_mel: np.ndarray, config: SpectrogramConfig | None = None) -> np.ndarray:
-    """Fingerprint of a log-mel, unchanged by its level and little by its encoding.
-
-    Parameters
-    ----------
-    log_mel : ndarray, shape (T, M)
-        As a cache gives it, frames first.
-    config : SpectrogramConfig
-        It was made with; the paper's setting by default.
-
-    Returns
-    -------
-    ndarray, shape (T', 2), uint32
-        32 signs of each frame, and which of these are reliable. T' = T - 12 in the paper's setting, at least 0.
-
-    Raises
-    ------
-    RequestError
-        If the shape is another, or there are fewer than 16 bands between 200 and 5,000 Hz.
-    """
-    config = config or SpectrogramConfig()
-    if log_mel.ndim != 2 or log_mel.shape[1] != config.bands:
-        raise RequestError(
-            f"log_mel has shape {log_mel.shape}, expected (T, {config.bands}), frames first."
-        )
-    return _packed(_differences(log_mel, config))
-
-
-def _packed(differences: np.ndarray) -> np.ndarray:
-    bits = np.stack([differences > 0, np.abs(differences) > RELIABLE_DB], axis=1)  # (T', 2, 32)
-    return np.packbits(bits, axis=-1, bitorder="little").view("<u4")[..., 0].astype(np.uint32)
-
-
-def _differences(log_mel: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
-    """Change of each band against that of the next, in dB: (T', 32)."""
-    smooth, lag = (max(1, round(seconds / config.frame_s)) for seconds in (SMOOTH_S, LAG_S))
-    frames = len(log_mel) - smooth + 1
-    if frames <= lag:
-        return np.zeros((0, BITS), np.float32)
-    bands = log_mel.astype(np.float32) @ _neighbours(
-        config
-    )  # (T, 32): differences of neighbours first, as all of this is linear
-    taps = np.hanning(smooth + 2)[1:-1].astype(np.float32)
-    smoothed = functools.reduce(
-        np.add, (tap * bands[at : at + frames] for at, tap in enumerate(taps / taps.sum()))
-    )
-    return smoothed[lag:] - smoothed[:-lag]
-
-
-@functools.lru_cache(maxsize=8)
-def _neighbours(config: SpectrogramConfig) -> np.ndarray:
-    """Matrix from a log-mel to differences of neighbouring bands in dB: (M, 32)."""
-    centres = mel_edges_hz(config)[1:-1]
-    used = np.flatnonzero((centres >= LOW_HZ) & (centres <= HIGH_HZ))
-    if len(used) < BITS // 2:
-        raise RequestError(
-            f"the cache has {len(used)} mel bands between {LOW_HZ:g} and {HIGH_HZ:g} Hz, expected at least {BITS // 2}: prepare it with more."
-        )
-    edges = np.linspace(0, len(used), BITS + 2)  # of 33 bands, in units of mel bands
-    bands = np.arange(len(used))[:, None]
-    shares = np.clip(
-        np.minimum(edges[1:], bands + 1) - np.maximum(edges[:-1], bands), 0, None
-    )  # (used, 33)
-    matrix = np.zeros((config.bands, BITS), np.float32)
-    matrix[used] = np.diff(shares / shares.sum(axis=0), axis=1) / config.scale
-    return matrix
-
-
 # --- the index ---
 
 
 class _Index:
-    """Codes of consecutive clips of a cache, and where each is heard."""
+    """Codes of consecutive clips of a cache, and the frames of each."""
 
     def __init__(self, cache: Cache, block: range) -> None:
-        parts = [fingerprint(cache.log_mel(clip), cache.spectrogram) for clip in block]
+        parts = [fingerprint.fingerprint(cache.log_mel(clip), cache.spectrogram) for clip in block]
         self.first = block.start
         self.prints = np.concatenate(parts)  # (F, 2)
         self.starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
@@ -281,14 +203,14 @@ class _Index:
     def votes(
         self, codes: np.ndarray, frames: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Clips, offsets in frames and votes of whatever these codes hit, each at the frame where it is heard."""
+        """Clips, offsets in frames and votes of whatever these codes hit, each at its frame."""
         at = self.firsts[codes]
         hits = self.firsts[codes + np.uint32(1)] - at
         hits[hits > COMMON] = 0
         postings = np.repeat(at - np.cumsum(hits) + hits, hits) + np.arange(hits.sum())
-        heard = self.frames[postings].astype(np.int64)
-        owners = self.owners[heard].astype(np.int64)
-        offsets = heard - self.starts[owners] - np.repeat(frames, hits)
+        hit = self.frames[postings].astype(np.int64)
+        owners = self.owners[hit].astype(np.int64)
+        offsets = hit - self.starts[owners] - np.repeat(frames, hits)
         cells, votes = np.unique((owners << 32) + offsets + 2**31, return_counts=True)
         return cells >> 32, (cells & (2**32 - 1)) - 2**31, _with_neighbours(cells, votes)
 
@@ -318,9 +240,9 @@ def _codes_with_flips(differences: np.ndarray, prints: np.ndarray) -> tuple[np.n
     codes, frames = _codes(prints)
     ways = []
     for kind, shift in enumerate(CODE_SHIFTS):
-        heard = frames[codes >> np.uint32(CODE_BITS) == kind]
+        kept = frames[codes >> np.uint32(CODE_BITS) == kind]
         weakest = np.argpartition(
-            np.abs(differences[heard, shift : shift + CODE_BITS]), FLIPS, axis=1
+            np.abs(differences[kept, shift : shift + CODE_BITS]), FLIPS, axis=1
         )[:, :FLIPS]  # (C, 2)
         ways.append(np.uint32(1) << weakest.astype(np.uint32))
     bits = np.concatenate(ways)
@@ -383,8 +305,8 @@ def _best(
     index: _Index, log_mel: np.ndarray, config: SpectrogramConfig, *, after: int
 ) -> dict[int, _Match]:
     """Best match for each clip of the index, behind the clip `after`, that gets enough votes."""
-    differences = _differences(log_mel, config)
-    prints = _packed(differences)
+    differences = fingerprint.differences(log_mel, config)
+    prints = fingerprint.pack(differences)
     clips, offsets, votes = index.votes(*_codes_with_flips(differences, prints))
     enough = np.flatnonzero((votes >= VOTES) & (clips > after))
     best: dict[int, _Match] = {}

@@ -1,7 +1,7 @@
-"""Deformations of test audio, under which a probe should hear what it heard before: to a person little changes.
+"""Perturbations of test audio: a listener notices little, and the predictions of a probe should not change.
 
 =============  =====================================================================================================================
-name           what becomes of the waveform
+name           change of the waveform
 =============  =====================================================================================================================
 mp3-32         encoded by LAME at a constant 32 kbit/s, mono, and decoded; encoder and decoder delay taken out, length kept
 gain-20        every sample times 0.1: 20 dB quieter
@@ -11,7 +11,7 @@ pitch+1        one semitone up at the same speed (phase vocoder of librosa, hop 
 stretch-1.1    1.1 times as fast at the same pitch, so 1 / 1.1 as long (same phase vocoder)
 =============  =====================================================================================================================
 
-What a deformation draws depends on the clip's id alone, so it is the same in every run and for every encoder. Nothing is clipped or turned down:
+Random numbers depend on the clip's id alone, so they are the same in every run and for every encoder. Nothing is clipped or scaled:
 samples beyond full scale stay as they are.
 """
 
@@ -54,17 +54,17 @@ MP3_RATES = {
 
 
 @dataclass(frozen=True)
-class Deformation:
+class Perturbation:
     """One way to change a sound.
 
     Parameters
     ----------
     what : str
-        In words, for tables.
+        Description for tables.
     apply : callable
         Takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator; gives a waveform float32, as long but for `speed`.
     speed : float
-        What lay at t seconds lies at t / speed afterwards.
+        Time t becomes t / speed.
     """
 
     what: str
@@ -126,12 +126,9 @@ def _pink(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator
 def pink_noise(samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     """Noise whose power falls by 3 dB an octave from 20 Hz up, with nothing below: (S,) float64, mean square 1."""
     hertz = np.fft.rfftfreq(samples, 1 / sample_rate)
-    heard = hertz >= min(
-        PINK_FROM_HZ, hertz[-1]
-    )  # of a clip of a few samples, at least one frequency
-    spectrum = (
-        np.fft.rfft(generator.standard_normal(samples)) * heard / np.sqrt(np.maximum(hertz, 1.0))
-    )
+    kept = hertz >= min(PINK_FROM_HZ, hertz[-1])  # of a few samples, at least one frequency
+    white = np.fft.rfft(generator.standard_normal(samples))
+    spectrum = white * kept / np.sqrt(np.maximum(hertz, 1.0))
     noise = np.fft.irfft(spectrum, samples)
     return noise / np.sqrt(np.mean(noise**2))
 
@@ -145,9 +142,9 @@ def _low_pass(waveform: np.ndarray, sample_rate: int, generator: np.random.Gener
         )
     taps, beta = signal.kaiserord(STOP_DB, TRANSITION_HZ / (sample_rate / 2))
     kernel = signal.firwin(taps | 1, CUTOFF_HZ, window=("kaiser", beta), fs=sample_rate)
-    return signal.oaconvolve(waveform.astype(np.float64), kernel, mode="full")[len(kernel) // 2 :][
-        : len(waveform)
-    ].astype(np.float32)
+    filtered = signal.oaconvolve(waveform.astype(np.float64), kernel, mode="full")
+    delay = len(kernel) // 2
+    return filtered[delay : delay + len(waveform)].astype(np.float32)
 
 
 def _pitch(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
@@ -180,13 +177,13 @@ def _fitted(waveform: np.ndarray, samples: int) -> np.ndarray:
     return np.pad(waveform[:samples], (0, max(0, samples - len(waveform)))).astype(np.float32)
 
 
-DEFORMATIONS: dict[str, Deformation] = {
-    "mp3-32": Deformation("mp3 at 32 kbit/s", _mp3),
-    "gain-20": Deformation("20 dB quieter", _gain),
-    "pink-10": Deformation("pink noise, 10 dB below", _pink),
-    "low-pass-4k": Deformation("low-pass at 4 kHz", _low_pass),
-    "pitch+1": Deformation("pitch 1 semitone up", _pitch),
-    "stretch-1.1": Deformation("1.1 times as fast", _stretch, speed=SPEED),
+PERTURBATIONS: dict[str, Perturbation] = {
+    "mp3-32": Perturbation("mp3 at 32 kbit/s", _mp3),
+    "gain-20": Perturbation("20 dB quieter", _gain),
+    "pink-10": Perturbation("pink noise, 10 dB below", _pink),
+    "low-pass-4k": Perturbation("low-pass at 4 kHz", _low_pass),
+    "pitch+1": Perturbation("pitch 1 semitone up", _pitch),
+    "stretch-1.1": Perturbation("1.1 times as fast", _stretch, speed=SPEED),
 }
 
 
@@ -207,7 +204,7 @@ def retimed(rows: Sequence[Sequence[Any]], speed: float) -> list[list[Any]]:
 # --- a whole set ---
 
 
-def deform(
+def perturb(
     data: Cache,
     indices: Sequence[int] | np.ndarray,
     name: str,
@@ -216,16 +213,16 @@ def deform(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Cache:
-    """Deform some clips and prepare a cache of them.
+    """Perturb some clips and prepare a cache of them.
 
     Parameters
     ----------
     data : Cache
         Its clips' files are decoded again, from each clip's own start to its own end, at the cache's sample rate.
     indices : sequence of int
-        Which clips; the test side, say.
+        Which clips, such as the tested ones.
     name : str
-        Of :data:`DEFORMATIONS`.
+        Of :data:`PERTURBATIONS`.
     out : str or Path
         Folder: the sounds go to ``audio/`` (24-bit FLAC; float wav where a peak is beyond full scale, so that nothing is clipped), the
         log-mels to ``cache/``. A second call goes on where the first was cut off; with all there it does nothing, even if ``audio/`` has been deleted.
@@ -242,11 +239,11 @@ def deform(
     Raises
     ------
     RequestError
-        If there is no such deformation or clip, or a file can no longer be read.
+        If there is no such perturbation or clip, or a file can no longer be read.
     """
-    if name not in DEFORMATIONS:
+    if name not in PERTURBATIONS:
         raise RequestError(
-            f"there is no deformation {name!r}, expected one of {', '.join(DEFORMATIONS)}."
+            f"there is no perturbation {name!r}, expected one of {', '.join(PERTURBATIONS)}."
         )
     wanted = [int(index) for index in indices]
     if (
@@ -274,18 +271,18 @@ def deform(
     if prepared.skipped:
         clip, reason = prepared.skipped[0]
         raise RequestError(
-            f"{len(prepared.skipped)} deformed clips cannot be read, the first is {clip.id!r}: {reason} Delete {out} and try again."
+            f"{len(prepared.skipped)} perturbed clips cannot be read, the first is {clip.id!r}: {reason} Delete {out} and try again."
         )
     return Cache(out / "cache")
 
 
 def _stem(clip: Clip, name: str, sample_rate: int, folder: Path) -> Path:
-    """File of a deformed clip, without its suffix: another one if source, part, rate or definition change."""
+    """File of a perturbed clip, without its suffix: another one if source, part, rate or definition change."""
     try:
         facts = Path(clip.path).stat()
     except OSError as error:
         raise RequestError(
-            f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): deformations need the audio, put it back."
+            f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): perturbations need the audio, put it back."
         ) from error
     told = [
         clip.id,
@@ -311,8 +308,8 @@ def _written(stem: Path) -> Path | None:
 def _described(
     data: Cache, clips: Sequence[Clip], name: str, paths: Sequence[Path | None]
 ) -> Dataset:
-    """Data set of the deformed clips."""
-    speed = DEFORMATIONS[name].speed
+    """Data set of the perturbed clips."""
+    speed = PERTURBATIONS[name].speed
     per_frame = data.task is not None and data.task.kind == "per-frame"
     made = [
         replace(
@@ -355,7 +352,7 @@ def _write_all(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Deform every clip that is not there yet, in processes."""
+    """Perturb every clip that is not there yet, in processes."""
     missing = [
         (clip, stem) for clip, stem in zip(clips, stems, strict=True) if _written(stem) is None
     ]
@@ -364,7 +361,7 @@ def _write_all(
         functools.partial(_write, name=name, sample_rate=sample_rate), missing, workers
     ):
         done += 1
-        progress(done, len(clips), DEFORMATIONS[name].what)
+        progress(done, len(clips), PERTURBATIONS[name].what)
 
 
 def _in_processes(
@@ -386,16 +383,16 @@ def _in_processes(
 
 
 def _write(clip: Clip, stem: Path, *, name: str, sample_rate: int) -> None:
-    """Deform one clip. Runs in a worker process."""
+    """Perturb one clip. Runs in a worker process."""
     waveform = audio.load(
         clip.path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s
     )
-    deformed = DEFORMATIONS[name].apply(waveform, sample_rate, generator_of(clip.id))
-    fits = float(np.abs(deformed).max()) < 1
+    perturbed = PERTURBATIONS[name].apply(waveform, sample_rate, generator_of(clip.id))
+    fits = float(np.abs(perturbed).max()) < 1
     with replaced_file(stem.with_suffix(".flac" if fits else ".wav")) as new:
         soundfile.write(
             new,
-            deformed,
+            perturbed,
             sample_rate,
             format="FLAC" if fits else "WAV",
             subtype="PCM_24" if fits else "FLOAT",

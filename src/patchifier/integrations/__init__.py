@@ -6,47 +6,25 @@
 ``hf``       Hugging Face: a hub's folders, AutoModel, AutoFeatureExtractor
 ``onnx``     waveform in, embedding out, without torch
 ``sklearn``  a transformer for pipelines
-``cluster``  a library past one machine, on Ray
+``ray``      a library job on many machines, with Ray
 ===========  ==========================================================================
 
 Each is imported by its name, so that none asks for what another one needs.
 """
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from patchifier import spectrogram
-from patchifier.config import Config, RequestError
+from patchifier.config import Config
+from patchifier.lazy import attach
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
 from patchifier.windows import pad_windows, windows_of
 
-
-def need(module: str, extra: str) -> Any:
-    """Import a module of an optional package.
-
-    Parameters
-    ----------
-    module : str
-        Dotted name, such as "sklearn.base".
-    extra : str
-        Extra of this package that brings it.
-
-    Raises
-    ------
-    RequestError
-        If it is not installed; the message has the pip command.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise RequestError(
-            f"this needs {module.split('.')[0]} ({error}): pip install 'patchifier[{extra}]', in a clone '.[{extra}]'."
-        ) from error
+__getattr__, __dir__ = attach(__name__)
 
 
 def encode_waveforms(

@@ -24,12 +24,13 @@ from torch import Tensor
 from patchifier import audio, checkpoint, embed, spectrogram, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.extras import need
 from patchifier.hub import from_hub
-from patchifier.integrations import encode_waveforms, need
+from patchifier.integrations import encode_waveforms
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 
-hub = need("huggingface_hub", "hf")
+hub = need("huggingface_hub")
 SECTIONS = tuple(to_dict(Config()))
 CLASSES = ("PatchifierConfig", "PatchifierModel", "PatchifierFeatureExtractor", "PatchifierOutput")
 __all__ = ["HubModel", "from_hub", "register", *CLASSES]
@@ -110,7 +111,7 @@ def register() -> None:
 
     Importing this module does it, where transformers is installed.
     """
-    transformers, found = need("transformers", "peers"), _classes()
+    transformers, found = need("transformers"), _classes()
     transformers.AutoConfig.register("patchifier", found["PatchifierConfig"], exist_ok=True)
     transformers.AutoModel.register(
         found["PatchifierConfig"], found["PatchifierModel"], exist_ok=True
@@ -130,7 +131,7 @@ def __getattr__(name: str) -> Any:
 @functools.cache
 def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers as a base
     """The classes that transformers expects, by name."""
-    transformers = need("transformers", "peers")
+    transformers = need("transformers")
 
     class PatchifierConfig(transformers.PreTrainedConfig):  # type: ignore[misc, name-defined]
         """Every field of :class:`patchifier.config.Config`, as nested dictionaries; ``settings`` is that config.

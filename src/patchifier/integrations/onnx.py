@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from patchifier import embed
 from patchifier.config import Config, RequestError
+from patchifier.extras import need
 from patchifier.filters import filter_banks, low_pass
-from patchifier.integrations import need
 from patchifier.io import replaced_file
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
@@ -62,8 +62,8 @@ def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
     RequestError
         If the model's settings have no place in a graph, or onnx is not installed.
     """
-    onnx = need("onnx", "onnx")
-    need("onnxscript", "onnx")
+    onnx = need("onnx")
+    need("onnxscript")
     embedder = model if isinstance(model, embed.Embedder) else embed.load(model)
     program = _exported(Graph(embedder.model, embedder.config).eval(), embedder)
     config, path = embedder.config, Path(path)

@@ -13,10 +13,10 @@ import numpy as np
 
 from patchifier import embed
 from patchifier.config import RequestError, update
-from patchifier.integrations import need
+from patchifier.extras import need
 
-base = need("sklearn.base", "eval")
-validation = need("sklearn.utils.validation", "eval")
+base = need("sklearn.base")
+validation = need("sklearn.utils.validation")
 
 
 class PatchifierEmbedder(  # type: ignore[misc]

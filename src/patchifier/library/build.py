@@ -19,14 +19,14 @@ from typing import Any
 from patchifier.config import RequestError, digest, without_added
 from patchifier.embed import Embedder, load
 from patchifier.io import Progress, silent
+from patchifier.jobs import folder_lock
 from patchifier.library import table
-from patchifier.library.job import Embedded, Job
+from patchifier.library.job import Embedded, TableJob
 from patchifier.library.sources import find
-from patchifier.library.table import Table, read
+from patchifier.library.table import EmbeddingTable, read
 from patchifier.library.worker import Cut
-from patchifier.locks import alone
 
-__all__ = ["Embedded", "Table", "embed_library", "read"]
+__all__ = ["Embedded", "EmbeddingTable", "embed_library", "read"]
 
 
 def embed_library(
@@ -78,13 +78,13 @@ def embed_library(
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
     out, facts = _target(out), facts_of(embedder, cut)
     clips, lost = find(sources)
-    job = Job(out, facts, clips, lost)
-    with alone(job.folder, "embed"):
+    job = TableJob(out, facts, clips, lost)
+    with folder_lock(job.folder, "embed"):
         job.finish_interrupted()
         if out.exists() and not changed:
-            return job.as_it_is()
+            return job.report()
     job.folder.mkdir(parents=True, exist_ok=True)
-    with alone(job.folder, "embed"):
+    with folder_lock(job.folder, "embed"):
         job.begin()
         job.embed(embedder, cut, workers or os.cpu_count() or 1, progress)
         return job.finish()

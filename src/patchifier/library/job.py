@@ -1,36 +1,30 @@
-"""One table in the making: what lies on disk of it, and what is still to do."""
+"""The job that makes or updates one table: its state on disk, and the clips to embed."""
 
 import contextlib
 import csv
-import itertools
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
+from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.io import Progress, replaced_file, write_skipped
 from patchifier.library import table
 from patchifier.library.sources import Key, key
-from patchifier.library.worker import Cut, Rows, embed_clips, to_table
-from patchifier.processes import in_processes
+from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 
-PART_FILES, PART_BYTES = (
-    64,
-    2**28,
-)  # a part holds at most so many files, and as much audio: seconds of work that a kill can cost
-TASK_FILES, TASK_BYTES = 8, 2**22  # embedded by a process at once: about half a second of mp3
+PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
+TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
 OWN = re.compile(
-    r"(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+"
+    r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+"
 )  # names in the folder of parts
 
 
@@ -69,8 +63,8 @@ class Embedded:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Tell a person what was done; every skipped file by name."""
-        told = [f"skipped {path}: {reason}" for path, reason in self.skipped] + [
+        """Text for the user: each skipped file, then the counts."""
+        lines = [f"skipped {path}: {reason}" for path, reason in self.skipped] + [
             f"gone: {path}" for path in self.gone
         ]
         speed = (
@@ -78,18 +72,18 @@ class Embedded:
             if self.embedded
             else ""
         )
-        told.append(
+        lines.append(
             f"{self.rows} rows about {self.files} files; {self.embedded} embedded now{speed}, {self.kept} were there"
         )
         if self.pending:
-            told.append(
+            lines.append(
                 f"{self.pending} files are new, modified or gone since: --changed brings the table up to date."
             )
-        return told
+        return lines
 
 
-class Job:
-    """One table in the making: what is known of each clip, and where its rows lie."""
+class TableJob:
+    """The job of one table: which clips have rows already, and in which file."""
 
     def __init__(
         self,
@@ -105,16 +99,13 @@ class Job:
         self.base: list[table.Lines] = []
         self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
 
-    # --- what is there ---
+    # --- state on disk ---
 
     def finish_interrupted(self) -> None:
-        """Refuse what is not ours; put a table in place that was whole when its job was killed."""
+        """Refuse files of others; put a table in place that was whole when its job was killed."""
         if (self.folder / "facts.json").exists():
-            table.require_same(
-                json.loads((self.folder / "facts.json").read_text(encoding="utf-8")),
-                self.facts,
-                self.folder,
-            )
+            text = (self.folder / "facts.json").read_text(encoding="utf-8")
+            table.require_same(json.loads(text), self.facts, self.folder)
             if self.merged.exists():
                 self._put_in_place()
         elif self.folder.exists():
@@ -132,8 +123,8 @@ class Job:
                         f"{beside} exists already, and {self.out.name} would write it: choose another --out."
                     )
 
-    def as_it_is(self) -> Embedded:
-        """Report on a finished table, without touching it."""
+    def report(self) -> Embedded:
+        """Report on a finished table without changing it."""
         lines = table.index(self.out)
         self._clear_if_merged(lines)
         before = _read_skipped(_skipped_file(self.out))
@@ -153,7 +144,7 @@ class Job:
         )
 
     def _clear_if_merged(self, lines: Sequence[table.Lines]) -> None:
-        """Clear away parts whose rows are all in the table: their job was killed at its very end."""
+        """Remove parts whose rows are all in the table: their job was killed at its end."""
         there = {(line.clip, line.size, line.mtime_ns) for line in lines}
         with contextlib.suppress(RequestError):  # a damaged part is the next job's business
             if all(
@@ -164,7 +155,7 @@ class Job:
                 self._clear()
 
     def begin(self) -> None:
-        """Claim the folder of parts, and learn what they and the table hold already."""
+        """Claim the folder of parts, and read which rows they and the table hold."""
         with replaced_file(self.folder / "facts.json") as new:
             new.write_text(json.dumps(self.facts) + "\n", encoding="utf-8")
         current = {key(clip): clip for clip in self.clips}
@@ -215,14 +206,14 @@ class Job:
         return base
 
     def _out_of_sight(self, lines: Sequence[table.Lines]) -> set[Key]:
-        """Clips below what could not be listed, is not there or is empty, as a drive that is not mounted: nobody knows whether they are gone."""
+        """Clips below a source that cannot be listed, is missing or is empty, as a drive that is not mounted: their files may still exist."""
         places = tuple(
             os.path.join(os.path.realpath(path), "") for path, _ in self.lost if "\0" not in path
         )
         return {line.clip for line in lines if line.clip[0].startswith(places)}
 
     def _require_no_loss(self, current: Set[Key]) -> None:
-        """Refuse to drop rows whose files are there: a source was forgotten more often than it was taken back."""
+        """Refuse to drop rows whose files exist: most likely a source was forgotten."""
         paths = {path for path, *_ in current}
         left = sorted(
             {
@@ -245,42 +236,41 @@ class Job:
     # --- embedding ---
 
     def embed(self, embedder: Embedder, cut: Cut, workers: int, progress: Progress) -> None:
-        """Embed what is not known yet, a part at a time."""
+        """Embed the clips without rows, a part at a time."""
         todo = [clip for clip in self.clips if key(clip) not in self.known]
-        shown = _Shown(
+        meter = jobs.Meter(
             progress,
             len(self.clips),
-            len(self.clips) - len(todo),
-            sum(isinstance(held, str) for held in self.known.values()),
+            done=len(self.clips) - len(todo),
+            skipped=sum(isinstance(held, str) for held in self.known.values()),
         )
         begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
         parts = list(_grouped(todo, PART_FILES, PART_BYTES))
-        with contextlib.closing(_answers(embedder, cut, parts, workers)) as answers:
+        batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
+        embedded = jobs.run(
+            embed_batch, batches, workers=workers, shared=(embedder, cut), name=_path
+        )
+        with contextlib.closing(embedded):
             for number, clips in enumerate(parts, begun):
                 states = {key(clip): _state(clip.path) for clip in clips}
-                found = [(clip, shown.told(next(answers))) for clip in clips]
+                found = [(clip, _counted(next(embedded), meter)) for clip in clips]
                 self._write_part(self.folder / f"{number:05d}.parquet", found, states)
-        self.audio_s = shown.audio_s
+        self.audio_s = meter.audio_s
 
     def _write_part(
-        self, part: Path, found: Sequence[tuple[Clip, Rows | str]], states: dict[Key, list[int]]
+        self, part: Path, found: Sequence[tuple[Clip, ClipRows | str]], states: dict[Key, list[int]]
     ) -> None:
-        good = [(clip, rows) for clip, rows in found if isinstance(rows, Rows)]
         skipped = [(key(clip), reason) for clip, reason in found if isinstance(reason, str)]
         listed = [[*which, *states[which], reason] for which, reason in skipped]
-        stretches = table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in good])
-        facts = {**self.facts, "stretches": stretches, "skipped": listed}
-        table.write(
-            part, iter([to_table(good, self.facts)]), table.schema(facts, self.facts["size"])
-        )
+        write_part(part, found, {**self.facts, "skipped": listed})
         self.known.update({line.clip: (part, line) for line in table.index(part)})
         self.known.update(skipped)
-        self.embedded += len(good)
+        self.embedded += len(found) - len(skipped)
 
     # --- the end ---
 
     def finish(self) -> Embedded:
-        """Merge parts and what was kept into the table."""
+        """Merge the parts and the kept rows into the table."""
         held = [(key(clip), self.known[key(clip)]) for clip in self.clips]
         good = [(which, where) for which, where in held if not isinstance(where, str)]
         skipped = (
@@ -299,31 +289,16 @@ class Job:
         if [lines for _, (_, lines) in good] != self.base or any(
             path.parent == self.folder and path.stem.isdigit() for _, (path, _) in good
         ):
-            counted = [(which, lines.count) for which, (_, lines) in good]
-            facts = {**self.facts, "stretches": table.stretches_of(counted)}
-            table.write(
-                self.merged,
-                _taken([where for _, where in good]),
-                table.schema(facts, self.facts["size"]),
-            )
+            table.merge(self.merged, [where for _, where in good], self.facts)
             self._put_in_place()
         self._clear()
         present = {clip.path for clip in self.clips}
         gone = tuple(
             dict.fromkeys(line.clip[0] for line in self.base if line.clip[0] not in present)
         )
-        rows = sum(lines.count for _, (_, lines) in good)
-        return Embedded(
-            rows,
-            len(good),
-            self.embedded,
-            len(good) - self.embedded,
-            skipped,
-            gone,
-            0,
-            self.audio_s,
-            self._passed_s(),
-        )
+        rows, kept = sum(lines.count for _, (_, lines) in good), len(good) - self.embedded
+        counts = (rows, len(good), self.embedded, kept, skipped, gone, 0)
+        return Embedded(*counts, self.audio_s, self._passed_s())
 
     def _passed_s(self) -> float:
         return time.monotonic() - self.started_s
@@ -336,7 +311,7 @@ class Job:
         self._clear()
 
     def _clear(self) -> None:
-        """Take away the parts, and last what says whose they are."""
+        """Remove the parts, and last the facts that claim the folder."""
         self.merged.unlink(missing_ok=True)
         for part in self._parts():
             part.unlink()
@@ -344,7 +319,7 @@ class Job:
 
 
 def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[Clip]]:
-    """Neighbours, so many at most and so much audio."""
+    """Groups of consecutive clips, up to a number of files and of bytes."""
     group, held_b = list[Clip](), 0
     for clip in clips:
         size_b = _state(clip.path)[0]
@@ -357,56 +332,21 @@ def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[C
         yield group
 
 
-def _answers(
-    embedder: Embedder, cut: Cut, parts: Sequence[Sequence[Clip]], workers: int
-) -> Generator[Rows | str, None, None]:
-    """Rows of each clip, or why there are none, in order. A file that kills its process is found out and named."""
-    tasks = [task for part in parts for task in _grouped(part, TASK_FILES, TASK_BYTES)]
-    with contextlib.closing(
-        in_processes(_embed, tasks, workers=workers, shared=(embedder, cut))
-    ) as done:
-        for task, answers in zip(tasks, done, strict=True):
-            yield from answers if answers is not None else _one_by_one(embedder, cut, task)
+def _path(clip: Clip) -> str:
+    return clip.path
 
 
-def _one_by_one(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> Iterator[Rows | str]:
-    alone = in_processes(_embed, [[clip] for clip in clips], workers=1, shared=(embedder, cut))
-    for clip, answers in zip(clips, alone, strict=True):
-        yield from (
-            answers if answers is not None else [f"{clip.path}: the decoder crashed on this file."]
-        )
-
-
-def _embed(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[Rows | str]:
-    return embed_clips(*shared, clips)
-
-
-class _Shown:
-    """Progress of a job: clips done, and how fast."""
-
-    def __init__(self, progress: Progress, total: int, kept: int, skipped: int) -> None:
-        self.progress, self.total, self.done, self.skipped = progress, total, kept, skipped
-        self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
-
-    def told(self, answer: Rows | str) -> Rows | str:
-        """Count an answer, and hand it on."""
-        self.done += 1
-        if isinstance(answer, str):
-            self.skipped += 1
-        else:
-            self.embedded += 1
-            self.audio_s += answer.duration_s
-        self.progress(self.done, self.total, self._note())
-        return answer
-
-    def _note(self) -> str:
-        passed_s = max(time.monotonic() - self.started_s, 1e-9)
-        rates = f"{self.embedded / passed_s:.1f} files/s, {self.audio_s / passed_s:,.0f}x real time"
-        return rates + (f", {self.skipped} skipped" if self.skipped else "")
+def _counted(found: ClipRows | str, meter: jobs.Meter) -> ClipRows | str:
+    """Show the progress after one clip."""
+    if isinstance(found, str):
+        meter.add(skipped=1)
+    else:
+        meter.add(audio_s=found.duration_s)
+    return found
 
 
 def _state(path: str) -> list[int]:
-    """Size and time of change of a file; zeros if it is not there."""
+    """Size and time of change of a file; zeros if it is missing."""
     try:
         state = os.stat(path)
     except OSError:
@@ -422,7 +362,7 @@ def _current(clip: Clip | None, lines: table.Lines | None) -> bool:
 
 
 def _is_gone(path: str) -> bool:
-    """Whether a file is not there; one that cannot be looked at may be."""
+    """Whether a file is missing; one that cannot be examined may exist."""
     try:
         os.stat(path)
     except OSError as error:
@@ -431,7 +371,7 @@ def _is_gone(path: str) -> bool:
 
 
 def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> list[Clip]:
-    """Clips, and kept ones behind those that they stood behind in the table."""
+    """Clips, and each kept one after the clip that it followed in the table."""
     there, last = {key(clip) for clip in clips}, None
     behind: dict[Key | None, list[Clip]] = {}
     for which in base:
@@ -444,19 +384,6 @@ def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> li
         *behind.get(None, []),
         *(one for clip in clips for one in (clip, *behind.get(key(clip), []))),
     ]
-
-
-def _taken(places: Sequence[tuple[Path, table.Lines]]) -> Iterator[pa.Table]:
-    """Rows of clips in order, from the tables in which they lie; neighbours are read together."""
-    for path, run in itertools.groupby(places, lambda place: place[0]):
-        origin, first, count = table.Origin(path), 0, 0
-        for _, lines in run:
-            if count and lines.first != first + count:
-                yield from origin.take(first, count)
-                count = 0
-            first = first if count else lines.first
-            count += lines.count
-        yield from origin.take(first, count)
 
 
 def _skipped_file(out: Path) -> Path:

@@ -1,10 +1,9 @@
 """Apply a fine-tuned model to files: a label with its probability, values, or a curve over time.
 
-Rows are collected in a file beside the result, one line for each file of music, each written at once: a job that is killed goes on where it was.
+Each file's rows are appended to a file beside the result at once, as one line, so that a job that is killed goes on.
 """
 
 import contextlib
-import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -13,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 
+from patchifier import jobs
 from patchifier.config import RequestError, digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, Embedding, load
-from patchifier.io import Progress, replaced_file, silent
+from patchifier.io import Progress, replaced_file, silent, write_rows, write_skipped
 from patchifier.library.sources import find
-from patchifier.processes import in_processes
 from patchifier.tasks import Task
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-TAG_FROM = (
-    0.5  # a tag is named from this probability on; every probability stands in its own column
-)
+TAG_FROM = 0.5  # lowest probability of a tag in the column "label"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def predict(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Predicted:
-    """Ask a fine-tuned model about files and write its answers.
+    """Predict the labels or values of files with a fine-tuned model, and write them to a table.
 
     Parameters
     ----------
@@ -59,7 +58,7 @@ def predict(
     model : Embedder, str or Path
         From 'patchifier finetune', such as RUN/full/model.
     window_s, hop_s : float
-        A row for each stretch of so many seconds; by default one for each file.
+        A row for each window of so many seconds; by default one for each file.
     workers : int
         Processes; one for each core by default.
     progress : callable
@@ -86,18 +85,23 @@ def predict(
     kept = sum(_key(clip) in done for clip in clips)
     skipped = dict(lost)
     todo = [clip for clip in clips if _key(clip) not in done]
-    asked = in_processes(
-        _ask, todo, workers=workers or os.cpu_count() or 1, shared=(embedder, window_s, hop_s)
+    meter = jobs.Meter(progress, len(clips), done=kept)
+    predictions = jobs.run(
+        _predict,
+        [[clip] for clip in todo],
+        workers=workers or os.cpu_count() or 1,
+        shared=(embedder, window_s, hop_s),
+        name=lambda clip: clip.path,
     )
-    with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(asked) as answers:
-        for number, (clip, answer) in enumerate(zip(todo, answers, strict=True), kept + 1):
-            done[_key(clip)] = found = answer or {
-                "reason": f"{clip.path}: the decoder crashed on this file."
-            }
-            stream.write(json.dumps({"key": _key(clip), **found}) + "\n")
+    with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(predictions):
+        for clip, found in zip(todo, predictions, strict=True):
+            bad = isinstance(found, str)
+            line = {"key": _key(clip), ("reason" if bad else "rows"): found}
+            stream.write(json.dumps(line) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-            progress(number, len(clips), "")
+            done[_key(clip)] = line
+            meter.add(skipped=int(bad))
     skipped |= {
         clip.path: done[_key(clip)]["reason"] for clip in clips if "reason" in done[_key(clip)]
     }
@@ -107,11 +111,7 @@ def predict(
             f"none of the {len(clips)} files could be read. The first: {next(iter(skipped.values()))}"
         )
     _write(out, rows)
-    _write(
-        out.with_suffix(".skipped.csv"),
-        [{"path": path, "reason": reason} for path, reason in skipped.items()]
-        or [{"path": None, "reason": None}],
-    )
+    write_skipped(out.with_suffix(".skipped.csv"), ("path", "reason"), list(skipped.items()))
     unfinished.unlink()
     return Predicted(
         len(rows), sum("rows" in done[_key(clip)] for clip in clips), kept, tuple(skipped.items())
@@ -123,7 +123,7 @@ def _key(clip: Clip) -> str:
 
 
 def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
-    """Read what an interrupted job has found, if it was the same job; else begin with a line that says which this is."""
+    """Read the lines of an interrupted job with the same settings; otherwise begin a new file with the settings."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be torn
     same = bool(whole) and whole[0].get("settings") == settings
@@ -137,16 +137,23 @@ def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
     return {line["key"]: line for line in whole[1:]} if same else {}
 
 
-def _ask(shared: tuple[Embedder, float | None, float | None], clip: Clip) -> dict[str, Any]:
-    """Rows of one file, or the reason why there are none. Runs in a worker process."""
-    embedder, window_s, hop_s = shared
+def _predict(
+    shared: tuple[Embedder, float | None, float | None], clips: Sequence[Clip]
+) -> list[list[dict[str, Any]] | str]:
+    """Rows of each clip, or the reason why there are none. Runs in a worker process."""
+    return [_predict_clip(*shared, clip) for clip in clips]
+
+
+def _predict_clip(
+    embedder: Embedder, window_s: float | None, hop_s: float | None, clip: Clip
+) -> list[dict[str, Any]] | str:
     try:
         found = embedder.predict_windows(
             clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s
         )
-    except RequestError as error:
-        return {"reason": str(error)}
-    return {"rows": list(_rows(clip, embedder.require_task(), found))}
+    except jobs.BAD_ITEM as error:
+        return jobs.skip_reason(clip.path, error)
+    return list(_rows(clip, embedder.require_task(), found))
 
 
 def _rows(clip: Clip, task: Task, found: Embedding) -> Iterator[dict[str, Any]]:
@@ -178,22 +185,13 @@ def _rows(clip: Clip, task: Task, found: Embedding) -> Iterator[dict[str, Any]]:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows in the form that the name asks for, beside and renamed."""
+    """Write rows in the format of the file's suffix."""
+    if path.suffix == ".csv":
+        write_rows(path, rows)
+        return
     with replaced_file(path) as new:
         if path.suffix == ".jsonl":
-            new.write_text(
-                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-                encoding="utf-8",
-            )
-        elif path.suffix == ".parquet":
-            import pyarrow
-            from pyarrow import parquet
-
-            parquet.write_table(pyarrow.Table.from_pylist(list(rows)), new)
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            new.write_text("".join(lines), encoding="utf-8")
         else:
-            with new.open("w", newline="", encoding="utf-8") as stream:
-                table = csv.DictWriter(stream, fieldnames=list(rows[0]))
-                table.writeheader()
-                table.writerows(
-                    row for row in rows if any(value is not None for value in row.values())
-                )
+            parquet.write_table(pyarrow.Table.from_pylist(list(rows)), new)

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +11,24 @@ from patchifier.config import RequestError
 from patchifier.datasets import Clip, folder, manifest, well_named
 
 Key = tuple[str, float, float | None]  # path, start and end of a clip: what makes it one
-Found = tuple[
+Listing = tuple[
     Iterable[Clip], Iterable[tuple[str, str]]
 ]  # clips, and (path, reason) of what is lost
 
 
-def find(sources: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[tuple[str, str]]]:
+def find(
+    sources: str | Path | Sequence[str | Path],
+    *,
+    remote: Callable[[str], Listing | None] = lambda source: None,
+) -> tuple[list[Clip], list[tuple[str, str]]]:
     """List the clips that sources stand for.
 
     Parameters
     ----------
     sources : str, Path or sequence of these
         Folders (searched as :mod:`patchifier.datasets.folder` does), audio files, globs, manifests (CSV, TSV, JSONL).
+    remote : callable
+        Lists a source that is not on this machine. It returns None for other sources.
 
     Returns
     -------
@@ -38,11 +44,13 @@ def find(sources: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[t
     """
     given = [sources] if isinstance(sources, str | Path) else list(sources)
     if not given:
-        raise RequestError("no sources, expected folders, files, globs or manifests of audio.")
+        raise RequestError(
+            "nothing to embed: no sources, expected folders, files, globs or manifests of audio."
+        )
     clips: dict[Key, Clip] = {}
     lost: dict[str, str] = {}
     for source in given:
-        found, without = _found(str(source))
+        found, without = remote(str(source)) or _local(str(source))
         good, bad = well_named(list(found))
         for clip in good:
             clips.setdefault(key(clip), clip)
@@ -57,7 +65,7 @@ def key(clip: Clip) -> Key:
     return clip.path, clip.start_s, clip.end_s
 
 
-def _found(source: str) -> Found:
+def _local(source: str) -> Listing:
     name = written_name(source)
     if "\0" in source:
         return [], [(name, f"{source!r}: a name with a zero byte, expected one path a line.")]
@@ -76,7 +84,7 @@ def _found(source: str) -> Found:
     return [], [(name, f"{name}: no such file or folder.")]
 
 
-def _matching(pattern: str) -> Found:
+def _matching(pattern: str) -> Listing:
     """Audio files that a glob matches, and all in the folders that it matches."""
     clips, lost = list[Clip](), list[tuple[str, str]]()
     for match in sorted(glob.glob(pattern, recursive=True)):

@@ -13,6 +13,7 @@ The schema's metadata has one key, ``patchifier``, with facts in JSON: the model
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,7 @@ SAME = (
 
 
 @dataclass(frozen=True)
-class Table:
+class EmbeddingTable:
     """A table of embeddings in memory.
 
     Attributes
@@ -76,7 +77,7 @@ class Table:
         return len(self.paths)
 
 
-def read(path: str | Path) -> Table:
+def read(path: str | Path) -> EmbeddingTable:
     """Read a table that ``patchifier embed`` made.
 
     Parameters
@@ -95,7 +96,7 @@ def read(path: str | Path) -> Table:
     return from_arrow(rows, facts)
 
 
-def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> Table:
+def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> EmbeddingTable:
     """Rows in memory as arrays."""
     vectors = (
         rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
@@ -109,7 +110,7 @@ def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> Table:
         for name, value in facts.items()
         if name not in ("stretches", "skipped", "sha256")
     }
-    return Table(
+    return EmbeddingTable(
         tuple(rows["path"].to_pylist()), vectors=vectors, tags=tags, metadata=known, **numbers
     )
 
@@ -277,6 +278,26 @@ def stretches_of(clips: Sequence[tuple[Key, int]]) -> list[list[Any]]:
             listed.append([row, start_s, end_s])
         row, before = row + count, path
     return listed
+
+
+def merge(path: Path, places: Sequence[tuple[Path, Lines]], facts: Mapping[str, Any]) -> None:
+    """Write one table of clips in order, each given by its table and its rows there."""
+    counted = [(lines.clip, lines.count) for _, lines in places]
+    facts = {**facts, "stretches": stretches_of(counted)}
+    write(path, _taken(places), schema(facts, facts["size"]))
+
+
+def _taken(places: Sequence[tuple[Path, Lines]]) -> Iterator[pa.Table]:
+    """Rows of clips in order, from their tables; consecutive rows are read together."""
+    for path, run in itertools.groupby(places, lambda place: place[0]):
+        origin, first, count = Origin(path), 0, 0
+        for _, lines in run:
+            if count and lines.first != first + count:
+                yield from origin.take(first, count)
+                count = 0
+            first = first if count else lines.first
+            count += lines.count
+        yield from origin.take(first, count)
 
 
 # --- .npy ---

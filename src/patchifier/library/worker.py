@@ -6,6 +6,7 @@ A long file is embedded as it is decoded, so that memory does not grow with its 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from patchifier import audio, spectrogram
+from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.library import table
+from patchifier.library.sources import key
 from patchifier.library.tags import TAGS, read_tags
 from patchifier.windows import stream_stretches, stretch_frames
 
@@ -60,7 +62,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ClipRows:
     """Rows of one clip, and its file as it was before it was read: bytes, time of change, tags; seconds of audio that were read."""
 
     size: int
@@ -71,7 +73,12 @@ class Rows:
     vectors: np.ndarray  # (k, E) float32
 
 
-def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Rows | str]:
+def embed_batch(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[ClipRows | str]:
+    """Embed a batch of :func:`patchifier.jobs.run`."""
+    return embed_clips(*shared, clips)
+
+
+def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[ClipRows | str]:
     """Embed some clips.
 
     Parameters
@@ -85,22 +92,27 @@ def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Row
 
     Returns
     -------
-    list of Rows or str
+    list of ClipRows or str
         For each clip, in their order: its rows, or the reason why there are none.
     """
-    heard = [_hear(embedder, cut, clip) for clip in clips]
-    short = iter(
-        list(
-            _embed_short(
-                embedder, cut, [answer.log_mel for answer in heard if isinstance(answer, _Short)]
-            )
-        )
-    )
-    return [answer.rows(*next(short)) if isinstance(answer, _Short) else answer for answer in heard]
+    decoded = [_decode(embedder, cut, clip) for clip in clips]
+    log_mels = [found.log_mel for found in decoded if isinstance(found, _Short)]
+    short = iter(list(_embed_short(embedder, cut, log_mels)))
+    return [found.rows(*next(short)) if isinstance(found, _Short) else found for found in decoded]
 
 
-def to_table(found: Sequence[tuple[Clip, Rows]], facts: dict[str, Any]) -> pa.Table:
-    """Rows of clips, in their order, as they stand in the table."""
+def write_part(
+    path: Path, found: Sequence[tuple[Clip, ClipRows | str]], facts: dict[str, Any]
+) -> None:
+    """Write the rows of some clips as a table with these facts."""
+    good = [(clip, rows) for clip, rows in found if isinstance(rows, ClipRows)]
+    stretches = table.stretches_of([(key(clip), len(rows.spans_s)) for clip, rows in good])
+    facts = {**facts, "stretches": stretches}
+    table.write(path, iter([_to_table(good, facts)]), table.schema(facts, facts["size"]))
+
+
+def _to_table(found: Sequence[tuple[Clip, ClipRows]], facts: dict[str, Any]) -> pa.Table:
+    """Rows of clips, in their order."""
     columns: dict[str, list[Any]] = {
         name: [] for name in ("path", "start_s", "end_s", "size", "mtime_ns", *TAGS)
     }
@@ -125,23 +137,21 @@ def to_table(found: Sequence[tuple[Clip, Rows]], facts: dict[str, Any]) -> pa.Ta
 
 @dataclass(frozen=True)
 class _Short:
-    """A clip that has been heard and waits for others to share a batch with."""
+    """A decoded clip, which shares a batch with other ones."""
 
-    rows: Callable[[Spans, np.ndarray], Rows]
+    rows: Callable[[Spans, np.ndarray], ClipRows]
     log_mel: Tensor  # (M, T)
 
 
-def _hear(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short | str:
+def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short | str:
     try:
-        return _decode(embedder, cut, clip)
-    except RequestError as error:
-        return str(error)
-    except (OSError, MemoryError) as error:
-        return f"{clip.path}: cannot be read ({getattr(error, 'strerror', None) or error})."
+        return _decode_clip(embedder, cut, clip)
+    except jobs.BAD_ITEM as error:
+        return jobs.skip_reason(clip.path, error)
 
 
-def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short:
-    """Make a clip's log-mel; embed it meanwhile if it is long."""
+def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
+    """Compute the log-mel of a clip. A long clip is embedded as it is decoded."""
     config, state, samples = embedder.config.spectrogram, os.stat(clip.path), 0
 
     def blocks() -> Iterator[np.ndarray]:
@@ -152,9 +162,9 @@ def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> Rows | _Short:
             samples += len(block)
             yield block
 
-    def rows(spans_s: Spans, vectors: np.ndarray) -> Rows:
+    def rows(spans_s: Spans, vectors: np.ndarray) -> ClipRows:
         duration_s = samples / config.sample_rate
-        return Rows(
+        return ClipRows(
             state.st_size,
             state.st_mtime_ns,
             read_tags(clip.path),

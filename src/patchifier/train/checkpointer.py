@@ -1,8 +1,9 @@
-"""What a loop needs to go on: where it stands, weights, the optimiser's moments, in one file."""
+"""Checkpoints of a training loop: state, weights and optimiser moments in one file."""
 
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,54 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import RequestError
+from patchifier.config import RequestError, TrainingConfig
 from patchifier.io import replaced_file
 from patchifier.train.run import is_first
 
 
 @dataclass
 class State:
-    """Where a loop stands, beside weights and optimiser."""
+    """Progress of a training loop: what a checkpoint holds besides weights and optimiser."""
 
     step: int = 0
     best_score: float = -math.inf
     best_step: int = 0
     finished: bool = False
+    total: int = 0
+
+    def improve(self, score: float) -> bool:
+        """Record the score of a validation; returns whether it is the best so far."""
+        better = score > self.best_score
+        if better:
+            self.best_score, self.best_step = score, self.step
+        return better
 
 
-class Keeper:
-    """Saves and loads a loop's whole state as one safetensors file, beside and renamed: a kill leaves the old one or the new one."""
+def set_length(state: State, total: int, config: TrainingConfig, folder: Path) -> None:
+    """Set the number of steps, which may differ from that of the interrupted run.
 
-    def __init__(self, folder: Path, model: nn.Module, optimiser: Any, *, settings: str) -> None:
+    Raises
+    ------
+    RequestError
+        If the learning rate of steps already taken would have been another one.
+    """
+    if state.total not in (0, total):
+        flat = min(config.flat_steps(state.total), config.flat_steps(total))
+        if state.step > flat:
+            raise RequestError(
+                f"{folder} is at step {state.step} of {state.total}, expected at most {flat} for a change to {total} steps: "
+                "after it the learning rate falls. Resume with the run's own config.json."
+            )
+        state.finished = False
+    state.total = total
+
+
+class Checkpointer:
+    """Saves and loads a training run as one safetensors file, which is replaced as a whole: a kill leaves the old one or the new one."""
+
+    def __init__(
+        self, folder: Path, model: nn.Module, optimiser: Any, *, settings: Sequence[str]
+    ) -> None:
         self.path, self.model, self.optimiser, self.settings = (
             folder / "state.safetensors",
             model,
@@ -40,13 +70,13 @@ class Keeper:
         self.best: dict[str, Tensor] = {}
 
     def keep_best(self) -> None:
-        """Remember the weights as they are now."""
+        """Keep a copy of the current weights as the best."""
         self.best = {
             name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()
         }
 
     def save(self, state: State) -> None:
-        """Write everything; of several processes, which are all in the same state, the first does."""
+        """Write the checkpoint; of several processes, which all hold the same state, the first does."""
         if not is_first():
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -57,12 +87,12 @@ class Keeper:
                 for name, value in moments.items()
             }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {"state": json.dumps(dataclasses.asdict(state)), "settings": self.settings}
+        metadata = {"state": json.dumps(dataclasses.asdict(state)), "settings": self.settings[0]}
         with replaced_file(self.path) as new:
             safetensors.torch.save_file(tensors, new, metadata=metadata)
 
     def load(self) -> State:
-        """Put weights and moments back; a fresh state if nothing was saved.
+        """Restore weights and moments; returns a new state if nothing was saved.
 
         Raises
         ------
@@ -79,7 +109,7 @@ class Keeper:
             raise RequestError(
                 f"{self.path} is damaged ({error}): delete it to start this part again."
             ) from error
-        if metadata["settings"] != self.settings:
+        if metadata["settings"] not in self.settings:
             raise RequestError(
                 f"{self.path} belongs to other settings: resume with the run's own config.json."
             )
@@ -95,7 +125,7 @@ class Keeper:
         ]
         for name, tensor in parts["optimiser"].items():
             index, kind = int(name.split(".")[0]), name.split(".")[1]
-            # The fused step walks over memory, so moments lie there in the order of their parameter (channels last), not of the file.
+            # The fused step needs moments in the memory format of their parameter (channels last), not of the file.
             like = parameters[index]
             moments.setdefault(index, {})[kind] = (
                 torch.empty_like(like, requires_grad=False).copy_(tensor)

@@ -1,8 +1,8 @@
-"""Processors, one or many: the only home of Lightning Fabric and of what processes say to each other.
+"""Devices and processes, by Lightning Fabric: data-parallel training on one or several machines.
 
-A run may be spread over several devices and machines. Then each process takes its share of every batch, gradients are averaged, and
-batch norm joins its statistics (:class:`JoinedBatchNorm`), so that the same steps are taken however the batch is shared out. The first
-process alone writes files and speaks.
+Each process takes its slice of every batch, gradients are averaged, and batch norm uses the statistics of all processes
+(:class:`JoinedBatchNorm`), so the steps do not depend on the number of processes. Only the first process writes files and messages.
+Lightning Fabric is imported when it is first used: probes train without it.
 """
 
 import atexit
@@ -10,21 +10,23 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning_fabric
 import torch
 from torch import Tensor, distributed, nn
 
 from patchifier.config import RequestError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}  # ours -> Fabric's
 
 
 def launch(
     device: str = "auto", *, devices: int = 1, nodes: int = 1, precision: str = "32"
-) -> lightning_fabric.Fabric:
-    """Find the devices, start the other processes, and return what connects them.
+) -> "Fabric":
+    """Find the devices, start the other processes, and return the Fabric.
 
     Parameters
     ----------
@@ -64,8 +66,10 @@ def require_devices(device: str = "auto", *, devices: int = 1, nodes: int = 1) -
     _connected(device, devices, nodes, "32")
 
 
-def _connected(device: str, devices: int, nodes: int, precision: str) -> lightning_fabric.Fabric:
+def _connected(device: str, devices: int, nodes: int, precision: str) -> "Fabric":
     """Find the devices; no other process is started yet."""
+    import lightning_fabric
+
     if distributed.is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
@@ -89,26 +93,28 @@ def _connected(device: str, devices: int, nodes: int, precision: str) -> lightni
 
 
 def _part() -> None:
-    """End gloo while Python still runs: its threads let go of objects of Python, which aborts a process that has none any more.
+    """Shut down gloo before Python exits: its threads release Python objects, which aborts a process whose interpreter has ended.
 
-    Other backends are left to themselves: theirs may wait for a process that has failed.
+    Other backends are not shut down: they may wait for a process that has failed.
     """
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
 
 
-def precision_of(fabric: lightning_fabric.Fabric) -> str:
-    """Precision that Fabric computes in, by its own name for it."""
+def precision_of(fabric: "Fabric") -> str:
+    """Return the precision that Fabric computes in, by its own name for it."""
     return str(fabric._precision.precision)
 
 
-def use_float32(fabric: lightning_fabric.Fabric) -> None:
-    """Let a Fabric that was launched with another precision, and has set up nothing yet, compute in float32."""
-    fabric._strategy.precision = fabric._precision = lightning_fabric.plugins.Precision()
+def use_float32(fabric: "Fabric") -> None:
+    """Set the precision of a Fabric that has set up nothing yet to float32."""
+    from lightning_fabric.plugins import Precision
+
+    fabric._strategy.precision = fabric._precision = Precision()
 
 
 def expected_share(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
-    """Places of the batch that this process will take, before processes have been launched."""
+    """Return the slice of the batch that this process will take, before processes are launched."""
     size = int(os.environ.get("WORLD_SIZE") or devices * nodes)
     node, local = (int(os.environ.get(name) or 0) for name in ("NODE_RANK", "LOCAL_RANK"))
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or node * devices + local)
@@ -116,19 +122,19 @@ def expected_share(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
     return slice(rank * each, (rank + 1) * each)
 
 
-def share(fabric: lightning_fabric.Fabric, batch: int) -> slice:
-    """Places of the batch that this process takes; see :func:`require_even`."""
+def share(fabric: "Fabric", batch: int) -> slice:
+    """Return the slice of the batch that this process takes; see :func:`require_even`."""
     each = require_even(batch, fabric.world_size)
     return slice(fabric.global_rank * each, (fabric.global_rank + 1) * each)
 
 
 def require_even(batch: int, processes: int) -> int:
-    """Clips for each process.
+    """Return the number of clips of each process.
 
     Raises
     ------
     RequestError
-        If the batch cannot be shared out evenly.
+        If the batch cannot be divided evenly.
     """
     if batch % processes:
         raise RequestError(
@@ -137,24 +143,22 @@ def require_even(batch: int, processes: int) -> int:
     return batch // processes
 
 
-def agree(fabric: lightning_fabric.Fabric, wishes: Iterable[bool]) -> list[bool]:
-    """Which of these any process wishes; all have to ask at the same step."""
-    if fabric.world_size == 1:
-        return list(wishes)
-    asked = torch.tensor(list(wishes), dtype=torch.int32, device=fabric.device)
-    distributed.all_reduce(asked, op=distributed.ReduceOp.MAX)
-    return [bool(wish) for wish in asked.tolist()]
+def agree(fabric: "Fabric", flags: Iterable[bool]) -> list[bool]:
+    """Return which of these flags any process has set; all processes call it at the same step."""
+    flags = torch.tensor(list(flags), dtype=torch.int32, device=fabric.device)
+    distributed.all_reduce(flags, op=distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in flags.tolist()]
 
 
 def summed(values: Tensor) -> Tensor:
-    """Sum over all processes, for each."""
+    """Return the sum over all processes, to each."""
     if distributed.is_initialized() and distributed.get_world_size() > 1:
         distributed.all_reduce(values)
     return values
 
 
 def gathered(values: Tensor) -> tuple[Tensor, int]:
-    """Values (B, ...) of all processes, one after the other, and the place of this one's first; no gradient flows through them."""
+    """Return values (B, ...) of all processes, in order of rank, and the index of this one's first; without gradient."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return values, 0
     parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
@@ -163,7 +167,7 @@ def gathered(values: Tensor) -> tuple[Tensor, int]:
 
 
 def gathered_objects(value: Any) -> list[Any]:
-    """Values of all processes, small objects of any kind."""
+    """Return the picklable values of all processes."""
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values
@@ -173,7 +177,7 @@ def gathered_objects(value: Any) -> list[Any]:
 
 
 class JoinedBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics are those of all processes' batches together; on CPUs too, which torch's own is not for."""
+    """Batch norm with the statistics of all processes' batches together; torch.nn.SyncBatchNorm does not run on CPUs."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise maps (P, C, H, W); P may differ between processes."""
@@ -192,7 +196,7 @@ class JoinedBatchNorm(nn.BatchNorm2d):
 
 
 def join_batch_norm(model: nn.Module) -> None:
-    """Let every batch norm of a model join its statistics with the other processes; names and numbers stay."""
+    """Turn every batch norm of a model into a :class:`JoinedBatchNorm`; names and weights stay."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = JoinedBatchNorm

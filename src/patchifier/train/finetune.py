@@ -7,25 +7,23 @@ once. CLS and positions belong to the bottleneck and are frozen with it.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from patchifier import checkpoint, tasks
+from patchifier import checkpoint
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
-from patchifier.datasets import Clip, partition
-from patchifier.evaluate import encoders as baselines
-from patchifier.evaluate import probes as probe
-from patchifier.io import Progress, silent, write_json
+from patchifier.datasets import Clip
+from patchifier.datasets.splits import Splits, folds_of, partition
+from patchifier.io import Progress, silent
 from patchifier.train import precision
 from patchifier.train.distributed import require_devices
 from patchifier.train.run import Run
 from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
 from patchifier.train.tuning import Tuned, Tuning
 
-__all__ = ["METHODS", "Inputs", "Tuned", "TunedModel", "Tuning", "controls", "finetune", "predict"]
+__all__ = ["METHODS", "Inputs", "Tuned", "TunedModel", "Tuning", "finetune", "predict"]
 
 
 def finetune(
@@ -82,7 +80,8 @@ def finetune(
         for method in methods
     ]
     for fold in folds:
-        require_sides(data, np.array(partition(data.clips, test_fold=fold)))
+        splits = Splits.of(data.clips, partition(data.clips, test_fold=fold))
+        splits.require_clips(f"cache {data.path}")
     require_devices(device)
     facts = {
         "kind": "finetune",
@@ -115,96 +114,13 @@ def finetune(
     return results
 
 
-def controls(
-    model: str | Path | Checkpoint,
-    cache: str | Path,
-    out: str | Path,
-    *,
-    config: Config | None = None,
-    random: bool = True,
-    resume: bool = False,
-    device: str = "auto",
-) -> list[dict[str, Any]]:
-    """What every table needs beside a model: the majority, the model's input without a model, and random weights.
-
-    Parameters
-    ----------
-    model, cache, config, resume, device
-        As for :func:`finetune`; the same clips are tested.
-    out : str or Path
-        The run folder; gets ``controls/``.
-    random : bool
-        Also train a linear probe on the same architecture with random, calibrated weights.
-
-    Returns
-    -------
-    list of dict
-        Rows of the results table. Majority and regression on mel statistics need no validation side and learn from it too.
-    """
-    start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
-    config = replace(
-        config or start.config, model=start.config.model, spectrogram=start.config.spectrogram
-    )
-    data = Cache(cache)
-    assert data.task is not None, "finetune() has refused a cache without targets"
-    task, everything = data.task, range(len(data.clips))
-    targets = tasks.encode_targets(task, [clip.target for clip in data.clips])
-    features = baselines.mel_stats(data, everything)
-    tests: list[np.ndarray] = []
-    guesses: dict[tuple[str, str], list[np.ndarray]] = {
-        ("majority", "none"): [],
-        ("mel-stats", probe.name(task)): [],
-    }
-    folds = test_folds(data.clips, config.finetune)
-    for fold in folds:
-        sides = np.array(partition(data.clips, test_fold=fold))
-        test, rest = np.flatnonzero(sides == "test"), np.flatnonzero(sides != "test")
-        tests.append(test)
-        guesses["majority", "none"].append(probe.majority(task, targets[rest], len(test)))
-        guesses["mel-stats", probe.name(task)].append(
-            probe.fit_predict(task, features[rest], targets[rest], features[test])
-        )
-    chosen = np.concatenate(tests)
-    groups = [data.clips[index].group or data.clips[index].id for index in chosen]
-    rows = [
-        tasks.evaluate(task, targets[chosen], [np.concatenate(parts)], groups).row(*names)
-        for names, parts in guesses.items()
-    ]
-    if random:
-        sides = np.array(partition(data.clips, test_fold=folds[0]))
-        opponent = baselines.random_checkpoint(
-            config, data, np.flatnonzero(sides == "train").tolist(), seed=config.finetune.seed
-        )
-        tuning = Tuning(opponent, data, task, "linear-probe", config, device=device, resume=resume)
-        settled = precision.of_run(Path(out)) or precision.decide(
-            config.finetune.precision, device, lambda: [tuning.trial(sides)]
-        )
-        tuning = replace(tuning, arithmetic=settled)
-        rows.append(
-            tuning.over_folds(
-                Path(out) / "controls" / "random", folds, encoder="random", progress=silent
-            ).row
-        )
-    write_json(Path(out) / "controls" / "results.json", {"rows": rows})
-    return rows
-
-
 def test_folds(clips: Sequence[Clip], config: FinetuneConfig) -> list[int | None]:
     """Return the folds that are tested in turn; [None] where the split is the data set's own or by hash."""
-    present = sorted({clip.fold for clip in clips if clip.fold is not None})
-    if any(clip.split for clip in clips) or len(present) < 3:
+    present = folds_of(clips)
+    if not present:
         return [None]
     last = present[-1] if config.test_fold is None else config.test_fold
     return [last, *(fold for fold in present if fold != last)] if config.folds == "all" else [last]
-
-
-def require_sides(data: Cache, sides: np.ndarray) -> None:
-    """Refuse a split of which a side is empty, before anything is trained."""
-    empty = [side for side in ("train", "valid", "test") if not (sides == side).any()]
-    if empty:
-        raise RequestError(
-            f"cache {data.path} has no {' and no '.join(empty)} clips after the split: {len(sides)} clips are too few."
-        )
 
 
 def describe_split(clips: Sequence[Clip], folds: Sequence[int | None]) -> str:

@@ -1,19 +1,16 @@
-"""The one training loop.
+"""The training loop: steps, validations, early stopping and checkpoints.
 
-Stage I, stage II and fine-tuning differ in a :class:`Job`: which module, which batch, which loss. What happens at step s is a pure
-function of the seed and of s, so that a run which is killed and resumed ends with the bits of one that was not.
-
-A GPU runs ahead of the loop: losses stay on it until there are enough of them to be worth fetching
-(:class:`patchifier.train.metrics.Losses`).
+Pre-training, fine-tuning, probes and frame-wise heads share :func:`run_steps`. :func:`fit` adds devices, files and resuming;
+:func:`fit_head` trains a small model in memory. What happens at a step is a function of the seed and the step alone, so a run that is
+killed and resumed ends with the bits of one that was not.
 """
 
+import copy
 import dataclasses
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,22 +21,126 @@ from torch import Tensor, nn
 from patchifier.config import TrainingConfig, digest
 from patchifier.io import Progress, silent
 from patchifier.seeding import dropout_seed
-from patchifier.train import distributed as devices
-from patchifier.train.checkpointer import Keeper, State
-from patchifier.train.metrics import Losses, Table
-from patchifier.train.run import Interrupted, is_first, was_restarted
-
-__all__ = ["Job", "State", "Stepper", "fit", "make_optimiser", "rate_factor"]
+from patchifier.train.checkpointer import Checkpointer, State, set_length
+from patchifier.train.distributed import agree, join_batch_norm, launch, precision_of
+from patchifier.train.metrics import CSVLogger, MetricBuffer
+from patchifier.train.optimiser import make_optimiser, rate_factor
+from patchifier.train.run import Interrupted, is_first, stop_signals, was_restarted
 
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
-DECAY_SHARE = 0.2  # of the steps of a trapezoid, over which its rate falls
 AGREE_STEPS = 10  # several processes ask each other this often whether to save or to stop
 
 
+def run_steps(
+    state: State,
+    take_step: Callable[[], None],
+    validate: Callable[[], None],
+    *,
+    total: int,
+    validate_every: int,
+    patience: int | None = None,
+    save: Callable[[], None] = lambda: None,
+) -> State:
+    """Take training steps until all are taken, or no validation has improved the score for long enough.
+
+    Parameters
+    ----------
+    state : State
+        Where to start; updated in place.
+    take_step : callable
+        Takes step ``state.step``.
+    validate : callable
+        Called before the first step, every `validate_every` steps and after the last; it calls :meth:`State.improve`.
+    total : int
+        Steps in all.
+    validate_every : int
+        Steps between validations.
+    patience : int
+        Steps without a better score after which training stops; None to take all steps.
+    save : callable
+        Called before every step, and once ``state.finished`` is set.
+
+    Returns
+    -------
+    State
+        The same object.
+    """
+    while not state.finished:
+        if state.step % validate_every == 0 or state.step == total:
+            validate()
+        stale = patience is not None and state.step - state.best_step >= patience
+        state.finished = stale or state.step >= total
+        save()
+        if not state.finished:
+            take_step()
+            state.step += 1
+    return state
+
+
+def fit_head(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss: Callable[[int], Tensor],
+    score: Callable[[], float],
+    *,
+    total: int,
+    validate_every: int,
+    patience: int,
+) -> tuple[State, list[float]]:
+    """Train a small model in memory and leave it with its best weights.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained in place.
+    optimiser : Optimizer
+        Of its parameters.
+    loss : callable
+        Step -> loss of a batch.
+    score : callable
+        Returns the validation score, higher is better; called without gradients.
+    total, validate_every, patience : int
+        As for :func:`run_steps`. The first validation is made after `validate_every` steps.
+
+    Returns
+    -------
+    state : State
+        Best score, its step, and the last step.
+    curve : list of float
+        All validation scores.
+    """
+    state, curve, best = State(), list[float](), copy.deepcopy(model.state_dict())
+
+    def take_step() -> None:
+        optimiser.zero_grad()
+        loss(state.step).backward()
+        optimiser.step()
+
+    def validate() -> None:
+        if state.step == 0:
+            return
+        with torch.no_grad():
+            curve.append(score())
+        if state.improve(curve[-1]):
+            best.update(copy.deepcopy(model.state_dict()))
+
+    steps = total // validate_every * validate_every
+    run_steps(
+        state,
+        take_step,
+        validate,
+        total=steps,
+        validate_every=validate_every,
+        patience=patience,
+    )
+    model.load_state_dict(best)
+    return state, curve
+
+
 @dataclass(frozen=True)
-class Job:
-    """What a training loop needs to know.
+class TrainTask:
+    """What :func:`fit` trains, and on what.
 
     Attributes
     ----------
@@ -48,7 +149,7 @@ class Job:
     clips : int
         Training clips, for epochs.
     batch : callable
-        step -> whatever `loss` takes, this process's share of it; a pure function of the step.
+        step -> whatever `loss` takes, this process's slice of it; a pure function of the step.
     loss : callable
         (model, batch) -> the loss, a scalar Tensor; the mean over processes is what is trained.
     validate : callable
@@ -58,7 +159,7 @@ class Job:
     learning_rates : dict of float
         By prefix of a parameter's name, where it differs from the config's.
     describe : callable
-        Step -> sentences that name what it was trained on, for the error message of one whose loss is not finite.
+        Step -> sentences that name its training clips, for the error message of one whose loss is not finite.
     """
 
     model: nn.Module
@@ -71,8 +172,8 @@ class Job:
     describe: Callable[[int], str] | None = None
 
 
-def fit(  # noqa: C901 - the one training loop, read from top to bottom
-    job: Job,
+def fit(
+    task: TrainTask,
     folder: Path,
     *,
     config: TrainingConfig,
@@ -84,11 +185,11 @@ def fit(  # noqa: C901 - the one training loop, read from top to bottom
     resume: bool = False,
     progress: Progress = silent,
 ) -> State:
-    """Train a job's model in place.
+    """Train a task's model in place.
 
     Parameters
     ----------
-    job : Job
+    task : TrainTask
         What to train, on what.
     folder : Path
         Gets ``metrics.csv``, ``validation.csv`` and ``state.safetensors``.
@@ -112,184 +213,175 @@ def fit(  # noqa: C901 - the one training loop, read from top to bottom
     Returns
     -------
     State
-        The model holds the best weights if the job has a score, else the last.
+        The model holds the best weights if the task has a score, else the last.
 
     Raises
     ------
     Interrupted
         After SIGINT or SIGTERM, when the state has been saved.
     RequestError
-        If a loss or a gradient's norm is not finite, naming the step and, where the job describes it, what it was trained on.
+        If a loss or a gradient's norm is not finite, naming the step and, where the task describes it, its training clips.
     """
-    fabric = fabric or devices.launch()
-    model = job.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if fabric.world_size > 1:
-        devices.join_batch_norm(model)
-    model.to(fabric.device)
-    optimiser = make_optimiser(model, config, job.learning_rates)
-    wrapped, wrapped_optimiser = fabric.setup(model, optimiser)
-    for method in ("stage_one_loss", "stage_two_loss"):
-        if hasattr(model, method):
-            wrapped.mark_forward_method(method)
-    total = config.total_steps(job.clips)
-    settings = digest(
-        STATE_FORMAT, config, seed, devices.precision_of(fabric), patience, validate_every
-    )
-    keeper = Keeper(folder, model, wrapped_optimiser, settings=settings)
-    state = keeper.load() if resume or was_restarted() else State()
-    take_step = Stepper(job, wrapped, wrapped_optimiser, fabric, config, seed, total)
+    fabric = fabric or launch()
+    model, optimiser = _set_up(task, config, fabric)
+    total = config.total_steps(task.clips)
+    settings = [  # of any length; and as files of version 0.1 have it
+        digest(STATE_FORMAT, one, seed, precision_of(fabric), patience, validate_every)
+        for one in (config.without_length, config)
+    ]
+    checkpointer = Checkpointer(folder, task.model, optimiser, settings=settings)
+    state = checkpointer.load() if resume or was_restarted() else State()
+    set_length(state, total, config, folder)
     with (
-        Table(folder / "metrics.csv", state.step) as metrics,
-        Table(folder / "validation.csv", state.step) as validation,
-        _stop_signals() as stop,
+        CSVLogger(folder / "metrics.csv", state.step) as metrics,
+        CSVLogger(folder / "validation.csv", state.step) as validation,
+        stop_signals() as stop,
     ):
         validation.last_step = fabric.broadcast(validation.last_step)
-        losses, saved_s = (
-            Losses(job.clips, config, fabric, metrics, progress, total, describe=job.describe),
-            time.monotonic(),
+        buffer = MetricBuffer(
+            task.clips, config, fabric, metrics, progress, total, describe=task.describe
         )
-        while not state.finished:
-            due = state.step % validate_every == 0 or state.step == total
-            if job.validate and due and validation.last_step < state.step:
-                losses.fetch()
-                _validate(job, state, validation, keeper, fabric)
-            spent = patience is not None and state.step - state.best_step >= patience
-            state.finished = state.step >= total or (spent and job.score is not None)
-            save, leave = (
-                stop.is_set() or time.monotonic() - saved_s >= checkpoint_every_s,
-                stop.is_set(),
+
+        def take_step() -> None:
+            buffer.start()
+            result = step(
+                task, state.step, model, optimiser, fabric, config, seed=seed, total=total
             )
-            if fabric.world_size > 1:
-                save, leave = (
-                    devices.agree(fabric, (save, leave))
-                    if state.step % AGREE_STEPS == 0
-                    else (False, False)
-                )
-            if state.finished or save:
-                losses.fetch()
-                keeper.save(state)
-                saved_s = time.monotonic()
-            if state.finished:
-                break
-            if leave:
-                raise Interrupted(f"stopped at step {state.step} of {total}; {SAVE_WORDS}")
-            losses.start()
-            rate, result = take_step(state.step)
-            state.step += 1
-            losses.add(state.step, rate, result)
-    if state.step < total:
-        progress(
-            total,
-            total,
-            f"no better score for {state.step - state.best_step} steps, stopped at step {state.step}",
+            buffer.add(state.step + 1, *result)
+
+        saver = _Saver(state, checkpointer, buffer, fabric, stop, checkpoint_every_s)
+        run_steps(
+            state,
+            take_step,
+            lambda: _validate(task, state, validation, checkpointer, buffer),
+            total=total,
+            validate_every=validate_every,
+            patience=patience if task.score else None,
+            save=saver,
         )
-    if job.score and keeper.best:
-        model.load_state_dict(keeper.best)
-    model.eval()
+    if state.step < total:
+        waited = state.step - state.best_step
+        progress(total, total, f"no better score for {waited} steps, stopped at step {state.step}")
+    if task.score and checkpointer.best:
+        task.model.load_state_dict(checkpointer.best)
+    task.model.eval()
     return state
 
 
-class Stepper:
-    """Takes optimiser steps, one after the other."""
+def _set_up(task: TrainTask, config: TrainingConfig, fabric: Any) -> tuple[Any, Any]:
+    """Place model and optimiser on the device; returns both as Fabric wraps them."""
+    model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if fabric.world_size > 1:
+        join_batch_norm(model)
+    model.to(fabric.device)
+    wrapped, optimiser = fabric.setup(model, make_optimiser(model, config, task.learning_rates))
+    for method in ("stage_one_loss", "stage_two_loss"):
+        if hasattr(model, method):
+            wrapped.mark_forward_method(method)
+    return wrapped, optimiser
+
+
+def step(
+    task: TrainTask,
+    number: int,
+    model: Any,
+    optimiser: Any,
+    fabric: Any,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    total: int,
+) -> tuple[float, Tensor]:
+    """Take one optimiser step.
+
+    Parameters
+    ----------
+    task : TrainTask
+        Its batch and loss are used.
+    number : int
+        Number of the step, from 0.
+    model, optimiser
+        As Fabric wraps them.
+    fabric : Fabric
+        Device and precision.
+    config : TrainingConfig
+        Learning rate, schedule and clipping.
+    seed, total : int
+        Seed of dropout; steps in all, for the schedule.
+
+    Returns
+    -------
+    rate : float
+        Learning rate.
+    result : Tensor, shape (2,)
+        Loss and gradient norm, on the device; the norm is NaN without clipping.
+    """
+    model.train()
+    torch.manual_seed(dropout_seed(seed, number, fabric.global_rank))
+    factor = rate_factor(number, total, config)
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * factor
+    optimiser.zero_grad(set_to_none=True)
+    batch = task.batch(number)
+    with fabric.autocast():  # Fabric's own wrapper does so for forward() alone
+        loss = task.loss(model, batch)
+    fabric.backward(loss)
+    norm = torch.full_like(loss, math.nan, requires_grad=False)
+    if config.clip_norm:
+        norm = fabric.clip_gradients(
+            model, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
+        )
+    optimiser.step()
+    return config.learning_rate * factor, torch.stack([loss.detach(), norm.to(loss)])
+
+
+def _validate(
+    task: TrainTask,
+    state: State,
+    logger: CSVLogger,
+    checkpointer: Checkpointer,
+    buffer: MetricBuffer,
+) -> None:
+    """Write a row of validation.csv and keep the best weights; the first process computes for all, in float32."""
+    if task.validate is None or logger.last_step >= state.step:
+        return
+    buffer.fetch()
+    task.model.eval()
+    with torch.no_grad():
+        figures = buffer.fabric.broadcast(task.validate(task.model) if is_first() else {})
+    logger.write(state.step, figures)
+    if task.score and state.improve(task.score(figures)):
+        checkpointer.keep_best()
+
+
+class _Saver:
+    """Saves the state when it is due, when training ends and when the user asks to stop."""
 
     def __init__(
         self,
-        job: Job,
-        model: Any,
-        optimiser: Any,
+        state: State,
+        checkpointer: Checkpointer,
+        buffer: MetricBuffer,
         fabric: Any,
-        config: TrainingConfig,
-        seed: int,
-        total: int,
+        stop: threading.Event,
+        every_s: float,
     ) -> None:
-        self.job, self.model, self.optimiser, self.fabric = job, model, optimiser, fabric
-        self.config, self.seed, self.total = config, seed, total
+        self.state, self.checkpointer, self.buffer = state, checkpointer, buffer
+        self.fabric, self.stop, self.every_s = fabric, stop, every_s
+        self.saved_s = time.monotonic()
 
-    def __call__(self, step: int) -> tuple[float, Tensor]:
-        """Take a step; returns the learning rate and, on the device, loss and gradient norm (2,)."""
-        self.model.train()
-        torch.manual_seed(dropout_seed(self.seed, step, self.fabric.global_rank))
-        factor = rate_factor(step, self.total, self.config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * factor
-        self.optimiser.zero_grad(set_to_none=True)
-        return self.config.learning_rate * factor, self.take(self.job.batch(step))
-
-    def take(self, batch: Any) -> Tensor:
-        """Forward, backward, optimiser; gradients were None before."""
-        with self.fabric.autocast():  # Fabric's own wrapper does so for forward() alone
-            loss = self.job.loss(self.model, batch)
-        self.fabric.backward(loss)
-        norm = torch.full_like(loss, math.nan, requires_grad=False)
-        if self.config.clip_norm:
-            norm = self.fabric.clip_gradients(
-                self.model, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+    def __call__(self) -> None:
+        """Save if due; raise Interrupted if a process was asked to stop."""
+        leave = self.stop.is_set()
+        due = leave or time.monotonic() - self.saved_s >= self.every_s
+        if self.fabric.world_size > 1:
+            agreed = self.state.step % AGREE_STEPS == 0
+            due, leave = agree(self.fabric, (due, leave)) if agreed else (False, False)
+        if due or self.state.finished:
+            self.buffer.fetch()
+            self.checkpointer.save(self.state)
+            self.saved_s = time.monotonic()
+        if leave and not self.state.finished:
+            raise Interrupted(
+                f"stopped at step {self.state.step} of {self.state.total}; {SAVE_WORDS}"
             )
-        self.optimiser.step()
-        return torch.stack([loss.detach(), norm.to(loss)])
-
-
-def _validate(job: Job, state: State, table: Table, keeper: Keeper, fabric: Any) -> None:
-    """Write a row of validation.csv and keep the weights if they are the best yet; the first process measures for all, in float32."""
-    assert job.validate is not None
-    job.model.eval()
-    with torch.no_grad():
-        figures = fabric.broadcast(job.validate(job.model) if is_first() else {})
-    table.write(state.step, figures)
-    if job.score and job.score(figures) > state.best_score:
-        state.best_score, state.best_step = job.score(figures), state.step
-        keeper.keep_best()
-
-
-def make_optimiser(
-    model: nn.Module, config: TrainingConfig, rates: Mapping[str, float]
-) -> torch.optim.AdamW:
-    """AdamW (4.4) with decay on matrices and kernels only, and learning rates by prefix of a name."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            rate = next(
-                (rate for prefix, rate in rates.items() if name.startswith(prefix)),
-                config.learning_rate,
-            )
-            table = name.endswith(("positions", "places", "distances.numbers", "cls", "mask_token"))
-            decay = 0.0 if parameter.ndim < 2 or table else config.weight_decay
-            groups.setdefault((rate, decay), []).append(parameter)
-    rows = [
-        {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]
-    return torch.optim.AdamW(rows, fused=True)
-
-
-def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
-    """Share of the peak learning rate at a step."""
-    if step < config.warm_up_steps:
-        return (step + 1) / config.warm_up_steps
-    if config.schedule == "constant":
-        return 1.0
-    if config.schedule == "trapezoid":
-        return min(1.0, (total - step) / max(1, math.ceil(DECAY_SHARE * total)))
-    done = (step - config.warm_up_steps) / max(1, total - config.warm_up_steps)
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into an event that the loop looks at; a second SIGINT stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""metrics.csv and validation.csv: tables that grow by a row a step."""
+"""Loggers of metrics.csv and validation.csv: one row for each step."""
 
 import csv
 import math
@@ -16,11 +16,11 @@ from patchifier.io import Progress, write_rows
 from patchifier.train.distributed import precision_of
 from patchifier.train.run import is_first
 
-FETCH_STEPS = 50  # of a device that runs ahead, losses are fetched this often
+FETCH_STEPS = 50  # between fetches of the losses from a GPU
 
 
-class Table:
-    """A CSV that grows by rows with a step; rows after the step resumed from are dropped. TensorBoard gets them too if installed."""
+class CSVLogger:
+    """Appends rows to a CSV file, and to TensorBoard if it is installed; drops rows after the step that a run resumes from."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path if is_first() else Path(os.devnull)
@@ -43,23 +43,25 @@ class Table:
         self.board = _board(path.parent / "tensorboard", step) if is_first() else None
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add a row; in a table that an older version began, under the columns that it has."""
+        """Append a row; a file that an older version began keeps its columns."""
         self.last_step = step
-        table = csv.writer(self.stream)
+        writer = csv.writer(self.stream)
         if not self.columns:
             self.columns = ["step", *figures]
-            table.writerow(self.columns)
-        table.writerow([step, *(f"{figures.get(name, math.nan):.6g}" for name in self.columns[1:])])
+            writer.writerow(self.columns)
+        writer.writerow(
+            [step, *(f"{figures.get(name, math.nan):.6g}" for name in self.columns[1:])]
+        )
         for name, value in figures.items():
             if self.board:
                 self.board.add_scalar(f"{self.path.stem}/{name}", value, step)
 
-    def __enter__(self) -> "Table":
-        """Return the table."""
+    def __enter__(self) -> "CSVLogger":
+        """Return the logger."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close its file."""
+        """Close the file."""
         self.stream.close()
         if self.board:
             self.board.close()
@@ -74,46 +76,40 @@ def _board(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step)
 
 
-class Losses:
-    """Losses on their way from the device to metrics.csv: at once from a CPU, many at a time from a device that runs ahead."""
+class MetricBuffer:
+    """Holds losses on the device until they are written to metrics.csv: every step on a CPU, every 50 steps on a GPU."""
 
     def __init__(
         self,
         clips: int,
         config: TrainingConfig,
         fabric: Any,
-        table: Table,
+        logger: CSVLogger,
         progress: Progress,
         total: int,
         *,
         describe: Callable[[int], str] | None = None,
     ) -> None:
-        self.clips, self.config, self.fabric, self.table, self.progress, self.total = (
-            clips,
-            config,
-            fabric,
-            table,
-            progress,
-            total,
-        )
+        self.clips, self.config, self.fabric = clips, config, fabric
+        self.logger, self.progress, self.total = logger, progress, total
         self.describe = describe
         self.waiting: list[tuple[int, float, Tensor]] = []
         self.limit = 1 if fabric.device.type == "cpu" else FETCH_STEPS
         self.since_s = 0.0
 
     def start(self) -> None:
-        """Start the clock of the first step that waits: what lies between steps, such as validation, does not count."""
+        """Start the clock of the first buffered step; time between steps, such as validation, is not counted."""
         if not self.waiting:
             self.since_s = time.monotonic()
 
     def add(self, step: int, rate: float, result: Tensor) -> None:
-        """Take the learning rate of a step and, on the device, its loss and gradient norm (2,)."""
+        """Add the learning rate of a step and, on the device, its loss and gradient norm (2,)."""
         self.waiting.append((step, rate, result))
         if len(self.waiting) >= self.limit:
             self.fetch()
 
     def fetch(self) -> None:
-        """Wait for the device and write a row for each step."""
+        """Wait for the device and write a row for each buffered step."""
         if not self.waiting:
             return
         results = torch.stack([result for _, _, result in self.waiting])  # (n, 2)
@@ -122,7 +118,7 @@ class Losses:
         for (step, rate, _), (loss, norm) in zip(self.waiting, values, strict=True):
             self._require_finite(step, loss, norm)
             epoch = step * self.config.batch / self.clips
-            self.table.write(
+            self.logger.write(
                 step,
                 {
                     "epoch": epoch,
@@ -136,7 +132,7 @@ class Losses:
         self.waiting = []
 
     def _require_finite(self, step: int, loss: float, norm: float) -> None:
-        """Refuse to go on from a step that has broken the weights; without clipping, no norm is measured, and it is NaN."""
+        """Refuse a loss or gradient norm that is not finite; without clipping the norm is NaN and not checked."""
         if math.isfinite(loss) and (math.isfinite(norm) or not self.config.clip_norm):
             return
         what = (

@@ -17,7 +17,7 @@ import torch
 
 from patchifier.config import RequestError
 from patchifier.io import Progress, silent
-from patchifier.train import distributed as devices
+from patchifier.train.distributed import gathered_objects, use_float32
 from patchifier.train.run import Run, processor
 from patchifier.train.self_test import Kernel, Trial, Verdict, self_test
 
@@ -200,9 +200,9 @@ def agree(fabric: Any, run: Run, arithmetic: Arithmetic) -> Arithmetic:
     """Let all processes compute alike: in float32, or with a kernel in float32, if any process has to."""
     if fabric.world_size == 1:
         return arithmetic
-    others: list[Arithmetic] = devices.gathered_objects(arithmetic)
+    others: list[Arithmetic] = gathered_objects(arithmetic)
     if any(other.precision == "32" for other in others):
-        devices.use_float32(fabric)
+        use_float32(fabric)
         return record(run, Arithmetic("32", (), arithmetic.test))
     kernels = sorted({kernel for other in others for kernel in other.kernels})
     test = (

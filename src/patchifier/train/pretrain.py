@@ -19,7 +19,8 @@ from patchifier import checkpoint, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
-from patchifier.evaluate import encoders as baselines
+from patchifier.datasets.features import load_features
+from patchifier.datasets.splits import Splits, pretraining_splits
 from patchifier.io import Progress, silent
 from patchifier.nn.fast import accelerate, keep_in_float32
 from patchifier.nn.model import Patchifier
@@ -33,20 +34,18 @@ from patchifier.train.distributed import (
     require_even,
     share,
 )
-from patchifier.train.loop import Job, fit
+from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
 from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
-from patchifier.train.sides import Sides, split
-from patchifier.train.validation import measured_elsewhere, validator
+from patchifier.train.validation import no_op_validator, validator
 from patchifier.train.whitening import examples_of, fit_whitening
 
 __all__ = [
     "PICTURE_RATIOS",
     "TRAINED",
     "Batches",
-    "Sides",
     "initial_model",
     "picture_facts",
     "pretrain",
@@ -58,7 +57,7 @@ __all__ = [
     "trials",
 ]
 
-LEAST_VARIATION = 1e-6  # deviation of a teacher's number, as a share of its mean: what varies less never changes, but for rounding
+LEAST_VARIATION = 1e-6  # of a teacher's feature, deviation over mean: one that varies less is constant up to rounding
 TRIAL_STEPS = (
     2  # of a stage, in the self-test of bf16: where clips are short, batches differ in shape
 )
@@ -128,14 +127,14 @@ def pretrain(
     require_embed(config)
     require_whitening(config)
     model = initial_model(config, init)
-    sides = split(data, config.pretrain)
+    splits = split(data, config.pretrain)
     if config.pretrain.pairs:
-        require_groups(data, sides.train)
+        require_groups(data, splits.train)
     facts = {
         "kind": "pretrain",
         "cache": str(data.path.resolve()),
         "dataset": data.name,
-        "clips": {"train": len(sides.train), "validation": len(sides.validation)},
+        "clips": {"train": len(splits.train), "validation": len(splits.valid)},
         "parameters": model.parameter_count(),
         "seed": config.pretrain.seed,
         "music": digest(list(data.keys)),
@@ -152,7 +151,7 @@ def pretrain(
             run,
             config.pretrain.precision,
             device,
-            lambda: trials(model, data, sides, config, devices=devices, nodes=nodes),
+            lambda: trials(model, data, splits, config, devices=devices, nodes=nodes),
             flag="pretrain.precision",
             progress=progress("test of bf16"),
         )
@@ -165,7 +164,7 @@ def pretrain(
                     stage,
                     model,
                     data,
-                    sides,
+                    splits,
                     config,
                     run,
                     fabric=fabric,
@@ -179,11 +178,11 @@ def pretrain(
                     run.path / "stage-two" / "reconstructions.safetensors",
                     model,
                     data,
-                    sides.validation,
+                    splits.valid,
                     config,
                 )
             if config.model.readout:  # of the first part alone: this machine may have no other
-                fit_whitening(model, config, examples_of(data, sides.parts[0]))
+                fit_whitening(model, config, examples_of(data, splits.slices[0]))
             described = {
                 name: run.facts[name]
                 for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
@@ -191,10 +190,16 @@ def pretrain(
             }
             steps = {
                 f"steps, stage {stage}": number
-                for stage, number in stage_steps(config.pretrain, len(sides.train)).items()
+                for stage, number in stage_steps(config.pretrain, len(splits.train)).items()
             }
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
+
+
+def split(data: Cache, config: PretrainConfig) -> Splits:
+    """Choose the clips of a cache that train and validate, and divide those that train among the parts of the cache."""
+    parts = data.parts(config.parts)
+    return pretraining_splits(data.clips, config, parts=parts, where=f"cache {data.path}")
 
 
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:
@@ -261,7 +266,7 @@ def train_stage(
     stage: str,
     model: Patchifier,
     data: Cache,
-    sides: Sides,
+    splits: Splits,
     config: Config,
     run: Run,
     *,
@@ -274,24 +279,24 @@ def train_stage(
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(
         data,
-        sides.parts,
+        splits.slices,
         config,
         stage,
         training,
         device=fabric.device,
         share=share(fabric, training.batch),
     )
-    job = Job(
+    job = TrainTask(
         stage_module(stage, model, batches, config),
-        clips=len(sides.train),
+        clips=len(splits.train),
         batch=batches,
         loss=stage_loss(stage, settings),
         learning_rates=extractor_rates(settings) if stage == "two" else {},
         validate=None
-        if not len(sides.validation)
-        else validator(stage, data, sides, config)
+        if not len(splits.valid)
+        else validator(stage, data, splits, config)
         if is_first()
-        else measured_elsewhere,
+        else no_op_validator,
         describe=batches.describe,
     )
     fit(
@@ -299,7 +304,7 @@ def train_stage(
         run.path / f"stage-{stage}",
         config=training,
         seed=settings.seed,
-        validate_every=settings.validate_every or max(50, -(-len(sides.train) // training.batch)),
+        validate_every=settings.validate_every or max(50, -(-len(splits.train) // training.batch)),
         fabric=fabric,
         checkpoint_every_s=settings.checkpoint_every_s,
         resume=resume,
@@ -319,7 +324,7 @@ def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
 def trials(
     model: Patchifier,
     data: Cache,
-    sides: Sides,
+    splits: Splits,
     config: Config,
     *,
     devices: int = 1,
@@ -330,7 +335,7 @@ def trials(
         if config.pretrain.stages in ("both", stage):
             batches = Batches(
                 data,
-                sides.parts,
+                splits.slices,
                 config,
                 stage,
                 training,
@@ -366,21 +371,21 @@ def stage_module(
             model,
             config,
             itertools.islice(batches.examples(), examples),
-            said_elsewhere(batches.data, batches.parts, config),
+            teacher_features(batches.data, batches.parts, config),
         )
         if several
         else model
     )
 
 
-def said_elsewhere(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
-    """What another model says of every clip (clips, E), in deviations from its mean over training clips; None if none is asked."""
-    if not config.pretrain.teacher_features:
+def teacher_features(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
+    """Return another model's features (clips, E), standardised by the training clips; None without `pretrain.teacher_features`."""
+    folder = config.pretrain.teacher_features
+    if not folder:
         return None
-    (teacher,) = baselines.encoders(f"features:{config.pretrain.teacher_features}", data=data)
-    features = teacher.encode(data, range(len(data.clips)))
-    heard = features[np.concatenate(parts)].astype(np.float64)
-    mean, deviation = heard.mean(0), heard.std(0)
+    features = load_features(folder, data.clips, name=f"features:{folder}")
+    training = features[np.concatenate(parts)].astype(np.float64)
+    mean, deviation = training.mean(0), training.std(0)
     varies = deviation > LEAST_VARIATION * np.abs(mean)
     return torch.from_numpy((features - mean) / np.where(varies, deviation, 1.0)).float()
 

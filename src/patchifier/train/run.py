@@ -10,9 +10,11 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,11 +25,32 @@ import torch
 import patchifier
 from patchifier.config import Config, RequestError, to_dict, update, with_added
 from patchifier.io import write_json
-from patchifier.locks import alone
+from patchifier.jobs import folder_lock
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
     """The user or the system asked to stop; the work so far is saved. Exit code 130."""
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Turn SIGINT and SIGTERM into an event that the loop reads; a second SIGINT stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- run folders ---
@@ -61,8 +84,8 @@ class Run:
     ----------
     path : str or Path
         The folder.
-    config : Config
-        Everything the run depends on.
+    config : Config or None
+        Everything the run depends on; None for a run whose settings are all in `facts`.
     resume : bool
         Go on with a run that is there already; without it, such a folder is refused.
     facts : dict
@@ -72,15 +95,14 @@ class Run:
     def __init__(
         self,
         path: str | Path,
-        config: Config,
+        config: Config | None,
         *,
         resume: bool = False,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.writes, self.held = Path(path), is_first(), contextlib.ExitStack()
-        old = self.path / "config.json"
         if self.writes:
-            self._claim(old, config, resume or was_restarted())
+            self._claim(config, resume or was_restarted())
         self.started_s = time.monotonic()
         self.facts: dict[str, Any] = {
             "name": self.path.name,
@@ -94,6 +116,8 @@ class Run:
             else {}
         )
         self.before_s = float(self.before.get("seconds", 0.0))
+        if config is None and self.before:
+            self._require_same("kind", "by another command: name another folder")
         if "music" in self.before:  # runs of older versions do not say
             self._require_same(
                 "music", f"on other clips: resume with the cache {self.before.get('cache')}"
@@ -110,20 +134,26 @@ class Run:
         if name in self.facts and self.facts[name] != self.before.get(name):
             raise RequestError(f"{self.path} was started {what}, or choose another --out.")
 
-    def _claim(self, old: Path, config: Config, resume: bool) -> None:
+    def _claim(self, config: Config | None, resume: bool) -> None:
         """Make the folder a run with this config, or check that it is one."""
+        old = self.path / ("run.json" if config is None else "config.json")
         if old.exists():
             if not resume:
                 raise RequestError(
                     f"{self.path} holds a run already: go on with --resume, or choose another --out."
                 )
-            if update(Config(), with_added(json.loads(old.read_text(encoding="utf-8")))) != config:
-                raise RequestError(
-                    f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
-                )
+            if config is not None:
+                before = update(Config(), with_added(json.loads(old.read_text(encoding="utf-8"))))
+                if before.without_length != config.without_length:
+                    raise RequestError(
+                        f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
+                    )
         elif self.path.exists() and any(self.path.iterdir()):
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
-        write_json(old, to_dict(config))
+        if config is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+        else:
+            write_json(old, to_dict(config))
 
     def settle(self, name: str, choose: Callable[[], str]) -> str:
         """Let this machine make a choice once and for all: a run that is resumed, even elsewhere, keeps to it."""
@@ -144,7 +174,7 @@ class Run:
     def __enter__(self) -> "Run":
         """Say that the run is under way; what was settled before stays so, should it be killed before it settles anything."""
         if self.writes:
-            self.held.enter_context(alone(self.path, "run"))
+            self.held.enter_context(folder_lock(self.path, "run"))
         self.facts = {
             name: value for name, value in self.before.items() if name in SETTLED
         } | self.facts

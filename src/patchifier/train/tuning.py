@@ -15,14 +15,14 @@ from patchifier import checkpoint, tasks
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
-from patchifier.datasets import partition
+from patchifier.datasets.splits import partition
 from patchifier.io import Progress, replaced_file, write_json, write_rows
 from patchifier.nn.fast import keep_in_float32
 from patchifier.seeding import batch_indices, generator
 from patchifier.tasks import Task
 from patchifier.train.diagnosis import describe_batch
 from patchifier.train.distributed import launch
-from patchifier.train.loop import Job, fit
+from patchifier.train.loop import TrainTask, fit
 from patchifier.train.precision import Arithmetic
 from patchifier.train.self_test import Trial
 from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
@@ -165,7 +165,7 @@ class Tuning:
             self.task, [self.data.clips[index].target for index in np.flatnonzero(sides == side)]
         )
 
-    def job(self, module: TunedModel, sides: np.ndarray, seed: int) -> Job:
+    def job(self, module: TunedModel, sides: np.ndarray, seed: int) -> TrainTask:
         """Batches, loss and validation of one split."""
         settings, inputs = self.config.finetune, self.inputs
         train, valid = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "valid")
@@ -208,7 +208,7 @@ class Tuning:
 
         rates = {"head": settings.head_learning_rate} if settings.head_learning_rate else {}
         score = functools.partial(_score, self.task, settings.select)
-        return Job(module, len(train), batch, batch_loss, validate, score, rates, describe)
+        return TrainTask(module, len(train), batch, batch_loss, validate, score, rates, describe)
 
     def trial(self, sides: np.ndarray) -> Trial:
         """What the first steps on a split compute, for the self-test of bf16."""

@@ -13,23 +13,23 @@ from patchifier import spectrogram
 from patchifier.augment import NO_AUGMENTATION
 from patchifier.cache import Cache
 from patchifier.config import Config
+from patchifier.datasets.splits import VALIDATION_CLIPS, Splits, evenly
 from patchifier.nn.masking import visible
 from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
 from patchifier.train.references import Kriging
-from patchifier.train.sides import VALIDATION_CLIPS, Sides
 
 HEALTH_CLIPS = 64  # of those that validate, evenly spread: what order is worth and what is drawn is measured on these
 
 
 def validator(
-    stage: str, data: Cache, sides: Sides, config: Config
+    stage: str, data: Cache, splits: Splits, config: Config
 ) -> Callable[[Any], dict[str, float]]:
     """Make a validation on held-out clips: the same crops and masks every time, no augmentation."""
-    known = training_statistics(data, sides.parts[0], config)
-    batches = list(validation_batches(data, sides.validation, config))
+    known = training_statistics(data, splits.slices[0], config)
+    batches = list(validation_batches(data, splits.valid, config))
     return (
         validator_one(batches, known, config)
         if stage == "one"
@@ -227,8 +227,8 @@ def drawn_figures(
     }
 
 
-def measured_elsewhere(model: Any) -> dict[str, float]:
-    """Stand in for a validation that the first process makes for all."""
+def no_op_validator(model: Any) -> dict[str, float]:
+    """Return no figures: the validator of every process but the first."""
     return {}
 
 
@@ -265,9 +265,8 @@ class TrainingStatistics:
 
 def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> TrainingStatistics:
     """Statistics of at most 256 training clips, evenly spread; the mean is over frames, since patches start anywhere."""
-    some = clips[np.linspace(0, len(clips) - 1, min(len(clips), VALIDATION_CLIPS)).astype(int)]
     width, means, sequences = config.model.frames, [], []
-    for index in some:
+    for index in evenly(clips, VALIDATION_CLIPS):
         log_mel = np.array(data.log_mel(int(index)), np.float32)[
             :, : config.model.mel_bands
         ]  # (T, M)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from patchifier.cache import Cache
 from patchifier.config import Config
+from patchifier.datasets.splits import evenly
 from patchifier.embed import Embedder
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import require_whitening
@@ -43,5 +44,5 @@ def fit_whitening(model: Patchifier, config: Config, log_mels: Iterable[Tensor])
 
 def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
     """Yield log-mels (M, T) of at most 4,096 clips, evenly spread."""
-    chosen = clips[np.linspace(0, len(clips) - 1, min(len(clips), WHITENING_CLIPS)).astype(int)]
+    chosen = evenly(clips, WHITENING_CLIPS)
     return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)

@@ -1,4 +1,4 @@
-"""What a learned encoder has to beat, as encoders of one interface: clips of a cache in, features (n, E) out.
+"""Encoders to compare, with one interface: clips of a cache in, features (n, E) out.
 
 ===================  =======  ====================================================================================
 spec                 size     what
@@ -7,13 +7,10 @@ mel-stats            2 M      mean and deviation over time of each mel band: the
 mfcc                 120      mean and deviation of 20 MFCC and their first and second differences (JukeMIR)
 chroma               72       the same of 12 constant-Q chroma (JukeMIR)
 handcrafted          192+2M   the three above side by side
-summaries            272      descriptors of windows: what an embedding may hold beside what was learnt, nothing learnt
+summaries            272      descriptors of windows, without learning
 random               E        the same architecture with random weights, batch-norm statistics calibrated
 MODEL                E        a model of this package: a folder, a bundled one's name, or hf://owner/name
-features:DIR         any      what somebody else computed
-hf:ID, hf-code:ID    any      an audio model of the transformers library
-hear:MODULE          any      a module with the HEAR API
-clmr:FILE            512      CLMR's SampleCNN
+features:DIR         any      files with one vector for each clip, from any other program
 ===================  =======  ====================================================================================
 """
 
@@ -24,9 +21,15 @@ from pathlib import Path
 from patchifier import hub, weights
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError
-from patchifier.evaluate.encoders import clmr, features, handmade, models, peers
+from patchifier.evaluate.encoders import features, handmade, models
 from patchifier.evaluate.encoders.handmade import chroma, handcrafted, mel_stats, mfcc
-from patchifier.evaluate.encoders.interface import Asked, Encode, Encoder, each_clip, each_waveform
+from patchifier.evaluate.encoders.interface import (
+    Encode,
+    Encoder,
+    EncoderOptions,
+    each_clip,
+    each_waveform,
+)
 from patchifier.evaluate.encoders.models import (
     CALIBRATION_CLIPS,
     as_encoder,
@@ -69,16 +72,16 @@ class Row:
     Parameters
     ----------
     takes : str
-        What stands behind the colon, for messages; in brackets if it may be left out, "" if there is nothing.
+        Form of the argument after the colon, for messages; in brackets if it is optional, "" if there is none.
     what : str
         One line for help texts.
     build : callable
-        Takes the whole spec (the encoder's name), what stands behind the colon, and what else was asked; gives encoders.
+        Takes the whole spec (the encoder's name), the argument and the options; returns encoders.
     """
 
     takes: str
     what: str
-    build: Callable[[str, str, Asked], list[Encoder]]
+    build: Callable[[str, str, EncoderOptions], list[Encoder]]
 
 
 ROWS = {
@@ -102,16 +105,6 @@ ROWS = {
         models.trained,
     ),
     "features": Row("DIR", "a folder with one .npy or .npz file for each clip", features.folder),
-    "hf": Row(
-        "ID or FOLDER[@LAYER]", "an audio model of the transformers library", peers.hugging_face
-    ),
-    "hf-code": Row(
-        "ID or FOLDER[@LAYER]",
-        "the same, and the code that comes with it is run",
-        peers.hugging_face_with_code,
-    ),
-    "hear": Row("MODULE[@WEIGHTS]", "a module with the HEAR API", peers.hear),
-    "clmr": Row("FILE", "CLMR's SampleCNN with the released weights", clmr.from_file),
 }
 
 
@@ -151,7 +144,7 @@ def encoders(
         If there is no such kind of encoder, or what it names cannot be used.
     """
     word, colon, argument = spec.partition(":")
-    if word not in ROWS or spec.startswith(hub.PREFIX):  # "hf:/a/folder" is a model of transformers
+    if word not in ROWS:
         if not _is_path(spec):
             raise RequestError(
                 f"{spec!r} is no encoder, expected a model folder, {', '.join(weights.names()) or 'a bundled model'}, or one of {', '.join(specs())}."
@@ -162,7 +155,7 @@ def encoders(
         argument and row.takes
     ):
         raise RequestError(f"{spec!r} is no encoder, expected {_spelled(word, row)} ({row.what}).")
-    return row.build(spec, argument, Asked(data, train, config, seed, device))
+    return row.build(spec, argument, EncoderOptions(data, train, config, seed, device))
 
 
 def _is_path(spec: str) -> bool:

@@ -1,7 +1,7 @@
-"""Features without a model: statistics over time of what can be computed from the sound directly.
+"""Features without a model: statistics over time of log-mels, MFCC and chroma.
 
-MFCC and chroma are JukeMIR's (Castellon et al. 2021, arXiv 2107.05677): mono at 22,050 Hz, turned up to a peak of 1, hop 512; mean and deviation
-of the sequence and of its first and second differences. The differences are plain ones between neighbouring frames.
+MFCC and chroma are JukeMIR's (Castellon et al. 2021, arXiv 2107.05677): mono at 22,050 Hz, normalised to a peak of 1, hop 512; mean and
+standard deviation of the sequence and of its first and second differences between neighbouring frames.
 """
 
 import importlib.metadata
@@ -15,68 +15,18 @@ import torch
 from patchifier import audio
 from patchifier.cache import Cache
 from patchifier.config import Config, ModelConfig, RequestError, digest
-from patchifier.evaluate.encoders.interface import Asked, Encode, Encoder, each_clip, each_waveform
+from patchifier.evaluate.encoders.interface import (
+    Encode,
+    Encoder,
+    EncoderOptions,
+    each_clip,
+    each_waveform,
+)
 from patchifier.nn.descriptors import DESCRIPTORS, VERSION
 from patchifier.windows import windows_of
 
 HOP = 512
 SUMMARIES = ("harmony", "mode", "pulse", "rhythm")
-
-
-def mel_stats(data: Cache, indices: Sequence[int]) -> np.ndarray:
-    """Mean and standard deviation over time of each mel band: (n, 2 M)."""
-    return each_clip("mel-stats", _mel_stats)(data, indices)
-
-
-def mfcc(data: Cache, indices: Sequence[int]) -> np.ndarray:
-    """MFCC statistics as in JukeMIR, from the audio itself: (n, 120)."""
-    return each_waveform("mfcc", audio.SAMPLE_RATE, mfcc_of)(data, indices)
-
-
-def chroma(data: Cache, indices: Sequence[int]) -> np.ndarray:
-    """Statistics of 12 constant-Q chroma as in JukeMIR, from the audio itself: (n, 72)."""
-    return each_waveform("chroma", audio.SAMPLE_RATE, chroma_of)(data, indices)
-
-
-def handcrafted(data: Cache, indices: Sequence[int]) -> np.ndarray:
-    """MFCC, chroma and mel statistics side by side: (n, 192 + 2 M)."""
-
-    def vector(data: Cache, index: int) -> np.ndarray:
-        clip = data.clips[index]
-        waveform = audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s)
-        return np.concatenate([mfcc_of(waveform), chroma_of(waveform), _mel_stats(data, index)])
-
-    return each_clip("handcrafted", vector)(data, indices)
-
-
-def summaries(data: Cache, indices: Sequence[int]) -> np.ndarray:
-    """What an embedding may hold beside what was learnt, with nothing learnt: descriptors of windows, averaged, (n, 272).
-
-    Raises
-    ------
-    RequestError
-        If the log-mels have no pitch bands.
-    """
-    if not data.spectrogram.pitch_bands:
-        raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
-    model = replace(
-        ModelConfig(), bands=data.spectrogram.bands, pitch_bands=data.spectrogram.pitch_bands
-    )
-    config = Config(spectrogram=data.spectrogram, model=model)
-
-    def vector(data: Cache, index: int) -> np.ndarray:
-        log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
-        windows = [
-            (patches[None, :, 0].double(), new[None])
-            for _, patches, new in windows_of(log_mel, config)
-        ]  # (1, N, M, W), (1, N) each
-        rows = [
-            torch.cat([DESCRIPTORS[name].values(patches, new, config)[0] for name in SUMMARIES])
-            for patches, new in windows
-        ]
-        return torch.stack(rows).mean(0).float().numpy()
-
-    return each_clip("summaries", vector)(data, indices)
 
 
 def _mel_stats(data: Cache, index: int) -> np.ndarray:
@@ -92,7 +42,7 @@ def mfcc_of(waveform: np.ndarray) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # librosa's, on clips shorter than one frame
-        return moments(
+        return sequence_statistics(
             librosa.feature.mfcc(
                 y=peak_normalised(waveform),
                 sr=audio.SAMPLE_RATE,
@@ -111,7 +61,7 @@ def chroma_of(waveform: np.ndarray) -> np.ndarray:
         warnings.simplefilter(
             "ignore", UserWarning
         )  # librosa's, on silence and on clips shorter than its longest filter
-        return moments(
+        return sequence_statistics(
             librosa.feature.chroma_cqt(
                 y=peak_normalised(waveform), sr=audio.SAMPLE_RATE, hop_length=HOP
             )
@@ -124,7 +74,7 @@ def peak_normalised(waveform: np.ndarray) -> np.ndarray:
     return waveform / peak if peak > 0 else waveform
 
 
-def moments(sequence: np.ndarray) -> np.ndarray:
+def sequence_statistics(sequence: np.ndarray) -> np.ndarray:
     """Mean and standard deviation over time of a sequence (F, T) and of its first and second differences: (6 F,); 0 where T is too small for a difference."""
     parts = []
     for order in range(3):
@@ -134,12 +84,46 @@ def moments(sequence: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _handcrafted(data: Cache, index: int) -> np.ndarray:
+    clip = data.clips[index]
+    waveform = audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s)
+    return np.concatenate([mfcc_of(waveform), chroma_of(waveform), _mel_stats(data, index)])
+
+
+def _summaries(data: Cache, index: int) -> np.ndarray:
+    """Mean over windows of the descriptors :data:`SUMMARIES`: (272,)."""
+    bands, pitch_bands = data.spectrogram.bands, data.spectrogram.pitch_bands
+    if not pitch_bands:
+        raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
+    model = replace(ModelConfig(), bands=bands, pitch_bands=pitch_bands)
+    config = Config(spectrogram=data.spectrogram, model=model)
+    log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
+    rows = []
+    for _, patches, new in windows_of(log_mel, config):
+        window = patches[None, :, 0].double(), new[None]  # (1, N, M, W), (1, N)
+        values = [DESCRIPTORS[name].values(*window, config)[0] for name in SUMMARIES]
+        rows.append(torch.cat(values))
+    return torch.stack(rows).mean(0).float().numpy()
+
+
+# Mean and standard deviation over time of each mel band: (n, 2 M).
+mel_stats = each_clip("mel-stats", _mel_stats)
+# MFCC statistics as in JukeMIR, from the audio: (n, 120).
+mfcc = each_waveform("mfcc", audio.SAMPLE_RATE, mfcc_of)
+# Statistics of 12 constant-Q chroma as in JukeMIR, from the audio: (n, 72).
+chroma = each_waveform("chroma", audio.SAMPLE_RATE, chroma_of)
+# MFCC, chroma and mel statistics, concatenated: (n, 192 + 2 M).
+handcrafted = each_clip("handcrafted", _handcrafted)
+# Descriptors of windows, without learning; refused where log-mels have no pitch bands: (n, 272).
+summaries = each_clip("summaries", _summaries)
+
+
 def build(
     encode: Encode, *, packages: Sequence[str] = ()
-) -> Callable[[str, str, Asked], list[Encoder]]:
+) -> Callable[[str, str, EncoderOptions], list[Encoder]]:
     """Make the builder of a row that takes no argument; the versions of `packages` decide the features too."""
 
-    def builder(name: str, argument: str, asked: Asked) -> list[Encoder]:
+    def builder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
         decides = [importlib.metadata.version(package) for package in packages]
         return [
             Encoder(

@@ -1,18 +1,27 @@
-"""The one interface of everything that turns clips into features, and what its rows share."""
+"""The interface of every encoder: clips of a cache in, features (n, E) out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from torch import nn
 
 from patchifier import audio
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError
+from patchifier.datasets.features import require_vector
 from patchifier.embed import Embedder
+from patchifier.io import Progress, silent
 
-Encode = Callable[[Cache, Sequence[int]], np.ndarray]
+
+class Encode(Protocol):
+    """Function that encodes clips."""
+
+    def __call__(
+        self, data: Cache, indices: Sequence[int], *, progress: Progress = silent
+    ) -> np.ndarray:
+        """Features (n, E) float32 of clips of a cache; shows clips done and clips in all."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +33,21 @@ class Encoder:
     name : str
         In tables. Encoders of one name are repeated runs of one encoder, with other seeds.
     encode : callable
-        Takes a cache and indices of clips, gives features (n, E) float32.
+        Takes a cache, indices of clips and, as `progress`, a function that shows progress; returns features (n, E) float32.
     parameters : int or None
         Learned numbers; 0 for hand-made features, None if unknown.
     seed : int or None
         Of random weights.
     identity : str or None
-        Hash of all that decides the features besides the clips; without one they are never stored.
+        Hash of everything besides the clips that decides the features. Without it they are not stored.
     note : str
-        What a reader of the table has to know, such as the pooling.
+        A note for tables, such as the pooling.
     precomputed : bool
-        The features were computed elsewhere, so they do not follow when a clip's audio is changed.
+        The features are read from files, so they do not change with a clip's audio.
     trained_on : Path or None
-        Run folder of a trained model of this package, whose ``run.json`` names the cache that it heard.
+        Run folder of a trained model of this package. Its ``run.json`` names the cache of its training data.
     embedder : Embedder or None
-        Of a model of this package: what gives vectors of moments within a clip.
+        Embedder of a model of this package, for vectors of frames.
     """
 
     name: str
@@ -53,8 +62,8 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the builder of an encoder is told besides its argument; :func:`patchifier.evaluate.encoders.encoders` explains each."""
+class EncoderOptions:
+    """Options of an encoder's builder; :func:`patchifier.evaluate.encoders.encoders` explains each."""
 
     data: Cache | None = None
     train: Sequence[int] | None = None
@@ -79,7 +88,7 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
         As :attr:`Encoder.encode`. Raises RequestError for no clips, for vectors of several sizes or with values that are not numbers.
     """
 
-    def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
+    def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
         rows: list[np.ndarray] = []
         for index in indices:
             try:
@@ -87,28 +96,14 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
             except Exception as error:
                 error.add_note(f"encoder {name}, clip {data.clips[index].id}")
                 raise
-            _require_vector(name, data.clips[index].id, row, rows[0] if rows else None)
+            require_vector(name, data.clips[index].id, row, rows[0] if rows else row)
             rows.append(row)
+            progress(len(rows), len(indices), "")
         if not rows:
             raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
         return np.stack(rows)
 
     return encode
-
-
-def _require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray | None) -> None:
-    if row.ndim != 1 or not row.size:
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} have shape {row.shape}, expected one vector (E,)."
-        )
-    if first is not None and row.shape != first.shape:
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} have {len(row)} numbers, those of the first clip {len(first)}: expected one size for all."
-        )
-    if not np.isfinite(row).all():
-        raise RequestError(
-            f"{name}: the features of clip {clip!r} hold NaN or infinity, expected numbers."
-        )
 
 
 def each_waveform(
@@ -123,33 +118,3 @@ def each_waveform(
         )
 
     return each_clip(name, of_clip)
-
-
-def require_answer(name: str, vector: Callable[[np.ndarray], np.ndarray], sample_rate: int) -> None:
-    """Refuse somebody else's model that fails on a second of silence, before hours of clips are heard."""
-    try:
-        found = vector(np.zeros(sample_rate, np.float32))
-    except RequestError:
-        raise
-    except Exception as error:  # other people's code may raise anything
-        raise RequestError(
-            f"{name}: the model fails on a second of silence ({type(error).__name__}: {first_line(error)}), expected one for audio."
-        ) from error
-    if found.ndim != 1:
-        raise RequestError(f"{name}: the model gives {found.shape} for one sound, expected (E,).")
-
-
-def first_line(error: BaseException) -> str:
-    """First line of another library's message."""
-    return str(error).strip().partition("\n")[0]
-
-
-def at_end(argument: str) -> tuple[str, str]:
-    """Split "what@how" at the last @: (what, how), with "" for how if there is none."""
-    what, _, how = argument.rpartition("@")
-    return (what, how) if what else (how, "")
-
-
-def count(module: nn.Module) -> int:
-    """Learned numbers of a network."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from patchifier import audio, checkpoint, datasets, hub, spectrogram, weights
+from patchifier import audio, checkpoint, hub, spectrogram, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import (
@@ -20,8 +20,10 @@ from patchifier.config import (
     SpectrogramConfig,
     update,
 )
+from patchifier.datasets.splits import Splits, evenly, partition
 from patchifier.embed import Embedder
-from patchifier.evaluate.encoders.interface import Asked, Encoder, at_end
+from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
+from patchifier.io import Progress, silent
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 from patchifier.train.whitening import WHITENING_CLIPS, fit_whitening
@@ -49,24 +51,21 @@ def random_checkpoint(
         Of the weights.
     """
     model = accelerate(Patchifier(config.model, seed=seed))
-    heard = list(log_mels(data, config.spectrogram, _spread(indices, CALIBRATION_CLIPS)))
     cut = [
         spectrogram.cut(
             log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
         )
-        for log_mel in heard
+        for log_mel in log_mels(
+            data, config.spectrogram, evenly(np.asarray(indices), CALIBRATION_CLIPS)
+        )
     ]
     calibrate(model, torch.cat(cut))
     fit_whitening(
-        model, config, log_mels(data, config.spectrogram, _spread(indices, WHITENING_CLIPS))
+        model,
+        config,
+        log_mels(data, config.spectrogram, evenly(np.asarray(indices), WHITENING_CLIPS)),
     )
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
-
-
-def _spread(indices: Sequence[int], most: int) -> np.ndarray:
-    return np.asarray(indices)[
-        np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(int)
-    ]
 
 
 def log_mels(
@@ -108,16 +107,17 @@ def as_encoder(
     """Encoder of a model, through the log-mels of the cache (:func:`log_mels`) and the embedding settings of its config."""
     embedder = Embedder(made.model, made.config, device=device)
 
-    def encode(data: Cache, indices: Sequence[int]) -> np.ndarray:
+    def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
         if not len(indices):
             raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
-        parts = []
-        for first in range(0, len(indices), CHUNK):
-            parts.append(
-                embedder.embed_log_mels(
-                    log_mels(data, made.config.spectrogram, indices[first : first + CHUNK])
-                )
-            )
+
+        def read(first: int) -> Iterator[torch.Tensor]:
+            chunk = log_mels(data, made.config.spectrogram, indices[first : first + CHUNK])
+            for number, log_mel in enumerate(chunk, first):
+                yield log_mel
+                progress(number + 1, len(indices), "")
+
+        parts = [embedder.embed_log_mels(read(first)) for first in range(0, len(indices), CHUNK)]
         return np.concatenate(parts)
 
     pooling = made.config.embed.pooling
@@ -133,38 +133,39 @@ def as_encoder(
     )
 
 
-def trained(name: str, argument: str, asked: Asked) -> list[Encoder]:
+def trained(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     """Row "model": a model's folder or name, MODEL or MODEL@pooling."""
-    model, pooling = at_end(argument)
-    if Path(argument).is_dir() or (
-        hub.is_name(argument) and pooling not in POOLINGS
-    ):  # a revision stands behind an @, too
+    model, _, pooling = argument.rpartition("@")
+    # An @ also separates the revision of a hub's model.
+    is_revision = hub.is_name(argument) and pooling not in POOLINGS
+    if not model or Path(argument).is_dir() or is_revision:
         model, pooling = argument, ""
     folder = weights.find(model)
     made = checkpoint.load(folder)
     if pooling:
         made = replace(made, config=update(made.config, {"embed": {"pooling": pooling}}))
     return [
-        replace(as_encoder(name, made, device=asked.device), trained_on=folder.resolve().parent)
+        replace(as_encoder(name, made, device=options.device), trained_on=folder.resolve().parent)
     ]
 
 
-def random(name: str, argument: str, asked: Asked) -> list[Encoder]:
+def random(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     """Row "random": five seeds; one, if the argument is a seed; the architecture of a model, if it is a folder."""
-    if asked.data is None:
+    if options.data is None:
         raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
     one = argument.isdecimal()
     config = (
         checkpoint.load(argument).config
         if argument and not one
-        else asked.config or _default(asked.data)
+        else options.config or _default(options.data)
     )
-    seeds = [int(argument)] if one else range(asked.seed, asked.seed + SEEDS)
+    seeds = [int(argument)] if one else range(options.seed, options.seed + SEEDS)
     made = [
-        random_checkpoint(config, asked.data, _training_clips(asked), seed=seed) for seed in seeds
+        random_checkpoint(config, options.data, _training_clips(options), seed=seed)
+        for seed in seeds
     ]
     return [
-        as_encoder(name, each, seed=seed, device=asked.device)
+        as_encoder(name, each, seed=seed, device=options.device)
         for each, seed in zip(made, seeds, strict=True)
     ]
 
@@ -175,15 +176,11 @@ def _default(data: Cache) -> Config:
     return Config(spectrogram=plain, model=replace(ModelConfig(), bands=plain.bands))
 
 
-def _training_clips(asked: Asked) -> Sequence[int]:
-    assert asked.data is not None
-    train = asked.train
+def _training_clips(options: EncoderOptions) -> Sequence[int]:
+    assert options.data is not None
+    train = options.train
     if train is None:
-        train = [
-            index
-            for index, side in enumerate(datasets.partition(asked.data.clips))
-            if side == "train"
-        ]
+        train = Splits.of(options.data.clips, partition(options.data.clips)).train.tolist()
     if not len(train):
         raise RequestError(
             "random: no training clips to calibrate on, expected at least one with the split 'train'."

@@ -9,13 +9,18 @@ import numpy as np
 from patchifier.cache import Cache
 from patchifier.config import RequestError, digest
 from patchifier.evaluate.encoders.interface import Encoder
-from patchifier.io import replaced_file
+from patchifier.io import Progress, replaced_file, silent
 
 FORMAT = 1  # raised whenever an encoder of this package changes its numbers
 
 
 def cached(
-    encoder: Encoder, data: Cache, indices: Sequence[int], folder: str | Path | None = None
+    encoder: Encoder,
+    data: Cache,
+    indices: Sequence[int],
+    folder: str | Path | None = None,
+    *,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Features (n, E) float32 of clips, read from `folder` if they were computed before, else computed and stored there.
 
@@ -30,6 +35,8 @@ def cached(
     folder : str or Path
         ``features`` in the folder of the cache by default. One .npy file for each encoder and list of clips; its name changes
         with the encoder's weights and settings, with the clips, and when an audio file was prepared anew or has another size or date.
+    progress : callable
+        Called with clips done, clips in all, and a note.
 
     Raises
     ------
@@ -37,7 +44,7 @@ def cached(
         As the encoder does, and if it gives something else than one row of numbers for each clip.
     """
     if encoder.identity is None:
-        return _checked(encoder, data, indices)
+        return _checked(encoder, data, indices, progress)
     name = re.sub(r"[^A-Za-z0-9.+-]+", "-", encoder.name).strip("-.")[-60:]
     key = digest(
         FORMAT, encoder.identity, encoder.seed, [_clip_key(data, int(index)) for index in indices]
@@ -46,7 +53,7 @@ def cached(
     found = _read(path, len(indices))
     if found is not None:
         return found
-    features = _checked(encoder, data, indices)
+    features = _checked(encoder, data, indices, progress)
     with replaced_file(path) as new, new.open("wb") as stream:
         np.save(stream, features, allow_pickle=False)
     return features
@@ -77,8 +84,10 @@ def _read(path: Path, count: int) -> np.ndarray | None:
     return features if sound and np.isfinite(features).all() else None
 
 
-def _checked(encoder: Encoder, data: Cache, indices: Sequence[int]) -> np.ndarray:
-    features = np.asarray(encoder.encode(data, indices), np.float32)
+def _checked(
+    encoder: Encoder, data: Cache, indices: Sequence[int], progress: Progress
+) -> np.ndarray:
+    features = np.asarray(encoder.encode(data, indices, progress=progress), np.float32)
     if features.ndim != 2 or len(features) != len(indices) or not features.size:
         raise RequestError(
             f"{encoder.name}: the features have shape {features.shape}, expected ({len(indices)}, E)."

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import labels
+from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate.frames import judge, targets
 from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
 from patchifier.evaluate.frames.vectors import Features
-from patchifier.evaluate.probes import Sides
-from patchifier.evaluate.probes.sides import with_validation
-from patchifier.tasks import Task, bootstrap
+from patchifier.statistics import bootstrap
+from patchifier.tasks import Task
 
 BATCH = 1024  # frames
 LEARNING_RATE = 1e-3
@@ -86,7 +86,7 @@ class _Clip:
 
 
 def probe_frames(
-    task: Task, data: Cache, features: Features, sides: Sides, *, seed: int = 0
+    task: Task, data: Cache, features: Features, sides: Splits, *, seed: int = 0
 ) -> FrameResult:
     """Train a linear probe on vectors of frames and judge it on the test clips.
 
@@ -103,8 +103,8 @@ def probe_frames(
     features : callable
         Takes the index of a clip, gives features (K, E) and times (K,) in seconds: :func:`~patchifier.evaluate.frames.model_features`,
         :func:`~patchifier.evaluate.frames.mel_features`, or anything else.
-    sides : Sides
-        Who trains, validates (a tenth of the training clips, by group, if nobody) and tests.
+    sides : Splits
+        Training, validation (a tenth of the training clips, by group, if there are none) and test clips.
     seed : int
         Of the order of training frames.
 

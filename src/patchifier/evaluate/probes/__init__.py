@@ -1,6 +1,6 @@
 """Probes on frozen embeddings: what a simple model can read off them.
 
-Every protocol takes features of all clips and the sides of a split, and gives predictions of the test side. What it chooses, it chooses
+Every protocol takes features of all clips and their splits, and returns predictions of the test clips. What it chooses, it chooses
 on validation clips; the standardiser is fitted on training clips only and applied to all.
 
 ==========  ======================================================================================================
@@ -18,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits
 from patchifier.evaluate.probes.few_shot import few_shot
 from patchifier.evaluate.probes.grid import jukemir
 from patchifier.evaluate.probes.linear import (
@@ -29,13 +30,13 @@ from patchifier.evaluate.probes.linear import (
     name,
 )
 from patchifier.evaluate.probes.pooler import paper
-from patchifier.evaluate.probes.sides import Probed, Sides
+from patchifier.evaluate.probes.protocol import Probed
+from patchifier.io import Progress, silent
 from patchifier.tasks import Task
 
 __all__ = [
     "PROTOCOLS",
     "Probed",
-    "Sides",
     "cross_validate",
     "cross_validate_majority",
     "few_shot",
@@ -56,9 +57,10 @@ def probe(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    sides: Sides,
+    splits: Splits,
     *,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> Probed:
     """Train and choose by a protocol, and predict the test clips.
 
@@ -72,10 +74,12 @@ def probe(
         Of all clips.
     targets : ndarray, shape (n, ...)
         As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    sides : Sides
+    splits : Splits
         Training, validation (may be empty) and test clips.
     seed : int
         Of what is drawn.
+    progress : callable
+        Called with steps done, steps in all, and a note.
 
     Returns
     -------
@@ -85,10 +89,11 @@ def probe(
     Raises
     ------
     RequestError
-        If the protocol is unknown, or features, targets and sides do not fit.
+        If the protocol is unknown, or features, targets and splits do not fit.
     """
     if protocol not in PROTOCOLS:
         raise RequestError(
             f"there is no protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}."
         )
-    return PROTOCOLS[protocol](task, features, targets, sides, seed=seed)
+    more = {} if protocol == "paper" else {"progress": progress}  # three runs of seconds
+    return PROTOCOLS[protocol](task, features, targets, splits, seed=seed, **more)

@@ -1,4 +1,4 @@
-"""Few examples: what an encoder is worth to somebody who labels a handful of clips of each class."""
+"""Few-shot probes: logistic regression on a few labelled clips of each class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,12 @@ import numpy as np
 
 from patchifier import tasks
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits
 from patchifier.evaluate.probes.heads import moments
 from patchifier.evaluate.probes.linear import LOGISTIC_C
-from patchifier.evaluate.probes.sides import Sides, check
+from patchifier.evaluate.probes.protocol import check
 from patchifier.seeding import generator
+from patchifier.statistics import interval
 from patchifier.tasks import Task
 
 
@@ -18,16 +20,16 @@ def few_shot(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    sides: Sides,
+    splits: Splits,
     *,
     shots: Sequence[int] = (1, 2, 5, 10),
     draws: int = 50,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Test logistic regression on k clips of each class, drawn again and again from the training side.
+    """Test logistic regression on k clips of each class, drawn repeatedly from the training split.
 
     A class's clips are drawn from different groups as far as there are so many. The standardiser is fitted on the features of all training
-    clips: it needs no label. Draws depend on seed, training side and its targets alone, so that encoders are compared on the same ones.
+    clips: it needs no label. Draws depend on seed, training split and its targets alone, so that encoders are compared on the same ones.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ def few_shot(
         Of all clips.
     targets : ndarray, shape (n,)
         As :func:`patchifier.tasks.encode_targets` gives them.
-    sides : Sides
+    splits : Splits
         Validation clips are not used; C is fixed at 0.1.
     shots : sequence of int
         Clips of each class.
@@ -62,15 +64,13 @@ def few_shot(
         )
     if not shots or min(shots) < 1 or draws < 1:
         raise RequestError(
-            f"few-shot was asked for {draws} draws of {tuple(shots)} clips, expected at least one of at least one."
+            f"few-shot has {draws} draws of {tuple(shots)} clips, expected at least one of at least one."
         )
-    check(task, features, targets, sides)
+    check(task, features, targets, splits)
     if len(task.names) < 2:
-        raise RequestError(
-            f"the task knows {len(task.names)} class, expected at least two to tell apart."
-        )
-    _check_counts(task, targets[sides.train], max(shots))
-    mean, scale = moments(np.asarray(features, np.float64)[sides.train])
+        raise RequestError(f"the task has {len(task.names)} class, expected at least two.")
+    _check_counts(task, targets[splits.train], max(shots))
+    mean, scale = moments(np.asarray(features, np.float64)[splits.train])
     rows = []
     for k in shots:
         figures = [
@@ -78,20 +78,20 @@ def few_shot(
                 task,
                 (features - mean) / scale,
                 targets,
-                sides,
+                splits,
                 k,
                 generator(seed, f"few-shot {k}", draw, scope="probe/"),
             )
             for draw in range(draws)
         ]
-        low, high = np.quantile(figures, [0.025, 0.975])
+        low, high = interval(np.array(figures))
         rows.append(
             {
                 "k": k,
                 "metric": task.metric,
                 "value": float(np.mean(figures)),
-                "low": float(low),
-                "high": float(high),
+                "low": low,
+                "high": high,
                 "draws": draws,
             }
         )
@@ -111,7 +111,7 @@ def _one_draw(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    sides: Sides,
+    splits: Splits,
     k: int,
     dice: np.random.Generator,
 ) -> float:
@@ -119,12 +119,12 @@ def _one_draw(
 
     chosen = np.concatenate(
         [
-            draw_clips(sides.train[targets[sides.train] == index], sides.groups, k, dice)
+            draw_clips(splits.train[targets[splits.train] == index], splits.groups, k, dice)
             for index in range(len(task.names))
         ]
     )
     model = LogisticRegression(C=LOGISTIC_C, max_iter=5000).fit(features[chosen], targets[chosen])
-    return tasks.main_score(task, targets[sides.test], model.predict_proba(features[sides.test]))
+    return tasks.main_score(task, targets[splits.test], model.predict_proba(features[splits.test]))
 
 
 def draw_clips(

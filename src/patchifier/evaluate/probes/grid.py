@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from patchifier import tasks
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate.probes.heads import (
     Problem,
     Schedule,
@@ -31,7 +32,7 @@ from patchifier.evaluate.probes.heads import (
     kept,
     train_alone,
 )
-from patchifier.evaluate.probes.sides import Probed, Sides, check, with_validation
+from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.evaluate.probes.stack import train_stack
 from patchifier.io import Progress, silent
 from patchifier.tasks import Task
@@ -51,7 +52,7 @@ def jukemir(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    sides: Sides,
+    sides: Splits,
     *,
     seed: int = 0,
     settings: Sequence[Setting] = SETTINGS,
@@ -68,7 +69,7 @@ def jukemir(
         Of all clips.
     targets : ndarray, shape (n, ...)
         As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    sides : Sides
+    sides : Splits
         Without a validation side, a tenth of the training clips, by group, becomes one.
     seed : int
         Of batches, dropout and first weights; 0 in the protocol.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from patchifier import tasks
 from patchifier.config import RequestError
-from patchifier.evaluate.probes.sides import Sides
+from patchifier.datasets.splits import Splits
 from patchifier.seeding import generator
 from patchifier.tasks import Task
 
@@ -132,7 +132,7 @@ class Problem:
 
     @classmethod
     def of(
-        cls, task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, seed: int
+        cls, task: Task, features: np.ndarray, targets: np.ndarray, sides: Splits, seed: int
     ) -> "Problem":
         """Cut features and targets; both standardisers know training clips only."""
         features = np.asarray(features, np.float64)

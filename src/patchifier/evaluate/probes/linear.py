@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from patchifier import tasks
-from patchifier.config import RequestError
-from patchifier.evaluate.probes.sides import Probed, Sides, check
+from patchifier.datasets.splits import Splits, inner_folds
+from patchifier.evaluate.probes.protocol import Probed, check
+from patchifier.io import Progress, silent
 from patchifier.tasks import Task
 
 LOGISTIC_C = 0.1  # strong, for hundreds of features and tens of clips; fixed beforehand, the same for every encoder
@@ -21,11 +22,17 @@ INNER_FOLDS = 5
 
 
 def linear(
-    task: Task, features: np.ndarray, targets: np.ndarray, sides: Sides, *, seed: int = 0
+    task: Task,
+    features: np.ndarray,
+    targets: np.ndarray,
+    splits: Splits,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Probed:
     """Logistic or ridge regression whose strength is chosen by validation; for small sets.
 
-    With a validation side, the strength is that which does best there; without, on folds of the training clips, by group. Then the
+    With a validation split, the strength is that which does best there; without, on folds of the training clips, by group. Then the
     probe is fitted again on training and validation clips together: on small sets more clips are worth more than a clip held out.
 
     Parameters
@@ -36,10 +43,12 @@ def linear(
         Of all clips.
     targets : ndarray, shape (n, ...)
         As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    sides : Sides
+    splits : Splits
         `valid` may be empty.
     seed : int
         Changes nothing: nothing is drawn.
+    progress : callable
+        Called with strengths done, strengths in all, and a note.
 
     Returns
     -------
@@ -49,44 +58,29 @@ def linear(
     Raises
     ------
     RequestError
-        If features, targets or sides do not fit, or training clips without a validation side are of one group.
+        If features, targets or splits do not fit, or training clips without a validation split are of one group.
     """
-    check(task, features, targets, sides)
-    known = np.concatenate([sides.train, sides.valid]).astype(np.int64)
-    rounds = [(sides.train, sides.valid)] if len(sides.valid) else _inner_folds(sides)
-    figures = {
-        strength: _score(task, features, targets, rounds, strength)
-        for strength in STRENGTHS[task.kind].tolist()
-    }
+    check(task, features, targets, splits)
+    known = np.concatenate([splits.train, splits.valid]).astype(np.int64)
+    folds = [(splits.train, splits.valid)]
+    if not len(splits.valid):
+        folds = inner_folds(splits, count=INNER_FOLDS)
+    strengths, figures = STRENGTHS[task.kind].tolist(), {}
+    for strength in strengths:
+        figures[strength] = _score(task, features, targets, folds, strength)
+        progress(len(figures), len(strengths), f"strength {strength:.3g}")
     # The stronger of equals: the smallest C, the largest alpha.
     best = max(
         figures,
         key=lambda strength: (figures[strength], strength if task.kind == "numbers" else -strength),
     )
     predictions = fit_predict(
-        task, features[known], targets[known], features[sides.test], strength=best
+        task, features[known], targets[known], features[splits.test], strength=best
     )
     return Probed(
         predictions,
         {"alpha" if task.kind == "numbers" else "C": best, f"valid_{task.metric}": figures[best]},
     )
-
-
-def _inner_folds(sides: Sides) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Divide training clips by group into folds of about the same size, each tested once."""
-    groups = sides.groups[sides.train]
-    names, sizes = np.unique(groups, return_counts=True)
-    if len(names) < 2:
-        raise RequestError(
-            "the split has no validation side and its training clips are of one group: expected at least two groups to choose a strength."
-        )
-    loads = np.zeros(min(INNER_FOLDS, len(names)), int)
-    fold_of = {}
-    for index in np.argsort(-sizes, kind="stable"):
-        fold_of[names[index]] = int(loads.argmin())
-        loads[loads.argmin()] += sizes[index]
-    folds = np.array([fold_of[group] for group in groups])
-    return [(sides.train[folds != fold], sides.train[folds == fold]) for fold in range(len(loads))]
 
 
 def _score(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from patchifier import tasks
 from patchifier.config import RequestError
+from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate.probes.heads import (
     Problem,
     Schedule,
@@ -18,7 +19,7 @@ from patchifier.evaluate.probes.heads import (
     scorer,
     train_alone,
 )
-from patchifier.evaluate.probes.sides import Probed, Sides, check, with_validation
+from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.nn.model import Head
 from patchifier.tasks import Task
 
@@ -35,7 +36,7 @@ def paper(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    sides: Sides,
+    sides: Splits,
     *,
     seed: int = 0,
     rates: Sequence[float] = RATES,
@@ -55,7 +56,7 @@ def paper(
         Of all clips.
     targets : ndarray, shape (n, ...)
         As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    sides : Sides
+    sides : Splits
         Without a validation side, a tenth of the training clips, by group, becomes one.
     seed : int
         Of batches and first weights.

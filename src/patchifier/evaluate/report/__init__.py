@@ -1,7 +1,7 @@
 """Figures, tables and one self-contained page, from run folders alone: no model is loaded, PyTorch is never imported.
 
-Read :func:`report` here, then its steps in the order of their imports: ``folders`` finds the runs and says what is missing, ``tables``
-collects the scores, ``figures`` draws what is there, ``page`` (with ``page.html``) puts it together. A run that is going on, was
+Read :func:`report` here, then its steps in the order of their imports: ``folders`` finds the runs and lists what is missing, ``tables``
+collects the scores, ``figures`` and ``reconstruction`` draw them, ``page`` renders the ``templates``. A run that is going on, was
 interrupted or is damaged is drawn as far as it goes and named on the page; no run is dropped.
 """
 
@@ -11,16 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from patchifier.config import RequestError
-from patchifier.evaluate.report.figures import reconstruction_figure, save_figure
+from patchifier.evaluate.report.drawing import save_figure
 from patchifier.evaluate.report.folders import (
     find_folders,
     read_json,
     read_reconstructions,
     read_run,
-    write_text,
 )
 from patchifier.evaluate.report.page import page_text
+from patchifier.evaluate.report.reconstruction import reconstruction_figure
 from patchifier.evaluate.report.tables import collect_rows, csv_table, markdown_table
+from patchifier.io import write_text
 
 __all__ = ["read_reconstructions", "reconstruction_figure", "report", "save_figure"]
 

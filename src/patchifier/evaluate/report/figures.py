@@ -1,14 +1,12 @@
 """Figures from what a run folder holds; matplotlib is imported when the first one is drawn."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchifier.config import RequestError
+from patchifier.evaluate.report.drawing import new_figure, tidy, unit_of
 from patchifier.evaluate.report.folders import (
     METHODS,
     Row,
@@ -17,10 +15,8 @@ from patchifier.evaluate.report.folders import (
     method_rows,
     read_columns,
     to_number,
-    write_beside,
 )
 from patchifier.evaluate.report.tables import group_rows, same_score, score_text
-from patchifier.train import references
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +29,6 @@ STYLES = {
     "freeze-bottleneck": ("--", "^", "#2f5fa8"),
     "full": ("-", "D", "#1c1433"),
 }
-SCALES = (
-    "magma",
-    "cividis",
-)  # of level and of error: even in lightness, and safe for the colour-blind
 PREDICTORS: dict[
     str, tuple[Any, str]
 ] = {  # column of stage-two/validation.csv, its line style and its name
@@ -55,214 +47,6 @@ def predictors_in(columns: Iterable[str]) -> dict[str, tuple[Any, str]]:
     if "interpolation_mse" in found and "shrunk_interpolation_mse" not in found:
         found["interpolation_mse"] = PREDICTORS["shrunk_interpolation_mse"]
     return found
-
-
-def save_figure(figure: "Figure", path: Path | str) -> None:
-    """Write a figure beside and rename it into place; the same figure gives the same file.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        What to write.
-    path : path
-        Ends in .png (150 dpi), .svg or .pdf.
-
-    Raises
-    ------
-    RequestError
-        For any other ending.
-    """
-    import matplotlib
-
-    path = Path(path)
-    metadata = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    if path.suffix not in metadata:
-        raise RequestError(
-            f"cannot write a figure to {path}: the name ends in {path.suffix!r}, expected .png, .svg or .pdf."
-        )
-    with write_beside(path) as beside, matplotlib.rc_context({"svg.hashsalt": "patchifier"}):
-        figure.savefig(beside, format=path.suffix[1:], dpi=150, metadata=metadata[path.suffix])
-
-
-def new_figure(height: float) -> "Figure":
-    """Make an empty figure 10 inches wide: 10 points are then as large as the page's text."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RequestError(
-            "drawing needs matplotlib, which is not installed: pip install 'patchifier[eval]'."
-        ) from error
-    return Figure(figsize=(10.0, height), layout="constrained")
-
-
-def tidy(axes: "Axes", title: str, *, x: str = "", y: str = "") -> None:
-    """Give axes their title and names, and take away what is not needed."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.set(xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def reconstruction_figure(
-    reconstructions: Mapping[str, np.ndarray], facts: Mapping[str, str]
-) -> "Figure":
-    """Draw one clip, and what the model fills in at each mask ratio.
-
-    Parameters
-    ----------
-    reconstructions, facts
-        As :func:`read_reconstructions` returns them.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The original; then for each ratio what was given, what was filled in, and the absolute error in dB.
-
-    Raises
-    ------
-    RequestError
-        If arrays or facts are missing or do not fit together.
-    """
-    ratios, scale, frame_s, band_hz = _check_reconstructions(reconstructions, facts)
-    original = reconstructions["original"]
-    N, M, W = original.shape
-
-    # 1. One strip for the original, three for each ratio, and a row with the two colour scales.
-    figure = new_figure(1.9 + 2.5 * len(ratios))
-    heights = [1.25, *(height for _ in ratios for height in (0.8, 0.8, 0.55))]
-    grid = figure.add_gridspec(len(heights) + 1, 2, height_ratios=[*heights, 0.11])
-    strips = [figure.add_subplot(grid[0, :])]
-    strips += [figure.add_subplot(grid[row, :], sharex=strips[0]) for row in range(1, len(heights))]
-    extent = (0.0, N * W * frame_s, 0.0, float(M))
-
-    # 2. Colour scales: levels are shared by all but the errors.
-    def picture(patches: np.ndarray) -> np.ndarray:  # (N, M, W) side by side in time, in dB
-        return patches.transpose(1, 0, 2).reshape(M, N * W) / scale
-
-    level: dict[str, Any] = {
-        "cmap": SCALES[0],
-        "aspect": "auto",
-        "origin": "lower",
-        "extent": extent,
-    }
-    level |= dict(zip(("vmin", "vmax"), np.percentile(picture(original), (1.0, 99.9)), strict=True))
-    errors = {
-        ratio: np.abs(reconstructions[f"reconstructed_{ratio}"] - original) for ratio in ratios
-    }
-    hidden = {ratio: reconstructions[f"masked_{ratio}"].astype(bool) for ratio in ratios}
-    seen = np.concatenate([errors[ratio][hidden[ratio]].ravel() for ratio in ratios])
-    seen = seen[np.isfinite(seen)]
-    worst = float(np.percentile(seen, 99.0)) / scale if seen.size else 1.0
-    difference: dict[str, Any] = {**level, "cmap": SCALES[1], "vmin": 0.0, "vmax": max(worst, 1e-6)}
-
-    # 3. The pictures.
-    levels = strips[0].imshow(picture(original), **level)
-    name = str(
-        facts.get("title") or facts.get("clip", "clip")
-    )  # a $ in a song's title is no formula
-    strips[0].set_title(
-        f"Original: {name}", loc="left", fontsize=11, fontweight="bold", parse_math=False
-    )
-    strips[0].set_ylabel("original")
-    for index, ratio in enumerate(ratios):
-        given, filled, missed = strips[1 + 3 * index : 4 + 3 * index]
-        mask, output = hidden[ratio], reconstructions[f"reconstructed_{ratio}"]
-        given.imshow(picture(original), **level)
-        _cover(given, mask, W * frame_s, M, facecolor="#d4d4d4", hatch="////", edgecolor="#9c9c9c")
-        filled.imshow(picture(np.where(mask[:, None, None], output, original)), **level)
-        errors_shown = missed.imshow(picture(errors[ratio]), **difference)
-        _cover(missed, ~mask, W * frame_s, M, facecolor="white")
-        given.set_title(
-            "\n"
-            + _ratio_title(ratio, mask, errors[ratio], scale)
-            + _reference_title(original, mask),
-            loc="left",
-            fontsize=11,
-            fontweight="bold",
-        )
-        for axes, name in ((given, "given"), (filled, "filled in"), (missed, "error")):
-            axes.set_ylabel(name)
-    # 4. The axes.
-    for axes in strips:
-        _label_bands(axes, band_hz, (1000,) if axes.get_ylabel() == "error" else (200, 1000, 4000))
-        axes.tick_params(labelbottom=axes is strips[-1], bottom=axes is strips[-1])
-    strips[-1].set_xlabel("Time (s)\n")  # the empty line keeps the colour scales away
-    figure.set_layout_engine("constrained", h_pad=0.012, hspace=0.0)
-    figure.supylabel("Frequency (mel scale)", fontsize=10)
-    for column, (image, label) in enumerate(
-        ((levels, "Level (dB re full scale)"), (errors_shown, "Absolute error (dB)"))
-    ):
-        figure.colorbar(
-            image, cax=figure.add_subplot(grid[-1, column]), orientation="horizontal", extend="both"
-        ).set_label(label)
-    return figure
-
-
-def _check_reconstructions(
-    reconstructions: Mapping[str, np.ndarray], facts: Mapping[str, str]
-) -> tuple[list[str], float, float, list[float]]:
-    ratios = [
-        name.removeprefix("masked_") for name in reconstructions if name.startswith("masked_")
-    ]
-    try:
-        N, M, W = reconstructions["original"].shape
-        scale, frame_s, band_hz = (
-            float(facts["scale"]),
-            float(facts["frame_s"]),
-            [float(hz) for hz in json.loads(facts["band_hz"])],
-        )
-        shapes = [
-            (
-                reconstructions[f"masked_{ratio}"].shape,
-                reconstructions[f"reconstructed_{ratio}"].shape,
-            )
-            for ratio in ratios
-        ]
-        ratios.sort(key=float)
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise RequestError(
-            f"reconstructions are incomplete ({error!r}): expected what read_reconstructions returns."
-        ) from error
-    if not ratios or len(band_hz) != M or any(shape != ((N,), (N, M, W)) for shape in shapes):
-        raise RequestError(
-            f"reconstructions do not fit: expected arrays ({N}, {M}, {W}) for each mask ratio, and {M} values of band_hz."
-        )
-    return ratios, scale, frame_s, band_hz
-
-
-def _ratio_title(ratio: str, mask: np.ndarray, error: np.ndarray, scale: float) -> str:
-    title = f"{100 * float(ratio):g} % masked: {int(mask.sum())} of {len(mask)} patches"
-    if not mask.any():
-        return title
-    mse = float(np.mean(np.square(error[mask], dtype=np.float64)))
-    return (
-        f"{title}, filled in with an error of {math.sqrt(mse) / scale:.1f} dB RMSE (MSE {mse:.4f})"
-    )
-
-
-def _reference_title(original: np.ndarray, mask: np.ndarray) -> str:
-    """Second line of a title: the MSE of predictors that need no model."""
-    found = references.untrained_mse(original, mask)
-    words = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items())
-    return f"\nMSE without a model: {words}" if words else ""
-
-
-def _cover(axes: "Axes", patches: np.ndarray, patch_s: float, bands: int, **style: Any) -> None:
-    """Cover some patches of a picture, in runs of neighbours so that no seam shows."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], patches.astype(np.int8), [0]])))
-    axes.broken_barh(
-        [(start * patch_s, (end - start) * patch_s) for start, end in edges.reshape(-1, 2)],
-        (0, bands),
-        linewidth=0,
-        **style,
-    )
-
-
-def _label_bands(axes: "Axes", band_hz: Sequence[float], marks: Iterable[int]) -> None:
-    marks = [hz for hz in marks if band_hz[0] <= hz <= band_hz[-1]]
-    names = [f"{hz} Hz" if hz < 1000 else f"{hz // 1000} kHz" for hz in marks]
-    axes.set_yticks(np.interp(marks, band_hz, np.arange(len(band_hz)) + 0.5), names, fontsize=8)
 
 
 def to_decibels(mse: Any, run: Run) -> Any:
@@ -513,11 +297,6 @@ def convergence_figure(run: Run, opponents: Sequence[Run], table: Sequence[Row])
             loc="outside lower center", ncols=5, frameon=False, fontsize=9.5, handlelength=3.2
         )
     return figure
-
-
-def unit_of(metric: str) -> tuple[float, str]:
-    """Factor and name with which a score is drawn."""
-    return (100.0, f"{metric} (%)") if metric == "accuracy" else (1.0, metric)
 
 
 def _draw_convergence(

@@ -1,11 +1,9 @@
-"""Run folders read as far as they go: facts, columns, what is missing, reconstructions; and files written whole or not at all."""
+"""Run folders read as far as they go: facts, columns, what is missing, reconstructions."""
 
 import csv
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +114,8 @@ def to_number(value: Any) -> float:
 def read_run(path: Path, base: Path, problems: list[str]) -> Run:
     """Read a run folder; its ``folder`` is named relative to ``base``."""
     facts = read_json(path / "run.json", problems)
-    config = read_json(path / "config.json", problems)
+    bare = facts.get("kind") == "compare"  # its settings are among the facts
+    config = {} if bare else read_json(path / "config.json", problems)
     run = Run(
         path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=()
     )
@@ -205,22 +204,3 @@ def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[
         raise RequestError(
             f"cannot read reconstructions from {path}: {error}. Expected the file that stage II writes."
         ) from error
-
-
-@contextmanager
-def write_beside(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which is renamed into place at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file beside and rename it into place."""
-    with write_beside(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-    return path

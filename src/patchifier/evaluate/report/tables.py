@@ -152,25 +152,16 @@ def markdown_table(rows: Sequence[Row]) -> str:
             "| encoder | method | metric | value | 95 % interval | n | source |",
             "|---|---|---|---:|---:|---:|---|",
         ]
-        for row in group:
-            metric = row.get("metric")
-            cells = [
-                row.get("encoder"),
-                row.get("method"),
-                metric,
-                score_text(row.get("value"), metric),
-                interval_text(row, metric),
-            ]
-            lines.append(
-                "| "
-                + " | ".join(
-                    escape(cell).replace("|", "\\|")
-                    for cell in [*cells, row.get("n", "?"), row["source"]]
-                )
-                + " |"
-            )
+        lines += [_markdown_row(row) for row in group]
         parts.append("\n".join([*lines, "", escape(caution_text(group))]).rstrip() + "\n")
     return "\n".join(parts) or "No test score yet.\n"
+
+
+def _markdown_row(row: Row) -> str:
+    metric = row.get("metric")
+    cells = [row.get("encoder"), row.get("method"), metric, score_text(row.get("value"), metric)]
+    cells += [interval_text(row, metric), row.get("n", "?"), row["source"]]
+    return f"| {' | '.join(escape(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def verdict(difference: Row) -> str:
@@ -179,3 +170,10 @@ def verdict(difference: Row) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "has no interval, so cannot be told apart from"
     return "beats" if low > 0 else "is beaten by" if high < 0 else "cannot be told apart from"
+
+
+def label(row: Row) -> str:
+    """Name of an encoder: the end of a long path, and the number of examples of few-shot."""
+    name, method = str(row.get("encoder")), str(row.get("method", ""))
+    name = name if len(name) <= 32 else f"…{name[-31:]}"
+    return f"{name}, {method.partition(', ')[2]}" if method.startswith("few-shot, ") else name

@@ -9,20 +9,20 @@ precision from the stored vectors, also where an approximate index chose the can
 from pathlib import Path
 
 from patchifier.library.search.index import Index, is_index
-from patchifier.library.search.rows import Changes, Found, Rows, Stored, Where, read
-from patchifier.library.search.searchable import Pair, Searchable
+from patchifier.library.search.rows import Changes, Filter, Rows, SearchResult, Stored, read
+from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
 
 __all__ = [
     "Changes",
-    "Found",
+    "Filter",
     "Index",
     "Pair",
     "Rows",
-    "Searchable",
+    "SearchResult",
     "Stored",
     "Table",
-    "Where",
+    "VectorStore",
     "load",
     "read",
 ]

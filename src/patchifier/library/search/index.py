@@ -16,13 +16,13 @@ from patchifier.config import RequestError
 from patchifier.library.search.rows import (
     TYPES,
     Changes,
+    Filter,
     Stored,
-    Where,
     digests,
     quoted_list,
     require_same_model,
 )
-from patchifier.library.search.searchable import Searchable
+from patchifier.library.search.store import VectorStore
 
 NAME = "embeddings"  # of the LanceDB table
 FACTS = b"patchifier.index"  # schema metadata: facts in JSON
@@ -56,7 +56,7 @@ def is_uri(path: str | Path) -> bool:
     return isinstance(path, str) and "://" in path
 
 
-class Index(Searchable):
+class Index(VectorStore):
     """A table of embeddings on disk; make one with :meth:`build`, or :meth:`open` it.
 
     Changes are seen by whoever made them and whoever opens the index afterwards; others go on reading what they opened, for a week. The
@@ -246,14 +246,14 @@ class Index(Searchable):
         for start in range(0, len(values), AT_ONCE):
             self._table.delete(f"{column} IN {quoted_list(values[start : start + AT_ONCE])}")
 
-    def _select(self, where: Where, *, vectors: bool = True) -> pa.Table:
+    def _select(self, where: Filter, *, vectors: bool = True) -> pa.Table:
         query = self._table.search().select(
             list(TYPES) if vectors else [name for name in TYPES if name != "embedding"]
         )
         query = query.where(where.sql()) if where.sql() else query
         return query.limit(None).to_arrow()
 
-    def _nearest(self, vector: np.ndarray, limit: int, *, where: Where, exact: bool) -> pa.Table:
+    def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
         query = (
             self._table.search(vector.astype(np.float32), vector_column_name="embedding")
             .distance_type("cosine")

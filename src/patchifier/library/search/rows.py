@@ -59,7 +59,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """A stretch of a file that a search gives back.
 
     Attributes
@@ -111,7 +111,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Where:
+class Filter:
     """Which rows take part; every condition that is given must hold. Strings are compared as they are, case included.
 
     Attributes
@@ -413,11 +413,11 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def found(table: pa.Table, scores: Sequence[float | None]) -> list[Found]:
+def found(table: pa.Table, scores: Sequence[float | None]) -> list[SearchResult]:
     """Rows with their scores, as results."""
     rows = table.select(["path", "start_s", "end_s", *TAGS]).to_pylist()
     return [
-        Found(
+        SearchResult(
             row["path"],
             row["start_s"],
             row["end_s"],

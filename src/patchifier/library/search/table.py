@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from patchifier.library.search.rows import Rows, Where, read, vectors_of
-from patchifier.library.search.searchable import Searchable
+from patchifier.library.search.rows import Filter, Rows, read, vectors_of
+from patchifier.library.search.store import VectorStore
 
 
-class Table(Searchable):
+class Table(VectorStore):
     """A table of embeddings in memory; every search compares with every row.
 
     Parameters
@@ -40,10 +40,10 @@ class Table(Searchable):
     def __len__(self) -> int:
         return len(self._table)
 
-    def _select(self, where: Where, *, vectors: bool = True) -> pa.Table:
+    def _select(self, where: Filter, *, vectors: bool = True) -> pa.Table:
         return self._table.filter(pa.array(where.mask(self._table)))
 
-    def _nearest(self, vector: np.ndarray, limit: int, *, where: Where, exact: bool) -> pa.Table:
+    def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
         vector = vector.astype(np.float32)
         scores = (
             np.concatenate([np.zeros(0, np.float32), *(part @ vector for part in self._parts)])

@@ -1,0 +1,162 @@
+"""A command's function makes its parser: the signature is its flags, the docstring their help."""
+
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NoReturn
+
+import docstring_parser
+import jsonargparse
+
+from patchifier.config import Config, read_changes, update
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a command.
+
+    Attributes
+    ----------
+    results : dict or list
+        What ``--json`` prints.
+    text : str
+        What is printed otherwise.
+    code : int
+        Exit code: 0; 1 if inputs were skipped or a check failed.
+    """
+
+    results: Any
+    text: str
+    code: int = 0
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Changes of a config: a file, and fields given as flags, which override the file.
+
+    Attributes
+    ----------
+    file : str
+        Path of a JSON file or name of a recipe; empty for none.
+    sections : dict
+        Changed fields of each section, for example ``{"pretrain": {"seed": 3}}``.
+    """
+
+    file: str
+    sections: dict[str, Any]
+
+    def apply(self, base: Config) -> Config:
+        """Return a copy of a config with these changes."""
+        if self.file:
+            base = update(base, read_changes(self.file))
+        return update(base, self.sections)
+
+
+Command = Callable[..., Outcome | None]
+SECTIONS = {field.type: field.name for field in fields(Config)}
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and leave with exit code 2."""
+        missing = re.search(r"the following arguments are required: (.+)", message)
+        if missing:
+            flags = self._option_string_actions
+            names = missing[1].split(", ")
+            named = [f"--{name}" if f"--{name}" in flags else name.upper() for name in names]
+            are = "are" if len(names) > 1 else "is"
+            message = f"{' and '.join(named)} {are} missing: see '{self.prog} --help'."
+        message = re.sub(r'^Parser key "(.+?)":', r"--\1:", message.removeprefix("argument "))
+        message = re.sub(r"<class '(\w+)'>", r"\1", message)
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+    def require_known(self, words: Sequence[str]) -> None:
+        """Refuse a flag that does not exist and suggest the nearest one."""
+        for word in words:
+            if word == "--":
+                return
+            flag = word.partition("=")[0]
+            if re.match("--?[a-z]", flag) and flag not in self._option_string_actions:
+                names = [known.removeprefix("--") for known in self._option_string_actions]
+                near = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
+                hint = f"did you mean --{near[0]}?" if near else f"see '{self.prog} --help'."
+                self.error(f"there is no flag {flag}: {hint}")
+
+
+def parser(command: Command) -> Parser:
+    """Build the parser of a command.
+
+    A positional parameter is an argument, a keyword-only one a flag. The parameter `changes`,
+    annotated with sections of the config, stands for ``--config`` and all fields of these sections.
+    """
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    doc = docstring_parser.parse(command.__doc__ or "", docstring_parser.DocstringStyle.NUMPYDOC)
+    text = {
+        name: entry.description or "" for entry in doc.params for name in entry.arg_name.split(", ")
+    }
+    name = command.__name__
+    built = Parser(prog=f"patchifier {name}", description=doc.description, allow_abbrev=False)
+    parameters = dict(inspect.signature(command).parameters)
+    changes = parameters.pop("changes", None)
+    for parameter in parameters.values():
+        _add_argument(built, parameter, text.get(parameter.name, ""))
+    built.add_argument("--json", action="store_true", help="Print results as JSON, nothing else.")
+    if changes:
+        built.add_argument("--config", type=str, default="", help=text.get("changes", ""))
+        for section in typing.get_args(changes.annotation)[1:]:
+            built.add_class_arguments(section, SECTIONS[section])
+    return built
+
+
+def _add_argument(built: Parser, parameter: inspect.Parameter, text: str) -> None:
+    required = parameter.default is parameter.empty
+    kind = parameter.annotation
+    if types.NoneType in typing.get_args(kind):
+        kind = typing.get_args(kind)[0]
+    positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    options: dict[str, Any] = {"help": text}
+    if not required:
+        options["default"] = parameter.default
+    elif not positional:
+        options["required"] = True
+    if kind is bool:
+        options["action"] = "store_true"
+    elif typing.get_origin(kind) is Literal:
+        options["choices"] = typing.get_args(kind)
+    elif kind == list[str]:
+        options |= {"type": str, "nargs": "+"}
+    else:
+        options["type"] = kind
+    if positional and not required:
+        options["nargs"] = "?"
+    built.add_argument(parameter.name if positional else f"--{parameter.name}", **options)
+
+
+def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], bool]:
+    """Read the words after a command's name.
+
+    Returns
+    -------
+    flags : dict
+        Keyword arguments of the command's function: what was given, and no default.
+    as_json : bool
+        Whether ``--json`` was given.
+    """
+    built = parser(command)
+    built.require_known(words)
+    given = built.parse_args(list(words), defaults=False).as_dict()
+    as_json = given.pop("json", False)
+    for name, value in given.items():
+        if isinstance(value, int) and value < 0:
+            built.error(f"--{name} is {value}, expected at least 0.")
+    if "changes" in inspect.signature(command).parameters:
+        names = [name for name in SECTIONS.values() if isinstance(given.get(name), dict)]
+        sections = {name: given.pop(name) for name in names}
+        given["changes"] = Changes(given.pop("config", ""), sections)
+    return given, as_json

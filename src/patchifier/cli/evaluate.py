@@ -1,0 +1,287 @@
+"""Commands that evaluate: compare, leaks, report, reconstruct, demo."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from patchifier.cli.command import Changes, Outcome
+from patchifier.cli.progress import progress
+from patchifier.config import Config, RequestError, read_changes, update
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from patchifier.embed import Embedder
+
+# The model, and its baselines: the same architecture untrained, and features without learning.
+ENCODERS = "patchifier-base,random:patchifier-base,mel-stats,mfcc"
+
+
+def compare(
+    cache: str,
+    *,
+    out: str,
+    encoders: str = ENCODERS,
+    probe: Literal["linear", "jukemir", "paper", "few-shot"] = "linear",
+    robustness: bool = False,
+    seed: int = 0,
+) -> Outcome:
+    """Compare encoders by the same probe on the same clips.
+
+    Parameters
+    ----------
+    cache : str
+        From 'patchifier prepare', with targets.
+    out : str
+        Run folder.
+    encoders : str
+        Comma-separated: models, mel-stats, mfcc, chroma, handcrafted, random, ...
+    probe : str
+        Protocol.
+    robustness : bool
+        Also test under deformations of the audio.
+    seed : int
+        Of the probe.
+    """
+    from patchifier.cache import Cache
+    from patchifier.evaluate import compare, report
+    from patchifier.evaluate import encoders as readers
+
+    data = Cache(cache)
+    specs = [spec.strip() for spec in encoders.split(",") if spec.strip()]
+    if not specs:
+        raise RequestError(
+            "--encoders names no encoder, expected some, such as 'runs/demo/model,random,mfcc'."
+        )
+    results = compare.compare(
+        data,
+        [encoder for spec in specs for encoder in readers.encoders(spec, data=data, seed=seed)],
+        Path(out),
+        protocol=probe,
+        robust=robustness,
+        seed=seed,
+        progress=progress,
+    )
+    page = report.report([Path(out)], Path(out) / "report")
+    lines = [*results["notes"], "", comparison_text(results), f"Report: {page}"]
+    return Outcome(results, "\n".join(lines))
+
+
+def comparison_text(results: dict[str, Any]) -> str:
+    """Lay a comparison out for a terminal: scores, then differences from the first."""
+    width = max([24, *(len(row["encoder"]) + 2 for row in results["rows"])])
+    lines = [
+        f"{results['dataset']}: {results['protocol']} probe, {results['split']}",
+        f"{'encoder':<{width}}{'metric':<12}{'value':>7}   95 % interval     n",
+    ]
+    for row in results["rows"]:
+        notes = (row["method"].partition(", ")[2], row["subset"], row["condition"])
+        score = f"{row['encoder']:<{width}}{row['metric']:<12}{row['value']:>7.3f}"
+        note = ", ".join(part for part in notes if part)
+        lines.append(f"{score}   {_interval(row)}  {row['n']:>4}  {note}".rstrip())
+    for row in results["differences"]:
+        lines.append(
+            f"{row['first']} - {row['second']}: {row['value']:+.3f} "
+            f"[{row['low']:+.3f}, {row['high']:+.3f}], p = {row['p_holm']:.3f} (Holm)"
+        )
+    return "\n".join(lines)
+
+
+def results_table(rows: list[dict[str, Any]]) -> str:
+    """Lay rows of results out for a terminal."""
+    width = max([12, *(len(row["encoder"]) + 2 for row in rows)])
+    lines = [f"{'encoder':<{width}}{'method':<20}{'metric':<10}{'value':>7}   95 % interval     n"]
+    for row in rows:
+        what = f"{row['encoder']:<{width}}{row['method']:<20}{row['metric']:<10}"
+        lines.append(f"{what}{row['value']:>7.3f}   {_interval(row)}  {row['n']:>4}")
+    return "\n".join(lines)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f"[{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def leaks(first: str, second: str, *, out: str = "") -> Outcome:
+    """Find recordings that two caches share, such as training clips in a test set.
+
+    Parameters
+    ----------
+    first : str
+        Cache of the training data. A bundled model has none: its card lists its training data.
+    second : str
+        Cache of the test data.
+    out : str
+        CSV file for the pairs.
+    """
+    from patchifier.cache import Cache
+    from patchifier.evaluate import leaks
+
+    for path in (first, second):
+        _require_no_model(path)
+    trained, tested = Cache(first), Cache(second)
+    found = leaks.leaks(trained, tested, progress=progress("clips"))
+    if out:
+        leaks.save(found, out)
+    lines = [leak.line() for leak in found]
+    lines.append(
+        f"{len(found)} pairs between {len(trained.clips)} clips of {trained.name} "
+        f"and {len(tested.clips)} of {tested.name}."
+    )
+    pairs = [leak.facts() for leak in found]
+    return Outcome({"leaks": pairs, "first": trained.name, "second": tested.name}, "\n".join(lines))
+
+
+def _require_no_model(path: str) -> None:
+    """Refuse a model and name the cache that is expected."""
+    from patchifier import weights
+
+    if path in weights.names():
+        raise RequestError(
+            f"{path} comes without the music it was trained on, expected a cache of that: its card, "
+            f"{weights.find(path) / 'README.md'}, lists it. benchmarks/open/README.md describes how "
+            "to build the list again; 'patchifier prepare' makes a cache of it."
+        )
+    if (Path(path) / "model.safetensors").exists():
+        raise RequestError(
+            f"{path} is a model, expected the cache it was trained on: run.json of its run names it "
+            "as 'cache'."
+        )
+
+
+def report(runs: list[str], *, out: str) -> Outcome:
+    """Draw figures and tables from run folders.
+
+    Parameters
+    ----------
+    runs : list of str
+        Run folders, or folders that hold some.
+    out : str
+        Folder for figures and index.html.
+    """
+    from patchifier.evaluate import report
+
+    page = report.report(runs, out)
+    return Outcome({"page": str(page)}, f"report: {page}")
+
+
+def reconstruct(
+    file: str, *, out: str, model: str = "", start_s: float = 0.0, sound: bool = False
+) -> Outcome:
+    """Draw what a model predicts for masked patches of a song.
+
+    Parameters
+    ----------
+    file : str
+        Audio file.
+    out : str
+        Picture: .png, .svg or .pdf.
+    model : str
+        Model folder or bundled model; patchifier-paper, which was trained to draw, by default.
+    start_s : float
+        Start of the excerpt in the song, in seconds.
+    sound : bool
+        Also write the reconstructions as wav files beside the picture.
+    """
+    import torch
+
+    from patchifier import embed, weights
+    from patchifier.evaluate import report
+    from patchifier.train import pretrain, references
+
+    embedder, picture = embed.load(model or weights.PAPER), Path(out)
+    arrays = _reconstructions(embedder, file, start_s)
+    if sound:
+        _save_sound(arrays, embedder.config, picture)
+    errors, baselines = {}, {}
+    for ratio in map(str, pretrain.PICTURE_RATIOS):
+        masked = arrays[f"masked_{ratio}"].astype(bool)
+        difference = arrays["original"] - arrays[f"reconstructed_{ratio}"]
+        errors[ratio] = float(torch.from_numpy(difference[masked]).square().mean())
+        baselines[ratio] = references.untrained_mse(arrays["original"], masked)
+    facts = pretrain.picture_facts(Path(file).name, {"title": Path(file).stem}, embedder.config)
+    report.save_figure(report.reconstruction_figure(arrays, facts), picture)
+    lines = [f"{picture}: MSE of masked patches"]
+    lines += [_error_line(ratio, error, baselines[ratio]) for ratio, error in errors.items()]
+    results = {"picture": str(picture), "masked_mse": errors, "references": baselines}
+    return Outcome(results, "\n".join(lines))
+
+
+def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[str, "np.ndarray"]:
+    """Patches (N, M, T) of an excerpt; for each ratio its mask (N,) and the reconstruction."""
+    import numpy as np
+
+    from patchifier.nn.masking import random_masking
+    from patchifier.seeding import generator
+    from patchifier.train import pretrain
+    from patchifier.windows import window_patches
+
+    config = embedder.config
+    most, _ = window_patches(config)
+    frames = config.model.frames
+    log_mel = _excerpt(embedder, file, start_s, most * frames * config.spectrogram.frame_s + 1)
+    shape = (1, min(most, max(1, log_mel.shape[1] // frames)))
+    arrays = {}
+    for ratio in pretrain.PICTURE_RATIOS:
+        draw = generator(config.pretrain.seed, "mask", 2**40)
+        masked = random_masking(draw, np.ones(shape, bool), ratio)[0]
+        patches, predicted = embedder.reconstruct(log_mel, masked)
+        arrays["original"] = patches.numpy()
+        arrays[f"masked_{ratio}"] = masked.astype(np.uint8)
+        arrays[f"reconstructed_{ratio}"] = predicted.numpy()
+    return arrays
+
+
+def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) -> "Tensor":
+    """Log-mel (M, frames) of an excerpt."""
+    from patchifier import audio
+
+    rate, end_s = embedder.config.spectrogram.sample_rate, start_s + seconds
+    waveform = audio.load(file, sample_rate=rate, start_s=start_s, end_s=end_s)
+    return embedder.log_mel(waveform, rate)
+
+
+def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) -> None:
+    import torch
+
+    from patchifier import audio, spectrogram
+
+    for name in (name for name in arrays if not name.startswith("masked_")):
+        patches = torch.from_numpy(arrays[name])[:, None]
+        log_mel = spectrogram.join(patches, len(patches) * config.model.frames, tail="anchor")
+        waveform = spectrogram.to_waveform(log_mel, config.spectrogram).numpy()
+        path = picture.with_name(f"{picture.stem}_{name}.wav")
+        audio.save(path, waveform, config.spectrogram.sample_rate)
+
+
+def _error_line(ratio: str, error: float, baselines: dict[str, float]) -> str:
+    """Put the error at a mask ratio beside those of predictors without a model."""
+    others = [f"{name.replace('_', ' ')} {value:.5f}" for name, value in baselines.items()]
+    return f"  ratio {ratio:<5}" + ", ".join([f"model {error:.5f}", *others])
+
+
+def demo(*, out: str = "runs/demo", changes: Changes) -> Outcome:
+    """Run the whole method on the bundled clips: pre-training, probes, fine-tuning, report.
+
+    Parameters
+    ----------
+    out : str
+        Folder for everything.
+    changes : Changes
+        Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
+    """
+    from patchifier.evaluate import demo
+
+    config = changes.apply(update(Config(), read_changes("demo")))
+    outcome = demo.demo(out, config=config, progress=progress)
+    results = outcome.results
+    lines = [results_table(results["rows"]), ""]
+    for row in results["differences"]:
+        points = [f"{100 * row[name]:+.1f}" for name in ("value", "low", "high")]
+        names = f"{row['first']} - {row['second']}"
+        lines.append(f"{names}: {points[0]} points [{points[1]}, {points[2]}]")
+    errors = [f"{name} {value:.5f}" for name, value in results["stage_two"].items()]
+    lines += ["", *results["notes"], ""]
+    lines.append(f"Stage II, masked-patch MSE on held-out clips: {', '.join(errors)}")
+    counted = f"{results['parameters']:,} parameters, {results['seconds']:.0f} s"
+    lines.append(f"{counted}. Report: {outcome.page}")
+    return Outcome(results, "\n".join(lines))

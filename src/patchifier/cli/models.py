@@ -1,0 +1,114 @@
+"""Commands about models and caches: info, export."""
+
+from pathlib import Path
+from typing import Any
+
+from patchifier.cli.command import Outcome
+from patchifier.config import to_dict
+
+
+def info(path: str = "", *, verify: bool = False, parts: int = 0) -> Outcome:
+    """Describe a model or a cache; without a path, list the models of the package.
+
+    Parameters
+    ----------
+    path : str
+        A cache, a model folder, or a bundled model's name.
+    verify : bool
+        Check every clip of a cache against its checksum.
+    parts : int
+        Name the shards of each part of a cache, for machines that train with --pretrain.parts.
+    """
+    if not path:
+        return _list_models()
+    is_cache = (Path(path) / "cache.json").exists()
+    facts = _cache_facts(path, verify, parts) if is_cache else _model_facts(path)
+    lines = [f"{name:<22}{value}" for name, value in facts.items() if _is_short(name, value)]
+    return Outcome(facts, "\n".join(lines), 1 if facts.get("problems") else 0)
+
+
+def _is_short(name: str, value: Any) -> bool:
+    listed = name == "problems" or name.startswith("part ")
+    return listed or not isinstance(value, dict | list)
+
+
+def _list_models() -> Outcome:
+    """List the bundled models; hours of training data and date are those of their release."""
+    from patchifier import weights
+
+    rows = [_bundled_facts(name) for name in weights.names()]
+    if not rows:
+        other = f"install it again, or name {weights.expected()}."
+        return Outcome([], f"no models are in this copy of the package: {other}")
+    lines = [f"{'name':<20}{'vector':>8}{'parameters':>12}{'hours':>8}  date"]
+    for row in rows:
+        sizes = f"{row['name']:<20}{row['size']:>8}{row['parameters']:>12,}"
+        lines.append(f"{sizes}{row['hours'] or '?':>8}  {row['date'] or '?'}")
+    return Outcome(rows, "\n".join(lines))
+
+
+def _bundled_facts(name: str) -> dict[str, Any]:
+    from patchifier import checkpoint, embed
+
+    loaded = checkpoint.load(name)
+    return {
+        "name": name,
+        "size": embed.Embedder(loaded.model, loaded.config).size,
+        "parameters": loaded.model.parameter_count(),
+        "hours": loaded.facts.get("hours"),
+        "date": loaded.facts.get("date"),
+    }
+
+
+def _model_facts(path: str) -> dict[str, Any]:
+    from patchifier import checkpoint, embed, weights
+
+    loaded = checkpoint.load(path)
+    facts = {
+        "kind": "model",
+        "size": embed.Embedder(loaded.model, loaded.config).size,
+        "parameters": loaded.model.parameter_count(),
+    }
+    for name, module in loaded.model.named_children():
+        facts[f"parameters_{name}"] = sum(weight.numel() for weight in module.parameters())
+    if loaded.task:
+        facts |= {"task": loaded.task.kind, "names": list(loaded.task.names)}
+    if path in weights.names():
+        facts["card"] = str(weights.find(path) / "README.md")
+    return facts | dict(loaded.facts) | {"config": to_dict(loaded.config)}
+
+
+def _cache_facts(path: str, verify: bool, parts: int) -> dict[str, Any]:
+    from patchifier.cache import Cache
+
+    cache = Cache(path)
+    facts = {
+        "kind": "cache",
+        "dataset": cache.name,
+        "clips": len(cache.clips),
+        "hours": round(float(cache.frames.sum()) * cache.spectrogram.frame_s / 3600, 3),
+        "task": cache.task.kind if cache.task else None,
+        "spectrogram": to_dict(cache.spectrogram),
+    }
+    for number, clips in enumerate(cache.parts(parts) if parts else []):
+        facts[f"part {number}"] = [shard.name for shard in cache.shard_files(clips)]
+    if verify:
+        facts["problems"] = cache.verify()
+    return facts
+
+
+def export(model: str = "", *, onnx: str) -> Outcome:
+    """Write a model as one ONNX file, from waveform to embedding.
+
+    Parameters
+    ----------
+    model : str
+        Model folder or bundled model; patchifier-base by default.
+    onnx : str
+        File to write.
+    """
+    from patchifier.integrations.onnx import export
+
+    path = export(model or None, onnx)
+    size = path.stat().st_size
+    return Outcome({"onnx": str(path), "bytes": size}, f"{path}, {size / 1e6:.1f} MB")

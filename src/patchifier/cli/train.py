@@ -1,0 +1,153 @@
+"""Commands that train: pretrain, finetune."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from patchifier.cli.command import Changes, Outcome
+from patchifier.cli.evaluate import results_table
+from patchifier.cli.progress import progress
+from patchifier.config import (
+    AugmentConfig,
+    Config,
+    EmbedConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    update,
+)
+
+METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")
+
+
+def pretrain(
+    cache: str,
+    *,
+    out: str,
+    init: str = "",
+    stage: Literal["one", "two", "both"] | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    changes: Annotated[Changes, ModelConfig, AugmentConfig, PretrainConfig, EmbedConfig],
+) -> Outcome | None:
+    """Learn from unlabelled music, in two stages.
+
+    Parameters
+    ----------
+    cache : str
+        From 'patchifier prepare'.
+    out : str
+        Run folder.
+    init : str
+        Model folder or bundled model to start from; its config is then the default.
+    stage : str
+        Short for --pretrain.stages.
+    resume : bool
+        Continue the run in --out.
+    device : str
+        auto, cpu, cuda, mps.
+    devices : int
+        Devices to share each batch, one process each. torchrun and SLURM bring their own number.
+    nodes : int
+        Machines; start the same command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT set.
+    changes : Changes
+        Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
+    """
+    from patchifier.io import silent
+    from patchifier.train import pretrain
+    from patchifier.train.run import Interrupted, is_first
+
+    config = changes.apply(_base(cache, init))
+    if stage:
+        config = update(config, {"pretrain": {"stages": stage}})
+    try:
+        model = pretrain.pretrain(
+            cache,
+            out,
+            config=config,
+            init=init or None,
+            resume=resume,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            progress=progress if is_first() else lambda title: silent,
+        )
+    except Interrupted:
+        if is_first():
+            raise
+        return None  # the first process has saved for all, and reports it
+    return _pretrained(model, out) if is_first() else None
+
+
+def _base(path: str, init: str) -> Config:
+    """Return the config that flags change: that of the initial model, or one that fits the cache."""
+    from patchifier import cache, checkpoint
+
+    spectrogram = cache.Cache(path, partial=True).spectrogram.without_pitch
+    if init:
+        return checkpoint.load(init).config
+    return Config(spectrogram=spectrogram, model=replace(ModelConfig(), bands=spectrogram.bands))
+
+
+def _pretrained(model: Path, out: str) -> Outcome:
+    facts = json.loads((Path(out) / "run.json").read_text(encoding="utf-8"))
+    text = f"model in {model}, {facts['parameters']:,} parameters, {facts['seconds']:.0f} s"
+    return Outcome({"model": str(model), **facts}, text)
+
+
+def finetune(
+    model: str,
+    cache: str,
+    *,
+    out: str,
+    method: Literal[
+        "linear-probe", "freeze-extractor", "freeze-bottleneck", "full", "all"
+    ] = "full",
+    resume: bool = False,
+    device: str = "auto",
+    changes: Annotated[Changes, FinetuneConfig, EmbedConfig],
+) -> Outcome:
+    """Evaluate a model on a task by partial fine-tuning.
+
+    Parameters
+    ----------
+    model : str
+        Model folder, or a bundled model's name such as patchifier-base.
+    cache : str
+        From 'patchifier prepare', with targets.
+    out : str
+        Run folder.
+    method : str
+        Which parts are trained.
+    resume : bool
+        Continue the run in --out.
+    device : str
+        auto, cpu, cuda, mps.
+    changes : Changes
+        Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
+    """
+    from patchifier import checkpoint
+    from patchifier.evaluate.controls import controls
+    from patchifier.train import finetune
+
+    start = checkpoint.load(model)
+    config = changes.apply(start.config)
+    methods = METHODS if method == "all" else (method,)
+    tuned = finetune.finetune(
+        start,
+        cache,
+        out,
+        methods=methods,
+        config=config,
+        resume=resume,
+        device=device,
+        progress=progress,
+    )
+    rows = [one.row for one in tuned]
+    rows += controls(
+        start, cache, out, config=config, resume=resume, device=device, progress=progress
+    )
+    return Outcome({"rows": rows}, results_table(rows))

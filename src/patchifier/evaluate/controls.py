@@ -1,0 +1,104 @@
+"""Baseline rows of a fine-tuning table: the majority, the model's input without a model, and random weights."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchifier import checkpoint, tasks
+from patchifier.cache import Cache
+from patchifier.checkpoint import Checkpoint
+from patchifier.config import Config
+from patchifier.datasets.splits import Splits, groups_of, partition
+from patchifier.evaluate import encoders, probes
+from patchifier.io import Progress, silent, write_json
+from patchifier.tasks import Task
+from patchifier.train import precision
+from patchifier.train.finetune import test_folds
+from patchifier.train.tuning import Tuning
+
+
+def controls(
+    model: str | Path | Checkpoint,
+    cache: str | Path,
+    out: str | Path,
+    *,
+    config: Config | None = None,
+    random: bool = True,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> list[dict[str, Any]]:
+    """Compute the baseline rows of a fine-tuning table.
+
+    Parameters
+    ----------
+    model, cache, config, resume, device, progress
+        As for :func:`patchifier.train.finetune.finetune`; the same clips are tested.
+    out : str or Path
+        The run folder; gets ``controls/``.
+    random : bool
+        Also train a linear probe on the same architecture with random, calibrated weights.
+
+    Returns
+    -------
+    list of dict
+        Rows of the results table. Majority and regression on mel statistics need no validation clips and train on them too.
+    """
+    start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
+    config = config or start.config
+    config = replace(config, model=start.config.model, spectrogram=start.config.spectrogram)
+    data = Cache(cache)
+    assert data.task is not None, "finetune() has refused a cache without targets"
+    folds = test_folds(data.clips, config.finetune)
+    rows = _untrained_rows(data, data.task, folds)
+    if random:
+        tuning = _random_weights(data, data.task, config, folds[0], device=device, resume=resume)
+        first = np.array(partition(data.clips, test_fold=folds[0]))
+        arithmetic = precision.of_run(Path(out)) or precision.decide(
+            config.finetune.precision, device, lambda: [tuning.trial(first)]
+        )
+        tuned = replace(tuning, arithmetic=arithmetic).over_folds(
+            Path(out) / "controls" / "random",
+            folds,
+            encoder="random",
+            progress=progress("random, linear-probe"),
+        )
+        rows.append(tuned.row)
+    write_json(Path(out) / "controls" / "results.json", {"rows": rows})
+    return rows
+
+
+def _untrained_rows(data: Cache, task: Task, folds: Sequence[int | None]) -> list[dict[str, Any]]:
+    """Rows of the majority and of a regression on mel statistics, over all test folds."""
+    targets = tasks.encode_targets(task, [clip.target for clip in data.clips])
+    features = encoders.mel_stats(data, range(len(data.clips)))
+    tests, majorities, regressions = [], [], []
+    for fold in folds:
+        split = np.array(partition(data.clips, test_fold=fold))
+        test, rest = np.flatnonzero(split == "test"), np.flatnonzero(split != "test")
+        tests.append(test)
+        majorities.append(probes.majority(task, targets[rest], len(test)))
+        regressions.append(probes.fit_predict(task, features[rest], targets[rest], features[test]))
+    clips = np.concatenate(tests)
+    groups = groups_of([data.clips[index] for index in clips])
+    return [
+        tasks.evaluate(task, targets[clips], [np.concatenate(predictions)], groups).row(*names)
+        for names, predictions in (
+            (("majority", "none"), majorities),
+            (("mel-stats", probes.name(task)), regressions),
+        )
+    ]
+
+
+def _random_weights(
+    data: Cache, task: Task, config: Config, fold: int | None, *, device: str, resume: bool
+) -> Tuning:
+    """Return the linear probe of a model with random weights, calibrated on the training clips."""
+    splits = Splits.of(data.clips, partition(data.clips, test_fold=fold))
+    start = encoders.random_checkpoint(
+        config, data, splits.train.tolist(), seed=config.finetune.seed
+    )
+    return Tuning(start, data, task, "linear-probe", config, device=device, resume=resume)

@@ -1,0 +1,95 @@
+"""Notes on leaks: for each trained encoder, whether clips of its training data are tested."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from patchifier import weights
+from patchifier.cache import Cache
+from patchifier.config import RequestError, digest
+from patchifier.evaluate import leaks
+from patchifier.evaluate.encoders import Encoder
+from patchifier.io import Progress, silent
+
+UNKNOWN = "so leaks into the test could not be looked for"
+
+
+def leak_notes(
+    encoders: Sequence[Encoder],
+    data: Cache,
+    tested: Sequence[int],
+    folder: Path,
+    *,
+    progress: Callable[[str], Progress] = lambda title: silent,
+) -> list[str]:
+    """Name the tested clips that are part of an encoder's training data.
+
+    Parameters
+    ----------
+    encoders : sequence of Encoder
+        Those without ``trained_on`` get no note.
+    data : Cache
+        The clips of the comparison.
+    tested : sequence of int
+        Indices of the tested clips.
+    folder : Path
+        Gets ``leaks-NAME.csv`` for each training cache.
+    progress : callable
+        Given a title, returns a function that shows progress.
+
+    Returns
+    -------
+    list of str
+        One note for each trained encoder. It says so where the training data is not available.
+    """
+    ids = {data.clips[index].id for index in tested}
+
+    @functools.cache
+    def search(training: Path) -> str:  # once for all encoders with the same training data
+        shown = progress(f"leaks from {training.name}")
+        try:
+            found = leaks.leaks(Cache(training), data, progress=shown)
+        except RequestError as error:
+            return f"its training data, {training}, could not be searched for clips of this test: {error}"
+        found = tuple(leak for leak in found if leak.second in ids)
+        leaks.save(found, folder / f"leaks-{training.name}.csv")
+        if not found:
+            return f"no clip of its training data, {training}, is in this test."
+        named = ", ".join(sorted({leak.second for leak in found}))
+        return f"clips of its training data, {training}, are in this test: {named}."
+
+    return [
+        f"{encoder.name}: {_note(encoder.trained_on, data, search)}"
+        for encoder in encoders
+        if encoder.trained_on is not None
+    ]
+
+
+def _note(trained_on: Path, data: Cache, search: Callable[[Path], str]) -> str:
+    if trained_on == weights.ROOT.resolve():
+        return f"comes without its training data, {UNKNOWN}; its card lists the data."
+    places = [trained_on / "run.json", trained_on / "pretrain" / "run.json"]  # the latter: the demo
+    facts: dict[str, Any] = next(
+        (json.loads(place.read_text(encoding="utf-8")) for place in places if place.exists()), {}
+    )
+    training = _training_cache(facts)
+    if training is None:
+        note = f"its training data is not available, {UNKNOWN} ('patchifier leaks')."
+    elif training.path.resolve() == data.path.resolve():
+        note = "pre-trained, without labels, on clips of this very cache."
+    else:
+        note = search(training.path)
+    if "init" not in facts:
+        return note
+    return f"{note} Started from {facts['init']}: {_note(Path(facts['init']).parent, data, search)}"
+
+
+def _training_cache(facts: Mapping[str, Any]) -> Cache | None:
+    """Cache of a run's training data, if it exists and still holds the same clips."""
+    try:
+        found = Cache(facts["cache"], partial=True)
+    except (KeyError, RequestError):
+        return None
+    return found if facts.get("music") in (None, digest(list(found.keys))) else None

@@ -1,0 +1,133 @@
+"""What every figure shares: new figures and axes, files, and pictures inside a page; matplotlib is imported by the first figure."""
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from patchifier.config import RequestError
+from patchifier.evaluate.report.folders import Run
+from patchifier.io import replaced_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SCALES = ("magma", "cividis")  # of level and of error: even in lightness, safe for the colour-blind
+
+
+def new_figure(height: float) -> "Figure":
+    """Make an empty figure 10 inches wide: 10 points are then as large as the page's text."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RequestError(
+            "drawing needs matplotlib, which is not installed: pip install 'patchifier[eval]'."
+        ) from error
+    return Figure(figsize=(10.0, height), layout="constrained")
+
+
+def tidy(axes: "Axes", title: str, *, x: str = "", y: str = "") -> None:
+    """Set the title and the labels of axes, and remove the upper and right spines."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set(xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def unit_of(metric: str) -> tuple[float, str]:
+    """Factor and name with which a score is drawn."""
+    return (100.0, f"{metric} (%)") if metric == "accuracy" else (1.0, metric)
+
+
+def save_figure(figure: "Figure", path: Path | str) -> None:
+    """Write a figure beside and rename it into place; the same figure gives the same file.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+    path : path
+        Ends in .png (150 dpi), .svg or .pdf.
+
+    Raises
+    ------
+    RequestError
+        For any other ending.
+    """
+    import matplotlib
+
+    path = Path(path)
+    metadata = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    if path.suffix not in metadata:
+        raise RequestError(
+            f"cannot write a figure to {path}: the name ends in {path.suffix!r}, expected .png, .svg or .pdf."
+        )
+    with replaced_file(path) as new, matplotlib.rc_context({"svg.hashsalt": "patchifier"}):
+        figure.savefig(new, format=path.suffix[1:], dpi=150, metadata=metadata[path.suffix])
+
+
+def stem_of(name: str, run: Run, *, several: bool = True) -> str:
+    """Name of a figure's files; with the run's folder where there are several."""
+    folder = str(run.facts.get("folder", run.path.name))
+    plain = "".join(letter if letter.isalnum() else "-" for letter in folder)
+    return f"{name}-{plain}" if several else name
+
+
+def picture(
+    figure: "Figure", path: Path, alt: str, *, pixels: bool = False, **facts: Any
+) -> dict[str, Any]:
+    """Save a figure as PNG and SVG; return it for the page.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+    path : Path
+        Of its files, without suffix.
+    alt : str
+        Description for readers who do not see it.
+    pixels : bool
+        Whether the figure is mostly pixels: the page then holds the PNG in 256 colours instead of the SVG.
+    **facts
+        What its caption names.
+
+    Returns
+    -------
+    dict
+        ``alt``, ``source`` (a data URI) and the facts.
+    """
+    png, svg = path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.svg")
+    save_figure(figure, png)
+    figure.set_layout_engine("none")  # found already: to find it again would double the time
+    # The last bits of positions differ from run to run, and names inside an SVG are made from them.
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position().bounds, 9).tolist())
+    save_figure(figure, svg)
+    kind, content = ("png", _few_colours(png)) if pixels else ("svg+xml", svg.read_bytes())
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return {"alt": alt, "source": source, **facts}
+
+
+def _few_colours(path: Path) -> bytes:
+    """Read a PNG and write it in 256 colours, those of the two colour scales and greys: a third of the size."""
+    from matplotlib import colormaps
+    from PIL import Image  # matplotlib writes its PNGs with it
+
+    counts = {SCALES[0]: 128, SCALES[1]: 96, "gray": 32}
+    colours = np.concatenate(
+        [
+            colormaps[name](np.linspace(0.0, 1.0, count), bytes=True)[:, :3]
+            for name, count in counts.items()
+        ]
+    )
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours.tobytes())
+    file = io.BytesIO()
+    with Image.open(path) as image:
+        few = image.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+    few.save(file, format="png")
+    return file.getvalue()

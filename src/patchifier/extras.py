@@ -1,0 +1,41 @@
+"""Optional packages: which extra installs what, and how a missing one is reported."""
+
+import importlib
+from typing import Any
+
+from patchifier.config import RequestError
+
+EXTRAS = {  # package -> extra of this package that installs it
+    "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval", "matplotlib": "eval", "jinja2": "eval", "mir_eval": "eval", "av": "formats",
+    "transformers": "hf", "lancedb": "search", "ray": "cluster", "fsspec": "cluster", "huggingface_hub": "hf", "onnx": "onnx", "onnxscript": "onnx",
+}  # fmt: skip
+
+
+def how_to_install(package: str) -> str:
+    """Give the pip command that installs an optional package."""
+    extra = EXTRAS[package]
+    return f"pip install 'patchifier[{extra}]', in a clone '.[{extra}]'"
+
+
+def need(module: str) -> Any:
+    """Import a module of an optional package.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name, such as "sklearn.base". Its package is a key of :data:`EXTRAS`.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    RequestError
+        If the package is not installed; the message has the pip command.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise RequestError(f"this needs {package} ({error}): {how_to_install(package)}.") from error

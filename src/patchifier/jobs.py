@@ -1,0 +1,284 @@
+"""The engine of every job over many items: processes, one lock for each folder, bad items skipped and named.
+
+A job groups its items into batches. :func:`run` gives one result for each item, in order, and the job writes them as parts, each beside and
+renamed (:mod:`patchifier.io`). A job that is killed and run again keeps the finished parts and runs the remaining items.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+
+from patchifier.config import RequestError
+from patchifier.io import Progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Work = Callable[[Any, Sequence[Item]], Sequence[Result]]
+BAD_ITEM = (RequestError, OSError, MemoryError)  # errors that cost an item and not the job
+AHEAD = 4  # batches in work or finished for each process: bounds the results in memory
+LOCK = ".lock"  # name of the lock file in a folder
+
+
+# --- processes ---
+
+
+def run(
+    work: Work[Item, Result],
+    batches: Sequence[Sequence[Item]],
+    *,
+    workers: int,
+    shared: Any = None,
+    name: Callable[[Item], Any] = str,
+) -> Generator[Result | str, None, None]:
+    """Do batches of items in processes.
+
+    A batch whose process dies is done again in a process of its own. If that one dies too, each of its items is done alone, and an item that
+    kills its process again is skipped.
+
+    Parameters
+    ----------
+    work : callable
+        Called with `shared` and a batch; returns one result for each item. It must be a function of a module, so that another process finds it.
+    batches : sequence of sequences
+        The items.
+    workers : int
+        Largest number of processes, at least 1.
+    shared : object
+        Sent to each process once.
+    name : callable
+        Gives the name of an item for the reason why it is skipped.
+
+    Yields
+    ------
+    object or str
+        The result of each item, in order. For an item that killed its process: the reason why it is skipped.
+
+    Raises
+    ------
+    RequestError
+        If `workers` is below 1 or no process can start; and whatever `work` raises.
+    """
+    if workers < 1:
+        raise RequestError(f"workers is {workers}, expected at least 1.")
+    with tempfile.TemporaryDirectory() as folder:
+        sent = _Shared(shared, Path(folder) / "shared")
+        waiting, running = deque(batches), deque[tuple[Sequence[Item], Future[Sequence[Result]]]]()
+        while waiting or running:
+            count = min(workers, len(waiting))
+            with _closing(process_pool(count, initializer=_begin, initargs=(sent,))) as pool:
+                _require_start(pool, count)
+                try:
+                    while waiting or running:
+                        while waiting and len(running) < AHEAD * workers:
+                            running.append((waiting[0], pool.submit(_do, work, waiting[0])))
+                            waiting.popleft()
+                        results = running[0][1].result()
+                        running.popleft()
+                        yield from results
+                except BrokenProcessPool:
+                    pass
+            yield from _retry(running, work, sent, name)
+            running.clear()
+
+
+def _retry(
+    running: Sequence[tuple[Sequence[Item], Future[Sequence[Result]]]],
+    work: Work[Item, Result],
+    sent: "_Shared",
+    name: Callable[[Item], Any],
+) -> Iterator[Result | str]:
+    """Results of the batches of a broken pool: those that it finished, and the others from single processes."""
+    with contextlib.ExitStack() as stack:
+        pools = list[ProcessPoolExecutor]()
+
+        def attempt(batch: Sequence[Item]) -> Sequence[Result] | None:
+            if not pools:
+                new = process_pool(1, initializer=_begin, initargs=(sent,))
+                pools.append(stack.enter_context(_closing(new)))
+            try:
+                return pools[0].submit(_do, work, batch).result()
+            except BrokenProcessPool:
+                pools.clear()
+                return None
+
+        for batch, future in running:
+            finished = future.done() and not future.cancelled() and not future.exception()
+            results = future.result() if finished else attempt(batch)
+            if results is not None:
+                yield from results
+                continue
+            for item in batch:
+                found = attempt([item]) if len(batch) > 1 else None
+                if found is None:
+                    yield f"{name(item)}: the decoder crashed on this file."
+                else:
+                    yield from found
+
+
+class _Shared:
+    """An object that each process gets once, through a file: a process that cannot start reads no pipe, and its parent would wait for ever.
+
+    Parameters
+    ----------
+    value : object
+    path : Path
+        Where the file is written when the first process starts.
+    """
+
+    def __init__(self, value: Any, path: Path) -> None:
+        self.value, self.path = value, path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.path.exists():
+            self.path.write_bytes(pickle.dumps(self.value))
+        return _read_shared, (self.path,)
+
+
+def _read_shared(path: Path) -> _Shared:
+    return _Shared(pickle.loads(path.read_bytes()), path)
+
+
+@contextlib.contextmanager
+def _closing(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """Drop the tasks that a pool has not begun, so that an interruption need not wait for them."""
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
+    """Start all processes at once, and check that they can start at all, so that no file is blamed for it."""
+    started = [
+        pool.submit(os.getpid) for _ in range(workers)
+    ]  # a pool starts a process for each task that finds none idle
+    try:
+        started[0].result()
+    except BrokenProcessPool:
+        raise RequestError(
+            "the worker processes could not start. In a script, make the call below 'if __name__ == \"__main__\":'; "
+            "code typed into standard input cannot start any: save it to a file, or use the patchifier command."
+        ) from None
+
+
+def process_pool(workers: int, **options: Any) -> ProcessPoolExecutor:
+    """Make a pool of new processes, since a fork of running torch threads can hang."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), **options)
+
+
+_shared: Any = None  # in a worker process: the shared object
+
+
+def _begin(sent: _Shared) -> None:
+    """Set a worker process up: one thread; Ctrl-C is left to its parent; it ends with its parent, even if that is killed."""
+    global _shared
+    _shared = sent.value
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # none in tests, where threads replace processes
+        import torch
+
+        torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _do(work: Work[Item, Result], batch: Sequence[Item]) -> Sequence[Result]:
+    return work(_shared, batch)
+
+
+# --- what every job reports ---
+
+
+def skip_reason(path: str, error: BaseException) -> str:
+    """Reason why a file is skipped, for an error of :data:`BAD_ITEM`."""
+    if isinstance(error, RequestError):
+        return str(error)
+    return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})."
+
+
+class Meter:
+    """Progress of a job with its rates.
+
+    Parameters
+    ----------
+    progress : callable
+        Called with items done, items in all, and a note.
+    total : int
+        Number of items.
+    done, skipped : int
+        Items that an earlier job finished, and how many of these it skipped.
+    """
+
+    def __init__(self, progress: Progress, total: int, *, done: int = 0, skipped: int = 0) -> None:
+        self.progress, self.total, self.done, self.skipped = progress, total, done, skipped
+        self.made, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
+
+    def add(self, items: int = 1, *, skipped: int = 0, kept: int = 0, audio_s: float = 0.0) -> None:
+        """Count items, of which some were skipped or kept, and show the progress."""
+        self.done, self.skipped = self.done + items, self.skipped + skipped
+        self.made, self.audio_s = self.made + items - skipped - kept, self.audio_s + audio_s
+        passed_s = max(time.monotonic() - self.started_s, 1e-9)
+        notes = [f"{self.made / passed_s:.1f} files/s"]
+        notes += [f"{self.audio_s / passed_s:,.0f}x real time"] if self.audio_s else []
+        notes += [f"{self.skipped} skipped"] if self.skipped else []
+        self.progress(self.done, self.total, ", ".join(notes))
+
+
+# --- one job in a folder ---
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, job: str) -> Iterator[None]:
+    """Hold a folder against a second job. The system releases the lock even after a kill.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the job writes. Nothing is locked if it does not exist, or where no lock file can be written.
+    job : str
+        Kind of the job for the message: "fetch", "run".
+
+    Raises
+    ------
+    RequestError
+        If another job holds the folder.
+    """
+    path, own = folder / LOCK, None
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        if folder.exists():
+            lock.acquire()
+            own = path.stat()
+    except filelock.Timeout as error:
+        raise RequestError(
+            f"{folder}: another {job} is working in this folder. Wait for it, or end it first."
+        ) from error
+    except OSError:  # a read-only folder, or a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        with contextlib.suppress(
+            OSError
+        ):  # the job removed the folder; or Windows, where a file is open
+            if own is not None and os.path.samestat(own, path.stat()):
+                path.unlink()
+        lock.release()

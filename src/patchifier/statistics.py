@@ -1,0 +1,147 @@
+"""Statistics of an evaluation: bootstrap over groups, paired differences, p values, Holm's correction.
+
+A statistic is a function of indices of clips (with repetition) that returns a number. The bootstrap draws whole groups,
+because the clips of a group (a track, a piece) are not independent.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from patchifier.io import Progress, silent
+
+Statistic = Callable[[np.ndarray], float]
+SHOWN_S = 0.5  # seconds between two reports of progress
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with its 95 % interval.
+
+    Parameters
+    ----------
+    metric : str
+        Name of the metric.
+    value, low, high : float
+        The score and its interval.
+    n : int
+        Number of clips.
+    p : float or None
+        Two-sided p value of a paired difference, not corrected.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float | None = None
+
+    def row(self, encoder: str, method: str) -> dict[str, Any]:
+        """Return the score as a row of a results table."""
+        names = {"encoder": encoder, "method": method, "metric": self.metric}
+        return names | {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def resample(
+    groups: Sequence[str],
+    statistic: Statistic,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Draw the bootstrap distribution of a statistic by resampling whole groups with replacement.
+
+    Parameters
+    ----------
+    groups : sequence of str, length n
+        Group of each clip.
+    statistic : callable
+        Takes indices of clips (with repetition) and returns a number.
+    draws, seed : int
+        Number of draws, and the seed of the generator.
+    progress : callable
+        Called with draws done, draws in all and a note, at most twice a second.
+
+    Returns
+    -------
+    ndarray, shape (draws,)
+    """
+    generator = np.random.default_rng(seed)
+    members = [np.flatnonzero(np.asarray(groups) == group) for group in dict.fromkeys(groups)]
+    values: list[float] = []
+    shown_s = time.monotonic()
+    for _ in range(draws):
+        if time.monotonic() - shown_s > SHOWN_S:
+            shown_s = time.monotonic()
+            progress(len(values), draws, "bootstrap")
+        drawn = generator.integers(0, len(members), len(members))
+        values.append(statistic(np.concatenate([members[group] for group in drawn])))
+    return np.array(values)
+
+
+def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of bootstrap draws; NaN is left out."""
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap(
+    groups: Sequence[str],
+    statistic: Statistic,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    progress: Progress = silent,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic, by :func:`resample`."""
+    values = resample(groups, statistic, draws=draws, seed=seed, progress=progress)
+    return interval(values, level)
+
+
+def estimate(
+    metric: str, groups: Sequence[str], statistic: Statistic, *, progress: Progress = silent
+) -> Score:
+    """Score all clips by a statistic, with its interval by :func:`bootstrap`."""
+    low, high = bootstrap(groups, statistic, progress=progress)
+    return Score(metric, statistic(np.arange(len(groups))), low, high, len(groups))
+
+
+def paired(
+    metric: str,
+    groups: Sequence[str],
+    first: Statistic,
+    second: Statistic,
+    *,
+    progress: Progress = silent,
+) -> Score:
+    """Score the difference `first` - `second` on the same clips, with a paired interval and its p value.
+
+    `first` is better than `second` where the interval leaves out 0.
+    """
+
+    def difference(indices: np.ndarray) -> float:
+        return first(indices) - second(indices)
+
+    draws, n = resample(groups, difference, progress=progress), len(groups)
+    return Score(metric, difference(np.arange(n)), *interval(draws), n, two_sided_p(draws))
+
+
+def two_sided_p(draws: np.ndarray) -> float:
+    """Two-sided p value of bootstrap draws of a difference; the observed sample counts as one more draw."""
+    tail = min(np.sum(draws <= 0), np.sum(draws >= 0)) + 1
+    return float(min(1.0, 2 * tail / (len(draws) + 1)))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Correct the p values of a family of comparisons by Holm's method (1979), in the given order."""
+    corrected, largest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(np.argsort(values, kind="stable")):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        corrected[index] = largest
+    return corrected
