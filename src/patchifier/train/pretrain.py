@@ -20,12 +20,11 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
 from patchifier.datasets.features import load_features
-from patchifier.datasets.splits import Splits, evenly, pretraining_splits
-from patchifier.embed import READOUT_CLIPS, measure_readout
+from patchifier.datasets.splits import Splits, pretraining_splits
 from patchifier.io import Progress, silent
 from patchifier.nn.fast import accelerate, keep_in_float32
 from patchifier.nn.model import Patchifier
-from patchifier.nn.pooling import require_embed, require_readout
+from patchifier.nn.pooling import require_embed, require_whitening
 from patchifier.train import precision
 from patchifier.train.batches import Batch, Batches, require_groups
 from patchifier.train.distributed import (
@@ -41,6 +40,7 @@ from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_recon
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
 from patchifier.train.validation import no_op_validator, validator
+from patchifier.train.whitening import examples_of, fit_whitening
 
 __all__ = [
     "PICTURE_RATIOS",
@@ -125,7 +125,7 @@ def pretrain(
             training.batch, devices * nodes
         )  # before there are others who would say it too
     require_embed(config)
-    require_readout(config)
+    require_whitening(config)
     model = initial_model(config, init)
     splits = split(data, config.pretrain)
     if config.pretrain.pairs:
@@ -182,7 +182,7 @@ def pretrain(
                     config,
                 )
             if config.model.readout:  # of the first part alone: this machine may have no other
-                measure_readout(model, config, examples_of(data, splits.slices[0]))
+                fit_whitening(model, config, examples_of(data, splits.slices[0]))
             described = {
                 name: run.facts[name]
                 for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
@@ -194,12 +194,6 @@ def pretrain(
             }
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
-
-
-def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
-    """Log-mels (M, T) of some clips, evenly spread, one after the other."""
-    chosen = evenly(clips, READOUT_CLIPS)
-    return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
 
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
