@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config
+from patchifier.io import Progress, silent
 from patchifier.nn import encode
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Head, Patchifier
@@ -117,10 +118,18 @@ class Inputs:
 
 @torch.no_grad()
 def predict(
-    module: Any, inputs: Inputs, indices: np.ndarray, *, activation: Callable[[Tensor], Tensor]
+    module: Any,
+    inputs: Inputs,
+    indices: np.ndarray,
+    *,
+    activation: Callable[[Tensor], Tensor],
+    progress: Progress = silent,
 ) -> Tensor:
-    """Activated outputs (n, C) of clips: the mean over each clip's windows."""
-    windows = [inputs.windows(int(index)) for index in indices]
+    """Return activated outputs (n, C) of clips, each the mean over its windows; shows clips read and clips in all."""
+    windows = []
+    for index in indices:
+        windows.append(inputs.windows(int(index)))
+        progress(len(windows), len(indices), "")
     flat = [window for choices in windows for window in choices]
     device = next(module.parameters()).device
     outputs = []
