@@ -84,9 +84,11 @@ def resample(
     return np.array(values)
 
 
-def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of bootstrap draws; NaN is left out."""
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+def interval(
+    draws: np.ndarray, quantiles: tuple[float, float] = (0.025, 0.975)
+) -> tuple[float, float]:
+    """Percentile interval of draws, by default of 95 %; NaN is left out."""
+    low, high = np.nanquantile(draws, quantiles)
     return float(low), float(high)
 
 
@@ -101,7 +103,7 @@ def bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of a statistic, by :func:`resample`."""
     values = resample(groups, statistic, draws=draws, seed=seed, progress=progress)
-    return interval(values, level)
+    return interval(values, ((1 - level) / 2, (1 + level) / 2))
 
 
 def estimate(

@@ -9,6 +9,7 @@ import numpy as np
 
 from patchifier.config import RequestError
 from patchifier.evaluate.report.folders import Run
+from patchifier.extras import need
 from patchifier.io import replaced_file
 
 if TYPE_CHECKING:
@@ -20,13 +21,7 @@ SCALES = ("magma", "cividis")  # of level and of error: even in lightness, safe 
 
 def new_figure(height: float) -> "Figure":
     """Make an empty figure 10 inches wide: 10 points are then as large as the page's text."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RequestError(
-            "drawing needs matplotlib, which is not installed: pip install 'patchifier[eval]'."
-        ) from error
-    return Figure(figsize=(10.0, height), layout="constrained")
+    return need("matplotlib.figure").Figure(figsize=(10.0, height), layout="constrained")
 
 
 def tidy(axes: "Axes", title: str, *, x: str = "", y: str = "") -> None:

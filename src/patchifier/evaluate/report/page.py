@@ -38,6 +38,7 @@ from patchifier.evaluate.report.tables import (
     score_text,
     verdict,
 )
+from patchifier.extras import need
 
 OTHERS = {"random": "with random weights", "majority": "always the most frequent label"}
 Context = dict[str, Any]
@@ -74,16 +75,16 @@ def page_text(
 
 def render(template: str, context: Context) -> str:
     """Render a template; every text is escaped and one line long, unless it is Markup."""
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup, escape
+    jinja2 = need("jinja2")
+    from markupsafe import Markup, escape  # which jinja2 needs
 
     def one_line(value: Any) -> Any:
         plain = isinstance(value, str) and not isinstance(value, Markup)
         return " ".join(value.split()) if plain else value
 
     folder = Path(__file__).with_name("templates")
-    environment = Environment(
-        loader=FileSystemLoader(folder),
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
