@@ -17,17 +17,28 @@ processor seconds.
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from patchifier import tasks
 from patchifier.datasets.splits import Splits
-from patchifier.evaluate.probes.grid import SETTINGS, run_one, select, train_grid
-from patchifier.evaluate.probes.heads import Problem, Schedule
+from patchifier.evaluate.probes.grid import SETTINGS, select, train_grid
+from patchifier.evaluate.probes.heads import (
+    Hyperparameters,
+    ProbeData,
+    Schedule,
+    Trained,
+    batch,
+    dropout_mask,
+    first_weights,
+)
 from patchifier.io import write_json
 from patchifier.tasks import Task
+from patchifier.train.loop import fit_head
 from patchifier.train.run import machine
 
 # Clips of each side, features, outputs, deviation of the noise. The clips are those of GTZAN and EmoMusic, and a thirtieth of MagnaTagATune's:
@@ -69,10 +80,57 @@ def synthesise(kind, sizes, width, outputs, noise, seed=0):
 
 def prepare(kind, table):
     task, features, targets, sides = synthesise(kind, *table[kind])
-    problem = Problem.of(task, features, targets, sides, 0)
+    problem = ProbeData.of(task, features, targets, sides, 0)
     return problem, lambda run: tasks.main_score(
         task, targets[sides.test], problem.predict(run, features[sides.test])
     )
+
+
+class Head(nn.Module):
+    """A head of the grid by torch's own layers."""
+
+    def __init__(self, data: ProbeData, setting: Hyperparameters) -> None:
+        super().__init__()
+        weights = first_weights(data, setting)
+        pairs = list(zip(weights[::2], weights[1::2], strict=True))
+        self.widths = [matrix.shape[1] for matrix, _ in pairs]
+        self.layers = nn.ModuleList(
+            [nn.Linear(matrix.shape[1], matrix.shape[0]) for matrix, _ in pairs]
+        )
+        for layer, (matrix, bias) in zip(self.layers, pairs, strict=True):
+            layer.load_state_dict({"weight": matrix, "bias": bias})
+
+    def forward(self, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            x = layer(x * masks[index] if masks else x)
+            x = torch.relu(x) if index + 1 < len(self.layers) else x
+        return x
+
+
+def run_one(data: ProbeData, setting: Hyperparameters, schedule: Schedule) -> Trained:
+    """Train one head by torch's layers, losses and Adam, and score it by the package's own metrics."""
+    head, loss = Head(data, setting), tasks.loss(data.task)
+    valid, targets = data.inputs[setting.standardise][1], data.targets[1].numpy()
+    truth = targets.argmax(1) if data.task.kind == "one-of" else targets
+
+    def loss_at(step: int) -> Tensor:
+        x, y = batch(data, setting, step)
+        masks = [
+            dropout_mask(data, setting, step, layer, (len(x), width))
+            for layer, width in enumerate(head.widths)
+        ]
+        return loss(head(x, masks), y)
+
+    def score() -> float:
+        outputs = head(valid).double().numpy()
+        finite = np.isfinite(outputs).all()
+        return tasks.main_score(data.task, truth, outputs) if finite else -np.inf
+
+    optimiser = torch.optim.Adam(head.parameters(), lr=setting.rate, weight_decay=setting.decay)
+    state, curve = fit_head(head, optimiser, loss_at, score, **schedule.steps)
+    finished = state.step - state.best_step >= schedule.steps["patience"]
+    weights = list(head.state_dict().values())
+    return Trained(setting, state.best_score, state.best_step, curve, finished, weights)
 
 
 def timed(work):

@@ -15,10 +15,11 @@ import pytest
 import soundfile
 
 from patchifier import cache, checkpoint, cli, datasets, weights
-from patchifier.cli.command import parser
+from patchifier.cli.command import Changes, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
+from patchifier.train.run import Interrupted
 
 TINY = {
     "model": {
@@ -675,6 +676,21 @@ def test_an_unexpected_failure_is_exit_code_three(monkeypatch, capsys):
     assert "oops" in err
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(KeyboardInterrupt(), "interrupted"), (Interrupted("stopped at step 7"), "stopped at step 7")],
+)
+def test_an_interrupted_command_is_exit_code_130(error, says, monkeypatch, capsys):
+    def stopped():
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "info", stopped)
+    code, _, err = run(capsys, "info")
+    assert code == 130
+    assert says in err
+    assert "fault" not in err
+
+
 def test_progress_in_a_pipe_is_plain_lines(capsys):
     show = progress("log-mels")
     for done in range(1, 4):
@@ -761,6 +777,21 @@ def test_a_wrong_command_line_is_one_message(arguments, says, capsys):
     assert stopped.value.code == 2
     assert said.startswith(says)
     assert len(said.splitlines()) == 1
+
+
+def test_values_are_read_as_they_are_typed():
+    words = ["-my song.mp3", "-", "--out=x.npy", "--window_s", "2", "--changed"]
+    assert parse(cli.COMMANDS["embed"], words) == (
+        {"sources": words[:2], "out": "x.npy", "window_s": 2.0, "changed": True},
+        False,
+    )
+    words = ["c", "--out", "x", "--json", "--config", "base", "--pretrain.stage_one.steps=3"]
+    flags, as_json = parse(cli.COMMANDS["pretrain"], [*words, "--pretrain.targets", "[mse, clip]"])
+    assert as_json
+    assert flags.pop("changes") == Changes(
+        "base", {"pretrain": {"stage_one": {"steps": 3}, "targets": ("mse", "clip")}}
+    )
+    assert flags == {"cache": "c", "out": "x"}
 
 
 @pytest.mark.parametrize(

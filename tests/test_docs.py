@@ -5,18 +5,24 @@ import runpy
 import shlex
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from patchifier import cli
+from patchifier import cli, tasks
 from patchifier.cli.command import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [README, *(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGES = [
+    README,
+    CONTRIBUTING,
+    *(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")),
+]
 COMMAND = re.compile(r"^(?:\$|   ) (?:[A-Z_]+=\S+ )*patchifier (.+?)(?:\s+[#|].*)?$", re.MULTILINE)
 COMMANDS = [command for page in PAGES for command in COMMAND.findall(page)]
 
@@ -61,9 +67,36 @@ def test_make_targets_that_readme_names_exist():
 
 
 def test_links_of_readme_and_design_lead_somewhere():
-    for page in ("README.md", "DESIGN.md", "LOG.md", "CHANGELOG.md"):
+    for page in ("README.md", "DESIGN.md", "LOG.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
             assert link.startswith("http") or (ROOT / link).exists(), f"{page}: {link}"
+
+
+def test_files_and_names_of_contributing_exist():
+    package = ROOT / "src" / "patchifier"
+    tree = re.findall(r"^  (\S.*?)(?:   .*)?$", CONTRIBUTING, re.MULTILINE)
+    names = [name for line in tree for name in line.split() if name.endswith((".py", "/"))]
+    names += re.findall(r"`([\w/]+(?:\.py|/))`", CONTRIBUTING)
+    assert len(names) >= 25
+    for name in names:
+        assert (ROOT / name).exists() or (package / name).exists(), name
+    for name, path in re.findall(r"`(\w+)` of\s`([\w/.]+\.py)`", CONTRIBUTING):
+        file = ROOT / path if path.startswith("tests/") else package / path
+        assert re.search(rf"^{name}\b", file.read_text(encoding="utf-8"), re.MULTILINE), name
+
+
+def test_commands_and_targets_that_contributing_names_exist():
+    for name in re.findall(r"`patchifier (\w+)", CONTRIBUTING):
+        assert name in cli.COMMANDS
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"make ([a-z-]+)", CONTRIBUTING)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_glossary_has_every_kind_of_task_as_files_store_it():
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    stored = re.findall(r"^\| [a-z-]+ \| `([a-z-]+)` \|", page, re.MULTILINE)
+    assert sorted(stored) == sorted(typing.get_args(tasks.Kind))
 
 
 def test_table_of_speeds_is_what_the_committed_results_say():

@@ -16,9 +16,10 @@ import patchifier
 from patchifier import audio, checkpoint, spectrogram
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
-from patchifier.embed import BATCH, Embedder, load
+from patchifier.embed import Embedder, load
+from patchifier.nn.encode import WINDOWS
 from patchifier.nn.model import Patchifier
-from patchifier.nn.pooling import pool
+from patchifier.nn.pooling import pool_layers
 from patchifier.windows import (
     cut_windows,
     pad_windows,
@@ -156,9 +157,9 @@ def test_order_does_not_matter():
 
 def test_more_windows_than_one_batch_holds_make_no_difference():
     encoder = embedder()
-    waves = [sound(1.5, seed=seed) for seed in range(BATCH + 3)]
+    waves = [sound(1.5, seed=seed) for seed in range(WINDOWS + 3)]
     together = encoder.embed(waves, RATE)
-    for index in (0, BATCH - 1, BATCH, BATCH + 2):
+    for index in (0, WINDOWS - 1, WINDOWS, WINDOWS + 2):
         np.testing.assert_allclose(together[index], encoder.embed(waves[index], RATE), atol=1e-5)
 
 
@@ -315,7 +316,7 @@ def test_padding_is_left_out_of_pooling(pooling):
     present = torch.tensor([[True, True, False, False], [True, True, True, True]])
     spoilt = [vectors.masked_fill(~present[..., None], 1e3), sequence.clone()]
     spoilt[1][0, 3:] = 1e3
-    found = pool(spoilt, present, config)
+    found = pool_layers(spoilt, present, config)
     wanted = np.concatenate(
         [pooled(vectors[0, :2].numpy(), pooling), pooled(sequence[0, 1:3].numpy(), pooling)]
     )
@@ -553,7 +554,7 @@ def test_windows_of_pieces_are_those_of_the_whole_and_lie_where_patch_starts_say
     found = list(stream_windows((patch for patch, _ in cut), config))
     assert [first for first, _ in found] == expected
     for first, window in found:
-        assert torch.equal(window, patches[first : first + 25])
+        assert torch.equal(torch.stack(window), patches[first : first + 25])
 
 
 @settings(deadline=None, max_examples=80)

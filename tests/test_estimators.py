@@ -10,7 +10,7 @@ from patchifier import checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
 from patchifier.nn import equivariant as estimators
-from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S, pulse_of, strength
+from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S, onset_strength, tempogram_of
 from patchifier.nn.equivariant import (
     ESTIMATES,
     LAG_STEP,
@@ -19,7 +19,7 @@ from patchifier.nn.equivariant import (
     TempoEstimator,
     TonicEstimator,
     cross_entropy,
-    moved_by,
+    shift_matrix,
     stretch,
     summarise,
     summary_size,
@@ -78,7 +78,7 @@ def test_a_transposed_chroma_has_its_tonic_as_much_higher_and_the_same_degrees(p
     shares, moved = tonic(chroma.flatten(1)), tonic(higher.flatten(1))
     torch.testing.assert_close(moved, shares.roll(places, -1))
     torch.testing.assert_close(
-        tonic.counted(higher.flatten(1), moved), tonic.counted(chroma.flatten(1), shares)
+        tonic.align(higher.flatten(1), moved), tonic.align(chroma.flatten(1), shares)
     )
     assert (shares - shares.mean()).abs().max() > 1e-4  # it does say something
 
@@ -95,12 +95,12 @@ def test_a_tonic_does_not_depend_on_the_level_and_silence_has_none():
 @torch.no_grad()
 def test_degrees_begin_with_the_tonic_and_metre_has_the_beat_in_the_middle():
     chroma, pulse = noise(1, 2 * OCTAVE), noise(1, 2 * LAGS)
-    degrees = estimator(TonicEstimator).counted(chroma, torch.eye(OCTAVE)[None, 7])
+    degrees = estimator(TonicEstimator).align(chroma, torch.eye(OCTAVE)[None, 7])
     torch.testing.assert_close(
         degrees.unflatten(1, (2, OCTAVE)), chroma.unflatten(1, (2, OCTAVE)).roll(-7, -1)
     )
     metre = (
-        estimator(TempoEstimator).counted(pulse, torch.eye(LAGS)[None, 40]).unflatten(1, (2, LAGS))
+        estimator(TempoEstimator).align(pulse, torch.eye(LAGS)[None, 40]).unflatten(1, (2, LAGS))
     )
     both = pulse.unflatten(1, (2, LAGS))
     assert torch.equal(metre[..., LAGS // 2], both[..., 40])
@@ -127,12 +127,12 @@ def test_stretched_clicks_have_their_pulse_at_lags_as_much_longer():
     patches = torch.full((1, 30, 280, 32), -0.9)
     frames = patches.transpose(1, 2).flatten(2)  # (1, M, T)
     frames[:, :, ::20] = -0.1
-    rises = strength(frames.unflatten(-1, (30, 32)).transpose(1, 2), CONFIG)
+    rises = onset_strength(frames.unflatten(-1, (30, 32)).transpose(1, 2), CONFIG)
     lags = np.geomspace(*LAGS_S, LAGS) / CONFIG.spectrogram.frame_s
     for factor in STRETCHES:
         longer = stretch(rises, factor)
         assert longer.shape[-1] == round(960 * factor)
-        found = pulse_of(longer, torch.ones_like(longer[:, :1]), CONFIG)[0, :LAGS]
+        found = tempogram_of(longer, torch.ones_like(longer[:, :1]), CONFIG)[0, :LAGS]
         near = np.abs(np.log(lags / (20 * factor))) < 0.4
         best = lags[near][found[torch.from_numpy(near)].argmax()]
         assert best == pytest.approx(20 * factor, rel=0.06)
@@ -140,10 +140,10 @@ def test_stretched_clicks_have_their_pulse_at_lags_as_much_longer():
 
 def test_distributions_are_moved_as_far_as_lags_get_longer():
     one = torch.eye(LAGS)[None, 20]
-    assert torch.equal(one @ moved_by(3.0, like=one), torch.eye(LAGS)[None, 23])
-    half = one @ moved_by(-2.25, like=one)
+    assert torch.equal(one @ shift_matrix(3.0, like=one), torch.eye(LAGS)[None, 23])
+    half = one @ shift_matrix(-2.25, like=one)
     torch.testing.assert_close(half[0, 17:19], torch.tensor([0.25, 0.75]))
-    assert float((one @ moved_by(50.0, like=one)).sum()) == 0
+    assert float((one @ shift_matrix(50.0, like=one)).sum()) == 0
     assert math.log(2) / LAG_STEP == pytest.approx(63 * math.log(2) / math.log(15))
 
 
@@ -227,8 +227,8 @@ def test_a_perfect_tempo_disagrees_least_where_stretches_are_what_they_are(monke
     tempo.layers = Peak()
     there = torch.ones(1, 30, dtype=torch.bool)
     right = float(tempo.consistency_loss(patches, there, CONFIG))
-    plain = estimators.moved_by
-    monkeypatch.setattr(estimators, "moved_by", lambda places, *, like: plain(-places, like=like))
+    plain = estimators.shift_matrix
+    monkeypatch.setattr(estimators, "shift_matrix", lambda bins, *, like: plain(-bins, like=like))
     assert right < float(tempo.consistency_loss(patches, there, CONFIG)) - 0.3
 
 
@@ -292,18 +292,25 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
     torch.testing.assert_close(found["tonic"].square().sum(1), torch.ones(2))
     tonic = model.estimators["tonic"]
     torch.testing.assert_close(
-        found["degrees"], tonic.counted(harmony.float(), found["tonic"].square())
+        found["degrees"], tonic.align(harmony.float(), found["tonic"].square())
     )
     embedder = Embedder(model, CONFIG)
     vector = embedder.embed_log_mels([noise(280, 6 * 32) - 1])[0]
     assert len(vector) == embedder.size == 32 + 64 + 72 + 72 + 128 + 36
-    assert list(embedder.parts) == ["layers", *CONFIG.embed.summaries]
-    assert [part.stop - part.start for part in embedder.parts.values()] == [32, 64, 72, 72, 128, 36]
-    assert embedder.parts["tonic"].stop == embedder.size
+    assert list(embedder.slices) == ["layers", *CONFIG.embed.summaries]
+    assert [part.stop - part.start for part in embedder.slices.values()] == [
+        32,
+        64,
+        72,
+        72,
+        128,
+        36,
+    ]
+    assert embedder.slices["tonic"].stop == embedder.size
     window = (noise(280, 6 * 32) - 1).unflatten(1, (6, 32)).transpose(0, 1)[None]
     with torch.no_grad():
         (tonic_shares,) = summarise(["tonic"], model.estimators, window, there[:1], CONFIG)
-    np.testing.assert_allclose(vector[embedder.parts["tonic"]], tonic_shares[0], atol=1e-5)
+    np.testing.assert_allclose(vector[embedder.slices["tonic"]], tonic_shares[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

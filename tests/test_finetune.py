@@ -154,10 +154,10 @@ def tune(
     **finetuning,
 ):
     """One method's result; `resume` and fields of the finetune section as keywords."""
-    resume = {"resume": finetuning.pop("resume")} if "resume" in finetuning else {}
+    options = {name: finetuning.pop(name) for name in ("resume", "progress") if name in finetuning}
     config = update(config, {"finetune": finetuning})
     return finetune.finetune(
-        start, data, out, methods=[method], config=config, device="cpu", **resume
+        start, data, out, methods=[method], config=config, device="cpu", **options
     )[0]
 
 
@@ -194,6 +194,25 @@ def test_the_four_methods_are_the_papers():
         "freeze-bottleneck": {"extractor", "head"},
         "full": {"extractor", "bottleneck", "head"},
     } == METHODS
+
+
+def test_progress_shows_every_step_and_every_clip_that_is_encoded(start, clips, tmp_path):
+    shown = []
+    data = labelled(clips, tmp_path / "cache")
+    tune(
+        start,
+        data,
+        tmp_path / "run",
+        "linear-probe",
+        precision="32",
+        progress=lambda title: lambda *row: shown.append((title, *row)),
+    )
+    assert {title for title, *_ in shown if title != "test of bf16"} == {"patchifier, linear-probe"}
+    notes = [(done, total, note) for _, done, total, note in shown]
+    steps = [done for done, _, note in notes if "loss" in note]
+    assert steps == list(range(1, 25))
+    assert notes[0] == (0, 24, "seed 0: validation, clip 1 of 8")
+    assert notes[-1] == (23, 24, "seed 0: test, clip 16 of 16")  # a bar that is full is closed
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,8 +1,10 @@
 """The grid of 216 heads: what is trained together is what is trained alone, and nothing is chosen by the test side."""
 
+import importlib.util
 import logging
 import math
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,27 +15,35 @@ from patchifier import tasks
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate import probes as probe
+from patchifier.evaluate.probes import grid
 from patchifier.evaluate.probes.grid import (
     SETTINGS,
     jukemir,
     run_bytes,
-    run_one,
     select,
     stacks,
     train_grid,
 )
 from patchifier.evaluate.probes.heads import (
-    Problem,
+    Hyperparameters,
+    ProbeData,
     Schedule,
-    Setting,
     batch,
+    dropout_mask,
     first_weights,
-    kept,
     moments,
     scorer,
 )
-from patchifier.evaluate.probes.stack import Adam, gradients, train_stack
+from patchifier.evaluate.probes.stack import Adam, stack_gradients, train_stack
 from patchifier.tasks import Task
+from patchifier.train.run import Interrupted
+
+SPEC = importlib.util.spec_from_file_location(
+    "benchmark_of_the_grid", Path(__file__).parents[1] / "benchmarks" / "grid.py"
+)
+BENCHMARK = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BENCHMARK)
+run_one = BENCHMARK.run_one  # a head alone, by torch's own layers and Adam
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
 KEYS = Task("one-of", ("C major", "G major", "A minor", "C minor", "F# major"), "key_score")
@@ -45,7 +55,7 @@ ALL = pytest.mark.parametrize(
 
 # A grid of 12 that learns in a hundred steps: all six values that differ within the full one.
 QUICK = tuple(
-    Setting(standardise, hidden, size, rate, 0.25, decay)
+    Hyperparameters(standardise, hidden, size, rate, 0.25, decay)
     for standardise, hidden, size in ((True, 0, 16), (True, 8, 16), (False, 8, 48))
     for rate, decay in ((1e-2, 0.0), (1e-2, 1e-2), (5e-2, 0.0), (5e-2, 1e-3))
 )
@@ -71,9 +81,9 @@ def data(task: Task, *, sizes=(90, 40, 50), width: int = 6, noise: float = 1.0, 
     )
 
 
-def problem_of(task: Task, **settings) -> Problem:
+def problem_of(task: Task, **settings) -> ProbeData:
     features, targets, sides = data(task, **settings)
-    return Problem.of(task, features, targets, sides, 0)
+    return ProbeData.of(task, features, targets, sides, 0)
 
 
 def agree(one, other, *, tolerance: float = 0.0) -> None:
@@ -113,7 +123,7 @@ def test_the_grid_is_jukemirs():
 @ALL
 @pytest.mark.parametrize("hidden", [0, 7])
 def test_gradients_are_those_of_autograd(task, hidden):
-    problem, setting = problem_of(task), Setting(True, hidden, 16, 1e-3, 0.5, 0.0)
+    problem, setting = problem_of(task), Hyperparameters(True, hidden, 16, 1e-3, 0.5, 0.0)
     torch.manual_seed(0)
     heads = [
         [0.5 * torch.randn_like(weight) for weight in first_weights(problem, setting)]
@@ -122,11 +132,10 @@ def test_gradients_are_those_of_autograd(task, hidden):
     stacked = [torch.stack(same) for same in zip(*heads, strict=True)]
     x, y = batch(problem, setting, 5)
     masks = [
-        kept(problem, setting, 5, layer, (16, width))
+        dropout_mask(problem, setting, 5, layer, (16, width))
         for layer, width in enumerate([x.shape[1], hidden][: 1 + bool(hidden)])
     ]
-    found = [torch.full_like(weight, math.nan) for weight in stacked]
-    gradients(task, stacked, x * masks[0], y, masks[1] if hidden else None, found)
+    found = stack_gradients(task)(stacked, x * masks[0], y, masks[1] if hidden else None)
     for row, head in enumerate(heads):
         head = [weight.requires_grad_() for weight in head]
         inner = torch.nn.functional.linear(x * masks[0], *head[:2])
@@ -329,7 +338,7 @@ def test_stacks_hold_runs_alike_within_their_bound():
 
 def test_batches_are_drawn_without_replacement_and_the_smaller_begins_the_larger():
     problem = problem_of(GENRES, sizes=(300, 40, 10))
-    small, large = (Setting(False, 0, size, 1e-3, 0.5, 0.0) for size in (64, 256))
+    small, large = (Hyperparameters(False, 0, size, 1e-3, 0.5, 0.0) for size in (64, 256))
     one, other = batch(problem, small, 3)[0], batch(problem, large, 3)[0]
     assert one.shape == (64, 6)
     assert other.shape == (256, 6)
@@ -341,18 +350,18 @@ def test_batches_are_drawn_without_replacement_and_the_smaller_begins_the_larger
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_dropout_drops_its_share_and_keeps_the_mean(share):
-    problem, setting = problem_of(GENRES), Setting(True, 0, 64, 1e-3, share, 0.0)
-    mask = kept(problem, setting, 9, 0, (64, 1000))
+    problem, setting = problem_of(GENRES), Hyperparameters(True, 0, 64, 1e-3, share, 0.0)
+    mask = dropout_mask(problem, setting, 9, 0, (64, 1000))
     assert (mask == 0).float().mean().item() == pytest.approx(share, abs=0.01)
     assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - share)])
-    assert not torch.equal(mask, kept(problem, setting, 9, 1, (64, 1000)))
-    assert not torch.equal(mask, kept(problem, setting, 10, 0, (64, 1000)))
+    assert not torch.equal(mask, dropout_mask(problem, setting, 9, 1, (64, 1000)))
+    assert not torch.equal(mask, dropout_mask(problem, setting, 10, 0, (64, 1000)))
 
 
 def test_what_is_dropped_less_often_is_dropped_more_often_too():
     problem = problem_of(GENRES)
     masks = [
-        kept(problem, Setting(True, 0, 64, 1e-3, share, 0.0), 0, 0, (64, 50))
+        dropout_mask(problem, Hyperparameters(True, 0, 64, 1e-3, share, 0.0), 0, 0, (64, 50))
         for share in (0.25, 0.5, 0.75)
     ]
     assert (masks[1][masks[0] == 0] == 0).all()
@@ -425,9 +434,11 @@ def test_the_model_that_is_tested_is_the_best_on_validation_not_the_last(task):
         np.concatenate([features, features[sides.valid]]),
         np.concatenate([targets, targets[sides.valid]]),
     )
-    settings = [Setting(True, 64, 48, 1e-2, 0.25, 0.0)]  # learns the noise of 90 clips by heart
+    settings = [
+        Hyperparameters(True, 64, 48, 1e-2, 0.25, 0.0)
+    ]  # learns the noise of 90 clips by heart
     schedule = Schedule(every_steps=4, patience=60)
-    (run,) = train_grid(Problem.of(task, features, targets, twice, 0), settings, schedule)
+    (run,) = train_grid(ProbeData.of(task, features, targets, twice, 0), settings, schedule)
     assert run.curve[-1] < run.score - 0.005
     found = jukemir(task, features, targets, twice, settings=settings, schedule=schedule)
     assert tasks.main_score(task, targets[twice.test], found.predictions) == pytest.approx(
@@ -509,7 +520,7 @@ def test_one_standardiser_fitted_on_training_clips_is_applied_to_all():
     features[sides.valid] += (
         10  # fitted on its own side, or not applied there, this would look otherwise
     )
-    problem = Problem.of(GENRES, features, targets, sides, 0)
+    problem = ProbeData.of(GENRES, features, targets, sides, 0)
     train, valid = problem.inputs[True]
     mean, deviation = features[sides.train].mean(0), features[sides.train].std(0)
     np.testing.assert_allclose(train.mean(0), 0, atol=1e-6)
@@ -588,7 +599,7 @@ def test_an_interrupted_grid_stops_and_leaves_nothing_running():
         raise KeyboardInterrupt
 
     endless = Schedule(every_steps=4, patience=10**9, limit_steps=10**9)
-    short = Setting(True, 0, 16, 1e-3, 0.5, 0.0)
+    short = Hyperparameters(True, 0, 16, 1e-3, 0.5, 0.0)
     features, targets, sides = data(GENRES)
     with pytest.raises(KeyboardInterrupt):
         jukemir(
@@ -603,7 +614,8 @@ def test_an_interrupted_grid_stops_and_leaves_nothing_running():
     assert torch.get_num_threads() == threads
     stop = threading.Event()
     stop.set()
-    assert train_stack(problem_of(GENRES), [short], endless, stop) == []
+    with pytest.raises(Interrupted):
+        train_stack(problem_of(GENRES), [short], endless, stop)
 
 
 def test_progress_counts_runs():
@@ -618,7 +630,21 @@ def test_progress_counts_runs():
         schedule=SCHEDULE,
         progress=lambda done, total, note: seen.append((done, total)),
     )
-    assert seen == [(4, 12), (8, 12), (12, 12)]
+    finished = [pair for pair in dict.fromkeys(seen) if pair[0]]  # more often than a stack ends
+    assert finished == [(4, 12), (8, 12), (12, 12)]
+
+
+def test_progress_is_shown_while_a_stack_trains(monkeypatch):
+    """Before the first stack has ended, and with what it trains."""
+    monkeypatch.setattr(grid, "PROGRESS_S", 0.01)
+    seen = []
+    train_grid(
+        problem_of(GENRES),
+        QUICK[:4],
+        SCHEDULE,
+        progress=lambda *shown: seen.append(shown),
+    )
+    assert (0, 4, "hidden 0, batch 16, dropout 0.25") in seen
 
 
 def test_an_unknown_protocol_is_refused_by_name():
@@ -672,6 +698,6 @@ def test_a_grid_or_schedule_that_makes_no_sense_is_refused():
 
 def test_features_that_overflow_are_refused_not_scored():
     features, targets, sides = data(MOOD)
-    settings = [Setting(False, 8, 16, 1e-3, 0.25, 0.0)]
+    settings = [Hyperparameters(False, 8, 16, 1e-3, 0.25, 0.0)]
     with pytest.raises(RequestError, match="ever gave finite outputs"):
         jukemir(MOOD, features * 1e30, targets, sides, settings=settings, schedule=SCHEDULE)

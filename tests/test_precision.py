@@ -17,6 +17,7 @@ from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig,
 from patchifier.nn.fast import FEW_CELLS, Convolution, UpConvolution, accelerate, keep_in_float32
 from patchifier.nn.model import FeatureExtractor, Patchifier
 from patchifier.train import finetune, loop, precision, pretrain
+from patchifier.train.distributed import launch
 from patchifier.train.precision import (
     Arithmetic,
     best_precision,
@@ -490,7 +491,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         pretrain.stage_loss("two", config.pretrain),
         validate,
     )
-    fabric = loop.devices.launch("cpu", precision="bf16")
+    fabric = launch("cpu", precision="bf16")
     with Types():
         loop.fit(
             job,

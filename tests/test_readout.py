@@ -10,13 +10,14 @@ import torch
 from patchifier import checkpoint
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
-from patchifier.embed import Embedder, measure_readout
+from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
 from patchifier.nn import pooling as readout
 from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import embedding_size, raw_size
-from patchifier.train.pretrain import examples_of, initial_model, pretrain, split
+from patchifier.train.pretrain import initial_model, pretrain, split
+from patchifier.train.whitening import examples_of, fit_whitening
 
 STAGE = {"steps": 2, "batch": 4}
 TINY = {
@@ -206,7 +207,7 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
     )
     model = Patchifier(config.model)
     log_mels = [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1]
-    measure_readout(
+    fit_whitening(
         model,
         config,
         [

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from patchifier import audio, cache, spectrogram
+from patchifier import audio, cache, jobs, spectrogram
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
@@ -260,7 +260,9 @@ def files(folder):
     }
 
 
-def test_a_perturbed_set_keeps_ids_order_and_targets_and_is_not_made_twice(beats, tmp_path):
+def test_a_perturbed_set_keeps_ids_order_and_targets_and_is_not_made_twice(
+    beats, tmp_path, threads
+):
     out, reports = tmp_path / "out", []
     made = perturb(
         beats,
@@ -300,19 +302,22 @@ def test_a_perturbed_set_keeps_ids_order_and_targets_and_is_not_made_twice(beats
     assert again.clips == made.clips
 
 
-def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatch):
-    written = []
+def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatch, threads):
+    written, write = [], robustness._write_clip
 
-    def interrupted(job, tasks, workers):
-        for number, task in enumerate(tasks):
-            if number == 2:
-                raise KeyboardInterrupt
-            written.append(task[0].id)
-            yield job(*task)
+    def counted(*arguments):
+        written.append(arguments[2].id)
+        write(*arguments)
 
-    monkeypatch.setattr(robustness, "_in_processes", interrupted)
+    def interrupt(done, total, note):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(robustness, "_write_clip", counted)
+    monkeypatch.setattr(jobs, "AHEAD", 1)
     with pytest.raises(KeyboardInterrupt):
-        perturb(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
+        perturb(beats, [0, 1, 2], "gain-20", tmp_path, workers=1, progress=interrupt)
+    assert written == ["pärt/0", "pärt/1"]
     made = perturb(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
     assert written == ["pärt/0", "pärt/1", "pärt/2"]
     assert [clip.target for clip in made.clips] == [

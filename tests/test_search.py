@@ -17,7 +17,8 @@ import pytest
 
 from patchifier.config import RequestError
 from patchifier.library import search
-from patchifier.library.search.rows import FACTS, TYPES, Filter
+from patchifier.library.search.filter import Filter
+from patchifier.library.search.rows import FACTS, TYPES
 
 QUOTES = "O'Brien; DROP TABLE embeddings; -- \\' \"x\" %_"
 UNICODE = "Sigur Rós 日本 🎵"

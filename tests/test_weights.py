@@ -300,7 +300,7 @@ def base() -> Embedder:
 
 def shares(model: Embedder, vector: np.ndarray, name: str) -> np.ndarray:
     """What an estimator said, from the standardised numbers that an embedding holds."""
-    part, readout = model.parts[name], model.model.readout
+    part, readout = model.slices[name], model.model.readout
     behind = len(readout.mean) - model.size  # components are fewer than what they are made of
     place = slice(part.start + behind, part.stop + behind)
     return (vector[part] * readout.scale[place].numpy() + readout.mean[place].numpy()) ** 2
@@ -327,7 +327,7 @@ def test_a_transposed_cadence_has_its_tonic_as_much_higher_and_the_same_degrees(
     for semitones, vector in enumerate(others, 1):
         assert shares(base, vector, "tonic").argmax() == (home + 3 * semitones) % 36
         moved = {
-            name: np.linalg.norm(vector[base.parts[name]] - first[base.parts[name]])
+            name: np.linalg.norm(vector[base.slices[name]] - first[base.slices[name]])
             for name in ("harmony", "degrees")
         }
         assert moved["degrees"] < 0.2 * moved["harmony"]

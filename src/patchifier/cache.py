@@ -3,7 +3,7 @@
 A cache is a folder::
 
     cache.json          format and spectrogram settings
-    shards/00000.npy    log-mels of many clips end to end: (frames, M) float16, frames first so that a crop is one stretch
+    shards/00000.npy    log-mels of many clips end to end: (frames, M) float16, frames first so that a crop is contiguous
     shards/00000.jsonl  which clips those are, with a key (hash of audio and settings) and a checksum each; written last
     index.jsonl         name, task, then every clip whole, in the data set's order, and where it lies
     skipped.csv         id, path and reason of each file that could not be read
@@ -64,7 +64,7 @@ def prepare(
     dataset : Dataset
         The clips.
     out : str or Path
-        Folder of the cache; one that is there already is continued, if its settings are the same.
+        Folder of the cache. An existing cache with the same settings is continued.
     config : SpectrogramConfig
         The paper's setting by default.
     workers : int
@@ -79,7 +79,7 @@ def prepare(
     Raises
     ------
     RequestError
-        If the folder is a cache made with other settings or something else altogether, or if no clip at all could be read.
+        If the folder is a cache with other settings or holds other files, or if no clip could be read.
     """
     out, config = Path(out), config or SpectrogramConfig()
     _claim(out, config)
@@ -419,7 +419,7 @@ class Cache:
     def read(
         self, indices: Sequence[int] | np.ndarray, spans: np.ndarray | None = None
     ) -> torch.Tensor:
-        """Log-mels of a batch, side by side.
+        """Read the log-mels of a batch.
 
         Parameters
         ----------
@@ -431,7 +431,7 @@ class Cache:
         Returns
         -------
         Tensor, shape (B, T, M), float16
-            Behind a clip's end stands silence.
+            Padded with silence after the end of a clip.
         """
         if spans is None:
             spans = np.stack([np.zeros(len(indices), int), self.frames[indices]], axis=1)
@@ -444,7 +444,7 @@ class Cache:
         return torch.from_numpy(batch)
 
     def verify(self) -> list[str]:
-        """Check every clip against its checksum; a line for each that is damaged, so an empty list is good news."""
+        """Check every clip against its checksum; returns a line for each damaged clip."""
         problems = []
         for index, (clip, row) in enumerate(zip(self.clips, self._rows, strict=True)):
             values = np.ascontiguousarray(self.log_mel(index))

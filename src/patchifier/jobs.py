@@ -41,7 +41,7 @@ def run(
     *,
     workers: int,
     shared: Any = None,
-    name: Callable[[Item], Any] = str,
+    name: Callable[[Item], Any] = lambda item: getattr(item, "path", item),
 ) -> Generator[Result | str, None, None]:
     """Do batches of items in processes.
 
@@ -59,7 +59,7 @@ def run(
     shared : object
         Sent to each process once.
     name : callable
-        Gives the name of an item for the reason why it is skipped.
+        Gives the name of an item for the reason why it is skipped; its `path` by default.
 
     Yields
     ------

@@ -8,13 +8,15 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from patchifier.audio import is_number
 from patchifier.config import Config, RequestError, SpectrogramConfig
+
+Item = TypeVar("Item")
 
 
 def in_batches(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -56,6 +58,28 @@ def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
     return log_mel
 
 
+def require_sequences(sequences: Iterable[Tensor], config: Config) -> list[Tensor]:
+    """Return sequences of patches (N, 1, M, T); refuse tensors of other shapes, and anything else.
+
+    Raises
+    ------
+    RequestError
+        Naming the number of the sequence.
+    """
+    items = list(sequences)
+    shape = (1, config.model.bands, config.model.frames)
+    for number, patches in enumerate(items):
+        given = f"is of type {type(patches).__name__}"
+        if isinstance(patches, Tensor):
+            if len(patches) and tuple(patches.shape[1:]) == shape:
+                continue
+            given = f"has shape {tuple(patches.shape)}"
+        raise RequestError(
+            f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with N of at least 1."
+        )
+    return items
+
+
 def stretch_frames(
     window_s: float, hop_s: float | None, config: SpectrogramConfig
 ) -> tuple[int, int]:
@@ -85,34 +109,34 @@ def window_patches(config: Config) -> tuple[int, int]:
     return length, min(config.embed.hop_patches, length)
 
 
-def stream_windows(sequence: Iterable[Tensor], config: Config) -> Iterator[tuple[int, Tensor]]:
+def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[int, list[Item]]]:
     """Windows of a sequence that arrives item by item.
 
     Parameters
     ----------
-    sequence : iterable of Tensor
-        Patches (1, M, W), or their vectors (D,): anything of which there is one for each patch.
+    sequence : iterable
+        One item for each patch.
     config : Config
         Length of windows. With ``embed.time`` "whole", and for what is shorter than a window, there is one.
 
     Yields
     ------
     first : int
-        Number of the window's first patch.
-    window : Tensor, shape (N, ...)
+        Index of the window's first item.
+    window : list, length N
     """
     length, hop = window_patches(config)
     whole = config.embed.time == "whole"
-    recent: deque[Tensor] = deque(maxlen=None if whole else length)
+    recent: deque[Item] = deque(maxlen=None if whole else length)
     count, end = 0, 0  # items so far, and the end of the last window
     for item in sequence:
         recent.append(item)
         count += 1
         if not whole and count >= length and (count - length) % hop == 0:
-            yield count - length, torch.stack(list(recent))
+            yield count - length, list(recent)
             end = count
     if end < count:
-        yield count - len(recent), torch.stack(list(recent))
+        yield count - len(recent), list(recent)
 
 
 def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tensor, int]]:
@@ -177,7 +201,7 @@ def windows_of(log_mel: Tensor, config: Config) -> Iterator[tuple[int, Tensor, T
     patches, frames = zip(*stream_cut([log_mel], config), strict=True)
     new = torch.tensor(frames, device=log_mel.device)
     for first, window in stream_windows(patches, config):
-        yield first, window, new[first : first + len(window)]
+        yield first, torch.stack(window), new[first : first + len(window)]
 
 
 def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:

@@ -82,7 +82,7 @@ class Parser(jsonargparse.ArgumentParser):
             if word == "--":
                 return
             flag = word.partition("=")[0]
-            if re.match("--?[a-z]", flag) and flag not in self._option_string_actions:
+            if re.fullmatch("--?[a-z][^ ]*", flag) and flag not in self._option_string_actions:
                 names = [known.removeprefix("--") for known in self._option_string_actions]
                 near = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
                 hint = f"did you mean --{near[0]}?" if near else f"see '{self.prog} --help'."

@@ -186,19 +186,19 @@ def reconstruct(
 
     from patchifier import embed, weights
     from patchifier.evaluate import report
-    from patchifier.train import pretrain, references
+    from patchifier.train import pictures, references
 
     embedder, picture = embed.load(model or weights.PAPER), Path(out)
     arrays = _reconstructions(embedder, file, start_s)
     if sound:
         _save_sound(arrays, embedder.config, picture)
     errors, baselines = {}, {}
-    for ratio in map(str, pretrain.PICTURE_RATIOS):
+    for ratio in map(str, pictures.PICTURE_RATIOS):
         masked = arrays[f"masked_{ratio}"].astype(bool)
         difference = arrays["original"] - arrays[f"reconstructed_{ratio}"]
         errors[ratio] = float(torch.from_numpy(difference[masked]).square().mean())
         baselines[ratio] = references.untrained_mse(arrays["original"], masked)
-    facts = pretrain.picture_facts(Path(file).name, {"title": Path(file).stem}, embedder.config)
+    facts = pictures.picture_facts(Path(file).name, {"title": Path(file).stem}, embedder.config)
     report.save_figure(report.reconstruction_figure(arrays, facts), picture)
     lines = [f"{picture}: MSE of masked patches"]
     lines += [_error_line(ratio, error, baselines[ratio]) for ratio, error in errors.items()]
@@ -212,7 +212,7 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
 
     from patchifier.nn.masking import random_masking
     from patchifier.seeding import generator
-    from patchifier.train import pretrain
+    from patchifier.train import pictures
     from patchifier.windows import window_patches
 
     config = embedder.config
@@ -221,7 +221,7 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
     log_mel = _excerpt(embedder, file, start_s, most * frames * config.spectrogram.frame_s + 1)
     shape = (1, min(most, max(1, log_mel.shape[1] // frames)))
     arrays = {}
-    for ratio in pretrain.PICTURE_RATIOS:
+    for ratio in pictures.PICTURE_RATIOS:
         draw = generator(config.pretrain.seed, "mask", 2**40)
         masked = random_masking(draw, np.ones(shape, bool), ratio)[0]
         patches, predicted = embedder.reconstruct(log_mel, masked)

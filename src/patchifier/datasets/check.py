@@ -6,7 +6,7 @@ known to be bad in every copy, or in some: these are listed separately and do no
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -105,11 +105,8 @@ class Report:
     def complete(self) -> bool:
         """Whether every file exists and can be read, except files known to be bad."""
         wrong = self.unreadable or self.missing or self.empty or self.corrupt
-        return (
-            not wrong
-            and all(split.as_published for split in self.splits)
-            and all(file.state != "differs" for file in self.downloads)
-        )
+        differs = any(file.state == "differs" for file in self.downloads)
+        return not wrong and not differs and all(split.as_published for split in self.splits)
 
     def facts(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -124,21 +121,14 @@ class Report:
         lines += [f"  {_counts(split)}" for split in self.splits]
         cut = "  NOT as published: the tables are cut short, or of another edition."
         lines += [] if all(split.as_published for split in self.splits) else [cut]
-        lines += [
-            f"  {file.name}: {_STATES[file.state]}"
-            + (f" ({file.size_b:,} bytes)" if file.size_b is not None else "")
-            for file in self.downloads
-        ]
+        for file in self.downloads:
+            size = f" ({file.size_b:,} bytes)" if file.size_b is not None else ""
+            lines.append(f"  {file.name}: {_STATES[file.state]}{size}")
         lines += _named("missing", self.missing) + _named("empty (0 bytes)", self.empty)
-        lines += _named("broken", [f"{name} ({reason})" for name, reason in self.corrupt.items()])
-        lines += _named(
-            "known to be bad, and so here",
-            [f"{name} ({reason})" for name, reason in self.excused.items()],
-        )
-        return lines + _named(
-            "known to be bad in some or all copies",
-            [f"{name} ({why})" for name, why in self.known_bad.items()],
-        )
+        lines += _named("broken", _with_reasons(self.corrupt))
+        lines += _named("known to be bad, and so here", _with_reasons(self.excused))
+        known_bad = _with_reasons(self.known_bad)
+        return lines + _named("known to be bad in some or all copies", known_bad)
 
 
 _STATES = {
@@ -151,21 +141,21 @@ _STATES = {
 
 def _counts(split: Split) -> str:
     published = "" if split.published is None else f", {split.published:,} published"
-    lost = (
-        f"; lost: {', '.join(split.lost[:NAMED])}{', ...' if len(split.lost) > NAMED else ''}"
-        if split.lost
-        else ""
-    )
+    named = [*split.lost[:NAMED], *(["..."] if len(split.lost) > NAMED else [])]
+    lost = f"; lost: {', '.join(named)}" if named else ""
     note = "" if split.as_published else " (NOT as published)"
     return f"{split.variant} {split.split or 'all'}: {split.usable:,} usable of {split.listed:,} listed{published}{note}{lost}"
 
 
-def _named(what: str, names: Iterable[str]) -> list[str]:
-    listed = list(names)
-    if not listed:
+def _with_reasons(reasons: Mapping[str, str]) -> list[str]:
+    return [f"{name} ({reason})" for name, reason in reasons.items()]
+
+
+def _named(what: str, names: Sequence[str]) -> list[str]:
+    if not names:
         return []
-    more = [f"    ... and {len(listed) - NAMED} more"] if len(listed) > NAMED else []
-    return [f"  {what}: {len(listed)}", *(f"    {name}" for name in listed[:NAMED]), *more]
+    more = [f"    ... and {len(names) - NAMED} more"] if len(names) > NAMED else []
+    return [f"  {what}: {len(names)}", *(f"    {name}" for name in names[:NAMED]), *more]
 
 
 def check(

@@ -79,12 +79,10 @@ def read(root: Path, variant: str) -> Dataset:
         for song in read_table(tables / "songs_info.csv", SONG_COLUMNS)
     ]
     developed = {clip.group for clip in clips if clip.split != "test"}
-    marked = [
-        replace(clip, subsets=("artist-clean",))
-        if clip.split == "test" and clip.group not in developed
-        else clip
+    marked = (
+        replace(clip, subsets=() if clip.group in developed else ("artist-clean",))
         for clip in clips
-    ]
+    )
     return Dataset("emomusic", tuple(marked), Task("numbers", NAMES))
 
 
@@ -98,24 +96,20 @@ def _clip(
         )
     rating = ratings[number]
     raw = [_rating(rating[f"mean_{name}"], number, tables) for name in NAMES]
-    start_s, end_s = (seconds(song[f"{end} of the segment (min.sec)"]) for end in ("start", "end"))
-    facts = {"artist": song["Artist"], "title": song["Song title"], "genre": song["Genre"]}
-    facts |= {name: rating[f"mean_{name}"] for name in NAMES} | {
-        f"{name}_deviation": rating[f"std_{name}"] for name in NAMES
-    }
-    facts |= {"cut_from_s": f"{start_s:g}", "cut_to_s": f"{end_s:g}"}
+    info = {"artist": song["Artist"], "title": song["Song title"], "genre": song["Genre"]}
+    info |= {name: rating[f"mean_{name}"] for name in NAMES}
+    info |= {f"{name}_deviation": rating[f"std_{name}"] for name in NAMES}
+    info["cut_from_s"] = f"{seconds(song['start of the segment (min.sec)']):g}"
+    info["cut_to_s"] = f"{seconds(song['end of the segment (min.sec)']):g}"
+    files = [root / "clips_45seconds" / f"{number}{suffix}" for suffix in (".mp3", ".wav")]
+    standardised = zip(raw, MEAN, DEVIATION, strict=True)
     return Clip(
         id=str(number),
-        path=first_file(
-            [root / "clips_45seconds" / f"{number}{suffix}" for suffix in (".mp3", ".wav")]
-        ),
+        path=first_file(files),
         split=split(song["Artist"], song["Mediaeval 2013 set"]),
         group=normalised(song["Artist"]) or f"song {number}",
-        target=[
-            (value - mean) / deviation
-            for value, mean, deviation in zip(raw, MEAN, DEVIATION, strict=True)
-        ],
-        info=facts,
+        target=[(value - mean) / deviation for value, mean, deviation in standardised],
+        info=info,
     )
 
 
@@ -140,13 +134,7 @@ def _rating(text: str, number: int, tables: Path) -> float:
 
 def normalised(artist: str) -> str:
     """Normalise an artist's name as the split requires: lower case, ASCII letters and single spaces, the rest deleted."""
-    return " ".join(
-        "".join(
-            letter
-            for letter in artist.lower()
-            if letter.isascii() and (letter.isalpha() or letter.isspace())
-        ).split()
-    )
+    return " ".join(re.sub(r"[^a-z\s\x1c-\x1f]", "", artist.lower(), flags=re.ASCII).split())
 
 
 def split(artist: str, published: str) -> str:
@@ -172,6 +160,10 @@ def seconds(text: str) -> float:
 
 
 _HOST = "https://cvml.unige.ch/databases/emoMusic"
+_SHA256 = {
+    "annotations.tar.gz": "e0cb0b06e1b0ce7f04b1572fc410937699b7fad9dae67ddaa745f06cda4b0b33",
+    "clips_45sec.tar.gz": "3994a5d5fefc27f9540d1a69cd7f1294c68e6cb311ce49765021e2e9c7a1057b",
+}
 
 SHEET = Sheet(
     name="emomusic",
@@ -186,27 +178,13 @@ SHEET = Sheet(
             {"train": 504, "valid": 115, "test": 125},
         )
     },
-    remotes=(
-        Remote(
-            "annotations.tar.gz",
-            (
-                f"{_HOST}/annotations.tar.gz",
-                "http://cvml.unige.ch/databases/emoMusic/annotations.tar.gz",
-            ),
-            "e0cb0b06e1b0ce7f04b1572fc410937699b7fad9dae67ddaa745f06cda4b0b33",
-        ),
-        Remote(
-            "clips_45sec.tar.gz",
-            (
-                f"{_HOST}/clips_45sec.tar.gz",
-                "http://cvml.unige.ch/databases/emoMusic/clips_45sec.tar.gz",
-            ),
-            "3994a5d5fefc27f9540d1a69cd7f1294c68e6cb311ce49765021e2e9c7a1057b",
-        ),
+    remotes=tuple(
+        Remote(name, (f"{_HOST}/{name}", f"{_HOST.replace('https', 'http')}/{name}"), sha256)
+        for name, sha256 in _SHA256.items()
     ),
     archives=(
         Archive("annotations.tar.gz", into="annotations"),
-        Archive("clips_45sec.tar.gz", into="."),
+        Archive("clips_45sec.tar.gz"),
     ),
     steps=(
         f"If the site asks for a form, fill it in at {_HOST}/, put annotations.tar.gz and clips_45sec.tar.gz in the root and run 'patchifier fetch' again. "

@@ -67,24 +67,20 @@ def _repository(root: Path, name: str) -> Path:
 
 def _development(repository: Path) -> list[Clip]:
     """List train and valid: the tracks of the MTG collection with one certain key."""
-    metadata = {
-        row["ID"]: row
-        for row in read_table(
-            repository / "annotations" / "beatport_metadata.txt", ("ID", "ARTIST"), delimiter="\t"
-        )
-    }
-    held = valid_artists([artists(row["ARTIST"]) for row in metadata.values()])
+    tables = repository / "annotations"
+    rows = read_table(tables / "beatport_metadata.txt", ("ID", "ARTIST"), delimiter="\t")
+    artists_of = {row["ID"]: artists(row["ARTIST"]) for row in rows}
+    held = valid_artists(list(artists_of.values()))
     clips = []
-    for row in read_table(
-        repository / "annotations" / "annotations.txt", ("ID", "MANUAL KEY", "C"), delimiter="\t"
-    ):
+    columns = ("ID", "MANUAL KEY", "C")
+    for row in read_table(tables / "annotations.txt", columns, delimiter="\t"):
         if row["C"] != "2" or "/" in row["MANUAL KEY"]:
             continue
-        if row["ID"] not in metadata:
+        if row["ID"] not in artists_of:
             raise RequestError(
                 f"beatport_metadata.txt has no row for track {row['ID']} of annotations.txt, expected one for each."
             )
-        names = artists(metadata[row["ID"]]["ARTIST"])
+        names = artists_of[row["ID"]]
         split = "valid" if held & set(names) else "train"
         group = ", ".join(sorted(name.lower() for name in names))
         clips.append(_clip(repository, row["ID"], row["MANUAL KEY"], split, group=group))
@@ -126,21 +122,15 @@ def _test(repository: Path) -> list[Clip]:
             raise RequestError(
                 f"{path} is not there, expected the key of each track in {repository / 'md5'}."
             )
-        clips.append(
-            _clip(repository, track, path.read_text(encoding="utf-8", errors="replace"), "test")
-        )
+        text = path.read_text(encoding="utf-8", errors="replace")
+        clips.append(_clip(repository, track, text, "test"))
     return clips
 
 
 def _clip(repository: Path, track: str, text: str, split: str, *, group: str | None = None) -> Clip:
     audio = [repository / "audio" / f"{track}.LOFI{suffix}" for suffix in (".mp3", ".wav")]
-    return Clip(
-        f"{split}/{track}" if split == "test" else f"mtg/{track}",
-        first_file(audio),
-        split=split,
-        group=group,
-        target=key(text),
-    )
+    name = f"{'test' if split == 'test' else 'mtg'}/{track}"
+    return Clip(name, first_file(audio), split=split, group=group, target=key(text))
 
 
 def key(text: str) -> str:

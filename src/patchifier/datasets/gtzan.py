@@ -34,17 +34,8 @@ from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, first_fil
 from patchifier.tasks import Task
 
 GENRES = (
-    "blues",
-    "classical",
-    "country",
-    "disco",
-    "hiphop",
-    "jazz",
-    "metal",
-    "pop",
-    "reggae",
-    "rock",
-)
+    "blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock",
+)  # fmt: skip
 LAYOUTS = (".", "genres", "genres_original", "Data/genres_original", "gtzan_genre/genres")
 FOLDS = 10
 
@@ -64,13 +55,11 @@ def read(root: Path, variant: str) -> Dataset:
         )
     task = Task("one-of", GENRES)
     if variant == "folds":
-        return Dataset(
-            "gtzan", tuple(_clip(base, track, fold=fold) for track, fold in folds().items()), task
-        )
-    rows = packaged("gtzan_fault_filtered.csv")
-    return Dataset(
-        "gtzan", tuple(_clip(base, row["track_id"], split=row["split"]) for row in rows), task
-    )
+        clips = [_clip(base, track, fold=fold) for track, fold in folds().items()]
+    else:
+        rows = packaged("gtzan_fault_filtered.csv")
+        clips = [_clip(base, row["track_id"], split=row["split"]) for row in rows]
+    return Dataset("gtzan", tuple(clips), task)
 
 
 def folds() -> dict[str, int]:
@@ -87,13 +76,8 @@ def folds() -> dict[str, int]:
 
 def _clip(base: Path, track: str, *, split: str | None = None, fold: int | None = None) -> Clip:
     genre = track.split(".")[0]
-    return Clip(
-        track,
-        first_file([base / genre / f"{track}{suffix}" for suffix in (".wav", ".au")]),
-        split=split,
-        fold=fold,
-        target=genre,
-    )
+    path = first_file([base / genre / f"{track}{suffix}" for suffix in (".wav", ".au")])
+    return Clip(track, path, split=split, fold=fold, target=genre)
 
 
 SHEET = Sheet(

@@ -47,23 +47,14 @@ def read(root: Path, variant: str) -> Dataset:
         [root / "data/splits/split-0", root / "mtg-jamendo-dataset/data/splits/split-0"],
         [f"autotagging_{variant}-train.tsv"],
     )
-    listed = [
-        clip
-        for split, name in FILES.items()
-        for clip in _clips(lists / f"autotagging_{variant}-{name}.tsv", split)
-    ]
     audio = fullest([root / folder for folder in AUDIO], HUNDRED)
-    clips = [
-        replace(
-            clip, path=first_file([audio / clip.path, (audio / clip.path).with_suffix(".low.mp3")])
-        )
-        for clip in listed
-    ]
-    return Dataset(
-        "mtg-jamendo",
-        tuple(clips),
-        Task("many-of", tuple(sorted({tag for clip in clips for tag in clip.target}))),
-    )
+    clips: list[Clip] = []
+    for split, name in FILES.items():
+        for clip in _clips(lists / f"autotagging_{variant}-{name}.tsv", split):
+            path = audio / clip.path
+            clips.append(replace(clip, path=first_file([path, path.with_suffix(".low.mp3")])))
+    tags = {tag for clip in clips for tag in clip.target}
+    return Dataset("mtg-jamendo", tuple(clips), Task("many-of", tuple(sorted(tags))))
 
 
 def _clips(path: Path, split: str) -> list[Clip]:
@@ -82,16 +73,8 @@ def _clips(path: Path, split: str) -> list[Clip]:
             raise RequestError(
                 f"{path}, row {number}: expected five fields and then tags such as genre---rock."
             )
-        clips.append(
-            Clip(
-                row[0],
-                row[3],
-                split=split,
-                group=row[1],
-                target=tags,
-                info={"album": row[2], "duration_s": row[4]},
-            )
-        )
+        info = {"album": row[2], "duration_s": row[4]}
+        clips.append(Clip(row[0], row[3], split=split, group=row[1], target=tags, info=info))
     return clips
 
 

@@ -30,33 +30,16 @@ from pathlib import Path
 from typing import Any
 
 from patchifier.config import RequestError
-from patchifier.datasets import Clip, Dataset, labels
+from patchifier.datasets import SPLITS, Clip, Dataset, labels
 from patchifier.tasks import METRICS, infer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
-    "test": "test",
-    "testing": "test",
-}
+SPLIT_NAMES = {split: split for split in SPLITS}
+SPLIT_NAMES |= {"training": "train", "val": "valid", "validation": "valid", "testing": "test"}
 KNOWN = {
-    "path",
-    "audio_path",
-    "file",
-    "id",
-    "start_s",
-    "end_s",
-    "split",
-    "fold",
-    "group",
-    "target",
-    "label",
-    "metric",
-}
+    "path", "audio_path", "file", "id", "start_s", "end_s", "split", "fold", "group", "target",
+    "label", "metric",
+}  # fmt: skip
 
 
 def load(path: Path) -> Dataset:
@@ -132,21 +115,16 @@ def list_entries(path: Path) -> list[Entry]:
         ) from error
     if not rows:
         raise RequestError(f"{path}: no rows, expected one for each clip.")
-    split = next(
-        (SPLIT_NAMES[part] for part in path.stem.lower().split(".")[1:] if part in SPLIT_NAMES),
-        None,
-    )
+    words = [word for word in path.stem.lower().split(".")[1:] if word in SPLIT_NAMES]
+    split = SPLIT_NAMES[words[0]] if words else None
     root = _root(path, path_of(rows[0], f"{path}, row 1"))
     return [Entry(row, f"{path}, row {number}", split, root) for number, row in enumerate(rows, 1)]
 
 
 def _metric(entries: Sequence[Entry]) -> str:
     """Return the metric of the table, if it has one."""
-    found = {
-        str(entry.row["metric"]): entry.where
-        for entry in entries
-        if entry.row.get("metric") not in (None, "")
-    }
+    given = [entry for entry in entries if entry.row.get("metric") not in (None, "")]
+    found = {str(entry.row["metric"]): entry.where for entry in given}
     if len(found) > 1:
         one, two = list(found)[:2]
         raise RequestError(
@@ -154,11 +132,8 @@ def _metric(entries: Sequence[Entry]) -> str:
         )
     known = METRICS["per-frame"]
     metric = next(iter(found), "")
-    if (
-        metric
-        and any(_is_frame_wise(_label(entry.row)) for entry in entries)
-        and metric not in known
-    ):
+    frame_wise = any(_is_frame_wise(_label(entry.row)) for entry in entries)
+    if metric and frame_wise and metric not in known:
         raise RequestError(f"{found[metric]}: metric is {metric!r}, expected {', '.join(known)}.")
     return metric
 
@@ -242,12 +217,9 @@ def _label(row: dict[str, Any]) -> Any:
 def _other(row: dict[str, Any]) -> dict[str, Any]:
     """Return the columns that are only kept, among them tempo and meter of MARBLE's beats."""
     label = _label(row)
-    rest = (
-        {key: value for key, value in label.items() if key not in ("beat", "downbeat")}
-        if isinstance(label, dict)
-        else {}
-    )
-    return rest | {key: value for key, value in row.items() if key not in KNOWN}
+    rest = label if isinstance(label, dict) else {}
+    kept = {key: value for key, value in rest.items() if key not in ("beat", "downbeat")}
+    return kept | {key: value for key, value in row.items() if key not in KNOWN}
 
 
 def number_of(row: dict[str, Any], key: str, where: str) -> float | None:

@@ -35,6 +35,7 @@ Traps
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from patchifier.config import RequestError
@@ -42,18 +43,11 @@ from patchifier.datasets import Clip, Dataset
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, fullest, packaged, read_table
 from patchifier.tasks import Task
 
-TAGS188 = tuple(row["tag"] for row in packaged("mtat_tags.csv"))  # in the order of the columns
-TAGS50 = tuple(
-    row["tag"]
-    for row in sorted(
-        (row for row in packaged("mtat_tags.csv") if row["top50_index"]),
-        key=lambda row: int(row["top50_index"]),
-    )
-)
-SPLIT_OF = {
-    folder: "train" if folder < "c" else "valid" if folder == "c" else "test"
-    for folder in "0123456789abcdef"
-}
+_TAGS = packaged("mtat_tags.csv")
+TAGS188 = tuple(row["tag"] for row in _TAGS)  # in the order of the columns
+_TOP50 = {int(row["top50_index"]): row["tag"] for row in _TAGS if row["top50_index"]}
+TAGS50 = tuple(_TOP50[index] for index in sorted(_TOP50))
+SPLIT_OF = dict.fromkeys("0123456789ab", "train") | {"c": "valid"} | dict.fromkeys("def", "test")
 PAPER_CLIPS = 16_000
 KNOWN_BAD = {
     "6/norine_braun-now_and_zen-08-gently-117-146.mp3": "empty in every copy: clip 35644, train",
@@ -125,14 +119,9 @@ def _tags(clip: Clip, names: tuple[str, ...]) -> list[str]:
 
 def _clip(clip: Clip, names: tuple[str, ...] = ()) -> Clip:
     """Return the clip with the tags in `names`; without names, for pre-training, it has neither target nor split."""
-    return Clip(
-        clip.id,
-        clip.path,
-        split=clip.split if names else None,
-        group=clip.group,
-        target=_tags(clip, names) if names else None,
-        info=clip.info,
-    )
+    if not names:
+        return replace(clip, split=None, target=None)
+    return replace(clip, target=_tags(clip, names))
 
 
 def _paper16k(clips: list[Clip]) -> list[Clip]:
@@ -159,12 +148,23 @@ _OLD_HOST = "http://mi.soi.city.ac.uk/datasets/magnatagatune"
 _MIRROR = "https://huggingface.co/datasets/confit/magnatagatune/resolve/main"
 
 
-def _part(name: str, sha256: str, size_b: int) -> Remote:
-    return Remote(name, (f"{_HOST}/{name}", f"{_OLD_HOST}/{name}"), sha256, size_b)
+_USABLE = {"train": 18_706, "valid": 1_825, "test": 5_329}
+_TAGGED = {"train": 15_247, "valid": 1_529, "test": 4_332}
+_TABLES = {
+    "clip_info_final.csv": "cb6108a10d3a91f0bfd7d2fbec2382559d15f20c8d28093f14e12162a47a3e78",
+    "annotations_final.csv": "99b94e95825d4fa576386a5367b9c96e0ec636e9f9c240aceb492f4728f68c3c",
+}
+_PARTS = {
+    "mp3.zip.001": "f857fe185968773058cc71662c2ef5d8f2d4b7338e3c122cfd52f82dcb9760b9",
+    "mp3.zip.002": "fc2e1ec441755556ed1398b1808f1b08b6034372f8bc27394510c0c58cdb52ce",
+    "mp3.zip.003": "83a689824c17e82f6eb81cdbc4e4ca239a4cfc1fb41f1a5c80b861caec90450f",
+}
+_SIZES_B = {"mp3.zip.001": 1_100_000_000, "mp3.zip.002": 1_100_000_000, "mp3.zip.003": 772_769_864}
 
 
-def _table(name: str, sha256: str) -> Remote:
-    return Remote(name, (f"{_HOST}/{name}", f"{_OLD_HOST}/{name}", f"{_MIRROR}/{name}"), sha256)
+def _remote(name: str, sha256: str, *hosts: str) -> Remote:
+    urls = tuple(f"{host}/{name}" for host in (_HOST, _OLD_HOST, *hosts))
+    return Remote(name, urls, sha256, _SIZES_B.get(name))
 
 
 SHEET = Sheet(
@@ -183,45 +183,15 @@ SHEET = Sheet(
         ),
         "train": Variant("pre-training: folders 0-b", {"": 18_706}),
         "all": Variant("pre-training: every usable clip, test folders included", {"": 25_860}),
-        "tags50": Variant(
-            "tagging, top 50; untagged clips are negatives",
-            {"train": 18_706, "valid": 1_825, "test": 5_329},
-        ),
-        "tags50-tagged": Variant(
-            "tagging, top 50; clips with at least one of them",
-            {"train": 15_247, "valid": 1_529, "test": 4_332},
-        ),
-        "tags188": Variant(
-            "tagging, all 188; untagged clips are negatives",
-            {"train": 18_706, "valid": 1_825, "test": 5_329},
-        ),
+        "tags50": Variant("tagging, top 50; untagged clips are negatives", _USABLE),
+        "tags50-tagged": Variant("tagging, top 50; clips with at least one of them", _TAGGED),
+        "tags188": Variant("tagging, all 188; untagged clips are negatives", _USABLE),
     },
     remotes=(
-        _table(
-            "clip_info_final.csv",
-            "cb6108a10d3a91f0bfd7d2fbec2382559d15f20c8d28093f14e12162a47a3e78",
-        ),
-        _table(
-            "annotations_final.csv",
-            "99b94e95825d4fa576386a5367b9c96e0ec636e9f9c240aceb492f4728f68c3c",
-        ),
-        _part(
-            "mp3.zip.001",
-            "f857fe185968773058cc71662c2ef5d8f2d4b7338e3c122cfd52f82dcb9760b9",
-            1_100_000_000,
-        ),
-        _part(
-            "mp3.zip.002",
-            "fc2e1ec441755556ed1398b1808f1b08b6034372f8bc27394510c0c58cdb52ce",
-            1_100_000_000,
-        ),
-        _part(
-            "mp3.zip.003",
-            "83a689824c17e82f6eb81cdbc4e4ca239a4cfc1fb41f1a5c80b861caec90450f",
-            772_769_864,
-        ),
+        *(_remote(name, sha256, _MIRROR) for name, sha256 in _TABLES.items()),
+        *(_remote(name, sha256) for name, sha256 in _PARTS.items()),
     ),
-    archives=(Archive("mp3.zip", parts=("mp3.zip.001", "mp3.zip.002", "mp3.zip.003"), into="."),),
+    archives=(Archive("mp3.zip", parts=tuple(_PARTS)),),
     known_bad=KNOWN_BAD,
     steps=(
         f"If the host does not answer: {_MIRROR}/mp3.zip is the three parts already joined (2,972,769,864 bytes, md5 f12add0eb4cd6c2a3ab7e4afaf7b7467); "

@@ -27,19 +27,11 @@ from patchifier.datasets import SPLITS, Clip, Dataset
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant
 from patchifier.tasks import Task
 
-FAMILIES = (
-    "bass",
-    "brass",
-    "flute",
-    "guitar",
-    "keyboard",
-    "mallet",
-    "organ",
-    "reed",
-    "string",
-    "synth_lead",
-    "vocal",
-)  # 0 to 10
+FAMILIES = (  # 0 to 10
+    "bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string",
+    "synth_lead", "vocal",
+)  # fmt: skip
+INFO = ("pitch", "velocity", "instrument_family_str", "instrument_source_str")
 PITCHES = tuple(str(pitch) for pitch in range(128))
 
 
@@ -56,9 +48,8 @@ def read(root: Path, variant: str) -> Dataset:
         for split in SPLITS
         for note, facts in _notes(root / f"nsynth-{split}" / "examples.json").items()
     ]
-    return Dataset(
-        "nsynth", tuple(clips), Task("one-of", PITCHES if variant == "pitch" else FAMILIES)
-    )
+    names = PITCHES if variant == "pitch" else FAMILIES
+    return Dataset("nsynth", tuple(clips), Task("one-of", names))
 
 
 def _notes(path: Path) -> dict[str, dict[str, Any]]:
@@ -70,15 +61,9 @@ def _notes(path: Path) -> dict[str, dict[str, Any]]:
         raise RequestError(
             f"{path} is not JSON ({error}), expected the list of notes as published."
         ) from error
-    if (
-        not isinstance(notes, dict)
-        or not notes
-        or not all(isinstance(facts, dict) for facts in notes.values())
-    ):
-        raise RequestError(
-            f"{path} holds no notes by name, expected the list of notes as published."
-        )
-    return notes
+    if isinstance(notes, dict) and notes and all(isinstance(row, dict) for row in notes.values()):
+        return notes
+    raise RequestError(f"{path} holds no notes by name, expected the list of notes as published.")
 
 
 def _clip(root: Path, split: str, note: str, facts: dict[str, Any], variant: str) -> Clip:
@@ -94,16 +79,13 @@ def _clip(root: Path, split: str, note: str, facts: dict[str, Any], variant: str
         split=split,
         group=str(facts.get("instrument_str") or note),
         target=names[value],
-        info={
-            key: str(facts[key])
-            for key in ("pitch", "velocity", "instrument_family_str", "instrument_source_str")
-            if key in facts
-        },
+        info={key: str(facts[key]) for key in INFO if key in facts},
     )
 
 
 _HOST = "http://download.magenta.tensorflow.org/datasets/nsynth"
 _COUNTS = {"train": 289_205, "valid": 12_678, "test": 4_096}
+_ARCHIVES = [f"nsynth-{split}.jsonwav.tar.gz" for split in SPLITS]
 
 SHEET = Sheet(
     name="nsynth",
@@ -116,13 +98,7 @@ SHEET = Sheet(
         "family": Variant("family of the instrument, 11 classes", _COUNTS),
         "pitch": Variant("MIDI note, 128 classes", _COUNTS),
     },
-    remotes=tuple(
-        Remote(f"nsynth-{split}.jsonwav.tar.gz", (f"{_HOST}/nsynth-{split}.jsonwav.tar.gz",))
-        for split in SPLITS
-    ),
-    archives=tuple(
-        Archive(f"nsynth-{split}.jsonwav.tar.gz", into=".", unpacked_b=64 * 2**30)
-        for split in SPLITS
-    ),  # train: 37 GB of samples
+    remotes=tuple(Remote(name, (f"{_HOST}/{name}",)) for name in _ARCHIVES),
+    archives=tuple(Archive(name, unpacked_b=64 * 2**30) for name in _ARCHIVES),  # train: 37 GB
     steps="If an address does not answer, take the json/wav archives from https://magenta.tensorflow.org/datasets/nsynth and unpack them in the root.",
 )

@@ -18,11 +18,8 @@ samples beyond full scale stay as they are.
 import functools
 import hashlib
 import io
-import itertools
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from patchifier import audio
+from patchifier import audio, jobs
 from patchifier.cache import Cache, prepare
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
@@ -352,37 +349,26 @@ def _write_all(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Perturb every clip that is not there yet, in processes."""
+    """Perturb every clip without a file, in processes; the first error ends the job, and the finished files stay."""
     missing = [
-        (clip, stem) for clip, stem in zip(clips, stems, strict=True) if _written(stem) is None
+        [(clip, stem)] for clip, stem in zip(clips, stems, strict=True) if _written(stem) is None
     ]
-    done = len(clips) - len(missing)
-    for _ in _in_processes(
-        functools.partial(_write, name=name, sample_rate=sample_rate), missing, workers
-    ):
-        done += 1
+    results = jobs.run(
+        _write, missing, workers=workers, shared=(name, sample_rate), name=lambda task: task[0].path
+    )
+    for done, crash in enumerate(results, len(clips) - len(missing) + 1):
+        if crash is not None:
+            raise RequestError(crash)
         progress(done, len(clips), PERTURBATIONS[name].what)
 
 
-def _in_processes(
-    job: Callable[..., None], tasks: Sequence[tuple[Clip, Path]], workers: int
-) -> Iterator[None]:
-    """Run a job on each task; the first error ends all, and what is done stays done."""
-    if min(workers, len(tasks)) <= 1:
-        yield from itertools.starmap(job, tasks)
-        return
-    with ProcessPoolExecutor(
-        min(workers, len(tasks)), multiprocessing.get_context("spawn")
-    ) as pool:
-        futures = [pool.submit(job, *task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def _write(shared: tuple[str, int], tasks: Sequence[tuple[Clip, Path]]) -> list[None]:
+    for clip, stem in tasks:
+        _write_clip(*shared, clip, stem)
+    return [None] * len(tasks)
 
 
-def _write(clip: Clip, stem: Path, *, name: str, sample_rate: int) -> None:
+def _write_clip(name: str, sample_rate: int, clip: Clip, stem: Path) -> None:
     """Perturb one clip. Runs in a worker process."""
     waveform = audio.load(
         clip.path, sample_rate=sample_rate, start_s=clip.start_s, end_s=clip.end_s

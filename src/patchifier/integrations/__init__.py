@@ -21,7 +21,7 @@ from patchifier import spectrogram
 from patchifier.config import Config
 from patchifier.lazy import attach
 from patchifier.nn.model import Patchifier
-from patchifier.nn.pooling import read_out
+from patchifier.nn.pooling import window_embeddings
 from patchifier.windows import pad_windows, windows_of
 
 __getattr__, __dir__ = attach(__name__)
@@ -61,7 +61,7 @@ def encode_waveforms(
     new, _ = pad_windows([frames for *_, frames in found], 0)
     # 2. the model
     layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=there)
-    pooled = read_out(model, config, layers, new, patches[:, :, 0])
+    pooled = window_embeddings(model, config, layers, new, patches[:, :, 0])
     # 3. put together again: where each patch of each window belongs
     owners, firsts = torch.tensor(
         [(row, first) for row, first, *_ in found], device=patches.device

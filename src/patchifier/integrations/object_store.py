@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
 import uuid
@@ -127,33 +126,18 @@ class Store:
             return set()
         return {path.rstrip("/").rpartition("/")[2] for path in found} - {""}
 
-    def put(self, made: Path, name: str) -> None:
-        """Copy a local file into it: an object in one request, a file beside and renamed."""
-        if not self.local:
-            patiently(lambda: self.files.put_file(str(made), self.path(name)))
-            return
-        place = Path(self.path(name))
-        beside = place.with_name(f".{place.name}.new-{uuid.uuid4().hex}")  # unique on all machines
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with made.open("rb") as source, beside.open("wb") as stream:
-                shutil.copyfileobj(source, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(place)
-        finally:
-            beside.unlink(missing_ok=True)
-
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
-        """Write a file that `fill` makes on this machine."""
+        """Write a file that `fill` makes: an object in one request, a file beside and renamed."""
+        if self.local:
+            os.makedirs(self.root, exist_ok=True)
+            made = Path(self.path(f".{name}.new-{uuid.uuid4().hex}"))  # unique on all machines
+            fill(made)
+            made.replace(self.path(name))
+            return
         with tempfile.TemporaryDirectory(prefix="patchifier-") as folder:
-            fill(Path(folder) / "made")
-            self.put(Path(folder) / "made", name)
-
-    def read(self, name: str) -> str:
-        """Read a text file."""
-        text: bytes = patiently(lambda: self.files.cat_file(self.path(name)))
-        return text.decode("utf-8", "surrogateescape")
+            made = Path(folder) / name
+            fill(made)
+            patiently(lambda: self.files.put_file(str(made), self.path(name)))
 
     def remove(self, name: str) -> None:
         """Remove a file or folder, if it exists."""
@@ -197,7 +181,7 @@ def _listing(source: str) -> sources.Listing | None:
         return Dataset(source, tuple(_manifest(source))).clips, []
     if not is_url(source):
         return None
-    found = _behind(source)
+    found = _audio_at(source)
     expected = f"expected names that end in {', '.join(sorted(SUFFIXES))}"
     return found, [] if found else [(source, f"{source}: no audio there, {expected}.")]
 
@@ -231,7 +215,7 @@ def _entries(source: str) -> list[manifest.Entry]:
             raise RequestError(str(error).replace(str(local), source)) from None
 
 
-def _behind(url: str) -> list[Clip]:
+def _audio_at(url: str) -> list[Clip]:
     """Audio of a URL: itself, the matches of a glob, or all files below a folder."""
     if not url.endswith("/") and "*" not in url:
         return [Clip(url, url)]
@@ -353,7 +337,8 @@ def claim(store: Store, facts: dict[str, Any], clips: Sequence[Clip]) -> dict[st
 def read_facts(store: Store) -> dict[str, Any]:
     """Read facts.json; a RequestError if the folder is not one of a job."""
     try:
-        found: dict[str, Any] = json.loads(store.read("facts.json"))
+        text = patiently(lambda: store.files.cat_file(store.path("facts.json")))
+        found: dict[str, Any] = json.loads(text)
         missing = {*table.SAME, "format"} - found.keys()
         missing |= {"clips", "sha256", "part_clips"} - found["job"].keys()
         if missing:

@@ -32,7 +32,7 @@ from patchifier.extras import need
 from patchifier.filters import filter_banks, low_pass
 from patchifier.io import replaced_file
 from patchifier.nn.model import Patchifier
-from patchifier.nn.pooling import read_out
+from patchifier.nn.pooling import window_embeddings
 from patchifier.windows import window_patches
 
 OPSET = 18
@@ -183,7 +183,7 @@ class Graph(nn.Module):
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
         return (
-            read_out(self.model, self.config, layers, new, windows.flatten(0, 1))
+            window_embeddings(self.model, self.config, layers, new, windows.flatten(0, 1))
             .unflatten(0, (B, K))
             .mean(1)
         )

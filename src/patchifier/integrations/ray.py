@@ -15,7 +15,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ ANSWER_S = 30.0  # time for a cluster to answer; Ray itself waits for minutes, t
 STORE_BYTES = 2**28  # object store of a Ray that is started here: the model, lists of clips, counts
 SOCKETS = 30  # longest name of a folder below which the names of Ray's sockets are short enough
 DEATHS, MOST_DEATHS = 2, 8  # after so many, the clips of a part are done alone, and the job stops
-_path = attrgetter("path")
 
 
 def embed_on_ray(
@@ -118,9 +116,8 @@ def _finish(store: Store, skipped: Sequence[tuple[str, str]]) -> None:
         store.write("skipped.csv", lambda new: write_skipped(new, ("path", "reason"), skipped))
     else:
         store.remove("skipped.csv")
-    for left in store.names():
-        if left == "trying" or left.startswith("."):  # the former: of an earlier version
-            store.remove(left)
+    for left in {name for name in store.names() if name == "trying" or name[0] == "."}:
+        store.remove(left)  # "trying" is of an earlier version
 
 
 # --- making parts ---
@@ -182,8 +179,8 @@ def _run(spec: TableSpec, tasks: Sequence[PartTask], workers: int, meter: jobs.M
                     ) from error
                 waiting.appendleft(task)
             else:
-                old, skipped = part.files if part.kept else 0, len(part.skipped)
-                meter.add(len(task.clips), skipped=skipped, kept=old, audio_s=part.audio_s)
+                counts = {"skipped": len(part.skipped), "kept": part.files * part.kept}
+                meter.add(len(task.clips), **counts, audio_s=part.audio_s)
     finally:
         for left in running:
             ray.cancel(left)
@@ -224,11 +221,8 @@ def embed_anywhere(
     for paths in object_store.local_copies(clips):
         pairs = list(zip(clips[len(found) :], paths))
         here = [replace(clip, path=path) for clip, path in pairs if not isinstance(path, Exception)]
-        rows: Iterator[ClipRows | str] = iter(
-            jobs.run(embed_batch, [[one] for one in here], workers=1, shared=shared, name=_path)
-            if alone
-            else embed_batch(shared, here)
-        )
+        singly = jobs.run(embed_batch, [[one] for one in here], workers=1, shared=shared)
+        rows = iter(list(singly) if alone else embed_batch(shared, here))
         for clip, path in pairs:
             if isinstance(path, Exception):
                 found.append(f"{clip.path}: cannot be fetched ({object_store.reason_of(path)}).")
@@ -345,11 +339,10 @@ def _require_answer(address: str) -> None:
     command = [sys.executable, "-c", code, address]
     try:
         tried = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
-        if not tried.returncode:
-            return
-        reason = "".join(tried.stderr.strip().splitlines()[-1:])
+        reason = "".join(tried.stderr.strip().splitlines()[-1:]) if tried.returncode else None
     except subprocess.TimeoutExpired:
         reason = f"no answer within {ANSWER_S:.0f} s"
-    raise RequestError(
-        f"no Ray cluster at {address} ({reason}), expected HOST:PORT of a head node, 6379 by default, or auto on one of its machines."
-    )
+    if reason is not None:
+        raise RequestError(
+            f"no Ray cluster at {address} ({reason}), expected HOST:PORT of a head node, 6379 by default, or auto on one of its machines."
+        )

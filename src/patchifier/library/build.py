@@ -53,11 +53,11 @@ def embed_library(
     embedder : Embedder, str or Path
         The model, or what names it for :func:`patchifier.load`; the bundled one by default.
     window_s, hop_s : float
-        A row for each stretch of so many seconds, as in :meth:`Embedder.embed_windows`; by default one for each file.
+        A row for each window of so many seconds, as in :meth:`Embedder.embed_windows`; by default one for each file.
     patches : bool
         A row for each patch, as in :meth:`Embedder.embed_patches`.
     changed : bool
-        Bring a finished table up to date: embed what is new or modified (by size and time of change), drop what is gone.
+        Bring a finished table up to date: embed new and modified files (by size and time of change), drop the rows of missing files.
         Nothing is dropped below a folder that cannot be listed, or a source that is not there or empty, such as a drive that is not mounted.
     workers : int
         Processes; one for each core by default.
@@ -71,8 +71,8 @@ def embed_library(
     Raises
     ------
     RequestError
-        If there is nothing to embed, nothing could be read, `out` was made by another model or with other settings or is something else
-        altogether, or rows would be dropped whose files are still there.
+        If there is nothing to embed, nothing could be read, `out` was made by another model or with other settings or is another file, or
+        rows would be dropped whose files exist.
     """
     embedder = embedder if isinstance(embedder, Embedder) else load(embedder)
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
@@ -100,7 +100,7 @@ def _target(out: str | Path) -> Path:
 
 
 def facts_of(embedder: Embedder, cut: Cut) -> dict[str, Any]:
-    """What the rows of one table share: model, settings, what a row is about."""
+    """Metadata of a table: model, settings, what a row is about."""
     config = embedder.config
     return {
         "format": table.FORMAT,

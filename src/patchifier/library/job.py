@@ -37,13 +37,13 @@ class Embedded:
     rows, files : int
         In the table: rows, and clips that they are about.
     embedded, kept : int
-        Clips embedded now, and those that were there already.
+        Clips embedded now, and clips that had rows before.
     skipped : tuple of (path, reason)
         Files that could not be read, and folders that could not be listed: rows below these are kept.
     gone : tuple of str
         Files that were in the table and exist no more.
     pending : int
-        Clips that are new, modified or gone, and were left as they are because `changed` was not asked for.
+        Clips that are new, modified or missing, and were ignored without `changed`.
     audio_s, seconds : float
         Length of what was embedded now, and the time that took.
     """
@@ -247,9 +247,7 @@ class TableJob:
         begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
         parts = list(_grouped(todo, PART_FILES, PART_BYTES))
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
-        embedded = jobs.run(
-            embed_batch, batches, workers=workers, shared=(embedder, cut), name=_path
-        )
+        embedded = jobs.run(embed_batch, batches, workers=workers, shared=(embedder, cut))
         with contextlib.closing(embedded):
             for number, clips in enumerate(parts, begun):
                 states = {key(clip): _state(clip.path) for clip in clips}
@@ -332,10 +330,6 @@ def _grouped(clips: Sequence[Clip], files: int, bytes_b: int) -> Iterator[list[C
         yield group
 
 
-def _path(clip: Clip) -> str:
-    return clip.path
-
-
 def _counted(found: ClipRows | str, meter: jobs.Meter) -> ClipRows | str:
     """Show the progress after one clip."""
     if isinstance(found, str):
@@ -373,16 +367,16 @@ def _is_gone(path: str) -> bool:
 def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> list[Clip]:
     """Clips, and each kept one after the clip that it followed in the table."""
     there, last = {key(clip) for clip in clips}, None
-    behind: dict[Key | None, list[Clip]] = {}
+    after: dict[Key | None, list[Clip]] = {}
     for which in base:
         if which in there:
             last = which
         elif which in kept:
             path, start_s, end_s = which
-            behind.setdefault(last, []).append(Clip(path, path, start_s, end_s))
+            after.setdefault(last, []).append(Clip(path, path, start_s, end_s))
     return [
-        *behind.get(None, []),
-        *(one for clip in clips for one in (clip, *behind.get(key(clip), []))),
+        *after.get(None, []),
+        *(one for clip in clips for one in (clip, *after.get(key(clip), []))),
     ]
 
 

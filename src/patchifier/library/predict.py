@@ -91,7 +91,6 @@ def predict(
         [[clip] for clip in todo],
         workers=workers or os.cpu_count() or 1,
         shared=(embedder, window_s, hop_s),
-        name=lambda clip: clip.path,
     )
     with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(predictions):
         for clip, found in zip(todo, predictions, strict=True):

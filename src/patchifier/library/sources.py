@@ -21,7 +21,7 @@ def find(
     *,
     remote: Callable[[str], Listing | None] = lambda source: None,
 ) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """List the clips that sources stand for.
+    """List the clips of sources.
 
     Parameters
     ----------

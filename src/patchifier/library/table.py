@@ -51,7 +51,7 @@ class EmbeddingTable:
     Attributes
     ----------
     paths : tuple of str, length n
-        Of the files; a file with several rows stands there several times.
+        Of the files; a file with several rows is repeated.
     start_s, end_s : ndarray, shape (n,), float64
         Part of the file, in seconds.
     vectors : ndarray, shape (n, E), float32

@@ -1,4 +1,4 @@
-"""What one process does for a collection: from clips to rows. It decodes, makes log-mels and runs the model, on one thread.
+"""From clips to rows in one process: decode, compute log-mels and run the model, on one thread.
 
 A long file is embedded as it is decoded, so that memory does not grow with its length; shorter ones are collected and share batches.
 """
@@ -29,7 +29,7 @@ Spans = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Cut:
-    """What a row is about: a file, a stretch of `window_s` every `hop_s` seconds, or a patch."""
+    """What a row is about: a file, a window of `window_s` every `hop_s` seconds, or a patch."""
 
     window_s: float | None = None
     hop_s: float | None = None
@@ -42,7 +42,7 @@ class Cut:
         """Make one that can be cut, or say why it cannot."""
         if patches and (window_s is not None or hop_s is not None):
             raise RequestError(
-                "rows for patches and for windows are both asked for, expected one of them: drop --patches or --window_s."
+                "rows for patches and for windows were requested, expected one of them: drop --patches or --window_s."
             )
         if hop_s is not None and window_s is None:
             raise RequestError(
@@ -219,7 +219,7 @@ def _embed_short(
 def _stretches(
     embedder: Embedder, cut: Cut, log_mel: Tensor
 ) -> list[tuple[tuple[float, float] | None, Tensor]]:
-    """Span and log-mel of each stretch that is to have a row, as :meth:`Embedder.embed_windows` cuts them; no span for everything."""
+    """Span and log-mel of each window with a row, as :meth:`Embedder.embed_windows` cuts them; no span for the whole file."""
     if cut.window_s is None or cut.hop_s is None:
         return [(None, log_mel)]
     frame_s = embedder.config.spectrogram.frame_s

@@ -1,10 +1,12 @@
-"""What engineers have always computed of music, from a log-mel, as rows: of each patch, or of a stretch of patches as a whole.
+"""Descriptors of music, computed from log-mels: of each patch, or of a clip.
 
-Pre-training may predict them (:mod:`patchifier.train.objectives`), and an embedding may hold those of a whole window beside what was learnt
-(``embed.summaries``). Plain products and sums, so that they can be exported with a model.
+Pre-training may predict them (:mod:`patchifier.train.objectives`), and an embedding may hold those of a
+window (``embed.summaries``). They are sums and products, so that a graph of the model can hold them.
+:data:`DESCRIPTORS` maps the names that configs and tables store to the functions.
 
-Shapes: B clips or windows, N consecutive patches, M rows, W frames; values are log-mel's. What of it is there is said by `there` (B, N): which
-patches are no padding, or, where a last one is anchored to the end, how many frames at the end of each no patch before it holds.
+Shapes: B clips or windows, N consecutive patches, M rows, T frames in a patch, L lags. ``valid`` (B, N) is
+False for padding; where the last patch is anchored to the end, it is the number of new frames of each patch,
+which are the last ones: those that no patch before it holds.
 """
 
 import functools
@@ -18,32 +20,32 @@ from torch import Tensor, nn
 
 from patchifier.config import Config, RequestError
 
-VERSION = 2  # raised when the same log-mel gives other numbers: vectors stored before are no longer taken for those of now
+VERSION = (
+    2  # raised when the same log-mel gives other values: stored vectors are then not comparable
+)
 CEPSTRA = 20
 ONSET_GROUPS = 4  # of mel bands
 LOUDNESS_PARTS = 4  # of a patch
-LAGS = 64  # of the pulse, from 0.2 to 3 s: 300 to 20 beats a minute
+LAGS = 64  # of the tempogram, from 0.2 to 3 s: 300 to 20 beats a minute
 LAGS_S = (0.2, 3.0)
-TRIPLES = [
-    (a, b, a + b) for a in range(1, 7) for b in range(a, 7) if a + b <= 9
-]  # coefficients of a chroma that are multiplied
-SMOOTH_S = 0.5  # over which an onset strength is compared with its surroundings
+TRIPLES = [(a, b, a + b) for a in range(1, 7) for b in range(a, 7) if a + b <= 9]  # bispectrum
+SMOOTH_S = 0.5  # of the local mean that is subtracted from an onset strength
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A row.
+    """A descriptor.
 
-    Parameters
+    Attributes
     ----------
     of : "patch" or "clip"
-        Whether every patch has one, or the clip.
+        What has a descriptor.
     compute : callable
-        (patches (B, N, M, W), config) -> (B, N, size); of a clip (patches, there, config) -> (B, size).
+        (patches (B, N, M, T), config) -> (B, N, size); of a clip (patches, valid, config) -> (B, size).
     pitch : bool
         Whether it needs pitch bands.
     what : str
-        One line for people.
+        Description in one line.
     """
 
     of: Literal["patch", "clip"]
@@ -51,20 +53,20 @@ class Descriptor:
     pitch: bool
     what: str
 
-    def values(self, patches: Tensor, there: Tensor | None, config: Config) -> Tensor:
-        """Of patches (B, N, M, W), and what of them is there (B, N), everything by default: (B, N, size) or (B, size)."""
+    def values(self, patches: Tensor, valid: Tensor | None, config: Config) -> Tensor:
+        """Descriptor (B, N, size) or (B, size) of patches (B, N, M, T)."""
         if self.of == "patch":
             return self.compute(patches, config)
-        return self.compute(patches, everything(patches) if there is None else there, config)
+        return self.compute(patches, ones_mask(patches) if valid is None else valid, config)
 
 
 def require_descriptor(name: str, config: Config, *, what: str) -> None:
-    """Refuse a row that these log-mels cannot give.
+    """Check that log-mels of these settings have what a descriptor needs.
 
     Raises
     ------
     RequestError
-        Naming the row, as `what`: "the target", "the summary".
+        Naming the descriptor, as `what`: "the target", "the summary".
     """
     spectrogram, model = config.spectrogram, config.model
     least = 1 if name == "pitch" else spectrogram.pitch_per_octave
@@ -84,135 +86,130 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
 
 
 def size_of(name: str, config: Config) -> int:
-    """How many numbers a descriptor has."""
-    return (
-        DESCRIPTORS[name]
-        .values(torch.zeros(1, 2, config.model.bands, config.model.frames), None, config)
-        .shape[-1]
-    )
+    """Length of a descriptor."""
+    patches = torch.zeros(1, 2, config.model.bands, config.model.frames)
+    return DESCRIPTORS[name].values(patches, None, config).shape[-1]
 
 
 # --- of patches ---
 
 
-def timbre(patches: Tensor, config: Config) -> Tensor:
+def mfcc_patch_statistics(patches: Tensor, config: Config) -> Tensor:
     """Mean, deviation and mean absolute change of cepstral coefficients, (B, N, 60)."""
-    cepstra = _mel(patches, config).transpose(-1, -2) @ cosines(
-        config.model.mel_bands, patches.device
-    ).to(patches.dtype)  # (B, N, W, 20)
+    matrix = dct_matrix(config.model.mel_bands, patches.device).to(patches.dtype)
+    cepstra = _mel(patches, config).transpose(-1, -2) @ matrix  # (B, N, T, 20)
     return torch.cat([cepstra.mean(2), cepstra.std(2), cepstra.diff(dim=2).abs().mean(2)], dim=-1)
 
 
-def pitch(patches: Tensor, config: Config) -> Tensor:
-    """Pitch bands, averaged over time: (B, N, P)."""
+def pitch_energy(patches: Tensor, config: Config) -> Tensor:
+    """Mean over time of each pitch band, (B, N, pitch bands)."""
     return patches[:, :, config.model.mel_bands :].mean(-1)
 
 
 def chroma(patches: Tensor, config: Config) -> Tensor:
-    """What stands out of the pitch bands, folded into one octave: (B, N, 36)."""
+    """Salience of pitch bands, averaged over octaves: (B, N, 36)."""
     return _fold(salience(patches, config).mean(-1), config)
 
 
-def intervals(patches: Tensor, config: Config) -> Tensor:
-    """What a chroma is made of, whatever its root: (B, N, 40)."""
-    return _quality(chroma(patches, config))
+def invariant_chroma(patches: Tensor, config: Config) -> Tensor:
+    """Transposition-invariant chroma of each patch, (B, N, 40)."""
+    return _transposition_invariants(chroma(patches, config))
 
 
-def onsets(patches: Tensor, config: Config) -> Tensor:
-    """Onset strength of groups of mel bands, frame by frame: (B, N, 4 W)."""
-    N, W = patches.shape[1], patches.shape[3]
-    return strength(patches, config).unflatten(-1, (N, W)).transpose(1, 2).flatten(2)
+def patch_onset_strength(patches: Tensor, config: Config) -> Tensor:
+    """Onset strength of groups of mel bands, frame by frame: (B, N, 4 T)."""
+    N, T = patches.shape[1], patches.shape[3]
+    return onset_strength(patches, config).unflatten(-1, (N, T)).transpose(1, 2).flatten(2)
 
 
-def loudness(patches: Tensor, config: Config) -> Tensor:
-    """Level of the parts of a patch, (B, N, 4): the mean over mel bands."""
+def band_energy(patches: Tensor, config: Config) -> Tensor:
+    """Mean level of the four quarters of a patch over mel bands, (B, N, 4)."""
     return _mel(patches, config).mean(2).unflatten(-1, (LOUDNESS_PARTS, -1)).mean(-1)
 
 
 # --- of clips ---
 
 
-def harmony(patches: Tensor, there: Tensor, config: Config) -> Tensor:
+def chroma_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
     """Mean and deviation of chroma over the clip, (B, 72)."""
-    return _moments(chroma(patches, config), there)
+    return _mean_and_deviation(chroma(patches, config), valid)
 
 
-def mode(patches: Tensor, there: Tensor, config: Config) -> Tensor:
-    """What the chroma of the whole clip is made of, whatever its tonic: (B, 40)."""
-    mean, _ = harmony(patches, there, config).chunk(2, dim=-1)
-    return _quality(mean)
+def invariant_mean_chroma(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+    """Transposition-invariant mean chroma of the clip, (B, 40)."""
+    mean, _ = chroma_statistics(patches, valid, config).chunk(2, dim=-1)
+    return _transposition_invariants(mean)
 
 
-def texture(patches: Tensor, there: Tensor, config: Config) -> Tensor:
-    """Mean and deviation of timbre over the clip, (B, 120)."""
-    return _moments(timbre(patches, config), there)
+def mfcc_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+    """Mean and deviation over the clip of the MFCC statistics of patches, (B, 120)."""
+    return _mean_and_deviation(mfcc_patch_statistics(patches, config), valid)
 
 
-def rhythm(patches: Tensor, there: Tensor, config: Config) -> Tensor:
-    """Shape of the pulse, whatever its speed: magnitudes of its Fourier coefficients over the logarithm of the lag, (B, 32)."""
-    real, imaginary = _fourier(pulse(patches, there, config).unflatten(1, (2, LAGS)), 17)
+def invariant_tempogram(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+    """Tempo-invariant tempogram (B, 32): magnitudes of its Fourier coefficients over the log lag."""
+    real, imaginary = _fourier(tempogram(patches, valid, config).unflatten(1, (2, LAGS)), 17)
     return torch.sqrt(real[..., 1:].square() + imaginary[..., 1:].square() + 1e-12).flatten(1)
 
 
-def colour(patches: Tensor, there: Tensor, config: Config) -> Tensor:
-    """Mean and deviation of each mel band's level over the clip: (B, twice the mel bands)."""
-    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N W)
-    frames, heard = line(mel, there)
-    return _moments(frames.transpose(1, 2), heard[:, 0])
+def mel_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+    """Mean and deviation of each mel band's level over the clip: (B, 2 * mel bands)."""
+    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N T)
+    frames, valid_frames = concat_frames(mel, valid)
+    return _mean_and_deviation(frames.transpose(1, 2), valid_frames[:, 0])
 
 
-def pulse(patches: Tensor, there: Tensor, config: Config) -> Tensor:
-    """Autocorrelation of onset strength, of all bands and of the lowest, at lags of equal ratios: (B, 128)."""
-    return pulse_of(*line(strength(patches, config), there), config)
+def tempogram(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
+    """Autocorrelation of the onset strength of all and of the lowest bands, at L log-spaced lags: (B, 2 L)."""
+    return tempogram_of(*concat_frames(onset_strength(patches, config), valid), config)
 
 
-def pulse_of(rises: Tensor, heard: Tensor, config: Config) -> Tensor:
-    """Pulse (B, 128) of onset strength (B, G, T), where there is sound and no padding (B, 1, T)."""
-    envelopes = torch.stack([rises.mean(1), rises[:, 0]], dim=1) * heard  # (B, 2, T)
+def tempogram_of(strength: Tensor, valid_frames: Tensor, config: Config) -> Tensor:
+    """Tempogram (B, 2 L) of an onset strength (B, groups, frames), valid (B, 1, frames) at 1, not at 0."""
+    envelopes = torch.stack([strength.mean(1), strength[:, 0]], dim=1) * valid_frames
     width = 2 * round(SMOOTH_S / config.spectrogram.frame_s / 2) + 1
-    total, count = around(envelopes, width), around(heard, width)
-    centred = torch.relu(envelopes - total / count.clamp(min=1)) * heard
-    centred = (centred - centred.sum(-1, keepdim=True) / heard.sum(-1, keepdim=True)) * heard
-    lags = lags_frames(config.spectrogram.frame_s, rises.device)  # (L,)
+    total, count = moving_sum(envelopes, width), moving_sum(valid_frames, width)
+    centred = torch.relu(envelopes - total / count.clamp(min=1)) * valid_frames
+    mean = centred.sum(-1, keepdim=True) / valid_frames.sum(-1, keepdim=True)
+    centred = (centred - mean) * valid_frames  # (B, 2, frames)
+    lags = lags_frames(config.spectrogram.frame_s, strength.device)  # (L,)
     below = lags.long()
     longest = int(LAGS_S[1] / config.spectrogram.frame_s) + 2
-    later = nn.functional.pad(centred, (0, longest)).unfold(
-        -1, longest + 1, 1
-    )  # (B, 2, T, longest + 1)
+    later = nn.functional.pad(centred, (0, longest)).unfold(-1, longest + 1, 1)
     correlation = (centred[..., None, :] @ later)[..., 0, :]  # (B, 2, longest + 1)
     correlation = correlation / correlation[..., :1].clamp(min=1e-9)
-    return torch.lerp(
-        correlation[..., below], correlation[..., below + 1], (lags - below).to(correlation.dtype)
-    ).flatten(1)
+    part = (lags - below).to(correlation.dtype)
+    return torch.lerp(correlation[..., below], correlation[..., below + 1], part).flatten(1)
 
 
-# --- what they are made of ---
+# --- steps of several descriptors ---
 
 
-def everything(patches: Tensor) -> Tensor:
-    """That all patches (B, N, M, W) are there: (B, N)."""
+def ones_mask(patches: Tensor) -> Tensor:
+    """A mask (B, N) that is True for all patches (B, N, M, T)."""
     return torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
 
 
-def line(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """What patches say frame by frame (B, G, N W), as it sounds, and in which frames there is sound (B, 1, N W), 0 or 1.
+def concat_frames(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames of patches (B, C, N T) in the order of time, and which are valid (B, 1, N T), 1 or 0.
 
-    An anchored last patch repeats frames of the one before it: its new ones move up to those, and as many behind them are gone.
+    The last patch, if it is anchored to the end, repeats frames of the one before. Its new frames move up
+    to follow those, and as many frames at the end are not valid.
     """
-    N, T = there.shape[1], values.shape[-1]
-    W = T // N
-    if there.dtype == torch.bool:
-        return values, there.repeat_interleave(W, dim=1)[:, None].to(values.dtype)
-    patches, frames = (there > 0).sum(1, keepdim=True), there.sum(1, keepdim=True)  # (B, 1)
-    place = torch.arange(T, device=values.device)
-    source = place + (place >= (patches - 1) * W) * (patches * W - frames)  # (B, T)
-    moved = values.gather(-1, source.clamp(max=T - 1)[:, None].expand_as(values))
-    return moved, (place < frames)[:, None].to(values.dtype)
+    N, n_frames = valid.shape[1], values.shape[-1]
+    T = n_frames // N
+    if valid.dtype == torch.bool:
+        return values, valid.repeat_interleave(T, dim=1)[:, None].to(values.dtype)
+    patches, frames = (valid > 0).sum(1, keepdim=True), valid.sum(1, keepdim=True)  # (B, 1)
+    index = torch.arange(n_frames, device=values.device)
+    source = index + (index >= (patches - 1) * T) * (patches * T - frames)  # (B, N T)
+    moved = values.gather(-1, source.clamp(max=n_frames - 1)[:, None].expand_as(values))
+    return moved, (index < frames)[:, None].to(values.dtype)
 
 
-def _moments(values: Tensor, there: Tensor) -> Tensor:
-    """Mean and deviation of values (B, K, C) over those of which anything is there (B, K): (B, 2 C)."""
-    weights = (there > 0)[..., None].to(values.dtype)
+def _mean_and_deviation(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean and deviation (B, 2 C) of values (B, K, C) where `valid` (B, K) is above 0."""
+    weights = (valid > 0)[..., None].to(values.dtype)
     count = weights.sum(1)  # (B, 1)
     mean = (values * weights).sum(1) / count
     squares = ((values - mean[:, None]).square() * weights).sum(1)
@@ -223,118 +220,110 @@ def _mel(patches: Tensor, config: Config) -> Tensor:
     return patches[:, :, : config.model.mel_bands]
 
 
-def strength(patches: Tensor, config: Config) -> Tensor:
-    """Rise of level from frame to frame, averaged over groups of mel bands: (B, G, N W); of no meaning where an anchored patch begins."""
-    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N W)
+def onset_strength(patches: Tensor, config: Config) -> Tensor:
+    """Increase of level from frame to frame, averaged over groups of mel bands: (B, groups, N T).
+
+    The first frame of an anchored patch has no meaning.
+    """
+    mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N T)
     rise = nn.functional.pad(torch.relu(mel.diff(dim=-1)), (1, 0))
     return rise.unflatten(1, (ONSET_GROUPS, -1)).mean(2)
 
 
 def salience(patches: Tensor, config: Config) -> Tensor:
-    """How far each pitch band stands out of the half octave around it, four frames at a time: (B, N, P, W / 4), not below 0."""
-    rows = (
-        patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)
-    )  # (B, N, P, W / 4)
+    """Pitch bands less the mean of the half octave around each, at least 0: (B, N, bands, T / 4)."""
+    bands = patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)
     width = 2 * (config.spectrogram.pitch_per_octave // 4) + 1
-    flat = rows.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, W / 4, P)
-    mean = around(flat, width) / around(torch.ones_like(flat[0, 0]), width)
-    return torch.relu(flat - mean).transpose(1, 2).unflatten(0, rows.shape[:2])
+    flat = bands.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, T / 4, bands)
+    mean = moving_sum(flat, width) / moving_sum(torch.ones_like(flat[0, 0]), width)
+    return torch.relu(flat - mean).transpose(1, 2).unflatten(0, bands.shape[:2])
 
 
-def around(values: Tensor, width: int) -> Tensor:
-    """Sum of the `width` values (..., T) around each: (..., T), of nothing beyond the ends."""
+def moving_sum(values: Tensor, width: int) -> Tensor:
+    """Sum of the `width` values (..., K) around each, zero-padded: (..., K)."""
     running = nn.functional.pad(values, (width // 2 + 1, width // 2)).cumsum(-1)
     return running[..., width:] - running[..., :-width]
 
 
 def _fold(bands: Tensor, config: Config) -> Tensor:
-    """Mean over octaves: (..., P) -> (..., bands of an octave)."""
+    """Mean over octaves: (..., bands) -> (..., bands of an octave)."""
     octave = config.spectrogram.pitch_per_octave
     whole = bands.shape[-1] // octave * octave
     return bands[..., :whole].unflatten(-1, (-1, octave)).mean(-2)
 
 
-def _quality(chroma: Tensor) -> Tensor:
-    """Numbers of a chroma (..., K) that a transposition leaves alone: (..., 6 + 2 * 17).
+def _transposition_invariants(chroma: Tensor) -> Tensor:
+    """Values (..., 6 + 2 * 17) of a chroma (..., K) that do not change when it is rolled.
 
-    Magnitudes of its first six Fourier coefficients over the twelve semitones, which tell how chromatic, diatonic or whole-toned it is
-    (Quinn 2006), and products of three whose phases cancel, which tell major from minor as their mirror images.
+    They are magnitudes of its first six Fourier coefficients over the octave, which tell how chromatic,
+    diatonic or whole-tone it is (Quinn 2006), and its bispectrum, which tells major from minor.
     """
     share = chroma / chroma.sum(-1, keepdim=True).clamp(min=1e-4)
-    real, imaginary = _fourier(
-        share, 10
-    )  # of twelve semitones or finer steps: the same low coefficients
-    a, b, c = ([triple[place] for triple in TRIPLES] for place in range(3))
+    real, imaginary = _fourier(share, 10)  # the same low coefficients for any K
+    a, b, c = ([triple[index] for triple in TRIPLES] for index in range(3))
     both_real = real[..., a] * real[..., b] - imaginary[..., a] * imaginary[..., b]
     both_imaginary = real[..., a] * imaginary[..., b] + imaginary[..., a] * real[..., b]
-    product_real = (
-        both_real * real[..., c] + both_imaginary * imaginary[..., c]
-    )  # times the conjugate of the third
+    # times the conjugate of the third
+    product_real = both_real * real[..., c] + both_imaginary * imaginary[..., c]
     product_imaginary = both_imaginary * real[..., c] - both_real * imaginary[..., c]
     size = torch.sqrt(product_real.square() + product_imaginary.square()).clamp(min=1e-12)
-    root = size.pow(-2 / 3)  # the cube root of the product's size is a size of one coefficient
+    root = size.pow(-2 / 3)  # a product is then of the size of one coefficient
     magnitudes = torch.sqrt(real[..., 1:7].square() + imaginary[..., 1:7].square())
     return torch.cat([magnitudes, product_real * root, product_imaginary * root], dim=-1)
 
 
 def _fourier(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Real and imaginary parts of the first Fourier coefficients of values (..., K): (..., count) each."""
-    places, numbers = (
-        torch.arange(values.shape[-1], device=values.device),
-        torch.arange(count, device=values.device),
-    )
-    angles = 2 * math.pi / values.shape[-1] * torch.outer(places, numbers).to(values)
+    """Real and imaginary parts (..., count) of the first Fourier coefficients of values (..., K)."""
+    K, device = values.shape[-1], values.device
+    orders = torch.outer(torch.arange(K, device=device), torch.arange(count, device=device))
+    angles = 2 * math.pi / K * orders.to(values)
     return values @ torch.cos(angles), -values @ torch.sin(angles)
 
 
 def _constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Made once for each device; anew while a graph is traced, whose tensors hold no numbers."""
-    kept = functools.cache(make)
+    """Cache a constant for each device; not while a graph is traced, whose tensors hold no values."""
+    cached = functools.cache(make)
 
     @functools.wraps(make)
     def once(*arguments: float | torch.device) -> Tensor:
-        return make(*arguments) if torch.compiler.is_compiling() else kept(*arguments)
+        return make(*arguments) if torch.compiler.is_compiling() else cached(*arguments)
 
     return once
 
 
 @_constant
 def lags_frames(frame_s: float, device: torch.device) -> Tensor:
-    """Lags of the pulse in frames, (L,)."""
-    return (
-        torch.logspace(math.log10(LAGS_S[0]), math.log10(LAGS_S[1]), LAGS, device=device) / frame_s
-    )
+    """Lags of the tempogram in frames, (L,)."""
+    shortest, longest = map(math.log10, LAGS_S)
+    return torch.logspace(shortest, longest, LAGS, device=device) / frame_s
 
 
 @_constant
-def cosines(bands: int, device: torch.device) -> Tensor:
+def dct_matrix(bands: int, device: torch.device) -> Tensor:
     """Orthonormal DCT-II matrix (M, 20): bands to cepstral coefficients."""
-    place, order = torch.arange(bands, device=device) + 0.5, torch.arange(CEPSTRA, device=device)
-    matrix = torch.cos(math.pi / bands * place[:, None] * order) * math.sqrt(2 / bands)
+    band, order = torch.arange(bands, device=device) + 0.5, torch.arange(CEPSTRA, device=device)
+    matrix = torch.cos(math.pi / bands * band[:, None] * order) * math.sqrt(2 / bands)
     matrix[:, 0] /= math.sqrt(2)
     return matrix
 
 
 DESCRIPTORS = {
-    "timbre": Descriptor("patch", timbre, False, "mel-frequency cepstra: mean, deviation, change"),
+    "timbre": Descriptor(
+        "patch", mfcc_patch_statistics, False, "MFCC of a patch: mean, deviation, change"
+    ),
     "onsets": Descriptor(
-        "patch", onsets, False, "onset strength of four groups of bands, frame by frame"
+        "patch", patch_onset_strength, False, "onset strength of four groups of bands, by frame"
     ),
-    "loudness": Descriptor("patch", loudness, False, "level of the parts of a patch"),
-    "pitch": Descriptor("patch", pitch, True, "pitch bands"),
+    "loudness": Descriptor("patch", band_energy, False, "level of the quarters of a patch"),
+    "pitch": Descriptor("patch", pitch_energy, True, "pitch bands"),
     "chroma": Descriptor("patch", chroma, True, "salience of 36 pitch classes"),
-    "intervals": Descriptor("patch", intervals, True, "chroma, whatever its root"),
-    "harmony": Descriptor("clip", harmony, True, "chroma over the clip, mean and deviation"),
-    "mode": Descriptor("clip", mode, True, "chroma over the clip, whatever its tonic"),
-    "colour": Descriptor(
-        "clip", colour, False, "level of each mel band over the clip, mean and deviation"
-    ),
+    "intervals": Descriptor("patch", invariant_chroma, True, "transposition-invariant chroma"),
+    "harmony": Descriptor("clip", chroma_statistics, True, "chroma: mean and deviation"),
+    "mode": Descriptor("clip", invariant_mean_chroma, True, "transposition-invariant mean chroma"),
+    "colour": Descriptor("clip", mel_statistics, False, "mel bands: mean and deviation"),
     "texture": Descriptor(
-        "clip",
-        texture,
-        False,
-        "cepstra over the clip, mean and deviation of their mean, deviation and change",
+        "clip", mfcc_statistics, False, "MFCC statistics of patches: mean and deviation"
     ),
-    "pulse": Descriptor("clip", pulse, False, "autocorrelation of onset strength"),
-    "rhythm": Descriptor("clip", rhythm, False, "pulse, whatever its speed"),
+    "pulse": Descriptor("clip", tempogram, False, "tempogram: autocorrelation of onset strength"),
+    "rhythm": Descriptor("clip", invariant_tempogram, False, "tempo-invariant tempogram"),
 }

@@ -1,12 +1,12 @@
-"""Where the tonic and the tempo of a clip lie, learnt without labels, and the clip as it is heard from there.
+"""Estimators of tonic and tempo, learnt without labels, and descriptors aligned to them.
 
-A chroma that is transposed is the same chroma rolled; a pulse that is slowed is the same pulse moved along the logarithm of its lag. A
-network of convolutions along these axes says where something lies, and what it says moves with what it hears. All it is asked is to agree
-with itself, between the halves of a clip and between tempi of which the ratio is known, and to be sure: as pitch is learnt by PESTO (Riou
-et al. 2023), keys by STONE (Kong et al. 2024) and tempo by Quinton (2022). Which place it calls the tonic is its own choice, the same for
-all music. What is counted from there, degrees of a scale and parts of a beat, no longer depends on key or speed.
+A transposed chroma is a rolled chroma. A tempogram of slower music is shifted along the log lag. Convolutions
+along these axes are equivariant: their output moves with their input. An estimator is trained to be
+consistent, between the halves of a clip and between tempi of known ratio, and confident, as PESTO (Riou et
+al. 2023) learns pitch, STONE (Kong et al. 2024) keys and Quinton (2022) tempo. Its origin is arbitrary, and
+the same for all music. Descriptors aligned to it depend no longer on key or tempo.
 
-Shapes: B clips or windows, N patches, M rows, W frames, K places, T frames of a clip.
+Shapes: B clips or windows, N patches, M rows, T frames in a patch, K bins of an axis, F frames of a clip.
 """
 
 import functools
@@ -23,59 +23,67 @@ from patchifier.nn.descriptors import (
     DESCRIPTORS,
     LAGS,
     LAGS_S,
-    harmony,
-    line,
-    pulse_of,
+    chroma_statistics,
+    concat_frames,
+    onset_strength,
     require_descriptor,
     size_of,
-    strength,
+    tempogram_of,
 )
 
-OCTAVE = 36  # places of a tonic: thirds of a semitone, as pitch bands lie
+OCTAVE = 36  # bins of a tonic: thirds of a semitone, as pitch bands
 CHANNELS = 32
-STRETCHES = (0.74, 0.89, 1.16, 1.38)  # of time, whose tempi have to differ by as much
-LAG_STEP = math.log(LAGS_S[1] / LAGS_S[0]) / (
-    LAGS - 1
-)  # between places of a tempo, in logarithms of seconds
-LEAST_SHARE = 1e-4  # of a place: what was sure and wrong does not cost everything
-LEAST_CHROMA = 1e-3  # below which nothing is heard
-DOUBT = 0.1  # of a target, spread over all places: an estimator that is quite sure has nothing left to learn
+STRETCHES = (0.74, 0.89, 1.16, 1.38)  # factors of time, by which tempi have to differ
+LAG_STEP = math.log(LAGS_S[1] / LAGS_S[0]) / (LAGS - 1)  # log seconds between bins of a tempo
+LEAST_PROBABILITY = 1e-4  # in logarithms, so that a confident error has a finite cost
+LEAST_CHROMA = 1e-3  # of the mean chroma, which is a divisor
+SMOOTHING = 0.1  # of targets, by the uniform distribution: a confident estimator keeps its gradient
 
 
-Joined = Callable[[Tensor], Tensor]
+OverProcesses = Callable[[Tensor], Tensor]
 
 
-def own(mean: Tensor) -> Tensor:
-    """Of a process that is alone."""
+def identity(mean: Tensor) -> Tensor:
+    """Mean over processes where there is one process."""
     return mean
 
 
 class Estimator(nn.Module):
-    """Says where on an axis something lies, by a descriptor of a clip, and describes the clip as counted from there."""
+    """Estimates a position on an axis from a descriptor of a clip, and aligns the descriptor to it."""
 
-    of: str  # the descriptor
-    places: int  # K
+    descriptor: str
+    bins: int  # K
     layers: nn.Sequential
 
-    def counted(self, described: Tensor, shares: Tensor) -> Tensor:
-        """Count the descriptor (B, size) from where the shares (B, K) are: (B, size), the mean over all places that it may be."""
+    def align(self, values: Tensor, probabilities: Tensor) -> Tensor:
+        """Shift a descriptor (B, size) to the position, in expectation over the probabilities (B, K)."""
         raise NotImplementedError
 
     def consistency_loss(
-        self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
+        self,
+        patches: Tensor,
+        valid: Tensor,
+        config: Config,
+        over_processes: OverProcesses = identity,
     ) -> Tensor:
-        """How far it is from agreeing with itself on clips (B, N, M, W), in units of what a guess earns.
+        """Loss on clips (B, N, M, T), in units of the loss of a uniform guess.
 
-        `joined` makes of a mean over these clips that over the clips of all processes.
+        Parameters
+        ----------
+        patches : Tensor, shape (B, N, M, T)
+        valid : Tensor, shape (B, N), bool
+        config : Config
+        over_processes : callable
+            Turns a mean over these clips into one over the clips of all processes.
         """
         raise NotImplementedError
 
 
 class TonicEstimator(Estimator):
-    """Which of 36 places is the tonic: convolutions around the circle of pitch classes, for which all of them are alike."""
+    """Probabilities of 36 tonics, by circular convolutions over pitch classes."""
 
-    of = "harmony"
-    places = OCTAVE
+    descriptor = "harmony"
+    bins = OCTAVE
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,44 +93,42 @@ class TonicEstimator(Estimator):
         )
         self.layers = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
-    def forward(self, described: Tensor) -> Tensor:
-        """Probability of each place, (B, 36), from mean and deviation of a chroma (B, 72)."""
-        return self.layers(self.seen(described))[:, 0].softmax(-1)
+    def forward(self, values: Tensor) -> Tensor:
+        """Probabilities (B, 36) from mean and deviation of a chroma (B, 72)."""
+        return self.layers(self.normalised(values))[:, 0].softmax(-1)
 
-    def seen(self, described: Tensor) -> Tensor:
-        """The same (B, 2, 36) in units of the mean chroma's level, around what they are on average."""
-        both = described.unflatten(-1, (2, OCTAVE))
-        return (
-            both / both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA)
-            - 1 / torch.arange(1, 3, device=both.device)[:, None]
-        )  # around 1 and 1/2
+    def normalised(self, values: Tensor) -> Tensor:
+        """Mean and deviation (B, 2, 36), relative to the mean chroma, less their average, 1 and 1/2."""
+        both = values.unflatten(-1, (2, OCTAVE))
+        level = both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA)
+        return both / level - 1 / torch.arange(1, 3, device=both.device)[:, None]
 
-    def counted(self, described: Tensor, shares: Tensor) -> Tensor:
-        """Mean and deviation of chroma by degree, the tonic first: (B, 72), the mean over all that the tonic may be."""
-        places = torch.arange(OCTAVE, device=shares.device)
-        rolled = described.unflatten(-1, (2, OCTAVE))[
-            ..., (places[:, None] + places) % OCTAVE
-        ]  # (B, 2, 36 tonics, 36)
-        return (shares[:, None, None] @ rolled).flatten(1)
+    def align(self, values: Tensor, probabilities: Tensor) -> Tensor:
+        """Mean and deviation of chroma (B, 72), tonic first."""
+        order = torch.arange(OCTAVE, device=probabilities.device)
+        index = (order[:, None] + order) % OCTAVE  # (36 tonics, 36)
+        rolled = values.unflatten(-1, (2, OCTAVE))[..., index]  # (B, 2, 36 tonics, 36)
+        return (probabilities[:, None, None] @ rolled).flatten(1)
 
     def consistency_loss(
-        self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
+        self,
+        patches: Tensor,
+        valid: Tensor,
+        config: Config,
+        over_processes: OverProcesses = identity,
     ) -> Tensor:
-        """Cross entropy between what the halves of a clip say, in units of a guess's, and how unsure they are."""
-        number, count = (
-            there.cumsum(1),
-            there.sum(1, keepdim=True),
-        )  # halves of an odd number share a patch
-        halves = there & (number <= (count + 1) // 2), there & (number > count // 2)
-        one, other = (self(harmony(patches, half, config)) for half in halves)
+        """Cross entropy between the halves of each clip, which share a patch if its number is odd."""
+        number, count = valid.cumsum(1), valid.sum(1, keepdim=True)
+        halves = valid & (number <= (count + 1) // 2), valid & (number > count // 2)
+        one, other = (self(chroma_statistics(patches, half, config)) for half in halves)
         return cross_entropy(one, other)
 
 
 class TempoEstimator(Estimator):
-    """Which of 64 lags is the beat: convolutions along the logarithm of the lag."""
+    """Probabilities of 64 beat lags, by convolutions over the log lag."""
 
-    of = "pulse"
-    places = LAGS
+    descriptor = "pulse"
+    bins = LAGS
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,42 +140,40 @@ class TempoEstimator(Estimator):
             nn.Conv1d(CHANNELS, 1, 2 * LAGS - 1, padding=LAGS - 1),
         )
 
-    def forward(self, described: Tensor) -> Tensor:
-        """Probability of each lag, (B, 64), from a pulse (B, 128)."""
-        return self.layers(described.unflatten(-1, (2, LAGS)))[:, 0].softmax(-1)
+    def forward(self, values: Tensor) -> Tensor:
+        """Probabilities (B, 64) from a tempogram (B, 128)."""
+        return self.layers(values.unflatten(-1, (2, LAGS)))[:, 0].softmax(-1)
 
-    def counted(self, described: Tensor, shares: Tensor) -> Tensor:
-        """The pulse by parts and multiples of the beat, from a quarter to four: (B, 128), the mean over all that the beat may be."""
-        lags = torch.arange(LAGS, device=shares.device)
-        padded = nn.functional.pad(described.unflatten(-1, (2, LAGS)), (LAGS // 2, LAGS // 2))
+    def align(self, values: Tensor, probabilities: Tensor) -> Tensor:
+        """Tempogram (B, 128) at fractions and multiples of the beat, from a quarter to four."""
+        lags = torch.arange(LAGS, device=probabilities.device)
+        padded = nn.functional.pad(values.unflatten(-1, (2, LAGS)), (LAGS // 2, LAGS // 2))
         moved = padded[..., lags[:, None] + lags]  # (B, 2, 64 beats, 64): the beat in the middle
-        return (shares[:, None, None] @ moved).flatten(1)
+        return (probabilities[:, None, None] @ moved).flatten(1)
 
     def consistency_loss(
-        self, patches: Tensor, there: Tensor, config: Config, joined: Joined = own
+        self,
+        patches: Tensor,
+        valid: Tensor,
+        config: Config,
+        over_processes: OverProcesses = identity,
     ) -> Tensor:
-        """Cross entropy between a clip's tempo and those of the clip stretched, and how few lags all clips share; each in units of a guess's."""
-        rises, heard = line(strength(patches, config), there)  # (B, G, T), (B, 1, T)
-        plain = self(pulse_of(rises, heard, config))  # (B, 64)
-        stretched = [
-            self(
-                pulse_of(
-                    stretch(rises, factor), (stretch(heard, factor) > 0.5).to(heard.dtype), config
-                )
-            )
-            for factor in STRETCHES
-        ]
+        """Cross entropy with the clip stretched in time, plus the negative entropy over clips."""
+        strength, valid_frames = concat_frames(onset_strength(patches, config), valid)
+        plain = self(tempogram_of(strength, valid_frames, config))  # (B, 64)
+        stretched = []
+        for factor in STRETCHES:
+            inside = (stretch(valid_frames, factor) > 0.5).to(valid_frames.dtype)
+            stretched.append(self(tempogram_of(stretch(strength, factor), inside, config)))
         terms = []
         for factor, other in zip(STRETCHES, stretched, strict=True):
-            moves = moved_by(math.log(factor) / LAG_STEP, like=plain)
+            shift = shift_matrix(math.log(factor) / LAG_STEP, like=plain)
             terms.append(
-                cross_entropy(plain @ moves, other) + cross_entropy(plain, other @ moves.T)
+                cross_entropy(plain @ shift, other) + cross_entropy(plain, other @ shift.T)
             )
-        used = joined(torch.stack([plain, *stretched]).mean((0, 1)))  # (64,)
-        return (
-            torch.stack(terms).mean() / 2
-            + (1 + (used * (used + LEAST_SHARE).log()).sum() / math.log(LAGS)) / 2
-        )
+        used = over_processes(torch.stack([plain, *stretched]).mean((0, 1)))  # (64,)
+        entropy = -(used * (used + LEAST_PROBABILITY).log()).sum() / math.log(LAGS)
+        return torch.stack(terms).mean() / 2 + (1 - entropy) / 2
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {"tonic": TonicEstimator, "tempo": TempoEstimator}
@@ -177,35 +181,31 @@ ESTIMATORS: dict[str, type[Estimator]] = {"tonic": TonicEstimator, "tempo": Temp
 
 @dataclass(frozen=True)
 class Estimate:
-    """What of an estimator stands in an embedding."""
+    """What an embedding holds of an estimator: its probabilities, or the aligned descriptor."""
 
     by: Literal["tonic", "tempo"]
-    gives: Literal["shares", "counted"]
+    aligned: bool
     what: str
 
 
-ESTIMATES = {
-    "tonic": Estimate(
-        "tonic", "shares", "how likely each of 36 places is the tonic, as a square root"
-    ),
-    "degrees": Estimate("tonic", "counted", "chroma over the clip, counted from the tonic"),
-    "tempo": Estimate(
-        "tempo", "shares", "how likely each of 64 lags is the beat, as a square root"
-    ),
-    "metre": Estimate("tempo", "counted", "pulse, counted in beats"),
+ESTIMATES = {  # by the names that configs and tables store
+    "tonic": Estimate("tonic", False, "square root of the probabilities of 36 tonics"),
+    "degrees": Estimate("tonic", True, "key-aligned chroma of the clip"),
+    "tempo": Estimate("tempo", False, "square root of the probabilities of 64 beat lags"),
+    "metre": Estimate("tempo", True, "beat-aligned tempogram"),
 }
 
 
 def summary_size(name: str, config: Config) -> int:
-    """How many numbers a descriptor or an estimate has."""
+    """Length of a descriptor of clips, or of an estimate."""
     if name not in ESTIMATES:
         return size_of(name, config)
     estimator = ESTIMATORS[ESTIMATES[name].by]
-    return estimator.places if ESTIMATES[name].gives == "shares" else size_of(estimator.of, config)
+    return size_of(estimator.descriptor, config) if ESTIMATES[name].aligned else estimator.bins
 
 
 def require_estimators(names: Sequence[str], config: Config, *, field: str) -> None:
-    """Refuse estimates of which the model has no estimator, and a tonic among other places than it knows.
+    """Check that the model has the estimators of these estimates or targets, and the bands that they need.
 
     Raises
     ------
@@ -225,11 +225,12 @@ def require_estimators(names: Sequence[str], config: Config, *, field: str) -> N
                 f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} to each: see spectrogram.pitch_per_octave."
             )
         if by is not None:
-            require_descriptor(ESTIMATORS[by].of, config, what=f"{name!r} in {field}, made from")
+            what = f"{name!r} in {field}, made from"
+            require_descriptor(ESTIMATORS[by].descriptor, config, what=what)
 
 
 def estimator_of(estimators: nn.ModuleDict | None, name: str) -> Estimator:
-    """One of a model's."""
+    """Return an estimator of a model."""
     found = None if estimators is None else estimators[name]
     assert isinstance(found, Estimator)  # config was checked
     return found
@@ -239,58 +240,68 @@ def summarise(
     names: Sequence[str],
     estimators: nn.ModuleDict | None,
     patches: Tensor,
-    there: Tensor,
+    valid: Tensor,
     config: Config,
 ) -> list[Tensor]:
-    """Descriptors and estimates of clips as a whole, (B, size) each, of patches (B, N, M, W) and what of them is there (B, N)."""
+    """Descriptors and estimates (B, size) of clips, in the order of their names.
+
+    Parameters
+    ----------
+    names : sequence of str
+    estimators : ModuleDict or None
+        Of the model.
+    patches : Tensor, shape (B, N, M, T)
+    valid : Tensor, shape (B, N), bool or int
+        As in :mod:`patchifier.nn.descriptors`.
+    config : Config
+    """
     exact = patches.double()
 
     @functools.cache
     def described(name: str) -> Tensor:
-        return DESCRIPTORS[name].values(exact, there, config)
+        return DESCRIPTORS[name].values(exact, valid, config)
 
     @functools.cache
     def estimated(by: str) -> tuple[Estimator, Tensor, Tensor]:
         estimator = estimator_of(estimators, by)
-        values = described(estimator.of).to(patches.dtype)
+        values = described(estimator.descriptor).to(patches.dtype)
         return estimator, values, estimator(values)
 
     def summary(name: str) -> Tensor:
         if name not in ESTIMATES:
             return described(name)
-        estimator, values, shares = estimated(ESTIMATES[name].by)
-        return (
-            shares.sqrt()
-            if ESTIMATES[name].gives == "shares"
-            else estimator.counted(values, shares)
-        )
+        estimator, values, probabilities = estimated(ESTIMATES[name].by)
+        if ESTIMATES[name].aligned:
+            return estimator.align(values, probabilities)
+        return probabilities.sqrt()
 
     return [summary(name) for name in names]
 
 
 def cross_entropy(one: Tensor, other: Tensor) -> Tensor:
-    """Mean of the cross entropies of two distributions (B, K), either way, over that of a guess."""
+    """Mean of the cross entropies of two distributions (B, K), both ways, relative to that of a guess."""
     K = one.shape[-1]
 
-    def of(wanted: Tensor, said: Tensor) -> Tensor:
-        return -(((1 - DOUBT) * wanted + DOUBT / K) * (said + LEAST_SHARE).log()).sum(-1).mean()
+    def of(target: Tensor, probabilities: Tensor) -> Tensor:
+        smooth = (1 - SMOOTHING) * target + SMOOTHING / K
+        return -(smooth * (probabilities + LEAST_PROBABILITY).log()).sum(-1).mean()
 
     return (of(one, other) + of(other, one)) / 2 / math.log(K)
 
 
-def moved_by(places: float, *, like: Tensor) -> Tensor:
-    """Matrix (K, K) that moves distributions (B, K) up by a number of places, between which it interpolates; what leaves is gone."""
+def shift_matrix(bins: float, *, like: Tensor) -> Tensor:
+    """Matrix (K, K) that shifts distributions (B, K) up by a number of bins, with linear interpolation.
+
+    What is shifted beyond the ends is lost.
+    """
     order = torch.arange(like.shape[-1], device=like.device)
-    return (1 - (order - order[:, None] - places).abs()).clamp(min=0).to(like.dtype)
+    return (1 - (order - order[:, None] - bins).abs()).clamp(min=0).to(like.dtype)
 
 
 def stretch(values: Tensor, factor: float) -> Tensor:
-    """Values (B, C, T) that last longer by a factor: (B, C, T'), interpolated."""
-    T = values.shape[-1]
-    places = (torch.arange(round(T * factor), device=values.device) / factor).clamp(max=T - 1)
-    below = places.long()
-    return torch.lerp(
-        values[..., below],
-        values[..., (below + 1).clamp(max=T - 1)],
-        (places - below).to(values.dtype),
-    )
+    """Stretch values (B, C, F) in time by a factor: (B, C, F * factor), with linear interpolation."""
+    F = values.shape[-1]
+    position = (torch.arange(round(F * factor), device=values.device) / factor).clamp(max=F - 1)
+    below = position.long()
+    above, weight = (below + 1).clamp(max=F - 1), (position - below).to(values.dtype)
+    return torch.lerp(values[..., below], values[..., above], weight)

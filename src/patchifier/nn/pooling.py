@@ -1,6 +1,6 @@
-"""From the layers of a window to its embedding: pooled over time, summaries behind, standardised.
+"""Embeddings of windows: layers pooled over time, then summaries, whitened.
 
-Shapes: B windows, N patches, D width of a vector, E length of an embedding.
+Shapes: B windows, N patches, D embed_dim, E length of an embedding.
 """
 
 import itertools
@@ -16,117 +16,45 @@ from patchifier.nn.model import Patchifier
 
 
 def require_embed(config: Config) -> None:
-    """Refuse layers that there are not, and summaries that are no descriptor of a clip and no estimate, or that need what the model has not.
+    """Check that the model has the layers and can compute the summaries of ``config.embed``.
 
     Raises
     ------
     RequestError
         Naming the layer or the summary.
     """
-    deepest, asked = config.model.layers, config.embed
-    for layer in asked.layers:
+    deepest, embed = config.model.layers, config.embed
+    for layer in embed.layers:
         if not -1 - deepest <= layer <= deepest:
             raise RequestError(
                 f"embed.layers holds {layer}, expected 0 to {deepest}, or -1 for the last."
             )
-    if asked.pooling == "cls" and any(layer in (0, -1 - deepest) for layer in asked.layers):
+    if embed.pooling == "cls" and any(layer in (0, -1 - deepest) for layer in embed.layers):
         raise RequestError(
             "embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no CLS."
         )
-    rows = [*(name for name, row in DESCRIPTORS.items() if row.of == "clip"), *ESTIMATES]
-    if len(set(asked.summaries)) < len(asked.summaries):
-        raise RequestError(f"embed.summaries is {list(asked.summaries)}, expected each once.")
-    for name in asked.summaries:
-        if name not in rows:
+    known = [*(name for name, row in DESCRIPTORS.items() if row.of == "clip"), *ESTIMATES]
+    if len(set(embed.summaries)) < len(embed.summaries):
+        raise RequestError(f"embed.summaries is {list(embed.summaries)}, expected each once.")
+    for name in embed.summaries:
+        if name not in known:
             raise RequestError(
-                f"embed.summaries holds {name!r}, expected some of {', '.join(rows)}."
+                f"embed.summaries holds {name!r}, expected some of {', '.join(known)}."
             )
         if name in DESCRIPTORS:
             require_descriptor(name, config, what="the summary")
-    require_estimators(
-        [name for name in config.embed.summaries if name in ESTIMATES],
-        config,
-        field="embed.summaries",
-    )
+    estimates = [name for name in embed.summaries if name in ESTIMATES]
+    require_estimators(estimates, config, field="embed.summaries")
 
 
-def summaries_version(config: Config) -> list[int]:
-    """What belongs to the identity of embeddings that hold summaries, beside their settings."""
-    return [VERSION] if config.embed.summaries else []
+def require_whitening(config: Config) -> None:
+    """Check ``model.readout`` and ``model.components`` against the lengths that they are of.
 
-
-def pooled_size(config: Config) -> int:
-    """How many numbers layers are pooled to."""
-    return config.model.width * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
-
-
-def raw_size(config: Config) -> int:
-    """How many numbers pooled layers and summaries are together."""
-    return pooled_size(config) + sum(summary_size(name, config) for name in config.embed.summaries)
-
-
-def embedding_size(config: Config) -> int:
-    """Length E of an embedding."""
-    size = raw_size(config)
-    pooled, kept = config.model.components
-    return size - pooled + kept if config.model.readout == size else size
-
-
-def parts_of(config: Config) -> dict[str, slice]:
-    """Where in an embedding what stands: "layers" first, then each summary by its name."""
-    sizes = {name: summary_size(name, config) for name in config.embed.summaries}
-    sizes = {"layers": embedding_size(config) - sum(sizes.values())} | sizes
-    ends = itertools.accumulate(sizes.values())
-    return {
-        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
-    }
-
-
-def read_out(
-    model: Patchifier,
-    config: Config,
-    layers: Sequence[Tensor],
-    there: Tensor,
-    patches: Tensor | None,
-) -> Tensor:
-    """Embeddings of windows.
-
-    Parameters
-    ----------
-    model : Patchifier
-        Knows how numbers are standardised, if they are and if there are as many as it measured.
-    config : Config
-    layers
-        As for :func:`pool`.
-    there : Tensor, shape (B, N), bool or int
-        Where there is a patch, or how many frames at its end no patch before it holds.
-    patches : Tensor, shape (B, N, M, W)
-        Needed where summaries are asked.
-
-    Returns
-    -------
-    Tensor, shape (B, E)
-        Pooled layers, and behind them summaries.
+    Raises
+    ------
+    RequestError
+        Naming the field.
     """
-    parts = [pool(layers, there > 0, config.embed)]
-    if config.embed.summaries:
-        assert patches is not None
-        parts += [
-            values.to(parts[0].dtype)
-            for values in summarise(
-                config.embed.summaries, model.estimators, patches, there, config
-            )
-        ]
-    vector = torch.cat(parts, dim=-1) if config.embed.summaries else parts[0]
-    return (
-        model.readout(vector)
-        if model.readout is not None and len(model.readout.mean) == vector.shape[-1]
-        else vector
-    )
-
-
-def require_readout(config: Config) -> None:
-    """Refuse a ``model.readout`` that is not the length of pooled layers and summaries, and components of anything but the layers."""
     if config.model.readout not in (0, size := raw_size(config)):
         raise RequestError(
             f"model.readout is {config.model.readout}, but layers and summaries are {size} numbers: set it to {size}, or to 0."
@@ -137,15 +65,83 @@ def require_readout(config: Config) -> None:
         )
 
 
-def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tensor:
-    """Pool sequences over time.
+def summaries_version(config: Config) -> list[int]:
+    """Version of the summaries, part of the identity of embeddings that hold some."""
+    return [VERSION] if config.embed.summaries else []
+
+
+def pooled_size(config: Config) -> int:
+    """Length of the pooled layers."""
+    return config.model.width * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
+
+
+def raw_size(config: Config) -> int:
+    """Length of pooled layers and summaries, before whitening."""
+    return pooled_size(config) + sum(summary_size(name, config) for name in config.embed.summaries)
+
+
+def embedding_size(config: Config) -> int:
+    """Length E of an embedding."""
+    size = raw_size(config)
+    pooled, kept = config.model.components
+    return size - pooled + kept if config.model.readout == size else size
+
+
+def slices_of(config: Config) -> dict[str, slice]:
+    """Slices of an embedding: "layers" first, then each summary by its name."""
+    sizes = {name: summary_size(name, config) for name in config.embed.summaries}
+    sizes = {"layers": embedding_size(config) - sum(sizes.values())} | sizes
+    ends = itertools.accumulate(sizes.values())
+    return {
+        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
+
+
+def window_embeddings(
+    model: Patchifier,
+    config: Config,
+    layers: Sequence[Tensor],
+    n_new_frames: Tensor,
+    patches: Tensor | None,
+) -> Tensor:
+    """Embeddings of windows: pooled layers, then summaries.
+
+    Parameters
+    ----------
+    model : Patchifier
+        Its whitening is used if it was fitted to embeddings of this length.
+    config : Config
+    layers : sequence of Tensor
+        The extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
+    n_new_frames : Tensor, shape (B, N), int or bool
+        How many frames at the end of each patch no patch before it holds; 0 or False is padding.
+    patches : Tensor, shape (B, N, M, T)
+        Needed for summaries.
+
+    Returns
+    -------
+    Tensor, shape (B, E)
+    """
+    vectors = pool_layers(layers, n_new_frames > 0, config.embed)
+    names, whitening = config.embed.summaries, model.readout
+    if names:
+        assert patches is not None
+        summaries = summarise(names, model.estimators, patches, n_new_frames, config)
+        vectors = torch.cat([vectors, *(each.to(vectors.dtype) for each in summaries)], dim=-1)
+    if whitening is None or len(whitening.mean) != vectors.shape[-1]:
+        return vectors
+    return whitening(vectors)
+
+
+def pool_layers(layers: Sequence[Tensor], valid: Tensor, config: EmbedConfig) -> Tensor:
+    """Pool the sequences of ``config.layers`` over time and concatenate them.
 
     Parameters
     ----------
     layers : sequence of Tensor
         The extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
-    present : Tensor, shape (B, N), bool
-        Where there is a patch.
+    valid : Tensor, shape (B, N), bool
+        False for padding.
     config : EmbedConfig
         Which layers, and how.
 
@@ -153,13 +149,12 @@ def pool(layers: Sequence[Tensor], present: Tensor, config: EmbedConfig) -> Tens
     -------
     Tensor, shape (B, E)
     """
-    return torch.cat(
-        [pool_one(layers[layer], present, config.pooling) for layer in config.layers], dim=-1
-    )
+    pooled = [pool(layers[layer], valid, config.pooling) for layer in config.layers]
+    return torch.cat(pooled, dim=-1)
 
 
-def pool_one(sequence: Tensor, valid: Tensor, pooling: str) -> Tensor:
-    """Pool one layer's sequence, (B, N, D) or with CLS (B, 1 + N, D)."""
+def pool(sequence: Tensor, valid: Tensor, pooling: str) -> Tensor:
+    """Pool a sequence (B, N, D), or (B, 1 + N, D) with CLS, over time."""
     if pooling == "cls":
         return sequence[:, 0]
     patches = sequence[:, -valid.shape[1] :]  # (B, N, D), without CLS
@@ -169,6 +164,7 @@ def pool_one(sequence: Tensor, valid: Tensor, pooling: str) -> Tensor:
     if pooling == "mean":
         return mean
     if pooling == "mean+max":
-        return torch.cat([mean, patches.masked_fill(~valid[..., None], -torch.inf).amax(1)], dim=-1)
+        largest = patches.masked_fill(~valid[..., None], -torch.inf).amax(1)
+        return torch.cat([mean, largest], dim=-1)
     variance = ((patches - mean[:, None]).square() * weights).sum(1) / count
     return torch.cat([mean, variance.sqrt()], dim=-1)

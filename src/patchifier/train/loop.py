@@ -125,12 +125,11 @@ def fit_head(
         if state.improve(curve[-1]):
             best.update(copy.deepcopy(model.state_dict()))
 
-    steps = total // validate_every * validate_every
     run_steps(
         state,
         take_step,
         validate,
-        total=steps,
+        total=total,
         validate_every=validate_every,
         patience=patience,
     )

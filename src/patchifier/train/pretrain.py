@@ -7,25 +7,21 @@ import copy
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from patchifier import checkpoint, weights
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint, weights_hash
 from patchifier.config import Config, PretrainConfig, RequestError, digest
-from patchifier.datasets.features import load_features
-from patchifier.datasets.splits import Splits, evenly, pretraining_splits
-from patchifier.embed import READOUT_CLIPS, measure_readout
+from patchifier.datasets.splits import Splits, pretraining_splits
 from patchifier.io import Progress, silent
 from patchifier.nn.fast import accelerate, keep_in_float32
 from patchifier.nn.model import Patchifier
-from patchifier.nn.pooling import require_embed, require_readout
+from patchifier.nn.pooling import require_embed, require_whitening
 from patchifier.train import precision
 from patchifier.train.batches import Batch, Batches, require_groups
 from patchifier.train.distributed import (
@@ -37,38 +33,21 @@ from patchifier.train.distributed import (
 )
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
-from patchifier.train.pictures import PICTURE_RATIOS, picture_facts, write_reconstructions
+from patchifier.train.pictures import write_reconstructions
 from patchifier.train.run import Run, is_first
 from patchifier.train.self_test import Trial
+from patchifier.train.teacher import teacher_features
 from patchifier.train.validation import no_op_validator, validator
+from patchifier.train.whitening import examples_of, fit_whitening
 
-__all__ = [
-    "PICTURE_RATIOS",
-    "TRAINED",
-    "Batches",
-    "initial_model",
-    "picture_facts",
-    "pretrain",
-    "split",
-    "stage_loss",
-    "stage_module",
-    "stage_steps",
-    "train_stage",
-    "trials",
-]
-
-LEAST_VARIATION = 1e-6  # of a teacher's feature, deviation over mean: one that varies less is constant up to rounding
-TRIAL_STEPS = (
-    2  # of a stage, in the self-test of bf16: where clips are short, batches differ in shape
-)
-MEASURED = (
-    "readout",
-    "components",
-)  # fields of what is measured after training, whatever it was before
+# Steps of a stage in the self-test of bf16: where clips are short, batches differ in shape.
+TRIAL_STEPS = 2
+# Fields of the config that are fitted after training, whatever they were in the initial model.
+MEASURED = ("readout", "components")
 TRAINED = {
     "one": ("extractor", "decoder"),
     "two": ("extractor", "bottleneck", "predictor", "align", "decoder"),
-}  # parts, by stage (4.2)
+}  # modules that learn, by stage (4.2)
 
 
 def pretrain(
@@ -125,7 +104,7 @@ def pretrain(
             training.batch, devices * nodes
         )  # before there are others who would say it too
     require_embed(config)
-    require_readout(config)
+    require_whitening(config)
     model = initial_model(config, init)
     splits = split(data, config.pretrain)
     if config.pretrain.pairs:
@@ -182,7 +161,7 @@ def pretrain(
                     config,
                 )
             if config.model.readout:  # of the first part alone: this machine may have no other
-                measure_readout(model, config, examples_of(data, splits.slices[0]))
+                fit_whitening(model, config, examples_of(data, splits.slices[0]))
             described = {
                 name: run.facts[name]
                 for name in ("dataset", "clips", "seed", "init", "command", "machine", "started")
@@ -194,12 +173,6 @@ def pretrain(
             }
             checkpoint.save(run.path / "model", Checkpoint(model, config, facts=described | steps))
     return run.path / "model"
-
-
-def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
-    """Log-mels (M, T) of some clips, evenly spread, one after the other."""
-    chosen = evenly(clips, READOUT_CLIPS)
-    return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
 
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
@@ -382,18 +355,6 @@ def stage_module(
         if several
         else model
     )
-
-
-def teacher_features(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
-    """Return another model's features (clips, E), standardised by the training clips; None without `pretrain.teacher_features`."""
-    folder = config.pretrain.teacher_features
-    if not folder:
-        return None
-    features = load_features(folder, data.clips, name=f"features:{folder}")
-    training = features[np.concatenate(parts)].astype(np.float64)
-    mean, deviation = training.mean(0), training.std(0)
-    varies = deviation > LEAST_VARIATION * np.abs(mean)
-    return torch.from_numpy((features - mean) / np.where(varies, deviation, 1.0)).float()
 
 
 def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Batch], Tensor]:

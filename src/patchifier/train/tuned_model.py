@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier import embed
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config
+from patchifier.io import Progress, silent
+from patchifier.nn import encode
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Head, Patchifier
-from patchifier.nn.pooling import pool_one
+from patchifier.nn.pooling import pool
 from patchifier.tasks import Task
 from patchifier.windows import cut_windows, pad_windows
 
@@ -66,7 +67,7 @@ class TunedModel(nn.Module):
         """Read out (B, D) from patches or vectors."""
         vectors = self.model.extract(values, present) if values.ndim == 5 else values
         sequence = self.model.bottleneck(vectors, valid=present)[-1]  # (B, 1 + N, D)
-        return pool_one(sequence, present, self.readout)
+        return pool(sequence, present, self.readout)
 
 
 class Inputs:
@@ -117,15 +118,23 @@ class Inputs:
 
 @torch.no_grad()
 def predict(
-    module: Any, inputs: Inputs, indices: np.ndarray, *, activation: Callable[[Tensor], Tensor]
+    module: Any,
+    inputs: Inputs,
+    indices: np.ndarray,
+    *,
+    activation: Callable[[Tensor], Tensor],
+    progress: Progress = silent,
 ) -> Tensor:
-    """Activated outputs (n, C) of clips: the mean over each clip's windows."""
-    windows = [inputs.windows(int(index)) for index in indices]
+    """Return activated outputs (n, C) of clips, each the mean over its windows; shows clips read and clips in all."""
+    windows = []
+    for index in indices:
+        windows.append(inputs.windows(int(index)))
+        progress(len(windows), len(indices), "")
     flat = [window for choices in windows for window in choices]
     device = next(module.parameters()).device
     outputs = []
-    for start in range(0, len(flat), embed.BATCH):
-        values, present = inputs.stack(flat[start : start + embed.BATCH])
+    for start in range(0, len(flat), encode.WINDOWS):
+        values, present = inputs.stack(flat[start : start + encode.WINDOWS])
         outputs.append(activation(module(values.to(device), present.to(device)).float().cpu()))
     return torch.stack(
         [part.mean(0) for part in torch.cat(outputs).split([len(choices) for choices in windows])]

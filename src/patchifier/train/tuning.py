@@ -16,7 +16,7 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
 from patchifier.datasets.splits import partition
-from patchifier.io import Progress, replaced_file, write_json, write_rows
+from patchifier.io import Progress, replaced_file, silent, write_json, write_rows
 from patchifier.nn.fast import keep_in_float32
 from patchifier.seeding import batch_indices, generator
 from patchifier.tasks import Task
@@ -28,6 +28,36 @@ from patchifier.train.self_test import Trial
 from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
 
 TRIAL_STEPS = 2  # of a method, in the self-test of bf16
+
+
+class FitProgress:
+    """Progress of one training, which also shows the clips that are encoded between its steps.
+
+    Parameters
+    ----------
+    progress : callable
+        Called with steps done, steps in all, and a note.
+    title : str
+        Put before every note.
+    """
+
+    def __init__(self, progress: Progress, title: str = "") -> None:
+        self.progress, self.title = progress, title
+        self.done, self.total = 0, 1
+
+    def __call__(self, done: int, total: int, note: str) -> None:
+        """Show steps done and steps in all."""
+        self.done, self.total = done, total
+        self.progress(done, total, f"{self.title}{note}")
+
+    def of_clips(self, title: str) -> Progress:
+        """Return a function that shows clips done beside the steps done."""
+
+        def show(done: int, total: int, note: str) -> None:
+            steps = min(self.done, self.total - 1)  # a bar that is full is closed
+            self.progress(steps, self.total, f"{self.title}{title}, clip {done} of {total}")
+
+        return show
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,9 @@ class Tuning:
                     if fold == folds[0] and number == 0
                     else folder / f"fold-{fold}-seed-{seed}"
                 )
-                runs[number].append(self.at_best_rate(place, sides, seed, progress))
+                title = f"seed {seed}: " if fold is None else f"fold {fold}, seed {seed}: "
+                shown = FitProgress(progress, title)
+                runs[number].append(self.at_best_rate(place, sides, seed, shown))
         test = np.concatenate(tests)
         predictions = [np.concatenate(run) for run in runs]
         targets = tasks.encode_targets(self.task, [self.data.clips[index].target for index in test])
@@ -121,9 +153,9 @@ class Tuning:
         )
 
     def at_best_rate(
-        self, folder: Path, sides: np.ndarray, seed: int, progress: Progress
+        self, folder: Path, sides: np.ndarray, seed: int, progress: FitProgress
     ) -> np.ndarray:
-        """Predictions of the test side at the learning rate that validates best, of those to try; its files stand in the folder itself."""
+        """Return predictions of the test clips at the learning rate with the best validation score; its files are copied to the folder itself."""
         settings = self.config.finetune
         if not settings.try_rates:
             return self.train_and_test(folder, sides, seed, progress)[1]
@@ -165,8 +197,14 @@ class Tuning:
             self.task, [self.data.clips[index].target for index in np.flatnonzero(sides == side)]
         )
 
-    def job(self, module: TunedModel, sides: np.ndarray, seed: int) -> TrainTask:
-        """Batches, loss and validation of one split."""
+    def train_task(
+        self,
+        module: TunedModel,
+        sides: np.ndarray,
+        seed: int,
+        progress: Progress = silent,
+    ) -> TrainTask:
+        """Return batches, loss and validation of one split; shows the clips of a validation."""
         settings, inputs = self.config.finetune, self.inputs
         train, valid = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "valid")
         encoded = {side: self.encoded(sides, side) for side in ("train", "valid")}
@@ -189,7 +227,9 @@ class Tuning:
             return loss(model(values, present), target)
 
         def validate(model: nn.Module) -> dict[str, float]:
-            outputs = predict(model, inputs, valid, activation=lambda outputs: outputs)
+            outputs = predict(
+                model, inputs, valid, activation=lambda outputs: outputs, progress=progress
+            )
             predictions = tasks.activate(self.task, outputs) * torch.as_tensor(
                 stretch
             ) + torch.as_tensor(shift)
@@ -214,29 +254,31 @@ class Tuning:
         """What the first steps on a split compute, for the self-test of bf16."""
         seed = self.config.finetune.seed
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
-        job = self.job(module, sides, seed)
-        batches = [job.batch(step) for step in range(TRIAL_STEPS)]
-        return Trial(module, [functools.partial(_on_batch, job.loss, batch) for batch in batches])
+        task = self.train_task(module, sides, seed)
+        batches = [task.batch(step) for step in range(TRIAL_STEPS)]
+        return Trial(module, [functools.partial(_on_batch, task.loss, batch) for batch in batches])
 
     def train_and_test(
         self,
         folder: Path,
         sides: np.ndarray,
         seed: int,
-        progress: Progress,
+        progress: FitProgress,
         *,
         rate: float | None = None,
     ) -> tuple[float, np.ndarray]:
-        """Train on one split and keep the best weights on validation: their score there, and predictions of the test side (n, C)."""
+        """Train on one split; returns the best validation score, and predictions of the test clips (n, C)."""
         settings = self.config.finetune
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
         keep_in_float32(module, self.arithmetic.kernels)
         training = replace(settings.training, learning_rate=rate or settings.training.learning_rate)
         train, encoded = np.flatnonzero(sides == "train"), self.encoded(sides, "train")
         shift, stretch = _standardiser(self.task, encoded)
-        job = self.job(module, sides, seed)
+        task = self.train_task(module, sides, seed, progress.of_clips("validation"))
+        progress.total = training.total_steps(len(train))
+        progress.done = 0
         state = fit(
-            job,
+            task,
             folder,
             config=training,
             seed=seed,
@@ -270,6 +312,7 @@ class Tuning:
                 self.inputs,
                 test,
                 activation=lambda outputs: tasks.activate(self.task, outputs),
+                progress=progress.of_clips("test"),
             ).numpy()
 
 

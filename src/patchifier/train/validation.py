@@ -1,4 +1,4 @@
-"""Validation of both stages on held-out clips: the model, references without one, what it draws, and signs of collapse."""
+"""Validation of both stages on held-out clips: errors of the model and of references, and signs of collapse."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,30 +21,32 @@ from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
 from patchifier.train.references import Kriging
 
-HEALTH_CLIPS = 64  # of those that validate, evenly spread: what order is worth and what is drawn is measured on these
+HEALTH_CLIPS = (
+    64  # of the held-out clips, evenly spread, for the effect of order, variances and onsets
+)
 
 
 def validator(
     stage: str, data: Cache, splits: Splits, config: Config
 ) -> Callable[[Any], dict[str, float]]:
-    """Make a validation on held-out clips: the same crops and masks every time, no augmentation."""
-    known = training_statistics(data, splits.slices[0], config)
+    """Make a function that validates a model, on the same crops and masks each time, without augmentation."""
+    statistics = training_statistics(data, splits.slices[0], config)
     batches = list(validation_batches(data, splits.valid, config))
     return (
-        validator_one(batches, known, config)
+        validator_one(batches, statistics, config)
         if stage == "one"
-        else validator_two(batches, known, config)
+        else validator_two(batches, statistics, config)
     )
 
 
 def validator_one(
-    batches: list[Batch], known: "TrainingStatistics", config: Config
+    batches: list[Batch], statistics: "TrainingStatistics", config: Config
 ) -> Callable[[Any], dict[str, float]]:
-    """Error of patches autoencoded one by one, beside that of the mean patch."""
+    """Make the validation of stage I: the MSE of single patches, and that of the mean patch."""
     bands = config.model.mel_bands
     mean_patch = {
         "mean_patch_mse": mean_of(
-            (batch.patches[batch.valid][..., :bands, :] - known.mean_patch).square()
+            (batch.patches[batch.valid][..., :bands, :] - statistics.mean_patch).square()
             for batch in batches
         )
     }
@@ -63,16 +65,17 @@ def validator_one(
 
 
 def validator_two(
-    batches: list[Batch], known: "TrainingStatistics", config: Config
+    batches: list[Batch], statistics: "TrainingStatistics", config: Config
 ) -> Callable[[Any], dict[str, float]]:
-    """Error of masked patches beside the references, what order is worth, what is drawn, and signs of collapse.
+    """Make the validation of stage II: the MSE of masked patches and of references, and signs of collapse.
 
-    ``shuffled_mse`` and ``equal_positions_mse`` are the masked MSE plus what shuffling, or taking positions away, adds to it on at most 64
-    of the clips; variances and onsets are of these too. So a validation takes no more than about 1.3 times as long as without.
+    ``shuffled_mse`` and ``equal_positions_mse`` are the masked MSE plus the increase by shuffling patches,
+    or by equal positions, on at most 64 of the clips. Variances and onsets are of these clips too, so that
+    they take about 0.3 times the time of the rest.
     """
     bands, scale = config.model.mel_bands, config.spectrogram.scale
     predictors = masked_predictors(
-        [replace(batch, patches=batch.patches[..., :bands, :]) for batch in batches], known
+        [replace(batch, patches=batch.patches[..., :bands, :]) for batch in batches], statistics
     )
     step = -(-sum(len(batch.patches) for batch in batches) // HEALTH_CLIPS)
     some = [every(batch, step) for batch in batches]
@@ -111,7 +114,7 @@ def validator_two(
 
 
 def every(batch: Batch, step: int) -> Batch:
-    """Every `step`-th clip of a batch."""
+    """Select every `step`-th clip of a batch."""
     tensors: dict[str, Any] = {
         name: value for name, value in vars(batch).items() if isinstance(value, Tensor)
     }
@@ -119,7 +122,7 @@ def every(batch: Batch, step: int) -> Batch:
 
 
 def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
-    """What a model draws of these patches (B, N, 1, M, W) with the mask of a batch, brought back from its device."""
+    """Reconstruct patches (B, N, 1, M, T) with the mask of a batch; the result is on the CPU."""
     to = next(model.parameters()).device
     return (
         model.reconstruct(patches.to(to), mask=batch.mask.to(to), valid=batch.valid.to(to))
@@ -129,7 +132,7 @@ def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
 
 
 def mean_vectors(model: Patchifier, batch: Batch) -> Tensor:
-    """Mean over the patches of each clip of the last layer's vectors, nothing masked: (B, D)."""
+    """Mean of the last layer over the patches of each clip, without a mask: (B, D)."""
     to = next(model.parameters()).device
     present = batch.valid.to(to)
     sequence = model.forward_encoder(batch.patches.to(to), valid=present)[-1][:, 1:]
@@ -145,7 +148,7 @@ def masked_mse(model: Patchifier, batches: list[Batch], drawn: list[Tensor]) -> 
 
 
 def shuffled_visible(batch: Batch, draws: np.random.Generator) -> Tensor:
-    """Order of patches (B, N) in which each visible patch of a clip, if there are two, stands where another one was; others stay."""
+    """Order of patches (B, N) that moves each visible patch of a clip, if there are two, and no other."""
     keep = visible(batch.mask, batch.valid).numpy()
     order = np.tile(np.arange(keep.shape[1]), (len(keep), 1))
     for row, seen in zip(order, keep, strict=True):
@@ -155,15 +158,15 @@ def shuffled_visible(batch: Batch, draws: np.random.Generator) -> Tensor:
 
 
 def in_order(patches: Tensor, order: Tensor) -> Tensor:
-    """Patches (B, N, ...) in an order (B, N)."""
+    """Reorder patches (B, N, ...) by an order (B, N)."""
     return patches[torch.arange(len(order))[:, None], order]
 
 
 @contextlib.contextmanager
 def equal_positions(model: Patchifier, n_patches: int) -> Iterator[None]:
-    """Replace the positions of a model's first patches by their mean, and distances between patches by theirs, until the end of the block.
+    """Replace positions of a model's first patches by their mean, and relative biases by theirs, in a block.
 
-    The position of CLS stays, and so does the number that stands for its distance to every patch. Weights are then put back bit for bit.
+    The position and the bias of CLS stay. At the end of the block the weights are restored bit for bit.
     """
     with torch.no_grad():
         spans = [
@@ -183,7 +186,7 @@ def equal_positions(model: Patchifier, n_patches: int) -> Iterator[None]:
 
 
 def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
-    """Views of the parameters of a bottleneck that tell the first patches apart by their place, each with the dimension of places."""
+    """Views of the position parameters of the first patches, each with the dimension of positions."""
     spans = []
     if bottleneck.absolute:
         spans.append(
@@ -199,7 +202,7 @@ def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
 def drawn_figures(
     originals: list[Tensor], drawn: list[Tensor], masks: list[Tensor], *, scale: float
 ) -> dict[str, float]:
-    """Shares of the variance inside masked patches and between them that is drawn, and the F-measure of onsets.
+    """Reconstructed fractions of the variance inside and between masked patches, and F-measure of onsets.
 
     Parameters
     ----------
@@ -250,21 +253,21 @@ def validation_batches(data: Cache, clips: np.ndarray, config: Config) -> list[B
 
 
 def mean_of(parts: Any) -> float:
-    """Mean over all numbers of several tensors."""
+    """Mean over all elements of several tensors."""
     parts = list(parts)
     return float(sum(part.double().sum() for part in parts) / sum(part.numel() for part in parts))
 
 
 @dataclass(frozen=True)
 class TrainingStatistics:
-    """What references know of the training clips: their mean patch (1, M, W), a mean over time, and the covariances of their patches."""
+    """Statistics of training clips for the references: mean patch (1, M, T), constant in time, and covariances."""
 
     mean_patch: Tensor
     kriging: Kriging
 
 
 def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> TrainingStatistics:
-    """Statistics of at most 256 training clips, evenly spread; the mean is over frames, since patches start anywhere."""
+    """Statistics of at most 256 training clips, evenly spread; the mean is over all frames."""
     width, means, sequences = config.model.frames, [], []
     for index in evenly(clips, VALIDATION_CLIPS):
         log_mel = np.array(data.log_mel(int(index)), np.float32)[
@@ -277,7 +280,7 @@ def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> Train
 
 
 def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarray:
-    """Band means (N, M) of the whole patches in a log-mel (T, M); one of less than a patch is padded."""
+    """Band means (N, M) of the whole patches of a log-mel (frames, M); a shorter log-mel is padded to one patch."""
     whole = log_mel[: max(width, len(log_mel) // width * width)]
     patches = spectrogram.cut(
         torch.from_numpy(whole.T.copy()), length=width, tail="anchor", silence=silence
@@ -285,31 +288,34 @@ def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarra
     return references.band_means(patches[:, 0].numpy())
 
 
-def masked_predictors(batches: list[Batch], known: TrainingStatistics) -> dict[str, float]:
+def masked_predictors(batches: list[Batch], statistics: TrainingStatistics) -> dict[str, float]:
     """Masked-patch MSE of the references; see :mod:`patchifier.train.references`.
 
-    ``mean_patch_mse`` is that of the mean patch of training. ``band_means_mse`` is that of each masked patch's own band means, which a
-    model cannot know: the least error without a change in time inside patches.
+    ``mean_patch_mse`` is that of the mean patch of training. ``band_means_mse`` is that of the band means of
+    each masked patch itself: the least error of a prediction that is constant in time.
     """
     errors: dict[str, list[Tensor]] = {}
     for batch in batches:
-        for name, guess in {"mean_patch": known.mean_patch, **guesses(batch, known)}.items():
+        for name, guess in {
+            "mean_patch": statistics.mean_patch,
+            **guesses(batch, statistics),
+        }.items():
             errors.setdefault(f"{name}_mse", []).append(
                 (batch.patches - guess)[batch.mask].square()
             )
     return {name: mean_of(parts) for name, parts in errors.items()}
 
 
-def guesses(batch: Batch, known: TrainingStatistics) -> dict[str, Tensor]:
-    """Masked patches as each reference predicts them from the visible ones, constant in time: (B, N, 1, M, 1) each.
+def guesses(batch: Batch, statistics: TrainingStatistics) -> dict[str, Tensor]:
+    """Predictions (B, N, 1, M, 1) of each reference from the visible patches, constant in time.
 
     A clip without a visible patch is predicted by the training mean.
     """
     keep = visible(batch.mask, batch.valid).numpy()
     bands = references.band_means(batch.patches[:, :, 0].numpy())  # (B, N, M)
     found = {name: predict(bands, keep) for name, predict in references.UNTRAINED.items()}
-    found |= {"kriging": known.kriging.predict(bands, keep)}
-    mean = known.mean_patch[0, :, 0].numpy()
+    found |= {"kriging": statistics.kriging.predict(bands, keep)}
+    mean = statistics.mean_patch[0, :, 0].numpy()
     seen = keep.sum(1)[:, None, None] > 0
     found = {name: np.where(seen, values, mean) for name, values in found.items()} | {
         "band_means": bands

@@ -21,11 +21,12 @@ from patchifier.config import (
     update,
 )
 from patchifier.datasets.splits import Splits, evenly, partition
-from patchifier.embed import READOUT_CLIPS, Embedder, measure_readout
+from patchifier.embed import Embedder
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
 from patchifier.io import Progress, silent
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
+from patchifier.train.whitening import WHITENING_CLIPS, fit_whitening
 
 POOLINGS = get_args(get_type_hints(EmbedConfig)["pooling"])
 CALIBRATION_CLIPS = 64  # 1,600 patches: batch statistics are then known to about 1 %
@@ -59,10 +60,10 @@ def random_checkpoint(
         )
     ]
     calibrate(model, torch.cat(cut))
-    measure_readout(
+    fit_whitening(
         model,
         config,
-        log_mels(data, config.spectrogram, evenly(np.asarray(indices), READOUT_CLIPS)),
+        log_mels(data, config.spectrogram, evenly(np.asarray(indices), WHITENING_CLIPS)),
     )
     return Checkpoint(model, replace(config), facts={"weights": "random, calibrated", "seed": seed})
 

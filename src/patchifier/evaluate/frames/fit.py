@@ -21,6 +21,7 @@ from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
 from patchifier.evaluate.frames.vectors import Features
 from patchifier.statistics import bootstrap
 from patchifier.tasks import Task
+from patchifier.train.loop import fit_head
 
 BATCH = 1024  # frames
 LEARNING_RATE = 1e-3
@@ -199,7 +200,7 @@ def _answer(
 
 
 def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip], seed: int) -> int:
-    """Train on frames (N, E) with targets (N, C) until validation clips say stop; the steps after which they scored best."""
+    """Train on frames (N, E) with targets (N, C), stopped on validation clips; returns the step of the best score."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(
         probe.layer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
@@ -209,20 +210,21 @@ def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip]
         if probe.task.metric == "chords"
         else nn.functional.binary_cross_entropy_with_logits
     )
-    best, best_step, weights = -math.inf, 0, _copy(probe.layer)
-    for step in range(1, STEPS + 1):
-        chosen = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator)
-        optimiser.zero_grad()
-        cross_entropy(probe.layer(inputs[chosen]), wanted[chosen]).backward()
-        optimiser.step()
-        if step % VALIDATE_EVERY == 0:
-            score = _score(probe, holding, SETTINGS[probe.task.metric][0])
-            if score > best:
-                best, best_step, weights = score, step, _copy(probe.layer)
-            if step - best_step >= PATIENCE * VALIDATE_EVERY:
-                break
-    probe.layer.load_state_dict(weights)
-    return best_step
+
+    def loss(step: int) -> Tensor:
+        frames = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator)
+        return cross_entropy(probe.layer(inputs[frames]), wanted[frames])
+
+    state, _ = fit_head(
+        probe.layer,
+        optimiser,
+        loss,
+        lambda: _score(probe, holding, SETTINGS[probe.task.metric][0]),
+        total=STEPS,
+        validate_every=VALIDATE_EVERY,
+        patience=PATIENCE * VALIDATE_EVERY,
+    )
+    return state.best_step
 
 
 def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Tensor]:
@@ -241,10 +243,6 @@ def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Ten
         inputs[first:last] = probe.standardised(clip).features[known]
         first = last
     return torch.from_numpy(inputs), torch.from_numpy(wanted)
-
-
-def _copy(layer: nn.Linear) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in layer.state_dict().items()}
 
 
 def _score(probe: _Probe, clips: Sequence[_Clip], setting: Setting) -> float:

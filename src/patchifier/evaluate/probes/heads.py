@@ -1,7 +1,7 @@
-"""Heads of the grid: their settings, what they are trained on, what is drawn for them, and how they are scored on validation.
+"""Heads of the grid: hyperparameters, training data, random draws and validation scores.
 
-Draws depend on (seed, step) alone, never on a run's place: JukeMIR starts each of its runs from seed 0, so its runs share them too,
-settings are compared on the same luck, and a head takes the same steps in a stack or alone. A smaller batch is the beginning of the larger.
+Draws depend on (seed, step) alone, as in JukeMIR, which starts every run from seed 0: all runs share batches and dropout, and a head
+takes the same steps in a stack or alone. A smaller batch is the beginning of the larger one.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchifier import tasks
 from patchifier.config import RequestError
@@ -23,8 +23,8 @@ Weights = list[Tensor]  # matrix and bias of each layer, as torch.nn.Linear has 
 
 
 @dataclass(frozen=True, order=True)
-class Setting:
-    """One run of the grid. The order of settings is the order of the fields: the plainer of two comes first.
+class Hyperparameters:
+    """Hyperparameters of one run of the grid; of two, the simpler one sorts first.
 
     Attributes
     ----------
@@ -33,11 +33,11 @@ class Setting:
     hidden : int
         Size of the hidden layer; 0 for none.
     batch : int
-        Clips a step.
+        Clips of a step.
     rate : float
         Learning rate.
     dropout : float
-        Share of the input, and of the hidden layer, that is dropped in training; counted in 256ths.
+        Share of the input and of the hidden layer that is dropped in training, in steps of 1/256.
     decay : float
         L2 weight decay, added to the gradient.
     """
@@ -52,7 +52,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When runs are validated and when they stop.
+    """Validation interval and early stopping of all runs.
 
     Attributes
     ----------
@@ -61,8 +61,7 @@ class Schedule:
     patience : int
         Validations in a row without improvement after which a run stops.
     limit_steps : int
-        Not part of the protocol, which knows no limit: at 8 steps a validation, 125,000 of them. A run that still improves then is cut
-        and counted as unfinished.
+        Largest number of steps, which the protocol does not limit; a run that still improves then counts as unfinished.
     """
 
     every_steps: int = 8
@@ -70,34 +69,43 @@ class Schedule:
     limit_steps: int = 1_000_000
 
     def __post_init__(self) -> None:
-        """Check that at least one validation is made."""
+        """Require at least one validation."""
         if self.every_steps < 1 or self.patience < 1 or self.limit_steps < self.every_steps:
             raise RequestError(
                 f"{self} makes no sense, expected every_steps and patience of at least 1 and limit_steps of at least every_steps."
             )
 
+    @property
+    def steps(self) -> dict[str, int]:
+        """Arguments of :func:`patchifier.train.loop.run_steps`."""
+        return {
+            "total": self.limit_steps // self.every_steps * self.every_steps,
+            "validate_every": self.every_steps,
+            "patience": self.patience * self.every_steps,
+        }
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that has stopped.
+    """Result of a run.
 
     Attributes
     ----------
-    setting : Setting
-        Which.
+    setting : Hyperparameters
+        Of the run.
     score : float
-        The best validation score.
+        Best validation score.
     best_step : int
-        After how many steps.
+        Number of steps before it.
     curve : list of float
         All validation scores.
     finished : bool
-        False if it was cut.
+        False if the run was stopped by the limit of steps.
     weights : list of Tensor
-        The best, not the last; empty where they were let go.
+        The weights with the best score; empty if they were discarded.
     """
 
-    setting: Setting
+    setting: Hyperparameters
     score: float
     best_step: int
     curve: list[float]
@@ -106,15 +114,18 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What heads are trained and chosen on; test clips have no part in it.
+class ProbeData:
+    """Training and validation data of the heads; test clips are not part of it.
 
     Attributes
     ----------
+    task : Task
+    seed : int
+        Of all draws.
     inputs : dict of bool to (Tensor, Tensor)
-        Training and validation features, as they are and standardised, (n, E).
+        Training and validation features (n, E); by whether they are standardised.
     targets : (Tensor, Tensor)
-        Their targets: (n, C) one-hot, zeros and ones, or standardised numbers.
+        Their targets (n, C): one-hot, zeros and ones, or standardised numbers.
     mean, scale : ndarray, shape (E,)
         Of training features.
     centre, spread : ndarray, shape (C,)
@@ -132,36 +143,36 @@ class Problem:
 
     @classmethod
     def of(
-        cls, task: Task, features: np.ndarray, targets: np.ndarray, sides: Splits, seed: int
-    ) -> "Problem":
-        """Cut features and targets; both standardisers know training clips only."""
+        cls, task: Task, features: np.ndarray, targets: np.ndarray, splits: Splits, seed: int
+    ) -> "ProbeData":
+        """Split features and targets; both standardisers are fitted on the training clips."""
         features = np.asarray(features, np.float64)
-        mean, scale = moments(features[sides.train])
-        known = (sides.train, sides.valid)
+        mean, scale = moments(features[splits.train])
+        clips = (splits.train, splits.valid)
         count = len(task.names)
         numbers = task.kind == "numbers"
         centre, spread = (
-            moments(np.asarray(targets, np.float64)[sides.train])
+            moments(np.asarray(targets, np.float64)[splits.train])
             if numbers
             else (np.zeros(count), np.ones(count))
         )
         rows = [
-            np.eye(count)[targets[side]]
+            np.eye(count)[targets[indices]]
             if task.kind == "one-of"
-            else (targets[side] - centre) / spread
-            for side in known
+            else (targets[indices] - centre) / spread
+            for indices in clips
         ]
         targets_of = (_float(rows[0]), _float(rows[1]))
-        problem = cls(task, seed, {}, targets_of, mean, scale, centre, spread)
+        data = cls(task, seed, {}, targets_of, mean, scale, centre, spread)
         for flag in (False, True):
-            problem.inputs[flag] = (
-                problem.scaled(features[sides.train], standardise=flag),
-                problem.scaled(features[sides.valid], standardise=flag),
+            data.inputs[flag] = (
+                data.scaled(features[splits.train], standardise=flag),
+                data.scaled(features[splits.valid], standardise=flag),
             )
-        return problem
+        return data
 
     def scaled(self, features: np.ndarray, *, standardise: bool) -> Tensor:
-        """Features (n, E) as a head gets them."""
+        """Return features (n, E) as a head sees them."""
         features = np.asarray(features, np.float64)
         return _float((features - self.mean) / self.scale if standardise else features)
 
@@ -172,20 +183,18 @@ class Problem:
     def predict(self, trained: Trained, features: np.ndarray) -> np.ndarray:
         """Probabilities or values of features (n, E)."""
         return self.finish(
-            outputs_of(
+            head_outputs(
                 trained.weights, self.scaled(features, standardise=trained.setting.standardise)
             )
         )
 
 
-def outputs_of(weights: Weights, x: Tensor) -> Tensor:
-    """Outputs (n, C) of one head."""
-    hidden = (
-        x
-        if len(weights) == 2
-        else torch.relu(torch.nn.functional.linear(x, weights[0], weights[1]))
-    )
-    return torch.nn.functional.linear(hidden, weights[-2], weights[-1])
+def head_outputs(weights: Weights, x: Tensor, hidden_mask: Tensor | None = None) -> Tensor:
+    """Return the outputs (B, C) of one head for inputs (B, E); dropout multiplies the hidden layer by a mask (B, H)."""
+    if len(weights) == 4:
+        x = torch.relu(torch.nn.functional.linear(x, weights[0], weights[1]))
+        x = x if hidden_mask is None else x * hidden_mask
+    return torch.nn.functional.linear(x, weights[-2], weights[-1])
 
 
 def _float(values: np.ndarray) -> Tensor:
@@ -202,11 +211,11 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # --- draws ---
 
 
-def first_weights(problem: Problem, setting: Setting) -> Weights:
-    """Uniform within 1 / sqrt(inputs), as torch.nn.Linear begins; the same for all runs with such a hidden layer."""
-    size, count = problem.inputs[False][0].shape[1], len(problem.task.names)
+def first_weights(data: ProbeData, setting: Hyperparameters) -> Weights:
+    """Draw weights uniform within 1 / sqrt(inputs), as torch.nn.Linear; the same for all runs with this hidden layer."""
+    size, count = data.inputs[False][0].shape[1], len(data.task.names)
     widths = [size, setting.hidden, count] if setting.hidden else [size, count]
-    dice = generator(problem.seed, "first weights", setting.hidden, scope="probe/")
+    dice = generator(data.seed, "first weights", setting.hidden, scope="probe/")
     weights = []
     for inputs, outputs in itertools.pairwise(widths):
         bound = 1 / math.sqrt(inputs)
@@ -217,24 +226,22 @@ def first_weights(problem: Problem, setting: Setting) -> Weights:
     return weights
 
 
-def batch(problem: Problem, setting: Setting, step: int) -> tuple[Tensor, Tensor]:
-    """Features (B, E) and targets (B, C) of a step, drawn without replacement; all training clips where they are fewer than a batch."""
-    x, y = problem.inputs[setting.standardise][0], problem.targets[0]
+def batch(data: ProbeData, setting: Hyperparameters, step: int) -> tuple[Tensor, Tensor]:
+    """Draw features (B, E) and targets (B, C) of a step without replacement; all training clips if they are fewer than a batch."""
+    x, y = data.inputs[setting.standardise][0], data.targets[0]
     rows = torch.from_numpy(
-        generator(problem.seed, "batch", step, scope="probe/").permutation(len(x))[: setting.batch]
+        generator(data.seed, "batch", step, scope="probe/").permutation(len(x))[: setting.batch]
     )
     return x[rows], y[rows]
 
 
-def kept(
-    problem: Problem, setting: Setting, step: int, layer: int, shape: tuple[int, int]
+def dropout_mask(
+    data: ProbeData, setting: Hyperparameters, step: int, layer: int, shape: tuple[int, int]
 ) -> Tensor:
-    """What dropout multiplies a layer (B, width) by: 0, or 1 over the share that is kept."""
+    """Draw the factors of dropout for a layer (B, width): 0, or 1 over the share that is kept."""
     threshold = round(256 * setting.dropout)
     chance = np.frombuffer(
-        generator(problem.seed, f"dropout {layer}", step, scope="probe/").bytes(
-            shape[0] * shape[1]
-        ),
+        generator(data.seed, f"dropout {layer}", step, scope="probe/").bytes(shape[0] * shape[1]),
         np.uint8,
     )
     return (
@@ -242,72 +249,23 @@ def kept(
     )
 
 
-# --- one head alone ---
-
-
-def train_alone(
-    setting: Setting,
-    head: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    loss_at: Callable[[int], Tensor],
-    score: Callable[[], float],
-    schedule: Schedule,
-) -> Trained:
-    """Train a head the plain way and leave it with its best weights, not its last.
-
-    Parameters
-    ----------
-    setting : Setting
-        What to call it.
-    head : nn.Module
-        Trained in place.
-    optimiser : Optimizer
-        Of its parameters.
-    loss_at : callable
-        Step -> loss of a batch.
-    score : callable
-        Its validation score now; better than all before it, the weights are kept.
-    schedule : Schedule
-        Of validation and stopping.
-    """
-    best, best_step, curve, step, finished = -math.inf, 0, [], 0, False
-    weights = {name: weight.clone() for name, weight in head.state_dict().items()}
-    while not finished and step + schedule.every_steps <= schedule.limit_steps:
-        for _ in range(schedule.every_steps):
-            optimiser.zero_grad()
-            loss_at(step).backward()
-            optimiser.step()
-            step += 1
-        with torch.no_grad():
-            curve.append(score())
-        if curve[-1] > best:
-            best, best_step, weights = (
-                curve[-1],
-                step,
-                {name: weight.clone() for name, weight in head.state_dict().items()},
-            )
-        finished = step - best_step >= schedule.patience * schedule.every_steps
-    head.load_state_dict(weights)
-    return Trained(setting, best, best_step, curve, finished, list(weights.values()))
-
-
 # --- validation ---
 
 
 def scorer(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """Make the main metric of many runs at once.
+    """Return a function that computes the main metric of many heads at once.
 
     Parameters
     ----------
     task : Task
         Decides the metric; R2 and ROC-AUC are averaged over outputs.
     targets : Tensor, shape (n, C)
-        As a :class:`Problem` holds them.
+        As in :class:`ProbeData`.
 
     Returns
     -------
     callable
-        Outputs before activation, (R, n, C), -> scores (R,) float64; minus infinity for a run whose outputs are not finite.
+        Outputs before activation, (R, n, C), -> scores (R,) float64; minus infinity for a head whose outputs are not finite.
 
     Raises
     ------
@@ -319,14 +277,14 @@ def scorer(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     )
 
     def score(outputs: Tensor) -> Tensor:
-        sound = torch.isfinite(outputs).all(2).all(1)
-        return torch.where(sound, measure(outputs.double()), -math.inf)
+        finite = torch.isfinite(outputs).all(2).all(1)
+        return torch.where(finite, measure(outputs.double()), -math.inf)
 
     return score
 
 
 def _gain(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """Mean of what the likeliest class earns: 1 if it is the true one, or by the table of the key score."""
+    """Accuracy of the most probable class, or its mean key score."""
     table = (
         np.eye(len(task.names)) if task.metric == "accuracy" else tasks.key_score_matrix(task.names)
     )
@@ -335,14 +293,14 @@ def _gain(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """Mann and Whitney's U over the number of pairs, averaged over tags that are there sometimes, but not always."""
+    """Mann and Whitney's U over the number of pairs, averaged over tags that are present in some clips, but not in all."""
     mixed = (targets.amax(0) > 0) & (targets.amin(0) < 1)
     if not mixed.any():
         raise RequestError(
             "no tag is both present and absent among the validation clips, expected at least one: give a larger validation side."
         )
-    present = targets[:, mixed].T.contiguous()  # (C, n)
-    positive, clips = present.sum(1), len(targets)
+    truth = targets[:, mixed].T.contiguous()  # (C, n)
+    positive, clips = truth.sum(1), len(targets)
 
     def measure(outputs: Tensor) -> Tensor:
         values = outputs[:, :, mixed].transpose(1, 2).contiguous()  # (R, C, n)
@@ -351,7 +309,7 @@ def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
         ranks = (
             below + torch.searchsorted(ordered, values, right=True) + 1
         ) / 2.0  # ties share their mean rank
-        areas = ((ranks * present).sum(-1) - positive * (positive + 1) / 2) / (
+        areas = ((ranks * truth).sum(-1) - positive * (positive + 1) / 2) / (
             positive * (clips - positive)
         )
         return areas.mean(1)
@@ -361,10 +319,10 @@ def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _r2(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     """1 - SSE / SST, averaged over numbers."""
-    around = (targets - targets.mean(0)).square().sum(0)
-    if not (around > 0).all():
-        name = task.names[int((around <= 0).nonzero()[0, 0])]
+    total = (targets - targets.mean(0)).square().sum(0)
+    if not (total > 0).all():
+        name = task.names[int((total <= 0).nonzero()[0, 0])]
         raise RequestError(
             f"number {name!r} is the same for all {len(targets)} validation clips, so it has no R2: give a larger validation side."
         )
-    return lambda outputs: (1 - (outputs - targets).square().sum(1) / around).mean(1)
+    return lambda outputs: (1 - (outputs - targets).square().sum(1) / total).mean(1)

@@ -11,17 +11,17 @@ from patchifier import tasks
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate.probes.heads import (
-    Problem,
+    Hyperparameters,
+    ProbeData,
     Schedule,
-    Setting,
-    Trained,
     batch,
     scorer,
-    train_alone,
 )
 from patchifier.evaluate.probes.protocol import Probed, check
+from patchifier.io import Progress, silent
 from patchifier.nn.model import Head
 from patchifier.tasks import Task
+from patchifier.train.loop import State, fit_head
 
 RATES = (
     1e-5,
@@ -36,15 +36,16 @@ def paper(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    sides: Splits,
+    splits: Splits,
     *,
     seed: int = 0,
     rates: Sequence[float] = RATES,
     schedule: Schedule | None = None,
+    progress: Progress = silent,
 ) -> Probed:
-    """Train the paper's head at three rates, choose on validation, predict test clips with the best weights.
+    """Train the paper's head at three rates, choose on validation, and predict the test clips with the best weights.
 
-    The paper gives the head, AdamW, the batch of 32 and a rate; when to stop and what to standardise it leaves open. Features are
+    The paper gives the head, AdamW, the batch of 32 and a rate; it leaves open when to stop and what to standardise. Features are
     standardised by the training clips, since a pooler saturates on those of most encoders; validation and stopping are those of the
     grid (every 8 steps, ended by 256 validations without a better score).
 
@@ -56,73 +57,75 @@ def paper(
         Of all clips.
     targets : ndarray, shape (n, ...)
         As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    sides : Splits
-        Without a validation side, a tenth of the training clips, by group, becomes one.
+    splits : Splits
+        Without validation clips, a tenth of the training clips, by group, is used.
     seed : int
         Of batches and first weights.
     rates : sequence of float
         Learning rates to choose among.
     schedule : Schedule
         Of validation and stopping.
+    progress : callable
+        Called with rates done, rates in all, and a note.
 
     Returns
     -------
     Probed
-        `chosen` has the rate, its best step and validation score, and how many runs were cut at the limit of steps.
+        `chosen` has the rate, its best step and validation score, and how many runs reached the limit of steps.
 
     Raises
     ------
     RequestError
-        If features, targets or sides do not fit, or no run ever had a finite score.
+        If features, targets or splits do not fit, or no run ever had a finite score.
     """
-    check(task, features, targets, sides)
-    sides = with_validation(sides, seed)
-    problem = Problem.of(task, features, targets, sides, seed)
-    runs = {rate: _train(problem, rate, schedule or Schedule()) for rate in sorted(rates)}
-    rate = max(runs, key=lambda rate: runs[rate][0].score)  # the smallest of equals
-    run, head = runs[rate]
-    if run.score == -math.inf:
+    check(task, features, targets, splits)
+    splits = with_validation(splits, seed)
+    data, schedule = ProbeData.of(task, features, targets, splits, seed), schedule or Schedule()
+    runs: dict[float, tuple[State, Head]] = {}
+    for rate in sorted(rates):
+        progress(len(runs), len(rates), f"rate {rate:g}")
+        runs[rate] = _train(data, rate, schedule)
+    progress(len(rates), len(rates), "")
+    rate = max(runs, key=lambda rate: runs[rate][0].best_score)  # the smallest of equals
+    state, head = runs[rate]
+    if state.best_score == -math.inf:
         raise RequestError(
             "the head never gave finite outputs: features may be too large, look at their scale."
         )
-    unfinished = sum(not other.finished for other, _ in runs.values())
+    patience = schedule.steps["patience"]
     with torch.no_grad():
-        predictions = problem.finish(head(problem.scaled(features[sides.test], standardise=True)))
+        outputs = head(data.scaled(features[splits.test], standardise=True))
     return Probed(
-        predictions,
+        data.finish(outputs),
         {
             "rate": rate,
-            f"valid_{task.metric}": run.score,
-            "step": run.best_step,
-            "unfinished_runs": unfinished,
+            f"valid_{task.metric}": state.best_score,
+            "step": state.best_step,
+            "unfinished_runs": sum(one.step - one.best_step < patience for one, _ in runs.values()),
         },
     )
 
 
-def _train(problem: Problem, rate: float, schedule: Schedule) -> tuple[Trained, Head]:
-    """Train at a rate; returns the figures, and the head with its best weights."""
-    setting = Setting(True, 0, BATCH, rate, 0.0, DECAY)
+def _train(data: ProbeData, rate: float, schedule: Schedule) -> tuple[State, Head]:
+    """Train at a rate; returns the state of training, and the head with its best weights."""
+    setting = Hyperparameters(True, 0, BATCH, rate, 0.0, DECAY)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(problem.seed)
-        head = Head(problem.inputs[True][0].shape[1], len(problem.task.names))
-    loss, score, valid = (
-        tasks.loss(problem.task),
-        scorer(problem.task, problem.targets[1]),
-        problem.inputs[True][1],
-    )
-    matrices, biases = (
-        [part for part in head.parameters() if part.ndim > 1],
-        [part for part in head.parameters() if part.ndim == 1],
-    )
+        torch.manual_seed(data.seed)
+        head = Head(data.inputs[True][0].shape[1], len(data.task.names))
+    loss, score = tasks.loss(data.task), scorer(data.task, data.targets[1])
+    valid = data.inputs[True][1]
+    matrices = [part for part in head.parameters() if part.ndim > 1]
+    biases = [part for part in head.parameters() if part.ndim == 1]
     optimiser = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": DECAY}, {"params": biases, "weight_decay": 0.0}],
         lr=rate,
     )
 
     def loss_at(step: int) -> Tensor:
-        x, y = batch(problem, setting, step)
+        x, y = batch(data, setting, step)
         return loss(head(x), y)
 
-    return train_alone(
-        setting, head, optimiser, loss_at, lambda: float(score(head(valid)[None])), schedule
-    ), head
+    state, _ = fit_head(
+        head, optimiser, loss_at, lambda: float(score(head(valid)[None])), **schedule.steps
+    )
+    return state, head

@@ -1,12 +1,11 @@
-"""Many heads trained at once: their weights stacked, the steps of all made together.
+"""Heads trained together: weights stacked along a first axis R, gradients of every head by torch.func.
 
-Heads of one stack see the same input, so that the first layer of all R is one product of matrices, and what is drawn is drawn once. One
-stack runs to its end before the next begins: that keeps memory small and its weights in the processor's cache. Gradients and Adam are
-written out; tests hold them against torch's own.
+Heads of one stack share the batch and the dropout masks. One stack is trained to its end before the next, so memory stays small.
 """
 
 import math
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,211 +13,174 @@ from torch import Tensor
 
 from patchifier import tasks
 from patchifier.evaluate.probes.heads import (
-    Problem,
+    Hyperparameters,
+    ProbeData,
     Schedule,
-    Setting,
     Trained,
     Weights,
     batch,
+    dropout_mask,
     first_weights,
-    kept,
+    head_outputs,
     scorer,
 )
 from patchifier.tasks import Task
+from patchifier.train.loop import State, run_steps
+from patchifier.train.run import Interrupted
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own
 
 
-# --- one step of a stack ---
+def stack_gradients(task: Task) -> Callable[..., Weights]:
+    """Return a function (stacked weights, x (B, E), y (B, C), hidden mask) -> the gradients of every head's own loss."""
+    loss = tasks.loss(task)
 
+    def head_loss(weights: Weights, x: Tensor, y: Tensor, hidden_mask: Tensor | None) -> Tensor:
+        return loss(head_outputs(weights, x, hidden_mask), y)
 
-def forward(
-    weights: Weights, x: Tensor, hidden_kept: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Outputs (R, B, C) and what the last layer sees, (R, B, H) or the input itself, of inputs (B, E)."""
-    hidden = x.expand(len(weights[0]), *x.shape)
-    z = torch.baddbmm(weights[1][:, None], hidden, weights[0].transpose(1, 2))
-    if len(weights) == 2:
-        return z, hidden
-    z.relu_()
-    if hidden_kept is not None:
-        z.mul_(hidden_kept)
-    return torch.baddbmm(weights[3][:, None], z, weights[2].transpose(1, 2)), z
-
-
-def gradients(
-    task: Task, weights: Weights, x: Tensor, y: Tensor, hidden_kept: Tensor | None, out: Weights
-) -> None:
-    """Write every head's own gradients into `out`; its loss is the mean over batch and, but for one-of, outputs."""
-    outputs, hidden = forward(weights, x, hidden_kept)
-    slope = tasks.activate(task, outputs).sub_(
-        y
-    )  # so for each of the three losses, up to a factor; (R, B, C)
-    slope.mul_(
-        {"one-of": 1.0, "many-of": 1 / y.shape[1], "numbers": 2 / y.shape[1]}[task.kind] / len(x)
-    )
-    torch.bmm(slope.transpose(1, 2), hidden, out=out[-2])
-    torch.sum(slope, 1, out=out[-1])
-    if len(weights) == 4:
-        slope = torch.bmm(slope, weights[2]).mul_(hidden.sign_())
-        if hidden_kept is not None:
-            slope.mul_(hidden_kept)
-        torch.bmm(slope.transpose(1, 2), x.expand(len(slope), *x.shape), out=out[0])
-        torch.sum(slope, 1, out=out[1])
+    return torch.func.vmap(torch.func.grad(head_loss), in_dims=(0, None, None, None))
 
 
 class Adam:
-    """torch.optim.Adam for stacked weights, each head with its own rate and decay (R,); decay is added to the gradient."""
+    """torch.optim.Adam for stacked weights; each head has its own rate and L2 decay (R,)."""
 
     def __init__(self, weights: Weights, rates: Tensor, decays: Tensor) -> None:
         self.rates, self.decays, self.steps = rates, decays, 0
         self.first = [torch.zeros_like(weight) for weight in weights]
         self.second = [torch.zeros_like(weight) for weight in weights]
 
-    def step(self, weights: Weights, slopes: Weights) -> None:
-        """Move the weights in place; the gradients are used up."""
+    def step(self, weights: Weights, gradients: Weights) -> None:
+        """Update the weights in place; the gradients are overwritten."""
         self.steps += 1
         step_size = self.rates / (1 - BETA_1**self.steps)
-        for weight, slope, first, second in zip(
-            weights, slopes, self.first, self.second, strict=True
+        for weight, gradient, first, second in zip(
+            weights, gradients, self.first, self.second, strict=True
         ):
             shape = (-1,) + (1,) * (weight.ndim - 1)
-            slope.addcmul_(weight, self.decays.view(shape))
-            first.lerp_(slope, 1 - BETA_1)
-            second.mul_(BETA_2).addcmul_(slope, slope, value=1 - BETA_2)
-            # The rate goes into the denominator: a head's own number, so that the last pass needs none.
-            below = torch.sqrt(second, out=slope)
-            below.mul_((1 / (step_size * math.sqrt(1 - BETA_2**self.steps))).view(shape)).add_(
-                (EPSILON / step_size).view(shape)
-            )
-            weight.addcdiv_(first, below, value=-1)
+            gradient.addcmul_(weight, self.decays.view(shape))
+            first.lerp_(gradient, 1 - BETA_1)
+            second.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+            # Dividing the denominator by each head's step size saves a pass over the weights.
+            denominator = torch.sqrt(second, out=gradient)
+            denominator.mul_((1 / (step_size * math.sqrt(1 - BETA_2**self.steps))).view(shape))
+            denominator.add_((EPSILON / step_size).view(shape))
+            weight.addcdiv_(first, denominator, value=-1)
 
     def keep(self, rows: Tensor) -> None:
-        """Let go of the heads not in `rows`."""
+        """Discard the heads not in `rows`."""
         self.rates, self.decays = self.rates[rows], self.decays[rows]
-        self.first, self.second = (
-            [moment[rows] for moment in self.first],
-            [moment[rows] for moment in self.second],
-        )
-
-
-# --- a stack from first to last step ---
+        self.first = [moment[rows] for moment in self.first]
+        self.second = [moment[rows] for moment in self.second]
 
 
 def train_stack(
-    problem: Problem,
-    settings: list[Setting],
+    data: ProbeData,
+    settings: list[Hyperparameters],
     schedule: Schedule,
     stop: threading.Event | None = None,
 ) -> list[Trained]:
-    """Train heads that differ in rate and decay alone; one that has stopped leaves the stack.
+    """Train heads that differ in rate and decay alone; a head that has stopped leaves the stack.
 
     Parameters
     ----------
-    problem : Problem
-        Training and validation side.
-    settings : list of Setting
+    data : ProbeData
+        Training and validation data.
+    settings : list of Hyperparameters
         With the same `standardise`, `hidden`, `batch` and `dropout`.
     schedule : Schedule
         Of validation and stopping.
     stop : Event
-        Once set, the stack is given up.
+        Once set, training is interrupted.
 
     Returns
     -------
     list of Trained
-        In the order of `settings`; none if given up.
+        In the order of `settings`.
+
+    Raises
+    ------
+    Interrupted
+        If `stop` is set.
     """
-    stack = _Stack(problem, settings, schedule)
-    while len(stack.places):
+    stack = _Stack(data, settings, schedule)
+
+    def check() -> None:
         if stop and stop.is_set():
-            return []
-        for _ in range(schedule.every_steps):
-            stack.train()
-        stack.validate()
-        stack.release()
-    return [stack.done[place] for place in range(len(settings))]
+            raise Interrupted("the grid was interrupted")
+
+    run_steps(stack.state, stack.take_step, stack.validate, **schedule.steps, save=check)
+    return [stack.done[index] for index in range(len(settings))]
 
 
 class _Stack:
-    """Heads in training. Row r of weights and moments is the head of setting `places[r]`; figures are by place."""
+    """Heads in training; row r of weights and moments is the head of ``settings[indices[r]]``."""
 
-    def __init__(self, problem: Problem, settings: list[Setting], schedule: Schedule) -> None:
-        self.problem, self.settings, self.schedule, self.alike = (
-            problem,
-            settings,
-            schedule,
-            settings[0],
+    def __init__(
+        self, data: ProbeData, settings: list[Hyperparameters], schedule: Schedule
+    ) -> None:
+        self.data, self.settings, self.schedule, self.shared = data, settings, schedule, settings[0]
+        first = first_weights(data, self.shared)
+        self.weights = [torch.stack([weight] * len(settings)) for weight in first]
+        self.best = [weight.clone() for weight in self.weights]
+        rates = torch.tensor([setting.rate for setting in settings])
+        decays = torch.tensor([setting.decay for setting in settings])
+        self.optimiser, self.gradients = (
+            Adam(self.weights, rates, decays),
+            stack_gradients(data.task),
         )
-        self.weights = [
-            torch.stack([weight] * len(settings)) for weight in first_weights(problem, self.alike)
-        ]
-        self.best, self.slopes = (
-            [weight.clone() for weight in self.weights],
-            [torch.empty_like(weight) for weight in self.weights],
-        )
-        rates, decays = (
-            torch.tensor([getattr(setting, name) for setting in settings])
-            for name in ("rate", "decay")
-        )
-        self.optimiser = Adam(self.weights, rates, decays)
-        self.score, self.valid = (
-            scorer(problem.task, problem.targets[1]),
-            problem.inputs[self.alike.standardise][1],
-        )
-        self.step, self.places = 0, np.arange(len(settings))
-        self.scores, self.best_steps = np.full(len(settings), -np.inf), np.zeros(len(settings), int)
+        self.score = scorer(data.task, data.targets[1])
+        self.outputs = torch.func.vmap(head_outputs, in_dims=(0, None))
+        self.state, self.indices = State(), np.arange(len(settings))
+        self.scores = np.full(len(settings), -np.inf)
+        self.best_steps = np.zeros(len(settings), int)
         self.curves: list[list[float]] = [[] for _ in settings]
         self.done: dict[int, Trained] = {}
 
-    def train(self) -> None:
-        """Make one step of every head."""
-        x, y = batch(self.problem, self.alike, self.step)
-        x.mul_(kept(self.problem, self.alike, self.step, 0, (len(x), x.shape[1])))
-        hidden_kept = (
-            kept(self.problem, self.alike, self.step, 1, (len(x), self.alike.hidden))
-            if self.alike.hidden
-            else None
-        )
-        gradients(self.problem.task, self.weights, x, y, hidden_kept, self.slopes)
-        self.optimiser.step(self.weights, self.slopes)
-        self.step += 1
+    def take_step(self) -> None:
+        """Take one step of every head."""
+        step, hidden = self.state.step, self.shared.hidden
+        x, y = batch(self.data, self.shared, step)
+        x.mul_(dropout_mask(self.data, self.shared, step, 0, (len(x), x.shape[1])))
+        mask = dropout_mask(self.data, self.shared, step, 1, (len(x), hidden)) if hidden else None
+        self.optimiser.step(self.weights, self.gradients(self.weights, x, y, mask))
 
     def validate(self) -> None:
-        """Score every head and keep the weights of those that are better than ever."""
-        figures = self.score(forward(self.weights, self.valid)[0]).numpy()
-        for place, figure in zip(self.places, figures, strict=True):
-            self.curves[place].append(float(figure))
-        improved = figures > self.scores[self.places]
-        self.scores[self.places[improved]] = figures[improved]
-        self.best_steps[self.places[improved]] = self.step
+        """Score every head, keep its best weights, and remove heads that have stopped."""
+        step = self.state.step
+        if step == 0:
+            return
+        valid = self.data.inputs[self.shared.standardise][1]
+        scores = self.score(self.outputs(self.weights, valid)).numpy()  # (R,)
+        for index, score in zip(self.indices, scores, strict=True):
+            self.curves[index].append(float(score))
+        improved = scores > self.scores[self.indices]
+        self.scores[self.indices[improved]] = scores[improved]
+        self.best_steps[self.indices[improved]] = step
         rows = torch.from_numpy(np.flatnonzero(improved))
         for best, weight in zip(self.best, self.weights, strict=True):
             best[rows] = weight[rows]
+        if improved.any():  # the loop ends when no head has improved for as long as one may wait
+            self.state.improve(step)
+        self._remove_stopped(step)
 
-    def release(self) -> None:
-        """Let heads leave that have not improved for long, or all at the limit, and close the gaps."""
-        stale = (
-            self.step - self.best_steps[self.places]
-            >= self.schedule.patience * self.schedule.every_steps
-        )
-        leaving = stale | (self.step + self.schedule.every_steps > self.schedule.limit_steps)
-        if not leaving.any():
+    def _remove_stopped(self, step: int) -> None:
+        """Remove heads that have not improved for long, or all heads at the limit of steps."""
+        stale = step - self.best_steps[self.indices] >= self.schedule.steps["patience"]
+        stopped = stale | (step == self.schedule.steps["total"])
+        if not stopped.any():
             return
-        for row in np.flatnonzero(leaving):
-            place = int(self.places[row])
-            figures = float(self.scores[place]), int(self.best_steps[place]), self.curves[place]
-            self.done[place] = Trained(
-                self.settings[place],
-                *figures,
+        for row in np.flatnonzero(stopped):
+            index = int(self.indices[row])
+            self.done[index] = Trained(
+                self.settings[index],
+                float(self.scores[index]),
+                int(self.best_steps[index]),
+                self.curves[index],
                 bool(stale[row]),
                 [best[row].clone() for best in self.best],
             )
-        staying = torch.from_numpy(np.flatnonzero(~leaving))
-        self.places = self.places[~leaving]
-        self.weights, self.best = (
-            [weight[staying] for weight in self.weights],
-            [best[staying] for best in self.best],
-        )
-        self.slopes = [torch.empty_like(weight) for weight in self.weights]
-        self.optimiser.keep(staying)
+        rows = torch.from_numpy(np.flatnonzero(~stopped))
+        self.indices = self.indices[~stopped]
+        self.weights = [weight[rows] for weight in self.weights]
+        self.best = [best[rows] for best in self.best]
+        self.optimiser.keep(rows)

@@ -8,8 +8,9 @@ precision from the stored vectors, also where an approximate index chose the can
 
 from pathlib import Path
 
+from patchifier.library.search.filter import Filter
 from patchifier.library.search.index import Index, is_index
-from patchifier.library.search.rows import Changes, Filter, Rows, SearchResult, Stored, read
+from patchifier.library.search.rows import Changes, Rows, SearchResult, Stored, read
 from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
 

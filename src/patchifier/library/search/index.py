@@ -13,15 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.library.search.rows import (
-    TYPES,
-    Changes,
-    Filter,
-    Stored,
-    digests,
-    quoted_list,
-    require_same_model,
-)
+from patchifier.library.search.filter import Filter, quoted_list
+from patchifier.library.search.rows import TYPES, Changes, Stored, digests, require_same_model
 from patchifier.library.search.store import VectorStore
 
 NAME = "embeddings"  # of the LanceDB table
@@ -91,7 +84,7 @@ class Index(VectorStore):
     def build(
         cls, table_path: str | Path, index_path: str | Path, *, ann_rows: int = ANN_ROWS
     ) -> "Index":
-        """Make an index of a table of embeddings; one that is there already is replaced, when the new one is whole.
+        """Make an index of a table of embeddings. An existing index is replaced when the new one is whole.
 
         Parameters
         ----------
@@ -268,7 +261,7 @@ class Index(VectorStore):
             return table
         return query.maximum_nprobes(
             0
-        ).to_arrow()  # all parts are looked into: few rows take part, or many are asked for
+        ).to_arrow()  # search all partitions: few rows pass the filter, or many are requested
 
 
 def _connect_module() -> Any:

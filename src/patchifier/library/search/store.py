@@ -1,4 +1,4 @@
-"""The questions, asked of anything that can give its rows nearest to a vector."""
+"""Queries by similarity, for any store that gives its rows nearest to a vector."""
 
 import abc
 import dataclasses
@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.library.search.filter import Filter
 from patchifier.library.search.rows import (
-    Filter,
     SearchResult,
     found,
     require_same_model,
@@ -28,7 +28,7 @@ SLACK = 1e-5  # more than the error of a cosine in single precision
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files that sound nearly the same: the two stretches that are nearest, and their cosine, which is `first`'s score and `second`'s."""
+    """Two files that sound nearly the same: their two nearest sections, and the cosine of these, which is also the score of both."""
 
     first: SearchResult
     second: SearchResult
@@ -40,12 +40,12 @@ class Pair:
 
 
 class VectorStore(abc.ABC):
-    """What a table and an index have in common.
+    """A store of vectors that can be searched: a table in memory or an index.
 
     Attributes
     ----------
     name : str
-        Where it lies, for messages.
+        Its place, for messages.
     identity : str
         Of the model and the settings that made the vectors.
     size : int
@@ -62,7 +62,7 @@ class VectorStore(abc.ABC):
 
     @abc.abstractmethod
     def _select(self, where: Filter, *, vectors: bool = True) -> pa.Table:
-        """All rows where the conditions hold; the vectors may be missing where they are not asked for."""
+        """All rows where the conditions hold; without the vectors if `vectors` is false."""
 
     @abc.abstractmethod
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
@@ -84,7 +84,7 @@ class VectorStore(abc.ABC):
         exact: bool = False,
         identity: str | None = None,
     ) -> tuple[SearchResult, ...]:
-        """Files that sound like another.
+        """Files that sound like a query.
 
         Parameters
         ----------
@@ -103,7 +103,7 @@ class VectorStore(abc.ABC):
         Returns
         -------
         tuple of SearchResult
-            By score, the highest first; of each file the stretch that is nearest.
+            By score, the highest first; of each file its nearest section.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class VectorStore(abc.ABC):
             For a path that is not in here, or a vector of another size or model.
         """
         _require_count(k, "k")
-        vector = self._direction(query, identity)
+        vector = self._query_vector(query, identity)
         if not isinstance(query, np.ndarray):
             where = dataclasses.replace(where, without_paths=(*where.without_paths, str(query)))
         return self._best_of_each_file(vector, k, where=where, exact=exact)
@@ -129,12 +129,12 @@ class VectorStore(abc.ABC):
             )  # the last one written is the best
             if len(files) >= k or len(table) < limit:
                 return tuple(sorted(files, key=_rank)[:k])
-            limit *= 4  # one file has so many near stretches that others were crowded out
+            limit *= 4  # one file has so many near sections that other files are missing
 
-    def _direction(self, query: str | Path | np.ndarray, identity: str | None) -> np.ndarray:
+    def _query_vector(self, query: str | Path | np.ndarray, identity: str | None) -> np.ndarray:
         """Unit vector (E,) of a query."""
         if isinstance(query, str | Path):
-            return self._direction_of_file(str(query))
+            return self._vector_of_file(str(query))
         if (
             not isinstance(query, np.ndarray)
             or query.ndim != 1
@@ -158,23 +158,23 @@ class VectorStore(abc.ABC):
             )
         return unit(query)
 
-    def _direction_of_file(self, path: str) -> np.ndarray:
+    def _vector_of_file(self, path: str) -> np.ndarray:
         rows = self._select(Filter(path=path))
         if not len(rows):
             raise RequestError(
-                f"{path} is not in {self.name}: write the path as it stands there, or embed the file and ask with its vector."
+                f"{path} is not in {self.name}: write the path as it is stored, or embed the file and search with its vector."
             )
         mean = unit(vectors_of(rows, self.size)).mean(0)
         if np.linalg.norm(mean) < SLACK:
             raise RequestError(
-                f"the vectors of {path} cancel out: it has no direction as a whole. Ask with the vector of one stretch."
+                f"the vectors of {path} cancel out: their mean is zero. Search with the vector of one section."
             )
         return unit(mean)
 
     def near_duplicates(
         self, threshold: float = 0.95, *, where: Filter = EVERYTHING, most: int = 100_000
     ) -> tuple[Pair, ...]:
-        """Pairs of files with stretches that are nearly the same.
+        """Pairs of files with sections that are nearly the same.
 
         Parameters
         ----------
@@ -183,7 +183,7 @@ class VectorStore(abc.ABC):
         where : Filter
             Which rows take part.
         most : int
-            The most pairs of stretches; with more, the threshold means nothing.
+            Largest number of pairs of sections; with more, the threshold is too low to be useful.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class VectorStore(abc.ABC):
         for count, (first, second, score) in enumerate(_near(vectors, files, threshold)):
             if count == most:
                 raise RequestError(
-                    f"more than {most} pairs of stretches reach {threshold}: raise the threshold, or filter."
+                    f"more than {most} pairs of sections reach {threshold}: raise the threshold, or filter."
                 )
             key = (files[first], files[second])
             best[key] = max(best.get(key, (-1.0, 0, 0)), (score, -first, -second))
@@ -268,7 +268,7 @@ class VectorStore(abc.ABC):
             raise RequestError(
                 f"drift is {drift} and artist_gap {artist_gap}, expected 0 to 1 and at least 0."
             )
-        origin = self._direction(start, None)
+        origin = self._query_vector(start, None)
         songs = [] if isinstance(start, np.ndarray) else [self._first(str(start))]
         here = origin
         while len(songs) < length:
@@ -287,7 +287,7 @@ class VectorStore(abc.ABC):
             if not step:
                 break
             songs += step
-            here = self._direction_of_file(step[0].path)
+            here = self._vector_of_file(step[0].path)
         return tuple(songs)
 
     def _first(self, path: str) -> SearchResult:

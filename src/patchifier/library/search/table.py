@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from patchifier.library.search.rows import Filter, Rows, read, vectors_of
+from patchifier.library.search.filter import Filter
+from patchifier.library.search.rows import Rows, read, vectors_of
 from patchifier.library.search.store import VectorStore
 
 

@@ -1,0 +1,25 @@
+"""Features of another model as the target of distillation (`pretrain.teacher_features`)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchifier.cache import Cache
+from patchifier.config import Config
+from patchifier.datasets.features import load_features
+
+LEAST_VARIATION = 1e-6  # of a teacher's feature, deviation over mean: one that varies less is constant up to rounding
+
+
+def teacher_features(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
+    """Return another model's features (clips, E), standardised by the training clips; None without `pretrain.teacher_features`."""
+    folder = config.pretrain.teacher_features
+    if not folder:
+        return None
+    features = load_features(folder, data.clips, name=f"features:{folder}")
+    training = features[np.concatenate(parts)].astype(np.float64)
+    mean, deviation = training.mean(0), training.std(0)
+    varies = deviation > LEAST_VARIATION * np.abs(mean)
+    return torch.from_numpy((features - mean) / np.where(varies, deviation, 1.0)).float()

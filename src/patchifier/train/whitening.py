@@ -1,0 +1,48 @@
+"""Fit the whitening of embeddings to training clips."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchifier.cache import Cache
+from patchifier.config import Config
+from patchifier.datasets.splits import evenly
+from patchifier.embed import Embedder
+from patchifier.nn.model import Patchifier
+from patchifier.nn.pooling import require_whitening
+
+WHITENING_CLIPS = 4096  # eight for each of 512 elements
+
+
+def fit_whitening(model: Patchifier, config: Config, log_mels: Iterable[Tensor]) -> None:
+    """Fit a model's whitening, if it has one, to the embeddings of training clips.
+
+    Parameters
+    ----------
+    model : Patchifier
+    config : Config
+    log_mels : iterable of Tensor, shape (M, T)
+
+    Raises
+    ------
+    RequestError
+        If ``model.readout`` is not the length of pooled layers and summaries.
+    """
+    if model.readout is None:
+        return
+    require_whitening(config)
+    without = dataclasses.replace(config.model, readout=0, components=(0, 0))
+    raw = dataclasses.replace(config, model=without)
+    whitening, model.readout = model.readout, None
+    embeddings = torch.from_numpy(Embedder(model, raw).embed_log_mels(log_mels))
+    whitening.fit(embeddings.to(whitening.mean.device))
+    whitening.settings, model.readout = config.embed.numbers, whitening
+
+
+def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
+    """Yield log-mels (M, T) of at most 4,096 clips, evenly spread."""
+    chosen = evenly(clips, WHITENING_CLIPS)
+    return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
