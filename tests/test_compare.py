@@ -351,7 +351,9 @@ def test_clips_that_were_heard_in_training_are_named(tmp_path, noise, monkeypatc
     )
     searches = []
     found = leaks.leaks
-    monkeypatch.setattr(leaks, "leaks", lambda *given: searches.append(given) or found(*given))
+    monkeypatch.setattr(
+        leaks, "leaks", lambda *given, **named: searches.append(given) or found(*given, **named)
+    )
     seeds = [
         listener,
         dataclasses.replace(listener, seed=1),

@@ -95,5 +95,4 @@ def probe(
         raise RequestError(
             f"there is no protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}."
         )
-    more = {} if protocol == "paper" else {"progress": progress}  # three runs of seconds
-    return PROTOCOLS[protocol](task, features, targets, splits, seed=seed, **more)
+    return PROTOCOLS[protocol](task, features, targets, splits, seed=seed, progress=progress)
