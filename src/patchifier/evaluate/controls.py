@@ -56,7 +56,7 @@ def controls(
     rows = _untrained_rows(data, data.task, folds)
     if random:
         tuning = _random_weights(data, data.task, config, folds[0], device=device, resume=resume)
-        first = np.array(partition(data.clips, test_fold=folds[0]))
+        first = Splits.of(data.clips, partition(data.clips, test_fold=folds[0]))
         arithmetic = precision.of_run(Path(out)) or precision.decide(
             config.finetune.precision, device, lambda: [tuning.trial(first)]
         )

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from patchifier import checkpoint
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
@@ -64,7 +62,7 @@ def finetune(
     Raises
     ------
     RequestError
-        If the clips have no targets, a side of the split is empty, model and cache do not fit together, or there is no such device.
+        If the clips have no targets, a split is empty, model and cache do not fit together, or there is no such device.
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config
@@ -97,7 +95,7 @@ def finetune(
     }
     results = []
     with Run(out, config, resume=resume, facts=facts) as run:
-        first = np.array(partition(data.clips, test_fold=folds[0]))
+        first = Splits.of(data.clips, partition(data.clips, test_fold=folds[0]))
         arithmetic = precision.settle(
             run,
             config.finetune.precision,

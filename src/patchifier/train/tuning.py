@@ -15,7 +15,7 @@ from patchifier import checkpoint, tasks
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
-from patchifier.datasets.splits import partition
+from patchifier.datasets.splits import Splits, partition
 from patchifier.io import Progress, replaced_file, silent, write_json, write_rows
 from patchifier.nn.fast import keep_in_float32
 from patchifier.seeding import batch_indices, generator
@@ -103,8 +103,8 @@ class Tuning:
         tests: list[np.ndarray] = []
         runs: list[list[np.ndarray]] = [[] for _ in seeds]
         for fold in folds:
-            sides = np.array(partition(self.data.clips, test_fold=fold))
-            tests.append(np.flatnonzero(sides == "test"))
+            splits = Splits.of(self.data.clips, partition(self.data.clips, test_fold=fold))
+            tests.append(splits.test)
             for number, seed in enumerate(seeds):
                 place = (
                     folder
@@ -113,10 +113,10 @@ class Tuning:
                 )
                 title = f"seed {seed}: " if fold is None else f"fold {fold}, seed {seed}: "
                 shown = FitProgress(progress, title)
-                runs[number].append(self.at_best_rate(place, sides, seed, shown))
+                runs[number].append(self.at_best_rate(place, splits, seed, shown))
         test = np.concatenate(tests)
         predictions = [np.concatenate(run) for run in runs]
-        targets = tasks.encode_targets(self.task, [self.data.clips[index].target for index in test])
+        targets = self.encoded(test)
         groups = [self.data.clips[index].group or self.data.clips[index].id for index in test]
         row = tasks.evaluate(self.task, targets, predictions, groups).row(encoder, self.method)
         self.write(
@@ -153,14 +153,14 @@ class Tuning:
         )
 
     def at_best_rate(
-        self, folder: Path, sides: np.ndarray, seed: int, progress: FitProgress
+        self, folder: Path, splits: Splits, seed: int, progress: FitProgress
     ) -> np.ndarray:
         """Return predictions of the test clips at the learning rate with the best validation score; its files are copied to the folder itself."""
         settings = self.config.finetune
         if not settings.try_rates:
-            return self.train_and_test(folder, sides, seed, progress)[1]
+            return self.train_and_test(folder, splits, seed, progress)[1]
         tried = {
-            rate: self.train_and_test(folder / f"rate-{rate:g}", sides, seed, progress, rate=rate)
+            rate: self.train_and_test(folder / f"rate-{rate:g}", splits, seed, progress, rate=rate)
             for rate in settings.try_rates
         }
         best = max(tried, key=lambda rate: tried[rate][0])
@@ -191,23 +191,21 @@ class Tuning:
             self.config,
         )
 
-    def encoded(self, sides: np.ndarray, side: str) -> np.ndarray:
-        """Targets of one side's clips, as the task's loss takes them."""
-        return tasks.encode_targets(
-            self.task, [self.data.clips[index].target for index in np.flatnonzero(sides == side)]
-        )
+    def encoded(self, clips: np.ndarray) -> np.ndarray:
+        """Return the targets of clips as the task's loss takes them."""
+        return tasks.encode_targets(self.task, [self.data.clips[clip].target for clip in clips])
 
     def train_task(
         self,
         module: TunedModel,
-        sides: np.ndarray,
+        splits: Splits,
         seed: int,
         progress: Progress = silent,
     ) -> TrainTask:
         """Return batches, loss and validation of one split; shows the clips of a validation."""
         settings, inputs = self.config.finetune, self.inputs
-        train, valid = np.flatnonzero(sides == "train"), np.flatnonzero(sides == "valid")
-        encoded = {side: self.encoded(sides, side) for side in ("train", "valid")}
+        train, valid = splits.train, splits.valid
+        encoded = {"train": self.encoded(train), "valid": self.encoded(valid)}
         shift, stretch = _standardiser(self.task, encoded["train"])
         loss = tasks.loss(self.task)
 
@@ -250,18 +248,18 @@ class Tuning:
         score = functools.partial(_score, self.task, settings.select)
         return TrainTask(module, len(train), batch, batch_loss, validate, score, rates, describe)
 
-    def trial(self, sides: np.ndarray) -> Trial:
+    def trial(self, splits: Splits) -> Trial:
         """What the first steps on a split compute, for the self-test of bf16."""
         seed = self.config.finetune.seed
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
-        task = self.train_task(module, sides, seed)
+        task = self.train_task(module, splits, seed)
         batches = [task.batch(step) for step in range(TRIAL_STEPS)]
         return Trial(module, [functools.partial(_on_batch, task.loss, batch) for batch in batches])
 
     def train_and_test(
         self,
         folder: Path,
-        sides: np.ndarray,
+        splits: Splits,
         seed: int,
         progress: FitProgress,
         *,
@@ -272,9 +270,9 @@ class Tuning:
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
         keep_in_float32(module, self.arithmetic.kernels)
         training = replace(settings.training, learning_rate=rate or settings.training.learning_rate)
-        train, encoded = np.flatnonzero(sides == "train"), self.encoded(sides, "train")
+        train, encoded = splits.train, self.encoded(splits.train)
         shift, stretch = _standardiser(self.task, encoded)
-        task = self.train_task(module, sides, seed, progress.of_clips("validation"))
+        task = self.train_task(module, splits, seed, progress.of_clips("validation"))
         progress.total = training.total_steps(len(train))
         progress.done = 0
         state = fit(
@@ -306,11 +304,10 @@ class Tuning:
                 folder / "model",
                 Checkpoint(module.model, self.config, module.head, self.task, facts),
             )
-            test = np.flatnonzero(sides == "test")
             return state.best_score, predict(
                 module,
                 self.inputs,
-                test,
+                splits.test,
                 activation=lambda outputs: tasks.activate(self.task, outputs),
                 progress=progress.of_clips("test"),
             ).numpy()

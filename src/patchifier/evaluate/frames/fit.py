@@ -44,7 +44,7 @@ class FrameResult:
     n : int
         Test clips in which it is asked.
     per_clip, weights : ndarray, shape (n_test,)
-        The figure of each test clip, in the order of ``sides.test``, NaN where it is not asked, and its weight in the mean.
+        The figure of each test clip, in the order of ``splits.test``, NaN where it is not asked, and its weight in the mean.
     scores : dict
         Every figure, the main one first.
     chosen : dict
@@ -87,7 +87,7 @@ class _Clip:
 
 
 def probe_frames(
-    task: Task, data: Cache, features: Features, sides: Splits, *, seed: int = 0
+    task: Task, data: Cache, features: Features, splits: Splits, *, seed: int = 0
 ) -> FrameResult:
     """Train a linear probe on vectors of frames and judge it on the test clips.
 
@@ -104,7 +104,7 @@ def probe_frames(
     features : callable
         Takes the index of a clip, gives features (K, E) and times (K,) in seconds: :func:`~patchifier.evaluate.frames.model_features`,
         :func:`~patchifier.evaluate.frames.mel_features`, or anything else.
-    sides : Splits
+    splits : Splits
         Training, validation (a tenth of the training clips, by group, if there are none) and test clips.
     seed : int
         Of the order of training frames.
@@ -122,22 +122,24 @@ def probe_frames(
         raise RequestError(
             f"the task is {task.kind}, expected per-frame: its clips have one target each."
         )
-    if not len(sides.train) or not len(sides.test):
+    if not len(splits.train) or not len(splits.test):
         raise RequestError(
-            f"there are {len(sides.train)} training and {len(sides.test)} test clips, expected at least one of each."
+            f"there are {len(splits.train)} training and {len(splits.test)} test clips, expected at least one of each."
         )
-    sides = with_validation(sides, seed)
-    learning = [_clip(data, features, index) for index in sides.train]
+    splits = with_validation(splits, seed)
+    learning = [_clip(data, features, index) for index in splits.train]
     probe = _Probe(task, learning)
     inputs, wanted = _training_frames(probe, learning)
     del learning
-    holding = [probe.standardised(_clip(data, features, index)) for index in sides.valid]
+    holding = [probe.standardised(_clip(data, features, index)) for index in splits.valid]
     steps = _fit(probe, inputs, wanted, holding, seed)
     setting, on_valid = _choose(probe, holding)
-    tested = [_answer(probe, _clip(data, features, index), setting) for index in sides.test]
+    tested = [_answer(probe, _clip(data, features, index), setting) for index in splits.test]
     found = judge.per_clip(task, [asked for asked, _ in tested], [heard for _, heard in tested])
     return _result(
-        found, np.asarray(sides.groups)[sides.test], {**setting, "steps": steps, "valid": on_valid}
+        found,
+        np.asarray(splits.groups)[splits.test],
+        {**setting, "steps": steps, "valid": on_valid},
     )
 
 
