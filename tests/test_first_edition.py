@@ -184,9 +184,10 @@ def test_a_table_is_read_with_its_facts(maker, expected):
 
 def test_a_table_holds_the_vectors_that_its_model_gives_today(maker, model):
     table = collection.read(HOME / "music.parquet")
-    found = model.embed_windows(maker.sound(3).astype(np.float32) / 32768, maker.RATE, window_s=1.3)
-    np.testing.assert_allclose(found.vectors, table.vectors[6:8], atol=1e-4)
-    np.testing.assert_allclose(found.start_s, table.start_s[6:8])
+    # Noise: 90 dB below a pure tone the float32 FFT of another processor differs by 1e-3.
+    found = model.embed_windows(maker.sound(4).astype(np.float32) / 32768, maker.RATE, window_s=1.3)
+    np.testing.assert_allclose(found.vectors, table.vectors[8:10], atol=1e-4)
+    np.testing.assert_allclose(found.start_s, table.start_s[8:10])
 
 
 @pytest.mark.parametrize("place", ["music.parquet", "index"])
