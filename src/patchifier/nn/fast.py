@@ -173,6 +173,8 @@ class FastTransformerLayer(TransformerLayer):
         """Whether the layer needs no gradient and the bias is padding alone: (B, 1, 1, L)."""
         if self.training or not torch.backends.mha.get_fastpath_enabled():
             return False
+        if x.device.type not in ("cpu", "cuda", "xpu"):  # the others lack the operation
+            return False
         if (bias is not None and bias.shape[2] > 1) or self.self_attn.num_heads % 2:
             return False
         if torch.is_autocast_enabled():  # of a GPU
