@@ -28,9 +28,9 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     Parameters
     ----------
     path : str or Path
-        By default "patchifier-base", which comes with the package. Else another bundled model, such as
-        "patchifier-paper" (a folder of that name is "./patchifier-paper"), a model folder, as training
-        writes it, or "hf://owner/name" or "hf://owner/name@revision", which alone are downloaded.
+        By default "patchifier-base", which comes with the package. Else another bundled model, such
+        as "patchifier-paper" (a folder of that name is "./patchifier-paper"), a model folder, as
+        training writes it, or, downloaded, "hf://owner/name" or "hf://owner/name@revision".
     device : str
         "cpu", "cuda", "cuda:1", "mps", or "auto", which is the best available.
 
@@ -73,9 +73,8 @@ class Embedder:
     Notes
     -----
     Music longer than the trained sequence is cut into windows of trained length, which start every
-    ``hop_patches`` patches; the last one is anchored to the end. The embedding is the mean of their
-    vectors, so only trained positions are used. A patch is extracted once. Padding is masked everywhere,
-    so that nothing depends on what else is in the batch.
+    ``hop_patches`` patches, the last one anchored to the end; the embedding is the mean of their
+    vectors. A patch is extracted once. Padding is masked, so a vector does not depend on its batch.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class Embedder:
 
     @property
     def slices(self) -> dict[str, slice]:
-        """Slices of an embedding: "layers", which are learnt, then each of ``config.embed.summaries``."""
+        """Slices of an embedding: "layers", then each of ``config.embed.summaries``."""
         return pooling.slices_of(self.config)
 
     @functools.cached_property
@@ -131,8 +130,8 @@ class Embedder:
         Parameters
         ----------
         x : str, Path, array of float (S,) or (channels, S), a list of these, or an array of paths
-            Audio files, or samples in [-1, 1] (overshoot passes) at `sample_rate`. A file is read in
-            blocks, so memory does not grow with its length.
+            Audio files, or samples in [-1, 1] (overshoot passes) at `sample_rate`. A file is read
+            in blocks, so memory does not grow with its length.
         sample_rate : int
             Of arrays, in Hz. Files know their own.
 
@@ -143,7 +142,8 @@ class Embedder:
         Raises
         ------
         RequestError
-            For a file that cannot be read, an array without a rate, integers or floats at their scale, NaN, or channels last.
+            For a file that cannot be read, an array without a rate, integers or floats at their
+            scale, NaN, or channels last.
         """
         return self._each(x, sample_rate, self._pooled)
 
@@ -173,17 +173,13 @@ class Embedder:
         start_s: float = 0.0,
         end_s: float | None = None,
     ) -> Embedding:
-        """Predict for stretches of music; arguments as for :meth:`embed_windows`, rows as of :meth:`predict`.
+        """Predict for stretches of music, with the arguments of :meth:`embed_windows`.
 
         `start_s` and `end_s` select a part of a file. Times count from the start of the file.
         """
         self._require_head()
-        return self._stretches(
-            self.pieces(x, sample_rate, start_s=start_s, end_s=end_s),
-            window_s,
-            hop_s,
-            self._predicted,
-        )
+        pieces = self.pieces(x, sample_rate, start_s=start_s, end_s=end_s)
+        return self._stretches(pieces, window_s, hop_s, self._predicted)
 
     def require_task(self) -> Task:
         """Return the task of a fine-tuned model; a model without a head is refused."""
@@ -206,8 +202,9 @@ class Embedder:
         x, sample_rate
             One piece of music, as for :meth:`embed`.
         window_s, hop_s : float
-            Length of a stretch and time between the starts of two, in seconds, rounded to frames. By
-            default they touch. The last one is anchored to the end and may overlap the one before.
+            Length of a stretch and time between the starts of two, in seconds, rounded to frames.
+            By default they touch. The last one is anchored to the end and may overlap the one
+            before.
 
         Returns
         -------
@@ -242,7 +239,8 @@ class Embedder:
         Returns
         -------
         Embedding
-            A row of ``width * len(layers)`` numbers for each patch. The last patch is anchored to the end.
+            A row of ``width * len(layers)`` numbers for each patch. The last patch is anchored to
+            the end.
         """
         config, means, frames = self.config, Means(), 0
 
@@ -301,8 +299,9 @@ class Embedder:
     def embed_sequences(self, sequences: Iterable[Tensor]) -> np.ndarray:
         """Embed sequences of patches (N, 1, M, T) that touch, of any lengths: (n, E) float32.
 
-        :func:`patchifier.spectrogram.cut` makes them of whole patches. If the last patch is anchored to the
-        end, the frames that it repeats count twice in summaries of rhythm; :meth:`embed_log_mels` avoids it.
+        :func:`patchifier.spectrogram.cut` makes them of whole patches. If the last patch is
+        anchored to the end, the frames that it repeats count twice in summaries of rhythm;
+        :meth:`embed_log_mels` avoids it.
         """
         items = windows.require_sequences(sequences, self.config)
         cuts = [[(patch, patch.shape[-1]) for patch in patches] for patches in items]
@@ -314,7 +313,7 @@ class Embedder:
         return self._means(self._patches(iter([log_mel]) for log_mel in log_mels), self._predicted)
 
     def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
-        """Embed or predict for one piece of music, or for each of a list or of an array of paths."""
+        """Embed or predict for one piece of music, or for each of a list or array of paths."""
         kind = getattr(getattr(x, "dtype", None), "kind", "")
         several = isinstance(x, list | tuple) or kind in ("O", "U")
         items = list(x) if several else [x]
@@ -359,8 +358,8 @@ class Embedder:
         Parameters
         ----------
         log_mel : Tensor, shape (M, T)
-            Its first N patches are used, at most those of a window. The last patch of a short one is
-            anchored to its end.
+            Its first N patches are used, at most those of a window. The last patch of a short one
+            is anchored to its end.
         masked : ndarray, shape (N,), bool
             Patches to predict.
 

@@ -1,4 +1,4 @@
-"""The network: the paper's section 4.1 (`model`), its quick twins, and what goes beyond the paper."""
+"""The network of the paper's section 4.1, and what goes beyond the paper."""
 
 from patchifier.lazy import attach
 

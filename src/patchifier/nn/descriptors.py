@@ -1,12 +1,12 @@
 """Descriptors of music, computed from log-mels: of each patch, or of a clip.
 
-Pre-training may predict them (:mod:`patchifier.train.objectives`), and an embedding may hold those of a
-window (``embed.summaries``). They are sums and products, so that a graph of the model can hold them.
-:data:`DESCRIPTORS` maps the names that configs and tables store to the functions.
+Pre-training may predict them (:mod:`patchifier.train.objectives`), and an embedding may hold those
+of a window (``embed.summaries``). They are sums and products, so that a graph of the model can hold
+them. :data:`DESCRIPTORS` maps the names that configs and tables store to the functions.
 
-Shapes: B clips or windows, N consecutive patches, M rows, T frames in a patch, L lags. ``valid`` (B, N) is
-False for padding; where the last patch is anchored to the end, it is the number of new frames of each patch,
-which are the last ones: those that no patch before it holds.
+Shapes: B clips or windows, N consecutive patches, M rows, T frames in a patch, L lags. ``valid``
+(B, N) is False for padding; where the last patch is anchored to the end, it is the number of new
+frames of each patch, which are the last ones: those that no patch before it holds.
 """
 
 import functools
@@ -41,7 +41,8 @@ class Descriptor:
     of : "patch" or "clip"
         What has a descriptor.
     compute : callable
-        (patches (B, N, M, T), config) -> (B, N, size); of a clip (patches, valid, config) -> (B, size).
+        (patches (B, N, M, T), config) -> (B, N, size); of a clip (patches, valid, config) -> (B,
+        size).
     pitch : bool
         Whether it needs pitch bands.
     what : str
@@ -147,7 +148,7 @@ def mfcc_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
 
 
 def invariant_tempogram(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
-    """Tempo-invariant tempogram (B, 32): magnitudes of its Fourier coefficients over the log lag."""
+    """Tempo-invariant tempogram (B, 32): Fourier magnitudes of a tempogram over the log lag."""
     real, imaginary = _fourier(tempogram(patches, valid, config).unflatten(1, (2, LAGS)), 17)
     return torch.sqrt(real[..., 1:].square() + imaginary[..., 1:].square() + 1e-12).flatten(1)
 
@@ -160,12 +161,12 @@ def mel_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
 
 
 def tempogram(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
-    """Autocorrelation of the onset strength of all and of the lowest bands, at L log-spaced lags: (B, 2 L)."""
+    """Autocorrelation (B, 2 L) of the onset strength of all and of the lowest bands."""
     return tempogram_of(*concat_frames(onset_strength(patches, config), valid), config)
 
 
 def tempogram_of(strength: Tensor, valid_frames: Tensor, config: Config) -> Tensor:
-    """Tempogram (B, 2 L) of an onset strength (B, groups, frames), valid (B, 1, frames) at 1, not at 0."""
+    """Tempogram (B, 2 L) of an onset strength (B, groups, frames) where `valid_frames` is 1."""
     envelopes = torch.stack([strength.mean(1), strength[:, 0]], dim=1) * valid_frames
     width = 2 * round(SMOOTH_S / config.spectrogram.frame_s / 2) + 1
     total, count = moving_sum(envelopes, width), moving_sum(valid_frames, width)
@@ -193,8 +194,8 @@ def ones_mask(patches: Tensor) -> Tensor:
 def concat_frames(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Frames of patches (B, C, N T) in the order of time, and which are valid (B, 1, N T), 1 or 0.
 
-    The last patch, if it is anchored to the end, repeats frames of the one before. Its new frames move up
-    to follow those, and as many frames at the end are not valid.
+    The last patch, if it is anchored to the end, repeats frames of the one before. Its new frames
+    move up to follow those, and as many frames at the end are not valid.
     """
     N, n_frames = valid.shape[1], values.shape[-1]
     T = n_frames // N
@@ -231,7 +232,7 @@ def onset_strength(patches: Tensor, config: Config) -> Tensor:
 
 
 def salience(patches: Tensor, config: Config) -> Tensor:
-    """Pitch bands less the mean of the half octave around each, at least 0: (B, N, bands, T / 4)."""
+    """Pitch bands less the mean of half an octave, at least 0: (B, N, bands, T / 4)."""
     bands = patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)
     width = 2 * (config.spectrogram.pitch_per_octave // 4) + 1
     flat = bands.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, T / 4, bands)
@@ -255,8 +256,9 @@ def _fold(bands: Tensor, config: Config) -> Tensor:
 def _transposition_invariants(chroma: Tensor) -> Tensor:
     """Values (..., 6 + 2 * 17) of a chroma (..., K) that do not change when it is rolled.
 
-    They are magnitudes of its first six Fourier coefficients over the octave, which tell how chromatic,
-    diatonic or whole-tone it is (Quinn 2006), and its bispectrum, which tells major from minor.
+    They are magnitudes of its first six Fourier coefficients over the octave, which tell how
+    chromatic, diatonic or whole-tone it is (Quinn 2006), and its bispectrum, which tells major from
+    minor.
     """
     share = chroma / chroma.sum(-1, keepdim=True).clamp(min=1e-4)
     real, imaginary = _fourier(share, 10)  # the same low coefficients for any K
@@ -273,7 +275,7 @@ def _transposition_invariants(chroma: Tensor) -> Tensor:
 
 
 def _fourier(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Real and imaginary parts (..., count) of the first Fourier coefficients of values (..., K)."""
+    """Real and imaginary parts of the first `count` Fourier coefficients of values (..., K)."""
     K, device = values.shape[-1], values.device
     orders = torch.outer(torch.arange(K, device=device), torch.arange(count, device=device))
     angles = 2 * math.pi / K * orders.to(values)
@@ -281,7 +283,7 @@ def _fourier(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Cache a constant for each device; not while a graph is traced, whose tensors hold no values."""
+    """Cache a constant for each device, but not while a graph is traced."""
     cached = functools.cache(make)
 
     @functools.wraps(make)

@@ -1,4 +1,4 @@
-"""Encode the windows of many pieces of music: each patch once, patches and windows of several pieces in a batch.
+"""Encode the windows of many pieces of music, in batches over pieces; each patch once.
 
 Shapes: B windows, N patches, P patches of any windows, M rows, T frames in a patch, D embed_dim.
 """
@@ -50,7 +50,8 @@ class EncodedWindows:
     pieces, first : list of int, length B
         Number of the piece that each window is from, and of its first patch in that piece.
     layers : list of Tensor
-        The extractor's vectors (B, N, D), then the sequence (B, 1 + N, D) after each bottleneck layer.
+        The extractor's vectors (B, N, D), then the sequence (B, 1 + N, D) after each bottleneck
+        layer.
     n_new_frames : Tensor, shape (B, N), int64
         Of each patch; 0 is padding.
     patches : Tensor, shape (B, N, M, T), or None
@@ -88,7 +89,7 @@ def encode_windows(
 def extract_patches(
     model: Patchifier, patches: Sequence[tuple[int, Tensor, int]], *, keep: bool
 ) -> Iterator[tuple[int, EncodedPatch]]:
-    """Extract patches, given as (piece, patch, new frames); keep the patches themselves if asked."""
+    """Extract patches, given as (piece, patch, new frames); `keep` the patches themselves too."""
     pieces, images, n_new_frames = zip(*patches, strict=True)
     stacked = torch.stack(images).to(next(model.parameters()))  # (P, 1, M, T)
     vectors = model.extractor(stacked)  # (P, D)

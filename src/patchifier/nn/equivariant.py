@@ -1,12 +1,14 @@
 """Estimators of tonic and tempo, learnt without labels, and descriptors aligned to them.
 
-A transposed chroma is a rolled chroma. A tempogram of slower music is shifted along the log lag. Convolutions
-along these axes are equivariant: their output moves with their input. An estimator is trained to be
-consistent, between the halves of a clip and between tempi of known ratio, and confident, as PESTO (Riou et
-al. 2023) learns pitch, STONE (Kong et al. 2024) keys and Quinton (2022) tempo. Its origin is arbitrary, and
-the same for all music. Descriptors aligned to it depend no longer on key or tempo.
+A transposed chroma is a rolled chroma. A tempogram of slower music is shifted along the log lag.
+Convolutions along these axes are equivariant: their output moves with their input. An estimator is
+trained to be consistent, between the halves of a clip and between tempi of known ratio, and
+confident, as PESTO (Riou et al. 2023) learns pitch, STONE (Kong et al. 2024) keys and Quinton
+(2022) tempo. Its origin is arbitrary, and the same for all music. Descriptors aligned to it depend
+no longer on key or tempo.
 
-Shapes: B clips or windows, N patches, M rows, T frames in a patch, K bins of an axis, F frames of a clip.
+Shapes: B clips or windows, N patches, M rows, T frames in a patch, K bins of an axis, F frames of a
+clip.
 """
 
 import functools
@@ -49,14 +51,14 @@ def identity(mean: Tensor) -> Tensor:
 
 
 class Estimator(nn.Module):
-    """Estimates a position on an axis from a descriptor of a clip, and aligns the descriptor to it."""
+    """Estimates a position on an axis from a descriptor, and aligns the descriptor to it."""
 
     descriptor: str
     bins: int  # K
     layers: nn.Sequential
 
     def align(self, values: Tensor, probabilities: Tensor) -> Tensor:
-        """Shift a descriptor (B, size) to the position, in expectation over the probabilities (B, K)."""
+        """Shift a descriptor (B, size) to the position: the mean over probabilities (B, K)."""
         raise NotImplementedError
 
     def consistency_loss(
@@ -98,7 +100,7 @@ class TonicEstimator(Estimator):
         return self.layers(self.normalised(values))[:, 0].softmax(-1)
 
     def normalised(self, values: Tensor) -> Tensor:
-        """Mean and deviation (B, 2, 36), relative to the mean chroma, less their average, 1 and 1/2."""
+        """Mean and deviation (B, 2, 36) over the mean chroma, less their averages, 1 and 1/2."""
         both = values.unflatten(-1, (2, OCTAVE))
         level = both[:, :1].mean(-1, keepdim=True).clamp(min=LEAST_CHROMA)
         return both / level - 1 / torch.arange(1, 3, device=both.device)[:, None]
@@ -117,7 +119,7 @@ class TonicEstimator(Estimator):
         config: Config,
         over_processes: OverProcesses = identity,
     ) -> Tensor:
-        """Cross entropy between the halves of each clip, which share a patch if its number is odd."""
+        """Cross entropy between the halves of each clip; odd numbers of patches overlap by one."""
         number, count = valid.cumsum(1), valid.sum(1, keepdim=True)
         halves = valid & (number <= (count + 1) // 2), valid & (number > count // 2)
         one, other = (self(chroma_statistics(patches, half, config)) for half in halves)
@@ -205,7 +207,7 @@ def summary_size(name: str, config: Config) -> int:
 
 
 def require_estimators(names: Sequence[str], config: Config, *, field: str) -> None:
-    """Check that the model has the estimators of these estimates or targets, and the bands that they need.
+    """Check that the model has the estimators of these names, and the bands that they need.
 
     Raises
     ------
@@ -279,7 +281,7 @@ def summarise(
 
 
 def cross_entropy(one: Tensor, other: Tensor) -> Tensor:
-    """Mean of the cross entropies of two distributions (B, K), both ways, relative to that of a guess."""
+    """Mean cross entropy of two distributions (B, K), both ways, relative to that of a guess."""
     K = one.shape[-1]
 
     def of(target: Tensor, probabilities: Tensor) -> Tensor:
@@ -290,7 +292,7 @@ def cross_entropy(one: Tensor, other: Tensor) -> Tensor:
 
 
 def shift_matrix(bins: float, *, like: Tensor) -> Tensor:
-    """Matrix (K, K) that shifts distributions (B, K) up by a number of bins, with linear interpolation.
+    """Matrix (K, K) that shifts distributions (B, K) up by `bins`, with linear interpolation.
 
     What is shifted beyond the ends is lost.
     """
@@ -299,7 +301,7 @@ def shift_matrix(bins: float, *, like: Tensor) -> Tensor:
 
 
 def stretch(values: Tensor, factor: float) -> Tensor:
-    """Stretch values (B, C, F) in time by a factor: (B, C, F * factor), with linear interpolation."""
+    """Stretch values (B, C, F) in time by a factor, with linear interpolation."""
     F = values.shape[-1]
     position = (torch.arange(round(F * factor), device=values.device) / factor).clamp(max=F - 1)
     below = position.long()

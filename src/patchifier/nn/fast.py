@@ -2,8 +2,8 @@
 
 Weights and state-dict names stay. Values are the same but for rounding (``tests/test_layers.py``).
 
-Shapes: P patches, C channels in, O channels out, H x W cells of a map; B clips, L length of a sequence,
-D embed_dim.
+Shapes: P patches, C channels in, O channels out, H x W cells of a map; B clips, L length of a
+sequence, D embed_dim.
 """
 
 import functools
@@ -29,8 +29,8 @@ Model = TypeVar("Model", bound=nn.Module)
 def accelerate(model: Model) -> Model:
     """Replace modules by quicker ones with the same weights, in place, and return the model.
 
-    Convolutions and dropout are quicker on a CPU in training. Encoder layers are one operation where no
-    gradient is needed. Convolutions can be kept in float32 (:func:`keep_in_float32`).
+    Convolutions and dropout are quicker on a CPU in training. Encoder layers are one operation
+    where no gradient is needed. Convolutions can be kept in float32 (:func:`keep_in_float32`).
     """
     for module in model.modules():
         if isinstance(module, Decoder):
@@ -46,9 +46,10 @@ def accelerate(model: Model) -> Model:
 class Convolution(nn.Conv2d):
     """A convolution that is one matrix on maps of few cells, and may be kept in float32.
 
-    On such maps most taps of a 3 x 3 kernel lie beside the map, and the gradient of the kernel is slow:
-    on 2 x 1 cells a matrix is four times as fast on a CPU, forward and back. In bf16 it is used without
-    gradients too, since oneDNN 3.12 reads beside maps of 4 x 2 cells (docs/onednn_bf16_convolution.py).
+    On such maps most taps of a 3 x 3 kernel lie beside the map, and the gradient of the kernel is
+    slow: on 2 x 1 cells a matrix is four times as fast on a CPU, forward and back. In bf16 it is
+    used without gradients too, since oneDNN 3.12 reads beside maps of 4 x 2 cells
+    (docs/onednn_bf16_convolution.py).
 
     Attributes
     ----------
@@ -83,9 +84,9 @@ class UpConvolution(Convolution):
     """Nearest upsampling by two and a 3 x 3 convolution, without the upsampled map.
 
     An output cell sees 2 x 2 cells of the small map, so 4 products do the work of 9. The sum is one
-    matrix for few cells. It is a transposed convolution with a 4 x 4 kernel, the 3 x 3 kernel summed over
-    the 2 x 2 cells that upsampling makes of one. For a single output channel it is four 2 x 2 kernels,
-    one for each interleaved phase of the result.
+    matrix for few cells. It is a transposed convolution with a 4 x 4 kernel, the 3 x 3 kernel
+    summed over the 2 x 2 cells that upsampling makes of one. For a single output channel it is four
+    2 x 2 kernels, one for each interleaved phase of the result.
     """
 
     def kernels(self) -> list[tuple[int, ...]]:
@@ -136,8 +137,8 @@ class FastDecoder(Decoder):
 class FastDropout(nn.Dropout):
     """Dropout with one 64-bit draw of torch's generator for four elements.
 
-    The probability is rounded to 1/65,536. The scale follows it, so the mean is kept, in float32 exactly
-    and in bf16 to 0.2 %.
+    The probability is rounded to 1/65,536. The scale follows it, so the mean is kept, in float32
+    exactly and in bf16 to 0.2 %.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,6 +172,8 @@ class FastTransformerLayer(TransformerLayer):
     def can_fuse(self, x: Tensor, bias: Tensor | None) -> bool:
         """Whether the layer needs no gradient and the bias is padding alone: (B, 1, 1, L)."""
         if self.training or not torch.backends.mha.get_fastpath_enabled():
+            return False
+        if x.device.type not in ("cpu", "cuda", "xpu"):  # the others lack the operation
             return False
         if (bias is not None and bias.shape[2] > 1) or self.self_attn.num_heads % 2:
             return False
@@ -252,7 +255,7 @@ def by_matrix(maps: Tensor, convolution: nn.Conv2d, rows: Tensor, columns: Tenso
 
 @functools.cache
 def seen_cells(cells: int, *, stride: int = 1, up: int = 1, device: torch.device) -> Tensor:
-    """1 at [cell, output cell, tap] if the output cell sees the cell: (cells, cells * up / stride, 3)."""
+    """1 at [cell, output cell, tap] if the output cell sees the cell, else 0."""
     with torch.inference_mode(False):  # the cached tensor may be used in training
         output = torch.arange(cells * up // stride, device=device)
         seen = output[:, None] * stride + torch.arange(-1, 2, device=device)  # (cells', 3)

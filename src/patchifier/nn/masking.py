@@ -19,8 +19,8 @@ def random_masking(
     valid : ndarray, shape (B, N), bool
         False for padding, which is never masked.
     ratio : float
-        Fraction of each clip's patches to mask, in (0, 1). The count is rounded. At least one patch is
-        masked, and one stays visible where there are two.
+        Fraction of each clip's patches to mask, in (0, 1). The count is rounded. At least one patch
+        is masked, and one stays visible where there are two.
     ends : float
         Fraction of clips in which the visible patches are one run.
 
@@ -54,7 +54,7 @@ def masked_select(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def masked_scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """Zeros (B, N, D) with values (P, D) where a mask (B, N) is True; undoes :func:`masked_select`."""
+    """Zeros (B, N, D) with values (P, D) where a mask (B, N) is True."""
     zeros = values.new_zeros(mask.numel(), values.shape[-1])
     return zeros.index_copy(0, indices_of(mask), values).unflatten(0, mask.shape)
 
@@ -65,7 +65,7 @@ def indices_of(mask: Tensor) -> Tensor:
 
 
 def pack(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices (B, V) of the True elements of each row of a mask (B, N), in order, and which are valid.
+    """Indices (B, V) of the True elements of each row of a mask (B, N), and which are valid.
 
     V is the largest count of a row. Rows with fewer are filled up with indices that are not valid.
     """

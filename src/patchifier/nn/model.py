@@ -1,11 +1,11 @@
-"""The network of section 4.1: feature extractor, bottleneck and decoder, with the losses of section 4.2 and the head of 4.4.
+"""The network of section 4.1, with the losses of section 4.2 and the head of 4.4.
 
 Names are MAE's where the method is MAE's (He et al. 2022, the paper's reference [12]).
 :mod:`patchifier.nn.fast` computes the same functions in less time.
 
-Shapes: B clips, N patches, P patches of all clips, V visible patches of a clip, M mel bands, T frames in a
-patch, D embed_dim. ``valid`` (B, N) bool is False for padding; None means that there is none.
-``mask`` (B, N) bool is True for the patches to predict.
+Shapes: B clips, N patches, P patches of all clips, V visible patches of a clip, M mel bands, T
+frames in a patch, D embed_dim. ``valid`` (B, N) bool is False for padding; None means that there is
+none. ``mask`` (B, N) bool is True for the patches to predict.
 """
 
 import itertools
@@ -143,7 +143,7 @@ class Bottleneck(nn.Module):
         return self.dropout(self.norm(torch.cat([cls.expand(B, 1, D), vectors], dim=1)))
 
     def positions_for(self, N: int, valid: Tensor | None = None) -> Tensor:
-        """Positions (N, D); or (B, N, D), interpolated for each clip that is longer than trained."""
+        """Positions (N, D), or (B, N, D), interpolated for clips longer than trained."""
         learnt = self.positions[1:]  # (L, D)
         L = len(learnt)
         if N <= L:
@@ -160,14 +160,14 @@ class Bottleneck(nn.Module):
     def forward_layers(
         self, x: Tensor, valid: Tensor | None = None, indices: Tensor | None = None
     ) -> list[Tensor]:
-        """The sequence (B, 1 + N, D) after each layer; `indices` (B, N) of patches if not in order."""
+        """Sequence (B, 1 + N, D) after each layer; `indices` (B, N) are those of the patches."""
         sequences = self.encoder(x, self.attention_bias(x, valid, indices))
         return [*sequences[:-1], self.last_norm(sequences[-1])]
 
     def attention_bias(
         self, x: Tensor, valid: Tensor | None, indices: Tensor | None
     ) -> Tensor | None:
-        """Bias of attention scores, broadcast to (B, H, 1 + N, 1 + N): distances, -inf for padding."""
+        """Bias of attention scores (B, H, 1 + N, 1 + N): relative positions, -inf for padding."""
         bias = None
         if self.distances is not None:
             order = torch.arange(x.shape[1] - 1, device=x.device) if indices is None else indices
@@ -262,7 +262,7 @@ class Patchifier(nn.Module):
             self.estimators = estimators if config.estimators else None
 
     def extract(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Vectors (B, N, D) of patches (B, N, 1, M, T); zeros where a mask `keep` (B, N) is False."""
+        """Vectors (B, N, D) of patches (B, N, 1, M, T); zeros where `keep` (B, N) is False."""
         B, N = patches.shape[:2]
         kept = masked_select(patches, keep)  # (P, 1, M, T)
         if not len(kept):
@@ -368,8 +368,9 @@ class Patchifier(nn.Module):
 def initialise(model: Patchifier, *, token_std: float) -> None:
     """Draw the initial weights.
 
-    Matrices of transformers are N(0, 0.02), as BERT's. Convolutions before a ReLU are He's. CLS, mask
-    token and positions start at the scale of what they replace or are added to. The rest is torch's.
+    Matrices of transformers are N(0, 0.02), as BERT's. Convolutions before a ReLU are He's. CLS,
+    mask token and positions start at the scale of what they replace or are added to. The rest is
+    torch's.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module is not model.decoder.up[-1]:

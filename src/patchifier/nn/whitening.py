@@ -12,7 +12,7 @@ LEAST_VARIANCE = (
 
 
 class Whitening(nn.Module):
-    """Z-scores of embeddings; the first elements, the pooled layers, may become principal components.
+    """Z-scores of embeddings; the pooled layers, which come first, may become components.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Batches of pre-training: parameters are drawn on the CPU; frames are resampled and augmented on the device."""
+"""Batches of pre-training: drawn on the CPU, resampled and augmented on the device."""
 
 import dataclasses
 import hashlib
@@ -36,8 +36,8 @@ class Batch:
     groups : Tensor, shape (B,), int64, or None
         Group of each clip (:func:`group_numbers`), where the objective needs it.
     weight, visible_weight : float
-        Factors of this process's loss over masked (or all) and over visible patches, so that the mean
-        over processes is the mean over patches.
+        Factors of this process's loss over masked (or all) and over visible patches, so that the
+        mean over processes is the mean over patches.
     """
 
     patches: Tensor
@@ -69,8 +69,8 @@ class Batches:
     data : Cache
         Log-mels.
     parts : sequence of ndarray of int
-        Training clips; each part fills its own places in every batch, so that a process that takes only those places never reads the
-        other parts.
+        Training clips; each part fills its own places in every batch, so that a process that takes
+        only those places never reads the other parts.
     config : Config
     stage : "one" or "two"
     training : TrainingConfig
@@ -142,19 +142,19 @@ class Batches:
         return np.concatenate(chosen)
 
     def describe(self, step: int) -> str:
-        """Name the clips of a step, and those among them, or among the examples, whose log-mels are not finite."""
+        """Name the clips of a step, and those of them and of the examples that are not finite."""
         examples = [clip for other in range(EXAMPLES) for clip in self.clips(other)]
         return describe_batch(self.data, self.clips(step), before=examples)
 
     def examples(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield targets (B, N, 1, M, T) and valid (B, N) of the first batches, for standardisation."""
+        """Yield targets (B, N, 1, M, T) and valid (B, N) of the first batches."""
         for step in range(EXAMPLES):
             batch = self(step)
             yield batch.target, batch.valid
 
 
 def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
-    """A number for the group of each clip, by a hash of its name; a clip without one is a group of its own. Shape of `clips`, int64."""
+    """Hash of each clip's group, int64; a clip without a group is a group of its own."""
     names = (data.clips[clip].group or data.clips[clip].id for clip in clips)
     return np.array(
         [

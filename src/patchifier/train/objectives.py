@@ -1,7 +1,8 @@
 """Objectives of stage II beyond the paper's, several at once.
 
 Each row of ``pretrain.targets`` is one loss. ``context`` and ``prediction`` (B, N, D) are what
-:meth:`Patchifier.predict_masked` returns; ``mean context`` (B, D) is the mean over a clip's visible patches.
+:meth:`Patchifier.predict_masked` returns; ``mean context`` (B, D) is the mean over a clip's visible
+patches.
 
 ================== ============================== ============================ ================= =========
 name               target                         prediction                   loss              source
@@ -10,22 +11,24 @@ pixels             mel bands of masked patches    decoder of `prediction`      M
 patch descriptors  descriptor of each patch       linear head of `context` and MSE               [1]
                                                   of `prediction`
 clip descriptors   descriptor of the clip         linear head of mean context  MSE               [1]
-latent             EMA teacher's masked patches   linear head of `prediction`  MSE               [2], [3]
-contrast           EMA teacher's mean of a clip's MLP head of mean context     InfoNCE / log B   [3], [4]
+latent             EMA teacher's masked patches   linear head of `prediction`  MSE
+[2], [3] contrast           EMA teacher's mean of a clip's MLP head of mean context     InfoNCE /
+log B   [3], [4]
                    masked patches
 distil             features from another model    linear head of mean context  MSE               [5]
-tonic              other half of the clip         estimator                    cross entropy /   [6], [7]
+tonic              other half of the clip         estimator                    cross entropy /
+[6], [7]
                                                                                log K
 tempo              the clip stretched in time     estimator                    cross entropy /   [8]
                                                                                log K
 ================== ============================== ============================ ================= =========
 
-Targets are standardised over training, so that 1 is the error of their mean, or of a guess. The sum of
-errors is weighted by learnt variances [9]. With "pixels" alone, nothing here is used.
+Targets are standardised over training, so that 1 is the error of their mean, or of a guess. The sum
+of errors is weighted by learnt variances [9]. With "pixels" alone, nothing here is used.
 
-[1] Pascual et al. 2019 (the paper's reference [3] follows it). [2] data2vec, Baevski et al. 2022. [3] M2D,
-Niizumi et al. 2023. [4] CPC, van den Oord et al. 2018. [5] Hinton et al. 2015. [6] PESTO, Riou et al. 2023.
-[7] STONE, Kong et al. 2024. [8] Quinton 2022. [9] Kendall et al. 2018.
+[1] Pascual et al. 2019 (the paper's reference [3] follows it). [2] data2vec, Baevski et al. 2022.
+[3] M2D, Niizumi et al. 2023. [4] CPC, van den Oord et al. 2018. [5] Hinton et al. 2015. [6] PESTO,
+Riou et al. 2023. [7] STONE, Kong et al. 2024. [8] Quinton 2022. [9] Kendall et al. 2018.
 """
 
 import copy
@@ -110,7 +113,7 @@ def of_patches(name: str) -> bool:
 
 
 class Objectives(nn.Module):
-    """A model with the heads, the uncertainty weights and the teacher that its targets need in training.
+    """A model with the heads, uncertainty weights and teacher that its targets need.
 
     Parameters
     ----------
@@ -118,8 +121,8 @@ class Objectives(nn.Module):
     config : Config
         ``pretrain.targets`` names the losses.
     examples : iterable of (Tensor, Tensor or None)
-        Target patches (B, N, 1, M, T) of this process's share of training, and which are valid (B, N).
-        Targets are standardised by those of all processes.
+        Target patches (B, N, 1, M, T) of this process's share of training, and which are valid (B,
+        N). Targets are standardised by those of all processes.
     teacher_features : Tensor, shape (clips, E)
         Standardised features of every clip of the cache, for the target "distil".
     """
@@ -256,11 +259,11 @@ class Objectives(nn.Module):
         clips: Tensor | None = None,
         groups: Tensor | None = None,
     ) -> Tensor:
-        """InfoNCE of mean contexts (B, D) with the teacher's vectors (B, 128) of all processes' clips.
+        """InfoNCE of mean contexts (B, D) and the teacher's vectors (B, 128) of all processes.
 
-        The positive is the same clip. With groups (B,), positives are the other clips of the group, and
-        the clip (B,) and its other crops, which share sounds with it, are excluded. A clip that is alone
-        in its group, or held out, is its own positive among clips of other groups.
+        The positive is the same clip. With groups (B,), positives are the other clips of the group,
+        and the clip (B,) and its other crops, which share sounds with it, are excluded. A clip that
+        is alone in its group, or held out, is its own positive among clips of other groups.
         """
         keys, first = distributed.gathered(projected) if self.training else (projected, 0)
         queries = functional.normalize(self.heads["contrast"](mean_context).float(), dim=1)

@@ -1,4 +1,4 @@
-"""Validation of both stages on held-out clips: errors of the model and of references, and signs of collapse."""
+"""Validation on held-out clips: errors of the model and of references, signs of collapse."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ HEALTH_CLIPS = (
 def validator(
     stage: str, data: Cache, splits: Splits, config: Config
 ) -> Callable[[Any], dict[str, float]]:
-    """Make a function that validates a model, on the same crops and masks each time, without augmentation."""
+    """Make a function that validates a model on fixed crops and masks, without augmentation."""
     statistics = training_statistics(data, splits.slices[0], config)
     batches = list(validation_batches(data, splits.valid, config))
     return (
@@ -67,11 +67,11 @@ def validator_one(
 def validator_two(
     batches: list[Batch], statistics: "TrainingStatistics", config: Config
 ) -> Callable[[Any], dict[str, float]]:
-    """Make the validation of stage II: the MSE of masked patches and of references, and signs of collapse.
+    """Make the validation of stage II: MSE of masked patches and references, signs of collapse.
 
-    ``shuffled_mse`` and ``equal_positions_mse`` are the masked MSE plus the increase by shuffling patches,
-    or by equal positions, on at most 64 of the clips. Variances and onsets are of these clips too, so that
-    they take about 0.3 times the time of the rest.
+    ``shuffled_mse`` and ``equal_positions_mse`` are the masked MSE plus the increase by shuffling
+    patches, or by equal positions, on at most 64 of the clips. Variances and onsets are of these
+    clips too, so that they take about 0.3 times the time of the rest.
     """
     bands, scale = config.model.mel_bands, config.spectrogram.scale
     predictors = masked_predictors(
@@ -148,7 +148,7 @@ def masked_mse(model: Patchifier, batches: list[Batch], drawn: list[Tensor]) -> 
 
 
 def shuffled_visible(batch: Batch, draws: np.random.Generator) -> Tensor:
-    """Order of patches (B, N) that moves each visible patch of a clip, if there are two, and no other."""
+    """Order of patches (B, N) that moves each visible patch of a clip, and no other."""
     keep = visible(batch.mask, batch.valid).numpy()
     order = np.tile(np.arange(keep.shape[1]), (len(keep), 1))
     for row, seen in zip(order, keep, strict=True):
@@ -164,9 +164,10 @@ def in_order(patches: Tensor, order: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def equal_positions(model: Patchifier, n_patches: int) -> Iterator[None]:
-    """Replace positions of a model's first patches by their mean, and relative biases by theirs, in a block.
+    """Replace positions of a model's first patches by their mean, and relative biases by theirs.
 
-    The position and the bias of CLS stay. At the end of the block the weights are restored bit for bit.
+    The position and the bias of CLS stay. At the end of the block the weights are restored bit for
+    bit.
     """
     with torch.no_grad():
         spans = [
@@ -186,7 +187,7 @@ def equal_positions(model: Patchifier, n_patches: int) -> Iterator[None]:
 
 
 def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
-    """Views of the position parameters of the first patches, each with the dimension of positions."""
+    """Views of the position parameters of the first patches, and their dimension of positions."""
     spans = []
     if bottleneck.absolute:
         spans.append(
@@ -202,7 +203,7 @@ def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
 def drawn_figures(
     originals: list[Tensor], drawn: list[Tensor], masks: list[Tensor], *, scale: float
 ) -> dict[str, float]:
-    """Reconstructed fractions of the variance inside and between masked patches, and F-measure of onsets.
+    """Reconstructed fractions of variance in and between masked patches, F-measure of onsets.
 
     Parameters
     ----------
@@ -260,7 +261,7 @@ def mean_of(parts: Any) -> float:
 
 @dataclass(frozen=True)
 class TrainingStatistics:
-    """Statistics of training clips for the references: mean patch (1, M, T), constant in time, and covariances."""
+    """Mean patch (1, M, T) of training, constant in time, and covariances, for references."""
 
     mean_patch: Tensor
     kriging: Kriging
@@ -280,7 +281,7 @@ def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> Train
 
 
 def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarray:
-    """Band means (N, M) of the whole patches of a log-mel (frames, M); a shorter log-mel is padded to one patch."""
+    """Band means (N, M) of the whole patches, at least one, of a log-mel (frames, M)."""
     whole = log_mel[: max(width, len(log_mel) // width * width)]
     patches = spectrogram.cut(
         torch.from_numpy(whole.T.copy()), length=width, tail="anchor", silence=silence
@@ -291,8 +292,8 @@ def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarra
 def masked_predictors(batches: list[Batch], statistics: TrainingStatistics) -> dict[str, float]:
     """Masked-patch MSE of the references; see :mod:`patchifier.train.references`.
 
-    ``mean_patch_mse`` is that of the mean patch of training. ``band_means_mse`` is that of the band means of
-    each masked patch itself: the least error of a prediction that is constant in time.
+    ``mean_patch_mse`` is that of the mean patch of training. ``band_means_mse`` is that of the band
+    means of each masked patch itself: the least error of a prediction that is constant in time.
     """
     errors: dict[str, list[Tensor]] = {}
     for batch in batches:
@@ -326,8 +327,8 @@ def guesses(batch: Batch, statistics: TrainingStatistics) -> dict[str, Tensor]:
 def health(embeddings: Tensor) -> dict[str, float]:
     """Signs of collapse in embeddings (n, D).
 
-    Mean standard deviation over clips, and the effective rank: the exponential of the entropy of the normalised singular values
-    (Roy and Vetterli 2007), between 1 (collapsed) and min(n, D).
+    Mean standard deviation over clips, and the effective rank: the exponential of the entropy of
+    the normalised singular values (Roy and Vetterli 2007), between 1 (collapsed) and min(n, D).
     """
     centred = (embeddings - embeddings.mean(0)).double()
     values = torch.linalg.svdvals(centred)
