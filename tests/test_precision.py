@@ -196,7 +196,7 @@ def trial(config=CONFIG.model, seed=0):
     patches = torch.rand(4, 8, 1, 64, 32, generator=torch.Generator().manual_seed(seed))
     masked = torch.arange(8).expand(4, 8) % 4 > 0
     return Trial(
-        Patchifier(config, seed=seed),
+        accelerate(Patchifier(config, seed=seed)),
         [lambda model: model.stage_two_loss(patches, patches, None, masked)] * 2,
     )
 
@@ -220,7 +220,8 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
     class Taught(nn.Module):
         def __init__(self):
             super().__init__()
-            self.teacher, self.weight = Patchifier(CONFIG.model), nn.Parameter(torch.ones(()))
+            self.teacher = accelerate(Patchifier(CONFIG.model))
+            self.weight = nn.Parameter(torch.ones(()))
 
         def train(self, mode=True):
             super().train(mode)
