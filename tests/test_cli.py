@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from patchifier import cache, checkpoint, cli, datasets, weights
-from patchifier.cli.command import Changes, parse, parser
+from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
@@ -788,7 +788,7 @@ def test_values_are_read_as_they_are_typed():
     words = ["c", "--out", "x", "--json", "--config", "base", "--pretrain.stage_one.steps=3"]
     flags, as_json = parse(cli.COMMANDS["pretrain"], [*words, "--pretrain.targets", "[mse, clip]"])
     assert as_json
-    assert flags.pop("changes") == Changes(
+    assert flags.pop("changes") == Overrides(
         "base", {"pretrain": {"stage_one": {"steps": 3}, "targets": ("mse", "clip")}}
     )
     assert flags == {"cache": "c", "out": "x"}

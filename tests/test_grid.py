@@ -1,5 +1,6 @@
 """The grid of 216 heads: what is trained together is what is trained alone, and nothing is chosen by the test side."""
 
+import functools
 import importlib.util
 import logging
 import math
@@ -462,12 +463,12 @@ def test_the_test_side_has_no_say(task, protocol, monkeypatch):
     monkeypatch.setitem(
         probe.PROTOCOLS,
         "jukemir",
-        lambda *parts, seed: jukemir(*parts, seed=seed, settings=QUICK, schedule=SCHEDULE),
+        functools.partial(jukemir, settings=QUICK, schedule=SCHEDULE),
     )
     monkeypatch.setitem(
         probe.PROTOCOLS,
         "paper",
-        lambda *parts, seed: probe.paper(*parts, seed=seed, schedule=SCHEDULE, rates=(1e-3, 1e-2)),
+        functools.partial(probe.paper, schedule=SCHEDULE, rates=(1e-3, 1e-2)),
     )
     features, targets, sides = data(task)
     first = probe.probe(protocol, task, features, targets, sides)

@@ -87,7 +87,7 @@ def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
     """Processor time of a step, measured on a model that is thrown away."""
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
-    batches = Batches(data, split(data, settings).parts, config, stage, training)
+    batches = Batches(data, split(data, settings).slices, config, stage, training)
     module = stage_module(stage, accelerate(Patchifier(config.model)), batches, config).train()
     loss, optimiser = (
         stage_loss(stage, settings),

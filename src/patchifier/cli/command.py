@@ -35,8 +35,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Changes:
-    """Changes of a config: a file, and fields given as flags, which override the file.
+class Overrides:
+    """Overrides of a config: a file, and fields given as flags, which override the file.
 
     Attributes
     ----------
@@ -158,5 +158,5 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], bool]
     if "changes" in inspect.signature(command).parameters:
         names = [name for name in SECTIONS.values() if isinstance(given.get(name), dict)]
         sections = {name: given.pop(name) for name in names}
-        given["changes"] = Changes(given.pop("config", ""), sections)
+        given["changes"] = Overrides(given.pop("config", ""), sections)
     return given, as_json

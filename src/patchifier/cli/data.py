@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from patchifier.cli.command import Changes, Outcome
+from patchifier.cli.command import Outcome, Overrides
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, SpectrogramConfig, read_changes, update
 
@@ -21,7 +21,7 @@ def prepare(
     partial: bool = False,
     model: str = "",
     workers: int = 0,
-    changes: Annotated[Changes, SpectrogramConfig],
+    changes: Annotated[Overrides, SpectrogramConfig],
 ) -> Outcome:
     """Decode audio once, into a cache of log-mels.
 
@@ -40,7 +40,7 @@ def prepare(
         Make the log-mels that this model reads, to fine-tune it; the paper's by default.
     workers : int
         Decoding processes; 0 is one for each core.
-    changes : Changes
+    changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
     """
     from patchifier import cache, datasets
@@ -62,7 +62,7 @@ def prepare(
     return Outcome(results, _prepared_text(done, out, dataset), 1 if done.skipped else 0)
 
 
-def _spectrogram(model: str, changes: Changes) -> SpectrogramConfig:
+def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
     from patchifier import weights
 
     file = changes.file

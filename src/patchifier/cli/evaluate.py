@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Changes, Outcome
+from patchifier.cli.command import Outcome, Overrides
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, read_changes, update
 
@@ -259,14 +259,14 @@ def _error_line(ratio: str, error: float, baselines: dict[str, float]) -> str:
     return f"  ratio {ratio:<5}" + ", ".join([f"model {error:.5f}", *others])
 
 
-def demo(*, out: str = "runs/demo", changes: Changes) -> Outcome:
+def demo(*, out: str = "runs/demo", changes: Overrides) -> Outcome:
     """Run the whole method on the bundled clips: pre-training, probes, fine-tuning, report.
 
     Parameters
     ----------
     out : str
         Folder for everything.
-    changes : Changes
+    changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
     """
     from patchifier.evaluate import demo

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from patchifier.cli.command import Changes, Outcome
+from patchifier.cli.command import Outcome, Overrides
 from patchifier.cli.evaluate import results_table
 from patchifier.cli.progress import progress
 from patchifier.config import (
@@ -31,7 +31,7 @@ def pretrain(
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
-    changes: Annotated[Changes, ModelConfig, AugmentConfig, PretrainConfig, EmbedConfig],
+    changes: Annotated[Overrides, ModelConfig, AugmentConfig, PretrainConfig, EmbedConfig],
 ) -> Outcome | None:
     """Learn from unlabelled music, in two stages.
 
@@ -53,7 +53,7 @@ def pretrain(
         Devices to share each batch, one process each. torchrun and SLURM bring their own number.
     nodes : int
         Machines; start the same command on each, with NODE_RANK, MASTER_ADDR and MASTER_PORT set.
-    changes : Changes
+    changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
     """
     from patchifier.io import silent
@@ -108,7 +108,7 @@ def finetune(
     ] = "full",
     resume: bool = False,
     device: str = "auto",
-    changes: Annotated[Changes, FinetuneConfig, EmbedConfig],
+    changes: Annotated[Overrides, FinetuneConfig, EmbedConfig],
 ) -> Outcome:
     """Evaluate a model on a task by partial fine-tuning.
 
@@ -126,7 +126,7 @@ def finetune(
         Continue the run in --out.
     device : str
         auto, cpu, cuda, mps.
-    changes : Changes
+    changes : Overrides
         Any part of a config: a JSON file, such as a run's own config.json, or a recipe's name.
     """
     from patchifier import checkpoint

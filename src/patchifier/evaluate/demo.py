@@ -43,8 +43,8 @@ RELEASED = weights.DEFAULT
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Outcome of the demo: the content of ``results.json`` and the report's page."""
+class DemoResult:
+    """Result of the demo: the content of ``results.json`` and the report's page."""
 
     results: dict[str, Any]
     page: Path
@@ -55,7 +55,7 @@ def demo(
     *,
     config: Config | None = None,
     progress: Callable[[str], Progress] = lambda title: silent,
-) -> Outcome:
+) -> DemoResult:
     """Run the demo; an interrupted run is resumed.
 
     Parameters
@@ -69,7 +69,7 @@ def demo(
 
     Returns
     -------
-    Outcome
+    DemoResult
     """
     started, out = time.monotonic(), Path(out)
     before_s = sum(
@@ -105,7 +105,7 @@ def demo(
         "notes": notes(data, config),
     }
     write_json(out / "results.json", results)
-    return Outcome(results, report([out], out / "report"))
+    return DemoResult(results, report([out], out / "report"))
 
 
 def tune(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchifier.evaluate.report.drawing import new_figure, picture, stem_of, tidy, unit_of
-from patchifier.evaluate.report.folders import Row, Run, read_json, to_number
+from patchifier.evaluate.report.folders import Row, RunFolder, read_json, to_number
 from patchifier.evaluate.report.tables import interval_text, label, score_text
 from patchifier.io import write_text
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HEADS = ["encoder", "score", "95 % interval", "first − it", "p (Holm)", "s per s", "parameters"]
 
 
-def comparison_of(run: Run, problems: list[str], out: Path) -> dict[str, Any] | None:
+def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, Any] | None:
     """Draw a comparison and return what its template needs; None without a result."""
     path = run.path / "results.json"
     results = read_json(path, problems) if path.exists() else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.evaluate.report.folders import Run
+from patchifier.evaluate.report.folders import RunFolder
 from patchifier.extras import need
 from patchifier.io import replaced_file
 
@@ -65,7 +65,7 @@ def save_figure(figure: "Figure", path: Path | str) -> None:
         figure.savefig(new, format=path.suffix[1:], dpi=150, metadata=metadata[path.suffix])
 
 
-def stem_of(name: str, run: Run, *, several: bool = True) -> str:
+def stem_of(name: str, run: RunFolder, *, several: bool = True) -> str:
     """Name of a figure's files; with the run's folder where there are several."""
     folder = str(run.facts.get("folder", run.path.name))
     plain = "".join(letter if letter.isalnum() else "-" for letter in folder)

@@ -10,7 +10,7 @@ from patchifier.evaluate.report.drawing import new_figure, tidy, unit_of
 from patchifier.evaluate.report.folders import (
     METHODS,
     Row,
-    Run,
+    RunFolder,
     get_part,
     method_rows,
     read_columns,
@@ -49,7 +49,7 @@ def predictors_in(columns: Iterable[str]) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def to_decibels(mse: Any, run: Run) -> Any:
+def to_decibels(mse: Any, run: RunFolder) -> Any:
     """RMSE in dB of a mean squared error of log-mel values."""
     return np.sqrt(mse) / float(get_part(run.config, "spectrogram").get("scale", 0.01))
 
@@ -72,7 +72,7 @@ STAGES = {
 }
 
 
-def curves_figure(run: Run) -> "Figure | None":
+def curves_figure(run: RunFolder) -> "Figure | None":
     """Loss of both stages against step, above their learning rates."""
     tables = {stage: read_columns(run.path / stage / "metrics.csv") for stage in STAGES}
     tables = {stage: steps for stage, steps in tables.items() if steps}
@@ -105,7 +105,7 @@ def _thin(values: np.ndarray) -> slice:
     return slice(None, None, max(1, len(values) // 2000))
 
 
-def _draw_losses(axes: "Axes", run: Run, steps: Columns, checks: Columns) -> None:
+def _draw_losses(axes: "Axes", run: RunFolder, steps: Columns, checks: Columns) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     trained = to_decibels(steps.get("loss", np.full_like(steps["step"], math.nan)), run)
@@ -139,7 +139,7 @@ def _draw_rate(axes: "Axes", steps: Columns) -> None:
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
 
 
-def _draw_predictors(axes: "Axes", run: Run, checks: Columns) -> dict[str, float]:
+def _draw_predictors(axes: "Axes", run: RunFolder, checks: Columns) -> dict[str, float]:
     """Draw horizontal lines at the errors of predictors without a model; return the errors in dB by name."""
     levels = {}
     for name, (dash, words) in predictors_in(checks).items():
@@ -195,7 +195,7 @@ HEALTH: list[tuple[str, str, dict[str, str]]] = [
 ]
 
 
-def health_figure(run: Run) -> "Figure | None":
+def health_figure(run: RunFolder) -> "Figure | None":
     """Use of order, what is drawn, spread and dimension of the embeddings, against step: a collapse would show here first."""
     checks = read_columns(run.path / "stage-two" / "validation.csv")
     panels = [
@@ -217,7 +217,7 @@ def health_figure(run: Run) -> "Figure | None":
     return figure
 
 
-def _draw_panel(axes: "Axes", run: Run, checks: Columns, curves: Mapping[str, str]) -> None:
+def _draw_panel(axes: "Axes", run: RunFolder, checks: Columns, curves: Mapping[str, str]) -> None:
     """Draw the curves of one panel, errors in dB, everything else from 0 up."""
     style: dict[str, Any] = {"color": "#1c1433", "marker": "o", "markersize": 4}
     style["markevery"] = _every(checks["step"], 12)
@@ -244,7 +244,9 @@ _FAINT: dict[str, Any] = {
 }
 
 
-def convergence_figure(run: Run, opponents: Sequence[Run], table: Sequence[Row]) -> "Figure | None":
+def convergence_figure(
+    run: RunFolder, opponents: Sequence[RunFolder], table: Sequence[Row]
+) -> "Figure | None":
     """Form of the paper's Figure 2: validation score against step, and the test score of each method with its interval."""
     pairs = [(r, method) for r in (*opponents, run) for method in METHODS]
     curves = [(r, method, read_columns(r.path / method / "validation.csv")) for r, method in pairs]
@@ -272,7 +274,7 @@ def convergence_figure(run: Run, opponents: Sequence[Run], table: Sequence[Row])
 
 
 def _draw_convergence(
-    axes: "Axes", run: Run, curves: Sequence[tuple[Run, str, Mapping[str, np.ndarray]]]
+    axes: "Axes", run: RunFolder, curves: Sequence[tuple[RunFolder, str, Mapping[str, np.ndarray]]]
 ) -> None:
     unit, name = unit_of(run.metric)
     for r, method, columns in curves:
@@ -295,7 +297,7 @@ def _draw_convergence(
     tidy(axes, "While training", x="Step", y=f"Validation {name}")
 
 
-def _draw_scores(axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]]) -> None:
+def _draw_scores(axes: "Axes", run: RunFolder, rows: Sequence[tuple[RunFolder, str, Row]]) -> None:
     unit, name = unit_of(run.metric)
     methods = [method for method in METHODS if any(method == tested for _, tested, _ in rows)]
     for r, method, row in rows:
@@ -329,7 +331,7 @@ def _draw_scores(axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]]) -
 
 
 def _draw_majority(
-    axes: "Axes", run: Run, rows: Sequence[tuple[Run, str, Row]], table: Sequence[Row]
+    axes: "Axes", run: RunFolder, rows: Sequence[tuple[RunFolder, str, Row]], table: Sequence[Row]
 ) -> None:
     """Draw a line at the score of the most frequent label, if it was tested on the same clips."""
     values = []

@@ -1,4 +1,4 @@
-"""Run folders read as far as they go: facts, columns, what is missing, reconstructions."""
+"""RunFolder folders read as far as they go: facts, columns, what is missing, reconstructions."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ METHODS = (
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """One run folder, read as far as it goes."""
 
     path: Path
@@ -58,7 +58,7 @@ class Run:
 
 
 def find_folders(root: Path) -> Iterator[Path]:
-    """Run folders and folders of a demo at or below a path; the results.json inside a run belongs to one of its methods."""
+    """RunFolder folders and folders of a demo at or below a path; the results.json inside a run belongs to one of its methods."""
     for path in sorted(root.rglob("*.json")):
         belongs = (path.parent.parent / "run.json").exists() and path.parent != root
         if path.name == "run.json" or (path.name == "results.json" and not belongs):
@@ -111,12 +111,12 @@ def to_number(value: Any) -> float:
         return math.nan
 
 
-def read_run(path: Path, base: Path, problems: list[str]) -> Run:
+def read_run(path: Path, base: Path, problems: list[str]) -> RunFolder:
     """Read a run folder; its ``folder`` is named relative to ``base``."""
     facts = read_json(path / "run.json", problems)
     bare = facts.get("kind") == "compare"  # its settings are among the facts
     config = {} if bare else read_json(path / "config.json", problems)
-    run = Run(
+    run = RunFolder(
         path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=()
     )
     missing = [*_missing_state(run), *(_missing_pretrain(run) if run.kind == "pretrain" else [])]
@@ -129,7 +129,7 @@ def read_run(path: Path, base: Path, problems: list[str]) -> Run:
     )
 
 
-def _missing_state(run: Run) -> list[str]:
+def _missing_state(run: RunFolder) -> list[str]:
     state = run.facts.get("state", "unknown")
     known = {
         "running": "it is still running, or was killed",
@@ -139,7 +139,7 @@ def _missing_state(run: Run) -> list[str]:
     return [] if state == "finished" else [known.get(state, f"its state is {state!r}")]
 
 
-def _missing_pretrain(run: Run) -> list[str]:
+def _missing_pretrain(run: RunFolder) -> list[str]:
     stages = get_part(run.config, "pretrain").get("stages", "both")
     missing = []
     for stage in [f"stage-{name}" for name in ("one", "two") if stages in (name, "both")]:
@@ -153,7 +153,7 @@ def _missing_pretrain(run: Run) -> list[str]:
     return missing
 
 
-def _missing_finetune(run: Run) -> list[str]:
+def _missing_finetune(run: RunFolder) -> list[str]:
     present = [method for method in METHODS if (run.path / method).is_dir()]
     missing = [
         f"{method}: no validation yet"
@@ -173,7 +173,7 @@ def _missing_finetune(run: Run) -> list[str]:
     return [*missing, *([f"without {', '.join(absent)} so far"] if absent else [])]
 
 
-def method_rows(run: Run, method: str, problems: list[str]) -> list[dict[str, Any]]:
+def method_rows(run: RunFolder, method: str, problems: list[str]) -> list[dict[str, Any]]:
     """Read the test scores of one method."""
     path = run.path / method / "results.json"
     rows = read_json(path, problems).get("rows", []) if path.exists() else []

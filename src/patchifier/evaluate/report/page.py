@@ -21,7 +21,7 @@ from patchifier.evaluate.report.figures import (
 from patchifier.evaluate.report.folders import (
     METHODS,
     Row,
-    Run,
+    RunFolder,
     get_part,
     read_columns,
     read_reconstructions,
@@ -45,7 +45,7 @@ Context = dict[str, Any]
 
 
 def page_text(
-    runs: Sequence[Run],
+    runs: Sequence[RunFolder],
     demos: Mapping[Path, Row],
     rows: Sequence[Row],
     problems: list[str],
@@ -97,7 +97,7 @@ def render(template: str, context: Context) -> str:
 # --- headline ---
 
 
-def _model(run: Run, demos: Mapping[Path, Row]) -> Context:
+def _model(run: RunFolder, demos: Mapping[Path, Row]) -> Context:
     """What the first sentence says of a pre-trained model."""
     inside = [results for folder, results in demos.items() if run.path.is_relative_to(folder)]
     columns = read_columns(run.path / "stage-two" / "validation.csv")
@@ -149,7 +149,9 @@ def _duration(seconds: Any) -> str:
 # --- figures ---
 
 
-def _reconstructions(run: Run, out: Path, problems: list[str], several: bool) -> list[Context]:
+def _reconstructions(
+    run: RunFolder, out: Path, problems: list[str], several: bool
+) -> list[Context]:
     path = run.path / "stage-two" / "reconstructions.safetensors"
     if not path.exists():
         return []
@@ -172,7 +174,7 @@ def _reconstructions(run: Run, out: Path, problems: list[str], several: bool) ->
     ]
 
 
-def _convergence(runs: Sequence[Run], rows: Sequence[Row], out: Path) -> list[Context]:
+def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> list[Context]:
     """One figure for each model, with the random network of the same task behind it."""
     tuned = [run for run in runs if run.kind == "finetune"]
     main = [
@@ -191,13 +193,13 @@ def _convergence(runs: Sequence[Run], rows: Sequence[Row], out: Path) -> list[Co
     return drawn
 
 
-def _opposes(other: Run, run: Run) -> bool:
+def _opposes(other: RunFolder, run: RunFolder) -> bool:
     """Whether a run is the random network beside another model on the same task."""
     alike = (other.path.parent, other.test, other.metric) == (run.path.parent, run.test, run.metric)
     return alike and other.facts.get("encoder") == "random" != run.facts.get("encoder")
 
 
-def _curves(run: Run, out: Path, several: bool) -> list[Context]:
+def _curves(run: RunFolder, out: Path, several: bool) -> list[Context]:
     drawn = []
     if figure := curves_figure(run):
         alt = "Training and validation error of stage I and stage II against step, with simple predictors as horizontal lines."
@@ -290,7 +292,7 @@ def _differences(results: Row) -> list[Context]:
 # --- how it was made ---
 
 
-def _made(run: Run) -> Context:
+def _made(run: RunFolder) -> Context:
     facts = run.facts
     settings = get_part(run.config, "finetune" if run.kind == "finetune" else "pretrain")
     seed, seeds = settings.get("seed", facts.get("seed", "?")), settings.get("seeds", 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from patchifier.evaluate.report.folders import METHODS, Row, Run, method_rows, to_number
+from patchifier.evaluate.report.folders import METHODS, Row, RunFolder, method_rows, to_number
 
 ENCODERS = {  # in the order of the table
     "patchifier": "the model of this report",
@@ -39,7 +39,7 @@ def escape(value: Any) -> str:
 
 
 def collect_rows(
-    runs: Sequence[Run], demos: Mapping[Path, Row], problems: list[str]
+    runs: Sequence[RunFolder], demos: Mapping[Path, Row], problems: list[str]
 ) -> list[dict[str, Any]]:
     """Every test score once, with its source and what it was tested on, in the order of the table."""
     rows: list[dict[str, Any]] = []
