@@ -427,3 +427,14 @@ def test_decay_is_on_matrices_and_kernels_alone():
             if value.ndim > 1 and not name.endswith(tables)
         }
         assert not any(isinstance(module, torch.nn.Embedding) for module in model.modules())
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16", "64"])
+def test_fabric_converts_a_batch_in_every_precision(precision):
+    patches, marks = torch.zeros(1, 2, 1, 64, 32), torch.ones(1, 2, dtype=torch.bool)
+    batch = Batch(patches, patches, marks, marks, torch.tensor([0]))
+    arithmetic = launch("cpu", precision=precision)._strategy.precision
+    ((converted,), _) = arithmetic.convert_input(((batch,), {}))
+    expected = {"32": torch.float32, "bf16": torch.bfloat16, "64": torch.float64}[precision]
+    assert converted.patches.dtype == expected
+    assert converted.mask.dtype == torch.bool

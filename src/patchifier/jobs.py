@@ -242,17 +242,16 @@ class Meter:
         self.progress(self.done, self.total, ", ".join(notes))
 
 
-# --- one job in a folder ---
+# --- one job at a time ---
 
 
-@contextlib.contextmanager
-def folder_lock(folder: Path, job: str) -> Iterator[None]:
-    """Hold a folder against a second job. The system releases the lock even after a kill.
+def folder_lock(folder: Path, job: str) -> contextlib.AbstractContextManager[None]:
+    """Hold a folder against a second job.
 
     Parameters
     ----------
     folder : Path
-        Where the job writes. Nothing is locked if it does not exist, or where no lock file can be written.
+        Where the job writes. Nothing is locked if it does not exist.
     job : str
         Kind of the job for the message: "fetch", "run".
 
@@ -261,24 +260,34 @@ def folder_lock(folder: Path, job: str) -> Iterator[None]:
     RequestError
         If another job holds the folder.
     """
-    path, own = folder / LOCK, None
-    lock = filelock.FileLock(path, timeout=0)
+    message = f"{folder}: another {job} is working in this folder."
+    return _lock(folder / LOCK, message)
+
+
+def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
+    """Hold an output file against a second job, as :func:`folder_lock` holds a folder."""
+    return _lock(
+        file.with_name(f".{file.name}{LOCK}"), f"{file}: another {job} is writing this file."
+    )
+
+
+@contextlib.contextmanager
+def _lock(path: Path, message: str) -> Iterator[None]:
+    """Hold a lock file, which the system releases even after a kill; none where none can be written."""
+    lock, own = filelock.FileLock(path, timeout=0, fallback_to_soft=False), None
     try:
-        if folder.exists():
+        if path.parent.exists():
             lock.acquire()
             own = path.stat()
     except filelock.Timeout as error:
-        raise RequestError(
-            f"{folder}: another {job} is working in this folder. Wait for it, or end it first."
-        ) from error
-    except OSError:  # a read-only folder, or a file system without locks
-        pass
+        raise RequestError(f"{message} Wait for it, or end it first.") from error
+    except OSError:  # a read-only folder, or a file system without locks, which may leave the file
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
     try:
         yield
     finally:
-        with contextlib.suppress(
-            OSError
-        ):  # the job removed the folder; or Windows, where a file is open
+        with contextlib.suppress(OSError):  # the job removed the folder; or Windows, an open file
             if own is not None and os.path.samestat(own, path.stat()):
                 path.unlink()
         lock.release()

@@ -17,7 +17,9 @@ def generator(seed: int, purpose: str, step: int, *, scope: str = "") -> np.rand
     seed : int
         Seed of the run.
     purpose : str
-        What is drawn: "order", "augment", "mask", "window" or "shuffle". Each has its own stream.
+        What is drawn, each from a stream of its own: "order", "augment", "mask", "window", "pairs"
+        and "shuffle" in training; "validation", "first weights", "batch", "dropout LAYER" and
+        "few-shot K" in probes.
     step : int
         Training step, or the number of the draw.
     scope : str

@@ -131,8 +131,11 @@ class Store:
         if self.local:
             os.makedirs(self.root, exist_ok=True)
             made = Path(self.path(f".{name}.new-{uuid.uuid4().hex}"))  # unique on all machines
-            fill(made)
-            made.replace(self.path(name))
+            try:
+                fill(made)
+                made.replace(self.path(name))
+            finally:
+                made.unlink(missing_ok=True)
             return
         with tempfile.TemporaryDirectory(prefix="patchifier-") as folder:
             made = Path(folder) / name

@@ -76,21 +76,43 @@ def predict(
     out, embedder = Path(out), model if isinstance(model, Embedder) else load(model)
     if out.suffix not in SUFFIXES:
         raise RequestError(f"--out is {out}, expected a name that ends in {', '.join(SUFFIXES)}.")
-    task = embedder.require_task()
+    embedder.require_task()
     clips, lost = find(sources)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with jobs.file_lock(out, "predict"):
+        return _predict_all(
+            out,
+            clips,
+            dict(lost),
+            embedder,
+            (window_s, hop_s),
+            workers or os.cpu_count() or 1,
+            progress,
+        )
+
+
+def _predict_all(
+    out: Path,
+    clips: Sequence[Clip],
+    skipped: dict[str, str],
+    embedder: Embedder,
+    window: tuple[float | None, float | None],
+    workers: int,
+    progress: Progress,
+) -> Predicted:
+    """Predict the clips that an interrupted job left, and write the result of all."""
+    task = embedder.require_task()
     unfinished = out.with_name(f".{out.name}.unfinished.jsonl")
-    done = _begin(
-        unfinished, digest(embedder.identity, task.kind, list(task.names), window_s, hop_s)
-    )
+    done = _begin(unfinished, digest(embedder.identity, task.kind, list(task.names), *window))
     kept = sum(_key(clip) in done for clip in clips)
-    skipped = dict(lost)
     todo = [clip for clip in clips if _key(clip) not in done]
-    meter = jobs.Meter(progress, len(clips), done=kept)
+    bad_before = sum("reason" in done.get(_key(clip), {}) for clip in clips)
+    meter = jobs.Meter(progress, len(clips), done=kept, skipped=bad_before)
     predictions = jobs.run(
         _predict,
         [[clip] for clip in todo],
-        workers=workers or os.cpu_count() or 1,
-        shared=(embedder, window_s, hop_s),
+        workers=workers,
+        shared=(embedder, *window),
     )
     with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(predictions):
         for clip, found in zip(todo, predictions, strict=True):

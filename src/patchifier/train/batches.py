@@ -21,7 +21,7 @@ from patchifier.train.diagnosis import describe_batch
 EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric converts its tensors in place under mixed and double precision
 class Batch:
     """One step's share of the training data.
 

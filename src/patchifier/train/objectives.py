@@ -4,24 +4,25 @@ Each row of ``pretrain.targets`` is one loss. ``context`` and ``prediction`` (B,
 :meth:`Patchifier.predict_masked` returns; ``mean context`` (B, D) is the mean over a clip's visible
 patches.
 
-================== ============================== ============================ ================= =========
-name               target                         prediction                   loss              source
-================== ============================== ============================ ================= =========
-pixels             mel bands of masked patches    decoder of `prediction`      MSE / variance    the paper
-patch descriptors  descriptor of each patch       linear head of `context` and MSE               [1]
-                                                  of `prediction`
-clip descriptors   descriptor of the clip         linear head of mean context  MSE               [1]
-latent             EMA teacher's masked patches   linear head of `prediction`  MSE
-[2], [3] contrast           EMA teacher's mean of a clip's MLP head of mean context     InfoNCE /
-log B   [3], [4]
-                   masked patches
-distil             features from another model    linear head of mean context  MSE               [5]
-tonic              other half of the clip         estimator                    cross entropy /
-[6], [7]
-                                                                               log K
-tempo              the clip stretched in time     estimator                    cross entropy /   [8]
-                                                                               log K
-================== ============================== ============================ ================= =========
+=========== ========================== ============================ ============= ========
+name        target                     prediction                   loss          source
+=========== ========================== ============================ ============= ========
+pixels      mel bands of masked        decoder of `prediction`      MSE /         paper
+            patches                                                 variance
+descriptor  of each patch              linear heads of `context`    MSE           [1]
+of patch                               and of `prediction`
+descriptor  of the clip                linear head of mean context  MSE           [1]
+of clip
+latent      EMA teacher's vectors of   linear head of `prediction`  MSE           [2], [3]
+            masked patches
+contrast    EMA teacher's mean of a    MLP head of mean context     InfoNCE /     [3], [4]
+            clip's masked patches                                   log B
+distil      features of another model  linear head of mean context  MSE           [5]
+tonic       other half of the clip     estimator                    cross entropy [6], [7]
+                                                                    / log K
+tempo       the clip stretched in time estimator                    cross entropy [8]
+                                                                    / log K
+=========== ========================== ============================ ============= ========
 
 Targets are standardised over training, so that 1 is the error of their mean, or of a guess. The sum
 of errors is weighted by learnt variances [9]. With "pixels" alone, nothing here is used.

@@ -1,4 +1,4 @@
-"""Run folders, and the chance of a run.
+"""Run folders and signals that stop a run.
 
 What happens at step s depends on the seed and on s alone: batches, augmentation and masks come from counter-based generators
 (:func:`generator`), dropout from a seed for that step. So a run that is killed and resumed ends with the bits of one that was not.
@@ -25,7 +25,7 @@ import torch
 import patchifier
 from patchifier.config import Config, RequestError, to_dict, update, with_added
 from patchifier.io import write_json
-from patchifier.jobs import folder_lock
+from patchifier.jobs import LOCK, folder_lock
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -148,7 +148,7 @@ class Run:
                     raise RequestError(
                         f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
                     )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and {each.name for each in self.path.iterdir()} - {LOCK}:
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
         if config is None:
             self.path.mkdir(parents=True, exist_ok=True)

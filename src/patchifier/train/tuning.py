@@ -46,9 +46,13 @@ class FitProgress:
         self.done, self.total = 0, 1
 
     def __call__(self, done: int, total: int, note: str) -> None:
-        """Show steps done and steps in all."""
+        """Show steps done and steps in all; after the last step the test clips are still to come."""
         self.done, self.total = done, total
-        self.progress(done, total, f"{self.title}{note}")
+        self.progress(min(done, total - 1), total, f"{self.title}{note}")
+
+    def finish(self) -> None:
+        """Show that everything is done, which closes the bar."""
+        self.progress(self.total, self.total, f"{self.title}done")
 
     def of_clips(self, title: str) -> Progress:
         """Return a function that shows clips done beside the steps done."""
@@ -304,13 +308,15 @@ class Tuning:
                 folder / "model",
                 Checkpoint(module.model, self.config, module.head, self.task, facts),
             )
-            return state.best_score, predict(
+            predictions = predict(
                 module,
                 self.inputs,
                 splits.test,
                 activation=lambda outputs: tasks.activate(self.task, outputs),
                 progress=progress.of_clips("test"),
-            ).numpy()
+            )
+        progress.finish()
+        return state.best_score, predictions.numpy()
 
 
 def _on_batch(loss: Callable[[nn.Module, Any], Tensor], batch: Any, module: nn.Module) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.io import replaced_folder
 from patchifier.library.search.filter import Filter, quoted_list
 from patchifier.library.search.rows import TYPES, Changes, Stored, digests, require_same_model
 from patchifier.library.search.store import VectorStore
@@ -114,7 +115,6 @@ class Index(VectorStore):
         if is_uri(index_path):
             table = _create(str(index_path), stored, ann_rows)
             return cls(table, name=str(index_path))
-        from patchifier.io import replaced_folder  # imports torch
 
         _connect_module()
         folder = Path(index_path)
