@@ -1,4 +1,4 @@
-"""Plans of batches: shares, and steps that a GPU is never waited for."""
+"""Batches: what they draw, how processes share them, losses over padding."""
 
 import json
 import subprocess

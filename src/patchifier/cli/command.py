@@ -153,7 +153,7 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], bool]
     given = built.parse_args(list(words), defaults=False).as_dict()
     as_json = given.pop("json", False)
     for name, value in given.items():
-        if isinstance(value, int) and value < 0:
+        if isinstance(value, int) and value < 0 and name != "seed":
             built.error(f"--{name} is {value}, expected at least 0.")
     if "changes" in inspect.signature(command).parameters:
         names = [name for name in SECTIONS.values() if isinstance(given.get(name), dict)]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-N_PATCHES = 25
 MASK_RATIO = 0.75
 N_MASKS = 4
 SEED = 0

@@ -1,8 +1,4 @@
-"""Run folders and signals that stop a run.
-
-What happens at step s depends on the seed and on s alone: batches, augmentation and masks come from counter-based generators
-(:func:`generator`), dropout from a seed for that step. So a run that is killed and resumed ends with the bits of one that was not.
-"""
+"""Run folders and signals that stop a run."""
 
 import contextlib
 import datetime

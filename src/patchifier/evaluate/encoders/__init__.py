@@ -126,7 +126,7 @@ def encoders(
     data : Cache
         The clips that will be encoded. Needed by "random"; for the others, what does not fit is found before anything is computed.
     train : sequence of int
-        Training clips for the calibration of random weights, without their labels; by default those of :func:`patchifier.datasets.partition`.
+        Training clips for the calibration of random weights, without their labels; by default those of :func:`patchifier.datasets.splits.partition`.
     config : Config
         Architecture of random weights; the paper's for the log-mels of the cache by default.
     seed : int

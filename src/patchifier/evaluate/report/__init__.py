@@ -44,7 +44,7 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     Raises
     ------
     RequestError
-        If nothing was found, ``out`` is a file, or matplotlib is not installed.
+        If nothing was found, ``out`` is a file, or matplotlib or jinja2 is not installed.
     """
     roots = [Path(runs)] if isinstance(runs, str | Path) else [Path(path) for path in runs]
     out = Path(out)

@@ -1,4 +1,4 @@
-"""RunFolder folders read as far as they go: facts, columns, what is missing, reconstructions."""
+"""Run folders, read as far as they go: facts, columns, what is missing, reconstructions."""
 
 import csv
 import json
@@ -58,7 +58,7 @@ class RunFolder:
 
 
 def find_folders(root: Path) -> Iterator[Path]:
-    """RunFolder folders and folders of a demo at or below a path; the results.json inside a run belongs to one of its methods."""
+    """Run folders and folders of a demo at or below a path; the results.json inside a run belongs to one of its methods."""
     for path in sorted(root.rglob("*.json")):
         belongs = (path.parent.parent / "run.json").exists() and path.parent != root
         if path.name == "run.json" or (path.name == "results.json" and not belongs):
