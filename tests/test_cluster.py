@@ -243,6 +243,20 @@ def test_a_part_that_is_made_twice_is_there_once(
     assert len(cluster.read_parts(out)) == 6
 
 
+def test_what_killed_workers_and_an_earlier_version_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "trying").mkdir()
+    (tmp_path / "trying" / "00000").touch()
+    (tmp_path / ".part-00000.parquet.new-0a").touch()
+    cluster._finish(Store(str(tmp_path)), [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_with_another_version_makes_no_part(embedder: Embedder, tmp_path: Path) -> None:
+    spec = cluster.TableSpec(embedder, Cut.checked(embedder), str(tmp_path), {}, version="0.0.1")
+    with pytest.raises(RequestError, match="the job 0.0.1: install the same"):
+        cluster.make_part(spec, cluster.PartTask(0, []))
+
+
 def test_what_is_not_finished_is_not_read(
     audio_folder: Path, out: str, tmp_path: Path, embedder: Embedder, make_spec: Callable
 ) -> None:
@@ -721,7 +735,6 @@ def test_a_file_that_kills_its_worker_is_named_and_urls_are_read(
         atol=1e-5,
         rtol=0,
     )
-    assert not (tmp_path / "out" / "trying").exists()
 
 
 DRIVER = """

@@ -1,5 +1,6 @@
 """The job engine: processes, crashes, reasons, progress, the lock of a folder."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -193,6 +194,31 @@ def test_a_lock_needs_no_permission_to_write(
     monkeypatch.setattr("filelock.FileLock.acquire", refused)
     with jobs.folder_lock(tmp_path, "test"):
         assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_locks_stops_no_job_and_keeps_no_lock_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    for _ in range(2):  # the second one meets what a killed job left
+        with jobs.folder_lock(tmp_path, "test"):
+            pass
+        (tmp_path / jobs.LOCK).write_text("pid 1 of another machine")
+
+
+def test_an_output_file_is_locked_beside_it(tmp_path: Path) -> None:
+    with jobs.file_lock(tmp_path / "out.csv", "predict"):
+        with (
+            pytest.raises(RequestError, match=r"out\.csv: another predict is writing this file"),
+            jobs.file_lock(tmp_path / "out.csv", "predict"),
+        ):
+            pass
+        with jobs.file_lock(tmp_path / "other.csv", "predict"):
+            pass
+    assert os.listdir(tmp_path) == []
 
 
 # --- progress ---

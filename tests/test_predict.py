@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from patchifier import audio
+from patchifier import audio, jobs
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
 from patchifier.library import predict
@@ -168,3 +168,10 @@ def test_other_endings_and_nothing_readable_are_refused(songs, tmp_path):
     with pytest.raises(RequestError, match="none of the 1 files"):
         predict.predict(songs / "broken.mp3", tmp_path / "out.csv", model=model())
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_second_job_with_the_same_output_is_refused(songs, tmp_path):
+    out = tmp_path / "out.csv"
+    with jobs.file_lock(out, "predict"), pytest.raises(RequestError, match="another predict"):
+        predict.predict(songs, out, model=model())
+    assert predict.predict(songs, out, model=model()).rows == 4

@@ -18,6 +18,7 @@ import torch
 from patchifier import audio, cache, checkpoint, datasets
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
+from patchifier.jobs import LOCK
 from patchifier.seeding import batch_indices, generator
 from patchifier.train.optimiser import rate_factor
 from patchifier.train.pretrain import pretrain
@@ -474,3 +475,10 @@ def test_what_a_run_settled_stays_even_if_it_is_killed(tmp_path):
     again.held.close()  # killed before it settles anything
     with Run(tmp_path / "run", Config(), resume=True) as run:
         assert run.settle("precision", lambda: "32") == "bf16"
+
+
+def test_a_run_that_was_killed_before_its_first_file_is_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).touch()
+    with Run(tmp_path / "run", None) as run:
+        assert run.facts["state"] == "running"

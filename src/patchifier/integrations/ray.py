@@ -6,6 +6,7 @@ is made twice, because a machine was lost in between, exists once, and a job tha
 
 import contextlib
 import copy
+import functools
 import logging
 import os
 import subprocess
@@ -157,8 +158,10 @@ def _run(spec: TableSpec, tasks: Sequence[PartTask], workers: int, meter: jobs.M
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    make: Any = ray.remote(num_cpus=1, max_retries=0)(make_part)
-    shared = ray.put(spec)
+    make: Any = ray.remote(num_cpus=1, max_retries=0)(
+        lambda shared, *task: make_part(_get(shared[0]), *task)
+    )
+    shared = [ray.put(spec)]  # in a list, Ray passes the reference and not the model
     made, deaths = dict[int, Part](), Counter[int]()
     waiting, running = deque(tasks), dict[Any, PartTask]()
     try:
@@ -187,11 +190,15 @@ def _run(spec: TableSpec, tasks: Sequence[PartTask], workers: int, meter: jobs.M
     return [made[task.number] for task in tasks]
 
 
+@functools.lru_cache(maxsize=1)
+def _get(reference: Any) -> TableSpec:  # the model is read once in each process
+    return need("ray").get(reference)
+
+
 def make_part(spec: TableSpec, task: PartTask, alone: bool = False) -> Part:
     """Embed the clips of a part and write it, unless it is whole. Runs in a process of the cluster.
 
-    A part with a clip that an earlier job could not fetch is made again. A part that is whole and was missing when the job began was made by
-    this job, on a machine that was lost before it answered.
+    A part with a clip that an earlier job could not fetch is made again.
     """
     if spec.version != patchifier.__version__:
         raise RequestError(
@@ -250,7 +257,7 @@ def read_parts(out: str | Path) -> table.EmbeddingTable:
 
 
 def merge(out: str | Path, table_path: str | Path) -> Path:
-    """Write the table of a finished job, as :func:`patchifier.library.build.embed_library` writes it on one machine.
+    """Write the table of a finished job, as on one machine, and return its path.
 
     Parameters
     ----------
@@ -258,11 +265,6 @@ def merge(out: str | Path, table_path: str | Path) -> Path:
         Folder of the parts, or its URL. The parts stay.
     table_path : str or Path
         NAME.parquet, written whole or not at all; a table of the same model is replaced.
-
-    Returns
-    -------
-    Path
-        The table.
 
     Raises
     ------
