@@ -251,9 +251,9 @@ def test_what_killed_workers_and_an_earlier_version_left_is_removed(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_with_another_version_makes_no_part(embedder: Embedder, tmp_path: Path) -> None:
-    spec = cluster.TableSpec(embedder, Cut.checked(embedder), str(tmp_path), {}, version="0.0.1")
-    with pytest.raises(RequestError, match="the job 0.0.1: install the same"):
+def test_a_worker_with_another_version_makes_no_part(make_spec: Callable, tmp_path: Path) -> None:
+    spec = dataclasses.replace(make_spec(str(tmp_path)), version="0.0.1")
+    with pytest.raises(RequestError, match=r"the job 0\.0\.1: install the same"):
         cluster.make_part(spec, cluster.PartTask(0, []))
 
 
@@ -540,11 +540,11 @@ def test_a_part_that_two_workers_died_on_is_done_clip_by_clip(
     monkeypatch.setattr(cluster, "MOST_DEATHS", 3)
     begun = list[tuple[int, bool]]()
 
-    def make(spec: cluster.TableSpec, task: cluster.PartTask, alone: bool) -> Part:
+    def make(shared: list[cluster.TableSpec], task: cluster.PartTask, alone: bool) -> Part:
         begun.append((task.number, alone))
         if task.number == 1 and begun.count((1, False)) + begun.count((1, True)) <= deaths:
             raise Died
-        return cluster.make_part(spec, task)
+        return cluster.make_part(shared[0], task)
 
     monkeypatch.setattr(ray, "remote", lambda **_: lambda work: Remote(make))
     monkeypatch.setattr(ray, "put", lambda value: value)
