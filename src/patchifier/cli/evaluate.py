@@ -39,7 +39,7 @@ def compare(
     probe : str
         Protocol.
     robustness : bool
-        Also test under deformations of the audio.
+        Also test under perturbations of the audio.
     seed : int
         Of the probe.
     """

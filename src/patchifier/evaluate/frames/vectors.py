@@ -18,10 +18,10 @@ from patchifier.windows import pad_windows, window_patches
 HOP_FRAMES = 2  # 46 ms in the paper's setting: no moment is further than 23 ms off, a third of the tolerance of beats
 PATCHES = 512  # at once: 150 MB of activations in the paper's setting
 WINDOWS = 32  # sequences at once
-CONTEXT_FRAMES = 7  # to each side: 15 frames of 64 bands, 0.35 s
+CONTEXT_FRAMES = 7  # on each side: 15 frames of 64 bands, 0.35 s
 
 Features = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""Takes the index of a clip, gives features (K, E) and the times (K,) in seconds at which they stand."""
+"""Takes the index of a clip, gives features (K, E) and their times (K,) in seconds."""
 
 
 @torch.inference_mode()
@@ -35,7 +35,7 @@ def frame_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of overlapping patches.
 
-    Moment k stands at frame c = k hop_frames; its patch holds frames c - W/2 to c + W/2 - 1, silence where the clip has none.
+    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1, silence where the clip has none.
 
     Parameters
     ----------

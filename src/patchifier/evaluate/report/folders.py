@@ -45,7 +45,7 @@ class RunFolder:
 
     @property
     def task(self) -> str:
-        """What a fine-tuning run was asked, in words."""
+        """Kind and names of a fine-tuning run's task, as text."""
         task = get_part(self.facts, "task")
         names = [str(name) for name in task.get("names", [])]
         listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -53,12 +53,12 @@ class RunFolder:
 
     @property
     def test(self) -> str:
-        """Task and split in words; only scores that agree in this and in the number of clips can be compared."""
+        """Task and split as text; only scores that agree in this and in the number of clips can be compared."""
         return "; ".join(part for part in (self.task, str(self.facts.get("split") or "")) if part)
 
 
 def find_folders(root: Path) -> Iterator[Path]:
-    """RunFolder folders and folders of a demo at or below a path; the results.json inside a run belongs to one of its methods."""
+    """Run folders and folders of a demo at or below a path; the results.json inside a run belongs to one of its methods."""
     for path in sorted(root.rglob("*.json")):
         belongs = (path.parent.parent / "run.json").exists() and path.parent != root
         if path.name == "run.json" or (path.name == "results.json" and not belongs):
