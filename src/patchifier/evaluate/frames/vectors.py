@@ -44,7 +44,7 @@ def frame_vectors(
     log_mel : Tensor, shape (M, T)
         Of any length from one frame.
     hop_frames : int
-        Frames between moments.
+        Frames between vectors.
     layers : sequence of int
         Side by side, numbered as in ``embed.layers``, which is the default: 0 is the extractor, which sees a patch alone; from 1 on
         the patches at k, k + W / hop_frames, ..., which touch, go through the bottleneck together, in windows of trained length
@@ -92,7 +92,7 @@ def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> li
     wrong = [layer for layer in layers if not -1 - deepest <= layer <= deepest]
     if wrong or not layers:
         raise RequestError(
-            f"there is no layer {wrong[0] if wrong else 'asked for'}, expected 0 to {deepest}, or -1 for the last."
+            f"there is no layer {wrong[0] if wrong else 'given'}, expected 0 to {deepest}, or -1 for the last."
         )
     numbers = [layer % (deepest + 1) for layer in layers]
     if any(numbers) and (hop_frames < 1 or W % hop_frames):
