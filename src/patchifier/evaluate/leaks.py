@@ -330,10 +330,10 @@ def _match(one: np.ndarray, two: np.ndarray, offset: int, config: SpectrogramCon
         return _Match(0.0, 0.0, offset)
     one, two = one[start:end], two[start + offset : end + offset]
     alike, both = ~(one[:, 0] ^ two[:, 0]), one[:, 1] & two[:, 1]
-    signs, told, agreeing = (
+    signs, reliable, agreeing = (
         _window_sums(np.bitwise_count(bits), window) for bits in (alike, both, both & alike)
     )
-    shares = np.where(told >= SHARE * BITS * window, agreeing / np.maximum(told, 1), 0.0)
+    shares = np.where(reliable >= SHARE * BITS * window, agreeing / np.maximum(reliable, 1), 0.0)
     at = int(shares.argmax())
     return _Match(float(signs[at]) / (BITS * window), float(shares[at]), offset)
 
