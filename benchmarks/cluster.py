@@ -28,7 +28,7 @@ from timing import RESULTS, keep, say, timed
 from patchifier import audio, embed
 from patchifier.datasets import Clip
 from patchifier.integrations import object_store, ray
-from patchifier.library import build as collection
+from patchifier.library import build
 from patchifier.library.worker import Cut, embed_clips
 from patchifier.train.run import machine
 
@@ -36,7 +36,7 @@ from patchifier.train.run import machine
 def compare(paths, embedder, rounds, workers):
     """Seconds beyond a quarter of the files, and for that quarter: {engine: (rounds,)}, in turn."""
     many, few = [str(path) for path in paths], [str(path) for path in paths[: len(paths) // 4]]
-    engines = {"embed_library": collection.embed_library, "embed_on_ray": ray.embed_on_ray}
+    engines = {"embed_library": build.embed_library, "embed_on_ray": ray.embed_on_ray}
     beyond, start = {name: [] for name in engines}, {name: [] for name in engines}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from patchifier import audio, cache, datasets, embed, spectrogram, weights
 from patchifier.evaluate.encoders import encoders
-from patchifier.library import build as collection
+from patchifier.library import build
 from patchifier.library.tags import read_tags
 
 
@@ -155,7 +155,7 @@ def end_to_end(paths, embedder, rounds, workers):
                 spans.append(
                     timed(
                         functools.partial(
-                            collection.embed_library, part, out, embedder=embedder, workers=workers
+                            build.embed_library, part, out, embedder=embedder, workers=workers
                         )
                     )[0]
                 )

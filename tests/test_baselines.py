@@ -10,8 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from patchifier import audio, cache, datasets, spectrogram
-from patchifier import checkpoint as checkpoints
+from patchifier import audio, cache, checkpoint, datasets, spectrogram
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
@@ -344,7 +343,7 @@ def test_the_random_network_embeds_as_any_model_does(data):
 @pytest.fixture(scope="module")
 def model_folder(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "run" / "model"
-    checkpoints.save(folder, random_checkpoint(CONFIG, data, range(6), seed=3))
+    checkpoint.save(folder, random_checkpoint(CONFIG, data, range(6), seed=3))
     return folder
 
 
@@ -394,7 +393,7 @@ def test_what_is_no_encoder_is_refused_with_what_would_be_one(spec, data):
 
 def test_a_model_folder_is_an_encoder_with_the_embeddings_of_its_settings(data, model_folder):
     (encoder,) = encoders(str(model_folder), data=data)
-    made = checkpoints.load(model_folder)
+    made = checkpoint.load(model_folder)
     found = encoder.encode(data, [3, 2, 12])
     log_mels = [
         torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in (3, 2, 12)
@@ -422,7 +421,7 @@ def test_the_pooling_of_a_model_can_be_chosen(data, model_folder):
 
 def test_a_model_with_an_at_sign_in_its_path_is_found(data, model_folder, tmp_path):
     folder = tmp_path / "run@home" / "model@cls"
-    checkpoints.save(folder, checkpoints.load(model_folder))
+    checkpoint.save(folder, checkpoint.load(model_folder))
     assert encoders(str(folder), data=data)[0].encode(data, [0]).shape == (1, 32)
     assert encoders(f"{folder}@mean", data=data)[0].encode(data, [0]).shape == (1, 16)
 
@@ -431,7 +430,7 @@ def test_a_model_for_other_log_mels_hears_the_clips_themselves(data, tmp_path):
     other = update(CONFIG, {"spectrogram": {"n_fft": 1024}})
     assert other.spectrogram != data.spectrogram
     made = random_checkpoint(other, data, range(3), seed=0)
-    checkpoints.save(tmp_path / "model", made)
+    checkpoint.save(tmp_path / "model", made)
     (encoder,) = encoders(str(tmp_path / "model"), data=data)
     waves = [
         audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s)
@@ -614,10 +613,10 @@ def test_features_are_computed_again_when_the_audio_changed(tmp_path, tone):
 
 
 def test_models_with_other_weights_or_settings_have_another_identity(data, model_folder, tmp_path):
-    made = checkpoints.load(model_folder)
+    made = checkpoint.load(model_folder)
     with torch.no_grad():
         next(made.model.parameters()).view(-1)[0] += 1e-3
-    checkpoints.save(tmp_path / "model", made)
+    checkpoint.save(tmp_path / "model", made)
     found = [
         encoders(spec)[0].identity
         for spec in (
@@ -632,9 +631,9 @@ def test_models_with_other_weights_or_settings_have_another_identity(data, model
     seed = update(
         made.config, {"pretrain": {"seed": made.config.pretrain.seed + 1, "mask_ratio": 0.5}}
     )
-    checkpoints.save(
+    checkpoint.save(
         tmp_path / "trained otherwise",
-        dataclasses.replace(checkpoints.load(model_folder), config=seed),
+        dataclasses.replace(checkpoint.load(model_folder), config=seed),
     )
     assert (
         encoders(str(tmp_path / "trained otherwise"))[0].identity == found[0]

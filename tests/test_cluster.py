@@ -24,15 +24,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from servers import Server, serving
 
 import patchifier
-from patchifier import checkpoint
+from patchifier import checkpoint, integrations
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.integrations import object_store
-from patchifier.integrations import ray as cluster
 from patchifier.integrations.object_store import Part, Store
-from patchifier.library import build as collection
+from patchifier.library import build
 from patchifier.library.table import EmbeddingTable
 from patchifier.library.worker import Cut, embed_clips
 from patchifier.nn.model import Patchifier
@@ -93,11 +92,11 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def make_spec(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., cluster.TableSpec]:
+) -> Callable[..., integrations.ray.TableSpec]:
     """Make what the parts of a job share; a file that cannot be fetched is tried again at once."""
     monkeypatch.setattr(object_store, "WAITS_S", (0.0, 0.0))
-    return lambda out, cut=WHOLE: cluster.TableSpec(
-        embedder, cut, out, collection.facts_of(embedder, cut)
+    return lambda out, cut=WHOLE: integrations.ray.TableSpec(
+        embedder, cut, out, build.facts_of(embedder, cut)
     )
 
 
@@ -108,12 +107,15 @@ def require_same(first: EmbeddingTable, second: EmbeddingTable, tolerance: float
     np.testing.assert_allclose(first.vectors, second.vectors, atol=tolerance, rtol=0)
 
 
-def run(spec: cluster.TableSpec, given: object) -> list[Part]:
+def run(spec: integrations.ray.TableSpec, given: object) -> list[Part]:
     """A whole job in this process, without Ray."""
     clips, _ = object_store.find(given)
     store = Store(spec.out)
     claimed = object_store.claim(store, spec.facts, clips)
-    return [cluster.make_part(spec, task) for task in cluster.tasks_of(store, claimed, clips)]
+    return [
+        integrations.ray.make_part(spec, task)
+        for task in integrations.ray.tasks_of(store, claimed, clips)
+    ]
 
 
 # --- parts ---
@@ -122,7 +124,7 @@ def run(spec: cluster.TableSpec, given: object) -> list[Part]:
 @pytest.mark.parametrize(("clips", "size"), [(0, 8), (1, 8), (8, 8), (9, 8), (100, 64)])
 def test_parts_are_consecutive_clips_and_all_of_them(clips: int, size: int, tmp_path: Path) -> None:
     listed = [Clip(str(number), str(number)) for number in range(clips)]
-    tasks = cluster.tasks_of(Store(str(tmp_path)), {"job": {"part_clips": size}}, listed)
+    tasks = integrations.ray.tasks_of(Store(str(tmp_path)), {"job": {"part_clips": size}}, listed)
     assert [clip.path for task in tasks for clip in task.clips] == [
         str(number) for number in range(clips)
     ]
@@ -178,8 +180,8 @@ def test_merged_parts_are_the_single_machines_table_to_the_byte(
     for name, cut in (("whole", Cut()), ("windows", Cut(0.5, 0.25))):
         place = f"{out}-{name}"
         run(make_spec(place, cut), listed)
-        cluster.merge(place, tmp_path / "merged.parquet")
-        collection.embed_library(
+        integrations.ray.merge(place, tmp_path / "merged.parquet")
+        build.embed_library(
             listed,
             tmp_path / f"{name}.parquet",
             embedder=embedder,
@@ -188,12 +190,12 @@ def test_merged_parts_are_the_single_machines_table_to_the_byte(
             workers=1,
         )
         require_same(
-            collection.read(tmp_path / "merged.parquet"),
-            collection.read(tmp_path / f"{name}.parquet"),
+            build.read(tmp_path / "merged.parquet"),
+            build.read(tmp_path / f"{name}.parquet"),
         )
-        require_same(cluster.read_parts(place), collection.read(tmp_path / f"{name}.parquet"))
+        require_same(integrations.ray.read_parts(place), build.read(tmp_path / f"{name}.parquet"))
         merged, single = (
-            collection.table.index(tmp_path / f"{one}.parquet") for one in ("merged", name)
+            build.table.index(tmp_path / f"{one}.parquet") for one in ("merged", name)
         )
         assert merged == single
         (tmp_path / "merged.parquet").unlink()
@@ -222,7 +224,7 @@ def test_a_job_that_is_run_again_makes_what_is_missing_damaged_or_about_other_cl
         False,
         True,
     ]
-    assert [Path(path).name for path in cluster.read_parts(out).paths] == [
+    assert [Path(path).name for path in integrations.ray.read_parts(out).paths] == [
         f"track{number}.wav" for number in range(6)
     ]
 
@@ -240,31 +242,31 @@ def test_a_part_that_is_made_twice_is_there_once(
         run(spec, audio_folder)
     assert store.files.cat_file(path) == before
     assert store.names() == {"facts.json", "part-00000.parquet"}
-    assert len(cluster.read_parts(out)) == 6
+    assert len(integrations.ray.read_parts(out)) == 6
 
 
 def test_what_killed_workers_and_an_earlier_version_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "trying").mkdir()
     (tmp_path / "trying" / "00000").touch()
     (tmp_path / ".part-00000.parquet.new-0a").touch()
-    cluster._finish(Store(str(tmp_path)), [])
+    integrations.ray._finish(Store(str(tmp_path)), [])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_with_another_version_makes_no_part(make_spec: Callable, tmp_path: Path) -> None:
     spec = dataclasses.replace(make_spec(str(tmp_path)), version="0.0.1")
     with pytest.raises(RequestError, match=r"the job 0\.0\.1: install the same"):
-        cluster.make_part(spec, cluster.PartTask(0, []))
+        integrations.ray.make_part(spec, integrations.ray.PartTask(0, []))
 
 
 def test_what_is_not_finished_is_not_read(
     audio_folder: Path, out: str, tmp_path: Path, embedder: Embedder, make_spec: Callable
 ) -> None:
     with pytest.raises(RequestError, match=r"has no facts\.json"):
-        cluster.read_parts(out)
+        integrations.ray.read_parts(out)
     object_store.claim(Store(out), make_spec(out).facts, object_store.find(audio_folder)[0])
     with pytest.raises(RequestError, match=r"lacks 1 of 1 parts, the first part-00000\.parquet"):
-        cluster.merge(out, tmp_path / "x.parquet")
+        integrations.ray.merge(out, tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()
 
 
@@ -275,15 +277,15 @@ def test_another_model_other_settings_and_other_clips_are_refused_with_what_diff
     audio_folder: Path, out: str, embedder: Embedder, other: Embedder
 ) -> None:
     clips = object_store.find(audio_folder)[0]
-    place, facts = Store(out), collection.facts_of(embedder, Cut())
+    place, facts = Store(out), build.facts_of(embedder, Cut())
     object_store.claim(place, facts, clips)
     assert object_store.claim(place, facts, clips) == object_store.read_facts(place)
     with pytest.raises(
         RequestError, match=f"model is '{embedder.identity}', not '{other.identity}'"
     ):
-        object_store.claim(place, collection.facts_of(other, Cut()), clips)
+        object_store.claim(place, build.facts_of(other, Cut()), clips)
     with pytest.raises(RequestError, match=r"window_s is None, not 2\.0"):
-        object_store.claim(place, collection.facts_of(embedder, Cut(2.0, 2.0)), clips)
+        object_store.claim(place, build.facts_of(embedder, Cut(2.0, 2.0)), clips)
     for listed in (clips[:-1], clips[::-1]):
         with pytest.raises(RequestError, match=f"another list of 6 clips, not these {len(listed)}"):
             object_store.claim(place, facts, listed)
@@ -297,7 +299,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(
     (tmp_path / "file").write_text("one")
     for name in ("out", "file"):
         with pytest.raises(RequestError, match="is not a job"):
-            cluster.embed_on_ray(audio_folder, tmp_path / name, embedder=embedder)
+            integrations.ray.embed_on_ray(audio_folder, tmp_path / name, embedder=embedder)
     assert os.listdir(tmp_path / "out") == ["thesis.txt"]
 
 
@@ -311,11 +313,11 @@ def test_merge_refuses_a_table_of_another_model_and_other_kinds(
     threads: None,
 ) -> None:
     run(make_spec(out), audio_folder)
-    collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=other, workers=1)
+    build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=other, workers=1)
     with pytest.raises(RequestError, match="made by another model"):
-        cluster.merge(out, tmp_path / "x.parquet")
+        integrations.ray.merge(out, tmp_path / "x.parquet")
     with pytest.raises(RequestError, match=r"ends in \.parquet"):
-        cluster.merge(out, tmp_path / "x.npy")
+        integrations.ray.merge(out, tmp_path / "x.npy")
 
 
 def test_ray_that_is_missing_is_named_with_what_to_install(
@@ -323,13 +325,13 @@ def test_ray_that_is_missing_is_named_with_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RequestError, match=r"pip install 'patchifier\[cluster\]'"):
-        cluster.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder)
+        integrations.ray.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder)
 
 
 def test_an_address_that_does_not_answer_is_given_up(
     audio_folder: Path, tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "ANSWER_S", 1.0)
+    monkeypatch.setattr(integrations.ray, "ANSWER_S", 1.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -338,10 +340,12 @@ def test_an_address_that_does_not_answer_is_given_up(
         with pytest.raises(
             RequestError, match=f"no Ray cluster at {address} .no answer within 1 s"
         ):
-            cluster.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder, address=address)
+            integrations.ray.embed_on_ray(
+                audio_folder, tmp_path / "out", embedder=embedder, address=address
+            )
         assert time.monotonic() - started_s < 15
     with pytest.raises(RequestError, match="'ray job submit'"):
-        cluster.embed_on_ray(
+        integrations.ray.embed_on_ray(
             audio_folder, tmp_path / "out", embedder=embedder, address="ray://127.0.0.1:10001"
         )
 
@@ -358,15 +362,15 @@ def test_schemes_that_cannot_be_opened_are_refused_at_once(
     url: str, told: str, audio_folder: Path, tmp_path: Path, embedder: Embedder
 ) -> None:
     with pytest.raises(RequestError, match=told):
-        cluster.embed_on_ray([audio_folder, url], tmp_path / "out", embedder=embedder)
+        integrations.ray.embed_on_ray([audio_folder, url], tmp_path / "out", embedder=embedder)
     with pytest.raises(RequestError, match=told):
-        cluster.embed_on_ray(audio_folder, url, embedder=embedder)
+        integrations.ray.embed_on_ray(audio_folder, url, embedder=embedder)
     assert not (tmp_path / "out").exists()
 
 
 def test_no_workers_are_refused(audio_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
     with pytest.raises(RequestError, match="workers is 0"):
-        cluster.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder, workers=0)
+        integrations.ray.embed_on_ray(audio_folder, tmp_path / "out", embedder=embedder, workers=0)
 
 
 # --- sources ---
@@ -464,7 +468,7 @@ def test_files_from_elsewhere_give_the_rows_of_files_that_are_here(
         server.add("/bad.wav", b"RIFF"),
         urls[5],
     ]
-    found, again = cluster.embed_anywhere(
+    found, again = integrations.ray.embed_anywhere(
         make_spec("nowhere"), [Clip(path, path) for path in given]
     )
     expected = embed_clips(
@@ -506,7 +510,7 @@ def test_a_file_that_could_not_be_fetched_is_named_and_tried_again_by_the_next_j
     assert "503" in reason
     clips = object_store.find(given)[0]
     asked = len(server.asked)
-    part = cluster.make_part(spec, cluster.PartTask(0, clips))
+    part = integrations.ray.make_part(spec, integrations.ray.PartTask(0, clips))
     assert (part.kept, len(server.asked)) == (False, asked)  # made by this job, on a lost machine
     server.pages["/a.wav"].codes.clear()
     (part,) = run(spec, given)
@@ -537,27 +541,29 @@ def test_a_part_that_two_workers_died_on_is_done_clip_by_clip(
 ) -> None:
     """The other parts are made once and not alone; a part that keeps dying ends the job."""
     monkeypatch.setattr(object_store, "PART_CLIPS", (2, 2))
-    monkeypatch.setattr(cluster, "MOST_DEATHS", 3)
+    monkeypatch.setattr(integrations.ray, "MOST_DEATHS", 3)
     begun = list[tuple[int, bool]]()
 
-    def make(shared: list[cluster.TableSpec], task: cluster.PartTask, alone: bool) -> Part:
+    def make(
+        shared: list[integrations.ray.TableSpec], task: integrations.ray.PartTask, alone: bool
+    ) -> Part:
         begun.append((task.number, alone))
         if task.number == 1 and begun.count((1, False)) + begun.count((1, True)) <= deaths:
             raise Died
-        return cluster.make_part(shared[0], task)
+        return integrations.ray.make_part(shared[0], task)
 
     monkeypatch.setattr(ray, "remote", lambda **_: lambda work: Remote(make))
     monkeypatch.setattr(ray, "put", lambda value: value)
     monkeypatch.setattr(ray, "wait", lambda running: (running[:1], running[1:]))
     monkeypatch.setattr(ray, "get", lambda call: call())
     monkeypatch.setattr(ray, "cancel", lambda call: None)
-    monkeypatch.setattr(cluster, "_ray", lambda *_: contextlib.nullcontext(2))
+    monkeypatch.setattr(integrations.ray, "_ray", lambda *_: contextlib.nullcontext(2))
     spec = make_spec(out)
     if deaths == 4:
         with pytest.raises(RequestError, match="the job stopped, what is done is kept"):
-            cluster.embed_on_ray(audio_folder, out, embedder=spec.embedder)
+            integrations.ray.embed_on_ray(audio_folder, out, embedder=spec.embedder)
         return
-    done = cluster.embed_on_ray(audio_folder, out, embedder=spec.embedder)
+    done = integrations.ray.embed_on_ray(audio_folder, out, embedder=spec.embedder)
     assert (done.files, done.embedded, done.kept, done.skipped) == (6, 6, 0, ())
     alone = [False] * min(deaths, 2) + [deaths == 2]
     assert [how for number, how in begun if number == 1] == alone
@@ -593,7 +599,7 @@ def test_a_clip_that_kills_its_process_is_named_and_the_others_have_rows(
 ) -> None:
     good = object_store.find(audio_folder)[0]
     clips = [good[0], Clip("deadly.wav", Deadly("deadly.wav")), good[1]]
-    found, again = cluster.embed_anywhere(make_spec("nowhere"), clips, alone=True)
+    found, again = integrations.ray.embed_anywhere(make_spec("nowhere"), clips, alone=True)
     assert not again
     assert found[1] == "deadly.wav: the decoder crashed on this file."
     for rows, clip in ((found[0], good[0]), (found[2], good[1])):
@@ -632,7 +638,7 @@ class Machines:
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch, cluster._short_folder() as folder:
+    with pytest.MonkeyPatch.context() as patch, integrations.ray._short_folder() as folder:
         hook = tmp_path_factory.mktemp("hook")
         (hook / "sitecustomize.py").write_text(SLOW)
         package = str(Path(patchifier.__file__).parents[1])
@@ -686,7 +692,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def single(library: Path, embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library's table, made on one machine."""
     table = tmp_path_factory.mktemp("single") / "x.parquet"
-    collection.embed_library(library, table, embedder=embedder, workers=2)
+    build.embed_library(library, table, embedder=embedder, workers=2)
     return table
 
 
@@ -721,13 +727,13 @@ def test_a_file_that_kills_its_worker_is_named_and_urls_are_read(
         str(files[4]),
     ]
     manifest = server.add("/clips.csv", ("path\n" + "\n".join(listed) + "\n").encode())
-    done = cluster.embed_on_ray(
+    done = integrations.ray.embed_on_ray(
         manifest, tmp_path / "out", embedder=embedder, address=machines.cluster.address
     )
     assert (done.files, done.rows, done.kept, parts_in(tmp_path / "out")) == (5, 5, 0, 3)
     assert done.skipped[0] == (listed[1], f"{listed[1]}: the decoder crashed on this file.")
     assert done.skipped[1][0] == listed[5]
-    found = cluster.read_parts(tmp_path / "out")
+    found = integrations.ray.read_parts(tmp_path / "out")
     assert list(found.paths) == [path for path in listed if path not in (listed[1], listed[5])]
     np.testing.assert_allclose(
         found.vectors,
@@ -739,11 +745,10 @@ def test_a_file_that_kills_its_worker_is_named_and_urls_are_read(
 
 DRIVER = """
 import sys
-from patchifier.integrations import object_store
-from patchifier.integrations import ray as cluster
+from patchifier.integrations import object_store, ray
 object_store.PART_CLIPS = (3, 3)
 if __name__ == "__main__":
-    cluster.embed_on_ray(sys.argv[1], sys.argv[2], embedder=sys.argv[3], address=sys.argv[4])
+    ray.embed_on_ray(sys.argv[1], sys.argv[2], embedder=sys.argv[3], address=sys.argv[4])
 """
 
 
@@ -781,14 +786,14 @@ def test_a_job_whose_driver_is_killed_goes_on_where_it_was(
     driver.wait()
     made = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert 4 <= len(made) < 21
-    done = cluster.embed_on_ray(
+    done = integrations.ray.embed_on_ray(
         library, out, embedder=tmp_path / "model", address=machines.cluster.address
     )
     assert (done.rows, done.files, parts_in(out)) == (60, 60, 21)
     assert 3 * len(made) - 1 <= done.kept < 60
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in made.items())
     require_same(
-        collection.read(cluster.merge(out, tmp_path / "x.parquet")), collection.read(single)
+        build.read(integrations.ray.merge(out, tmp_path / "x.parquet")), build.read(single)
     )
 
 
@@ -813,7 +818,7 @@ def test_a_node_that_is_killed_costs_no_row_and_doubles_none(
             machines.cluster.remove_node(machines.nodes[0], allow_graceful=False)
 
     out = tmp_path / "out"
-    done = cluster.embed_on_ray(
+    done = integrations.ray.embed_on_ray(
         library, out, embedder=embedder, address=machines.cluster.address, progress=progress
     )
     assert killed[0] >= 30
@@ -825,13 +830,15 @@ def test_a_node_that_is_killed_costs_no_row_and_doubles_none(
         *(object_store.part_name(number) for number in range(21)),
         "skipped.csv",
     ]
-    merged = collection.read(cluster.merge(out, tmp_path / "x.parquet"))
-    require_same(merged, collection.read(single))
+    merged = build.read(integrations.ray.merge(out, tmp_path / "x.parquet"))
+    require_same(merged, build.read(single))
     assert (tmp_path / "x.parquet").read_bytes() == single.read_bytes() or np.abs(
-        merged.vectors - collection.read(single).vectors
+        merged.vectors - build.read(single).vectors
     ).max() > 0
     with pytest.raises(RequestError, match="made by another model"):
-        cluster.embed_on_ray(library, out, embedder=other, address=machines.cluster.address)
+        integrations.ray.embed_on_ray(
+            library, out, embedder=other, address=machines.cluster.address
+        )
 
 
 @pytest.mark.slow
@@ -849,18 +856,20 @@ def test_a_ray_of_its_own_begins_and_ends_with_the_job(
     with pytest.raises(
         RequestError, match=r"none of the 1 files could be read; .*skipped\.csv says why"
     ):
-        cluster.embed_on_ray(tmp_path / "music", tmp_path / "none", embedder=embedder, workers=1)
+        integrations.ray.embed_on_ray(
+            tmp_path / "music", tmp_path / "none", embedder=embedder, workers=1
+        )
     assert "a.wav" in (tmp_path / "none" / "skipped.csv").read_text()
     with pytest.raises(RequestError, match="has no rows"):
-        cluster.merge(tmp_path / "none", tmp_path / "x.parquet")
-    done = cluster.embed_on_ray(
+        integrations.ray.merge(tmp_path / "none", tmp_path / "x.parquet")
+    done = integrations.ray.embed_on_ray(
         [audio_folder], tmp_path / "out", embedder=embedder, workers=2, window_s=0.5
     )
     assert not ray.is_initialized()
     assert (done.files, done.kept, done.skipped) == (6, 0, ())
     assert done.lines()[-1].startswith(f"{done.rows} rows about 6 files; 6 embedded now in ")
-    collection.embed_library(
-        audio_folder, tmp_path / "single.parquet", embedder=embedder, window_s=0.5
+    build.embed_library(audio_folder, tmp_path / "single.parquet", embedder=embedder, window_s=0.5)
+    require_same(
+        integrations.ray.read_parts(tmp_path / "out"), build.read(tmp_path / "single.parquet")
     )
-    require_same(cluster.read_parts(tmp_path / "out"), collection.read(tmp_path / "single.parquet"))
     assert capfd.readouterr().out == ""

@@ -27,8 +27,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
-from patchifier.library import build as collection
-from patchifier.library import job, sources, table, tags, worker
+from patchifier.library import build, job, sources, table, tags, worker
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050
@@ -93,10 +92,8 @@ def test_every_file_has_a_row_with_the_vector_of_embed(
     audio_folder: Path, tmp_path: Path, embedder: Embedder
 ) -> None:
     """Decoded by real processes."""
-    done = collection.embed_library(
-        audio_folder, tmp_path / "x.parquet", embedder=embedder, workers=2
-    )
-    read = collection.read(tmp_path / "x.parquet")
+    done = build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, workers=2)
+    read = build.read(tmp_path / "x.parquet")
     assert names(read) == [f"track{number}.wav" for number in range(6)]
     assert (
         done.rows,
@@ -122,7 +119,7 @@ def test_every_file_has_a_row_with_the_vector_of_embed(
 def test_columns_are_those_of_the_design(
     audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
-    collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder)
+    build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder)
     schema = pq.read_schema(tmp_path / "x.parquet")
     assert schema.names == [
         "path",
@@ -153,11 +150,11 @@ def test_columns_are_those_of_the_design(
 def test_a_model_folder_will_do(
     audio_folder: Path, tmp_path: Path, model: Path, embedder: Embedder, threads: None
 ) -> None:
-    collection.embed_library(
+    build.embed_library(
         str(audio_folder / "album0" / "track0.wav"), str(tmp_path / "x.parquet"), embedder=model
     )
     np.testing.assert_allclose(
-        collection.read(tmp_path / "x.parquet").vectors[0],
+        build.read(tmp_path / "x.parquet").vectors[0],
         embedder.embed(audio_folder / "album0" / "track0.wav"),
         atol=1e-5,
     )
@@ -170,12 +167,10 @@ def test_what_else_is_in_a_batch_or_part_does_not_matter(
     threads: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    collection.embed_library(audio_folder, tmp_path / "one.parquet", embedder=embedder)
+    build.embed_library(audio_folder, tmp_path / "one.parquet", embedder=embedder)
     monkeypatch.setattr(job, "PART_FILES", 1)
-    collection.embed_library(audio_folder, tmp_path / "many.parquet", embedder=embedder)
-    require_same(
-        collection.read(tmp_path / "one.parquet"), collection.read(tmp_path / "many.parquet"), 1e-5
-    )
+    build.embed_library(audio_folder, tmp_path / "many.parquet", embedder=embedder)
+    require_same(build.read(tmp_path / "one.parquet"), build.read(tmp_path / "many.parquet"), 1e-5)
 
 
 @pytest.mark.parametrize(("window_s", "hop_s"), [(1.0, None), (1.0, 0.5), (60.0, None)])
@@ -187,10 +182,10 @@ def test_windows_are_those_of_embed_windows(
     embedder: Embedder,
     threads: None,
 ) -> None:
-    done = collection.embed_library(
+    done = build.embed_library(
         audio_folder, tmp_path / "x.parquet", embedder=embedder, window_s=window_s, hop_s=hop_s
     )
-    read = collection.read(tmp_path / "x.parquet")
+    read = build.read(tmp_path / "x.parquet")
     expected = [
         (path, embedder.embed_windows(path, window_s=window_s, hop_s=hop_s))
         for path in sorted(audio_folder.rglob("*.wav"))
@@ -214,14 +209,14 @@ def test_windows_of_a_known_length(
 ) -> None:
     frame_s = 512 / RATE
     soundfile.write(tmp_path / "a.wav", noise(100.5 * frame_s), RATE)  # 101 frames
-    collection.embed_library(
+    build.embed_library(
         tmp_path / "a.wav",
         tmp_path / "x.parquet",
         embedder=embedder,
         window_s=40 * frame_s,
         hop_s=20 * frame_s,
     )
-    read = collection.read(tmp_path / "x.parquet")
+    read = build.read(tmp_path / "x.parquet")
     np.testing.assert_allclose(read.start_s / frame_s, [0, 20, 40, 60, 61])
     np.testing.assert_allclose(read.end_s / frame_s, [40, 60, 80, 100, 101])
 
@@ -229,8 +224,8 @@ def test_windows_of_a_known_length(
 def test_patches_are_those_of_embed_patches(
     audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
-    collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, patches=True)
-    read = collection.read(tmp_path / "x.parquet")
+    build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, patches=True)
+    read = build.read(tmp_path / "x.parquet")
     found = [embedder.embed_patches(path) for path in sorted(audio_folder.rglob("*.wav"))]
     np.testing.assert_allclose(
         read.vectors, np.concatenate([one.vectors for one in found]), atol=1e-5
@@ -253,18 +248,18 @@ def test_long_files_that_are_embedded_as_they_arrive_give_the_same_table(
         "windows": {"window_s": 1.0},
         "patches": {"patches": True},
     }.items():
-        collection.embed_library(
+        build.embed_library(
             audio_folder, tmp_path / f"{rows}.parquet", embedder=embedder, **options
         )
         with monkeypatch.context() as patch:
             patch.setattr(worker, "LONG_FRAMES", long_frames)
             patch.setattr(audio, "BLOCK_S", 0.3)
-            collection.embed_library(
+            build.embed_library(
                 audio_folder, tmp_path / f"{rows}-long.parquet", embedder=embedder, **options
             )
         require_same(
-            collection.read(tmp_path / f"{rows}.parquet"),
-            collection.read(tmp_path / f"{rows}-long.parquet"),
+            build.read(tmp_path / f"{rows}.parquet"),
+            build.read(tmp_path / f"{rows}-long.parquet"),
             1e-5,
         )
 
@@ -273,7 +268,7 @@ def test_progress_names_rates_and_ends_with_all(
     audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
     said: list[tuple[int, int, str]] = []
-    collection.embed_library(
+    build.embed_library(
         audio_folder,
         tmp_path / "x.parquet",
         embedder=embedder,
@@ -293,15 +288,15 @@ def test_two_jobs_of_one_table_at_once_are_refused(
         with pytest.raises(
             RequestError, match=r"x\.parquet\.parts: another embed is working"
         ) as told:
-            collection.embed_library(audio_folder, out, embedder=embedder)
+            build.embed_library(audio_folder, out, embedder=embedder)
         refused.append(told.value)
 
     assert (
-        collection.embed_library(audio_folder, out, embedder=embedder, progress=second).files
+        build.embed_library(audio_folder, out, embedder=embedder, progress=second).files
         == len(refused)
         == 6
     )
-    assert collection.embed_library(audio_folder, out, embedder=embedder, changed=True).kept == 6
+    assert build.embed_library(audio_folder, out, embedder=embedder, changed=True).kept == 6
     assert os.listdir(tmp_path) == ["x.parquet"]
 
 
@@ -360,8 +355,8 @@ def test_a_manifest_names_files_and_parts_of_them(
     ]
     (music / "list.csv").write_text("\n".join(lines))
     out = tmp_path / "x.parquet"
-    collection.embed_library(music / "list.csv", out, embedder=embedder)
-    read = collection.read(out)
+    build.embed_library(music / "list.csv", out, embedder=embedder)
+    read = build.read(out)
     assert names(read) == ["track5.wav", "track5.wav", "track0.wav", "track5.wav"]
     np.testing.assert_allclose(read.start_s, [0, 1, 0, 0.5])
     np.testing.assert_allclose(read.end_s, [3.5, 2.5, 1, 3.5])
@@ -369,9 +364,9 @@ def test_a_manifest_names_files_and_parts_of_them(
     np.testing.assert_allclose(read.vectors[1], part, atol=1e-5)
     lines[2] = "album2/track5.wav,1,3,b"
     (music / "list.csv").write_text("\n".join(lines))
-    again = collection.embed_library(music / "list.csv", out, embedder=embedder, changed=True)
+    again = build.embed_library(music / "list.csv", out, embedder=embedder, changed=True)
     assert (again.rows, again.embedded, again.kept, again.gone) == (4, 1, 3, ())
-    np.testing.assert_allclose(collection.read(out).end_s, [3.5, 3, 1, 3.5])
+    np.testing.assert_allclose(build.read(out).end_s, [3.5, 3, 1, 3.5])
 
 
 def test_a_file_next_to_a_part_of_itself_is_told_apart(
@@ -383,9 +378,9 @@ def test_a_file_next_to_a_part_of_itself_is_told_apart(
             for end_s in (1, None, 2)
         )
     )
-    collection.embed_library(music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder)
+    build.embed_library(music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder)
     decoded.clear()
-    again = collection.embed_library(
+    again = build.embed_library(
         music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder, changed=True
     )
     assert (again.rows, again.kept, decoded) == (3, 3, [])
@@ -406,7 +401,7 @@ def test_nothing_to_embed_is_refused_with_a_reason(
 ) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=said):
-        collection.embed_library(
+        build.embed_library(
             [one.format(tmp_path / "empty") for one in given],
             tmp_path / "x.parquet",
             embedder=embedder,
@@ -423,8 +418,8 @@ def test_names_in_any_script_and_equal_names_in_two_folders(
         (tmp_path / "music" / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / "music" / name, tone(220 * (number + 1)), RATE)
     for out in (tmp_path / "x.parquet", tmp_path / "x.npy"):
-        collection.embed_library(tmp_path / "music", out, embedder=embedder)
-        read = collection.read(out)
+        build.embed_library(tmp_path / "music", out, embedder=embedder)
+        read = build.read(out)
         assert read.paths == tuple(
             str(path.resolve()) for path in sorted((tmp_path / "music").rglob("*.wav"))
         )
@@ -449,7 +444,7 @@ def test_bad_files_are_skipped_and_named(
     soundfile.write(music / "album0" / "silent.wav", silence(1), RATE)
     soundfile.write(music / "album0" / "integers.wav", silence(1) + 32_767, RATE, subtype="FLOAT")
     given = [music, music / "broken.wav", music / "missing.wav"]
-    done = collection.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
+    done = build.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
     assert (done.files, done.embedded) == (7, 7)
     with (tmp_path / "x.skipped.csv").open(
         newline="", encoding="utf-8", errors="surrogateescape"
@@ -470,8 +465,8 @@ def test_bad_files_are_skipped_and_named(
     assert "No such file" in rows["nowhere.wav"]
     assert rows[r"bad\xff.wav"].endswith(r"bad\xff.wav: its name is not UTF-8: rename it.")
     assert len(done.skipped) == 7
-    assert np.isfinite(collection.read(tmp_path / "x.parquet").vectors).all()
-    again = collection.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
+    assert np.isfinite(build.read(tmp_path / "x.parquet").vectors).all()
+    again = build.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
     assert (again.embedded, again.kept, again.pending, sorted(again.skipped)) == (
         0,
         7,
@@ -488,7 +483,7 @@ def test_nothing_readable_is_refused_with_the_first_reason(
     with pytest.raises(
         RequestError, match=r"none of the 2 files could be read.*x.skipped.csv.*a.wav: is empty"
     ):
-        collection.embed_library(tmp_path, tmp_path / "x.parquet", embedder=embedder)
+        build.embed_library(tmp_path, tmp_path / "x.parquet", embedder=embedder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav", "x.skipped.csv"]
 
 
@@ -496,9 +491,9 @@ def test_a_bad_file_that_was_mended_is_embedded_and_named_no_more(
     music: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
     (music / "album0" / "empty.wav").touch()
-    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "empty.wav")
-    done = collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder, changed=True)
+    done = build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, changed=True)
     assert (done.files, done.embedded, done.skipped) == (7, 1, ())
     assert not (tmp_path / "x.skipped.csv").exists()
 
@@ -560,8 +555,8 @@ def test_tags_are_read_and_missing_ones_are_null(
     wav.tags.add(mutagen.id3.TALB(encoding=3, text=["Album"]))
     wav.save()
     for out in (tmp_path / "x.parquet", tmp_path / "x.npy"):
-        collection.embed_library(music, out, embedder=embedder)
-        tags = collection.read(out).tags
+        build.embed_library(music, out, embedder=embedder)
+        tags = build.read(out).tags
         assert tags["artist"] == ("Björk; Μουσική",) * 3 + ("Wave", None)
         assert tags["title"] == ("日本語 🎵",) * 3 + (None, None)
         assert tags["album"] == (None, None, None, "Album", None)
@@ -613,7 +608,7 @@ def finished(
     decoded: list[str],
 ) -> Path:
     out = tmp_path / request.param
-    collection.embed_library(music, out, embedder=embedder)
+    build.embed_library(music, out, embedder=embedder)
     decoded.clear()
     return out
 
@@ -622,12 +617,12 @@ def test_again_does_nothing_but_count_what_waits(
     finished: Path, music: Path, embedder: Embedder, decoded: list[str]
 ) -> None:
     before = finished.read_bytes()
-    again = collection.embed_library(music, finished, embedder=embedder)
+    again = build.embed_library(music, finished, embedder=embedder)
     assert (again.rows, again.files, again.embedded, again.kept, again.pending) == (6, 6, 0, 6, 0)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "new.wav")
     os.utime(music / "album0" / "track1.wav", ns=(1, 1))
     (music / "album2" / "track5.wav").unlink()
-    again = collection.embed_library(music, finished, embedder=embedder)
+    again = build.embed_library(music, finished, embedder=embedder)
     assert (again.rows, again.pending, decoded) == (6, 3, [])
     assert finished.read_bytes() == before
 
@@ -643,14 +638,14 @@ def test_changed_embeds_only_what_is_new_or_modified_and_drops_what_is_gone(
     soundfile.write(music / "album0" / "between.wav", tone(), RATE)
     soundfile.write(music / "album1" / "track2.wav", tone(999), RATE)
     (music / "album2" / "track5.wav").unlink()
-    done = collection.embed_library(music, finished, embedder=embedder, changed=True)
+    done = build.embed_library(music, finished, embedder=embedder, changed=True)
     assert sorted(decoded) == ["between.wav", "track2.wav"]
     assert (done.rows, done.files, done.embedded, done.kept, done.pending) == (6, 6, 2, 4, 0)
     assert [Path(path).name for path in done.gone] == ["track5.wav"]
     fresh = tmp_path / f"fresh{finished.suffix}"
-    collection.embed_library(music, fresh, embedder=embedder)
-    require_same(collection.read(finished), collection.read(fresh), 1e-5)
-    assert names(collection.read(finished)) == [
+    build.embed_library(music, fresh, embedder=embedder)
+    require_same(build.read(finished), build.read(fresh), 1e-5)
+    assert names(build.read(finished)) == [
         "between.wav",
         "track0.wav",
         "track1.wav",
@@ -665,7 +660,7 @@ def test_changed_without_changes_writes_nothing(
     finished: Path, music: Path, embedder: Embedder, decoded: list[str]
 ) -> None:
     before = finished.stat()
-    done = collection.embed_library(music, finished, embedder=embedder, changed=True)
+    done = build.embed_library(music, finished, embedder=embedder, changed=True)
     assert (done.embedded, done.kept, decoded) == (0, 6, [])
     assert (finished.stat().st_ino, finished.stat().st_mtime_ns) == (
         before.st_ino,
@@ -677,8 +672,8 @@ def test_changed_without_changes_writes_nothing(
 def test_changed_takes_a_new_order_of_sources(
     finished: Path, music: Path, embedder: Embedder, decoded: list[str]
 ) -> None:
-    collection.embed_library([music / "album2", music], finished, embedder=embedder, changed=True)
-    read = collection.read(finished)
+    build.embed_library([music / "album2", music], finished, embedder=embedder, changed=True)
+    read = build.read(finished)
     assert names(read) == [
         "track4.wav",
         "track5.wav",
@@ -696,12 +691,12 @@ def test_changed_takes_a_new_order_of_sources(
 def test_rows_of_files_that_are_there_are_not_dropped(
     finished: Path, music: Path, embedder: Embedder
 ) -> None:
-    before = collection.read(finished)
+    before = build.read(finished)
     with pytest.raises(
         RequestError, match=r"has 4 files that exist but are not among the sources.*track2.wav"
     ):
-        collection.embed_library(music / "album0", finished, embedder=embedder, changed=True)
-    require_same(collection.read(finished), before)
+        build.embed_library(music / "album0", finished, embedder=embedder, changed=True)
+    require_same(build.read(finished), before)
     assert not finished.with_name(f"{finished.name}.parts").exists()
 
 
@@ -712,7 +707,7 @@ def test_rows_below_a_folder_that_cannot_be_listed_are_kept(
     decoded: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before, listed, stat = collection.read(finished), os.scandir, os.stat
+    before, listed, stat = build.read(finished), os.scandir, os.stat
     locked = str((music / "album1").resolve())
     (music / "album0" / "track1.wav").unlink()
 
@@ -725,12 +720,12 @@ def test_rows_below_a_folder_that_cannot_be_listed_are_kept(
         patch.setattr(
             os, "stat", lambda path, **options: denied(path, True) or stat(path, **options)
         )
-        waiting = collection.embed_library(music, finished, embedder=embedder)
-        done = collection.embed_library(music, finished, embedder=embedder, changed=True)
+        waiting = build.embed_library(music, finished, embedder=embedder)
+        done = build.embed_library(music, finished, embedder=embedder, changed=True)
         with pytest.raises(
             RequestError, match=r"has 2 files that exist but are not among the sources"
         ):
-            collection.embed_library(
+            build.embed_library(
                 [music / "album0", music / "album2"], finished, embedder=embedder, changed=True
             )
     assert waiting.pending == 1
@@ -742,10 +737,8 @@ def test_rows_below_a_folder_that_cannot_be_listed_are_kept(
     )
     assert [path for path, _ in done.skipped] == [path for path, _ in waiting.skipped] == [locked]
     assert "cannot be listed (Permission denied)" in done.skipped[0][1]
-    assert names(collection.read(finished)) == [
-        name for name in names(before) if name != "track1.wav"
-    ]
-    again = collection.embed_library(music, finished, embedder=embedder, changed=True)
+    assert names(build.read(finished)) == [name for name in names(before) if name != "track1.wav"]
+    again = build.embed_library(music, finished, embedder=embedder, changed=True)
     assert (again.kept, again.skipped, decoded) == (5, (), [])
 
 
@@ -758,18 +751,18 @@ def test_rows_of_a_source_that_is_away_are_kept_until_it_is_named_no_more(
     if linked:
         (music / "link").symlink_to(drive)
     given = [music] if linked else [drive, music]
-    collection.embed_library(given, out, embedder=embedder)
-    before = collection.read(out)
+    build.embed_library(given, out, embedder=embedder)
+    before = build.read(out)
     drive.rename(tmp_path / "away")
     decoded.clear()
-    done = collection.embed_library(given, out, embedder=embedder, changed=True)
+    done = build.embed_library(given, out, embedder=embedder, changed=True)
     assert (done.rows, done.gone, decoded) == (6, (), [])
     assert [path for path, _ in done.skipped] == [
         str(music.resolve() / "link") if linked else str(drive)
     ]
-    require_same(collection.read(out), before)
+    require_same(build.read(out), before)
     (music / "link").unlink(missing_ok=True)
-    done = collection.embed_library(music, out, embedder=embedder, changed=True)
+    done = build.embed_library(music, out, embedder=embedder, changed=True)
     assert (done.rows, len(done.gone), done.skipped) == (4, 2, ())
 
 
@@ -779,21 +772,21 @@ def test_another_models_table_is_refused_with_what_differs(
     with pytest.raises(
         RequestError, match=f"model is '{embedder.identity}', not '{other.identity}'"
     ):
-        collection.embed_library(music, finished, embedder=other, changed=True)
+        build.embed_library(music, finished, embedder=other, changed=True)
     with pytest.raises(RequestError, match=r"window_s is None, not 2.0; hop_s is None, not 2.0"):
-        collection.embed_library(music, finished, embedder=embedder, window_s=2.0)
+        build.embed_library(music, finished, embedder=embedder, window_s=2.0)
     with pytest.raises(RequestError, match="patches is False, not True"):
-        collection.embed_library(music, finished, embedder=embedder, patches=True)
+        build.embed_library(music, finished, embedder=embedder, patches=True)
 
 
 def test_npy_is_a_matrix_with_its_rows_beside_it(
     music: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
-    collection.embed_library(music, tmp_path / "x.npy", embedder=embedder)
-    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
-    require_same(collection.read(tmp_path / "x.npy"), collection.read(tmp_path / "x.parquet"))
+    build.embed_library(music, tmp_path / "x.npy", embedder=embedder)
+    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    require_same(build.read(tmp_path / "x.npy"), build.read(tmp_path / "x.parquet"))
     matrix = np.load(tmp_path / "x.npy", allow_pickle=False)
-    np.testing.assert_array_equal(matrix, collection.read(tmp_path / "x.parquet").vectors)
+    np.testing.assert_array_equal(matrix, build.read(tmp_path / "x.parquet").vectors)
     with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [Path(row["path"]).name for row in rows] == [f"track{number}.wav" for number in range(6)]
@@ -827,7 +820,7 @@ def test_rows_without_sense_are_refused(
     options: dict, said: str, audio_folder: Path, tmp_path: Path, embedder: Embedder
 ) -> None:
     with pytest.raises(RequestError, match=said):
-        collection.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, **options)
+        build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -835,14 +828,14 @@ def test_a_name_of_another_kind_or_of_others_files_is_refused(
     music: Path, tmp_path: Path, embedder: Embedder
 ) -> None:
     with pytest.raises(RequestError, match=r"ends in .parquet or .npy"):
-        collection.embed_library(music, tmp_path / "x.csv", embedder=embedder)
+        build.embed_library(music, tmp_path / "x.csv", embedder=embedder)
     (tmp_path / "y.csv").write_text("path\n")
     with pytest.raises(RequestError, match=r"y.csv exists already"):
-        collection.embed_library(music, tmp_path / "y.npy", embedder=embedder)
+        build.embed_library(music, tmp_path / "y.npy", embedder=embedder)
     (tmp_path / "z.parquet.parts").mkdir()
     (tmp_path / "z.parquet.parts" / "mine.txt").touch()
     with pytest.raises(RequestError, match=r"z.parquet.parts exists and is not a job"):
-        collection.embed_library(music, tmp_path / "z.parquet", embedder=embedder)
+        build.embed_library(music, tmp_path / "z.parquet", embedder=embedder)
     assert (tmp_path / "y.csv").read_text() == "path\n"
     assert (tmp_path / "z.parquet.parts" / "mine.txt").exists()
 
@@ -858,18 +851,18 @@ def test_tables_from_elsewhere_are_refused(music: Path, tmp_path: Path, embedder
         "none.parquet": "no such file",
     }.items():
         with pytest.raises(RequestError, match=said):
-            collection.read(tmp_path / name)
+            build.read(tmp_path / name)
     for name in ("theirs.parquet", "text.parquet", "alone.npy"):
         before = (tmp_path / name).read_bytes()
         with pytest.raises(RequestError, match=name):
-            collection.embed_library(music, tmp_path / name, embedder=embedder, changed=True)
+            build.embed_library(music, tmp_path / name, embedder=embedder, changed=True)
         assert (tmp_path / name).read_bytes() == before
 
 
 def test_a_table_of_a_newer_format_or_with_other_columns_is_refused(
     music: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
-    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
     rows = pq.read_table(tmp_path / "x.parquet")
     facts = json.loads(rows.schema.metadata[b"patchifier"])
     pq.write_table(
@@ -878,24 +871,24 @@ def test_a_table_of_a_newer_format_or_with_other_columns_is_refused(
     )
     pq.write_table(rows.drop_columns(["artist"]), tmp_path / "less.parquet")
     with pytest.raises(RequestError, match="format 99"):
-        collection.read(tmp_path / "newer.parquet")
+        build.read(tmp_path / "newer.parquet")
     with pytest.raises(RequestError, match="its columns are"):
-        collection.read(tmp_path / "less.parquet")
+        build.read(tmp_path / "less.parquet")
 
 
 def test_npy_whose_companions_are_not_its_own_is_refused(
     music: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
-    collection.embed_library(music, tmp_path / "x.npy", embedder=embedder)
+    build.embed_library(music, tmp_path / "x.npy", embedder=embedder)
     np.save(tmp_path / "x.npy", np.load(tmp_path / "x.npy")[::-1])
     with pytest.raises(RequestError, match=r"not those that x\.json describes"):
-        collection.read(tmp_path / "x.npy")
+        build.read(tmp_path / "x.npy")
 
 
 def test_a_truncated_table_is_refused(finished: Path) -> None:
     os.truncate(finished, finished.stat().st_size // 2)
     with pytest.raises(RequestError, match=finished.name):
-        collection.read(finished)
+        build.read(finished)
 
 
 # --- kills ---
@@ -925,13 +918,13 @@ def test_an_interrupted_job_goes_on_bit_for_bit(
             raise Killed
 
     with pytest.raises(Killed):
-        collection.embed_library(music, out, embedder=embedder, workers=1, progress=stopping)
+        build.embed_library(music, out, embedder=embedder, workers=1, progress=stopping)
     assert not out.exists()
     parts = sorted(tmp_path.glob(f"{name}.parts/0*.parquet"))
     assert len(parts) == (stop - 1) // 2
     decoded.clear()
     said: list[int] = []
-    done = collection.embed_library(
+    done = build.embed_library(
         music, out, embedder=embedder, progress=lambda count, *_: said.append(count)
     )
     assert len(decoded) == 7 - 2 * len(parts)
@@ -939,9 +932,9 @@ def test_an_interrupted_job_goes_on_bit_for_bit(
     assert done.embedded + done.kept == done.files == 6
     assert [Path(path).name for path, _ in done.skipped] == ["empty.wav"]
     whole = tmp_path / f"whole{out.suffix}"
-    collection.embed_library(music, whole, embedder=embedder)
+    build.embed_library(music, whole, embedder=embedder)
     assert out.read_bytes() == whole.read_bytes()
-    require_same(collection.read(out), collection.read(whole))
+    require_same(build.read(out), build.read(whole))
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.npy"])
@@ -954,7 +947,7 @@ def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / name
-    collection.embed_library(music, tmp_path / f"whole{out.suffix}", embedder=embedder)
+    build.embed_library(music, tmp_path / f"whole{out.suffix}", embedder=embedder)
 
     def die(*_: object) -> None:
         raise Killed
@@ -963,11 +956,11 @@ def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
         with monkeypatch.context() as patch:
             patch.setattr(job.TableJob, place, die)
             with pytest.raises(Killed):
-                collection.embed_library(music, out, embedder=embedder)
+                build.embed_library(music, out, embedder=embedder)
         decoded.clear()
-        collection.embed_library(music, out, embedder=embedder)
+        build.embed_library(music, out, embedder=embedder)
         assert decoded == []
-        require_same(collection.read(out), collection.read(tmp_path / f"whole{out.suffix}"))
+        require_same(build.read(out), build.read(tmp_path / f"whole{out.suffix}"))
         assert not (tmp_path / f"{name}.parts").exists()
         for path in tmp_path.glob("x.*"):
             path.unlink()
@@ -977,7 +970,7 @@ def test_npy_killed_between_its_three_files_is_mended(
     music: Path, tmp_path: Path, embedder: Embedder, threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "x.npy"
-    collection.embed_library(music, out, embedder=embedder)
+    build.embed_library(music, out, embedder=embedder)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "a.wav")
     synced = table._synced
 
@@ -989,12 +982,12 @@ def test_npy_killed_between_its_three_files_is_mended(
     with monkeypatch.context() as patch:
         patch.setattr(table, "_synced", die)
         with pytest.raises(Killed):
-            collection.embed_library(music, out, embedder=embedder, changed=True)
+            build.embed_library(music, out, embedder=embedder, changed=True)
     with pytest.raises(RequestError, match="not those that"):
-        collection.read(out)
-    collection.embed_library(music, out, embedder=embedder, changed=True)
-    assert names(collection.read(out))[:2] == ["a.wav", "track0.wav"]
-    assert len(collection.read(out)) == 7
+        build.read(out)
+    build.embed_library(music, out, embedder=embedder, changed=True)
+    assert names(build.read(out))[:2] == ["a.wav", "track0.wav"]
+    assert len(build.read(out)) == 7
 
 
 @pytest.mark.parametrize("left", [[], [".facts.json.new-12"], ["base.parquet", "export.npy"]])
@@ -1005,7 +998,7 @@ def test_a_job_killed_at_its_very_beginning_or_end_starts_anew(
     folder.mkdir()
     for name in left:
         (folder / name).write_text("half")
-    assert collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder).rows == 6
+    assert build.embed_library(music, tmp_path / "x.parquet", embedder=embedder).rows == 6
     assert not folder.exists()
 
 
@@ -1016,11 +1009,9 @@ def test_a_begun_job_of_another_model_is_refused(
         raise Killed
 
     with pytest.raises(Killed):
-        collection.embed_library(
-            music, tmp_path / "x.parquet", embedder=embedder, progress=stopping
-        )
+        build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
     with pytest.raises(RequestError, match=r"x.parquet.parts was made by another model.*model is"):
-        collection.embed_library(music, tmp_path / "x.parquet", embedder=other)
+        build.embed_library(music, tmp_path / "x.parquet", embedder=other)
 
 
 def test_a_damaged_part_is_embedded_again(
@@ -1037,15 +1028,13 @@ def test_a_damaged_part_is_embedded_again(
             raise Killed
 
     with pytest.raises(Killed):
-        collection.embed_library(
-            music, tmp_path / "x.parquet", embedder=embedder, progress=stopping
-        )
+        build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
     part = tmp_path / "x.parquet.parts" / "00000.parquet"
     os.truncate(part, part.stat().st_size - 100)
     decoded.clear()
-    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
     assert sorted(decoded) == ["track0.wav", "track1.wav", "track4.wav", "track5.wav"]
-    assert names(collection.read(tmp_path / "x.parquet")) == [
+    assert names(build.read(tmp_path / "x.parquet")) == [
         f"track{number}.wav" for number in range(6)
     ]
 
@@ -1065,16 +1054,12 @@ def test_a_file_modified_between_a_kill_and_the_next_run_is_embedded_again(
             raise Killed
 
     with pytest.raises(Killed):
-        collection.embed_library(
-            music, tmp_path / "x.parquet", embedder=embedder, progress=stopping
-        )
+        build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
     soundfile.write(music / "album0" / "track1.wav", tone(999), RATE)
     (music / "album0" / "track0.wav").unlink()
-    collection.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
-    collection.embed_library(music, tmp_path / "whole.parquet", embedder=embedder)
-    require_same(
-        collection.read(tmp_path / "x.parquet"), collection.read(tmp_path / "whole.parquet"), 1e-5
-    )
+    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    build.embed_library(music, tmp_path / "whole.parquet", embedder=embedder)
+    require_same(build.read(tmp_path / "x.parquet"), build.read(tmp_path / "whole.parquet"), 1e-5)
 
 
 def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
@@ -1114,7 +1099,7 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
         table._taken([places[index] for index in kept]),
         table.schema(facts, 3),
     )
-    read = collection.read(tmp_path / "x.parquet")
+    read = build.read(tmp_path / "x.parquet")
     assert read.paths == tuple(f"{index // 10_000}/{index % 10_000}" for index in kept)
     np.testing.assert_array_equal(read.vectors[:, 0] * 10_000 + read.vectors[:, 1], kept)
     assert [
@@ -1125,7 +1110,7 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
 
 RUN = """
 import sys, time
-from patchifier.library import build as collection
+from patchifier.library import build
 from patchifier.library import job
 
 def slowly(done, total, note):
@@ -1134,7 +1119,7 @@ def slowly(done, total, note):
 
 if __name__ == "__main__":
     job.PART_FILES = 3
-    collection.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=2, changed=True, progress=slowly)
+    build.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=2, changed=True, progress=slowly)
 """
 
 
@@ -1196,10 +1181,10 @@ def test_a_job_killed_at_any_moment_loses_no_row_and_has_none_twice(
         time.sleep(chance.uniform(0, 0.3))
         kill_all(process)
     monkeypatch.setattr(job, "PART_FILES", 3)
-    done = collection.embed_library(many, out, embedder=embedder, changed=True)
-    collection.embed_library(many, tmp_path / f"whole{out.suffix}", embedder=embedder)
+    done = build.embed_library(many, out, embedder=embedder, changed=True)
+    build.embed_library(many, tmp_path / f"whole{out.suffix}", embedder=embedder)
     assert (done.rows, len(done.skipped)) == (28, 2)
-    require_same(collection.read(out), collection.read(tmp_path / f"whole{out.suffix}"))
+    require_same(build.read(out), build.read(tmp_path / f"whole{out.suffix}"))
     assert not (tmp_path / f"{out.name}.parts").exists()
 
 
@@ -1218,10 +1203,10 @@ def test_processes_of_a_killed_job_end_too(many: Path, tmp_path: Path, start: Ca
 
 MEMORY = """
 import resource, sys
-from patchifier.library import build as collection
+from patchifier.library import build
 
 if __name__ == "__main__":
-    collection.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=1)
+    build.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=1)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
@@ -1252,4 +1237,4 @@ def test_memory_does_not_grow_with_length(
         peaks[minutes] = [float(value) for value in answer.stdout.split()]
     assert peaks[180][0] < 1.2 * peaks[3][0], peaks  # the process that collects, MB
     assert peaks[180][1] < 1.2 * peaks[3][1], peaks  # the one that works
-    assert collection.read(tmp_path / "180.parquet").end_s[0] == 10_800
+    assert build.read(tmp_path / "180.parquet").end_s[0] == 10_800

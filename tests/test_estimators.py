@@ -9,7 +9,7 @@ import torch
 from patchifier import checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
-from patchifier.nn import equivariant as estimators
+from patchifier.nn import equivariant
 from patchifier.nn.descriptors import DESCRIPTORS, LAGS, LAGS_S, onset_strength, tempogram_of
 from patchifier.nn.equivariant import (
     ESTIMATES,
@@ -227,8 +227,8 @@ def test_a_perfect_tempo_disagrees_least_where_stretches_are_what_they_are(monke
     tempo.layers = Peak()
     there = torch.ones(1, 30, dtype=torch.bool)
     right = float(tempo.consistency_loss(patches, there, CONFIG))
-    plain = estimators.shift_matrix
-    monkeypatch.setattr(estimators, "shift_matrix", lambda bins, *, like: plain(-bins, like=like))
+    plain = equivariant.shift_matrix
+    monkeypatch.setattr(equivariant, "shift_matrix", lambda bins, *, like: plain(-bins, like=like))
     assert right < float(tempo.consistency_loss(patches, there, CONFIG)) - 0.3
 
 

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from patchifier import tasks
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits
-from patchifier.evaluate import probes as probe
+from patchifier.evaluate import probes
 from patchifier.evaluate.probes.few_shot import draw_clips, few_shot
 from patchifier.seeding import generator
 from patchifier.tasks import Task
@@ -155,5 +155,5 @@ def test_requests_that_make_no_sense_are_refused():
 
 def test_the_package_offers_it():
     features, targets, sides = data()
-    assert probe.few_shot(GENRES, features, targets, sides, shots=(1,), draws=2)[0]["draws"] == 2
+    assert probes.few_shot(GENRES, features, targets, sides, shots=(1,), draws=2)[0]["draws"] == 2
     assert tasks.main_score(GENRES, targets[:3], np.eye(3)) == 1

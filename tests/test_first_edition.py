@@ -14,8 +14,7 @@ from patchifier import checkpoint, embed
 from patchifier.cache import Cache
 from patchifier.config import Config, read_changes, update
 from patchifier.embed import Embedder
-from patchifier.library import build as collection
-from patchifier.library import search
+from patchifier.library import build, search
 from patchifier.train.pretrain import Batches, pretrain, split
 
 HOME = Path(__file__).parent / "fixtures" / "first_edition"
@@ -174,7 +173,7 @@ def test_a_fine_tuned_model_predicts_what_it_predicted(log_mels, expected):
 
 
 def test_a_table_is_read_with_its_facts(maker, expected):
-    table = collection.read(HOME / "music.parquet")
+    table = build.read(HOME / "music.parquet")
     assert table.paths == tuple(
         f"{MUSIC}/{number:02}.wav" for number in range(maker.CLIPS) for _ in range(2)
     )
@@ -183,7 +182,7 @@ def test_a_table_is_read_with_its_facts(maker, expected):
 
 
 def test_a_table_holds_the_vectors_that_its_model_gives_today(maker, model):
-    table = collection.read(HOME / "music.parquet")
+    table = build.read(HOME / "music.parquet")
     # Noise: 90 dB below a pure tone the float32 FFT of another processor differs by 1e-3.
     found = model.embed_windows(maker.sound(4).astype(np.float32) / 32768, maker.RATE, window_s=1.3)
     np.testing.assert_allclose(found.vectors, table.vectors[8:10], atol=1e-4)

@@ -173,7 +173,7 @@ def test_log_mel_context_holds_the_frames_around() -> None:
 def test_layers_and_hops_that_make_no_sense_are_refused() -> None:
     with pytest.raises(RequestError, match=r"no layer 3, expected 0 to 2"):
         frame_vectors(embedder(), log_mel(50), layers=(3,))
-    with pytest.raises(RequestError, match=r"no layer asked for"):
+    with pytest.raises(RequestError, match=r"no layer given"):
         frame_vectors(embedder(), log_mel(50), layers=())
     with pytest.raises(
         RequestError, match=r"hop_frames is 3, expected a divisor of the patch length \(32\)"
@@ -719,7 +719,7 @@ def test_what_cannot_be_probed_is_refused(clicks: Cache) -> None:
     ("targets", "reason"),
     [
         ([], "hold nothing to learn: not one beat or downbeat"),
-        (events(1.0, 2.0, place="1"), "no validation clip has anything that beat_f asks"),
+        (events(1.0, 2.0, place="1"), "no validation clip has anything that beat_f needs"),
     ],
 )
 def test_labels_that_ask_nothing_are_refused(targets: list, reason: str, clicks: Cache) -> None:

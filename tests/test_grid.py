@@ -15,7 +15,7 @@ from sklearn import metrics
 from patchifier import tasks
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate import probes as probe
+from patchifier.evaluate import probes
 from patchifier.evaluate.probes import grid
 from patchifier.evaluate.probes.grid import (
     SETTINGS,
@@ -461,28 +461,30 @@ def test_of_equal_scores_the_plainer_setting_is_chosen():
 @pytest.mark.parametrize("protocol", ["linear", "jukemir", "paper"])
 def test_the_test_side_has_no_say(task, protocol, monkeypatch):
     monkeypatch.setitem(
-        probe.PROTOCOLS,
+        probes.PROTOCOLS,
         "jukemir",
         functools.partial(jukemir, settings=QUICK, schedule=SCHEDULE),
     )
     monkeypatch.setitem(
-        probe.PROTOCOLS,
+        probes.PROTOCOLS,
         "paper",
-        functools.partial(probe.paper, schedule=SCHEDULE, rates=(1e-3, 1e-2)),
+        functools.partial(probes.paper, schedule=SCHEDULE, rates=(1e-3, 1e-2)),
     )
     features, targets, sides = data(task)
-    first = probe.probe(protocol, task, features, targets, sides)
+    first = probes.probe(protocol, task, features, targets, sides)
     other = targets.copy()
     other[sides.test] = (
         (targets[sides.test] + 1) % len(task.names)
         if task.kind == "one-of"
         else 1 - targets[sides.test]
     )
-    again = probe.probe(protocol, task, features, other, sides)
+    again = probes.probe(protocol, task, features, other, sides)
     assert np.array_equal(first.predictions, again.predictions)
     moved = features.copy()
     moved[sides.test] = 100 - 7 * moved[sides.test]
-    assert probe.probe(protocol, task, moved, targets, sides).chosen == first.chosen == again.chosen
+    assert (
+        probes.probe(protocol, task, moved, targets, sides).chosen == first.chosen == again.chosen
+    )
 
 
 @ALL
@@ -653,7 +655,7 @@ def test_an_unknown_protocol_is_refused_by_name():
     with pytest.raises(
         RequestError, match="no protocol 'cubic', expected one of linear, jukemir, paper"
     ):
-        probe.probe("cubic", GENRES, features, targets, sides)
+        probes.probe("cubic", GENRES, features, targets, sides)
 
 
 @pytest.mark.parametrize("protocol", ["linear", "jukemir", "paper"])
@@ -661,7 +663,7 @@ def test_what_no_probe_can_work_on_is_refused(protocol):
     features, targets, sides = data(GENRES)
 
     def ask(features=features, targets=targets, sides=sides, task=GENRES):
-        probe.probe(protocol, task, features, targets, sides)
+        probes.probe(protocol, task, features, targets, sides)
 
     broken = features.copy()
     broken[17, 2] = math.nan

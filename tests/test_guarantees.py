@@ -14,7 +14,7 @@ from patchifier.audio import SAMPLE_RATE as RATE
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
-from patchifier.library import build as collection
+from patchifier.library import build
 from patchifier.nn.model import Patchifier
 
 TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
@@ -237,7 +237,7 @@ def home(encoder, tmp_path_factory):
     checkpoint.save(
         root / "other", Checkpoint(Patchifier(encoder.config.model, seed=1), encoder.config)
     )
-    collection.embed_library(root / "songs", root / "songs.parquet", embedder=encoder, workers=1)
+    build.embed_library(root / "songs", root / "songs.parquet", embedder=encoder, workers=1)
     return root
 
 

@@ -494,7 +494,7 @@ def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# --- what another model says ---
+# --- teacher features ---
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
-from patchifier.nn import pooling as readout
+from patchifier.nn import pooling
 from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import embedding_size, raw_size
@@ -166,7 +166,7 @@ def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_s
     config = update(Config(), TINY)
     plain = update(config, {"embed": {"summaries": []}})
     before = [Embedder(Patchifier(each.model), each).identity for each in (config, plain)]
-    monkeypatch.setattr(readout, "VERSION", 10_000)
+    monkeypatch.setattr(pooling, "VERSION", 10_000)
     after = [Embedder(Patchifier(each.model), each).identity for each in (config, plain)]
     assert (before[0] != after[0], before[1] == after[1]) == (True, True)
 

@@ -16,7 +16,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
-from patchifier.train import run as runs
+from patchifier.train import run
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))
 
@@ -212,7 +212,7 @@ ROW = {
 def test_the_card_has_the_errors_of_masked_patches_beside_the_references(tmp_path, home, root):
     model = trained(tmp_path / "run")
     weights_hash = checkpoint.weights_hash(checkpoint.load(model).model)
-    runs.write_json(
+    run.write_json(
         tmp_path / "drawn" / "reconstruction.json",
         {"weights": weights_hash, "side": "test", "rows": [ROW]},
     )
@@ -227,7 +227,7 @@ def test_the_card_has_the_errors_of_masked_patches_beside_the_references(tmp_pat
 
 
 def test_errors_of_other_weights_are_refused(tmp_path, home, root):
-    runs.write_json(
+    run.write_json(
         tmp_path / "drawn" / "reconstruction.json",
         {"weights": "others", "side": "test", "rows": [ROW]},
     )

@@ -21,8 +21,7 @@ from patchifier.evaluate.encoders import encoders
 from patchifier.integrations import hear, hf, onnx
 from patchifier.integrations.marble import PatchifierEncoder
 from patchifier.integrations.sklearn import PatchifierEmbedder
-from patchifier.library import build as collection
-from patchifier.library import search
+from patchifier.library import build, search
 from patchifier.nn.descriptors import LAGS, LAGS_S
 
 RATE = 22_050
@@ -156,7 +155,7 @@ def test_export_takes_the_packages_model_by_default(wanted, wave, tmp_path):
 
 
 def test_a_library_is_embedded_by_the_packages_model(bundled, audio_folder, tmp_path):
-    collection.embed_library(audio_folder, tmp_path / "x.parquet", workers=1)
+    build.embed_library(audio_folder, tmp_path / "x.parquet", workers=1)
     assert search.load(tmp_path / "x.parquet").identity == patchifier.load().identity
 
 

@@ -39,8 +39,7 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate import frames
-from patchifier.evaluate import probes as probe
+from patchifier.evaluate import frames, probes
 from patchifier.evaluate.encoders import Encoder, cached, encoders
 from patchifier.evaluate.leak_notes import leak_notes
 from patchifier.evaluate.probes.heads import moments
@@ -140,11 +139,11 @@ def ask(judgement: Judgement, question: Question, tables: Sequence[Table]) -> li
     truth = tasks.encode_targets(task, [clip.target for clip in dataset.clips])
     sides = judgement.sides(dataset)
     found = [
-        probe.probe("linear", task, table.of(dataset.clips), truth, sides).predictions
+        probes.probe("linear", task, table.of(dataset.clips), truth, sides).predictions
         for table in tables
     ]
     known = np.concatenate([sides.train, sides.valid])
-    nothing = probe.majority(task, truth[known], len(sides.test))
+    nothing = probes.majority(task, truth[known], len(sides.test))
     groups = tuple(str(group) for group in sides.groups[sides.test])
     everyone = np.ones((1, len(groups)))
     return [

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 
 class RequestError(ValueError):
-    """The request makes no sense: says what was wrong, what was expected and what to do. Exit code 2."""
+    """The request is invalid: the message names the fault, what was expected and what to do. Exit code 2."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -40,7 +40,7 @@ class SpectrogramConfig:
     hop: int = 512
     """Samples between frames (4.4)."""
     n_fft: int = 2048
-    """FFT size in samples; the paper does not say."""
+    """FFT size in samples; not given in the paper."""
     window: Literal["hann", "hamming"] = "hann"
     """Analysis window, n_fft samples long."""
     mel_scale: Literal["slaney", "htk"] = "slaney"
@@ -52,7 +52,7 @@ class SpectrogramConfig:
     reference: Literal["absolute", "max"] = "absolute"
     """What 0 dB is: full scale, or the loudest value of the clip."""
     floor_db: float = -100.0
-    """Quietest level that is told apart from silence."""
+    """Lowest level that differs from silence."""
     top_db: float | None = None
     """If set, nothing lies further than this below the clip's loudest value."""
     scale: float = 0.01
@@ -400,7 +400,7 @@ class PretrainConfig:
     teacher_decay: float = 0.996
     """How slowly the copy that "latent" and "contrast" learn from follows the model."""
     teacher_features: str = ""
-    """Folder of what another model, trained elsewhere, says of each clip, for the target "distil": a file by each clip's id, as ``features:DIR``."""
+    """Folder of another model's vectors, the teacher's, for the target "distil": one file for each clip, named by its id, as ``features:DIR``."""
     target: Literal["augmented", "clean"] = "augmented"
     """What is reconstructed: patches as the model saw them, or before random intensity."""
     validation_fold: int | None = None
@@ -515,7 +515,7 @@ class EmbedConfig:
     layers: tuple[int, ...] = (-1,)
     """Which layers are pooled and concatenated: 0 is the extractor's vectors, 1 the first bottleneck layer, -1 the last."""
     summaries: tuple[str, ...] = ()
-    """What stands behind the pooled layers: descriptors of a window as a whole, rows of :data:`patchifier.nn.descriptors.DESCRIPTORS`, and estimates,
+    """Appended to the pooled layers: descriptors of a window as a whole, rows of :data:`patchifier.nn.descriptors.DESCRIPTORS`, and estimates,
     of :data:`patchifier.nn.equivariant.ESTIMATES`."""
     time: Literal["windows", "whole"] = "windows"
     """Overlapping windows of trained length, averaged; or one pass with interpolated positions."""

@@ -258,14 +258,14 @@ def folder_lock(folder: Path, job: str) -> contextlib.AbstractContextManager[Non
     Raises
     ------
     RequestError
-        If another job holds the folder.
+        If another job has locked the folder.
     """
     message = f"{folder}: another {job} is working in this folder."
     return _lock(folder / LOCK, message)
 
 
 def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
-    """Hold an output file against a second job, as :func:`folder_lock` holds a folder."""
+    """Lock an output file against a second job, as :func:`folder_lock` locks a folder."""
     return _lock(
         file.with_name(f".{file.name}{LOCK}"), f"{file}: another {job} is writing this file."
     )

@@ -1,4 +1,4 @@
-"""From log-mels to windows: what a model of a trained length is asked about music of any length.
+"""From log-mels to windows: the inputs of a model of a trained length, for music of any length.
 
 A log-mel is cut into patches that touch, the last one anchored to the end. Windows of trained length start every ``hop_patches`` patches,
 the last one anchored to the end. Both are done while the log-mel arrives, so that memory does not grow with its length.

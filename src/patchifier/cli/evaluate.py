@@ -39,13 +39,13 @@ def compare(
     probe : str
         Protocol.
     robustness : bool
-        Also test under deformations of the audio.
+        Also test under perturbations of the audio.
     seed : int
         Of the probe.
     """
+    from patchifier import evaluate
     from patchifier.cache import Cache
     from patchifier.evaluate import compare, report
-    from patchifier.evaluate import encoders as readers
 
     data = Cache(cache)
     specs = [spec.strip() for spec in encoders.split(",") if spec.strip()]
@@ -55,7 +55,11 @@ def compare(
         )
     results = compare.compare(
         data,
-        [encoder for spec in specs for encoder in readers.encoders(spec, data=data, seed=seed)],
+        [
+            encoder
+            for spec in specs
+            for encoder in evaluate.encoders.encoders(spec, data=data, seed=seed)
+        ],
         Path(out),
         protocol=probe,
         robust=robustness,

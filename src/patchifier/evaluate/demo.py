@@ -20,8 +20,7 @@ from patchifier import checkpoint, datasets, embed, statistics, tasks, weights
 from patchifier.cache import Cache, prepare
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, read_changes, update
-from patchifier.evaluate import encoders as baselines
-from patchifier.evaluate import probes as probe
+from patchifier.evaluate import encoders, probes
 from patchifier.evaluate.controls import controls
 from patchifier.evaluate.report import report
 from patchifier.io import Progress, silent, write_json
@@ -87,7 +86,7 @@ def demo(
     shutil.copytree(out / "pretrain" / "model", out / "model", dirs_exist_ok=True)
     models = {
         "patchifier": checkpoint.load(out / "model"),
-        "random": baselines.random_checkpoint(
+        "random": encoders.random_checkpoint(
             config, data, list(split(data, config.pretrain).train), seed=config.pretrain.seed
         ),
     }
@@ -148,10 +147,10 @@ class Tables:
         """Add rows of the majority and, by the same logistic regression, of every encoder's features."""
         everything = range(len(self.data.clips))
         self.add(
-            "majority", "none", probe.cross_validate_majority(self.task, self.targets, self.folds)
+            "majority", "none", probes.cross_validate_majority(self.task, self.targets, self.folds)
         )
         features = {
-            name: encode(self.data, everything) for name, encode in baselines.ENCODERS.items()
+            name: encode(self.data, everything) for name, encode in encoders.ENCODERS.items()
         }
         features |= {name: embed_cache(self.data, start) for name, start in models.items()}
         for name, values in features.items():
@@ -159,7 +158,7 @@ class Tables:
 
     def add_features(self, name: str, features: np.ndarray) -> None:
         """Add a row for features (n, E), by logistic regression."""
-        predictions = probe.cross_validate(self.task, features, self.targets, self.folds)
+        predictions = probes.cross_validate(self.task, features, self.targets, self.folds)
         self.add(name, "logistic", predictions)
 
     def add_released(self) -> None:
@@ -185,11 +184,11 @@ class Tables:
             (("patchifier", method), ("random", method))
             for method in ("linear-probe", "logistic", *MOVING)
         ]
-        pairs += [(("patchifier", "logistic"), (name, "logistic")) for name in baselines.ENCODERS]
+        pairs += [(("patchifier", "logistic"), (name, "logistic")) for name in encoders.ENCODERS]
         if (RELEASED, "logistic") in self.predictions:
             pairs += [
                 ((RELEASED, "logistic"), (name, "logistic"))
-                for name in (*ENCODERS, *baselines.ENCODERS)
+                for name in (*ENCODERS, *encoders.ENCODERS)
             ]
         rows = []
         for first, second in pairs:

@@ -14,8 +14,7 @@ from patchifier import statistics, tasks
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits
-from patchifier.evaluate import frames
-from patchifier.evaluate import probes as probe
+from patchifier.evaluate import frames, probes
 from patchifier.evaluate.encoders import Encoder, cached
 from patchifier.io import Progress, Steps, write_rows
 from patchifier.tasks import Task
@@ -174,7 +173,7 @@ class Evaluator:
             starts = [first + index * len(self.tested) for index in range(len(perturbed))]
             test = [split.test, *(np.arange(start, start + count) for start in starts)]
             extended = Splits(split.train, split.valid, np.concatenate(test), groups)
-            found = probe.probe(
+            found = probes.probe(
                 self.protocol,
                 self.task,
                 table,
@@ -214,7 +213,7 @@ class Evaluator:
         """Predict the shares or means of each fold's training and validation clips: (n_test, C)."""
         return np.concatenate(
             [
-                probe.majority(
+                probes.majority(
                     self.task,
                     targets[np.concatenate([split.train, split.valid])],
                     len(split.test),
@@ -302,7 +301,7 @@ class Evaluator:
             for number, split in enumerate(self.splits, 1):
                 steps.next(f"probe of fold {number}")
                 found.append(
-                    probe.few_shot(self.task, clean, targets, split, shots=shots, seed=self.seed)
+                    probes.few_shot(self.task, clean, targets, split, shots=shots, seed=self.seed)
                 )
         steps.finish()
         rows = []
@@ -359,7 +358,7 @@ class Evaluator:
         """Refuse perturbations where the protocol does not test whole clips."""
         if self.perturbed:
             raise RequestError(
-                f"perturbed clips are tested with the protocols {', '.join(probe.PROTOCOLS)} on tasks about whole clips alone."
+                f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on tasks about whole clips alone."
             )
 
 

@@ -35,7 +35,7 @@ of eight blocks: by the same count, half an hour.
 
 What it cannot find: another performance, a cover, a remix or a transposed version (unless they share the very same samples), a shared stretch
 below 3 s, a change of speed or pitch of more than about 3 %. What it finds although it may be meant: loops, samples and drum machines that two
-pieces share, and a chorus that is pasted twice. The score says how sure it is; a person has to listen to what lies below about 0.9.
+pieces share, and a chorus that is pasted twice. The score measures confidence; a person has to listen to pairs below about 0.9.
 """
 
 import csv
@@ -60,10 +60,10 @@ CODE_SHIFTS = (
 )  # two codes per frame: noise seldom spoils both ends of the spectrum
 FLIPS = 2
 VOTES = 3  # at one offset, give or take a frame
-COMMON = 2000  # a code with more postings than this tells nothing, and costs most of the time
+COMMON = 2000  # a code with more postings than this is not distinctive, and costs most of the time
 TRIED = 128  # offsets tried for each clip and block, those with the most votes
 WINDOW_S, SHORTEST_S = 4.5, 3.0
-SHARE = 0.15  # of the bits in a window have to be reliable, else the window says nothing
+SHARE = 0.15  # of the bits in a window have to be reliable, else the window is ignored
 SAME, SIMILAR = 0.75, 0.68
 PROMISING = 0.58  # a score worth a look at the offsets beside it
 BLOCK_FRAMES = 2**22  # of the second set are indexed at once: about 27 hours, 0.2 GB
@@ -122,12 +122,12 @@ def leaks(
     Parameters
     ----------
     first : Cache
-        Say, what a model was pre-trained on. The time needed grows with its length.
+        For example a model's pre-training data. The time needed grows with its length.
     second : Cache
-        Say, what it is tested on: indexed, a block at a time. The same cache as `first` finds duplicates inside a set, each pair once
+        For example its test data. It is indexed a block at a time. The same cache as `first` finds duplicates inside a set, each pair once
         and no clip with itself; in two caches, clips of the same id are compared like any others.
     same, similar : float
-        Scores from which on a pair is called so; the table above holds for the defaults.
+        Lowest scores of the two kinds; the table above is for the defaults.
     progress : callable
         Called with clips done, clips in all, and a note.
 
@@ -145,7 +145,7 @@ def leaks(
         raise RequestError(
             f"similar is {similar} and same is {same}, expected 0.5 < similar <= same <= 1."
         )
-    first = first.require(first.spectrogram.without_pitch)  # pitch bands are not listened to
+    first = first.require(first.spectrogram.without_pitch)  # pitch bands are not used
     second = second.require(first.spectrogram)
     inside = first.path.resolve() == second.path.resolve()
     blocks = list(_blocks(second))
@@ -225,7 +225,7 @@ def _with_neighbours(cells: np.ndarray, votes: np.ndarray) -> np.ndarray:
 
 
 def _codes(prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of a fingerprint (T', 2), the two kinds told apart by their highest bit, and their frames; none where little is reliable."""
+    """Codes of a fingerprint (T', 2), the two kinds marked by their highest bit, and their frames; none where little is reliable."""
     codes, frames = [], []
     for kind, shift in enumerate(CODE_SHIFTS):
         sign, reliable = ((prints >> np.uint32(shift)) & np.uint32(2**CODE_BITS - 1)).T
@@ -323,17 +323,17 @@ def _best(
 
 
 def _match(one: np.ndarray, two: np.ndarray, offset: int, config: SpectrogramConfig) -> _Match:
-    """Compare two fingerprints in the best window, frame t of `one` lying on t + offset of `two`; all 0 if there is too little to say."""
+    """Compare two fingerprints in the best window, frame t of `one` lying on t + offset of `two`; all 0 if the overlap is too short."""
     start, end = max(0, -offset), min(len(one), len(two) - offset)
     window = min(round(WINDOW_S / config.frame_s), end - start)
     if window * config.frame_s < SHORTEST_S - SMOOTH_S - LAG_S:
         return _Match(0.0, 0.0, offset)
     one, two = one[start:end], two[start + offset : end + offset]
     alike, both = ~(one[:, 0] ^ two[:, 0]), one[:, 1] & two[:, 1]
-    signs, told, agreeing = (
+    signs, reliable, agreeing = (
         _window_sums(np.bitwise_count(bits), window) for bits in (alike, both, both & alike)
     )
-    shares = np.where(told >= SHARE * BITS * window, agreeing / np.maximum(told, 1), 0.0)
+    shares = np.where(reliable >= SHARE * BITS * window, agreeing / np.maximum(reliable, 1), 0.0)
     at = int(shares.argmax())
     return _Match(float(signs[at]) / (BITS * window), float(shares[at]), offset)
 

@@ -358,14 +358,14 @@ def read_facts(store: Store) -> dict[str, Any]:
 
 
 def read_part(store: Store, number: int, clips: Sequence[Clip]) -> Part | None:
-    """Read what a part tells about itself; None if it is missing, damaged, or about other clips."""
+    """Read the metadata of a part; None if it is missing, damaged, or about other clips."""
     try:
         with store.files.open(store.path(part_name(number)), "rb") as stream:
             file = pq.ParquetFile(stream)
-            told = json.loads(file.schema_arrow.metadata[b"patchifier"])["part"]
-            skipped = [(path, reason) for path, reason in told["skipped"]]
-            part = Part(file.metadata.num_rows, told["files"], skipped, told["again"])
-        return part if told["clips"] == digest(clips) else None
+            summary = json.loads(file.schema_arrow.metadata[b"patchifier"])["part"]
+            skipped = [(path, reason) for path, reason in summary["skipped"]]
+            part = Part(file.metadata.num_rows, summary["files"], skipped, summary["again"])
+        return part if summary["clips"] == digest(clips) else None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
         return None
 

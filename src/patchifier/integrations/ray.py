@@ -62,7 +62,7 @@ def embed_on_ray(
     sources : str, Path or sequence of these
         As of :func:`patchifier.library.build.embed_library`, seen by every machine; and URLs that fsspec reaches, also in manifests.
     out : str or Path
-        Folder of the parts, which every machine sees, or a URL of an object store. A job that is run again goes on. skipped.csv there names
+        Folder of the parts, which every machine sees, or a URL of an object store. A job that is run again goes on. skipped.csv in it names
         the files that could not be read.
     embedder : Embedder, str or Path
         The model, or its name on this machine for :func:`patchifier.load`; the bundled one by default. Workers compute on their CPUs.
@@ -213,8 +213,8 @@ def make_part(spec: TableSpec, task: PartTask, alone: bool = False) -> Part:
     good = [rows for rows in found if isinstance(rows, ClipRows)]
     pairs = list(zip(task.clips, found, strict=True))
     skipped = [(clip.path, reason) for clip, reason in pairs if isinstance(reason, str)]
-    told = {"clips": digest(task.clips), "files": len(good), "skipped": skipped, "again": again}
-    facts = {**spec.facts, "stretches": [], "part": told}
+    summary = {"clips": digest(task.clips), "files": len(good), "skipped": skipped, "again": again}
+    facts = {**spec.facts, "stretches": [], "part": summary}
     store.write(part_name(task.number), lambda new: write_part(new, pairs, facts))
     rows, audio_s = sum(len(one.spans_s) for one in good), sum(one.duration_s for one in good)
     return Part(rows, len(good), skipped, again, audio_s=audio_s)

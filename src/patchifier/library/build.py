@@ -58,7 +58,7 @@ def embed_library(
         A row for each patch, as in :meth:`Embedder.embed_patches`.
     changed : bool
         Bring a finished table up to date: embed new and modified files (by size and time of change), drop the rows of missing files.
-        Nothing is dropped below a folder that cannot be listed, or a source that is not there or empty, such as a drive that is not mounted.
+        Nothing is dropped below a folder that cannot be listed, or a source that is missing or empty, such as a drive that is not mounted.
     workers : int
         Processes; one for each core by default.
     progress : callable

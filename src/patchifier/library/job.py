@@ -95,7 +95,7 @@ class TableJob:
         self.out, self.facts, self.clips, self.lost = out, facts, clips, lost
         self.folder = out.with_name(f"{out.name}.parts")
         self.merged = self.folder / "merged.parquet"
-        self.known: dict[Key, tuple[Path, table.Lines] | str] = {}  # rows, or why there are none
+        self.known: dict[Key, tuple[Path, table.Lines] | str] = {}  # rows, or the reason for none
         self.base: list[table.Lines] = []
         self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
 
@@ -129,14 +129,14 @@ class TableJob:
         self._clear_if_merged(lines)
         before = _read_skipped(_skipped_file(self.out))
         skipped = (*before, *(one for one in self.lost if one not in before))
-        there, passed = {line.clip: line for line in lines}, {path for path, _ in skipped}
+        in_table, passed = {line.clip: line for line in lines}, {path for path, _ in skipped}
         pending = sum(
             1
             for clip in self.clips
-            if not _current(clip, there.get(key(clip))) and clip.path not in passed
+            if not _current(clip, in_table.get(key(clip))) and clip.path not in passed
         )
         pending += len(
-            there.keys() - {key(clip) for clip in self.clips} - self._out_of_sight(lines)
+            in_table.keys() - {key(clip) for clip in self.clips} - self._out_of_sight(lines)
         )
         rows = sum(line.count for line in lines)
         return Embedded(
@@ -145,10 +145,10 @@ class TableJob:
 
     def _clear_if_merged(self, lines: Sequence[table.Lines]) -> None:
         """Remove parts whose rows are all in the table: their job was killed at its end."""
-        there = {(line.clip, line.size, line.mtime_ns) for line in lines}
-        with contextlib.suppress(RequestError):  # a damaged part is the next job's business
+        in_table = {(line.clip, line.size, line.mtime_ns) for line in lines}
+        with contextlib.suppress(RequestError):  # the next job deals with a damaged part
             if all(
-                (line.clip, line.size, line.mtime_ns) in there
+                (line.clip, line.size, line.mtime_ns) in in_table
                 for part in self._parts()
                 for line in table.index(part)
             ):
@@ -242,7 +242,7 @@ class TableJob:
             progress,
             len(self.clips),
             done=len(self.clips) - len(todo),
-            skipped=sum(isinstance(held, str) for held in self.known.values()),
+            skipped=sum(isinstance(rows, str) for rows in self.known.values()),
         )
         begun = 1 + max((int(part.stem) for part in self._parts()), default=-1)
         parts = list(_grouped(todo, PART_FILES, PART_BYTES))
@@ -269,11 +269,11 @@ class TableJob:
 
     def finish(self) -> Embedded:
         """Merge the parts and the kept rows into the table."""
-        held = [(key(clip), self.known[key(clip)]) for clip in self.clips]
-        good = [(which, where) for which, where in held if not isinstance(where, str)]
+        found = [(key(clip), self.known[key(clip)]) for clip in self.clips]
+        good = [(which, where) for which, where in found if not isinstance(where, str)]
         skipped = (
             *self.lost,
-            *((which[0], where) for which, where in held if isinstance(where, str)),
+            *((which[0], where) for which, where in found if isinstance(where, str)),
         )
         if skipped:
             write_skipped(_skipped_file(self.out), ("path", "reason"), skipped)
@@ -366,10 +366,10 @@ def _is_gone(path: str) -> bool:
 
 def _with_kept(clips: Sequence[Clip], base: Sequence[Key], kept: Set[Key]) -> list[Clip]:
     """Clips, and each kept one after the clip that it followed in the table."""
-    there, last = {key(clip) for clip in clips}, None
+    listed, last = {key(clip) for clip in clips}, None
     after: dict[Key | None, list[Clip]] = {}
     for which in base:
-        if which in there:
+        if which in listed:
             last = which
         elif which in kept:
             path, start_s, end_s = which

@@ -29,7 +29,7 @@ TAG_FROM = 0.5  # lowest probability of a tag in the column "label"
 
 @dataclass(frozen=True)
 class Predicted:
-    """Result of :func:`predict`: rows, files that were predicted, of these already there, and those skipped with their reasons."""
+    """Result of :func:`predict`: rows, predicted files, those of an earlier call among them, and skipped files with their reasons."""
 
     rows: int
     files: int

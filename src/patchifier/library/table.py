@@ -186,20 +186,20 @@ def rows_table(
 
 
 def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
-    """Write rows as they come, in groups that do not depend on how they come: the same rows give the same file."""
+    """Write rows in groups of fixed size: the same rows give the same file, whatever tables they come in."""
     with (
         replaced_file(path) as new,
         pq.ParquetWriter(new, wanted, use_dictionary=list(STRINGS)) as writer,
     ):
-        held: list[pa.Table] = []
+        pending: list[pa.Table] = []
         for table in tables:
-            held.append(table.replace_schema_metadata(wanted.metadata))
-            while sum(map(len, held)) >= GROUP_ROWS:
-                whole = pa.concat_tables(held)
+            pending.append(table.replace_schema_metadata(wanted.metadata))
+            while sum(map(len, pending)) >= GROUP_ROWS:
+                whole = pa.concat_tables(pending)
                 writer.write_table(whole.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
-                held = [whole.slice(GROUP_ROWS)]
-        if held and sum(map(len, held)):
-            writer.write_table(pa.concat_tables(held), row_group_size=GROUP_ROWS)
+                pending = [whole.slice(GROUP_ROWS)]
+        if pending and sum(map(len, pending)):
+            writer.write_table(pa.concat_tables(pending), row_group_size=GROUP_ROWS)
 
 
 class Origin:
@@ -216,15 +216,15 @@ class Origin:
                 ),
             ]
         )
-        self.group, self.held = -1, self.file.schema_arrow.empty_table()
+        self.group, self.rows = -1, self.file.schema_arrow.empty_table()
 
     def take(self, first: int, count: int) -> Iterator[pa.Table]:
         """Yield rows `first` to `first + count`, in parts."""
         while count:
             group = int(np.searchsorted(self.starts, first, side="right")) - 1
             if self.group != group:
-                self.group, self.held = group, self.file.read_row_group(group)
-            part = self.held.slice(first - int(self.starts[group]), count)
+                self.group, self.rows = group, self.file.read_row_group(group)
+            part = self.rows.slice(first - int(self.starts[group]), count)
             yield part
             first, count = first + len(part), count - len(part)
 
@@ -281,7 +281,7 @@ def stretches_of(clips: Sequence[tuple[Key, int]]) -> list[list[Any]]:
 
 
 def merge(path: Path, places: Sequence[tuple[Path, Lines]], facts: Mapping[str, Any]) -> None:
-    """Write one table of clips in order, each given by its table and its rows there."""
+    """Write one table of clips in order, each given by a table and its rows in that table."""
     counted = [(lines.clip, lines.count) for _, lines in places]
     facts = {**facts, "stretches": stretches_of(counted)}
     write(path, _taken(places), schema(facts, facts["size"]))

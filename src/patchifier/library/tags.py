@@ -13,7 +13,7 @@ TAGS = {  # name in the table -> names in files: mutagen's easy ones, ID3 in wav
 
 
 def read_tags(path: str) -> dict[str, str | None]:
-    """Artist, title, album and genre of a file; None for each that it does not say, or says illegibly."""
+    """Artist, title, album and genre of a file; None for each that is missing or unreadable."""
     import mutagen
 
     try:

@@ -93,7 +93,7 @@ def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Cli
     Returns
     -------
     list of ClipRows or str
-        For each clip, in their order: its rows, or the reason why there are none.
+        For each clip, in their order: its rows, or the reason for none.
     """
     decoded = [_decode(embedder, cut, clip) for clip in clips]
     log_mels = [found.log_mel for found in decoded if isinstance(found, _Short)]
@@ -173,19 +173,19 @@ def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
             vectors,
         )
 
-    pieces, held, frames = spectrogram.stream_log_mel(blocks(), config), list[Tensor](), 0
+    pieces, buffer, frames = spectrogram.stream_log_mel(blocks(), config), list[Tensor](), 0
     for piece in pieces:
-        held.append(piece)
+        buffer.append(piece)
         frames += piece.shape[-1]
         if frames > LONG_FRAMES:
-            return rows(*_embed_long(embedder, cut, _emptied(held, pieces)))
-    return _Short(rows, torch.cat(held, dim=-1))
+            return rows(*_embed_long(embedder, cut, _emptied(buffer, pieces)))
+    return _Short(rows, torch.cat(buffer, dim=-1))
 
 
-def _emptied(held: list[Tensor], rest: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Pieces that are held, each let go as it is handed on, and the rest."""
-    while held:
-        yield held.pop(0)
+def _emptied(buffer: list[Tensor], rest: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Pieces of the buffer, each released as it is yielded, then the rest."""
+    while buffer:
+        yield buffer.pop(0)
     yield from rest
 
 

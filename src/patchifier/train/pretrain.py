@@ -102,7 +102,7 @@ def pretrain(
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         require_even(
             training.batch, devices * nodes
-        )  # before there are others who would say it too
+        )  # before other processes start, which would raise it too
     require_embed(config)
     require_whitening(config)
     model = initial_model(config, init)

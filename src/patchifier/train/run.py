@@ -53,7 +53,7 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks; known before the others have been met."""
+    """Whether this process is rank 0, which writes and prints; known before the process group exists."""
     return all(
         int(os.environ.get(name) or 0) == 0
         for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
@@ -74,7 +74,7 @@ SETTLED = ("precision", "precision test", "init", "init weights")  # facts that 
 class Run:
     """A run folder: ``config.json`` (valid for --config), ``run.json`` (facts) and what training writes.
 
-    Of several processes the first alone writes; for the others it is empty hands.
+    Of several processes only rank 0 writes; on other ranks writing does nothing.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Run:
     config : Config or None
         Everything the run depends on; None for a run whose settings are all in `facts`.
     resume : bool
-        Go on with a run that is there already; without it, such a folder is refused.
+        Continue an existing run; without it, such a folder is refused.
     facts : dict
         What else belongs in ``run.json``.
     """
@@ -114,7 +114,7 @@ class Run:
         self.before_s = float(self.before.get("seconds", 0.0))
         if config is None and self.before:
             self._require_same("kind", "by another command: name another folder")
-        if "music" in self.before:  # runs of older versions do not say
+        if "music" in self.before:  # runs of older versions lack it
             self._require_same(
                 "music", f"on other clips: resume with the cache {self.before.get('cache')}"
             )
@@ -152,7 +152,7 @@ class Run:
             write_json(old, to_dict(config))
 
     def settle(self, name: str, choose: Callable[[], str]) -> str:
-        """Let this machine make a choice once and for all: a run that is resumed, even elsewhere, keeps to it."""
+        """Make a choice on this machine once: a resumed run keeps it, even on another machine."""
         self.facts[name] = self.before.get(name) or choose()
         self.write_facts("running")  # a run that is killed has settled it too
         return self.facts[name]
@@ -168,7 +168,7 @@ class Run:
             write_json(self.path / "run.json", self.facts)
 
     def __enter__(self) -> "Run":
-        """Say that the run is under way; what was settled before stays so, should it be killed before it settles anything."""
+        """Record that the run is under way; settled facts of an earlier start are kept, even if this one is killed at once."""
         if self.writes:
             self.held.enter_context(folder_lock(self.path, "run"))
         self.facts = {
@@ -183,7 +183,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Say how it ended."""
+        """Record how it ended."""
         with self.held:
             self.write_facts(
                 "finished"

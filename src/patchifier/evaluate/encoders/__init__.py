@@ -6,7 +6,7 @@ spec                 size     what
 mel-stats            2 M      mean and deviation over time of each mel band: the model's own input, no model
 mfcc                 120      mean and deviation of 20 MFCC and their first and second differences (JukeMIR)
 chroma               72       the same of 12 constant-Q chroma (JukeMIR)
-handcrafted          192+2M   the three above side by side
+handcrafted          192+2M   the three above, concatenated
 summaries            272      descriptors of windows, without learning
 random               E        the same architecture with random weights, batch-norm statistics calibrated
 MODEL                E        a model of this package: a folder, a bundled one's name, or hf://owner/name
@@ -117,7 +117,7 @@ def encoders(
     seed: int = 0,
     device: str = "cpu",
 ) -> list[Encoder]:
-    """Make the encoders that a spec asks for; "random" gives five of one name, of which a comparison shows the mean, everything else one.
+    """Make the encoders of a spec: five of one name for "random", of which a comparison shows the mean, else one.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A linear probe of frames: one layer, trained on frames, stopped and judged on clips.
+"""A linear probe of frames: one layer, trained on frames, stopped and scored on clips.
 
 Shapes: K frames of a clip, N of all training clips, E features, C outputs.
 """
@@ -42,9 +42,9 @@ class FrameResult:
     value, low, high : float
         That figure and its 95 % interval, by bootstrap over groups.
     n : int
-        Test clips in which it is asked.
+        Test clips that have this score.
     per_clip, weights : ndarray, shape (n_test,)
-        The figure of each test clip, in the order of ``splits.test``, NaN where it is not asked, and its weight in the mean.
+        The figure of each test clip, in the order of ``splits.test``, NaN where it is not defined, and its weight in the mean.
     scores : dict
         Every figure, the main one first.
     chosen : dict
@@ -62,7 +62,7 @@ class FrameResult:
     chosen: dict[str, Any] = field(default_factory=dict)
 
     def at(self, clips: np.ndarray) -> float:
-        """The main figure over these test clips, with repetition: what a paired bootstrap of two results asks for."""
+        """The main figure over these test clips, with repetition, as a paired bootstrap of two results needs it."""
         return judge.weighted_mean(self.per_clip[clips], self.weights[clips])
 
     def row(self, encoder: str, method: str = "linear") -> dict[str, Any]:
@@ -89,7 +89,7 @@ class _Clip:
 def probe_frames(
     task: Task, data: Cache, features: Features, splits: Splits, *, seed: int = 0
 ) -> FrameResult:
-    """Train a linear probe on vectors of frames and judge it on the test clips.
+    """Train a linear probe on vectors of frames and score it on the test clips.
 
     Logistic regression (cross-entropy) by AdamW; features standardised by training frames; stopped by the main figure on validation
     clips, on which the way of decoding is chosen too. Features of training clips are in memory twice for a moment, those of validation
@@ -134,8 +134,8 @@ def probe_frames(
     holding = [probe.standardised(_clip(data, features, index)) for index in splits.valid]
     steps = _fit(probe, inputs, wanted, holding, seed)
     setting, on_valid = _choose(probe, holding)
-    tested = [_answer(probe, _clip(data, features, index), setting) for index in splits.test]
-    found = judge.per_clip(task, [asked for asked, _ in tested], [heard for _, heard in tested])
+    tested = [_predict(probe, _clip(data, features, index), setting) for index in splits.test]
+    found = judge.per_clip(task, [target for target, _ in tested], [rows for _, rows in tested])
     return _result(
         found,
         np.asarray(splits.groups)[splits.test],
@@ -175,7 +175,7 @@ class _Probe:
         self.mean = sum(clip.features.sum(0, dtype=np.float64) for clip in clips) / count  # (E,)
         variance = sum(np.square(clip.features - self.mean).sum(0) for clip in clips) / count
         self.scale = np.sqrt(variance)
-        self.scale[self.scale < 1e-8] = 1.0  # what never changes says nothing
+        self.scale[self.scale < 1e-8] = 1.0  # constant features
         self.layer = nn.Linear(clips[0].features.shape[1], len(task.names))
         nn.init.zeros_(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
@@ -186,7 +186,7 @@ class _Probe:
 
     @torch.no_grad()
     def rows(self, clip: _Clip, setting: Setting) -> list[list[Any]]:
-        """What the probe hears in a standardised clip."""
+        """Predicted rows of a standardised clip."""
         outputs = self.layer(torch.from_numpy(clip.features))  # (K, C)
         probabilities = outputs.softmax(1) if self.task.metric == "chords" else outputs.sigmoid()
         return decode(
@@ -194,10 +194,10 @@ class _Probe:
         )
 
 
-def _answer(
+def _predict(
     probe: _Probe, clip: _Clip, setting: Setting
 ) -> tuple[list[list[Any]], list[list[Any]]]:
-    """What is asked of a clip, and what the probe says."""
+    """Target rows and predicted rows of a clip."""
     return clip.rows, probe.rows(probe.standardised(clip), setting)
 
 
@@ -256,13 +256,13 @@ def _score(probe: _Probe, clips: Sequence[_Clip], setting: Setting) -> float:
         main_only=True,
     )
     name, (values, weights) = next(iter(found.items()))
-    return _asked(name, judge.weighted_mean(values, weights), "validation")
+    return _require_defined(name, judge.weighted_mean(values, weights), "validation")
 
 
-def _asked(name: str, value: float, side: str) -> float:
+def _require_defined(name: str, value: float, split: str) -> float:
     if math.isnan(value):
         raise RequestError(
-            f"no {side} clip has anything that {name} asks for (a beat after {judge.TRIM_S:g} s, a major or minor chord, a boundary)."
+            f"no {split} clip has anything that {name} needs (a beat after {judge.TRIM_S:g} s, a major or minor chord, a boundary)."
         )
     return value
 
@@ -280,7 +280,7 @@ def _result(found: judge.PerClip, groups: np.ndarray, chosen: dict[str, Any]) ->
     }
     metric = next(iter(figures))
     values, weights = found[metric]
-    value = _asked(metric, figures[metric], "test")
+    value = _require_defined(metric, figures[metric], "test")
     low, high = bootstrap(
         [str(group) for group in groups],
         lambda clips: judge.weighted_mean(values[clips], weights[clips]),

@@ -18,10 +18,10 @@ from patchifier.windows import pad_windows, window_patches
 HOP_FRAMES = 2  # 46 ms in the paper's setting: no moment is further than 23 ms off, a third of the tolerance of beats
 PATCHES = 512  # at once: 150 MB of activations in the paper's setting
 WINDOWS = 32  # sequences at once
-CONTEXT_FRAMES = 7  # to each side: 15 frames of 64 bands, 0.35 s
+CONTEXT_FRAMES = 7  # on each side: 15 frames of 64 bands, 0.35 s
 
 Features = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""Takes the index of a clip, gives features (K, E) and the times (K,) in seconds at which they stand."""
+"""Takes the index of a clip, gives features (K, E) and their times (K,) in seconds."""
 
 
 @torch.inference_mode()
@@ -35,7 +35,7 @@ def frame_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of overlapping patches.
 
-    Moment k stands at frame c = k hop_frames; its patch holds frames c - W/2 to c + W/2 - 1, silence where the clip has none.
+    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1, silence where the clip has none.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def frame_vectors(
     log_mel : Tensor, shape (M, T)
         Of any length from one frame.
     hop_frames : int
-        Frames between moments.
+        Frames between vectors.
     layers : sequence of int
         Side by side, numbered as in ``embed.layers``, which is the default: 0 is the extractor, which sees a patch alone; from 1 on
         the patches at k, k + W / hop_frames, ..., which touch, go through the bottleneck together, in windows of trained length
@@ -92,7 +92,7 @@ def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> li
     wrong = [layer for layer in layers if not -1 - deepest <= layer <= deepest]
     if wrong or not layers:
         raise RequestError(
-            f"there is no layer {wrong[0] if wrong else 'asked for'}, expected 0 to {deepest}, or -1 for the last."
+            f"there is no layer {wrong[0] if wrong else 'given'}, expected 0 to {deepest}, or -1 for the last."
         )
     numbers = [layer % (deepest + 1) for layer in layers]
     if any(numbers) and (hop_frames < 1 or W % hop_frames):

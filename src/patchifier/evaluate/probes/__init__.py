@@ -1,4 +1,4 @@
-"""Probes on frozen embeddings: what a simple model can read off them.
+"""Probes on frozen embeddings: what a simple model predicts from them.
 
 Every protocol takes features of all clips and their splits, and returns predictions of the test clips. What it chooses, it chooses
 on validation clips; the standardiser is fitted on training clips only and applied to all.
@@ -69,7 +69,7 @@ def probe(
     protocol : "linear", "jukemir" or "paper"
         A row of :data:`PROTOCOLS`.
     task : Task
-        One-of, many-of or numbers.
+        Multiclass, multilabel or regression.
     features : ndarray, shape (n, E)
         Of all clips.
     targets : ndarray, shape (n, ...)

@@ -34,7 +34,7 @@ def few_shot(
     Parameters
     ----------
     task : Task
-        One-of.
+        Multiclass.
     features : ndarray, shape (n, E)
         Of all clips.
     targets : ndarray, shape (n,)

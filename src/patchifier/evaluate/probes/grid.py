@@ -4,7 +4,7 @@ Protocol: C. Castellon, C. Donahue, P. Liang, "Codified audio language modeling 
 retrieval" (2021), and its code: a linear layer or one hidden layer, Adam, dropout on the input and after the hidden layer, batches drawn
 without replacement at each step, validation every 8 steps, a run ended by 256 validations without a better score, its best weights
 restored, no limit of epochs. Where the protocol leaves a choice: the first validation is after 8 steps; of settings with the same score
-the simpler one is taken; if there are fewer training clips than a batch, all are used; numbers are standardised by the training clips,
+the simpler one is taken; if there are fewer training clips than a batch, all are used; regression targets are standardised by the training clips,
 which does not change R2.
 """
 
@@ -59,7 +59,7 @@ def jukemir(
     Parameters
     ----------
     task : Task
-        One-of, many-of or numbers.
+        Multiclass, multilabel or regression.
     features : ndarray, shape (n, E)
         Of all clips.
     targets : ndarray, shape (n, ...)

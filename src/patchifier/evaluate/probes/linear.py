@@ -1,4 +1,4 @@
-"""Probes on frozen embeddings: logistic regression for names, ridge for numbers.
+"""Probes on frozen embeddings: logistic regression for classes and tags, ridge for regression.
 
 The standardiser is fitted on training clips only and applied to all.
 """
@@ -38,7 +38,7 @@ def linear(
     Parameters
     ----------
     task : Task
-        One-of and many-of: logistic regression, C from 1e-4 to 100; numbers: ridge, alpha from 0.01 to 10,000.
+        Multiclass and multilabel: logistic regression, C from 1e-4 to 100; regression: ridge, alpha from 0.01 to 10,000.
     features : ndarray, shape (n, E)
         Of all clips.
     targets : ndarray, shape (n, ...)
@@ -90,7 +90,7 @@ def _score(
     rounds: list[tuple[np.ndarray, np.ndarray]],
     strength: float,
 ) -> float:
-    """Score a strength on the held-out clips of all rounds together; one that cannot be scored is worth least."""
+    """Score a strength on the held-out clips of all folds together; one that cannot be scored is worth least."""
     parts = [
         fit_predict(task, features[fitted], targets[fitted], features[held], strength=strength)
         for fitted, held in rounds
@@ -114,7 +114,7 @@ def fit_predict(
     Parameters
     ----------
     task : Task
-        One-of and many-of: logistic regression (C = 0.1, one against the rest for tags); numbers: ridge.
+        Multiclass and multilabel: logistic regression (C = 0.1, one against the rest for tags); regression: ridge.
     train : ndarray, shape (n, E)
         Features of training clips.
     targets : ndarray, shape (n, ...)
@@ -143,7 +143,7 @@ def fit_predict(
         )
     strength = LOGISTIC_C if strength is None else strength
     if task.kind == "one-of":
-        if len(np.unique(targets)) == 1:  # nothing to tell apart
+        if len(np.unique(targets)) == 1:  # one class only
             return majority(task, targets, len(test))
         model = LogisticRegression(C=strength, max_iter=5000).fit(train, targets)
         predictions = np.zeros((len(test), len(task.names)))

@@ -52,7 +52,7 @@ def paper(
     Parameters
     ----------
     task : Task
-        One-of, many-of or numbers.
+        Multiclass, multilabel or regression.
     features : ndarray, shape (n, E)
         Of all clips.
     targets : ndarray, shape (n, ...)

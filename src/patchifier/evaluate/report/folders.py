@@ -45,7 +45,7 @@ class RunFolder:
 
     @property
     def task(self) -> str:
-        """What a fine-tuning run was asked, in words."""
+        """Kind and names of a fine-tuning run's task, as text."""
         task = get_part(self.facts, "task")
         names = [str(name) for name in task.get("names", [])]
         listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def test(self) -> str:
-        """Task and split in words; only scores that agree in this and in the number of clips can be compared."""
+        """Task and split as text; only scores that agree in this and in the number of clips can be compared."""
         return "; ".join(part for part in (self.task, str(self.facts.get("split") or "")) if part)
 
 

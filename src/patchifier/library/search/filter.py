@@ -69,7 +69,7 @@ class Filter:
         return " AND ".join(parts)
 
     def mask(self, table: pa.Table) -> np.ndarray:
-        """Where it holds in `table`: (n,) bool."""
+        """Rows of `table` that match: (n,) bool."""
         parts = [pc.equal(table[name], value) for name, value in self.equal().items()]
         parts += (
             [pc.starts_with(table["path"], self.path_prefix)]

@@ -30,7 +30,7 @@ AT_ONCE = 1000  # values named in one condition
 
 
 def is_index(path: str | Path) -> bool:
-    """Whether `path` is a URI or a folder that holds an index."""
+    """Whether `path` is a URI, or a folder with an index."""
     return is_uri(path) or (Path(path) / f"{NAME}.lance").is_dir()
 
 
@@ -190,7 +190,7 @@ class Index(VectorStore):
         return Changes(removed=len(gone), kept=len(here - gone))
 
     def update(self, table_path: str | Path) -> Changes:
-        """Make the index hold what a table holds: new files are added, changed ones replaced, those no longer there removed.
+        """Bring the index up to date with a table: add new files, replace changed ones, remove missing ones.
 
         What did not change is not touched. New rows come before old ones go: if it is interrupted, no file is missing, and some may have
         their old rows next to the new, until it is run again.
@@ -201,18 +201,18 @@ class Index(VectorStore):
             If the table is of another model.
         """
         stored = self._stored(table_path)
-        here, there = self._digests(), _digests_of(stored)
-        old, new = set().union(*here.values()), set().union(*there.values())
+        indexed, listed = self._digests(), _digests_of(stored)
+        old, new = set().union(*indexed.values()), set().union(*listed.values())
         before = len(self)
         self._append(stored, only=new - old)
         self._delete("digest", sorted(old - new))
         _tend(self._table, self.ann_rows, before=before)
-        replaced = sum(there[path] != here[path] for path in there.keys() & here.keys())
+        replaced = sum(listed[path] != indexed[path] for path in listed.keys() & indexed.keys())
         return Changes(
-            len(there.keys() - here.keys()),
+            len(listed.keys() - indexed.keys()),
             replaced,
-            len(here.keys() - there.keys()),
-            len(there.keys() & here.keys()) - replaced,
+            len(indexed.keys() - listed.keys()),
+            len(listed.keys() & indexed.keys()) - replaced,
         )
 
     def _stored(self, table_path: str | Path) -> Stored:

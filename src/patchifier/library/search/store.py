@@ -246,7 +246,7 @@ class VectorStore(abc.ABC):
         Parameters
         ----------
         start : str, Path or ndarray (E,)
-            The first file, or a vector to begin near. A first file stays, whatever `where` says.
+            The first file, or a vector to begin near. A first file stays, even if `where` excludes it.
         length : int
             Number of files, the first included; fewer if no more take part.
         where : Filter
