@@ -39,6 +39,7 @@ from patchifier.evaluate.frames.targets import majmin
 from patchifier.evaluate.frames.vectors import moments_s
 from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
+from patchifier.train import loop
 
 RATE = 22_050
 HOP_S = 1024 / RATE
@@ -649,6 +650,32 @@ def test_model_is_probed_and_the_same_seed_gives_the_same_result(
     )
     assert first.scores == second.scores
     np.testing.assert_array_equal(first.per_clip, second.per_clip)
+
+
+def test_progress_counts_clips_and_names_steps_of_training(
+    harmony: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "STEPS", 100)
+    monkeypatch.setattr(loop, "PROGRESS_S", 0.0)
+    splits, features = clip_sides(harmony), frames.mel_features(harmony, context_frames=0)
+    reports: list[tuple[int, int, str]] = []
+    probe_frames(
+        harmony.task,
+        harmony,
+        features,
+        splits,
+        progress=lambda *report: reports.append(report),
+    )
+    read = [done for done, _, note in reports if note == "features of clips"]
+    assert read == list(range(1, len(harmony.clips) + 1))
+    done = [report[0] for report in reports]
+    assert done == sorted(done)
+    assert {total for _, total, _ in reports} == {len(harmony.clips)}
+    known = len(splits.train) + len(splits.valid)
+    steps = [note for done, _, note in reports if done == known][1:]
+    assert len(steps) == 101  # and the best score
+    assert all(note.startswith(f"step {step}, loss ") for step, note in enumerate(steps[:-1], 1))
+    assert reports[-1][:2] == (len(harmony.clips), len(harmony.clips))
 
 
 def test_who_validates_is_taken_from_training_by_group(

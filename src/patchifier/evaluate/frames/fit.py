@@ -3,6 +3,7 @@
 Shapes: K frames of a clip, N of all training clips, E features, C outputs.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate.frames import judge, targets
 from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
 from patchifier.evaluate.frames.vectors import Features
+from patchifier.io import Progress, silent
 from patchifier.statistics import bootstrap
 from patchifier.tasks import Task
 from patchifier.train.loop import fit_head
@@ -87,7 +89,13 @@ class _Clip:
 
 
 def probe_frames(
-    task: Task, data: Cache, features: Features, splits: Splits, *, seed: int = 0
+    task: Task,
+    data: Cache,
+    features: Features,
+    splits: Splits,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> FrameResult:
     """Train a linear probe on vectors of frames and judge it on the test clips.
 
@@ -108,6 +116,8 @@ def probe_frames(
         Training, validation (a tenth of the training clips, by group, if there are none) and test clips.
     seed : int
         Of the order of training frames.
+    progress : callable
+        Called with clips read, clips in all, and a note, after every clip and during training.
 
     Returns
     -------
@@ -127,12 +137,17 @@ def probe_frames(
             f"there are {len(splits.train)} training and {len(splits.test)} test clips, expected at least one of each."
         )
     splits = with_validation(splits, seed)
+    known = len(splits.train) + len(splits.valid)
+    clips = known + len(splits.test)
+    features = _counted(features, clips, progress)
     learning = [_clip(data, features, index) for index in splits.train]
     probe = _Probe(task, learning)
     inputs, wanted = _training_frames(probe, learning)
     del learning
     holding = [probe.standardised(_clip(data, features, index)) for index in splits.valid]
-    steps = _fit(probe, inputs, wanted, holding, seed)
+    steps = _fit(
+        probe, inputs, wanted, holding, seed, lambda done, total, note: progress(known, clips, note)
+    )
     setting, on_valid = _choose(probe, holding)
     tested = [_answer(probe, _clip(data, features, index), setting) for index in splits.test]
     found = judge.per_clip(task, [asked for asked, _ in tested], [heard for _, heard in tested])
@@ -141,6 +156,18 @@ def probe_frames(
         np.asarray(splits.groups)[splits.test],
         {**setting, "steps": steps, "valid": on_valid},
     )
+
+
+def _counted(features: Features, clips: int, progress: Progress) -> Features:
+    """Features that report how many clips have been read."""
+    done = itertools.count(1)
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        found = features(index)
+        progress(next(done), clips, "features of clips")
+        return found
+
+    return read
 
 
 def _clip(data: Cache, features: Features, index: int) -> _Clip:
@@ -201,7 +228,14 @@ def _answer(
     return clip.rows, probe.rows(probe.standardised(clip), setting)
 
 
-def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip], seed: int) -> int:
+def _fit(
+    probe: _Probe,
+    inputs: Tensor,
+    wanted: Tensor,
+    holding: Sequence[_Clip],
+    seed: int,
+    progress: Progress,
+) -> int:
     """Train on frames (N, E) with targets (N, C), stopped on validation clips; returns the step of the best score."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(
@@ -225,6 +259,7 @@ def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip]
         total=STEPS,
         validate_every=VALIDATE_EVERY,
         patience=PATIENCE * VALIDATE_EVERY,
+        progress=progress,
     )
     return state.best_step
 
