@@ -17,6 +17,7 @@ from patchifier.datasets.labels import CHORDS
 from patchifier.datasets.splits import Splits
 from patchifier.embed import Embedder
 from patchifier.evaluate import frames
+from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.frames import (
     FrameResult,
     decode,
@@ -37,6 +38,7 @@ from patchifier.evaluate.frames.decode import (
 )
 from patchifier.evaluate.frames.targets import majmin
 from patchifier.evaluate.frames.vectors import moments_s
+from patchifier.io import Steps, silent
 from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
 from patchifier.train import loop
@@ -676,6 +678,22 @@ def test_progress_counts_clips_and_names_steps_of_training(
     assert len(steps) == 101  # and the best score
     assert all(note.startswith(f"step {step}, loss ") for step, note in enumerate(steps[:-1], 1))
     assert reports[-1][:2] == (len(harmony.clips), len(harmony.clips))
+
+
+def test_evaluator_shows_training_of_each_fold(
+    harmony: Cache, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "STEPS", 100)
+    splits, notes = [clip_sides(harmony)] * 2, []
+    evaluator = Evaluator(
+        harmony, harmony.task, "linear", splits, 0, {}, tmp_path, lambda title: silent
+    )
+    steps = Steps(lambda done, total, note: notes.append(note), 2)
+    evaluator.probe_frames(frames.mel_features(harmony, context_frames=0), steps)
+    for number in (1, 2):
+        mine = [note for note in notes if note.startswith(f"fold {number}, ")]
+        assert "step 1, loss" in " ".join(mine)
+        assert mine[-1] == f"fold {number}, 15 of 15, features of clips"
 
 
 def test_who_validates_is_taken_from_training_by_group(
