@@ -674,9 +674,12 @@ def test_progress_counts_clips_and_names_steps_of_training(
     assert done == sorted(done)
     assert {total for _, total, _ in reports} == {len(harmony.clips)}
     known = len(splits.train) + len(splits.valid)
-    steps = [note for done, _, note in reports if done == known][1:]
-    assert len(steps) == 101  # and the best score
-    assert all(note.startswith(f"step {step}, loss ") for step, note in enumerate(steps[:-1], 1))
+    during = [note for done, _, note in reports if done == known]
+    steps = [note for note in during if note.startswith("step ")]
+    assert len(steps) == 100
+    assert all(note.startswith(f"step {step}, loss ") for step, note in enumerate(steps, 1))
+    validated = sum(note == f"validation clip 1 of {len(splits.valid)}" for note in during)
+    assert validated == 1 + len(fit.SETTINGS["chords"])
     assert reports[-1][:2] == (len(harmony.clips), len(harmony.clips))
 
 

@@ -3,9 +3,10 @@
 Shapes: K frames of a clip, N of all training clips, E features, C outputs.
 """
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,7 +118,8 @@ def probe_frames(
     seed : int
         Of the order of training frames.
     progress : callable
-        Called with clips read, clips in all, and a note, after every clip and during training.
+        Called with clips read, clips in all, and a note, after every clip, during training and
+        during validation.
 
     Returns
     -------
@@ -140,15 +142,14 @@ def probe_frames(
     known = len(splits.train) + len(splits.valid)
     clips = known + len(splits.test)
     features = _counted(features, clips, progress)
+    show = functools.partial(progress, known, clips)
     learning = [_clip(data, features, index) for index in splits.train]
     probe = _Probe(task, learning)
     inputs, wanted = _training_frames(probe, learning)
     del learning
     holding = [probe.standardised(_clip(data, features, index)) for index in splits.valid]
-    steps = _fit(
-        probe, inputs, wanted, holding, seed, lambda done, total, note: progress(known, clips, note)
-    )
-    setting, on_valid = _choose(probe, holding)
+    steps = _fit(probe, inputs, wanted, holding, seed, show)
+    setting, on_valid = _choose(probe, holding, show)
     tested = [_answer(probe, _clip(data, features, index), setting) for index in splits.test]
     found = judge.per_clip(task, [asked for asked, _ in tested], [heard for _, heard in tested])
     return _result(
@@ -234,7 +235,7 @@ def _fit(
     wanted: Tensor,
     holding: Sequence[_Clip],
     seed: int,
-    progress: Progress,
+    show: Callable[[str], None],
 ) -> int:
     """Train on frames (N, E) with targets (N, C), stopped on validation clips; returns the step of the best score."""
     generator = torch.Generator().manual_seed(seed)
@@ -255,11 +256,11 @@ def _fit(
         probe.layer,
         optimiser,
         loss,
-        lambda: _score(probe, holding, SETTINGS[probe.task.metric][0]),
+        lambda: _score(probe, holding, SETTINGS[probe.task.metric][0], show),
         total=STEPS,
         validate_every=VALIDATE_EVERY,
         patience=PATIENCE * VALIDATE_EVERY,
-        progress=progress,
+        progress=lambda done, total, note: show(note),
     )
     return state.best_step
 
@@ -282,12 +283,18 @@ def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Ten
     return torch.from_numpy(inputs), torch.from_numpy(wanted)
 
 
-def _score(probe: _Probe, clips: Sequence[_Clip], setting: Setting) -> float:
+def _score(
+    probe: _Probe, clips: Sequence[_Clip], setting: Setting, show: Callable[[str], None]
+) -> float:
     """The main figure of these clips."""
+    predicted = []
+    for number, clip in enumerate(clips, 1):
+        predicted.append(probe.rows(clip, setting))
+        show(f"validation clip {number} of {len(clips)}")
     found = judge.per_clip(
         probe.task,
         [clip.rows for clip in clips],
-        [probe.rows(clip, setting) for clip in clips],
+        predicted,
         main_only=True,
     )
     name, (values, weights) = next(iter(found.items()))
@@ -302,9 +309,13 @@ def _asked(name: str, value: float, side: str) -> float:
     return value
 
 
-def _choose(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Setting, float]:
+def _choose(
+    probe: _Probe, clips: Sequence[_Clip], show: Callable[[str], None]
+) -> tuple[Setting, float]:
     """The way of decoding that scores best on these clips, the first of equals, and its score."""
-    scored = [(_score(probe, clips, setting), setting) for setting in SETTINGS[probe.task.metric]]
+    scored = [
+        (_score(probe, clips, setting, show), setting) for setting in SETTINGS[probe.task.metric]
+    ]
     value, setting = max(scored, key=lambda pair: pair[0])
     return setting, value
 
