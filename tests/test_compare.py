@@ -264,7 +264,12 @@ def test_a_perturbed_clip_that_got_lost_is_not_passed_over(data, tmp_path, monke
 
 
 def test_few_examples_have_a_row_for_each_number(data, tmp_path):
-    results = compare.compare(data, [knows(), blind()], tmp_path / "run", protocol="few-shot")
+    notes = []
+    results = compare.compare(
+        data, [knows(), blind()], tmp_path / "run", protocol="few-shot",
+        progress=lambda title: lambda done, total, note: notes.append(note),
+    )  # fmt: skip
+    assert "probe of fold 5, 150 of 150, 5 clips of each class" in notes
     methods = [row["method"] for row in rows_of(results, "knows")]
     assert methods == [f"few-shot, {k} a class" for k in (1, 2, 5)]
     assert "rarest class has 6" in results["notes"][0]

@@ -153,6 +153,18 @@ def test_requests_that_make_no_sense_are_refused():
         few_shot(Task("one-of", ("blues",)), features, np.zeros(240, int), sides)
 
 
+def test_progress_counts_draws():
+    features, targets, splits = data()
+    reports = []
+    rows = few_shot(
+        GENRES, features, targets, splits, shots=(1, 5), draws=3,
+        progress=lambda *report: reports.append(report),
+    )  # fmt: skip
+    assert rows == few_shot(GENRES, features, targets, splits, shots=(1, 5), draws=3)
+    notes = ["1 clips of each class"] * 3 + ["5 clips of each class"] * 3
+    assert reports == [(done, 6, note) for done, note in enumerate(notes, 1)]
+
+
 def test_the_package_offers_it():
     features, targets, sides = data()
     assert probes.few_shot(GENRES, features, targets, sides, shots=(1,), draws=2)[0]["draws"] == 2

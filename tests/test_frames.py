@@ -17,6 +17,7 @@ from patchifier.datasets.labels import CHORDS
 from patchifier.datasets.splits import Splits
 from patchifier.embed import Embedder
 from patchifier.evaluate import frames
+from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.frames import (
     FrameResult,
     decode,
@@ -37,8 +38,10 @@ from patchifier.evaluate.frames.decode import (
 )
 from patchifier.evaluate.frames.targets import majmin
 from patchifier.evaluate.frames.vectors import moments_s
+from patchifier.io import Steps, silent
 from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
+from patchifier.train import loop
 
 RATE = 22_050
 HOP_S = 1024 / RATE
@@ -649,6 +652,51 @@ def test_model_is_probed_and_the_same_seed_gives_the_same_result(
     )
     assert first.scores == second.scores
     np.testing.assert_array_equal(first.per_clip, second.per_clip)
+
+
+def test_progress_counts_clips_and_names_steps_of_training(
+    harmony: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "STEPS", 100)
+    monkeypatch.setattr(loop, "PROGRESS_S", 0.0)
+    splits, features = clip_sides(harmony), frames.mel_features(harmony, context_frames=0)
+    reports: list[tuple[int, int, str]] = []
+    probe_frames(
+        harmony.task,
+        harmony,
+        features,
+        splits,
+        progress=lambda *report: reports.append(report),
+    )
+    read = [done for done, _, note in reports if note == "features of clips"]
+    assert read == list(range(1, len(harmony.clips) + 1))
+    done = [report[0] for report in reports]
+    assert done == sorted(done)
+    assert {total for _, total, _ in reports} == {len(harmony.clips)}
+    known = len(splits.train) + len(splits.valid)
+    during = [note for done, _, note in reports if done == known]
+    steps = [note for note in during if note.startswith("step ")]
+    assert len(steps) == 100
+    assert all(note.startswith(f"step {step}, loss ") for step, note in enumerate(steps, 1))
+    validated = sum(note == f"validation clip 1 of {len(splits.valid)}" for note in during)
+    assert validated == 1 + len(fit.SETTINGS["chords"])
+    assert reports[-1][:2] == (len(harmony.clips), len(harmony.clips))
+
+
+def test_evaluator_shows_training_of_each_fold(
+    harmony: Cache, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "STEPS", 100)
+    splits, notes = [clip_sides(harmony)] * 2, []
+    evaluator = Evaluator(
+        harmony, harmony.task, "linear", splits, 0, {}, tmp_path, lambda title: silent
+    )
+    steps = Steps(lambda done, total, note: notes.append(note), 2)
+    evaluator.probe_frames(frames.mel_features(harmony, context_frames=0), steps)
+    for number in (1, 2):
+        mine = [note for note in notes if note.startswith(f"fold {number}, ")]
+        assert "step 1, loss" in " ".join(mine)
+        assert mine[-1] == f"fold {number}, 15 of 15, features of clips"
 
 
 def test_who_validates_is_taken_from_training_by_group(

@@ -1,5 +1,7 @@
 """Probes on frozen features: what scikit-learn gives by hand, and no look at what is tested."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from patchifier.evaluate.probes.linear import (
 )
 from patchifier.evaluate.probes.pooler import BATCH, DECAY, RATES, paper
 from patchifier.tasks import Task, scores
+from patchifier.train import loop
 
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
 TAGS = Task("many-of", ("calm", "fast", "vocal"))
@@ -342,6 +345,42 @@ def test_the_papers_head_learns(task, valid):
     assert found.chosen["unfinished_runs"] == 0
     again = paper(task, x, targets, sides, schedule=QUICK, rates=(1e-3, 1e-2))
     assert np.array_equal(found.predictions, again.predictions)
+
+
+def test_progress_of_the_papers_head_counts_rates_and_names_rate_step_and_loss(monkeypatch):
+    monkeypatch.setattr(loop, "PROGRESS_S", 0.0)
+    x, targets, splits = sided(GENRES)
+    reports = []
+    paper(
+        GENRES, x, targets, splits, schedule=QUICK, rates=(1e-3, 1e-2),
+        progress=lambda *report: reports.append(report),
+    )  # fmt: skip
+    done = [report[0] for report in reports]
+    assert done == sorted(done)
+    assert set(done) == {0, 1, 2}
+    assert {report[1] for report in reports} == {2}
+    assert reports[0][2].startswith("rate 0.001, step 1, loss ")
+    assert next(note for done, _, note in reports if done == 1).startswith("rate 0.01, step 1, ")
+    assert reports[-1][:2] == (2, 2)
+
+
+def test_progress_of_a_head_counts_steps_at_intervals(monkeypatch):
+    clock = itertools.count(step=0.2)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    model, reports = torch.nn.Linear(1, 1), []
+    loop.fit_head(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        lambda step: model(torch.ones(1, 1)).square().sum(),
+        lambda: 0.5,
+        total=9,
+        validate_every=3,
+        patience=9,
+        progress=lambda *report: reports.append(report),
+    )
+    assert [done for done, *_ in reports] == [1, 4, 7, 9]  # the clock is read twice for a report
+    assert all(note.startswith(f"step {done}, loss ") for done, _, note in reports[:-1])
+    assert reports[-1] == (9, 9, "best score 0.5 at step 3")
 
 
 def test_the_papers_head_is_the_papers():

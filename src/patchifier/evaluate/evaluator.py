@@ -1,7 +1,6 @@
 """One protocol on one task: features of each encoder, predictions of its probe, rows of scores, paired differences."""
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -299,9 +298,17 @@ class Evaluator:
         for encoder in repeated:
             clean, _ = self.features(encoder, steps)
             for number, split in enumerate(self.splits, 1):
-                steps.next(f"probe of fold {number}")
+                shown = steps.next(f"probe of fold {number}")
                 found.append(
-                    probes.few_shot(self.task, clean, targets, split, shots=shots, seed=self.seed)
+                    probes.few_shot(
+                        self.task,
+                        clean,
+                        targets,
+                        split,
+                        shots=shots,
+                        seed=self.seed,
+                        progress=shown,
+                    )
                 )
         steps.finish()
         rows = []
@@ -347,10 +354,11 @@ class Evaluator:
         """Result of each fold."""
         results = []
         for number, split in enumerate(self.splits, 1):
-            clips = len(split.train) + len(split.valid) + len(split.test)
-            counted = _counted(features, clips, steps.next(f"fold {number}"))
+            shown = steps.next(f"fold {number}")
             results.append(
-                frames.probe_frames(self.task, self.data, counted, split, seed=self.seed)
+                frames.probe_frames(
+                    self.task, self.data, features, split, seed=self.seed, progress=shown
+                )
             )
         return results
 
@@ -360,18 +368,6 @@ class Evaluator:
             raise RequestError(
                 f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on tasks about whole clips alone."
             )
-
-
-def _counted(features: frames.Features, clips: int, shown: Progress) -> frames.Features:
-    """Features that show how many clips have been read."""
-    done = itertools.count(1)
-
-    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        found = features(index)
-        shown(min(next(done), clips), clips, "")
-        return found
-
-    return read
 
 
 def _over_folds(found: Sequence[Sequence[frames.FrameResult]]) -> statistics.Statistic:

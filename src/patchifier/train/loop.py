@@ -29,6 +29,7 @@ from patchifier.train.run import Interrupted, is_first, stop_signals, was_restar
 
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
+PROGRESS_S = 0.5  # between reports of a head in training
 AGREE_STEPS = 10  # several processes ask each other this often whether to save or to stop
 
 
@@ -87,6 +88,7 @@ def fit_head(
     total: int,
     validate_every: int,
     patience: int,
+    progress: Progress = silent,
 ) -> tuple[State, list[float]]:
     """Train a small model in memory and leave it with its best weights.
 
@@ -102,6 +104,8 @@ def fit_head(
         Returns the validation score, higher is better; called without gradients.
     total, validate_every, patience : int
         As for :func:`run_steps`. The first validation is made after `validate_every` steps.
+    progress : callable
+        Called with steps done, `total`, and a note, at most every 0.5 s and at the end.
 
     Returns
     -------
@@ -111,11 +115,17 @@ def fit_head(
         All validation scores.
     """
     state, curve, best = State(), list[float](), copy.deepcopy(model.state_dict())
+    shown_s = -math.inf
 
     def take_step() -> None:
+        nonlocal shown_s
         optimiser.zero_grad()
-        loss(state.step).backward()
+        value = loss(state.step)
+        value.backward()
         optimiser.step()
+        if time.monotonic() - shown_s >= PROGRESS_S:
+            shown_s, done = time.monotonic(), state.step + 1
+            progress(done, total, f"step {done}, loss {value.item():.4g}")
 
     def validate() -> None:
         if state.step == 0:
@@ -134,6 +144,7 @@ def fit_head(
         patience=patience,
     )
     model.load_state_dict(best)
+    progress(total, total, f"best score {state.best_score:.4g} at step {state.best_step}")
     return state, curve
 
 

@@ -3,8 +3,10 @@
 Shapes: K frames of a clip, N of all training clips, E features, C outputs.
 """
 
+import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +21,7 @@ from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate.frames import judge, targets
 from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
 from patchifier.evaluate.frames.vectors import Features
+from patchifier.io import Progress, silent
 from patchifier.statistics import bootstrap
 from patchifier.tasks import Task
 from patchifier.train.loop import fit_head
@@ -87,7 +90,13 @@ class _Clip:
 
 
 def probe_frames(
-    task: Task, data: Cache, features: Features, splits: Splits, *, seed: int = 0
+    task: Task,
+    data: Cache,
+    features: Features,
+    splits: Splits,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> FrameResult:
     """Train a linear probe on vectors of frames and score it on the test clips.
 
@@ -108,6 +117,9 @@ def probe_frames(
         Training, validation (a tenth of the training clips, by group, if there are none) and test clips.
     seed : int
         Of the order of training frames.
+    progress : callable
+        Called with clips read, clips in all, and a note, after every clip, during training and
+        during validation.
 
     Returns
     -------
@@ -127,13 +139,17 @@ def probe_frames(
             f"there are {len(splits.train)} training and {len(splits.test)} test clips, expected at least one of each."
         )
     splits = with_validation(splits, seed)
+    known = len(splits.train) + len(splits.valid)
+    clips = known + len(splits.test)
+    features = _counted(features, clips, progress)
+    show = functools.partial(progress, known, clips)
     learning = [_clip(data, features, index) for index in splits.train]
     probe = _Probe(task, learning)
     inputs, wanted = _training_frames(probe, learning)
     del learning
     holding = [probe.standardised(_clip(data, features, index)) for index in splits.valid]
-    steps = _fit(probe, inputs, wanted, holding, seed)
-    setting, on_valid = _choose(probe, holding)
+    steps = _fit(probe, inputs, wanted, holding, seed, show)
+    setting, on_valid = _choose(probe, holding, show)
     tested = [_predict(probe, _clip(data, features, index), setting) for index in splits.test]
     found = judge.per_clip(task, [target for target, _ in tested], [rows for _, rows in tested])
     return _result(
@@ -141,6 +157,18 @@ def probe_frames(
         np.asarray(splits.groups)[splits.test],
         {**setting, "steps": steps, "valid": on_valid},
     )
+
+
+def _counted(features: Features, clips: int, progress: Progress) -> Features:
+    """Features that report how many clips have been read."""
+    done = itertools.count(1)
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        found = features(index)
+        progress(next(done), clips, "features of clips")
+        return found
+
+    return read
 
 
 def _clip(data: Cache, features: Features, index: int) -> _Clip:
@@ -201,7 +229,14 @@ def _predict(
     return clip.rows, probe.rows(probe.standardised(clip), setting)
 
 
-def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip], seed: int) -> int:
+def _fit(
+    probe: _Probe,
+    inputs: Tensor,
+    wanted: Tensor,
+    holding: Sequence[_Clip],
+    seed: int,
+    show: Callable[[str], None],
+) -> int:
     """Train on frames (N, E) with targets (N, C), stopped on validation clips; returns the step of the best score."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(
@@ -221,10 +256,11 @@ def _fit(probe: _Probe, inputs: Tensor, wanted: Tensor, holding: Sequence[_Clip]
         probe.layer,
         optimiser,
         loss,
-        lambda: _score(probe, holding, SETTINGS[probe.task.metric][0]),
+        lambda: _score(probe, holding, SETTINGS[probe.task.metric][0], show),
         total=STEPS,
         validate_every=VALIDATE_EVERY,
         patience=PATIENCE * VALIDATE_EVERY,
+        progress=lambda done, total, note: show(note),
     )
     return state.best_step
 
@@ -247,12 +283,18 @@ def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Ten
     return torch.from_numpy(inputs), torch.from_numpy(wanted)
 
 
-def _score(probe: _Probe, clips: Sequence[_Clip], setting: Setting) -> float:
+def _score(
+    probe: _Probe, clips: Sequence[_Clip], setting: Setting, show: Callable[[str], None]
+) -> float:
     """The main figure of these clips."""
+    predicted = []
+    for number, clip in enumerate(clips, 1):
+        predicted.append(probe.rows(clip, setting))
+        show(f"validation clip {number} of {len(clips)}")
     found = judge.per_clip(
         probe.task,
         [clip.rows for clip in clips],
-        [probe.rows(clip, setting) for clip in clips],
+        predicted,
         main_only=True,
     )
     name, (values, weights) = next(iter(found.items()))
@@ -267,9 +309,13 @@ def _require_defined(name: str, value: float, split: str) -> float:
     return value
 
 
-def _choose(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Setting, float]:
+def _choose(
+    probe: _Probe, clips: Sequence[_Clip], show: Callable[[str], None]
+) -> tuple[Setting, float]:
     """The way of decoding that scores best on these clips, the first of equals, and its score."""
-    scored = [(_score(probe, clips, setting), setting) for setting in SETTINGS[probe.task.metric]]
+    scored = [
+        (_score(probe, clips, setting, show), setting) for setting in SETTINGS[probe.task.metric]
+    ]
     value, setting = max(scored, key=lambda pair: pair[0])
     return setting, value
 

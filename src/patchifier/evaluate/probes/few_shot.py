@@ -11,6 +11,7 @@ from patchifier.datasets.splits import Splits
 from patchifier.evaluate.probes.heads import moments
 from patchifier.evaluate.probes.linear import LOGISTIC_C
 from patchifier.evaluate.probes.protocol import check
+from patchifier.io import Progress, silent
 from patchifier.seeding import generator
 from patchifier.statistics import interval
 from patchifier.tasks import Task
@@ -25,6 +26,7 @@ def few_shot(
     shots: Sequence[int] = (1, 2, 5, 10),
     draws: int = 50,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Test logistic regression on k clips of each class, drawn repeatedly from the training split.
 
@@ -47,6 +49,8 @@ def few_shot(
         For each of `shots`.
     seed : int
         Of the draws.
+    progress : callable
+        Called with draws done, draws in all, and a note, after every draw.
 
     Returns
     -------
@@ -71,19 +75,13 @@ def few_shot(
         raise RequestError(f"the task has {len(task.names)} class, expected at least two.")
     _check_counts(task, targets[splits.train], max(shots))
     mean, scale = moments(np.asarray(features, np.float64)[splits.train])
-    rows = []
-    for k in shots:
-        figures = [
-            _one_draw(
-                task,
-                (features - mean) / scale,
-                targets,
-                splits,
-                k,
-                generator(seed, f"few-shot {k}", draw, scope="probe/"),
-            )
-            for draw in range(draws)
-        ]
+    scaled, rows = (features - mean) / scale, []
+    for number, k in enumerate(shots):
+        figures = []
+        for draw in range(draws):
+            dice = generator(seed, f"few-shot {k}", draw, scope="probe/")
+            figures.append(_one_draw(task, scaled, targets, splits, k, dice))
+            progress(number * draws + draw + 1, len(shots) * draws, f"{k} clips of each class")
         low, high = interval(np.array(figures))
         rows.append(
             {

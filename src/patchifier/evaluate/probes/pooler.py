@@ -1,7 +1,8 @@
 """The paper's head as a probe (4.4): BERT's pooler and a linear layer on a fixed vector, CLS where the encoder pools so."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def paper(
     schedule : Schedule
         Of validation and stopping.
     progress : callable
-        Called with rates done, rates in all, and a note.
+        Called with rates done, rates in all, and a note, at most every 0.5 s of a rate.
 
     Returns
     -------
@@ -83,8 +84,8 @@ def paper(
     data, schedule = ProbeData.of(task, features, targets, splits, seed), schedule or Schedule()
     runs: dict[float, tuple[State, Head]] = {}
     for rate in sorted(rates):
-        progress(len(runs), len(rates), f"rate {rate:g}")
-        runs[rate] = _train(data, rate, schedule)
+        show = functools.partial(progress, len(runs), len(rates))
+        runs[rate] = _train(data, rate, schedule, show)
     progress(len(rates), len(rates), "")
     rate = max(runs, key=lambda rate: runs[rate][0].best_score)  # the smallest of equals
     state, head = runs[rate]
@@ -106,7 +107,9 @@ def paper(
     )
 
 
-def _train(data: ProbeData, rate: float, schedule: Schedule) -> tuple[State, Head]:
+def _train(
+    data: ProbeData, rate: float, schedule: Schedule, show: Callable[[str], None]
+) -> tuple[State, Head]:
     """Train at a rate; returns the state of training, and the head with its best weights."""
     setting = Hyperparameters(True, 0, BATCH, rate, 0.0, DECAY)
     with torch.random.fork_rng(devices=[]):
@@ -126,6 +129,11 @@ def _train(data: ProbeData, rate: float, schedule: Schedule) -> tuple[State, Hea
         return loss(head(x), y)
 
     state, _ = fit_head(
-        head, optimiser, loss_at, lambda: float(score(head(valid)[None])), **schedule.steps
+        head,
+        optimiser,
+        loss_at,
+        lambda: float(score(head(valid)[None])),
+        progress=lambda done, total, note: show(f"rate {rate:g}, {note}"),
+        **schedule.steps,
     )
     return state, head
