@@ -691,6 +691,15 @@ def test_an_interrupted_command_is_exit_code_130(error, says, monkeypatch, capsy
     assert "fault" not in err
 
 
+def test_an_interrupted_job_says_how_to_go_on(monkeypatch, capsys):
+    def stopped(sources: list[str], *, out: str):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "embed", stopped)
+    code, _, err = run(capsys, "embed", "x", "--out", "y.parquet")
+    assert (code, err.strip()) == (130, "interrupted: run the same command again, and it goes on")
+
+
 def test_progress_in_a_pipe_is_plain_lines(capsys):
     show = progress("log-mels")
     for done in range(1, 4):

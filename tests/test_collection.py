@@ -1238,3 +1238,9 @@ def test_memory_does_not_grow_with_length(
     assert peaks[180][0] < 1.2 * peaks[3][0], peaks  # the process that collects, MB
     assert peaks[180][1] < 1.2 * peaks[3][1], peaks  # the one that works
     assert build.read(tmp_path / "180.parquet").end_s[0] == 10_800
+
+
+def test_a_place_where_no_folder_can_be_made_is_named(audio_folder, embedder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="its folder cannot be made"):
+        build.embed_library(audio_folder, tmp_path / "file" / "x.parquet", embedder=embedder)

@@ -369,3 +369,9 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, tmp_path):
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(RequestError, match="nowhere"):
         export(tmp_path / "nowhere", tmp_path / "graph.onnx")
+
+
+def test_a_name_that_is_neither_onnx_nor_pt2_is_refused(tmp_path):
+    with pytest.raises(RequestError, match=r"expected a name that ends in \.onnx or \.pt2"):
+        export(None, tmp_path / "model.foo")
+    assert not list(tmp_path.iterdir())

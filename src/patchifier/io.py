@@ -106,6 +106,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         table.writerows(rows)
 
 
+def skipped_line(path: str, reason: str) -> str:
+    """Text about a skipped file; most reasons begin with its path."""
+    return f"skipped {reason if reason.startswith(path) else f'{path}: {reason}'}"
+
+
 def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write the list of skipped files as CSV; without rows, the header alone.
 

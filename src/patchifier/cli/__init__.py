@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
 }
 COMMANDS = {command.__name__: command for group in GROUPS.values() for command in group}
 RENAMED = {("similar", "--duplicates"): ("duplicates", "--threshold")}  # old flags, until 1.0
+RESUMED = ("prepare", "fetch", "embed", "predict")  # go on when they are run again
 DENIED = {  # what the system may say of a place, and what can be done about it
     errno.EACCES: "change its rights",
     errno.EPERM: "change its rights",
@@ -77,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(outcome.results, indent=1) if as_json else outcome.text)
         return outcome.code
     except KeyboardInterrupt:
-        _complain("\ninterrupted")
+        hint = ": run the same command again, and it goes on" if name in RESUMED else ""
+        _complain(f"\ninterrupted{hint}")
         return 130
     except Exception as error:
         return _failed(name, error)

@@ -249,6 +249,7 @@ def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) 
 
     from patchifier import audio, spectrogram
 
+    picture.parent.mkdir(parents=True, exist_ok=True)
     for name in (name for name in arrays if not name.startswith("masked_")):
         patches = torch.from_numpy(arrays[name])[:, None]
         log_mel = spectrogram.join(patches, len(patches) * config.model.frames, tail="anchor")

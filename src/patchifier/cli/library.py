@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from patchifier.cli.command import Outcome
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
+from patchifier.io import skipped_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -306,7 +307,7 @@ def predict(
         progress=progress("files"),
     )
     for path, reason in done.skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(skipped_line(path, reason), file=sys.stderr)
     n_skipped = len(done.skipped)
     counts = {"rows": done.rows, "files": done.files, "kept": done.kept, "skipped": n_skipped}
     text = f"{done.rows} rows about {done.files} files in {out}"

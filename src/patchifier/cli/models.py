@@ -105,7 +105,7 @@ def export(model: str = "", *, onnx: str) -> Outcome:
     model : str
         Model folder or bundled model; patchifier-base by default.
     onnx : str
-        File to write.
+        File to write: .onnx, or .pt2 for a program of torch.export.
     """
     from patchifier.integrations.onnx import export
 

@@ -47,7 +47,7 @@ def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
         A model, or what :func:`patchifier.load` takes; None is the bundled model.
     path : str or Path
         The file to write, whole or not at all; one that is there already is replaced. With the suffix ".pt2" it is what
-        ``torch.export.load`` reads, else ONNX.
+        ``torch.export.load`` reads, with ".onnx" ONNX.
 
     Returns
     -------
@@ -60,13 +60,16 @@ def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
     Raises
     ------
     RequestError
-        If the model's settings have no place in a graph, or onnx is not installed.
+        If the name ends in neither .onnx nor .pt2, the model's settings have no place in a graph, or onnx is not installed.
     """
+    path = Path(path)
+    if path.suffix not in (".onnx", ".pt2"):
+        raise RequestError(f"the file is {path}, expected a name that ends in .onnx or .pt2.")
     onnx = need("onnx")
     need("onnxscript")
     embedder = model if isinstance(model, embed.Embedder) else embed.load(model)
     program = _exported(Graph(embedder.model, embedder.config).eval(), embedder)
-    config, path = embedder.config, Path(path)
+    config = embedder.config
     facts = {
         "sample_rate": str(config.spectrogram.sample_rate),
         "size": str(embedder.size),

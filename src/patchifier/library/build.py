@@ -83,7 +83,12 @@ def embed_library(
         job.finish_interrupted()
         if out.exists() and not changed:
             return job.report()
-    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"--out is {out}, but its folder cannot be made ({error.strerror}): choose another place."
+        ) from error
     with folder_lock(job.folder, "embed"):
         job.begin()
         job.embed(embedder, cut, workers or os.cpu_count() or 1, progress)

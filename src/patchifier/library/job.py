@@ -16,7 +16,7 @@ from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.io import Progress, replaced_file, write_skipped
+from patchifier.io import Progress, replaced_file, skipped_line, write_skipped
 from patchifier.library import table
 from patchifier.library.sources import Key, key
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
@@ -64,9 +64,8 @@ class Embedded:
 
     def lines(self) -> list[str]:
         """Text for the user: each skipped file, then the counts."""
-        lines = [f"skipped {path}: {reason}" for path, reason in self.skipped] + [
-            f"gone: {path}" for path in self.gone
-        ]
+        lines = [skipped_line(path, reason) for path, reason in self.skipped]
+        lines += [f"gone: {path}" for path in self.gone]
         speed = (
             f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)"
             if self.embedded
