@@ -521,7 +521,7 @@ def test_a_full_disk_is_said_and_what_there_is_stays(
     url = server.add("/a", CONTENT)
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     with child(tmp_path, child_environment, url, before=code) as done:
-        assert "the disk is full" in done.communicate(timeout=60)[1]
+        assert "the disk is full" in done.communicate(timeout=20)[1]
     assert done.returncode == 1
     assert (tmp_path / "a.part").read_bytes() == CONTENT[:100_000]
     assert get(tmp_path, Remote("a", (url,), sha(CONTENT))).complete
@@ -1043,7 +1043,7 @@ def child(
 
 
 def kill_when(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline

@@ -67,8 +67,8 @@ def reconstruction_figure(
         filled.imshow(_picture(together, scale), **level)
         errors_shown = missed.imshow(_picture(error, scale), **difference)
         _cover(missed, ~mask, W * frame_s, M, facecolor="white")
-        told = _ratio_title(ratio, mask, error, scale) + _reference_title(original, mask)
-        given.set_title(f"\n{told}", **TITLE)
+        title = _ratio_title(ratio, mask, error, scale) + _reference_title(original, mask)
+        given.set_title(f"\n{title}", **TITLE)
         for axes, label in ((given, "given"), (filled, "filled in"), (missed, "error")):
             axes.set_ylabel(label)
 

@@ -45,7 +45,7 @@ def collect_rows(
     rows: list[dict[str, Any]] = []
     for folder, results in demos.items():
         inside = [run for run in runs if run.path.is_relative_to(folder) and run.task]
-        told = [row for row in results.get("rows", []) if isinstance(row, dict)]
+        found = [row for row in results.get("rows", []) if isinstance(row, dict)]
         # A row of the demo was tested on the clips of a run below it where their numbers agree.
         tests = {
             str(row.get("n")): run.test
@@ -56,7 +56,7 @@ def collect_rows(
         other = inside[0].task if inside else ""
         rows += [
             {**row, "source": results["source"], "test": tests.get(str(row.get("n")), other)}
-            for row in told
+            for row in found
         ]
     for run in (run for run in runs if run.kind != "pretrain"):
         methods = sorted(path.parent.name for path in run.path.glob("*/results.json"))
@@ -65,9 +65,9 @@ def collect_rows(
             for folder, results in demos.items()
             if run.path.is_relative_to(folder)
         }
-        told = [row for row in rows if row["source"] in above]
+        shown = [row for row in rows if row["source"] in above]
         for row in (row for method in methods for row in method_rows(run, method, problems)):
-            if not any(same_score(row, other) for other in told):
+            if not any(same_score(row, other) for other in shown):
                 rows.append({**row, "source": run.label, "test": run.test})
     return sorted(rows, key=_table_order)
 
