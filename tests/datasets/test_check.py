@@ -5,13 +5,13 @@ import hashlib
 import json
 import os
 
-import published
 import pytest
 
 from patchifier import datasets
 from patchifier.config import RequestError
 from patchifier.datasets.check import check, examine
 from patchifier.datasets.sheet import Remote, Variant
+from tests import published
 
 
 @pytest.fixture(scope="module")
