@@ -1,13 +1,11 @@
 """From an audio file to a waveform: decode, mix to mono, resample.
 
-libsndfile reads wav, flac, ogg, opus, mp3, aiff and more; PyAV, if the ``formats`` extra is there, reads the rest (m4a, wma, ...).
-Everything is read in blocks, so an hour-long file needs no more memory than a short one.
+:mod:`patchifier.decode` decodes. Everything is read in blocks, so an hour-long file needs no more memory than a short one.
 """
 
 import math
 import os
-import re
-import struct
+import stat
 from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
@@ -17,11 +15,12 @@ import numpy as np
 import soundfile
 import soxr
 
+from patchifier import sandbox
 from patchifier.config import RequestError
+from patchifier.decode import AudioError, Decoding, mono_blocks, too_long
 
 SAMPLE_RATE = 22_050  # paper 4.4
 LOUDEST = 200.0  # 46 dB over full scale: no recording of floats gets there, and integers that were not divided do
-BLOCK_S = 10.0  # long enough for fast decoding, 3.5 MB of stereo float32 at 44.1 kHz
 SUFFIXES = frozenset(
     [
         ".wav",
@@ -51,13 +50,6 @@ SUFFIXES = frozenset(
         ".tta",
     ]
 )
-EXACT_SEEK = frozenset(
-    {"WAV", "WAVEX", "AIFF", "AU", "FLAC", "W64", "RF64"}
-)  # elsewhere a seek may be off by a frame: decode, then slice
-
-
-class AudioError(RequestError):
-    """A file that cannot be read as audio; the message names the file and the reason."""
 
 
 def name_fault(path: str | Path) -> str:
@@ -107,7 +99,8 @@ def load(
     Raises
     ------
     AudioError
-        If the file is missing, unreadable, empty, truncated, not audio, or holds floats at the scale of integers, a peak above 200.
+        If the file is missing, unreadable, empty, truncated, damaged, not audio, longer than the limit
+        (:mod:`patchifier.sandbox`), or holds floats at the scale of integers, a peak above 200.
     """
     return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
 
@@ -118,10 +111,18 @@ def blocks(
     sample_rate: int = SAMPLE_RATE,
     start_s: float = 0.0,
     end_s: float | None = None,
+    how: Decoding | None = None,
 ) -> Iterator[np.ndarray]:
     """Read an audio file as consecutive blocks of one mono waveform, in bounded memory.
 
-    The arguments, the errors and, joined, the values are those of :func:`load`.
+    The errors and, joined, the values are those of :func:`load`.
+
+    Parameters
+    ----------
+    path, sample_rate, start_s, end_s
+        As for :func:`load`.
+    how : Decoding
+        Is filled with the decoders that were used, the length that was decoded, and notes.
 
     Yields
     ------
@@ -138,199 +139,87 @@ def blocks(
         )
     if end_s is not None and end_s <= start_s:
         raise AudioError(f"{path}: the clip ends at {end_s} s, before it starts at {start_s} s.")
-    resampler, heard, made = None, 0, 0
-    for mono, rate in _mono_blocks(Path(path), start_s, end_s):
-        if not np.isfinite(mono).all():
-            raise AudioError(f"{path}: holds samples that are not numbers (NaN or infinity).")
-        if fault := scale_fault(mono):
-            raise AudioError(f"{path}: its samples {fault}")
-        heard += len(mono)
-        if rate == sample_rate:
-            yield mono
-            continue
-        resampler = resampler or soxr.ResampleStream(
-            rate, sample_rate, 1, dtype="float32", quality="HQ"
-        )
-        part = resampler.resample_chunk(mono, last=False)
-        made += len(part)
-        yield part
-    if not heard:
+    require_file(path)
+    how = Decoding() if how is None else how
+    most_s = 3600 * sandbox.limits().length_h
+    resampler = _Resampler(sample_rate)
+    for mono, rate in mono_blocks(Path(path), start_s, end_s, how):
+        _require_samples(mono, path)
+        how.length_s += len(mono) / rate
+        if how.length_s > most_s:
+            raise too_long(path, how.length_s)
+        sandbox.progressed()
+        yield from resampler.add(mono, rate)
+    if not how.length_s:
         raise AudioError(f"{path}: holds no audio" + (f" after {start_s} s." if start_s else "."))
-    if resampler:
-        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        yield (
-            rest if made + len(rest) else np.zeros(1, np.float32)
-        )  # a few samples at a high rate: less than one here
+    yield from resampler.end()
+    if words := sandbox.output():
+        how.notes.append(f"its decoder says: {words}")
 
 
-def _mono_blocks(
-    path: Path, start_s: float, end_s: float | None
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the mean of the channels and the file's own sample rate, a block at a time."""
+def _require_samples(mono: np.ndarray, path: str | Path) -> None:
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{path}: holds samples that are not numbers (NaN or infinity).")
+    if fault := scale_fault(mono):
+        raise AudioError(f"{path}: its samples {fault}")
+
+
+class _Resampler:
+    """Blocks of one waveform at one rate, whatever the rates of its parts."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate, self.rate, self.made = sample_rate, sample_rate, 0
+        self.stream: soxr.ResampleStream | None = None
+
+    def add(self, mono: np.ndarray, rate: int) -> Iterator[np.ndarray]:
+        """Yield what the next block gives."""
+        if rate != self.rate:
+            yield from self._flush()
+            self.rate = rate
+        if rate == self.sample_rate:
+            yield self._counted(mono)
+            return
+        self.stream = self.stream or soxr.ResampleStream(
+            rate, self.sample_rate, 1, dtype="float32", quality="HQ"
+        )
+        yield self._counted(self.stream.resample_chunk(mono, last=False))
+
+    def end(self) -> Iterator[np.ndarray]:
+        """Yield the rest: at least a sample, where a few samples at a high rate come to less than one."""
+        yield from self._flush()
+        if not self.made:
+            yield np.zeros(1, np.float32)
+
+    def _flush(self) -> Iterator[np.ndarray]:
+        if self.stream is not None:
+            yield self._counted(self.stream.resample_chunk(np.zeros(0, np.float32), last=True))
+            self.stream = None
+
+    def _counted(self, block: np.ndarray) -> np.ndarray:
+        self.made += len(block)
+        return block
+
+
+def require_file(path: str | Path) -> None:
+    """Refuse what is no regular file with bytes in it, before anything opens it and waits.
+
+    Raises
+    ------
+    AudioError
+        If it is missing, cannot be read, is empty, or is a folder, a pipe or a device.
+    """
     if fault := name_fault(path):
         raise AudioError(f"{written_name(path)}: {fault}")
     try:
-        with path.open("rb") as stream:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise AudioError(f"{path}: is a pipe or a device, expected a regular file.")
+        with open(path, "rb") as stream:
             empty = not stream.read(1)
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror}).") from error
     if empty:
         raise AudioError(f"{path}: is empty (0 bytes).")
-    try:
-        sound = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        yield from _mono_blocks_av(path, start_s, end_s, reason=error.error_string)
-        return
-    with sound:
-        yield from _mono_blocks_sndfile(sound, path, start_s, end_s)
-
-
-def _mono_blocks_sndfile(
-    sound: Any, path: Path, start_s: float, end_s: float | None
-) -> Iterator[tuple[np.ndarray, int]]:
-    rate = sound.samplerate
-    _require_rate(rate, path)
-    first = round(start_s * rate)
-    last = None if end_s is None else round(end_s * rate)
-    at = 0
-    if sound.format in EXACT_SEEK and 0 < first < sound.frames:
-        at = sound.seek(first)
-    while last is None or at < last:
-        try:
-            block = sound.read(int(BLOCK_S * rate), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(
-                f"{path}: truncated or damaged after {at / rate:.1f} s ({error.error_string.strip()})"
-            ) from error
-        if not len(block):
-            break
-        kept = block[max(0, first - at) : None if last is None else last - at]
-        at += len(block)
-        if len(kept):
-            yield _mono(kept), rate
-    if last is None or at < last:
-        _check_whole(sound, path, at)
-
-
-def _mono(block: np.ndarray) -> np.ndarray:
-    """Mean of the channels of (S, channels): (S,). Added one by one, since numpy's mean over a few columns takes seven times as long."""
-    total = block[:, 0].copy()
-    for channel in block.T[1:]:
-        total += channel
-    return total / np.float32(block.shape[1])
-
-
-def _require_rate(rate: int, path: Path) -> None:
-    """Refuse a damaged header: at 1 Hz, a short file would be resampled to gigabytes."""
-    if not 1_000 <= rate <= 768_000:
-        raise AudioError(
-            f"{path}: its header says {rate} Hz, expected a sample rate from 1,000 to 768,000 Hz."
-        )
-
-
-def _check_whole(sound: Any, path: Path, decoded: int) -> None:
-    """Refuse a file that ends before its own header says it does."""
-    promised = sound.frames
-    # A header without an exact count may be a few frames off (a VBR mp3's estimate): 1 % and 0.5 s are let pass.
-    cut_short = promised - decoded > max(0.5 * sound.samplerate, 0.01 * promised)
-    cut_short |= _data_cut_short(sound.extra_info)
-    cut_short |= sound.format == "OGG" and _ends_inside_ogg_page(path)
-    if cut_short:
-        says = (
-            f"its header says {promised / sound.samplerate:.1f} s"
-            if promised > decoded
-            else "its last block is incomplete"
-        )
-        raise AudioError(
-            f"{path}: truncated, ends after {decoded / sound.samplerate:.1f} s ({says})."
-        )
-
-
-def _data_cut_short(log: str) -> bool:
-    """Whether libsndfile's log says that the data (wav, aiff, au, caf) or the file (w64, rf64) is shorter than its header promises."""
-    chunk = re.search(
-        r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE
-    )
-    if not chunk:
-        return False
-    promised, present = int(chunk[1]), int(chunk[2])
-    streamed = (
-        promised >= 2**31 - 2**16
-    )  # a pipe could not know its length and wrote the largest number
-    return not streamed and promised - present > 0.01 * promised
-
-
-def _ends_inside_ogg_page(path: Path) -> bool:
-    """Whether the last page of an Ogg file (RFC 3533, section 6) runs past the end of the file."""
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - 2**17))  # a page has at most 65,307 bytes
-        tail = stream.read()
-    page = tail.rfind(b"OggS")
-    if page < 0:
-        return True
-    header = tail[page : page + 27]
-    if len(header) < 27:
-        return True
-    lacing = tail[page + 27 : page + 27 + header[26]]
-    return len(lacing) < header[26] or page + 27 + header[26] + sum(
-        struct.unpack(f"{len(lacing)}B", lacing)
-    ) > len(tail)
-
-
-def _mono_blocks_av(
-    path: Path, start_s: float, end_s: float | None, *, reason: str
-) -> Iterator[tuple[np.ndarray, int]]:
-    try:
-        import av
-    except ImportError:
-        raise AudioError(
-            f"{path}: not an audio file that libsndfile knows ({reason.strip()}) For m4a, wma and other formats: pip install 'patchifier[formats]'"
-        ) from None
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{path}: holds no audio stream.")
-            at = 0
-            for frame in container.decode(audio=0):
-                rate = frame.sample_rate
-                _require_rate(rate, path)
-                samples = _planar_float(frame)
-                first = max(0, round(start_s * rate) - at)
-                last = None if end_s is None else round(end_s * rate) - at
-                if last is not None and last <= 0:
-                    return
-                at += samples.shape[1]
-                kept = samples[:, first:last]
-                if kept.size:
-                    yield np.ascontiguousarray(kept.mean(axis=0, dtype=np.float32)), rate
-            stream = container.streams.audio[0]
-            counted = (
-                stream.frames if stream.codec_context.name.startswith("pcm_") else 0
-            )  # a frame of PCM is a sample (CAF's header)
-            promised_s = max((container.duration or 0) / av.time_base, counted / stream.rate)
-            decoded_s = at / stream.rate
-            if promised_s - decoded_s > max(0.5, 0.01 * promised_s):
-                raise AudioError(
-                    f"{path}: truncated, ends after {decoded_s:.1f} s (its header says {promised_s:.1f} s)."
-                )
-    except av.error.FFmpegError as error:
-        raise AudioError(
-            f"{path}: not an audio file that libsndfile or FFmpeg can decode ({error.strerror})."
-        ) from error
-
-
-def _planar_float(frame: Any) -> np.ndarray:
-    """Samples of a PyAV frame as (channels, S), in [-1, 1]."""
-    samples = frame.to_ndarray()
-    channels = frame.layout.nb_channels
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, channels).T
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    return samples.astype(np.float32)
 
 
 def is_number(value: Any) -> bool:

@@ -174,27 +174,27 @@ def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Pat
 class _Decoded:
     key: str
     log_mel: np.ndarray | None  # (T, M) float16; None if the cache has it
+    notes: tuple[str, ...] = ()
 
 
 def _decode(
     config: SpectrogramConfig, tasks: Sequence[tuple[Clip, str | None]]
 ) -> list[_Decoded | str]:
     """Log-mel of each clip, or the reason why there is none; a clip comes with its key in the cache. Runs in a worker process."""
-    return [_decode_clip(config, *task) for task in tasks]
+    return [jobs.attempt(task[0].path, _decode_clip, config, *task) for task in tasks]
 
 
-def _decode_clip(config: SpectrogramConfig, clip: Clip, known: str | None) -> _Decoded | str:
-    try:
-        key = _key(clip, config)
-        if key == known:
-            return _Decoded(key, None)
-        blocks = audio.blocks(
-            clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s
-        )
-        log_mel = spectrogram.log_mel_of_blocks(blocks, config)  # (M, T)
-        return _Decoded(key, log_mel.T.contiguous().half().numpy())
-    except jobs.BAD_ITEM as error:
-        return jobs.skip_reason(clip.path, error)
+def _decode_clip(config: SpectrogramConfig, clip: Clip, known: str | None) -> _Decoded:
+    audio.require_file(clip.path)
+    key = _key(clip, config)
+    if key == known:
+        return _Decoded(key, None)
+    how = audio.Decoding()
+    blocks = audio.blocks(
+        clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s, how=how
+    )
+    pieces = [piece.T.half() for piece in spectrogram.stream_log_mel(blocks, config)]  # (T', M)
+    return _Decoded(key, torch.cat(pieces).numpy(), tuple(how.notes))
 
 
 def _key(clip: Clip, config: SpectrogramConfig) -> str:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import filelock
 
+from patchifier import sandbox
 from patchifier.config import RequestError
 from patchifier.io import Progress
 
@@ -29,6 +30,7 @@ Result = TypeVar("Result")
 Work = Callable[[Any, Sequence[Item]], Sequence[Result]]
 BAD_ITEM = (RequestError, OSError, MemoryError)  # errors that cost an item and not the job
 AHEAD = 4  # batches in work or finished for each process: bounds the results in memory
+GRACE_S = 5.0  # for the processes of an interrupted job, which may be inside a decoder
 LOCK = ".lock"  # name of the lock file in a folder
 
 
@@ -46,7 +48,8 @@ def run(
     """Do batches of items in processes.
 
     A batch whose process dies is done again in a process of its own. If that one dies too, each of its items is done alone, and an item that
-    kills its process again is skipped.
+    kills its process again is skipped. `work` calls :func:`attempt` for each file. If the caller stops early, the processes
+    have :data:`GRACE_S` to end.
 
     Parameters
     ----------
@@ -73,7 +76,7 @@ def run(
     """
     if workers < 1:
         raise RequestError(f"workers is {workers}, expected at least 1.")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         sent = _Shared(shared, Path(folder) / "shared")
         waiting, running = deque(batches), deque[tuple[Sequence[Item], Future[Sequence[Result]]]]()
         while waiting or running:
@@ -123,7 +126,8 @@ def _retry(
             for item in batch:
                 found = attempt([item]) if len(batch) > 1 else None
                 if found is None:
-                    yield f"{name(item)}: the decoder crashed on this file."
+                    words = sandbox.last_words(sent.path.parent, str(name(item)))
+                    yield f"{name(item)}: the decoder crashed on this file{words and f' ({words})'}."
                 else:
                     yield from found
 
@@ -153,9 +157,17 @@ def _read_shared(path: Path) -> _Shared:
 
 @contextlib.contextmanager
 def _closing(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """Drop the tasks that a pool has not begun, so that an interruption need not wait for them."""
+    """Drop the tasks that a pool has not begun; after an interruption, end processes that do not end by themselves."""
     try:
         yield pool
+    except BaseException:
+        processes = list((getattr(pool, "_processes", None) or {}).values())  # threads in tests
+        pool.shutdown(wait=not processes, cancel_futures=True)
+        last_s = time.monotonic() + GRACE_S
+        for process in processes:
+            process.join(max(0.0, last_s - time.monotonic()))
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -192,6 +204,7 @@ def _begin(sent: _Shared) -> None:
 
         torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sandbox.enter(sent.path.parent)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -207,10 +220,43 @@ def _do(work: Work[Item, Result], batch: Sequence[Item]) -> Sequence[Result]:
 # --- what every job reports ---
 
 
+def attempt(path: str, work: Callable[..., Result], *arguments: Any) -> Result | str:
+    """Do the work on one file within the limits of :mod:`patchifier.sandbox`.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    work : callable
+        Called with `arguments`.
+
+    Returns
+    -------
+    object or str
+        What `work` returns. If it raises one of :data:`BAD_ITEM`, or ended a process because it made no progress: the
+        reason why the file is skipped, with the output of its decoder.
+    """
+    if sandbox.gave_up(path):
+        return f"{path}: {sandbox.hung_reason()}"
+    with sandbox.work_on(path):
+        try:
+            return work(*arguments)
+        except BAD_ITEM as error:
+            reason = skip_reason(path, error)
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):  # torch's word for MemoryError
+                raise
+            reason = skip_reason(path, MemoryError())
+    words = sandbox.output()
+    return f"{reason} Its decoder says: {words}" if words else reason
+
+
 def skip_reason(path: str, error: BaseException) -> str:
     """Reason why a file is skipped, for an error of :data:`BAD_ITEM`."""
     if isinstance(error, RequestError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"{path}: {sandbox.memory_reason()}"
     return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})."
 
 

@@ -162,18 +162,15 @@ def _predict(
     shared: tuple[Embedder, float | None, float | None], clips: Sequence[Clip]
 ) -> list[list[dict[str, Any]] | str]:
     """Rows of each clip, or the reason why there are none. Runs in a worker process."""
-    return [_predict_clip(*shared, clip) for clip in clips]
+    return [jobs.attempt(clip.path, _predict_clip, *shared, clip) for clip in clips]
 
 
 def _predict_clip(
     embedder: Embedder, window_s: float | None, hop_s: float | None, clip: Clip
-) -> list[dict[str, Any]] | str:
-    try:
-        found = embedder.predict_windows(
-            clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s
-        )
-    except jobs.BAD_ITEM as error:
-        return jobs.skip_reason(clip.path, error)
+) -> list[dict[str, Any]]:
+    found = embedder.predict_windows(
+        clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s
+    )
     return list(_rows(clip, embedder.require_task(), found))
 
 

@@ -95,7 +95,7 @@ def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Cli
     list of ClipRows or str
         For each clip, in their order: its rows, or the reason for none.
     """
-    decoded = [_decode(embedder, cut, clip) for clip in clips]
+    decoded = [jobs.attempt(clip.path, _decode_clip, embedder, cut, clip) for clip in clips]
     log_mels = [found.log_mel for found in decoded if isinstance(found, _Short)]
     short = iter(list(_embed_short(embedder, cut, log_mels)))
     return [found.rows(*next(short)) if isinstance(found, _Short) else found for found in decoded]
@@ -141,13 +141,6 @@ class _Short:
 
     rows: Callable[[Spans, np.ndarray], ClipRows]
     log_mel: Tensor  # (M, T)
-
-
-def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short | str:
-    try:
-        return _decode_clip(embedder, cut, clip)
-    except jobs.BAD_ITEM as error:
-        return jobs.skip_reason(clip.path, error)
 
 
 def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
