@@ -19,7 +19,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchifier import audio
+from patchifier import audio, decode
 from patchifier.config import RequestError
 
 RATE = 22_050
@@ -191,7 +191,7 @@ def test_block_length_makes_no_difference(
 ) -> None:
     soundfile.write(tmp_path / "noise.wav", stereo(12, rate=rate), rate)
     expected = audio.load(tmp_path / "noise.wav")
-    monkeypatch.setattr(audio, "BLOCK_S", 0.37)
+    monkeypatch.setattr(decode, "BLOCK_S", 0.37)
     np.testing.assert_allclose(audio.load(tmp_path / "noise.wav"), expected, rtol=0, atol=tolerance)
 
 
@@ -416,7 +416,7 @@ def test_damaged_file_gives_audio_or_a_reason(
 LOAD_WITHOUT_RIGHTS = """
 import os, sys
 import av
-from patchifier import audio
+from patchifier import audio, decode
 if os.geteuid() == 0:  # root may read everything
     os.setgroups([])
     os.setgid(65534)

@@ -141,18 +141,19 @@ def blocks(
         raise AudioError(f"{path}: the clip ends at {end_s} s, before it starts at {start_s} s.")
     require_file(path)
     how = Decoding() if how is None else how
-    most_s = 3600 * sandbox.limits().length_h
+    most_s, decoded_s = 3600 * sandbox.limits().length_h, 0.0
     resampler = _Resampler(sample_rate)
     for mono, rate in mono_blocks(Path(path), start_s, end_s, how):
         _require_samples(mono, path)
-        how.length_s += len(mono) / rate
-        if how.length_s > most_s:
-            raise too_long(path, how.length_s)
+        decoded_s += len(mono) / rate
+        if decoded_s > most_s:
+            raise too_long(path, decoded_s)
         sandbox.progressed()
         yield from resampler.add(mono, rate)
-    if not how.length_s:
+    if not decoded_s:
         raise AudioError(f"{path}: holds no audio" + (f" after {start_s} s." if start_s else "."))
     yield from resampler.end()
+    how.length_s = resampler.made / sample_rate
     if words := sandbox.output():
         how.notes.append(f"its decoder says: {words}")
 
@@ -188,7 +189,7 @@ class _Resampler:
         """Yield the rest: at least a sample, where a few samples at a high rate come to less than one."""
         yield from self._flush()
         if not self.made:
-            yield np.zeros(1, np.float32)
+            yield self._counted(np.zeros(1, np.float32))
 
     def _flush(self) -> Iterator[np.ndarray]:
         if self.stream is not None:

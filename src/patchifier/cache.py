@@ -41,12 +41,13 @@ SHARD_S = 30.0  # a shard is closed at least this often, so that a kill costs li
 
 @dataclass(frozen=True)
 class Prepared:
-    """Result of :func:`prepare`: counts of clips, and the skipped ones with reasons."""
+    """Result of :func:`prepare`: counts of clips, the skipped ones with reasons, and what was wrong with decoded ones."""
 
     clips: int
     decoded: int
     skipped: tuple[tuple[Clip, str], ...]
     audio_s: float
+    notes: tuple[tuple[Clip, str], ...] = ()
 
 
 def prepare(
@@ -98,6 +99,7 @@ def _prepare(
     writer = _ShardWriter(out)
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
+    notes: list[tuple[Clip, str]] = []
     tasks = [[(clip, keys.get(clip.id))] for clip in dataset.clips]
     decoded = jobs.run(
         _decode, tasks, workers=workers, shared=config, name=lambda task: task[0].path
@@ -113,6 +115,7 @@ def _prepare(
                 meter.add(kept=1)
             else:
                 rows[clip.id] = writer.add(clip, found)
+                notes += [(clip, note) for note in found.notes]
                 meter.add(audio_s=len(found.log_mel) * config.frame_s)
     finally:
         writer.close()  # an interruption keeps what was decoded
@@ -128,7 +131,7 @@ def _prepare(
     good = [clip for clip in dataset.clips if clip.id in rows]
     _write_index(out, dataset, [(clip, rows[clip.id]) for clip in good])
     frames = sum(rows[clip.id]["frames"] for clip in good)
-    return Prepared(len(good), writer.added, bad, frames * config.frame_s)
+    return Prepared(len(good), writer.added, bad, frames * config.frame_s, tuple(notes))
 
 
 def _claim(out: Path, config: SpectrogramConfig) -> None:

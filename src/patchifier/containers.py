@@ -369,7 +369,7 @@ def _ogg_links(file: BinaryIO, size: int) -> Iterator[Stream]:
         beginning = bool(flags & 2)
         if beginning and link is None:
             link = _ogg_audio(_read(file, body, 64), began, serial)
-        elif link and serial == link.serial and 0 < granule < NO_GRANULE:
+        elif link and serial == link.serial and 0 < granule < NO_GRANULE and at <= size:
             if link.start is None:
                 link.start = _late_start(file, body, lacing, granule, link)
             link.last = max(link.last, granule)

@@ -477,9 +477,9 @@ def test_files_from_elsewhere_give_the_rows_of_files_that_are_here(
     rows = [found[at] for at in (0, 1, 2, 3, 6)]
     for one, wanted in zip(rows, expected, strict=True):
         np.testing.assert_allclose(one.vectors, wanted.vectors, atol=1e-5, rtol=0)
-        assert (one.size, one.duration_s, one.spans_s) == (
+        assert (one.size, one.how.length_s, one.spans_s) == (
             wanted.size,
-            wanted.duration_s,
+            wanted.how.length_s,
             wanted.spans_s,
         )
     assert [one.mtime_ns for one in rows] == [

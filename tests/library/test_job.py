@@ -529,7 +529,7 @@ def test_a_file_that_kills_its_decoder_is_named_and_the_others_survive_in_order(
     )
     assert answers[1] == "deadly.wav: the decoder crashed on this file."
     assert [
-        answer.duration_s for answer in answers if isinstance(answer, worker.ClipRows)
+        answer.how.length_s for answer in answers if isinstance(answer, worker.ClipRows)
     ] == pytest.approx([1, 1.5, 2, 2.5, 3, 3.5])
 
 

@@ -52,6 +52,8 @@ def prepare(
     )
     for clip, reason in done.skipped:
         print(f"skipped {clip.id}: {reason}", file=sys.stderr)
+    for clip, note in done.notes:
+        print(f"note about {clip.id}: {note}", file=sys.stderr)
     results = {
         "clips": done.clips,
         "decoded": done.decoded,

@@ -216,7 +216,7 @@ def make_part(spec: TableSpec, task: PartTask, alone: bool = False) -> Part:
     summary = {"clips": digest(task.clips), "files": len(good), "skipped": skipped, "again": again}
     facts = {**spec.facts, "stretches": [], "part": summary}
     store.write(part_name(task.number), lambda new: write_part(new, pairs, facts))
-    rows, audio_s = sum(len(one.spans_s) for one in good), sum(one.duration_s for one in good)
+    rows, audio_s = sum(len(one.spans_s) for one in good), sum(one.how.length_s for one in good)
     return Part(rows, len(good), skipped, again, audio_s=audio_s)
 
 

@@ -46,6 +46,8 @@ class Embedded:
         Clips that are new, modified or missing, and were ignored without `changed`.
     audio_s, seconds : float
         Length of what was embedded now, and the time that took.
+    notes : tuple of (path, note)
+        What was wrong with files that were embedded now.
     """
 
     rows: int
@@ -57,6 +59,7 @@ class Embedded:
     pending: int
     audio_s: float
     seconds: float
+    notes: tuple[tuple[str, str], ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Plain values, as ``--json`` prints them."""
@@ -66,6 +69,7 @@ class Embedded:
         """Text for the user: each skipped file, then the counts."""
         lines = [skipped_line(path, reason) for path, reason in self.skipped]
         lines += [f"gone: {path}" for path in self.gone]
+        lines += [f"note about {path}: {note}" for path, note in self.notes]
         speed = (
             f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)"
             if self.embedded
@@ -97,6 +101,7 @@ class TableJob:
         self.known: dict[Key, tuple[Path, table.Lines] | str] = {}  # rows, or the reason for none
         self.base: list[table.Lines] = []
         self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
+        self.notes: list[tuple[str, str]] = []
 
     # --- state on disk ---
 
@@ -262,6 +267,8 @@ class TableJob:
         write_part(part, found, {**self.facts, "skipped": listed})
         self.known.update({line.clip: (part, line) for line in table.index(part)})
         self.known.update(skipped)
+        good = [(clip.path, rows) for clip, rows in found if isinstance(rows, ClipRows)]
+        self.notes += [(path, note) for path, rows in good for note in rows.how.notes]
         self.embedded += len(found) - len(skipped)
 
     # --- the end ---
@@ -295,7 +302,7 @@ class TableJob:
         )
         rows, kept = sum(lines.count for _, (_, lines) in good), len(good) - self.embedded
         counts = (rows, len(good), self.embedded, kept, skipped, gone, 0)
-        return Embedded(*counts, self.audio_s, self._passed_s())
+        return Embedded(*counts, self.audio_s, self._passed_s(), tuple(self.notes))
 
     def _passed_s(self) -> float:
         return time.monotonic() - self.started_s
@@ -334,7 +341,7 @@ def _counted(found: ClipRows | str, meter: jobs.Meter) -> ClipRows | str:
     if isinstance(found, str):
         meter.add(skipped=1)
     else:
-        meter.add(audio_s=found.duration_s)
+        meter.add(audio_s=found.how.length_s)
     return found
 
 

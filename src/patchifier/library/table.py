@@ -5,6 +5,7 @@ path                                of the file
 start_s, end_s                      what part of it the row is about, in seconds
 embedding                           E numbers, float32
 size, mtime_ns                      of the file when it was read: how a modified one is known
+decoder, length_s                   what decoded the file, and how many seconds of it; null in tables of older versions
 artist, title, album, genre         its tags; null where it has none
 ==================================  ===============================================================================
 
@@ -32,7 +33,7 @@ from patchifier.library.tags import TAGS
 
 FORMAT = 1
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
-STRINGS = ("path", *TAGS)
+STRINGS = ("path", "decoder", *TAGS)
 SAME = (
     "model",
     "pooling",
@@ -58,6 +59,10 @@ class EmbeddingTable:
         Embeddings.
     size, mtime_ns : ndarray, shape (n,), int64
         Bytes and time of change of the file when it was embedded.
+    decoder : tuple of str or None, length n
+        What decoded the file: "libsndfile", "PyAV" or both; None in tables of older versions.
+    length_s : ndarray, shape (n,), float64
+        Seconds that were decoded of the file, or of its part that a manifest names; NaN in tables of older versions.
     tags : dict of str to tuple of str or None, length n
         ``artist``, ``title``, ``album``, ``genre``.
     metadata : dict
@@ -70,6 +75,8 @@ class EmbeddingTable:
     vectors: np.ndarray
     size: np.ndarray
     mtime_ns: np.ndarray
+    decoder: tuple[str | None, ...]
+    length_s: np.ndarray
     tags: dict[str, tuple[str | None, ...]]
     metadata: dict[str, Any]
 
@@ -98,12 +105,14 @@ def read(path: str | Path) -> EmbeddingTable:
 
 def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> EmbeddingTable:
     """Rows in memory as arrays."""
+    rows = completed(rows, schema(facts, facts["size"]))
     vectors = (
         rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
         if len(rows)
         else np.zeros((0, facts["size"]), np.float32)
     )
-    numbers = {name: rows[name].to_numpy() for name in ("start_s", "end_s", "size", "mtime_ns")}
+    names = ("start_s", "end_s", "size", "mtime_ns", "length_s")
+    numbers = {name: rows[name].to_numpy() for name in names}
     tags = {name: tuple(rows[name].to_pylist()) for name in TAGS}
     known = {
         name: value
@@ -111,7 +120,12 @@ def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> EmbeddingTable:
         if name not in ("stretches", "skipped", "sha256")
     }
     return EmbeddingTable(
-        tuple(rows["path"].to_pylist()), vectors=vectors, tags=tags, metadata=known, **numbers
+        tuple(rows["path"].to_pylist()),
+        vectors=vectors,
+        decoder=tuple(rows["decoder"].to_pylist()),
+        tags=tags,
+        metadata=known,
+        **numbers,
     )
 
 
@@ -156,6 +170,7 @@ def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
 def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     """Columns of a table, with its facts."""
     numbers = [pa.field("size", pa.int64(), False), pa.field("mtime_ns", pa.int64(), False)]
+    decoding = [pa.field("decoder", pa.string()), pa.field("length_s", pa.float64())]
     first = [
         pa.field("path", pa.string(), False),
         pa.field("start_s", pa.float64(), False),
@@ -163,9 +178,19 @@ def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     ]
     vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
     return pa.schema(
-        [*first, vector, *numbers, *(pa.field(name, pa.string()) for name in TAGS)],
+        [*first, vector, *numbers, *decoding, *(pa.field(name, pa.string()) for name in TAGS)],
         {"patchifier": json.dumps(facts)},
     )
+
+
+def completed(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """Rows of an older version with the columns that it did not have, null."""
+    missing = [name for name in ("decoder", "length_s") if name not in rows.column_names]
+    if not missing:
+        return rows
+    for name in missing:
+        rows = rows.append_column(wanted.field(name), pa.nulls(len(rows), wanted.field(name).type))
+    return rows.select(wanted.names)
 
 
 def rows_table(
@@ -193,7 +218,7 @@ def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
     ):
         pending: list[pa.Table] = []
         for table in tables:
-            pending.append(table.replace_schema_metadata(wanted.metadata))
+            pending.append(completed(table, wanted).replace_schema_metadata(wanted.metadata))
             while sum(map(len, pending)) >= GROUP_ROWS:
                 whole = pa.concat_tables(pending)
                 writer.write_table(whole.slice(0, GROUP_ROWS), row_group_size=GROUP_ROWS)
@@ -363,6 +388,10 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
         with lines.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         columns = {name: [kind(row[name]) for row in rows] for name, kind in kinds.items()}
+        columns["decoder"] = [row.get("decoder") or None for row in rows]
+        columns["length_s"] = [
+            float(row["length_s"]) if row.get("length_s") else None for row in rows
+        ]
         return columns | {name: [row[name] or None for row in rows] for name in TAGS}
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(
@@ -386,7 +415,10 @@ def _parquet_rows(path: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise RequestError(f"{path}: damaged ({error}): embed again, or copy it again.") from error
     facts = read_facts(path)
-    if not rows.schema.equals(schema(facts, facts["size"])):
+    wanted = schema(facts, facts["size"])
+    if set(wanted.names) - set(rows.column_names) <= {"decoder", "length_s"}:
+        rows = completed(rows, wanted)
+    if not rows.schema.equals(wanted):
         raise RequestError(
             f"{path}: its columns are {', '.join(rows.schema.names)}, expected those of a table from 'patchifier embed'."
         )

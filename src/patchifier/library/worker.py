@@ -63,12 +63,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class ClipRows:
-    """Rows of one clip, and its file as it was before it was read: bytes, time of change, tags; seconds of audio that were read."""
+    """Rows of one clip, its file as it was before it was read (bytes, time of change, tags), and how it was decoded."""
 
     size: int
     mtime_ns: int
     tags: dict[str, str | None]
-    duration_s: float
+    how: audio.Decoding
     spans_s: Spans  # from when to when each row is, in the clip
     vectors: np.ndarray  # (k, E) float32
 
@@ -114,7 +114,17 @@ def write_part(
 def _to_table(found: Sequence[tuple[Clip, ClipRows]], facts: dict[str, Any]) -> pa.Table:
     """Rows of clips, in their order."""
     columns: dict[str, list[Any]] = {
-        name: [] for name in ("path", "start_s", "end_s", "size", "mtime_ns", *TAGS)
+        name: []
+        for name in (
+            "path",
+            "start_s",
+            "end_s",
+            "size",
+            "mtime_ns",
+            "decoder",
+            "length_s",
+            *TAGS,
+        )
     }
     for clip, rows in found:
         for start_s, end_s in rows.spans_s:
@@ -124,6 +134,8 @@ def _to_table(found: Sequence[tuple[Clip, ClipRows]], facts: dict[str, Any]) -> 
                 clip.start_s + end_s,
                 rows.size,
                 rows.mtime_ns,
+                rows.how.decoder,
+                rows.how.length_s,
                 *rows.tags.values(),
             )
             for name, value in zip(columns, values, strict=True):
@@ -145,28 +157,17 @@ class _Short:
 
 def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
     """Compute the log-mel of a clip. A long clip is embedded as it is decoded."""
-    config, state, samples = embedder.config.spectrogram, os.stat(clip.path), 0
-
-    def blocks() -> Iterator[np.ndarray]:
-        nonlocal samples
-        for block in audio.blocks(
-            clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s
-        ):
-            samples += len(block)
-            yield block
+    audio.require_file(clip.path)
+    config, state, how = embedder.config.spectrogram, os.stat(clip.path), audio.Decoding()
+    part = {"start_s": clip.start_s, "end_s": clip.end_s}
+    blocks = audio.blocks(clip.path, sample_rate=config.sample_rate, how=how, **part)
+    tags = read_tags(clip.path)
 
     def rows(spans_s: Spans, vectors: np.ndarray) -> ClipRows:
-        duration_s = samples / config.sample_rate
-        return ClipRows(
-            state.st_size,
-            state.st_mtime_ns,
-            read_tags(clip.path),
-            duration_s,
-            spans_s or [(0.0, duration_s)],
-            vectors,
-        )
+        spans_s = spans_s or [(0.0, how.length_s)]
+        return ClipRows(state.st_size, state.st_mtime_ns, tags, how, spans_s, vectors)
 
-    pieces, buffer, frames = spectrogram.stream_log_mel(blocks(), config), list[Tensor](), 0
+    pieces, buffer, frames = spectrogram.stream_log_mel(blocks, config), list[Tensor](), 0
     for piece in pieces:
         buffer.append(piece)
         frames += piece.shape[-1]
