@@ -35,10 +35,14 @@ def mp3(path: Path, seconds: float, *, variable: bool = True, tag: bool = True) 
     """Write an mp3; without its tag, only its frames say how long it is."""
     mode = "VARIABLE" if variable else "CONSTANT"
     write(path, music(seconds), format="MP3", bitrate_mode=mode, compression_level=0.5)
+    return path if tag else untagged(path)
+
+
+def untagged(path: Path) -> Path:
+    """Remove the first frame of an mp3, which holds the tag."""
     content = path.read_bytes()
-    first = 144 * kbit(content) * 1000 // RATE
     assert content[21:25] in (b"Xing", b"Info")
-    path.write_bytes(content if tag else content[first:])
+    path.write_bytes(content[144 * kbit(content) * 1000 // RATE :])
     return path
 
 

@@ -311,10 +311,6 @@ def _open_av(part: _Part) -> "av.container.InputContainer":
     fault = ""
     if not kinds:
         fault = "holds no audio stream."
-    elif not FORMATS.intersection(container.format.name.split(",")):
-        fault = (
-            f"its format is {container.format.name}, expected one of {', '.join(sorted(FORMATS))}."
-        )
     elif kinds[0] not in CODECS and not kinds[0].startswith("pcm_"):
         fault = f"its codec is {kinds[0]}, expected one of a music file such as mp3, aac or opus."
     if fault:
