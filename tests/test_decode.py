@@ -144,16 +144,8 @@ def test_part_of_a_chain_is_that_part_of_the_whole(
 # --- a decoder that stops ---
 
 
-def with_hole(path: Path) -> Path:
-    made.mp3(path, 12.0, variable=False, tag=False)
-    content = path.read_bytes()
-    middle = len(content) // 2
-    path.write_bytes(content[:middle] + bytes(3000) + content[middle:])
-    return path
-
-
 def test_where_libsndfile_stops_pyav_goes_on(tmp_path: Path) -> None:
-    path = with_hole(tmp_path / "a.mp3")
+    path = made.with_hole(tmp_path / "a.mp3", 12.0)
     how = decoded(path)
     assert how.decoder == "libsndfile + PyAV"
     assert how.length_s == pytest.approx(12.0, abs=4 * FRAME_S)
@@ -163,7 +155,7 @@ def test_where_libsndfile_stops_pyav_goes_on(tmp_path: Path) -> None:
 def test_without_pyav_the_extra_is_named_and_no_part_is_passed_off_as_the_whole(
     no_pyav: None, tmp_path: Path
 ) -> None:
-    path = with_hole(tmp_path / "a.mp3")
+    path = made.with_hole(tmp_path / "a.mp3", 12.0)
     with pytest.raises(audio.AudioError, match=r"a\.mp3: holds 12\.\d s, but .*\[formats\]"):
         audio.load(path)
 
