@@ -150,6 +150,7 @@ def muxed(path: Path, seconds: float, *, codec: str, format: str, rate: int = RA
     sound = music(seconds, rate=rate)
     with av.open(str(path), "w", format=format) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 96_000
         resampler = av.AudioResampler(stream.codec_context.format, "mono", rate)
         for at in range(0, len(sound), 1024):
             frame = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], "flt", "mono")

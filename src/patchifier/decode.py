@@ -196,7 +196,7 @@ def _require_uncut(part: _Part, log: str) -> None:
     short = stated_s - held_s > max(0.5, 0.01 * stated_s)
     if short or part.stream.cut or _data_cut_short(log):
         says = f"its header says {stated_s:.1f} s" if short else "its last block is incomplete"
-        raise AudioError(f"{part.path}: truncated, ends after {part.decoded_s:.1f} s ({says}).")
+        raise AudioError(f"{part.path}: truncated, ends after {held_s:.1f} s ({says}).")
 
 
 # --- libsndfile ---
@@ -285,9 +285,10 @@ def _av_blocks(part: _Part, reason: str) -> Iterator[tuple[np.ndarray, int]]:
     except (AudioError, MemoryError):
         raise
     except av.error.FFmpegError as error:
-        raise AudioError(
-            f"{part.path}: not an audio file that libsndfile or FFmpeg can decode ({error.strerror})."
-        ) from error
+        fault = "not an audio file that libsndfile or FFmpeg can decode"
+        if part.samples:
+            fault = f"damaged or cut off after {part.decoded_s:.1f} s"
+        raise AudioError(f"{part.path}: {fault} ({error.strerror}).") from error
     except Exception as error:  # of a decoder that meets nonsense: it costs its file and no more
         raise AudioError(
             f"{part.path}: its decoder fails ({type(error).__name__}: {error})."

@@ -80,7 +80,8 @@ def require_same(
     assert first.paths == second.paths
     assert first.tags == second.tags
     assert first.metadata == second.metadata
-    for name in ("start_s", "end_s", "size", "mtime_ns"):
+    assert first.decoder == second.decoder
+    for name in ("start_s", "end_s", "size", "mtime_ns", "length_s"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     np.testing.assert_allclose(first.vectors, second.vectors, atol=tolerance, rtol=0)
 
@@ -128,6 +129,8 @@ def test_columns_are_those_of_the_design(
         "embedding",
         "size",
         "mtime_ns",
+        "decoder",
+        "length_s",
         "artist",
         "title",
         "album",
@@ -796,6 +799,8 @@ def test_npy_is_a_matrix_with_its_rows_beside_it(
         "end_s",
         "size",
         "mtime_ns",
+        "decoder",
+        "length_s",
         "artist",
         "title",
         "album",
@@ -1062,6 +1067,31 @@ def test_a_file_modified_between_a_kill_and_the_next_run_is_embedded_again(
     require_same(build.read(tmp_path / "x.parquet"), build.read(tmp_path / "whole.parquet"), 1e-5)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".npy"])
+def test_table_without_decoder_and_length_is_read_and_continued(
+    suffix: str, music: Path, embedder: Embedder, tmp_path: Path, tone: Callable, threads: None
+) -> None:
+    """As an older version wrote it."""
+    made, out = tmp_path / "made.parquet", tmp_path / f"x{suffix}"
+    build.embed_library(music, made, embedder=embedder)
+    pq.write_table(pq.read_table(made).drop_columns(["decoder", "length_s"]), made)
+    old = build.read(made)
+    assert old.decoder == (None,) * len(old)
+    assert np.isnan(old.length_s).all()
+    if suffix == ".npy":
+        table.export_npy(made, out)
+    else:
+        made.rename(out)
+    soundfile.write(music / "album0" / "new.wav", tone(999), RATE)
+    build.embed_library(music, out, embedder=embedder, changed=True)
+    new = build.read(out)
+    rows = {Path(path).name: row for row, path in enumerate(new.paths)}
+    assert len(new) == len(old) + 1
+    assert new.decoder[rows["new.wav"]] == "libsndfile"
+    assert new.length_s[rows["new.wav"]] == 1.0
+    assert new.decoder[rows["track0.wav"]] is None
+
+
 def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
     facts = {
         "format": 1,
@@ -1072,7 +1102,8 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     for number in range(3):
         rows = 10_000
-        columns = {name: [None] * rows for name in ("artist", "title", "album", "genre")}
+        nulls = ("decoder", "length_s", "artist", "title", "album", "genre")
+        columns = {name: [None] * rows for name in nulls}
         columns |= {
             "path": [f"{number}/{row}" for row in range(rows)],
             "start_s": [0.0] * rows,
