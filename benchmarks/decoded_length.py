@@ -19,8 +19,9 @@ from pathlib import Path
 from timing import keep
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from patchifier import audio
 from tests import audio_files as made
+
+from patchifier import audio
 
 SHORT_S = 0.1  # decoders differ by a few frames at the ends
 CUTS = (1.0, 0.25, 0.5, 0.83)

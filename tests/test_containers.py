@@ -81,7 +81,7 @@ def test_pieces_of_reading_make_no_difference(
     content = path.read_bytes()
     path.write_bytes(content[:20_000] + bytes(7000) + content[20_000:])
     whole = containers.examine(path)
-    monkeypatch.setattr(containers, "CHUNK", 30_000)
+    monkeypatch.setattr(containers.mpeg, "CHUNK", 30_000)
     assert containers.examine(path) == whole
 
 

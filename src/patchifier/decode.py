@@ -1,8 +1,8 @@
-"""From an audio file to its samples: libsndfile decodes what it reads whole, PyAV (extra ``formats``) the rest.
+"""From an audio file to its samples, by libsndfile, and by PyAV (extra ``formats``) what that leaves.
 
-What was decoded is compared with what the file holds (:mod:`patchifier.containers`): a file never gives less without a
-message. A header that is wrong is replaced, each link of an Ogg file is decoded as a file of its own, and where libsndfile
-stops before the end, PyAV goes on.
+What was decoded is compared with what the file holds (:mod:`patchifier.containers`): a file never
+gives less without a message. A header that is wrong is replaced, each link of an Ogg file is decoded
+as a file of its own, and where libsndfile stops before the end, PyAV goes on.
 """
 
 import re

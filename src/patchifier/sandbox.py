@@ -1,7 +1,8 @@
-"""What keeps a file from costing more than itself: limits on length, memory and time, and the output of decoders.
+"""Limits of what decoding a file may take: length, memory, time. And the output of decoders.
 
-Each limit is an environment variable, so that it holds for every command and reaches worker processes. Memory, time and
-output are watched in worker processes alone, which may end; a length is limited everywhere.
+Each limit is an environment variable, so that it holds for every command and reaches worker
+processes. Memory, time and output are watched in worker processes alone, which may end; a length is
+limited everywhere.
 """
 
 import contextlib
@@ -28,9 +29,11 @@ class Limits:
     length_h : float
         Longest audio that is decoded of a file, in hours: PATCHIFIER_MAX_LENGTH_H.
     memory_mb : float
-        Memory that a worker process may take beyond what it holds when it begins, in MB (Linux): PATCHIFIER_MAX_MEMORY_MB.
+        Memory that a worker process may take beyond what it holds when it begins, in MB (Linux):
+        PATCHIFIER_MAX_MEMORY_MB.
     idle_s : float
-        Seconds without a decoded block after which a worker process gives a file up: PATCHIFIER_MAX_IDLE_S.
+        Seconds without a decoded block after which a worker process gives a file up:
+        PATCHIFIER_MAX_IDLE_S.
     """
 
     length_h: float = 12.0
@@ -87,7 +90,7 @@ def hung_reason() -> str:
 
 
 class _Bench:
-    """The files in which a worker process says what it works on, and in which its parent reads why it ended.
+    """Files in which a worker process writes what it works on, and its parent reads why it ended.
 
     Parameters
     ----------
@@ -162,7 +165,10 @@ def enter(folder: Path) -> None:
 
 
 def work_on(path: str) -> contextlib.AbstractContextManager[None]:
-    """Watch the work on a file: the process ends if it makes no progress, even inside a decoder, and its output is kept."""
+    """Watch the work on a file, and keep its output.
+
+    The process ends if it makes no progress, even inside a decoder.
+    """
     return _bench.work_on(path) if _bench else contextlib.nullcontext()
 
 

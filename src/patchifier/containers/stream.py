@@ -1,0 +1,95 @@
+"""A part of a file that a decoder can read as a file of its own, and the bytes of it."""
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A part of a file that a decoder can read as a file of its own. Most files are one stream.
+
+    Attributes
+    ----------
+    first, end : int
+        Bytes of the part: from `first` to before `end`.
+    length_s : float or None
+        Length of the audio that these bytes hold; None if it cannot be counted.
+    tolerance_s : float
+        Decoders may give so much less of a whole stream: their delay, an incomplete frame.
+    stated_s : float or None
+        Length that the header states, if it states one that says whether the file is cut off.
+    cut : bool
+        Whether the file ends inside a page.
+    head : bytes
+        A correct header, where that of the file states no length or too little. With it before
+        the bytes from `first` on, a decoder that believes headers reads all of them.
+    note : str
+        What is wrong with the header, to be told to the user; empty for what is common.
+    """
+
+    first: int
+    end: int
+    length_s: float | None = None
+    tolerance_s: float = 0.0
+    stated_s: float | None = None
+    cut: bool = False
+    head: bytes = b""
+    note: str = ""
+
+
+class View(io.RawIOBase):
+    """A stream as a file object of its own: its corrected header, then its bytes.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    stream : Stream
+        The part of it.
+    """
+
+    def __init__(self, path: Path, stream: Stream) -> None:
+        self.file, self.stream, self.at = path.open("rb"), stream, 0
+        self.size = len(stream.head) + stream.end - stream.first
+
+    def readable(self) -> bool:
+        """Whether it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether it can be read from anywhere."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to an offset; return it."""
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
+
+    def tell(self) -> int:
+        """Return the offset."""
+        return self.at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer as far as there are bytes; return how many."""
+        count = max(0, min(len(buffer), self.size - self.at))
+        found = self.stream.head[self.at : self.at + count]
+        if len(found) < count:
+            self.file.seek(self.stream.first + self.at + len(found) - len(self.stream.head))
+            found += self.file.read(count - len(found))
+        buffer[: len(found)] = found
+        self.at += len(found)
+        return len(found)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+        super().close()
+
+
+def read(file: BinaryIO, offset: int, count: int) -> bytes:
+    """Read bytes from an offset on."""
+    file.seek(offset)
+    return file.read(count)
