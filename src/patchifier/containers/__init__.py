@@ -7,6 +7,7 @@ a file states.
 """
 
 import os
+import struct
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,20 +41,26 @@ def examine(path: str | Path) -> tuple[Stream, ...]:
     2.0
     """
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = _after_id3(file)
-        magic = read(file, start, 12)
-        if magic[:4] == b"OggS":
-            return tuple(ogg.links(file, size))
-        if magic[:4] == b"fLaC":
-            return flac.streams(file, start, size)
-        if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
-            return chunks.wav(file, size)
-        if magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
-            return chunks.aiff(file, size)
-        if magic.startswith(UNCOUNTED) or magic[4:8] == b"ftyp":
+        try:
+            return _streams(file, file.seek(0, os.SEEK_END))
+        except (struct.error, IndexError):  # the file ends inside a header
             return ()
-        return mpeg.streams(file, start, size)
+
+
+def _streams(file: BinaryIO, size: int) -> tuple[Stream, ...]:
+    start = _after_id3(file)
+    magic = read(file, start, 12)
+    if magic[:4] == b"OggS":
+        return tuple(ogg.links(file, size))
+    if magic[:4] == b"fLaC":
+        return flac.streams(file, start, size)
+    if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
+        return chunks.wav(file, start, size)
+    if magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
+        return chunks.aiff(file, start, size)
+    if magic.startswith(UNCOUNTED) or magic[4:8] == b"ftyp":
+        return ()
+    return mpeg.streams(file, start, size)
 
 
 def _after_id3(file: BinaryIO) -> int:

@@ -13,19 +13,19 @@ PCM_TAGS = {1, 3, 6, 7, 0xFFFE}  # integers, floats, A-law, mu-law, extensible
 PCM_AIFF = {b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64", b"in24", b"in32"}
 
 
-def _chunks(file: BinaryIO, order: str, size: int) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(file: BinaryIO, order: str, start: int, size: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, offset of the content and stated bytes of each chunk of a RIFF or FORM file."""
-    at = 12
+    at = start + 12
     while len(head := read(file, at, 8)) == 8 and at < size:
         name, length = struct.unpack(f"{order}4sI", head)
         yield name, at + 8, length
         at += 8 + length + length % 2
 
 
-def wav(file: BinaryIO, size: int) -> tuple[Stream, ...]:
+def wav(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
     """Stream of a wav or RF64 file; none if it has no samples' format or chunk."""
     block, rate, pcm, long_size = 0, 0, False, None
-    for name, at, length in _chunks(file, "<", size):
+    for name, at, length in _chunks(file, "<", start, size):
         if name == b"ds64":
             (long_size,) = struct.unpack("<Q", read(file, at + 8, 8).ljust(8, b"\0"))
         if name == b"fmt " and length >= 16:
@@ -36,18 +36,18 @@ def wav(file: BinaryIO, size: int) -> tuple[Stream, ...]:
             held = _held(file, "<", at, stated, size, foreign=int(FOREIGN_S * rate * block))
             head = b""
             if held > stated and long_size is None and held < 2**32 - at:
-                head = read(file, 0, at)
-                head = head[:4] + struct.pack("<I", at - 8 + held) + head[8:-4]
+                head = read(file, start, at - start)
+                head = head[:4] + struct.pack("<I", len(head) - 8 + held) + head[8:-4]
                 head += struct.pack("<I", held)
             length_s = held // block / rate if pcm else None
             return (Stream(at, at + held, length_s, head=head, note=_chunk_note(stated, held)),)
     return ()
 
 
-def aiff(file: BinaryIO, size: int) -> tuple[Stream, ...]:
+def aiff(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
     """Stream of an AIFF file whose samples are not compressed."""
     block, rate = 0, 0.0
-    for name, at, length in _chunks(file, ">", size):
+    for name, at, length in _chunks(file, ">", start, size):
         if name == b"COMM" and length >= 18:
             common = read(file, at, 22).ljust(22, b"\0")
             channels, _, bits = struct.unpack(">hIh", common[:8])
@@ -58,8 +58,8 @@ def aiff(file: BinaryIO, size: int) -> tuple[Stream, ...]:
             held = _held(file, ">", at, stated, size, foreign=int(FOREIGN_S * rate * block))
             head = b""
             if stated < held < 2**31:
-                head = read(file, 0, at)
-                head = head[:4] + struct.pack(">I", at - 8 + held) + head[8:-12]
+                head = read(file, start, at - start)
+                head = head[:4] + struct.pack(">I", len(head) - 8 + held) + head[8:-12]
                 head += struct.pack(">I", held + 8) + read(file, at - 8, 8)
             length_s, note = held // block / rate, _chunk_note(stated, held)
             return (Stream(at, at + held, length_s, head=head, note=note),)

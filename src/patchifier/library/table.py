@@ -34,15 +34,9 @@ from patchifier.library.tags import TAGS
 FORMAT = 1
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
 STRINGS = ("path", "decoder", *TAGS)
-SAME = (
-    "model",
-    "pooling",
-    "layers",
-    "window_s",
-    "hop_s",
-    "patches",
-    "size",
-)  # facts that rows of one table share
+ADDED = ("decoder", "length_s")  # columns that tables of older versions do not have
+# Facts that rows of one table share.
+SAME = ("model", "pooling", "layers", "window_s", "hop_s", "patches", "size")
 
 
 @dataclass(frozen=True)
@@ -106,22 +100,15 @@ def read(path: str | Path) -> EmbeddingTable:
 def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> EmbeddingTable:
     """Rows in memory as arrays."""
     rows = completed(rows, schema(facts, facts["size"]))
-    vectors = (
-        rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-        if len(rows)
-        else np.zeros((0, facts["size"]), np.float32)
-    )
+    flat = rows["embedding"].combine_chunks().flatten().to_numpy()
     names = ("start_s", "end_s", "size", "mtime_ns", "length_s")
     numbers = {name: rows[name].to_numpy() for name in names}
     tags = {name: tuple(rows[name].to_pylist()) for name in TAGS}
-    known = {
-        name: value
-        for name, value in facts.items()
-        if name not in ("stretches", "skipped", "sha256")
-    }
+    own = ("stretches", "skipped", "sha256")
+    known = {name: value for name, value in facts.items() if name not in own}
     return EmbeddingTable(
         tuple(rows["path"].to_pylist()),
-        vectors=vectors,
+        vectors=flat.reshape(len(rows), facts["size"]),
         decoder=tuple(rows["decoder"].to_pylist()),
         tags=tags,
         metadata=known,
@@ -185,10 +172,9 @@ def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
 
 def completed(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
     """Rows of an older version with the columns that it did not have, null."""
-    missing = [name for name in ("decoder", "length_s") if name not in rows.column_names]
-    if not missing:
+    if ADDED[0] in rows.column_names:
         return rows
-    for name in missing:
+    for name in ADDED:
         rows = rows.append_column(wanted.field(name), pa.nulls(len(rows), wanted.field(name).type))
     return rows.select(wanted.names)
 
@@ -232,15 +218,9 @@ class Origin:
 
     def __init__(self, path: Path) -> None:
         self.file = pq.ParquetFile(path)
-        self.starts = np.cumsum(
-            [
-                0,
-                *(
-                    self.file.metadata.row_group(group).num_rows
-                    for group in range(self.file.num_row_groups)
-                ),
-            ]
-        )
+        groups = range(self.file.num_row_groups)
+        counts = [self.file.metadata.row_group(group).num_rows for group in groups]
+        self.starts = np.cumsum([0, *counts])
         self.group, self.rows = -1, self.file.schema_arrow.empty_table()
 
     def take(self, first: int, count: int) -> Iterator[pa.Table]:
@@ -375,13 +355,8 @@ def _sha256(path: Path) -> str:
 def _npy_columns(path: Path) -> dict[str, list[Any]]:
     """Columns of the .csv of a .npy table, which must be the two that belong together."""
     facts, lines = read_facts(path), path.with_suffix(".csv")
-    kinds: dict[str, Any] = {
-        "path": str,
-        "start_s": float,
-        "end_s": float,
-        "size": int,
-        "mtime_ns": int,
-    }
+    kinds: dict[str, Any] = {"path": str, "start_s": float, "end_s": float}
+    kinds |= {"size": int, "mtime_ns": int}
     try:
         if facts["sha256"] != [_sha256(path), _sha256(lines)]:
             raise ValueError(f"they are not those that {path.with_suffix('.json').name} describes")
@@ -416,7 +391,7 @@ def _parquet_rows(path: Path) -> pa.Table:
         raise RequestError(f"{path}: damaged ({error}): embed again, or copy it again.") from error
     facts = read_facts(path)
     wanted = schema(facts, facts["size"])
-    if set(wanted.names) - set(rows.column_names) <= {"decoder", "length_s"}:
+    if not set(wanted.names) - set(rows.column_names) - set(ADDED):
         rows = completed(rows, wanted)
     if not rows.schema.equals(wanted):
         raise RequestError(
