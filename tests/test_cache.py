@@ -26,6 +26,7 @@ from patchifier import audio, cache, datasets, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import Clip, Dataset
 from patchifier.tasks import Task
+from tests import audio_files as made
 
 RATE = 22_050
 
@@ -99,6 +100,19 @@ BAD = {
     "z_nan.wav": "not numbers",
 }
 GOOD = ["c_tone.wav", "e_short.wav", "f_silence.flac", "g_eight.wav", "h_fast.wav"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipe_is_skipped_and_a_repaired_header_is_a_note(tmp_path: Path, threads: None) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    made.wav(tmp_path / "cut.wav", 2.0, stated=0)
+    clips = tuple(Clip(name, str(tmp_path / f"{name}.wav")) for name in ("pipe", "cut"))
+    prepared = cache.prepare(Dataset("files", clips), tmp_path / "out")
+    assert [clip.id for clip, _ in prepared.skipped] == ["pipe"]
+    ((clip, note),) = prepared.notes
+    assert clip.id == "cut"
+    assert "states 0 bytes" in note
+    assert prepared.audio_s == pytest.approx(2.0, abs=0.03)
 
 
 def test_bad_files_are_named_with_a_reason_and_good_ones_are_all_there(

@@ -59,7 +59,8 @@ def limits() -> Limits:
     >>> limits().length_h
     12.0
     """
-    return Limits(**{field.name: _number(field.name, field.default) for field in fields(Limits)})
+    names = [field.name for field in fields(Limits)]
+    return Limits(**{name: _number(name, getattr(Limits, name)) for name in names})
 
 
 def _number(name: str, default: float) -> float:

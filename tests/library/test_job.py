@@ -29,6 +29,7 @@ from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
 from patchifier.library import build, job, sources, table, tags, worker
 from patchifier.nn.model import Patchifier
+from tests import audio_files as made
 
 RATE = 22_050
 TINY = update(
@@ -1065,6 +1066,25 @@ def test_a_file_modified_between_a_kill_and_the_next_run_is_embedded_again(
     build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
     build.embed_library(music, tmp_path / "whole.parquet", embedder=embedder)
     require_same(build.read(tmp_path / "x.parquet"), build.read(tmp_path / "whole.parquet"), 1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipe_is_skipped_and_a_repaired_header_is_a_note(
+    tmp_path: Path, embedder: Embedder, threads: None
+) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    made.wav(tmp_path / "cut.wav", 2.0, stated=0)
+    sources = [tmp_path / name for name in ("pipe.wav", "cut.wav")]
+    done = build.embed_library(sources, tmp_path / "x.parquet", embedder=embedder)
+    ((path, reason),) = done.skipped
+    assert path.endswith("pipe.wav")
+    assert "a pipe or a device" in reason
+    ((path, note),) = done.notes
+    assert path.endswith("cut.wav")
+    assert f"note about {path}: {note}" in done.lines()
+    read = build.read(tmp_path / "x.parquet")
+    assert read.decoder == ("libsndfile",)
+    assert read.length_s == pytest.approx([2.0])
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".npy"])
