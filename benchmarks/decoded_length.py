@@ -1,4 +1,4 @@
-"""How long files are by FFmpeg and by us: codec x container x stated length x tags around it x cut at three places.
+"""How long files are by FFmpeg and by us: codec, container, stated length, tags, cut at three places.
 
     python benchmarks/decoded_length.py [--seconds 8]
 

@@ -1,4 +1,4 @@
-"""Audio files that are healthy or wrong in one way, made by code: what test_containers.py and test_audio.py read."""
+"""Audio files that are healthy, or wrong in one way, made by code."""
 
 import struct
 from collections.abc import Callable
@@ -109,7 +109,7 @@ def ogg_crc(page: bytes) -> int:
 
 
 def flac(path: Path, seconds: float, *, stated: int | None = None) -> Path:
-    """Write a FLAC whose header states a number of samples, such as 0: a pipe could not go back to fill it in."""
+    """Write a FLAC whose header states a number of samples, such as 0 after a pipe."""
     write(path, music(seconds), format="FLAC")
     if stated is not None:
         content = bytearray(path.read_bytes())

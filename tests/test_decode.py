@@ -1,4 +1,4 @@
-"""No audio is lost without a message: what a decoder leaves out is decoded by other means, or the file is named."""
+"""No audio is lost: what one decoder leaves out another one decodes, or the file is named."""
 
 import os
 import sys

@@ -1,8 +1,8 @@
-"""From an audio file to its samples, by libsndfile, and by PyAV (extra ``formats``) what that leaves.
+"""From an audio file to its samples: libsndfile, then PyAV (extra ``formats``).
 
 What was decoded is compared with what the file holds (:mod:`patchifier.containers`): a file never
-gives less without a message. A header that is wrong is replaced, each link of an Ogg file is decoded
-as a file of its own, and where libsndfile stops before the end, PyAV goes on.
+gives less without a message. A header that is wrong is replaced, each link of an Ogg file is
+decoded as a file of its own, and where libsndfile stops before the end, PyAV goes on.
 """
 
 import re
@@ -89,7 +89,7 @@ class _Part:
 
     @property
     def short_s(self) -> float:
-        """Seconds that the stream holds and that were not decoded, beyond what decoders may leave out."""
+        """Seconds that were not decoded, if they are more than decoders may leave out."""
         if self.stream.length_s is None:
             return 0.0
         missing_s = self.stream.length_s - self.decoded_s
@@ -140,7 +140,8 @@ def _require_length(path: Path, length_s: float, start_s: float, end_s: float | 
 def too_long(path: Path | str, length_s: float) -> AudioError:
     """Make the error about a file, or a part of one, that is longer than the limit."""
     return AudioError(
-        f"{path}: holds {length_s / 3600:.1f} h of audio, expected at most {sandbox.limits().length_h:g} h: "
+        f"{path}: holds {length_s / 3600:.1f} h of audio, expected at most "
+        f"{sandbox.limits().length_h:g} h: "
         f"cut it, name parts of it in a manifest, or set {sandbox.variable('length_h')}."
     )
 
@@ -166,12 +167,16 @@ def _stream_blocks(part: _Part) -> Iterator[tuple[np.ndarray, int]]:
     _require_uncut(part, "")
     if part.short_s:
         raise AudioError(
-            f"{part.path}: damaged, it holds {part.stream.length_s:.1f} s and gives {part.decoded_s:.1f} s ({reason})."
+            f"{part.path}: damaged, it holds {part.stream.length_s:.1f} s and gives "
+            f"{part.decoded_s:.1f} s ({reason})."
         )
 
 
 def _mono(block: np.ndarray) -> np.ndarray:
-    """Mean of the channels of (S, channels): (S,). Added one by one, since numpy's mean over a few columns takes seven times as long."""
+    """Mean of the channels of (S, channels): (S,).
+
+    They are added one by one: numpy's mean over a few columns takes seven times as long.
+    """
     total = block[:, 0].copy()
     for channel in block.T[1:]:
         total += channel
@@ -192,7 +197,7 @@ def _require_uncut(part: _Part, log: str) -> None:
     stated_s = part.stream.stated_s
     if stated_s is None:
         stated_s = part.stated_s if part.stream.length_s is None else 0.0
-    # A header without an exact count may be a few frames off (a VBR mp3's estimate): 1 % and 0.5 s are let pass.
+    # A header without an exact count may be a few frames off: 1 % and 0.5 s are let pass.
     short = stated_s - held_s > max(0.5, 0.01 * stated_s)
     if short or part.stream.cut or _data_cut_short(log):
         says = f"its header says {stated_s:.1f} s" if short else "its last block is incomplete"
@@ -203,7 +208,10 @@ def _require_uncut(part: _Part, log: str) -> None:
 
 
 def _open(part: _Part) -> tuple[soundfile.SoundFile | None, str]:
-    """Open a stream by libsndfile if that reads all of it: the file as it is, or with its header corrected. Else say why not."""
+    """Open a stream by libsndfile, as it is or with its header corrected, if that reads all of it.
+
+    Else give the reason why not.
+    """
     path, stream, reason = part.path, part.stream, ""
     corrected = [View(path, stream)] if stream.head or not part.alone else []
     for source in ([path] if part.alone else []) + corrected:
@@ -233,7 +241,7 @@ def _error_text(error: soundfile.LibsndfileError) -> str:
 
 
 def _sndfile_blocks(sound: soundfile.SoundFile, part: _Part) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks that libsndfile decodes; returns the reason why it stopped before the end, if it did."""
+    """Blocks that libsndfile decodes; returns why it stopped before the end, if it did."""
     rate = part.rate = sound.samplerate
     first = round(part.start_s * rate)
     last = None if part.end_s is None else round(part.end_s * rate)
@@ -255,7 +263,10 @@ def _sndfile_blocks(sound: soundfile.SoundFile, part: _Part) -> Iterator[tuple[n
 
 
 def _data_cut_short(log: str) -> bool:
-    """Whether libsndfile's log says that the data (wav, aiff, au, caf) or the file (w64, rf64) is shorter than its header promises."""
+    """Whether libsndfile's log says that less is there than the header states.
+
+    Of the data (wav, aiff, au, caf) or of the file (w64, rf64).
+    """
     chunk = re.search(
         r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", log, re.MULTILINE
     )
@@ -323,7 +334,10 @@ def _open_av(part: _Part) -> "av.container.InputContainer":
 def _frames_av(
     container: "av.container.InputContainer", part: _Part, given_s: float
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of an opened file, without the first `given_s`; what cannot be decoded is left out where it can be counted."""
+    """Blocks of an opened file, without the first `given_s`.
+
+    What cannot be decoded is left out if the length was counted: then it is known what is missing.
+    """
     import av
 
     stream, bad = container.streams.audio[0], 0

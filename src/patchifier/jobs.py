@@ -157,7 +157,7 @@ def _read_shared(path: Path) -> _Shared:
 
 @contextlib.contextmanager
 def _closing(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """Drop the tasks that a pool has not begun; after an interruption, end processes that do not end by themselves."""
+    """Drop the tasks that a pool has not begun, and after an interruption end its processes."""
     try:
         yield pool
     except BaseException:
@@ -233,8 +233,8 @@ def attempt(path: str, work: Callable[..., Result], *arguments: Any) -> Result |
     Returns
     -------
     object or str
-        What `work` returns. If it raises one of :data:`BAD_ITEM`, or ended a process because it made no progress: the
-        reason why the file is skipped, with the output of its decoder.
+        What `work` returns. If it raises one of :data:`BAD_ITEM`, or ended a process because it
+        made no progress: the reason why the file is skipped, with the output of its decoder.
     """
     if sandbox.gave_up(path):
         return f"{path}: {sandbox.hung_reason()}"

@@ -2,8 +2,8 @@
 
 A header may be missing, wrong or an estimate, and a decoder that believes it loses audio without a
 message. This package reads mp3 (frames), Ogg (pages), FLAC (the last frame), wav, RF64 and AIFF
-(chunks). It decodes nothing, reads in pieces of bounded size, and allocates nothing by a length that
-a file states.
+(chunks). It decodes nothing, reads in pieces of bounded size, and allocates nothing by a length
+that a file states.
 """
 
 import os

@@ -90,7 +90,7 @@ def _audio(packet: bytes, first: int, serial: int) -> _Link | None:
 
 
 def _late_start(file: BinaryIO, body: int, lacing: bytes, granule: int, link: _Link) -> int:
-    """Granule position at which a stream begins that was recorded from its middle on; 0 for all others."""
+    """Granule position at which the audio begins: above 0 if it was recorded from its middle on."""
     ends = [number for number, length in enumerate(lacing) if length < 255]
     if not link.opus:
         return granule if granule > len(ends) * link.longest else 0
