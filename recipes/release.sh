@@ -25,7 +25,7 @@ patchifier pretrain "$root/cache-recordings" --out "$root/runs/base-recordings" 
 
 say "Judgement: $side side; beside features of others, where benchmarks/outsiders left some in ROOT/outsiders/NAME/FAMILY"
 seeds() { echo "$root/runs/$1-0/model+$root/runs/$1-1/model+$root/runs/$1-2/model"; }
-rows="patchifier-base=$(seeds base),patchifier-paper=$root/runs/paper-0/model,recordings-only twin=$root/runs/base-recordings/model"
+rows="patchifier-base=$(seeds base),patchifier-paper=$root/runs/paper-0/model,recordings-only model=$root/runs/base-recordings/model"
 rows+=",random weights of base=random:$root/runs/base-0/model,random weights of paper=random:$root/runs/paper-0/model,mel-stats,mfcc,handcrafted"
 for other in "$root"/outsiders/*/; do
     [ -d "$other" ] && rows+=",$(basename "$other")=features:$root/outsiders/$(basename "$other")/%FAMILY%"
