@@ -14,7 +14,7 @@ say "What may be heard, and what is judged"
 python "$open/build.py" "$root"
 patchifier prepare "$root/pretraining.jsonl"            --out "$root/cache-all"        --config "$here/base.json"
 patchifier prepare "$root/pretraining-recordings.jsonl" --out "$root/cache-recordings" --config "$here/base.json"
-python "$open/unheard.py" "$root"
+python "$open/check_leaks.py" "$root"
 
 say "Training: the model with three seeds, the paper's recipe (about ten hours of two cores), and the model's twin, trained on recordings alone"
 for seed in 0 1 2; do

@@ -123,13 +123,14 @@ def data_lines(data: TrainingData, facts: Mapping[str, Any]) -> list[str]:
     tables = {
         "kind": data.by(lambda row: row["kind"]),
         "licence": data.by(lambda row: row["kind"], lambda row: row["licence"] or NOT_STATED),
-        "package": TrainingData(data.name, [row for row in data.rows if row["kind"] == "recordings"]).by(
-            lambda row: row["group"].split("/")[1]
-        ),
+        "package": TrainingData(
+            data.name, [row for row in data.rows if row["kind"] == "recordings"]
+        ).by(lambda row: row["group"].split("/")[1]),
     }
     return [
-        f"{data.hours:.1f} hours in {len(data.rows):,} clips, the list `{data.name}` of `benchmarks/open/`.{sides} The tracks of the bundled clips are not in it, and "
-        "neither is anything of the validation and test sides of the open benchmark; scores were compared by their notes. This was checked when the card was written.", "",
+        f"{data.hours:.1f} hours in {len(data.rows):,} clips, the list `{data.name}` of `benchmarks/open/`.{sides} The tracks of the bundled clips are not in "
+        "it, and neither is anything of the validation and test sides of the open benchmark; scores were "
+        "compared by their notes. This was checked when the card was written.", "",
         *lines([{"kind": kind, "hours": f"{hours:.2f}"} for (kind,), hours in tables["kind"]], ["kind", "hours"]), "",
         "Everything but recordings was rendered for this by FluidR3 (MIT): old music without terms, accompaniments over our own chord charts, and notes drawn "
         "at random. Licences of recordings are those that their packages state:", "",
@@ -155,9 +156,9 @@ def masked_lines(rows: Sequence[Mapping[str, str]], side: str) -> list[str]:
     errors = [name for name in rows[0] if name not in {"clips", "number", *differences, *drawn}]
     return [
         "## Masked patches", "",
-        f"Three quarters of the patches of each clip are masked, with four masks for each clip of the {side} side of the open benchmark. The figures are mean squared "
-        "errors of masked patches in (dB / 100)². `visible shuffled` is the model with the visible patches in another order. `band means` are the masked patches' own "
-        "levels, which no model knows. `patchifier.train.references` defines all of them.", "",
+        f"Three quarters of the patches of each clip are masked, with four masks for each clip of the {side} side of the open benchmark. The figures are mean "
+        "squared errors of masked patches in (dB / 100)². `visible shuffled` is the model with the visible patches in another order. `band means` are the "
+        "masked patches' own levels, which no model knows. `patchifier.train.references` defines all of them.", "",
         *lines(rows, ["clips", "number", *errors]), "",
         "The model minus each of them, paired, with 95 % intervals over groups; below 0 the model is better:", "",
         *lines(rows, ["clips", *differences]), "",

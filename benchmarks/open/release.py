@@ -208,11 +208,11 @@ def read_table(scores: Path, name: str, model: Path) -> str:
     ] or [row for row in rows if row == name]
     if not ours:
         raise RequestError(
-            f"{scores} is not about {name}, expected a judgement with --encoders {model} or {name}."
+            f"{scores} is not about {name}, expected a run of judge.py with --encoders {model} or {name}."
         )
     if len(ours) > 1 or (name in rows and name not in ours):
         raise RequestError(
-            f"{scores} has several rows that would be called {name}: {', '.join({*ours, name} & rows.keys())}. Judge without the others."
+            f"{scores} has several rows that would be called {name}: {', '.join({*ours, name} & rows.keys())}. Run judge.py without the others."
         )
 
     def named(value: Any) -> Any:

@@ -14,7 +14,7 @@ import recordings
 import release
 import torch
 from card import TrainingData, portable
-from measures import Answered
+from measures import EncoderScore
 from safetensors.torch import load_file
 
 from patchifier import checkpoint, embed, weights
@@ -130,7 +130,7 @@ def judged(folder: Path, specs: list[str], runs: dict[str, list[str]] | None = N
     right = np.array([1.0, 0.0, 1.0, 1.0])
     given = {
         spec: [
-            Answered(
+            EncoderScore(
                 question,
                 name,
                 tuple("abcd"),
@@ -143,7 +143,9 @@ def judged(folder: Path, specs: list[str], runs: dict[str, list[str]] | None = N
         for spec in specs
     }
     found = outcome.summarise(
-        given, "test", [f"{specs[0]}: no clip of its training data, /data/someone/cache, is in this test."]
+        given,
+        "test",
+        [f"{specs[0]}: no clip of its training data, /data/someone/cache, is in this test."],
     )
     outcome.write_outcome(replace(found, runs=runs or {}), folder)
     return folder
