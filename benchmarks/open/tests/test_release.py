@@ -382,7 +382,7 @@ def test_a_track_of_the_demo_in_the_list_is_refused(tmp_path, home, root):
 
 def test_a_tested_track_in_the_list_is_refused(tmp_path, home, root):
     write_list(root, [*ROWS, ROWS[0] | {"path": "pretraining/d.ogg", "source": TESTED["source"]}])
-    refused(tmp_path, home, root, "clips that judge", trained(tmp_path / "run"))
+    refused(tmp_path, home, root, "shares 'deb/game/t.ogg'", trained(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("lacking", ["licence", "seconds", "source"])
