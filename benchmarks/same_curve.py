@@ -114,12 +114,12 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     steps = dict(zip(("one", "two"), options.steps, strict=True))
-    base = Config(model=ModelConfig(layers=2, feed_forward=512))
+    base = Config(model=ModelConfig(n_layers=2, mlp_dim=512))
     one = replace(
-        base.pretrain.stage_one, batch=options.batch, learning_rate=1e-3, schedule="cosine"
+        base.pretrain.stage_one, batch_size=options.batch, learning_rate=1e-3, schedule="cosine"
     )
     two = replace(
-        base.pretrain.stage_two, batch=options.batch, learning_rate=2e-4, schedule="cosine"
+        base.pretrain.stage_two, batch_size=options.batch, learning_rate=2e-4, schedule="cosine"
     )
     runs = []
     with tempfile.TemporaryDirectory() as folder:

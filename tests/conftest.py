@@ -137,10 +137,10 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
             {
                 "model": {
                     "channels": [4, 4, 4, 4, 8],
-                    "width": 16,
-                    "layers": 2,
-                    "heads": 2,
-                    "feed_forward": 32,
+                    "embed_dim": 16,
+                    "n_layers": 2,
+                    "n_heads": 2,
+                    "mlp_dim": 32,
                 },
                 "embed": {"layers": layers},
             },

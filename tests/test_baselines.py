@@ -41,10 +41,10 @@ CONFIG = update(
     {
         "model": {
             "channels": [4, 4, 4, 4, 8],
-            "width": 16,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 32,
+            "embed_dim": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 32,
         }
     },
 )
@@ -668,8 +668,8 @@ def test_summaries_are_what_an_embedding_holds_behind_its_layers(data, tmp_path)
     wide = update(
         Config(),
         {
-            "spectrogram": {"bands": 280, "pitch_bands": 216},
-            "model": {"bands": 280, "pitch_bands": 216, "layers": 1},
+            "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
+            "model": {"n_layers": 1},
         },
     )
     wide = update(wide, {"embed": {"summaries": ["harmony", "mode", "pulse", "rhythm"]}})

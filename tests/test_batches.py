@@ -31,7 +31,7 @@ from patchifier.train.pretrain import Batches, split, stage_loss
 from patchifier.train.references import Kriging
 from patchifier.train.validation import TrainingStatistics, masked_predictors
 
-SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
+SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), embed_dim=32, n_layers=2, n_heads=2, mlp_dim=64)
 
 
 class Clips:
@@ -63,7 +63,7 @@ def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
         parts or [np.arange(len(data.frames))],
         config,
         stage,
-        TrainingConfig(batch=batch),
+        TrainingConfig(batch_size=batch),
         share=share,
     )
 
@@ -84,7 +84,7 @@ def test_shares_make_up_the_batch(stage, data):
 @pytest.mark.parametrize("loss_on", ["masked", "all"])
 def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_on):
     """In evaluation mode, where clips do not see one another."""
-    config = update(Config(model=SMALL), {"pretrain": {"loss_on": loss_on}})
+    config = update(Config(model=SMALL), {"pretrain": {"loss_patches": loss_on}})
     model = Patchifier(SMALL).eval()
 
     def loss(share):
@@ -140,7 +140,7 @@ def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
 def test_masks_have_a_stream_of_their_own():
     """Not the one of augmentation, whatever is drawn from that."""
     plain, shifted = (
-        batches(LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch": [0, most]}}))(
+        batches(LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch_shift": [0, most]}}))(
             3
         )
         for most in (0, 2)
@@ -163,7 +163,7 @@ def in_groups(*groups):
 
 PAIRS = update(
     Config(model=SMALL),
-    {"pretrain": {"contrast_of": "group", "targets": ["contrast"]}, "augment": {"pitch": [-2, 2]}},
+    {"pretrain": {"contrast_positives": "group", "objectives": ["contrast"]}, "augment": {"pitch_shift": [-2, 2]}},
 )
 
 
@@ -212,7 +212,7 @@ def test_a_long_clip_beside_a_short_one_is_still_stretched_until_it_fits():
     )
     assert drawn.present[1::2].all()
     assert (drawn.scale[::2] == drawn.scale[1::2]).all()
-    assert drawn.scale.max() <= config.scale[1]
+    assert drawn.scale.max() <= config.time_stretch[1]
 
 
 def test_one_group_alone_is_refused():
@@ -233,9 +233,9 @@ def test_stage_one_has_no_pairs():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"stage_two": {"batch": 7}},
-        {"stage_two": {"batch": 2}},
-        {"stage_two": {"batch": 6}, "stage_one": {"batch": 6}, "parts": 2},
+        {"stage_two": {"batch_size": 7}},
+        {"stage_two": {"batch_size": 2}},
+        {"stage_two": {"batch_size": 6}, "stage_one": {"batch_size": 6}, "parts": 2},
     ],
 )
 def test_pairs_that_do_not_fill_a_batch_are_refused(changes):
@@ -243,20 +243,20 @@ def test_pairs_that_do_not_fill_a_batch_are_refused(changes):
         RequestError,
         match=r"contrast_of 'group' needs two pairs, and no half one in a part: a batch of \d in [12] parts is none",
     ):
-        update(Config(), {"pretrain": {"contrast_of": "group", "targets": ["contrast"]} | changes})
+        update(Config(), {"pretrain": {"contrast_positives": "group", "objectives": ["contrast"]} | changes})
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(
         RequestError,
-        match=r"pretrain\.parts is 3, expected a number by which the batch of 32 can be divided",
+        match=r"pretrain\.n_cache_parts is 3, expected a number by which the batch of 32 can be divided",
     ):
-        update(Config(), {"pretrain": {"parts": 3}})
+        update(Config(), {"pretrain": {"n_cache_parts": 3}})
 
 
 def test_a_part_without_training_clips_is_refused(small_cache):
     data = Cache(small_cache)
-    config = update(Config(), {"pretrain": {"parts": 2, "validation_fraction": 0.0}})
+    config = update(Config(), {"pretrain": {"n_cache_parts": 2, "validation_fraction": 0.0}})
     with pytest.raises(RequestError, match=r"1 shards, which cannot be dealt out to 2 parts"):
         split(data, config.pretrain)
 
@@ -288,7 +288,7 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
         lambda model, batch: model(batch).square().mean(),
         lambda model: {"figure": 1.0},
     )
-    loop.fit(job, tmp_path, config=TrainingConfig(steps=11, batch=2), seed=0, validate_every=6)
+    loop.fit(job, tmp_path, config=TrainingConfig(steps=11, batch_size=2), seed=0, validate_every=6)
     assert [count for count in fetched if count] == [4, 2, 4, 1]
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, 12))
@@ -304,7 +304,7 @@ def test_the_first_step_of_a_warm_up_trains(tmp_path):
         job,
         tmp_path,
         config=TrainingConfig(
-            steps=1, batch=2, learning_rate=1e-2, warm_up_steps=4, weight_decay=0.0
+            steps=1, batch_size=2, learning_rate=1e-2, warmup_steps=4, weight_decay=0.0
         ),
         seed=0,
         validate_every=9,
@@ -352,7 +352,7 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
         loop.fit(
             job,
             tmp_path / precision,
-            config=TrainingConfig(steps=1, batch=2),
+            config=TrainingConfig(steps=1, batch_size=2),
             seed=0,
             validate_every=9,
             fabric=launch("cpu", precision=precision),

@@ -24,19 +24,19 @@ from patchifier.train.run import Interrupted
 TINY = {
     "model": {
         "channels": [4, 4, 4, 4, 8],
-        "width": 32,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 64,
-        "positions": 8,
+        "embed_dim": 32,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 64,
+        "max_patches": 8,
     },
     "pretrain": {
-        "patches": 8,
+        "n_patches": 8,
         "validation_fraction": 0.2,
-        "stage_one": {"steps": 2, "batch": 4},
-        "stage_two": {"steps": 2, "batch": 4},
+        "stage_one": {"steps": 2, "batch_size": 4},
+        "stage_two": {"steps": 2, "batch_size": 4},
     },
-    "finetune": {"validate_every": 2, "training": {"steps": 4, "batch": 4, "learning_rate": 0.001}},
+    "finetune": {"validate_every": 2, "training": {"steps": 4, "batch_size": 4, "learning_rate": 0.001}},
 }
 
 
@@ -481,13 +481,13 @@ def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_
 ):
     sizes = {
         "channels": [4, 4, 4, 4, 8],
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 16,
-        "positions": 9,
+        "embed_dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 16,
+        "max_patches": 9,
     }
-    config = update(Config(), {"model": sizes, "pretrain": {"patches": 4}})
+    config = update(Config(), {"model": sizes, "pretrain": {"n_patches": 4}})
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config.model), config))
     soundfile.write(tmp_path / "long.wav", noise(8.0), 22_050)
     code, _, err = run(
@@ -645,9 +645,9 @@ def test_finetuning_and_further_training_start_from_a_model_by_its_name(
         "2",
         "--pretrain.stage_two.steps",
         "2",
-        "--pretrain.stage_one.batch",
+        "--pretrain.stage_one.batch_size",
         "4",
-        "--pretrain.stage_two.batch",
+        "--pretrain.stage_two.batch_size",
         "4",
     )
     more = (
@@ -657,7 +657,7 @@ def test_finetuning_and_further_training_start_from_a_model_by_its_name(
         tmp_path / "more",
         "--init",
         "patchifier-paper",
-        "--pretrain.patches",
+        "--pretrain.n_patches",
         "8",
         *steps,
         "--device",
@@ -795,10 +795,10 @@ def test_values_are_read_as_they_are_typed():
         False,
     )
     words = ["c", "--out", "x", "--json", "--config", "base", "--pretrain.stage_one.steps=3"]
-    flags, as_json = parse(cli.COMMANDS["pretrain"], [*words, "--pretrain.targets", "[mse, clip]"])
+    flags, as_json = parse(cli.COMMANDS["pretrain"], [*words, "--pretrain.objectives", "[mse, clip]"])
     assert as_json
     assert flags.pop("changes") == Overrides(
-        "base", {"pretrain": {"stage_one": {"steps": 3}, "targets": ("mse", "clip")}}
+        "base", {"pretrain": {"stage_one": {"steps": 3}, "objectives": ("mse", "clip")}}
     )
     assert flags == {"cache": "c", "out": "x"}
 
@@ -850,7 +850,7 @@ def test_a_recipe_goes_by_its_name_anywhere(folder, tmp_path, capsys, monkeypatc
         )
         == 0
     )
-    assert cache.Cache("cache").spectrogram.pitch_bands == 216
+    assert cache.Cache("cache").spectrogram.n_pitch_bands == 216
     assert (
         cli.main(["prepare", str(folder / "clips.csv"), "--out", "other", "--config", "bass"]) == 2
     )

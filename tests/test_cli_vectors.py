@@ -17,7 +17,7 @@ from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+    "model": {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 }
 
 

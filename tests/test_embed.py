@@ -30,7 +30,7 @@ from patchifier.windows import (
 
 RATE = audio.SAMPLE_RATE
 GOLDEN = Path(__file__).parent / "golden"
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 POOLINGS = ("cls", "mean", "mean+max", "mean+std")
 
 
@@ -218,10 +218,10 @@ def test_windows_of_short_and_long_clips(frames, counts):
 
 
 def test_windows_are_never_longer_than_what_was_trained():
-    config = update(Config(), {"pretrain": {"patches": 10}})
+    config = update(Config(), {"pretrain": {"n_patches": 10}})
     assert {len(window) for window in cut_windows(torch.zeros(64, 1249), config)} == {10}
     whole = update(
-        Config(), {"pretrain": {"stage_two_patches": "whole"}, "model": {"positions": 40}}
+        Config(), {"pretrain": {"stage_two_patches": "whole"}, "model": {"max_patches": 40}}
     )
     assert [len(window) for window in cut_windows(torch.zeros(64, 1249), whole)] == [40]
 
@@ -714,7 +714,7 @@ def tuned(kind: str = "one-of", readout: str = "cls") -> Embedder:
     torch.manual_seed(0)
     head = Head(16, 3)
     torch.nn.init.normal_(head.linear.weight, std=3.0)
-    config = update(made.config, {"finetune": {"readout": readout}})
+    config = update(made.config, {"finetune": {"pooling": readout}})
     return Embedder(made.model, config, head=head, task=Task(kind, ("a", "b", "c")))
 
 

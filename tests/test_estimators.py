@@ -28,17 +28,16 @@ from patchifier.nn.model import Patchifier
 from patchifier.train.objectives import require_targets
 from patchifier.train.pretrain import initial_model, pretrain
 
-ROWS = {"bands": 280, "pitch_bands": 216}
+ROWS = {}
 TINY = {
     "spectrogram": ROWS,
     "model": ROWS
     | {
         "channels": [4, 4, 4, 4, 8],
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 32,
-        "pitch_channels": 4,
+        "embed_dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 32,
         "estimators": ["tonic", "tempo"],
     },
     "embed": {"summaries": ["tempo", "degrees", "harmony", "metre", "tonic"]},
@@ -49,8 +48,8 @@ TEMPO = {
     "model": {"estimators": ["tempo"]},
     "pretrain": {
         "stages": "two",
-        "targets": ["tempo"],
-        "patches": 8,
+        "objectives": ["tempo"],
+        "n_patches": 8,
         "precision": "32",
         "validation_fraction": 0.2,
     },
@@ -334,15 +333,14 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
         ),
         (
             {
-                "model": {"bands": 64, "pitch_bands": 0},
-                "spectrogram": {"bands": 64, "pitch_bands": 0},
+                "spectrogram": {"n_mels": 64, "n_pitch_bands": 0},
             },
             "'tonic', which needs pitch bands",
         ),
         (
             {
-                "model": {"channels": [8], "bands": 282, "estimators": ["tempo"]},
-                "spectrogram": {"bands": 282},
+                "model": {"channels": [8], "estimators": ["tempo"]},
+                "spectrogram": {"n_mels": 282},
                 "embed": {"summaries": ["metre"]},
             },
             r"'metre' in embed\.summaries, made from 'pulse' needs mel bands in 4 equal groups, but there are 66",
@@ -362,17 +360,17 @@ def test_estimates_that_cannot_be_are_refused(changes, message):
 def test_an_estimator_that_is_not_there_cannot_be_trained():
     with pytest.raises(
         RequestError,
-        match=r"pretrain\.targets holds 'tempo', but model\.estimators is \[\]: add 'tempo'",
+        match=r"pretrain\.objectives holds 'tempo', but model\.estimators is \[\]: add 'tempo'",
     ):
-        require_targets(update(Config(), {"pretrain": {"targets": ["pixels", "tempo"]}}))
+        require_targets(update(Config(), {"pretrain": {"objectives": ["pixels", "tempo"]}}))
 
 
 def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
     with pytest.raises(
         RequestError, match=r"model\.estimators holds 'tonic', which nothing trains"
     ):
-        initial_model(update(CONFIG, {"pretrain": {"targets": ["pixels", "tempo"]}}), None)
-    config = update(CONFIG, {"pretrain": {"targets": ["pixels", "tempo", "tonic"]}})
+        initial_model(update(CONFIG, {"pretrain": {"objectives": ["pixels", "tempo"]}}), None)
+    config = update(CONFIG, {"pretrain": {"objectives": ["pixels", "tempo", "tonic"]}})
     trained = initial_model(config, None)
     with torch.no_grad():
         for value in trained.estimators.parameters():
@@ -386,7 +384,7 @@ def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
     alone = update(config, {"pretrain": {"stages": "one"}})
     with pytest.raises(
         RequestError,
-        match=r"model\.estimators holds 'tonic', which nothing trains: add it to pretrain\.targets of stage II",
+        match=r"model\.estimators holds 'tonic', which nothing trains: add it to pretrain\.objectives of stage II",
     ):
         initial_model(alone, None)
 
@@ -407,7 +405,7 @@ def test_estimators_alone_are_trained_and_the_rest_keeps_its_bits(small_cache, t
         tmp_path / "plain", checkpoint.Checkpoint(Patchifier(plain.model, seed=3), plain)
     )
     config = update(
-        plain, TEMPO | {"pretrain": TEMPO["pretrain"] | {"stage_two": {"steps": 3, "batch": 4}}}
+        plain, TEMPO | {"pretrain": TEMPO["pretrain"] | {"stage_two": {"steps": 3, "batch_size": 4}}}
     )
     begun = initial_model(config, tmp_path / "plain").state_dict()
     made = checkpoint.load(

@@ -49,7 +49,7 @@ BEATS = Task("per-frame", ("beat",), "beats")
 DOWNBEATS = Task("per-frame", ("beat", "downbeat"), "beats")
 CHORD = Task("per-frame", CHORDS, "chords")
 BOUNDARIES = Task("per-frame", ("boundary",), "boundaries")
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 
 
 def embedder(pretrain: dict | None = None, **embed: object) -> Embedder:

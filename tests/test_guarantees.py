@@ -17,7 +17,7 @@ from patchifier.embed import Embedder
 from patchifier.library import build
 from patchifier.nn.model import Patchifier
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 THREADS = (1, 2, 4)
 TOLERANCE = 1e-5
 # The fixture that hypothesis warns of sets the number of threads, which is the same for all examples.

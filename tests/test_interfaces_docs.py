@@ -28,8 +28,8 @@ BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 SHAPE = re.compile(r"(\w+) = .*# \(((?:\d+|E)(?:, (?:\d+|E))*),?\)")  # E is the length of a vector
 LAYERS = checkpoint.load(
     "patchifier-base"
-).config.model.layers  # of the model that the page speaks of
-SMALL = {"channels": [4, 4, 8, 8, 16], "feed_forward": 64}
+).config.model.n_layers  # of the model that the page speaks of
+SMALL = {"channels": [4, 4, 8, 8, 16], "mlp_dim": 64}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def save(**model) -> None:
     config = update(
         Config(),
         {
-            "model": {**SMALL, "layers": LAYERS, "estimators": ["tempo"], **model},
+            "model": {**SMALL, "n_layers": LAYERS, "estimators": ["tempo"], **model},
             "embed": {"summaries": ["tempo"]},
         },
     )

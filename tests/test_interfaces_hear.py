@@ -16,7 +16,7 @@ from patchifier.integrations import hear
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050
-TINY = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
+TINY = {"channels": [4, 4, 8, 8, 16], "embed_dim": 32, "n_layers": 2, "n_heads": 2, "mlp_dim": 64}
 
 
 def network(**sections) -> tuple[Patchifier, Config]:

@@ -24,10 +24,10 @@ CONFIG = update(
     {
         "model": {
             "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
+            "embed_dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 64,
         }
     },
 )
@@ -154,12 +154,12 @@ def test_frozen_weights_stay_in_evaluation_mode_and_get_no_gradient(folder):
 def test_full_training_reaches_every_parameter_of_a_model_with_pitch_bands_and_a_predictor(
     tmp_path,
 ):
-    wide = {"bands": 280, "pitch_bands": 216}
+    wide = {}
     config = update(
         CONFIG,
         {
             "spectrogram": wide,
-            "model": wide | {"pitch_channels": 4, "predictor_layers": 1, "norm": "before"},
+            "model": wide | {"n_predictor_layers": 1, "norm_first": True},
         },
     )
     checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config.model), config))

@@ -21,7 +21,7 @@ from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050
-TINY = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
+TINY = {"channels": [4, 4, 8, 8, 16], "embed_dim": 32, "n_layers": 2, "n_heads": 2, "mlp_dim": 64}
 EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_embed.py"
 # Around one patch (32 frames), one window (25 patches, 800 frames), and the second and third: a hop of 13 patches is 416 frames.
 FRAMES = (1, 2, 31, 32, 33, 64, 799, 800, 801, 833, 1216, 1217, 1249, 1632, 1633)
@@ -347,7 +347,7 @@ def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"embed": {"time": "whole"}}, "time 'windows'"),
+        ({"embed": {"whole_clip": True}}, "time 'windows'"),
         ({"spectrogram": {"reference": "max", "top_db": 80.0}}, "reference"),
         ({"spectrogram": {"top_db": 80.0}}, "top_db"),
     ],

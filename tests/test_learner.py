@@ -26,27 +26,26 @@ from patchifier.train.pretrain import Batches, pretrain, stage_loss, stage_modul
 ALL = (PIXELS, *DESCRIPTORS, *EMA_TARGETS)
 MODEL = {
     "channels": [4, 4, 4, 8, 8],
-    "pitch_channels": 4,
-    "width": 16,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 32,
+    "embed_dim": 16,
+    "n_layers": 2,
+    "n_heads": 2,
+    "mlp_dim": 32,
     "dropout": 0.0,
-    "predictor_layers": 1,
+    "n_predictor_layers": 1,
 }
 CONFIG = update(
     Config(),
     {
-        "spectrogram": {"bands": 280, "pitch_bands": 216},
-        "model": MODEL | {"bands": 280, "pitch_bands": 216, "norm": "before"},
+        "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
+        "model": MODEL | {"norm_first": True},
         "augment": {"intensity_per": "spectrogram"},
-        "pretrain": {"targets": list(ALL), "mask_ratio": 0.5},
+        "pretrain": {"objectives": list(ALL), "mask_ratio": 0.5},
     },
 )
 
 
 def config_of(*targets: str, **model) -> Config:
-    return update(CONFIG, {"pretrain": {"targets": list(targets)}, "model": model})
+    return update(CONFIG, {"pretrain": {"objectives": list(targets)}, "model": model})
 
 
 def music(B: int, N: int, *, seed: int = 0) -> torch.Tensor:
@@ -189,7 +188,7 @@ def batches_of(
         [np.arange(8) if clips is None else clips],
         config,
         "two",
-        TrainingConfig(batch=4),
+        TrainingConfig(batch_size=4),
         share=share,
     )
 
@@ -488,7 +487,7 @@ def test_making_a_learner_leaves_the_global_generator_alone_and_heads_follow_the
 
 
 def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
-    config = update(Config(), {"pretrain": {"targets": ["pixels", "chroma"]}})
+    config = update(Config(), {"pretrain": {"objectives": ["pixels", "chroma"]}})
     with pytest.raises(RequestError, match="'chroma' needs pitch bands"):
         pretrain(small_cache, tmp_path / "run", config=config)
     assert not (tmp_path / "run").exists()
@@ -524,15 +523,15 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
         file = tmp_path / f"{clip.id}.npy"
         file.parent.mkdir(exist_ok=True)
         np.save(file, np.array([level, 0.3], np.float32))
-    stage = {"steps": 60, "batch": 8, "learning_rate": 3e-3}
+    stage = {"steps": 60, "batch_size": 8, "learning_rate": 3e-3}
     changes = {
         "model": MODEL,
         "pretrain": {
             "stages": "two",
-            "targets": ["distil"],
+            "objectives": ["distil"],
             "teacher_features": str(tmp_path),
             "stage_two": stage,
-            "patches": 6,
+            "n_patches": 6,
         },
     }
     changes["pretrain"] |= {"validation_fraction": 0.2, "precision": "32", "validate_every": 30}

@@ -22,11 +22,11 @@ def tiny(**changes) -> ModelConfig:
     """A model of a few thousand numbers."""
     values = {
         "channels": (4, 4, 4, 4, 8),
-        "width": 16,
-        "layers": 2,
-        "heads": 2,
-        "feed_forward": 32,
-        "positions": 25,
+        "embed_dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 32,
+        "max_patches": 25,
     }
     return ModelConfig(**(values | changes))
 
@@ -115,7 +115,7 @@ def test_each_part_has_as_many_parameters_as_section_4_says(paper):
 
 @pytest.mark.parametrize("convolutions", [1, 2, 3])
 def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(convolutions):
-    extractor = FeatureExtractor(ModelConfig(convolutions=convolutions))
+    extractor = FeatureExtractor(ModelConfig(n_convolutions=convolutions))
     assert len(extractor.down) == 5
     for module, filters in zip(extractor.down, (16, 32, 64, 128, 256), strict=True):
         found = [layer for layer in module if isinstance(layer, nn.Conv2d)]
@@ -397,7 +397,7 @@ def test_a_mask_is_a_function_of_its_generator():
 
 @torch.no_grad()
 def test_masked_vectors_are_replaced_by_the_one_mask_token():
-    bottleneck = trained(tiny(embedding="plain")).bottleneck
+    bottleneck = trained(tiny(position_embedding="plain")).bottleneck
     masked = torch.tensor([[True, False, True]])
     vectors = nn.functional.layer_norm(noise(1, 3, 16), (16,))
     x = bottleneck.embed(vectors, masked)[0, 1:] - bottleneck.positions[1:4]
@@ -471,7 +471,7 @@ def plain_network():
 @pytest.mark.parametrize("stage", ["one", "two", "two, masked patches skipped", "readout"])
 def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_network, stage):
     # statistics frozen: the fast way shows the extractor fewer patches
-    model = accelerate(trained(ModelConfig(layers=2)).double())
+    model = accelerate(trained(ModelConfig(n_layers=2)).double())
     plain = plain_network(model.config).double().eval()
     plain.load_state_dict(model.state_dict())
     patches = music(2, 25).double()
@@ -555,7 +555,7 @@ ALTERNATIVES = {
 def test_two_steps_lower_the_loss_of_every_alternative(changes, stage):
     config = tiny(**changes)
     model = Patchifier(config).train()
-    patches = noise(4, 6, 1, config.bands, config.frames).mul(0.1).sub(0.6)
+    patches = noise(4, 6, 1, config.bands, config.patch_frames).mul(0.1).sub(0.6)
     present = lengths_to_present(6, 6, 5, 2)
     masked = masks(present)
     options = {
@@ -625,7 +625,7 @@ def test_patch_vectors_and_positions_start_at_one_scale(paper):
 
 @torch.no_grad()
 def test_plain_embedding_adds_positions_to_patches_and_nothing_else():
-    bottleneck = trained(tiny(embedding="plain")).train().bottleneck
+    bottleneck = trained(tiny(position_embedding="plain")).train().bottleneck
     vectors = noise(1, 4, 16)
     wanted = torch.cat(
         [
@@ -672,7 +672,7 @@ def test_the_vector_is_the_flattened_map_or_its_mean():
     flat = FeatureExtractor(ModelConfig(channels=(16, 32, 64, 96, 128))).eval()
     patches = music(1, 2)[0]
     assert torch.equal(flat(patches), flat.down(patches).reshape(2, 256))
-    mean = FeatureExtractor(ModelConfig(vector="mean")).eval()
+    mean = FeatureExtractor(ModelConfig(map_pooling="mean")).eval()
     assert not any(isinstance(module, nn.Linear) for module in mean.modules())
     torch.testing.assert_close(mean(patches), mean.down(patches).reshape(2, 256, 2).mean(-1))
 

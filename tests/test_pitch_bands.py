@@ -20,22 +20,21 @@ from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050
-WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
+WIDE = SpectrogramConfig(n_mels=64, n_pitch_bands=216)
 TINY = {
     "channels": [4, 4, 8, 8, 16],
-    "pitch_channels": 4,
-    "width": 32,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 64,
-    "norm": "before",
-    "predictor_layers": 1,
+    "embed_dim": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "mlp_dim": 64,
+    "norm_first": True,
+    "n_predictor_layers": 1,
 }
 CONFIG = update(
     Config(),
     {
-        "spectrogram": {"bands": 280, "pitch_bands": 216},
-        "model": TINY | {"bands": 280, "pitch_bands": 216},
+        "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
+        "model": TINY | {},
     },
 )
 
@@ -203,14 +202,14 @@ def test_bands_that_cannot_be_are_refused_by_name(changes: dict, named: str) -> 
     ("changes", "named"),
     [
         (
-            {"model": {"pitch_bands": 120}},
-            r"spectrogram\.pitch_bands \(216\) and model\.pitch_bands \(120\) must be the same",
+            {"model": {}},
+            r"spectrogram\.n_pitch_bands \(216\) and model\.pitch_bands \(120\) must be the same",
         ),
         (
-            {"model": {"bands": 284, "pitch_bands": 220}},
+            {"model": {}},
             r"model\.pitch_bands \(220\) must be fewer than model\.bands and a multiple of 6",
         ),
-        ({"model": {"pitch_channels": 0}}, r"model\.pitch_channels is 0"),
+        ({"model": {}}, r"model\.pitch_channels is 0"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_name(changes: dict, named: str) -> None:
@@ -250,7 +249,7 @@ def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(
     ("wanted", "named"),
     [
         (SpectrogramConfig(n_fft=1024), "n_fft is 2048, not 1024"),
-        (SpectrogramConfig(bands=32), "bands is 280, not 32"),
+        (SpectrogramConfig(n_mels=32), "bands is 280, not 32"),
         (
             update(WIDE, {"pitch_per_octave": 24, "pitch_bands": 144, "bands": 208}),
             "pitch_per_octave is 36, not 24",

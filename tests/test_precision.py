@@ -31,20 +31,20 @@ from patchifier.train.self_test import LAYER, SelfTest, Trial, examine, self_tes
 SETTINGS = {
     "model": {
         "channels": [4, 4, 4, 4, 8],
-        "width": 32,
-        "layers": 2,
-        "heads": 2,
-        "feed_forward": 64,
+        "embed_dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 64,
     },
     "pretrain": {
-        "stage_one": {"steps": 3, "batch": 4},
-        "stage_two": {"steps": 3, "batch": 4},
+        "stage_one": {"steps": 3, "batch_size": 4},
+        "stage_two": {"steps": 3, "batch_size": 4},
         "validate_every": 100,
         "validation_fraction": 0.2,
-        "patches": 8,
+        "n_patches": 8,
     },
 }
-TEACHER = {"pretrain": {"stages": "two", "targets": ["latent", "contrast"]}}
+TEACHER = {"pretrain": {"stages": "two", "objectives": ["latent", "contrast"]}}
 CONFIG = update(Config(), SETTINGS)
 
 
@@ -444,7 +444,7 @@ def test_fine_tuning_is_tested_with_its_own_operations(sounds, tmp_path, has_bf1
         device="cpu",
     )
     config = update(
-        CONFIG, {"finetune": {"training": {"steps": 2, "batch": 4}, "validate_every": 2}}
+        CONFIG, {"finetune": {"training": {"steps": 2, "batch_size": 4}, "validate_every": 2}}
     )
     finetune.finetune(
         start,
@@ -497,7 +497,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         loop.fit(
             job,
             tmp_path,
-            config=TrainingConfig(steps=1, batch=4),
+            config=TrainingConfig(steps=1, batch_size=4),
             seed=0,
             validate_every=1,
             fabric=fabric,
@@ -533,14 +533,14 @@ def number_of(data, name):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"pretrain": {"stages": "two", "targets": ["pixels", "timbre", "contrast"]}}],
+    [{}, {"pretrain": {"stages": "two", "objectives": ["pixels", "timbre", "contrast"]}}],
     ids=["paper", "targets"],
 )
 def test_a_clip_that_is_not_a_number_is_named(changes, own, tmp_path):
     data = Cache(own)
     name = data.clips[int(pretrain.split(data, CONFIG.pretrain).train[2])].id
     plant(own, name)
-    steps = {"steps": 20, "batch": 2}
+    steps = {"steps": 20, "batch_size": 2}
     config = update(
         update(CONFIG, {"pretrain": {"precision": "32", "stage_one": steps, "stage_two": steps}}),
         changes,
@@ -559,7 +559,7 @@ def test_a_clip_that_is_not_a_number_is_named(changes, own, tmp_path):
 
 @pytest.mark.parametrize("wanted", ["32", "bf16"])
 def test_weights_that_break_without_a_bad_clip_are_told_apart(wanted, sounds, tmp_path):
-    stage = {"steps": 20, "batch": 4, "learning_rate": 1e30}
+    stage = {"steps": 20, "batch_size": 4, "learning_rate": 1e30}
     config = update(CONFIG, {"pretrain": {"precision": wanted, "stage_one": stage}})
     with pytest.raises(RequestError) as refused:
         pretrain.pretrain(sounds, tmp_path / "run", config=config, device="cpu")
@@ -587,7 +587,7 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_where_it_is_measured(tmp_
         loop.fit(
             job,
             tmp_path,
-            config=TrainingConfig(steps=3, batch=1, clip_norm=1.0),
+            config=TrainingConfig(steps=3, batch_size=1, max_grad_norm=1.0),
             seed=0,
             validate_every=9,
         )
@@ -606,7 +606,7 @@ def test_a_bad_clip_is_named_in_fine_tuning(own, sounds, tmp_path):
         CONFIG,
         {
             "finetune": {
-                "training": {"steps": 20, "batch": 4},
+                "training": {"steps": 20, "batch_size": 4},
                 "validate_every": 20,
                 "precision": "32",
             }

@@ -20,7 +20,7 @@ from patchifier.tasks import Task
 pytestmark = pytest.mark.usefixtures("threads")  # tests/test_cli_vectors.py has it in processes
 
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+    "model": {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 }
 
 

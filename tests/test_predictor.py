@@ -14,19 +14,19 @@ from patchifier.nn.pitch import PitchModules
 
 TINY = {
     "channels": (4, 4, 4, 8, 8),
-    "width": 16,
-    "layers": 3,
-    "heads": 2,
-    "feed_forward": 32,
+    "embed_dim": 16,
+    "n_layers": 3,
+    "n_heads": 2,
+    "mlp_dim": 32,
     "dropout": 0.0,
 }
-PITCH = {"bands": 280, "pitch_bands": 216, "pitch_channels": 4}
+PITCH = {}
 
 
 def made(**changes) -> Patchifier:
     """A model whose positions show and whose batch norms have seen something."""
     model = Patchifier(
-        ModelConfig(**{"predictor_layers": 2, "norm": "before", "positions": 10} | TINY | changes)
+        ModelConfig(**{"n_predictor_layers": 2, "norm_first": True, "max_patches": 10} | TINY | changes)
     )
     with torch.no_grad():
         for part in (
@@ -202,11 +202,11 @@ def test_norm_before_ends_with_a_norm_and_after_has_none_of_its_own():
 
 def test_a_predictor_and_an_extractor_of_masked_patches_are_refused_together():
     with pytest.raises(
-        RequestError, match=r"pretrain\.extract 'all' has no meaning with model\.predictor_layers"
+        RequestError, match=r"pretrain\.extracted_patches 'all' has no meaning with model\.n_predictor_layers"
     ):
-        update(Config(), {"model": {"predictor_layers": 2}, "pretrain": {"extract": "all"}})
-    with pytest.raises(RequestError, match=r"model\.predictor_layers is -1"):
-        ModelConfig(predictor_layers=-1)
+        update(Config(), {"model": {"n_predictor_layers": 2}, "pretrain": {"extracted_patches": "all"}})
+    with pytest.raises(RequestError, match=r"model\.n_predictor_layers is -1"):
+        ModelConfig(n_predictor_layers=-1)
 
 
 # --- pitch modules ---

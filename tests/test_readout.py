@@ -19,19 +19,19 @@ from patchifier.nn.pooling import embedding_size, raw_size
 from patchifier.train.pretrain import initial_model, pretrain, split
 from patchifier.train.whitening import examples_of, fit_whitening
 
-STAGE = {"steps": 2, "batch": 4}
+STAGE = {"steps": 2, "batch_size": 4}
 TINY = {
     "model": {
         "channels": [4, 4, 4, 4, 8],
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 32,
+        "embed_dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 32,
     },
     "pretrain": {
         "stages": "two",
         "stage_two": STAGE,
-        "patches": 4,
+        "n_patches": 4,
         "validation_fraction": 0.2,
         "precision": "32",
     },
@@ -108,8 +108,8 @@ def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherw
         for name, value in found.state_dict().items()
         if not name.startswith("readout")
     )
-    deeper = update(config, {"model": {"layers": 2}})
-    with pytest.raises(RequestError, match=r"differs from the config in model\.layers: give"):
+    deeper = update(config, {"model": {"n_layers": 2}})
+    with pytest.raises(RequestError, match=r"differs from the config in model\.n_layers: give"):
         initial_model(deeper, tmp_path / "other")
     with pytest.raises(
         RequestError,
@@ -278,7 +278,7 @@ def test_a_vector_does_not_depend_on_what_is_in_the_batch():
         ({"embed": {"summaries": ["harmony"]}}, "summary 'harmony' needs pitch bands"),
         (
             {"embed": {"summaries": ["mode"]}} | NARROW,
-            r"'mode' needs pitch bands: set spectrogram.pitch_bands to 36 or more \(it is 24\)",
+            r"'mode' needs pitch bands: set spectrogram.n_pitch_bands to 36 or more \(it is 24\)",
         ),
         (
             {"embed": {"summaries": ["pulse", "pulse"]}},

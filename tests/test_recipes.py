@@ -77,14 +77,14 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
             )
         config = update(config, {"pretrain": {"teacher_features": str(tmp_path)}})
     config = replace(
-        config, model=replace(config.model, layers=1)
+        config, model=replace(config.model, n_layers=1)
     )  # the bottleneck's depth is not what recipes are about
     data, clips = Clips(config), np.arange(4)
     model = Patchifier(config.model)
     moved = set()
     for stage in ("one", "two"):
         batches = Batches(
-            data, [clips], config, stage, TrainingConfig(batch=4 if config.pretrain.pairs else 2)
+            data, [clips], config, stage, TrainingConfig(batch_size=4 if config.pretrain.pairs else 2)
         )
         module = stage_module(stage, model, batches, config).train()
         trained = {
@@ -131,18 +131,18 @@ def test_defaults_are_those_of_the_paper():
     config = Config()
     assert (
         config.spectrogram.sample_rate,
-        config.spectrogram.bands,
-        config.spectrogram.hop,
-        config.spectrogram.scale,
+        config.spectrogram.n_bands,
+        config.spectrogram.hop_length,
+        config.spectrogram.db_scale,
     ) == (22_050, 64, 512, 0.01)
-    assert (config.model.bands, config.model.frames, config.pretrain.patches) == (64, 32, 25)
+    assert (config.spectrogram.n_bands, config.model.patch_frames, config.pretrain.n_patches) == (64, 32, 25)
     assert config.augment == AugmentConfig(
-        scale=(0.9, 1.2), intensity=(0.8, 1.2), intensity_per="element"
+        time_stretch=(0.9, 1.2), intensity=(0.8, 1.2), intensity_per="element"
     )
     assert (
-        config.model.layers,
-        config.model.heads,
-        config.model.width,
+        config.model.n_layers,
+        config.model.n_heads,
+        config.model.embed_dim,
         len(config.model.channels),
         config.model.channels[0],
     ) == (8, 4, 256, 5, 16)

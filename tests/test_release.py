@@ -28,7 +28,7 @@ from card import Heard, portable
 from measures import Answered
 
 TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
-STAGES = {"stage_one": {"batch": 16}, "stage_two": {"batch": 32}}
+STAGES = {"stage_one": {"batch_size": 16}, "stage_two": {"batch_size": 32}}
 FACTS = {
     "dataset": "pretraining",
     "clips": {"train": 2, "validation": 1},

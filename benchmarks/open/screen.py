@@ -54,8 +54,8 @@ TIMED_STEPS = 5
 SCHEDULE = {
     "learning_rate": 1e-3,
     "schedule": "cosine",
-    "warm_up_steps": 50,
-    "clip_norm": 1.0,
+    "warmup_steps": 50,
+    "max_grad_norm": 1.0,
     "weight_decay": 0.05,
 }
 
@@ -63,18 +63,18 @@ SCHEDULE = {
 def unit(recipe: str, seed: int) -> Config:
     """A recipe on the unit."""
     config = update(Config(), read_changes(RECIPES / f"{recipe}.json"))
-    patch_s = config.model.frames * config.spectrogram.frame_s
+    patch_s = config.model.patch_frames * config.spectrogram.frame_s
     patches = round(SECONDS / patch_s)
     whole = config.pretrain.stage_two_patches == "whole"
     changes = {
         "model": {
-            "width": WIDTH,
-            "layers": LAYERS,
+            "embed_dim": WIDTH,
+            "n_layers": LAYERS,
             "readout": 0,
             "components": [0, 0],
-            "positions": config.model.positions if whole else patches,
+            "max_patches": config.model.max_patches if whole else patches,
         },
-        "pretrain": {"patches": patches, "seed": seed},
+        "pretrain": {"n_patches": patches, "seed": seed},
         "embed": {"pooling": "mean+std", "layers": [-1], "summaries": []},
     }
     if recipe != AS_IT_IS:

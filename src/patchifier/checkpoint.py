@@ -127,7 +127,7 @@ def load(model: str | Path | None = None) -> Checkpoint:
     config = update(Config(), with_added(values, whole=True))
     network = Patchifier(config.model)
     with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
-        head = Head(config.model.width, len(task.names)) if task else None
+        head = Head(config.model.embed_dim, len(task.names)) if task else None
     tensors = _read_tensors(folder, _digest(text))
     parts: dict[str, nn.Module | None] = {"model": network, "head": head}
     wanted = {
@@ -225,7 +225,7 @@ def card(checkpoint: Checkpoint) -> str:
         if checkpoint.task
         else "pre-trained, no labels used"
     )
-    seconds = checkpoint.config.model.frames * checkpoint.config.spectrogram.frame_s
+    seconds = checkpoint.config.model.patch_frames * checkpoint.config.spectrogram.frame_s
     lines = [
         "---",
         "license: apache-2.0",

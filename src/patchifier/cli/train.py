@@ -89,7 +89,7 @@ def _base(path: str, init: str) -> Config:
     spectrogram = cache.Cache(path, partial=True).spectrogram.without_pitch
     if init:
         return checkpoint.load(init).config
-    return Config(spectrogram=spectrogram, model=replace(ModelConfig(), bands=spectrogram.bands))
+    return Config(spectrogram=spectrogram, model=replace(ModelConfig(), bands=spectrogram.n_bands))
 
 
 def _pretrained(model: Path, out: str) -> Outcome:

@@ -151,11 +151,11 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             for section, values in to_dict(self.settings).items():
                 setattr(self, section, values)
             self.hidden_size, self.num_hidden_layers = (
-                self.settings.model.width,
-                self.settings.model.layers,
+                self.settings.model.embed_dim,
+                self.settings.model.n_layers,
             )
             self.num_attention_heads, self.sampling_rate = (
-                self.settings.model.heads,
+                self.settings.model.n_heads,
                 self.settings.spectrogram.sample_rate,
             )
             derived = (
@@ -241,7 +241,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
                 pooler_output=embedding,
                 hidden_states=tuple(layers) if hidden else None,
                 attention_mask=present.long(),
-                frame_rate_hz=1 / (settings.model.frames * settings.spectrogram.frame_s),
+                frame_rate_hz=1 / (settings.model.patch_frames * settings.spectrogram.frame_s),
                 timestamps=_middles_s([len(waveform) for waveform in waveforms], settings).to(
                     input_values.device
                 ),
@@ -336,9 +336,9 @@ def _unpadded(batch: Tensor, mask: Tensor | None) -> list[Tensor]:
 
 def _middles_s(samples: list[int], config: Config) -> Tensor:
     """Middle of each patch of clips of so many samples: (B, N), 0 in padding."""
-    W, rows = config.model.frames, []
+    W, rows = config.model.patch_frames, []
     for count in samples:
-        frames = 1 + count // config.spectrogram.hop
+        frames = 1 + count // config.spectrogram.hop_length
         starts = torch.tensor(spectrogram.patch_starts(frames, length=W, tail="anchor"))
         rows.append((starts + (min(W, frames) - 1) / 2) * config.spectrogram.frame_s)
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

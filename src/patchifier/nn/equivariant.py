@@ -221,7 +221,7 @@ def require_estimators(names: Sequence[str], config: Config, *, field: str) -> N
                 f"{field} holds {name!r}, but model.estimators is {list(config.model.estimators)}: add {by!r} there, and train it."
             )
         if by == "tonic" and (
-            config.spectrogram.pitch_per_octave != OCTAVE or config.spectrogram.pitch_bands < OCTAVE
+            config.spectrogram.pitch_per_octave != OCTAVE or config.spectrogram.n_pitch_bands < OCTAVE
         ):
             raise RequestError(
                 f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} to each: see spectrogram.pitch_per_octave."

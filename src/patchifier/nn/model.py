@@ -46,17 +46,17 @@ class FeatureExtractor(nn.Module):
         channels = config.channels
         self.down = nn.Sequential(
             *(
-                down_module(before, after, config.convolutions)
+                down_module(before, after, config.n_convolutions)
                 for before, after in itertools.pairwise((1, *channels))
             )
         )
-        self.n_mels, self.mean = config.mel_bands, config.vector == "mean"
-        cells = config.mel_bands * config.frames // 4 ** len(channels)  # of the last map: 2 x 1
+        self.n_mels, self.mean = config.mel_bands, config.map_pooling == "mean"
+        cells = config.mel_bands * config.patch_frames // 4 ** len(channels)  # of the last map: 2 x 1
         size = channels[-1] if self.mean else channels[-1] * cells
         if config.pitch_bands:
             self.pitch = PitchModules(config)
             size += config.pitch_channels * config.pitch_bands // 6
-        self.to_vector = nn.Identity() if size == config.width else nn.Linear(size, config.width)
+        self.to_vector = nn.Identity() if size == config.embed_dim else nn.Linear(size, config.embed_dim)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Turn patches (P, 1, M, T) into vectors (P, D)."""
@@ -87,19 +87,19 @@ class Bottleneck(nn.Module):
 
     def __init__(self, config: ModelConfig, *, layers: int, mask_token: bool = True) -> None:
         super().__init__()
-        D = config.width
+        D = config.embed_dim
         self.cls = nn.Parameter(torch.zeros(D))
         if mask_token:
             self.mask_token = nn.Parameter(torch.zeros(D))
-        self.absolute, self.plain = config.embedding != "relative", config.embedding == "plain"
+        self.absolute, self.plain = config.position_embedding != "relative", config.position_embedding == "plain"
         normalise = config.vector_norm == "layer"  # vectors and positions start at one scale
         self.vector_norm = nn.LayerNorm(D, elementwise_affine=False) if normalise else nn.Identity()
         if self.absolute:
-            self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # CLS first
+            self.positions = nn.Parameter(torch.zeros(1 + config.max_patches, D))  # CLS first
         self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=EPSILON)
         self.dropout = nn.Identity() if self.plain else nn.Dropout(config.dropout)
         self.encoder = TransformerEncoder(config, layers)
-        self.last_norm = nn.LayerNorm(D, eps=EPSILON) if config.norm == "before" else nn.Identity()
+        self.last_norm = nn.LayerNorm(D, eps=EPSILON) if config.norm_first == "before" else nn.Identity()
         self.distances = None if self.absolute else RelativePositionBias(config)
 
     def forward(
@@ -186,8 +186,8 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.decoder_channels or config.channels[::-1]  # into each up layer
         shrink = 2 ** len(channels)
-        self.map = (channels[0], config.mel_bands // shrink, config.frames // shrink)  # 256 x 2 x 1
-        self.from_vector = nn.Linear(config.width, int(np.prod(self.map)))
+        self.map = (channels[0], config.mel_bands // shrink, config.patch_frames // shrink)  # 256 x 2 x 1
+        self.from_vector = nn.Linear(config.embed_dim, int(np.prod(self.map)))
         batch_norm = config.decoder_norm == "batch"
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(channels):
@@ -240,13 +240,13 @@ class Patchifier(nn.Module):
     def __init__(self, config: ModelConfig | None = None, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
-        D, predictor_layers = config.width, config.predictor_layers
+        D, predictor_layers = config.embed_dim, config.n_predictor_layers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             columns = config.extractor == "transformer"
             self.extractor = PatchColumnTransformer(config) if columns else FeatureExtractor(config)
             self.bottleneck = Bottleneck(
-                config, layers=config.layers, mask_token=not predictor_layers
+                config, layers=config.n_layers, mask_token=not predictor_layers
             )
             if predictor_layers:
                 self.predictor = Bottleneck(config, layers=predictor_layers)
@@ -266,7 +266,7 @@ class Patchifier(nn.Module):
         B, N = patches.shape[:2]
         kept = masked_select(patches, keep)  # (P, 1, M, T)
         if not len(kept):
-            return patches.new_zeros(B, N, self.config.width)
+            return patches.new_zeros(B, N, self.config.embed_dim)
         vectors = self.extractor(kept)  # (P, D)
         return vectors.unflatten(0, (B, N)) if keep is None else masked_scatter(vectors, keep)
 
@@ -307,7 +307,7 @@ class Patchifier(nn.Module):
         Without a predictor both are the bottleneck's output. With one, the bottleneck encodes only
         visible patches, as in MAE, and the predictor adds the mask tokens.
         """
-        if mask is None or not self.config.predictor_layers:
+        if mask is None or not self.config.n_predictor_layers:
             sequence = self.forward_encoder(patches, mask=mask, valid=valid, extract=extract)[-1]
             return sequence[:, 1:], sequence[:, 1:]
         keep = visible(mask, valid)  # (B, N)

@@ -19,7 +19,7 @@ class PitchModules(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        C, n_groups = config.pitch_channels, config.frames // FRAMES
+        C, n_groups = config.pitch_channels, config.patch_frames // FRAMES
         self.semitones = nn.Conv2d(n_groups, C, (5, 1), stride=(3, 1), padding=(2, 0), bias=False)
         self.octaves = nn.Conv2d(C, C, (3, 1), dilation=(12, 1), padding=(12, 0), bias=False)
         self.tones = nn.Conv2d(C, C, (3, 1), stride=(2, 1), padding=(1, 0), bias=False)

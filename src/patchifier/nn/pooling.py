@@ -23,7 +23,7 @@ def require_embed(config: Config) -> None:
     RequestError
         Naming the layer or the summary.
     """
-    deepest, embed = config.model.layers, config.embed
+    deepest, embed = config.model.n_layers, config.embed
     for layer in embed.layers:
         if not -1 - deepest <= layer <= deepest:
             raise RequestError(
@@ -72,7 +72,7 @@ def summaries_version(config: Config) -> list[int]:
 
 def pooled_size(config: Config) -> int:
     """Length of the pooled layers."""
-    return config.model.width * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
+    return config.model.embed_dim * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
 
 
 def raw_size(config: Config) -> int:

@@ -26,14 +26,14 @@ class TransformerLayer(nn.TransformerEncoderLayer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(
-            config.width,
-            config.heads,
-            config.feed_forward,
+            config.embed_dim,
+            config.n_heads,
+            config.mlp_dim,
             config.dropout,
             activation="gelu",
             layer_norm_eps=EPSILON,
             batch_first=True,
-            norm_first=config.norm == "before",
+            norm_first=config.norm_first == "before",
         )
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
@@ -99,8 +99,8 @@ class RelativePositionBias(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.longest = config.positions
-        self.numbers = nn.Parameter(torch.zeros(config.heads, 2 * self.longest + 2))
+        self.longest = config.max_patches
+        self.numbers = nn.Parameter(torch.zeros(config.n_heads, 2 * self.longest + 2))
 
     def forward(self, indices: Tensor) -> Tensor:
         """Bias (1 or B, H, 1 + N, 1 + N), CLS first, of patches at indices (N,) or (B, N)."""
@@ -119,12 +119,12 @@ class PatchColumnTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        D, n_columns = config.width, config.frames // COLUMN
+        D, n_columns = config.embed_dim, config.patch_frames // COLUMN
         self.from_column = nn.Linear(config.bands * COLUMN, D)
         self.places = nn.Parameter(torch.zeros(n_columns, D))  # positions of the columns
         self.encoder = TransformerEncoder(config, config.extractor_layers)
         self.norm = nn.LayerNorm(D, eps=EPSILON)
-        self.mean = config.vector == "mean"
+        self.mean = config.map_pooling == "mean"
         self.to_vector = nn.Identity() if self.mean else nn.Linear(n_columns * D, D)
 
     def forward(self, patches: Tensor) -> Tensor:

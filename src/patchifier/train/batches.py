@@ -108,7 +108,7 @@ class Batches:
         self.layout: Any = (
             settings.stage_one_patches if stage == "one" else settings.stage_two_patches
         )
-        self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
+        self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch_size)
 
     def __call__(self, step: int) -> Batch:
         """Draw clips, augmentation and mask of a step; the batch is on the device."""
@@ -120,7 +120,7 @@ class Batches:
             masks=generator(self.seed, "mask", step),
             augmentation=self.config.augment,
             layout=self.layout,
-            loss_on="all" if self.stage == "one" else self.config.pretrain.loss_on,
+            loss_on="all" if self.stage == "one" else self.config.pretrain.loss_patches,
             share=self.share,
             pairs=self.pairs,
             device=self.device,
@@ -128,7 +128,7 @@ class Batches:
 
     def clips(self, step: int) -> np.ndarray:
         """Clips of a step in all processes, (B,), by their rows in the cache."""
-        each = self.training.batch // len(self.parts) // (2 if self.pairs else 1)
+        each = self.training.batch_size // len(self.parts) // (2 if self.pairs else 1)
         chosen = [
             part[batch_indices(self.seed, step, clips=len(part), batch=each, part=number)]
             for number, part in enumerate(self.parts)
@@ -175,7 +175,7 @@ def require_groups(data: Cache, train: np.ndarray) -> None:
     """
     if len(np.unique(group_numbers(data, train))) < 2:
         raise RequestError(
-            "pretrain.contrast_of is 'group', but all clips that train are of one group (another may be held out): "
+            "pretrain.contrast_positives is 'group', but all clips that train are of one group (another may be held out): "
             "name groups in a manifest, sort files into more folders, or hold out less with --pretrain.validation_fraction."
         )
 
@@ -248,13 +248,13 @@ def make_batch(
         draws,
         data.frames[chosen],
         config=augmentation,
-        patches=settings.patches,
-        width=model.frames,
+        patches=settings.n_patches,
+        width=model.patch_frames,
         layout=layout,
-        most=model.positions,
+        most=model.max_patches,
         pairs=pairs,
     )
-    mask = random_masking(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
+    mask = random_masking(masks, drawn.present, settings.mask_ratio, ends=settings.visible_span_ratio)
     weight = _weight(mask if loss_on == "masked" else drawn.present, share)
     visible_weight = _weight(drawn.present & ~mask, share)
     own, drawn = chosen[share], drawn[share]
@@ -285,7 +285,7 @@ def _patches(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Patches as the model sees them and targets, (B, N, 1, M, T) each, on a device."""
-    frames, width, silence = data.frames[clips], config.model.frames, config.spectrogram.silence
+    frames, width, silence = data.frames[clips], config.model.patch_frames, config.spectrogram.silence
     spans = augment.span(drawn, frames, width)
     log_mels = data.read(clips, spans)  # (B, frames, M)
     first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]
@@ -293,4 +293,4 @@ def _patches(
     crops, table = to_device(crops, device), log_mels.flatten(0, 1).to(device)
     clean = augment.look_up(crops, table, silence=silence, width=width)
     augmented = augment.vary_intensity(clean, crops, config=augmentation, silence=silence)
-    return augmented, augmented if config.pretrain.target == "augmented" else clean
+    return augmented, augmented if config.pretrain.reconstruction_target == "augmented" else clean

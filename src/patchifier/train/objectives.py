@@ -1,6 +1,6 @@
 """Objectives of stage II beyond the paper's, several at once.
 
-Each row of ``pretrain.targets`` is one loss. ``context`` and ``prediction`` (B, N, D) are what
+Each row of ``pretrain.objectives`` is one loss. ``context`` and ``prediction`` (B, N, D) are what
 :meth:`Patchifier.predict_masked` returns; ``mean context`` (B, D) is the mean over a clip's visible
 patches.
 
@@ -66,17 +66,17 @@ def require_targets(config: Config) -> None:
     RequestError
         If a name is unknown or given twice, or a setting does not fit; the message names it.
     """
-    settings, targets = config.pretrain, config.pretrain.targets
+    settings, targets = config.pretrain, config.pretrain.objectives
     if settings.pairs and "contrast" not in targets:
         raise RequestError(
-            "pretrain.contrast_of 'group' needs the target 'contrast' in pretrain.targets: add it, or leave this out."
+            "pretrain.contrast_positives 'group' needs the target 'contrast' in pretrain.objectives: add it, or leave this out."
         )
     if targets == (PIXELS,) and not settings.teacher_features:
         return
     known = (PIXELS, *DESCRIPTORS, *EMA_TARGETS, *ESTIMATORS, DISTIL)
     if not targets or len(set(targets)) < len(targets):
         raise RequestError(
-            f"pretrain.targets is {targets}, expected some of {', '.join(known)}, each once."
+            f"pretrain.objectives is {targets}, expected some of {', '.join(known)}, each once."
         )
     for name, only in (("loss_on", "masked"), ("extract", "visible")):
         if getattr(settings, name) != only:
@@ -86,7 +86,7 @@ def require_targets(config: Config) -> None:
     for name in targets:
         if name not in known:
             raise RequestError(
-                f"pretrain.targets holds {name!r}, expected some of {', '.join(known)}."
+                f"pretrain.objectives holds {name!r}, expected some of {', '.join(known)}."
             )
         if name in DESCRIPTORS:
             require_descriptor(name, config, what="the target")
@@ -95,12 +95,12 @@ def require_targets(config: Config) -> None:
             "the target 'distil' and pretrain.teacher_features, a folder with a file for each clip, need each other."
         )
     estimated = [name for name in targets if name in ESTIMATORS]
-    require_estimators(estimated, config, field="pretrain.targets")
+    require_estimators(estimated, config, field="pretrain.objectives")
 
 
 def frozen_modules(config: Config) -> tuple[str, ...]:
     """Modules of the model to which no target gives a gradient."""
-    names = [name for name in config.pretrain.targets if name not in ESTIMATORS]
+    names = [name for name in config.pretrain.objectives if name not in ESTIMATORS]
     if not names:
         return "extractor", "bottleneck", "align", "decoder", "predictor"
     frozen = () if PIXELS in names else ("align", "decoder")
@@ -120,7 +120,7 @@ class Objectives(nn.Module):
     ----------
     model : Patchifier
     config : Config
-        ``pretrain.targets`` names the losses.
+        ``pretrain.objectives`` names the losses.
     examples : iterable of (Tensor, Tensor or None)
         Target patches (B, N, 1, M, T) of this process's share of training, and which are valid (B,
         N). Targets are standardised by those of all processes.
@@ -137,7 +137,7 @@ class Objectives(nn.Module):
     ) -> None:
         super().__init__()
         require_targets(config)
-        targets = config.pretrain.targets
+        targets = config.pretrain.objectives
         self.model, self.config = model, config
         self.described = [name for name in targets if name in DESCRIPTORS]
         self.estimated = [name for name in targets if name in ESTIMATORS]
@@ -145,7 +145,7 @@ class Objectives(nn.Module):
         pixels_variance = statistics.pop(PIXELS)[1].square()
         self.register_buffer("pixels_variance", pixels_variance, persistent=False)
         self.register_buffer("teacher_features", teacher_features, persistent=False)
-        D = config.model.width
+        D = config.model.embed_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.pretrain.seed)
             self.heads = nn.ModuleDict()

@@ -98,7 +98,7 @@ def pretrain(
     config = config or Config()
     require_devices(device, devices=devices, nodes=nodes)
     require_targets(config)  # before stage I, which does without
-    data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
+    data = Cache(cache, partial=config.pretrain.n_cache_parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         require_even(
             training.batch, devices * nodes
@@ -177,7 +177,7 @@ def pretrain(
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
     """Choose the clips of a cache that train and validate, and divide those that train among the parts of the cache."""
-    parts = data.parts(config.parts)
+    parts = data.parts(config.n_cache_parts)
     return pretraining_splits(data.clips, config, parts=parts, where=f"cache {data.path}")
 
 
@@ -185,13 +185,13 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     """Make a model by the seed, or take one from a folder; no estimator of it may stay as it was drawn."""
     loaded = None if init is None else checkpoint.load(init)
     known = (
-        *(config.pretrain.targets if config.pretrain.stages != "one" else ()),
+        *(config.pretrain.objectives if config.pretrain.stages != "one" else ()),
         *(loaded.config.model.estimators if loaded else ()),
     )
     for estimator in config.model.estimators:
         if estimator not in known:
             raise RequestError(
-                f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.targets of stage II, start from a model that has it, "
+                f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.objectives of stage II, start from a model that has it, "
                 "or leave it out."
             )
     if loaded is None:
@@ -263,7 +263,7 @@ def train_stage(
         stage,
         training,
         device=fabric.device,
-        share=share(fabric, training.batch),
+        share=share(fabric, training.batch_size),
     )
     job = TrainTask(
         stage_module(stage, model, batches, config),
@@ -283,7 +283,7 @@ def train_stage(
         run.path / f"stage-{stage}",
         config=training,
         seed=settings.seed,
-        validate_every=settings.validate_every or max(50, -(-len(splits.train) // training.batch)),
+        validate_every=settings.validate_every or max(50, -(-len(splits.train) // training.batch_size)),
         fabric=fabric,
         checkpoint_every_s=settings.checkpoint_every_s,
         resume=resume,
@@ -296,7 +296,7 @@ def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
     """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Objectives`."""
     return dict.fromkeys(
         ("extractor.", "model.extractor."),
-        settings.extractor_rate * settings.stage_two.learning_rate,
+        settings.extractor_lr_scale * settings.stage_two.learning_rate,
     )
 
 
@@ -339,12 +339,12 @@ def stage_module(
 
     Targets are standardised by that many batches of examples; by all there are, if it is None.
     """
-    several = stage == "two" and config.pretrain.targets != (PIXELS,)
+    several = stage == "two" and config.pretrain.objectives != (PIXELS,)
     frozen = frozen_modules(config) if several else ()
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage] and name not in frozen)
     for name, part in (model.estimators or {}).items():
-        part.requires_grad_(several and name in config.pretrain.targets)
+        part.requires_grad_(several and name in config.pretrain.objectives)
     return (
         Objectives(
             model,
@@ -364,15 +364,15 @@ def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Bat
         return batch.weight * model.stage_one_loss(batch.patches, batch.target, batch.valid)
 
     def loss_two(model: Any, batch: Batch) -> Tensor:
-        if settings.targets != (PIXELS,):
+        if settings.objectives != (PIXELS,):
             return model.stage_two_loss(batch)
         return batch.weight * model.stage_two_loss(
             batch.patches,
             batch.target,
             batch.valid,
             batch.mask,
-            extract=settings.extract,
-            loss_on=settings.loss_on,
+            extract=settings.extracted_patches,
+            loss_on=settings.loss_patches,
         )
 
     return loss_one if stage == "one" else loss_two

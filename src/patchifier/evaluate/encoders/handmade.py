@@ -31,7 +31,7 @@ SUMMARIES = ("harmony", "mode", "pulse", "rhythm")
 
 def _mel_stats(data: Cache, index: int) -> np.ndarray:
     log_mel = np.asarray(
-        data.log_mel(index)[:, : data.spectrogram.mel_bands], np.float32
+        data.log_mel(index)[:, : data.spectrogram.n_mels], np.float32
     )  # (T, mel bands)
     return np.concatenate([log_mel.mean(0), log_mel.std(0)])
 
@@ -92,7 +92,7 @@ def _handcrafted(data: Cache, index: int) -> np.ndarray:
 
 def _summaries(data: Cache, index: int) -> np.ndarray:
     """Mean over windows of the descriptors :data:`SUMMARIES`: (272,)."""
-    bands, pitch_bands = data.spectrogram.bands, data.spectrogram.pitch_bands
+    bands, pitch_bands = data.spectrogram.n_bands, data.spectrogram.n_pitch_bands
     if not pitch_bands:
         raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
     model = replace(ModelConfig(), bands=bands, pitch_bands=pitch_bands)
