@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier.config import AugmentConfig, SpectrogramConfig
+from patchifier.config import PITCH_PER_OCTAVE, AugmentConfig, SpectrogramConfig
 from patchifier.filters import mel_edges_hz
 
 Layout = Literal["independent", "one", "consecutive", "whole"]
-NO_AUGMENTATION = AugmentConfig(time_stretch=(1.0, 1.0), intensity=(1.0, 1.0), intensity_per="spectrogram")
+NO_AUGMENTATION = AugmentConfig(
+    time_stretch=(1.0, 1.0), intensity=(1.0, 1.0), intensity_per="spectrogram"
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
         centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres))
     )  # (B, mel bands)
     higher = (
-        np.arange(config.n_pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12
+        np.arange(config.n_pitch_bands) - pitch[:, None] * PITCH_PER_OCTAVE / 12
     )  # (B, pitch bands)
     return np.concatenate(
         [mel, config.n_mels + higher.clip(0, max(0, config.n_pitch_bands - 1))], axis=1

@@ -500,8 +500,8 @@ class EmbedConfig:
 
     @property
     def numbers(self) -> tuple[Any, ...]:
-        """The fields that decide the numbers of an embedding before it is whitened."""
-        return self.pooling, tuple(self.layers), tuple(self.summaries)
+        """The fields on which the numbers of a window's embedding depend."""
+        return self.pooling, self.layers, self.summaries, self.whiten, self.n_components
 
     @property
     def plain(self) -> "EmbedConfig":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import audio, checkpoint, spectrogram, tasks, windows
-from patchifier.config import Config, RequestError, digest, without_added
+from patchifier.config import Config, RequestError, digest, identity_form
 from patchifier.nn import pooling
 from patchifier.nn.encode import CutMusic, EncodedWindows, Means, encode_windows
 from patchifier.nn.fast import accelerate
@@ -105,7 +105,7 @@ class Embedder:
     @property
     def size(self) -> int:
         """Length E of an embedding."""
-        return pooling.embedding_size(self.config)
+        return self.config.embedding_size
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -118,7 +118,7 @@ class Embedder:
 
         Vectors with the same identity can be compared.
         """
-        config, values = self.config, without_added(self.config)
+        config, values = self.config, identity_form(self.config)
         sections = [values[name] for name in ("spectrogram", "model", "embed")]
         lengths = config.pretrain.n_patches, config.pretrain.stage_two_patches
         weights = checkpoint.weights_hash(self.model)
@@ -391,7 +391,7 @@ def _rebuilt(
         part.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return part
 
-    model, head = with_weights(Patchifier(config.model), weights), None
+    model, head = with_weights(Patchifier(config), weights), None
     if head_weights is not None and task is not None:
         head = with_weights(Head(config.model.embed_dim, len(task.names)), head_weights)
     return Embedder(model, config, head=head, task=task, device=device)

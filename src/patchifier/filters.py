@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier.config import SpectrogramConfig
+from patchifier.config import PITCH_F_MIN_HZ, PITCH_N_FFT, PITCH_PER_OCTAVE, SpectrogramConfig
 
 
 def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarray]]:
@@ -19,7 +19,7 @@ def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarra
     banks = [(1, analysis_window(config), mel_filters(config))]
     if config.n_pitch_bands:
         step = pitch_step(config)
-        size = config.pitch_n_fft // step
+        size = PITCH_N_FFT // step
         longer = analysis_window(dataclasses.replace(config, n_fft=size))
         banks.append(
             (step, longer * (config.n_fft / size), pitch_filters(config)[:, : 1 + size // 2])
@@ -37,16 +37,8 @@ def pitch_step(config: SpectrogramConfig) -> int:
 
     And where the window ends in zeros: within half the filter's length of a block's ends, low-passed samples are not those of the whole.
     """
-    highest_hz = config.pitch_f_min_hz * 2 ** (config.n_pitch_bands / config.pitch_per_octave)
-    low = highest_hz <= PASSED * config.sample_rate and config.window == "hann"
-    return (
-        2
-        if low
-        and config.hop_length % 2 == 0
-        and config.frame_samples % 4 == 0
-        and config.pitch_n_fft % 4 == 0
-        else 1
-    )
+    low = config.pitch_f_max_hz <= PASSED * config.sample_rate and config.window == "hann"
+    return 2 if low and config.hop_length % 2 == 0 and config.frame_samples % 4 == 0 else 1
 
 
 def low_pass() -> np.ndarray:
@@ -88,11 +80,9 @@ def pitch_filters(config: SpectrogramConfig) -> np.ndarray:
     -------
     numpy.ndarray, shape (P, F), float64
     """
-    centres = config.pitch_f_min_hz * 2 ** (
-        np.arange(config.n_pitch_bands) / config.pitch_per_octave
-    )  # (P,)
-    bins = np.linspace(0, config.sample_rate / 2, 1 + config.pitch_n_fft // 2)  # (F,)
-    widths = np.maximum(centres * (2 ** (1 / config.pitch_per_octave) - 1), bins[1])[:, None]
+    centres = PITCH_F_MIN_HZ * 2 ** (np.arange(config.n_pitch_bands) / PITCH_PER_OCTAVE)  # (P,)
+    bins = np.linspace(0, config.sample_rate / 2, 1 + PITCH_N_FFT // 2)  # (F,)
+    widths = np.maximum(centres * (2 ** (1 / PITCH_PER_OCTAVE) - 1), bins[1])[:, None]
     return np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths) / widths
 
 

@@ -418,7 +418,9 @@ def to_waveform(
         pad_mode="constant",
         return_complex=True,
     )
-    istft = functools.partial(torch.istft, n_fft=config.n_fft, hop_length=config.hop_length, window=window)
+    istft = functools.partial(
+        torch.istft, n_fft=config.n_fft, hop_length=config.hop_length, window=window
+    )
     phases = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(seed)).to(
         log_mel.device
     )

@@ -117,7 +117,7 @@ def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[i
     sequence : iterable
         One item for each patch.
     config : Config
-        Length of windows. With ``embed.whole_clip`` "whole", and for what is shorter than a window, there is one.
+        Length of windows. With ``embed.whole_clip``, and for what is shorter than a window, there is one.
 
     Yields
     ------
@@ -126,7 +126,7 @@ def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[i
     window : list, length N
     """
     length, hop = window_patches(config)
-    whole = config.embed.whole_clip == "whole"
+    whole = config.embed.whole_clip
     recent: deque[Item] = deque(maxlen=None if whole else length)
     count, end = 0, 0  # items so far, and the end of the last window
     for item in sequence:

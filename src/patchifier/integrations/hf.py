@@ -23,7 +23,7 @@ from torch import Tensor
 
 from patchifier import audio, checkpoint, embed, spectrogram, weights
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.extras import need
 from patchifier.hub import from_hub
 from patchifier.integrations import encode_waveforms
@@ -177,7 +177,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             """As the rest of the package has it."""
             return update(
                 Config(),
-                with_added(
+                current_form(
                     {
                         section: getattr(self, section)
                         for section in SECTIONS
@@ -214,7 +214,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.model = accelerate(Patchifier(config.settings.model))
+            self.model = accelerate(Patchifier(config.settings))
             self.post_init()
 
         def _init_weights(self, module: Any) -> None:

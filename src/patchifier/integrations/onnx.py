@@ -157,9 +157,9 @@ class Graph(nn.Module):
 
     def __init__(self, model: Patchifier, config: Config) -> None:
         super().__init__()
-        if config.embed.whole_clip == "whole":
+        if config.embed.whole_clip:
             raise RequestError(
-                "embed.whole_clip is 'whole', whose positions depend on the length: a graph needs embed.whole_clip 'windows'."
+                "embed.whole_clip is true, so positions depend on the length: a graph needs it to be false."
             )
         if config.spectrogram.reference != "absolute" or config.spectrogram.top_db is not None:
             raise RequestError(

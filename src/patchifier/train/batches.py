@@ -108,7 +108,10 @@ class Batches:
         self.layout: Any = (
             settings.stage_one_patches if stage == "one" else settings.stage_two_patches
         )
-        self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch_size)
+        self.device, self.share = (
+            device or torch.device("cpu"),
+            share or slice(0, training.batch_size),
+        )
 
     def __call__(self, step: int) -> Batch:
         """Draw clips, augmentation and mask of a step; the batch is on the device."""
@@ -254,7 +257,9 @@ def make_batch(
         most=model.max_patches,
         pairs=pairs,
     )
-    mask = random_masking(masks, drawn.present, settings.mask_ratio, ends=settings.visible_span_ratio)
+    mask = random_masking(
+        masks, drawn.present, settings.mask_ratio, ends=settings.visible_span_ratio
+    )
     weight = _weight(mask if loss_on == "masked" else drawn.present, share)
     visible_weight = _weight(drawn.present & ~mask, share)
     own, drawn = chosen[share], drawn[share]
@@ -285,7 +290,11 @@ def _patches(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Patches as the model sees them and targets, (B, N, 1, M, T) each, on a device."""
-    frames, width, silence = data.frames[clips], config.model.patch_frames, config.spectrogram.silence
+    frames, width, silence = (
+        data.frames[clips],
+        config.model.patch_frames,
+        config.spectrogram.silence,
+    )
     spans = augment.span(drawn, frames, width)
     log_mels = data.read(clips, spans)  # (B, frames, M)
     first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]

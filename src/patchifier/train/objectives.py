@@ -55,6 +55,7 @@ DISTIL = "distil"
 LEAST_DEVIATION = 1e-4  # of a target's element, in units of log-mel: smaller ones are rounding
 TEMPERATURE = 0.1  # of InfoNCE
 PROJECTION_SIZE = 128  # of the vectors in InfoNCE
+EMA_DECAY = 0.996  # of the teacher's weights, a step
 EXCLUDED = -1e4  # similarity of a clip that is neither positive nor negative
 
 
@@ -191,7 +192,7 @@ class Objectives(nn.Module):
     def stage_two_loss(self, batch: Batch) -> Tensor:
         """Mean over targets of error / variance + log variance, with learnt variances."""
         if self.teacher and self.training:
-            self.teacher.update(self, self.config.pretrain.teacher_decay)
+            self.teacher.update(self, EMA_DECAY)
         terms = [
             error * torch.exp(-self.log_variances[name]) + self.log_variances[name]
             for name, error in self.errors(batch).items()

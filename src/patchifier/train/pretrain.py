@@ -43,7 +43,6 @@ from patchifier.train.whitening import examples_of, fit_whitening
 # Steps of a stage in the self-test of bf16: where clips are short, batches differ in shape.
 TRIAL_STEPS = 2
 # Fields of the config that are fitted after training, whatever they were in the initial model.
-MEASURED = ("readout", "components")
 TRAINED = {
     "one": ("extractor", "decoder"),
     "two": ("extractor", "bottleneck", "predictor", "align", "decoder"),
@@ -101,7 +100,7 @@ def pretrain(
     data = Cache(cache, partial=config.pretrain.n_cache_parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         require_even(
-            training.batch, devices * nodes
+            training.batch_size, devices * nodes
         )  # before other processes start, which would raise it too
     require_embed(config)
     require_whitening(config)
@@ -160,7 +159,7 @@ def pretrain(
                     splits.valid,
                     config,
                 )
-            if config.model.readout:  # of the first part alone: this machine may have no other
+            if config.embed.whiten:  # of the first part alone: this machine may have no other
                 fit_whitening(model, config, examples_of(data, splits.slices[0]))
             described = {
                 name: run.facts[name]
@@ -195,11 +194,11 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
                 "or leave it out."
             )
     if loaded is None:
-        return accelerate(Patchifier(config.model, seed=config.pretrain.seed))
+        return accelerate(Patchifier(config, seed=config.pretrain.seed))
     differ = [
         f"model.{name}"
         for name in _differing(config.model, loaded.config.model)
-        if name not in (*MEASURED, "estimators")
+        if name != "estimators"
     ]
     differ += (
         []
@@ -213,7 +212,7 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
         raise RequestError(
             f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config."
         )
-    model = accelerate(Patchifier(config.model, seed=config.pretrain.seed))
+    model = accelerate(Patchifier(config, seed=config.pretrain.seed))
     for name, part in loaded.model.named_children():
         if name != "readout":
             model.get_submodule(name).load_state_dict(
@@ -283,7 +282,8 @@ def train_stage(
         run.path / f"stage-{stage}",
         config=training,
         seed=settings.seed,
-        validate_every=settings.validate_every or max(50, -(-len(splits.train) // training.batch_size)),
+        validate_every=settings.validate_every
+        or max(50, -(-len(splits.train) // training.batch_size)),
         fabric=fabric,
         checkpoint_every_s=settings.checkpoint_every_s,
         resume=resume,
@@ -318,7 +318,7 @@ def trials(
                 config,
                 stage,
                 training,
-                share=expected_share(training.batch, devices=devices, nodes=nodes),
+                share=expected_share(training.batch_size, devices=devices, nodes=nodes),
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             loss = stage_loss(stage, config.pretrain)

@@ -132,7 +132,7 @@ def _through_bottleneck(
 def _windows(config: Config, count: int) -> list[slice]:
     """Stretches of trained length in a sequence of `count` patches, as :func:`patchifier.windows.cut_windows` takes them."""
     length, hop = window_patches(config)
-    if config.embed.whole_clip == "whole" or count <= length:
+    if config.embed.whole_clip or count <= length:
         return [slice(0, count)]
     starts = spectrogram.patch_starts(count, length=length, hop=hop, tail="anchor")
     return [slice(start, start + length) for start in starts]
