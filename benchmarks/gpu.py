@@ -79,7 +79,7 @@ def stepper(
     config = update(Config(), {"model": {"dropout": dropout}})
     training = TrainingConfig(steps=total, batch_size=batch, learning_rate=learning_rate)
     fabric = launch(device, precision=precision)
-    model = accelerate(Patchifier(config.model)).to(fabric.device)
+    model = accelerate(Patchifier(config)).to(fabric.device)
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage])
     batches = Batches(

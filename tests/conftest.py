@@ -148,7 +148,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         facts = {"hours": 1.5 + seed, "date": "2026-01-02"}
         checkpoint.save(
             home / name,
-            Checkpoint(Patchifier(config.model, seed=seed), config, facts=facts),
+            Checkpoint(Patchifier(config, seed=seed), config, facts=facts),
             dtype=torch.float16,
         )
     monkeypatch.setattr(weights, "ROOT", home)

@@ -411,7 +411,7 @@ def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothin
 def test_decay_is_on_matrices_and_kernels_alone():
     for recipe in ("relative", "transformer-extractor", "paper"):
         config = update(Config(), read_changes(recipe))
-        model = Patchifier(config.model)
+        model = Patchifier(config)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         rows = make_optimiser(model, config.pretrain.stage_two, {}).param_groups
         decayed = {

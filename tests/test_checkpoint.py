@@ -25,7 +25,7 @@ TASK = Task("one-of", ("blues", "jazz", "rock"))
 def made(*, seed: int = 0, head: bool = False, **changes) -> Checkpoint:
     """A small model whose every number, buffers included, is particular to its seed."""
     config = update(Config(), {"model": TINY, "embed": {"pooling": "mean"}, **changes})
-    model = Patchifier(config.model, seed=seed)
+    model = Patchifier(config, seed=seed)
     parts = [model, Head(16, 3)] if head else [model]
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():

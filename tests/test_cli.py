@@ -488,7 +488,7 @@ def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_
         "max_patches": 9,
     }
     config = update(Config(), {"model": sizes, "pretrain": {"n_patches": 4}})
-    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config.model), config))
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config), config))
     soundfile.write(tmp_path / "long.wav", noise(8.0), 22_050)
     code, _, err = run(
         capsys,

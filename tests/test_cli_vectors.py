@@ -41,9 +41,9 @@ def home(tmp_path_factory, tone, noise):
         audio.save(root / f"{name}.wav", wave)
     config = update(Config(), TINY)
     torch.manual_seed(0)
-    made = Patchifier(config.model, seed=0)
+    made = Patchifier(config, seed=0)
     checkpoint.save(root / "model", Checkpoint(made, config))
-    checkpoint.save(root / "other", Checkpoint(Patchifier(config.model, seed=1), config))
+    checkpoint.save(root / "other", Checkpoint(Patchifier(config, seed=1), config))
     checkpoint.save(
         root / "tuned", Checkpoint(made, config, Head(16, 2), Task("one-of", ("calm", "loud")))
     )

@@ -69,12 +69,12 @@ fsspec.register_implementation(
 
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
-    return Embedder(Patchifier(TINY.model, seed=0), TINY)
+    return Embedder(Patchifier(TINY, seed=0), TINY)
 
 
 @pytest.fixture(scope="module")
 def other() -> Embedder:
-    return Embedder(Patchifier(TINY.model, seed=1), TINY)
+    return Embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture

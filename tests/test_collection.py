@@ -50,7 +50,7 @@ TINY = update(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small model with fixed weights."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint.save(folder, Checkpoint(Patchifier(TINY.model, seed=0), TINY))
+    checkpoint.save(folder, Checkpoint(Patchifier(TINY, seed=0), TINY))
     return folder
 
 
@@ -61,7 +61,7 @@ def embedder(model: Path) -> Embedder:
 
 @pytest.fixture(scope="module")
 def other() -> Embedder:
-    return Embedder(Patchifier(TINY.model, seed=1), TINY)
+    return Embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture

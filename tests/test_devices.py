@@ -156,7 +156,7 @@ DOUBLE = """
             return dataclasses.replace(batch, patches=batch.patches.double(), target=batch.target.double())
 
     fabric = launch("cpu", precision="64")
-    model = Patchifier(config.model).double()
+    model = Patchifier(config).double()
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages not in ("both", stage):
             continue

@@ -36,7 +36,7 @@ POOLINGS = ("cls", "mean", "mean+max", "mean+std")
 
 def embedder(*, seed: int = 0, model: dict | None = None, **embed) -> Embedder:
     config = update(Config(), {"model": TINY | (model or {}), "embed": embed})
-    network = Patchifier(config.model, seed=seed)
+    network = Patchifier(config, seed=seed)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return Embedder(network, config)
@@ -468,7 +468,7 @@ def test_a_saved_model_embeds_as_the_one_that_was_saved(tmp_path):
 
 def test_a_model_in_training_mode_is_put_into_evaluation_mode():
     config = update(Config(), {"model": TINY})
-    model = Patchifier(config.model).train()
+    model = Patchifier(config).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     encoder = Embedder(model, config)
     assert np.array_equal(encoder.embed(sound(2), RATE), encoder.embed(sound(2), RATE))
@@ -683,7 +683,7 @@ from patchifier.config import Config, update
 from patchifier.embed import Embedder
 from patchifier.nn.model import Patchifier
 config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}})
-assert Embedder(Patchifier(config.model), config).embed(sys.argv[1]).shape == (32,)
+assert Embedder(Patchifier(config), config).embed(sys.argv[1]).shape == (32,)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []
@@ -776,7 +776,7 @@ def test_an_array_or_a_list_of_paths_is_embedded_and_an_iterator_of_them_is_refu
     paths = [tmp_path / f"{number}.wav" for number in range(2)]
     for number, path in enumerate(paths):
         audio.save(path, tone(200 * (1 + number), seconds=2))
-    model = Embedder(Patchifier(Config().model), Config())
+    model = Embedder(Patchifier(Config()), Config())
     expected = model.embed(paths)
     np.testing.assert_array_equal(model.embed(np.array([str(path) for path in paths])), expected)
     np.testing.assert_array_equal(model.embed(np.array(paths, object)), expected)
@@ -785,7 +785,7 @@ def test_an_array_or_a_list_of_paths_is_embedded_and_an_iterator_of_them_is_refu
 
 
 def test_nothing_is_no_music():
-    model = Embedder(Patchifier(Config().model), Config())
+    model = Embedder(Patchifier(Config()), Config())
     with pytest.raises(RequestError, match="there is no music here"):
         model.embed([])
     with pytest.raises(RequestError, match="without a frame"):
@@ -806,6 +806,6 @@ def test_a_device_that_is_not_there_is_refused_and_the_best_one_is_found():
 def test_the_package_and_a_model_show_what_they_are():
     assert {"load", "Embedder", "Config", "datasets"} <= set(dir(patchifier))
     assert (
-        repr(Embedder(Patchifier(Config().model), Config()))
+        repr(Embedder(Patchifier(Config()), Config()))
         == "<Embedder: vectors of 512 numbers, 8,291,793 parameters, on cpu>"
     )

@@ -271,7 +271,7 @@ def test_a_tonic_is_asked_of_either_half_by_itself():
 
 
 def test_estimates_stand_in_an_embedding_in_the_order_asked():
-    model = Patchifier(CONFIG.model, seed=1).eval()
+    model = Patchifier(CONFIG, seed=1).eval()
     patches, there = noise(2, 6, 280, 32) - 1, torch.ones(2, 6, dtype=torch.bool)
     with torch.no_grad():
         found = dict(
@@ -351,7 +351,7 @@ def test_estimates_that_cannot_be_are_refused(changes, message):
 
     def made() -> Embedder:
         config = update(CONFIG, changes)
-        return Embedder(Patchifier(config.model), config)
+        return Embedder(Patchifier(config), config)
 
     with pytest.raises(RequestError, match=message):
         made()
@@ -402,7 +402,7 @@ def test_estimators_alone_are_trained_and_the_rest_keeps_its_bits(small_cache, t
     }
     plain = update(Config(), small)
     checkpoint.save(
-        tmp_path / "plain", checkpoint.Checkpoint(Patchifier(plain.model, seed=3), plain)
+        tmp_path / "plain", checkpoint.Checkpoint(Patchifier(plain, seed=3), plain)
     )
     config = update(
         plain, TEMPO | {"pretrain": TEMPO["pretrain"] | {"stage_two": {"steps": 3, "batch_size": 4}}}

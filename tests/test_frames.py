@@ -54,7 +54,7 @@ TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 
 
 def embedder(pretrain: dict | None = None, **embed: object) -> Embedder:
     config = update(Config(), {"model": TINY, "embed": embed, "pretrain": pretrain or {}})
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return Embedder(network, config)
@@ -760,7 +760,7 @@ def test_what_cannot_be_probed_is_refused(clicks: Cache) -> None:
         probe_frames(clicks.task, unlabelled, features, sides)
     other = update(Config(), {"model": TINY, "spectrogram": {"mel_scale": "htk"}})
     with pytest.raises(RequestError, match="mel_scale"):
-        frames.model_features(Embedder(Patchifier(other.model, seed=0), other), clicks)
+        frames.model_features(Embedder(Patchifier(other, seed=0), other), clicks)
 
 
 @pytest.mark.parametrize(

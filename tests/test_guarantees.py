@@ -32,7 +32,7 @@ def encoder() -> Embedder:
     config = update(
         Config(), {"model": TINY, "embed": {"pooling": "mean+std", "layers": [0, 1, -1]}}
     )
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
     return Embedder(network, config)
@@ -235,7 +235,7 @@ def home(encoder, tmp_path_factory):
         )
     checkpoint.save(root / "model", Checkpoint(encoder.model, encoder.config))
     checkpoint.save(
-        root / "other", Checkpoint(Patchifier(encoder.config.model, seed=1), encoder.config)
+        root / "other", Checkpoint(Patchifier(encoder.config, seed=1), encoder.config)
     )
     build.embed_library(root / "songs", root / "songs.parquet", embedder=encoder, workers=1)
     return root

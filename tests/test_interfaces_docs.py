@@ -54,7 +54,7 @@ def save(**model) -> None:
     )
     checkpoint.save(
         weights.ROOT / "patchifier-base",
-        Checkpoint(Patchifier(config.model, seed=0), config),
+        Checkpoint(Patchifier(config, seed=0), config),
         dtype=torch.float16,
     )
 

@@ -21,7 +21,7 @@ TINY = {"channels": [4, 4, 8, 8, 16], "embed_dim": 32, "n_layers": 2, "n_heads":
 
 def network(**sections) -> tuple[Patchifier, Config]:
     config = update(Config(), {"model": TINY, **sections})
-    model = Patchifier(config.model, seed=0)
+    model = Patchifier(config, seed=0)
     with torch.no_grad():
         model.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return model.eval(), config

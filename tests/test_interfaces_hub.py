@@ -182,7 +182,7 @@ def commit(files: dict[str, bytes]) -> str:
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("hub") / "model"
     checkpoint.save(
-        path, Checkpoint(Patchifier(CONFIG.model, seed=0).eval(), CONFIG, facts={"steps": 7})
+        path, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG, facts={"steps": 7})
     )
     return path
 
@@ -198,7 +198,7 @@ def hub(monkeypatch, tmp_path, folder):
         server.RequestHandlerClass, server.gated, server.cut = HubHandler, False, ""
         server.store, server.tokens, server.cards = {}, set(), []
         other = tmp_path / "other"
-        checkpoint.save(other, Checkpoint(Patchifier(CONFIG.model, seed=1).eval(), CONFIG))
+        checkpoint.save(other, Checkpoint(Patchifier(CONFIG, seed=1).eval(), CONFIG))
         bert = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"0" * 1000}
         server.repositories = {
             "some-body/mu.sic": {"main": content(folder), "v1.0": content(other)},

@@ -36,7 +36,7 @@ CONFIG = update(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("marble") / "model"
-    model = Patchifier(CONFIG.model, seed=0)
+    model = Patchifier(CONFIG, seed=0)
     with torch.no_grad():
         model.bottleneck.positions.mul_(10)  # so that a wrong position shows
     checkpoint.save(path, Checkpoint(model.eval(), CONFIG))
@@ -162,7 +162,7 @@ def test_full_training_reaches_every_parameter_of_a_model_with_pitch_bands_and_a
             "model": wide | {"n_predictor_layers": 1, "norm_first": True},
         },
     )
-    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config.model), config))
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config), config))
     encoder = PatchifierEncoder(str(tmp_path / "model"), "full")
     encoder(torch.stack(waves(3.0, 3.0))).last_hidden_state.square().sum().backward()
     asked = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]

@@ -29,7 +29,7 @@ FRAMES = (1, 2, 31, 32, 33, 64, 799, 800, 801, 833, 1216, 1217, 1249, 1632, 1633
 
 def embedder(model: dict | None = None, **sections) -> embed.Embedder:
     config = update(Config(), {"model": TINY | (model or {}), **sections})
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         for positions in [
             part

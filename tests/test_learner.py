@@ -59,7 +59,7 @@ def music(B: int, N: int, *, seed: int = 0) -> torch.Tensor:
 
 def learner_of(config: Config = CONFIG, shown: torch.Tensor | None = None) -> Objectives:
     return Objectives(
-        Patchifier(config.model), config, [(music(8, 6) if shown is None else shown, None)]
+        Patchifier(config), config, [(music(8, 6) if shown is None else shown, None)]
     )
 
 
@@ -123,7 +123,7 @@ def test_moments_over_many_batches_are_those_over_all_at_once_and_padding_is_lef
     present = torch.ones(8, 9, dtype=torch.bool)
     present[:, 6:] = False
     padded = torch.cat([shown, torch.full((8, 3, 1, 280, 32), -1.0)], dim=1)
-    model = Patchifier(CONFIG.model)
+    model = Patchifier(CONFIG)
     whole = Objectives(model, CONFIG, [(shown, None)])
     parts = Objectives(model, CONFIG, [(padded[:3], present[:3]), (padded[3:], present[3:])])
     for name, buffer in whole.named_buffers():
@@ -197,7 +197,7 @@ def batches_of(
 def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
     """As two processes have it, in evaluation mode; the contrast between clips apart, which is gathered."""
     config = config_of(*(name for name in ALL if name != "contrast"))
-    learner = Objectives(Patchifier(config.model), config, batches_of(config).examples()).eval()
+    learner = Objectives(Patchifier(config), config, batches_of(config).examples()).eval()
     losses = []
     for share in (None, slice(0, 2), slice(2, 4)):
         own = batches_of(config, share)
@@ -460,7 +460,7 @@ def test_all_that_is_trained_gets_a_gradient(targets, predictor):
     """Several processes would miss a gradient that one of them lacks."""
     config = config_of(*targets, predictor_layers=predictor)
     own = batches_of(config, clips=np.array([0, 2, 3, 4]))
-    learner = stage_module("two", accelerate(Patchifier(config.model)), own, config).train()
+    learner = stage_module("two", accelerate(Patchifier(config)), own, config).train()
     stage_loss("two", config.pretrain)(learner, own(0)).backward()
     trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
     missing = [name for name in trained if learner.get_parameter(name).grad is None]
@@ -500,7 +500,7 @@ def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
 def test_what_another_model_says_is_asked_of_the_clip_whose_it_is():
     config = update(config_of("harmony", "distil"), {"pretrain": {"teacher_features": "somewhere"}})
     said = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
-    learner = Objectives(Patchifier(config.model), config, [(music(8, 6), None)], said).eval()
+    learner = Objectives(Patchifier(config), config, [(music(8, 6), None)], said).eval()
     learner.heads["distil"].weight.zero_()
     shown, masked, clips = music(3, 6), half(3, 6), torch.tensor([4, 19, 0])
     learner.heads["distil"].bias.copy_(said[4])

@@ -277,7 +277,7 @@ def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(
         Config(),
         {"model": {name: value for name, value in TINY.items() if name != "pitch_channels"}},
     )
-    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(narrow.model), narrow))
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(narrow), narrow))
     found = []
     for path in (small_cache, wide_cache):
         data = cache.Cache(path)
@@ -293,7 +293,7 @@ def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(
 def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(
     wide_cache: Path, small_cache: Path, tmp_path: Path
 ) -> None:
-    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(CONFIG.model), CONFIG))
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(CONFIG), CONFIG))
     found = []
     for path in (wide_cache, small_cache):
         (encoder,) = encoders(str(tmp_path / "model"), data=cache.Cache(path))
@@ -308,7 +308,7 @@ def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(
 def embedder() -> Embedder:
     """Layers of all depths of a model whose positions and batch norms have seen something."""
     config = update(CONFIG, {"embed": {"layers": [0, 1, 2]}})
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
         network.train().extractor(torch.rand(64, 1, 280, 32) - 0.9)

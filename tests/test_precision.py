@@ -220,7 +220,7 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
     class Taught(nn.Module):
         def __init__(self):
             super().__init__()
-            self.teacher = accelerate(Patchifier(CONFIG.model))
+            self.teacher = accelerate(Patchifier(CONFIG))
             self.weight = nn.Parameter(torch.ones(()))
 
         def train(self, mode=True):
@@ -469,7 +469,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
     data = Cache(sounds).require(config.spectrogram)
     splits = pretrain.split(data, config.pretrain)
     batches = pretrain.Batches(data, splits.slices, config, "two", config.pretrain.stage_two)
-    module = pretrain.stage_module("two", Patchifier(config.model), batches, config)
+    module = pretrain.stage_module("two", Patchifier(config), batches, config)
     seen = []
 
     class Types(TorchDispatchMode):

@@ -29,7 +29,7 @@ def model(kind: str = "one-of", names=("calm", "loud", "odd"), seed: int = 0) ->
     torch.manual_seed(seed)
     head = Head(16, len(names))
     torch.nn.init.normal_(head.linear.weight, std=4.0)
-    return Embedder(Patchifier(config.model, seed=0), config, head=head, task=Task(kind, names))
+    return Embedder(Patchifier(config, seed=0), config, head=head, task=Task(kind, names))
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_model_without_a_head_is_refused(songs, tmp_path):
     config = update(Config(), TINY)
     with pytest.raises(RequestError, match="patchifier finetune"):
         predict.predict(
-            songs, tmp_path / "out.csv", model=Embedder(Patchifier(config.model), config)
+            songs, tmp_path / "out.csv", model=Embedder(Patchifier(config), config)
         )
 
 

@@ -93,7 +93,7 @@ def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, 
 
 def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherwise(tmp_path):
     plain = update(Config(), TINY)
-    made = Patchifier(plain.model, seed=3)
+    made = Patchifier(plain, seed=3)
     checkpoint.save(tmp_path / "other", checkpoint.Checkpoint(made, plain))
     config = update(
         Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
@@ -122,7 +122,7 @@ def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherw
 
 def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():
     config = update(Config(), TINY)
-    embedder = Embedder(Patchifier(config.model), config)
+    embedder = Embedder(Patchifier(config), config)
     log_mel = torch.rand(64, 6 * 32, generator=torch.Generator().manual_seed(0)) - 1
     vector = embedder.embed_log_mels([log_mel])[0]
     windows = [
@@ -148,7 +148,7 @@ def test_frames_that_an_anchored_patch_repeats_are_heard_once(frames):
     config = update(Config(), TINY)
     log_mel = torch.rand(64, frames, generator=torch.Generator().manual_seed(0)) - 1
     log_mel[:, ::16] = 0.0  # a beat
-    vector = Embedder(Patchifier(config.model), config).embed_log_mels([log_mel])[0]
+    vector = Embedder(Patchifier(config), config).embed_log_mels([log_mel])[0]
     as_one = log_mel[
         None, None
     ].double()  # a single patch as long as the sound, of which nothing is repeated
@@ -165,9 +165,9 @@ def test_frames_that_an_anchored_patch_repeats_are_heard_once(frames):
 def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_some(monkeypatch):
     config = update(Config(), TINY)
     plain = update(config, {"embed": {"summaries": []}})
-    before = [Embedder(Patchifier(each.model), each).identity for each in (config, plain)]
+    before = [Embedder(Patchifier(each), each).identity for each in (config, plain)]
     monkeypatch.setattr(pooling, "VERSION", 10_000)
-    after = [Embedder(Patchifier(each.model), each).identity for each in (config, plain)]
+    after = [Embedder(Patchifier(each), each).identity for each in (config, plain)]
     assert (before[0] != after[0], before[1] == after[1]) == (True, True)
 
 
@@ -176,7 +176,7 @@ def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooli
     config = update(
         Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
     )
-    model = Patchifier(config.model)
+    model = Patchifier(config)
     model.readout.fit(torch.randn(64, SIZE, generator=torch.Generator().manual_seed(0)) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
     bare = update(Config(), TINY | {"embed": TINY["embed"] | {"pooling": pooling}})
@@ -205,7 +205,7 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
     config = update(
         Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
     )
-    model = Patchifier(config.model)
+    model = Patchifier(config)
     log_mels = [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1]
     fit_whitening(
         model,
@@ -243,7 +243,7 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
 
 def initial(config, model):
     """Another model of these weights, without statistics."""
-    bare = Patchifier(config.model)
+    bare = Patchifier(config)
     bare.load_state_dict(
         {
             name: value
@@ -256,7 +256,7 @@ def initial(config, model):
 
 def test_a_vector_does_not_depend_on_what_is_in_the_batch():
     config = update(Config(), TINY)
-    embedder = Embedder(Patchifier(config.model), config)
+    embedder = Embedder(Patchifier(config), config)
     log_mels = [
         torch.rand(64, frames, generator=torch.Generator().manual_seed(frames)) - 1
         for frames in (3, 32, 100, 400)
@@ -293,7 +293,7 @@ def test_embeddings_that_cannot_be_are_refused_before_training_and_after(
 ):
     config = update(Config(), changes)
     with pytest.raises(RequestError, match=message):
-        Embedder(Patchifier(config.model), config)
+        Embedder(Patchifier(config), config)
     if "spectrogram" not in changes:
         with pytest.raises(RequestError, match=message):
             pretrain(small_cache, tmp_path / "run", config=config, device="cpu")

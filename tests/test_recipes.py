@@ -80,7 +80,7 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
         config, model=replace(config.model, n_layers=1)
     )  # the bottleneck's depth is not what recipes are about
     data, clips = Clips(config), np.arange(4)
-    model = Patchifier(config.model)
+    model = Patchifier(config)
     moved = set()
     for stage in ("one", "two"):
         batches = Batches(

@@ -90,7 +90,7 @@ def trained(
     """A model as training leaves it, its run's facts beside it."""
     config = update(Config(), {"model": model, "pretrain": STAGES})
     made = Checkpoint(
-        Patchifier(config.model, seed=seed),
+        Patchifier(config, seed=seed),
         config,
         *((Head(16, 2), Task("one-of", ("a", "b"))) if head else ()),
         facts=facts,

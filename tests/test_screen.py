@@ -35,7 +35,7 @@ def test_a_row_keeps_what_it_is_and_takes_the_units_size(recipe):
     for name in ("targets", "mask_ratio", "mask_ends", "stage_two_patches"):
         assert getattr(config.pretrain, name) == getattr(given.pretrain, name)
     assert (config.spectrogram, config.augment) == (given.spectrogram, given.augment)
-    assert Patchifier(config.model).parameter_count() < 6_000_000
+    assert Patchifier(config).parameter_count() < 6_000_000
 
 
 def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):

@@ -108,7 +108,7 @@ def start_of(source: Path, folder: Path, config: Config) -> Path:
     """Write a model folder: the arm's network with extractor and decoder of stage I."""
     if not folder.exists():
         model, held = (
-            Patchifier(config.model, seed=config.pretrain.seed),
+            Patchifier(config, seed=config.pretrain.seed),
             checkpoint.load(source).model,
         )
         for name in KEPT_FROM_STAGE_ONE:

@@ -70,15 +70,13 @@ def unit(recipe: str, seed: int) -> Config:
         "model": {
             "embed_dim": WIDTH,
             "n_layers": LAYERS,
-            "readout": 0,
-            "components": [0, 0],
             "max_patches": config.model.max_patches if whole else patches,
         },
         "pretrain": {"n_patches": patches, "seed": seed},
-        "embed": {"pooling": "mean+std", "layers": [-1], "summaries": []},
+        "embed": {"pooling": "mean+std", "layers": [-1], "summaries": [], "whiten": False, "n_components": 0},
     }
     if recipe != AS_IT_IS:
-        changes["model"] |= {"norm": "before", "dropout": 0.0}
+        changes["model"] |= {"norm_first": True, "dropout": 0.0}
         changes["pretrain"] |= {"stages": "two", "stage_two": SCHEDULE}
     return update(config, changes)
 
@@ -88,7 +86,7 @@ def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(data, split(data, settings).slices, config, stage, training)
-    module = stage_module(stage, accelerate(Patchifier(config.model)), batches, config).train()
+    module = stage_module(stage, accelerate(Patchifier(config)), batches, config).train()
     loss, optimiser = (
         stage_loss(stage, settings),
         torch.optim.AdamW(module.parameters(), fused=True),
@@ -112,8 +110,8 @@ def with_steps(config: Config, data: Cache, seconds: float) -> Config:
     changes = {}
     for stage in stages:
         steps = max(20, round(seconds / len(stages) / seconds_per_step(stage, data, config)))
-        warm_up = min(getattr(config.pretrain, f"stage_{stage}").warm_up_steps, steps // 20)
-        changes[f"stage_{stage}"] = {"steps": steps, "warm_up_steps": warm_up}
+        warm_up = min(getattr(config.pretrain, f"stage_{stage}").warmup_steps, steps // 20)
+        changes[f"stage_{stage}"] = {"steps": steps, "warmup_steps": warm_up}
     most = max(each["steps"] for each in changes.values())
     return update(config, {"pretrain": {**changes, "validate_every": most}})
 

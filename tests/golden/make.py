@@ -49,7 +49,7 @@ def make_pcm() -> np.ndarray:
 
 def make_model(config: Config) -> Patchifier:
     """Model with weights of its own, so that another way to initialise models, or to draw, changes nothing here."""
-    model, chance = Patchifier(config.model), np.random.default_rng(11)
+    model, chance = Patchifier(config), np.random.default_rng(11)
     with torch.no_grad():
         for name, tensor in sorted(model.named_parameters()):
             of_a_norm = tensor.ndim == 1 and name.endswith("weight")  # these stay 1

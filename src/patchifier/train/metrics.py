@@ -145,7 +145,7 @@ class MetricBuffer:
         )
         advice = ["precision 32"] if precision == "bf16" else []
         advice += [f"a lower learning_rate ({self.config.learning_rate:g})"] + (
-            [] if self.config.max_grad_norm else ["clip_norm 1"]
+            [] if self.config.max_grad_norm else ["max_grad_norm 1"]
         )
         described = f"{self.describe(step - 1)} Otherwise" if self.describe else "What to"
         raise RequestError(
