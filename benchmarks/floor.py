@@ -64,13 +64,18 @@ def extractor(config):
         H, W = H // 2, W // 2
         products = first + taps(H, 1) * taps(W, 1) * after * after
         work += Work(products, 4 * after * H * W, first if before == 1 else 0)
-    return work + Work(config.model.channels[-1] * H * W * config.model.embed_dim, config.model.embed_dim)
+    return work + Work(
+        config.model.channels[-1] * H * W * config.model.embed_dim, config.model.embed_dim
+    )
 
 
 def decoder(config):
     """Work for one patch: the layer from the vector, five upsampling convolutions by 2 x 2 products an output cell."""
     channels = (*config.model.channels[::-1], 1)
-    H, W = (size // 2 ** len(config.model.channels) for size in (config.spectrogram.n_bands, config.model.patch_frames))
+    H, W = (
+        size // 2 ** len(config.model.channels)
+        for size in (config.spectrogram.n_bands, config.model.patch_frames)
+    )
     work = Work(config.model.embed_dim * channels[0] * H * W, channels[0] * H * W)
     for before, after in itertools.pairwise(channels):
         seen = (4 * H - 2) * (

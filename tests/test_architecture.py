@@ -9,6 +9,7 @@ import patchifier
 
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
+    {"config_names"},
     {"config", "io", "lazy"},
     {"statistics", "seeding", "filters", "extras", "hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},

@@ -249,7 +249,10 @@ def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -
     log_mels = torch.zeros(1, 300, 1)
     log_mels[0, frame] = 1
     drawn = drawn_from(
-        0, [300], layout="whole", config=AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1))
+        0,
+        [300],
+        layout="whole",
+        config=AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1)),
     )
     _, clean = applied(drawn, log_mels, [300])
     line = (
@@ -394,7 +397,10 @@ def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.La
     generators = [np.random.default_rng(3) for _ in range(3)]
     plain, moved, still = (
         augment.draw(
-            generator, np.array([900, 1249, 40]), config=AugmentConfig(pitch_shift=pitch), layout=layout
+            generator,
+            np.array([900, 1249, 40]),
+            config=AugmentConfig(pitch_shift=pitch),
+            layout=layout,
         )
         for generator, pitch in zip(generators, [(0, 0), (-3, 3), (0.0, 0.0)], strict=True)
     )
@@ -499,5 +505,7 @@ def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones: float, tone
 
 
 def test_a_range_that_is_none_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"augment\.pitch_shift is \[1, -1\], expected low <= high"):
+    with pytest.raises(
+        RequestError, match=r"augment\.pitch_shift is \[1, -1\], expected low <= high"
+    ):
         AugmentConfig(pitch_shift=(1, -1))

@@ -85,7 +85,7 @@ def test_shares_make_up_the_batch(stage, data):
 def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_on):
     """In evaluation mode, where clips do not see one another."""
     config = update(Config(model=SMALL), {"pretrain": {"loss_patches": loss_on}})
-    model = Patchifier(SMALL).eval()
+    model = Patchifier(Config(model=SMALL)).eval()
 
     def loss(share):
         own = batches(MIXED, stage, config=config, share=share)
@@ -129,7 +129,12 @@ def test_the_stages_take_the_clips_in_orders_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("changes", "same"), [({}, True), ({"target": "augmented"}, True), ({"target": "clean"}, False)]
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"reconstruction_target": "augmented"}, True),
+        ({"reconstruction_target": "clean"}, False),
+    ],
 )
 def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
     own = batches(LONG, "two", config=update(Config(model=SMALL), {"pretrain": changes}))
@@ -140,9 +145,9 @@ def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
 def test_masks_have_a_stream_of_their_own():
     """Not the one of augmentation, whatever is drawn from that."""
     plain, shifted = (
-        batches(LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch_shift": [0, most]}}))(
-            3
-        )
+        batches(
+            LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch_shift": [0, most]}})
+        )(3)
         for most in (0, 2)
     )
     own, others = (
@@ -163,7 +168,10 @@ def in_groups(*groups):
 
 PAIRS = update(
     Config(model=SMALL),
-    {"pretrain": {"contrast_positives": "group", "objectives": ["contrast"]}, "augment": {"pitch_shift": [-2, 2]}},
+    {
+        "pretrain": {"contrast_positives": "group", "objectives": ["contrast"]},
+        "augment": {"pitch_shift": [-2, 2]},
+    },
 )
 
 
@@ -235,15 +243,18 @@ def test_stage_one_has_no_pairs():
     [
         {"stage_two": {"batch_size": 7}},
         {"stage_two": {"batch_size": 2}},
-        {"stage_two": {"batch_size": 6}, "stage_one": {"batch_size": 6}, "parts": 2},
+        {"stage_two": {"batch_size": 6}, "stage_one": {"batch_size": 6}, "n_cache_parts": 2},
     ],
 )
 def test_pairs_that_do_not_fill_a_batch_are_refused(changes):
     with pytest.raises(
         RequestError,
-        match=r"contrast_of 'group' needs two pairs, and no half one in a part: a batch of \d in [12] parts is none",
+        match=r"contrast_positives 'group' needs two pairs .*: a batch of \d in [12] parts has none",
     ):
-        update(Config(), {"pretrain": {"contrast_positives": "group", "objectives": ["contrast"]} | changes})
+        update(
+            Config(),
+            {"pretrain": {"contrast_positives": "group", "objectives": ["contrast"]} | changes},
+        )
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused():
@@ -344,7 +355,7 @@ def test_processes_drop_out_differently_in_a_step_and_alike_when_it_is_taken_aga
 
 def test_bf16_is_used_where_it_is_asked_for(tmp_path):
     """In stage II, whose loss is not the module's forward()."""
-    model, seen = Patchifier(SMALL), []
+    model, seen = Patchifier(Config(model=SMALL)), []
     model.align[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     own = batches(LONG, "two", batch=2)
     for precision in ("32", "bf16"):

@@ -36,7 +36,10 @@ TINY = {
         "stage_one": {"steps": 2, "batch_size": 4},
         "stage_two": {"steps": 2, "batch_size": 4},
     },
-    "finetune": {"validate_every": 2, "training": {"steps": 4, "batch_size": 4, "learning_rate": 0.001}},
+    "finetune": {
+        "validate_every": 2,
+        "training": {"steps": 4, "batch_size": 4, "learning_rate": 0.001},
+    },
 }
 
 
@@ -305,7 +308,7 @@ def test_flags_win_over_the_config_file(folder, tmp_path):
     ]
     assert cli.main([str(argument) for argument in arguments]) == 0
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["pretrain"]
-    assert (settings["mask_ratio"], settings["stages"], settings["patches"]) == (0.5, "two", 8)
+    assert (settings["mask_ratio"], settings["stages"], settings["n_patches"]) == (0.5, "two", 8)
     assert not (tmp_path / "run" / "stage-one").exists()
 
 
@@ -795,7 +798,9 @@ def test_values_are_read_as_they_are_typed():
         False,
     )
     words = ["c", "--out", "x", "--json", "--config", "base", "--pretrain.stage_one.steps=3"]
-    flags, as_json = parse(cli.COMMANDS["pretrain"], [*words, "--pretrain.objectives", "[mse, clip]"])
+    flags, as_json = parse(
+        cli.COMMANDS["pretrain"], [*words, "--pretrain.objectives", "[mse, clip]"]
+    )
     assert as_json
     assert flags.pop("changes") == Overrides(
         "base", {"pretrain": {"stage_one": {"steps": 3}, "objectives": ("mse", "clip")}}

@@ -17,7 +17,13 @@ from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "embed_dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 32,
+    }
 }
 
 

@@ -53,7 +53,7 @@ def several(steps, *targets):
         "norm_first": True,
         "estimators": estimators,
     }
-    return settings(steps, stages="two", targets=list(targets)) | {
+    return settings(steps, stages="two", objectives=list(targets)) | {
         "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
         "model": model,
     }
@@ -256,7 +256,7 @@ def test_two_processes_tell_groups_apart_as_one_does(run, clips, tmp_path):
         place.symlink_to(path)
     changes = several(10, "contrast")
     changes["pretrain"] |= {
-        "contrast_of": "group",
+        "contrast_positives": "group",
         "stage_two": changes["pretrain"]["stage_two"] | {"batch_size": 6},
     }
     at = tmp_path / "cache"
@@ -434,7 +434,7 @@ def test_a_process_reads_its_own_part_of_the_cache_alone(run, clips, tmp_path):
     """With the shards of the first part missing for the second process, and the other way round, the run is that of the whole cache."""
     import shutil
 
-    changes = settings(steps=6, stages="two", parts=2)
+    changes = settings(steps=6, stages="two", n_cache_parts=2)
     whole, _ = run("whole", changes, launcher=BOTH)
     parts = cache.Cache(clips).parts(2)
     for number, part in enumerate(parts):

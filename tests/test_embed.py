@@ -141,7 +141,7 @@ def test_a_list_gives_the_vectors_of_its_items_alone(clips, pooling):
 
 
 def test_a_list_gives_the_vectors_of_its_items_alone_in_one_pass_over_whole_clips_too():
-    encoder = embedder(time="whole")
+    encoder = embedder(whole_clip=True)
     waves = [sound(60), sound(30, seed=1), sound(2, seed=2)]
     together = encoder.embed(waves, sample_rate=RATE)
     for row, wave in zip(together, waves, strict=True):
@@ -248,7 +248,7 @@ def test_the_hop_of_windows_can_be_chosen():
 
 
 def test_one_pass_over_the_whole_clip_interpolates_positions():
-    encoder, wave = embedder(pooling="mean", time="whole"), sound(60)
+    encoder, wave = embedder(pooling="mean", whole_clip=True), sound(60)
     patches = spectrogram.cut(spectrogram.log_mel(wave), tail="anchor")
     by_hand = alone(encoder.model, patches)[-1].mean(0)
     np.testing.assert_allclose(encoder.embed(wave, RATE), by_hand, atol=1e-5)
@@ -682,7 +682,7 @@ torch.set_num_threads(1)
 from patchifier.config import Config, update
 from patchifier.embed import Embedder
 from patchifier.nn.model import Patchifier
-config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}})
+config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}})
 assert Embedder(Patchifier(config), config).embed(sys.argv[1]).shape == (32,)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

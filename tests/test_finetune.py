@@ -596,7 +596,7 @@ def test_a_fold_that_is_not_there_is_refused(start, clips, tmp_path):
 def test_several_seeds_are_several_runs_whose_mean_score_counts(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
     result = tune(
-        start, data, tmp_path / "several", "linear-probe", seeds=2, seed=5, training={"steps": 4}
+        start, data, tmp_path / "several", "linear-probe", n_seeds=2, seed=5, training={"steps": 4}
     )
     singles = [
         tune(

@@ -106,7 +106,7 @@ def test_vector_of_the_bottleneck_is_that_of_the_sequence_of_touching_patches(
 
 
 def test_longer_sequences_go_through_windows_of_trained_length() -> None:
-    model, sound = embedder({"patches": 4}, hop_patches=2), log_mel(32 * 6)
+    model, sound = embedder({"n_patches": 4}, hop_patches=2), log_mel(32 * 6)
     vectors, _ = frame_vectors(model, sound, hop_frames=32)
     padded = torch.nn.functional.pad(sound, (16, 64), value=-1.0)
     patches = torch.stack([padded[:, 32 * n : 32 * n + 32] for n in range(6)])[:, None]
@@ -117,7 +117,7 @@ def test_longer_sequences_go_through_windows_of_trained_length() -> None:
         )
     expected = np.concatenate([first[:2], (first[2:] + second[:2]) / 2, second[2:]])
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    whole, _ = frame_vectors(embedder({"patches": 4}, time="whole"), sound, hop_frames=32)
+    whole, _ = frame_vectors(embedder({"n_patches": 4}, whole_clip=True), sound, hop_frames=32)
     with torch.no_grad():
         np.testing.assert_allclose(
             whole, model.model.forward_encoder(patches[None])[-1][0, 1:].numpy(), atol=1e-5

@@ -234,9 +234,7 @@ def home(encoder, tmp_path_factory):
             RATE,
         )
     checkpoint.save(root / "model", Checkpoint(encoder.model, encoder.config))
-    checkpoint.save(
-        root / "other", Checkpoint(Patchifier(encoder.config, seed=1), encoder.config)
-    )
+    checkpoint.save(root / "other", Checkpoint(Patchifier(encoder.config, seed=1), encoder.config))
     build.embed_library(root / "songs", root / "songs.parquet", embedder=encoder, workers=1)
     return root
 

@@ -121,7 +121,7 @@ def test_a_vector_from_patches_is_the_vector(home):
 
 @pytest.mark.slow
 def test_the_onnx_block_runs(home):
-    save(layers=1, width=32, heads=2)
+    save(n_layers=1, embed_dim=32, n_heads=2)
     known = names(home)
     (block,) = [block for block in BLOCKS if "onnx" in block]
     run(block, known)

@@ -43,9 +43,7 @@ FILES = {"config.json", "model.safetensors", "README.md", "preprocessor_config.j
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("hf") / "model"
-    checkpoint.save(
-        path, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG, facts={"steps": 7})
-    )
+    checkpoint.save(path, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG, facts={"steps": 7}))
     return path
 
 

@@ -181,9 +181,7 @@ def commit(files: dict[str, bytes]) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("hub") / "model"
-    checkpoint.save(
-        path, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG, facts={"steps": 7})
-    )
+    checkpoint.save(path, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG, facts={"steps": 7}))
     return path
 
 

@@ -13,6 +13,7 @@ from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.fast import accelerate
 from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
+from patchifier.train import objectives
 from patchifier.train.batches import Batch
 from patchifier.train.objectives import (
     EMA_TARGETS,
@@ -58,9 +59,7 @@ def music(B: int, N: int, *, seed: int = 0) -> torch.Tensor:
 
 
 def learner_of(config: Config = CONFIG, shown: torch.Tensor | None = None) -> Objectives:
-    return Objectives(
-        Patchifier(config), config, [(music(8, 6) if shown is None else shown, None)]
-    )
+    return Objectives(Patchifier(config), config, [(music(8, 6) if shown is None else shown, None)])
 
 
 def half(B: int, N: int) -> torch.Tensor:
@@ -243,10 +242,10 @@ def test_weights_move_towards_the_logarithm_of_their_errors():
         assert float(parameter.grad) == pytest.approx(0, abs=1e-5), name
 
 
-def test_training_lowers_every_error():
-    config = update(CONFIG, {"pretrain": {"teacher_decay": 0.9}})
+def test_training_lowers_every_error(monkeypatch):
+    monkeypatch.setattr(objectives, "EMA_DECAY", 0.9)
     torch.manual_seed(0)
-    learner, shown, masked = learner_of(config).train(), music(4, 6), half(4, 6)
+    learner, shown, masked = learner_of().train(), music(4, 6), half(4, 6)
     optimiser = torch.optim.AdamW(
         [parameter for parameter in learner.parameters() if parameter.requires_grad], lr=5e-3
     )
@@ -269,9 +268,9 @@ def test_training_lowers_every_error():
 # --- the teacher ---
 
 
-def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient():
-    config = update(CONFIG, {"pretrain": {"teacher_decay": 0.9}})
-    learner, shown, masked = learner_of(config), music(4, 6), half(4, 6)
+def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient(monkeypatch):
+    monkeypatch.setattr(objectives, "EMA_DECAY", 0.9)
+    learner, shown, masked = learner_of(), music(4, 6), half(4, 6)
     pairs = [
         ("extractor", learner.model.extractor),
         ("bottleneck", learner.model.bottleneck),
@@ -458,7 +457,7 @@ def test_without_latent_or_contrast_there_is_no_teacher():
 )
 def test_all_that_is_trained_gets_a_gradient(targets, predictor):
     """Several processes would miss a gradient that one of them lacks."""
-    config = config_of(*targets, predictor_layers=predictor)
+    config = config_of(*targets, n_predictor_layers=predictor)
     own = batches_of(config, clips=np.array([0, 2, 3, 4]))
     learner = stage_module("two", accelerate(Patchifier(config)), own, config).train()
     stage_loss("two", config.pretrain)(learner, own(0)).backward()
@@ -550,7 +549,7 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
 
 
 @pytest.mark.parametrize(
-    "pretraining", [{"targets": ["pixels", "distil"]}, {"teacher_features": "somewhere"}]
+    "pretraining", [{"objectives": ["pixels", "distil"]}, {"teacher_features": "somewhere"}]
 )
 def test_distillation_needs_both_the_target_and_the_folder(pretraining):
     with pytest.raises(RequestError, match="need each other"):

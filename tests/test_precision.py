@@ -566,7 +566,7 @@ def test_weights_that_break_without_a_bad_clip_are_told_apart(wanted, sounds, tm
     message = str(refused.value)
     assert "log-mels are finite" in message
     assert "learning_rate (1e+30)" in message
-    assert "clip_norm" in message
+    assert "max_grad_norm" in message
     assert ("precision 32" in message) == (wanted == "bf16")
     assert message.count("(row ") == 4
 

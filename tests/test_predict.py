@@ -20,7 +20,13 @@ from patchifier.tasks import Task
 pytestmark = pytest.mark.usefixtures("threads")  # tests/test_cli_vectors.py has it in processes
 
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "embed_dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 32,
+    }
 }
 
 
@@ -157,9 +163,7 @@ def test_another_models_half_is_not_taken_over(songs, tmp_path, monkeypatch):
 def test_a_model_without_a_head_is_refused(songs, tmp_path):
     config = update(Config(), TINY)
     with pytest.raises(RequestError, match="patchifier finetune"):
-        predict.predict(
-            songs, tmp_path / "out.csv", model=Embedder(Patchifier(config), config)
-        )
+        predict.predict(songs, tmp_path / "out.csv", model=Embedder(Patchifier(config), config))
 
 
 def test_other_endings_and_nothing_readable_are_refused(songs, tmp_path):

@@ -84,7 +84,11 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
     moved = set()
     for stage in ("one", "two"):
         batches = Batches(
-            data, [clips], config, stage, TrainingConfig(batch_size=4 if config.pretrain.pairs else 2)
+            data,
+            [clips],
+            config,
+            stage,
+            TrainingConfig(batch_size=4 if config.pretrain.pairs else 2),
         )
         module = stage_module(stage, model, batches, config).train()
         trained = {
@@ -114,9 +118,9 @@ def test_there_is_a_recipe_for_every_alternative_of_design():
         for path in RECIPES
         for name, _, _ in differences(read_changes(path), to_dict(Config()))
     ]
-    gaps = "n_fft mel_scale f_max_hz reference top_db channels vector embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
-    gaps += " precision target mask_ratio loss_on extract intensity_per stages time pooling readout learning_rate"
-    gaps += " pitch_bands predictor_layers norm targets frames pitch extractor contrast_of"  # beyond the paper
+    gaps = "n_fft mel_scale f_max_hz reference top_db channels map_pooling position_embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
+    gaps += " precision reconstruction_target mask_ratio loss_patches extracted_patches intensity_per stages whole_clip pooling learning_rate"
+    gaps += " n_pitch_bands n_predictor_layers norm_first objectives patch_frames pitch_shift extractor contrast_positives"  # beyond the paper
     assert not set(gaps.split()) - set(stated)
 
 
@@ -135,7 +139,11 @@ def test_defaults_are_those_of_the_paper():
         config.spectrogram.hop_length,
         config.spectrogram.db_scale,
     ) == (22_050, 64, 512, 0.01)
-    assert (config.spectrogram.n_bands, config.model.patch_frames, config.pretrain.n_patches) == (64, 32, 25)
+    assert (config.spectrogram.n_bands, config.model.patch_frames, config.pretrain.n_patches) == (
+        64,
+        32,
+        25,
+    )
     assert config.augment == AugmentConfig(
         time_stretch=(0.9, 1.2), intensity=(0.8, 1.2), intensity_per="element"
     )

@@ -27,7 +27,7 @@ import release
 from card import Heard, portable
 from measures import Answered
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 STAGES = {"stage_one": {"batch_size": 16}, "stage_two": {"batch_size": 32}}
 FACTS = {
     "dataset": "pretraining",

@@ -61,7 +61,6 @@ SEVERAL = {  # a teacher, heads and weights, which are in the state too
     "pretrain": SETTINGS["pretrain"]
     | {
         "stages": "two",
-        "teacher_decay": 0.9,
         "objectives": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"],
     },
 }
@@ -379,13 +378,10 @@ def test_a_run_goes_on_after_fields_have_come_that_it_knew_nothing_of(small_cach
     config = update(Config(), SETTINGS)
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
-    del facts["model"]["components"]
+    del facts["embed"]["n_components"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(facts))
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["components"] == [
-        0,
-        0,
-    ]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["embed"]["n_components"] == 0
 
 
 def test_a_damaged_state_is_refused(small_cache, tmp_path):

@@ -25,14 +25,14 @@ def test_a_row_keeps_what_it_is_and_takes_the_units_size(recipe):
     assert (
         config.model.embed_dim,
         config.model.n_layers,
-        config.model.readout,
+        config.embed.whiten,
         config.pretrain.seed,
-    ) == (192, 4, 0, 3)
+    ) == (192, 4, False, 3)
     assert (
         config.pretrain.n_patches * config.model.patch_frames * config.spectrogram.frame_s
         == pytest.approx(10.0, abs=0.5)
     )
-    for name in ("targets", "mask_ratio", "mask_ends", "stage_two_patches"):
+    for name in ("objectives", "mask_ratio", "visible_span_ratio", "stage_two_patches"):
         assert getattr(config.pretrain, name) == getattr(given.pretrain, name)
     assert (config.spectrogram, config.augment) == (given.spectrogram, given.augment)
     assert Patchifier(config).parameter_count() < 6_000_000
@@ -113,7 +113,11 @@ def test_a_step_is_timed(small_cache, monkeypatch):
         Config(),
         {
             "model": model,
-            "pretrain": {"n_patches": 4, "validation_fraction": 0.2, "stage_two": {"batch_size": 2}},
+            "pretrain": {
+                "n_patches": 4,
+                "validation_fraction": 0.2,
+                "stage_two": {"batch_size": 2},
+            },
         },
     )
     assert screen.seconds_per_step("two", Cache(small_cache), config) == 1 / screen.TIMED_STEPS

@@ -253,7 +253,7 @@ def test_at_most_256_evenly_spread_clips_of_the_first_part_validate() -> None:
         ),
         (
             grouped(1, each=3, splits={0: "train"})[:1],
-            {"parts": 2},
+            {"n_cache_parts": 2},
             "pretrain.n_cache_parts is 2, but a part",
         ),
     ],

@@ -278,20 +278,23 @@ def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callab
     ("changes", "message"),
     [
         (
-            {"contrast_of": "group"},
-            r"contrast_of 'group' needs the target 'contrast' in pretrain\.objectives: add it",
+            {"contrast_positives": "group"},
+            r"contrast_positives 'group' needs the target 'contrast' in pretrain\.objectives: add it",
         ),
         (
-            {"targets": ["pixels", "melody"]},
+            {"objectives": ["pixels", "melody"]},
             r"pretrain\.objectives holds 'melody', expected some of pixels, timbre, .*contrast",
         ),
-        ({"targets": []}, r"pretrain\.objectives is \(\), expected some of pixels"),
-        ({"targets": ["timbre", "timbre"]}, "each once"),
+        ({"objectives": []}, r"pretrain\.objectives is \(\), expected some of pixels"),
+        ({"objectives": ["timbre", "timbre"]}, "each once"),
         (
-            {"targets": ["timbre"], "loss_on": "all"},
+            {"objectives": ["timbre"], "loss_patches": "all"},
             r"pretrain\.loss_patches is 'all', expected 'masked' with targets beside pixels",
         ),
-        ({"targets": ["timbre"], "extract": "all"}, r"pretrain\.extracted_patches is 'all'"),
+        (
+            {"objectives": ["timbre"], "extracted_patches": "all"},
+            r"pretrain\.extracted_patches is 'all'",
+        ),
     ],
 )
 def test_targets_that_make_no_sense_are_refused(changes: dict, message: str) -> None:
@@ -328,8 +331,7 @@ def test_targets_of_pitch_are_refused_without_pitch_bands(name: str) -> None:
         ),
         (
             "pulse",
-            {name: {"bands": 66} for name in ("spectrogram", "model")}
-            | {"model": {"channels": [4]}},
+            {"spectrogram": {"n_mels": 66}, "model": {"channels": [4]}},
             "'pulse' needs mel bands in 4",
         ),
     ],

@@ -27,8 +27,8 @@ TINY = {
     "mlp_dim": 64,
     "max_patches": 12,
 }
-PREDICTOR = {"predictor_layers": 1}
-RELATIVE = {"embedding": "relative"}
+PREDICTOR = {"n_predictor_layers": 1}
+RELATIVE = {"position_embedding": "relative"}
 
 
 FRAMES = (400, 390, 300, 320, 100, 500, 320, 64, 300, 30)

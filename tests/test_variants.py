@@ -20,14 +20,18 @@ TINY = {
 }
 
 
+def tiny(**changes) -> Config:
+    return update(Config(), {"model": TINY | changes, "pretrain": {"n_patches": 6}})
+
+
 def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=["before", "after"])
+@pytest.fixture(params=[True, False])
 def relative(request):
     """Numbers of distances as large as scores, so that a wrong one shows."""
-    made = accelerate(Patchifier(ModelConfig(**TINY, position_embedding="relative", norm_first=request.param)))
+    made = accelerate(Patchifier(tiny(position_embedding="relative", norm_first=request.param)))
     made.eval()
     with torch.no_grad():
         for layer in made.bottleneck.encoder.layers:  # scores of BERT's small weights are all alike
@@ -106,7 +110,8 @@ def test_music_of_any_length_is_embedded_in_one_pass(relative):
     config = update(
         Config(),
         {
-            "model": TINY | {"position_embedding": "relative", "norm_first": relative.config.norm},
+            "model": TINY
+            | {"position_embedding": "relative", "norm_first": relative.config.model.norm_first},
             "pretrain": {"n_patches": 6},
             "embed": {"whole_clip": True},
         },
@@ -124,7 +129,7 @@ def test_music_of_any_length_is_embedded_in_one_pass(relative):
 
 
 def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():
-    made = PatchColumnTransformer(ModelConfig(**TINY)).eval()
+    made = PatchColumnTransformer(tiny()).eval()
     with torch.no_grad():
         made.places.normal_()
     patches = noise(3, 1, 64, 32)
@@ -136,9 +141,7 @@ def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():
 
 
 def test_a_mean_over_columns_needs_no_layer_and_forgets_their_order_without_places():
-    made = PatchColumnTransformer(
-        ModelConfig(**TINY, extractor="transformer", map_pooling="mean")
-    ).eval()
+    made = PatchColumnTransformer(tiny(extractor="transformer", map_pooling="mean")).eval()
     patches = noise(2, 1, 64, 32)
     torch.testing.assert_close(
         made(patches.unflatten(-1, (8, 4)).flip(-2).flatten(-2)),
@@ -150,7 +153,7 @@ def test_a_mean_over_columns_needs_no_layer_and_forgets_their_order_without_plac
 
 
 def test_a_column_is_all_rows_of_four_frames():
-    made = PatchColumnTransformer(ModelConfig(**TINY))
+    made = PatchColumnTransformer(tiny())
     patches = torch.zeros(1, 1, 64, 32)
     patches[..., 7, 4:8] = torch.arange(4.0)
     seen = []
@@ -163,7 +166,7 @@ def test_a_column_is_all_rows_of_four_frames():
 
 def test_frames_that_make_no_columns_are_refused():
     with pytest.raises(RequestError, match=r"model\.patch_frames is 6, expected a multiple of 4"):
-        ModelConfig(extractor="transformer", patch_frames=6, bands=64, channels=(4,))
+        ModelConfig(extractor="transformer", patch_frames=6, channels=(4,))
 
 
 def test_two_scales_are_refused():

@@ -73,7 +73,13 @@ def unit(recipe: str, seed: int) -> Config:
             "max_patches": config.model.max_patches if whole else patches,
         },
         "pretrain": {"n_patches": patches, "seed": seed},
-        "embed": {"pooling": "mean+std", "layers": [-1], "summaries": [], "whiten": False, "n_components": 0},
+        "embed": {
+            "pooling": "mean+std",
+            "layers": [-1],
+            "summaries": [],
+            "whiten": False,
+            "n_components": 0,
+        },
     }
     if recipe != AS_IT_IS:
         changes["model"] |= {"norm_first": True, "dropout": 0.0}

@@ -509,19 +509,20 @@ class EmbedConfig:
         return dataclasses.replace(self, whiten=False, n_components=0)
 
 
-SUMMARY_SIZES = {
-    "harmony": 72,
-    "mode": 40,
-    "colour": 0,  # two for each mel band
-    "texture": 120,
-    "pulse": 128,
-    "rhythm": 32,
-    "tonic": 36,
-    "degrees": 72,
-    "tempo": 64,
-    "metre": 128,
-}
-"""Length of each row of ``embed.summaries``."""
+def summary_sizes(n_mels: int) -> dict[str, int]:
+    """Length of every feature that ``embed.summaries`` may hold."""
+    return {
+        "harmony": 72,
+        "mode": 40,
+        "colour": 2 * n_mels,
+        "texture": 120,
+        "pulse": 128,
+        "rhythm": 32,
+        "tonic": 36,
+        "degrees": 72,
+        "tempo": 64,
+        "metre": 128,
+    }
 
 
 @dataclass(frozen=True)
@@ -579,7 +580,7 @@ class Config:
     @property
     def summary_sizes(self) -> dict[str, int]:
         """Length of each summary, in the order of ``embed.summaries``."""
-        sizes = SUMMARY_SIZES | {"colour": 2 * self.spectrogram.n_mels}
+        sizes = summary_sizes(self.spectrogram.n_mels)
         for name in self.embed.summaries:
             _require(
                 name in sizes,
