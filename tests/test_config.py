@@ -170,7 +170,7 @@ def test_the_paper_is_the_default():
     )
     assert (config.augment.time_stretch, config.augment.intensity) == ((0.9, 1.2), (0.8, 1.2))
     for stage in (config.pretrain.stage_one, config.pretrain.stage_two):
-        assert (stage.learning_rate, stage.batch, stage.epochs) == (1e-4, 32, 1000)
+        assert (stage.learning_rate, stage.batch_size, stage.epochs) == (1e-4, 32, 1000)
     assert config.finetune.training.learning_rate == 1e-5
     assert config.spectrogram.silence == -1.0
 
