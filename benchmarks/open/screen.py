@@ -9,7 +9,6 @@ interruption: finished runs are kept. Differences below four points of the endpo
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -131,7 +130,7 @@ def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path
     data = Cache(root / "cache-all").require(config.spectrogram)
     begun = folder / "config.json"
     config = (
-        update(config, json.loads(begun.read_text(encoding="utf-8")))
+        update(config, read_changes(begun))
         if begun.exists()
         else with_steps(config, data, seconds)
     )
