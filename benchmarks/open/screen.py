@@ -130,9 +130,7 @@ def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path
     data = Cache(root / "cache-all").require(config.spectrogram)
     begun = folder / "config.json"
     config = (
-        update(config, read_changes(begun))
-        if begun.exists()
-        else with_steps(config, data, seconds)
+        update(config, read_changes(begun)) if begun.exists() else with_steps(config, data, seconds)
     )
     started = time.process_time()
     model = pretrain(root / "cache-all", folder, config=config, device="cpu", resume=begun.exists())

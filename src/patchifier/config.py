@@ -351,6 +351,9 @@ class PretrainConfig:
     """Share of clips whose visible patches are consecutive, not at random positions."""
     loss_patches: Literal["masked", "all"] = "masked"
     """Patches in the loss of stage II."""
+    loss_share: float = 1.0
+    """Share of those that a training step decodes, drawn anew for each step, above 0 and at most 1:
+    the same gradient on average, in less time."""
     extracted_patches: Literal["visible", "all"] = "visible"
     """Patches that the extractor computes in stage II; vectors of masked patches are not used."""
     objectives: tuple[str, ...] = ("pixels",)
@@ -390,6 +393,10 @@ class PretrainConfig:
         _require(
             0 <= self.visible_span_ratio <= 1,
             f"pretrain.visible_span_ratio is {self.visible_span_ratio}, expected between 0 and 1.",
+        )
+        _require(
+            0 < self.loss_share <= 1,
+            f"pretrain.loss_share is {self.loss_share}, expected above 0 and at most 1.",
         )
         _require(
             0 < self.mask_ratio < 1,
@@ -612,7 +619,7 @@ class Config:
 
 ADDED: dict[str, dict[str, Any]] = {
     "model": {"vector_norm": "none"},
-    "pretrain": {"extractor_lr_scale": 1.0},
+    "pretrain": {"extractor_lr_scale": 1.0, "loss_share": 1.0},
 }
 """Fields added since the first edition, with the values that mean what that edition did."""
 
@@ -766,11 +773,9 @@ def identity_form(config: Config) -> dict[str, dict[str, Any]]:
     """Return :func:`stored_form`, without added fields where they mean what the first edition did."""
     values = stored_form(config)
     for section, added in ADDED.items():
-        old = with_old_names(added, section)
-        if old.items() <= values[section].items():
-            values[section] = {
-                name: value for name, value in values[section].items() if name not in old
-            }
+        for name, value in with_old_names(added, section).items():
+            if values[section][name] == value:
+                del values[section][name]
     return values
 
 

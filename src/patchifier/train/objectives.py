@@ -79,7 +79,11 @@ def require_targets(config: Config) -> None:
         raise RequestError(
             f"pretrain.objectives is {targets}, expected some of {', '.join(known)}, each once."
         )
-    for name, only in (("loss_patches", "masked"), ("extracted_patches", "visible")):
+    for name, only in (
+        ("loss_patches", "masked"),
+        ("loss_share", 1.0),
+        ("extracted_patches", "visible"),
+    ):
         if getattr(settings, name) != only:
             raise RequestError(
                 f"pretrain.{name} is {getattr(settings, name)!r}, expected {only!r} with targets beside pixels."
