@@ -13,7 +13,7 @@ import torch
 import patchifier
 from patchifier import checkpoint
 from patchifier.checkpoint import Checkpoint, card, load, save
-from patchifier.config import Config, ModelConfig, RequestError, read_changes, update
+from patchifier.config import Config, RequestError, read_changes, update
 from patchifier.io import replaced_file, replaced_folder
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -442,7 +442,7 @@ def test_readers_see_the_old_folder_or_file_until_the_new_one_is_whole(tmp_path)
 
 def test_a_model_of_the_papers_shape_fits_its_folder(tmp_path):
     config = Config()
-    model = Patchifier(ModelConfig())
+    model = Patchifier()
     save(tmp_path / "model", Checkpoint(model, config))
     assert (
         tmp_path / "model" / "model.safetensors"

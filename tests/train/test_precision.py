@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchifier import cache, datasets
 from patchifier.cache import Cache
-from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
+from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.nn.fast import FEW_CELLS, Convolution, UpConvolution, accelerate, keep_in_float32
 from patchifier.nn.model import FeatureExtractor, Patchifier
 from patchifier.train import finetune, loop, precision, pretrain
@@ -191,7 +191,7 @@ def test_bad_numbers_in_the_data_are_no_fault_of_the_processor():
 # --- all operations of a model ---
 
 
-def trial(config=CONFIG.model, seed=0):
+def trial(config=CONFIG, seed=0):
     """Two steps of stage II."""
     patches = torch.rand(4, 8, 1, 64, 32, generator=torch.Generator().manual_seed(seed))
     masked = torch.arange(8).expand(4, 8) % 4 > 0
@@ -287,7 +287,7 @@ def test_a_convolution_in_float32_computes_what_float32_does():
 def test_maps_of_few_cells_never_reach_a_bf16_convolution():
     """A kernel of oneDNN reads beside maps of 4 x 2 cells; in float32, evaluation is as it was."""
     extractor, patches = (
-        accelerate(FeatureExtractor(ModelConfig())).eval(),
+        accelerate(FeatureExtractor(Config())).eval(),
         torch.rand(6, 1, 64, 32),
     )
     seen = []
@@ -310,7 +310,7 @@ def test_maps_of_few_cells_never_reach_a_bf16_convolution():
 @pytest.mark.skipif(not processor_has_bf16(), reason="this processor has no bf16 arithmetic")
 @torch.no_grad()
 def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
-    extractor = accelerate(FeatureExtractor(ModelConfig())).eval()
+    extractor = accelerate(FeatureExtractor(Config())).eval()
     patches = torch.rand(480, 1, 64, 32, generator=torch.Generator().manual_seed(0))
     exact, found = extractor(patches), []
     for fill in (math.nan, 3e38, -3e38, math.nan, 1.0):
