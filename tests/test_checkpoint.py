@@ -299,7 +299,7 @@ def test_the_weights_of_another_model_are_refused(folder, tmp_path):
 
 
 def test_an_edited_config_is_refused(folder):
-    reconfigure(folder, lambda values: values["model"].update(heads=4))
+    reconfigure(folder, lambda values: values["model"].update(n_heads=4))
     refused(folder, "not saved with this config.json")
 
 

@@ -313,7 +313,7 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
             r"embed\.summaries holds 'degrees', but model\.estimators is \['tempo'\]: add 'tonic'",
         ),
         (
-            {"spectrogram": {"n_pitch_bands": 24}},
+            {"spectrogram": {"n_pitch_bands": 24}, "embed": {"summaries": ["degrees"]}},
             r"embed\.summaries holds 'degrees', which needs an octave of pitch bands or more.* 24, not 36",
         ),
         (
