@@ -47,7 +47,7 @@ def measured(
     made: type[Patchifier], data: Clips, kriging: Kriging | None = None
 ) -> dict[str, np.ndarray]:
     parts = list(
-        reconstruction.measured(made(CONFIG.model).eval(), data, np.arange(5), CONFIG, kriging)
+        reconstruction.measured(made(CONFIG).eval(), data, np.arange(5), CONFIG, kriging)
     )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
