@@ -27,13 +27,12 @@ from tests.log_mels import Clips
 
 ALL = (PIXELS, *DESCRIPTORS, *EMA_TARGETS)
 ROWS = {"bands": 280, "pitch_bands": 216}
+SMALL = {"channels": [4, 4, 4, 8, 8], "dropout": 0.0, "predictor_layers": 1}
 CONFIG = update(
     Config(),
     {
         "spectrogram": ROWS,
-        "model": TINY
-        | ROWS
-        | {"pitch_channels": 4, "dropout": 0.0, "predictor_layers": 1, "norm": "before"},
+        "model": TINY | SMALL | ROWS | {"pitch_channels": 4, "norm": "before"},
         "augment": {"intensity_per": "spectrogram"},
         "pretrain": {"targets": list(ALL), "mask_ratio": 0.5},
     },
@@ -412,8 +411,7 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
         "precision": "32",
         "validate_every": 30,
     }
-    model = TINY | {"dropout": 0.0, "predictor_layers": 1}
-    config = update(Config(), {"model": model, "pretrain": pretraining})
+    config = update(Config(), {"model": TINY | SMALL, "pretrain": pretraining})
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     names, *rows = (tmp_path / "run" / "stage-two" / "validation.csv").read_text().splitlines()
     column = names.split(",").index("distil_error")
