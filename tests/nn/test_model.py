@@ -149,6 +149,12 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_any_batch(masking, gradient):
 LOSSES = [{"loss_on": on, "extract": of} for on in ("masked", "all") for of in ("visible", "all")]
 
 
+def stage_two(model, patches, target, valid, mask, *, loss_on, extract):
+    every = torch.ones_like(mask) if valid is None else valid
+    loss_mask = every if loss_on == "all" else mask
+    return model.stage_two_loss(patches, target, valid, mask, extract=extract, loss_mask=loss_mask)
+
+
 @pytest.mark.parametrize("content", [0.0, -1.0, 1e4, float("nan")])
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_what_stands_in_padded_patches_changes_nothing(training, content):
@@ -163,7 +169,7 @@ def test_what_stands_in_padded_patches_changes_nothing(training, content):
         torch.manual_seed(0)
         first, *layers = model.forward_encoder(given[0], valid=valid)
         losses = [model.stage_one_loss(*given, valid)]
-        losses += [model.stage_two_loss(*given, valid, mask, **each) for each in LOSSES]
+        losses += [stage_two(model, *given, valid, mask, **each) for each in LOSSES]
         sequences = [layer[:, 1:][valid] for layer in layers]
         return [first[valid], *sequences, *losses, *model.buffers()]
 
@@ -268,7 +274,9 @@ def test_the_loss_of_stage_two_is_the_mean_square_over_masked_or_all_patches(los
         sequence = model.bottleneck(vectors, mask=own)[-1][0]
         each = (model.decoder(model.align(sequence[1:])) - target[b, :count]).square()
         squares.append(each if loss_on == "all" else each[own[0]])
-    loss = model.stage_two_loss(patches, target, lengths_to_valid(5, 3), mask, loss_on=loss_on)
+    valid = lengths_to_valid(5, 3)
+    loss_mask = {"masked": None, "all": valid}[loss_on]
+    loss = model.stage_two_loss(patches, target, valid, mask, loss_mask=loss_mask)
     close(loss, torch.cat(squares).mean(), atol=1e-6, rtol=1e-5)
 
 
@@ -280,7 +288,7 @@ def test_losses_without_padding_are_the_same_with_and_without_a_mask_of_it(optio
     for valid in (present, None):
         model = trained(tiny(dropout=0.0)).train()
         loss = model.stage_one_loss(*pair, valid)
-        loss = loss + model.stage_two_loss(*pair, valid, masks(present, 0.6), **options)
+        loss = loss + stage_two(model, *pair, valid, masks(present, 0.6), **options)
         loss.backward()
         found.append([loss, *(parameter.grad for parameter in model.parameters())])
     close(*found, atol=1e-6, rtol=1e-5)
@@ -375,7 +383,7 @@ def test_two_steps_lower_the_loss_of_every_alternative(changes, options):
         torch.manual_seed(0)
         if options is None:
             return model.stage_one_loss(patches, patches, valid)
-        return model.stage_two_loss(patches, patches, valid, masks(valid), **options)
+        return stage_two(model, patches, patches, valid, masks(valid), **options)
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     before = loss().item()
