@@ -25,7 +25,7 @@ def double(shared: None, numbers: Sequence[int]) -> list[int]:
 def test_processes_start_side_by_side_and_not_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    there = []
+    there, spawn = [], multiprocessing.get_context("spawn")
 
     class Watched(ProcessPoolExecutor):
         def submit(self, way, *arguments) -> Future:  # type: ignore[no-untyped-def, override]
@@ -33,21 +33,22 @@ def test_processes_start_side_by_side_and_not_one_after_the_other(
                 there.append(len(self._processes))
             return super().submit(way, *arguments)
 
-    spawn = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(
-        jobs, "process_pool", lambda workers, **options: Watched(workers, spawn, **options)
-    )
+    def pool(workers: int, **options: object) -> Watched:
+        return Watched(workers, spawn, **options)
+
+    monkeypatch.setattr(jobs, "process_pool", pool)
     assert list(jobs.run(double, [[0], [1, 2]], workers=2)) == [0, 2, 4]
     assert there[0] == 2
 
 
 def test_answers_do_not_pile_up_before_they_are_asked_for(threads: None) -> None:
     begun = []
-    answers = jobs.run(
-        lambda shared, numbers: begun.extend(numbers) or numbers,
-        [[number] for number in range(100)],
-        workers=2,
-    )
+
+    def note(shared: None, numbers: list[int]) -> list[int]:
+        begun.extend(numbers)
+        return numbers
+
+    answers = jobs.run(note, [[number] for number in range(100)], workers=2)
     next(answers)
     time.sleep(0.2)
     assert len(begun) <= jobs.AHEAD * 2
@@ -59,11 +60,8 @@ def length(shared: np.ndarray, numbers: Sequence[int]) -> list[int]:
 
 
 def test_what_is_large_reaches_every_process() -> None:
-    assert list(jobs.run(length, [[0], [1], [2]], workers=2, shared=np.zeros(1_000_000))) == [
-        1_000_000,
-        1_000_001,
-        1_000_002,
-    ]
+    shared, found = np.zeros(1_000_000), [1_000_000, 1_000_001, 1_000_002]
+    assert list(jobs.run(length, [[0], [1], [2]], workers=2, shared=shared)) == found
 
 
 UNGUARDED = """
@@ -78,13 +76,9 @@ def test_a_script_without_a_main_guard_is_told_even_where_much_is_shared(
     tmp_path: Path, child_environment: dict[str, str]
 ) -> None:
     (tmp_path / "script.py").write_text(UNGUARDED)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py")],
-        env=child_environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, str(tmp_path / "script.py")]
+    options = {"env": child_environment, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run(command, check=False, **options)
     assert done.returncode != 0
     assert "RequestError: the worker processes could not start" in done.stderr
 
@@ -107,20 +101,10 @@ def deadly(shared: None, numbers: Sequence[int]) -> list[tuple[int, int]]:
 
 def test_an_item_that_kills_its_process_is_named_and_costs_its_batch_nothing_else() -> None:
     """Other batches stay whole; of a batch that died again, every item is done alone."""
-    found = list(
-        jobs.run(deadly, [[1, 2], [3, 5, 6], [10], [7, 8]], workers=2, name=lambda n: f"n{n}")
-    )
-    crashed = "n{}: the decoder crashed on this file."
-    assert found == [
-        (1, 2),
-        (2, 2),
-        (3, 1),
-        crashed.format(5),
-        (6, 1),
-        crashed.format(10),
-        (7, 2),
-        (8, 2),
-    ]
+    batches = [[1, 2], [3, 5, 6], [10], [7, 8]]
+    found = list(jobs.run(deadly, batches, workers=2, name=lambda n: f"n{n}"))
+    five, ten = (f"n{number}: the decoder crashed on this file." for number in (5, 10))
+    assert found == [(1, 2), (2, 2), (3, 1), five, (6, 1), ten, (7, 2), (8, 2)]
 
 
 def once(folder: Path, numbers: Sequence[int]) -> list[int]:
