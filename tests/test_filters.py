@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,26 +19,13 @@ from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
 from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
+from tests.builders import TINY, close
 
 RATE = 22_050
 WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
-TINY = {
-    "channels": [4, 4, 8, 8, 16],
-    "pitch_channels": 4,
-    "width": 32,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 64,
-    "norm": "before",
-    "predictor_layers": 1,
-}
-CONFIG = update(
-    Config(),
-    {
-        "spectrogram": {"bands": 280, "pitch_bands": 216},
-        "model": TINY | {"bands": 280, "pitch_bands": 216},
-    },
-)
+ROWS = {"bands": 280, "pitch_bands": 216}
+MODEL = TINY | {"width": 32, "feed_forward": 64, "norm": "before", "predictor_layers": 1}
+CONFIG = update(Config(), {"spectrogram": ROWS, "model": MODEL | ROWS | {"pitch_channels": 4}})
 
 
 def pitch_hz(band: int) -> float:
@@ -82,9 +70,8 @@ def test_full_scale_tone_has_its_known_level(bin_of: int, tone: Callable) -> Non
 def test_pitch_filters_have_unit_area_and_none_is_narrower_than_the_transform_can_tell() -> None:
     made, bin_hz = filters.pitch_filters(WIDE), RATE / WIDE.pitch_n_fft
     assert made.shape == (216, 4097)
-    np.testing.assert_allclose(
-        made.sum(axis=1) * bin_hz, 1, atol=0.1
-    )  # triangles as narrow as the transform are sampled roughly
+    # triangles as narrow as the transform are sampled roughly
+    np.testing.assert_allclose(made.sum(axis=1) * bin_hz, 1, atol=0.1)
     assert (made > 0).any(axis=1).all()
     centres = (made * np.arange(4097) * bin_hz).sum(axis=1) / made.sum(axis=1)
     np.testing.assert_allclose(centres, [pitch_hz(band) for band in range(216)], atol=bin_hz / 2)
@@ -96,12 +83,9 @@ def test_mel_bands_are_what_they_are_without_pitch_bands(
 ) -> None:
     config = update(WIDE, changes)
     wave = tone(pitch_hz(60), seconds=2) + noise(2, level=0.01)
-    found, plain = (
-        spectrogram.log_mel(wave, config),
-        spectrogram.log_mel(wave, config.without_pitch),
-    )
+    found, plain = (spectrogram.log_mel(wave, each) for each in (config, config.without_pitch))
     assert found.shape == (280, plain.shape[1])
-    torch.testing.assert_close(found[:64], plain, atol=1e-6, rtol=0)
+    close(found[:64], plain, atol=1e-6)
 
 
 @settings(max_examples=15, deadline=None)
@@ -112,16 +96,10 @@ def test_log_mel_of_blocks_is_that_of_the_whole(
     wave = noise(samples / RATE)
     blocks = np.split(wave, sorted(min(place, samples) for place in cuts))
     expected = spectrogram.log_mel(wave, WIDE)
-    torch.testing.assert_close(
-        spectrogram.log_mel_of_blocks(iter(blocks), WIDE), expected, atol=2e-5, rtol=0
-    )
-    torch.testing.assert_close(
-        torch.cat(list(spectrogram.stream_log_mel(iter(blocks), WIDE)), dim=-1),
-        expected,
-        atol=2e-5,
-        rtol=0,
-    )
     assert expected.shape == (280, 1 + samples // 512)
+    close(spectrogram.log_mel_of_blocks(iter(blocks), WIDE), expected, atol=2e-5)
+    streamed = torch.cat(list(spectrogram.stream_log_mel(iter(blocks), WIDE)), dim=-1)
+    close(streamed, expected, atol=2e-5)
 
 
 def test_blocks_give_what_the_whole_gives_under_a_window_that_does_not_end_in_zeros(
@@ -129,7 +107,7 @@ def test_blocks_give_what_the_whole_gives_under_a_window_that_does_not_end_in_ze
 ) -> None:
     config, wave = update(WIDE, {"window": "hamming"}), tone(5_600, seconds=20)
     found = torch.cat(list(spectrogram.stream_log_mel(iter(np.split(wave, 20)), config)), dim=-1)
-    torch.testing.assert_close(found, spectrogram.log_mel(wave, config), atol=2e-5, rtol=0)
+    close(found, spectrogram.log_mel(wave, config), atol=2e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 4095, 40_001])
@@ -162,9 +140,7 @@ def test_pitch_bands_are_those_of_every_sample(
     "changes",
     [
         {"pitch_bands": 218, "bands": 282},
-        {"hop": 441},
-        {"pitch_n_fft": 8190},
-        {"pitch_f_min_hz": 60.0},
+        *[{"hop": 441}, {"pitch_n_fft": 8190}, {"pitch_f_min_hz": 60.0}],
     ],
     ids=str,
 )
@@ -178,10 +154,8 @@ def test_silence_is_exactly_minus_one(silence: Callable) -> None:
 
 def test_sound_of_a_log_mel_is_that_of_its_mel_bands(tone: Callable) -> None:
     log_mel = spectrogram.log_mel(tone(), WIDE)
-    torch.testing.assert_close(
-        spectrogram.to_waveform(log_mel, WIDE, iterations=1),
-        spectrogram.to_waveform(log_mel[:64], WIDE.without_pitch, iterations=1),
-    )
+    plain = spectrogram.to_waveform(log_mel[:64], WIDE.without_pitch, iterations=1)
+    close(spectrogram.to_waveform(log_mel, WIDE, iterations=1), plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -202,14 +176,8 @@ def test_bands_that_cannot_be_are_refused_by_name(changes: dict, named: str) -> 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        (
-            {"model": {"pitch_bands": 120}},
-            r"spectrogram\.pitch_bands \(216\) and model\.pitch_bands \(120\) must be the same",
-        ),
-        (
-            {"model": {"bands": 284, "pitch_bands": 220}},
-            r"model\.pitch_bands \(220\) must be fewer than model\.bands and a multiple of 6",
-        ),
+        ({"model": {"pitch_bands": 120}}, r"\(216\).*\(120\) must be the same"),
+        ({"model": {"bands": 284, "pitch_bands": 220}}, "a multiple of 6"),
         ({"model": {"pitch_channels": 0}}, r"model\.pitch_channels is 0"),
     ],
 )
@@ -235,10 +203,9 @@ def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(
     view = wide.require(SpectrogramConfig())
     assert view.spectrogram == narrow.spectrogram
     for index in range(len(narrow.clips)):
-        np.testing.assert_allclose(
-            view.log_mel(index), narrow.log_mel(index), atol=1e-3
-        )  # a step of float16
-        assert (np.asarray(view.log_mel(index)) == wide.log_mel(index)[:, :64]).all()
+        found = view.log_mel(index)
+        np.testing.assert_allclose(found, narrow.log_mel(index), atol=1e-3)  # a step of float16
+        np.testing.assert_array_equal(found, wide.log_mel(index)[:, :64])
     spans = np.array([[0, 20], [5, 40]])
     assert torch.equal(view.read([0, 1], spans), wide.read([0, 1], spans)[..., :64])
     assert wide.log_mel(0).shape[1] == 280
@@ -274,21 +241,15 @@ def test_pitch_bands_that_a_cache_has_not_are_refused_by_name(small_cache: Path)
 def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(
     spec: str, wide_cache: Path, small_cache: Path, tmp_path: Path
 ) -> None:
-    narrow = update(
-        Config(),
-        {"model": {name: value for name, value in TINY.items() if name != "pitch_channels"}},
-    )
-    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(narrow.model), narrow))
+    narrow, folder = update(Config(), {"model": MODEL}), tmp_path / "model"
+    checkpoint.save(folder, Checkpoint(Patchifier(narrow.model), narrow))
     found = []
     for path in (small_cache, wide_cache):
-        data = cache.Cache(path)
-        train = range(len(data.clips))
-        (encoder,) = encoders(
-            spec.replace("MODEL", str(tmp_path / "model")), data=data, train=train
-        )
+        data, train = cache.Cache(path), range(6)
+        (encoder,) = encoders(spec.replace("MODEL", str(folder)), data=data, train=train)
         found.append(encoder.encode(data, train))
     assert found[0].shape == found[1].shape
-    np.testing.assert_allclose(found[0], found[1], atol=2e-3)  # log-mels in half precision
+    np.testing.assert_allclose(*found, atol=2e-3)  # log-mels in half precision
 
 
 def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(
@@ -299,7 +260,7 @@ def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(
     for path in (wide_cache, small_cache):
         (encoder,) = encoders(str(tmp_path / "model"), data=cache.Cache(path))
         found.append(encoder.encode(cache.Cache(path), [0, 3]))
-    np.testing.assert_allclose(found[0], found[1], atol=2e-3)  # log-mels in half precision
+    np.testing.assert_allclose(*found, atol=2e-3)  # log-mels in half precision
 
 
 # --- every way to a vector ---
@@ -340,8 +301,6 @@ def test_a_batch_gives_what_each_alone_does(
 
 def test_a_file_gives_what_its_samples_do(embedder: Embedder, audio_folder: Path) -> None:
     """It is read block by block."""
-    import soundfile
-
     path = audio_folder / "album1" / "track3.wav"
     wave, rate = soundfile.read(path, dtype="float32")
     np.testing.assert_allclose(embedder.embed(path), embedder.embed(wave, rate), atol=1e-5, rtol=0)
@@ -353,19 +312,23 @@ def test_reconstructions_are_of_mel_bands(embedder: Embedder, noise: Callable) -
     assert patches.shape == filled.shape == (4, 64, 32)
 
 
+def sounds(frames: int) -> np.ndarray:
+    chance = np.random.default_rng(frames)
+    return chance.uniform(-1, 1, (2, frames * 512)).astype(np.float32)
+
+
 @pytest.mark.parametrize("frames", [1, 33, 800, 1250])
+@torch.no_grad()
 def test_the_graph_gives_the_embedders_vectors(frames: int, embedder: Embedder) -> None:
-    sounds = np.random.default_rng(frames).uniform(-1, 1, (2, frames * 512)).astype(np.float32)
-    with torch.no_grad():
-        found = Graph(embedder.model, embedder.config)(torch.from_numpy(sounds)).numpy()
-    np.testing.assert_allclose(found, embedder.embed(list(sounds), RATE), atol=2e-5)
+    waves = sounds(frames)
+    found = Graph(embedder.model, embedder.config)(torch.from_numpy(waves)).numpy()
+    np.testing.assert_allclose(found, embedder.embed(list(waves), RATE), atol=2e-5)
 
 
 def test_the_exported_graph_gives_the_embedders_vectors(embedder: Embedder, tmp_path: Path) -> None:
-    session = onnxruntime.InferenceSession(
-        export(embedder, tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"]
-    )
+    graph = export(embedder, tmp_path / "graph.onnx")
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for frames in (5, 100, 1217):
-        sounds = np.random.default_rng(frames).uniform(-1, 1, (2, frames * 512)).astype(np.float32)
-        (found,) = session.run(["embedding"], {"waveform": sounds})
-        np.testing.assert_allclose(found, embedder.embed(list(sounds), RATE), atol=2e-5)
+        (found,) = session.run(["embedding"], {"waveform": sounds(frames)})
+        wanted = embedder.embed(list(sounds(frames)), RATE)
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
