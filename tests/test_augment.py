@@ -1,6 +1,6 @@
 """Augmentation: what is drawn, and that what is applied is what was drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -71,13 +71,8 @@ def applied(
     return augment.vary_intensity(clean, crops, config=config, silence=SILENCE), clean
 
 
-# --- draws ---
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_same_generator_gives_the_same_draw_whatever_the_global_state(
-    layout: augment.Layout,
-) -> None:
+def test_same_generator_gives_the_same_draw_whatever_the_global_state(layout):
     found = []
     for seed in (3, 3, 4):
         np.random.seed(len(found))  # noqa: NPY002
@@ -92,7 +87,7 @@ def test_same_generator_gives_the_same_draw_whatever_the_global_state(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_draws_lie_in_their_ranges_and_fill_them(layout: augment.Layout) -> None:
+def test_draws_lie_in_their_ranges_and_fill_them(layout):
     config = AugmentConfig(intensity_per="spectrogram")
     frames = np.full(2000, 1249)
     drawn = drawn_from(0, frames, layout=layout, config=config)
@@ -108,7 +103,7 @@ def test_draws_lie_in_their_ranges_and_fill_them(layout: augment.Layout) -> None
 
 
 @pytest.mark.parametrize("layout", ["consecutive", "independent", "one"])
-def test_crops_reach_both_ends_of_the_clip(layout: augment.Layout) -> None:
+def test_crops_reach_both_ends_of_the_clip(layout):
     firsts = drawn_from(0, np.full(4000, 830), layout=layout, config=PLAIN).starts[:, 0]
     spare = 830 - (25 * 32 if layout == "consecutive" else 32)
     assert (firsts.min(), firsts.max()) == (0, spare)
@@ -119,7 +114,7 @@ def test_crops_reach_both_ends_of_the_clip(layout: augment.Layout) -> None:
     ("layout", "shape"),
     [("consecutive", (2, 25)), ("independent", (2, 25)), ("one", (2, 1)), ("whole", (2, 39))],
 )
-def test_layout_has_its_shape(layout: augment.Layout, shape: tuple[int, int]) -> None:
+def test_layout_has_its_shape(layout, shape):
     frames = [900, 1249]
     drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(scale=(1, 1)))
     assert drawn.starts.shape == drawn.present.shape == shape
@@ -128,21 +123,21 @@ def test_layout_has_its_shape(layout: augment.Layout, shape: tuple[int, int]) ->
     assert augmented.isfinite().all()
 
 
-def test_consecutive_patches_touch_and_independent_ones_are_independent() -> None:
+def test_consecutive_patches_touch_and_independent_ones_are_independent():
     assert (np.diff(drawn_from(0, [1249, 900], layout="consecutive").starts, axis=1) == 32).all()
     starts = drawn_from(0, [1249], layout="independent", patches=500).starts[0]
     assert abs(np.corrcoef(starts[:-1], starts[1:])[0, 1]) < 0.15
     assert len(set(starts % 32)) == 32
 
 
-def test_whole_takes_every_whole_patch_and_most_limits_them() -> None:
+def test_whole_takes_every_whole_patch_and_most_limits_them():
     for options, counts in (({}, [39, 3]), ({"most": 25}, [25, 3])):
         present = drawn_from(0, [1249, 100], layout="whole", config=PLAIN, **options).present
         assert present.shape == (2, counts[0])
         assert present.sum(axis=1).tolist() == counts
 
 
-def test_twenty_second_clip_always_fills_25_patches() -> None:
+def test_twenty_second_clip_always_fills_25_patches():
     drawn = drawn_from(0, np.full(5000, 862), config=AugmentConfig(intensity_per="spectrogram"))
     assert drawn.present.all()
     assert (drawn.starts[:, -1] + 32 <= drawn.lengths).all()
@@ -151,14 +146,14 @@ def test_twenty_second_clip_always_fills_25_patches() -> None:
     assert (drawn.scale > 0.93).mean() > 0.85  # only those that had to be were raised
 
 
-def test_scale_is_not_raised_beyond_its_range() -> None:
+def test_scale_is_not_raised_beyond_its_range():
     drawn = drawn_from(0, np.full(100, 600))  # 800 would need 1.33
     assert drawn.scale.max() <= 1.2
     assert not drawn.present.all(axis=1).any()
     np.testing.assert_array_equal(drawn.present.sum(axis=1), drawn.lengths // 32)
 
 
-def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
+def test_short_clip_is_padded_with_silence_and_its_patches_are_absent():
     frames = [100, 20]
     drawn = drawn_from(0, frames, config=PLAIN)
     assert drawn.present.sum(axis=1).tolist() == [3, 1]
@@ -172,7 +167,7 @@ def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
 
 
 @pytest.mark.parametrize("layout", ["consecutive", "independent", "one"])
-def test_draw_of_a_clip_does_not_depend_on_other_clips(layout: augment.Layout) -> None:
+def test_draw_of_a_clip_does_not_depend_on_other_clips(layout):
     others = ([900, 1249, 40], [300, 1249, 5000])
     require_same(*(drawn_from(5, frames, layout=layout) for frames in others), row=1)
 
@@ -180,7 +175,7 @@ def test_draw_of_a_clip_does_not_depend_on_other_clips(layout: augment.Layout) -
 @pytest.mark.parametrize(
     ("per", "count"), [("element", 2 * 25 * 4 * 32), ("band", 2 * 4), ("spectrogram", 2)]
 )
-def test_intensity_has_its_structure(per: str, count: int) -> None:
+def test_intensity_has_its_structure(per, count):
     config = AugmentConfig(intensity_per=per)
     factors = intensity(drawn_from(0, [900, 1000], config=config), config)
     assert factors.dtype == torch.float32
@@ -189,7 +184,7 @@ def test_intensity_has_its_structure(per: str, count: int) -> None:
     assert 0.6 * min(count, 2**16) < len(factors.unique()) <= count
 
 
-def test_intensity_is_that_of_wellons_hash_of_key_and_place() -> None:
+def test_intensity_is_that_of_wellons_hash_of_key_and_place():
     keys = np.array([[3, -5], [2**31 - 1, -(2**31)]], np.int32)
     places = np.arange(1000, dtype=np.uint32)
     values = augment.uniform(torch.from_numpy(keys), 2000, -1.0, 1.0).numpy()
@@ -203,7 +198,7 @@ def test_intensity_is_that_of_wellons_hash_of_key_and_place() -> None:
         np.testing.assert_allclose(found, (x.view(np.int16) + 0.5) / 2**15, atol=1e-6)
 
 
-def test_uniform_numbers_are_uniform_and_independent() -> None:
+def test_uniform_numbers_are_uniform_and_independent():
     keys = np.random.default_rng(0).integers(-(2**31), 2**31, (40, 2), dtype=np.int32)
     values = augment.uniform(torch.from_numpy(keys), 50_001, 0.0, 1.0).numpy()
     assert values.shape == (40, 50_001)
@@ -216,10 +211,7 @@ def test_uniform_numbers_are_uniform_and_independent() -> None:
     assert abs(between).max() < 0.025
 
 
-# --- application ---
-
-
-def test_without_scaling_and_intensity_it_is_exactly_the_crop() -> None:
+def test_without_scaling_and_intensity_it_is_exactly_the_crop():
     frames = [900, 1249]
     log_mels = side_by_side(frames)
     drawn = drawn_from(0, frames, config=PLAIN)
@@ -232,7 +224,7 @@ def test_without_scaling_and_intensity_it_is_exactly_the_crop() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(frame=st.integers(2, 297), scale=st.floats(0.9, 1.2))
-def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -> None:
+def test_click_lands_where_its_time_was_stretched_to(frame, scale):
     log_mels = torch.zeros(1, 300, 1)
     log_mels[0, frame] = 1
     drawn = drawn_from(0, [300], layout="whole", config=scaled(scale))
@@ -246,7 +238,7 @@ def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -
 
 
 @pytest.mark.parametrize("scale", [0.9, 1.0, 1.1, 1.2])
-def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
+def test_ramp_is_stretched_to_a_ramp(scale):
     drawn = drawn_from(0, [400], patches=10, config=scaled(scale))
     _, clean = applied(drawn, torch.arange(400.0)[None, :, None], [400])
     stretched = drawn.starts[0, 0] + np.arange(320)
@@ -257,7 +249,7 @@ def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
 @pytest.mark.parametrize(
     ("per", "constant_axes"), [("band", (1, 4)), ("spectrogram", (1, 3, 4)), ("element", ())]
 )
-def test_intensity_multiplies_what_it_should(per: str, constant_axes: tuple[int, ...]) -> None:
+def test_intensity_multiplies_what_it_should(per, constant_axes):
     frames, config = [900, 900], AugmentConfig(scale=(1, 1), intensity_per=per)
     drawn = drawn_from(0, frames, config=config)
     augmented, clean = applied(drawn, torch.full((2, 900, 4), -0.5), frames, config=config)
@@ -270,7 +262,7 @@ def test_intensity_multiplies_what_it_should(per: str, constant_axes: tuple[int,
 
 
 @pytest.mark.parametrize("per", ["element", "band", "spectrogram"])
-def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
+def test_padding_is_exactly_silence_under_any_intensity(per):
     frames, config = [100, 900, 20], AugmentConfig(intensity_per=per)
     drawn = drawn_from(0, frames, config=config)
     ended = drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]
@@ -291,9 +283,7 @@ def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
     low=st.floats(0.5, 1.0),
     high=st.floats(1.0, 1.6),
 )
-def test_span_covers_what_is_looked_at(
-    frames: list[int], layout: augment.Layout, seed: int, patches: int, low: float, high: float
-) -> None:
+def test_span_covers_what_is_looked_at(frames, layout, seed, patches, low, high):
     config = AugmentConfig(scale=(low, high), intensity_per="spectrogram")
     drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, width=8, most=9)
     whole = side_by_side(frames).nan_to_num(7.0)
@@ -309,21 +299,21 @@ def test_span_covers_what_is_looked_at(
     close(found, applied(drawn, whole, frames, width=8), atol=1e-4)
 
 
-def test_span_reads_no_more_than_the_crop_needs() -> None:
+def test_span_reads_no_more_than_the_crop_needs():
     drawn = drawn_from(0, np.full(200, 5000), patches=4)
     spans = augment.span(drawn, np.full(200, 5000))
     needed = 4 * 32 / drawn.scale
     assert (np.diff(spans)[:, 0] <= needed + 4).all()
 
 
-def test_half_precision_comes_out_as_float32() -> None:
+def test_half_precision_comes_out_as_float32():
     drawn = drawn_from(0, [900])
     augmented, clean = applied(drawn, side_by_side([900]).half(), [900])
     assert augmented.dtype == clean.dtype == torch.float32
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout: augment.Layout) -> None:
+def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout):
     frames = [900, 1249, 40, 700]
     drawn, log_mels = drawn_from(0, frames, layout=layout), side_by_side(frames)
     whole, _ = applied(drawn, log_mels, frames)
@@ -333,13 +323,11 @@ def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout: augment.Layo
 
 
 @pytest.mark.parametrize(("frames", "padded"), [([900, 1249], False), ([900, 100], True)])
-def test_a_batch_without_padding_has_no_mask_of_it(frames: list[int], padded: bool) -> None:
+def test_a_batch_without_padding_has_no_mask_of_it(frames, padded):
     drawn = drawn_from(0, frames)
     crops = augment.Crops.of(drawn, first=np.zeros(2, int), frames=np.array(frames))
     assert (crops.present is not None) == padded
 
-
-# --- a shift of pitch ---
 
 WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
 
@@ -356,7 +344,7 @@ def shifted(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.Layout) -> None:
+def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout):
     frames, found, states = np.array([900, 1249, 40]), [], []
     for pitch in [(0, 0), (-3, 3), (-3, 3)]:
         generator, config = np.random.default_rng(3), AugmentConfig(pitch=pitch)
@@ -371,7 +359,7 @@ def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.La
     np.testing.assert_array_equal(moved[1:].pitch, moved.pitch[1:])
 
 
-def test_what_was_drawn_without_a_range_is_what_was_always_drawn() -> None:
+def test_what_was_drawn_without_a_range_is_what_was_always_drawn():
     """Numbers of the version before there was a shift."""
     drawn = drawn_from(0, [900, 1249])
     np.testing.assert_allclose(drawn.scale, [1.0910885061964364, 0.9809360141291611], rtol=1e-15)
@@ -380,14 +368,14 @@ def test_what_was_drawn_without_a_range_is_what_was_always_drawn() -> None:
     assert crops.rows is None
 
 
-def test_shifts_fill_their_range() -> None:
+def test_shifts_fill_their_range():
     drawn = drawn_from(0, np.full(2000, 1249), config=AugmentConfig(pitch=(-3, 1)))
     assert drawn.pitch.min() < -2.98 < 0.98 < drawn.pitch.max() < 1
     assert drawn.pitch.mean() == pytest.approx(-1, abs=0.1)
 
 
 @pytest.mark.parametrize("semitones", [2, -3, 7])
-def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones: int, tone: Callable) -> None:
+def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones, tone):
     bands = (111, 111 + 3 * semitones)
     low, high = (spectrogram.log_mel(tone(55 * 2 ** (n / 36), seconds=3), WIDE) for n in bands)
     found = shifted(low, semitones)[:, 20:-20]
@@ -398,7 +386,7 @@ def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones: int, tone:
     assert (found[64:].mean(1) - wanted[64:].mean(1))[loud].abs().max() < 0.05
 
 
-def test_chroma_rolls_with_the_shift(tone: Callable) -> None:
+def test_chroma_rolls_with_the_shift(tone):
     rows = {"bands": 280, "pitch_bands": 216}
     config = update(Config(), {"spectrogram": rows, "model": rows})
     log_mel = spectrogram.log_mel(tone(330, seconds=3) + tone(415, seconds=3), WIDE)
@@ -407,7 +395,7 @@ def test_chroma_rolls_with_the_shift(tone: Callable) -> None:
     close(found, expected.roll(6, dims=-1), atol=1e-4, rtol=1e-3)
 
 
-def test_rows_move_by_thirds_of_a_semitone_and_the_outermost_stay() -> None:
+def test_rows_move_by_thirds_of_a_semitone_and_the_outermost_stay():
     log_mel = uniform(280, 32) - 0.9
     expected = log_mel[64:].roll(1, dims=0)
     expected[0] = log_mel[64]
@@ -425,7 +413,7 @@ def test_rows_move_by_thirds_of_a_semitone_and_the_outermost_stay() -> None:
     close(down[:64][beyond], log_mel[63].expand(int(beyond.sum()), -1), atol=1e-4)
 
 
-def test_mel_and_pitch_bands_do_not_run_into_each_other_and_padding_stays() -> None:
+def test_mel_and_pitch_bands_do_not_run_into_each_other_and_padding_stays():
     log_mel = torch.full((280, 20), -1.0)
     log_mel[:64] = 0.5
     found = shifted(log_mel, 5)
@@ -435,7 +423,7 @@ def test_mel_and_pitch_bands_do_not_run_into_each_other_and_padding_stays() -> N
 
 
 @pytest.mark.parametrize("semitones", [4.0, -4.0])
-def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones: float, tone: Callable) -> None:
+def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones, tone):
     config = SpectrogramConfig()
     found = shifted(spectrogram.log_mel(tone(2000, seconds=2)).half(), semitones, config)[:, 10:-10]
     assert found.dtype == torch.float32
@@ -443,6 +431,6 @@ def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones: float, tone
     assert ((found.argmax(0) - wanted).abs() <= 1).all()
 
 
-def test_a_range_that_is_none_is_refused() -> None:
+def test_a_range_that_is_none_is_refused():
     with pytest.raises(RequestError, match=r"augment\.pitch is \[1, -1\], expected low <= high"):
         AugmentConfig(pitch=(1, -1))

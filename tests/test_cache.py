@@ -75,9 +75,6 @@ def require_equal(first: Path, second: Path) -> None:
         np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
-# --- good and bad files ---
-
-
 @pytest.fixture(scope="module")
 def mixed(
     tmp_path_factory: pytest.TempPathFactory, tone: Callable, noise: Callable, silence: Callable
@@ -122,9 +119,7 @@ BAD = {
 GOOD = ["c_tone.wav", "e_short.wav", "f_silence.flac", "g_eight.wav", "h_fast.wav"]
 
 
-def test_bad_files_are_named_with_a_reason_and_good_ones_are_all_there(
-    mixed: Path, mixed_cache: tuple[Path, cache.Prepared]
-) -> None:
+def test_bad_files_are_named_with_a_reason_and_good_ones_are_all_there(mixed, mixed_cache):
     out, prepared = mixed_cache
     assert [clip.id for clip in cache.Cache(out).clips] == GOOD
     rows = skipped(out)
@@ -140,9 +135,7 @@ def test_bad_files_are_named_with_a_reason_and_good_ones_are_all_there(
     assert prepared.audio_s == pytest.approx(2 + 0.1 + 1.5 + 1 + 1, abs=5 * 512 / RATE)
 
 
-def test_values_are_the_log_mel_in_half_precision(
-    mixed: Path, mixed_cache: tuple[Path, cache.Prepared]
-) -> None:
+def test_values_are_the_log_mel_in_half_precision(mixed, mixed_cache):
     found = contents(mixed_cache[0])
     for name, values in found.items():
         expected = spectrogram.log_mel(audio.load(mixed / name)).T
@@ -152,13 +145,11 @@ def test_values_are_the_log_mel_in_half_precision(
     assert found["e_short.wav"].shape == (1 + 2205 // 512, 64)
 
 
-def test_finished_cache_verifies(
-    mixed_cache: tuple[Path, cache.Prepared], small_cache: Path
-) -> None:
+def test_finished_cache_verifies(mixed_cache, small_cache):
     assert cache.Cache(mixed_cache[0]).verify() == cache.Cache(small_cache).verify() == []
 
 
-def test_part_of_a_file_is_what_is_cached(audio_folder: Path, prepare: Callable, out: Path) -> None:
+def test_part_of_a_file_is_what_is_cached(audio_folder, prepare, out):
     path = str(audio_folder / "album2" / "track5.wav")
     prepare(Dataset("parts", (Clip("first", path, 0, 1), Clip("second", path, 1, 3))))
     found, expected = contents(out), spectrogram.log_mel(audio.load(path)[RATE : 3 * RATE]).T
@@ -166,7 +157,7 @@ def test_part_of_a_file_is_what_is_cached(audio_folder: Path, prepare: Callable,
     assert len(found["first"]) == 1 + RATE // 512
 
 
-def test_nothing_readable_is_refused_with_the_first_reason(tmp_path: Path, threads: None) -> None:
+def test_nothing_readable_is_refused_with_the_first_reason(tmp_path, threads):
     (tmp_path / "empty.wav").touch()
     with pytest.raises(RequestError, match=r"none of the 1 clips.*empty\.wav: is empty"):
         cache.prepare(datasets.load(tmp_path), tmp_path / "out")
@@ -175,16 +166,14 @@ def test_nothing_readable_is_refused_with_the_first_reason(tmp_path: Path, threa
         cache.Cache(tmp_path / "out")
 
 
-def test_file_whose_name_is_not_unicode_is_skipped_and_named(
-    library: Path, prepare: Callable, out: Path
-) -> None:
+def test_file_whose_name_is_not_unicode_is_skipped_and_named(library, prepare, out):
     """File systems hold any bytes; Python stands them in for by lone surrogates."""
     wrong = Clip("m\udcfasica.wav", str(library / "m\udcfasica.wav"))
     assert prepare(Dataset("old", (*datasets.load(library).clips, wrong))).clips == 6
     assert b"sica.wav" in (out / "skipped.csv").read_bytes()
 
 
-def test_progress_ends_with_all_clips(library: Path, prepare: Callable) -> None:
+def test_progress_ends_with_all_clips(library, prepare):
     (library / "bad.wav").touch()
     calls: list[tuple[int, int, str]] = []
     prepare(progress=lambda *call: calls.append(call))
@@ -192,7 +181,7 @@ def test_progress_ends_with_all_clips(library: Path, prepare: Callable) -> None:
     assert calls[-1][2].endswith("x real time, 1 skipped")
 
 
-def test_two_at_once_in_one_folder_are_refused(prepare: Callable) -> None:
+def test_two_at_once_in_one_folder_are_refused(prepare):
     def second(done: int, total: int, note: str) -> None:
         with pytest.raises(RequestError, match="another prepare is working"):
             prepare()
@@ -201,12 +190,7 @@ def test_two_at_once_in_one_folder_are_refused(prepare: Callable) -> None:
     assert prepare().decoded == 0
 
 
-# --- again, more, and with other settings ---
-
-
-def test_second_prepare_decodes_nothing_and_changes_nothing(
-    prepare: Callable, out: Path, decoded: list[str]
-) -> None:
+def test_second_prepare_decodes_nothing_and_changes_nothing(prepare, out, decoded):
     def files() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
@@ -219,8 +203,8 @@ def test_second_prepare_decodes_nothing_and_changes_nothing(
 
 
 def test_new_and_changed_files_are_decoded_alone_and_deleted_ones_leave(
-    library: Path, prepare: Callable, out: Path, decoded: list[str], noise: Callable
-) -> None:
+    library, prepare, out, decoded, noise
+):
     prepare()
     soundfile.write(library / "album0" / "new.wav", noise(), RATE)
     soundfile.write(library / "album1" / "track2.wav", noise(2), RATE)
@@ -237,16 +221,14 @@ def test_new_and_changed_files_are_decoded_alone_and_deleted_ones_leave(
     assert prepare().decoded == len(decoded) == 0
 
 
-def test_changed_part_is_decoded_again(audio_folder: Path, prepare: Callable, out: Path) -> None:
+def test_changed_part_is_decoded_again(audio_folder, prepare, out):
     path = str(audio_folder / "album2" / "track5.wav")
     for end_s, frames in ((1.0, 44), (2.0, 87)):
         assert prepare(Dataset("part", (Clip("clip", path, 0, end_s),))).decoded == 1
         assert cache.Cache(out).frames.tolist() == [frames]
 
 
-def test_copies_of_one_file_are_not_decoded_a_second_time(
-    library: Path, prepare: Callable, out: Path, decoded: list[str]
-) -> None:
+def test_copies_of_one_file_are_not_decoded_a_second_time(library, prepare, out, decoded):
     shutil.copy(library / "album0" / "track0.wav", library / "album0" / "copy.wav")
     assert prepare().clips == 7
     assert prepare().decoded == len(decoded) == 0
@@ -254,7 +236,7 @@ def test_copies_of_one_file_are_not_decoded_a_second_time(
     np.testing.assert_array_equal(found["album0/copy.wav"], found["album0/track0.wav"])
 
 
-def test_other_settings_are_refused_by_name(audio_folder: Path, small_cache: Path) -> None:
+def test_other_settings_are_refused_by_name(audio_folder, small_cache):
     before = (small_cache / "index.jsonl").read_bytes()
     other, message = SpectrogramConfig(n_fft=1024, top_db=80.0), r"n_fft is .*1024; top_db is .*80"
     with pytest.raises(RequestError, match=message) as caught:
@@ -266,7 +248,7 @@ def test_other_settings_are_refused_by_name(audio_folder: Path, small_cache: Pat
         cache.Cache(small_cache).require(SpectrogramConfig(mel_scale="htk"))
 
 
-def test_folder_that_is_no_cache_is_left_alone(audio_folder: Path, tmp_path: Path) -> None:
+def test_folder_that_is_no_cache_is_left_alone(audio_folder, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(RequestError, match="exists and is not a cache"):
         cache.prepare(datasets.load(audio_folder), tmp_path)
@@ -275,15 +257,12 @@ def test_folder_that_is_no_cache_is_left_alone(audio_folder: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-# --- shards ---
-
-
 def parts_of(frames: int, count: int) -> list[np.ndarray]:
     chance = np.random.default_rng(0)
     return [chance.random((frames, 64)).astype(np.float16) for _ in range(count)]
 
 
-def test_shard_is_the_file_that_numpy_would_write(tmp_path: Path) -> None:
+def test_shard_is_the_file_that_numpy_would_write(tmp_path):
     parts, writer = [*parts_of(3, 1), *parts_of(5, 2)], cache._ShardWriter(tmp_path)
     rows = [writer.add(Clip(str(n), ""), cache._Decoded("", part)) for n, part in enumerate(parts)]
     writer.close()
@@ -293,7 +272,7 @@ def test_shard_is_the_file_that_numpy_would_write(tmp_path: Path) -> None:
     assert [row["first"] for row in rows] == [0, 3, 8]
 
 
-def test_build_holds_a_shard_and_never_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_holds_a_shard_and_never_two(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SHARD_FRAMES", 20_000)  # 2.6 MB
     (part,) = parts_of(1000, 1)
     writer = cache._ShardWriter(tmp_path)
@@ -304,9 +283,6 @@ def test_build_holds_a_shard_and_never_two(tmp_path: Path, monkeypatch: pytest.M
     tracemalloc.stop()
     assert len(list((tmp_path / "shards").glob("*.npy"))) == 5
     assert most < 1.5 * 20_000 * 64 * 2
-
-
-# --- kills and damage ---
 
 
 BUILD = """
@@ -346,8 +322,8 @@ def kill_all(process: subprocess.Popen) -> None:
 
 
 def test_killed_build_goes_on_and_ends_as_if_it_had_not_been(
-    library: Path, out: Path, build: Callable, small_cache: Path, prepare: Callable
-) -> None:
+    library, out, build, small_cache, prepare
+):
     process = build(library, out)
     for _ in range(4):
         process.stdout.readline()
@@ -363,9 +339,7 @@ def test_killed_build_goes_on_and_ends_as_if_it_had_not_been(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_build_killed_at_any_moment_goes_on(
-    seed: int, library: Path, out: Path, build: Callable, small_cache: Path
-) -> None:
+def test_build_killed_at_any_moment_goes_on(seed, library, out, build, small_cache):
     chance = random.Random(seed)
     for _ in range(3):
         process = build(library, out)
@@ -378,7 +352,7 @@ def test_build_killed_at_any_moment_goes_on(
     require_equal(out, small_cache)
 
 
-def test_processes_of_a_killed_build_end_too(library: Path, out: Path, build: Callable) -> None:
+def test_processes_of_a_killed_build_end_too(library, out, build):
     """They hold the other end of the pipe, which closes when the last of them is gone."""
     process = build(library, out)
     process.stdout.readline()
@@ -390,9 +364,7 @@ def test_processes_of_a_killed_build_end_too(library: Path, out: Path, build: Ca
         pytest.fail("decoding processes go on after the build that started them was killed")
 
 
-def test_shard_without_its_list_is_ignored_and_built_anew(
-    prepare: Callable, out: Path, small_cache: Path
-) -> None:
+def test_shard_without_its_list_is_ignored_and_built_anew(prepare, out, small_cache):
     prepare()
     (out / "shards" / "00000.jsonl").unlink()
     (out / "index.jsonl").unlink()
@@ -403,7 +375,7 @@ def test_shard_without_its_list_is_ignored_and_built_anew(
     require_equal(out, small_cache)
 
 
-def test_flipped_byte_is_found_and_its_clip_named(copy: Path) -> None:
+def test_flipped_byte_is_found_and_its_clip_named(copy):
     row = json.loads((copy / "index.jsonl").read_text().splitlines()[4])
     shard = np.load(copy / "shards" / f"{row['shard']:05d}.npy", mmap_mode="r+")
     shard.view(np.uint8)[row["first"] + 15, 80] ^= 1
@@ -412,7 +384,7 @@ def test_flipped_byte_is_found_and_its_clip_named(copy: Path) -> None:
     assert problem.startswith(f"{row['clip']['id']}: checksum differs")
 
 
-def test_damaged_and_newer_caches_are_refused_by_name(copy: Path) -> None:
+def test_damaged_and_newer_caches_are_refused_by_name(copy):
     index, facts, shard = (
         copy / name for name in ("index.jsonl", "cache.json", "shards/00000.npy")
     )
@@ -454,8 +426,8 @@ def with_deadly(library: Path) -> Dataset:
 
 @pytest.mark.parametrize("pause_s", [0, 0.5], ids=["at once", "slowly"])
 def test_file_that_kills_its_decoder_is_named_and_the_others_survive(
-    pause_s: float, audio_folder: Path, out: Path, small_cache: Path
-) -> None:
+    pause_s, audio_folder, out, small_cache
+):
     """Where answers are written slowly, the pool breaks between two looks at it: nothing can be submitted."""
     prepared = cache.prepare(
         with_deadly(audio_folder), out, workers=1, progress=lambda *_: time.sleep(pause_s)
@@ -467,8 +439,8 @@ def test_file_that_kills_its_decoder_is_named_and_the_others_survive(
 
 
 def test_prepare_in_a_script_without_a_main_guard_says_so(
-    audio_folder: Path, tmp_path: Path, child_environment: dict[str, str]
-) -> None:
+    audio_folder, tmp_path, child_environment
+):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom patchifier import cache, datasets\n"
@@ -481,12 +453,7 @@ def test_prepare_in_a_script_without_a_main_guard_says_so(
     assert "RequestError: the worker processes could not start" in done.stderr
 
 
-# --- reading ---
-
-
-def test_index_carries_each_clip_whole_and_the_task(
-    audio_folder: Path, prepare: Callable, out: Path
-) -> None:
+def test_index_carries_each_clip_whole_and_the_task(audio_folder, prepare, out):
     one, other = (clip.path for clip in datasets.load(audio_folder).clips[:2])
     info = {"artist": "Éric", "licence": "CC-BY-4.0"}
     whole = Clip("z", one, 0.1, 0.9, "train", 3, "group", ["loud", "rock"], info)
@@ -499,14 +466,14 @@ def test_index_carries_each_clip_whole_and_the_task(
     assert found.spectrogram == SpectrogramConfig()
 
 
-def test_cache_without_targets_has_no_task(small_cache: Path, audio_folder: Path) -> None:
+def test_cache_without_targets_has_no_task(small_cache, audio_folder):
     found = cache.Cache(small_cache)
     assert found.task is None
     assert found.clips == datasets.load(audio_folder).clips
     assert found.frames.tolist() == [1 + int((1 + number / 2) * RATE) // 512 for number in range(6)]
 
 
-def test_settings_of_the_cache_are_those_it_was_made_with(prepare: Callable, out: Path) -> None:
+def test_settings_of_the_cache_are_those_it_was_made_with(prepare, out):
     config = SpectrogramConfig(
         sample_rate=16_000, bands=32, f_max_hz=8000.0, reference="max", top_db=80.0
     )
@@ -517,7 +484,7 @@ def test_settings_of_the_cache_are_those_it_was_made_with(prepare: Callable, out
     assert found.read([0, 1])[0, -1].tolist() == [float(np.float16(-0.8))] * 32
 
 
-def test_read_pads_with_silence(small_cache: Path) -> None:
+def test_read_pads_with_silence(small_cache):
     found = cache.Cache(small_cache)
     batch = found.read([4, 0, 4])
     assert batch.shape == (3, found.frames[4], 64)
@@ -528,7 +495,7 @@ def test_read_pads_with_silence(small_cache: Path) -> None:
     assert torch.equal(batch[0], batch[2])
 
 
-def test_read_gives_the_spans_that_are_asked_for(small_cache: Path) -> None:
+def test_read_gives_the_spans_that_are_asked_for(small_cache):
     found = cache.Cache(small_cache)
     spans = np.array([[10, 30], [0, 7], [40, 44]])
     batch = found.read(np.array([2, 0, 0]), spans)
@@ -538,7 +505,7 @@ def test_read_gives_the_spans_that_are_asked_for(small_cache: Path) -> None:
         assert (row[last - first :] == -1).all()
 
 
-def test_clip_is_read_as_a_view_of_the_file_and_ends_where_it_ends(small_cache: Path) -> None:
+def test_clip_is_read_as_a_view_of_the_file_and_ends_where_it_ends(small_cache):
     found = cache.Cache(small_cache)
     assert isinstance(found.log_mel(0), np.memmap)
     assert len(found.log_mel(0, 0, 10**6)) == found.frames[0]

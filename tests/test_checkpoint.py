@@ -63,9 +63,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 THREE = ["model/README.md", "model/config.json", "model/model.safetensors"]
 
 
-# --- there and back ---
-
-
 @pytest.mark.parametrize("head", [False, True], ids=["pre-trained", "fine-tuned"])
 def test_a_model_comes_back_bit_for_bit_in_evaluation_mode(head, tmp_path):
     saved = made(seed=3, head=head)
@@ -139,9 +136,6 @@ def test_the_card_says_how_large_the_model_is_how_it_was_made_and_under_which_li
     assert "no labels used" in card(made())
 
 
-# --- half precision ---
-
-
 def test_in_half_precision_matrices_take_half_the_room_and_come_back_in_float32(tmp_path):
     saved = made(head=True)
     for name, how in (("whole", {}), ("half", {"dtype": torch.float16})):
@@ -173,9 +167,6 @@ def test_what_half_precision_cannot_hold_is_kept_in_statistics_and_refused_in_we
     with pytest.raises(RequestError, match=r"bottleneck.*linear1\.weight holds 1e\+05"):
         save(tmp_path / "other", saved, dtype=torch.float16)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-# --- what is refused ---
 
 
 def refused(folder: Path, *said: str) -> None:
@@ -260,9 +251,6 @@ def test_something_else_than_a_folder_is_refused(folder):
 def test_a_config_that_is_not_a_models_is_refused(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     refused(folder, "not a model folder")
-
-
-# --- whole or not at all ---
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -76,9 +76,6 @@ def pooled(part: np.ndarray, pooling: str) -> np.ndarray:
     return np.concatenate([part.mean(0), *second])
 
 
-# --- ways in ---
-
-
 @pytest.mark.parametrize("seconds", [0.3, 5.0, 23.0, 31.0])
 def test_a_file_its_waveform_and_its_log_mel_give_the_same_vector(seconds, tmp_path):
     path, encoder = tmp_path / "song.wav", embedder()
@@ -107,9 +104,6 @@ def test_a_file_gives_the_same_bits_again_and_other_sound_another_vector(tmp_pat
     assert np.abs(encoder.embed(paths[1]) - first).max() > 1e-3
     assert np.array_equal(encoder.embed(paths[0]), first)
     assert np.array_equal(embedder().embed(paths[0]), first)
-
-
-# --- alone or together ---
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -158,9 +152,6 @@ def test_a_single_sample_has_an_embedding(rate, tmp_path):
     for vector in (encoder.embed(click, rate), encoder.embed(tmp_path / "click.wav")):
         assert vector.shape == (encoder.size,)
         assert np.isfinite(vector).all()
-
-
-# --- windows ---
 
 
 def test_windows_are_25_patches_every_20_and_the_last_is_anchored_to_the_end():
@@ -221,9 +212,6 @@ def test_one_pass_over_the_whole_clip_interpolates_positions():
     encoder.model.bottleneck.positions[25, ::2] += 1
     for other in (encoder, embedder(pooling="mean")):
         assert np.abs(other.embed(wave, RATE) - by_hand).max() > 1e-3
-
-
-# --- pooling ---
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -334,9 +322,6 @@ def test_windows_side_by_side_are_padded_with_silence():
     assert (patches[1] == 1).all()
 
 
-# --- stored numbers ---
-
-
 def golden_maker():
     spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
     module = importlib.util.module_from_spec(spec)
@@ -362,9 +347,6 @@ def test_the_generator_still_makes_the_stored_file(tmp_path):
     # a sine may be rounded otherwise elsewhere
     near(again["pcm"].astype(int), stored["pcm"].astype(int), atol=1)
     near(again["embedding"], stored["embedding"], atol=1e-3)
-
-
-# --- loading, and what is refused ---
 
 
 def test_a_saved_model_embeds_as_the_one_that_was_saved(tmp_path):
@@ -419,9 +401,6 @@ def test_a_file_that_is_no_audio_is_refused_by_name(content, tmp_path):
         embedder().embed(path)
 
 
-# --- reconstruction ---
-
-
 def test_reconstruction_keeps_the_patches_and_fills_in_as_many():
     encoder, log_mel = embedder(), spectrogram.log_mel(sound(8))
     mask = np.array([False, True] * 5)
@@ -432,9 +411,6 @@ def test_reconstruction_keeps_the_patches_and_fills_in_as_many():
     again, refilled = encoder.reconstruct(log_mel, mask)
     assert not torch.equal(again, patches)
     assert torch.equal(refilled, filled)
-
-
-# --- music of any length, as it arrives ---
 
 
 def pieces_of(log_mel: torch.Tensor, cuts: list[int]):
@@ -574,9 +550,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert peaks[1] < 1.2 * peaks[0]
 
 
-# --- asking a fine-tuned model ---
-
-
 def tuned(kind: str = "one-of", readout: str = "cls") -> Embedder:
     """A model with a head whose answers differ from window to window."""
     made = embedder()
@@ -627,9 +600,6 @@ def test_a_model_without_a_head_cannot_be_asked():
     ):
         with pytest.raises(RequestError, match="patchifier finetune"):
             ask(embedder())
-
-
-# --- what people try first ---
 
 
 def test_nothing_is_no_music():

@@ -1,7 +1,6 @@
 """Pitch bands behind the mel bands: known answers, a cache of which mel bands are a view, and every way to a vector."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +32,8 @@ def pitch_hz(band: int) -> float:
     return 55 * 2 ** (band / 36)
 
 
-# --- log-mels ---
-
-
 @pytest.mark.parametrize("band", [36, 37, 71, 100, 144, 180, 215])
-def test_tone_lights_its_pitch_band(band: int, tone: Callable) -> None:
+def test_tone_lights_its_pitch_band(band, tone):
     frames = spectrogram.log_mel(tone(pitch_hz(band), seconds=2), WIDE)[64:, 10:-10]
     assert (frames.argmax(dim=0) == band).all()
     far = torch.ones(216, dtype=torch.bool)
@@ -46,9 +42,7 @@ def test_tone_lights_its_pitch_band(band: int, tone: Callable) -> None:
 
 
 @pytest.mark.parametrize("hz", [110.0, 195.0, 390.0])
-def test_semitones_that_share_a_mel_band_have_pitch_bands_of_their_own(
-    hz: float, tone: Callable
-) -> None:
+def test_semitones_that_share_a_mel_band_have_pitch_bands_of_their_own(hz, tone):
     low, high = (
         spectrogram.log_mel(tone(each, seconds=2), WIDE)[:, 20:-20].mean(dim=1)
         for each in (hz, hz * 2 ** (1 / 12))
@@ -58,7 +52,7 @@ def test_semitones_that_share_a_mel_band_have_pitch_bands_of_their_own(
 
 
 @pytest.mark.parametrize("bin_of", [300, 700, 1200])
-def test_full_scale_tone_has_its_known_level(bin_of: int, tone: Callable) -> None:
+def test_full_scale_tone_has_its_known_level(bin_of, tone):
     """As in the mel bands: Hann's main lobe is (n_fft / 4)^2, of the shorter transform, and bands have unit area."""
     hz = bin_of * RATE / WIDE.pitch_n_fft
     lobe = (WIDE.n_fft / 4) ** 2 * np.array([0.25, 1, 0.25])
@@ -67,7 +61,7 @@ def test_full_scale_tone_has_its_known_level(bin_of: int, tone: Callable) -> Non
     assert float(found.max()) == pytest.approx(0.1 * np.log10(power.max()), abs=1e-4)
 
 
-def test_pitch_filters_have_unit_area_and_none_is_narrower_than_the_transform_can_tell() -> None:
+def test_pitch_filters_have_unit_area_and_none_is_narrower_than_the_transform_can_tell():
     made, bin_hz = filters.pitch_filters(WIDE), RATE / WIDE.pitch_n_fft
     assert made.shape == (216, 4097)
     # triangles as narrow as the transform are sampled roughly
@@ -78,9 +72,7 @@ def test_pitch_filters_have_unit_area_and_none_is_narrower_than_the_transform_ca
 
 
 @pytest.mark.parametrize("changes", [{}, {"reference": "max", "top_db": 80.0}, {"top_db": 40.0}])
-def test_mel_bands_are_what_they_are_without_pitch_bands(
-    changes: dict, tone: Callable, noise: Callable
-) -> None:
+def test_mel_bands_are_what_they_are_without_pitch_bands(changes, tone, noise):
     config = update(WIDE, changes)
     wave = tone(pitch_hz(60), seconds=2) + noise(2, level=0.01)
     found, plain = (spectrogram.log_mel(wave, each) for each in (config, config.without_pitch))
@@ -90,9 +82,7 @@ def test_mel_bands_are_what_they_are_without_pitch_bands(
 
 @settings(max_examples=15, deadline=None)
 @given(samples=st.integers(1, 30_000), cuts=st.lists(st.integers(0, 30_000), max_size=6))
-def test_log_mel_of_blocks_is_that_of_the_whole(
-    samples: int, cuts: list[int], noise: Callable
-) -> None:
+def test_log_mel_of_blocks_is_that_of_the_whole(samples, cuts, noise):
     wave = noise(samples / RATE)
     blocks = np.split(wave, sorted(min(place, samples) for place in cuts))
     expected = spectrogram.log_mel(wave, WIDE)
@@ -102,18 +92,14 @@ def test_log_mel_of_blocks_is_that_of_the_whole(
     close(streamed, expected, atol=2e-5)
 
 
-def test_blocks_give_what_the_whole_gives_under_a_window_that_does_not_end_in_zeros(
-    tone: Callable,
-) -> None:
+def test_blocks_give_what_the_whole_gives_under_a_window_that_does_not_end_in_zeros(tone):
     config, wave = update(WIDE, {"window": "hamming"}), tone(5_600, seconds=20)
     found = torch.cat(list(spectrogram.stream_log_mel(iter(np.split(wave, 20)), config)), dim=-1)
     close(found, spectrogram.log_mel(wave, config), atol=2e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 4095, 40_001])
-def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(
-    samples: int, tone: Callable
-) -> None:
+def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples, tone):
     seconds = samples / RATE
     low, high = (torch.from_numpy(tone(hz, seconds=seconds)).double() for hz in (3500, 7600))
     middle = slice(24, max(24, samples // 2 - 24))  # as far from the ends as the filter sees
@@ -124,9 +110,7 @@ def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(
 
 
 @pytest.mark.parametrize("samples", [1, 9000, 60_000])
-def test_pitch_bands_are_those_of_every_sample(
-    samples: int, monkeypatch: pytest.MonkeyPatch, noise: Callable, tone: Callable
-) -> None:
+def test_pitch_bands_are_those_of_every_sample(samples, monkeypatch, noise, tone):
     wave = (noise(3) + tone(440, seconds=3))[:samples].astype(np.float64)
     assert filters.pitch_step(WIDE) == 2
     found = spectrogram.log_mel(wave, WIDE)
@@ -144,15 +128,15 @@ def test_pitch_bands_are_those_of_every_sample(
     ],
     ids=str,
 )
-def test_half_rate_is_not_taken_where_it_would_not_do(changes: dict) -> None:
+def test_half_rate_is_not_taken_where_it_would_not_do(changes):
     assert filters.pitch_step(dataclasses.replace(WIDE, **changes)) == 1
 
 
-def test_silence_is_exactly_minus_one(silence: Callable) -> None:
+def test_silence_is_exactly_minus_one(silence):
     assert (spectrogram.log_mel(silence(1.0), WIDE) == -1).all()
 
 
-def test_sound_of_a_log_mel_is_that_of_its_mel_bands(tone: Callable) -> None:
+def test_sound_of_a_log_mel_is_that_of_its_mel_bands(tone):
     log_mel = spectrogram.log_mel(tone(), WIDE)
     plain = spectrogram.to_waveform(log_mel[:64], WIDE.without_pitch, iterations=1)
     close(spectrogram.to_waveform(log_mel, WIDE, iterations=1), plain, rtol=1e-6)
@@ -168,7 +152,7 @@ def test_sound_of_a_log_mel_is_that_of_its_mel_bands(tone: Callable) -> None:
         ({"pitch_n_fft": 4097}, "pitch_n_fft is 4097, expected an even number"),
     ],
 )
-def test_bands_that_cannot_be_are_refused_by_name(changes: dict, named: str) -> None:
+def test_bands_that_cannot_be_are_refused_by_name(changes, named):
     with pytest.raises(RequestError, match=named):
         update(WIDE, changes)
 
@@ -181,12 +165,9 @@ def test_bands_that_cannot_be_are_refused_by_name(changes: dict, named: str) -> 
         ({"model": {"pitch_channels": 0}}, r"model\.pitch_channels is 0"),
     ],
 )
-def test_a_model_that_does_not_fit_is_refused_by_name(changes: dict, named: str) -> None:
+def test_a_model_that_does_not_fit_is_refused_by_name(changes, named):
     with pytest.raises(RequestError, match=named):
         update(CONFIG, changes)
-
-
-# --- a cache, and what reads its mel bands alone ---
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +177,7 @@ def wide_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
-def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(
-    wide_cache: Path, small_cache: Path
-) -> None:
+def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(wide_cache, small_cache):
     wide, narrow = cache.Cache(wide_cache), cache.Cache(small_cache)
     view = wide.require(SpectrogramConfig())
     assert view.spectrogram == narrow.spectrogram
@@ -225,22 +204,20 @@ def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(
         (update(WIDE, {"pitch_f_min_hz": 27.5}), r"pitch_f_min_hz is 55\.0, not 27\.5"),
     ],
 )
-def test_other_differences_are_refused_by_name(
-    wide_cache: Path, wanted: SpectrogramConfig, named: str
-) -> None:
+def test_other_differences_are_refused_by_name(wide_cache, wanted, named):
     with pytest.raises(RequestError, match=named):
         cache.Cache(wide_cache).require(wanted)
 
 
-def test_pitch_bands_that_a_cache_has_not_are_refused_by_name(small_cache: Path) -> None:
+def test_pitch_bands_that_a_cache_has_not_are_refused_by_name(small_cache):
     with pytest.raises(RequestError, match="pitch_bands is 0, not 216"):
         cache.Cache(small_cache).require(WIDE)
 
 
 @pytest.mark.parametrize("spec", ["mel-stats", "random:3", "MODEL"])
 def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(
-    spec: str, wide_cache: Path, small_cache: Path, tmp_path: Path
-) -> None:
+    spec, wide_cache, small_cache, tmp_path
+):
     narrow, folder = update(Config(), {"model": MODEL}), tmp_path / "model"
     checkpoint.save(folder, Checkpoint(Patchifier(narrow.model), narrow))
     found = []
@@ -253,17 +230,14 @@ def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(
 
 
 def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(
-    wide_cache: Path, small_cache: Path, tmp_path: Path
-) -> None:
+    wide_cache, small_cache, tmp_path
+):
     checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(CONFIG.model), CONFIG))
     found = []
     for path in (wide_cache, small_cache):
         (encoder,) = encoders(str(tmp_path / "model"), data=cache.Cache(path))
         found.append(encoder.encode(cache.Cache(path), [0, 3]))
     np.testing.assert_allclose(*found, atol=2e-3)  # log-mels in half precision
-
-
-# --- every way to a vector ---
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +251,7 @@ def embedder() -> Embedder:
     return Embedder(network, config)
 
 
-def test_pitch_bands_have_a_part_in_the_vector(embedder: Embedder, noise: Callable) -> None:
+def test_pitch_bands_have_a_part_in_the_vector(embedder, noise):
     log_mel = embedder.log_mel(noise(3), RATE)
     other = log_mel.clone()
     other[100] += 0.3
@@ -286,9 +260,7 @@ def test_pitch_bands_have_a_part_in_the_vector(embedder: Embedder, noise: Callab
 
 
 @pytest.mark.parametrize("seconds", [(0.02, 0.7, 3.0), (19.0, 1.0, 26.3)])
-def test_a_batch_gives_what_each_alone_does(
-    seconds: tuple[float, ...], embedder: Embedder, noise: Callable, tone: Callable
-) -> None:
+def test_a_batch_gives_what_each_alone_does(seconds, embedder, noise, tone):
     waves = [
         noise(length, seed=number) + tone(200 + 300 * number, seconds=length)
         for number, length in enumerate(seconds)
@@ -299,14 +271,14 @@ def test_a_batch_gives_what_each_alone_does(
         assert np.array_equal(embedder.embed(wave, RATE), embedder.embed(wave, RATE))
 
 
-def test_a_file_gives_what_its_samples_do(embedder: Embedder, audio_folder: Path) -> None:
+def test_a_file_gives_what_its_samples_do(embedder, audio_folder):
     """It is read block by block."""
     path = audio_folder / "album1" / "track3.wav"
     wave, rate = soundfile.read(path, dtype="float32")
     np.testing.assert_allclose(embedder.embed(path), embedder.embed(wave, rate), atol=1e-5, rtol=0)
 
 
-def test_reconstructions_are_of_mel_bands(embedder: Embedder, noise: Callable) -> None:
+def test_reconstructions_are_of_mel_bands(embedder, noise):
     masked = np.array([True, False, True, False])
     patches, filled = embedder.reconstruct(embedder.log_mel(noise(3), RATE), masked)
     assert patches.shape == filled.shape == (4, 64, 32)
@@ -319,13 +291,13 @@ def sounds(frames: int) -> np.ndarray:
 
 @pytest.mark.parametrize("frames", [1, 33, 800, 1250])
 @torch.no_grad()
-def test_the_graph_gives_the_embedders_vectors(frames: int, embedder: Embedder) -> None:
+def test_the_graph_gives_the_embedders_vectors(frames, embedder):
     waves = sounds(frames)
     found = Graph(embedder.model, embedder.config)(torch.from_numpy(waves)).numpy()
     np.testing.assert_allclose(found, embedder.embed(list(waves), RATE), atol=2e-5)
 
 
-def test_the_exported_graph_gives_the_embedders_vectors(embedder: Embedder, tmp_path: Path) -> None:
+def test_the_exported_graph_gives_the_embedders_vectors(embedder, tmp_path):
     graph = export(embedder, tmp_path / "graph.onnx")
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for frames in (5, 100, 1217):

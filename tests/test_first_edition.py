@@ -69,9 +69,6 @@ def test_the_fixtures_are_small_and_name_no_place_but_their_own():
     assert not [path for path in files if any(place in path.read_bytes() for place in places)]
 
 
-# --- the cache ---
-
-
 def test_a_cache_opens_whole(maker):
     data = Cache(HOME / "cache")
     assert data.verify() == []
@@ -100,9 +97,6 @@ def test_the_same_seed_draws_the_same_clips_masks_and_augmentation(stage, expect
     np.testing.assert_allclose(means, expected[f"{stage}_patches"], atol=1e-5)
 
 
-# --- the run ---
-
-
 def test_the_config_of_a_run_means_what_it_meant():
     config = update(Config(), read_changes(HOME / "run" / "config.json"))
     assert (config.model.vector_norm, config.pretrain.extractor_rate) == ("none", 1.0)
@@ -122,9 +116,6 @@ def test_an_interrupted_run_goes_on_to_the_losses_and_the_model_it_would_have_ha
     np.testing.assert_allclose(vectors, expected["vectors"], atol=1e-3)
 
 
-# --- the model ---
-
-
 def test_a_model_gives_the_vectors_it_gave_and_keeps_its_identity_when_saved_again(
     tmp_path, log_mels, expected
 ):
@@ -139,9 +130,6 @@ def test_a_fine_tuned_model_predicts_what_it_predicted(log_mels, expected):
     tuned = embed.load(HOME / "tuned")
     assert (tuned.task.kind, tuned.task.names) == ("one-of", ("noise", "tone"))
     np.testing.assert_allclose(tuned.predict_log_mels(log_mels), expected["predictions"], atol=1e-5)
-
-
-# --- table and index ---
 
 
 def test_a_table_is_read_with_its_facts(maker, expected):

@@ -86,9 +86,6 @@ def ways(encoder: Embedder, wave: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-# --- alone or together ---
-
-
 @QUICK
 @given(data=st.data())
 def test_a_batch_of_any_composition_and_order_gives_what_each_alone_does(encoder, threads, data):
@@ -124,9 +121,6 @@ def test_a_patch_does_not_depend_on_how_many_windows_share_a_batch(encoder, thre
     np.testing.assert_array_equal(found.end_s, expected.end_s)
 
 
-# --- again ---
-
-
 @QUICK
 @given(wave=sounds(), between=sounds(1.0))
 def test_the_same_sound_gives_the_same_bits_whatever_was_asked_in_between(
@@ -143,9 +137,6 @@ def test_the_same_sound_gives_the_same_bits_whatever_was_asked_in_between(
 @given(waves=st.lists(sounds(5.0), min_size=1, max_size=4))
 def test_the_same_list_gives_the_same_bits(encoder, threads, waves):
     assert np.array_equal(encoder.embed(waves, RATE), encoder.embed(waves, RATE))
-
-
-# --- on any number of threads ---
 
 
 def require_equal_on_threads(encoder: Embedder, wave: np.ndarray) -> None:
@@ -170,8 +161,6 @@ def test_nor_does_it_in_the_papers_architecture(kind, request):
     wave = request.getfixturevalue(kind)(seconds=21.0)
     require_equal_on_threads(Embedder(Patchifier(seed=0), Config()), wave)
 
-
-# --- what is wrong is refused, whatever is asked for ---
 
 SILENCE = np.zeros(RATE, np.float32)
 ASK = {

@@ -26,9 +26,6 @@ TAGS = Task("many-of", ("calm", "fast", "vocal"))
 MOOD = Task("numbers", ("arousal", "valence"))
 
 
-# --- what kind of task it is ---
-
-
 @pytest.mark.parametrize(
     ("targets", "task"),
     [
@@ -77,9 +74,6 @@ def test_each_kind_has_a_main_metric_that_its_scores_begin_with():
         assert task.metric == next(iter(found)) == metric
 
 
-# --- targets as numbers ---
-
-
 @pytest.mark.parametrize(
     ("task", "targets", "dtype", "encoded"),
     [
@@ -123,9 +117,6 @@ def test_clips_without_a_target_are_counted():
         encode_targets(GENRES, [None, "rock", None])
 
 
-# --- losses and probabilities ---
-
-
 def test_losses_are_what_they_are_called():
     outputs = torch.tensor([[0.2, -1.0, 0.5], [1.5, 0.3, -0.7]], dtype=torch.float64)
     shares = outputs.exp() / outputs.exp().sum(1, keepdim=True)
@@ -143,9 +134,6 @@ def test_outputs_become_probabilities_but_numbers_stay():
     torch.testing.assert_close(activate(GENRES, outputs), torch.tensor([[0.25, 0.25, 0.5]]))
     torch.testing.assert_close(activate(TAGS, outputs), torch.tensor([[0.5, 0.5, 2 / 3]]))
     assert activate(MOOD, outputs) is outputs
-
-
-# --- metrics ---
 
 
 def test_accuracy_counts_the_largest_probability():
@@ -207,9 +195,6 @@ def test_r2_of_a_single_clip_is_not_a_number():
     assert all(np.isnan(value) for value in found.values())
 
 
-# --- evaluation and comparison ---
-
-
 def difference(targets, first, second, groups):
     """Paired difference of two encoders on the same clips."""
     one, two = (mean_score(GENRES, targets, [predictions]) for predictions in (first, second))
@@ -261,8 +246,6 @@ def test_a_comparison_on_the_same_clips_is_paired():
     wanted = (-result.value, -result.high, -result.low)
     assert (turned.value, turned.low, turned.high) == pytest.approx(wanted)
 
-
-# --- keys ---
 
 TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS)

@@ -41,9 +41,6 @@ def wanted(bundled, wave):
     return embed.Embedder(held.model, held.config).embed(wave, RATE)
 
 
-# --- names ---
-
-
 def test_without_a_path_the_packages_model_is_loaded_and_nothing_is_asked_of_a_network(
     wanted, wave, monkeypatch
 ):
@@ -97,9 +94,6 @@ def test_a_copy_without_models_says_so(tmp_path, monkeypatch):
             patchifier.load(asked)
 
 
-# --- the default of every face ---
-
-
 @pytest.mark.parametrize("name", [None, "patchifier-paper"])
 def test_every_face_takes_the_packages_model_or_one_by_its_name(name, bundled, wave):
     batch, model = torch.from_numpy(wave)[None], patchifier.load(name)
@@ -145,9 +139,6 @@ def test_encoders_are_named_as_models_are(bundled, small_cache):
         encoders("patchifier", data=data)
 
 
-# --- half precision everywhere ---
-
-
 def test_transformers_classes_read_half_precision_into_float32(bundled, wave):
     folder, file = bundled / "patchifier-paper", bundled / "patchifier-paper" / "model.safetensors"
     with safetensors.safe_open(file, framework="pt") as stored:
@@ -168,9 +159,6 @@ def test_transformers_classes_read_half_precision_into_float32(bundled, wave):
 def test_a_model_in_half_precision_is_copied_without_loss(bundled, tmp_path):
     hf.HubModel.from_pretrained("patchifier-base").save_pretrained(tmp_path / "copy")
     assert patchifier.load(tmp_path / "copy").identity == patchifier.load().identity
-
-
-# --- stored vectors ---
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +191,6 @@ def test_stored_vectors_depend_on_every_weight_that_matters(bundled, maker, tmp_
     checkpoint.save(bundled / "patchifier-base", held, dtype=torch.float16)
     after = maker.embed_released("patchifier-base", maker.make_pcm())
     assert all(np.abs(before[length] - after[length]).max() > 1e-4 for length in before)
-
-
-# --- what is in this copy ---
 
 
 @RELEASED
@@ -242,9 +227,6 @@ def test_a_released_models_card_and_facts_say_what_has_to_be_known(name):
 def test_nothing_released_names_a_place_on_the_machine_that_made_it(name, file):
     words = (weights.find(name) / file).read_text(encoding="utf-8").replace('"', " ").split()
     assert not [word for word in words if word.startswith(("/", "~/", "file:"))]
-
-
-# --- what the package's model finds without labels ---
 
 
 @pytest.fixture(scope="module")
@@ -314,10 +296,7 @@ def test_the_graph_of_the_packages_model_enlarges_rounding_no_more_than_it_says(
 
 
 # Identities as of that edition.
-FIRST_EDITION = {
-    "patchifier-base": "c647fa920bdb7019",
-    "patchifier-paper": "ed9130f9869c647e",
-}
+FIRST_EDITION = {"patchifier-base": "c647fa920bdb7019", "patchifier-paper": "ed9130f9869c647e"}
 
 
 @pytest.mark.parametrize("name", FIRST_EDITION)

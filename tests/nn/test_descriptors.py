@@ -1,7 +1,5 @@
 """Targets beside pixels: known answers of tones, clicks and gains, and what padding must not change."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import scipy.fft
@@ -59,13 +57,10 @@ def chord(*semitones: int, seconds: float = 3.0) -> np.ndarray:
     return np.sum(each, axis=0).astype(np.float32)
 
 
-# --- all of them ---
-
-
 @pytest.mark.parametrize("name", DESCRIPTORS)
 def test_a_row_has_its_size_for_patches_or_clips_and_is_finite_even_for_silence(
-    name: str, noise: Callable, silence: Callable
-) -> None:
+    name, noise, silence
+):
     assert set(SIZES) == set(DESCRIPTORS)
     loud, still = (patches_of(wave) for wave in (noise(6), silence(6)))
     rows = (1, loud.shape[1]) if DESCRIPTORS[name].of == "patch" else (1,)
@@ -77,9 +72,7 @@ def test_a_row_has_its_size_for_patches_or_clips_and_is_finite_even_for_silence(
 
 
 @pytest.mark.parametrize("name", DESCRIPTORS)
-def test_a_clip_has_the_same_targets_alone_and_beside_a_longer_one(
-    name: str, noise: Callable
-) -> None:
+def test_a_clip_has_the_same_targets_alone_and_beside_a_longer_one(name, noise):
     """Padding has no part in them."""
     patches = patches_of(noise(5) * np.linspace(0, 1, 5 * RATE, dtype=np.float32))
     N = patches.shape[1]
@@ -91,7 +84,7 @@ def test_a_clip_has_the_same_targets_alone_and_beside_a_longer_one(
     close(found, values(name, patches), atol=1e-4)
 
 
-def test_a_row_needs_pitch_bands_if_it_says_so(noise: Callable) -> None:
+def test_a_row_needs_pitch_bands_if_it_says_so(noise):
     patches = patches_of(noise(3))
     other = patches.clone()
     other[:, :, 64:] += torch.rand(216, 32)
@@ -99,13 +92,8 @@ def test_a_row_needs_pitch_bands_if_it_says_so(noise: Callable) -> None:
         assert torch.equal(values(name, patches), values(name, other)) == (not target.pitch), name
 
 
-# --- pitch ---
-
-
 @pytest.mark.parametrize("band", [40, 75, 110, 143])
-def test_a_tone_lights_its_pitch_band_and_class_and_its_octave_the_same_class(
-    band: int, tone: Callable
-) -> None:
+def test_a_tone_lights_its_pitch_band_and_class_and_its_octave_the_same_class(band, tone):
     for place in (band, band + 36):
         patches = patches_of(tone(55 * 2 ** (place / 36), seconds=3))
         assert (values("pitch", patches)[0, 1:-1].argmax(-1) == place).all()
@@ -114,7 +102,7 @@ def test_a_tone_lights_its_pitch_band_and_class_and_its_octave_the_same_class(
 
 
 @pytest.mark.parametrize("bands", [1, 3, 21, -15])
-def test_a_shift_of_pitch_bands_rolls_chroma_and_leaves_what_has_no_root(bands: int) -> None:
+def test_a_shift_of_pitch_bands_rolls_chroma_and_leaves_what_has_no_root(bands):
     patches = torch.full((1, 4, 280, 32), -1.0)
     patches[:, :, 64 + 72 : 64 + 144] += uniform(1, 4, 72, 32)  # the others are silent
     shifted = patches.clone()
@@ -126,14 +114,11 @@ def test_a_shift_of_pitch_bands_rolls_chroma_and_leaves_what_has_no_root(bands: 
         close(values(name, shifted), values(name, patches), rtol=1e-4)
 
 
-def test_intervals_tell_major_from_minor_and_not_their_roots() -> None:
+def test_intervals_tell_major_from_minor_and_not_their_roots():
     major, minor, fifth_up = (
         values("mode", patches_of(chord(*each)))[0] for each in ((0, 4, 7), (0, 3, 7), (5, 9, 12))
     )
     assert (major - fifth_up).norm() < 0.5 * (major - minor).norm()
-
-
-# --- time ---
 
 
 def peak_s(patches: torch.Tensor, low_s: float = 0.35, high_s: float = 0.75) -> float:
@@ -143,7 +128,7 @@ def peak_s(patches: torch.Tensor, low_s: float = 0.35, high_s: float = 0.75) -> 
     return float(LAG_S[inside][pulse[inside].argmax()])
 
 
-def test_clicks_at_120_bpm_peak_at_half_a_second() -> None:
+def test_clicks_at_120_bpm_peak_at_half_a_second():
     patches = patches_of(clicks(0.5))
     assert peak_s(patches) == pytest.approx(0.5, rel=0.03)
     pulse = values("pulse", patches)[0].view(2, LAGS)
@@ -153,7 +138,7 @@ def test_clicks_at_120_bpm_peak_at_half_a_second() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.2])
-def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor: float) -> None:
+def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor):
     log_mel = spectrogram.log_mel(clicks(0.5, 30.0), CONFIG.spectrogram).T
     config, frames = AugmentConfig(scale=(factor, factor)), np.array([len(log_mel)])
     drawn = augment.draw(np.random.default_rng(0), frames, config=config)
@@ -162,14 +147,14 @@ def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor: float) -> 
     assert peak_s(patches) == pytest.approx(0.5 * factor, rel=0.04)
 
 
-def test_rhythm_hears_the_pattern_and_not_its_speed() -> None:
+def test_rhythm_hears_the_pattern_and_not_its_speed():
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, 19 * RATE).astype(np.float32)
     waves = (clicks(0.6), clicks(0.5), noise)
     first, second, other = (values("rhythm", patches_of(wave))[0] for wave in waves)
     assert (first - second).norm() < 0.5 * (first - other).norm()
 
 
-def test_onsets_are_where_the_clicks_are() -> None:
+def test_onsets_are_where_the_clicks_are():
     """Frame by frame, in four groups of bands."""
     wave = np.zeros(3 * RATE, np.float32)
     # frame 50 is the 18th of the second patch; the transform sees it two frames before
@@ -180,23 +165,20 @@ def test_onsets_are_where_the_clicks_are() -> None:
     assert found[:, 53:].max() == 0  # what falls is no onset
 
 
-# --- level and colour ---
-
-
 @pytest.mark.parametrize("gain", [0.5, 0.1])
-def test_loudness_follows_gain(gain: float, noise: Callable) -> None:
+def test_loudness_follows_gain(gain, noise):
     wave = noise(4)
     loud, soft = (values("loudness", patches_of(wave * np.float32(each))) for each in (1, gain))
     close(soft - loud, torch.full_like(loud, 0.2 * np.log10(gain)), atol=1e-4)
 
 
-def test_loudness_is_that_of_each_quarter_of_a_patch() -> None:
+def test_loudness_is_that_of_each_quarter_of_a_patch():
     patches = torch.full((1, 1, 280, 32), -0.5)
     patches[..., 8:16] = -0.2
     close(values("loudness", patches), torch.tensor([[[-0.5, -0.2, -0.5, -0.5]]]))
 
 
-def test_timbre_is_that_of_scipys_cepstra(noise: Callable) -> None:
+def test_timbre_is_that_of_scipys_cepstra(noise):
     patches = patches_of(noise(3))
     mel = patches[0, :, :64].double().numpy()
     cepstra = scipy.fft.dct(mel, type=2, norm="ortho", axis=1)[:, :20]  # (N, 20, W)
@@ -205,9 +187,7 @@ def test_timbre_is_that_of_scipys_cepstra(noise: Callable) -> None:
     np.testing.assert_allclose(values("timbre", patches)[0], wanted, atol=1e-5)
 
 
-def test_texture_is_the_mean_and_deviation_of_timbre_and_louder_changes_one_number_of_it(
-    noise: Callable,
-) -> None:
+def test_texture_is_the_mean_and_deviation_of_timbre_and_louder_changes_one_number_of_it(noise):
     loud, soft = patches_of(noise(3)), patches_of(0.1 * noise(3))
     patches = torch.cat([loud, soft], dim=1)
     found, each = values("texture", patches)[0], values("timbre", patches)[0]
@@ -216,16 +196,13 @@ def test_texture_is_the_mean_and_deviation_of_timbre_and_louder_changes_one_numb
     assert differs.nonzero().flatten().tolist() == [0]  # the mean of the first coefficient
 
 
-def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callable) -> None:
+def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise):
     patches = patches_of(noise(5) * np.linspace(0, 1, 5 * RATE, dtype=np.float32))
     mel = patches[0, :, :64].transpose(0, 1).flatten(1)
     chroma = values("chroma", patches)[0].T
     for name, each in {"colour": mel, "harmony": chroma}.items():
         wanted = torch.cat([each.mean(-1), each.std(-1)])
         close(values(name, patches)[0], wanted, rtol=1e-4)
-
-
-# --- requests that make no sense ---
 
 
 @pytest.mark.parametrize(
@@ -242,13 +219,13 @@ def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callab
         ({"targets": ["timbre"], "extract": "all"}, r"pretrain\.extract is 'all'"),
     ],
 )
-def test_targets_that_make_no_sense_are_refused(changes: dict, message: str) -> None:
+def test_targets_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(RequestError, match=message):
         require_targets(update(CONFIG, {"pretrain": changes}))
 
 
 @pytest.mark.parametrize("name", DESCRIPTORS)
-def test_targets_of_pitch_are_refused_without_pitch_bands(name: str) -> None:
+def test_targets_of_pitch_are_refused_without_pitch_bands(name):
     config = update(Config(), {"pretrain": {"targets": ["pixels", name]}})
     if not DESCRIPTORS[name].pitch:
         require_targets(config)
@@ -276,20 +253,20 @@ FEW = {"bands": 88, "pitch_bands": 24}
         ),
     ],
 )
-def test_rows_that_would_end_in_nothing_are_refused(name: str, changes: dict, message: str) -> None:
+def test_rows_that_would_end_in_nothing_are_refused(name, changes, message):
     config = update(Config(), changes | {"pretrain": {"targets": ["pixels", name]}})
     with pytest.raises(RequestError, match=message):
         require_targets(config)
 
 
-def test_every_row_is_described_in_one_line() -> None:
+def test_every_row_is_described_in_one_line():
     for row in DESCRIPTORS.values():
         assert 3 < len(row.what) < 100
     assert not set(DESCRIPTORS) & {*EMA_TARGETS, PIXELS}
 
 
 @pytest.mark.parametrize("name", ["pulse", "texture"])
-def test_who_traces_a_graph_first_still_gets_numbers_afterwards(name: str) -> None:
+def test_who_traces_a_graph_first_still_gets_numbers_afterwards(name):
     """What is kept between calls must not be a tensor of the tracer's, which holds none."""
 
     class Described(torch.nn.Module):

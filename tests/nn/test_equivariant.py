@@ -50,9 +50,6 @@ def estimator(kind: type, seed: int = 0):
         return kind().eval()
 
 
-# --- what moves with a shift, and what stays ---
-
-
 @pytest.mark.parametrize("places", [1, 3, 17, 35])
 @torch.no_grad()
 def test_a_transposed_chroma_has_its_tonic_as_much_higher_and_the_same_degrees(places):
@@ -94,9 +91,6 @@ def test_a_pulse_that_moves_within_its_axis_moves_the_tempo():
     edge = logits(torch.zeros(1, 2, LAGS))  # of an empty pulse, which differs near the ends
     moved = logits(pulse.roll(5, -1))
     close((moved - edge)[5:], (logits(pulse) - edge)[:-5])
-
-
-# --- what an estimator is asked ---
 
 
 def test_stretched_clicks_have_their_pulse_at_lags_as_much_longer():
@@ -223,9 +217,6 @@ def test_a_tonic_is_asked_of_either_half_by_itself():
     assert other > alike + 0.5
 
 
-# --- in an embedding ---
-
-
 def test_estimates_stand_in_an_embedding_in_the_order_asked():
     model = Patchifier(CONFIG.model, seed=1).eval()
     patches, there = noise(2, 6, 280, 32) - 1, torch.ones(2, 6, dtype=torch.bool)
@@ -314,9 +305,6 @@ def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
     # they were trained elsewhere, and come along
     found = initial_model(CONFIG, tmp_path / "model").estimators.state_dict()
     assert all(map(torch.equal, found.values(), trained.estimators.state_dict().values()))
-
-
-# --- training beside a model that is there ---
 
 
 def test_estimators_alone_are_trained_and_the_rest_keeps_its_bits(small_cache, tmp_path):

@@ -98,9 +98,6 @@ def test_a_table_made_in_inference_serves_training():
     assert layer.weight.grad is not None
 
 
-# --- dropout ---
-
-
 @pytest.mark.parametrize("p", [0.1, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout_zeroes_its_share_keeps_the_mean_and_passes_the_same_gradient(p, dtype):
@@ -131,9 +128,6 @@ def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
     assert not torch.equal(results[0], results[2])
     assert torch.equal(layer.eval()(x), x)
     assert torch.equal(FastDropout(0.0).train()(x), x)
-
-
-# --- encoder layers ---
 
 
 def encoder_layer(norm="after", dropout=0.0):
@@ -176,9 +170,6 @@ def test_attention_drops_scores_in_training_alone():
     for training in (False, True):
         layer.train(training)
         assert torch.equal(layer.attend(x, None), layer.attend(x, None)) != training
-
-
-# --- whole models ---
 
 
 @pytest.mark.parametrize("decoder_norm", ["none", "batch"])

@@ -45,9 +45,6 @@ def trained(config: ModelConfig) -> Patchifier:
     return model
 
 
-# --- the paper's setting: shapes and sizes ---
-
-
 @pytest.fixture(scope="module")
 def paper() -> Patchifier:
     return Patchifier().eval()
@@ -111,9 +108,6 @@ def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
     assert len(layers_of(decoder, nn.BatchNorm2d)) == (4 if norm == "batch" else 0)
 
 
-# --- sequences of any length, padding ---
-
-
 @torch.no_grad()
 def test_a_sequence_may_have_any_number_of_patches():
     model, valid = trained(tiny()), lengths_to_valid(*range(1, 61))
@@ -174,9 +168,6 @@ def test_what_stands_in_padded_patches_changes_nothing(training, content):
         return [first[valid], *sequences, *losses, *model.buffers()]
 
     assert all(map(torch.equal, everything(0.5), everything(content)))
-
-
-# --- masks ---
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
@@ -247,9 +238,6 @@ def test_masks_are_uniform_over_positions_and_pairs_and_a_function_of_their_gene
         spread = (rounds * share * (1 - share)) ** 0.5
         assert np.abs(found - rounds * share).max() < deviations * spread
     assert len({row.tobytes() for row in masked}) > 200  # of the 220 there are
-
-
-# --- losses ---
 
 
 @torch.no_grad()
@@ -394,9 +382,6 @@ def test_two_steps_lower_the_loss_of_every_alternative(changes, options):
     assert loss().item() < before
 
 
-# --- the embedding of the sequence ---
-
-
 def normalised(x: torch.Tensor) -> torch.Tensor:
     return (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, unbiased=False)
 
@@ -444,9 +429,6 @@ def test_the_order_of_patches_matters():
     assert not torch.allclose(one[:, 1:], two[:, 1:].flip(1), atol=1e-4)
 
 
-# --- alternatives ---
-
-
 @torch.no_grad()
 def test_the_vector_is_the_flattened_map_or_its_mean():
     """A last map of 128 channels has 256 numbers and needs no layer."""
@@ -476,9 +458,6 @@ def test_the_alignment_is_two_layers_or_one_and_stage_one_does_not_use_it():
         for parameter in [*model.align.parameters(), *model.bottleneck.parameters()]:
             parameter.add_(1)
     assert torch.equal(model.autoencode(patches), before)
-
-
-# --- weights ---
 
 
 def test_weights_have_the_names_and_order_of_earlier_checkpoints(paper):

@@ -42,9 +42,6 @@ def where(mask: torch.Tensor, one: torch.Tensor, other) -> torch.Tensor:
     return torch.where(mask[:, :, None, None, None], one, other)
 
 
-# --- what the bottleneck sees ---
-
-
 @torch.no_grad()
 def test_visible_patches_are_known_as_by_the_bottleneck_on_a_shorter_sequence_with_their_positions():
     model, shown = made(), patches(1, 8)
@@ -166,9 +163,6 @@ def test_a_predictor_and_an_extractor_of_masked_patches_are_refused_together():
         ModelConfig(predictor_layers=-1)
 
 
-# --- pitch modules ---
-
-
 @torch.no_grad()
 def test_a_whole_tone_up_moves_what_pitch_modules_find_by_one_place():
     """Strides of three thirds and of two semitones; away from the ends, which see zeros beyond."""
@@ -217,9 +211,6 @@ def test_pitch_modules_do_not_grow_with_the_mel_part():
     assert wide.down.state_dict().keys() == plain.down.state_dict().keys()
     assert isinstance(plain.to_vector, nn.Identity)
     assert wide.to_vector.in_features == 16 + 4 * 36
-
-
-# --- masks around a stretch ---
 
 
 def test_around_a_stretch_all_is_masked_and_the_count_stays():

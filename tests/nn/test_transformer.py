@@ -27,9 +27,6 @@ def relative(request):
     return made
 
 
-# --- distances ---
-
-
 def test_a_distance_has_a_number_for_each_head_far_ones_the_last_and_cls_its_own():
     made = RelativePositionBias(ModelConfig(heads=2, positions=2))
     with torch.no_grad():
@@ -84,9 +81,6 @@ def test_music_of_any_length_is_embedded_in_one_pass(relative):
     patches = spectrogram.cut(log_mels[1], tail="anchor")
     sequence = relative.forward_encoder(patches[None])[-1][0, 1:].detach()
     close(torch.from_numpy(vectors[1, :32]), sequence.mean(0), atol=1e-4, rtol=1e-3)
-
-
-# --- columns ---
 
 
 def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():

@@ -212,9 +212,6 @@ def test_a_part_without_training_clips_is_refused(small_cache):
         split(Cache(small_cache), config.pretrain)
 
 
-# --- the loop, as a device that runs ahead sees it ---
-
-
 def square(model, batch):
     return model(batch).square().mean()
 
@@ -334,8 +331,7 @@ def test_decay_is_on_matrices_and_kernels_alone(recipe):
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("32", torch.float32), ("bf16", torch.bfloat16), ("64", torch.float64)],
+    ("precision", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16), ("64", torch.float64)]
 )
 def test_fabric_converts_a_batch_in_every_precision(precision, dtype):
     patches, marks = torch.zeros(1, 2, 1, 64, 32), torch.ones(1, 2, dtype=torch.bool)

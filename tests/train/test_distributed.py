@@ -125,8 +125,6 @@ def require_same_losses(one, two, steps, stage="two", rtol=1e-5):
     np.testing.assert_allclose(*losses, atol=1e-5, rtol=rtol)  # a row has five decimals
 
 
-# --- the same steps, however a batch is shared ---
-
 DOUBLE = """
     import dataclasses, json, sys
     from pathlib import Path
@@ -275,9 +273,6 @@ def test_threads_between_processes_have_ended_before_python_does(
         assert "gloo" not in (tmp_path / f"threads-{rank}").read_text()
 
 
-# --- other numbers of processes ---
-
-
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(run):
     """Stopped at step 20 of each number, resumed with the other: the losses of a run that was not stopped."""
@@ -309,9 +304,6 @@ def test_devices_that_are_not_there_are_refused():
         launch("cuda", devices=more)
 
 
-# --- workers that die ---
-
-
 @pytest.mark.slow
 def test_a_worker_killed_is_replaced_and_the_run_ends_as_if_it_had_not(run, child_environment):
     changes = settings(steps=60, stages="two")
@@ -338,9 +330,6 @@ def wait_for(happened, process):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     pytest.fail("it never happened")
-
-
-# --- parts of a cache ---
 
 
 @pytest.mark.slow

@@ -59,9 +59,6 @@ def _few_draws():
         yield
 
 
-# --- clips, targets and runs ---
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> tuple[Path, tuple[Clip, ...]]:
     """A cache of tones and noises, loud and quiet, of 0.5 to 2.9 s; the tests choose targets and splits."""
@@ -185,9 +182,6 @@ def outputs_of(folder: Path, data: Cache, indices) -> np.ndarray:
     return torch.stack(rows).numpy()
 
 
-# --- the four methods ---
-
-
 def test_the_four_methods_are_the_papers():
     assert {
         "linear-probe": {"head"},
@@ -261,9 +255,6 @@ def test_the_head_starts_from_the_seed_alone(bench):
     assert not torch.equal(heads[0], heads[2])
 
 
-# --- inputs ---
-
-
 @pytest.mark.parametrize("readout", ["cls", "mean"])
 @torch.no_grad()
 def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(readout, bench):
@@ -311,9 +302,6 @@ def test_a_step_sees_one_window_of_each_of_its_clips(bench):
         assert valid.all()
         drawn |= {number for number, window in enumerate(windows) if torch.equal(values[0], window)}
     assert drawn == set(range(len(windows)))
-
-
-# --- learning, on each kind of task ---
 
 
 @TASKS
@@ -397,9 +385,6 @@ def test_the_head_may_learn_at_its_own_rate(bench):
     assert (moved.head.pooler.weight - fresh.head.pooler.weight).abs().max() > 1e-2
 
 
-# --- stopping, and the best weights ---
-
-
 def test_training_stops_when_patience_is_spent(bench):
     # At this rate nothing moves: after the first validation nothing is better, save by rounding.
     training = {"steps": 500, "learning_rate": 1e-30}
@@ -426,9 +411,6 @@ def test_the_best_weights_are_kept_not_the_last(bench):
         assert value == pytest.approx(float(rows[best][name]), abs=1e-4)
     assert abs(restored["r2"] - float(rows[-1]["r2"])) > 1e-3
     assert np.isfinite(result.predictions[0]).all()
-
-
-# --- folds, seeds, repetition ---
 
 
 def test_all_folds_test_every_clip_exactly_once(bench):
@@ -546,9 +528,6 @@ def test_a_model_folder_will_do_as_well_as_a_model(bench):
     assert np.array_equal(by_folder.predictions[0], by_model.predictions[0])
 
 
-# --- what is refused ---
-
-
 def without(side):
     other = "valid" if side == "train" else "train"
     return lambda number, clip: {"split": other} if split_of(number) == side else {}
@@ -591,9 +570,6 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings_or_clips(bench
     (data / "index.jsonl").write_text("\n".join([header, first, *rows]) + "\n")
     with pytest.raises(RequestError, match="other clips"):
         bench.tune(data=data, resume=True, **steps)
-
-
-# --- what is chosen on validation ---
 
 
 def test_the_rate_that_validates_best_is_tested(bench):

@@ -70,9 +70,6 @@ def masked(patches: torch.Tensor, mask: torch.Tensor, other: torch.Tensor) -> to
     return torch.where(mask[:, :, None, None, None], patches, other)
 
 
-# --- errors ---
-
-
 @torch.no_grad()
 def test_an_error_is_one_for_the_mean_and_for_a_guess():
     shown, learner = music(8, 6), learner_of().eval()
@@ -159,9 +156,6 @@ def test_figures_are_errors_weighted_by_clips():
     assert figures == pytest.approx(wanted, rel=1e-5)
 
 
-# --- weights ---
-
-
 def test_weights_move_towards_the_logarithm_of_their_errors():
     learner, batch = learner_of().eval(), batch_of(music(8, 6, seed=1), half(8, 6))
     errors = {name: float(error.detach()) for name, error in learner.errors(batch).items()}
@@ -188,9 +182,6 @@ def test_training_lowers_every_error():
             errors.append({name: float(e) for name, e in learner.errors(batch).items()})
     for name in ALL:
         assert errors[-1][name] < 0.95 * errors[0][name], name
-
-
-# --- the teacher ---
 
 
 def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient():
@@ -251,9 +242,6 @@ def test_the_teacher_says_of_a_clip_what_it_would_say_of_it_alone():
         count = int(valid[row].sum())
         alone = learner.teacher(shown[row, None, :count], None, mask[row, None, :count])
         close((part, clips[row, None]), alone, atol=1e-4, rtol=1e-3)
-
-
-# --- contrast ---
 
 
 @torch.no_grad()
@@ -331,9 +319,6 @@ def test_without_latent_or_contrast_there_is_no_teacher():
     assert not [name for name in learner.state_dict() if name.startswith("teacher")]
 
 
-# --- what is trained ---
-
-
 @pytest.mark.parametrize("predictor", [0, 1])
 @pytest.mark.parametrize(
     "targets",
@@ -369,9 +354,6 @@ def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
     with pytest.raises(RequestError, match="'chroma' needs pitch bands"):
         pretrain(small_cache, tmp_path / "run", config=config)
     assert not (tmp_path / "run").exists()
-
-
-# --- teacher features ---
 
 
 @torch.no_grad()

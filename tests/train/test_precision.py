@@ -146,9 +146,6 @@ def off_by_two_per_cent(result, calls):
 FAULTS = pytest.mark.parametrize("fault", [unstable, not_finite, off_by_two_per_cent])
 
 
-# --- which arithmetic ---
-
-
 @pytest.mark.parametrize(
     ("has", "precisions"), [(True, ["bf16", "bf16", "32", "32"]), (False, ["32"] * 4)]
 )
@@ -162,9 +159,6 @@ def test_the_processor_is_asked_what_it_multiplies(has, precisions, has_bf16, mo
 def test_without_bf16_nothing_is_tested(wanted, has_bf16, monkeypatch):
     monkeypatch.setattr(precision, "processor_has_bf16", lambda: wanted == "32")
     assert decide(wanted, "cpu", lambda: pytest.fail("tested")) == Arithmetic("32")
-
-
-# --- one operation ---
 
 
 def matrices():
@@ -209,9 +203,6 @@ def test_bad_numbers_in_the_data_are_no_fault_of_the_processor():
     one, other = matrices()
     one[3, 4] = math.nan
     assert examine(torch.mm, [one, other]) == ""
-
-
-# --- all operations of a model ---
 
 
 def trial():
@@ -303,9 +294,6 @@ def test_a_convolution_in_float32_computes_what_float32_does():
         assert torch.equal(found, layer(maps.bfloat16().float()))
 
 
-# --- maps of few cells ---
-
-
 @torch.no_grad()
 def test_maps_of_few_cells_never_reach_a_bf16_convolution():
     """A kernel of oneDNN reads beside maps of 4 x 2 cells; in float32, evaluation is as it was."""
@@ -338,9 +326,6 @@ def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
             found.append(extractor(patches).float())
     assert all(torch.equal(found[0], other) for other in found)
     assert (found[0] - exact).norm() < 0.02 * exact.norm()
-
-
-# --- runs ---
 
 
 @TARGETS
@@ -452,9 +437,6 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         loop.fit(job, tmp_path, config=training, seed=0, validate_every=1, fabric=fabric)
     assert torch.float32 in seen
     assert torch.bfloat16 not in seen
-
-
-# --- a loss that is not a number ---
 
 
 @pytest.fixture

@@ -64,8 +64,6 @@ def test_errors_of_predictors_without_training_are_those_of_masked_patches():
         assert references.untrained_mse(patches, mask) == {}
 
 
-# --- Kriging ---
-
 AR = 0.8  # correlation of neighbours
 
 
@@ -176,9 +174,6 @@ def test_kriging_is_sound_where_covariances_are_not():
     np.testing.assert_allclose(found[~visible][:, 2], 0.0, atol=1e-9)
 
 
-# --- Variance within and between patches ---
-
-
 def patches_of(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     masked = np.array([[True, True, False, True, False], [False, True, True, False, False]])
@@ -211,9 +206,6 @@ def test_variance_within_and_between_add_up_and_visible_patches_do_not_count():
         assert total == pytest.approx(np.square(hidden - hidden.mean(1, keepdims=True)).sum())
     changed = np.where(masked[..., None, None], original, 99.0)
     np.testing.assert_array_equal(sums_of_squares(changed, masked), (within, between))
-
-
-# --- Onsets ---
 
 
 def strokes(frames: list[int], *, length: int = 128, rise: float = 0.2) -> np.ndarray:

@@ -131,9 +131,6 @@ def test_pitch_bands_do_not_count():
     np.testing.assert_array_equal(before, statistics_of(wide).kriging.mean)
 
 
-# --- Order ---
-
-
 def test_shuffling_moves_every_visible_patch_to_the_place_of_another_and_nothing_else():
     config = update(config_of(), {"pretrain": {"mask_ratio": 0.4}})
     (batch,) = validation_batches(DATA, np.arange(10), config)
