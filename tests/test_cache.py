@@ -145,10 +145,6 @@ def test_values_are_the_log_mel_in_half_precision(mixed, mixed_cache):
     assert found["e_short.wav"].shape == (1 + 2205 // 512, 64)
 
 
-def test_finished_cache_verifies(mixed_cache, small_cache):
-    assert cache.Cache(mixed_cache[0]).verify() == cache.Cache(small_cache).verify() == []
-
-
 def test_part_of_a_file_is_what_is_cached(audio_folder, prepare, out):
     path = str(audio_folder / "album2" / "track5.wav")
     prepare(Dataset("parts", (Clip("first", path, 0, 1), Clip("second", path, 1, 3))))
@@ -436,21 +432,6 @@ def test_file_that_kills_its_decoder_is_named_and_the_others_survive(
     assert reasons == {"deadly.wav": "deadly.wav: the decoder crashed on this file."}
     assert skipped(out)["deadly.wav"][0] == "deadly.wav"
     require_equal(out, small_cache)
-
-
-def test_prepare_in_a_script_without_a_main_guard_says_so(
-    audio_folder, tmp_path, child_environment
-):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom patchifier import cache, datasets\n"
-        "cache.prepare(datasets.load(sys.argv[1]), sys.argv[2])\n"
-    )
-    command = [sys.executable, str(script), str(audio_folder), str(tmp_path / "out")]
-    options = {"env": child_environment, "capture_output": True, "text": True, "timeout": 120}
-    done = subprocess.run(command, check=False, **options)
-    assert done.returncode != 0
-    assert "RequestError: the worker processes could not start" in done.stderr
 
 
 def test_index_carries_each_clip_whole_and_the_task(audio_folder, prepare, out):

@@ -217,12 +217,6 @@ def test_the_number_of_masked_patches_is_exact_and_none_is_padding(rows, ratio, 
         assert here == (min(max(wanted, 1), n - 1) if n >= 2 else n)
 
 
-@pytest.mark.parametrize(("N", "ratio", "count"), [(25, 0.75, 19), (25, 0.9, 22), (25, 0.15, 4)])
-def test_the_papers_ratios_mask_these_many_patches(N, ratio, count):
-    mask = random_masking(np.random.default_rng(0), np.ones((50, N), bool), ratio)
-    assert mask.sum(1).tolist() == [count] * 50
-
-
 def test_masks_are_uniform_over_positions_and_pairs_and_a_function_of_their_generator():
     rounds, N, count = 6000, 12, 9
 

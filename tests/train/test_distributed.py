@@ -21,7 +21,6 @@ import torch
 from patchifier import cache, datasets
 from patchifier.config import Config, RequestError, update
 from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, share
-from patchifier.train.run import Run
 from tests.builders import TINY, close
 
 MODEL = TINY | {"channels": [4, 4, 4, 8, 8], "width": 32, "feed_forward": 64, "dropout": 0.0}
@@ -377,13 +376,3 @@ def test_parts_hold_every_clip_once_and_are_of_like_size(clips):
         assert max(frames) < 2 * min(frames)
     with pytest.raises(RequestError, match="cannot be dealt out to 100 parts"):
         data.parts(100)
-
-
-def test_a_run_keeps_the_precision_that_it_began_with(tmp_path):
-    """Resumed on a machine that would have chosen otherwise."""
-    config = Config()
-    with Run(tmp_path / "run", config) as run:
-        assert run.settle("precision", lambda: "bf16") == "bf16"
-    with Run(tmp_path / "run", config, resume=True) as run:
-        assert run.settle("precision", lambda: "32") == "bf16"
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16"

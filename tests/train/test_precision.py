@@ -332,7 +332,8 @@ def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
 def test_auto_takes_bf16_where_all_is_healthy_and_says_what_was_tested(
     changes, train, tmp_path, has_bf16
 ):
-    train(changes=changes)
+    weights = safetensors.torch.load_file(train(changes=changes) / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
     found = facts(tmp_path / "run")
     test = found["precision test"]
     assert found["precision"] == test["precision"] == "bf16"
