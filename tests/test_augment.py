@@ -28,7 +28,7 @@ def drawn_from(seed: int, frames: Sequence[int], **options: object) -> augment.D
 
 
 def scaled(scale: float) -> AugmentConfig:
-    return AugmentConfig(scale=(scale, scale), intensity=(1, 1))
+    return AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1))
 
 
 def require_same(one: augment.Draw, other: augment.Draw, row: object = slice(None)) -> None:
@@ -92,7 +92,7 @@ def test_draws_lie_in_their_ranges_and_fill_them(layout):
     frames = np.full(2000, 1249)
     drawn = drawn_from(0, frames, layout=layout, config=config)
     factors = intensity(replace(drawn, starts=drawn.starts[:, :1]), config)[:, 0, 0, 0, 0].numpy()
-    for values, (low, high) in ((drawn.scale, config.scale), (factors, config.intensity)):
+    for values, (low, high) in ((drawn.scale, config.time_stretch), (factors, config.intensity)):
         assert low <= values.min() < low + 0.01
         assert high - 0.01 < values.max() <= high + 1e-6
         assert values.mean() == pytest.approx((low + high) / 2, abs=0.01)
@@ -116,7 +116,7 @@ def test_crops_reach_both_ends_of_the_clip(layout):
 )
 def test_layout_has_its_shape(layout, shape):
     frames = [900, 1249]
-    drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(scale=(1, 1)))
+    drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(time_stretch=(1, 1)))
     assert drawn.starts.shape == drawn.present.shape == shape
     augmented, clean = applied(drawn, side_by_side(frames), frames)
     assert augmented.shape == clean.shape == (*shape, 1, 4, 32)
@@ -250,7 +250,7 @@ def test_ramp_is_stretched_to_a_ramp(scale):
     ("per", "constant_axes"), [("band", (1, 4)), ("spectrogram", (1, 3, 4)), ("element", ())]
 )
 def test_intensity_multiplies_what_it_should(per, constant_axes):
-    frames, config = [900, 900], AugmentConfig(scale=(1, 1), intensity_per=per)
+    frames, config = [900, 900], AugmentConfig(time_stretch=(1, 1), intensity_per=per)
     drawn = drawn_from(0, frames, config=config)
     augmented, clean = applied(drawn, torch.full((2, 900, 4), -0.5), frames, config=config)
     factor = augmented / clean
@@ -284,7 +284,7 @@ def test_padding_is_exactly_silence_under_any_intensity(per):
     high=st.floats(1.0, 1.6),
 )
 def test_span_covers_what_is_looked_at(frames, layout, seed, patches, low, high):
-    config = AugmentConfig(scale=(low, high), intensity_per="spectrogram")
+    config = AugmentConfig(time_stretch=(low, high), intensity_per="spectrogram")
     drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, width=8, most=9)
     whole = side_by_side(frames).nan_to_num(7.0)
     spans = augment.span(drawn, np.array(frames), width=8)
@@ -329,7 +329,7 @@ def test_a_batch_without_padding_has_no_mask_of_it(frames, padded):
     assert (crops.present is not None) == padded
 
 
-WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
+WIDE = SpectrogramConfig(n_mels=64, n_pitch_bands=216)
 
 
 def shifted(
@@ -337,7 +337,7 @@ def shifted(
 ) -> torch.Tensor:
     """Log-mel (M, T) as patches show it, (M, N W), if its pitch is shifted and nothing else happens."""
     frames, pitch = [log_mel.shape[1]], (semitones, semitones + 1e-9)
-    drawn = drawn_from(0, frames, layout="whole", config=replace(PLAIN, pitch=pitch))
+    drawn = drawn_from(0, frames, layout="whole", config=replace(PLAIN, pitch_shift=pitch))
     crops = augment.Crops.of(drawn, first=np.zeros(1, int), frames=np.array(frames), config=config)
     patches = augment.look_up(crops, log_mel.T.contiguous(), silence=SILENCE)
     return patches[0, :, 0].transpose(0, 1).flatten(1)
@@ -347,7 +347,7 @@ def shifted(
 def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout):
     frames, found, states = np.array([900, 1249, 40]), [], []
     for pitch in [(0, 0), (-3, 3), (-3, 3)]:
-        generator, config = np.random.default_rng(3), AugmentConfig(pitch=pitch)
+        generator, config = np.random.default_rng(3), AugmentConfig(pitch_shift=pitch)
         found.append(augment.draw(generator, frames, config=config, layout=layout))
         states.append(generator.random())
     plain, moved, again = found
@@ -369,7 +369,7 @@ def test_what_was_drawn_without_a_range_is_what_was_always_drawn():
 
 
 def test_shifts_fill_their_range():
-    drawn = drawn_from(0, np.full(2000, 1249), config=AugmentConfig(pitch=(-3, 1)))
+    drawn = drawn_from(0, np.full(2000, 1249), config=AugmentConfig(pitch_shift=(-3, 1)))
     assert drawn.pitch.min() < -2.98 < 0.98 < drawn.pitch.max() < 1
     assert drawn.pitch.mean() == pytest.approx(-1, abs=0.1)
 
@@ -387,8 +387,7 @@ def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones, tone):
 
 
 def test_chroma_rolls_with_the_shift(tone):
-    rows = {"bands": 280, "pitch_bands": 216}
-    config = update(Config(), {"spectrogram": rows, "model": rows})
+    config = update(Config(), {"spectrogram": {"n_pitch_bands": 216}})
     log_mel = spectrogram.log_mel(tone(330, seconds=3) + tone(415, seconds=3), WIDE)
     cut = [spectrogram.cut(each)[None, 1:3, 0] for each in (log_mel, shifted(log_mel, 2))]
     expected, found = (DESCRIPTORS["chroma"].values(patches, None, config) for patches in cut)
@@ -432,5 +431,7 @@ def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones, tone):
 
 
 def test_a_range_that_is_none_is_refused():
-    with pytest.raises(RequestError, match=r"augment\.pitch is \[1, -1\], expected low <= high"):
-        AugmentConfig(pitch=(1, -1))
+    with pytest.raises(
+        RequestError, match=r"augment\.pitch_shift is \[1, -1\], expected low <= high"
+    ):
+        AugmentConfig(pitch_shift=(1, -1))

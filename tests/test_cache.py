@@ -237,7 +237,7 @@ def test_other_settings_are_refused_by_name(audio_folder, small_cache):
     other, message = SpectrogramConfig(n_fft=1024, top_db=80.0), r"n_fft is .*1024; top_db is .*80"
     with pytest.raises(RequestError, match=message) as caught:
         cache.prepare(datasets.load(audio_folder), small_cache, config=other)
-    assert "hop" not in str(caught.value)
+    assert "hop_length" not in str(caught.value)
     assert (small_cache / "index.jsonl").read_bytes() == before
     cache.Cache(small_cache).require(SpectrogramConfig())
     with pytest.raises(RequestError, match="mel_scale is 'slaney', not 'htk'"):
@@ -456,7 +456,7 @@ def test_cache_without_targets_has_no_task(small_cache, audio_folder):
 
 def test_settings_of_the_cache_are_those_it_was_made_with(prepare, out):
     config = SpectrogramConfig(
-        sample_rate=16_000, bands=32, f_max_hz=8000.0, reference="max", top_db=80.0
+        sample_rate=16_000, n_mels=32, f_max_hz=8000.0, reference="max", top_db=80.0
     )
     prepare(config=config)
     found = cache.Cache(out)

@@ -13,7 +13,7 @@ import torch
 import patchifier
 from patchifier import checkpoint
 from patchifier.checkpoint import Checkpoint, card, load, save
-from patchifier.config import Config, ModelConfig, RequestError, read_changes, update
+from patchifier.config import Config, RequestError, read_changes, update
 from patchifier.io import replaced_file, replaced_folder
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -25,7 +25,7 @@ TASK = Task("one-of", ("blues", "jazz", "rock"))
 def made(*, seed: int = 0, head: bool = False, **changes) -> Checkpoint:
     """A small model whose every number, buffers included, is particular to its seed."""
     config = update(Config(), {"model": TINY, "embed": {"pooling": "mean"}, **changes})
-    model = Patchifier(config.model, seed=seed)
+    model = Patchifier(config, seed=seed)
     parts = [model, Head(16, 3)] if head else [model]
     chance = torch.Generator().manual_seed(seed)
     for part in parts:
@@ -219,7 +219,7 @@ def test_a_file_of_another_model_is_refused_and_a_missing_one_named(name, folder
 
 
 def test_an_edited_config_is_refused(folder):
-    reconfigure(folder, lambda values: values["model"].update(heads=4))
+    reconfigure(folder, lambda values: values["model"].update(n_heads=4))
     refused(folder, "not saved with this config.json")
 
 
@@ -315,7 +315,7 @@ def test_readers_see_the_old_folder_or_file_until_the_new_one_is_whole(tmp_path)
 
 
 def test_a_model_of_the_papers_shape_fits_its_folder(tmp_path):
-    model, file = Patchifier(ModelConfig()), tmp_path / "model" / "model.safetensors"
+    model, file = Patchifier(Config()), tmp_path / "model" / "model.safetensors"
     save(tmp_path / "model", Checkpoint(model, Config()))
     assert file.stat().st_size < 4.01 * model.parameter_count() + 1e5
     assert load(tmp_path / "model").model.parameter_count() == model.parameter_count()

@@ -43,7 +43,7 @@ def near(found, wanted, atol: float = 1e-5) -> None:
 
 def embedder(*, seed: int = 0, model: dict | None = None, **embed) -> Embedder:
     config = update(Config(), {"model": TINY | (model or {}), "embed": embed})
-    network = Patchifier(config.model, seed=seed)
+    network = Patchifier(config, seed=seed)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return Embedder(network, config)
@@ -107,10 +107,10 @@ def test_a_file_gives_the_same_bits_again_and_other_sound_another_vector(tmp_pat
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("time", ["windows", "whole"])
-def test_a_list_gives_the_vectors_of_its_items_alone(pooling, time):
+@pytest.mark.parametrize("whole_clip", [False, True])
+def test_a_list_gives_the_vectors_of_its_items_alone(pooling, whole_clip):
     layers = [1, -1] if pooling == "cls" else [0, 1, -1]
-    encoder = embedder(pooling=pooling, layers=layers, time=time)
+    encoder = embedder(pooling=pooling, layers=layers, whole_clip=whole_clip)
     kinds = [(60, "tone"), (22, "noise"), (0.02, "tone"), (2, "silence"), (30, "tone")]
     waves = [sound(seconds, kind=kind, seed=n) for n, (seconds, kind) in enumerate(kinds)]
     together = encoder.embed(waves, sample_rate=RATE)
@@ -182,8 +182,8 @@ def test_windows_of_short_and_long_clips(frames, counts):
 
 
 def test_windows_are_never_longer_than_what_was_trained():
-    whole = {"pretrain": {"stage_two_patches": "whole"}, "model": {"positions": 40}}
-    for changes, counts in [({"pretrain": {"patches": 10}}, {10}), (whole, {40})]:
+    whole = {"pretrain": {"stage_two_patches": "whole"}, "model": {"max_patches": 40}}
+    for changes, counts in [({"pretrain": {"n_patches": 10}}, {10}), (whole, {40})]:
         windows = cut_windows(torch.zeros(64, 1249), update(Config(), changes))
         assert {len(window) for window in windows} == counts
 
@@ -205,7 +205,7 @@ def test_a_long_clips_embedding_is_the_mean_of_its_windows(pooling, hop, starts)
 
 @torch.no_grad()
 def test_one_pass_over_the_whole_clip_interpolates_positions():
-    encoder, wave = embedder(pooling="mean", time="whole"), sound(60)
+    encoder, wave = embedder(pooling="mean", whole_clip=True), sound(60)
     by_hand = alone(encoder.model, patches_of(wave))[-1].mean(0)
     near(encoder.embed(wave, RATE), by_hand)
     # the last trained position reaches the last patches of a longer clip
@@ -359,7 +359,7 @@ def test_a_saved_model_embeds_as_the_one_that_was_saved(tmp_path):
 
 def test_a_model_in_training_mode_is_put_into_evaluation_mode():
     config = update(Config(), {"model": TINY})
-    model = Patchifier(config.model).train()
+    model = Patchifier(config).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     encoder = Embedder(model, config)
     assert np.array_equal(encoder.embed(sound(2), RATE), encoder.embed(sound(2), RATE))
@@ -530,7 +530,7 @@ from patchifier.config import Config, update
 from patchifier.embed import Embedder
 from patchifier.nn.model import Patchifier
 config = update(Config(), {{"model": {TINY}}})
-assert Embedder(Patchifier(config.model), config).embed(sys.argv[1]).shape == (32,)
+assert Embedder(Patchifier(config), config).embed(sys.argv[1]).shape == (32,)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []
@@ -551,7 +551,7 @@ def tuned(kind: str = "one-of", readout: str = "cls") -> Embedder:
     torch.manual_seed(0)
     head = Head(16, 3)
     torch.nn.init.normal_(head.linear.weight, std=3.0)
-    config = update(made.config, {"finetune": {"readout": readout}})
+    config = update(made.config, {"finetune": {"pooling": readout}})
     return Embedder(made.model, config, head=head, task=Task(kind, ("a", "b", "c")))
 
 
@@ -617,6 +617,6 @@ def test_a_device_that_is_not_there_is_refused_and_the_best_one_is_found():
 def test_the_package_and_a_model_show_what_they_are():
     assert {"load", "Embedder", "Config", "datasets"} <= set(dir(patchifier))
     assert (
-        repr(Embedder(Patchifier(Config().model), Config()))
+        repr(Embedder(Patchifier(Config()), Config()))
         == "<Embedder: vectors of 512 numbers, 8,291,793 parameters, on cpu>"
     )

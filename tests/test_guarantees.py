@@ -34,7 +34,7 @@ def encoder() -> Embedder:
     config = update(
         Config(), {"model": TINY, "embed": {"pooling": "mean+std", "layers": [0, 1, -1]}}
     )
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
     return Embedder(network, config)
@@ -204,7 +204,7 @@ def home(encoder, tmp_path_factory):
     parquet.write_table(table, root / "alien" / "alien.parquet")
     for name, model in (
         ("model", encoder.model),
-        ("other", Patchifier(encoder.config.model, seed=1)),
+        ("other", Patchifier(encoder.config, seed=1)),
     ):
         checkpoint.save(root / name, Checkpoint(model, encoder.config))
     build.embed_library(root / "songs", root / "songs.parquet", embedder=encoder, workers=1)

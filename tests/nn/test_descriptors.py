@@ -12,8 +12,7 @@ from patchifier.train.objectives import EMA_TARGETS, PIXELS, require_targets
 from tests.builders import close, uniform
 
 RATE = 22_050
-ROWS = {"bands": 280, "pitch_bands": 216}
-CONFIG = update(Config(), {"spectrogram": ROWS, "model": ROWS})
+CONFIG = update(Config(), {"spectrogram": {"n_pitch_bands": 216}})
 LAG_S = np.geomspace(*LAGS_S, LAGS)
 SIZES = {
     "timbre": 60,
@@ -140,7 +139,7 @@ def test_clicks_at_120_bpm_peak_at_half_a_second():
 @pytest.mark.parametrize("factor", [0.9, 1.2])
 def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor):
     log_mel = spectrogram.log_mel(clicks(0.5, 30.0), CONFIG.spectrogram).T
-    config, frames = AugmentConfig(scale=(factor, factor)), np.array([len(log_mel)])
+    config, frames = AugmentConfig(time_stretch=(factor, factor)), np.array([len(log_mel)])
     drawn = augment.draw(np.random.default_rng(0), frames, config=config)
     crops = augment.Crops.of(drawn, first=np.zeros(1, int), frames=frames)
     patches = augment.look_up(crops, log_mel, silence=-1.0)[:, :, 0]
@@ -208,15 +207,21 @@ def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"contrast_of": "group"}, r"contrast_of 'group' needs the target 'contrast'"),
         (
-            {"targets": ["pixels", "melody"]},
+            {"contrast_positives": "group"},
+            r"contrast_positives 'group' needs the target 'contrast'",
+        ),
+        (
+            {"objectives": ["pixels", "melody"]},
             "'melody', expected some of pixels, timbre, .*contrast",
         ),
-        ({"targets": []}, r"pretrain\.targets is \(\), expected some of pixels"),
-        ({"targets": ["timbre", "timbre"]}, "each once"),
-        ({"targets": ["timbre"], "loss_on": "all"}, r"pretrain\.loss_on is 'all'"),
-        ({"targets": ["timbre"], "extract": "all"}, r"pretrain\.extract is 'all'"),
+        ({"objectives": []}, r"pretrain\.objectives is \(\), expected some of pixels"),
+        ({"objectives": ["timbre", "timbre"]}, "each once"),
+        ({"objectives": ["timbre"], "loss_patches": "all"}, r"pretrain\.loss_patches is 'all'"),
+        (
+            {"objectives": ["timbre"], "extracted_patches": "all"},
+            r"pretrain\.extracted_patches is 'all'",
+        ),
     ],
 )
 def test_targets_that_make_no_sense_are_refused(changes, message):
@@ -226,7 +231,7 @@ def test_targets_that_make_no_sense_are_refused(changes, message):
 
 @pytest.mark.parametrize("name", DESCRIPTORS)
 def test_targets_of_pitch_are_refused_without_pitch_bands(name):
-    config = update(Config(), {"pretrain": {"targets": ["pixels", name]}})
+    config = update(Config(), {"pretrain": {"objectives": ["pixels", name]}})
     if not DESCRIPTORS[name].pitch:
         require_targets(config)
         return
@@ -234,27 +239,27 @@ def test_targets_of_pitch_are_refused_without_pitch_bands(name):
         require_targets(config)
 
 
-FEW = {"bands": 88, "pitch_bands": 24}
+FEW = {"spectrogram": {"n_pitch_bands": 24}}
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("chroma", {"spectrogram": FEW, "model": FEW}, "'chroma' needs pitch bands.*36 or more"),
+        ("chroma", FEW, "'chroma' needs pitch bands.*36 or more"),
         (
             "loudness",
-            {"model": {"frames": 6, "channels": [4], "width": 4, "heads": 2}},
-            "'loudness' needs patches of 4 equal parts, but model.frames is 6",
+            {"model": {"patch_frames": 6, "channels": [4], "embed_dim": 4, "n_heads": 2}},
+            "'loudness' needs patches of 4 equal parts, but model.patch_frames is 6",
         ),
         (
             "pulse",
-            {"spectrogram": {"bands": 66}, "model": {"bands": 66, "channels": [4]}},
+            {"spectrogram": {"n_mels": 66}, "model": {"channels": [4]}},
             "'pulse' needs mel bands in 4",
         ),
     ],
 )
 def test_rows_that_would_end_in_nothing_are_refused(name, changes, message):
-    config = update(Config(), changes | {"pretrain": {"targets": ["pixels", name]}})
+    config = update(Config(), changes | {"pretrain": {"objectives": ["pixels", name]}})
     with pytest.raises(RequestError, match=message):
         require_targets(config)
 
@@ -274,7 +279,7 @@ def test_who_traces_a_graph_first_still_gets_numbers_afterwards(name):
             return DESCRIPTORS[name].values(patches, None, unheard)
 
     # of which nothing is kept yet
-    changes = {"spectrogram": {"hop": 500, "bands": 312}, "model": {"bands": 312}}
+    changes = {"spectrogram": {"hop_length": 500, "n_mels": 96}}
     unheard, patches = update(CONFIG, changes), uniform(1, 4, 312, 32) - 1
     traced = torch.export.export(Described(), (patches,)).module()(patches)
     found = DESCRIPTORS[name].values(patches, None, unheard)

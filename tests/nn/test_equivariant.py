@@ -22,7 +22,6 @@ from patchifier.nn.equivariant import (
     shift_matrix,
     stretch,
     summarise,
-    summary_size,
 )
 from patchifier.nn.model import Patchifier
 from patchifier.train.objectives import require_targets
@@ -30,14 +29,12 @@ from patchifier.train.pretrain import initial_model, pretrain
 from tests.builders import TINY, close
 from tests.builders import uniform as noise
 
-ROWS = {"bands": 280, "pitch_bands": 216}
-BEYOND = ROWS | {"pitch_channels": 4, "estimators": ["tonic", "tempo"]}
 SIZES = {"tonic": 36, "degrees": 72, "tempo": 64, "metre": 128}
 CONFIG = update(
     Config(),
     {
-        "spectrogram": ROWS,
-        "model": TINY | {"layers": 1} | BEYOND,
+        "spectrogram": {"n_pitch_bands": 216},
+        "model": TINY | {"n_layers": 1, "estimators": ["tonic", "tempo"]},
         "embed": {"summaries": ["tempo", "degrees", "harmony", "metre", "tonic"]},
     },
 )
@@ -218,7 +215,7 @@ def test_a_tonic_is_asked_of_either_half_by_itself():
 
 
 def test_estimates_stand_in_an_embedding_in_the_order_asked():
-    model = Patchifier(CONFIG.model, seed=1).eval()
+    model = Patchifier(CONFIG, seed=1).eval()
     patches, there = noise(2, 6, 280, 32) - 1, torch.ones(2, 6, dtype=torch.bool)
     names = CONFIG.embed.summaries
 
@@ -228,7 +225,7 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
         return dict(zip(names, summarise(names, *given_), strict=True))
 
     found, sizes = summaries(patches), [64, 72, 72, 128, 36]
-    assert {name: summary_size(name, CONFIG) for name in ESTIMATES} == SIZES
+    assert {name: found[name].shape[1] for name in ESTIMATES} == SIZES
     assert [found[name].shape[1] for name in names] == sizes
     harmony = DESCRIPTORS["harmony"].values(patches.double(), there, CONFIG)
     close(found["harmony"], harmony)
@@ -246,9 +243,6 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
     np.testing.assert_allclose(vector[slices["tonic"]], summaries(window)["tonic"][0], atol=1e-5)
 
 
-NO_PITCH = {"bands": 64, "pitch_bands": 0}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -256,14 +250,14 @@ NO_PITCH = {"bands": 64, "pitch_bands": 0}
             {"model": {"estimators": ["tempo"]}},
             r"'degrees', but model\.estimators is \['tempo'\]: add 'tonic'",
         ),
-        ({"spectrogram": {"pitch_per_octave": 48}}, "'degrees', which needs .* 36 to each"),
+        ({"spectrogram": {"n_pitch_bands": 24}}, "'degrees', which needs .* 24, not 36"),
         ({"model": {"estimators": ["key"]}}, r"model\.estimators.*'key'"),
         ({"model": {"estimators": ["tempo", "tonic", "tempo"]}}, "each once"),
-        ({"model": NO_PITCH, "spectrogram": NO_PITCH}, "'tonic', which needs pitch bands"),
+        ({"spectrogram": {"n_pitch_bands": 0}}, "'tonic', which needs pitch bands"),
         (
             {
-                "model": {"channels": [8], "bands": 282, "estimators": ["tempo"]},
-                "spectrogram": {"bands": 282},
+                "model": {"channels": [8], "estimators": ["tempo"]},
+                "spectrogram": {"n_mels": 66},
                 "embed": {"summaries": ["metre"]},
             },
             "'metre' .* made from 'pulse' needs mel bands in 4 equal groups, but there are 66",
@@ -274,26 +268,26 @@ def test_estimates_that_cannot_be_are_refused(changes, message):
 
     def made() -> Embedder:
         config = update(CONFIG, changes)
-        return Embedder(Patchifier(config.model), config)
+        return Embedder(Patchifier(config), config)
 
     with pytest.raises(RequestError, match=message):
         made()
 
 
 def test_an_estimator_that_is_not_there_cannot_be_trained():
-    config = update(Config(), {"pretrain": {"targets": ["pixels", "tempo"]}})
+    config = update(Config(), {"pretrain": {"objectives": ["pixels", "tempo"]}})
     with pytest.raises(RequestError, match=r"model\.estimators is \[\]: add 'tempo'"):
         require_targets(config)
 
 
 def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
     def config_of(*targets, **changes):
-        return update(CONFIG, {"pretrain": {"targets": ["pixels", *targets]} | changes})
+        return update(CONFIG, {"pretrain": {"objectives": ["pixels", *targets]} | changes})
 
     config = config_of("tempo", "tonic")
     for refused, message in {
         config_of("tempo"): "",
-        config_of("tempo", "tonic", stages="one"): ": add it to pretrain.targets of stage II",
+        config_of("tempo", "tonic", stages="one"): ": add it to pretrain.objectives of stage II",
     }.items():
         with pytest.raises(RequestError, match=f"'tonic', which nothing trains{message}"):
             initial_model(refused, None)
@@ -308,14 +302,14 @@ def test_an_estimator_that_nothing_trains_is_refused_before_training(tmp_path):
 
 
 def test_estimators_alone_are_trained_and_the_rest_keeps_its_bits(small_cache, tmp_path):
-    plain = update(Config(), {"model": TINY | {"layers": 1}})
-    start = checkpoint.Checkpoint(Patchifier(plain.model, seed=3), plain)
+    plain = update(Config(), {"model": TINY | {"n_layers": 1}})
+    start = checkpoint.Checkpoint(Patchifier(plain, seed=3), plain)
     checkpoint.save(tmp_path / "plain", start)
     pretraining = {
         "stages": "two",
-        "stage_two": {"steps": 3, "batch": 4},
-        "targets": ["tempo"],
-        "patches": 8,
+        "stage_two": {"steps": 3, "batch_size": 4},
+        "objectives": ["tempo"],
+        "n_patches": 8,
         "precision": "32",
         "validation_fraction": 0.2,
     }

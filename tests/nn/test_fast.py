@@ -130,17 +130,18 @@ def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
     assert torch.equal(FastDropout(0.0).train()(x), x)
 
 
-def encoder_layer(norm="after", dropout=0.0):
-    return TransformerLayer(tiny(width=32, heads=4, feed_forward=64, dropout=dropout, norm=norm))
+def encoder_layer(norm_first=False, dropout=0.0):
+    sizes = {"embed_dim": 32, "n_heads": 4, "mlp_dim": 64}
+    return TransformerLayer(tiny(**sizes, dropout=dropout, norm_first=norm_first).model)
 
 
-@pytest.mark.parametrize("norm", ["before", "after"])
+@pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_an_encoder_layer_is_torchs_own_plain_and_fast(norm, padded, training):
+def test_an_encoder_layer_is_torchs_own_plain_and_fast(norm_first, padded, training):
     """The same outputs and gradients; in bf16 as close as bf16 is, and the same in both ways of a layer."""
-    plain, first = encoder_layer(norm).train(training), norm == "before"
-    options = {"batch_first": True, "norm_first": first}
+    plain = encoder_layer(norm_first).train(training)
+    options = {"batch_first": True, "norm_first": norm_first}
     torchs = nn.TransformerEncoderLayer(32, 4, 64, 0.0, "gelu", 1e-12, **options).train(training)
     torchs.load_state_dict(plain.state_dict())
     x, padding = noise(3, 11, 32), torch.zeros(3, 11, dtype=torch.bool)
@@ -178,8 +179,8 @@ def test_attention_drops_scores_in_training_alone():
 def test_an_accelerated_model_is_the_plain_one_with_the_same_names(
     decoder_norm, embedding, training
 ):
-    changes = {"decoder_norm": decoder_norm, "embedding": embedding}
-    plain = Patchifier(tiny(dropout=0.0, predictor_layers=1, **changes)).double()
+    changes = {"decoder_norm": decoder_norm, "position_embedding": embedding}
+    plain = Patchifier(tiny(dropout=0.0, n_predictor_layers=1, **changes)).double()
     fast = accelerate(copy.deepcopy(plain))
     assert type(fast.decoder) is not Decoder
     assert list(fast.state_dict()) == list(plain.state_dict())

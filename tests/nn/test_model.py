@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchifier.config import ModelConfig
+from patchifier.config import Config, update
 from patchifier.nn.fast import accelerate
 from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Decoder, FeatureExtractor, Head, Patchifier
@@ -32,11 +32,15 @@ def masks(valid: torch.Tensor, ratio: float = 0.5, seed: int = 0) -> torch.Tenso
     return torch.from_numpy(random_masking(np.random.default_rng(seed), valid.numpy(), ratio))
 
 
+def paper_with(**model) -> Config:
+    return update(Config(), {"model": model})
+
+
 def layers_of(module: nn.Module, kind: type) -> list:
     return [each for each in module.modules() if isinstance(each, kind)]
 
 
-def trained(config: ModelConfig) -> Patchifier:
+def trained(config: Config) -> Patchifier:
     """A model whose batch-norm statistics are not those of a new one, in evaluation mode."""
     model = Patchifier(config, seed=0).eval()
     for number, norm in enumerate(layers_of(model, nn.BatchNorm2d)):
@@ -75,7 +79,7 @@ def test_each_part_has_as_many_parameters_as_section_4_says(paper):
     assert count(paper.align) == 2 * (D * D + D)
     for norm, each in [("none", 1), ("batch", 2)]:  # a bias, or a norm's weight and bias
         up = sum(9 * before * after + each * after for after, before in pairs[1:])
-        assert count(Decoder(ModelConfig(decoder_norm=norm))) == D * 512 + 512 + up + 9 * 16 + 1
+        assert count(Decoder(paper_with(decoder_norm=norm))) == D * 512 + 512 + up + 9 * 16 + 1
     assert count(Head(D, 10)) == D * D + D + 10 * D + 10
     assert count(paper.decoder) < count(paper.extractor) + count(paper.bottleneck)
     assert 8.2e6 < paper.parameter_count() == count(paper) < 8.4e6
@@ -83,7 +87,7 @@ def test_each_part_has_as_many_parameters_as_section_4_says(paper):
 
 @pytest.mark.parametrize("convolutions", [1, 2, 3])
 def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(convolutions):
-    extractor = FeatureExtractor(ModelConfig(convolutions=convolutions))
+    extractor = FeatureExtractor(paper_with(n_convolutions=convolutions))
     assert len(extractor.down) == 5
     for module, filters in zip(extractor.down, (16, 32, 64, 128, 256), strict=True):
         kinds = [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
@@ -96,7 +100,7 @@ def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(c
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
-    decoder, sizes = Decoder(ModelConfig(decoder_norm=norm)), []
+    decoder, sizes = Decoder(paper_with(decoder_norm=norm)), []
     *inner, last = layers_of(decoder, nn.Conv2d)
     assert last is decoder.up[-1]
     assert last.bias is not None
@@ -287,7 +291,7 @@ def plain_network():
 @pytest.mark.parametrize("stage", ["one", "two", "two, masked patches skipped", "readout"])
 def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_network, stage):
     # statistics frozen: the fast way shows the extractor fewer patches
-    model = accelerate(trained(ModelConfig(layers=2)).double())
+    model = accelerate(trained(paper_with(n_layers=2)).double())
     plain = plain_network(model.config).double().eval()
     plain.load_state_dict(model.state_dict())
     patches, valid = music(2, 25).double(), torch.ones(2, 25, dtype=torch.bool)
@@ -337,18 +341,18 @@ def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
 
 ALTERNATIVES = {
     "the paper's shape": {},
-    "plain embedding": {"embedding": "plain"},
+    "plain embedding": {"position_embedding": "plain"},
     "linear alignment": {"align": "linear"},
-    "mean of the map": {"vector": "mean", "channels": [4, 4, 4, 4, 16]},
-    "no layer to the vector": {"channels": [4, 4, 4, 6, 8], "width": 16},
+    "mean of the map": {"map_pooling": "mean", "channels": [4, 4, 4, 4, 16]},
+    "no layer to the vector": {"channels": [4, 4, 4, 6, 8], "embed_dim": 16},
     "wide decoder": {"decoder_channels": [12, 8, 8, 4, 4]},
     "decoder with batch norm": {"decoder_norm": "batch"},
     "narrow decoder": {"decoder_channels": [2, 2, 2, 2, 2]},
-    "one convolution": {"convolutions": 1},
-    "three convolutions": {"convolutions": 3},
+    "one convolution": {"n_convolutions": 1},
+    "three convolutions": {"n_convolutions": 3},
     "four modules": {"channels": [4, 4, 4, 8]},
-    "other patches": {"bands": 32, "frames": 64},
-    "one layer": {"layers": 1},
+    "other patches": {"n_mels": 32, "patch_frames": 64},
+    "one layer": {"n_layers": 1},
     "no dropout": {"dropout": 0.0},
 }
 
@@ -356,9 +360,9 @@ ALTERNATIVES = {
 @pytest.mark.parametrize("changes", ALTERNATIVES.values(), ids=ALTERNATIVES)
 @pytest.mark.parametrize("options", [None, *LOSSES[:3]], ids=["one", "two", "extract", "loss"])
 def test_two_steps_lower_the_loss_of_every_alternative(changes, options):
-    config = ModelConfig(**{**vars(tiny()), **changes})
+    config = tiny(**changes)
     model = Patchifier(config).train()
-    patches = noise(4, 6, 1, config.bands, config.frames).mul(0.1).sub(0.6)
+    patches = noise(4, 6, 1, config.spectrogram.n_mels, config.model.patch_frames).mul(0.1).sub(0.6)
     valid = lengths_to_valid(6, 6, 5, 2)
 
     def loss():
@@ -382,14 +386,16 @@ def normalised(x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "changes", [{}, {"vector_norm": "none"}, {"embedding": "plain"}], ids=["bert", "first", "plain"]
+    "changes",
+    [{}, {"vector_norm": "none"}, {"position_embedding": "plain"}],
+    ids=["bert", "first", "plain"],
 )
 def test_cls_comes_first_and_patches_have_positions(changes):
     """BERT adds a position to CLS too, then normalises; the plain embedding does neither."""
     bottleneck = trained(tiny(**changes)).bottleneck
     vectors, positions = noise(2, 4, 16), bottleneck.positions
     scaled = vectors if "vector_norm" in changes else normalised(vectors)
-    bert = "embedding" not in changes
+    bert = "position_embedding" not in changes
     cls = (bottleneck.cls + positions[0] if bert else bottleneck.cls).expand(2, 1, 16)
     x = torch.cat([cls, scaled + positions[1:5]], dim=1)
     close(bottleneck.embed(vectors, None), normalised(x) if bert else x, atol=1e-4, rtol=1e-4)
@@ -397,7 +403,7 @@ def test_cls_comes_first_and_patches_have_positions(changes):
 
 @torch.no_grad()
 def test_masked_vectors_are_replaced_by_the_one_mask_token():
-    bottleneck = trained(tiny(embedding="plain")).bottleneck
+    bottleneck = trained(tiny(position_embedding="plain")).bottleneck
     x = bottleneck.embed(noise(1, 3, 16), torch.tensor([[True, False, True]]))[0, 1:]
     token, vectors = bottleneck.mask_token, normalised(noise(1, 3, 16))[0]
     wanted = torch.stack([token, vectors[1], token]) + bottleneck.positions[1:4]
@@ -427,20 +433,20 @@ def test_the_order_of_patches_matters():
 def test_the_vector_is_the_flattened_map_or_its_mean():
     """A last map of 128 channels has 256 numbers and needs no layer."""
     patches = music(1, 2)[0]
-    flat = FeatureExtractor(ModelConfig(channels=(16, 32, 64, 96, 128))).eval()
+    flat = FeatureExtractor(paper_with(channels=(16, 32, 64, 96, 128))).eval()
     assert torch.equal(flat(patches), flat.down(patches).reshape(2, 256))
-    mean = FeatureExtractor(ModelConfig(vector="mean")).eval()
+    mean = FeatureExtractor(paper_with(map_pooling="mean")).eval()
     close(mean(patches), mean.down(patches).reshape(2, 256, 2).mean(-1))
     assert not layers_of(mean, nn.Linear) + layers_of(flat, nn.Linear)
-    assert isinstance(FeatureExtractor(ModelConfig()).to_vector, nn.Linear)
+    assert isinstance(FeatureExtractor(Config()).to_vector, nn.Linear)
 
 
 def test_the_decoder_mirrors_the_extractor_unless_told_its_widths():
     def widths(config):
         return [module.in_channels for module in layers_of(Decoder(config), nn.Conv2d)]
 
-    assert widths(ModelConfig()) == [256, 128, 64, 32, 16]
-    assert widths(ModelConfig(decoder_channels=(64, 32, 16, 8, 8))) == [64, 32, 16, 8, 8]
+    assert widths(Config()) == [256, 128, 64, 32, 16]
+    assert widths(paper_with(decoder_channels=(64, 32, 16, 8, 8))) == [64, 32, 16, 8, 8]
 
 
 def test_the_alignment_is_two_layers_or_one_and_stage_one_does_not_use_it():

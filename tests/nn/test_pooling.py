@@ -9,39 +9,39 @@ import torch
 
 from patchifier import checkpoint
 from patchifier.cache import Cache
-from patchifier.config import Config, RequestError, update
+from patchifier.config import Config, RequestError, summary_sizes, update
 from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
 from patchifier.nn import pooling
-from patchifier.nn.descriptors import DESCRIPTORS
+from patchifier.nn.descriptors import DESCRIPTORS, size_of
+from patchifier.nn.equivariant import ESTIMATES, ESTIMATORS
 from patchifier.nn.model import Patchifier
-from patchifier.nn.pooling import embedding_size, raw_size
 from patchifier.train.pretrain import initial_model, pretrain, split
 from patchifier.train.whitening import examples_of, fit_whitening
 from tests.builders import TINY, normal, uniform
 
-SIZES = TINY | {"layers": 1}
+SIZES = TINY | {"n_layers": 1}
 PRETRAIN = {
     "stages": "two",
-    "stage_two": {"steps": 2, "batch": 4},
-    "patches": 4,
+    "stage_two": {"steps": 2, "batch_size": 4},
+    "n_patches": 4,
     "validation_fraction": 0.2,
     "precision": "32",
 }
 SUMMARIES = {"pulse": slice(32, 160), "rhythm": slice(160, 192), "colour": slice(192, 320)}
 SIZE = 320
-WHOLE = {"readout": SIZE}
-FEWER = {"readout": SIZE, "components": [32, 5]}
-NARROW = {name: {"bands": 88, "pitch_bands": 24} for name in ("spectrogram", "model")}
+WHOLE = {"whiten": True}
+FEWER = WHOLE | {"n_components": 5}
+NARROW = {"spectrogram": {"n_pitch_bands": 24}}
 
 
-def config_of(embed=None, **model) -> Config:
-    sections = {"model": SIZES | model, "pretrain": PRETRAIN}
-    return update(Config(), sections | {"embed": {"summaries": list(SUMMARIES)} | (embed or {})})
+def config_of(**embed) -> Config:
+    sections = {"model": SIZES, "pretrain": PRETRAIN}
+    return update(Config(), sections | {"embed": {"summaries": list(SUMMARIES)} | embed})
 
 
 def embedder_of(config: Config) -> Embedder:
-    return Embedder(Patchifier(config.model), config)
+    return Embedder(Patchifier(config), config)
 
 
 def log_mel_of(frames: int, seed: int = 0) -> torch.Tensor:
@@ -70,13 +70,13 @@ def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1
 
 def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, tmp_path):
     data, vectors = Cache(small_cache), []
-    for name, model in {"fewer": FEWER, "whole": WHOLE}.items():
-        config = config_of(**model)
+    for name, embed in {"fewer": FEWER, "whole": WHOLE}.items():
+        config = config_of(**embed)
         made = checkpoint.load(pretrain(small_cache, tmp_path / name, config=config, device="cpu"))
         embedder = Embedder(made.model, made.config)
         clips = split(data, config.pretrain).slices[0]
         vectors.append(embedder.embed_log_mels(examples_of(data, clips)))
-        assert vectors[-1].shape[1] == embedder.size == embedding_size(config)
+        assert vectors[-1].shape[1] == embedder.size == config.embedding_size
     vectors, before = vectors
     assert vectors.shape[1] == SIZE - 32 + 5
     # summaries are as they were
@@ -89,10 +89,10 @@ def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, 
 
 def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherwise(tmp_path):
     plain, config = config_of(), config_of(**FEWER)
-    made = Patchifier(plain.model, seed=3)
+    made = Patchifier(plain, seed=3)
     checkpoint.save(tmp_path / "other", checkpoint.Checkpoint(made, plain))
     found = initial_model(config, tmp_path / "other")
-    assert found.config == config.model
+    assert found.config == config
     assert found.readout is not None
     shared, state = made.state_dict(), found.state_dict()
     assert len(shared) > 20
@@ -100,7 +100,7 @@ def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherw
         assert torch.equal(state[name], shared[name]), name
     other = {"mel_scale": "htk", "n_fft": 1024}
     for changes, named in [
-        ({"model": {"layers": 2}}, r"in model\.layers: give"),
+        ({"model": {"n_layers": 2}}, r"in model\.n_layers: give"),
         ({"spectrogram": other}, r"in spectrogram\.n_fft, spectrogram\.mel_scale: give"),
     ]:
         with pytest.raises(RequestError, match=f"differs from the config {named}"):
@@ -128,7 +128,7 @@ def test_frames_that_an_anchored_patch_repeats_are_heard_once(frames):
 
 
 def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_some(monkeypatch):
-    configs = config_of(), config_of({"summaries": []})
+    configs = config_of(), config_of(summaries=[])
     before = [embedder_of(each).identity for each in configs]
     monkeypatch.setattr(pooling, "VERSION", 10_000)
     after = [embedder_of(each).identity for each in configs]
@@ -138,10 +138,10 @@ def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_s
 @pytest.mark.parametrize("pooling", ["mean+max", "mean", "cls"])
 def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooling):
     config = config_of(**FEWER)
-    model = Patchifier(config.model)
+    model = Patchifier(config)
     model.readout.fit(normal(64, SIZE) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
-    bare, log_mels = config_of({"pooling": pooling}), [log_mel_of(5 * 32, seed=1)]
+    bare, log_mels = config_of(pooling=pooling), [log_mel_of(5 * 32, seed=1)]
     raw = Embedder(initial(bare, model), bare)
     (encoder,) = encoders(f"{tmp_path}/model@{pooling}")
     assert encoder.embedder.size == raw.size
@@ -159,11 +159,11 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
     tmp_path, changes
 ):
     config, log_mels = config_of(**FEWER), [log_mel_of(5 * 32, seed=1)]
-    model = Patchifier(config.model)
+    model = Patchifier(config)
     fit_whitening(model, config, [log_mel_of(5 * 32, seed=seed) for seed in range(8)])
     fitted = Embedder(model, config)
     otherwise = update(config, {"embed": changes})
-    raw = update(otherwise, {"model": {"readout": 0, "components": [0, 0]}})
+    raw = update(otherwise, {"embed": {"whiten": False, "n_components": 0}})
     expected = Embedder(initial(raw, model), raw).embed_log_mels(log_mels)
     before = fitted.embed_log_mels(log_mels)
     for name, each in {"model": config, "otherwise": otherwise}.items():
@@ -176,7 +176,7 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
         travelled = pickle.loads(pickle.dumps(other))
         np.testing.assert_array_equal(travelled.embed_log_mels(log_mels), found)
     kept = checkpoint.load(tmp_path / "otherwise")
-    assert (kept.model.readout, kept.config.model.readout) == (None, 0)
+    assert (kept.model.readout, kept.config.embed.whiten) == (None, False)
     found = Embedder(kept.model, kept.config).embed_log_mels(log_mels)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert before.shape == (1, SIZE - 32 + 5)
@@ -186,7 +186,7 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
 
 def initial(config, model):
     """Another model of these weights, without statistics."""
-    bare = Patchifier(config.model)
+    bare = Patchifier(config)
     state = model.state_dict()
     bare.load_state_dict({name: state[name] for name in state if not name.startswith("readout")})
     return bare
@@ -219,26 +219,45 @@ def test_embeddings_that_cannot_be_are_refused_before_training_and_after(
 ):
     config = update(Config(), changes)
     with pytest.raises(RequestError, match=message):
-        Embedder(Patchifier(config.model), config)
+        Embedder(Patchifier(config), config)
     if "spectrogram" not in changes:
         with pytest.raises(RequestError, match=message):
             pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ({"readout": 100}, rf"model\.readout is 100, but layers and summaries are {SIZE} numbers"),
-        ({"readout": SIZE, "components": [31, 4]}, "layers are pooled to 32 numbers"),
-        ({"readout": SIZE, "components": [32, 40]}, r"components is \[32, 40\]"),
-        ({"readout": SIZE, "components": [32, 0]}, r"components is \[32, 0\]"),
-    ],
-)
-def test_a_readout_of_another_length_is_refused_before_training(
-    small_cache, tmp_path, model, message
-):
-    assert raw_size(config_of()) == SIZE
-    with pytest.raises(RequestError, match=message):
-        pretrain(small_cache, tmp_path / "run", config=config_of(**model), device="cpu")
+def test_lengths_of_an_embedding_follow_from_its_fields():
+    assert config_of().raw_size == config_of(**WHOLE).embedding_size == SIZE
+    assert config_of(**FEWER).embedding_size == SIZE - 32 + 5
+
+
+@pytest.mark.parametrize("n_mels", [64, 128])
+def test_lengths_of_summaries_are_those_that_are_computed(n_mels):
+    config = update(Config(), {"spectrogram": {"n_mels": n_mels, "n_pitch_bands": 216}})
+    for name in summary_sizes(n_mels):
+        if name in DESCRIPTORS:
+            expected = size_of(name, config)
+        else:
+            estimator, aligned = ESTIMATORS[ESTIMATES[name].by], ESTIMATES[name].aligned
+            expected = size_of(estimator.descriptor, config) if aligned else estimator.bins
+        chosen = update(config, {"embed": {"summaries": [name]}})
+        assert chosen.summary_sizes == {name: expected}
+    of_clips = {name for name, row in DESCRIPTORS.items() if row.of == "clip"}
+    assert summary_sizes(64).keys() == {*of_clips, *ESTIMATES}
+
+
+def test_components_that_cannot_be_are_refused_before_training(small_cache, tmp_path):
+    config = config_of(whiten=True, n_components=40)
+    with pytest.raises(RequestError, match=r"n_components is 40, but layers are pooled to 32"):
+        pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(RequestError, match=r"n_components is 4, which needs embed\.whiten"):
+        config_of(n_components=4)
+
+
+def test_an_embedding_may_leave_out_the_whitening_of_its_model():
+    model, plain, log_mel = Patchifier(config_of(**FEWER)), config_of(), log_mel_of(5 * 32, seed=1)
+    found, expected = Embedder(model, plain), Embedder(initial(plain, model), plain)
+    assert (found.size, found.identity) == (expected.size, expected.identity)
+    vectors = (each.embed_log_mels([log_mel]) for each in (found, expected))
+    np.testing.assert_allclose(*vectors, atol=1e-6)

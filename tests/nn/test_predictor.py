@@ -11,20 +11,23 @@ from patchifier.nn.model import Patchifier
 from patchifier.nn.pitch import PitchModules
 from tests.builders import TINY, close, tiny, uniform
 
-SIZES = TINY | {"channels": [4, 4, 4, 8, 8], "layers": 3, "dropout": 0.0}
-PITCH = {"bands": 280, "pitch_bands": 216, "pitch_channels": 4}
+SIZES = TINY | {"channels": [4, 4, 4, 8, 8], "n_layers": 3, "dropout": 0.0}
+PITCH = {"n_pitch_bands": 216}
 
 
 def made(**changes) -> Patchifier:
     """A model whose positions show and whose batch norms have seen something."""
-    beyond = {"predictor_layers": 2, "norm": "before", "positions": 10}
+    beyond = {"n_predictor_layers": 2, "norm_first": True, "max_patches": 10}
     model = Patchifier(tiny(**(SIZES | beyond | changes)))
-    parts = [model.bottleneck, *([model.predictor] if model.config.predictor_layers else [])]
+    parts = [
+        model.bottleneck,
+        *([model.predictor] if model.config.model.n_predictor_layers else []),
+    ]
     with torch.no_grad():
         for part in parts:
             part.positions.mul_(20)
             part.cls.mul_(20)
-        model.train().extractor(patches(1, 32, bands=model.config.bands)[0])
+        model.train().extractor(patches(1, 32, bands=model.config.spectrogram.n_bands)[0])
     return model.eval()
 
 
@@ -75,7 +78,9 @@ def test_the_predictor_says_what_it_does_from_known_vectors_and_its_mask_token_a
 @torch.no_grad()
 def test_masked_patches_change_nothing(training, pitch):
     model = made(**pitch).train(training)
-    shown, other = (patches(3, 6, bands=model.config.bands, seed=seed) for seed in (0, 1))
+    shown, other = (
+        patches(3, 6, bands=model.config.spectrogram.n_bands, seed=seed) for seed in (0, 1)
+    )
     masked = mask("x.xx..", "..x.xx", "xx.x..")
 
     def found(patches):
@@ -113,7 +118,7 @@ def test_what_stands_in_padding_changes_nothing():
 
 @torch.no_grad()
 def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of_the_whole():
-    model, shown, masked = made(positions=4), patches(1, 9), mask("x.xx.xx.x")
+    model, shown, masked = made(max_patches=4), patches(1, 9), mask("x.xx.xx.x")
     bottleneck, visible, seen = model.bottleneck, indices_of(~masked), []
     hook = bottleneck.encoder.layers[0].register_forward_pre_hook(
         lambda module, given: seen.append(given[0])
@@ -132,7 +137,7 @@ def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of
 
 @torch.no_grad()
 def test_without_a_mask_or_a_predictor_known_and_filled_are_the_sequence():
-    for model, masked in ((made(), None), (made(predictor_layers=0), mask("x.x..."))):
+    for model, masked in ((made(), None), (made(n_predictor_layers=0), mask("x.x..."))):
         known, filled = model.predict_masked(patches(1, 6), mask=masked)
         assert torch.equal(known, filled)
         close(known, model.forward_encoder(patches(1, 6), mask=masked)[-1][:, 1:])
@@ -146,7 +151,7 @@ def test_both_losses_reach_every_part_but_stage_one_the_bottleneck():
 
 @torch.no_grad()
 def test_norm_before_ends_with_a_norm_and_after_has_none_of_its_own():
-    before, after = made(), made(norm="after")
+    before, after = made(), made(norm_first=False)
     last = before.forward_encoder(patches(2, 5))[-1]
     close(last.mean(-1), torch.zeros(2, 6))
     close(last.var(-1, correction=0), torch.ones(2, 6), atol=1e-3)
@@ -156,11 +161,13 @@ def test_norm_before_ends_with_a_norm_and_after_has_none_of_its_own():
 
 
 def test_a_predictor_and_an_extractor_of_masked_patches_are_refused_together():
-    both = {"model": {"predictor_layers": 2}, "pretrain": {"extract": "all"}}
-    with pytest.raises(RequestError, match=r"pretrain\.extract .*model\.predictor_layers"):
+    both = {"model": {"n_predictor_layers": 2}, "pretrain": {"extracted_patches": "all"}}
+    with pytest.raises(
+        RequestError, match=r"pretrain\.extracted_patches .*model\.n_predictor_layers"
+    ):
         update(Config(), both)
-    with pytest.raises(RequestError, match=r"model\.predictor_layers is -1"):
-        ModelConfig(predictor_layers=-1)
+    with pytest.raises(RequestError, match=r"model\.n_predictor_layers is -1"):
+        ModelConfig(n_predictor_layers=-1)
 
 
 @torch.no_grad()
@@ -170,7 +177,7 @@ def test_a_whole_tone_up_moves_what_pitch_modules_find_by_one_place():
     rows = uniform(2, 216, 32)
 
     def found(shift):
-        return modules(rows.roll(shift, dims=1)).view(2, 4, 36)
+        return modules(rows.roll(shift, dims=1)).view(2, 64, 36)
 
     assert found(0).std() > 0
     close(found(6)[..., 9:-8], found(0)[..., 8:-9], rtol=1e-6)
@@ -179,7 +186,7 @@ def test_a_whole_tone_up_moves_what_pitch_modules_find_by_one_place():
 
 @torch.no_grad()
 def test_pitch_modules_hear_an_octave_and_four_frames_as_one():
-    modules = PitchModules(tiny(**SIZES | PITCH | {"pitch_channels": 64})).eval()
+    modules = PitchModules(tiny(**SIZES, **PITCH)).eval()
     tone, music = torch.zeros(1, 216, 32), uniform(1, 216, 32)
     tone[:, 108] = 1
     difference = (modules(tone) - modules(0 * tone)).view(64, 36).abs().amax(0)
@@ -204,13 +211,10 @@ def test_mel_and_pitch_bands_each_have_a_part_in_a_vector_and_the_decoder_makes_
 
 def test_pitch_modules_do_not_grow_with_the_mel_part():
     """Weights of mel bands are those of a model without pitch bands, but for the layer to the vector."""
-    wide, plain = (
-        Patchifier(tiny(**SIZES | changes)).extractor
-        for changes in (PITCH, PITCH | {"bands": 64, "pitch_bands": 0})
-    )
+    wide, plain = (Patchifier(tiny(**SIZES | changes)).extractor for changes in (PITCH, {}))
     assert wide.down.state_dict().keys() == plain.down.state_dict().keys()
     assert isinstance(plain.to_vector, nn.Identity)
-    assert wide.to_vector.in_features == 16 + 4 * 36
+    assert wide.to_vector.in_features == 16 + 64 * 36
 
 
 def test_around_a_stretch_all_is_masked_and_the_count_stays():

@@ -12,13 +12,15 @@ from patchifier.nn.transformer import PatchColumnTransformer, RelativePositionBi
 from tests.builders import TINY, close, tiny
 from tests.builders import normal as noise
 
-SIZES = TINY | {"channels": [4, 4, 4, 8, 8], "width": 32, "feed_forward": 64, "positions": 6}
+SIZES = TINY | {"channels": [4, 4, 4, 8, 8], "embed_dim": 32, "mlp_dim": 64, "max_patches": 6}
 
 
-@pytest.fixture(params=["before", "after"])
+@pytest.fixture(params=[True, False])
 def relative(request):
     """Numbers of distances as large as scores, so that a wrong one shows."""
-    made = accelerate(Patchifier(tiny(**SIZES, embedding="relative", norm=request.param)))
+    made = accelerate(
+        Patchifier(tiny(**SIZES, position_embedding="relative", norm_first=request.param))
+    )
     made.eval()
     with torch.no_grad():
         for layer in made.bottleneck.encoder.layers:  # scores of BERT's small weights are all alike
@@ -28,7 +30,7 @@ def relative(request):
 
 
 def test_a_distance_has_a_number_for_each_head_far_ones_the_last_and_cls_its_own():
-    made = RelativePositionBias(ModelConfig(heads=2, positions=2))
+    made = RelativePositionBias(ModelConfig(n_heads=2, max_patches=2))
     with torch.no_grad():
         made.numbers.copy_(torch.tensor([[-2.0, -1, 0, 1, 2, 9], [10, 11, 12, 13, 14, 19]]))
     found = made(torch.tensor([0, 1, 5]))
@@ -74,8 +76,11 @@ def test_without_places_the_order_of_patches_counts_by_distances_alone(relative)
 
 
 def test_music_of_any_length_is_embedded_in_one_pass(relative):
-    changes = {"model": SIZES | {"embedding": "relative", "norm": relative.config.norm}}
-    changes |= {"pretrain": {"patches": 6}, "embed": {"time": "whole"}}
+    changes = {
+        "model": SIZES
+        | {"position_embedding": "relative", "norm_first": relative.config.model.norm_first}
+    }
+    changes |= {"pretrain": {"n_patches": 6}, "embed": {"whole_clip": True}}
     log_mels = [noise(64, frames, seed=frames) / 10 - 0.5 for frames in (40, 1000)]
     vectors = Embedder(relative, update(Config(), changes)).embed_log_mels(log_mels)
     patches = spectrogram.cut(log_mels[1], tail="anchor")
@@ -96,7 +101,7 @@ def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():
 
 
 def test_a_mean_over_columns_needs_no_layer_and_forgets_their_order_without_places():
-    config = tiny(**SIZES, extractor="transformer", vector="mean")
+    config = tiny(**SIZES, extractor="transformer", map_pooling="mean")
     made, patches = PatchColumnTransformer(config).eval(), noise(2, 1, 64, 32)
     backwards = patches.unflatten(-1, (8, 4)).flip(-2).flatten(-2)
     close(made(backwards), made(patches), rtol=1e-4)
@@ -116,8 +121,8 @@ def test_a_column_is_all_rows_of_four_frames():
 
 
 def test_frames_that_make_no_columns_are_refused():
-    with pytest.raises(RequestError, match=r"model\.frames is 6, expected a multiple of 4"):
-        ModelConfig(extractor="transformer", frames=6, bands=64, channels=(4,))
+    with pytest.raises(RequestError, match=r"model\.patch_frames is 6, expected a multiple of 4"):
+        ModelConfig(extractor="transformer", patch_frames=6, channels=(4,))
 
 
 def test_two_scales_are_refused():

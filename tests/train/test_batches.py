@@ -37,12 +37,12 @@ def config_of(**changes) -> Config:
     return update(Config(), {"model": TINY} | changes)
 
 
-SMALL = config_of().model
+SMALL = config_of()
 
 
 def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
     parts = parts or [np.arange(len(data.frames))]
-    training = TrainingConfig(batch=batch)
+    training = TrainingConfig(batch_size=batch)
     return Batches(data, parts, config or config_of(), stage, training, share=share)
 
 
@@ -61,7 +61,7 @@ def test_shares_make_up_the_batch(stage, data):
 @pytest.mark.parametrize("loss_share", [1.0, 0.5])
 def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_on, loss_share):
     """In evaluation mode, where clips do not see one another."""
-    config = config_of(pretrain={"loss_on": loss_on, "loss_share": loss_share})
+    config = config_of(pretrain={"loss_patches": loss_on, "loss_share": loss_share})
     model = Patchifier(SMALL).eval()
 
     def loss(share):
@@ -108,7 +108,12 @@ def test_each_seed_and_each_stage_takes_the_clips_in_an_order_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("changes", "same"), [({}, True), ({"target": "augmented"}, True), ({"target": "clean"}, False)]
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"reconstruction_target": "augmented"}, True),
+        ({"reconstruction_target": "clean"}, False),
+    ],
 )
 def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
     batch = batches(LONG, "two", config=config_of(pretrain=changes))(0)
@@ -123,7 +128,7 @@ def test_masks_have_a_stream_of_their_own():
     )
     assert own != others
     for most in (0, 2):
-        config = config_of(augment={"pitch": [0, most]})
+        config = config_of(augment={"pitch_shift": [0, most]})
         assert batches(LONG, "two", config=config)(3).mask.tolist() == own
 
 
@@ -133,8 +138,8 @@ def in_groups(*groups):
     return data
 
 
-CONTRAST = {"contrast_of": "group", "targets": ["contrast"]}
-PAIRS = config_of(pretrain=CONTRAST, augment={"pitch": [-2, 2]})
+CONTRAST = {"contrast_positives": "group", "objectives": ["contrast"]}
+PAIRS = config_of(pretrain=CONTRAST, augment={"pitch_shift": [-2, 2]})
 
 
 def test_of_groups_two_crops_stand_side_by_side_at_one_speed_and_pitch(monkeypatch):
@@ -174,7 +179,7 @@ def test_a_long_clip_beside_a_short_one_is_still_stretched_until_it_fits():
     drawn = augment.draw(np.random.default_rng(0), frames, config=config, pairs=True)
     assert drawn.present[1::2].all()
     assert (drawn.scale[::2] == drawn.scale[1::2]).all()
-    assert drawn.scale.max() <= config.scale[1]
+    assert drawn.scale.max() <= config.time_stretch[1]
 
 
 def test_one_group_alone_is_refused():
@@ -192,13 +197,14 @@ def test_stage_one_has_no_pairs():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (CONTRAST | {"stage_two": {"batch": 7}}, "contrast_of"),
-        (CONTRAST | {"stage_two": {"batch": 2}}, "contrast_of"),
+        (CONTRAST | {"stage_two": {"batch_size": 7}}, "contrast_positives"),
+        (CONTRAST | {"stage_two": {"batch_size": 2}}, "contrast_positives"),
         (
-            CONTRAST | {"stage_two": {"batch": 6}, "stage_one": {"batch": 6}, "parts": 2},
-            r"contrast_of 'group' needs two pairs.* a batch of 6 in 2 parts",
+            CONTRAST
+            | {"stage_two": {"batch_size": 6}, "stage_one": {"batch_size": 6}, "n_cache_parts": 2},
+            r"contrast_positives 'group' needs two pairs.* a batch of 6 in 2 parts",
         ),
-        ({"parts": 3}, r"pretrain\.parts is 3.* batch of 32"),
+        ({"n_cache_parts": 3}, r"pretrain\.n_cache_parts is 3.* batch of 32"),
     ],
 )
 def test_pairs_and_parts_that_do_not_fill_a_batch_are_refused(changes, message):
@@ -207,7 +213,7 @@ def test_pairs_and_parts_that_do_not_fill_a_batch_are_refused(changes, message):
 
 
 def test_a_part_without_training_clips_is_refused(small_cache):
-    config = update(Config(), {"pretrain": {"parts": 2, "validation_fraction": 0.0}})
+    config = update(Config(), {"pretrain": {"n_cache_parts": 2, "validation_fraction": 0.0}})
     with pytest.raises(RequestError, match=r"1 shards.* 2 parts"):
         split(Cache(small_cache), config.pretrain)
 
@@ -235,7 +241,7 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
         return torch.full((2, 3), float(step))
 
     job = loop.TrainTask(torch.nn.Linear(3, 1), 10, make_batch, square, lambda _: {"figure": 1.0})
-    loop.fit(job, tmp_path, config=TrainingConfig(steps=11, batch=2), seed=0, validate_every=6)
+    loop.fit(job, tmp_path, config=TrainingConfig(steps=11, batch_size=2), seed=0, validate_every=6)
     assert [count for count in fetched if count] == [4, 2, 4, 1]
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, 12))
@@ -245,7 +251,9 @@ def test_the_first_step_of_a_warm_up_trains(tmp_path):
     model = torch.nn.Linear(3, 1)
     before = model.weight.detach().clone()
     job = loop.TrainTask(model, 10, lambda step: torch.ones(2, 3), square)
-    config = TrainingConfig(steps=1, batch=2, learning_rate=1e-2, warm_up_steps=4, weight_decay=0.0)
+    config = TrainingConfig(
+        steps=1, batch_size=2, learning_rate=1e-2, warmup_steps=4, weight_decay=0.0
+    )
     loop.fit(job, tmp_path, config=config, seed=0, validate_every=9)
     # Adam's first step is as long as the rate
     close((model.weight.detach() - before).abs(), torch.full((1, 3), 1e-2 / 4))
@@ -286,7 +294,7 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
         model, 8, batches(LONG, "two", batch=2), stage_loss("two", Config().pretrain)
     )
     for precision in ("32", "bf16"):
-        fabric, config = launch("cpu", precision=precision), TrainingConfig(steps=1, batch=2)
+        fabric, config = launch("cpu", precision=precision), TrainingConfig(steps=1, batch_size=2)
         folder = tmp_path / precision
         loop.fit(job, folder, config=config, seed=0, validate_every=9, fabric=fabric)
     assert seen == [torch.float32, torch.bfloat16]
@@ -321,7 +329,7 @@ def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothin
 @pytest.mark.parametrize("recipe", ["relative", "transformer-extractor", "paper"])
 def test_decay_is_on_matrices_and_kernels_alone(recipe):
     config = update(Config(), read_changes(recipe))
-    model = Patchifier(config.model)
+    model = Patchifier(config)
     groups = make_optimiser(model, config.pretrain.stage_two, {}).param_groups
     decayed = {id(each) for row in groups if row["weight_decay"] for each in row["params"]}
     tables = ("positions", "places", "distances.numbers", "cls", "mask_token")

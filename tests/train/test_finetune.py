@@ -35,13 +35,13 @@ PARTS = {"extractor", "bottleneck", "align", "decoder"}
 CONFIG = update(
     Config(),
     {
-        "model": TINY | {"positions": 2},
-        "pretrain": {"patches": 2},
+        "model": TINY | {"max_patches": 2},
+        "pretrain": {"n_patches": 2},
         "embed": {"hop_patches": 1},
         "finetune": {
-            "training": {"steps": 24, "batch": 8, "learning_rate": 3e-3},
+            "training": {"steps": 24, "batch_size": 8, "learning_rate": 3e-3},
             "validate_every": 8,
-            "readout": "mean",
+            "pooling": "mean",
         },
     },
 )
@@ -258,7 +258,7 @@ def test_the_head_starts_from_the_seed_alone(bench):
 @pytest.mark.parametrize("readout", ["cls", "mean"])
 @torch.no_grad()
 def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(readout, bench):
-    data, config = Cache(bench.data()), update(CONFIG, {"finetune": {"readout": readout}})
+    data, config = Cache(bench.data()), update(CONFIG, {"finetune": {"pooling": readout}})
     modules = {method: bench.module(method, config=config) for method in METHODS}
     inputs = {method: Inputs(module, data, config) for method, module in modules.items()}
     kinds = ["readout", "vectors", "patches", "patches"]
@@ -438,7 +438,7 @@ def test_one_fold_is_the_last_or_the_one_asked_for(test_fold, tested, bench):
 
 def test_several_seeds_are_several_runs_whose_mean_score_counts(bench):
     steps = {"training": {"steps": 4}}
-    result = bench.tune(out="several", seeds=2, seed=5, **steps)
+    result = bench.tune(out="several", n_seeds=2, seed=5, **steps)
     singles = [bench.tune(out=f"single-{seed}", seed=seed, **steps) for seed in (5, 6)]
     assert len(result.predictions) == 2
     for one, single in zip(result.predictions, singles, strict=True):
@@ -573,7 +573,7 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings_or_clips(bench
 
 
 def test_the_rate_that_validates_best_is_tested(bench):
-    tried = bench.tune(out="tried", try_rates=[1e-9, 3e-3])
+    tried = bench.tune(out="tried", learning_rates=[1e-9, 3e-3])
     rates = json.loads(bench.bytes("rates.json", "tried"))
     assert rates["chosen"] == 3e-3
     assert rates["validation"]["0.003"] > rates["validation"]["1e-09"]

@@ -13,6 +13,7 @@ from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.fast import accelerate
 from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
+from patchifier.train import objectives
 from patchifier.train.batches import Batch
 from patchifier.train.objectives import (
     EMA_TARGETS,
@@ -26,21 +27,20 @@ from tests.builders import TINY, close, uniform
 from tests.log_mels import Clips
 
 ALL = (PIXELS, *DESCRIPTORS, *EMA_TARGETS)
-ROWS = {"bands": 280, "pitch_bands": 216}
-SMALL = {"channels": [4, 4, 4, 8, 8], "dropout": 0.0, "predictor_layers": 1}
+SMALL = {"channels": [4, 4, 4, 8, 8], "dropout": 0.0, "n_predictor_layers": 1}
 CONFIG = update(
     Config(),
     {
-        "spectrogram": ROWS,
-        "model": TINY | SMALL | ROWS | {"pitch_channels": 4, "norm": "before"},
+        "spectrogram": {"n_pitch_bands": 216},
+        "model": TINY | SMALL | {"norm_first": True},
         "augment": {"intensity_per": "spectrogram"},
-        "pretrain": {"targets": list(ALL), "mask_ratio": 0.5},
+        "pretrain": {"objectives": list(ALL), "mask_ratio": 0.5},
     },
 )
 
 
 def config_of(*targets: str, pretrain: dict | None = None, **model) -> Config:
-    pretrain = {"targets": list(targets or ALL)} | (pretrain or {})
+    pretrain = {"objectives": list(targets or ALL)} | (pretrain or {})
     return update(CONFIG, {"pretrain": pretrain, "model": model})
 
 
@@ -51,7 +51,7 @@ def music(B: int, N: int, *, seed: int = 0) -> torch.Tensor:
 
 
 def learner_of(config: Config = CONFIG, *given) -> Objectives:
-    return Objectives(Patchifier(config.model), config, [(music(8, 6), None)], *given)
+    return Objectives(Patchifier(config), config, [(music(8, 6), None)], *given)
 
 
 def half(B: int, N: int) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_targets_are_standardised_by_training():
 @torch.no_grad()
 def test_moments_over_many_batches_are_those_over_all_at_once_and_padding_is_left_out():
     shown, valid = music(8, 6), torch.arange(9).expand(8, 9) < 6
-    padded, model = pad(shown, (0, 0) * 3 + (0, 3), value=-1.0), Patchifier(CONFIG.model)
+    padded, model = pad(shown, (0, 0) * 3 + (0, 3), value=-1.0), Patchifier(CONFIG)
     whole = Objectives(model, CONFIG, [(shown, None)])
     parts = Objectives(model, CONFIG, [(padded[:3], valid[:3]), (padded[3:], valid[3:])])
     close(dict(parts.named_buffers()), dict(whole.named_buffers()), atol=1e-4, rtol=1e-3)
@@ -129,7 +129,7 @@ CLIPS = Clips(*FRAMES, bands=280, spectrogram=CONFIG.spectrogram)
 
 
 def batches_of(config: Config, share: slice | None = None, clips=range(8)) -> Batches:
-    training = TrainingConfig(batch=4)
+    training = TrainingConfig(batch_size=4)
     return Batches(CLIPS, [np.array(clips)], config, "two", training, share=share)
 
 
@@ -137,7 +137,7 @@ def batches_of(config: Config, share: slice | None = None, clips=range(8)) -> Ba
 def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
     """As two processes have it, in evaluation mode; the contrast between clips apart, which is gathered."""
     config = config_of(*(name for name in ALL if name != "contrast"))
-    learner = Objectives(Patchifier(config.model), config, batches_of(config).examples()).eval()
+    learner = Objectives(Patchifier(config), config, batches_of(config).examples()).eval()
     loss, shares = stage_loss("two", config.pretrain), (None, slice(0, 2), slice(2, 4))
     own = [batches_of(config, share) for share in shares]
     whole, first, second = np.array([[float(loss(learner, b(n))) for n in range(4)] for b in own])
@@ -168,9 +168,10 @@ def test_weights_move_towards_the_logarithm_of_their_errors():
             parameter.data.fill_(math.log(errors[name]))
 
 
-def test_training_lowers_every_error():
+def test_training_lowers_every_error(monkeypatch):
     torch.manual_seed(0)
-    learner = learner_of(config_of(pretrain={"teacher_decay": 0.9})).train()
+    monkeypatch.setattr(objectives, "EMA_DECAY", 0.9)
+    learner = learner_of().train()
     batch = batch_of(music(4, 6), half(4, 6))
     optimiser = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=5e-3)
     errors = []
@@ -184,8 +185,9 @@ def test_training_lowers_every_error():
         assert errors[-1][name] < 0.95 * errors[0][name], name
 
 
-def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient():
-    learner = learner_of(config_of(pretrain={"teacher_decay": 0.9}))
+def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient(monkeypatch):
+    monkeypatch.setattr(objectives, "EMA_DECAY", 0.9)
+    learner = learner_of()
     teacher, model, batch = learner.teacher, learner.model, batch_of(music(4, 6), half(4, 6))
 
     def followed():
@@ -321,15 +323,15 @@ def test_without_latent_or_contrast_there_is_no_teacher():
 
 @pytest.mark.parametrize("predictor", [0, 1])
 @pytest.mark.parametrize(
-    "targets",
+    "objectives",
     [ALL, ("latent",), ("contrast",), ("harmony",), ("timbre", "latent"), (PIXELS, "pulse")],
     ids="+".join,
 )
 def test_all_that_is_trained_gets_a_gradient(targets, predictor):
     """Several processes would miss a gradient that one of them lacks."""
-    config = config_of(*targets, predictor_layers=predictor)
+    config = config_of(*targets, n_predictor_layers=predictor)
     own = batches_of(config, clips=(0, 2, 3, 4))
-    learner = stage_module("two", accelerate(Patchifier(config.model)), own, config).train()
+    learner = stage_module("two", accelerate(Patchifier(config)), own, config).train()
     stage_loss("two", config.pretrain)(learner, own(0)).backward()
     trained = {name: each for name, each in learner.named_parameters() if each.requires_grad}
     assert not [name for name, parameter in trained.items() if parameter.grad is None]
@@ -350,7 +352,7 @@ def test_making_a_learner_leaves_the_global_generator_alone_and_heads_follow_the
 
 
 def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
-    config = update(Config(), {"pretrain": {"targets": ["pixels", "chroma"]}})
+    config = update(Config(), {"pretrain": {"objectives": ["pixels", "chroma"]}})
     with pytest.raises(RequestError, match="'chroma' needs pitch bands"):
         pretrain(small_cache, tmp_path / "run", config=config)
     assert not (tmp_path / "run").exists()
@@ -387,10 +389,10 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
         np.save(file, np.array([np.mean(data.log_mel(index)), 0.3], np.float32))
     pretraining = {
         "stages": "two",
-        "targets": ["distil"],
+        "objectives": ["distil"],
         "teacher_features": str(tmp_path),
-        "stage_two": {"steps": 60, "batch": 8, "learning_rate": 3e-3},
-        "patches": 6,
+        "stage_two": {"steps": 60, "batch_size": 8, "learning_rate": 3e-3},
+        "n_patches": 6,
         "validation_fraction": 0.2,
         "precision": "32",
         "validate_every": 30,
@@ -408,7 +410,7 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
 
 
 @pytest.mark.parametrize(
-    "changes", [{"targets": ["pixels", "distil"]}, {"teacher_features": "somewhere"}]
+    "changes", [{"objectives": ["pixels", "distil"]}, {"teacher_features": "somewhere"}]
 )
 def test_distillation_needs_both_the_target_and_the_folder(changes):
     with pytest.raises(RequestError, match="need each other"):

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from patchifier import cache, datasets
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
+from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.nn.fast import FEW_CELLS, Convolution, UpConvolution, accelerate, keep_in_float32
 from patchifier.nn.model import FeatureExtractor, Patchifier
 from patchifier.train import finetune, loop, precision, pretrain
@@ -31,21 +31,21 @@ from patchifier.train.run import Run
 from patchifier.train.self_test import LAYER, SelfTest, Trial, examine, self_test
 from tests.builders import TINY, close, normal, uniform
 
-STAGE = {"steps": 3, "batch": 4}
+STAGE = {"steps": 3, "batch_size": 4}
 CONFIG = update(
     Config(),
     {
-        "model": TINY | {"width": 32, "feed_forward": 64},
+        "model": TINY | {"embed_dim": 32, "mlp_dim": 64},
         "pretrain": {
             "stage_one": STAGE,
             "stage_two": STAGE,
             "validate_every": 100,
             "validation_fraction": 0.2,
-            "patches": 8,
+            "n_patches": 8,
         },
     },
 )
-TEACHER = {"stages": "two", "targets": ["latent", "contrast"]}
+TEACHER = {"stages": "two", "objectives": ["latent", "contrast"]}
 TARGETS = pytest.mark.parametrize("changes", [{}, TEACHER], ids=["paper", "teacher"])
 
 
@@ -81,7 +81,7 @@ def tune(sounds, tmp_path):
     """Fine-tune in a folder of this name."""
 
     def run(name, start, *methods, data=sounds, **changes):
-        training = {"training": {"steps": 2, "batch": 4}, "validate_every": 2}
+        training = {"training": {"steps": 2, "batch_size": 4}, "validate_every": 2}
         config = update(CONFIG, {"finetune": training | changes})
         out = tmp_path / name
         finetune.finetune(start, data, out, methods=list(methods), config=config, device="cpu")
@@ -212,7 +212,7 @@ def trial():
     def loss(model):
         return model.stage_two_loss(patches, patches, None, masked)
 
-    return Trial(accelerate(Patchifier(CONFIG.model, seed=0)), [loss] * 2)
+    return Trial(accelerate(Patchifier(CONFIG, seed=0)), [loss] * 2)
 
 
 def test_a_model_on_a_healthy_processor_passes():
@@ -234,7 +234,7 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
     class Taught(nn.Module):
         def __init__(self):
             super().__init__()
-            self.teacher = accelerate(Patchifier(CONFIG.model))
+            self.teacher = accelerate(Patchifier(CONFIG))
             self.weight = nn.Parameter(torch.ones(()))
 
         def train(self, mode=True):
@@ -297,7 +297,7 @@ def test_a_convolution_in_float32_computes_what_float32_does():
 @torch.no_grad()
 def test_maps_of_few_cells_never_reach_a_bf16_convolution():
     """A kernel of oneDNN reads beside maps of 4 x 2 cells; in float32, evaluation is as it was."""
-    extractor = accelerate(FeatureExtractor(ModelConfig())).eval()
+    extractor = accelerate(FeatureExtractor(Config())).eval()
     smallest = []
     for enabled in (True, False):
         seen = []
@@ -316,7 +316,7 @@ def test_maps_of_few_cells_never_reach_a_bf16_convolution():
 @pytest.mark.skipif(not processor_has_bf16(), reason="this processor has no bf16 arithmetic")
 @torch.no_grad()
 def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
-    extractor, patches = accelerate(FeatureExtractor(ModelConfig())).eval(), uniform(480, 1, 64, 32)
+    extractor, patches = accelerate(FeatureExtractor(Config())).eval(), uniform(480, 1, 64, 32)
     exact, found = extractor(patches), []
     for fill in (math.nan, 3e38, -3e38, math.nan, 1.0):
         sizes = [480 * 2**number for number in range(8, 15)]
@@ -417,7 +417,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
     data = Cache(sounds).require(config.spectrogram)
     splits = pretrain.split(data, config.pretrain)
     batches = pretrain.Batches(data, splits.slices, config, "two", config.pretrain.stage_two)
-    module = pretrain.stage_module("two", Patchifier(config.model), batches, config)
+    module = pretrain.stage_module("two", Patchifier(config), batches, config)
     seen, validating = [], []
     validator = pretrain.validator("two", data, splits, config)
 
@@ -433,7 +433,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
 
     loss = pretrain.stage_loss("two", config.pretrain)
     job = loop.TrainTask(module, len(splits.train), batches, loss, validate)
-    fabric, training = launch("cpu", precision="bf16"), TrainingConfig(steps=1, batch=4)
+    fabric, training = launch("cpu", precision="bf16"), TrainingConfig(steps=1, batch_size=4)
     with Watching(see):
         loop.fit(job, tmp_path, config=training, seed=0, validate_every=1, fabric=fabric)
     assert torch.float32 in seen
@@ -456,12 +456,12 @@ def damaged(sounds, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"stages": "two", "targets": ["pixels", "timbre", "contrast"]}],
-    ids=["paper", "targets"],
+    [{}, {"stages": "two", "objectives": ["pixels", "timbre", "contrast"]}],
+    ids=["paper", "objectives"],
 )
 def test_a_clip_that_is_not_a_number_is_named(changes, damaged, train):
     own, name, clips = damaged
-    steps = {"steps": 20, "batch": 2}
+    steps = {"steps": 20, "batch_size": 2}
     config = {"precision": "32", "stage_one": steps, "stage_two": steps} | changes
     with pytest.raises(RequestError, match=r"at step .*in float32") as refused:
         train(changes=config, data=own)
@@ -473,11 +473,11 @@ def test_a_clip_that_is_not_a_number_is_named(changes, damaged, train):
 
 @pytest.mark.parametrize("wanted", ["32", "bf16"])
 def test_weights_that_break_without_a_bad_clip_are_told_apart(wanted, train):
-    stage = {"steps": 20, "batch": 4, "learning_rate": 1e30}
+    stage = {"steps": 20, "batch_size": 4, "learning_rate": 1e30}
     with pytest.raises(RequestError) as refused:
         train(changes={"precision": wanted, "stage_one": stage})
     message = str(refused.value)
-    for part in ("log-mels are finite", "learning_rate (1e+30)", "clip_norm"):
+    for part in ("log-mels are finite", "learning_rate (1e+30)", "max_grad_norm"):
         assert part in message
     assert ("precision 32" in message) == (wanted == "bf16")
     assert message.count("(row ") == 4
@@ -493,7 +493,7 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_where_it_is_measured(tmp_
         return f"It was batch {step}."
 
     job = loop.TrainTask(nn.Linear(1, 1), 4, lambda step: step, loss, describe=describe)
-    config = TrainingConfig(steps=3, batch=1, clip_norm=1.0)
+    config = TrainingConfig(steps=3, batch_size=1, max_grad_norm=1.0)
     message = r"gradient is nan at step 1, in float32\. It was batch 0\."
     with pytest.raises(RequestError, match=message):
         loop.fit(job, tmp_path, config=config, seed=0, validate_every=9)
@@ -502,8 +502,8 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_where_it_is_measured(tmp_
 @pytest.mark.parametrize("method", ["full", "linear-probe"])
 def test_a_bad_clip_is_named_in_fine_tuning(method, damaged, tune):
     own, name, clips = damaged
-    start = Checkpoint(Patchifier(CONFIG.model), CONFIG)
+    start = Checkpoint(Patchifier(CONFIG), CONFIG)
     message = rf"not finite: {name} \(row {clips.index(name)}\)"
-    training = {"training": {"steps": 20, "batch": 4}, "precision": "32"}
+    training = {"training": {"steps": 20, "batch_size": 4}, "precision": "32"}
     with pytest.raises(RequestError, match=message):
         tune("tuned", start, method, data=own, **training, validate_every=20)

@@ -26,29 +26,27 @@ from patchifier.train.run import Interrupted, Run
 from tests.builders import TINY
 
 STEPS = 16
-STAGE = {"steps": STEPS, "batch": 4, "learning_rate": 1e-3}
+STAGE = {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3}
 SETTINGS = {
-    "model": TINY | {"width": 32, "feed_forward": 64},
+    "model": TINY | {"embed_dim": 32, "mlp_dim": 64},
     "pretrain": {
         "stage_one": STAGE,
-        "stage_two": STAGE | {"schedule": "cosine", "warm_up_steps": 5, "clip_norm": 1.0},
+        "stage_two": STAGE | {"schedule": "cosine", "warmup_steps": 5, "max_grad_norm": 1.0},
         "validate_every": 8,
         "checkpoint_every_s": 0.0,
         "validation_fraction": 0.2,
-        "patches": 8,
+        "n_patches": 8,
     },
 }
-ROWS = {"bands": 280, "pitch_bands": 216}
-BEYOND = {"pitch_channels": 4, "predictor_layers": 1, "norm": "before", "estimators": ["tempo"]}
+BEYOND = {"n_predictor_layers": 1, "norm_first": True, "estimators": ["tempo"]}
 SEVERAL = {  # a teacher, heads and weights, which are in the state too
-    "spectrogram": ROWS,
-    "model": SETTINGS["model"] | ROWS | BEYOND,
-    "augment": {"pitch": [-2, 2]},
+    "spectrogram": {"n_pitch_bands": 216},
+    "model": SETTINGS["model"] | BEYOND,
+    "augment": {"pitch_shift": [-2, 2]},
     "pretrain": SETTINGS["pretrain"]
     | {
         "stages": "two",
-        "teacher_decay": 0.9,
-        "targets": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"],
+        "objectives": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"],
     },
 }
 SCRIPT = """
@@ -183,7 +181,7 @@ def test_a_run_with_several_targets_and_a_teacher_killed_twice_ends_with_the_sam
     wide = small_cache.parent / "wide"
     whole = train("whole", data=wide, settings=SEVERAL)
     header, *_, last = lines_of(whole / "stage-two" / "validation.csv")
-    assert {f"{name}_error" for name in SEVERAL["pretrain"]["targets"]} <= set(header)
+    assert {f"{name}_error" for name in SEVERAL["pretrain"]["objectives"]} <= set(header)
     assert np.isfinite([float(value) for value in last]).all()
     survive_kills(wide, whole, tmp_path / "run", kills=2, seed=3, settings=SEVERAL)
 
@@ -240,7 +238,7 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings_clips_or_weigh
             pretrain(data, uninterrupted, config=config, device="cpu", **options)
 
     refused("--resume")
-    refused("other settings", changes={"augment": {"scale": [1, 1]}}, resume=True)
+    refused("other settings", changes={"augment": {"time_stretch": [1, 1]}}, resume=True)
     message = f"other clips: resume with the cache {small_cache}"
     refused(message, data=tmp_path / "cache", resume=True)
     refused("from fresh weights", init=uninterrupted / "model", resume=True)
@@ -258,9 +256,9 @@ def test_a_run_goes_on_after_fields_have_come_that_it_knew_nothing_of(train):
     """One that the first edition began goes on as it began."""
     first = SETTINGS | {"model": SETTINGS["model"] | {"vector_norm": "none"}}
     run = train(settings=first)
-    forget(run, "model.vector_norm", "pretrain.extractor_rate", "model.components")
+    forget(run, "model.vector_norm", "pretrain.extractor_lr_scale", "embed.n_components")
     train(settings=first, resume=True)
-    assert facts_of(run, "config.json")["model"]["components"] == [0, 0]
+    assert facts_of(run, "config.json")["embed"]["n_components"] == 0
 
 
 def trapezoid(steps):
@@ -292,12 +290,12 @@ def test_a_trapezoid_is_not_resumed_with_a_length_by_which_its_rate_has_fallen(t
     with pytest.raises(RequestError, match="at step 9 of 40, expected at most 8"):
         train(changes=trapezoid(10), resume=True)
     with pytest.raises(RequestError, match="other settings"):
-        train(changes=trapezoid(40) | {"patches": 6}, resume=True)
+        train(changes=trapezoid(40) | {"n_patches": 6}, resume=True)
 
 
 def test_a_run_of_groups_is_not_resumed_on_other_groups(small_cache, train):
-    groups = {"contrast_of": "group", "targets": ["contrast"], "stages": "two"}
-    groups["stage_two"] = {"steps": 2, "batch": 4}
+    groups = {"contrast_positives": "group", "objectives": ["contrast"], "stages": "two"}
+    groups["stage_two"] = {"steps": 2, "batch_size": 4}
     run = train(changes=groups)
     held = facts_of(run)
     # by which a comparison finds what it heard
@@ -336,7 +334,7 @@ def test_draws_are_a_pure_function_of_seed_purpose_and_step():
 @pytest.mark.parametrize(("schedule", "half"), [("cosine", 55), ("trapezoid", 90)])
 def test_learning_rate_warms_up_and_decays(schedule, half):
     """A trapezoid is constant and falls over the last fifth."""
-    config = TrainingConfig(warm_up_steps=10, schedule=schedule)
+    config = TrainingConfig(warmup_steps=10, schedule=schedule)
     factors = [rate_factor(step, 100, config) for step in range(101)]
     assert factors[0] == 0.1
     assert set(factors[9 : 11 if schedule == "cosine" else 81]) == {1.0}

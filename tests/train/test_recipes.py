@@ -66,9 +66,9 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
             np.save(tmp_path / f"noise-{number}.npy", normal(7, seed=number).numpy())
         config = update(config, {"pretrain": {"teacher_features": str(tmp_path)}})
     # the bottleneck's depth is not what recipes are about
-    config = replace(config, model=replace(config.model, layers=1))
-    data, training = Clips(config), TrainingConfig(batch=4 if config.pretrain.pairs else 2)
-    model, moved = Patchifier(config.model), set()
+    config = replace(config, model=replace(config.model, n_layers=1))
+    data, training = Clips(config), TrainingConfig(batch_size=4 if config.pretrain.pairs else 2)
+    model, moved = Patchifier(config), set()
     for stage in ("one", "two"):
         batches = Batches(data, [np.arange(4)], config, stage, training)
         module = stage_module(stage, model, batches, config).train()
@@ -89,22 +89,24 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
 def test_there_is_a_recipe_for_every_alternative_of_design():
     changes = [differences(read_changes(path), to_dict(Config())) for path in RECIPES]
     stated = {name for each in changes for name, _, _ in each}
-    gaps = "n_fft mel_scale f_max_hz reference top_db channels vector embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
-    gaps += " precision target mask_ratio loss_on extract intensity_per stages time pooling readout learning_rate"
-    gaps += " pitch_bands predictor_layers norm targets frames pitch extractor contrast_of"  # beyond the paper
+    gaps = "n_fft mel_scale f_max_hz reference top_db channels map_pooling position_embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
+    gaps += " precision reconstruction_target mask_ratio loss_patches extracted_patches intensity_per stages whole_clip pooling learning_rate"
+    gaps += " n_pitch_bands n_predictor_layers norm_first objectives patch_frames pitch_shift extractor contrast_positives"  # beyond the paper
     assert set(gaps.split()) <= stated
 
 
 def test_defaults_are_those_of_the_paper():
     config = Config()
     sound, model = config.spectrogram, config.model
-    assert (sound.sample_rate, sound.bands, sound.hop, sound.scale) == (22_050, 64, 512, 0.01)
-    assert (model.bands, model.frames, config.pretrain.patches) == (64, 32, 25)
-    augmentation = AugmentConfig(scale=(0.9, 1.2), intensity=(0.8, 1.2), intensity_per="element")
+    assert (sound.sample_rate, sound.n_bands, sound.hop_length) == (22_050, 64, 512)
+    assert (sound.db_scale, sound.silence) == (0.01, -1.0)
+    assert (model.patch_frames, config.pretrain.n_patches) == (32, 25)
+    augmentation = AugmentConfig(
+        time_stretch=(0.9, 1.2), intensity=(0.8, 1.2), intensity_per="element"
+    )
     assert config.augment == augmentation
-    assert (model.layers, model.heads, model.width) == (8, 4, 256)
+    assert (model.n_layers, model.n_heads, model.embed_dim) == (8, 4, 256)
     assert (len(model.channels), model.channels[0]) == (5, 16)
     for stage in (config.pretrain.stage_one, config.pretrain.stage_two):
         assert (stage.epochs, stage.batch, stage.learning_rate) == (1000, 32, 1e-4)
     assert config.finetune.training.learning_rate == 1e-5
-    assert sound.silence == -1.0

@@ -22,8 +22,8 @@ from tests.log_mels import Clips
 
 MODELS = {
     "absolute": {},
-    "predictor": {"predictor_layers": 1},
-    "relative": {"embedding": "relative"},
+    "predictor": {"n_predictor_layers": 1},
+    "relative": {"position_embedding": "relative"},
 }
 FRAMES = (400, 390, 300, 320, 100, 500, 320, 64, 300, 30)  # one of two patches, one below a patch
 DATA = Clips(*FRAMES)
@@ -36,8 +36,8 @@ def splits(train: int, valid: int) -> Splits:
 
 
 def config_of(**model) -> Config:
-    sizes = TINY | {"channels": [4, 4, 4, 8, 8], "width": 32, "feed_forward": 64, "positions": 12}
-    return update(Config(), {"model": sizes | model, "pretrain": {"patches": 8}})
+    sizes = TINY | {"channels": [4, 4, 4, 8, 8], "embed_dim": 32, "mlp_dim": 64, "max_patches": 12}
+    return update(Config(), {"model": sizes | model, "pretrain": {"n_patches": 8}})
 
 
 def statistics_of(data):
@@ -169,7 +169,7 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(name):
 
     assert difference() > 1e-3
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with equal_positions(network, config.pretrain.patches):
+    with equal_positions(network, config.pretrain.n_patches):
         assert difference() < 1e-5
         if name == "absolute":
             wanted = before["bottleneck.positions"].clone()
