@@ -284,7 +284,12 @@ def test_a_recipes_reason_and_a_models_header_are_not_settings(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[1]", "list"), ("3", "int"), *((text, "not JSON") for text in "{ \xff"), (None, "")],
+    [
+        ("[1]", "list"),
+        ("3", "int"),
+        *((text, "not JSON") for text in ("{", "", "\xff")),
+        (None, ""),
+    ],
 )
 def test_a_file_that_is_missing_or_no_json_object_is_refused_by_name(text, said, tmp_path):
     path = tmp_path / "broken.json"

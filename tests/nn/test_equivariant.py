@@ -250,7 +250,10 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
             {"model": {"estimators": ["tempo"]}},
             r"'degrees', but model\.estimators is \['tempo'\]: add 'tonic'",
         ),
-        ({"spectrogram": {"n_pitch_bands": 24}}, "'degrees', which needs .* 24, not 36"),
+        (
+            {"spectrogram": {"n_pitch_bands": 24}, "embed": {"summaries": ["degrees"]}},
+            "'degrees', which needs .* 24, not 36",
+        ),
         ({"model": {"estimators": ["key"]}}, r"model\.estimators.*'key'"),
         ({"model": {"estimators": ["tempo", "tonic", "tempo"]}}, "each once"),
         ({"spectrogram": {"n_pitch_bands": 0}}, "'tonic', which needs pitch bands"),

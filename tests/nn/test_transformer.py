@@ -64,6 +64,7 @@ def test_a_clip_gets_the_same_vectors_alone_and_in_a_batch_with_and_without_grad
 def test_without_places_the_order_of_patches_counts_by_distances_alone(relative):
     vectors, order = noise(1, 4, 32), [2, 0, 3, 1]
 
+    @torch.no_grad()
     def difference():
         there, shuffled = (
             relative.bottleneck(each)[-1][:, 1:] for each in (vectors, vectors[:, order])
