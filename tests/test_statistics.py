@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from patchifier import statistics
-from patchifier.statistics import bootstrap, holm, paired
+from patchifier.statistics import bootstrap, holm, paired, two_sided_p
 
 
 def test_clips_of_a_group_are_drawn_together():
@@ -83,6 +83,12 @@ def test_the_p_value_of_a_mean_difference_is_the_textbooks_for_both_sides(deviat
         "accuracy", groups, lambda chosen: float(values[chosen].mean()), lambda chosen: 0.0
     )
     assert found.p == pytest.approx(p, rel=0.25)
+
+
+def test_a_p_value_is_above_0_at_most_1_and_counts_draws_on_the_rarer_side():
+    assert two_sided_p(np.ones(99)) == pytest.approx(2 / 100)
+    assert two_sided_p(np.repeat([-1.0, 0.0, 1.0], [90, 5, 4])) == pytest.approx(2 * 10 / 100)
+    assert two_sided_p(np.zeros(99)) == 1
 
 
 def test_holm_by_hand():

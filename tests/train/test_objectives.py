@@ -323,7 +323,7 @@ def test_without_latent_or_contrast_there_is_no_teacher():
 
 @pytest.mark.parametrize("predictor", [0, 1])
 @pytest.mark.parametrize(
-    "objectives",
+    "targets",
     [ALL, ("latent",), ("contrast",), ("harmony",), ("timbre", "latent"), (PIXELS, "pulse")],
     ids="+".join,
 )
