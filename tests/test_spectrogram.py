@@ -64,7 +64,7 @@ def librosa_power(wave: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
 def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(setting, sound, sounds):
     config, wave = SETTINGS[setting], sounds[sound]
     expected = librosa.power_to_db(librosa_power(wave, config), ref=1.0, amin=1e-10, top_db=None)
-    found = spectrogram.log_mel(wave, config).numpy() / config.scale
+    found = spectrogram.log_mel(wave, config).numpy() / config.db_scale
     assert found.shape == expected.shape
     audible = expected > expected.max(axis=0) - 80  # below, float32 is at its end
     assert audible.any(axis=0).all()
