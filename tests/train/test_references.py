@@ -26,6 +26,8 @@ def test_band_means_are_over_the_frames_of_a_patch():
 
 def test_visible_mean_is_the_mean_over_visible_patches_at_every_patch():
     np.testing.assert_array_equal(references.visible_mean(BANDS, VISIBLE), [[[2.5, 4.0]] * 6])
+    alone = VISIBLE & [True, True, True, False, False, False]
+    np.testing.assert_array_equal(references.visible_mean(BANDS, alone), [[[1.0, -2.0]] * 6])
 
 
 def test_interpolation_is_linear_between_visible_patches_and_held_beyond():

@@ -65,7 +65,7 @@ class Levelling(Patchifier):
 @torch.no_grad()
 def figures(made, data=DATA, parts=(5, 5)):
     config = config_of()
-    return validator("two", data, splits(*parts), config)(made(config.model).eval())
+    return validator("two", data, splits(*parts), config)(made(config).eval())
 
 
 @torch.no_grad()
@@ -157,7 +157,7 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(name):
     config = config_of(**MODELS[name])
     (batch,) = validation_batches(DATA, np.array([0, 1, 5, 8]), config)
     shuffled = in_order(batch.patches, shuffled_visible(batch, np.random.default_rng(0)))
-    network = that_uses_order(config.model)
+    network = that_uses_order(config)
 
     @torch.no_grad()
     def difference():
@@ -179,7 +179,7 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(name):
 
 
 def test_positions_come_back_when_something_fails():
-    network = that_uses_order(config_of().model)
+    network = that_uses_order(config_of())
     before = network.bottleneck.positions.detach().clone()
     with pytest.raises(ZeroDivisionError), equal_positions(network, 8):
         raise ZeroDivisionError
@@ -191,7 +191,7 @@ def test_positions_come_back_when_something_fails():
 def test_figures_tell_a_model_that_uses_order_from_one_that_cannot(name):
     config = config_of(**MODELS[name])
     network, validate = (
-        that_uses_order(config.model),
+        that_uses_order(config),
         validator("two", DATA, splits(5, 5), config),
     )
     using = validate(network)
