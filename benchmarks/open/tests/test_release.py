@@ -24,7 +24,7 @@ from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.train import run
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 STAGES = {"stage_one": {"batch_size": 16}, "stage_two": {"batch_size": 32}}
 FACTS = {
     "dataset": "pretraining",
