@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from patchifier import audio, checkpoint, jobs
+from patchifier import audio, checkpoint, decode, jobs
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
@@ -257,7 +257,7 @@ def test_long_files_that_are_embedded_as_they_arrive_give_the_same_table(
         )
         with monkeypatch.context() as patch:
             patch.setattr(worker, "LONG_FRAMES", long_frames)
-            patch.setattr(audio, "BLOCK_S", 0.3)
+            patch.setattr(decode, "BLOCK_S", 0.3)
             build.embed_library(
                 audio_folder, tmp_path / f"{rows}-long.parquet", embedder=embedder, **options
             )
