@@ -44,7 +44,7 @@ CONFIG = update(
 class HubHandler(Handler):
     """What a hub answers about repositories of models: facts, trees, files; a new repository, uploads, a commit."""
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         self.server.asked.append((self.path.partition("?")[0], self.command))
         path = self.path.partition("?")[0]
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
@@ -68,7 +68,7 @@ class HubHandler(Handler):
 
     do_HEAD = do_GET
 
-    def found(self, name: str, revision: str) -> dict[str, bytes] | None:
+    def found(self, name, revision):
         revisions = self.server.repositories.get(name)
         if revisions is None:
             return self.refuse(404, "RepoNotFound")
@@ -77,7 +77,7 @@ class HubHandler(Handler):
         )
         return self.refuse(404, "RevisionNotFound") if files is None else files
 
-    def give(self, files: dict[str, bytes], file: str) -> None:
+    def give(self, files, file):
         if self.server.gated:
             self.refuse(403, "GatedRepo")
         elif file not in files:
@@ -94,7 +94,7 @@ class HubHandler(Handler):
                 200, head, b"" if self.command == "HEAD" else content[:100] if cut else content
             )
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         self.server.asked.append((self.path.partition("?")[0], self.command))
         self.server.tokens.add(self.headers.get("Authorization"))
         body, path = (
@@ -143,12 +143,12 @@ class HubHandler(Handler):
                 }
             )
 
-    def do_PUT(self) -> None:
+    def do_PUT(self):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.store[hashlib.sha256(content).hexdigest()] = content
         self.answer(200, {"Content-Length": "0"}, b"")
 
-    def tell(self, facts: object) -> None:
+    def tell(self, facts):
         body = json.dumps(facts).encode()
         self.answer(
             200,
@@ -156,10 +156,10 @@ class HubHandler(Handler):
             b"" if self.command == "HEAD" else body,
         )
 
-    def refuse(self, code: int, why: str) -> None:
+    def refuse(self, code, why):
         self.answer(code, {"X-Error-Code": why, "Content-Length": "0"}, b"")
 
-    def answer(self, code: int, head: dict[str, str], body: bytes) -> None:
+    def answer(self, code, head, body):
         self.send_response(code)
         for name, value in head.items():
             self.send_header(name, value)
@@ -168,11 +168,11 @@ class HubHandler(Handler):
         self.close_connection = True
 
 
-def sha(content: bytes) -> str:
+def sha(content):
     return hashlib.sha1(content).hexdigest()
 
 
-def commit(files: dict[str, bytes]) -> str:
+def commit(files):
     return sha(
         b"".join(name.encode() + sha(content).encode() for name, content in sorted(files.items()))
     )
@@ -187,7 +187,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -45,7 +45,7 @@ def home(tmp_path, tmp_path_factory, monkeypatch):
     return chance
 
 
-def save(**model) -> None:
+def save(**model):
     config = update(
         Config(),
         {
@@ -60,7 +60,7 @@ def save(**model) -> None:
     )
 
 
-def names(chance: np.random.Generator) -> dict:
+def names(chance):
     """What the page takes for granted."""
     wave = (0.1 * chance.standard_normal((2, 44_100))).astype("float32")
     files = ["song.mp3", "another.flac"]
@@ -74,7 +74,7 @@ def names(chance: np.random.Generator) -> dict:
     }
 
 
-def run(block: str, known: dict) -> int:
+def run(block, known):
     """Run a block line by line; how many shapes in its comments were checked."""
     checked = 0
     for line in block.splitlines():
@@ -147,7 +147,7 @@ def test_commands_of_the_page_parse():
     parse(cli.COMMANDS["embed"], command.split()[1:])
 
 
-def of_another_model(model: Embedder) -> None:
+def of_another_model(model):
     embed_library("music", "x.parquet", embedder=model, workers=1)
     search.load("x.parquet").similar(np.ones(model.size, np.float32), identity="another")
 

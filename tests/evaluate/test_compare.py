@@ -24,18 +24,18 @@ CLIPS = 40
 NAMES = ("high", "low", "middle")
 
 
-def hertz(number: int) -> float:
+def hertz(number):
     return {"low": 200.0, "middle": 900.0, "high": 4000.0}[label(number)] * (
         1 + 0.01 * (number % 7)
     )
 
 
-def label(number: int) -> str:
+def label(number):
     return ("low", "low", "middle", "high")[number % 4]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Cache:
+def data(tmp_path_factory):
     """Tones of three registers, 2 s each, in pairs of one group; half as many of two classes as of the third."""
     folder, clips = tmp_path_factory.mktemp("compare"), []
     for number in range(CLIPS):
@@ -57,7 +57,7 @@ def data(tmp_path_factory) -> Cache:
     return Cache(folder / "cache")
 
 
-def changed(data: Cache, task: Task | None = None, **changes) -> Cache:
+def changed(data, task=None, **changes):
     """The same cache with other facts about its clips: each a function of the clip's number."""
     other = Cache(data.path)
     other.task = task or data.task
@@ -71,7 +71,7 @@ def changed(data: Cache, task: Task | None = None, **changes) -> Cache:
     return other
 
 
-def encoder(name: str, feature, **more) -> Encoder:
+def encoder(name, feature, **more):
     """One number a clip: a function of its number, or of its log-mel."""
     return Encoder(
         name,
@@ -82,7 +82,7 @@ def encoder(name: str, feature, **more) -> Encoder:
     )
 
 
-def knows(name="knows", **more) -> Encoder:
+def knows(name="knows", **more):
     """The register itself, as a number that a linear probe reads with one of three numbers."""
 
     def encode(data, indices, **_):
@@ -94,7 +94,7 @@ def knows(name="knows", **more) -> Encoder:
     return Encoder(name, encode, **more)
 
 
-def blind(name="blind", seed=0) -> Encoder:
+def blind(name="blind", seed=0):
     def encode(data, indices, **_):
         return np.array(
             [
@@ -107,7 +107,7 @@ def blind(name="blind", seed=0) -> Encoder:
     return Encoder(name, encode, seed=seed)
 
 
-def loudness(data, index) -> float:
+def loudness(data, index):
     return float(np.asarray(data.log_mel(index), np.float32).max())
 
 
@@ -332,7 +332,7 @@ def notes_of(listener, data, folder):
     return leak_notes([listener], data, tested.tolist(), folder)
 
 
-def trained(tmp_path, heard) -> Encoder:
+def trained(tmp_path, heard):
     (tmp_path / "pretrain").mkdir(exist_ok=True)
     (tmp_path / "pretrain" / "run.json").write_text(json.dumps({"cache": str(heard)}))
     return knows("model", trained_on=tmp_path / "pretrain")

@@ -43,7 +43,7 @@ def data(tmp_path_factory, tone, noise):
     return Cache(root / "cache")
 
 
-def tables(data) -> demo.Tables:
+def tables(data):
     """Tables with the rows of probes, and random weights for a trained model."""
     config = update(Config(), TINY | {"spectrogram": {"n_fft": 1024}})
     made = demo.Tables(data)

@@ -19,7 +19,7 @@ RATE = 22_050
 TINY = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
 
 
-def network(**sections) -> tuple[Patchifier, Config]:
+def network(**sections):
     config = update(Config(), {"model": TINY, **sections})
     model = Patchifier(config.model, seed=0)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def model(folder):
     return hear.load_model(folder)
 
 
-def noise(sounds: int, seconds: float, seed: int = 0) -> torch.Tensor:
+def noise(sounds, seconds, seed=0):
     return torch.from_numpy(
         np.random.default_rng(seed).uniform(-1, 1, (sounds, int(seconds * RATE))).astype(np.float32)
     )

@@ -48,7 +48,7 @@ def encoder(folder):
     return PatchifierEncoder(folder)
 
 
-def waves(*seconds: float, seed: int = 0) -> list[torch.Tensor]:
+def waves(*seconds, seed=0):
     generator = np.random.default_rng(seed)
     return [
         torch.from_numpy(generator.uniform(-1, 1, max(1, round(one * RATE))).astype(np.float32))

@@ -27,7 +27,7 @@ EXAMPLE = ROOT / "examples" / "onnx_embed.py"
 FRAMES = (1, 2, 31, 32, 33, 64, 799, 800, 801, 833, 1216, 1217, 1249, 1632, 1633)
 
 
-def embedder(model: dict | None = None, **sections) -> embed.Embedder:
+def embedder(model=None, **sections):
     config = update(Config(), {"model": TINY | (model or {}), **sections})
     network = Patchifier(config.model, seed=0)
     with torch.no_grad():
@@ -74,11 +74,11 @@ def session(exported):
     return onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
 
 
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
+def noise(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
-def difference(session, encoder: embed.Embedder, sounds: np.ndarray) -> float:
+def difference(session, encoder, sounds):
     (found,) = session.run(["embedding"], {"waveform": sounds})
     expected = encoder.embed(list(sounds), RATE)
     assert found.dtype == np.float32
@@ -133,7 +133,7 @@ def test_sounds_with_little_in_them_agree(session, folder, kind):
     assert difference(session, embed.load(folder), sound[None].astype(np.float32)) < 1e-4
 
 
-def tone_of_16_bits() -> np.ndarray:
+def tone_of_16_bits():
     """Three seconds, (1, S): all bands but a few hold rounding noise, 90 dB below the tone."""
     tone = 0.9 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE)
     return (np.rint(tone * 32767) / 32768)[None].astype(np.float32)

@@ -24,7 +24,7 @@ TINY = {
 }
 
 
-def model(kind: str = "one-of", names=("calm", "loud", "odd"), seed: int = 0) -> Embedder:
+def model(kind="one-of", names=("calm", "loud", "odd"), seed=0):
     config = update(Config(), TINY)
     torch.manual_seed(seed)
     head = Head(16, len(names))

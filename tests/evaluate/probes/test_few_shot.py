@@ -15,7 +15,7 @@ from patchifier.tasks import Task
 GENRES = Task("one-of", ("blues", "jazz", "rock"))
 
 
-def data(*, n: int = 240, noise: float = 1.0, seed: int = 0):
+def data(*, n=240, noise=1.0, seed=0):
     """Three clouds of clips, and sides; clips of a class come in groups of four."""
     dice = np.random.default_rng(seed)
     targets = np.arange(n) % 3

@@ -31,12 +31,12 @@ TAGS = Task("many-of", ("calm", "fast", "vocal"))
 MOOD = Task("numbers", ("arousal", "valence"))
 
 
-def features(n: int, size: int = 8, seed: int = 0) -> np.ndarray:
+def features(n, size=8, seed=0):
     """Features on scales that differ a hundredfold."""
     return np.random.default_rng(seed).normal(size=(n, size)) * np.logspace(-1, 1, size) + 3
 
 
-def targets_for(task: Task, x: np.ndarray) -> np.ndarray:
+def targets_for(task, x):
     """Targets that features tell linearly, without noise."""
     z = (x - 3) / np.logspace(-1, 1, x.shape[1])
     if task.kind == "one-of":
@@ -217,7 +217,7 @@ def test_folds_may_have_any_numbers():
 # --- linear: the strength is chosen by validation ---
 
 
-def sided(task: Task, *, noise: float = 0.0, valid: bool = True, size: int = 8):
+def sided(task, *, noise=0.0, valid=True, size=8):
     """Features, targets with noise, and sides of 60, 30 and 60 clips, two clips a group."""
     x = features(150, size)
     targets = targets_for(task, x)
