@@ -105,7 +105,6 @@ STYLES = [
     ["electro"],
     [],
 ]
-MTAT_ABSENT = "0/band_0-album_0_0-01-piece_0-0-29.mp3"  # the clip whose file `absent` leaves out: id 1000, train, classical
 
 
 def mtat_row(number, folder, index):
@@ -123,7 +122,6 @@ def mtat(
     seconds=1.0,
     quoted=True,
     folder="",
-    absent=False,
     form="mp3",
 ):
     """51 usable clips (with 3 a folder) in 16 folders, one of the empty files, one row without audio; tags by style, some clips without any."""
@@ -139,10 +137,8 @@ def mtat(
     ]
     clips = named + [(row, STYLES[style], style) for row, style in made]
     for row, _, style in clips:
-        if not (absent and row[-1] == MTAT_ABSENT):
-            hz, seed = 220 * 1.6**style, int(row[0])
-            samples = sound(hz, seconds=seconds, rate=16_000, seed=seed)
-            write(root / folder / row[-1], samples, 16_000, form=form)
+        samples = sound(220 * 1.6**style, seconds=seconds, rate=16_000, seed=int(row[0]))
+        write(root / folder / row[-1], samples, 16_000, form=form)
     (root / folder / NORINE[-1]).touch()
     listed = [(row, tags) for row, tags, _ in clips] + [(NORINE, ["female"]), (PHANTASM, [])]
     mtat_tables(root, sorted(listed, key=lambda one: int(one[0][0])), quoted=quoted)

@@ -277,7 +277,10 @@ def test_a_download_that_is_cut_is_an_error_and_goes_on_the_next_time(hub, folde
     assert embed.load(f"hf://{NAME}").identity == embed.load(folder).identity
 
 
-@pytest.mark.parametrize("name", ["hf://", "hf://b", "hf://a/b/c", "hf://a/b@", "s3://a/b"])
+NO_NAMES = ["", "b", "a/b/c", "../b/c", "a/b@", "a b/c", "https://a/b", "s3://a/b", "hf://b"]
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, "hf://", "hf://a/b/c", "hf://a/b@"])
 def test_what_is_no_name_is_refused(name):
     with pytest.raises(RequestError, match="expected owner/name"):
         hf.from_hub(name)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from patchifier import audio, cache, datasets, filters, spectrogram, tasks
 from patchifier.config import RequestError, SpectrogramConfig
@@ -885,50 +884,3 @@ def test_trap_sound_sampled_at_16_khz_leaves_the_top_bands_empty(tmp_path):
     lower = np.array(filters.mel_edges_hz(SpectrogramConfig())[:64])
     assert (lower > 8_000).sum() == 5
     assert level[lower > 8_000].max() < level[lower < 7_000].min() - 0.3  # 30 dB
-
-
-def test_trap_decibels_refer_to_full_scale_and_silence_is_the_floor():
-    assert spectrogram.log_mel(np.zeros(22_050, np.float32)).unique().tolist() == [-1.0]
-    sine = np.sin(2 * np.pi * 1000 * np.arange(22_050) / 22_050).astype(np.float32)
-    assert 0.30 < float(spectrogram.log_mel(sine).max()) < 0.41
-    assert SpectrogramConfig().silence == -1.0  # what is padded with
-
-
-def test_trap_loudness_is_not_normalised(tmp_path):
-    loud = published.sound(440, seconds=1, rate=22_050)
-    full, half = (
-        float(spectrogram.log_mel(decoded(tmp_path / "clip.wav", gain * loud, 22_050)).max())
-        for gain in (1.0, 0.5)
-    )
-    assert full - half == pytest.approx(0.0602, abs=1e-3)
-
-
-def test_trap_stereo_mp3_is_mixed_down(tmp_path):
-    left = published.sound(440, seconds=1, rate=44_100)
-    mixed = decoded(tmp_path / "clip.mp3", np.stack([left, 0 * left], 1), 44_100)
-    assert np.abs(mixed).max() == pytest.approx(np.abs(left).max() / 2, rel=0.1)
-
-
-# --- the fixtures themselves ---
-
-
-def test_the_full_gtzan_tree_holds_1000_tracks_and_its_sound_tells_the_genre(roots):
-    files = [path for path in roots["gtzan"].rglob("*.wav") if not path.name.startswith(".")]
-    assert len(files) == 1000
-    loudest_hz = {}
-    for genre in gtzan.GENRES:
-        samples, rate = soundfile.read(roots["gtzan"] / "genres" / genre / f"{genre}.00000.wav")
-        loudest_hz[genre] = np.abs(np.fft.rfft(samples)).argmax() * rate / len(samples)
-    assert len({round(hz, -1) for hz in loudest_hz.values()}) == 10
-
-
-def test_builders_make_the_same_bytes_every_time(tmp_path):
-    one, two = (published.tree(published.mtat(tmp_path / name, seconds=0.05)) for name in "ab")
-    assert one == two
-
-
-def test_a_listed_clip_can_be_left_out_of_the_mtat_tree(tmp_path):
-    root = published.mtat(tmp_path, seconds=0.05, absent=True)
-    with pytest.raises(RequestError, match=published.MTAT_ABSENT):
-        datasets.load("mtat", root)
-    assert len(datasets.load("mtat:all", root, partial=True).clips) == 50

@@ -70,7 +70,7 @@ def run(block, known):
     for line in block.splitlines():
         exec(line, known)
         if match := SHAPE.match(line):
-            sizes = match[2].replace("E", str(getattr(known["model"], "size", ""))).split(", ")
+            sizes = match[2].replace("E", str(getattr(known.get("model"), "size", ""))).split(", ")
             assert known[match[1]].shape == tuple(map(int, sizes)), line
             checked += 1
     return checked
