@@ -2,8 +2,8 @@
 
 from patchifier.config import Config, update
 
-NARROW = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
-WIDE = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
+NARROW = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
+WIDE = {"channels": [4, 4, 8, 8, 16], "embed_dim": 32, "n_layers": 2, "n_heads": 2, "mlp_dim": 64}
 
 
 def config(sizes=NARROW, **sections) -> Config:

@@ -138,7 +138,7 @@ def commit(files):
 
 
 def save(path, seed, **more):
-    network = Patchifier(CONFIG.model, seed=seed).eval()
+    network = Patchifier(CONFIG, seed=seed).eval()
     checkpoint.save(path, Checkpoint(network, CONFIG, **more))
     return path
 

@@ -30,12 +30,12 @@ def told(run):
 @pytest.fixture(scope="session")
 def tiny_settings():
     """Settings with which every step of the paper takes seconds: a small network, few steps."""
-    sizes = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2}
-    stage = {"steps": 4, "batch": 4}
+    sizes = {"channels": [4, 4, 8, 8, 16], "embed_dim": 32, "n_layers": 2, "n_heads": 2}
+    stage = {"steps": 4, "batch_size": 4}
     return {
         "why": "Every step of the paper in minutes: a small network, few steps.",
-        "model": {**sizes, "feed_forward": 64, "positions": 2},
-        "pretrain": {"patches": 2, "stage_one": stage, "stage_two": stage, "validate_every": 2},
+        "model": {**sizes, "mlp_dim": 64, "max_patches": 2},
+        "pretrain": {"n_patches": 2, "stage_one": stage, "stage_two": stage, "validate_every": 2},
         "embed": {"hop_patches": 1},
-        "finetune": {"training": {"steps": 4, "batch": 16}, "validate_every": 2},
+        "finetune": {"training": {"steps": 4, "batch_size": 16}, "validate_every": 2},
     }

@@ -21,12 +21,15 @@ from patchifier.nn.model import Patchifier
 from patchifier.train.run import Interrupted
 from tests import ROOT
 
-SIZES = {"channels": [4, 4, 4, 4, 8], "width": 32, "layers": 1, "heads": 2, "feed_forward": 64}
-STAGES = {"stage_one": {"steps": 2, "batch": 4}, "stage_two": {"steps": 2, "batch": 4}}
+SIZES = {"channels": [4, 4, 4, 4, 8], "embed_dim": 32, "n_layers": 1, "n_heads": 2, "mlp_dim": 64}
+STAGES = {"stage_one": {"steps": 2, "batch_size": 4}, "stage_two": {"steps": 2, "batch_size": 4}}
 TINY = {
-    "model": {**SIZES, "positions": 8},
-    "pretrain": {"patches": 8, "validation_fraction": 0.2, **STAGES},
-    "finetune": {"validate_every": 2, "training": {"steps": 4, "batch": 4, "learning_rate": 0.001}},
+    "model": {**SIZES, "max_patches": 8},
+    "pretrain": {"n_patches": 8, "validation_fraction": 0.2, **STAGES},
+    "finetune": {
+        "validate_every": 2,
+        "training": {"steps": 4, "batch_size": 4, "learning_rate": 0.001},
+    },
 }
 NO_UTF8 = r"bad\xff.wav: its name is not UTF-8: rename it"
 
@@ -179,7 +182,7 @@ def test_a_manifest_without_targets_says_which_columns_it_has(folder, tmp_path, 
 def test_a_recipe_goes_by_its_name_anywhere(folder, tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(f"prepare {folder}/clips.csv --out cache --config base --workers 1")
-    assert cache.Cache("cache").spectrogram.pitch_bands == 216
+    assert cache.Cache("cache").spectrogram.n_pitch_bands == 216
     shown = run(f"prepare {folder}/clips.csv --out other --config bass", code=2)
     assert "expected a file, or a recipe's name" in shown.err
 
@@ -284,10 +287,10 @@ def test_finetuning_and_further_training_start_from_a_model_by_its_name(
     stages = [
         f"--pretrain.stage_{stage}.{what}"
         for stage in ("one", "two")
-        for what in ("steps 2", "batch 4")
+        for what in ("steps 2", "batch_size 4")
     ]
     more = f"pretrain {folder}/cache --out {tmp_path}/more --init patchifier-paper --device cpu"
-    run(f"{more} --pretrain.patches 8 {' '.join(stages)}")
+    run(f"{more} --pretrain.n_patches 8 {' '.join(stages)}")
 
 
 def test_a_folder_that_is_no_model_is_told_by_what_it_is(folder, run):
@@ -389,9 +392,9 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
 def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_it_was(
     tmp_path, noise, run
 ):
-    sizes = {**SIZES, "width": 16, "feed_forward": 16, "positions": 9}
-    config = update(Config(), {"model": sizes, "pretrain": {"patches": 4}})
-    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config.model), config))
+    sizes = {**SIZES, "embed_dim": 16, "mlp_dim": 16, "max_patches": 9}
+    config = update(Config(), {"model": sizes, "pretrain": {"n_patches": 4}})
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config), config))
     soundfile.write(tmp_path / "long.wav", noise(8.0), 22_050)
     model = tmp_path / "model"
     shown = run(f"reconstruct {tmp_path}/long.wav --model {model} --out {tmp_path}/p.png")
@@ -520,9 +523,11 @@ def test_values_are_read_as_they_are_typed():
     expected = {"sources": words[:2], "out": "x.npy", "window_s": 2.0, "changed": True}
     assert parse(cli.COMMANDS["embed"], words) == (expected, False)
     words = ["c", "--out", "x", "--json", "--config", "base", "--pretrain.stage_one.steps=3"]
-    flags, as_json = parse(cli.COMMANDS["pretrain"], [*words, "--pretrain.targets", "[mse, clip]"])
+    flags, as_json = parse(
+        cli.COMMANDS["pretrain"], [*words, "--pretrain.objectives", "[mse, clip]"]
+    )
     assert as_json
-    changes = {"pretrain": {"stage_one": {"steps": 3}, "targets": ("mse", "clip")}}
+    changes = {"pretrain": {"stage_one": {"steps": 3}, "objectives": ("mse", "clip")}}
     assert flags.pop("changes") == Overrides("base", changes)
     assert flags == {"cache": "c", "out": "x"}
 

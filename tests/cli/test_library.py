@@ -31,7 +31,7 @@ def home(tmp_path_factory, tone, noise):
         (root / name).parent.mkdir(exist_ok=True)
         audio.save(root / f"{name}.wav", wave)
     config = small.config()
-    made, other = (Patchifier(config.model, seed=seed) for seed in (0, 1))
+    made, other = (Patchifier(config, seed=seed) for seed in (0, 1))
     checkpoint.save(root / "model", Checkpoint(made, config))
     checkpoint.save(root / "other", Checkpoint(other, config))
     tuned = Checkpoint(made, config, Head(16, 2), Task("one-of", ("calm", "loud")))

@@ -27,8 +27,8 @@ PAGE = (ROOT / "docs" / "embeddings.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 SHAPE = re.compile(r"(\w+) = .*# \(((?:\d+|E)(?:, (?:\d+|E))*),?\)")  # E is the length of a vector
 BASE = checkpoint.load("patchifier-base").config.model  # of the model that the page speaks of
-LAYERS = BASE.layers
-SMALL = {"channels": [4, 4, 8, 8, 16], "feed_forward": 64}
+LAYERS = BASE.n_layers
+SMALL = {"channels": [4, 4, 8, 8, 16], "mlp_dim": 64}
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def home(tmp_path, tmp_path_factory, monkeypatch):
 
 
 def save(**model):
-    sizes = {**SMALL, "layers": LAYERS, "estimators": ["tempo"], **model}
+    sizes = {**SMALL, "n_layers": LAYERS, "estimators": ["tempo"], **model}
     config = update(Config(), {"model": sizes, "embed": {"summaries": ["tempo"]}})
-    made = Checkpoint(Patchifier(config.model, seed=0), config)
+    made = Checkpoint(Patchifier(config, seed=0), config)
     checkpoint.save(weights.ROOT / "patchifier-base", made, dtype=torch.float16)
 
 
@@ -108,7 +108,7 @@ def test_a_vector_from_patches_is_the_vector(home):
 
 @pytest.mark.slow
 def test_the_onnx_block_runs(home):
-    save(layers=1, width=32, heads=2)
+    save(n_layers=1, embed_dim=32, n_heads=2)
     known = names(home)
     (block,) = [block for block in BLOCKS if "onnx" in block]
     run(block, known)

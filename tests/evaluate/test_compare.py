@@ -326,7 +326,10 @@ def test_clips_that_were_heard_in_training_and_are_not_tested_are_not_named(
 def test_leaks_are_found_with_and_without_pitch_bands_and_other_mel_bands_are_said(
     tmp_path, noise, trained
 ):
-    configs = {"heard": SpectrogramConfig(bands=88, pitch_bands=24), "tested": SpectrogramConfig()}
+    configs = {
+        "heard": SpectrogramConfig(n_mels=64, n_pitch_bands=24),
+        "tested": SpectrogramConfig(),
+    }
     seeds = {"heard": {"b": 2, "c": 4}, "tested": {"b": 3, "c": 5}}
     heard, tested = (
         prepare(
@@ -336,7 +339,7 @@ def test_leaks_are_found_with_and_without_pitch_bands_and_other_mel_bands_are_sa
     )
     for one, two in ((heard, tested), (tested, heard)):
         assert [(leak.first, leak.second) for leak in leaks.leaks(one, two)] == [("a.wav", "a.wav")]
-    coarse = prepare(tmp_path, "coarse", tested.clips, config=SpectrogramConfig(bands=48))
+    coarse = prepare(tmp_path, "coarse", tested.clips, config=SpectrogramConfig(n_mels=48))
     sides = changed(tested, split=lambda number: ("train", "valid", "test")[number % 3])
     (note,) = notes_of(trained(coarse.path), sides, tmp_path)
     assert re.search(r"could not be searched for clips of this test: .*bands is", note)

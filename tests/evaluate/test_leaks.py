@@ -132,7 +132,7 @@ def test_values_that_are_not_numbers_are_not_reliable(library):
 
 
 def test_other_settings_give_a_fingerprint_too_unless_they_are_too_coarse(pieces, tmp_path):
-    fine = SpectrogramConfig(bands=128, hop=256, mel_scale="htk")
+    fine = SpectrogramConfig(n_mels=128, hop_length=256, mel_scale="htk")
     sounds = {name: pieces[name] for name in ("piece 0", "piece 1")}
     one = Sounds(tmp_path / "a", sounds, config=fine)
     other = Sounds(tmp_path / "b", {"x": cut(pieces["piece 1"], 4.0)}, config=fine)
@@ -140,7 +140,7 @@ def test_other_settings_give_a_fingerprint_too_unless_they_are_too_coarse(pieces
     assert (leak.first, leak.offset_s) == ("piece 1", pytest.approx(-4.0, abs=0.02))
     said = "mel bands between 200 and 5000 Hz, expected at least 16"
     with pytest.raises(RequestError, match=said):
-        fingerprint(np.zeros((100, 16)), SpectrogramConfig(bands=16))
+        fingerprint(np.zeros((100, 16)), SpectrogramConfig(n_mels=16))
 
 
 # --- what is found ---
@@ -280,7 +280,7 @@ def test_a_sound_heard_everywhere_does_not_cost_everything(tmp_path, pieces, mon
 
 
 def test_requests_that_make_no_sense_are_refused(library, pieces, tmp_path):
-    other = Sounds(tmp_path, {"x": pieces["piece 0"]}, config=SpectrogramConfig(hop=256))
+    other = Sounds(tmp_path, {"x": pieces["piece 0"]}, config=SpectrogramConfig(hop_length=256))
     with pytest.raises(RequestError, match="hop is 256, not 512"):
         leaks.leaks(library, other)
     with pytest.raises(RequestError, match=r"expected 0\.5 < similar <= same <= 1"):

@@ -22,7 +22,7 @@ RATE = 22_050
 
 def network(**sections):
     config = small.config(small.WIDE, **sections)
-    model = Patchifier(config.model, seed=0)
+    model = Patchifier(config, seed=0)
     with torch.no_grad():
         model.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return model.eval(), config
@@ -211,7 +211,7 @@ def test_half_precision_and_gradients_are_accepted(model):
 
 
 def test_a_model_at_another_rate_says_so_and_has_hops_below_50_ms():
-    spectrogram = {"sample_rate": 44_100, "hop": 1024, "n_fft": 4096}
+    spectrogram = {"sample_rate": 44_100, "hop_length": 1024, "n_fft": 4096}
     model = hear.Model(*network(spectrogram=spectrogram))
     assert model.sample_rate == 44_100
     _, timestamps = get_timestamp_embeddings(torch.zeros(1, 44_100), model)

@@ -32,7 +32,7 @@ FILES = {"config.json", "model.safetensors", "README.md", "preprocessor_config.j
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("hf") / "model"
-    network = Patchifier(CONFIG.model, seed=0).eval()
+    network = Patchifier(CONFIG, seed=0).eval()
     checkpoint.save(path, Checkpoint(network, CONFIG, facts={"steps": 7}))
     return path
 
@@ -112,7 +112,7 @@ def test_importing_the_module_is_enough_for_the_auto_classes(child_environment):
 
 def test_the_feature_extractor_of_a_saved_model_has_its_rate(tmp_path):
     config = update(CONFIG, {"spectrogram": {"sample_rate": 16_000, "f_max_hz": 8000.0}})
-    hf.HubModel(embed.Embedder(Patchifier(config.model), config)).save_pretrained(tmp_path)
+    hf.HubModel(embed.Embedder(Patchifier(config), config)).save_pretrained(tmp_path)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
     assert type(extractor) is hf.PatchifierFeatureExtractor
     assert extractor.sampling_rate == 16_000

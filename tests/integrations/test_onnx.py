@@ -29,7 +29,7 @@ FRAMES = (1, 2, 31, 32, 33, 64, 799, 800, 801, 833, 1216, 1217, 1249, 1632, 1633
 
 def embedder(model=None, **sections):
     config = small.config(small.WIDE | (model or {}), **sections)
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         for name, part in network.bottleneck.named_parameters():
             if name in ("positions", "distances.numbers"):  # so that a wrong position shows
@@ -265,10 +265,10 @@ def test_every_pooling_and_layer_is_in_the_graph(pooling, frames):
 
 
 def test_other_spectrograms_and_windows_are_in_the_graph():
-    spectrogram = {"n_fft": 1024, "hop": 400, "window": "hamming", "mel_scale": "htk"}
-    spectrogram |= {"sample_rate": 16_000, "f_max_hz": 8000.0, "floor_db": -80.0}
+    spectrogram = {"n_fft": 1024, "hop_length": 400, "window": "hamming", "mel_scale": "htk"}
+    spectrogram |= {"sample_rate": 16_000, "f_max_hz": 8000.0, "min_db": -80.0}
     made = embedder(
-        {"positions": 30, "frames": 64, "embedding": "plain"},
+        {"max_patches": 30, "patch_frames": 64, "position_embedding": "plain"},
         spectrogram=spectrogram,
         pretrain={"stage_two_patches": "whole"},
     )
@@ -277,11 +277,10 @@ def test_other_spectrograms_and_windows_are_in_the_graph():
 
 @pytest.mark.parametrize("frames", [5, 1300])
 def test_estimates_and_summaries_are_in_the_graph(frames):
-    rows = {"bands": 280, "pitch_bands": 216}
-    readout = {"readout": 64 + 36 + 72 + 64 + 128 + 120, "components": [64, 9]}
-    model = rows | readout | {"pitch_channels": 4, "estimators": ["tonic", "tempo"]}
+    model = {"estimators": ["tonic", "tempo"]}
     summaries = ["tonic", "degrees", "tempo", "metre", "texture"]
-    made = embedder(model, spectrogram=rows, embed={"summaries": summaries})
+    embed = {"summaries": summaries, "whiten": True, "n_components": 9}
+    made = embedder(model, spectrogram={"n_pitch_bands": 216}, embed=embed)
     found = require_same_vectors(made, noise(2, frames * 512, seed=frames))
     assert found.shape == (2, 429)
 
@@ -289,9 +288,9 @@ def test_estimates_and_summaries_are_in_the_graph(frames):
 @pytest.mark.parametrize(
     "model",
     [
-        {"embedding": "relative"},
+        {"position_embedding": "relative"},
         {"extractor": "transformer"},
-        {"norm": "before", "predictor_layers": 1},
+        {"norm_first": True, "n_predictor_layers": 1},
     ],
     ids=str,
 )
@@ -303,7 +302,7 @@ def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"embed": {"time": "whole"}}, "time 'windows'"),
+        ({"embed": {"whole_clip": True}}, "whole_clip is true"),
         ({"spectrogram": {"reference": "max", "top_db": 80.0}}, "reference"),
         ({"spectrogram": {"top_db": 80.0}}, "top_db"),
     ],

@@ -39,7 +39,7 @@ from tests.library import require_same_table
 from tests.servers import serving
 
 RATE = 22_050
-TINY = small.config({**small.WIDE, "positions": 25})
+TINY = small.config({**small.WIDE, "max_patches": 25})
 
 
 class Bucket(MemoryFileSystem):
@@ -57,12 +57,12 @@ fsspec.register_implementation("nowhere", "no_such.Files", clobber=True, errtxt=
 
 @pytest.fixture(scope="module")
 def embedder():
-    return Embedder(Patchifier(TINY.model, seed=0), TINY)
+    return Embedder(Patchifier(TINY, seed=0), TINY)
 
 
 @pytest.fixture(scope="module")
 def other():
-    return Embedder(Patchifier(TINY.model, seed=1), TINY)
+    return Embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture

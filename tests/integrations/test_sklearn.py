@@ -28,7 +28,7 @@ CONFIG = small.config(small.WIDE)
 
 
 def save(folder, seed):
-    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG.model, seed=seed).eval(), CONFIG))
+    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG, seed=seed).eval(), CONFIG))
 
 
 @pytest.fixture(scope="module")

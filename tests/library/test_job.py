@@ -32,7 +32,7 @@ from tests import small
 from tests.library import require_same_table
 
 RATE = 22_050
-TINY = small.config({**small.WIDE, "positions": 25})
+TINY = small.config({**small.WIDE, "max_patches": 25})
 TRACKS = [f"track{number}.wav" for number in range(6)]
 TAGS = ("artist", "title", "album", "genre")
 
@@ -41,7 +41,7 @@ TAGS = ("artist", "title", "album", "genre")
 def model(tmp_path_factory):
     """Folder of a small model with fixed weights."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint.save(folder, Checkpoint(Patchifier(TINY.model, seed=0), TINY))
+    checkpoint.save(folder, Checkpoint(Patchifier(TINY, seed=0), TINY))
     return folder
 
 
@@ -52,7 +52,7 @@ def embedder(model):
 
 @pytest.fixture(scope="module")
 def other():
-    return Embedder(Patchifier(TINY.model, seed=1), TINY)
+    return Embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture

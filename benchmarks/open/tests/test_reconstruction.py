@@ -34,7 +34,7 @@ class Neighbouring(Patchifier):
         return patches.roll(1, dims=1)
 
 
-CONFIG = small.config(pretrain={"patches": 8})
+CONFIG = small.config(pretrain={"n_patches": 8})
 DATA = Clips(*[400] * 5)
 REFERENCES = ("visible mean", "interpolation", "shrunk interpolation", "kriging", "band means")
 

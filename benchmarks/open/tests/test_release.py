@@ -24,7 +24,7 @@ from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.train import run
 
-CONFIG = small.config(pretrain={"stage_one": {"batch": 16}, "stage_two": {"batch": 32}})
+CONFIG = small.config(pretrain={"stage_one": {"batch_size": 16}, "stage_two": {"batch_size": 32}})
 FACTS = {
     "dataset": "pretraining",
     "clips": {"train": 2, "validation": 1},
@@ -86,7 +86,7 @@ def trained(tmp_path):
 
     def make(name="run", *, facts=FACTS, run=RUN, seed=0, head=False):
         tuned = (Head(16, 2), Task("one-of", ("a", "b"))) if head else ()
-        made = Patchifier(CONFIG.model, seed=seed)
+        made = Patchifier(CONFIG, seed=seed)
         checkpoint.save(tmp_path / name / "model", Checkpoint(made, CONFIG, *tuned, facts=facts))
         (tmp_path / name / "run.json").write_text(json.dumps(run))
         return tmp_path / name / "model"

@@ -11,9 +11,9 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.nn.model import Patchifier
 
-STAGE = {"steps": 2, "batch": 2}
-PRETRAIN = {"patches": 4, "validation_fraction": 0.2, "stage_one": STAGE, "stage_two": STAGE}
-TINY = small.config({**small.NARROW, "positions": 4}, pretrain={**PRETRAIN, "precision": "32"})
+STAGE = {"steps": 2, "batch_size": 2}
+PRETRAIN = {"n_patches": 4, "validation_fraction": 0.2, "stage_one": STAGE, "stage_two": STAGE}
+TINY = small.config({**small.NARROW, "max_patches": 4}, pretrain={**PRETRAIN, "precision": "32"})
 
 
 @pytest.mark.parametrize("recipe", screen.ROWS)
@@ -21,13 +21,14 @@ def test_a_row_keeps_what_it_is_and_takes_the_units_size(recipe):
     given = update(Config(), screen.read_changes(screen.RECIPES / f"{recipe}.json"))
     config = screen.unit(recipe, 3)
     model, pretrain = config.model, config.pretrain
-    assert (model.width, model.layers, model.readout, pretrain.seed) == (192, 4, 0, 3)
-    seconds = pretrain.patches * model.frames * config.spectrogram.frame_s
+    assert (model.embed_dim, model.n_layers, config.embed.whiten) == (192, 4, False)
+    assert pretrain.seed == 3
+    seconds = pretrain.n_patches * model.patch_frames * config.spectrogram.frame_s
     assert seconds == pytest.approx(10.0, abs=0.5)
-    for name in ("targets", "mask_ratio", "mask_ends", "stage_two_patches"):
+    for name in ("objectives", "mask_ratio", "visible_span_ratio", "stage_two_patches"):
         assert getattr(pretrain, name) == getattr(given.pretrain, name)
     assert (config.spectrogram, config.augment) == (given.spectrogram, given.augment)
-    assert Patchifier(model).parameter_count() < 6_000_000
+    assert Patchifier(config).parameter_count() < 6_000_000
 
 
 def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
@@ -39,7 +40,7 @@ def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
 
     both, alone = planned("base-paper"), planned("workers")
     assert (both.stage_one.steps, both.stage_two.steps) == (60, 300)
-    assert (alone.stage_two.steps, alone.stage_two.warm_up_steps) == (600, 30)
+    assert (alone.stage_two.steps, alone.stage_two.warmup_steps) == (600, 30)
     assert (alone.validate_every, alone.stages) == (600, "two")
 
 

@@ -243,7 +243,7 @@ def test_calibrated_features_are_neither_dead_nor_exploding(data):
 
 
 def test_calibration_moves_the_extractors_statistics_and_nothing_else(data):
-    model, before = Patchifier(CONFIG.model, seed=1), Patchifier(CONFIG.model, seed=1).state_dict()
+    model, before = Patchifier(CONFIG, seed=1), Patchifier(CONFIG, seed=1).state_dict()
     calibrate(model.train(), patches_of(data, range(4)))
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -264,7 +264,7 @@ def test_the_random_network_is_a_function_of_its_seed(data):
     assert not torch.equal(one.model.bottleneck.positions, other.model.bottleneck.positions)
     assert one.facts["seed"] == 5
     assert one.config == CONFIG
-    for name, weight in Patchifier(CONFIG.model, seed=5).named_parameters():
+    for name, weight in Patchifier(CONFIG, seed=5).named_parameters():
         assert torch.equal(first[name], weight), name  # a new model's of that seed
 
 
@@ -419,7 +419,7 @@ def test_random_weights_need_clips(data):
 
 def test_the_paper_is_the_default_of_random_weights(data):
     (one,) = encoders("random:0", data=data, train=[0])
-    assert one.parameters == Patchifier(Config().model).parameter_count()
+    assert one.parameters == Patchifier(Config()).parameter_count()
 
 
 # --- what every encoder that goes clip by clip checks ---
@@ -575,14 +575,13 @@ def test_mfcc_on_the_demo_clips_agree_with_an_independent_script(tmp_path):
 
 
 def test_summaries_are_what_an_embedding_holds_behind_its_layers(data, tmp_path):
-    bands = {"bands": 280, "pitch_bands": 216}
     embed = {"summaries": ["harmony", "mode", "pulse", "rhythm"]}
-    sections = {"spectrogram": bands, "model": {**bands, "layers": 1}, "embed": embed}
+    sections = {"spectrogram": {"n_pitch_bands": 216}, "model": {"n_layers": 1}, "embed": embed}
     wide = update(Config(), sections)
     clips = Dataset("tones", data.clips[:4])
     cache.prepare(clips, tmp_path / "cache", config=wide.spectrogram, workers=1)
     there = Cache(tmp_path / "cache")
-    embedder, log_mels = Embedder(Patchifier(wide.model), wide), log_mels_of(there, range(4))
+    embedder, log_mels = Embedder(Patchifier(wide), wide), log_mels_of(there, range(4))
     found = handmade.summaries(there, range(4))
     assert found.shape == (4, 272)
     np.testing.assert_allclose(found, embedder.embed_log_mels(log_mels)[:, 512:], atol=1e-6)

@@ -54,7 +54,7 @@ BOUNDARIES = Task("per-frame", ("boundary",), "boundaries")
 
 def embedder(pretrain=None, **embed):
     config = small.config(embed=embed, pretrain=pretrain or {})
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return Embedder(network, config)
@@ -110,14 +110,14 @@ def test_vector_of_the_bottleneck_is_that_of_the_sequence_of_touching_patches(la
 
 
 def test_longer_sequences_go_through_windows_of_trained_length():
-    model, sound = embedder({"patches": 4}, hop_patches=2), log_mel(32 * 6)
+    model, sound = embedder({"n_patches": 4}, hop_patches=2), log_mel(32 * 6)
     vectors, _ = frame_vectors(model, sound, hop_frames=32)
     around = padded(sound, 64)
     patches = torch.stack([around[:, 32 * n : 32 * n + 32] for n in range(6)])[:, None]
     first, second = (encoded(model, patches[start : start + 4])[-1][1:] for start in (0, 2))
     expected = np.concatenate([first[:2], (first[2:] + second[:2]) / 2, second[2:]])
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    whole, _ = frame_vectors(embedder({"patches": 4}, time="whole"), sound, hop_frames=32)
+    whole, _ = frame_vectors(embedder({"n_patches": 4}, whole_clip=True), sound, hop_frames=32)
     np.testing.assert_allclose(whole, encoded(model, patches)[-1][1:], atol=1e-5)
 
 
@@ -642,7 +642,7 @@ def test_what_cannot_be_probed_is_refused(clicks):
         probe(unlabelled)
     other = small.config(spectrogram={"mel_scale": "htk"})
     with pytest.raises(RequestError, match="mel_scale"):
-        frames.model_features(Embedder(Patchifier(other.model, seed=0), other), clicks)
+        frames.model_features(Embedder(Patchifier(other, seed=0), other), clicks)
 
 
 @pytest.mark.parametrize(

@@ -413,6 +413,13 @@ def test_text_is_escaped(tmp_path, told):
     assert "<script" not in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_settings_of_a_run_of_the_first_edition_are_read_by_the_names_of_today(tmp_path):
+    run, problems = write_run(tmp_path / "run", kind="pretrain"), []
+    write_json(run / "config.json", config.stored_form(config.Config()))
+    found = read_run(run, tmp_path, problems)
+    assert (found.config, problems) == (config.to_dict(config.Config()), [])
+
+
 # --- Figures by themselves ---
 
 
