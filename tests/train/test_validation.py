@@ -213,7 +213,7 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(model):
 
 
 def test_positions_come_back_when_something_fails():
-    network = that_uses_order(config_of().model)
+    network = that_uses_order(config_of())
     before = network.bottleneck.positions.detach().clone()
     with pytest.raises(ZeroDivisionError), equal_positions(network, 8):
         raise ZeroDivisionError

@@ -40,7 +40,7 @@ REFERENCES = ("visible mean", "interpolation", "shrunk interpolation", "kriging"
 
 
 def measured(made, data, kriging=None):
-    model = made(CONFIG.model).eval()
+    model = made(CONFIG).eval()
     parts = list(reconstruction.measured(model, data, np.arange(5), CONFIG, kriging))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -43,7 +43,7 @@ class TunedModel(nn.Module):
             else "readout"
         )
         self.readout = config.finetune.pooling
-        self.model = accelerate(Patchifier(config))
+        self.model = accelerate(Patchifier(start.config))
         self.model.load_state_dict(start.model.state_dict())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
