@@ -224,7 +224,7 @@ HELD = grouped(2, splits={0: "valid", 1: "test"})
             "validation_fold is 7, but no clip of cache x",
         ),
         (HELD, {}, r"no clip left to train on \(4 in all, 2 held out"),
-        (grouped(1)[:1], {"n_cache_parts": 2}, "pretrain.n_cache_parts is 2, but a part"),
+        (grouped(1)[:1], {"parts": 2}, "pretrain.n_cache_parts is 2, but a part"),
     ],
 )
 def test_a_cache_without_clips_to_train_on_is_refused(clips, changes, reason):
