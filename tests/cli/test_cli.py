@@ -231,7 +231,7 @@ def test_flags_win_over_the_config_file(folder, tmp_path, run):
     command = f"pretrain {folder}/cache --out {tmp_path}/run --config {folder}/tiny.json"
     run(f"{command} --pretrain.mask_ratio 0.5 --stage two --device cpu")
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["pretrain"]
-    assert (settings["mask_ratio"], settings["stages"], settings["patches"]) == (0.5, "two", 8)
+    assert (settings["mask_ratio"], settings["stages"], settings["n_patches"]) == (0.5, "two", 8)
     assert not (tmp_path / "run" / "stage-one").exists()
 
 
