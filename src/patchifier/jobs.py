@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import filelock
 
 from patchifier.config import RequestError
-from patchifier.io import Progress
+from patchifier.io import Progress, locked
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -273,21 +273,13 @@ def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path, message: str) -> Iterator[None]:
-    """Hold a lock file, which the system releases even after a kill; none where none can be written."""
-    lock, own = filelock.FileLock(path, timeout=0, fallback_to_soft=False), None
-    try:
-        if path.parent.exists():
-            lock.acquire()
-            own = path.stat()
-    except filelock.Timeout as error:
-        raise RequestError(f"{message} Wait for it, or end it first.") from error
-    except OSError:  # a read-only folder, or a file system without locks, which may leave the file
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-    try:
+    """Hold a lock file; none where none can be written, as in a read-only folder."""
+    with contextlib.ExitStack() as held:
+        try:
+            if path.parent.exists():
+                held.enter_context(locked(path))
+        except filelock.Timeout as error:
+            raise RequestError(f"{message} Wait for it, or end it first.") from error
+        except OSError:
+            pass
         yield
-    finally:
-        with contextlib.suppress(OSError):  # the job removed the folder; or Windows, an open file
-            if own is not None and os.path.samestat(own, path.stat()):
-                path.unlink()
-        lock.release()

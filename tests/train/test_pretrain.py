@@ -169,7 +169,7 @@ def survive_kills(small_cache, uninterrupted, out, *, kills, seed, settings=SETT
             while "saving" not in process.stdout.readline():
                 assert process.poll() is None
             time.sleep(0.05)
-            assert list(out.glob("stage-*/.state.safetensors.new-*")), (
+            assert list(out.glob("stage-*/.state.safetensors.new")), (
                 "no checkpoint was being written"
             )
             process.kill()

@@ -24,7 +24,7 @@ from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
 OWN = re.compile(
-    r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+"
+    r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new(-\d+|\.lock)?"
 )  # names in the folder of parts
 
 
