@@ -10,6 +10,7 @@ A file for ``--config`` states any part of a :class:`Config`; what it leaves out
 
 import dataclasses
 import difflib
+import errno
 import hashlib
 import json
 import math
@@ -564,6 +565,9 @@ class Config:
             not self.model.predictor_layers or self.pretrain.extract == "visible",
             "pretrain.extract 'all' has no meaning with model.predictor_layers: what the bottleneck does not see is not extracted.",
         )
+        _require_sizes("model", self.model)
+        _require_sizes("spectrogram", self.spectrogram)
+        _require_costs(self.spectrogram)
 
     @property
     def without_length(self) -> "Config":
@@ -572,6 +576,44 @@ class Config:
             name: getattr(self.pretrain, name).without_length for name in ("stage_one", "stage_two")
         }
         return dataclasses.replace(self, pretrain=dataclasses.replace(self.pretrain, **stages))
+
+
+# --- bounds: a config from elsewhere cannot take the machine's memory or time ---
+
+LARGEST = 2**16  # size in a model or a spectrogram
+MOST = {"sample_rate": 768_000}  # sizes that may be larger
+MOST_MODULES = 1_000  # layers or convolutions, one after another
+MOST_ITEMS = 1_000  # of a list in a config
+
+
+def _require_sizes(section: str, config: Any) -> None:
+    """Refuse sizes that no model has."""
+    for name, value in vars(config).items():
+        modules = name.endswith(("layers", "convolutions"))
+        most = MOST_MODULES if modules else MOST.get(name, LARGEST)
+        for size in value if isinstance(value, tuple) else (value,):
+            fits = not isinstance(size, int) or size <= most
+            _require(fits, f"{section}.{name} is {value}, expected at most {most:,}.")
+
+
+def _require_costs(config: SpectrogramConfig) -> None:
+    """Refuse filters and overlaps that take gigabytes, and a scale whose values are not finite or all 0."""
+    _require(
+        config.bands * config.frame_samples <= 2**26,
+        f"spectrogram.bands is {config.bands} and the FFT size {config.frame_samples}, expected a product of at most {2**26:,}.",
+    )
+    _require(
+        config.frame_samples <= 64 * config.hop,
+        f"spectrogram.hop is {config.hop}, expected at least a 64th of the FFT size ({config.frame_samples}).",
+    )
+    _require(
+        1e-6 <= config.scale <= 1e3,
+        f"spectrogram.scale is {config.scale}, expected from 0.000001 to 1,000.",
+    )
+    _require(
+        -1e3 <= config.floor_db <= 0,
+        f"spectrogram.floor_db is {config.floor_db}, expected from -1,000 to 0.",
+    )
 
 
 # --- JSON in and out ---
@@ -641,6 +683,10 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         )
         return value
     if origin is tuple:
+        _require(
+            not isinstance(value, list | tuple) or len(value) <= MOST_ITEMS,
+            f"config field {path!r} is a list of more than {MOST_ITEMS:,}.",
+        )
         fits = isinstance(value, list | tuple) and (
             parts[-1] is Ellipsis or len(parts) == len(value)
         )
@@ -712,12 +758,15 @@ def read_changes(path: str | Path) -> dict[str, Any]:
         If the file is missing or is not a JSON object.
     """
     try:
-        changes = json.loads(recipes().get(str(path), Path(path)).read_text(encoding="utf-8"))
+        place = recipes().get(str(path), Path(path))
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            raise OSError(errno.EINVAL, "not a regular file")
+        changes = json.loads(place.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(
             f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's name such as 'base'."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error
     if isinstance(changes, dict):
         for header in (

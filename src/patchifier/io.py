@@ -208,7 +208,7 @@ def read_text(path: Path, *, encoding: str = "utf-8", errors: str = "strict") ->
     return path.read_text(encoding=encoding, errors=errors)
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """Parse JSON; that which is nested too deep is a ValueError, too."""
     try:
         return json.loads(text)

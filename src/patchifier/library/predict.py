@@ -215,4 +215,5 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             new.write_text("".join(lines), encoding="utf-8")
         else:
-            parquet.write_table(pyarrow.Table.from_pylist(list(rows)), new)
+            rows_table = pyarrow.Table.from_pylist(list(rows))
+            parquet.write_table(rows_table, new, write_page_checksum=True)
