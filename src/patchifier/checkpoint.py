@@ -178,7 +178,7 @@ def _require_shapes(
 def _listed(names: Sequence[str]) -> str:
     """Return names, at most ten of them."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"{', '.join(names[:10])}{more}" if names else "nothing"
+    return f"{names[:10]}{more}" if names else "nothing"
 
 
 def _copy(tensor: torch.Tensor, wanted: torch.Tensor, *, where: str) -> None:

@@ -102,6 +102,8 @@ class SpectrogramConfig:
             self.reference == "absolute" or self.top_db is not None,
             "spectrogram.reference 'max' needs top_db, for example 80.",
         )
+        _require_sizes("spectrogram", self)
+        _require_costs(self)
 
     @property
     def silence(self) -> float:
@@ -273,6 +275,7 @@ class ModelConfig:
             self.decoder_channels is None or len(self.decoder_channels) == len(self.channels),
             f"model.decoder_channels needs {len(self.channels)} numbers, one for each up layer.",
         )
+        _require_sizes("model", self)
 
     @property
     def mel_bands(self) -> int:
@@ -565,9 +568,6 @@ class Config:
             not self.model.predictor_layers or self.pretrain.extract == "visible",
             "pretrain.extract 'all' has no meaning with model.predictor_layers: what the bottleneck does not see is not extracted.",
         )
-        _require_sizes("model", self.model)
-        _require_sizes("spectrogram", self.spectrogram)
-        _require_costs(self.spectrogram)
 
     @property
     def without_length(self) -> "Config":

@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import tempfile
 import threading
@@ -207,10 +208,24 @@ def _do(work: Work[Item, Result], batch: Sequence[Item]) -> Sequence[Result]:
 # --- what every job reports ---
 
 
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn torch's error for want of memory, which is a RuntimeError, into a MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = f"{type(error).__name__} {error}"
+        if re.search("OutOfMemoryError|can't allocate memory|not enough memory", words):
+            raise MemoryError from error
+        raise
+
+
 def skip_reason(path: str, error: BaseException) -> str:
     """Reason why a file is skipped, for an error of :data:`BAD_ITEM`."""
     if isinstance(error, RequestError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"{path}: needs more memory than there is."
     return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})."
 
 

@@ -16,6 +16,7 @@ import csv
 import hashlib
 import itertools
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         beside = path.with_suffix(".json") if path.suffix == ".npy" else None
         text = read_text(beside) if beside else (pq.read_schema(path).metadata or {})[b"patchifier"]
-        facts = parse_json(text)
+        facts = parse_facts(text)
         newer, _ = facts["format"] > FORMAT, [facts[name] for name in SAME]
     except OSError as error:
         raise RequestError(f"{path}: cannot be read ({error}), {expected}.") from error
@@ -163,8 +164,20 @@ def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
     return pa.schema(
         [*first, vector, *numbers, *(pa.field(name, pa.string()) for name in TAGS)],
-        {"patchifier": json.dumps(facts)},
+        {"patchifier": json.dumps({**facts, "crc32": _checksum(facts)})},
     )
+
+
+def parse_facts(text: str | bytes) -> dict[str, Any]:
+    """Parse the facts of a table; a ValueError if they are damaged. Parquet has checksums of its pages, but not of its metadata."""
+    facts = dict(parse_json(text))
+    if facts.pop("crc32", None) not in (None, _checksum(facts)):  # older tables have none
+        raise ValueError("the facts do not have their checksum")
+    return facts
+
+
+def _checksum(facts: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts).encode())
 
 
 def rows_table(

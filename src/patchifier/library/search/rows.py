@@ -12,7 +12,8 @@ import pyarrow as pa
 from pyarrow import dataset, parquet
 
 from patchifier.config import RequestError
-from patchifier.io import parse_json, require_file
+from patchifier.io import require_file
+from patchifier.library.table import parse_facts
 from patchifier.library.tags import TAGS
 
 FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model made the vectors
@@ -235,7 +236,7 @@ def _readable(path: str | Path) -> Iterator[None]:
 
 def _facts(schema: pa.Schema, path: str | Path) -> dict[str, Any]:
     try:
-        facts = dict(parse_json((schema.metadata or {})[FACTS]))
+        facts = parse_facts((schema.metadata or {})[FACTS])
         newer, model = int(facts["format"]) > 1, facts["model"]
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(
