@@ -25,7 +25,7 @@ from torch import nn
 import patchifier
 from patchifier import weights
 from patchifier.config import Config, RequestError, to_dict, update, with_added
-from patchifier.io import parse_json, read_text, replaced_folder, require_file, restore_folder
+from patchifier.io import parse_json, read_text, replaced_folder, require_file
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
@@ -128,7 +128,6 @@ def load(model: str | Path | None = None) -> Checkpoint:
         If anything is missing, surplus, damaged, or made by a newer version; the message names it. As :func:`patchifier.weights.find` does.
     """
     folder = weights.find(model)
-    restore_folder(folder)
     text, values, header, task = _read_config(folder)
     config = update(Config(), with_added(values, whole=True))
     with torch.device("meta"):  # before memory is taken for what a config asks for

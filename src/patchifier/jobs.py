@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -30,6 +31,7 @@ Result = TypeVar("Result")
 Work = Callable[[Any, Sequence[Item]], Sequence[Result]]
 BAD_ITEM = (RequestError, OSError, MemoryError)  # errors that cost an item and not the job
 AHEAD = 4  # batches in work or finished for each process: bounds the results in memory
+MOST_ON_WINDOWS = 61  # processes that it can wait for
 LOCK = ".lock"  # name of the lock file in a folder
 
 
@@ -177,6 +179,8 @@ def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
 
 def process_pool(workers: int, **options: Any) -> ProcessPoolExecutor:
     """Make a pool of new processes, since a fork of running torch threads can hang."""
+    if sys.platform == "win32":
+        workers = min(workers, MOST_ON_WINDOWS)
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), **options)
 
 

@@ -22,6 +22,7 @@ from patchifier.io import (
     put_in_place,
     read_text,
     replaced_file,
+    require_file,
     skipped_line,
     write_skipped,
 )
@@ -403,5 +404,6 @@ def _skipped_file(out: Path) -> Path:
 def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
     if not path.exists():
         return ()
+    require_file(path)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         return tuple((row["path"], row["reason"]) for row in csv.DictReader(stream))
