@@ -619,7 +619,10 @@ def test_a_model_that_finds_no_room_raises_the_error_of_a_full_disk(folder, smal
 
 
 def test_tensors_are_written_as_safetensors_writes_them(tmp_path):
-    tensors, metadata = {"a": torch.arange(6.0), "b": torch.ones(2, 3, dtype=torch.half)}, {"k": "v"}
+    tensors, metadata = (
+        {"a": torch.arange(6.0), "b": torch.ones(2, 3, dtype=torch.half)},
+        {"k": "v"},
+    )
     checkpoint.write_tensors(tmp_path / "ours", tensors, metadata=metadata)
     safetensors.torch.save_file(tensors, tmp_path / "theirs", metadata=metadata)
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()

@@ -54,7 +54,7 @@ def test_the_emulation_refuses_what_windows_refuses(tmp_path):
     two.write_text("2")
     with one.open("rb") as stream:
         for refused in (lambda: os.fsync(stream.fileno()), lambda: two.replace(one), one.unlink):
-            with pytest.raises(OSError, match="used by another|Bad file"):
+            with pytest.raises(OSError, match=r"used by another|Bad file"):
                 refused()
     with pytest.raises(FileExistsError):
         one.rename(two)
@@ -76,10 +76,16 @@ def test_files_and_folders_are_replaced_and_nothing_is_left_beside_them(tmp_path
 
 
 def test_an_error_while_the_file_is_open_is_the_error_that_is_seen(tmp_path):
-    with pytest.raises(KeyError, match="mine"), replaced_file(tmp_path / "file") as new:
-        stream = new.open("wb")
-        raise KeyError("mine")
-    stream.close()
+    streams = []
+
+    def fail():
+        with replaced_file(tmp_path / "file") as new:
+            streams.append(new.open("wb"))
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
+    streams[0].close()
 
 
 def test_a_file_that_a_scanner_holds_for_a_moment_is_replaced(tmp_path, monkeypatch):

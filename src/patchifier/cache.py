@@ -355,12 +355,12 @@ def _open_shard(path: Path, number: int, config: SpectrogramConfig) -> np.ndarra
     file = _shard(path, number)
     try:
         require_file(file)
-        shard = np.load(file, mmap_mode="r", allow_pickle=False)
+        shard = np.lib.format.open_memmap(file, mode="r")
         if shard.dtype != np.float16 or shard.shape[1:] != (config.bands,):
             raise ValueError(
                 f"it holds {shard.dtype} of shape {shard.shape}, expected float16 of shape (frames, {config.bands})"
             )
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise RequestError(f"{file} cannot be read ({error}): {AGAIN}") from error
     return shard
 

@@ -385,7 +385,18 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
 
 
 def _npy_rows(path: Path) -> pa.Table:
-    return rows_table(_npy_columns(path), np.load(path, allow_pickle=False), read_facts(path))
+    columns, facts = _npy_columns(path), read_facts(path)
+    try:
+        with path.open("rb") as stream:
+            vectors = np.lib.format.read_array(stream, allow_pickle=False)
+        expected = (len(columns["path"]), facts["size"])
+        if vectors.dtype != np.float32 or vectors.shape != expected:
+            raise ValueError(
+                f"it holds {vectors.dtype} of shape {vectors.shape}, expected float32 of shape {expected}"
+            )
+    except (OSError, ValueError, MemoryError) as error:
+        raise RequestError(f"{path}: damaged ({error}): copy it again, or embed again.") from error
+    return rows_table(columns, vectors, facts)
 
 
 def npy_to_parquet(path: Path, out: Path) -> None:

@@ -73,15 +73,11 @@ def _read(path: Path, count: int) -> np.ndarray | None:
     """Stored features, or None if there are none or they are damaged."""
     try:
         require_file(path)
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with path.open("rb") as stream:
+            features = np.lib.format.read_array(stream, allow_pickle=False)
+    except (OSError, ValueError, MemoryError):
         return None
-    sound = (
-        isinstance(features, np.ndarray)
-        and features.dtype == np.float32
-        and features.ndim == 2
-        and len(features) == count
-    )
+    sound = features.dtype == np.float32 and features.ndim == 2 and len(features) == count
     return features if sound and np.isfinite(features).all() else None
 
 

@@ -164,7 +164,7 @@ class Stored:
         with _readable(path):
             require_file(Path(path))
             self._data = dataset.dataset(path, format="parquet")
-        self.identity, self.size, self.window_s = self._kind(self._data.schema, path)
+            self.identity, self.size, self.window_s = self._kind(self._data.schema, path)
 
     @staticmethod
     def _kind(schema: pa.Schema, path: str | Path) -> tuple[str, int, float | None]:
