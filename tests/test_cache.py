@@ -605,7 +605,7 @@ def test_settings_of_the_cache_are_those_it_was_made_with(
     audio_folder: Path, tmp_path: Path, threads: None
 ) -> None:
     config = SpectrogramConfig(
-        sample_rate=16_000, bands=32, f_max_hz=8000.0, reference="max", top_db=80.0
+        sample_rate=16_000, n_mels=32, f_max_hz=8000.0, reference="max", top_db=80.0
     )
     cache.prepare(datasets.load(audio_folder), tmp_path / "out", config=config)
     found = cache.Cache(tmp_path / "out")
@@ -741,7 +741,7 @@ def test_a_pipe_or_a_device_in_a_cache_is_refused(name, copied):
             cache.Cache(copied)
 
 
-@pytest.mark.parametrize("settings", [None, [], {"bands": 2**40}, {"n_fft": 2**30}])
+@pytest.mark.parametrize("settings", [None, [], {"n_mels": 2**40}, {"n_fft": 2**30}])
 def test_settings_that_no_cache_has_are_refused(settings, copied):
     (copied / "cache.json").write_text(json.dumps({"format": 1, "spectrogram": settings}))
     with pytest.raises(RequestError, match="spectrogram"):

@@ -18,19 +18,19 @@ import torch
 import patchifier
 from patchifier import checkpoint
 from patchifier.checkpoint import Checkpoint, card, load, save
-from patchifier.config import Config, ModelConfig, RequestError, read_changes, update
+from patchifier.config import Config, RequestError, read_changes, update
 from patchifier.io import replaced_file, replaced_folder
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 TASK = Task("one-of", ("blues", "jazz", "rock"))
 
 
 def made(*, seed: int = 0, head: bool = False, **changes) -> Checkpoint:
     """A small model whose every number, buffers included, is particular to its seed."""
     config = update(Config(), {"model": TINY, "embed": {"pooling": "mean"}, **changes})
-    model = Patchifier(config.model, seed=seed)
+    model = Patchifier(config, seed=seed)
     parts = [model, Head(16, 3)] if head else [model]
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -304,7 +304,7 @@ def test_the_weights_of_another_model_are_refused(folder, tmp_path):
 
 
 def test_an_edited_config_is_refused(folder):
-    reconfigure(folder, lambda values: values["model"].update(heads=4))
+    reconfigure(folder, lambda values: values["model"].update(n_heads=4))
     refused(folder, "not saved with this config.json")
 
 
@@ -446,7 +446,7 @@ def test_readers_see_the_old_folder_or_file_until_the_new_one_is_whole(tmp_path)
 
 def test_a_model_of_the_papers_shape_fits_its_folder(tmp_path):
     config = Config()
-    model = Patchifier(ModelConfig())
+    model = Patchifier()
     save(tmp_path / "model", Checkpoint(model, config))
     assert (
         tmp_path / "model" / "model.safetensors"
@@ -469,19 +469,19 @@ def reconfigured(folder: Path, change) -> None:
 @pytest.mark.parametrize(
     ("section", "field", "value"),
     [
-        ("model", "layers", 10**9),
-        ("model", "predictor_layers", 10**9),
-        ("model", "convolutions", 10**9),
+        ("model", "n_layers", 10**9),
+        ("model", "n_predictor_layers", 10**9),
+        ("model", "n_convolutions", 10**9),
         ("model", "channels", [20_000, 20_000, 20_000, 20_000, 8]),
-        ("model", "positions", 6 * 10**6),
-        ("model", "feed_forward", 60_000),
-        ("model", "readout", 10**12),
+        ("model", "max_patches", 6 * 10**6),
+        ("model", "mlp_dim", 60_000),
+        ("spectrogram", "n_pitch_bands", 10**12),
         ("embed", "layers", [-1] * 10**6),
         ("spectrogram", "n_fft", 2**40),
-        ("spectrogram", "hop", 1),
-        ("spectrogram", "scale", 1e300),
-        ("spectrogram", "scale", 0.0),
-        ("spectrogram", "floor_db", -1e300),
+        ("spectrogram", "hop_length", 1),
+        ("spectrogram", "db_scale", 1e300),
+        ("spectrogram", "db_scale", 0.0),
+        ("spectrogram", "min_db", -1e300),
     ],
 )
 def test_a_config_is_refused_before_memory_is_taken_for_what_it_asks_for(
@@ -500,7 +500,8 @@ def test_a_config_is_refused_before_memory_is_taken_for_what_it_asks_for(
 
 def test_a_model_of_the_largest_sizes_costs_no_memory_until_its_weights_are_known(folder):
     reconfigured(
-        folder, lambda values: values["model"].update(width=65_536, feed_forward=65_536, layers=100)
+        folder,
+        lambda values: values["model"].update(embed_dim=65_536, mlp_dim=65_536, n_layers=100),
     )
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

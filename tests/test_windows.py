@@ -29,10 +29,10 @@ TINY = update(
     {
         "model": {
             "channels": [4, 4, 4, 4, 8],
-            "width": 16,
-            "layers": 1,
-            "heads": 2,
-            "feed_forward": 32,
+            "embed_dim": 16,
+            "n_layers": 1,
+            "n_heads": 2,
+            "mlp_dim": 32,
         }
     },
 )
@@ -40,7 +40,7 @@ TINY = update(
 
 @pytest.fixture
 def embedder() -> Embedder:
-    return Embedder(Patchifier(TINY.model), TINY)
+    return Embedder(Patchifier(TINY), TINY)
 
 
 @pytest.fixture
@@ -113,9 +113,9 @@ def test_texts_have_the_same_bytes_on_every_system(tmp_path, monkeypatch):
 
 def test_a_model_is_saved_over_one_that_is_in_use(tmp_path):
     folder = tmp_path / "model"
-    checkpoint.save(folder, Checkpoint(Patchifier(TINY.model, seed=0), TINY))
+    checkpoint.save(folder, Checkpoint(Patchifier(TINY, seed=0), TINY))
     used = checkpoint.load(folder)
-    checkpoint.save(folder, Checkpoint(Patchifier(TINY.model, seed=1), TINY))
+    checkpoint.save(folder, Checkpoint(Patchifier(TINY, seed=1), TINY))
     assert checkpoint.weights_hash(checkpoint.load(folder).model) != checkpoint.weights_hash(
         used.model
     )

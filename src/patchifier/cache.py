@@ -356,9 +356,9 @@ def _open_shard(path: Path, number: int, config: SpectrogramConfig) -> np.ndarra
     try:
         require_file(file)
         shard = np.lib.format.open_memmap(file, mode="r")
-        if shard.dtype != np.float16 or shard.shape[1:] != (config.bands,):
+        if shard.dtype != np.float16 or shard.shape[1:] != (config.n_bands,):
             raise ValueError(
-                f"it holds {shard.dtype} of shape {shard.shape}, expected float16 of shape (frames, {config.bands})"
+                f"it holds {shard.dtype} of shape {shard.shape}, expected float16 of shape (frames, {config.n_bands})"
             )
     except (OSError, ValueError) as error:
         raise RequestError(f"{file} cannot be read ({error}): {AGAIN}") from error
@@ -447,7 +447,7 @@ class Cache:
                 f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} lies in it: copy this shard here too."
             )
         return self._shards[row["shard"]][
-            row["first"] + first : row["first"] + last, : self.spectrogram.bands
+            row["first"] + first : row["first"] + last, : self.spectrogram.n_bands
         ]
 
     def parts(self, count: int) -> list[np.ndarray]:
@@ -495,7 +495,7 @@ class Cache:
             spans = np.stack([np.zeros(len(indices), int), self.frames[indices]], axis=1)
         longest = int((spans[:, 1] - spans[:, 0]).max())
         batch = np.full(
-            (len(indices), longest, self.spectrogram.bands), self.spectrogram.silence, np.float16
+            (len(indices), longest, self.spectrogram.n_bands), self.spectrogram.silence, np.float16
         )
         for row, index, (first, last) in zip(batch, indices, spans, strict=True):
             row[: last - first] = self.log_mel(int(index), int(first), int(last))

@@ -24,7 +24,7 @@ from torch import nn
 
 import patchifier
 from patchifier import weights
-from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.io import parse_json, read_text, replaced_folder, require_file
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -129,22 +129,20 @@ def load(model: str | Path | None = None) -> Checkpoint:
     """
     folder = weights.find(model)
     text, values, header, task = _read_config(folder)
-    config = update(Config(), with_added(values, whole=True))
+    config = update(Config(), current_form(values, whole=True))
     with torch.device("meta"):  # before memory is taken for what a config asks for
         _require_shapes(folder, _state(*_build(config, task)), _read_shapes(folder, _digest(text)))
     network, head = _build(config, task)
     wanted = _state(network, head)
     for name, tensor in _read_tensors(folder).items():
         _copy(tensor, wanted[name], where=f"{folder}: tensor {name}")
-    if network.readout is not None:
-        network.readout.settings = config.embed.numbers
     return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
 
 
 def _build(config: Config, task: Task | None) -> tuple[Patchifier, Head | None]:
-    network = Patchifier(config.model)
+    network = Patchifier(config)
     with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
-        return network, Head(config.model.width, len(task.names)) if task else None
+        return network, Head(config.model.embed_dim, len(task.names)) if task else None
 
 
 def _state(network: Patchifier, head: Head | None) -> dict[str, torch.Tensor]:
@@ -271,7 +269,7 @@ def card(checkpoint: Checkpoint) -> str:
         if checkpoint.task
         else "pre-trained, no labels used"
     )
-    seconds = checkpoint.config.model.frames * checkpoint.config.spectrogram.frame_s
+    seconds = checkpoint.config.model.patch_frames * checkpoint.config.spectrogram.frame_s
     lines = [
         "---",
         "license: apache-2.0",
@@ -303,15 +301,15 @@ def card(checkpoint: Checkpoint) -> str:
 
 def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchifier, Config]:
     """A model and its config; if its statistics are those of numbers put together otherwise, both without, on the same weights."""
+    bare_config = dataclasses.replace(config, embed=config.embed.plain)
     if model.readout is None:
-        return model, config
-    model.readout.settings = model.readout.settings or config.embed.numbers  # by the first use
+        return model, bare_config
     if model.readout.settings == config.embed.numbers:
         return model, config
     bare = copy.copy(model)
     bare._modules = dict(model._modules)
-    bare.readout = None
-    return bare, update(config, {"model": {"readout": 0, "components": [0, 0]}})
+    bare.readout, bare.config = None, bare_config
+    return bare, bare_config
 
 
 def find_device(name: str) -> str:

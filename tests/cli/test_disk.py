@@ -16,15 +16,15 @@ from patchifier.nn.model import Patchifier
 TINY = {
     "model": {
         "channels": [4, 4, 4, 4, 8],
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 32,
+        "embed_dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 32,
     },
     "pretrain": {
         "validation_fraction": 0.4,
-        "stage_one": {"steps": 2, "batch": 2},
-        "stage_two": {"steps": 2, "batch": 2},
+        "stage_one": {"steps": 2, "batch_size": 2},
+        "stage_two": {"steps": 2, "batch_size": 2},
     },
 }
 SIZES_B = (0, 500, 5_000, 50_000)  # of the largest file that there is room for
@@ -34,7 +34,7 @@ SIZES_B = (0, 500, 5_000, 50_000)  # of the largest file that there is room for
 def tiny(tmp_path: Path) -> Path:
     """Config of a small model, beside a folder of that model."""
     config = update(Config(), TINY)
-    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config.model), config))
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config), config))
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
     return tmp_path / "tiny.json"
 

@@ -36,11 +36,11 @@ TINY = update(
     {
         "model": {
             "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
-            "positions": 25,
+            "embed_dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 64,
+            "max_patches": 25,
         }
     },
 )
@@ -50,7 +50,7 @@ TINY = update(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small model with fixed weights."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint.save(folder, Checkpoint(Patchifier(TINY.model, seed=0), TINY))
+    checkpoint.save(folder, Checkpoint(Patchifier(TINY, seed=0), TINY))
     return folder
 
 
@@ -61,7 +61,7 @@ def embedder(model: Path) -> Embedder:
 
 @pytest.fixture(scope="module")
 def other() -> Embedder:
-    return Embedder(Patchifier(TINY.model, seed=1), TINY)
+    return Embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture
@@ -1278,7 +1278,7 @@ def test_files_that_take_too_much_memory_together_are_embedded_one_by_one(
 def test_vectors_that_are_not_finite_are_not_written(
     music: Path, tmp_path: Path, threads: None
 ) -> None:
-    overflowing = Patchifier(TINY.model)
+    overflowing = Patchifier(TINY)
     for parameter in overflowing.bottleneck.parameters():
         parameter.data.fill_(3e38)
     broken = Embedder(overflowing, TINY)

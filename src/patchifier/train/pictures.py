@@ -30,8 +30,8 @@ def write_reconstructions(
     clip = data.clips[index]
     log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
     patches = spectrogram.cut(
-        log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
-    )[: config.pretrain.patches]
+        log_mel, length=config.model.patch_frames, tail="anchor", silence=config.spectrogram.silence
+    )[: config.pretrain.n_patches]
     model = model.cpu().eval()
     tensors = {"original": model.mel(patches)[:, 0].contiguous()}
     for ratio in PICTURE_RATIOS:
@@ -54,7 +54,7 @@ def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, 
         "clip": clip,
         "title": " – ".join(info[key] for key in ("artist", "title") if key in info),
         "frame_s": str(config.spectrogram.frame_s),
-        "scale": str(config.spectrogram.scale),
+        "scale": str(config.spectrogram.db_scale),
         "band_hz": json.dumps([round(float(hertz), 1) for hertz in centres]),
         "silence": str(config.spectrogram.silence),
     }

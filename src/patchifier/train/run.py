@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import patchifier
-from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.io import parse_json, read_text, write_json
 from patchifier.jobs import LOCK, folder_lock
 
@@ -136,7 +136,7 @@ class Run:
                     f"{self.path} holds a run already: go on with --resume, or choose another --out."
                 )
             if config is not None:
-                before = update(Config(), with_added(_read(old)))
+                before = update(Config(), current_form(_read(old)))
                 if before.without_length != config.without_length:
                     raise RequestError(
                         f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
