@@ -890,3 +890,49 @@ def test_memory_does_not_grow_with_length(tmp_path, model, child_environment):
     assert peaks[180][0] < 1.2 * peaks[3][0], peaks  # the process that collects, MB
     assert peaks[180][1] < 1.2 * peaks[3][1], peaks  # the one that works
     assert build.read(tmp_path / "180.parquet").end_s[0] == 10_800
+
+
+# --- what a model or the machine cannot do ---
+
+
+def without_memory(monkeypatch, *, most):
+    """Let more clips than `most` at once, or the clip of the third file, take too much memory."""
+    embed_short = worker._embed_short
+
+    def embedded(embedder, cut, log_mels):
+        lengths = [log_mel.shape[-1] for log_mel in log_mels]
+        if len(lengths) > most or lengths == [87]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return embed_short(embedder, cut, log_mels)
+
+    monkeypatch.setattr(worker, "_embed_short", embedded)
+
+
+def test_files_that_take_too_much_memory_together_are_embedded_one_by_one(
+    music, embed, read, threads, monkeypatch
+):
+    embed(music, workers=1)
+    without_memory(monkeypatch, most=1)
+    ((path, reason),) = embed(music, "y.parquet", workers=1).skipped
+    assert path.endswith("track2.wav")  # 2 s: 87 frames
+    assert "memory" in reason
+    expected = np.delete(read().vectors, 2, axis=0)
+    np.testing.assert_allclose(read("y.parquet").vectors, expected, atol=1e-5)
+
+
+def test_vectors_that_are_not_finite_are_not_written(music, tmp_path, embed, threads):
+    overflowing = Patchifier(TINY)
+    for parameter in overflowing.bottleneck.parameters():
+        parameter.data.fill_(3e38)
+    with pytest.raises(RequestError, match="not finite"):
+        embed(music, embedder=Embedder(overflowing, TINY), workers=1)
+    assert not (tmp_path / "x.parquet").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"model": 1}', "[" * 100_000])
+def test_damaged_facts_of_parts_are_refused(music, tmp_path, embed, text):
+    folder = tmp_path / "x.parquet.parts"
+    folder.mkdir()
+    (folder / "facts.json").write_text(text)
+    with pytest.raises(RequestError, match=r"facts\.json"):
+        embed(music, workers=1)

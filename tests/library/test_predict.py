@@ -155,3 +155,35 @@ def test_a_second_job_with_the_same_output_is_refused(ask, tmp_path):
     with lock, pytest.raises(RequestError, match="another predict"):
         ask()
     assert ask().rows == 4
+
+
+ALLOCATOR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ALLOCATOR])
+def test_a_file_that_takes_more_memory_than_there_is_is_named(ask, monkeypatch, error):
+    predict_windows = Embedder.predict_windows
+
+    def predicted(self, path, **options):
+        if path.endswith("b.wav"):
+            raise error
+        return predict_windows(self, path, **options)
+
+    monkeypatch.setattr(Embedder, "predict_windows", predicted)
+    done = ask()
+    assert done.files == 3
+    assert "memory" in {Path(path).name: reason for path, reason in done.skipped}["b.wav"]
+
+
+def test_a_prediction_that_is_not_finite_is_not_written(ask, tmp_path):
+    broken = model("numbers", ("arousal",))
+    torch.nn.init.constant_(broken.head.linear.bias, float("nan"))
+    with pytest.raises(RequestError, match="not finite"):
+        ask(asked=broken)
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", "torn", "[" * 100_000])
+def test_a_damaged_list_of_an_interrupted_job_is_begun_again(ask, tmp_path, line):
+    (tmp_path / ".out.csv.unfinished.jsonl").write_text(f"{line}\n{line}\n")
+    assert ask().rows == 4

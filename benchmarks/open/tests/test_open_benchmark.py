@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import check_leaks
+import duplicate_pieces
 import grooves
 import groups
 import judge
@@ -23,9 +25,7 @@ import scores
 import sound
 import soundfile
 import tracks
-import twins
-import unheard
-from measures import Answered, Question
+from measures import EncoderScore, Question
 from sklearn.metrics import average_precision_score, r2_score
 
 from patchifier import audio, cache, datasets
@@ -189,15 +189,17 @@ def in_parts(*melodies):
 def test_the_same_music_in_another_key_and_tempo_is_found_and_a_shared_melody_alone_is_not():
     one = in_parts(*map(tune, (1, 2, 3, 4)))
     slower = in_parts(*(tune(seed, key=5, slower=2.0) for seed in (1, 2, 3, 4)))
-    assert twins.figures(one) == twins.figures(slower)
+    assert duplicate_pieces.figures(one) == duplicate_pieces.figures(slower)
     notes = {
         "first": one,
         "edition": in_parts(*(tune(seed, key=-3) for seed in (1, 2, 3, 4))),
         "setting": in_parts(*map(tune, (1, 7, 8, 9))),
     }
     pieces = [piece(group=group, notes=each) for group, each in notes.items()]
-    assert list(twins.twins(pieces)) == [(0, 1)]
-    assert list(twins.twins([each | {"group": "one mass"} for each in pieces])) == []
+    assert list(duplicate_pieces.duplicates(pieces)) == [(0, 1)]
+    assert (
+        list(duplicate_pieces.duplicates([each | {"group": "one mass"} for each in pieces])) == []
+    )
 
 
 def test_a_piece_that_trains_or_is_judged_elsewhere_under_another_name_is_not_judged():
@@ -212,7 +214,7 @@ def test_a_piece_that_trains_or_is_judged_elsewhere_under_another_name_is_not_ju
     dealt = [
         (piece(group=name, id=name, notes=tune(seed)), side) for name, (side, seed) in sides.items()
     ]
-    kept = [each["group"] for each, _ in twins.without_twins(dealt[::-1])]
+    kept = [each["group"] for each, _ in duplicate_pieces.without_duplicates(dealt[::-1])]
     assert kept[::-1] == ["heard", "heard-too", "valid", "alone"]
 
 
@@ -291,9 +293,9 @@ def test_judged_music_under_another_name_is_found_by_its_sound(
     cache.prepare(load(tmp_path / "heard"), tmp_path / "cache-all", workers=1)
     if hidden:
         with pytest.raises(RequestError, match=r"b\.wav = clip\.wav.*COPIES"):
-            unheard.require_unheard(tmp_path, 1)
+            check_leaks.require_no_leaks(tmp_path, 1)
     else:
-        assert unheard.require_unheard(tmp_path, 1) == 2
+        assert check_leaks.require_no_leaks(tmp_path, 1) == 2
 
 
 def test_clips_of_a_track_never_overlap_and_stay_away_from_its_ends():
@@ -334,7 +336,7 @@ def test_only_labels_with_tracks_on_every_side_are_told_apart():
         for side in sides
         for number in range(3)
     ]
-    assert {row["artist"] for row in recordings.told_apart(rows, "artist")} == {"full"}
+    assert {row["artist"] for row in recordings.with_enough_groups(rows, "artist")} == {"full"}
 
 
 # --- one way of writing ---
@@ -627,7 +629,7 @@ def answers(level, seed):
 
 def answered(question, names, right):
     runs = (measures.mean_of(right),)
-    return [Answered(question, name, names, 0.25, runs) for name in question.measures]
+    return [EncoderScore(question, name, names, 0.25, runs) for name in question.measures]
 
 
 def summarise(given, *notes):
@@ -702,7 +704,7 @@ def test_rows_are_named_and_hold_several_runs(row, name, specs, tmp_path, monkey
 def test_a_row_that_is_no_encoder_is_named(small_benchmark, tmp_path):
     said = r"row mine: 'nothing' is no encoder.*'=' ends a row's name"
     with pytest.raises(RequestError, match=said):
-        judge.judge(
+        judge.evaluate(
             small_benchmark, ["mine=nothing"], "valid", tmp_path / "out", families=["notes"]
         )
 
@@ -715,12 +717,12 @@ def test_a_draw_of_one_truth_alone_has_no_r2():
 
 def test_two_rows_of_one_name_are_refused(tmp_path):
     with pytest.raises(RequestError, match="two rows have one name"):
-        judge.judge(tmp_path, ["mine=mel-stats", "mine=mfcc"], "valid", tmp_path / "out")
+        judge.evaluate(tmp_path, ["mine=mel-stats", "mine=mfcc"], "valid", tmp_path / "out")
 
 
 def test_tables_and_figure_hold_every_encoder_and_every_measure(tmp_path):
     question, runs = measures.DIAGNOSTICS[0], (measures.mean_of(np.ones(2)),)
-    diagnosed = Answered(question, "accuracy", ("a", "b"), 0.5, runs)
+    diagnosed = EncoderScore(question, "accuracy", ("a", "b"), 0.5, runs)
     given = {"good": [*answers(0.8, 0), diagnosed], "bad": answers(0.5, 50)}
     outcome.write_outcome(summarise({**given, judge.METADATA: [diagnosed]}, ["A note."]), tmp_path)
     table = (tmp_path / "table.md").read_text()
@@ -772,7 +774,7 @@ def test_judging_asks_the_validation_side_alone_and_fills_every_column(small_ben
             np.save(folder / f"{path.stem}.npy", generator.random(4, np.float32))
     others = f"features:{tmp_path}/others/%FAMILY%"
     rows = ["mel-stats", f"others={others}+{others}"]
-    found = judge.judge(small_benchmark, rows, "valid", tmp_path / "out")
+    found = judge.evaluate(small_benchmark, rows, "valid", tmp_path / "out")
     assert {row["n"] for row in found.scores} == {12}
     mel = {
         (row["family"], row["task"], row["measure"]): row["value"]
@@ -801,8 +803,10 @@ def test_what_is_known_of_training_clips_serves_both_sides(small_benchmark, tone
 
     encoder = Encoder("counted", encode, identity="counted")
     for side, new in (("valid", 36), ("test", 1), ("test", 0)):
-        judgement = judge.Judgement(small_benchmark, side)
-        table = judge.features(judgement, encoder, "notes", judgement.cache("notes", workers=1))
+        benchmark_side = judge.BenchmarkSide(small_benchmark, side)
+        table = judge.features(
+            benchmark_side, encoder, "notes", benchmark_side.cache("notes", workers=1)
+        )
         assert sum(map(len, heard)) == new
         assert len(table.rows) == (36 if side == "valid" else 37)
         heard.clear()
@@ -824,15 +828,15 @@ def test_moments_are_asked_of_the_judged_side_and_clear_beats_are_found(
     cache.prepare(
         datasets.load(tmp_path / "tasks" / "grooves-beats.jsonl"), tmp_path / "c", workers=1
     )
-    judgement, moments = judge.Judgement(tmp_path, "valid"), cache.Cache(tmp_path / "c")
-    found = judge.ask_moments(judgement, measures.FRAMES[1], moments, [])
+    benchmark_side, moments = judge.BenchmarkSide(tmp_path, "valid"), cache.Cache(tmp_path / "c")
+    found = judge.evaluate_frames(benchmark_side, measures.FRAMES[1], moments, [])
     assert set(found.groups) == {"8", "9", "10", "11"}
     assert found.value() > 0.9
 
 
 def test_a_root_without_the_benchmark_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"build\.py"):
-        judge.judge(tmp_path, ["mel-stats"], "valid", tmp_path / "out")
+        judge.evaluate(tmp_path, ["mel-stats"], "valid", tmp_path / "out")
 
 
 def test_a_question_without_such_a_measure_is_refused():

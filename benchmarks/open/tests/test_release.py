@@ -12,8 +12,8 @@ import pytest
 import recordings
 import release
 import torch
-from card import Heard, portable
-from measures import Answered
+from card import TrainingData, portable
+from measures import EncoderScore
 from safetensors.torch import load_file
 from tests import small
 
@@ -125,13 +125,15 @@ def judged(tmp_path):
         right = measures.mean_of(np.array([1.0, 0.0, 1.0, 1.0]))
         given = {
             spec: [
-                Answered(question, name, tuple("abcd"), 0.25, (right,) * len(runs.get(spec, "1")))
+                EncoderScore(
+                    question, name, tuple("abcd"), 0.25, (right,) * len(runs.get(spec, "1"))
+                )
                 for question in measures.QUESTIONS
                 for name in question.measures
             ]
             for spec in map(str, specs)
         }
-        note = f"{specs[0]}: no clip of /data/someone/cache is heard in this test."
+        note = f"{specs[0]}: no clip of its training data, /data/someone/cache, is in this test."
         found = outcome.summarise(given, "test", [note])
         outcome.write_outcome(replace(found, runs=runs), tmp_path / "judged")
         return tmp_path / "judged"
@@ -164,7 +166,7 @@ def test_the_card_says_what_was_heard_what_training_cost_and_every_fact(trained,
         "| recordings | CC0 | 1.00 |",
         "| recordings | not stated | 0.50 |",
         "| game | 1.50 |",
-        "a machine: 1.5 minutes. Steps: 100 (stage one), 50 (stage two); 3,200 clips heard, "
+        "a machine: 1.5 minutes. Steps: 100 (stage one), 50 (stage two); 3,200 clips, "
         "0.01 % of those",  # of 32 million
         "| something new | kept |",
         "| seed | 7 |",
@@ -174,8 +176,8 @@ def test_the_card_says_what_was_heard_what_training_cost_and_every_fact(trained,
         "Zhao and Li",
     ):
         assert text in card, text
-    assert Heard("x", ROWS).hours == 1.75
-    assert card.index("- Pitch:") < card.index("- Mono, up to 11 kHz")
+    assert TrainingData("x", ROWS).hours == 1.75
+    assert card.index("- Pitch:") < card.index("- It reads mono audio up to 11 kHz")
     assert "MagnaTagATune" in card.split("## Fair and unfair tests")[1].split("Unfair:")[0]
     assert re.search(r"\| commit \| ([0-9a-f]{40}|unknown)", card)
     facts = checkpoint.load(home / "patchifier-paper").facts
@@ -219,12 +221,12 @@ def test_runs_that_led_to_the_model_are_added(trained, released):
     facts = FACTS | {"steps, stage two": 10, "seed": 3}
     first = trained("first", facts=facts, run=RUN | {"machine": "another"})
     card = released(trained("second", run=CONTINUED), before=[first])
-    cost = "another; a machine: 3.0 minutes. Steps: 200 (stage one), 60 (stage two); 5,120 clips"
+    cost = "another; a machine: 3.0 minutes. Steps: 200 (stage one), 60 (stage two); 5,120 clips,"
     assert cost in card
     assert "| run 1, seed | 3 |" in card
 
 
-def test_what_the_runs_before_heard_is_held_to_the_tasks_and_counted_too(root, trained, released):
+def test_training_data_of_the_runs_before_is_checked_and_counted_too(root, trained, released):
     own = ROWS[0] | {"path": "pretraining/d.ogg", "seconds": 7200.0}
     write_rows(root / "pretraining-recordings.jsonl", [own])
     facts = FACTS | {"dataset": "pretraining-recordings", "clips": {"train": 1}}
@@ -248,7 +250,7 @@ def test_the_judges_table_is_on_the_card_with_the_model_by_its_name(
     value = r"^\| patchifier-paper \| 66\.7"  # (0.75 - 0.25) / (1 - 0.25)
     assert re.search(value, card, re.MULTILINE)
     assert "| patchifier-paper - mel-stats |" in card
-    assert "patchifier-paper: no clip of someone/cache is heard in this test." in card
+    assert "patchifier-paper: no clip of its training data, someone/cache, is in this test." in card
     assert str(tmp_path) not in card
 
 
@@ -287,7 +289,7 @@ def more(source):
             more("/".join(["deb", *sorted(recordings.demo_files())[0]])),
             r"pretraining/d\.ogg belongs to the demo",
         ),
-        (more(TESTED["source"]), "clips that judge"),
+        (more(TESTED["source"]), r"shares 'deb/game/t\.ogg'"),
         *((lacking(name), f"does not say its {name}") for name in ("licence", "seconds", "source")),
     ],
 )
@@ -304,7 +306,7 @@ def test_a_root_without_tasks_is_refused(root, trained, refused):
 def test_another_list_is_named(trained, refused, released):
     model = trained(facts=FACTS | {"dataset": "elsewhere"})
     refused(r"elsewhere\.jsonl is no list.*pretraining\.jsonl.*--heard", model)
-    assert "1.8 hours" in released(model, heard_name="pretraining.jsonl")
+    assert "1.8 hours" in released(model, list_name="pretraining.jsonl")
 
 
 def test_too_many_parameters_or_bytes_are_refused(trained, refused, monkeypatch):
@@ -351,7 +353,7 @@ def test_a_table_about_others_or_two_of_one_name_is_refused(
     refused(said, trained(), scores=judged(*[name.format(tmp_path) for name in rows]))
 
 
-def test_a_name_without_words_is_refused(trained, home, root):
+def test_a_name_without_texts_is_refused(trained, home, root):
     said = r"no section 'mine', expected one of patchifier-base, patchifier-paper"
     with pytest.raises(RequestError, match=said):
         release.release(trained(), "mine", root, home=home)
