@@ -1,8 +1,8 @@
 """Models small enough that a test trains or runs one in seconds."""
 
 from patchifier.config import Config, update
+from tests.builders import TINY as NARROW
 
-NARROW = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 WIDE = {"channels": [4, 4, 8, 8, 16], "embed_dim": 32, "n_layers": 2, "n_heads": 2, "mlp_dim": 64}
 
 
