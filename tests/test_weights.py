@@ -207,10 +207,10 @@ def test_a_released_model_is_small_and_in_half_precision(name):
 def test_a_released_models_card_and_facts_say_what_has_to_be_known(name):
     card = (weights.find(name) / "README.md").read_text(encoding="utf-8")
     for heading in (
-        "What it heard",
+        "Training data",
         "Compute",
         "Open benchmark",
-        "What it is bad at",
+        "Limits",
         "Fair and unfair tests",
         "How it was made",
     ):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -519,3 +520,18 @@ def test_bad_chord_of_a_jams_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jams").write_text(jams(("chord", [seen(0, 1, "Cmaj")])), encoding="utf-8")
     with pytest.raises(RequestError, match="label 'Cmaj' at 0 s is no chord"):
         table(tmp_path, {"path": "a.wav", "label": "a.jams"})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_pipe_or_a_device_is_neither_a_manifest_nor_a_label_file(tmp_path):
+    makers = {"pipe": os.mkfifo, "device": lambda path: os.symlink("/dev/zero", path)}
+    for name, make in makers.items():
+        for suffix in (".beats", ".lab", ".jams"):
+            make(tmp_path / f"{name}{suffix}")
+            (tmp_path / "clips.csv").write_text(f"path,target\na.wav,{name}{suffix}\n")
+            with pytest.raises(RequestError, match="not a regular file"):
+                manifest.load(tmp_path / "clips.csv")
+        for suffix in manifest.SUFFIXES:
+            make(tmp_path / f"{name}{suffix}")
+            with pytest.raises(RequestError, match="not a regular file"):
+                manifest.load(tmp_path / f"{name}{suffix}")

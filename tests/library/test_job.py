@@ -1244,3 +1244,55 @@ def test_a_place_where_no_folder_can_be_made_is_named(audio_folder, embedder, tm
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match="its folder cannot be made"):
         build.embed_library(audio_folder, tmp_path / "file" / "x.parquet", embedder=embedder)
+
+
+# --- what a model or the machine cannot do ---
+
+
+def without_memory(monkeypatch: pytest.MonkeyPatch, *, most: int) -> None:
+    """Let more than `most` clips at once, or the clip of the third file, take more memory than there is."""
+    embed = worker._embed_short
+
+    def embedded(embedder, cut, log_mels):
+        lengths = [log_mel.shape[-1] for log_mel in log_mels]
+        if len(lengths) > most or lengths == [87]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return embed(embedder, cut, log_mels)
+
+    monkeypatch.setattr(worker, "_embed_short", embedded)
+
+
+def test_files_that_take_too_much_memory_together_are_embedded_one_by_one(
+    music: Path, tmp_path: Path, embedder: Embedder, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, workers=1)
+    without_memory(monkeypatch, most=1)
+    done = build.embed_library(music, tmp_path / "y.parquet", embedder=embedder, workers=1)
+    ((path, reason),) = done.skipped
+    assert path.endswith("track2.wav")  # 2 s: 87 frames
+    assert "memory" in reason
+    whole, rest = build.read(tmp_path / "x.parquet"), build.read(tmp_path / "y.parquet")
+    np.testing.assert_allclose(rest.vectors, np.delete(whole.vectors, 2, axis=0), atol=1e-5)
+
+
+def test_vectors_that_are_not_finite_are_not_written(
+    music: Path, tmp_path: Path, threads: None
+) -> None:
+    overflowing = Patchifier(TINY)
+    for parameter in overflowing.bottleneck.parameters():
+        parameter.data.fill_(3e38)
+    broken = Embedder(overflowing, TINY)
+    with pytest.raises(RequestError, match="not finite"):
+        build.embed_library(music, tmp_path / "x.parquet", embedder=broken, workers=1)
+    assert not (tmp_path / "x.parquet").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"model": 1}', "[" * 100_000])
+def test_damaged_facts_of_parts_are_refused(
+    music: Path, tmp_path: Path, embedder: Embedder, text: str
+) -> None:
+    folder = tmp_path / "x.parquet.parts"
+    folder.mkdir()
+    (folder / "facts.json").write_text(text)
+    with pytest.raises(RequestError, match=r"facts\.json"):
+        build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, workers=1)

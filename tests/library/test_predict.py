@@ -179,3 +179,36 @@ def test_a_second_job_with_the_same_output_is_refused(songs, tmp_path):
     with jobs.file_lock(out, "predict"), pytest.raises(RequestError, match="another predict"):
         predict.predict(songs, out, model=model())
     assert predict.predict(songs, out, model=model()).rows == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
+)
+def test_a_file_that_takes_more_memory_than_there_is_is_named(songs, tmp_path, monkeypatch, error):
+    predict_windows = Embedder.predict_windows
+
+    def predicted(self, path, **options):
+        if path.endswith("b.wav"):
+            raise error
+        return predict_windows(self, path, **options)
+
+    monkeypatch.setattr(Embedder, "predict_windows", predicted)
+    done = predict.predict(songs, tmp_path / "out.csv", model=model())
+    reasons = {os.path.basename(path): reason for path, reason in done.skipped}
+    assert done.files == 3
+    assert "memory" in reasons["b.wav"]
+
+
+def test_a_prediction_that_is_not_finite_is_not_written(songs, tmp_path):
+    broken = model("numbers", ("arousal",))
+    torch.nn.init.constant_(broken.head.linear.bias, float("nan"))
+    with pytest.raises(RequestError, match="not finite"):
+        predict.predict(songs, tmp_path / "out.csv", model=broken)
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", "torn", "[" * 100_000])
+def test_a_damaged_list_of_an_interrupted_job_is_begun_again(songs, tmp_path, line):
+    (tmp_path / ".out.csv.unfinished.jsonl").write_text(f"{line}\n{line}\n")
+    assert predict.predict(songs, tmp_path / "out.csv", model=model()).rows == 4

@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import check_leaks
+import duplicate_pieces
 import grooves
 import groups
 import judge
@@ -21,9 +23,7 @@ import scores
 import sound
 import soundfile
 import tracks
-import twins
-import unheard
-from measures import Answered, Question
+from measures import EncoderScore, Question
 from sklearn.metrics import average_precision_score, r2_score
 
 from patchifier import audio, cache, datasets
@@ -220,7 +220,7 @@ def in_parts(*melodies):
 
 def test_the_same_music_in_another_key_and_at_half_the_speed_is_found_and_a_shared_melody_alone_is_not():
     one = in_parts(tune(1), tune(2), tune(3), tune(4))
-    assert twins.figures(one) == twins.figures(
+    assert duplicate_pieces.figures(one) == duplicate_pieces.figures(
         in_parts(*(tune(seed, key=5, slower=2.0) for seed in (1, 2, 3, 4)))
     )
     notes = {
@@ -229,8 +229,10 @@ def test_the_same_music_in_another_key_and_at_half_the_speed_is_found_and_a_shar
         "setting": in_parts(tune(1), tune(7), tune(8), tune(9)),
     }
     pieces = [piece(group=group, notes=each) for group, each in notes.items()]
-    assert list(twins.twins(pieces)) == [(0, 1)]
-    assert list(twins.twins([each | {"group": "one mass"} for each in pieces])) == []
+    assert list(duplicate_pieces.duplicates(pieces)) == [(0, 1)]
+    assert (
+        list(duplicate_pieces.duplicates([each | {"group": "one mass"} for each in pieces])) == []
+    )
 
 
 def test_a_piece_that_trains_or_is_judged_elsewhere_under_another_name_is_not_judged():
@@ -246,7 +248,9 @@ def test_a_piece_that_trains_or_is_judged_elsewhere_under_another_name_is_not_ju
     dealt = [
         (piece(group=name, id=name, notes=tune(tunes[name])), side) for name, side in sides.items()
     ]
-    assert [each["group"] for each, _ in twins.without_twins(dealt[::-1])][::-1] == [
+    assert [each["group"] for each, _ in duplicate_pieces.without_duplicates(dealt[::-1])][
+        ::-1
+    ] == [
         "heard",
         "heard-too",
         "valid",
@@ -390,9 +394,9 @@ def test_judged_music_under_another_name_is_found_by_its_sound(
     cache.prepare(datasets.load(tmp_path / "heard"), tmp_path / "cache-all", workers=1)
     if hidden:
         with pytest.raises(RequestError, match=r"b\.wav = clip\.wav.*COPIES"):
-            unheard.require_unheard(tmp_path, 1)
+            check_leaks.require_no_leaks(tmp_path, 1)
     else:
-        assert unheard.require_unheard(tmp_path, 1) == 2
+        assert check_leaks.require_no_leaks(tmp_path, 1) == 2
 
 
 def test_clips_of_a_track_never_overlap_and_stay_away_from_its_ends():
@@ -443,7 +447,7 @@ def test_only_labels_with_tracks_on_every_side_are_told_apart():
         for side in sides
         for number in range(3)
     ]
-    assert {row["artist"] for row in recordings.told_apart(rows, "artist")} == {"full"}
+    assert {row["artist"] for row in recordings.with_enough_groups(rows, "artist")} == {"full"}
 
 
 # --- one way of writing ---
@@ -803,7 +807,7 @@ def answers(level, seed):
         right = (np.random.default_rng(seed + number).random(120) < level).astype(float)
         groups_of = tuple(f"group {index // 3}" for index in range(120))
         given += [
-            Answered(question, name, groups_of, 0.25, (measures.mean_of(right),))
+            EncoderScore(question, name, groups_of, 0.25, (measures.mean_of(right),))
             for name in question.measures
         ]
     return given
@@ -823,7 +827,7 @@ def test_the_endpoint_is_the_mean_of_families_of_normalised_scores_whatever_the_
     for question in measures.QUESTIONS:
         level = 1.0 if question.family == "recordings" else 0.25
         given += [
-            Answered(question, name, ("a", "b"), 0.25, (measures.mean_of(np.full(2, level)),))
+            EncoderScore(question, name, ("a", "b"), 0.25, (measures.mean_of(np.full(2, level)),))
             for name in question.measures
         ]
     found = {
@@ -899,7 +903,7 @@ def test_a_row_that_is_no_encoder_is_named(small_benchmark, tmp_path):
     with pytest.raises(
         RequestError, match=r"row mine: 'nothing' is no encoder.*'=' ends a row's name"
     ):
-        judge.judge(
+        judge.evaluate(
             small_benchmark, ["mine=nothing"], "valid", tmp_path / "out", families=["notes"]
         )
 
@@ -914,11 +918,11 @@ def test_a_draw_of_one_truth_alone_has_no_r2():
 
 def test_two_rows_of_one_name_are_refused(tmp_path):
     with pytest.raises(RequestError, match="two rows have one name"):
-        judge.judge(tmp_path, ["mine=mel-stats", "mine=mfcc"], "valid", tmp_path / "out")
+        judge.evaluate(tmp_path, ["mine=mel-stats", "mine=mfcc"], "valid", tmp_path / "out")
 
 
 def test_tables_and_figure_hold_every_encoder_and_every_measure(tmp_path):
-    diagnosed = Answered(
+    diagnosed = EncoderScore(
         measures.DIAGNOSTICS[0], "accuracy", ("a", "b"), 0.5, (measures.mean_of(np.ones(2)),)
     )
     found = outcome.summarise(
@@ -1008,7 +1012,7 @@ def test_judging_asks_the_validation_side_alone_and_fills_every_column(small_ben
                 generator.random(4, np.float32),
             )
     others = f"features:{tmp_path}/others/%FAMILY%"
-    found = judge.judge(
+    found = judge.evaluate(
         small_benchmark, ["mel-stats", f"others={others}+{others}"], "valid", tmp_path / "out"
     )
     assert {row["n"] for row in found.scores} == {12}
@@ -1044,8 +1048,8 @@ def test_what_is_known_of_training_clips_serves_both_sides(small_benchmark, tone
 
     encoder = Encoder("counted", encode, identity="counted")
     for side, new in (("valid", 36), ("test", 1), ("test", 0)):
-        judgement = judge.Judgement(small_benchmark, side)
-        table = judge.features(judgement, encoder, "notes", judgement.cache("notes", workers=1))
+        benchmark = judge.BenchmarkSide(small_benchmark, side)
+        table = judge.features(benchmark, encoder, "notes", benchmark.cache("notes", workers=1))
         assert sum(map(len, heard)) == new
         assert len(table.rows) == (36 if side == "valid" else 37)
         heard.clear()
@@ -1073,8 +1077,11 @@ def test_moments_are_asked_of_the_judged_side_and_clear_beats_are_found(
     groups.write_manifest(tmp_path / "tasks" / "grooves-beats.jsonl", rows)
     dataset = datasets.load(tmp_path / "tasks" / "grooves-beats.jsonl")
     cache.prepare(dataset, tmp_path / "cache", workers=1)
-    found = judge.ask_moments(
-        judge.Judgement(tmp_path, "valid"), measures.FRAMES[1], cache.Cache(tmp_path / "cache"), []
+    found = judge.evaluate_frames(
+        judge.BenchmarkSide(tmp_path, "valid"),
+        measures.FRAMES[1],
+        cache.Cache(tmp_path / "cache"),
+        [],
     )
     assert set(found.groups) == {"8", "9", "10", "11"}
     assert found.value() > 0.9
@@ -1082,7 +1089,7 @@ def test_moments_are_asked_of_the_judged_side_and_clear_beats_are_found(
 
 def test_a_root_without_the_benchmark_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"build\.py"):
-        judge.judge(tmp_path, ["mel-stats"], "valid", tmp_path / "out")
+        judge.evaluate(tmp_path, ["mel-stats"], "valid", tmp_path / "out")
 
 
 def test_a_question_without_such_a_measure_is_refused():

@@ -13,8 +13,8 @@ import pytest
 import recordings
 import release
 import torch
-from card import Heard, portable
-from measures import Answered
+from card import TrainingData, portable
+from measures import EncoderScore
 from safetensors.torch import load_file
 
 from patchifier import checkpoint, embed, weights
@@ -130,7 +130,7 @@ def judged(folder: Path, specs: list[str], runs: dict[str, list[str]] | None = N
     right = np.array([1.0, 0.0, 1.0, 1.0])
     given = {
         spec: [
-            Answered(
+            EncoderScore(
                 question,
                 name,
                 tuple("abcd"),
@@ -143,7 +143,9 @@ def judged(folder: Path, specs: list[str], runs: dict[str, list[str]] | None = N
         for spec in specs
     }
     found = outcome.summarise(
-        given, "test", [f"{specs[0]}: no clip of /data/someone/cache is heard in this test."]
+        given,
+        "test",
+        [f"{specs[0]}: no clip of its training data, /data/someone/cache, is in this test."],
     )
     outcome.write_outcome(replace(found, runs=runs or {}), folder)
     return folder
@@ -178,13 +180,13 @@ def test_the_card_counts_hours_by_kind_licence_and_package(tmp_path, home, root)
         "| game | 1.50 |",
     ):
         assert row in card, row
-    assert Heard("x", ROWS).hours == 1.75
+    assert TrainingData("x", ROWS).hours == 1.75
 
 
 def test_the_card_counts_what_training_cost(tmp_path, home, root):
     card = released(tmp_path, home, root, trained(tmp_path / "run"))
     assert (
-        "a machine: 1.5 minutes. Steps: 100 (stage one), 50 (stage two); 3,200 clips heard, 0.01 % of those"
+        "a machine: 1.5 minutes. Steps: 100 (stage one), 50 (stage two); 3,200 clips, 0.01 % of those"
         in card
     )  # of 32 million
     facts = checkpoint.load(home / "patchifier-paper").facts
@@ -244,13 +246,13 @@ def test_runs_that_led_to_the_model_are_added(tmp_path, home, root):
     )
     card = released(tmp_path, home, root, second, before=[first])
     assert (
-        "another; a machine: 3.0 minutes. Steps: 200 (stage one), 60 (stage two); 5,120 clips heard"
+        "another; a machine: 3.0 minutes. Steps: 200 (stage one), 60 (stage two); 5,120 clips,"
         in card
     )
     assert "| run 1, seed | 3 |" in card
 
 
-def test_what_the_runs_before_heard_is_held_to_the_tasks_and_counted_too(tmp_path, home, root):
+def test_training_data_of_the_runs_before_is_checked_and_counted_too(tmp_path, home, root):
     own = [ROWS[0] | {"path": "pretraining/d.ogg", "seconds": 7200.0}]
     (root / "pretraining-recordings.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in own)
@@ -311,7 +313,7 @@ def test_the_judges_table_is_on_the_card_with_the_model_by_its_name(tmp_path, ho
         r"^\| patchifier-paper \| 66\.7", card, re.MULTILINE
     )  # (0.75 - 0.25) / (1 - 0.25)
     assert "| patchifier-paper - mel-stats |" in card
-    assert "patchifier-paper: no clip of someone/cache is heard in this test." in card
+    assert "patchifier-paper: no clip of its training data, someone/cache, is in this test." in card
     assert str(tmp_path) not in card
 
 
@@ -342,10 +344,10 @@ def test_a_table_with_two_rows_of_one_name_is_refused(tmp_path, home, root):
     )
 
 
-def test_words_of_the_card_are_those_of_all_models_and_its_own(tmp_path, home, root):
+def test_texts_of_the_card_are_those_of_all_models_and_its_own(tmp_path, home, root):
     card = released(tmp_path, home, root, trained(tmp_path / "run"))
     assert "Zhao and Li" in card
-    assert card.index("- Pitch:") < card.index("- Mono, up to 11 kHz")
+    assert card.index("- Pitch:") < card.index("- It reads mono audio up to 11 kHz")
     assert "MagnaTagATune" in card.split("## Fair and unfair tests")[1].split("Unfair:")[0]
 
 
@@ -380,7 +382,7 @@ def test_a_track_of_the_demo_in_the_list_is_refused(tmp_path, home, root):
 
 def test_a_tested_track_in_the_list_is_refused(tmp_path, home, root):
     write_list(root, [*ROWS, ROWS[0] | {"path": "pretraining/d.ogg", "source": TESTED["source"]}])
-    refused(tmp_path, home, root, "clips that judge", trained(tmp_path / "run"))
+    refused(tmp_path, home, root, "shares 'deb/game/t.ogg'", trained(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("lacking", ["licence", "seconds", "source"])
@@ -399,7 +401,7 @@ def test_another_list_is_named(tmp_path, home, root):
     refused(
         tmp_path, home, root, r"elsewhere\.jsonl is no list.*pretraining\.jsonl.*--heard", model
     )
-    assert "1.8 hours" in released(tmp_path, home, root, model, heard_name="pretraining.jsonl")
+    assert "1.8 hours" in released(tmp_path, home, root, model, list_name="pretraining.jsonl")
 
 
 def test_too_many_parameters_or_bytes_are_refused(tmp_path, home, root, monkeypatch):
@@ -444,7 +446,7 @@ def test_a_table_about_others_is_refused(tmp_path, home, root):
     )
 
 
-def test_a_name_without_words_is_refused(tmp_path, home, root):
+def test_a_name_without_texts_is_refused(tmp_path, home, root):
     with pytest.raises(
         RequestError, match=r"no section 'mine', expected one of patchifier-base, patchifier-paper"
     ):
