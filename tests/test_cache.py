@@ -505,3 +505,140 @@ def test_clip_is_read_as_a_view_of_the_file_and_ends_where_it_ends(small_cache):
     assert isinstance(found.log_mel(0), np.memmap)
     assert len(found.log_mel(0, 0, 10**6)) == found.frames[0]
     assert not found.log_mel(0).flags.writeable
+
+
+# --- caches from elsewhere, and damaged ones ---
+
+
+@pytest.fixture
+def copied(small_cache: Path, tmp_path: Path) -> Path:
+    """Copy of the small cache that a test may damage."""
+    return Path(shutil.copytree(small_cache, tmp_path / "copied"))
+
+
+def change_rows(out: Path, change: Callable[[list], object]) -> None:
+    """Change the lines of an index, parsed: the header and a row for each clip."""
+    index = out / "index.jsonl"
+    lines = [json.loads(line) for line in index.read_text().splitlines()]
+    change(lines)
+    index.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def shard_of(out: Path) -> Path:
+    return out / "shards" / "00000.npy"
+
+
+def clips_of_shard(out: Path) -> int:
+    return len(shard_of(out).with_suffix(".jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[2].update(first=7000),
+        lambda lines: lines[2].update(first=-1),
+        lambda lines: lines[2].update(first=1.0),
+        lambda lines: lines[2].update(frames=0),
+        lambda lines: lines[2].update(frames=-5),
+        lambda lines: lines[2].update(frames=10**15),
+        lambda lines: lines[2].update(frames="12"),
+        lambda lines: lines[2].update(shard="0"),
+        lambda lines: lines[2].update(key=None),
+        lambda lines: lines[2].pop("frames"),
+        lambda lines: lines[2]["clip"].pop("id"),
+        lambda lines: lines[2]["clip"].update(id=5),
+        lambda lines: lines[2]["clip"].update(start_s="0"),
+        lambda lines: lines[2]["clip"].update(fold="one"),
+        lambda lines: lines[2]["clip"].update(surplus=1),
+        lambda lines: lines.insert(2, []),
+        lambda lines: lines[0].pop("name"),
+        lambda lines: lines[0].update(task={"kind": "unknown", "names": []}),
+        lambda lines: lines[0].update(task=[]) or lines[0].update(task=["kind"]),
+        lambda lines: lines.clear(),
+    ],
+)
+def test_an_index_with_wrong_values_is_refused_when_it_is_opened(change, copied):
+    change_rows(copied, change)
+    with pytest.raises(RequestError, match="prepare"):
+        cache.Cache(copied)
+
+
+@pytest.mark.parametrize("text", ["torn", "[" * 100_000 + "\n", '{"clips": 6'])
+def test_a_torn_index_is_refused(text, copied):
+    (copied / "index.jsonl").write_text(text)
+    with pytest.raises(RequestError, match="index"):
+        cache.Cache(copied)
+
+
+SHARDS = {
+    "empty": lambda path: path.write_bytes(b""),
+    "torn": lambda path: os.truncate(path, 1000),
+    "integers": lambda path: np.save(path, np.load(path).astype(np.int16)),
+    "doubles": lambda path: np.save(path, np.load(path).astype(np.float64)),
+    "other byte order": lambda path: np.save(path, np.load(path).astype(">f2")),
+    "fewer bands": lambda path: np.save(path, np.load(path)[:, :-1]),
+    "fewer frames": lambda path: np.save(path, np.load(path)[:-1]),
+    "one dimension": lambda path: np.save(path, np.load(path).ravel()),
+    "archive": lambda path: path.write_bytes(b"PK\x03\x04"),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_shard_of_the_wrong_form_is_refused_and_prepared_again(
+    name, copied, audio_folder, small_cache, threads
+):
+    count = clips_of_shard(copied)
+    SHARDS[name](shard_of(copied))
+    with pytest.raises(RequestError, match=r"00000\.npy"):
+        cache.Cache(copied)
+    assert cache.prepare(datasets.load(audio_folder), copied, workers=1).decoded == count
+    require_equal(copied, small_cache)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("name", ["cache.json", "index.jsonl", "shards/00000.npy"])
+def test_a_pipe_or_a_device_in_a_cache_is_refused(name, copied):
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        (copied / name).unlink()
+        make(copied / name)
+        with pytest.raises(RequestError, match="not a regular file"):
+            cache.Cache(copied)
+
+
+@pytest.mark.parametrize("settings", [None, [], {"n_mels": 2**40}, {"n_fft": 2**30}])
+def test_settings_that_no_cache_has_are_refused(settings, copied):
+    (copied / "cache.json").write_text(json.dumps({"format": 1, "spectrogram": settings}))
+    with pytest.raises(RequestError, match="spectrogram"):
+        cache.Cache(copied)
+
+
+@pytest.mark.parametrize(
+    "lines", ["torn", "[]\n", '{"clip": "x"}\n', "[" * 100_000 + "\n"], ids=range(4)
+)
+def test_a_damaged_list_of_a_shard_costs_that_shard_alone(
+    lines, copied, audio_folder, small_cache, threads
+):
+    count = clips_of_shard(copied)
+    shard_of(copied).with_suffix(".jsonl").write_text(lines)
+    assert cache.prepare(datasets.load(audio_folder), copied, workers=1).decoded == count
+    require_equal(copied, small_cache)
+
+
+def test_a_file_that_takes_more_memory_than_there_is_is_named(
+    library, tmp_path, threads, monkeypatch
+):
+    compute, errors = (
+        spectrogram.log_mel_of_blocks,
+        iter([MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]),
+    )
+
+    def computed(blocks, config):
+        if error := next(errors, None):
+            raise error
+        return compute(blocks, config)
+
+    monkeypatch.setattr(spectrogram, "log_mel_of_blocks", computed)
+    done = cache.prepare(datasets.load(library), tmp_path / "out", workers=1)
+    assert done.clips == 4
+    assert [("memory" in reason) for _, reason in done.skipped] == [True, True]

@@ -1,8 +1,13 @@
 """Model folders: what is written comes back bit for bit, and anything damaged is refused by name."""
 
+import errno
+import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -277,7 +282,7 @@ def test_the_old_folder_survives_if_the_new_one_cannot_be_put_in_its_place(tmp_p
     before, rename = contents(folder), Path.rename
 
     def broken(self, target):
-        if ".new-" in self.name:
+        if self.name.endswith(".new"):
             raise OSError("no")
         return rename(self, target)
 
@@ -287,10 +292,9 @@ def test_the_old_folder_survives_if_the_new_one_cannot_be_put_in_its_place(tmp_p
     assert contents(folder) == before
 
 
-def test_what_a_killed_process_of_the_same_number_left_behind_does_not_matter(tmp_path):
-    # Process numbers come again, in a container even the same one at every start.
+def test_what_a_killed_process_left_behind_does_not_matter(tmp_path):
     for kind in ("new", "old"):
-        left = tmp_path / f".model.{kind}-{os.getpid()}"
+        left = tmp_path / f".model.{kind}"
         left.mkdir()
         (left / "half").write_text("written")
     save(tmp_path / "model", made(seed=1))
@@ -319,3 +323,178 @@ def test_a_model_of_the_papers_shape_fits_its_folder(tmp_path):
     save(tmp_path / "model", Checkpoint(model, Config()))
     assert file.stat().st_size < 4.01 * model.parameter_count() + 1e5
     assert load(tmp_path / "model").model.parameter_count() == model.parameter_count()
+
+
+# --- models from elsewhere ---
+
+
+def reconfigured(folder: Path, change) -> None:
+    """Change the config of a saved model, and give the weights the checksum of the new one."""
+    reconfigure(folder, change)
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    path = folder / "model.safetensors"
+    metadata = {"config": hashlib.sha256(text.encode()).hexdigest()}
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("model", "n_layers", 10**9),
+        ("model", "n_predictor_layers", 10**9),
+        ("model", "n_convolutions", 10**9),
+        ("model", "channels", [20_000, 20_000, 20_000, 20_000, 8]),
+        ("model", "max_patches", 6 * 10**6),
+        ("model", "mlp_dim", 60_000),
+        ("spectrogram", "n_pitch_bands", 10**12),
+        ("embed", "layers", [-1] * 10**6),
+        ("spectrogram", "n_fft", 2**40),
+        ("spectrogram", "hop_length", 1),
+        ("spectrogram", "db_scale", 1e300),
+        ("spectrogram", "db_scale", 0.0),
+        ("spectrogram", "min_db", -1e300),
+    ],
+)
+def test_a_config_is_refused_before_memory_is_taken_for_what_it_asks_for(
+    section, field, value, folder, monkeypatch
+):
+    reconfigured(folder, lambda values: values[section].update({field: value}))
+    built = []
+    monkeypatch.setattr(
+        checkpoint, "_read_tensors", lambda folder: built.append(folder)
+    )  # it comes after the model was built
+    with pytest.raises(RequestError) as caught:
+        load(folder)
+    assert not built
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_model_of_the_largest_sizes_costs_no_memory_until_its_weights_are_known(folder):
+    reconfigured(
+        folder,
+        lambda values: values["model"].update(embed_dim=65_536, mlp_dim=65_536, n_layers=100),
+    )
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(folder, "1168 more")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"checkpoint":' * 100_000, "[1, 2]", ""])
+def test_a_config_that_is_no_config_is_refused(text, folder):
+    (folder / "config.json").write_text(text)
+    refused(folder, "config.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_or_a_device_in_a_model_folder_is_refused(name, folder):
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        (folder / name).unlink()
+        make(folder / name)
+        refused(folder, "not a regular file")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_weights_that_are_not_finite_are_refused_by_name(number, dtype, folder):
+    def change(tensors):
+        tensors["model.align.0.weight"][3, 4] = number
+        tensors |= {
+            name: tensor.to(dtype) for name, tensor in tensors.items() if tensor.is_floating_point()
+        }
+
+    rewrite(folder, change)
+    refused(folder, "model.align.0.weight", "NaN or infinity")
+
+
+# --- kills and full disks ---
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from patchifier.io import replaced_folder
+rename, calls = Path.rename, []
+def killing(self, target):
+    calls.append(target)
+    if len(calls) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = killing
+with replaced_folder(Path(sys.argv[1])) as new:
+    (new / "config.json").write_text("{}")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_kill_while_a_folder_is_replaced_costs_nothing_and_leaves_nothing(
+    renames, folder, child_environment
+):
+    before = contents(folder)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), str(renames)], env=child_environment
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert folder.exists() == (renames == 1)
+    assert load(folder).facts["seed"] == 1
+    assert contents(folder) == before
+    save(folder, made(seed=5))
+    assert load(folder).facts["seed"] == 5
+    assert os.listdir(folder.parent) == [folder.name]
+
+
+def test_a_failed_replacement_after_a_kill_keeps_the_old_folder(folder):
+    before = contents(folder)
+    folder.rename(folder.with_name(f".{folder.name}.old"))  # killed between the two renames
+
+    def fail():
+        with replaced_folder(folder):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert contents(folder) == before
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "file"
+    with replaced_file(path) as first, replaced_file(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first.read_text() == "first"
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_link_at_the_place_to_write_to_leads_nowhere(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine")
+    with replaced_file(tmp_path / "file") as new:
+        new.write_text("ours")
+    new.symlink_to(elsewhere)
+    with replaced_file(tmp_path / "file") as new:
+        new.write_text("theirs")
+    assert elsewhere.read_text() == "mine"
+    assert not (tmp_path / "file").is_symlink()
+
+
+def test_a_model_that_finds_no_room_raises_the_error_of_a_full_disk(folder, small_files):
+    before = contents(folder)
+    small_files(4_000)
+    with pytest.raises(OSError) as caught:
+        save(folder, made(seed=4))
+    small_files(-1)
+    assert caught.value.errno == errno.EFBIG
+    assert contents(folder) == before
+    assert os.listdir(folder.parent) == [folder.name]
+
+
+def test_tensors_are_written_as_safetensors_writes_them(tmp_path):
+    tensors, metadata = (
+        {"a": torch.arange(6.0), "b": torch.ones(2, 3, dtype=torch.half)},
+        {"k": "v"},
+    )
+    checkpoint.write_tensors(tmp_path / "ours", tensors, metadata=metadata)
+    safetensors.torch.save_file(tensors, tmp_path / "theirs", metadata=metadata)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()

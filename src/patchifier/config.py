@@ -14,6 +14,7 @@ Names of the first edition are read too (:mod:`patchifier.config_names`).
 
 import dataclasses
 import difflib
+import errno
 import hashlib
 import json
 import math
@@ -81,6 +82,7 @@ class SpectrogramConfig:
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
+        _require_sizes("spectrogram", self)
         _require_at_least(1, self, "spectrogram", ("n_mels", "hop_length"))
         _require_at_least(0, self, "spectrogram", ("n_pitch_bands",))
         _require(
@@ -99,6 +101,7 @@ class SpectrogramConfig:
         )
         if self.n_pitch_bands:
             self._require_pitch()
+        _require_costs(self)
 
     def _require_pitch(self) -> None:
         _require(
@@ -194,6 +197,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
+        _require_sizes("model", self)
         sizes = "patch_frames max_patches n_convolutions embed_dim n_layers n_heads mlp_dim"
         _require_at_least(1, self, "model", sizes.split())
         _require_at_least(0, self, "model", ("n_predictor_layers",))
@@ -615,6 +619,44 @@ class Config:
         return dataclasses.replace(self, pretrain=dataclasses.replace(self.pretrain, **stages))
 
 
+# --- bounds: a config from elsewhere cannot take the machine's memory or time ---
+
+LARGEST = 2**16  # size in a model or a spectrogram
+MOST = {"sample_rate": 768_000}  # sizes that may be larger
+MOST_MODULES = 1_000  # layers or convolutions, one after another
+MOST_ITEMS = 1_000  # of a list in a config
+
+
+def _require_sizes(section: str, config: Any) -> None:
+    """Refuse sizes that no model has."""
+    for name, value in vars(config).items():
+        modules = name.endswith(("layers", "convolutions"))
+        most = MOST_MODULES if modules else MOST.get(name, LARGEST)
+        for size in value if isinstance(value, tuple) else (value,):
+            fits = not isinstance(size, int) or size <= most
+            _require(fits, f"{section}.{name} is {value}, expected at most {most:,}.")
+
+
+def _require_costs(config: SpectrogramConfig) -> None:
+    """Refuse filters and overlaps that take gigabytes, and a scale whose values are not finite or all 0."""
+    _require(
+        config.n_bands * config.frame_samples <= 2**26,
+        f"spectrogram has {config.n_bands} bands and an FFT size of {config.frame_samples}, expected a product of at most {2**26:,}.",
+    )
+    _require(
+        config.frame_samples <= 64 * config.hop_length,
+        f"spectrogram.hop_length is {config.hop_length}, expected at least a 64th of the FFT size ({config.frame_samples}).",
+    )
+    _require(
+        1e-6 <= config.db_scale <= 1e3,
+        f"spectrogram.db_scale is {config.db_scale}, expected from 0.000001 to 1,000.",
+    )
+    _require(
+        -1e3 <= config.min_db <= 0,
+        f"spectrogram.min_db is {config.min_db}, expected from -1,000 to 0.",
+    )
+
+
 # --- JSON in and out ---
 
 ADDED: dict[str, dict[str, Any]] = {
@@ -697,6 +739,10 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         )
         return value
     if origin is tuple:
+        _require(
+            not isinstance(value, list | tuple) or len(value) <= MOST_ITEMS,
+            f"config field {path!r} is a list of more than {MOST_ITEMS:,}.",
+        )
         fits = isinstance(value, list | tuple) and (
             parts[-1] is Ellipsis or len(parts) == len(value)
         )
@@ -799,12 +845,15 @@ def read_changes(path: str | Path) -> dict[str, Any]:
         If the file is missing or is not a JSON object.
     """
     try:
-        changes = json.loads(recipes().get(str(path), Path(path)).read_text(encoding="utf-8"))
+        place = recipes().get(str(path), Path(path))
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            raise OSError(errno.EINVAL, "not a regular file")
+        changes = json.loads(place.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(
             f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's name such as 'base'."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error
     if isinstance(changes, dict):
         for header in (

@@ -8,7 +8,9 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import re
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -23,7 +25,7 @@ import filelock
 
 from patchifier import sandbox
 from patchifier.config import RequestError
-from patchifier.io import Progress
+from patchifier.io import Progress, locked
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +33,7 @@ Work = Callable[[Any, Sequence[Item]], Sequence[Result]]
 BAD_ITEM = (RequestError, OSError, MemoryError)  # errors that cost an item and not the job
 AHEAD = 4  # batches in work or finished for each process: bounds the results in memory
 GRACE_S = 5.0  # for the processes of an interrupted job, which may be inside a decoder
+MOST_ON_WINDOWS = 61  # processes that it can wait for
 LOCK = ".lock"  # name of the lock file in a folder
 
 
@@ -188,6 +191,8 @@ def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
 
 def process_pool(workers: int, **options: Any) -> ProcessPoolExecutor:
     """Make a pool of new processes, since a fork of running torch threads can hang."""
+    if sys.platform == "win32":
+        workers = min(workers, MOST_ON_WINDOWS)
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), **options)
 
 
@@ -240,15 +245,24 @@ def attempt(path: str, work: Callable[..., Result], *arguments: Any) -> Result |
         return f"{path}: {sandbox.hung_reason()}"
     with sandbox.work_on(path):
         try:
-            return work(*arguments)
+            with memory_errors():
+                return work(*arguments)
         except BAD_ITEM as error:
             reason = skip_reason(path, error)
-        except RuntimeError as error:
-            if "allocate memory" not in str(error):  # torch's word for MemoryError
-                raise
-            reason = skip_reason(path, MemoryError())
     words = sandbox.output()
     return f"{reason} Its decoder says: {words}" if words else reason
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn torch's error for want of memory, which is a RuntimeError, into a MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = f"{type(error).__name__} {error}"
+        if re.search("OutOfMemoryError|can't allocate memory|not enough memory", words):
+            raise MemoryError from error
+        raise
 
 
 def skip_reason(path: str, error: BaseException) -> str:
@@ -319,21 +333,13 @@ def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path, message: str) -> Iterator[None]:
-    """Hold a lock file, which the system releases even after a kill; none where none can be written."""
-    lock, own = filelock.FileLock(path, timeout=0, fallback_to_soft=False), None
-    try:
-        if path.parent.exists():
-            lock.acquire()
-            own = path.stat()
-    except filelock.Timeout as error:
-        raise RequestError(f"{message} Wait for it, or end it first.") from error
-    except OSError:  # a read-only folder, or a file system without locks, which may leave the file
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-    try:
+    """Hold a lock file; none where none can be written, as in a read-only folder."""
+    with contextlib.ExitStack() as held:
+        try:
+            if path.parent.exists():
+                held.enter_context(locked(path))
+        except filelock.Timeout as error:
+            raise RequestError(f"{message} Wait for it, or end it first.") from error
+        except OSError:
+            pass
         yield
-    finally:
-        with contextlib.suppress(OSError):  # the job removed the folder; or Windows, an open file
-            if own is not None and os.path.samestat(own, path.stat()):
-                path.unlink()
-        lock.release()

@@ -76,8 +76,12 @@ def _number(name: str, default: float) -> float:
 
 def memory_reason() -> str:
     """Reason for a file that needed too much memory."""
-    most = f"{limits().memory_mb:g} MB, the limit of a worker process" if _bench else "there is"
-    return f"needs more memory than {most}: set {variable('memory_mb')}, or cut the file."
+    if not _bench:
+        return "needs more memory than there is."
+    return (
+        f"needs more memory than {limits().memory_mb:g} MB, the limit of a worker process: "
+        f"set {variable('memory_mb')}, or cut the file."
+    )
 
 
 def hung_reason() -> str:

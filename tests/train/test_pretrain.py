@@ -51,20 +51,20 @@ SEVERAL = {  # a teacher, heads and weights, which are in the state too
 }
 SCRIPT = """
     import json, sys, time
-    import safetensors.torch
     from patchifier.config import Config, update
     from patchifier.train.pretrain import pretrain
     cache, out, slow = sys.argv[1], sys.argv[2], float(sys.argv[4])
-    save = safetensors.torch.save_file
-    def save_slowly(tensors, path, metadata=None):  # half a file lies there while this sleeps
-        save(tensors, path, metadata)
+    from patchifier.train import checkpointer
+    save = checkpointer.write_tensors
+    def save_slowly(path, tensors, *, metadata):  # half a file lies there while this sleeps
+        save(path, tensors, metadata=metadata)
         if slow:
             whole = path.read_bytes()
             path.write_bytes(whole[: len(whole) // 2])
             print("saving", flush=True)
             time.sleep(slow)
             path.write_bytes(whole)
-    safetensors.torch.save_file = save_slowly
+    checkpointer.write_tensors = save_slowly
     def progress(title):
         return lambda done, total, note: print(title, done, flush=True)
     pretrain(cache, out, config=update(Config(), json.loads(sys.argv[3])), resume=True, device="cpu", progress=progress)
@@ -156,7 +156,7 @@ def survive_kills(small_cache, uninterrupted, out, *, kills, seed, settings=SETT
             while "saving" not in process.stdout.readline():
                 assert process.poll() is None
             time.sleep(0.05)
-            assert list(out.glob("stage-*/.state.safetensors.new-*")), "nothing was being written"
+            assert list(out.glob("stage-*/.state.safetensors.new")), "nothing was being written"
             process.kill()
             process.wait()
         else:

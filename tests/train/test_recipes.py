@@ -108,5 +108,5 @@ def test_defaults_are_those_of_the_paper():
     assert (model.n_layers, model.n_heads, model.embed_dim) == (8, 4, 256)
     assert (len(model.channels), model.channels[0]) == (5, 16)
     for stage in (config.pretrain.stage_one, config.pretrain.stage_two):
-        assert (stage.epochs, stage.batch, stage.learning_rate) == (1000, 32, 1e-4)
+        assert (stage.epochs, stage.batch_size, stage.learning_rate) == (1000, 32, 1e-4)
     assert config.finetune.training.learning_rate == 1e-5

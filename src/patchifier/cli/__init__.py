@@ -49,6 +49,7 @@ DENIED = {  # what the system may say of a place, and what can be done about it
     errno.EROFS: "mount it for writing",
     errno.ENOSPC: "make room, and run this again",
     errno.EDQUOT: "make room, and run this again",
+    errno.EFBIG: "allow larger files (ulimit -f)",
 }
 
 

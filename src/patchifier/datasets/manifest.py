@@ -22,7 +22,6 @@ the file (``GTZANGenre.train.jsonl``) is used.
 """
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from typing import Any
 
 from patchifier.config import RequestError
 from patchifier.datasets import SPLITS, Clip, Dataset, labels
+from patchifier.io import parse_json, read_text, require_file
 from patchifier.tasks import METRICS, infer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -109,6 +109,8 @@ def list_entries(path: Path) -> list[Entry]:
     """Read the rows of one manifest."""
     try:
         rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so."
@@ -145,6 +147,7 @@ def _root(manifest: Path, first: str) -> Path:
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
+    require_file(path)
     with path.open(newline="", encoding="utf-8-sig") as stream:
         head = stream.readline()
         stream.seek(0)
@@ -162,11 +165,11 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(path, encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise RequestError(f"{path}, line {number}: is not JSON ({error}).") from error
         if not isinstance(row, dict):
@@ -251,7 +254,7 @@ def _unpacked(value: Any) -> Any:
     """Decode a JSON list or object in a cell; other values stay as they are."""
     if isinstance(value, str) and value.startswith(("[", "{")):
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError:
             return value  # a name that starts with a bracket
     return value

@@ -377,6 +377,8 @@ def initialise(model: Patchifier, *, token_std: float) -> None:
     mask token and positions start at the scale of what they replace or are added to. The rest is
     torch's.
     """
+    if model.bottleneck.cls.is_meta:  # a model without memory has shapes alone
+        return
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module is not model.decoder.up[-1]:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -37,7 +37,9 @@ class Whitening(nn.Module):
         self.register_buffer("mean", torch.zeros(config.raw_size))
         self.register_buffer("scale", torch.ones(config.raw_size))
         if n_components:
-            self.register_buffer("directions", torch.eye(self.pooled, n_components))
+            directions = torch.zeros(self.pooled, n_components)
+            directions.diagonal().fill_(1)  # not torch.eye: without memory it takes seconds
+            self.register_buffer("directions", directions)
 
     def fit(self, examples: Tensor) -> None:
         """Set mean, deviation and components to those of examples (n, E)."""

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from patchifier import spectrogram
 from patchifier.cache import Cache
+from patchifier.checkpoint import write_tensors
 from patchifier.config import Config
 from patchifier.filters import mel_edges_hz
 from patchifier.io import replaced_file
@@ -44,9 +44,7 @@ def write_reconstructions(
             f"reconstructed_{ratio}": filled[:, 0].contiguous(),
         }
     with replaced_file(path) as new:
-        safetensors.torch.save_file(
-            tensors, new, metadata=picture_facts(clip.id, clip.info, config)
-        )
+        write_tensors(new, tensors, metadata=picture_facts(clip.id, clip.info, config))
 
 
 def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Run folders, read as far as they go: facts, columns, what is missing, reconstructions."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 
 from patchifier.config import RequestError
 from patchifier.config_names import with_new_names
+from patchifier.io import parse_json, read_text
 
 Row = Mapping[str, Any]
 
@@ -69,7 +69,7 @@ def find_folders(root: Path) -> Iterator[Path]:
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     """Read a JSON object; one that cannot be read is empty and named among the problems."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         problems.append(f"{path.parent.name}/{path.name} cannot be read: {error}.")
         return {}
@@ -94,7 +94,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     """Columns of a CSV file by header name; the last row of a step counts, and a line still being written is left out."""
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    lines = read_text(path, errors="replace").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     by_step = {
         row.get("step"): row
