@@ -166,14 +166,13 @@ class _Short:
 
 def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
     """Compute the log-mel of a clip. A long clip is embedded as it is decoded."""
-    audio.require_file(clip.path)
     config, state, how = embedder.config.spectrogram, os.stat(clip.path), audio.Decoding()
     part = {"start_s": clip.start_s, "end_s": clip.end_s}
     blocks = audio.blocks(clip.path, sample_rate=config.sample_rate, how=how, **part)
-    tags = read_tags(clip.path)
 
     def rows(spans_s: Spans, vectors: np.ndarray) -> ClipRows:
         spans_s = spans_s or [(0.0, how.length_s)]
+        tags = read_tags(clip.path)
         return ClipRows(state.st_size, state.st_mtime_ns, tags, how, spans_s, vectors)
 
     pieces, buffer, frames = spectrogram.stream_log_mel(blocks, config), list[Tensor](), 0
