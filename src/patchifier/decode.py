@@ -6,7 +6,7 @@ decoded as a file of its own, and where libsndfile stops before the end, PyAV go
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,7 +240,9 @@ def _error_text(error: soundfile.LibsndfileError) -> str:
     return text
 
 
-def _sndfile_blocks(sound: soundfile.SoundFile, part: _Part) -> Iterator[tuple[np.ndarray, int]]:
+def _sndfile_blocks(
+    sound: soundfile.SoundFile, part: _Part
+) -> Generator[tuple[np.ndarray, int], None, str]:
     """Blocks that libsndfile decodes; returns why it stopped before the end, if it did."""
     rate = part.rate = sound.samplerate
     first = round(part.start_s * rate)
@@ -378,7 +380,7 @@ def _stated_av(container: "av.container.InputContainer", rate: int) -> float:
     return max((container.duration or 0) / av.time_base, counted / rate if rate else 0.0)
 
 
-def _planar_float(frame: "av.AudioFrame") -> np.ndarray:
+def _planar_float(frame: Any) -> np.ndarray:
     """Samples of a PyAV frame as (channels, S), in [-1, 1]."""
     samples = frame.to_ndarray()
     channels = frame.layout.nb_channels

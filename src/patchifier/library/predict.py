@@ -180,8 +180,9 @@ def _predict(
 def _predict_clip(
     embedder: Embedder, window_s: float | None, hop_s: float | None, clip: Clip
 ) -> list[dict[str, Any]] | str:
-    limits = {"start_s": clip.start_s, "end_s": clip.end_s}
-    found = embedder.predict_windows(clip.path, window_s=window_s or 1e9, hop_s=hop_s, **limits)
+    found = embedder.predict_windows(
+        clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s
+    )
     if not np.isfinite(found.vectors).all():
         return f"{clip.path}: the model gives numbers that are not finite for this file."
     return list(_rows(clip, embedder.require_task(), found))

@@ -167,8 +167,9 @@ class _Short:
 def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
     """Compute the log-mel of a clip. A long clip is embedded as it is decoded."""
     config, state, how = embedder.config.spectrogram, os.stat(clip.path), audio.Decoding()
-    part = {"start_s": clip.start_s, "end_s": clip.end_s}
-    blocks = audio.blocks(clip.path, sample_rate=config.sample_rate, how=how, **part)
+    blocks = audio.blocks(
+        clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s, how=how
+    )
 
     def rows(spans_s: Spans, vectors: np.ndarray) -> ClipRows:
         spans_s = spans_s or [(0.0, how.length_s)]
