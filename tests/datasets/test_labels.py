@@ -489,10 +489,13 @@ def test_metric_of_another_kind_of_task_is_taken_too(tmp_path: Path) -> None:
             [{"label": [[0.5]], "metric": "beats"}, {"label": [[0.5]], "metric": "chords"}],
             r"row 2: metric is 'chords', but 'beats' in .*row 1",
         ),
-        ([{"label": "rock", "metric": "beats"}], r"no metric 'beats'"),
+        (
+            [{"label": "rock", "metric": "beats"}],
+            r"row 1: label is 'rock', expected frame-wise labels",
+        ),
         ([{"label": [[0.5], [0, 1, "C"]]}], r"row 1: labels have \[1, 3\] fields"),
         ([{"label": [[]]}], r"fields"),
-        ([{"label": [[0.5, 1], "x"]}], r"mixture"),
+        ([{"label": [[0.5, 1], "x"]}], r"row 1: label is "),
         ([{"label": [[0.5, "x"]]}], r"row 1, label 1: position in the bar is 'x'"),
         (
             [{"label": [{"start_time": 0, "end_time": 1}]}],

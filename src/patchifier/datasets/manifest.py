@@ -4,15 +4,20 @@ Known columns; only the path is required:
 
 ================  ======================================================================================================
 path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the folders above it
-id                the path by default
+id                the path by default; of several parts of one file the path and the start, as in ``a.wav@12.5``
 start_s, end_s    part of the file, in seconds
 split             train, valid (val, validation) or test
 fold              a whole number
-group             track, piece or artist
+group             track, piece or artist; of several parts of one file the path by default
 target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|`` between them; frame-wise
                   labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON (:mod:`~patchifier.datasets.labels`)
-metric            of the task, the same in every row; of frame-wise labels beats, chords or boundaries, inferred if not given
+task              multiclass, multilabel, regression or frame-wise, the same in every row; inferred if not given
+metric            of the task, the same in every row: it states the task too; of frame-wise labels beats, chords or boundaries
 ================  ======================================================================================================
+
+Without ``task`` and ``metric``, targets that are all numbers are regression; in JSON, strings and booleans are names. Names are in
+Unicode's form NFC. Targets and groups such as ``None``, ``nan`` and ``NA`` (:data:`MISSING`) are missing. Where ``;`` or a tab is between
+the columns, ``0,5`` is a number.
 
 Every other column is kept as text. Times in labels are relative to the file, as ``start_s`` is; times in a clip's target are relative
 to its start.
@@ -21,25 +26,43 @@ MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_dep
 the file (``GTZANGenre.train.jsonl``) is used.
 """
 
+import contextlib
 import csv
 import json
 import math
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from patchifier.config import RequestError
 from patchifier.datasets import SPLITS, Clip, Dataset, labels
-from patchifier.tasks import METRICS, infer
+from patchifier.tasks import KIND_NAMES, METRICS, Kind, Task, infer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_NAMES = {split: split for split in SPLITS}
 SPLIT_NAMES |= {"training": "train", "val": "valid", "validation": "valid", "testing": "test"}
 KNOWN = {
     "path", "audio_path", "file", "id", "start_s", "end_s", "split", "fold", "group", "target",
-    "label", "metric",
+    "label", "task", "metric",
 }  # fmt: skip
+MISSING = {  # what pandas and R write for a value that is missing, and what a JSON null becomes as text
+    "", "None", "nan", "NaN", "null", "NULL", "NA", "N/A", "n/a", "<NA>", "#N/A",
+}  # fmt: skip
+METRIC_KINDS: dict[str, Kind] = {
+    metric: kind for kind, metrics in METRICS.items() for metric in metrics
+}
+NUMERIC = ("start_s", "end_s", "fold", "target", "label")  # columns in which 0,5 may be a number
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
+INFERRED: dict[Kind, str] = {
+    "one-of": "every target is one name",
+    "many-of": "targets are several names",
+    "numbers": "every target is a number; a column 'task' with multiclass makes them classes",
+    "per-frame": "targets are labels with times",
+}
 
 
 def load(path: Path) -> Dataset:
@@ -62,20 +85,26 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
         As :func:`load`.
     """
     entries = [entry for path in paths for entry in list_entries(path)]
-    metric = _metric(entries)
-    clips = [_clip(entry, metric) for entry in entries]
-    if any(isinstance(clip.target, labels.Annotation) for clip in clips):
-        return _per_frame(name, clips, [entry.where for entry in entries], metric)
+    stated = _stated(entries)
+    counts = Counter(path_of(entry.row, entry.where) for entry in entries)
+    repeated = {path for path, count in counts.items() if count > 1}
+    clips = [_clip(entry, stated, repeated) for entry in entries]
+    if stated.kind == "per-frame" or any(
+        isinstance(clip.target, labels.Annotation) for clip in clips
+    ):
+        return _per_frame(name, clips, [entry.where for entry in entries], stated)
     if any(isinstance(clip.target, list) for clip in clips):  # one tag has no bar in its cell
         clips = [
             replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip
             for clip in clips
         ]
     task = infer([clip.target for clip in clips])
-    return Dataset(name, tuple(clips), replace(task, metric=metric) if task and metric else task)
+    return Dataset(name, tuple(clips), stated.with_metric(task), reason=stated.reason_of(task))
 
 
-def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: str) -> Dataset:
+def _per_frame(
+    name: str, clips: Sequence[Clip], places: Sequence[str], stated: "Stated"
+) -> Dataset:
     """Data set with frame-wise labels; a clip without events has an empty list, a clip that is not annotated None."""
     annotations = []
     for clip, where in zip(clips, places, strict=True):
@@ -85,30 +114,34 @@ def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: 
             raise RequestError(
                 f"{where}: label is {clip.target!r}, expected frame-wise labels as in {annotations[0][0] if annotations else 'other rows'}."
             )
-    task = labels.infer_task(annotations, metric)
+    task = None
+    if annotations or stated.metric:
+        task = labels.infer_task(annotations, stated.metric)
     settled = [
         replace(clip, target=clip.target.rows)
         if isinstance(clip.target, labels.Annotation)
         else clip
         for clip in clips
     ]
-    return Dataset(name, tuple(settled), task)
+    return Dataset(name, tuple(settled), task, reason=stated.reason_of(task))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row, its place for messages, the split in its file's name, and the folder at which its paths start."""
+    """One row, its place for messages, the split in its file's name, the folder at which its paths start, and whether all cells are text."""
 
     row: dict[str, Any]
     where: str
     split: str | None
     root: Path
+    is_text: bool
 
 
 def list_entries(path: Path) -> list[Entry]:
     """Read the rows of one manifest."""
+    is_text = path.suffix.lower() != ".jsonl"
     try:
-        rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+        rows = _read_csv(path) if is_text else _read_jsonl(path)
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so."
@@ -118,24 +151,64 @@ def list_entries(path: Path) -> list[Entry]:
     words = [word for word in path.stem.lower().split(".")[1:] if word in SPLIT_NAMES]
     split = SPLIT_NAMES[words[0]] if words else None
     root = _root(path, path_of(rows[0], f"{path}, row 1"))
-    return [Entry(row, f"{path}, row {number}", split, root) for number, row in enumerate(rows, 1)]
+    return [
+        Entry(row, f"{path}, row {number}", split, root, is_text)
+        for number, row in enumerate(rows, 1)
+    ]
 
 
-def _metric(entries: Sequence[Entry]) -> str:
-    """Return the metric of the table, if it has one."""
-    given = [entry for entry in entries if entry.row.get("metric") not in (None, "")]
-    found = {str(entry.row["metric"]): entry.where for entry in given}
+@dataclass(frozen=True)
+class Stated:
+    """What the columns ``task`` and ``metric`` say: the kind of the task and its metric, None and empty if they are not there."""
+
+    kind: Kind | None
+    metric: str
+    column: str
+
+    def with_metric(self, task: Task | None) -> Task | None:
+        """Return a task with the stated metric."""
+        return replace(task, metric=self.metric) if task and self.metric else task
+
+    def reason_of(self, task: Task | None) -> str:
+        """Why the task is of its kind; empty without a task."""
+        if task is None:
+            return ""
+        return f"column {self.column!r} says so" if self.column else INFERRED[task.kind]
+
+
+def _stated(entries: Sequence[Entry]) -> Stated:
+    """Read the columns ``task`` and ``metric``, and refuse what contradicts the other or the labels."""
+    word, place = _only(entries, "task")
+    metric, where = _only(entries, "metric")
+    if word and word not in KIND_NAMES:
+        raise RequestError(f"{place}: task is {word!r}, expected {', '.join(KIND_NAMES)}.")
+    if any(_is_frame_wise(entry) for entry in entries) and word in ("", "frame-wise"):
+        expected = METRICS["per-frame"]
+    else:
+        expected = METRICS[KIND_NAMES[word]] if word else tuple(METRIC_KINDS)
+    if metric and metric not in expected:
+        raise RequestError(f"{where}: metric is {metric!r}, expected {', '.join(expected)}.")
+    kind = KIND_NAMES[word] if word else METRIC_KINDS.get(metric)
+    return Stated(kind, metric, "task" if word else "metric" if metric else "")
+
+
+def _only(entries: Sequence[Entry], column: str) -> tuple[str, str]:
+    """Return the value that a column has in every row, and the place of a row that has it; both empty without one."""
+    given = [entry for entry in entries if not is_missing(entry.row.get(column))]
+    found = {str(entry.row[column]): entry.where for entry in given}
     if len(found) > 1:
         one, two = list(found)[:2]
         raise RequestError(
-            f"{found[two]}: metric is {two!r}, but {one!r} in {found[one]}, expected the same in every row."
+            f"{found[two]}: {column} is {two!r}, but {one!r} in {found[one]}, expected the same in every row."
         )
-    known = METRICS["per-frame"]
-    metric = next(iter(found), "")
-    frame_wise = any(_is_frame_wise(_label(entry.row)) for entry in entries)
-    if metric and frame_wise and metric not in known:
-        raise RequestError(f"{found[metric]}: metric is {metric!r}, expected {', '.join(known)}.")
-    return metric
+    return next(iter(found.items()), ("", ""))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell or JSON value stands for a missing one."""
+    if isinstance(value, str):
+        return value.strip() in MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _root(manifest: Path, first: str) -> Path:
@@ -150,24 +223,43 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         stream.seek(0)
         delimiter = "\t" if "\t" in head else ";" if ";" in head and "," not in head else ","
         reader = csv.DictReader(stream, delimiter=delimiter)
-        rows = []
-        for number, row in enumerate(reader, 1):
-            if None in row or None in row.values():
-                raise RequestError(
-                    f"{path}, row {number}: has another number of fields than the header."
-                )
-            rows.append({name.strip(): value.strip() for name, value in row.items()})
-        return rows
+        rows = list[dict[str, Any]]()
+        try:
+            for row in reader:
+                rows.append(_cells(row, f"{path}, row {len(rows) + 1}"))
+        except csv.Error as error:  # a field above 128 kB, or an unfinished one
+            raise RequestError(
+                f"{path}, row {len(rows) + 1}: cannot be read ({error}): name files of labels (.beats, .lab, .jams), or write JSONL."
+            ) from error
+    return rows if delimiter == "," else [_with_points(row) for row in rows]
+
+
+def _cells(row: dict[Any, Any], where: str) -> dict[str, str]:
+    if None in row or None in row.values():
+        raise RequestError(f"{where}: has another number of fields than the header.")
+    return {name.strip(): value.strip() for name, value in row.items()}
+
+
+def _with_points(row: dict[str, Any]) -> dict[str, Any]:
+    """Write decimal commas as points, in columns that hold numbers."""
+    return row | {name: _with_point(row[name]) for name in NUMERIC if name in row}
+
+
+def _with_point(cell: str) -> str:
+    parts = [part.strip() for part in cell.split("|")]
+    return "|".join(
+        part.replace(",", ".") if DECIMAL_COMMA.fullmatch(part) else part for part in parts
+    )
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"{path}, line {number}: is not JSON ({error}).") from error
         if not isinstance(row, dict):
             raise RequestError(
@@ -187,24 +279,28 @@ def path_of(row: dict[str, Any], where: str) -> str:
     return str(name)
 
 
-def _clip(entry: Entry, metric: str) -> Clip:
+def _clip(entry: Entry, stated: Stated, repeated: Collection[str]) -> Clip:
+    """Make the clip of a row; `repeated` are the paths of several rows."""
     row, where = entry.row, entry.where
     name = path_of(row, where)
-    split = row.get("split") or entry.split
+    split = None if is_missing(row.get("split")) else row["split"]
+    split = split or entry.split
     if split and str(split).lower() not in SPLIT_NAMES:
         raise RequestError(f"{where}: split is {split!r}, expected train, valid or test.")
     start_s, end_s = number_of(row, "start_s", where) or 0.0, number_of(row, "end_s", where)
-    target = _target(_label(row), entry, metric)
+    target = _target(entry, stated)
     if isinstance(target, labels.Annotation):
         target = replace(target, rows=labels.within(target.rows, start_s, end_s))
+    part_name = f"{name}@{start_s:.12g}" if name in repeated and start_s else name
+    group = name if name in repeated else None  # parts of one file are not independent
     return Clip(
-        id=str(name if row.get("id") in (None, "") else row["id"]),
+        id=str(part_name if row.get("id") in (None, "") else row["id"]),
         path=str(entry.root / name),
         start_s=start_s,
         end_s=end_s,
         split=SPLIT_NAMES[split.lower()] if split else None,
         fold=_fold(row, where),
-        group=str(row["group"]) if row.get("group") not in (None, "") else None,
+        group=group if is_missing(row.get("group")) else _name(row["group"], where, "group"),
         target=target,
         info={key: str(value) for key, value in _other(row).items() if value not in (None, "")},
     )
@@ -242,35 +338,88 @@ def _fold(row: dict[str, Any], where: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _is_frame_wise(value: Any) -> bool:
+def _is_frame_wise(entry: Entry) -> bool:
     """Whether a label, as it is written, is frame-wise."""
-    return labels.is_file(value) or labels.is_value(_unpacked(value))
+    return labels.is_file(_label(entry.row)) or labels.is_value(_value(entry))
 
 
-def _unpacked(value: Any) -> Any:
-    """Decode a JSON list or object in a cell; other values stay as they are."""
+def _value(entry: Entry) -> Any:
+    """Return the label of a row. JSON in text is decoded; in JSONL only if it holds frame-wise labels, since strings are names."""
+    value = _label(entry.row)
     if isinstance(value, str) and value.startswith(("[", "{")):
         try:
-            return json.loads(value)
-        except ValueError:
+            decoded = json.loads(value)
+        except (ValueError, RecursionError):
             return value  # a name that starts with a bracket
+        return decoded if entry.is_text or labels.is_value(decoded) else value
     return value
 
 
-def _target(value: Any, entry: Entry, metric: str) -> Any:
-    """Read a name, a list of names, a number, a list of numbers or frame-wise labels; None for an empty cell."""
-    if value is None or value == "":
+def _target(entry: Entry, stated: Stated) -> Any:
+    """Read a name, a list of names, a number, a list of numbers or frame-wise labels; None if it is missing."""
+    value = _value(entry)
+    if is_missing(value):
         return None
-    if labels.is_file(value):
-        return labels.read(entry.root / value, metric)
-    value = _unpacked(value)
-    if labels.is_value(value):
+    if stated.kind in (None, "per-frame") and labels.is_file(value):
+        return labels.read(entry.root / value, stated.metric)
+    if stated.kind in (None, "per-frame") and labels.is_value(value):
         return labels.from_value(value, entry.where)
-    if not isinstance(value, str) or value.startswith("["):
-        return value
-    parts = [part.strip() for part in value.split("|")]
+    if stated.kind == "per-frame" and value != []:
+        raise RequestError(f"{entry.where}: label is {value!r}, expected frame-wise labels.")
+    return _of_clip(value, entry, stated.kind)
+
+
+def _of_clip(value: Any, entry: Entry, kind: Kind | None) -> Any:
+    """Read a target of the whole clip; its kind is inferred where none is stated."""
+    several, parts = isinstance(value, list), value if isinstance(value, list) else [value]
+    if entry.is_text and isinstance(value, str) and kind != "one-of":
+        several, parts = "|" in value, [part.strip() for part in value.split("|")]
+    is_text = kind == "numbers" or (entry.is_text and isinstance(value, str))
+    numbers = [_number(part, is_text=is_text) for part in parts]
+    fault = f"{entry.where}: label is {value!r}, expected"
+    kind = kind or _kind_of(parts, numbers, several, fault)
+    if kind == "numbers":
+        if None in numbers:
+            raise RequestError(f"{fault} a number, or several.")
+        return numbers if several else numbers[0]
+    if kind == "one-of" and several:
+        raise RequestError(f"{fault} one name.")
+    names = [_name(part, entry.where, "label") for part in parts if not is_missing(part)]
+    return names[0] if kind == "one-of" else names
+
+
+def _kind_of(
+    parts: Sequence[Any], numbers: Sequence[float | None], several: bool, fault: str
+) -> Kind:
+    """Infer the kind of one target from its parts, each with its value if it is a number."""
+    if numbers and None not in numbers:
+        return "numbers"
+    others = [part for part, number in zip(parts, numbers, strict=True) if number is None]
+    names = all(isinstance(part, str | bool) or is_missing(part) for part in parts)
+    if not names or (len(others) < len(parts) and all(map(is_missing, others))):
+        raise RequestError(f"{fault} names alone, or numbers of which none is missing.")
+    return "many-of" if several else "one-of"
+
+
+def _number(part: Any, *, is_text: bool) -> float | None:
+    """Return a finite number, or None; a number in text counts if `is_text`."""
+    if is_text and isinstance(part, str) and "_" not in part:
+        with contextlib.suppress(ValueError):
+            part = float(part)
+    if isinstance(part, bool) or not isinstance(part, int | float) or not abs(part) < math.inf:
+        return None
+    return part
+
+
+def _name(part: Any, where: str, column: str) -> str:
+    """Return a name in form NFC; numbers and booleans are written as in JSON."""
+    text = json.dumps(part) if isinstance(part, bool | int | float) else part
+    if not isinstance(text, str):
+        raise RequestError(f"{where}: {column} holds {part!r}, expected a name.")
     try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        return parts if len(parts) > 1 else value
-    return numbers if len(numbers) > 1 else numbers[0]
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{where}: {column} is {part!r}, which is not Unicode text ({error.reason})."
+        ) from error
+    return unicodedata.normalize("NFC", text.strip())
