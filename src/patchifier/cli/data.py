@@ -1,6 +1,7 @@
 """Commands about data: prepare, fetch, check."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,9 @@ from patchifier.config import Config, RequestError, SpectrogramConfig, read_chan
 if TYPE_CHECKING:
     from patchifier.cache import Prepared
     from patchifier.datasets import Dataset
+    from patchifier.tasks import Task
+
+SHOWN = 5  # classes in a text
 
 
 def prepare(
@@ -58,6 +62,7 @@ def prepare(
         "skipped": len(done.skipped),
         "hours": done.audio_s / 3600,
         "cache": out,
+        "task": asdict(dataset.task) | {"reason": dataset.reason} if dataset.task else None,
     }
     return Outcome(results, _prepared_text(done, out, dataset), 1 if done.skipped else 0)
 
@@ -88,11 +93,28 @@ def _prepared_text(done: "Prepared", out: str, dataset: "Dataset") -> str:
     if done.skipped:
         text += f"; {len(done.skipped)} skipped, named in {Path(out) / 'skipped.csv'}"
     columns = dict.fromkeys(name for clip in dataset.clips for name in clip.info)
-    if columns and dataset.task is None:
+    if dataset.task:
+        return f"{text}\ntask: {_task_text(dataset.task, dataset)}"
+    if columns:
         text += (
             f"; no targets: of the columns {', '.join(columns)} none is called 'target' or 'label'"
         )
     return text
+
+
+def _task_text(task: "Task", dataset: "Dataset") -> str:
+    """Say what the task is, why, and how many clips have no target."""
+    from patchifier.tasks import KIND_NAMES
+
+    word = next(word for word, kind in KIND_NAMES.items() if kind == task.kind)
+    more = ", ..." if len(task.names) > SHOWN else ""
+    text = (
+        f"{word} ({len(task.names)}: {', '.join(task.names[:SHOWN])}{more}), metric {task.metric}"
+    )
+    if dataset.reason:
+        text += f"; {dataset.reason}"
+    missing = sum(clip.target is None for clip in dataset.clips)
+    return text + (f"; {missing} of {len(dataset.clips)} clips without target" if missing else "")
 
 
 def fetch(name: str, *, root: str) -> Outcome:
