@@ -106,9 +106,22 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         table.writerows(rows)
 
 
-def skipped_line(path: str, reason: str) -> str:
-    """Text about a skipped file; most reasons begin with its path."""
-    return f"skipped {reason if reason.startswith(path) else f'{path}: {reason}'}"
+def skipped_lines(skipped: Iterable[tuple[str, str]]) -> list[str]:
+    """Text about skipped files: one line for each, then each ``pip install`` that would help, once.
+
+    Parameters
+    ----------
+    skipped : iterable of (path, reason)
+        Most reasons begin with the path.
+    """
+    lines, remedies = list[str](), dict[str, int]()
+    for path, reason in skipped:
+        text, remedy = " ".join(reason.split()), ""
+        if ": pip install " in text:
+            text, _, remedy = text.rpartition(": ")
+            remedies[remedy] = remedies.get(remedy, 0) + 1
+        lines.append(f"skipped {text if text.startswith(path) else f'{path}: {text}'}")
+    return lines + [f"to read {count} of them: {remedy}" for remedy, count in remedies.items()]
 
 
 def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

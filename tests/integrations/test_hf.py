@@ -318,3 +318,13 @@ def test_a_missing_package_is_named_with_its_command(missing, code, extra, child
         check=False,
     )
     assert f"pip install 'patchifier[{extra}]'" in done.stderr
+
+
+def test_a_folder_of_save_pretrained_is_refused_with_what_makes_a_model_folder_of_it(
+    saved, folder, tmp_path
+):
+    with pytest.raises(RequestError, match="transformers wrote it") as refused:
+        patchifier.load(saved)
+    line = str(refused.value).partition("of it: ")[2].removesuffix(".")
+    exec(line, {"NEW": tmp_path / "new"})
+    assert patchifier.load(tmp_path / "new").identity == patchifier.load(folder).identity

@@ -265,7 +265,9 @@ def test_two_trainings_of_one_run_at_once_are_refused(small_cache, uninterrupted
 
 
 def test_a_run_is_not_resumed_with_other_settings(small_cache, uninterrupted):
-    with pytest.raises(RequestError, match="other settings"):
+    with pytest.raises(
+        RequestError, match=r": augment\.scale was \[0\.9, 1\.2\], now \[1\.0, 1\.0\]\. Resume"
+    ):
         pretrain(
             small_cache,
             uninterrupted,

@@ -3,16 +3,19 @@
 import difflib
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import docstring_parser
 import jsonargparse
 
 from patchifier.config import Config, read_changes, update
+from patchifier.io import skipped_lines
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,13 @@ class Overrides:
         if self.file:
             base = update(base, read_changes(self.file))
         return update(base, self.sections)
+
+
+def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | Path) -> str:
+    """Print (path, reason) of each skipped file on standard error; return their count and their list, to end a text with."""
+    for line in skipped_lines(skipped):
+        print(line, file=sys.stderr)
+    return f"; {len(skipped)} skipped, named in {listed}" if skipped else ""
 
 
 Command = Callable[..., Outcome | None]

@@ -1,11 +1,10 @@
 """Commands about data: prepare, fetch, check."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from patchifier.cli.command import Outcome, Overrides
+from patchifier.cli.command import Outcome, Overrides, print_skipped
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, SpectrogramConfig, read_changes, update
 
@@ -54,8 +53,8 @@ def prepare(
     done = cache.prepare(
         dataset, out, config=config, workers=workers or None, progress=progress("log-mels")
     )
-    for clip, reason in done.skipped:
-        print(f"skipped {clip.id}: {reason}", file=sys.stderr)
+    skipped = [(clip.path, reason) for clip, reason in done.skipped]
+    skipped_text = print_skipped(skipped, Path(out) / "skipped.csv")
     results = {
         "clips": done.clips,
         "decoded": done.decoded,
@@ -64,7 +63,9 @@ def prepare(
         "cache": out,
         "task": asdict(dataset.task) | {"reason": dataset.reason} if dataset.task else None,
     }
-    return Outcome(results, _prepared_text(done, out, dataset), 1 if done.skipped else 0)
+    return Outcome(
+        results, _prepared_text(done, out, dataset, skipped_text), 1 if done.skipped else 0
+    )
 
 
 def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
@@ -85,13 +86,11 @@ def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
     return config
 
 
-def _prepared_text(done: "Prepared", out: str, dataset: "Dataset") -> str:
+def _prepared_text(done: "Prepared", out: str, dataset: "Dataset", skipped: str) -> str:
     text = (
         f"{done.clips} clips, {done.audio_s / 3600:.2f} h, in {out} "
-        f"({done.decoded} decoded now, the rest was there)"
+        f"({done.decoded} decoded now, the rest was there){skipped}"
     )
-    if done.skipped:
-        text += f"; {len(done.skipped)} skipped, named in {Path(out) / 'skipped.csv'}"
     columns = dict.fromkeys(name for clip in dataset.clips for name in clip.info)
     if dataset.task:
         return f"{text}\ntask: {_task_text(dataset.task, dataset)}"

@@ -16,7 +16,7 @@ from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.io import Progress, replaced_file, skipped_line, write_skipped
+from patchifier.io import Progress, replaced_file, write_skipped
 from patchifier.library import table
 from patchifier.library.sources import Key, key
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
@@ -63,9 +63,12 @@ class Embedded:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Text for the user: each skipped file, then the counts."""
-        lines = [skipped_line(path, reason) for path, reason in self.skipped]
-        lines += [f"gone: {path}" for path in self.gone]
+        """Text for the user: files that are gone, what is pending, and last the counts."""
+        lines = [f"gone: {path}" for path in self.gone]
+        if self.pending:
+            lines.append(
+                f"{self.pending} files are new, modified or gone since: --changed brings the table up to date."
+            )
         speed = (
             f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)"
             if self.embedded
@@ -74,10 +77,6 @@ class Embedded:
         lines.append(
             f"{self.rows} rows about {self.files} files; {self.embedded} embedded now{speed}, {self.kept} were there"
         )
-        if self.pending:
-            lines.append(
-                f"{self.pending} files are new, modified or gone since: --changed brings the table up to date."
-            )
         return lines
 
 
