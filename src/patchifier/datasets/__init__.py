@@ -160,13 +160,15 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
 
 
 def well_named(clips: Sequence[Clip]) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """Return the clips whose names are UTF-8, and (path, reason) of the others."""
+    """Return the clips whose names are UTF-8 without a zero byte, and (path, reason) of the others."""
     good: list[Clip] = []
     lost: list[tuple[str, str]] = []
     for clip in clips:
         fault = name_fault(clip.path) or name_fault(clip.id)
+        if "\0" in clip.path:
+            fault = "its name holds a zero byte: correct the list."
         if fault:
-            path = written_name(clip.path)
+            path = written_name(clip.path).replace("\0", r"\x00")
             lost.append((path, f"{path}: {fault}"))
         else:
             good.append(clip)

@@ -16,7 +16,7 @@ from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.io import Progress, replaced_file, write_skipped
+from patchifier.io import Progress, from_cell, replaced_file, write_skipped
 from patchifier.library import table
 from patchifier.library.sources import Key, key
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
@@ -386,4 +386,5 @@ def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
     if not path.exists():
         return ()
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        return tuple((row["path"], row["reason"]) for row in csv.DictReader(stream))
+        rows = csv.DictReader(stream)
+        return tuple((from_cell(row["path"]), from_cell(row["reason"])) for row in rows)

@@ -85,8 +85,9 @@ def _local(source: str) -> Listing:
 
 def _listed(clips: Iterable[Clip]) -> Listing:
     """Clips of a manifest with real paths, and its links to missing files."""
-    found, lost = list[Clip](), list[tuple[str, str]]()
-    for clip in clips:
+    good, lost = well_named(list(clips))
+    found = list[Clip]()
+    for clip in good:
         if fault := folder.dead_link(clip.path):
             lost.append(fault)
         else:

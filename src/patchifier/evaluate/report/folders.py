@@ -14,6 +14,7 @@ from patchifier.config import RequestError
 
 Row = Mapping[str, Any]
 
+TEXTS = ("encoder", "method", "metric", "subset", "condition", "first", "second")  # columns
 METHODS = (
     "linear-probe",
     "freeze-extractor",
@@ -69,7 +70,7 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     """Read a JSON object; one that cannot be read is empty and named among the problems."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.parent.name}/{path.name} cannot be read: {error}.")
         return {}
     if not isinstance(value, dict):
@@ -78,6 +79,35 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
         )
         return {}
     return value
+
+
+def read_results(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read ``results.json``; one of another form than a run's is empty and named among the problems."""
+    results = read_json(path, problems)
+    rows, differences, notes = (
+        results.get(name) or [] for name in ("rows", "differences", "notes")
+    )
+    if (
+        _are_rows(rows, "encoder")
+        and _are_rows(differences, "second")
+        and isinstance(notes, list)
+        and all(isinstance(note, str) for note in notes)
+    ):
+        return results | {"rows": rows, "differences": differences, "notes": notes}
+    problems.append(
+        f"{path.parent.name}/{path.name} has other contents than results of a run: run its command again."
+    )
+    return {}
+
+
+def _are_rows(value: Any, name: str) -> bool:
+    """Whether a value is a list of objects with a text under `name`, and text or nothing in other columns of text."""
+    return isinstance(value, list) and all(
+        isinstance(row, dict)
+        and isinstance(row.get(name), str)
+        and all(isinstance(row.get(text, ""), str) for text in TEXTS)
+        for row in value
+    )
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
@@ -176,8 +206,7 @@ def _missing_finetune(run: RunFolder) -> list[str]:
 def method_rows(run: RunFolder, method: str, problems: list[str]) -> list[dict[str, Any]]:
     """Read the test scores of one method."""
     path = run.path / method / "results.json"
-    rows = read_json(path, problems).get("rows", []) if path.exists() else []
-    return [row for row in rows if isinstance(row, dict)]
+    return read_results(path, problems).get("rows", []) if path.exists() else []
 
 
 def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
