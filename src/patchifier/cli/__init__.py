@@ -100,10 +100,10 @@ def overview() -> str:
     return "\n".join([*lines, "", "'patchifier COMMAND --help' lists the flags of a command."])
 
 
-def _show(text: str) -> None:
+def _show(text: str, *, end: str = "\n") -> None:
     """Print a result; a reader that has left, such as ``head``, does not need it."""
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except BrokenPipeError:
         _mute(sys.stdout)
 
@@ -184,4 +184,7 @@ def script() -> None:
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):  # None, if it is closed
             stream.reconfigure(errors=errors)
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        _show("", end="")  # what --help has printed
