@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -428,18 +429,23 @@ def test_info_finds_damage_in_a_cache(tmp_path, capsys):
 
 
 def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, capsys):
-    code, out, _ = run(
+    code, out, err = run(
         capsys,
         "reconstruct",
         folder / "0.wav",
         "--model",
         folder / "run" / "model",
         "--out",
-        tmp_path / "p.png",
+        tmp_path / "new" / "p.png",
         "--sound",
         "--json",
     )
     assert code == 0
+    assert "sounds: 5 of 5" in err
+    tmp_path /= "new"
+    assert {tmp_path / name for name in os.listdir(tmp_path) if name.endswith(".wav")} == {
+        Path(path) for path in json.loads(out)["sounds"]
+    }
     assert (
         set(json.loads(out)["masked_mse"])
         == set(json.loads(out)["references"])

@@ -1,6 +1,7 @@
 """Commands about data: what prepare says about the task and about skipped files."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,20 @@ def test_prepare_prints_the_task_that_the_manifest_states(songs: Path, capsys) -
         "metric": "accuracy",
         "reason": "column 'metric' says so",
     }
+
+
+def test_prepare_names_each_skipped_file_once_and_ends_with_count_and_list(
+    songs: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    for name in ("a.m4a", "b.m4a"):
+        (songs / name).write_bytes(b"no audio" * 99)
+    (songs / "dead.wav").symlink_to("nowhere.wav")
+    words = ["prepare", str(songs), "--out", str(songs / "cache"), "--workers", "1"]
+    assert cli.main(words) == 1
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("skipped")]
+    for line, name in zip(lines, ("a.m4a", "b.m4a", "dead.wav"), strict=True):
+        assert line.count(str(songs / name)) == 1
+    assert err.count("pip install") == 1
+    assert out.endswith(f"; 3 skipped, named in {songs / 'cache' / 'skipped.csv'}\n")

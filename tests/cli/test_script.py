@@ -66,7 +66,9 @@ def test_a_closed_standard_error_is_an_interruption(start) -> None:
 
 
 def test_sigterm_saves_the_work_as_ctrl_c_does(start, tmp_path: Path) -> None:
-    body = "print('ready', file=sys.stderr, flush=True)\n    try: time.sleep(60)\n    finally: Path('saved').touch()"
+    body = (
+        "try: print('ready', file=sys.stderr); time.sleep(60)\n    finally: Path('saved').touch()"
+    )
     process = start(body)
     assert process.stderr.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)

@@ -343,6 +343,33 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path, tone: 
     assert [Path(clip.path).name for clip in sources.find(tmp_path / "a[1].wav")[0]] == ["a[1].wav"]
 
 
+def test_links_to_missing_files_are_named_by_their_own_path(tmp_path: Path) -> None:
+    (tmp_path / "there.wav").touch()
+    (tmp_path / "dead.wav").symlink_to("nowhere.wav")
+    (tmp_path / "list.csv").write_text("path\nthere.wav\ndead.wav\n")
+    dead = tmp_path.resolve() / "dead.wav"
+    reason = (
+        f"{dead}: is a link to a missing file, {dead.with_name('nowhere.wav')}: mend or delete it."
+    )
+    for source in (tmp_path, tmp_path / "*.wav", tmp_path / "list.csv"):
+        clips, lost = sources.find(source)
+        assert [Path(clip.path).name for clip in clips] == ["there.wav"]
+        assert lost == [(str(dead), reason)]
+    _, lost = sources.find([tmp_path / "there.wav", dead])
+    assert lost == [(str(dead), reason)]
+
+
+def test_paths_of_a_manifest_that_no_file_can_have_are_named(tmp_path: Path) -> None:
+    (tmp_path / "there.wav").touch()
+    rows = [{"path": path} for path in ("there.wav", "a\ud800.wav", "b\0.wav")]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clips, lost = sources.find(tmp_path / "list.jsonl")
+    assert [Path(clip.path).name for clip in clips] == ["there.wav"]
+    assert ["not UTF-8" in reason for _, reason in lost] == [True, False]
+    assert "zero byte" in lost[1][1]
+    assert [Path(path).name for path, _ in lost] == [r"a\ud800.wav", r"b\x00.wav"]
+
+
 def test_a_manifest_names_files_and_parts_of_them(
     music: Path, tmp_path: Path, embedder: Embedder, threads: None
 ) -> None:
@@ -551,16 +578,17 @@ def test_tags_are_read_and_missing_ones_are_null(
         file.save()
     wav = mutagen.File(music / "d.wav")
     wav.add_tags()
-    wav.tags.add(mutagen.id3.TPE1(encoding=3, text=["Wave"]))
-    wav.tags.add(mutagen.id3.TALB(encoding=3, text=["Album"]))
+    wav.tags.add(mutagen.id3.TPE1(encoding=3, text=["=Wave()"]))
+    wav.tags.add(mutagen.id3.TALB(encoding=3, text=["+Album"]))
     wav.save()
     for out in (tmp_path / "x.parquet", tmp_path / "x.npy"):
         build.embed_library(music, out, embedder=embedder)
         tags = build.read(out).tags
-        assert tags["artist"] == ("Björk; Μουσική",) * 3 + ("Wave", None)
+        assert tags["artist"] == ("Björk; Μουσική",) * 3 + ("=Wave()", None)
         assert tags["title"] == ("日本語 🎵",) * 3 + (None, None)
-        assert tags["album"] == (None, None, None, "Album", None)
+        assert tags["album"] == (None, None, None, "+Album", None)
         assert tags["genre"] == (None,) * 5
+    assert ",'=Wave()," in (tmp_path / "x.csv").read_text(encoding="utf-8")
 
 
 def test_broken_tags_stop_nothing(tmp_path: Path, tone: Callable) -> None:

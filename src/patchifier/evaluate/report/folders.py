@@ -84,6 +84,8 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 def read_results(path: Path, problems: list[str]) -> dict[str, Any]:
     """Read ``results.json``; one of another form than a run's is empty and named among the problems."""
     results = read_json(path, problems)
+    if not results:
+        return {}
     rows, differences, notes = (
         results.get(name) or [] for name in ("rows", "differences", "notes")
     )
