@@ -102,7 +102,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_cell(value: Any) -> Any:
-    """Return a value as a CSV cell that no spreadsheet takes for a formula: text such as ``=1+1`` gets an apostrophe in front.
+    """Return a value as a CSV cell that no spreadsheet takes for a formula.
+
+    Text such as ``=1+1`` gets an apostrophe in front.
 
     Examples
     --------

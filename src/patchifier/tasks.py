@@ -86,8 +86,8 @@ def infer(targets: Sequence[Any]) -> Task | None:
         if len(lengths) == 1 and all(isinstance(part, int | float) for part in parts):
             return Task("numbers", tuple(f"value_{index}" for index in range(lengths.pop())))
     raise RequestError(
-        "targets are a mixture, expected for every clip a name, a list of names, or equally many numbers. "
-        "In a manifest, a column 'task' says which: multiclass, multilabel or regression."
+        "targets are a mixture, expected for every clip a name, a list of names, or equally many "
+        "numbers. In a manifest, a column 'task' says which: multiclass, multilabel or regression."
     )
 
 

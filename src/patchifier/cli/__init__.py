@@ -165,7 +165,10 @@ def _refusal(error: Exception) -> str:
 
 
 def _keep_stdout() -> None:
-    """Keep standard output for results: what libraries and worker processes write to descriptor 1 goes to standard error."""
+    """Keep standard output for results.
+
+    What libraries and worker processes write to descriptor 1 goes to standard error.
+    """
     if sys.stdout is None or sys.stderr is None:
         return  # closed
     own = os.dup(sys.stdout.fileno())
@@ -178,7 +181,10 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def script() -> None:
-    """Entry point of the ``patchifier`` command. Names of files, in and out, may be any bytes. SIGTERM is an interruption."""
+    """Entry point of the ``patchifier`` command.
+
+    Names of files, in and out, may be any bytes. SIGTERM is an interruption.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     _keep_stdout()
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):

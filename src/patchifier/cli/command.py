@@ -60,7 +60,19 @@ class Overrides:
 
 
 def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | Path) -> str:
-    """Print (path, reason) of each skipped file on standard error; return their count and their list, to end a text with."""
+    """Print each skipped file on standard error; return how many and where they are listed.
+
+    Parameters
+    ----------
+    skipped : sequence of (path, reason)
+    listed : path
+        The list of skipped files.
+
+    Returns
+    -------
+    str
+        Ends a command's text; empty if nothing was skipped.
+    """
     for line in skipped_lines(skipped):
         print(line, file=sys.stderr)
     return f"; {len(skipped)} skipped, named in {listed}" if skipped else ""

@@ -249,7 +249,7 @@ def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) ->
 
 
 def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) -> list[Path]:
-    """Write the original and each reconstruction as wav files beside the picture; return their paths."""
+    """Write the original and each reconstruction as wav files beside the picture."""
     import torch
 
     from patchifier import audio, spectrogram

@@ -160,7 +160,7 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
 
 
 def well_named(clips: Sequence[Clip]) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """Return the clips whose names are UTF-8 without a zero byte, and (path, reason) of the others."""
+    """Return the clips whose names a file can have, and (path, reason) of the others."""
     good: list[Clip] = []
     lost: list[tuple[str, str]] = []
     for clip in clips:

@@ -46,7 +46,10 @@ def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
 
 
 def dead_link(path: str) -> tuple[str, str] | None:
-    """(path, reason) of a link to a missing file, whose folder is named without links; None for anything else."""
+    """(path, reason) of a link to a missing file; None for anything else.
+
+    The path has no links but this one.
+    """
     if not os.path.islink(path) or os.path.exists(path):
         return None
     folder, name = os.path.split(path)

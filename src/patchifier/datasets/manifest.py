@@ -4,20 +4,24 @@ Known columns; only the path is required:
 
 ================  ======================================================================================================
 path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the folders above it
-id                the path by default; of several parts of one file the path and the start, as in ``a.wav@12.5``
+id                the path by default; of several parts of one file the path and the start, as in
+                  ``a.wav@12.5``
 start_s, end_s    part of the file, in seconds
 split             train, valid (val, validation) or test
 fold              a whole number
 group             track, piece or artist; of several parts of one file the path by default
 target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|`` between them; frame-wise
                   labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON (:mod:`~patchifier.datasets.labels`)
-task              multiclass, multilabel, regression or frame-wise, the same in every row; inferred if not given
-metric            of the task, the same in every row: it states the task too; of frame-wise labels beats, chords or boundaries
+task              multiclass, multilabel, regression or frame-wise, the same in every row; inferred if
+                  not given
+metric            of the task, the same in every row: it states the task too; of frame-wise labels
+                  beats, chords or boundaries
 ================  ======================================================================================================
 
-Without ``task`` and ``metric``, targets that are all numbers are regression; in JSON, strings and booleans are names. Names are in
-Unicode's form NFC. Targets and groups such as ``None``, ``nan`` and ``NA`` (:data:`MISSING`) are missing. Where ``;`` or a tab is between
-the columns, ``0,5`` is a number.
+Without ``task`` and ``metric``, targets that are all numbers are regression; in JSON, strings and
+booleans are names. Names are in Unicode's form NFC. Targets and groups such as ``None``, ``nan`` and
+``NA`` (:data:`patchifier.datasets.targets.MISSING`) are missing. Where ``;`` or a tab is between the
+columns, ``0,5`` is a number.
 
 Every other column is kept as text. Times in labels are relative to the file, as ``start_s`` is; times in a clip's target are relative
 to its start.
@@ -26,12 +30,10 @@ MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_dep
 the file (``GTZANGenre.train.jsonl``) is used.
 """
 
-import contextlib
 import csv
 import json
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +42,8 @@ from typing import Any
 
 from patchifier.config import RequestError
 from patchifier.datasets import SPLITS, Clip, Dataset, labels
-from patchifier.tasks import KIND_NAMES, METRICS, Kind, Task, infer
+from patchifier.datasets.targets import METRIC_KINDS, Stated, is_missing, name_of, read_target
+from patchifier.tasks import KIND_NAMES, METRICS, infer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_NAMES = {split: split for split in SPLITS}
@@ -49,20 +52,8 @@ KNOWN = {
     "path", "audio_path", "file", "id", "start_s", "end_s", "split", "fold", "group", "target",
     "label", "task", "metric",
 }  # fmt: skip
-MISSING = {  # what pandas and R write for a value that is missing, and what a JSON null becomes as text
-    "", "None", "nan", "NaN", "null", "NULL", "NA", "N/A", "n/a", "<NA>", "#N/A",
-}  # fmt: skip
-METRIC_KINDS: dict[str, Kind] = {
-    metric: kind for kind, metrics in METRICS.items() for metric in metrics
-}
 NUMERIC = ("start_s", "end_s", "fold", "target", "label")  # columns in which 0,5 may be a number
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
-INFERRED: dict[Kind, str] = {
-    "one-of": "every target is one name",
-    "many-of": "targets are several names",
-    "numbers": "every target is a number; a column 'task' with multiclass makes them classes",
-    "per-frame": "targets are labels with times",
-}
 
 
 def load(path: Path) -> Dataset:
@@ -102,9 +93,7 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
     return Dataset(name, tuple(clips), stated.with_metric(task), reason=stated.reason_of(task))
 
 
-def _per_frame(
-    name: str, clips: Sequence[Clip], places: Sequence[str], stated: "Stated"
-) -> Dataset:
+def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], stated: Stated) -> Dataset:
     """Data set with frame-wise labels; a clip without events has an empty list, a clip that is not annotated None."""
     annotations = []
     for clip, where in zip(clips, places, strict=True):
@@ -128,7 +117,21 @@ def _per_frame(
 
 @dataclass(frozen=True)
 class Entry:
-    """One row, its place for messages, the split in its file's name, the folder at which its paths start, and whether all cells are text."""
+    """One row of a manifest.
+
+    Attributes
+    ----------
+    row : dict
+        Cells by column.
+    where : str
+        File and row, for messages.
+    split : str or None
+        Split in the name of the file.
+    root : Path
+        Folder at which relative paths start.
+    is_text : bool
+        Whether all cells are text, as in CSV.
+    """
 
     row: dict[str, Any]
     where: str
@@ -157,27 +160,8 @@ def list_entries(path: Path) -> list[Entry]:
     ]
 
 
-@dataclass(frozen=True)
-class Stated:
-    """What the columns ``task`` and ``metric`` say: the kind of the task and its metric, None and empty if they are not there."""
-
-    kind: Kind | None
-    metric: str
-    column: str
-
-    def with_metric(self, task: Task | None) -> Task | None:
-        """Return a task with the stated metric."""
-        return replace(task, metric=self.metric) if task and self.metric else task
-
-    def reason_of(self, task: Task | None) -> str:
-        """Why the task is of its kind; empty without a task."""
-        if task is None:
-            return ""
-        return f"column {self.column!r} says so" if self.column else INFERRED[task.kind]
-
-
 def _stated(entries: Sequence[Entry]) -> Stated:
-    """Read the columns ``task`` and ``metric``, and refuse what contradicts the other or the labels."""
+    """Read the columns ``task`` and ``metric``; refuse what contradicts the other or the labels."""
     word, place = _only(entries, "task")
     metric, where = _only(entries, "metric")
     if word and word not in KIND_NAMES:
@@ -193,22 +177,16 @@ def _stated(entries: Sequence[Entry]) -> Stated:
 
 
 def _only(entries: Sequence[Entry], column: str) -> tuple[str, str]:
-    """Return the value that a column has in every row, and the place of a row that has it; both empty without one."""
+    """Return the value that a column has in every row, and a row with it; empty without one."""
     given = [entry for entry in entries if not is_missing(entry.row.get(column))]
     found = {str(entry.row[column]): entry.where for entry in given}
     if len(found) > 1:
         one, two = list(found)[:2]
         raise RequestError(
-            f"{found[two]}: {column} is {two!r}, but {one!r} in {found[one]}, expected the same in every row."
+            f"{found[two]}: {column} is {two!r}, but {one!r} in {found[one]}, "
+            "expected the same in every row."
         )
     return next(iter(found.items()), ("", ""))
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a cell or JSON value stands for a missing one."""
-    if isinstance(value, str):
-        return value.strip() in MISSING
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _root(manifest: Path, first: str) -> Path:
@@ -229,7 +207,8 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
                 rows.append(_cells(row, f"{path}, row {len(rows) + 1}"))
         except csv.Error as error:  # a field above 128 kB, or an unfinished one
             raise RequestError(
-                f"{path}, row {len(rows) + 1}: cannot be read ({error}): name files of labels (.beats, .lab, .jams), or write JSONL."
+                f"{path}, row {len(rows) + 1}: cannot be read ({error}): "
+                "name files of labels (.beats, .lab, .jams), or write JSONL."
             ) from error
     return rows if delimiter == "," else [_with_points(row) for row in rows]
 
@@ -300,7 +279,7 @@ def _clip(entry: Entry, stated: Stated, repeated: Collection[str]) -> Clip:
         end_s=end_s,
         split=SPLIT_NAMES[split.lower()] if split else None,
         fold=_fold(row, where),
-        group=group if is_missing(row.get("group")) else _name(row["group"], where, "group"),
+        group=group if is_missing(row.get("group")) else name_of(row["group"], where, "group"),
         target=target,
         info={key: str(value) for key, value in _other(row).items() if value not in (None, "")},
     )
@@ -344,7 +323,10 @@ def _is_frame_wise(entry: Entry) -> bool:
 
 
 def _value(entry: Entry) -> Any:
-    """Return the label of a row. JSON in text is decoded; in JSONL only if it holds frame-wise labels, since strings are names."""
+    """Return the label of a row, with JSON in text decoded.
+
+    In JSONL, strings are names: one is decoded only if it holds frame-wise labels.
+    """
     value = _label(entry.row)
     if isinstance(value, str) and value.startswith(("[", "{")):
         try:
@@ -356,7 +338,7 @@ def _value(entry: Entry) -> Any:
 
 
 def _target(entry: Entry, stated: Stated) -> Any:
-    """Read a name, a list of names, a number, a list of numbers or frame-wise labels; None if it is missing."""
+    """Read the target of a row: of the whole clip, or frame-wise labels; None if it is missing."""
     value = _value(entry)
     if is_missing(value):
         return None
@@ -366,60 +348,4 @@ def _target(entry: Entry, stated: Stated) -> Any:
         return labels.from_value(value, entry.where)
     if stated.kind == "per-frame" and value != []:
         raise RequestError(f"{entry.where}: label is {value!r}, expected frame-wise labels.")
-    return _of_clip(value, entry, stated.kind)
-
-
-def _of_clip(value: Any, entry: Entry, kind: Kind | None) -> Any:
-    """Read a target of the whole clip; its kind is inferred where none is stated."""
-    several, parts = isinstance(value, list), value if isinstance(value, list) else [value]
-    if entry.is_text and isinstance(value, str) and kind != "one-of":
-        several, parts = "|" in value, [part.strip() for part in value.split("|")]
-    is_text = kind == "numbers" or (entry.is_text and isinstance(value, str))
-    numbers = [_number(part, is_text=is_text) for part in parts]
-    fault = f"{entry.where}: label is {value!r}, expected"
-    kind = kind or _kind_of(parts, numbers, several, fault)
-    if kind == "numbers":
-        if None in numbers:
-            raise RequestError(f"{fault} a number, or several.")
-        return numbers if several else numbers[0]
-    if kind == "one-of" and several:
-        raise RequestError(f"{fault} one name.")
-    names = [_name(part, entry.where, "label") for part in parts if not is_missing(part)]
-    return names[0] if kind == "one-of" else names
-
-
-def _kind_of(
-    parts: Sequence[Any], numbers: Sequence[float | None], several: bool, fault: str
-) -> Kind:
-    """Infer the kind of one target from its parts, each with its value if it is a number."""
-    if numbers and None not in numbers:
-        return "numbers"
-    others = [part for part, number in zip(parts, numbers, strict=True) if number is None]
-    names = all(isinstance(part, str | bool) or is_missing(part) for part in parts)
-    if not names or (len(others) < len(parts) and all(map(is_missing, others))):
-        raise RequestError(f"{fault} names alone, or numbers of which none is missing.")
-    return "many-of" if several else "one-of"
-
-
-def _number(part: Any, *, is_text: bool) -> float | None:
-    """Return a finite number, or None; a number in text counts if `is_text`."""
-    if is_text and isinstance(part, str) and "_" not in part:
-        with contextlib.suppress(ValueError):
-            part = float(part)
-    if isinstance(part, bool) or not isinstance(part, int | float) or not abs(part) < math.inf:
-        return None
-    return part
-
-
-def _name(part: Any, where: str, column: str) -> str:
-    """Return a name in form NFC; numbers and booleans are written as in JSON."""
-    text = json.dumps(part) if isinstance(part, bool | int | float) else part
-    if not isinstance(text, str):
-        raise RequestError(f"{where}: {column} holds {part!r}, expected a name.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"{where}: {column} is {part!r}, which is not Unicode text ({error.reason})."
-        ) from error
-    return unicodedata.normalize("NFC", text.strip())
+    return read_target(value, stated.kind, is_text=entry.is_text, where=entry.where)

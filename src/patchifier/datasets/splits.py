@@ -54,8 +54,9 @@ class Splits:
         names, n = list(dict.fromkeys(self.groups.tolist())), len(self.groups)
         listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
         raise RequestError(
-            f"{where} has no {' and no '.join(empty)} clips after the split: its {n} clips are of {len(names)} groups ({listed}). "
-            "Expected at least one group to train, one to validate and one to test: add clips or, in a manifest, a column 'split', 'fold' or 'group'."
+            f"{where} has no {' and no '.join(empty)} clips after the split: its {n} clips are of "
+            f"{len(names)} groups ({listed}). Expected at least one group to train, one to validate and "
+            "one to test: add clips or, in a manifest, a column 'split', 'fold' or 'group'."
         )
 
 
@@ -65,7 +66,10 @@ def groups_of(clips: Sequence[Clip]) -> list[str]:
 
 
 def folds_of(clips: Sequence[Clip]) -> list[int]:
-    """Fold numbers of a data set that is tested by its folds: it has no split, and clips outside of each fold to train on."""
+    """Fold numbers of a data set that is tested by its folds; empty for others.
+
+    Such a data set has no split, and clips outside of each fold to train on.
+    """
     found = {clip.fold for clip in clips}
     folds = sorted(fold for fold in found if fold is not None)
     return folds if len(found) > 1 and not any(clip.split for clip in clips) else []
@@ -75,8 +79,9 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
     """Return the split of each clip: "train", "valid" or "test".
 
     The data set's own split is used if it has one; if that has no validation split, a tenth of the training groups is taken for it.
-    Else one of its folds is tested (the last one by default) and the fold before validates; of one or two folds, a tenth of the other
-    groups does. Else a tenth of the groups is tested and a tenth validates, by a hash of their names.
+    Else one of its folds is tested (the last one by default) and the fold before validates; of one
+    or two folds, a tenth of the other groups does. Else a tenth of the groups is tested and a tenth
+    validates, by a hash of their names.
 
     Raises
     ------
@@ -110,7 +115,8 @@ def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
     """Return the split of each clip, once for each test fold.
 
     The data set's own split counts as one fold. Else each fold of the data set is tested once and the fold before validates. Else the
-    folds are made here, by group (:func:`grouped_folds`): five, or one for each group where there are fewer groups.
+    folds are made here, by group (:func:`grouped_folds`): five, or one for each group where there
+    are fewer groups.
     """
     if any(clip.split for clip in clips):
         return [partition(clips)]
@@ -123,7 +129,13 @@ def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
 
 
 def untrained_names(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) -> list[str]:
-    """Name the classes and tags that test clips have and no training clip of the same fold: a note, or none."""
+    """Name classes and tags of test clips that no training clip of the same fold has.
+
+    Returns
+    -------
+    list of str
+        One note, or none.
+    """
     if task.kind not in ("one-of", "many-of"):
         return []
     found = []

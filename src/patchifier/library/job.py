@@ -67,7 +67,8 @@ class Embedded:
         lines = [f"gone: {path}" for path in self.gone]
         if self.pending:
             lines.append(
-                f"{self.pending} files are new, modified or gone since: --changed brings the table up to date."
+                f"{self.pending} files are new, modified or gone since: "
+                "--changed brings the table up to date."
             )
         speed = (
             f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)"

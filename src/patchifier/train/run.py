@@ -199,7 +199,7 @@ class Run:
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Name each field that differs between two nested dictionaries with the same keys, with both values."""
+    """Name each field that differs between two nested dictionaries, with both values."""
     if not isinstance(before, dict):
         return [f"{name} was {before!r}, now {now!r}"] if before != now else []
     found = []

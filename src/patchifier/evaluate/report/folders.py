@@ -82,7 +82,7 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def read_results(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Read ``results.json``; one of another form than a run's is empty and named among the problems."""
+    """Read ``results.json``; one of another form is empty and named among the problems."""
     results = read_json(path, problems)
     if not results:
         return {}
@@ -97,13 +97,14 @@ def read_results(path: Path, problems: list[str]) -> dict[str, Any]:
     ):
         return results | {"rows": rows, "differences": differences, "notes": notes}
     problems.append(
-        f"{path.parent.name}/{path.name} has other contents than results of a run: run its command again."
+        f"{path.parent.name}/{path.name} has other contents than results of a run: "
+        "run its command again."
     )
     return {}
 
 
 def _are_rows(value: Any, name: str) -> bool:
-    """Whether a value is a list of objects with a text under `name`, and text or nothing in other columns of text."""
+    """Whether a value is a list of objects with text under `name`, and text or nothing in others."""
     return isinstance(value, list) and all(
         isinstance(row, dict)
         and isinstance(row.get(name), str)
