@@ -210,7 +210,8 @@ def test_a_name_that_is_not_utf8_costs_only_itself(folder, tmp_path, capsys):
         given=given,
     )
     assert done.returncode == 1, done.stderr
-    assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stdout
+    assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stderr
+    assert b"; 1 skipped, named in " in done.stdout
     for arguments in (
         ["embed", os.fsdecode(bad), "--out", "y.npy"],
         ["similar", tmp_path / "x.parquet", "--to", os.fsdecode(bad)],
