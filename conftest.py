@@ -1,11 +1,12 @@
 """Synthetic sound, and a small cache of it: quick to make, with known answers."""
 
+import errno
 import os
 
 # Tiny models are quickest on one thread, and bits depend on the number: child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -108,6 +109,59 @@ def small_cache(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Set the size in bytes above which the system lets nobody write a file on: whoever does meets an OSError, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size_b: resource.setrlimit(resource.RLIMIT_FSIZE, (size_b, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse what Windows refuses: to bring a file to the disk through a handle that only reads, to move or remove an open
+    file or a folder with one, and to rename over what exists."""
+    fcntl = pytest.importorskip("fcntl", reason="this is Windows")
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs /proc to see what is open")
+
+    def is_open(path: str | os.PathLike[str]) -> bool:
+        real = os.path.realpath(path)
+        handles = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+        held = {os.readlink(handle) for handle in handles if os.path.lexists(handle)}
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        held |= {line.split(maxsplit=5)[5] for line in maps if line.count("/")}
+        return any(name == real or name.startswith(f"{real}/") for name in held)
+
+    def refusing(name: str, *, moves: bool = False, replaces: bool = True) -> None:
+        call = getattr(os, name)
+
+        def refuse(*paths: str, **options: object) -> None:
+            if not options and any(map(is_open, paths)):
+                raise PermissionError(
+                    errno.EACCES, "it is being used by another process", *paths[:1]
+                )
+            if moves and not replaces and os.path.lexists(paths[1]):
+                raise FileExistsError(errno.EEXIST, "it exists already", paths[1])
+            call(*paths, **options)
+
+        monkeypatch.setattr(os, name, refuse)
+
+    refusing("unlink")
+    refusing("remove")
+    refusing("replace", moves=True)
+    refusing("rename", moves=True, replaces=False)
+    sync = os.fsync
+
+    def fsync(handle: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let threads stand for processes."""
     monkeypatch.setattr(jobs, "process_pool", ThreadPoolExecutor)
@@ -137,10 +191,10 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
             {
                 "model": {
                     "channels": [4, 4, 4, 4, 8],
-                    "width": 16,
-                    "layers": 2,
-                    "heads": 2,
-                    "feed_forward": 32,
+                    "embed_dim": 16,
+                    "n_layers": 2,
+                    "n_heads": 2,
+                    "mlp_dim": 32,
                 },
                 "embed": {"layers": layers},
             },
@@ -148,7 +202,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         facts = {"hours": 1.5 + seed, "date": "2026-01-02"}
         checkpoint.save(
             home / name,
-            Checkpoint(Patchifier(config.model, seed=seed), config, facts=facts),
+            Checkpoint(Patchifier(config, seed=seed), config, facts=facts),
             dtype=torch.float16,
         )
     monkeypatch.setattr(weights, "ROOT", home)

@@ -1,9 +1,9 @@
-"""README's table of speeds, made of results/*.json, so that no number in it is typed by hand.
+"""Write the table of speeds in README from results/*.json, so that no number is typed by hand.
 
     python benchmarks/tables.py
 
-`make bench` ends with it. What has no result yet has no row. Every row says how many times as fast as what, timed in turn in one run, and
-by which command.
+`make bench` ends with it. A benchmark without a result has no row. Every row names the rate, what it is
+compared with in turn in one run, and the command.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 START, END = "<!-- speeds: made by benchmarks/tables.py, do not edit -->", "<!-- end of speeds -->"
+KINDS = {"one-of": "multiclass", "many-of": "multilabel", "numbers": "regression"}
 STAGES = {"one": "stage I", "two": "stage II", "full": "full fine-tuning"}
 HEAD = "| what | our rate | times as fast | as | command |\n|---|---|---|---|---|"
 
@@ -47,7 +48,7 @@ def peers_training(facts):
                 f"training step, {row['name']}",
                 rate,
                 number(row["times_the_peer"]),
-                f"a SimCLR step on CLMR's SampleCNN (our re-implementation, {precision}), by the music heard",
+                f"a SimCLR step on CLMR's SampleCNN (our re-implementation, {precision}), by seconds of music",
             )
 
 
@@ -159,7 +160,7 @@ def search(facts):
 def grid(facts):
     for row in facts["agreement"]:
         yield (
-            f"216 probes at once, {row['kind']}",
+            f"216 probes together, {KINDS[row['kind']]}",
             f"{number(row['together_s'])} s",
             number(row["speed_up"]),
             "one by one, to the same choice",

@@ -1,31 +1,31 @@
 #!/usr/bin/env bash
-# The models that come with the package, from the packages of Debian and PyPI alone: what they hear, their training, their judgement, their cards.
+# Build the models of the package from packages of Debian and PyPI alone: training data, training, evaluation, cards.
 #
 #     recipes/release.sh ROOT [SIDE]
 #
-# ROOT gets about 15 GB. SIDE is valid unless given; the test side is looked at once. Run it again after an interruption and it goes on where it was.
+# ROOT gets about 15 GB. SIDE is valid unless given; the test side is evaluated once. After an interruption, run it again: it continues.
 set -euo pipefail
 
 root=$1 side=${2:-valid} here=$(cd "$(dirname "$0")" && pwd)
 open=$here/../benchmarks/open
 say() { printf '\n== %s\n' "$*"; }
 
-say "What may be heard, and what is judged"
+say "Training data and tasks"
 python "$open/build.py" "$root"
 patchifier prepare "$root/pretraining.jsonl"            --out "$root/cache-all"        --config "$here/base.json"
 patchifier prepare "$root/pretraining-recordings.jsonl" --out "$root/cache-recordings" --config "$here/base.json"
-python "$open/unheard.py" "$root"
+python "$open/check_leaks.py" "$root"
 
-say "Training: the model with three seeds, the paper's recipe (about ten hours of two cores), and the model's twin, trained on recordings alone"
+say "Training: base and the paper's recipe (about ten hours of two cores), and base on recordings alone"
 for seed in 0 1 2; do
     patchifier pretrain "$root/cache-all" --out "$root/runs/base-$seed"  --config "$here/base.json"       --pretrain.seed $seed --resume
 done
 patchifier pretrain "$root/cache-all" --out "$root/runs/paper-0" --config "$here/base-paper.json" --resume
 patchifier pretrain "$root/cache-recordings" --out "$root/runs/base-recordings" --config "$here/base.json" --resume
 
-say "Judgement: $side side; beside features of others, where benchmarks/outsiders left some in ROOT/outsiders/NAME/FAMILY"
+say "Evaluation: $side side, beside features of other programs in ROOT/outsiders/NAME/FAMILY (benchmarks/outsiders)"
 seeds() { echo "$root/runs/$1-0/model+$root/runs/$1-1/model+$root/runs/$1-2/model"; }
-rows="patchifier-base=$(seeds base),patchifier-paper=$root/runs/paper-0/model,recordings-only twin=$root/runs/base-recordings/model"
+rows="patchifier-base=$(seeds base),patchifier-paper=$root/runs/paper-0/model,recordings-only model=$root/runs/base-recordings/model"
 rows+=",random weights of base=random:$root/runs/base-0/model,random weights of paper=random:$root/runs/paper-0/model,mel-stats,mfcc,handcrafted"
 for other in "$root"/outsiders/*/; do
     [ -d "$other" ] && rows+=",$(basename "$other")=features:$root/outsiders/$(basename "$other")/%FAMILY%"

@@ -5,7 +5,7 @@ import http.server
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -36,34 +36,34 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages: dict[str, Page] = {}
         self.asked: list[tuple[str, str]] = []
         self.marks: list[str] = []  # If-Range of each
         self.release = threading.Event()
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request, client_address):
         """Say nothing: clients that go away are what is tested."""
 
-    def url(self, path: str) -> str:
+    def url(self, path):
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
-    def add(self, path: str, content: bytes = b"", **how: object) -> str:
+    def add(self, path, content=b"", **how):
         self.pages[path] = Page(content, **how)
         return self.url(path)
 
-    def ranges(self, path: str) -> list[str]:
+    def ranges(self, path):
         return [span for asked, span in self.asked if asked == path]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format, *args):
         pass
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         page, span = self.server.pages.get(self.path), self.headers.get("Range", "")
         self.server.asked.append((self.path, span))
         self.server.marks.append(self.headers.get("If-Range", ""))
@@ -77,7 +77,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if page.then:
                 page.then(page)
 
-    def _answer(self, page: Page, span: str) -> None:
+    def _answer(self, page, span):
         if page.redirect or page.codes:
             self.send_response(302 if page.redirect else page.codes.pop(0))
             for name, value in (
@@ -114,7 +114,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self._send(page, body)
 
-    def _send(self, page: Page, body: bytes) -> None:
+    def _send(self, page, body):
         cut = page.break_after.pop(0) if page.break_after else None
         stall = page.stall_after.pop(0) if page.stall_after else None
         body = body[: min(value for value in (cut, stall, len(body)) if value is not None)]
@@ -128,7 +128,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Server]:
+def serving():
     """Run a server in a thread."""
     server = Server()
     thread = threading.Thread(

@@ -1,9 +1,9 @@
-"""Build the open benchmark: download, unpack, render, cut, list, check. Run again, it goes on where it stopped.
+"""Build the open benchmark: download, unpack, render, cut, list, check. A second run continues where the first stopped.
 
     python benchmarks/open/build.py ROOT
 
-ROOT gets tasks/*.jsonl and clips/ (what is judged), pretraining.jsonl and pretraining-recordings.jsonl (what may be heard before), each
-for 'patchifier prepare', and built.json (sizes). README.md says what is in them.
+ROOT gets tasks/*.jsonl and clips/ (the tasks), pretraining.jsonl and pretraining-recordings.jsonl (training data that shares nothing with the
+tests), each for 'patchifier prepare', and built.json (sizes). README.md describes them.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from patchifier.io import replaced_file
 
 
 def build(root: Path, workers: int) -> dict[str, Any]:
-    """Every step, in order; facts about what came out."""
+    """Run every step in order; return the facts of the build."""
     seconds: dict[str, float] = {}
 
     def step(name: str, work: Callable[[Callable[[str], Any]], Any]) -> Any:
         started = time.monotonic()
-        answer = work(lambda title: Line(f"{name} {title}".strip()))
+        result = work(lambda title: Line(f"{name} {title}".strip()))
         seconds[name] = round(time.monotonic() - started, 1)
         print(f"{name}: {seconds[name]:.0f} s", flush=True)
-        return answer
+        return result
 
     step("download", lambda progress: packages.fetch(root, progress))
     tracks, more = step(
@@ -72,7 +72,7 @@ def build(root: Path, workers: int) -> dict[str, Any]:
 
 
 def parse_scores(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
-    """Parse every collection, those in several parts, which take longest, first."""
+    """Parse every collection; those in several parts, which take longest, come first."""
     names = sorted(
         score_sources.COLLECTIONS, key=lambda name: not score_sources.COLLECTIONS[name].polyphonic
     )
@@ -111,15 +111,15 @@ def cut_recordings(
     workers: int,
     progress: Callable[[str], Any],
 ) -> None:
-    """Cut what is judged and what may be heard before, each track decoded once."""
-    judged, heard = recordings.draw(tracks), pretraining.draw_recordings(tracks, more)
-    recordings.cut_all(root, [cut for cut, _ in (*judged, *heard)], workers, progress)
+    """Cut the clips of the tasks and of the training data; each track is decoded once."""
+    of_tasks, of_training = recordings.draw(tracks), pretraining.draw_recordings(tracks, more)
+    recordings.cut_all(root, [cut for cut, _ in (*of_tasks, *of_training)], workers, progress)
     recordings.write_tasks(root, tracks)
     pretraining.write_recordings(root, tracks, more)
 
 
 def sizes(root: Path) -> dict[str, dict[str, int]]:
-    """Clips of each side of each task."""
+    """Count the clips of each side of each task."""
     return {
         path.stem: dict(Counter(row["split"] for row in read_manifest(path)))
         for path in sorted((root / "tasks").glob("*.jsonl"))
@@ -127,13 +127,13 @@ def sizes(root: Path) -> dict[str, dict[str, int]]:
 
 
 class Line:
-    """Progress as a line every ten seconds."""
+    """Show progress as one line every ten seconds."""
 
     def __init__(self, title: str) -> None:
         self.title, self.shown_s = title, time.monotonic()
 
     def __call__(self, done: int, total: int, note: str) -> None:
-        """Say how far it is, if it is time."""
+        """Print the state, if ten seconds have passed."""
         if time.monotonic() - self.shown_s > 10:
             self.shown_s = time.monotonic()
             print(f"{self.title}: {done} of {total} ({note})", flush=True)
@@ -146,14 +146,14 @@ def main() -> int:
     )
     parser.add_argument("root", type=Path, help="folder; 7 GB, none of it to be committed")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    asked = parser.parse_args()
-    asked.root.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.root.mkdir(parents=True, exist_ok=True)
     try:
-        facts = build(asked.root.resolve(), asked.workers)
+        facts = build(arguments.root.resolve(), arguments.workers)
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
-    with replaced_file(asked.root / "built.json") as new:
+    with replaced_file(arguments.root / "built.json") as new:
         new.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(facts["tasks"], indent=1), json.dumps(facts["pretraining_hours"]))
     return 0

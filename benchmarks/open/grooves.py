@@ -1,7 +1,7 @@
-"""Accompaniments that Debian's mma writes over our own chord progressions: style, tempo, metre, and chords and beats of moments.
+"""Accompaniments that Debian's mma writes over our own chord progressions: style, tempo, metre, and frame-wise chords and beats.
 
-Progression, key, tempo and instruments are drawn independently of the style; which drums are struck, and when, is the style. Styles that
-are told apart hear other progressions in the test; tempo, metre, chords and beats are asked of other styles and other progressions.
+Progression, key, tempo and instruments are drawn independently of the style; the drum pattern is the style. In the style task the test has other
+progressions than training. In the tasks of tempo, metre, chords and beats it has other styles and other progressions.
 """
 
 import re
@@ -35,19 +35,19 @@ MMA = "mma/usr/share/mma"  # below ROOT/deb
 BASSES = (32, 33, 34, 35, 36, 38, 39)
 PROGRESSIONS = 300
 TEMPO_BPM = (60.0, 180.0)
-TEMPO_CLASSES = 22  # of 5 % each: who names the right one is within 4 %
-STYLED = (  # told apart; all in four, with drums
+TEMPO_CLASSES = 22  # of 5 % each: the right class is within 4 %
+STYLED = (  # of the style task; all in four, with drums
     "50srock", "beguine", "bluegrass", "bossanova", "calypso", "foxtrot", "mambo", "polka",
     "rhumba", "salsa", "samba", "ska", "swing", "tango", "trance", "zydeco",
 )  # fmt: skip
-CLIPS = {"train": 16, "valid": 6, "test": 8}  # of each style that is told apart
+CLIPS = {"train": 16, "valid": 6, "test": 8}  # of each style of the style task
 PER_STYLE = {
     3: {"train": 16, "valid": 16, "test": 16},
     4: {"train": 5, "valid": 5, "test": 5},
 }  # of each other style in three and in four
-FRAMES = {"train": 160, "valid": 60, "test": 80}  # clips whose chords and beats are asked
+FRAMES = {"train": 160, "valid": 60, "test": 80}  # clips of the chord and beat tasks
 
-# What may follow a degree, in a major and in a minor key; a number of semitones above the tonic and a quality.
+# Degrees that may follow a degree, in a major and in a minor key; a number of semitones above the tonic and a quality.
 MAJOR = {
     "I": ("IV", "V", "vi", "ii", "iii"),
     "ii": ("V", "IV"),
@@ -79,7 +79,7 @@ SUFFIX = {"maj": "", "min": "m", "7": "7", "maj7": "M7", "min7": "m7"}  # Harte'
 
 @dataclass(frozen=True)
 class Groove:
-    """An accompaniment before it is written out; `offset_s` is where the clip begins in it."""
+    """An accompaniment before it is rendered; the clip begins at `offset_s`."""
 
     path: str
     soundfont: str
@@ -112,11 +112,11 @@ def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
         write_manifest(root / "tasks" / f"grooves-{task}.jsonl", rows)
 
 
-# --- what is drawn ---
+# --- draws ---
 
 
 def find_styles(folder: Path) -> dict[str, tuple[str, int]]:
-    """Files of mma's library with one metre, 3 or 4 beats to a bar: file -> (its first groove that is no intro, beats)."""
+    """Files of mma's library with one metre, 3 or 4 beats to a bar: file -> (its first groove that is not an intro, beats)."""
     found = {}
     for path in sorted(folder.glob("*.mma")):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -169,13 +169,11 @@ def draw(
     pool: Sequence[str],
     seconds: float,
 ) -> tuple[Groove, str]:
-    """Draw everything about a clip but its style, from its path alone; the groove and its progression's name."""
+    """Draw everything of a clip except its style, from its path alone; return the groove and its progression's name."""
     generator = dice("groove", path)
     name = str(generator.choice(pool))
     tonic = int(generator.integers(12))
-    tempo = float(
-        round(np.exp(generator.uniform(*np.log(TEMPO_BPM))))
-    )  # mma drops what is behind the point
+    tempo = float(round(np.exp(generator.uniform(*np.log(TEMPO_BPM)))))  # mma drops decimals
     bar_s = style[1] * 60 / tempo
     offset = PRE_ROLL_S + float(generator.uniform(0, bar_s))
     chords = progression(name)
@@ -192,7 +190,7 @@ def draw(
 
 
 def draw_styled(styles: dict[str, tuple[str, int]]) -> list[tuple[Groove, dict[str, Any]]]:
-    """Clips of the styles that are told apart; groups are progressions."""
+    """Draw the clips of the style task; groups are progressions."""
     pools, drawn = progressions(), []
     for style in STYLED:
         for side, count in CLIPS.items():
@@ -206,7 +204,7 @@ def draw_styled(styles: dict[str, tuple[str, int]]) -> list[tuple[Groove, dict[s
 
 
 def draw_others(styles: dict[str, tuple[str, int]]) -> list[tuple[Groove, dict[str, Any]]]:
-    """Clips of all other styles; groups are styles, and progressions keep to a side too."""
+    """Draw the clips of all other styles; groups are styles, and each progression has one side too."""
     pools, drawn = progressions(), []
     for beats in (3, 4):
         names = [
@@ -237,14 +235,14 @@ def tempo_edges() -> np.ndarray:
 
 
 def tempo_class(bpm: float) -> str:
-    """Name of a tempo's class: its middle."""
+    """Return the name of a tempo's class: its middle."""
     edges = tempo_edges()
     index = int(np.clip(np.searchsorted(edges, bpm, side="right") - 1, 0, TEMPO_CLASSES - 1))
     return f"{np.sqrt(edges[index] * edges[index + 1]):06.2f} bpm"
 
 
 def metred(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As many clips in four as in three, on every side."""
+    """Select as many clips in four as in three, on every side."""
     kept = []
     for side in ("train", "valid", "test"):
         threes, fours = (
@@ -260,7 +258,7 @@ def metred(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def choose_framed(
     drawn: Sequence[tuple[Groove, dict[str, Any]]],
 ) -> list[tuple[Groove, dict[str, Any]]]:
-    """Clips whose chords and beats are asked: a share of every side, styles in turn."""
+    """Select the clips of the chord and beat tasks: a share of every side, styles in turn."""
     kept: list[tuple[Groove, dict[str, Any]]] = []
     for side, count in FRAMES.items():
         members = [pair for pair in drawn if pair[1]["split"] == side]
@@ -271,7 +269,7 @@ def choose_framed(
 
 
 def chord_rows(groove: Groove) -> list[list[Any]]:
-    """Rows [start_s, end_s, chord] of the clip, neighbours of one name joined."""
+    """Return rows [start_s, end_s, chord] of the clip; neighbours of one name are joined."""
     rows: list[list[Any]] = []
     beat_s = 60 / groove.tempo_bpm
     for number, bar in enumerate(groove.bars):
@@ -289,7 +287,7 @@ def chord_rows(groove: Groove) -> list[list[Any]]:
 
 
 def beat_rows(groove: Groove) -> list[list[Any]]:
-    """Rows [time_s, place in the bar] of the clip."""
+    """Return rows [time_s, position in the bar] of the clip."""
     beat_s = 60 / groove.tempo_bpm
     times = [
         (number * beat_s - groove.offset_s, number % groove.beats + 1)
@@ -302,7 +300,7 @@ def beat_rows(groove: Groove) -> list[list[Any]]:
 
 
 def chart(groove: Groove, seed: int) -> str:
-    """The accompaniment in mma's language."""
+    """Write the accompaniment in mma's language."""
     lines = [f"RndSeed {seed}", f"Tempo {groove.tempo_bpm:.0f}", f"Groove {groove.style}"]
     for number, bar in enumerate(groove.bars, 1):
         names = [root + SUFFIX[quality] for root, quality in bar]
@@ -313,7 +311,7 @@ def chart(groove: Groove, seed: int) -> str:
 
 
 def accompany(root: Path, groove: Groove, seconds: float = CLIP_S) -> str:
-    """Have mma write it, draw the instruments, play it, and write the clip, unless it is there; its path."""
+    """Run mma, draw the instruments, render and write the clip, unless it exists; return its path."""
     if (root / groove.path).exists():
         return groove.path
     generator = dice("instruments", groove.path)
@@ -328,10 +326,10 @@ def accompany(root: Path, groove: Groove, seconds: float = CLIP_S) -> str:
         Note(start - groove.offset_s, end - groove.offset_s, pitch, velocity, channel)
         for channel, start, end, _, pitch, velocity in events
     ]
-    heard = [note for note in notes if note.end_s > -PRE_ROLL_S and note.start_s < seconds]
+    sounding = [note for note in notes if note.end_s > -PRE_ROLL_S and note.start_s < seconds]
     return render(
         root,
-        Sound(groove.path, groove.soundfont, programs, heard, seconds, **draw_finish(generator)),
+        Sound(groove.path, groove.soundfont, programs, sounding, seconds, **draw_finish(generator)),
     )
 
 
@@ -357,7 +355,7 @@ def write_midi(folder: Path, text: str) -> list[tuple[int, float, float, int, in
 
 
 def pair_notes(events: Sequence[Any]) -> list[tuple[int, float, float, int, int, int]]:
-    """Join the start of every note with its end; one that never ends lasts two seconds."""
+    """Join the start of every note with its end; a note without an end lasts two seconds."""
     program: dict[int, int] = {}
     sounding: dict[tuple[int, int], tuple[float, int, int]] = {}
     notes = []

@@ -1,4 +1,4 @@
-"""Who is on which side, what is never touched, and where chance comes from.
+"""Sides of groups, reserved material, random draws and manifests.
 
 Everything is split by group (track, piece, SoundFont preset, progression) before a clip is drawn. A draw is a pure function of words.
 """
@@ -18,7 +18,7 @@ SEED = "open-1"  # changing it makes another benchmark
 SIDES = ("train", "valid", "test")
 SHARES = {"test": 0.3, "valid": 0.2}  # of the groups of a class; the others train
 
-# Kept for a final judgement by others: never downloaded, trained on, tuned on or reported.
+# Kept for a final evaluation by others: never downloaded, trained on, tuned on or reported.
 RESERVED_PACKAGES = (
     "wesnoth-1.14-music", "wesnoth-1.16-music", "wesnoth-1.18-music", "wesnoth-music", "supertux-data", "hedgewars-data", "nexuiz-music",
     "colobot-common-sounds", "drascula-music", "timgm6mb-soundfont", "opl3-soundfont",
@@ -31,12 +31,12 @@ RESERVED_FILES = (
 
 
 def dice(*words: object) -> np.random.Generator:
-    """Generator that depends on these words alone."""
+    """Return a generator that depends on these words alone."""
     return np.random.default_rng(int.from_bytes(_hash(words)[:8], "little"))
 
 
 def share(*words: object) -> float:
-    """Number in [0, 1) that depends on these words alone."""
+    """Return a number in [0, 1) that depends on these words alone."""
     return int.from_bytes(_hash(words)[:6], "little") / 2**48
 
 
@@ -45,7 +45,7 @@ def _hash(words: Sequence[object]) -> bytes:
 
 
 def deal(groups: Iterable[str], purpose: str) -> dict[str, str]:
-    """Side of each group of one class, in an order that hashes decide: 30 % test, 20 % valid, at least one each if there are three."""
+    """Give each group of one class a side by its hash: 30 % test, 20 % valid, at least one each of three groups."""
     ranked = sorted(set(groups), key=lambda group: share(purpose, "deal", group))
     tested = max(1, round(SHARES["test"] * len(ranked))) if len(ranked) > 2 else 0
     valid = max(1, round(SHARES["valid"] * len(ranked))) if len(ranked) > 2 else 0
@@ -55,16 +55,16 @@ def deal(groups: Iterable[str], purpose: str) -> dict[str, str]:
     }
 
 
-# --- what is never touched ---
+# --- reserved material ---
 
 
 def reserved_piece(group: str) -> bool:
-    """A fifth of the score pieces, by this hash, is kept for a final judgement."""
+    """Whether a group of score pieces is reserved for a final evaluation: a fifth, by this hash."""
     return int(hashlib.sha1(group.encode()).hexdigest(), 16) % 5 == 0
 
 
 def require_free(name: str) -> None:
-    """Refuse a Debian package or a file that is kept for a final judgement.
+    """Refuse a Debian package or a file that is reserved for a final evaluation.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def require_free(name: str) -> None:
     music = package.startswith("wesnoth-") and package.endswith("-music")
     if package in RESERVED_PACKAGES or music or any(mark in low for mark in RESERVED_FILES):
         raise RequestError(
-            f"{name} is reserved for a final judgement, expected development material only: leave it out."
+            f"{name} is reserved for a final evaluation, expected development material only: leave it out."
         )
 
 
@@ -89,7 +89,7 @@ def write_manifest(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     Raises
     ------
     RequestError
-        If a group stands on two sides, or there are no rows.
+        If a group is on two sides, or there are no rows.
     """
     require_split(rows, path.name)
     with replaced_file(path) as new:
@@ -97,7 +97,7 @@ def write_manifest(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL manifest."""
+    """Read the rows of a JSONL manifest."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -125,9 +125,9 @@ def require_split(rows: Sequence[dict[str, Any]], name: str) -> None:
 
 
 def require_disjoint(
-    pretraining: Sequence[dict[str, Any]], judged: Sequence[dict[str, Any]]
+    pretraining: Sequence[dict[str, Any]], tested: Sequence[dict[str, Any]]
 ) -> None:
-    """Refuse pre-training rows that share a group or a source with clips that validate or test.
+    """Refuse training data that shares a group or a source with validation or test clips.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def require_disjoint(
     """
     kept = {
         str(row[key])
-        for row in judged
+        for row in tested
         if row["split"] != "train"
         for key in ("group", "source")
         if row.get(key)
@@ -145,7 +145,7 @@ def require_disjoint(
         shared = kept & {str(row[key]) for key in ("group", "source") if row.get(key)}
         if shared:
             raise RequestError(
-                f"pre-training row {row['path']} shares {sorted(shared)[0]!r} with clips that judge, expected none: build again."
+                f"pre-training row {row['path']} shares {sorted(shared)[0]!r} with validation or test clips, expected none: build again."
             )
 
 
@@ -155,9 +155,9 @@ def require_disjoint(
 def balanced(
     rows: Sequence[dict[str, Any]], label: str, within: str, *, fewest: int = 5
 ) -> list[dict[str, Any]]:
-    """Rows with equally many of each label in every (within, split), so that what `within` says tells nothing of the label.
+    """Select rows with equally many of each label in every (within, split), so that `within` does not predict the label.
 
-    Strata that lack a label, or have fewer than `fewest` of one, lose that label; strata left with a single label are left out.
+    A label with fewer than `fewest` rows in a stratum is left out there, and so is a stratum with a single label.
     """
     strata: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for row in rows:

@@ -1,10 +1,10 @@
-"""Judge encoders on the open benchmark: the same probe on every task, one table, one figure, one endpoint fixed beforehand.
+"""Evaluate encoders on the open benchmark: the same probe on every task, one table, one figure, one endpoint fixed beforehand.
 
     python benchmarks/open/judge.py ROOT --encoders mel-stats,mfcc,runs/mine/model --out runs/open
 
-Encoders are written as for 'patchifier compare'; the first is compared with each other one. NAME=ENCODER is a row by that name, and
-NAME=ENCODER+ENCODER+... one row of several runs, their mean: seeds of a training. The validation side is for choosing; the test side is looked at once, at the
-end: --side test. Log-mels are computed once and kept in ROOT/caches, features in ROOT/features.
+Encoders are written as for 'patchifier compare'; the first is compared with each other one. NAME=ENCODER is a row with that name, and
+NAME=ENCODER+ENCODER+... one row of several runs, such as seeds: their mean. The validation side is for choosing; the test side is evaluated once, at
+the end: --side test. Log-mels are computed once and kept in ROOT/caches, features in ROOT/features.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from measures import (
     FAMILIES,
     FRAMES,
     QUESTIONS,
-    Answered,
+    EncoderScore,
     Measure,
     Question,
     chance_of_hit,
@@ -46,28 +46,28 @@ from patchifier.evaluate.probes.heads import moments
 
 METADATA = "file metadata"
 SPECTROGRAM = SpectrogramConfig(
-    bands=280, pitch_bands=216
-)  # models that hear mel bands alone are shown those alone
+    n_mels=64, n_pitch_bands=216
+)  # a model with mel bands alone gets those alone
 
 
 @dataclass(frozen=True)
-class Judgement:
+class BenchmarkSide:
     """One side of the benchmark.
 
     Parameters
     ----------
     root : Path
-        That build.py filled.
+        Folder that build.py filled.
     side : "valid" or "test"
-        Whose clips are asked. The probe learns from training clips, and chooses its strength on a tenth of their groups, or, where the test
-        is asked, on validation clips.
+        Side that is evaluated. The probe is trained on training clips. Its regularisation is chosen on a tenth of their groups, or, for the
+        test side, on validation clips.
     """
 
     root: Path
     side: str
 
     def load(self, question: Question) -> Dataset:
-        """Clips of a task, without those of the side that nobody looks at."""
+        """Load the clips of a task; on the validation side, without test clips."""
         path = self.root / "tasks" / f"{question.name}.jsonl"
         if not path.exists():
             raise RequestError(
@@ -78,9 +78,9 @@ class Judgement:
         return replace(found, clips=tuple(clip for clip in found.clips if clip.split in sides))
 
     def cache(self, family: str, workers: int) -> Cache:
-        """Log-mels of all clips of a family, each once, whatever is asked of it."""
+        """Log-mels of all clips of a family, each clip once."""
         clips: dict[str, Clip] = {}
-        for question in (*QUESTIONS, *DIAGNOSTICS):  # moments are asked of some of these clips
+        for question in (*QUESTIONS, *DIAGNOSTICS):  # frame-wise tasks use some of these clips
             if question.family == family:
                 clips |= {clip.id: replace(clip, target=None) for clip in self.load(question).clips}
         out = self.root / "caches" / f"{family}-{self.side}"
@@ -89,21 +89,21 @@ class Judgement:
         )
         return Cache(out)
 
-    def sides(self, dataset: Dataset) -> Splits:
-        """Return the splits; on the validation side, its clips are the test and some training clips validate."""
+    def splits(self, dataset: Dataset) -> Splits:
+        """Return the splits; on the validation side, its clips are the test, and some training clips are the validation."""
         splits = Splits.of(dataset.clips, [clip.split for clip in dataset.clips])
         if self.side != "valid":
             return splits
         return with_validation(replace(splits, valid=splits.test[:0], test=splits.valid), 0)
 
-    def asked(self, dataset: Dataset) -> list[Clip]:
-        """Clips that are judged."""
+    def evaluated(self, dataset: Dataset) -> list[Clip]:
+        """Clips of the side that is evaluated."""
         return [clip for clip in dataset.clips if clip.split == self.side]
 
 
 @dataclass(frozen=True)
-class Table:
-    """Features of a family's clips by one encoder, one row of numbers for each clip's id."""
+class FeatureTable:
+    """Features of a family's clips by one encoder: a vector for each clip's id."""
 
     rows: dict[str, np.ndarray]
 
@@ -112,43 +112,45 @@ class Table:
         return np.stack([self.rows[clip.id] for clip in clips])
 
 
-def features(judgement: Judgement, encoder: Encoder, family: str, data: Cache) -> Table:
-    """Features of every clip, from the folder of features where they are known already; those of training and validation serve both sides."""
+def features(benchmark: BenchmarkSide, encoder: Encoder, family: str, data: Cache) -> FeatureTable:
+    """Compute the features of every clip, or read stored ones; those of training and validation clips serve both sides."""
     test = [index for index, clip in enumerate(data.clips) if clip.split == "test"]
-    known = [index for index, clip in enumerate(data.clips) if clip.split != "test"]
-    folder = judgement.root / "features" / family
+    others = [index for index, clip in enumerate(data.clips) if clip.split != "test"]
+    folder = benchmark.root / "features" / family
     rows = [
         (data.clips[index].id, row)
-        for part in (known, test)
+        for part in (others, test)
         if part
         for index, row in zip(part, cached(encoder, data, part, folder), strict=True)
     ]
-    return Table(dict(rows))
+    return FeatureTable(dict(rows))
 
 
 # --- clips ---
 
 
-def ask(judgement: Judgement, question: Question, tables: Sequence[Table]) -> list[Answered]:
-    """Answers of one encoder's runs to one question, one for each measure."""
-    dataset = judgement.load(question)
+def evaluate_question(
+    benchmark: BenchmarkSide, question: Question, tables: Sequence[FeatureTable]
+) -> list[EncoderScore]:
+    """Evaluate the runs of one encoder on one task; return a score for each measure."""
+    dataset = benchmark.load(question)
     if question.task == "retrieval":
-        return retrieve(judgement, question, dataset, tables)
+        return retrieve(benchmark, question, dataset, tables)
     task = dataset.task
     assert task is not None
     truth = tasks.encode_targets(task, [clip.target for clip in dataset.clips])
-    sides = judgement.sides(dataset)
+    sides = benchmark.splits(dataset)
     found = [
         probes.probe("linear", task, table.of(dataset.clips), truth, sides).predictions
         for table in tables
     ]
-    known = np.concatenate([sides.train, sides.valid])
-    nothing = probes.majority(task, truth[known], len(sides.test))
+    labelled = np.concatenate([sides.train, sides.valid])
+    majority = probes.majority(task, truth[labelled], len(sides.test))
     groups = tuple(str(group) for group in sides.groups[sides.test])
-    everyone = np.ones((1, len(groups)))
+    ones = np.ones((1, len(groups)))
     return [
-        Answered(
-            question, name, groups, float(measure(name, task, truth[sides.test], nothing)(everyone)[0]),
+        EncoderScore(
+            question, name, groups, float(measure(name, task, truth[sides.test], majority)(ones)[0]),
             tuple(measure(name, task, truth[sides.test], predictions) for predictions in found),
         )
         for name in question.measures
@@ -156,11 +158,11 @@ def ask(judgement: Judgement, question: Question, tables: Sequence[Table]) -> li
 
 
 def retrieve(
-    judgement: Judgement, question: Question, dataset: Dataset, tables: Sequence[Table]
-) -> list[Answered]:
-    """Look for other clips of the same track among all judged clips: nothing is trained, features are standardised by training clips."""
+    benchmark: BenchmarkSide, question: Question, dataset: Dataset, tables: Sequence[FeatureTable]
+) -> list[EncoderScore]:
+    """Search each clip's track among all evaluated clips. Nothing is trained; features are standardised by training clips."""
     clips, train = (
-        judgement.asked(dataset),
+        benchmark.evaluated(dataset),
         [clip for clip in dataset.clips if clip.split == "train"],
     )
     tracks = tuple(str(clip.group) for clip in clips)
@@ -170,7 +172,7 @@ def retrieve(
         standardised.append((table.of(clips) - mean) / scale)
     depths = {name: int(name.removeprefix("recall@")) for name in question.measures}
     return [
-        Answered(
+        EncoderScore(
             question,
             name,
             tracks,
@@ -181,8 +183,8 @@ def retrieve(
     ]
 
 
-def metadata(clips: Sequence[Clip]) -> Table:
-    """What a file says about itself: rate, channels, bit rate and codec. No sound."""
+def metadata(clips: Sequence[Clip]) -> FeatureTable:
+    """Features of the file alone, without audio: rate, channels, bit rate and codec."""
     codecs = sorted({clip.info["codec"] for clip in clips})
 
     def row(info: dict[str, str]) -> np.ndarray:
@@ -193,38 +195,38 @@ def metadata(clips: Sequence[Clip]) -> Table:
         ]
         return np.array([*numbers, *(info["codec"] == codec for codec in codecs)], np.float32)
 
-    return Table({clip.id: row(clip.info) for clip in clips})
+    return FeatureTable({clip.id: row(clip.info) for clip in clips})
 
 
-# --- moments within clips ---
+# --- frame-wise tasks ---
 
 
-def ask_moments(
-    judgement: Judgement, question: Question, data: Cache, repeated: Sequence[Encoder]
-) -> Answered:
-    """Chords or beats of moments, by one linear layer; without encoders, from log-mels and their neighbours."""
-    dataset = judgement.load(question)
+def evaluate_frames(
+    benchmark: BenchmarkSide, question: Question, data: Cache, runs_of: Sequence[Encoder]
+) -> EncoderScore:
+    """Evaluate chords or beats by one linear layer; without encoders, from log-mels and their neighbours."""
+    dataset = benchmark.load(question)
     view = same_clips(data, dataset)
-    sides = judgement.sides(dataset)
+    sides = benchmark.splits(dataset)
     task = dataset.task
     assert task is not None
     sources = [
-        frames.model_features(encoder.embedder, view) for encoder in repeated if encoder.embedder
+        frames.model_features(encoder.embedder, view) for encoder in runs_of if encoder.embedder
     ] or [frames.mel_features(view)]
     found = [frames.probe_frames(task, view, source, sides) for source in sources]
     groups = tuple(str(group) for group in sides.groups[sides.test])
     runs = tuple(weighted(result.per_clip, result.weights) for result in found)
-    return Answered(question, question.measures[0], groups, 0.0, runs)
+    return EncoderScore(question, question.measures[0], groups, 0.0, runs)
 
 
 def weighted(values: np.ndarray, importance: np.ndarray) -> Measure:
-    """Mean of clips that count by their own importance; those in which nothing is asked count nothing."""
-    asked = np.where(np.isfinite(values), importance, 0.0)
-    return lambda weights: weights @ (asked * np.nan_to_num(values)) / (weights @ asked)
+    """Return the mean of clips by their importance; clips without a value count nothing."""
+    valid = np.where(np.isfinite(values), importance, 0.0)
+    return lambda weights: weights @ (valid * np.nan_to_num(values)) / (weights @ valid)
 
 
 def same_clips(data: Cache, dataset: Dataset) -> Cache:
-    """The cache as if it held a task's clips, with their targets, and nothing else."""
+    """Return a view of the cache with the clips of a task alone, and their targets."""
     place = {clip.id: index for index, clip in enumerate(data.clips)}
     chosen = [place[clip.id] for clip in dataset.clips]
     view = copy.copy(data)
@@ -234,20 +236,20 @@ def same_clips(data: Cache, dataset: Dataset) -> Cache:
     return view
 
 
-# --- all of it ---
+# --- the whole evaluation ---
 
 
-def judge(
+def evaluate(
     root: Path,
     specs: Sequence[str],
     side: str,
     out: Path,
     *,
     families: Sequence[str] = FAMILIES,
-    moments_too: bool = False,
+    frame_wise: bool = False,
     workers: int = 1,
 ) -> Outcome:
-    """Judge encoders and write table and figure; without all families there is no endpoint."""
+    """Evaluate encoders and write table and figure; the endpoint needs all families."""
     unknown = [family for family in families if family not in FAMILIES]
     if unknown:
         raise RequestError(
@@ -258,31 +260,35 @@ def judge(
     rows = dict(read_row(spec) for spec in specs)
     if len(rows) < len(specs):
         raise RequestError("two rows have one name, expected a name for each: NAME=ENCODER.")
-    judgement = Judgement(root, side)
-    answers: dict[str, list[Answered]] = {}
+    benchmark = BenchmarkSide(root, side)
+    answers: dict[str, list[EncoderScore]] = {}
     notes: list[str] = []
     for family in families:
-        data, everyone = judgement.cache(family, workers), list[Encoder]()
+        data, evaluated = benchmark.cache(family, workers), list[Encoder]()
         for name, runs in rows.items():
-            given, made = judge_family(judgement, family, name, runs, data, moments_too=moments_too)
+            given, made = evaluate_family(
+                benchmark, family, name, runs, data, frame_wise=frame_wise
+            )
             answers.setdefault(name, []).extend(given)
-            everyone += made
+            evaluated += made
         if family == "recordings":
-            notes = heard(judgement, everyone, data, out)
+            notes = find_leaks(benchmark, evaluated, data, out)
             answers[METADATA] = [
                 answer
                 for question in DIAGNOSTICS
-                for answer in ask(judgement, question, [metadata(data.clips)])
+                for answer in evaluate_question(benchmark, question, [metadata(data.clips)])
             ]
-        if moments_too and family == FRAMES[0].family:
-            answers["log-mel"] = [ask_moments(judgement, question, data, []) for question in FRAMES]
+        if frame_wise and family == FRAMES[0].family:
+            answers["log-mel"] = [
+                evaluate_frames(benchmark, question, data, []) for question in FRAMES
+            ]
     outcome = replace(summarise(answers, side, notes), runs=rows)
     write_outcome(outcome, out)
     return outcome
 
 
 def read_row(spec: str) -> tuple[str, list[str]]:
-    """Name of a row, and its encoders: of "NAME=ENCODER+ENCODER", or of an encoder alone, which is its own name."""
+    """Return name and encoders of a row: of "NAME=ENCODER+ENCODER", or of an encoder alone, which is its own name."""
     name, given, encoder = spec.partition("=")
     place = spec.partition(":")[2] or spec
     if not given or ("=" in place and Path(place).exists()):  # a folder may be called so
@@ -290,16 +296,16 @@ def read_row(spec: str) -> tuple[str, list[str]]:
     return name, encoder.split("+")
 
 
-def judge_family(
-    judgement: Judgement,
+def evaluate_family(
+    benchmark: BenchmarkSide,
     family: str,
     name: str,
     runs: Sequence[str],
     data: Cache,
     *,
-    moments_too: bool,
-) -> tuple[list[Answered], list[Encoder]]:
-    """Answers of one row to all questions of a family, and the encoders that it stands for."""
+    frame_wise: bool,
+) -> tuple[list[EncoderScore], list[Encoder]]:
+    """Evaluate one row on all tasks of a family; return its scores and its encoders."""
     started = time.monotonic()
     train = [index for index, clip in enumerate(data.clips) if clip.split == "train"]
     try:
@@ -312,17 +318,17 @@ def judge_family(
         raise RequestError(
             f"row {name}: {error} (A '=' ends a row's name, and a '+' behind it divides its runs.)"
         ) from None
-    tables = [features(judgement, encoder, family, data) for encoder in made]
+    tables = [features(benchmark, encoder, family, data) for encoder in made]
     embedded = time.monotonic() - started
     answers = [
         answer
         for question in (*QUESTIONS, *DIAGNOSTICS)
         if question.family == family
-        for answer in ask(judgement, question, tables)
+        for answer in evaluate_question(benchmark, question, tables)
     ]
-    if moments_too and made[0].embedder is not None:
+    if frame_wise and made[0].embedder is not None:
         answers += [
-            ask_moments(judgement, question, data, made)
+            evaluate_frames(benchmark, question, data, made)
             for question in FRAMES
             if question.family == family
         ]
@@ -333,10 +339,12 @@ def judge_family(
     return answers, made
 
 
-def heard(judgement: Judgement, encoders: Sequence[Encoder], data: Cache, out: Path) -> list[str]:
-    """Notes on judged clips that are part of an encoder's training data."""
-    kept = tuple(clip for clip in data.clips if clip.split in ("train", judgement.side))
-    tested = [number for number, clip in enumerate(kept) if clip.split == judgement.side]
+def find_leaks(
+    benchmark: BenchmarkSide, encoders: Sequence[Encoder], data: Cache, out: Path
+) -> list[str]:
+    """Return notes on evaluated clips that are part of an encoder's training data."""
+    kept = tuple(clip for clip in data.clips if clip.split in ("train", benchmark.side))
+    tested = [number for number, clip in enumerate(kept) if clip.split == benchmark.side]
     return leak_notes(encoders, same_clips(data, Dataset(data.name, kept)), tested, out)
 
 
@@ -352,34 +360,34 @@ def main() -> int:
         help="with commas between them; in features:DIR, %%FAMILY%% stands for the family",
     )
     parser.add_argument(
-        "--side", choices=("valid", "test"), default="valid", help="whose clips are asked (valid)"
+        "--side", choices=("valid", "test"), default="valid", help="side that is evaluated (valid)"
     )
     parser.add_argument(
         "--families",
         default=",".join(FAMILIES),
-        help="some of them, to look at; the endpoint needs all",
+        help="some of the families; the endpoint needs all",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for table and figure")
     parser.add_argument(
         "--moments",
         action="store_true",
-        help="also chords and beats of moments, for models of this package: minutes each",
+        help="also frame-wise chords and beats, for models of this package: minutes each",
     )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode"
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        specs = list(dict.fromkeys(asked.encoders.split(",")))
-        families = asked.families.split(",")
-        outcome = judge(
-            asked.root.resolve(),
+        specs = list(dict.fromkeys(arguments.encoders.split(",")))
+        families = arguments.families.split(",")
+        outcome = evaluate(
+            arguments.root.resolve(),
             specs,
-            asked.side,
-            asked.out,
+            arguments.side,
+            arguments.out,
             families=families,
-            moments_too=asked.moments,
-            workers=asked.workers,
+            frame_wise=arguments.moments,
+            workers=arguments.workers,
         )
     except RequestError as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What is asked, how answers are scored, and the one figure that everything comes down to.
+"""Tasks of the benchmark, measures, and the endpoint.
 
-Every measure takes weights of clips, (R, n), and gives R scores, so that a bootstrap is one product: a clip that is drawn twice weighs two.
+Every measure takes weights of clips, (R, n), and gives R scores, so that a bootstrap is one product: a clip that is drawn twice has weight two.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Question:
-    """A task and what is measured on it; several measures of one task are averaged before the family is."""
+    """A task and its measures; the measures of one task are averaged first, then the tasks of a family."""
 
     family: str
     task: str
@@ -27,11 +27,11 @@ class Question:
 
     @property
     def name(self) -> str:
-        """Of the manifest: family and task."""
+        """Name of the manifest: family and task."""
         return f"{self.family}-{self.task}"
 
 
-QUESTIONS = (  # of the primary endpoint
+QUESTIONS = (  # of the endpoint
     Question("scores", "collection-polyphonic", ("accuracy",)),
     Question("scores", "collection-monophonic", ("accuracy",)),
     Question("scores", "mode", ("accuracy",)),
@@ -52,11 +52,11 @@ QUESTIONS = (  # of the primary endpoint
 DIAGNOSTICS = (
     Question("recordings", "soundtrack", ("accuracy",)),
     Question("recordings", "artist", ("accuracy",)),
-)  # confounded: no claim rests on them
+)  # confounded: no claim is based on them
 FRAMES = (
     Question("grooves", "chords", ("WCSR",)),
     Question("grooves", "beats", ("F",)),
-)  # moments within clips: rows of their own
+)  # frame-wise tasks, not in the endpoint
 FAMILIES = tuple(dict.fromkeys(question.family for question in QUESTIONS))
 
 
@@ -64,7 +64,7 @@ FAMILIES = tuple(dict.fromkeys(question.family for question in QUESTIONS))
 
 
 def measure(name: str, task: Task, truth: np.ndarray, predictions: np.ndarray) -> Measure:
-    """Measure of predictions (n, C) against encoded targets.
+    """Return a measure of predictions (n, C) against encoded targets.
 
     Raises
     ------
@@ -89,49 +89,50 @@ def measure(name: str, task: Task, truth: np.ndarray, predictions: np.ndarray) -
     )
 
 
-def mean_of(gains: np.ndarray) -> Measure:
-    """Weighted mean of what each clip earns."""
-    return lambda weights: weights @ gains / weights.sum(1)
+def mean_of(values: np.ndarray) -> Measure:
+    """Return the weighted mean of the clips' values."""
+    return lambda weights: weights @ values / weights.sum(1)
 
 
-def near(true_bpm: np.ndarray, said_bpm: np.ndarray, *, octaves: bool) -> np.ndarray:
+def near(true_bpm: np.ndarray, predicted_bpm: np.ndarray, *, octaves: bool) -> np.ndarray:
     """Whether a tempo is within 4 %; with `octaves`, of its double, triple, half or third too."""
     factors = (1.0, 2.0, 3.0, 1 / 2, 1 / 3) if octaves else (1.0,)
     return np.any(
-        [np.abs(said_bpm / (factor * true_bpm) - 1) <= TOLERANCE for factor in factors], axis=0
+        [np.abs(predicted_bpm / (factor * true_bpm) - 1) <= TOLERANCE for factor in factors], axis=0
     )
 
 
-def r2(truth: np.ndarray, said: np.ndarray) -> Measure:
-    """1 - SSE / SST, around the weighted mean of the truth; NaN in a draw of one truth alone."""
+def r2(truth: np.ndarray, predicted: np.ndarray) -> Measure:
+    """Return R2: 1 - SSE / SST around the weighted mean of the truth; NaN in a draw with a single value."""
 
     def of(weights: np.ndarray) -> np.ndarray:
         total = weights.sum(1)
         squares = weights @ truth**2
         spread = squares - (weights @ truth) ** 2 / total
-        return 1 - weights @ (truth - said) ** 2 / np.where(
+        return 1 - weights @ (truth - predicted) ** 2 / np.where(
             spread > 1e-12 * squares, spread, np.nan
         )
 
     return of
 
 
-def average_precision(truth: np.ndarray, said: np.ndarray) -> Measure:
-    """Mean over tags of the average precision; a tag that a draw lacks is left out of its mean."""
-    order = np.argsort(-said, axis=0, kind="stable")  # (n, C)
+def average_precision(truth: np.ndarray, predicted: np.ndarray) -> Measure:
+    """Return the mean over tags of the average precision; a draw without a tag leaves that tag out."""
+    order = np.argsort(-predicted, axis=0, kind="stable")  # (n, C)
 
     def of(weights: np.ndarray) -> np.ndarray:
         columns = []
         for tag in range(truth.shape[1]):
-            sorted_truth, sorted_said = truth[order[:, tag], tag], said[order[:, tag], tag]
+            sorted_truth, sorted_scores = truth[order[:, tag], tag], predicted[order[:, tag], tag]
             drawn = weights[:, order[:, tag]]  # (R, n)
             last = np.append(
-                np.flatnonzero(np.diff(sorted_said)), len(said) - 1
+                np.flatnonzero(np.diff(sorted_scores)), len(predicted) - 1
             )  # clips of equal score enter together
-            heard, right = np.cumsum(drawn, 1)[:, last], np.cumsum(drawn * sorted_truth, 1)[:, last]
+            retrieved = np.cumsum(drawn, 1)[:, last]
+            right = np.cumsum(drawn * sorted_truth, 1)[:, last]
             gained = np.diff(right, axis=1, prepend=0.0)
             with np.errstate(invalid="ignore", divide="ignore"):
-                columns.append(np.nansum(gained * right / heard, axis=1) / right[:, -1])
+                columns.append(np.nansum(gained * right / retrieved, axis=1) / right[:, -1])
         return np.nanmean(columns, axis=0)
 
     return of
@@ -139,10 +140,10 @@ def average_precision(truth: np.ndarray, said: np.ndarray) -> Measure:
 
 def hits(features: np.ndarray, tracks: Sequence[str], depth: int) -> np.ndarray:
     """Whether another clip of the same track is among the nearest `depth` by cosine, for each clip: (n,) of 0 and 1."""
-    directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    likeness = directions @ directions.T
-    np.fill_diagonal(likeness, -np.inf)
-    nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :depth]
+    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    similarity = units @ units.T
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :depth]
     names = np.asarray(tracks)
     return (names[nearest] == names[:, None]).any(1).astype(float)
 
@@ -163,8 +164,8 @@ def chance_of_hit(tracks: Sequence[str], depth: int) -> float:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What an encoder scored on one measure: its runs, the groups of the judged clips, and the score of who knows nothing."""
+class EncoderScore:
+    """Score of an encoder on one measure: its runs, the groups of the clips, and the score of chance."""
 
     question: Question
     measure: str
@@ -177,25 +178,25 @@ class Answered:
         return np.mean([run(weights) for run in self.runs], axis=0)
 
     def normalised(self, weights: np.ndarray) -> np.ndarray:
-        """0 for chance, 1 for a perfect answer."""
+        """Score between chance (0) and perfect (1)."""
         return normalise(self.score(weights), self.chance)
 
     def value(self) -> float:
-        """Score of the clips as they are."""
+        """Score of the clips, each with weight one."""
         return float(self.score(np.ones((1, len(self.groups))))[0])
 
 
 def normalise(score: np.ndarray, chance: float, ceiling: float = 1.0) -> np.ndarray:
-    """Place between chance (0) and ceiling (1); below chance is below 0.
+    """Scale a score so that chance is 0 and the ceiling 1; below chance is below 0.
 
     Raises
     ------
     RequestError
-        If there is no room between them.
+        If chance is not below the ceiling.
     """
     if not chance < ceiling:
         raise RequestError(
-            f"chance is {chance:.3f}, expected less than the ceiling of {ceiling:.3f}: the judged side holds a single label."
+            f"chance is {chance:.3f}, expected less than the ceiling of {ceiling:.3f}: the evaluated side has a single label."
         )
     return (score - chance) / (ceiling - chance)
 
@@ -203,7 +204,7 @@ def normalise(score: np.ndarray, chance: float, ceiling: float = 1.0) -> np.ndar
 def draw_weights(
     groups: Sequence[Sequence[str]], draws: int = DRAWS, seed: int = 0
 ) -> list[np.ndarray]:
-    """Bootstrap over groups that several tasks of a family share: for each task, how often each clip is drawn, (draws + 1, n).
+    """Draw a bootstrap over the groups that the tasks of a family share: for each task, how often each clip is drawn, (draws + 1, n).
 
     The first row is the sample itself.
     """
@@ -220,9 +221,9 @@ def draw_weights(
 
 
 def family_draws(
-    answers: Sequence[Answered], seed: int, draws: int = DRAWS
+    answers: Sequence[EncoderScore], seed: int, draws: int = DRAWS
 ) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]:
-    """Normalised score of a family, (draws + 1,), first that of the sample; and the score of each measure of each task."""
+    """Return the normalised score of a family, (draws + 1,), the sample first, and the score of each measure of each task."""
     weights = draw_weights([answer.groups for answer in answers], draws, seed)
     by_task: dict[str, list[np.ndarray]] = {}
     plain = {}
@@ -238,12 +239,12 @@ def family_draws(
 
 
 def interval(draws: np.ndarray) -> tuple[float, float, float]:
-    """The sample's figure, and the 2.5 and 97.5 % points of the draws behind it."""
+    """Return the figure of the sample, and the 2.5 and 97.5 % points of the draws."""
     return float(draws[0]), *statistics.interval(draws[1:])
 
 
 def differences(first: str, draws: Mapping[str, np.ndarray]) -> list[dict[str, float | str]]:
-    """The first encoder against each other one, paired draw by draw; p values corrected by Holm."""
+    """Compare the first encoder with each other one, paired draw by draw; p values are corrected by Holm."""
     rows = []
     for name, each in draws.items():
         if name != first:

@@ -1,8 +1,7 @@
 """Single notes, chords and mixtures: pitch class, octave, instrument family, chord quality, and which families play together.
 
-Presets are dealt to training and validation; the test hears another SoundFont altogether. Pitch, tuning, loudness and level are drawn
-independently of the preset, but that a bass in a mixture plays low. Presets that do not sound in tune, or not at all, between C2 and B5 were
-left out by measurement.
+Presets are divided between training and validation; the test has another SoundFont. Pitch, tuning, loudness and level are drawn independently of
+the preset, except that a bass in a mixture plays low. Presets that are out of tune or silent between C2 and B5 were measured and excluded.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from sound import PROGRAMS, Note, Sound, draw_finish, render_all, soundfont_for
 
 FAMILIES: dict[
     str, tuple[int, ...]
-] = {  # General MIDI's, without presets of unsure pitch or narrow range
+] = {  # General MIDI's, without presets of uncertain pitch or narrow range
     "piano": (0, 1, 2, 3, 4, 5, 6, 7),
     "mallets": (8, 9, 10, 11, 12, 13, 14, 15),
     "organ": (16, 17, 18, 19, 20, 21, 22, 23),
@@ -59,14 +58,14 @@ def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
 
 
 def presets(side: str) -> dict[str, list[int]]:
-    """Presets of each family on a side: validation has those that training has not, the test all, from the other SoundFont."""
+    """Presets of each family on a side: validation has others than training, the test all of the other SoundFont."""
     if side == "test":
         return {family: list(programs) for family, programs in FAMILIES.items()}
     chosen = {}
     for family, programs in FAMILIES.items():
         sides = deal(
             map(str, programs), f"notes/{family}"
-        )  # those dealt to the test, of which there is none here, train
+        )  # presets of the test side train: the test has its own SoundFont
         chosen[family] = [
             program for program in programs if (sides[str(program)] == "valid") == (side == "valid")
         ]
@@ -74,7 +73,7 @@ def presets(side: str) -> dict[str, list[int]]:
 
 
 def draw_singles() -> list[tuple[Sound, dict[str, Any]]]:
-    """One note in each clip."""
+    """Draw clips of one note."""
     drawn = []
     for side, count in SINGLES.items():
         for family, programs in presets(side).items():
@@ -96,7 +95,7 @@ def draw_singles() -> list[tuple[Sound, dict[str, Any]]]:
 
 
 def draw_chords() -> list[tuple[Sound, dict[str, Any]]]:
-    """A chord in each clip, in any inversion and spacing, by one preset that holds a line."""
+    """Draw clips of one chord, in any inversion and spacing, by one preset that sustains."""
     drawn = []
     for side, count in CHORDS.items():
         programs = [
@@ -137,7 +136,7 @@ def _voiced(quality: str, generator: np.random.Generator) -> list[int]:
 
 
 def draw_mixtures() -> list[tuple[Sound, dict[str, Any]]]:
-    """One to four families at once, each with a short line of its own in a common key."""
+    """Draw clips of one to four families at once, each with its own short line in a common key."""
     drawn = []
     for side, count in MIXTURES.items():
         pool = presets(side)
@@ -192,7 +191,7 @@ def _line(channel: int, family: str, tonic: int, generator: np.random.Generator)
 
 
 def draw_phrase(channel: int, seconds: float, generator: np.random.Generator) -> list[Note]:
-    """Notes and chords one after another, of any pitch, length and kind, with rests."""
+    """Draw consecutive notes and chords of any pitch, length and kind, with rests."""
     time, drawn = float(generator.uniform(0, 1)), list[Note]()
     while time < seconds:
         length = float(np.exp(generator.uniform(np.log(0.2), np.log(2.5))))

@@ -1,11 +1,11 @@
-"""What makes stage II use the order of patches: arms of one experiment, each a change of the config, on one small unit.
+"""Experiment: which changes of the config make stage II use the order of patches.
 
     python benchmarks/open/order.py CACHE --out runs/order [--arms one-scale,first-edition] [--seeds 0,1,2] [--steps 1600]
 
-The unit: the recordings of the pre-training list, stage I of 500 steps once for each seed and kind of extractor, then stage II of `--steps`
-steps of 32 clips, peak 3e-4 with a cosine to 0, one thread each. The table is each run's validation at its end: MSE of
-masked patches beside the references, the same with visible patches shuffled, shares of variance drawn, onsets; 19 of 25 patches are masked
-in every arm. Finished runs are kept: run it again after an interruption.
+Every arm has the same setting: the recordings of the list for pre-training, stage I of 500 steps once for each seed and kind of extractor, then stage II
+of `--steps` steps of 32 clips, peak 3e-4 with a cosine to 0, one thread. The table is the validation at the end of each run: MSE of masked patches
+beside the references, the same with visible patches shuffled, shares of variance, onsets. 19 of 25 patches are masked in every arm. Finished runs are
+kept: run it again after an interruption.
 """
 
 import argparse
@@ -31,43 +31,43 @@ STAGE_ONE = {
     "steps": 500,
     "learning_rate": 1e-3,
     "schedule": "cosine",
-    "warm_up_steps": 20,
-    "clip_norm": 1.0,
+    "warmup_steps": 20,
+    "max_grad_norm": 1.0,
 }
-STAGE_TWO = {"learning_rate": 3e-4, "schedule": "cosine", "warm_up_steps": 50, "clip_norm": 1.0}
+STAGE_TWO = {"learning_rate": 3e-4, "schedule": "cosine", "warmup_steps": 50, "max_grad_norm": 1.0}
 ARMS: dict[str, dict[str, Any]] = {
     "first-edition": {"model": {"vector_norm": "none"}},
     "one-scale": {},
-    "slow-extractor": {"pretrain": {"extractor_rate": 0.1}},
-    "frozen-extractor": {"pretrain": {"extractor_rate": 0.0}},
-    "pre-norm": {"model": {"norm": "before"}},
+    "slow-extractor": {"pretrain": {"extractor_lr_scale": 0.1}},
+    "frozen-extractor": {"pretrain": {"extractor_lr_scale": 0.0}},
+    "pre-norm": {"model": {"norm_first": True}},
     "pre-norm-1e-3": {
-        "model": {"norm": "before"},
+        "model": {"norm_first": True},
         "pretrain": {"stage_two": {"learning_rate": 1e-3}},
     },
     "rate-1e-4": {"pretrain": {"stage_two": {"learning_rate": 1e-4}}},
-    "rate-6e-4": {"pretrain": {"stage_two": {"learning_rate": 6e-4, "warm_up_steps": 200}}},
+    "rate-6e-4": {"pretrain": {"stage_two": {"learning_rate": 6e-4, "warmup_steps": 200}}},
     "mask-50": {"pretrain": {"mask_ratio": 0.5}},
     "mask-90": {"pretrain": {"mask_ratio": 0.9}},
-    "mask-block": {"pretrain": {"mask_ends": 0.5}},
-    "loss-all": {"pretrain": {"loss_on": "all"}},
-    "relative": {"model": {"embedding": "relative"}},
+    "mask-block": {"pretrain": {"visible_span_ratio": 0.5}},
+    "loss-all": {"pretrain": {"loss_patches": "all"}},
+    "relative": {"model": {"position_embedding": "relative"}},
     "no-dropout": {"model": {"dropout": 0.0}},
-    "predictor": {"model": {"predictor_layers": 2}},
+    "predictor": {"model": {"n_predictor_layers": 2}},
     "patches-16": {
-        "model": {"frames": 16, "positions": 50, "channels": [16, 32, 64, 128]},
-        "pretrain": {"patches": 50},
+        "model": {"patch_frames": 16, "max_patches": 50, "channels": [16, 32, 64, 128]},
+        "pretrain": {"n_patches": 50},
     },
     "patches-8": {
-        "model": {"frames": 8, "positions": 100, "channels": [32, 64, 128]},
-        "pretrain": {"patches": 100},
+        "model": {"patch_frames": 8, "max_patches": 100, "channels": [32, 64, 128]},
+        "pretrain": {"n_patches": 100},
     },
 }
 KEPT_FROM_STAGE_ONE = ("extractor", "decoder")
 
 
 def config_of(arms: str, steps: int, seed: int, every: int) -> Config:
-    """The unit's config with the changes of some arms, joined by "+"."""
+    """Return the common config with the changes of some arms, joined by "+"."""
     config = update(
         Config(),
         {
@@ -89,15 +89,15 @@ def config_of(arms: str, steps: int, seed: int, every: int) -> Config:
 
 
 def stage_one(cache: Path, out: Path, config: Config) -> Path:
-    """Train extractor and decoder once for all arms that have the same, or find them; returns the model folder."""
+    """Train extractor and decoder once for all arms that share them, or find them; return the model folder."""
     model = config.model
-    folder = out / f"stage-one-{model.frames}-{config.pretrain.seed}"
+    folder = out / f"stage-one-{model.patch_frames}-{config.pretrain.seed}"
     changes = {"pretrain": {"stages": "one", "stage_two": {"steps": 1}}}
     return trained(cache, folder, update(config, changes))
 
 
 def trained(cache: Path, folder: Path, config: Config, init: Path | None = None) -> Path:
-    """Pre-train, go on, or find what was trained; returns the model folder."""
+    """Pre-train, resume, or find a finished run; return the model folder."""
     if not (folder / "model").exists():
         begun = folder / "config.json"
         pretrain(cache, folder, config=config, init=init, device="cpu", resume=begun.exists())
@@ -105,10 +105,10 @@ def trained(cache: Path, folder: Path, config: Config, init: Path | None = None)
 
 
 def start_of(source: Path, folder: Path, config: Config) -> Path:
-    """Write a model folder: the arm's network with extractor and decoder of stage I."""
+    """Write a model folder: the network of the arm with extractor and decoder of stage I."""
     if not folder.exists():
         model, held = (
-            Patchifier(config.model, seed=config.pretrain.seed),
+            Patchifier(config, seed=config.pretrain.seed),
             checkpoint.load(source).model,
         )
         for name in KEPT_FROM_STAGE_ONE:
@@ -118,7 +118,7 @@ def start_of(source: Path, folder: Path, config: Config) -> Path:
 
 
 def run(arms: str, cache: Path, out: Path, *, steps: int, seed: int, every: int) -> dict[str, str]:
-    """Train one run of some arms; returns the last row of its validation."""
+    """Train one run of some arms; return the last row of its validation."""
     config = config_of(arms, steps, seed, every)
     start = start_of(stage_one(cache, out, config), out / f"start-{arms}-{seed}", config)
     folder = out / f"{arms}-{steps}-{seed}"
@@ -128,9 +128,9 @@ def run(arms: str, cache: Path, out: Path, *, steps: int, seed: int, every: int)
 
 
 def figures(cache: Path, model: Path) -> dict[str, str]:
-    """Validation figures of a model as stage II measures them, at the paper's mask ratio in every arm."""
+    """Return the validation figures of stage II, at the paper's mask ratio in every arm."""
     held = checkpoint.load(model)
-    config = update(held.config, {"pretrain": {"mask_ratio": 0.75, "mask_ends": 0.0}})
+    config = update(held.config, {"pretrain": {"mask_ratio": 0.75, "visible_span_ratio": 0.0}})
     data = Cache(cache).require(config.spectrogram)
     with torch.no_grad():
         found = validator("two", data, split(data, config.pretrain), config)(held.model)
@@ -138,7 +138,7 @@ def figures(cache: Path, model: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Train what is not there yet and print the table."""
+    """Train the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "cache", type=Path, help="log-mels of recordings, from 'patchifier prepare'"
@@ -152,14 +152,15 @@ def main() -> int:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--steps", type=int, default=1600, help="of stage II")
     parser.add_argument("--validate-every", type=int, default=400)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    options = {"steps": asked.steps, "every": asked.validate_every}
+    options = {"steps": arguments.steps, "every": arguments.validate_every}
     try:
-        for seed in (int(seed) for seed in asked.seeds.split(",")):
-            for arms in asked.arms.split(","):
+        for seed in (int(seed) for seed in arguments.seeds.split(",")):
+            for arms in arguments.arms.split(","):
                 print(
-                    json.dumps(run(arms, asked.cache, asked.out, seed=seed, **options)), flush=True
+                    json.dumps(run(arms, arguments.cache, arguments.out, seed=seed, **options)),
+                    flush=True,
                 )
     except RequestError as error:
         print(error, file=sys.stderr)

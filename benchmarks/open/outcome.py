@@ -1,4 +1,4 @@
-"""Answers -> table and figure."""
+"""Table and figure of the scores."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from measures import (
     FAMILIES,
     FRAMES,
     QUESTIONS,
-    Answered,
+    EncoderScore,
     differences,
     family_draws,
     interval,
@@ -26,12 +26,12 @@ CHANCE = "chance"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything a table or a figure shows.
+    """Content of the table and of the figure.
 
     Parameters
     ----------
     side : "valid" or "test"
-        That was judged.
+        Side that was evaluated.
     scores : list of dict
         A row for each encoder, task and measure: plain score with its interval, chance, and the score between chance and ceiling.
     families : list of dict
@@ -39,9 +39,9 @@ class Outcome:
     differences : list of dict
         The first encoder against each other one on the endpoint and in each family, paired.
     notes : list of str
-        What a reader has to know.
+        Notes below the table.
     runs : dict
-        The encoders that each row is the mean of, as they were asked for.
+        Encoders that each row is the mean of, as the command named them.
     """
 
     side: str
@@ -56,7 +56,7 @@ class Outcome:
         return list(dict.fromkeys(row["encoder"] for row in self.scores))
 
     def columns(self) -> list[tuple[str, str, str]]:
-        """(family, task, measure) of each column, in the order of the questions."""
+        """(family, task, measure) of each column, in the order of the tasks."""
         present = {(row["family"], row["task"], row["measure"]) for row in self.scores}
         every = [
             (question.family, question.task, name)
@@ -66,7 +66,7 @@ class Outcome:
         return [column for column in every if column in present]
 
     def wide(self) -> list[dict[str, str]]:
-        """A row for each encoder, a column for each figure, in per cent; the best of a column is not marked: intervals overlap."""
+        """A row for each encoder, a column for each figure, in per cent. The best of a column is not marked, since intervals overlap."""
         summary = {(row["encoder"], row["family"]): row for row in self.families}
         single = {
             (row["encoder"], row["family"], row["task"], row["measure"]): row for row in self.scores
@@ -149,7 +149,7 @@ class Outcome:
 
 
 def title(family: str, task: str, measure: str) -> str:
-    """Of a column."""
+    """Return the title of a column."""
     return f"{family} {task} ({measure})"
 
 
@@ -162,12 +162,12 @@ def lines(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[str
 
 
 def summarise(
-    answers: Mapping[str, Sequence[Answered]], side: str, notes: Sequence[str] = ()
+    answers: Mapping[str, Sequence[EncoderScore]], side: str, notes: Sequence[str] = ()
 ) -> Outcome:
     """Bootstrap every encoder on the same draws, family by family, and compare the first with each other one.
 
     The endpoint is the mean over the four families of the mean over a family's tasks of scores between chance (0) and a ceiling of 1.
-    An encoder that did not answer every question of the endpoint has none. Of one with several runs a note says what each has.
+    An encoder without a score on every task of the endpoint has no endpoint. For a row of several runs a note gives the endpoint of each.
     """
     scores = [_score(name, answer) for name, given in answers.items() for answer in given]
     draws: dict[str, dict[str, np.ndarray]] = {place: {} for place in (ENDPOINT, *FAMILIES)}
@@ -202,8 +202,8 @@ def summarise(
     return Outcome(side, scores, families, compared, list(dict.fromkeys([*each_run, *notes])))
 
 
-def _each_run(name: str, families: Sequence[Sequence[Answered]]) -> str:
-    """The endpoint of each run by itself, in words."""
+def _each_run(name: str, families: Sequence[Sequence[EncoderScore]]) -> str:
+    """Return a note with the endpoint of each run."""
     values = []
     for run in range(len(families[0][0].runs)):
         alone = [
@@ -218,7 +218,7 @@ def _summary(name: str, family: str, draws: np.ndarray) -> dict[str, Any]:
     return {"encoder": name, "family": family, "value": value, "low": low, "high": high}
 
 
-def _score(name: str, answer: Answered) -> dict[str, Any]:
+def _score(name: str, answer: EncoderScore) -> dict[str, Any]:
     _, plain = family_draws([answer], 0)
     value, low, high = interval(next(iter(plain.values())))
     return {
@@ -234,7 +234,7 @@ def write_outcome(outcome: Outcome, out: Path) -> None:
     """Write scores.csv, families.csv, differences.csv, table.csv, table.md, results.json and figure.png."""
     write_rows(out / "scores.csv", outcome.scores)
     write_rows(out / "families.csv", outcome.families)
-    (out / "differences.csv").unlink(missing_ok=True)  # of other encoders, judged here before
+    (out / "differences.csv").unlink(missing_ok=True)  # of an earlier evaluation in this folder
     if outcome.differences:
         write_rows(out / "differences.csv", outcome.differences)
     with (

@@ -1,4 +1,4 @@
-"""What the benchmark is made of: packages of Debian and of PyPI, downloaded and unpacked below the root. Nothing is installed."""
+"""Download and unpack the packages of Debian and of PyPI below the root. Nothing is installed."""
 
 import os
 import subprocess
@@ -16,12 +16,12 @@ MUSIC = (  # recordings for development
     "ufoai-music", "warzone2100-music", "naev-data", "supertuxkart-data", "hyperrogue-music", "singularity-music", "unknown-horizons",
     "planetblupi-music-ogg", "asc-music", "fretsonfire-songs-sectoid", "fretsonfire-songs-muldjord", "lincity-ng-data",
 )  # fmt: skip
-MORE_MUSIC = (  # heard in pre-training only, never judged
+MORE_MUSIC = (  # for training data alone, in no task
     "freedroidrpg-data", "widelands-data", "megaglest-data", "pushover-data", "warmux-data", "starfighter-data", "openclonk-data", "enigma-data",
     "extremetuxracer-data", "btanks-data", "fillets-ng-data", "lordsawar-data", "zaz-data",
 )  # fmt: skip
 TOOLS = ("fluid-soundfont-gm", "csound-soundfont", "mma")
-# Pure Python but for the synthesiser. Without their own dependencies: tinysoundfont asks for pyaudio, which only live playback uses.
+# Pure Python except the synthesiser. Installed without dependencies: tinysoundfont needs pyaudio for live playback alone.
 PYTHON = (
     "music21==10.5.1",
     "tinysoundfont==0.3.7",
@@ -34,7 +34,7 @@ PYTHON = (
 
 
 def fetch(root: Path, progress: Callable[[str], Any]) -> None:
-    """Download and unpack what is not there yet: about 3 GB, 6 GB unpacked."""
+    """Download and unpack all missing packages: about 3 GB, 6 GB unpacked."""
     wanted = (*TOOLS, *MUSIC, *MORE_MUSIC)
     shown = progress("packages")
     for number, name in enumerate(wanted, 1):
@@ -72,7 +72,7 @@ def unpack(root: Path, name: str) -> None:
 
 
 def prepare_mma(folder: Path) -> None:
-    """Put mma's script where it finds its library, and let it list its grooves."""
+    """Copy mma's script to its library, and let it list its grooves."""
     place = folder / "usr/share/mma"
     if (place / "lib" / ".mmaDB").exists() and (place / "mma.py").exists():
         return
@@ -82,7 +82,7 @@ def prepare_mma(folder: Path) -> None:
 
 
 def install_python(folder: Path) -> None:
-    """Put the packages of PyPI into a folder of their own, and at the end of the path, behind the environment's."""
+    """Install the packages of PyPI into their own folder, and append it to the path."""
     if not (folder / ".ready").exists():
         command = [
             sys.executable,

@@ -1,8 +1,7 @@
-"""What may be heard before judgement: recordings and, rendered anew, scores, grooves and notes of the training side.
+"""Training data that shares nothing with the tests: recordings, and new renderings of scores, grooves and notes of the training side.
 
-Notes are drawn at random, by training-side presets.
-
-Nothing that validates or tests is in it, nor a track of the demo, nor the unseen SoundFont; :func:`check` says so or stops.
+Notes are drawn at random, by training-side presets. No validation or test clip is in it, no track of the demo, and not the SoundFont of the test;
+:func:`check` verifies that or stops.
 """
 
 import json
@@ -14,6 +13,7 @@ from typing import Any
 import grooves
 import notes
 import scores
+from duplicate_pieces import duplicates
 from groups import (
     deal,
     dice,
@@ -27,13 +27,12 @@ from recordings import Cut, demo_files, file_name, sides, without_copies
 from score_sources import COLLECTIONS
 from sound import LEVEL_DB, SEEN, UNSEEN, Sound, draw_finish, render_all
 from tracks import Track
-from twins import twins
 
 from patchifier.config import RequestError
 from patchifier.io import replaced_file
 
 PIECE_S = 30.0
-LONGEST_S = 600.0  # of a track: ten long renderings repeat themselves
+LONGEST_S = 600.0  # of a track: long tracks repeat themselves
 SHORTEST_S = 18.6  # the shortest crop in training is 25 patches
 PER_PIECE = 4  # clips of each training-side piece whose terms allow any use
 PER_STYLE = 10  # accompaniments in each training-side style
@@ -42,7 +41,7 @@ NAMES = ("pretraining.jsonl", "pretraining-recordings.jsonl")
 
 
 def write_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track]) -> None:
-    """List the recordings that were cut; silent stretches were not."""
+    """Write the list of the recordings that were cut; silent stretches were not cut."""
     write(
         root,
         NAMES[1],
@@ -51,7 +50,7 @@ def write_recordings(root: Path, tracks: Sequence[Track], more: Sequence[Track])
 
 
 def build_rendered(root: Path, workers: int, progress: Callable[[str], Any]) -> dict[str, float]:
-    """Render scores and accompaniments, list them behind the recordings, and check; hours by kind."""
+    """Render scores, accompaniments and notes, list them after the recordings, and check; return hours by kind."""
     pieces, accompaniments, phrases = draw_scores(root), draw_grooves(root), draw_phrases()
     render_all(root, [sound for sound, _ in (*pieces, *phrases)], workers, progress)
     render_all(root, [groove for groove, _ in accompaniments], workers, progress, _accompany)
@@ -73,7 +72,7 @@ def write(root: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
 def draw_recordings(
     tracks: Sequence[Track], more: Sequence[Track] = ()
 ) -> list[tuple[Cut, dict[str, Any]]]:
-    """Stretches of every track of the training side and of packages on which nothing is judged, written as all clips are."""
+    """Draw stretches of every training-side track and of packages that are in no task, encoded as all clips are."""
     where = sides(tracks)
     drawn = []
     for track in without_copies(
@@ -99,7 +98,7 @@ def draw_recordings(
 
 
 def stretches(seconds: float) -> list[tuple[float, float]]:
-    """Consecutive stretches of 30 s; what is left at the end is one more if it is long enough to train on."""
+    """Return consecutive stretches of 30 s; the rest at the end is one more if it is long enough to train on."""
     found = [
         (PIECE_S * number, min(seconds, PIECE_S * (number + 1)))
         for number in range(int(seconds // PIECE_S) + 1)
@@ -108,7 +107,7 @@ def stretches(seconds: float) -> list[tuple[float, float]]:
 
 
 def draw_scores(root: Path) -> list[tuple[Any, dict[str, Any]]]:
-    """Clips of training-side pieces of free collections."""
+    """Draw clips of training-side pieces of free collections."""
     drawn = []
     for piece, side in scores.dealt(root):
         for number in range(
@@ -122,7 +121,7 @@ def draw_scores(root: Path) -> list[tuple[Any, dict[str, Any]]]:
 
 
 def draw_grooves(root: Path) -> list[tuple[Any, dict[str, Any]]]:
-    """Accompaniments over training-side progressions, in styles that no other side has or that all sides tell apart."""
+    """Draw accompaniments over training-side progressions, in training-side styles and in the styles of the style task."""
     styles = grooves.find_styles(root / "deb" / grooves.MMA / "lib" / "stdlib")
     pool, drawn = grooves.progressions()["train"], []
     for style in training_styles(styles):
@@ -145,7 +144,7 @@ def draw_grooves(root: Path) -> list[tuple[Any, dict[str, Any]]]:
 
 
 def draw_phrases() -> list[tuple[Sound, dict[str, Any]]]:
-    """One to four training-side presets at once, each with notes and chords that nothing binds together."""
+    """Draw clips of one to four training-side presets, each with independent notes and chords."""
     pool, drawn = notes.presets("train"), []
     for number in range(PHRASES):
         path = f"pretraining/notes/{number:04d}.ogg"
@@ -154,16 +153,16 @@ def draw_phrases() -> list[tuple[Sound, dict[str, Any]]]:
         programs = {
             channel: int(generator.choice(pool[family])) for channel, family in enumerate(playing)
         }
-        heard = [
+        sounding = [
             note for channel in programs for note in notes.draw_phrase(channel, PIECE_S, generator)
         ]
-        sound = Sound(path, SEEN, programs, heard, PIECE_S, **draw_finish(generator))
+        sound = Sound(path, SEEN, programs, sounding, PIECE_S, **draw_finish(generator))
         drawn.append((sound, _rendered(path, f"notes/{number:04d}", "notes")))
     return drawn
 
 
 def training_styles(styles: dict[str, tuple[str, int]]) -> list[str]:
-    """Styles that may be heard: those told apart, and of the others those that train."""
+    """Return the styles of the training data: those of the style task, and of the others the training side's."""
     others = {
         beats: deal(
             (
@@ -192,33 +191,33 @@ def _rendered(path: str, group: str, kind: str) -> dict[str, Any]:
 
 
 def check(root: Path, names: Sequence[str] = NAMES) -> int:
-    """Hold pre-training lists against every task, the demo, and what is reserved; the number of rows that were compared.
+    """Compare lists for pre-training with every task, the demo and the reserved material; return the number of compared rows.
 
     Raises
     ------
     RequestError
-        With the first row that may not be heard, or the first group that is on two sides.
+        With the first row that is not allowed, or the first group that is on two sides.
     """
-    judged = []
+    tested = []
     for path in sorted((root / "tasks").glob("*.jsonl")):
         rows = read_manifest(path)
         require_split(rows, path.name)
-        judged += rows
+        tested += rows
     progressions = {
-        row["progression"] for row in judged if row["split"] != "train" and "progression" in row
+        row["progression"] for row in tested if row["split"] != "train" and "progression" in row
     }
     demo = {f"deb/{package}/{inside}" for package, inside in demo_files()}
     compared = 0
     for name in names:
         rows = read_manifest(root / name)
-        require_disjoint(rows, judged)
-        require_no_twins(root, rows, judged)
+        require_disjoint(rows, tested)
+        require_no_duplicates(root, rows, tested)
         for row in rows:
             for part in Path(row.get("source", row["path"])).parts:
                 require_free(part)
             if row.get("kind") == "scores" and reserved_piece(row["group"].removeprefix("scores/")):
                 raise RequestError(
-                    f"{name}: {row['group']} is reserved for a final judgement, expected other pieces: build again."
+                    f"{name}: {row['group']} is reserved for a final evaluation, expected other pieces: build again."
                 )
             if (
                 row.get("source") in demo
@@ -232,25 +231,25 @@ def check(root: Path, names: Sequence[str] = NAMES) -> int:
     return compared
 
 
-def require_no_twins(
-    root: Path, rows: Sequence[dict[str, Any]], judged: Sequence[dict[str, Any]]
+def require_no_duplicates(
+    root: Path, rows: Sequence[dict[str, Any]], tested: Sequence[dict[str, Any]]
 ) -> None:
-    """Refuse scores whose music validates or tests under another name."""
-    heard = {
+    """Refuse scores that are validation or test pieces under another name."""
+    trained_on = {
         row["path"].removeprefix("pretraining/scores/").rpartition("-")[0]
         for row in rows
         if row.get("kind") == "scores"
     }
-    asked = {
+    evaluated = {
         row["path"].removeprefix("clips/scores/").removesuffix(".ogg")
-        for row in judged
+        for row in tested
         if row["group"].startswith("scores/") and row["split"] != "train"
     }
-    pieces = [piece for piece, _ in scores.dealt(root)] if heard and asked else []
-    concerned = [piece for piece in pieces if piece["id"] in heard | asked]
-    for one, other in twins(concerned):
-        names = {concerned[number]["id"]: concerned[number]["group"] for number in (one, other)}
-        if heard & names.keys() and asked & names.keys():
+    pieces = [piece for piece, _ in scores.dealt(root)] if trained_on and evaluated else []
+    candidates = [piece for piece in pieces if piece["id"] in trained_on | evaluated]
+    for one, other in duplicates(candidates):
+        names = {candidates[number]["id"]: candidates[number]["group"] for number in (one, other)}
+        if trained_on & names.keys() and evaluated & names.keys():
             raise RequestError(
-                f"{' and '.join(names.values())} are the same music, expected none that is heard and judged: build again."
+                f"{' and '.join(names.values())} are the same music, expected none that trains and tests: build again."
             )

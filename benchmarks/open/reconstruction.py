@@ -1,12 +1,12 @@
-"""How well a model predicts masked patches, beside references that need no model: held-out clips, three quarters of the patches masked.
+"""Measure how well a model predicts masked patches, beside references without a model: held-out clips, three quarters of the patches masked.
 
     python benchmarks/open/reconstruction.py ROOT --model patchifier-paper --out runs/reconstruction [--side valid] [--training-cache ROOT/cache-all]
 
-Clips of the judged side that are long enough, one crop and four masks each, the same for all models with patches and sequences of one length
+Clips of the evaluated side that are long enough have one crop and four masks each, the same for all models with patches and sequences of one length
 (`patchifier.train.references` defines the protocol and everything that is measured). Squared errors of masked patches in (dB / 100)^2, over clips and
 by family, also with the visible patches shuffled; the model minus each of them, paired, with intervals from a bootstrap over groups; shares of
-the variance that is drawn within and between patches, and the F-measure of onsets. Kriging learns from the training clips of a cache; without
-one it is left out. Pictures and sounds of the first clips of each family are `patchifier reconstruct`'s, beside the table.
+the variance that the model draws within and between patches, and the F-measure of onsets. Kriging is fitted on the training clips of a cache; without
+one it is left out. Pictures and sounds of the first clips of each family come from `patchifier reconstruct`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from judge import Judgement
+from judge import BenchmarkSide
 from measures import FAMILIES, QUESTIONS, draw_weights, interval
 from outcome import lines
 
@@ -53,12 +53,12 @@ DRAWN = (
 
 @dataclass(frozen=True)
 class Errors:
-    """What was measured of each clip, (n,) each, with the clips' families and groups.
+    """Measurements of each clip, (n,) each, with the clips' families and groups.
 
     Attributes
     ----------
     by : dict of str to ndarray
-        Mean squared error over masked patches and masks, by each way of predicting them.
+        Mean squared error over masked patches and masks, by each predictor.
     drawn : dict of str to ndarray
         Sums of squares of the original and of what the model draws, and numbers of onsets, under the names of ``DRAWN``.
     """
@@ -69,24 +69,24 @@ class Errors:
     groups: np.ndarray
 
 
-def judged(
-    judgement: Judgement, family: str, config: Config
+def evaluated_clips(
+    benchmark: BenchmarkSide, family: str, config: Config
 ) -> tuple[Cache, np.ndarray, list[str]]:
-    """A family's log-mels, the places of clips that are asked and long enough, and their groups."""
-    asked = {
+    """Return the log-mels of a family, the indices of evaluated clips that are long enough, and their groups."""
+    group_of = {
         clip.id: clip.group or clip.id
         for question in QUESTIONS
         if question.family == family
-        for clip in judgement.asked(judgement.load(question))
+        for clip in benchmark.evaluated(benchmark.load(question))
     }
-    data = judgement.cache(family, 2).require(config.spectrogram)
-    least = LEAST * config.model.frames
+    data = benchmark.cache(family, 2).require(config.spectrogram)
+    least = LEAST * config.model.patch_frames
     places = [
         index
         for index, clip in enumerate(data.clips)
-        if clip.id in asked and data.frames[index] >= least
+        if clip.id in group_of and data.frames[index] >= least
     ]
-    return data, np.array(places, int), [asked[data.clips[index].id] for index in places]
+    return data, np.array(places, int), [group_of[data.clips[index].id] for index in places]
 
 
 @torch.inference_mode()
@@ -120,7 +120,7 @@ def measured(
 
 
 def masked_anew(batch: Batch, start: int, number: int) -> Batch:
-    """The same patches with another of the fixed masks."""
+    """Return the same patches with another of the fixed masks."""
     masks = generator(references.SEED, "mask", start * references.N_MASKS + number)
     return replace(
         batch,
@@ -155,13 +155,13 @@ def of_mask(
         name: (np.square(original - values).mean((2, 3)) * masked).sum(1) / masked.sum(1)
         for name, values in every.items()
     }
-    return errors | sums_of(original, drawn, masked, config.spectrogram.scale)
+    return errors | sums_of(original, drawn, masked, config.spectrogram.db_scale)
 
 
 def sums_of(
     original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, scale: float
 ) -> dict[str, np.ndarray]:
-    """What ``DRAWN`` names, of patches (B, N, M, W) and a mask (B, N): (B,) each."""
+    """Return the sums that ``DRAWN`` names, of patches (B, N, M, W) and a mask (B, N): (B,) each."""
     (within, between), (inside, across) = (
         references.sums_of_squares(patches, masked) for patches in (original, drawn)
     )
@@ -177,28 +177,28 @@ def sums_of(
 
 
 def measure(
-    judgement: Judgement, model: Patchifier, config: Config, kriging: Kriging | None = None
+    benchmark: BenchmarkSide, model: Patchifier, config: Config, kriging: Kriging | None = None
 ) -> Errors:
     """Measure all clips of all families."""
     parts: dict[str, list[np.ndarray]] = {}
     families: list[str] = []
     groups: list[str] = []
     for family in FAMILIES:
-        data, places, owned = judged(judgement, family, config)
+        data, places, owned = evaluated_clips(benchmark, family, config)
         for found in measured(model, data, places, config, kriging):
             for name, values in found.items():
                 parts.setdefault(name, []).append(values)
         families += [family] * len(places)
         groups += [f"{family}/{group}" for group in owned]
     if not groups:
-        raise RequestError(f"no clip of the {judgement.side} side has {LEAST} patches.")
+        raise RequestError(f"no clip of the {benchmark.side} side has {LEAST} patches.")
     whole = {name: np.concatenate(each) for name, each in parts.items()}
     drawn = {name: whole.pop(name) for name in DRAWN}
     return Errors(whole, drawn, np.array(families), np.array(groups))
 
 
 def table(errors: Errors) -> list[dict[str, str]]:
-    """A row for all clips and one for each family: errors, the model minus each other way with its interval, and what is drawn."""
+    """Return a row for all clips and one for each family: errors, the model minus each reference with its interval, and shares."""
     others = [name for name in errors.by if name != MODEL]
     rows = []
     for family in ("all", *dict.fromkeys(errors.families)):
@@ -219,7 +219,7 @@ def table(errors: Errors) -> list[dict[str, str]]:
 
 
 def shares(sums: dict[str, float]) -> dict[str, str]:
-    """Shares of the variance within and between patches that is drawn, and the F-measure of onsets."""
+    """Return the shares of the variance that the model draws within and between patches, and the F-measure of onsets."""
     found = {
         f"variance {kind}": f"{sums[f'{kind} drawn'] / max(sums[kind], 1e-12):.3f}"
         for kind in ("within", "between")
@@ -233,15 +233,15 @@ def shares(sums: dict[str, float]) -> dict[str, str]:
 
 
 def kriging_of(cache: Path, config: Config) -> Kriging:
-    """Kriging fitted on training clips of a cache, those that validated under this config left out."""
+    """Fit kriging on training clips of a cache, without those that validated under this config."""
     data = Cache(cache).require(config.spectrogram)
     return training_statistics(data, split(data, config.pretrain).train, config).kriging
 
 
-def draw(judgement: Judgement, model: str, config: Config, out: Path) -> None:
-    """Pictures and sounds of the first clips of each family."""
+def draw(benchmark: BenchmarkSide, model: str, config: Config, out: Path) -> None:
+    """Write pictures and sounds of the first clips of each family."""
     for family in FAMILIES:
-        data, places, _ = judged(judgement, family, config)
+        data, places, _ = evaluated_clips(benchmark, family, config)
         for place in places[:PICTURES]:
             clip = data.clips[place]
             name = clip.id.replace("/", "-")
@@ -257,12 +257,12 @@ def draw(judgement: Judgement, model: str, config: Config, out: Path) -> None:
                 ]
             ):
                 raise RequestError(
-                    f"no picture could be drawn of {clip.path}: what was said above tells why."
+                    f"no picture could be drawn of {clip.path}: the message above says why."
                 )
 
 
 def main() -> int:
-    """Measure, draw and write."""
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="that build.py filled")
     parser.add_argument("--model", default="patchifier-paper")
@@ -271,9 +271,15 @@ def main() -> int:
     parser.add_argument(
         "--training-cache", type=Path, help="from which kriging learns; ROOT/cache-all if it exists"
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        reconstruct(asked.root.resolve(), asked.model, asked.side, asked.out, asked.training_cache)
+        reconstruct(
+            arguments.root.resolve(),
+            arguments.model,
+            arguments.side,
+            arguments.out,
+            arguments.training_cache,
+        )
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
@@ -290,11 +296,11 @@ def reconstruct(
         pretrain=replace(
             loaded.config.pretrain,
             mask_ratio=references.MASK_RATIO,
-            mask_ends=0.0,
-            target="augmented",
+            visible_span_ratio=0.0,
+            reconstruction_target="augmented",
         ),
     )
-    judgement = Judgement(root, side)
+    benchmark = BenchmarkSide(root, side)
     cache = training_cache or root / "cache-all"
     kriging = kriging_of(cache, config) if training_cache or cache.exists() else None
     if kriging is None:
@@ -302,7 +308,7 @@ def reconstruct(
             f"kriging is left out: there is no {cache} to learn from, and --training-cache names no other.",
             file=sys.stderr,
         )
-    rows = table(measure(judgement, loaded.model.eval(), config, kriging))
+    rows = table(measure(benchmark, loaded.model.eval(), config, kriging))
     found = lines(rows, list(rows[0]))
     with replaced_file(out / "table.md") as new:
         new.write_text("\n".join(found) + "\n", encoding="utf-8")
@@ -311,7 +317,7 @@ def reconstruct(
         {"weights": checkpoint.weights_hash(loaded.model), "side": side, "rows": rows},
     )
     print("\n".join(found))
-    draw(judgement, model, config, out)
+    draw(benchmark, model, config, out)
 
 
 if __name__ == "__main__":

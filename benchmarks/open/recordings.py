@@ -1,7 +1,7 @@
-"""Real music: which clips are of one track (retrieval), and, as diagnostics only, which game and which artist a track is from.
+"""Real music: retrieval of clips of the same track, and, as diagnostics only, the soundtrack and the artist of a track.
 
-The tracks of the bundled demo are the test side, so that one set of tracks stays out of pre-training instead of two. Each clip has its own
-level; all are written alike. What a first encoder did to a track stays audible, which is why soundtrack and artist prove nothing.
+The tracks of the bundled demo are the test side, so that one set of tracks is kept out of pre-training instead of two. Each clip has its own
+level, and all are encoded alike. The first encoder of a track stays audible, so soundtrack and artist prove nothing.
 """
 
 import csv
@@ -21,13 +21,13 @@ from patchifier.datasets import demo
 
 CLIP_S = 10.0
 CLIPS = {"train": 6, "valid": 6, "test": 4}  # of each track, as far as it is long enough
-EDGE_S = 2.0  # left out at both ends, where tracks fade
-TRIES = 8  # places looked at until one is not silent
+EDGE_S = 2.0  # excluded at both ends, where tracks fade
+TRIES = 8  # starts that are tried until one is not silent
 VALID = 0.2  # of a soundtrack's other tracks, if there are at least
 FEWEST_TRACKS = 5
 TRACKS_OF_ARTIST = 3  # on the training side, at least
 METADATA = ("rate", "channels", "kbps", "codec")
-COPIES = {  # tracks that hold the music of a track of the demo, found by fingerprint (unheard.py): neither heard nor asked, nor are those of the demo
+COPIES = {  # copies of a track of the demo, found by fingerprint (check_leaks.py): in no task and no training data, and neither are the demo's
     "recordings/starfighter-data/through_space": "recordings/singularity-music/through space",
     "recordings/naev-data/ambient2": "recordings/naev-data/ambient2_5",
 }
@@ -35,7 +35,7 @@ COPIES = {  # tracks that hold the music of a track of the demo, found by finger
 
 @dataclass(frozen=True)
 class Cut:
-    """A clip of a recording: where it may begin, the first place that is not silent being taken."""
+    """A clip of a recording; the first of its starts that is not silent is taken."""
 
     path: str
     source: str
@@ -53,7 +53,7 @@ class Cuts:
 
 
 def write_tasks(root: Path, tracks: Sequence[Track]) -> None:
-    """List the clips of this family, which :func:`cut_all` wrote."""
+    """Write the manifests of this family, whose clips :func:`cut_all` wrote."""
     drawn = draw(tracks)
     silent = [cut.path for cut, _ in drawn if not (root / cut.path).exists()]
     if silent:
@@ -65,7 +65,7 @@ def write_tasks(root: Path, tracks: Sequence[Track]) -> None:
 
 
 def cut_all(root: Path, cuts: Sequence[Cut], workers: int, progress: Callable[[str], Any]) -> None:
-    """Write clips, track by track; one that is silent wherever it may begin is not written."""
+    """Write clips, track by track; a clip whose starts are all silent is not written."""
     by_source: dict[str, list[Cut]] = {}
     for cut in cuts:
         by_source.setdefault(cut.source, []).append(cut)
@@ -79,9 +79,9 @@ def cut_all(root: Path, cuts: Sequence[Cut], workers: int, progress: Callable[[s
 
 
 def sides(tracks: Sequence[Track]) -> dict[str, str]:
-    """Side of each group: those of the demo's clips test, a share of each soundtrack's others validates."""
-    heard = demo_files()
-    tested = {track.group for track in tracks if (track.package, track.inside) in heard}
+    """Give each group a side: test for tracks of the demo, validation for a share of each soundtrack's others."""
+    of_demo = demo_files()
+    tested = {track.group for track in tracks if (track.package, track.inside) in of_demo}
     found = dict.fromkeys(tested, "test")
     for package in sorted({track.package for track in tracks}):
         rest = sorted(
@@ -96,7 +96,7 @@ def sides(tracks: Sequence[Track]) -> dict[str, str]:
 
 
 def demo_files() -> set[tuple[str, str]]:
-    """(package, file in it) of every track that the demo's clips are cut from."""
+    """Return (package, file in it) of every track of the demo's clips."""
     with (demo.ROOT / "clips.csv").open(newline="", encoding="utf-8") as stream:
         return {
             (row["source"].removeprefix("Debian package ").split()[0], row["source_file"])
@@ -105,7 +105,7 @@ def demo_files() -> set[tuple[str, str]]:
 
 
 def draw(tracks: Sequence[Track]) -> list[tuple[Cut, dict[str, Any]]]:
-    """Clips of every track, from equal stretches of it, none overlapping another."""
+    """Draw the clips of every track, one from each of equal stretches, without overlap."""
     where = sides(tracks)
     drawn = []
     for track in without_copies(tracks):
@@ -139,12 +139,12 @@ def draw(tracks: Sequence[Track]) -> list[tuple[Cut, dict[str, Any]]]:
 
 
 def without_copies(tracks: Sequence[Track]) -> list[Track]:
-    """Tracks whose music stands under no other name."""
+    """Return the tracks that have no copy under another name."""
     return [track for track in tracks if track.group not in (*COPIES, *COPIES.values())]
 
 
 def file_name(track: Track) -> str:
-    """Package, last folder and name of a track, for files of its clips."""
+    """Return package, last folder and name of a track, as file name of its clips."""
     return f"{track.package}/{'-'.join(Path(track.inside).with_suffix('').parts[-2:]).replace(' ', '_')}"
 
 
@@ -158,7 +158,7 @@ def _facts(track: Track) -> dict[str, Any]:
 
 
 def cut_out(root: Path, cuts: Cuts) -> str:
-    """Write the clips of one recording that are not there yet."""
+    """Write the missing clips of one recording."""
     waveform = audio.load(root / cuts.cuts[0].source)
     for cut in cuts.cuts:
         for start in () if (root / cut.path).exists() else cut.starts_s:
@@ -182,13 +182,13 @@ def tasks(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     alone = {group for group, count in Counter(row["group"] for row in rows).items() if count < 2}
     return {
         "retrieval": [row | {"target": row["group"]} for row in rows if row["group"] not in alone],
-        "soundtrack": told_apart(rows, "soundtrack"),
-        "artist": told_apart([row for row in rows if row["artist"]], "artist"),
+        "soundtrack": with_enough_groups(rows, "soundtrack"),
+        "artist": with_enough_groups([row for row in rows if row["artist"]], "artist"),
     }
 
 
-def told_apart(rows: Sequence[dict[str, Any]], label: str) -> list[dict[str, Any]]:
-    """Rows of labels that have several tracks to learn from and stand on every side."""
+def with_enough_groups(rows: Sequence[dict[str, Any]], label: str) -> list[dict[str, Any]]:
+    """Return the rows of labels with enough training tracks that are on every side."""
     groups: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         groups.setdefault((row[label], row["split"]), set()).add(row["group"])

@@ -1,9 +1,9 @@
-"""Take a trained model into the package: weights in half precision, and a card of what it heard, what it cost and what it can do.
+"""Copy a trained model into the package: weights in half precision, and a card of training data, cost and results.
 
     python benchmarks/open/release.py RUN/model NAME --root ROOT --scores JUDGED
 
-NAME is a section of release.toml, ROOT what build.py filled, JUDGED what judge.py wrote about this model. What it was trained on is read from
-its own facts and from RUN/run.json. Run again, with another table, it writes another card beside the same weights.
+NAME is a section of release.toml, ROOT the folder that build.py filled, JUDGED the folder that judge.py wrote about this model. The training data is
+read from the model's own facts and from RUN/run.json. With another table, the command writes another card beside the same weights.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pretraining
 import torch
-from card import Cost, Heard, masked_lines, portable, write_card
+from card import Cost, TrainingData, masked_lines, portable, write_card
 from groups import read_manifest
 from outcome import Outcome
 
@@ -43,7 +43,7 @@ def release(
     scores: Path | None = None,
     reconstruction: Path | None = None,
     before: Sequence[Path] = (),
-    heard_name: str = "",
+    list_name: str = "",
     home: Path = weights.ROOT,
 ) -> tuple[Path, str]:
     """Write a model folder of the package, whole or not at all.
@@ -53,45 +53,45 @@ def release(
     model : Path
         Model folder, its run's ``run.json`` beside it.
     name : str
-        Of the model; release.toml says in words what it is.
+        Name of the model; release.toml has its text.
     root : Path
-        That build.py filled, with the pre-training list.
+        Folder that build.py filled, with the list for pre-training.
     scores : Path
-        Folder that judge.py wrote; without it the card says that the model has not been judged.
+        Folder that judge.py wrote; without it the card says that there is no result.
     reconstruction : Path
         Folder that reconstruction.py wrote about this model; without it the card has no section about masked patches.
     before : sequence of Path
         Model folders that this one was started from, the first run first.
-    heard_name : str
-        Of the list in `root`; by default that of the data set that the model was trained on.
+    list_name : str
+        Name of the list in `root`; by default that of the data set that the model was trained on.
     home : Path
-        Where models lie.
+        Folder of the released models.
 
     Returns
     -------
     folder : Path
     moved : str
-        In words, how far half precision moves vectors.
+        How far half precision moves vectors, as text.
 
     Raises
     ------
     RequestError
-        If the model is too large or has a head, something about its training is not known, it heard what it must not have, or the table is about others.
+        If the model is too large or has a head, if its training is not fully known, if its training data has forbidden clips, or if the table is about others.
     """
-    # 1. what is known
-    words, held = read_words(name), checkpoint.load(model)
+    # 1. facts
+    texts, held = read_texts(name), checkpoint.load(model)
     chain = [*((folder, checkpoint.load(folder)) for folder in before), (model, held)]
     runs = [read_run(folder) for folder, _ in chain]
     named = [
         *(f"{each.facts.get('dataset')}.jsonl" for _, each in chain[:-1]),
-        heard_name or f"{held.facts.get('dataset')}.jsonl",
+        list_name or f"{held.facts.get('dataset')}.jsonl",
     ]
-    lists = [read_heard(root, each) for each in dict.fromkeys(named)]
-    heard = Heard(
+    lists = [read_list(root, each) for each in dict.fromkeys(named)]
+    data = TrainingData(
         " and ".join(each.name for each in lists),
         list({row["path"]: row for each in lists for row in each.rows}.values()),
     )
-    # 2. what must hold
+    # 2. checks
     for each, (folder, made) in zip(named, chain, strict=True):
         count, held_rows = (
             sum((made.facts.get("clips") or {}).values()),
@@ -104,15 +104,15 @@ def release(
     require_fit(model, held, runs)
     if not any((root / "tasks").glob("*.jsonl")):
         raise RequestError(
-            f"{root} has no tasks, expected what build.py made: without them nobody can tell that the model has not heard them."
+            f"{root} has no tasks, expected what build.py made: without them the training data cannot be checked for test clips."
         )
     pretraining.check(root, [each.name for each in lists])
-    table = read_table(scores, name, model) if scores else "Not judged yet."
+    table = read_table(scores, name, model) if scores else "No result yet."
     masked = read_reconstruction(reconstruction, held) if reconstruction else []
     # 3. files
     cost = count_cost(chain, runs)
     released = {
-        "name": name, "date": str(datetime.date.today()), "hours": round(heard.hours, 1), "list": heard.name, "clips heard": cost.clips,
+        "name": name, "date": str(datetime.date.today()), "hours": round(data.hours, 1), "list": data.name, "clips heard": cost.clips,
         "share of the paper": float(f"{cost.share:.2g}"), "minutes": round(cost.minutes, 1), "commit": commit(),
     }  # fmt: skip
     facts = portable(dict(held.facts)) | released
@@ -131,8 +131,8 @@ def release(
         card = write_card(
             name,
             Embedder(held.model, held.config),
-            words,
-            heard,
+            texts,
+            data,
             cost,
             table,
             masked,
@@ -144,16 +144,16 @@ def release(
     return home / name, moved
 
 
-# --- what is known ---
+# --- facts ---
 
 
-def read_words(name: str) -> dict[str, Any]:
-    """Section of release.toml, behind what holds for every model."""
+def read_texts(name: str) -> dict[str, Any]:
+    """Return the texts of a model in release.toml: its own, then those of every model."""
     sections = tomllib.loads((HERE / "release.toml").read_text(encoding="utf-8"))
     shared = sections.pop("all")
     if name not in sections:
         raise RequestError(
-            f"release.toml has no section {name!r}, expected one of {', '.join(sections)}: write there what it is and what it is bad at."
+            f"release.toml has no section {name!r}, expected one of {', '.join(sections)}: write its summary and its limits there."
         )
     return {key: [*sections[name].get(key, []), *texts] for key, texts in shared.items()} | {
         "summary": sections[name]["summary"]
@@ -161,7 +161,7 @@ def read_words(name: str) -> dict[str, Any]:
 
 
 def read_run(model: Path) -> dict[str, Any]:
-    """Facts of the run that a model came from."""
+    """Read the facts of the run that made a model."""
     path = model.resolve().parent / "run.json"
     if not path.exists():
         raise RequestError(
@@ -170,8 +170,8 @@ def read_run(model: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_heard(root: Path, name: str) -> Heard:
-    """A pre-training list whose every row says how long it is, what it is and under which licence."""
+def read_list(root: Path, name: str) -> TrainingData:
+    """Read a list for pre-training; every row needs its length, kind and licence."""
     lists = sorted(path.name for path in root.glob("pretraining*.jsonl"))
     if name not in lists:
         raise RequestError(
@@ -190,29 +190,29 @@ def read_heard(root: Path, name: str) -> Heard:
             raise RequestError(
                 f"{name}: {row.get('path')} does not say its {', '.join(sorted(lacks))}, expected a list that build.py wrote."
             )
-    return Heard(name, rows)
+    return TrainingData(name, rows)
 
 
 def read_table(scores: Path, name: str, model: Path) -> str:
-    """The judge's tables, with this model by its name."""
+    """Return the tables that judge.py wrote, with this model under its released name."""
     if not (scores / "results.json").exists():
         raise RequestError(
             f"{scores} holds no results.json, expected a folder that judge.py wrote."
         )
     found = json.loads((scores / "results.json").read_text(encoding="utf-8"))
-    asked = {row["encoder"]: [row["encoder"]] for row in found["scores"]} | found.get("runs", {})
+    rows = {row["encoder"]: [row["encoder"]] for row in found["scores"]} | found.get("runs", {})
     ours = [
         row
-        for row, specs in asked.items()
+        for row, specs in rows.items()
         if any(Path(spec).resolve() == model.resolve() for spec in specs)
-    ] or [row for row in asked if row == name]
+    ] or [row for row in rows if row == name]
     if not ours:
         raise RequestError(
-            f"{scores} is not about {name}, expected a judgement with --encoders {model} or {name}."
+            f"{scores} is not about {name}, expected a run of judge.py with --encoders {model} or {name}."
         )
-    if len(ours) > 1 or (name in asked and name not in ours):
+    if len(ours) > 1 or (name in rows and name not in ours):
         raise RequestError(
-            f"{scores} has several rows that would be called {name}: {', '.join({*ours, name} & asked.keys())}. Judge without the others."
+            f"{scores} has several rows that would be called {name}: {', '.join({*ours, name} & rows.keys())}. Run judge.py without the others."
         )
 
     def named(value: Any) -> Any:
@@ -221,7 +221,7 @@ def read_table(scores: Path, name: str, model: Path) -> str:
         if isinstance(value, list):
             return [named(each) for each in value]
         if isinstance(value, str):
-            for spec in (*ours, *asked[ours[0]]):  # a row, or a note about it
+            for spec in (*ours, *rows[ours[0]]):  # a row, or a note about it
                 value = (
                     name
                     if value == spec
@@ -236,7 +236,7 @@ def read_table(scores: Path, name: str, model: Path) -> str:
 
 
 def read_reconstruction(folder: Path, held: Checkpoint) -> list[str]:
-    """Lines of the card about masked patches, as reconstruction.py measured them with these weights."""
+    """Return the card's section about masked patches, if reconstruction.py measured these weights."""
     try:
         found = json.loads((folder / "reconstruction.json").read_text(encoding="utf-8"))
     except OSError as error:
@@ -251,7 +251,7 @@ def read_reconstruction(folder: Path, held: Checkpoint) -> list[str]:
 
 
 def commit() -> str:
-    """Of this code, and whether it was changed since; models and their stored vectors apart."""
+    """Return the commit of this code, and whether it was changed since, models and their stored vectors excluded."""
     where = ["git", "-C", str(HERE.parents[1])]
     head = subprocess.run(
         [*where, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
@@ -278,7 +278,7 @@ def commit() -> str:
 
 
 def count_cost(chain: Sequence[tuple[Path, Checkpoint]], runs: Sequence[Mapping[str, Any]]) -> Cost:
-    """Steps, clips and minutes of all runs."""
+    """Count the steps, clips and minutes of all runs."""
     steps: dict[str, int] = {}
     clips = 0
     for _, held in chain:
@@ -286,16 +286,16 @@ def count_cost(chain: Sequence[tuple[Path, Checkpoint]], runs: Sequence[Mapping[
             if fact.startswith(STEPS):
                 stage = fact.removeprefix(STEPS)
                 steps[f"stage {stage}"] = steps.get(f"stage {stage}", 0) + count
-                clips += count * getattr(held.config.pretrain, f"stage_{stage}").batch
+                clips += count * getattr(held.config.pretrain, f"stage_{stage}").batch_size
     machines = tuple(dict.fromkeys(str(run.get("machine")) for run in runs))
     return Cost(steps, clips, sum(run["seconds"] for run in runs) / 60, machines)
 
 
-# --- what must hold ---
+# --- checks ---
 
 
 def require_fit(model: Path, held: Checkpoint, runs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a model that is too large or answers a task, or whose training is not all there."""
+    """Refuse a model that is too large or fine-tuned, or whose training is not fully known."""
     count = held.model.parameter_count()
     if count > LARGEST_PARAMETERS:
         raise RequestError(
@@ -319,7 +319,7 @@ def require_fit(model: Path, held: Checkpoint, runs: Sequence[Mapping[str, Any]]
 
 
 def compare_vectors(whole: Checkpoint, half: Checkpoint, clips: int = 14) -> str:
-    """How far half precision moves the vectors of bundled clips."""
+    """Measure how far half precision moves the vectors of bundled clips."""
     paths = [clip.path for clip in datasets.load("demo").clips][:: 112 // clips]
     one, two = (
         Embedder(held.model, held.config).embed(paths).astype(np.float64) for held in (whole, half)
@@ -333,8 +333,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, help="model folder, where training left it")
-    parser.add_argument("name", help="of the released model; a section of release.toml")
+    parser.add_argument("model", type=Path, help="model folder that training wrote")
+    parser.add_argument("name", help="name of the released model; a section of release.toml")
     parser.add_argument("--root", type=Path, required=True, help="folder that build.py filled")
     parser.add_argument("--scores", type=Path, help="folder that judge.py wrote about this model")
     parser.add_argument(
@@ -352,23 +352,23 @@ def main() -> int:
         default="",
         help="name of the pre-training list in ROOT (that of the model's data set)",
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     try:
         folder, moved = release(
-            asked.model,
-            asked.name,
-            asked.root,
-            scores=asked.scores,
-            reconstruction=asked.reconstruction,
-            before=asked.before,
-            heard_name=asked.heard,
+            arguments.model,
+            arguments.name,
+            arguments.root,
+            scores=arguments.scores,
+            reconstruction=arguments.reconstruction,
+            before=arguments.before,
+            list_name=arguments.heard,
         )
     except RequestError as error:
         print(error, file=sys.stderr)
         return 2
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 1e6:.1f} MB; half precision {moved}.")
-    print(f"Next: python tests/golden/make.py {asked.name}")
+    print(f"Next: python tests/golden/make.py {arguments.name}")
     return 0
 
 

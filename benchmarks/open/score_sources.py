@@ -1,7 +1,7 @@
-"""The scores that music21 ships: which there are, and their notes and labels as plain rows.
+"""The scores in music21: their list, and their notes and labels as plain rows.
 
-A fifth of the pieces is reserved and never parsed. Key and mode are those notated; where a file's own mark is a writer's default, the
-notes decide between its candidates, and `key_source` says so: judge key and mode only where it is "notated" and the clip's notes agree.
+A fifth of the pieces is reserved and never parsed. Key and mode are those notated. Where the mark in a file is only a program's default, the
+notes decide between its candidates, and `key_source` says so: use key and mode only where it is "notated" and the notes of the clip agree.
 """
 
 import glob
@@ -29,7 +29,7 @@ TUNE = re.compile(r"(?m)^(?=X:)")
 
 @dataclass(frozen=True)
 class Collection:
-    """One class: files of music21's corpus, how many parts its pieces have, and whether its terms allow any use."""
+    """A class: files of music21's corpus, the number of parts of its pieces, and whether its terms allow any use."""
 
     pattern: str
     polyphonic: bool
@@ -77,7 +77,7 @@ class Source:
 
 
 def parse(name: str, out: Path) -> int:
-    """Parse a collection's pieces into OUT/NAME.jsonl.gz, unless that is there; the number of pieces."""
+    """Parse a collection's pieces into OUT/NAME.jsonl.gz, unless it exists; return the number of pieces."""
     path = out / f"{name}.jsonl.gz"
     if not path.exists():
         rows = list(_rows(name))
@@ -93,13 +93,13 @@ def read(name: str, out: Path) -> list[dict[str, Any]]:
     for piece in pieces:
         if reserved_piece(piece["group"]):
             raise RequestError(
-                f"{out / name}: piece {piece['group']!r} is reserved for a final judgement: delete the file and build again."
+                f"{out / name}: piece {piece['group']!r} is reserved for a final evaluation: delete the file and build again."
             )
     return pieces
 
 
 def _rows(name: str) -> Any:
-    """Pieces in an order that hashes decide, up to :data:`PIECES`; what cannot be parsed or has other parts is passed over."""
+    """Pieces in the order of their hashes, up to :data:`PIECES`; broken files and pieces with another number of parts are skipped."""
     warnings.simplefilter("ignore")
     free = [source for source in sources(name) if not reserved_piece(source.group)]
     found = 0
@@ -188,7 +188,7 @@ def _parsed(name: str, source: Source) -> dict[str, Any]:
         raise ValueError("too few notes, or out of range")
     first = notes[0][0]
     for note in notes:
-        note[0] = round(note[0] - first, 4)  # leading rests go
+        note[0] = round(note[0] - first, 4)  # leading rests are removed
     metres = abc_metres(source.tune) if source.tune else _metres(flat, first)
     keys = _keys(flat, first)
     number = dice(source.group if source.tune else source.file, source.tune).integers(2**40)
@@ -249,7 +249,7 @@ def _metres(flat: Any, first: float) -> list[list[Any]]:
 
 
 def abc_metres(tune: str) -> list[list[Any]]:
-    """A tune's M: fields (music21 also reports pick-ups as metres); where a second stands is not looked up: it only marks the tune as changing."""
+    """A tune's M: fields (music21 also reports pick-ups as metres); the position of a second one is not read: it only marks the tune as changing."""
     names = [
         {"C": "4/4", "C|": "2/2"}.get(each.strip(), each.strip())
         for each in re.findall(r"(?m)(?:^M:|\[M:)[ \t]*([^\]%\n]*)", tune)
@@ -305,7 +305,7 @@ def key_strengths(notes: list[list[Any]]) -> np.ndarray:
 
 
 def key_of(name: str, notes: list[list[Any]], signature: list[Any] | None) -> tuple[int, str, str]:
-    """Tonic, mode ("" if nobody can tell) and where they come from, of notes under a row of `keys`."""
+    """Tonic, mode ("" if it is unknown) and where they come from, of notes under a row of `keys`."""
     strengths = key_strengths(notes)
     if signature is None:
         mode, tonic = np.unravel_index(int(np.nanargmax(strengths)), strengths.shape)

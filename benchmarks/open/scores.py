@@ -1,7 +1,7 @@
-"""Scores through SoundFonts: collection, mode, key, tonic, metre and onset rate, with timbre, speed, key and level drawn independently of all.
+"""Scores through SoundFonts: collection, mode, key, tonic, metre and onset rate, with timbre, speed, key and level drawn independently.
 
-What is left to tell collections apart is melody, harmony, rhythm, the number of parts and the register; where parts enter too, short
-pieces that begin again. Collections of one part and of several are judged apart.
+Collections still differ in melody, harmony, rhythm, number of parts and register, in the entries of the parts, and in short pieces that begin
+again. Collections of one part and of several parts are two tasks.
 """
 
 import math
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import score_sources
+from duplicate_pieces import without_duplicates
 from groups import balanced, deal, dice, write_manifest
 from score_sources import COLLECTIONS, key_of
 from sound import PRE_ROLL_S, PROGRAMS, Note, Sound, draw_finish, render_all, soundfont_for
-from twins import without_twins
 
 CLIP_S = 10.0
 ONSETS_PER_S = (2.0, 5.5)
@@ -27,9 +27,9 @@ MIDI_CHANNELS = [channel for channel in range(16) if channel != 9]
 def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
     """Draw, render and list the clips of this family."""
     pieces = dealt(root)
-    kept = without_twins(pieces)
+    kept = without_duplicates(pieces)
     print(
-        f"scores: {len(pieces) - len(kept)} of {len(pieces):,} pieces are left out, since they train, or are judged, under another name too",
+        f"scores: {len(pieces) - len(kept)} of {len(pieces):,} pieces are left out, since they train or test under another name too",
         flush=True,
     )
     drawn = [draw(piece, side) for piece, side in kept]
@@ -39,7 +39,7 @@ def build(root: Path, workers: int, progress: Callable[[str], Any]) -> None:
 
 
 def dealt(root: Path) -> list[tuple[dict[str, Any], str]]:
-    """Every piece with its side."""
+    """Return every piece with its side."""
     found = []
     for name in COLLECTIONS:
         pieces = score_sources.read(name, root / "work" / "scores")
@@ -49,7 +49,7 @@ def dealt(root: Path) -> list[tuple[dict[str, Any], str]]:
 
 
 def draw(piece: dict[str, Any], side: str) -> tuple[Sound, dict[str, Any]]:
-    """The clip of a piece and what is known of it."""
+    """Return the clip of a piece and its labels."""
     sound, place = perform(piece, f"clips/scores/{piece['id']}.ogg", soundfont_for(side), CLIP_S)
     return sound, describe(piece, sound, place) | {"split": side}
 
@@ -57,7 +57,7 @@ def draw(piece: dict[str, Any], side: str) -> tuple[Sound, dict[str, Any]]:
 def perform(
     piece: dict[str, Any], path: str, soundfont: str, seconds: float
 ) -> tuple[Sound, dict[str, float]]:
-    """Draw everything about a clip of a piece, from its path alone: the sound, and where it lies in the score."""
+    """Draw everything of a clip from its path alone; return the sound, and its place in the score."""
     generator = dice("perform", path)
     rate = math.exp(generator.uniform(*np.log(ONSETS_PER_S)))
     quarters_per_s = rate / (piece["onsets"] / piece["quarters"])
@@ -107,19 +107,19 @@ def perform(
 
 
 def playable(pitch: int, program: int) -> int:
-    """The pitch, or as many octaves lower as a preset needs to sound at all."""
+    """Return the pitch, or a lower octave of it if the preset is silent there."""
     while pitch > HIGHEST.get(program, 115):
         pitch -= 12
     return pitch
 
 
 def describe(piece: dict[str, Any], sound: Sound, place: dict[str, float]) -> dict[str, Any]:
-    """Labels of a clip; "" where nobody can tell. `onsets` counts the moments at which notes start."""
+    """Labels of a clip; "" where unknown. `onsets` counts the moments at which notes start."""
     name = piece["collection"]
-    heard = [note for note in piece["notes"] if place["first"] <= note[0] < place["last"]]
+    sounding = [note for note in piece["notes"] if place["first"] <= note[0] < place["last"]]
     tonic, mode, source = key_of(name, piece["notes"], in_force(piece["keys"], place["first"]))
     steady = constant(piece["keys"], place["first"], place["last"])
-    agrees = len(heard) > 3 and key_of(name, heard, None)[:2] == (tonic, mode)
+    agrees = len(sounding) > 3 and key_of(name, sounding, None)[:2] == (tonic, mode)
     certain = source == "notated" and steady and agrees and mode in ("major", "minor")
     sounding = NAMES[(tonic + int(place["transposed"])) % 12]
     metre = in_force(piece["metres"], place["first"])
@@ -137,7 +137,7 @@ def describe(piece: dict[str, Any], sound: Sound, place: dict[str, float]) -> di
 
 
 def moments(times_s: Sequence[float]) -> list[float]:
-    """Times more than 40 ms apart: jitter within a chord makes one onset, not several."""
+    """Select times more than 40 ms apart, so that the jitter of a chord is one onset."""
     apart: list[float] = []
     for time in sorted(times_s):
         if not apart or time - apart[-1] > 0.04:
@@ -146,7 +146,7 @@ def moments(times_s: Sequence[float]) -> list[float]:
 
 
 def in_force(changes: Sequence[list[Any]], quarter: float) -> list[Any] | None:
-    """The last change at or before a moment; the first, if all are later."""
+    """Return the last change at or before a position; the first, if all are later."""
     before = [change for change in changes if change[0] <= quarter + 1e-6]
     return before[-1] if before else (changes[0] if changes else None)
 

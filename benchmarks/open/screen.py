@@ -1,15 +1,14 @@
-"""Screen the rows of docs/objectives.md on one small unit: every recipe the same processor time, one judgement of what was learnt.
+"""Compare the recipes of docs/objectives.md at one small size: the same processor time for each, then one evaluation.
 
     python benchmarks/open/screen.py ROOT --out runs/screen [--minutes 2.5] [--seeds 0,1,2] [--recipes paper,workers,...]
 
-The unit: width 192, 4 layers that normalise before, sequences of 10 s, stage II alone, no dropout, one schedule of the learning rate, one
-thread; the recipe decides everything else. base-paper stays as it is, both stages at its own rate. How many steps the time buys is measured
-before each run. Vectors are mean and deviation of the last layer and nothing besides, judged on the validation side. Run it again after an
-interruption: finished runs are kept. Differences below four points of the endpoint say nothing with one seed.
+The common setting: width 192, 4 pre-norm layers, sequences of 10 s, stage II alone, no dropout, one schedule of the learning rate, one thread; the
+recipe decides everything else. base-paper keeps both stages and its own rate. The number of steps in the given time is measured before each run.
+Vectors are mean and deviation of the last layer alone, evaluated on the validation side. Run it again after an interruption: finished runs are kept.
+Differences below four points of the endpoint say nothing with one seed.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -54,41 +53,45 @@ TIMED_STEPS = 5
 SCHEDULE = {
     "learning_rate": 1e-3,
     "schedule": "cosine",
-    "warm_up_steps": 50,
-    "clip_norm": 1.0,
+    "warmup_steps": 50,
+    "max_grad_norm": 1.0,
     "weight_decay": 0.05,
 }
 
 
 def unit(recipe: str, seed: int) -> Config:
-    """A recipe on the unit."""
+    """Return the config of a recipe in the common setting."""
     config = update(Config(), read_changes(RECIPES / f"{recipe}.json"))
-    patch_s = config.model.frames * config.spectrogram.frame_s
+    patch_s = config.model.patch_frames * config.spectrogram.frame_s
     patches = round(SECONDS / patch_s)
     whole = config.pretrain.stage_two_patches == "whole"
     changes = {
         "model": {
-            "width": WIDTH,
-            "layers": LAYERS,
-            "readout": 0,
-            "components": [0, 0],
-            "positions": config.model.positions if whole else patches,
+            "embed_dim": WIDTH,
+            "n_layers": LAYERS,
+            "max_patches": config.model.max_patches if whole else patches,
         },
-        "pretrain": {"patches": patches, "seed": seed},
-        "embed": {"pooling": "mean+std", "layers": [-1], "summaries": []},
+        "pretrain": {"n_patches": patches, "seed": seed},
+        "embed": {
+            "pooling": "mean+std",
+            "layers": [-1],
+            "summaries": [],
+            "whiten": False,
+            "n_components": 0,
+        },
     }
     if recipe != AS_IT_IS:
-        changes["model"] |= {"norm": "before", "dropout": 0.0}
+        changes["model"] |= {"norm_first": True, "dropout": 0.0}
         changes["pretrain"] |= {"stages": "two", "stage_two": SCHEDULE}
     return update(config, changes)
 
 
 def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
-    """Processor time of a step, measured on a model that is thrown away."""
+    """Processor time of a step, measured on a temporary model."""
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(data, split(data, settings).slices, config, stage, training)
-    module = stage_module(stage, accelerate(Patchifier(config.model)), batches, config).train()
+    module = stage_module(stage, accelerate(Patchifier(config)), batches, config).train()
     loss, optimiser = (
         stage_loss(stage, settings),
         torch.optim.AdamW(module.parameters(), fused=True),
@@ -107,19 +110,19 @@ def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
 
 
 def with_steps(config: Config, data: Cache, seconds: float) -> Config:
-    """As many steps as the time buys; half of it for each stage, where there are two."""
+    """Set the number of steps that fits into the time; of two stages each gets half."""
     stages = ("one", "two") if config.pretrain.stages == "both" else (config.pretrain.stages,)
     changes = {}
     for stage in stages:
         steps = max(20, round(seconds / len(stages) / seconds_per_step(stage, data, config)))
-        warm_up = min(getattr(config.pretrain, f"stage_{stage}").warm_up_steps, steps // 20)
-        changes[f"stage_{stage}"] = {"steps": steps, "warm_up_steps": warm_up}
+        warm_up = min(getattr(config.pretrain, f"stage_{stage}").warmup_steps, steps // 20)
+        changes[f"stage_{stage}"] = {"steps": steps, "warmup_steps": warm_up}
     most = max(each["steps"] for each in changes.values())
     return update(config, {"pretrain": {**changes, "validate_every": most}})
 
 
 def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path:
-    """Train a row on the unit, or go on; returns its model folder."""
+    """Train a recipe in the common setting, or resume; return its model folder."""
     folder = out / f"{recipe}-{seed}"
     if (folder / "model").exists():
         return folder / "model"
@@ -127,9 +130,7 @@ def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path
     data = Cache(root / "cache-all").require(config.spectrogram)
     begun = folder / "config.json"
     config = (
-        update(config, json.loads(begun.read_text(encoding="utf-8")))
-        if begun.exists()
-        else with_steps(config, data, seconds)
+        update(config, read_changes(begun)) if begun.exists() else with_steps(config, data, seconds)
     )
     started = time.process_time()
     model = pretrain(root / "cache-all", folder, config=config, device="cpu", resume=begun.exists())
@@ -146,7 +147,7 @@ def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path
 
 
 def require_budget(out: Path, minutes: float) -> None:
-    """Refuse to put runs of another budget beside those that are there."""
+    """Refuse runs of another budget in the same folder."""
     held = out / "minutes.txt"
     if held.exists() and float(held.read_text()) != minutes:
         raise RequestError(
@@ -157,7 +158,7 @@ def require_budget(out: Path, minutes: float) -> None:
 
 
 def main() -> int:
-    """Train what is not there yet, then judge all."""
+    """Train the missing runs, then evaluate all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "root",
@@ -172,14 +173,17 @@ def main() -> int:
         help="with commas between them; a row of the table is the mean of all",
     )
     parser.add_argument("--recipes", default=",".join(ROWS))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    recipes, seeds = asked.recipes.split(","), [int(seed) for seed in asked.seeds.split(",")]
+    recipes, seeds = (
+        arguments.recipes.split(","),
+        [int(seed) for seed in arguments.seeds.split(",")],
+    )
     try:
-        require_budget(asked.out, asked.minutes)
+        require_budget(arguments.out, arguments.minutes)
         models = {
             recipe: [
-                str(train(recipe, asked.root, asked.out, 60 * asked.minutes, seed))
+                str(train(recipe, arguments.root, arguments.out, 60 * arguments.minutes, seed))
                 for seed in seeds
             ]
             for recipe in recipes
@@ -193,19 +197,19 @@ def main() -> int:
         for recipe in dict.fromkeys((recipes[-1], recipes[0]))
     ]
     encoders = ",".join([*rows, "mel-stats"])
-    judged = subprocess.run(
+    evaluation = subprocess.run(
         [
             sys.executable,
             str(HERE / "judge.py"),
-            str(asked.root),
+            str(arguments.root),
             "--encoders",
             encoders,
             "--out",
-            str(asked.out / "judged"),
+            str(arguments.out / "judged"),
         ],
         check=False,
     )
-    return judged.returncode
+    return evaluation.returncode
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Notes through a SoundFont, and the one way in which every clip is written.
+"""Render notes by a SoundFont, and write every clip in the same way.
 
-Timbre, tuning and level never hang on a label: they are drawn by who asks, from words that do not hold it.
+Timbre, tuning and level never depend on a label: the caller draws them from words without the label.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from patchifier.io import replaced_file
 SAMPLE_RATE = 22_050
 SYNTH_RATE = 44_100  # a SoundFont played at 22,050 Hz aliases
 DRUMS = 9  # channel
-PRE_ROLL_S = 1.5  # played and cut off, so that a clip begins amid the music
+PRE_ROLL_S = 1.5  # rendered and cut off, so that a clip begins in the middle of the music
 TUNING_CENTS = 50.0
 LEVEL_DB = (-24.0, -16.0)  # root mean square
 PEAK = 0.98
@@ -31,7 +31,7 @@ SEEN, UNSEEN = (
     "csound-soundfont/usr/share/sounds/sf2/sf_GMbank.sf2",
 )
 
-# General MIDI programs that hold a line at any pitch: no drums, effects or drones.
+# General MIDI programs that sustain at any pitch: no drums, effects or drones.
 PROGRAMS = (
     0, 1, 4, 6, 7, 8, 11, 12, 13, 16, 19, 21, 22, 24, 25, 26, 32, 40, 41, 42, 46, 48, 49, 52, 56, 57, 58, 60, 61, 64, 65, 66, 68, 70, 71, 72, 73, 74, 75,
     79, 80, 81, 88, 89, 104, 105, 107, 108, 110,
@@ -51,12 +51,12 @@ class Note:
 
 @dataclass(frozen=True)
 class Sound:
-    """All that decides a rendered clip.
+    """Everything that determines a rendered clip.
 
     Parameters
     ----------
     path : str
-        Of the clip below the root.
+        Path of the clip below the root.
     soundfont : str
         Below ROOT/deb: :data:`SEEN` or :data:`UNSEEN`.
     programs : dict of int
@@ -76,7 +76,7 @@ class Sound:
 
 
 def soundfont_for(side: str) -> str:
-    """SoundFont of a side: the test hears one that nobody trained or tuned on."""
+    """Return the SoundFont of a side; that of the test is in no training or validation data."""
     return UNSEEN if side == "test" else SEEN
 
 
@@ -92,7 +92,7 @@ def draw_finish(generator: np.random.Generator) -> dict[str, float]:
 
 
 class Player:
-    """A SoundFont that is loaded once and plays one clip after another."""
+    """A SoundFont that is loaded once and renders one clip after another."""
 
     def __init__(self, path: Path) -> None:
         import tinysoundfont
@@ -121,7 +121,7 @@ class Player:
 
     def _begin(self, sound: Sound) -> None:
         self.synth.sounds_off()
-        self._generate(SYNTH_RATE // 10)  # what the clip before left fades
+        self._generate(SYNTH_RATE // 10)  # the end of the clip before fades
         self.synth.program_select(DRUMS, self.number, 128, 0, True)
         for channel, program in sound.programs.items():
             self.synth.program_select(channel, self.number, 0, program)
@@ -145,7 +145,7 @@ def _events(notes: Sequence[Note]) -> list[tuple[int, bool, Note]]:
 
 
 def finish(waveform: np.ndarray, rate: int, seconds: float, level_db: float) -> np.ndarray:
-    """The last `seconds` of a waveform at 22,050 Hz, at this level unless its peaks forbid it."""
+    """Return the last `seconds` of a waveform at 22,050 Hz, at this level or, if it would clip, below it."""
     samples = round(seconds * SAMPLE_RATE)
     waveform = (
         waveform
@@ -177,7 +177,7 @@ _players: dict[Path, Player] = {}
 
 
 def render(root: Path, sound: Sound) -> str:
-    """Play and write one clip, unless it is there; its path."""
+    """Render and write one clip, unless it exists; return its path."""
     target = root / sound.path
     if not target.exists():
         path = root / "deb" / sound.soundfont
@@ -195,12 +195,12 @@ def render_all(
     progress: Callable[[str], Any],
     work: Callable[[Path, Any], str] = render,
 ) -> None:
-    """Write clips in processes; those that are there are not made again.
+    """Write the missing clips in processes.
 
     Raises
     ------
     RequestError
-        If one killed the process that made it.
+        If a clip killed its process.
     """
     missing = sorted(
         (sound for sound in sounds if not (root / sound.path).exists()),
@@ -212,7 +212,9 @@ def render_all(
         zip(missing, jobs.run(_render, batches, workers=workers, shared=root), strict=True), 1
     ):
         if note != sound.path:  # a silent clip is not written, and is no fault
-            raise RequestError(f"{sound.path} could not be made: {note}. Run the same command again.")
+            raise RequestError(
+                f"{sound.path} could not be made: {note}. Run the same command again."
+            )
         shown(number, len(missing), note)
 
 

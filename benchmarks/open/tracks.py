@@ -1,6 +1,6 @@
-"""The music in the unpacked packages of free games: which files are tracks, whose they are, and under which licence.
+"""List the music in the unpacked packages of free games: tracks, artists and licences.
 
-A track is a file of 25 s or more outside folders of effects and speech. Songs of Frets on Fire come as stems, which are added up. The
+A track is a file of 25 s or more outside folders of effects and speech. Songs of Frets on Fire are stems, which are added. The
 artist is, in this order: that of a side file (album.json, .music), of the file's own tags, of its name, the one holder that the
 copyright file names for exactly this file, or of the whole package where one person made it.
 """
@@ -77,9 +77,9 @@ class Track:
     group : str
         Variants of one song share it.
     artist, title, licence : str
-        "" where nothing says.
+        "" where unknown.
     seconds, rate, channels, kbps, codec
-        What the file says about itself.
+        Properties of the file.
     """
 
     path: str
@@ -97,7 +97,7 @@ class Track:
 
 
 def list_tracks(root: Path, packages: Sequence[str]) -> list[Track]:
-    """All tracks of these packages, which lie unpacked in ROOT/deb."""
+    """List all tracks of these packages, which are unpacked in ROOT/deb."""
     return [track for package in packages for track in _of_package(root, package)]
 
 
@@ -122,7 +122,7 @@ def _of_package(root: Path, package: str) -> Iterator[Track]:
 
 
 def _files(root: Path, package: str) -> Iterator[tuple[Path, str]]:
-    """Files of music, and where each stands in its package; links are passed over, for they name the same music again."""
+    """List the files of music with their paths in the package; links are skipped, since they repeat a file."""
     folder = root / "deb" / package
     stems: dict[Path, list[Path]] = {}
     for place, _, names in os.walk(folder):
@@ -157,7 +157,7 @@ def _files(root: Path, package: str) -> Iterator[tuple[Path, str]]:
 
 
 def mix(stems: Sequence[Path], out: Path) -> None:
-    """Add up stems; peaks above full scale turn everything down."""
+    """Add stems; if the sum clips, lower the level of all."""
     total = np.zeros((0, 2), np.float32)
     for path in stems:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -171,7 +171,7 @@ def mix(stems: Sequence[Path], out: Path) -> None:
 
 
 def song(package: str, stem: str) -> str:
-    """Group of a track: a fast lap, a remix, an old take belong to the song itself."""
+    """Return the group of a track: a fast lap, a remix or an old take belongs to its song."""
     name = re.sub(r"(_fast|_f|_remix|_remake|_enhanced|[_-]old|_revisited|_)$", "", stem.lower())
     return f"recordings/{package}/{re.sub('_remake$', '', name)}"
 
@@ -195,7 +195,7 @@ def _artist(package: str, stem: str, tags: dict[str, str], paragraph: dict[str, 
 
 
 def one_spelling(artist: str) -> str:
-    """Canonical name: without addresses, one for all ways in which an artist is written."""
+    """Return one spelling of an artist's name, without addresses."""
     low = artist.lower().strip()
     found = next((name for part, name in CONTAINED.items() if part in low), "")
     plain = (

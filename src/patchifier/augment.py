@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier.config import AugmentConfig, SpectrogramConfig
+from patchifier.config import PITCH_PER_OCTAVE, AugmentConfig, SpectrogramConfig
 from patchifier.filters import mel_edges_hz
 
 Layout = Literal["independent", "one", "consecutive", "whole"]
-NO_AUGMENTATION = AugmentConfig(scale=(1.0, 1.0), intensity=(1.0, 1.0), intensity_per="spectrogram")
+NO_AUGMENTATION = AugmentConfig(
+    time_stretch=(1.0, 1.0), intensity=(1.0, 1.0), intensity_per="spectrogram"
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def draw(
     -------
     Draw
     """
-    B, (low, high) = len(frames), config.scale
+    B, (low, high) = len(frames), config.time_stretch
     first_of = np.arange(B) // 2 * 2 if pairs else np.arange(B)
     scale = generator.uniform(low, high, B)[first_of]
     placement = generator.random((B, patches if layout == "independent" else 1))
@@ -121,7 +123,7 @@ def draw(
         present = order < counts[:, None]
     keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
     pitch = (
-        generator.uniform(*config.pitch, B)[first_of] if config.shifts_pitch else None
+        generator.uniform(*config.pitch_shift, B)[first_of] if config.shifts_pitch else None
     )  # last, so that nothing else changes with it
     return Draw(scale, starts, present, lengths, keys, pitch)
 
@@ -136,10 +138,10 @@ def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
         centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres))
     )  # (B, mel bands)
     higher = (
-        np.arange(config.pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12
+        np.arange(config.n_pitch_bands) - pitch[:, None] * PITCH_PER_OCTAVE / 12
     )  # (B, pitch bands)
     return np.concatenate(
-        [mel, config.mel_bands + higher.clip(0, max(0, config.pitch_bands - 1))], axis=1
+        [mel, config.n_mels + higher.clip(0, max(0, config.n_pitch_bands - 1))], axis=1
     ).astype(np.float32)
 
 

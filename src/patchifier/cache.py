@@ -12,6 +12,7 @@ Every file is written beside and renamed into place. A build that is killed lose
 A clip whose audio and settings have not changed is not decoded again.
 """
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -31,12 +32,21 @@ import torch
 from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
 from patchifier.datasets import Clip, Dataset
-from patchifier.io import Progress, replaced_file, silent, write_skipped
+from patchifier.io import (
+    Progress,
+    parse_json,
+    read_text,
+    replaced_file,
+    require_file,
+    silent,
+    write_skipped,
+)
 from patchifier.tasks import Task
 
 FORMAT = 1
 SHARD_FRAMES = 2**18  # 34 MB of float16 at 64 bands, 100 minutes
 SHARD_S = 30.0  # a shard is closed at least this often, so that a kill costs little
+AGAIN = "run the same 'patchifier prepare' again, or copy the cache again."
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def prepare(
 def _prepare(
     dataset: Dataset, out: Path, config: SpectrogramConfig, workers: int, progress: Progress
 ) -> Prepared:
-    on_disk = _shard_rows(out)
+    on_disk = _shard_rows(out, config)
     known = {row["key"]: row for row in on_disk}
     keys = {
         row["clip"]: row["key"] for row in on_disk
@@ -148,11 +158,15 @@ def _claim(out: Path, config: SpectrogramConfig) -> None:
 
 def _settings(path: Path) -> SpectrogramConfig:
     facts = read_changes(path / "cache.json")
-    if facts.get("format", FORMAT + 1) > FORMAT:
+    form = facts.get("format")
+    if not isinstance(form, int) or form > FORMAT:
         raise RequestError(
-            f"{path} has format {facts.get('format')}, this version reads up to {FORMAT}: pip install -U patchifier."
+            f"{path} has format {form}, this version reads up to {FORMAT}: pip install -U patchifier."
         )
-    return update(SpectrogramConfig(), facts["spectrogram"], where="spectrogram")
+    settings = facts.get("spectrogram")
+    if not isinstance(settings, dict):
+        raise RequestError(f"{path / 'cache.json'} has no settings of a spectrogram: {AGAIN}")
+    return update(SpectrogramConfig(), settings, where="spectrogram")
 
 
 def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Path) -> None:
@@ -191,14 +205,16 @@ def _decode_clip(config: SpectrogramConfig, clip: Clip, known: str | None) -> _D
         blocks = audio.blocks(
             clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s
         )
-        log_mel = spectrogram.log_mel_of_blocks(blocks, config)  # (M, T)
-        return _Decoded(key, log_mel.T.contiguous().half().numpy())
+        with jobs.memory_errors():
+            log_mel = spectrogram.log_mel_of_blocks(blocks, config)  # (M, T)
+            return _Decoded(key, log_mel.T.contiguous().half().numpy())
     except jobs.BAD_ITEM as error:
         return jobs.skip_reason(clip.path, error)
 
 
 def _key(clip: Clip, config: SpectrogramConfig) -> str:
     """Hash of the audio file's bytes, the limits of the clip, and the settings."""
+    require_file(Path(clip.path))
     with open(clip.path, "rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashlib.sha256(
@@ -215,7 +231,8 @@ class _ShardWriter:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.number = 1 + max(
-            (int(path.stem) for path in (out / "shards").glob("*.npy")), default=-1
+            (int(path.stem) for path in (out / "shards").glob("*.npy") if path.stem.isdecimal()),
+            default=-1,
         )
         self.parts: list[np.ndarray] = []
         self.frames = 0
@@ -269,11 +286,16 @@ def _shard(path: Path, number: int) -> Path:
     return path / "shards" / f"{number:05d}.npy"
 
 
-def _shard_rows(path: Path) -> list[dict[str, Any]]:
-    files = sorted((path / "shards").glob("*.jsonl"))
-    return [
-        json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()
-    ]
+def _shard_rows(path: Path, config: SpectrogramConfig) -> list[dict[str, Any]]:
+    """Rows of all clips that are on disk; those of a damaged shard are left out, so that its clips are decoded again."""
+    rows = list[dict[str, Any]]()
+    for file in sorted((path / "shards").glob("*.jsonl")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # RequestError too
+            listed = [_checked_row(parse_json(line)) for line in read_text(file).splitlines()]
+            shard = _open_shard(path, int(file.stem), config)
+            whole = all(_fits(row, shard) and row["shard"] == int(file.stem) for row in listed)
+            rows += listed if whole and all(isinstance(row["clip"], str) for row in listed) else []
+    return rows
 
 
 def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[str, Any]]]) -> None:
@@ -288,6 +310,63 @@ def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[st
 
 
 # --- reading ---
+
+
+def _read_index(path: Path) -> tuple[str, Task | None, tuple[Clip, ...], list[dict[str, Any]]]:
+    """Name, task, clips and their rows of a cache."""
+    index = path / "index.jsonl"
+    try:
+        header, *rows = [parse_json(line) for line in read_text(index).splitlines()]
+        if len(rows) != header["clips"]:
+            raise ValueError(f"it holds {len(rows)} clips, expected {header['clips']}")
+        task, clips = header["task"], tuple(_clip(row["clip"]) for row in rows)
+        task = Task(**{**task, "names": tuple(map(str, task["names"]))}) if task else None
+        return str(header["name"]), task, clips, [_checked_row(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RequestError(f"{index} cannot be read ({error}): {AGAIN}") from error
+
+
+def _clip(values: dict[str, Any]) -> Clip:
+    """Clip of a row; a TypeError for values of the wrong type."""
+    clip = Clip(**{**values, "subsets": tuple(values.get("subsets", ()))})
+    known = [(clip.id, str), (clip.path, str), (clip.start_s, int | float), (clip.info, dict)]
+    optional = [(clip.end_s, int | float), (clip.split, str), (clip.fold, int), (clip.group, str)]
+    known += [(value, kind) for value, kind in optional if value is not None]
+    for value, kind in known:
+        if not isinstance(value, kind):
+            raise TypeError(f"{value!r} of a clip is not of the type {kind}")
+    return clip
+
+
+def _checked_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Check where a clip lies; a TypeError or a ValueError for what cannot be."""
+    for name in ("shard", "first", "frames", "crc32"):
+        if type(row[name]) is not int:
+            raise TypeError(f"{name} is {row[name]!r}, expected a whole number")
+    if min(row["shard"], row["first"], row["frames"] - 1) < 0:
+        raise ValueError(f"a clip has {row['frames']} frames from {row['first']} on")
+    if not isinstance(row["key"], str):
+        raise TypeError(f"key is {row['key']!r}, expected a hash")
+    return row
+
+
+def _open_shard(path: Path, number: int, config: SpectrogramConfig) -> np.ndarray:
+    """Map a shard (frames, M) float16 into memory."""
+    file = _shard(path, number)
+    try:
+        require_file(file)
+        shard = np.lib.format.open_memmap(file, mode="r")
+        if shard.dtype != np.float16 or shard.shape[1:] != (config.n_bands,):
+            raise ValueError(
+                f"it holds {shard.dtype} of shape {shard.shape}, expected float16 of shape (frames, {config.n_bands})"
+            )
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file} cannot be read ({error}): {AGAIN}") from error
+    return shard
+
+
+def _fits(row: dict[str, Any], shard: np.ndarray) -> bool:
+    return bool(row["first"] + row["frames"] <= len(shard))
 
 
 class Cache:
@@ -330,42 +409,21 @@ class Cache:
             raise RequestError(
                 f"cache {self.path} is not finished: run the same 'patchifier prepare' again and it goes on."
             )
-        header, *rows = [
-            json.loads(line)
-            for line in (self.path / "index.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        if len(rows) != header["clips"]:
-            raise RequestError(
-                f"{self.path / 'index.jsonl'} holds {len(rows)} clips, expected {header['clips']}: run 'patchifier prepare' again."
-            )
-        self.name: str = header["name"]
-        self.task = (
-            Task(**{**header["task"], "names": tuple(header["task"]["names"])})
-            if header["task"]
-            else None
-        )
-        self.clips = tuple(
-            Clip(**{**row["clip"], "subsets": tuple(row["clip"].get("subsets", ()))})
-            for row in rows
-        )
-        self.frames = np.array([row["frames"] for row in rows])
-        self.keys = tuple(str(row["key"]) for row in rows)
-        self._rows = rows
-        numbers = sorted({row["shard"] for row in rows})
+        self.name, self.task, self.clips, self._rows = _read_index(self.path)
+        self.frames = np.array([row["frames"] for row in self._rows])
+        self.keys = tuple(row["key"] for row in self._rows)
+        numbers = sorted({row["shard"] for row in self._rows})
         self._shards = {
-            number: self._open(number)
+            number: _open_shard(self.path, number, self.spectrogram)
             for number in numbers
             if not partial or _shard(self.path, number).exists()
         }
-
-    def _open(self, number: int) -> np.ndarray:
-        path = _shard(self.path, number)
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise RequestError(
-                f"{path} cannot be read ({error}): delete it and its .jsonl, then run 'patchifier prepare' again."
-            ) from error
+        for clip, row in zip(self.clips, self._rows, strict=True):
+            if row["shard"] in self._shards and not _fits(row, self._shards[row["shard"]]):
+                raise RequestError(
+                    f"{_shard(self.path, row['shard'])} does not hold frames {row['first']} to {row['first'] + row['frames']}, "
+                    f"which clip {clip.id} needs: {AGAIN}"
+                )
 
     def require(self, config: SpectrogramConfig) -> "Cache":
         """Give this cache as log-mels of these settings: a view of its mel bands where only its pitch bands are too many.
@@ -389,7 +447,7 @@ class Cache:
                 f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} lies in it: copy this shard here too."
             )
         return self._shards[row["shard"]][
-            row["first"] + first : row["first"] + last, : self.spectrogram.bands
+            row["first"] + first : row["first"] + last, : self.spectrogram.n_bands
         ]
 
     def parts(self, count: int) -> list[np.ndarray]:
@@ -437,7 +495,7 @@ class Cache:
             spans = np.stack([np.zeros(len(indices), int), self.frames[indices]], axis=1)
         longest = int((spans[:, 1] - spans[:, 0]).max())
         batch = np.full(
-            (len(indices), longest, self.spectrogram.bands), self.spectrogram.silence, np.float16
+            (len(indices), longest, self.spectrogram.n_bands), self.spectrogram.silence, np.float16
         )
         for row, index, (first, last) in zip(batch, indices, spans, strict=True):
             row[: last - first] = self.log_mel(int(index), int(first), int(last))

@@ -5,16 +5,18 @@ belong to its config, or a newer format is refused with a message. No pickle. In
 are in half precision.
 """
 
+import contextlib
 import copy
 import dataclasses
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -22,8 +24,8 @@ from torch import nn
 
 import patchifier
 from patchifier import weights
-from patchifier.config import Config, RequestError, to_dict, update, with_added
-from patchifier.io import replaced_folder
+from patchifier.config import Config, RequestError, current_form, to_dict, update
+from patchifier.io import parse_json, read_text, replaced_folder, require_file
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
@@ -88,19 +90,22 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
         )
         + "\n"
     )
-    parts: dict[str, nn.Module | None] = {"model": checkpoint.model, "head": checkpoint.head}
     tensors = {
-        f"{part}.{name}": tensor
-        for part, module in parts.items()
-        if module
-        for name, tensor in module.state_dict().items()
+        name: _stored(name, tensor, dtype).contiguous()
+        for name, tensor in _state(checkpoint.model, checkpoint.head).items()
     }
-    tensors = {name: _stored(name, tensor, dtype).contiguous() for name, tensor in tensors.items()}
     with replaced_folder(Path(folder)) as new:
         metadata = {"config": _digest(text)}  # one key: safetensors writes several in any order
-        safetensors.torch.save_file(tensors, new / "model.safetensors", metadata=metadata)
-        (new / "config.json").write_text(text, encoding="utf-8")
-        (new / "README.md").write_text(card(checkpoint), encoding="utf-8")
+        write_tensors(new / "model.safetensors", tensors, metadata=metadata)
+        (new / "config.json").write_text(text, encoding="utf-8", newline="\n")
+        (new / "README.md").write_text(card(checkpoint), encoding="utf-8", newline="\n")
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file; unlike safetensors' own function, one that fails for want of room raises an OSError."""
+    path.write_bytes(safetensors.torch.save(dict(tensors), metadata=dict(metadata)))
 
 
 def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -124,47 +129,73 @@ def load(model: str | Path | None = None) -> Checkpoint:
     """
     folder = weights.find(model)
     text, values, header, task = _read_config(folder)
-    config = update(Config(), with_added(values, whole=True))
-    network = Patchifier(config.model)
+    config = update(Config(), current_form(values, whole=True))
+    with torch.device("meta"):  # before memory is taken for what a config asks for
+        _require_shapes(folder, _state(*_build(config, task)), _read_shapes(folder, _digest(text)))
+    network, head = _build(config, task)
+    wanted = _state(network, head)
+    for name, tensor in _read_tensors(folder).items():
+        _copy(tensor, wanted[name], where=f"{folder}: tensor {name}")
+    return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
+
+
+def _build(config: Config, task: Task | None) -> tuple[Patchifier, Head | None]:
+    network = Patchifier(config)
     with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
-        head = Head(config.model.width, len(task.names)) if task else None
-    tensors = _read_tensors(folder, _digest(text))
+        return network, Head(config.model.embed_dim, len(task.names)) if task else None
+
+
+def _state(network: Patchifier, head: Head | None) -> dict[str, torch.Tensor]:
+    """Tensors of a model and its head by their names on disk."""
     parts: dict[str, nn.Module | None] = {"model": network, "head": head}
-    wanted = {
+    return {
         f"{part}.{name}": tensor
         for part, module in parts.items()
         if module
         for name, tensor in module.state_dict().items()
     }
-    missing, surplus = (
-        sorted(wanted.keys() - tensors.keys()),
-        sorted(tensors.keys() - wanted.keys()),
-    )
+
+
+def _require_shapes(
+    folder: Path, wanted: Mapping[str, torch.Tensor], found: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse weights whose names or shapes are not those of their config."""
+    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or surplus:
         raise RequestError(
-            f"{folder}: the weights lack {missing or 'nothing'} and have {surplus or 'nothing'} besides. Copy or save the model again."
+            f"{folder}: the weights lack {_listed(missing)} and have {_listed(surplus)} besides. Copy or save the model again."
         )
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
+    for name, shape in found.items():
+        if shape != wanted[name].shape:
             raise RequestError(
-                f"{folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}."
+                f"{folder}: tensor {name} has shape {shape}, config.json asks for {tuple(wanted[name].shape)}."
             )
-        if tensor.dtype != wanted[name].dtype and not (
-            tensor.is_floating_point() and wanted[name].is_floating_point()
-        ):
-            raise RequestError(
-                f"{folder}: tensor {name} holds {tensor.dtype}, expected {wanted[name].dtype}. Copy or save the model again."
-            )
-        wanted[name].copy_(tensor)
-    if network.readout is not None:
-        network.readout.settings = config.embed.numbers
-    return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names, at most ten of them."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{names[:10]}{more}" if names else "nothing"
+
+
+def _copy(tensor: torch.Tensor, wanted: torch.Tensor, *, where: str) -> None:
+    """Copy stored numbers; those of another kind, NaN and infinity are refused."""
+    floats = tensor.is_floating_point() and wanted.is_floating_point()
+    if tensor.dtype != wanted.dtype and not floats:
+        raise RequestError(
+            f"{where} holds {tensor.dtype}, expected {wanted.dtype}. Copy or save the model again."
+        )
+    wanted.copy_(tensor)
+    if not np.isfinite(wanted.numpy()).all():
+        raise RequestError(
+            f"{where} holds NaN or infinity. Copy the model again, or train it again."
+        )
 
 
 def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Task | None]:
     try:
-        text = (folder / "config.json").read_text(encoding="utf-8")
-        values = json.loads(text)
+        text = read_text(folder / "config.json")
+        values = parse_json(text)
         header = values.pop("checkpoint")
         values.pop("model_type", None)  # what transformers goes by
         newer, task = header["format"] > FORMAT, None
@@ -204,16 +235,29 @@ def _hint(folder: Path, config: str = "") -> str:
     return f" Did you mean {models[0]}?" if models else ""
 
 
-def _read_tensors(folder: Path, digest: str) -> dict[str, Any]:
-    path = folder / "model.safetensors"
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            belongs = (file.metadata() or {}).get("config")
-        if belongs != digest:
+def _read_shapes(folder: Path, digest: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors, of which nothing but the file's header is read; `digest` is that of the config."""
+    with _weights(folder) as file:
+        if (file.metadata() or {}).get("config") != digest:
             raise RequestError(
                 f"{folder}: model.safetensors was not saved with this config.json. Copy the whole folder again."
             )
-        return safetensors.torch.load_file(path)
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    with _weights(folder) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+@contextlib.contextmanager
+def _weights(folder: Path) -> Iterator[Any]:
+    """Open the file of weights; what it cannot give is a RequestError."""
+    path = folder / "model.safetensors"
+    try:
+        require_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise RequestError(
             f"{path}: cannot be read as weights ({error}). Copy or save the model again."
@@ -231,7 +275,7 @@ def card(checkpoint: Checkpoint) -> str:
         if checkpoint.task
         else "pre-trained, no labels used"
     )
-    seconds = checkpoint.config.model.frames * checkpoint.config.spectrogram.frame_s
+    seconds = checkpoint.config.model.patch_frames * checkpoint.config.spectrogram.frame_s
     lines = [
         "---",
         "license: apache-2.0",
@@ -263,15 +307,15 @@ def card(checkpoint: Checkpoint) -> str:
 
 def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchifier, Config]:
     """A model and its config; if its statistics are those of numbers put together otherwise, both without, on the same weights."""
+    bare_config = dataclasses.replace(config, embed=config.embed.plain)
     if model.readout is None:
-        return model, config
-    model.readout.settings = model.readout.settings or config.embed.numbers  # by the first use
+        return model, bare_config
     if model.readout.settings == config.embed.numbers:
         return model, config
     bare = copy.copy(model)
     bare._modules = dict(model._modules)
-    bare.readout = None
-    return bare, update(config, {"model": {"readout": 0, "components": [0, 0]}})
+    bare.readout, bare.config = None, bare_config
+    return bare, bare_config
 
 
 def find_device(name: str) -> str:

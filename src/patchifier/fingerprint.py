@@ -37,9 +37,9 @@ def fingerprint(log_mel: np.ndarray, config: SpectrogramConfig | None = None) ->
         If the shape is another, or there are fewer than 16 bands between 200 and 5,000 Hz.
     """
     config = config or SpectrogramConfig()
-    if log_mel.ndim != 2 or log_mel.shape[1] != config.bands:
+    if log_mel.ndim != 2 or log_mel.shape[1] != config.n_bands:
         raise RequestError(
-            f"log_mel has shape {log_mel.shape}, expected (T, {config.bands}), frames first."
+            f"log_mel has shape {log_mel.shape}, expected (T, {config.n_bands}), frames first."
         )
     return pack(differences(log_mel, config))
 
@@ -80,6 +80,6 @@ def _neighbours(config: SpectrogramConfig) -> np.ndarray:
     shares = np.clip(
         np.minimum(edges[1:], bands + 1) - np.maximum(edges[:-1], bands), 0, None
     )  # (used, 33)
-    matrix = np.zeros((config.bands, BITS), np.float32)
-    matrix[used] = np.diff(shares / shares.sum(axis=0), axis=1) / config.scale
+    matrix = np.zeros((config.n_bands, BITS), np.float32)
+    matrix[used] = np.diff(shares / shares.sum(axis=0), axis=1) / config.db_scale
     return matrix

@@ -4,13 +4,13 @@ Nothing is downloaded but what is named so. huggingface_hub is needed for it, an
 """
 
 import importlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from patchifier.config import RequestError
+from patchifier.io import parse_json, read_text
 
 PREFIX = "hf://"
 # A Path makes one slash of two.
@@ -119,7 +119,7 @@ def _download(
 
 def _require_ours(folder: Path, name: str) -> None:
     try:
-        ours = "checkpoint" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        ours = "checkpoint" in parse_json(read_text(folder / "config.json"))
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:

@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ FORMULA = re.compile(
     r"'*[=+\-@\t\r]"
 )  # how text begins that a spreadsheet may compute, or that is guarded
 Progress = Callable[[int, int, str], None]
+RENAME_WAITS_S = (0.02, 0.1, 0.5, 1.0) if os.name == "nt" else ()
+"""Waits between attempts to rename: on Windows a virus scanner may hold a new file open for a moment."""
+RESTORE_S = 10.0  # longest wait for a process that is about to put a folder in its place
 
 
 def silent(done: int, total: int, note: str) -> None:
@@ -56,43 +61,169 @@ class Steps:
 def replaced_file(path: Path) -> Iterator[Path]:
     """Give a path to write to, then put that file in place of `path`; on an error nothing changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new-{os.getpid()}")
-    try:
-        yield new
-        with new.open("rb") as stream:
-            os.fsync(stream.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with _reserved(path) as end:
+        new = _beside(path, f"new{end}")
+        new.unlink(missing_ok=True)  # of a killed process; or a link that leads elsewhere
+        try:
+            yield new
+            put_in_place(new, path)
+        except OSError as error:
+            if error.filename in (None, str(new)):  # what the user asked for
+                error.filename = str(path)
+            raise
+        finally:
+            with contextlib.suppress(OSError):  # Windows, of a file that is still open
+                new.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to fill, then put it in place of `folder`; on an error nothing changes."""
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    for left in (new, old):  # of a process with the same number that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-        if folder.exists():
-            folder.rename(old)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _reserved(folder) as end:
+        new, old = _beside(folder, f"new{end}"), _beside(folder, f"old{end}")
+        _put_back(old, folder)
+        _remove(new, old)  # of a killed process
+        new.mkdir()
         try:
-            new.rename(folder)
+            yield new
+            for file in new.rglob("*"):
+                if file.is_file():
+                    sync(file)
+            if folder.exists():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                _put_back(old, folder)
+                raise
+        finally:
+            _remove(new, old)
+
+
+def restore_folder(folder: Path) -> None:
+    """Put back a folder that :func:`replaced_folder` moved aside in a process that was killed before the new one was in its place."""
+    old = _beside(folder, "old")
+    if not folder.exists() and old.is_dir():
+        with contextlib.suppress(OSError), locked(_lock_of(folder), timeout_s=RESTORE_S):
+            _put_back(old, folder)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+
+
+def _remove(*paths: Path) -> None:
+    """Remove folders; of a link, the link."""
+    for path in paths:
+        if path.is_symlink():
+            path.unlink()
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
+
+
+def _lock_of(path: Path) -> Path:
+    return _beside(path, "new.lock")
+
+
+@contextlib.contextmanager
+def _reserved(path: Path) -> Iterator[str]:
+    """Give the end of the name to write to beside `path`: the same in every process, so that the next one replaces what a killed one left.
+
+    A lock is held on it. While another process holds that, or where there are no locks, the end is this process's own.
+    """
+    with contextlib.ExitStack() as held:
+        end = ""
+        try:
+            held.enter_context(locked(_lock_of(path)))
         except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+            end = f"-{os.getpid()}"
+        yield end
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, timeout_s: float = 0) -> Iterator[None]:
+    """Hold a lock file, which the system releases even after a kill.
+
+    Raises
+    ------
+    filelock.Timeout
+        If another process holds it for longer than `timeout_s`.
+    OSError
+        If it cannot be written, or the file system has no locks.
+    """
+    import filelock
+
+    lock = filelock.FileLock(path, timeout=timeout_s, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)  # a file system without locks may leave it
+        raise
+    own = path.stat()
+    try:
+        yield
     finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove_own(path, own)
+        lock.release()
+        _remove_own(path, own)  # Windows removes no open file
+
+
+def _remove_own(path: Path, own: os.stat_result) -> None:
+    """Remove a file if it is still the same one."""
+    with contextlib.suppress(OSError):  # it is gone, perhaps with its folder; or Windows
+        if os.path.samestat(own, path.stat()):
+            path.unlink()
+
+
+def sync(path: Path) -> None:
+    """Bring a file to the disk; Windows does so only through a handle that may write."""
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def put_in_place(new: Path, path: Path) -> None:
+    """Bring a file to the disk and rename it to `path`, in place of what is there."""
+    sync(new)
+    for wait_s in RENAME_WAITS_S:
+        with contextlib.suppress(PermissionError):
+            new.replace(path)
+            return
+        time.sleep(wait_s)
+    new.replace(path)
+
+
+def require_file(path: Path) -> None:
+    """Refuse what exists and is no file, with an OSError: the reader of a pipe waits for ever, and a device never ends."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_text(path: Path, *, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """Read a text, as :meth:`pathlib.Path.read_text`, from a regular file alone."""
+    require_file(path)
+    return path.read_text(encoding=encoding, errors=errors)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; that which is nested too deep is a ValueError, too."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write a text beside and rename; return its path."""
     with replaced_file(path) as new:
-        new.write_text(text, encoding="utf-8")
+        new.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 

@@ -8,7 +8,9 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import re
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -22,13 +24,14 @@ from typing import Any, TypeVar
 import filelock
 
 from patchifier.config import RequestError
-from patchifier.io import Progress
+from patchifier.io import Progress, locked
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Any, Sequence[Item]], Sequence[Result]]
 BAD_ITEM = (RequestError, OSError, MemoryError)  # errors that cost an item and not the job
 AHEAD = 4  # batches in work or finished for each process: bounds the results in memory
+MOST_ON_WINDOWS = 61  # processes that it can wait for
 LOCK = ".lock"  # name of the lock file in a folder
 
 
@@ -176,6 +179,8 @@ def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
 
 def process_pool(workers: int, **options: Any) -> ProcessPoolExecutor:
     """Make a pool of new processes, since a fork of running torch threads can hang."""
+    if sys.platform == "win32":
+        workers = min(workers, MOST_ON_WINDOWS)
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), **options)
 
 
@@ -207,10 +212,24 @@ def _do(work: Work[Item, Result], batch: Sequence[Item]) -> Sequence[Result]:
 # --- what every job reports ---
 
 
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn torch's error for want of memory, which is a RuntimeError, into a MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = f"{type(error).__name__} {error}"
+        if re.search("OutOfMemoryError|can't allocate memory|not enough memory", words):
+            raise MemoryError from error
+        raise
+
+
 def skip_reason(path: str, error: BaseException) -> str:
     """Reason why a file is skipped, for an error of :data:`BAD_ITEM`."""
     if isinstance(error, RequestError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"{path}: needs more memory than there is."
     return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})."
 
 
@@ -273,21 +292,13 @@ def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path, message: str) -> Iterator[None]:
-    """Hold a lock file, which the system releases even after a kill; none where none can be written."""
-    lock, own = filelock.FileLock(path, timeout=0, fallback_to_soft=False), None
-    try:
-        if path.parent.exists():
-            lock.acquire()
-            own = path.stat()
-    except filelock.Timeout as error:
-        raise RequestError(f"{message} Wait for it, or end it first.") from error
-    except OSError:  # a read-only folder, or a file system without locks, which may leave the file
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-    try:
+    """Hold a lock file; none where none can be written, as in a read-only folder."""
+    with contextlib.ExitStack() as held:
+        try:
+            if path.parent.exists():
+                held.enter_context(locked(path))
+        except filelock.Timeout as error:
+            raise RequestError(f"{message} Wait for it, or end it first.") from error
+        except OSError:
+            pass
         yield
-    finally:
-        with contextlib.suppress(OSError):  # the job removed the folder; or Windows, an open file
-            if own is not None and os.path.samestat(own, path.stat()):
-                path.unlink()
-        lock.release()

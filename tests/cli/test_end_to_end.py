@@ -1,32 +1,14 @@
-"""Every data set from the command line: prepare, pre-train, fine-tune by all methods, compare. GTZAN and the paper's own story: test_paper.py."""
+"""Every data set from the command line; GTZAN and the paper's own story are in test_paper.py."""
 
 import json
 
 import pytest
 
-from patchifier import cli
 from patchifier.train.finetune import METHODS
 from tests import published
 
-TINY = {
-    "model": {
-        "channels": [4, 4, 8, 8, 16],
-        "width": 32,
-        "layers": 2,
-        "heads": 2,
-        "feed_forward": 64,
-        "positions": 2,
-    },
-    "pretrain": {
-        "patches": 2,
-        "stage_one": {"steps": 4, "batch": 4},
-        "stage_two": {"steps": 4, "batch": 4},
-        "validate_every": 2,
-    },
-    "embed": {"hop_patches": 1},
-    "finetune": {"training": {"steps": 4, "batch": 16}, "validate_every": 2},
-}
-SETS = {  # source on the command line -> builder of the tree, None for what comes with the package
+pytestmark = pytest.mark.slow
+SETS = {  # source on the command line -> builder of the tree, None for what the package brings
     "demo": None,
     "mtat:tags50": lambda root: published.mtat(root, seconds=3.0),
     "emomusic": lambda root: published.emomusic(root, seconds=3.0),
@@ -36,98 +18,50 @@ SETS = {  # source on the command line -> builder of the tree, None for what com
 }
 
 
-def run(*arguments, code=0) -> None:
-    assert cli.main([str(argument) for argument in arguments]) == code
-
-
 @pytest.fixture
-def tiny(tmp_path):
-    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
-    return tmp_path / "tiny.json"
+def work(tmp_path, monkeypatch, tiny_settings):
+    """Working folder with a small config."""
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny_settings))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.slow
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
 @pytest.mark.parametrize("source", list(SETS))
-def test_every_data_set_goes_through_every_command(source, tiny, tmp_path):
-    build = SETS[source]
-    root = ["--root", build(tmp_path / "root")] if build else []
-    run("prepare", source, *root, "--out", tmp_path / "cache")
-    run("pretrain", tmp_path / "cache", "--out", tmp_path / "run", "--config", tiny)
-    model = tmp_path / "run" / "model"
-    run(
-        "finetune",
-        model,
-        tmp_path / "cache",
-        "--out",
-        tmp_path / "tuned",
-        "--method",
-        "all",
-        "--config",
-        tiny,
-    )
+def test_every_data_set_goes_through_every_command(source, work, run):
+    root = SETS[source] and f"--root {SETS[source](work / 'root')}"
+    run(f"prepare {source} --out cache {root or ''}")
+    run("pretrain cache --out run --config tiny.json")
+    run("finetune run/model cache --out tuned --method all --config tiny.json")
     for method in METHODS:
-        (row,) = json.loads((tmp_path / "tuned" / method / "results.json").read_text())["rows"]
+        (row,) = results(work / "tuned" / method)["rows"]
         assert row["low"] <= row["value"] <= row["high"]
-    run(
-        "compare",
-        tmp_path / "cache",
-        "--encoders",
-        f"{model},mel-stats",
-        "--out",
-        tmp_path / "compared",
-    )
-    results = json.loads((tmp_path / "compared" / "results.json").read_text())
-    assert {row["encoder"] for row in results["rows"]} == {"majority", str(model), "mel-stats"}
-    assert "on clips of this very cache" in results["notes"][0]
-    run("report", tmp_path, "--out", tmp_path / "page")
-    assert "Side by side" in (tmp_path / "page" / "index.html").read_text()
+    run("compare cache --encoders run/model,mel-stats --out compared")
+    found = results(work / "compared")
+    assert {row["encoder"] for row in found["rows"]} == {"majority", "run/model", "mel-stats"}
+    assert "on clips of this very cache" in found["notes"][0]
+    run("report . --out page")
+    assert "Side by side" in (work / "page" / "index.html").read_text()
 
 
-@pytest.mark.slow
-def test_moments_within_clips_are_compared(tiny, tmp_path):
-    root = published.gtzan_beats(tmp_path / "root", seconds=12.0, tracks=15)
-    run("prepare", "gtzan-beats", "--root", root, "--out", tmp_path / "cache")
-    run("pretrain", tmp_path / "cache", "--out", tmp_path / "run", "--config", tiny)
-    run(
-        "compare",
-        tmp_path / "cache",
-        "--encoders",
-        tmp_path / "run" / "model",
-        "--out",
-        tmp_path / "compared",
-    )
-    rows = {
-        row["encoder"]: row
-        for row in json.loads((tmp_path / "compared" / "results.json").read_text())["rows"]
-    }
+def test_moments_within_clips_are_compared(work, run):
+    root = published.gtzan_beats(work / "root", seconds=12.0, tracks=15)
+    run(f"prepare gtzan-beats --root {root} --out cache")
+    run("pretrain cache --out run --config tiny.json")
+    run("compare cache --encoders run/model --out compared")
+    rows = {row["encoder"]: row for row in results(work / "compared")["rows"]}
     assert {row["metric"] for row in rows.values()} == {"beat_f"}
     assert rows["log-mel"]["value"] > 0.7  # clicks in plain sight
-    run(
-        "finetune",
-        tmp_path / "run" / "model",
-        tmp_path / "cache",
-        "--out",
-        tmp_path / "tuned",
-        code=2,
-    )
+    run("finetune run/model cache --out tuned", code=2)
 
 
-@pytest.mark.slow
-def test_robustness_from_the_command_line(tiny, tmp_path):
-    root = published.emomusic(tmp_path / "root", seconds=3.0)
-    run("prepare", "emomusic", "--root", root, "--out", tmp_path / "cache")
-    run(
-        "compare",
-        tmp_path / "cache",
-        "--encoders",
-        "mel-stats,mfcc",
-        "--robustness",
-        "--out",
-        tmp_path / "compared",
-    )
-    results = json.loads((tmp_path / "compared" / "results.json").read_text())
-    assert len({row["condition"] for row in results["rows"]}) == 7
-    assert (
-        "When the test audio is perturbed"
-        in (tmp_path / "compared" / "report" / "index.html").read_text()
-    )
+def test_robustness_from_the_command_line(work, run):
+    root = published.emomusic(work / "root", seconds=3.0)
+    run(f"prepare emomusic --root {root} --out cache")
+    run("compare cache --encoders mel-stats,mfcc --robustness --out compared")
+    assert len({row["condition"] for row in results(work / "compared")["rows"]}) == 7
+    page = (work / "compared" / "report" / "index.html").read_text()
+    assert "When the test audio is perturbed" in page

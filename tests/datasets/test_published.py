@@ -1,6 +1,5 @@
 """The published data sets: golden facts, every known trap, and what all sheets promise."""
 
-import csv
 import hashlib
 import importlib
 import logging
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from patchifier import audio, cache, datasets, filters, spectrogram, tasks
 from patchifier.config import RequestError, SpectrogramConfig
@@ -28,14 +26,8 @@ BUILDERS = {
     "mtg-jamendo": published.jamendo,
 }
 NAMES = sorted(BUILDERS)
-PINNED = [
-    "19",
-    "1010",
-    "1012",
-    "1025",
-    "1034",
-]  # first five of the small tree, computed apart from the package
-FOLD_0_BLUES = ["10", "17", "22", "45", "47", "54", "64", "67", "89", "99"]
+PINNED = "19 1010 1012 1025 1034".split()  # of the small tree, computed apart from the package
+FOLD_0_BLUES = "10 17 22 45 47 54 64 67 89 99".split()
 VARIANTS = [
     f"{name}:{variant}" for name in NAMES for variant in datasets.find_sheet(name)[0].variants
 ]
@@ -58,8 +50,31 @@ def sides(dataset):
     return Counter(clip.split or "" for clip in dataset.clips)
 
 
+def by_id(dataset):
+    return {clip.id: clip for clip in dataset.clips}
+
+
 def edit(path, change):
     published.replace(path, change(path.read_text(encoding="utf-8")).encode())
+
+
+@pytest.fixture
+def load(roots):
+    """Load a data set or a variant of it."""
+    return lambda source: datasets.load(source, roots[source.split(":")[0]])
+
+
+@pytest.fixture
+def spoil(tree):
+    """Change a table of a data set, and see that loading it is refused with a reason."""
+
+    def run(name, table, change, says):
+        root = tree(name)
+        edit(root / table, change)
+        with pytest.raises(RequestError, match=says):
+            datasets.load(name, root)
+
+    return run
 
 
 # --- what every sheet promises ---
@@ -72,31 +87,24 @@ def test_the_table_of_names_and_the_sheets_agree():
 
 
 @pytest.mark.parametrize("source", VARIANTS)
-def test_every_variant_loads_and_is_well_formed(roots, source):
+def test_every_variant_loads_and_is_well_formed(load, source):
     name, variant = source.split(":")
-    dataset = datasets.load(source, roots[name])
-    facts = datasets.find_sheet(name)[0]
+    dataset, facts = load(source), datasets.find_sheet(name)[0]
     assert dataset.name == (name if variant == facts.default else source)
-    assert len({clip.id for clip in dataset.clips}) == len(dataset.clips)
-    assert all(
-        Path(clip.path).is_file() and not Path(clip.path).name.startswith(".")
-        for clip in dataset.clips
-    )
+    assert len(by_id(dataset)) == len(dataset.clips)
+    for clip in dataset.clips:
+        assert Path(clip.path).is_file()
+        assert not Path(clip.path).name.startswith(".")
     assert set(facts.variants[variant].counts) in (set(), set(sides(dataset)))
+    targets = [clip.target for clip in dataset.clips]
     if dataset.task is None:
-        assert all(clip.target is None for clip in dataset.clips)
+        assert set(targets) == {None}
     elif dataset.task.kind == "per-frame":
-        assert all(0 <= start <= end for clip in dataset.clips for start, end, _ in clip.target)
+        assert all(0 <= start <= end for target in targets for start, end, _ in target)
     else:
-        assert len(
-            tasks.encode_targets(dataset.task, [clip.target for clip in dataset.clips])
-        ) == len(dataset.clips)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_name_alone_is_the_first_variant(roots, name):
-    first = datasets.find_sheet(name)[0].default
-    assert datasets.load(name, roots[name]) == datasets.load(f"{name}:{first}", roots[name])
+        assert len(tasks.encode_targets(dataset.task, targets)) == len(targets)
+    if variant == facts.default:
+        assert load(name) == dataset
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,11 +113,8 @@ def test_the_data_sheet_says_what_a_person_must_know(name):
     text = importlib.import_module(f"patchifier.datasets.{datasets.PUBLISHED[name]}").__doc__
     for word in ("size ", "audio ", "origin ", "licence ", "citation ", "files ", "Traps"):
         assert word in text, word
-    assert facts.title
     assert facts.home.startswith("http")
-    assert facts.licence
-    assert facts.citation
-    assert facts.steps
+    assert all((facts.title, facts.licence, facts.citation, facts.steps))
     assert all(variant.what for variant in facts.variants.values())
 
 
@@ -128,24 +133,16 @@ def test_addresses_and_archives_are_consistent(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_file_is_an_error_that_names_it_and_the_counts(tree, name):
+def test_a_missing_or_empty_file_is_an_error_that_names_it_and_the_counts(tree, name):
     root = tree(name)
     clips = datasets.load(name, root).clips
-    Path(clips[5].path).unlink()
-    with pytest.raises(RequestError) as error:
-        datasets.load(name, root)
-    assert clips[5].path in str(error.value)
-    assert f"{len(clips) - 1} of {len(clips)} clips" in str(error.value)
-    assert f"patchifier check {name}" in str(error.value)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_an_empty_file_counts_as_missing(tree, name):
-    root = tree(name)
-    path = Path(datasets.load(name, root).clips[3].path)
-    published.replace(path, b"")
-    with pytest.raises(RequestError, match=path.name):
-        datasets.load(name, root)
+    path, counts = Path(clips[5].path), f"{len(clips) - 1} of {len(clips)} clips"
+    for harm in (lambda: published.replace(path, b""), path.unlink):
+        harm()
+        with pytest.raises(RequestError) as error:
+            datasets.load(name, root)
+        for text in (str(path), counts, f"patchifier check {name}"):
+            assert text in str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -161,49 +158,29 @@ def test_a_part_is_what_is_there_and_the_rest_is_said(tree, name, caplog):
     assert all(Path(clip.path).name.split(".low")[0] in caplog.text for clip in clips[:2])
 
 
-def test_a_part_of_nothing_is_an_error(tree):
+def test_many_missing_files_are_named_in_part_and_a_part_of_nothing_is_an_error(tree):
     root = tree("emomusic")
     shutil.rmtree(root / "clips_45seconds")
     with pytest.raises(RequestError, match=r"0 of 40 clips"):
         datasets.load("emomusic", root, partial=True)
-
-
-def test_many_missing_files_are_named_in_part(tree):
-    root = tree("emomusic")
-    shutil.rmtree(root / "clips_45seconds")
     with pytest.raises(RequestError, match=r"40 files are missing.*2\.mp3.*3\.mp3.*4\.mp3; \.\.\."):
         datasets.load("emomusic", root)
 
 
-def test_a_root_is_needed_and_the_error_says_how():
-    with pytest.raises(RequestError, match=r"--root DIR.*patchifier check gtzan --root DIR"):
-        datasets.load("gtzan")
-
-
-def test_a_root_must_be_a_folder(tmp_path):
-    with pytest.raises(RequestError, match=r"nowhere is no folder"):
-        datasets.load("gtzan", tmp_path / "nowhere")
-
-
-def test_an_unknown_variant_is_refused_with_the_known_ones_and_the_nearest():
-    with pytest.raises(RequestError, match=r"paper16k.*tags50-tagged.*Did you mean 'tags50'"):
-        datasets.load("mtat:tag50", "/tmp")
-    with pytest.raises(RequestError, match="no variant ''"):
-        datasets.find_sheet("mtat:")
-
-
-def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(RequestError, match=r"Did you mean 'gtzan'"):
-        datasets.find_sheet("gtzen")
-    with pytest.raises(RequestError, match=r"Did you mean 'emomusic'"):
-        datasets.load("emomusik")
-
-
-def test_a_root_for_a_folder_of_audio_is_refused(audio_folder):
-    with pytest.raises(RequestError, match=r"no published data set"):
-        datasets.load(str(audio_folder), audio_folder)
-    with pytest.raises(RequestError, match=r"no published data set"):
-        datasets.load(str(audio_folder), partial=True)
+def test_requests_without_sense_are_refused_with_what_to_do(audio_folder, tmp_path):
+    load, find = datasets.load, datasets.find_sheet
+    for says, call in (
+        (r"--root DIR.*patchifier check gtzan --root DIR", lambda: load("gtzan")),
+        (r"nowhere is no folder", lambda: load("gtzan", tmp_path / "nowhere")),
+        (r"paper16k.*tags50-tagged.*Did you mean 'tags50'", lambda: load("mtat:tag50", "/tmp")),
+        ("no variant ''", lambda: find("mtat:")),
+        (r"Did you mean 'gtzan'", lambda: find("gtzen")),
+        (r"Did you mean 'emomusic'", lambda: load("emomusik")),
+        (r"no published data set", lambda: load(str(audio_folder), audio_folder)),
+        (r"no published data set", lambda: load(str(audio_folder), partial=True)),
+    ):
+        with pytest.raises(RequestError, match=says):
+            call()
 
 
 def test_a_folder_of_that_name_is_not_taken_for_the_data_set(audio_folder, tmp_path, monkeypatch):
@@ -218,13 +195,9 @@ def test_a_folder_of_that_name_is_not_taken_for_the_data_set(audio_folder, tmp_p
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "gtzan"])
 def test_a_missing_table_is_named(tree, name):
     root = tree(name)
-    for path in [
-        *root.rglob("*.csv"),
-        *root.rglob("*.tsv"),
-        *root.rglob("*.json*"),
-        *root.rglob("*.txt"),
-    ]:
-        path.unlink()
+    for suffix in ("csv", "tsv", "json*", "txt"):
+        for path in root.rglob(f"*.{suffix}"):
+            path.unlink()
     with pytest.raises(RequestError, match=r"is not there"):
         datasets.load(name, root)
 
@@ -242,11 +215,10 @@ def test_loading_changes_nothing_on_disk(roots, name):
     assert {path: path.stat().st_mtime_ns for path in roots[name].rglob("*")} == before
 
 
-def test_a_group_never_stands_on_two_sides_of_a_split_that_keeps_groups_apart(roots):
-    for source in ("mtat:tags50", "nsynth", "mtg-jamendo"):
-        seen = {}
-        for clip in datasets.load(source, roots[source.split(":")[0]]).clips:
-            assert seen.setdefault(clip.group, clip.split) == clip.split
+@pytest.mark.parametrize("source", ["mtat:tags50", "nsynth", "mtg-jamendo"])
+def test_a_group_never_stands_on_two_sides_of_a_split_that_keeps_groups_apart(load, source):
+    sides_of = {(clip.group, clip.split) for clip in load(source).clips}
+    assert len({group for group, _ in sides_of}) == len(sides_of)
 
 
 # --- MagnaTagATune ---
@@ -286,17 +258,13 @@ def test_mtat_counts_of_every_variant_from_tables_of_all_folders(read_full, vari
     assert mtat.SHEET.variants[variant].counts == counts
 
 
-def test_mtat_paper16k_is_the_stated_hash_and_takes_nothing_from_the_test_folders(
-    read_full, full_mtat
-):
+def test_mtat_paper16k_is_the_stated_hash_without_the_test_folders(read_full, full_mtat):
     chosen = read_full("paper16k").clips
     assert {folder_of(clip) for clip in chosen} == set("0123456789abc")
     candidates = [clip.id for clip in full_mtat if folder_of(clip) in "0123456789abc"]
     assert len(candidates) == 20_531
-    by_hash = sorted(
-        candidates, key=lambda number: hashlib.sha256(b"paper16k/" + number.encode()).hexdigest()
-    )
-    assert {clip.id for clip in chosen} == set(by_hash[:16_000])
+    candidates.sort(key=lambda number: hashlib.sha256(f"paper16k/{number}".encode()).hexdigest())
+    assert {clip.id for clip in chosen} == set(candidates[:16_000])
 
 
 def test_mtat_paper16k_is_pinned(roots, monkeypatch):
@@ -335,105 +303,70 @@ def test_mtat_tasks_ask_for_the_tags_in_order(roots):
 
 
 def test_trap_mtat_tables_are_read_quoted_and_unquoted(tmp_path):
-    quoted = published.mtat(tmp_path / "mtat", seconds=0.05)
-    first = [mtat.read(quoted, variant) for variant in mtat.SHEET.variants]
-    published.mtat(quoted, seconds=0.05, quoted=False)
-    assert '"' not in (quoted / "clip_info_final.csv").read_text(encoding="utf-8")
-    assert [mtat.read(quoted, variant) for variant in mtat.SHEET.variants] == first
+    root = published.mtat(tmp_path / "mtat", seconds=0.05)
+    first = [mtat.read(root, variant) for variant in mtat.SHEET.variants]
+    published.mtat(root, seconds=0.05, quoted=False)
+    assert '"' not in (root / "clip_info_final.csv").read_text(encoding="utf-8")
+    assert [mtat.read(root, variant) for variant in mtat.SHEET.variants] == first
 
 
 @pytest.mark.parametrize("folder", ["", "mp3", "audio"])
 def test_trap_mtat_folders_may_lie_in_three_places(tmp_path, folder):
-    root = published.mtat(tmp_path, seconds=0.05, folder=folder)
-    assert all(
-        Path(clip.path).parent.parent == root / folder
-        for clip in datasets.load("mtat:all", root).clips
-    )
+    root = published.mtat(tmp_path / "Müsik [空] 1", seconds=0.05, folder=folder)
+    clips = datasets.load("mtat:all", str(root)).clips
+    assert {Path(clip.path).parents[1] for clip in clips} == {root / folder}
+    assert len(clips) == 51
 
 
-def test_trap_mtat_empty_files_are_left_out_by_name(roots):
+def test_trap_mtat_empty_files_and_rows_without_audio_are_no_clips(roots, load):
     assert (roots["mtat"] / published.NORINE[-1]).stat().st_size == 0
-    assert "35644" not in {clip.id for clip in datasets.load("mtat:all", roots["mtat"]).clips}
+    assert not {"35644", "215"} & set(by_id(load("mtat:all")))
     assert len(mtat.KNOWN_BAD) == 3
 
 
-def test_trap_mtat_rows_without_audio_are_no_clips(roots):
-    assert "215" not in {clip.id for clip in datasets.load("mtat:all", roots["mtat"]).clips}
-
-
-def test_trap_mtat_untagged_clips_are_negatives_or_dropped_as_the_variant_says(roots):
-    kept = {clip.id: clip.target for clip in datasets.load("mtat:tags50", roots["mtat"]).clips}
-    tagged = {
-        clip.id: clip.target for clip in datasets.load("mtat:tags50-tagged", roots["mtat"]).clips
-    }
+def test_trap_mtat_untagged_clips_are_negatives_or_dropped_as_the_variant_says(load):
+    kept, tagged, every = (
+        {clip.id: clip.target for clip in load(f"mtat:{variant}").clips}
+        for variant in ("tags50", "tags50-tagged", "tags188")
+    )
     assert kept["19"] == []
     assert "19" not in tagged
     assert tagged["2"] == kept["2"] == ["classical", "strings", "violin", "opera"]
     assert set(kept) - set(tagged) == {number for number, tags in kept.items() if not tags}
-    rare = next(
-        clip
-        for clip in datasets.load("mtat:tags188", roots["mtat"]).clips
-        if clip.target == ["electro"]
-    )
-    assert kept[rare.id] == []
-
-
-def test_trap_mtat_synonyms_are_not_merged():
-    assert {
-        "beat",
-        "beats",
-        "classic",
-        "classical",
-        "vocal",
-        "vocals",
-        "voice",
-        "no voice",
-        "no vocal",
-        "no vocals",
-        "choir",
-        "choral",
-    } <= set(mtat.TAGS50)
+    rare = next(number for number, tags in every.items() if tags == ["electro"])
+    assert kept[rare] == []
 
 
 def test_trap_mtat_a_group_is_an_album_and_no_album_spans_two_folders(full_mtat):
     folders = {}
     for clip in full_mtat:
         assert folders.setdefault(clip.group, folder_of(clip)) == folder_of(clip)
-    assert (
-        "".join(mtat.SPLIT_OF[folder][0] for folder in "0123456789abcdef")
-        == 12 * "t" + "v" + 3 * "t"
-    )
-    assert [mtat.SPLIT_OF[folder] for folder in "0bcdf"] == [
-        "train",
-        "train",
-        "valid",
-        "test",
-        "test",
-    ]
+    letters = "".join(mtat.SPLIT_OF[folder][0] for folder in "0123456789abcdef")
+    assert letters == 12 * "t" + "v" + 3 * "t"
+    splits = ["train", "train", "valid", "test", "test"]
+    assert [mtat.SPLIT_OF[folder] for folder in "0bcdf"] == splits
 
 
-def test_trap_mtat_both_clips_of_one_song_are_one_group(roots):
-    groups = {clip.id: clip.group for clip in datasets.load("mtat:all", roots["mtat"]).clips}
-    assert groups["14"] == groups["19"] == "lvxnova-lvxnova"
+def test_trap_mtat_both_clips_of_one_song_are_one_group(load):
+    clips = by_id(load("mtat:all"))
+    assert clips["14"].group == clips["19"].group == "lvxnova-lvxnova"
 
 
-def test_trap_mtat_a_table_cut_short_in_a_row_is_refused(tree):
-    root = tree("mtat")
-    edit(root / "annotations_final.csv", lambda text: text[: len(text) - 300])
-    with pytest.raises(
-        RequestError, match=r"annotations_final.csv, row \d+: has \d+ fields, expected 190"
-    ):
-        datasets.load("mtat", root)
-
-
-def test_mtat_tables_that_contradict_each_other_are_refused(tree):
-    root = tree("mtat")
-    edit(
-        root / "annotations_final.csv",
-        lambda text: text.replace("f/american_bach", "e/american_bach"),
-    )
-    with pytest.raises(RequestError, match=r"for clip 2, expected 'f/american_bach"):
-        datasets.load("mtat", root)
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda text: text[: len(text) - 300],
+            r"annotations_final.csv, row \d+: has \d+ fields, expected 190",
+        ),
+        (
+            lambda text: text.replace("f/american_bach", "e/american_bach"),
+            r"for clip 2, expected 'f/american_bach",
+        ),
+    ],
+)
+def test_trap_mtat_tables_cut_short_or_contradicting_are_refused(spoil, change, says):
+    spoil("mtat", "annotations_final.csv", change, says)
 
 
 def test_mtat_a_path_outside_the_folders_is_refused(tree):
@@ -445,13 +378,10 @@ def test_mtat_a_path_outside_the_folders_is_refused(tree):
 
 
 def test_mtat_a_table_in_another_encoding_is_refused(tree):
-    root = tree("mtat")
-    published.replace(
-        root / "clip_info_final.csv",
-        (root / "clip_info_final.csv").read_bytes().replace(b"Phantasm", b"Ph\xe4ntasm"),
-    )
+    path = tree("mtat") / "clip_info_final.csv"
+    published.replace(path, path.read_bytes().replace(b"Phantasm", b"Ph\xe4ntasm"))
     with pytest.raises(RequestError, match=r"UTF-8"):
-        datasets.load("mtat", root)
+        datasets.load("mtat", path.parent)
 
 
 # --- GTZAN ---
@@ -460,11 +390,9 @@ def test_mtat_a_table_in_another_encoding_is_refused(tree):
 @pytest.fixture(scope="module")
 def some_tracks():
     """One or none of each genre, and one more of jazz."""
-    return ["jazz.00055"] + [
-        row["track_id"]
-        for row in published.rows_of("gtzan_fault_filtered.csv")
-        if row["track_id"].endswith("000")
-    ]
+    rows = published.rows_of("gtzan_fault_filtered.csv")
+    firsts = [row["track_id"] for row in rows if row["track_id"].endswith("000")]
+    return ["jazz.00055", *firsts]
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".au"])
@@ -472,75 +400,55 @@ def some_tracks():
 def test_trap_gtzan_layouts_and_suffixes(tmp_path, some_tracks, layout, suffix):
     root = published.gtzan(tmp_path, layout=layout, suffix=suffix, seconds=0.05, tracks=some_tracks)
     clips = datasets.load("gtzan", root, partial=True).clips
-    assert {clip.id for clip in clips} == {
-        *some_tracks,
-        "jazz.00054",
-    }  # the known-bad one stays listed
-    assert {Path(clip.path).suffix for clip in clips if clip.id != "jazz.00054"} == {suffix}
-    assert all(Path(clip.path).parent.parent == root / layout for clip in clips)
+    paths = {clip.id: Path(clip.path) for clip in clips}
+    assert set(paths) == {*some_tracks, "jazz.00054"}  # the known-bad one stays listed
+    assert {path.parents[1] for path in paths.values()} == {root / layout}
+    del paths["jazz.00054"]
+    assert {path.suffix for path in paths.values()} == {suffix}
 
 
-def test_gtzan_counts_by_genre(roots):
-    counts = Counter(
-        (clip.split, clip.target) for clip in datasets.load("gtzan", roots["gtzan"]).clips
-    )
+def test_gtzan_counts_by_genre(load):
+    clips = load("gtzan").clips
+    counts = Counter((clip.split, clip.target) for clip in clips)
     expected = {
         "train": [46, 48, 45, 42, 47, 43, 44, 41, 43, 44],
         "valid": [23, 20, 23, 22, 18, 17, 20, 13, 17, 24],
         "test": [31, 31, 30, 29, 27, 27, 27, 30, 26, 32],
     }
-    assert counts == {
-        (split, genre): count
-        for split, row in expected.items()
-        for genre, count in zip(gtzan.GENRES, row, strict=True)
-    }
+    for split, row in expected.items():
+        assert [counts.pop((split, genre)) for genre in gtzan.GENRES] == row
+    assert not counts
 
 
-def test_gtzan_the_majority_class_is_right_for_32_of_290(roots):
-    dataset = datasets.load("gtzan", roots["gtzan"])
-    targets = tasks.encode_targets(
-        dataset.task, [clip.target for clip in dataset.clips if clip.split == "test"]
-    )
+def test_gtzan_the_majority_class_is_right_for_32_of_290(load):
+    dataset = load("gtzan")
+    tested = [clip.target for clip in dataset.clips if clip.split == "test"]
+    targets = tasks.encode_targets(dataset.task, tested)
     always_rock = np.tile(np.eye(10)[gtzan.GENRES.index("rock")], (len(targets), 1))
     assert tasks.scores(dataset.task, targets, always_rock)["accuracy"] == pytest.approx(32 / 290)
 
 
-def test_gtzan_named_tracks_are_where_the_published_lists_have_them(roots):
-    split = {clip.id: clip.split for clip in datasets.load("gtzan", roots["gtzan"]).clips}
-    assert [
-        split.get(track)
-        for track in ("blues.00000", "blues.00012", "blues.00029", "jazz.00054", "classical.00042")
-    ] == [
-        "valid",
-        "test",
-        "train",
-        "train",
-        None,
-    ]
+def test_gtzan_named_tracks_are_where_the_published_lists_have_them(load):
+    clips = by_id(load("gtzan"))
+    names = ("blues.00000", "blues.00012", "blues.00029", "jazz.00054")
+    assert [clips[name].split for name in names] == ["valid", "test", "train", "train"]
+    assert "classical.00042" not in clips
 
 
-def test_trap_gtzan_one_of_each_pair_of_identical_files_is_out(roots):
-    kept = {clip.id for clip in datasets.load("gtzan", roots["gtzan"]).clips}
-    pairs = [
-        ("disco", 98, 99),
-        ("hiphop", 39, 45),
-        ("hiphop", 76, 78),
-        ("reggae", 81, 82),
-        ("pop", 54, 60),
-        ("pop", 67, 71),
-        ("metal", 34, 94),
-    ]
+def test_trap_gtzan_one_of_each_pair_of_identical_files_is_out(load):
+    kept = set(by_id(load("gtzan")))
+    pairs = [("disco", 98, 99), ("hiphop", 39, 45), ("hiphop", 76, 78), ("reggae", 81, 82)]
+    pairs += [("pop", 54, 60), ("pop", 67, 71), ("metal", 34, 94)]
     pairs += [("metal", number, number + 21) for number in range(40, 46)]
     for genre, one, other in pairs:
         assert not {f"{genre}.{one:05d}", f"{genre}.{other:05d}"} <= kept
     assert not {"rock.00016", "metal.00058"} <= kept
 
 
-def test_gtzan_folds_are_stratified_and_always_the_same(roots):
-    dataset = datasets.load("gtzan:folds", roots["gtzan"])
-    assert Counter((clip.fold, clip.target) for clip in dataset.clips) == {
-        (fold, genre): 10 for fold in range(10) for genre in gtzan.GENRES
-    }
+def test_gtzan_folds_are_stratified_and_always_the_same(load):
+    dataset = load("gtzan:folds")
+    counts = Counter((clip.fold, clip.target) for clip in dataset.clips)
+    assert counts == {(fold, genre): 10 for fold in range(10) for genre in gtzan.GENRES}
     assert {clip.split for clip in dataset.clips} == {None}
     blues = [clip.id[-2:] for clip in dataset.clips if clip.fold == 0 and clip.target == "blues"]
     assert blues == FOLD_0_BLUES
@@ -561,21 +469,16 @@ def test_trap_gtzan_jazz_54_may_be_broken_or_absent(tree, harm):
         published.replace(path, b"not a RIFF header" if harm == "broken" else b"")
     dataset = datasets.load("gtzan", root)
     assert sides(dataset) == {"train": 443, "valid": 197, "test": 290}
-    assert next(clip for clip in dataset.clips if clip.id == "jazz.00054").split == "train"
+    assert by_id(dataset)["jazz.00054"].split == "train"
 
 
 def test_trap_gtzan_prepare_names_the_broken_one_and_goes_on(tmp_path):
     tracks = ["jazz.00054", "blues.00000", "blues.00012", "blues.00029"]
     root = published.gtzan(tmp_path / "gtzan", seconds=0.2, tracks=tracks, broken_jazz=True)
-    prepared = cache.prepare(
-        datasets.load("gtzan", root, partial=True), tmp_path / "cache", workers=1
-    )
-    assert [clip.id for clip, _ in prepared.skipped] == ["jazz.00054"]
-    assert [clip.id for clip in cache.Cache(tmp_path / "cache").clips] == [
-        "blues.00000",
-        "blues.00012",
-        "blues.00029",
-    ]
+    dataset = datasets.load("gtzan", root, partial=True)
+    prepared = cache.prepare(dataset, tmp_path / "cache", workers=1)
+    assert [clip.id for clip, _ in prepared.skipped] == tracks[:1]
+    assert [clip.id for clip in cache.Cache(tmp_path / "cache").clips] == tracks[1:]
 
 
 def test_trap_gtzan_files_that_macos_left_are_passed_over(roots):
@@ -598,10 +501,8 @@ def test_trap_gtzan_another_missing_file_is_not_excused(tree):
 @pytest.fixture(scope="module")
 def all_songs(tmp_path_factory):
     """All 744 songs, without sound."""
-    return emomusic.read(
-        published.emomusic(tmp_path_factory.mktemp("emomusic_all"), songs=744, audible=False),
-        "jukemir",
-    )
+    root = published.emomusic(tmp_path_factory.mktemp("all"), songs=744, audible=False)
+    return emomusic.read(root, "jukemir")
 
 
 def test_emomusic_the_hash_rule_gives_the_published_split(all_songs):
@@ -627,69 +528,45 @@ def test_trap_emomusic_artists_leak_into_the_test_set_and_59_clips_are_clean(all
     assert not artists["train"] & artists["valid"]
 
 
-def test_trap_emomusic_the_leak_by_name(roots):
-    macleod = {
-        clip.id: (clip.split, clip.subsets)
-        for clip in datasets.load("emomusic", roots["emomusic"]).clips
-        if clip.info["artist"] == "Kevin MacLeod"
-    }
-    assert {number: macleod[number] for number in ("3", "4", "7")} == {
-        "3": ("test", ()),
-        "4": ("valid", ()),
-        "7": ("valid", ()),
-    }
+def test_trap_emomusic_the_leak_by_name(load):
+    clips = by_id(load("emomusic"))
+    for number, split in (("3", "test"), ("4", "valid"), ("7", "valid")):
+        clip = clips[number]
+        assert clip.info["artist"] == "Kevin MacLeod"
+        assert (clip.split, clip.subsets) == (split, ())
 
 
-def test_emomusic_standardised_labels_of_songs_2_and_5(roots):
-    targets = {clip.id: clip.target for clip in datasets.load("emomusic", roots["emomusic"]).clips}
-    assert targets["2"] == pytest.approx([-1.1948424462, -1.5732788720], abs=1e-9)
-    assert targets["5"] == pytest.approx([-0.2568980419, 0.2599478692], abs=1e-9)
-
-
-def test_emomusic_the_ratings_themselves_are_kept(roots):
-    song = next(
-        clip for clip in datasets.load("emomusic", roots["emomusic"]).clips if clip.id == "1000"
-    )
-    assert (song.info["arousal"], song.info["valence"]) == ("7.2222", "5.8889")
-    assert (song.info["arousal_deviation"], song.info["valence_deviation"]) == ("1.0929", "2.0883")
+def test_emomusic_standardised_labels_and_the_ratings_themselves(load):
+    clips = by_id(load("emomusic"))
+    assert clips["2"].target == pytest.approx([-1.1948424462, -1.5732788720], abs=1e-9)
+    assert clips["5"].target == pytest.approx([-0.2568980419, 0.2599478692], abs=1e-9)
+    info = clips["1000"].info
+    assert (info["arousal"], info["valence"]) == ("7.2222", "5.8889")
+    assert (info["arousal_deviation"], info["valence_deviation"]) == ("1.0929", "2.0883")
 
 
 def test_emomusic_predicting_the_development_mean_gives_the_published_r2():
-    """The ratings are not packaged; the moments of the published splits are enough, since R2 of a constant depends on mean and deviation alone."""
-    train, valid = (
-        np.array([[4.7727, 4.9963], [1.3925, 1.2621]]),
-        np.array([[4.6831, 4.8756], [1.3549, 1.2165]]),
-    )
-    together = (504 * train[0] + 115 * valid[0]) / 619
+    """From the moments of the published splits: those are all that R2 of a constant depends on."""
+    train, train_deviation = np.array([[4.7727, 4.9963], [1.3925, 1.2621]])
+    valid, valid_deviation = np.array([[4.6831, 4.8756], [1.3549, 1.2165]])
+    together = (504 * train + 115 * valid) / 619
     assert together == pytest.approx(emomusic.MEAN, abs=1e-4)
-    spread = (
-        504 * (train[1] ** 2 + (train[0] - together) ** 2)
-        + 115 * (valid[1] ** 2 + (valid[0] - together) ** 2)
-    ) / 619
-    assert np.sqrt(spread) == pytest.approx(emomusic.DEVIATION, abs=1e-3)
+    squares = 504 * (train_deviation**2 + (train - together) ** 2)
+    squares += 115 * (valid_deviation**2 + (valid - together) ** 2)
+    assert np.sqrt(squares / 619) == pytest.approx(emomusic.DEVIATION, abs=1e-3)
     drawn = np.random.default_rng(0).standard_normal((125, 2))
     ratings = [4.9370, 5.1655] + [1.3094, 1.1816] * (drawn - drawn.mean(0)) / drawn.std(0)
     targets = (ratings - emomusic.MEAN) / np.array(emomusic.DEVIATION)
-    scores = tasks.scores(
-        tasks.Task("numbers", ("arousal", "valence")), targets, np.zeros((125, 2))
-    )
+    task = tasks.Task("numbers", ("arousal", "valence"))
+    scores = tasks.scores(task, targets, np.zeros((125, 2)))
     assert scores["r2_arousal"] == pytest.approx(-0.019, abs=5e-4)
     assert scores["r2_valence"] == pytest.approx(-0.026, abs=5e-4)
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("0.2", 20),
-        ("0.02", 2),
-        ("1.05", 65),
-        ("0.48", 48),
-        ("2", 120),
-        ("1.5", 110),
-        ("0", 0),
-        ("10.3", 630),
-    ],
-)
+TIMES_S = {"0.2": 20, "0.02": 2, "1.05": 65, "0.48": 48, "2": 120, "1.5": 110, "0": 0, "10.3": 630}
+
+
+@pytest.mark.parametrize(("text", "seconds"), TIMES_S.items())
 def test_trap_emomusic_times_lose_their_zeros(text, seconds):
     assert emomusic.seconds(text) == seconds
 
@@ -700,68 +577,47 @@ def test_emomusic_what_is_no_time_is_refused(text):
         emomusic.seconds(text)
 
 
-def test_trap_emomusic_every_cut_is_45_seconds(all_songs):
-    assert {
-        float(clip.info["cut_to_s"]) - float(clip.info["cut_from_s"]) for clip in all_songs.clips
-    } == {45.0}
+def test_trap_emomusic_every_cut_is_45_seconds_of_the_song_and_not_of_the_file(all_songs, load):
+    cuts = [(clip.info["cut_from_s"], clip.info["cut_to_s"]) for clip in all_songs.clips]
+    assert {float(end) - float(start) for start, end in cuts} == {45.0}
+    assert {(clip.start_s, clip.end_s) for clip in load("emomusic").clips} == {(0.0, None)}
 
 
-def test_trap_emomusic_the_cut_is_of_the_song_and_not_of_the_file(roots):
-    assert {
-        (clip.start_s, clip.end_s) for clip in datasets.load("emomusic", roots["emomusic"]).clips
-    } == {(0.0, None)}
-
-
-def test_trap_emomusic_tabs_around_values(roots):
-    assert "\tThe New Mystikal Troubadours\t" in (
-        roots["emomusic"] / "annotations/songs_info.csv"
-    ).read_text(encoding="utf-8")
-    song = next(
-        clip for clip in datasets.load("emomusic", roots["emomusic"]).clips if clip.id == "2"
-    )
-    assert song.info["artist"] == "The New Mystikal Troubadours"
-    assert song.info["title"] == "Tonight  A Lonely Century"
-
-
-def test_trap_emomusic_names_that_are_not_ascii(roots):
-    clips = {clip.id: clip for clip in datasets.load("emomusic", roots["emomusic"]).clips}
-    assert clips["275"].info["artist"] == "Caühaüs"
-    assert clips["275"].info["title"] == "Χορός"
+def test_trap_emomusic_tabs_around_values_and_names_that_are_not_ascii(roots, load):
+    text = (roots["emomusic"] / "annotations/songs_info.csv").read_text(encoding="utf-8")
+    assert "\tThe New Mystikal Troubadours\t" in text
+    clips = by_id(load("emomusic"))
+    for number, artist, title in (
+        ("2", "The New Mystikal Troubadours", "Tonight  A Lonely Century"),
+        ("275", "Caühaüs", "Χορός"),
+    ):
+        info = clips[number].info
+        assert (info["artist"], info["title"]) == (artist, title)
     assert clips["275"].group == "cahas"  # letters beyond ASCII are deleted, not replaced
 
 
 def test_trap_emomusic_digits_and_marks_are_deleted_before_hashing():
     assert emomusic.normalised("  My Bubba & Mi ") == "my bubba mi"
-    assert (
-        emomusic.normalised("Circus Marcus-Aux puces nº2")
-        == emomusic.normalised("Circus Marcus-Aux puces nº1")
-        == "circus marcusaux puces n"
-    )
+    for number in (1, 2):
+        name = f"Circus Marcus-Aux puces nº{number}"
+        assert emomusic.normalised(name) == "circus marcusaux puces n"
     assert emomusic.split("My Bubba & Mi", "development") == "train"
     assert emomusic.split("The New Mystikal Troubadours", "development") == "valid"
     assert emomusic.split("The New Mystikal Troubadours", "evaluation") == "test"
 
 
 def test_trap_emomusic_artist_fields_that_hold_the_title_are_hashed_as_they_are(all_songs):
-    clips = {clip.id: clip for clip in all_songs.clips}
-    assert clips["238"].info["artist"] == "Kevin MacLeod-J. S. Bach  Prelude in C"
-    assert (clips["238"].group, clips["238"].split) == (
-        "kevin macleodj s bach prelude in c",
-        "train",
-    )
+    clip = by_id(all_songs)["238"]
+    assert clip.info["artist"] == "Kevin MacLeod-J. S. Bach  Prelude in C"
+    assert (clip.group, clip.split) == ("kevin macleodj s bach prelude in c", "train")
 
 
-def test_trap_emomusic_the_tables_decide_and_not_the_folder(roots):
+def test_trap_emomusic_the_tables_decide_which_files_are_clips_and_ids_have_no_padding(roots, load):
     assert (roots["emomusic"] / "clips_45seconds/1.mp3").is_file()
-    assert "1" not in {clip.id for clip in datasets.load("emomusic", roots["emomusic"]).clips}
-
-
-def test_trap_emomusic_ids_have_no_padding(roots):
-    assert {
-        Path(clip.path).stem == clip.id
-        for clip in datasets.load("emomusic", roots["emomusic"]).clips
-    } == {True}
-    assert "2" in {clip.id for clip in datasets.load("emomusic", roots["emomusic"]).clips}
+    clips = by_id(load("emomusic"))
+    assert "1" not in clips
+    assert "2" in clips
+    assert all(Path(clip.path).stem == number for number, clip in clips.items())
 
 
 def test_trap_emomusic_labels_go_by_the_name_of_the_column_and_not_by_its_place(tree):
@@ -769,21 +625,9 @@ def test_trap_emomusic_labels_go_by_the_name_of_the_column_and_not_by_its_place(
     before = datasets.load("emomusic", root)
     path = root / "annotations/static_annotations.csv"
     rows = [row.split(",") for row in path.read_text(encoding="utf-8").splitlines()]
-    published.replace(
-        path,
-        "".join(",".join([row[3], row[0], row[4], row[1], row[2]]) + "\n" for row in rows).encode(),
-    )
+    moved = [",".join([row[3], row[0], row[4], row[1], row[2]]) for row in rows]
+    edit(path, lambda text: "\n".join(moved) + "\n")
     assert datasets.load("emomusic", root) == before
-
-
-def test_trap_emomusic_labels_of_deam_are_refused(tree):
-    root = tree("emomusic")
-    header = "song_id, valence_mean, valence_std, arousal_mean, arousal_std"
-    edit(
-        root / "annotations/static_annotations.csv", lambda text: header + text[text.index("\n") :]
-    )
-    with pytest.raises(RequestError, match=r"no column 'mean_arousal'"):
-        datasets.load("emomusic", root)
 
 
 def test_emomusic_tables_may_lie_in_the_root(tmp_path):
@@ -791,36 +635,40 @@ def test_emomusic_tables_may_lie_in_the_root(tmp_path):
     assert len(datasets.load("emomusic", root).clips) == 12
 
 
+DEAM = "song_id, valence_mean, valence_std, arousal_mean, arousal_std\n"
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [
-        ("static_annotations.csv", "2,3.1,", "2,nan,", "rates song 2"),
-        ("static_annotations.csv", "2,3.1,", "2,31,", "from 1 to 9"),
-        ("static_annotations.csv", "2,3.1,", "2,,", "rates song 2"),
-        ("static_annotations.csv", "\n2,", "\n6,", "no row for song 2"),
-        ("songs_info.csv", "\n2,2.mp3", "\nx,2.mp3", "song_id is 'x'"),
-        ("songs_info.csv", ",development", ",training", "expected development or evaluation"),
-        ("songs_info.csv", "DD Groove", "DD, Groove", "row 3: has 9 fields"),
-        ("songs_info.csv", "Mediaeval 2013 set", "set", "no column 'Mediaeval 2013 set'"),
-        ("songs_info.csv", "\n3,3.mp3", "\n2,3.mp3", "two clips with the id '2'"),
+        ("static_annotations", "2,3.1,", "2,nan,", "rates song 2"),
+        ("static_annotations", "2,3.1,", "2,31,", "from 1 to 9"),
+        ("static_annotations", "2,3.1,", "2,,", "rates song 2"),
+        ("static_annotations", "\n2,", "\n6,", "no row for song 2"),
+        ("static_annotations", None, DEAM, "no column 'mean_arousal'"),
+        ("songs_info", "\n2,2.mp3", "\nx,2.mp3", "song_id is 'x'"),
+        ("songs_info", ",development", ",training", "expected development or evaluation"),
+        ("songs_info", "DD Groove", "DD, Groove", "row 3: has 9 fields"),
+        ("songs_info", "Mediaeval 2013 set", "set", "no column 'Mediaeval 2013 set'"),
+        ("songs_info", "\n3,3.mp3", "\n2,3.mp3", "two clips with the id '2'"),
+        *(
+            ("songs_info", None, text, "songs_info.csv has no column")
+            for text in ("", "\n", "song_id\n")
+        ),
     ],
 )
-def test_emomusic_tables_that_are_not_as_published_are_refused(tree, file, old, new, says):
-    root = tree("emomusic")
-    edit(root / "annotations" / file, lambda text: text.replace(old, new, 1))
-    with pytest.raises(RequestError, match=says):
-        datasets.load("emomusic", root)
+def test_emomusic_tables_that_are_not_as_published_are_refused(spoil, file, old, new, says):
+    def change(text):
+        return (
+            text.replace(old, new, 1) if old else new + text[text.index("\n") + 1 :] * (new == DEAM)
+        )
+
+    spoil("emomusic", f"annotations/{file}.csv", change, says)
 
 
-@pytest.mark.parametrize("content", ["", "\n", "song_id\n", "HEADER"])
-def test_a_table_without_rows_is_refused(tree, content):
-    root = tree("emomusic")
-    edit(
-        root / "annotations/songs_info.csv",
-        lambda text: text[: text.index("\n") + 1] if content == "HEADER" else content,
-    )
-    with pytest.raises(RequestError, match=r"songs_info.csv has no (column|rows)"):
-        datasets.load("emomusic", root)
+def test_a_table_without_rows_is_refused(spoil):
+    says = r"songs_info.csv has no rows"
+    spoil("emomusic", "annotations/songs_info.csv", lambda text: text.split("\n")[0] + "\n", says)
 
 
 def test_tables_with_windows_line_ends_and_a_byte_order_mark_read_the_same(tree):
@@ -831,22 +679,18 @@ def test_tables_with_windows_line_ends_and_a_byte_order_mark_read_the_same(tree)
     assert datasets.load("emomusic", root) == before
 
 
-def test_a_root_with_a_name_that_is_not_ascii(tmp_path):
-    root = published.mtat(tmp_path / "Müsik [空] 1", seconds=0.05)
-    assert len(datasets.load("mtat:all", str(root)).clips) == 51
-
-
 # --- GiantSteps key ---
 
 
-def test_giantsteps_keeps_certain_single_keys_and_maps_sharps(roots):
-    dataset = datasets.load("giantsteps-key", roots["giantsteps-key"])
+def test_giantsteps_keeps_certain_single_keys_and_maps_sharps(load):
+    dataset = load("giantsteps-key")
     assert sides(dataset) == {"train": 48, "valid": 24, "test": 24}
     assert dataset.task == tasks.Task("one-of", giantsteps.KEYS, metric="key_score")
     assert {clip.target for clip in dataset.clips} == set(giantsteps.KEYS)
     assert len(giantsteps.KEYS) == 24
     assert not any("#" in key for key in giantsteps.KEYS)
-    assert not {"mtg/297011", "mtg/61578", "mtg/10981"} & {clip.id for clip in dataset.clips}
+    assert not {"mtg/297011", "mtg/61578", "mtg/10981"} & set(by_id(dataset))
+    assert np.diag(tasks.key_score_matrix(giantsteps.KEYS)).tolist() == [1.0] * 24
 
 
 @pytest.mark.parametrize(
@@ -871,44 +715,24 @@ def test_giantsteps_what_is_no_key_is_refused(text):
         giantsteps.key(text)
 
 
-def test_giantsteps_every_key_is_known_to_the_score():
-    assert np.diag(tasks.key_score_matrix(giantsteps.KEYS)).tolist() == [1.0] * 24
-
-
 def test_giantsteps_collaborators_of_valid_artists_are_valid_within_two_hops():
-    valid, *train = (
-        published.artist_of("valid", 0),
-        *(published.artist_of("train", number) for number in range(5)),
-    )
+    valid = published.artist_of("valid", 0)
+    train = [published.artist_of("train", number) for number in range(5)]
     assert giantsteps.valid_artists([[valid], [train[0]]]) == {valid}
-    met = [
-        [train[2], train[3]],
-        [train[1], train[2]],
-        [train[0], train[1]],
-        [valid, train[0]],
-    ]  # each pass reaches one further
-    assert giantsteps.valid_artists(met) == {valid, train[0], train[1]}
-    assert giantsteps.valid_artists(met[::-1]) == {
-        valid,
-        *train[:4],
-    }  # in this order one pass reaches all
+    met = [train[2:4], train[1:3], train[0:2], [valid, train[0]]]  # each pass reaches one further
+    assert giantsteps.valid_artists(met) == {valid, *train[:2]}
+    assert giantsteps.valid_artists(met[::-1]) == {valid, *train[:4]}  # one pass reaches all
 
 
 def test_giantsteps_a_track_with_one_valid_artist_is_valid(tree):
-    root = tree("giantsteps-key")
+    root, artist = tree("giantsteps-key"), published.artist_of("train", 0)
     table = root / "giantsteps-mtg-key-dataset-master/annotations/beatport_metadata.txt"
-    friend = f"{published.artist_of('train', 0)}, {published.artist_of('valid', 0)}"
-    edit(
-        table,
-        lambda text: text.replace(
-            f"10000\t{published.artist_of('train', 0)}\t", f"10000\t{friend}\t"
-        ),
-    )
-    clips = {clip.id: clip for clip in datasets.load("giantsteps-key", root).clips}
-    assert clips["mtg/10000"].split == "valid"
-    assert not {clip.group for clip in clips.values() if clip.split == "train"} & {
-        published.artist_of("train", 0).lower()
-    }
+    friends = f"{artist}, {published.artist_of('valid', 0)}"
+    edit(table, lambda text: text.replace(f"10000\t{artist}\t", f"10000\t{friends}\t"))
+    dataset = datasets.load("giantsteps-key", root)
+    assert by_id(dataset)["mtg/10000"].split == "valid"
+    groups = {clip.group for clip in dataset.clips if clip.split == "train"}
+    assert artist.lower() not in groups
 
 
 @pytest.mark.parametrize("branch", ["", "-master", "-c8cb8aad2cb53f165be51ea099d0dc75c64a844f"])
@@ -927,23 +751,9 @@ def test_giantsteps_a_missing_repository_is_named(tree):
 # --- NSynth ---
 
 
-def test_nsynth_family_and_pitch(roots):
-    family, pitch = (
-        datasets.load(source, roots["nsynth"]) for source in ("nsynth", "nsynth:pitch")
-    )
-    assert family.task.names == (
-        "bass",
-        "brass",
-        "flute",
-        "guitar",
-        "keyboard",
-        "mallet",
-        "organ",
-        "reed",
-        "string",
-        "synth_lead",
-        "vocal",
-    )
+def test_nsynth_family_and_pitch(load):
+    family, pitch = load("nsynth"), load("nsynth:pitch")
+    assert family.task.names == tuple(published.FAMILIES)
     assert pitch.task.names == tuple(str(number) for number in range(128))
     for one, other in zip(family.clips, pitch.clips, strict=True):
         name, number, _ = one.id.rsplit("-", 2)
@@ -952,8 +762,8 @@ def test_nsynth_family_and_pitch(roots):
         assert one.group == other.group == name
 
 
-def test_trap_nsynth_a_family_that_is_absent_from_test_stays_a_class(roots):
-    dataset = datasets.load("nsynth", roots["nsynth"])
+def test_trap_nsynth_a_family_that_is_absent_from_test_stays_a_class(load):
+    dataset = load("nsynth")
     assert "synth_lead" not in {clip.target for clip in dataset.clips if clip.split != "train"}
     assert "synth_lead" in dataset.task.names
 
@@ -967,40 +777,35 @@ def test_trap_nsynth_a_family_that_is_absent_from_test_stays_a_class(roots):
         ('"instrument_family": 0,', "", "instrument_family of .* is None"),
     ],
 )
-def test_nsynth_lists_that_are_not_as_published_are_refused(tree, old, new, says):
-    root = tree("nsynth")
-    edit(root / "nsynth-train/examples.json", lambda text: text.replace(old, new, 1))
-    with pytest.raises(RequestError, match=says):
-        datasets.load("nsynth", root)
+def test_nsynth_lists_that_are_not_as_published_are_refused(spoil, old, new, says):
+    change = lambda text: text.replace(old, new, 1)  # noqa: E731
+    spoil("nsynth", "nsynth-train/examples.json", change, says)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"a": 1}'])
+def test_nsynth_lists_without_notes_are_refused(spoil, content):
+    says = r"nsynth-test/examples.json holds no notes"
+    spoil("nsynth", "nsynth-test/examples.json", lambda text: content, says)
 
 
 # --- MTG-Jamendo ---
 
 
 @pytest.mark.parametrize("variant", ["top50tags", "genre", "instrument", "moodtheme"])
-def test_jamendo_subsets_have_their_own_tags(roots, variant):
-    dataset = datasets.load(f"mtg-jamendo:{variant}", roots["mtg-jamendo"])
+def test_jamendo_subsets_have_their_own_tags(load, variant):
+    dataset = load(f"mtg-jamendo:{variant}")
     assert dataset.task == tasks.Task("many-of", tuple(sorted(published.JAMENDO_TAGS[variant])))
     assert sides(dataset) == {"train": 12, "valid": 6, "test": 6}
 
 
-def test_trap_jamendo_rows_have_as_many_columns_as_tags(roots):
-    lengths = {
-        len(clip.target) for clip in datasets.load("mtg-jamendo", roots["mtg-jamendo"]).clips
-    }
-    assert {1, 2} <= lengths
-    clip = next(
-        clip
-        for clip in datasets.load("mtg-jamendo", roots["mtg-jamendo"]).clips
-        if clip.id == "track_0000949"
-    )
+def test_trap_jamendo_rows_have_as_many_columns_as_tags(load):
+    dataset = load("mtg-jamendo")
+    assert {1, 2} <= {len(clip.target) for clip in dataset.clips}
+    clip = by_id(dataset)["track_0000949"]
     assert clip.target == ["genre---rock", "instrument---piano"]  # 949 = ...0101 in binary
     assert clip.group == "artist_000316"
-
-
-def test_jamendo_takes_the_low_quality_copy_where_it_is_alone(roots):
-    clip = datasets.load("mtg-jamendo", roots["mtg-jamendo"]).clips[0]
-    assert clip.path.endswith("48/948.low.mp3")
+    low = dataset.clips[0]  # the low-quality copy, where it is alone
+    assert low.path.endswith("48/948.low.mp3")
 
 
 @pytest.mark.parametrize(
@@ -1013,19 +818,15 @@ def test_jamendo_takes_the_low_quality_copy_where_it_is_alone(roots):
 )
 def test_jamendo_layouts(tmp_path, audio_in, lists):
     root = published.jamendo(tmp_path, seconds=0.05, audio=audio_in, lists=lists)
-    assert {
-        str(Path(clip.path).parents[1]) for clip in datasets.load("mtg-jamendo", root).clips
-    } == {str(root / audio_in)}
+    clips = datasets.load("mtg-jamendo", root).clips
+    assert {Path(clip.path).parents[1] for clip in clips} == {root / audio_in}
 
 
-def test_jamendo_a_row_without_tags_is_refused(tree):
-    root = tree("mtg-jamendo")
-    edit(
-        root / "data/splits/split-0/autotagging_genre-test.tsv",
-        lambda text: text + "track_0000001\tartist_1\talbum_1\t01/1.mp3\t166.0\n",
-    )
-    with pytest.raises(RequestError, match=r"autotagging_genre-test.tsv, row 8"):
-        datasets.load("mtg-jamendo:genre", root)
+def test_jamendo_a_row_without_tags_is_refused(spoil):
+    row = "track_0000001\tartist_1\talbum_1\t01/1.mp3\t166.0\n"
+    table = "data/splits/split-0/autotagging_top50tags-test.tsv"
+    says = r"autotagging_top50tags-test.tsv, row 8"
+    spoil("mtg-jamendo", table, lambda text: text + row, says)
 
 
 # --- packaged lists ---
@@ -1037,10 +838,7 @@ def test_jamendo_a_row_without_tags_is_refused(tree):
 )
 def test_packaged_lists_are_whole(name, rows):
     assert len(sheet.packaged(name)) == rows
-    with (Path(datasets.__file__).parent / "published" / name).open(
-        newline="", encoding="utf-8"
-    ) as stream:
-        assert sheet.packaged(name) == list(csv.DictReader(stream))
+    assert sheet.packaged(name) == published.rows_of(name)
 
 
 # --- traps of the sound ---
@@ -1051,103 +849,38 @@ def decoded(path, samples, rate, **how):
     return audio.load(path, **how)
 
 
-def test_trap_lengths_of_mtat_gtzan_and_emomusic_in_samples_frames_and_patches(tmp_path):
-    for samples, rate, expected in [
-        (465_984, 16_000, (642_185, 1_255, 39)),
-        (661_794, 22_050, (661_794, 1_293, 40)),
-        (45 * 44_100, 44_100, (992_250, 1_938, 60)),
-    ]:
-        wave = decoded(tmp_path / "clip.wav", np.zeros(samples, np.float32), rate)
-        log_mel = spectrogram.log_mel(wave)
-        patches = len(spectrogram.patch_starts(log_mel.shape[1]))
-        assert abs(len(wave) - expected[0]) <= 1
-        assert (log_mel.shape[1], patches) == expected[1:]
+@pytest.mark.parametrize(
+    ("samples", "rate", "expected"),
+    [
+        (465_984, 16_000, (642_185, 1_255, 39)),  # MagnaTagATune
+        (661_794, 22_050, (661_794, 1_293, 40)),  # GTZAN
+        (45 * 44_100, 44_100, (992_250, 1_938, 60)),  # EmoMusic
+    ],
+)
+def test_trap_lengths_in_samples_frames_and_patches(tmp_path, samples, rate, expected):
+    wave = decoded(tmp_path / "clip.wav", np.zeros(samples, np.float32), rate)
+    frames = spectrogram.log_mel(wave).shape[1]
+    assert abs(len(wave) - expected[0]) <= 1
+    assert (frames, len(spectrogram.patch_starts(frames))) == expected[1:]
 
 
 def test_trap_mtat_mp3_length_is_taken_from_decoding_to_a_frame_or_two(tmp_path):
-    wave = decoded(
-        tmp_path / "clip.mp3",
-        published.sound(440, seconds=465_984 / 16_000, rate=16_000),
-        16_000,
-        sample_rate=16_000,
-    )
+    samples = published.sound(440, seconds=465_984 / 16_000, rate=16_000)
+    wave = decoded(tmp_path / "clip.mp3", samples, 16_000, sample_rate=16_000)
     assert abs(len(wave) - 465_984) <= 2 * 576
 
 
 def test_trap_a_seek_in_mp3_is_exact_since_all_before_is_decoded(tmp_path):
-    published.write(tmp_path / "clip.mp3", published.sound(440, seconds=3, rate=44_100), 44_100)
-    whole = audio.load(tmp_path / "clip.mp3", sample_rate=44_100)
+    samples = published.sound(440, seconds=3, rate=44_100)
+    whole = decoded(tmp_path / "clip.mp3", samples, 44_100, sample_rate=44_100)
     part = audio.load(tmp_path / "clip.mp3", sample_rate=44_100, start_s=1.0, end_s=2.0)
     np.testing.assert_array_equal(part, whole[44_100:88_200])
 
 
 def test_trap_sound_sampled_at_16_khz_leaves_the_top_bands_empty(tmp_path):
-    wave = decoded(
-        tmp_path / "clip.wav",
-        np.random.default_rng(0).uniform(-0.5, 0.5, 32_000).astype(np.float32),
-        16_000,
-    )
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000).astype(np.float32)
+    wave = decoded(tmp_path / "clip.wav", noise, 16_000)
     level = spectrogram.log_mel(wave)[:, 4:-4].numpy().mean(1)
-    lower, _, _ = np.array(
-        [filters.mel_edges_hz(SpectrogramConfig())[band : band + 3] for band in range(64)]
-    ).T
+    lower = np.array(filters.mel_edges_hz(SpectrogramConfig())[:64])
     assert (lower > 8_000).sum() == 5
     assert level[lower > 8_000].max() < level[lower < 7_000].min() - 0.3  # 30 dB
-
-
-def test_trap_decibels_refer_to_full_scale_and_silence_is_the_floor(tmp_path):
-    assert spectrogram.log_mel(np.zeros(22_050, np.float32)).unique().tolist() == [-1.0]
-    sine = np.sin(2 * np.pi * 1000 * np.arange(22_050) / 22_050).astype(np.float32)
-    assert 0.30 < float(spectrogram.log_mel(sine).max()) < 0.41
-    assert SpectrogramConfig().silence == -1.0  # what is padded with
-
-
-def test_trap_loudness_is_not_normalised(tmp_path):
-    loud = published.sound(440, seconds=1, rate=22_050)
-    full, half = (
-        spectrogram.log_mel(decoded(tmp_path / "clip.wav", gain * loud, 22_050)).max().item()
-        for gain in (1.0, 0.5)
-    )
-    assert full - half == pytest.approx(0.0602, abs=1e-3)
-
-
-def test_trap_stereo_mp3_is_mixed_down(tmp_path):
-    left = published.sound(440, seconds=1, rate=44_100)
-    soundfile.write(tmp_path / "clip.mp3", np.stack([left, 0 * left], 1), 44_100)
-    assert np.abs(audio.load(tmp_path / "clip.mp3")).max() == pytest.approx(
-        np.abs(left).max() / 2, rel=0.1
-    )
-
-
-# --- the fixtures themselves ---
-
-
-def test_the_full_gtzan_tree_holds_1000_tracks_and_its_sound_tells_the_genre(roots):
-    files = [path for path in roots["gtzan"].rglob("*.wav") if not path.name.startswith(".")]
-    assert len(files) == 1000
-    loudest_hz = {}
-    for genre in gtzan.GENRES:
-        samples, rate = soundfile.read(roots["gtzan"] / "genres" / genre / f"{genre}.00000.wav")
-        loudest_hz[genre] = np.abs(np.fft.rfft(samples)).argmax() * rate / len(samples)
-    assert len({round(hz, -1) for hz in loudest_hz.values()}) == 10
-
-
-def test_builders_make_the_same_bytes_every_time(tmp_path):
-    assert published.tree(published.mtat(tmp_path / "one", seconds=0.05)) == published.tree(
-        published.mtat(tmp_path / "two", seconds=0.05)
-    )
-
-
-def test_a_listed_clip_can_be_left_out_of_the_mtat_tree(tmp_path):
-    root = published.mtat(tmp_path, seconds=0.05, absent=True)
-    with pytest.raises(RequestError, match=published.MTAT_ABSENT):
-        datasets.load("mtat", root)
-    assert len(datasets.load("mtat:all", root, partial=True).clips) == 50
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"a": 1}'])
-def test_nsynth_lists_without_notes_are_refused(tree, content):
-    root = tree("nsynth")
-    edit(root / "nsynth-test/examples.json", lambda text: content)
-    with pytest.raises(RequestError, match=r"nsynth-test/examples.json holds no notes"):
-        datasets.load("nsynth", root)

@@ -1,4 +1,4 @@
-"""Splits: groups stay together, every clip is tested once, classes are spread, pre-training leaves out test clips."""
+"""Splits of clips by group and by class, and those of pre-training."""
 
 from collections import Counter
 
@@ -24,19 +24,12 @@ from patchifier.tasks import Task
 
 
 def clips(groups, **more):
-    return [
-        Clip(f"{number}", f"{number}.wav", group=group, **more)
-        for number, group in enumerate(groups)
-    ]
+    return [Clip(str(number), "x", group=group, **more) for number, group in enumerate(groups)]
 
 
 def test_the_data_sets_own_split_is_one_fold():
-    made = [
-        Clip("a", "a", split="train"),
-        Clip("b", "b", split="valid"),
-        Clip("c", "c", split="test"),
-    ]
-    assert cross_validation(made) == [["train", "valid", "test"]]
+    names = ["train", "valid", "test"]
+    assert cross_validation([Clip(name, name, split=name) for name in names]) == [names]
 
 
 def test_each_fold_is_tested_once_and_the_one_before_validates():
@@ -44,12 +37,12 @@ def test_each_fold_is_tested_once_and_the_one_before_validates():
     rounds = cross_validation(made)
     assert len(rounds) == 4
     for tested, names in enumerate(rounds):
-        assert [clip.fold for clip, split in zip(made, names, strict=True) if split == "test"] == [
-            tested
-        ] * 2
-        assert {clip.fold for clip, split in zip(made, names, strict=True) if split == "valid"} == {
-            (tested - 1) % 4
+        by_fold = {clip.fold: split for clip, split in zip(made, names, strict=True)}
+        assert {split: fold for fold, split in by_fold.items() if split != "train"} == {
+            "test": tested,
+            "valid": (tested - 1) % 4,
         }
+        assert Counter(names) == {"train": 4, "valid": 2, "test": 2}
 
 
 @settings(deadline=None, max_examples=60)
@@ -89,9 +82,9 @@ def test_folds_are_even_where_groups_differ_in_size():
 
 def test_folds_do_not_depend_on_the_order_of_clips():
     made = [Clip(f"{n}", "x", group=f"g{n // 2}", target="ab"[n // 2 % 2]) for n in range(40)]
-    ahead = dict(zip([c.group for c in made], grouped_folds(made, count=5), strict=True))
-    back = dict(
-        zip([c.group for c in reversed(made)], grouped_folds(made[::-1], count=5), strict=True)
+    ahead, back = (
+        dict(zip([clip.group for clip in order], grouped_folds(order, count=5), strict=True))
+        for order in (made, made[::-1])
     )
     assert ahead == back
 
@@ -99,9 +92,7 @@ def test_folds_do_not_depend_on_the_order_of_clips():
 # --- partition ---
 
 
-def grouped(
-    count: int, *, each: int = 2, splits: dict[int, str] | None = None, folds: int = 0
-) -> list[Clip]:
+def grouped(count, *, each=2, splits=None, folds=0):
     """Clips in groups; a group's split or fold follows from its number."""
     return [
         Clip(
@@ -116,37 +107,28 @@ def grouped(
     ]
 
 
-def splits_of_groups(clips: list[Clip], names: list[str]) -> dict[str | None, set[str]]:
-    found: dict[str | None, set[str]] = {}
-    for clip, split in zip(clips, names, strict=True):
-        found.setdefault(clip.group, set()).add(split)
-    return found
+def require_whole_groups(clips, names):
+    found = {(clip.group, split) for clip, split in zip(clips, names, strict=True)}
+    assert len({group for group, _ in found}) == len(found)
 
 
-def test_own_split_is_kept() -> None:
+def test_own_split_is_kept():
     clips = grouped(6, splits=dict(enumerate(["train", "valid", "test", "train", "train", "test"])))
     assert partition(clips) == [clip.split for clip in clips]
 
 
 @settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 10**6), train=st.integers(2, 30), test=st.integers(1, 30))
-def test_own_split_without_validation_takes_it_from_train_by_group(
-    seed: int, train: int, test: int
-) -> None:
-    clips = grouped(
-        train + test,
-        splits={group: "train" if group < train else "test" for group in range(train + test)},
-    )
+def test_own_split_without_validation_takes_it_from_train_by_group(seed, train, test):
+    own = ["train"] * train + ["test"] * test
+    clips = grouped(train + test, splits=dict(enumerate(own)))
     names = partition(clips, seed=seed)
-    assert all(
-        (split == "test") == (clip.split == "test")
-        for split, clip in zip(names, clips, strict=True)
-    )
-    assert all(len(found) == 1 for found in splits_of_groups(clips, names).values())
+    assert [split == "test" for split in names] == [clip.split == "test" for clip in clips]
+    require_whole_groups(clips, names)
     assert {"train", "valid"} <= set(names)
 
 
-def test_folds_give_one_to_test_and_the_one_before_it_to_validation() -> None:
+def test_folds_give_one_to_test_and_the_one_before_it_to_validation():
     clips = grouped(8, folds=4)
     for test_fold, valid_fold in ((None, 2), (3, 2), (1, 0), (0, 3)):
         names = partition(clips, test_fold=test_fold)
@@ -158,36 +140,34 @@ def test_folds_give_one_to_test_and_the_one_before_it_to_validation() -> None:
         }
 
 
-def test_fold_that_is_not_there_is_refused() -> None:
+def test_fold_that_is_not_there_is_refused():
     with pytest.raises(RequestError, match=r"there is no fold 9, expected one of \[0, 1, 2, 3\]"):
         partition(grouped(8, folds=4), test_fold=9)
 
 
 @settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 10**6), groups=st.integers(3, 40), each=st.integers(1, 3))
-def test_hash_splits_by_group_and_leaves_no_split_empty(seed: int, groups: int, each: int) -> None:
+def test_hash_splits_by_group_and_leaves_no_split_empty(seed, groups, each):
     clips = grouped(groups, each=each)
     names = partition(clips, seed=seed)
-    assert all(len(found) == 1 for found in splits_of_groups(clips, names).values())
+    require_whole_groups(clips, names)
     assert set(names) == {"train", "valid", "test"}
 
 
-def test_hash_gives_about_a_tenth_to_each_split() -> None:
+def test_hash_gives_about_a_tenth_to_each_split():
     counts = Counter(partition(grouped(1000)))
     assert counts["test"] == 200
     assert 150 <= counts["valid"] <= 200
 
 
-def test_clips_without_a_group_are_groups_of_one() -> None:
+def test_clips_without_a_group_are_groups_of_one():
     held = hold_out([Clip(str(number), "x.wav") for number in range(100)], fraction=0.1)
     assert sum(held) == 10
 
 
 @settings(max_examples=60, deadline=None)
 @given(groups=st.integers(2, 50), fraction=st.floats(0.001, 0.99), seed=st.integers(0, 10**6))
-def test_hold_out_takes_whole_groups_and_at_least_one(
-    groups: int, fraction: float, seed: int
-) -> None:
+def test_hold_out_takes_whole_groups_and_at_least_one(groups, fraction, seed):
     clips = grouped(groups)
     held = hold_out(clips, fraction=fraction, seed=seed)
     assert sum(held) == 2 * max(1, round(fraction * groups))
@@ -196,48 +176,45 @@ def test_hold_out_takes_whole_groups_and_at_least_one(
 
 
 @pytest.mark.parametrize(("groups", "fraction"), [(1, 0.5), (10, 0.0)])
-def test_nothing_is_held_out_of_one_group_or_at_a_share_of_zero(
-    groups: int, fraction: float
-) -> None:
+def test_nothing_is_held_out_of_one_group_or_at_a_share_of_zero(groups, fraction):
     assert not any(hold_out(grouped(groups), fraction=fraction))
 
 
-def test_hold_out_follows_from_the_seed_and_the_names_and_not_the_order() -> None:
+def test_hold_out_follows_from_the_seed_and_the_names_and_not_the_order():
     clips = grouped(50)
-    first = dict(zip([clip.id for clip in clips], hold_out(clips, fraction=0.2), strict=True))
-    backwards = clips[::-1]
-    assert first == dict(
-        zip([clip.id for clip in backwards], hold_out(backwards, fraction=0.2), strict=True)
+    first, back = (
+        dict(zip([clip.id for clip in order], hold_out(order, fraction=0.2), strict=True))
+        for order in (clips, clips[::-1])
     )
+    assert first == back
     assert list(first.values()) != hold_out(clips, fraction=0.2, seed=1)
 
 
 # --- pre-training ---
 
 
-def pretraining(clips: list[Clip], parts: int = 1, **changes: object) -> Splits:
-    config = update(Config(), {"pretrain": {"parts": parts, **changes}}).pretrain
+def pretraining(clips, parts=1, **changes):
+    config = update(Config(), {"pretrain": {"n_cache_parts": parts, **changes}}).pretrain
     every = [np.arange(part, len(clips), parts) for part in range(parts)]
     return pretraining_splits(clips, config, parts=every, where="cache x")
 
 
-def test_test_clips_neither_train_nor_validate_in_pretraining() -> None:
+def test_test_clips_neither_train_nor_validate_in_pretraining():
     found = pretraining(grouped(3, splits={0: "train", 1: "valid", 2: "test"}))
-    assert [part.tolist() for part in (found.train, found.valid, found.test)] == [
-        [0, 1],
-        [2, 3],
-        [4, 5],
-    ]
+    parts = [part.tolist() for part in (found.train, found.valid, found.test)]
+    assert parts == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_at_most_256_evenly_spread_clips_of_the_first_part_validate() -> None:
+def test_at_most_256_evenly_spread_clips_of_the_first_part_validate():
     found = pretraining(grouped(2000, folds=2), parts=2, validation_fold=1)
     assert len(found.valid) == VALIDATION_CLIPS
-    assert set(found.valid % 4) == {
-        2
-    }  # fold 1 is in clips 2 and 3 of four, the first part in even clips
+    # fold 1 is in clips 2 and 3 of four, the first part in even clips
+    assert set(found.valid % 4) == {2}
     assert np.ptp(np.diff(found.valid)) <= 4
     assert [len(part) for part in found.slices] == [1000, 1000]
+
+
+HELD = grouped(2, splits={0: "valid", 1: "test"})
 
 
 @pytest.mark.parametrize(
@@ -248,26 +225,16 @@ def test_at_most_256_evenly_spread_clips_of_the_first_part_validate() -> None:
             {"validation_fold": 7},
             "validation_fold is 7, but no clip of cache x",
         ),
-        (
-            grouped(2, splits={0: "valid", 1: "test"}),
-            {},
-            r"no clip left to train on \(4 in all, 2 held out",
-        ),
-        (
-            grouped(1, each=3, splits={0: "train"})[:1],
-            {"parts": 2},
-            "pretrain.parts is 2, but a part",
-        ),
+        (HELD, {}, r"no clip left to train on \(4 in all, 2 held out"),
+        (grouped(1)[:1], {"parts": 2}, "pretrain.n_cache_parts is 2, but a part"),
     ],
 )
-def test_a_cache_without_clips_to_train_on_is_refused(
-    clips: list[Clip], changes: dict[str, object], reason: str
-) -> None:
+def test_a_cache_without_clips_to_train_on_is_refused(clips, changes, reason):
     with pytest.raises(RequestError, match=reason):
         pretraining(clips, **changes)
 
 
-def test_an_empty_split_is_refused_by_name() -> None:
+def test_an_empty_split_is_refused_by_name():
     clips = grouped(2)
     splits = Splits.of(clips, ["train", "train", "test", "test"])
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""What docs/embeddings.md shows works: its Python runs, shapes are as its comments say, its tests exist, its errors say that."""
+"""What docs/embeddings.md shows works: its Python runs, and its errors and tests exist."""
 
 import os
 import re
@@ -6,9 +6,8 @@ from pathlib import Path
 
 from tests import ROOT
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # read when huggingface_hub is imported: no test may reach for a network
-)
+# read when huggingface_hub is imported: no test may reach for a network
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest
@@ -27,10 +26,9 @@ from patchifier.nn.model import Patchifier
 PAGE = (ROOT / "docs" / "embeddings.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 SHAPE = re.compile(r"(\w+) = .*# \(((?:\d+|E)(?:, (?:\d+|E))*),?\)")  # E is the length of a vector
-LAYERS = checkpoint.load(
-    "patchifier-base"
-).config.model.layers  # of the model that the page speaks of
-SMALL = {"channels": [4, 4, 8, 8, 16], "feed_forward": 64}
+BASE = checkpoint.load("patchifier-base").config.model  # of the model that the page speaks of
+LAYERS = BASE.n_layers
+SMALL = {"channels": [4, 4, 8, 8, 16], "mlp_dim": 64}
 
 
 @pytest.fixture
@@ -45,22 +43,14 @@ def home(tmp_path, tmp_path_factory, monkeypatch):
     return chance
 
 
-def save(**model) -> None:
-    config = update(
-        Config(),
-        {
-            "model": {**SMALL, "layers": LAYERS, "estimators": ["tempo"], **model},
-            "embed": {"summaries": ["tempo"]},
-        },
-    )
-    checkpoint.save(
-        weights.ROOT / "patchifier-base",
-        Checkpoint(Patchifier(config.model, seed=0), config),
-        dtype=torch.float16,
-    )
+def save(**model):
+    sizes = {**SMALL, "n_layers": LAYERS, "estimators": ["tempo"], **model}
+    config = update(Config(), {"model": sizes, "embed": {"summaries": ["tempo"]}})
+    made = Checkpoint(Patchifier(config, seed=0), config)
+    checkpoint.save(weights.ROOT / "patchifier-base", made, dtype=torch.float16)
 
 
-def names(chance: np.random.Generator) -> dict:
+def names(chance):
     """What the page takes for granted."""
     wave = (0.1 * chance.standard_normal((2, 44_100))).astype("float32")
     files = ["song.mp3", "another.flac"]
@@ -74,15 +64,14 @@ def names(chance: np.random.Generator) -> dict:
     }
 
 
-def run(block: str, known: dict) -> int:
+def run(block, known):
     """Run a block line by line; how many shapes in its comments were checked."""
     checked = 0
     for line in block.splitlines():
         exec(line, known)
         if match := SHAPE.match(line):
-            assert known[match[1]].shape == tuple(
-                known["model"].size if size == "E" else int(size) for size in match[2].split(", ")
-            ), line
+            sizes = match[2].replace("E", str(getattr(known.get("model"), "size", ""))).split(", ")
+            assert known[match[1]].shape == tuple(map(int, sizes)), line
             checked += 1
     return checked
 
@@ -101,11 +90,9 @@ def test_python_of_the_page_runs_and_its_shapes_are_true(home):
     assert known["milliseconds"][0, 1] == pytest.approx(46.4, abs=0.1)
     assert known["other"].identity != known["model"].identity
     assert set(known["labels"]) <= {"a", "b"}
-    np.testing.assert_allclose(
-        known["output"].pooler_output[0].detach().numpy(),
-        known["model"].embed(known["waveform"], 22_050),
-        atol=1e-5,
-    )
+    output = known["output"].pooler_output[0].detach().numpy()
+    expected = known["model"].embed(known["waveform"], 22_050)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 def test_a_vector_from_patches_is_the_vector(home):
@@ -115,31 +102,26 @@ def test_a_vector_from_patches_is_the_vector(home):
         if "embed_library" not in block:
             run(block, known)
     whole = known["log_mel"][:, : 32 * len(known["patches"])]
-    np.testing.assert_allclose(
-        known["vectors"][0], known["model"].embed_log_mels([whole])[0], atol=1e-5
-    )
+    expected = known["model"].embed_log_mels([whole])[0]
+    np.testing.assert_allclose(known["vectors"][0], expected, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_the_onnx_block_runs(home):
-    save(layers=1, width=32, heads=2)
+    save(n_layers=1, embed_dim=32, n_heads=2)
     known = names(home)
     (block,) = [block for block in BLOCKS if "onnx" in block]
     run(block, known)
-    np.testing.assert_allclose(
-        known["vectors"], patchifier.load().embed(list(known["samples"]), 22_050), atol=1e-5
-    )
+    expected = patchifier.load().embed(list(known["samples"]), 22_050)
+    np.testing.assert_allclose(known["vectors"], expected, atol=1e-5)
 
 
 def test_tests_that_the_page_names_exist():
     found = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
     assert len(found) >= 12
     for path, name in found:
-        assert re.search(
-            rf"^def {name}\(" if name else ".",
-            (ROOT / path).read_text(encoding="utf-8"),
-            re.MULTILINE,
-        ), f"{path}::{name}"
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert not name or f"\ndef {name}(" in text, f"{path}::{name}"
 
 
 def test_commands_of_the_page_parse():
@@ -147,19 +129,27 @@ def test_commands_of_the_page_parse():
     parse(cli.COMMANDS["embed"], command.split()[1:])
 
 
-def of_another_model(model: Embedder) -> None:
+def of_another_model(model):
     embed_library("music", "x.parquet", embedder=model, workers=1)
     search.load("x.parquet").similar(np.ones(model.size, np.float32), identity="another")
 
 
+def with_embed(model, **embed):
+    return Embedder(model.model, update(model.config, {"embed": embed}))
+
+
+def floats(*shape, value=0.0):
+    return np.full(shape, value, np.float32)
+
+
 ERRORS = {
-    "an array without its rate": lambda model: model.embed(np.zeros(9, np.float32)),
-    "a rate such as 44.1": lambda model: model.embed(np.zeros(9, np.float32), 44.1),
-    "a rate that is no number": lambda model: model.embed(np.zeros(9, np.float32), "44100"),
+    "an array without its rate": lambda model: model.embed(floats(9)),
+    "a rate such as 44.1": lambda model: model.embed(floats(9), 44.1),
+    "a rate that is no number": lambda model: model.embed(floats(9), "44100"),
     "16-bit integers": lambda model: model.embed(np.zeros(9, np.int16), 22_050),
-    "16-bit integers as floats": lambda model: model.embed(np.full(9, 32_767, np.float32), 22_050),
-    "NaN or infinity": lambda model: model.embed(np.full(9, np.nan, np.float32), 22_050),
-    "`(samples, channels)`": lambda model: model.embed(np.zeros((9, 2), np.float32), 22_050),
+    "16-bit integers as floats": lambda model: model.embed(floats(9, value=32_767), 22_050),
+    "NaN or infinity": lambda model: model.embed(floats(9, value=np.nan), 22_050),
+    "`(samples, channels)`": lambda model: model.embed(floats(9, 2), 22_050),
     "a list of numbers": lambda model: model.embed([0.1, 0.2], 22_050),
     "one log-mel where a list is expected": lambda model: model.embed_log_mels(
         model.log_mel("song.mp3")
@@ -168,12 +158,8 @@ ERRORS = {
     "a folder without music": lambda model: embed_library("empty", "x.parquet", embedder=model),
     "a folder that is no model": lambda model: patchifier.load("music"),
     "the name of no model": lambda model: patchifier.load("patchifier-bass"),
-    "a pooling that does not exist": lambda model: update(
-        model.config, {"embed": {"pooling": "median"}}
-    ),
-    "a layer that does not exist": lambda model: Embedder(
-        model.model, update(model.config, {"embed": {"layers": [9]}})
-    ),
+    "a pooling that does not exist": lambda model: with_embed(model, pooling="median"),
+    "a layer that does not exist": lambda model: with_embed(model, layers=[9]),
     "a query of another model": of_another_model,
     "the name of no model on a hub": lambda model: patchifier.load("hf://somewhere"),
 }
@@ -183,13 +169,8 @@ def test_errors_of_the_page_say_what_it_says(home):
     save()
     Path("empty").mkdir()
     model = patchifier.load()
-    told = dict(
-        re.findall(
-            r"^\| (.+?) \| (.+?) \|$",
-            PAGE.split("| you gave | it says |\n|---|---|\n")[1],
-            re.MULTILINE,
-        )
-    )
+    table = PAGE.split("| you gave | it says |\n|---|---|\n")[1]
+    told = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", table, re.MULTILINE))
     assert set(told) == set(ERRORS)
     for what, act in ERRORS.items():
         with pytest.raises(RequestError) as caught:

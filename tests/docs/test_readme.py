@@ -66,9 +66,27 @@ def test_make_targets_that_readme_names_exist():
 
 
 def test_links_of_readme_and_design_lead_somewhere():
-    for page in ("README.md", "DESIGN.md", "LOG.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+    for page in ("README.md", "DESIGN.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
             assert link.startswith("http") or (ROOT / link).exists(), f"{page}: {link}"
+
+
+def test_links_and_pages_that_docs_name_exist():
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_every_experiment_has_its_five_parts_and_a_row_of_the_summary():
+    folder = ROOT / "docs" / "experiments"
+    summary = (folder / "README.md").read_text(encoding="utf-8")
+    pages = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    rows = re.findall(r"^\| (\d+) \| .+ \| .*\d.* \| \[.+\]\((.+)\) \|$", summary, re.MULTILINE)
+    assert rows == [(str(number), path.name) for number, path in enumerate(pages, 1)]
+    for path in pages:
+        headings = re.findall(r"^## (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert headings == ["Question", "Command", "Result", "Conclusion", "Machine"], path.name
 
 
 def test_files_and_names_of_contributing_exist():

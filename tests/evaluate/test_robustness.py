@@ -24,11 +24,12 @@ def perturbed(name, waveform, rate=RATE, clip_id="a clip"):
     return PERTURBATIONS[name].apply(waveform, rate, generator_of(clip_id))
 
 
+def power(waveform):
+    return np.mean(waveform.astype(float) ** 2)
+
+
 def level_db(waveform, reference):
-    return 10 * np.log10(
-        np.mean(waveform[2000:-2000].astype(float) ** 2)
-        / np.mean(reference[2000:-2000].astype(float) ** 2)
-    )
+    return 10 * np.log10(power(waveform[2000:-2000]) / power(reference[2000:-2000]))
 
 
 def loudest_hz(waveform):
@@ -38,9 +39,8 @@ def loudest_hz(waveform):
 
 def lag(late, early):
     size = 2 ** int(np.ceil(np.log2(len(late) + len(early))))
-    at = int(
-        np.fft.irfft(np.fft.rfft(late, size) * np.conj(np.fft.rfft(early, size)), size).argmax()
-    )
+    spectrum = np.fft.rfft(late, size) * np.conj(np.fft.rfft(early, size))
+    at = int(np.fft.irfft(spectrum, size).argmax())
     return at if at < size // 2 else at - size
 
 
@@ -48,14 +48,8 @@ def lag(late, early):
 
 
 def test_the_table_of_the_issue_is_there():
-    assert list(PERTURBATIONS) == [
-        "mp3-32",
-        "gain-20",
-        "pink-10",
-        "low-pass-4k",
-        "pitch+1",
-        "stretch-1.1",
-    ]
+    names = "mp3-32 gain-20 pink-10 low-pass-4k pitch+1 stretch-1.1"
+    assert list(PERTURBATIONS) == names.split()
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
@@ -91,18 +85,18 @@ def test_nothing_is_clipped_at_full_scale(name, tone):
 
 def test_gain_is_20_db_in_the_log_mel(noise):
     waveform = noise(2.0)
-    change = spectrogram.log_mel(
-        torch.from_numpy(perturbed("gain-20", waveform))
-    ) - spectrogram.log_mel(torch.from_numpy(waveform))
-    assert torch.allclose(change, torch.tensor(-0.2), atol=1e-4)
+    before, after = (
+        spectrogram.log_mel(torch.from_numpy(wave))
+        for wave in (waveform, perturbed("gain-20", waveform))
+    )
+    assert torch.allclose(after - before, torch.tensor(-0.2), atol=1e-4)
 
 
 def test_noise_lies_10_db_below_the_clip(tone):
     waveform = tone(440, seconds=3)
     noise_alone = perturbed("pink-10", waveform) - waveform
-    assert 10 * np.log10(
-        np.mean(waveform.astype(float) ** 2) / np.mean(noise_alone.astype(float) ** 2)
-    ) == pytest.approx(10, abs=0.01)
+    ratio = power(waveform) / power(noise_alone)
+    assert 10 * np.log10(ratio) == pytest.approx(10, abs=0.01)
 
 
 def test_noise_is_pink():
@@ -110,9 +104,8 @@ def test_noise_is_pink():
     power = np.abs(np.fft.rfft(samples)) ** 2
     hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
     octaves = 31.25 * 2.0 ** np.arange(9)  # to 8 kHz: as much power in each
-    levels = [
-        10 * np.log10(power[(hertz >= low) & (hertz < 2 * low)].mean()) for low in octaves[:-1]
-    ]
+    parts = [power[(hertz >= low) & (hertz < 2 * low)] for low in octaves[:-1]]
+    levels = [10 * np.log10(part.mean()) for part in parts]
     slope = np.polyfit(np.arange(len(levels)), levels, 1)[0]
     assert slope == pytest.approx(-3.01, abs=0.1)
     assert np.abs(np.diff(levels) + 3.01).max() < 0.6
@@ -121,18 +114,13 @@ def test_noise_is_pink():
 
 
 def test_low_pass_keeps_1_khz_and_takes_6_khz_away(tone):
-    low, high = tone(1000, seconds=2), tone(6000, seconds=2)
-    assert level_db(perturbed("low-pass-4k", low), low) == pytest.approx(0, abs=0.01)
-    assert level_db(perturbed("low-pass-4k", high), high) < -75
-    assert level_db(perturbed("low-pass-4k", tone(3400, seconds=2)), low) == pytest.approx(
-        0, abs=0.05
-    )
-    assert level_db(perturbed("low-pass-4k", tone(4000, seconds=2)), low) == pytest.approx(
-        -6, abs=0.2
-    )
-    assert np.allclose(
-        perturbed("low-pass-4k", low)[500:-500], low[500:-500], atol=1e-3
-    )  # no delay
+    low = tone(1000, seconds=2)
+    for hertz, level, tolerance in ((1000, 0, 0.01), (3400, 0, 0.05), (4000, -6, 0.2)):
+        found = level_db(perturbed("low-pass-4k", tone(hertz, seconds=2)), low)
+        assert found == pytest.approx(level, abs=tolerance)
+    assert level_db(perturbed("low-pass-4k", tone(6000, seconds=2)), low) < -75
+    inside = slice(500, -500)
+    assert np.allclose(perturbed("low-pass-4k", low)[inside], low[inside], atol=1e-3)  # no delay
 
 
 def test_pitch_goes_one_semitone_up(tone):
@@ -146,9 +134,8 @@ def test_stretch_is_faster_and_keeps_the_pitch(tone):
     result = perturbed("stretch-1.1", waveform)
     assert len(result) == round(4 * RATE / 1.1)
     assert loudest_hz(result) == pytest.approx(440, abs=1)
-    begins = (
-        np.flatnonzero(np.abs(result) > 0.25)[0] / RATE
-    )  # what began at 2 s begins at 2 s / speed
+    begins = np.flatnonzero(np.abs(result) > 0.25)[0] / RATE
+    # what began at 2 s begins at 2 s / speed
     assert begins == pytest.approx(2 / PERTURBATIONS["stretch-1.1"].speed, abs=0.06)
 
 
@@ -180,9 +167,9 @@ def test_mp3_stays_aligned_with_the_original(rate, noise):
 
 def test_mp3_keeps_the_end_of_a_clip(tone):
     waveform = tone(440, seconds=1.0)
-    assert level_db(perturbed("mp3-32", waveform)[-5000:], waveform[-5000:]) == pytest.approx(
-        0, abs=0.5
-    )
+    end = slice(-5000, None)
+    level = level_db(perturbed("mp3-32", waveform)[end], waveform[end])
+    assert level == pytest.approx(0, abs=0.5)
 
 
 def test_sample_rates_that_make_no_sense_are_named(noise):
@@ -194,20 +181,13 @@ def test_sample_rates_that_make_no_sense_are_named(noise):
 
 def test_what_is_drawn_depends_on_the_clip_alone(noise, child_environment):
     waveform = noise(0.2)
-    assert not np.array_equal(
-        perturbed("pink-10", waveform, clip_id="é/1"), perturbed("pink-10", waveform, clip_id="é/2")
-    )
-    code = "from patchifier.evaluate.robustness import generator_of; print(*generator_of('é/1').integers(0, 10**9, 5))"
-    elsewhere = subprocess.run(
-        [sys.executable, "-c", code],
-        env=child_environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert elsewhere.split() == [
-        str(number) for number in generator_of("é/1").integers(0, 10**9, 5)
-    ]
+    one, other = (perturbed("pink-10", waveform, clip_id=name) for name in ("é/1", "é/2"))
+    assert not np.array_equal(one, other)
+    code = "from patchifier.evaluate.robustness import generator_of as of"
+    draw = "of('é/1').integers(0, 10**9, 5).tolist()"
+    command = [sys.executable, "-c", f"{code}; print({draw})"]
+    elsewhere = subprocess.check_output(command, env=child_environment, text=True)
+    assert elsewhere.strip() == str(generator_of("é/1").integers(0, 10**9, 5).tolist())
 
 
 def test_label_times_follow_the_speed():
@@ -224,81 +204,49 @@ def test_label_times_follow_the_speed():
 def beats(tmp_path_factory, tone):
     """Three parts of one file, with per-frame targets, in a cache."""
     folder = tmp_path_factory.mktemp("beats")
-    sound = np.concatenate(
-        [tone(220, seconds=2), tone(440, seconds=2), tone(880, seconds=2, level=1.5)]
+    parts = [tone(220, seconds=2), tone(440, seconds=2), tone(880, seconds=2, level=1.5)]
+    soundfile.write(folder / "all.wav", np.concatenate(parts), RATE, subtype="FLOAT")
+    path, target = str(folder / "all.wav"), [[0.0, 0.55, "beat"], [1.1, 1.65, "downbeat"]]
+    facts = {"split": "test", "subsets": ("x",), "target": target}
+    clips = tuple(
+        Clip(f"pärt/{n}", path, start_s=2.0 * n, end_s=2.0 * n + 2, group=f"g{n}", **facts)
+        for n in range(3)
     )
-    soundfile.write(folder / "all.wav", sound, RATE, subtype="FLOAT")
-    clips = [
-        Clip(
-            f"pärt/{number}",
-            str(folder / "all.wav"),
-            start_s=2.0 * number,
-            end_s=2.0 * number + 2,
-            group=f"g{number}",
-            split="test",
-            subsets=("x",),
-        )
-        for number in range(3)
-    ]
-    clips = [
-        dataclasses.replace(clip, target=[[0.0, 0.55, "beat"], [1.1, 1.65, "downbeat"]])
-        for clip in clips
-    ]
-    cache.prepare(
-        Dataset("beats", tuple(clips), Task("per-frame", ("beat", "downbeat"), "beats")),
-        folder / "cache",
-        workers=1,
-    )
+    task = Task("per-frame", ("beat", "downbeat"), "beats")
+    cache.prepare(Dataset("beats", clips, task), folder / "cache", workers=1)
     return Cache(folder / "cache")
 
 
 def files(folder):
-    return {
-        path.relative_to(folder): path.stat().st_mtime_ns
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_perturbed_set_keeps_ids_order_and_targets_and_is_not_made_twice(
     beats, tmp_path, threads
 ):
-    out, reports = tmp_path / "out", []
-    made = perturb(
-        beats,
-        [2, 0],
-        "stretch-1.1",
-        out,
-        workers=1,
-        progress=lambda *report: reports.append(report),
-    )
-    assert [clip.id for clip in made.clips] == ["pärt/2", "pärt/0"]
-    assert [(clip.group, clip.split, clip.subsets) for clip in made.clips] == [
-        ("g2", "test", ("x",)),
-        ("g0", "test", ("x",)),
-    ]
+    reports = []
+
+    def make(progress, indices=(2, 0)):
+        options = {"workers": 1, "progress": progress}
+        return perturb(beats, indices, "stretch-1.1", tmp_path / "out", **options)
+
+    made = make(lambda *report: reports.append(report))
+    facts = [(clip.id, clip.group, clip.split, clip.subsets) for clip in made.clips]
+    assert facts == [(f"pärt/{n}", f"g{n}", "test", ("x",)) for n in (2, 0)]
     assert made.task == beats.task
     assert np.allclose([row[:2] for row in made.clips[0].target], [[0, 0.5], [1.0, 1.5]])
     assert [row[2] for row in made.clips[0].target] == ["beat", "downbeat"]
     assert made.spectrogram == beats.spectrogram
     assert made.frames.tolist() == [1 + round(2 * RATE / 1.1) // 512] * 2
     assert reports[-1][:2] == (2, 2)
-    # Loud sound goes to a format that holds it.
+    # Loud sound goes to a format that holds it, and each clip is its own part of the file.
+    sounds = [audio.load(clip.path) for clip in made.clips]
     assert [clip.path.rsplit(".")[-1] for clip in made.clips] == ["wav", "flac"]
-    assert np.abs(audio.load(made.clips[0].path)).max() > 1.1
-    # Each clip was cut from its own part of the file.
-    assert [round(loudest_hz(audio.load(clip.path)) / 110) for clip in made.clips] == [8, 2]
-
-    before = files(out)
-    again = perturb(
-        beats,
-        np.array([2, 0]),
-        "stretch-1.1",
-        out,
-        workers=2,
-        progress=lambda *report: pytest.fail("worked again"),
-    )
-    assert files(out) == before
+    assert np.abs(sounds[0]).max() > 1.1
+    assert [round(loudest_hz(sound) / 110) for sound in sounds] == [8, 2]
+    before = files(tmp_path)
+    again = make(lambda *report: pytest.fail("worked again"), np.array([2, 0]))
+    assert files(tmp_path) == before
     assert again.clips == made.clips
 
 
@@ -320,22 +268,24 @@ def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatc
     assert written == ["pärt/0", "pärt/1"]
     made = perturb(beats, [0, 1, 2], "gain-20", tmp_path, workers=1)
     assert written == ["pärt/0", "pärt/1", "pärt/2"]
-    assert [clip.target for clip in made.clips] == [
-        clip.target for clip in beats.clips
-    ]  # at the same speed
+    targets = [clip.target for clip in beats.clips]
+    assert [clip.target for clip in made.clips] == targets  # at the same speed
     change = made.log_mel(0).astype(float) - beats.log_mel(0)
     assert np.median(change[beats.log_mel(0) > -0.5]) == pytest.approx(-0.2, abs=2e-3)
 
 
-def test_requests_that_make_no_sense_are_refused(beats, tmp_path):
-    with pytest.raises(RequestError, match="no perturbation 'mp3', expected one of mp3-32"):
-        perturb(beats, [0], "mp3", tmp_path)
-    with pytest.raises(RequestError, match="from 0 to 2"):
-        perturb(beats, [3], "gain-20", tmp_path)
-    with pytest.raises(RequestError, match="at least one"):
-        perturb(beats, [], "gain-20", tmp_path)
-    with pytest.raises(RequestError, match="none twice"):
-        perturb(beats, [0, 0], "gain-20", tmp_path)
+@pytest.mark.parametrize(
+    ("indices", "name", "said"),
+    [
+        ([0], "mp3", "no perturbation 'mp3', expected one of mp3-32"),
+        ([3], "gain-20", "from 0 to 2"),
+        ([], "gain-20", "at least one"),
+        ([0, 0], "gain-20", "none twice"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(indices, name, said, beats, tmp_path):
+    with pytest.raises(RequestError, match=said):
+        perturb(beats, indices, name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -350,9 +300,6 @@ def test_processes_write_what_one_alone_writes(beats, tmp_path):
     stems = [tmp_path / str(number) for number in range(3)]
     robustness._write_all(beats.clips, stems, "pink-10", RATE, 2, silent)
     for clip, stem in zip(beats.clips, stems, strict=True):
-        alone = perturbed(
-            "pink-10",
-            audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s),
-            clip_id=clip.id,
-        )
+        sound = audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s)
+        alone = perturbed("pink-10", sound, clip_id=clip.id)
         assert np.abs(audio.load(robustness._written(stem)) - alone).max() <= 2**-23

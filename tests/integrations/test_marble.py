@@ -13,30 +13,20 @@ from hypothesis import strategies as st
 
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, update
+from patchifier.config import RequestError, update
 from patchifier.integrations import marble
 from patchifier.integrations.marble import PatchifierEncoder
 from patchifier.nn.model import Patchifier
+from tests import small
 
 RATE = 22_050
-CONFIG = update(
-    Config(),
-    {
-        "model": {
-            "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
-        }
-    },
-)
+CONFIG = small.config(small.WIDE)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("marble") / "model"
-    model = Patchifier(CONFIG.model, seed=0)
+    model = Patchifier(CONFIG, seed=0)
     with torch.no_grad():
         model.bottleneck.positions.mul_(10)  # so that a wrong position shows
     checkpoint.save(path, Checkpoint(model.eval(), CONFIG))
@@ -48,45 +38,31 @@ def encoder(folder):
     return PatchifierEncoder(folder)
 
 
-def waves(*seconds: float, seed: int = 0) -> list[torch.Tensor]:
+def waves(*seconds, seed=0):
     generator = np.random.default_rng(seed)
-    return [
-        torch.from_numpy(generator.uniform(-1, 1, max(1, round(one * RATE))).astype(np.float32))
-        for one in seconds
-    ]
+    counts = [max(1, round(one * RATE)) for one in seconds]
+    return [torch.from_numpy(generator.uniform(-1, 1, n).astype(np.float32)) for n in counts]
 
 
 def test_an_import_path_is_enough_and_marble_is_not_imported(folder):
-    """As MARBLE makes it of a configuration file: here of the one in the module's own description."""
-    asked = yaml.safe_load(textwrap.dedent(marble.__doc__.split("::\n\n")[1].split("\n\n")[0]))[
-        "encoder"
-    ]
+    """As MARBLE makes it of a configuration file: here of the one in the module's description."""
+    written = textwrap.dedent(marble.__doc__.split("::\n\n")[1].split("\n\n")[0])
+    asked = yaml.safe_load(written)["encoder"]
     module, _, name = asked["class_path"].rpartition(".")
-    made = getattr(importlib.import_module(module), name)(
-        **asked["init_args"] | {"model_folder": folder}
-    )
+    options = asked["init_args"] | {"model_folder": folder}
+    made = getattr(importlib.import_module(module), name)(**options)
     assert isinstance(made, torch.nn.Module)
-    states = torch.stack(
-        made(torch.stack(waves(2, 2))[:, None]).hidden_states, dim=1
-    )  # what its choice of layers does
+    found = made(torch.stack(waves(2, 2))[:, None])
+    states = torch.stack(found.hidden_states, dim=1)  # what its choice of layers does
     assert states.shape == (2, 3, 3, 32)
     assert not [one for one in sys.modules if one == "marble" or one.startswith("marble.")]
 
 
 def test_constants_are_those_of_the_paper_and_then_of_the_model(encoder):
-    kind = PatchifierEncoder
-    assert (kind.NAME, kind.SAMPLING_RATE, kind.NUM_FEATURES, kind.N_TRANSFORMER_LAYERS) == (
-        "Patchifier",
-        22050,
-        256,
-        8,
-    )
-    assert pytest.approx(22050 / 512 / 32) == kind.TOKEN_RATE
-    assert (encoder.SAMPLING_RATE, encoder.NUM_FEATURES, encoder.N_TRANSFORMER_LAYERS) == (
-        22050,
-        32,
-        2,
-    )
+    assert PatchifierEncoder.NAME == "Patchifier"
+    assert pytest.approx(22050 / 512 / 32) == PatchifierEncoder.TOKEN_RATE
+    for one, expected in ((PatchifierEncoder, (22050, 256, 8)), (encoder, (22050, 32, 2))):
+        assert expected == (one.SAMPLING_RATE, one.NUM_FEATURES, one.N_TRANSFORMER_LAYERS)
     assert encoder.dtype == torch.float32
 
 
@@ -109,9 +85,8 @@ def test_both_shapes_give_one_tensor_for_each_layer(encoder, seconds):
 def test_hidden_states_are_the_patches_that_the_embedder_gives(folder, encoder, seconds):
     (wave,) = waves(seconds)
     config = update(CONFIG, {"embed": {"layers": [0, 1, 2], "pooling": "mean"}})
-    expected = (
-        embed.Embedder(embed.load(folder).model, config).embed_patches(wave.numpy(), RATE).vectors
-    )
+    embedder = embed.Embedder(embed.load(folder).model, config)
+    expected = embedder.embed_patches(wave.numpy(), RATE).vectors
     found = torch.cat(encoder(wave[None]).hidden_states, dim=-1)[0]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
@@ -133,11 +108,10 @@ def test_padding_never_changes_a_result(encoder, seconds, padding, seed):
         alone = encoder(row[None])
         for layer, expected in zip(together.hidden_states, alone.hidden_states, strict=True):
             there = together.present[number]
-            torch.testing.assert_close(layer[number, there], expected[0], atol=2e-5, rtol=0)
+            near = {"atol": 2e-5, "rtol": 0}
+            torch.testing.assert_close(layer[number, there], expected[0], **near)
             # MARBLE's mean over time has no mask
-            torch.testing.assert_close(
-                layer[number].mean(0), expected[0].mean(0), atol=2e-5, rtol=0
-            )
+            torch.testing.assert_close(layer[number].mean(0), expected[0].mean(0), **near)
 
 
 def test_frozen_weights_stay_in_evaluation_mode_and_get_no_gradient(folder):
@@ -151,18 +125,11 @@ def test_frozen_weights_stay_in_evaluation_mode_and_get_no_gradient(folder):
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def test_full_training_reaches_every_parameter_of_a_model_with_pitch_bands_and_a_predictor(
-    tmp_path,
-):
-    wide = {"bands": 280, "pitch_bands": 216}
-    config = update(
-        CONFIG,
-        {
-            "spectrogram": wide,
-            "model": wide | {"pitch_channels": 4, "predictor_layers": 1, "norm": "before"},
-        },
-    )
-    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config.model), config))
+def test_full_training_reaches_every_parameter_of_pitch_bands_and_a_predictor(tmp_path):
+    wide = {"n_pitch_bands": 216}
+    model = {"n_predictor_layers": 1, "norm_first": True}
+    config = update(CONFIG, {"spectrogram": wide, "model": model})
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config), config))
     encoder = PatchifierEncoder(str(tmp_path / "model"), "full")
     encoder(torch.stack(waves(3.0, 3.0))).last_hidden_state.square().sum().backward()
     asked = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
@@ -175,16 +142,11 @@ def test_full_training_reaches_every_parameter_that_it_asks_for(folder):
     encoder = PatchifierEncoder(folder, "full")
     assert encoder.model.training
     encoder(torch.stack(waves(20, 20))).last_hidden_state.square().mean().backward()
-    asked = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-    reached = {
-        name
-        for name, parameter in encoder.named_parameters()
-        if parameter.grad is not None and parameter.grad.abs().sum() > 0
-    }
+    asked = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
+    slopes = {name: weight.grad for name, weight in encoder.named_parameters()}
+    reached = [name for name, slope in slopes.items() if slope is not None and slope.any()]
     assert {name.split(".")[1] for name in asked} == {"extractor", "bottleneck"}
-    assert asked == {
-        name for name, parameter in encoder.named_parameters() if parameter.grad is not None
-    }
+    assert asked == {name for name, slope in slopes.items() if slope is not None}
     assert len(reached) > 0.9 * len(asked)  # a bias of keys has no effect on attention
     encoder.eval()
     assert not encoder.model.training

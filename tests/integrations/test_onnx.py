@@ -14,31 +14,26 @@ from hypothesis import strategies as st
 
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, update
+from patchifier.config import RequestError
 from patchifier.integrations import onnx
 from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
-from tests import ROOT
+from tests import ROOT, small
 
 RATE = 22_050
-TINY = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
 EXAMPLE = ROOT / "examples" / "onnx_embed.py"
-# Around one patch (32 frames), one window (25 patches, 800 frames), and the second and third: a hop of 13 patches is 416 frames.
+# Around one patch (32 frames), one window (25 patches, 800 frames), and the second and third:
+# a hop of 13 patches is 416 frames.
 FRAMES = (1, 2, 31, 32, 33, 64, 799, 800, 801, 833, 1216, 1217, 1249, 1632, 1633)
 
 
-def embedder(model: dict | None = None, **sections) -> embed.Embedder:
-    config = update(Config(), {"model": TINY | (model or {}), **sections})
-    network = Patchifier(config.model, seed=0)
+def embedder(model=None, **sections):
+    config = small.config(small.WIDE | (model or {}), **sections)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
-        for positions in [
-            part
-            for name, part in network.bottleneck.named_parameters()
-            if name in ("positions", "distances.numbers")
-        ]:
-            positions.normal_(
-                generator=torch.Generator().manual_seed(0)
-            )  # so that a wrong position shows
+        for name, part in network.bottleneck.named_parameters():
+            if name in ("positions", "distances.numbers"):  # so that a wrong position shows
+                part.normal_(generator=torch.Generator().manual_seed(0))
     return embed.Embedder(network, config)
 
 
@@ -69,16 +64,28 @@ def exported(files):
     return files[0]
 
 
+def running(path):
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
 @pytest.fixture(scope="module")
 def session(exported):
-    return onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    return running(exported)
 
 
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
+def require_same_vectors(made, sounds, rate=RATE):
+    """The graph of an embedder, before it is exported, gives its vectors."""
+    with torch.no_grad():
+        found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
+    np.testing.assert_allclose(found, made.embed(list(sounds), rate), atol=1e-5)
+    return found
+
+
+def noise(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
-def difference(session, encoder: embed.Embedder, sounds: np.ndarray) -> float:
+def difference(session, encoder, sounds):
     (found,) = session.run(["embedding"], {"waveform": sounds})
     expected = encoder.embed(list(sounds), RATE)
     assert found.dtype == np.float32
@@ -87,18 +94,12 @@ def difference(session, encoder: embed.Embedder, sounds: np.ndarray) -> float:
 
 
 def test_one_file_says_what_it_takes_and_gives(exported, session):
-    assert sorted(path.name for path in exported.parent.iterdir() if path.is_file()) == [
-        "graph.onnx",
-        "graph.pt2",
-    ]
+    files = sorted(path.name for path in exported.parent.iterdir() if path.is_file())
+    assert files == ["graph.onnx", "graph.pt2"]
     assert session.get_modelmeta().custom_metadata_map["sample_rate"] == "22050"
     (taken,), (given_back,) = session.get_inputs(), session.get_outputs()
-    assert (taken.name, taken.type, given_back.name, given_back.shape[1]) == (
-        "waveform",
-        "tensor(float)",
-        "embedding",
-        64,
-    )
+    assert (taken.name, taken.type) == ("waveform", "tensor(float)")
+    assert (given_back.name, given_back.shape[1]) == ("embedding", 64)
     assert all(isinstance(size, str) for size in taken.shape)  # names of free sizes
 
 
@@ -133,7 +134,7 @@ def test_sounds_with_little_in_them_agree(session, folder, kind):
     assert difference(session, embed.load(folder), sound[None].astype(np.float32)) < 1e-4
 
 
-def tone_of_16_bits() -> np.ndarray:
+def tone_of_16_bits():
     """Three seconds, (1, S): all bands but a few hold rounding noise, 90 dB below the tone."""
     tone = 0.9 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE)
     return (np.rint(tone * 32767) / 32768)[None].astype(np.float32)
@@ -142,14 +143,13 @@ def tone_of_16_bits() -> np.ndarray:
 def test_a_tone_of_16_bits_agrees_where_patch_vectors_are_not_normalised(tmp_path):
     made = embedder({"vector_norm": "none"})
     checkpoint.save(tmp_path / "model", Checkpoint(made.model, made.config))
-    graph = export(tmp_path / "model", tmp_path / "graph.onnx")
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = running(export(tmp_path / "model", tmp_path / "graph.onnx"))
     assert difference(session, embed.load(tmp_path / "model"), tone_of_16_bits()) < 1e-4
 
 
 def test_a_tone_of_16_bits_agrees_as_far_as_log_mels_in_float32_do(session, folder):
-    # 90 dB below a tone a float32 log-mel is 1e-3 off a float64 one, in both runtimes; patch vectors
-    # are normalised, so the embedding is as uncertain.
+    # 90 dB below a tone a float32 log-mel is 1e-3 off a float64 one, in both runtimes;
+    # patch vectors are normalised, so the embedding is as uncertain.
     assert difference(session, embed.load(folder), tone_of_16_bits()) < 5e-3
 
 
@@ -160,49 +160,52 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(session):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (
-            ["nowhere.onnx", "mono.wav"],
-            ["nowhere.onnx: not a model that 'patchifier export --onnx' wrote (NoSuchFile("],
-        ),
-        (
-            ["text.wav", "mono.wav"],
-            ["text.wav: not a model that 'patchifier export --onnx' wrote ("],
-        ),
-        (
-            ["MODEL", "nowhere.wav", "text.wav", "."],
-            [
-                "nowhere.wav: cannot be read (No such file or directory)",
-                "text.wav: cannot be read (",
-                ".: cannot be read (Is a",
-            ],
-        ),
-        (
-            ["MODEL", "mono.wav", "--out", "nowhere/x.npz"],
-            ["nowhere/x.npz: cannot be written (No such file or directory)"],
-        ),
+NO_MODEL = "not a model that 'patchifier export --onnx' wrote ("
+NOWHERE = "(No such file or directory)"
+WRONG = {
+    "nowhere.onnx mono.wav": [f"nowhere.onnx: {NO_MODEL}NoSuchFile("],
+    "text.wav mono.wav": [f"text.wav: {NO_MODEL}"],
+    "MODEL nowhere.wav text.wav .": [
+        f"nowhere.wav: cannot be read {NOWHERE}",
+        "text.wav: cannot be read (",
+        ".: cannot be read (Is a",
     ],
-    ids=["no model", "not a model", "no audio", "no folder"],
-)
+    "MODEL mono.wav --out nowhere/x.npz": [f"nowhere/x.npz: cannot be written {NOWHERE}"],
+}
+
+
+@pytest.mark.parametrize(("given", "said"), WRONG.items())
 def test_the_example_says_in_a_line_what_is_wrong(given, said, exported, tmp_path):
     soundfile.write(tmp_path / "mono.wav", noise(RATE) / 2, RATE)
     (tmp_path / "text.wav").write_text("no audio")
-    command = [sys.executable, EXAMPLE, *(exported if part == "MODEL" else part for part in given)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    words = [exported if word == "MODEL" else word for word in given.split()]
+    command = [sys.executable, EXAMPLE, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     for line, start in zip(done.stderr.splitlines(), said, strict=True):
         assert line.startswith(start)
 
 
 def test_the_example_names_a_package_that_is_missing():
-    code = f"import sys, runpy; sys.modules['onnxruntime'] = None; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    hide = "import sys, runpy; sys.modules['onnxruntime'] = None"
+    code = f"{hide}; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "onnxruntime" in line
     assert line.endswith(": pip install numpy soundfile soxr onnxruntime")
+
+
+WITHOUT_TORCH = """
+import sys, runpy
+sys.modules['torch'] = sys.modules['patchifier'] = None
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+finally:
+    assert sys.modules['torch'] is None
+    assert not [name for name in sys.modules if name.startswith(('torch.', 'patchifier.'))]
+"""
 
 
 def test_the_example_embeds_files_without_torch(exported, folder, tmp_path):
@@ -210,62 +213,41 @@ def test_the_example_embeds_files_without_torch(exported, folder, tmp_path):
     soundfile.write(tmp_path / "stéréo.flac", noise(44_100 * 3, 2, seed=1) / 2, 44_100)
     (tmp_path / "broken.mp3").write_bytes(b"no audio")
     names = [str(tmp_path / name) for name in ("mono.wav", "stéréo.flac", "broken.mp3")]
-    program = (
-        "import sys, runpy; sys.modules['torch'] = sys.modules['patchifier'] = None; sys.argv = sys.argv[1:]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: assert sys.modules['torch'] is None and not [name for name in sys.modules if name.startswith(('torch.', 'patchifier.'))]"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        str(EXAMPLE),
-        str(exported),
-        *names,
-        "--out",
-        str(tmp_path / "vectors.npz"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", WITHOUT_TORCH, EXAMPLE, exported, *names]
+    out = tmp_path / "vectors.npz"
+    done = subprocess.run([*command, "--out", out], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr  # one could not be read
     assert "broken.mp3" in done.stderr
     assert "Traceback" not in done.stderr
-    with np.load(tmp_path / "vectors.npz") as found:
+    with np.load(out) as found:
         assert list(found["paths"]) == names[:2]
         np.testing.assert_allclose(found["vectors"], embed.load(folder).embed(names[:2]), atol=1e-4)
 
 
+WITHOUT_US = """
+import sys, numpy, torch
+sys.modules['patchifier'] = None
+extra = {'metadata.json': ''}
+model = torch.export.load(sys.argv[1], extra_files=extra).module()
+with numpy.load(sys.argv[2]) as given:
+    found = [model(torch.from_numpy(given[name])).detach().numpy() for name in given]
+numpy.savez(sys.argv[3], *found)
+print(extra['metadata.json'])
+"""
+
+
 def test_a_program_of_torch_gives_the_same_without_this_package(files, folder, tmp_path):
-    sounds = [
-        noise(1, 1),
-        noise(3, 700, seed=1),
-        noise(1, 30_000, seed=2),
-        noise(2, 31 * RATE, seed=3),
-    ]
-    np.savez(tmp_path / "sounds.npz", *sounds)
-    program = (
-        "import sys, numpy, torch; sys.modules['patchifier'] = None\n"
-        "extra = {'metadata.json': ''}; model = torch.export.load(sys.argv[1], extra_files=extra).module()\n"
-        "with numpy.load(sys.argv[2]) as given:\n"
-        "    numpy.savez(sys.argv[3], *(model(torch.from_numpy(given[f'arr_{k}'])).detach().numpy() for k in range(len(given))))\n"
-        "print(extra['metadata.json'])"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        str(files[1]),
-        str(tmp_path / "sounds.npz"),
-        str(tmp_path / "vectors.npz"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["sample_rate"] == "22050"
+    shapes = ((1, 1), (3, 700), (1, 30_000), (2, 31 * RATE))
+    sounds = [noise(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    given, out = tmp_path / "sounds.npz", tmp_path / "vectors.npz"
+    np.savez(given, *sounds)
+    command = [sys.executable, "-c", WITHOUT_US, files[1], given, out]
+    shown = subprocess.check_output(command, text=True)
+    assert json.loads(shown)["sample_rate"] == "22050"
     encoder = embed.load(folder)
-    with np.load(tmp_path / "vectors.npz") as found:
-        for number, batch in enumerate(sounds):
-            np.testing.assert_allclose(
-                found[f"arr_{number}"], encoder.embed(list(batch), RATE), atol=1e-5
-            )
+    with np.load(out) as found:
+        for name, batch in zip(found, sounds, strict=True):
+            np.testing.assert_allclose(found[name], encoder.embed(list(batch), RATE), atol=1e-5)
 
 
 def test_the_example_is_short():
@@ -279,75 +261,48 @@ def test_the_example_is_short():
 @pytest.mark.parametrize("frames", [5, 800, 1300])
 def test_every_pooling_and_layer_is_in_the_graph(pooling, frames):
     made = embedder(embed={"pooling": pooling, "layers": [1, -1], "hop_patches": 7})
-    sounds = noise(2, frames * 512, seed=frames)
-    with torch.no_grad():
-        found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
-    np.testing.assert_allclose(found, made.embed(list(sounds), RATE), atol=1e-5)
+    require_same_vectors(made, noise(2, frames * 512, seed=frames))
 
 
 def test_other_spectrograms_and_windows_are_in_the_graph():
+    spectrogram = {"n_fft": 1024, "hop_length": 400, "window": "hamming", "mel_scale": "htk"}
+    spectrogram |= {"sample_rate": 16_000, "f_max_hz": 8000.0, "min_db": -80.0}
     made = embedder(
-        {"positions": 30, "frames": 64, "embedding": "plain"},
-        spectrogram={
-            "n_fft": 1024,
-            "hop": 400,
-            "window": "hamming",
-            "mel_scale": "htk",
-            "sample_rate": 16_000,
-            "f_max_hz": 8000.0,
-            "floor_db": -80.0,
-        },
+        {"max_patches": 30, "patch_frames": 64, "position_embedding": "plain"},
+        spectrogram=spectrogram,
         pretrain={"stage_two_patches": "whole"},
     )
-    sounds = noise(1, 40 * 64 * 400)
-    with torch.no_grad():
-        found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
-    np.testing.assert_allclose(found, made.embed(list(sounds), 16_000), atol=1e-5)
+    require_same_vectors(made, noise(1, 40 * 64 * 400), 16_000)
 
 
 @pytest.mark.parametrize("frames", [5, 1300])
 def test_estimates_and_summaries_are_in_the_graph(frames):
-    rows = {"bands": 280, "pitch_bands": 216}
-    model = rows | {
-        "pitch_channels": 4,
-        "estimators": ["tonic", "tempo"],
-        "readout": 64 + 36 + 72 + 64 + 128 + 120,
-        "components": [64, 9],
-    }
-    made = embedder(
-        model,
-        spectrogram=rows,
-        embed={"summaries": ["tonic", "degrees", "tempo", "metre", "texture"]},
-    )
-    sounds = noise(2, frames * 512, seed=frames)
-    with torch.no_grad():
-        found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
+    model = {"estimators": ["tonic", "tempo"]}
+    summaries = ["tonic", "degrees", "tempo", "metre", "texture"]
+    embed = {"summaries": summaries, "whiten": True, "n_components": 9}
+    made = embedder(model, spectrogram={"n_pitch_bands": 216}, embed=embed)
+    found = require_same_vectors(made, noise(2, frames * 512, seed=frames))
     assert found.shape == (2, 429)
-    np.testing.assert_allclose(found, made.embed(list(sounds), RATE), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        {"embedding": "relative"},
+        {"position_embedding": "relative"},
         {"extractor": "transformer"},
-        {"norm": "before", "predictor_layers": 1},
+        {"norm_first": True, "n_predictor_layers": 1},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("frames", [5, 1300])
 def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
-    made = embedder(model)
-    sounds = noise(2, frames * 512, seed=frames)
-    with torch.no_grad():
-        found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
-    np.testing.assert_allclose(found, made.embed(list(sounds), RATE), atol=1e-5)
+    require_same_vectors(embedder(model), noise(2, frames * 512, seed=frames))
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"embed": {"time": "whole"}}, "time 'windows'"),
+        ({"embed": {"whole_clip": True}}, "whole_clip is true"),
         ({"spectrogram": {"reference": "max", "top_db": 80.0}}, "reference"),
         ({"spectrogram": {"top_db": 80.0}}, "top_db"),
     ],
@@ -366,12 +321,9 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, tmp_path):
         export(embedder(), tmp_path / "graph.onnx")
 
 
-def test_a_missing_model_is_refused(tmp_path):
+def test_a_missing_model_and_a_name_that_is_neither_onnx_nor_pt2_are_refused(tmp_path):
     with pytest.raises(RequestError, match="nowhere"):
         export(tmp_path / "nowhere", tmp_path / "graph.onnx")
-
-
-def test_a_name_that_is_neither_onnx_nor_pt2_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"expected a name that ends in \.onnx or \.pt2"):
         export(None, tmp_path / "model.foo")
     assert not list(tmp_path.iterdir())

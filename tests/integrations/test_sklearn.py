@@ -1,6 +1,8 @@
-"""The transformer for scikit-learn: its own checks, files and waveforms, pipelines, pickles without weights."""
+"""The transformer for scikit-learn: its own checks, pipelines, pickles without weights."""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,176 +18,129 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, update
+from patchifier.config import RequestError
 from patchifier.integrations.sklearn import PatchifierEmbedder
 from patchifier.nn.model import Patchifier
+from tests import small
 
 RATE = 22_050
-CONFIG = update(
-    Config(),
-    {
-        "model": {
-            "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
-        }
-    },
-)
+CONFIG = small.config(small.WIDE)
+
+
+def save(folder, seed):
+    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG, seed=seed).eval(), CONFIG))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("sklearn") / "modèle"
-    checkpoint.save(path, Checkpoint(Patchifier(CONFIG.model, seed=0).eval(), CONFIG))
+    save(path, 0)
     return path
+
+
+@pytest.fixture
+def made(folder):
+    """Transformer with the waveforms' rate."""
+    return PatchifierEmbedder(folder, sample_rate=RATE)
 
 
 @pytest.fixture(scope="module")
 def clips(tone, noise):
     """Eight clips of different lengths: tones, then noise."""
-    return [tone(200 * (1 + n), seconds=0.5 + n / 3) for n in range(4)] + [
-        noise(0.5 + n / 3, seed=n) for n in range(4)
-    ]
+    tones = [tone(200 * (1 + n), seconds=0.5 + n / 3) for n in range(4)]
+    return tones + [noise(0.5 + n / 3, seed=n) for n in range(4)]
 
 
-def test_scikit_learns_own_checks_pass(folder):
-    results = check_estimator(
-        PatchifierEmbedder(folder, sample_rate=RATE), on_fail=None, on_skip=None
-    )
-    failed = [
-        (result["check_name"], result["exception"])
-        for result in results
-        if result["status"] == "failed"
-    ]
-    assert not failed
-    # the one that is skipped needs SCIPY_ARRAY_API in the environment
-    assert {result["check_name"] for result in results if result["status"] == "skipped"} <= {
-        "check_array_api_input"
-    }
-    assert sum(result["status"] == "passed" for result in results) >= 40
+@pytest.fixture
+def paths(clips, tmp_path):
+    """Files of the first three clips."""
+    found = [tmp_path / f"клип {number}.wav" for number in range(3)]
+    for path, clip in zip(found, clips, strict=False):
+        soundfile.write(path, clip, RATE, subtype="FLOAT")
+    return found
 
 
-def test_files_and_waveforms_give_the_embedders_matrix(folder, clips, tmp_path):
-    paths = []
-    for number, clip in enumerate(clips[:3]):
-        paths.append(tmp_path / f"клип {number}.wav")
-        soundfile.write(paths[-1], clip, RATE, subtype="FLOAT")
-    expected = embed.load(folder).embed(clips[:3], RATE)
-    transformer = PatchifierEmbedder(folder, sample_rate=RATE)
-    for X in (
-        clips[:3],
-        paths,
-        [str(path) for path in paths],
-        np.array([str(path) for path in paths]),
-        [paths[0], clips[1], paths[2]],
-        np.array(paths),
-    ):
-        found = transformer.fit_transform(X)
+def test_scikit_learns_own_checks_pass(made):
+    names = {"passed": [], "failed": [], "skipped": []}
+    for result in check_estimator(made, on_fail=None, on_skip=None):
+        names[result["status"]].append(result["check_name"])
+    assert not names["failed"]
+    # it needs SCIPY_ARRAY_API in the environment
+    assert set(names["skipped"]) <= {"check_array_api_input"}
+    assert len(names["passed"]) >= 40
+
+
+def test_files_and_waveforms_give_the_embedders_matrix(folder, made, clips, paths):
+    expected, texts = embed.load(folder).embed(clips[:3], RATE), [str(path) for path in paths]
+    mixed = [paths[0], clips[1], paths[2]]
+    for X in (clips[:3], paths, texts, np.array(texts), mixed, np.array(paths)):
+        found = made.fit_transform(X)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_files_need_no_rate_and_waveforms_are_refused_without_one(folder, clips, tmp_path):
-    soundfile.write(tmp_path / "a.wav", clips[0], RATE, subtype="FLOAT")
-    assert PatchifierEmbedder(folder).get_params()["sample_rate"] is None
-    transformer = PatchifierEmbedder(folder).fit([tmp_path / "a.wav"])
-    np.testing.assert_allclose(
-        transformer.transform([tmp_path / "a.wav"]),
-        embed.load(folder).embed(clips[:1], RATE),
-        atol=1e-5,
-    )
-    for X in (clips[:2], [tmp_path / "a.wav", clips[1]], np.stack([clips[0], clips[0]])):
-        for act in (PatchifierEmbedder(folder).fit, transformer.transform):
-            with pytest.raises(
-                RequestError,
-                match=r"rate is never guessed: give it, as in PatchifierEmbedder\(sample_rate=44100\)",
-            ):
+class Column(list):
+    """What a data frame gives for a column, as far as it matters here."""
+
+    dtype, ndim = np.dtype(object), 1
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(list(self), dtype=object)
+
+
+def test_files_need_no_rate_and_waveforms_are_refused_without_one(folder, clips, paths):
+    without = PatchifierEmbedder(folder)
+    assert without.get_params()["sample_rate"] is None
+    expected = embed.load(folder).embed(clips[:3], RATE)
+    for X in (paths, Column(map(str, paths))):
+        np.testing.assert_allclose(without.fit_transform(X), expected, atol=1e-5)
+    said = r"rate is never guessed: give it, as in PatchifierEmbedder\(sample_rate=44100\)"
+    for X in (clips[:2], [paths[0], clips[1]], np.stack([clips[0], clips[0]])):
+        for act in (PatchifierEmbedder(folder).fit, without.transform):
+            with pytest.raises(RequestError, match=said):
                 act(X)
 
 
-def test_a_column_of_paths_is_a_list_of_paths(folder, clips, tmp_path):
-    class Column(list):
-        """What a data frame gives for a column, as far as it matters here."""
-
-        dtype, ndim = np.dtype(object), 1
-
-        def __array__(self, dtype=None, copy=None):
-            return np.array(list(self), dtype=object)
-
-    paths = [tmp_path / f"{number}.wav" for number in range(2)]
-    for path, clip in zip(paths, clips, strict=False):
-        soundfile.write(path, clip, RATE)
-    transformer = PatchifierEmbedder(folder)  # no rate is needed
-    np.testing.assert_array_equal(
-        transformer.fit_transform(Column(map(str, paths))), transformer.fit_transform(paths)
-    )
-
-
-def test_a_matrix_is_a_waveform_in_each_row(folder, noise):
+def test_a_matrix_is_a_waveform_in_each_row(folder, made, noise):
     X = np.stack([noise(0.4, seed=n) for n in range(3)])
-    transformer = PatchifierEmbedder(folder, sample_rate=RATE).fit(X)
-    assert transformer.n_features_in_ == X.shape[1]
-    np.testing.assert_allclose(
-        transformer.transform(X), embed.load(folder).embed(list(X), RATE), atol=1e-6
-    )
+    assert made.fit(X).n_features_in_ == X.shape[1]
+    expected = embed.load(folder).embed(list(X), RATE)
+    np.testing.assert_allclose(made.transform(X), expected, atol=1e-6)
 
 
 def test_another_rate_is_resampled(folder, tone):
-    twice = PatchifierEmbedder(folder, sample_rate=44_100).fit_transform(
-        [tone(300, rate=44_100, seconds=2)]
-    )
-    once = PatchifierEmbedder(folder, sample_rate=RATE).fit_transform(
-        [tone(300, rate=RATE, seconds=2)]
-    )
-    ignored = PatchifierEmbedder(folder, sample_rate=RATE).fit_transform(
-        [tone(300, rate=44_100, seconds=2)]
+    twice, once, ignored = (
+        PatchifierEmbedder(folder, sample_rate=said).fit_transform(
+            [tone(300, rate=rate, seconds=2)]
+        )
+        for said, rate in ((44_100, 44_100), (RATE, RATE), (RATE, 44_100))
     )
     assert np.abs(twice - once).max() < 0.2 * np.abs(ignored - once).max()
 
 
-def test_a_pipeline_of_three_lines_tells_tones_from_noise(folder, tone, noise):
-    clips = [tone(440, seconds=1.5, level=0.3 + 0.1 * n) for n in range(7)] + [
-        noise(1.5, seed=n) for n in range(7)
-    ]
+def test_a_pipeline_of_three_lines_tells_tones_from_noise(made, tone, noise):
+    clips = [tone(440, seconds=1.5, level=0.3 + 0.1 * n) for n in range(7)]
+    clips += [noise(1.5, seed=n) for n in range(7)]
     y = ["tone"] * 7 + ["noise"] * 7
-    pipeline = make_pipeline(
-        PatchifierEmbedder(folder, sample_rate=RATE), StandardScaler(), LogisticRegression()
-    )
+    pipeline = make_pipeline(made, StandardScaler(), LogisticRegression())
     pipeline.fit(clips[::2], y[::2])  # every other level: those between are asked
     assert list(pipeline.predict(clips[1::2])) == y[1::2]
 
 
-def test_a_search_over_poolings_runs(folder, clips):
-    pipeline = make_pipeline(
-        PatchifierEmbedder(folder, sample_rate=RATE), LogisticRegression(max_iter=1000)
-    )
-    search = GridSearchCV(
-        pipeline,
-        {
-            "patchifierembedder__pooling": ["cls", "mean"],
-            "patchifierembedder__layers": [[-1], [1, 2]],
-        },
-        cv=2,
-        error_score="raise",
-    )
+def test_a_search_over_poolings_runs(made, clips):
+    grid = {"pooling": ["cls", "mean"], "layers": [[-1], [1, 2]]}
+    grid = {f"patchifierembedder__{name}": values for name, values in grid.items()}
+    pipeline = make_pipeline(made, LogisticRegression(max_iter=1000))
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise")
     search.fit(clips, [0] * 4 + [1] * 4)
     assert len(search.cv_results_["params"]) == 4
 
 
 def test_parameters_are_kept_as_given_and_clones_are_unfitted(folder, clips):
-    layers = [0, -1]
-    transformer = PatchifierEmbedder(folder, pooling="mean", layers=layers, sample_rate=RATE).fit(
-        clips[:1]
-    )
-    assert transformer.get_params() == {
-        "model": folder,
-        "pooling": "mean",
-        "layers": layers,
-        "sample_rate": RATE,
-        "device": "cpu",
-    }
+    given = {"model": folder, "pooling": "mean", "layers": [0, -1], "sample_rate": RATE}
+    transformer = PatchifierEmbedder(**given).fit(clips[:1])
+    assert transformer.get_params() == {**given, "device": "cpu"}
+    assert transformer.get_params()["layers"] is given["layers"]
     copy = clone(transformer)
     assert copy.get_params() == transformer.get_params()
     with pytest.raises(NotFittedError):
@@ -193,41 +148,35 @@ def test_parameters_are_kept_as_given_and_clones_are_unfitted(folder, clips):
     assert copy.set_params(pooling="cls", layers=[-1]).fit_transform(clips[:1]).shape == (1, 32)
 
 
-def test_features_have_names(folder, clips):
-    transformer = PatchifierEmbedder(folder, sample_rate=RATE).fit(clips[:1])
-    names = transformer.get_feature_names_out()
-    assert len(names) == len(set(names)) == transformer.transform(clips[:1]).shape[1] == 64
+def test_features_have_names(made, clips):
+    vectors, names = made.fit_transform(clips[:1]), made.get_feature_names_out()
+    assert len(names) == len(set(names)) == vectors.shape[1] == 64
     assert names[0] == "patchifierembedder0"
 
 
-def test_a_pickle_has_no_weights_and_reads_them_again(folder, clips):
-    transformer = PatchifierEmbedder(folder, sample_rate=RATE).fit(clips[:1])
-    data = pickle.dumps(transformer)
+def test_a_pickle_has_no_weights_and_reads_them_again(folder, made, clips):
+    data = pickle.dumps(made.fit(clips[:1]))
     assert len(data) < 2000 < (folder / "model.safetensors").stat().st_size
-    np.testing.assert_array_equal(
-        pickle.loads(data).transform(clips[:2]), transformer.transform(clips[:2])
-    )
+    again = pickle.loads(data).transform(clips[:2])
+    np.testing.assert_array_equal(again, made.transform(clips[:2]))
 
 
 def test_other_weights_under_the_same_path_are_refused(clips, tmp_path):
-    folder = tmp_path / "model"
-    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG.model, seed=0).eval(), CONFIG))
-    data = pickle.dumps(PatchifierEmbedder(folder, sample_rate=RATE).fit(clips[:1]))
-    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG.model, seed=1).eval(), CONFIG))
-    for _ in range(2):  # the second time as well
-        stale = pickle.loads(data)
-        for _ in range(2):
-            with pytest.raises(RequestError, match="not the one that this was fitted with"):
-                stale.transform(clips[:1])
+    save(tmp_path / "model", 0)
+    transformer = PatchifierEmbedder(tmp_path / "model", sample_rate=RATE).fit(clips[:1])
+    data = pickle.dumps(transformer)
+    save(tmp_path / "model", 1)
+    first, again = pickle.loads(data), pickle.loads(data)
+    for stale in (first, first, again):  # the second time as well
+        with pytest.raises(RequestError, match="not the one that this was fitted with"):
+            stale.transform(clips[:1])
 
 
-def test_rows_do_not_depend_on_each_other(folder, clips):
-    transformer = PatchifierEmbedder(folder, sample_rate=RATE).fit(clips)
-    together = transformer.transform(clips)
-    np.testing.assert_allclose(transformer.transform(clips[::-1])[::-1], together, atol=1e-5)
-    np.testing.assert_allclose(
-        np.concatenate([transformer.transform([clip]) for clip in clips]), together, atol=1e-5
-    )
+def test_rows_do_not_depend_on_each_other(made, clips):
+    together = made.fit(clips).transform(clips)
+    alone = np.concatenate([made.transform([clip]) for clip in clips])
+    np.testing.assert_allclose(made.transform(clips[::-1])[::-1], together, atol=1e-5)
+    np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -242,20 +191,10 @@ def test_rows_do_not_depend_on_each_other(folder, clips):
         (np.full((2, 100), np.nan), "NaN"),
         (np.array(["nowhere.wav"], dtype=object), "nowhere.wav"),
     ],
-    ids=[
-        "nothing",
-        "a path",
-        "a Path",
-        "a missing file",
-        "NaN",
-        "integers",
-        "a matrix with NaN",
-        "an array of missing files",
-    ],
 )
-def test_what_cannot_be_embedded_is_named(folder, X, message):
+def test_what_cannot_be_embedded_is_named(made, X, message):
     with pytest.raises(ValueError, match=message):
-        PatchifierEmbedder(folder, sample_rate=RATE).fit_transform(X)
+        made.fit_transform(X)
 
 
 def test_a_wrong_setting_is_named_when_it_is_fitted(folder, clips):
@@ -266,16 +205,8 @@ def test_a_wrong_setting_is_named_when_it_is_fitted(folder, clips):
 
 
 def test_without_scikit_learn_the_error_names_the_command(child_environment):
-    import subprocess
-    import sys
-
     code = "import sys; sys.modules['sklearn'] = None; import patchifier.integrations.sklearn"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=child_environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=child_environment, capture_output=True, text=True)
     assert "RequestError" in done.stderr
     assert "pip install 'patchifier[eval]'" in done.stderr

@@ -10,12 +10,14 @@ from patchifier.library import distance
 from patchifier.library.search.rows import FACTS
 
 
-def gaussian(count, mean, root, *, seed):
-    return np.random.default_rng(seed).standard_normal((count, len(mean))) @ root + mean
+def gaussian(count, size, *, mean=0.0, root=1.0, seed=0):
+    """Vectors of one deviation in every direction, or of a given root of the covariance."""
+    root = root * np.eye(size) if np.isscalar(root) else root
+    return np.random.default_rng(seed).standard_normal((count, size)) @ root + np.full(size, mean)
 
 
 def with_moments(count, mean, deviations, *, seed=0):
-    """Vectors whose mean is exactly `mean` and whose covariance is exactly diag(deviations ** 2)."""
+    """Vectors whose mean and covariance, diag(deviations ** 2), are exactly these."""
     raw = np.random.default_rng(seed).standard_normal((count, len(mean)))
     raw -= raw.mean(0)
     white = raw @ np.linalg.inv(np.linalg.cholesky(np.cov(raw, rowvar=False))).T
@@ -24,15 +26,10 @@ def with_moments(count, mean, deviations, *, seed=0):
 
 def write(path, vectors, identity="model-a", window_s=None):
     count, size = vectors.shape
-    embedding = pa.FixedSizeListArray.from_arrays(
-        pa.array(vectors.astype(np.float32).ravel()), size
-    )
-    columns = {
-        "path": [str(i) for i in range(count)],
-        "start_s": np.zeros(count),
-        "end_s": np.ones(count),
-        "embedding": embedding,
-    }
+    flat = pa.array(vectors.astype(np.float32).ravel())
+    columns = {"path": [str(row) for row in range(count)], "start_s": np.zeros(count)}
+    columns["end_s"] = np.ones(count)
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, size)
     facts = {"format": 1, "model": identity, "window_s": window_s}
     pq.write_table(pa.table(columns).replace_schema_metadata({FACTS: json.dumps(facts)}), path)
     return path
@@ -50,16 +47,12 @@ def test_covariances_that_do_not_commute():
     a, b = np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([[1.0, -0.5], [-0.5, 4.0]])
     shared = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
     expected = 1 + np.trace(a) + np.trace(b) - 2 * shared
-    assert distance.gaussian_distance(np.zeros(2), a, np.array([1.0, 0.0]), b) == pytest.approx(
-        expected
-    )
+    found = distance.gaussian_distance(np.zeros(2), a, np.array([1.0, 0.0]), b)
+    assert found == pytest.approx(expected)
 
 
 def test_a_turn_of_both_sets_changes_nothing_and_a_gain_counts_squared():
-    a, b = (
-        gaussian(300, np.zeros(6), np.eye(6), seed=0),
-        gaussian(200, np.ones(6), 2 * np.eye(6), seed=1),
-    )
+    a, b = gaussian(300, 6), gaussian(200, 6, mean=1, root=2, seed=1)
     turn = np.linalg.qr(np.random.default_rng(2).standard_normal((6, 6)))[0]
     value = distance.frechet_distance(a, b).value
     assert distance.frechet_distance(a @ turn, b @ turn).value == pytest.approx(value)
@@ -67,8 +60,7 @@ def test_a_turn_of_both_sets_changes_nothing_and_a_gain_counts_squared():
 
 
 def test_identical_sets_are_at_distance_zero():
-    a = gaussian(1000, np.zeros(8), np.eye(8), seed=0)
-    far = gaussian(1000, np.ones(8), np.eye(8), seed=1)
+    a, far = gaussian(1000, 8), gaussian(1000, 8, mean=1, seed=1)
     assert distance.frechet_distance(a, a).value == pytest.approx(0, abs=1e-9)
     assert distance.frechet_distance(a, a[::-1]).value >= 0
     assert abs(distance.kernel_distance(a, a).value) < 0.03 * distance.kernel_distance(a, far).value
@@ -77,22 +69,16 @@ def test_identical_sets_are_at_distance_zero():
 def test_the_correction_takes_away_what_the_number_of_rows_adds():
     size = 24
     root = np.random.default_rng(9).standard_normal((size, size)) / np.sqrt(size)
-    halves = [np.split(gaussian(2400, np.zeros(size), root, seed=seed), 2) for seed in range(8)]
+    halves = [np.split(gaussian(2400, size, root=root, seed=seed), 2) for seed in range(8)]
     results = [distance.frechet_distance(a, b) for a, b in halves]
-    raw, corrected = (
-        np.mean([result.value for result in results]),
-        np.mean([result.corrected for result in results]),
-    )
+    raw = np.mean([result.value for result in results])
+    corrected = np.mean([result.corrected for result in results])
     assert raw > 0.15
     assert abs(corrected) < 0.15 * raw
 
 
 def test_the_correction_keeps_a_distance_that_is_there():
-    size = 16
-    a, b = (
-        gaussian(1500, np.zeros(size), np.eye(size), seed=0),
-        gaussian(700, np.full(size, 0.5), np.eye(size), seed=1),
-    )
+    a, b = gaussian(1500, 16), gaussian(700, 16, mean=0.5, seed=1)
     result = distance.frechet_distance(a, b)  # truth: 16 * 0.5 ** 2 = 4
     assert abs(result.corrected - 4) < 0.35
     assert result.value > result.corrected
@@ -103,30 +89,19 @@ def test_the_correction_keeps_a_distance_that_is_there():
 
 
 def test_without_enough_rows_there_is_no_correction():
-    a, b = (
-        gaussian(63, np.zeros(8), np.eye(8), seed=0),
-        gaussian(500, np.zeros(8), np.eye(8), seed=1),
-    )
-    assert distance.frechet_distance(a, b).corrected is None
-    assert (
-        distance.frechet_distance(b, gaussian(64, np.zeros(8), np.eye(8), seed=0)).corrected
-        is not None
-    )
+    many = gaussian(500, 8, seed=1)
+    assert distance.frechet_distance(gaussian(63, 8), many).corrected is None
+    assert distance.frechet_distance(many, gaussian(64, 8)).corrected is not None
 
 
 def test_fewer_rows_than_numbers_are_refused():
-    a, b = (
-        gaussian(100, np.zeros(8), np.eye(8), seed=0),
-        gaussian(8, np.zeros(8), np.eye(8), seed=1),
-    )
-    with pytest.raises(
-        RequestError,
-        match=r"the second set has 8 rows of 8 numbers: their covariance is singular.*Embed more files",
-    ):
-        distance.frechet_distance(a, b)
-    distance.frechet_distance(a, gaussian(9, np.zeros(8), np.eye(8), seed=1))
+    a, few = gaussian(100, 8), gaussian(9, 8, seed=1)
+    said = r"the second set has 8 rows of 8 numbers: their covariance is singular.*Embed more files"
+    with pytest.raises(RequestError, match=said):
+        distance.frechet_distance(a, few[:8])
+    distance.frechet_distance(a, few)
     with pytest.raises(RequestError, match=r"first.parquet has 9 rows, a kernel distance needs 10"):
-        distance.kernel_distance(a[:9], a, names=("first.parquet", "b"))
+        distance.kernel_distance(few, a, names=("first.parquet", "b"))
 
 
 def test_the_kernel_estimate_by_hand():
@@ -136,11 +111,9 @@ def test_the_kernel_estimate_by_hand():
 
 
 def test_the_kernel_distance_of_known_gaussians():
-    # (xy + 1)^3 = 1 + 3xy + 3(xy)^2 + (xy)^3; moments 0, 1, 0 against 1, 2, 4: 3 * 1 + 3 * 1 + 16 = 22
-    a, b = (
-        gaussian(20_000, np.zeros(1), np.eye(1), seed=0),
-        gaussian(20_000, np.ones(1), np.eye(1), seed=1),
-    )
+    # (xy + 1)^3 = 1 + 3xy + 3(xy)^2 + (xy)^3
+    # moments 0, 1, 0 against 1, 2, 4: 3 * 1 + 3 * 1 + 16 = 22
+    a, b = gaussian(20_000, 1), gaussian(20_000, 1, mean=1, seed=1)
     result = distance.kernel_distance(a, b, subsets=40)
     assert abs(result.value - 22) < 2
     assert (result.subsets, result.subset_rows) == (40, 1000)
@@ -148,7 +121,7 @@ def test_the_kernel_distance_of_known_gaussians():
 
 
 def test_the_kernel_distance_needs_no_correction():
-    halves = [np.split(gaussian(40, np.zeros(4), np.eye(4), seed=seed), 2) for seed in range(40)]
+    halves = [np.split(gaussian(40, 4, seed=seed), 2) for seed in range(40)]
     results = [distance.kernel_distance(a, b, subsets=20) for a, b in halves]
     values = np.array([result.value for result in results])
     assert {result.subset_rows for result in results} == {10}
@@ -156,20 +129,15 @@ def test_the_kernel_distance_needs_no_correction():
 
 
 def test_the_same_seed_gives_the_same_bits():
-    a, b = (
-        gaussian(300, np.zeros(4), np.eye(4), seed=0),
-        gaussian(300, np.ones(4), np.eye(4), seed=1),
-    )
+    a, b = gaussian(300, 4), gaussian(300, 4, mean=1, seed=1)
     for function in (distance.frechet_distance, distance.kernel_distance):
         assert function(a, b, seed=3) == function(a, b, seed=3)
         assert function(a, b, seed=3) != function(a, b, seed=4)
 
 
 def test_two_tables(tmp_path):
-    a, b = (
-        write(tmp_path / "a.parquet", with_moments(200, [0, 0], [2, 1])),
-        write(tmp_path / "b.parquet", with_moments(150, [3, 4], [1, 5])),
-    )
+    a = write(tmp_path / "a.parquet", with_moments(200, [0, 0], [2, 1]))
+    b = write(tmp_path / "b.parquet", with_moments(150, [3, 4], [1, 5]))
     result = distance.distance(a, b)
     assert result.frechet.value == pytest.approx(42, rel=1e-5)
     assert result.facts()["rows"] == [200, 150]
@@ -178,23 +146,20 @@ def test_two_tables(tmp_path):
 
 def test_tables_that_do_not_go_together(tmp_path):
     vectors = with_moments(50, [0, 0], [2, 1])
-    a, b = write(tmp_path / "a.parquet", vectors), write(tmp_path / "b.parquet", vectors, "model-b")
-    with pytest.raises(
-        RequestError,
-        match=r"a.parquet and .*b.parquet do not go together: model model-a against model-b",
-    ):
-        distance.distance(a, b)
-    wide = write(tmp_path / "wide.parquet", np.ones((50, 3)))
-    with pytest.raises(RequestError, match="vector size 2 against 3"):
-        distance.distance(a, wide)
+    a = write(tmp_path / "a.parquet", vectors)
+    for said, given in {
+        r"a.parquet and .*b.parquet do not go together: model model-a against model-b": (
+            vectors,
+            "model-b",
+        ),
+        "vector size 2 against 3": (np.ones((50, 3)),),
+        r"about None s against 2.0 s": (vectors, "model-a", 2.0),
+        r"b.parquet has 0 rows": (np.zeros((0, 2)),),
+    }.items():
+        with pytest.raises(RequestError, match=said):
+            distance.distance(a, write(tmp_path / "b.parquet", *given))
     with pytest.raises(RequestError, match="cannot be read as Parquet"):
         distance.distance(a, tmp_path / "missing.parquet")
-    short = write(tmp_path / "short.parquet", vectors, window_s=2.0)
-    with pytest.raises(RequestError, match=r"about None s against 2.0 s"):
-        distance.distance(a, short)
-    empty = write(tmp_path / "empty.parquet", np.zeros((0, 2)))
-    with pytest.raises(RequestError, match=r"empty.parquet has 0 rows"):
-        distance.distance(a, empty)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mutagen
@@ -24,323 +23,218 @@ import soundfile
 
 from patchifier import audio, checkpoint, jobs
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, update
+from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
 from patchifier.library import build, job, sources, table, tags, worker
 from patchifier.nn.model import Patchifier
+from tests import small
+from tests.library import require_same_table
 
 RATE = 22_050
-TINY = update(
-    Config(),
-    {
-        "model": {
-            "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
-            "positions": 25,
-        }
-    },
-)
+TINY = small.config({**small.WIDE, "max_patches": 25})
+TRACKS = [f"track{number}.wav" for number in range(6)]
+TAGS = ("artist", "title", "album", "genre")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     """Folder of a small model with fixed weights."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint.save(folder, Checkpoint(Patchifier(TINY.model, seed=0), TINY))
+    checkpoint.save(folder, Checkpoint(Patchifier(TINY, seed=0), TINY))
     return folder
 
 
 @pytest.fixture(scope="module")
-def embedder(model: Path) -> Embedder:
+def embedder(model):
     return load(model)
 
 
 @pytest.fixture(scope="module")
-def other() -> Embedder:
-    return Embedder(Patchifier(TINY.model, seed=1), TINY)
+def other():
+    return Embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture
-def music(audio_folder: Path, tmp_path: Path) -> Path:
+def music(audio_folder, tmp_path):
     """Copy of the audio folder that a test may change."""
     return Path(shutil.copytree(audio_folder, tmp_path / "library"))
 
 
-def names(read: table.EmbeddingTable) -> list[str]:
-    return [Path(path).name for path in read.paths]
+@pytest.fixture
+def embed(tmp_path, embedder):
+    """Embed sources into a table of this name."""
+
+    def run(given, name="x.parquet", **options):
+        return build.embed_library(given, tmp_path / name, **{"embedder": embedder, **options})
+
+    return run
 
 
-def require_same(
-    first: table.EmbeddingTable, second: table.EmbeddingTable, tolerance: float = 0.0
-) -> None:
-    assert first.paths == second.paths
-    assert first.tags == second.tags
-    assert first.metadata == second.metadata
-    for name in ("start_s", "end_s", "size", "mtime_ns"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    np.testing.assert_allclose(first.vectors, second.vectors, atol=tolerance, rtol=0)
+@pytest.fixture
+def read(tmp_path):
+    return lambda name="x.parquet": build.read(tmp_path / name)
+
+
+def names(rows):
+    return [Path(path).name for path in rows.paths]
+
+
+def files(folder):
+    return sorted(os.listdir(folder))
 
 
 # --- rows ---
 
 
 def test_every_file_has_a_row_with_the_vector_of_embed(
-    audio_folder: Path, tmp_path: Path, embedder: Embedder
-) -> None:
+    audio_folder, tmp_path, embed, read, embedder
+):
     """Decoded by real processes."""
-    done = build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, workers=2)
-    read = build.read(tmp_path / "x.parquet")
-    assert names(read) == [f"track{number}.wav" for number in range(6)]
-    assert (
-        done.rows,
-        done.files,
-        done.embedded,
-        done.kept,
-        done.skipped,
-        done.gone,
-        done.pending,
-    ) == (6, 6, 6, 0, (), (), 0)
-    assert done.audio_s == pytest.approx(sum(1 + number / 2 for number in range(6)))
-    np.testing.assert_array_equal(read.start_s, 0)
-    np.testing.assert_allclose(read.end_s, [1 + number / 2 for number in range(6)])
-    for path, vector, size, mtime_ns in zip(
-        read.paths, read.vectors, read.size, read.mtime_ns, strict=True
-    ):
-        np.testing.assert_allclose(vector, embedder.embed(path), atol=1e-5)
-        assert [size, mtime_ns] == [os.stat(path).st_size, os.stat(path).st_mtime_ns]
-    assert not (tmp_path / "x.parquet.parts").exists()
-    assert not (tmp_path / "x.skipped.csv").exists()
+    done, rows = embed(audio_folder, workers=2), read()
+    assert names(rows) == TRACKS
+    assert (done.rows, done.files, done.embedded, done.kept, done.pending) == (6, 6, 6, 0, 0)
+    assert (done.skipped, done.gone) == ((), ())
+    lengths_s = [1 + number / 2 for number in range(6)]
+    assert done.audio_s == pytest.approx(sum(lengths_s))
+    np.testing.assert_array_equal(rows.start_s, 0)
+    np.testing.assert_allclose(rows.end_s, lengths_s)
+    stats = [os.stat(path) for path in rows.paths]
+    assert rows.size.tolist() == [stat.st_size for stat in stats]
+    assert rows.mtime_ns.tolist() == [stat.st_mtime_ns for stat in stats]
+    expected = [embedder.embed(path) for path in rows.paths]
+    np.testing.assert_allclose(rows.vectors, expected, atol=1e-5)
+    assert files(tmp_path) == ["x.parquet"]
 
 
-def test_columns_are_those_of_the_design(
-    audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
-    build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder)
+def test_columns_are_those_of_the_design(audio_folder, tmp_path, embed, embedder, threads):
+    embed(audio_folder)
     schema = pq.read_schema(tmp_path / "x.parquet")
-    assert schema.names == [
-        "path",
-        "start_s",
-        "end_s",
-        "embedding",
-        "size",
-        "mtime_ns",
-        "artist",
-        "title",
-        "album",
-        "genre",
-    ]
-    assert pa.types.is_fixed_size_list(schema.field("embedding").type)
-    assert schema.field("embedding").type.list_size == embedder.size
-    assert schema.field("embedding").type.value_type == pa.float32()
+    assert schema.names == ["path", "start_s", "end_s", "embedding", "size", "mtime_ns", *TAGS]
+    vector = schema.field("embedding").type
+    assert pa.types.is_fixed_size_list(vector)
+    assert (vector.list_size, vector.value_type) == (embedder.size, pa.float32())
     facts = json.loads(schema.metadata[b"patchifier"])
     assert facts["model"] == embedder.identity
-    assert (facts["pooling"], facts["window_s"], facts["hop_s"], facts["patches"]) == (
-        embedder.config.embed.pooling,
-        None,
-        None,
-        False,
-    )
+    assert facts["pooling"] == embedder.config.embed.pooling
+    assert (facts["window_s"], facts["hop_s"], facts["patches"]) == (None, None, False)
     assert facts["config"]
 
 
-def test_a_model_folder_will_do(
-    audio_folder: Path, tmp_path: Path, model: Path, embedder: Embedder, threads: None
-) -> None:
-    build.embed_library(
-        str(audio_folder / "album0" / "track0.wav"), str(tmp_path / "x.parquet"), embedder=model
-    )
-    np.testing.assert_allclose(
-        build.read(tmp_path / "x.parquet").vectors[0],
-        embedder.embed(audio_folder / "album0" / "track0.wav"),
-        atol=1e-5,
-    )
+def test_a_model_folder_and_strings_will_do(audio_folder, tmp_path, model, embedder, threads):
+    track = audio_folder / "album0" / "track0.wav"
+    build.embed_library(str(track), str(tmp_path / "x.parquet"), embedder=model)
+    vector = build.read(tmp_path / "x.parquet").vectors[0]
+    np.testing.assert_allclose(vector, embedder.embed(track), atol=1e-5)
 
 
 def test_what_else_is_in_a_batch_or_part_does_not_matter(
-    audio_folder: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    threads: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    build.embed_library(audio_folder, tmp_path / "one.parquet", embedder=embedder)
+    audio_folder, embed, read, threads, monkeypatch
+):
+    embed(audio_folder)
     monkeypatch.setattr(job, "PART_FILES", 1)
-    build.embed_library(audio_folder, tmp_path / "many.parquet", embedder=embedder)
-    require_same(build.read(tmp_path / "one.parquet"), build.read(tmp_path / "many.parquet"), 1e-5)
+    embed(audio_folder, "many.parquet")
+    require_same_table(read(), read("many.parquet"), 1e-5)
 
 
-@pytest.mark.parametrize(("window_s", "hop_s"), [(1.0, None), (1.0, 0.5), (60.0, None)])
-def test_windows_are_those_of_embed_windows(
-    window_s: float,
-    hop_s: float | None,
-    audio_folder: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    threads: None,
-) -> None:
-    done = build.embed_library(
-        audio_folder, tmp_path / "x.parquet", embedder=embedder, window_s=window_s, hop_s=hop_s
+@pytest.mark.parametrize(
+    "options",
+    [{"window_s": 1.0}, {"window_s": 1.0, "hop_s": 0.5}, {"window_s": 60.0}, {"patches": True}],
+)
+def test_windows_and_patches_are_those_of_the_embedder(
+    options, audio_folder, embed, read, embedder, threads
+):
+    done, rows = embed(audio_folder, **options), read()
+    cut = embedder.embed_patches if "patches" in options else embedder.embed_windows
+    kwargs = {} if "patches" in options else options
+    paths = sorted(audio_folder.rglob("*.wav"))
+    found = [cut(path, **kwargs) for path in paths]
+    assert rows.paths == tuple(
+        str(path.resolve()) for path, one in zip(paths, found, strict=True) for _ in one.start_s
     )
-    read = build.read(tmp_path / "x.parquet")
-    expected = [
-        (path, embedder.embed_windows(path, window_s=window_s, hop_s=hop_s))
-        for path in sorted(audio_folder.rglob("*.wav"))
-    ]
-    assert read.paths == tuple(
-        str(path.resolve()) for path, found in expected for _ in found.start_s
-    )
-    np.testing.assert_allclose(
-        read.start_s, np.concatenate([found.start_s for _, found in expected])
-    )
-    np.testing.assert_allclose(read.end_s, np.concatenate([found.end_s for _, found in expected]))
-    np.testing.assert_allclose(
-        read.vectors, np.concatenate([found.vectors for _, found in expected]), atol=1e-5
-    )
-    assert (done.rows, done.files) == (len(read), 6)
-    assert read.metadata["hop_s"] == (hop_s or window_s)
+    for name in ("start_s", "end_s"):
+        expected = np.concatenate([getattr(one, name) for one in found])
+        np.testing.assert_allclose(getattr(rows, name), expected)
+    vectors = np.concatenate([one.vectors for one in found])
+    np.testing.assert_allclose(rows.vectors, vectors, atol=1e-5)
+    assert (done.rows, done.files) == (len(rows), 6)
+    assert rows.metadata["patches"] is ("patches" in options)
+    assert rows.metadata["hop_s"] == options.get("hop_s", options.get("window_s"))
 
 
-def test_windows_of_a_known_length(
-    tmp_path: Path, embedder: Embedder, noise: Callable, threads: None
-) -> None:
+def test_windows_of_a_known_length(tmp_path, embed, read, noise, threads):
     frame_s = 512 / RATE
     soundfile.write(tmp_path / "a.wav", noise(100.5 * frame_s), RATE)  # 101 frames
-    build.embed_library(
-        tmp_path / "a.wav",
-        tmp_path / "x.parquet",
-        embedder=embedder,
-        window_s=40 * frame_s,
-        hop_s=20 * frame_s,
-    )
-    read = build.read(tmp_path / "x.parquet")
-    np.testing.assert_allclose(read.start_s / frame_s, [0, 20, 40, 60, 61])
-    np.testing.assert_allclose(read.end_s / frame_s, [40, 60, 80, 100, 101])
-
-
-def test_patches_are_those_of_embed_patches(
-    audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
-    build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, patches=True)
-    read = build.read(tmp_path / "x.parquet")
-    found = [embedder.embed_patches(path) for path in sorted(audio_folder.rglob("*.wav"))]
-    np.testing.assert_allclose(
-        read.vectors, np.concatenate([one.vectors for one in found]), atol=1e-5
-    )
-    np.testing.assert_allclose(read.start_s, np.concatenate([one.start_s for one in found]))
-    assert read.metadata["patches"] is True
+    embed(tmp_path / "a.wav", window_s=40 * frame_s, hop_s=20 * frame_s)
+    np.testing.assert_allclose(read().start_s / frame_s, [0, 20, 40, 60, 61])
+    np.testing.assert_allclose(read().end_s / frame_s, [40, 60, 80, 100, 101])
 
 
 @pytest.mark.parametrize("long_frames", [10, 60])
+@pytest.mark.parametrize("options", [{}, {"window_s": 1.0}, {"patches": True}])
 def test_long_files_that_are_embedded_as_they_arrive_give_the_same_table(
-    long_frames: int,
-    audio_folder: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    threads: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for rows, options in {
-        "files": {},
-        "windows": {"window_s": 1.0},
-        "patches": {"patches": True},
-    }.items():
-        build.embed_library(
-            audio_folder, tmp_path / f"{rows}.parquet", embedder=embedder, **options
-        )
-        with monkeypatch.context() as patch:
-            patch.setattr(worker, "LONG_FRAMES", long_frames)
-            patch.setattr(audio, "BLOCK_S", 0.3)
-            build.embed_library(
-                audio_folder, tmp_path / f"{rows}-long.parquet", embedder=embedder, **options
-            )
-        require_same(
-            build.read(tmp_path / f"{rows}.parquet"),
-            build.read(tmp_path / f"{rows}-long.parquet"),
-            1e-5,
-        )
+    options, long_frames, audio_folder, embed, read, threads, monkeypatch
+):
+    embed(audio_folder, **options)
+    monkeypatch.setattr(worker, "LONG_FRAMES", long_frames)
+    monkeypatch.setattr(audio, "BLOCK_S", 0.3)
+    embed(audio_folder, "long.parquet", **options)
+    require_same_table(read(), read("long.parquet"), 1e-5)
 
 
-def test_progress_names_rates_and_ends_with_all(
-    audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
-    said: list[tuple[int, int, str]] = []
-    build.embed_library(
-        audio_folder,
-        tmp_path / "x.parquet",
-        embedder=embedder,
-        progress=lambda *what: said.append(what),
-    )
+def test_progress_names_rates_and_ends_with_all(audio_folder, embed, threads):
+    said = []
+    embed(audio_folder, progress=lambda *what: said.append(what))
     assert [done for done, _, _ in said] == [1, 2, 3, 4, 5, 6]
     assert {total for _, total, _ in said} == {6}
     assert all("files/s" in note and "x real time" in note for _, _, note in said)
 
 
-def test_two_jobs_of_one_table_at_once_are_refused(
-    audio_folder: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
-    out, refused = tmp_path / "x.parquet", list[RequestError]()
+def test_two_jobs_of_one_table_at_once_are_refused(audio_folder, tmp_path, embed, threads):
+    refused = []
 
-    def second(done: int, total: int, note: str) -> None:
-        with pytest.raises(
-            RequestError, match=r"x\.parquet\.parts: another embed is working"
-        ) as told:
-            build.embed_library(audio_folder, out, embedder=embedder)
+    def second(done, total, note):
+        with pytest.raises(RequestError, match=r"x\.parquet\.parts: another embed") as told:
+            embed(audio_folder)
         refused.append(told.value)
 
-    assert (
-        build.embed_library(audio_folder, out, embedder=embedder, progress=second).files
-        == len(refused)
-        == 6
-    )
-    assert build.embed_library(audio_folder, out, embedder=embedder, changed=True).kept == 6
-    assert os.listdir(tmp_path) == ["x.parquet"]
+    assert embed(audio_folder, progress=second).files == len(refused) == 6
+    assert embed(audio_folder, changed=True).kept == 6
+    assert files(tmp_path) == ["x.parquet"]
 
 
 # --- sources ---
 
 
-def test_sources_keep_their_order_and_each_file_is_there_once(audio_folder: Path) -> None:
-    given = [
-        audio_folder / "album2",
-        str(audio_folder / "album0" / "*.wav"),
-        audio_folder / "album2" / "track4.wav",
-        audio_folder,
-    ]
+def found(given):
     clips, lost = sources.find(given)
-    assert [Path(clip.path).name for clip in clips] == [
-        "track4.wav",
-        "track5.wav",
-        "track0.wav",
-        "track1.wav",
-        "track2.wav",
-        "track3.wav",
-    ]
     assert lost == []
+    return [Path(clip.path).name for clip in clips]
 
 
-def test_a_link_is_the_file_it_leads_to(audio_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "link.wav").symlink_to(audio_folder / "album0" / "track0.wav")
-    clips, _ = sources.find([tmp_path / "link.wav", audio_folder / "album0" / "track0.wav"])
-    assert [clip.path for clip in clips] == [
-        str((audio_folder / "album0" / "track0.wav").resolve())
-    ]
+def test_sources_keep_their_order_and_each_file_is_there_once(audio_folder):
+    album0, album2 = audio_folder / "album0", audio_folder / "album2"
+    given = [album2, str(album0 / "*.wav"), album2 / "track4.wav", audio_folder]
+    assert found(given) == [TRACKS[number] for number in (4, 5, 0, 1, 2, 3)]
 
 
-def test_a_glob_takes_folders_and_audio_files(music: Path) -> None:
+def test_a_link_is_the_file_it_leads_to(audio_folder, tmp_path):
+    track = audio_folder / "album0" / "track0.wav"
+    (tmp_path / "link.wav").symlink_to(track)
+    clips, _ = sources.find([tmp_path / "link.wav", track])
+    assert [clip.path for clip in clips] == [str(track.resolve())]
+
+
+def test_a_glob_takes_folders_and_audio_files(music):
     (music / "cover.jpg").write_bytes(b"no audio")
     (music / "empty").mkdir()
-    clips, lost = sources.find(str(music / "*"))
-    assert (len(clips), lost) == (6, [])
-    assert len(sources.find(str(music / "**" / "track[12].wav"))[0]) == 2
+    assert found(str(music / "*")) == TRACKS
+    assert found(str(music / "**" / "track[12].wav")) == TRACKS[1:3]
 
 
-def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path, tone: Callable) -> None:
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path, tone):
     soundfile.write(tmp_path / "a[1].wav", tone(), RATE)
-    assert [Path(clip.path).name for clip in sources.find(tmp_path / "a[1].wav")[0]] == ["a[1].wav"]
+    assert found(tmp_path / "a[1].wav") == ["a[1].wav"]
 
 
 def test_links_to_missing_files_are_named_by_their_own_path(tmp_path: Path) -> None:
@@ -370,47 +264,23 @@ def test_paths_of_a_manifest_that_no_file_can_have_are_named(tmp_path: Path) -> 
     assert [Path(path).name for path, _ in lost] == [r"a\ud800.wav", r"b\x00.wav"]
 
 
-def test_a_manifest_names_files_and_parts_of_them(
-    music: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
-    lines = [
-        "path,start_s,end_s,id",
-        "album2/track5.wav,,,a",
-        "album2/track5.wav,1,2.5,b",
-        "album0/track0.wav,,,c",
-        "album2/track5.wav,0.5,,d",
-    ]
+def test_a_manifest_names_files_and_parts_of_them(music, embed, read, embedder, decoded):
+    lines = ["path,start_s,end_s,id", "album2/track5.wav,,,a", "album2/track5.wav,1,2.5,b"]
+    lines += ["album0/track0.wav,,,c", "album2/track5.wav,0.5,,d"]
     (music / "list.csv").write_text("\n".join(lines))
-    out = tmp_path / "x.parquet"
-    build.embed_library(music / "list.csv", out, embedder=embedder)
-    read = build.read(out)
-    assert names(read) == ["track5.wav", "track5.wav", "track0.wav", "track5.wav"]
-    np.testing.assert_allclose(read.start_s, [0, 1, 0, 0.5])
-    np.testing.assert_allclose(read.end_s, [3.5, 2.5, 1, 3.5])
+    embed(music / "list.csv")
+    assert names(read()) == ["track5.wav", "track5.wav", "track0.wav", "track5.wav"]
+    np.testing.assert_allclose(read().start_s, [0, 1, 0, 0.5])
+    np.testing.assert_allclose(read().end_s, [3.5, 2.5, 1, 3.5])
     part = embedder.embed(audio.load(music / "album2" / "track5.wav", start_s=1, end_s=2.5), RATE)
-    np.testing.assert_allclose(read.vectors[1], part, atol=1e-5)
-    lines[2] = "album2/track5.wav,1,3,b"
-    (music / "list.csv").write_text("\n".join(lines))
-    again = build.embed_library(music / "list.csv", out, embedder=embedder, changed=True)
-    assert (again.rows, again.embedded, again.kept, again.gone) == (4, 1, 3, ())
-    np.testing.assert_allclose(build.read(out).end_s, [3.5, 3, 1, 3.5])
-
-
-def test_a_file_next_to_a_part_of_itself_is_told_apart(
-    music: Path, tmp_path: Path, embedder: Embedder, decoded: list[str]
-) -> None:
-    (music / "list.jsonl").write_text(
-        "".join(
-            json.dumps({"path": "album2/track5.wav", "id": str(end_s), "end_s": end_s}) + "\n"
-            for end_s in (1, None, 2)
-        )
-    )
-    build.embed_library(music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder)
+    np.testing.assert_allclose(read().vectors[1], part, atol=1e-5)
     decoded.clear()
-    again = build.embed_library(
-        music / "list.jsonl", tmp_path / "x.parquet", embedder=embedder, changed=True
-    )
-    assert (again.rows, again.kept, decoded) == (3, 3, [])
+    again = embed(music / "list.csv", changed=True)
+    assert (again.rows, again.kept, decoded) == (4, 4, [])
+    (music / "list.csv").write_text("\n".join(lines).replace("1,2.5,b", "1,3,b"))
+    again = embed(music / "list.csv", changed=True)
+    assert (again.rows, again.embedded, again.kept, again.gone) == (4, 1, 3, ())
+    np.testing.assert_allclose(read().end_s, [3.5, 3, 1, 3.5])
 
 
 @pytest.mark.parametrize(
@@ -423,104 +293,79 @@ def test_a_file_next_to_a_part_of_itself_is_told_apart(
         (["a\0b"], "zero byte"),
     ],
 )
-def test_nothing_to_embed_is_refused_with_a_reason(
-    given: list[str], said: str, tmp_path: Path, embedder: Embedder
-) -> None:
+def test_nothing_to_embed_is_refused_with_a_reason(given, said, tmp_path, embed):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=said):
-        build.embed_library(
-            [one.format(tmp_path / "empty") for one in given],
-            tmp_path / "x.parquet",
-            embedder=embedder,
-        )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+        embed([one.format(tmp_path / "empty") for one in given])
+    assert files(tmp_path) == ["empty"]
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.npy"])
 def test_names_in_any_script_and_equal_names_in_two_folders(
-    tmp_path: Path, embedder: Embedder, tone: Callable, threads: None
-) -> None:
-    for number, name in enumerate(
-        ['Ä/01 日本語, "x".wav', 'b/01 日本語, "x".wav', "b/🎵\nnew line.wav"]
-    ):
-        (tmp_path / "music" / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(tmp_path / "music" / name, tone(220 * (number + 1)), RATE)
-    for out in (tmp_path / "x.parquet", tmp_path / "x.npy"):
-        build.embed_library(tmp_path / "music", out, embedder=embedder)
-        read = build.read(out)
-        assert read.paths == tuple(
-            str(path.resolve()) for path in sorted((tmp_path / "music").rglob("*.wav"))
-        )
-        for path, vector in zip(read.paths, read.vectors, strict=True):
-            np.testing.assert_allclose(vector, embedder.embed(path), atol=1e-5)
-        assert len(np.unique(read.vectors, axis=0)) == 3
+    name, tmp_path, embed, read, embedder, tone, threads
+):
+    music = tmp_path / "music"
+    given = ['Ä/01 日本語, "x".wav', 'b/01 日本語, "x".wav', "b/🎵\nnew line.wav"]
+    for number, path in enumerate(given):
+        (music / path).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(music / path, tone(220 * (number + 1)), RATE)
+    embed(music, name)
+    assert read(name).paths == tuple(str(path.resolve()) for path in sorted(music.rglob("*.wav")))
+    expected = [embedder.embed(path) for path in read(name).paths]
+    np.testing.assert_allclose(read(name).vectors, expected, atol=1e-5)
+    assert len(np.unique(read(name).vectors, axis=0)) == 3
 
 
 # --- bad files ---
 
 
-def test_bad_files_are_skipped_and_named(
-    music: Path, tmp_path: Path, embedder: Embedder, threads: None, silence: Callable
-) -> None:
-    (music / "album0" / "empty.wav").touch()
-    (music / "album0" / "text.mp3").write_text("no audio" * 100)
-    whole = (music / "album0" / "track1.wav").read_bytes()
-    (music / "album0" / "cut.wav").write_bytes(whole[: len(whole) // 2])
+def test_bad_files_are_skipped_and_named(music, tmp_path, embed, read, threads, silence):
+    album = music / "album0"
+    (album / "empty.wav").touch()
+    (album / "text.mp3").write_text("no audio" * 100)
+    whole = (album / "track1.wav").read_bytes()
+    (album / "cut.wav").write_bytes(whole[: len(whole) // 2])
     os.symlink(music / "nowhere.wav", music / "broken.wav")
-    strange = os.path.join(os.fsencode(music), b"bad\xff.wav")
-    shutil.copy(music / "album0" / "track1.wav", strange)
-    soundfile.write(music / "album0" / "silent.wav", silence(1), RATE)
-    soundfile.write(music / "album0" / "integers.wav", silence(1) + 32_767, RATE, subtype="FLOAT")
+    shutil.copy(album / "track1.wav", os.path.join(os.fsencode(music), b"bad\xff.wav"))
+    soundfile.write(album / "silent.wav", silence(1), RATE)
+    soundfile.write(album / "integers.wav", silence(1) + 32_767, RATE, subtype="FLOAT")
     given = [music, music / "broken.wav", music / "missing.wav"]
-    done = build.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
-    assert (done.files, done.embedded) == (7, 7)
-    with (tmp_path / "x.skipped.csv").open(
-        newline="", encoding="utf-8", errors="surrogateescape"
-    ) as stream:
-        rows = {os.path.basename(row["path"]): row["reason"] for row in csv.DictReader(stream)}
-    assert set(rows) == {
-        "empty.wav",
-        "text.mp3",
-        "cut.wav",
-        "integers.wav",
-        "broken.wav",
-        r"bad\xff.wav",
-        "missing.wav",
-    }
-    assert "0 bytes" in rows["empty.wav"]
-    assert "truncated" in rows["cut.wav"]
-    assert "peak at 32767" in rows["integers.wav"]
-    assert f"link to a missing file, {music / 'nowhere.wav'}" in rows["broken.wav"]
-    assert rows[r"bad\xff.wav"].endswith(r"bad\xff.wav: its name is not UTF-8: rename it.")
-    assert len(done.skipped) == 7
-    assert np.isfinite(build.read(tmp_path / "x.parquet").vectors).all()
-    again = build.embed_library(given, tmp_path / "x.parquet", embedder=embedder)
-    assert (again.embedded, again.kept, again.pending, sorted(again.skipped)) == (
-        0,
-        7,
-        0,
-        sorted(done.skipped),
-    )
+    done = embed(given)
+    assert (done.files, done.embedded, len(done.skipped)) == (7, 7, 7)
+    text = (tmp_path / "x.skipped.csv").read_text(encoding="utf-8", errors="surrogateescape")
+    rows = csv.DictReader(text.splitlines())
+    reasons = {os.path.basename(row["path"]): row["reason"] for row in rows}
+    for name, reason in {
+        "empty.wav": "0 bytes",
+        "text.mp3": "",
+        "cut.wav": "truncated",
+        "integers.wav": "peak at 32767",
+        "broken.wav": "is a link to a missing file",
+        r"bad\xff.wav": r"bad\xff.wav: its name is not UTF-8: rename it.",
+        "missing.wav": "",
+    }.items():
+        assert reason in reasons.pop(name)
+    assert not reasons
+    assert np.isfinite(read().vectors).all()
+    again = embed(given)
+    assert (again.embedded, again.kept, again.pending) == (0, 7, 0)
+    assert sorted(again.skipped) == sorted(done.skipped)
 
 
-def test_nothing_readable_is_refused_with_the_first_reason(
-    tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
+def test_nothing_readable_is_refused_with_the_first_reason(tmp_path, embed, threads):
     (tmp_path / "a.wav").touch()
     (tmp_path / "b.wav").touch()
-    with pytest.raises(
-        RequestError, match=r"none of the 2 files could be read.*x.skipped.csv.*a.wav: is empty"
-    ):
-        build.embed_library(tmp_path, tmp_path / "x.parquet", embedder=embedder)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav", "x.skipped.csv"]
+    reason = r"none of the 2 files could be read.*x.skipped.csv.*a.wav: is empty"
+    with pytest.raises(RequestError, match=reason):
+        embed(tmp_path)
+    assert files(tmp_path) == ["a.wav", "b.wav", "x.skipped.csv"]
 
 
-def test_a_bad_file_that_was_mended_is_embedded_and_named_no_more(
-    music: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
+def test_a_bad_file_that_was_mended_is_embedded_and_named_no_more(music, tmp_path, embed, threads):
     (music / "album0" / "empty.wav").touch()
-    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    embed(music)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "empty.wav")
-    done = build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, changed=True)
+    done = embed(music, changed=True)
     assert (done.files, done.embedded, done.skipped) == (7, 1, ())
     assert not (tmp_path / "x.skipped.csv").exists()
 
@@ -531,304 +376,212 @@ class Deadly:
 
     name: str
 
-    def __fspath__(self) -> str:
+    def __fspath__(self):
         if multiprocessing.parent_process() is not None:
             os._exit(139)
         return self.name
 
-    def __str__(self) -> str:
+    def __str__(self):
         return self.name
 
 
-def test_a_file_that_kills_its_decoder_is_named_and_the_others_survive_in_order(
-    audio_folder: Path, embedder: Embedder
-) -> None:
+def test_a_file_that_kills_its_decoder_is_named_and_the_others_survive(audio_folder, embedder):
     good = sources.find(audio_folder)[0]
-    clips = [good[0], Clip("deadly.wav", Deadly("deadly.wav")), good[1], good[2]]  # type: ignore[arg-type]
-    answers = list(
-        jobs.run(
-            worker.embed_batch,
-            [clips, good[3:]],
-            workers=1,
-            shared=(embedder, worker.Cut()),
-            name=lambda clip: clip.path,
-        )
-    )
-    assert answers[1] == "deadly.wav: the decoder crashed on this file."
-    assert [
-        answer.duration_s for answer in answers if isinstance(answer, worker.ClipRows)
-    ] == pytest.approx([1, 1.5, 2, 2.5, 3, 3.5])
+    batches = [[good[0], Clip("deadly.wav", Deadly("deadly.wav")), *good[1:3]], good[3:]]
+    options = {"shared": (embedder, worker.Cut()), "name": lambda clip: clip.path}
+    answers = list(jobs.run(worker.embed_batch, batches, workers=1, **options))
+    assert answers.pop(1) == "deadly.wav: the decoder crashed on this file."
+    assert [rows.duration_s for rows in answers] == pytest.approx([1, 1.5, 2, 2.5, 3, 3.5])
 
 
 # --- tags ---
 
 
-def test_tags_are_read_and_missing_ones_are_null(
-    tmp_path: Path, embedder: Embedder, tone: Callable, threads: None
-) -> None:
+@pytest.mark.parametrize("name", ["x.parquet", "x.npy"])
+def test_tags_are_read_and_missing_ones_are_null(name, tmp_path, embed, read, tone, threads):
     music = tmp_path / "music"
     music.mkdir()
-    for name in ("a.flac", "b.mp3", "c.ogg", "d.wav", "e.flac"):
-        soundfile.write(music / name, tone(seconds=1.0, rate=44_100), 44_100)
-    for name in ("a.flac", "b.mp3", "c.ogg"):
-        file = mutagen.File(music / name, easy=True)
-        if file.tags is None:
-            file.add_tags()
-        file["artist"], file["title"], file["genre"] = ["Björk", "Μουσική"], "日本語 🎵", "  "
-        file.save()
+    for file in ("a.flac", "b.mp3", "c.ogg", "d.wav", "e.flac"):
+        soundfile.write(music / file, tone(rate=44_100), 44_100)
+    for file in ("a.flac", "b.mp3", "c.ogg"):
+        tagged = mutagen.File(music / file, easy=True)
+        if tagged.tags is None:
+            tagged.add_tags()
+        tagged["artist"], tagged["title"], tagged["genre"] = ["Björk", "Μουσική"], "日本語 🎵", "  "
+        tagged.save()
     wav = mutagen.File(music / "d.wav")
     wav.add_tags()
     wav.tags.add(mutagen.id3.TPE1(encoding=3, text=["=Wave()"]))
     wav.tags.add(mutagen.id3.TALB(encoding=3, text=["+Album"]))
     wav.save()
-    for out in (tmp_path / "x.parquet", tmp_path / "x.npy"):
-        build.embed_library(music, out, embedder=embedder)
-        tags = build.read(out).tags
-        assert tags["artist"] == ("Björk; Μουσική",) * 3 + ("=Wave()", None)
-        assert tags["title"] == ("日本語 🎵",) * 3 + (None, None)
-        assert tags["album"] == (None, None, None, "+Album", None)
-        assert tags["genre"] == (None,) * 5
-    assert ",'=Wave()," in (tmp_path / "x.csv").read_text(encoding="utf-8")
+    embed(music, name)
+    assert read(name).tags == {
+        "artist": ("Björk; Μουσική",) * 3 + ("=Wave()", None),
+        "title": ("日本語 🎵",) * 3 + (None, None),
+        "album": (None, None, None, "+Album", None),
+        "genre": (None,) * 5,
+    }
 
 
-def test_broken_tags_stop_nothing(tmp_path: Path, tone: Callable) -> None:
-    soundfile.write(tmp_path / "a.mp3", tone(seconds=1.0, rate=44_100), 44_100)
-    sound = (tmp_path / "a.mp3").read_bytes()
+def test_broken_tags_stop_nothing(tmp_path, tone):
+    path = tmp_path / "b.mp3"
+    soundfile.write(path, tone(rate=44_100), 44_100)
+    sound = path.read_bytes()
+    frames = [b"TPE1\0\0\0\x20\0\0\x01", b"TIT2\0\0\xff\xff\0\0\x03", b""]
     for number in range(200):
         chance = random.Random(number)
-        frame = bytes(chance.choice([0, 3, 65, 84, 255]) for _ in range(60))
-        header = (
-            b"ID3"
-            + bytes([chance.choice([2, 3, 4]), 0, chance.choice([0, 64, 128])])
-            + bytes([0, 0, 0, 60 + chance.choice([0, 40])])
-        )
-        (tmp_path / "b.mp3").write_bytes(
-            header
-            + chance.choice([b"TPE1\0\0\0\x20\0\0\x01", b"TIT2\0\0\xff\xff\0\0\x03", b""])
-            + frame
-            + sound
-        )
-        found = tags.read_tags(str(tmp_path / "b.mp3"))
-        assert set(found) == {"artist", "title", "album", "genre"}
-        for value in found.values():
-            assert value is None or value.encode("utf-8")
+        noise = bytes(chance.choice([0, 3, 65, 84, 255]) for _ in range(60))
+        version, flags = chance.choice([2, 3, 4]), chance.choice([0, 64, 128])
+        header = b"ID3" + bytes([version, 0, flags, 0, 0, 0, 60 + chance.choice([0, 40])])
+        path.write_bytes(header + chance.choice(frames) + noise + sound)
+        read = tags.read_tags(str(path))
+        assert set(read) == set(TAGS)
+        assert all(value is None or value.encode("utf-8") for value in read.values())
 
 
-def test_tags_of_what_is_not_there_or_no_audio_are_null(tmp_path: Path) -> None:
+def test_tags_of_what_is_not_there_or_no_audio_are_null(tmp_path):
     (tmp_path / "a.txt").write_text("hello")
-    nothing = dict.fromkeys(("artist", "title", "album", "genre"))
-    assert (
-        tags.read_tags(str(tmp_path / "a.txt"))
-        == tags.read_tags(str(tmp_path / "nowhere.mp3"))
-        == nothing
-    )
+    for name in ("a.txt", "nowhere.mp3"):
+        assert tags.read_tags(str(tmp_path / name)) == dict.fromkeys(TAGS)
 
 
 # --- a finished table ---
 
 
 @pytest.fixture(params=["x.parquet", "x.npy"])
-def finished(
-    request: pytest.FixtureRequest,
-    music: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    decoded: list[str],
-) -> Path:
-    out = tmp_path / request.param
-    build.embed_library(music, out, embedder=embedder)
+def finished(request, music, tmp_path, embed, decoded):
+    """Path of a table of all tracks; nothing is decoded since."""
+    embed(music, request.param)
     decoded.clear()
-    return out
+    return tmp_path / request.param
 
 
-def test_again_does_nothing_but_count_what_waits(
-    finished: Path, music: Path, embedder: Embedder, decoded: list[str]
-) -> None:
+def test_again_does_nothing_but_count_what_waits(finished, music, embed, decoded):
     before = finished.read_bytes()
-    again = build.embed_library(music, finished, embedder=embedder)
+    again = embed(music, finished)
     assert (again.rows, again.files, again.embedded, again.kept, again.pending) == (6, 6, 0, 6, 0)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "new.wav")
     os.utime(music / "album0" / "track1.wav", ns=(1, 1))
     (music / "album2" / "track5.wav").unlink()
-    again = build.embed_library(music, finished, embedder=embedder)
+    again = embed(music, finished)
     assert (again.rows, again.pending, decoded) == (6, 3, [])
     assert finished.read_bytes() == before
 
 
 def test_changed_embeds_only_what_is_new_or_modified_and_drops_what_is_gone(
-    finished: Path,
-    music: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    decoded: list[str],
-    tone: Callable,
-) -> None:
+    finished, music, embed, read, decoded, tone
+):
     soundfile.write(music / "album0" / "between.wav", tone(), RATE)
     soundfile.write(music / "album1" / "track2.wav", tone(999), RATE)
     (music / "album2" / "track5.wav").unlink()
-    done = build.embed_library(music, finished, embedder=embedder, changed=True)
+    done = embed(music, finished, changed=True)
     assert sorted(decoded) == ["between.wav", "track2.wav"]
     assert (done.rows, done.files, done.embedded, done.kept, done.pending) == (6, 6, 2, 4, 0)
     assert [Path(path).name for path in done.gone] == ["track5.wav"]
-    fresh = tmp_path / f"fresh{finished.suffix}"
-    build.embed_library(music, fresh, embedder=embedder)
-    require_same(build.read(finished), build.read(fresh), 1e-5)
-    assert names(build.read(finished)) == [
-        "between.wav",
-        "track0.wav",
-        "track1.wav",
-        "track2.wav",
-        "track3.wav",
-        "track4.wav",
-    ]
+    embed(music, f"fresh{finished.suffix}")
+    require_same_table(read(finished), read(f"fresh{finished.suffix}"), 1e-5)
+    assert names(read(finished)) == ["between.wav", *TRACKS[:5]]
     assert not finished.with_name(f"{finished.name}.parts").exists()
 
 
-def test_changed_without_changes_writes_nothing(
-    finished: Path, music: Path, embedder: Embedder, decoded: list[str]
-) -> None:
+def test_changed_without_changes_writes_nothing(finished, music, embed, decoded):
     before = finished.stat()
-    done = build.embed_library(music, finished, embedder=embedder, changed=True)
+    done = embed(music, finished, changed=True)
     assert (done.embedded, done.kept, decoded) == (0, 6, [])
-    assert (finished.stat().st_ino, finished.stat().st_mtime_ns) == (
-        before.st_ino,
-        before.st_mtime_ns,
-    )
+    after = finished.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert not finished.with_name(f"{finished.name}.parts").exists()
 
 
-def test_changed_takes_a_new_order_of_sources(
-    finished: Path, music: Path, embedder: Embedder, decoded: list[str]
-) -> None:
-    build.embed_library([music / "album2", music], finished, embedder=embedder, changed=True)
-    read = build.read(finished)
-    assert names(read) == [
-        "track4.wav",
-        "track5.wav",
-        "track0.wav",
-        "track1.wav",
-        "track2.wav",
-        "track3.wav",
-    ]
-    np.testing.assert_allclose(
-        read.vectors[0], embedder.embed(music / "album2" / "track4.wav"), atol=1e-5
-    )
-    assert sorted(set(decoded)) == ["track4.wav"]  # by the line above
+def test_changed_takes_a_new_order_of_sources(finished, music, embed, read, embedder, decoded):
+    embed([music / "album2", music], finished, changed=True)
+    assert decoded == []
+    rows = read(finished)
+    assert names(rows) == [TRACKS[number] for number in (4, 5, 0, 1, 2, 3)]
+    expected = embedder.embed(music / "album2" / "track4.wav")
+    np.testing.assert_allclose(rows.vectors[0], expected, atol=1e-5)
 
 
-def test_rows_of_files_that_are_there_are_not_dropped(
-    finished: Path, music: Path, embedder: Embedder
-) -> None:
-    before = build.read(finished)
-    with pytest.raises(
-        RequestError, match=r"has 4 files that exist but are not among the sources.*track2.wav"
-    ):
-        build.embed_library(music / "album0", finished, embedder=embedder, changed=True)
-    require_same(build.read(finished), before)
+def test_rows_of_files_that_are_there_are_not_dropped(finished, music, embed, read):
+    before = read(finished)
+    reason = r"has 4 files that exist but are not among the sources.*track2.wav"
+    with pytest.raises(RequestError, match=reason):
+        embed(music / "album0", finished, changed=True)
+    require_same_table(read(finished), before)
     assert not finished.with_name(f"{finished.name}.parts").exists()
 
 
 def test_rows_below_a_folder_that_cannot_be_listed_are_kept(
-    finished: Path,
-    music: Path,
-    embedder: Embedder,
-    decoded: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    before, listed, stat = build.read(finished), os.scandir, os.stat
+    finished, music, embed, read, decoded, monkeypatch
+):
+    listed, stat = os.scandir, os.stat
     locked = str((music / "album1").resolve())
     (music / "album0" / "track1.wav").unlink()
 
-    def denied(path, inside: bool):
-        if str(path).startswith(locked + os.sep if inside else locked):
+    def denied(path, prefix):
+        if str(path).startswith(prefix):
             raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", lambda path: denied(path, False) or listed(path))
+        patch.setattr(os, "scandir", lambda path: denied(path, locked) or listed(path))
         patch.setattr(
-            os, "stat", lambda path, **options: denied(path, True) or stat(path, **options)
+            os, "stat", lambda path, **how: denied(path, locked + os.sep) or stat(path, **how)
         )
-        waiting = build.embed_library(music, finished, embedder=embedder)
-        done = build.embed_library(music, finished, embedder=embedder, changed=True)
-        with pytest.raises(
-            RequestError, match=r"has 2 files that exist but are not among the sources"
-        ):
-            build.embed_library(
-                [music / "album0", music / "album2"], finished, embedder=embedder, changed=True
-            )
+        waiting = embed(music, finished)
+        done = embed(music, finished, changed=True)
+        with pytest.raises(RequestError, match="has 2 files that exist but are not among"):
+            embed([music / "album0", music / "album2"], finished, changed=True)
     assert waiting.pending == 1
-    assert (done.rows, done.kept, [Path(path).name for path in done.gone], decoded) == (
-        5,
-        5,
-        ["track1.wav"],
-        [],
-    )
+    assert (done.rows, done.kept, decoded) == (5, 5, [])
+    assert [Path(path).name for path in done.gone] == ["track1.wav"]
     assert [path for path, _ in done.skipped] == [path for path, _ in waiting.skipped] == [locked]
     assert "cannot be listed (Permission denied)" in done.skipped[0][1]
-    assert names(build.read(finished)) == [name for name in names(before) if name != "track1.wav"]
-    again = build.embed_library(music, finished, embedder=embedder, changed=True)
+    assert names(read(finished)) == [name for name in TRACKS if name != "track1.wav"]
+    again = embed(music, finished, changed=True)
     assert (again.kept, again.skipped, decoded) == (5, (), [])
 
 
 @pytest.mark.parametrize("linked", [False, True])
 def test_rows_of_a_source_that_is_away_are_kept_until_it_is_named_no_more(
-    linked: bool, music: Path, tmp_path: Path, embedder: Embedder, decoded: list[str]
-) -> None:
-    drive, out = tmp_path / "drive", tmp_path / "x.parquet"
+    linked, music, tmp_path, embed, read, decoded
+):
+    drive, link = tmp_path / "drive", music / "link"
     (music / "album1").rename(drive)
     if linked:
-        (music / "link").symlink_to(drive)
+        link.symlink_to(drive)
     given = [music] if linked else [drive, music]
-    build.embed_library(given, out, embedder=embedder)
-    before = build.read(out)
+    embed(given)
+    before = read()
     drive.rename(tmp_path / "away")
     decoded.clear()
-    done = build.embed_library(given, out, embedder=embedder, changed=True)
+    done = embed(given, changed=True)
     assert (done.rows, done.gone, decoded) == (6, (), [])
-    assert [path for path, _ in done.skipped] == [
-        str(music.resolve() / "link") if linked else str(drive)
-    ]
-    require_same(build.read(out), before)
-    (music / "link").unlink(missing_ok=True)
-    done = build.embed_library(music, out, embedder=embedder, changed=True)
+    away = str(music.resolve() / "link") if linked else str(drive)
+    assert [path for path, _ in done.skipped] == [away]
+    require_same_table(read(), before)
+    link.unlink(missing_ok=True)
+    done = embed(music, changed=True)
     assert (done.rows, len(done.gone), done.skipped) == (4, 2, ())
 
 
-def test_another_models_table_is_refused_with_what_differs(
-    finished: Path, music: Path, embedder: Embedder, other: Embedder
-) -> None:
-    with pytest.raises(
-        RequestError, match=f"model is '{embedder.identity}', not '{other.identity}'"
-    ):
-        build.embed_library(music, finished, embedder=other, changed=True)
+def test_another_models_table_is_refused_with_what_differs(finished, music, embed, embedder, other):
+    identities = f"model is '{embedder.identity}', not '{other.identity}'"
+    with pytest.raises(RequestError, match=identities):
+        embed(music, finished, embedder=other, changed=True)
     with pytest.raises(RequestError, match=r"window_s is None, not 2.0; hop_s is None, not 2.0"):
-        build.embed_library(music, finished, embedder=embedder, window_s=2.0)
+        embed(music, finished, window_s=2.0)
     with pytest.raises(RequestError, match="patches is False, not True"):
-        build.embed_library(music, finished, embedder=embedder, patches=True)
+        embed(music, finished, patches=True)
 
 
-def test_npy_is_a_matrix_with_its_rows_beside_it(
-    music: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
-    build.embed_library(music, tmp_path / "x.npy", embedder=embedder)
-    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
-    require_same(build.read(tmp_path / "x.npy"), build.read(tmp_path / "x.parquet"))
-    matrix = np.load(tmp_path / "x.npy", allow_pickle=False)
-    np.testing.assert_array_equal(matrix, build.read(tmp_path / "x.parquet").vectors)
-    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [Path(row["path"]).name for row in rows] == [f"track{number}.wav" for number in range(6)]
-    assert list(rows[0]) == [
-        "path",
-        "start_s",
-        "end_s",
-        "size",
-        "mtime_ns",
-        "artist",
-        "title",
-        "album",
-        "genre",
-    ]
+def test_npy_is_a_matrix_with_its_rows_beside_it(music, tmp_path, embed, read, threads):
+    embed(music, "x.npy")
+    embed(music)
+    require_same_table(read("x.npy"), read())
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), read().vectors)
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()))
+    assert [Path(row["path"]).name for row in rows] == TRACKS
+    assert list(rows[0]) == ["path", "start_s", "end_s", "size", "mtime_ns", *TAGS]
 
 
 # --- requests without sense, tables from elsewhere ---
@@ -844,31 +597,31 @@ def test_npy_is_a_matrix_with_its_rows_beside_it(
         ({"window_s": 1.0, "patches": True}, "expected one of them"),
     ],
 )
-def test_rows_without_sense_are_refused(
-    options: dict, said: str, audio_folder: Path, tmp_path: Path, embedder: Embedder
-) -> None:
+def test_rows_without_sense_are_refused(options, said, audio_folder, tmp_path, embed):
     with pytest.raises(RequestError, match=said):
-        build.embed_library(audio_folder, tmp_path / "x.parquet", embedder=embedder, **options)
-    assert list(tmp_path.iterdir()) == []
+        embed(audio_folder, **options)
+    assert files(tmp_path) == []
 
 
-def test_a_name_of_another_kind_or_of_others_files_is_refused(
-    music: Path, tmp_path: Path, embedder: Embedder
-) -> None:
+def test_a_name_of_another_kind_or_of_others_files_is_refused(music, tmp_path, embed):
     with pytest.raises(RequestError, match=r"ends in .parquet or .npy"):
-        build.embed_library(music, tmp_path / "x.csv", embedder=embedder)
+        embed(music, "x.csv")
     (tmp_path / "y.csv").write_text("path\n")
     with pytest.raises(RequestError, match=r"y.csv exists already"):
-        build.embed_library(music, tmp_path / "y.npy", embedder=embedder)
-    (tmp_path / "z.parquet.parts").mkdir()
-    (tmp_path / "z.parquet.parts" / "mine.txt").touch()
+        embed(music, "y.npy")
+    mine = tmp_path / "z.parquet.parts" / "mine.txt"
+    mine.parent.mkdir()
+    mine.touch()
     with pytest.raises(RequestError, match=r"z.parquet.parts exists and is not a job"):
-        build.embed_library(music, tmp_path / "z.parquet", embedder=embedder)
+        embed(music, "z.parquet")
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="its folder cannot be made"):
+        embed(music, "file/x.parquet")
     assert (tmp_path / "y.csv").read_text() == "path\n"
-    assert (tmp_path / "z.parquet.parts" / "mine.txt").exists()
+    assert mine.exists()
 
 
-def test_tables_from_elsewhere_are_refused(music: Path, tmp_path: Path, embedder: Embedder) -> None:
+def test_tables_from_elsewhere_are_refused(music, tmp_path, embed, read):
     pq.write_table(pa.table({"path": ["a"], "embedding": [[1.0]]}), tmp_path / "theirs.parquet")
     (tmp_path / "text.parquet").write_text("hello")
     np.save(tmp_path / "alone.npy", np.zeros((2, 2)))
@@ -876,47 +629,43 @@ def test_tables_from_elsewhere_are_refused(music: Path, tmp_path: Path, embedder
         "theirs.parquet": "from elsewhere",
         "text.parquet": "not a table of embeddings",
         "alone.npy": "cannot be read",
-        "none.parquet": "no such file",
     }.items():
-        with pytest.raises(RequestError, match=said):
-            build.read(tmp_path / name)
-    for name in ("theirs.parquet", "text.parquet", "alone.npy"):
         before = (tmp_path / name).read_bytes()
+        with pytest.raises(RequestError, match=said):
+            read(name)
         with pytest.raises(RequestError, match=name):
-            build.embed_library(music, tmp_path / name, embedder=embedder, changed=True)
+            embed(music, name, changed=True)
         assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(RequestError, match="no such file"):
+        read("none.parquet")
 
 
 def test_a_table_of_a_newer_format_or_with_other_columns_is_refused(
-    music: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
-    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    music, tmp_path, embed, read, threads
+):
+    embed(music)
     rows = pq.read_table(tmp_path / "x.parquet")
-    facts = json.loads(rows.schema.metadata[b"patchifier"])
-    pq.write_table(
-        rows.replace_schema_metadata({"patchifier": json.dumps({**facts, "format": 99})}),
-        tmp_path / "newer.parquet",
-    )
+    facts = json.dumps({**json.loads(rows.schema.metadata[b"patchifier"]), "format": 99})
+    newer = rows.replace_schema_metadata({"patchifier": facts})
+    pq.write_table(newer, tmp_path / "newer.parquet")
     pq.write_table(rows.drop_columns(["artist"]), tmp_path / "less.parquet")
     with pytest.raises(RequestError, match="format 99"):
-        build.read(tmp_path / "newer.parquet")
+        read("newer.parquet")
     with pytest.raises(RequestError, match="its columns are"):
-        build.read(tmp_path / "less.parquet")
+        read("less.parquet")
 
 
-def test_npy_whose_companions_are_not_its_own_is_refused(
-    music: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
-    build.embed_library(music, tmp_path / "x.npy", embedder=embedder)
+def test_npy_whose_companions_are_not_its_own_is_refused(music, tmp_path, embed, read, threads):
+    embed(music, "x.npy")
     np.save(tmp_path / "x.npy", np.load(tmp_path / "x.npy")[::-1])
     with pytest.raises(RequestError, match=r"not those that x\.json describes"):
-        build.read(tmp_path / "x.npy")
+        read("x.npy")
 
 
-def test_a_truncated_table_is_refused(finished: Path) -> None:
+def test_a_truncated_table_is_refused(finished, read):
     os.truncate(finished, finished.stat().st_size // 2)
     with pytest.raises(RequestError, match=finished.name):
-        build.read(finished)
+        read(finished)
 
 
 # --- kills ---
@@ -926,220 +675,143 @@ class Killed(BaseException):
     """What stops a job in the tests that need no process."""
 
 
+def die(*_):
+    raise Killed
+
+
+@pytest.fixture
+def kill(embed, monkeypatch):
+    """Embed in parts of two files, and kill the job when so many files are done."""
+
+    def begin(given, name="x.parquet", *, stop):
+        monkeypatch.setattr(job, "PART_FILES", 2)
+        with pytest.raises(Killed):
+            embed(given, name, workers=1, progress=lambda done, *_: done == stop and die())
+
+    return begin
+
+
 @pytest.mark.parametrize("name", ["x.parquet", "x.npy"])
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_an_interrupted_job_goes_on_bit_for_bit(
-    name: str,
-    stop: int,
-    music: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    decoded: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    name, stop, music, tmp_path, kill, embed, read, decoded
+):
     (music / "album0" / "empty.wav").touch()
-    monkeypatch.setattr(job, "PART_FILES", 2)
-    out = tmp_path / name
-
-    def stopping(done: int, _total: int, _note: str) -> None:
-        if done == stop:
-            raise Killed
-
-    with pytest.raises(Killed):
-        build.embed_library(music, out, embedder=embedder, workers=1, progress=stopping)
-    assert not out.exists()
-    parts = sorted(tmp_path.glob(f"{name}.parts/0*.parquet"))
-    assert len(parts) == (stop - 1) // 2
+    kill(music, name, stop=stop)
+    assert not (tmp_path / name).exists()
+    parts = len(list(tmp_path.glob(f"{name}.parts/0*.parquet")))
+    assert parts == (stop - 1) // 2
     decoded.clear()
-    said: list[int] = []
-    done = build.embed_library(
-        music, out, embedder=embedder, progress=lambda count, *_: said.append(count)
-    )
-    assert len(decoded) == 7 - 2 * len(parts)
-    assert said == list(range(2 * len(parts) + 1, 8))
+    said = []
+    done = embed(music, name, progress=lambda count, *_: said.append(count))
+    assert len(decoded) == 7 - 2 * parts
+    assert said == list(range(2 * parts + 1, 8))
     assert done.embedded + done.kept == done.files == 6
     assert [Path(path).name for path, _ in done.skipped] == ["empty.wav"]
-    whole = tmp_path / f"whole{out.suffix}"
-    build.embed_library(music, whole, embedder=embedder)
-    assert out.read_bytes() == whole.read_bytes()
-    require_same(build.read(out), build.read(whole))
+    whole = f"whole{Path(name).suffix}"
+    embed(music, whole)
+    assert (tmp_path / name).read_bytes() == (tmp_path / whole).read_bytes()
+    require_same_table(read(name), read(whole))
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.npy"])
+@pytest.mark.parametrize("place", ["_put_in_place", "_clear"])
 def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
-    name: str,
-    music: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    decoded: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    out = tmp_path / name
-    build.embed_library(music, tmp_path / f"whole{out.suffix}", embedder=embedder)
-
-    def die(*_: object) -> None:
-        raise Killed
-
-    for place in ("_put_in_place", "_clear"):
-        with monkeypatch.context() as patch:
-            patch.setattr(job.TableJob, place, die)
-            with pytest.raises(Killed):
-                build.embed_library(music, out, embedder=embedder)
-        decoded.clear()
-        build.embed_library(music, out, embedder=embedder)
-        assert decoded == []
-        require_same(build.read(out), build.read(tmp_path / f"whole{out.suffix}"))
-        assert not (tmp_path / f"{name}.parts").exists()
-        for path in tmp_path.glob("x.*"):
-            path.unlink()
+    name, place, music, tmp_path, embed, read, decoded, monkeypatch
+):
+    whole = f"whole{Path(name).suffix}"
+    embed(music, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(job.TableJob, place, die)
+        with pytest.raises(Killed):
+            embed(music, name)
+    decoded.clear()
+    embed(music, name)
+    assert decoded == []
+    require_same_table(read(name), read(whole))
+    assert not (tmp_path / f"{name}.parts").exists()
 
 
-def test_npy_killed_between_its_three_files_is_mended(
-    music: Path, tmp_path: Path, embedder: Embedder, threads: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "x.npy"
-    build.embed_library(music, out, embedder=embedder)
+def test_npy_killed_between_its_three_files_is_mended(music, embed, read, threads, monkeypatch):
+    embed(music, "x.npy")
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "a.wav")
     synced = table._synced
-
-    def die(path: Path) -> Path:
-        if path.suffix == ".npy":
-            raise Killed
-        return synced(path)
-
     with monkeypatch.context() as patch:
-        patch.setattr(table, "_synced", die)
+        patch.setattr(
+            table, "_synced", lambda path: (die if path.suffix == ".npy" else synced)(path)
+        )
         with pytest.raises(Killed):
-            build.embed_library(music, out, embedder=embedder, changed=True)
+            embed(music, "x.npy", changed=True)
     with pytest.raises(RequestError, match="not those that"):
-        build.read(out)
-    build.embed_library(music, out, embedder=embedder, changed=True)
-    assert names(build.read(out))[:2] == ["a.wav", "track0.wav"]
-    assert len(build.read(out)) == 7
+        read("x.npy")
+    embed(music, "x.npy", changed=True)
+    assert names(read("x.npy")) == ["a.wav", *TRACKS]
 
 
 @pytest.mark.parametrize("left", [[], [".facts.json.new-12"], ["base.parquet", "export.npy"]])
 def test_a_job_killed_at_its_very_beginning_or_end_starts_anew(
-    left: list[str], music: Path, tmp_path: Path, embedder: Embedder, threads: None
-) -> None:
+    left, music, tmp_path, embed, threads
+):
     folder = tmp_path / "x.parquet.parts"
     folder.mkdir()
     for name in left:
         (folder / name).write_text("half")
-    assert build.embed_library(music, tmp_path / "x.parquet", embedder=embedder).rows == 6
+    assert embed(music).rows == 6
     assert not folder.exists()
 
 
-def test_a_begun_job_of_another_model_is_refused(
-    music: Path, tmp_path: Path, embedder: Embedder, other: Embedder, threads: None
-) -> None:
-    def stopping(*_: object) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
+def test_a_begun_job_of_another_model_is_refused(music, kill, embed, other, threads):
+    kill(music, stop=1)
     with pytest.raises(RequestError, match=r"x.parquet.parts was made by another model.*model is"):
-        build.embed_library(music, tmp_path / "x.parquet", embedder=other)
+        embed(music, embedder=other)
 
 
-def test_a_damaged_part_is_embedded_again(
-    music: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    decoded: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(job, "PART_FILES", 2)
-
-    def stopping(done: int, *_: object) -> None:
-        if done == 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
+def test_a_damaged_part_is_embedded_again(music, tmp_path, kill, embed, read, decoded):
+    kill(music, stop=5)
     part = tmp_path / "x.parquet.parts" / "00000.parquet"
     os.truncate(part, part.stat().st_size - 100)
     decoded.clear()
-    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
+    embed(music)
     assert sorted(decoded) == ["track0.wav", "track1.wav", "track4.wav", "track5.wav"]
-    assert names(build.read(tmp_path / "x.parquet")) == [
-        f"track{number}.wav" for number in range(6)
-    ]
+    assert names(read()) == TRACKS
 
 
 def test_a_file_modified_between_a_kill_and_the_next_run_is_embedded_again(
-    music: Path,
-    tmp_path: Path,
-    embedder: Embedder,
-    tone: Callable,
-    threads: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(job, "PART_FILES", 2)
-
-    def stopping(done: int, *_: object) -> None:
-        if done == 5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        build.embed_library(music, tmp_path / "x.parquet", embedder=embedder, progress=stopping)
+    music, kill, embed, read, tone, threads
+):
+    kill(music, stop=5)
     soundfile.write(music / "album0" / "track1.wav", tone(999), RATE)
     (music / "album0" / "track0.wav").unlink()
-    build.embed_library(music, tmp_path / "x.parquet", embedder=embedder)
-    build.embed_library(music, tmp_path / "whole.parquet", embedder=embedder)
-    require_same(build.read(tmp_path / "x.parquet"), build.read(tmp_path / "whole.parquet"), 1e-5)
+    embed(music)
+    embed(music, "whole.parquet")
+    require_same_table(read(), read("whole.parquet"), 1e-5)
 
 
-def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
-    facts = {
-        "format": 1,
-        "size": 3,
-        "stretches": [],
-        **dict.fromkeys([name for name in table.SAME if name != "size"]),
-    }
-    chance = np.random.default_rng(0)
+def test_many_rows_are_merged_in_groups_and_in_order(tmp_path, read):
+    facts = {**dict.fromkeys(table.SAME), "format": 1, "size": 3, "stretches": []}
+    rows, places = 10_000, []
     for number in range(3):
-        rows = 10_000
-        columns = {name: [None] * rows for name in ("artist", "title", "album", "genre")}
-        columns |= {
-            "path": [f"{number}/{row}" for row in range(rows)],
-            "start_s": [0.0] * rows,
-            "end_s": [1.0] * rows,
-            "size": [1] * rows,
-            "mtime_ns": [2] * rows,
-        }
-        vectors = np.stack([np.full(rows, number), np.arange(rows), np.zeros(rows)], axis=1).astype(
-            np.float32
-        )
-        table.write(
-            tmp_path / f"{number:05d}.parquet",
-            iter([table.rows_table(columns, vectors, facts)]),
-            table.schema(facts, 3),
-        )
-    places = [
-        (tmp_path / f"{number:05d}.parquet", line)
-        for number in range(3)
-        for line in table.index(tmp_path / f"{number:05d}.parquet")
-    ]
-    kept = sorted(chance.choice(len(places), 20_000, replace=False))
-    table.write(
-        tmp_path / "x.parquet",
-        table._taken([places[index] for index in kept]),
-        table.schema(facts, 3),
-    )
-    read = build.read(tmp_path / "x.parquet")
-    assert read.paths == tuple(f"{index // 10_000}/{index % 10_000}" for index in kept)
-    np.testing.assert_array_equal(read.vectors[:, 0] * 10_000 + read.vectors[:, 1], kept)
-    assert [
-        pq.ParquetFile(tmp_path / "x.parquet").metadata.row_group(group).num_rows
-        for group in range(3)
-    ] == [8192, 8192, 20_000 - 2 * 8192]
+        part = tmp_path / f"{number:05d}.parquet"
+        columns = {name: [None] * rows for name in TAGS}
+        columns |= {"path": [f"{number}/{row}" for row in range(rows)], "start_s": [0.0] * rows}
+        columns |= {"end_s": [1.0] * rows, "size": [1] * rows, "mtime_ns": [2] * rows}
+        vectors = np.stack([np.full(rows, number), np.arange(rows), np.zeros(rows)], axis=1)
+        piece = table.rows_table(columns, vectors.astype(np.float32), facts)
+        table.write(part, iter([piece]), table.schema(facts, 3))
+        places += [(part, line) for line in table.index(part)]
+    kept = sorted(np.random.default_rng(0).choice(len(places), 20_000, replace=False))
+    merged = table._taken([places[index] for index in kept])
+    table.write(tmp_path / "x.parquet", merged, table.schema(facts, 3))
+    assert read().paths == tuple(f"{index // rows}/{index % rows}" for index in kept)
+    np.testing.assert_array_equal(read().vectors[:, 0] * rows + read().vectors[:, 1], kept)
+    groups = pq.ParquetFile(tmp_path / "x.parquet").metadata
+    lengths = [groups.row_group(group).num_rows for group in range(3)]
+    assert lengths == [8192, 8192, 20_000 - 2 * 8192]
 
 
 RUN = """
 import sys, time
-from patchifier.library import build
-from patchifier.library import job
+from patchifier.library import build, job
 
 def slowly(done, total, note):
     print(done, flush=True)
@@ -1147,32 +819,26 @@ def slowly(done, total, note):
 
 if __name__ == "__main__":
     job.PART_FILES = 3
-    build.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=2, changed=True, progress=slowly)
+    source, out, model = sys.argv[1:]
+    build.embed_library(source, out, embedder=model, workers=2, changed=True, progress=slowly)
 """
 
 
 @pytest.fixture
-def start(
-    tmp_path: Path, model: Path, child_environment: dict[str, str]
-) -> Callable[[Path, Path], subprocess.Popen]:
-    """Start a job in a process of its own, in parts of three files; it prints the number of files done."""
+def start(tmp_path, model, child_environment):
+    """Start a job in a process of its own, in parts of three files; it prints the files done."""
     script = tmp_path / "run.py"
     script.write_text(RUN)
 
-    def begin(source: Path, out: Path) -> subprocess.Popen:
-        command = [sys.executable, str(script), str(source), str(out), str(model)]
-        return subprocess.Popen(
-            command,
-            env=child_environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def begin(source, out):
+        command = [sys.executable, script, source, out, model]
+        pipes = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+        return subprocess.Popen(command, env=child_environment, **pipes)
 
     return begin
 
 
-def kill_all(process: subprocess.Popen) -> None:
+def kill_all(process):
     """Kill a job and the processes that it started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -1180,7 +846,7 @@ def kill_all(process: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory, noise: Callable) -> Path:
+def many(tmp_path_factory, noise):
     """Thirty short files, two of them bad."""
     root = tmp_path_factory.mktemp("many")
     for number in range(30):
@@ -1193,31 +859,25 @@ def many(tmp_path_factory: pytest.TempPathFactory, noise: Callable) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_a_job_killed_at_any_moment_loses_no_row_and_has_none_twice(
-    seed: int,
-    many: Path,
-    tmp_path: Path,
-    start: Callable,
-    embedder: Embedder,
-    threads: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    out, chance = tmp_path / ("x.npy" if seed % 2 else "x.parquet"), random.Random(seed)
+    seed, many, tmp_path, start, embed, read, threads, monkeypatch
+):
+    suffix, chance = ".npy" if seed % 2 else ".parquet", random.Random(seed)
     for _ in range(3):
-        process = start(many, out)
+        process = start(many, tmp_path / f"x{suffix}")
         for _ in range(chance.choice([0, 1, 5, 12, 30])):
             process.stdout.readline()
         time.sleep(chance.uniform(0, 0.3))
         kill_all(process)
     monkeypatch.setattr(job, "PART_FILES", 3)
-    done = build.embed_library(many, out, embedder=embedder, changed=True)
-    build.embed_library(many, tmp_path / f"whole{out.suffix}", embedder=embedder)
+    done = embed(many, f"x{suffix}", changed=True)
+    embed(many, f"whole{suffix}")
     assert (done.rows, len(done.skipped)) == (28, 2)
-    require_same(build.read(out), build.read(tmp_path / f"whole{out.suffix}"))
-    assert not (tmp_path / f"{out.name}.parts").exists()
+    require_same_table(read(f"x{suffix}"), read(f"whole{suffix}"))
+    assert not (tmp_path / f"x{suffix}.parts").exists()
 
 
 @pytest.mark.slow
-def test_processes_of_a_killed_job_end_too(many: Path, tmp_path: Path, start: Callable) -> None:
+def test_processes_of_a_killed_job_end_too(many, tmp_path, start):
     """They hold the other end of the pipe, which closes when the last of them is gone."""
     process = start(many, tmp_path / "x.parquet")
     process.stdout.readline()
@@ -1235,40 +895,71 @@ from patchifier.library import build
 
 if __name__ == "__main__":
     build.embed_library(sys.argv[1], sys.argv[2], embedder=sys.argv[3], workers=1)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        print(resource.getrusage(who).ru_maxrss / 1024)
 """
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_length(
-    tmp_path: Path, model: Path, child_environment: dict[str, str]
-) -> None:
-    script = tmp_path / "memory.py"
-    script.write_text(MEMORY)
+def test_memory_does_not_grow_with_length(tmp_path, model, child_environment):
+    (tmp_path / "memory.py").write_text(MEMORY)
     peaks = {}
     for minutes in (3, 180):
-        with soundfile.SoundFile(tmp_path / f"{minutes}.wav", "w", RATE, 1) as file:
+        source, out = tmp_path / f"{minutes}.wav", tmp_path / f"{minutes}.parquet"
+        with soundfile.SoundFile(source, "w", RATE, 1) as file:
             for second in range(60 * minutes):
-                file.write(
-                    0.1 * np.random.default_rng(second).standard_normal(RATE, dtype=np.float32)
-                )
-        command = [
-            sys.executable,
-            str(script),
-            str(tmp_path / f"{minutes}.wav"),
-            str(tmp_path / f"{minutes}.parquet"),
-            str(model),
-        ]
-        answer = subprocess.run(
-            command, env=child_environment, capture_output=True, text=True, check=True
-        )
+                chance = np.random.default_rng(second)
+                file.write(0.1 * chance.standard_normal(RATE, dtype=np.float32))
+        command = [sys.executable, tmp_path / "memory.py", source, out, model]
+        pipes = {"capture_output": True, "text": True, "check": True}
+        answer = subprocess.run(command, env=child_environment, **pipes)
         peaks[minutes] = [float(value) for value in answer.stdout.split()]
     assert peaks[180][0] < 1.2 * peaks[3][0], peaks  # the process that collects, MB
     assert peaks[180][1] < 1.2 * peaks[3][1], peaks  # the one that works
     assert build.read(tmp_path / "180.parquet").end_s[0] == 10_800
 
 
-def test_a_place_where_no_folder_can_be_made_is_named(audio_folder, embedder, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(RequestError, match="its folder cannot be made"):
-        build.embed_library(audio_folder, tmp_path / "file" / "x.parquet", embedder=embedder)
+# --- what a model or the machine cannot do ---
+
+
+def without_memory(monkeypatch, *, most):
+    """Let more clips than `most` at once, or the clip of the third file, take too much memory."""
+    embed_short = worker._embed_short
+
+    def embedded(embedder, cut, log_mels):
+        lengths = [log_mel.shape[-1] for log_mel in log_mels]
+        if len(lengths) > most or lengths == [87]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return embed_short(embedder, cut, log_mels)
+
+    monkeypatch.setattr(worker, "_embed_short", embedded)
+
+
+def test_files_that_take_too_much_memory_together_are_embedded_one_by_one(
+    music, embed, read, threads, monkeypatch
+):
+    embed(music, workers=1)
+    without_memory(monkeypatch, most=1)
+    ((path, reason),) = embed(music, "y.parquet", workers=1).skipped
+    assert path.endswith("track2.wav")  # 2 s: 87 frames
+    assert "memory" in reason
+    expected = np.delete(read().vectors, 2, axis=0)
+    np.testing.assert_allclose(read("y.parquet").vectors, expected, atol=1e-5)
+
+
+def test_vectors_that_are_not_finite_are_not_written(music, tmp_path, embed, threads):
+    overflowing = Patchifier(TINY)
+    for parameter in overflowing.bottleneck.parameters():
+        parameter.data.fill_(3e38)
+    with pytest.raises(RequestError, match="not finite"):
+        embed(music, embedder=Embedder(overflowing, TINY), workers=1)
+    assert not (tmp_path / "x.parquet").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"model": 1}', "[" * 100_000])
+def test_damaged_facts_of_parts_are_refused(music, tmp_path, embed, text):
+    folder = tmp_path / "x.parquet.parts"
+    folder.mkdir()
+    (folder / "facts.json").write_text(text)
+    with pytest.raises(RequestError, match=r"facts\.json"):
+        embed(music, workers=1)

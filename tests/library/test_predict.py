@@ -1,9 +1,10 @@
-"""A fine-tuned model's answers about files: the rows are its answers, nothing is lost, a kill costs one file."""
+"""A fine-tuned model's answers about files: nothing is lost, and a kill costs one file."""
 
 import csv
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,25 +12,34 @@ import torch
 from pyarrow import parquet
 
 from patchifier import audio, jobs
-from patchifier.config import Config, RequestError, update
+from patchifier.config import RequestError
 from patchifier.embed import Embedder
 from patchifier.library import predict
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
+from tests import small
 
 pytestmark = pytest.mark.usefixtures("threads")  # tests/cli/test_library.py has it in processes
 
-TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
-}
+CONFIG, NAMES = small.config(), ("calm", "loud", "odd")
+MOOD = ("numbers", ("arousal", "valence"))
 
 
-def model(kind: str = "one-of", names=("calm", "loud", "odd"), seed: int = 0) -> Embedder:
-    config = update(Config(), TINY)
-    torch.manual_seed(seed)
+def model(kind="one-of", names=NAMES):
+    torch.manual_seed(0)
     head = Head(16, len(names))
     torch.nn.init.normal_(head.linear.weight, std=4.0)
-    return Embedder(Patchifier(config.model, seed=0), config, head=head, task=Task(kind, names))
+    return Embedder(Patchifier(CONFIG, seed=0), CONFIG, head=head, task=Task(kind, names))
+
+
+@pytest.fixture
+def ask(songs, tmp_path):
+    """Predict about songs, by default about all."""
+
+    def run(name="out.csv", *, of=songs, asked=None, **how):
+        return predict.predict(of, tmp_path / name, model=asked or model(), **how)
+
+    return run
 
 
 @pytest.fixture
@@ -44,22 +54,21 @@ def songs(tmp_path, noise):
 
 
 def read_csv(path):
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def test_rows_are_the_models_answers(songs, tmp_path):
-    asked = model()
-    done = predict.predict(songs, tmp_path / "out.csv", model=asked)
-    rows = read_csv(tmp_path / "out.csv")
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_rows_are_the_models_answers(ask, tmp_path):
+    done, rows = ask(), read_csv(tmp_path / "out.csv")
     assert (done.rows, done.files, done.kept) == (4, 4, 0)
     for row in rows:
-        answer = asked.predict(row["path"])
-        assert row["label"] == ("calm", "loud", "odd")[int(answer.argmax())]
+        answer = model().predict(row["path"])
+        assert row["label"] == NAMES[int(answer.argmax())]
         assert float(row["probability"]) == pytest.approx(answer.max(), abs=1e-5)
-        assert [float(row[name]) for name in ("calm", "loud", "odd")] == pytest.approx(
-            answer.tolist(), abs=1e-5
-        )
+        assert [float(row[name]) for name in NAMES] == pytest.approx(answer.tolist(), abs=1e-5)
         assert float(row["end_s"]) > 1.9
     ((path, reason),) = done.skipped
     assert path.endswith("broken.mp3")
@@ -68,41 +77,31 @@ def test_rows_are_the_models_answers(songs, tmp_path):
     assert named["path"] == path
 
 
-def test_a_name_that_is_not_utf8_costs_only_itself(songs, tmp_path):
+def test_a_name_that_is_not_utf8_costs_only_itself(ask, songs, tmp_path):
     shutil.copy(songs / "a.wav", os.path.join(os.fsencode(songs), b"a\xff.wav"))
-    done = predict.predict(songs, tmp_path / "out.csv", model=model())
-    assert done.files == 4
-    assert {row["path"].rpartition("/")[2] for row in read_csv(tmp_path / "out.skipped.csv")} == {
-        "broken.mp3",
-        r"a\xff.wav",
-    }
+    assert ask().files == 4
+    skipped = {Path(row["path"]).name for row in read_csv(tmp_path / "out.skipped.csv")}
+    assert skipped == {"broken.mp3", r"a\xff.wav"}
     with pytest.raises(RequestError, match=r"a\\xff.wav: its name is not UTF-8: rename it"):
-        predict.predict(songs / os.fsdecode(b"a\xff.wav"), tmp_path / "out.csv", model=model())
+        ask(of=songs / os.fsdecode(b"a\xff.wav"))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_every_form_holds_the_same_rows(suffix, songs, tmp_path):
-    path = tmp_path / f"out{suffix}"
-    predict.predict(
-        [songs / "a.wav", songs / "Χορός.wav"], path, model=model("numbers", ("arousal", "valence"))
-    )
-    if suffix == ".csv":
-        rows = read_csv(path)
-    else:
-        rows = (
-            parquet.read_table(path).to_pylist()
-            if suffix == ".parquet"
-            else [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        )
-    assert [row["path"].rpartition("/")[2] for row in rows] == ["a.wav", "Χορός.wav"]
-    expected = model("numbers", ("arousal", "valence")).predict([row["path"] for row in rows])
-    np.testing.assert_allclose(
-        [[float(row[name]) for name in ("arousal", "valence")] for row in rows], expected, atol=1e-5
-    )
+def test_every_form_holds_the_same_rows(suffix, ask, songs, tmp_path):
+    path, asked = tmp_path / f"out{suffix}", model(*MOOD)
+    ask(path.name, of=[songs / "a.wav", songs / "Χορός.wav"], asked=asked)
+    rows = {
+        ".csv": read_csv,
+        ".parquet": lambda path: parquet.read_table(path).to_pylist(),
+        ".jsonl": lambda path: [json.loads(line) for line in path.read_text("utf-8").splitlines()],
+    }[suffix](path)
+    assert [Path(row["path"]).name for row in rows] == ["a.wav", "Χορός.wav"]
+    found = [[float(row[name]) for name in MOOD[1]] for row in rows]
+    np.testing.assert_allclose(found, asked.predict([row["path"] for row in rows]), atol=1e-5)
 
 
-def test_a_curve_over_time(songs, tmp_path):
-    predict.predict(songs / "d.wav", tmp_path / "out.csv", model=model(), window_s=2.0, hop_s=1.0)
+def test_a_curve_over_time(ask, songs, tmp_path):
+    ask(of=songs / "d.wav", window_s=2.0, hop_s=1.0)
     rows = read_csv(tmp_path / "out.csv")
     starts = [float(row["start_s"]) for row in rows]
     assert starts == sorted(starts)
@@ -111,67 +110,80 @@ def test_a_curve_over_time(songs, tmp_path):
     assert len({row["calm"] for row in rows}) > 1
 
 
-def test_tags_above_a_half_are_named(songs, tmp_path):
-    predict.predict(songs / "a.wav", tmp_path / "out.csv", model=model("many-of"))
+def test_tags_above_a_half_are_named(ask, songs, tmp_path):
+    ask(of=songs / "a.wav", asked=model("many-of"))
     (row,) = read_csv(tmp_path / "out.csv")
-    assert row["label"] == "|".join(
-        name for name in ("calm", "loud", "odd") if float(row[name]) >= 0.5
-    )
+    assert row["label"] == "|".join(name for name in NAMES if float(row[name]) >= 0.5)
 
 
-def test_an_interrupted_job_goes_on(songs, tmp_path):
-    predict.predict(songs, tmp_path / "whole.csv", model=model())
-
-    def stop_after_two(done, total, note):
-        if done == 2:
-            raise KeyboardInterrupt
-
+def test_an_interrupted_job_goes_on(ask, tmp_path):
+    ask("whole.csv")
     with pytest.raises(KeyboardInterrupt):
-        predict.predict(songs, tmp_path / "parts.csv", model=model(), progress=stop_after_two)
+        ask("parts.csv", progress=lambda done, *_: done == 2 and interrupt())
     (unfinished,) = tmp_path.glob(".parts.csv.unfinished.jsonl")
-    unfinished.write_bytes(
-        unfinished.read_bytes() + b'{"key": "torn'
-    )  # as a kill in the middle of a line leaves it
-    done = predict.predict(songs, tmp_path / "parts.csv", model=model())
-    assert done.kept == 2
+    with unfinished.open("ab") as stream:
+        stream.write(b'{"key": "torn')  # as a kill in the middle of a line leaves it
+    assert ask("parts.csv").kept == 2
     assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not list(tmp_path.glob(".*"))
 
 
-def test_another_models_half_is_not_taken_over(songs, tmp_path, monkeypatch):
+def test_another_models_half_is_not_taken_over(ask, songs, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(
-            predict, "_write", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr(predict, "_write", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            predict.predict(songs / "a.wav", tmp_path / "out.csv", model=model())
-    done = predict.predict(
-        songs / "a.wav",
-        tmp_path / "out.csv",
-        model=model("numbers", ("arousal", "valence", "tempo")),
-    )
-    assert done.kept == 0
+            ask(of=songs / "a.wav")
+    other = model("numbers", ("arousal", "valence", "tempo"))
+    assert ask(of=songs / "a.wav", asked=other).kept == 0
     assert "tempo" in read_csv(tmp_path / "out.csv")[0]
 
 
-def test_a_model_without_a_head_is_refused(songs, tmp_path):
-    config = update(Config(), TINY)
-    with pytest.raises(RequestError, match="patchifier finetune"):
-        predict.predict(
-            songs, tmp_path / "out.csv", model=Embedder(Patchifier(config.model), config)
-        )
-
-
-def test_other_endings_and_nothing_readable_are_refused(songs, tmp_path):
-    with pytest.raises(RequestError, match=r"\.csv, \.jsonl, \.parquet"):
-        predict.predict(songs, tmp_path / "out.txt", model=model())
-    with pytest.raises(RequestError, match="none of the 1 files"):
-        predict.predict(songs / "broken.mp3", tmp_path / "out.csv", model=model())
+def test_requests_that_cannot_be_met_are_refused(ask, songs, tmp_path):
+    headless = Embedder(Patchifier(CONFIG), CONFIG)
+    for said, how in {
+        "patchifier finetune": {"asked": headless},
+        r"\.csv, \.jsonl, \.parquet": {"name": "out.txt"},
+        "none of the 1 files": {"of": songs / "broken.mp3"},
+    }.items():
+        with pytest.raises(RequestError, match=said):
+            ask(**how)
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_second_job_with_the_same_output_is_refused(songs, tmp_path):
-    out = tmp_path / "out.csv"
-    with jobs.file_lock(out, "predict"), pytest.raises(RequestError, match="another predict"):
-        predict.predict(songs, out, model=model())
-    assert predict.predict(songs, out, model=model()).rows == 4
+def test_a_second_job_with_the_same_output_is_refused(ask, tmp_path):
+    lock = jobs.file_lock(tmp_path / "out.csv", "predict")
+    with lock, pytest.raises(RequestError, match="another predict"):
+        ask()
+    assert ask().rows == 4
+
+
+ALLOCATOR = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ALLOCATOR])
+def test_a_file_that_takes_more_memory_than_there_is_is_named(ask, monkeypatch, error):
+    predict_windows = Embedder.predict_windows
+
+    def predicted(self, path, **options):
+        if path.endswith("b.wav"):
+            raise error
+        return predict_windows(self, path, **options)
+
+    monkeypatch.setattr(Embedder, "predict_windows", predicted)
+    done = ask()
+    assert done.files == 3
+    assert "memory" in {Path(path).name: reason for path, reason in done.skipped}["b.wav"]
+
+
+def test_a_prediction_that_is_not_finite_is_not_written(ask, tmp_path):
+    broken = model("numbers", ("arousal",))
+    torch.nn.init.constant_(broken.head.linear.bias, float("nan"))
+    with pytest.raises(RequestError, match="not finite"):
+        ask(asked=broken)
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", "torn", "[" * 100_000])
+def test_a_damaged_list_of_an_interrupted_job_is_begun_again(ask, tmp_path, line):
+    (tmp_path / ".out.csv.unfinished.jsonl").write_text(f"{line}\n{line}\n")
+    assert ask().rows == 4

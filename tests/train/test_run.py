@@ -9,13 +9,13 @@ from patchifier.train.run import Run
 
 
 def test_each_changed_field_is_named_with_both_values(tmp_path: Path) -> None:
-    changes = {"augment": {"scale": [1, 1]}, "pretrain": {"seed": 3, "stage_one": {"steps": 7}}}
+    changes = {"augment": {"time_stretch": [1, 1]}, "pretrain": {"seed": 3, "stage_one": {"steps": 7}}}
     with Run(tmp_path / "run", Config()):
         pass
     with pytest.raises(RequestError) as refused:
         Run(tmp_path / "run", update(Config(), changes), resume=True)
     assert (
-        ": augment.scale was [0.9, 1.2], now [1.0, 1.0]; pretrain.seed was 0, now 3. "
+        ": augment.time_stretch was [0.9, 1.2], now [1.0, 1.0]; pretrain.seed was 0, now 3. "
         f"Resume with --config {tmp_path / 'run' / 'config.json'}"
     ) in str(refused.value)
 

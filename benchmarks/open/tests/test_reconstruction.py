@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 import reconstruction
 import torch
+from tests import small
 from tests.log_mels import Clips
 
-from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
-from patchifier.train.references import Kriging
 from patchifier.train.validation import validation_batches
-
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 
 
 class Knowing(Patchifier):
@@ -26,9 +23,8 @@ class Blind(Patchifier):
 
     def reconstruct(self, patches, *, mask=None, valid=None):
         visible = (valid & ~mask)[:, :, None, None, None].float()
-        return ((patches * visible).sum(1, keepdim=True) / visible.sum(1, keepdim=True)).expand_as(
-            patches
-        )
+        mean = (patches * visible).sum(1, keepdim=True) / visible.sum(1, keepdim=True)
+        return mean.expand_as(patches)
 
 
 class Neighbouring(Patchifier):
@@ -38,23 +34,18 @@ class Neighbouring(Patchifier):
         return patches.roll(1, dims=1)
 
 
-CONFIG = update(Config(), {"model": TINY, "pretrain": {"patches": 8}})
+CONFIG = small.config(pretrain={"n_patches": 8})
 DATA = Clips(*[400] * 5)
 REFERENCES = ("visible mean", "interpolation", "shrunk interpolation", "kriging", "band means")
 
 
-def measured(
-    made: type[Patchifier], data: Clips, kriging: Kriging | None = None
-) -> dict[str, np.ndarray]:
-    parts = list(
-        reconstruction.measured(made(CONFIG.model).eval(), data, np.arange(5), CONFIG, kriging)
-    )
+def measured(made, data, kriging=None):
+    model = made(CONFIG).eval()
+    parts = list(reconstruction.measured(model, data, np.arange(5), CONFIG, kriging))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def test_errors_are_those_of_masked_patches_and_the_same_crops_and_masks_for_every_model(
-    small_cache,
-):
+def test_errors_are_of_masked_patches_with_the_same_masks_for_every_model(small_cache):
     kriging = reconstruction.kriging_of(small_cache, CONFIG)
     knowing, untrained = (measured(made, DATA, kriging) for made in (Knowing, Patchifier))
     assert list(knowing) == ["the model", "visible shuffled", *REFERENCES, *reconstruction.DRAWN]
@@ -78,16 +69,8 @@ def test_what_is_drawn_is_summed_over_four_masks():
     for kind in ("within", "between"):
         np.testing.assert_allclose(knowing[f"{kind} drawn"], knowing[kind], rtol=1e-3)
     np.testing.assert_array_equal(knowing["onsets matched"], knowing["onsets"])
-    assert (
-        reconstruction.shares(
-            {
-                name: float(values.sum())
-                for name, values in knowing.items()
-                if name in reconstruction.DRAWN
-            }
-        )["onset F"]
-        == "1.000"
-    )
+    sums = {name: float(knowing[name].sum()) for name in reconstruction.DRAWN}
+    assert reconstruction.shares(sums)["onset F"] == "1.000"
     (batch,) = validation_batches(DATA, np.arange(5), CONFIG)
     masks = [reconstruction.masked_anew(batch, 0, number).mask for number in range(4)]
     assert all(torch.equal(mask.sum(1), masks[0].sum(1)) for mask in masks)
@@ -96,66 +79,46 @@ def test_what_is_drawn_is_summed_over_four_masks():
     assert not torch.equal(reconstruction.masked_anew(batch, 32, 0).mask, masks[0])
 
 
+def table(errors, groups, drawn=None):
+    """Rows about four clips."""
+    drawn = {**dict.fromkeys(reconstruction.DRAWN, np.ones(4)), **(drawn or {})}
+    kinds = np.array([group.split("/")[0] for group in groups])
+    return reconstruction.table(reconstruction.Errors(errors, drawn, kinds, np.array(groups)))
+
+
 def test_a_table_has_means_over_clips_and_paired_differences_over_groups():
     better = np.array([0.10, 0.20, 0.30, 0.40])
-    errors = reconstruction.Errors(
-        {
-            "the model": better,
-            "visible mean": better + 0.05,
-            "interpolation": better - np.array([0.1, -0.1, 0.1, -0.1]),
-        },
-        {
-            **dict.fromkeys(reconstruction.DRAWN, np.ones(4)),
-            "within drawn": np.array([0.0, 0.2, 0.4, 0.6]),
-            "onsets matched": np.array([1, 1, 0, 0]),
-        },
-        np.array(["scores", "scores", "grooves", "grooves"]),
-        np.array(["scores/a", "scores/b", "grooves/a", "grooves/b"]),
-    )
-    rows = reconstruction.table(errors)
-    assert [(row["clips"], row["number"]) for row in rows] == [
-        ("all", "4"),
-        ("scores", "2"),
-        ("grooves", "2"),
-    ]
-    assert [row["the model"] for row in rows] == ["0.25000", "0.15000", "0.35000"]
-    assert {row["model - visible mean"] for row in rows} == {
-        "-0.05000 [-0.05000, -0.05000]"
-    }  # paired: groups differ, the difference does not
-    value, low, high = (
-        float(part.strip("[],")) for part in rows[0]["model - interpolation"].split()
-    )
+    wavering = better - np.array([0.1, -0.1, 0.1, -0.1])
+    errors = {"the model": better, "visible mean": better + 0.05, "interpolation": wavering}
+    drawn = {"within drawn": np.array([0.0, 0.2, 0.4, 0.6])}
+    drawn["onsets matched"] = np.array([1, 1, 0, 0])
+    rows = table(errors, ["scores/a", "scores/b", "grooves/a", "grooves/b"], drawn)
+    expected = {
+        "clips": ["all", "scores", "grooves"],
+        "number": ["4", "2", "2"],
+        "the model": ["0.25000", "0.15000", "0.35000"],
+        "model - visible mean": ["-0.05000 [-0.05000, -0.05000]"] * 3,  # paired: no group differs
+        "variance within": ["0.300", "0.100", "0.500"],
+        "variance between": ["1.000"] * 3,
+        "onset F": ["0.500", "1.000", "0.000"],
+    }
+    assert {name: [row[name] for row in rows] for name in expected} == expected
+    cells = rows[0]["model - interpolation"].split()
+    value, low, high = (float(cell.strip("[],")) for cell in cells)
     assert value == pytest.approx(0)
     assert low < -0.04 < 0.04 < high
-    assert [row["variance within"] for row in rows] == ["0.300", "0.100", "0.500"]
-    assert {row["variance between"] for row in rows} == {"1.000"}
-    assert [row["onset F"] for row in rows] == ["0.500", "1.000", "0.000"]
 
 
 def test_pieces_of_one_group_are_drawn_together():
-    values, nothing = (
-        np.array([0.0, 0.0, 1.0, 1.0]),
-        dict.fromkeys(reconstruction.DRAWN, np.zeros(4)),
-    )
-    wide, narrow = (
-        reconstruction.table(
-            reconstruction.Errors(
-                {"the model": values, "interpolation": np.zeros(4)},
-                nothing,
-                np.array(["scores"] * 4),
-                np.array(groups),
-            )
-        )[0]
-        for groups in (["a", "a", "b", "b"], ["a", "b", "a", "b"])
-    )
-    assert wide["model - interpolation"] == "+0.50000 [+0.00000, +1.00000]"
-    assert narrow["model - interpolation"] == "+0.50000 [+0.50000, +0.50000]"
+    errors = {"the model": np.array([0.0, 0.0, 1.0, 1.0]), "interpolation": np.zeros(4)}
+    for groups, interval in (("aabb", "+0.00000, +1.00000"), ("abab", "+0.50000, +0.50000")):
+        (row, *_) = table(errors, [f"scores/{group}" for group in groups])
+        assert row["model - interpolation"] == f"+0.50000 [{interval}]"
 
 
 def test_a_root_without_the_benchmark_is_refused_in_words(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "sys.argv", ["reconstruction.py", str(tmp_path), "--out", str(tmp_path / "out")]
-    )
+    command = ["reconstruction.py", str(tmp_path), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", command)
     assert reconstruction.main() == 2
     assert "run 'python benchmarks/open/build.py" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

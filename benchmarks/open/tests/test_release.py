@@ -1,10 +1,9 @@
-"""A trained model becomes one of the package: what its card says is counted, nothing is dropped, and what must not ship does not."""
+"""A trained model becomes one of the package: what its card says, and what must not ship."""
 
 import json
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import measures
 import numpy as np
@@ -13,26 +12,27 @@ import pytest
 import recordings
 import release
 import torch
-from card import Heard, portable
-from measures import Answered
+from card import TrainingData, portable
+from measures import EncoderScore
 from safetensors.torch import load_file
+from tests import small
 
 from patchifier import checkpoint, embed, weights
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, update
+from patchifier.config import RequestError
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.train import run
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
-STAGES = {"stage_one": {"batch": 16}, "stage_two": {"batch": 32}}
+CONFIG = small.config(pretrain={"stage_one": {"batch_size": 16}, "stage_two": {"batch_size": 32}})
 FACTS = {
     "dataset": "pretraining",
     "clips": {"train": 2, "validation": 1},
     "seed": 7,
     "command": "patchifier pretrain /data/someone/cache --out /data/runs/it",
+    "steps, stage one": 100,
+    "steps, stage two": 50,
 }
-FACTS |= {"steps, stage one": 100, "steps, stage two": 50}
 RUN = {
     "name": "it",
     "command": FACTS["command"],
@@ -42,74 +42,35 @@ RUN = {
     "cache": "/data/someone/cache",
     "precision": "bf16",
 }
+CONTINUED = RUN | {"command": f"{RUN['command']} --init first/model"}
+
+
+def row(name, seconds, kind, **more):
+    source = {"source": f"deb/game/{name}.ogg"} if kind == "recordings" else {}
+    group = f"recordings/game/{name}" if source else f"scores/{name}"
+    path = f"pretraining/{name}.ogg"
+    return {"path": path, "seconds": seconds, "group": group, "kind": kind, **source, **more}
+
+
 ROWS = [
-    {
-        "path": "pretraining/a.ogg",
-        "seconds": 3600.0,
-        "group": "recordings/game/a",
-        "source": "deb/game/a.ogg",
-        "kind": "recordings",
-        "licence": "CC0",
-    },
-    {
-        "path": "pretraining/b.ogg",
-        "seconds": 1800.0,
-        "group": "recordings/game/b",
-        "source": "deb/game/b.ogg",
-        "kind": "recordings",
-        "licence": "",
-    },
-    {
-        "path": "pretraining/c.ogg",
-        "seconds": 900.0,
-        "group": "scores/c",
-        "kind": "scores",
-        "licence": "rendered",
-    },
+    row("a", 3600.0, "recordings", licence="CC0"),
+    row("b", 1800.0, "recordings", licence=""),
+    row("c", 900.0, "scores", licence="rendered"),
 ]
-TESTED = {
-    "path": "clips/t.ogg",
-    "group": "recordings/game/t",
-    "source": "deb/game/t.ogg",
-    "split": "test",
-}
-
-
-def trained(
-    folder: Path,
-    *,
-    facts: dict = FACTS,
-    run: dict = RUN,
-    model: dict = TINY,
-    seed: int = 0,
-    head: bool = False,
-) -> Path:
-    """A model as training leaves it, its run's facts beside it."""
-    config = update(Config(), {"model": model, "pretrain": STAGES})
-    made = Checkpoint(
-        Patchifier(config.model, seed=seed),
-        config,
-        *((Head(16, 2), Task("one-of", ("a", "b"))) if head else ()),
-        facts=facts,
-    )
-    checkpoint.save(folder / "model", made)
-    (folder / "run.json").write_text(json.dumps(run))
-    return folder / "model"
+TESTED = row("t", 10.0, "recordings", split="test")
 
 
 @pytest.fixture
 def root(tmp_path):
     """A benchmark with a list of three clips to train on, and one that tests."""
     (tmp_path / "root" / "tasks").mkdir(parents=True)
-    (tmp_path / "root" / "tasks" / "recordings-retrieval.jsonl").write_text(
-        json.dumps(TESTED) + "\n"
-    )
-    write_list(tmp_path / "root", ROWS)
+    write_rows(tmp_path / "root" / "tasks" / "recordings-retrieval.jsonl", [TESTED])
+    write_rows(tmp_path / "root" / "pretraining.jsonl", ROWS)
     return tmp_path / "root"
 
 
-def write_list(root: Path, rows: list) -> None:
-    (root / "pretraining.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
 
 
 @pytest.fixture
@@ -119,84 +80,115 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-def released(tmp_path: Path, home: Path, root: Path, model: Path, **how) -> str:
-    folder, _ = release.release(model, "patchifier-paper", root, home=home, **how)
-    assert folder == home / "patchifier-paper"
-    return (folder / "README.md").read_text(encoding="utf-8")
+@pytest.fixture
+def trained(tmp_path):
+    """A model as training leaves it, its run's facts beside it."""
+
+    def make(name="run", *, facts=FACTS, run=RUN, seed=0, head=False):
+        tuned = (Head(16, 2), Task("one-of", ("a", "b"))) if head else ()
+        made = Patchifier(CONFIG, seed=seed)
+        checkpoint.save(tmp_path / name / "model", Checkpoint(made, CONFIG, *tuned, facts=facts))
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
+        return tmp_path / name / "model"
+
+    return make
 
 
-def judged(folder: Path, specs: list[str], runs: dict[str, list[str]] | None = None) -> Path:
+@pytest.fixture
+def released(home, root):
+    """Release a model, and give its card."""
+
+    def publish(model, **how):
+        folder, _ = release.release(model, "patchifier-paper", root, home=home, **how)
+        assert folder == home / "patchifier-paper"
+        return (folder / "README.md").read_text(encoding="utf-8")
+
+    return publish
+
+
+@pytest.fixture
+def refused(home, released):
+    def require(said, model, **how):
+        with pytest.raises(RequestError, match=said):
+            released(model, **how)
+        assert not home.exists() or not list(home.iterdir())
+
+    return require
+
+
+@pytest.fixture
+def judged(tmp_path):
     """A judge's folder about these encoders."""
-    right = np.array([1.0, 0.0, 1.0, 1.0])
-    given = {
-        spec: [
-            Answered(
-                question,
-                name,
-                tuple("abcd"),
-                0.25,
-                (measures.mean_of(right),) * len((runs or {}).get(spec, [spec])),
-            )
-            for question in measures.QUESTIONS
-            for name in question.measures
-        ]
-        for spec in specs
-    }
-    found = outcome.summarise(
-        given, "test", [f"{specs[0]}: no clip of /data/someone/cache is heard in this test."]
-    )
-    outcome.write_outcome(replace(found, runs=runs or {}), folder)
-    return folder
+
+    def write(*specs, runs=None):
+        runs = runs or {}
+        right = measures.mean_of(np.array([1.0, 0.0, 1.0, 1.0]))
+        given = {
+            spec: [
+                EncoderScore(
+                    question, name, tuple("abcd"), 0.25, (right,) * len(runs.get(spec, "1"))
+                )
+                for question in measures.QUESTIONS
+                for name in question.measures
+            ]
+            for spec in map(str, specs)
+        }
+        note = f"{specs[0]}: no clip of its training data, /data/someone/cache, is in this test."
+        found = outcome.summarise(given, "test", [note])
+        outcome.write_outcome(replace(found, runs=runs), tmp_path / "judged")
+        return tmp_path / "judged"
+
+    return write
 
 
 # --- what is written ---
 
 
 def test_a_released_model_gives_the_trained_ones_vectors_from_half_the_bytes(
-    tmp_path, home, root, noise
+    trained, released, home, noise
 ):
-    model = trained(tmp_path / "run")
-    released(tmp_path, home, root, model)
-    assert sorted(path.name for path in home.iterdir()) == ["patchifier-paper"]
+    model = trained()
+    released(model)
+    assert [path.name for path in home.iterdir()] == ["patchifier-paper"]
     stored = load_file(home / "patchifier-paper" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values() if tensor.ndim > 1} == {torch.float16}
-    one, two = (
-        embed.load(each).embed(noise(2.0), 22_050) for each in (str(model), "patchifier-paper")
-    )
+    one, two = (embed.load(each).embed(noise(2.0), 22_050) for each in (model, "patchifier-paper"))
     assert 0 < np.abs(one - two).max() < 1e-2
 
 
-def test_the_card_counts_hours_by_kind_licence_and_package(tmp_path, home, root):
-    card = released(tmp_path, home, root, trained(tmp_path / "run"))
-    assert "1.8 hours in 3 clips, the list `pretraining.jsonl`" in card
-    assert "2 trained and 1 were held out" in card
-    for row in (
+def test_the_card_says_what_was_heard_what_training_cost_and_every_fact(trained, released, home):
+    card = released(trained(facts=FACTS | {"something new": "kept"}))
+    for text in (
+        "1.8 hours in 3 clips, the list `pretraining.jsonl`",
+        "2 trained and 1 were held out",
         "| recordings | 1.50 |",
         "| scores | 0.25 |",
         "| recordings | CC0 | 1.00 |",
         "| recordings | not stated | 0.50 |",
         "| game | 1.50 |",
+        "a machine: 1.5 minutes. Steps: 100 (stage one), 50 (stage two); 3,200 clips, "
+        "0.01 % of those",  # of 32 million
+        "| something new | kept |",
+        "| seed | 7 |",
+        "| run 1, precision | bf16 |",
+        "| run 1, cache | someone/cache |",
+        "pretrain someone/cache --out runs/it",
+        "Zhao and Li",
     ):
-        assert row in card, row
-    assert Heard("x", ROWS).hours == 1.75
-
-
-def test_the_card_counts_what_training_cost(tmp_path, home, root):
-    card = released(tmp_path, home, root, trained(tmp_path / "run"))
-    assert (
-        "a machine: 1.5 minutes. Steps: 100 (stage one), 50 (stage two); 3,200 clips heard, 0.01 % of those"
-        in card
-    )  # of 32 million
+        assert text in card, text
+    assert TrainingData("x", ROWS).hours == 1.75
+    assert card.index("- Pitch:") < card.index("- It reads mono audio up to 11 kHz")
+    assert "MagnaTagATune" in card.split("## Fair and unfair tests")[1].split("Unfair:")[0]
+    assert re.search(r"\| commit \| ([0-9a-f]{40}|unknown)", card)
     facts = checkpoint.load(home / "patchifier-paper").facts
-    assert (
-        facts["clips heard"],
-        facts["share of the paper"],
-        facts["minutes"],
-        facts["hours"],
-    ) == (3200, 1e-4, 1.5, 1.8)
+    names = ("clips heard", "share of the paper", "minutes", "hours")
+    assert [facts[name] for name in names] == [3200, 1e-4, 1.5, 1.8]
+    config = (home / "patchifier-paper" / "config.json").read_text()
+    assert "something new" in config
+    assert "/data" not in card + config  # no place of the machine
 
 
-ROW = {
+DRAWN = {
     "clips": "all",
     "number": "2",
     "the model": "0.01000",
@@ -206,14 +198,16 @@ ROW = {
 }
 
 
-def test_the_card_has_the_errors_of_masked_patches_beside_the_references(tmp_path, home, root):
-    model = trained(tmp_path / "run")
-    weights_hash = checkpoint.weights_hash(checkpoint.load(model).model)
-    run.write_json(
-        tmp_path / "drawn" / "reconstruction.json",
-        {"weights": weights_hash, "side": "test", "rows": [ROW]},
-    )
-    card = released(tmp_path, home, root, model, reconstruction=tmp_path / "drawn")
+def test_the_card_has_the_errors_of_masked_patches_beside_the_references(
+    tmp_path, trained, released, refused
+):
+    model, drawn = trained(), tmp_path / "drawn"
+    facts = {"weights": "others", "side": "test", "rows": [DRAWN]}
+    run.write_json(drawn / "reconstruction.json", facts)
+    refused("other weights", model, reconstruction=drawn)
+    facts["weights"] = checkpoint.weights_hash(checkpoint.load(model).model)
+    run.write_json(drawn / "reconstruction.json", facts)
+    card = released(model, reconstruction=drawn)
     for cells in (
         "| all | 2 | 0.01000 | 0.01100 |",
         "| all | -0.00100 [-0.00200, -0.00050] |",
@@ -223,191 +217,103 @@ def test_the_card_has_the_errors_of_masked_patches_beside_the_references(tmp_pat
         assert cells in card, cells
 
 
-def test_errors_of_other_weights_are_refused(tmp_path, home, root):
-    run.write_json(
-        tmp_path / "drawn" / "reconstruction.json",
-        {"weights": "others", "side": "test", "rows": [ROW]},
-    )
-    with pytest.raises(RequestError, match="other weights"):
-        released(tmp_path, home, root, trained(tmp_path / "run"), reconstruction=tmp_path / "drawn")
-    assert not home.exists()
-
-
-def test_runs_that_led_to_the_model_are_added(tmp_path, home, root):
-    first = trained(
-        tmp_path / "first",
-        facts=FACTS | {"steps, stage two": 10, "seed": 3},
-        run=RUN | {"machine": "another"},
-    )
-    second = trained(
-        tmp_path / "second", run=RUN | {"command": f"{RUN['command']} --init first/model"}
-    )
-    card = released(tmp_path, home, root, second, before=[first])
-    assert (
-        "another; a machine: 3.0 minutes. Steps: 200 (stage one), 60 (stage two); 5,120 clips heard"
-        in card
-    )
+def test_runs_that_led_to_the_model_are_added(trained, released):
+    facts = FACTS | {"steps, stage two": 10, "seed": 3}
+    first = trained("first", facts=facts, run=RUN | {"machine": "another"})
+    card = released(trained("second", run=CONTINUED), before=[first])
+    cost = "another; a machine: 3.0 minutes. Steps: 200 (stage one), 60 (stage two); 5,120 clips,"
+    assert cost in card
     assert "| run 1, seed | 3 |" in card
 
 
-def test_what_the_runs_before_heard_is_held_to_the_tasks_and_counted_too(tmp_path, home, root):
-    own = [ROWS[0] | {"path": "pretraining/d.ogg", "seconds": 7200.0}]
-    (root / "pretraining-recordings.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in own)
-    )
-    first = trained(
-        tmp_path / "first",
-        facts=FACTS | {"dataset": "pretraining-recordings", "clips": {"train": 1}},
-    )
-    second = trained(
-        tmp_path / "second", run=RUN | {"command": f"{RUN['command']} --init first/model"}
-    )
-    assert (
-        "3.8 hours in 4 clips, the list `pretraining-recordings.jsonl and pretraining.jsonl`"
-        in released(tmp_path, home, root, second, before=[first])
-    )
-    (root / "pretraining-recordings.jsonl").write_text(
-        json.dumps(own[0] | {"source": TESTED["source"]}) + "\n"
-    )
+def test_training_data_of_the_runs_before_is_checked_and_counted_too(root, trained, released):
+    own = ROWS[0] | {"path": "pretraining/d.ogg", "seconds": 7200.0}
+    write_rows(root / "pretraining-recordings.jsonl", [own])
+    facts = FACTS | {"dataset": "pretraining-recordings", "clips": {"train": 1}}
+    first, second = trained("first", facts=facts), trained("second", run=CONTINUED)
+    lists = "the list `pretraining-recordings.jsonl and pretraining.jsonl`"
+    assert f"3.8 hours in 4 clips, {lists}" in released(second, before=[first])
+    write_rows(root / "pretraining-recordings.jsonl", [own | {"source": TESTED["source"]}])
     with pytest.raises(RequestError, match=r"shares 'deb/game/t\.ogg'"):
-        released(tmp_path, home, root, second, before=[first])
-    unknown = trained(tmp_path / "unknown", facts=FACTS | {"dataset": "something"})
+        released(second, before=[first])
+    unknown = trained("unknown", facts=FACTS | {"dataset": "something"})
     with pytest.raises(RequestError, match=r"something\.jsonl is no list in"):
-        released(tmp_path, home, root, second, before=[unknown])
-    more = trained(tmp_path / "more", facts=FACTS | {"clips": {"train": 999}})
-    with pytest.raises(
-        RequestError, match=r"trained on 999 clips, expected at most the 3 of pretraining\.jsonl"
-    ):
-        released(tmp_path, home, root, more)
+        released(second, before=[unknown])
 
 
-def test_every_fact_of_model_and_run_is_on_the_card_and_no_place_of_the_machine(
-    tmp_path, home, root
+def test_the_judges_table_is_on_the_card_with_the_model_by_its_name(
+    tmp_path, trained, released, judged
 ):
-    card = released(
-        tmp_path, home, root, trained(tmp_path / "run", facts=FACTS | {"something new": "kept"})
-    )
-    for row in (
-        "| something new | kept |",
-        "| seed | 7 |",
-        "| run 1, precision | bf16 |",
-        "| run 1, cache | someone/cache |",
-    ):
-        assert row in card, row
-    assert "pretrain someone/cache --out runs/it" in card
-    config = (home / "patchifier-paper" / "config.json").read_text()
-    assert "something new" in config
-    assert "/data" not in card + config
-    assert re.search(r"\| commit \| ([0-9a-f]{40}|unknown)", card)
-
-
-def test_the_judges_table_is_on_the_card_with_the_model_by_its_name(tmp_path, home, root):
-    model = trained(tmp_path / "run")
-    card = released(
-        tmp_path, home, root, model, scores=judged(tmp_path / "judged", [str(model), "mel-stats"])
-    )
+    model = trained()
+    card = released(model, scores=judged(model, "mel-stats"))
     assert "Open benchmark, test side." in card
-    assert re.search(
-        r"^\| patchifier-paper \| 66\.7", card, re.MULTILINE
-    )  # (0.75 - 0.25) / (1 - 0.25)
+    value = r"^\| patchifier-paper \| 66\.7"  # (0.75 - 0.25) / (1 - 0.25)
+    assert re.search(value, card, re.MULTILINE)
     assert "| patchifier-paper - mel-stats |" in card
-    assert "patchifier-paper: no clip of someone/cache is heard in this test." in card
+    assert "patchifier-paper: no clip of its training data, someone/cache, is in this test." in card
     assert str(tmp_path) not in card
 
 
-def test_a_row_of_several_seeds_is_about_each_of_them(tmp_path, home, root):
-    model = trained(tmp_path / "run")
+def test_a_row_of_several_seeds_is_about_each_of_them(trained, released, judged):
+    model = trained()
     runs = {"three seeds": [str(model), "elsewhere/model"], "mel-stats": ["mel-stats"]}
-    card = released(
-        tmp_path,
-        home,
-        root,
-        model,
-        scores=judged(tmp_path / "judged", ["three seeds", "mel-stats"], runs),
-    )
+    card = released(model, scores=judged("three seeds", "mel-stats", runs=runs))
     assert "| patchifier-paper - mel-stats |" in card
     assert "patchifier-paper is the mean of 2 runs; endpoints one by one:" in card
     assert "three seeds" not in card
 
 
-def test_a_table_with_two_rows_of_one_name_is_refused(tmp_path, home, root):
-    model = trained(tmp_path / "run")
-    refused(
-        tmp_path,
-        home,
-        root,
-        "several rows that would be called patchifier-paper",
-        model,
-        scores=judged(tmp_path / "judged", [str(model), "patchifier-paper"]),
-    )
-
-
-def test_words_of_the_card_are_those_of_all_models_and_its_own(tmp_path, home, root):
-    card = released(tmp_path, home, root, trained(tmp_path / "run"))
-    assert "Zhao and Li" in card
-    assert card.index("- Pitch:") < card.index("- Mono, up to 11 kHz")
-    assert "MagnaTagATune" in card.split("## Fair and unfair tests")[1].split("Unfair:")[0]
-
-
 def test_absolute_paths_lose_their_beginning_and_nothing_else_changes():
-    assert (
-        portable("--out=/a/b/c x '/tmp' ~/runs/it 1/2 hf://a/b https://x.org/y/z runs/it")
-        == "--out=b/c x 'tmp' runs/it 1/2 hf://a/b https://x.org/y/z runs/it"
-    )
-    assert portable({"a": ["features:/x/y/musicnn/%FAMILY%", 1.5]}) == {
-        "a": ["features:musicnn/%FAMILY%", 1.5]
-    }
+    given = "--out=/a/b/c x '/tmp' ~/runs/it 1/2 hf://a/b https://x.org/y/z runs/it"
+    expected = "--out=b/c x 'tmp' runs/it 1/2 hf://a/b https://x.org/y/z runs/it"
+    assert portable(given) == expected
+    nested = {"a": ["features:/x/y/musicnn/%FAMILY%", 1.5]}
+    assert portable(nested) == {"a": ["features:musicnn/%FAMILY%", 1.5]}
 
 
 # --- what is refused ---
 
 
-def refused(tmp_path: Path, home: Path, root: Path, said: str, model: Path, **how) -> None:
-    with pytest.raises(RequestError, match=said):
-        released(tmp_path, home, root, model, **how)
-    assert not home.exists() or not list(home.iterdir())
+def lacking(name):
+    return [ROWS[2], {key: value for key, value in ROWS[0].items() if key != name}]
 
 
-def test_a_track_of_the_demo_in_the_list_is_refused(tmp_path, home, root):
-    package, inside = sorted(recordings.demo_files())[0]
-    write_list(
-        root, [*ROWS, ROWS[0] | {"path": "pretraining/d.ogg", "source": f"deb/{package}/{inside}"}]
-    )
-    refused(
-        tmp_path, home, root, r"pretraining/d\.ogg belongs to the demo", trained(tmp_path / "run")
-    )
+def more(source):
+    return [*ROWS, ROWS[0] | {"path": "pretraining/d.ogg", "source": source}]
 
 
-def test_a_tested_track_in_the_list_is_refused(tmp_path, home, root):
-    write_list(root, [*ROWS, ROWS[0] | {"path": "pretraining/d.ogg", "source": TESTED["source"]}])
-    refused(tmp_path, home, root, "clips that judge", trained(tmp_path / "run"))
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            more("/".join(["deb", *sorted(recordings.demo_files())[0]])),
+            r"pretraining/d\.ogg belongs to the demo",
+        ),
+        (more(TESTED["source"]), r"shares 'deb/game/t\.ogg'"),
+        *((lacking(name), f"does not say its {name}") for name in ("licence", "seconds", "source")),
+    ],
+)
+def test_a_list_of_what_must_not_be_heard_is_refused(rows, said, root, trained, refused):
+    write_rows(root / "pretraining.jsonl", rows)
+    refused(said, trained())
 
 
-@pytest.mark.parametrize("lacking", ["licence", "seconds", "source"])
-def test_a_row_that_does_not_say_what_it_is_is_refused(lacking, tmp_path, home, root):
-    write_list(root, [ROWS[2], {key: value for key, value in ROWS[0].items() if key != lacking}])
-    refused(tmp_path, home, root, f"does not say its {lacking}", trained(tmp_path / "run"))
-
-
-def test_a_root_without_tasks_is_refused(tmp_path, home, root):
+def test_a_root_without_tasks_is_refused(root, trained, refused):
     (root / "tasks" / "recordings-retrieval.jsonl").unlink()
-    refused(tmp_path, home, root, "has no tasks", trained(tmp_path / "run"))
+    refused("has no tasks", trained())
 
 
-def test_another_list_is_named(tmp_path, home, root):
-    model = trained(tmp_path / "run", facts=FACTS | {"dataset": "elsewhere"})
-    refused(
-        tmp_path, home, root, r"elsewhere\.jsonl is no list.*pretraining\.jsonl.*--heard", model
-    )
-    assert "1.8 hours" in released(tmp_path, home, root, model, heard_name="pretraining.jsonl")
+def test_another_list_is_named(trained, refused, released):
+    model = trained(facts=FACTS | {"dataset": "elsewhere"})
+    refused(r"elsewhere\.jsonl is no list.*pretraining\.jsonl.*--heard", model)
+    assert "1.8 hours" in released(model, list_name="pretraining.jsonl")
 
 
-def test_too_many_parameters_or_bytes_are_refused(tmp_path, home, root, monkeypatch):
-    model = trained(tmp_path / "run")
+def test_too_many_parameters_or_bytes_are_refused(trained, refused, monkeypatch):
     monkeypatch.setattr(release, "LARGEST_B", 1000)
-    refused(tmp_path, home, root, "MB in half precision", model)
+    refused("MB in half precision", trained())
     monkeypatch.setattr(release, "LARGEST_PARAMETERS", 1000)
-    refused(tmp_path, home, root, "parameters, expected at most 1,000", model)
+    refused("parameters, expected at most 1,000", trained())
 
 
 @pytest.mark.parametrize(
@@ -415,48 +321,50 @@ def test_too_many_parameters_or_bytes_are_refused(tmp_path, home, root, monkeypa
     [
         ({"head": True}, "was fine-tuned"),
         ({"run": RUN | {"state": "interrupted"}}, "its run is interrupted"),
-        (
-            {"run": RUN | {"command": "patchifier pretrain cache --init first/model"}},
-            "name that one with --before",
-        ),
+        ({"run": CONTINUED}, "name that one with --before"),
         ({"facts": {"dataset": "pretraining"}}, "how many steps"),
+        (
+            {"facts": FACTS | {"clips": {"train": 999}}},
+            r"trained on 999 clips, expected at most the 3 of pretraining\.jsonl",
+        ),
     ],
-    ids=["head", "unfinished", "started from another", "steps unknown"],
+    ids=["head", "unfinished", "started from another", "steps unknown", "too many clips"],
 )
-def test_a_model_whose_training_is_not_all_known_is_refused(change, said, tmp_path, home, root):
-    refused(tmp_path, home, root, said, trained(tmp_path / "run", **change))
+def test_a_model_whose_training_is_not_all_known_is_refused(change, said, trained, refused):
+    refused(said, trained(**change))
 
 
-def test_a_model_without_its_run_is_refused(tmp_path, home, root):
-    model = trained(tmp_path / "run")
+def test_a_model_without_its_run_is_refused(tmp_path, trained, refused):
+    model = trained()
     (tmp_path / "run" / "run.json").unlink()
-    refused(tmp_path, home, root, "run.json is missing", model)
+    refused("run.json is missing", model)
 
 
-def test_a_table_about_others_is_refused(tmp_path, home, root):
-    refused(
-        tmp_path,
-        home,
-        root,
-        "not about patchifier-paper",
-        trained(tmp_path / "run"),
-        scores=judged(tmp_path / "judged", ["mfcc", "mel-stats"]),
-    )
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["{}/run/model", "patchifier-paper"], "several rows that would be called patchifier-pap"),
+        (["mfcc", "mel-stats"], "not about patchifier-paper"),
+    ],
+)
+def test_a_table_about_others_or_two_of_one_name_is_refused(
+    rows, said, tmp_path, trained, refused, judged
+):
+    refused(said, trained(), scores=judged(*[name.format(tmp_path) for name in rows]))
 
 
-def test_a_name_without_words_is_refused(tmp_path, home, root):
-    with pytest.raises(
-        RequestError, match=r"no section 'mine', expected one of patchifier-base, patchifier-paper"
-    ):
-        release.release(trained(tmp_path / "run"), "mine", root, home=home)
+def test_a_name_without_texts_is_refused(trained, home, root):
+    said = r"no section 'mine', expected one of patchifier-base, patchifier-paper"
+    with pytest.raises(RequestError, match=said):
+        release.release(trained(), "mine", root, home=home)
 
 
-def test_a_refused_model_leaves_the_released_one_as_it_is(tmp_path, home, root, monkeypatch):
-    released(tmp_path, home, root, trained(tmp_path / "run"))
+def test_a_refused_model_leaves_the_released_one_as_it_is(trained, released, home, monkeypatch):
+    released(trained())
     before = weights.find("patchifier-paper").joinpath("model.safetensors").read_bytes()
     monkeypatch.setattr(release, "LARGEST_B", 1000)
     with pytest.raises(RequestError):
-        released(tmp_path, home, root, trained(tmp_path / "other", seed=1))
+        released(trained("other", seed=1))
     assert (home / "patchifier-paper" / "model.safetensors").read_bytes() == before
 
 
@@ -464,17 +372,17 @@ def test_a_refused_model_leaves_the_released_one_as_it_is(tmp_path, home, root, 
 
 
 def test_the_command_says_what_it_wrote_and_what_comes_next(
-    tmp_path, home, root, monkeypatch, capsys
+    trained, home, root, monkeypatch, capsys
 ):
-    model = trained(tmp_path / "run")
-    asked = release.release
+    asked, model = release.release, str(trained())
     monkeypatch.setattr(release, "release", lambda *given, **how: asked(*given, **how, home=home))
-    monkeypatch.setattr(
-        sys, "argv", ["release.py", str(model), "patchifier-base", "--root", str(root)]
-    )
-    assert release.main() == 0
-    said = capsys.readouterr().out
+
+    def command(name):
+        monkeypatch.setattr(sys, "argv", ["release.py", model, name, "--root", str(root)])
+        return release.main(), capsys.readouterr().out
+
+    code, said = command("patchifier-base")
+    assert code == 0
     assert "half precision moves vectors of 14 bundled clips by at most" in said
     assert "python tests/golden/make.py patchifier-base" in said
-    monkeypatch.setattr(sys, "argv", ["release.py", str(model), "nobody", "--root", str(root)])
-    assert release.main() == 2
+    assert command("nobody")[0] == 2

@@ -8,6 +8,7 @@ import numpy as np
 from patchifier.audio import SUFFIXES
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
+from patchifier.io import require_file
 
 NAMED = 5  # clips or files in a message
 
@@ -176,6 +177,7 @@ def read(path: Path) -> np.ndarray:
 
 def _array(path: Path) -> np.ndarray:
     try:
+        require_file(path)
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded

@@ -32,6 +32,7 @@ from pathlib import Path
 from patchifier.config import RequestError
 from patchifier.datasets import Clip, Dataset
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant, first_file, read_table
+from patchifier.io import read_text
 from patchifier.tasks import Task
 
 FLATS = {"C#": "Db", "D#": "Eb", "F#": "Gb", "G#": "Ab", "A#": "Bb"}
@@ -122,7 +123,7 @@ def _test(repository: Path) -> list[Clip]:
             raise RequestError(
                 f"{path} is not there, expected the key of each track in {repository / 'md5'}."
             )
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, errors="replace")
         clips.append(_clip(repository, track, text, "test"))
     return clips
 

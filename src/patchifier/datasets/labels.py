@@ -15,7 +15,6 @@ JSON: list of lists            ``[time]``, ``[time, position]`` or ``[start, end
 Blank lines and lines that begin with ``#`` are skipped. :func:`infer_task` finds the task of a table of such labels.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from patchifier.config import RequestError
+from patchifier.io import parse_json, read_text
 from patchifier.tasks import Task
 
 SUFFIXES = (".beats", ".lab", ".jams")
@@ -71,7 +71,7 @@ def read(path: Path, metric: str = "") -> Annotation:
         If the file cannot be read; with file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, encoding="utf-8-sig")
     except OSError as error:
         raise RequestError(f"{path}: labels cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
@@ -218,7 +218,7 @@ def _parse_lines(text: str, path: str, *, events: bool) -> Annotation:
 
 def _jams(text: str, path: str, metric: str) -> Annotation:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise RequestError(f"{path}: is not JSON ({error}).") from error
     given = content.get("annotations") if isinstance(content, dict) else None

@@ -31,7 +31,6 @@ the file (``GTZANGenre.train.jsonl``) is used.
 """
 
 import csv
-import json
 import math
 import re
 from collections import Counter
@@ -43,6 +42,7 @@ from typing import Any
 from patchifier.config import RequestError
 from patchifier.datasets import SPLITS, Clip, Dataset, labels
 from patchifier.datasets.targets import METRIC_KINDS, Stated, is_missing, name_of, read_target
+from patchifier.io import parse_json, read_text, require_file
 from patchifier.tasks import KIND_NAMES, METRICS, infer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -145,6 +145,8 @@ def list_entries(path: Path) -> list[Entry]:
     is_text = path.suffix.lower() != ".jsonl"
     try:
         rows = _read_csv(path) if is_text else _read_jsonl(path)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so."
@@ -196,6 +198,7 @@ def _root(manifest: Path, first: str) -> Path:
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
+    require_file(path)
     with path.open(newline="", encoding="utf-8-sig") as stream:
         head = stream.readline()
         stream.seek(0)
@@ -233,12 +236,12 @@ def _with_point(cell: str) -> str:
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(read_text(path, encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise RequestError(f"{path}, line {number}: is not JSON ({error}).") from error
         if not isinstance(row, dict):
             raise RequestError(
@@ -330,8 +333,8 @@ def _value(entry: Entry) -> Any:
     value = _label(entry.row)
     if isinstance(value, str) and value.startswith(("[", "{")):
         try:
-            decoded = json.loads(value)
-        except (ValueError, RecursionError):
+            decoded = parse_json(value)
+        except ValueError:
             return value  # a name that starts with a bracket
         return decoded if entry.is_text or labels.is_value(decoded) else value
     return value

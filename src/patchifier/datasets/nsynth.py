@@ -18,13 +18,13 @@ Traps
 * The sound ends at 8 kHz.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from patchifier.config import RequestError
 from patchifier.datasets import SPLITS, Clip, Dataset
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant
+from patchifier.io import parse_json, read_text
 from patchifier.tasks import Task
 
 FAMILIES = (  # 0 to 10
@@ -56,7 +56,7 @@ def _notes(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise RequestError(f"{path} is not there, expected the list of notes as published.")
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes = parse_json(read_text(path))
     except ValueError as error:
         raise RequestError(
             f"{path} is not JSON ({error}), expected the list of notes as published."

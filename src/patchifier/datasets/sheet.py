@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchifier.config import RequestError
+from patchifier.io import require_file
 
 if TYPE_CHECKING:
     from patchifier.datasets import Dataset
@@ -155,6 +156,7 @@ def read_rows(path: Path, *, delimiter: str) -> Iterator[list[str]]:
             f"{path} is not there, expected the table as published: 'patchifier check' lists what is missing."
         )
     try:
+        require_file(path)
         with path.open(newline="", encoding="utf-8-sig") as stream:
             for row in csv.reader(stream, delimiter=delimiter):
                 if row:

@@ -24,7 +24,7 @@ from typing import IO, Any
 import patchifier
 from patchifier.config import RequestError
 from patchifier.datasets.sheet import Remote
-from patchifier.io import Progress, write_json
+from patchifier.io import Progress, put_in_place, write_json
 
 log = logging.getLogger(__name__)
 CHUNK_B = 2**20
@@ -303,9 +303,7 @@ def discard(part: Path) -> None:
 
 def finish(part: Path, path: Path) -> None:
     """Put a whole file in its place."""
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.replace(path)
+    put_in_place(part, path)
     discard(part)
 
 

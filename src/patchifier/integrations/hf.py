@@ -23,7 +23,7 @@ from torch import Tensor
 
 from patchifier import audio, checkpoint, embed, spectrogram, weights
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.extras import need
 from patchifier.hub import from_hub
 from patchifier.integrations import encode_waveforms
@@ -151,11 +151,11 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             for section, values in to_dict(self.settings).items():
                 setattr(self, section, values)
             self.hidden_size, self.num_hidden_layers = (
-                self.settings.model.width,
-                self.settings.model.layers,
+                self.settings.model.embed_dim,
+                self.settings.model.n_layers,
             )
             self.num_attention_heads, self.sampling_rate = (
-                self.settings.model.heads,
+                self.settings.model.n_heads,
                 self.settings.spectrogram.sample_rate,
             )
             derived = (
@@ -177,7 +177,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             """As the rest of the package has it."""
             return update(
                 Config(),
-                with_added(
+                current_form(
                     {
                         section: getattr(self, section)
                         for section in SECTIONS
@@ -214,7 +214,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.model = accelerate(Patchifier(config.settings.model))
+            self.model = accelerate(Patchifier(config.settings))
             self.post_init()
 
         def _init_weights(self, module: Any) -> None:
@@ -241,7 +241,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
                 pooler_output=embedding,
                 hidden_states=tuple(layers) if hidden else None,
                 attention_mask=present.long(),
-                frame_rate_hz=1 / (settings.model.frames * settings.spectrogram.frame_s),
+                frame_rate_hz=1 / (settings.model.patch_frames * settings.spectrogram.frame_s),
                 timestamps=_middles_s([len(waveform) for waveform in waveforms], settings).to(
                     input_values.device
                 ),
@@ -336,9 +336,9 @@ def _unpadded(batch: Tensor, mask: Tensor | None) -> list[Tensor]:
 
 def _middles_s(samples: list[int], config: Config) -> Tensor:
     """Middle of each patch of clips of so many samples: (B, N), 0 in padding."""
-    W, rows = config.model.frames, []
+    W, rows = config.model.patch_frames, []
     for count in samples:
-        frames = 1 + count // config.spectrogram.hop
+        frames = 1 + count // config.spectrogram.hop_length
         starts = torch.tensor(spectrogram.patch_starts(frames, length=W, tail="anchor"))
         rows.append((starts + (min(W, frames) - 1) / 2) * config.spectrogram.frame_s)
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -252,7 +252,10 @@ def read_parts(out: str | Path) -> table.EmbeddingTable:
         Folder of the parts, or its URL. It is refused if it is not finished, or not of a job.
     """
     with _parts(out) as (paths, facts):
-        read = [pq.read_table(path).replace_schema_metadata(None) for path in paths]
+        read = [
+            pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
+            for path in paths
+        ]
         return table.from_arrow(pa.concat_tables(read), facts)
 
 

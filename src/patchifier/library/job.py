@@ -16,7 +16,16 @@ from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.io import Progress, from_cell, replaced_file, write_skipped
+from patchifier.io import (
+    Progress,
+    from_cell,
+    parse_json,
+    put_in_place,
+    read_text,
+    replaced_file,
+    require_file,
+    write_skipped,
+)
 from patchifier.library import table
 from patchifier.library.sources import Key, key
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
@@ -24,7 +33,7 @@ from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
 OWN = re.compile(
-    r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+"
+    r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new(-\d+|\.lock)?"
 )  # names in the folder of parts
 
 
@@ -103,8 +112,7 @@ class TableJob:
     def finish_interrupted(self) -> None:
         """Refuse files of others; put a table in place that was whole when its job was killed."""
         if (self.folder / "facts.json").exists():
-            text = (self.folder / "facts.json").read_text(encoding="utf-8")
-            table.require_same(json.loads(text), self.facts, self.folder)
+            table.require_same(self._begun_facts(), self.facts, self.folder)
             if self.merged.exists():
                 self._put_in_place()
         elif self.folder.exists():
@@ -121,6 +129,16 @@ class TableJob:
                     raise RequestError(
                         f"{beside} exists already, and {self.out.name} would write it: choose another --out."
                     )
+
+    def _begun_facts(self) -> dict[str, Any]:
+        """Facts of the job that began the folder of parts."""
+        try:
+            facts = parse_json(read_text(self.folder / "facts.json"))
+            return {name: facts[name] for name in table.SAME}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"{self.folder} has no facts.json that can be read ({error}): delete this folder and embed again."
+            ) from error
 
     def report(self) -> Embedded:
         """Report on a finished table without changing it."""
@@ -304,7 +322,7 @@ class TableJob:
         if self.out.suffix == ".npy":
             table.export_npy(self.merged, self.out)
         else:
-            self.merged.replace(self.out)
+            put_in_place(self.merged, self.out)
         self._clear()
 
     def _clear(self) -> None:
@@ -386,6 +404,7 @@ def _skipped_file(out: Path) -> Path:
 def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
     if not path.exists():
         return ()
+    require_file(path)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         rows = csv.DictReader(stream)
         return tuple((from_cell(row["path"]), from_cell(row["reason"])) for row in rows)

@@ -19,7 +19,15 @@ from patchifier import jobs
 from patchifier.config import RequestError, digest
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, Embedding, load
-from patchifier.io import Progress, replaced_file, silent, write_rows, write_skipped
+from patchifier.io import (
+    Progress,
+    parse_json,
+    read_text,
+    replaced_file,
+    silent,
+    write_rows,
+    write_skipped,
+)
 from patchifier.library.sources import find
 from patchifier.tasks import Task
 
@@ -145,9 +153,13 @@ def _key(clip: Clip) -> str:
 
 def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
     """Read the lines of an interrupted job with the same settings; otherwise begin a new file with the settings."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be torn
-    same = bool(whole) and whole[0].get("settings") == settings
+    lines = read_text(path, errors="replace").splitlines(keepends=True) if path.exists() else []
+    try:
+        whole = [parse_json(line) for line in lines if line.endswith("\n")]  # the last may be torn
+        done = {line["key"]: line for line in whole[1:] if "rows" in line or line["reason"]}
+        same = bool(whole) and whole[0].get("settings") == settings
+    except (ValueError, KeyError, TypeError, AttributeError):
+        same = False  # damaged: begun again
     with replaced_file(path) as new:
         new.write_text(
             "".join(
@@ -155,7 +167,7 @@ def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
             ),
             encoding="utf-8",
         )
-    return {line["key"]: line for line in whole[1:]} if same else {}
+    return done if same else {}
 
 
 def _predict(
@@ -169,11 +181,15 @@ def _predict_clip(
     embedder: Embedder, window_s: float | None, hop_s: float | None, clip: Clip
 ) -> list[dict[str, Any]] | str:
     try:
-        found = embedder.predict_windows(
-            clip.path, window_s=window_s or 1e9, hop_s=hop_s, start_s=clip.start_s, end_s=clip.end_s
-        )
+        limits = {"start_s": clip.start_s, "end_s": clip.end_s}
+        with jobs.memory_errors():
+            found = embedder.predict_windows(
+                clip.path, window_s=window_s or 1e9, hop_s=hop_s, **limits
+            )
     except jobs.BAD_ITEM as error:
         return jobs.skip_reason(clip.path, error)
+    if not np.isfinite(found.vectors).all():
+        return f"{clip.path}: the model gives numbers that are not finite for this file."
     return list(_rows(clip, embedder.require_task(), found))
 
 
@@ -215,4 +231,5 @@ def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             new.write_text("".join(lines), encoding="utf-8")
         else:
-            parquet.write_table(pyarrow.Table.from_pylist(list(rows)), new)
+            rows_table = pyarrow.Table.from_pylist(list(rows))
+            parquet.write_table(rows_table, new, write_page_checksum=True)

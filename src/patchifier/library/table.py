@@ -11,11 +11,12 @@ artist, title, album, genre         its tags; null where it has none
 The schema's metadata has one key, ``patchifier``, with facts in JSON: the model's identity, its config's hash, pooling, layers, window and hop.
 """
 
+import contextlib
 import csv
 import hashlib
 import itertools
 import json
-import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchifier.config import RequestError
-from patchifier.io import from_cell, replaced_file, to_cell
+from patchifier.io import from_cell, parse_json, put_in_place, read_text, replaced_file, to_cell
 from patchifier.library.sources import Key
 from patchifier.library.tags import TAGS
 
@@ -121,10 +122,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RequestError(f"{path}: there is no such file, {expected}.")
     try:
-        if path.suffix == ".npy":
-            facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        else:
-            facts = json.loads((pq.read_schema(path).metadata or {})[b"patchifier"])
+        beside = path.with_suffix(".json") if path.suffix == ".npy" else None
+        text = read_text(beside) if beside else (pq.read_schema(path).metadata or {})[b"patchifier"]
+        facts = parse_facts(text)
         newer, _ = facts["format"] > FORMAT, [facts[name] for name in SAME]
     except OSError as error:
         raise RequestError(f"{path}: cannot be read ({error}), {expected}.") from error
@@ -164,8 +164,20 @@ def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
     return pa.schema(
         [*first, vector, *numbers, *(pa.field(name, pa.string()) for name in TAGS)],
-        {"patchifier": json.dumps(facts)},
+        {"patchifier": json.dumps({**facts, "crc32": _checksum(facts)})},
     )
+
+
+def parse_facts(text: str | bytes) -> dict[str, Any]:
+    """Parse the facts of a table; a ValueError if they are damaged. Parquet has checksums of its pages, but not of its metadata."""
+    facts = dict(parse_json(text))
+    if facts.pop("crc32", None) not in (None, _checksum(facts)):  # older tables have none
+        raise ValueError("the facts do not have their checksum")
+    return facts
+
+
+def _checksum(facts: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts).encode())
 
 
 def rows_table(
@@ -189,7 +201,9 @@ def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
     """Write rows in groups of fixed size: the same rows give the same file, whatever tables they come in."""
     with (
         replaced_file(path) as new,
-        pq.ParquetWriter(new, wanted, use_dictionary=list(STRINGS)) as writer,
+        pq.ParquetWriter(
+            new, wanted, use_dictionary=list(STRINGS), write_page_checksum=True
+        ) as writer,
     ):
         pending: list[pa.Table] = []
         for table in tables:
@@ -206,7 +220,7 @@ class Origin:
     """A Parquet table of ours from which rows are taken, a row group in memory at a time."""
 
     def __init__(self, path: Path) -> None:
-        self.file = pq.ParquetFile(path)
+        self.file = pq.ParquetFile(path, page_checksum_verification=True)
         self.starts = np.cumsum(
             [
                 0,
@@ -217,6 +231,10 @@ class Origin:
             ]
         )
         self.group, self.rows = -1, self.file.schema_arrow.empty_table()
+
+    def close(self) -> None:
+        """Close the file, which Windows does not replace while it is open."""
+        self.file.close()
 
     def take(self, first: int, count: int) -> Iterator[pa.Table]:
         """Yield rows `first` to `first + count`, in parts."""
@@ -243,18 +261,20 @@ class Lines:
 def index(path: Path) -> list[Lines]:
     """Clips of a table of ours, in its order."""
     facts = read_facts(path)
-    stretches = {first: (start_s, end_s) for first, start_s, end_s in facts["stretches"]}
     names = ["path", "size", "mtime_ns"]
     try:
+        stretches = {first: (start_s, end_s) for first, start_s, end_s in facts["stretches"]}
         rows = (
             _npy_columns(path)
             if path.suffix == ".npy"
             else {
                 name: column.to_pylist()
-                for name, column in zip(names, pq.read_table(path, columns=names))
+                for name, column in zip(names, _read_parquet(path, columns=names))
             }
         )
-    except (OSError, pa.ArrowException) as error:
+    except RequestError:
+        raise
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise RequestError(f"{path}: damaged ({error}): delete it and embed again.") from error
     paths, sizes, times = (rows[name] for name in names)
     starts = [
@@ -290,14 +310,15 @@ def merge(path: Path, places: Sequence[tuple[Path, Lines]], facts: Mapping[str, 
 def _taken(places: Sequence[tuple[Path, Lines]]) -> Iterator[pa.Table]:
     """Rows of clips in order, from their tables; consecutive rows are read together."""
     for path, run in itertools.groupby(places, lambda place: place[0]):
-        origin, first, count = Origin(path), 0, 0
-        for _, lines in run:
-            if count and lines.first != first + count:
-                yield from origin.take(first, count)
-                count = 0
-            first = first if count else lines.first
-            count += lines.count
-        yield from origin.take(first, count)
+        first, count = 0, 0
+        with contextlib.closing(Origin(path)) as origin:
+            for _, lines in run:
+                if count and lines.first != first + count:
+                    yield from origin.take(first, count)
+                    count = 0
+                first = first if count else lines.first
+                count += lines.count
+            yield from origin.take(first, count)
 
 
 # --- .npy ---
@@ -305,26 +326,25 @@ def _taken(places: Sequence[tuple[Path, Lines]]) -> Iterator[pa.Table]:
 
 def export_npy(parquet: Path, out: Path) -> None:
     """Write a Parquet table as .npy, .csv and .json; the facts hold checksums of the other two. Working files lie beside the Parquet."""
-    origin, facts = Origin(parquet), read_facts(parquet)
-    count = int(origin.starts[-1])
-    names = [name for name in origin.file.schema_arrow.names if name != "embedding"]
+    facts = read_facts(parquet)
     matrix, rows, beside = (
         parquet.with_name(f"export{suffix}") for suffix in (".npy", ".csv", ".json")
     )  # none of these is left beside `out` by a kill
-    vectors = np.lib.format.open_memmap(matrix, "w+", np.float32, (count, facts["size"]))
-    with rows.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        contextlib.closing(Origin(parquet)) as origin,
+        matrix.open("wb") as vectors,  # not memory-mapped: a full disk would be a crash
+        rows.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        count, names = int(origin.starts[-1]), origin.file.schema_arrow.names
+        names.remove("embedding")
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, facts["size"])}
+        np.lib.format.write_array_header_1_0(vectors, header)
         lines = csv.writer(stream)
         lines.writerow(names)
-        row = 0
         for part in origin.take(0, count):
-            vectors[row : row + len(part)] = (
-                part["embedding"].combine_chunks().flatten().to_numpy().reshape(len(part), -1)
-            )
+            vectors.write(part["embedding"].combine_chunks().flatten().to_numpy().tobytes())
             columns = (map(to_cell, part[name].to_pylist()) for name in names)
             lines.writerows(zip(*columns, strict=True))
-            row += len(part)
-    vectors.flush()
-    del vectors
     beside.write_text(
         json.dumps({**facts, "sha256": [_sha256(matrix), _sha256(rows)]}, indent=1) + "\n",
         encoding="utf-8",
@@ -334,13 +354,7 @@ def export_npy(parquet: Path, out: Path) -> None:
         (beside, out.with_suffix(".json")),
         (matrix, out),
     ):
-        _synced(made).replace(place)
-
-
-def _synced(path: Path) -> Path:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-    return path
+        put_in_place(made, place)
 
 
 def _sha256(path: Path) -> str:
@@ -372,7 +386,18 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
 
 
 def _npy_rows(path: Path) -> pa.Table:
-    return rows_table(_npy_columns(path), np.load(path, allow_pickle=False), read_facts(path))
+    columns, facts = _npy_columns(path), read_facts(path)
+    try:
+        with path.open("rb") as stream:
+            vectors = np.lib.format.read_array(stream, allow_pickle=False)
+        expected = (len(columns["path"]), facts["size"])
+        if vectors.dtype != np.float32 or vectors.shape != expected:
+            raise ValueError(
+                f"it holds {vectors.dtype} of shape {vectors.shape}, expected float32 of shape {expected}"
+            )
+    except (OSError, ValueError, MemoryError) as error:
+        raise RequestError(f"{path}: damaged ({error}): copy it again, or embed again.") from error
+    return rows_table(columns, vectors, facts)
 
 
 def npy_to_parquet(path: Path, out: Path) -> None:
@@ -383,7 +408,7 @@ def npy_to_parquet(path: Path, out: Path) -> None:
 
 def _parquet_rows(path: Path) -> pa.Table:
     try:
-        rows = pq.read_table(path)
+        rows = _read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise RequestError(f"{path}: damaged ({error}): embed again, or copy it again.") from error
     facts = read_facts(path)
@@ -392,3 +417,7 @@ def _parquet_rows(path: Path) -> pa.Table:
             f"{path}: its columns are {', '.join(rows.schema.names)}, expected those of a table from 'patchifier embed'."
         )
     return rows
+
+
+def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    return pq.read_table(path, columns=columns, page_checksum_verification=True)

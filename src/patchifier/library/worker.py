@@ -55,7 +55,7 @@ class Cut:
     def size(self, embedder: Embedder) -> int:
         """Numbers in a row's vector."""
         return (
-            embedder.config.model.width * len(embedder.config.embed.layers)
+            embedder.config.model.embed_dim * len(embedder.config.embed.layers)
             if self.patches
             else embedder.size
         )
@@ -96,9 +96,17 @@ def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[Cli
         For each clip, in their order: its rows, or the reason for none.
     """
     decoded = [_decode(embedder, cut, clip) for clip in clips]
-    log_mels = [found.log_mel for found in decoded if isinstance(found, _Short)]
-    short = iter(list(_embed_short(embedder, cut, log_mels)))
-    return [found.rows(*next(short)) if isinstance(found, _Short) else found for found in decoded]
+    short = [found for found in decoded if isinstance(found, _Short)]
+    embedded = iter(_short_rows(embedder, cut, short))
+    rows = [next(embedded) if isinstance(found, _Short) else found for found in decoded]
+    return [_finite(clip.path, found) for clip, found in zip(clips, rows, strict=True)]
+
+
+def _finite(path: str, found: ClipRows | str) -> ClipRows | str:
+    """Rows without NaN and infinity, or the reason for none."""
+    if isinstance(found, str) or np.isfinite(found.vectors).all():
+        return found
+    return f"{path}: the model gives numbers that are not finite for this file."
 
 
 def write_part(
@@ -141,11 +149,13 @@ class _Short:
 
     rows: Callable[[Spans, np.ndarray], ClipRows]
     log_mel: Tensor  # (M, T)
+    path: str
 
 
 def _decode(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short | str:
     try:
-        return _decode_clip(embedder, cut, clip)
+        with jobs.memory_errors():
+            return _decode_clip(embedder, cut, clip)
     except jobs.BAD_ITEM as error:
         return jobs.skip_reason(clip.path, error)
 
@@ -179,7 +189,7 @@ def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
         frames += piece.shape[-1]
         if frames > LONG_FRAMES:
             return rows(*_embed_long(embedder, cut, _emptied(buffer, pieces)))
-    return _Short(rows, torch.cat(buffer, dim=-1))
+    return _Short(rows, torch.cat(buffer, dim=-1), clip.path)
 
 
 def _emptied(buffer: list[Tensor], rest: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -198,6 +208,18 @@ def _embed_long(embedder: Embedder, cut: Cut, pieces: Iterator[Tensor]) -> tuple
     else:
         return [], embedder.embed(pieces)[None]
     return list(zip(found.start_s.tolist(), found.end_s.tolist(), strict=True)), found.vectors
+
+
+def _short_rows(embedder: Embedder, cut: Cut, short: Sequence[_Short]) -> list[ClipRows | str]:
+    """Rows of decoded clips, embedded together; each alone, where that takes more memory than there is."""
+    try:
+        with jobs.memory_errors():
+            found = list(_embed_short(embedder, cut, [one.log_mel for one in short]))
+    except MemoryError as error:
+        if len(short) == 1:
+            return [jobs.skip_reason(short[0].path, error)]
+        return [rows for one in short for rows in _short_rows(embedder, cut, [one])]
+    return [one.rows(*rows) for one, rows in zip(short, found, strict=True)]
 
 
 def _embed_short(

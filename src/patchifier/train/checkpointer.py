@@ -13,8 +13,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from patchifier.checkpoint import write_tensors
 from patchifier.config import RequestError, TrainingConfig
-from patchifier.io import replaced_file
+from patchifier.io import parse_json, replaced_file, require_file
 from patchifier.train.run import is_first
 
 
@@ -89,7 +90,7 @@ class Checkpointer:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"state": json.dumps(dataclasses.asdict(state)), "settings": self.settings[0]}
         with replaced_file(self.path) as new:
-            safetensors.torch.save_file(tensors, new, metadata=metadata)
+            write_tensors(new, tensors, metadata=metadata)
 
     def load(self) -> State:
         """Restore weights and moments; returns a new state if nothing was saved.
@@ -102,14 +103,17 @@ class Checkpointer:
         if not self.path.exists():
             return State()
         try:
+            require_file(self.path)
             with safetensors.safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata()
-            tensors = safetensors.torch.load_file(self.path)
-        except safetensors.SafetensorError as error:
+                # Copied: Windows does not replace a file that is mapped into memory.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+            settings, state = metadata["settings"], metadata["state"]
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(
                 f"{self.path} is damaged ({error}): delete it to start this part again."
             ) from error
-        if metadata["settings"] not in self.settings:
+        if settings not in self.settings:
             raise RequestError(
                 f"{self.path} belongs to other settings: resume with the run's own config.json."
             )
@@ -135,4 +139,4 @@ class Checkpointer:
         self.optimiser.load_state_dict(
             {"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]}
         )
-        return State(**json.loads(metadata["state"]))
+        return State(**parse_json(state))

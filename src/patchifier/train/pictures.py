@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from patchifier import spectrogram
 from patchifier.cache import Cache
+from patchifier.checkpoint import write_tensors
 from patchifier.config import Config
 from patchifier.filters import mel_edges_hz
 from patchifier.io import replaced_file
@@ -30,8 +30,8 @@ def write_reconstructions(
     clip = data.clips[index]
     log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
     patches = spectrogram.cut(
-        log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
-    )[: config.pretrain.patches]
+        log_mel, length=config.model.patch_frames, tail="anchor", silence=config.spectrogram.silence
+    )[: config.pretrain.n_patches]
     model = model.cpu().eval()
     tensors = {"original": model.mel(patches)[:, 0].contiguous()}
     for ratio in PICTURE_RATIOS:
@@ -44,9 +44,7 @@ def write_reconstructions(
             f"reconstructed_{ratio}": filled[:, 0].contiguous(),
         }
     with replaced_file(path) as new:
-        safetensors.torch.save_file(
-            tensors, new, metadata=picture_facts(clip.id, clip.info, config)
-        )
+        write_tensors(new, tensors, metadata=picture_facts(clip.id, clip.info, config))
 
 
 def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, str]:
@@ -56,7 +54,7 @@ def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, 
         "clip": clip,
         "title": " – ".join(info[key] for key in ("artist", "title") if key in info),
         "frame_s": str(config.spectrogram.frame_s),
-        "scale": str(config.spectrogram.scale),
+        "scale": str(config.spectrogram.db_scale),
         "band_hz": json.dumps([round(float(hertz), 1) for hertz in centres]),
         "silence": str(config.spectrogram.silence),
     }

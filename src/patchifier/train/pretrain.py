@@ -43,7 +43,6 @@ from patchifier.train.whitening import examples_of, fit_whitening
 # Steps of a stage in the self-test of bf16: where clips are short, batches differ in shape.
 TRIAL_STEPS = 2
 # Fields of the config that are fitted after training, whatever they were in the initial model.
-MEASURED = ("readout", "components")
 TRAINED = {
     "one": ("extractor", "decoder"),
     "two": ("extractor", "bottleneck", "predictor", "align", "decoder"),
@@ -98,10 +97,10 @@ def pretrain(
     config = config or Config()
     require_devices(device, devices=devices, nodes=nodes)
     require_targets(config)  # before stage I, which does without
-    data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
+    data = Cache(cache, partial=config.pretrain.n_cache_parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         require_even(
-            training.batch, devices * nodes
+            training.batch_size, devices * nodes
         )  # before other processes start, which would raise it too
     require_embed(config)
     require_whitening(config)
@@ -160,7 +159,7 @@ def pretrain(
                     splits.valid,
                     config,
                 )
-            if config.model.readout:  # of the first part alone: this machine may have no other
+            if config.embed.whiten:  # of the first part alone: this machine may have no other
                 fit_whitening(model, config, examples_of(data, splits.slices[0]))
             described = {
                 name: run.facts[name]
@@ -177,7 +176,7 @@ def pretrain(
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
     """Choose the clips of a cache that train and validate, and divide those that train among the parts of the cache."""
-    parts = data.parts(config.parts)
+    parts = data.parts(config.n_cache_parts)
     return pretraining_splits(data.clips, config, parts=parts, where=f"cache {data.path}")
 
 
@@ -185,21 +184,21 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     """Make a model by the seed, or take one from a folder; no estimator of it may stay as it was drawn."""
     loaded = None if init is None else checkpoint.load(init)
     known = (
-        *(config.pretrain.targets if config.pretrain.stages != "one" else ()),
+        *(config.pretrain.objectives if config.pretrain.stages != "one" else ()),
         *(loaded.config.model.estimators if loaded else ()),
     )
     for estimator in config.model.estimators:
         if estimator not in known:
             raise RequestError(
-                f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.targets of stage II, start from a model that has it, "
+                f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.objectives of stage II, start from a model that has it, "
                 "or leave it out."
             )
     if loaded is None:
-        return accelerate(Patchifier(config.model, seed=config.pretrain.seed))
+        return accelerate(Patchifier(config, seed=config.pretrain.seed))
     differ = [
         f"model.{name}"
         for name in _differing(config.model, loaded.config.model)
-        if name not in (*MEASURED, "estimators")
+        if name != "estimators"
     ]
     differ += (
         []
@@ -213,7 +212,7 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
         raise RequestError(
             f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config."
         )
-    model = accelerate(Patchifier(config.model, seed=config.pretrain.seed))
+    model = accelerate(Patchifier(config, seed=config.pretrain.seed))
     for name, part in loaded.model.named_children():
         if name != "readout":
             model.get_submodule(name).load_state_dict(
@@ -263,7 +262,7 @@ def train_stage(
         stage,
         training,
         device=fabric.device,
-        share=share(fabric, training.batch),
+        share=share(fabric, training.batch_size),
     )
     job = TrainTask(
         stage_module(stage, model, batches, config),
@@ -283,7 +282,8 @@ def train_stage(
         run.path / f"stage-{stage}",
         config=training,
         seed=settings.seed,
-        validate_every=settings.validate_every or max(50, -(-len(splits.train) // training.batch)),
+        validate_every=settings.validate_every
+        or max(50, -(-len(splits.train) // training.batch_size)),
         fabric=fabric,
         checkpoint_every_s=settings.checkpoint_every_s,
         resume=resume,
@@ -296,7 +296,7 @@ def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
     """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Objectives`."""
     return dict.fromkeys(
         ("extractor.", "model.extractor."),
-        settings.extractor_rate * settings.stage_two.learning_rate,
+        settings.extractor_lr_scale * settings.stage_two.learning_rate,
     )
 
 
@@ -318,7 +318,7 @@ def trials(
                 config,
                 stage,
                 training,
-                share=expected_share(training.batch, devices=devices, nodes=nodes),
+                share=expected_share(training.batch_size, devices=devices, nodes=nodes),
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             loss = stage_loss(stage, config.pretrain)
@@ -339,12 +339,12 @@ def stage_module(
 
     Targets are standardised by that many batches of examples; by all there are, if it is None.
     """
-    several = stage == "two" and config.pretrain.targets != (PIXELS,)
+    several = stage == "two" and config.pretrain.objectives != (PIXELS,)
     frozen = frozen_modules(config) if several else ()
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage] and name not in frozen)
     for name, part in (model.estimators or {}).items():
-        part.requires_grad_(several and name in config.pretrain.targets)
+        part.requires_grad_(several and name in config.pretrain.objectives)
     return (
         Objectives(
             model,
@@ -364,14 +364,14 @@ def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Bat
         return batch.weight * model.stage_one_loss(batch.patches, batch.target, batch.valid)
 
     def loss_two(model: Any, batch: Batch) -> Tensor:
-        if settings.targets != (PIXELS,):
+        if settings.objectives != (PIXELS,):
             return model.stage_two_loss(batch)
         return batch.weight * model.stage_two_loss(
             batch.patches,
             batch.target,
             batch.valid,
             batch.mask,
-            extract=settings.extract,
+            extract=settings.extracted_patches,
             loss_mask=batch.loss_mask,
         )
 

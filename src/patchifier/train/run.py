@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import os
 import platform
 import shlex
@@ -19,8 +18,8 @@ import numpy as np
 import torch
 
 import patchifier
-from patchifier.config import Config, RequestError, to_dict, update, with_added
-from patchifier.io import write_json
+from patchifier.config import Config, RequestError, current_form, to_dict, update
+from patchifier.io import parse_json, read_text, write_json
 from patchifier.jobs import LOCK, folder_lock
 
 
@@ -107,9 +106,7 @@ class Run:
         }
         self.facts |= {"machine": machine(), "versions": versions(), **(facts or {})}
         self.before: dict[str, Any] = (
-            json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            if (self.path / "run.json").exists()
-            else {}
+            _read(self.path / "run.json") if (self.path / "run.json").exists() else {}
         )
         self.before_s = float(self.before.get("seconds", 0.0))
         if config is None and self.before:
@@ -139,7 +136,7 @@ class Run:
                     f"{self.path} holds a run already: go on with --resume, or choose another --out."
                 )
             if config is not None:
-                before = update(Config(), with_added(json.loads(old.read_text(encoding="utf-8"))))
+                before = update(Config(), current_form(_read(old)))
                 differ = _differences(
                     to_dict(before.without_length), to_dict(config.without_length)
                 )
@@ -206,6 +203,16 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
     for key in before:
         found += _differences(before[key], now[key], f"{name}.{key}" if name else key)
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run folder."""
+    try:
+        return dict(parse_json(read_text(path)))
+    except (OSError, ValueError, TypeError) as error:
+        raise RequestError(
+            f"{path} cannot be read ({error}): copy the run again, or choose another --out."
+        ) from error
 
 
 def command() -> str:

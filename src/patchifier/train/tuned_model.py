@@ -42,12 +42,12 @@ class TunedModel(nn.Module):
             if "bottleneck" in self.learns
             else "readout"
         )
-        self.readout = config.finetune.readout
-        self.model = accelerate(Patchifier(config.model))
+        self.readout = config.finetune.pooling
+        self.model = accelerate(Patchifier(start.config))
         self.model.load_state_dict(start.model.state_dict())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.head = Head(config.model.width, len(task.names))
+            self.head = Head(config.model.embed_dim, len(task.names))
         for name, part in self.model.named_children():
             part.requires_grad_(name in self.learns)
         self.train(False)

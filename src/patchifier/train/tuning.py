@@ -102,7 +102,7 @@ class Tuning:
     ) -> Tuned:
         """Train and test every fold with every seed; write predictions, results and the first fold's model."""
         seeds = range(
-            self.config.finetune.seed, self.config.finetune.seed + self.config.finetune.seeds
+            self.config.finetune.seed, self.config.finetune.seed + self.config.finetune.n_seeds
         )
         tests: list[np.ndarray] = []
         runs: list[list[np.ndarray]] = [[] for _ in seeds]
@@ -161,11 +161,11 @@ class Tuning:
     ) -> np.ndarray:
         """Return predictions of the test clips at the learning rate with the best validation score; its files are copied to the folder itself."""
         settings = self.config.finetune
-        if not settings.try_rates:
+        if not settings.learning_rates:
             return self.train_and_test(folder, splits, seed, progress)[1]
         tried = {
             rate: self.train_and_test(folder / f"rate-{rate:g}", splits, seed, progress, rate=rate)
-            for rate in settings.try_rates
+            for rate in settings.learning_rates
         }
         best = max(tried, key=lambda rate: tried[rate][0])
         write_json(
@@ -214,7 +214,7 @@ class Tuning:
         loss = tasks.loss(self.task)
 
         def chosen(step: int) -> np.ndarray:
-            return batch_indices(seed, step, clips=len(train), batch=settings.training.batch)
+            return batch_indices(seed, step, clips=len(train), batch=settings.training.batch_size)
 
         def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
             windows = inputs.draw(train[chosen(step)], generator(seed, "window", step))
@@ -249,7 +249,7 @@ class Tuning:
             return describe_batch(self.data, train[chosen(step)])
 
         rates = {"head": settings.head_learning_rate} if settings.head_learning_rate else {}
-        score = functools.partial(_score, self.task, settings.select)
+        score = functools.partial(_score, self.task, settings.select_by)
         return TrainTask(module, len(train), batch, batch_loss, validate, score, rates, describe)
 
     def trial(self, splits: Splits) -> Trial:

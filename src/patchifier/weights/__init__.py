@@ -9,6 +9,7 @@ from pathlib import Path
 
 from patchifier import hub
 from patchifier.config import RequestError
+from patchifier.io import restore_folder
 
 ROOT = Path(__file__).parent
 DEFAULT = "patchifier-base"
@@ -39,7 +40,7 @@ def find(model: str | Path | None = None) -> Path:
     Returns
     -------
     Path
-        Nothing is downloaded but what is named "hf://".
+        Nothing is downloaded but what is named "hf://". A folder that a killed process moved aside is put back.
 
     Raises
     ------
@@ -50,6 +51,7 @@ def find(model: str | Path | None = None) -> Path:
         return _bundled(model or DEFAULT)
     if hub.is_name(model):
         return hub.from_hub(str(model))
+    restore_folder(Path(model))
     if isinstance(model, str) and model == Path(model).name and not Path(model).exists():
         raise RequestError(f"there is no model {model!r}{_nearest(model)} Expected {expected()}.")
     return Path(model)

@@ -1,5 +1,6 @@
-"""Baselines: hand-made features exactly as described, and a random network that is a fair opponent."""
+"""Encoders: hand-made features exactly as described, and a random network calibrated fairly."""
 
+import copy
 import dataclasses
 import os
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from patchifier import audio, cache, checkpoint, datasets, spectrogram
@@ -34,34 +36,22 @@ from patchifier.evaluate.encoders import (
 )
 from patchifier.evaluate.encoders.handmade import chroma_of, mfcc_of, sequence_statistics
 from patchifier.nn.model import Patchifier
+from tests import small
 
 RATE = audio.SAMPLE_RATE
-CONFIG = update(
-    Config(),
-    {
-        "model": {
-            "channels": [4, 4, 4, 4, 8],
-            "width": 16,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 32,
-        }
-    },
-)
+CONFIG = small.config()
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Cache:
+def data(tmp_path_factory):
     """Twelve clips of 1 to 3 s, then one of a single sample; the third is a part of a longer file."""
     folder = tmp_path_factory.mktemp("baselines")
     clips = []
     for number in range(12):
         time_s = np.arange(int((1 + 2 * number / 11) * RATE)) / RATE
         noise = np.random.default_rng(number).uniform(-1, 1, len(time_s))
-        audio.save(
-            folder / f"{number}.wav",
-            0.3 * np.sin(2 * np.pi * 200 * (1 + number) * time_s) + 0.02 * (1 + number) * noise,
-        )
+        tone = 0.3 * np.sin(2 * np.pi * 200 * (1 + number) * time_s)
+        audio.save(folder / f"{number}.wav", tone + 0.02 * (1 + number) * noise)
         part = {"start_s": 0.25, "end_s": 1.0} if number == 2 else {}
         clips.append(Clip(str(number), str(folder / f"{number}.wav"), **part))
     audio.save(folder / "click.wav", np.array([0.5], np.float32))
@@ -70,10 +60,23 @@ def data(tmp_path_factory) -> Cache:
     return Cache(folder / "cache")
 
 
-def patches_of(data: Cache, indices) -> torch.Tensor:
+def log_mels_of(data, indices):
+    return [torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in indices]
+
+
+def patches_of(data, indices):
     """All patches of these clips (P, 1, M, W)."""
-    log_mels = [torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in indices]
-    return torch.cat([spectrogram.cut(log_mel, tail="anchor") for log_mel in log_mels])
+    return torch.cat([spectrogram.cut(one, tail="anchor") for one in log_mels_of(data, indices)])
+
+
+def norms_of(model):
+    return [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.fixture(scope="module")
+def part(data):
+    """The sound of the third clip."""
+    return audio.load(data.clips[2].path, start_s=0.25, end_s=1.0)
 
 
 # --- features without a model ---
@@ -84,19 +87,16 @@ def test_mel_statistics_are_the_mean_and_deviation_of_each_band_over_time(data):
     found = mel_stats(data, indices)
     assert found.shape == (3, 128)
     for row, index in zip(found, indices, strict=True):
-        log_mel = (
-            spectrogram.log_mel(audio.load(data.clips[index].path)).half().double().numpy()
-        )  # (M, T), rounded as the cache is
+        log_mel = spectrogram.log_mel(audio.load(data.clips[index].path))
+        log_mel = log_mel.half().double().numpy()  # (M, T), rounded as the cache is
         np.testing.assert_allclose(row[:64], log_mel.mean(1), atol=1e-6)
         np.testing.assert_allclose(row[64:], log_mel.std(1), atol=1e-6)
     assert (found[2, 64:] < 1e-6).all()  # a single frame does not deviate
 
 
-def test_mel_statistics_of_part_of_a_file_are_those_of_the_part(data):
-    part = audio.load(data.clips[2].path, start_s=0.25, end_s=1.0)
-    np.testing.assert_allclose(
-        mel_stats(data, [2])[0, :64], spectrogram.log_mel(part).mean(1), atol=1e-3
-    )
+def test_mel_statistics_of_part_of_a_file_are_those_of_the_part(data, part):
+    expected = spectrogram.log_mel(part).mean(1)
+    np.testing.assert_allclose(mel_stats(data, [2])[0, :64], expected, atol=1e-3)
 
 
 def peaked(waveform):
@@ -104,36 +104,31 @@ def peaked(waveform):
 
 
 def moments_by_hand(sequence):
-    """Mean and deviation of each row and of its changes from frame to frame, and of the changes of those."""
+    """Mean and deviation of rows, of their changes, and of the changes of those."""
     change = sequence[:, 1:] - sequence[:, :-1]
     parts = [sequence, change, change[:, 1:] - change[:, :-1]]
     return np.concatenate([part for each in parts for part in (each.mean(1), each.std(1))])
 
 
-def test_mfcc_are_librosas_means_and_deviations_with_first_and_second_differences(data):
-    indices = [3, 11]
-    found = mfcc(data, indices)
-    assert found.shape == (2, 120)
-    for row, index in zip(found, indices, strict=True):
-        waveform, _ = librosa.load(data.clips[index].path, sr=None)
-        np.testing.assert_allclose(
-            row,
-            moments_by_hand(librosa.feature.mfcc(y=peaked(waveform), sr=RATE, n_mfcc=20)),
-            rtol=1e-4,
-            atol=1e-4,
-        )
+def librosas(feature, waveform, **options):
+    return moments_by_hand(feature(y=peaked(waveform), sr=RATE, **options))
 
 
-def test_mfcc_hear_only_the_clips_part_of_its_file(data):
-    waveform = audio.load(data.clips[2].path, start_s=0.25, end_s=1.0)
-    wanted = librosa.feature.mfcc(y=peaked(waveform), sr=RATE, n_mfcc=20).mean(1)
-    np.testing.assert_allclose(mfcc(data, [2])[0, :20], wanted, rtol=1e-4, atol=1e-4)
+def test_mfcc_are_librosas_means_and_deviations_with_first_and_second_differences(data, part):
+    whole = [librosa.load(data.clips[index].path, sr=None)[0] for index in (3, 11)]
+    expected = [librosas(librosa.feature.mfcc, sound, n_mfcc=20) for sound in (*whole, part)]
+    np.testing.assert_allclose(mfcc(data, [3, 11, 2]), expected, rtol=1e-4, atol=1e-4)
+    assert len(expected[0]) == 120
+
+
+def test_chroma_are_librosas_moments(data, part):
+    expected = librosas(librosa.feature.chroma_cqt, part, hop_length=512)
+    np.testing.assert_allclose(chroma(data, [2])[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_moments_of_a_sequence_worked_out_by_hand():
-    found = sequence_statistics(
-        np.array([[0.0, 1.0, 4.0, 9.0]])
-    )  # changes 1, 3, 5; changes of those 2, 2
+    # changes 1, 3, 5; changes of those 2, 2
+    found = sequence_statistics(np.array([[0.0, 1.0, 4.0, 9.0]]))
     np.testing.assert_allclose(found, [3.5, np.std([0, 1, 4, 9]), 3, np.std([1, 3, 5]), 2, 0])
 
 
@@ -157,29 +152,17 @@ def test_chroma_of_a_tone_lights_its_pitch_class(hz, pitch_class, tone):
 
 
 def test_chroma_change_where_the_tone_changes(tone):
-    steady, moving = (
-        chroma_of(tone(440.0, seconds=2.0)),
-        chroma_of(np.concatenate([tone(440.0), tone(523.251)])),
-    )
+    steady = chroma_of(tone(440.0, seconds=2.0))
+    moving = chroma_of(np.concatenate([tone(440.0), tone(523.251)]))
     assert moving[12 + 9] > 10 * steady[12 + 9]  # deviation of the pitch class A
     assert moving[36 + 9] > 3 * steady[36 + 9]  # deviation of its first difference
-
-
-def test_chroma_are_librosas_moments(data):
-    waveform = audio.load(data.clips[2].path, start_s=0.25, end_s=1.0)
-    wanted = moments_by_hand(
-        librosa.feature.chroma_cqt(y=peaked(waveform), sr=RATE, hop_length=512)
-    )
-    np.testing.assert_allclose(chroma(data, [2])[0], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_handcrafted_features_are_the_three_side_by_side(data):
     found = handcrafted(data, [3, 2])
     assert found.shape == (2, 120 + 72 + 128)
-    assert np.array_equal(
-        found,
-        np.concatenate([mfcc(data, [3, 2]), chroma(data, [3, 2]), mel_stats(data, [3, 2])], axis=1),
-    )
+    parts = [encode(data, [3, 2]) for encode in (mfcc, chroma, mel_stats)]
+    assert np.array_equal(found, np.concatenate(parts, axis=1))
 
 
 def test_silence_has_hand_made_features_without_a_warning(silence, recwarn):
@@ -190,10 +173,8 @@ def test_silence_has_hand_made_features_without_a_warning(silence, recwarn):
 
 @pytest.mark.parametrize("seconds", [0.00005, 0.02, 0.03, 0.05, 0.1, 0.16, 0.2])
 def test_hand_made_features_of_the_shortest_clips_are_numbers(seconds, tmp_path):
-    audio.save(
-        tmp_path / "short.wav",
-        np.random.default_rng(0).uniform(-0.5, 0.5, max(1, int(seconds * RATE))).astype(np.float32),
-    )
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, max(1, int(seconds * RATE)))
+    audio.save(tmp_path / "short.wav", samples.astype(np.float32))
 
     class One:
         clips = (Clip("short", str(tmp_path / "short.wav")),)
@@ -217,35 +198,29 @@ def test_encoders_take_clips_of_a_cache_in_any_order(data):
 # --- the random network ---
 
 
-def batch_statistics(
-    model: Patchifier, patches: torch.Tensor
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Mean and variance of what each of the extractor's batch norms is given, when they use the batch's own statistics."""
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    norms = [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
-    hooks = [
-        norm.register_forward_pre_hook(
-            lambda _, given: found.append((given[0].mean((0, 2, 3)), given[0].var((0, 2, 3))))
-        )
-        for norm in norms
-    ]
-    kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+def batch_statistics(model, patches):
+    """Mean and variance of what each batch norm of the extractor is given, in training mode."""
+    found, norms = [], norms_of(model)
+
+    def record(_, given):
+        found.append((given[0].mean((0, 2, 3)), given[0].var((0, 2, 3))))
+
+    kept = copy.deepcopy(model.state_dict())
+    hooks = [norm.register_forward_pre_hook(record) for norm in norms]
     with torch.no_grad():
         model.extractor.train()
         model.extractor(patches)
     model.eval()
-    for norm, hook, (mean, variance) in zip(norms, hooks, kept, strict=True):
+    for hook in hooks:
         hook.remove()
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
+    model.load_state_dict(kept)
     return found
 
 
 def test_after_calibration_each_batch_norm_holds_the_statistics_of_what_it_is_given(data):
     indices = list(range(10))
     model = random_checkpoint(CONFIG, data, indices, seed=0).model
-    norms = [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
-    found = batch_statistics(model, patches_of(data, indices))
+    norms, found = norms_of(model), batch_statistics(model, patches_of(data, indices))
     assert len(found) == len(norms) == 10
     for norm, (mean, variance) in zip(norms, found, strict=True):
         torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-5)
@@ -257,23 +232,18 @@ def test_after_calibration_each_batch_norm_holds_the_statistics_of_what_it_is_gi
 def test_calibrated_features_are_neither_dead_nor_exploding(data):
     model = random_checkpoint(CONFIG, data, range(10), seed=0).model
     outputs = []
-    for norm in (
-        module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)
-    ):
+    for norm in norms_of(model):
         norm.register_forward_hook(lambda _, __, output: outputs.append(output.clone()))
     with torch.no_grad():
         model.extractor(patches_of(data, range(10)))
     for output in outputs:
-        torch.testing.assert_close(
-            output.mean((0, 2, 3)), torch.zeros(output.shape[1]), atol=0.02, rtol=0
-        )
-        torch.testing.assert_close(
-            output.var((0, 2, 3)), torch.ones(output.shape[1]), atol=0.05, rtol=0
-        )
+        mean, variance = output.mean((0, 2, 3)), output.var((0, 2, 3))
+        torch.testing.assert_close(mean, torch.zeros_like(mean), atol=0.02, rtol=0)
+        torch.testing.assert_close(variance, torch.ones_like(mean), atol=0.05, rtol=0)
 
 
 def test_calibration_moves_the_extractors_statistics_and_nothing_else(data):
-    model, before = Patchifier(CONFIG.model, seed=1), Patchifier(CONFIG.model, seed=1).state_dict()
+    model, before = Patchifier(CONFIG, seed=1), Patchifier(CONFIG, seed=1).state_dict()
     calibrate(model.train(), patches_of(data, range(4)))
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -288,31 +258,22 @@ def test_the_random_network_is_a_function_of_its_seed(data):
     one = random_checkpoint(CONFIG, data, range(6), seed=5)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    two, other = (
-        random_checkpoint(CONFIG, data, range(6), seed=5),
-        random_checkpoint(CONFIG, data, range(6), seed=6),
-    )
+    two, other = (random_checkpoint(CONFIG, data, range(6), seed=seed) for seed in (5, 6))
     first, second = one.model.state_dict(), two.model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(one.model.bottleneck.positions, other.model.bottleneck.positions)
     assert one.facts["seed"] == 5
     assert one.config == CONFIG
-
-
-def test_the_random_network_has_the_weights_of_a_new_model_of_its_seed(data):
-    made = random_checkpoint(CONFIG, data, range(6), seed=5).model
-    for (name, one), two in zip(
-        Patchifier(CONFIG.model, seed=5).named_parameters(), made.parameters(), strict=True
-    ):
-        assert torch.equal(one, two), name
+    for name, weight in Patchifier(CONFIG, seed=5).named_parameters():
+        assert torch.equal(first[name], weight), name  # a new model's of that seed
 
 
 def test_calibration_sees_the_given_clips_alone_and_at_most_so_many(data):
-    one = random_checkpoint(CONFIG, data, [0, 1], seed=0).model
-    two = random_checkpoint(CONFIG, data, [8, 9], seed=0).model
-    assert not torch.equal(
-        one.extractor.down[0][1].running_mean, two.extractor.down[0][1].running_mean
+    one, two = (
+        random_checkpoint(CONFIG, data, clips, seed=0).model.extractor.down[0][1].running_mean
+        for clips in ([0, 1], [8, 9])
     )
+    assert not torch.equal(one, two)
     seen = []
 
     class Spy:
@@ -357,35 +318,17 @@ def test_a_word_is_an_encoder_of_that_name(spec, size, data):
 
 
 def test_every_row_is_spelled_and_described():
-    assert len(specs()) == len(ROWS)
-    assert all(
-        row.what and spelled.startswith(word)
-        for spelled, (word, row) in zip(specs(), ROWS.items(), strict=True)
-    )
-    assert "mfcc" in specs()
-    assert "features:DIR" in specs()
-    assert "random[:SEED or MODEL]" in specs()
+    for spelled, (word, row) in zip(specs(), ROWS.items(), strict=True):
+        assert spelled.startswith(word)
+        assert row.what
+    assert {"mfcc", "features:DIR", "random[:SEED or MODEL]"} <= set(specs())
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "",
-        " ",
-        "nothing",
-        "MFCC",
-        "mfcc:",
-        "mfcc:20",
-        "features",
-        "features:",
-        "hear:module",
-        "hf:facebook/wav2vec2-base",
-        "random:",
-        ":x",
-        "no/folder",
-        "no/folder@cls",
-    ],
-)
+NO_SPEC = "nothing MFCC mfcc: mfcc:20 features features: hear:module hf:facebook/wav2vec2-base"
+NO_SPEC += " random: :x no/folder no/folder@cls"
+
+
+@pytest.mark.parametrize("spec", ["", " ", *NO_SPEC.split()])
 def test_what_is_no_encoder_is_refused_with_what_would_be_one(spec, data):
     with pytest.raises(RequestError, match="is no encoder, expected"):
         encoders(spec, data=data)
@@ -395,12 +338,8 @@ def test_a_model_folder_is_an_encoder_with_the_embeddings_of_its_settings(data, 
     (encoder,) = encoders(str(model_folder), data=data)
     made = checkpoint.load(model_folder)
     found = encoder.encode(data, [3, 2, 12])
-    log_mels = [
-        torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in (3, 2, 12)
-    ]
-    np.testing.assert_allclose(
-        found, Embedder(made.model, made.config).embed_log_mels(log_mels), atol=1e-6
-    )
+    expected = Embedder(made.model, made.config).embed_log_mels(log_mels_of(data, [3, 2, 12]))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     assert encoder.parameters == made.model.parameter_count()
     assert encoder.trained_on == model_folder.resolve().parent
     (same,) = encoders(f"model:{model_folder}")
@@ -426,26 +365,21 @@ def test_a_model_with_an_at_sign_in_its_path_is_found(data, model_folder, tmp_pa
     assert encoders(f"{folder}@mean", data=data)[0].encode(data, [0]).shape == (1, 16)
 
 
-def test_a_model_for_other_log_mels_hears_the_clips_themselves(data, tmp_path):
+def test_a_model_for_other_log_mels_hears_the_clips_themselves(data, part, tmp_path):
     other = update(CONFIG, {"spectrogram": {"n_fft": 1024}})
     assert other.spectrogram != data.spectrogram
     made = random_checkpoint(other, data, range(3), seed=0)
     checkpoint.save(tmp_path / "model", made)
     (encoder,) = encoders(str(tmp_path / "model"), data=data)
-    waves = [
-        audio.load(clip.path, start_s=clip.start_s, end_s=clip.end_s)
-        for clip in (data.clips[0], data.clips[2])
-    ]
-    by_file = Embedder(made.model, other).embed(waves, sample_rate=RATE)
+    embedder = Embedder(made.model, other)
+    waves = [audio.load(data.clips[0].path), part]
+    by_file = embedder.embed(waves, sample_rate=RATE)
     np.testing.assert_allclose(encoder.encode(data, [0, 2]), by_file, atol=1e-4)
-    wrong = Embedder(made.model, other).embed_log_mels(
-        [torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in (0, 2)]
-    )
+    wrong = embedder.embed_log_mels(log_mels_of(data, [0, 2]))
     assert np.abs(wrong - by_file).max() > 1e-3
     five = encoders(f"random:{tmp_path / 'model'}", data=data, train=range(3))
-    np.testing.assert_array_equal(
-        five[0].encode(data, [0, 2]), encoder.encode(data, [0, 2])
-    )  # calibrated on the same
+    same = five[0].encode(data, [0, 2])  # calibrated on the same
+    np.testing.assert_array_equal(same, encoder.encode(data, [0, 2]))
 
 
 def test_many_clips_have_the_embeddings_of_few(data, model_folder, monkeypatch):
@@ -461,21 +395,16 @@ def test_random_is_five_encoders_of_one_name_calibrated_on_the_training_side(dat
     assert [encoder.seed for encoder in found] == [7, 8, 9, 10, 11]
     assert len({encoder.identity for encoder in found}) == 5
     made = random_checkpoint(CONFIG, data, range(6), seed=9)
-    log_mel = torch.from_numpy(np.array(data.log_mel(8), np.float32).T)
-    np.testing.assert_allclose(
-        found[2].encode(data, [8]),
-        Embedder(made.model, made.config).embed_log_mels([log_mel]),
-        atol=1e-6,
-    )
+    expected = Embedder(made.model, made.config).embed_log_mels(log_mels_of(data, [8]))
+    np.testing.assert_allclose(found[2].encode(data, [8]), expected, atol=1e-6)
 
 
 def test_random_takes_a_seed_or_the_architecture_of_a_model(data, model_folder):
     (one,) = encoders("random:3", data=data, train=range(6), config=CONFIG)
     assert (one.name, one.seed) == ("random:3", 3)
     (trained,) = encoders(str(model_folder))
-    assert np.array_equal(
-        one.encode(data, [1]), trained.encode(data, [1])
-    )  # the folder holds random weights of that seed
+    # the folder holds random weights of that seed
+    assert np.array_equal(one.encode(data, [1]), trained.encode(data, [1]))
     five = encoders(f"random:{model_folder}", data=data, train=range(6))
     assert [encoder.parameters for encoder in five] == [trained.parameters] * 5
     assert np.array_equal(five[3].encode(data, [1]), one.encode(data, [1]))
@@ -490,24 +419,27 @@ def test_random_weights_need_clips(data):
 
 def test_the_paper_is_the_default_of_random_weights(data):
     (one,) = encoders("random:0", data=data, train=[0])
-    assert one.parameters == Patchifier(Config().model).parameter_count()
+    assert one.parameters == Patchifier(Config()).parameter_count()
 
 
 # --- what every encoder that goes clip by clip checks ---
 
 
-def test_vectors_that_do_not_fit_are_refused_by_the_clips_name(data):
-    cases = {
-        "hold NaN": lambda data, index: np.array([1.0, np.nan if index == 4 else 0.0]),
-        "have 5 numbers, those of the first clip 3": lambda data, index: np.zeros(
-            5 if index == 4 else 3
-        ),
-        "shape \\(2, 2\\)": lambda data, index: np.zeros((2, 2) if index == 4 else 2),
-    }
-    for message, vector in cases.items():
-        with pytest.raises(RequestError, match=message) as caught:
-            each_clip("odd", vector)(data, [1, 4])
-        assert "clip '4'" in str(caught.value)
+@pytest.mark.parametrize(
+    ("message", "first", "later"),
+    [
+        ("hold NaN", np.ones(2), np.array([1.0, np.nan])),
+        ("have 5 numbers, those of the first clip 3", np.zeros(3), np.zeros(5)),
+        ("shape \\(2, 2\\)", np.zeros(2), np.zeros((2, 2))),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused_by_the_clips_name(message, first, later, data):
+    with pytest.raises(RequestError, match=message) as caught:
+        each_clip("odd", lambda data, index: later if index == 4 else first)(data, [1, 4])
+    assert "clip '4'" in str(caught.value)
+
+
+def test_no_clips_are_refused(data):
     with pytest.raises(RequestError, match="no clips to encode"):
         mfcc(data, [])
 
@@ -535,25 +467,18 @@ def counting(**more):
     return Encoder("counting", encode, **{"identity": "one", **more}), asked
 
 
-def test_features_are_computed_once(data, tmp_path):
+def test_features_are_computed_once_for_each_encoder_and_clips_in_their_order(data, tmp_path):
     encoder, asked = counting()
-    first = cached(encoder, data, [3, 1], tmp_path / "features")
-    second = cached(encoder, data, np.array([3, 1]), tmp_path / "features")
-    assert asked == [[3, 1]]
-    assert second.dtype == np.float32
-    assert np.array_equal(first, second)
-    assert len(list((tmp_path / "features").iterdir())) == 1
-
-
-def test_stored_features_are_of_that_encoder_and_those_clips_in_that_order(data, tmp_path):
-    encoder, asked = counting()
-    assert cached(encoder, data, [3, 1], tmp_path)[:, 0].tolist() == [3, 1]
-    assert cached(encoder, data, [1, 3], tmp_path)[:, 0].tolist() == [1, 3]
-    assert cached(encoder, data, [3], tmp_path)[:, 0].tolist() == [3]
-    assert len(asked) == 3
+    for _ in range(2):
+        for indices in ([3, 1], np.array([3, 1]), [1, 3], [3]):
+            found = cached(encoder, data, indices, tmp_path / "features")
+            assert found.dtype == np.float32
+            assert found[:, 0].tolist() == list(indices)
+    assert asked == [[3, 1], [1, 3], [3]]
+    assert len(list((tmp_path / "features").iterdir())) == 3
     for more in ({"identity": "two"}, {"seed": 1}):
         other, asked_of_other = counting(**more)
-        cached(other, data, [3, 1], tmp_path)
+        cached(other, data, [3, 1], tmp_path / "features")
         assert len(asked_of_other) == 1
 
 
@@ -579,15 +504,9 @@ def test_damaged_features_are_computed_again(data, tmp_path):
 
 def test_an_encoder_that_fails_leaves_nothing_behind(data, tmp_path):
     for features in (np.full((1, 2), np.inf), np.zeros(3), np.zeros((2, 3)), np.zeros((1, 0))):
+        encode = lambda data, indices, features=features, **more: features  # noqa: E731
         with pytest.raises(RequestError, match=r"^bad: the features"):
-            cached(
-                Encoder(
-                    "bad", lambda data, indices, features=features, **more: features, identity="bad"
-                ),
-                data,
-                [0],
-                tmp_path,
-            )
+            cached(Encoder("bad", encode, identity="bad"), data, [0], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -595,21 +514,20 @@ def test_features_are_computed_again_when_the_audio_changed(tmp_path, tone):
     path = tmp_path / "é a.wav"
     dataset = Dataset("one", (Clip("é a", str(path)),))
     encoder, asked = counting()
+    place = tmp_path / "cache"
     for seconds in (1.0, 1.5):
         audio.save(path, tone(seconds=seconds))
-        cache.prepare(dataset, tmp_path / "cache", workers=1)
+        cache.prepare(dataset, place, workers=1)
         for _ in range(2):
-            cached(encoder, Cache(tmp_path / "cache"), [0])
+            cached(encoder, Cache(place), [0])
     assert len(asked) == 2
-    assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 2
-    audio.save(
-        path, tone(300.0, seconds=1.5)
-    )  # not prepared again: an encoder that reads the file hears another sound
+    assert len(list((place / "features").glob("*.npy"))) == 2
+    audio.save(path, tone(300.0, seconds=1.5))  # an encoder that reads the file hears another sound
     os.utime(path, ns=(0, 0))
-    cached(encoder, Cache(tmp_path / "cache"), [0])
+    cached(encoder, Cache(place), [0])
     assert len(asked) == 3
     path.unlink()  # and one that reads log-mels alone needs no file
-    assert cached(encoder, Cache(tmp_path / "cache"), [0]).shape == (1, 2)
+    assert cached(encoder, Cache(place), [0]).shape == (1, 2)
 
 
 def test_models_with_other_weights_or_settings_have_another_identity(data, model_folder, tmp_path):
@@ -617,27 +535,22 @@ def test_models_with_other_weights_or_settings_have_another_identity(data, model
     with torch.no_grad():
         next(made.model.parameters()).view(-1)[0] += 1e-3
     checkpoint.save(tmp_path / "model", made)
-    found = [
-        encoders(spec)[0].identity
+    held = checkpoint.load(model_folder)
+    more = {"seed": held.config.pretrain.seed + 1, "mask_ratio": 0.5}
+    trained_otherwise = update(held.config, {"pretrain": more})
+    checkpoint.save(tmp_path / "same", dataclasses.replace(held, config=trained_otherwise))
+    same, again, otherwise, pooled, other = (
+        encoders(str(spec))[0].identity
         for spec in (
-            str(model_folder),
+            model_folder,
             f"model:{model_folder}",
+            tmp_path / "same",
             f"{model_folder}@mean",
-            str(tmp_path / "model"),
+            tmp_path / "model",
         )
-    ]
-    assert found[0] == found[1]
-    assert len(set(found)) == 3
-    seed = update(
-        made.config, {"pretrain": {"seed": made.config.pretrain.seed + 1, "mask_ratio": 0.5}}
     )
-    checkpoint.save(
-        tmp_path / "trained otherwise",
-        dataclasses.replace(checkpoint.load(model_folder), config=seed),
-    )
-    assert (
-        encoders(str(tmp_path / "trained otherwise"))[0].identity == found[0]
-    )  # by which vectors are kept
+    assert same == again == otherwise  # by which vectors are kept
+    assert len({same, pooled, other}) == 3
 
 
 @pytest.mark.slow
@@ -646,18 +559,15 @@ def test_mfcc_on_the_demo_clips_agree_with_an_independent_script(tmp_path):
     dataset = datasets.load("demo")
     cache.prepare(dataset, tmp_path / "cache")
     data = Cache(tmp_path / "cache")
-    features, names = (
-        mfcc(data, range(len(data.clips))),
-        np.array([clip.target for clip in data.clips]),
-    )
+    features = mfcc(data, range(len(data.clips)))
+    names = np.array([clip.target for clip in data.clips])
     folds, right = np.array([clip.fold for clip in data.clips]), 0
     for fold in sorted(set(folds)):
         train, test = folds != fold, folds == fold
-        mean, deviation = features[train].mean(0), features[train].std(0)
-        fitted = LogisticRegression(C=0.1, max_iter=5000).fit(
-            (features[train] - mean) / deviation, names[train]
-        )
-        right += int((fitted.predict((features[test] - mean) / deviation) == names[test]).sum())
+        scaler = StandardScaler().fit(features[train])
+        fitted = LogisticRegression(C=0.1, max_iter=5000)
+        fitted.fit(scaler.transform(features[train]), names[train])
+        right += int((fitted.predict(scaler.transform(features[test])) == names[test]).sum())
     assert right / len(names) == pytest.approx(0.393, abs=0.03)
 
 
@@ -665,25 +575,15 @@ def test_mfcc_on_the_demo_clips_agree_with_an_independent_script(tmp_path):
 
 
 def test_summaries_are_what_an_embedding_holds_behind_its_layers(data, tmp_path):
-    wide = update(
-        Config(),
-        {
-            "spectrogram": {"bands": 280, "pitch_bands": 216},
-            "model": {"bands": 280, "pitch_bands": 216, "layers": 1},
-        },
-    )
-    wide = update(wide, {"embed": {"summaries": ["harmony", "mode", "pulse", "rhythm"]}})
-    cache.prepare(
-        Dataset("tones", data.clips[:4]), tmp_path / "cache", config=wide.spectrogram, workers=1
-    )
+    embed = {"summaries": ["harmony", "mode", "pulse", "rhythm"]}
+    sections = {"spectrogram": {"n_pitch_bands": 216}, "model": {"n_layers": 1}, "embed": embed}
+    wide = update(Config(), sections)
+    clips = Dataset("tones", data.clips[:4])
+    cache.prepare(clips, tmp_path / "cache", config=wide.spectrogram, workers=1)
     there = Cache(tmp_path / "cache")
-    embedder = Embedder(Patchifier(wide.model), wide)
-    log_mels = [
-        torch.from_numpy(np.array(there.log_mel(index), np.float32).T)
-        for index in range(len(there.clips))
-    ]
-    found = handmade.summaries(there, range(len(there.clips)))
-    assert found.shape == (len(there.clips), 272)
+    embedder, log_mels = Embedder(Patchifier(wide), wide), log_mels_of(there, range(4))
+    found = handmade.summaries(there, range(4))
+    assert found.shape == (4, 272)
     np.testing.assert_allclose(found, embedder.embed_log_mels(log_mels)[:, 512:], atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 0.1
 

@@ -1,4 +1,4 @@
-"""The grid of 216 heads: what is trained together is what is trained alone, and nothing is chosen by the test side."""
+"""The grid of 216 heads: trained together as alone, and nothing is chosen by the test side."""
 
 import functools
 import importlib.util
@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from sklearn import metrics
 
@@ -39,9 +40,8 @@ from patchifier.tasks import Task
 from patchifier.train.run import Interrupted
 from tests import ROOT
 
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_of_the_grid", ROOT / "benchmarks" / "grid.py"
-)
+PATH = ROOT / "benchmarks" / "grid.py"
+SPEC = importlib.util.spec_from_file_location("benchmark_of_the_grid", PATH)
 BENCHMARK = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(BENCHMARK)
 run_one = BENCHMARK.run_one  # a head alone, by torch's own layers and Adam
@@ -50,9 +50,8 @@ GENRES = Task("one-of", ("blues", "jazz", "rock"))
 KEYS = Task("one-of", ("C major", "G major", "A minor", "C minor", "F# major"), "key_score")
 TAGS = Task("many-of", ("calm", "fast", "vocal"))
 MOOD = Task("numbers", ("arousal", "valence"))
-ALL = pytest.mark.parametrize(
-    "task", [GENRES, KEYS, TAGS, MOOD], ids=["genres", "keys", "tags", "mood"]
-)
+TASKS = {"genres": GENRES, "keys": KEYS, "tags": TAGS, "mood": MOOD}
+ALL = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 # A grid of 12 that learns in a hundred steps: all six values that differ within the full one.
 QUICK = tuple(
@@ -63,8 +62,8 @@ QUICK = tuple(
 SCHEDULE = Schedule(every_steps=4, patience=6, limit_steps=2000)
 
 
-def data(task: Task, *, sizes=(90, 40, 50), width: int = 6, noise: float = 1.0, seed: int = 0):
-    """Features on different scales, targets that they tell in part, and sides; every fourth clip of a side shares a group with the next ones."""
+def data(task, *, sizes=(90, 40, 50), width=6, noise=1.0, seed=0):
+    """Features on different scales, targets that they tell in part, and sides by group."""
     dice = np.random.default_rng(seed)
     n, count = sum(sizes), len(task.names)
     causes = dice.normal(size=(n, width))
@@ -75,26 +74,32 @@ def data(task: Task, *, sizes=(90, 40, 50), width: int = 6, noise: float = 1.0, 
         "numbers": signal.astype(np.float32),
     }[task.kind]
     places = np.split(np.arange(n), np.cumsum(sizes)[:2])
-    return (
-        causes * np.logspace(-0.5, 0.5, width) + 0.5,
-        targets,
-        Splits(*places, np.array([f"track {index // 4}" for index in range(n)])),
+    groups = np.array([f"track {index // 4}" for index in range(n)])
+    return causes * np.logspace(-0.5, 0.5, width) + 0.5, targets, Splits(*places, groups)
+
+
+def without_validation(sides):
+    train = np.concatenate([sides.train, sides.valid])
+    return Splits(train, np.array([], int), sides.test, sides.groups)
+
+
+def quick(task, features, targets, sides, **how):
+    return jukemir(
+        task, features, targets, sides, **{"settings": QUICK, "schedule": SCHEDULE, **how}
     )
 
 
-def problem_of(task: Task, **settings) -> ProbeData:
+def problem_of(task, **settings):
     features, targets, sides = data(task, **settings)
     return ProbeData.of(task, features, targets, sides, 0)
 
 
-def agree(one, other, *, tolerance: float = 0.0) -> None:
+def agree(one, other, *, tolerance=0.0):
     """Two runs of a setting are the same run."""
     assert one.setting == other.setting
-    assert (one.best_step, one.finished, len(one.curve)) == (
-        other.best_step,
-        other.finished,
-        len(other.curve),
-    )
+    for name in ("best_step", "finished"):
+        assert getattr(one, name) == getattr(other, name)
+    assert len(one.curve) == len(other.curve)
     np.testing.assert_allclose(one.curve, other.curve, rtol=0, atol=tolerance)
 
 
@@ -103,18 +108,16 @@ def agree(one, other, *, tolerance: float = 0.0) -> None:
 
 def test_the_grid_is_jukemirs():
     assert len(SETTINGS) == len(set(SETTINGS)) == 216
-    values = [
-        sorted({getattr(setting, name) for setting in SETTINGS})
-        for name in ("standardise", "hidden", "batch", "rate", "dropout", "decay")
-    ]
-    assert values == [
-        [False, True],
-        [0, 512],
-        [64, 256],
-        [1e-5, 1e-4, 1e-3],
-        [0.25, 0.5, 0.75],
-        [0, 1e-4, 1e-3],
-    ]
+    expected = {
+        "standardise": [False, True],
+        "hidden": [0, 512],
+        "batch": [64, 256],
+        "rate": [1e-5, 1e-4, 1e-3],
+        "dropout": [0.25, 0.5, 0.75],
+        "decay": [0, 1e-4, 1e-3],
+    }
+    for name, values in expected.items():
+        assert sorted({getattr(setting, name) for setting in SETTINGS}) == values
     assert Schedule() == Schedule(every_steps=8, patience=256, limit_steps=1_000_000)
 
 
@@ -126,23 +129,20 @@ def test_the_grid_is_jukemirs():
 def test_gradients_are_those_of_autograd(task, hidden):
     problem, setting = problem_of(task), Hyperparameters(True, hidden, 16, 1e-3, 0.5, 0.0)
     torch.manual_seed(0)
-    heads = [
-        [0.5 * torch.randn_like(weight) for weight in first_weights(problem, setting)]
-        for _ in range(3)
-    ]
+    weights = first_weights(problem, setting)
+    heads = [[0.5 * torch.randn_like(weight) for weight in weights] for _ in range(3)]
     stacked = [torch.stack(same) for same in zip(*heads, strict=True)]
     x, y = batch(problem, setting, 5)
+    widths = [x.shape[1], hidden][: 1 + bool(hidden)]
     masks = [
-        dropout_mask(problem, setting, 5, layer, (16, width))
-        for layer, width in enumerate([x.shape[1], hidden][: 1 + bool(hidden)])
+        dropout_mask(problem, setting, 5, *layer) for layer in enumerate([(16, w) for w in widths])
     ]
     found = stack_gradients(task)(stacked, x * masks[0], y, masks[1] if hidden else None)
     for row, head in enumerate(heads):
         head = [weight.requires_grad_() for weight in head]
-        inner = torch.nn.functional.linear(x * masks[0], *head[:2])
-        outputs = (
-            torch.nn.functional.linear(torch.relu(inner) * masks[1], *head[2:]) if hidden else inner
-        )
+        outputs = torch.nn.functional.linear(x * masks[0], *head[:2])
+        if hidden:
+            outputs = torch.nn.functional.linear(torch.relu(outputs) * masks[1], *head[2:])
         wanted = torch.autograd.grad(tasks.loss(task)(outputs, y), head)
         for one, other in zip(found, wanted, strict=True):
             torch.testing.assert_close(one[row], other, rtol=1e-4, atol=1e-6)
@@ -167,21 +167,16 @@ def test_adam_is_torchs_to_a_millionth_after_fifty_steps():
                 weight.grad = slope[row].clone()
             optimiser.step()
         own.step(stacked, [slope.clone() for slope in slopes])
-    assert all(
-        (weight - begin).abs().max() > 1e-4 for weight, begin in zip(stacked, start, strict=True)
-    )
-    for index, weight in enumerate(stacked):
-        torch.testing.assert_close(
-            weight, torch.stack([head[index].detach() for head in heads]), rtol=1e-6, atol=1e-6
-        )
+    for index, (weight, begin) in enumerate(zip(stacked, start, strict=True)):
+        assert (weight - begin).abs().max() > 1e-4
+        wanted = torch.stack([head[index].detach() for head in heads])
+        torch.testing.assert_close(weight, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_tiny_gradients_meet_adams_epsilon():
     weight, stacked = torch.nn.Parameter(torch.ones(3)), [torch.ones(1, 3)]
-    optimiser, own = (
-        torch.optim.Adam([weight], lr=0.1),
-        Adam(stacked, torch.tensor([0.1]), torch.tensor([0.0])),
-    )
+    optimiser = torch.optim.Adam([weight], lr=0.1)
+    own = Adam(stacked, torch.tensor([0.1]), torch.tensor([0.0]))
     for _ in range(3):
         weight.grad = torch.tensor([1e-9, 1e-8, 1e-7])
         optimiser.step()
@@ -197,43 +192,31 @@ def test_tiny_gradients_meet_adams_epsilon():
 def test_the_score_of_many_runs_is_the_packages_own_metric(task):
     problem = problem_of(task)
     _, targets, sides = data(task)
-    outputs = (
-        torch.randn(4, 40, len(task.names), generator=torch.Generator().manual_seed(0))
-        .mul_(4)
-        .round_()
-        .div_(4)
-    )  # so that ties occur
+    outputs = torch.randn(4, 40, len(task.names), generator=torch.Generator().manual_seed(0))
+    outputs = outputs.mul_(4).round_().div_(4)  # so that ties occur
     outputs[3] = 0  # a run that says the same of all
     found = scorer(task, problem.targets[1])(outputs)
-    known = (
-        targets[sides.valid]
-        if task.kind != "numbers"
-        else (targets[sides.valid] - problem.centre) / problem.spread
-    )
-    np.testing.assert_allclose(
-        found, [tasks.main_score(task, known, run.double().numpy()) for run in outputs], rtol=1e-6
-    )
+    known = targets[sides.valid]
+    if task.kind == "numbers":
+        known = (known - problem.centre) / problem.spread
+    wanted = [tasks.main_score(task, known, run.double().numpy()) for run in outputs]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_scores_are_those_of_scikit_learn():
     outputs = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0)).round()
-    _, targets, sides = data(TAGS)
-    wanted = metrics.roc_auc_score(targets[sides.valid], outputs[0].numpy(), average="macro")
-    assert scorer(TAGS, torch.from_numpy(targets[sides.valid]))(outputs).item() == pytest.approx(
-        wanted
-    )
-    _, targets, sides = data(MOOD)
-    wanted = metrics.r2_score(targets[sides.valid], outputs[0, :, :2].numpy())
-    assert scorer(MOOD, torch.from_numpy(targets[sides.valid]))(
-        outputs[:, :, :2]
-    ).item() == pytest.approx(wanted, rel=1e-5)
+    auc = functools.partial(metrics.roc_auc_score, average="macro")
+    for task, score in ((TAGS, auc), (MOOD, metrics.r2_score)):
+        _, targets, sides = data(task)
+        truth, said = targets[sides.valid], outputs[:, :, : len(task.names)]
+        found = scorer(task, torch.from_numpy(truth))(said).item()
+        assert found == pytest.approx(score(truth, said[0].numpy()), rel=1e-5)
 
 
 def test_the_key_score_by_hand():
     truth = torch.eye(5)[[0, 0, 0, 0, 0]]
-    outputs = (
-        torch.eye(5)[None] * 3
-    )  # C major answered by itself, its fifth, its relative, its parallel, a stranger
+    # C major answered by itself, its fifth, its relative, its parallel, a stranger
+    outputs = torch.eye(5)[None] * 3
     assert scorer(KEYS, truth)(outputs).item() == pytest.approx((1 + 0.5 + 0.3 + 0.2 + 0) / 5)
 
 
@@ -258,10 +241,8 @@ def test_what_has_no_score_is_refused():
 @ALL
 def test_the_grid_at_once_and_one_by_one_are_the_same_runs(task):
     problem = problem_of(task)
-    together, alone = (
-        train_grid(problem, QUICK, SCHEDULE),
-        [run_one(problem, setting, SCHEDULE) for setting in QUICK],
-    )
+    together = train_grid(problem, QUICK, SCHEDULE)
+    alone = [run_one(problem, setting, SCHEDULE) for setting in QUICK]
     for one, other in zip(together, alone, strict=True):
         agree(one, other, tolerance=1e-4)
     best, plain = select(together), select(alone)
@@ -299,9 +280,8 @@ def test_cutting_stacks_and_threads_change_nothing(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = train_grid(
-            problem, QUICK, SCHEDULE, stack_bytes=2 * threads * run_bytes(problem, QUICK[-1])
-        )
+        few = 2 * threads * run_bytes(problem, QUICK[-1])
+        found = train_grid(problem, QUICK, SCHEDULE, stack_bytes=few)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -319,15 +299,8 @@ def test_stacks_hold_runs_alike_within_their_bound():
     found = stacks(problem, SETTINGS, 500_000_000)
     assert sorted(setting for stack in found for setting in stack) == sorted(SETTINGS)
     for stack in found:
-        assert (
-            len(
-                {
-                    (setting.standardise, setting.hidden, setting.batch, setting.dropout)
-                    for setting in stack
-                }
-            )
-            == 1
-        )
+        alike = {(one.standardise, one.hidden, one.batch, one.dropout) for one in stack}
+        assert len(alike) == 1
         assert len(stack) * run_bytes(problem, stack[0]) <= 500_000_000
     assert max(len(stack) for stack in found) == 9
     assert all(len(stack) == 1 for stack in stacks(problem, SETTINGS, 1))  # one at least
@@ -370,11 +343,7 @@ def test_what_is_dropped_less_often_is_dropped_more_often_too():
 
 
 def test_a_seed_makes_the_result_and_another_another():
-    features, targets, sides = data(GENRES)
-    runs = [
-        jukemir(GENRES, features, targets, sides, seed=seed, settings=QUICK[4:6], schedule=SCHEDULE)
-        for seed in (0, 0, 1)
-    ]
+    runs = [quick(GENRES, *data(GENRES), seed=seed, settings=QUICK[4:6]) for seed in (0, 0, 1)]
     assert np.array_equal(runs[0].predictions, runs[1].predictions)
     assert not np.array_equal(runs[0].predictions, runs[2].predictions)
 
@@ -395,63 +364,45 @@ def test_a_run_ends_after_exactly_so_many_validations_without_improvement(train)
         assert run.best_step % 3 == 0
         assert run.finished
         assert len(run.curve) == best + 5
-        assert (
-            max(run.curve[: best - 1], default=-1)
-            < run.score
-            == run.curve[best - 1]
-            == max(run.curve)
-        )  # an equal score is no improvement
+        before = max(run.curve[: best - 1], default=-1)  # an equal score is no improvement
+        assert before < run.score == run.curve[best - 1] == max(run.curve)
 
 
 def test_a_run_is_cut_at_the_limit_and_says_so(caplog):
-    features, targets, sides = data(GENRES)
     schedule = Schedule(every_steps=4, patience=100, limit_steps=42)
     with caplog.at_level(logging.WARNING):
-        found = jukemir(GENRES, features, targets, sides, settings=QUICK, schedule=schedule)
+        found = quick(GENRES, *data(GENRES), schedule=schedule)
     assert found.chosen["unfinished_runs"] == 12
     assert "12 of 12 runs still improved" in caplog.text
     runs = train_grid(problem_of(GENRES), QUICK, schedule)
     assert {len(run.curve) for run in runs} == {10}  # 40 steps; 44 would be past the limit
     agree(run_one(problem_of(GENRES), QUICK[0], schedule), runs[0], tolerance=1e-4)
-    assert (
-        jukemir(GENRES, features, targets, sides, settings=QUICK, schedule=SCHEDULE).chosen[
-            "unfinished_runs"
-        ]
-        == 0
-    )
+    assert quick(GENRES, *data(GENRES)).chosen["unfinished_runs"] == 0
 
 
 @ALL
 def test_the_model_that_is_tested_is_the_best_on_validation_not_the_last(task):
-    """Validation clips are tested again as test clips: the test figure must be the best validation score, which the last step is below."""
+    """Validation clips are test clips too: the test figure is the best validation score."""
     features, targets, sides = data(task, noise=3.0)
-    twice = Splits(
-        sides.train,
-        sides.valid,
-        np.arange(len(features), len(features) + 40),
-        np.concatenate([sides.groups, sides.groups[sides.valid]]),
-    )
-    features, targets = (
-        np.concatenate([features, features[sides.valid]]),
-        np.concatenate([targets, targets[sides.valid]]),
-    )
-    settings = [
-        Hyperparameters(True, 64, 48, 1e-2, 0.25, 0.0)
-    ]  # learns the noise of 90 clips by heart
+    again = np.arange(len(features), len(features) + 40)
+    groups = np.concatenate([sides.groups, sides.groups[sides.valid]])
+    twice = Splits(sides.train, sides.valid, again, groups)
+    features = np.concatenate([features, features[sides.valid]])
+    targets = np.concatenate([targets, targets[sides.valid]])
+    # learns the noise of 90 clips by heart
+    settings = [Hyperparameters(True, 64, 48, 1e-2, 0.25, 0.0)]
     schedule = Schedule(every_steps=4, patience=60)
     (run,) = train_grid(ProbeData.of(task, features, targets, twice, 0), settings, schedule)
     assert run.curve[-1] < run.score - 0.005
     found = jukemir(task, features, targets, twice, settings=settings, schedule=schedule)
-    assert tasks.main_score(task, targets[twice.test], found.predictions) == pytest.approx(
-        run.score, abs=1e-6
-    )
+    score = tasks.main_score(task, targets[twice.test], found.predictions)
+    assert score == pytest.approx(run.score, abs=1e-6)
     assert found.chosen["step"] == run.best_step < 4 * len(run.curve)
 
 
 def test_of_equal_scores_the_plainer_setting_is_chosen():
-    runs = train_grid(
-        problem_of(GENRES, noise=0.0), QUICK[::-1], Schedule(every_steps=4, patience=40)
-    )
+    schedule = Schedule(every_steps=4, patience=40)
+    runs = train_grid(problem_of(GENRES, noise=0.0), QUICK[::-1], schedule)
     top = [run.setting for run in runs if run.score == max(run.score for run in runs)]
     assert len(top) > 1
     assert select(runs).setting == min(top)
@@ -460,37 +411,27 @@ def test_of_equal_scores_the_plainer_setting_is_chosen():
 @ALL
 @pytest.mark.parametrize("protocol", ["linear", "jukemir", "paper"])
 def test_the_test_side_has_no_say(task, protocol, monkeypatch):
-    monkeypatch.setitem(
-        probes.PROTOCOLS,
-        "jukemir",
-        functools.partial(jukemir, settings=QUICK, schedule=SCHEDULE),
-    )
-    monkeypatch.setitem(
-        probes.PROTOCOLS,
-        "paper",
-        functools.partial(probes.paper, schedule=SCHEDULE, rates=(1e-3, 1e-2)),
-    )
+    paper = functools.partial(probes.paper, schedule=SCHEDULE, rates=(1e-3, 1e-2))
+    monkeypatch.setitem(probes.PROTOCOLS, "jukemir", quick)
+    monkeypatch.setitem(probes.PROTOCOLS, "paper", paper)
     features, targets, sides = data(task)
     first = probes.probe(protocol, task, features, targets, sides)
-    other = targets.copy()
-    other[sides.test] = (
-        (targets[sides.test] + 1) % len(task.names)
-        if task.kind == "one-of"
-        else 1 - targets[sides.test]
-    )
+    other, moved = targets.copy(), features.copy()
+    if task.kind == "one-of":
+        other[sides.test] = (targets[sides.test] + 1) % len(task.names)
+    else:
+        other[sides.test] = 1 - targets[sides.test]
     again = probes.probe(protocol, task, features, other, sides)
     assert np.array_equal(first.predictions, again.predictions)
-    moved = features.copy()
     moved[sides.test] = 100 - 7 * moved[sides.test]
-    assert (
-        probes.probe(protocol, task, moved, targets, sides).chosen == first.chosen == again.chosen
-    )
+    third = probes.probe(protocol, task, moved, targets, sides)
+    assert third.chosen == first.chosen == again.chosen
 
 
 @ALL
 def test_what_features_tell_is_learned(task):
     features, targets, sides = data(task, noise=0.1, sizes=(200, 60, 80))
-    found = jukemir(task, features, targets, sides, settings=QUICK, schedule=SCHEDULE)
+    found = quick(task, features, targets, sides)
     assert found.predictions.shape == (80, len(task.names))
     assert tasks.main_score(task, targets[sides.test], found.predictions) > 0.85
     assert found.chosen["runs"] == 12
@@ -501,18 +442,11 @@ def test_what_features_tell_is_learned(task):
 
 def test_numbers_come_back_in_their_own_units():
     features, targets, sides = data(MOOD, noise=0.1)
-    plain = jukemir(MOOD, features, targets, sides, settings=QUICK, schedule=SCHEDULE)
-    scaled = jukemir(
-        MOOD,
-        features,
-        targets * np.array([1000, 0.01]) + np.array([5e4, 7]),
-        sides,
-        settings=QUICK,
-        schedule=SCHEDULE,
-    )
-    np.testing.assert_allclose(
-        (scaled.predictions - [5e4, 7]) / [1000, 0.01], plain.predictions, atol=0.02
-    )
+    plain = quick(MOOD, features, targets, sides)
+    scale, centre = np.array([1000, 0.01]), np.array([5e4, 7])
+    scaled = quick(MOOD, features, targets * scale + centre, sides)
+    units = (scaled.predictions - centre) / scale
+    np.testing.assert_allclose(units, plain.predictions, atol=0.02)
 
 
 # --- standardising ---
@@ -520,27 +454,21 @@ def test_numbers_come_back_in_their_own_units():
 
 def test_one_standardiser_fitted_on_training_clips_is_applied_to_all():
     features, targets, sides = data(GENRES)
-    features[sides.valid] += (
-        10  # fitted on its own side, or not applied there, this would look otherwise
-    )
+    # fitted on its own side, or not applied there, this would look otherwise
+    features[sides.valid] += 10
     problem = ProbeData.of(GENRES, features, targets, sides, 0)
     train, valid = problem.inputs[True]
     mean, deviation = features[sides.train].mean(0), features[sides.train].std(0)
     np.testing.assert_allclose(train.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(train.std(0, correction=0), 1, rtol=1e-5)
-    np.testing.assert_allclose(
-        valid, (features[sides.valid] - mean) / deviation, rtol=1e-5, atol=1e-6
-    )
+    wanted = (features[sides.valid] - mean) / deviation
+    np.testing.assert_allclose(valid, wanted, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(problem.inputs[False][1], features[sides.valid], rtol=1e-6)
     (run,) = train_grid(problem, QUICK[:1], SCHEDULE)
-    logits = (features[sides.test] - mean) / deviation @ run.weights[0].numpy().T + run.weights[
-        1
-    ].numpy()
-    np.testing.assert_allclose(
-        problem.predict(run, features[sides.test]),
-        np.exp(logits) / np.exp(logits).sum(1, keepdims=True),
-        rtol=1e-4,
-    )
+    weight, bias = (tensor.numpy() for tensor in run.weights)
+    logits = (features[sides.test] - mean) / deviation @ weight.T + bias
+    wanted = scipy.special.softmax(logits, axis=1)
+    np.testing.assert_allclose(problem.predict(run, features[sides.test]), wanted, rtol=1e-4)
 
 
 def test_a_feature_that_never_changes_does_no_harm():
@@ -549,19 +477,15 @@ def test_a_feature_that_never_changes_does_no_harm():
     np.testing.assert_allclose(deviation, [1, np.sqrt(8 / 3)])
     features, targets, sides = data(GENRES)
     features[:, 2] = 1e6 / 3
-    assert np.isfinite(
-        jukemir(GENRES, features, targets, sides, settings=QUICK[:8], schedule=SCHEDULE).predictions
-    ).all()
+    found = quick(GENRES, features, targets, sides, settings=QUICK[:8])
+    assert np.isfinite(found.predictions).all()
 
 
 # --- sides, and requests that make no sense ---
 
 
 def test_without_validation_a_tenth_of_the_groups_is_taken():
-    _, _, sides = data(GENRES)
-    sides = Splits(
-        np.concatenate([sides.train, sides.valid]), np.array([], int), sides.test, sides.groups
-    )
+    sides = without_validation(data(GENRES)[2])
     found = with_validation(sides, 0)
     assert 13 <= len(found.valid) <= 16
     assert sorted([*found.train, *found.valid]) == sorted(sides.train)
@@ -569,27 +493,23 @@ def test_without_validation_a_tenth_of_the_groups_is_taken():
     assert np.array_equal(found.test, sides.test)
     assert not np.array_equal(np.sort(with_validation(sides, 1).valid), np.sort(found.valid))
     assert with_validation(found, 5) is found
-    two = Splits(
-        np.arange(4), np.array([], int), np.arange(4, 6), np.array(["a", "a", "a", "b", "c", "c"])
-    )
+    nobody, groups = np.array([], int), np.array(["a", "a", "a", "b", "c", "c"])
+    two = Splits(np.arange(4), nobody, np.arange(4, 6), groups)
     assert {len(with_validation(two, seed).valid) for seed in range(8)} == {1, 3}  # never all
     with pytest.raises(RequestError, match="of one group"):
-        with_validation(Splits(np.arange(3), np.array([], int), np.arange(4, 6), two.groups), 0)
+        with_validation(Splits(np.arange(3), nobody, np.arange(4, 6), groups), 0)
 
 
 def test_the_grid_makes_its_own_validation_side():
     features, targets, sides = data(GENRES, noise=0.1)
-    sides = Splits(
-        np.concatenate([sides.train, sides.valid]), np.array([], int), sides.test, sides.groups
-    )
-    found = jukemir(GENRES, features, targets, sides, settings=QUICK, schedule=SCHEDULE)
+    found = quick(GENRES, features, targets, without_validation(sides))
     assert tasks.main_score(GENRES, targets[sides.test], found.predictions) > 0.8
 
 
 def test_nothing_is_changed_and_threads_come_back():
     features, targets, sides = data(TAGS)
     before, threads = (features.copy(), targets.copy()), torch.get_num_threads()
-    jukemir(TAGS, features, targets, sides, settings=QUICK[:2], schedule=SCHEDULE)
+    quick(TAGS, features, targets, sides, settings=QUICK[:2])
     assert np.array_equal(features, before[0])
     assert np.array_equal(targets, before[1])
     assert torch.get_num_threads() == threads
@@ -598,22 +518,13 @@ def test_nothing_is_changed_and_threads_come_back():
 def test_an_interrupted_grid_stops_and_leaves_nothing_running():
     threads = torch.get_num_threads()
 
-    def interrupt(done: int, total: int, note: str) -> None:
+    def interrupt(done, total, note):
         raise KeyboardInterrupt
 
     endless = Schedule(every_steps=4, patience=10**9, limit_steps=10**9)
     short = Hyperparameters(True, 0, 16, 1e-3, 0.5, 0.0)
-    features, targets, sides = data(GENRES)
     with pytest.raises(KeyboardInterrupt):
-        jukemir(
-            GENRES,
-            features,
-            targets,
-            sides,
-            settings=[short, *QUICK],
-            schedule=SCHEDULE,
-            progress=interrupt,
-        )
+        quick(GENRES, *data(GENRES), settings=[short, *QUICK], progress=interrupt)
     assert torch.get_num_threads() == threads
     stop = threading.Event()
     stop.set()
@@ -622,17 +533,8 @@ def test_an_interrupted_grid_stops_and_leaves_nothing_running():
 
 
 def test_progress_counts_runs():
-    features, targets, sides = data(GENRES)
-    seen: list[tuple[int, int]] = []
-    jukemir(
-        GENRES,
-        features,
-        targets,
-        sides,
-        settings=QUICK,
-        schedule=SCHEDULE,
-        progress=lambda done, total, note: seen.append((done, total)),
-    )
+    seen = []
+    quick(GENRES, *data(GENRES), progress=lambda done, total, note: seen.append((done, total)))
     finished = [pair for pair in dict.fromkeys(seen) if pair[0]]  # more often than a stack ends
     assert finished == [(4, 12), (8, 12), (12, 12)]
 
@@ -641,52 +543,36 @@ def test_progress_is_shown_while_a_stack_trains(monkeypatch):
     """Before the first stack has ended, and with what it trains."""
     monkeypatch.setattr(grid, "PROGRESS_S", 0.01)
     seen = []
-    train_grid(
-        problem_of(GENRES),
-        QUICK[:4],
-        SCHEDULE,
-        progress=lambda *shown: seen.append(shown),
-    )
+    train_grid(problem_of(GENRES), QUICK[:4], SCHEDULE, progress=lambda *shown: seen.append(shown))
     assert (0, 4, "hidden 0, batch 16, dropout 0.25") in seen
 
 
 def test_an_unknown_protocol_is_refused_by_name():
-    features, targets, sides = data(GENRES)
-    with pytest.raises(
-        RequestError, match="no protocol 'cubic', expected one of linear, jukemir, paper"
-    ):
-        probes.probe("cubic", GENRES, features, targets, sides)
+    said = "no protocol 'cubic', expected one of linear, jukemir, paper"
+    with pytest.raises(RequestError, match=said):
+        probes.probe("cubic", GENRES, *data(GENRES))
 
 
 @pytest.mark.parametrize("protocol", ["linear", "jukemir", "paper"])
 def test_what_no_probe_can_work_on_is_refused(protocol):
     features, targets, sides = data(GENRES)
-
-    def ask(features=features, targets=targets, sides=sides, task=GENRES):
-        probes.probe(protocol, task, features, targets, sides)
-
-    broken = features.copy()
+    broken, nobody, everybody = features.copy(), np.array([], int), sides.groups
     broken[17, 2] = math.nan
-    with pytest.raises(RequestError, match="1 clips are not finite numbers, the first is clip 17"):
-        ask(broken)
-    with pytest.raises(RequestError, match="expected one of each"):
-        ask(targets=targets[:-1])
-    with pytest.raises(RequestError, match="shape"):
-        ask(features[:, 0])
-    with pytest.raises(RequestError, match="test split is empty"):
-        ask(sides=Splits(sides.train, sides.valid, np.array([], int), sides.groups))
-    with pytest.raises(RequestError, match="train split is empty"):
-        ask(sides=Splits(np.array([], int), sides.valid, sides.test, sides.groups))
-    with pytest.raises(RequestError, match="listed twice"):
-        ask(
-            sides=Splits(
-                sides.train, sides.valid, np.append(sides.test, sides.train[0]), sides.groups
-            )
-        )
-    with pytest.raises(RequestError, match="test split has clips"):
-        ask(sides=Splits(sides.train, sides.valid, np.append(sides.test, 10_000), sides.groups))
-    with pytest.raises(RequestError, match="task is frame-wise"):
-        ask(task=Task("per-frame", ("beat",)))
+    twice, beyond = (np.append(sides.test, index) for index in (sides.train[0], 10_000))
+    beats = Task("per-frame", ("beat",))
+    for said, change in {
+        "1 clips are not finite numbers, the first is clip 17": {"features": broken},
+        "expected one of each": {"targets": targets[:-1]},
+        "shape": {"features": features[:, 0]},
+        "test split is empty": {"sides": Splits(sides.train, sides.valid, nobody, everybody)},
+        "train split is empty": {"sides": Splits(nobody, sides.valid, sides.test, everybody)},
+        "listed twice": {"sides": Splits(sides.train, sides.valid, twice, everybody)},
+        "test split has clips": {"sides": Splits(sides.train, sides.valid, beyond, everybody)},
+        "task is frame-wise": {"task": beats},
+    }.items():
+        given = {"task": GENRES, "features": features, "targets": targets, "sides": sides} | change
+        with pytest.raises(RequestError, match=said):
+            probes.probe(protocol, *given.values())
 
 
 def test_a_grid_or_schedule_that_makes_no_sense_is_refused():
@@ -703,4 +589,4 @@ def test_features_that_overflow_are_refused_not_scored():
     features, targets, sides = data(MOOD)
     settings = [Hyperparameters(False, 8, 16, 1e-3, 0.25, 0.0)]
     with pytest.raises(RequestError, match="ever gave finite outputs"):
-        jukemir(MOOD, features * 1e30, targets, sides, settings=settings, schedule=SCHEDULE)
+        quick(MOOD, features * 1e30, targets, sides, settings=settings)

@@ -9,7 +9,7 @@ import numpy as np
 from patchifier.cache import Cache
 from patchifier.config import RequestError, digest
 from patchifier.evaluate.encoders.interface import Encoder
-from patchifier.io import Progress, replaced_file, silent
+from patchifier.io import Progress, replaced_file, require_file, silent
 
 FORMAT = 1  # raised whenever an encoder of this package changes its numbers
 
@@ -72,15 +72,12 @@ def _clip_key(data: Cache, index: int) -> list[str | int]:
 def _read(path: Path, count: int) -> np.ndarray | None:
     """Stored features, or None if there are none or they are damaged."""
     try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        require_file(path)
+        with path.open("rb") as stream:
+            features = np.lib.format.read_array(stream, allow_pickle=False)
+    except (OSError, ValueError, MemoryError):
         return None
-    sound = (
-        isinstance(features, np.ndarray)
-        and features.dtype == np.float32
-        and features.ndim == 2
-        and len(features) == count
-    )
+    sound = features.dtype == np.float32 and features.ndim == 2 and len(features) == count
     return features if sound and np.isfinite(features).all() else None
 
 

@@ -1,7 +1,6 @@
 """Run folders, read as far as they go: facts, columns, what is missing, reconstructions."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
+from patchifier.config_names import with_new_names
+from patchifier.io import parse_json, read_text
 
 Row = Mapping[str, Any]
 
@@ -69,8 +70,8 @@ def find_folders(root: Path) -> Iterator[Path]:
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     """Read a JSON object; one that cannot be read is empty and named among the problems."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
         problems.append(f"{path.parent.name}/{path.name} cannot be read: {error}.")
         return {}
     if not isinstance(value, dict):
@@ -113,11 +114,20 @@ def _are_rows(value: Any, name: str) -> bool:
     )
 
 
+def read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read the config of a run by the names of today; empty, with a problem, if it is damaged."""
+    try:
+        return with_new_names(read_json(path, problems))
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+        return {}
+
+
 def read_columns(path: Path) -> dict[str, np.ndarray]:
     """Columns of a CSV file by header name; the last row of a step counts, and a line still being written is left out."""
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    lines = read_text(path, errors="replace").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     by_step = {
         row.get("step"): row
@@ -148,7 +158,7 @@ def read_run(path: Path, base: Path, problems: list[str]) -> RunFolder:
     """Read a run folder; its ``folder`` is named relative to ``base``."""
     facts = read_json(path / "run.json", problems)
     bare = facts.get("kind") == "compare"  # its settings are among the facts
-    config = {} if bare else read_json(path / "config.json", problems)
+    config = {} if bare else read_settings(path / "config.json", problems)
     run = RunFolder(
         path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=()
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.io import replaced_folder
+from patchifier.io import replaced_folder, restore_folder
 from patchifier.jobs import file_lock
 from patchifier.library.search.filter import Filter, quoted_list
 from patchifier.library.search.rows import TYPES, Changes, Stored, digests, require_same_model
@@ -32,7 +32,10 @@ AT_ONCE = 1000  # values named in one condition
 
 def is_index(path: str | Path) -> bool:
     """Whether `path` is a URI, or a folder with an index."""
-    return is_uri(path) or (Path(path) / f"{NAME}.lance").is_dir()
+    if is_uri(path):
+        return True
+    restore_folder(Path(path))
+    return (Path(path) / f"{NAME}.lance").is_dir()
 
 
 def is_uri(path: str | Path) -> bool:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ import pyarrow as pa
 from pyarrow import dataset, parquet
 
 from patchifier.config import RequestError
+from patchifier.io import require_file
+from patchifier.library.table import parse_facts
 from patchifier.library.tags import TAGS
 
 FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model made the vectors
@@ -161,8 +162,9 @@ class Stored:
                 f"{path} is a bare matrix, expected a table that names its files and model: 'patchifier embed ... --out NAME.parquet' writes it."
             )
         with _readable(path):
+            require_file(Path(path))
             self._data = dataset.dataset(path, format="parquet")
-        self.identity, self.size, self.window_s = self._kind(self._data.schema, path)
+            self.identity, self.size, self.window_s = self._kind(self._data.schema, path)
 
     @staticmethod
     def _kind(schema: pa.Schema, path: str | Path) -> tuple[str, int, float | None]:
@@ -185,7 +187,10 @@ class Stored:
             for fragment in self._data.get_fragments():
                 # buffering ahead would keep the whole file in memory as it is read
                 with parquet.ParquetFile(
-                    fragment.path, filesystem=self._data.filesystem, pre_buffer=False
+                    fragment.path,
+                    filesystem=self._data.filesystem,
+                    pre_buffer=False,
+                    page_checksum_verification=True,
                 ) as file:
                     identity, size, _ = self._kind(file.schema_arrow, fragment.path)
                     require_same_model(
@@ -231,7 +236,7 @@ def _readable(path: str | Path) -> Iterator[None]:
 
 def _facts(schema: pa.Schema, path: str | Path) -> dict[str, Any]:
     try:
-        facts = dict(json.loads((schema.metadata or {})[FACTS]))
+        facts = parse_facts((schema.metadata or {})[FACTS])
         newer, model = int(facts["format"]) > 1, facts["model"]
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(

@@ -1,9 +1,9 @@
-"""Look, by fingerprint, whether anything that is judged is heard in pre-training under another name.
+"""Search the training data, by fingerprint, for validation and test recordings under another name.
 
-    python benchmarks/open/unheard.py ROOT
+    python benchmarks/open/check_leaks.py ROOT
 
-Compares ROOT/cache-all with the bundled clips and with all recordings that validate or test; rendered clips are new performances by other draws.
-Stops with the first pair that shares a stretch of sound.
+Compares ROOT/cache-all with the bundled clips and with all recordings of the validation and test sides. Rendered clips are new performances and
+need no search. Stops with the first pair that shares a stretch of sound.
 """
 
 import argparse
@@ -22,40 +22,40 @@ from patchifier.datasets import Dataset
 from patchifier.evaluate import leaks
 
 
-def judged(root: Path) -> Iterator[Dataset]:
-    """What must not be heard."""
+def evaluated(root: Path) -> Iterator[Dataset]:
+    """Yield the data sets that must share no recording with the training data."""
     yield datasets.load("demo")
-    asked = [datasets.load(path) for path in sorted((root / "tasks").glob("recordings-*.jsonl"))]
+    found = [datasets.load(path) for path in sorted((root / "tasks").glob("recordings-*.jsonl"))]
     clips = {
         clip.id: replace(clip, target=None)
-        for dataset in asked
+        for dataset in found
         for clip in dataset.clips
         if clip.split != "train"
     }
     yield Dataset("judged-recordings", tuple(clips.values()))
 
 
-def require_unheard(root: Path, workers: int) -> int:
-    """Compare; the number of clips that were looked for.
+def require_no_leaks(root: Path, workers: int) -> int:
+    """Compare and return the number of clips that were searched.
 
     Raises
     ------
     RequestError
-        If one is heard.
+        If one is in the training data.
     """
-    heard, looked_for = Cache(root / "cache-all"), 0
-    for dataset in judged(root):
+    training, searched = Cache(root / "cache-all"), 0
+    for dataset in evaluated(root):
         cache.prepare(
-            dataset, root / "caches" / dataset.name, config=heard.spectrogram, workers=workers
+            dataset, root / "caches" / dataset.name, config=training.spectrogram, workers=workers
         )
-        found = leaks.leaks(heard, Cache(root / "caches" / dataset.name))
+        found = leaks.leaks(training, Cache(root / "caches" / dataset.name))
         if found:
             more = f" and {len(found) - 1} more pairs" if len(found) > 1 else ""
             raise RequestError(
-                f"{found[0].line()}{more}: expected nothing that is judged in {heard.path}. Name both tracks in COPIES of recordings.py."
+                f"{found[0].line()}{more}: expected no validation or test recording in {training.path}. Name both tracks in COPIES of recordings.py."
             )
-        looked_for += len(dataset.clips)
-    return looked_for
+        searched += len(dataset.clips)
+    return searched
 
 
 def main() -> int:
@@ -71,10 +71,10 @@ def main() -> int:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode"
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     try:
         print(
-            f"none of {require_unheard(asked.root.resolve(), asked.workers):,} clips that are judged is heard in {asked.root / 'cache-all'}."
+            f"none of {require_no_leaks(arguments.root.resolve(), arguments.workers):,} validation and test clips is in {arguments.root / 'cache-all'}."
         )
     except RequestError as error:
         print(error, file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The same piece in two places: editions, copies and near-equal settings, found by their notes, since names are not music.
+"""Find the same piece under two names: editions, copies and near-equal settings, by their notes.
 
-A piece is the set of its figures, seven steps in a row of one part: intervals, and lengths beside the note before, so neither key nor note values matter.
-Two settings of one hymn that share a melody alone are two pieces.
+A piece is the set of its figures. A figure is seven consecutive steps of one part: intervals, and lengths relative to the note before, so neither key
+nor note values matter. Two settings of one hymn that share a melody alone are two pieces.
 """
 
 import itertools
@@ -12,12 +12,12 @@ from typing import Any
 from groups import SIDES
 
 STEPS = 7  # in a figure
-FEWEST = 12  # shared figures: scales and repeated notes are everyone's
+FEWEST = 12  # shared figures: many pieces share scales and repeated notes
 SHARE = 0.5  # of the figures of the one that has fewer
 
 
 def figures(notes: Sequence[Sequence[Any]]) -> frozenset[tuple[Any, ...]]:
-    """Figures of all parts of rows [start, length, pitch, part]."""
+    """Return the figures of all parts of rows [start, length, pitch, part]."""
     parts: dict[int, list[Sequence[Any]]] = defaultdict(list)
     for note in notes:
         parts[note[3]].append(note)
@@ -31,8 +31,8 @@ def figures(notes: Sequence[Sequence[Any]]) -> frozenset[tuple[Any, ...]]:
     return frozenset(found)
 
 
-def twins(pieces: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
-    """Places of pieces that are the same music, the smaller first; movements of one group are no twins."""
+def duplicates(pieces: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of indices of pieces that are the same music, the smaller first; movements of one group do not count."""
     found = [figures(piece["notes"]) for piece in pieces]
     where: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for number, each in enumerate(found):
@@ -49,11 +49,13 @@ def twins(pieces: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
             yield one, other
 
 
-def without_twins(dealt: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, Any], str]]:
-    """Pieces and their sides, without those that validate or test although they train under another name, or are judged under one already."""
+def without_duplicates(
+    dealt: Sequence[tuple[dict[str, Any], str]],
+) -> list[tuple[dict[str, Any], str]]:
+    """Return pieces and sides without validation and test pieces that are used under another name: in training, or in another test."""
     ranked = sorted(dealt, key=lambda pair: SIDES.index(pair[1]))
     left_out: set[int] = set()
-    for one, other in twins([piece for piece, _ in ranked]):
+    for one, other in duplicates([piece for piece, _ in ranked]):
         if ranked[other][1] != "train" and one not in left_out:
             left_out.add(other)
     gone = {ranked[number][0]["id"] for number in left_out}

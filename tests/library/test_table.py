@@ -1,0 +1,112 @@
+"""Files of tables: damage is seen, and a full disk is an error."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from patchifier.config import RequestError
+from patchifier.library import search, table
+from patchifier.library.tags import TAGS
+
+COUNT, SIZE = 40, 16
+FACTS = {
+    "format": 1,
+    "model": "0123456789abcdef",
+    "config": "x",
+    "pooling": "mean",
+    "layers": [-1],
+    "window_s": None,
+    "hop_s": None,
+    "patches": False,
+    "size": SIZE,
+    "stretches": [],
+}
+
+
+def write(path: Path) -> Path:
+    numbers = range(COUNT)
+    columns = {
+        "path": [f"/music/{number}.mp3" for number in numbers],
+        "start_s": [0.0] * COUNT,
+        "end_s": [10.0 + number for number in numbers],
+        "size": [1000 + number for number in numbers],
+        "mtime_ns": [7] * COUNT,
+        **{tag: [f"{tag} {number}" if number % 3 else None for number in numbers] for tag in TAGS},
+    }
+    vectors = np.random.default_rng(0).normal(size=(COUNT, SIZE)).astype(np.float32)
+    rows = table.rows_table(columns, vectors, FACTS)
+    table.write(path, iter([rows]), rows.schema)
+    return path
+
+
+def values(read: table.EmbeddingTable) -> list:
+    arrays = (read.start_s, read.end_s, read.size, read.mtime_ns, read.vectors)
+    return [read.paths, read.tags, read.metadata, *(array.tobytes() for array in arrays)]
+
+
+READERS = {
+    "table": lambda path: values(table.read(path)),
+    "index of clips": lambda path: table.index(path),
+    "search": lambda path: search.rows.read(path).table.select(search.rows.REQUIRED).to_pydict(),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_one_wrong_bit_is_seen_or_changes_nothing(name, tmp_path):
+    read, path = READERS[name], write(tmp_path / "x.parquet")
+    whole, expected, chance, seen = path.read_bytes(), read(path), random.Random(0), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert read(path) == expected
+        except RequestError:
+            seen += 1
+    assert seen > 50
+
+
+def test_a_table_without_checksums_is_read(tmp_path):
+    path = write(tmp_path / "x.parquet")
+    expected = values(table.read(path))
+    rows = pq.read_table(path)
+    pq.write_table(rows.replace_schema_metadata({"patchifier": json.dumps(FACTS)}), path)
+    assert values(table.read(path)) == expected
+
+
+def test_facts_that_were_changed_are_refused(tmp_path):
+    path = write(tmp_path / "x.parquet")
+    rows = pq.read_table(path)
+    facts = json.loads(rows.schema.metadata[b"patchifier"])
+    changed = json.dumps({**facts, "model": "another"})
+    pq.write_table(rows.replace_schema_metadata({"patchifier": changed}), path)
+    with pytest.raises(RequestError):
+        table.read(path)
+
+
+def test_a_matrix_is_written_as_numpy_writes_it(tmp_path):
+    parquet, out = write(tmp_path / "x.parquet"), tmp_path / "y.npy"
+    table.export_npy(parquet, out)
+    np.save(tmp_path / "numpy.npy", table.read(parquet).vectors)
+    assert out.read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
+def test_an_export_that_finds_no_room_is_an_error_and_no_crash(tmp_path, small_files):
+    parquet, out = write(tmp_path / "x.parquet"), tmp_path / "y.npy"
+    small_files(1_000)
+    with pytest.raises(OSError):
+        table.export_npy(parquet, out)
+    assert not out.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_pipe_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "x.parquet")
+    for name in READERS:
+        with pytest.raises(RequestError):
+            READERS[name](tmp_path / "x.parquet")
