@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchifier.config import RequestError
-from patchifier.io import parse_json, put_in_place, read_text, replaced_file
+from patchifier.io import from_cell, parse_json, put_in_place, read_text, replaced_file, to_cell
 from patchifier.library.sources import Key
 from patchifier.library.tags import TAGS
 
@@ -343,7 +343,8 @@ def export_npy(parquet: Path, out: Path) -> None:
         lines.writerow(names)
         for part in origin.take(0, count):
             vectors.write(part["embedding"].combine_chunks().flatten().to_numpy().tobytes())
-            lines.writerows(zip(*(part[name].to_pylist() for name in names), strict=True))
+            columns = (map(to_cell, part[name].to_pylist()) for name in names)
+            lines.writerows(zip(*columns, strict=True))
     beside.write_text(
         json.dumps({**facts, "sha256": [_sha256(matrix), _sha256(rows)]}, indent=1) + "\n",
         encoding="utf-8",
@@ -365,7 +366,7 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
     """Columns of the .csv of a .npy table, which must be the two that belong together."""
     facts, lines = read_facts(path), path.with_suffix(".csv")
     kinds: dict[str, Any] = {
-        "path": str,
+        "path": from_cell,
         "start_s": float,
         "end_s": float,
         "size": int,
@@ -377,7 +378,7 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
         with lines.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         columns = {name: [kind(row[name]) for row in rows] for name, kind in kinds.items()}
-        return columns | {name: [row[name] or None for row in rows] for name in TAGS}
+        return columns | {name: [from_cell(row[name]) or None for row in rows] for name in TAGS}
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(
             f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, or delete them and embed again."
