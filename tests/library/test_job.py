@@ -972,15 +972,15 @@ def test_npy_killed_between_its_three_files_is_mended(
     out = tmp_path / "x.npy"
     build.embed_library(music, out, embedder=embedder)
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "a.wav")
-    synced = table._synced
+    place = table.put_in_place
 
-    def die(path: Path) -> Path:
+    def die(made: Path, path: Path) -> None:
         if path.suffix == ".npy":
             raise Killed
-        return synced(path)
+        place(made, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(table, "_synced", die)
+        patch.setattr(table, "put_in_place", die)
         with pytest.raises(Killed):
             build.embed_library(music, out, embedder=embedder, changed=True)
     with pytest.raises(RequestError, match="not those that"):
