@@ -735,11 +735,15 @@ def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
 def test_npy_killed_between_its_three_files_is_mended(music, embed, read, threads, monkeypatch):
     embed(music, "x.npy")
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "a.wav")
-    synced = table._synced
+    place = table.put_in_place
+
+    def stop_at_vectors(made, path):
+        if path.suffix == ".npy":
+            raise Killed
+        place(made, path)
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            table, "_synced", lambda path: (die if path.suffix == ".npy" else synced)(path)
-        )
+        patch.setattr(table, "put_in_place", stop_at_vectors)
         with pytest.raises(Killed):
             embed(music, "x.npy", changed=True)
     with pytest.raises(RequestError, match="not those that"):
