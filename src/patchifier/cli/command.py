@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import docstring_parser
@@ -16,6 +17,7 @@ import jsonargparse
 
 from patchifier.config import Config, read_changes, update
 from patchifier.config_names import new_name, with_new_names
+from patchifier.io import skipped_lines
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,25 @@ class Overrides:
         if self.file:
             base = update(base, read_changes(self.file))
         return update(base, self.sections)
+
+
+def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | Path) -> str:
+    """Print each skipped file on standard error; return how many and where they are listed.
+
+    Parameters
+    ----------
+    skipped : sequence of (path, reason)
+    listed : path
+        The list of skipped files.
+
+    Returns
+    -------
+    str
+        Ends a command's text; empty if nothing was skipped.
+    """
+    for line in skipped_lines(skipped):
+        print(line, file=sys.stderr)
+    return f"; {len(skipped)} skipped, named in {listed}" if skipped else ""
 
 
 Command = Callable[..., Outcome | None]

@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome
+from patchifier.cli.command import Outcome, print_skipped
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
-from patchifier.io import skipped_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,13 +65,16 @@ def embed(
         "progress": progress("files"),
     }
     done: Embedded
+    listed: str | Path = Path(out).with_suffix(".skipped.csv")
     if engine == "ray":
         done = _embed_on_ray(sources, out, changed, address=address or None, **options)
+        listed = f"{_parts_of(out)}/skipped.csv"
     elif address:
         raise RequestError("--address is of a Ray cluster: add --engine ray.")
     else:
         done = build.embed_library(_read_sources(sources), out, changed=changed, **options)
-    return Outcome(done.facts(), "\n".join(done.lines()), 1 if done.skipped else 0)
+    text = "\n".join(done.lines()) + print_skipped(done.skipped, listed)
+    return Outcome(done.facts(), text, 1 if done.skipped else 0)
 
 
 def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -> "Embedded":
@@ -85,11 +87,16 @@ def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -
         raise RequestError(
             f"--out is {out}, expected with --engine ray NAME.parquet, a folder or a URL."
         )
-    parts = f"{out.removesuffix('.parquet')}.parts-ray" if out.endswith(".parquet") else out
+    parts = _parts_of(out)
     done = ray.embed_on_ray(_read_sources(sources), parts, **options)
     if parts != out:
         ray.merge(parts, out)
     return done
+
+
+def _parts_of(out: str) -> str:
+    """Return where a job on Ray writes its parts."""
+    return f"{out.removesuffix('.parquet')}.parts-ray" if out.endswith(".parquet") else out
 
 
 def _read_sources(sources: list[str]) -> list[str]:
@@ -306,10 +313,8 @@ def predict(
         workers=workers or None,
         progress=progress("files"),
     )
-    for path, reason in done.skipped:
-        print(skipped_line(path, reason), file=sys.stderr)
     n_skipped = len(done.skipped)
     counts = {"rows": done.rows, "files": done.files, "kept": done.kept, "skipped": n_skipped}
     text = f"{done.rows} rows about {done.files} files in {out}"
-    text += f"; {n_skipped} skipped" if n_skipped else ""
+    text += print_skipped(done.skipped, Path(out).with_suffix(".skipped.csv"))
     return Outcome(counts | {"out": out}, text, 1 if n_skipped else 0)

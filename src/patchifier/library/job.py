@@ -18,12 +18,12 @@ from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.io import (
     Progress,
+    from_cell,
     parse_json,
     put_in_place,
     read_text,
     replaced_file,
     require_file,
-    skipped_line,
     write_skipped,
 )
 from patchifier.library import table
@@ -75,10 +75,14 @@ class Embedded:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Text for the user: each skipped file, then the counts."""
-        lines = [skipped_line(path, reason) for path, reason in self.skipped]
-        lines += [f"gone: {path}" for path in self.gone]
+        """Text for the user: files that are gone, what is pending, and last the counts."""
+        lines = [f"gone: {path}" for path in self.gone]
         lines += [f"note about {path}: {note}" for path, note in self.notes]
+        if self.pending:
+            lines.append(
+                f"{self.pending} files are new, modified or gone since: "
+                "--changed brings the table up to date."
+            )
         speed = (
             f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)"
             if self.embedded
@@ -87,10 +91,6 @@ class Embedded:
         lines.append(
             f"{self.rows} rows about {self.files} files; {self.embedded} embedded now{speed}, {self.kept} were there"
         )
-        if self.pending:
-            lines.append(
-                f"{self.pending} files are new, modified or gone since: --changed brings the table up to date."
-            )
         return lines
 
 
@@ -413,4 +413,5 @@ def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
         return ()
     require_file(path)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        return tuple((row["path"], row["reason"]) for row in csv.DictReader(stream))
+        rows = csv.DictReader(stream)
+        return tuple((from_cell(row["path"]), from_cell(row["reason"])) for row in rows)

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchifier.config import RequestError
-from patchifier.io import parse_json, put_in_place, read_text, replaced_file
+from patchifier.io import from_cell, parse_json, put_in_place, read_text, replaced_file, to_cell
 from patchifier.library.sources import Key
 from patchifier.library.tags import TAGS
 
@@ -173,7 +173,8 @@ def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
 def parse_facts(text: str | bytes) -> dict[str, Any]:
     """Parse the facts of a table; a ValueError if they are damaged. Parquet has checksums of its pages, but not of its metadata."""
     facts = dict(parse_json(text))
-    if facts.pop("crc32", None) not in (None, _checksum(facts)):  # older tables have none
+    found, newer = facts.pop("crc32", None), facts.get("format", 0) > FORMAT
+    if not newer and found not in (None, _checksum(facts)):  # older tables have none
         raise ValueError("the facts do not have their checksum")
     return facts
 
@@ -348,7 +349,8 @@ def export_npy(parquet: Path, out: Path) -> None:
         lines.writerow(names)
         for part in origin.take(0, count):
             vectors.write(part["embedding"].combine_chunks().flatten().to_numpy().tobytes())
-            lines.writerows(zip(*(part[name].to_pylist() for name in names), strict=True))
+            columns = (map(to_cell, part[name].to_pylist()) for name in names)
+            lines.writerows(zip(*columns, strict=True))
     beside.write_text(
         json.dumps({**facts, "sha256": [_sha256(matrix), _sha256(rows)]}, indent=1) + "\n",
         encoding="utf-8",
@@ -369,7 +371,7 @@ def _sha256(path: Path) -> str:
 def _npy_columns(path: Path) -> dict[str, list[Any]]:
     """Columns of the .csv of a .npy table, which must be the two that belong together."""
     facts, lines = read_facts(path), path.with_suffix(".csv")
-    kinds: dict[str, Any] = {"path": str, "start_s": float, "end_s": float}
+    kinds: dict[str, Any] = {"path": from_cell, "start_s": float, "end_s": float}
     kinds |= {"size": int, "mtime_ns": int}
     try:
         if facts["sha256"] != [_sha256(path), _sha256(lines)]:
@@ -381,7 +383,7 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
         columns["length_s"] = [
             float(row["length_s"]) if row.get("length_s") else None for row in rows
         ]
-        return columns | {name: [row[name] or None for row in rows] for name in TAGS}
+        return columns | {name: [from_cell(row[name]) or None for row in rows] for name in TAGS}
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(
             f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, or delete them and embed again."
