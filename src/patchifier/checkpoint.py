@@ -193,6 +193,7 @@ def _copy(tensor: torch.Tensor, wanted: torch.Tensor, *, where: str) -> None:
 
 
 def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Task | None]:
+    text = ""
     try:
         text = read_text(folder / "config.json")
         values = parse_json(text)

@@ -354,7 +354,7 @@ def test_leaks_are_found_with_and_without_pitch_bands_and_other_mel_bands_are_sa
     coarse = prepare(tmp_path, "coarse", tested.clips, config=SpectrogramConfig(n_mels=48))
     sides = changed(tested, split=lambda number: ("train", "valid", "test")[number % 3])
     (note,) = notes_of(trained(coarse.path), sides, tmp_path)
-    assert re.search(r"could not be searched for clips of this test: .*bands is", note)
+    assert re.search(r"could not be searched for clips of this test: .*n_mels is", note)
 
 
 def test_the_run_that_a_model_was_started_from_is_looked_at_too(data, tmp_path, trained):

@@ -281,7 +281,7 @@ def test_a_sound_heard_everywhere_does_not_cost_everything(tmp_path, pieces, mon
 
 def test_requests_that_make_no_sense_are_refused(library, pieces, tmp_path):
     other = Sounds(tmp_path, {"x": pieces["piece 0"]}, config=SpectrogramConfig(hop_length=256))
-    with pytest.raises(RequestError, match="hop is 256, not 512"):
+    with pytest.raises(RequestError, match="hop_length is 256, not 512"):
         leaks.leaks(library, other)
     with pytest.raises(RequestError, match=r"expected 0\.5 < similar <= same <= 1"):
         leaks.leaks(library, library, similar=0.9)
