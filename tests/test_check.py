@@ -8,7 +8,8 @@ import os
 import published
 import pytest
 
-from patchifier import datasets
+from patchifier import cli, datasets
+from patchifier.cli.data import check_text
 from patchifier.config import RequestError
 from patchifier.datasets.check import check, examine
 from patchifier.datasets.sheet import Remote, Variant
@@ -74,8 +75,8 @@ def test_a_missing_file_is_named_and_what_the_splits_lose(gtzan):
         ("rock.00000",)
     ]
     assert side in datasets.SPLITS
-    assert any("genres/rock/rock.00000.wav" in line for line in report.lines())
-    assert "NOT complete" in report.lines()[0]
+    assert any("genres/rock/rock.00000.wav" in line for line in check_text(report).splitlines())
+    assert "NOT complete" in check_text(report).splitlines()[0]
 
 
 def test_an_empty_and_a_broken_file_are_told_apart(gtzan):
@@ -99,7 +100,10 @@ def test_a_file_known_to_be_bad_does_not_make_it_incomplete(gtzan, harm):
     assert list(report.excused) == ["genres/jazz/jazz.00054.wav"]
     train = next(split for split in report.splits if split.split == "train")
     assert (train.published, train.usable, train.lost) == (443, 442, ("jazz.00054",))
-    assert any("442" in line and "443" in line and "jazz.00054" in line for line in report.lines())
+    assert any(
+        "442" in line and "443" in line and "jazz.00054" in line
+        for line in check_text(report).splitlines()
+    )
 
 
 def test_the_excuse_holds_for_au_and_for_nothing_else():
@@ -136,7 +140,7 @@ def test_tables_that_are_cut_short_are_not_complete(mtat, small_mtat):
     report = check(small_mtat, mtat)
     assert not report.complete
     assert (report.missing, report.corrupt) == ((), {})
-    assert any("NOT as published" in line for line in report.lines())
+    assert any("NOT as published" in line for line in check_text(report).splitlines())
 
 
 def test_a_split_that_vanished_is_counted_as_nothing(mtat, small_mtat):
@@ -153,7 +157,7 @@ def test_mtat_lists_the_three_empty_files_apart(mtat, small_mtat):
     assert report.complete
     assert len(report.known_bad) == 3
     assert report.empty == ()
-    assert any(published.NORINE[-1] in line for line in report.lines())
+    assert any(published.NORINE[-1] in line for line in check_text(report).splitlines())
 
 
 def test_tables_that_cannot_be_read_are_said(mtat):
@@ -161,7 +165,9 @@ def test_tables_that_cannot_be_read_are_said(mtat):
     report = check("mtat", mtat)
     assert not report.complete
     assert "annotations_final.csv is not there" in report.unreadable
-    assert any("annotations_final.csv is not there" in line for line in report.lines())
+    assert any(
+        "annotations_final.csv is not there" in line for line in check_text(report).splitlines()
+    )
 
 
 def test_checksums_of_downloads_that_lie_in_the_root(gtzan, tmp_path):
@@ -198,7 +204,7 @@ def test_checksums_of_downloads_that_lie_in_the_root(gtzan, tmp_path):
 
 def test_the_facts_are_plain_values(gtzan):
     (gtzan / "genres/rock/rock.00000.wav").unlink()
-    facts = check("gtzan", gtzan).facts()
+    facts = cli.data.check("gtzan", root=str(gtzan)).results
     assert json.loads(json.dumps(facts))["missing"] == ["genres/rock/rock.00000.wav"]
     assert facts["complete"] is False
 
@@ -208,8 +214,8 @@ def test_long_lists_are_cut_in_the_text_and_whole_in_the_facts(gtzan):
         (gtzan / f"genres/rock/rock.{number:05d}.wav").unlink()
     report = check("gtzan:folds", gtzan)
     assert len(report.missing) == 40
-    assert len(report.lines()) < 30
-    assert any("and 30 more" in line for line in report.lines())
+    assert len(check_text(report).splitlines()) < 30
+    assert any("and 30 more" in line for line in check_text(report).splitlines())
 
 
 def test_progress_is_told_to_the_end(gtzan_root):

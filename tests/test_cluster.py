@@ -26,13 +26,14 @@ from servers import Server, serving
 import patchifier
 from patchifier import checkpoint, integrations
 from patchifier.checkpoint import Checkpoint
+from patchifier.cli.library import embedded_text
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.integrations import object_store
 from patchifier.integrations.object_store import Part, Store
 from patchifier.library import build
-from patchifier.library.table import EmbeddingTable
+from patchifier.library.stored import EmbeddingTable
 from patchifier.library.worker import Cut, embed_clips
 from patchifier.nn.model import Patchifier
 
@@ -103,7 +104,7 @@ def make_spec(
 def require_same(first: EmbeddingTable, second: EmbeddingTable, tolerance: float = 1e-5) -> None:
     assert (first.paths, first.tags, first.metadata) == (second.paths, second.tags, second.metadata)
     for name in ("start_s", "end_s", "size", "mtime_ns"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+        np.testing.assert_array_equal(first.rows[name], second.rows[name])
     np.testing.assert_allclose(first.vectors, second.vectors, atol=tolerance, rtol=0)
 
 
@@ -867,7 +868,11 @@ def test_a_ray_of_its_own_begins_and_ends_with_the_job(
     )
     assert not ray.is_initialized()
     assert (done.files, done.kept, done.skipped) == (6, 0, ())
-    assert done.lines()[-1].startswith(f"{done.rows} rows about 6 files; 6 embedded now in ")
+    assert (
+        embedded_text(done)
+        .splitlines()[-1]
+        .startswith(f"{done.rows} rows about 6 files; 6 embedded now in ")
+    )
     build.embed_library(audio_folder, tmp_path / "single.parquet", embedder=embedder, window_s=0.5)
     require_same(
         integrations.ray.read_parts(tmp_path / "out"), build.read(tmp_path / "single.parquet")

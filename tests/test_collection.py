@@ -28,6 +28,7 @@ from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder, load
 from patchifier.library import build, job, sources, table, tags, worker
+from patchifier.library.stored import EmbeddingTable
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050
@@ -70,18 +71,16 @@ def music(audio_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(audio_folder, tmp_path / "library"))
 
 
-def names(read: table.EmbeddingTable) -> list[str]:
+def names(read: EmbeddingTable) -> list[str]:
     return [Path(path).name for path in read.paths]
 
 
-def require_same(
-    first: table.EmbeddingTable, second: table.EmbeddingTable, tolerance: float = 0.0
-) -> None:
+def require_same(first: EmbeddingTable, second: EmbeddingTable, tolerance: float = 0.0) -> None:
     assert first.paths == second.paths
     assert first.tags == second.tags
     assert first.metadata == second.metadata
     for name in ("start_s", "end_s", "size", "mtime_ns"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+        np.testing.assert_array_equal(first.rows[name], second.rows[name])
     np.testing.assert_allclose(first.vectors, second.vectors, atol=tolerance, rtol=0)
 
 
@@ -108,7 +107,11 @@ def test_every_file_has_a_row_with_the_vector_of_embed(
     np.testing.assert_array_equal(read.start_s, 0)
     np.testing.assert_allclose(read.end_s, [1 + number / 2 for number in range(6)])
     for path, vector, size, mtime_ns in zip(
-        read.paths, read.vectors, read.size, read.mtime_ns, strict=True
+        read.paths,
+        read.vectors,
+        read.rows["size"].to_numpy(),
+        read.rows["mtime_ns"].to_numpy(),
+        strict=True,
     ):
         np.testing.assert_allclose(vector, embedder.embed(path), atol=1e-5)
         assert [size, mtime_ns] == [os.stat(path).st_size, os.stat(path).st_mtime_ns]
@@ -845,8 +848,8 @@ def test_tables_from_elsewhere_are_refused(music: Path, tmp_path: Path, embedder
     (tmp_path / "text.parquet").write_text("hello")
     np.save(tmp_path / "alone.npy", np.zeros((2, 2)))
     for name, said in {
-        "theirs.parquet": "from elsewhere",
-        "text.parquet": "not a table of embeddings",
+        "theirs.parquet": "lacks the columns",
+        "text.parquet": "not a Parquet file",
         "alone.npy": "cannot be read",
         "none.parquet": "no such file",
     }.items():
@@ -869,10 +872,10 @@ def test_a_table_of_a_newer_format_or_with_other_columns_is_refused(
         rows.replace_schema_metadata({"patchifier": json.dumps({**facts, "format": 99})}),
         tmp_path / "newer.parquet",
     )
-    pq.write_table(rows.drop_columns(["artist"]), tmp_path / "less.parquet")
+    pq.write_table(rows.drop_columns(["end_s"]), tmp_path / "less.parquet")
     with pytest.raises(RequestError, match="format 99"):
         build.read(tmp_path / "newer.parquet")
-    with pytest.raises(RequestError, match="its columns are"):
+    with pytest.raises(RequestError, match="lacks the columns end_s"):
         build.read(tmp_path / "less.parquet")
 
 

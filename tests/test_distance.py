@@ -7,7 +7,7 @@ import pytest
 
 from patchifier.config import RequestError
 from patchifier.library import distance
-from patchifier.library.search.rows import FACTS
+from patchifier.library.stored import FACTS
 
 
 def gaussian(count, mean, root, *, seed):
@@ -172,8 +172,8 @@ def test_two_tables(tmp_path):
     )
     result = distance.distance(a, b)
     assert result.frechet.value == pytest.approx(42, rel=1e-5)
-    assert result.facts()["rows"] == [200, 150]
-    assert result.facts()["kernel"] == result.kernel.value > 0
+    assert result.to_dict()["rows"] == [200, 150]
+    assert result.to_dict()["kernel"] == result.kernel.value > 0
 
 
 def test_tables_that_do_not_go_together(tmp_path):
@@ -187,7 +187,7 @@ def test_tables_that_do_not_go_together(tmp_path):
     wide = write(tmp_path / "wide.parquet", np.ones((50, 3)))
     with pytest.raises(RequestError, match="vector size 2 against 3"):
         distance.distance(a, wide)
-    with pytest.raises(RequestError, match="cannot be read as Parquet"):
+    with pytest.raises(RequestError, match="cannot be read as a table"):
         distance.distance(a, tmp_path / "missing.parquet")
     short = write(tmp_path / "short.parquet", vectors, window_s=2.0)
     with pytest.raises(RequestError, match=r"about None s against 2.0 s"):

@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.parse
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 from patchifier.config import RequestError
 from patchifier.library import search
 from patchifier.library.search.filter import Filter
-from patchifier.library.search.rows import FACTS, TYPES
+from patchifier.library.stored import FACTS, TYPES
 
 QUOTES = "O'Brien; DROP TABLE embeddings; -- \\' \"x\" %_"
 UNICODE = "Sigur Rós 日本 🎵"
@@ -79,7 +80,7 @@ def test_known_neighbours_in_order_with_their_cosines(opened, circle):
     found = opened(circle).similar("/music/10.mp3", 3)
     assert paths(found) == ["/music/0.mp3", "/music/25.mp3", "/music/45.mp3"]
     assert [row.score for row in found] == pytest.approx(np.cos(np.radians([10, 15, 35])), abs=1e-6)
-    assert found[0].facts() == {
+    assert asdict(found[0]) == {
         "path": "/music/0.mp3",
         "start_s": 0.0,
         "end_s": 2.0,
@@ -287,7 +288,7 @@ index.Index.build(sys.argv[1], sys.argv[2])
 
 
 def test_a_folder_of_parts_is_read_a_part_at_a_time_and_checked_to_the_last(tmp_path, monkeypatch):
-    monkeypatch.setattr("patchifier.library.search.rows.Stored.parts.__kwdefaults__", {"rows": 7})
+    monkeypatch.setattr("patchifier.library.stored.Stored.parts.__kwdefaults__", {"rows": 7})
     vectors = random_vectors(50)
     (tmp_path / "parts").mkdir()
     for first in range(0, 50, 10):
@@ -299,7 +300,7 @@ def test_a_folder_of_parts_is_read_a_part_at_a_time_and_checked_to_the_last(tmp_
     assert [len(part) for part in search.Stored(tmp_path / "parts").parts()] == [7, 3] * 5
     index = search.Index.build(tmp_path / "parts", tmp_path / "i")
     assert paths(index.filter(Filter())) == sorted(str(number) for number in range(50))
-    assert np.array_equal(search.read(tmp_path / "parts").vectors(), vectors)
+    assert np.array_equal(search.read(tmp_path / "parts").vectors, vectors)
     vectors[49] = np.inf
     write(tmp_path / "parts" / "40.parquet", vectors[40:], range(40, 50))
     for call in (index.update, index.add, lambda table: search.Index.build(table, tmp_path / "i")):
@@ -420,7 +421,6 @@ def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, tmp_path, 
     pairs = opened(write(tmp_path / "t.parquet", vectors, names)).near_duplicates(0.999)
     assert [(pair.first.path, pair.second.path) for pair in pairs] == [("003", "080")]
     assert pairs[0].score == pairs[0].first.score == pytest.approx(1, abs=1e-6)
-    assert set(pairs[0].facts()) == {"score", "first", "second"}
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.4, 0.8])
@@ -587,17 +587,17 @@ def test_tables_that_are_refused(tmp_path, circle):
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(
         RequestError,
-        match=r"text.parquet cannot be read as Parquet \(it is not a Parquet file\): give a table",
+        match=r"text.parquet cannot be read as a table \(it is not a Parquet file\): give one",
     ):
         search.load(tmp_path / "text.parquet")
     np.save(tmp_path / "matrix.npy", np.ones((2, 4), np.float32))
     with pytest.raises(
         RequestError,
-        match=r"matrix.npy is a bare matrix, expected a table that names its files and model: 'patchifier embed ... --out NAME.parquet'",
+        match=r"matrix.npy cannot be read as a table \(there is no such file\): give one",
     ):
         search.load(tmp_path / "matrix.npy")
     for path in (tmp_path / "text.parquet", tmp_path / "missing.parquet"):
-        with pytest.raises(RequestError, match="cannot be read as Parquet"):
+        with pytest.raises(RequestError, match="cannot be read as a table"):
             search.read(path)
 
 

@@ -1,5 +1,6 @@
 """Commands that evaluate: compare, leaks, report, reconstruct, demo."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from patchifier.embed import Embedder
+    from patchifier.evaluate.leaks import Leak
 
 # The model, and its baselines: the same architecture untrained, and features without learning.
 ENCODERS = "patchifier-base,random:patchifier-base,mel-stats,mfcc"
@@ -126,13 +128,20 @@ def leaks(first: str, second: str, *, out: str = "") -> Outcome:
     found = leaks.leaks(trained, tested, progress=progress("clips"))
     if out:
         leaks.save(found, out)
-    lines = [leak.line() for leak in found]
+    lines = [leak_line(leak) for leak in found]
     lines.append(
         f"{len(found)} pairs between {len(trained.clips)} clips of {trained.name} "
         f"and {len(tested.clips)} of {tested.name}."
     )
-    pairs = [leak.facts() for leak in found]
+    pairs = [asdict(leak) for leak in found]
     return Outcome({"leaks": pairs, "first": trained.name, "second": tested.name}, "\n".join(lines))
+
+
+def leak_line(leak: "Leak") -> str:
+    """Lay a pair of clips out in one line."""
+    where = f"{leak.first} = {leak.second} at {leak.offset_s:+.2f} s"
+    line = f"{leak.kind} ({leak.score:.2f}): {where}, {leak.overlap_s:.1f} s side by side"
+    return f"{line}, of one group" if leak.one_group else line
 
 
 def _require_no_model(path: str) -> None:

@@ -6,11 +6,11 @@ known to be bad in every copy, or in some: these are listed separately and do no
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import soundfile
 
@@ -20,7 +20,6 @@ from patchifier.datasets import Clip, find_sheet
 from patchifier.datasets.sheet import Remote, Sheet
 from patchifier.io import Progress, silent
 
-NAMED = 10  # files of a kind that are named in the text form; the facts hold all
 ABSENT = ("missing", "empty")
 
 
@@ -107,55 +106,6 @@ class Report:
         wrong = self.unreadable or self.missing or self.empty or self.corrupt
         differs = any(file.state == "differs" for file in self.downloads)
         return not wrong and not differs and all(split.as_published for split in self.splits)
-
-    def facts(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self) | {"complete": self.complete}
-
-    def lines(self) -> list[str]:
-        """Return a few lines of text."""
-        lines = [
-            f"{self.name} in {self.root}: {'complete' if self.complete else 'NOT complete'}; {self.files} sound files, {self.size_b / 1e6:,.1f} MB."
-        ]
-        lines += [f"  the tables cannot be read: {self.unreadable}"] if self.unreadable else []
-        lines += [f"  {_counts(split)}" for split in self.splits]
-        cut = "  NOT as published: the tables are cut short, or of another edition."
-        lines += [] if all(split.as_published for split in self.splits) else [cut]
-        for file in self.downloads:
-            size = f" ({file.size_b:,} bytes)" if file.size_b is not None else ""
-            lines.append(f"  {file.name}: {_STATES[file.state]}{size}")
-        lines += _named("missing", self.missing) + _named("empty (0 bytes)", self.empty)
-        lines += _named("broken", _with_reasons(self.corrupt))
-        lines += _named("known to be bad, and so here", _with_reasons(self.excused))
-        known_bad = _with_reasons(self.known_bad)
-        return lines + _named("known to be bad in some or all copies", known_bad)
-
-
-_STATES = {
-    "ok": "sha256 as published",
-    "differs": "DIFFERS from what is published",
-    "unknown": "there; no sha256 is published",
-    "absent": "not in the root",
-}
-
-
-def _counts(split: Split) -> str:
-    published = "" if split.published is None else f", {split.published:,} published"
-    named = [*split.lost[:NAMED], *(["..."] if len(split.lost) > NAMED else [])]
-    lost = f"; lost: {', '.join(named)}" if named else ""
-    note = "" if split.as_published else " (NOT as published)"
-    return f"{split.variant} {split.split or 'all'}: {split.usable:,} usable of {split.listed:,} listed{published}{note}{lost}"
-
-
-def _with_reasons(reasons: Mapping[str, str]) -> list[str]:
-    return [f"{name} ({reason})" for name, reason in reasons.items()]
-
-
-def _named(what: str, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    more = [f"    ... and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return [f"  {what}: {len(names)}", *(f"    {name}" for name in names[:NAMED]), *more]
 
 
 def check(

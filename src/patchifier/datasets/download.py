@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +62,6 @@ class Fetched:
     def complete(self) -> bool:
         """Whether nothing is missing."""
         return not self.missing
-
-    def facts(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "complete": self.complete}
-
-    def lines(self) -> list[str]:
-        """Lines of text; missing files are last."""
-        done = {
-            "downloaded": self.downloaded,
-            "there already": self.present,
-            "joined": self.joined,
-            "unpacked": self.unpacked,
-        }
-        lines = [f"{what}: {', '.join(names)}" for what, names in done.items() if names]
-        lines += [f"note: {name}: {text}" for name, text in self.notes.items()]
-        return lines + [f"MISSING: {name}: {text}" for name, text in self.missing.items()]
 
 
 def fetch(

@@ -41,9 +41,9 @@ pieces share, and a chorus that is pasted twice. The score measures confidence; 
 import csv
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -98,15 +98,6 @@ class Leak:
     offset_s: float
     overlap_s: float
     one_group: bool = False
-
-    def line(self) -> str:
-        """One line of text, for a terminal."""
-        aside = ", of one group" if self.one_group else ""
-        return f"{self.kind} ({self.score:.2f}): {self.first} = {self.second} at {self.offset_s:+.2f} s, {self.overlap_s:.1f} s side by side{aside}"
-
-    def facts(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def leaks(

@@ -35,6 +35,7 @@ from patchifier.io import Progress, silent, write_skipped
 from patchifier.library import table
 from patchifier.library.build import facts_of
 from patchifier.library.job import Embedded
+from patchifier.library.stored import EmbeddingTable, from_arrow
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 
 ANSWER_S = 30.0  # time for a cluster to answer; Ray itself waits for minutes, then ends the process
@@ -243,7 +244,7 @@ def embed_anywhere(
 # --- all parts as one ---
 
 
-def read_parts(out: str | Path) -> table.EmbeddingTable:
+def read_parts(out: str | Path) -> EmbeddingTable:
     """Read the rows of a finished job, in the order of its sources.
 
     Parameters
@@ -253,7 +254,7 @@ def read_parts(out: str | Path) -> table.EmbeddingTable:
     """
     with _parts(out) as (paths, facts):
         read = [pq.read_table(path).replace_schema_metadata(None) for path in paths]
-        return table.from_arrow(pa.concat_tables(read), facts)
+        return from_arrow(pa.concat_tables(read), facts)
 
 
 def merge(out: str | Path, table_path: str | Path) -> Path:

@@ -23,7 +23,7 @@ from patchifier.jobs import folder_lock
 from patchifier.library import table
 from patchifier.library.job import Embedded, TableJob
 from patchifier.library.sources import find
-from patchifier.library.table import EmbeddingTable, read
+from patchifier.library.stored import EmbeddingTable, read
 from patchifier.library.worker import Cut
 
 __all__ = ["Embedded", "EmbeddingTable", "embed_library", "read"]

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.library.search import read
-from patchifier.library.search.rows import require_same_model
+from patchifier.library.stored import read, require_same_model
 
 POINTS = 8  # fractions of the sets that the line is fitted to
 DRAWS = 6  # parts drawn for each fraction below 1
@@ -71,7 +70,7 @@ class Distance:
     kernel: Kernel
     rows: tuple[int, int]
 
-    def facts(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``--json`` prints them."""
         return {
             "frechet": self.frechet.value if self.frechet else None,
@@ -103,18 +102,18 @@ def distance(first: str | Path, second: str | Path, *, seed: int = 0) -> Distanc
         If a table is refused, if the models differ, or if there are too few rows.
     """
     a, b = read(first), read(second)
-    require_same_model((a.identity, a.size), (b.identity, b.size), names=(str(first), str(second)))
-    if a.window_s != b.window_s:
-        raise RequestError(
-            f"rows are about {a.window_s} s against {b.window_s} s (None: a whole file): embed {first} and {second} with the same --window_s."
-        )
     names = (str(first), str(second))
-    enough = min(len(a.table), len(b.table)) > a.size
-    return Distance(
-        frechet_distance(a.vectors(), b.vectors(), seed=seed, names=names) if enough else None,
-        kernel_distance(a.vectors(), b.vectors(), seed=seed, names=names),
-        (len(a.table), len(b.table)),
-    )
+    require_same_model((a.identity, a.length), (b.identity, b.length), names=names)
+    windows_s = [table.metadata.get("window_s") for table in (a, b)]
+    if windows_s[0] != windows_s[1]:
+        raise RequestError(
+            f"rows are about {windows_s[0]} s against {windows_s[1]} s (None: a whole file): "
+            f"embed {first} and {second} with the same --window_s."
+        )
+    enough = min(len(a), len(b)) > a.length
+    frechet = frechet_distance(a.vectors, b.vectors, seed=seed, names=names) if enough else None
+    kernel = kernel_distance(a.vectors, b.vectors, seed=seed, names=names)
+    return Distance(frechet, kernel, (len(a), len(b)))
 
 
 def frechet_distance(

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from patchifier import jobs
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
-from patchifier.io import Progress, replaced_file, skipped_line, write_skipped
+from patchifier.io import Progress, replaced_file, write_skipped
 from patchifier.library import table
 from patchifier.library.sources import Key, key
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
@@ -57,28 +57,6 @@ class Embedded:
     pending: int
     audio_s: float
     seconds: float
-
-    def facts(self) -> dict[str, Any]:
-        """Plain values, as ``--json`` prints them."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """Text for the user: each skipped file, then the counts."""
-        lines = [skipped_line(path, reason) for path, reason in self.skipped]
-        lines += [f"gone: {path}" for path in self.gone]
-        speed = (
-            f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)"
-            if self.embedded
-            else ""
-        )
-        lines.append(
-            f"{self.rows} rows about {self.files} files; {self.embedded} embedded now{speed}, {self.kept} were there"
-        )
-        if self.pending:
-            lines.append(
-                f"{self.pending} files are new, modified or gone since: --changed brings the table up to date."
-            )
-        return lines
 
 
 class TableJob:

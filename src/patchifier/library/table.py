@@ -19,7 +19,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +27,13 @@ import pyarrow.parquet as pq
 
 from patchifier.config import RequestError
 from patchifier.io import replaced_file
-from patchifier.library.sources import Key
 from patchifier.library.tags import TAGS
 
+if TYPE_CHECKING:
+    from patchifier.library.sources import Key
+
 FORMAT = 1
+FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model made the vectors
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
 STRINGS = ("path", *TAGS)
 SAME = (
@@ -44,99 +47,59 @@ SAME = (
 )  # facts that rows of one table share
 
 
-@dataclass(frozen=True)
-class EmbeddingTable:
-    """A table of embeddings in memory.
-
-    Attributes
-    ----------
-    paths : tuple of str, length n
-        Of the files; a file with several rows is repeated.
-    start_s, end_s : ndarray, shape (n,), float64
-        Part of the file, in seconds.
-    vectors : ndarray, shape (n, E), float32
-        Embeddings.
-    size, mtime_ns : ndarray, shape (n,), int64
-        Bytes and time of change of the file when it was embedded.
-    tags : dict of str to tuple of str or None, length n
-        ``artist``, ``title``, ``album``, ``genre``.
-    metadata : dict
-        Which model, pooling and windows.
-    """
-
-    paths: tuple[str, ...]
-    start_s: np.ndarray
-    end_s: np.ndarray
-    vectors: np.ndarray
-    size: np.ndarray
-    mtime_ns: np.ndarray
-    tags: dict[str, tuple[str | None, ...]]
-    metadata: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-def read(path: str | Path) -> EmbeddingTable:
-    """Read a table that ``patchifier embed`` made.
-
-    Parameters
-    ----------
-    path : str or Path
-        A .parquet, or a .npy with its .csv and .json beside it.
+def read_facts(path: Path) -> dict[str, Any]:
+    """Metadata of a table of this package.
 
     Raises
     ------
     RequestError
-        If there is none, it is damaged, or it comes from elsewhere.
+        If there is no such file, or it is not a table of embeddings.
     """
-    path = Path(path)
-    facts = read_facts(path)
-    rows = _npy_rows(path) if path.suffix == ".npy" else _parquet_rows(path)
-    return from_arrow(rows, facts)
-
-
-def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> EmbeddingTable:
-    """Rows in memory as arrays."""
-    vectors = (
-        rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-        if len(rows)
-        else np.zeros((0, facts["size"]), np.float32)
-    )
-    numbers = {name: rows[name].to_numpy() for name in ("start_s", "end_s", "size", "mtime_ns")}
-    tags = {name: tuple(rows[name].to_pylist()) for name in TAGS}
-    known = {
-        name: value
-        for name, value in facts.items()
-        if name not in ("stretches", "skipped", "sha256")
-    }
-    return EmbeddingTable(
-        tuple(rows["path"].to_pylist()), vectors=vectors, tags=tags, metadata=known, **numbers
-    )
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Facts of a table, or a RequestError if it is none of ours."""
-    expected = f"expected a table from 'patchifier embed ... --out {path.name}'"
-    if not path.is_file():
-        raise RequestError(f"{path}: there is no such file, {expected}.")
     try:
-        if path.suffix == ".npy":
-            facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        else:
-            facts = json.loads((pq.read_schema(path).metadata or {})[b"patchifier"])
-        newer, _ = facts["format"] > FORMAT, [facts[name] for name in SAME]
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error}), {expected}.") from error
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        text = _stored_facts(path)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from error
+    return parse_facts(text, path, required=SAME)
+
+
+def _stored_facts(path: Path) -> bytes:
+    if path.suffix == ".npy":
+        return path.with_suffix(".json").read_bytes()
+    return (pq.read_schema(path).metadata or {}).get(FACTS, b"")
+
+
+def parse_facts(
+    text: str | bytes, path: str | Path, *, required: Sequence[str] = ("model",)
+) -> dict[str, Any]:
+    """Parse the metadata of a table and check its format and the names that it must have."""
+    try:
+        facts = dict(json.loads(text))
+        newer, _ = int(facts["format"]) > FORMAT, [facts[name] for name in required]
+        if not isinstance(facts["model"], str):
+            raise TypeError("the model is not a string")
+    except (KeyError, TypeError, ValueError) as error:
         raise RequestError(
-            f"{path}: is not a table of embeddings, or one from elsewhere, {expected}."
+            f"{path} is not a table of embeddings, or comes from elsewhere: it does not say which "
+            "model made its vectors. Write it with 'patchifier embed'."
         ) from error
     if newer:
         raise RequestError(
-            f"{path} has format {facts['format']}, this version reads up to {FORMAT}: pip install -U patchifier."
+            f"{path} has format {facts['format']}, this version reads up to {FORMAT}: "
+            "pip install -U patchifier."
         )
     return facts
+
+
+def unreadable(path: str | Path, error: Exception) -> RequestError:
+    """Make the error about a file that is missing, damaged or of another kind."""
+    reason = str(error).strip().partition("\n")[0][:200]
+    if isinstance(error, FileNotFoundError):
+        reason = "there is no such file"
+    elif "magic bytes" in str(error):  # the rest of the message is about the library
+        reason = "it is not a Parquet file"
+    return RequestError(
+        f"{path} cannot be read as a table ({reason}): give one that 'patchifier embed' wrote."
+    )
 
 
 def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
@@ -164,7 +127,7 @@ def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
     return pa.schema(
         [*first, vector, *numbers, *(pa.field(name, pa.string()) for name in TAGS)],
-        {"patchifier": json.dumps(facts)},
+        {FACTS: json.dumps(facts)},
     )
 
 
@@ -233,7 +196,7 @@ class Origin:
 class Lines:
     """Where the rows of one clip lie in a table, and the state of its file then."""
 
-    clip: Key
+    clip: "Key"
     size: int
     mtime_ns: int
     first: int
@@ -270,7 +233,7 @@ def index(path: Path) -> list[Lines]:
     ]
 
 
-def stretches_of(clips: Sequence[tuple[Key, int]]) -> list[list[Any]]:
+def stretches_of(clips: Sequence[tuple["Key", int]]) -> list[list[Any]]:
     """For clips and their numbers of rows: first row, start and end of each that :func:`index` could not tell from the paths alone."""
     listed, row, before = [], 0, None
     for (path, start_s, end_s), count in clips:
@@ -370,24 +333,12 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
         ) from error
 
 
-def _npy_rows(path: Path) -> pa.Table:
+def npy_rows(path: Path) -> pa.Table:
+    """Rows of a .npy table."""
     return rows_table(_npy_columns(path), np.load(path, allow_pickle=False), read_facts(path))
 
 
 def npy_to_parquet(path: Path, out: Path) -> None:
     """Write a .npy table as Parquet."""
-    rows = _npy_rows(path)
+    rows = npy_rows(path)
     write(out, iter([rows]), rows.schema)
-
-
-def _parquet_rows(path: Path) -> pa.Table:
-    try:
-        rows = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"{path}: damaged ({error}): embed again, or copy it again.") from error
-    facts = read_facts(path)
-    if not rows.schema.equals(schema(facts, facts["size"])):
-        raise RequestError(
-            f"{path}: its columns are {', '.join(rows.schema.names)}, expected those of a table from 'patchifier embed'."
-        )
-    return rows

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from patchifier.library.search.filter import Filter
 from patchifier.library.search.index import Index, is_index
-from patchifier.library.search.rows import Changes, Rows, SearchResult, Stored, read
+from patchifier.library.search.rows import Changes, SearchResult
 from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
+from patchifier.library.stored import EmbeddingTable, Stored, read
 
 __all__ = [
     "Changes",
+    "EmbeddingTable",
     "Filter",
     "Index",
     "Pair",
-    "Rows",
     "SearchResult",
     "Stored",
     "Table",

@@ -15,8 +15,9 @@ import pyarrow as pa
 from patchifier.config import RequestError
 from patchifier.io import replaced_folder
 from patchifier.library.search.filter import Filter, quoted_list
-from patchifier.library.search.rows import TYPES, Changes, Stored, digests, require_same_model
+from patchifier.library.search.rows import Changes, digests
 from patchifier.library.search.store import VectorStore
+from patchifier.library.stored import TYPES, Stored, require_same_model
 
 NAME = "embeddings"  # of the LanceDB table
 FACTS = b"patchifier.index"  # schema metadata: facts in JSON

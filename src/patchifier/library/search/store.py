@@ -5,20 +5,14 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
 from patchifier.library.search.filter import Filter
-from patchifier.library.search.rows import (
-    SearchResult,
-    found,
-    require_same_model,
-    unit,
-    vectors_of,
-)
+from patchifier.library.search.rows import SearchResult, found, unit
+from patchifier.library.stored import require_same_model, vectors_of
 
 EVERYTHING = Filter()
 BLOCK = 1024  # rows compared with as many times WIDTH at once for near-duplicates: 64 MB of scores
@@ -33,10 +27,6 @@ class Pair:
     first: SearchResult
     second: SearchResult
     score: float
-
-    def facts(self) -> dict[str, Any]:
-        """Plain values, as ``--json`` prints them."""
-        return {"score": self.score, "first": self.first.facts(), "second": self.second.facts()}
 
 
 class VectorStore(abc.ABC):
