@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,9 +26,9 @@ from patchifier.windows import (
     stream_stretches,
     stream_windows,
 )
+from tests import GOLDEN
 
 RATE = audio.SAMPLE_RATE
-GOLDEN = Path(__file__).parent / "golden"
 TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
 POOLINGS = ("cls", "mean", "mean+max", "mean+std")
 

@@ -23,9 +23,9 @@ from patchifier.integrations.marble import PatchifierEncoder
 from patchifier.integrations.sklearn import PatchifierEmbedder
 from patchifier.library import build, search
 from patchifier.nn.descriptors import LAGS, LAGS_S
+from tests import GOLDEN
 
 RATE = 22_050
-GOLDEN = Path(__file__).parent / "golden"
 RELEASED = pytest.mark.parametrize("name", weights.names())  # whatever models this copy has
 
 

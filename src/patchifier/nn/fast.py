@@ -1,6 +1,6 @@
 """The functions of :mod:`patchifier.nn.model` in less time: swapped in by :func:`accelerate`.
 
-Weights and state-dict names stay. Values are the same but for rounding (``tests/test_layers.py``).
+Weights and state-dict names stay. Values are the same but for rounding (``tests/nn/test_fast.py``).
 
 Shapes: P patches, C channels in, O channels out, H x W cells of a map; B clips, L length of a
 sequence, D embed_dim.

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import math
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,9 +37,10 @@ from patchifier.evaluate.probes.heads import (
 from patchifier.evaluate.probes.stack import Adam, stack_gradients, train_stack
 from patchifier.tasks import Task
 from patchifier.train.run import Interrupted
+from tests import ROOT
 
 SPEC = importlib.util.spec_from_file_location(
-    "benchmark_of_the_grid", Path(__file__).parents[1] / "benchmarks" / "grid.py"
+    "benchmark_of_the_grid", ROOT / "benchmarks" / "grid.py"
 )
 BENCHMARK = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(BENCHMARK)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +20,9 @@ from patchifier.datasets import Clip
 from patchifier.nn.model import Patchifier
 from patchifier.spectrogram import log_mel
 from patchifier.train.pretrain import Batches, stage_loss, stage_module
+from tests import ROOT
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.json"))
+RECIPES = sorted((ROOT / "recipes").glob("*.json"))
 
 
 class Clips:

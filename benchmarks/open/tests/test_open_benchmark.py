@@ -3,37 +3,33 @@
 import gzip
 import itertools
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-import pytest
-import soundfile
-from sklearn.metrics import average_precision_score, r2_score
-
-from patchifier import audio, cache, datasets
-from patchifier.config import RequestError
-from patchifier.evaluate.encoders import Encoder
-from patchifier.tasks import Task
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))
 
 import grooves
 import groups
 import judge
 import measures
 import notes
+import numpy as np
 import outcome
 import pretraining
+import pytest
 import recordings
 import score_sources
 import scores
 import sound
+import soundfile
 import tracks
 import twins
 import unheard
 from measures import Answered, Question
+from sklearn.metrics import average_precision_score, r2_score
+
+from patchifier import audio, cache, datasets
+from patchifier.config import RequestError
+from patchifier.evaluate.encoders import Encoder
+from patchifier.tasks import Task
 
 
 @pytest.fixture

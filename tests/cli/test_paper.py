@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import published
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT, published
+
 TINY = {
     "why": "Every step of the paper in minutes: a small network, few steps.",
     "model": {

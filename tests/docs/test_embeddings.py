@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from tests import ROOT
+
 os.environ["HF_HUB_OFFLINE"] = (
     "1"  # read when huggingface_hub is imported: no test may reach for a network
 )
@@ -22,7 +24,6 @@ from patchifier.embed import Embedder
 from patchifier.library import embed_library, search
 from patchifier.nn.model import Patchifier
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "embeddings.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 SHAPE = re.compile(r"(\w+) = .*# \(((?:\d+|E)(?:, (?:\d+|E))*),?\)")  # E is the length of a vector
@@ -131,7 +132,7 @@ def test_the_onnx_block_runs(home):
 
 
 def test_tests_that_the_page_names_exist():
-    found = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", PAGE)
+    found = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
     assert len(found) >= 12
     for path, name in found:
         assert re.search(

@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from patchifier.config import ModelConfig
 from patchifier.nn.fast import accelerate
 from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Decoder, FeatureExtractor, Head, Patchifier
+from tests import ROOT
 
 
 def tiny(**changes) -> ModelConfig:
@@ -461,7 +461,7 @@ def test_losses_without_padding_are_the_same_with_and_without_a_mask_of_it(extra
 
 @pytest.fixture(scope="module")
 def plain_network():
-    path = Path(__file__).parents[1] / "benchmarks" / "plain.py"
+    path = ROOT / "benchmarks" / "plain.py"
     spec = importlib.util.spec_from_file_location("plain", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

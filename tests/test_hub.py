@@ -16,7 +16,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import transformers
-from servers import Handler, serving
 
 import patchifier
 from patchifier import audio, checkpoint, cli, embed
@@ -25,6 +24,7 @@ from patchifier.config import Config, RequestError, update
 from patchifier.evaluate.encoders import encoders
 from patchifier.integrations import hf
 from patchifier.nn.model import Patchifier
+from tests.servers import Handler, serving
 
 RATE = 22_050
 CONFIG = update(

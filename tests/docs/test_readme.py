@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 import typing
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ import soundfile
 
 from patchifier import cli, tasks
 from patchifier.cli.command import parse
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PAGES = [

@@ -21,7 +21,6 @@ import pytest
 import ray
 import soundfile
 from fsspec.implementations.memory import MemoryFileSystem
-from servers import Server, serving
 
 import patchifier
 from patchifier import checkpoint, integrations
@@ -36,6 +35,7 @@ from patchifier.library import build
 from patchifier.library.stored import EmbeddingTable
 from patchifier.library.worker import Cut, embed_clips
 from patchifier.nn.model import Patchifier
+from tests.servers import Server, serving
 
 RATE = 22_050
 WHOLE = Cut()

@@ -6,9 +6,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import measures
 import numpy as np
+import outcome
 import pytest
+import recordings
+import release
 import torch
+from card import Heard, portable
+from measures import Answered
 from safetensors.torch import load_file
 
 from patchifier import checkpoint, embed, weights
@@ -17,15 +23,6 @@ from patchifier.config import Config, RequestError, update
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.train import run
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))
-
-import measures
-import outcome
-import recordings
-import release
-from card import Heard, portable
-from measures import Answered
 
 TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
 STAGES = {"stage_one": {"batch": 16}, "stage_two": {"batch": 32}}

@@ -17,7 +17,7 @@ from patchifier.library import predict
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
-pytestmark = pytest.mark.usefixtures("threads")  # tests/test_cli_vectors.py has it in processes
+pytestmark = pytest.mark.usefixtures("threads")  # tests/cli/test_library.py has it in processes
 
 TINY = {
     "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +29,7 @@ from patchifier.train.optimiser import make_optimiser
 from patchifier.train.pretrain import Batches, split, stage_loss
 from patchifier.train.references import Kriging
 from patchifier.train.validation import TrainingStatistics, masked_predictors
+from tests import ROOT
 
 SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
 
@@ -363,7 +363,7 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
 @pytest.mark.slow
 def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path, child_environment):
     """So that it can be run the moment there is a GPU."""
-    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    script = ROOT / "benchmarks" / "gpu.py"
     options = [
         "--device",
         "cpu",

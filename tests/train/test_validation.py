@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from log_mels import Clips
 
 from patchifier.config import Config, update
 from patchifier.datasets.splits import Splits
@@ -18,6 +17,7 @@ from patchifier.train.validation import (
     validation_batches,
     validator,
 )
+from tests.log_mels import Clips
 
 TINY = {
     "channels": [4, 4, 4, 8, 8],

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from patchifier.cli.progress import progress
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier
 from patchifier.train.run import Interrupted
+from tests import ROOT
 
 TINY = {
     "model": {
@@ -822,7 +822,7 @@ def test_an_extra_that_is_not_installed_is_named_with_the_command_that_brings_it
 
 
 def test_every_extra_that_is_named_exists_and_brings_its_package():
-    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     distributions = {"sklearn": "scikit-learn", "lightning_fabric": "lightning-fabric"}

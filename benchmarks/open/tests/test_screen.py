@@ -1,19 +1,14 @@
 """Rows screened on one small unit."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
+import screen
 import torch
 
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.nn.model import Patchifier
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "open"))
-
-import screen
 
 
 @pytest.mark.parametrize("recipe", screen.ROWS)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers import Page, Server, serving
 
 from patchifier.cli.data import fetched_text
 from patchifier.config import RequestError
@@ -29,6 +28,7 @@ from patchifier.datasets.download import Fetched, fetch
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant
 from patchifier.datasets.transfer import RetryPolicy
 from patchifier.io import Progress, silent
+from tests.servers import Page, Server, serving
 
 CONTENT = random.Random(0).randbytes(200_000)
 OTHER = random.Random(1).randbytes(200_000)

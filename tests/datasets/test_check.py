@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 
-import published
 import pytest
 
 from patchifier import cli, datasets
@@ -13,6 +12,7 @@ from patchifier.cli.data import check_text
 from patchifier.config import RequestError
 from patchifier.datasets.check import check, examine
 from patchifier.datasets.sheet import Remote, Variant
+from tests import published
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import published
 import pytest
 import soundfile
 
@@ -17,6 +16,7 @@ from patchifier import audio, cache, datasets, filters, spectrogram, tasks
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import emomusic, giantsteps, gtzan, mtat, sheet
 from patchifier.datasets.splits import partition
+from tests import published
 
 BUILDERS = {
     "mtat": published.mtat,

@@ -2,11 +2,11 @@
 
 import json
 
-import published
 import pytest
 
 from patchifier import cli
 from patchifier.train.finetune import METHODS
+from tests import published
 
 TINY = {
     "model": {

@@ -1,16 +1,10 @@
 """What is filled in, beside guesses that need no model: errors of known size, paired over groups."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "open"))
-
 import reconstruction
-from log_mels import Clips
+import torch
+from tests.log_mels import Clips
 
 from patchifier.config import Config, update
 from patchifier.nn.model import Patchifier

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -19,10 +18,11 @@ from patchifier.config import Config, RequestError, update
 from patchifier.integrations import onnx
 from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
+from tests import ROOT
 
 RATE = 22_050
 TINY = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
-EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_embed.py"
+EXAMPLE = ROOT / "examples" / "onnx_embed.py"
 # Around one patch (32 frames), one window (25 patches, 800 frames), and the second and third: a hop of 13 patches is 416 frames.
 FRAMES = (1, 2, 31, 32, 33, 64, 799, 800, 801, 833, 1216, 1217, 1249, 1632, 1633)
 
