@@ -10,7 +10,8 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config", "io", "lazy"},
-    {"statistics", "seeding", "filters", "extras", "hub"},
+    {"statistics", "seeding", "filters", "extras"},
+    {"hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
     {"windows", "datasets"},
     {"nn", "augment"},

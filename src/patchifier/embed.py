@@ -307,11 +307,6 @@ class Embedder:
         cuts = [[(patch, patch.shape[-1]) for patch in patches] for patches in items]
         return self._means(cuts, self._pooled)
 
-    def predict_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
-        """Predict for log-mels (M, T) of any lengths: (n, C) float32."""
-        self._require_head()
-        return self._means(self._patches(iter([log_mel]) for log_mel in log_mels), self._predicted)
-
     def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
         """Embed or predict for one piece of music, or for each of a list or array of paths."""
         kind = getattr(getattr(x, "dtype", None), "kind", "")

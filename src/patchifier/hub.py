@@ -3,7 +3,6 @@
 Nothing is downloaded but what is named so. huggingface_hub is needed for it, and for nothing else.
 """
 
-import importlib
 import json
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from patchifier.config import RequestError
+from patchifier.extras import need
 
 PREFIX = "hf://"
 # A Path makes one slash of two.
@@ -83,15 +83,7 @@ def _download(
     match: re.Match[str], revision: str | None, files: tuple[str, ...], how: Mapping[str, Any]
 ) -> Path:
     name = match["repository"]
-    try:
-        hub, errors = (
-            importlib.import_module("huggingface_hub"),
-            importlib.import_module("huggingface_hub.errors"),
-        )
-    except ImportError as error:
-        raise RequestError(
-            f"{name!r} is on a hub, which needs huggingface_hub ({error}): pip install 'patchifier[hf]'."
-        ) from error
+    hub, errors = need("huggingface_hub"), need("huggingface_hub.errors")
     try:
         return Path(
             hub.snapshot_download(name, revision=revision, allow_patterns=list(files), **how)

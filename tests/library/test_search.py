@@ -18,7 +18,7 @@ import pytest
 
 from patchifier.config import RequestError
 from patchifier.library import search
-from patchifier.library.search.filter import Filter
+from patchifier.library.search import Filter
 from patchifier.library.stored import FACTS, TYPES
 
 QUOTES = "O'Brien; DROP TABLE embeddings; -- \\' \"x\" %_"

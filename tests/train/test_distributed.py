@@ -17,6 +17,7 @@ import torch
 
 from patchifier import cache, datasets
 from patchifier.config import Config, RequestError, update
+from patchifier.train import precision
 from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, share
 from patchifier.train.run import Run
 
@@ -506,7 +507,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(tmp_path):
     """Resumed on a machine that would have chosen otherwise."""
     config = Config()
     with Run(tmp_path / "run", config) as run:
-        assert run.settle("precision", lambda: "bf16") == "bf16"
+        precision.record(run, precision.Arithmetic("bf16"))
     with Run(tmp_path / "run", config, resume=True) as run:
-        assert run.settle("precision", lambda: "32") == "bf16"
+        assert run.facts["precision"] == "bf16"
     assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16"

@@ -197,7 +197,8 @@ def trial(config=CONFIG.model, seed=0):
     masked = torch.arange(8).expand(4, 8) % 4 > 0
     return Trial(
         accelerate(Patchifier(config, seed=seed)),
-        [lambda model: model.stage_two_loss(patches, patches, None, masked)] * 2,
+        lambda model, batch: model.stage_two_loss(batch, batch, None, masked),
+        [patches] * 2,
     )
 
 
@@ -235,7 +236,7 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
     patches = torch.rand(4, 8, 1, 64, 32)
     with torch.enable_grad():
         test = SelfTest()
-        test.run(Trial(Taught().train(), [lambda model: model.loss() * model.weight]))
+        test.run(Trial(Taught().train(), lambda model, _: model.loss() * model.weight, [0]))
     assert {"aten::convolution", LAYER} <= {key[0] for key in test.reasons}
     assert all(not gradients for _, gradients, _ in test.reasons)
 

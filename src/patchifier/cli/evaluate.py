@@ -1,5 +1,6 @@
 """Commands that evaluate: compare, leaks, report, reconstruct, demo."""
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -221,10 +222,6 @@ def reconstruct(
 
 def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[str, "np.ndarray"]:
     """Patches (N, M, T) of an excerpt; for each ratio its mask (N,) and the reconstruction."""
-    import numpy as np
-
-    from patchifier.nn.masking import random_masking
-    from patchifier.seeding import generator
     from patchifier.train import pictures
     from patchifier.windows import window_patches
 
@@ -232,16 +229,10 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
     most, _ = window_patches(config)
     frames = config.model.frames
     log_mel = _excerpt(embedder, file, start_s, most * frames * config.spectrogram.frame_s + 1)
-    shape = (1, min(most, max(1, log_mel.shape[1] // frames)))
-    arrays = {}
-    for ratio in pictures.PICTURE_RATIOS:
-        draw = generator(config.pretrain.seed, "mask", 2**40)
-        masked = random_masking(draw, np.ones(shape, bool), ratio)[0]
-        patches, predicted = embedder.reconstruct(log_mel, masked)
-        arrays["original"] = patches.numpy()
-        arrays[f"masked_{ratio}"] = masked.astype(np.uint8)
-        arrays[f"reconstructed_{ratio}"] = predicted.numpy()
-    return arrays
+    n_patches = min(most, max(1, log_mel.shape[1] // frames))
+    reconstruct = functools.partial(embedder.reconstruct, log_mel)
+    found = pictures.reconstructions(reconstruct, n_patches, config.pretrain.seed)
+    return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) -> "Tensor":

@@ -8,7 +8,7 @@ The bundled model is evaluated too: it was trained for longer on other music, wi
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,9 +146,11 @@ class Tables:
     def add_probes(self, models: dict[str, Checkpoint]) -> None:
         """Add rows of the majority and, by the same logistic regression, of every encoder's features."""
         everything = range(len(self.data.clips))
-        self.add(
-            "majority", "none", probes.cross_validate_majority(self.task, self.targets, self.folds)
+        majority = cross_validate(
+            self.folds,
+            lambda train, test: probes.majority(self.task, self.targets[train], int(test.sum())),
         )
+        self.add("majority", "none", majority)
         features = {
             name: encode(self.data, everything) for name, encode in encoders.ENCODERS.items()
         }
@@ -158,7 +160,12 @@ class Tables:
 
     def add_features(self, name: str, features: np.ndarray) -> None:
         """Add a row for features (n, E), by logistic regression."""
-        predictions = probes.cross_validate(self.task, features, self.targets, self.folds)
+        predictions = cross_validate(
+            self.folds,
+            lambda train, test: probes.fit_predict(
+                self.task, features[train], self.targets[train], features[test]
+            ),
+        )
         self.add(name, "logistic", predictions)
 
     def add_released(self) -> None:
@@ -204,6 +211,28 @@ class Tables:
             figures = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
             rows.append(names | figures)
         return rows
+
+
+def cross_validate(
+    folds: Sequence[int], predict: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Predict each fold from the others: (n, C).
+
+    Parameters
+    ----------
+    folds : sequence of int, length n
+        Fold of each clip.
+    predict : callable
+        Takes two masks (n,), of training and of test clips; returns predictions of the test clips.
+    """
+    numbers = np.asarray(folds)
+    found = [
+        (numbers == fold, predict(numbers != fold, numbers == fold)) for fold in sorted(set(folds))
+    ]
+    predictions = np.zeros((len(numbers), found[0][1].shape[1]))
+    for test, rows in found:
+        predictions[test] = rows
+    return predictions
 
 
 def embed_cache(data: Cache, start: Checkpoint) -> np.ndarray:

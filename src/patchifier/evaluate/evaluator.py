@@ -373,7 +373,10 @@ class Evaluator:
 def _over_folds(found: Sequence[Sequence[frames.FrameResult]]) -> statistics.Statistic:
     """Score of clips of all folds as a statistic, mean over repeated runs."""
     runs = [
-        [np.concatenate(parts) for parts in zip(*[(r.per_clip, r.weights) for r in run])]
+        [
+            np.concatenate(parts)
+            for parts in zip(*[result.per_clip[result.metric] for result in run])
+        ]
         for run in found
     ]
     return lambda indices: float(

@@ -259,7 +259,7 @@ def fit(
             )
             buffer.add(state.step + 1, *result)
 
-        saver = _Saver(state, checkpointer, buffer, fabric, stop, checkpoint_every_s)
+        saver = _saver(state, checkpointer, buffer, stop, checkpoint_every_s)
         run_steps(
             state,
             take_step,
@@ -364,34 +364,28 @@ def _validate(
         checkpointer.keep_best()
 
 
-class _Saver:
-    """Saves the state when it is due, when training ends and when the user asks to stop."""
+def _saver(
+    state: State,
+    checkpointer: Checkpointer,
+    buffer: MetricBuffer,
+    stop: threading.Event,
+    every_s: float,
+) -> Callable[[], None]:
+    """Make the function that saves the state when it is due, at the end, and when training is stopped."""
+    fabric, saved_s = buffer.fabric, time.monotonic()
 
-    def __init__(
-        self,
-        state: State,
-        checkpointer: Checkpointer,
-        buffer: MetricBuffer,
-        fabric: Any,
-        stop: threading.Event,
-        every_s: float,
-    ) -> None:
-        self.state, self.checkpointer, self.buffer = state, checkpointer, buffer
-        self.fabric, self.stop, self.every_s = fabric, stop, every_s
-        self.saved_s = time.monotonic()
+    def save() -> None:
+        nonlocal saved_s
+        leave = stop.is_set()
+        due = leave or time.monotonic() - saved_s >= every_s
+        if fabric.world_size > 1:
+            agreed = state.step % AGREE_STEPS == 0
+            due, leave = agree(fabric, (due, leave)) if agreed else (False, False)
+        if due or state.finished:
+            buffer.fetch()
+            checkpointer.save(state)
+            saved_s = time.monotonic()
+        if leave and not state.finished:
+            raise Interrupted(f"stopped at step {state.step} of {state.total}; {SAVE_WORDS}")
 
-    def __call__(self) -> None:
-        """Save if due; raise Interrupted if a process was asked to stop."""
-        leave = self.stop.is_set()
-        due = leave or time.monotonic() - self.saved_s >= self.every_s
-        if self.fabric.world_size > 1:
-            agreed = self.state.step % AGREE_STEPS == 0
-            due, leave = agree(self.fabric, (due, leave)) if agreed else (False, False)
-        if due or self.state.finished:
-            self.buffer.fetch()
-            self.checkpointer.save(self.state)
-            self.saved_s = time.monotonic()
-        if leave and not self.state.finished:
-            raise Interrupted(
-                f"stopped at step {self.state.step} of {self.state.total}; {SAVE_WORDS}"
-            )
+    return save

@@ -5,7 +5,6 @@ A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``
 
 import copy
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -321,15 +320,8 @@ def trials(
                 share=expected_share(training.batch, devices=devices, nodes=nodes),
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
-            loss = stage_loss(stage, config.pretrain)
             steps = [batches(step) for step in range(TRIAL_STEPS)]
-            yield Trial(module, [functools.partial(_on_batch, loss, batch) for batch in steps])
-
-
-def _on_batch(
-    loss: Callable[[nn.Module, Batch], Tensor], batch: Batch, module: nn.Module
-) -> Tensor:
-    return loss(module, batch)
+            yield Trial(module, stage_loss(stage, config.pretrain), steps)
 
 
 def stage_module(

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -150,12 +150,6 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
         else:
             write_json(old, to_dict(config))
-
-    def settle(self, name: str, choose: Callable[[], str]) -> str:
-        """Make a choice on this machine once: a resumed run keeps it, even on another machine."""
-        self.facts[name] = self.before.get(name) or choose()
-        self.write_facts("running")  # a run that is killed has settled it too
-        return self.facts[name]
 
     def write_facts(self, state: str, **more: Any) -> None:
         """Write ``run.json``; seconds add up over resumed parts."""

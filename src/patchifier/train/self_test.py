@@ -36,10 +36,11 @@ Kernel = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Trial:
-    """A part of a training, for the self-test: a copy of the module that is trained, and losses of it on some batches."""
+    """First steps of a training: a copy of the module, its loss (of module and batch), and batches."""
 
     module: nn.Module
-    losses: Sequence[Callable[[nn.Module], Tensor]]
+    loss: Callable[[nn.Module, Any], Tensor]
+    batches: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,11 @@ class SelfTest(TorchDispatchMode):
         """Compute a trial's losses and their gradients; returns the refused operations among them."""
         self.met = {}
         with torch.random.fork_rng(devices=[]):
-            for loss in trial.losses:
+            for batch in trial.batches:
                 torch.manual_seed(0)
                 with self:
                     with torch.autocast("cpu", torch.bfloat16):
-                        value = loss(trial.module)
+                        value = trial.loss(trial.module, batch)
                     value.backward()
                 trial.module.zero_grad(set_to_none=True)
         return list(self.met)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -199,18 +199,27 @@ class Tuning:
         """Return the targets of clips as the task's loss takes them."""
         return tasks.encode_targets(self.task, [self.data.clips[clip].target for clip in clips])
 
+    def scaling(self, splits: Splits) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the training targets of a regression; 0 and 1 otherwise."""
+        if self.task.kind != "numbers":
+            return np.zeros(1, np.float32), np.ones(1, np.float32)
+        targets = self.encoded(splits.train)
+        deviation = targets.std(0)
+        return targets.mean(0), np.where(deviation > 0, deviation, 1).astype(np.float32)
+
     def train_task(
         self,
         module: TunedModel,
         splits: Splits,
         seed: int,
+        scaling: tuple[np.ndarray, np.ndarray],
         progress: Progress = silent,
     ) -> TrainTask:
         """Return batches, loss and validation of one split; shows the clips of a validation."""
         settings, inputs = self.config.finetune, self.inputs
         train, valid = splits.train, splits.valid
         encoded = {"train": self.encoded(train), "valid": self.encoded(valid)}
-        shift, stretch = _standardiser(self.task, encoded["train"])
+        shift, stretch = scaling
         loss = tasks.loss(self.task)
 
         def chosen(step: int) -> np.ndarray:
@@ -256,9 +265,9 @@ class Tuning:
         """What the first steps on a split compute, for the self-test of bf16."""
         seed = self.config.finetune.seed
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
-        task = self.train_task(module, splits, seed)
+        task = self.train_task(module, splits, seed, self.scaling(splits))
         batches = [task.batch(step) for step in range(TRIAL_STEPS)]
-        return Trial(module, [functools.partial(_on_batch, task.loss, batch) for batch in batches])
+        return Trial(module, task.loss, batches)
 
     def train_and_test(
         self,
@@ -274,9 +283,9 @@ class Tuning:
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
         keep_in_float32(module, self.arithmetic.kernels)
         training = replace(settings.training, learning_rate=rate or settings.training.learning_rate)
-        train, encoded = splits.train, self.encoded(splits.train)
-        shift, stretch = _standardiser(self.task, encoded)
-        task = self.train_task(module, splits, seed, progress.of_clips("validation"))
+        train = splits.train
+        shift, stretch = scaling = self.scaling(splits)
+        task = self.train_task(module, splits, seed, scaling, progress.of_clips("validation"))
         progress.total = training.total_steps(len(train))
         progress.done = 0
         state = fit(
@@ -317,18 +326,6 @@ class Tuning:
             )
         progress.finish()
         return state.best_score, predictions.numpy()
-
-
-def _on_batch(loss: Callable[[nn.Module, Any], Tensor], batch: Any, module: nn.Module) -> Tensor:
-    return loss(module, batch)
-
-
-def _standardiser(task: Task, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and stretch of numbers, from training targets; of anything else 0 and 1."""
-    if task.kind != "numbers":
-        return np.float32(0), np.float32(1)  # type: ignore[return-value]
-    spread = targets.std(0)
-    return targets.mean(0), np.where(spread > 0, spread, 1).astype(np.float32)
 
 
 def _score(task: Task, select: str, figures: Mapping[str, float]) -> float:

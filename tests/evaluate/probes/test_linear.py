@@ -11,13 +11,12 @@ from sklearn.preprocessing import StandardScaler
 
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, inner_folds
+from patchifier.evaluate.demo import cross_validate
 from patchifier.evaluate.probes.heads import Schedule
 from patchifier.evaluate.probes.linear import (
     LOGISTIC_C,
     RIDGE_ALPHAS,
     STRENGTHS,
-    cross_validate,
-    cross_validate_majority,
     fit_predict,
     linear,
     majority,
@@ -167,22 +166,21 @@ def test_the_majority_is_the_share_of_each_class_or_tag_or_the_mean_number():
     )
 
 
-def test_the_majority_of_folds_is_that_of_the_others():
-    found = cross_validate_majority(GENRES, np.array([0, 0, 1, 1, 2, 2]), [7, 7, 8, 8, 9, 9])
-    np.testing.assert_allclose(
-        found, [[0, 0.5, 0.5]] * 2 + [[0.5, 0, 0.5]] * 2 + [[0.5, 0.5, 0]] * 2
-    )
-    assert scores(GENRES, np.array([0, 0, 1, 1, 2, 2]), found)["accuracy"] == 0
-
-
 # --- cross-validation ---
+
+
+def folded(task, x, targets, folds):
+    def predict(train, test):
+        return fit_predict(task, x[train], targets[train], x[test])
+
+    return cross_validate(folds.tolist(), predict)
 
 
 @ALL
 def test_each_fold_is_predicted_from_the_others(task):
     x = features(60)
     targets, folds = targets_for(task, x), np.arange(60) % 3
-    found = cross_validate(task, x, targets, folds.tolist())
+    found = folded(task, x, targets, folds)
     for fold in range(3):
         train, test = folds != fold, folds == fold
         assert np.array_equal(found[test], fit_predict(task, x[train], targets[train], x[test]))
@@ -194,13 +192,13 @@ def test_a_folds_own_targets_never_reach_its_predictions(task):
         size=(40, 60)
     )  # more features than clips: any target can be learnt by heart
     targets, folds = targets_for(task, features(40)), np.arange(40) % 4
-    before = cross_validate(task, x, targets, folds.tolist())
+    before = folded(task, x, targets, folds)
     turned = targets.copy()
     turned[folds == 2] = (
         targets[folds == 2][::-1] if task.kind == "one-of" else 1 - targets[folds == 2]
     )
     assert not np.array_equal(turned, targets)
-    after = cross_validate(task, x, turned, folds.tolist())
+    after = folded(task, x, turned, folds)
     assert np.array_equal(before[folds == 2], after[folds == 2])
     assert not np.array_equal(before[folds != 2], after[folds != 2])
 
@@ -209,8 +207,8 @@ def test_folds_may_have_any_numbers():
     x = features(30)
     targets, folds = targets_for(GENRES, x), np.arange(30) % 3
     assert np.array_equal(
-        cross_validate(GENRES, x, targets, folds.tolist()),
-        cross_validate(GENRES, x, targets, (10 * folds + 5).tolist()),
+        folded(GENRES, x, targets, folds),
+        folded(GENRES, x, targets, 10 * folds + 5),
     )
 
 

@@ -15,7 +15,6 @@ features:DIR         any      files with one vector for each clip, from any othe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from patchifier import hub, weights
@@ -39,12 +38,11 @@ from patchifier.evaluate.encoders.models import (
 from patchifier.evaluate.encoders.store import cached
 
 __all__ = [
+    "BUILDERS",
     "CALIBRATION_CLIPS",
     "ENCODERS",
-    "ROWS",
     "Encode",
     "Encoder",
-    "Row",
     "as_encoder",
     "cached",
     "calibrate",
@@ -65,47 +63,17 @@ ENCODERS: dict[str, Encode] = {
 }  # those that the demo shows beside its model
 
 
-@dataclass(frozen=True)
-class Row:
-    """One kind of encoder, by the word that its spec starts with.
-
-    Parameters
-    ----------
-    takes : str
-        Form of the argument after the colon, for messages; in brackets if it is optional, "" if there is none.
-    what : str
-        One line for help texts.
-    build : callable
-        Takes the whole spec (the encoder's name), the argument and the options; returns encoders.
-    """
-
-    takes: str
-    what: str
-    build: Callable[[str, str, EncoderOptions], list[Encoder]]
-
-
-ROWS = {
-    "mel-stats": Row("", "mean and deviation of each mel band", handmade.build(mel_stats)),
-    "mfcc": Row("", "MFCC statistics (120)", handmade.build(mfcc, packages=["librosa"])),
-    "chroma": Row("", "chroma statistics (72)", handmade.build(chroma, packages=["librosa"])),
-    "handcrafted": Row(
-        "", "MFCC, chroma and mel statistics", handmade.build(handcrafted, packages=["librosa"])
-    ),
-    "summaries": Row(
-        "", "descriptors of windows, nothing learnt (272)", handmade.build(handmade.summaries)
-    ),
-    "random": Row(
-        "[SEED or MODEL]",
-        "random weights, calibrated: five seeds, or one; of the paper's architecture, or a model's",
-        models.random,
-    ),
-    "model": Row(
-        "MODEL[@POOLING]",
-        "a model of this package; its folder or its name alone will do",
-        models.trained,
-    ),
-    "features": Row("DIR", "a folder with one .npy or .npz file for each clip", features.folder),
-}
+BUILDERS: dict[str, Callable[[str, str, EncoderOptions], list[Encoder]]] = {
+    "mel-stats": handmade.build(mel_stats),
+    "mfcc": handmade.build(mfcc, packages=["librosa"]),
+    "chroma": handmade.build(chroma, packages=["librosa"]),
+    "handcrafted": handmade.build(handcrafted, packages=["librosa"]),
+    "summaries": handmade.build(handmade.summaries),
+    "random": models.random,
+    "model": models.trained,
+    "features": features.folder,
+}  # each takes the spec (the encoder's name), its argument, and options
+ARGUMENTS = {"random": "[:SEED or MODEL]", "model": ":MODEL[@POOLING]", "features": ":DIR"}
 
 
 def encoders(
@@ -122,7 +90,7 @@ def encoders(
     Parameters
     ----------
     spec : str
-        A word of :data:`ROWS`, with ``:`` and an argument where it takes one; or a model's folder or name. It is the encoder's name.
+        A word of :data:`BUILDERS`, with ``:`` and an argument where it takes one; or a model's folder or name. It is the encoder's name.
     data : Cache
         The clips that will be encoded. Needed by "random"; for the others, what does not fit is found before anything is computed.
     train : sequence of int
@@ -144,18 +112,18 @@ def encoders(
         If there is no such kind of encoder, or what it names cannot be used.
     """
     word, colon, argument = spec.partition(":")
-    if word not in ROWS:
+    if word not in BUILDERS:
         if not _is_path(spec):
             raise RequestError(
-                f"{spec!r} is no encoder, expected a model folder, {', '.join(weights.names()) or 'a bundled model'}, or one of {', '.join(specs())}."
+                f"{spec!r} is no encoder, expected a model folder, "
+                f"{', '.join(weights.names()) or 'a bundled model'}, or one of {', '.join(specs())}."
             )
         word, colon, argument = "model", ":", spec
-    row = ROWS[word]
-    if bool(argument) < (bool(row.takes) and not row.takes.startswith("[")) or bool(colon) > bool(
-        argument and row.takes
-    ):
-        raise RequestError(f"{spec!r} is no encoder, expected {_spelled(word, row)} ({row.what}).")
-    return row.build(spec, argument, EncoderOptions(data, train, config, seed, device))
+    form = ARGUMENTS.get(word, "")
+    is_missing = form.startswith(":") and not argument
+    if is_missing or (colon and not (argument and form)):
+        raise RequestError(f"{spec!r} is no encoder, expected {word}{form}.")
+    return BUILDERS[word](spec, argument, EncoderOptions(data, train, config, seed, device))
 
 
 def _is_path(spec: str) -> bool:
@@ -169,11 +137,4 @@ def _is_path(spec: str) -> bool:
 
 def specs() -> list[str]:
     """How each kind of encoder is written: "mfcc", "features:DIR" and so on."""
-    return [_spelled(word, row) for word, row in ROWS.items()]
-
-
-def _spelled(word: str, row: Row) -> str:
-    optional = row.takes.startswith("[")
-    return (
-        word if not row.takes else f"{word}[:{row.takes[1:]}" if optional else f"{word}:{row.takes}"
-    )
+    return [f"{word}{ARGUMENTS.get(word, '')}" for word in BUILDERS]

@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import labels
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate.frames import judge, targets
+from patchifier.evaluate.frames import metrics, targets
 from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
 from patchifier.evaluate.frames.vectors import Features
 from patchifier.io import Progress, silent
-from patchifier.statistics import bootstrap
 from patchifier.tasks import Task
 from patchifier.train.loop import fit_head
 
@@ -36,49 +35,29 @@ STEPS = 5000  # at most
 
 @dataclass(frozen=True)
 class FrameResult:
-    """What a probe of frames scored on the test clips.
+    """Scores of the test clips by a probe of frames.
 
-    Parameters
+    Attributes
     ----------
-    metric : str
-        The main figure: "beat_f", "wcsr" or "boundary_f_0.5".
-    value, low, high : float
-        That figure and its 95 % interval, by bootstrap over groups.
-    n : int
-        Test clips that have this score.
-    per_clip, weights : ndarray, shape (n_test,)
-        The figure of each test clip, in the order of ``splits.test``, NaN where it is not defined, and its weight in the mean.
-    scores : dict
-        Every figure, the main one first.
+    per_clip : dict of str to (ndarray, ndarray), shape (n_test,) each
+        For each score, the main one first: that of each test clip, in the order of ``splits.test``,
+        NaN where it is not defined, and its weight in the mean.
     chosen : dict
-        What was chosen on validation clips: the way of decoding, the steps of training, and the score there.
+        Chosen on validation clips: decoding parameters, steps of training, and the score there.
     """
 
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
-    per_clip: np.ndarray
-    weights: np.ndarray
-    scores: dict[str, float]
-    chosen: dict[str, Any] = field(default_factory=dict)
+    per_clip: metrics.PerClip
+    chosen: dict[str, Any]
 
-    def at(self, clips: np.ndarray) -> float:
-        """The main figure over these test clips, with repetition, as a paired bootstrap of two results needs it."""
-        return judge.weighted_mean(self.per_clip[clips], self.weights[clips])
+    @property
+    def metric(self) -> str:
+        """Name of the main score: "beat_f", "wcsr" or "boundary_f_0.5"."""
+        return next(iter(self.per_clip))
 
-    def row(self, encoder: str, method: str = "linear") -> dict[str, Any]:
-        """As a row of a results table."""
-        return {
-            "encoder": encoder,
-            "method": method,
-            "metric": self.metric,
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-        }
+    @property
+    def scores(self) -> dict[str, float]:
+        """Mean of each score over the test clips."""
+        return {name: metrics.weighted_mean(*found) for name, found in self.per_clip.items()}
 
 
 @dataclass(frozen=True)
@@ -151,12 +130,10 @@ def probe_frames(
     steps = _fit(probe, inputs, wanted, holding, seed, show)
     setting, on_valid = _choose(probe, holding, show)
     tested = [_predict(probe, _clip(data, features, index), setting) for index in splits.test]
-    found = judge.per_clip(task, [target for target, _ in tested], [rows for _, rows in tested])
-    return _result(
-        found,
-        np.asarray(splits.groups)[splits.test],
-        {**setting, "steps": steps, "valid": on_valid},
-    )
+    found = metrics.per_clip(task, [target for target, _ in tested], [rows for _, rows in tested])
+    result = FrameResult(found, {**setting, "steps": steps, "valid": on_valid})
+    _require_defined(result.metric, result.scores[result.metric], "test")
+    return result
 
 
 def _counted(features: Features, clips: int, progress: Progress) -> Features:
@@ -291,20 +268,20 @@ def _score(
     for number, clip in enumerate(clips, 1):
         predicted.append(probe.rows(clip, setting))
         show(f"validation clip {number} of {len(clips)}")
-    found = judge.per_clip(
+    found = metrics.per_clip(
         probe.task,
         [clip.rows for clip in clips],
         predicted,
         main_only=True,
     )
     name, (values, weights) = next(iter(found.items()))
-    return _require_defined(name, judge.weighted_mean(values, weights), "validation")
+    return _require_defined(name, metrics.weighted_mean(values, weights), "validation")
 
 
 def _require_defined(name: str, value: float, split: str) -> float:
     if math.isnan(value):
         raise RequestError(
-            f"no {split} clip has anything that {name} needs (a beat after {judge.TRIM_S:g} s, a major or minor chord, a boundary)."
+            f"no {split} clip has anything that {name} needs (a beat after {metrics.TRIM_S:g} s, a major or minor chord, a boundary)."
         )
     return value
 
@@ -318,19 +295,3 @@ def _choose(
     ]
     value, setting = max(scored, key=lambda pair: pair[0])
     return setting, value
-
-
-def _result(found: judge.PerClip, groups: np.ndarray, chosen: dict[str, Any]) -> FrameResult:
-    figures = {
-        name: judge.weighted_mean(values, weights) for name, (values, weights) in found.items()
-    }
-    metric = next(iter(figures))
-    values, weights = found[metric]
-    value = _require_defined(metric, figures[metric], "test")
-    low, high = bootstrap(
-        [str(group) for group in groups],
-        lambda clips: judge.weighted_mean(values[clips], weights[clips]),
-    )
-    return FrameResult(
-        metric, value, low, high, int((weights > 0).sum()), values, weights, figures, chosen
-    )

@@ -21,14 +21,7 @@ from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits
 from patchifier.evaluate.probes.few_shot import few_shot
 from patchifier.evaluate.probes.grid import jukemir
-from patchifier.evaluate.probes.linear import (
-    cross_validate,
-    cross_validate_majority,
-    fit_predict,
-    linear,
-    majority,
-    name,
-)
+from patchifier.evaluate.probes.linear import fit_predict, linear, majority, name
 from patchifier.evaluate.probes.pooler import paper
 from patchifier.evaluate.probes.protocol import Probed
 from patchifier.io import Progress, silent
@@ -37,8 +30,6 @@ from patchifier.tasks import Task
 __all__ = [
     "PROTOCOLS",
     "Probed",
-    "cross_validate",
-    "cross_validate_majority",
     "few_shot",
     "fit_predict",
     "jukemir",

@@ -3,8 +3,6 @@
 The standardiser is fitted on training clips only and applied to all.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from patchifier import tasks
@@ -172,30 +170,3 @@ def majority(task: Task, targets: np.ndarray, count: int) -> np.ndarray:
         else targets.mean(0)
     )
     return np.tile(shares, (count, 1))
-
-
-def cross_validate(
-    task: Task, features: np.ndarray, targets: np.ndarray, folds: Sequence[int]
-) -> np.ndarray:
-    """Predict each fold from a probe fitted on the others: (n, C)."""
-    return _over_folds(
-        task,
-        targets,
-        folds,
-        lambda train, test: fit_predict(task, features[train], targets[train], features[test]),
-    )
-
-
-def cross_validate_majority(task: Task, targets: np.ndarray, folds: Sequence[int]) -> np.ndarray:
-    """Predict each fold by the majority, or the mean, of the others: (n, C)."""
-    return _over_folds(
-        task, targets, folds, lambda train, test: majority(task, targets[train], int(test.sum()))
-    )
-
-
-def _over_folds(task: Task, targets: np.ndarray, folds: Sequence[int], predict):  # type: ignore[no-untyped-def]
-    predictions = np.zeros((len(targets), len(task.names)))
-    for fold in sorted(set(folds)):
-        test = np.asarray(folds) == fold
-        predictions[test] = predict(~test, test)
-    return predictions

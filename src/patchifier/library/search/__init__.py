@@ -8,9 +8,8 @@ precision from the stored vectors, also where an approximate index chose the can
 
 from pathlib import Path
 
-from patchifier.library.search.filter import Filter
 from patchifier.library.search.index import Index, is_index
-from patchifier.library.search.rows import Changes, SearchResult
+from patchifier.library.search.rows import Changes, Filter, SearchResult
 from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
 from patchifier.library.stored import EmbeddingTable, Stored, read

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.extras import need
 from patchifier.io import replaced_folder
-from patchifier.library.search.filter import Filter, quoted_list
-from patchifier.library.search.rows import Changes, digests
+from patchifier.library.search.rows import Changes, Filter, digests, quoted_list
 from patchifier.library.search.store import VectorStore
 from patchifier.library.stored import TYPES, Stored, require_same_model
 
@@ -269,13 +269,7 @@ def _connect_module() -> Any:
     os.environ.setdefault(
         "LANCEDB_LOG", "error"
     )  # else it warns on standard error of every new table that there was none before
-    try:
-        import lancedb
-    except ImportError as error:
-        raise RequestError(
-            "an index needs LanceDB: pip install 'patchifier[search]'. A Parquet table is searched without it."
-        ) from error
-    return lancedb
+    return need("lancedb")
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.library.search.filter import Filter
-from patchifier.library.search.rows import SearchResult, found, unit
+from patchifier.library.search.rows import Filter, SearchResult, found, unit
 from patchifier.library.stored import require_same_model, vectors_of
 
 EVERYTHING = Filter()

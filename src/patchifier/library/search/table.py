@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from patchifier.library.search.filter import Filter
+from patchifier.library.search.rows import Filter
 from patchifier.library.search.store import VectorStore
 from patchifier.library.stored import EmbeddingTable, read, vectors_of
 
