@@ -391,6 +391,8 @@ class PretrainConfig:
     """Share of clips of which a stretch stays visible and what is around it is masked, instead of patches here and there."""
     loss_on: Literal["masked", "all"] = "masked"
     """Which patches count in stage II's loss."""
+    loss_share: float = 1.0
+    """Share of those that a training step decodes, drawn anew for each step: the same gradient on average, in less time."""
     extract: Literal["visible", "all"] = "visible"
     """Which patches the extractor sees in stage II; the masked ones' vectors are thrown away."""
     targets: tuple[str, ...] = ("pixels",)
@@ -440,6 +442,10 @@ class PretrainConfig:
         _require(
             0 <= self.mask_ends <= 1,
             f"pretrain.mask_ends is {self.mask_ends}, expected a share between 0 and 1.",
+        )
+        _require(
+            0 < self.loss_share <= 1,
+            f"pretrain.loss_share is {self.loss_share}, expected above 0 and at most 1.",
         )
         _require(
             0 < self.mask_ratio < 1,
@@ -578,7 +584,7 @@ class Config:
 
 ADDED: dict[str, dict[str, Any]] = {
     "model": {"vector_norm": "none"},
-    "pretrain": {"extractor_rate": 1.0},
+    "pretrain": {"extractor_rate": 1.0, "loss_share": 1.0},
 }
 """Fields added since the first edition, with the values that mean what that edition did."""
 

@@ -251,15 +251,10 @@ def test_what_stands_in_padded_patches_changes_nothing(training, content):
         torch.manual_seed(0)
         layers = model.forward_encoder(padded, valid=present)
         losses = [model.stage_one_loss(padded, padded_target, present)]
-        for loss_on, extract in [
-            ("masked", "visible"),
-            ("all", "visible"),
-            ("masked", "all"),
-            ("all", "all"),
-        ]:
+        for loss_mask, extract in itertools.product((masked, present), ("visible", "all")):
             losses.append(
                 model.stage_two_loss(
-                    padded, padded_target, present, masked, loss_on=loss_on, extract=extract
+                    padded, padded_target, present, masked, loss_mask=loss_mask, extract=extract
                 )
             )
         return [
@@ -437,7 +432,8 @@ def test_the_loss_of_stage_two_is_the_mean_square_over_masked_or_all_patches(los
         sequence = model.bottleneck(vectors, mask=masked[b : b + 1, :count])[-1][0]
         decoded = model.decoder(model.align(sequence[1:]))
         squares += [(decoded[n] - target[b, n]).square() for n in range(count) if (b, n) in counted]
-    loss = model.stage_two_loss(patches, target, present, masked, loss_on=loss_on)
+    loss_mask = {"masked": None, "all": present}[loss_on]
+    loss = model.stage_two_loss(patches, target, present, masked, loss_mask=loss_mask)
     torch.testing.assert_close(loss, torch.stack(squares).mean(), atol=1e-6, rtol=1e-5)
 
 
@@ -451,7 +447,12 @@ def test_losses_without_padding_are_the_same_with_and_without_a_mask_of_it(extra
     for valid in (present, None):
         model = trained(tiny(dropout=0.0)).train()
         loss = model.stage_one_loss(patches, target, valid) + model.stage_two_loss(
-            patches, target, valid, masked, extract=extract, loss_on=loss_on
+            patches,
+            target,
+            valid,
+            masked,
+            extract=extract,
+            loss_mask=present if loss_on == "all" else masked,
         )
         loss.backward()
         losses.append([loss, *(parameter.grad for parameter in model.parameters())])
@@ -559,7 +560,7 @@ def test_two_steps_lower_the_loss_of_every_alternative(changes, stage):
     present = lengths_to_present(6, 6, 5, 2)
     masked = masks(present)
     options = {
-        "loss_on": "all" if "loss" in stage else "masked",
+        "loss_mask": present if "loss" in stage else masked,
         "extract": "all" if "extracting" in stage else "visible",
     }
 

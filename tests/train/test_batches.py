@@ -82,9 +82,11 @@ def test_shares_make_up_the_batch(stage, data):
 
 @pytest.mark.parametrize("stage", ["one", "two"])
 @pytest.mark.parametrize("loss_on", ["masked", "all"])
-def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_on):
+@pytest.mark.parametrize("loss_share", [1.0, 0.5])
+def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_on, loss_share):
     """In evaluation mode, where clips do not see one another."""
-    config = update(Config(model=SMALL), {"pretrain": {"loss_on": loss_on}})
+    changes = {"loss_on": loss_on, "loss_share": loss_share}
+    config = update(Config(model=SMALL), {"pretrain": changes})
     model = Patchifier(SMALL).eval()
 
     def loss(share):
@@ -95,6 +97,22 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_
     whole = loss(None)
     assert np.mean([loss(slice(0, 4)), loss(slice(4, 8))]) == pytest.approx(whole, abs=1e-7)
     assert loss(slice(0, 4)) != pytest.approx(whole, abs=1e-4)
+
+
+def test_a_share_of_the_masked_patches_is_in_the_loss_and_all_are_in_turn():
+    config = update(Config(model=SMALL), {"pretrain": {"loss_share": 0.4}})
+    whole, made = batches(LONG, "two"), batches(LONG, "two", config=config)
+    counts = torch.zeros_like(whole(0).mask, dtype=torch.int)
+    for step in range(40):
+        batch = made(step)
+        assert torch.equal(batch.mask, whole(step).mask)
+        assert torch.equal(batch.patches, whole(step).patches)
+        assert not (batch.loss_mask & ~batch.mask).any()
+        wanted = (0.4 * batch.mask.sum(1)).round().clamp(min=1)
+        assert torch.equal(batch.loss_mask.sum(1), wanted.long())
+        counts += batch.loss_mask
+    assert counts.min() > 0
+    assert torch.equal(batches(LONG, "one", config=config)(0).loss_mask, whole(0).valid)
 
 
 def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
@@ -400,7 +418,7 @@ def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothin
     present, everything = torch.tensor([[True, False, False]]), torch.tensor([[True, False, False]])
     known = TrainingStatistics(mean_patch, Kriging.fit([np.full((3, 64), -0.5)]))
     found = masked_predictors(
-        [Batch(patches, patches, present, everything, torch.tensor([0]))], known
+        [Batch(patches, patches, present, everything, everything, torch.tensor([0]))], known
     )
     names = ("mean_patch", "visible_mean", "interpolation", "shrunk_interpolation", "kriging")
     assert found == pytest.approx(
@@ -432,7 +450,7 @@ def test_decay_is_on_matrices_and_kernels_alone():
 @pytest.mark.parametrize("precision", ["32", "bf16", "64"])
 def test_fabric_converts_a_batch_in_every_precision(precision):
     patches, marks = torch.zeros(1, 2, 1, 64, 32), torch.ones(1, 2, dtype=torch.bool)
-    batch = Batch(patches, patches, marks, marks, torch.tensor([0]))
+    batch = Batch(patches, patches, marks, marks, marks, torch.tensor([0]))
     arithmetic = launch("cpu", precision=precision)._strategy.precision
     ((converted,), _) = arithmetic.convert_input(((batch,), {}))
     expected = {"32": torch.float32, "bf16": torch.bfloat16, "64": torch.float64}[precision]

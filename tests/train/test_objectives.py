@@ -75,7 +75,9 @@ def batch_of(
     clips: torch.Tensor | None = None,
 ) -> Batch:
     valid = torch.ones_like(mask) if valid is None else valid
-    return Batch(shown, shown, valid, mask, torch.arange(len(mask)) if clips is None else clips)
+    return Batch(
+        shown, shown, valid, mask, mask, torch.arange(len(mask)) if clips is None else clips
+    )
 
 
 def errors_of(

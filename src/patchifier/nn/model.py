@@ -339,11 +339,14 @@ class Patchifier(nn.Module):
         mask: Tensor,
         *,
         extract: str = "visible",
-        loss_on: str = "masked",
+        loss_mask: Tensor | None = None,
     ) -> Tensor:
-        """MSE of masked patches, predicted from the visible ones (4.2)."""
+        """MSE of masked patches, predicted from the visible ones (4.2).
+
+        `loss_mask` (B, N) chooses other patches for the loss.
+        """
         _, prediction = self.predict_masked(patches, mask=mask, valid=valid, extract=extract)
-        return self.forward_loss(target, prediction, valid if loss_on == "all" else mask)
+        return self.forward_loss(target, prediction, mask if loss_mask is None else loss_mask)
 
     def mel(self, patches: Tensor) -> Tensor:
         """Mel bands of patches (..., M, T)."""

@@ -29,8 +29,8 @@ class Batch:
     ----------
     patches, target : Tensor, shape (B, N, 1, M, T)
         Patches as the model sees them, and what it has to reconstruct.
-    valid, mask : Tensor, shape (B, N), bool
-        False for padding; True for patches to predict.
+    valid, mask, loss_mask : Tensor, shape (B, N), bool
+        False for padding; True for patches to predict; True for patches in the loss.
     clips : Tensor, shape (B,), int64
         Indices in the cache.
     groups : Tensor, shape (B,), int64, or None
@@ -44,6 +44,7 @@ class Batch:
     target: Tensor
     valid: Tensor
     mask: Tensor
+    loss_mask: Tensor
     clips: Tensor
     groups: Tensor | None = None
     weight: float = 1.0
@@ -112,6 +113,7 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         """Draw clips, augmentation and mask of a step; the batch is on the device."""
+        settings = self.config.pretrain
         return make_batch(
             self.data,
             self.clips(step),
@@ -120,7 +122,9 @@ class Batches:
             masks=generator(self.seed, "mask", step),
             augmentation=self.config.augment,
             layout=self.layout,
-            loss_on="all" if self.stage == "one" else self.config.pretrain.loss_on,
+            loss_on="all" if self.stage == "one" else settings.loss_on,
+            loss_share=1.0 if self.stage == "one" else settings.loss_share,
+            losses=generator(self.seed, "loss", step),
             share=self.share,
             pairs=self.pairs,
             device=self.device,
@@ -215,6 +219,8 @@ def make_batch(
     augmentation: AugmentConfig,
     layout: Any,
     loss_on: str = "masked",
+    loss_share: float = 1.0,
+    losses: np.random.Generator | None = None,
     share: slice | None = None,
     pairs: bool = False,
     device: torch.device | None = None,
@@ -235,7 +241,9 @@ def make_batch(
     layout : str
         As for :func:`patchifier.augment.draw`.
     loss_on : "masked" or "all"
-        Which patches :attr:`Batch.weight` counts.
+        Which patches count in the loss and in :attr:`Batch.weight`.
+    loss_share : float
+        Share of those that do, in (0, 1]; `losses` draws them.
     share : slice
         Clips of the batch to return; by default all.
     pairs : bool
@@ -255,13 +263,17 @@ def make_batch(
         pairs=pairs,
     )
     mask = random_masking(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
-    weight = _weight(mask if loss_on == "masked" else drawn.present, share)
+    loss_mask = mask if loss_on == "masked" else drawn.present
+    if loss_share < 1 and losses is not None:
+        loss_mask = random_masking(losses, loss_mask, loss_share)
+    weight = _weight(loss_mask, share)
     visible_weight = _weight(drawn.present & ~mask, share)
     own, drawn = chosen[share], drawn[share]
     batch = Batch(
         *_patches(data, own, drawn, config, augmentation, device or torch.device("cpu")),
         torch.from_numpy(drawn.present),
         torch.from_numpy(mask[share]),
+        torch.from_numpy(loss_mask[share]),
         torch.from_numpy(own),
         torch.from_numpy(group_numbers(data, own)) if settings.pairs else None,
         weight,

@@ -78,7 +78,7 @@ def require_targets(config: Config) -> None:
         raise RequestError(
             f"pretrain.targets is {targets}, expected some of {', '.join(known)}, each once."
         )
-    for name, only in (("loss_on", "masked"), ("extract", "visible")):
+    for name, only in (("loss_on", "masked"), ("loss_share", 1.0), ("extract", "visible")):
         if getattr(settings, name) != only:
             raise RequestError(
                 f"pretrain.{name} is {getattr(settings, name)!r}, expected {only!r} with targets beside pixels."

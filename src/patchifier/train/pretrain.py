@@ -364,7 +364,7 @@ def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Bat
             batch.valid,
             batch.mask,
             extract=settings.extract,
-            loss_on=settings.loss_on,
+            loss_mask=batch.loss_mask,
         )
 
     return loss_one if stage == "one" else loss_two
