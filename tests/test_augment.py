@@ -18,17 +18,19 @@ LAYOUTS = ("consecutive", "independent", "one", "whole")
 PLAIN = augment.NO_AUGMENTATION
 
 
-def drawn_from(seed: int, frames: Sequence[int], **options: object) -> augment.Draw:
+def drawn_from(seed: int, frames: Sequence[int], **options: object) -> augment.AugmentParameters:
     config = options.pop("config", AugmentConfig())
     return augment.draw(np.random.default_rng(seed), np.array(frames), config=config, **options)
 
 
-def intensity(drawn: augment.Draw, config: AugmentConfig, bands: int = 4) -> torch.Tensor:
+def intensity(
+    drawn: augment.AugmentParameters, config: AugmentConfig, bands: int = 4
+) -> torch.Tensor:
     """Factors of random intensity on unpadded patches (B, N, 1, M, W)."""
     B, N = drawn.starts.shape
     lengths = np.full(B, 10**6)
-    crops = augment.Crops.of(
-        replace(drawn, lengths=lengths, present=np.ones((B, N), bool)),
+    crops = augment.Resampling.of(
+        replace(drawn, lengths=lengths, valid=np.ones((B, N), bool)),
         first=np.zeros(B, int),
         frames=lengths,
     )
@@ -48,7 +50,7 @@ def side_by_side(frames: Sequence[int], bands: int = 4, seed: int = 0) -> torch.
 
 
 def applied(
-    drawn: augment.Draw,
+    drawn: augment.AugmentParameters,
     log_mels: torch.Tensor,
     frames: Sequence[int],
     width: int = 32,
@@ -58,8 +60,8 @@ def applied(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Patches with and without random intensity, of log-mels (B, T, M) side by side that start `offsets` frames into their clips."""
     first = np.arange(len(frames)) * log_mels.shape[1] - offsets
-    crops = augment.Crops.of(drawn, first=first, frames=np.array(frames), width=width)
-    clean = augment.look_up(crops, log_mels.flatten(0, 1), silence=SILENCE, width=width)
+    crops = augment.Resampling.of(drawn, first=first, frames=np.array(frames), width=width)
+    clean = augment.resample(crops, log_mels.flatten(0, 1), silence=SILENCE, width=width)
     return augment.vary_intensity(
         clean, crops, config=config or AugmentConfig(), silence=SILENCE
     ), clean
@@ -71,7 +73,7 @@ def applied(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_same_generator_gives_the_same_draw(layout: augment.Layout) -> None:
     first, second, other = (drawn_from(seed, [900, 1249, 40], layout=layout) for seed in (3, 3, 4))
-    for name in ("scale", "starts", "present", "lengths", "keys"):
+    for name in ("scale", "starts", "valid", "lengths", "keys"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     assert (first.scale != other.scale).all()
     assert (first.keys != other.keys).all()
@@ -99,8 +101,8 @@ def test_draws_lie_in_their_ranges_and_fill_them(layout: augment.Layout) -> None
         assert high - 0.01 < values.max() <= high + 1e-6
         assert values.mean() == pytest.approx((low + high) / 2, abs=0.01)
     np.testing.assert_array_equal(drawn.lengths, np.rint(frames * drawn.scale))
-    assert drawn.starts[drawn.present].min() >= 0
-    ends = np.where(drawn.present, drawn.starts + 32, 0).max(axis=1)
+    assert drawn.starts[drawn.valid].min() >= 0
+    ends = np.where(drawn.valid, drawn.starts + 32, 0).max(axis=1)
     assert (ends <= drawn.lengths).all()
 
 
@@ -121,7 +123,7 @@ def test_crops_reach_both_ends_of_the_clip(layout: augment.Layout) -> None:
 def test_layout_has_its_shape(layout: augment.Layout, shape: tuple[int, int]) -> None:
     frames = [900, 1249]
     drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(scale=(1, 1)))
-    assert drawn.starts.shape == drawn.present.shape == shape
+    assert drawn.starts.shape == drawn.valid.shape == shape
     augmented, clean = applied(drawn, side_by_side(frames), frames)
     assert augmented.shape == clean.shape == (*shape, 1, 4, 32)
     assert augmented.isfinite().all()
@@ -139,17 +141,18 @@ def test_independent_patches_are_independent() -> None:
 
 
 def test_whole_takes_every_whole_patch_and_most_limits_them() -> None:
-    assert drawn_from(0, [1249, 100], layout="whole", config=PLAIN).present.sum(
-        axis=1
-    ).tolist() == [39, 3]
+    assert drawn_from(0, [1249, 100], layout="whole", config=PLAIN).valid.sum(axis=1).tolist() == [
+        39,
+        3,
+    ]
     limited = drawn_from(0, [1249, 100], layout="whole", config=PLAIN, most=25)
-    assert limited.present.shape == (2, 25)
-    assert limited.present.sum(axis=1).tolist() == [25, 3]
+    assert limited.valid.shape == (2, 25)
+    assert limited.valid.sum(axis=1).tolist() == [25, 3]
 
 
 def test_twenty_second_clip_always_fills_25_patches() -> None:
     drawn = drawn_from(0, np.full(5000, 862), config=AugmentConfig(intensity_per="spectrogram"))
-    assert drawn.present.all()
+    assert drawn.valid.all()
     assert (drawn.starts[:, -1] + 32 <= drawn.lengths).all()
     assert drawn.lengths.min() == 800  # 0.9 would have left 776
     assert drawn.scale.max() <= 1.2
@@ -159,15 +162,15 @@ def test_twenty_second_clip_always_fills_25_patches() -> None:
 def test_scale_is_not_raised_beyond_its_range() -> None:
     drawn = drawn_from(0, np.full(100, 600))  # 800 would need 1.33
     assert drawn.scale.max() <= 1.2
-    assert not drawn.present.all(axis=1).any()
-    np.testing.assert_array_equal(drawn.present.sum(axis=1), drawn.lengths // 32)
+    assert not drawn.valid.all(axis=1).any()
+    np.testing.assert_array_equal(drawn.valid.sum(axis=1), drawn.lengths // 32)
 
 
 def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
     frames = [100, 20]
     drawn = drawn_from(0, frames, config=PLAIN)
-    assert drawn.present.sum(axis=1).tolist() == [3, 1]
-    assert drawn.present[0, :3].all()
+    assert drawn.valid.sum(axis=1).tolist() == [3, 1]
+    assert drawn.valid[0, :3].all()
     augmented, clean = applied(drawn, side_by_side(frames), frames)
     for patches in (augmented, clean):
         assert (patches[0, 3:] == SILENCE).all()
@@ -182,7 +185,7 @@ def test_draw_of_a_clip_does_not_depend_on_other_clips(layout: augment.Layout) -
         drawn_from(5, [900, 1249, 40], layout=layout),
         drawn_from(5, [300, 1249, 5000], layout=layout),
     )
-    for name in ("scale", "starts", "present", "lengths", "keys"):
+    for name in ("scale", "starts", "valid", "lengths", "keys"):
         np.testing.assert_array_equal(getattr(first, name)[1], getattr(second, name)[1])
 
 
@@ -298,7 +301,7 @@ def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
     augmented, clean = applied(drawn, side_by_side(frames), frames, config=config)
     padding = (
         drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]
-    ) | ~drawn.present[:, :, None]
+    ) | ~drawn.valid[:, :, None]
     assert padding[0].any()
     assert not padding[1].any()
     for patches in (augmented, clean):
@@ -362,10 +365,10 @@ def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout: augment.Layo
 
 def test_a_batch_without_padding_has_no_mask_of_it() -> None:
     for frames, padded in (([900, 1249], False), ([900, 100], True)):
-        crops = augment.Crops.of(
+        crops = augment.Resampling.of(
             drawn_from(0, frames), first=np.zeros(2, int), frames=np.array(frames)
         )
-        assert (crops.present is not None) == padded
+        assert (crops.valid is not None) == padded
 
 
 # --- a shift of pitch ---
@@ -381,9 +384,11 @@ def shifted(
     drawn = drawn_from(
         0, frames, layout="whole", config=replace(PLAIN, pitch=(semitones, semitones + 1e-9))
     )
-    crops = augment.Crops.of(drawn, first=np.zeros(1, int), frames=np.array(frames), config=config)
+    crops = augment.Resampling.of(
+        drawn, first=np.zeros(1, int), frames=np.array(frames), config=config
+    )
     return (
-        augment.look_up(crops, log_mel.T.contiguous(), silence=SILENCE)[0, :, 0]
+        augment.resample(crops, log_mel.T.contiguous(), silence=SILENCE)[0, :, 0]
         .transpose(0, 1)
         .flatten(1)
     )
@@ -398,7 +403,7 @@ def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.La
         )
         for generator, pitch in zip(generators, [(0, 0), (-3, 3), (0.0, 0.0)], strict=True)
     )
-    for name in ("scale", "starts", "present", "lengths", "keys"):
+    for name in ("scale", "starts", "valid", "lengths", "keys"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(moved, name))
     assert plain.pitch is still.pitch is None
     assert generators[0].bit_generator.state["state"] == generators[2].bit_generator.state["state"]
@@ -413,7 +418,7 @@ def test_what_was_drawn_without_a_range_is_what_was_always_drawn() -> None:
     drawn = drawn_from(0, [900, 1249])
     np.testing.assert_allclose(drawn.scale, [1.0910885061964364, 0.9809360141291611], rtol=1e-15)
     assert drawn.keys.tolist() == [[-1394716357, 1345485432], [641735758, 1772771705]]
-    crops = augment.Crops.of(drawn, first=np.zeros(2, int), frames=np.array([900, 1249]))
+    crops = augment.Resampling.of(drawn, first=np.zeros(2, int), frames=np.array([900, 1249]))
     assert crops.rows is None
 
 

@@ -438,7 +438,10 @@ def test_importing_configs_imports_the_standard_library_alone():
 def first_edition(config: Config) -> dict:
     """A whole config as the first edition wrote it."""
     values = to_dict(config)
-    for section, names in {"model": ("vector_norm",), "pretrain": ("extractor_rate", "loss_share")}.items():
+    for section, names in {
+        "model": ("vector_norm",),
+        "pretrain": ("extractor_rate", "loss_share"),
+    }.items():
         values[section] = {
             name: value for name, value in values[section].items() if name not in names
         }

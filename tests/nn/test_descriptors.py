@@ -42,8 +42,8 @@ def patches_of(wave: np.ndarray) -> torch.Tensor:
     return spectrogram.cut(spectrogram.log_mel(wave, CONFIG.spectrogram))[None, :, 0]
 
 
-def values(name: str, patches: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
-    return DESCRIPTORS[name].values(patches, present, CONFIG)
+def values(name: str, patches: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+    return DESCRIPTORS[name].values(patches, valid, CONFIG)
 
 
 def clicks(period_s: float, seconds: float = 19.0) -> np.ndarray:
@@ -98,9 +98,9 @@ def test_a_clip_has_the_same_targets_alone_and_beside_a_longer_one(
     padded = torch.full((2, N + 7, *patches.shape[2:]), -1.0)
     padded[0, :N] = patches[0]
     padded[1] = patches_of(noise(13, seed=1))[0, : N + 7]
-    present = torch.ones(2, N + 7, dtype=torch.bool)
-    present[0, N:] = False
-    found = values(name, padded, present)[:1]
+    valid = torch.ones(2, N + 7, dtype=torch.bool)
+    valid[0, N:] = False
+    found = values(name, padded, valid)[:1]
     found = found[:, :N] if DESCRIPTORS[name].of == "patch" else found
     torch.testing.assert_close(found, values(name, patches), atol=1e-4, rtol=0)
 
@@ -184,8 +184,8 @@ def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor: float) -> 
     log_mel = spectrogram.log_mel(clicks(0.5, 30.0), CONFIG.spectrogram).T
     config = AugmentConfig(scale=(factor, factor))
     drawn = augment.draw(np.random.default_rng(0), np.array([len(log_mel)]), config=config)
-    crops = augment.Crops.of(drawn, first=np.zeros(1, int), frames=np.array([len(log_mel)]))
-    patches = augment.look_up(crops, log_mel, silence=-1.0)[:, :, 0]
+    crops = augment.Resampling.of(drawn, first=np.zeros(1, int), frames=np.array([len(log_mel)]))
+    patches = augment.resample(crops, log_mel, silence=-1.0)[:, :, 0]
     assert peak_s(patches) == pytest.approx(0.5 * factor, rel=0.04)
 
 

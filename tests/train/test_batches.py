@@ -56,7 +56,7 @@ LONG = Clips(900, 1249, 1000, 1249, 830, 1100, 1249, 950)
 MIXED = Clips(900, 100, 1249, 20, 1000, 700, 40, 1249)
 
 
-def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
+def batches(data, stage, *, batch=8, rank_slice=None, config=None, parts=None):
     config = config or Config(model=SMALL)
     return Batches(
         data,
@@ -64,7 +64,7 @@ def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
         config,
         stage,
         TrainingConfig(batch=batch),
-        share=share,
+        rank_slice=rank_slice,
     )
 
 
@@ -73,11 +73,11 @@ def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
 def test_shares_make_up_the_batch(stage, data):
     whole = batches(data, stage)
     batch = whole(3)
-    for share in (slice(0, 2), slice(2, 8)):
-        own = batches(data, stage, share=share)
+    for rank_slice in (slice(0, 2), slice(2, 8)):
+        own = batches(data, stage, rank_slice=rank_slice)
         part = own(3)
-        assert torch.equal(part.patches, batch.patches[share])
-        assert torch.equal(part.mask, batch.mask[share])
+        assert torch.equal(part.patches, batch.patches[rank_slice])
+        assert torch.equal(part.mask, batch.mask[rank_slice])
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
@@ -89,8 +89,8 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_
     config = update(Config(model=SMALL), {"pretrain": changes})
     model = Patchifier(SMALL).eval()
 
-    def loss(share):
-        own = batches(MIXED, stage, config=config, share=share)
+    def loss(rank_slice):
+        own = batches(MIXED, stage, config=config, rank_slice=rank_slice)
         with torch.no_grad():
             return float(stage_loss(stage, config.pretrain)(model, own(5)))
 
@@ -120,8 +120,8 @@ def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
     seen = []
     for step in range(4):
         shares = [
-            batches(LONG, "two", batch=4, parts=parts, share=share)(step)
-            for share in (slice(0, 2), slice(2, 4))
+            batches(LONG, "two", batch=4, parts=parts, rank_slice=rank_slice)(step)
+            for rank_slice in (slice(0, 2), slice(2, 4))
         ]
         seen.append([LONG.frames[batch.clips].tolist() for batch in shares])
     for number, part in enumerate(parts):
@@ -217,8 +217,8 @@ def test_partners_lie_in_the_same_part_and_shares_make_up_the_batch():
     assert (whole[:4] % 2 == 0).all()
     assert (whole[4:] % 2 == 1).all()
     shares = [
-        batches(data, "two", config=PAIRS, parts=parts, share=share)(3).clips
-        for share in (slice(0, 3), slice(3, 8))
+        batches(data, "two", config=PAIRS, parts=parts, rank_slice=rank_slice)(3).clips
+        for rank_slice in (slice(0, 3), slice(3, 8))
     ]
     assert torch.equal(torch.cat(shares), whole)
 
@@ -228,7 +228,7 @@ def test_a_long_clip_beside_a_short_one_is_still_stretched_until_it_fits():
     drawn = augment.draw(
         np.random.default_rng(0), np.array([400, 850] * 100), config=config, pairs=True
     )
-    assert drawn.present[1::2].all()
+    assert drawn.valid[1::2].all()
     assert (drawn.scale[::2] == drawn.scale[1::2]).all()
     assert drawn.scale.max() <= config.scale[1]
 
@@ -415,10 +415,10 @@ def test_the_benchmark_for_gpus_runs_on_a_processor(tmp_path, child_environment)
 
 def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothing_is_seen():
     patches, mean_patch = torch.full((1, 3, 1, 64, 32), -0.4), torch.full((1, 64, 32), -0.5)
-    present, everything = torch.tensor([[True, False, False]]), torch.tensor([[True, False, False]])
+    valid, everything = torch.tensor([[True, False, False]]), torch.tensor([[True, False, False]])
     known = TrainingStatistics(mean_patch, Kriging.fit([np.full((3, 64), -0.5)]))
     found = masked_predictors(
-        [Batch(patches, patches, present, everything, everything, torch.tensor([0]))], known
+        [Batch(patches, patches, valid, everything, everything, torch.tensor([0]))], known
     )
     names = ("mean_patch", "visible_mean", "interpolation", "shrunk_interpolation", "kriging")
     assert found == pytest.approx(

@@ -18,7 +18,7 @@ import torch
 from patchifier import cache, datasets
 from patchifier.config import Config, RequestError, update
 from patchifier.train import precision
-from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, share
+from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, rank_slice
 from patchifier.train.run import Run
 
 MODEL = {
@@ -374,8 +374,8 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         world_size, global_rank = 3, 0
 
     with pytest.raises(RequestError, match=r"batch of 32 clips cannot be shared by 3 processes"):
-        share(Three(), 32)
-    assert share(launch("cpu"), 32) == slice(0, 32)
+        rank_slice(Three(), 32)
+    assert rank_slice(launch("cpu"), 32) == slice(0, 32)
 
 
 def test_devices_that_are_not_there_are_refused():

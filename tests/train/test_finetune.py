@@ -304,7 +304,7 @@ def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(
     modules = {method: TunedModel(start, KINDS, method, config, seed=0) for method in METHODS}
     inputs = {method: Inputs(module, data, config) for method, module in modules.items()}
     assert {method: given.kind for method, given in inputs.items()} == {
-        "linear-probe": "readout",
+        "linear-probe": "pooled",
         "freeze-extractor": "vectors",
         "freeze-bottleneck": "patches",
         "full": "patches",
@@ -329,7 +329,7 @@ def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(
             )
             with torch.no_grad():
                 torch.testing.assert_close(
-                    modules["full"].read(window[None], present)[0], wanted, atol=1e-5, rtol=0
+                    modules["full"].pooled(window[None], present)[0], wanted, atol=1e-5, rtol=0
                 )
         assert len(inputs["linear-probe"].windows(index)) == len(windows)
     assert several > 10

@@ -184,7 +184,7 @@ class Clips:
 
 
 def batches_of(
-    config: Config, share: slice | None = None, clips: np.ndarray | None = None
+    config: Config, rank_slice: slice | None = None, clips: np.ndarray | None = None
 ) -> Batches:
     return Batches(
         Clips(),
@@ -192,7 +192,7 @@ def batches_of(
         config,
         "two",
         TrainingConfig(batch=4),
-        share=share,
+        rank_slice=rank_slice,
     )
 
 
@@ -202,8 +202,8 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
     config = config_of(*(name for name in ALL if name != "contrast"))
     learner = Objectives(Patchifier(config.model), config, batches_of(config).examples()).eval()
     losses = []
-    for share in (None, slice(0, 2), slice(2, 4)):
-        own = batches_of(config, share)
+    for rank_slice in (None, slice(0, 2), slice(2, 4)):
+        own = batches_of(config, rank_slice)
         losses.append(
             [float(stage_loss("two", config.pretrain)(learner, own(step))) for step in range(4)]
         )

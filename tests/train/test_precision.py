@@ -204,9 +204,9 @@ def trial(config=CONFIG.model, seed=0):
 
 def test_a_model_on_a_healthy_processor_passes():
     """What autocast computes in bf16 is as close as bf16 is, on this machine too."""
-    verdict = self_test([trial()])
-    assert not verdict.failed
-    assert verdict.operations > 60
+    result = self_test([trial()])
+    assert not result.failed
+    assert result.operations > 60
 
 
 def test_forward_and_backward_of_each_kind_of_operation_are_looked_at():
@@ -245,23 +245,23 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
 @pytest.mark.parametrize("name", ["addmm", "mm"])
 def test_a_faulty_product_fails_the_model(name, fault):
     with Faulty(fault, name) as faulty:
-        verdict = self_test([trial()])
+        result = self_test([trial()])
     assert faulty.calls
-    assert verdict.failed
-    assert verdict.refused[-1].startswith(f"{name} of (")
+    assert result.failed
+    assert result.refused[-1].startswith(f"{name} of (")
 
 
 @FAULTS
 def test_a_faulty_convolution_is_kept_in_float32(fault):
     tried = trial()
     with Faulty(fault, "convolution"):
-        verdict = self_test([tried])
-    assert verdict.refused
-    assert not verdict.failed
-    assert verdict.kernels
+        result = self_test([tried])
+    assert result.refused
+    assert not result.failed
+    assert result.kernels
     for part in tried.module.modules():
         if isinstance(part, Convolution | UpConvolution):
-            assert part.float32_only == (tuple(part.weight.shape) in verdict.kernels)
+            assert part.float32_only == (tuple(part.weight.shape) in result.kernels)
     with Faulty(fault, "convolution") as faulty:
         assert not SelfTest().run(tried)
     assert not faulty.calls, "one of them still computes in bf16"

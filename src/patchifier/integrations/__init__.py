@@ -1,4 +1,4 @@
-"""The faces that other programs expect, each over the one model.
+"""Interfaces that other programs expect of a model.
 
 ===========  ==========================================================================
 ``hear``     HEAR's common API: scenes and time stamps
@@ -9,7 +9,7 @@
 ``ray``      a library job on many machines, with Ray
 ===========  ==========================================================================
 
-Each is imported by its name, so that none asks for what another one needs.
+Each is imported by its name, so that none needs the packages of another one.
 """
 
 from collections.abc import Sequence
@@ -47,22 +47,22 @@ def encode_waveforms(
         The extractor's vectors, then those after each bottleneck layer, without CLS; where windows overlap, their mean. 0 in padding.
     embedding : Tensor, shape (B, E)
         As :class:`patchifier.embed.Embedder` gives it: the mean over windows of each one's pooled vector.
-    present : Tensor, shape (B, N), bool
-        Where there is a patch.
+    valid : Tensor, shape (B, N), bool
+        False for padding.
     """
-    # 1. windows of all waveforms, side by side
+    # 1. windows of all waveforms in one batch
     log_mels = (spectrogram.log_mel(waveform.float(), config.spectrogram) for waveform in waveforms)
     found = [
         (row, *window)
         for row, log_mel in enumerate(log_mels)
         for window in windows_of(log_mel, config)
     ]
-    patches, there = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
-    new, _ = pad_windows([frames for *_, frames in found], 0)
+    patches, valid = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
+    n_new_frames, _ = pad_windows([frames for *_, frames in found], 0)
     # 2. the model
-    layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=there)
-    pooled = window_embeddings(model, config, layers, new, patches[:, :, 0])
-    # 3. put together again: where each patch of each window belongs
+    layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=valid)
+    pooled = window_embeddings(model, config, layers, n_new_frames, patches[:, :, 0])
+    # 3. mean over windows: index of each patch of each window in its sequence
     owners, firsts = torch.tensor(
         [(row, first) for row, first, *_ in found], device=patches.device
     ).unbind(1)
@@ -74,9 +74,9 @@ def encode_waveforms(
     )
     shape = (len(waveforms), int(counts.max()))
     order = torch.arange(shape[1], device=patches.device)
-    places = (owners * shape[1] + firsts)[:, None] + order[: there.shape[1]]  # (windows, N)
+    places = (owners * shape[1] + firsts)[:, None] + order[: valid.shape[1]]  # (windows, N)
     sequences = [
-        _mean_at(layer[:, -there.shape[1] :][there], places[there], shape) for layer in layers
+        _mean_at(layer[:, -valid.shape[1] :][valid], places[valid], shape) for layer in layers
     ]
     return (
         sequences,

@@ -33,12 +33,12 @@ class EncoderOutput:
         L + 1 of them: the extractor's vectors, then those after each bottleneck layer.
     last_hidden_state : Tensor, shape (B, N, D)
         The last of them.
-    present : Tensor, shape (B, N), bool
+    valid : Tensor, shape (B, N), bool
         Where a clip has a patch.
     """
 
     hidden_states: tuple[Tensor, ...]
-    present: Tensor
+    valid: Tensor
 
     @property
     def last_hidden_state(self) -> Tensor:
@@ -133,11 +133,11 @@ class PatchifierEncoder(nn.Module):
         """
         waveforms = _waveforms(input_tensor, input_len)
         with torch.set_grad_enabled(self.train_mode == "full" and torch.is_grad_enabled()):
-            layers, _, present = encode_waveforms(self.model, self.config, waveforms)
+            layers, _, valid = encode_waveforms(self.model, self.config, waveforms)
             states = tuple(
-                torch.where(present[..., None], layer, _means(layer, present)) for layer in layers
+                torch.where(valid[..., None], layer, _means(layer, valid)) for layer in layers
             )
-        return EncoderOutput(states, present)
+        return EncoderOutput(states, valid)
 
 
 def _waveforms(batch: Tensor, lengths: Any) -> list[Tensor]:
@@ -157,6 +157,6 @@ def _waveforms(batch: Tensor, lengths: Any) -> list[Tensor]:
     return [row[:count] for row, count in zip(batch, counts, strict=True)]
 
 
-def _means(layer: Tensor, present: Tensor) -> Tensor:
+def _means(layer: Tensor, valid: Tensor) -> Tensor:
     """Mean over a clip's own patches: (B, 1, D); the layer (B, N, D) is 0 elsewhere."""
-    return layer.sum(1, keepdim=True) / present.sum(1)[:, None, None].to(layer.dtype)
+    return layer.sum(1, keepdim=True) / valid.sum(1)[:, None, None].to(layer.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from patchifier import augment
-from patchifier.augment import Crops, Draw
+from patchifier.augment import AugmentParameters, Resampling
 from patchifier.cache import Cache
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
 from patchifier.nn.masking import random_masking
@@ -23,7 +23,7 @@ EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
 
 @dataclass  # not frozen: Fabric converts its tensors in place under mixed and double precision
 class Batch:
-    """One step's share of the training data.
+    """The slice of one step's batch that belongs to this process.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Batch:
     visible_weight: float = 1.0
 
 
-Tensors = TypeVar("Tensors", Batch, Crops)
+Tensors = TypeVar("Tensors", Batch, Resampling)
 
 
 def to_device(values: Tensors, device: torch.device) -> Tensors:
@@ -63,23 +63,23 @@ def to_device(values: Tensors, device: torch.device) -> Tensors:
 
 
 class Batches:
-    """Map a step to this process's share of its batch, a pure function of the seed and the step.
+    """Map a step to this process's slice of its batch, a pure function of the seed and the step.
 
     Parameters
     ----------
     data : Cache
         Log-mels.
     parts : sequence of ndarray of int
-        Training clips; each part fills its own places in every batch, so that a process that takes
-        only those places never reads the other parts.
+        Training clips; each part fills its own indices of every batch, so a process that takes only
+        those indices never reads the other parts.
     config : Config
     stage : "one" or "two"
     training : TrainingConfig
         Of the stage.
     device : torch.device
         Where the model is.
-    share : slice
-        Places of the batch that are this process's.
+    rank_slice : slice
+        Indices of the batch that belong to this process.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Batches:
         training: TrainingConfig,
         *,
         device: torch.device | None = None,
-        share: slice | None = None,
+        rank_slice: slice | None = None,
     ) -> None:
         self.data, self.parts, self.config, self.stage, self.training = (
             data,
@@ -109,7 +109,10 @@ class Batches:
         self.layout: Any = (
             settings.stage_one_patches if stage == "one" else settings.stage_two_patches
         )
-        self.device, self.share = device or torch.device("cpu"), share or slice(0, training.batch)
+        self.device, self.rank_slice = (
+            device or torch.device("cpu"),
+            rank_slice or slice(0, training.batch),
+        )
 
     def __call__(self, step: int) -> Batch:
         """Draw clips, augmentation and mask of a step; the batch is on the device."""
@@ -125,7 +128,7 @@ class Batches:
             loss_on="all" if self.stage == "one" else settings.loss_on,
             loss_share=1.0 if self.stage == "one" else settings.loss_share,
             losses=generator(self.seed, "loss", step),
-            share=self.share,
+            rank_slice=self.rank_slice,
             pairs=self.pairs,
             device=self.device,
         )
@@ -221,13 +224,13 @@ def make_batch(
     loss_on: str = "masked",
     loss_share: float = 1.0,
     losses: np.random.Generator | None = None,
-    share: slice | None = None,
+    rank_slice: slice | None = None,
     pairs: bool = False,
     device: torch.device | None = None,
 ) -> Batch:
     """Read clips, augment them, cut them into patches and draw masks.
 
-    Draws are for the whole batch, so the draws of a clip do not depend on the share.
+    Draws are for the whole batch, so the draws of a clip do not depend on the slice.
 
     Parameters
     ----------
@@ -244,14 +247,14 @@ def make_batch(
         Which patches count in the loss and in :attr:`Batch.weight`.
     loss_share : float
         Share of those that do, in (0, 1]; `losses` draws them.
-    share : slice
+    rank_slice : slice
         Clips of the batch to return; by default all.
     pairs : bool
         Whether consecutive pairs of clips share stretch and shift of pitch.
     device : torch.device
         Where frames are resampled; by default the CPU.
     """
-    model, settings, share = config.model, config.pretrain, share or slice(0, len(chosen))
+    model, settings, rank_slice = config.model, config.pretrain, rank_slice or slice(0, len(chosen))
     drawn = augment.draw(
         draws,
         data.frames[chosen],
@@ -262,18 +265,18 @@ def make_batch(
         most=model.positions,
         pairs=pairs,
     )
-    mask = random_masking(masks, drawn.present, settings.mask_ratio, ends=settings.mask_ends)
-    loss_mask = mask if loss_on == "masked" else drawn.present
+    mask = random_masking(masks, drawn.valid, settings.mask_ratio, ends=settings.mask_ends)
+    loss_mask = mask if loss_on == "masked" else drawn.valid
     if loss_share < 1 and losses is not None:
         loss_mask = random_masking(losses, loss_mask, loss_share)
-    weight = _weight(loss_mask, share)
-    visible_weight = _weight(drawn.present & ~mask, share)
-    own, drawn = chosen[share], drawn[share]
+    weight = _weight(loss_mask, rank_slice)
+    visible_weight = _weight(drawn.valid & ~mask, rank_slice)
+    own, drawn = chosen[rank_slice], drawn[rank_slice]
     batch = Batch(
         *_patches(data, own, drawn, config, augmentation, device or torch.device("cpu")),
-        torch.from_numpy(drawn.present),
-        torch.from_numpy(mask[share]),
-        torch.from_numpy(loss_mask[share]),
+        torch.from_numpy(drawn.valid),
+        torch.from_numpy(mask[rank_slice]),
+        torch.from_numpy(loss_mask[rank_slice]),
         torch.from_numpy(own),
         torch.from_numpy(group_numbers(data, own)) if settings.pairs else None,
         weight,
@@ -282,16 +285,16 @@ def make_batch(
     return batch if device is None else to_device(batch, device)
 
 
-def _weight(counted: np.ndarray, share: slice) -> float:
-    """Number of patches in a share of the batch, relative to an equal share of all patches."""
-    own = counted[share]
+def _weight(counted: np.ndarray, rank_slice: slice) -> float:
+    """Number of patches in a slice of the batch, relative to an equal part of all patches."""
+    own = counted[rank_slice]
     return float(own.sum() * len(counted) / (len(own) * max(1, counted.sum())))
 
 
 def _patches(
     data: Cache,
     clips: np.ndarray,
-    drawn: Draw,
+    drawn: AugmentParameters,
     config: Config,
     augmentation: AugmentConfig,
     device: torch.device,
@@ -301,8 +304,8 @@ def _patches(
     spans = augment.span(drawn, frames, width)
     log_mels = data.read(clips, spans)  # (B, frames, M)
     first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]
-    crops = Crops.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)
+    crops = Resampling.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)
     crops, table = to_device(crops, device), log_mels.flatten(0, 1).to(device)
-    clean = augment.look_up(crops, table, silence=silence, width=width)
+    clean = augment.resample(crops, table, silence=silence, width=width)
     augmented = augment.vary_intensity(clean, crops, config=augmentation, silence=silence)
     return augmented, augmented if config.pretrain.target == "augmented" else clean

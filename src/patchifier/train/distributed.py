@@ -113,7 +113,7 @@ def use_float32(fabric: "Fabric") -> None:
     fabric._strategy.precision = fabric._precision = Precision()
 
 
-def expected_share(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
+def expected_rank_slice(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
     """Return the slice of the batch that this process will take, before processes are launched."""
     size = int(os.environ.get("WORLD_SIZE") or devices * nodes)
     node, local = (int(os.environ.get(name) or 0) for name in ("NODE_RANK", "LOCAL_RANK"))
@@ -122,7 +122,7 @@ def expected_share(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
     return slice(rank * each, (rank + 1) * each)
 
 
-def share(fabric: "Fabric", batch: int) -> slice:
+def rank_slice(fabric: "Fabric", batch: int) -> slice:
     """Return the slice of the batch that this process takes; see :func:`require_even`."""
     each = require_even(batch, fabric.world_size)
     return slice(fabric.global_rank * each, (fabric.global_rank + 1) * each)

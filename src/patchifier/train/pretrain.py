@@ -24,11 +24,11 @@ from patchifier.nn.pooling import require_embed, require_whitening
 from patchifier.train import precision
 from patchifier.train.batches import Batch, Batches, require_groups
 from patchifier.train.distributed import (
-    expected_share,
+    expected_rank_slice,
     launch,
+    rank_slice,
     require_devices,
     require_even,
-    share,
 )
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
@@ -262,7 +262,7 @@ def train_stage(
         stage,
         training,
         device=fabric.device,
-        share=share(fabric, training.batch),
+        rank_slice=rank_slice(fabric, training.batch),
     )
     job = TrainTask(
         stage_module(stage, model, batches, config),
@@ -317,7 +317,7 @@ def trials(
                 config,
                 stage,
                 training,
-                share=expected_share(training.batch, devices=devices, nodes=nodes),
+                rank_slice=expected_rank_slice(training.batch, devices=devices, nodes=nodes),
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             steps = [batches(step) for step in range(TRIAL_STEPS)]

@@ -134,9 +134,9 @@ def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
 def mean_vectors(model: Patchifier, batch: Batch) -> Tensor:
     """Mean of the last layer over the patches of each clip, without a mask: (B, D)."""
     to = next(model.parameters()).device
-    present = batch.valid.to(to)
-    sequence = model.forward_encoder(batch.patches.to(to), valid=present)[-1][:, 1:]
-    return ((sequence * present[..., None]).sum(1) / present.sum(1, keepdim=True)).float().cpu()
+    valid = batch.valid.to(to)
+    sequence = model.forward_encoder(batch.patches.to(to), valid=valid)[-1][:, 1:]
+    return ((sequence * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)).float().cpu()
 
 
 def masked_mse(model: Patchifier, batches: list[Batch], drawn: list[Tensor]) -> float:

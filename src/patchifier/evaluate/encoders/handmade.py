@@ -99,8 +99,8 @@ def _summaries(data: Cache, index: int) -> np.ndarray:
     config = Config(spectrogram=data.spectrogram, model=model)
     log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
     rows = []
-    for _, patches, new in windows_of(log_mel, config):
-        window = patches[None, :, 0].double(), new[None]  # (1, N, M, W), (1, N)
+    for _, patches, n_new_frames in windows_of(log_mel, config):
+        window = patches[None, :, 0].double(), n_new_frames[None]  # (1, N, M, W), (1, N)
         values = [DESCRIPTORS[name].values(*window, config)[0] for name in SUMMARIES]
         rows.append(torch.cat(values))
     return torch.stack(rows).mean(0).float().numpy()

@@ -18,9 +18,11 @@ import numpy as np
 
 from patchifier.tasks import Task
 
-Setting = Mapping[str, float]
+DecodingParameters = Mapping[str, float]
 THRESHOLDS = (0.1, 0.05, 0.2, 0.3, 0.5)
-SETTINGS: dict[str, tuple[Setting, ...]] = {  # the first is used while the probe is trained
+SETTINGS: dict[
+    str, tuple[DecodingParameters, ...]
+] = {  # the first is used while the probe is trained
     "beats": (
         {"tightness": 100.0},
         *({"threshold": threshold} for threshold in THRESHOLDS),
@@ -40,7 +42,7 @@ def decode(
     probabilities: np.ndarray,
     times_s: np.ndarray,
     duration_s: float,
-    setting: Setting | None = None,
+    setting: DecodingParameters | None = None,
 ) -> list[list[Any]]:
     """Decode one clip.
 
@@ -76,7 +78,11 @@ def decode(
 
 
 def _beats(
-    task: Task, probabilities: np.ndarray, times_s: np.ndarray, hop_s: float, setting: Setting
+    task: Task,
+    probabilities: np.ndarray,
+    times_s: np.ndarray,
+    hop_s: float,
+    setting: DecodingParameters,
 ) -> list[list[Any]]:
     curve = probabilities[:, 0]
     if "threshold" in setting:

@@ -19,7 +19,7 @@ from patchifier.config import RequestError
 from patchifier.datasets import labels
 from patchifier.datasets.splits import Splits, with_validation
 from patchifier.evaluate.frames import metrics, targets
-from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
+from patchifier.evaluate.frames.decode import SETTINGS, DecodingParameters, decode
 from patchifier.evaluate.frames.vectors import Features
 from patchifier.io import Progress, silent
 from patchifier.tasks import Task
@@ -190,7 +190,7 @@ class _Probe:
         return replace(clip, features=((clip.features - self.mean) / self.scale).astype(np.float32))
 
     @torch.no_grad()
-    def rows(self, clip: _Clip, setting: Setting) -> list[list[Any]]:
+    def rows(self, clip: _Clip, setting: DecodingParameters) -> list[list[Any]]:
         """Predicted rows of a standardised clip."""
         outputs = self.layer(torch.from_numpy(clip.features))  # (K, C)
         probabilities = outputs.softmax(1) if self.task.metric == "chords" else outputs.sigmoid()
@@ -200,7 +200,7 @@ class _Probe:
 
 
 def _predict(
-    probe: _Probe, clip: _Clip, setting: Setting
+    probe: _Probe, clip: _Clip, setting: DecodingParameters
 ) -> tuple[list[list[Any]], list[list[Any]]]:
     """Target rows and predicted rows of a clip."""
     return clip.rows, probe.rows(probe.standardised(clip), setting)
@@ -261,7 +261,7 @@ def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Ten
 
 
 def _score(
-    probe: _Probe, clips: Sequence[_Clip], setting: Setting, show: Callable[[str], None]
+    probe: _Probe, clips: Sequence[_Clip], setting: DecodingParameters, show: Callable[[str], None]
 ) -> float:
     """The main figure of these clips."""
     predicted = []
@@ -288,7 +288,7 @@ def _require_defined(name: str, value: float, split: str) -> float:
 
 def _choose(
     probe: _Probe, clips: Sequence[_Clip], show: Callable[[str], None]
-) -> tuple[Setting, float]:
+) -> tuple[DecodingParameters, float]:
     """The way of decoding that scores best on these clips, the first of equals, and its score."""
     scored = [
         (_score(probe, clips, setting, show), setting) for setting in SETTINGS[probe.task.metric]

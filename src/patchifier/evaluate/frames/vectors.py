@@ -117,15 +117,15 @@ def _through_bottleneck(
     counts = torch.zeros(len(vectors), 1, device=vectors.device)
     for start in range(0, len(windows), WINDOWS):
         batch = windows[start : start + WINDOWS]
-        sequences, present = pad_windows(
+        sequences, valid = pad_windows(
             [vectors[window.to(vectors.device)] for window in batch], 0.0
         )  # (B, N, D), (B, N)
-        present = present.to(vectors.device)
-        outputs = embedder.model.bottleneck(sequences, valid=present)
+        valid = valid.to(vectors.device)
+        outputs = embedder.model.bottleneck(sequences, valid=valid)
         where = torch.cat(batch).to(vectors.device)
         counts.index_add_(0, where, torch.ones(len(where), 1, device=vectors.device))
         for number in sums:
-            sums[number].index_add_(0, where, outputs[number - 1][:, 1:][present])
+            sums[number].index_add_(0, where, outputs[number - 1][:, 1:][valid])
     return {number: total / counts for number, total in sums.items()}
 
 

@@ -79,8 +79,8 @@ def few_shot(
     for number, k in enumerate(shots):
         figures = []
         for draw in range(draws):
-            dice = generator(seed, f"few-shot {k}", draw, scope="probe/")
-            figures.append(_one_draw(task, scaled, targets, splits, k, dice))
+            rng = generator(seed, f"few-shot {k}", draw, scope="probe/")
+            figures.append(_one_draw(task, scaled, targets, splits, k, rng))
             progress(number * draws + draw + 1, len(shots) * draws, f"{k} clips of each class")
         low, high = interval(np.array(figures))
         rows.append(
@@ -111,13 +111,13 @@ def _one_draw(
     targets: np.ndarray,
     splits: Splits,
     k: int,
-    dice: np.random.Generator,
+    rng: np.random.Generator,
 ) -> float:
     from sklearn.linear_model import LogisticRegression
 
     chosen = np.concatenate(
         [
-            draw_clips(splits.train[targets[splits.train] == index], splits.groups, k, dice)
+            draw_clips(splits.train[targets[splits.train] == index], splits.groups, k, rng)
             for index in range(len(task.names))
         ]
     )
@@ -126,10 +126,10 @@ def _one_draw(
 
 
 def draw_clips(
-    clips: np.ndarray, groups: np.ndarray, k: int, dice: np.random.Generator
+    clips: np.ndarray, groups: np.ndarray, k: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw k of a class's clips: first one of every group, in random order, then a second of every group, and so on."""
-    order = dice.permutation(clips)
+    order = rng.permutation(clips)
     seen: dict[Any, int] = {}
     turns = []
     for clip in order:

@@ -215,13 +215,13 @@ def first_weights(data: ProbeData, setting: Hyperparameters) -> Weights:
     """Draw weights uniform within 1 / sqrt(inputs), as torch.nn.Linear; the same for all runs with this hidden layer."""
     size, count = data.inputs[False][0].shape[1], len(data.task.names)
     widths = [size, setting.hidden, count] if setting.hidden else [size, count]
-    dice = generator(data.seed, "first weights", setting.hidden, scope="probe/")
+    rng = generator(data.seed, "first weights", setting.hidden, scope="probe/")
     weights = []
     for inputs, outputs in itertools.pairwise(widths):
         bound = 1 / math.sqrt(inputs)
         weights += [
-            _float(dice.uniform(-bound, bound, (outputs, inputs))),
-            _float(dice.uniform(-bound, bound, outputs)),
+            _float(rng.uniform(-bound, bound, (outputs, inputs))),
+            _float(rng.uniform(-bound, bound, outputs)),
         ]
     return weights
 

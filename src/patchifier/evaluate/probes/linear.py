@@ -59,7 +59,7 @@ def linear(
         If features, targets or splits do not fit, or training clips without a validation split are of one group.
     """
     check(task, features, targets, splits)
-    known = np.concatenate([splits.train, splits.valid]).astype(np.int64)
+    fitted = np.concatenate([splits.train, splits.valid]).astype(np.int64)
     folds = [(splits.train, splits.valid)]
     if not len(splits.valid):
         folds = inner_folds(splits, count=INNER_FOLDS)
@@ -73,7 +73,7 @@ def linear(
         key=lambda strength: (figures[strength], strength if task.kind == "numbers" else -strength),
     )
     predictions = fit_predict(
-        task, features[known], targets[known], features[splits.test], strength=best
+        task, features[fitted], targets[fitted], features[splits.test], strength=best
     )
     return Probed(
         predictions,
@@ -85,16 +85,16 @@ def _score(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    rounds: list[tuple[np.ndarray, np.ndarray]],
+    folds: list[tuple[np.ndarray, np.ndarray]],
     strength: float,
 ) -> float:
     """Score a strength on the held-out clips of all folds together; one that cannot be scored is worth least."""
     parts = [
         fit_predict(task, features[fitted], targets[fitted], features[held], strength=strength)
-        for fitted, held in rounds
+        for fitted, held in folds
     ]
     value = tasks.main_score(
-        task, targets[np.concatenate([held for _, held in rounds])], np.concatenate(parts)
+        task, targets[np.concatenate([held for _, held in folds])], np.concatenate(parts)
     )
     return value if np.isfinite(value) else -np.inf
 
