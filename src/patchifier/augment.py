@@ -84,13 +84,16 @@ def draw(
     frames : ndarray, shape (B,), int
         Frames of each clip.
     config : AugmentConfig
-        Ranges. Where a clip is too short for the crop, its scale is raised until it fits, if the range allows.
+        Ranges. Where a clip is too short for the crop, its scale is raised until it fits, if the
+        range allows.
     patches, width : int
         N and W.
     layout : "consecutive", "independent", "one" or "whole"
-        N consecutive patches from a random frame; N independent positions; a single one; all of the clip.
+        N consecutive patches from a random frame; N independent positions; a single one; all of the
+        clip.
     most : int
-        With "whole", the longest sequence that the model has positions for; longer clips are cropped to it.
+        With "whole", the longest sequence that the model has positions for; longer clips are
+        cropped to it.
     pairs : bool
         Whether clips 2 i and 2 i + 1 share their scale and pitch shift.
 

@@ -8,8 +8,9 @@ A cache is a folder::
     index.jsonl         name, task, then every clip whole, in the data set's order, and where it lies
     skipped.csv         id, path and reason of each file that could not be read
 
-Every file is written beside and renamed into place. A build that is killed loses at most the shard it was filling; run again, it goes on.
-A clip whose audio and settings have not changed is not decoded again.
+Every file is written beside and renamed into place. A build that is killed loses at most the shard
+it was filling; run again, it goes on. A clip whose audio and settings have not changed is not
+decoded again.
 """
 
 import copy
@@ -79,7 +80,8 @@ def prepare(
     Raises
     ------
     RequestError
-        If the folder is a cache with other settings or holds other files, or if no clip could be read.
+        If the folder is a cache with other settings or holds other files, or if no clip could be
+        read.
     """
     out, config = Path(out), config or SpectrogramConfig()
     _claim(out, config)
@@ -123,7 +125,8 @@ def _prepare(
     write_skipped(out / "skipped.csv", ("id", "path", "reason"), named)
     if not rows:
         raise RequestError(
-            f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The first: {bad[0][1]}"
+            f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The "
+            f"first: {bad[0][1]}"
         )
     good = [clip for clip in dataset.clips if clip.id in rows]
     _write_index(out, dataset, [(clip, rows[clip.id]) for clip in good])
@@ -150,7 +153,8 @@ def _settings(path: Path) -> SpectrogramConfig:
     facts = read_changes(path / "cache.json")
     if facts.get("format", FORMAT + 1) > FORMAT:
         raise RequestError(
-            f"{path} has format {facts.get('format')}, this version reads up to {FORMAT}: pip install -U patchifier."
+            f"{path} has format {facts.get('format')}, this version reads up to {FORMAT}: pip "
+            "install -U patchifier."
         )
     return update(SpectrogramConfig(), facts["spectrogram"], where="spectrogram")
 
@@ -162,7 +166,8 @@ def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Pat
     ]
     if differ:
         raise RequestError(
-            f"cache {path} was made with other settings: {'; '.join(differ)}. Prepare another cache, or drop these settings; "
+            f"cache {path} was made with other settings: {'; '.join(differ)}. Prepare another "
+            "cache, or drop these settings; "
             "'patchifier prepare --model MODEL' makes what a model reads."
         )
 
@@ -179,7 +184,10 @@ class _Decoded:
 def _decode(
     config: SpectrogramConfig, tasks: Sequence[tuple[Clip, str | None]]
 ) -> list[_Decoded | str]:
-    """Log-mel of each clip, or the reason why there is none; a clip comes with its key in the cache. Runs in a worker process."""
+    """Log-mel of each clip, or the reason why there is none.
+
+    A clip comes with its key in the cache. Runs in a worker process.
+    """
     return [_decode_clip(config, *task) for task in tasks]
 
 
@@ -298,7 +306,8 @@ class Cache:
     path : str or Path
         The folder.
     partial : bool
-        Whether shards may be missing, as on a machine that trains on a part of the cache; clips in them cannot be read.
+        Whether shards may be missing, as on a machine that trains on a part of the cache; clips in
+        them cannot be read.
 
     Attributes
     ----------
@@ -323,12 +332,14 @@ class Cache:
         self.path = Path(path)
         if not (self.path / "cache.json").exists():
             raise RequestError(
-                f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare SOURCE --out {self.path}'."
+                f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare "
+                f"SOURCE --out {self.path}'."
             )
         self.spectrogram = _settings(self.path)
         if not (self.path / "index.jsonl").exists():
             raise RequestError(
-                f"cache {self.path} is not finished: run the same 'patchifier prepare' again and it goes on."
+                f"cache {self.path} is not finished: run the same 'patchifier prepare' again and "
+                "it goes on."
             )
         header, *rows = [
             json.loads(line)
@@ -336,7 +347,8 @@ class Cache:
         ]
         if len(rows) != header["clips"]:
             raise RequestError(
-                f"{self.path / 'index.jsonl'} holds {len(rows)} clips, expected {header['clips']}: run 'patchifier prepare' again."
+                f"{self.path / 'index.jsonl'} holds {len(rows)} clips, expected "
+                f"{header['clips']}: run 'patchifier prepare' again."
             )
         self.name: str = header["name"]
         self.task = (
@@ -364,11 +376,14 @@ class Cache:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise RequestError(
-                f"{path} cannot be read ({error}): delete it and its .jsonl, then run 'patchifier prepare' again."
+                f"{path} cannot be read ({error}): delete it and its .jsonl, then run 'patchifier "
+                "prepare' again."
             ) from error
 
     def require(self, config: SpectrogramConfig) -> "Cache":
-        """Give this cache as log-mels of these settings: a view of its mel bands where only its pitch bands are too many.
+        """Give this cache as log-mels of these settings.
+
+        A view of its mel bands where only its pitch bands are too many.
 
         Raises
         ------
@@ -386,19 +401,24 @@ class Cache:
         last = row["frames"] if last is None else min(last, row["frames"])
         if row["shard"] not in self._shards:
             raise RequestError(
-                f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} lies in it: copy this shard here too."
+                f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} "
+                "lies in it: copy this shard here too."
             )
         return self._shards[row["shard"]][
             row["first"] + first : row["first"] + last, : self.spectrogram.bands
         ]
 
     def parts(self, count: int) -> list[np.ndarray]:
-        """Deal the shards out to `count` parts of about as many frames each; returns the clips of each part, by index."""
+        """Deal the shards out to `count` parts of about as many frames each.
+
+        Returns the clips of each part, by index.
+        """
         shards = np.array([row["shard"] for row in self._rows])
         numbers, where = np.unique(shards, return_inverse=True)
         if count > len(numbers):
             raise RequestError(
-                f"cache {self.path} has {len(numbers)} shards, which cannot be dealt out to {count} parts: choose a smaller number."
+                f"cache {self.path} has {len(numbers)} shards, which cannot be dealt out to "
+                f"{count} parts: choose a smaller number."
             )
         frames = np.bincount(where, weights=self.frames)
         loads, part_of = np.zeros(count), np.zeros(len(numbers), int)
@@ -450,7 +470,8 @@ class Cache:
             values = np.ascontiguousarray(self.log_mel(index))
             if len(values) != row["frames"]:
                 problems.append(
-                    f"{clip.id}: {len(values)} frames in shard {row['shard']:05d}, expected {row['frames']}"
+                    f"{clip.id}: {len(values)} frames in shard {row['shard']:05d}, expected "
+                    f"{row['frames']}"
                 )
             elif zlib.crc32(values.tobytes()) != row["crc32"]:
                 problems.append(f"{clip.id}: checksum differs in shard {row['shard']:05d}")

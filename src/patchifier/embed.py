@@ -189,7 +189,8 @@ class Embedder:
         if self.head is not None and self.task is not None:
             return self.head, self.task
         raise RequestError(
-            "this model has no head, expected one from 'patchifier finetune', such as RUN/full/model."
+            "this model has no head, expected one from 'patchifier finetune', such as "
+            "RUN/full/model."
         )
 
     def embed_windows(
@@ -280,7 +281,8 @@ class Embedder:
         config = self.config.spectrogram
         if (start_s, end_s) != (0.0, None) and not isinstance(x, str | Path):
             raise RequestError(
-                f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the part that is meant."
+                f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the "
+                "part that is meant."
             )
         if isinstance(x, Iterator):
             yield from (windows.require_log_mel(piece, self.config) for piece in x)
@@ -314,7 +316,8 @@ class Embedder:
         items = list(x) if several else [x]
         if several and items and isinstance(items[0], int | float):
             raise RequestError(
-                f"this is a list of {len(items)} numbers, expected paths or arrays: use numpy.array(samples, 'float32')."
+                f"this is a list of {len(items)} numbers, expected paths or arrays: use "
+                "numpy.array(samples, 'float32')."
             )
         found = self._means(self._patches(items, sample_rate), read)
         return found if several else found[0]
@@ -367,7 +370,8 @@ class Embedder:
         patches = windows.cut_windows(log_mel, self.config)[0][: len(masked)]  # (N, 1, M, T)
         if len(patches) < len(masked):
             raise RequestError(
-                f"the mask is of {len(masked)} patches, but the first window of this log-mel has {len(patches)}: shorten the mask."
+                f"the mask is of {len(masked)} patches, but the first window of this log-mel has "
+                f"{len(patches)}: shorten the mask."
             )
         mask = torch.from_numpy(masked)[None].to(self.device)
         batch = patches[None].to(next(self.model.parameters()))

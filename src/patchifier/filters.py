@@ -1,4 +1,6 @@
-"""Windows and filters of a spectrogram: mel bands, bands of equal steps in pitch, and half the rate for those.
+"""Windows and filters of a spectrogram.
+
+Mel bands, bands of equal steps in pitch, and half the rate for those.
 
 Shapes: S samples, M' bands, F = 1 + n_fft // 2 frequencies.
 """
@@ -27,7 +29,8 @@ def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarra
     return banks
 
 
-# Half the rate: a low-pass of 47 taps that changes what lies below PASSED by less than 0.00004 dB, and keeps 0.0003 % of what would fold there.
+# Half the rate: a low-pass of 47 taps that changes what lies below PASSED by less than 0.00004 dB,
+# and keeps 0.0003 % of what would fold there.
 PASSED, TAPS, KAISER_BETA = 0.163, 47, 11.16
 BLOCK = 32  # samples that one product of matrices makes
 
@@ -35,7 +38,8 @@ BLOCK = 32  # samples that one product of matrices makes
 def pitch_step(config: SpectrogramConfig) -> int:
     """2 where pitch bands lie so low that every other sample is enough, which halves the cost of their FFT; else 1.
 
-    And where the window ends in zeros: within half the filter's length of a block's ends, low-passed samples are not those of the whole.
+    And where the window ends in zeros: within half the filter's length of a block's ends,
+    low-passed samples are not those of the whole.
     """
     highest_hz = config.pitch_f_min_hz * 2 ** (config.pitch_bands / config.pitch_per_octave)
     low = highest_hz <= PASSED * config.sample_rate and config.window == "hann"
@@ -50,7 +54,10 @@ def pitch_step(config: SpectrogramConfig) -> int:
 
 
 def low_pass() -> np.ndarray:
-    """Taps (47,) of a filter that leaves what lies below a quarter of the rate: a sinc in a Kaiser window, float64."""
+    """Taps (47,) of a filter that leaves what lies below a quarter of the rate.
+
+    A sinc in a Kaiser window, float64.
+    """
     taps = np.sinc((np.arange(TAPS) - TAPS // 2) / 2) * np.kaiser(TAPS, KAISER_BETA)
     return taps / taps.sum()
 
@@ -65,7 +72,10 @@ def _half_rate_matrix(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def at_half_rate(waveform: Tensor) -> Tensor:
-    """Every other sample of a waveform (..., S), low-passed: (..., S / 2), rounded up. Beyond its ends are zeros."""
+    """Every other sample of a waveform (..., S), low-passed: (..., S / 2), rounded up.
+
+    Beyond its ends are zeros.
+    """
     count = -(-waveform.shape[-1] // 2)
     blocks = -(-count // BLOCK)
     padded = torch.nn.functional.pad(
@@ -113,7 +123,10 @@ def mel_filters(config: SpectrogramConfig) -> np.ndarray:
 
 
 def mel_edges_hz(config: SpectrogramConfig) -> np.ndarray:
-    """Lower edge of the first band, centres of all bands, upper edge of the last, in Hz: shape (M + 2,)."""
+    """Lower edge of the first band, centres of all bands, upper edge of the last, in Hz.
+
+    Shape (M + 2,).
+    """
     low, high = _hz_to_mel(np.array([config.f_min_hz, config.f_max_hz]), config.mel_scale)
     return _mel_to_hz(np.linspace(low, high, config.mel_bands + 2), config.mel_scale)
 

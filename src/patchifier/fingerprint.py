@@ -1,4 +1,7 @@
-"""Audio fingerprint of a log-mel (Haitsma and Kalker 2002): signs of changes of neighbouring bands."""
+"""Audio fingerprint of a log-mel (Haitsma and Kalker 2002).
+
+Signs of changes of neighbouring bands.
+"""
 
 import functools
 
@@ -29,7 +32,8 @@ def fingerprint(log_mel: np.ndarray, config: SpectrogramConfig | None = None) ->
     Returns
     -------
     ndarray, shape (T', 2), uint32
-        32 signs of each frame, and which of these are reliable. T' = T - 12 in the paper's setting, at least 0.
+        32 signs of each frame, and which of these are reliable. T' = T - 12 in the paper's setting,
+        at least 0.
 
     Raises
     ------
@@ -73,7 +77,8 @@ def _neighbours(config: SpectrogramConfig) -> np.ndarray:
     used = np.flatnonzero((centres >= LOW_HZ) & (centres <= HIGH_HZ))
     if len(used) < BITS // 2:
         raise RequestError(
-            f"the cache has {len(used)} mel bands between {LOW_HZ:g} and {HIGH_HZ:g} Hz, expected at least {BITS // 2}: prepare it with more."
+            f"the cache has {len(used)} mel bands between {LOW_HZ:g} and {HIGH_HZ:g} Hz, expected "
+            f"at least {BITS // 2}: prepare it with more."
         )
     edges = np.linspace(0, len(used), BITS + 2)  # of 33 bands, in units of mel bands
     bands = np.arange(len(used))[:, None]

@@ -74,7 +74,8 @@ def from_hub(
     missing = [file for file in REQUIRED if not (folder / file).is_file()]
     if missing:
         raise RequestError(
-            f"{match['repository']!r} has no {' and no '.join(missing)}, expected a model folder: push it again, or name another."
+            f"{match['repository']!r} has no {' and no '.join(missing)}, expected a model folder: "
+            "push it again, or name another."
         )
     return folder
 
@@ -90,20 +91,24 @@ def _download(
         )
     except errors.GatedRepoError as error:
         raise RequestError(
-            f"{name!r} is on the hub for those alone who were let in: ask there, then sign in with 'hf auth login'."
+            f"{name!r} is on the hub for those alone who were let in: ask there, then sign in "
+            "with 'hf auth login'."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise RequestError(
-            f"the hub has no model {name!r} that you may see: check the name; if it is private, sign in with 'hf auth login'."
+            f"the hub has no model {name!r} that you may see: check the name; if it is private, "
+            "sign in with 'hf auth login'."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise RequestError(
-            f"{name!r} has no revision {match['revision']!r}: name one of its branches, tags or commits."
+            f"{name!r} has no revision {match['revision']!r}: name one of its branches, tags or "
+            "commits."
         ) from error
     except Exception as error:  # network errors; their classes differ between versions of the hub
         reason = str(error).strip().split("\n")[0]
         raise RequestError(
-            f"the hub does not give {name!r} ({reason}). Check the name and the network, or download the folder by hand."
+            f"the hub does not give {name!r} ({reason}). Check the name and the network, or "
+            "download the folder by hand."
         ) from error
 
 
@@ -114,5 +119,6 @@ def _require_ours(folder: Path, name: str) -> None:
         ours = False
     if not ours:
         raise RequestError(
-            f"{name!r} is no model of this package, expected a model folder as training writes it: a repository with its config.json."
+            f"{name!r} is no model of this package, expected a model folder as training writes "
+            "it: a repository with its config.json."
         )

@@ -1,4 +1,7 @@
-"""What every part that writes files shares: atomic writes, JSON and CSV, lists of skipped files, progress."""
+"""What every part that writes files shares.
+
+Atomic writes, JSON and CSV, lists of skipped files, progress.
+"""
 
 import contextlib
 import csv
@@ -50,7 +53,10 @@ class Steps:
 
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to, then put that file in place of `path`; on an error nothing changes."""
+    """Give a path to write to, then put that file in place of `path`.
+
+    On an error nothing changes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:

@@ -1,7 +1,10 @@
-"""The engine of every job over many items: processes, one lock for each folder, bad items skipped and named.
+"""The engine of every job over many items.
 
-A job groups its items into batches. :func:`run` gives one result for each item, in order, and the job writes them as parts, each beside and
-renamed (:mod:`patchifier.io`). A job that is killed and run again keeps the finished parts and runs the remaining items.
+Processes, one lock for each folder, bad items skipped and named.
+
+A job groups its items into batches. :func:`run` gives one result for each item, in order, and the
+job writes them as parts, each beside and renamed (:mod:`patchifier.io`). A job that is killed and
+run again keeps the finished parts and runs the remaining items.
 """
 
 import contextlib
@@ -45,13 +48,14 @@ def run(
 ) -> Generator[Result | str, None, None]:
     """Do batches of items in processes.
 
-    A batch whose process dies is done again in a process of its own. If that one dies too, each of its items is done alone, and an item that
-    kills its process again is skipped.
+    A batch whose process dies is done again in a process of its own. If that one dies too, each of
+    its items is done alone, and an item that kills its process again is skipped.
 
     Parameters
     ----------
     work : callable
-        Called with `shared` and a batch; returns one result for each item. It must be a function of a module, so that another process finds it.
+        Called with `shared` and a batch; returns one result for each item. It must be a function of
+        a module, so that another process finds it.
     batches : sequence of sequences
         The items.
     workers : int
@@ -64,7 +68,8 @@ def run(
     Yields
     ------
     object or str
-        The result of each item, in order. For an item that killed its process: the reason why it is skipped.
+        The result of each item, in order. For an item that killed its process: the reason why it is
+        skipped.
 
     Raises
     ------
@@ -100,7 +105,10 @@ def _retry(
     sent: "_Shared",
     name: Callable[[Item], Any],
 ) -> Iterator[Result | str]:
-    """Results of the batches of a broken pool: those that it finished, and the others from single processes."""
+    """Results of the batches of a broken pool.
+
+    Those that it finished, and the others from single processes.
+    """
     with contextlib.ExitStack() as stack:
         pools = list[ProcessPoolExecutor]()
 
@@ -129,7 +137,9 @@ def _retry(
 
 
 class _Shared:
-    """An object that each process gets once, through a file: a process that cannot start reads no pipe, and its parent would wait for ever.
+    """An object that each process gets once, through a file.
+
+    A process that cannot start reads no pipe, and its parent would wait for ever.
 
     Parameters
     ----------
@@ -169,8 +179,10 @@ def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
         started[0].result()
     except BrokenProcessPool:
         raise RequestError(
-            "the worker processes could not start. In a script, make the call below 'if __name__ == \"__main__\":'; "
-            "code typed into standard input cannot start any: save it to a file, or use the patchifier command."
+            "the worker processes could not start. In a script, make the call below 'if __name__ "
+            '== "__main__":\'; '
+            "code typed into standard input cannot start any: save it to a file, or use the "
+            "patchifier command."
         ) from None
 
 
@@ -183,7 +195,10 @@ _shared: Any = None  # in a worker process: the shared object
 
 
 def _begin(sent: _Shared) -> None:
-    """Set a worker process up: one thread; Ctrl-C is left to its parent; it ends with its parent, even if that is killed."""
+    """Set a worker process up: one thread; Ctrl-C is left to its parent.
+
+    It ends with its parent, even if that is killed.
+    """
     global _shared
     _shared = sent.value
     parent = multiprocessing.parent_process()
@@ -273,7 +288,10 @@ def file_lock(file: Path, job: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path, message: str) -> Iterator[None]:
-    """Hold a lock file, which the system releases even after a kill; none where none can be written."""
+    """Hold a lock file, which the system releases even after a kill.
+
+    None where none can be written.
+    """
     lock, own = filelock.FileLock(path, timeout=0, fallback_to_soft=False), None
     try:
         if path.parent.exists():

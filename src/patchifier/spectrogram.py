@@ -1,7 +1,8 @@
 """From a waveform to a log-mel, from a log-mel to patches, and back.
 
-Shapes: S samples, T frames, M rows, W frames in a patch, N patches, F = 1 + n_fft // 2 frequencies. The rows are mel bands; a setting
-beyond the paper puts pitch bands behind them, which are of equal width in semitones and come from a longer FFT.
+Shapes: S samples, T frames, M rows, W frames in a patch, N patches, F = 1 + n_fft // 2 frequencies.
+The rows are mel bands; a setting beyond the paper puts pitch bands behind them, which are of equal
+width in semitones and come from a longer FFT.
 """
 
 import functools
@@ -27,7 +28,8 @@ BAND_GROUPS = (
 def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = None) -> Tensor:
     """Log-mel of a waveform (paper 4.3, 4.4).
 
-    Power spectrogram of centred, zero-padded frames, mel filter bank with unit area per band, decibels x 0.01.
+    Power spectrogram of centred, zero-padded frames, mel filter bank with unit area per band,
+    decibels x 0.01.
 
     Parameters
     ----------
@@ -54,7 +56,8 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
         )
     if not waveform.is_floating_point():
         raise RequestError(
-            f"waveform is {waveform.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768."
+            f"waveform is {waveform.dtype}, expected floats in [-1, 1]: for 16-bit integers "
+            "divide by 32768."
         )
     return _relative(
         torch.cat([_decibels(part, config) for part in _centred(waveform, config)], dim=-1), config
@@ -69,7 +72,8 @@ def log_mel_of_blocks(
     Parameters
     ----------
     blocks : iterable of ndarray, shape (S,), float32
-        Consecutive parts of one waveform, of any lengths, as :func:`patchifier.audio.blocks` yields.
+        Consecutive parts of one waveform, of any lengths, as :func:`patchifier.audio.blocks`
+        yields.
     config : SpectrogramConfig
         The paper's setting by default.
 
@@ -85,9 +89,12 @@ def log_mel_of_blocks(
 def stream_log_mel(
     blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None
 ) -> Iterator[Tensor]:
-    """Log-mel of a waveform that arrives in blocks, piece by piece: (M, T') each, in memory bounded by a block.
+    """Log-mel of a waveform that arrives in blocks, piece by piece.
 
-    Where the reference or the floor is the clip's own maximum, which is known at the end only, there is one piece.
+    (M, T') each, in memory bounded by a block.
+
+    Where the reference or the floor is the clip's own maximum, which is known at the end only,
+    there is one piece.
     """
     config = config or SpectrogramConfig()
     if config.reference == "max" or config.top_db is not None:
@@ -191,8 +198,8 @@ class Bank:
     window : Tensor
         As long as the FFT.
     groups : list of (int, int, Tensor)
-        For each group of bands, the stretch of interleaved parts it needs and its filters: real^2 and imag^2 are added by the product with
-        them itself, so each weight stands there twice.
+        For each group of bands, the stretch of interleaved parts it needs and its filters: real^2
+        and imag^2 are added by the product with them itself, so each weight stands there twice.
     """
 
     step: int
@@ -236,8 +243,9 @@ def patch_starts(
     length, hop : int
         Frames in a patch, and between the starts of patches; they touch by default.
     tail : "drop", "pad" or "anchor"
-        What becomes of frames after the last whole patch: dropped, padded with silence, or covered by one more patch
-        that ends with the last frame. Below one patch, "pad" and "anchor" pad and "drop" gives no patch.
+        What becomes of frames after the last whole patch: dropped, padded with silence, or covered
+        by one more patch that ends with the last frame. Below one patch, "pad" and "anchor" pad and
+        "drop" gives no patch.
 
     Returns
     -------
@@ -300,7 +308,8 @@ def cut(
     starts = patch_starts(log_mel.shape[-1], length=length, hop=hop, tail=tail)
     if not starts:
         raise RequestError(
-            f"{log_mel.shape[-1]} frames are less than one patch of {length}: use tail='pad' or 'anchor'."
+            f"{log_mel.shape[-1]} frames are less than one patch of {length}: use tail='pad' or "
+            "'anchor'."
         )
     missing = max(0, starts[-1] + length - log_mel.shape[-1])
     padded = torch.nn.functional.pad(log_mel, (0, missing), value=silence)
@@ -337,7 +346,8 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
     starts = patch_starts(frames, length=length, hop=hop, tail=tail)
     if len(starts) != patches.shape[-4] or (hop or length) > length:
         raise RequestError(
-            f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover {frames} frames: expected {len(starts)} that touch."
+            f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover "
+            f"{frames} frames: expected {len(starts)} that touch."
         )
     total = torch.zeros(
         *patches.shape[:-4],
@@ -373,8 +383,8 @@ def to_waveform(
 ) -> Tensor:
     """Rough waveform of a log-mel, so that a reconstruction can be heard.
 
-    Mel power is spread over frequencies by the filters' non-negative pseudo-inverse, phases are found by the fast
-    Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013).
+    Mel power is spread over frequencies by the filters' non-negative pseudo-inverse, phases are
+    found by the fast Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013).
 
     Parameters
     ----------
@@ -400,7 +410,8 @@ def to_waveform(
     _require_shape("log_mel", log_mel, f"({config.bands}, T)", least=2)
     if log_mel.ndim != 2 or log_mel.shape[0] < config.mel_bands or log_mel.shape[1] < 2:
         raise RequestError(
-            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.bands}, T) with T of at least 2: give a single one."
+            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.bands}, T) with T of at "
+            "least 2: give a single one."
         )
     window = analysis_window(config).to(log_mel.device, torch.float32)
     filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)

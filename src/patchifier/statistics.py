@@ -1,7 +1,9 @@
-"""Statistics of an evaluation: bootstrap over groups, paired differences, p values, Holm's correction.
+"""Statistics of an evaluation.
 
-A statistic is a function of indices of clips (with repetition) that returns a number. The bootstrap draws whole groups,
-because the clips of a group (a track, a piece) are not independent.
+Bootstrap over groups, paired differences, p values, Holm's correction.
+
+A statistic is a function of indices of clips (with repetition) that returns a number. The bootstrap
+draws whole groups, because the clips of a group (a track, a piece) are not independent.
 """
 
 import time
@@ -135,7 +137,10 @@ def paired(
 
 
 def two_sided_p(draws: np.ndarray) -> float:
-    """Two-sided p value of bootstrap draws of a difference; the observed sample counts as one more draw."""
+    """Two-sided p value of bootstrap draws of a difference.
+
+    The observed sample counts as one more draw.
+    """
     tail = min(np.sum(draws <= 0), np.sum(draws >= 0)) + 1
     return float(min(1.0, 2 * tail / (len(draws) + 1)))
 

@@ -1,7 +1,8 @@
 """From log-mels to windows: the inputs of a model of a trained length, for music of any length.
 
-A log-mel is cut into patches that touch, the last one anchored to the end. Windows of trained length start every ``hop_patches`` patches,
-the last one anchored to the end. Both are done while the log-mel arrives, so that memory does not grow with its length.
+A log-mel is cut into patches that touch, the last one anchored to the end. Windows of trained
+length start every ``hop_patches`` patches, the last one anchored to the end. Both are done while
+the log-mel arrives, so that memory does not grow with its length.
 """
 
 import itertools
@@ -51,7 +52,8 @@ def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
         or not log_mel.is_floating_point()
     ):
         raise RequestError(
-            f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; if there is one alone, put it in a list."
+            f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; "
+            "if there is one alone, put it in a list."
         )
     if not log_mel.isfinite().all():
         raise RequestError("a log-mel holds NaN or infinity, expected decibels x 0.01.")
@@ -75,7 +77,8 @@ def require_sequences(sequences: Iterable[Tensor], config: Config) -> list[Tenso
                 continue
             given = f"has shape {tuple(patches.shape)}"
         raise RequestError(
-            f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with N of at least 1."
+            f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with "
+            "N of at least 1."
         )
     return items
 
@@ -117,7 +120,8 @@ def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[i
     sequence : iterable
         One item for each patch.
     config : Config
-        Length of windows. With ``embed.time`` "whole", and for what is shorter than a window, there is one.
+        Length of windows. With ``embed.time`` "whole", and for what is shorter than a window, there
+        is one.
 
     Yields
     ------
@@ -142,7 +146,8 @@ def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[i
 def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tensor, int]]:
     """Patches (1, M, W) that touch, each with how many frames at its end no patch before it holds.
 
-    The last one is anchored to the end and holds fewer than W new frames; or it is the only one, too short, and padded with silence.
+    The last one is anchored to the end and holds fewer than W new frames; or it is the only one,
+    too short, and padded with silence.
 
     Raises
     ------
@@ -173,7 +178,9 @@ def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tenso
 def stream_stretches(
     pieces: Iterable[Tensor], *, length: int, hop: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Stretches of `length` frames that start every `hop` frames, the last one anchored to the end: first frame and log-mel (M, T').
+    """Stretches of `length` frames that start every `hop` frames, the last one anchored to the end.
+
+    First frame and log-mel (M, T').
 
     What is shorter than a stretch is one.
     """
@@ -197,7 +204,10 @@ def stream_stretches(
 
 
 def windows_of(log_mel: Tensor, config: Config) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Of each window of a log-mel (M, T): number of its first patch, patches (N, 1, M, W), and how many frames of each are new (N,)."""
+    """Of each window of a log-mel (M, T).
+
+    Number of its first patch, patches (N, 1, M, W), and how many frames of each are new (N,).
+    """
     patches, frames = zip(*stream_cut([log_mel], config), strict=True)
     new = torch.tensor(frames, device=log_mel.device)
     for first, window in stream_windows(patches, config):
@@ -210,7 +220,10 @@ def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
 
 
 def pad_windows(windows: Sequence[Tensor], value: float) -> tuple[Tensor, Tensor]:
-    """Windows (N_i, ...) side by side with `value` behind shorter ones: (B, N, ...), and where there is a patch (B, N)."""
+    """Windows (N_i, ...) side by side with `value` behind shorter ones.
+
+    (B, N, ...), and where there is a patch (B, N).
+    """
     padded = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=value)
     counts = torch.tensor([len(window) for window in windows], device=padded.device)
     return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]

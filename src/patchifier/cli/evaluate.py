@@ -151,13 +151,16 @@ def _require_no_model(path: str) -> None:
 
     if path in weights.names():
         raise RequestError(
-            f"{path} comes without the music it was trained on, expected a cache of that: its card, "
-            f"{weights.find(path) / 'README.md'}, lists it. benchmarks/open/README.md describes how "
+            f"{path} comes without the music it was trained on, expected a cache of that: its "
+            "card, "
+            f"{weights.find(path) / 'README.md'}, lists it. benchmarks/open/README.md describes "
+            "how "
             "to build the list again; 'patchifier prepare' makes a cache of it."
         )
     if (Path(path) / "model.safetensors").exists():
         raise RequestError(
-            f"{path} is a model, expected the cache it was trained on: run.json of its run names it "
+            f"{path} is a model, expected the cache it was trained on: run.json of its run names "
+            "it "
             "as 'cache'."
         )
 

@@ -200,7 +200,8 @@ def _query(store: "Table | Index", table: str, to: str, model: str) -> "str | np
     embedder = load(model or None)
     if embedder.identity != store.identity:
         raise RequestError(
-            f"{to} is not in {table}, and {model or weights.DEFAULT} is another model, or has other "
+            f"{to} is not in {table}, and {model or weights.DEFAULT} is another model, or has "
+            "other "
             "settings, than the one that made the table: name that one with --model. A table that "
             "an older patchifier made of the same model is embedded anew."
         )
@@ -275,12 +276,14 @@ def distance(first: str, second: str) -> Outcome:
     lines = [f"{name:<22}{value}" for name, value in found.to_dict().items() if value is not None]
     if found.frechet is None:
         lines.append(
-            "no Frechet distance: it needs more rows than numbers in a vector. Embed more files, or "
+            "no Frechet distance: it needs more rows than numbers in a vector. Embed more files, "
+            "or "
             "shorter windows (--window_s)."
         )
     elif found.frechet.corrected is None:
         lines.append(
-            "the Frechet distance is not corrected for the number of rows: that needs eight times as "
+            "the Frechet distance is not corrected for the number of rows: that needs eight times "
+            "as "
             "many rows as numbers in a vector."
         )
     return Outcome(found.to_dict(), "\n".join(lines))

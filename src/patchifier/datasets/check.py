@@ -1,7 +1,10 @@
-"""Check that a published data set is complete: counts, sizes, checksums, and the name of every file that is missing, empty or broken.
+"""Check that a published data set is complete.
 
-Nothing is changed and nothing is downloaded. The tables of the data set list its files; its sheet has their number, and the files that are
-known to be bad in every copy, or in some: these are listed separately and do not count as errors.
+Counts, sizes, checksums, and the name of every file that is missing, empty or broken.
+
+Nothing is changed and nothing is downloaded. The tables of the data set list its files; its sheet
+has their number, and the files that are known to be bad in every copy, or in some: these are listed
+separately and do not count as errors.
 """
 
 import hashlib
@@ -78,7 +81,8 @@ class Report:
     missing, empty : tuple of str
         Paths below the root, without the files known to be bad.
     corrupt, excused : dict of str
-        Path -> reason: files that cannot be read; files known to be bad that are missing or cannot be read.
+        Path -> reason: files that cannot be read; files known to be bad that are missing or cannot
+        be read.
     known_bad : dict of str
         Path -> reason: all files that the sheet lists as bad.
     downloads : tuple of Download
@@ -121,7 +125,8 @@ def check(
     Parameters
     ----------
     name : str or Sheet
-        Data set; with ``:VARIANT``, the clips of that variant alone, else the clips of all variants.
+        Data set; with ``:VARIANT``, the clips of that variant alone, else the clips of all
+        variants.
     root : str or Path
         Folder of the data set.
     thorough : bool
@@ -138,7 +143,8 @@ def check(
     Raises
     ------
     RequestError
-        If there is no such data set or variant, or the root is no folder. Faults of the data are in the report.
+        If there is no such data set or variant, or the root is no folder. Faults of the data are in
+        the report.
     """
     sheet, variant = find_sheet(name) if isinstance(name, str) else (name, "")
     root = Path(root)

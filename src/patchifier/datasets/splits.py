@@ -1,6 +1,9 @@
-"""Train, validation and test splits: the data set's own split, its folds, or splits by group made here.
+"""Train, validation and test splits.
 
-Clips of one group are always in one split. Every choice follows from the seed and the names of the groups, not from the order of the clips.
+The data set's own split, its folds, or splits by group made here.
+
+Clips of one group are always in one split. Every choice follows from the seed and the names of the
+groups, not from the order of the clips.
 """
 
 import hashlib
@@ -24,7 +27,8 @@ class Splits:
     Parameters
     ----------
     train, valid, test : ndarray of int
-        `valid` may be empty: a protocol that needs a validation split then takes it from `train`, by group.
+        `valid` may be empty: a protocol that needs a validation split then takes it from `train`,
+        by group.
     groups : ndarray of str, shape (n,)
         Group of every clip; clips of one group are in one split.
     slices : tuple of ndarray of int
@@ -44,11 +48,15 @@ class Splits:
         return cls(train, valid, test, np.array(groups_of(clips)))
 
     def require_clips(self, where: str) -> "Splits":
-        """Return the splits themselves, or refuse an empty split; `where` names the clips in the message."""
+        """Return the splits themselves, or refuse an empty split.
+
+        `where` names the clips in the message.
+        """
         empty = [split for split in SPLITS if not len(getattr(self, split))]
         if empty:
             raise RequestError(
-                f"{where} has no {' and no '.join(empty)} clips after the split: {len(self.groups)} clips are too few."
+                f"{where} has no {' and no '.join(empty)} clips after the split: "
+                f"{len(self.groups)} clips are too few."
             )
         return self
 
@@ -59,7 +67,10 @@ def groups_of(clips: Sequence[Clip]) -> list[str]:
 
 
 def folds_of(clips: Sequence[Clip]) -> list[int]:
-    """Fold numbers of a data set that is tested by its folds: at least three of them, and no split."""
+    """Fold numbers of a data set that is tested by its folds.
+
+    At least three of them, and no split.
+    """
     folds = sorted({clip.fold for clip in clips if clip.fold is not None})
     return folds if len(folds) >= 3 and not any(clip.split for clip in clips) else []
 
@@ -67,9 +78,10 @@ def folds_of(clips: Sequence[Clip]) -> list[int]:
 def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int = 0) -> list[str]:
     """Return the split of each clip: "train", "valid" or "test".
 
-    The data set's own split is used if it has one; if that has no validation split, a tenth of the training groups is taken for it.
-    Else one of its folds is tested (the last one by default) and the fold before validates. Else a tenth of the groups is tested and
-    a tenth validates, by a hash of their names.
+    The data set's own split is used if it has one; if that has no validation split, a tenth of the
+    training groups is taken for it. Else one of its folds is tested (the last one by default) and
+    the fold before validates. Else a tenth of the groups is tested and a tenth validates, by a hash
+    of their names.
 
     Raises
     ------
@@ -100,8 +112,8 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
 def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
     """Return the split of each clip, once for each test fold.
 
-    The data set's own split counts as one fold. Else each fold of the data set is tested once and the fold before validates. Else the
-    folds are made here, by group (:func:`grouped_folds`).
+    The data set's own split counts as one fold. Else each fold of the data set is tested once and
+    the fold before validates. Else the folds are made here, by group (:func:`grouped_folds`).
     """
     if any(clip.split for clip in clips):
         return [partition(clips)]
@@ -125,7 +137,10 @@ def _take_validation(clips: Sequence[Clip], names: Sequence[str], *, seed: int) 
 
 
 def hold_out(clips: Sequence[Clip], *, fraction: float, seed: int = 0) -> list[bool]:
-    """Choose a share of the groups by a hash of their names: at least one group, if the share is above 0 and there are two."""
+    """Choose a share of the groups by a hash of their names.
+
+    At least one group, if the share is above 0 and there are two.
+    """
     groups = groups_of(clips)
     ranked = sorted(
         set(groups), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -136,7 +151,10 @@ def hold_out(clips: Sequence[Clip], *, fraction: float, seed: int = 0) -> list[b
 
 
 def grouped_folds(clips: Sequence[Clip], *, count: int) -> list[int]:
-    """Return the fold of each clip: folds of about the same size, in which every class is spread as evenly as its groups allow."""
+    """Return the fold of each clip.
+
+    Folds of about the same size, in which every class is spread as evenly as its groups allow.
+    """
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups_of(clips)):
         members.setdefault(group, []).append(index)
@@ -171,7 +189,8 @@ def inner_folds(splits: Splits, *, count: int) -> list[tuple[np.ndarray, np.ndar
     names, sizes = np.unique(groups, return_counts=True)
     if len(names) < 2:
         raise RequestError(
-            "the split has no validation clips and its training clips are of one group: expected at least two groups to choose a strength."
+            "the split has no validation clips and its training clips are of one group: expected "
+            "at least two groups to choose a strength."
         )
     loads = np.zeros(min(count, len(names)), int)
     fold_of = {}
@@ -198,7 +217,8 @@ def with_validation(splits: Splits, seed: int) -> Splits:
     names = np.unique(groups)
     if len(names) < 2:
         raise RequestError(
-            "the split has no validation clips and its training clips are of one group: expected at least two groups to take validation from."
+            "the split has no validation clips and its training clips are of one group: expected "
+            "at least two groups to take validation from."
         )
     order = generator(seed, "validation", 0, scope="probe/").permutation(names)
     sizes = np.array([(groups == name).sum() for name in order])
@@ -217,9 +237,11 @@ def pretraining_splits(
     clips : sequence of Clip
         All clips of a cache.
     config : PretrainConfig
-        Names the fold, or else the share of the groups, that validates where the data set has no split.
+        Names the fold, or else the share of the groups, that validates where the data set has no
+        split.
     parts : sequence of ndarray of int
-        Clips of each part of the cache. The first part alone validates, since the first process may have no other.
+        Clips of each part of the cache. The first part alone validates, since the first process may
+        have no other.
     where : str
         Names the cache in messages.
 
@@ -236,12 +258,14 @@ def pretraining_splits(
     splits = Splits.of(clips, names)
     if not len(splits.train):
         raise RequestError(
-            f"{where} has no clip left to train on ({len(clips)} in all, {len(splits.valid)} held out)."
+            f"{where} has no clip left to train on ({len(clips)} in all, {len(splits.valid)} held "
+            "out)."
         )
     slices = tuple(np.intersect1d(splits.train, part) for part in parts)
     if not all(map(len, slices)):
         raise RequestError(
-            f"pretrain.parts is {config.parts}, but a part of {where} has no clip to train on: choose a smaller number."
+            f"pretrain.parts is {config.parts}, but a part of {where} has no clip to train on: "
+            "choose a smaller number."
         )
     valid = evenly(np.intersect1d(splits.valid, parts[0]), VALIDATION_CLIPS)
     return replace(splits, valid=valid, slices=slices)
@@ -255,7 +279,8 @@ def _validates(clips: Sequence[Clip], config: PretrainConfig, where: str) -> lis
     held = [clip.fold == config.validation_fold for clip in clips]
     if not any(held):
         raise RequestError(
-            f"pretrain.validation_fold is {config.validation_fold}, but no clip of {where} is in that fold: "
+            f"pretrain.validation_fold is {config.validation_fold}, but no clip of {where} is in "
+            "that fold: "
             "with '--pretrain.validation_fold null' a share of the clips is held out instead."
         )
     return held

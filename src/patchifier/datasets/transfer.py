@@ -1,7 +1,8 @@
 """One file from one address, over a network that stalls, breaks off or sends something else.
 
-A download that was cut short is resumed if the file is certain to be the same: the server confirms its version (``If-Range``), or a
-checksum will tell. A file that turns out to be another one is downloaded once more from the start.
+A download that was cut short is resumed if the file is certain to be the same: the server confirms
+its version (``If-Range``), or a checksum will tell. A file that turns out to be another one is
+downloaded once more from the start.
 """
 
 import contextlib
@@ -108,7 +109,10 @@ class _Transfer:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def is_complete(self) -> bool:
-        """Whether the part is certainly the whole file: a server may have announced too much, or a kill have come before the renaming."""
+        """Whether the part is certainly the whole file.
+
+        A server may have announced too much, or a kill have come before the renaming.
+        """
         known = self.remote.sha256 or (
             self.remote.size_b is not None and _origin_of(self.part).exists()
         )
@@ -180,7 +184,10 @@ class _Transfer:
         return done_b
 
     def open(self, start_b: int, mark: str) -> http.client.HTTPResponse:
-        """Send a request, for the rest of the file if there is a start; the header of the answer has arrived."""
+        """Send a request, for the rest of the file if there is a start.
+
+        The header of the answer has arrived.
+        """
         if urllib.parse.urlsplit(self.url).scheme not in ("http", "https"):
             raise UnavailableError("is no web address: only http and https are downloaded")
         agent = f"patchifier/{patchifier.__version__}"
@@ -229,7 +236,10 @@ def _mark(response: http.client.HTTPResponse) -> str:
 
 
 def _continues(response: http.client.HTTPResponse, start_b: int, mark: str) -> bool:
-    """Whether the answer is the rest of the same version: some servers heed Range and not If-Range."""
+    """Whether the answer is the rest of the same version.
+
+    Some servers heed Range and not If-Range.
+    """
     span = response.headers.get("Content-Range", "").strip()
     stretch = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", span)
     same = not mark or _mark(response) in ("", mark)
@@ -333,7 +343,10 @@ def sha256(path: Path, progress: Progress) -> str:
 
 
 def fault(path: Path, remote: Remote, progress: Progress, *, found: str = "") -> str:
-    """How a file differs from the published one, as far as that is known; empty if it does not. `found` is its checksum, if known."""
+    """How a file differs from the published one, as far as that is known; empty if it does not.
+
+    `found` is its checksum, if known.
+    """
     if not path.is_file():
         raise RequestError(
             f"{path} is no regular file, expected the published file of this name: move it away."

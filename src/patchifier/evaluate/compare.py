@@ -1,7 +1,9 @@
-"""Encoders x task -> table: the same probe on the same clips, with intervals, paired differences and costs.
+"""Encoders x task -> table.
 
-The first encoder is compared with each other one. Encoders of one name ("random", with several seeds) are one row. The output is a
-run folder, from which the report draws table, figure and page.
+The same probe on the same clips, with intervals, paired differences and costs.
+
+The first encoder is compared with each other one. Encoders of one name ("random", with several
+seeds) are one row. The output is a run folder, from which the report draws table, figure and page.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,13 +40,16 @@ def compare(
     cache : str, Path or Cache
         Clips with targets.
     encoders : sequence of Encoder
-        The first is compared with each other one. Those of one name are repeated runs of one encoder.
+        The first is compared with each other one. Those of one name are repeated runs of one
+        encoder.
     out : str or Path
-        Run folder. It gets ``results.json``, ``table.csv``, ``differences.csv`` and the predictions of each encoder.
+        Run folder. It gets ``results.json``, ``table.csv``, ``differences.csv`` and the predictions
+        of each encoder.
     protocol : str
         One of :data:`patchifier.evaluate.probes.PROTOCOLS`, or "few-shot".
     robust : bool
-        Whether the same probes also predict the tested clips under each of :data:`patchifier.evaluate.robustness.PERTURBATIONS`.
+        Whether the same probes also predict the tested clips under each of
+        :data:`patchifier.evaluate.robustness.PERTURBATIONS`.
     seed : int
         Seed of the probe.
     progress : callable
@@ -63,7 +68,8 @@ def compare(
     data = cache if isinstance(cache, Cache) else Cache(cache)
     if data.task is None:
         raise RequestError(
-            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column."
+            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a "
+            "target column."
         )
     splits = splits_of(data)
     tested = np.concatenate([split.test for split in splits])

@@ -1,4 +1,7 @@
-"""Baseline rows of a fine-tuning table: the majority, the model's input without a model, and random weights."""
+"""Baseline rows of a fine-tuning table.
+
+The majority, the model's input without a model, and random weights.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,7 +48,8 @@ def controls(
     Returns
     -------
     list of dict
-        Rows of the results table. Majority and regression on mel statistics need no validation clips and train on them too.
+        Rows of the results table. Majority and regression on mel statistics need no validation
+        clips and train on them too.
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config

@@ -1,8 +1,11 @@
-"""The demo on the bundled clips: cache, stage I, stage II, probes, four methods of fine-tuning, report.
+"""The demo on the bundled clips.
 
-The recipe (``recipes/demo.json``) is the paper's architecture with a budget of minutes. Folds 0 to 2 are the pre-training data, without
-labels. Probes are cross-validated over all four folds; methods that update the model's weights are tested on fold 3 alone, to save time.
-The bundled model is evaluated too: it was trained for longer on other music, without the tracks of these clips.
+Cache, stage I, stage II, probes, four methods of fine-tuning, report.
+
+The recipe (``recipes/demo.json``) is the paper's architecture with a budget of minutes. Folds 0 to
+2 are the pre-training data, without labels. Probes are cross-validated over all four folds; methods
+that update the model's weights are tested on fold 3 alone, to save time. The bundled model is
+evaluated too: it was trained for longer on other music, without the tracks of these clips.
 """
 
 import json
@@ -27,7 +30,8 @@ from patchifier.io import Progress, silent, write_json
 from patchifier.train.finetune import METHODS, Tuned, finetune
 from patchifier.train.pretrain import pretrain, split
 
-# On vectors computed once a step takes a millisecond, so the linear probe may take many, on every fold.
+# On vectors computed once a step takes a millisecond, so the linear probe may take many, on every
+# fold.
 LINEAR_PROBE = {
     "finetune": {
         "folds": "all",
@@ -255,11 +259,15 @@ def notes(data: Cache, config: Config) -> list[str]:
     """Notes for the page, below the table."""
     held = config.pretrain.validation_fold
     return [
-        f"Linear probe and logistic regression are cross-validated over all {len(data.clips)} clips; "
+        f"Linear probe and logistic regression are cross-validated over all {len(data.clips)} "
+        "clips; "
         f"every fold but {held} was pre-training data, without labels, of the model of this demo.",
-        f"{RELEASED} comes with the package. Its training data, without labels, holds other tracks of these soundtracks "
+        f"{RELEASED} comes with the package. Its training data, without labels, holds other "
+        "tracks of these soundtracks "
         "and none that these clips are cut from: its card lists them.",
-        f"Methods that update weights are trained on two folds, validated on one and tested on fold {held}, which is in no training data.",
-        "The task, telling seven soundtracks apart, is confounded with mastering; with so few clips it cannot tell apart what lies closer than "
+        "Methods that update weights are trained on two folds, validated on one and tested on "
+        f"fold {held}, which is in no training data.",
+        "The task, telling seven soundtracks apart, is confounded with mastering; with so few "
+        "clips it cannot tell apart what lies closer than "
         "about 10 points.",
     ]

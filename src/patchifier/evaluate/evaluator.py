@@ -1,4 +1,7 @@
-"""One protocol on one task: features of each encoder, predictions of its probe, rows of scores, paired differences."""
+"""One protocol on one task.
+
+Features of each encoder, predictions of its probe, rows of scores, paired differences.
+"""
 
 import functools
 import time
@@ -110,7 +113,9 @@ class Evaluator:
         more: Mapping[str, Any],
         steps: Steps,
     ) -> list[Results]:
-        """Rows of one encoder: all tested clips, each subset of them, and all of them under each perturbation.
+        """Rows of one encoder.
+
+        All tested clips, each subset of them, and all of them under each perturbation.
 
         Parameters
         ----------
@@ -190,7 +195,10 @@ class Evaluator:
         return {name: np.concatenate(parts) for name, parts in predictions.items()}, chosen
 
     def features(self, encoder: Encoder, steps: Steps) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Features of all clips, and of the tested clips under each perturbation; stored ones are read."""
+        """Features of all clips, and of the tested clips under each perturbation.
+
+        Stored ones are read.
+        """
         caches = {"": self.data} | ({} if encoder.precomputed else dict(self.perturbed))
         folder, found = self.folder / "features", {}
         for name, data in caches.items():
@@ -205,7 +213,8 @@ class Evaluator:
         wanted = [self.data.clips[index].id for index in self.tested]
         if [clip.id for clip in data.clips] != wanted:
             raise RequestError(
-                f"{name}: {len(data.clips)} perturbed clips for {len(wanted)} tested ones; {data.path / 'skipped.csv'} names those that could not be read."
+                f"{name}: {len(data.clips)} perturbed clips for {len(wanted)} tested ones; "
+                f"{data.path / 'skipped.csv'} names those that could not be read."
             )
 
     def majority(self, targets: np.ndarray) -> np.ndarray:
@@ -222,7 +231,10 @@ class Evaluator:
         )
 
     def cost(self, encoder: Encoder) -> Results:
-        """Measure the seconds that an encoder needs for a second of audio, on a few clips; count its parameters."""
+        """Measure the seconds that an encoder needs for a second of audio, on a few clips.
+
+        Count its parameters.
+        """
         indices = list(range(min(TIMED_CLIPS, len(self.data.clips))))
         audio_s = float(self.data.frames[indices].sum()) * self.data.spectrogram.frame_s
         encoder.encode(self.data, indices[:1])  # imports and tables are not its cost
@@ -236,7 +248,10 @@ class Evaluator:
     def differences(
         self, metric: str, by_name: Mapping[str, statistics.Statistic]
     ) -> list[Results]:
-        """Compare the first encoder with each other one, paired by clip; p values are corrected for their number."""
+        """Compare the first encoder with each other one, paired by clip.
+
+        P values are corrected for their number.
+        """
         first, *others = by_name
         steps = Steps(self.progress("paired differences"), len(others))
         groups, scores = self.groups.tolist(), []
@@ -277,7 +292,8 @@ class Evaluator:
             shots = [k for k in SHOTS if k <= fewest] or [1]  # 0: the probe names the class
             if len(shots) < len(SHOTS):
                 notes = [
-                    f"The rarest class has {fewest} training clips: more examples of each than that cannot be drawn."
+                    f"The rarest class has {fewest} training clips: more examples of each than "
+                    "that cannot be drawn."
                 ]
         for name, repeated in by_name.items():
             rows += self.few_shot_rows(name, repeated, targets, shots)
@@ -324,12 +340,16 @@ class Evaluator:
     # --- frames ---
 
     def frame_wise(self, by_name: Mapping[str, Sequence[Encoder]]) -> Results:
-        """Train one linear layer on vectors of frames; log-mels with their context are always one of the encoders."""
+        """Train one linear layer on vectors of frames.
+
+        Log-mels with their context are always one of the encoders.
+        """
         self.refuse_perturbed()
         without = [name for name, repeated in by_name.items() if repeated[0].embedder is None]
         if without:
             raise RequestError(
-                f"{', '.join(without)} gives no vectors of frames, expected models of this package ('log-mel' is added by itself)."
+                f"{', '.join(without)} gives no vectors of frames, expected models of this "
+                "package ('log-mel' is added by itself)."
             )
         features = {
             name: [frames.model_features(e.embedder, self.data) for e in repeated if e.embedder]
@@ -366,7 +386,8 @@ class Evaluator:
         """Refuse perturbations where the protocol does not test whole clips."""
         if self.perturbed:
             raise RequestError(
-                f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on tasks about whole clips alone."
+                f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on "
+                "tasks about whole clips alone."
             )
 
 

@@ -1,18 +1,23 @@
-"""Perturbations of test audio: a listener notices little, and the predictions of a probe should not change.
+"""Perturbations of test audio.
 
-=============  =====================================================================================================================
+A listener notices little, and the predictions of a probe should not change.
+
+=============  =====================================================================================
 name           change of the waveform
-=============  =====================================================================================================================
-mp3-32         encoded by LAME at a constant 32 kbit/s, mono, and decoded; encoder and decoder delay taken out, length kept
+=============  =====================================================================================
+mp3-32         encoded by LAME at a constant 32 kbit/s, mono, and decoded; encoder and decoder delay
+               taken out, length kept
 gain-20        every sample times 0.1: 20 dB quieter
-pink-10        plus pink noise (power 1/f from 20 Hz up), its power over the clip 10 dB below the clip's own; silence stays silence
-low-pass-4k    linear-phase Kaiser low-pass: flat to 3.5 kHz, -6 dB at 4 kHz, 80 dB down from 4.5 kHz on; delay taken out
+pink-10        plus pink noise (power 1/f from 20 Hz up), its power over the clip 10 dB below the
+               clip's own; silence stays silence
+low-pass-4k    linear-phase Kaiser low-pass: flat to 3.5 kHz, -6 dB at 4 kHz, 80 dB down from 4.5
+               kHz on; delay taken out
 pitch+1        one semitone up at the same speed (phase vocoder of librosa, hop 512 of 2048)
 stretch-1.1    1.1 times as fast at the same pitch, so 1 / 1.1 as long (same phase vocoder)
-=============  =====================================================================================================================
+=============  =====================================================================================
 
-Random numbers depend on the clip's id alone, so they are the same in every run and for every encoder. Nothing is clipped or scaled:
-samples beyond full scale stay as they are.
+Random numbers depend on the clip's id alone, so they are the same in every run and for every
+encoder. Nothing is clipped or scaled: samples beyond full scale stay as they are.
 """
 
 import functools
@@ -42,7 +47,8 @@ SEMITONES = 1.0
 SPEED = 1.1
 VOCODER_FFT = 2048
 MP3_TAIL = 3 * 1152  # samples of silence behind a sound, so that its end comes out of the coder
-# MPEG-1, 2 and 2.5 layer III: libsndfile turns a compression level of 0 to 1 into a rate between these, highest first.
+# MPEG-1, 2 and 2.5 layer III: libsndfile turns a compression level of 0 to 1 into a rate between
+# these, highest first.
 MP3_RATES = {
     **dict.fromkeys((32_000, 44_100, 48_000), (320, 32)),
     **dict.fromkeys((16_000, 22_050, 24_000), (160, 8)),
@@ -59,7 +65,8 @@ class Perturbation:
     what : str
         Description for tables.
     apply : callable
-        Takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator; gives a waveform float32, as long but for `speed`.
+        Takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator; gives a waveform
+        float32, as long but for `speed`.
     speed : float
         Time t becomes t / speed.
     """
@@ -72,7 +79,8 @@ class Perturbation:
 def _mp3(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     if sample_rate not in MP3_RATES:
         raise RequestError(
-            f"mp3 knows no sample rate of {sample_rate} Hz, expected one of {sorted(MP3_RATES)}: prepare the cache with one of these."
+            f"mp3 knows no sample rate of {sample_rate} Hz, expected one of {sorted(MP3_RATES)}: "
+            "prepare the cache with one of these."
         )
     # LAME clips at full scale: a sound that goes beyond is turned down before, and up again after.
     peak = np.float32(max(1.0, float(np.abs(waveform).max(initial=0.0))))
@@ -102,7 +110,10 @@ def _through_mp3(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _mp3_delay(sample_rate: int) -> int:
-    """Samples by which a sound comes back late, found by trial: libsndfile 1.2.2 makes up for it at some sample rates only (1,105 samples at others)."""
+    """Samples by which a sound comes back late, found by trial.
+
+    Libsndfile 1.2.2 makes up for it at some sample rates only (1,105 samples at others).
+    """
     burst = 0.1 * np.random.default_rng(0).standard_normal(2**14)
     decoded = _through_mp3(np.pad(burst, (0, MP3_TAIL)), sample_rate)
     size = 2**16  # more than both together
@@ -121,7 +132,10 @@ def _pink(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator
 
 
 def pink_noise(samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls by 3 dB an octave from 20 Hz up, with nothing below: (S,) float64, mean square 1."""
+    """Noise whose power falls by 3 dB an octave from 20 Hz up, with nothing below.
+
+    (S,) float64, mean square 1.
+    """
     hertz = np.fft.rfftfreq(samples, 1 / sample_rate)
     kept = hertz >= min(PINK_FROM_HZ, hertz[-1])  # of a few samples, at least one frequency
     white = np.fft.rfft(generator.standard_normal(samples))
@@ -135,7 +149,8 @@ def _low_pass(waveform: np.ndarray, sample_rate: int, generator: np.random.Gener
 
     if sample_rate / 2 <= CUTOFF_HZ + TRANSITION_HZ / 2:
         raise RequestError(
-            f"at a sample rate of {sample_rate} Hz a low-pass at {CUTOFF_HZ:g} Hz leaves nothing out: leave low-pass-4k out."
+            f"at a sample rate of {sample_rate} Hz a low-pass at {CUTOFF_HZ:g} Hz leaves nothing "
+            "out: leave low-pass-4k out."
         )
     taps, beta = signal.kaiserord(STOP_DB, TRANSITION_HZ / (sample_rate / 2))
     kernel = signal.firwin(taps | 1, CUTOFF_HZ, window=("kaiser", beta), fs=sample_rate)
@@ -215,14 +230,16 @@ def perturb(
     Parameters
     ----------
     data : Cache
-        Its clips' files are decoded again, from each clip's own start to its own end, at the cache's sample rate.
+        Its clips' files are decoded again, from each clip's own start to its own end, at the
+        cache's sample rate.
     indices : sequence of int
         Which clips, such as the tested ones.
     name : str
         Of :data:`PERTURBATIONS`.
     out : str or Path
-        Folder: the sounds go to ``audio/`` (24-bit FLAC; float wav where a peak is beyond full scale, so that nothing is clipped), the
-        log-mels to ``cache/``. A second call goes on where the first was cut off; with all there it does nothing, even if ``audio/`` has been deleted.
+        Folder: the sounds go to ``audio/`` (24-bit FLAC; float wav where a peak is beyond full
+        scale, so that nothing is clipped), the log-mels to ``cache/``. A second call goes on where
+        the first was cut off; with all there it does nothing, even if ``audio/`` has been deleted.
     workers : int
         Processes; one for each core by default.
     progress : callable
@@ -231,7 +248,8 @@ def perturb(
     Returns
     -------
     Cache
-        The same ids, order, splits and targets as `data` has them at `indices`; the times of per-frame targets follow the speed.
+        The same ids, order, splits and targets as `data` has them at `indices`; the times of
+        per-frame targets follow the speed.
 
     Raises
     ------
@@ -249,7 +267,8 @@ def perturb(
         or not all(0 <= index < len(data.clips) for index in wanted)
     ):
         raise RequestError(
-            f"indices are {wanted}, expected at least one, none twice, each from 0 to {len(data.clips) - 1}."
+            f"indices are {wanted}, expected at least one, none twice, each from 0 to "
+            f"{len(data.clips) - 1}."
         )
     clips, out, rate = (
         [data.clips[index] for index in wanted],
@@ -268,18 +287,23 @@ def perturb(
     if prepared.skipped:
         clip, reason = prepared.skipped[0]
         raise RequestError(
-            f"{len(prepared.skipped)} perturbed clips cannot be read, the first is {clip.id!r}: {reason} Delete {out} and try again."
+            f"{len(prepared.skipped)} perturbed clips cannot be read, the first is {clip.id!r}: "
+            f"{reason} Delete {out} and try again."
         )
     return Cache(out / "cache")
 
 
 def _stem(clip: Clip, name: str, sample_rate: int, folder: Path) -> Path:
-    """File of a perturbed clip, without its suffix: another one if source, part, rate or definition change."""
+    """File of a perturbed clip, without its suffix.
+
+    Another one if source, part, rate or definition change.
+    """
     try:
         facts = Path(clip.path).stat()
     except OSError as error:
         raise RequestError(
-            f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): perturbations need the audio, put it back."
+            f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): perturbations need "
+            "the audio, put it back."
         ) from error
     told = [
         clip.id,
@@ -349,7 +373,10 @@ def _write_all(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Perturb every clip without a file, in processes; the first error ends the job, and the finished files stay."""
+    """Perturb every clip without a file, in processes.
+
+    The first error ends the job, and the finished files stay.
+    """
     missing = [
         [(clip, stem)] for clip, stem in zip(clips, stems, strict=True) if _written(stem) is None
     ]

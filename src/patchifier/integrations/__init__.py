@@ -39,14 +39,17 @@ def encode_waveforms(
     config : Config
         What it was made with.
     waveforms : sequence of Tensor, shape (S_i,), float
-        At ``config.spectrogram.sample_rate``. The log-mel is computed in float32, the rest in the model's own precision.
+        At ``config.spectrogram.sample_rate``. The log-mel is computed in float32, the rest in the
+        model's own precision.
 
     Returns
     -------
     layers : list of Tensor, shape (B, N, D)
-        The extractor's vectors, then those after each bottleneck layer, without CLS; where windows overlap, their mean. 0 in padding.
+        The extractor's vectors, then those after each bottleneck layer, without CLS; where windows
+        overlap, their mean. 0 in padding.
     embedding : Tensor, shape (B, E)
-        As :class:`patchifier.embed.Embedder` gives it: the mean over windows of each one's pooled vector.
+        As :class:`patchifier.embed.Embedder` gives it: the mean over windows of each one's pooled
+        vector.
     valid : Tensor, shape (B, N), bool
         False for padding.
     """
@@ -86,7 +89,10 @@ def encode_waveforms(
 
 
 def _mean_at(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mean of the values (P, D) at each place (P,) of rows and columns: (B, N, D), 0 where there is none."""
+    """Mean of the values (P, D) at each place (P,) of rows and columns.
+
+    (B, N, D), 0 where there is none.
+    """
     total = values.new_zeros(shape[0] * shape[1], values.shape[-1]).index_add(0, places, values)
     count = values.new_zeros(len(total)).index_add(0, places, values.new_ones(len(values)))
     return (total / count.clamp(min=1)[:, None]).unflatten(0, shape)

@@ -189,7 +189,10 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         timestamps: Tensor | None = None
 
     class PatchifierModel(transformers.PreTrainedModel):  # type: ignore[misc, name-defined]
-        """The model for transformers, from waveforms to sequences and embeddings; it can be trained."""
+        """The model for transformers, from waveforms to sequences and embeddings.
+
+        It can be trained.
+        """
 
         config_class = PatchifierConfig
         base_model_prefix = "patchifier"

@@ -54,13 +54,14 @@ class PatchifierEncoder(nn.Module):
     model_folder : str
         What :func:`patchifier.load` takes; the bundled model by default.
     train_mode : "freeze" or "full"
-        Weights that stay as they are, in evaluation mode whatever the trainer sets; or the extractor and the bottleneck in training.
+        Weights that stay as they are, in evaluation mode whatever the trainer sets; or the
+        extractor and the bottleneck in training.
 
     Attributes
     ----------
     NAME, SAMPLING_RATE, TOKEN_RATE, NUM_FEATURES, N_TRANSFORMER_LAYERS
-        Name, rate in Hz, patches in a second, width D and layers L. On the class they are those of the paper's setting, on an instance
-        its own.
+        Name, rate in Hz, patches in a second, width D and layers L. On the class they are those of
+        the paper's setting, on an instance its own.
     dtype : torch.dtype
         Of the weights.
 
@@ -71,8 +72,9 @@ class PatchifierEncoder(nn.Module):
 
     Notes
     -----
-    MARBLE averages over time without a mask. So that a mean over N patches is the mean over a clip's own, those beyond the end of a clip
-    that is shorter than its batch repeat the clip's mean.
+    MARBLE averages over time without a mask. So that a mean over N patches is the mean over a
+    clip's own, those beyond the end of a clip that is shorter than its batch repeat the clip's
+    mean.
     """
 
     NAME = "Patchifier"
@@ -95,7 +97,8 @@ class PatchifierEncoder(nn.Module):
             self.config.model.width,
             self.config.model.layers,
         )
-        # What has no part in the outputs, such as decoder and mask token, stays frozen: a trainer on several devices would miss its gradients.
+        # What has no part in the outputs, such as decoder and mask token, stays frozen: a trainer
+        # on several devices would miss its gradients.
         self.model.requires_grad_(False)
         if train_mode == "full":
             self.model.extractor.requires_grad_(True)
@@ -109,7 +112,11 @@ class PatchifierEncoder(nn.Module):
         return next(self.model.parameters()).dtype
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; frozen weights stay in evaluation mode, or dropout and batch statistics would move their outputs."""
+        """Set training mode.
+
+        Frozen weights stay in evaluation mode, or dropout and batch statistics would move their
+        outputs.
+        """
         return super().train(mode and self.train_mode == "full")
 
     def forward(self, input_tensor: Tensor, input_len: Any = None) -> EncoderOutput:
@@ -145,14 +152,16 @@ def _waveforms(batch: Tensor, lengths: Any) -> list[Tensor]:
         batch = batch[:, 0]
     if batch.ndim != 2 or 0 in batch.shape or not batch.is_floating_point():
         raise RequestError(
-            f"input_tensor is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S) or (B, 1, S): mix to mono first."
+            f"input_tensor is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S) or "
+            "(B, 1, S): mix to mono first."
         )
     counts = (
         [batch.shape[1]] * len(batch) if lengths is None else [int(length) for length in lengths]
     )
     if len(counts) != len(batch) or not all(1 <= count <= batch.shape[1] for count in counts):
         raise RequestError(
-            f"input_len is {counts}, expected {len(batch)} numbers of samples from 1 to {batch.shape[1]}."
+            f"input_len is {counts}, expected {len(batch)} numbers of samples from 1 to "
+            f"{batch.shape[1]}."
         )
     return [row[:count] for row, count in zip(batch, counts, strict=True)]
 

@@ -1,17 +1,22 @@
 """Waveform in, embedding out, as an ONNX file that runs without torch.
 
-The whole of :meth:`patchifier.embed.Embedder.embed` is in the graph: log-mel, patches, windows, model, pooling, mean over windows. Every
-sequence has the trained length: windows of shorter sounds are masked, as they are in a batch.
+The whole of :meth:`patchifier.embed.Embedder.embed` is in the graph: log-mel, patches, windows,
+model, pooling, mean over windows. Every sequence has the trained length: windows of shorter sounds
+are masked, as they are in a batch.
 
-The Fourier transform is ONNX's own, in float64: in float32 onnxruntime's is not exact enough beside a loud tone. What remains is torch's
-rounding: embeddings agree to 1e-5, and to 1e-4 for a pure tone of 16 bits. Only a pure tone that was never quantised can differ by more,
-for between the floor of -100 dB and about -85 dB the bands beside it hold nothing but rounding errors. Standardised summaries, as
-patchifier-base has them, are numbers of deviation 1 over music, and enlarge what hardly varies: music and noise agree to 1e-4, a constant to
-1e-3, a pure tone of 16 bits to 1e-2, each in the number of 820 that is furthest.
+The Fourier transform is ONNX's own, in float64: in float32 onnxruntime's is not exact enough beside
+a loud tone. What remains is torch's rounding: embeddings agree to 1e-5, and to 1e-4 for a pure tone
+of 16 bits. Only a pure tone that was never quantised can differ by more, for between the floor of
+-100 dB and about -85 dB the bands beside it hold nothing but rounding errors. Standardised
+summaries, as patchifier-base has them, are numbers of deviation 1 over music, and enlarge what
+hardly varies: music and noise agree to 1e-4, a constant to 1e-3, a pure tone of 16 bits to 1e-2,
+each in the number of 820 that is furthest.
 
-The same graph can be had as a program of ``torch.export``, for those who have torch but not this package.
+The same graph can be had as a program of ``torch.export``, for those who have torch but not this
+package.
 
-Shapes: B sounds of one length, S samples, T frames, N patches, K windows of L patches, F frequencies.
+Shapes: B sounds of one length, S samples, T frames, N patches, K windows of L patches, F
+frequencies.
 """
 
 import contextlib
@@ -46,21 +51,23 @@ def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
     model : Embedder, or str or Path
         A model, or what :func:`patchifier.load` takes; None is the bundled model.
     path : str or Path
-        The file to write, whole or not at all; one that is there already is replaced. With the suffix ".pt2" it is what
-        ``torch.export.load`` reads, with ".onnx" ONNX.
+        The file to write, whole or not at all; one that is there already is replaced. With the
+        suffix ".pt2" it is what ``torch.export.load`` reads, with ".onnx" ONNX.
 
     Returns
     -------
     Path
-        The file. Its input "waveform" is (B, S) float32 in [-1, 1] at the rate in its metadata ("sample_rate"), 22,050 Hz in the paper's
-        setting; its output "embedding" is (B, E) float32. B and S are free, from one sample on. Memory grows
-        with B S: long pieces take most of it for the transform. A program of torch takes the one and gives the other; its metadata are in
-        the extra file "metadata.json".
+        The file. Its input "waveform" is (B, S) float32 in [-1, 1] at the rate in its metadata
+        ("sample_rate"), 22,050 Hz in the paper's setting; its output "embedding" is (B, E) float32.
+        B and S are free, from one sample on. Memory grows with B S: long pieces take most of it for
+        the transform. A program of torch takes the one and gives the other; its metadata are in the
+        extra file "metadata.json".
 
     Raises
     ------
     RequestError
-        If the name ends in neither .onnx nor .pt2, the model's settings have no place in a graph, or onnx is not installed.
+        If the name ends in neither .onnx nor .pt2, the model's settings have no place in a graph,
+        or onnx is not installed.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
@@ -159,11 +166,13 @@ class Graph(nn.Module):
         super().__init__()
         if config.embed.time == "whole":
             raise RequestError(
-                "embed.time is 'whole', whose positions depend on the length: a graph needs embed.time 'windows'."
+                "embed.time is 'whole', whose positions depend on the length: a graph needs "
+                "embed.time 'windows'."
             )
         if config.spectrogram.reference != "absolute" or config.spectrogram.top_db is not None:
             raise RequestError(
-                "spectrogram.reference or top_db depend on the clip's maximum, expected 'absolute' and no top_db."
+                "spectrogram.reference or top_db depend on the clip's maximum, expected "
+                "'absolute' and no top_db."
             )
         self.model, self.config = model, config
         self.length, self.hop = window_patches(config)
@@ -224,8 +233,9 @@ class Graph(nn.Module):
     def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (B, K, L, M, W) of log-mels (B, M, T), and how many frames of each patch are new, 0 where there is none (K, L).
 
-        The rule is that of :func:`patchifier.windows.windows_of`: patches touch, windows start a hop apart, the last patch and the last
-        window are anchored to the end. One formula for every length, as a graph has no branches.
+        The rule is that of :func:`patchifier.windows.windows_of`: patches touch, windows start a
+        hop apart, the last patch and the last window are anchored to the end. One formula for every
+        length, as a graph has no branches.
         """
         W, L, hop = self.config.model.frames, self.length, self.hop
         T = log_mel.shape[-1]

@@ -24,7 +24,9 @@ class PatchifierEmbedder(  # type: ignore[misc]
     base.TransformerMixin,  # type: ignore[name-defined]
     base.BaseEstimator,  # type: ignore[name-defined]
 ):
-    """Embed clips inside a pipeline. Nothing is learnt: to fit is to load the model and to check the clips.
+    """Embed clips inside a pipeline. Nothing is learnt.
+
+    To fit is to load the model and to check the clips.
 
     Parameters
     ----------
@@ -44,12 +46,13 @@ class PatchifierEmbedder(  # type: ignore[misc]
     identity_ : str
         Hash of the weights and settings that were fitted with.
     n_features_in_ : int
-        Columns S of a matrix that was fitted with; clips in a list may have any lengths, and there is none.
+        Columns S of a matrix that was fitted with; clips in a list may have any lengths, and there
+        is none.
 
     Notes
     -----
-    A pickle holds the model's path and ``identity_``, not its weights: they are read again when they are needed, and others under the same
-    path are refused.
+    A pickle holds the model's path and ``identity_``, not its weights: they are read again when
+    they are needed, and others under the same path are refused.
     """
 
     def __init__(
@@ -83,7 +86,8 @@ class PatchifierEmbedder(  # type: ignore[misc]
         Raises
         ------
         RequestError
-            If there is no such model, pooling or layer, X holds no clips, or waveforms without ``sample_rate``.
+            If there is no such model, pooling or layer, X holds no clips, or waveforms without
+            ``sample_rate``.
         """
         _clips(self, X, reset=True)
         self._loaded = self._load()
@@ -92,7 +96,10 @@ class PatchifierEmbedder(  # type: ignore[misc]
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Embed clips: (n, E) float32, a row for each in the order of X; no row depends on another."""
+        """Embed clips: (n, E) float32, a row for each in the order of X.
+
+        No row depends on another.
+        """
         validation.check_is_fitted(self, "identity_")
         clips = _clips(self, X, reset=False)
         return self._embedder().embed(clips, self.sample_rate)
@@ -102,7 +109,8 @@ class PatchifierEmbedder(  # type: ignore[misc]
             loaded = self._load()
             if loaded.identity != self.identity_:
                 raise RequestError(
-                    f"the model {self.model or 'of the package'} is not the one that this was fitted with: put that one back, or fit again."
+                    f"the model {self.model or 'of the package'} is not the one that this was "
+                    "fitted with: put that one back, or fit again."
                 )
             self._loaded = loaded
         return self._loaded
@@ -149,7 +157,8 @@ def _clips(estimator: PatchifierEmbedder, X: Any, *, reset: bool) -> list[Any]:
         ]
     if estimator.sample_rate is None and not all(isinstance(clip, str | Path) for clip in clips):
         raise RequestError(
-            "X holds waveforms, and their rate is never guessed: give it, as in PatchifierEmbedder(sample_rate=44100)."
+            "X holds waveforms, and their rate is never guessed: give it, as in "
+            "PatchifierEmbedder(sample_rate=44100)."
         )
     return clips
 

@@ -1,9 +1,11 @@
 """How far two sets of embeddings lie apart: Frechet and kernel audio distance.
 
-Frechet audio distance (Kilgour et al. 2019, after Heusel et al. 2017) is that of two Gaussians with the means and covariances of the
-sets. Of finite sets it comes out too large, by about a constant over the number of rows; so, as Chong and Forsyth (2020) and Gui et al.
-(2024) do, it is computed on ever smaller parts and extended by a straight line to sets without end. Kernel audio distance (after
-Binkowski et al. 2018) is the squared maximum mean discrepancy of a polynomial kernel, whose estimate needs no such correction.
+Frechet audio distance (Kilgour et al. 2019, after Heusel et al. 2017) is that of two Gaussians with
+the means and covariances of the sets. Of finite sets it comes out too large, by about a constant
+over the number of rows; so, as Chong and Forsyth (2020) and Gui et al. (2024) do, it is computed on
+ever smaller parts and extended by a straight line to sets without end. Kernel audio distance (after
+Binkowski et al. 2018) is the squared maximum mean discrepancy of a polynomial kernel, whose
+estimate needs no such correction.
 """
 
 from collections.abc import Iterator
@@ -31,7 +33,8 @@ class Frechet:
     value : float
         Of the sets as they are; at least 0, too large by about a constant over the number of rows.
     corrected : float or None
-        Extended to sets without end; may fall a little below 0 where the sets are alike. None where the rows are too few to tell.
+        Extended to sets without end; may fall a little below 0 where the sets are alike. None where
+        the rows are too few to tell.
     fractions, values : tuple of float
         The parts of both sets that the line was fitted to, and the mean distance of such parts.
     """
@@ -49,7 +52,8 @@ class Kernel:
     Attributes
     ----------
     value : float
-        Mean over subsets; unbiased, so it may fall a little below 0 where the sets are alike, and does so where they share rows.
+        Mean over subsets; unbiased, so it may fall a little below 0 where the sets are alike, and
+        does so where they share rows.
     deviation : float
         Standard deviation over subsets.
     subset_rows, subsets : int
@@ -64,7 +68,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Distance:
-    """Both distances of two tables of embeddings, and the number of rows in each; no Frechet distance where rows are too few for one."""
+    """Both distances of two tables of embeddings, and the number of rows in each.
+
+    No Frechet distance where rows are too few for one.
+    """
 
     frechet: Frechet | None
     kernel: Kernel
@@ -88,7 +95,8 @@ def distance(first: str | Path, second: str | Path, *, seed: int = 0) -> Distanc
     Parameters
     ----------
     first, second : str or Path
-        Parquet, as ``patchifier embed`` writes it, by the same model in windows of the same length. Every row counts the same.
+        Parquet, as ``patchifier embed`` writes it, by the same model in windows of the same length.
+        Every row counts the same.
     seed : int
         Of the draws of subsets.
 
@@ -141,19 +149,23 @@ def frechet_distance(
     Raises
     ------
     RequestError
-        For other shapes, values that are not finite, or at most E rows, whose covariance is singular.
+        For other shapes, values that are not finite, or at most E rows, whose covariance is
+        singular.
 
     Notes
     -----
-    Parts are the same fraction f of both sets, so that the excess c / n + d / m grows as 1 / f in both; the line is fitted to 8 values
-    of 1 / f, evenly spaced, from 1 to what leaves 4 E rows, but at most 4.
+    Parts are the same fraction f of both sets, so that the excess c / n + d / m grows as 1 / f in
+    both; the line is fitted to 8 values of 1 / f, evenly spaced, from 1 to what leaves 4 E rows,
+    but at most 4.
     """
     a, b = _checked(a, b)
     for vectors, name in zip((a, b), names):
         if len(vectors) <= a.shape[1]:
             raise RequestError(
-                f"{name} has {len(vectors)} rows of {a.shape[1]} numbers: their covariance is singular, and a Frechet distance needs more rows than "
-                f"numbers. Embed more files, or in shorter windows, or use the kernel distance, which needs {MIN_KERNEL_ROWS} rows."
+                f"{name} has {len(vectors)} rows of {a.shape[1]} numbers: their covariance is "
+                "singular, and a Frechet distance needs more rows than "
+                "numbers. Embed more files, or in shorter windows, or use the kernel distance, "
+                f"which needs {MIN_KERNEL_ROWS} rows."
             )
     value = gaussian_distance(*_moments(a), *_moments(b))
     stretch = min(4.0, min(len(a), len(b)) / (ROWS_PER_DIMENSION * a.shape[1]))
@@ -195,7 +207,8 @@ def gaussian_distance(
     Notes
     -----
     |mean difference|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2. The last trace is the sum of the singular values of A^1/2 B^1/2, which,
-    unlike the square root of a product, has no imaginary part to drop and keeps its digits where a covariance is nearly singular.
+    unlike the square root of a product, has no imaginary part to drop and keeps its digits where a
+    covariance is nearly singular.
     """
     shared = np.linalg.norm(_root(covariance_a) @ _root(covariance_b), "nuc")
     distance = (
@@ -221,7 +234,9 @@ def kernel_distance(
     seed: int = 0,
     names: tuple[str, str] = ("the first set", "the second set"),
 ) -> Kernel:
-    """Kernel distance of two sets of vectors: squared maximum mean discrepancy of the kernel (x . y / E + 1) ** 3.
+    """Kernel distance of two sets of vectors.
+
+    Squared maximum mean discrepancy of the kernel (x . y / E + 1) ** 3.
 
     Parameters
     ----------
@@ -249,7 +264,8 @@ def kernel_distance(
     for vectors, name in zip((a, b), names):
         if len(vectors) < MIN_KERNEL_ROWS:
             raise RequestError(
-                f"{name} has {len(vectors)} rows, a kernel distance needs {MIN_KERNEL_ROWS}: embed more files, or in shorter windows."
+                f"{name} has {len(vectors)} rows, a kernel distance needs {MIN_KERNEL_ROWS}: "
+                "embed more files, or in shorter windows."
             )
     if subsets < 1 or subset_rows < 2:
         raise RequestError(

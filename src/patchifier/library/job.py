@@ -39,7 +39,8 @@ class Embedded:
     embedded, kept : int
         Clips embedded now, and clips that had rows before.
     skipped : tuple of (path, reason)
-        Files that could not be read, and folders that could not be listed: rows below these are kept.
+        Files that could not be read, and folders that could not be listed: rows below these are
+        kept.
     gone : tuple of str
         Files that were in the table and exist no more.
     pending : int
@@ -88,7 +89,8 @@ class TableJob:
         elif self.folder.exists():
             if any(not OWN.fullmatch(path.name) for path in self.folder.iterdir()):
                 raise RequestError(
-                    f"{self.folder} exists and is not a job of 'patchifier embed': choose another --out."
+                    f"{self.folder} exists and is not a job of 'patchifier embed': choose another "
+                    "--out."
                 )
             self._clear()  # killed before it began, or after it ended
         if self.out.exists():
@@ -97,7 +99,8 @@ class TableJob:
             for beside in (self.out.with_suffix(".csv"), self.out.with_suffix(".json")):
                 if beside.exists():
                     raise RequestError(
-                        f"{beside} exists already, and {self.out.name} would write it: choose another --out."
+                        f"{beside} exists already, and {self.out.name} would write it: choose "
+                        "another --out."
                     )
 
     def report(self) -> Embedded:
@@ -203,7 +206,8 @@ class TableJob:
             if not self._parts():
                 self._clear()
             raise RequestError(
-                f"{self.out} has {len(left)} files that exist but are not among the sources, the first {left[0]}: "
+                f"{self.out} has {len(left)} files that exist but are not among the sources, the "
+                f"first {left[0]}: "
                 "name every source that it was made from, or choose another --out."
             )
 
@@ -259,7 +263,8 @@ class TableJob:
         if not good:
             self._clear()
             raise RequestError(
-                f"none of the {len(skipped)} files could be read; {_skipped_file(self.out)} says why. The first: {skipped[0][1]}"
+                f"none of the {len(skipped)} files could be read; {_skipped_file(self.out)} says "
+                f"why. The first: {skipped[0][1]}"
             )
         if [lines for _, (_, lines) in good] != self.base or any(
             path.parent == self.folder and path.stem.isdigit() for _, (path, _) in good

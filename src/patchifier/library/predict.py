@@ -1,6 +1,7 @@
 """Apply a fine-tuned model to files: a label with its probability, values, or a curve over time.
 
-Each file's rows are appended to a file beside the result at once, as one line, so that a job that is killed goes on.
+Each file's rows are appended to a file beside the result at once, as one line, so that a job that
+is killed goes on.
 """
 
 import contextlib
@@ -29,7 +30,11 @@ TAG_FROM = 0.5  # lowest probability of a tag in the column "label"
 
 @dataclass(frozen=True)
 class Predicted:
-    """Result of :func:`predict`: rows, predicted files, those of an earlier call among them, and skipped files with their reasons."""
+    """Result of :func:`predict`.
+
+    Rows, predicted files, those of an earlier call among them, and skipped files with their
+    reasons.
+    """
 
     rows: int
     files: int
@@ -54,7 +59,8 @@ def predict(
     sources : str, Path or sequence of these
         As for :func:`patchifier.library.build.embed_library`.
     out : str or Path
-        NAME.csv, NAME.jsonl or NAME.parquet; NAME.skipped.csv names what could not be read. A finished result is made anew.
+        NAME.csv, NAME.jsonl or NAME.parquet; NAME.skipped.csv names what could not be read. A
+        finished result is made anew.
     model : Embedder, str or Path
         From 'patchifier finetune', such as RUN/full/model.
     window_s, hop_s : float
@@ -129,7 +135,8 @@ def _predict_all(
     rows = [row for clip in clips for row in done[_key(clip)].get("rows", [])]
     if not rows:
         raise RequestError(
-            f"none of the {len(clips)} files could be read. The first: {next(iter(skipped.values()))}"
+            f"none of the {len(clips)} files could be read. The first: "
+            f"{next(iter(skipped.values()))}"
         )
     _write(out, rows)
     write_skipped(out.with_suffix(".skipped.csv"), ("path", "reason"), list(skipped.items()))
@@ -144,7 +151,10 @@ def _key(clip: Clip) -> str:
 
 
 def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
-    """Read the lines of an interrupted job with the same settings; otherwise begin a new file with the settings."""
+    """Read the lines of an interrupted job with the same settings.
+
+    Otherwise begin a new file with the settings.
+    """
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be torn
     same = bool(whole) and whole[0].get("settings") == settings

@@ -1,4 +1,7 @@
-"""Tables of embeddings as they are read: a file, or a folder of parts of one, whole or a part at a time."""
+"""Tables of embeddings as they are read.
+
+A file, or a folder of parts of one, whole or a part at a time.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -80,7 +83,10 @@ class EmbeddingTable:
 
 
 def identity_of(metadata: dict[str, Any]) -> str:
-    """Name of the model in a table's metadata; vectors of patches are not comparable with others."""
+    """Name of the model in a table's metadata.
+
+    Vectors of patches are not comparable with others.
+    """
     return f"{metadata['model']}{' of patches' if metadata.get('patches') else ''}"
 
 
@@ -100,7 +106,8 @@ def read(path: str | Path) -> EmbeddingTable:
     Raises
     ------
     RequestError
-        If there is none, it is damaged or comes from elsewhere, or a vector is not finite or all zeros.
+        If there is none, it is damaged or comes from elsewhere, or a vector is not finite or all
+        zeros.
     """
     if str(path).lower().endswith(".npy"):
         facts = read_facts(Path(path))
@@ -151,7 +158,8 @@ class Stored:
         Raises
         ------
         RequestError
-            If the file is damaged, if its parts are of several models, or if a vector is not finite or all zeros.
+            If the file is damaged, if its parts are of several models, or if a vector is not finite
+            or all zeros.
         """
         with _readable(self.path):
             for fragment in self._data.get_fragments():
@@ -182,7 +190,8 @@ class Stored:
         for name in REQUIRED:
             if table[name].null_count:
                 raise RequestError(
-                    f"{self.path}: column {name} is empty in {table[name].null_count} rows: write the table again."
+                    f"{self.path}: column {name} is empty in {table[name].null_count} rows: write "
+                    "the table again."
                 )
         table = _in_order(table, self.size)
         _require_directions(table, self.size, self.path)
@@ -209,12 +218,14 @@ def _require_columns(schema: pa.Schema, path: str | Path) -> int:
     missing = [name for name in REQUIRED if name not in schema.names]
     if missing:
         raise RequestError(
-            f"{path} lacks the columns {', '.join(missing)}: give a table that 'patchifier embed' wrote."
+            f"{path} lacks the columns {', '.join(missing)}: give a table that 'patchifier embed' "
+            "wrote."
         )
     kind = schema.field("embedding").type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
         raise RequestError(
-            f"{path}: column embedding is {kind}, expected fixed-size lists of float32: give a table that 'patchifier embed' wrote."
+            f"{path}: column embedding is {kind}, expected fixed-size lists of float32: give a "
+            "table that 'patchifier embed' wrote."
         )
     return int(kind.list_size)
 
@@ -239,7 +250,8 @@ def _require_directions(table: pa.Table, size: int, path: str | Path) -> None:
         file = table["path"][int(bad[0])].as_py()
         what = "all zeros" if lengths[bad[0]] == 0 else "not finite"
         raise RequestError(
-            f"{path}: the vector of {file} is {what}, the first of {len(bad)}: a cosine needs a direction. Embed these files again or drop the rows."
+            f"{path}: the vector of {file} is {what}, the first of {len(bad)}: a cosine needs a "
+            "direction. Embed these files again or drop the rows."
         )
 
 
@@ -260,7 +272,8 @@ def require_same_model(
     ]
     if differ:
         raise RequestError(
-            f"{names[0]} and {names[1]} do not go together: {' and '.join(differ)}. Embed both with the same model and settings."
+            f"{names[0]} and {names[1]} do not go together: {' and '.join(differ)}. Embed both "
+            "with the same model and settings."
         )
 
 

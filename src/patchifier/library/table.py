@@ -1,14 +1,17 @@
-"""A table of embeddings on disk: Parquet, or a .npy matrix with a .csv of rows and a .json of facts beside it.
+"""A table of embeddings on disk.
 
-==================================  ===============================================================================
+Parquet, or a .npy matrix with a .csv of rows and a .json of facts beside it.
+
+==================================  ================================================================
 path                                of the file
 start_s, end_s                      what part of it the row is about, in seconds
 embedding                           E numbers, float32
 size, mtime_ns                      of the file when it was read: how a modified one is known
 artist, title, album, genre         its tags; null where it has none
-==================================  ===============================================================================
+==================================  ================================================================
 
-The schema's metadata has one key, ``patchifier``, with facts in JSON: the model's identity, its config's hash, pooling, layers, window and hop.
+The schema's metadata has one key, ``patchifier``, with facts in JSON: the model's identity, its
+config's hash, pooling, layers, window and hop.
 """
 
 import csv
@@ -112,7 +115,8 @@ def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
     if differ:
         raise RequestError(
             f"{path} was made by another model or with other settings: {'; '.join(differ)}. "
-            "Use those, or choose another --out; a table that an older patchifier made of the same model is embedded anew."
+            "Use those, or choose another --out; a table that an older patchifier made of the "
+            "same model is embedded anew."
         )
 
 
@@ -149,7 +153,10 @@ def rows_table(
 
 
 def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
-    """Write rows in groups of fixed size: the same rows give the same file, whatever tables they come in."""
+    """Write rows in groups of fixed size.
+
+    The same rows give the same file, whatever tables they come in.
+    """
     with (
         replaced_file(path) as new,
         pq.ParquetWriter(new, wanted, use_dictionary=list(STRINGS)) as writer,
@@ -234,7 +241,10 @@ def index(path: Path) -> list[Lines]:
 
 
 def stretches_of(clips: Sequence[tuple["Key", int]]) -> list[list[Any]]:
-    """For clips and their numbers of rows: first row, start and end of each that :func:`index` could not tell from the paths alone."""
+    """For clips and their numbers of rows.
+
+    First row, start and end of each that :func:`index` could not tell from the paths alone.
+    """
     listed, row, before = [], 0, None
     for (path, start_s, end_s), count in clips:
         if path == before or (start_s, end_s) != (0.0, None):
@@ -267,7 +277,10 @@ def _taken(places: Sequence[tuple[Path, Lines]]) -> Iterator[pa.Table]:
 
 
 def export_npy(parquet: Path, out: Path) -> None:
-    """Write a Parquet table as .npy, .csv and .json; the facts hold checksums of the other two. Working files lie beside the Parquet."""
+    """Write a Parquet table as .npy, .csv and .json; the facts hold checksums of the other two.
+
+    Working files lie beside the Parquet.
+    """
     origin, facts = Origin(parquet), read_facts(parquet)
     count = int(origin.starts[-1])
     names = [name for name in origin.file.schema_arrow.names if name != "embedding"]
@@ -329,7 +342,8 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
         return columns | {name: [row[name] or None for row in rows] for name in TAGS}
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(
-            f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, or delete them and embed again."
+            f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, "
+            "or delete them and embed again."
         ) from error
 
 

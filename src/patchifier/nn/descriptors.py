@@ -73,16 +73,19 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
     least = 1 if name == "pitch" else spectrogram.pitch_per_octave
     if DESCRIPTORS[name].pitch and spectrogram.pitch_bands < least:
         raise RequestError(
-            f"{what} {name!r} needs pitch bands: set spectrogram.pitch_bands to {least} or more (it is {spectrogram.pitch_bands}), "
+            f"{what} {name!r} needs pitch bands: set spectrogram.pitch_bands to {least} or more "
+            f"(it is {spectrogram.pitch_bands}), "
             "and prepare the cache with them."
         )
     if name in ("onsets", "pulse", "rhythm") and model.mel_bands % ONSET_GROUPS:
         raise RequestError(
-            f"{what} {name!r} needs mel bands in {ONSET_GROUPS} equal groups, but there are {model.mel_bands}: change model.bands."
+            f"{what} {name!r} needs mel bands in {ONSET_GROUPS} equal groups, but there are "
+            f"{model.mel_bands}: change model.bands."
         )
     if name == "loudness" and model.frames % LOUDNESS_PARTS:
         raise RequestError(
-            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.frames is {model.frames}."
+            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.frames is "
+            f"{model.frames}."
         )
 
 

@@ -218,13 +218,15 @@ def require_estimators(names: Sequence[str], config: Config, *, field: str) -> N
         by = ESTIMATES[name].by if name in ESTIMATES else name if name in ESTIMATORS else None
         if by is not None and by not in config.model.estimators:
             raise RequestError(
-                f"{field} holds {name!r}, but model.estimators is {list(config.model.estimators)}: add {by!r} there, and train it."
+                f"{field} holds {name!r}, but model.estimators is "
+                f"{list(config.model.estimators)}: add {by!r} there, and train it."
             )
         if by == "tonic" and (
             config.spectrogram.pitch_per_octave != OCTAVE or config.spectrogram.pitch_bands < OCTAVE
         ):
             raise RequestError(
-                f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} to each: see spectrogram.pitch_per_octave."
+                f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} "
+                "to each: see spectrogram.pitch_per_octave."
             )
         if by is not None:
             what = f"{name!r} in {field}, made from"

@@ -31,7 +31,8 @@ def require_embed(config: Config) -> None:
             )
     if embed.pooling == "cls" and any(layer in (0, -1 - deepest) for layer in embed.layers):
         raise RequestError(
-            "embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no CLS."
+            "embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no "
+            "CLS."
         )
     known = [*(name for name, row in DESCRIPTORS.items() if row.of == "clip"), *ESTIMATES]
     if len(set(embed.summaries)) < len(embed.summaries):
@@ -57,11 +58,13 @@ def require_whitening(config: Config) -> None:
     """
     if config.model.readout not in (0, size := raw_size(config)):
         raise RequestError(
-            f"model.readout is {config.model.readout}, but layers and summaries are {size} numbers: set it to {size}, or to 0."
+            f"model.readout is {config.model.readout}, but layers and summaries are {size} "
+            f"numbers: set it to {size}, or to 0."
         )
     if config.model.components[0] not in (0, pooled := pooled_size(config)):
         raise RequestError(
-            f"model.components is {list(config.model.components)}, but layers are pooled to {pooled} numbers: expected those first."
+            f"model.components is {list(config.model.components)}, but layers are pooled to "
+            f"{pooled} numbers: expected those first."
         )
 
 

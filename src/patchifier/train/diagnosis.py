@@ -44,7 +44,9 @@ def describe_batch(
         return f"{words} Their log-mels are finite."
     files = ", ".join(str(path.with_suffix(".*")) for path in data.shard_files(np.array(bad)))
     return (
-        f"{words} Log-mels with values that are not finite: {', '.join(_named(data, row) for row in bad)}: delete {files} and run 'patchifier prepare' "
+        f"{words} Log-mels with values that are not finite: "
+        f"{', '.join(_named(data, row) for row in bad)}: delete {files} and run 'patchifier "
+        "prepare' "
         "again, or leave these clips out."
     )
 
@@ -54,7 +56,10 @@ def _named(data: Cache, row: int) -> str:
 
 
 def is_finite(data: Cache, row: int) -> bool:
-    """Whether all values of a clip's log-mel are finite; True of one in a shard that this machine does not have."""
+    """Whether all values of a clip's log-mel are finite.
+
+    True of one in a shard that this machine does not have.
+    """
     try:
         starts = range(0, int(data.frames[row]), BLOCK)
         return all(

@@ -1,8 +1,9 @@
 """Devices and processes, by Lightning Fabric: data-parallel training on one or several machines.
 
-Each process takes its slice of every batch, gradients are averaged, and batch norm uses the statistics of all processes
-(:class:`JoinedBatchNorm`), so the steps do not depend on the number of processes. Only the first process writes files and messages.
-Lightning Fabric is imported when it is first used: probes train without it.
+Each process takes its slice of every batch, gradients are averaged, and batch norm uses the
+statistics of all processes (:class:`JoinedBatchNorm`), so the steps do not depend on the number of
+processes. Only the first process writes files and messages. Lightning Fabric is imported when it is
+first used: probes train without it.
 """
 
 import atexit
@@ -33,10 +34,11 @@ def launch(
     device : str
         An accelerator's name, as Lightning Fabric knows it: "auto", "cpu", "cuda", "mps".
     devices : int
-        Processes on this machine, one a device. The first starts the others with its own command line. Where torchrun or SLURM
-        has started them all, their numbers count.
+        Processes on this machine, one a device. The first starts the others with its own command
+        line. Where torchrun or SLURM has started them all, their numbers count.
     nodes : int
-        Machines. On each the same command is started, with NODE_RANK, MASTER_ADDR and MASTER_PORT set, or by torchrun or SLURM.
+        Machines. On each the same command is started, with NODE_RANK, MASTER_ADDR and MASTER_PORT
+        set, or by torchrun or SLURM.
     precision : "32", "bf16" or "64"
         Of forward and backward pass; with "bf16" weights stay in float32.
 
@@ -46,7 +48,8 @@ def launch(
         If there are not that many devices, or their number is not what started this process.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    # Kernels of one channel have two names for the same order in memory, which is no fault and costs nothing.
+    # Kernels of one channel have two names for the same order in memory, which is no fault and
+    # costs nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     fabric = _connected(device, devices, nodes, precision)
     fabric.launch()
@@ -88,12 +91,15 @@ def _connected(device: str, devices: int, nodes: int, precision: str) -> "Fabric
         lightning_fabric.utilities.exceptions.MisconfigurationException,
     ) as error:
         raise RequestError(
-            f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}"
+            f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} "
+            f"machine{'s' * (nodes > 1)}: {error}"
         ) from error
 
 
 def _part() -> None:
-    """Shut down gloo before Python exits: its threads release Python objects, which aborts a process whose interpreter has ended.
+    """Shut down gloo before Python exits.
+
+    Its threads release Python objects, which aborts a process whose interpreter has ended.
 
     Other backends are not shut down: they may wait for a process that has failed.
     """
@@ -138,7 +144,8 @@ def require_even(batch: int, processes: int) -> int:
     """
     if batch % processes:
         raise RequestError(
-            f"a batch of {batch} clips cannot be shared by {processes} processes: choose a batch that is a multiple of {processes}."
+            f"a batch of {batch} clips cannot be shared by {processes} processes: choose a batch "
+            f"that is a multiple of {processes}."
         )
     return batch // processes
 
@@ -158,7 +165,10 @@ def summed(values: Tensor) -> Tensor:
 
 
 def gathered(values: Tensor) -> tuple[Tensor, int]:
-    """Return values (B, ...) of all processes, in order of rank, and the index of this one's first; without gradient."""
+    """Return values (B, ...) of all processes, in order of rank, and the index of this one's first.
+
+    Without gradient.
+    """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return values, 0
     parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
@@ -177,7 +187,10 @@ def gathered_objects(value: Any) -> list[Any]:
 
 
 class JoinedBatchNorm(nn.BatchNorm2d):
-    """Batch norm with the statistics of all processes' batches together; torch.nn.SyncBatchNorm does not run on CPUs."""
+    """Batch norm with the statistics of all processes' batches together.
+
+    Torch.nn.SyncBatchNorm does not run on CPUs.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise maps (P, C, H, W); P may differ between processes."""

@@ -1,8 +1,9 @@
 """The training loop: steps, validations, early stopping and checkpoints.
 
-Pre-training, fine-tuning, probes and frame-wise heads share :func:`run_steps`. :func:`fit` adds devices, files and resuming;
-:func:`fit_head` trains a small model in memory. What happens at a step is a function of the seed and the step alone, so a run that is
-killed and resumed ends with the bits of one that was not.
+Pre-training, fine-tuning, probes and frame-wise heads share :func:`run_steps`. :func:`fit` adds
+devices, files and resuming; :func:`fit_head` trains a small model in memory. What happens at a step
+is a function of the seed and the step alone, so a run that is killed and resumed ends with the bits
+of one that was not.
 """
 
 import copy
@@ -52,7 +53,8 @@ def run_steps(
     take_step : callable
         Takes step ``state.step``.
     validate : callable
-        Called before the first step, every `validate_every` steps and after the last; it calls :meth:`State.improve`.
+        Called before the first step, every `validate_every` steps and after the last; it calls
+        :meth:`State.improve`.
     total : int
         Steps in all.
     validate_every : int
@@ -155,7 +157,8 @@ class TrainTask:
     Attributes
     ----------
     model : nn.Module
-        Its parameters that require a gradient are trained. Its own ``train()`` decides what stays in evaluation mode.
+        Its parameters that require a gradient are trained. Its own ``train()`` decides what stays
+        in evaluation mode.
     clips : int
         Training clips, for epochs.
     batch : callable
@@ -169,7 +172,8 @@ class TrainTask:
     learning_rates : dict of float
         By prefix of a parameter's name, where it differs from the config's.
     describe : callable
-        Step -> sentences that name its training clips, for the error message of one whose loss is not finite.
+        Step -> sentences that name its training clips, for the error message of one whose loss is
+        not finite.
     """
 
     model: nn.Module
@@ -230,7 +234,8 @@ def fit(
     Interrupted
         After SIGINT or SIGTERM, when the state has been saved.
     RequestError
-        If a loss or a gradient's norm is not finite, naming the step and, where the task describes it, its training clips.
+        If a loss or a gradient's norm is not finite, naming the step and, where the task describes
+        it, its training clips.
     """
     fabric = fabric or launch()
     model, optimiser = _set_up(task, config, fabric)
@@ -352,7 +357,10 @@ def _validate(
     checkpointer: Checkpointer,
     buffer: MetricBuffer,
 ) -> None:
-    """Write a row of validation.csv and keep the best weights; the first process computes for all, in float32."""
+    """Write a row of validation.csv and keep the best weights.
+
+    The first process computes for all, in float32.
+    """
     if task.validate is None or logger.last_step >= state.step:
         return
     buffer.fetch()

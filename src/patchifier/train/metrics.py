@@ -20,7 +20,10 @@ FETCH_STEPS = 50  # between fetches of the losses from a GPU
 
 
 class CSVLogger:
-    """Appends rows to a CSV file, and to TensorBoard if it is installed; drops rows after the step that a run resumes from."""
+    """Appends rows to a CSV file, and to TensorBoard if it is installed.
+
+    Drops rows after the step that a run resumes from.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path if is_first() else Path(os.devnull)
@@ -77,7 +80,10 @@ def _board(folder: Path, step: int) -> Any:
 
 
 class MetricBuffer:
-    """Holds losses on the device until they are written to metrics.csv: every step on a CPU, every 50 steps on a GPU."""
+    """Holds losses on the device until they are written to metrics.csv.
+
+    Every step on a CPU, every 50 steps on a GPU.
+    """
 
     def __init__(
         self,
@@ -98,7 +104,10 @@ class MetricBuffer:
         self.since_s = 0.0
 
     def start(self) -> None:
-        """Start the clock of the first buffered step; time between steps, such as validation, is not counted."""
+        """Start the clock of the first buffered step.
+
+        Time between steps, such as validation, is not counted.
+        """
         if not self.waiting:
             self.since_s = time.monotonic()
 
@@ -132,7 +141,10 @@ class MetricBuffer:
         self.waiting = []
 
     def _require_finite(self, step: int, loss: float, norm: float) -> None:
-        """Refuse a loss or gradient norm that is not finite; without clipping the norm is NaN and not checked."""
+        """Refuse a loss or gradient norm that is not finite.
+
+        Without clipping the norm is NaN and not checked.
+        """
         if math.isfinite(loss) and (math.isfinite(norm) or not self.config.clip_norm):
             return
         what = (

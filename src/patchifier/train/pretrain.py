@@ -1,6 +1,7 @@
 """Pre-training in two stages (paper 4.2): autoencode single patches; then fill in masked ones.
 
-A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``model/`` (the result), ``config.json``, ``run.json``.
+A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``model/`` (the
+result), ``config.json``, ``run.json``.
 """
 
 import copy
@@ -90,7 +91,8 @@ def pretrain(
     Raises
     ------
     RequestError
-        If cache, config and initial model do not fit together, there are too few clips, or devices that cannot share a batch.
+        If cache, config and initial model do not fit together, there are too few clips, or devices
+        that cannot share a batch.
     Interrupted
         After SIGINT or SIGTERM; go on with `resume`.
     """
@@ -181,7 +183,10 @@ def split(data: Cache, config: PretrainConfig) -> Splits:
 
 
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:
-    """Make a model by the seed, or take one from a folder; no estimator of it may stay as it was drawn."""
+    """Make a model by the seed, or take one from a folder.
+
+    No estimator of it may stay as it was drawn.
+    """
     loaded = None if init is None else checkpoint.load(init)
     known = (
         *(config.pretrain.targets if config.pretrain.stages != "one" else ()),
@@ -190,7 +195,8 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     for estimator in config.model.estimators:
         if estimator not in known:
             raise RequestError(
-                f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.targets of stage II, start from a model that has it, "
+                f"model.estimators holds {estimator!r}, which nothing trains: add it to "
+                "pretrain.targets of stage II, start from a model that has it, "
                 "or leave it out."
             )
     if loaded is None:
@@ -210,7 +216,8 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     ]
     if differ:
         raise RequestError(
-            f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config."
+            f"the model in {init} differs from the config in {', '.join(differ)}: give the "
+            "config.json of that model as --config."
         )
     model = accelerate(Patchifier(config.model, seed=config.pretrain.seed))
     for name, part in loaded.model.named_children():
@@ -308,7 +315,10 @@ def trials(
     devices: int = 1,
     nodes: int = 1,
 ) -> Iterator[Trial]:
-    """What each stage computes in its first steps, with copies of the model: what the self-test of bf16 needs."""
+    """What each stage computes in its first steps, with copies of the model.
+
+    What the self-test of bf16 needs.
+    """
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages in ("both", stage):
             batches = Batches(
@@ -327,7 +337,9 @@ def trials(
 def stage_module(
     stage: str, model: Patchifier, batches: Batches, config: Config, *, examples: int | None = None
 ) -> nn.Module:
-    """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Objectives`.
+    """Switch on what a stage trains of a model.
+
+    With several targets, the model comes in a :class:`Objectives`.
 
     Targets are standardised by that many batches of examples; by all there are, if it is None.
     """
@@ -350,7 +362,10 @@ def stage_module(
 
 
 def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Batch], Tensor]:
-    """Make the loss of a stage: MSE of patches autoencoded, or predicted; or that of :class:`Objectives`."""
+    """Make the loss of a stage: MSE of patches autoencoded, or predicted.
+
+    Or that of :class:`Objectives`.
+    """
 
     def loss_one(model: Any, batch: Batch) -> Tensor:
         return batch.weight * model.stage_one_loss(batch.patches, batch.target, batch.valid)

@@ -140,7 +140,10 @@ class Kriging:
 
     @classmethod
     def fit(cls, sequences: Iterable[np.ndarray]) -> "Kriging":
-        """Fit to the band means (N, M) of consecutive patches of each training clip; N may differ."""
+        """Fit to the band means (N, M) of consecutive patches of each training clip.
+
+        N may differ.
+        """
         clips = [np.asarray(sequence, np.float64) for sequence in sequences if len(sequence)]
         patches = np.concatenate(clips)  # (P, M)
         mean = patches.mean(0)

@@ -53,7 +53,10 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def is_first() -> bool:
-    """Whether this process is rank 0, which writes and prints; known before the process group exists."""
+    """Whether this process is rank 0, which writes and prints.
+
+    Known before the process group exists.
+    """
     return all(
         int(os.environ.get(name) or 0) == 0
         for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
@@ -136,13 +139,15 @@ class Run:
         if old.exists():
             if not resume:
                 raise RequestError(
-                    f"{self.path} holds a run already: go on with --resume, or choose another --out."
+                    f"{self.path} holds a run already: go on with --resume, or choose another "
+                    "--out."
                 )
             if config is not None:
                 before = update(Config(), with_added(json.loads(old.read_text(encoding="utf-8"))))
                 if before.without_length != config.without_length:
                     raise RequestError(
-                        f"{self.path} was started with other settings: resume with --config {old}, or choose another --out."
+                        f"{self.path} was started with other settings: resume with --config "
+                        f"{old}, or choose another --out."
                     )
         elif self.path.exists() and {each.name for each in self.path.iterdir()} - {LOCK}:
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
@@ -162,7 +167,10 @@ class Run:
             write_json(self.path / "run.json", self.facts)
 
     def __enter__(self) -> "Run":
-        """Record that the run is under way; settled facts of an earlier start are kept, even if this one is killed at once."""
+        """Record that the run is under way.
+
+        Settled facts of an earlier start are kept, even if this one is killed at once.
+        """
         if self.writes:
             self.held.enter_context(folder_lock(self.path, "run"))
         self.facts = {

@@ -33,7 +33,10 @@ Kernel = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Trial:
-    """First steps of a training: a copy of the module, its loss (of module and batch), and batches."""
+    """First steps of a training.
+
+    A copy of the module, its loss (of module and batch), and batches.
+    """
 
     module: nn.Module
     loss: Callable[[nn.Module, Any], Tensor]
@@ -159,8 +162,8 @@ def examine(
 ) -> str:
     """Test an operation with bf16 arguments; returns the reason of a failure, else "".
 
-    It is repeated, with freed memory filled with :data:`FILLINGS`. All results must be finite, equal
-    bit for bit, and within rounding error of the float32 result.
+    It is repeated, with freed memory filled with :data:`FILLINGS`. All results must be finite,
+    equal bit for bit, and within rounding error of the float32 result.
 
     Parameters
     ----------

@@ -14,7 +14,10 @@ LEAST_VARIATION = 1e-6  # of a teacher's feature, deviation over mean: one that 
 
 
 def teacher_features(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
-    """Return another model's features (clips, E), standardised by the training clips; None without `pretrain.teacher_features`."""
+    """Return another model's features (clips, E), standardised by the training clips.
+
+    None without `pretrain.teacher_features`.
+    """
     folder = config.pretrain.teacher_features
     if not folder:
         return None

@@ -1,4 +1,7 @@
-"""A model in fine-tuning: which modules are trained; outputs of frozen modules are computed once."""
+"""A model in fine-tuning: which modules are trained.
+
+Outputs of frozen modules are computed once.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -69,7 +72,8 @@ class TunedModel(nn.Module):
 class Inputs:
     """Windows of clips: outputs of the frozen modules, or patches where the extractor is trained.
 
-    Outputs are computed once, when they are first needed, so the module must not be trained or moved.
+    Outputs are computed once, when they are first needed, so the module must not be trained or
+    moved.
     """
 
     def __init__(self, module: TunedModel, data: Cache, config: Config) -> None:
@@ -121,7 +125,10 @@ def predict(
     activation: Callable[[Tensor], Tensor],
     progress: Progress = silent,
 ) -> Tensor:
-    """Return activated outputs (n, C) of clips, each the mean over its windows; shows clips read and clips in all."""
+    """Return activated outputs (n, C) of clips, each the mean over its windows.
+
+    Shows clips read and clips in all.
+    """
     windows = []
     for index in indices:
         windows.append(inputs.windows(int(index)))

@@ -109,7 +109,10 @@ class Tuning:
     def over_folds(
         self, folder: Path, folds: Sequence[int | None], *, encoder: str, progress: Progress
     ) -> Tuned:
-        """Train and test every fold with every seed; write predictions, results and the first fold's model."""
+        """Train and test every fold with every seed.
+
+        Write predictions, results and the first fold's model.
+        """
         first = self.config.finetune.seed
         seeds = range(first, first + self.config.finetune.seeds)
         tests: list[np.ndarray] = []
@@ -196,7 +199,10 @@ class Tuning:
         return tasks.encode_targets(self.task, [self.data.clips[clip].target for clip in clips])
 
     def scaling(self, splits: Splits) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the training targets of a regression; 0 and 1 otherwise."""
+        """Mean and standard deviation of the training targets of a regression.
+
+        0 and 1 otherwise.
+        """
         if self.task.kind != "numbers":
             return np.zeros(1, np.float32), np.ones(1, np.float32)
         targets = self.encoded(splits.train)

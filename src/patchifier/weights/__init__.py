@@ -65,7 +65,8 @@ def expected() -> str:
 def _bundled(name: str) -> Path:
     if name not in names():
         raise RequestError(
-            f"{name} is missing from this copy of patchifier. Install it again, or name another model, "
+            f"{name} is missing from this copy of patchifier. Install it again, or name another "
+            "model, "
             f"by load(...) or --model: {expected()}."
         )
     if Path(name).is_dir():

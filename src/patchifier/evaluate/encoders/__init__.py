@@ -1,17 +1,21 @@
 """Encoders to compare, with one interface: clips of a cache in, features (n, E) out.
 
-===================  =======  ====================================================================================
+===================  =======  ======================================================================
 spec                 size     what
-===================  =======  ====================================================================================
-mel-stats            2 M      mean and deviation over time of each mel band: the model's own input, no model
-mfcc                 120      mean and deviation of 20 MFCC and their first and second differences (JukeMIR)
+===================  =======  ======================================================================
+mel-stats            2 M      mean and deviation over time of each mel band: the model's own input,
+                              no model
+mfcc                 120      mean and deviation of 20 MFCC and their first and second differences
+                              (JukeMIR)
 chroma               72       the same of 12 constant-Q chroma (JukeMIR)
 handcrafted          192+2M   the three above, concatenated
 summaries            272      descriptors of windows, without learning
-random               E        the same architecture with random weights, batch-norm statistics calibrated
-MODEL                E        a model of this package: a folder, a bundled one's name, or hf://owner/name
+random               E        the same architecture with random weights, batch-norm statistics
+                              calibrated
+MODEL                E        a model of this package: a folder, a bundled one's name, or
+                              hf://owner/name
 features:DIR         any      files with one vector for each clip, from any other program
-===================  =======  ====================================================================================
+===================  =======  ======================================================================
 """
 
 from collections.abc import Callable, Sequence
@@ -85,16 +89,21 @@ def encoders(
     seed: int = 0,
     device: str = "cpu",
 ) -> list[Encoder]:
-    """Make the encoders of a spec: five of one name for "random", of which a comparison shows the mean, else one.
+    """Make the encoders of a spec.
+
+    Five of one name for "random", of which a comparison shows the mean, else one.
 
     Parameters
     ----------
     spec : str
-        A word of :data:`BUILDERS`, with ``:`` and an argument where it takes one; or a model's folder or name. It is the encoder's name.
+        A word of :data:`BUILDERS`, with ``:`` and an argument where it takes one; or a model's
+        folder or name. It is the encoder's name.
     data : Cache
-        The clips that will be encoded. Needed by "random"; for the others, what does not fit is found before anything is computed.
+        The clips that will be encoded. Needed by "random"; for the others, what does not fit is
+        found before anything is computed.
     train : sequence of int
-        Training clips for the calibration of random weights, without their labels; by default those of :func:`patchifier.datasets.splits.partition`.
+        Training clips for the calibration of random weights, without their labels; by default those
+        of :func:`patchifier.datasets.splits.partition`.
     config : Config
         Architecture of random weights; the paper's for the log-mels of the cache by default.
     seed : int
@@ -116,7 +125,8 @@ def encoders(
         if not _is_path(spec):
             raise RequestError(
                 f"{spec!r} is no encoder, expected a model folder, "
-                f"{', '.join(weights.names()) or 'a bundled model'}, or one of {', '.join(specs())}."
+                f"{', '.join(weights.names()) or 'a bundled model'}, or one of "
+                f"{', '.join(specs())}."
             )
         word, colon, argument = "model", ":", spec
     form = ARGUMENTS.get(word, "")

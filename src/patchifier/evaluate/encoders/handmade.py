@@ -1,7 +1,8 @@
 """Features without a model: statistics over time of log-mels, MFCC and chroma.
 
-MFCC and chroma are JukeMIR's (Castellon et al. 2021, arXiv 2107.05677): mono at 22,050 Hz, normalised to a peak of 1, hop 512; mean and
-standard deviation of the sequence and of its first and second differences between neighbouring frames.
+MFCC and chroma are JukeMIR's (Castellon et al. 2021, arXiv 2107.05677): mono at 22,050 Hz,
+normalised to a peak of 1, hop 512; mean and standard deviation of the sequence and of its first and
+second differences between neighbouring frames.
 """
 
 import importlib.metadata
@@ -54,7 +55,10 @@ def mfcc_of(waveform: np.ndarray) -> np.ndarray:
 
 
 def chroma_of(waveform: np.ndarray) -> np.ndarray:
-    """Chroma statistics (72,) of a waveform (S,) at 22,050 Hz; the first twelve are the mean of C, C sharp, ..., B."""
+    """Chroma statistics (72,) of a waveform (S,) at 22,050 Hz.
+
+    The first twelve are the mean of C, C sharp, ..., B.
+    """
     import librosa
 
     with warnings.catch_warnings():
@@ -121,7 +125,10 @@ summaries = each_clip("summaries", _summaries)
 def build(
     encode: Encode, *, packages: Sequence[str] = ()
 ) -> Callable[[str, str, EncoderOptions], list[Encoder]]:
-    """Make the builder of a row that takes no argument; the versions of `packages` decide the features too."""
+    """Make the builder of a row that takes no argument.
+
+    The versions of `packages` decide the features too.
+    """
 
     def builder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
         decides = [importlib.metadata.version(package) for package in packages]

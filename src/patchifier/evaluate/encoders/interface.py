@@ -33,19 +33,22 @@ class Encoder:
     name : str
         In tables. Encoders of one name are repeated runs of one encoder, with other seeds.
     encode : callable
-        Takes a cache, indices of clips and, as `progress`, a function that shows progress; returns features (n, E) float32.
+        Takes a cache, indices of clips and, as `progress`, a function that shows progress; returns
+        features (n, E) float32.
     parameters : int or None
         Learned numbers; 0 for hand-made features, None if unknown.
     seed : int or None
         Of random weights.
     identity : str or None
-        Hash of everything besides the clips that decides the features. Without it they are not stored.
+        Hash of everything besides the clips that decides the features. Without it they are not
+        stored.
     note : str
         A note for tables, such as the pooling.
     precomputed : bool
         The features are read from files, so they do not change with a clip's audio.
     trained_on : Path or None
-        Run folder of a trained model of this package. Its ``run.json`` names the cache of its training data.
+        Run folder of a trained model of this package. Its ``run.json`` names the cache of its
+        training data.
     embedder : Embedder or None
         Embedder of a model of this package, for vectors of frames.
     """
@@ -63,7 +66,10 @@ class Encoder:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """Options of an encoder's builder; :func:`patchifier.evaluate.encoders.encoders` explains each."""
+    """Options of an encoder's builder.
+
+    :func:`patchifier.evaluate.encoders.encoders` explains each.
+    """
 
     data: Cache | None = None
     train: Sequence[int] | None = None
@@ -85,7 +91,8 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
     Returns
     -------
     callable
-        As :attr:`Encoder.encode`. Raises RequestError for no clips, for vectors of several sizes or with values that are not numbers.
+        As :attr:`Encoder.encode`. Raises RequestError for no clips, for vectors of several sizes or
+        with values that are not numbers.
     """
 
     def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:

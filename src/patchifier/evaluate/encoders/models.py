@@ -37,7 +37,9 @@ CHUNK = 64  # clips in memory at once: 20 MB of log-mels of 29 s
 def random_checkpoint(
     config: Config, data: Cache, indices: Sequence[int], *, seed: int
 ) -> Checkpoint:
-    """Return the same architecture with random weights, calibrated on training clips: a fair opponent of a trained one.
+    """Return the same architecture with random weights, calibrated on training clips.
+
+    A fair opponent of a trained one.
 
     Parameters
     ----------
@@ -71,7 +73,10 @@ def random_checkpoint(
 def log_mels(
     data: Cache, config: SpectrogramConfig, indices: Sequence[int] | np.ndarray
 ) -> Iterator[torch.Tensor]:
-    """Log-mels (M, T) of clips for a model of these settings: the cache's, or, where it holds others, made anew from the clips' audio."""
+    """Log-mels (M, T) of clips for a model of these settings.
+
+    The cache's, or, where it holds others, made anew from the clips' audio.
+    """
     if config in (data.spectrogram, data.spectrogram.without_pitch):
         held = data.require(config)
         return (
@@ -89,7 +94,10 @@ def log_mels(
 
 @torch.no_grad()
 def calibrate(model: Patchifier, patches: torch.Tensor) -> None:
-    """Set the extractor's batch-norm statistics to those of these patches (P, 1, M, W), exactly: each layer sees all of them at once."""
+    """Set the extractor's batch-norm statistics to those of these patches (P, 1, M, W), exactly.
+
+    Each layer sees all of them at once.
+    """
     norms = [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -150,7 +158,10 @@ def trained(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
 
 
 def random(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
-    """Row "random": five seeds; one, if the argument is a seed; the architecture of a model, if it is a folder."""
+    """Row "random": five seeds; one, if the argument is a seed.
+
+    The architecture of a model, if it is a folder.
+    """
     if options.data is None:
         raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
     one = argument.isdecimal()
@@ -183,6 +194,7 @@ def _training_clips(options: EncoderOptions) -> Sequence[int]:
         train = Splits.of(options.data.clips, partition(options.data.clips)).train.tolist()
     if not len(train):
         raise RequestError(
-            "random: no training clips to calibrate on, expected at least one with the split 'train'."
+            "random: no training clips to calibrate on, expected at least one with the split "
+            "'train'."
         )
     return train

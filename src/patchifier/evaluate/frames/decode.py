@@ -2,9 +2,10 @@
 
 Each method has a parameter, which the probe chooses among :data:`SETTINGS` on validation clips.
 
-Beats are peaks, or are tracked by dynamic programming (Ellis 2007): one tempo from the autocorrelation, then the beats that
-have high probabilities and about the distance of that tempo. A linear layer on single frames sees no rhythm, so its peaks miss soft
-beats and find others between; tracking adds the regularity of music. Where the tempo changes, peaks are better.
+Beats are peaks, or are tracked by dynamic programming (Ellis 2007): one tempo from the
+autocorrelation, then the beats that have high probabilities and about the distance of that tempo. A
+linear layer on single frames sees no rhythm, so its peaks miss soft beats and find others between;
+tracking adds the regularity of music. Where the tempo changes, peaks are better.
 
 Shapes: K frames, C outputs.
 """
@@ -123,7 +124,11 @@ def _refine(curve: np.ndarray, times_s: np.ndarray, frame: int, hop_s: float) ->
 
 
 def period(curve: np.ndarray, *, hop_s: float) -> float:
-    """Frames from beat to beat: the highest autocorrelation under a log-normal prior around 120 beats per minute; 0 if there is none."""
+    """Frames from beat to beat.
+
+    The highest autocorrelation under a log-normal prior around 120 beats per minute; 0 if there is
+    none.
+    """
     lags = np.arange(
         max(2, math.floor(BEAT_GAP_S / hop_s)), min(len(curve) - 1, math.ceil(2 / hop_s))
     )  # 30 to 300 beats per minute
@@ -160,7 +165,10 @@ def steady_beats(curve: np.ndarray, *, hop_s: float, tightness: float) -> list[i
 
 
 def bar_positions(curve: np.ndarray, beats: list[int]) -> list[int]:
-    """Position of each beat in its bar, from 1: the likeliest of bars of 2, 3 or 4 beats from any first beat."""
+    """Position of each beat in its bar, from 1.
+
+    The likeliest of bars of 2, 3 or 4 beats from any first beat.
+    """
     if not beats:
         return []
     likely = np.array([curve[max(0, beat - 1) : beat + 2].max() for beat in beats]).clip(

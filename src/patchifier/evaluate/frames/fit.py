@@ -79,9 +79,10 @@ def probe_frames(
 ) -> FrameResult:
     """Train a linear probe on vectors of frames and score it on the test clips.
 
-    Logistic regression (cross-entropy) by AdamW; features standardised by training frames; stopped by the main figure on validation
-    clips, on which the way of decoding is chosen too. Features of training clips are in memory twice for a moment, those of validation
-    clips once, those of test clips one at a time: 22 KB for each second of audio at 256 features every 46 ms.
+    Logistic regression (cross-entropy) by AdamW; features standardised by training frames; stopped
+    by the main figure on validation clips, on which the way of decoding is chosen too. Features of
+    training clips are in memory twice for a moment, those of validation clips once, those of test
+    clips one at a time: 22 KB for each second of audio at 256 features every 46 ms.
 
     Parameters
     ----------
@@ -90,10 +91,12 @@ def probe_frames(
     data : Cache
         The clips.
     features : callable
-        Takes the index of a clip, gives features (K, E) and times (K,) in seconds: :func:`~patchifier.evaluate.frames.model_features`,
+        Takes the index of a clip, gives features (K, E) and times (K,) in seconds:
+        :func:`~patchifier.evaluate.frames.model_features`,
         :func:`~patchifier.evaluate.frames.mel_features`, or anything else.
     splits : Splits
-        Training, validation (a tenth of the training clips, by group, if there are none) and test clips.
+        Training, validation (a tenth of the training clips, by group, if there are none) and test
+        clips.
     seed : int
         Of the order of training frames.
     progress : callable
@@ -107,7 +110,8 @@ def probe_frames(
     Raises
     ------
     RequestError
-        If a clip has no labels or features that are no numbers, or if there is nothing to learn, to validate or to test.
+        If a clip has no labels or features that are no numbers, or if there is nothing to learn, to
+        validate or to test.
     """
     if task.kind != "per-frame":
         raise RequestError(
@@ -115,7 +119,8 @@ def probe_frames(
         )
     if not len(splits.train) or not len(splits.test):
         raise RequestError(
-            f"there are {len(splits.train)} training and {len(splits.test)} test clips, expected at least one of each."
+            f"there are {len(splits.train)} training and {len(splits.test)} test clips, expected "
+            "at least one of each."
         )
     splits = with_validation(splits, seed)
     known = len(splits.train) + len(splits.valid)
@@ -158,7 +163,8 @@ def _clip(data: Cache, features: Features, index: int) -> _Clip:
     values, times_s = features(int(index))
     if values.ndim != 2 or len(values) != len(times_s) or not len(values):
         raise RequestError(
-            f"features of clip {clip.id!r} have shape {values.shape} for {len(times_s)} times, expected (K, E) with K of at least 1."
+            f"features of clip {clip.id!r} have shape {values.shape} for {len(times_s)} times, "
+            "expected (K, E) with K of at least 1."
         )
     if not np.isfinite(values).all():
         raise RequestError(f"features of clip {clip.id!r} hold values that are not numbers.")
@@ -172,7 +178,10 @@ def _clip(data: Cache, features: Features, index: int) -> _Clip:
 
 
 class _Probe:
-    """A standardiser and one linear layer, zero at first: the problem is convex, so nothing hangs on where it starts."""
+    """A standardiser and one linear layer, zero at first.
+
+    The problem is convex, so nothing hangs on where it starts.
+    """
 
     def __init__(self, task: Task, clips: Sequence[_Clip]) -> None:
         count = sum(len(clip.features) for clip in clips)
@@ -214,7 +223,10 @@ def _fit(
     seed: int,
     show: Callable[[str], None],
 ) -> int:
-    """Train on frames (N, E) with targets (N, C), stopped on validation clips; returns the step of the best score."""
+    """Train on frames (N, E) with targets (N, C), stopped on validation clips.
+
+    Returns the step of the best score.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(
         probe.layer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
@@ -250,7 +262,8 @@ def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Ten
     wanted = np.concatenate([wanted[known] for wanted, known in encoded])
     if not wanted.any():
         raise RequestError(
-            f"the {len(clips)} training clips hold nothing to learn: not one {' or '.join(probe.task.names[:2])} in them."
+            f"the {len(clips)} training clips hold nothing to learn: not one "
+            f"{' or '.join(probe.task.names[:2])} in them."
         )
     inputs, first = np.empty((len(wanted), len(probe.scale)), np.float32), 0
     for clip, (_, known) in zip(clips, encoded, strict=True):
@@ -281,7 +294,8 @@ def _score(
 def _require_defined(name: str, value: float, split: str) -> float:
     if math.isnan(value):
         raise RequestError(
-            f"no {split} clip has anything that {name} needs (a beat after {metrics.TRIM_S:g} s, a major or minor chord, a boundary)."
+            f"no {split} clip has anything that {name} needs (a beat after {metrics.TRIM_S:g} s, "
+            "a major or minor chord, a boundary)."
         )
     return value
 

@@ -1,15 +1,19 @@
 """Metrics of frame-wise tasks: decoded rows against reference rows, by mir_eval.
 
-==================  =================================================================================================
-beat_f, downbeat_f  F-measure within 70 ms; the first 5 s are left out, as in mir_eval's own evaluation
+==================  ================================================================================
+beat_f, downbeat_f  F-measure within 70 ms; the first 5 s are left out, as in mir_eval's own
+                    evaluation
 .._all              the same from the start, as in MARBLE
-wcsr                share of time with the right major or minor triad ("majmin"), out of the time that has one (or N)
-boundary_f_0.5, _3  F-measure of boundaries within 0.5 s and 3 s; start and end of a clip count, as in mir_eval's default
+wcsr                share of time with the right major or minor triad ("majmin"), out of the time
+                    that has one (or N)
+boundary_f_0.5, _3  F-measure of boundaries within 0.5 s and 3 s; start and end of a clip count, as
+                    in mir_eval's default
 .._inside           the same without start and end
-==================  =================================================================================================
+==================  ================================================================================
 
-Each is the mean over clips; WCSR is weighted by duration, which gives the share over the whole test set. A clip without a reference
-(no beat after 5 s, no boundary inside) has no score and is left out.
+Each is the mean over clips; WCSR is weighted by duration, which gives the share over the whole test
+set. A clip without a reference (no beat after 5 s, no boundary inside) has no score and is left
+out.
 """
 
 import functools
@@ -52,7 +56,10 @@ def scores(task: Task, targets: Sequence[Rows], decoded: Sequence[Rows]) -> dict
 def per_clip(
     task: Task, targets: Sequence[Rows], decoded: Sequence[Rows], *, main_only: bool = False
 ) -> PerClip:
-    """Scores of each clip, and their weights in the mean, (n,) each; `main_only` for the main score."""
+    """Scores of each clip, and their weights in the mean, (n,) each.
+
+    `main_only` for the main score.
+    """
     if len(targets) != len(decoded):
         raise RequestError(
             f"{len(targets)} clips have labels and {len(decoded)} have estimates, expected as many."

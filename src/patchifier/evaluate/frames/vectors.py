@@ -1,6 +1,9 @@
-"""A vector for every moment of a clip: from overlapping patches, or from the log-mel itself as the control.
+"""A vector for every moment of a clip.
 
-Shapes: T frames of a log-mel, K moments (every `hop_frames` frames), W frames in a patch, D width of a vector, E features.
+From overlapping patches, or from the log-mel itself as the control.
+
+Shapes: T frames of a log-mel, K moments (every `hop_frames` frames), W frames in a patch, D width
+of a vector, E features.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +38,8 @@ def frame_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of overlapping patches.
 
-    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1, silence where the clip has none.
+    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1,
+    silence where the clip has none.
 
     Parameters
     ----------
@@ -46,9 +50,10 @@ def frame_vectors(
     hop_frames : int
         Frames between vectors.
     layers : sequence of int
-        Side by side, numbered as in ``embed.layers``, which is the default: 0 is the extractor, which sees a patch alone; from 1 on
-        the patches at k, k + W / hop_frames, ..., which touch, go through the bottleneck together, in windows of trained length
-        that overlap as those of an embedding do, with the mean where they overlap.
+        Side by side, numbered as in ``embed.layers``, which is the default: 0 is the extractor,
+        which sees a patch alone; from 1 on the patches at k, k + W / hop_frames, ..., which touch,
+        go through the bottleneck together, in windows of trained length that overlap as those of an
+        embedding do, with the mean where they overlap.
     patches_at_once : int
         Bounds memory; the result does not depend on it.
 
@@ -92,12 +97,14 @@ def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> li
     wrong = [layer for layer in layers if not -1 - deepest <= layer <= deepest]
     if wrong or not layers:
         raise RequestError(
-            f"there is no layer {wrong[0] if wrong else 'given'}, expected 0 to {deepest}, or -1 for the last."
+            f"there is no layer {wrong[0] if wrong else 'given'}, expected 0 to {deepest}, or -1 "
+            "for the last."
         )
     numbers = [layer % (deepest + 1) for layer in layers]
     if any(numbers) and (hop_frames < 1 or W % hop_frames):
         raise RequestError(
-            f"hop_frames is {hop_frames}, expected a divisor of the patch length ({W}): the bottleneck needs patches that touch. Layer 0 does not."
+            f"hop_frames is {hop_frames}, expected a divisor of the patch length ({W}): the "
+            "bottleneck needs patches that touch. Layer 0 does not."
         )
     return numbers
 
@@ -172,7 +179,8 @@ def _around(log_mel: Tensor, hop_frames: int, width: int, silence: float) -> Ten
     """`width` frames around each moment: (K, M, width), a view of a padded log-mel (M, T)."""
     if log_mel.ndim != 2 or log_mel.shape[1] < 1 or hop_frames < 1:
         raise RequestError(
-            f"log-mel has shape {tuple(log_mel.shape)}, hop_frames is {hop_frames}: expected (M, T) with a frame at least, and a hop of 1 or more."
+            f"log-mel has shape {tuple(log_mel.shape)}, hop_frames is {hop_frames}: expected (M, "
+            "T) with a frame at least, and a hop of 1 or more."
         )
     padded = nn.functional.pad(log_mel, (width // 2, width), value=silence)
     count = 1 + (log_mel.shape[1] - 1) // hop_frames
@@ -180,7 +188,10 @@ def _around(log_mel: Tensor, hop_frames: int, width: int, silence: float) -> Ten
 
 
 def moments_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.ndarray:
-    """Times of moments, (count,): whole numbers multiplied before they are divided, so that nothing adds up over a long piece."""
+    """Times of moments, (count,).
+
+    Whole numbers multiplied before they are divided, so that nothing adds up over a long piece.
+    """
     return np.arange(count) * (hop_frames * config.hop) / config.sample_rate
 
 

@@ -1,16 +1,18 @@
 """Probes on frozen embeddings: what a simple model predicts from them.
 
-Every protocol takes features of all clips and their splits, and returns predictions of the test clips. What it chooses, it chooses
-on validation clips; the standardiser is fitted on training clips only and applied to all.
+Every protocol takes features of all clips and their splits, and returns predictions of the test
+clips. What it chooses, it chooses on validation clips; the standardiser is fitted on training clips
+only and applied to all.
 
-==========  ======================================================================================================
+==========  ========================================================================================
 protocol    what it trains
-==========  ======================================================================================================
-linear      logistic or ridge regression, its strength chosen by validation or grouped folds; for small sets
+==========  ========================================================================================
+linear      logistic or ridge regression, its strength chosen by validation or grouped folds; for
+            small sets
 jukemir     216 linear layers and small networks, the best on validation tested once
 paper       BERT's pooler and a linear layer, one of three rates chosen on validation
 few-shot    logistic regression on 1, 2, 5 and 10 clips of each class, many draws (:func:`few_shot`)
-==========  ======================================================================================================
+==========  ========================================================================================
 """
 
 from collections.abc import Callable

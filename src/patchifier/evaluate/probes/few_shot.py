@@ -30,8 +30,9 @@ def few_shot(
 ) -> list[dict[str, Any]]:
     """Test logistic regression on k clips of each class, drawn repeatedly from the training split.
 
-    A class's clips are drawn from different groups as far as there are so many. The standardiser is fitted on the features of all training
-    clips: it needs no label. Draws depend on seed, training split and its targets alone, so that encoders are compared on the same ones.
+    A class's clips are drawn from different groups as far as there are so many. The standardiser is
+    fitted on the features of all training clips: it needs no label. Draws depend on seed, training
+    split and its targets alone, so that encoders are compared on the same ones.
 
     Parameters
     ----------
@@ -55,20 +56,24 @@ def few_shot(
     Returns
     -------
     list of dict
-        For each of `shots`: "k", "metric", "value" (mean over draws), "low" and "high" (between which 95 % of the draws lie) and "draws".
+        For each of `shots`: "k", "metric", "value" (mean over draws), "low" and "high" (between
+        which 95 % of the draws lie) and "draws".
 
     Raises
     ------
     RequestError
-        If the task is of another kind, or a class of the task has fewer training clips than the largest of `shots`.
+        If the task is of another kind, or a class of the task has fewer training clips than the
+        largest of `shots`.
     """
     if task.kind != "one-of":
         raise RequestError(
-            f"few-shot draws clips of each class, so it takes one-of tasks: this one is {task.kind}."
+            "few-shot draws clips of each class, so it takes one-of tasks: this one is "
+            f"{task.kind}."
         )
     if not shots or min(shots) < 1 or draws < 1:
         raise RequestError(
-            f"few-shot has {draws} draws of {tuple(shots)} clips, expected at least one of at least one."
+            f"few-shot has {draws} draws of {tuple(shots)} clips, expected at least one of at "
+            "least one."
         )
     check(task, features, targets, splits)
     if len(task.names) < 2:
@@ -101,7 +106,8 @@ def _check_counts(task: Task, targets: np.ndarray, most: int) -> None:
     if counts.min() < most:
         scarce = task.names[int(counts.argmin())]
         raise RequestError(
-            f"class {scarce!r} has {counts.min()} training clips, expected at least {most}: ask for fewer shots, or leave the class out."
+            f"class {scarce!r} has {counts.min()} training clips, expected at least {most}: ask "
+            "for fewer shots, or leave the class out."
         )
 
 
@@ -128,7 +134,10 @@ def _one_draw(
 def draw_clips(
     clips: np.ndarray, groups: np.ndarray, k: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw k of a class's clips: first one of every group, in random order, then a second of every group, and so on."""
+    """Draw k of a class's clips.
+
+    First one of every group, in random order, then a second of every group, and so on.
+    """
     order = rng.permutation(clips)
     seen: dict[Any, int] = {}
     turns = []

@@ -30,13 +30,15 @@ def linear(
 ) -> Probed:
     """Logistic or ridge regression whose strength is chosen by validation; for small sets.
 
-    With a validation split, the strength is that which does best there; without, on folds of the training clips, by group. Then the
-    probe is fitted again on training and validation clips together: on small sets more clips are worth more than a clip held out.
+    With a validation split, the strength is that which does best there; without, on folds of the
+    training clips, by group. Then the probe is fitted again on training and validation clips
+    together: on small sets more clips are worth more than a clip held out.
 
     Parameters
     ----------
     task : Task
-        Multiclass and multilabel: logistic regression, C from 1e-4 to 100; regression: ridge, alpha from 0.01 to 10,000.
+        Multiclass and multilabel: logistic regression, C from 1e-4 to 100; regression: ridge, alpha
+        from 0.01 to 10,000.
     features : ndarray, shape (n, E)
         Of all clips.
     targets : ndarray, shape (n, ...)
@@ -56,7 +58,8 @@ def linear(
     Raises
     ------
     RequestError
-        If features, targets or splits do not fit, or training clips without a validation split are of one group.
+        If features, targets or splits do not fit, or training clips without a validation split are
+        of one group.
     """
     check(task, features, targets, splits)
     fitted = np.concatenate([splits.train, splits.valid]).astype(np.int64)
@@ -88,7 +91,10 @@ def _score(
     folds: list[tuple[np.ndarray, np.ndarray]],
     strength: float,
 ) -> float:
-    """Score a strength on the held-out clips of all folds together; one that cannot be scored is worth least."""
+    """Score a strength on the held-out clips of all folds together.
+
+    One that cannot be scored is worth least.
+    """
     parts = [
         fit_predict(task, features[fitted], targets[fitted], features[held], strength=strength)
         for fitted, held in folds
@@ -112,7 +118,8 @@ def fit_predict(
     Parameters
     ----------
     task : Task
-        Multiclass and multilabel: logistic regression (C = 0.1, one against the rest for tags); regression: ridge.
+        Multiclass and multilabel: logistic regression (C = 0.1, one against the rest for tags);
+        regression: ridge.
     train : ndarray, shape (n, E)
         Features of training clips.
     targets : ndarray, shape (n, ...)

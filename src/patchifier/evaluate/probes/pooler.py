@@ -1,4 +1,7 @@
-"""The paper's head as a probe (4.4): BERT's pooler and a linear layer on a fixed vector, CLS where the encoder pools so."""
+"""The paper's head as a probe (4.4).
+
+BERT's pooler and a linear layer on a fixed vector, CLS where the encoder pools so.
+"""
 
 import functools
 import math
@@ -46,9 +49,10 @@ def paper(
 ) -> Probed:
     """Train the paper's head at three rates, choose on validation, and predict the test clips with the best weights.
 
-    The paper gives the head, AdamW, the batch of 32 and a rate; it leaves open when to stop and what to standardise. Features are
-    standardised by the training clips, since a pooler saturates on those of most encoders; validation and stopping are those of the
-    grid (every 8 steps, ended by 256 validations without a better score).
+    The paper gives the head, AdamW, the batch of 32 and a rate; it leaves open when to stop and
+    what to standardise. Features are standardised by the training clips, since a pooler saturates
+    on those of most encoders; validation and stopping are those of the grid (every 8 steps, ended
+    by 256 validations without a better score).
 
     Parameters
     ----------
@@ -72,7 +76,8 @@ def paper(
     Returns
     -------
     Probed
-        `chosen` has the rate, its best step and validation score, and how many runs reached the limit of steps.
+        `chosen` has the rate, its best step and validation score, and how many runs reached the
+        limit of steps.
 
     Raises
     ------

@@ -1,6 +1,9 @@
-"""Heads trained together: weights stacked along a first axis R, gradients of every head by torch.func.
+"""Heads trained together.
 
-Heads of one stack share the batch and the dropout masks. One stack is trained to its end before the next, so memory stays small.
+Weights stacked along a first axis R, gradients of every head by torch.func.
+
+Heads of one stack share the batch and the dropout masks. One stack is trained to its end before the
+next, so memory stays small.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""What every figure shares: new figures and axes, files, and pictures inside a page; matplotlib is imported by the first figure."""
+"""What every figure shares: new figures and axes, files, and pictures inside a page.
+
+Matplotlib is imported by the first figure.
+"""
 
 import base64
 import io
@@ -59,7 +62,8 @@ def save_figure(figure: "Figure", path: Path | str) -> None:
     metadata = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     if path.suffix not in metadata:
         raise RequestError(
-            f"cannot write a figure to {path}: the name ends in {path.suffix!r}, expected .png, .svg or .pdf."
+            f"cannot write a figure to {path}: the name ends in {path.suffix!r}, expected .png, "
+            ".svg or .pdf."
         )
     with replaced_file(path) as new, matplotlib.rc_context({"svg.hashsalt": "patchifier"}):
         figure.savefig(new, format=path.suffix[1:], dpi=150, metadata=metadata[path.suffix])
@@ -86,7 +90,8 @@ def picture(
     alt : str
         Description for readers who do not see it.
     pixels : bool
-        Whether the figure is mostly pixels: the page then holds the PNG in 256 colours instead of the SVG.
+        Whether the figure is mostly pixels: the page then holds the PNG in 256 colours instead of
+        the SVG.
     **facts
         What its caption names.
 
@@ -108,7 +113,10 @@ def picture(
 
 
 def _few_colours(path: Path) -> bytes:
-    """Read a PNG and write it in 256 colours, those of the two colour scales and greys: a third of the size."""
+    """Read a PNG and write it in 256 colours, those of the two colour scales and greys.
+
+    A third of the size.
+    """
     from matplotlib import colormaps
     from PIL import Image  # matplotlib writes its PNGs with it
 

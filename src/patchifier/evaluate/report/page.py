@@ -51,7 +51,10 @@ def page_text(
     problems: list[str],
     out: Path,
 ) -> str:
-    """Draw the figures beside the page and render the page; what cannot be drawn is added to the problems."""
+    """Draw the figures beside the page and render the page.
+
+    What cannot be drawn is added to the problems.
+    """
     pretrained = [run for run in runs if run.kind == "pretrain"]
     several = len(pretrained) > 1
     compared = [comparison_of(run, problems, out) for run in runs if run.kind == "compare"]
@@ -119,7 +122,10 @@ def _model(run: RunFolder, demos: Mapping[Path, Row]) -> Context:
 
 
 def _score(rows: Sequence[Row]) -> Context | None:
-    """What the next sentence says of the linear probe: the best of four methods would have been picked on the test clips."""
+    """What the next sentence says of the linear probe.
+
+    The best of four methods would have been picked on the test clips.
+    """
     ours = [row for row in rows if row.get("encoder") == "patchifier"]
     if not ours:
         return None
@@ -165,7 +171,8 @@ def _reconstructions(
         picture(
             figure,
             out / stem_of("reconstruction", run, several=several),
-            "Spectrogram of a clip; below it, for each mask ratio, the patches given, the patches filled in, and the error in decibels.",
+            "Spectrogram of a clip; below it, for each mask ratio, the patches given, the patches "
+            "filled in, and the error in decibels.",
             pixels=True,
             run=run,
             patch_s=arrays["original"].shape[2] * float(facts["frame_s"]),

@@ -31,7 +31,8 @@ def reconstruction_figure(
     Returns
     -------
     matplotlib.figure.Figure
-        The original; then for each ratio what was given, what was filled in, and the absolute error in dB.
+        The original; then for each ratio what was given, what was filled in, and the absolute error
+        in dB.
 
     Raises
     ------
@@ -127,11 +128,13 @@ def _check_reconstructions(
         ratios.sort(key=float)
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise RequestError(
-            f"reconstructions are incomplete ({error!r}): expected what read_reconstructions returns."
+            f"reconstructions are incomplete ({error!r}): expected what read_reconstructions "
+            "returns."
         ) from error
     if not ratios or len(band_hz) != M or any(shape != ((N,), (N, M, W)) for shape in shapes):
         raise RequestError(
-            f"reconstructions do not fit: expected arrays ({N}, {M}, {W}) for each mask ratio, and {M} values of band_hz."
+            f"reconstructions do not fit: expected arrays ({N}, {M}, {W}) for each mask ratio, "
+            f"and {M} values of band_hz."
         )
     return ratios, scale, frame_s, band_hz
 

@@ -1,4 +1,7 @@
-"""Test scores as rows: collected once each, set apart by what they were tested on, and written as CSV and Markdown."""
+"""Test scores as rows.
+
+Collected once each, set apart by what they were tested on, and written as CSV and Markdown.
+"""
 
 import csv
 import html
@@ -22,9 +25,12 @@ ENCODERS = {  # in the order of the table
     "majority": "always the most frequent label of the training clips",
 }
 READOUTS = {  # the same
-    "linear-probe": "only a new last layer is trained, everything else stays as it was learnt without labels",
-    "freeze-extractor": "the part that looks at single patches stays, the part that connects them is trained too",
-    "freeze-bottleneck": "the part that connects patches stays, the part that looks at single ones is trained too",
+    "linear-probe": "only a new last layer is trained, everything else stays as it was learnt "
+    "without labels",
+    "freeze-extractor": "the part that looks at single patches stays, the part that connects them "
+    "is trained too",
+    "freeze-bottleneck": "the part that connects patches stays, the part that looks at single "
+    "ones is trained too",
     "full": "everything is trained",
     "logistic": "logistic regression on fixed numbers for each clip",
     "ridge": "ridge regression on fixed numbers for each clip",

@@ -1,4 +1,8 @@
-"""An index of embeddings: a LanceDB table in a folder or on an object store, changed in place, searched exactly or approximately."""
+"""An index of embeddings.
+
+A LanceDB table in a folder or on an object store, changed in place, searched exactly or
+approximately.
+"""
 
 import contextlib
 import json
@@ -54,13 +58,15 @@ def is_uri(path: str | Path) -> bool:
 class Index(VectorStore):
     """A table of embeddings on disk; make one with :meth:`build`, or :meth:`open` it.
 
-    Changes are seen by whoever made them and whoever opens the index afterwards; others go on reading what they opened, for a week. The
-    approximate index takes new rows in, and is learned anew when four times as many have come.
+    Changes are seen by whoever made them and whoever opens the index afterwards; others go on
+    reading what they opened, for a week. The approximate index takes new rows in, and is learned
+    anew when four times as many have come.
 
     Attributes
     ----------
     ann_rows : int
-        From how many rows on an approximate index is kept; below, every search compares with every row.
+        From how many rows on an approximate index is kept; below, every search compares with every
+        row.
     """
 
     def __init__(self, table: Any, *, name: str) -> None:
@@ -75,7 +81,8 @@ class Index(VectorStore):
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(
-                f"{name} is a LanceDB table, but not an index of embeddings: build one from a table that 'patchifier embed' wrote."
+                f"{name} is a LanceDB table, but not an index of embeddings: build one from a "
+                "table that 'patchifier embed' wrote."
             ) from error
         if form > 1:
             raise RequestError(
@@ -86,7 +93,9 @@ class Index(VectorStore):
     def build(
         cls, table_path: str | Path, index_path: str | Path, *, ann_rows: int = ANN_ROWS
     ) -> "Index":
-        """Make an index of a table of embeddings. An existing index is replaced when the new one is whole.
+        """Make an index of a table of embeddings.
+
+        An existing index is replaced when the new one is whole.
 
         Parameters
         ----------
@@ -108,7 +117,8 @@ class Index(VectorStore):
         """
         if ann_rows < LEAST_ANN_ROWS:
             raise RequestError(
-                f"ann_rows is {ann_rows}, expected at least {LEAST_ANN_ROWS}: fewer rows are compared one by one in no time."
+                f"ann_rows is {ann_rows}, expected at least {LEAST_ANN_ROWS}: fewer rows are "
+                "compared one by one in no time."
             )
         stored = Stored(table_path)
         for _ in stored.parts():  # a table that is refused is refused before anything is written
@@ -125,7 +135,8 @@ class Index(VectorStore):
             and (not folder.is_dir() or any(folder.iterdir()))
         ):
             raise RequestError(
-                f"{folder} holds something that is not an index: name a new folder, or an index to replace."
+                f"{folder} holds something that is not an index: name a new folder, or an index "
+                "to replace."
             )
         with replaced_folder(folder) as new:
             _create(str(new), stored, ann_rows)
@@ -137,7 +148,8 @@ class Index(VectorStore):
         lancedb = _connect_module()
         if not is_index(index_path):
             raise RequestError(
-                f"{index_path} is not an index: build one from a table that 'patchifier embed' wrote."
+                f"{index_path} is not an index: build one from a table that 'patchifier embed' "
+                "wrote."
             )
         with _reached(f"{index_path} cannot be opened as an index", index_path, "build it again"):
             table = lancedb.connect(str(index_path)).open_table(NAME)
@@ -157,14 +169,16 @@ class Index(VectorStore):
         Raises
         ------
         RequestError
-            If the table is of another model, or has a file that is in here already (that is what :meth:`update` is for).
+            If the table is of another model, or has a file that is in here already (that is what
+            :meth:`update` is for).
         """
         stored = self._stored(table_path)
         here, new = self._digests(), _digests_of(stored)
         if here.keys() & new.keys():
             both = here.keys() & new.keys()
             raise RequestError(
-                f"{self.name} has {len(both)} of the {len(new)} files already, among them {min(both)}: use update, or remove them."
+                f"{self.name} has {len(both)} of the {len(new)} files already, among them "
+                f"{min(both)}: use update, or remove them."
             )
         before = len(self)
         self._append(stored)
@@ -185,16 +199,19 @@ class Index(VectorStore):
         )
         if gone - here:
             raise RequestError(
-                f"{len(gone - here)} of {len(gone)} files are not in {self.name}, among them {min(gone - here)}: nothing was removed."
+                f"{len(gone - here)} of {len(gone)} files are not in {self.name}, among them "
+                f"{min(gone - here)}: nothing was removed."
             )
         self._delete("path", sorted(gone))
         return Changes(removed=len(gone), kept=len(here - gone))
 
     def update(self, table_path: str | Path) -> Changes:
-        """Bring the index up to date with a table: add new files, replace changed ones, remove missing ones.
+        """Bring the index up to date with a table.
 
-        What did not change is not touched. New rows come before old ones go: if it is interrupted, no file is missing, and some may have
-        their old rows next to the new, until it is run again.
+        Add new files, replace changed ones, remove missing ones.
+
+        What did not change is not touched. New rows come before old ones go: if it is interrupted,
+        no file is missing, and some may have their old rows next to the new, until it is run again.
 
         Raises
         ------
@@ -331,7 +348,10 @@ def _batches(stored: Stored, schema: pa.Schema, only: Set[str] | None) -> Iterat
 
 
 def _tend(table: Any, ann_rows: int, *, before: int) -> None:
-    """Take new rows into the indices; make those once there are enough rows, and learn again when many more than `before` have come."""
+    """Take new rows into the indices.
+
+    Make those once there are enough rows, and learn again when many more than `before` have come.
+    """
     from lancedb.index import BTree, IvfSq
 
     table.optimize()

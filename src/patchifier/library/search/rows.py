@@ -17,7 +17,9 @@ from patchifier.library.tags import TAGS
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows take part; every condition that is given must hold. Strings are compared as they are, case included.
+    """Which rows take part; every condition that is given must hold.
+
+    Strings are compared as they are, case included.
 
     Attributes
     ----------
@@ -113,7 +115,10 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Changes:
-    """Files that a change of an index touched: how many were added, replaced, removed, and left as they were."""
+    """Files that a change of an index touched.
+
+    How many were added, replaced, removed, and left as they were.
+    """
 
     added: int = 0
     replaced: int = 0

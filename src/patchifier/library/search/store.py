@@ -21,7 +21,10 @@ SLACK = 1e-5  # more than the error of a cosine in single precision
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files that sound nearly the same: their two nearest sections, and the cosine of these, which is also the score of both."""
+    """Two files that sound nearly the same.
+
+    Their two nearest sections, and the cosine of these, which is also the score of both.
+    """
 
     first: SearchResult
     second: SearchResult
@@ -55,7 +58,10 @@ class VectorStore(abc.ABC):
 
     @abc.abstractmethod
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
-        """Up to `limit` rows nearest to a unit vector (E,), in any order; fewer only if there are no more."""
+        """Up to `limit` rows nearest to a unit vector (E,), in any order.
+
+        Fewer only if there are no more.
+        """
 
     def filter(self, where: Filter) -> tuple[SearchResult, ...]:
         """Rows where the conditions hold, by path and time; their score is None."""
@@ -78,8 +84,9 @@ class VectorStore(abc.ABC):
         Parameters
         ----------
         query : str, Path or ndarray (E,)
-            The path of a file in here (never among its own results), or a vector: of a file outside, made by the same model. A file of
-            several rows is looked for by the mean of their directions.
+            The path of a file in here (never among its own results), or a vector: of a file
+            outside, made by the same model. A file of several rows is looked for by the mean of
+            their directions.
         k : int
             How many, at least 1. If fewer files take part, all of them are given.
         where : Filter
@@ -135,7 +142,8 @@ class VectorStore(abc.ABC):
                 else type(query).__name__
             )
             raise RequestError(
-                f"the query is {got}, expected the path of a file in {self.name} or a vector ({self.size},) of floats."
+                f"the query is {got}, expected the path of a file in {self.name} or a vector "
+                f"({self.size},) of floats."
             )
         identity = self.identity if identity is None else identity
         require_same_model(
@@ -143,7 +151,8 @@ class VectorStore(abc.ABC):
         )
         if not np.isfinite(query).all() or not query.any():
             raise RequestError(
-                "the query vector is all zeros or not finite: a cosine needs a direction. Embed the file again."
+                "the query vector is all zeros or not finite: a cosine needs a direction. Embed "
+                "the file again."
             )
         return unit(query)
 
@@ -151,12 +160,14 @@ class VectorStore(abc.ABC):
         rows = self._select(Filter(path=path))
         if not len(rows):
             raise RequestError(
-                f"{path} is not in {self.name}: write the path as it is stored, or embed the file and search with its vector."
+                f"{path} is not in {self.name}: write the path as it is stored, or embed the file "
+                "and search with its vector."
             )
         mean = unit(vectors_of(rows, self.size)).mean(0)
         if np.linalg.norm(mean) < SLACK:
             raise RequestError(
-                f"the vectors of {path} cancel out: their mean is zero. Search with the vector of one section."
+                f"the vectors of {path} cancel out: their mean is zero. Search with the vector of "
+                "one section."
             )
         return unit(mean)
 
@@ -186,11 +197,13 @@ class VectorStore(abc.ABC):
 
         Notes
         -----
-        Always exact: every row with every other, so the time grows with the square of the rows, and all vectors are in memory three times.
+        Always exact: every row with every other, so the time grows with the square of the rows, and
+        all vectors are in memory three times.
         """
         if not 0 < threshold <= 1:
             raise RequestError(
-                f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as 0.95."
+                f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as "
+                "0.95."
             )
         table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
         vectors = vectors_of(table, self.size)
@@ -204,7 +217,8 @@ class VectorStore(abc.ABC):
         for count, (first, second, score) in enumerate(_near(vectors, files, threshold)):
             if count == most:
                 raise RequestError(
-                    f"more than {most} pairs of sections reach {threshold}: raise the threshold, or filter."
+                    f"more than {most} pairs of sections reach {threshold}: raise the threshold, "
+                    "or filter."
                 )
             key = (files[first], files[second])
             best[key] = max(best.get(key, (-1.0, 0, 0)), (score, -first, -second))
@@ -235,7 +249,8 @@ class VectorStore(abc.ABC):
         Parameters
         ----------
         start : str, Path or ndarray (E,)
-            The first file, or a vector to begin near. A first file stays, even if `where` excludes it.
+            The first file, or a vector to begin near. A first file stays, even if `where` excludes
+            it.
         length : int
             Number of files, the first included; fewer if no more take part.
         where : Filter
@@ -295,7 +310,8 @@ def _near(
     if not len(vectors):
         return
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, E) in single precision
-    # along one axis no two unit vectors of that cosine are further apart than they are in all: only those nearby are compared
+    # along one axis no two unit vectors of that cosine are further apart than they are in all: only
+    # those nearby are compared
     places = units @ _longest_axis(units)
     order = np.argsort(places, kind="stable")
     units, places, reach = units[order], places[order], np.sqrt(max(0.0, 2 - 2 * threshold)) + 1e-3
