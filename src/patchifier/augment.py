@@ -111,9 +111,8 @@ def draw(
         scale = np.maximum(scale, np.maximum(fits, fits[np.arange(B) ^ 1]) if pairs else fits)
     lengths = np.maximum(np.rint(frames * scale), 1).astype(int)
     if layout in ("independent", "one"):
-        starts = np.floor(placement * (np.maximum(lengths - width, 0) + 1)[:, None]).astype(
-            int
-        )  # (B, N)
+        # (B, N)
+        starts = np.floor(placement * (np.maximum(lengths - width, 0) + 1)[:, None]).astype(int)
         valid = np.ones_like(starts, dtype=bool)
     else:
         whole = np.maximum(lengths // width, 1)  # a clip below one patch is padded to one
@@ -124,9 +123,8 @@ def draw(
         starts = first[:, None] + order * width
         valid = order < counts[:, None]
     keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
-    pitch = (
-        generator.uniform(*config.pitch, B)[first_of] if config.shifts_pitch else None
-    )  # last, so that nothing else changes with it
+    # last, so that nothing else changes with it
+    pitch = generator.uniform(*config.pitch, B)[first_of] if config.shifts_pitch else None
     return AugmentParameters(scale, starts, valid, lengths, keys, pitch)
 
 
@@ -136,12 +134,10 @@ def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     Rows beyond the outermost band repeat that band. Returns (B, M), float32.
     """
     centres = mel_edges_hz(config)[1:-1]
-    mel = np.interp(
-        centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres))
-    )  # (B, mel bands)
-    higher = (
-        np.arange(config.pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12
-    )  # (B, pitch bands)
+    # (B, mel bands)
+    mel = np.interp(centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres)))
+    # (B, pitch bands)
+    higher = np.arange(config.pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12
     return np.concatenate(
         [mel, config.mel_bands + higher.clip(0, max(0, config.pitch_bands - 1))], axis=1
     ).astype(np.float32)
@@ -235,9 +231,8 @@ def resample(crops: Resampling, table: Tensor, *, silence: float, width: int = 3
     -------
     Tensor, float32, shape (B, N, 1, M, W)
     """
-    inside = crops.starts[:, :, None] + torch.arange(
-        width, device=table.device
-    )  # (B, N, W), in stretched time
+    # (B, N, W), in stretched time
+    inside = crops.starts[:, :, None] + torch.arange(width, device=table.device)
     source = ((inside + 0.5) / crops.scale[:, None, None] - 0.5).clamp_(min=0)
     source = torch.minimum(source, (crops.frames - 1)[:, None, None])
     below = source.floor()
@@ -263,9 +258,8 @@ def gather_frames(table: Tensor, rows: Tensor) -> Tensor:
 def shift(values: Tensor, rows: Tensor) -> Tensor:
     """Replace each row by its source row (B, M), interpolated linearly; values (B, N, W, M)."""
     below = rows.long()[:, None, None]  # (B, 1, 1, M)
-    above = (below + 1).clamp_(
-        max=rows.shape[1] - 1
-    )  # of weight 0, where the row is its part's last
+    # of weight 0, where the row is its part's last
+    above = (below + 1).clamp_(max=rows.shape[1] - 1)
     part = (rows - rows.floor())[:, None, None]
     return torch.lerp(
         values.gather(-1, below.expand_as(values)), values.gather(-1, above.expand_as(values)), part
@@ -276,9 +270,8 @@ def pad(patches: Tensor, crops: Resampling, *, silence: float) -> Tensor:
     """Fill padding and what lies behind the end of a clip with silence; patches (B, N, 1, M, W)."""
     if crops.valid is None:
         return patches
-    inside = crops.starts[:, :, None] + torch.arange(
-        patches.shape[-1], device=patches.device
-    )  # (B, N, W)
+    # (B, N, W)
+    inside = crops.starts[:, :, None] + torch.arange(patches.shape[-1], device=patches.device)
     padding = (inside >= crops.lengths[:, None, None]) | ~crops.valid[:, :, None]
     return patches.masked_fill(padding[:, :, None, None, :], silence)
 
@@ -323,9 +316,8 @@ def uniform(keys: Tensor, count: int, low: float, high: float) -> Tensor:
     places = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)
     x = places * (keys[:, :1] | 1) + keys[:, 1:]  # (B, count / 2); products wrap around
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1)):
-        x.bitwise_xor_(
-            (x >> shift).bitwise_and_(2 ** (32 - shift) - 1)
-        )  # >> keeps the sign, & takes it away
+        # >> keeps the sign, & takes it away
+        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (32 - shift) - 1))
         x.mul_(factor)
     step = (high - low) / 2**16
     return x.view(torch.int16)[:, :count].float().mul_(step).add_((low + high + step) / 2)

@@ -3,9 +3,9 @@
 A cache is a folder::
 
     cache.json          format and spectrogram settings
-    shards/00000.npy    log-mels of many clips end to end: (frames, M) float16, frames first so that a crop is contiguous
-    shards/00000.jsonl  which clips those are, with a key (hash of audio and settings) and a checksum each; written last
-    index.jsonl         name, task, then every clip whole, in the data set's order, and where it lies
+    shards/00000.npy    log-mels of many clips, concatenated: (frames, M) float16
+    shards/00000.jsonl  these clips, each with a key (hash of audio and settings) and a checksum
+    index.jsonl         name, task, then every clip in the data set's order, and its position
     skipped.csv         id, path and reason of each file that could not be read
 
 Every file is written beside and renamed into place. A build that is killed loses at most the shard
@@ -94,9 +94,8 @@ def _prepare(
 ) -> Prepared:
     on_disk = _shard_rows(out)
     known = {row["key"]: row for row in on_disk}
-    keys = {
-        row["clip"]: row["key"] for row in on_disk
-    }  # two clips may have the same audio, hence one key
+    # two clips may have the same audio, hence one key
+    keys = {row["clip"]: row["key"] for row in on_disk}
     writer = _ShardWriter(out)
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
@@ -257,9 +256,8 @@ class _ShardWriter:
                 np.lib.format.write_array_header_1_0(
                     stream, {**like, "shape": (self.frames, *self.parts[0].shape[1:])}
                 )
-                stream.writelines(
-                    part.data for part in self.parts
-                )  # one array, which is never in memory twice
+                # one array, which is never in memory twice
+                stream.writelines(part.data for part in self.parts)
             with replaced_file(_shard(self.out, self.number).with_suffix(".jsonl")) as new:
                 new.write_text(
                     "".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8"

@@ -100,7 +100,8 @@ class Embedder:
 
     def __repr__(self) -> str:
         """Length of a vector, number of parameters, and device."""
-        return f"<Embedder: vectors of {self.size} numbers, {self.model.parameter_count():,} parameters, on {self.device}>"
+        parameters = f"{self.model.parameter_count():,} parameters"
+        return f"<Embedder: vectors of {self.size} numbers, {parameters}, on {self.device}>"
 
     @property
     def size(self) -> int:

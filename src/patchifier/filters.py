@@ -17,15 +17,16 @@ from patchifier.config import SpectrogramConfig
 
 
 def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarray]]:
-    """Step, window (n_fft / step,) and filters (M', F), float64, of the mel bands, and of the pitch bands if there are any."""
+    """Step, window (n_fft / step,) and filters (M', F), float64, of mel bands and pitch bands."""
     banks = [(1, analysis_window(config), mel_filters(config))]
     if config.pitch_bands:
         step = pitch_step(config)
         size = config.pitch_n_fft // step
         longer = analysis_window(dataclasses.replace(config, n_fft=size))
+        # a tone is as loud as in the mel bands
         banks.append(
             (step, longer * (config.n_fft / size), pitch_filters(config)[:, : 1 + size // 2])
-        )  # a tone is as loud as in the mel bands
+        )
     return banks
 
 
@@ -36,7 +37,7 @@ BLOCK = 32  # samples that one product of matrices makes
 
 
 def pitch_step(config: SpectrogramConfig) -> int:
-    """2 where pitch bands lie so low that every other sample is enough, which halves the cost of their FFT; else 1.
+    """2 if every second sample suffices for the pitch bands, which halves the cost; else 1.
 
     And where the window ends in zeros: within half the filter's length of a block's ends,
     low-passed samples are not those of the whole.
@@ -92,15 +93,14 @@ def analysis_window(config: SpectrogramConfig) -> Tensor:
 
 
 def pitch_filters(config: SpectrogramConfig) -> np.ndarray:
-    """Triangular filters of equal steps in pitch and of unit area, never narrower than the FFT can tell apart.
+    """Triangular filters of equal steps in pitch and unit area, at least one FFT bin wide.
 
     Returns
     -------
     numpy.ndarray, shape (P, F), float64
     """
-    centres = config.pitch_f_min_hz * 2 ** (
-        np.arange(config.pitch_bands) / config.pitch_per_octave
-    )  # (P,)
+    # (P,)
+    centres = config.pitch_f_min_hz * 2 ** (np.arange(config.pitch_bands) / config.pitch_per_octave)
     bins = np.linspace(0, config.sample_rate / 2, 1 + config.pitch_n_fft // 2)  # (F,)
     widths = np.maximum(centres * (2 ** (1 / config.pitch_per_octave) - 1), bins[1])[:, None]
     return np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths) / widths

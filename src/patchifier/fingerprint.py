@@ -12,10 +12,8 @@ from patchifier.filters import mel_edges_hz
 
 LOW_HZ, HIGH_HZ = 200.0, 5000.0  # below, codecs and rooms differ; above, mp3 and noise do
 BITS = 32
-SMOOTH_S, LAG_S = (
-    0.21,
-    0.093,
-)  # 9 and 4 frames of the paper's setting: half a frame of misalignment turns 4 % of the bits over
+# 9 and 4 frames of the paper's setting: half a frame of misalignment turns 4 % of the bits over
+SMOOTH_S, LAG_S = (0.21, 0.093)
 RELIABLE_DB = 1.0
 
 
@@ -60,9 +58,8 @@ def differences(log_mel: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     frames = len(log_mel) - smooth + 1
     if frames <= lag:
         return np.zeros((0, BITS), np.float32)
-    bands = log_mel.astype(np.float32) @ _neighbours(
-        config
-    )  # (T, 32): differences of neighbours first, as all of this is linear
+    # (T, 32): differences of neighbours first, as all of this is linear
+    bands = log_mel.astype(np.float32) @ _neighbours(config)
     taps = np.hanning(smooth + 2)[1:-1].astype(np.float32)
     smoothed = functools.reduce(
         np.add, (tap * bands[at : at + frames] for at, tap in enumerate(taps / taps.sum()))
@@ -82,9 +79,8 @@ def _neighbours(config: SpectrogramConfig) -> np.ndarray:
         )
     edges = np.linspace(0, len(used), BITS + 2)  # of 33 bands, in units of mel bands
     bands = np.arange(len(used))[:, None]
-    shares = np.clip(
-        np.minimum(edges[1:], bands + 1) - np.maximum(edges[:-1], bands), 0, None
-    )  # (used, 33)
+    # (used, 33)
+    shares = np.clip(np.minimum(edges[1:], bands + 1) - np.maximum(edges[:-1], bands), 0, None)
     matrix = np.zeros((config.bands, BITS), np.float32)
     matrix[used] = np.diff(shares / shares.sum(axis=0), axis=1) / config.scale
     return matrix

@@ -68,9 +68,8 @@ def from_hub(
     options |= {"local_files_only": local_files_only, "force_download": force_download}
     found = _download(match, match["revision"], REQUIRED[:1], options)
     _require_ours(found, match["repository"])  # before large files are downloaded
-    folder = _download(
-        match, found.name, FILES, options
-    )  # a snapshot's folder is named by its commit
+    # a snapshot's folder is named by its commit
+    folder = _download(match, found.name, FILES, options)
     missing = [file for file in REQUIRED if not (folder / file).is_file()]
     if missing:
         raise RequestError(

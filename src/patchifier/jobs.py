@@ -171,10 +171,9 @@ def _closing(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 
 
 def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
-    """Start all processes at once, and check that they can start at all, so that no file is blamed for it."""
-    started = [
-        pool.submit(os.getpid) for _ in range(workers)
-    ]  # a pool starts a process for each task that finds none idle
+    """Start all processes and check that they can start, so that no file is blamed for it."""
+    # a pool starts a process for each task that finds none idle
+    started = [pool.submit(os.getpid) for _ in range(workers)]
     try:
         started[0].result()
     except BrokenProcessPool:

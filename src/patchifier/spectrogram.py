@@ -19,10 +19,9 @@ from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.filters import analysis_window, at_half_rate, filter_banks, mel_filters
 
 CHUNK = 256  # frames transformed at once: 2 MB of float32; fewer cost calls, more leave the cache
-BAND_GROUPS = (
-    16,
-    8,
-)  # bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies, wider further up
+# bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies,
+# wider further up
+BAND_GROUPS = (16, 8)
 
 
 def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = None) -> Tensor:
@@ -125,7 +124,7 @@ def _decibels_of_blocks(
 
 
 def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
-    """Parts of a waveform whose frames, joined, are those of the whole with half a frame of zeros on both sides.
+    """Parts of a waveform whose frames, joined, are those of the whole waveform, zero-padded.
 
     Only the edges are padded, and thus copied; the part between is a view.
     """
@@ -148,12 +147,12 @@ def _decibels(padded: Tensor, config: SpectrogramConfig) -> Tensor:
     rows = []
     for bank in _banks(config, padded.device, padded.dtype):
         samples = padded if bank.step == 1 else at_half_rate(padded)
-        frames = samples.unfold(-1, length // bank.step, config.hop // bank.step)[
-            ..., :count, :
-        ]  # (..., T, length / step), a view
+        # (..., T, length / step), a view
+        frames = samples.unfold(-1, length // bank.step, config.hop // bank.step)[..., :count, :]
+        # (..., M', T)
         rows.append(
             torch.cat([_bank_power(chunk, bank) for chunk in frames.split(CHUNK, dim=-2)], dim=-1)
-        )  # (..., M', T)
+        )
     return 10 * torch.log10(torch.cat(rows, dim=-2).clamp(min=10 ** (config.floor_db / 10)))
 
 
@@ -161,12 +160,10 @@ def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
     """Power (..., M', T') in each band of a bank."""
     middle = (frames.shape[-1] - len(bank.window)) // 2
     windowed = frames[..., middle : middle + len(bank.window)] * bank.window
-    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(
-        -2
-    )  # (..., T', 2F), real and imaginary in turn
-    squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(
-        -1, -2
-    )  # (..., 2F, T')
+    # (..., T', 2F), real and imaginary in turn
+    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)
+    # (..., 2F, T')
+    squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(-1, -2)
     return torch.cat(
         [filters @ squares[..., first:last, :] for first, last, filters in bank.groups], dim=-2
     )
@@ -175,9 +172,8 @@ def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
 def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
     """Apply reference, top_db and scale to decibels (..., M, T)."""
     if config.reference == "max" or config.top_db is not None:
-        loudest = decibels[..., : config.mel_bands, :].amax(
-            dim=(-1, -2), keepdim=True
-        )  # pitch bands change nothing about mel bands
+        # pitch bands change nothing about mel bands
+        loudest = decibels[..., : config.mel_bands, :].amax(dim=(-1, -2), keepdim=True)
         if config.top_db is not None:
             decibels = torch.maximum(decibels, loudest - config.top_db)
         if config.reference == "max":
@@ -313,9 +309,10 @@ def cut(
         )
     missing = max(0, starts[-1] + length - log_mel.shape[-1])
     padded = torch.nn.functional.pad(log_mel, (0, missing), value=silence)
+    # (N, W)
     index = torch.tensor(starts, device=log_mel.device)[:, None] + torch.arange(
         length, device=log_mel.device
-    )  # (N, W)
+    )
     return padded[..., index].movedim(-2, -3).unsqueeze(-3)  # (..., M, N, W) -> (..., N, 1, M, W)
 
 
@@ -418,9 +415,8 @@ def to_waveform(
     log_mel = log_mel[: config.mel_bands]
     power = 10 ** (log_mel.float() / config.scale / 10)  # (M, T)
     power = torch.where(log_mel > config.silence + 1e-4, power, 0.0)
-    magnitude = (
-        (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()
-    )  # (F, T)
+    # (F, T)
+    magnitude = (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()
     stft = functools.partial(
         torch.stft,
         n_fft=config.n_fft,

@@ -124,7 +124,7 @@ def paired(
     *,
     progress: Progress = silent,
 ) -> Score:
-    """Score the difference `first` - `second` on the same clips, with a paired interval and its p value.
+    """Score the difference `first` - `second` on the same clips: paired interval and p value.
 
     `first` is better than `second` where the interval leaves out 0.
     """
@@ -146,7 +146,7 @@ def two_sided_p(draws: np.ndarray) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Correct the p values of a family of comparisons by Holm's method (1979), in the given order."""
+    """Correct the p values of a family of comparisons by Holm's method (1979)."""
     corrected, largest = [0.0] * len(values), 0.0
     for rank, index in enumerate(np.argsort(values, kind="stable")):
         largest = max(largest, min(1.0, (len(values) - rank) * values[index]))

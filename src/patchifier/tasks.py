@@ -168,7 +168,7 @@ def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def activate(task: Task, outputs: Tensor) -> Tensor:
-    """Probabilities, or values, of outputs (..., C), which are averaged over the windows of a clip."""
+    """Probabilities or values of outputs (..., C); they are averaged over windows of a clip."""
     if task.kind == "one-of":
         return outputs.softmax(-1)
     return outputs.sigmoid() if task.kind == "many-of" else outputs

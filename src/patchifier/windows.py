@@ -184,20 +184,15 @@ def stream_stretches(
 
     What is shorter than a stretch is one.
     """
-    held, dropped, start, end = (
-        None,
-        0,
-        0,
-        0,
-    )  # frames in memory, frames before them, the next stretch, the end of the last
+    # frames in memory, frames before them, the next stretch, the end of the last
+    held, dropped, start, end = (None, 0, 0, 0)
     for piece in pieces:
         held = piece if held is None else torch.cat([held, piece], dim=-1)
         while start + length <= dropped + held.shape[-1]:
             yield start, held[:, start - dropped : start - dropped + length]
             start, end = start + hop, start + length
-        gone = max(
-            0, min(start - dropped, held.shape[-1] - length)
-        )  # the last `length` frames stay: the end is not known yet
+        # the last `length` frames stay: the end is not known yet
+        gone = max(0, min(start - dropped, held.shape[-1] - length))
         held, dropped = held[:, gone:], dropped + gone
     if held is not None and end < dropped + held.shape[-1]:
         yield dropped + max(0, held.shape[-1] - length), held[:, -length:]

@@ -236,7 +236,10 @@ def _require_files(dataset: Dataset, sheet: "Sheet", *, partial: bool) -> Datase
         return dataset
     found = len(dataset.clips) - len(without)
     names = "; ".join(clip.path for clip in missing[:3]) + ("; ..." if len(missing) > 3 else "")
-    found_text = f"{dataset.name}: {found} of {len(dataset.clips)} clips used, {len(missing)} files are missing or empty: {names}."
+    found_text = (
+        f"{dataset.name}: {found} of {len(dataset.clips)} clips used, "
+        f"{len(missing)} files are missing or empty: {names}."
+    )
     if not partial or not found:
         also = "" if partial else " To use the files that are there: --partial."
         raise RequestError(

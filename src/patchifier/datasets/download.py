@@ -126,8 +126,13 @@ def fetch(
 def _explain(error: OSError, root: Path) -> str:
     where = error.filename or root
     if error.errno in FULL:
-        return f"{where}: the disk is full ({error.strerror}). Free some space, or choose another --root; run it again and it goes on where it stopped."
-    return f"{where}: cannot be written or read ({error.strerror or error}). Choose a --root that is a folder you may write to."
+        return (
+            f"{where}: the disk is full ({error.strerror}). "
+            "Free some space, or choose another --root; run it again and it goes on where it "
+            "stopped."
+        )
+    reason = error.strerror or error
+    return f"{where}: cannot be written or read ({reason}). Choose a --root that can be written to."
 
 
 @dataclass
@@ -247,7 +252,7 @@ def _record_path(job: _Job, archive: Archive) -> Path:
 
 
 def _read_record(job: _Job, archive: Archive) -> dict[str, Any]:
-    """Record of an archive whose content is still there, by its topmost names (``patchifier check`` looks at every file); else nothing."""
+    """Record of an unpacked archive if its topmost files exist, else nothing."""
     target = job.path(archive.into)
     try:
         record = json.loads(_record_path(job, archive).read_text(encoding="utf-8"))
@@ -348,7 +353,10 @@ def _set_aside_unproven(job: _Job, names: Sequence[str]) -> str:
     aside = [set_aside(job.path(name)).name for name in unproven]
     if aside:
         return f"kept as {', '.join(aside)}; run this again to fetch it anew."
-    return "but it has the published checksum. Report this: the sheet is wrong, or the published file is damaged."
+    return (
+        "but it has the published checksum. Report this: "
+        "the sheet is wrong, or the published file is damaged."
+    )
 
 
 def _unpack(job: _Job, archive: Archive, digests: Mapping[str, str]) -> None:

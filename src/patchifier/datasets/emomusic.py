@@ -154,7 +154,7 @@ def normalised(artist: str) -> str:
 
 
 def split(artist: str, published: str) -> str:
-    """Return the split of a song from its artist and the published set, "development" or "evaluation"."""
+    """Return the split of a song by its artist and set, "development" or "evaluation"."""
     if published not in ("development", "evaluation"):
         raise RequestError(
             f"the published set of a song is {published!r}, expected development or evaluation."
@@ -202,10 +202,7 @@ SHEET = Sheet(
         Remote(name, (f"{_HOST}/{name}", f"{_HOST.replace('https', 'http')}/{name}"), sha256)
         for name, sha256 in _SHA256.items()
     ),
-    archives=(
-        Archive("annotations.tar.gz", into="annotations"),
-        Archive("clips_45sec.tar.gz"),
-    ),
+    archives=(Archive("annotations.tar.gz", into="annotations"), Archive("clips_45sec.tar.gz")),
     steps=(
         f"If the site asks for a form, fill it in at {_HOST}/, put annotations.tar.gz and "
         "clips_45sec.tar.gz in the root and run 'patchifier fetch' again. "

@@ -32,7 +32,7 @@ def load(root: Path) -> Dataset:
 
 
 def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """List the clips of a folder, which may be none, and (path, reason) of folders that cannot be listed and of names that are not UTF-8."""
+    """List the clips of a folder, and (path, reason) of what cannot be listed or named."""
     search = _Search(root)
     clips = [
         Clip(
@@ -48,7 +48,8 @@ def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
 
 def none_in(root: str | Path) -> str:
     """Return the message about a folder without audio."""
-    return f"{root}: no audio files in this folder or below it, expected names that end in {', '.join(sorted(SUFFIXES))}."
+    suffixes = ", ".join(sorted(SUFFIXES))
+    return f"{root}: no audio files in or below this folder, expected names that end in {suffixes}."
 
 
 class _Search:

@@ -1,4 +1,4 @@
-"""GiantSteps key: the key of electronic dance music, 24 classes, two collections of two-minute Beatport previews.
+"""GiantSteps key: keys of electronic dance music, 24 classes, previews of two minutes.
 
 =========  =========================================================================================
 size       test: 604 previews of about 120 s; train and valid: 1,159 of the 1,486 previews of the

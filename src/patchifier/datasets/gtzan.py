@@ -18,9 +18,10 @@ labels, distortion) and artists kept apart by hand; the only one whose figures c
 ``folds``: ten folds over all 1,000 tracks, stratified by genre, drawn by a hash of the track's
 name.
 
-**The folds have no artist filter and keep the faults**: the same recording, artist (35 reggae tracks are Bob Marley) and album are in both train and test, and
-figures are far too high (on one encoder 92.5 % against 79.7 % on the fault-filtered split). They
-are included because older papers report them.
+**The folds have no artist filter and keep the faults**: the same recording, artist (35 reggae
+tracks are Bob Marley) and album are in both train and test, and figures are far too high (on one
+encoder 92.5 % against 79.7 % on the fault-filtered split). They are included because older papers
+report them.
 
 Traps
 -----

@@ -102,7 +102,8 @@ SHEET = Sheet(
         Remote(
             f"data/splits/split-0/autotagging_{subset}-{name}.tsv",
             (
-                f"https://raw.githubusercontent.com/MTG/mtg-jamendo-dataset/master/data/splits/split-0/autotagging_{subset}-{name}.tsv",
+                "https://raw.githubusercontent.com/MTG/mtg-jamendo-dataset/master/data/splits/"
+                f"split-0/autotagging_{subset}-{name}.tsv",
             ),
         )
         for subset in ("top50tags", "genre", "instrument", "moodtheme")

@@ -39,10 +39,14 @@ BOUNDARY = ("boundary",)
 
 # Harte's grammar (2005) as far as mir_eval reads it.
 _DEGREE = r"\*?(?:b*|#*)(?:1[0-3]|[1-9])"
-_SHORTHAND = "maj|min|dim|aug|1|5|sus2|sus4|maj6|min6|7|maj7|min7|dim7|hdim7|minmaj7|aug7|9|maj9|min9|11|maj11|min11|13|maj13|min13"
+_SHORTHAND = (
+    "maj|min|dim|aug|1|5|sus2|sus4|maj6|min6|7|maj7|min7|dim7|hdim7|minmaj7|aug7|"
+    "9|maj9|min9|11|maj11|min11|13|maj13|min13"
+)
 _DEGREES = rf"\({_DEGREE}(?:,{_DEGREE})*\)"
 CHORD = re.compile(
-    rf"N|X|[A-G](?:b*|#*)(?::(?:(?:{_SHORTHAND})(?:{_DEGREES})?|{_DEGREES}))?(?:/(?:b*|#*)(?:1[0-3]|[1-9]))?"
+    rf"N|X|[A-G](?:b*|#*)(?::(?:(?:{_SHORTHAND})(?:{_DEGREES})?|{_DEGREES}))?"
+    r"(?:/(?:b*|#*)(?:1[0-3]|[1-9]))?"
 )
 LETTER = re.compile("[A-GX]")  # a chord, or a segment named by a letter: ambiguous
 

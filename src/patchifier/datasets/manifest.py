@@ -107,7 +107,7 @@ def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row, its place for messages, the split in its file's name, and the folder at which its paths start."""
+    """One row, its position for messages, the split in the file's name, root of its paths."""
 
     row: dict[str, Any]
     where: str

@@ -1,4 +1,4 @@
-"""MagnaTagATune: 25,863 clips of 29 s with 188 tags, the paper's pre-training set and the field's oldest tagging set.
+"""MagnaTagATune: 25,863 clips of 29 s with 188 tags, the paper's pre-training set.
 
 =========  =========================================================================================
 size       25,863 clips listed, 25,860 usable, 209 h; 5,405 songs, 446 albums, 230 artists; 3.0 GB
@@ -60,8 +60,11 @@ SPLIT_OF = dict.fromkeys("0123456789ab", "train") | {"c": "valid"} | dict.fromke
 PAPER_CLIPS = 16_000
 KNOWN_BAD = {
     "6/norine_braun-now_and_zen-08-gently-117-146.mp3": "empty in every copy: clip 35644, train",
-    "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3": "empty in every copy: clip 55753, train",
-    "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-le_petit_rien_xiveme_ordre_couperin-88-117.mp3": "empty in every copy: clip 57881, train",
+    "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3": (
+        "empty in every copy: clip 55753, train"
+    ),
+    "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-"
+    "le_petit_rien_xiveme_ordre_couperin-88-117.mp3": "empty in every copy: clip 57881, train",
 }
 
 

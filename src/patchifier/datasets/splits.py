@@ -130,7 +130,7 @@ def _name_folds(folds: Sequence[int | None], test: int, valid: int) -> list[str]
 
 
 def _take_validation(clips: Sequence[Clip], names: Sequence[str], *, seed: int) -> list[str]:
-    """Move a tenth of the training groups, at least one if there are two, to the validation split."""
+    """Move a tenth of the training groups, at least one of two, to the validation split."""
     train = [clip for clip, name in zip(clips, names, strict=True) if name == "train"]
     held = iter(hold_out(train, fraction=0.1, seed=seed))
     return ["valid" if name == "train" and next(held) else name for name in names]
@@ -204,7 +204,7 @@ def inner_folds(splits: Splits, *, count: int) -> list[tuple[np.ndarray, np.ndar
 
 
 def with_validation(splits: Splits, seed: int) -> Splits:
-    """Take whole groups, a tenth of the training clips or just above, as validation split where there is none.
+    """Take a tenth of the training clips, in whole groups, as validation split if there is none.
 
     Raises
     ------

@@ -47,7 +47,7 @@ class InterruptedDownloadError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Seconds without data after which a connection has stalled, tries in a row without progress, and the first wait, doubled each time."""
+    """Timeout without data, number of tries without progress, and first wait, doubled each time."""
 
     timeout_s: float = 30.0
     attempts: int = 5
@@ -286,7 +286,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect to http or https, and never from https to http."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,
     ) -> urllib.request.Request | None:  # fmt: skip
         old, new = (urllib.parse.urlsplit(url).scheme for url in (req.full_url, newurl))
         if new not in ("http", "https") or (old, new) == ("https", "http"):

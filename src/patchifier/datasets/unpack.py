@@ -30,7 +30,9 @@ MOST_FOLDERS = 64  # one inside the other
 MOST_HEADER_B = 2**24  # of one header in a tar: it is read into memory
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 BAD_CONTENT = (*BAD_ZIP, tarfile.TarError, EOFError, RuntimeError, ValueError)
-BAD_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL}  # fmt: skip
+BAD_NAME = {
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL
+}  # fmt: skip
 
 # Name, content (None: a folder), bytes of the archive read so far.
 Member = tuple[str, IO[bytes] | None, int]

@@ -74,8 +74,10 @@ def compare(
     splits = splits_of(data)
     tested = np.concatenate([split.test for split in splits])
     facts = {
-        "kind": "compare", "cache": str(data.path), "dataset": data.name, "protocol": protocol, "seed": seed, "metric": data.task.metric,
-        "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data), "encoders": list(dict.fromkeys(e.name for e in encoders)),
+        "kind": "compare", "cache": str(data.path), "dataset": data.name,
+        "protocol": protocol, "seed": seed, "metric": data.task.metric,
+        "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data),
+        "encoders": list(dict.fromkeys(e.name for e in encoders)),
     }  # fmt: skip
     with Run(out, None, resume=True, facts=facts) as run:
         notes = leak_notes(encoders, data, tested.tolist(), run.path, progress=progress)

@@ -75,9 +75,10 @@ def demo(
     DemoResult
     """
     started, out = time.monotonic(), Path(out)
+    # of a call that was interrupted
     before_s = sum(
         json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in out.glob("*/run.json")
-    )  # of a call that was interrupted
+    )
     config = config or update(Config(), read_changes("demo"))
     prepare(
         datasets.load("demo"),
@@ -114,9 +115,10 @@ def demo(
 def tune(
     start: Checkpoint, out: Path, encoder: str, config: Config, progress: Callable[[str], Progress]
 ) -> list[Tuned]:
-    """Tune by a linear probe over all folds, then by all methods on fold 3, where the probe serves the curves alone."""
+    """Fine-tune: the linear probe over all folds, then all methods on fold 3."""
     probed = finetune(
-        start, out / "cache", out / f"linear-probe-{encoder}", methods=("linear-probe",), config=update(config, LINEAR_PROBE),
+        start, out / "cache", out / f"linear-probe-{encoder}",
+        methods=("linear-probe",), config=update(config, LINEAR_PROBE),
         encoder=encoder, resume=True, progress=progress,
     )  # fmt: skip
     moved = finetune(
@@ -148,7 +150,7 @@ class Tables:
         self.predictions[encoder, method] = np.arange(len(self.targets)), [predictions]
 
     def add_probes(self, models: dict[str, Checkpoint]) -> None:
-        """Add rows of the majority and, by the same logistic regression, of every encoder's features."""
+        """Add rows of the majority and of every encoder by the same logistic regression."""
         everything = range(len(self.data.clips))
         majority = cross_validate(
             self.folds,
@@ -190,7 +192,7 @@ class Tables:
             )
 
     def differences(self) -> list[dict[str, Any]]:
-        """Differences of the trained model from random weights by every method, and from other features; of the bundled model too."""
+        """Differences of both models from random weights and from other features."""
         pairs = [
             (("patchifier", method), ("random", method))
             for method in ("linear-probe", "logistic", *MOVING)

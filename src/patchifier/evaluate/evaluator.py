@@ -83,7 +83,7 @@ class Evaluator:
     # --- clips ---
 
     def whole_clips(self, by_name: Mapping[str, Sequence[Encoder]]) -> Results:
-        """Train the probe once for each encoder and fold, and test it on clean and perturbed clips."""
+        """Train the probe for each encoder and fold; test it on clean and perturbed clips."""
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
         free: Results = {"seconds_per_second": None, "parameters": 0, "chosen": []}
         runs = [{"": self.majority(targets)}]
@@ -222,9 +222,7 @@ class Evaluator:
         return np.concatenate(
             [
                 probes.majority(
-                    self.task,
-                    targets[np.concatenate([split.train, split.valid])],
-                    len(split.test),
+                    self.task, targets[np.concatenate([split.train, split.valid])], len(split.test)
                 )
                 for split in self.splits
             ]

@@ -63,10 +63,8 @@ from patchifier.fingerprint import BITS, LAG_S, SMOOTH_S
 from patchifier.io import Progress, replaced_file, silent
 
 CODE_BITS = 20
-CODE_SHIFTS = (
-    0,
-    BITS - CODE_BITS,
-)  # two codes per frame: noise seldom spoils both ends of the spectrum
+# two codes per frame: noise seldom spoils both ends of the spectrum
+CODE_SHIFTS = (0, BITS - CODE_BITS)
 FLIPS = 2
 VOTES = 3  # at one offset, give or take a frame
 COMMON = 2000  # a code with more postings than this is not distinctive, and costs most of the time
@@ -194,9 +192,10 @@ class _Index:
         self.owners = np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(self.starts))
         codes, frames = _codes(self.prints)
         self.frames = frames[np.argsort(codes, kind="stable")]  # postings, code by code
+        # of each code's
         self.firsts = np.concatenate(
             [[0], np.cumsum(np.bincount(codes, minlength=len(CODE_SHIFTS) << CODE_BITS))]
-        )  # of each code's
+        )
 
     def clip(self, number: int) -> np.ndarray:
         """Fingerprint of a clip, counted within the block."""
@@ -246,9 +245,10 @@ def _codes_with_flips(differences: np.ndarray, prints: np.ndarray) -> tuple[np.n
     ways = []
     for kind, shift in enumerate(CODE_SHIFTS):
         kept = frames[codes >> np.uint32(CODE_BITS) == kind]
+        # (C, 2)
         weakest = np.argpartition(
             np.abs(differences[kept, shift : shift + CODE_BITS]), FLIPS, axis=1
-        )[:, :FLIPS]  # (C, 2)
+        )[:, :FLIPS]
         ways.append(np.uint32(1) << weakest.astype(np.uint32))
     bits = np.concatenate(ways)
     turned = [

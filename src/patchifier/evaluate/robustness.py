@@ -91,9 +91,8 @@ def _mp3(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator)
 def _through_mp3(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """Encode and decode: some frames longer or shorter than before, and late by the delay."""
     highest, lowest = MP3_RATES[sample_rate]
-    level = min(
-        0.9999, (highest - MP3_KBITS) / (highest - lowest)
-    )  # libsndfile 1.2.2 refuses 1, its own lowest rate
+    # libsndfile 1.2.2 refuses 1, its own lowest rate
+    level = min(0.9999, (highest - MP3_KBITS) / (highest - lowest))
     file = io.BytesIO()
     soundfile.write(
         file,

@@ -154,7 +154,7 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
 
 
 def _centred(waveform: np.ndarray, config: SpectrogramConfig, hop_frames: int) -> np.ndarray:
-    """Silence around a waveform, so that moment k + 1 of :func:`frame_vectors` is centred on sample k hop.
+    """Pad a waveform so that frame k + 1 of :func:`frame_vectors` is centred on sample k * hop.
 
     A moment's patch has half its frames before the moment's own and one less after it, so that its
     middle lies half a frame early. The silence is half a frame short of a hop: what is early by

@@ -239,7 +239,9 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             """Write a model folder for :func:`patchifier.load`."""
             checkpoint.save(folder, Checkpoint(self.model, self.config.settings))
 
-    class PatchifierFeatureExtractor(transformers.SequenceFeatureExtractor):  # type: ignore[misc, name-defined]
+    base = transformers.SequenceFeatureExtractor
+
+    class PatchifierFeatureExtractor(base):  # type: ignore[misc, valid-type]
         """Pads waveforms to one length and checks their sample rate."""
 
         model_input_names = ("input_values", "attention_mask")

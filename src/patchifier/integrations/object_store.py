@@ -5,7 +5,7 @@ Lists of clips, copies for decoding, the parts of a job.
 The folder of a job::
 
     OUT/facts.json           model, settings, number and hash of the clips, clips in a part
-    OUT/part-00042.parquet   rows of some consecutive clips, a table like the final one; its facts name the skipped clips
+    OUT/part-00042.parquet   rows of consecutive clips; its metadata names skipped clips
     OUT/skipped.csv          path and reason of each clip without rows, at the end
 """
 
@@ -39,6 +39,7 @@ from patchifier.library.sources import key
 Result = TypeVar("Result")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 WAITS_S = (1.0, 4.0)  # before the second and the third try
+# errors that another try does not mend
 LASTING = (
     FileNotFoundError,
     PermissionError,
@@ -46,7 +47,7 @@ LASTING = (
     NotADirectoryError,
     NotImplementedError,
     RequestError,
-)  # errors that another try does not mend
+)
 GROUP, FETCHES = 8, 4  # files copied while as many are embedded, and copied at the same time
 PART_CLIPS = (8, 64)  # smallest and largest number of clips in a part
 PARTS = 256  # number of parts above which parts grow
@@ -300,7 +301,20 @@ def fetch(url: str, local: Path) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """A whole part: its rows, its clips with rows and without, whether a clip may be fetched another day, whether it is kept, audio read now."""
+    """Summary of a finished part.
+
+    Attributes
+    ----------
+    rows, files : int
+        Rows, and clips with rows.
+    skipped : list of (path, reason)
+    again : bool
+        Whether a skipped clip may be fetched another day.
+    kept : bool
+        Whether the part existed when the job began.
+    audio_s : float
+        Seconds of audio decoded now.
+    """
 
     rows: int
     files: int

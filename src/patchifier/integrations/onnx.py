@@ -139,7 +139,7 @@ def _exportable_attention() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Export without the exporter's remarks on packages that are not installed and on its own future."""
+    """Export without warnings about missing packages and deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -188,9 +188,8 @@ class Graph(nn.Module):
         log_mel = self.log_mel(waveform)  # (B, M, T)
         windows, new = self.windows(log_mel)  # (B, K, L, M, W), (K, L)
         B, K, L = windows.shape[:3]
-        vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(
-            0, (B * K, L)
-        )  # (B K, L, D)
+        # (B K, L, D)
+        vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(0, (B * K, L))
         new = new.expand(B, K, L).flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
@@ -206,10 +205,11 @@ class Graph(nn.Module):
         T = waveform.shape[-1] // config.hop + 1
         rows = []
         for number, step in enumerate(self.steps):
+            # (n_fft / step,), (M', F)
             window, filters = (
                 self.get_buffer(f"window_{number}"),
                 self.get_buffer(f"filters_{number}"),
-            )  # (n_fft / step,), (M', F)
+            )
             half = step * len(window) // 2
             padded = nn.functional.pad(waveform, (half, half))
             if step == 2:
@@ -217,12 +217,12 @@ class Graph(nn.Module):
                 padded = nn.functional.conv1d(
                     padded[:, None], taps, stride=2, padding=taps.shape[-1] // 2
                 )[:, 0]
+            # (T, n_fft / step)
             index = (
                 torch.arange(T)[:, None] * (config.hop // step) + torch.arange(len(window))
-            ).to(waveform.device)  # (T, n_fft / step)
-            parts = torch.view_as_real(
-                torch.fft.rfft((padded[:, index] * window).double())
-            ).float()  # (B, T, F, 2)
+            ).to(waveform.device)
+            # (B, T, F, 2)
+            parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * window).double())).float()
             rows.append(filters @ parts.square().sum(-1).transpose(-1, -2))  # (B, M', T)
         return (
             10
@@ -231,7 +231,7 @@ class Graph(nn.Module):
         )
 
     def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (B, K, L, M, W) of log-mels (B, M, T), and how many frames of each patch are new, 0 where there is none (K, L).
+        """Windows (B, K, L, M, W) of log-mels (B, M, T), and new frames of each patch (K, L).
 
         The rule is that of :func:`patchifier.windows.windows_of`: patches touch, windows start a
         hop apart, the last patch and the last window are anchored to the end. One formula for every
@@ -243,12 +243,10 @@ class Graph(nn.Module):
         K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)
         first = (torch.arange(K) * hop).clamp(max=torch.sym_max(N - L, 0))  # (K,), patches
         number = first[:, None] + torch.arange(L)  # (K, L)
-        start = (number * W).clamp(
-            max=torch.sym_max(T - W, 0)
-        )  # frames; beyond the last patch it is that patch again, and masked
+        # frames; beyond the last patch it is that patch again, and masked
+        start = (number * W).clamp(max=torch.sym_max(T - W, 0))
         padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
         index = (start[..., None] + torch.arange(W)).to(log_mel.device)  # (K, L, W)
-        new = (torch.sym_max(T, W) - number * W).clamp(
-            0, W
-        )  # what is shorter than a patch is one, with the silence behind it
+        # what is shorter than a patch is one, with the silence behind it
+        new = (torch.sym_max(T, W) - number * W).clamp(0, W)
         return padded[..., index].movedim(1, 3), new.to(log_mel.device)

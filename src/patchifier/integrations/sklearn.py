@@ -1,6 +1,7 @@
 """A transformer for scikit-learn's pipelines: files or waveforms in, a matrix out.
 
-    make_pipeline(PatchifierEmbedder(), StandardScaler(), LogisticRegression())  # of waveforms: PatchifierEmbedder(sample_rate=44100)
+    make_pipeline(PatchifierEmbedder(), StandardScaler(), LogisticRegression())  # files
+    make_pipeline(PatchifierEmbedder(sample_rate=44100), LogisticRegression())  # waveforms
 
 Shapes: n clips, S samples, E numbers of an embedding.
 """

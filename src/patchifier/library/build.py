@@ -4,7 +4,7 @@ Each of several processes decodes and runs the model on a few files at a time; r
 order of the sources. While it works, finished rows lie in parts beside the table::
 
     OUT.parts/facts.json       model and settings
-    OUT.parts/00000.parquet    rows of some consecutive files, a table like the final one; its facts name those files that were skipped
+    OUT.parts/00000.parquet    rows of consecutive files; its metadata names skipped files
     OUT.parts/merged.parquet   the final table, on its way to OUT
 
 Each is written beside and renamed into place. A job that is killed loses at most the part it was

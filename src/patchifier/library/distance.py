@@ -202,13 +202,13 @@ def _moments(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def gaussian_distance(
     mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
 ) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians, from their means (E,) and covariances (E, E).
+    """Squared 2-Wasserstein distance of two Gaussians by means (E,) and covariances (E, E).
 
     Notes
     -----
-    |mean difference|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2. The last trace is the sum of the singular values of A^1/2 B^1/2, which,
-    unlike the square root of a product, has no imaginary part to drop and keeps its digits where a
-    covariance is nearly singular.
+    |mean difference|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2. The last trace is the sum of the
+    singular values of A^1/2 B^1/2. Unlike the square root of a product, it has no imaginary part,
+    and it stays precise where a covariance is nearly singular.
     """
     shared = np.linalg.norm(_root(covariance_a) @ _root(covariance_b), "nuc")
     distance = (
@@ -281,7 +281,7 @@ def kernel_distance(
 
 
 def discrepancy(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased estimate of the squared maximum mean discrepancy of two sets (n, E), (m, E), polynomial kernel of degree 3."""
+    """Unbiased squared maximum mean discrepancy of sets (n, E), (m, E) with a cubic kernel."""
     within = [
         (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
         for kernel in (_kernel(a, a), _kernel(b, b))

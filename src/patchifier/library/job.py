@@ -23,9 +23,10 @@ from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
+# names in the folder of parts
 OWN = re.compile(
     r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new-\d+"
-)  # names in the folder of parts
+)
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class TableJob:
         return base
 
     def _out_of_sight(self, lines: Sequence[table.Lines]) -> set[Key]:
-        """Clips below a source that cannot be listed, is missing or is empty, as a drive that is not mounted: their files may still exist."""
+        """Clips below a source that is missing, empty or unreadable: their files may exist."""
         places = tuple(
             os.path.join(os.path.realpath(path), "") for path, _ in self.lost if "\0" not in path
         )

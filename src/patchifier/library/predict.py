@@ -115,10 +115,7 @@ def _predict_all(
     bad_before = sum("reason" in done.get(_key(clip), {}) for clip in clips)
     meter = jobs.Meter(progress, len(clips), done=kept, skipped=bad_before)
     predictions = jobs.run(
-        _predict,
-        [[clip] for clip in todo],
-        workers=workers,
-        shared=(embedder, *window),
+        _predict, [[clip] for clip in todo], workers=workers, shared=(embedder, *window)
     )
     with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(predictions):
         for clip, found in zip(todo, predictions, strict=True):

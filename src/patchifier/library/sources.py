@@ -14,9 +14,8 @@ from patchifier.config import RequestError
 from patchifier.datasets import Clip, folder, manifest, well_named
 
 Key = tuple[str, float, float | None]  # path, start and end of a clip: what makes it one
-Listing = tuple[
-    Iterable[Clip], Iterable[tuple[str, str]]
-]  # clips, and (path, reason) of what is lost
+# clips, and (path, reason) of what is lost
+Listing = tuple[Iterable[Clip], Iterable[tuple[str, str]]]
 
 
 def find(

@@ -237,9 +237,8 @@ def _in_order(table: pa.Table, size: int) -> pa.Table:
             columns[name] = pa.nulls(len(table), kind)
         else:
             columns[name] = table[name] if kind is None else table[name].cast(kind)
-    columns["embedding"] = columns["embedding"].cast(
-        pa.list_(pa.float32(), size)
-    )  # one name for the items, whoever wrote them
+    # one name for the items, whoever wrote them
+    columns["embedding"] = columns["embedding"].cast(pa.list_(pa.float32(), size))
     return pa.table(columns)
 
 
@@ -286,6 +285,5 @@ def vectors_of(table: pa.Table, size: int) -> np.ndarray:
         for chunk in table["embedding"].chunks
         if len(chunk)
     ]
-    return (
-        chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-    )  # not copied where they lie together
+    # not copied where they lie together
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)

@@ -39,15 +39,8 @@ FORMAT = 1
 FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model made the vectors
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
 STRINGS = ("path", *TAGS)
-SAME = (
-    "model",
-    "pooling",
-    "layers",
-    "window_s",
-    "hop_s",
-    "patches",
-    "size",
-)  # facts that rows of one table share
+# facts that rows of one table share
+SAME = ("model", "pooling", "layers", "window_s", "hop_s", "patches", "size")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -106,7 +99,7 @@ def unreadable(path: str | Path, error: Exception) -> RequestError:
 
 
 def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """Refuse a table whose rows cannot be compared with those that are wanted, naming each fact that differs."""
+    """Refuse a table of another model or other settings; the message names what differs."""
     differ = [
         f"{name} is {found[name]!r}, not {wanted[name]!r}"
         for name in SAME
@@ -284,9 +277,10 @@ def export_npy(parquet: Path, out: Path) -> None:
     origin, facts = Origin(parquet), read_facts(parquet)
     count = int(origin.starts[-1])
     names = [name for name in origin.file.schema_arrow.names if name != "embedding"]
+    # none of these is left beside `out` by a kill
     matrix, rows, beside = (
         parquet.with_name(f"export{suffix}") for suffix in (".npy", ".csv", ".json")
-    )  # none of these is left beside `out` by a kill
+    )
     vectors = np.lib.format.open_memmap(matrix, "w+", np.float32, (count, facts["size"]))
     with rows.open("w", newline="", encoding="utf-8") as stream:
         lines = csv.writer(stream)

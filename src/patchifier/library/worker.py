@@ -212,7 +212,7 @@ def _embed_long(embedder: Embedder, cut: Cut, pieces: Iterator[Tensor]) -> tuple
 def _embed_short(
     embedder: Embedder, cut: Cut, log_mels: Sequence[Tensor]
 ) -> Iterator[tuple[Spans, np.ndarray]]:
-    """Spans and vectors of each log-mel (M, T), the same as :func:`_embed_long`, in batches across them."""
+    """Spans and vectors of each log-mel (M, T), as :func:`_embed_long`, in common batches."""
     if cut.patches:  # a file's own windows fill a batch
         yield from (_embed_long(embedder, cut, iter([log_mel])) for log_mel in log_mels)
     elif log_mels:

@@ -105,9 +105,10 @@ def _encode(
     first: list[int],
     windows: Sequence[Sequence[EncodedPatch]],
 ) -> EncodedWindows:
+    # (B, N, D), (B, N)
     vectors, valid = pad_windows(
         [torch.stack([patch.vector for patch in window]) for window in windows], 0.0
-    )  # (B, N, D), (B, N)
+    )
     counts = [torch.tensor([patch.n_new_frames for patch in window]) for window in windows]
     n_new_frames, _ = pad_windows(counts, 0)
     kept = [

@@ -17,14 +17,7 @@ from torch.nn import functional
 
 from patchifier.config import ModelConfig
 from patchifier.nn.equivariant import ESTIMATORS
-from patchifier.nn.masking import (
-    gather,
-    masked_scatter,
-    masked_select,
-    pack,
-    scatter,
-    visible,
-)
+from patchifier.nn.masking import gather, masked_scatter, masked_select, pack, scatter, visible
 from patchifier.nn.pitch import PitchModules
 from patchifier.nn.transformer import (
     EPSILON,

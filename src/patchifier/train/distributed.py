@@ -200,7 +200,9 @@ class JoinedBatchNorm(nn.BatchNorm2d):
             maps, self.weight, self.bias, self.eps
         )
         mean_kept, variance_kept, momentum = self.running_mean, self.running_var, self.momentum
-        assert mean_kept is not None and variance_kept is not None and momentum is not None  # noqa: PT018 - for the type checker
+        assert mean_kept is not None
+        assert variance_kept is not None
+        assert momentum is not None
         with torch.no_grad():
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             mean_kept.lerp_(mean.to(mean_kept), momentum)
@@ -251,13 +253,12 @@ class _JoinedNorm(torch.autograd.Function):
 
 
 def _joined_moments(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C,), variance (C,) and count (1,) of all processes' numbers from those of each (Chan et al. 1979)."""
+    """Mean (C,), variance (C,) and count (1,) over all processes (Chan et al. 1979)."""
     own = torch.cat([mean, variance, count])
     parts = torch.empty(distributed.get_world_size(), len(own), dtype=own.dtype, device=own.device)
     distributed.all_gather(list(parts.unbind()), own)
-    means, variances, counts = parts.split(
-        [len(mean), len(mean), 1], dim=1
-    )  # (R, C), (R, C), (R, 1)
+    # (R, C), (R, C), (R, 1)
+    means, variances, counts = parts.split([len(mean), len(mean), 1], dim=1)
     total = counts.sum(0)  # (1,)
     joint = (counts * means).sum(0) / total
     return joint, (counts * (variances + (means - joint).square())).sum(0) / total, total

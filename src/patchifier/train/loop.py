@@ -44,7 +44,7 @@ def run_steps(
     patience: int | None = None,
     save: Callable[[], None] = lambda: None,
 ) -> State:
-    """Take training steps until all are taken, or no validation has improved the score for long enough.
+    """Take training steps until all are taken or the score has not improved for `patience` steps.
 
     Parameters
     ----------
@@ -138,12 +138,7 @@ def fit_head(
             best.update(copy.deepcopy(model.state_dict()))
 
     run_steps(
-        state,
-        take_step,
-        validate,
-        total=total,
-        validate_every=validate_every,
-        patience=patience,
+        state, take_step, validate, total=total, validate_every=validate_every, patience=patience
     )
     model.load_state_dict(best)
     progress(total, total, f"best score {state.best_score:.4g} at step {state.best_step}")
@@ -379,7 +374,7 @@ def _saver(
     stop: threading.Event,
     every_s: float,
 ) -> Callable[[], None]:
-    """Make the function that saves the state when it is due, at the end, and when training is stopped."""
+    """Make the function that saves the state when due, at the end, and at an interruption."""
     fabric, saved_s = buffer.fabric, time.monotonic()
 
     def save() -> None:

@@ -44,10 +44,11 @@ from patchifier.train.whitening import examples_of, fit_whitening
 TRIAL_STEPS = 2
 # Fields of the config that are fitted after training, whatever they were in the initial model.
 MEASURED = ("readout", "components")
+# modules that learn, by stage (4.2)
 TRAINED = {
     "one": ("extractor", "decoder"),
     "two": ("extractor", "bottleneck", "predictor", "align", "decoder"),
-}  # modules that learn, by stage (4.2)
+}
 
 
 def pretrain(
@@ -101,9 +102,8 @@ def pretrain(
     require_targets(config)  # before stage I, which does without
     data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
-        require_even(
-            training.batch, devices * nodes
-        )  # before other processes start, which would raise it too
+        # before other processes start, which would raise it too
+        require_even(training.batch, devices * nodes)
     require_embed(config)
     require_whitening(config)
     model = initial_model(config, init)
@@ -177,7 +177,7 @@ def pretrain(
 
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
-    """Choose the clips of a cache that train and validate, and divide those that train among the parts of the cache."""
+    """Choose training and validation clips, and divide training clips among parts of the cache."""
     parts = data.parts(config.parts)
     return pretraining_splits(data.clips, config, parts=parts, where=f"cache {data.path}")
 
@@ -206,11 +206,12 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
         for name in _differing(config.model, loaded.config.model)
         if name not in (*MEASURED, "estimators")
     ]
+    # there may be new ones
     differ += (
         []
         if set(loaded.config.model.estimators) <= set(config.model.estimators)
         else ["model.estimators"]
-    )  # there may be new ones
+    )
     differ += [
         f"spectrogram.{name}" for name in _differing(config.spectrogram, loaded.config.spectrogram)
     ]
@@ -299,7 +300,7 @@ def train_stage(
 
 
 def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
-    """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Objectives`."""
+    """Learning rate of the extractor in stage II by prefix of its parameters' names."""
     return dict.fromkeys(
         ("extractor.", "model.extractor."),
         settings.extractor_rate * settings.stage_two.learning_rate,

@@ -183,14 +183,14 @@ class Kriging:
         seen = visible.astype(np.float64)  # (B, N)
         scores = ((bands - self.mean) @ self.components) * seen[..., None]  # (B, N, C)
         both = seen[:, :, None] * seen[:, None, :]  # (B, N, N)
-        diagonal = (
-            np.eye(visible.shape[1]) * np.where(visible, RIDGE, 1.0)[:, None, :]
-        )  # a patch that is not visible gets weight 0
+        # a patch that is not visible gets weight 0
+        diagonal = np.eye(visible.shape[1]) * np.where(visible, RIDGE, 1.0)[:, None, :]
         predicted = np.empty_like(scores)
         for component, correlation in enumerate(self.correlation(visible.shape[1])):
+            # (B, N)
             weights = np.linalg.solve(correlation * both + diagonal, scores[..., component, None])[
                 ..., 0
-            ]  # (B, N)
+            ]
             predicted[..., component] = weights @ correlation
         return self.mean + predicted @ self.components.T
 
@@ -201,9 +201,8 @@ def covariance_by_lag(sequences: list[np.ndarray]) -> np.ndarray:
     The value at a lag is the mean over all pairs of values at that distance in all sequences.
     """
     longest = max(map(len, sequences))
-    power = sum(
-        np.abs(np.fft.rfft(sequence, 2 * longest, axis=0)) ** 2 for sequence in sequences
-    )  # (longest + 1, C)
+    # (longest + 1, C)
+    power = sum(np.abs(np.fft.rfft(sequence, 2 * longest, axis=0)) ** 2 for sequence in sequences)
     lengths = np.array([len(sequence) for sequence in sequences])
     pairs = np.maximum(lengths[:, None] - np.arange(longest), 0).sum(0)  # (L,)
     return np.fft.irfft(power, axis=0)[:longest].T / pairs
@@ -284,9 +283,10 @@ def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
     """
     strength = onset_strength(log_mel)
     near, wide = ONSET_PEAK_FRAMES, ONSET_MEAN_FRAMES
+    # (T, 7)
     neighbours = np.lib.stride_tricks.sliding_window_view(
         np.pad(strength, near, constant_values=-np.inf), 2 * near + 1
-    )  # (T, 7)
+    )
     peak = (strength > neighbours[:, :near].max(1)) & (strength >= neighbours[:, near:].max(1))
     ones = np.ones(2 * wide + 1)
     mean = np.convolve(np.pad(strength, wide), ones, "valid") / np.convolve(
@@ -298,7 +298,7 @@ def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
 def count_matches(
     one: np.ndarray, other: np.ndarray, *, tolerance: int = ONSET_TOLERANCE_FRAMES
 ) -> int:
-    """Largest number of pairs of one frame of each list that are at most `tolerance` frames apart."""
+    """Largest number of pairs of frames of both lists at most `tolerance` frames apart."""
     first = second = matched = 0
     while first < len(one) and second < len(other):
         apart = one[first] - other[second]

@@ -64,7 +64,7 @@ def is_first() -> bool:
 
 
 def was_restarted() -> bool:
-    """Whether torchrun or SLURM has started this job again, after a worker or a machine was lost."""
+    """Whether torchrun or SLURM has started this job again after a failure."""
     return any(
         int(os.environ.get(name) or 0) > 0
         for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -75,7 +75,7 @@ SETTLED = ("precision", "precision test", "init", "init weights")  # facts that 
 
 
 class Run:
-    """A run folder: ``config.json`` (valid for --config), ``run.json`` (facts) and what training writes.
+    """A run folder: ``config.json`` (valid for --config), ``run.json`` (metadata) and results.
 
     Of several processes only rank 0 writes; on other ranks writing does nothing.
 
@@ -215,7 +215,8 @@ def processor() -> str:
 def machine() -> str:
     """Processor, cores and system in a few words."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}, {platform.system()}"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{processor()}, {threads}{gpu}, {platform.system()}"
 
 
 def versions() -> dict[str, str]:

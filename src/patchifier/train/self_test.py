@@ -81,7 +81,8 @@ def self_test(
     """
     found, test = set(kernels), SelfTest(progress)
     for trial in trials:
-        module = trial.module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        module = trial.module.train()
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         keep_in_float32(module, found)
         while failed := test.run(trial):
             movable = {

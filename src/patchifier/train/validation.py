@@ -190,9 +190,8 @@ def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
     """Views of the position parameters of the first patches, and their dimension of positions."""
     spans = []
     if bottleneck.absolute:
-        spans.append(
-            (bottleneck.positions.data[1 : 1 + n_patches], 0)
-        )  # (N, D); that of CLS comes first
+        # (N, D); that of CLS comes first
+        spans.append((bottleneck.positions.data[1 : 1 + n_patches], 0))
     if bottleneck.distances is not None:
         most = bottleneck.distances.longest
         first, last = max(0, most - n_patches + 1), min(2 * most, most + n_patches - 1)
@@ -271,9 +270,8 @@ def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> Train
     """Statistics of at most 256 training clips, evenly spread; the mean is over all frames."""
     width, means, sequences = config.model.frames, [], []
     for index in evenly(clips, VALIDATION_CLIPS):
-        log_mel = np.array(data.log_mel(int(index)), np.float32)[
-            :, : config.model.mel_bands
-        ]  # (T, M)
+        # (T, M)
+        log_mel = np.array(data.log_mel(int(index)), np.float32)[:, : config.model.mel_bands]
         means.append(log_mel.mean(0))
         sequences.append(patch_bands(log_mel, width, silence=config.spectrogram.silence))
     mean_patch = torch.from_numpy(np.mean(means, axis=0))[None, :, None].expand(1, -1, width)
@@ -283,9 +281,10 @@ def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> Train
 def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarray:
     """Band means (N, M) of the whole patches, at least one, of a log-mel (frames, M)."""
     whole = log_mel[: max(width, len(log_mel) // width * width)]
+    # (N, 1, M, W)
     patches = spectrogram.cut(
         torch.from_numpy(whole.T.copy()), length=width, tail="anchor", silence=silence
-    )  # (N, 1, M, W)
+    )
     return references.band_means(patches[:, 0].numpy())
 
 

@@ -61,12 +61,11 @@ __all__ = [
     "specs",
 ]
 
-ENCODERS: dict[str, Encode] = {
-    "mel-stats": mel_stats,
-    "mfcc": mfcc,
-}  # those that the demo shows beside its model
+# those that the demo shows beside its model
+ENCODERS: dict[str, Encode] = {"mel-stats": mel_stats, "mfcc": mfcc}
 
 
+# each takes the spec (the encoder's name), its argument, and options
 BUILDERS: dict[str, Callable[[str, str, EncoderOptions], list[Encoder]]] = {
     "mel-stats": handmade.build(mel_stats),
     "mfcc": handmade.build(mfcc, packages=["librosa"]),
@@ -76,7 +75,7 @@ BUILDERS: dict[str, Callable[[str, str, EncoderOptions], list[Encoder]]] = {
     "random": models.random,
     "model": models.trained,
     "features": features.folder,
-}  # each takes the spec (the encoder's name), its argument, and options
+}
 ARGUMENTS = {"random": "[:SEED or MODEL]", "model": ":MODEL[@POOLING]", "features": ":DIR"}
 
 

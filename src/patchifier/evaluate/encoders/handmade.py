@@ -31,9 +31,8 @@ SUMMARIES = ("harmony", "mode", "pulse", "rhythm")
 
 
 def _mel_stats(data: Cache, index: int) -> np.ndarray:
-    log_mel = np.asarray(
-        data.log_mel(index)[:, : data.spectrogram.mel_bands], np.float32
-    )  # (T, mel bands)
+    # (T, mel bands)
+    log_mel = np.asarray(data.log_mel(index)[:, : data.spectrogram.mel_bands], np.float32)
     return np.concatenate([log_mel.mean(0), log_mel.std(0)])
 
 
@@ -62,9 +61,8 @@ def chroma_of(waveform: np.ndarray) -> np.ndarray:
     import librosa
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # librosa's, on silence and on clips shorter than its longest filter
+        # librosa's, on silence and on clips shorter than its longest filter
+        warnings.simplefilter("ignore", UserWarning)
         return sequence_statistics(
             librosa.feature.chroma_cqt(
                 y=peak_normalised(waveform), sr=audio.SAMPLE_RATE, hop_length=HOP
@@ -79,7 +77,10 @@ def peak_normalised(waveform: np.ndarray) -> np.ndarray:
 
 
 def sequence_statistics(sequence: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation over time of a sequence (F, T) and of its first and second differences: (6 F,); 0 where T is too small for a difference."""
+    """Mean and standard deviation over time of a sequence (F, T) and of its differences: (6 F,).
+
+    First and second differences; 0 where T is too small for one.
+    """
     parts = []
     for order in range(3):
         change = np.diff(sequence, n=order, axis=1)

@@ -116,7 +116,7 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
 def each_waveform(
     name: str, sample_rate: int, vector: Callable[[np.ndarray], np.ndarray]
 ) -> Encode:
-    """Encode clips one by one from their audio, resampled from the file's own rate to `sample_rate` (Hz); `vector` takes (S,), gives (E,)."""
+    """Encode clips one by one from their audio at `sample_rate` Hz; `vector` maps (S,) to (E,)."""
 
     def of_clip(data: Cache, index: int) -> np.ndarray:
         clip = data.clips[index]

@@ -112,7 +112,7 @@ def calibrate(model: Patchifier, patches: torch.Tensor) -> None:
 def as_encoder(
     name: str, made: Checkpoint, *, seed: int | None = None, device: str = "cpu"
 ) -> Encoder:
-    """Encoder of a model, through the log-mels of the cache (:func:`log_mels`) and the embedding settings of its config."""
+    """Encoder of a model, on log-mels (:func:`log_mels`), with the settings of its config."""
     embedder = Embedder(made.model, made.config, device=device)
 
     def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:

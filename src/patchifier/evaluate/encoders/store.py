@@ -22,7 +22,7 @@ def cached(
     *,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Features (n, E) float32 of clips, read from `folder` if they were computed before, else computed and stored there.
+    """Features (n, E) float32 of clips, read from `folder` or computed and stored there.
 
     Parameters
     ----------

@@ -99,7 +99,10 @@ def _beats(
 
 
 def peaks(curve: np.ndarray, *, threshold: float, gap: float) -> list[int]:
-    """Frames of local maxima at or above a threshold, the highest first wherever two are less than `gap` frames apart."""
+    """Frames of local maxima at or above a threshold and at least `gap` frames apart.
+
+    Of two that are closer, the higher one is kept.
+    """
     padded = np.pad(curve, 1, constant_values=-np.inf)
     candidates = np.flatnonzero(
         (curve >= threshold) & (curve > padded[:-2]) & (curve >= padded[2:])
@@ -129,9 +132,10 @@ def period(curve: np.ndarray, *, hop_s: float) -> float:
     The highest autocorrelation under a log-normal prior around 120 beats per minute; 0 if there is
     none.
     """
+    # 30 to 300 beats per minute
     lags = np.arange(
         max(2, math.floor(BEAT_GAP_S / hop_s)), min(len(curve) - 1, math.ceil(2 / hop_s))
-    )  # 30 to 300 beats per minute
+    )
     centred = curve - curve.mean()
     if not len(lags) or not centred.any():
         return 0.0
@@ -143,7 +147,10 @@ def period(curve: np.ndarray, *, hop_s: float) -> float:
 
 
 def steady_beats(curve: np.ndarray, *, hop_s: float, tightness: float) -> list[int]:
-    """Frames of the best sequence of beats of about one tempo (Ellis, "Beat tracking by dynamic programming", 2007)."""
+    """Frames of the best sequence of beats of nearly constant tempo.
+
+    Source: D. Ellis, "Beat tracking by dynamic programming" (2007).
+    """
     step = period(curve, hop_s=hop_s)
     if not step:
         return []

@@ -256,9 +256,8 @@ def _fit(
 
 def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Tensor]:
     """Features (N, E) and targets (N, C) of frames from which there is something to learn."""
-    encoded = [
-        targets.encode(probe.task, clip.rows, clip.times_s) for clip in clips
-    ]  # (K, C) and (K,) each
+    # (K, C) and (K,) each
+    encoded = [targets.encode(probe.task, clip.rows, clip.times_s) for clip in clips]
     wanted = np.concatenate([wanted[known] for wanted, known in encoded])
     if not wanted.any():
         raise RequestError(
@@ -281,12 +280,7 @@ def _score(
     for number, clip in enumerate(clips, 1):
         predicted.append(probe.rows(clip, setting))
         show(f"validation clip {number} of {len(clips)}")
-    found = metrics.per_clip(
-        probe.task,
-        [clip.rows for clip in clips],
-        predicted,
-        main_only=True,
-    )
+    found = metrics.per_clip(probe.task, [clip.rows for clip in clips], predicted, main_only=True)
     name, (values, weights) = next(iter(found.items()))
     return _require_defined(name, metrics.weighted_mean(values, weights), "validation")
 

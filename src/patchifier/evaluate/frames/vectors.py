@@ -18,7 +18,8 @@ from patchifier.config import Config, RequestError, SpectrogramConfig
 from patchifier.embed import Embedder
 from patchifier.windows import pad_windows, window_patches
 
-HOP_FRAMES = 2  # 46 ms in the paper's setting: no moment is further than 23 ms off, a third of the tolerance of beats
+# 46 ms at the paper's settings: the largest error in time, 23 ms, is a third of the tolerance.
+HOP_FRAMES = 2
 PATCHES = 512  # at once: 150 MB of activations in the paper's setting
 WINDOWS = 32  # sequences at once
 CONTEXT_FRAMES = 7  # on each side: 15 frames of 64 bands, 0.35 s
@@ -70,14 +71,14 @@ def frame_vectors(
     """
     config = embedder.config
     numbers = _layer_numbers(config, config.embed.layers if layers is None else layers, hop_frames)
-    patches = _around(
-        log_mel, hop_frames, config.model.frames, config.spectrogram.silence
-    )  # (K, M, W), a view
+    # (K, M, W), a view
+    patches = _around(log_mel, hop_frames, config.model.frames, config.spectrogram.silence)
     model = embedder.model
+    # (K', D) each
     parts = [
         model.extractor(part.unsqueeze(1).contiguous().to(embedder.device))
         for part in patches.split(patches_at_once)
-    ]  # (K', D) each
+    ]
     vectors = torch.cat(parts)  # (K, D)
     found = _through_bottleneck(
         embedder,
@@ -124,9 +125,10 @@ def _through_bottleneck(
     counts = torch.zeros(len(vectors), 1, device=vectors.device)
     for start in range(0, len(windows), WINDOWS):
         batch = windows[start : start + WINDOWS]
+        # (B, N, D), (B, N)
         sequences, valid = pad_windows(
             [vectors[window.to(vectors.device)] for window in batch], 0.0
-        )  # (B, N, D), (B, N)
+        )
         valid = valid.to(vectors.device)
         outputs = embedder.model.bottleneck(sequences, valid=valid)
         where = torch.cat(batch).to(vectors.device)
@@ -137,7 +139,10 @@ def _through_bottleneck(
 
 
 def _windows(config: Config, count: int) -> list[slice]:
-    """Stretches of trained length in a sequence of `count` patches, as :func:`patchifier.windows.cut_windows` takes them."""
+    """Windows of trained length in a sequence of `count` patches.
+
+    They are those of :func:`patchifier.windows.cut_windows`.
+    """
     length, hop = window_patches(config)
     if config.embed.time == "whole" or count <= length:
         return [slice(0, count)]
@@ -169,9 +174,8 @@ def mel_frames(
     times_s : ndarray, shape (K,), float64
     """
     config = config or SpectrogramConfig()
-    around = _around(
-        log_mel, hop_frames, 2 * context_frames + 1, config.silence
-    )  # (K, M, 2 context + 1)
+    # (K, M, 2 context + 1)
+    around = _around(log_mel, hop_frames, 2 * context_frames + 1, config.silence)
     return around.flatten(1).float().numpy(), moments_s(len(around), hop_frames, config)
 
 

@@ -24,12 +24,7 @@ import torch
 
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate.probes.heads import (
-    Hyperparameters,
-    ProbeData,
-    Schedule,
-    Trained,
-)
+from patchifier.evaluate.probes.heads import Hyperparameters, ProbeData, Schedule, Trained
 from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.evaluate.probes.stack import train_stack
 from patchifier.io import Progress, silent

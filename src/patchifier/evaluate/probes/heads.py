@@ -306,7 +306,10 @@ def _gain(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """Mann and Whitney's U over the number of pairs, averaged over tags that are present in some clips, but not in all."""
+    """ROC-AUC as Mann and Whitney's U over the number of pairs, mean over tags.
+
+    Tags in all clips or in none are left out.
+    """
     mixed = (targets.amax(0) > 0) & (targets.amin(0) < 1)
     if not mixed.any():
         raise RequestError(
@@ -320,9 +323,8 @@ def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
         values = outputs[:, :, mixed].transpose(1, 2).contiguous()  # (R, C, n)
         ordered = values.sort(-1).values
         below = torch.searchsorted(ordered, values)
-        ranks = (
-            below + torch.searchsorted(ordered, values, right=True) + 1
-        ) / 2.0  # ties share their mean rank
+        # ties share their mean rank
+        ranks = (below + torch.searchsorted(ordered, values, right=True) + 1) / 2.0
         areas = ((ranks * truth).sum(-1) - positive * (positive + 1) / 2) / (
             positive * (clips - positive)
         )

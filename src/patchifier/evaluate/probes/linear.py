@@ -11,11 +11,13 @@ from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.io import Progress, silent
 from patchifier.tasks import Task
 
-LOGISTIC_C = 0.1  # strong, for hundreds of features and tens of clips; fixed beforehand, the same for every encoder
+# Strong regularisation for hundreds of features and tens of clips; the same for every encoder.
+LOGISTIC_C = 0.1
 RIDGE_ALPHAS = np.logspace(-2, 4, 13)  # chosen by leave-one-out on the training clips
+# C, and alpha
 STRENGTHS = {kind: np.logspace(-4, 2, 7) for kind in ("one-of", "many-of")} | {
     "numbers": RIDGE_ALPHAS
-}  # C, and alpha
+}
 INNER_FOLDS = 5
 
 
@@ -170,7 +172,7 @@ def name(task: Task) -> str:
 
 
 def majority(task: Task, targets: np.ndarray, count: int) -> np.ndarray:
-    """Share of each class or tag among training targets, or the mean of each number, for every test clip: (count, C)."""
+    """Proportions of classes or tags in the training targets, or means, repeated: (count, C)."""
     shares = (
         np.bincount(targets, minlength=len(task.names)) / len(targets)
         if task.kind == "one-of"

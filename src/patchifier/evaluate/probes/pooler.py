@@ -14,24 +14,15 @@ from torch import Tensor
 from patchifier import tasks
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate.probes.heads import (
-    Hyperparameters,
-    ProbeData,
-    Schedule,
-    batch,
-    scorer,
-)
+from patchifier.evaluate.probes.heads import Hyperparameters, ProbeData, Schedule, batch, scorer
 from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.io import Progress, silent
 from patchifier.nn.model import Head
 from patchifier.tasks import Task
 from patchifier.train.loop import State, fit_head
 
-RATES = (
-    1e-5,
-    1e-4,
-    1e-3,
-)  # the paper's for fine-tuning, and the two above it: a head alone starts from nothing
+# The paper's rate of fine-tuning, and two above it: the head starts from random weights.
+RATES = (1e-5, 1e-4, 1e-3)
 BATCH = 32  # the paper's
 DECAY = 0.01  # AdamW's own, on matrices
 
@@ -47,7 +38,7 @@ def paper(
     schedule: Schedule | None = None,
     progress: Progress = silent,
 ) -> Probed:
-    """Train the paper's head at three rates, choose on validation, and predict the test clips with the best weights.
+    """Train the paper's head at three rates and predict the test clips by the best on validation.
 
     The paper gives the head, AdamW, the batch of 32 and a rate; it leaves open when to stop and
     what to standardise. Features are standardised by the training clips, since a pooler saturates

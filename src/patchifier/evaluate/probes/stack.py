@@ -35,7 +35,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own
 
 
 def stack_gradients(task: Task) -> Callable[..., Weights]:
-    """Return a function (stacked weights, x (B, E), y (B, C), hidden mask) -> the gradients of every head's own loss."""
+    """Return a function (weights, x (B, E), y (B, C), hidden mask) -> gradients of each head."""
     loss = tasks.loss(task)
 
     def head_loss(weights: Weights, x: Tensor, y: Tensor, hidden_mask: Tensor | None) -> Tensor:

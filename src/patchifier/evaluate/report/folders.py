@@ -14,12 +14,8 @@ from patchifier.config import RequestError
 
 Row = Mapping[str, Any]
 
-METHODS = (
-    "linear-probe",
-    "freeze-extractor",
-    "freeze-bottleneck",
-    "full",
-)  # of fine-tuning, in the order of the paper
+# of fine-tuning, in the order of the paper
+METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")
 
 
 @dataclass(frozen=True)
@@ -210,7 +206,8 @@ def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise RequestError(
             f"cannot read reconstructions from {path}: {error}. Expected the file that stage II "

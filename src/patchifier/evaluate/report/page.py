@@ -1,4 +1,4 @@
-"""The page: figures and tables of all runs, rendered by templates into one file that needs no other and no network."""
+"""The page: figures and tables of all runs, rendered by templates into one self-contained file."""
 
 import json
 import math
@@ -195,7 +195,10 @@ def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> l
         opponents = [other for other in tuned if _opposes(other, run)]
         if figure := convergence_figure(run, opponents, rows):
             path = out / stem_of("figure-2", run, several=len(main) > 1)
-            alt = f"Validation {run.metric} against step for each method of fine-tuning, and test {run.metric} of each with its interval."
+            alt = (
+                f"Validation {run.metric} against step for each method of fine-tuning, "
+                f"and test {run.metric} of each with its interval."
+            )
             drawn.append(picture(figure, path, alt, run=run, random=opponents))
     return drawn
 
@@ -209,11 +212,17 @@ def _opposes(other: RunFolder, run: RunFolder) -> bool:
 def _curves(run: RunFolder, out: Path, several: bool) -> list[Context]:
     drawn = []
     if figure := curves_figure(run):
-        alt = "Training and validation error of stage I and stage II against step, with simple predictors as horizontal lines."
+        alt = (
+            "Training and validation error of stage I and stage II against step, "
+            "with simple predictors as horizontal lines."
+        )
         path = out / stem_of("losses", run, several=several)
         drawn.append(picture(figure, path, alt, run=run))
     if figure := health_figure(run):
-        alt = "Error with and without order, variance and onsets drawn, standard deviation and effective rank of the embeddings against step."
+        alt = (
+            "Error with and without order, variance and onsets drawn, standard deviation "
+            "and effective rank of the embeddings against step."
+        )
         path = out / stem_of("health", run, several=several)
         width = get_part(run.config, "model").get("width", "?")
         drawn.append(picture(figure, path, alt, run=run, width=width))
@@ -274,7 +283,8 @@ def _bar(row: Row, group: Sequence[Row]) -> tuple[float, float, float] | None:
         return None
     scale = 148 / (max(ends) - min(ends))
     low, high = np.fmin(low, value), np.fmax(high, value)
-    return 6 + scale * (value - min(ends)), 6 + scale * (low - min(ends)), 6 + scale * (high - min(ends))  # fmt: skip
+    least = min(ends)
+    return 6 + scale * (value - least), 6 + scale * (low - least), 6 + scale * (high - least)
 
 
 def _differences(results: Row) -> list[Context]:

@@ -47,7 +47,7 @@ def escape(value: Any) -> str:
 def collect_rows(
     runs: Sequence[RunFolder], demos: Mapping[Path, Row], problems: list[str]
 ) -> list[dict[str, Any]]:
-    """Every test score once, with its source and what it was tested on, in the order of the table."""
+    """Every test score once, in the order of the table, with its source and test set."""
     rows: list[dict[str, Any]] = []
     for folder, results in demos.items():
         inside = [run for run in runs if run.path.is_relative_to(folder) and run.task]
@@ -102,7 +102,7 @@ def _table_order(row: Row) -> tuple[Any, ...]:
 
 
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows tested on the same clips by the same metric, which are the only ones that can be ranked."""
+    """Rows tested on the same clips by the same metric; only these can be ranked."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row.get("n")), row["test"], row.get("metric")), []).append(row)
@@ -136,7 +136,10 @@ def caution_text(group: Sequence[Row]) -> str:
         if metric == "accuracy"
         else f"{np.median(widths):.2f}"
     )
-    return f"With {n} test clips the 95 % interval is about ± {points}: a smaller difference between two rows settles nothing."
+    return (
+        f"With {n} test clips the 95 % interval is about ± {points}: "
+        "a smaller difference between two rows settles nothing."
+    )
 
 
 def csv_table(rows: Sequence[Row]) -> str:

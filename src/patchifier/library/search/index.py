@@ -25,12 +25,13 @@ from patchifier.library.stored import TYPES, Stored, require_same_model
 
 NAME = "embeddings"  # of the LanceDB table
 FACTS = b"patchifier.index"  # schema metadata: facts in JSON
-ANN_ROWS = 20_000  # where comparing with every row starts to take longer than the approximate index; see benchmarks/search.py
+# From so many rows on, the approximate index is faster; see benchmarks/search.py.
+ANN_ROWS = 20_000
 LEAST_ANN_ROWS = 256  # fewer are not worth learning from
-PARTITION_ROWS = 2000  # so many rows to a part of the approximate index; see benchmarks/search.py for what follows from these three
-PROBES = 20  # parts that are looked into
-REFINE = 4  # as many times more candidates are compared exactly
-GROWTH = 4  # the parts are chosen anew when so many times more rows have come
+PARTITION_ROWS = 2000  # rows in a partition of the approximate index
+PROBES = 20  # partitions that are searched
+REFINE = 4  # factor of candidates that are compared exactly
+GROWTH = 4  # growth of the rows after which partitions are computed again
 AT_ONCE = 1000  # values named in one condition
 
 
@@ -277,15 +278,13 @@ class Index(VectorStore):
         table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
         if len(table) == limit or not self.approximate:
             return table
-        return query.maximum_nprobes(
-            0
-        ).to_arrow()  # search all partitions: few rows pass the filter, or many are requested
+        # search all partitions: few rows pass the filter, or many are requested
+        return query.maximum_nprobes(0).to_arrow()
 
 
 def _connect_module() -> Any:
-    os.environ.setdefault(
-        "LANCEDB_LOG", "error"
-    )  # else it warns on standard error of every new table that there was none before
+    # else it warns on standard error of every new table that there was none before
+    os.environ.setdefault("LANCEDB_LOG", "error")
     return need("lancedb")
 
 
@@ -297,10 +296,10 @@ def _reached(what: str, place: str | Path, advice: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, RequestError):
             raise
-        store = ", the address and the credentials (they come from the environment, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL)"
+        store = "the address and the credentials (from the environment, such as AWS_ACCESS_KEY_ID)"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RequestError(
-            f"{what} ({reason}): {advice}{f', or check{store[1:]}' if is_uri(place) else ''}."
+            f"{what} ({reason}): {advice}{f', or check {store}' if is_uri(place) else ''}."
         ) from error
 
 
@@ -380,7 +379,7 @@ def _with_digests(table: pa.Table) -> pa.Table:
 
 
 def _digests_of(stored: Stored) -> dict[str, set[str]]:
-    """Digests of the rows of every file of a table, all of whose vectors are looked at on the way."""
+    """Digests of the rows of every file of a table; all vectors are checked."""
     found: dict[str, set[str]] = {}
     for part in stored.parts():
         _by_path(part["path"].to_pylist(), digests(part), found)

@@ -120,9 +120,8 @@ class VectorStore(abc.ABC):
             table = self._nearest(vector, limit, where=where, exact=exact)
             scores = unit(vectors_of(table, self.size)) @ vector
             rows = sorted(found(table, scores.tolist()), key=_rank)
-            files = list(
-                {row.path: row for row in reversed(rows)}.values()
-            )  # the last one written is the best
+            # the last one written is the best
+            files = list({row.path: row for row in reversed(rows)}.values())
             if len(files) >= k or len(table) < limit:
                 return tuple(sorted(files, key=_rank)[:k])
             limit *= 4  # one file has so many near sections that other files are missing
@@ -322,9 +321,8 @@ def _near(
             )
         )
         for other in range(start, end, WIDTH * BLOCK):
-            scores = (
-                units[start : start + BLOCK] @ units[other : min(end, other + WIDTH * BLOCK)].T
-            )  # (rows, others)
+            # (rows, others)
+            scores = units[start : start + BLOCK] @ units[other : min(end, other + WIDTH * BLOCK)].T
             rows, others = np.nonzero(scores >= threshold - SLACK)
             apart = (rows + start < others + other) & (
                 files[order[rows + start]] != files[order[others + other]]

@@ -24,14 +24,16 @@ class Table(VectorStore):
     def __init__(self, rows: EmbeddingTable, *, name: str = "the table") -> None:
         self.name, self.identity, self.size = name, rows.identity, rows.length
         self._table = rows.rows
+        # (n of it, E), not copied
         self._parts = [
             vectors_of(pa.Table.from_batches([batch]), rows.length)
             for batch in rows.rows.to_batches()
             if len(batch)
-        ]  # (n of it, E), not copied
+        ]
+        # (n,)
         self._lengths = np.concatenate(
             [np.zeros(0, np.float32), *(np.linalg.norm(part, axis=1) for part in self._parts)]
-        )  # (n,)
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> "Table":
