@@ -100,6 +100,12 @@ def draw(
     Returns
     -------
     AugmentParameters
+
+    Examples
+    --------
+    >>> drawn = draw(np.random.default_rng(0), np.array([1249, 500]), config=AugmentConfig())
+    >>> drawn.starts.shape, drawn.valid.sum(1)
+    ((2, 25), array([25, 18]))
     """
     B, (low, high) = len(frames), config.scale
     first_of = np.arange(B) // 2 * 2 if pairs else np.arange(B)

@@ -82,6 +82,15 @@ def prepare(
     RequestError
         If the folder is a cache with other settings or holds other files, or if no clip could be
         read.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> from patchifier import cache, datasets
+    >>> demo = datasets.load("demo")
+    >>> few = dataclasses.replace(demo, clips=demo.clips[::16])
+    >>> cache.prepare(few, "cache").clips
+    7
     """
     out, config = Path(out), config or SpectrogramConfig()
     _claim(out, config)
@@ -324,6 +333,12 @@ class Cache:
     ------
     RequestError
         If the folder is no cache, or its build was not finished.
+
+    Examples
+    --------
+    >>> data = Cache("demo-cache")
+    >>> len(data.clips), data.log_mel(0).shape  # frames first
+    (14, (862, 64))
     """
 
     def __init__(self, path: str | Path, *, partial: bool = False) -> None:

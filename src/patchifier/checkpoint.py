@@ -124,6 +124,12 @@ def load(model: str | Path | None = None) -> Checkpoint:
     RequestError
         If anything is missing, surplus, damaged, or made by a newer version; the message names it.
         As :func:`patchifier.weights.find` does.
+
+    Examples
+    --------
+    >>> loaded = load("patchifier-paper")
+    >>> loaded.task is None
+    True
     """
     folder = weights.find(model)
     text, values, header, task = _read_config(folder)
@@ -246,8 +252,7 @@ def card(checkpoint: Checkpoint) -> str:
         "# Patchifier",
         "",
         f"A music encoder ({kind}) with {checkpoint.model.parameter_count():,} parameters, saved "
-        f"{datetime.date.today()} by "
-        f"patchifier {patchifier.__version__}.",
+        f"{datetime.date.today()} by patchifier {patchifier.__version__}.",
         f"It reads mono audio at {checkpoint.config.spectrogram.sample_rate:,} Hz as patches of "
         f"{seconds:.3f} s.",
         "",

@@ -42,6 +42,13 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     ------
     RequestError
         If there is no such model, or no such device.
+
+    Examples
+    --------
+    >>> import patchifier
+    >>> model = patchifier.load()
+    >>> model.size
+    768
     """
     found, loaded = checkpoint.find_device(device), checkpoint.load(path)
     return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=found)
@@ -145,6 +152,15 @@ class Embedder:
         RequestError
             For a file that cannot be read, an array without a rate, integers or floats at their
             scale, NaN, or channels last.
+
+        Examples
+        --------
+        >>> model = patchifier.load()
+        >>> model.embed("music/one.ogg").shape
+        (768,)
+        >>> samples = np.zeros(44_100, np.float32)
+        >>> model.embed([samples, samples], 44_100).shape
+        (2, 768)
         """
         return self._each(x, sample_rate, self._pooled)
 
@@ -212,6 +228,13 @@ class Embedder:
         -------
         Embedding
             At least one row. Music shorter than a stretch is one row.
+
+        Examples
+        --------
+        >>> model = patchifier.load()
+        >>> found = model.embed_windows("music/one.ogg", window_s=10.0)
+        >>> found.vectors.shape, found.start_s.round(1).tolist()
+        ((2, 768), [0.0, 10.0])
         """
         return self._stretches(self.pieces(x, sample_rate), window_s, hop_s, self._pooled)
 
@@ -243,6 +266,13 @@ class Embedder:
         Embedding
             A row of ``width * len(layers)`` numbers for each patch. The last patch is anchored to
             the end.
+
+        Examples
+        --------
+        >>> model = patchifier.load()
+        >>> found = model.embed_patches("music/one.ogg")
+        >>> len(found.vectors), found.end_s[0].round(3)
+        (27, 0.743)
         """
         config, means, frames = self.config, Means(), 0
 
@@ -264,7 +294,13 @@ class Embedder:
         return Embedding(means.result(), starts * frame_s, ends * frame_s)
 
     def log_mel(self, x: Any, sample_rate: int | None = None) -> Tensor:
-        """Log-mel (M, T) of a file or of samples, with this model's settings."""
+        """Log-mel (M, T) of a file or of samples, with this model's settings.
+
+        Examples
+        --------
+        >>> patchifier.load("patchifier-paper").log_mel(np.zeros(22_050, np.float32), 22_050).shape
+        torch.Size([64, 44])
+        """
         return torch.cat(list(self.pieces(x, sample_rate)), dim=-1)
 
     def pieces(

@@ -37,6 +37,12 @@ def fingerprint(log_mel: np.ndarray, config: SpectrogramConfig | None = None) ->
     ------
     RequestError
         If the shape is another, or there are fewer than 16 bands between 200 and 5,000 Hz.
+
+    Examples
+    --------
+    >>> log_mel = np.random.default_rng(0).normal(size=(100, 64))
+    >>> fingerprint(log_mel).shape
+    (88, 2)
     """
     config = config or SpectrogramConfig()
     if log_mel.ndim != 2 or log_mel.shape[1] != config.bands:

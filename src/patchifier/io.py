@@ -56,6 +56,13 @@ def replaced_file(path: Path) -> Iterator[Path]:
     """Give a path to write to, then put that file in place of `path`.
 
     On an error nothing changes.
+
+    Examples
+    --------
+    >>> with replaced_file(Path("results.txt")) as new:
+    ...     _ = new.write_text("done")
+    >>> Path("results.txt").read_text()
+    'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new-{os.getpid()}")

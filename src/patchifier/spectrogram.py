@@ -46,6 +46,12 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
     ------
     RequestError
         If there is no sample at all, or samples are no floats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> log_mel(np.zeros(22_050, np.float32)).shape  # one second
+    torch.Size([64, 44])
     """
     config = config or SpectrogramConfig()
     waveform = torch.as_tensor(waveform)
@@ -299,6 +305,14 @@ def cut(
     ------
     RequestError
         If not a single patch fits and the tail is dropped, or an argument makes no sense.
+
+    Examples
+    --------
+    >>> import torch
+    >>> cut(torch.zeros(64, 100), length=32).shape  # 4 frames are left over
+    torch.Size([3, 1, 64, 32])
+    >>> cut(torch.zeros(64, 100), length=32, tail="anchor").shape
+    torch.Size([4, 1, 64, 32])
     """
     _require_shape("log_mel", log_mel, "(..., M, T)", least=2)
     starts = patch_starts(log_mel.shape[-1], length=length, hop=hop, tail=tail)
@@ -337,6 +351,13 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
     ------
     RequestError
         If so many patches do not cover so many frames, or an argument makes no sense.
+
+    Examples
+    --------
+    >>> import torch
+    >>> patches = cut(torch.rand(64, 96), length=32)
+    >>> join(patches, 96).shape
+    torch.Size([64, 96])
     """
     _require_shape("patches", patches, "(..., N, 1, M, W)", least=4)
     length = patches.shape[-1]

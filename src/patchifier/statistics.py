@@ -103,7 +103,14 @@ def bootstrap(
     level: float = 0.95,
     progress: Progress = silent,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic, by :func:`resample`."""
+    """Percentile interval of a statistic, by :func:`resample`.
+
+    Examples
+    --------
+    >>> values = np.array([0.0, 1.0, 1.0, 1.0])
+    >>> bootstrap(["a", "b", "c", "d"], lambda clips: values[clips].mean())
+    (0.25, 1.0)
+    """
     values = resample(groups, statistic, draws=draws, seed=seed, progress=progress)
     return interval(values, ((1 - level) / 2, (1 + level) / 2))
 
@@ -127,6 +134,15 @@ def paired(
     """Score the difference `first` - `second` on the same clips: paired interval and p value.
 
     `first` is better than `second` where the interval leaves out 0.
+
+    Examples
+    --------
+    >>> first, second = np.array([1.0, 0.9, 0.8]), np.array([0.5, 0.6, 0.4])
+    >>> score = paired(
+    ...     "accuracy", ["a", "b", "c"], lambda i: first[i].mean(), lambda i: second[i].mean()
+    ... )
+    >>> round(score.value, 2), score.low > 0
+    (0.4, True)
     """
 
     def difference(indices: np.ndarray) -> float:
@@ -146,7 +162,13 @@ def two_sided_p(draws: np.ndarray) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Correct the p values of a family of comparisons by Holm's method (1979)."""
+    """Correct the p values of a family of comparisons by Holm's method (1979).
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
     corrected, largest = [0.0] * len(values), 0.0
     for rank, index in enumerate(np.argsort(values, kind="stable")):
         largest = max(largest, min(1.0, (len(values) - rank) * values[index]))

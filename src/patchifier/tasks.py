@@ -73,6 +73,13 @@ def infer(targets: Sequence[Any]) -> Task | None:
     """Infer the task from the targets of all clips: names, lists of names, or rows of numbers.
 
     None without targets.
+
+    Examples
+    --------
+    >>> infer(["rock", "jazz", "rock"]).names
+    ('jazz', 'rock')
+    >>> infer([["calm"], ["calm", "vocal"]]).kind
+    'many-of'
     """
     known = [target for target in targets if target is not None]
     if not known:
@@ -106,6 +113,12 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
     ------
     RequestError
         If a clip has no target, or a target that is not one of the task's names.
+
+    Examples
+    --------
+    >>> task = infer(["rock", "jazz"])
+    >>> encode_targets(task, ["rock", "jazz", "rock"])
+    array([1, 0, 1])
     """
     if task.kind == "per-frame":
         raise RequestError(
@@ -191,6 +204,12 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
     dict
         The main metric first. A tag that is present in all clips or in none has no ROC-AUC and is
         left out of the mean.
+
+    Examples
+    --------
+    >>> task = infer(["rock", "jazz"])
+    >>> scores(task, np.array([1, 0]), np.array([[0.2, 0.8], [0.4, 0.6]]))
+    {'accuracy': 0.5}
     """
     main = {task.metric: main_score(task, targets, predictions)}
     if task.kind == "many-of":

@@ -210,7 +210,14 @@ def windows_of(log_mel: Tensor, config: Config) -> Iterator[tuple[int, Tensor, T
 
 
 def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
-    """Patches (N, 1, M, W) of each window of a log-mel (M, T)."""
+    """Patches (N, 1, M, W) of each window of a log-mel (M, T).
+
+    Examples
+    --------
+    >>> import torch
+    >>> [len(window) for window in cut_windows(torch.zeros(64, 1249), Config())]  # 29 s
+    [25, 25]
+    """
     return [window for _, window, _ in windows_of(log_mel, config)]
 
 

@@ -190,7 +190,7 @@ def test_a_name_that_is_not_utf8_costs_only_itself(folder, tmp_path, capsys):
     )  # this name is printed
     assert done.returncode == 1, done.stderr
     assert rb"bad\xff.wav: its name is not UTF-8: rename it" in done.stderr
-    assert b"1 clips" in done.stdout
+    assert b"1 clip, " in done.stdout
     with open(
         os.path.join(os.fsencode(tmp_path), b"cache\xff", b"skipped.csv"), encoding="utf-8"
     ) as stream:
@@ -770,7 +770,11 @@ def test_another_error_of_the_system_is_a_fault(capsys, monkeypatch):
         ),
         (
             ["pretrain", "c", "--out", "x", "--pretrain.seed", "x"],
-            "patchifier pretrain: --pretrain.seed: Expected a int",
+            "patchifier pretrain: --pretrain.seed is 'x', expected a whole number.",
+        ),
+        (
+            ["prepare", "demo", "--out", "x", "--workers", "two"],
+            "patchifier prepare: --workers is 'two', expected a whole number.",
         ),
         (
             ["pretrain", "c", "--out", "x", "--stage", "three"],
@@ -786,6 +790,12 @@ def test_a_wrong_command_line_is_one_message(arguments, says, capsys):
     assert stopped.value.code == 2
     assert said.startswith(says)
     assert len(said.splitlines()) == 1
+
+
+def test_a_misspelt_recipe_is_refused_with_the_nearest_one(tmp_path, capsys):
+    words = ["prepare", "demo", "--out", str(tmp_path / "cache"), "--config", "bsae"]
+    assert cli.main(words) == 2
+    assert "Did you mean 'base'?" in capsys.readouterr().err
 
 
 def test_values_are_read_as_they_are_typed():

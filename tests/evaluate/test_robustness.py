@@ -327,6 +327,15 @@ def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatc
     assert np.median(change[beats.log_mel(0) > -0.5]) == pytest.approx(-0.2, abs=2e-3)
 
 
+def test_a_second_job_in_the_same_folder_is_refused(beats, tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        jobs.folder_lock(tmp_path / "out", "perturbation"),
+        pytest.raises(RequestError, match="another perturbation is working in this folder"),
+    ):
+        perturb(beats, [0], "gain-20", tmp_path / "out")
+
+
 def test_requests_that_make_no_sense_are_refused(beats, tmp_path):
     with pytest.raises(RequestError, match="no perturbation 'mp3', expected one of mp3-32"):
         perturb(beats, [0], "mp3", tmp_path)

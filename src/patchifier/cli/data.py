@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from patchifier.cli.command import Outcome, Overrides
+from patchifier.cli.command import Outcome, Overrides, counted, read_config
 from patchifier.cli.progress import progress
-from patchifier.config import Config, RequestError, SpectrogramConfig, read_changes, update
+from patchifier.config import Config, RequestError, SpectrogramConfig, update
 
 if TYPE_CHECKING:
     from patchifier.cache import Prepared
@@ -84,7 +84,7 @@ def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
         )
     if model:
         file = str(weights.find(model) / "config.json")
-    whole = read_changes(file) if file else {}
+    whole = read_config(file) if file else {}
     config = SpectrogramConfig()
     for part in (whole, changes.sections):
         update(Config(), part)  # refuses a misspelt field of any section
@@ -94,7 +94,7 @@ def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
 
 def _prepared_text(done: "Prepared", out: str, dataset: "Dataset") -> str:
     text = (
-        f"{done.clips} clips, {done.audio_s / 3600:.2f} h, in {out} "
+        f"{counted(done.clips, 'clip')}, {done.audio_s / 3600:.2f} h, in {out} "
         f"({done.decoded} decoded now, the rest was there)"
     )
     if done.skipped:

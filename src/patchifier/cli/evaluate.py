@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome, Overrides
+from patchifier.cli.command import Outcome, Overrides, counted
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, read_changes, update
 
@@ -131,7 +131,7 @@ def leaks(first: str, second: str, *, out: str = "") -> Outcome:
         leaks.save(found, out)
     lines = [leak_line(leak) for leak in found]
     lines.append(
-        f"{len(found)} pairs between {len(trained.clips)} clips of {trained.name} "
+        f"{counted(len(found), 'pair')} between {counted(len(trained.clips), 'clip')} of {trained.name} "
         f"and {len(tested.clips)} of {tested.name}."
     )
     pairs = [asdict(leak) for leak in found]
@@ -152,16 +152,13 @@ def _require_no_model(path: str) -> None:
     if path in weights.names():
         raise RequestError(
             f"{path} comes without the music it was trained on, expected a cache of that: its "
-            "card, "
-            f"{weights.find(path) / 'README.md'}, lists it. benchmarks/open/README.md describes "
-            "how "
-            "to build the list again; 'patchifier prepare' makes a cache of it."
+            f"card, {weights.find(path) / 'README.md'}, lists it. benchmarks/open/README.md "
+            "describes how to build the list again; 'patchifier prepare' makes a cache of it."
         )
     if (Path(path) / "model.safetensors").exists():
         raise RequestError(
             f"{path} is a model, expected the cache it was trained on: run.json of its run names "
-            "it "
-            "as 'cache'."
+            "it as 'cache'."
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome
+from patchifier.cli.command import Outcome, counted
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
 from patchifier.io import skipped_line
@@ -80,14 +80,15 @@ def embedded_text(done: "Embedded") -> str:
     """Lay the result of an embedding job out for a terminal: skipped files, then counts."""
     lines = [skipped_line(path, reason) for path, reason in done.skipped]
     lines += [f"gone: {path}" for path in done.gone]
-    counts = f"{done.rows} rows about {done.files} files; {done.embedded} embedded now"
+    table = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')}"
+    counts = f"{table}; {done.embedded} embedded now"
     if done.embedded:
         speed = done.audio_s / max(done.seconds, 1e-9)
         counts += f" in {done.seconds:.1f} s ({speed:.0f} times real time)"
     lines.append(f"{counts}, {done.kept} were there")
     if done.pending:
         lines.append(
-            f"{done.pending} files are new, modified or gone since: "
+            f"{counted(done.pending, 'file')} new, modified or gone since: "
             "--changed brings the table up to date."
         )
     return "\n".join(lines)
@@ -201,9 +202,8 @@ def _query(store: "Table | Index", table: str, to: str, model: str) -> "str | np
     if embedder.identity != store.identity:
         raise RequestError(
             f"{to} is not in {table}, and {model or weights.DEFAULT} is another model, or has "
-            "other "
-            "settings, than the one that made the table: name that one with --model. A table that "
-            "an older patchifier made of the same model is embedded anew."
+            "other settings, than the one that made the table: name that one with --model. A "
+            "table that an older patchifier made of the same model is embedded anew."
         )
     return embedder.embed(to)
 
@@ -277,14 +277,12 @@ def distance(first: str, second: str) -> Outcome:
     if found.frechet is None:
         lines.append(
             "no Frechet distance: it needs more rows than numbers in a vector. Embed more files, "
-            "or "
-            "shorter windows (--window_s)."
+            "or shorter windows (--window_s)."
         )
     elif found.frechet.corrected is None:
         lines.append(
             "the Frechet distance is not corrected for the number of rows: that needs eight times "
-            "as "
-            "many rows as numbers in a vector."
+            "as many rows as numbers in a vector."
         )
     return Outcome(found.to_dict(), "\n".join(lines))
 
@@ -331,6 +329,6 @@ def predict(
         print(skipped_line(path, reason), file=sys.stderr)
     n_skipped = len(done.skipped)
     counts = {"rows": done.rows, "files": done.files, "kept": done.kept, "skipped": n_skipped}
-    text = f"{done.rows} rows about {done.files} files in {out}"
+    text = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')} in {out}"
     text += f"; {n_skipped} skipped" if n_skipped else ""
     return Outcome(counts | {"out": out}, text, 1 if n_skipped else 0)

@@ -148,8 +148,7 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
         return _require_names(manifest.load(path))
     raise RequestError(
         f"{source!s} is no data set: expected 'demo', a folder of audio, or a manifest "
-        f"({', '.join(manifest.SUFFIXES)}) that exists; "
-        "or, with --root DIR, a published data set "
+        f"({', '.join(manifest.SUFFIXES)}) that exists; or, with --root DIR, a published data set "
         f"({', '.join(PUBLISHED)}).{_nearest(str(source).split(':')[0], PUBLISHED)}"
     )
 

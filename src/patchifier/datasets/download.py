@@ -127,9 +127,8 @@ def _explain(error: OSError, root: Path) -> str:
     where = error.filename or root
     if error.errno in FULL:
         return (
-            f"{where}: the disk is full ({error.strerror}). "
-            "Free some space, or choose another --root; run it again and it goes on where it "
-            "stopped."
+            f"{where}: the disk is full ({error.strerror}). Free some space, or choose another "
+            "--root; run it again and it goes on where it stopped."
         )
     reason = error.strerror or error
     return f"{where}: cannot be written or read ({reason}). Choose a --root that can be written to."

@@ -191,9 +191,8 @@ SHEET = Sheet(
     archives=tuple(Archive(f"{name}.zip", into=".") for name in _COMMITS),
     steps=(
         "The audio is fetched track by track into audio/ of each repository: for the names in its "
-        "md5 folder, ID.LOFI.mp3 from "
-        "http://www.cp.jku.at/datasets/giantsteps/backup/ (giantsteps-key-dataset) and "
-        "http://www.cp.jku.at/datasets/giantsteps/mtg_key_backup/ "
+        "md5 folder, ID.LOFI.mp3 from http://www.cp.jku.at/datasets/giantsteps/backup/ "
+        "(giantsteps-key-dataset) and http://www.cp.jku.at/datasets/giantsteps/mtg_key_backup/ "
         "(giantsteps-mtg-key-dataset); each repository has a script for it. The archives of the "
         "repositories have no fixed sha256."
     ),

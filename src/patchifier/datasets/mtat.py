@@ -216,8 +216,7 @@ SHEET = Sheet(
     known_bad=KNOWN_BAD,
     steps=(
         f"If the host does not answer: {_MIRROR}/mp3.zip is the three parts already joined "
-        "(2,972,769,864 bytes, md5 f12add0eb4cd6c2a3ab7e4afaf7b7467); "
-        "unpack it so that the folders 0 to f lie in the root, and put the two csv files beside "
-        "them."
+        "(2,972,769,864 bytes, md5 f12add0eb4cd6c2a3ab7e4afaf7b7467); unpack it so that the "
+        "folders 0 to f lie in the root, and put the two csv files beside them."
     ),
 )

@@ -43,7 +43,16 @@ class Splits:
 
     @classmethod
     def of(cls, clips: Sequence[Clip], names: Sequence[str]) -> "Splits":
-        """Indices for the name of each clip's split."""
+        """Indices for the name of each clip's split.
+
+        Examples
+        --------
+        >>> from patchifier import datasets
+        >>> clips = datasets.load("demo").clips
+        >>> splits = Splits.of(clips, partition(clips))
+        >>> len(splits.train), len(splits.valid), len(splits.test)
+        (56, 28, 28)
+        """
         train, valid, test = (np.flatnonzero(np.array(names) == split) for split in SPLITS)
         return cls(train, valid, test, np.array(groups_of(clips)))
 
@@ -114,6 +123,12 @@ def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
 
     The data set's own split counts as one fold. Else each fold of the data set is tested once and
     the fold before validates. Else the folds are made here, by group (:func:`grouped_folds`).
+
+    Examples
+    --------
+    >>> from patchifier import datasets
+    >>> len(cross_validation(datasets.load("demo").clips))
+    4
     """
     if any(clip.split for clip in clips):
         return [partition(clips)]

@@ -64,6 +64,13 @@ def compare(
     ------
     RequestError
         If the clips have no targets, or the protocol does not fit the task.
+
+    Examples
+    --------
+    >>> from patchifier.evaluate.encoders import encoders
+    >>> results = compare("demo-cache", encoders("mel-stats"), "comparison")
+    >>> [row["encoder"] for row in results["rows"]]
+    ['majority', 'mel-stats']
     """
     data = cache if isinstance(cache, Cache) else Cache(cache)
     if data.task is None:

@@ -265,11 +265,9 @@ def notes(data: Cache, config: Config) -> list[str]:
         "clips; "
         f"every fold but {held} was pre-training data, without labels, of the model of this demo.",
         f"{RELEASED} comes with the package. Its training data, without labels, holds other "
-        "tracks of these soundtracks "
-        "and none that these clips are cut from: its card lists them.",
+        "tracks of these soundtracks and none that these clips are cut from: its card lists them.",
         "Methods that update weights are trained on two folds, validated on one and tested on "
         f"fold {held}, which is in no training data.",
         "The task, telling seven soundtracks apart, is confounded with mastering; with so few "
-        "clips it cannot tell apart what lies closer than "
-        "about 10 points.",
+        "clips it cannot tell apart what lies closer than about 10 points.",
     ]

@@ -140,6 +140,13 @@ def leaks(
     RequestError
         If the mel bands of the caches were made with different settings, or with settings too
         coarse to tell recordings apart.
+
+    Examples
+    --------
+    >>> data = Cache("demo-cache")
+    >>> pair = leaks(data, data)[0]
+    >>> pair.kind, pair.first == pair.second
+    ('same recording', True)
     """
     if not 0.5 < similar <= same <= 1:
         raise RequestError(

@@ -260,25 +260,27 @@ def perturb(
             f"there is no perturbation {name!r}, expected one of {', '.join(PERTURBATIONS)}."
         )
     wanted = [int(index) for index in indices]
-    if (
-        not wanted
-        or len(set(wanted)) < len(wanted)
-        or not all(0 <= index < len(data.clips) for index in wanted)
-    ):
+    if not wanted or len({*wanted} & {*range(len(data.clips))}) < len(wanted):
         raise RequestError(
             f"indices are {wanted}, expected at least one, none twice, each from 0 to "
             f"{len(data.clips) - 1}."
         )
-    clips, out, rate = (
-        [data.clips[index] for index in wanted],
-        Path(out),
-        data.spectrogram.sample_rate,
-    )
+    clips, out = [data.clips[index] for index in wanted], Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with jobs.folder_lock(out, "perturbation"):
+        return _perturb(data, clips, name, out, workers or os.cpu_count() or 1, progress)
+
+
+def _perturb(
+    data: Cache, clips: Sequence[Clip], name: str, out: Path, workers: int, progress: Progress
+) -> Cache:
+    """Perturb clips into a folder that this job has locked."""
+    rate = data.spectrogram.sample_rate
     stems = [_stem(clip, name, rate, out / "audio") for clip in clips]
-    there = _finished(data, clips, name, stems, out / "cache")
-    if there is not None:
-        return there
-    _write_all(clips, stems, name, rate, workers or os.cpu_count() or 1, progress)
+    finished = _finished(data, clips, name, stems, out / "cache")
+    if finished is not None:
+        return finished
+    _write_all(clips, stems, name, rate, workers, progress)
     made = _described(data, clips, name, [_written(stem) for stem in stems])
     prepared = prepare(
         made, out / "cache", config=data.spectrogram, workers=workers, progress=progress

@@ -347,8 +347,7 @@ def claim(store: Store, facts: dict[str, Any], clips: Sequence[Clip]) -> dict[st
         if count != len(clips) or not same:
             raise RequestError(
                 f"{store.place} is about another list of {count} clips, not these {len(clips)} in "
-                "this order: "
-                "name the same sources, or choose another --out."
+                "this order: name the same sources, or choose another --out."
             )
         return found
     strange = any(not OWN.fullmatch(name) for name in names)
@@ -411,8 +410,7 @@ def require_all(store: Store, spec: dict[str, Any]) -> list[str]:
     if missing:
         raise RequestError(
             f"{store.place} lacks {len(missing)} of {len(wanted)} parts, the first {missing[0]}: "
-            "run the job again. "
-            "If it says that it made them, --out is a folder that not every machine shares: use "
-            "an object store."
+            "run the job again. If it says that it made them, --out is a folder that not every "
+            "machine shares: use an object store."
         )
     return wanted

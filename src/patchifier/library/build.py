@@ -77,6 +77,12 @@ def embed_library(
     RequestError
         If there is nothing to embed, nothing could be read, `out` was made by another model or with
         other settings or is another file, or rows would be dropped whose files exist.
+
+    Examples
+    --------
+    >>> done = embed_library("music", "table.parquet")
+    >>> done.rows, done.files, done.skipped
+    (3, 3, ())
     """
     embedder = embedder if isinstance(embedder, Embedder) else load(embedder)
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)

@@ -157,6 +157,13 @@ def frechet_distance(
     Parts are the same fraction f of both sets, so that the excess c / n + d / m grows as 1 / f in
     both; the line is fitted to 8 values of 1 / f, evenly spaced, from 1 to what leaves 4 E rows,
     but at most 4.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> a, b = rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + 3.0
+    >>> frechet_distance(a, a).value < 1e-9, frechet_distance(a, b).value > 9
+    (True, True)
     """
     a, b = _checked(a, b)
     for vectors, name in zip((a, b), names):
@@ -259,6 +266,13 @@ def kernel_distance(
     ------
     RequestError
         For other shapes, values that are not finite, or too few rows.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> a, b = rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + 3.0
+    >>> kernel_distance(a, b).value > kernel_distance(a, a).value
+    True
     """
     a, b = _checked(a, b)
     for vectors, name in zip((a, b), names):

@@ -108,6 +108,12 @@ def read(path: str | Path) -> EmbeddingTable:
     RequestError
         If there is none, it is damaged or comes from elsewhere, or a vector is not finite or all
         zeros.
+
+    Examples
+    --------
+    >>> table = read("music.parquet")
+    >>> len(table), table.vectors.shape, table.vectors.dtype
+    (3, (3, 768), dtype('float32'))
     """
     if str(path).lower().endswith(".npy"):
         facts = read_facts(Path(path))

@@ -74,8 +74,7 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
     if DESCRIPTORS[name].pitch and spectrogram.pitch_bands < least:
         raise RequestError(
             f"{what} {name!r} needs pitch bands: set spectrogram.pitch_bands to {least} or more "
-            f"(it is {spectrogram.pitch_bands}), "
-            "and prepare the cache with them."
+            f"(it is {spectrogram.pitch_bands}), and prepare the cache with them."
         )
     if name in ("onsets", "pulse", "rhythm") and model.mel_bands % ONSET_GROUPS:
         raise RequestError(

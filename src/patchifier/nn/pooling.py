@@ -157,7 +157,14 @@ def pool_layers(layers: Sequence[Tensor], valid: Tensor, config: EmbedConfig) ->
 
 
 def pool(sequence: Tensor, valid: Tensor, pooling: str) -> Tensor:
-    """Pool a sequence (B, N, D), or (B, 1 + N, D) with CLS, over time."""
+    """Pool a sequence (B, N, D), or (B, 1 + N, D) with CLS, over time.
+
+    Examples
+    --------
+    >>> sequence, valid = torch.rand(2, 26, 256), torch.ones(2, 25, dtype=torch.bool)
+    >>> pool(sequence, valid, "mean+std").shape
+    torch.Size([2, 512])
+    """
     if pooling == "cls":
         return sequence[:, 0]
     patches = sequence[:, -valid.shape[1] :]  # (B, N, D), without CLS

@@ -183,9 +183,8 @@ def require_groups(data: Cache, train: np.ndarray) -> None:
     if len(np.unique(group_numbers(data, train))) < 2:
         raise RequestError(
             "pretrain.contrast_of is 'group', but all clips that train are of one group (another "
-            "may be held out): "
-            "name groups in a manifest, sort files into more folders, or hold out less with "
-            "--pretrain.validation_fraction."
+            "may be held out): name groups in a manifest, sort files into more folders, or hold "
+            "out less with --pretrain.validation_fraction."
         )
 
 

@@ -46,8 +46,7 @@ def describe_batch(
     return (
         f"{words} Log-mels with values that are not finite: "
         f"{', '.join(_named(data, row) for row in bad)}: delete {files} and run 'patchifier "
-        "prepare' "
-        "again, or leave these clips out."
+        "prepare' again, or leave these clips out."
     )
 
 

@@ -196,8 +196,7 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
         if estimator not in known:
             raise RequestError(
                 f"model.estimators holds {estimator!r}, which nothing trains: add it to "
-                "pretrain.targets of stage II, start from a model that has it, "
-                "or leave it out."
+                "pretrain.targets of stage II, start from a model that has it, or leave it out."
             )
     if loaded is None:
         return accelerate(Patchifier(config.model, seed=config.pretrain.seed))

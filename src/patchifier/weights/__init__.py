@@ -17,7 +17,13 @@ logger = logging.getLogger(__name__)
 
 
 def names() -> tuple[str, ...]:
-    """Names of the models of the package, the default first."""
+    """Names of the models of the package, the default first.
+
+    Examples
+    --------
+    >>> names()
+    ('patchifier-base', 'patchifier-paper')
+    """
     return tuple(
         sorted(
             (path.parent.name for path in ROOT.glob("*/config.json")),
@@ -66,8 +72,7 @@ def _bundled(name: str) -> Path:
     if name not in names():
         raise RequestError(
             f"{name} is missing from this copy of patchifier. Install it again, or name another "
-            "model, "
-            f"by load(...) or --model: {expected()}."
+            f"model, by load(...) or --model: {expected()}."
         )
     if Path(name).is_dir():
         logger.warning(

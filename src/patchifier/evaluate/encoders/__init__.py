@@ -118,6 +118,13 @@ def encoders(
     ------
     RequestError
         If there is no such kind of encoder, or what it names cannot be used.
+
+    Examples
+    --------
+    >>> data = Cache("demo-cache")
+    >>> (encoder,) = encoders("mel-stats", data=data)
+    >>> encoder.encode(data, [0, 1]).shape
+    (2, 128)
     """
     word, colon, argument = spec.partition(":")
     if word not in BUILDERS:

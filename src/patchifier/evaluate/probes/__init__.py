@@ -83,6 +83,16 @@ def probe(
     ------
     RequestError
         If the protocol is unknown, or features, targets and splits do not fit.
+
+    Examples
+    --------
+    >>> task, rng = Task("one-of", ("low", "high")), np.random.default_rng(0)
+    >>> targets = np.arange(40) % 2
+    >>> features = rng.normal(size=(40, 4)) + 4 * targets[:, None]
+    >>> index = np.arange(40)
+    >>> splits = Splits(index[:20], index[20:30], index[30:], groups=index.astype(str))
+    >>> probe("linear", task, features, targets, splits).predictions.argmax(1).tolist()
+    [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
     """
     if protocol not in PROTOCOLS:
         raise RequestError(

@@ -64,6 +64,16 @@ def few_shot(
     RequestError
         If the task is of another kind, or a class of the task has fewer training clips than the
         largest of `shots`.
+
+    Examples
+    --------
+    >>> task, rng = Task("one-of", ("low", "high")), np.random.default_rng(0)
+    >>> targets = np.arange(40) % 2
+    >>> features = rng.normal(size=(40, 4)) + 4 * targets[:, None]
+    >>> index = np.arange(40)
+    >>> splits = Splits(index[:20], index[:0], index[20:], groups=index.astype(str))
+    >>> [row["k"] for row in few_shot(task, features, targets, splits, shots=(1, 2), draws=3)]
+    [1, 2]
     """
     if task.kind != "one-of":
         raise RequestError(

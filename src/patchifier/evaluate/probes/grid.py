@@ -55,35 +55,20 @@ def jukemir(
 ) -> Probed:
     """Train the grid, choose on validation, and predict the test clips with the chosen model.
 
+    Parameters and errors are those of :func:`patchifier.evaluate.probes.probe`, and:
+
     Parameters
     ----------
-    task : Task
-        Multiclass, multilabel or regression.
-    features : ndarray, shape (n, E)
-        Of all clips.
-    targets : ndarray, shape (n, ...)
-        As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    splits : Splits
-        Without validation clips, a tenth of the training clips, by group, is used.
-    seed : int
-        Of batches, dropout and first weights; 0 in the protocol.
     settings : sequence of Hyperparameters
         The grid.
     schedule : Schedule
         Of validation and stopping; the protocol's by default.
-    progress : callable
-        Called with runs done, runs in all, and a note.
 
     Returns
     -------
     Probed
-        `chosen` has the setting, its best step and validation score, and how many runs reached the
-        limit of steps.
-
-    Raises
-    ------
-    RequestError
-        If features, targets or splits do not fit, or no run ever had a finite score.
+        `chosen` has the setting, its best step and validation score, and the number of runs that
+        reached the limit of steps.
     """
     check(task, features, targets, splits)
     splits = with_validation(splits, seed)

@@ -36,32 +36,14 @@ def linear(
     training clips, by group. Then the probe is fitted again on training and validation clips
     together: on small sets more clips are worth more than a clip held out.
 
-    Parameters
-    ----------
-    task : Task
-        Multiclass and multilabel: logistic regression, C from 1e-4 to 100; regression: ridge, alpha
-        from 0.01 to 10,000.
-    features : ndarray, shape (n, E)
-        Of all clips.
-    targets : ndarray, shape (n, ...)
-        As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    splits : Splits
-        `valid` may be empty.
-    seed : int
-        Changes nothing: nothing is drawn.
-    progress : callable
-        Called with strengths done, strengths in all, and a note.
+    Logistic regression (C from 1e-4 to 100) for multiclass and multilabel tasks, ridge regression
+    (alpha from 0.01 to 10,000) for regression. Parameters and errors are those of
+    :func:`patchifier.evaluate.probes.probe`; `seed` has no effect.
 
     Returns
     -------
     Probed
         `chosen` has the strength, C or alpha, and its validation score.
-
-    Raises
-    ------
-    RequestError
-        If features, targets or splits do not fit, or training clips without a validation split are
-        of one group.
     """
     check(task, features, targets, splits)
     fitted = np.concatenate([splits.train, splits.valid]).astype(np.int64)

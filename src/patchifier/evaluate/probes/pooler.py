@@ -45,35 +45,20 @@ def paper(
     on those of most encoders; validation and stopping are those of the grid (every 8 steps, ended
     by 256 validations without a better score).
 
+    Parameters and errors are those of :func:`patchifier.evaluate.probes.probe`, and:
+
     Parameters
     ----------
-    task : Task
-        Multiclass, multilabel or regression.
-    features : ndarray, shape (n, E)
-        Of all clips.
-    targets : ndarray, shape (n, ...)
-        As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    splits : Splits
-        Without validation clips, a tenth of the training clips, by group, is used.
-    seed : int
-        Of batches and first weights.
     rates : sequence of float
         Learning rates to choose among.
     schedule : Schedule
         Of validation and stopping.
-    progress : callable
-        Called with rates done, rates in all, and a note, at most every 0.5 s of a rate.
 
     Returns
     -------
     Probed
-        `chosen` has the rate, its best step and validation score, and how many runs reached the
-        limit of steps.
-
-    Raises
-    ------
-    RequestError
-        If features, targets or splits do not fit, or no run ever had a finite score.
+        `chosen` has the rate, its best step and validation score, and the number of runs that
+        reached the limit of steps.
     """
     check(task, features, targets, splits)
     splits = with_validation(splits, seed)

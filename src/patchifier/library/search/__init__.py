@@ -49,6 +49,11 @@ def load(path: str | Path) -> Table | Index:
     ------
     RequestError
         If it is neither.
+
+    Examples
+    --------
+    >>> len(load("music.parquet"))
+    3
     """
     parquet = str(path).lower().endswith(".parquet")  # which may lie on an object store, too
     return Index.open(path) if is_index(path) and not parquet else Table.open(path)

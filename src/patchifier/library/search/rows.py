@@ -29,6 +29,11 @@ class Filter:
         How the path begins; end it with "/" to mean a folder.
     without_paths, without_artists : tuple of str
         Left out; a file without an artist is not left out by an artist.
+
+    Examples
+    --------
+    >>> Filter(artist="Bach", path_prefix="/music/").sql()
+    "artist = 'Bach' AND starts_with(path, '/music/')"
     """
 
     artist: str | None = None

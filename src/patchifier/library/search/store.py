@@ -105,6 +105,14 @@ class VectorStore(abc.ABC):
         ------
         RequestError
             For a path that is not in here, or a vector of another size or model.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> store = search.load("music.parquet")
+        >>> query = store.filter(search.Filter())[0].path
+        >>> [row.path == query for row in store.similar(query, 2)]
+        [False, False]
         """
         _require_count(k, "k")
         vector = self._query_vector(query, identity)
@@ -198,6 +206,12 @@ class VectorStore(abc.ABC):
         -----
         Always exact: every row with every other, so the time grows with the square of the rows, and
         all vectors are in memory three times.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> search.load("music.parquet").near_duplicates(0.9999)
+        ()
         """
         if not 0 < threshold <= 1:
             raise RequestError(
@@ -265,6 +279,15 @@ class VectorStore(abc.ABC):
         -------
         tuple of SearchResult
             In playing order; a score is the cosine with where the walk stood.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> store = search.load("music.parquet")
+        >>> first = store.filter(search.Filter())[0].path
+        >>> walk = store.playlist(first, 3)
+        >>> len({row.path for row in walk}), walk[0].path == first
+        (3, True)
         """
         _require_count(length, "length")
         if not 0 <= drift <= 1 or artist_gap < 0:
