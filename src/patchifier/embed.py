@@ -47,8 +47,8 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     --------
     >>> import patchifier
     >>> model = patchifier.load()
-    >>> model.size
-    768
+    >>> model.embed("music/one.ogg").shape == (model.size,)
+    True
     """
     found, loaded = checkpoint.find_device(device), checkpoint.load(path)
     return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=found)
@@ -156,11 +156,11 @@ class Embedder:
         Examples
         --------
         >>> model = patchifier.load()
-        >>> model.embed("music/one.ogg").shape
-        (768,)
+        >>> model.embed("music/one.ogg").shape == (model.size,)
+        True
         >>> samples = np.zeros(44_100, np.float32)
-        >>> model.embed([samples, samples], 44_100).shape
-        (2, 768)
+        >>> model.embed([samples, samples], 44_100).shape == (2, model.size)
+        True
         """
         return self._each(x, sample_rate, self._pooled)
 
@@ -233,8 +233,8 @@ class Embedder:
         --------
         >>> model = patchifier.load()
         >>> found = model.embed_windows("music/one.ogg", window_s=10.0)
-        >>> found.vectors.shape, found.start_s.round(1).tolist()
-        ((2, 768), [0.0, 10.0])
+        >>> len(found.vectors), found.start_s.round(1).tolist()
+        (2, [0.0, 10.0])
         """
         return self._stretches(self.pieces(x, sample_rate), window_s, hop_s, self._pooled)
 
@@ -271,8 +271,8 @@ class Embedder:
         --------
         >>> model = patchifier.load()
         >>> found = model.embed_patches("music/one.ogg")
-        >>> len(found.vectors), found.end_s[0].round(3)
-        (27, 0.743)
+        >>> len(found.vectors), found.end_s[:2].round(3).tolist()
+        (27, [0.743, 1.486])
         """
         config, means, frames = self.config, Means(), 0
 

@@ -112,8 +112,8 @@ def read(path: str | Path) -> EmbeddingTable:
     Examples
     --------
     >>> table = read("music.parquet")
-    >>> len(table), table.vectors.shape, table.vectors.dtype
-    (3, (3, 768), dtype('float32'))
+    >>> len(table), len(table.vectors), table.vectors.dtype
+    (3, 3, dtype('float32'))
     """
     if str(path).lower().endswith(".npy"):
         facts = read_facts(Path(path))
