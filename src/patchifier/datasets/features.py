@@ -45,13 +45,7 @@ def load_features(root: str | Path, clips: Sequence[Clip], *, name: str) -> np.n
 
 
 def require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray) -> None:
-    """Refuse features of a clip that are not one finite vector of the first clip's size.
-
-    Raises
-    ------
-    RequestError
-        Naming the clip.
-    """
+    """Refuse features of a clip that are not one finite vector of the first clip's size."""
     if row.ndim != 1 or not row.size:
         raise RequestError(
             f"{name}: the features of clip {clip!r} have shape {row.shape}, expected one vector "

@@ -263,13 +263,7 @@ def _require_directions(table: pa.Table, size: int, path: str | Path) -> None:
 def require_same_model(
     mine: tuple[str, int], other: tuple[str, int], *, names: tuple[str, str]
 ) -> None:
-    """Refuse vectors of another model, given (identity, size) of both.
-
-    Raises
-    ------
-    RequestError
-        If identities or sizes differ; the message says which.
-    """
+    """Refuse vectors of another model, given (identity, size) of both."""
     differ = [
         f"{what} {a} against {b}"
         for what, a, b in zip(("model", "vector size"), mine, other)

@@ -59,13 +59,7 @@ def launch(
 
 
 def require_devices(device: str = "auto", *, devices: int = 1, nodes: int = 1) -> None:
-    """Refuse what :func:`launch` would refuse, before anything is written.
-
-    Raises
-    ------
-    RequestError
-        If there are not that many devices.
-    """
+    """Refuse what :func:`launch` would refuse, before anything is written."""
     _connected(device, devices, nodes, "32")
 
 

@@ -19,14 +19,7 @@ class Probed:
 
 
 def check(task: Task, features: np.ndarray, targets: np.ndarray, splits: Splits) -> None:
-    """Refuse inputs that no probe can work on.
-
-    Raises
-    ------
-    RequestError
-        If the task is frame-wise, the features are not finite rows of numbers, lengths differ, an
-        index is out of range, a clip is in two splits, or the training or test split is empty.
-    """
+    """Refuse inputs that no probe can work on."""
     if task.kind == "per-frame":
         raise RequestError(
             "the task is frame-wise: a probe of clips takes multiclass, multilabel or regression "
