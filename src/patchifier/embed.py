@@ -1,7 +1,7 @@
 """From a file, a waveform or a log-mel to an embedding: enter where your data is."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
+# A file, samples, or the log-mel (M, T) of one piece of music in parts.
+Music = str | Path | np.ndarray | Tensor | Iterator[Tensor]
 Read = Callable[[EncodedWindows], Tensor]  # windows -> (B, E)
 Arrays = dict[str, np.ndarray]  # weights by name
 
@@ -132,7 +134,7 @@ class Embedder:
         weights = checkpoint.weights_hash(self.model)
         return digest(*sections, *lengths, weights, *pooling.summaries_version(config))
 
-    def embed(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
+    def embed(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
 
         Parameters
@@ -164,7 +166,7 @@ class Embedder:
         """
         return self._each(x, sample_rate, self._pooled)
 
-    def predict(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
+    def predict(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Predict with a fine-tuned model: probabilities or values, in the order of ``task.names``.
 
         Parameters
@@ -182,7 +184,7 @@ class Embedder:
 
     def predict_windows(
         self,
-        x: Any,
+        x: Music,
         sample_rate: int | None = None,
         *,
         window_s: float,
@@ -211,7 +213,12 @@ class Embedder:
         )
 
     def embed_windows(
-        self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None
+        self,
+        x: Music,
+        sample_rate: int | None = None,
+        *,
+        window_s: float,
+        hop_s: float | None = None,
     ) -> Embedding:
         """Embed stretches of music, each alone but for half an FFT window of sound around it.
 
@@ -253,7 +260,7 @@ class Embedder:
         vectors = self._means(stretches(), read)
         return Embedding(vectors, *(np.array(spans).T * frame_s))
 
-    def embed_patches(self, x: Any, sample_rate: int | None = None) -> Embedding:
+    def embed_patches(self, x: Music, sample_rate: int | None = None) -> Embedding:
         """Embed every patch in its context: the mean over the windows that contain it.
 
         Parameters
@@ -293,7 +300,7 @@ class Embedder:
         ends = np.minimum(starts + length, frames)
         return Embedding(means.result(), starts * frame_s, ends * frame_s)
 
-    def log_mel(self, x: Any, sample_rate: int | None = None) -> Tensor:
+    def log_mel(self, x: Music, sample_rate: int | None = None) -> Tensor:
         """Log-mel (M, T) of a file or of samples, with this model's settings.
 
         Examples
@@ -305,7 +312,7 @@ class Embedder:
 
     def pieces(
         self,
-        x: Any,
+        x: Music,
         sample_rate: int | None = None,
         *,
         start_s: float = 0.0,
@@ -346,7 +353,7 @@ class Embedder:
         cuts = [[(patch, patch.shape[-1]) for patch in patches] for patches in items]
         return self._means(cuts, self._pooled)
 
-    def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
+    def _each(self, x: Music | Sequence[Music], sample_rate: int | None, read: Read) -> np.ndarray:
         """Embed or predict for one piece of music, or for each of a list or array of paths."""
         kind = getattr(getattr(x, "dtype", None), "kind", "")
         several = isinstance(x, list | tuple) or kind in ("O", "U")
@@ -359,7 +366,9 @@ class Embedder:
         found = self._means(self._patches(items, sample_rate), read)
         return found if several else found[0]
 
-    def _patches(self, items: Iterable[Any], sample_rate: int | None = None) -> Iterator[CutMusic]:
+    def _patches(
+        self, items: Iterable[Music], sample_rate: int | None = None
+    ) -> Iterator[CutMusic]:
         return (windows.stream_cut(self.pieces(item, sample_rate), self.config) for item in items)
 
     def _pooled(self, batch: EncodedWindows) -> Tensor:

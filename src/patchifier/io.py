@@ -105,7 +105,7 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON beside and rename."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 

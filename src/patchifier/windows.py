@@ -9,7 +9,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from patchifier.config import Config, RequestError, SpectrogramConfig
 Item = TypeVar("Item")
 
 
-def in_batches(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Some at a time, while they arrive."""
-    things = iter(things)
-    while batch := list(itertools.islice(things, size)):
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of up to `size` items as they arrive."""
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, size)):
         yield batch
 
 

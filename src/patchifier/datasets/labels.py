@@ -5,9 +5,8 @@ A row is ``[start_s, end_s, label]``; of an event, start and end are equal. Sour
 =============================  =====================================================================
 ``.beats``                     ``time [position in the bar]`` on each line
 ``.lab``                       ``start end label`` on each line: chords (Harte's syntax) or segments
-``.jams``                      the first annotation whose namespace is ``beat``, ``beat_position``,
-                               ``chord``,
-                               ``chord_harte`` or ``segment_*``
+``.jams``                      the first annotation of the namespace ``beat``, ``beat_position``,
+                               ``chord``, ``chord_harte`` or ``segment_*``
 JSON: ``{"beat": [...]}``      MARBLE's beats: times, and ``"downbeat"``: the times that begin a bar
 JSON: list of objects          MARBLE's chords: ``start_time``, ``end_time``, ``chord_str``; or
                                ``start_s``, ``end_s``, ``label``
@@ -56,10 +55,7 @@ SAME_BEAT_S = 0.07  # a downbeat this near a beat is that beat; the tolerance of
 
 @dataclass(frozen=True)
 class Annotation:
-    """Rows of one clip and their kind.
-
-    "intervals" where only the labels can tell chords from segments.
-    """
+    """Rows of one clip and their kind; "intervals" are chords or segments."""
 
     kind: Kind
     rows: list[Row]
@@ -107,13 +103,7 @@ def is_value(value: Any) -> bool:
 
 
 def from_value(value: Any, where: str) -> Annotation:
-    """Read labels in one of the JSON forms above.
-
-    Raises
-    ------
-    RequestError
-        If they cannot be read; with `where` and the number of the row.
-    """
+    """Read labels in one of the JSON forms above; errors name `where` and the row."""
     if isinstance(value, dict):
         return _marble_beats(value, where)
     parts = [_fields(item, f"{where}, label {number}") for number, item in enumerate(value, 1)]
@@ -226,11 +216,9 @@ def _parse_lines(text: str, path: str, *, events: bool) -> Annotation:
         if len(fields) not in counts:
             raise RequestError(f"{where}: has {len(fields)} fields, expected {expected}.")
         parts.append((where, *fields, "")[: 3 if events else 4])
-    return (
-        Annotation("beats", _events(parts))
-        if events
-        else Annotation("intervals", _intervals(parts))
-    )
+    if events:
+        return Annotation("beats", _events(parts))
+    return Annotation("intervals", _intervals(parts))
 
 
 def _jams(text: str, path: str, metric: str) -> Annotation:
@@ -288,21 +276,12 @@ def _jams_annotation(kind: str, annotation: dict[str, Any], path: str) -> Annota
             )
         parts.append((where, item["time"], item.get("duration"), item.get("value")))
     if kind == "beats":
-        return Annotation(
-            "beats", _events((where, time, _bar_position(value)) for where, time, _, value in parts)
-        )
-    spans = (
-        (where, _number(time, where), _number(length, where), value)
+        return Annotation("beats", _events((where, time, value) for where, time, _, value in parts))
+    rows = _intervals(
+        (where, time, _number(time, where) + _number(length, where), value)
         for where, time, length, value in parts
     )
-    rows = _intervals(
-        (where, first, first + length, value) for where, first, length, value in spans
-    )
     return Annotation("chords" if kind == "chords" else "boundaries", rows)
-
-
-def _bar_position(value: Any) -> Any:
-    return value.get("position") if isinstance(value, dict) else value
 
 
 def _marble_beats(value: dict[str, Any], where: str) -> Annotation:
@@ -401,6 +380,7 @@ def _number(value: Any, where: str) -> float:
 
 def _position(value: Any, where: str) -> str:
     """Position in the bar as text, "" if it is not known."""
+    value = value.get("position") if isinstance(value, dict) else value
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return ""
     number = _float(value)

@@ -20,6 +20,7 @@ from patchifier.evaluate import frames, probes
 from patchifier.evaluate.encoders import Encoder, cached
 from patchifier.io import Progress, Steps, write_rows
 from patchifier.tasks import Task
+from patchifier.train.tuning import prediction_rows
 
 Results = dict[str, Any]
 TIMED_CLIPS = 8  # clips on which the cost of an encoder is measured, whatever is stored
@@ -113,22 +114,10 @@ class Evaluator:
         more: Mapping[str, Any],
         steps: Steps,
     ) -> list[Results]:
-        """Rows of one encoder.
+        """Rows of one encoder: all tested clips, each subset, and all under each perturbation.
 
-        All tested clips, each subset of them, and all of them under each perturbation.
-
-        Parameters
-        ----------
-        name : str
-            Of the encoder.
-        targets : ndarray, shape (n, ...)
-            Of all clips.
-        runs : sequence of mapping
-            For each repeated run, the predictions (n_test, C) by condition; "" is unperturbed.
-        more : mapping
-            Further columns.
-        steps : Steps
-            The last step is this one.
+        `runs` holds, for each repeated run, the predictions (n_test, C) by condition; "" is
+        unperturbed. `more` holds further columns. The last of the `steps` is this one.
         """
         everything = np.arange(len(self.tested))
         subsets = [set(self.data.clips[index].subsets) for index in self.tested]
@@ -218,7 +207,7 @@ class Evaluator:
             )
 
     def majority(self, targets: np.ndarray) -> np.ndarray:
-        """Predict the shares or means of each fold's training and validation clips: (n_test, C)."""
+        """Predict class proportions or means of each fold's training clips: (n_test, C)."""
         return np.concatenate(
             [
                 probes.majority(
@@ -266,12 +255,8 @@ class Evaluator:
 
     def write_predictions(self, name: str, runs: Sequence[np.ndarray]) -> None:
         """Write the predictions of the tested clips, averaged over repeated runs."""
-        rows = []
-        for index, outputs in zip(self.tested, np.mean(runs, axis=0), strict=True):
-            clip = self.data.clips[index]
-            row = {"id": clip.id, "group": clip.group or clip.id, "target": str(clip.target)}
-            named = zip(self.task.names, outputs, strict=True)
-            rows.append(row | {column: f"{value:.6g}" for column, value in named})
+        clips = [self.data.clips[index] for index in self.tested]
+        rows = prediction_rows(self.task, clips, np.mean(runs, axis=0))
         stem = "".join(letter if letter.isalnum() else "-" for letter in name)
         write_rows(self.folder / "predictions" / f"{stem}.csv", rows)
 

@@ -1,6 +1,4 @@
-"""Perturbations of test audio.
-
-A listener notices little, and the predictions of a probe should not change.
+"""Perturbations of test audio that should not change the predictions of a probe.
 
 =============  =====================================================================================
 name           change of the waveform
@@ -58,17 +56,10 @@ MP3_RATES = {
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One way to change a sound.
+    """One way to change a sound; `what` describes it in tables.
 
-    Parameters
-    ----------
-    what : str
-        Description for tables.
-    apply : callable
-        Takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator; gives a waveform
-        float32, as long but for `speed`.
-    speed : float
-        Time t becomes t / speed.
+    `apply` takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator, and returns a
+    waveform of S / `speed` samples.
     """
 
     what: str
@@ -306,16 +297,8 @@ def _stem(clip: Clip, name: str, sample_rate: int, folder: Path) -> Path:
             f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): perturbations need "
             "the audio, put it back."
         ) from error
-    told = [
-        clip.id,
-        clip.start_s,
-        clip.end_s,
-        facts.st_size,
-        facts.st_mtime_ns,
-        sample_rate,
-        name,
-        VERSION,
-    ]
+    told = [clip.id, clip.start_s, clip.end_s, facts.st_size, facts.st_mtime_ns]
+    told += [sample_rate, name, VERSION]
     return folder / hashlib.sha256(repr(told).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 

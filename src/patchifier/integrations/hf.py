@@ -13,11 +13,12 @@ import functools
 import importlib.util
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +58,9 @@ class HubModel(  # type: ignore[call-arg, misc]
     def __init__(self, embedder: embed.Embedder, facts: Mapping[str, Any] | None = None) -> None:
         self.embedder, self.facts = embedder, dict(facts or {})
 
-    def embed(self, x: Any, sample_rate: int | None = None) -> Any:
+    def embed(
+        self, x: embed.Music | Sequence[embed.Music], sample_rate: int | None = None
+    ) -> np.ndarray:
         """Embed music: :meth:`patchifier.embed.Embedder.embed`."""
         return self.embedder.embed(x, sample_rate)
 

@@ -39,15 +39,10 @@ from patchifier.library.sources import key
 Result = TypeVar("Result")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 WAITS_S = (1.0, 4.0)  # before the second and the third try
-# errors that another try does not mend
-LASTING = (
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    NotImplementedError,
-    RequestError,
-)
+LASTING = (  # errors after which another try is useless
+    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
+    NotImplementedError, RequestError,
+)  # fmt: skip
 GROUP, FETCHES = 8, 4  # files copied while as many are embedded, and copied at the same time
 PART_CLIPS = (8, 64)  # smallest and largest number of clips in a part
 PARTS = 256  # number of parts above which parts grow
@@ -63,10 +58,7 @@ def is_url(name: str) -> bool:
 
 
 def filesystem(url: str, *, shared: bool = True) -> tuple[Any, str]:
-    """File system of fsspec, and the path in it, of a URL or a path.
-
-    One that is `shared` is seen by several processes.
-    """
+    """File system of fsspec, and path in it; a `shared` one is seen by several processes."""
     fsspec = need("fsspec")
     if shared and url.lower().startswith("memory://"):
         raise RequestError(
@@ -301,19 +293,9 @@ def fetch(url: str, local: Path) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """Summary of a finished part.
+    """Summary of a finished part: rows, clips with rows, and skipped clips with reasons.
 
-    Attributes
-    ----------
-    rows, files : int
-        Rows, and clips with rows.
-    skipped : list of (path, reason)
-    again : bool
-        Whether a skipped clip may be fetched another day.
-    kept : bool
-        Whether the part existed when the job began.
-    audio_s : float
-        Seconds of audio decoded now.
+    `again`: a skipped clip may be fetched another day. `kept`: the part existed before this job.
     """
 
     rows: int

@@ -16,6 +16,7 @@ from patchifier import embed
 from patchifier.config import RequestError, update
 from patchifier.extras import need
 
+Clips = Sequence[str | Path | np.ndarray] | np.ndarray
 base = need("sklearn.base")
 validation = need("sklearn.utils.validation")
 
@@ -71,7 +72,7 @@ class PatchifierEmbedder(  # type: ignore[misc]
         self.sample_rate = sample_rate
         self.device = device
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Clips, y: object = None) -> Self:
         """Load the model and check the clips.
 
         Parameters
@@ -96,7 +97,7 @@ class PatchifierEmbedder(  # type: ignore[misc]
         self._n_features_out = self._loaded.size
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Clips) -> np.ndarray:
         """Embed clips: (n, E) float32, a row for each in the order of X.
 
         No row depends on another.

@@ -215,7 +215,7 @@ def make_batch(
     draws: np.random.Generator,
     masks: np.random.Generator,
     augmentation: AugmentConfig,
-    layout: Any,
+    layout: augment.Layout,
     loss_on: str = "masked",
     loss_share: float = 1.0,
     losses: np.random.Generator | None = None,

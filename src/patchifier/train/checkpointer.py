@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -63,7 +62,12 @@ class Checkpointer:
     """
 
     def __init__(
-        self, folder: Path, model: nn.Module, optimiser: Any, *, settings: Sequence[str]
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        *,
+        settings: Sequence[str],
     ) -> None:
         self.path, self.model, self.optimiser, self.settings = (
             folder / "state.safetensors",

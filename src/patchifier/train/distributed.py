@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -21,6 +21,7 @@ from patchifier.config import RequestError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+Item = TypeVar("Item")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}  # ours -> Fabric's
 
 
@@ -170,7 +171,7 @@ def gathered(values: Tensor) -> tuple[Tensor, int]:
     return torch.cat(parts), distributed.get_rank() * len(values)
 
 
-def gathered_objects(value: Any) -> list[Any]:
+def gathered_objects(value: Item) -> list[Item]:
     """Return the picklable values of all processes."""
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)

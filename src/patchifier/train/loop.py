@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from patchifier.train.distributed import agree, join_batch_norm, launch, precisi
 from patchifier.train.metrics import CSVLogger, MetricBuffer
 from patchifier.train.optimiser import make_optimiser, rate_factor
 from patchifier.train.run import Interrupted, is_first, stop_signals, was_restarted
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
@@ -188,7 +191,7 @@ def fit(
     config: TrainingConfig,
     seed: int,
     validate_every: int,
-    fabric: Any = None,
+    fabric: "Fabric | None" = None,
     patience: int | None = None,
     checkpoint_every_s: float = 120.0,
     resume: bool = False,
@@ -278,7 +281,7 @@ def fit(
     return state
 
 
-def _set_up(task: TrainTask, config: TrainingConfig, fabric: Any) -> tuple[Any, Any]:
+def _set_up(task: TrainTask, config: TrainingConfig, fabric: "Fabric") -> tuple[Any, Any]:
     """Place model and optimiser on the device; returns both as Fabric wraps them."""
     model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fabric.world_size > 1:
@@ -294,9 +297,9 @@ def _set_up(task: TrainTask, config: TrainingConfig, fabric: Any) -> tuple[Any, 
 def step(
     task: TrainTask,
     number: int,
-    model: Any,
-    optimiser: Any,
-    fabric: Any,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    fabric: "Fabric",
     config: TrainingConfig,
     *,
     seed: int,

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from patchifier.config import RequestError, TrainingConfig
 from patchifier.io import Progress, write_rows
 from patchifier.train.distributed import precision_of
 from patchifier.train.run import is_first
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 FETCH_STEPS = 50  # between fetches of the losses from a GPU
 
@@ -89,7 +92,7 @@ class MetricBuffer:
         self,
         clips: int,
         config: TrainingConfig,
-        fabric: Any,
+        fabric: "Fabric",
         logger: CSVLogger,
         progress: Progress,
         total: int,

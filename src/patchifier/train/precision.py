@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,9 @@ from patchifier.io import Progress, silent
 from patchifier.train.distributed import gathered_objects, use_float32
 from patchifier.train.run import Run, processor
 from patchifier.train.self_test import Kernel, SelfTestResult, Trial, self_test
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def agree(fabric: Any, run: Run, arithmetic: Arithmetic) -> Arithmetic:
+def agree(fabric: "Fabric", run: Run, arithmetic: Arithmetic) -> Arithmetic:
     """Use the same precision in all processes: float32 where one of them needs it."""
     if fabric.world_size == 1:
         return arithmetic

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -39,6 +39,9 @@ from patchifier.train.self_test import Trial
 from patchifier.train.teacher import teacher_features
 from patchifier.train.validation import no_op_validator, validator
 from patchifier.train.whitening import examples_of, fit_whitening
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Steps of a stage in the self-test of bf16: where clips are short, batches differ in shape.
 TRIAL_STEPS = 2
@@ -255,7 +258,7 @@ def train_stage(
     config: Config,
     run: Run,
     *,
-    fabric: Any,
+    fabric: "Fabric",
     resume: bool,
     progress: Callable[[str], Progress],
 ) -> None:

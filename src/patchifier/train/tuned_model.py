@@ -4,7 +4,7 @@ Outputs of frozen modules are computed once.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class Inputs:
 
 @torch.no_grad()
 def predict(
-    module: Any,
+    module: nn.Module,
     inputs: Inputs,
     indices: np.ndarray,
     *,

@@ -15,6 +15,7 @@ from patchifier import checkpoint, tasks
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
+from patchifier.datasets import Clip
 from patchifier.datasets.splits import Splits, partition
 from patchifier.io import Progress, replaced_file, silent, write_json, write_rows
 from patchifier.nn.fast import keep_in_float32
@@ -144,13 +145,8 @@ class Tuning:
         every: Mapping[str, float],
     ) -> None:
         """Write predictions, averaged over seeds, and results."""
-        mean = np.mean(predictions, axis=0)
-        rows = []
-        for index, outputs in zip(test, mean, strict=True):
-            clip = self.data.clips[index]
-            named = zip(self.task.names, outputs, strict=True)
-            row_of = {"id": clip.id, "group": clip.group or clip.id, "target": str(clip.target)}
-            rows.append(row_of | {name: f"{value:.6g}" for name, value in named})
+        clips = [self.data.clips[index] for index in test]
+        rows = prediction_rows(self.task, clips, np.mean(predictions, axis=0))
         write_rows(folder / "predictions.csv", rows)
         write_json(
             folder / "results.json",
@@ -325,6 +321,16 @@ class Tuning:
             )
         progress.finish()
         return state.best_score, predictions.numpy()
+
+
+def prediction_rows(task: Task, clips: Sequence[Clip], outputs: np.ndarray) -> list[dict[str, str]]:
+    """Rows of a table of predictions (n, C): id, group and target of each clip, then its outputs."""
+    rows = []
+    for clip, values in zip(clips, outputs, strict=True):
+        row = {"id": clip.id, "group": clip.group or clip.id, "target": str(clip.target)}
+        named = zip(task.names, values, strict=True)
+        rows.append(row | {name: f"{value:.6g}" for name, value in named})
+    return rows
 
 
 def _score(task: Task, select: str, figures: Mapping[str, float]) -> float:

@@ -1,13 +1,13 @@
 """Validation on held-out clips: errors of the model and of references, signs of collapse."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchifier import spectrogram
 from patchifier.augment import NO_AUGMENTATION
@@ -15,7 +15,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config
 from patchifier.datasets.splits import VALIDATION_CLIPS, Splits, evenly
 from patchifier.nn.masking import visible
-from patchifier.nn.model import Patchifier
+from patchifier.nn.model import Bottleneck, Patchifier
 from patchifier.seeding import generator
 from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
@@ -186,7 +186,7 @@ def equal_positions(model: Patchifier, n_patches: int) -> Iterator[None]:
                 span.copy_(before)
 
 
-def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
+def position_spans(bottleneck: Bottleneck, n_patches: int) -> list[tuple[Tensor, int]]:
     """Views of the position parameters of the first patches, and their dimension of positions."""
     spans = []
     if bottleneck.absolute:
@@ -230,7 +230,7 @@ def drawn_figures(
     }
 
 
-def no_op_validator(model: Any) -> dict[str, float]:
+def no_op_validator(model: nn.Module) -> dict[str, float]:
     """Return no figures: the validator of every process but the first."""
     return {}
 
@@ -252,10 +252,11 @@ def validation_batches(data: Cache, clips: np.ndarray, config: Config) -> list[B
     ]
 
 
-def mean_of(parts: Any) -> float:
+def mean_of(parts: Iterable[Tensor]) -> float:
     """Mean over all elements of several tensors."""
-    parts = list(parts)
-    return float(sum(part.double().sum() for part in parts) / sum(part.numel() for part in parts))
+    tensors = list(parts)
+    total = sum(part.double().sum() for part in tensors)
+    return float(total / sum(part.numel() for part in tensors))
 
 
 @dataclass(frozen=True)

@@ -108,10 +108,10 @@ def get_part(mapping: Row, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def to_number(value: Any) -> float:
+def to_number(value: object) -> float:
     """Read a number, NaN where there is none."""
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return math.nan
 

@@ -39,7 +39,7 @@ READOUTS = {  # the same
 APART = "The rows below were tested on different clips and must not be ranked against those above."
 
 
-def escape(value: Any) -> str:
+def escape(value: object) -> str:
     """Make text safe for HTML and one line long."""
     return html.escape(" ".join(str(value).split()))
 
@@ -109,7 +109,7 @@ def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def score_text(value: Any, metric: Any, *, signed: bool = False) -> str:
+def score_text(value: object, metric: object, *, signed: bool = False) -> str:
     """Write a score: accuracies in percent, others as they are."""
     number = to_number(value)
     if not math.isfinite(number):
@@ -118,7 +118,7 @@ def score_text(value: Any, metric: Any, *, signed: bool = False) -> str:
     return (f"{number:+.{digits}f}" if signed else f"{number:.{digits}f}").replace("-", "−")
 
 
-def interval_text(row: Row, metric: Any, *, signed: bool = False) -> str:
+def interval_text(row: Row, metric: object, *, signed: bool = False) -> str:
     """Write an interval of scores."""
     low, high = (score_text(row.get(key), metric, signed=signed) for key in ("low", "high"))
     return "–" if low == high == "–" else f"{low} to {high}"
