@@ -309,10 +309,10 @@ def find_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0].partition(" at start")[0]
+        reason = str(error).splitlines()[0].partition(" at start")[0]
         raise RequestError(
             f"device is {name!r}, expected one that torch has here, such as 'cpu', 'cuda', 'mps' "
-            f"or 'auto': {said}"
+            f"or 'auto': {reason}"
         ) from error
     return name
 

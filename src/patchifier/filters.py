@@ -1,9 +1,4 @@
-"""Windows and filters of a spectrogram.
-
-Mel bands, bands of equal steps in pitch, and half the rate for those.
-
-Shapes: S samples, M' bands, F = 1 + n_fft // 2 frequencies.
-"""
+"""Windows and filters of a spectrogram: mel bands, and bands of equal steps in pitch."""
 
 import dataclasses
 import functools
@@ -55,10 +50,7 @@ def pitch_step(config: SpectrogramConfig) -> int:
 
 
 def low_pass() -> np.ndarray:
-    """Taps (47,) of a filter that leaves what lies below a quarter of the rate.
-
-    A sinc in a Kaiser window, float64.
-    """
+    """Low-pass filter (47,) at a quarter of the rate: a Kaiser-windowed sinc, float64."""
     taps = np.sinc((np.arange(TAPS) - TAPS // 2) / 2) * np.kaiser(TAPS, KAISER_BETA)
     return taps / taps.sum()
 
@@ -123,10 +115,7 @@ def mel_filters(config: SpectrogramConfig) -> np.ndarray:
 
 
 def mel_edges_hz(config: SpectrogramConfig) -> np.ndarray:
-    """Lower edge of the first band, centres of all bands, upper edge of the last, in Hz.
-
-    Shape (M + 2,).
-    """
+    """Lower edge of the first band, centres of all, upper edge of the last in Hz: (M + 2,)."""
     low, high = _hz_to_mel(np.array([config.f_min_hz, config.f_max_hz]), config.mel_scale)
     return _mel_to_hz(np.linspace(low, high, config.mel_bands + 2), config.mel_scale)
 

@@ -1,7 +1,4 @@
-"""Audio fingerprint of a log-mel (Haitsma and Kalker 2002).
-
-Signs of changes of neighbouring bands.
-"""
+"""Audio fingerprint of a log-mel (Haitsma and Kalker 2002): signs of changes between bands."""
 
 import functools
 

@@ -1,7 +1,4 @@
-"""What every part that writes files shares.
-
-Atomic writes, JSON and CSV, lists of skipped files, progress.
-"""
+"""Atomic writes, JSON and CSV, lists of skipped files, and progress."""
 
 import contextlib
 import csv

@@ -105,10 +105,7 @@ def _retry(
     sent: "_Shared",
     name: Callable[[Item], Any],
 ) -> Iterator[Result | str]:
-    """Results of the batches of a broken pool.
-
-    Those that it finished, and the others from single processes.
-    """
+    """Results of the batches of a broken pool; unfinished ones are done in single processes."""
     with contextlib.ExitStack() as stack:
         pools = list[ProcessPoolExecutor]()
 

@@ -130,10 +130,7 @@ def _decibels_of_blocks(
 
 
 def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
-    """Parts of a waveform whose frames, joined, are those of the whole waveform, zero-padded.
-
-    Only the edges are padded, and thus copied; the part between is a view.
-    """
+    """Overlapping parts of a zero-padded waveform; only the edges are copied."""
     half, hop, samples = config.frame_samples // 2, config.hop, waveform.shape[-1]
     first, last = -(-half // hop), (samples - half) // hop  # frames that need no padding
     if last - first < CHUNK:
@@ -166,7 +163,7 @@ def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
     """Power (..., M', T') in each band of a bank."""
     middle = (frames.shape[-1] - len(bank.window)) // 2
     windowed = frames[..., middle : middle + len(bank.window)] * bank.window
-    # (..., T', 2F), real and imaginary in turn
+    # (..., T', 2F), real and imaginary parts
     parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)
     # (..., 2F, T')
     squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(-1, -2)
@@ -399,7 +396,7 @@ def _require_shape(name: str, given: Tensor, expected: str, *, least: int) -> No
 def to_waveform(
     log_mel: Tensor, config: SpectrogramConfig | None = None, *, iterations: int = 32, seed: int = 0
 ) -> Tensor:
-    """Rough waveform of a log-mel, so that a reconstruction can be heard.
+    """Approximate waveform of a log-mel (Griffin-Lim).
 
     Mel power is spread over frequencies by the filters' non-negative pseudo-inverse, phases are
     found by the fast Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013).

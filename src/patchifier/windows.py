@@ -199,10 +199,7 @@ def stream_stretches(
 
 
 def windows_of(log_mel: Tensor, config: Config) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Of each window of a log-mel (M, T).
-
-    Number of its first patch, patches (N, 1, M, W), and how many frames of each are new (N,).
-    """
+    """First patch, patches (N, 1, M, W) and new frames of each patch (N,) of every window."""
     patches, frames = zip(*stream_cut([log_mel], config), strict=True)
     new = torch.tensor(frames, device=log_mel.device)
     for first, window in stream_windows(patches, config):
@@ -222,10 +219,7 @@ def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
 
 
 def pad_windows(windows: Sequence[Tensor], value: float) -> tuple[Tensor, Tensor]:
-    """Windows (N_i, ...) side by side with `value` behind shorter ones.
-
-    (B, N, ...), and where there is a patch (B, N).
-    """
+    """Stack windows (N_i, ...), padded with `value`: (B, N, ...) and which are valid (B, N)."""
     padded = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=value)
     counts = torch.tensor([len(window) for window in windows], device=padded.device)
     return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]

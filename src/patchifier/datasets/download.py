@@ -293,7 +293,7 @@ def _obtain_sources(job: _Job, archive: Archive) -> list[str]:
     for way in ways:
         had = (_obtain(job, remote) for remote in way)
         # Of the last way every file is downloaded; where there is another way, nothing is
-        # downloaded in vain.
+        # downloaded that is not needed.
         if all(list(had) if way is ways[-1] else had):
             names = [remote.name for remote in way]
             others = {remote.name for other in ways for remote in other} - set(names)

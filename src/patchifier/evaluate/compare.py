@@ -1,10 +1,4 @@
-"""Encoders x task -> table.
-
-The same probe on the same clips, with intervals, paired differences and costs.
-
-The first encoder is compared with each other one. Encoders of one name ("random", with several
-seeds) are one row. The output is a run folder, from which the report draws table, figure and page.
-"""
+"""Compare encoders by the same probe on the same clips, with intervals and paired differences."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Baseline rows of a fine-tuning table.
-
-The majority, the model's input without a model, and random weights.
-"""
+"""Baseline rows of a fine-tuning table: majority, features without a model, random weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

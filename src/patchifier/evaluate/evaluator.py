@@ -1,7 +1,4 @@
-"""One protocol on one task.
-
-Features of each encoder, predictions of its probe, rows of scores, paired differences.
-"""
+"""One protocol on one task: features, predictions of probes, scores, paired differences."""
 
 import functools
 import time

@@ -100,10 +100,7 @@ def _through_mp3(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _mp3_delay(sample_rate: int) -> int:
-    """Samples by which a sound comes back late, found by trial.
-
-    Libsndfile 1.2.2 makes up for it at some sample rates only (1,105 samples at others).
-    """
+    """Delay of the decoded sound in samples, measured; it depends on the sample rate."""
     burst = 0.1 * np.random.default_rng(0).standard_normal(2**14)
     decoded = _through_mp3(np.pad(burst, (0, MP3_TAIL)), sample_rate)
     size = 2**16  # more than both together
@@ -122,10 +119,7 @@ def _pink(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator
 
 
 def pink_noise(samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls by 3 dB an octave from 20 Hz up, with nothing below.
-
-    (S,) float64, mean square 1.
-    """
+    """Pink noise (S,) from 20 Hz up, float64, mean square 1: power falls by 3 dB an octave."""
     hertz = np.fft.rfftfreq(samples, 1 / sample_rate)
     kept = hertz >= min(PINK_FROM_HZ, hertz[-1])  # of a few samples, at least one frequency
     white = np.fft.rfft(generator.standard_normal(samples))
@@ -286,10 +280,7 @@ def _perturb(
 
 
 def _stem(clip: Clip, name: str, sample_rate: int, folder: Path) -> Path:
-    """File of a perturbed clip, without its suffix.
-
-    Another one if source, part, rate or definition change.
-    """
+    """File of a perturbed clip without suffix; it depends on source, part, rate and definition."""
     try:
         facts = Path(clip.path).stat()
     except OSError as error:
@@ -297,9 +288,9 @@ def _stem(clip: Clip, name: str, sample_rate: int, folder: Path) -> Path:
             f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): perturbations need "
             "the audio, put it back."
         ) from error
-    told = [clip.id, clip.start_s, clip.end_s, facts.st_size, facts.st_mtime_ns]
-    told += [sample_rate, name, VERSION]
-    return folder / hashlib.sha256(repr(told).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    key = [clip.id, clip.start_s, clip.end_s, facts.st_size, facts.st_mtime_ns]
+    key += [sample_rate, name, VERSION]
+    return folder / hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _written(stem: Path) -> Path | None:

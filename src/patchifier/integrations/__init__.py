@@ -89,10 +89,7 @@ def encode_waveforms(
 
 
 def _mean_at(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mean of the values (P, D) at each place (P,) of rows and columns.
-
-    (B, N, D), 0 where there is none.
-    """
+    """Mean of the values (P, D) at each index (P,) of rows and columns: (B, N, D), else 0."""
     total = values.new_zeros(shape[0] * shape[1], values.shape[-1]).index_add(0, places, values)
     count = values.new_zeros(len(total)).index_add(0, places, values.new_ones(len(values)))
     return (total / count.clamp(min=1)[:, None]).unflatten(0, shape)

@@ -98,7 +98,7 @@ def _onnx_bytes(onnx: Any, program: Any, facts: dict[str, str]) -> bytes:
 
 
 def _torch_bytes(program: Any, facts: dict[str, str]) -> bytes:
-    """The program that the graph was made from: it comes for nothing."""
+    """The exported program of the graph as bytes."""
     held = io.BytesIO()
     with _quiet():
         torch.export.save(

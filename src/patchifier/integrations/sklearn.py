@@ -119,13 +119,13 @@ class PatchifierEmbedder(  # type: ignore[misc]
 
     def _load(self) -> embed.Embedder:
         found = embed.load(self.model, device=self.device)
-        asked = {
+        wanted = {
             "pooling": self.pooling,
             "layers": None if self.layers is None else list(self.layers),
         }
         config = update(
             found.config,
-            {"embed": {name: value for name, value in asked.items() if value is not None}},
+            {"embed": {name: value for name, value in wanted.items() if value is not None}},
         )
         return embed.Embedder(found.model, config, device=self.device)
 

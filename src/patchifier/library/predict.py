@@ -30,11 +30,7 @@ TAG_FROM = 0.5  # lowest probability of a tag in the column "label"
 
 @dataclass(frozen=True)
 class Predicted:
-    """Result of :func:`predict`.
-
-    Rows, predicted files, those of an earlier call among them, and skipped files with their
-    reasons.
-    """
+    """Numbers of rows, predicted files and files of an earlier call; skipped files with reasons."""
 
     rows: int
     files: int

@@ -1,7 +1,4 @@
-"""Which files a library job is about.
-
-Folders, files, globs and manifests, each clip once, in the order of the sources.
-"""
+"""Clips of a library job: folders, files, globs and manifests, each clip once, in order."""
 
 import glob
 import os

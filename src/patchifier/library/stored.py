@@ -1,7 +1,4 @@
-"""Tables of embeddings as they are read.
-
-A file, or a folder of parts of one, whole or a part at a time.
-"""
+"""Tables of embeddings as they are read: a file or a folder of parts, whole or in parts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -83,10 +80,7 @@ class EmbeddingTable:
 
 
 def identity_of(metadata: dict[str, Any]) -> str:
-    """Name of the model in a table's metadata.
-
-    Vectors of patches are not comparable with others.
-    """
+    """Identity of the model in metadata; vectors of patches are not comparable with others."""
     return f"{metadata['model']}{' of patches' if metadata.get('patches') else ''}"
 
 

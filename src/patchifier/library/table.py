@@ -146,10 +146,7 @@ def rows_table(
 
 
 def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
-    """Write rows in groups of fixed size.
-
-    The same rows give the same file, whatever tables they come in.
-    """
+    """Write rows in groups of fixed size, so the same rows give the same file."""
     with (
         replaced_file(path) as new,
         pq.ParquetWriter(new, wanted, use_dictionary=list(STRINGS)) as writer,
@@ -234,10 +231,7 @@ def index(path: Path) -> list[Lines]:
 
 
 def stretches_of(clips: Sequence[tuple["Key", int]]) -> list[list[Any]]:
-    """For clips and their numbers of rows.
-
-    First row, start and end of each that :func:`index` could not tell from the paths alone.
-    """
+    """First row, start and end of each clip that :func:`index` cannot tell from the paths."""
     listed, row, before = [], 0, None
     for (path, start_s, end_s), count in clips:
         if path == before or (start_s, end_s) != (0.0, None):

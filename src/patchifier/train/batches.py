@@ -173,7 +173,7 @@ def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
 
 
 def require_groups(data: Cache, train: np.ndarray) -> None:
-    """Refuse training clips that are all of one group, where groups are to be told apart."""
+    """Refuse training clips that are all of one group, which InfoNCE between groups cannot use."""
     if len(np.unique(group_numbers(data, train))) < 2:
         raise RequestError(
             "pretrain.contrast_of is 'group', but all clips that train are of one group (another "

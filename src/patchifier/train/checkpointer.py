@@ -56,10 +56,7 @@ def set_length(state: State, total: int, config: TrainingConfig, folder: Path) -
 
 
 class Checkpointer:
-    """Saves and loads a training run as one safetensors file, which is replaced as a whole.
-
-    A kill leaves the old one or the new one.
-    """
+    """Saves and loads a training run as one safetensors file, which is replaced atomically."""
 
     def __init__(
         self,

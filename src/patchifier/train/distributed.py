@@ -92,9 +92,7 @@ def _connected(device: str, devices: int, nodes: int, precision: str) -> "Fabric
 
 
 def _part() -> None:
-    """Shut down gloo before Python exits.
-
-    Its threads release Python objects, which aborts a process whose interpreter has ended.
+    """Shut gloo down before Python exits, because its threads would abort the process.
 
     Other backends are not shut down: they may wait for a process that has failed.
     """

@@ -83,10 +83,7 @@ def _board(folder: Path, step: int) -> Any:
 
 
 class MetricBuffer:
-    """Holds losses on the device until they are written to metrics.csv.
-
-    Every step on a CPU, every 50 steps on a GPU.
-    """
+    """Buffers losses on the device and writes them to metrics.csv: every 50 steps on a GPU."""
 
     def __init__(
         self,

@@ -318,10 +318,7 @@ def trials(
     devices: int = 1,
     nodes: int = 1,
 ) -> Iterator[Trial]:
-    """What each stage computes in its first steps, with copies of the model.
-
-    What the self-test of bf16 needs.
-    """
+    """First steps of each stage on copies of the model, for the self-test of bf16."""
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages in ("both", stage):
             batches = Batches(

@@ -33,10 +33,7 @@ Kernel = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Trial:
-    """First steps of a training.
-
-    A copy of the module, its loss (of module and batch), and batches.
-    """
+    """First steps of a training: a copy of the module, its loss (of module and batch), batches."""
 
     module: nn.Module
     loss: Callable[[nn.Module, Any], Tensor]

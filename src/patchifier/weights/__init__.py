@@ -1,4 +1,4 @@
-"""Models of the package, one folder each: weights in half precision, config, and a model card.
+"""Models of the package, one folder each: weights in half precision, config, model card.
 
 Every function that takes a model accepts such a name; the default is :data:`DEFAULT`.
 """

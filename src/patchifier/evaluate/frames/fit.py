@@ -178,10 +178,7 @@ def _clip(data: Cache, features: Features, index: int) -> _Clip:
 
 
 class _Probe:
-    """A standardiser and one linear layer, zero at first.
-
-    The problem is convex, so nothing hangs on where it starts.
-    """
+    """A standardiser and one linear layer that starts at zero; the problem is convex."""
 
     def __init__(self, task: Task, clips: Sequence[_Clip]) -> None:
         count = sum(len(clip.features) for clip in clips)

@@ -77,7 +77,7 @@ def _score(
 ) -> float:
     """Score a strength on the held-out clips of all folds together.
 
-    One that cannot be scored is worth least.
+    Strengths without a score are ranked last.
     """
     parts = [
         fit_predict(task, features[fitted], targets[fitted], features[held], strength=strength)

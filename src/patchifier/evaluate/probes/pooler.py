@@ -1,7 +1,4 @@
-"""The paper's head as a probe (4.4).
-
-BERT's pooler and a linear layer on a fixed vector, CLS where the encoder pools so.
-"""
+"""The paper's head as a probe (4.4): BERT's pooler and a linear layer on a fixed vector."""
 
 import functools
 import math

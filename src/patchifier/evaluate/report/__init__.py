@@ -1,12 +1,4 @@
-"""Figures, tables and one self-contained page, from run folders alone.
-
-No model is loaded, PyTorch is never imported.
-
-Read :func:`report` here, then its steps in the order of their imports: ``folders`` finds the runs
-and lists what is missing, ``tables`` collects the scores, ``figures`` and ``reconstruction`` draw
-them, ``page`` renders the ``templates``. A run that is going on, was interrupted or is damaged is
-drawn as far as it goes and named on the page; no run is dropped.
-"""
+"""Figures, tables and one self-contained page from run folders; no model is loaded."""
 
 import os
 from collections.abc import Sequence

@@ -122,10 +122,7 @@ def _model(run: RunFolder, demos: Mapping[Path, Row]) -> Context:
 
 
 def _score(rows: Sequence[Row]) -> Context | None:
-    """What the next sentence says of the linear probe.
-
-    The best of four methods would have been picked on the test clips.
-    """
+    """What the next sentence says of the linear probe, which was not chosen on test clips."""
     ours = [row for row in rows if row.get("encoder") == "patchifier"]
     if not ours:
         return None

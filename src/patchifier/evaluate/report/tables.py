@@ -1,7 +1,4 @@
-"""Test scores as rows.
-
-Collected once each, set apart by what they were tested on, and written as CSV and Markdown.
-"""
+"""Test scores as rows, grouped by test set, and written as CSV and Markdown."""
 
 import csv
 import html

@@ -1,8 +1,4 @@
-"""An index of embeddings.
-
-A LanceDB table in a folder or on an object store, changed in place, searched exactly or
-approximately.
-"""
+"""An index of embeddings in LanceDB, changed in place, with exact or approximate search."""
 
 import contextlib
 import json

@@ -120,10 +120,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Changes:
-    """Files that a change of an index touched.
-
-    How many were added, replaced, removed, and left as they were.
-    """
+    """Numbers of files that were added, replaced, removed and not changed in an index."""
 
     added: int = 0
     replaced: int = 0

@@ -21,10 +21,7 @@ SLACK = 1e-5  # more than the error of a cosine in single precision
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files that sound nearly the same.
-
-    Their two nearest sections, and the cosine of these, which is also the score of both.
-    """
+    """Two files that sound nearly the same: their two nearest sections and the cosine of these."""
 
     first: SearchResult
     second: SearchResult
