@@ -421,6 +421,10 @@ class Cache:
             row["first"] + first : row["first"] + last, : self.spectrogram.bands
         ]
 
+    def tensor(self, index: int) -> torch.Tensor:
+        """Log-mel (M, T) of a clip, float32."""
+        return torch.from_numpy(np.array(self.log_mel(index), np.float32).T)
+
     def parts(self, count: int) -> list[np.ndarray]:
         """Deal the shards out to `count` parts of about as many frames each.
 

@@ -56,6 +56,11 @@ class Splits:
         train, valid, test = (np.flatnonzero(np.array(names) == split) for split in SPLITS)
         return cls(train, valid, test, np.array(groups_of(clips)))
 
+    @classmethod
+    def partitioned(cls, clips: Sequence[Clip], *, test_fold: int | None = None) -> "Splits":
+        """Splits by :func:`partition`."""
+        return cls.of(clips, partition(clips, test_fold=test_fold))
+
     def require_clips(self, where: str) -> "Splits":
         """Return the splits themselves, or refuse an empty split.
 

@@ -57,7 +57,7 @@ def controls(
     rows = _untrained_rows(data, data.task, folds)
     if random:
         tuning = _random_weights(data, data.task, config, folds[0], device=device, resume=resume)
-        first = Splits.of(data.clips, partition(data.clips, test_fold=folds[0]))
+        first = Splits.partitioned(data.clips, test_fold=folds[0])
         arithmetic = precision.of_run(Path(out)) or precision.decide(
             config.finetune.precision, device, lambda: [tuning.trial(first)]
         )
@@ -98,7 +98,7 @@ def _random_weights(
     data: Cache, task: Task, config: Config, fold: int | None, *, device: str, resume: bool
 ) -> Tuning:
     """Return the linear probe of a model with random weights, calibrated on the training clips."""
-    splits = Splits.of(data.clips, partition(data.clips, test_fold=fold))
+    splits = Splits.partitioned(data.clips, test_fold=fold)
     start = encoders.random_checkpoint(
         config, data, splits.train.tolist(), seed=config.finetune.seed
     )

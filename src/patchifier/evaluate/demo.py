@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from patchifier import checkpoint, datasets, embed, statistics, tasks, weights
 from patchifier.cache import Cache, prepare
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, read_changes, update
+from patchifier.datasets.splits import groups_of
 from patchifier.evaluate import encoders, probes
 from patchifier.evaluate.controls import controls
 from patchifier.evaluate.report import report
@@ -137,7 +137,7 @@ class Tables:
         assert data.task is not None
         self.data, self.task = data, data.task
         self.targets = tasks.encode_targets(self.task, [clip.target for clip in data.clips])
-        self.groups = [clip.group or clip.id for clip in data.clips]
+        self.groups = groups_of(data.clips)
         self.folds = [clip.fold or 0 for clip in data.clips]
         self.rows: list[dict[str, Any]] = []
         self.predictions: dict[tuple[str, str], tuple[np.ndarray, list[np.ndarray]]] = {}
@@ -243,10 +243,7 @@ def cross_validate(
 
 def embed_cache(data: Cache, start: Checkpoint) -> np.ndarray:
     """Embeddings of every clip of a cache: (n, E)."""
-    log_mels = [
-        torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
-        for index in range(len(data.clips))
-    ]
+    log_mels = map(data.tensor, range(len(data.clips)))
     return embed.Embedder(start.model, replace(start.config)).embed_log_mels(log_mels)
 
 

@@ -14,6 +14,7 @@ from patchifier import augment
 from patchifier.augment import AugmentParameters, Resampling
 from patchifier.cache import Cache
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
+from patchifier.datasets.splits import groups_of
 from patchifier.nn.masking import random_masking
 from patchifier.seeding import batch_indices, generator
 from patchifier.train.diagnosis import describe_batch
@@ -162,7 +163,7 @@ class Batches:
 
 def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
     """Hash of each clip's group, int64; a clip without a group is a group of its own."""
-    names = (data.clips[clip].group or data.clips[clip].id for clip in clips)
+    names = groups_of([data.clips[clip] for clip in clips])
     return np.array(
         [
             int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)

@@ -14,7 +14,7 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip
-from patchifier.datasets.splits import Splits, folds_of, partition
+from patchifier.datasets.splits import Splits, folds_of
 from patchifier.io import Progress, silent
 from patchifier.train import precision
 from patchifier.train.distributed import require_devices
@@ -82,7 +82,7 @@ def finetune(
         for method in methods
     ]
     for fold in folds:
-        splits = Splits.of(data.clips, partition(data.clips, test_fold=fold))
+        splits = Splits.partitioned(data.clips, test_fold=fold)
         splits.require_clips(f"cache {data.path}")
     require_devices(device)
     facts = {
@@ -99,7 +99,7 @@ def finetune(
     }
     results = []
     with Run(out, config, resume=resume, facts=facts) as run:
-        first = Splits.of(data.clips, partition(data.clips, test_fold=folds[0]))
+        first = Splits.partitioned(data.clips, test_fold=folds[0])
         arithmetic = precision.settle(
             run,
             config.finetune.precision,

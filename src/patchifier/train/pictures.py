@@ -53,7 +53,7 @@ def write_reconstructions(
         return
     index = int(clips[len(clips) // 2])
     clip = data.clips[index]
-    log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
+    log_mel = data.tensor(index)
     patches = spectrogram.cut(
         log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
     )[: config.pretrain.patches]

@@ -92,7 +92,7 @@ class Inputs:
         """Windows of a clip: patches (N, 1, M, W), vectors (N, D) or a pooled vector (D,) each."""
         if index in self.stored:
             return self.stored[index]
-        log_mel = torch.from_numpy(np.array(self.data.log_mel(index), np.float32).T)
+        log_mel = self.data.tensor(index)
         windows = cut_windows(log_mel, self.config)
         if self.kind == "patches":
             return windows

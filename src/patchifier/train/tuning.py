@@ -16,7 +16,7 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
 from patchifier.datasets import Clip
-from patchifier.datasets.splits import Splits, partition
+from patchifier.datasets.splits import Splits, groups_of
 from patchifier.io import Progress, replaced_file, silent, write_json, write_rows
 from patchifier.nn.fast import keep_in_float32
 from patchifier.seeding import batch_indices, generator
@@ -119,7 +119,7 @@ class Tuning:
         tests: list[np.ndarray] = []
         runs: list[list[np.ndarray]] = [[] for _ in seeds]
         for fold in folds:
-            splits = Splits.of(self.data.clips, partition(self.data.clips, test_fold=fold))
+            splits = Splits.partitioned(self.data.clips, test_fold=fold)
             tests.append(splits.test)
             for number, seed in enumerate(seeds):
                 is_first = fold == folds[0] and number == 0
@@ -130,7 +130,7 @@ class Tuning:
         test = np.concatenate(tests)
         predictions = [np.concatenate(run) for run in runs]
         targets = self.encoded(test)
-        groups = [self.data.clips[index].group or self.data.clips[index].id for index in test]
+        groups = groups_of([self.data.clips[index] for index in test])
         row = tasks.evaluate(self.task, targets, predictions, groups).row(encoder, self.method)
         scores = tasks.scores(self.task, targets, np.mean(predictions, axis=0))
         self.write(folder, test, predictions, row, scores)

@@ -45,4 +45,4 @@ def fit_whitening(model: Patchifier, config: Config, log_mels: Iterable[Tensor])
 def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
     """Yield log-mels (M, T) of at most 4,096 clips, evenly spread."""
     chosen = evenly(clips, WHITENING_CLIPS)
-    return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
+    return (data.tensor(int(index)) for index in chosen)

@@ -102,7 +102,7 @@ def _summaries(data: Cache, index: int) -> np.ndarray:
         raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
     model = replace(ModelConfig(), bands=bands, pitch_bands=pitch_bands)
     config = Config(spectrogram=data.spectrogram, model=model)
-    log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
+    log_mel = data.tensor(index)  # (M, T)
     rows = []
     for _, patches, n_new_frames in windows_of(log_mel, config):
         window = patches[None, :, 0].double(), n_new_frames[None]  # (1, N, M, W), (1, N)

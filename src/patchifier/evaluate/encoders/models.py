@@ -20,7 +20,7 @@ from patchifier.config import (
     SpectrogramConfig,
     update,
 )
-from patchifier.datasets.splits import Splits, evenly, partition
+from patchifier.datasets.splits import Splits, evenly
 from patchifier.embed import Embedder
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
 from patchifier.io import Progress, silent
@@ -79,9 +79,7 @@ def log_mels(
     """
     if config in (data.spectrogram, data.spectrogram.without_pitch):
         held = data.require(config)
-        return (
-            torch.from_numpy(np.array(held.log_mel(int(index)), np.float32).T) for index in indices
-        )
+        return (held.tensor(int(index)) for index in indices)
     clips = [data.clips[int(index)] for index in indices]
     waves = (
         audio.load(
@@ -191,7 +189,7 @@ def _training_clips(options: EncoderOptions) -> Sequence[int]:
     assert options.data is not None
     train = options.train
     if train is None:
-        train = Splits.of(options.data.clips, partition(options.data.clips)).train.tolist()
+        train = Splits.partitioned(options.data.clips).train.tolist()
     if not len(train):
         raise RequestError(
             "random: no training clips to calibrate on, expected at least one with the split "

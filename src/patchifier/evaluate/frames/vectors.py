@@ -227,4 +227,4 @@ def mel_features(
 
 
 def _log_mel(data: Cache, index: int) -> Tensor:
-    return torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
+    return data.tensor(index)  # (M, T)
