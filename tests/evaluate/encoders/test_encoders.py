@@ -317,6 +317,7 @@ def test_calibration_sees_the_given_clips_alone_and_at_most_so_many(data):
 
     class Spy:
         spectrogram = data.spectrogram
+        tensor = cache.Cache.tensor
 
         def require(self, config):
             return self
