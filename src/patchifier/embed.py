@@ -353,7 +353,7 @@ class Embedder:
         cuts = [[(patch, patch.shape[-1]) for patch in patches] for patches in items]
         return self._means(cuts, self._pooled)
 
-    def _each(self, x: Music | Sequence[Music], sample_rate: int | None, read: Read) -> np.ndarray:
+    def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
         """Embed or predict for one piece of music, or for each of a list or array of paths."""
         kind = getattr(getattr(x, "dtype", None), "kind", "")
         several = isinstance(x, list | tuple) or kind in ("O", "U")

@@ -341,9 +341,10 @@ def step(
     fabric.backward(loss)
     norm = torch.full_like(loss, math.nan, requires_grad=False)
     if config.clip_norm:
-        norm = fabric.clip_gradients(
+        found = fabric.clip_gradients(
             model, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
         )
+        norm = norm if found is None else found
     optimiser.step()
     return config.learning_rate * factor, torch.stack([loss.detach(), norm.to(loss)])
 

@@ -122,7 +122,9 @@ class MetricBuffer:
         if not self.waiting:
             return
         results = torch.stack([result for _, _, result in self.waiting])  # (n, 2)
-        values = self.fabric.all_reduce(results, reduce_op="mean").tolist()
+        mean = self.fabric.all_reduce(results, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        values = mean.tolist()
         clips_per_s = len(self.waiting) * self.config.batch / (time.monotonic() - self.since_s)
         for (step, rate, _), (loss, norm) in zip(self.waiting, values, strict=True):
             self._require_finite(step, loss, norm)
