@@ -186,7 +186,7 @@ class _Transfer:
     def open(self, start_b: int, mark: str) -> http.client.HTTPResponse:
         """Send a request, for the rest of the file if there is a start.
 
-        The header of the answer has arrived.
+        Returns when the header of the response has arrived.
         """
         if urllib.parse.urlsplit(self.url).scheme not in ("http", "https"):
             raise UnavailableError("is no web address: only http and https are downloaded")
@@ -211,13 +211,13 @@ class _Transfer:
 
 
 def _explain_code(error: urllib.error.HTTPError) -> Exception:
-    response = f"answers {error.code} ({error.reason})"
+    reason = f"answers {error.code} ({error.reason})"
     if error.code == 416:
         return InterruptedDownloadError("has a shorter file than the unfinished one; begun again")
     if error.code in RETRY_CODES or error.code >= 500:
         after = error.headers.get("Retry-After", "")
-        return InterruptedDownloadError(response, float(after) if after.isdecimal() else 0.0)
-    return UnavailableError(response)
+        return InterruptedDownloadError(reason, float(after) if after.isdecimal() else 0.0)
+    return UnavailableError(reason)
 
 
 def _explain_connection(error: Exception) -> Exception:
@@ -236,7 +236,7 @@ def _mark(response: http.client.HTTPResponse) -> str:
 
 
 def _continues(response: http.client.HTTPResponse, start_b: int, mark: str) -> bool:
-    """Whether the answer is the rest of the same version.
+    """Whether the response is the rest of the same version.
 
     Some servers heed Range and not If-Range.
     """
@@ -249,7 +249,7 @@ def _continues(response: http.client.HTTPResponse, start_b: int, mark: str) -> b
 def _refuse_other_files(
     remote: Remote, response: http.client.HTTPResponse, total_b: int | None
 ) -> None:
-    """Refuse early an answer that cannot be the file."""
+    """Refuse early a response that cannot be the file."""
     page = response.headers.get_content_type() == "text/html"
     packed = response.headers.get("Content-Encoding", "identity").lower() != "identity"
     name = "" if remote.sha256 else remote.name.lower()  # a checksum will tell
