@@ -90,7 +90,7 @@ class Parser(jsonargparse.ArgumentParser):
             message = f"{' and '.join(named)} {are} missing: see '{self.prog} --help'."
         message = re.sub(r'^Parser key "(.+?)":', r"--\1:", message.removeprefix("argument "))
         message = re.sub(r"<class '(\w+)'>", r"\1", message)
-        message = re.sub(r": Expected a (\w+)\. Got value: (.*)", _expected_kind, message)
+        message = re.sub(r":\s+Expected a (\w+)\.\s+Got value: (.*)", _expected_kind, message)
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
     def require_known(self, words: Sequence[str]) -> None:
