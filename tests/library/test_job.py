@@ -1070,7 +1070,8 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
         "format": 1,
         "size": 3,
         "stretches": [],
-        **dict.fromkeys([name for name in table.SAME if name != "size"]),
+        **dict.fromkeys(name for name in table.SAME if name != "size"),
+        "model": "a",
     }
     chance = np.random.default_rng(0)
     for number in range(3):

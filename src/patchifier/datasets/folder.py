@@ -49,7 +49,9 @@ def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
 def none_in(root: str | Path) -> str:
     """Return the message about a folder without audio."""
     suffixes = ", ".join(sorted(SUFFIXES))
-    return f"{root}: no audio files in or below this folder, expected names that end in {suffixes}."
+    return (
+        f"{root}: no audio files in this folder or below it, expected names that end in {suffixes}."
+    )
 
 
 class _Search:

@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def unreadable(path: str | Path, error: Exception) -> RequestError:
     reason = str(error).strip().partition("\n")[0][:200]
     if isinstance(error, FileNotFoundError):
         reason = "there is no such file"
-    elif "magic bytes" in str(error):  # the rest of the message is about the library
+    elif re.search("magic bytes|minimum file footer", str(error)):
         reason = "it is not a Parquet file"
     return RequestError(
         f"{path} cannot be read as a table ({reason}): give one that 'patchifier embed' wrote."

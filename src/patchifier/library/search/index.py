@@ -292,7 +292,7 @@ def _reached(what: str, place: str | Path, advice: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, RequestError):
             raise
-        store = "the address and the credentials (from the environment, such as AWS_ACCESS_KEY_ID)"
+        store = "the address and the credentials (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on)"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RequestError(
             f"{what} ({reason}): {advice}{f', or check {store}' if is_uri(place) else ''}."
