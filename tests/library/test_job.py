@@ -1084,7 +1084,7 @@ def test_many_rows_are_merged_in_groups_and_in_order(tmp_path: Path) -> None:
             "size": [1] * rows,
             "mtime_ns": [2] * rows,
         }
-        vectors = np.stack([np.full(rows, number), np.arange(rows), np.zeros(rows)], axis=1).astype(
+        vectors = np.stack([np.full(rows, number), np.arange(rows), np.ones(rows)], axis=1).astype(
             np.float32
         )
         table.write(
