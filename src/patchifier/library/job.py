@@ -74,8 +74,10 @@ class TableJob:
         self.out, self.facts, self.clips, self.lost = out, facts, clips, lost
         self.folder = out.with_name(f"{out.name}.parts")
         self.merged = self.folder / "merged.parquet"
-        self.known: dict[Key, tuple[Path, table.Lines] | str] = {}  # rows, or the reason for none
-        self.base: list[table.Lines] = []
+        self.known: dict[
+            Key, tuple[Path, table.RowRange] | str
+        ] = {}  # rows, or the reason for none
+        self.base: list[table.RowRange] = []
         self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
 
     # --- state on disk ---
@@ -124,7 +126,7 @@ class TableJob:
             rows, len(lines), 0, len(lines), skipped, (), pending, 0.0, self._passed_s()
         )
 
-    def _clear_if_merged(self, lines: Sequence[table.Lines]) -> None:
+    def _clear_if_merged(self, lines: Sequence[table.RowRange]) -> None:
         """Remove parts whose rows are all in the table: their job was killed at its end."""
         in_table = {(line.clip, line.size, line.mtime_ns) for line in lines}
         with contextlib.suppress(RequestError):  # the next job deals with a damaged part
@@ -186,7 +188,7 @@ class TableJob:
             table.npy_to_parquet(self.out, base)
         return base
 
-    def _out_of_sight(self, lines: Sequence[table.Lines]) -> set[Key]:
+    def _out_of_sight(self, lines: Sequence[table.RowRange]) -> set[Key]:
         """Clips below a source that is missing, empty or unreadable: their files may exist."""
         places = tuple(
             os.path.join(os.path.realpath(path), "") for path, _ in self.lost if "\0" not in path
@@ -331,7 +333,7 @@ def _state(path: str) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def _current(clip: Clip | None, lines: table.Lines | None) -> bool:
+def _current(clip: Clip | None, lines: table.RowRange | None) -> bool:
     """Whether rows are still those of their file."""
     return (
         clip is not None and lines is not None and _state(clip.path) == [lines.size, lines.mtime_ns]

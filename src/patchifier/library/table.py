@@ -191,8 +191,8 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Where the rows of one clip lie in a table, and the state of its file then."""
+class RowRange:
+    """Rows of one clip in a table, and size and time of change of its file."""
 
     clip: "Key"
     size: int
@@ -201,7 +201,7 @@ class Lines:
     count: int
 
 
-def index(path: Path) -> list[Lines]:
+def index(path: Path) -> list[RowRange]:
     """Clips of a table of ours, in its order."""
     facts = read_facts(path)
     stretches = {first: (start_s, end_s) for first, start_s, end_s in facts["stretches"]}
@@ -224,7 +224,7 @@ def index(path: Path) -> list[Lines]:
         if row in stretches or row == 0 or paths[row] != paths[row - 1]
     ]
     return [
-        Lines(
+        RowRange(
             (paths[row], *stretches.get(row, (0.0, None))), sizes[row], times[row], row, end - row
         )
         for row, end in zip(starts, [*starts[1:], len(paths)])
@@ -241,14 +241,14 @@ def stretches_of(clips: Sequence[tuple["Key", int]]) -> list[list[Any]]:
     return listed
 
 
-def merge(path: Path, places: Sequence[tuple[Path, Lines]], facts: Mapping[str, Any]) -> None:
+def merge(path: Path, places: Sequence[tuple[Path, RowRange]], facts: Mapping[str, Any]) -> None:
     """Write one table of clips in order, each given by a table and its rows in that table."""
     counted = [(lines.clip, lines.count) for _, lines in places]
     facts = {**facts, "stretches": stretches_of(counted)}
     write(path, _taken(places), schema(facts, facts["size"]))
 
 
-def _taken(places: Sequence[tuple[Path, Lines]]) -> Iterator[pa.Table]:
+def _taken(places: Sequence[tuple[Path, RowRange]]) -> Iterator[pa.Table]:
     """Rows of clips in order, from their tables; consecutive rows are read together."""
     for path, run in itertools.groupby(places, lambda place: place[0]):
         origin, first, count = Origin(path), 0, 0

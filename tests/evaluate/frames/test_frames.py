@@ -37,7 +37,7 @@ from patchifier.evaluate.frames.decode import (
     steady_beats,
 )
 from patchifier.evaluate.frames.targets import majmin
-from patchifier.evaluate.frames.vectors import moments_s
+from patchifier.evaluate.frames.vectors import frame_times_s
 from patchifier.io import Steps, silent
 from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
@@ -148,7 +148,7 @@ def test_extractors_vectors_of_a_part_are_those_of_the_whole() -> None:
 def test_times_do_not_drift_over_ten_minutes() -> None:
     count = 1 + 600 * RATE // 512
     for hop_frames in (1, 2, 3):
-        times = moments_s(1 + (count - 1) // hop_frames, hop_frames, Config().spectrogram)
+        times = frame_times_s(1 + (count - 1) // hop_frames, hop_frames, Config().spectrogram)
         last = (count - 1) // hop_frames * hop_frames
         assert times[-1] == last * 512 / RATE
         assert 600 - times[-1] < hop_frames * 512 / RATE
@@ -397,7 +397,7 @@ def test_boundaries_within_half_a_second_and_three() -> None:
 @pytest.mark.parametrize("task", [DOWNBEATS, CHORD, BOUNDARIES])
 def test_right_frames_become_right_rows(task: Task) -> None:
     """Targets as probabilities, decoded and judged against the rows they were made from."""
-    times = moments_s(650, 2, Config().spectrogram)
+    times = frame_times_s(650, 2, Config().spectrogram)
     duration_s = 650 * HOP_S
     rows = {
         "beats": [[0.31 + 0.52 * n, 0.31 + 0.52 * n, str(1 + (n + 2) % 3)] for n in range(56)],
@@ -623,7 +623,7 @@ def test_what_says_nothing_scores_as_chance(harmony: Cache) -> None:
 
 def constant(data: Cache):
     def features(index: int) -> tuple[np.ndarray, np.ndarray]:
-        times = moments_s(1 + (int(data.frames[index]) - 1) // 2, 2, data.spectrogram)
+        times = frame_times_s(1 + (int(data.frames[index]) - 1) // 2, 2, data.spectrogram)
         return np.full((len(times), 3), 7.0), times
 
     return features

@@ -87,7 +87,7 @@ def frame_vectors(
         [number for number in numbers if number],
     )
     chosen = [found[number] if number else vectors for number in numbers]
-    return torch.cat(chosen, dim=1).float().cpu().numpy(), moments_s(
+    return torch.cat(chosen, dim=1).float().cpu().numpy(), frame_times_s(
         len(vectors), hop_frames, config.spectrogram
     )
 
@@ -175,12 +175,12 @@ def mel_frames(
     """
     config = config or SpectrogramConfig()
     # (K, M, 2 context + 1)
-    around = _around(log_mel, hop_frames, 2 * context_frames + 1, config.silence)
-    return around.flatten(1).float().numpy(), moments_s(len(around), hop_frames, config)
+    windows = _around(log_mel, hop_frames, 2 * context_frames + 1, config.silence)
+    return windows.flatten(1).float().numpy(), frame_times_s(len(windows), hop_frames, config)
 
 
 def _around(log_mel: Tensor, hop_frames: int, width: int, silence: float) -> Tensor:
-    """`width` frames around each moment: (K, M, width), a view of a padded log-mel (M, T)."""
+    """`width` frames around each frame of the hop: (K, M, width), a view of a padded (M, T)."""
     if log_mel.ndim != 2 or log_mel.shape[1] < 1 or hop_frames < 1:
         raise RequestError(
             f"log-mel has shape {tuple(log_mel.shape)}, hop_frames is {hop_frames}: expected (M, "
@@ -191,11 +191,8 @@ def _around(log_mel: Tensor, hop_frames: int, width: int, silence: float) -> Ten
     return padded.unfold(1, width, hop_frames)[:, :count].movedim(1, 0)
 
 
-def moments_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.ndarray:
-    """Times of moments, (count,).
-
-    Whole numbers multiplied before they are divided, so that nothing adds up over a long piece.
-    """
+def frame_times_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.ndarray:
+    """Times of frames in seconds, (count,); multiplied before divided, so errors do not add up."""
     return np.arange(count) * (hop_frames * config.hop) / config.sample_rate
 
 

@@ -31,12 +31,12 @@ from patchifier.evaluate.report.reconstruction import reconstruction_figure
 from patchifier.evaluate.report.tables import (
     APART,
     ENCODERS,
-    READOUTS,
+    METHOD_TEXTS,
     caution_text,
+    comparison_label,
     group_rows,
     interval_text,
     score_text,
-    verdict,
 )
 from patchifier.extras import need
 
@@ -237,7 +237,7 @@ def _table(rows: Sequence[Row], demos: Mapping[Path, Row]) -> Context:
         "several_sources": len({row["source"] for row in rows}) > 1,
         "scale": "0 to 100 %" if all(row.get("metric") == "accuracy" for row in rows) else "",
         "apart": APART,
-        "names": [(name, text) for name, text in (ENCODERS | READOUTS).items() if name in used],
+        "names": [(name, text) for name, text in (ENCODERS | METHOD_TEXTS).items() if name in used],
         "differences": [each for results in demos.values() for each in _differences(results)],
         "notes": [note for results in demos.values() for note in results.get("notes") or []],
     }
@@ -294,7 +294,7 @@ def _differences(results: Row) -> list[Context]:
             {
                 "first": item.get("first"),
                 "second": item.get("second"),
-                "verdict": verdict(item),
+                "verdict": comparison_label(item),
                 "value": score_text(item.get("value"), metric, signed=True) + unit,
                 "interval": interval_text(item, metric, signed=True),
                 "n": item.get("n", "?"),

@@ -21,7 +21,7 @@ ENCODERS = {  # in the order of the table
     "chroma": "classic hand-made harmony features",
     "majority": "always the most frequent label of the training clips",
 }
-READOUTS = {  # the same
+METHOD_TEXTS = {  # the same
     "linear-probe": "only a new last layer is trained, everything else stays as it was learnt "
     "without labels",
     "freeze-extractor": "the part that looks at single patches stays, the part that connects them "
@@ -93,7 +93,7 @@ def _table_order(row: Row) -> tuple[Any, ...]:
     return (
         *test,
         place(row.get("encoder"), ENCODERS),
-        place(row.get("method"), READOUTS),
+        place(row.get("method"), METHOD_TEXTS),
         str(row["source"]),
     )
 
@@ -170,7 +170,7 @@ def _markdown_row(row: Row) -> str:
     return f"| {' | '.join(escape(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def verdict(difference: Row) -> str:
+def comparison_label(difference: Row) -> str:
     """Say who is ahead, if the paired 95 % interval leaves out 0."""
     low, high = to_number(difference.get("low")), to_number(difference.get("high"))
     if not (math.isfinite(low) and math.isfinite(high)):
