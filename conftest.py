@@ -137,10 +137,10 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
             {
                 "model": {
                     "channels": [4, 4, 4, 4, 8],
-                    "width": 16,
-                    "layers": 2,
-                    "heads": 2,
-                    "feed_forward": 32,
+                    "embed_dim": 16,
+                    "n_layers": 2,
+                    "n_heads": 2,
+                    "mlp_dim": 32,
                 },
                 "embed": {"layers": layers},
             },
@@ -148,7 +148,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         facts = {"hours": 1.5 + seed, "date": "2026-01-02"}
         checkpoint.save(
             home / name,
-            Checkpoint(Patchifier(config.model, seed=seed), config, facts=facts),
+            Checkpoint(Patchifier(config, seed=seed), config, facts=facts),
             dtype=torch.float16,
         )
     monkeypatch.setattr(weights, "ROOT", home)

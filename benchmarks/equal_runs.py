@@ -24,7 +24,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 def short(recipe: str, steps: int) -> Config:
     """A recipe with a few steps of each stage, all at the full rate."""
     config = update(Config(), read_changes(RECIPES / f"{recipe}.json"))
-    stage = {"steps": steps, "warm_up_steps": 0, "schedule": "constant"}
+    stage = {"steps": steps, "warmup_steps": 0, "schedule": "constant"}
     return update(
         config, {"pretrain": {"stage_one": stage, "stage_two": stage, "validate_every": steps}}
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from patchifier.config import ModelConfig
+from patchifier.config import Config
 from patchifier.nn.model import Patchifier
 from patchifier.train.run import machine
 
@@ -58,20 +58,25 @@ def taps(cells, stride):
 
 def extractor(config):
     """Work for one patch: convolutions, batch norms (their outputs are kept), the layer to the vector."""
-    H, W, work = config.bands, config.frames, Work(0, 0)
-    for before, after in itertools.pairwise((1, *config.channels)):
+    H, W, work = config.spectrogram.n_bands, config.model.patch_frames, Work(0, 0)
+    for before, after in itertools.pairwise((1, *config.model.channels)):
         first = taps(H, 2) * taps(W, 2) * before * after
         H, W = H // 2, W // 2
         products = first + taps(H, 1) * taps(W, 1) * after * after
         work += Work(products, 4 * after * H * W, first if before == 1 else 0)
-    return work + Work(config.channels[-1] * H * W * config.width, config.width)
+    return work + Work(
+        config.model.channels[-1] * H * W * config.model.embed_dim, config.model.embed_dim
+    )
 
 
 def decoder(config):
     """Work for one patch: the layer from the vector, five upsampling convolutions by 2 x 2 products an output cell."""
-    channels = (*config.channels[::-1], 1)
-    H, W = (size // 2 ** len(config.channels) for size in (config.bands, config.frames))
-    work = Work(config.width * channels[0] * H * W, channels[0] * H * W)
+    channels = (*config.model.channels[::-1], 1)
+    H, W = (
+        size // 2 ** len(config.model.channels)
+        for size in (config.spectrogram.n_bands, config.model.patch_frames)
+    )
+    work = Work(config.model.embed_dim * channels[0] * H * W, channels[0] * H * W)
     for before, after in itertools.pairwise(channels):
         seen = (4 * H - 2) * (
             4 * W - 2
@@ -83,12 +88,12 @@ def decoder(config):
 
 def bottleneck(config):
     """Work for one sequence of 1 + N vectors."""
-    S, D, F = 1 + N, config.width, config.feed_forward
+    S, D, F = 1 + N, config.model.embed_dim, config.model.mlp_dim
     layer = Work(
         S * (4 * D * D + 2 * D * F) + 2 * S * S * D,
-        S * (3 * D + D + D + 2 * D + 2 * F + D) + 2 * config.heads * S * S,
+        S * (3 * D + D + D + 2 * D + 2 * F + D) + 2 * config.model.n_heads * S * S,
     )
-    return layer.times(config.layers)
+    return layer.times(config.model.n_layers)
 
 
 def step_work(stage, config):
@@ -99,7 +104,7 @@ def step_work(stage, config):
         for name, part in model.named_children()
     }
     masked = round(0.75 * N)
-    align = Work(2 * config.width**2, 2 * config.width)
+    align = Work(2 * config.model.embed_dim**2, 2 * config.model.embed_dim)
     if stage == "one":
         return (extractor(config) + decoder(config)).times(B * N), parts["extractor"] + parts[
             "decoder"
@@ -115,7 +120,7 @@ def step_work(stage, config):
 
 def floor(stage, ceilings, precision, config=None):
     """Operations, bytes and seconds of a step at least."""
-    work, weights = step_work(stage, config or ModelConfig())
+    work, weights = step_work(stage, config or Config())
     width = 2 if precision == "bf16" else 4
     moved = 4 * work.outputs * width + weights * (9 * 4 + (2 * 4 if precision == "bf16" else 0))
     seconds = {

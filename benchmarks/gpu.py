@@ -77,9 +77,9 @@ def stepper(
 ):
     """Take steps of a stage, as training does."""
     config = update(Config(), {"model": {"dropout": dropout}})
-    training = TrainingConfig(steps=total, batch=batch, learning_rate=learning_rate)
+    training = TrainingConfig(steps=total, batch_size=batch, learning_rate=learning_rate)
     fabric = launch(device, precision=precision)
-    model = accelerate(Patchifier(config.model)).to(fabric.device)
+    model = accelerate(Patchifier(config)).to(fabric.device)
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage])
     batches = Batches(

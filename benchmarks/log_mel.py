@@ -25,7 +25,7 @@ from patchifier.spectrogram import log_mel
 ROUNDS = {1: 31, 10: 9}  # calls in a block: pairs of blocks
 SECONDS = 30
 PITCH_ROUNDS = 21
-WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
+WIDE = SpectrogramConfig(n_mels=64, n_pitch_bands=216)
 
 
 def librosa_log_mel(waveform):

@@ -17,7 +17,7 @@ import torch
 from timing import in_turn, keep
 from torch import nn
 
-from patchifier.config import ModelConfig, PretrainConfig, SpectrogramConfig, TrainingConfig
+from patchifier.config import PretrainConfig, SpectrogramConfig, TrainingConfig
 from patchifier.nn.fast import accelerate
 from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
@@ -75,7 +75,7 @@ def simclr(pairs, generator):
 
 def stage(number, generator):
     """Ours: network, optimiser and loss of stage 1 or 2."""
-    model, settings = accelerate(Patchifier(ModelConfig())), PretrainConfig()
+    model, settings = accelerate(Patchifier()), PretrainConfig()
     patches = -0.4 + 0.2 * torch.randn(B, N, 1, 64, 32, generator=generator)
     present = torch.ones(B, N, dtype=torch.bool)
     masked = torch.from_numpy(

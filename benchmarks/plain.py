@@ -10,7 +10,7 @@ import itertools
 import torch
 from torch import nn
 
-from patchifier.config import ModelConfig
+from patchifier.config import Config
 
 
 class Plain(nn.Module):
@@ -18,8 +18,8 @@ class Plain(nn.Module):
 
     def __init__(self, config=None):
         super().__init__()
-        config = config or ModelConfig()
-        channels, D = config.channels, config.width
+        config = (config or Config()).model
+        channels, D = config.channels, config.embed_dim
         self.extractor = nn.Module()
         self.extractor.down = nn.Sequential(
             *(down(before, after) for before, after in itertools.pairwise((1, *channels)))
@@ -30,20 +30,20 @@ class Plain(nn.Module):
             nn.Parameter(torch.zeros(D)),
             nn.Parameter(torch.zeros(D)),
         )
-        self.bottleneck.positions = nn.Parameter(torch.zeros(1 + config.positions, D))
+        self.bottleneck.positions = nn.Parameter(torch.zeros(1 + config.max_patches, D))
         self.vector_norm = config.vector_norm
         self.bottleneck.norm, self.dropout = nn.LayerNorm(D, eps=1e-12), nn.Dropout(config.dropout)
         layer = nn.TransformerEncoderLayer(
             D,
-            config.heads,
-            config.feed_forward,
+            config.n_heads,
+            config.mlp_dim,
             config.dropout,
             "gelu",
             layer_norm_eps=1e-12,
             batch_first=True,
         )
         self.bottleneck.encoder = nn.TransformerEncoder(
-            layer, config.layers, enable_nested_tensor=False
+            layer, config.n_layers, enable_nested_tensor=False
         )
         self.align = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, D))
         self.decoder = nn.Module()

@@ -49,7 +49,7 @@ def loss_of(model, batch, stage, config, *, plain):
 @torch.no_grad()
 def validation_loss(model, batches, stage, config):
     """Loss on held-out clips, computed one way for both: the package's model in float32 with these weights."""
-    judge = Patchifier(config.model)
+    judge = Patchifier(config)
     names = {
         name.replace("decoder.up.13.", "decoder.up.12."): tensor
         for name, tensor in model.state_dict().items()
@@ -72,7 +72,7 @@ def train(seed, data, config, steps, *, plain):
     held_out = validation_batches(
         data, splits.valid, replace(config, pretrain=replace(settings, seed=0))
     )  # the same for every seed
-    model = accelerate(Patchifier(config.model, seed=seed))
+    model = accelerate(Patchifier(config, seed=seed))
     if plain:
         start, model = model.state_dict(), Plain(config.model)
         model.load_state_dict(start)
@@ -114,12 +114,12 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     steps = dict(zip(("one", "two"), options.steps, strict=True))
-    base = Config(model=ModelConfig(layers=2, feed_forward=512))
+    base = Config(model=ModelConfig(n_layers=2, mlp_dim=512))
     one = replace(
-        base.pretrain.stage_one, batch=options.batch, learning_rate=1e-3, schedule="cosine"
+        base.pretrain.stage_one, batch_size=options.batch, learning_rate=1e-3, schedule="cosine"
     )
     two = replace(
-        base.pretrain.stage_two, batch=options.batch, learning_rate=2e-4, schedule="cosine"
+        base.pretrain.stage_two, batch_size=options.batch, learning_rate=2e-4, schedule="cosine"
     )
     runs = []
     with tempfile.TemporaryDirectory() as folder:

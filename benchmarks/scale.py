@@ -29,7 +29,7 @@ def result(name):
 def storage(flags):
     """Rows of the first table: bytes of log-mel, and of audio."""
     spectrogram = Config().spectrogram
-    bytes_an_hour = 3600 / spectrogram.frame_s * spectrogram.bands * 2  # float16
+    bytes_an_hour = 3600 / spectrogram.frame_s * spectrogram.n_bands * 2  # float16
     parts = flags.nodes
     yield (
         "log-mels, float16",

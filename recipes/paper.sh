@@ -31,15 +31,15 @@ model=$out/pretrain/model
 
 say "4.5 Table 1 and Figure 2: four ways of fine-tuning, $seeds seeds, at the paper's rate"
 for task in gtzan emomusic; do
-    patchifier finetune "$model" "$out/cache/$task" --out "$out/figure-2-$task" --method all --config "$config" --finetune.seeds $seeds --resume
+    patchifier finetune "$model" "$out/cache/$task" --out "$out/figure-2-$task" --method all --config "$config" --finetune.n_seeds $seeds --resume
 done
 patchifier finetune "$model" "$out/cache/gtzan-folds" --out "$out/figure-2-gtzan-folds" --method linear-probe --config "$config" \
-    --finetune.folds all --finetune.seeds $seeds --resume
+    --finetune.folds all --finetune.n_seeds $seeds --resume
 
 say "4.5 Beside it: the linear probe at the rate that validates best of 1e-5, 1e-4, 1e-3"
 for task in gtzan emomusic; do
     patchifier finetune "$model" "$out/cache/$task" --out "$out/best-rate-$task" --method linear-probe --config "$config" \
-        --finetune.try_rates '[1e-5, 1e-4, 1e-3]' --finetune.seeds $seeds --resume
+        --finetune.learning_rates '[1e-5, 1e-4, 1e-3]' --finetune.n_seeds $seeds --resume
 done
 
 say "Beside the paper: frozen embeddings against hand-made features and random weights, by the same probe"

@@ -96,7 +96,7 @@ def test_draws_lie_in_their_ranges_and_fill_them(layout: augment.Layout) -> None
     frames = np.full(2000, 1249)
     drawn = drawn_from(0, frames, layout=layout, config=config)
     factors = intensity(replace(drawn, starts=drawn.starts[:, :1]), config)[:, 0, 0, 0, 0].numpy()
-    for values, (low, high) in ((drawn.scale, config.scale), (factors, config.intensity)):
+    for values, (low, high) in ((drawn.scale, config.time_stretch), (factors, config.intensity)):
         assert low <= values.min() < low + 0.01
         assert high - 0.01 < values.max() <= high + 1e-6
         assert values.mean() == pytest.approx((low + high) / 2, abs=0.01)
@@ -122,7 +122,7 @@ def test_crops_reach_both_ends_of_the_clip(layout: augment.Layout) -> None:
 )
 def test_layout_has_its_shape(layout: augment.Layout, shape: tuple[int, int]) -> None:
     frames = [900, 1249]
-    drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(scale=(1, 1)))
+    drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(time_stretch=(1, 1)))
     assert drawn.starts.shape == drawn.valid.shape == shape
     augmented, clean = applied(drawn, side_by_side(frames), frames)
     assert augmented.shape == clean.shape == (*shape, 1, 4, 32)
@@ -252,7 +252,10 @@ def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -
     log_mels = torch.zeros(1, 300, 1)
     log_mels[0, frame] = 1
     drawn = drawn_from(
-        0, [300], layout="whole", config=AugmentConfig(scale=(scale, scale), intensity=(1, 1))
+        0,
+        [300],
+        layout="whole",
+        config=AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1)),
     )
     _, clean = applied(drawn, log_mels, [300])
     line = (
@@ -269,7 +272,7 @@ def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -
 def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
     log_mels = torch.arange(400.0)[None, :, None]
     drawn = drawn_from(
-        0, [400], patches=10, config=AugmentConfig(scale=(scale, scale), intensity=(1, 1))
+        0, [400], patches=10, config=AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1))
     )
     _, clean = applied(drawn, log_mels, [400])
     stretched = drawn.starts[0, 0] + np.arange(320)
@@ -282,7 +285,7 @@ def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
 )
 def test_intensity_multiplies_what_it_should(per: str, constant_axes: tuple[int, ...]) -> None:
     frames = [900, 900]
-    config = AugmentConfig(scale=(1, 1), intensity_per=per)
+    config = AugmentConfig(time_stretch=(1, 1), intensity_per=per)
     drawn = drawn_from(0, frames, config=config)
     augmented, clean = applied(drawn, torch.full((2, 900, 4), -0.5), frames, config=config)
     factor = augmented / clean
@@ -322,7 +325,7 @@ def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
 def test_span_covers_what_is_looked_at(
     frames: list[int], layout: augment.Layout, seed: int, patches: int, low: float, high: float
 ) -> None:
-    config = AugmentConfig(scale=(low, high), intensity_per="spectrogram")
+    config = AugmentConfig(time_stretch=(low, high), intensity_per="spectrogram")
     drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, width=8, most=9)
     whole = side_by_side(frames).nan_to_num(7.0)
     spans = augment.span(drawn, np.array(frames), width=8)
@@ -373,7 +376,7 @@ def test_a_batch_without_padding_has_no_mask_of_it() -> None:
 
 # --- a shift of pitch ---
 
-WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
+WIDE = SpectrogramConfig(n_mels=64, n_pitch_bands=216)
 
 
 def shifted(
@@ -399,7 +402,10 @@ def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.La
     generators = [np.random.default_rng(3) for _ in range(3)]
     plain, moved, still = (
         augment.draw(
-            generator, np.array([900, 1249, 40]), config=AugmentConfig(pitch=pitch), layout=layout
+            generator,
+            np.array([900, 1249, 40]),
+            config=AugmentConfig(pitch_shift=pitch),
+            layout=layout,
         )
         for generator, pitch in zip(generators, [(0, 0), (-3, 3), (0.0, 0.0)], strict=True)
     )
@@ -407,7 +413,7 @@ def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.La
         np.testing.assert_array_equal(getattr(plain, name), getattr(moved, name))
     assert plain.pitch is still.pitch is None
     assert generators[0].bit_generator.state["state"] == generators[2].bit_generator.state["state"]
-    again = drawn_from(3, [900, 1249, 40], config=AugmentConfig(pitch=(-3, 3)), layout=layout)
+    again = drawn_from(3, [900, 1249, 40], config=AugmentConfig(pitch_shift=(-3, 3)), layout=layout)
     np.testing.assert_array_equal(again.pitch, moved.pitch)
     assert len(set(moved.pitch)) == 3
     np.testing.assert_array_equal(moved[1:].pitch, moved.pitch[1:])
@@ -423,7 +429,7 @@ def test_what_was_drawn_without_a_range_is_what_was_always_drawn() -> None:
 
 
 def test_shifts_fill_their_range() -> None:
-    drawn = drawn_from(0, np.full(2000, 1249), config=AugmentConfig(pitch=(-3, 1)))
+    drawn = drawn_from(0, np.full(2000, 1249), config=AugmentConfig(pitch_shift=(-3, 1)))
     assert drawn.pitch.min() < -2.98 < 0.98 < drawn.pitch.max() < 1
     assert drawn.pitch.mean() == pytest.approx(-1, abs=0.1)
 
@@ -446,8 +452,7 @@ def test_chroma_rolls_with_the_shift(tone: Callable) -> None:
     config = update(
         Config(),
         {
-            "spectrogram": {"bands": 280, "pitch_bands": 216},
-            "model": {"bands": 280, "pitch_bands": 216},
+            "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
         },
     )
     log_mel = spectrogram.log_mel(tone(330, seconds=3) + tone(415, seconds=3), WIDE)
@@ -505,5 +510,7 @@ def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones: float, tone
 
 
 def test_a_range_that_is_none_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"augment\.pitch is \[1, -1\], expected low <= high"):
-        AugmentConfig(pitch=(1, -1))
+    with pytest.raises(
+        RequestError, match=r"augment\.pitch_shift is \[1, -1\], expected low <= high"
+    ):
+        AugmentConfig(pitch_shift=(1, -1))

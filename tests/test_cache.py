@@ -605,7 +605,7 @@ def test_settings_of_the_cache_are_those_it_was_made_with(
     audio_folder: Path, tmp_path: Path, threads: None
 ) -> None:
     config = SpectrogramConfig(
-        sample_rate=16_000, bands=32, f_max_hz=8000.0, reference="max", top_db=80.0
+        sample_rate=16_000, n_mels=32, f_max_hz=8000.0, reference="max", top_db=80.0
     )
     cache.prepare(datasets.load(audio_folder), tmp_path / "out", config=config)
     found = cache.Cache(tmp_path / "out")

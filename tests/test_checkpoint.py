@@ -13,19 +13,19 @@ import torch
 import patchifier
 from patchifier import checkpoint
 from patchifier.checkpoint import Checkpoint, card, load, save
-from patchifier.config import Config, ModelConfig, RequestError, read_changes, update
+from patchifier.config import Config, RequestError, read_changes, update
 from patchifier.io import replaced_file, replaced_folder
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 TASK = Task("one-of", ("blues", "jazz", "rock"))
 
 
 def made(*, seed: int = 0, head: bool = False, **changes) -> Checkpoint:
     """A small model whose every number, buffers included, is particular to its seed."""
     config = update(Config(), {"model": TINY, "embed": {"pooling": "mean"}, **changes})
-    model = Patchifier(config.model, seed=seed)
+    model = Patchifier(config, seed=seed)
     parts = [model, Head(16, 3)] if head else [model]
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -299,7 +299,7 @@ def test_the_weights_of_another_model_are_refused(folder, tmp_path):
 
 
 def test_an_edited_config_is_refused(folder):
-    reconfigure(folder, lambda values: values["model"].update(heads=4))
+    reconfigure(folder, lambda values: values["model"].update(n_heads=4))
     refused(folder, "not saved with this config.json")
 
 
@@ -442,7 +442,7 @@ def test_readers_see_the_old_folder_or_file_until_the_new_one_is_whole(tmp_path)
 
 def test_a_model_of_the_papers_shape_fits_its_folder(tmp_path):
     config = Config()
-    model = Patchifier(ModelConfig())
+    model = Patchifier()
     save(tmp_path / "model", Checkpoint(model, config))
     assert (
         tmp_path / "model" / "model.safetensors"

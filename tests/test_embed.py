@@ -29,13 +29,13 @@ from patchifier.windows import (
 from tests import GOLDEN
 
 RATE = audio.SAMPLE_RATE
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 POOLINGS = ("cls", "mean", "mean+max", "mean+std")
 
 
 def embedder(*, seed: int = 0, model: dict | None = None, **embed) -> Embedder:
     config = update(Config(), {"model": TINY | (model or {}), "embed": embed})
-    network = Patchifier(config.model, seed=seed)
+    network = Patchifier(config, seed=seed)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return Embedder(network, config)
@@ -140,7 +140,7 @@ def test_a_list_gives_the_vectors_of_its_items_alone(clips, pooling):
 
 
 def test_a_list_gives_the_vectors_of_its_items_alone_in_one_pass_over_whole_clips_too():
-    encoder = embedder(time="whole")
+    encoder = embedder(whole_clip=True)
     waves = [sound(60), sound(30, seed=1), sound(2, seed=2)]
     together = encoder.embed(waves, sample_rate=RATE)
     for row, wave in zip(together, waves, strict=True):
@@ -217,10 +217,10 @@ def test_windows_of_short_and_long_clips(frames, counts):
 
 
 def test_windows_are_never_longer_than_what_was_trained():
-    config = update(Config(), {"pretrain": {"patches": 10}})
+    config = update(Config(), {"pretrain": {"n_patches": 10}})
     assert {len(window) for window in cut_windows(torch.zeros(64, 1249), config)} == {10}
     whole = update(
-        Config(), {"pretrain": {"stage_two_patches": "whole"}, "model": {"positions": 40}}
+        Config(), {"pretrain": {"stage_two_patches": "whole"}, "model": {"max_patches": 40}}
     )
     assert [len(window) for window in cut_windows(torch.zeros(64, 1249), whole)] == [40]
 
@@ -247,7 +247,7 @@ def test_the_hop_of_windows_can_be_chosen():
 
 
 def test_one_pass_over_the_whole_clip_interpolates_positions():
-    encoder, wave = embedder(pooling="mean", time="whole"), sound(60)
+    encoder, wave = embedder(pooling="mean", whole_clip=True), sound(60)
     patches = spectrogram.cut(spectrogram.log_mel(wave), tail="anchor")
     by_hand = alone(encoder.model, patches)[-1].mean(0)
     np.testing.assert_allclose(encoder.embed(wave, RATE), by_hand, atol=1e-5)
@@ -467,7 +467,7 @@ def test_a_saved_model_embeds_as_the_one_that_was_saved(tmp_path):
 
 def test_a_model_in_training_mode_is_put_into_evaluation_mode():
     config = update(Config(), {"model": TINY})
-    model = Patchifier(config.model).train()
+    model = Patchifier(config).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     encoder = Embedder(model, config)
     assert np.array_equal(encoder.embed(sound(2), RATE), encoder.embed(sound(2), RATE))
@@ -681,8 +681,8 @@ torch.set_num_threads(1)
 from patchifier.config import Config, update
 from patchifier.embed import Embedder
 from patchifier.nn.model import Patchifier
-config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}})
-assert Embedder(Patchifier(config.model), config).embed(sys.argv[1]).shape == (32,)
+config = update(Config(), {"model": {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}})
+assert Embedder(Patchifier(config), config).embed(sys.argv[1]).shape == (32,)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []
@@ -713,7 +713,7 @@ def tuned(kind: str = "one-of", readout: str = "cls") -> Embedder:
     torch.manual_seed(0)
     head = Head(16, 3)
     torch.nn.init.normal_(head.linear.weight, std=3.0)
-    config = update(made.config, {"finetune": {"readout": readout}})
+    config = update(made.config, {"finetune": {"pooling": readout}})
     return Embedder(made.model, config, head=head, task=Task(kind, ("a", "b", "c")))
 
 
@@ -774,7 +774,7 @@ def test_an_array_or_a_list_of_paths_is_embedded_and_an_iterator_of_them_is_refu
     paths = [tmp_path / f"{number}.wav" for number in range(2)]
     for number, path in enumerate(paths):
         audio.save(path, tone(200 * (1 + number), seconds=2))
-    model = Embedder(Patchifier(Config().model), Config())
+    model = Embedder(Patchifier(Config()), Config())
     expected = model.embed(paths)
     np.testing.assert_array_equal(model.embed(np.array([str(path) for path in paths])), expected)
     np.testing.assert_array_equal(model.embed(np.array(paths, object)), expected)
@@ -783,7 +783,7 @@ def test_an_array_or_a_list_of_paths_is_embedded_and_an_iterator_of_them_is_refu
 
 
 def test_nothing_is_no_music():
-    model = Embedder(Patchifier(Config().model), Config())
+    model = Embedder(Patchifier(Config()), Config())
     with pytest.raises(RequestError, match="there is no music here"):
         model.embed([])
     with pytest.raises(RequestError, match="without a frame"):
@@ -804,6 +804,6 @@ def test_a_device_that_is_not_there_is_refused_and_the_best_one_is_found():
 def test_the_package_and_a_model_show_what_they_are():
     assert {"load", "Embedder", "Config", "datasets"} <= set(dir(patchifier))
     assert (
-        repr(Embedder(Patchifier(Config().model), Config()))
+        repr(Embedder(Patchifier(Config()), Config()))
         == "<Embedder: vectors of 512 numbers, 8,291,793 parameters, on cpu>"
     )

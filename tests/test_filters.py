@@ -13,29 +13,28 @@ from hypothesis import strategies as st
 
 from patchifier import cache, checkpoint, datasets, filters, spectrogram
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, SpectrogramConfig, update
+from patchifier.config import PITCH_N_FFT, Config, RequestError, SpectrogramConfig, update
 from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
 from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050
-WIDE = SpectrogramConfig(bands=280, pitch_bands=216)
+WIDE = SpectrogramConfig(n_mels=64, n_pitch_bands=216)
 TINY = {
     "channels": [4, 4, 8, 8, 16],
-    "pitch_channels": 4,
-    "width": 32,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 64,
-    "norm": "before",
-    "predictor_layers": 1,
+    "embed_dim": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "mlp_dim": 64,
+    "norm_first": True,
+    "n_predictor_layers": 1,
 }
 CONFIG = update(
     Config(),
     {
-        "spectrogram": {"bands": 280, "pitch_bands": 216},
-        "model": TINY | {"bands": 280, "pitch_bands": 216},
+        "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
+        "model": TINY,
     },
 )
 
@@ -72,7 +71,7 @@ def test_semitones_that_share_a_mel_band_have_pitch_bands_of_their_own(
 @pytest.mark.parametrize("bin_of", [300, 700, 1200])
 def test_full_scale_tone_has_its_known_level(bin_of: int, tone: Callable) -> None:
     """As in the mel bands: Hann's main lobe is (n_fft / 4)^2, of the shorter transform, and bands have unit area."""
-    hz = bin_of * RATE / WIDE.pitch_n_fft
+    hz = bin_of * RATE / PITCH_N_FFT
     lobe = (WIDE.n_fft / 4) ** 2 * np.array([0.25, 1, 0.25])
     power = filters.pitch_filters(WIDE)[:, bin_of - 1 : bin_of + 2] @ lobe
     found = spectrogram.log_mel(tone(hz, level=1.0), WIDE)[64:, 20]
@@ -80,7 +79,7 @@ def test_full_scale_tone_has_its_known_level(bin_of: int, tone: Callable) -> Non
 
 
 def test_pitch_filters_have_unit_area_and_none_is_narrower_than_the_transform_can_tell() -> None:
-    made, bin_hz = filters.pitch_filters(WIDE), RATE / WIDE.pitch_n_fft
+    made, bin_hz = filters.pitch_filters(WIDE), RATE / PITCH_N_FFT
     assert made.shape == (216, 4097)
     np.testing.assert_allclose(
         made.sum(axis=1) * bin_hz, 1, atol=0.1
@@ -161,10 +160,8 @@ def test_pitch_bands_are_those_of_every_sample(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"pitch_bands": 218, "bands": 282},
-        {"hop": 441},
-        {"pitch_n_fft": 8190},
-        {"pitch_f_min_hz": 60.0},
+        {"n_pitch_bands": 218},
+        {"hop_length": 441},
     ],
     ids=str,
 )
@@ -187,11 +184,10 @@ def test_sound_of_a_log_mel_is_that_of_its_mel_bands(tone: Callable) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"pitch_bands": 280}, "pitch_bands is 280, expected fewer than the 280 rows"),
-        ({"pitch_bands": 276}, "reach .* Hz, expected at most half the sample rate"),
-        ({"pitch_f_min_hz": 220.0}, "reach .* Hz"),
-        ({"pitch_n_fft": 1024}, "pitch_n_fft is 1024, expected an even number of at least n_fft"),
-        ({"pitch_n_fft": 4097}, "pitch_n_fft is 4097, expected an even number"),
+        ({"n_pitch_bands": -6}, "n_pitch_bands is -6, expected 0 or more"),
+        ({"n_pitch_bands": 276}, "reach .* Hz, expected at most half the sample rate"),
+        ({"sample_rate": 6000, "f_max_hz": 3000}, "reach .* Hz"),
+        ({"n_fft": 16_384}, "n_fft is 16384, expected at most 8192"),
     ],
 )
 def test_bands_that_cannot_be_are_refused_by_name(changes: dict, named: str) -> None:
@@ -203,14 +199,13 @@ def test_bands_that_cannot_be_are_refused_by_name(changes: dict, named: str) -> 
     ("changes", "named"),
     [
         (
-            {"model": {"pitch_bands": 120}},
-            r"spectrogram\.pitch_bands \(216\) and model\.pitch_bands \(120\) must be the same",
+            {"spectrogram": {"n_pitch_bands": 220}},
+            r"spectrogram\.n_pitch_bands \(220\) must be a multiple of 6",
         ),
         (
-            {"model": {"bands": 284, "pitch_bands": 220}},
-            r"model\.pitch_bands \(220\) must be fewer than model\.bands and a multiple of 6",
+            {"model": {"patch_frames": 2, "channels": [4], "map_pooling": "flatten"}},
+            r"model\.patch_frames \(2\) then one of 4",
         ),
-        ({"model": {"pitch_channels": 0}}, r"model\.pitch_channels is 0"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_name(changes: dict, named: str) -> None:
@@ -250,12 +245,8 @@ def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(
     ("wanted", "named"),
     [
         (SpectrogramConfig(n_fft=1024), "n_fft is 2048, not 1024"),
-        (SpectrogramConfig(bands=32), "bands is 280, not 32"),
-        (
-            update(WIDE, {"pitch_per_octave": 24, "pitch_bands": 144, "bands": 208}),
-            "pitch_per_octave is 36, not 24",
-        ),
-        (update(WIDE, {"pitch_f_min_hz": 27.5}), r"pitch_f_min_hz is 55\.0, not 27\.5"),
+        (SpectrogramConfig(n_mels=32), "n_mels is 64, not 32"),
+        (update(WIDE, {"n_pitch_bands": 144}), "n_pitch_bands is 216, not 144"),
     ],
 )
 def test_other_differences_are_refused_by_name(
@@ -274,11 +265,8 @@ def test_pitch_bands_that_a_cache_has_not_are_refused_by_name(small_cache: Path)
 def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(
     spec: str, wide_cache: Path, small_cache: Path, tmp_path: Path
 ) -> None:
-    narrow = update(
-        Config(),
-        {"model": {name: value for name, value in TINY.items() if name != "pitch_channels"}},
-    )
-    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(narrow.model), narrow))
+    narrow = update(Config(), {"model": TINY})
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(narrow), narrow))
     found = []
     for path in (small_cache, wide_cache):
         data = cache.Cache(path)
@@ -294,7 +282,7 @@ def test_encoders_of_mel_bands_give_the_same_vectors_on_a_wide_cache(
 def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(
     wide_cache: Path, small_cache: Path, tmp_path: Path
 ) -> None:
-    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(CONFIG.model), CONFIG))
+    checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(CONFIG), CONFIG))
     found = []
     for path in (wide_cache, small_cache):
         (encoder,) = encoders(str(tmp_path / "model"), data=cache.Cache(path))
@@ -309,7 +297,7 @@ def test_a_model_of_pitch_bands_hears_the_clips_of_a_cache_without(
 def embedder() -> Embedder:
     """Layers of all depths of a model whose positions and batch norms have seen something."""
     config = update(CONFIG, {"embed": {"layers": [0, 1, 2]}})
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
         network.train().extractor(torch.rand(64, 1, 280, 32) - 0.9)

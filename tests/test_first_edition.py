@@ -119,8 +119,12 @@ def test_the_same_seed_draws_the_same_clips_masks_and_augmentation(stage, expect
 
 def test_the_config_of_a_run_means_what_it_meant():
     config = update(Config(), read_changes(HOME / "run" / "config.json"))
-    assert (config.model.vector_norm, config.pretrain.extractor_rate) == ("none", 1.0)
-    assert (config.model.width, config.pretrain.patches, config.pretrain.stage_two.schedule) == (
+    assert (config.model.vector_norm, config.pretrain.extractor_lr_scale) == ("none", 1.0)
+    assert (
+        config.model.embed_dim,
+        config.pretrain.n_patches,
+        config.pretrain.stage_two.schedule,
+    ) == (
         16,
         3,
         "cosine",

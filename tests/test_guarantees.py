@@ -17,7 +17,7 @@ from patchifier.embed import Embedder
 from patchifier.library import build
 from patchifier.nn.model import Patchifier
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 THREADS = (1, 2, 4)
 TOLERANCE = 1e-5
 # The fixture that hypothesis warns of sets the number of threads, which is the same for all examples.
@@ -32,7 +32,7 @@ def encoder() -> Embedder:
     config = update(
         Config(), {"model": TINY, "embed": {"pooling": "mean+std", "layers": [0, 1, -1]}}
     )
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
     return Embedder(network, config)
@@ -234,9 +234,7 @@ def home(encoder, tmp_path_factory):
             RATE,
         )
     checkpoint.save(root / "model", Checkpoint(encoder.model, encoder.config))
-    checkpoint.save(
-        root / "other", Checkpoint(Patchifier(encoder.config.model, seed=1), encoder.config)
-    )
+    checkpoint.save(root / "other", Checkpoint(Patchifier(encoder.config, seed=1), encoder.config))
     build.embed_library(root / "songs", root / "songs.parquet", embedder=encoder, workers=1)
     return root
 

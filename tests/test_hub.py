@@ -32,10 +32,10 @@ CONFIG = update(
     {
         "model": {
             "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
+            "embed_dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 64,
         }
     },
 )
@@ -181,9 +181,7 @@ def commit(files: dict[str, bytes]) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("hub") / "model"
-    checkpoint.save(
-        path, Checkpoint(Patchifier(CONFIG.model, seed=0).eval(), CONFIG, facts={"steps": 7})
-    )
+    checkpoint.save(path, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG, facts={"steps": 7}))
     return path
 
 
@@ -198,7 +196,7 @@ def hub(monkeypatch, tmp_path, folder):
         server.RequestHandlerClass, server.gated, server.cut = HubHandler, False, ""
         server.store, server.tokens, server.cards = {}, set(), []
         other = tmp_path / "other"
-        checkpoint.save(other, Checkpoint(Patchifier(CONFIG.model, seed=1).eval(), CONFIG))
+        checkpoint.save(other, Checkpoint(Patchifier(CONFIG, seed=1).eval(), CONFIG))
         bert = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"0" * 1000}
         server.repositories = {
             "some-body/mu.sic": {"main": content(folder), "v1.0": content(other)},

@@ -84,9 +84,7 @@ def write_card(
         sum(parameter.numel() for parameter in embedder.model.parameters()),
     )
     made_of = (
-        f"{config.model.components[1]} principal components of "
-        if config.model.components[1]
-        else ""
+        f"{config.embed.n_components} principal components of " if config.embed.n_components else ""
     )
     behind = (
         f", and behind them {', '.join(config.embed.summaries)} of the window"

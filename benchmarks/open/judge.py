@@ -46,7 +46,7 @@ from patchifier.evaluate.probes.heads import moments
 
 METADATA = "file metadata"
 SPECTROGRAM = SpectrogramConfig(
-    bands=280, pitch_bands=216
+    n_mels=64, n_pitch_bands=216
 )  # models that hear mel bands alone are shown those alone
 
 

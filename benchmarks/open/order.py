@@ -31,36 +31,36 @@ STAGE_ONE = {
     "steps": 500,
     "learning_rate": 1e-3,
     "schedule": "cosine",
-    "warm_up_steps": 20,
-    "clip_norm": 1.0,
+    "warmup_steps": 20,
+    "max_grad_norm": 1.0,
 }
-STAGE_TWO = {"learning_rate": 3e-4, "schedule": "cosine", "warm_up_steps": 50, "clip_norm": 1.0}
+STAGE_TWO = {"learning_rate": 3e-4, "schedule": "cosine", "warmup_steps": 50, "max_grad_norm": 1.0}
 ARMS: dict[str, dict[str, Any]] = {
     "first-edition": {"model": {"vector_norm": "none"}},
     "one-scale": {},
-    "slow-extractor": {"pretrain": {"extractor_rate": 0.1}},
-    "frozen-extractor": {"pretrain": {"extractor_rate": 0.0}},
-    "pre-norm": {"model": {"norm": "before"}},
+    "slow-extractor": {"pretrain": {"extractor_lr_scale": 0.1}},
+    "frozen-extractor": {"pretrain": {"extractor_lr_scale": 0.0}},
+    "pre-norm": {"model": {"norm_first": True}},
     "pre-norm-1e-3": {
-        "model": {"norm": "before"},
+        "model": {"norm_first": True},
         "pretrain": {"stage_two": {"learning_rate": 1e-3}},
     },
     "rate-1e-4": {"pretrain": {"stage_two": {"learning_rate": 1e-4}}},
-    "rate-6e-4": {"pretrain": {"stage_two": {"learning_rate": 6e-4, "warm_up_steps": 200}}},
+    "rate-6e-4": {"pretrain": {"stage_two": {"learning_rate": 6e-4, "warmup_steps": 200}}},
     "mask-50": {"pretrain": {"mask_ratio": 0.5}},
     "mask-90": {"pretrain": {"mask_ratio": 0.9}},
-    "mask-block": {"pretrain": {"mask_ends": 0.5}},
-    "loss-all": {"pretrain": {"loss_on": "all"}},
-    "relative": {"model": {"embedding": "relative"}},
+    "mask-block": {"pretrain": {"visible_span_ratio": 0.5}},
+    "loss-all": {"pretrain": {"loss_patches": "all"}},
+    "relative": {"model": {"position_embedding": "relative"}},
     "no-dropout": {"model": {"dropout": 0.0}},
-    "predictor": {"model": {"predictor_layers": 2}},
+    "predictor": {"model": {"n_predictor_layers": 2}},
     "patches-16": {
-        "model": {"frames": 16, "positions": 50, "channels": [16, 32, 64, 128]},
-        "pretrain": {"patches": 50},
+        "model": {"patch_frames": 16, "max_patches": 50, "channels": [16, 32, 64, 128]},
+        "pretrain": {"n_patches": 50},
     },
     "patches-8": {
-        "model": {"frames": 8, "positions": 100, "channels": [32, 64, 128]},
-        "pretrain": {"patches": 100},
+        "model": {"patch_frames": 8, "max_patches": 100, "channels": [32, 64, 128]},
+        "pretrain": {"n_patches": 100},
     },
 }
 KEPT_FROM_STAGE_ONE = ("extractor", "decoder")
@@ -91,7 +91,7 @@ def config_of(arms: str, steps: int, seed: int, every: int) -> Config:
 def stage_one(cache: Path, out: Path, config: Config) -> Path:
     """Train extractor and decoder once for all arms that have the same, or find them; returns the model folder."""
     model = config.model
-    folder = out / f"stage-one-{model.frames}-{config.pretrain.seed}"
+    folder = out / f"stage-one-{model.patch_frames}-{config.pretrain.seed}"
     changes = {"pretrain": {"stages": "one", "stage_two": {"steps": 1}}}
     return trained(cache, folder, update(config, changes))
 
@@ -108,7 +108,7 @@ def start_of(source: Path, folder: Path, config: Config) -> Path:
     """Write a model folder: the arm's network with extractor and decoder of stage I."""
     if not folder.exists():
         model, held = (
-            Patchifier(config.model, seed=config.pretrain.seed),
+            Patchifier(config, seed=config.pretrain.seed),
             checkpoint.load(source).model,
         )
         for name in KEPT_FROM_STAGE_ONE:
@@ -130,7 +130,7 @@ def run(arms: str, cache: Path, out: Path, *, steps: int, seed: int, every: int)
 def figures(cache: Path, model: Path) -> dict[str, str]:
     """Validation figures of a model as stage II measures them, at the paper's mask ratio in every arm."""
     held = checkpoint.load(model)
-    config = update(held.config, {"pretrain": {"mask_ratio": 0.75, "mask_ends": 0.0}})
+    config = update(held.config, {"pretrain": {"mask_ratio": 0.75, "visible_span_ratio": 0.0}})
     data = Cache(cache).require(config.spectrogram)
     with torch.no_grad():
         found = validator("two", data, split(data, config.pretrain), config)(held.model)

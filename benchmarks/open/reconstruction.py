@@ -80,7 +80,7 @@ def judged(
         for clip in judgement.asked(judgement.load(question))
     }
     data = judgement.cache(family, 2).require(config.spectrogram)
-    least = LEAST * config.model.frames
+    least = LEAST * config.model.patch_frames
     places = [
         index
         for index, clip in enumerate(data.clips)
@@ -155,7 +155,7 @@ def of_mask(
         name: (np.square(original - values).mean((2, 3)) * masked).sum(1) / masked.sum(1)
         for name, values in every.items()
     }
-    return errors | sums_of(original, drawn, masked, config.spectrogram.scale)
+    return errors | sums_of(original, drawn, masked, config.spectrogram.db_scale)
 
 
 def sums_of(
@@ -290,8 +290,8 @@ def reconstruct(
         pretrain=replace(
             loaded.config.pretrain,
             mask_ratio=references.MASK_RATIO,
-            mask_ends=0.0,
-            target="augmented",
+            visible_span_ratio=0.0,
+            reconstruction_target="augmented",
         ),
     )
     judgement = Judgement(root, side)

@@ -286,7 +286,7 @@ def count_cost(chain: Sequence[tuple[Path, Checkpoint]], runs: Sequence[Mapping[
             if fact.startswith(STEPS):
                 stage = fact.removeprefix(STEPS)
                 steps[f"stage {stage}"] = steps.get(f"stage {stage}", 0) + count
-                clips += count * getattr(held.config.pretrain, f"stage_{stage}").batch
+                clips += count * getattr(held.config.pretrain, f"stage_{stage}").batch_size
     machines = tuple(dict.fromkeys(str(run.get("machine")) for run in runs))
     return Cost(steps, clips, sum(run["seconds"] for run in runs) / 60, machines)
 

@@ -9,7 +9,6 @@ interruption: finished runs are kept. Differences below four points of the endpo
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -54,8 +53,8 @@ TIMED_STEPS = 5
 SCHEDULE = {
     "learning_rate": 1e-3,
     "schedule": "cosine",
-    "warm_up_steps": 50,
-    "clip_norm": 1.0,
+    "warmup_steps": 50,
+    "max_grad_norm": 1.0,
     "weight_decay": 0.05,
 }
 
@@ -63,22 +62,26 @@ SCHEDULE = {
 def unit(recipe: str, seed: int) -> Config:
     """A recipe on the unit."""
     config = update(Config(), read_changes(RECIPES / f"{recipe}.json"))
-    patch_s = config.model.frames * config.spectrogram.frame_s
+    patch_s = config.model.patch_frames * config.spectrogram.frame_s
     patches = round(SECONDS / patch_s)
     whole = config.pretrain.stage_two_patches == "whole"
     changes = {
         "model": {
-            "width": WIDTH,
-            "layers": LAYERS,
-            "readout": 0,
-            "components": [0, 0],
-            "positions": config.model.positions if whole else patches,
+            "embed_dim": WIDTH,
+            "n_layers": LAYERS,
+            "max_patches": config.model.max_patches if whole else patches,
         },
-        "pretrain": {"patches": patches, "seed": seed},
-        "embed": {"pooling": "mean+std", "layers": [-1], "summaries": []},
+        "pretrain": {"n_patches": patches, "seed": seed},
+        "embed": {
+            "pooling": "mean+std",
+            "layers": [-1],
+            "summaries": [],
+            "whiten": False,
+            "n_components": 0,
+        },
     }
     if recipe != AS_IT_IS:
-        changes["model"] |= {"norm": "before", "dropout": 0.0}
+        changes["model"] |= {"norm_first": True, "dropout": 0.0}
         changes["pretrain"] |= {"stages": "two", "stage_two": SCHEDULE}
     return update(config, changes)
 
@@ -88,7 +91,7 @@ def seconds_per_step(stage: str, data: Cache, config: Config) -> float:
     settings = config.pretrain
     training = settings.stage_one if stage == "one" else settings.stage_two
     batches = Batches(data, split(data, settings).slices, config, stage, training)
-    module = stage_module(stage, accelerate(Patchifier(config.model)), batches, config).train()
+    module = stage_module(stage, accelerate(Patchifier(config)), batches, config).train()
     loss, optimiser = (
         stage_loss(stage, settings),
         torch.optim.AdamW(module.parameters(), fused=True),
@@ -112,8 +115,8 @@ def with_steps(config: Config, data: Cache, seconds: float) -> Config:
     changes = {}
     for stage in stages:
         steps = max(20, round(seconds / len(stages) / seconds_per_step(stage, data, config)))
-        warm_up = min(getattr(config.pretrain, f"stage_{stage}").warm_up_steps, steps // 20)
-        changes[f"stage_{stage}"] = {"steps": steps, "warm_up_steps": warm_up}
+        warm_up = min(getattr(config.pretrain, f"stage_{stage}").warmup_steps, steps // 20)
+        changes[f"stage_{stage}"] = {"steps": steps, "warmup_steps": warm_up}
     most = max(each["steps"] for each in changes.values())
     return update(config, {"pretrain": {**changes, "validate_every": most}})
 
@@ -127,9 +130,7 @@ def train(recipe: str, root: Path, out: Path, seconds: float, seed: int) -> Path
     data = Cache(root / "cache-all").require(config.spectrogram)
     begun = folder / "config.json"
     config = (
-        update(config, json.loads(begun.read_text(encoding="utf-8")))
-        if begun.exists()
-        else with_steps(config, data, seconds)
+        update(config, read_changes(begun)) if begun.exists() else with_steps(config, data, seconds)
     )
     started = time.process_time()
     model = pretrain(root / "cache-all", folder, config=config, device="cpu", resume=begun.exists())

@@ -212,7 +212,9 @@ def render_all(
         zip(missing, jobs.run(_render, batches, workers=workers, shared=root), strict=True), 1
     ):
         if note != sound.path:  # a silent clip is not written, and is no fault
-            raise RequestError(f"{sound.path} could not be made: {note}. Run the same command again.")
+            raise RequestError(
+                f"{sound.path} could not be made: {note}. Run the same command again."
+            )
         shown(number, len(missing), note)
 
 

@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier.config import AugmentConfig, SpectrogramConfig
+from patchifier.config import PITCH_PER_OCTAVE, AugmentConfig, SpectrogramConfig
 from patchifier.filters import mel_edges_hz
 
 Layout = Literal["independent", "one", "consecutive", "whole"]
-NO_AUGMENTATION = AugmentConfig(scale=(1.0, 1.0), intensity=(1.0, 1.0), intensity_per="spectrogram")
+NO_AUGMENTATION = AugmentConfig(
+    time_stretch=(1.0, 1.0), intensity=(1.0, 1.0), intensity_per="spectrogram"
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def draw(
     >>> drawn.starts.shape, int(drawn.valid[0].sum())
     ((2, 25), 25)
     """
-    B, (low, high) = len(frames), config.scale
+    B, (low, high) = len(frames), config.time_stretch
     first_of = np.arange(B) // 2 * 2 if pairs else np.arange(B)
     scale = generator.uniform(low, high, B)[first_of]
     placement = generator.random((B, patches if layout == "independent" else 1))
@@ -130,7 +132,7 @@ def draw(
         valid = order < counts[:, None]
     keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
     # last, so that nothing else changes with it
-    pitch = generator.uniform(*config.pitch, B)[first_of] if config.shifts_pitch else None
+    pitch = generator.uniform(*config.pitch_shift, B)[first_of] if config.shifts_pitch else None
     return AugmentParameters(scale, starts, valid, lengths, keys, pitch)
 
 
@@ -143,9 +145,9 @@ def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     # (B, mel bands)
     mel = np.interp(centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres)))
     # (B, pitch bands)
-    higher = np.arange(config.pitch_bands) - pitch[:, None] * config.pitch_per_octave / 12
+    higher = np.arange(config.n_pitch_bands) - pitch[:, None] * PITCH_PER_OCTAVE / 12
     return np.concatenate(
-        [mel, config.mel_bands + higher.clip(0, max(0, config.pitch_bands - 1))], axis=1
+        [mel, config.n_mels + higher.clip(0, max(0, config.n_pitch_bands - 1))], axis=1
     ).astype(np.float32)
 
 

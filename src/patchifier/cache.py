@@ -418,7 +418,7 @@ class Cache:
                 "lies in it: copy this shard here too."
             )
         return self._shards[row["shard"]][
-            row["first"] + first : row["first"] + last, : self.spectrogram.bands
+            row["first"] + first : row["first"] + last, : self.spectrogram.n_bands
         ]
 
     def tensor(self, index: int) -> torch.Tensor:
@@ -474,7 +474,7 @@ class Cache:
             spans = np.stack([np.zeros(len(indices), int), self.frames[indices]], axis=1)
         longest = int((spans[:, 1] - spans[:, 0]).max())
         batch = np.full(
-            (len(indices), longest, self.spectrogram.bands), self.spectrogram.silence, np.float16
+            (len(indices), longest, self.spectrogram.n_bands), self.spectrogram.silence, np.float16
         )
         for row, index, (first, last) in zip(batch, indices, spans, strict=True):
             row[: last - first] = self.log_mel(int(index), int(first), int(last))

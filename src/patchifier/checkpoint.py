@@ -22,7 +22,7 @@ from torch import nn
 
 import patchifier
 from patchifier import weights
-from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.io import replaced_folder
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -133,10 +133,10 @@ def load(model: str | Path | None = None) -> Checkpoint:
     """
     folder = weights.find(model)
     text, values, header, task = _read_config(folder)
-    config = update(Config(), with_added(values, whole=True))
-    network = Patchifier(config.model)
+    config = update(Config(), current_form(values, whole=True))
+    network = Patchifier(config)
     with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away
-        head = Head(config.model.width, len(task.names)) if task else None
+        head = Head(config.model.embed_dim, len(task.names)) if task else None
     tensors = _read_tensors(folder, _digest(text))
     parts: dict[str, nn.Module | None] = {"model": network, "head": head}
     wanted = {
@@ -168,8 +168,6 @@ def load(model: str | Path | None = None) -> Checkpoint:
                 "Copy or save the model again."
             )
         wanted[name].copy_(tensor)
-    if network.readout is not None:
-        network.readout.settings = config.embed.numbers
     return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
 
 
@@ -241,7 +239,7 @@ def card(checkpoint: Checkpoint) -> str:
         if checkpoint.task
         else "pre-trained, no labels used"
     )
-    seconds = checkpoint.config.model.frames * checkpoint.config.spectrogram.frame_s
+    seconds = checkpoint.config.model.patch_frames * checkpoint.config.spectrogram.frame_s
     lines = [
         "---",
         "license: apache-2.0",
@@ -279,15 +277,15 @@ def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchif
     If its statistics are those of numbers put together otherwise, both without, on the same
     weights.
     """
+    bare_config = dataclasses.replace(config, embed=config.embed.plain)
     if model.readout is None:
-        return model, config
-    model.readout.settings = model.readout.settings or config.embed.numbers  # by the first use
+        return model, bare_config
     if model.readout.settings == config.embed.numbers:
         return model, config
     bare = copy.copy(model)
     bare._modules = dict(model._modules)
-    bare.readout = None
-    return bare, update(config, {"model": {"readout": 0, "components": [0, 0]}})
+    bare.readout, bare.config = None, bare_config
+    return bare, bare_config
 
 
 def find_device(name: str) -> str:

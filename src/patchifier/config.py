@@ -1,11 +1,15 @@
-"""Every number of the paper, and every decision it leaves open.
+"""Every setting: the numbers of the paper, and every decision that it leaves open.
 
-Frozen dataclasses of plain values, written to and read from JSON. Standard library only, so that ``--help`` is instant.
-Section numbers refer to the paper, "Spectrograms are sequences of patches"; DESIGN.md gives the reason for each default.
+Frozen dataclasses of plain values, written to and read from JSON. What follows from other fields is
+a property, below the fields. Standard library only, so that ``--help`` is instant. Section numbers
+refer to the paper, "Spectrograms are sequences of patches"; DESIGN.md gives the reason for each
+default.
 
-A file for ``--config`` states any part of a :class:`Config`; what it leaves out keeps its default::
+A file for ``--config`` states any part of a :class:`Config`; the rest keeps its default::
 
     {"pretrain": {"mask_ratio": 0.9}}
+
+Names of the first edition are read too (:mod:`patchifier.config_names`).
 """
 
 import dataclasses
@@ -15,13 +19,21 @@ import json
 import math
 import types
 import typing
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from patchifier.config_names import fixed_values, new_name, with_new_names, with_old_names
+
+PITCH_N_FFT = 8192  # of pitch bands: mel bands lie 51 Hz apart below 1 kHz, without semitones
+PITCH_PER_OCTAVE = 36  # pitch bands
+PITCH_F_MIN_HZ = 55.0  # centre of the lowest pitch band, A1
+DECAY_SHARE = 0.2  # of the steps of a trapezoid, over which its rate falls
+
 
 class RequestError(ValueError):
-    """The request is invalid: the message names the fault, what was expected and what to do. Exit code 2."""
+    """The request is invalid: the message names the fault, what was expected and what to do."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -29,186 +41,162 @@ def _require(condition: bool, message: str) -> None:
         raise RequestError(message)
 
 
+def _require_at_least(least: float, config: Any, section: str, names: Sequence[str]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        expected = f"expected {least} or more"
+        _require(value >= least, f"{section}.{name} is {value}, {expected}.")
+
+
 @dataclass(frozen=True)
 class SpectrogramConfig:
     """From a waveform to a log-mel (4.3, 4.4)."""
 
     sample_rate: int = 22_050
-    """Rate in Hz to which all audio is resampled (4.4)."""
-    bands: int = 64
-    """Rows M: mel bands (4.4), and behind them, where there are any, pitch bands."""
-    hop: int = 512
+    """Sample rate in Hz; all audio is resampled to it (4.4)."""
+    n_mels: int = 64
+    """Number of mel bands (4.4)."""
+    hop_length: int = 512
     """Samples between frames (4.4)."""
     n_fft: int = 2048
-    """FFT size in samples; not given in the paper."""
+    """FFT size in samples, even; the paper gives none."""
     window: Literal["hann", "hamming"] = "hann"
     """Analysis window, n_fft samples long."""
     mel_scale: Literal["slaney", "htk"] = "slaney"
     """Formula of the mel scale."""
     f_min_hz: float = 0.0
-    """Lower edge of the lowest band."""
+    """Lower edge of the lowest mel band, in Hz."""
     f_max_hz: float = 11_025.0
-    """Upper edge of the highest band."""
+    """Upper edge of the highest mel band, in Hz, at most half the sample rate."""
     reference: Literal["absolute", "max"] = "absolute"
-    """What 0 dB is: full scale, or the loudest value of the clip."""
-    floor_db: float = -100.0
-    """Lowest level that differs from silence."""
+    """Reference of 0 dB: full scale, or the maximum of the clip."""
+    min_db: float = -100.0
+    """Lower levels, in dB, are raised to this one."""
     top_db: float | None = None
-    """If set, nothing lies further than this below the clip's loudest value."""
-    scale: float = 0.01
-    """Decibels are multiplied by this (4.3)."""
-    pitch_bands: int = 0
-    """How many of the rows are bands of equal steps in pitch, from a longer FFT; none in the paper."""
-    pitch_n_fft: int = 8192
-    """Its size in samples: mel bands lie 51 Hz apart below 1 kHz and hold no semitones there."""
-    pitch_per_octave: int = 36
-    """Pitch bands in an octave."""
-    pitch_f_min_hz: float = 55.0
-    """Centre of the lowest pitch band, A1."""
+    """If given, lower levels than this many dB below the clip's maximum are raised to that level."""
+    db_scale: float = 0.01
+    """Factor on decibels (4.3)."""
+    n_pitch_bands: int = 0
+    """Number of pitch bands behind the mel bands, a third of a semitone each; none in the paper."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
+        _require_at_least(1, self, "spectrogram", ("n_mels", "hop_length"))
+        _require_at_least(0, self, "spectrogram", ("n_pitch_bands",))
         _require(
-            self.hop > 0 and self.n_fft >= self.hop,
-            f"spectrogram.n_fft ({self.n_fft}) must be at least hop ({self.hop}).",
+            self.n_fft % 2 == 0 and self.n_fft >= self.hop_length,
+            f"spectrogram.n_fft is {self.n_fft}, expected an even number of at least hop_length "
+            f"({self.hop_length}).",
         )
-        _require(
-            self.n_fft % 2 == 0,
-            f"spectrogram.n_fft is {self.n_fft}, expected an even number: frames are centred.",
-        )
-        _require(self.bands >= 1, f"spectrogram.bands is {self.bands}, expected at least 1.")
         _require(
             0 <= self.f_min_hz < self.f_max_hz <= self.sample_rate / 2,
-            f"spectrogram.f_min_hz ({self.f_min_hz}) and f_max_hz ({self.f_max_hz}) must lie in order between 0 and half the "
-            f"sample rate ({self.sample_rate / 2:g} Hz).",
+            f"spectrogram.f_min_hz ({self.f_min_hz}) and f_max_hz ({self.f_max_hz}) must lie in "
+            f"order between 0 and half the sample rate ({self.sample_rate / 2:g} Hz).",
         )
-        _require(
-            0 <= self.pitch_bands < self.bands,
-            f"spectrogram.pitch_bands is {self.pitch_bands}, expected fewer than the {self.bands} rows in all.",
-        )
-        if self.pitch_bands:
-            fits = self.pitch_n_fft >= self.n_fft and self.pitch_n_fft % 2 == 0
-            _require(
-                fits,
-                f"spectrogram.pitch_n_fft is {self.pitch_n_fft}, expected an even number of at least n_fft ({self.n_fft}).",
-            )
-            highest = self.pitch_f_min_hz * 2 ** (self.pitch_bands / self.pitch_per_octave)
-            _require(
-                self.pitch_f_min_hz > 0 and highest <= self.sample_rate / 2,
-                f"{self.pitch_bands} pitch bands from {self.pitch_f_min_hz} Hz reach {highest:.0f} Hz, expected at most half the sample rate.",
-            )
         _require(
             self.reference == "absolute" or self.top_db is not None,
             "spectrogram.reference 'max' needs top_db, for example 80.",
         )
+        if self.n_pitch_bands:
+            self._require_pitch()
+
+    def _require_pitch(self) -> None:
+        _require(
+            self.n_fft <= PITCH_N_FFT,
+            f"spectrogram.n_fft is {self.n_fft}, expected at most {PITCH_N_FFT} with pitch bands.",
+        )
+        highest_hz = self.pitch_f_max_hz
+        _require(
+            highest_hz <= self.sample_rate / 2,
+            f"spectrogram.n_pitch_bands is {self.n_pitch_bands}: pitch bands from {PITCH_F_MIN_HZ} "
+            f"Hz reach {highest_hz:.0f} Hz, expected at most half the sample rate.",
+        )
+
+    # --- computed ---
+
+    @property
+    def n_bands(self) -> int:
+        """Number of rows of a log-mel: mel bands, then pitch bands."""
+        return self.n_mels + self.n_pitch_bands
+
+    @property
+    def pitch_f_max_hz(self) -> float:
+        """Upper end of the pitch bands in Hz."""
+        return PITCH_F_MIN_HZ * 2 ** (self.n_pitch_bands / PITCH_PER_OCTAVE)
 
     @property
     def silence(self) -> float:
-        """The value of digital silence, which is also the padding value: -1 in the paper's setting, never 0."""
-        return self.scale * (
-            self.floor_db if self.reference == "absolute" else -(self.top_db or 0.0)
-        )
-
-    @property
-    def mel_bands(self) -> int:
-        """Rows that are mel bands."""
-        return self.bands - self.pitch_bands
+        """Value of digital silence and of padding: -1 in the paper's setting, never 0."""
+        absolute = self.reference == "absolute"
+        return self.db_scale * (self.min_db if absolute else -(self.top_db or 0.0))
 
     @property
     def without_pitch(self) -> "SpectrogramConfig":
         """The same mel bands alone."""
-        plain: dict[str, Any] = {
-            field.name: field.default
-            for field in dataclasses.fields(self)
-            if field.name.startswith("pitch_")
-        }
-        return dataclasses.replace(self, bands=self.mel_bands, **plain)
+        return dataclasses.replace(self, n_pitch_bands=0)
 
     @property
     def frame_samples(self) -> int:
-        """Samples that a frame looks at."""
-        return max(self.n_fft, self.pitch_n_fft if self.pitch_bands else 0)
+        """Length of the longest FFT in samples."""
+        return max(self.n_fft, PITCH_N_FFT if self.n_pitch_bands else 0)
 
     @property
     def frame_s(self) -> float:
         """Seconds between frames."""
-        return self.hop / self.sample_rate
+        return self.hop_length / self.sample_rate
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Feature extractor, bottleneck and decoder (4.1, 4.4)."""
 
-    bands: int = 64
-    """Height M of a patch (4.4)."""
-    pitch_bands: int = 0
-    """Rows of a patch, the last ones, that are pitch bands: they go through down modules of their own."""
-    pitch_channels: int = 64
-    """Filters of each of those."""
-    frames: int = 32
-    """Width W of a patch, in frames (4.4)."""
-    positions: int = 25
-    """Patches in the longest sequence that has learnt positions (4.4)."""
+    patch_frames: int = 32
+    """Length of a patch in frames (4.4)."""
+    max_patches: int = 25
+    """Longest sequence with learnt positions, in patches (4.4)."""
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
-    """Filters of each down module: 16 at first, increasing (4.4)."""
-    convolutions: int = 2
+    """Output channels of each down module: 16 at first, increasing (4.4)."""
+    n_convolutions: int = 2
     """3 x 3 convolutions in each down module, the first of stride 2 (4.1)."""
-    vector: Literal["flatten", "mean"] = "flatten"
-    """How the last feature map becomes a vector."""
-    width: int = 256
-    """Length D of a patch vector and hidden size of the bottleneck (4.4)."""
-    layers: int = 8
+    map_pooling: Literal["flatten", "mean"] = "flatten"
+    """How the last feature map becomes a patch vector: flattened, or the mean over its cells."""
+    embed_dim: int = 256
+    """Size D of a patch vector and of the bottleneck (4.4)."""
+    n_layers: int = 8
     """Transformer layers of the bottleneck (4.4)."""
-    heads: int = 4
+    n_heads: int = 4
     """Attention heads of each layer (4.4)."""
-    feed_forward: int = 1024
-    """Hidden size of each layer's feed-forward part."""
+    mlp_dim: int = 1024
+    """Hidden size of each layer's feed-forward network."""
     dropout: float = 0.1
-    """Dropout in the bottleneck, in training."""
-    embedding: Literal["bert", "plain", "relative"] = "bert"
-    """BERT's embedding (a position on CLS too, LayerNorm, dropout); positions on the patches and nothing else; or no positions, but distances."""
+    """Dropout probability of the bottleneck."""
+    position_embedding: Literal["bert", "plain", "relative"] = "bert"
+    """BERT's (with a position for CLS, LayerNorm and dropout); positions of patches alone; or a
+    relative position bias."""
     extractor: Literal["convolutions", "transformer"] = "convolutions"
-    """What turns a patch into a vector: down modules (4.1), or a transformer over columns of four frames."""
-    extractor_layers: int = 2
-    """Layers of that transformer."""
+    """From a patch to a vector: down modules (4.1), or a transformer over columns of 4 frames."""
     align: Literal["mlp", "linear"] = "mlp"
-    """Layer between bottleneck and decoder, used in stage II only (4.4)."""
+    """Network between bottleneck and decoder, in stage II only (4.4)."""
     decoder_channels: tuple[int, ...] | None = None
-    """Filters into each of the decoder's up layers; the extractor's, mirrored, if not given."""
-
+    """Input channels of each up layer of the decoder; by default `channels` reversed."""
     decoder_norm: Literal["none", "batch"] = "none"
-    """Batch norm after the decoder's convolutions, or none: "only upsampling and convolution" (4.4)."""
-    predictor_layers: int = 0
-    """If any, the bottleneck sees visible patches alone, and mask tokens meet a predictor of so many layers; none in the paper."""
-    readout: int = 0
-    """Length of pooled layers and summaries, which are standardised by what training clips have; 0 leaves them as they are."""
-    components: tuple[int, int] = (0, 0)
-    """Of the readout: how many of its first numbers, the pooled layers, become how many principal components of training clips."""
+    """Normalisation after the decoder's convolutions: "only upsampling and convolution" (4.4)."""
+    n_predictor_layers: int = 0
+    """If above 0, the bottleneck encodes visible patches alone, and a predictor of this many layers
+    has the mask tokens; 0 in the paper."""
     estimators: tuple[Literal["tonic", "tempo"], ...] = ()
-    """Which places of a clip are estimated beside its vectors (:mod:`patchifier.nn.equivariant`); none in the paper."""
-    norm: Literal["after", "before"] = "after"
-    """Where the bottleneck normalises: after each sum, as BERT, or before each part and once at the end."""
+    """Estimators beside the network (:mod:`patchifier.nn.equivariant`); none in the paper."""
+    norm_first: bool = False
+    """LayerNorm before attention and feed-forward network (pre-norm), not after, as in BERT."""
     vector_norm: Literal["layer", "none"] = "layer"
-    """LayerNorm without weights of each patch vector before mask tokens and positions, which then start from N(0, 1); or none, and N(0, 0.02)."""
+    """LayerNorm without weights of patch vectors, and positions from N(0, 1); or none, and
+    positions from N(0, 0.02)."""
 
     def __post_init__(self) -> None:
         """Check that the numbers fit together."""
-        for name in (
-            "bands",
-            "frames",
-            "positions",
-            "convolutions",
-            "pitch_channels",
-            "extractor_layers",
-            "width",
-            "layers",
-            "heads",
-            "feed_forward",
-        ):
-            _require(
-                getattr(self, name) >= 1,
-                f"model.{name} is {getattr(self, name)}, expected at least 1.",
-            )
+        sizes = "patch_frames max_patches n_convolutions embed_dim n_layers n_heads mlp_dim"
+        _require_at_least(1, self, "model", sizes.split())
+        _require_at_least(0, self, "model", ("n_predictor_layers",))
         for name in ("channels", "decoder_channels"):
             given = getattr(self, name)
             _require(
@@ -219,98 +207,68 @@ class ModelConfig:
             0 <= self.dropout < 1,
             f"model.dropout is {self.dropout}, expected at least 0 and below 1.",
         )
-        shrink = 2 ** len(self.channels)
         _require(
-            self.mel_bands % shrink == 0 and self.frames % shrink == 0,
-            f"a patch of {self.mel_bands} x {self.frames} cannot be halved {len(self.channels)} times: bands and model.frames must be multiples of {shrink}.",
+            self.embed_dim % self.n_heads == 0,
+            f"model.embed_dim ({self.embed_dim}) must be a multiple of model.n_heads "
+            f"({self.n_heads}).",
         )
-        fits = (
-            0 <= self.pitch_bands < self.bands
-            and self.pitch_bands % 6 == 0
-            and (not self.pitch_bands or self.frames % 4 == 0)
-        )
+        known = set(self.estimators) <= {"tonic", "tempo"}
         _require(
-            fits,
-            f"model.pitch_bands ({self.pitch_bands}) must be fewer than model.bands and a multiple of 6, and model.frames then one of 4.",
+            known and len(set(self.estimators)) == len(self.estimators),
+            f"model.estimators is {list(self.estimators)}, expected some of tonic, tempo, each "
+            "once.",
         )
-        for name in ("predictor_layers", "readout"):
-            _require(
-                getattr(self, name) >= 0,
-                f"model.{name} is {getattr(self, name)}, expected 0 or more.",
-            )
-        pooled, kept = self.components
-        fits = 0 <= kept <= pooled <= self.readout and (pooled == 0) == (kept == 0)
-        _require(
-            fits,
-            f"model.components is {list(self.components)}, expected [0, 0], or how many of {self.readout} numbers become how many, not more.",
-        )
-        known = set(self.estimators) <= {"tonic", "tempo"} and len(set(self.estimators)) == len(
-            self.estimators
-        )
-        _require(
-            known,
-            f"model.estimators is {list(self.estimators)}, expected some of tonic, tempo, each once.",
-        )
-        _require(
-            self.pitch_bands > 0 or "tonic" not in self.estimators,
-            "model.estimators holds 'tonic', which needs pitch bands: set model.pitch_bands.",
-        )
-        _require(
-            self.width % self.heads == 0,
-            f"model.width ({self.width}) must be a multiple of model.heads ({self.heads}).",
-        )
-        transforms = self.extractor == "transformer"
-        _require(
-            not transforms or self.frames % 4 == 0,
-            f"model.frames is {self.frames}, expected a multiple of 4 with a transformer over columns of 4.",
-        )
-        _require(
-            self.vector == "flatten" or transforms or self.channels[-1] == self.width,
-            f"model.vector 'mean' gives {self.channels[-1]} numbers, so model.width ({self.width}) must be the same.",
-        )
-        _require(
-            self.decoder_channels is None or len(self.decoder_channels) == len(self.channels),
-            f"model.decoder_channels needs {len(self.channels)} numbers, one for each up layer.",
-        )
+        self._require_extractor()
 
-    @property
-    def mel_bands(self) -> int:
-        """Rows of a patch that are mel bands."""
-        return self.bands - self.pitch_bands
+    def _require_extractor(self) -> None:
+        transforms, depth = self.extractor == "transformer", len(self.channels)
+        _require(
+            not transforms or self.patch_frames % 4 == 0,
+            f"model.patch_frames is {self.patch_frames}, expected a multiple of 4 with a "
+            "transformer over columns of 4.",
+        )
+        _require(
+            self.map_pooling == "flatten" or transforms or self.channels[-1] == self.embed_dim,
+            f"model.map_pooling 'mean' gives {self.channels[-1]} numbers, so model.embed_dim "
+            f"({self.embed_dim}) must be the same.",
+        )
+        _require(
+            self.decoder_channels is None or len(self.decoder_channels) == depth,
+            f"model.decoder_channels needs {depth} numbers, one for each up layer.",
+        )
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """The three augmentations of pre-training (4.4), and one beyond the paper."""
+    """The augmentations of pre-training (4.4), and one beyond the paper."""
 
-    scale: tuple[float, float] = (0.9, 1.2)
-    """Random scaling: the range of the factor by which time is stretched."""
+    time_stretch: tuple[float, float] = (0.9, 1.2)
+    """Range of the factor on a clip's duration (random scaling)."""
     intensity: tuple[float, float] = (0.8, 1.2)
-    """Random intensity: the range of the factor on log-mel values."""
+    """Range of the factor on log-mel values (random intensity)."""
     intensity_per: Literal["element", "band", "spectrogram"] = "element"
-    """What gets a factor of its own."""
-    pitch: tuple[float, float] = (0.0, 0.0)
-    """Range of semitones by which a clip is shifted; none in the paper."""
+    """What has an intensity factor of its own."""
+    pitch_shift: tuple[float, float] = (0.0, 0.0)
+    """Range of a clip's shift in semitones; none in the paper."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("scale", "intensity"):
+        for name in ("time_stretch", "intensity"):
             low, high = getattr(self, name)
             _require(
                 0 < low <= high, f"augment.{name} is [{low}, {high}], expected 0 < low <= high."
             )
         _require(
-            self.pitch[0] <= self.pitch[1],
-            f"augment.pitch is {list(self.pitch)}, expected low <= high.",
+            self.pitch_shift[0] <= self.pitch_shift[1],
+            f"augment.pitch_shift is {list(self.pitch_shift)}, expected low <= high.",
         )
+
+    # --- computed ---
 
     @property
     def shifts_pitch(self) -> bool:
         """Whether there is a shift to draw."""
-        return self.pitch != (0.0, 0.0)
-
-
-DECAY_SHARE = 0.2  # of the steps of a trapezoid, over which its rate falls
+        return self.pitch_shift != (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -318,37 +276,39 @@ class TrainingConfig:
     """One training loop (4.4)."""
 
     epochs: float = 1000.0
-    """Passes over the training clips (4.4), unless steps is given."""
+    """Passes over the training clips (4.4); ignored if steps is given."""
     steps: int = 0
-    """Optimiser steps; 0 takes them from epochs."""
-    batch: int = 32
+    """Optimiser steps; 0 computes them from epochs."""
+    batch_size: int = 32
     """Clips in a step, over all devices (4.4)."""
     learning_rate: float = 1e-4
     """Peak learning rate of AdamW (4.4)."""
     weight_decay: float = 0.01
-    """Decoupled weight decay, on matrices and kernels only."""
+    """Weight decay of AdamW, on matrices and kernels only."""
     schedule: Literal["constant", "cosine", "trapezoid"] = "constant"
-    """Learning rate after the warm-up: constant; a half cosine down to zero; or constant, then linearly down to zero over the last fifth of the steps."""
-    warm_up_steps: int = 0
-    """Steps over which the learning rate rises from zero."""
-    clip_norm: float = 0.0
-    """Gradients are scaled down to this norm; 0 leaves them alone."""
+    """Learning rate after the warm-up: constant; a half cosine to 0; or constant, then linear to 0
+    over the last fifth of the steps."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises from 0."""
+    max_grad_norm: float = 0.0
+    """Gradients are clipped to this norm; 0 does not clip."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.batch >= 1, f"batch is {self.batch}, expected at least 1.")
+        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}, expected at least 1.")
         _require(self.steps >= 0 and self.epochs > 0, "steps must be 0 or more and epochs above 0.")
-        for name in ("weight_decay", "warm_up_steps", "clip_norm"):
-            _require(
-                getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more."
-            )
+        for name in ("weight_decay", "warmup_steps", "max_grad_norm"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} is {value}, expected 0 or more.")
         _require(
             self.learning_rate > 0, f"learning_rate is {self.learning_rate}, expected above 0."
         )
 
+    # --- computed ---
+
     def total_steps(self, clips: int) -> int:
         """Optimiser steps for this many training clips."""
-        return self.steps or math.ceil(self.epochs * clips / self.batch)
+        return self.steps or math.ceil(self.epochs * clips / self.batch_size)
 
     def flat_steps(self, total: int) -> int:
         """Steps, of `total`, before the learning rate depends on how many there are."""
@@ -358,7 +318,7 @@ class TrainingConfig:
 
     @property
     def without_length(self) -> "TrainingConfig":
-        """The same training of any length; a cosine depends on its length from the first step on."""
+        """The same training of any length; a cosine depends on its length from the first step."""
         plain = TrainingConfig()
         return (
             self
@@ -372,76 +332,67 @@ class PretrainConfig:
     """The two stages of pre-training (4.2)."""
 
     stages: Literal["both", "one", "two"] = "both"
-    """Which stages to run; 'two' alone starts from scratch or from --init."""
+    """Stages that run; "two" alone starts from new weights or from --init."""
     stage_one: TrainingConfig = TrainingConfig()
-    """Stage I: autoencode single patches."""
+    """Stage I: autoencoder of single patches."""
     stage_two: TrainingConfig = TrainingConfig()
-    """Stage II: fill in masked patches."""
-    extractor_rate: float = 1.0
-    """Learning rate of the extractor in stage II, as a share of the others'; 0 leaves it as stage I trained it."""
-    patches: int = 25
+    """Stage II: prediction of masked patches."""
+    extractor_lr_scale: float = 1.0
+    """Factor on the extractor's learning rate in stage II; 0 freezes the extractor."""
+    n_patches: int = 25
     """Patches drawn from each spectrogram (4.4)."""
     stage_one_patches: Literal["independent", "one"] = "independent"
-    """Stage I sees that many independent positions of a spectrogram (4.4), or a single one (4.2)."""
+    """Patches of stage I: `n_patches` at independent positions (4.4), or a single one (4.2)."""
     stage_two_patches: Literal["consecutive", "whole"] = "consecutive"
-    """Stage II sees that many consecutive patches (4.4), or all of the spectrogram (4.2)."""
+    """Patches of stage II: `n_patches` consecutive ones (4.4), or the whole spectrogram (4.2)."""
     mask_ratio: float = 0.75
-    """Share of patch vectors that are masked; "a high ratio" (4.2)."""
-    mask_ends: float = 0.0
-    """Share of clips of which a stretch stays visible and what is around it is masked, instead of patches here and there."""
-    loss_on: Literal["masked", "all"] = "masked"
-    """Which patches count in stage II's loss."""
+    """Share of patch vectors that are masked, between 0 and 1; "a high ratio" (4.2)."""
+    visible_span_ratio: float = 0.0
+    """Share of clips whose visible patches are consecutive, not at random positions."""
+    loss_patches: Literal["masked", "all"] = "masked"
+    """Patches in the loss of stage II."""
     loss_share: float = 1.0
-    """Share of those that a training step decodes, drawn anew for each step: the same gradient on average, in less time."""
-    extract: Literal["visible", "all"] = "visible"
-    """Which patches the extractor sees in stage II; the masked ones' vectors are thrown away."""
-    targets: tuple[str, ...] = ("pixels",)
-    """What is predicted of patches and clips: rows of :mod:`patchifier.train.objectives`; several weigh themselves."""
-    contrast_of: Literal["clip", "group"] = "clip"
-    """What "contrast" tells apart: clips, each by its own masked patches; or groups (tracks), each by another crop: a batch holds two of each."""
-    teacher_decay: float = 0.996
-    """How slowly the copy that "latent" and "contrast" learn from follows the model."""
+    """Share of those that a training step decodes, drawn anew for each step, above 0 and at most 1:
+    the same gradient on average, in less time."""
+    extracted_patches: Literal["visible", "all"] = "visible"
+    """Patches that the extractor computes in stage II; vectors of masked patches are not used."""
+    objectives: tuple[str, ...] = ("pixels",)
+    """Losses of stage II, rows of :mod:`patchifier.train.objectives`; several have learnt weights."""
+    contrast_positives: Literal["clip", "group"] = "clip"
+    """Positive pairs of the objective "contrast": masked and visible patches of a clip, or two
+    clips of a group, such as a track."""
     teacher_features: str = ""
-    """Folder of another model's vectors, the teacher's, for the target "distil": one file for each clip, named by its id, as ``features:DIR``."""
-    target: Literal["augmented", "clean"] = "augmented"
-    """What is reconstructed: patches as the model saw them, or before random intensity."""
+    """Folder of another model's vectors for the objective "distil", one file a clip, as
+    ``features:DIR``."""
+    reconstruction_target: Literal["augmented", "clean"] = "augmented"
+    """Target of the reconstruction: the model's input, or the log-mel before random intensity."""
     validation_fold: int | None = None
-    """Fold held out for validation, where clips have folds."""
+    """Fold for validation, if clips have folds."""
     validation_fraction: float = 0.05
-    """Share of groups held out where clips have no splits and no fold is named."""
+    """Share of groups for validation, if clips have no split and no fold is given; below 1."""
     validate_every: int = 0
-    """Steps between validations; 0 means once an epoch, but not more often than every 50 steps."""
+    """Steps between validations; 0 is once an epoch, but at least 50 steps."""
     checkpoint_every_s: float = 120.0
     """Seconds between checkpoints."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; weights stay in float32. By default bf16 where the processor multiplies it and passes a self-test."""
-    parts: int = 1
-    """Parts of the cache that fill places of their own in every batch, so that a machine needs no other part; 1 shuffles all clips together."""
+    """Precision of forward and backward pass; weights are float32. "auto" is bf16 where the
+    processor has it and passes a self-test."""
+    n_cache_parts: int = 1
+    """Parts of the cache that each fill a fixed slice of every batch, so that a machine needs one
+    part only; 1 shuffles all clips together."""
     seed: int = 0
-    """Every draw follows from this number."""
+    """Seed of every random draw."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for training in (self.stage_one, self.stage_two):
-            fits = self.parts >= 1 and training.batch % self.parts == 0
-            _require(
-                fits,
-                f"pretrain.parts is {self.parts}, expected a number by which the batch of {training.batch} can be divided.",
-            )
-        even = not self.pairs or (
-            self.stage_two.batch // self.parts % 2 == 0 and self.stage_two.batch >= 4
+        _require_at_least(1, self, "pretrain", ("n_cache_parts",))
+        _require_at_least(2, self, "pretrain", ("n_patches",))  # one visible, one masked
+        _require_at_least(
+            0, self, "pretrain", ("extractor_lr_scale", "validate_every", "checkpoint_every_s")
         )
         _require(
-            even,
-            f"pretrain.contrast_of 'group' needs two pairs, and no half one in a part: a batch of {self.stage_two.batch} in {self.parts} parts is none.",
-        )
-        _require(
-            self.extractor_rate >= 0,
-            f"pretrain.extractor_rate is {self.extractor_rate}, expected 0 or more.",
-        )
-        _require(
-            0 <= self.mask_ends <= 1,
-            f"pretrain.mask_ends is {self.mask_ends}, expected a share between 0 and 1.",
+            0 <= self.visible_span_ratio <= 1,
+            f"pretrain.visible_span_ratio is {self.visible_span_ratio}, expected between 0 and 1.",
         )
         _require(
             0 < self.loss_share <= 1,
@@ -452,22 +403,31 @@ class PretrainConfig:
             f"pretrain.mask_ratio is {self.mask_ratio}, expected between 0 and 1.",
         )
         _require(
-            self.patches >= 2,
-            f"pretrain.patches is {self.patches}, expected at least 2: one to see and one to fill in.",
-        )
-        for name in ("validate_every", "checkpoint_every_s"):
-            _require(
-                getattr(self, name) >= 0,
-                f"pretrain.{name} is {getattr(self, name)}, expected 0 or more.",
-            )
-        _require(
             0 <= self.validation_fraction < 1, "pretrain.validation_fraction must be in [0, 1)."
         )
+        self._require_batches()
+
+    def _require_batches(self) -> None:
+        for training in (self.stage_one, self.stage_two):
+            _require(
+                training.batch_size % self.n_cache_parts == 0,
+                f"pretrain.n_cache_parts is {self.n_cache_parts}, expected a number by which the "
+                f"batch of {training.batch_size} can be divided.",
+            )
+        batch_size = self.stage_two.batch_size
+        even = batch_size // self.n_cache_parts % 2 == 0 and batch_size >= 4
+        _require(
+            even or not self.pairs,
+            "pretrain.contrast_positives 'group' needs two pairs or more in a batch, and whole "
+            f"pairs in each part: a batch of {batch_size} in {self.n_cache_parts} parts has none.",
+        )
+
+    # --- computed ---
 
     @property
     def pairs(self) -> bool:
-        """Whether two crops of a group stand side by side in stage II."""
-        return self.contrast_of == "group"
+        """Whether a batch of stage II holds pairs of clips of a group."""
+        return self.contrast_positives == "group"
 
 
 @dataclass(frozen=True)
@@ -475,41 +435,39 @@ class FinetuneConfig:
     """Partial fine-tuning on a task (4.5)."""
 
     training: TrainingConfig = TrainingConfig(epochs=100.0, learning_rate=1e-5)
-    """The loop; 1e-5 is the rate of Figure 2."""
+    """Training loop; 1e-5 is the learning rate of Figure 2."""
     head_learning_rate: float | None = None
-    """Learning rate of the head, if it differs from the body's."""
-    try_rates: tuple[float, ...] = ()
-    """Learning rates of the body tried in turn; the one that validates best is tested. None: the loop's own rate alone."""
-    select: Literal["metric", "loss"] = "metric"
-    """What the best weights are chosen by on validation; of few clips, the loss tells more."""
-    readout: Literal["cls", "mean"] = "cls"
-    """What the head sees: the CLS token (Fig. 2), or the mean over patches."""
+    """Learning rate of the head, if it differs from that of the network."""
+    learning_rates: tuple[float, ...] = ()
+    """Candidates for the learning rate of the network: the best on validation is tested. If empty,
+    that of the training loop."""
+    select_by: Literal["metric", "loss"] = "metric"
+    """Validation score by which the best weights are selected; the loss is finer for few clips."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """Input of the head: the CLS token (Fig. 2), or the mean over patches."""
     validate_every: int = 10
     """Steps between validations."""
     patience: int = 200
     """Steps without a better validation score after which training stops."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; weights stay in float32. By default bf16 where the processor multiplies it and passes a self-test."""
+    """Precision of forward and backward pass; weights are float32. "auto" is bf16 where the
+    processor has it and passes a self-test."""
     folds: Literal["one", "all"] = "one"
-    """Where clips have folds and no split: test one of them, or each in turn."""
+    """Folds that are tested, if clips have folds and no split: one, or each in turn."""
     test_fold: int | None = None
-    """The fold that is tested; the last if not given."""
-    seeds: int = 1
-    """Repeated runs with seeds seed, seed + 1, ...; their mean score is reported."""
+    """First fold that is tested; by default the last."""
+    n_seeds: int = 1
+    """Repeated runs with seeds `seed`, `seed` + 1, ...; their mean score is reported."""
     seed: int = 0
-    """Every draw follows from this number."""
+    """Seed of every random draw."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        _require_at_least(1, self, "finetune", ("validate_every", "patience", "n_seeds"))
         _require(
-            self.validate_every >= 1 and self.patience >= 1,
-            "finetune.validate_every and patience must be at least 1.",
+            all(rate > 0 for rate in self.learning_rates),
+            f"finetune.learning_rates is {self.learning_rates}, expected rates above 0.",
         )
-        _require(
-            all(rate > 0 for rate in self.try_rates),
-            f"finetune.try_rates is {self.try_rates}, expected rates above 0.",
-        )
-        _require(self.seeds >= 1, f"finetune.seeds is {self.seeds}, expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -517,33 +475,66 @@ class EmbedConfig:
     """From a sequence to an embedding."""
 
     pooling: Literal["cls", "mean", "mean+max", "mean+std"] = "mean+std"
-    """How a sequence becomes one vector."""
+    """From a sequence to one vector: CLS, or statistics over patches."""
     layers: tuple[int, ...] = (-1,)
-    """Which layers are pooled and concatenated: 0 is the extractor's vectors, 1 the first bottleneck layer, -1 the last."""
+    """Layers that are pooled and concatenated: 0 is the extractor, 1 the first layer of the
+    bottleneck, -1 the last."""
     summaries: tuple[str, ...] = ()
-    """Appended to the pooled layers: descriptors of a window as a whole, rows of :data:`patchifier.nn.descriptors.DESCRIPTORS`, and estimates,
-    of :data:`patchifier.nn.equivariant.ESTIMATES`."""
-    time: Literal["windows", "whole"] = "windows"
-    """Overlapping windows of trained length, averaged; or one pass with interpolated positions."""
+    """Features appended to the pooled layers: descriptors of a window
+    (:data:`patchifier.nn.descriptors.DESCRIPTORS`) and estimates
+    (:data:`patchifier.nn.equivariant.ESTIMATES`)."""
+    whiten: bool = False
+    """Standardise embeddings with statistics of the training clips, computed after training."""
+    n_components: int = 0
+    """Principal components kept of the pooled layers, if `whiten`; 0 keeps the layers as they are."""
+    whole_clip: bool = False
+    """One pass over the whole clip with interpolated positions, instead of the mean over windows of
+    trained length."""
     hop_patches: int = 20
-    """Patches between the starts of windows, or their length if that is less; by default they overlap by a fifth."""
+    """Patches between the starts of windows, at most the length of a window."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(
-            self.hop_patches >= 1, f"embed.hop_patches is {self.hop_patches}, expected at least 1."
-        )
+        _require_at_least(1, self, "embed", ("hop_patches",))
+        _require_at_least(0, self, "embed", ("n_components",))
         _require(len(self.layers) >= 1, "embed.layers is empty, expected at least one layer.")
+        _require(
+            self.whiten or not self.n_components,
+            f"embed.n_components is {self.n_components}, which needs embed.whiten.",
+        )
+
+    # --- computed ---
 
     @property
     def numbers(self) -> tuple[Any, ...]:
-        """What decides which numbers an embedding is put together from, before they are standardised."""
-        return self.pooling, tuple(self.layers), tuple(self.summaries)
+        """The fields on which the numbers of a window's embedding depend."""
+        return self.pooling, self.layers, self.summaries, self.whiten, self.n_components
+
+    @property
+    def plain(self) -> "EmbedConfig":
+        """The same embedding without whitening."""
+        return dataclasses.replace(self, whiten=False, n_components=0)
+
+
+def summary_sizes(n_mels: int) -> dict[str, int]:
+    """Length of every feature that ``embed.summaries`` may hold."""
+    return {
+        "harmony": 72,
+        "mode": 40,
+        "colour": 2 * n_mels,
+        "texture": 120,
+        "pulse": 128,
+        "rhythm": 32,
+        "tonic": 36,
+        "degrees": 72,
+        "tempo": 64,
+        "metre": 128,
+    }
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything."""
+    """All sections."""
 
     spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -555,21 +546,65 @@ class Config:
     def __post_init__(self) -> None:
         """Check that the sections fit together."""
         _require(
-            self.spectrogram.bands == self.model.bands,
-            f"spectrogram.bands ({self.spectrogram.bands}) and model.bands ({self.model.bands}) must be the same.",
+            self.pretrain.n_patches <= self.model.max_patches,
+            f"pretrain.n_patches ({self.pretrain.n_patches}) needs as many model.max_patches "
+            f"({self.model.max_patches}).",
         )
         _require(
-            self.spectrogram.pitch_bands == self.model.pitch_bands,
-            f"spectrogram.pitch_bands ({self.spectrogram.pitch_bands}) and model.pitch_bands ({self.model.pitch_bands}) must be the same.",
+            not self.model.n_predictor_layers or self.pretrain.extracted_patches == "visible",
+            "pretrain.extracted_patches 'all' has no meaning with model.n_predictor_layers: the "
+            "bottleneck has no masked patches.",
+        )
+        self._require_bands()
+
+    def _require_bands(self) -> None:
+        n_mels, n_pitch_bands = self.spectrogram.n_mels, self.spectrogram.n_pitch_bands
+        frames, depth = self.model.patch_frames, len(self.model.channels)
+        _require(
+            n_mels % 2**depth == 0 and frames % 2**depth == 0,
+            f"a patch of {n_mels} x {frames} cannot be halved {depth} times: spectrogram.n_mels and "
+            f"model.patch_frames must be multiples of {2**depth}.",
         )
         _require(
-            self.pretrain.patches <= self.model.positions,
-            f"pretrain.patches ({self.pretrain.patches}) needs as many model.positions ({self.model.positions}).",
+            n_pitch_bands % 6 == 0 and (not n_pitch_bands or frames % 4 == 0),
+            f"spectrogram.n_pitch_bands ({n_pitch_bands}) must be a multiple of 6, and "
+            f"model.patch_frames ({frames}) then one of 4.",
         )
         _require(
-            not self.model.predictor_layers or self.pretrain.extract == "visible",
-            "pretrain.extract 'all' has no meaning with model.predictor_layers: what the bottleneck does not see is not extracted.",
+            n_pitch_bands > 0 or "tonic" not in self.model.estimators,
+            "model.estimators holds 'tonic', which needs pitch bands: set "
+            "spectrogram.n_pitch_bands.",
         )
+
+    # --- computed ---
+
+    @property
+    def pooled_size(self) -> int:
+        """Length of the pooled layers, before whitening."""
+        statistics = 2 if "+" in self.embed.pooling else 1
+        return self.model.embed_dim * len(self.embed.layers) * statistics
+
+    @property
+    def summary_sizes(self) -> dict[str, int]:
+        """Length of each summary, in the order of ``embed.summaries``."""
+        sizes = summary_sizes(self.spectrogram.n_mels)
+        for name in self.embed.summaries:
+            _require(
+                name in sizes,
+                f"embed.summaries holds {name!r}, expected some of {', '.join(sizes)}.",
+            )
+        return {name: sizes[name] for name in self.embed.summaries}
+
+    @property
+    def raw_size(self) -> int:
+        """Length of an embedding before whitening."""
+        return self.pooled_size + sum(self.summary_sizes.values())
+
+    @property
+    def embedding_size(self) -> int:
+        """Length E of an embedding."""
+        kept = self.embed.n_components
+        return self.raw_size - self.pooled_size + kept if kept else self.raw_size
 
     @property
     def without_length(self) -> "Config":
@@ -584,10 +619,19 @@ class Config:
 
 ADDED: dict[str, dict[str, Any]] = {
     "model": {"vector_norm": "none"},
-    "pretrain": {"extractor_rate": 1.0, "loss_share": 1.0},
+    "pretrain": {"extractor_lr_scale": 1.0, "loss_share": 1.0},
 }
 """Fields added since the first edition, with the values that mean what that edition did."""
 
+PATHS = {
+    SpectrogramConfig: "spectrogram",
+    ModelConfig: "model",
+    AugmentConfig: "augment",
+    PretrainConfig: "pretrain",
+    FinetuneConfig: "finetune",
+    EmbedConfig: "embed",
+    TrainingConfig: "training",
+}
 
 Section = TypeVar("Section")
 
@@ -619,9 +663,7 @@ def update(config: Section, changes: dict[str, Any], *, where: str = "") -> Sect
     for name, value in changes.items():
         path = f"{where}.{name}" if where else name
         if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Expected one of: {', '.join(kinds)}."
-            raise RequestError(f"config has no field {path!r}. {hint}")
+            raise RequestError(f"config has no field {path!r}. {_hint(name, path, kinds)}")
         if dataclasses.is_dataclass(kinds[name]):
             _require(
                 isinstance(value, dict),
@@ -631,6 +673,14 @@ def update(config: Section, changes: dict[str, Any], *, where: str = "") -> Sect
         else:
             values[name] = _convert(value, kinds[name], path)
     return dataclasses.replace(config, **values)  # type: ignore[type-var]
+
+
+def _hint(name: str, path: str, known: Collection[str]) -> str:
+    new = new_name(path)
+    if new is not None:
+        return f"It is {new!r} now." if new else "It is a constant now."
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Expected one of: {', '.join(known)}."
 
 
 def _convert(value: Any, kind: Any, path: str) -> Any:
@@ -665,20 +715,31 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     return value
 
 
-def with_added(values: dict[str, Any], *, whole: bool = False) -> dict[str, Any]:
-    """Complete a config that an earlier version wrote whole: fields added since get the values that mean what that version did.
+def current_form(values: dict[str, Any], *, whole: bool = False) -> dict[str, Any]:
+    """Return a config that any version wrote as one of today, with the same meaning.
+
+    Old names and values are replaced (:data:`patchifier.config_names.RENAMED`). In a section that
+    an earlier version wrote whole, fields added since get the values that mean what it did.
 
     Parameters
     ----------
     values : dict
         Nested as a :class:`Config`.
     whole : bool
-        Whether `values` is known to be a whole config. Otherwise a section counts as whole if it has every field of the first edition, so
-        that a recipe, which states a few fields, gets today's defaults.
+        Whether `values` is known to be a whole config. Otherwise a section counts as whole if it
+        has every field of the first edition, so that a recipe gets today's defaults.
+
+    Raises
+    ------
+    RequestError
+        If a field is given by its old and its new name, or is now a constant of another value.
     """
-    completed = dict(values)
+    try:
+        completed = with_new_names(values)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
     for section, added in ADDED.items():
-        given = values.get(section)
+        given = completed.get(section)
         first = {
             field.name for field in dataclasses.fields(getattr(Config(), section))
         } - added.keys()
@@ -687,14 +748,34 @@ def with_added(values: dict[str, Any], *, whole: bool = False) -> dict[str, Any]
     return completed
 
 
-def without_added(config: Config) -> dict[str, dict[str, Any]]:
-    """Return a config as plain dictionaries; a section that means what the first edition did lacks the fields added since."""
-    values = to_dict(config)
+def stored_form(config: Any) -> dict[str, Any]:
+    """Return a config, or a section, with the names of the first edition, which :func:`digest` hashes."""
+    if not isinstance(config, Config):
+        path = PATHS[type(config)]
+        old = with_old_names(to_dict(config), path) | fixed_values(path)
+        if isinstance(config, SpectrogramConfig):
+            old["bands"] = config.n_bands
+        return old
+    old = {
+        field.name: stored_form(getattr(config, field.name)) for field in dataclasses.fields(config)
+    }
+    whiten, kept = old["embed"].pop("whiten"), old["embed"].pop("n_components")
+    old["model"] |= {
+        "bands": config.spectrogram.n_bands,
+        "pitch_bands": config.spectrogram.n_pitch_bands,
+        "readout": config.raw_size if whiten else 0,
+        "components": [config.pooled_size, kept] if kept else [0, 0],
+    }
+    return old
+
+
+def identity_form(config: Config) -> dict[str, dict[str, Any]]:
+    """Return :func:`stored_form`, without added fields where they mean what the first edition did."""
+    values = stored_form(config)
     for section, added in ADDED.items():
-        if added.items() <= values[section].items():
-            values[section] = {
-                name: value for name, value in values[section].items() if name not in added
-            }
+        for name, value in with_old_names(added, section).items():
+            if values[section][name] == value:
+                del values[section][name]
     return values
 
 
@@ -736,11 +817,11 @@ def read_changes(path: str | Path) -> dict[str, Any]:
         isinstance(changes, dict),
         f"config file {path} holds {type(changes).__name__}, expected a JSON object.",
     )
-    return with_added(changes)
+    return current_form(changes)
 
 
 def digest(*parts: Any) -> str:
     """Short hash of configs and plain values; the same values give the same hash in any process."""
-    values = [to_dict(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    values = [stored_form(part) if dataclasses.is_dataclass(part) else part for part in parts]
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from patchifier import audio, checkpoint, spectrogram, tasks, windows
-from patchifier.config import Config, RequestError, digest, without_added
+from patchifier.config import Config, RequestError, digest, identity_form
 from patchifier.nn import pooling
 from patchifier.nn.encode import CutMusic, EncodedWindows, Means, encode_windows
 from patchifier.nn.fast import accelerate
@@ -115,7 +115,7 @@ class Embedder:
     @property
     def size(self) -> int:
         """Length E of an embedding."""
-        return pooling.embedding_size(self.config)
+        return self.config.embedding_size
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -128,9 +128,9 @@ class Embedder:
 
         Vectors with the same identity can be compared.
         """
-        config, values = self.config, without_added(self.config)
+        config, values = self.config, identity_form(self.config)
         sections = [values[name] for name in ("spectrogram", "model", "embed")]
-        lengths = config.pretrain.patches, config.pretrain.stage_two_patches
+        lengths = config.pretrain.n_patches, config.pretrain.stage_two_patches
         weights = checkpoint.weights_hash(self.model)
         return digest(*sections, *lengths, weights, *pooling.summaries_version(config))
 
@@ -295,7 +295,7 @@ class Embedder:
             vectors = torch.cat(chosen, dim=-1).cpu()  # (B, N, E')
             for first, row, kept in zip(batch.first, vectors, valid.cpu(), strict=True):
                 means.add(range(first, first + int(kept.sum())), row[kept])
-        length, frame_s = config.model.frames, config.spectrogram.frame_s
+        length, frame_s = config.model.patch_frames, config.spectrogram.frame_s
         starts = np.array(spectrogram.patch_starts(frames, length=length, tail="anchor"))
         ends = np.minimum(starts + length, frames)
         return Embedding(means.result(), starts * frame_s, ends * frame_s)
@@ -380,7 +380,7 @@ class Embedder:
         head, task = self._require_head()
         valid = batch.n_new_frames > 0
         return tasks.activate(
-            task, head(pooling.pool(batch.layers[-1], valid, self.config.finetune.readout))
+            task, head(pooling.pool(batch.layers[-1], valid, self.config.finetune.pooling))
         )
 
     def _means(self, music: Iterable[CutMusic], read: Read) -> np.ndarray:
@@ -436,7 +436,7 @@ def _rebuilt(
         part.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return part
 
-    model, head = with_weights(Patchifier(config.model), weights), None
+    model, head = with_weights(Patchifier(config), weights), None
     if head_weights is not None and task is not None:
-        head = with_weights(Head(config.model.width, len(task.names)), head_weights)
+        head = with_weights(Head(config.model.embed_dim, len(task.names)), head_weights)
     return Embedder(model, config, head=head, task=task, device=device)

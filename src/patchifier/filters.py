@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchifier.config import SpectrogramConfig
+from patchifier.config import PITCH_F_MIN_HZ, PITCH_N_FFT, PITCH_PER_OCTAVE, SpectrogramConfig
 
 
 def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarray]]:
     """Step, window (n_fft / step,) and filters (M', F), float64, of mel bands and pitch bands."""
     banks = [(1, analysis_window(config), mel_filters(config))]
-    if config.pitch_bands:
+    if config.n_pitch_bands:
         step = pitch_step(config)
-        size = config.pitch_n_fft // step
+        size = PITCH_N_FFT // step
         longer = analysis_window(dataclasses.replace(config, n_fft=size))
         # a tone is as loud as in the mel bands
         banks.append(
@@ -37,16 +37,8 @@ def pitch_step(config: SpectrogramConfig) -> int:
     And where the window ends in zeros: within half the filter's length of a block's ends,
     low-passed samples are not those of the whole.
     """
-    highest_hz = config.pitch_f_min_hz * 2 ** (config.pitch_bands / config.pitch_per_octave)
-    low = highest_hz <= PASSED * config.sample_rate and config.window == "hann"
-    return (
-        2
-        if low
-        and config.hop % 2 == 0
-        and config.frame_samples % 4 == 0
-        and config.pitch_n_fft % 4 == 0
-        else 1
-    )
+    low = config.pitch_f_max_hz <= PASSED * config.sample_rate and config.window == "hann"
+    return 2 if low and config.hop_length % 2 == 0 and config.frame_samples % 4 == 0 else 1
 
 
 def low_pass() -> np.ndarray:
@@ -92,9 +84,9 @@ def pitch_filters(config: SpectrogramConfig) -> np.ndarray:
     numpy.ndarray, shape (P, F), float64
     """
     # (P,)
-    centres = config.pitch_f_min_hz * 2 ** (np.arange(config.pitch_bands) / config.pitch_per_octave)
-    bins = np.linspace(0, config.sample_rate / 2, 1 + config.pitch_n_fft // 2)  # (F,)
-    widths = np.maximum(centres * (2 ** (1 / config.pitch_per_octave) - 1), bins[1])[:, None]
+    centres = PITCH_F_MIN_HZ * 2 ** (np.arange(config.n_pitch_bands) / PITCH_PER_OCTAVE)
+    bins = np.linspace(0, config.sample_rate / 2, 1 + PITCH_N_FFT // 2)  # (F,)
+    widths = np.maximum(centres * (2 ** (1 / PITCH_PER_OCTAVE) - 1), bins[1])[:, None]
     return np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths) / widths
 
 
@@ -117,7 +109,7 @@ def mel_filters(config: SpectrogramConfig) -> np.ndarray:
 def mel_edges_hz(config: SpectrogramConfig) -> np.ndarray:
     """Lower edge of the first band, centres of all, upper edge of the last in Hz: (M + 2,)."""
     low, high = _hz_to_mel(np.array([config.f_min_hz, config.f_max_hz]), config.mel_scale)
-    return _mel_to_hz(np.linspace(low, high, config.mel_bands + 2), config.mel_scale)
+    return _mel_to_hz(np.linspace(low, high, config.n_mels + 2), config.mel_scale)
 
 
 # Slaney's scale: linear below 1 kHz (15 mels), 27 equal steps per factor 6.4 above.

@@ -42,9 +42,9 @@ def fingerprint(log_mel: np.ndarray, config: SpectrogramConfig | None = None) ->
     (88, 2)
     """
     config = config or SpectrogramConfig()
-    if log_mel.ndim != 2 or log_mel.shape[1] != config.bands:
+    if log_mel.ndim != 2 or log_mel.shape[1] != config.n_bands:
         raise RequestError(
-            f"log_mel has shape {log_mel.shape}, expected (T, {config.bands}), frames first."
+            f"log_mel has shape {log_mel.shape}, expected (T, {config.n_bands}), frames first."
         )
     return pack(differences(log_mel, config))
 
@@ -84,6 +84,6 @@ def _neighbours(config: SpectrogramConfig) -> np.ndarray:
     bands = np.arange(len(used))[:, None]
     # (used, 33)
     shares = np.clip(np.minimum(edges[1:], bands + 1) - np.maximum(edges[:-1], bands), 0, None)
-    matrix = np.zeros((config.bands, BITS), np.float32)
-    matrix[used] = np.diff(shares / shares.sum(axis=0), axis=1) / config.scale
+    matrix = np.zeros((config.n_bands, BITS), np.float32)
+    matrix[used] = np.diff(shares / shares.sum(axis=0), axis=1) / config.db_scale
     return matrix

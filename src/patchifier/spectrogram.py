@@ -111,7 +111,7 @@ def stream_log_mel(
 def _decibels_of_blocks(
     blocks: Iterable[np.ndarray], config: SpectrogramConfig
 ) -> Iterator[Tensor]:
-    length, hop = config.frame_samples, config.hop
+    length, hop = config.frame_samples, config.hop_length
     half = length // 2
     rest, samples, done = np.zeros(half, np.float32), 0, 0
     for block in blocks:
@@ -131,7 +131,7 @@ def _decibels_of_blocks(
 
 def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
     """Overlapping parts of a zero-padded waveform; only the edges are copied."""
-    half, hop, samples = config.frame_samples // 2, config.hop, waveform.shape[-1]
+    half, hop, samples = config.frame_samples // 2, config.hop_length, waveform.shape[-1]
     first, last = -(-half // hop), (samples - half) // hop  # frames that need no padding
     if last - first < CHUNK:
         return [torch.nn.functional.pad(waveform, (half, half))]
@@ -145,18 +145,20 @@ def _decibels(padded: Tensor, config: SpectrogramConfig) -> Tensor:
     """Decibels re full scale of a waveform (..., S) that is padded already: (..., M, T)."""
     length, count = (
         config.frame_samples,
-        1 + (padded.shape[-1] - config.frame_samples) // config.hop,
+        1 + (padded.shape[-1] - config.frame_samples) // config.hop_length,
     )
     rows = []
     for bank in _banks(config, padded.device, padded.dtype):
         samples = padded if bank.step == 1 else at_half_rate(padded)
         # (..., T, length / step), a view
-        frames = samples.unfold(-1, length // bank.step, config.hop // bank.step)[..., :count, :]
+        frames = samples.unfold(-1, length // bank.step, config.hop_length // bank.step)[
+            ..., :count, :
+        ]
         # (..., M', T)
         rows.append(
             torch.cat([_bank_power(chunk, bank) for chunk in frames.split(CHUNK, dim=-2)], dim=-1)
         )
-    return 10 * torch.log10(torch.cat(rows, dim=-2).clamp(min=10 ** (config.floor_db / 10)))
+    return 10 * torch.log10(torch.cat(rows, dim=-2).clamp(min=10 ** (config.min_db / 10)))
 
 
 def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
@@ -176,14 +178,14 @@ def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
     """Apply reference, top_db and scale to decibels (..., M, T)."""
     if config.reference == "max" or config.top_db is not None:
         # pitch bands change nothing about mel bands
-        loudest = decibels[..., : config.mel_bands, :].amax(dim=(-1, -2), keepdim=True)
+        loudest = decibels[..., : config.n_mels, :].amax(dim=(-1, -2), keepdim=True)
         if config.top_db is not None:
             decibels = torch.maximum(decibels, loudest - config.top_db)
         if config.reference == "max":
             decibels = torch.where(
-                loudest > config.floor_db, decibels - loudest, -(config.top_db or 0.0)
+                loudest > config.min_db, decibels - loudest, -(config.top_db or 0.0)
             )
-    return decibels * config.scale
+    return decibels * config.db_scale
 
 
 @dataclass(frozen=True)
@@ -422,28 +424,30 @@ def to_waveform(
         If that is not the log-mel's shape.
     """
     config = config or SpectrogramConfig()
-    _require_shape("log_mel", log_mel, f"({config.bands}, T)", least=2)
-    if log_mel.ndim != 2 or log_mel.shape[0] < config.mel_bands or log_mel.shape[1] < 2:
+    _require_shape("log_mel", log_mel, f"({config.n_bands}, T)", least=2)
+    if log_mel.ndim != 2 or log_mel.shape[0] < config.n_mels or log_mel.shape[1] < 2:
         raise RequestError(
-            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.bands}, T) with T of at "
+            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.n_bands}, T) with T of at "
             "least 2: give a single one."
         )
     window = analysis_window(config).to(log_mel.device, torch.float32)
     filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)
-    log_mel = log_mel[: config.mel_bands]
-    power = 10 ** (log_mel.float() / config.scale / 10)  # (M, T)
+    log_mel = log_mel[: config.n_mels]
+    power = 10 ** (log_mel.float() / config.db_scale / 10)  # (M, T)
     power = torch.where(log_mel > config.silence + 1e-4, power, 0.0)
     # (F, T)
     magnitude = (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()
     stft = functools.partial(
         torch.stft,
         n_fft=config.n_fft,
-        hop_length=config.hop,
+        hop_length=config.hop_length,
         window=window,
         pad_mode="constant",
         return_complex=True,
     )
-    istft = functools.partial(torch.istft, n_fft=config.n_fft, hop_length=config.hop, window=window)
+    istft = functools.partial(
+        torch.istft, n_fft=config.n_fft, hop_length=config.hop_length, window=window
+    )
     phases = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(seed)).to(
         log_mel.device
     )

@@ -35,7 +35,7 @@ def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
     RequestError
         If it is no tensor of floats, is of another shape, or holds NaN or infinity.
     """
-    expected = f"a tensor of floats ({config.model.bands}, T), as model.log_mel gives it"
+    expected = f"a tensor of floats ({config.spectrogram.n_bands}, T), as model.log_mel gives it"
     if not isinstance(log_mel, Tensor):
         listed = (
             " Paths come in a list, not in an iterator: embed(list(paths))."
@@ -47,7 +47,7 @@ def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
         )
     if (
         log_mel.ndim != 2
-        or log_mel.shape[0] != config.model.bands
+        or log_mel.shape[0] != config.spectrogram.n_bands
         or not log_mel.shape[1]
         or not log_mel.is_floating_point()
     ):
@@ -69,7 +69,7 @@ def require_sequences(sequences: Iterable[Tensor], config: Config) -> list[Tenso
         Naming the number of the sequence.
     """
     items = list(sequences)
-    shape = (1, config.model.bands, config.model.frames)
+    shape = (1, config.spectrogram.n_bands, config.model.patch_frames)
     for number, patches in enumerate(items):
         given = f"is of type {type(patches).__name__}"
         if isinstance(patches, Tensor):
@@ -105,9 +105,9 @@ def stretch_frames(
 def window_patches(config: Config) -> tuple[int, int]:
     """Patches in a window, as many as were trained together, and between the starts of two."""
     length = (
-        config.pretrain.patches
+        config.pretrain.n_patches
         if config.pretrain.stage_two_patches == "consecutive"
-        else config.model.positions
+        else config.model.max_patches
     )
     return length, min(config.embed.hop_patches, length)
 
@@ -120,7 +120,7 @@ def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[i
     sequence : iterable
         One item for each patch.
     config : Config
-        Length of windows. With ``embed.time`` "whole", and for what is shorter than a window, there
+        Length of windows. With ``embed.whole_clip``, and for what is shorter than a window, there
         is one.
 
     Yields
@@ -130,7 +130,7 @@ def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[i
     window : list, length N
     """
     length, hop = window_patches(config)
-    whole = config.embed.time == "whole"
+    whole = config.embed.whole_clip
     recent: deque[Item] = deque(maxlen=None if whole else length)
     count, end = 0, 0  # items so far, and the end of the last window
     for item in sequence:
@@ -154,7 +154,7 @@ def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tenso
     RequestError
         If there is not a single frame.
     """
-    width = config.model.frames
+    width = config.model.patch_frames
     rest, recent, frames = None, None, 0  # frames not yet in a patch, and the last W frames
     for piece in pieces:
         rest = piece if rest is None else torch.cat([rest, piece], dim=-1)

@@ -24,19 +24,22 @@ from tests import ROOT
 TINY = {
     "model": {
         "channels": [4, 4, 4, 4, 8],
-        "width": 32,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 64,
-        "positions": 8,
+        "embed_dim": 32,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 64,
+        "max_patches": 8,
     },
     "pretrain": {
-        "patches": 8,
+        "n_patches": 8,
         "validation_fraction": 0.2,
-        "stage_one": {"steps": 2, "batch": 4},
-        "stage_two": {"steps": 2, "batch": 4},
+        "stage_one": {"steps": 2, "batch_size": 4},
+        "stage_two": {"steps": 2, "batch_size": 4},
     },
-    "finetune": {"validate_every": 2, "training": {"steps": 4, "batch": 4, "learning_rate": 0.001}},
+    "finetune": {
+        "validate_every": 2,
+        "training": {"steps": 4, "batch_size": 4, "learning_rate": 0.001},
+    },
 }
 
 
@@ -305,7 +308,7 @@ def test_flags_win_over_the_config_file(folder, tmp_path):
     ]
     assert cli.main([str(argument) for argument in arguments]) == 0
     settings = json.loads((tmp_path / "run" / "config.json").read_text())["pretrain"]
-    assert (settings["mask_ratio"], settings["stages"], settings["patches"]) == (0.5, "two", 8)
+    assert (settings["mask_ratio"], settings["stages"], settings["n_patches"]) == (0.5, "two", 8)
     assert not (tmp_path / "run" / "stage-one").exists()
 
 
@@ -481,14 +484,14 @@ def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_
 ):
     sizes = {
         "channels": [4, 4, 4, 4, 8],
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 16,
-        "positions": 9,
+        "embed_dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 16,
+        "max_patches": 9,
     }
-    config = update(Config(), {"model": sizes, "pretrain": {"patches": 4}})
-    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config.model), config))
+    config = update(Config(), {"model": sizes, "pretrain": {"n_patches": 4}})
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(Patchifier(config), config))
     soundfile.write(tmp_path / "long.wav", noise(8.0), 22_050)
     code, _, err = run(
         capsys,
@@ -645,9 +648,9 @@ def test_finetuning_and_further_training_start_from_a_model_by_its_name(
         "2",
         "--pretrain.stage_two.steps",
         "2",
-        "--pretrain.stage_one.batch",
+        "--pretrain.stage_one.batch_size",
         "4",
-        "--pretrain.stage_two.batch",
+        "--pretrain.stage_two.batch_size",
         "4",
     )
     more = (
@@ -657,7 +660,7 @@ def test_finetuning_and_further_training_start_from_a_model_by_its_name(
         tmp_path / "more",
         "--init",
         "patchifier-paper",
-        "--pretrain.patches",
+        "--pretrain.n_patches",
         "8",
         *steps,
         "--device",
@@ -805,10 +808,12 @@ def test_values_are_read_as_they_are_typed():
         False,
     )
     words = ["c", "--out", "x", "--json", "--config", "base", "--pretrain.stage_one.steps=3"]
-    flags, as_json = parse(cli.COMMANDS["pretrain"], [*words, "--pretrain.targets", "[mse, clip]"])
+    flags, as_json = parse(
+        cli.COMMANDS["pretrain"], [*words, "--pretrain.objectives", "[mse, clip]"]
+    )
     assert as_json
     assert flags.pop("changes") == Overrides(
-        "base", {"pretrain": {"stage_one": {"steps": 3}, "targets": ("mse", "clip")}}
+        "base", {"pretrain": {"stage_one": {"steps": 3}, "objectives": ("mse", "clip")}}
     )
     assert flags == {"cache": "c", "out": "x"}
 
@@ -860,7 +865,7 @@ def test_a_recipe_goes_by_its_name_anywhere(folder, tmp_path, capsys, monkeypatc
         )
         == 0
     )
-    assert cache.Cache("cache").spectrogram.pitch_bands == 216
+    assert cache.Cache("cache").spectrogram.n_pitch_bands == 216
     assert (
         cli.main(["prepare", str(folder / "clips.csv"), "--out", "other", "--config", "bass"]) == 2
     )

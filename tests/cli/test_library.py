@@ -17,7 +17,13 @@ from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "embed_dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 32,
+    }
 }
 
 
@@ -41,9 +47,9 @@ def home(tmp_path_factory, tone, noise):
         audio.save(root / f"{name}.wav", wave)
     config = update(Config(), TINY)
     torch.manual_seed(0)
-    made = Patchifier(config.model, seed=0)
+    made = Patchifier(config, seed=0)
     checkpoint.save(root / "model", Checkpoint(made, config))
-    checkpoint.save(root / "other", Checkpoint(Patchifier(config.model, seed=1), config))
+    checkpoint.save(root / "other", Checkpoint(Patchifier(config, seed=1), config))
     checkpoint.save(
         root / "tuned", Checkpoint(made, config, Head(16, 2), Task("one-of", ("calm", "loud")))
     )

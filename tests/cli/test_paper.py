@@ -15,20 +15,20 @@ TINY = {
     "why": "Every step of the paper in minutes: a small network, few steps.",
     "model": {
         "channels": [4, 4, 8, 8, 16],
-        "width": 32,
-        "layers": 2,
-        "heads": 2,
-        "feed_forward": 64,
-        "positions": 2,
+        "embed_dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 64,
+        "max_patches": 2,
     },
     "pretrain": {
-        "patches": 2,
-        "stage_one": {"steps": 4, "batch": 4},
-        "stage_two": {"steps": 4, "batch": 4},
+        "n_patches": 2,
+        "stage_one": {"steps": 4, "batch_size": 4},
+        "stage_two": {"steps": 4, "batch_size": 4},
         "validate_every": 2,
     },
     "embed": {"hop_patches": 1},
-    "finetune": {"training": {"steps": 4, "batch": 16}, "validate_every": 2},
+    "finetune": {"training": {"steps": 4, "batch_size": 16}, "validate_every": 2},
 }
 
 

@@ -214,7 +214,7 @@ def test_hold_out_follows_from_the_seed_and_the_names_and_not_the_order() -> Non
 
 
 def pretraining(clips: list[Clip], parts: int = 1, **changes: object) -> Splits:
-    config = update(Config(), {"pretrain": {"parts": parts, **changes}}).pretrain
+    config = update(Config(), {"pretrain": {"n_cache_parts": parts, **changes}}).pretrain
     every = [np.arange(part, len(clips), parts) for part in range(parts)]
     return pretraining_splits(clips, config, parts=every, where="cache x")
 
@@ -253,8 +253,8 @@ def test_at_most_256_evenly_spread_clips_of_the_first_part_validate() -> None:
         ),
         (
             grouped(1, each=3, splits={0: "train"})[:1],
-            {"parts": 2},
-            "pretrain.parts is 2, but a part",
+            {"n_cache_parts": 2},
+            "pretrain.n_cache_parts is 2, but a part",
         ),
     ],
 )

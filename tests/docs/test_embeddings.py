@@ -29,8 +29,8 @@ BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
 SHAPE = re.compile(r"(\w+) = .*# \(((?:\d+|E)(?:, (?:\d+|E))*),?\)")  # E is the length of a vector
 LAYERS = checkpoint.load(
     "patchifier-base"
-).config.model.layers  # of the model that the page speaks of
-SMALL = {"channels": [4, 4, 8, 8, 16], "feed_forward": 64}
+).config.model.n_layers  # of the model that the page speaks of
+SMALL = {"channels": [4, 4, 8, 8, 16], "mlp_dim": 64}
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def save(**model) -> None:
     config = update(
         Config(),
         {
-            "model": {**SMALL, "layers": LAYERS, "estimators": ["tempo"], **model},
+            "model": {**SMALL, "n_layers": LAYERS, "estimators": ["tempo"], **model},
             "embed": {"summaries": ["tempo"]},
         },
     )
     checkpoint.save(
         weights.ROOT / "patchifier-base",
-        Checkpoint(Patchifier(config.model, seed=0), config),
+        Checkpoint(Patchifier(config, seed=0), config),
         dtype=torch.float16,
     )
 
@@ -122,7 +122,7 @@ def test_a_vector_from_patches_is_the_vector(home):
 
 @pytest.mark.slow
 def test_the_onnx_block_runs(home):
-    save(layers=1, width=32, heads=2)
+    save(n_layers=1, embed_dim=32, n_heads=2)
     known = names(home)
     (block,) = [block for block in BLOCKS if "onnx" in block]
     run(block, known)

@@ -420,7 +420,9 @@ def test_leaks_are_found_between_caches_with_and_without_pitch_bands_and_other_m
         audio.save(tmp_path / name / "c.wav", noise(12.0, seed=4 if name == "heard" else 5))
         audio.save(tmp_path / name / "b.wav", noise(12.0, seed=2 if name == "heard" else 3))
         config = (
-            SpectrogramConfig(bands=88, pitch_bands=24) if name == "heard" else SpectrogramConfig()
+            SpectrogramConfig(n_mels=64, n_pitch_bands=24)
+            if name == "heard"
+            else SpectrogramConfig()
         )
         cache.prepare(
             datasets.load(tmp_path / name), tmp_path / f"{name}-cache", config=config, workers=1
@@ -431,7 +433,7 @@ def test_leaks_are_found_between_caches_with_and_without_pitch_bands_and_other_m
     cache.prepare(
         datasets.load(tmp_path / "tested"),
         tmp_path / "coarse",
-        config=SpectrogramConfig(bands=48),
+        config=SpectrogramConfig(n_mels=48),
         workers=1,
     )
     (note,) = notes_of(

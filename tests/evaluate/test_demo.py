@@ -12,7 +12,13 @@ from patchifier.evaluate.encoders import random_checkpoint
 from patchifier.tasks import infer
 
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "embed_dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 32,
+    }
 }
 
 

@@ -145,7 +145,7 @@ def test_values_that_are_not_numbers_are_not_reliable(library):
 
 
 def test_other_settings_give_a_fingerprint_too_unless_they_are_too_coarse(pieces, tmp_path):
-    fine = SpectrogramConfig(bands=128, hop=256, mel_scale="htk")
+    fine = SpectrogramConfig(n_mels=128, hop_length=256, mel_scale="htk")
     sounds = {name: pieces[name] for name in ("piece 0", "piece 1")}
     (leak,) = leaks.leaks(
         Sounds(tmp_path / "a", sounds, config=fine),
@@ -155,7 +155,7 @@ def test_other_settings_give_a_fingerprint_too_unless_they_are_too_coarse(pieces
     with pytest.raises(
         RequestError, match="mel bands between 200 and 5000 Hz, expected at least 16"
     ):
-        fingerprint(np.zeros((100, 16)), SpectrogramConfig(bands=16))
+        fingerprint(np.zeros((100, 16)), SpectrogramConfig(n_mels=16))
 
 
 # --- what is found ---
@@ -312,7 +312,7 @@ def test_a_sound_heard_everywhere_does_not_cost_everything(tmp_path, pieces, mon
 
 
 def test_requests_that_make_no_sense_are_refused(library, pieces, tmp_path):
-    other = Sounds(tmp_path, {"x": pieces["piece 0"]}, config=SpectrogramConfig(hop=256))
+    other = Sounds(tmp_path, {"x": pieces["piece 0"]}, config=SpectrogramConfig(hop_length=256))
     with pytest.raises(RequestError, match="hop is 256, not 512"):
         leaks.leaks(library, other)
     with pytest.raises(RequestError, match=r"expected 0\.5 < similar <= same <= 1"):

@@ -20,16 +20,16 @@ SAMPLE_RATE = 16_000  # not the model's, so that resampling is covered too
 # Four positions, so that four seconds make two windows, of which the second is anchored to the end.
 MODEL = {
     "channels": [4, 4, 8, 8, 16],
-    "width": 16,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 32,
-    "positions": 4,
+    "embed_dim": 16,
+    "n_layers": 2,
+    "n_heads": 2,
+    "mlp_dim": 32,
+    "max_patches": 4,
     "vector_norm": "none",  # as when the file was made, and as models of the first edition have it
 }
 CHANGES = {
     "model": MODEL,
-    "pretrain": {"patches": 4},
+    "pretrain": {"n_patches": 4},
     "embed": {"pooling": "mean+std", "layers": [0, 1, -1], "hop_patches": 3},
 }
 
@@ -49,7 +49,7 @@ def make_pcm() -> np.ndarray:
 
 def make_model(config: Config) -> Patchifier:
     """Model with weights of its own, so that another way to initialise models, or to draw, changes nothing here."""
-    model, chance = Patchifier(config.model), np.random.default_rng(11)
+    model, chance = Patchifier(config), np.random.default_rng(11)
     with torch.no_grad():
         for name, tensor in sorted(model.named_parameters()):
             of_a_norm = tensor.ndim == 1 and name.endswith("weight")  # these stay 1

@@ -16,12 +16,12 @@ from patchifier.integrations import hear
 from patchifier.nn.model import Patchifier
 
 RATE = 22_050
-TINY = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
+TINY = {"channels": [4, 4, 8, 8, 16], "embed_dim": 32, "n_layers": 2, "n_heads": 2, "mlp_dim": 64}
 
 
 def network(**sections) -> tuple[Patchifier, Config]:
     config = update(Config(), {"model": TINY, **sections})
-    model = Patchifier(config.model, seed=0)
+    model = Patchifier(config, seed=0)
     with torch.no_grad():
         model.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return model.eval(), config
@@ -245,7 +245,7 @@ def test_half_precision_and_gradients_are_accepted(model):
 
 
 def test_a_model_at_another_rate_says_so_and_has_hops_below_50_ms():
-    spectrogram = {"sample_rate": 44_100, "hop": 1024, "n_fft": 4096}
+    spectrogram = {"sample_rate": 44_100, "hop_length": 1024, "n_fft": 4096}
     model = hear.Model(*network(spectrogram=spectrogram))
     assert model.sample_rate == 44_100
     _, timestamps = hear.get_timestamp_embeddings(torch.zeros(1, 44_100), model)

@@ -29,10 +29,10 @@ CONFIG = update(
     {
         "model": {
             "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
+            "embed_dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 64,
         },
         "embed": {"hop_patches": 12},
     },
@@ -43,9 +43,7 @@ FILES = {"config.json", "model.safetensors", "README.md", "preprocessor_config.j
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("hf") / "model"
-    checkpoint.save(
-        path, Checkpoint(Patchifier(CONFIG.model, seed=0).eval(), CONFIG, facts={"steps": 7})
-    )
+    checkpoint.save(path, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG, facts={"steps": 7}))
     return path
 
 
@@ -137,7 +135,7 @@ def test_importing_the_module_is_enough_for_the_auto_classes(child_environment):
 
 def test_the_feature_extractor_of_a_saved_model_has_its_rate(tmp_path):
     config = update(CONFIG, {"spectrogram": {"sample_rate": 16_000, "f_max_hz": 8000.0}})
-    hf.HubModel(embed.Embedder(Patchifier(config.model), config)).save_pretrained(tmp_path)
+    hf.HubModel(embed.Embedder(Patchifier(config), config)).save_pretrained(tmp_path)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
     assert type(extractor) is hf.PatchifierFeatureExtractor
     assert extractor.sampling_rate == 16_000

@@ -21,7 +21,7 @@ from patchifier.nn.model import Patchifier
 from tests import ROOT
 
 RATE = 22_050
-TINY = {"channels": [4, 4, 8, 8, 16], "width": 32, "layers": 2, "heads": 2, "feed_forward": 64}
+TINY = {"channels": [4, 4, 8, 8, 16], "embed_dim": 32, "n_layers": 2, "n_heads": 2, "mlp_dim": 64}
 EXAMPLE = ROOT / "examples" / "onnx_embed.py"
 # Around one patch (32 frames), one window (25 patches, 800 frames), and the second and third: a hop of 13 patches is 416 frames.
 FRAMES = (1, 2, 31, 32, 33, 64, 799, 800, 801, 833, 1216, 1217, 1249, 1632, 1633)
@@ -29,7 +29,7 @@ FRAMES = (1, 2, 31, 32, 33, 64, 799, 800, 801, 833, 1216, 1217, 1249, 1632, 1633
 
 def embedder(model: dict | None = None, **sections) -> embed.Embedder:
     config = update(Config(), {"model": TINY | (model or {}), **sections})
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         for positions in [
             part
@@ -287,15 +287,15 @@ def test_every_pooling_and_layer_is_in_the_graph(pooling, frames):
 
 def test_other_spectrograms_and_windows_are_in_the_graph():
     made = embedder(
-        {"positions": 30, "frames": 64, "embedding": "plain"},
+        {"max_patches": 30, "patch_frames": 64, "position_embedding": "plain"},
         spectrogram={
             "n_fft": 1024,
-            "hop": 400,
+            "hop_length": 400,
             "window": "hamming",
             "mel_scale": "htk",
             "sample_rate": 16_000,
             "f_max_hz": 8000.0,
-            "floor_db": -80.0,
+            "min_db": -80.0,
         },
         pretrain={"stage_two_patches": "whole"},
     )
@@ -307,17 +307,14 @@ def test_other_spectrograms_and_windows_are_in_the_graph():
 
 @pytest.mark.parametrize("frames", [5, 1300])
 def test_estimates_and_summaries_are_in_the_graph(frames):
-    rows = {"bands": 280, "pitch_bands": 216}
-    model = rows | {
-        "pitch_channels": 4,
-        "estimators": ["tonic", "tempo"],
-        "readout": 64 + 36 + 72 + 64 + 128 + 120,
-        "components": [64, 9],
-    }
     made = embedder(
-        model,
-        spectrogram=rows,
-        embed={"summaries": ["tonic", "degrees", "tempo", "metre", "texture"]},
+        {"estimators": ["tonic", "tempo"]},
+        spectrogram={"n_pitch_bands": 216},
+        embed={
+            "summaries": ["tonic", "degrees", "tempo", "metre", "texture"],
+            "whiten": True,
+            "n_components": 9,
+        },
     )
     sounds = noise(2, frames * 512, seed=frames)
     with torch.no_grad():
@@ -329,9 +326,9 @@ def test_estimates_and_summaries_are_in_the_graph(frames):
 @pytest.mark.parametrize(
     "model",
     [
-        {"embedding": "relative"},
+        {"position_embedding": "relative"},
         {"extractor": "transformer"},
-        {"norm": "before", "predictor_layers": 1},
+        {"norm_first": True, "n_predictor_layers": 1},
     ],
     ids=str,
 )
@@ -347,7 +344,7 @@ def test_parts_beyond_the_paper_are_in_the_graph(model, frames):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"embed": {"time": "whole"}}, "time 'windows'"),
+        ({"embed": {"whole_clip": True}}, "whole_clip is true"),
         ({"spectrogram": {"reference": "max", "top_db": 80.0}}, "reference"),
         ({"spectrogram": {"top_db": 80.0}}, "top_db"),
     ],

@@ -44,11 +44,11 @@ TINY = update(
     {
         "model": {
             "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
-            "positions": 25,
+            "embed_dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 64,
+            "max_patches": 25,
         }
     },
 )
@@ -70,12 +70,12 @@ fsspec.register_implementation(
 
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
-    return Embedder(Patchifier(TINY.model, seed=0), TINY)
+    return Embedder(Patchifier(TINY, seed=0), TINY)
 
 
 @pytest.fixture(scope="module")
 def other() -> Embedder:
-    return Embedder(Patchifier(TINY.model, seed=1), TINY)
+    return Embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture

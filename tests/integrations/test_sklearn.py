@@ -26,10 +26,10 @@ CONFIG = update(
     {
         "model": {
             "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
+            "embed_dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 64,
         }
     },
 )
@@ -38,7 +38,7 @@ CONFIG = update(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("sklearn") / "modèle"
-    checkpoint.save(path, Checkpoint(Patchifier(CONFIG.model, seed=0).eval(), CONFIG))
+    checkpoint.save(path, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG))
     return path
 
 
@@ -211,9 +211,9 @@ def test_a_pickle_has_no_weights_and_reads_them_again(folder, clips):
 
 def test_other_weights_under_the_same_path_are_refused(clips, tmp_path):
     folder = tmp_path / "model"
-    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG.model, seed=0).eval(), CONFIG))
+    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG, seed=0).eval(), CONFIG))
     data = pickle.dumps(PatchifierEmbedder(folder, sample_rate=RATE).fit(clips[:1]))
-    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG.model, seed=1).eval(), CONFIG))
+    checkpoint.save(folder, Checkpoint(Patchifier(CONFIG, seed=1).eval(), CONFIG))
     for _ in range(2):  # the second time as well
         stale = pickle.loads(data)
         for _ in range(2):

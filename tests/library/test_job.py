@@ -37,11 +37,11 @@ TINY = update(
     {
         "model": {
             "channels": [4, 4, 8, 8, 16],
-            "width": 32,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 64,
-            "positions": 25,
+            "embed_dim": 32,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 64,
+            "max_patches": 25,
         }
     },
 )
@@ -51,7 +51,7 @@ TINY = update(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small model with fixed weights."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    checkpoint.save(folder, Checkpoint(Patchifier(TINY.model, seed=0), TINY))
+    checkpoint.save(folder, Checkpoint(Patchifier(TINY, seed=0), TINY))
     return folder
 
 
@@ -62,7 +62,7 @@ def embedder(model: Path) -> Embedder:
 
 @pytest.fixture(scope="module")
 def other() -> Embedder:
-    return Embedder(Patchifier(TINY.model, seed=1), TINY)
+    return Embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture

@@ -20,7 +20,13 @@ from patchifier.tasks import Task
 pytestmark = pytest.mark.usefixtures("threads")  # tests/cli/test_library.py has it in processes
 
 TINY = {
-    "model": {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+    "model": {
+        "channels": [4, 4, 4, 4, 8],
+        "embed_dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 32,
+    }
 }
 
 
@@ -29,7 +35,7 @@ def model(kind: str = "one-of", names=("calm", "loud", "odd"), seed: int = 0) ->
     torch.manual_seed(seed)
     head = Head(16, len(names))
     torch.nn.init.normal_(head.linear.weight, std=4.0)
-    return Embedder(Patchifier(config.model, seed=0), config, head=head, task=Task(kind, names))
+    return Embedder(Patchifier(config, seed=0), config, head=head, task=Task(kind, names))
 
 
 @pytest.fixture
@@ -157,9 +163,7 @@ def test_another_models_half_is_not_taken_over(songs, tmp_path, monkeypatch):
 def test_a_model_without_a_head_is_refused(songs, tmp_path):
     config = update(Config(), TINY)
     with pytest.raises(RequestError, match="patchifier finetune"):
-        predict.predict(
-            songs, tmp_path / "out.csv", model=Embedder(Patchifier(config.model), config)
-        )
+        predict.predict(songs, tmp_path / "out.csv", model=Embedder(Patchifier(config), config))
 
 
 def test_other_endings_and_nothing_readable_are_refused(songs, tmp_path):

@@ -16,8 +16,7 @@ RATE = 22_050
 CONFIG = update(
     Config(),
     {
-        "spectrogram": {"bands": 280, "pitch_bands": 216},
-        "model": {"bands": 280, "pitch_bands": 216},
+        "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
     },
 )
 LAG_S = np.geomspace(*LAGS_S, LAGS)
@@ -182,7 +181,7 @@ def test_clicks_at_120_bpm_peak_at_half_a_second() -> None:
 @pytest.mark.parametrize("factor", [0.9, 1.2])
 def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor: float) -> None:
     log_mel = spectrogram.log_mel(clicks(0.5, 30.0), CONFIG.spectrogram).T
-    config = AugmentConfig(scale=(factor, factor))
+    config = AugmentConfig(time_stretch=(factor, factor))
     drawn = augment.draw(np.random.default_rng(0), np.array([len(log_mel)]), config=config)
     crops = augment.Resampling.of(drawn, first=np.zeros(1, int), frames=np.array([len(log_mel)]))
     patches = augment.resample(crops, log_mel, silence=-1.0)[:, :, 0]
@@ -279,20 +278,23 @@ def test_colour_and_harmony_are_means_and_deviations_over_the_clip(noise: Callab
     ("changes", "message"),
     [
         (
-            {"contrast_of": "group"},
-            r"contrast_of 'group' needs the target 'contrast' in pretrain\.targets: add it",
+            {"contrast_positives": "group"},
+            r"contrast_positives 'group' needs the target 'contrast' in pretrain\.objectives: add it",
         ),
         (
-            {"targets": ["pixels", "melody"]},
-            r"pretrain\.targets holds 'melody', expected some of pixels, timbre, .*contrast",
+            {"objectives": ["pixels", "melody"]},
+            r"pretrain\.objectives holds 'melody', expected some of pixels, timbre, .*contrast",
         ),
-        ({"targets": []}, r"pretrain\.targets is \(\), expected some of pixels"),
-        ({"targets": ["timbre", "timbre"]}, "each once"),
+        ({"objectives": []}, r"pretrain\.objectives is \(\), expected some of pixels"),
+        ({"objectives": ["timbre", "timbre"]}, "each once"),
         (
-            {"targets": ["timbre"], "loss_on": "all"},
-            r"pretrain\.loss_on is 'all', expected 'masked' with targets beside pixels",
+            {"objectives": ["timbre"], "loss_patches": "all"},
+            r"pretrain\.loss_patches is 'all', expected 'masked' with targets beside pixels",
         ),
-        ({"targets": ["timbre"], "extract": "all"}, r"pretrain\.extract is 'all'"),
+        (
+            {"objectives": ["timbre"], "extracted_patches": "all"},
+            r"pretrain\.extracted_patches is 'all'",
+        ),
     ],
 )
 def test_targets_that_make_no_sense_are_refused(changes: dict, message: str) -> None:
@@ -302,12 +304,12 @@ def test_targets_that_make_no_sense_are_refused(changes: dict, message: str) -> 
 
 @pytest.mark.parametrize("name", DESCRIPTORS)
 def test_targets_of_pitch_are_refused_without_pitch_bands(name: str) -> None:
-    config = update(Config(), {"pretrain": {"targets": ["pixels", name]}})
+    config = update(Config(), {"pretrain": {"objectives": ["pixels", name]}})
     if not DESCRIPTORS[name].pitch:
         require_targets(config)
         return
     with pytest.raises(
-        RequestError, match=rf"'{name}' needs pitch bands: set spectrogram\.pitch_bands"
+        RequestError, match=rf"'{name}' needs pitch bands: set spectrogram\.n_pitch_bands"
     ):
         require_targets(config)
 
@@ -318,26 +320,24 @@ def test_targets_of_pitch_are_refused_without_pitch_bands(name: str) -> None:
         (
             "chroma",
             {
-                "spectrogram": {"bands": 88, "pitch_bands": 24},
-                "model": {"bands": 88, "pitch_bands": 24},
+                "spectrogram": {"n_mels": 64, "n_pitch_bands": 24},
             },
             r"'chroma' needs pitch bands.*36 or more",
         ),
         (
             "loudness",
-            {"model": {"frames": 6, "channels": [4], "width": 4, "heads": 2}},
-            "'loudness' needs patches of 4 equal parts, but model.frames is 6",
+            {"model": {"patch_frames": 6, "channels": [4], "embed_dim": 4, "n_heads": 2}},
+            "'loudness' needs patches of 4 equal parts, but model.patch_frames is 6",
         ),
         (
             "pulse",
-            {name: {"bands": 66} for name in ("spectrogram", "model")}
-            | {"model": {"bands": 66, "channels": [4]}},
+            {"spectrogram": {"n_mels": 66}, "model": {"channels": [4]}},
             "'pulse' needs mel bands in 4",
         ),
     ],
 )
 def test_rows_that_would_end_in_nothing_are_refused(name: str, changes: dict, message: str) -> None:
-    config = update(Config(), changes | {"pretrain": {"targets": ["pixels", name]}})
+    config = update(Config(), changes | {"pretrain": {"objectives": ["pixels", name]}})
     with pytest.raises(RequestError, match=message):
         require_targets(config)
 
@@ -357,7 +357,7 @@ def test_who_traces_a_graph_first_still_gets_numbers_afterwards(name: str) -> No
             return DESCRIPTORS[name].values(patches, None, unheard)
 
     unheard = update(
-        CONFIG, {"spectrogram": {"hop": 500, "bands": 312}, "model": {"bands": 312}}
+        CONFIG, {"spectrogram": {"hop_length": 500, "n_mels": 96}}
     )  # of which nothing is kept yet
     patches = torch.rand(1, 4, 312, 32, generator=torch.Generator().manual_seed(0)) - 1
     traced = torch.export.export(Described(), (patches,)).module()(patches)

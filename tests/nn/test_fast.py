@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchifier.config import ModelConfig
+from patchifier.config import Config, ModelConfig
 from patchifier.nn.fast import FEW_CELLS, Convolution, FastDropout, UpConvolution, accelerate
 from patchifier.nn.model import Decoder, Patchifier
 from patchifier.nn.transformer import TransformerLayer
@@ -168,9 +168,10 @@ def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
 
 
 def encoder_layer(before=False, dropout=0.0):
-    norm = "before" if before else "after"
     return TransformerLayer(
-        ModelConfig(width=32, heads=4, feed_forward=64, dropout=dropout, norm=norm, channels=(4,))
+        ModelConfig(
+            embed_dim=32, n_heads=4, mlp_dim=64, dropout=dropout, norm_first=before, channels=(4,)
+        )
     )
 
 
@@ -231,11 +232,21 @@ def test_attention_drops_scores_in_training_alone():
 def test_an_accelerated_model_is_the_plain_one_with_the_same_names(
     decoder_norm, embedding, training
 ):
-    sizes = {"channels": (4, 4, 4, 4, 8), "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
-    config = ModelConfig(
-        **sizes, dropout=0.0, decoder_norm=decoder_norm, embedding=embedding, predictor_layers=1
+    sizes = {
+        "channels": (4, 4, 4, 4, 8),
+        "embed_dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 32,
+    }
+    model = ModelConfig(
+        **sizes,
+        dropout=0.0,
+        decoder_norm=decoder_norm,
+        position_embedding=embedding,
+        n_predictor_layers=1,
     )
-    plain = Patchifier(config).double()
+    plain = Patchifier(Config(model=model)).double()
     fast = accelerate(copy.deepcopy(plain))
     assert type(fast.decoder) is not Decoder
     assert list(fast.state_dict()) == list(plain.state_dict())
@@ -260,6 +271,7 @@ def test_an_accelerated_model_is_the_plain_one_with_the_same_names(
 
 
 def test_accelerating_twice_changes_nothing():
-    model = accelerate(Patchifier(ModelConfig(channels=(4, 4, 4, 4, 8), width=16, heads=2)))
+    tiny = ModelConfig(channels=(4, 4, 4, 4, 8), embed_dim=16, n_heads=2)
+    model = accelerate(Patchifier(Config(model=tiny)))
     types = [type(module) for module in model.modules()]
     assert [type(module) for module in accelerate(model).modules()] == types

@@ -11,24 +11,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchifier.config import ModelConfig
+from patchifier.config import Config, ModelConfig, SpectrogramConfig
 from patchifier.nn.fast import accelerate
 from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Decoder, FeatureExtractor, Head, Patchifier
 from tests import ROOT
 
 
-def tiny(**changes) -> ModelConfig:
+def model_config(**fields) -> Config:
+    """The paper's config with another model."""
+    return Config(model=ModelConfig(**fields))
+
+
+def tiny(*, n_mels: int = 64, **changes) -> Config:
     """A model of a few thousand numbers."""
     values = {
         "channels": (4, 4, 4, 4, 8),
-        "width": 16,
-        "layers": 2,
-        "heads": 2,
-        "feed_forward": 32,
-        "positions": 25,
+        "embed_dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 32,
+        "max_patches": 25,
     }
-    return ModelConfig(**(values | changes))
+    model = ModelConfig(**(values | changes))
+    return Config(spectrogram=SpectrogramConfig(n_mels=n_mels), model=model)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -52,7 +58,7 @@ def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def trained(config: ModelConfig, seed: int = 0) -> Patchifier:
+def trained(config: Config, seed: int = 0) -> Patchifier:
     """A model whose batch-norm statistics and biases are not those of a new one, in evaluation mode."""
     model = Patchifier(config, seed=seed).eval()
     for number, norm in enumerate(norms(model)):
@@ -108,14 +114,14 @@ def test_each_part_has_as_many_parameters_as_section_4_says(paper):
     pairs = [(256, 128), (128, 64), (64, 32), (32, 16)]
     for norm, each in [("none", 1), ("batch", 2)]:  # a bias, or a norm's weight and bias
         up = sum(9 * before * after + each * after for before, after in pairs)
-        assert count(Decoder(ModelConfig(decoder_norm=norm))) == D * 512 + 512 + up + 9 * 16 + 1
+        assert count(Decoder(model_config(decoder_norm=norm))) == D * 512 + 512 + up + 9 * 16 + 1
     assert count(Head(D, 10)) == D * D + D + 10 * D + 10
     assert count(paper.decoder) < count(paper.extractor) + count(paper.bottleneck)
 
 
 @pytest.mark.parametrize("convolutions", [1, 2, 3])
 def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(convolutions):
-    extractor = FeatureExtractor(ModelConfig(convolutions=convolutions))
+    extractor = FeatureExtractor(model_config(n_convolutions=convolutions))
     assert len(extractor.down) == 5
     for module, filters in zip(extractor.down, (16, 32, 64, 128, 256), strict=True):
         found = [layer for layer in module if isinstance(layer, nn.Conv2d)]
@@ -135,7 +141,7 @@ def test_down_modules_cascade_3x3_convolutions_of_which_the_first_has_stride_2(c
 
 
 def test_no_convolution_before_a_batch_norm_has_a_bias():
-    for part in (FeatureExtractor(ModelConfig()), Decoder(ModelConfig(decoder_norm="batch"))):
+    for part in (FeatureExtractor(model_config()), Decoder(model_config(decoder_norm="batch"))):
         layers = [
             module for module in part.modules() if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
         ]
@@ -148,7 +154,7 @@ def test_no_convolution_before_a_batch_norm_has_a_bias():
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_the_decoder_has_five_upsampling_layers_and_ends_without_a_norm(norm):
-    decoder = Decoder(ModelConfig(decoder_norm=norm))
+    decoder = Decoder(model_config(decoder_norm=norm))
     layers = list(decoder.up)
     assert sum(isinstance(layer, nn.Conv2d) for layer in layers) == 5
     assert isinstance(layers[-1], nn.Conv2d)
@@ -392,7 +398,7 @@ def test_a_mask_is_a_function_of_its_generator():
 
 @torch.no_grad()
 def test_masked_vectors_are_replaced_by_the_one_mask_token():
-    bottleneck = trained(tiny(embedding="plain")).bottleneck
+    bottleneck = trained(tiny(position_embedding="plain")).bottleneck
     masked = torch.tensor([[True, False, True]])
     vectors = nn.functional.layer_norm(noise(1, 3, 16), (16,))
     x = bottleneck.embed(vectors, masked)[0, 1:] - bottleneck.positions[1:4]
@@ -472,7 +478,7 @@ def plain_network():
 @pytest.mark.parametrize("stage", ["one", "two", "two, masked patches skipped", "readout"])
 def test_losses_and_gradients_are_those_of_the_plain_implementation(plain_network, stage):
     # statistics frozen: the fast way shows the extractor fewer patches
-    model = accelerate(trained(ModelConfig(layers=2)).double())
+    model = accelerate(trained(model_config(n_layers=2)).double())
     plain = plain_network(model.config).double().eval()
     plain.load_state_dict(model.state_dict())
     patches = music(2, 25).double()
@@ -535,18 +541,18 @@ def test_stage_one_trains_extractor_and_decoder_and_stage_two_everything():
 
 ALTERNATIVES = {
     "the paper's shape": {},
-    "plain embedding": {"embedding": "plain"},
+    "plain embedding": {"position_embedding": "plain"},
     "linear alignment": {"align": "linear"},
-    "mean of the map": {"vector": "mean", "channels": (4, 4, 4, 4, 16)},
-    "no layer to the vector": {"channels": (4, 4, 4, 6, 8), "width": 16},
+    "mean of the map": {"map_pooling": "mean", "channels": (4, 4, 4, 4, 16)},
+    "no layer to the vector": {"channels": (4, 4, 4, 6, 8), "embed_dim": 16},
     "wide decoder": {"decoder_channels": (12, 8, 8, 4, 4)},
     "decoder with batch norm": {"decoder_norm": "batch"},
     "narrow decoder": {"decoder_channels": (2, 2, 2, 2, 2)},
-    "one convolution": {"convolutions": 1},
-    "three convolutions": {"convolutions": 3},
+    "one convolution": {"n_convolutions": 1},
+    "three convolutions": {"n_convolutions": 3},
     "four modules": {"channels": (4, 4, 4, 8)},
-    "other patches": {"bands": 32, "frames": 64},
-    "one layer": {"layers": 1},
+    "other patches": {"n_mels": 32, "patch_frames": 64},
+    "one layer": {"n_layers": 1},
     "no dropout": {"dropout": 0.0},
 }
 
@@ -556,7 +562,7 @@ ALTERNATIVES = {
 def test_two_steps_lower_the_loss_of_every_alternative(changes, stage):
     config = tiny(**changes)
     model = Patchifier(config).train()
-    patches = noise(4, 6, 1, config.bands, config.frames).mul(0.1).sub(0.6)
+    patches = noise(4, 6, 1, config.spectrogram.n_mels, config.model.patch_frames).mul(0.1).sub(0.6)
     present = lengths_to_present(6, 6, 5, 2)
     masked = masks(present)
     options = {
@@ -626,7 +632,7 @@ def test_patch_vectors_and_positions_start_at_one_scale(paper):
 
 @torch.no_grad()
 def test_plain_embedding_adds_positions_to_patches_and_nothing_else():
-    bottleneck = trained(tiny(embedding="plain")).train().bottleneck
+    bottleneck = trained(tiny(position_embedding="plain")).train().bottleneck
     vectors = noise(1, 4, 16)
     wanted = torch.cat(
         [
@@ -662,18 +668,18 @@ def test_the_order_of_patches_matters():
 
 
 def test_channels_that_end_in_128_need_no_layer_to_the_vector():
-    extractor = FeatureExtractor(ModelConfig(channels=(16, 32, 64, 96, 128)))
+    extractor = FeatureExtractor(model_config(channels=(16, 32, 64, 96, 128)))
     assert not any(isinstance(module, nn.Linear) for module in extractor.modules())
     assert extractor(music(1, 2)[0]).shape == (2, 256)
-    assert isinstance(FeatureExtractor(ModelConfig()).to_vector, nn.Linear)
+    assert isinstance(FeatureExtractor(model_config()).to_vector, nn.Linear)
 
 
 @torch.no_grad()
 def test_the_vector_is_the_flattened_map_or_its_mean():
-    flat = FeatureExtractor(ModelConfig(channels=(16, 32, 64, 96, 128))).eval()
+    flat = FeatureExtractor(model_config(channels=(16, 32, 64, 96, 128))).eval()
     patches = music(1, 2)[0]
     assert torch.equal(flat(patches), flat.down(patches).reshape(2, 256))
-    mean = FeatureExtractor(ModelConfig(vector="mean")).eval()
+    mean = FeatureExtractor(model_config(map_pooling="mean")).eval()
     assert not any(isinstance(module, nn.Linear) for module in mean.modules())
     torch.testing.assert_close(mean(patches), mean.down(patches).reshape(2, 256, 2).mean(-1))
 
@@ -686,8 +692,8 @@ def test_the_decoder_mirrors_the_extractor_unless_told_its_widths():
             if isinstance(module, nn.Conv2d)
         ]
 
-    assert widths(ModelConfig()) == [256, 128, 64, 32, 16]
-    assert widths(ModelConfig(decoder_channels=(64, 32, 16, 8, 8))) == [64, 32, 16, 8, 8]
+    assert widths(model_config()) == [256, 128, 64, 32, 16]
+    assert widths(model_config(decoder_channels=(64, 32, 16, 8, 8))) == [64, 32, 16, 8, 8]
 
 
 def test_the_alignment_is_two_layers_or_one():

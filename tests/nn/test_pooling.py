@@ -9,42 +9,44 @@ import torch
 
 from patchifier import checkpoint
 from patchifier.cache import Cache
-from patchifier.config import Config, RequestError, update
+from patchifier.config import Config, RequestError, summary_sizes, update
 from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
 from patchifier.nn import pooling
-from patchifier.nn.descriptors import DESCRIPTORS
+from patchifier.nn.descriptors import DESCRIPTORS, size_of
+from patchifier.nn.equivariant import ESTIMATES, ESTIMATORS
 from patchifier.nn.model import Patchifier
-from patchifier.nn.pooling import embedding_size, raw_size
 from patchifier.train.pretrain import initial_model, pretrain, split
 from patchifier.train.whitening import examples_of, fit_whitening
 
-STAGE = {"steps": 2, "batch": 4}
+STAGE = {"steps": 2, "batch_size": 4}
 TINY = {
     "model": {
         "channels": [4, 4, 4, 4, 8],
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 32,
+        "embed_dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 32,
     },
     "pretrain": {
         "stages": "two",
         "stage_two": STAGE,
-        "patches": 4,
+        "n_patches": 4,
         "validation_fraction": 0.2,
         "precision": "32",
     },
     "embed": {"summaries": ["pulse", "rhythm", "colour"]},
 }
 SIZE = 2 * 16 + 128 + 32 + 128
-NARROW = {name: {"bands": 88, "pitch_bands": 24} for name in ("spectrogram", "model")}
+WHITENED = TINY | {"embed": TINY["embed"] | {"whiten": True}}
+COMPONENTS = TINY | {"embed": TINY["embed"] | {"whiten": True, "n_components": 5}}
+NARROW = {"spectrogram": {"n_pitch_bands": 24}}
 
 
 def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1(
     small_cache, tmp_path
 ):
-    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": SIZE}})
+    config = update(Config(), WHITENED)
     folder = pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     made, data = checkpoint.load(folder), Cache(small_cache)
     embedder = Embedder(made.model, made.config)
@@ -62,10 +64,8 @@ def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1
 
 
 def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, tmp_path):
-    plain = TINY | {"model": TINY["model"] | {"readout": SIZE}}
-    config = update(
-        Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
-    )
+    plain = WHITENED
+    config = update(Config(), COMPONENTS)
     data = Cache(small_cache)
     clips = split(data, config.pretrain).slices[0]
     made, other = (
@@ -79,7 +79,7 @@ def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, 
     assert (
         vectors.shape[1]
         == Embedder(made.model, made.config).size
-        == embedding_size(config)
+        == config.embedding_size
         == SIZE - 32 + 5
     )
     np.testing.assert_allclose(
@@ -93,13 +93,11 @@ def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, 
 
 def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherwise(tmp_path):
     plain = update(Config(), TINY)
-    made = Patchifier(plain.model, seed=3)
+    made = Patchifier(plain, seed=3)
     checkpoint.save(tmp_path / "other", checkpoint.Checkpoint(made, plain))
-    config = update(
-        Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
-    )
+    config = update(Config(), COMPONENTS)
     found = initial_model(config, tmp_path / "other")
-    assert found.config == config.model
+    assert found.config == config
     assert found.readout is not None
     shared = made.state_dict()
     assert len(shared) > 20
@@ -108,8 +106,8 @@ def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherw
         for name, value in found.state_dict().items()
         if not name.startswith("readout")
     )
-    deeper = update(config, {"model": {"layers": 2}})
-    with pytest.raises(RequestError, match=r"differs from the config in model\.layers: give"):
+    deeper = update(config, {"model": {"n_layers": 2}})
+    with pytest.raises(RequestError, match=r"differs from the config in model\.n_layers: give"):
         initial_model(deeper, tmp_path / "other")
     with pytest.raises(
         RequestError,
@@ -122,7 +120,7 @@ def test_training_goes_on_from_a_model_whose_embeddings_were_put_together_otherw
 
 def test_summaries_stand_behind_what_is_pooled_and_are_those_of_the_window():
     config = update(Config(), TINY)
-    embedder = Embedder(Patchifier(config.model), config)
+    embedder = Embedder(Patchifier(config), config)
     log_mel = torch.rand(64, 6 * 32, generator=torch.Generator().manual_seed(0)) - 1
     vector = embedder.embed_log_mels([log_mel])[0]
     windows = [
@@ -148,7 +146,7 @@ def test_frames_that_an_anchored_patch_repeats_are_heard_once(frames):
     config = update(Config(), TINY)
     log_mel = torch.rand(64, frames, generator=torch.Generator().manual_seed(0)) - 1
     log_mel[:, ::16] = 0.0  # a beat
-    vector = Embedder(Patchifier(config.model), config).embed_log_mels([log_mel])[0]
+    vector = Embedder(Patchifier(config), config).embed_log_mels([log_mel])[0]
     as_one = log_mel[
         None, None
     ].double()  # a single patch as long as the sound, of which nothing is repeated
@@ -165,18 +163,16 @@ def test_frames_that_an_anchored_patch_repeats_are_heard_once(frames):
 def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_some(monkeypatch):
     config = update(Config(), TINY)
     plain = update(config, {"embed": {"summaries": []}})
-    before = [Embedder(Patchifier(each.model), each).identity for each in (config, plain)]
+    before = [Embedder(Patchifier(each), each).identity for each in (config, plain)]
     monkeypatch.setattr(pooling, "VERSION", 10_000)
-    after = [Embedder(Patchifier(each.model), each).identity for each in (config, plain)]
+    after = [Embedder(Patchifier(each), each).identity for each in (config, plain)]
     assert (before[0] != after[0], before[1] == after[1]) == (True, True)
 
 
 @pytest.mark.parametrize("pooling", ["mean+max", "mean", "cls"])
 def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooling):
-    config = update(
-        Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
-    )
-    model = Patchifier(config.model)
+    config = update(Config(), COMPONENTS)
+    model = Patchifier(config)
     model.readout.fit(torch.randn(64, SIZE, generator=torch.Generator().manual_seed(0)) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
     bare = update(Config(), TINY | {"embed": TINY["embed"] | {"pooling": pooling}})
@@ -202,10 +198,8 @@ def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooli
 def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_many(
     tmp_path, changes
 ):
-    config = update(
-        Config(), TINY | {"model": TINY["model"] | {"readout": SIZE, "components": [32, 5]}}
-    )
-    model = Patchifier(config.model)
+    config = update(Config(), COMPONENTS)
+    model = Patchifier(config)
     log_mels = [torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1]
     fit_whitening(
         model,
@@ -215,7 +209,7 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
             for seed in range(8)
         ],
     )
-    raw = update(config, {"model": {"readout": 0, "components": [0, 0]}, "embed": changes})
+    raw = update(config, {"embed": {"whiten": False, "n_components": 0} | changes})
     expected = Embedder(initial(raw, model), raw).embed_log_mels(log_mels)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
     before = Embedder(model, config).embed_log_mels(log_mels)
@@ -231,7 +225,7 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
         tmp_path / "otherwise", checkpoint.Checkpoint(model, update(config, {"embed": changes}))
     )
     kept = checkpoint.load(tmp_path / "otherwise")
-    assert (kept.model.readout, kept.config.model.readout) == (None, 0)
+    assert (kept.model.readout, kept.config.embed.whiten) == (None, False)
     np.testing.assert_allclose(
         Embedder(kept.model, kept.config).embed_log_mels(log_mels), expected, atol=1e-6
     )
@@ -243,7 +237,7 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
 
 def initial(config, model):
     """Another model of these weights, without statistics."""
-    bare = Patchifier(config.model)
+    bare = Patchifier(config)
     bare.load_state_dict(
         {
             name: value
@@ -256,7 +250,7 @@ def initial(config, model):
 
 def test_a_vector_does_not_depend_on_what_is_in_the_batch():
     config = update(Config(), TINY)
-    embedder = Embedder(Patchifier(config.model), config)
+    embedder = Embedder(Patchifier(config), config)
     log_mels = [
         torch.rand(64, frames, generator=torch.Generator().manual_seed(frames)) - 1
         for frames in (3, 32, 100, 400)
@@ -278,7 +272,7 @@ def test_a_vector_does_not_depend_on_what_is_in_the_batch():
         ({"embed": {"summaries": ["harmony"]}}, "summary 'harmony' needs pitch bands"),
         (
             {"embed": {"summaries": ["mode"]}} | NARROW,
-            r"'mode' needs pitch bands: set spectrogram.pitch_bands to 36 or more \(it is 24\)",
+            r"'mode' needs pitch bands: set spectrogram.n_pitch_bands to 36 or more \(it is 24\)",
         ),
         (
             {"embed": {"summaries": ["pulse", "pulse"]}},
@@ -293,39 +287,60 @@ def test_embeddings_that_cannot_be_are_refused_before_training_and_after(
 ):
     config = update(Config(), changes)
     with pytest.raises(RequestError, match=message):
-        Embedder(Patchifier(config.model), config)
+        Embedder(Patchifier(config), config)
     if "spectrogram" not in changes:
         with pytest.raises(RequestError, match=message):
             pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
         assert not (tmp_path / "run").exists()
 
 
-def test_a_readout_of_another_length_is_refused_before_training(small_cache, tmp_path):
-    config = update(Config(), TINY | {"model": TINY["model"] | {"readout": 100}})
-    assert raw_size(config) == SIZE
+def test_lengths_of_an_embedding_follow_from_its_fields():
+    assert update(Config(), TINY).raw_size == update(Config(), WHITENED).embedding_size == SIZE
+    assert update(Config(), COMPONENTS).embedding_size == SIZE - 32 + 5
+
+
+def test_lengths_of_summaries_are_those_that_are_computed():
+    for n_mels in (64, 128):
+        config = update(Config(), {"spectrogram": {"n_mels": n_mels, "n_pitch_bands": 216}})
+        for name in summary_sizes(n_mels):
+            if name in DESCRIPTORS:
+                expected = size_of(name, config)
+            else:
+                estimator = ESTIMATORS[ESTIMATES[name].by]
+                aligned = ESTIMATES[name].aligned
+                expected = size_of(estimator.descriptor, config) if aligned else estimator.bins
+            chosen = update(config, {"embed": {"summaries": [name]}})
+            assert chosen.summary_sizes == {name: expected}, name
+    assert summary_sizes(64).keys() == {*clip_descriptors(), *ESTIMATES}
+
+
+def clip_descriptors() -> list[str]:
+    return [name for name, row in DESCRIPTORS.items() if row.of == "clip"]
+
+
+def test_more_components_than_numbers_are_refused_before_training(small_cache, tmp_path):
+    config = update(
+        Config(), {**TINY, "embed": TINY["embed"] | {"whiten": True, "n_components": 40}}
+    )
     with pytest.raises(
-        RequestError, match=rf"model\.readout is 100, but layers and summaries are {SIZE} numbers"
+        RequestError, match=r"embed\.n_components is 40, but layers are pooled to 32"
     ):
         pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("components", "message"),
-    [
-        ([31, 4], "layers are pooled to 32 numbers"),
-        ([32, 40], r"components is \[32, 40\]"),
-        ([32, 0], r"components is \[32, 0\]"),
-    ],
-)
-def test_components_that_cannot_be_are_refused(small_cache, tmp_path, components, message):
-    with pytest.raises(RequestError, match=message):
-        pretrain(
-            small_cache,
-            tmp_path / "run",
-            config=update(
-                Config(),
-                TINY | {"model": TINY["model"] | {"readout": SIZE, "components": components}},
-            ),
-            device="cpu",
-        )
+def test_components_without_whitening_are_refused():
+    with pytest.raises(RequestError, match=r"n_components is 4, which needs embed\.whiten"):
+        update(Config(), {"embed": {"n_components": 4}})
+
+
+def test_an_embedding_may_leave_out_the_whitening_of_its_model(tmp_path):
+    config = update(Config(), COMPONENTS)
+    log_mel = torch.rand(64, 5 * 32, generator=torch.Generator().manual_seed(1)) - 1
+    model = Patchifier(config)
+    plain = update(config, {"embed": {"whiten": False, "n_components": 0}})
+    found, expected = Embedder(model, plain), Embedder(initial(plain, model), plain)
+    assert (found.size, found.identity) == (expected.size, expected.identity)
+    np.testing.assert_allclose(
+        found.embed_log_mels([log_mel]), expected.embed_log_mels([log_mel]), atol=1e-6
+    )

@@ -1,41 +1,51 @@
 """Beyond the paper's network: a bottleneck that sees visible patches alone, a predictor that fills in the others, and pitch modules."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from patchifier.config import Config, ModelConfig, RequestError, update
+from patchifier.config import (
+    Config,
+    ModelConfig,
+    PretrainConfig,
+    RequestError,
+    SpectrogramConfig,
+    update,
+)
 from patchifier.nn.masking import indices_of, random_masking
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pitch import PitchModules
 
 TINY = {
     "channels": (4, 4, 4, 8, 8),
-    "width": 16,
-    "layers": 3,
-    "heads": 2,
-    "feed_forward": 32,
+    "embed_dim": 16,
+    "n_layers": 3,
+    "n_heads": 2,
+    "mlp_dim": 32,
     "dropout": 0.0,
 }
-PITCH = {"bands": 280, "pitch_bands": 216, "pitch_channels": 4}
+
+
+def tiny(*, n_pitch_bands: int = 0, **changes) -> Config:
+    """A config of a small model."""
+    spectrogram = SpectrogramConfig(n_pitch_bands=n_pitch_bands)
+    pretrain = PretrainConfig(n_patches=4)
+    return Config(spectrogram=spectrogram, model=ModelConfig(**TINY | changes), pretrain=pretrain)
 
 
 def made(**changes) -> Patchifier:
     """A model whose positions show and whose batch norms have seen something."""
-    model = Patchifier(
-        ModelConfig(**{"predictor_layers": 2, "norm": "before", "positions": 10} | TINY | changes)
-    )
+    fields = {"n_predictor_layers": 2, "norm_first": True, "max_patches": 10} | changes
+    model = Patchifier(tiny(**fields))
     with torch.no_grad():
         for part in (
             model.bottleneck,
-            *([model.predictor] if model.config.predictor_layers else []),
+            *([model.predictor] if model.config.model.n_predictor_layers else []),
         ):
             part.positions.mul_(20)
             part.cls.mul_(20)
-        model.train().extractor(patches(1, 32, bands=model.config.bands)[0])
+        model.train().extractor(patches(1, 32, bands=model.config.spectrogram.n_bands)[0])
     return model.eval()
 
 
@@ -92,13 +102,18 @@ def test_the_predictor_says_what_it_does_from_known_vectors_and_its_mask_token_a
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("pitch", [{}, PITCH])
+@pytest.mark.parametrize("pitch", [{}, {"n_pitch_bands": 216}])
 @torch.no_grad()
 def test_masked_patches_change_nothing(training, pitch):
     model = made(**pitch).train(training)
-    shown, masked = patches(3, 6, bands=model.config.bands), mask("x.xx..", "..x.xx", "xx.x..")
+    shown, masked = (
+        patches(3, 6, bands=model.config.spectrogram.n_bands),
+        mask("x.xx..", "..x.xx", "xx.x.."),
+    )
     other = torch.where(
-        masked[:, :, None, None, None], patches(3, 6, bands=model.config.bands, seed=1), shown
+        masked[:, :, None, None, None],
+        patches(3, 6, bands=model.config.spectrogram.n_bands, seed=1),
+        shown,
     )
     for before, after in zip(
         model.predict_masked(shown, mask=masked),
@@ -148,7 +163,7 @@ def test_what_stands_in_padding_changes_nothing():
 
 @torch.no_grad()
 def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of_the_whole():
-    model, shown, masked = made(positions=4), patches(1, 9), mask("x.xx.xx.x")
+    model, shown, masked = made(max_patches=4), patches(1, 9), mask("x.xx.xx.x")
     expected = model.bottleneck.positions_for(9)[0, indices_of(~masked)]
     seen = []
     hook = model.bottleneck.encoder.layers[0].register_forward_pre_hook(
@@ -175,7 +190,7 @@ def test_in_a_sequence_longer_than_trained_visible_patches_have_the_positions_of
 
 @torch.no_grad()
 def test_without_a_mask_or_a_predictor_known_and_filled_are_the_sequence():
-    for model, masked in ((made(), None), (made(predictor_layers=0), mask("x.x..."))):
+    for model, masked in ((made(), None), (made(n_predictor_layers=0), mask("x.x..."))):
         known, filled = model.predict_masked(patches(1, 6), mask=masked)
         assert known is filled or torch.equal(known, filled)
         torch.testing.assert_close(
@@ -195,18 +210,21 @@ def test_norm_before_ends_with_a_norm_and_after_has_none_of_its_own():
     torch.testing.assert_close(last.mean(-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
     torch.testing.assert_close(last.var(-1, correction=0), torch.ones(2, 6), atol=1e-3, rtol=0)
     assert made().bottleneck.encoder.layers[0].norm_first
-    after = made(norm="after")
+    after = made(norm_first=False)
     assert isinstance(after.bottleneck.last_norm, nn.Identity)
     assert not after.bottleneck.encoder.layers[0].norm_first
 
 
 def test_a_predictor_and_an_extractor_of_masked_patches_are_refused_together():
     with pytest.raises(
-        RequestError, match=r"pretrain\.extract 'all' has no meaning with model\.predictor_layers"
+        RequestError,
+        match=r"pretrain\.extracted_patches 'all' has no meaning with model\.n_predictor_layers",
     ):
-        update(Config(), {"model": {"predictor_layers": 2}, "pretrain": {"extract": "all"}})
-    with pytest.raises(RequestError, match=r"model\.predictor_layers is -1"):
-        ModelConfig(predictor_layers=-1)
+        update(
+            Config(), {"model": {"n_predictor_layers": 2}, "pretrain": {"extracted_patches": "all"}}
+        )
+    with pytest.raises(RequestError, match=r"model\.n_predictor_layers is -1"):
+        ModelConfig(n_predictor_layers=-1)
 
 
 # --- pitch modules ---
@@ -215,22 +233,20 @@ def test_a_predictor_and_an_extractor_of_masked_patches_are_refused_together():
 @torch.no_grad()
 def test_a_whole_tone_up_moves_what_pitch_modules_find_by_one_place():
     """Strides of three thirds and of two semitones; away from the ends, which see zeros beyond."""
-    modules = PitchModules(ModelConfig(**TINY, **PITCH)).eval()
+    modules = PitchModules(tiny(n_pitch_bands=216)).eval()
     rows = torch.rand(2, 216, 32, generator=torch.Generator().manual_seed(0))
-    found = modules(rows).view(2, 4, 36)
-    moved = modules(rows.roll(6, dims=1)).view(2, 4, 36)
+    found = modules(rows).view(2, 64, 36)
+    moved = modules(rows.roll(6, dims=1)).view(2, 64, 36)
     assert found.std() > 0
     torch.testing.assert_close(moved[..., 9:-8], found[..., 8:-9])
     assert not torch.allclose(
-        modules(rows.roll(5, dims=1)).view(2, 4, 36)[..., 9:-8], found[..., 8:-9], atol=1e-3
+        modules(rows.roll(5, dims=1)).view(2, 64, 36)[..., 9:-8], found[..., 8:-9], atol=1e-3
     )
 
 
 @torch.no_grad()
 def test_pitch_modules_hear_an_octave_and_four_frames_as_one():
-    modules = PitchModules(
-        dataclasses.replace(ModelConfig(**TINY, **PITCH), pitch_channels=64)
-    ).eval()
+    modules = PitchModules(tiny(n_pitch_bands=216)).eval()
     silent, tone = torch.zeros(1, 216, 32), torch.zeros(1, 216, 32)
     tone[:, 108] = 1
     difference = (modules(tone) - modules(silent)).view(64, 36).abs().amax(0)
@@ -246,7 +262,8 @@ def test_pitch_modules_hear_an_octave_and_four_frames_as_one():
 
 @torch.no_grad()
 def test_mel_and_pitch_bands_each_have_a_part_in_a_vector_and_the_decoder_makes_mel_bands():
-    model, shown = made(**PITCH), patches(1, 4, bands=280)
+    model = made(n_pitch_bands=216, channels=(4, 4, 4, 8, 256))
+    shown = patches(1, 4, bands=280)
     before = model.extract(shown)
     for rows in (slice(0, 64), slice(64, 280)):
         other = shown.clone()
@@ -261,14 +278,10 @@ def test_mel_and_pitch_bands_each_have_a_part_in_a_vector_and_the_decoder_makes_
 
 def test_pitch_modules_do_not_grow_with_the_mel_part():
     """Weights of mel bands are those of a model without pitch bands, but for the layer to the vector."""
-    config = ModelConfig(**TINY, **PITCH)
-    wide, plain = (
-        Patchifier(config).extractor,
-        Patchifier(dataclasses.replace(config, bands=64, pitch_bands=0)).extractor,
-    )
+    wide, plain = (Patchifier(tiny(n_pitch_bands=count)).extractor for count in (216, 0))
     assert wide.down.state_dict().keys() == plain.down.state_dict().keys()
     assert isinstance(plain.to_vector, nn.Identity)
-    assert wide.to_vector.in_features == 16 + 4 * 36
+    assert wide.to_vector.in_features == 16 + 64 * 36
 
 
 # --- masks around a stretch ---

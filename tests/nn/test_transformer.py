@@ -11,23 +11,27 @@ from patchifier.nn.model import Patchifier
 from patchifier.nn.transformer import PatchColumnTransformer, RelativePositionBias
 
 TINY = {
-    "width": 32,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 64,
+    "embed_dim": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "mlp_dim": 64,
     "channels": [4, 4, 4, 8, 8],
-    "positions": 6,
+    "max_patches": 6,
 }
+
+
+def tiny(**changes) -> Config:
+    return update(Config(), {"model": TINY | changes, "pretrain": {"n_patches": 6}})
 
 
 def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=["before", "after"])
+@pytest.fixture(params=[True, False])
 def relative(request):
     """Numbers of distances as large as scores, so that a wrong one shows."""
-    made = accelerate(Patchifier(ModelConfig(**TINY, embedding="relative", norm=request.param)))
+    made = accelerate(Patchifier(tiny(position_embedding="relative", norm_first=request.param)))
     made.eval()
     with torch.no_grad():
         for layer in made.bottleneck.encoder.layers:  # scores of BERT's small weights are all alike
@@ -40,7 +44,7 @@ def relative(request):
 
 
 def test_a_distance_has_a_number_for_each_head_far_ones_the_last_and_cls_its_own():
-    made = RelativePositionBias(ModelConfig(heads=2, positions=2))
+    made = RelativePositionBias(ModelConfig(n_heads=2, max_patches=2))
     with torch.no_grad():
         made.numbers.copy_(torch.tensor([[-2.0, -1, 0, 1, 2, 9], [10, 11, 12, 13, 14, 19]]))
     found = made(torch.tensor([0, 1, 5]))
@@ -106,9 +110,10 @@ def test_music_of_any_length_is_embedded_in_one_pass(relative):
     config = update(
         Config(),
         {
-            "model": TINY | {"embedding": "relative", "norm": relative.config.norm},
-            "pretrain": {"patches": 6},
-            "embed": {"time": "whole"},
+            "model": TINY
+            | {"position_embedding": "relative", "norm_first": relative.config.model.norm_first},
+            "pretrain": {"n_patches": 6},
+            "embed": {"whole_clip": True},
         },
     )
     log_mels = [noise(64, frames, seed=frames) / 10 - 0.5 for frames in (40, 1000)]
@@ -124,7 +129,7 @@ def test_music_of_any_length_is_embedded_in_one_pass(relative):
 
 
 def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():
-    made = PatchColumnTransformer(ModelConfig(**TINY)).eval()
+    made = PatchColumnTransformer(tiny()).eval()
     with torch.no_grad():
         made.places.normal_()
     patches = noise(3, 1, 64, 32)
@@ -136,9 +141,7 @@ def test_a_vector_is_that_of_a_patch_alone_and_hears_the_order_of_its_columns():
 
 
 def test_a_mean_over_columns_needs_no_layer_and_forgets_their_order_without_places():
-    made = PatchColumnTransformer(
-        ModelConfig(**TINY, extractor="transformer", vector="mean")
-    ).eval()
+    made = PatchColumnTransformer(tiny(extractor="transformer", map_pooling="mean")).eval()
     patches = noise(2, 1, 64, 32)
     torch.testing.assert_close(
         made(patches.unflatten(-1, (8, 4)).flip(-2).flatten(-2)),
@@ -150,7 +153,7 @@ def test_a_mean_over_columns_needs_no_layer_and_forgets_their_order_without_plac
 
 
 def test_a_column_is_all_rows_of_four_frames():
-    made = PatchColumnTransformer(ModelConfig(**TINY))
+    made = PatchColumnTransformer(tiny())
     patches = torch.zeros(1, 1, 64, 32)
     patches[..., 7, 4:8] = torch.arange(4.0)
     seen = []
@@ -162,8 +165,8 @@ def test_a_column_is_all_rows_of_four_frames():
 
 
 def test_frames_that_make_no_columns_are_refused():
-    with pytest.raises(RequestError, match=r"model\.frames is 6, expected a multiple of 4"):
-        ModelConfig(extractor="transformer", frames=6, bands=64, channels=(4,))
+    with pytest.raises(RequestError, match=r"model\.patch_frames is 6, expected a multiple of 4"):
+        ModelConfig(extractor="transformer", patch_frames=6, channels=(4,))
 
 
 def test_two_scales_are_refused():

@@ -31,7 +31,7 @@ from patchifier.train.references import Kriging
 from patchifier.train.validation import TrainingStatistics, masked_predictors
 from tests import ROOT
 
-SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), width=32, layers=2, heads=2, feed_forward=64)
+SMALL = ModelConfig(channels=(4, 4, 4, 8, 8), embed_dim=32, n_layers=2, n_heads=2, mlp_dim=64)
 
 
 class Clips:
@@ -63,7 +63,7 @@ def batches(data, stage, *, batch=8, rank_slice=None, config=None, parts=None):
         parts or [np.arange(len(data.frames))],
         config,
         stage,
-        TrainingConfig(batch=batch),
+        TrainingConfig(batch_size=batch),
         rank_slice=rank_slice,
     )
 
@@ -85,9 +85,9 @@ def test_shares_make_up_the_batch(stage, data):
 @pytest.mark.parametrize("loss_share", [1.0, 0.5])
 def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_on, loss_share):
     """In evaluation mode, where clips do not see one another."""
-    changes = {"loss_on": loss_on, "loss_share": loss_share}
+    changes = {"loss_patches": loss_on, "loss_share": loss_share}
     config = update(Config(model=SMALL), {"pretrain": changes})
-    model = Patchifier(SMALL).eval()
+    model = Patchifier(Config(model=SMALL)).eval()
 
     def loss(rank_slice):
         own = batches(MIXED, stage, config=config, rank_slice=rank_slice)
@@ -147,7 +147,12 @@ def test_the_stages_take_the_clips_in_orders_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("changes", "same"), [({}, True), ({"target": "augmented"}, True), ({"target": "clean"}, False)]
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"reconstruction_target": "augmented"}, True),
+        ({"reconstruction_target": "clean"}, False),
+    ],
 )
 def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
     own = batches(LONG, "two", config=update(Config(model=SMALL), {"pretrain": changes}))
@@ -158,9 +163,9 @@ def test_what_is_reconstructed_is_by_default_what_the_model_saw(changes, same):
 def test_masks_have_a_stream_of_their_own():
     """Not the one of augmentation, whatever is drawn from that."""
     plain, shifted = (
-        batches(LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch": [0, most]}}))(
-            3
-        )
+        batches(
+            LONG, "two", config=update(Config(model=SMALL), {"augment": {"pitch_shift": [0, most]}})
+        )(3)
         for most in (0, 2)
     )
     own, others = (
@@ -181,7 +186,10 @@ def in_groups(*groups):
 
 PAIRS = update(
     Config(model=SMALL),
-    {"pretrain": {"contrast_of": "group", "targets": ["contrast"]}, "augment": {"pitch": [-2, 2]}},
+    {
+        "pretrain": {"contrast_positives": "group", "objectives": ["contrast"]},
+        "augment": {"pitch_shift": [-2, 2]},
+    },
 )
 
 
@@ -230,7 +238,7 @@ def test_a_long_clip_beside_a_short_one_is_still_stretched_until_it_fits():
     )
     assert drawn.valid[1::2].all()
     assert (drawn.scale[::2] == drawn.scale[1::2]).all()
-    assert drawn.scale.max() <= config.scale[1]
+    assert drawn.scale.max() <= config.time_stretch[1]
 
 
 def test_one_group_alone_is_refused():
@@ -251,30 +259,33 @@ def test_stage_one_has_no_pairs():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"stage_two": {"batch": 7}},
-        {"stage_two": {"batch": 2}},
-        {"stage_two": {"batch": 6}, "stage_one": {"batch": 6}, "parts": 2},
+        {"stage_two": {"batch_size": 7}},
+        {"stage_two": {"batch_size": 2}},
+        {"stage_two": {"batch_size": 6}, "stage_one": {"batch_size": 6}, "n_cache_parts": 2},
     ],
 )
 def test_pairs_that_do_not_fill_a_batch_are_refused(changes):
     with pytest.raises(
         RequestError,
-        match=r"contrast_of 'group' needs two pairs, and no half one in a part: a batch of \d in [12] parts is none",
+        match=r"contrast_positives 'group' needs two pairs .*: a batch of \d in [12] parts has none",
     ):
-        update(Config(), {"pretrain": {"contrast_of": "group", "targets": ["contrast"]} | changes})
+        update(
+            Config(),
+            {"pretrain": {"contrast_positives": "group", "objectives": ["contrast"]} | changes},
+        )
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(
         RequestError,
-        match=r"pretrain\.parts is 3, expected a number by which the batch of 32 can be divided",
+        match=r"pretrain\.n_cache_parts is 3, expected a number by which the batch of 32 can be divided",
     ):
-        update(Config(), {"pretrain": {"parts": 3}})
+        update(Config(), {"pretrain": {"n_cache_parts": 3}})
 
 
 def test_a_part_without_training_clips_is_refused(small_cache):
     data = Cache(small_cache)
-    config = update(Config(), {"pretrain": {"parts": 2, "validation_fraction": 0.0}})
+    config = update(Config(), {"pretrain": {"n_cache_parts": 2, "validation_fraction": 0.0}})
     with pytest.raises(RequestError, match=r"1 shards, which cannot be dealt out to 2 parts"):
         split(data, config.pretrain)
 
@@ -306,7 +317,7 @@ def test_losses_of_many_steps_are_fetched_at_once_and_none_is_lost(tmp_path, mon
         lambda model, batch: model(batch).square().mean(),
         lambda model: {"figure": 1.0},
     )
-    loop.fit(job, tmp_path, config=TrainingConfig(steps=11, batch=2), seed=0, validate_every=6)
+    loop.fit(job, tmp_path, config=TrainingConfig(steps=11, batch_size=2), seed=0, validate_every=6)
     assert [count for count in fetched if count] == [4, 2, 4, 1]
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [int(row.split(",")[0]) for row in rows[1:]] == list(range(1, 12))
@@ -322,7 +333,7 @@ def test_the_first_step_of_a_warm_up_trains(tmp_path):
         job,
         tmp_path,
         config=TrainingConfig(
-            steps=1, batch=2, learning_rate=1e-2, warm_up_steps=4, weight_decay=0.0
+            steps=1, batch_size=2, learning_rate=1e-2, warmup_steps=4, weight_decay=0.0
         ),
         seed=0,
         validate_every=9,
@@ -362,7 +373,7 @@ def test_processes_drop_out_differently_in_a_step_and_alike_when_it_is_taken_aga
 
 def test_bf16_is_used_where_it_is_asked_for(tmp_path):
     """In stage II, whose loss is not the module's forward()."""
-    model, seen = Patchifier(SMALL), []
+    model, seen = Patchifier(Config(model=SMALL)), []
     model.align[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     own = batches(LONG, "two", batch=2)
     for precision in ("32", "bf16"):
@@ -370,7 +381,7 @@ def test_bf16_is_used_where_it_is_asked_for(tmp_path):
         loop.fit(
             job,
             tmp_path / precision,
-            config=TrainingConfig(steps=1, batch=2),
+            config=TrainingConfig(steps=1, batch_size=2),
             seed=0,
             validate_every=9,
             fabric=launch("cpu", precision=precision),
@@ -429,7 +440,7 @@ def test_a_predictor_knows_no_more_than_the_mean_patch_of_a_clip_of_which_nothin
 def test_decay_is_on_matrices_and_kernels_alone():
     for recipe in ("relative", "transformer-extractor", "paper"):
         config = update(Config(), read_changes(recipe))
-        model = Patchifier(config.model)
+        model = Patchifier(config)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         rows = make_optimiser(model, config.pretrain.stage_two, {}).param_groups
         decayed = {

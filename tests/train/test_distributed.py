@@ -23,21 +23,21 @@ from patchifier.train.run import Run
 
 MODEL = {
     "channels": [4, 4, 4, 8, 8],
-    "width": 32,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 64,
+    "embed_dim": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "mlp_dim": 64,
     "dropout": 0.0,
 }
 BOTH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def settings(steps=50, **pretrain):
-    stage = {"steps": steps, "batch": 32, "learning_rate": 1e-4}
+    stage = {"steps": steps, "batch_size": 32, "learning_rate": 1e-4}
     shared = {
         "stage_one": stage,
         "stage_two": stage,
-        "patches": 6,
+        "n_patches": 6,
         "validation_fraction": 0.1,
         "validate_every": 25,
         "checkpoint_every_s": 0.0,
@@ -50,15 +50,12 @@ def several(steps, *targets):
     """Beyond the paper: pitch bands and their batch norms, a predictor, and stage II with these targets."""
     estimators = [name for name in targets if name in ("tonic", "tempo")]
     model = MODEL | {
-        "bands": 280,
-        "pitch_bands": 216,
-        "pitch_channels": 4,
-        "predictor_layers": 1,
-        "norm": "before",
+        "n_predictor_layers": 1,
+        "norm_first": True,
         "estimators": estimators,
     }
-    return settings(steps, stages="two", targets=list(targets)) | {
-        "spectrogram": {"bands": 280, "pitch_bands": 216},
+    return settings(steps, stages="two", objectives=list(targets)) | {
+        "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
         "model": model,
     }
 
@@ -160,11 +157,11 @@ DOUBLE = """
             return dataclasses.replace(batch, patches=batch.patches.double(), target=batch.target.double())
 
     fabric = launch("cpu", precision="64")
-    model = Patchifier(config.model).double()
+    model = Patchifier(config).double()
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages not in ("both", stage):
             continue
-        batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, share=share(fabric, training.batch))
+        batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, share=share(fabric, training.batch_size))
         job = loop.TrainTask(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, config.pretrain))
         loop.fit(job, out / stage, config=training, seed=0, validate_every=1000, fabric=fabric)
     if is_first():
@@ -260,8 +257,8 @@ def test_two_processes_tell_groups_apart_as_one_does(run, clips, tmp_path):
         place.symlink_to(path)
     changes = several(10, "contrast")
     changes["pretrain"] |= {
-        "contrast_of": "group",
-        "stage_two": changes["pretrain"]["stage_two"] | {"batch": 6},
+        "contrast_positives": "group",
+        "stage_two": changes["pretrain"]["stage_two"] | {"batch_size": 6},
     }
     at = tmp_path / "cache"
     cache.prepare(
@@ -438,7 +435,7 @@ def test_a_process_reads_its_own_part_of_the_cache_alone(run, clips, tmp_path):
     """With the shards of the first part missing for the second process, and the other way round, the run is that of the whole cache."""
     import shutil
 
-    changes = settings(steps=6, stages="two", parts=2)
+    changes = settings(steps=6, stages="two", n_cache_parts=2)
     whole, _ = run("whole", changes, launcher=BOTH)
     parts = cache.Cache(clips).parts(2)
     for number, part in enumerate(parts):

@@ -42,18 +42,18 @@ CONFIG = update(
     {
         "model": {
             "channels": [4, 4, 4, 4, 8],
-            "width": 16,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 32,
-            "positions": 2,
+            "embed_dim": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 32,
+            "max_patches": 2,
         },
-        "pretrain": {"patches": 2},
+        "pretrain": {"n_patches": 2},
         "embed": {"hop_patches": 1},
         "finetune": {
-            "training": {"steps": 24, "batch": 8, "learning_rate": 3e-3},
+            "training": {"steps": 24, "batch_size": 8, "learning_rate": 3e-3},
             "validate_every": 8,
-            "readout": "mean",
+            "pooling": "mean",
         },
     },
 )
@@ -299,7 +299,7 @@ def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(
 ):
     data, config = (
         Cache(labelled(clips, tmp_path / "cache")),
-        update(CONFIG, {"finetune": {"readout": readout}}),
+        update(CONFIG, {"finetune": {"pooling": readout}}),
     )
     modules = {method: TunedModel(start, KINDS, method, config, seed=0) for method in METHODS}
     inputs = {method: Inputs(module, data, config) for method, module in modules.items()}
@@ -596,7 +596,7 @@ def test_a_fold_that_is_not_there_is_refused(start, clips, tmp_path):
 def test_several_seeds_are_several_runs_whose_mean_score_counts(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
     result = tune(
-        start, data, tmp_path / "several", "linear-probe", seeds=2, seed=5, training={"steps": 4}
+        start, data, tmp_path / "several", "linear-probe", n_seeds=2, seed=5, training={"steps": 4}
     )
     singles = [
         tune(
@@ -818,7 +818,7 @@ def test_a_run_is_not_overwritten(start, clips, tmp_path):
 
 def test_the_rate_that_validates_best_is_tested(start, clips, tmp_path):
     data = labelled(clips, tmp_path / "cache")
-    config = update(CONFIG, {"finetune": {"try_rates": [1e-9, 3e-3]}})
+    config = update(CONFIG, {"finetune": {"learning_rates": [1e-9, 3e-3]}})
     tried = finetune.finetune(
         start, data, tmp_path / "tried", methods=["linear-probe"], config=config, device="cpu"
     )[0]

@@ -13,6 +13,7 @@ from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.fast import accelerate
 from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
+from patchifier.train import objectives
 from patchifier.train.batches import Batch
 from patchifier.train.objectives import (
     EMA_TARGETS,
@@ -26,27 +27,26 @@ from patchifier.train.pretrain import Batches, pretrain, stage_loss, stage_modul
 ALL = (PIXELS, *DESCRIPTORS, *EMA_TARGETS)
 MODEL = {
     "channels": [4, 4, 4, 8, 8],
-    "pitch_channels": 4,
-    "width": 16,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 32,
+    "embed_dim": 16,
+    "n_layers": 2,
+    "n_heads": 2,
+    "mlp_dim": 32,
     "dropout": 0.0,
-    "predictor_layers": 1,
+    "n_predictor_layers": 1,
 }
 CONFIG = update(
     Config(),
     {
-        "spectrogram": {"bands": 280, "pitch_bands": 216},
-        "model": MODEL | {"bands": 280, "pitch_bands": 216, "norm": "before"},
+        "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
+        "model": MODEL | {"norm_first": True},
         "augment": {"intensity_per": "spectrogram"},
-        "pretrain": {"targets": list(ALL), "mask_ratio": 0.5},
+        "pretrain": {"objectives": list(ALL), "mask_ratio": 0.5},
     },
 )
 
 
 def config_of(*targets: str, **model) -> Config:
-    return update(CONFIG, {"pretrain": {"targets": list(targets)}, "model": model})
+    return update(CONFIG, {"pretrain": {"objectives": list(targets)}, "model": model})
 
 
 def music(B: int, N: int, *, seed: int = 0) -> torch.Tensor:
@@ -59,9 +59,7 @@ def music(B: int, N: int, *, seed: int = 0) -> torch.Tensor:
 
 
 def learner_of(config: Config = CONFIG, shown: torch.Tensor | None = None) -> Objectives:
-    return Objectives(
-        Patchifier(config.model), config, [(music(8, 6) if shown is None else shown, None)]
-    )
+    return Objectives(Patchifier(config), config, [(music(8, 6) if shown is None else shown, None)])
 
 
 def half(B: int, N: int) -> torch.Tensor:
@@ -126,7 +124,7 @@ def test_moments_over_many_batches_are_those_over_all_at_once_and_padding_is_lef
     present = torch.ones(8, 9, dtype=torch.bool)
     present[:, 6:] = False
     padded = torch.cat([shown, torch.full((8, 3, 1, 280, 32), -1.0)], dim=1)
-    model = Patchifier(CONFIG.model)
+    model = Patchifier(CONFIG)
     whole = Objectives(model, CONFIG, [(shown, None)])
     parts = Objectives(model, CONFIG, [(padded[:3], present[:3]), (padded[3:], present[3:])])
     for name, buffer in whole.named_buffers():
@@ -191,7 +189,7 @@ def batches_of(
         [np.arange(8) if clips is None else clips],
         config,
         "two",
-        TrainingConfig(batch=4),
+        TrainingConfig(batch_size=4),
         rank_slice=rank_slice,
     )
 
@@ -200,7 +198,7 @@ def batches_of(
 def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
     """As two processes have it, in evaluation mode; the contrast between clips apart, which is gathered."""
     config = config_of(*(name for name in ALL if name != "contrast"))
-    learner = Objectives(Patchifier(config.model), config, batches_of(config).examples()).eval()
+    learner = Objectives(Patchifier(config), config, batches_of(config).examples()).eval()
     losses = []
     for rank_slice in (None, slice(0, 2), slice(2, 4)):
         own = batches_of(config, rank_slice)
@@ -246,10 +244,10 @@ def test_weights_move_towards_the_logarithm_of_their_errors():
         assert float(parameter.grad) == pytest.approx(0, abs=1e-5), name
 
 
-def test_training_lowers_every_error():
-    config = update(CONFIG, {"pretrain": {"teacher_decay": 0.9}})
+def test_training_lowers_every_error(monkeypatch):
+    monkeypatch.setattr(objectives, "EMA_DECAY", 0.9)
     torch.manual_seed(0)
-    learner, shown, masked = learner_of(config).train(), music(4, 6), half(4, 6)
+    learner, shown, masked = learner_of().train(), music(4, 6), half(4, 6)
     optimiser = torch.optim.AdamW(
         [parameter for parameter in learner.parameters() if parameter.requires_grad], lr=5e-3
     )
@@ -272,9 +270,9 @@ def test_training_lowers_every_error():
 # --- the teacher ---
 
 
-def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient():
-    config = update(CONFIG, {"pretrain": {"teacher_decay": 0.9}})
-    learner, shown, masked = learner_of(config), music(4, 6), half(4, 6)
+def test_the_teacher_follows_by_its_decay_in_training_and_gets_no_gradient(monkeypatch):
+    monkeypatch.setattr(objectives, "EMA_DECAY", 0.9)
+    learner, shown, masked = learner_of(), music(4, 6), half(4, 6)
     pairs = [
         ("extractor", learner.model.extractor),
         ("bottleneck", learner.model.bottleneck),
@@ -461,9 +459,9 @@ def test_without_latent_or_contrast_there_is_no_teacher():
 )
 def test_all_that_is_trained_gets_a_gradient(targets, predictor):
     """Several processes would miss a gradient that one of them lacks."""
-    config = config_of(*targets, predictor_layers=predictor)
+    config = config_of(*targets, n_predictor_layers=predictor)
     own = batches_of(config, clips=np.array([0, 2, 3, 4]))
-    learner = stage_module("two", accelerate(Patchifier(config.model)), own, config).train()
+    learner = stage_module("two", accelerate(Patchifier(config)), own, config).train()
     stage_loss("two", config.pretrain)(learner, own(0)).backward()
     trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
     missing = [name for name in trained if learner.get_parameter(name).grad is None]
@@ -490,7 +488,7 @@ def test_making_a_learner_leaves_the_global_generator_alone_and_heads_follow_the
 
 
 def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
-    config = update(Config(), {"pretrain": {"targets": ["pixels", "chroma"]}})
+    config = update(Config(), {"pretrain": {"objectives": ["pixels", "chroma"]}})
     with pytest.raises(RequestError, match="'chroma' needs pitch bands"):
         pretrain(small_cache, tmp_path / "run", config=config)
     assert not (tmp_path / "run").exists()
@@ -503,7 +501,7 @@ def test_targets_are_refused_before_stage_one(small_cache, tmp_path):
 def test_what_another_model_says_is_asked_of_the_clip_whose_it_is():
     config = update(config_of("harmony", "distil"), {"pretrain": {"teacher_features": "somewhere"}})
     said = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
-    learner = Objectives(Patchifier(config.model), config, [(music(8, 6), None)], said).eval()
+    learner = Objectives(Patchifier(config), config, [(music(8, 6), None)], said).eval()
     learner.heads["distil"].weight.zero_()
     shown, masked, clips = music(3, 6), half(3, 6), torch.tensor([4, 19, 0])
     learner.heads["distil"].bias.copy_(said[4])
@@ -526,15 +524,15 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
         file = tmp_path / f"{clip.id}.npy"
         file.parent.mkdir(exist_ok=True)
         np.save(file, np.array([level, 0.3], np.float32))
-    stage = {"steps": 60, "batch": 8, "learning_rate": 3e-3}
+    stage = {"steps": 60, "batch_size": 8, "learning_rate": 3e-3}
     changes = {
         "model": MODEL,
         "pretrain": {
             "stages": "two",
-            "targets": ["distil"],
+            "objectives": ["distil"],
             "teacher_features": str(tmp_path),
             "stage_two": stage,
-            "patches": 6,
+            "n_patches": 6,
         },
     }
     changes["pretrain"] |= {"validation_fraction": 0.2, "precision": "32", "validate_every": 30}
@@ -553,7 +551,7 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
 
 
 @pytest.mark.parametrize(
-    "pretraining", [{"targets": ["pixels", "distil"]}, {"teacher_features": "somewhere"}]
+    "pretraining", [{"objectives": ["pixels", "distil"]}, {"teacher_features": "somewhere"}]
 )
 def test_distillation_needs_both_the_target_and_the_folder(pretraining):
     with pytest.raises(RequestError, match="need each other"):

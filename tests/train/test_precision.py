@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchifier import cache, datasets
 from patchifier.cache import Cache
-from patchifier.config import Config, ModelConfig, RequestError, TrainingConfig, update
+from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.nn.fast import FEW_CELLS, Convolution, UpConvolution, accelerate, keep_in_float32
 from patchifier.nn.model import FeatureExtractor, Patchifier
 from patchifier.train import finetune, loop, precision, pretrain
@@ -31,20 +31,20 @@ from patchifier.train.self_test import LAYER, SelfTest, Trial, examine, self_tes
 SETTINGS = {
     "model": {
         "channels": [4, 4, 4, 4, 8],
-        "width": 32,
-        "layers": 2,
-        "heads": 2,
-        "feed_forward": 64,
+        "embed_dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 64,
     },
     "pretrain": {
-        "stage_one": {"steps": 3, "batch": 4},
-        "stage_two": {"steps": 3, "batch": 4},
+        "stage_one": {"steps": 3, "batch_size": 4},
+        "stage_two": {"steps": 3, "batch_size": 4},
         "validate_every": 100,
         "validation_fraction": 0.2,
-        "patches": 8,
+        "n_patches": 8,
     },
 }
-TEACHER = {"pretrain": {"stages": "two", "targets": ["latent", "contrast"]}}
+TEACHER = {"pretrain": {"stages": "two", "objectives": ["latent", "contrast"]}}
 CONFIG = update(Config(), SETTINGS)
 
 
@@ -191,7 +191,7 @@ def test_bad_numbers_in_the_data_are_no_fault_of_the_processor():
 # --- all operations of a model ---
 
 
-def trial(config=CONFIG.model, seed=0):
+def trial(config=CONFIG, seed=0):
     """Two steps of stage II."""
     patches = torch.rand(4, 8, 1, 64, 32, generator=torch.Generator().manual_seed(seed))
     masked = torch.arange(8).expand(4, 8) % 4 > 0
@@ -221,7 +221,7 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
     class Taught(nn.Module):
         def __init__(self):
             super().__init__()
-            self.teacher = accelerate(Patchifier(CONFIG.model))
+            self.teacher = accelerate(Patchifier(CONFIG))
             self.weight = nn.Parameter(torch.ones(()))
 
         def train(self, mode=True):
@@ -288,7 +288,7 @@ def test_a_convolution_in_float32_computes_what_float32_does():
 def test_maps_of_few_cells_never_reach_a_bf16_convolution():
     """A kernel of oneDNN reads beside maps of 4 x 2 cells; in float32, evaluation is as it was."""
     extractor, patches = (
-        accelerate(FeatureExtractor(ModelConfig())).eval(),
+        accelerate(FeatureExtractor(Config())).eval(),
         torch.rand(6, 1, 64, 32),
     )
     seen = []
@@ -311,7 +311,7 @@ def test_maps_of_few_cells_never_reach_a_bf16_convolution():
 @pytest.mark.skipif(not processor_has_bf16(), reason="this processor has no bf16 arithmetic")
 @torch.no_grad()
 def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
-    extractor = accelerate(FeatureExtractor(ModelConfig())).eval()
+    extractor = accelerate(FeatureExtractor(Config())).eval()
     patches = torch.rand(480, 1, 64, 32, generator=torch.Generator().manual_seed(0))
     exact, found = extractor(patches), []
     for fill in (math.nan, 3e38, -3e38, math.nan, 1.0):
@@ -445,7 +445,7 @@ def test_fine_tuning_is_tested_with_its_own_operations(sounds, tmp_path, has_bf1
         device="cpu",
     )
     config = update(
-        CONFIG, {"finetune": {"training": {"steps": 2, "batch": 4}, "validate_every": 2}}
+        CONFIG, {"finetune": {"training": {"steps": 2, "batch_size": 4}, "validate_every": 2}}
     )
     finetune.finetune(
         start,
@@ -470,7 +470,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
     data = Cache(sounds).require(config.spectrogram)
     splits = pretrain.split(data, config.pretrain)
     batches = pretrain.Batches(data, splits.slices, config, "two", config.pretrain.stage_two)
-    module = pretrain.stage_module("two", Patchifier(config.model), batches, config)
+    module = pretrain.stage_module("two", Patchifier(config), batches, config)
     seen = []
 
     class Types(TorchDispatchMode):
@@ -498,7 +498,7 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         loop.fit(
             job,
             tmp_path,
-            config=TrainingConfig(steps=1, batch=4),
+            config=TrainingConfig(steps=1, batch_size=4),
             seed=0,
             validate_every=1,
             fabric=fabric,
@@ -534,14 +534,14 @@ def number_of(data, name):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"pretrain": {"stages": "two", "targets": ["pixels", "timbre", "contrast"]}}],
+    [{}, {"pretrain": {"stages": "two", "objectives": ["pixels", "timbre", "contrast"]}}],
     ids=["paper", "targets"],
 )
 def test_a_clip_that_is_not_a_number_is_named(changes, own, tmp_path):
     data = Cache(own)
     name = data.clips[int(pretrain.split(data, CONFIG.pretrain).train[2])].id
     plant(own, name)
-    steps = {"steps": 20, "batch": 2}
+    steps = {"steps": 20, "batch_size": 2}
     config = update(
         update(CONFIG, {"pretrain": {"precision": "32", "stage_one": steps, "stage_two": steps}}),
         changes,
@@ -560,14 +560,14 @@ def test_a_clip_that_is_not_a_number_is_named(changes, own, tmp_path):
 
 @pytest.mark.parametrize("wanted", ["32", "bf16"])
 def test_weights_that_break_without_a_bad_clip_are_told_apart(wanted, sounds, tmp_path):
-    stage = {"steps": 20, "batch": 4, "learning_rate": 1e30}
+    stage = {"steps": 20, "batch_size": 4, "learning_rate": 1e30}
     config = update(CONFIG, {"pretrain": {"precision": wanted, "stage_one": stage}})
     with pytest.raises(RequestError) as refused:
         pretrain.pretrain(sounds, tmp_path / "run", config=config, device="cpu")
     message = str(refused.value)
     assert "log-mels are finite" in message
     assert "learning_rate (1e+30)" in message
-    assert "clip_norm" in message
+    assert "max_grad_norm" in message
     assert ("precision 32" in message) == (wanted == "bf16")
     assert message.count("(row ") == 4
 
@@ -588,7 +588,7 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_where_it_is_measured(tmp_
         loop.fit(
             job,
             tmp_path,
-            config=TrainingConfig(steps=3, batch=1, clip_norm=1.0),
+            config=TrainingConfig(steps=3, batch_size=1, max_grad_norm=1.0),
             seed=0,
             validate_every=9,
         )
@@ -607,7 +607,7 @@ def test_a_bad_clip_is_named_in_fine_tuning(own, sounds, tmp_path):
         CONFIG,
         {
             "finetune": {
-                "training": {"steps": 20, "batch": 4},
+                "training": {"steps": 20, "batch_size": 4},
                 "validate_every": 20,
                 "precision": "32",
             }

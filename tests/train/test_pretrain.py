@@ -29,44 +29,40 @@ STEPS = 16
 SETTINGS = {
     "model": {
         "channels": [4, 4, 4, 4, 8],
-        "width": 32,
-        "layers": 2,
-        "heads": 2,
-        "feed_forward": 64,
+        "embed_dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "mlp_dim": 64,
     },
     "pretrain": {
-        "stage_one": {"steps": STEPS, "batch": 4, "learning_rate": 1e-3},
+        "stage_one": {"steps": STEPS, "batch_size": 4, "learning_rate": 1e-3},
         "stage_two": {
             "steps": STEPS,
-            "batch": 4,
+            "batch_size": 4,
             "learning_rate": 1e-3,
             "schedule": "cosine",
-            "warm_up_steps": 5,
-            "clip_norm": 1.0,
+            "warmup_steps": 5,
+            "max_grad_norm": 1.0,
         },
         "validate_every": 8,
         "checkpoint_every_s": 0.0,
         "validation_fraction": 0.2,
-        "patches": 8,
+        "n_patches": 8,
     },
 }
 SEVERAL = {  # a teacher, heads and weights, which are in the state too
-    "spectrogram": {"bands": 280, "pitch_bands": 216},
+    "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
     "model": SETTINGS["model"]
     | {
-        "bands": 280,
-        "pitch_bands": 216,
-        "pitch_channels": 4,
-        "predictor_layers": 1,
-        "norm": "before",
+        "n_predictor_layers": 1,
+        "norm_first": True,
         "estimators": ["tempo"],
     },
-    "augment": {"pitch": [-2, 2]},
+    "augment": {"pitch_shift": [-2, 2]},
     "pretrain": SETTINGS["pretrain"]
     | {
         "stages": "two",
-        "teacher_decay": 0.9,
-        "targets": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"],
+        "objectives": ["pixels", "timbre", "chroma", "pulse", "latent", "contrast", "tempo"],
     },
 }
 SCRIPT = """
@@ -199,7 +195,7 @@ def test_a_run_with_several_targets_and_a_teacher_killed_twice_ends_with_the_sam
     wide = small_cache.parent / "wide"
     pretrain(wide, tmp_path / "whole", config=update(Config(), SEVERAL), device="cpu")
     header, *_, last = lines_of(tmp_path / "whole" / "stage-two" / "validation.csv")
-    assert {f"{name}_error" for name in SEVERAL["pretrain"]["targets"]} <= set(header)
+    assert {f"{name}_error" for name in SEVERAL["pretrain"]["objectives"]} <= set(header)
     assert np.isfinite([float(value) for value in last]).all()
     survive_kills(wide, tmp_path / "whole", tmp_path / "run", kills=2, seed=3, settings=SEVERAL)
 
@@ -270,7 +266,7 @@ def test_a_run_is_not_resumed_with_other_settings(small_cache, uninterrupted):
         pretrain(
             small_cache,
             uninterrupted,
-            config=update(Config(), {**SETTINGS, "augment": {"scale": [1, 1]}}),
+            config=update(Config(), {**SETTINGS, "augment": {"time_stretch": [1, 1]}}),
             device="cpu",
             resume=True,
         )
@@ -282,7 +278,7 @@ def test_a_run_that_the_first_edition_began_is_resumed_as_it_began(small_cache, 
     )
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     written = json.loads((tmp_path / "run" / "config.json").read_text())
-    del written["model"]["vector_norm"], written["pretrain"]["extractor_rate"]
+    del written["model"]["vector_norm"], written["pretrain"]["extractor_lr_scale"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(written))
     assert pretrain(
         small_cache, tmp_path / "run", config=config, device="cpu", resume=True
@@ -355,15 +351,15 @@ def test_a_trapezoid_is_not_resumed_with_a_length_by_which_its_rate_has_fallen(
     with pytest.raises(RequestError, match="at step 9 of 40, expected at most 8"):
         pretrain(small_cache, tmp_path / "run", config=trapezoid(10), resume=True, device="cpu")
     with pytest.raises(RequestError, match="other settings"):
-        pretrain(small_cache, tmp_path / "run", config=update(trapezoid(40), {"pretrain": {"patches": 6}}), resume=True, device="cpu")  # fmt: skip
+        pretrain(small_cache, tmp_path / "run", config=update(trapezoid(40), {"pretrain": {"n_patches": 6}}), resume=True, device="cpu")  # fmt: skip
 
 
 def test_a_run_of_groups_is_not_resumed_on_other_groups(small_cache, tmp_path):
     groups = {
-        "contrast_of": "group",
-        "targets": ["contrast"],
+        "contrast_positives": "group",
+        "objectives": ["contrast"],
         "stages": "two",
-        "stage_two": {"steps": 2, "batch": 4},
+        "stage_two": {"steps": 2, "batch_size": 4},
     }
     config = update(Config(), {**SETTINGS, "pretrain": {**SETTINGS["pretrain"], **groups}})
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
@@ -383,13 +379,10 @@ def test_a_run_goes_on_after_fields_have_come_that_it_knew_nothing_of(small_cach
     config = update(Config(), SETTINGS)
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
-    del facts["model"]["components"]
+    del facts["embed"]["n_components"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(facts))
     pretrain(small_cache, tmp_path / "run", config=config, device="cpu", resume=True)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["components"] == [
-        0,
-        0,
-    ]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["embed"]["n_components"] == 0
 
 
 def test_a_damaged_state_is_refused(small_cache, tmp_path):
@@ -426,7 +419,7 @@ def test_draws_of_neighbouring_steps_do_not_overlap():
 
 
 def test_learning_rate_warms_up_and_decays():
-    config = TrainingConfig(warm_up_steps=10, schedule="cosine")
+    config = TrainingConfig(warmup_steps=10, schedule="cosine")
     factors = [rate_factor(step, 100, config) for step in range(101)]
     assert factors[0] == 0.1
     assert factors[9] == factors[10] == 1.0
@@ -436,7 +429,7 @@ def test_learning_rate_warms_up_and_decays():
 
 
 def test_the_rate_of_a_trapezoid_is_constant_and_falls_over_the_last_fifth():
-    config = TrainingConfig(warm_up_steps=10, schedule="trapezoid")
+    config = TrainingConfig(warmup_steps=10, schedule="trapezoid")
     factors = [rate_factor(step, 100, config) for step in range(101)]
     assert factors[0] == 0.1
     assert set(factors[9:81]) == {1.0}

@@ -77,14 +77,18 @@ def test_recipe_takes_two_steps_in_each_stage(path, tmp_path):
             )
         config = update(config, {"pretrain": {"teacher_features": str(tmp_path)}})
     config = replace(
-        config, model=replace(config.model, layers=1)
+        config, model=replace(config.model, n_layers=1)
     )  # the bottleneck's depth is not what recipes are about
     data, clips = Clips(config), np.arange(4)
-    model = Patchifier(config.model)
+    model = Patchifier(config)
     moved = set()
     for stage in ("one", "two"):
         batches = Batches(
-            data, [clips], config, stage, TrainingConfig(batch=4 if config.pretrain.pairs else 2)
+            data,
+            [clips],
+            config,
+            stage,
+            TrainingConfig(batch_size=4 if config.pretrain.pairs else 2),
         )
         module = stage_module(stage, model, batches, config).train()
         trained = {
@@ -114,9 +118,9 @@ def test_there_is_a_recipe_for_every_alternative_of_design():
         for path in RECIPES
         for name, _, _ in differences(read_changes(path), to_dict(Config()))
     ]
-    gaps = "n_fft mel_scale f_max_hz reference top_db channels vector embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
-    gaps += " precision target mask_ratio loss_on extract intensity_per stages time pooling readout learning_rate"
-    gaps += " pitch_bands predictor_layers norm targets frames pitch extractor contrast_of"  # beyond the paper
+    gaps = "n_fft mel_scale f_max_hz reference top_db channels map_pooling position_embedding align decoder_channels decoder_norm stage_one_patches stage_two_patches"
+    gaps += " precision reconstruction_target mask_ratio loss_patches extracted_patches intensity_per stages whole_clip pooling learning_rate"
+    gaps += " n_pitch_bands n_predictor_layers norm_first objectives patch_frames pitch_shift extractor contrast_positives"  # beyond the paper
     assert not set(gaps.split()) - set(stated)
 
 
@@ -131,21 +135,25 @@ def test_defaults_are_those_of_the_paper():
     config = Config()
     assert (
         config.spectrogram.sample_rate,
-        config.spectrogram.bands,
-        config.spectrogram.hop,
-        config.spectrogram.scale,
+        config.spectrogram.n_bands,
+        config.spectrogram.hop_length,
+        config.spectrogram.db_scale,
     ) == (22_050, 64, 512, 0.01)
-    assert (config.model.bands, config.model.frames, config.pretrain.patches) == (64, 32, 25)
+    assert (config.spectrogram.n_bands, config.model.patch_frames, config.pretrain.n_patches) == (
+        64,
+        32,
+        25,
+    )
     assert config.augment == AugmentConfig(
-        scale=(0.9, 1.2), intensity=(0.8, 1.2), intensity_per="element"
+        time_stretch=(0.9, 1.2), intensity=(0.8, 1.2), intensity_per="element"
     )
     assert (
-        config.model.layers,
-        config.model.heads,
-        config.model.width,
+        config.model.n_layers,
+        config.model.n_heads,
+        config.model.embed_dim,
         len(config.model.channels),
         config.model.channels[0],
     ) == (8, 4, 256, 5, 16)
     for stage in (config.pretrain.stage_one, config.pretrain.stage_two):
-        assert (stage.epochs, stage.batch, stage.learning_rate) == (1000, 32, 1e-4)
+        assert (stage.epochs, stage.batch_size, stage.learning_rate) == (1000, 32, 1e-4)
     assert config.finetune.training.learning_rate == 1e-5

@@ -21,14 +21,14 @@ from tests.log_mels import Clips
 
 TINY = {
     "channels": [4, 4, 4, 8, 8],
-    "width": 32,
-    "layers": 2,
-    "heads": 2,
-    "feed_forward": 64,
-    "positions": 12,
+    "embed_dim": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "mlp_dim": 64,
+    "max_patches": 12,
 }
-PREDICTOR = {"predictor_layers": 1}
-RELATIVE = {"embedding": "relative"}
+PREDICTOR = {"n_predictor_layers": 1}
+RELATIVE = {"position_embedding": "relative"}
 
 
 FRAMES = (400, 390, 300, 320, 100, 500, 320, 64, 300, 30)
@@ -47,7 +47,7 @@ SPLITS = splits(5, 5)  # one clip of two patches, one shorter than a patch
 
 
 def config_of(**model):
-    return update(Config(), {"model": TINY | model, "pretrain": {"patches": 8}})
+    return update(Config(), {"model": TINY | model, "pretrain": {"n_patches": 8}})
 
 
 class Knowing(Patchifier):
@@ -198,7 +198,7 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(model):
 
     assert difference() > 1e-3
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with equal_positions(network, config.pretrain.patches):
+    with equal_positions(network, config.pretrain.n_patches):
         assert difference() < 1e-5
         if not model:
             np.testing.assert_allclose(

@@ -11,7 +11,7 @@ from patchifier.nn.model import Patchifier
 from patchifier.train.references import Kriging
 from patchifier.train.validation import validation_batches
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 1, "n_heads": 2, "mlp_dim": 32}
 
 
 class Knowing(Patchifier):
@@ -38,7 +38,7 @@ class Neighbouring(Patchifier):
         return patches.roll(1, dims=1)
 
 
-CONFIG = update(Config(), {"model": TINY, "pretrain": {"patches": 8}})
+CONFIG = update(Config(), {"model": TINY, "pretrain": {"n_patches": 8}})
 DATA = Clips(*[400] * 5)
 REFERENCES = ("visible mean", "interpolation", "shrunk interpolation", "kriging", "band means")
 

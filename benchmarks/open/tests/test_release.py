@@ -24,8 +24,8 @@ from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.train import run
 
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
-STAGES = {"stage_one": {"batch": 16}, "stage_two": {"batch": 32}}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
+STAGES = {"stage_one": {"batch_size": 16}, "stage_two": {"batch_size": 32}}
 FACTS = {
     "dataset": "pretraining",
     "clips": {"train": 2, "validation": 1},
@@ -87,7 +87,7 @@ def trained(
     """A model as training leaves it, its run's facts beside it."""
     config = update(Config(), {"model": model, "pretrain": STAGES})
     made = Checkpoint(
-        Patchifier(config.model, seed=seed),
+        Patchifier(config, seed=seed),
         config,
         *((Head(16, 2), Task("one-of", ("a", "b"))) if head else ()),
         facts=facts,

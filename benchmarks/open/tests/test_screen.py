@@ -18,19 +18,19 @@ def test_a_row_keeps_what_it_is_and_takes_the_units_size(recipe):
         screen.unit(recipe, 3),
     )
     assert (
-        config.model.width,
-        config.model.layers,
-        config.model.readout,
+        config.model.embed_dim,
+        config.model.n_layers,
+        config.embed.whiten,
         config.pretrain.seed,
-    ) == (192, 4, 0, 3)
+    ) == (192, 4, False, 3)
     assert (
-        config.pretrain.patches * config.model.frames * config.spectrogram.frame_s
+        config.pretrain.n_patches * config.model.patch_frames * config.spectrogram.frame_s
         == pytest.approx(10.0, abs=0.5)
     )
-    for name in ("targets", "mask_ratio", "mask_ends", "stage_two_patches"):
+    for name in ("objectives", "mask_ratio", "visible_span_ratio", "stage_two_patches"):
         assert getattr(config.pretrain, name) == getattr(given.pretrain, name)
     assert (config.spectrogram, config.augment) == (given.spectrogram, given.augment)
-    assert Patchifier(config.model).parameter_count() < 6_000_000
+    assert Patchifier(config).parameter_count() < 6_000_000
 
 
 def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
@@ -41,7 +41,7 @@ def test_time_is_shared_by_the_stages_and_buys_steps(small_cache, monkeypatch):
     both = screen.with_steps(screen.unit("base-paper", 0), data, 60)
     assert (both.pretrain.stage_one.steps, both.pretrain.stage_two.steps) == (60, 300)
     alone = screen.with_steps(screen.unit("workers", 0), data, 60).pretrain
-    assert (alone.stage_two.steps, alone.stage_two.warm_up_steps, alone.validate_every) == (
+    assert (alone.stage_two.steps, alone.stage_two.warmup_steps, alone.validate_every) == (
         600,
         30,
         600,
@@ -53,16 +53,16 @@ def test_a_row_is_trained_once(small_cache, tmp_path, monkeypatch, capsys):
     tiny = {
         "model": {
             "channels": [4, 4, 4, 4, 8],
-            "width": 16,
-            "layers": 1,
-            "heads": 2,
-            "feed_forward": 16,
-            "positions": 4,
+            "embed_dim": 16,
+            "n_layers": 1,
+            "n_heads": 2,
+            "mlp_dim": 16,
+            "max_patches": 4,
         }
     }
-    stage = {"steps": 2, "batch": 2}
+    stage = {"steps": 2, "batch_size": 2}
     pretrain = {
-        "patches": 4,
+        "n_patches": 4,
         "validation_fraction": 0.2,
         "precision": "32",
         "stage_one": stage,
@@ -98,17 +98,21 @@ def test_a_step_is_timed(small_cache, monkeypatch):
     torch.set_num_threads(1)
     model = {
         "channels": [4, 4, 4, 4, 8],
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "feed_forward": 16,
-        "positions": 4,
+        "embed_dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "mlp_dim": 16,
+        "max_patches": 4,
     }
     config = update(
         Config(),
         {
             "model": model,
-            "pretrain": {"patches": 4, "validation_fraction": 0.2, "stage_two": {"batch": 2}},
+            "pretrain": {
+                "n_patches": 4,
+                "validation_fraction": 0.2,
+                "stage_two": {"batch_size": 2},
+            },
         },
     )
     assert screen.seconds_per_step("two", Cache(small_cache), config) == 1 / screen.TIMED_STEPS

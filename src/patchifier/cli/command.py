@@ -2,7 +2,9 @@
 
 import difflib
 import inspect
+import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ import docstring_parser
 import jsonargparse
 
 from patchifier.config import Config, RequestError, read_changes, recipes, update
+from patchifier.config_names import new_name, with_new_names
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,28 @@ class Parser(jsonargparse.ArgumentParser):
         message = re.sub(r":\s+Expected a (\w+)\.\s+Got value: (.*)", _expected_kind, message)
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
+    def with_new_flags(self, words: Sequence[str]) -> list[str]:
+        """Replace flags that bear the old name of a config field, and print the new name.
+
+        Old names are accepted until 1.0.
+        """
+        kept, old = _old_flags(words)
+        for name in old:
+            new = new_name(name)
+            now = f"is --{new} now" if new else "is a constant now"
+            print(f"{self.prog}: --{name} {now}.", file=sys.stderr)
+        nested: dict[str, Any] = {}
+        for name, value in old.items():
+            *sections, field = name.split(".")
+            inside = nested
+            for section in sections:
+                inside = inside.setdefault(section, {})
+            inside[field] = value
+        try:
+            return [*_flags(with_new_names(nested)), *kept]
+        except ValueError as error:
+            self.error(str(error))
+
     def require_known(self, words: Sequence[str]) -> None:
         """Refuse a flag that does not exist and suggest the nearest one."""
         for word in words:
@@ -104,6 +129,39 @@ class Parser(jsonargparse.ArgumentParser):
                 near = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
                 hint = f"did you mean --{near[0]}?" if near else f"see '{self.prog} --help'."
                 self.error(f"there is no flag {flag}: {hint}")
+
+
+def _old_flags(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Separate flags with old names of config fields, by dotted name, from all other words."""
+    kept, old = [], {}
+    left = iter(words)
+    for word in left:
+        flag, equals, text = word.partition("=")
+        if word == "--":
+            kept += [word, *left]
+        elif flag.startswith("--") and new_name(flag[2:]) is not None:
+            old[flag[2:]] = _value(text if equals else next(left, ""))
+        else:
+            kept.append(word)
+    return kept, old
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _flags(values: dict[str, Any], path: str = "--") -> list[str]:
+    """Words of a nested config: {"model": {"n_layers": 4}} is ["--model.n_layers=4"]."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            words += _flags(value, f"{path}{name}.")
+        else:
+            words.append(f"{path}{name}={value if isinstance(value, str) else json.dumps(value)}")
+    return words
 
 
 def parser(command: Command) -> Parser:
@@ -172,8 +230,9 @@ def parse(command: Command, words: Sequence[str]) -> tuple[dict[str, Any], bool]
         Whether ``--json`` was given.
     """
     built = parser(command)
+    words = built.with_new_flags(words)
     built.require_known(words)
-    given = built.parse_args(list(words), defaults=False).as_dict()
+    given = built.parse_args(words, defaults=False).as_dict()
     as_json = given.pop("json", False)
     for name, value in given.items():
         if isinstance(value, int) and value < 0 and name != "seed":

@@ -227,7 +227,7 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
 
     config = embedder.config
     most, _ = window_patches(config)
-    frames = config.model.frames
+    frames = config.model.patch_frames
     log_mel = _excerpt(embedder, file, start_s, most * frames * config.spectrogram.frame_s + 1)
     n_patches = min(most, max(1, log_mel.shape[1] // frames))
     reconstruct = functools.partial(embedder.reconstruct, log_mel)
@@ -252,7 +252,7 @@ def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) 
     picture.parent.mkdir(parents=True, exist_ok=True)
     for name in (name for name in arrays if not name.startswith("masked_")):
         patches = torch.from_numpy(arrays[name])[:, None]
-        log_mel = spectrogram.join(patches, len(patches) * config.model.frames, tail="anchor")
+        log_mel = spectrogram.join(patches, len(patches) * config.model.patch_frames, tail="anchor")
         waveform = spectrogram.to_waveform(log_mel, config.spectrogram).numpy()
         path = picture.with_name(f"{picture.stem}_{name}.wav")
         audio.save(path, waveform, config.spectrogram.sample_rate)

@@ -1,7 +1,6 @@
 """Commands that train: pretrain, finetune."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,7 +88,7 @@ def _base(path: str, init: str) -> Config:
     spectrogram = cache.Cache(path, partial=True).spectrogram.without_pitch
     if init:
         return checkpoint.load(init).config
-    return Config(spectrogram=spectrogram, model=replace(ModelConfig(), bands=spectrogram.bands))
+    return Config(spectrogram=spectrogram)
 
 
 def _pretrained(model: Path, out: str) -> Outcome:

@@ -37,7 +37,7 @@ LINEAR_PROBE = {
         "folds": "all",
         "validate_every": 10,
         "patience": 300,
-        "training": {"steps": 1500, "batch": 32},
+        "training": {"steps": 1500, "batch_size": 32},
     }
 }
 MOVING = tuple(method for method in METHODS if method != "linear-probe")

@@ -53,7 +53,7 @@ class Model(nn.Module):
         self.model, self.config = model, config
         self.sample_rate = int(config.spectrogram.sample_rate)
         self.scene_embedding_size = int(self.embedder().size)
-        self.timestamp_embedding_size = int(config.model.width * len(config.embed.layers))
+        self.timestamp_embedding_size = int(config.model.embed_dim * len(config.embed.layers))
         self.hop_frames = _hop_frames(config)
 
     def embedder(self) -> embed.Embedder:
@@ -69,7 +69,7 @@ class Model(nn.Module):
 
 def _hop_frames(config: Config) -> int:
     """Divisors of a patch alone: only then do patches of one sequence touch."""
-    W, frame_s = config.model.frames, config.spectrogram.frame_s
+    W, frame_s = config.model.patch_frames, config.spectrogram.frame_s
     return max(
         [hop for hop in range(1, W + 1) if W % hop == 0 and hop * frame_s <= FINEST_S], default=1
     )
@@ -147,7 +147,7 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
     ]
     # Whole numbers multiplied before they are divided, so that nothing adds up over a long sound.
     milliseconds = (
-        np.arange(len(vectors[0])) * (hop_frames * config.hop * 1000) / config.sample_rate
+        np.arange(len(vectors[0])) * (hop_frames * config.hop_length * 1000) / config.sample_rate
     )
     timestamps = torch.from_numpy(milliseconds).expand(len(rows), -1).contiguous()
     return torch.from_numpy(np.stack(vectors)).to(audio.device), timestamps
@@ -160,8 +160,8 @@ def _centred(waveform: np.ndarray, config: SpectrogramConfig, hop_frames: int) -
     middle lies half a frame early. The silence is half a frame short of a hop: what is early by
     half a frame in the padded sound is on time, one hop on, in the sound.
     """
-    half = config.hop // 2
-    return np.pad(waveform, (hop_frames * config.hop - half, half))
+    half = config.hop_length // 2
+    return np.pad(waveform, (hop_frames * config.hop_length - half, half))
 
 
 def _rows(audio: Tensor) -> np.ndarray:

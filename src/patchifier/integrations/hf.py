@@ -24,7 +24,7 @@ from torch import Tensor
 
 from patchifier import audio, checkpoint, embed, spectrogram, weights
 from patchifier.checkpoint import Checkpoint
-from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.extras import need
 from patchifier.hub import FILES, from_hub
 from patchifier.integrations import encode_waveforms
@@ -154,9 +154,9 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
                 setattr(self, section, values)
             model = self.settings.model
             derived = {
-                "hidden_size": model.width,
-                "num_hidden_layers": model.layers,
-                "num_attention_heads": model.heads,
+                "hidden_size": model.embed_dim,
+                "num_hidden_layers": model.n_layers,
+                "num_attention_heads": model.n_heads,
                 "sampling_rate": self.settings.spectrogram.sample_rate,
             }
             for name, value in derived.items():
@@ -172,7 +172,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         def settings(self) -> Config:
             """The :class:`patchifier.config.Config`."""
             given = {name: getattr(self, name) for name in SECTIONS if getattr(self, name)}
-            return update(Config(), with_added(given))
+            return update(Config(), current_form(given))
 
     @dataclass
     class PatchifierOutput(transformers.utils.ModelOutput):  # type: ignore[misc, name-defined]
@@ -205,7 +205,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.model = accelerate(Patchifier(config.settings.model))
+            self.model = accelerate(Patchifier(config.settings))
             self.post_init()
 
         def _init_weights(self, module: Any) -> None:
@@ -233,7 +233,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
                 pooler_output=embedding,
                 hidden_states=tuple(layers) if output_hidden_states else None,
                 attention_mask=valid.long(),
-                frame_rate_hz=1 / (settings.model.frames * settings.spectrogram.frame_s),
+                frame_rate_hz=1 / (settings.model.patch_frames * settings.spectrogram.frame_s),
                 timestamps=middles_s.to(input_values.device),
             )
             return output if return_dict is None or return_dict else output.to_tuple()
@@ -317,9 +317,9 @@ def _unpadded(batch: Tensor, mask: Tensor | None) -> list[Tensor]:
 
 def _middles_s(samples: list[int], config: Config) -> Tensor:
     """Centre of each patch of clips of these lengths, in seconds: (B, N), 0 in padding."""
-    W, rows = config.model.frames, []
+    W, rows = config.model.patch_frames, []
     for count in samples:
-        frames = 1 + count // config.spectrogram.hop
+        frames = 1 + count // config.spectrogram.hop_length
         starts = torch.tensor(spectrogram.patch_starts(frames, length=W, tail="anchor"))
         rows.append((starts + (min(W, frames) - 1) / 2) * config.spectrogram.frame_s)
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

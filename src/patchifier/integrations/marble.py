@@ -79,9 +79,9 @@ class PatchifierEncoder(nn.Module):
 
     NAME = "Patchifier"
     SAMPLING_RATE = PAPER.spectrogram.sample_rate
-    TOKEN_RATE = 1 / (PAPER.model.frames * PAPER.spectrogram.frame_s)
-    NUM_FEATURES = PAPER.model.width
-    N_TRANSFORMER_LAYERS = PAPER.model.layers
+    TOKEN_RATE = 1 / (PAPER.model.patch_frames * PAPER.spectrogram.frame_s)
+    NUM_FEATURES = PAPER.model.embed_dim
+    N_TRANSFORMER_LAYERS = PAPER.model.n_layers
 
     def __init__(self, model_folder: str | None = None, train_mode: str = "freeze") -> None:
         super().__init__()
@@ -92,10 +92,10 @@ class PatchifierEncoder(nn.Module):
         loaded = embed.load(model_folder)
         self.model, self.config, self.train_mode = loaded.model, loaded.config, train_mode
         self.SAMPLING_RATE = self.config.spectrogram.sample_rate
-        self.TOKEN_RATE = 1 / (self.config.model.frames * self.config.spectrogram.frame_s)
+        self.TOKEN_RATE = 1 / (self.config.model.patch_frames * self.config.spectrogram.frame_s)
         self.NUM_FEATURES, self.N_TRANSFORMER_LAYERS = (
-            self.config.model.width,
-            self.config.model.layers,
+            self.config.model.embed_dim,
+            self.config.model.n_layers,
         )
         # What has no part in the outputs, such as decoder and mask token, stays frozen: a trainer
         # on several devices would miss its gradients.

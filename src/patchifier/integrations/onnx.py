@@ -164,10 +164,10 @@ class Graph(nn.Module):
 
     def __init__(self, model: Patchifier, config: Config) -> None:
         super().__init__()
-        if config.embed.time == "whole":
+        if config.embed.whole_clip:
             raise RequestError(
-                "embed.time is 'whole', whose positions depend on the length: a graph needs "
-                "embed.time 'windows'."
+                "embed.whole_clip is true, so positions depend on the length: a graph needs it to be "
+                "false."
             )
         if config.spectrogram.reference != "absolute" or config.spectrogram.top_db is not None:
             raise RequestError(
@@ -202,7 +202,7 @@ class Graph(nn.Module):
     def log_mel(self, waveform: Tensor) -> Tensor:
         """:func:`patchifier.spectrogram.log_mel` of waveforms (B, S): (B, M, T)."""
         config = self.config.spectrogram
-        T = waveform.shape[-1] // config.hop + 1
+        T = waveform.shape[-1] // config.hop_length + 1
         rows = []
         for number, step in enumerate(self.steps):
             # (n_fft / step,), (M', F)
@@ -219,15 +219,15 @@ class Graph(nn.Module):
                 )[:, 0]
             # (T, n_fft / step)
             index = (
-                torch.arange(T)[:, None] * (config.hop // step) + torch.arange(len(window))
+                torch.arange(T)[:, None] * (config.hop_length // step) + torch.arange(len(window))
             ).to(waveform.device)
             # (B, T, F, 2)
             parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * window).double())).float()
             rows.append(filters @ parts.square().sum(-1).transpose(-1, -2))  # (B, M', T)
         return (
             10
-            * config.scale
-            * torch.log10(torch.cat(rows, dim=1).clamp(min=10 ** (config.floor_db / 10)))
+            * config.db_scale
+            * torch.log10(torch.cat(rows, dim=1).clamp(min=10 ** (config.min_db / 10)))
         )
 
     def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +237,7 @@ class Graph(nn.Module):
         hop apart, the last patch and the last window are anchored to the end. One formula for every
         length, as a graph has no branches.
         """
-        W, L, hop = self.config.model.frames, self.length, self.hop
+        W, L, hop = self.config.model.patch_frames, self.length, self.hop
         T = log_mel.shape[-1]
         N = (T + W - 1) // W
         K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchifier.config import RequestError, digest, without_added
+from patchifier.config import RequestError, digest, identity_form
 from patchifier.embed import Embedder, load
 from patchifier.io import Progress, silent
 from patchifier.jobs import folder_lock
@@ -121,7 +121,7 @@ def facts_of(embedder: Embedder, cut: Cut) -> dict[str, Any]:
     return {
         "format": table.FORMAT,
         "model": embedder.identity,
-        "config": digest(without_added(config)),
+        "config": digest(identity_form(config)),
         "pooling": "none" if cut.patches else config.embed.pooling,
         "layers": list(config.embed.layers),
         "window_s": cut.window_s,

@@ -58,7 +58,7 @@ class Cut:
     def size(self, embedder: Embedder) -> int:
         """Numbers in a row's vector."""
         return (
-            embedder.config.model.width * len(embedder.config.embed.layers)
+            embedder.config.model.embed_dim * len(embedder.config.embed.layers)
             if self.patches
             else embedder.size
         )

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from patchifier.config import Config, RequestError
+from patchifier.config import PITCH_PER_OCTAVE, Config, RequestError
 
 VERSION = (
     2  # raised when the same log-mel gives other values: stored vectors are then not comparable
@@ -70,27 +70,27 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
         Naming the descriptor, as `what`: "the target", "the summary".
     """
     spectrogram, model = config.spectrogram, config.model
-    least = 1 if name == "pitch" else spectrogram.pitch_per_octave
-    if DESCRIPTORS[name].pitch and spectrogram.pitch_bands < least:
+    least = 1 if name == "pitch" else PITCH_PER_OCTAVE
+    if DESCRIPTORS[name].pitch and spectrogram.n_pitch_bands < least:
         raise RequestError(
-            f"{what} {name!r} needs pitch bands: set spectrogram.pitch_bands to {least} or more "
-            f"(it is {spectrogram.pitch_bands}), and prepare the cache with them."
+            f"{what} {name!r} needs pitch bands: set spectrogram.n_pitch_bands to {least} or more "
+            f"(it is {spectrogram.n_pitch_bands}), and prepare the cache with them."
         )
-    if name in ("onsets", "pulse", "rhythm") and model.mel_bands % ONSET_GROUPS:
+    if name in ("onsets", "pulse", "rhythm") and spectrogram.n_mels % ONSET_GROUPS:
         raise RequestError(
             f"{what} {name!r} needs mel bands in {ONSET_GROUPS} equal groups, but there are "
-            f"{model.mel_bands}: change model.bands."
+            f"{spectrogram.n_mels}: change spectrogram.n_mels."
         )
-    if name == "loudness" and model.frames % LOUDNESS_PARTS:
+    if name == "loudness" and model.patch_frames % LOUDNESS_PARTS:
         raise RequestError(
-            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.frames is "
-            f"{model.frames}."
+            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.patch_frames is "
+            f"{model.patch_frames}."
         )
 
 
 def size_of(name: str, config: Config) -> int:
     """Length of a descriptor."""
-    patches = torch.zeros(1, 2, config.model.bands, config.model.frames)
+    patches = torch.zeros(1, 2, config.spectrogram.n_bands, config.model.patch_frames)
     return DESCRIPTORS[name].values(patches, None, config).shape[-1]
 
 
@@ -99,14 +99,14 @@ def size_of(name: str, config: Config) -> int:
 
 def mfcc_patch_statistics(patches: Tensor, config: Config) -> Tensor:
     """Mean, deviation and mean absolute change of cepstral coefficients, (B, N, 60)."""
-    matrix = dct_matrix(config.model.mel_bands, patches.device).to(patches.dtype)
+    matrix = dct_matrix(config.spectrogram.n_mels, patches.device).to(patches.dtype)
     cepstra = _mel(patches, config).transpose(-1, -2) @ matrix  # (B, N, T, 20)
     return torch.cat([cepstra.mean(2), cepstra.std(2), cepstra.diff(dim=2).abs().mean(2)], dim=-1)
 
 
 def pitch_energy(patches: Tensor, config: Config) -> Tensor:
     """Mean over time of each pitch band, (B, N, pitch bands)."""
-    return patches[:, :, config.model.mel_bands :].mean(-1)
+    return patches[:, :, config.spectrogram.n_mels :].mean(-1)
 
 
 def chroma(patches: Tensor, config: Config) -> Tensor:
@@ -220,7 +220,7 @@ def _mean_and_deviation(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _mel(patches: Tensor, config: Config) -> Tensor:
-    return patches[:, :, : config.model.mel_bands]
+    return patches[:, :, : config.spectrogram.n_mels]
 
 
 def onset_strength(patches: Tensor, config: Config) -> Tensor:
@@ -235,8 +235,8 @@ def onset_strength(patches: Tensor, config: Config) -> Tensor:
 
 def salience(patches: Tensor, config: Config) -> Tensor:
     """Pitch bands less the mean of half an octave, at least 0: (B, N, bands, T / 4)."""
-    bands = patches[:, :, config.model.mel_bands :].unflatten(-1, (-1, 4)).mean(-1)
-    width = 2 * (config.spectrogram.pitch_per_octave // 4) + 1
+    bands = patches[:, :, config.spectrogram.n_mels :].unflatten(-1, (-1, 4)).mean(-1)
+    width = 2 * (PITCH_PER_OCTAVE // 4) + 1
     flat = bands.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, T / 4, bands)
     mean = moving_sum(flat, width) / moving_sum(torch.ones_like(flat[0, 0]), width)
     return torch.relu(flat - mean).transpose(1, 2).unflatten(0, bands.shape[:2])
@@ -250,7 +250,7 @@ def moving_sum(values: Tensor, width: int) -> Tensor:
 
 def _fold(bands: Tensor, config: Config) -> Tensor:
     """Mean over octaves: (..., bands) -> (..., bands of an octave)."""
-    octave = config.spectrogram.pitch_per_octave
+    octave = PITCH_PER_OCTAVE
     whole = bands.shape[-1] // octave * octave
     return bands[..., :whole].unflatten(-1, (-1, octave)).mean(-2)
 

@@ -29,7 +29,6 @@ from patchifier.nn.descriptors import (
     concat_frames,
     onset_strength,
     require_descriptor,
-    size_of,
     tempogram_of,
 )
 
@@ -198,14 +197,6 @@ ESTIMATES = {  # by the names that configs and tables store
 }
 
 
-def summary_size(name: str, config: Config) -> int:
-    """Length of a descriptor of clips, or of an estimate."""
-    if name not in ESTIMATES:
-        return size_of(name, config)
-    estimator = ESTIMATORS[ESTIMATES[name].by]
-    return size_of(estimator.descriptor, config) if ESTIMATES[name].aligned else estimator.bins
-
-
 def require_estimators(names: Sequence[str], config: Config, *, field: str) -> None:
     """Check that the model has the estimators of these names, and the bands that they need.
 
@@ -221,12 +212,10 @@ def require_estimators(names: Sequence[str], config: Config, *, field: str) -> N
                 f"{field} holds {name!r}, but model.estimators is "
                 f"{list(config.model.estimators)}: add {by!r} there, and train it."
             )
-        if by == "tonic" and (
-            config.spectrogram.pitch_per_octave != OCTAVE or config.spectrogram.pitch_bands < OCTAVE
-        ):
+        if by == "tonic" and config.spectrogram.n_pitch_bands < OCTAVE:
             raise RequestError(
-                f"{field} holds {name!r}, which needs an octave of pitch bands or more, {OCTAVE} "
-                "to each: see spectrogram.pitch_per_octave."
+                f"{field} holds {name!r}, which needs an octave of pitch bands or more: "
+                f"spectrogram.n_pitch_bands is {config.spectrogram.n_pitch_bands}, not {OCTAVE}."
             )
         if by is not None:
             what = f"{name!r} in {field}, made from"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from patchifier.config import ModelConfig
+from patchifier.config import Config, ModelConfig
 from patchifier.nn.equivariant import ESTIMATORS
 from patchifier.nn.masking import gather, masked_scatter, masked_select, pack, scatter, visible
 from patchifier.nn.pitch import PitchModules
@@ -34,22 +34,24 @@ class FeatureExtractor(nn.Module):
     Pitch bands, the last rows of a patch, pass through modules of their own.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        channels = config.channels
+        model, n_mels = config.model, config.spectrogram.n_mels
+        channels = model.channels
         self.down = nn.Sequential(
             *(
-                down_module(before, after, config.convolutions)
+                down_module(before, after, model.n_convolutions)
                 for before, after in itertools.pairwise((1, *channels))
             )
         )
-        self.n_mels, self.mean = config.mel_bands, config.vector == "mean"
-        cells = config.mel_bands * config.frames // 4 ** len(channels)  # of the last map: 2 x 1
+        self.n_mels, self.mean = n_mels, model.map_pooling == "mean"
+        cells = n_mels * model.patch_frames // 4 ** len(channels)  # of the last map: 2 x 1
         size = channels[-1] if self.mean else channels[-1] * cells
-        if config.pitch_bands:
+        if config.spectrogram.n_pitch_bands:
             self.pitch = PitchModules(config)
-            size += config.pitch_channels * config.pitch_bands // 6
-        self.to_vector = nn.Identity() if size == config.width else nn.Linear(size, config.width)
+            size += self.pitch.size
+        D = model.embed_dim
+        self.to_vector = nn.Identity() if size == D else nn.Linear(size, D)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Turn patches (P, 1, M, T) into vectors (P, D)."""
@@ -80,19 +82,20 @@ class Bottleneck(nn.Module):
 
     def __init__(self, config: ModelConfig, *, layers: int, mask_token: bool = True) -> None:
         super().__init__()
-        D = config.width
+        D = config.embed_dim
         self.cls = nn.Parameter(torch.zeros(D))
         if mask_token:
             self.mask_token = nn.Parameter(torch.zeros(D))
-        self.absolute, self.plain = config.embedding != "relative", config.embedding == "plain"
+        kind = config.position_embedding
+        self.absolute, self.plain = kind != "relative", kind == "plain"
         normalise = config.vector_norm == "layer"  # vectors and positions start at one scale
         self.vector_norm = nn.LayerNorm(D, elementwise_affine=False) if normalise else nn.Identity()
         if self.absolute:
-            self.positions = nn.Parameter(torch.zeros(1 + config.positions, D))  # CLS first
+            self.positions = nn.Parameter(torch.zeros(1 + config.max_patches, D))  # CLS first
         self.norm = nn.Identity() if self.plain else nn.LayerNorm(D, eps=EPSILON)
         self.dropout = nn.Identity() if self.plain else nn.Dropout(config.dropout)
         self.encoder = TransformerEncoder(config, layers)
-        self.last_norm = nn.LayerNorm(D, eps=EPSILON) if config.norm == "before" else nn.Identity()
+        self.last_norm = nn.LayerNorm(D, eps=EPSILON) if config.norm_first else nn.Identity()
         self.distances = None if self.absolute else RelativePositionBias(config)
 
     def forward(
@@ -175,13 +178,14 @@ class Bottleneck(nn.Module):
 class Decoder(nn.Module):
     """A few layers of upsampling and convolution, much lighter than the encoder (4.1, 4.4)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        channels = config.decoder_channels or config.channels[::-1]  # into each up layer
+        model, n_mels = config.model, config.spectrogram.n_mels
+        channels = model.decoder_channels or model.channels[::-1]  # into each up layer
         shrink = 2 ** len(channels)
-        self.map = (channels[0], config.mel_bands // shrink, config.frames // shrink)  # 256 x 2 x 1
-        self.from_vector = nn.Linear(config.width, int(np.prod(self.map)))
-        batch_norm = config.decoder_norm == "batch"
+        self.map = (channels[0], n_mels // shrink, model.patch_frames // shrink)  # 256 x 2 x 1
+        self.from_vector = nn.Linear(model.embed_dim, int(np.prod(self.map)))
+        batch_norm = model.decoder_norm == "batch"
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(channels):
             convolution = nn.Conv2d(before, after, 3, padding=1, bias=not batch_norm)
@@ -215,8 +219,8 @@ class Patchifier(nn.Module):
 
     Parameters
     ----------
-    config : ModelConfig
-        By default the paper's setting, with 8.3 million parameters.
+    config : Config
+        Its sections `spectrogram`, `model` and `embed`. By default the paper's setting, with 8.3 million parameters.
     seed : int
         Seed of the initial weights. The global generator is left as it was.
 
@@ -230,36 +234,34 @@ class Patchifier(nn.Module):
     (torch.Size([2, 25, 256]), torch.Size([2, 26, 256]))
     """
 
-    def __init__(self, config: ModelConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(self, config: Config | None = None, *, seed: int = 0) -> None:
         super().__init__()
-        self.config = config = config or ModelConfig()
-        D, predictor_layers = config.width, config.predictor_layers
+        self.config = config = config or Config()
+        model, D = config.model, config.model.embed_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            columns = config.extractor == "transformer"
+            columns = model.extractor == "transformer"
             self.extractor = PatchColumnTransformer(config) if columns else FeatureExtractor(config)
             self.bottleneck = Bottleneck(
-                config, layers=config.layers, mask_token=not predictor_layers
+                model, layers=model.n_layers, mask_token=not model.n_predictor_layers
             )
-            if predictor_layers:
-                self.predictor = Bottleneck(config, layers=predictor_layers)
+            if model.n_predictor_layers:
+                self.predictor = Bottleneck(model, layers=model.n_predictor_layers)
             self.align: nn.Module = nn.Linear(D, D)
-            if config.align == "mlp":
+            if model.align == "mlp":
                 self.align = nn.Sequential(self.align, nn.GELU(), nn.Linear(D, D))
             self.decoder = Decoder(config)
-            self.readout = (
-                Whitening(config.readout, components=config.components) if config.readout else None
-            )
-            initialise(self, token_std=1.0 if config.vector_norm == "layer" else 0.02)
-            estimators = nn.ModuleDict({name: ESTIMATORS[name]() for name in config.estimators})
-            self.estimators = estimators if config.estimators else None
+            self.readout = Whitening(config) if config.embed.whiten else None
+            initialise(self, token_std=1.0 if model.vector_norm == "layer" else 0.02)
+            estimators = nn.ModuleDict({name: ESTIMATORS[name]() for name in model.estimators})
+            self.estimators = estimators if model.estimators else None
 
     def extract(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
         """Vectors (B, N, D) of patches (B, N, 1, M, T); zeros where `keep` (B, N) is False."""
         B, N = patches.shape[:2]
         kept = masked_select(patches, keep)  # (P, 1, M, T)
         if not len(kept):
-            return patches.new_zeros(B, N, self.config.width)
+            return patches.new_zeros(B, N, self.config.model.embed_dim)
         vectors = self.extractor(kept)  # (P, D)
         return vectors.unflatten(0, (B, N)) if keep is None else masked_scatter(vectors, keep)
 
@@ -300,7 +302,7 @@ class Patchifier(nn.Module):
         Without a predictor both are the bottleneck's output. With one, the bottleneck encodes only
         visible patches, as in MAE, and the predictor adds the mask tokens.
         """
-        if mask is None or not self.config.predictor_layers:
+        if mask is None or not self.config.model.n_predictor_layers:
             sequence = self.forward_encoder(patches, mask=mask, valid=valid, extract=extract)[-1]
             return sequence[:, 1:], sequence[:, 1:]
         keep = visible(mask, valid)  # (B, N)
@@ -343,7 +345,7 @@ class Patchifier(nn.Module):
 
     def mel(self, patches: Tensor) -> Tensor:
         """Mel bands of patches (..., M, T)."""
-        return patches[..., : self.config.mel_bands, :]
+        return patches[..., : self.config.spectrogram.n_mels, :]
 
     def reconstruct(
         self, patches: Tensor, *, mask: Tensor | None = None, valid: Tensor | None = None

@@ -5,8 +5,9 @@ Shapes: P patches, M pitch bands, T frames in a patch, C channels.
 
 from torch import Tensor, nn
 
-from patchifier.config import ModelConfig
+from patchifier.config import Config
 
+CHANNELS = 64  # of each convolution
 FRAMES = 4  # that the long FFT of pitch bands does not resolve
 
 
@@ -17,12 +18,13 @@ class PitchModules(nn.Module):
     The third reduces semitones to whole tones.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        C, n_groups = config.pitch_channels, config.frames // FRAMES
+        C, n_groups = CHANNELS, config.model.patch_frames // FRAMES
         self.semitones = nn.Conv2d(n_groups, C, (5, 1), stride=(3, 1), padding=(2, 0), bias=False)
         self.octaves = nn.Conv2d(C, C, (3, 1), dilation=(12, 1), padding=(12, 0), bias=False)
         self.tones = nn.Conv2d(C, C, (3, 1), stride=(2, 1), padding=(1, 0), bias=False)
+        self.size = C * config.spectrogram.n_pitch_bands // 6  # of the output
         self.norms = nn.ModuleList(nn.BatchNorm2d(C) for _ in range(3))
 
     def forward(self, bands: Tensor) -> Tensor:

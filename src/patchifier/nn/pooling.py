@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchifier.config import Config, EmbedConfig, RequestError
 from patchifier.nn.descriptors import DESCRIPTORS, VERSION, require_descriptor
-from patchifier.nn.equivariant import ESTIMATES, require_estimators, summarise, summary_size
+from patchifier.nn.equivariant import ESTIMATES, require_estimators, summarise
 from patchifier.nn.model import Patchifier
 
 
@@ -23,7 +23,7 @@ def require_embed(config: Config) -> None:
     RequestError
         Naming the layer or the summary.
     """
-    deepest, embed = config.model.layers, config.embed
+    deepest, embed = config.model.n_layers, config.embed
     for layer in embed.layers:
         if not -1 - deepest <= layer <= deepest:
             raise RequestError(
@@ -34,14 +34,9 @@ def require_embed(config: Config) -> None:
             "embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no "
             "CLS."
         )
-    known = [*(name for name, row in DESCRIPTORS.items() if row.of == "clip"), *ESTIMATES]
     if len(set(embed.summaries)) < len(embed.summaries):
         raise RequestError(f"embed.summaries is {list(embed.summaries)}, expected each once.")
-    for name in embed.summaries:
-        if name not in known:
-            raise RequestError(
-                f"embed.summaries holds {name!r}, expected some of {', '.join(known)}."
-            )
+    for name in config.summary_sizes:
         if name in DESCRIPTORS:
             require_descriptor(name, config, what="the summary")
     estimates = [name for name in embed.summaries if name in ESTIMATES]
@@ -49,22 +44,17 @@ def require_embed(config: Config) -> None:
 
 
 def require_whitening(config: Config) -> None:
-    """Check ``model.readout`` and ``model.components`` against the lengths that they are of.
+    """Check ``embed.n_components`` against the length of the pooled layers.
 
     Raises
     ------
     RequestError
         Naming the field.
     """
-    if config.model.readout not in (0, size := raw_size(config)):
+    kept, pooled = config.embed.n_components, config.pooled_size
+    if kept > pooled:
         raise RequestError(
-            f"model.readout is {config.model.readout}, but layers and summaries are {size} "
-            f"numbers: set it to {size}, or to 0."
-        )
-    if config.model.components[0] not in (0, pooled := pooled_size(config)):
-        raise RequestError(
-            f"model.components is {list(config.model.components)}, but layers are pooled to "
-            f"{pooled} numbers: expected those first."
+            f"embed.n_components is {kept}, but layers are pooled to {pooled} numbers: expected no more."
         )
 
 
@@ -73,27 +63,10 @@ def summaries_version(config: Config) -> list[int]:
     return [VERSION] if config.embed.summaries else []
 
 
-def pooled_size(config: Config) -> int:
-    """Length of the pooled layers."""
-    return config.model.width * len(config.embed.layers) * (2 if "+" in config.embed.pooling else 1)
-
-
-def raw_size(config: Config) -> int:
-    """Length of pooled layers and summaries, before whitening."""
-    return pooled_size(config) + sum(summary_size(name, config) for name in config.embed.summaries)
-
-
-def embedding_size(config: Config) -> int:
-    """Length E of an embedding."""
-    size = raw_size(config)
-    pooled, kept = config.model.components
-    return size - pooled + kept if config.model.readout == size else size
-
-
 def slices_of(config: Config) -> dict[str, slice]:
     """Slices of an embedding: "layers" first, then each summary by its name."""
-    sizes = {name: summary_size(name, config) for name in config.embed.summaries}
-    sizes = {"layers": embedding_size(config) - sum(sizes.values())} | sizes
+    sizes = config.summary_sizes
+    sizes = {"layers": config.embedding_size - sum(sizes.values())} | sizes
     ends = itertools.accumulate(sizes.values())
     return {
         name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from patchifier.config import ModelConfig
+from patchifier.config import Config, ModelConfig
 
+EXTRACTOR_LAYERS = 2
 COLUMN = 4  # frames in a column: what the long FFT of pitch bands does not resolve
 EPSILON = 1e-12  # BERT's, in LayerNorm
 
@@ -26,14 +27,14 @@ class TransformerLayer(nn.TransformerEncoderLayer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(
-            config.width,
-            config.heads,
-            config.feed_forward,
+            config.embed_dim,
+            config.n_heads,
+            config.mlp_dim,
             config.dropout,
             activation="gelu",
             layer_norm_eps=EPSILON,
             batch_first=True,
-            norm_first=config.norm == "before",
+            norm_first=config.norm_first,
         )
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:  # type: ignore[override]
@@ -93,14 +94,14 @@ class TransformerEncoder(nn.Module):
 class RelativePositionBias(nn.Module):
     """A learnt bias of the attention score for each head and distance of two patches.
 
-    Distances of more than ``config.positions`` share the bias of the longest. CLS has one bias of
+    Distances of more than ``config.max_patches`` share the bias of the longest. CLS has one bias of
     its own (T5, Raffel et al. 2020).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.longest = config.positions
-        self.numbers = nn.Parameter(torch.zeros(config.heads, 2 * self.longest + 2))
+        self.longest = config.max_patches
+        self.numbers = nn.Parameter(torch.zeros(config.n_heads, 2 * self.longest + 2))
 
     def forward(self, indices: Tensor) -> Tensor:
         """Bias (1 or B, H, 1 + N, 1 + N), CLS first, of patches at indices (N,) or (B, N)."""
@@ -117,14 +118,14 @@ class PatchColumnTransformer(nn.Module):
     Pitch bands are rows of a column like mel bands.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        D, n_columns = config.width, config.frames // COLUMN
-        self.from_column = nn.Linear(config.bands * COLUMN, D)
+        D, n_columns = config.model.embed_dim, config.model.patch_frames // COLUMN
+        self.from_column = nn.Linear(config.spectrogram.n_bands * COLUMN, D)
         self.places = nn.Parameter(torch.zeros(n_columns, D))  # positions of the columns
-        self.encoder = TransformerEncoder(config, config.extractor_layers)
+        self.encoder = TransformerEncoder(config.model, EXTRACTOR_LAYERS)
         self.norm = nn.LayerNorm(D, eps=EPSILON)
-        self.mean = config.vector == "mean"
+        self.mean = config.model.map_pooling == "mean"
         self.to_vector = nn.Identity() if self.mean else nn.Linear(n_columns * D, D)
 
     def forward(self, patches: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Standardised embeddings: z-scores and principal components, fitted to training clips."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+
+from patchifier.config import Config
 
 LEAST_DEVIATION = 1e-6  # of an element: one that varies less keeps its scale
 LEAST_VARIANCE = (
@@ -16,27 +16,26 @@ class Whitening(nn.Module):
 
     Parameters
     ----------
-    size : int
-        Length of an embedding.
-    components : (int, int)
-        How many of the first elements become how many components; (0, 0) leaves them.
+    config : Config
+        Decides the length of an embedding, of its pooled layers, and the number of components.
 
     Attributes
     ----------
-    settings : tuple or None
-        ``config.embed.numbers`` of the embeddings that it was fitted to; None before.
+    settings : tuple
+        ``config.embed.numbers`` of the embeddings that it is for.
     """
 
     mean: Tensor
     scale: Tensor
     directions: Tensor
 
-    def __init__(self, size: int, *, components: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.settings: tuple[Any, ...] | None = None
-        self.pooled, n_components = components
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
+        self.settings = config.embed.numbers
+        n_components = config.embed.n_components
+        self.pooled = config.pooled_size if n_components else 0
+        self.register_buffer("mean", torch.zeros(config.raw_size))
+        self.register_buffer("scale", torch.ones(config.raw_size))
         if n_components:
             self.register_buffer("directions", torch.eye(self.pooled, n_components))
 

@@ -112,7 +112,7 @@ class Batches:
         )
         self.device, self.rank_slice = (
             device or torch.device("cpu"),
-            rank_slice or slice(0, training.batch),
+            rank_slice or slice(0, training.batch_size),
         )
 
     def __call__(self, step: int) -> Batch:
@@ -126,7 +126,7 @@ class Batches:
             masks=generator(self.seed, "mask", step),
             augmentation=self.config.augment,
             layout=self.layout,
-            loss_on="all" if self.stage == "one" else settings.loss_on,
+            loss_on="all" if self.stage == "one" else settings.loss_patches,
             loss_share=1.0 if self.stage == "one" else settings.loss_share,
             losses=generator(self.seed, "loss", step),
             rank_slice=self.rank_slice,
@@ -136,7 +136,7 @@ class Batches:
 
     def clips(self, step: int) -> np.ndarray:
         """Clips of a step in all processes, (B,), by their rows in the cache."""
-        each = self.training.batch // len(self.parts) // (2 if self.pairs else 1)
+        each = self.training.batch_size // len(self.parts) // (2 if self.pairs else 1)
         chosen = [
             part[batch_indices(self.seed, step, clips=len(part), batch=each, part=number)]
             for number, part in enumerate(self.parts)
@@ -177,7 +177,7 @@ def require_groups(data: Cache, train: np.ndarray) -> None:
     """Refuse training clips that are all of one group, which InfoNCE between groups cannot use."""
     if len(np.unique(group_numbers(data, train))) < 2:
         raise RequestError(
-            "pretrain.contrast_of is 'group', but all clips that train are of one group (another "
+            "pretrain.contrast_positives is 'group', but all clips that train are of one group (another "
             "may be held out): name groups in a manifest, sort files into more folders, or hold "
             "out less with --pretrain.validation_fraction."
         )
@@ -255,13 +255,13 @@ def make_batch(
         draws,
         data.frames[chosen],
         config=augmentation,
-        patches=settings.patches,
-        width=model.frames,
+        patches=settings.n_patches,
+        width=model.patch_frames,
         layout=layout,
-        most=model.positions,
+        most=model.max_patches,
         pairs=pairs,
     )
-    mask = random_masking(masks, drawn.valid, settings.mask_ratio, ends=settings.mask_ends)
+    mask = random_masking(masks, drawn.valid, settings.mask_ratio, ends=settings.visible_span_ratio)
     loss_mask = mask if loss_on == "masked" else drawn.valid
     if loss_share < 1 and losses is not None:
         loss_mask = random_masking(losses, loss_mask, loss_share)
@@ -296,7 +296,11 @@ def _patches(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Patches as the model sees them and targets, (B, N, 1, M, T) each, on a device."""
-    frames, width, silence = data.frames[clips], config.model.frames, config.spectrogram.silence
+    frames, width, silence = (
+        data.frames[clips],
+        config.model.patch_frames,
+        config.spectrogram.silence,
+    )
     spans = augment.span(drawn, frames, width)
     log_mels = data.read(clips, spans)  # (B, frames, M)
     first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]
@@ -304,4 +308,4 @@ def _patches(
     crops, table = to_device(crops, device), log_mels.flatten(0, 1).to(device)
     clean = augment.resample(crops, table, silence=silence, width=width)
     augmented = augment.vary_intensity(clean, crops, config=augmentation, silence=silence)
-    return augmented, augmented if config.pretrain.target == "augmented" else clean
+    return augmented, augmented if config.pretrain.reconstruction_target == "augmented" else clean

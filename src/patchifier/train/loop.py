@@ -340,9 +340,9 @@ def step(
         loss = task.loss(model, batch)
     fabric.backward(loss)
     norm = torch.full_like(loss, math.nan, requires_grad=False)
-    if config.clip_norm:
+    if config.max_grad_norm:
         found = fabric.clip_gradients(
-            model, optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
+            model, optimiser, max_norm=config.max_grad_norm, error_if_nonfinite=False
         )
         norm = norm if found is None else found
     optimiser.step()

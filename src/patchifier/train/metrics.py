@@ -125,10 +125,10 @@ class MetricBuffer:
         mean = self.fabric.all_reduce(results, reduce_op="mean")
         assert isinstance(mean, Tensor)
         values = mean.tolist()
-        clips_per_s = len(self.waiting) * self.config.batch / (time.monotonic() - self.since_s)
+        clips_per_s = len(self.waiting) * self.config.batch_size / (time.monotonic() - self.since_s)
         for (step, rate, _), (loss, norm) in zip(self.waiting, values, strict=True):
             self._require_finite(step, loss, norm)
-            epoch = step * self.config.batch / self.clips
+            epoch = step * self.config.batch_size / self.clips
             self.logger.write(
                 step,
                 {
@@ -147,7 +147,7 @@ class MetricBuffer:
 
         Without clipping the norm is NaN and not checked.
         """
-        if math.isfinite(loss) and (math.isfinite(norm) or not self.config.clip_norm):
+        if math.isfinite(loss) and (math.isfinite(norm) or not self.config.max_grad_norm):
             return
         what = (
             f"the loss is {loss}"
@@ -159,7 +159,7 @@ class MetricBuffer:
         )
         advice = ["precision 32"] if precision == "bf16" else []
         advice += [f"a lower learning_rate ({self.config.learning_rate:g})"] + (
-            [] if self.config.clip_norm else ["clip_norm 1"]
+            [] if self.config.max_grad_norm else ["max_grad_norm 1"]
         )
         described = f"{self.describe(step - 1)} Otherwise" if self.describe else "What to"
         raise RequestError(

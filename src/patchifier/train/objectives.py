@@ -1,6 +1,6 @@
 """Objectives of stage II beyond the paper's, several at once.
 
-Each row of ``pretrain.targets`` is one loss. ``context`` and ``prediction`` (B, N, D) are what
+Each row of ``pretrain.objectives`` is one loss. ``context`` and ``prediction`` (B, N, D) are what
 :meth:`Patchifier.predict_masked` returns; ``mean context`` (B, D) is the mean over a clip's visible
 patches.
 
@@ -55,6 +55,7 @@ DISTIL = "distil"
 LEAST_DEVIATION = 1e-4  # of a target's element, in units of log-mel: smaller ones are rounding
 TEMPERATURE = 0.1  # of InfoNCE
 PROJECTION_SIZE = 128  # of the vectors in InfoNCE
+EMA_DECAY = 0.996  # of the teacher's weights, a step
 EXCLUDED = -1e4  # similarity of a clip that is neither positive nor negative
 
 
@@ -66,10 +67,10 @@ def require_targets(config: Config) -> None:
     RequestError
         If a name is unknown or given twice, or a setting does not fit; the message names it.
     """
-    settings, targets = config.pretrain, config.pretrain.targets
+    settings, targets = config.pretrain, config.pretrain.objectives
     if settings.pairs and "contrast" not in targets:
         raise RequestError(
-            "pretrain.contrast_of 'group' needs the target 'contrast' in pretrain.targets: add "
+            "pretrain.contrast_positives 'group' needs the target 'contrast' in pretrain.objectives: add "
             "it, or leave this out."
         )
     if targets == (PIXELS,) and not settings.teacher_features:
@@ -77,9 +78,13 @@ def require_targets(config: Config) -> None:
     known = (PIXELS, *DESCRIPTORS, *EMA_TARGETS, *ESTIMATORS, DISTIL)
     if not targets or len(set(targets)) < len(targets):
         raise RequestError(
-            f"pretrain.targets is {targets}, expected some of {', '.join(known)}, each once."
+            f"pretrain.objectives is {targets}, expected some of {', '.join(known)}, each once."
         )
-    for name, only in (("loss_on", "masked"), ("loss_share", 1.0), ("extract", "visible")):
+    for name, only in (
+        ("loss_patches", "masked"),
+        ("loss_share", 1.0),
+        ("extracted_patches", "visible"),
+    ):
         if getattr(settings, name) != only:
             raise RequestError(
                 f"pretrain.{name} is {getattr(settings, name)!r}, expected {only!r} with targets "
@@ -88,7 +93,7 @@ def require_targets(config: Config) -> None:
     for name in targets:
         if name not in known:
             raise RequestError(
-                f"pretrain.targets holds {name!r}, expected some of {', '.join(known)}."
+                f"pretrain.objectives holds {name!r}, expected some of {', '.join(known)}."
             )
         if name in DESCRIPTORS:
             require_descriptor(name, config, what="the target")
@@ -98,12 +103,12 @@ def require_targets(config: Config) -> None:
             "clip, need each other."
         )
     estimated = [name for name in targets if name in ESTIMATORS]
-    require_estimators(estimated, config, field="pretrain.targets")
+    require_estimators(estimated, config, field="pretrain.objectives")
 
 
 def frozen_modules(config: Config) -> tuple[str, ...]:
     """Modules of the model to which no target gives a gradient."""
-    names = [name for name in config.pretrain.targets if name not in ESTIMATORS]
+    names = [name for name in config.pretrain.objectives if name not in ESTIMATORS]
     if not names:
         return "extractor", "bottleneck", "align", "decoder", "predictor"
     frozen = () if PIXELS in names else ("align", "decoder")
@@ -123,7 +128,7 @@ class Objectives(nn.Module):
     ----------
     model : Patchifier
     config : Config
-        ``pretrain.targets`` names the losses.
+        ``pretrain.objectives`` names the losses.
     examples : iterable of (Tensor, Tensor or None)
         Target patches (B, N, 1, M, T) of this process's share of training, and which are valid (B,
         N). Targets are standardised by those of all processes.
@@ -140,7 +145,7 @@ class Objectives(nn.Module):
     ) -> None:
         super().__init__()
         require_targets(config)
-        targets = config.pretrain.targets
+        targets = config.pretrain.objectives
         self.model, self.config = model, config
         self.described = [name for name in targets if name in DESCRIPTORS]
         self.estimated = [name for name in targets if name in ESTIMATORS]
@@ -148,7 +153,7 @@ class Objectives(nn.Module):
         pixels_variance = statistics.pop(PIXELS)[1].square()
         self.register_buffer("pixels_variance", pixels_variance, persistent=False)
         self.register_buffer("teacher_features", teacher_features, persistent=False)
-        D = config.model.width
+        D = config.model.embed_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.pretrain.seed)
             self.heads = nn.ModuleDict()
@@ -194,7 +199,7 @@ class Objectives(nn.Module):
     def stage_two_loss(self, batch: Batch) -> Tensor:
         """Mean over targets of error / variance + log variance, with learnt variances."""
         if self.teacher and self.training:
-            self.teacher.update(self, self.config.pretrain.teacher_decay)
+            self.teacher.update(self, EMA_DECAY)
         terms = [
             error * torch.exp(-self.log_variances[name]) + self.log_variances[name]
             for name, error in self.errors(batch).items()

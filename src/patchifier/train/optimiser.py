@@ -32,11 +32,11 @@ def make_optimiser(
 
 def rate_factor(step: int, total: int, config: TrainingConfig) -> float:
     """Share of the peak learning rate at a step."""
-    if step < config.warm_up_steps:
-        return (step + 1) / config.warm_up_steps
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return 1.0
     if config.schedule == "trapezoid":
         return min(1.0, (total - step) / max(1, total - config.flat_steps(total)))
-    done = (step - config.warm_up_steps) / max(1, total - config.warm_up_steps)
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * done))

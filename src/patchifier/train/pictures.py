@@ -55,8 +55,8 @@ def write_reconstructions(
     clip = data.clips[index]
     log_mel = data.tensor(index)
     patches = spectrogram.cut(
-        log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
-    )[: config.pretrain.patches]
+        log_mel, length=config.model.patch_frames, tail="anchor", silence=config.spectrogram.silence
+    )[: config.pretrain.n_patches]
     model = model.cpu().eval()
 
     def reconstruct(masked: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, 
         "clip": clip,
         "title": " – ".join(info[key] for key in ("artist", "title") if key in info),
         "frame_s": str(config.spectrogram.frame_s),
-        "scale": str(config.spectrogram.scale),
+        "scale": str(config.spectrogram.db_scale),
         "band_hz": json.dumps([round(float(hertz), 1) for hertz in centres]),
         "silence": str(config.spectrogram.silence),
     }

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 # Steps of a stage in the self-test of bf16: where clips are short, batches differ in shape.
 TRIAL_STEPS = 2
-# Fields of the config that are fitted after training, whatever they were in the initial model.
-MEASURED = ("readout", "components")
 # modules that learn, by stage (4.2)
 TRAINED = {
     "one": ("extractor", "decoder"),
@@ -103,10 +101,10 @@ def pretrain(
     config = config or Config()
     require_devices(device, devices=devices, nodes=nodes)
     require_targets(config)  # before stage I, which does without
-    data = Cache(cache, partial=config.pretrain.parts > 1).require(config.spectrogram)
+    data = Cache(cache, partial=config.pretrain.n_cache_parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
         # before other processes start, which would raise it too
-        require_even(training.batch, devices * nodes)
+        require_even(training.batch_size, devices * nodes)
     require_embed(config)
     require_whitening(config)
     model = initial_model(config, init)
@@ -164,7 +162,7 @@ def pretrain(
                     splits.valid,
                     config,
                 )
-            if config.model.readout:  # of the first part alone: this machine may have no other
+            if config.embed.whiten:  # of the first part alone: this machine may have no other
                 fit_whitening(model, config, examples_of(data, splits.slices[0]))
             described = {
                 name: run.facts[name]
@@ -181,7 +179,7 @@ def pretrain(
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
     """Choose training and validation clips, and divide training clips among parts of the cache."""
-    parts = data.parts(config.parts)
+    parts = data.parts(config.n_cache_parts)
     return pretraining_splits(data.clips, config, parts=parts, where=f"cache {data.path}")
 
 
@@ -192,21 +190,21 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     """
     loaded = None if init is None else checkpoint.load(init)
     known = (
-        *(config.pretrain.targets if config.pretrain.stages != "one" else ()),
+        *(config.pretrain.objectives if config.pretrain.stages != "one" else ()),
         *(loaded.config.model.estimators if loaded else ()),
     )
     for estimator in config.model.estimators:
         if estimator not in known:
             raise RequestError(
                 f"model.estimators holds {estimator!r}, which nothing trains: add it to "
-                "pretrain.targets of stage II, start from a model that has it, or leave it out."
+                "pretrain.objectives of stage II, start from a model that has it, or leave it out."
             )
     if loaded is None:
-        return accelerate(Patchifier(config.model, seed=config.pretrain.seed))
+        return accelerate(Patchifier(config, seed=config.pretrain.seed))
     differ = [
         f"model.{name}"
         for name in _differing(config.model, loaded.config.model)
-        if name not in (*MEASURED, "estimators")
+        if name != "estimators"
     ]
     # there may be new ones
     differ += (
@@ -222,7 +220,7 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
             f"the model in {init} differs from the config in {', '.join(differ)}: give the "
             "config.json of that model as --config."
         )
-    model = accelerate(Patchifier(config.model, seed=config.pretrain.seed))
+    model = accelerate(Patchifier(config, seed=config.pretrain.seed))
     for name, part in loaded.model.named_children():
         if name != "readout":
             model.get_submodule(name).load_state_dict(
@@ -272,7 +270,7 @@ def train_stage(
         stage,
         training,
         device=fabric.device,
-        rank_slice=rank_slice(fabric, training.batch),
+        rank_slice=rank_slice(fabric, training.batch_size),
     )
     job = TrainTask(
         stage_module(stage, model, batches, config),
@@ -292,7 +290,8 @@ def train_stage(
         run.path / f"stage-{stage}",
         config=training,
         seed=settings.seed,
-        validate_every=settings.validate_every or max(50, -(-len(splits.train) // training.batch)),
+        validate_every=settings.validate_every
+        or max(50, -(-len(splits.train) // training.batch_size)),
         fabric=fabric,
         checkpoint_every_s=settings.checkpoint_every_s,
         resume=resume,
@@ -305,7 +304,7 @@ def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
     """Learning rate of the extractor in stage II by prefix of its parameters' names."""
     return dict.fromkeys(
         ("extractor.", "model.extractor."),
-        settings.extractor_rate * settings.stage_two.learning_rate,
+        settings.extractor_lr_scale * settings.stage_two.learning_rate,
     )
 
 
@@ -327,7 +326,7 @@ def trials(
                 config,
                 stage,
                 training,
-                rank_slice=expected_rank_slice(training.batch, devices=devices, nodes=nodes),
+                rank_slice=expected_rank_slice(training.batch_size, devices=devices, nodes=nodes),
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
             steps = [batches(step) for step in range(TRIAL_STEPS)]
@@ -343,12 +342,12 @@ def stage_module(
 
     Targets are standardised by that many batches of examples; by all there are, if it is None.
     """
-    several = stage == "two" and config.pretrain.targets != (PIXELS,)
+    several = stage == "two" and config.pretrain.objectives != (PIXELS,)
     frozen = frozen_modules(config) if several else ()
     for name, part in model.named_children():
         part.requires_grad_(name in TRAINED[stage] and name not in frozen)
     for name, part in (model.estimators or {}).items():
-        part.requires_grad_(several and name in config.pretrain.targets)
+        part.requires_grad_(several and name in config.pretrain.objectives)
     return (
         Objectives(
             model,
@@ -371,14 +370,14 @@ def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Bat
         return batch.weight * model.stage_one_loss(batch.patches, batch.target, batch.valid)
 
     def loss_two(model: Any, batch: Batch) -> Tensor:
-        if settings.targets != (PIXELS,):
+        if settings.objectives != (PIXELS,):
             return model.stage_two_loss(batch)
         return batch.weight * model.stage_two_loss(
             batch.patches,
             batch.target,
             batch.valid,
             batch.mask,
-            extract=settings.extract,
+            extract=settings.extracted_patches,
             loss_mask=batch.loss_mask,
         )
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import patchifier
-from patchifier.config import Config, RequestError, to_dict, update, with_added
+from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.io import write_json
 from patchifier.jobs import LOCK, folder_lock
 
@@ -143,7 +143,7 @@ class Run:
                     "--out."
                 )
             if config is not None:
-                before = update(Config(), with_added(json.loads(old.read_text(encoding="utf-8"))))
+                before = update(Config(), current_form(json.loads(old.read_text(encoding="utf-8"))))
                 if before.without_length != config.without_length:
                     raise RequestError(
                         f"{self.path} was started with other settings: resume with --config "

@@ -46,7 +46,7 @@ class TunedModel(nn.Module):
         self.model.load_state_dict(start.model.state_dict())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.head = Head(config.model.width, len(task.names))
+            self.head = Head(config.model.embed_dim, len(task.names))
         for name, part in self.model.named_children():
             part.requires_grad_(name in self.learns)
         self.train(False)

@@ -161,11 +161,11 @@ class Tuning:
         The files of that rate are copied to `folder`.
         """
         settings = self.config.finetune
-        if not settings.try_rates:
+        if not settings.learning_rates:
             return self.train_and_test(folder, splits, seed, progress)[1]
         tried = {
             rate: self.train_and_test(folder / f"rate-{rate:g}", splits, seed, progress, rate=rate)
-            for rate in settings.try_rates
+            for rate in settings.learning_rates
         }
         best = max(tried, key=lambda rate: tried[rate][0])
         validation = {f"{rate:g}": score for rate, (score, _) in tried.items()}
@@ -225,7 +225,7 @@ class Tuning:
             return torch.from_numpy((targets - shift) / stretch if is_regression else targets)
 
         def chosen(step: int) -> np.ndarray:
-            return batch_indices(seed, step, clips=len(train), batch=settings.training.batch)
+            return batch_indices(seed, step, clips=len(train), batch=settings.training.batch_size)
 
         def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
             windows = inputs.draw(train[chosen(step)], generator(seed, "window", step))
@@ -253,7 +253,7 @@ class Tuning:
             return describe_batch(self.data, train[chosen(step)])
 
         rates = {"head": settings.head_learning_rate} if settings.head_learning_rate else {}
-        score = functools.partial(_score, self.task, settings.select)
+        score = functools.partial(_score, self.task, settings.select_by)
         return TrainTask(module, len(train), batch, batch_loss, validate, score, rates, describe)
 
     def trial(self, splits: Splits) -> Trial:

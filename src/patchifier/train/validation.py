@@ -43,7 +43,7 @@ def validator_one(
     batches: list[Batch], statistics: "TrainingStatistics", config: Config
 ) -> Callable[[Any], dict[str, float]]:
     """Make the validation of stage I: the MSE of single patches, and that of the mean patch."""
-    bands = config.model.mel_bands
+    bands = config.spectrogram.n_mels
     mean_patch = {
         "mean_patch_mse": mean_of(
             (batch.patches[batch.valid][..., :bands, :] - statistics.mean_patch).square()
@@ -73,7 +73,7 @@ def validator_two(
     patches, or by equal positions, on at most 64 of the clips. Variances and onsets are of these
     clips too, so that they take about 0.3 times the time of the rest.
     """
-    bands, scale = config.model.mel_bands, config.spectrogram.scale
+    bands, scale = config.spectrogram.n_mels, config.spectrogram.db_scale
     predictors = masked_predictors(
         [replace(batch, patches=batch.patches[..., :bands, :]) for batch in batches], statistics
     )
@@ -92,7 +92,7 @@ def validator_two(
             reconstruct(model, batch, in_order(batch.patches, order))
             for batch, order in zip(some, orders, strict=True)
         ]
-        with equal_positions(model, config.pretrain.patches):
+        with equal_positions(model, config.pretrain.n_patches):
             unplaced = [reconstruct(model, batch, batch.patches) for batch in some]
         rest = mse - masked_mse(model, some, plain)
         return {
@@ -237,7 +237,7 @@ def no_op_validator(model: nn.Module) -> dict[str, float]:
 
 def validation_batches(data: Cache, clips: np.ndarray, config: Config) -> list[Batch]:
     """Held-out clips in batches of at most 32, unaugmented, with fixed crops and masks."""
-    unlike = replace(config, pretrain=replace(config.pretrain, target="augmented"))
+    unlike = replace(config, pretrain=replace(config.pretrain, reconstruction_target="augmented"))
     return [
         make_batch(
             data,
@@ -269,10 +269,10 @@ class TrainingStatistics:
 
 def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> TrainingStatistics:
     """Statistics of at most 256 training clips, evenly spread; the mean is over all frames."""
-    width, means, sequences = config.model.frames, [], []
+    width, means, sequences = config.model.patch_frames, [], []
     for index in evenly(clips, VALIDATION_CLIPS):
         # (T, M)
-        log_mel = np.array(data.log_mel(int(index)), np.float32)[:, : config.model.mel_bands]
+        log_mel = np.array(data.log_mel(int(index)), np.float32)[:, : config.spectrogram.n_mels]
         means.append(log_mel.mean(0))
         sequences.append(patch_bands(log_mel, width, silence=config.spectrogram.silence))
     mean_patch = torch.from_numpy(np.mean(means, axis=0))[None, :, None].expand(1, -1, width)

@@ -1,6 +1,5 @@
 """Fit the whitening of embeddings to training clips."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -29,17 +28,15 @@ def fit_whitening(model: Patchifier, config: Config, log_mels: Iterable[Tensor])
     Raises
     ------
     RequestError
-        If ``model.readout`` is not the length of pooled layers and summaries.
+        If ``embed.n_components`` is more than the pooled layers have numbers.
     """
     if model.readout is None:
         return
     require_whitening(config)
-    without = dataclasses.replace(config.model, readout=0, components=(0, 0))
-    raw = dataclasses.replace(config, model=without)
     whitening, model.readout = model.readout, None
-    embeddings = torch.from_numpy(Embedder(model, raw).embed_log_mels(log_mels))
+    embeddings = torch.from_numpy(Embedder(model, config).embed_log_mels(log_mels))
     whitening.fit(embeddings.to(whitening.mean.device))
-    whitening.settings, model.readout = config.embed.numbers, whitening
+    model.readout = whitening
 
 
 def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:

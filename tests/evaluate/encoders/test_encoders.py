@@ -41,10 +41,10 @@ CONFIG = update(
     {
         "model": {
             "channels": [4, 4, 4, 4, 8],
-            "width": 16,
-            "layers": 2,
-            "heads": 2,
-            "feed_forward": 32,
+            "embed_dim": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "mlp_dim": 32,
         }
     },
 )
@@ -273,7 +273,7 @@ def test_calibrated_features_are_neither_dead_nor_exploding(data):
 
 
 def test_calibration_moves_the_extractors_statistics_and_nothing_else(data):
-    model, before = Patchifier(CONFIG.model, seed=1), Patchifier(CONFIG.model, seed=1).state_dict()
+    model, before = Patchifier(CONFIG, seed=1), Patchifier(CONFIG, seed=1).state_dict()
     calibrate(model.train(), patches_of(data, range(4)))
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -302,7 +302,7 @@ def test_the_random_network_is_a_function_of_its_seed(data):
 def test_the_random_network_has_the_weights_of_a_new_model_of_its_seed(data):
     made = random_checkpoint(CONFIG, data, range(6), seed=5).model
     for (name, one), two in zip(
-        Patchifier(CONFIG.model, seed=5).named_parameters(), made.parameters(), strict=True
+        Patchifier(CONFIG, seed=5).named_parameters(), made.parameters(), strict=True
     ):
         assert torch.equal(one, two), name
 
@@ -488,7 +488,7 @@ def test_random_weights_need_clips(data):
 
 def test_the_paper_is_the_default_of_random_weights(data):
     (one,) = encoders("random:0", data=data, train=[0])
-    assert one.parameters == Patchifier(Config().model).parameter_count()
+    assert one.parameters == Patchifier(Config()).parameter_count()
 
 
 # --- what every encoder that goes clip by clip checks ---
@@ -666,8 +666,8 @@ def test_summaries_are_what_an_embedding_holds_behind_its_layers(data, tmp_path)
     wide = update(
         Config(),
         {
-            "spectrogram": {"bands": 280, "pitch_bands": 216},
-            "model": {"bands": 280, "pitch_bands": 216, "layers": 1},
+            "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
+            "model": {"n_layers": 1},
         },
     )
     wide = update(wide, {"embed": {"summaries": ["harmony", "mode", "pulse", "rhythm"]}})
@@ -675,7 +675,7 @@ def test_summaries_are_what_an_embedding_holds_behind_its_layers(data, tmp_path)
         Dataset("tones", data.clips[:4]), tmp_path / "cache", config=wide.spectrogram, workers=1
     )
     there = Cache(tmp_path / "cache")
-    embedder = Embedder(Patchifier(wide.model), wide)
+    embedder = Embedder(Patchifier(wide), wide)
     log_mels = [
         torch.from_numpy(np.array(there.log_mel(index), np.float32).T)
         for index in range(len(there.clips))

@@ -49,12 +49,12 @@ BEATS = Task("per-frame", ("beat",), "beats")
 DOWNBEATS = Task("per-frame", ("beat", "downbeat"), "beats")
 CHORD = Task("per-frame", CHORDS, "chords")
 BOUNDARIES = Task("per-frame", ("boundary",), "boundaries")
-TINY = {"channels": [4, 4, 4, 4, 8], "width": 16, "layers": 2, "heads": 2, "feed_forward": 32}
+TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 
 
 def embedder(pretrain: dict | None = None, **embed: object) -> Embedder:
     config = update(Config(), {"model": TINY, "embed": embed, "pretrain": pretrain or {}})
-    network = Patchifier(config.model, seed=0)
+    network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)  # so that a wrong position shows
     return Embedder(network, config)
@@ -106,7 +106,7 @@ def test_vector_of_the_bottleneck_is_that_of_the_sequence_of_touching_patches(
 
 
 def test_longer_sequences_go_through_windows_of_trained_length() -> None:
-    model, sound = embedder({"patches": 4}, hop_patches=2), log_mel(32 * 6)
+    model, sound = embedder({"n_patches": 4}, hop_patches=2), log_mel(32 * 6)
     vectors, _ = frame_vectors(model, sound, hop_frames=32)
     padded = torch.nn.functional.pad(sound, (16, 64), value=-1.0)
     patches = torch.stack([padded[:, 32 * n : 32 * n + 32] for n in range(6)])[:, None]
@@ -117,7 +117,7 @@ def test_longer_sequences_go_through_windows_of_trained_length() -> None:
         )
     expected = np.concatenate([first[:2], (first[2:] + second[:2]) / 2, second[2:]])
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    whole, _ = frame_vectors(embedder({"patches": 4}, time="whole"), sound, hop_frames=32)
+    whole, _ = frame_vectors(embedder({"n_patches": 4}, whole_clip=True), sound, hop_frames=32)
     with torch.no_grad():
         np.testing.assert_allclose(
             whole, model.model.forward_encoder(patches[None])[-1][0, 1:].numpy(), atol=1e-5
@@ -747,7 +747,7 @@ def test_what_cannot_be_probed_is_refused(clicks: Cache) -> None:
         probe_frames(clicks.task, unlabelled, features, sides)
     other = update(Config(), {"model": TINY, "spectrogram": {"mel_scale": "htk"}})
     with pytest.raises(RequestError, match="mel_scale"):
-        frames.model_features(Embedder(Patchifier(other.model, seed=0), other), clicks)
+        frames.model_features(Embedder(Patchifier(other, seed=0), other), clicks)
 
 
 @pytest.mark.parametrize(

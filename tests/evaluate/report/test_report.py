@@ -627,3 +627,12 @@ def test_import_needs_neither_torch_nor_matplotlib() -> None:
     code = "import sys, patchifier.evaluate.report; print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_settings_of_a_run_of_the_first_edition_are_read_by_the_names_of_today(
+    tmp_path: Path,
+) -> None:
+    run, problems = write_run(tmp_path / "run", kind="pretrain"), []
+    write_json(run / "config.json", config.stored_form(config.Config()))
+    found = read_run(run, tmp_path, problems)
+    assert (found.config, problems) == (config.to_dict(config.Config()), [])

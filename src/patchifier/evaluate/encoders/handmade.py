@@ -8,14 +8,13 @@ second differences between neighbouring frames.
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from patchifier import audio
 from patchifier.cache import Cache
-from patchifier.config import Config, ModelConfig, RequestError, digest
+from patchifier.config import Config, RequestError, digest
 from patchifier.evaluate.encoders.interface import (
     Encode,
     Encoder,
@@ -32,7 +31,7 @@ SUMMARIES = ("harmony", "mode", "pulse", "rhythm")
 
 def _mel_stats(data: Cache, index: int) -> np.ndarray:
     # (T, mel bands)
-    log_mel = np.asarray(data.log_mel(index)[:, : data.spectrogram.mel_bands], np.float32)
+    log_mel = np.asarray(data.log_mel(index)[:, : data.spectrogram.n_mels], np.float32)
     return np.concatenate([log_mel.mean(0), log_mel.std(0)])
 
 
@@ -97,11 +96,9 @@ def _handcrafted(data: Cache, index: int) -> np.ndarray:
 
 def _summaries(data: Cache, index: int) -> np.ndarray:
     """Mean over windows of the descriptors :data:`SUMMARIES`: (272,)."""
-    bands, pitch_bands = data.spectrogram.bands, data.spectrogram.pitch_bands
-    if not pitch_bands:
+    if not data.spectrogram.n_pitch_bands:
         raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
-    model = replace(ModelConfig(), bands=bands, pitch_bands=pitch_bands)
-    config = Config(spectrogram=data.spectrogram, model=model)
+    config = Config(spectrogram=data.spectrogram)
     log_mel = data.tensor(index)  # (M, T)
     rows = []
     for _, patches, n_new_frames in windows_of(log_mel, config):

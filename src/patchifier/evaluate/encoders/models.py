@@ -15,7 +15,6 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import (
     Config,
     EmbedConfig,
-    ModelConfig,
     RequestError,
     SpectrogramConfig,
     update,
@@ -52,10 +51,13 @@ def random_checkpoint(
     seed : int
         Of the weights.
     """
-    model = accelerate(Patchifier(config.model, seed=seed))
+    model = accelerate(Patchifier(config, seed=seed))
     cut = [
         spectrogram.cut(
-            log_mel, length=config.model.frames, tail="anchor", silence=config.spectrogram.silence
+            log_mel,
+            length=config.model.patch_frames,
+            tail="anchor",
+            silence=config.spectrogram.silence,
         )
         for log_mel in log_mels(
             data, config.spectrogram, evenly(np.asarray(indices), CALIBRATION_CLIPS)
@@ -181,8 +183,7 @@ def random(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
 
 def _default(data: Cache) -> Config:
     """Architecture of the paper for the log-mels of a cache."""
-    plain = data.spectrogram.without_pitch
-    return Config(spectrogram=plain, model=replace(ModelConfig(), bands=plain.bands))
+    return Config(spectrogram=data.spectrogram.without_pitch)
 
 
 def _training_clips(options: EncoderOptions) -> Sequence[int]:

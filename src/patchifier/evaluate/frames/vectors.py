@@ -72,7 +72,7 @@ def frame_vectors(
     config = embedder.config
     numbers = _layer_numbers(config, config.embed.layers if layers is None else layers, hop_frames)
     # (K, M, W), a view
-    patches = _around(log_mel, hop_frames, config.model.frames, config.spectrogram.silence)
+    patches = _around(log_mel, hop_frames, config.model.patch_frames, config.spectrogram.silence)
     model = embedder.model
     # (K', D) each
     parts = [
@@ -83,7 +83,7 @@ def frame_vectors(
     found = _through_bottleneck(
         embedder,
         vectors,
-        config.model.frames // hop_frames,
+        config.model.patch_frames // hop_frames,
         [number for number in numbers if number],
     )
     chosen = [found[number] if number else vectors for number in numbers]
@@ -94,7 +94,7 @@ def frame_vectors(
 
 def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> list[int]:
     """Layers counted from 0, the extractor."""
-    deepest, W = config.model.layers, config.model.frames
+    deepest, W = config.model.n_layers, config.model.patch_frames
     wrong = [layer for layer in layers if not -1 - deepest <= layer <= deepest]
     if wrong or not layers:
         raise RequestError(
@@ -144,7 +144,7 @@ def _windows(config: Config, count: int) -> list[slice]:
     They are those of :func:`patchifier.windows.cut_windows`.
     """
     length, hop = window_patches(config)
-    if config.embed.time == "whole" or count <= length:
+    if config.embed.whole_clip or count <= length:
         return [slice(0, count)]
     starts = spectrogram.patch_starts(count, length=length, hop=hop, tail="anchor")
     return [slice(start, start + length) for start in starts]
@@ -193,7 +193,7 @@ def _around(log_mel: Tensor, hop_frames: int, width: int, silence: float) -> Ten
 
 def frame_times_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.ndarray:
     """Times of frames in seconds, (count,); multiplied before divided, so errors do not add up."""
-    return np.arange(count) * (hop_frames * config.hop) / config.sample_rate
+    return np.arange(count) * (hop_frames * config.hop_length) / config.sample_rate
 
 
 def model_features(

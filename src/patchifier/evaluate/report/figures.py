@@ -55,7 +55,7 @@ def predictors_in(columns: Iterable[str]) -> dict[str, tuple[Any, str]]:
 
 def to_decibels(mse: Any, run: RunFolder) -> Any:
     """RMSE in dB of a mean squared error of log-mel values."""
-    return np.sqrt(mse) / float(get_part(run.config, "spectrogram").get("scale", 0.01))
+    return np.sqrt(mse) / float(get_part(run.config, "spectrogram").get("db_scale", 0.01))
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
+from patchifier.config_names import with_new_names
 
 Row = Mapping[str, Any]
 
@@ -82,6 +83,15 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     return value
 
 
+def read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read the config of a run by the names of today; empty, with a problem, if it is damaged."""
+    try:
+        return with_new_names(read_json(path, problems))
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+        return {}
+
+
 def read_columns(path: Path) -> dict[str, np.ndarray]:
     """Columns of a CSV file by header name.
 
@@ -120,7 +130,7 @@ def read_run(path: Path, base: Path, problems: list[str]) -> RunFolder:
     """Read a run folder; its ``folder`` is named relative to ``base``."""
     facts = read_json(path / "run.json", problems)
     bare = facts.get("kind") == "compare"  # its settings are among the facts
-    config = {} if bare else read_json(path / "config.json", problems)
+    config = {} if bare else read_settings(path / "config.json", problems)
     run = RunFolder(
         path=path, label=str(facts.get("name") or path.name), facts=facts, config=config, missing=()
     )

@@ -221,7 +221,7 @@ def _curves(run: RunFolder, out: Path, several: bool) -> list[Context]:
             "and effective rank of the embeddings against step."
         )
         path = out / stem_of("health", run, several=several)
-        width = get_part(run.config, "model").get("width", "?")
+        width = get_part(run.config, "model").get("embed_dim", "?")
         drawn.append(picture(figure, path, alt, run=run, width=width))
     return drawn
 
@@ -309,7 +309,7 @@ def _differences(results: Row) -> list[Context]:
 def _made(run: RunFolder) -> Context:
     facts = run.facts
     settings = get_part(run.config, "finetune" if run.kind == "finetune" else "pretrain")
-    seed, seeds = settings.get("seed", facts.get("seed", "?")), settings.get("seeds", 1)
+    seed, seeds = settings.get("seed", facts.get("seed", "?")), settings.get("n_seeds", 1)
     lines = {
         "state": facts.get("state", "unknown"),
         "clips": ", ".join(f"{n} {name}" for name, n in get_part(facts, "clips").items()) or "?",
