@@ -145,7 +145,7 @@ DOUBLE = """
     from patchifier.cache import Cache
     from patchifier.config import Config, update
     from patchifier.nn.model import Patchifier
-    from patchifier.train.distributed import launch, share
+    from patchifier.train.distributed import launch, rank_slice
     from patchifier.train.pretrain import Batches, split, stage_loss, stage_module
     from patchifier.train.run import is_first
 
@@ -161,7 +161,7 @@ DOUBLE = """
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages not in ("both", stage):
             continue
-        batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, share=share(fabric, training.batch_size))
+        batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, rank_slice=rank_slice(fabric, training.batch_size))
         job = loop.TrainTask(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, config.pretrain))
         loop.fit(job, out / stage, config=training, seed=0, validate_every=1000, fabric=fabric)
     if is_first():
