@@ -427,8 +427,8 @@ def to_waveform(
     _require_shape("log_mel", log_mel, f"({config.n_bands}, T)", least=2)
     if log_mel.ndim != 2 or log_mel.shape[0] < config.n_mels or log_mel.shape[1] < 2:
         raise RequestError(
-            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.n_bands}, T) with T of at "
-            "least 2: give a single one."
+            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.n_bands}, T) with T of "
+            "at least 2: give a single one."
         )
     window = analysis_window(config).to(log_mel.device, torch.float32)
     filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)

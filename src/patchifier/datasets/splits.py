@@ -284,8 +284,8 @@ def pretraining_splits(
     slices = tuple(np.intersect1d(splits.train, part) for part in parts)
     if not all(map(len, slices)):
         raise RequestError(
-            f"pretrain.n_cache_parts is {config.n_cache_parts}, but a part of {where} has no clip to train on: "
-            "choose a smaller number."
+            f"pretrain.n_cache_parts is {config.n_cache_parts}, but a part of {where} has no clip "
+            "to train on: choose a smaller number."
         )
     valid = evenly(np.intersect1d(splits.valid, parts[0]), VALIDATION_CLIPS)
     return replace(splits, valid=valid, slices=slices)

@@ -166,8 +166,8 @@ class Graph(nn.Module):
         super().__init__()
         if config.embed.whole_clip:
             raise RequestError(
-                "embed.whole_clip is true, so positions depend on the length: a graph needs it to be "
-                "false."
+                "embed.whole_clip is true, so positions depend on the length: a graph needs it to "
+                "be false."
             )
         if config.spectrogram.reference != "absolute" or config.spectrogram.top_db is not None:
             raise RequestError(

@@ -83,8 +83,8 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
         )
     if name == "loudness" and model.patch_frames % LOUDNESS_PARTS:
         raise RequestError(
-            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.patch_frames is "
-            f"{model.patch_frames}."
+            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but "
+            f"model.patch_frames is {model.patch_frames}."
         )
 
 

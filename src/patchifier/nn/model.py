@@ -220,7 +220,8 @@ class Patchifier(nn.Module):
     Parameters
     ----------
     config : Config
-        Its sections `spectrogram`, `model` and `embed`. By default the paper's setting, with 8.3 million parameters.
+        Its sections `spectrogram`, `model` and `embed`. By default the paper's setting, with 8.3
+        million parameters.
     seed : int
         Seed of the initial weights. The global generator is left as it was.
 

@@ -54,7 +54,8 @@ def require_whitening(config: Config) -> None:
     kept, pooled = config.embed.n_components, config.pooled_size
     if kept > pooled:
         raise RequestError(
-            f"embed.n_components is {kept}, but layers are pooled to {pooled} numbers: expected no more."
+            f"embed.n_components is {kept}, but layers are pooled to {pooled} numbers: expected "
+            "no more."
         )
 
 

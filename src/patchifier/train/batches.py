@@ -177,9 +177,9 @@ def require_groups(data: Cache, train: np.ndarray) -> None:
     """Refuse training clips that are all of one group, which InfoNCE between groups cannot use."""
     if len(np.unique(group_numbers(data, train))) < 2:
         raise RequestError(
-            "pretrain.contrast_positives is 'group', but all clips that train are of one group (another "
-            "may be held out): name groups in a manifest, sort files into more folders, or hold "
-            "out less with --pretrain.validation_fraction."
+            "pretrain.contrast_positives is 'group', but all clips that train are of one group "
+            "(another may be held out): name groups in a manifest, sort files into more folders, "
+            "or hold out less with --pretrain.validation_fraction."
         )
 
 

@@ -70,8 +70,8 @@ def require_targets(config: Config) -> None:
     settings, targets = config.pretrain, config.pretrain.objectives
     if settings.pairs and "contrast" not in targets:
         raise RequestError(
-            "pretrain.contrast_positives 'group' needs the target 'contrast' in pretrain.objectives: add "
-            "it, or leave this out."
+            "pretrain.contrast_positives 'group' needs the target 'contrast' in "
+            "pretrain.objectives: add it, or leave this out."
         )
     if targets == (PIXELS,) and not settings.teacher_features:
         return
