@@ -41,8 +41,8 @@ class TunedModel(nn.Module):
         self.input: Input = "vectors" if "bottleneck" in self.learns else "pooled"
         if "extractor" in self.learns:
             self.input = "patches"
-        self.pooling = config.finetune.readout
-        self.model = accelerate(Patchifier(config.model))
+        self.pooling = config.finetune.pooling
+        self.model = accelerate(Patchifier(config))
         self.model.load_state_dict(start.model.state_dict())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

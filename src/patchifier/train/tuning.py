@@ -115,7 +115,7 @@ class Tuning:
         Write predictions, results and the first fold's model.
         """
         first = self.config.finetune.seed
-        seeds = range(first, first + self.config.finetune.seeds)
+        seeds = range(first, first + self.config.finetune.n_seeds)
         tests: list[np.ndarray] = []
         runs: list[list[np.ndarray]] = [[] for _ in seeds]
         for fold in folds:
