@@ -385,7 +385,7 @@ def shifted(
     """Log-mel (M, T) as patches show it, (M, N W), if its pitch is shifted and nothing else happens."""
     frames = [log_mel.shape[1]]
     drawn = drawn_from(
-        0, frames, layout="whole", config=replace(PLAIN, pitch=(semitones, semitones + 1e-9))
+        0, frames, layout="whole", config=replace(PLAIN, pitch_shift=(semitones, semitones + 1e-9))
     )
     crops = augment.Resampling.of(
         drawn, first=np.zeros(1, int), frames=np.array(frames), config=config
