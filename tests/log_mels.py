@@ -9,12 +9,13 @@ from patchifier.config import Config
 class Clips:
     """Log-mels that stand in for a cache: levels that drift from patch to patch, and noise."""
 
-    def __init__(self, *frames, bands=64):
+    def __init__(self, *frames, bands=64, spectrogram=None):
         generator = np.random.default_rng(0)
-        self.frames, self.clips, self.spectrogram = np.array(frames), frames, Config().spectrogram
+        self.frames, self.clips = np.array(frames), frames
+        self.spectrogram = spectrogram or Config().spectrogram
+        drifts = [generator.normal(size=(count // 32 + 1, bands)).cumsum(0) for count in frames]
         levels = [
-            0.1 * generator.normal(size=(count // 32 + 1, bands)).cumsum(0).repeat(32, 0)[:count]
-            for count in frames
+            0.1 * drift.repeat(32, 0)[:count] for drift, count in zip(drifts, frames, strict=True)
         ]
         self.log_mels = [
             (level - 0.5 + 0.1 * generator.normal(size=level.shape)).astype(np.float16)

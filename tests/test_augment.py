@@ -1,6 +1,6 @@
 """Augmentation: what is drawn, and that what is applied is what was drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +12,30 @@ from hypothesis import strategies as st
 from patchifier import augment, filters, spectrogram
 from patchifier.config import AugmentConfig, Config, RequestError, SpectrogramConfig, update
 from patchifier.nn.descriptors import DESCRIPTORS
+from tests.builders import close, uniform
 
 SILENCE = -1.0
 LAYOUTS = ("consecutive", "independent", "one", "whole")
 PLAIN = augment.NO_AUGMENTATION
 
 
+FIELDS = ("scale", "starts", "valid", "lengths", "keys")
+
+
 def drawn_from(seed: int, frames: Sequence[int], **options: object) -> augment.AugmentParameters:
     config = options.pop("config", AugmentConfig())
     return augment.draw(np.random.default_rng(seed), np.array(frames), config=config, **options)
+
+
+def scaled(scale: float) -> AugmentConfig:
+    return AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1))
+
+
+def require_same(
+    one: augment.AugmentParameters, other: augment.AugmentParameters, row: object = slice(None)
+) -> None:
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(one, name)[row], getattr(other, name)[row])
 
 
 def intensity(
@@ -29,23 +44,17 @@ def intensity(
     """Factors of random intensity on unpadded patches (B, N, 1, M, W)."""
     B, N = drawn.starts.shape
     lengths = np.full(B, 10**6)
-    crops = augment.Resampling.of(
-        replace(drawn, lengths=lengths, valid=np.ones((B, N), bool)),
-        first=np.zeros(B, int),
-        frames=lengths,
-    )
-    return augment.vary_intensity(
-        torch.ones(B, N, 1, bands, 32), crops, config=config, silence=SILENCE
-    )
+    whole = replace(drawn, lengths=lengths, valid=np.ones((B, N), bool))
+    crops = augment.Resampling.of(whole, first=np.zeros(B, int), frames=lengths)
+    ones = torch.ones(B, N, 1, bands, 32)
+    return augment.vary_intensity(ones, crops, config=config, silence=SILENCE)
 
 
-def side_by_side(frames: Sequence[int], bands: int = 4, seed: int = 0) -> torch.Tensor:
+def side_by_side(frames: Sequence[int]) -> torch.Tensor:
     """Random log-mels (B, T, M); what lies behind a clip's end is NaN, so that it cannot be looked at unnoticed."""
-    batch = torch.full((len(frames), max(frames), bands), torch.nan)
+    batch = torch.full((len(frames), max(frames), 4), torch.nan)
     for row, count in zip(batch, frames, strict=True):
-        row[:count] = torch.rand(
-            count, bands, generator=torch.Generator().manual_seed(seed + count)
-        )
+        row[:count] = uniform(count, 4, seed=count)
     return batch
 
 
@@ -62,36 +71,27 @@ def applied(
     first = np.arange(len(frames)) * log_mels.shape[1] - offsets
     crops = augment.Resampling.of(drawn, first=first, frames=np.array(frames), width=width)
     clean = augment.resample(crops, log_mels.flatten(0, 1), silence=SILENCE, width=width)
-    return augment.vary_intensity(
-        clean, crops, config=config or AugmentConfig(), silence=SILENCE
-    ), clean
-
-
-# --- draws ---
+    config = config or AugmentConfig()
+    return augment.vary_intensity(clean, crops, config=config, silence=SILENCE), clean
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_same_generator_gives_the_same_draw(layout: augment.Layout) -> None:
-    first, second, other = (drawn_from(seed, [900, 1249, 40], layout=layout) for seed in (3, 3, 4))
-    for name in ("scale", "starts", "valid", "lengths", "keys"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+def test_same_generator_gives_the_same_draw_whatever_the_global_state(layout):
+    found = []
+    for seed in (3, 3, 4):
+        np.random.seed(len(found))  # noqa: NPY002
+        torch.manual_seed(len(found))
+        drawn = drawn_from(seed, [900, 1249, 40], layout=layout)
+        found.append((drawn, intensity(drawn, AugmentConfig())))
+    (first, factors), (second, same_factors), (other, _) = found
+    require_same(first, second)
+    assert torch.equal(factors, same_factors)
     assert (first.scale != other.scale).all()
     assert (first.keys != other.keys).all()
 
 
-def test_global_random_state_has_no_part_in_it() -> None:
-    np.random.seed(0)  # noqa: NPY002
-    torch.manual_seed(0)
-    first = drawn_from(3, [900])
-    np.random.seed(1)  # noqa: NPY002
-    torch.manual_seed(1)
-    second = drawn_from(3, [900])
-    np.testing.assert_array_equal(first.keys, second.keys)
-    assert torch.equal(intensity(first, AugmentConfig()), intensity(second, AugmentConfig()))
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_draws_lie_in_their_ranges_and_fill_them(layout: augment.Layout) -> None:
+def test_draws_lie_in_their_ranges_and_fill_them(layout):
     config = AugmentConfig(intensity_per="spectrogram")
     frames = np.full(2000, 1249)
     drawn = drawn_from(0, frames, layout=layout, config=config)
@@ -107,12 +107,10 @@ def test_draws_lie_in_their_ranges_and_fill_them(layout: augment.Layout) -> None
 
 
 @pytest.mark.parametrize("layout", ["consecutive", "independent", "one"])
-def test_crops_reach_both_ends_of_the_clip(layout: augment.Layout) -> None:
-    drawn = drawn_from(0, np.full(4000, 830), layout=layout, config=PLAIN)
+def test_crops_reach_both_ends_of_the_clip(layout):
+    firsts = drawn_from(0, np.full(4000, 830), layout=layout, config=PLAIN).starts[:, 0]
     spare = 830 - (25 * 32 if layout == "consecutive" else 32)
-    firsts = drawn.starts[:, 0]
-    assert firsts.min() == 0
-    assert firsts.max() == spare
+    assert (firsts.min(), firsts.max()) == (0, spare)
     assert firsts.mean() == pytest.approx(spare / 2, rel=0.05)
 
 
@@ -120,7 +118,7 @@ def test_crops_reach_both_ends_of_the_clip(layout: augment.Layout) -> None:
     ("layout", "shape"),
     [("consecutive", (2, 25)), ("independent", (2, 25)), ("one", (2, 1)), ("whole", (2, 39))],
 )
-def test_layout_has_its_shape(layout: augment.Layout, shape: tuple[int, int]) -> None:
+def test_layout_has_its_shape(layout, shape):
     frames = [900, 1249]
     drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(time_stretch=(1, 1)))
     assert drawn.starts.shape == drawn.valid.shape == shape
@@ -129,28 +127,21 @@ def test_layout_has_its_shape(layout: augment.Layout, shape: tuple[int, int]) ->
     assert augmented.isfinite().all()
 
 
-def test_consecutive_patches_touch() -> None:
-    drawn = drawn_from(0, [1249, 900], layout="consecutive")
-    assert (np.diff(drawn.starts, axis=1) == 32).all()
-
-
-def test_independent_patches_are_independent() -> None:
+def test_consecutive_patches_touch_and_independent_ones_are_independent():
+    assert (np.diff(drawn_from(0, [1249, 900], layout="consecutive").starts, axis=1) == 32).all()
     starts = drawn_from(0, [1249], layout="independent", patches=500).starts[0]
     assert abs(np.corrcoef(starts[:-1], starts[1:])[0, 1]) < 0.15
     assert len(set(starts % 32)) == 32
 
 
-def test_whole_takes_every_whole_patch_and_most_limits_them() -> None:
-    assert drawn_from(0, [1249, 100], layout="whole", config=PLAIN).valid.sum(axis=1).tolist() == [
-        39,
-        3,
-    ]
-    limited = drawn_from(0, [1249, 100], layout="whole", config=PLAIN, most=25)
-    assert limited.valid.shape == (2, 25)
-    assert limited.valid.sum(axis=1).tolist() == [25, 3]
+def test_whole_takes_every_whole_patch_and_most_limits_them():
+    for options, counts in (({}, [39, 3]), ({"most": 25}, [25, 3])):
+        present = drawn_from(0, [1249, 100], layout="whole", config=PLAIN, **options).valid
+        assert present.shape == (2, counts[0])
+        assert present.sum(axis=1).tolist() == counts
 
 
-def test_twenty_second_clip_always_fills_25_patches() -> None:
+def test_twenty_second_clip_always_fills_25_patches():
     drawn = drawn_from(0, np.full(5000, 862), config=AugmentConfig(intensity_per="spectrogram"))
     assert drawn.valid.all()
     assert (drawn.starts[:, -1] + 32 <= drawn.lengths).all()
@@ -159,14 +150,14 @@ def test_twenty_second_clip_always_fills_25_patches() -> None:
     assert (drawn.scale > 0.93).mean() > 0.85  # only those that had to be were raised
 
 
-def test_scale_is_not_raised_beyond_its_range() -> None:
+def test_scale_is_not_raised_beyond_its_range():
     drawn = drawn_from(0, np.full(100, 600))  # 800 would need 1.33
     assert drawn.scale.max() <= 1.2
     assert not drawn.valid.all(axis=1).any()
     np.testing.assert_array_equal(drawn.valid.sum(axis=1), drawn.lengths // 32)
 
 
-def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
+def test_short_clip_is_padded_with_silence_and_its_patches_are_absent():
     frames = [100, 20]
     drawn = drawn_from(0, frames, config=PLAIN)
     assert drawn.valid.sum(axis=1).tolist() == [3, 1]
@@ -176,23 +167,19 @@ def test_short_clip_is_padded_with_silence_and_its_patches_are_absent() -> None:
         assert (patches[0, 3:] == SILENCE).all()
         assert (patches[1, 0, :, :, 20:] == SILENCE).all()
         assert (patches[1, 1:] == SILENCE).all()
-    torch.testing.assert_close(clean[1, 0, 0, :, :20], side_by_side(frames)[1, :20].T)
+    close(clean[1, 0, 0, :, :20], side_by_side(frames)[1, :20].T)
 
 
 @pytest.mark.parametrize("layout", ["consecutive", "independent", "one"])
-def test_draw_of_a_clip_does_not_depend_on_other_clips(layout: augment.Layout) -> None:
-    first, second = (
-        drawn_from(5, [900, 1249, 40], layout=layout),
-        drawn_from(5, [300, 1249, 5000], layout=layout),
-    )
-    for name in ("scale", "starts", "valid", "lengths", "keys"):
-        np.testing.assert_array_equal(getattr(first, name)[1], getattr(second, name)[1])
+def test_draw_of_a_clip_does_not_depend_on_other_clips(layout):
+    others = ([900, 1249, 40], [300, 1249, 5000])
+    require_same(*(drawn_from(5, frames, layout=layout) for frames in others), row=1)
 
 
 @pytest.mark.parametrize(
     ("per", "count"), [("element", 2 * 25 * 4 * 32), ("band", 2 * 4), ("spectrogram", 2)]
 )
-def test_intensity_has_its_structure(per: str, count: int) -> None:
+def test_intensity_has_its_structure(per, count):
     config = AugmentConfig(intensity_per=per)
     factors = intensity(drawn_from(0, [900, 1000], config=config), config)
     assert factors.dtype == torch.float32
@@ -201,27 +188,23 @@ def test_intensity_has_its_structure(per: str, count: int) -> None:
     assert 0.6 * min(count, 2**16) < len(factors.unique()) <= count
 
 
-def test_intensity_is_that_of_wellons_hash_of_key_and_place() -> None:
+def test_intensity_is_that_of_wellons_hash_of_key_and_place():
     keys = np.array([[3, -5], [2**31 - 1, -(2**31)]], np.int32)
     places = np.arange(1000, dtype=np.uint32)
-    for key, found in zip(
-        keys.view(np.uint32), augment.uniform(torch.from_numpy(keys), 2000, -1.0, 1.0), strict=True
-    ):
+    values = augment.uniform(torch.from_numpy(keys), 2000, -1.0, 1.0).numpy()
+    for key, found in zip(keys.view(np.uint32), values, strict=True):
         x = places * (key[0] | np.uint32(1)) + key[1]
         x ^= x >> 16
         x *= np.uint32(0x7FEB352D)
         x ^= x >> 15
         x *= np.uint32(0x846CA68B)
         x ^= x >> 16
-        expected = (x.view(np.int16) + 0.5) / 2**15
-        np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(found, (x.view(np.int16) + 0.5) / 2**15, atol=1e-6)
 
 
-def test_uniform_numbers_are_uniform_and_independent() -> None:
-    keys = torch.from_numpy(
-        np.random.default_rng(0).integers(-(2**31), 2**31, (40, 2), dtype=np.int32)
-    )
-    values = augment.uniform(keys, 50_001, 0.0, 1.0).numpy()
+def test_uniform_numbers_are_uniform_and_independent():
+    keys = np.random.default_rng(0).integers(-(2**31), 2**31, (40, 2), dtype=np.int32)
+    values = augment.uniform(torch.from_numpy(keys), 50_001, 0.0, 1.0).numpy()
     assert values.shape == (40, 50_001)
     counts = np.histogram(values, bins=100, range=(0, 1))[0]
     assert abs(counts / counts.mean() - 1).max() < 0.04
@@ -232,10 +215,7 @@ def test_uniform_numbers_are_uniform_and_independent() -> None:
     assert abs(between).max() < 0.025
 
 
-# --- application ---
-
-
-def test_without_scaling_and_intensity_it_is_exactly_the_crop() -> None:
+def test_without_scaling_and_intensity_it_is_exactly_the_crop():
     frames = [900, 1249]
     log_mels = side_by_side(frames)
     drawn = drawn_from(0, frames, config=PLAIN)
@@ -248,33 +228,23 @@ def test_without_scaling_and_intensity_it_is_exactly_the_crop() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(frame=st.integers(2, 297), scale=st.floats(0.9, 1.2))
-def test_click_lands_where_its_time_was_stretched_to(frame: int, scale: float) -> None:
+def test_click_lands_where_its_time_was_stretched_to(frame, scale):
     log_mels = torch.zeros(1, 300, 1)
     log_mels[0, frame] = 1
-    drawn = drawn_from(
-        0,
-        [300],
-        layout="whole",
-        config=AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1)),
-    )
+    drawn = drawn_from(0, [300], layout="whole", config=scaled(scale))
     _, clean = applied(drawn, log_mels, [300])
-    line = (
-        clean[0, :, 0, 0].flatten().clamp(min=0)
-    )  # patches touch, so this is stretched time from the first start on
+    # patches touch, so this is stretched time from the first start on
+    line = clean[0, :, 0, 0].flatten().clamp(min=0)
     expected = (frame + 0.5) * scale - 0.5 - drawn.starts[0, 0]
     if 1 <= expected <= len(line) - 2:
         assert line.max() > 0.4
-        place = float((line * torch.arange(len(line))).sum() / line.sum())
-        assert abs(place - expected) < 1
+        assert abs(float((line * torch.arange(len(line))).sum() / line.sum()) - expected) < 1
 
 
 @pytest.mark.parametrize("scale", [0.9, 1.0, 1.1, 1.2])
-def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
-    log_mels = torch.arange(400.0)[None, :, None]
-    drawn = drawn_from(
-        0, [400], patches=10, config=AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1))
-    )
-    _, clean = applied(drawn, log_mels, [400])
+def test_ramp_is_stretched_to_a_ramp(scale):
+    drawn = drawn_from(0, [400], patches=10, config=scaled(scale))
+    _, clean = applied(drawn, torch.arange(400.0)[None, :, None], [400])
     stretched = drawn.starts[0, 0] + np.arange(320)
     expected = np.clip((stretched + 0.5) / scale - 0.5, 0, 399)
     np.testing.assert_allclose(clean[0, :, 0, 0].flatten(), expected, atol=1e-3)
@@ -283,33 +253,28 @@ def test_ramp_is_stretched_to_a_ramp(scale: float) -> None:
 @pytest.mark.parametrize(
     ("per", "constant_axes"), [("band", (1, 4)), ("spectrogram", (1, 3, 4)), ("element", ())]
 )
-def test_intensity_multiplies_what_it_should(per: str, constant_axes: tuple[int, ...]) -> None:
-    frames = [900, 900]
-    config = AugmentConfig(time_stretch=(1, 1), intensity_per=per)
+def test_intensity_multiplies_what_it_should(per, constant_axes):
+    frames, config = [900, 900], AugmentConfig(time_stretch=(1, 1), intensity_per=per)
     drawn = drawn_from(0, frames, config=config)
     augmented, clean = applied(drawn, torch.full((2, 900, 4), -0.5), frames, config=config)
     factor = augmented / clean
     assert (clean == -0.5).all()
-    torch.testing.assert_close(factor, intensity(drawn, config))
+    close(factor, intensity(drawn, config))
     for axis in range(5):
         varies = bool((factor.amax(dim=axis) - factor.amin(dim=axis)).max() > 1e-3)
         assert varies == (axis not in constant_axes and axis != 2)
 
 
 @pytest.mark.parametrize("per", ["element", "band", "spectrogram"])
-def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
-    frames = [100, 900, 20]
-    config = AugmentConfig(intensity_per=per)
+def test_padding_is_exactly_silence_under_any_intensity(per):
+    frames, config = [100, 900, 20], AugmentConfig(intensity_per=per)
     drawn = drawn_from(0, frames, config=config)
-    augmented, clean = applied(drawn, side_by_side(frames), frames, config=config)
-    padding = (
-        drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]
-    ) | ~drawn.valid[:, :, None]
+    ended = drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]
+    padding = torch.from_numpy(ended | ~drawn.valid[:, :, None])
     assert padding[0].any()
     assert not padding[1].any()
-    for patches in (augmented, clean):
-        padded = patches.squeeze(2).transpose(-1, -2)[torch.from_numpy(padding)]
-        assert (padded == SILENCE).all()
+    for patches in applied(drawn, side_by_side(frames), frames, config=config):
+        assert (patches.squeeze(2).transpose(-1, -2)[padding] == SILENCE).all()
         assert patches.isfinite().all()
 
 
@@ -322,9 +287,7 @@ def test_padding_is_exactly_silence_under_any_intensity(per: str) -> None:
     low=st.floats(0.5, 1.0),
     high=st.floats(1.0, 1.6),
 )
-def test_span_covers_what_is_looked_at(
-    frames: list[int], layout: augment.Layout, seed: int, patches: int, low: float, high: float
-) -> None:
+def test_span_covers_what_is_looked_at(frames, layout, seed, patches, low, high):
     config = AugmentConfig(time_stretch=(low, high), intensity_per="spectrogram")
     drawn = drawn_from(seed, frames, config=config, layout=layout, patches=patches, width=8, most=9)
     whole = side_by_side(frames).nan_to_num(7.0)
@@ -332,32 +295,29 @@ def test_span_covers_what_is_looked_at(
     assert (spans[:, 0] >= 0).all()
     assert (spans[:, 0] < spans[:, 1]).all()
     assert (spans[:, 1] <= frames).all()
-    parts = torch.full(
-        (len(frames), int(np.diff(spans).max()), 4), 99.0
-    )  # as a cache reads them, but for the padding
+    # as a cache reads them, but for the padding
+    parts = torch.full((len(frames), int(np.diff(spans).max()), 4), 99.0)
     for part, clip, (first, last) in zip(parts, whole, spans, strict=True):
         part[: last - first] = clip[first:last]
-    expected = applied(drawn, whole, frames, width=8)
     found = applied(drawn, parts, frames, width=8, offsets=spans[:, 0])
-    for one, other in zip(expected, found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    close(found, applied(drawn, whole, frames, width=8), atol=1e-4)
 
 
-def test_span_reads_no_more_than_the_crop_needs() -> None:
+def test_span_reads_no_more_than_the_crop_needs():
     drawn = drawn_from(0, np.full(200, 5000), patches=4)
     spans = augment.span(drawn, np.full(200, 5000))
     needed = 4 * 32 / drawn.scale
     assert (np.diff(spans)[:, 0] <= needed + 4).all()
 
 
-def test_half_precision_comes_out_as_float32() -> None:
+def test_half_precision_comes_out_as_float32():
     drawn = drawn_from(0, [900])
     augmented, clean = applied(drawn, side_by_side([900]).half(), [900])
     assert augmented.dtype == clean.dtype == torch.float32
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout: augment.Layout) -> None:
+def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout):
     frames = [900, 1249, 40, 700]
     drawn, log_mels = drawn_from(0, frames, layout=layout), side_by_side(frames)
     whole, _ = applied(drawn, log_mels, frames)
@@ -366,15 +326,12 @@ def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout: augment.Layo
         assert torch.equal(own, whole[part])
 
 
-def test_a_batch_without_padding_has_no_mask_of_it() -> None:
-    for frames, padded in (([900, 1249], False), ([900, 100], True)):
-        crops = augment.Resampling.of(
-            drawn_from(0, frames), first=np.zeros(2, int), frames=np.array(frames)
-        )
-        assert (crops.valid is not None) == padded
+@pytest.mark.parametrize(("frames", "padded"), [([900, 1249], False), ([900, 100], True)])
+def test_a_batch_without_padding_has_no_mask_of_it(frames, padded):
+    drawn = drawn_from(0, frames)
+    crops = augment.Resampling.of(drawn, first=np.zeros(2, int), frames=np.array(frames))
+    assert (crops.valid is not None) == padded
 
-
-# --- a shift of pitch ---
 
 WIDE = SpectrogramConfig(n_mels=64, n_pitch_bands=216)
 
@@ -383,43 +340,32 @@ def shifted(
     log_mel: torch.Tensor, semitones: float, config: SpectrogramConfig = WIDE
 ) -> torch.Tensor:
     """Log-mel (M, T) as patches show it, (M, N W), if its pitch is shifted and nothing else happens."""
-    frames = [log_mel.shape[1]]
-    drawn = drawn_from(
-        0, frames, layout="whole", config=replace(PLAIN, pitch_shift=(semitones, semitones + 1e-9))
-    )
+    frames, pitch = [log_mel.shape[1]], (semitones, semitones + 1e-9)
+    drawn = drawn_from(0, frames, layout="whole", config=replace(PLAIN, pitch_shift=pitch))
     crops = augment.Resampling.of(
         drawn, first=np.zeros(1, int), frames=np.array(frames), config=config
     )
-    return (
-        augment.resample(crops, log_mel.T.contiguous(), silence=SILENCE)[0, :, 0]
-        .transpose(0, 1)
-        .flatten(1)
-    )
+    patches = augment.resample(crops, log_mel.T.contiguous(), silence=SILENCE)
+    return patches[0, :, 0].transpose(0, 1).flatten(1)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout: augment.Layout) -> None:
-    generators = [np.random.default_rng(3) for _ in range(3)]
-    plain, moved, still = (
-        augment.draw(
-            generator,
-            np.array([900, 1249, 40]),
-            config=AugmentConfig(pitch_shift=pitch),
-            layout=layout,
-        )
-        for generator, pitch in zip(generators, [(0, 0), (-3, 3), (0.0, 0.0)], strict=True)
-    )
-    for name in ("scale", "starts", "valid", "lengths", "keys"):
-        np.testing.assert_array_equal(getattr(plain, name), getattr(moved, name))
-    assert plain.pitch is still.pitch is None
-    assert generators[0].bit_generator.state["state"] == generators[2].bit_generator.state["state"]
-    again = drawn_from(3, [900, 1249, 40], config=AugmentConfig(pitch_shift=(-3, 3)), layout=layout)
+def test_a_shift_is_drawn_last_and_not_at_all_without_a_range(layout):
+    frames, found, states = np.array([900, 1249, 40]), [], []
+    for pitch in [(0, 0), (-3, 3), (-3, 3)]:
+        generator, config = np.random.default_rng(3), AugmentConfig(pitch_shift=pitch)
+        found.append(augment.draw(generator, frames, config=config, layout=layout))
+        states.append(generator.random())
+    plain, moved, again = found
+    require_same(plain, moved)
+    assert plain.pitch is None
+    assert states[0] == pytest.approx(moved.pitch[0] / 6 + 0.5)  # the next number, from -3 to 3
     np.testing.assert_array_equal(again.pitch, moved.pitch)
     assert len(set(moved.pitch)) == 3
     np.testing.assert_array_equal(moved[1:].pitch, moved.pitch[1:])
 
 
-def test_what_was_drawn_without_a_range_is_what_was_always_drawn() -> None:
+def test_what_was_drawn_without_a_range_is_what_was_always_drawn():
     """Numbers of the version before there was a shift."""
     drawn = drawn_from(0, [900, 1249])
     np.testing.assert_allclose(drawn.scale, [1.0910885061964364, 0.9809360141291611], rtol=1e-15)
@@ -428,70 +374,51 @@ def test_what_was_drawn_without_a_range_is_what_was_always_drawn() -> None:
     assert crops.rows is None
 
 
-def test_shifts_fill_their_range() -> None:
+def test_shifts_fill_their_range():
     drawn = drawn_from(0, np.full(2000, 1249), config=AugmentConfig(pitch_shift=(-3, 1)))
     assert drawn.pitch.min() < -2.98 < 0.98 < drawn.pitch.max() < 1
     assert drawn.pitch.mean() == pytest.approx(-1, abs=0.1)
 
 
 @pytest.mark.parametrize("semitones", [2, -3, 7])
-def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones: int, tone: Callable) -> None:
-    low, high = (
-        spectrogram.log_mel(tone(55 * 2 ** (band / 36), seconds=3), WIDE)
-        for band in (111, 111 + 3 * semitones)
-    )
+def test_a_tone_that_is_shifted_lights_the_bands_it_should(semitones, tone):
+    bands = (111, 111 + 3 * semitones)
+    low, high = (spectrogram.log_mel(tone(55 * 2 ** (n / 36), seconds=3), WIDE) for n in bands)
     found = shifted(low, semitones)[:, 20:-20]
-    wanted = high[:, : found.shape[1] + 20][:, 20:]
-    assert (found[64:].argmax(0) == 111 + 3 * semitones).all()
+    wanted = high[:, 20 : found.shape[1] + 20]
+    assert (found[64:].argmax(0) == bands[1]).all()
     assert ((found[:64].argmax(0) - wanted[:64].argmax(0)).abs() <= 1).all()
     loud = wanted[64:].mean(1) > float(wanted[64:].max()) - 0.3
     assert (found[64:].mean(1) - wanted[64:].mean(1))[loud].abs().max() < 0.05
 
 
-def test_chroma_rolls_with_the_shift(tone: Callable) -> None:
-    config = update(
-        Config(),
-        {
-            "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
-        },
-    )
+def test_chroma_rolls_with_the_shift(tone):
+    config = update(Config(), {"spectrogram": {"n_pitch_bands": 216}})
     log_mel = spectrogram.log_mel(tone(330, seconds=3) + tone(415, seconds=3), WIDE)
-    before, after = (spectrogram.cut(each)[None, :, 0] for each in (log_mel, shifted(log_mel, 2)))
-    expected, found = (
-        DESCRIPTORS["chroma"].values(patches[:, 1:3], None, config) for patches in (before, after)
-    )
-    torch.testing.assert_close(found, expected.roll(6, dims=-1), atol=1e-4, rtol=1e-3)
+    cut = [spectrogram.cut(each)[None, 1:3, 0] for each in (log_mel, shifted(log_mel, 2))]
+    expected, found = (DESCRIPTORS["chroma"].values(patches, None, config) for patches in cut)
+    close(found, expected.roll(6, dims=-1), atol=1e-4, rtol=1e-3)
 
 
-def test_rows_move_by_thirds_of_a_semitone_and_the_outermost_stay() -> None:
-    log_mel = torch.rand(280, 32, generator=torch.Generator().manual_seed(0)) - 0.9
-    third, sixth = shifted(log_mel, 1 / 3), shifted(log_mel, 1 / 6)
-    expected = log_mel[64:, :32].roll(1, dims=0)
-    expected[0] = log_mel[64, :32]
-    torch.testing.assert_close(third[64:], expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        sixth[65:], (log_mel[64:-1, :32] + log_mel[65:, :32]) / 2, atol=1e-4, rtol=0
-    )
+def test_rows_move_by_thirds_of_a_semitone_and_the_outermost_stay():
+    log_mel = uniform(280, 32) - 0.9
+    expected = log_mel[64:].roll(1, dims=0)
+    expected[0] = log_mel[64]
+    close(shifted(log_mel, 1 / 3)[64:], expected, atol=1e-4)
+    close(shifted(log_mel, 1 / 6)[65:], (log_mel[64:-1] + log_mel[65:]) / 2, atol=1e-4)
     centres = filters.mel_edges_hz(WIDE)[1:-1]
-    up = shifted(log_mel, 12)
+    up, down = shifted(log_mel, 12), shifted(log_mel, -12)
     for band in range(0, 64, 9):  # an octave up, a band shows what lay at half its frequency
         place = np.interp(centres[band] / 2, centres, np.arange(64))
         low = int(place)
-        torch.testing.assert_close(
-            up[band],
-            torch.lerp(log_mel[low, :32], log_mel[min(low + 1, 63), :32], place - low),
-            atol=1e-4,
-            rtol=0,
-        )
-    down = shifted(log_mel, -12)
+        wanted = torch.lerp(log_mel[low], log_mel[min(low + 1, 63)], place - low)
+        close(up[band], wanted, atol=1e-4)
     beyond = centres * 2 > centres[-1]
     assert beyond.any()
-    torch.testing.assert_close(
-        down[:64][beyond], log_mel[63, :32].expand(int(beyond.sum()), -1), atol=1e-4, rtol=0
-    )
+    close(down[:64][beyond], log_mel[63].expand(int(beyond.sum()), -1), atol=1e-4)
 
 
-def test_mel_and_pitch_bands_do_not_run_into_each_other_and_padding_stays() -> None:
+def test_mel_and_pitch_bands_do_not_run_into_each_other_and_padding_stays():
     log_mel = torch.full((280, 20), -1.0)
     log_mel[:64] = 0.5
     found = shifted(log_mel, 5)
@@ -501,7 +428,7 @@ def test_mel_and_pitch_bands_do_not_run_into_each_other_and_padding_stays() -> N
 
 
 @pytest.mark.parametrize("semitones", [4.0, -4.0])
-def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones: float, tone: Callable) -> None:
+def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones, tone):
     config = SpectrogramConfig()
     found = shifted(spectrogram.log_mel(tone(2000, seconds=2)).half(), semitones, config)[:, 10:-10]
     assert found.dtype == torch.float32
@@ -509,7 +436,7 @@ def test_mel_bands_alone_can_be_shifted_in_half_precision(semitones: float, tone
     assert ((found.argmax(0) - wanted).abs() <= 1).all()
 
 
-def test_a_range_that_is_none_is_refused() -> None:
+def test_a_range_that_is_none_is_refused():
     with pytest.raises(
         RequestError, match=r"augment\.pitch_shift is \[1, -1\], expected low <= high"
     ):

@@ -17,8 +17,8 @@ from patchifier.config import Config, RequestError, read_changes, update
 from patchifier.io import replaced_file, replaced_folder
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
+from tests.builders import TINY
 
-TINY = {"channels": [4, 4, 4, 4, 8], "embed_dim": 16, "n_layers": 2, "n_heads": 2, "mlp_dim": 32}
 TASK = Task("one-of", ("blues", "jazz", "rock"))
 
 
@@ -28,20 +28,13 @@ def made(*, seed: int = 0, head: bool = False, **changes) -> Checkpoint:
     model = Patchifier(config, seed=seed)
     parts = [model, Head(16, 3)] if head else [model]
     chance = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor in (tensor for part in parts for tensor in part.state_dict().values()):
-            tensor.copy_(
-                torch.randn(tensor.shape, generator=chance)
-                if tensor.is_floating_point()
-                else torch.tensor(7 + seed)
-            )
-    return Checkpoint(
-        model,
-        config,
-        parts[1] if head else None,
-        TASK if head else None,
-        {"dataset": "demo", "seed": seed},
-    )
+    for part in parts:
+        for tensor in part.state_dict().values():
+            random = torch.randn(tensor.shape, generator=chance)
+            tensor.copy_(random if tensor.is_floating_point() else torch.tensor(7 + seed))
+    task = TASK if head else None
+    facts = {"dataset": "demo", "seed": seed}
+    return Checkpoint(model, config, parts[1] if head else None, task, facts)
 
 
 def rewrite(folder: Path, change) -> None:
@@ -63,83 +56,50 @@ def reconfigure(folder: Path, change) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Everything below a folder, hidden files too."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-# --- there and back ---
+THREE = ["model/README.md", "model/config.json", "model/model.safetensors"]
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["pre-trained", "fine-tuned"])
-def test_a_model_comes_back_bit_for_bit(head, tmp_path):
+def test_a_model_comes_back_bit_for_bit_in_evaluation_mode(head, tmp_path):
     saved = made(seed=3, head=head)
-    save(tmp_path / "model", saved)
-    loaded = load(tmp_path / "model")
-    assert loaded.config == saved.config
-    assert loaded.task == saved.task
-    assert dict(loaded.facts) == saved.facts
-    assert (loaded.head is not None) == head
-    for one, two in [(saved.model, loaded.model), (saved.head, loaded.head)][: 1 + head]:
-        before, after = one.state_dict(), two.state_dict()
-        assert before.keys() == after.keys()
-        for name in before:
-            assert before[name].dtype == after[name].dtype
-            assert torch.equal(before[name], after[name]), name
-
-
-def test_a_loaded_model_is_in_evaluation_mode(tmp_path):
-    saved = made(head=True)
     saved.model.train()
+    parts = [saved.model, saved.head][: 1 + head]
+    before = [{name: each.clone() for name, each in part.state_dict().items()} for part in parts]
     save(tmp_path / "model", saved)
-    loaded = load(tmp_path / "model")
-    assert not any(
-        module.training for part in (loaded.model, loaded.head) for module in part.modules()
-    )
-
-
-def test_loading_leaves_the_global_generator_alone(tmp_path):
-    save(tmp_path / "model", made(head=True))
-    torch.manual_seed(1)
     state = torch.get_rng_state()
-    load(tmp_path / "model")
+    loaded = load(tmp_path / "model")
     assert torch.equal(torch.get_rng_state(), state)
+    assert (loaded.config, loaded.task, dict(loaded.facts)) == (
+        saved.config,
+        saved.task,
+        saved.facts,
+    )
+    assert (loaded.head is not None) == head
+    for part, tensors in zip(parts, before, strict=True):
+        torch.testing.assert_close(dict(part.state_dict()), tensors, atol=0, rtol=0)
+    for part, tensors in zip([loaded.model, loaded.head], before, strict=False):
+        torch.testing.assert_close(dict(part.state_dict()), tensors, atol=0, rtol=0)
+        assert not any(module.training for module in part.modules())
 
 
 def test_a_folder_holds_three_files_and_none_is_a_pickle(tmp_path):
     save(tmp_path / "model", made(head=True))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [
-        "README.md",
-        "config.json",
-        "model",
-        "model.safetensors",
-    ]
+    assert sorted(contents(tmp_path)) == THREE
     weights = (tmp_path / "model" / "model.safetensors").read_bytes()
     header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
     assert {name.split(".")[0] for name in header} == {"__metadata__", "model", "head"}
-    for content in contents(tmp_path).values():
-        assert not content.startswith(
-            (b"\x80", b"PK")
-        )  # a pickle, or the zip in which torch keeps one
-
-
-def test_saving_does_not_change_the_model(tmp_path):
-    saved = made(head=True)
-    before = {name: tensor.clone() for name, tensor in saved.model.state_dict().items()}
-    save(tmp_path / "model", saved)
-    assert all(
-        torch.equal(before[name], tensor) for name, tensor in saved.model.state_dict().items()
-    )
+    for content in contents(tmp_path).values():  # a pickle, or the zip in which torch keeps one
+        assert not content.startswith((b"\x80", b"PK"))
 
 
 def test_saving_the_same_model_gives_the_same_weight_file_every_time(tmp_path):
-    saved = []
     for number in range(8):
         save(tmp_path / str(number), made(seed=2, head=True))
-        saved.append((tmp_path / str(number) / "model.safetensors").read_bytes())
-    assert len(set(saved)) == 1
+    assert len({path.read_bytes() for path in tmp_path.rglob("*.safetensors")}) == 1
 
 
 def test_an_existing_model_is_replaced_whole(tmp_path):
@@ -149,11 +109,7 @@ def test_an_existing_model_is_replaced_whole(tmp_path):
     save(folder, made(seed=2))
     loaded = load(folder)
     assert (loaded.facts["seed"], loaded.task) == (2, None)
-    assert sorted(contents(tmp_path)) == [
-        "model/README.md",
-        "model/config.json",
-        "model/model.safetensors",
-    ]
+    assert sorted(contents(tmp_path)) == THREE
 
 
 def test_a_model_is_saved_into_folders_that_do_not_exist_yet(tmp_path):
@@ -180,64 +136,37 @@ def test_the_card_says_how_large_the_model_is_how_it_was_made_and_under_which_li
     assert "no labels used" in card(made())
 
 
-# --- half precision ---
-
-
 def test_in_half_precision_matrices_take_half_the_room_and_come_back_in_float32(tmp_path):
     saved = made(head=True)
     for name, how in (("whole", {}), ("half", {"dtype": torch.float16})):
         save(tmp_path / name, saved, **how)
     stored = safetensors.torch.load_file(tmp_path / "half" / "model.safetensors")
     loaded = load(tmp_path / "half")
-    for part, was, found in (
-        ("model", saved.model, loaded.model),
-        ("head", saved.head, loaded.head),
-    ):
-        for name, tensor in was.state_dict().items():
+    for part in ("model", "head"):
+        found = getattr(loaded, part).state_dict()
+        for name, tensor in getattr(saved, part).state_dict().items():
             half = tensor.is_floating_point() and tensor.ndim > 1
             assert stored[f"{part}.{name}"].dtype == (torch.float16 if half else tensor.dtype), name
-            assert found.state_dict()[name].dtype == tensor.dtype
-            assert torch.equal(
-                found.state_dict()[name], tensor.half().float() if half else tensor
-            ), name
-    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.75 * (
-        tmp_path / "whole" / "model.safetensors"
-    ).stat().st_size
-    assert (tmp_path / "half" / "config.json").read_text() == (
-        tmp_path / "whole" / "config.json"
-    ).read_text()
+            assert found[name].dtype == tensor.dtype
+            assert torch.equal(found[name], tensor.half().float() if half else tensor), name
+    sizes = [len(contents(tmp_path)[f"{name}/model.safetensors"]) for name in ("half", "whole")]
+    assert sizes[0] < 0.75 * sizes[1]
+    configs = [contents(tmp_path)[f"{name}/config.json"] for name in ("half", "whole")]
+    assert configs[0] == configs[1]
 
 
-def test_statistics_that_half_precision_could_not_hold_are_kept(tmp_path):
+@torch.no_grad()
+def test_what_half_precision_cannot_hold_is_kept_in_statistics_and_refused_in_weights(tmp_path):
     saved = made()
-    with torch.no_grad():
-        saved.model.extractor.get_buffer(
-            next(
-                name
-                for name, _ in saved.model.extractor.named_buffers()
-                if name.endswith("running_var")
-            )
-        ).fill_(1e6)
+    buffers = dict(saved.model.extractor.named_buffers())
+    buffers[next(name for name in buffers if name.endswith("running_var"))].fill_(1e6)
     save(tmp_path / "model", saved, dtype=torch.float16)
-    assert (
-        max(float(buffer.max()) for buffer in load(tmp_path / "model").model.extractor.buffers())
-        == 1e6
-    )
-
-
-def test_weights_too_large_for_half_precision_are_refused(tmp_path):
-    saved = made()
-    with torch.no_grad():
-        saved.model.bottleneck.encoder.layers[0].linear1.weight[0, 0] = 1e5
-    with pytest.raises(
-        RequestError,
-        match=r"bottleneck.*linear1\.weight holds 1e\+05, more than torch\.float16 can",
-    ):
-        save(tmp_path / "model", saved, dtype=torch.float16)
-    assert not list(tmp_path.iterdir())
-
-
-# --- what is refused ---
+    found = load(tmp_path / "model").model.extractor.buffers()
+    assert max(float(buffer.max()) for buffer in found) == 1e6
+    saved.model.bottleneck.encoder.layers[0].linear1.weight[0, 0] = 1e5
+    with pytest.raises(RequestError, match=r"bottleneck.*linear1\.weight holds 1e\+05"):
+        save(tmp_path / "other", saved, dtype=torch.float16)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def refused(folder: Path, *said: str) -> None:
@@ -253,49 +182,40 @@ def folder(tmp_path) -> Path:
     return tmp_path / "model"
 
 
-def test_a_missing_tensor_is_named(folder):
-    rewrite(folder, lambda tensors: tensors.pop("model.bottleneck.cls"))
-    refused(folder, "lack ['model.bottleneck.cls']")
-
-
-def test_a_surplus_tensor_is_named(folder):
-    rewrite(folder, lambda tensors: tensors.update({"model.extra": torch.zeros(1)}))
-    refused(folder, "have ['model.extra']")
-
-
-def test_a_misshapen_tensor_is_named(folder):
-    rewrite(folder, lambda tensors: tensors.update({"head.linear.weight": torch.zeros(4, 16)}))
-    refused(folder, "head.linear.weight", "(4, 16)", "(3, 16)")
+CLS = "model.bottleneck.cls"
 
 
 @pytest.mark.parametrize(
-    "change", [lambda tensor: (100 * tensor).to(torch.int8), lambda tensor: tensor > 0]
-)
-def test_a_tensor_of_another_kind_is_refused(change, folder):
-    rewrite(
-        folder,
-        lambda tensors: tensors.update(
-            {"model.bottleneck.cls": change(tensors["model.bottleneck.cls"])}
+    ("change", "said"),
+    [
+        (lambda tensors: tensors.pop(CLS), [f"lack ['{CLS}']"]),
+        (lambda tensors: tensors.update({"model.extra": torch.zeros(1)}), ["have ['model.extra']"]),
+        (
+            lambda tensors: tensors.update({"head.linear.weight": torch.zeros(4, 16)}),
+            ["head.linear.weight", "(4, 16)", "(3, 16)"],
         ),
-    )
-    refused(folder, "model.bottleneck.cls", "expected torch.float32")
+        # it would only broadcast
+        (lambda tensors: tensors.update({CLS: torch.zeros(1)}), [CLS, "(1,)", "(16,)"]),
+        (
+            lambda tensors: tensors.update({CLS: (100 * tensors[CLS]).to(torch.int8)}),
+            [CLS, "expected torch.float32"],
+        ),
+        (lambda tensors: tensors.update({CLS: tensors[CLS] > 0}), [CLS, "expected torch.float32"]),
+    ],
+    ids=["missing", "surplus", "misshapen", "broadcast", "integers", "booleans"],
+)
+def test_tensors_of_another_model_are_named(change, said, folder):
+    rewrite(folder, change)
+    refused(folder, *said)
 
 
-def test_a_tensor_that_would_only_broadcast_is_refused(folder):
-    rewrite(folder, lambda tensors: tensors.update({"model.bottleneck.cls": torch.zeros(1)}))
-    refused(folder, "model.bottleneck.cls", "(1,)", "(16,)")
-
-
-def test_the_config_of_another_model_is_refused(folder, tmp_path):
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_of_another_model_is_refused_and_a_missing_one_named(name, folder, tmp_path):
     save(tmp_path / "other", made(seed=2, head=True))
-    shutil.copy(tmp_path / "other" / "config.json", folder / "config.json")
+    shutil.copy(tmp_path / "other" / name, folder / name)
     refused(folder, "not saved with this config.json")
-
-
-def test_the_weights_of_another_model_are_refused(folder, tmp_path):
-    save(tmp_path / "other", made(seed=2, head=True))
-    shutil.copy(tmp_path / "other" / "model.safetensors", folder / "model.safetensors")
-    refused(folder, "not saved with this config.json")
+    (folder / name).unlink()
+    refused(folder, name)
 
 
 def test_an_edited_config_is_refused(folder):
@@ -317,12 +237,6 @@ def test_a_newer_format_says_how_to_update(folder):
     refused(folder, f"format {checkpoint.FORMAT + 1}", "pip install -U patchifier")
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    refused(folder, name)
-
-
 def test_something_else_than_a_folder_is_refused(folder):
     refused(folder.parent, "not a model folder")
     refused(folder.parent / "nowhere", "not a model folder")
@@ -331,66 +245,30 @@ def test_something_else_than_a_folder_is_refused(folder):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "",
-        "{",
-        "null",
-        "7",
-        "[]",
-        '["checkpoint"]',
-        "{}",
-        '{"checkpoint": 7}',
-        '{"checkpoint": {}}',
-        '{"checkpoint": null}',
-        "\xff",
-    ],
+    ["", "{", "null", "7", "[]", "{}", "\xff", '["checkpoint"]']
+    + [f'{{"checkpoint": {value}}}' for value in (7, "{}", "null")],
 )
 def test_a_config_that_is_not_a_models_is_refused(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     refused(folder, "not a model folder")
 
 
-# --- whole or not at all ---
-
-
-def test_an_exception_leaves_the_old_folder_and_no_debris(tmp_path):
-    save(tmp_path / "model", made(seed=1))
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("there", [True, False])
+def test_an_exception_leaves_what_was_and_no_debris(there, error, tmp_path):
+    folder, file = tmp_path / "model", tmp_path / "table.csv"
+    if there:
+        save(folder, made(seed=1))
+        file.write_text("old")
     before = contents(tmp_path)
-
-    def fail():
-        with replaced_folder(tmp_path / "model") as new:
-            (new / "half").write_text("written")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
+    with pytest.raises(error), replaced_folder(folder) as new:  # noqa: PT012
+        (new / "half").write_text("written")
+        raise error
+    with pytest.raises(error), replaced_file(file) as new:  # noqa: PT012
+        new.write_text("half")
+        raise error
     assert contents(tmp_path) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_an_exception_leaves_the_old_file_and_no_debris(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-
-    def fail():
-        with replaced_file(path) as new:
-            new.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert contents(tmp_path) == {"table.csv": b"old"}
-
-
-def test_an_exception_where_nothing_was_leaves_nothing(tmp_path):
-    def fail(replaced):
-        with replaced(tmp_path / "thing"):
-            raise RuntimeError
-
-    for replaced in (replaced_file, replaced_folder):
-        with pytest.raises(RuntimeError):
-            fail(replaced)
-        assert list(tmp_path.iterdir()) == []
+    assert len(list(tmp_path.iterdir())) == 2 * there
 
 
 def test_the_old_folder_survives_if_the_new_one_cannot_be_put_in_its_place(tmp_path, monkeypatch):
@@ -418,11 +296,7 @@ def test_what_a_killed_process_of_the_same_number_left_behind_does_not_matter(tm
     save(tmp_path / "model", made(seed=1))
     save(tmp_path / "model", made(seed=2))
     assert load(tmp_path / "model").facts["seed"] == 2
-    assert sorted(contents(tmp_path)) == [
-        "model/README.md",
-        "model/config.json",
-        "model/model.safetensors",
-    ]
+    assert sorted(contents(tmp_path)) == THREE
 
 
 def test_readers_see_the_old_folder_or_file_until_the_new_one_is_whole(tmp_path):
@@ -441,10 +315,7 @@ def test_readers_see_the_old_folder_or_file_until_the_new_one_is_whole(tmp_path)
 
 
 def test_a_model_of_the_papers_shape_fits_its_folder(tmp_path):
-    config = Config()
-    model = Patchifier()
-    save(tmp_path / "model", Checkpoint(model, config))
-    assert (
-        tmp_path / "model" / "model.safetensors"
-    ).stat().st_size < 4.01 * model.parameter_count() + 1e5
+    model, file = Patchifier(Config()), tmp_path / "model" / "model.safetensors"
+    save(tmp_path / "model", Checkpoint(model, Config()))
+    assert file.stat().st_size < 4.01 * model.parameter_count() + 1e5
     assert load(tmp_path / "model").model.parameter_count() == model.parameter_count()

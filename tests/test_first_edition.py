@@ -38,10 +38,8 @@ def maker() -> ModuleType:
 @pytest.fixture(scope="module")
 def log_mels() -> list[torch.Tensor]:
     data = Cache(HOME / "cache")
-    return [
-        torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
-        for index in range(len(data.clips))
-    ]
+    every = [np.array(data.log_mel(index), np.float32) for index in range(len(data.clips))]
+    return [torch.from_numpy(log_mel.T) for log_mel in every]
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +52,8 @@ def resumed(tmp_path_factory) -> Path:
     """The interrupted run, gone on with to its end."""
     out = tmp_path_factory.mktemp("first") / "run"
     shutil.copytree(HOME / "run", out)
-    pretrain(
-        HOME / "cache",
-        out,
-        config=update(Config(), read_changes(out / "config.json")),
-        resume=True,
-        device="cpu",
-    )
+    config = update(Config(), read_changes(out / "config.json"))
+    pretrain(HOME / "cache", out, config=config, resume=True, device="cpu")
     return out
 
 
@@ -72,23 +65,16 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_the_fixtures_are_small_and_name_no_place_but_their_own():
     files = [path for path in HOME.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sum(path.stat().st_size for path in files) < 2_000_000
-    assert not [
-        path
-        for path in files
-        if any(place in path.read_bytes() for place in (b"/root/", b"/home/", b"/Users/"))
-    ]
-
-
-# --- the cache ---
+    places = (b"/root/", b"/home/", b"/Users/")
+    assert not [path for path in files if any(place in path.read_bytes() for place in places)]
 
 
 def test_a_cache_opens_whole(maker):
     data = Cache(HOME / "cache")
     assert data.verify() == []
     assert (data.name, data.task.kind, data.task.names) == ("sounds", "one-of", ("noise", "tone"))
-    assert [clip.split for clip in data.clips] == [
-        maker.SPLITS[number // 2] for number in range(maker.CLIPS)
-    ]
+    splits = [maker.SPLITS[number // 2] for number in range(maker.CLIPS)]
+    assert [clip.split for clip in data.clips] == splits
     assert [clip.target for clip in data.clips] == ["noise", "tone"] * 6
 
 
@@ -100,71 +86,44 @@ def test_the_log_mels_of_a_cache_are_those_of_the_sounds(maker, model, log_mels)
 
 @pytest.mark.parametrize("stage", ["one", "two"])
 def test_the_same_seed_draws_the_same_clips_masks_and_augmentation(stage, expected):
-    data, config = (
-        Cache(HOME / "cache"),
-        update(Config(), read_changes(HOME / "run" / "config.json")),
-    )
+    data = Cache(HOME / "cache")
+    config = update(Config(), read_changes(HOME / "run" / "config.json"))
     training = {"one": config.pretrain.stage_one, "two": config.pretrain.stage_two}[stage]
     batches = Batches(data, split(data, config.pretrain).slices, config, stage, training)
     batch = batches(3)
     assert batch.clips.tolist() == expected[f"{stage}_clips"].tolist()
     assert batch.mask.tolist() == expected[f"{stage}_masked"].tolist()
-    np.testing.assert_allclose(
-        batch.patches.mean((2, 3, 4)), expected[f"{stage}_patches"], atol=1e-5
-    )
-
-
-# --- the run ---
+    means = batch.patches.mean((2, 3, 4))
+    np.testing.assert_allclose(means, expected[f"{stage}_patches"], atol=1e-5)
 
 
 def test_the_config_of_a_run_means_what_it_meant():
     config = update(Config(), read_changes(HOME / "run" / "config.json"))
     assert (config.model.vector_norm, config.pretrain.extractor_lr_scale) == ("none", 1.0)
-    assert (
-        config.model.embed_dim,
-        config.pretrain.n_patches,
-        config.pretrain.stage_two.schedule,
-    ) == (
-        16,
-        3,
-        "cosine",
-    )
+    assert (config.model.embed_dim, config.pretrain.n_patches) == (16, 3)
+    assert config.pretrain.stage_two.schedule == "cosine"
 
 
-def test_an_interrupted_run_goes_on_to_the_losses_it_would_have_had(maker, resumed, expected):
+def test_an_interrupted_run_goes_on_to_the_losses_and_the_model_it_would_have_had(
+    maker, resumed, log_mels, expected
+):
     losses = [float(row["loss"]) for row in rows_of(resumed / "stage-two" / "metrics.csv")]
     assert len(losses) == maker.STEPS
     np.testing.assert_allclose(losses, expected["losses"], atol=2e-5)
-    assert [int(row["step"]) for row in rows_of(resumed / "stage-two" / "validation.csv")] == [
-        0,
-        4,
-        8,
-        12,
-    ]
-
-
-def test_an_interrupted_run_ends_with_the_model_it_would_have_ended_with(
-    resumed, log_mels, expected
-):
+    validated = rows_of(resumed / "stage-two" / "validation.csv")
+    assert [int(row["step"]) for row in validated] == [0, 4, 8, 12]
     vectors = embed.load(resumed / "model").embed_log_mels(log_mels)
     np.testing.assert_allclose(vectors, expected["vectors"], atol=1e-3)
 
 
-# --- the model ---
-
-
-def test_a_model_gives_the_vectors_it_gave(model, log_mels, expected):
-    np.testing.assert_allclose(model.embed_log_mels(log_mels), expected["vectors"], atol=1e-5)
-    assert model.identity == str(expected["identity"])
-
-
-def test_a_model_that_is_saved_again_gives_the_same_vectors_and_keeps_its_identity(
+def test_a_model_gives_the_vectors_it_gave_and_keeps_its_identity_when_saved_again(
     tmp_path, log_mels, expected
 ):
     checkpoint.save(tmp_path / "model", checkpoint.load(HOME / "model"))
-    again = embed.load(tmp_path / "model")
-    np.testing.assert_allclose(again.embed_log_mels(log_mels), expected["vectors"], atol=1e-5)
-    assert again.identity == str(expected["identity"])
+    for folder in (HOME, tmp_path):
+        found = embed.load(folder / "model")
+        np.testing.assert_allclose(found.embed_log_mels(log_mels), expected["vectors"], atol=1e-5)
+        assert found.identity == str(expected["identity"])
 
 
 def test_a_fine_tuned_model_predicts_what_it_predicted(log_mels, expected):
@@ -174,14 +133,10 @@ def test_a_fine_tuned_model_predicts_what_it_predicted(log_mels, expected):
     np.testing.assert_allclose(found, expected["predictions"], atol=1e-5)
 
 
-# --- table and index ---
-
-
 def test_a_table_is_read_with_its_facts(maker, expected):
     table = build.read(HOME / "music.parquet")
-    assert table.paths == tuple(
-        f"{MUSIC}/{number:02}.wav" for number in range(maker.CLIPS) for _ in range(2)
-    )
+    paths = [f"{MUSIC}/{number:02}.wav" for number in range(maker.CLIPS) for _ in range(2)]
+    assert list(table.paths) == paths
     assert (table.metadata["model"], table.metadata["window_s"]) == (str(expected["identity"]), 1.3)
     assert table.vectors.shape == (2 * maker.CLIPS, expected["vectors"].shape[1])
 

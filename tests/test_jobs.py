@@ -22,10 +22,8 @@ def double(shared: None, numbers: Sequence[int]) -> list[int]:
     return [2 * number for number in numbers]
 
 
-def test_processes_start_side_by_side_and_not_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    there = []
+def test_processes_start_side_by_side_and_not_one_after_the_other(monkeypatch):
+    there, spawn = [], multiprocessing.get_context("spawn")
 
     class Watched(ProcessPoolExecutor):
         def submit(self, way, *arguments) -> Future:  # type: ignore[no-untyped-def, override]
@@ -33,21 +31,22 @@ def test_processes_start_side_by_side_and_not_one_after_the_other(
                 there.append(len(self._processes))
             return super().submit(way, *arguments)
 
-    spawn = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(
-        jobs, "process_pool", lambda workers, **options: Watched(workers, spawn, **options)
-    )
+    def pool(workers: int, **options: object) -> Watched:
+        return Watched(workers, spawn, **options)
+
+    monkeypatch.setattr(jobs, "process_pool", pool)
     assert list(jobs.run(double, [[0], [1, 2]], workers=2)) == [0, 2, 4]
     assert there[0] == 2
 
 
-def test_answers_do_not_pile_up_before_they_are_asked_for(threads: None) -> None:
+def test_answers_do_not_pile_up_before_they_are_asked_for(threads):
     begun = []
-    answers = jobs.run(
-        lambda shared, numbers: begun.extend(numbers) or numbers,
-        [[number] for number in range(100)],
-        workers=2,
-    )
+
+    def note(shared: None, numbers: list[int]) -> list[int]:
+        begun.extend(numbers)
+        return numbers
+
+    answers = jobs.run(note, [[number] for number in range(100)], workers=2)
     next(answers)
     time.sleep(0.2)
     assert len(begun) <= jobs.AHEAD * 2
@@ -58,12 +57,9 @@ def length(shared: np.ndarray, numbers: Sequence[int]) -> list[int]:
     return [len(shared) + number for number in numbers]
 
 
-def test_what_is_large_reaches_every_process() -> None:
-    assert list(jobs.run(length, [[0], [1], [2]], workers=2, shared=np.zeros(1_000_000))) == [
-        1_000_000,
-        1_000_001,
-        1_000_002,
-    ]
+def test_what_is_large_reaches_every_process():
+    shared, found = np.zeros(1_000_000), [1_000_000, 1_000_001, 1_000_002]
+    assert list(jobs.run(length, [[0], [1], [2]], workers=2, shared=shared)) == found
 
 
 UNGUARDED = """
@@ -75,27 +71,20 @@ print(list(jobs.run(len, [[1]], workers=1, shared=np.zeros(1_000_000))))
 
 
 def test_a_script_without_a_main_guard_is_told_even_where_much_is_shared(
-    tmp_path: Path, child_environment: dict[str, str]
-) -> None:
+    tmp_path, child_environment
+):
     (tmp_path / "script.py").write_text(UNGUARDED)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py")],
-        env=child_environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, str(tmp_path / "script.py")]
+    options = {"env": child_environment, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run(command, check=False, **options)
     assert done.returncode != 0
     assert "RequestError: the worker processes could not start" in done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, -3])
-def test_no_processes_are_too_few(workers: int) -> None:
+def test_no_processes_are_too_few(workers):
     with pytest.raises(RequestError, match=f"workers is {workers}, expected at least 1"):
         list(jobs.run(double, [[0], [1]], workers=workers))
-
-
-# --- crashes ---
 
 
 def deadly(shared: None, numbers: Sequence[int]) -> list[tuple[int, int]]:
@@ -105,22 +94,12 @@ def deadly(shared: None, numbers: Sequence[int]) -> list[tuple[int, int]]:
     return [(number, len(numbers)) for number in numbers]
 
 
-def test_an_item_that_kills_its_process_is_named_and_costs_its_batch_nothing_else() -> None:
+def test_an_item_that_kills_its_process_is_named_and_costs_its_batch_nothing_else():
     """Other batches stay whole; of a batch that died again, every item is done alone."""
-    found = list(
-        jobs.run(deadly, [[1, 2], [3, 5, 6], [10], [7, 8]], workers=2, name=lambda n: f"n{n}")
-    )
-    crashed = "n{}: the decoder crashed on this file."
-    assert found == [
-        (1, 2),
-        (2, 2),
-        (3, 1),
-        crashed.format(5),
-        (6, 1),
-        crashed.format(10),
-        (7, 2),
-        (8, 2),
-    ]
+    batches = [[1, 2], [3, 5, 6], [10], [7, 8]]
+    found = list(jobs.run(deadly, batches, workers=2, name=lambda n: f"n{n}"))
+    five, ten = (f"n{number}: the decoder crashed on this file." for number in (5, 10))
+    assert found == [(1, 2), (2, 2), (3, 1), five, (6, 1), ten, (7, 2), (8, 2)]
 
 
 def once(folder: Path, numbers: Sequence[int]) -> list[int]:
@@ -132,11 +111,8 @@ def once(folder: Path, numbers: Sequence[int]) -> list[int]:
     return list(numbers)
 
 
-def test_a_batch_whose_process_died_is_tried_again(tmp_path: Path) -> None:
+def test_a_batch_whose_process_died_is_tried_again(tmp_path):
     assert list(jobs.run(once, [[1, 2]], workers=1, shared=tmp_path)) == [1, 2]
-
-
-# --- one job in a folder ---
 
 
 HOLD = """
@@ -150,9 +126,7 @@ with jobs.folder_lock(Path(sys.argv[1]), "test"):
 """
 
 
-def test_a_lock_refuses_a_second_job_and_is_released_by_a_kill(
-    tmp_path: Path, child_environment: dict[str, str]
-) -> None:
+def test_a_lock_refuses_a_second_job_and_is_released_by_a_kill(tmp_path, child_environment):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     first = subprocess.Popen(command, env=child_environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -170,9 +144,7 @@ def test_a_lock_refuses_a_second_job_and_is_released_by_a_kill(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lock_of_a_folder_that_was_removed_leaves_the_next_ones_lock_alone(
-    tmp_path: Path,
-) -> None:
+def test_a_lock_of_a_folder_that_was_removed_leaves_the_next_ones_lock_alone(tmp_path):
     with jobs.folder_lock(tmp_path / "none", "test"):
         pass
     assert not (tmp_path / "none").exists()
@@ -185,9 +157,7 @@ def test_a_lock_of_a_folder_that_was_removed_leaves_the_next_ones_lock_alone(
     assert (folder / jobs.LOCK).read_text() == "of the next job"
 
 
-def test_a_lock_needs_no_permission_to_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_needs_no_permission_to_write(tmp_path, monkeypatch):
     def refused(*_: object, **__: object) -> None:
         raise PermissionError
 
@@ -196,9 +166,7 @@ def test_a_lock_needs_no_permission_to_write(
         assert os.listdir(tmp_path) == []
 
 
-def test_a_file_system_without_locks_stops_no_job_and_keeps_no_lock_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks_stops_no_job_and_keeps_no_lock_file(tmp_path, monkeypatch):
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -209,7 +177,7 @@ def test_a_file_system_without_locks_stops_no_job_and_keeps_no_lock_file(
         (tmp_path / jobs.LOCK).write_text("pid 1 of another machine")
 
 
-def test_an_output_file_is_locked_beside_it(tmp_path: Path) -> None:
+def test_an_output_file_is_locked_beside_it(tmp_path):
     with jobs.file_lock(tmp_path / "out.csv", "predict"):
         with (
             pytest.raises(RequestError, match=r"out\.csv: another predict is writing this file"),
@@ -221,12 +189,7 @@ def test_an_output_file_is_locked_beside_it(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-# --- progress ---
-
-
-def test_a_meter_counts_what_was_done_before_and_rates_what_was_done_now(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_meter_counts_what_was_done_before_and_rates_what_was_done_now(monkeypatch):
     shown = list[tuple[int, int, str]]()
     clock = iter([10.0, 12.0, 14.0, 20.0])
     monkeypatch.setattr(jobs.time, "monotonic", lambda: next(clock))

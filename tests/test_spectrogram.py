@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from patchifier import audio, filters, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import demo
+from tests.builders import close, normal
 
 RATE = 22_050
 SETTINGS = {
@@ -28,13 +29,15 @@ SOUNDS = ("tone", "noise", "chirp", *CLIPS)
 SMALL = SpectrogramConfig(sample_rate=8000, n_mels=6, hop_length=16, n_fft=64, f_max_hz=4000.0)
 
 
+MAXIMUM = SpectrogramConfig(reference="max", top_db=80.0)
+
+
 @pytest.fixture(scope="module")
 def sounds(tone: Callable, noise: Callable) -> dict[str, np.ndarray]:
-    chirp = np.sin(2 * np.pi * np.cumsum(np.geomspace(30, 7_000, 3 * RATE)) / RATE).astype(
-        np.float32
-    )
+    chirp = np.sin(2 * np.pi * np.cumsum(np.geomspace(30, 7_000, 3 * RATE)) / RATE)
     clips = {name: audio.load(Path(demo.ROOT, "clips", name), start_s=3, end_s=8) for name in CLIPS}
-    return {"tone": tone(440, seconds=2), "noise": noise(2), "chirp": chirp, **clips}
+    made = {"tone": tone(440, seconds=2), "noise": noise(2), "chirp": chirp.astype(np.float32)}
+    return made | clips
 
 
 def librosa_power(wave: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
@@ -56,14 +59,9 @@ def librosa_power(wave: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     )
 
 
-# --- log-mel ---
-
-
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("sound", SOUNDS)
-def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(
-    setting: str, sound: str, sounds: dict[str, np.ndarray]
-) -> None:
+def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(setting, sound, sounds):
     config, wave = SETTINGS[setting], sounds[sound]
     expected = librosa.power_to_db(librosa_power(wave, config), ref=1.0, amin=1e-10, top_db=None)
     found = spectrogram.log_mel(wave, config).numpy() / config.db_scale
@@ -74,115 +72,68 @@ def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(
 
 
 @pytest.mark.parametrize("sound", SOUNDS)
-def test_reference_max_is_librosas_ref_max(sound: str, sounds: dict[str, np.ndarray]) -> None:
-    config = SpectrogramConfig(reference="max", top_db=80.0)
-    expected = librosa.power_to_db(
-        librosa_power(sounds[sound], config), ref=np.max, amin=1e-10, top_db=80.0
-    )
-    found = spectrogram.log_mel(sounds[sound], config).numpy() / config.db_scale
+def test_reference_max_is_librosas_ref_max(sound, sounds):
+    power = librosa_power(sounds[sound], MAXIMUM)
+    expected = librosa.power_to_db(power, ref=np.max, amin=1e-10, top_db=80.0)
+    found = spectrogram.log_mel(sounds[sound], MAXIMUM).numpy() / MAXIMUM.db_scale
     assert np.abs(found - expected).max() < 0.01
     assert found.max() == 0
     assert found.min() >= -80 - 1e-4
 
 
-def test_top_db_lifts_what_lies_further_below_the_loudest(sounds: dict[str, np.ndarray]) -> None:
+def test_top_db_lifts_what_lies_further_below_the_loudest(sounds):
     found = spectrogram.log_mel(sounds["tone"], SpectrogramConfig(top_db=40.0))
     plain = spectrogram.log_mel(sounds["tone"])
-    torch.testing.assert_close(found, plain.clamp(min=float(plain.max()) - 0.4))
-
-
-@pytest.mark.parametrize("band", [3, 11, 20, 31, 45, 58])
-def test_tone_lights_its_band(band: int, tone: Callable) -> None:
-    hz = filters.mel_edges_hz(SpectrogramConfig())[1 + band]
-    frames = spectrogram.log_mel(tone(hz))[:, 4:-4]
-    assert (frames.argmax(dim=0) == band).all()
-    far = torch.ones(64, dtype=torch.bool)
-    far[max(0, band - 4) : band + 5] = False
-    assert (frames[band] - frames[far].amax(dim=0)).min() > 0.4  # 40 dB
-
-
-def test_full_scale_tone_has_its_known_level(tone: Callable) -> None:
-    """At a bin's centre, Hann's main lobe is (A N / 4)^2, and a half of that amplitude on both sides; bands have unit area."""
-    config = SpectrogramConfig()
-    bin_of = 93
-    hz = bin_of * config.sample_rate / config.n_fft
-    lobe = (config.n_fft / 4) ** 2 * np.array([0.25, 1, 0.25])
-    power = filters.mel_filters(config)[:, bin_of - 1 : bin_of + 2] @ lobe
-    found = spectrogram.log_mel(tone(hz, level=1.0))[:, 5]
-    assert float(found.max()) == pytest.approx(0.1 * np.log10(power.max()), abs=1e-4)
-    assert 0.30 < float(found.max()) < 0.40
-
-
-def test_six_decibels_are_six_decibels(noise: Callable) -> None:
-    difference = spectrogram.log_mel(noise()) - spectrogram.log_mel(noise() / 2)
-    torch.testing.assert_close(
-        difference, torch.full_like(difference, 0.01 * 20 * np.log10(2)), atol=1e-4, rtol=0
-    )
+    close(found, plain.clamp(min=float(plain.max()) - 0.4))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 1.0, 5.3])
-def test_silence_is_exactly_minus_one(seconds: float, silence: Callable) -> None:
+def test_silence_is_exactly_the_padding_value(seconds, silence):
     assert (spectrogram.log_mel(silence(seconds)) == -1).all()
-    assert SpectrogramConfig().silence == -1
+    found = spectrogram.log_mel(silence(seconds), MAXIMUM)
+    close(found, torch.full_like(found, -0.8), atol=1e-6)
+    assert (SpectrogramConfig().silence, MAXIMUM.silence) == (-1, -0.8)
 
 
-def test_silence_below_the_maximum_is_the_padding_value(silence: Callable) -> None:
-    config = SpectrogramConfig(reference="max", top_db=80.0)
-    found = spectrogram.log_mel(silence(), config)
-    assert config.silence == -0.8
-    torch.testing.assert_close(found, torch.full_like(found, -0.8), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("samples", [1, 2, 511, 512, 513, 1023, 1024, 2205, 22_050])
-def test_frames_are_one_and_a_frame_for_each_whole_hop(samples: int, noise: Callable) -> None:
+@pytest.mark.parametrize("samples", [1, 2, 511, 512, 513, 1023, 1024, 2205, 29 * RATE])
+def test_frames_are_one_and_a_frame_for_each_whole_hop(samples, noise):
+    """Twenty-nine seconds are 1,249 frames."""
     found = spectrogram.log_mel(noise(samples / RATE))
-    assert found.shape == (64, 1 + samples // 512)
+    assert found.shape == (64, 1249 if samples == 29 * RATE else 1 + samples // 512)
     assert found.isfinite().all()
     assert found.min() >= -1
 
 
-def test_twenty_nine_seconds_are_1249_frames(silence: Callable) -> None:
-    assert spectrogram.log_mel(silence(29)).shape == (64, 1249)
-
-
 @pytest.mark.parametrize("shape", [(0,), (2, 0), ()])
-def test_no_sample_is_refused(shape: tuple[int, ...]) -> None:
+def test_no_sample_is_refused(shape):
     with pytest.raises(RequestError, match="at least 1"):
         spectrogram.log_mel(torch.zeros(shape))
 
 
-def test_batch_equals_single(sounds: dict[str, np.ndarray]) -> None:
-    batch = torch.stack([torch.from_numpy(sounds[name][: 2 * RATE]) for name in SOUNDS])
-    together = spectrogram.log_mel(batch)
-    for one, row in zip(batch, together, strict=True):
-        torch.testing.assert_close(spectrogram.log_mel(one), row, atol=1e-6, rtol=0)
+@pytest.mark.parametrize("config", [SpectrogramConfig(), MAXIMUM], ids=["full scale", "maximum"])
+def test_batch_equals_single(config, sounds):
+    levels = (1, 0.01, 0.1, 1, 1)
+    waves = [
+        level * torch.from_numpy(sounds[name][: 2 * RATE])
+        for level, name in zip(levels, SOUNDS, strict=True)
+    ]
+    batch = torch.stack(waves)
+    for one, row in zip(waves, spectrogram.log_mel(batch, config), strict=True):
+        close(spectrogram.log_mel(one, config), row, atol=1e-6)
 
 
-def test_batch_equals_single_when_the_reference_is_each_clips_maximum(noise: Callable) -> None:
-    config = SpectrogramConfig(reference="max", top_db=80.0)
-    batch = torch.stack([torch.from_numpy(noise(level=level)) for level in (0.1, 0.001)])
-    for one, row in zip(batch, spectrogram.log_mel(batch, config), strict=True):
-        torch.testing.assert_close(spectrogram.log_mel(one, config), row, atol=1e-6, rtol=0)
-
-
-def test_same_waveform_gives_the_same_bits(sounds: dict[str, np.ndarray]) -> None:
-    assert torch.equal(spectrogram.log_mel(sounds["noise"]), spectrogram.log_mel(sounds["noise"]))
-
-
-def test_waveform_is_left_as_it_was(noise: Callable) -> None:
+def test_same_waveform_gives_the_same_bits_and_is_left_as_it_was(noise):
     wave = torch.from_numpy(noise())
-    spectrogram.log_mel(wave)
+    assert torch.equal(spectrogram.log_mel(wave), spectrogram.log_mel(wave))
     assert torch.equal(wave, torch.from_numpy(noise()))
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"mel_scale": "htk"}, {"reference": "max", "top_db": 80.0}]
 )
-def test_gradient_is_that_of_finite_differences(changes: dict) -> None:
+def test_gradient_is_that_of_finite_differences(changes):
     config = dataclasses.replace(SMALL, **changes)
-    chance = torch.Generator().manual_seed(0)
-    wave = torch.randn(2, 80, dtype=torch.float64, generator=chance).requires_grad_()
-    weights = torch.randn(2, 6, 6, dtype=torch.float64, generator=chance)
+    wave, weights = normal(2, 80).double().requires_grad_(), normal(2, 6, 6, seed=1).double()
 
     def total(values: torch.Tensor) -> torch.Tensor:
         return (weights * spectrogram.log_mel(values, config)).sum()
@@ -197,7 +148,7 @@ def test_gradient_is_that_of_finite_differences(changes: dict) -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1])
-def test_gradient_is_finite_even_at_silence(level: float, noise: Callable) -> None:
+def test_gradient_is_finite_even_at_silence(level, noise):
     wave = torch.from_numpy(noise(level=level)).requires_grad_()
     spectrogram.log_mel(wave).sum().backward()
     assert wave.grad is not None
@@ -205,46 +156,33 @@ def test_gradient_is_finite_even_at_silence(level: float, noise: Callable) -> No
     assert bool(wave.grad.any()) == (level > 0)
 
 
-@settings(max_examples=25, deadline=None)
+BLOCKS = {"paper": SpectrogramConfig(), "max": MAXIMUM} | {
+    str(n_fft): SpectrogramConfig(n_fft=n_fft) for n_fft in (512, 768, 1024)
+}
+
+
+@settings(max_examples=50, deadline=None)
 @given(
-    samples=st.integers(1, 6000),
+    samples=st.one_of(st.integers(1, 6000), st.sampled_from([1, 255, 256, 511, 512])),
     cuts=st.lists(st.integers(0, 6000), max_size=8),
-    setting=st.sampled_from(["paper", "n_fft 1024", "max"]),
+    setting=st.sampled_from(list(BLOCKS)),
 )
-def test_log_mel_of_blocks_is_that_of_the_whole(
-    samples: int, cuts: list[int], setting: str, noise: Callable
-) -> None:
-    config = (
-        SpectrogramConfig(reference="max", top_db=80.0) if setting == "max" else SETTINGS[setting]
-    )
-    wave = noise(samples / RATE)
+def test_log_mel_of_blocks_is_that_of_the_whole(samples, cuts, setting, noise):
+    config, wave = BLOCKS[setting], noise(samples / RATE)
     blocks = np.split(wave, sorted(min(place, samples) for place in cuts))
     found = spectrogram.log_mel_of_blocks(iter(blocks), config)
-    torch.testing.assert_close(found, spectrogram.log_mel(wave, config), atol=1e-6, rtol=0)
+    close(found, spectrogram.log_mel(wave, config), atol=1e-6)
 
 
-@pytest.mark.parametrize("n_fft", [512, 768, 1024])
-@pytest.mark.parametrize("samples", [1, 255, 256, 300, 511, 512, 800, 2000])
-def test_log_mel_of_blocks_holds_for_every_fft_size_that_is_allowed(
-    n_fft: int, samples: int, noise: Callable
-) -> None:
-    config, wave = SpectrogramConfig(n_fft=n_fft), noise(samples / RATE)
-    found = spectrogram.log_mel_of_blocks(np.split(wave, [samples // 2]), config)
-    torch.testing.assert_close(found, spectrogram.log_mel(wave, config), atol=1e-6, rtol=0)
-
-
-def test_odd_fft_size_is_refused() -> None:
+def test_odd_fft_size_is_refused():
     """Frames could not be centred, and T would not be 1 + S // hop."""
     with pytest.raises(RequestError, match="n_fft"):
         SpectrogramConfig(n_fft=1023)
 
 
-def test_blocks_without_samples_are_refused() -> None:
+def test_blocks_without_samples_are_refused():
     with pytest.raises(RequestError, match="empty"):
         spectrogram.log_mel_of_blocks([np.zeros(0, np.float32)])
-
-
-# --- patches ---
 
 
 def counting(frames: int, bands: int = 2) -> torch.Tensor:
@@ -266,31 +204,21 @@ def counting(frames: int, bands: int = 2) -> torch.Tensor:
         (32, None, 1, 1, 1),
     ],
 )
-def test_tail_rules_give_their_counts(
-    frames: int, hop: int | None, drop: int, pad: int, anchor: int
-) -> None:
-    counts = [
-        len(spectrogram.patch_starts(frames, hop=hop, tail=tail))
-        for tail in ("drop", "pad", "anchor")
-    ]
-    assert counts == [drop, pad, anchor]
-    for tail, count in zip(("drop", "pad", "anchor"), counts, strict=True):
+def test_tail_rules_give_their_counts(frames, hop, drop, pad, anchor):
+    for tail, count in {"drop": drop, "pad": pad, "anchor": anchor}.items():
+        assert len(spectrogram.patch_starts(frames, hop=hop, tail=tail)) == count
         assert spectrogram.cut(counting(frames), hop=hop, tail=tail).shape == (count, 1, 2, 32)
 
 
-def test_patch_shows_its_frames() -> None:
-    patches = spectrogram.cut(counting(100))
-    assert torch.equal(patches[1, 0], counting(100)[:, 32:64])
-
-
-def test_anchored_patch_ends_with_the_last_frame() -> None:
-    patches = spectrogram.cut(counting(70), tail="anchor")
+def test_patches_show_their_frames_and_an_anchored_one_ends_with_the_last():
+    patches, log_mel = spectrogram.cut(counting(70), tail="anchor"), counting(70)
     assert spectrogram.patch_starts(70, tail="anchor") == [0, 32, 38]
-    assert torch.equal(patches[-1, 0], counting(70)[:, -32:])
+    assert torch.equal(patches[1, 0], log_mel[:, 32:64])
+    assert torch.equal(patches[-1, 0], log_mel[:, -32:])
 
 
 @pytest.mark.parametrize("silence", [-1.0, -0.8])
-def test_padding_is_silence_and_not_zero(silence: float) -> None:
+def test_padding_is_silence_and_not_zero(silence):
     patches = spectrogram.cut(counting(40), tail="pad", silence=silence)
     assert torch.equal(patches[1, 0, :, :8], counting(40)[:, 32:])
     assert (patches[1, 0, :, 8:] == silence).all()
@@ -298,14 +226,14 @@ def test_padding_is_silence_and_not_zero(silence: float) -> None:
 
 @pytest.mark.parametrize("tail", ["pad", "anchor"])
 @pytest.mark.parametrize("frames", [1, 31])
-def test_below_one_patch_it_is_padded_to_one(frames: int, tail: spectrogram.Tail) -> None:
+def test_below_one_patch_it_is_padded_to_one(frames, tail):
     patches = spectrogram.cut(counting(frames), tail=tail)
     assert patches.shape == (1, 1, 2, 32)
     assert torch.equal(patches[0, 0, :, :frames], counting(frames))
     assert (patches[0, 0, :, frames:] == -1).all()
 
 
-def test_below_one_patch_dropping_leaves_nothing_and_is_refused() -> None:
+def test_below_one_patch_dropping_leaves_nothing_and_is_refused():
     assert spectrogram.patch_starts(31) == []
     with pytest.raises(RequestError, match="31 frames are less than one patch of 32"):
         spectrogram.cut(counting(31))
@@ -314,7 +242,7 @@ def test_below_one_patch_dropping_leaves_nothing_and_is_refused() -> None:
 @pytest.mark.parametrize(
     ("length", "hop"), [(0, 1), (32, -1), (32, 0), (32.0, None), ("32", None), (32, 16.0)]
 )
-def test_patch_length_and_hop_below_one_are_refused(length: int, hop: int) -> None:
+def test_patch_length_and_hop_below_one_are_refused(length, hop):
     with pytest.raises(RequestError, match="at least 1"):
         spectrogram.patch_starts(100, length=length, hop=hop)
 
@@ -322,62 +250,39 @@ def test_patch_length_and_hop_below_one_are_refused(length: int, hop: int) -> No
 @pytest.mark.parametrize(
     ("ask", "reason"),
     [
-        (
-            lambda: spectrogram.cut(counting(64), tail="foo"),
-            "tail is 'foo', expected one of drop, pad, anchor",
-        ),
+        (lambda: spectrogram.cut(counting(64), tail="foo"), "tail is 'foo', expected one of"),
         (lambda: spectrogram.join(torch.zeros(2, 1, 4, 32), 64, tail="foo"), "tail is 'foo'"),
-        (
-            lambda: spectrogram.cut(torch.zeros(64)),
-            r"log_mel has shape \(64,\), expected a tensor \(..., M, T\)",
-        ),
+        (lambda: spectrogram.cut(torch.zeros(64)), r"log_mel has shape \(64,\)"),
         (lambda: spectrogram.cut(np.zeros((64, 40), np.float32)), "log_mel is of type ndarray"),
         (lambda: spectrogram.join(torch.zeros(4, 32), 32), r"patches has shape \(4, 32\)"),
-        (
-            lambda: spectrogram.to_waveform(torch.zeros(2, 64, 40)),
-            r"log_mel has shape \(2, 64, 40\), expected \(64, T\)",
-        ),
+        (lambda: spectrogram.to_waveform(torch.zeros(2, 64, 40)), r"shape \(2, 64, 40\)"),
         (lambda: spectrogram.to_waveform(torch.zeros(32, 40)), r"log_mel has shape \(32, 40\)"),
         (lambda: spectrogram.to_waveform(torch.zeros(64, 1)), "T of at least 2"),
-        (
-            lambda: spectrogram.log_mel(np.zeros(4000, np.int16)),
-            "waveform is torch.int16, .* divide by 32768",
-        ),
+        (lambda: spectrogram.log_mel(np.zeros(4000, np.int16)), "int16, .* divide by 32768"),
     ],
 )
-def test_arguments_that_make_no_sense_are_named(ask: Callable, reason: str) -> None:
+def test_arguments_that_make_no_sense_are_named(ask, reason):
     with pytest.raises(RequestError, match=reason):
         ask()
 
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), tail=st.sampled_from(["drop", "pad", "anchor"]), length=st.integers(1, 12))
-def test_join_is_the_inverse_of_cut(
-    data: st.DataObject, tail: spectrogram.Tail, length: int
-) -> None:
+def test_join_is_the_inverse_of_cut(data, tail, length):
     hop = data.draw(st.integers(1, length), "hop")
     frames = data.draw(st.integers(length if tail == "drop" else 1, 60), "frames")
     log_mel = counting(2 * frames).reshape(2, 2, frames)  # leading axes are kept
     patches = spectrogram.cut(log_mel, length=length, hop=hop, tail=tail)
-    reach = (
-        spectrogram.patch_starts(frames, length=length, hop=hop)[-1] + length
-        if tail == "drop"
-        else frames
-    )
+    starts = spectrogram.patch_starts(frames, length=length, hop=hop, tail=tail)
+    reach = starts[-1] + length if tail == "drop" else frames
     joined = spectrogram.join(patches, frames, hop=hop, tail=tail)
-    torch.testing.assert_close(joined, log_mel[..., :reach], atol=1e-9, rtol=0)
+    close(joined, log_mel[..., :reach], atol=1e-9)
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    frames=st.integers(1, 200),
-    length=st.integers(1, 40),
-    data=st.data(),
-    tail=st.sampled_from(["pad", "anchor"]),
-)
-def test_no_frame_is_lost_but_with_drop(
-    frames: int, length: int, data: st.DataObject, tail: spectrogram.Tail
-) -> None:
+@given(frames=st.integers(1, 200), length=st.integers(1, 40), data=st.data())
+@pytest.mark.parametrize("tail", ["pad", "anchor"])
+def test_no_frame_is_lost_but_with_drop(frames, length, data, tail):
     hop = data.draw(st.integers(1, length))
     starts = spectrogram.patch_starts(frames, length=length, hop=hop, tail=tail)
     seen = {frame for start in starts for frame in range(start, start + length)}
@@ -386,16 +291,13 @@ def test_no_frame_is_lost_but_with_drop(
     assert tail == "pad" or frames < length or starts[-1] + length == frames
 
 
-def test_join_takes_the_mean_where_patches_overlap() -> None:
+def test_join_takes_the_mean_where_patches_overlap():
     patches = torch.stack([torch.zeros(1, 1, 4), torch.ones(1, 1, 4)])
     assert spectrogram.join(patches, 6, hop=2).tolist() == [[0, 0, 0.5, 0.5, 1, 1]]
 
 
-# --- and back to sound ---
-
-
 @pytest.mark.parametrize("band", [6, 26, 50])
-def test_sound_of_a_tones_log_mel_is_that_tone(band: int, tone: Callable) -> None:
+def test_sound_of_a_tones_log_mel_is_that_tone(band, tone):
     log_mel = spectrogram.log_mel(tone(filters.mel_edges_hz(SpectrogramConfig())[1 + band]))
     wave = spectrogram.to_waveform(log_mel, iterations=8)
     assert wave.shape == ((log_mel.shape[1] - 1) * 512,)
@@ -405,11 +307,11 @@ def test_sound_of_a_tones_log_mel_is_that_tone(band: int, tone: Callable) -> Non
     assert (again.amax(dim=0) - expected.amax(dim=0)).abs().max() < 0.03  # 3 dB
 
 
-def test_sound_of_silence_is_silence(silence: Callable) -> None:
+def test_sound_of_silence_is_silence(silence):
     assert spectrogram.to_waveform(spectrogram.log_mel(silence()), iterations=2).abs().max() == 0
 
 
-def test_sound_follows_from_the_seed(tone: Callable) -> None:
+def test_sound_follows_from_the_seed(tone):
     log_mel = spectrogram.log_mel(tone(seconds=0.5))
     first, second, other = (
         spectrogram.to_waveform(log_mel, iterations=2, seed=seed) for seed in (1, 1, 2)

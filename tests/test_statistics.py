@@ -4,24 +4,24 @@ import numpy as np
 import pytest
 
 from patchifier import statistics
-from patchifier.statistics import bootstrap, holm, paired
+from patchifier.statistics import bootstrap, holm, paired, two_sided_p
 
 
 def test_clips_of_a_group_are_drawn_together():
-    groups = ["a", "b", "a", "c", "b", "a"]
     drawn = []
-    bootstrap(
-        groups, lambda chosen: drawn.append(np.bincount(chosen, minlength=6)) or 0.0, draws=200
-    )
+
+    def draw(chosen):
+        drawn.append(np.bincount(chosen, minlength=6))
+        return 0.0
+
+    bootstrap(["a", "b", "a", "c", "b", "a"], draw, draws=200)
     counts = np.array(drawn)
     assert len(counts) == 200
-    assert (counts[:, 0] == counts[:, 2]).all()
-    assert (counts[:, 0] == counts[:, 5]).all()
-    assert (counts[:, 1] == counts[:, 4]).all()
-    assert (
-        counts[:, 0] + counts[:, 1] + counts[:, 3] == 3
-    ).all()  # as many groups as there are, with replacement
-    assert {0, 1, 2, 3} == set(counts[:, 3].tolist())
+    a, b, c = counts[:, [0, 2, 5]], counts[:, [1, 4]], counts[:, 3]
+    assert (a == a[:, :1]).all()
+    assert (b == b[:, :1]).all()
+    assert (a[:, 0] + b[:, 0] + c == 3).all()  # as many groups as there are, with replacement
+    assert {0, 1, 2, 3} == set(c.tolist())
 
 
 def test_the_bootstrap_is_deterministic_and_has_a_seed():
@@ -38,45 +38,38 @@ def test_the_bootstrap_is_deterministic_and_has_a_seed():
 def test_a_slow_bootstrap_shows_how_many_draws_are_done(monkeypatch):
     monkeypatch.setattr(statistics, "SHOWN_S", 0.0)
     shown = []
-    bootstrap(
-        ["a", "b"], lambda chosen: 0.0, draws=5, progress=lambda *report: shown.append(report[:2])
-    )
+    note = lambda *report: shown.append(report[:2])  # noqa: E731
+    bootstrap(["a", "b"], lambda chosen: 0.0, draws=5, progress=note)
     assert shown == [(done, 5) for done in range(5)]
 
 
 def test_the_interval_of_a_mean_is_the_textbooks():
-    values = np.random.default_rng(7).normal(size=400)
-    low, high = bootstrap(
-        [str(index) for index in range(400)], lambda chosen: float(values[chosen].mean())
+    values, groups = np.random.default_rng(7).normal(size=400), list(map(str, range(400)))
+    (low, high), (low90, high90) = (
+        bootstrap(groups, lambda chosen: float(values[chosen].mean()), level=level)
+        for level in (0.95, 0.9)
     )
-    half = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.15 * half
-    )
-    low90, high90 = bootstrap(
-        [str(index) for index in range(400)], lambda chosen: float(values[chosen].mean()), level=0.9
-    )
+    half, mean = 1.96 * values.std() / 20, values.mean()
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
     assert (high90 - low90) / (high - low) == pytest.approx(1.645 / 1.96, abs=0.03)
 
 
 def test_about_95_of_100_intervals_hold_the_truth_if_groups_are_respected():
-    chance, held = np.random.default_rng(8), {"grouped": 0, "ungrouped": 0}
+    chance, held = np.random.default_rng(8), [0, 0]
     rounds, groups, size = 150, 30, 4
-    for _ in range(rounds):
-        values = (
-            chance.normal(size=(groups, 1)) + 0.3 * chance.normal(size=(groups, size))
-        ).ravel()  # clips of a group are alike; the truth is 0
-        names = {
-            "grouped": np.repeat(np.arange(groups), size).astype(str),
-            "ungrouped": np.arange(groups * size).astype(str),
-        }
-        for kind, labels in names.items():
-            low, high = bootstrap(
-                list(labels), lambda chosen, values=values: float(values[chosen].mean()), draws=150
-            )
+    together, alone = np.repeat(np.arange(groups), size), np.arange(groups * size)
+    for _ in range(rounds):  # clips of a group are alike; the truth is 0
+        levels, noise = chance.normal(size=(groups, 1)), chance.normal(size=(groups, size))
+        values = (levels + 0.3 * noise).ravel()
+
+        def mean(chosen, values=values):
+            return float(values[chosen].mean())
+
+        for kind, labels in enumerate((together, alone)):
+            low, high = bootstrap(list(labels.astype(str)), mean, draws=150)
             held[kind] += low <= 0 <= high
-    assert 0.87 <= held["grouped"] / rounds <= 0.99
-    assert held["ungrouped"] / rounds < 0.8
+    assert 0.87 <= held[0] / rounds <= 0.99
+    assert held[1] / rounds < 0.8
 
 
 @pytest.mark.parametrize(
@@ -85,13 +78,17 @@ def test_about_95_of_100_intervals_hold_the_truth_if_groups_are_respected():
 def test_the_p_value_of_a_mean_difference_is_the_textbooks_for_both_sides(deviations, p):
     values = np.linspace(-1, 1, 100)
     values = values / values.std() + deviations / 10  # so many standard errors above 0
+    groups = [str(index) for index in range(100)]
     found = paired(
-        "accuracy",
-        [str(index) for index in range(100)],
-        lambda chosen: float(values[chosen].mean()),
-        lambda chosen: 0.0,
+        "accuracy", groups, lambda chosen: float(values[chosen].mean()), lambda chosen: 0.0
     )
     assert found.p == pytest.approx(p, rel=0.25)
+
+
+def test_a_p_value_is_above_0_at_most_1_and_counts_draws_on_the_rarer_side():
+    assert two_sided_p(np.ones(99)) == pytest.approx(2 / 100)
+    assert two_sided_p(np.repeat([-1.0, 0.0, 1.0], [90, 5, 4])) == pytest.approx(2 * 10 / 100)
+    assert two_sided_p(np.zeros(99)) == 1
 
 
 def test_holm_by_hand():

@@ -1,7 +1,6 @@
 """Every fast layer against the plain maths: values and gradients."""
 
 import copy
-import itertools
 
 import pytest
 import torch
@@ -9,70 +8,56 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from patchifier.config import Config, ModelConfig
 from patchifier.nn.fast import FEW_CELLS, Convolution, FastDropout, UpConvolution, accelerate
 from patchifier.nn.model import Decoder, Patchifier
 from patchifier.nn.transformer import TransformerLayer
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tests.builders import close, tiny
+from tests.builders import normal as noise
 
 
 def plain_up(maps, weight, bias):
-    return nn.functional.conv2d(
-        nn.functional.interpolate(maps, scale_factor=2, mode="nearest"), weight, bias, padding=1
-    )
+    larger = nn.functional.interpolate(maps, scale_factor=2, mode="nearest")
+    return nn.functional.conv2d(larger, weight, bias, padding=1)
 
 
-def assert_same(layer, plain, maps, seed=0, tolerance=1e-5):
+def plain_convolution(stride):
+    def way(maps, weight, bias):
+        return nn.functional.conv2d(maps, weight, bias, stride=stride, padding=1)
+
+    return way
+
+
+def assert_same(layer, plain, maps, seed=0):
     """Values and gradients of a layer are those of a function of (maps, weight, bias)."""
     inputs = [maps, *(parameter.detach() for parameter in layer.parameters())]
     ours, theirs = ([part.clone().requires_grad_() for part in inputs] for _ in range(2))
-    result = torch.func.functional_call(
-        layer, dict(zip(("weight", "bias"), ours[1:], strict=False)), ours[0]
-    )
+    named = dict(zip(("weight", "bias"), ours[1:], strict=False))
+    result = torch.func.functional_call(layer, named, ours[0])
     wanted = plain(theirs[0], theirs[1], theirs[2] if len(theirs) > 2 else None)
-    torch.testing.assert_close(result, wanted, atol=tolerance, rtol=tolerance)
+    close(result, wanted, atol=1e-5, rtol=1e-5)
     weights = noise(*wanted.shape, seed=seed + 3)
     (result * weights).sum().backward()
     (wanted * weights).sum().backward()
-    for one, two in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one.grad, two.grad, atol=10 * tolerance, rtol=tolerance)
+    gradients = ([each.grad for each in way] for way in (ours, theirs))
+    close(*gradients, atol=1e-4, rtol=1e-5)
 
 
-SIZES = {
-    "P": st.integers(1, 3),
-    "C": st.integers(1, 5),
-    "O": st.integers(1, 3),
-    "H": st.integers(1, 9),
-    "W": st.integers(1, 9),
-}
+SIZES = {name: st.integers(1, 5 if name == "C" else 3) for name in "PCO"}
+SIZES |= {name: st.integers(1, 9) for name in "HW"}
 
 
 @settings(max_examples=60, deadline=None)
 @given(**SIZES, bias=st.booleans(), seed=st.integers(0, 99))
-def test_up_convolution_is_upsampling_and_convolution_in_values_and_gradients(
-    P,
-    C,
-    O,  # noqa: E741
-    H,
-    W,
-    bias,
-    seed,
-):
+def test_up_convolution_is_upsampling_and_convolution(P, C, O, H, W, bias, seed):  # noqa: E741
     torch.manual_seed(seed)
-    assert_same(
-        UpConvolution(C, O, 3, padding=1, bias=bias), plain_up, noise(P, C, H, W, seed=seed), seed
-    )
+    layer = UpConvolution(C, O, 3, padding=1, bias=bias)
+    assert_same(layer, plain_up, noise(P, C, H, W, seed=seed), seed)
 
 
 @pytest.mark.parametrize("way", ["by_transposition", "by_phases"])
 def test_each_way_of_up_convolution_is_the_same_function(way):
     layer, maps = UpConvolution(5, 3, 3, padding=1), noise(2, 5, 4, 6)
-    torch.testing.assert_close(
-        getattr(layer, way)(maps), plain_up(maps, layer.weight, layer.bias), atol=1e-5, rtol=1e-5
-    )
+    close(getattr(layer, way)(maps), plain_up(maps, layer.weight, layer.bias), rtol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,37 +71,23 @@ def test_each_way_of_up_convolution_is_the_same_function(way):
 def test_convolution_is_torchs_in_values_and_gradients(P, C, O, H, W, stride, bias, training, seed):  # noqa: E741
     torch.manual_seed(seed)
     layer = Convolution(C, O, 3, stride=stride, padding=1, bias=bias).train(training)
-    H, W = stride * H, stride * W  # maps are halved without a rest
+    maps = noise(P, C, stride * H, stride * W, seed=seed)  # halved without a rest
+    assert_same(layer, plain_convolution(stride), maps, seed)
 
-    def plain(maps, weight, bias):
-        return nn.functional.conv2d(maps, weight, bias, stride=stride, padding=1)
 
-    assert_same(layer, plain, noise(P, C, H, W, seed=seed), seed)
+CELLS = [(2, 1), (4, 2), (8, 4), (16, 8), (32, 16)]
 
 
 def test_the_papers_layers_are_the_same_function_at_their_own_size():
-    for (before, after), cells in zip(
-        itertools.pairwise([256, 128, 64, 32, 16, 1]),
-        [(2, 1), (4, 2), (8, 4), (16, 8), (32, 16)],
-        strict=True,
-    ):
-        assert_same(
-            UpConvolution(before, after, 3, padding=1),
-            plain_up,
-            0.1 * noise(8, before, *cells).contiguous(memory_format=torch.channels_last),
-        )
+    up = [(256, 128), (128, 64), (64, 32), (32, 16), (16, 1)]
+    for (before, after), cells in zip(up, CELLS, strict=True):
+        maps = 0.1 * noise(8, before, *cells).contiguous(memory_format=torch.channels_last)
+        assert_same(UpConvolution(before, after, 3, padding=1), plain_up, maps)
     for before, after, stride, cells in [(128, 256, 2, (4, 2)), (256, 256, 1, (2, 1))]:
         layer = Convolution(before, after, 3, stride=stride, padding=1, bias=False)
         assert layer.training
         assert cells[0] * cells[1] <= FEW_CELLS
-        maps = 0.1 * noise(8, before, *cells)
-        assert_same(
-            layer,
-            lambda maps, weight, bias, stride=stride: nn.functional.conv2d(
-                maps, weight, stride=stride, padding=1
-            ),
-            maps,
-        )
+        assert_same(layer, plain_convolution(stride), 0.1 * noise(8, before, *cells))
 
 
 def test_a_table_made_in_inference_serves_training():
@@ -125,9 +96,6 @@ def test_a_table_made_in_inference_serves_training():
         layer(noise(1, 2, 1, 2))
     layer(noise(1, 2, 1, 2)).sum().backward()
     assert layer.weight.grad is not None
-
-
-# --- dropout ---
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
@@ -140,10 +108,8 @@ def test_dropout_zeroes_its_share_keeps_the_mean_and_passes_the_same_gradient(p,
     assert torch.equal(x.grad, result)
     n, dropped = x.numel(), (result == 0).double()
     assert abs(dropped.mean() - p) < 4 * (p * (1 - p) / n) ** 0.5 + 1e-5
-    assert set(result.unique().tolist()) == {
-        0.0,
-        torch.tensor(1 / (1 - round(p * 65536) / 65536), dtype=dtype).item(),
-    }
+    kept = torch.tensor(1 / (1 - round(p * 65536) / 65536), dtype=dtype).item()
+    assert set(result.unique().tolist()) == {0.0, kept}
     for axis in (0, 1):  # no row or column is favoured, nor a place among the four of a draw
         spread = (p * (1 - p) / x.shape[1 - axis]) ** 0.5
         assert (dropped.mean(1 - axis) - p).abs().max() < 5 * spread
@@ -164,66 +130,47 @@ def test_dropout_follows_torchs_generator_and_rests_in_evaluation():
     assert torch.equal(FastDropout(0.0).train()(x), x)
 
 
-# --- encoder layers ---
+def encoder_layer(norm_first=False, dropout=0.0):
+    sizes = {"embed_dim": 32, "n_heads": 4, "mlp_dim": 64}
+    return TransformerLayer(tiny(**sizes, dropout=dropout, norm_first=norm_first).model)
 
 
-def encoder_layer(before=False, dropout=0.0):
-    return TransformerLayer(
-        ModelConfig(
-            embed_dim=32, n_heads=4, mlp_dim=64, dropout=dropout, norm_first=before, channels=(4,)
-        )
-    )
-
-
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_an_encoder_layer_is_torchs_own_plain_and_fast(before, padded, training):
+def test_an_encoder_layer_is_torchs_own_plain_and_fast(norm_first, padded, training):
     """The same outputs and gradients; in bf16 as close as bf16 is, and the same in both ways of a layer."""
-    torch.manual_seed(0)
-    plain = encoder_layer(before).train(training)
-    torchs = nn.TransformerEncoderLayer(
-        32, 4, 64, 0.0, "gelu", 1e-12, batch_first=True, norm_first=before
-    ).train(training)
+    plain = encoder_layer(norm_first).train(training)
+    options = {"batch_first": True, "norm_first": norm_first}
+    torchs = nn.TransformerEncoderLayer(32, 4, 64, 0.0, "gelu", 1e-12, **options).train(training)
     torchs.load_state_dict(plain.state_dict())
-    x, padding = torch.randn(3, 11, 32), torch.zeros(3, 11, dtype=torch.bool)
+    x, padding = noise(3, 11, 32), torch.zeros(3, 11, dtype=torch.bool)
     padding[1, 7:] = padded
-    mask = padding if padded else None
     bias = torch.zeros(3, 1, 1, 11).masked_fill(padding[:, None, None], -torch.inf)
-    fast = accelerate(copy.deepcopy(plain))
-    ways = {
-        torchs: lambda x: torchs(x, src_key_padding_mask=mask),
-        plain: lambda x: plain(x, bias if padded else None),
-        fast: lambda x: fast(x, bias if padded else None),
-    }
     found = []
-    for layer, way in ways.items():
-        seen = x.clone().requires_grad_()
-        output = way(seen)
-        output[~padding].square().mean().backward()
-        found.append(
-            [output[~padding].detach(), seen.grad, *(weight.grad for weight in layer.parameters())]
+    for layer in (torchs, plain, accelerate(copy.deepcopy(plain))):
+        others = (
+            [None, padding if padded else None] if layer is torchs else [bias if padded else None]
         )
+        seen = x.clone().requires_grad_()
+        output = layer(seen, *others)[~padding]
+        output.square().mean().backward()
+        gradients = [seen.grad, *(weight.grad for weight in layer.parameters())]
         with torch.inference_mode():  # torch's fast path
-            found[-1].append(way(x)[~padding])
+            fast = layer(x, *others)[~padding]
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(
-                way(x)[~padding].float(), output[~padding].detach(), atol=0.05, rtol=0.02
-            )
+            half = layer(x, *others)[~padding].float()
+        close(half, output.detach(), atol=0.05, rtol=0.02)
+        found.append([output.detach(), *gradients, fast])
     for other in found[1:]:
-        for one, two in zip(found[0], other, strict=True):
-            torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+        close(other, found[0], atol=1e-6, rtol=1e-5)
 
 
 def test_attention_drops_scores_in_training_alone():
-    layer, x = accelerate(encoder_layer(dropout=0.5)), torch.randn(2, 9, 32)
-    layer.eval()
-    torch.testing.assert_close(layer.attend(x, None), layer.attend(x, None), atol=0, rtol=0)
-    layer.train()
-    assert not torch.allclose(layer.attend(x, None), layer.attend(x, None))
-
-
-# --- whole models ---
+    layer, x = accelerate(encoder_layer(dropout=0.5)), noise(2, 9, 32)
+    for training in (False, True):
+        layer.train(training)
+        assert torch.equal(layer.attend(x, None), layer.attend(x, None)) != training
 
 
 @pytest.mark.parametrize("decoder_norm", ["none", "batch"])
@@ -232,21 +179,8 @@ def test_attention_drops_scores_in_training_alone():
 def test_an_accelerated_model_is_the_plain_one_with_the_same_names(
     decoder_norm, embedding, training
 ):
-    sizes = {
-        "channels": (4, 4, 4, 4, 8),
-        "embed_dim": 16,
-        "n_layers": 2,
-        "n_heads": 2,
-        "mlp_dim": 32,
-    }
-    model = ModelConfig(
-        **sizes,
-        dropout=0.0,
-        decoder_norm=decoder_norm,
-        position_embedding=embedding,
-        n_predictor_layers=1,
-    )
-    plain = Patchifier(Config(model=model)).double()
+    changes = {"decoder_norm": decoder_norm, "position_embedding": embedding}
+    plain = Patchifier(tiny(dropout=0.0, n_predictor_layers=1, **changes)).double()
     fast = accelerate(copy.deepcopy(plain))
     assert type(fast.decoder) is not Decoder
     assert list(fast.state_dict()) == list(plain.state_dict())
@@ -267,11 +201,10 @@ def test_an_accelerated_model_is_the_plain_one_with_the_same_names(
             vectors = model.eval().forward_encoder(patches, valid=valid)[-1]
         gradients = {name: weight.grad for name, weight in model.named_parameters()}
         found.append([*losses, vectors[0], vectors[1, :5], gradients])
-    torch.testing.assert_close(*found, atol=1e-9, rtol=1e-7)
+    close(*found, atol=1e-9, rtol=1e-7)
 
 
 def test_accelerating_twice_changes_nothing():
-    tiny = ModelConfig(channels=(4, 4, 4, 4, 8), embed_dim=16, n_heads=2)
-    model = accelerate(Patchifier(Config(model=tiny)))
+    model = accelerate(Patchifier(tiny()))
     types = [type(module) for module in model.modules()]
     assert [type(module) for module in accelerate(model).modules()] == types

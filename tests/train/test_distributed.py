@@ -1,7 +1,10 @@
 """Several processes: the same steps however a batch is shared, other numbers of processes after a stop, workers that die."""
 
+import copy
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,18 +20,10 @@ import torch
 
 from patchifier import cache, datasets
 from patchifier.config import Config, RequestError, update
-from patchifier.train import precision
 from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, rank_slice
-from patchifier.train.run import Run
+from tests.builders import TINY, close
 
-MODEL = {
-    "channels": [4, 4, 4, 8, 8],
-    "embed_dim": 32,
-    "n_layers": 2,
-    "n_heads": 2,
-    "mlp_dim": 64,
-    "dropout": 0.0,
-}
+MODEL = TINY | {"channels": [4, 4, 4, 8, 8], "embed_dim": 32, "mlp_dim": 64, "dropout": 0.0}
 BOTH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -49,25 +44,22 @@ def settings(steps=50, **pretrain):
 def several(steps, *targets):
     """Beyond the paper: pitch bands and their batch norms, a predictor, and stage II with these targets."""
     estimators = [name for name in targets if name in ("tonic", "tempo")]
-    model = MODEL | {
-        "n_predictor_layers": 1,
-        "norm_first": True,
-        "estimators": estimators,
-    }
-    return settings(steps, stages="two", objectives=list(targets)) | {
-        "spectrogram": {"n_mels": 64, "n_pitch_bands": 216},
-        "model": model,
-    }
+    beyond = {"n_predictor_layers": 1, "norm_first": True}
+    model = MODEL | beyond | {"estimators": estimators}
+    changes = settings(steps, stages="two", objectives=list(targets))
+    return changes | {"spectrogram": {"n_pitch_bands": 216}, "model": model}
+
+
+def prepare(audio, out):
+    """A cache with pitch bands."""
+    config = update(Config(), several(1, "pixels")).spectrogram
+    cache.prepare(datasets.load(audio), out, config=config, workers=1)
+    return out
 
 
 @pytest.fixture(scope="module")
 def wide_clips(clips):
-    """The same clips with pitch bands."""
-    config = update(Config(), several(1, "pixels")).spectrogram
-    cache.prepare(
-        datasets.load(clips.parent / "audio"), clips.parent / "wide", config=config, workers=1
-    )
-    return clips.parent / "wide"
+    return prepare(clips.parent / "audio", clips.parent / "wide")
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +69,8 @@ def clips(tmp_path_factory):
     (root / "audio").mkdir()
     for number in range(40):
         level = 0.1 * np.repeat(chance.random(18), 11_025)[: 22_050 * (3 + number % 7)]
-        soundfile.write(
-            root / "audio" / f"{number:02d}.wav", level * chance.standard_normal(len(level)), 22_050
-        )
+        wave = level * chance.standard_normal(len(level))
+        soundfile.write(root / "audio" / f"{number:02d}.wav", wave, 22_050)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "SHARD_FRAMES", 2600)
         cache.prepare(datasets.load(root / "audio"), root / "cache", workers=1)
@@ -92,50 +83,45 @@ def run(clips, tmp_path, child_environment):
     """Pre-train by the command line, alone or in two processes; returns the run folder."""
 
     def start(
-        name, changes, *flags, launcher=(sys.executable,), wait=True, at=clips, **environment
+        name, changes, flags="", launcher=(sys.executable,), wait=True, at=clips, **environment
     ):
-        config = tmp_path / "config.json"
+        config, out = tmp_path / "config.json", tmp_path / name
         config.write_text(json.dumps(changes))
-        command = [
-            *launcher,
-            "-m",
-            "patchifier",
-            "pretrain",
-            str(at),
-            "--out",
-            str(tmp_path / name),
-            "--config",
-            str(config),
-            "--device",
-            "cpu",
-            *flags,
-        ]
+        options = ["--out", str(out), "--config", str(config), "--device", "cpu"]
         process = subprocess.Popen(
-            command,
+            [*launcher, "-m", "patchifier", "pretrain", str(at), *options, *shlex.split(flags)],
             env=child_environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         if not wait:
-            return tmp_path / name, process
+            return out, process
         output = process.communicate(timeout=240)[0]
         assert process.returncode == 0, output
-        return tmp_path / name, output
+        return out, output
 
     return start
 
 
-def weights(out):
-    return safetensors.torch.load_file(out / "model" / "model.safetensors")
+def weights(folder, name="model.safetensors"):
+    return safetensors.torch.load_file(folder / name)
 
 
-def column(out, stage, name, table="metrics.csv"):
+def require_same_weights(one, other):
+    close(weights(one / "model"), weights(other / "model"), atol=0)
+
+
+def column(out, name, table="metrics.csv", stage="two"):
     rows = [line.split(",") for line in (out / f"stage-{stage}" / table).read_text().splitlines()]
     return np.array([float(row[rows[0].index(name)]) for row in rows[1:]])
 
 
-# --- the same steps, however a batch is shared ---
+def require_same_losses(one, two, steps, stage="two", rtol=1e-5):
+    losses = [column(out, "loss", stage=stage) for out in (one, two)]
+    assert len(losses[0]) == len(losses[1]) == steps
+    np.testing.assert_allclose(*losses, atol=1e-5, rtol=rtol)  # a row has five decimals
+
 
 DOUBLE = """
     import dataclasses, json, sys
@@ -182,39 +168,24 @@ def test_two_processes_take_the_steps_of_one_in_double_precision(
     script.write_text(textwrap.dedent(DOUBLE))
     found = []
     for name, launcher in (("one", (sys.executable,)), ("two", BOTH)):
-        (tmp_path / name).mkdir()
-        subprocess.run(
-            [*launcher, str(script), str(data), str(tmp_path / name), json.dumps(changes)],
-            env=child_environment,
-            check=True,
-            timeout=240,
-        )
-        found.append(safetensors.torch.load_file(tmp_path / name / "weights.safetensors"))
-    start = safetensors.torch.load_file(tmp_path / "one" / "weights.safetensors")
-    assert {tensor.dtype for tensor in start.values()} == {torch.float64, torch.int64}
-    for name in found[0]:
-        torch.testing.assert_close(
-            found[0][name],
-            found[1][name],
-            rtol=0,
-            atol=1e-8,
-            msg=lambda text, name=name: f"{name}: {text}",
-        )
+        out = tmp_path / name
+        out.mkdir()
+        command = [*launcher, str(script), str(data), str(out), json.dumps(changes)]
+        subprocess.run(command, env=child_environment, check=True, timeout=240)
+        found.append(weights(out, "weights.safetensors"))
+    assert {tensor.dtype for tensor in found[0].values()} == {torch.float64, torch.int64}
+    close(*found, atol=1e-8)
 
 
 def test_two_processes_have_the_losses_of_one_in_single_precision(run):
     """Element-wise noise, padding, a share of the masked patches: all that a batch holds."""
     one, _ = run("one", settings())
-    two, output = run("two", settings(), "--devices", "2")
+    two, output = run("two", settings(), "--devices 2")
     assert output.count("model in") == 1, "the second process speaks too"
-    for stage in ("one", "two"):
-        losses = [column(out, stage, "loss") for out in (one, two)]
-        assert len(losses[0]) == len(losses[1]) == 50
-        np.testing.assert_allclose(losses[0], losses[1], atol=1e-5, rtol=0)
-        figure = "mse" if stage == "one" else "masked_mse"
-        np.testing.assert_allclose(
-            *[column(out, stage, figure, "validation.csv") for out in (one, two)], atol=1e-5, rtol=0
-        )
+    for stage, figure in (("one", "mse"), ("two", "masked_mse")):
+        require_same_losses(one, two, 50, stage, rtol=0)
+        figures = [column(out, figure, "validation.csv", stage) for out in (one, two)]
+        np.testing.assert_allclose(*figures, atol=1e-5, rtol=0)
     assert json.loads((two / "run.json").read_text())["processes"] == 2
 
 
@@ -233,19 +204,13 @@ def test_two_processes_have_the_losses_of_one_in_single_precision(run):
 def test_two_processes_have_the_losses_of_one_with_several_targets(targets, run, wide_clips):
     """Batch norm of pitch modules, a predictor, padding, a contrast among clips of both, and parts that no target asks anything of."""
     changes = several(10, *targets)
-    (one, _), (two, _) = (
-        run("one", changes, at=wide_clips),
-        run("two", changes, "--devices", "2", at=wide_clips),
+    one, two = (
+        run(f"run{flags}", changes, flags, at=wide_clips)[0] for flags in ("", "--devices 2")
     )
-    losses = [column(out, "two", "loss") for out in (one, two)]
-    assert len(losses[0]) == len(losses[1]) == 10
-    np.testing.assert_allclose(*losses, atol=1e-5, rtol=1e-5)  # a row has five decimals
+    require_same_losses(one, two, 10)
     for name in targets:
-        np.testing.assert_allclose(
-            *[column(out, "two", f"{name}_error", "validation.csv") for out in (one, two)],
-            atol=1e-4,
-            rtol=1e-4,
-        )
+        errors = [column(out, f"{name}_error", "validation.csv") for out in (one, two)]
+        np.testing.assert_allclose(*errors, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -255,22 +220,11 @@ def test_two_processes_tell_groups_apart_as_one_does(run, clips, tmp_path):
         place = tmp_path / "albums" / str(number // 4) / path.name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(path)
-    changes = several(10, "contrast")
-    changes["pretrain"] |= {
-        "contrast_positives": "group",
-        "stage_two": changes["pretrain"]["stage_two"] | {"batch_size": 6},
-    }
-    at = tmp_path / "cache"
-    cache.prepare(
-        datasets.load(tmp_path / "albums"),
-        at,
-        config=update(Config(), changes).spectrogram,
-        workers=1,
-    )
-    (one, _), (two, _) = run("one", changes, at=at), run("two", changes, "--devices", "2", at=at)
-    losses = [column(out, "two", "loss") for out in (one, two)]
-    assert len(losses[0]) == len(losses[1]) == 10
-    np.testing.assert_allclose(*losses, atol=1e-5, rtol=1e-5)
+    changes, at = several(10, "contrast"), prepare(tmp_path / "albums", tmp_path / "cache")
+    changes["pretrain"]["contrast_positives"] = "group"
+    changes["pretrain"]["stage_two"]["batch_size"] = 6
+    one, two = (run(f"run{flags}", changes, flags, at=at)[0] for flags in ("", "--devices 2"))
+    require_same_losses(one, two, 10)
 
 
 def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
@@ -279,14 +233,11 @@ def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_gather", lambda parts, own: parts[0].copy_(own))
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: None)
     maps = torch.randn(7, 3, 4, 5, dtype=torch.float64)
-    plain, joined = (
-        torch.nn.BatchNorm2d(3).double(),
-        torch.nn.Sequential(torch.nn.BatchNorm2d(3).double()),
-    )
+    plain = torch.nn.BatchNorm2d(3).double()
     with torch.no_grad():
         plain.weight.uniform_()
         plain.bias.uniform_()
-    joined[0].load_state_dict(plain.state_dict())
+    joined = torch.nn.Sequential(copy.deepcopy(plain))
     join_batch_norm(joined)
     assert type(joined[0]) is JoinedBatchNorm
     results = []
@@ -294,19 +245,9 @@ def test_joined_batch_norm_alone_is_batch_norm(monkeypatch):
         values = maps.clone().requires_grad_()
         output = norm(values)
         (output * torch.arange(output.numel()).view_as(output).cos()).sum().backward()
-        results.append(
-            [
-                output.detach(),
-                values.grad,
-                norm.weight.grad,
-                norm.bias.grad,
-                norm.running_mean,
-                norm.running_var,
-                norm.num_batches_tracked,
-            ]
-        )
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+        gradients = [values.grad, norm.weight.grad, norm.bias.grad]
+        results.append([output.detach(), *gradients, dict(norm.named_buffers())])
+    torch.testing.assert_close(*results)
     torch.testing.assert_close(plain.eval()(maps), joined.eval()(maps))
 
 
@@ -323,47 +264,27 @@ def test_threads_between_processes_have_ended_before_python_does(
         "atexit.register(names); out = sys.argv.pop()\n"
         "sys.argv[0] = 'patchifier'; atexit.register(sys.argv.append, out); runpy.run_module('patchifier', run_name='__main__')\n"
     )
-    flags = [
-        "--out",
-        str(tmp_path / "run"),
-        "--config",
-        str(tmp_path / "config.json"),
-        "--device",
-        "cpu",
-        str(tmp_path / "threads-"),
-    ]
-    subprocess.run(
-        [*BOTH, str(tmp_path / "train.py"), "pretrain", str(clips), *flags],
-        env=child_environment,
-        check=True,
-        timeout=240,
-        capture_output=True,
-    )
+    flags = f"--out {tmp_path}/run --config {tmp_path}/config.json --device cpu {tmp_path}/threads-"
+    command = [*BOTH, str(tmp_path / "train.py"), "pretrain", str(clips), *shlex.split(flags)]
+    subprocess.run(command, env=child_environment, check=True, timeout=240, capture_output=True)
     for rank in "01":
         assert "gloo" not in (tmp_path / f"threads-{rank}").read_text()
-
-
-# --- other numbers of processes ---
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(run):
     """Stopped at step 20 of each number, resumed with the other: the losses of a run that was not stopped."""
-    whole, _ = run("whole", settings(steps=24, stages="two"))
-    for name, first, second in (
-        ("more", (), ("--devices", "2")),
-        ("fewer", ("--devices", "2"), ()),
-    ):
-        out, process = run(name, settings(steps=24, stages="two"), *first, wait=False)
+    changes = settings(steps=24, stages="two")
+    whole, _ = run("whole", changes)
+    for name, first, second in (("more", "", "--devices 2"), ("fewer", "--devices 2", "")):
+        out, process = run(name, changes, first, wait=False)
         for line in process.stdout:
             if "20/24" in line or " 83" in line:
                 break
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
-        run(name, settings(steps=24, stages="two"), "--resume", *second)
-        np.testing.assert_allclose(
-            column(out, "two", "loss"), column(whole, "two", "loss"), atol=1e-5, rtol=0
-        )
+        run(name, changes, f"--resume {second}")
+        require_same_losses(out, whole, 24, rtol=0)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
@@ -381,41 +302,23 @@ def test_devices_that_are_not_there_are_refused():
         launch("cuda", devices=more)
 
 
-# --- workers that die ---
-
-
 @pytest.mark.slow
 def test_a_worker_killed_is_replaced_and_the_run_ends_as_if_it_had_not(run, child_environment):
-    whole, _ = run("whole", settings(steps=60, stages="two"), launcher=BOTH)
+    changes = settings(steps=60, stages="two")
+    whole, _ = run("whole", changes, launcher=BOTH)
     launcher = (*BOTH, "--max-restarts", "2")
     # Else torchrun keeps one store for all attempts, and a process that is started again may call on one that is dead (docs/scale.md).
-    out, process = run(
-        "killed",
-        settings(steps=60, stages="two"),
-        launcher=launcher,
-        wait=False,
-        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
-    )
-    state = out / "stage-two" / "state.safetensors"
-    wait_for(
-        lambda: (
-            state.exists()
-            and len((out / "stage-two" / "metrics.csv").read_text().splitlines()) > 12
-        ),
-        process,
-    )
-    victims = [
-        int(pid)
-        for pid in subprocess.run(
-            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-        ).stdout.split()
-    ]
-    os.kill(victims[-1], signal.SIGKILL)
+    alone = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    out, process = run("killed", changes, launcher=launcher, wait=False, **alone)
+    state, metrics = (out / "stage-two" / name for name in ("state.safetensors", "metrics.csv"))
+    wait_for(lambda: state.exists() and len(metrics.read_text().splitlines()) > 12, process)
+    command = ["pgrep", "-P", str(process.pid)]
+    victims = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(victims[-1]), signal.SIGKILL)
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
-    assert len(column(out, "two", "loss")) == 60
-    expected, found = weights(whole), weights(out)
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert len(column(out, "loss")) == 60
+    require_same_weights(whole, out)
 
 
 def wait_for(happened, process):
@@ -427,14 +330,9 @@ def wait_for(happened, process):
     pytest.fail("it never happened")
 
 
-# --- parts of a cache ---
-
-
 @pytest.mark.slow
 def test_a_process_reads_its_own_part_of_the_cache_alone(run, clips, tmp_path):
     """With the shards of the first part missing for the second process, and the other way round, the run is that of the whole cache."""
-    import shutil
-
     changes = settings(steps=6, stages="two", n_cache_parts=2)
     whole, _ = run("whole", changes, launcher=BOTH)
     parts = cache.Cache(clips).parts(2)
@@ -448,33 +346,14 @@ def test_a_process_reads_its_own_part_of_the_cache_alone(run, clips, tmp_path):
         "place = sys.argv.index('CACHE'); sys.argv[place] = sys.argv.pop() + os.environ['RANK']\n"
         "sys.argv[0] = 'patchifier'; runpy.run_module('patchifier', run_name='__main__')\n"
     )
-    (tmp_path / "config.json").write_text(json.dumps(changes))
-    command = [
-        *BOTH,
-        str(tmp_path / "each.py"),
-        "pretrain",
-        "CACHE",
-        "--out",
-        str(tmp_path / "split"),
-        "--config",
-        str(tmp_path / "config.json"),
-    ]
-    done = subprocess.run(
-        [*command, "--device", "cpu", str(tmp_path / "node-")],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-        timeout=240,
-        check=False,
-    )
+    flags = f"--out {tmp_path}/split --config {tmp_path}/config.json --device cpu {tmp_path}/node-"
+    command = [*BOTH, str(tmp_path / "each.py"), "pretrain", "CACHE", *shlex.split(flags)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    expected, found = weights(whole), weights(tmp_path / "split")
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    require_same_weights(whole, tmp_path / "split")
 
 
 def test_a_clip_of_a_missing_shard_is_refused_by_the_name_of_the_file(clips, tmp_path):
-    import shutil
-
     own = Path(shutil.copytree(clips, tmp_path / "own"))
     first, second = cache.Cache(own).parts(2)
     for path in cache.Cache(own).shard_files(first):
@@ -483,9 +362,7 @@ def test_a_clip_of_a_missing_shard_is_refused_by_the_name_of_the_file(clips, tmp
         cache.Cache(own)
     data = cache.Cache(own, partial=True)
     assert len(data.log_mel(int(second[0]))) > 0
-    with pytest.raises(
-        RequestError, match=r"shards/\d+\.npy is missing, and clip .*copy this shard"
-    ):
+    with pytest.raises(RequestError, match=r"shards/\d+\.npy is missing"):
         data.log_mel(int(first[0]))
 
 
@@ -498,13 +375,3 @@ def test_parts_hold_every_clip_once_and_are_of_like_size(clips):
         assert max(frames) < 2 * min(frames)
     with pytest.raises(RequestError, match="cannot be dealt out to 100 parts"):
         data.parts(100)
-
-
-def test_a_run_keeps_the_precision_that_it_began_with(tmp_path):
-    """Resumed on a machine that would have chosen otherwise."""
-    config = Config()
-    with Run(tmp_path / "run", config) as run:
-        precision.record(run, precision.Arithmetic("bf16"))
-    with Run(tmp_path / "run", config, resume=True) as run:
-        assert run.facts["precision"] == "bf16"
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16"

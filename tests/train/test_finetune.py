@@ -24,30 +24,18 @@ from patchifier.tasks import Task
 from patchifier.train import finetune
 from patchifier.train.finetune import METHODS, Inputs, TunedModel
 from patchifier.train.run import Interrupted
+from patchifier.train.tuning import _score
+from tests.builders import TINY, close
 
 RATE = audio.SAMPLE_RATE
 CLIPS = 48
-SPLITS = (
-    "train",
-    "train",
-    "train",
-    "valid",
-    "test",
-    "test",
-)  # of pairs of a tone and a noise, in turn
-PARTS = ("extractor", "bottleneck", "align", "decoder")
+SPLITS = ("train", "train", "train", "valid", "test", "test")  # of pairs of a tone and a noise
+PARTS = {"extractor", "bottleneck", "align", "decoder"}
 # Windows of two patches that start at each, so that most clips have several.
 CONFIG = update(
     Config(),
     {
-        "model": {
-            "channels": [4, 4, 4, 4, 8],
-            "embed_dim": 16,
-            "n_layers": 2,
-            "n_heads": 2,
-            "mlp_dim": 32,
-            "max_patches": 2,
-        },
+        "model": TINY | {"max_patches": 2},
         "pretrain": {"n_patches": 2},
         "embed": {"hop_patches": 1},
         "finetune": {
@@ -60,6 +48,7 @@ CONFIG = update(
 KINDS = Task("one-of", ("noise", "tone"))
 TAGS = Task("many-of", ("loud", "noise", "tone"))
 NUMBERS = Task("numbers", ("level", "brightness"))
+TASKS = pytest.mark.parametrize("task", [KINDS, TAGS, NUMBERS], ids=lambda task: task.kind)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -70,69 +59,34 @@ def _few_draws():
         yield
 
 
-# --- clips, targets and runs ---
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> tuple[Path, tuple[Clip, ...]]:
-    """A cache of tones and noises, loud and quiet, of 0.5 to 2.9 s; clips whose targets and splits the tests choose."""
+    """A cache of tones and noises, loud and quiet, of 0.5 to 2.9 s; the tests choose targets and splits."""
     folder = tmp_path_factory.mktemp("finetune")
     chance, made = np.random.default_rng(0), []
     for number in range(CLIPS):
         time_s = np.arange(int((0.5 + 2.4 * chance.random()) * RATE)) / RATE
         tone, loud, octave = number % 2 == 0, number // 12 % 2 == 0, 4 * chance.random()
-        wave = (
-            np.sin(2 * np.pi * 150 * 2**octave * time_s)
-            if tone
-            else chance.uniform(-1, 1, len(time_s))
-        )
-        audio.save(folder / f"{number:02}.wav", (0.5 if loud else 0.02) * wave)
-        made.append(
-            Clip(
-                f"{number:02}",
-                str(folder / f"{number:02}.wav"),
-                info={"kind": "tone" if tone else "noise", "loud": str(loud)},
-            )
-        )
+        noise = np.zeros(0) if tone else chance.uniform(-1, 1, len(time_s))
+        wave = np.sin(2 * np.pi * 150 * 2**octave * time_s) if tone else noise
+        path = folder / f"{number:02}.wav"
+        audio.save(path, (0.5 if loud else 0.02) * wave)
+        info = {"kind": "tone" if tone else "noise", "loud": "loud" if loud else ""}
+        made.append(Clip(f"{number:02}", str(path), info=info))
     cache.prepare(Dataset("sounds", tuple(made)), folder / "cache", workers=1)
     return folder / "cache", tuple(made)
 
 
-def kind(clip: Clip) -> str:
-    return clip.info["kind"]
+def target_of(task: Task | None, clip: Clip):
+    """A name, names, or a level and a brightness, neither near standardised."""
+    kind, loud = clip.info["kind"], clip.info["loud"]
+    if task == NUMBERS:
+        return [70.0 if loud else 42.0, 20.0 if kind == "tone" else 32.0]
+    return {None: None, KINDS: kind, TAGS: [kind, *([loud] if loud else [])]}[task]
 
 
-def tags(clip: Clip) -> list[str]:
-    return [kind(clip), *(["loud"] if clip.info["loud"] == "True" else [])]
-
-
-def numbers(clip: Clip) -> list[float]:
-    """A level and a brightness, neither near standardised."""
-    return [70.0 if clip.info["loud"] == "True" else 42.0, 20.0 if kind(clip) == "tone" else 32.0]
-
-
-TARGETS = {KINDS: kind, TAGS: tags, NUMBERS: numbers}
-TASKS = pytest.mark.parametrize("task", list(TARGETS), ids=lambda task: task.kind)
-
-
-def labelled(
-    clips, out: Path, task: Task | None = KINDS, *, changes=lambda number, clip: {}
-) -> Path:
-    """The cache as `out`, its clips with targets of a task and split in three, or changed otherwise."""
-    source, every = clips
-    header, *rows = [json.loads(line) for line in (source / "index.jsonl").read_text().splitlines()]
-    header["task"] = dataclasses.asdict(task) if task else None
-    for number, (row, clip) in enumerate(zip(rows, every, strict=True)):
-        split = SPLITS[number // 2 % 6]
-        values = {"target": TARGETS[task](clip) if task else None, "split": split} | changes(
-            number, clip
-        )
-        row["clip"] = dataclasses.asdict(dataclasses.replace(clip, **values))
-    out.mkdir(parents=True)
-    for name in ("cache.json", "shards"):
-        (out / name).symlink_to(source / name)
-    (out / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [header, *rows]))
-    return out
+def split_of(number: int) -> str:
+    return SPLITS[number // 2 % 6]
 
 
 def in_folds(number: int, clip: Clip) -> dict:
@@ -145,46 +99,87 @@ def start(clips) -> Checkpoint:
     return random_checkpoint(CONFIG, Cache(clips[0]), range(CLIPS), seed=0)
 
 
-def tune(
-    start: Checkpoint,
-    data: Path,
-    out: Path,
-    method: str = "full",
-    config: Config = CONFIG,
-    **finetuning,
-):
-    """One method's result; `resume` and fields of the finetune section as keywords."""
-    options = {name: finetuning.pop(name) for name in ("resume", "progress") if name in finetuning}
-    config = update(config, {"finetune": finetuning})
-    return finetune.finetune(
-        start, data, out, methods=[method], config=config, device="cpu", **options
-    )[0]
-
-
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
 
 
+@dataclasses.dataclass
+class Bench:
+    """Caches with targets, and runs of one method, below a folder."""
+
+    start: Checkpoint
+    clips: tuple[Path, tuple[Clip, ...]]
+    folder: Path
+
+    def data(self, task=KINDS, name="cache", changes=lambda number, clip: {}) -> Path:
+        """The cache, its clips with targets of a task and split in three, or changed otherwise."""
+        (source, every), out = self.clips, self.folder / name
+        header, *rows = map(json.loads, (source / "index.jsonl").read_text().splitlines())
+        header["task"] = dataclasses.asdict(task) if task else None
+        for number, (row, clip) in enumerate(zip(rows, every, strict=True)):
+            values = {"target": target_of(task, clip), "split": split_of(number)}
+            clip = dataclasses.replace(clip, **(values | changes(number, clip)))
+            row["clip"] = dataclasses.asdict(clip)
+        out.mkdir(exist_ok=True)
+        for shared in ("cache.json", "shards"):
+            if not (out / shared).exists():
+                (out / shared).symlink_to(source / shared)
+        lines = [json.dumps(line) + "\n" for line in (header, *rows)]
+        (out / "index.jsonl").write_text("".join(lines))
+        return out
+
+    def all(self, methods, out="run", data=None, start=None, encoder=None, **finetuning):
+        """Results of methods; `resume`, `progress` and fields of the finetune section as keywords."""
+        names = {"resume", "progress"} & set(finetuning)
+        options = {name: finetuning.pop(name) for name in names}
+        if encoder:
+            options["encoder"] = encoder
+        config = update(CONFIG, {"finetune": finetuning})
+        return finetune.finetune(
+            start or self.start,
+            data or self.data(),
+            self.folder / out,
+            methods=methods,
+            config=config,
+            device="cpu",
+            **options,
+        )
+
+    def tune(self, method="linear-probe", **options):
+        return self.all([method], **options)[0]
+
+    def path(self, out="run", method="linear-probe") -> Path:
+        return self.folder / out / method
+
+    def bytes(self, name: str, out="run", method="linear-probe") -> bytes:
+        return (self.path(out, method) / name).read_bytes()
+
+    def weights(self, out="run", method="linear-probe") -> dict[str, torch.Tensor]:
+        return safetensors.torch.load_file(self.path(out, method) / "model" / "model.safetensors")
+
+    def module(self, method="full", seed=0, config=CONFIG) -> TunedModel:
+        return TunedModel(self.start, KINDS, method, config, seed=seed)
+
+
+@pytest.fixture
+def bench(start, clips, tmp_path) -> Bench:
+    return Bench(start, clips, tmp_path)
+
+
+@torch.no_grad()
 def outputs_of(folder: Path, data: Cache, indices) -> np.ndarray:
     """Activated outputs (n, C) of a saved model for clips of a cache, one window at a time."""
-    loaded = checkpoint.load(folder)
-    rows = []
-    with torch.no_grad():
-        for index in indices:
-            log_mel = torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T)
-            sequences = [
-                loaded.model.forward_encoder(window[None])[-1]
-                for window in windows.cut_windows(log_mel, loaded.config)
-            ]
-            outputs = [loaded.head(sequence[:, 1:].mean(1)) for sequence in sequences]
-            rows.append(
-                torch.stack([tasks.activate(loaded.task, output)[0] for output in outputs]).mean(0)
-            )
+    loaded, rows = checkpoint.load(folder), []
+    for index in indices:
+        log_mel = torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T)
+        outputs = []
+        for window in windows.cut_windows(log_mel, loaded.config):
+            sequence = loaded.model.forward_encoder(window[None])[-1]
+            output = loaded.head(sequence[:, 1:].mean(1))
+            outputs.append(tasks.activate(loaded.task, output)[0])
+        rows.append(torch.stack(outputs).mean(0))
     return torch.stack(rows).numpy()
-
-
-# --- the four methods ---
 
 
 def test_the_four_methods_are_the_papers():
@@ -196,479 +191,293 @@ def test_the_four_methods_are_the_papers():
     } == METHODS
 
 
-def test_progress_shows_every_step_and_every_clip_that_is_encoded(start, clips, tmp_path):
+def test_progress_shows_every_step_and_every_clip_that_is_encoded(bench):
     shown = []
-    data = labelled(clips, tmp_path / "cache")
-    tune(
-        start,
-        data,
-        tmp_path / "run",
-        "linear-probe",
-        precision="32",
-        progress=lambda title: lambda *row: shown.append((title, *row)),
-    )
+
+    def progress(title):
+        return lambda *row: shown.append((title, *row))
+
+    bench.tune(precision="32", progress=progress)
     assert {title for title, *_ in shown if title != "test of bf16"} == {"patchifier, linear-probe"}
-    notes = [(done, total, note) for _, done, total, note in shown]
+    notes = [row for _, *row in shown]
     steps = [done for done, _, note in notes if "loss" in note]
     assert steps == [*range(1, 24), 23]  # the last step closes no bar: test clips are to come
-    assert notes[0] == (0, 24, "seed 0: validation, clip 1 of 8")
-    assert notes[-2:] == [(23, 24, "seed 0: test, clip 16 of 16"), (24, 24, "seed 0: done")]
+    assert notes[0] == [0, 24, "seed 0: validation, clip 1 of 8"]
+    assert notes[-2:] == [[23, 24, "seed 0: test, clip 16 of 16"], [24, 24, "seed 0: done"]]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_frozen_parts_stay_to_the_bit_and_in_evaluation_mode_and_the_rest_learns(
-    method, start, clips, tmp_path, monkeypatch
+    method, bench, monkeypatch
 ):
     modes, forward = [], TunedModel.forward
 
     def spy(self, values, present):
-        modes.append(
-            {
-                name: {module.training for module in part.modules()}
-                for name, part in [*self.model.named_children(), ("head", self.head)]
-            }
-        )
+        parts = dict(self.model.named_children()) | {"head": self.head}
+        modes.append({name: {m.training for m in part.modules()} for name, part in parts.items()})
         return forward(self, values, present)
 
     monkeypatch.setattr(TunedModel, "forward", spy)
-    before = {name: tensor.clone() for name, tensor in start.model.state_dict().items()}
-    tune(start, labelled(clips, tmp_path / "cache"), tmp_path / "run", method, precision="32")
-    after = checkpoint.load(tmp_path / "run" / method / "model").model.state_dict()
-
-    for part in PARTS:
-        names = [name for name in before if name.startswith(part)]
-        same = {name for name in names if torch.equal(before[name], after[name])}
-        if part not in METHODS[method]:
-            assert same == set(names), part
-        else:  # a mask token is never seen in fine-tuning, and keys' biases have no gradient
-            assert not {
-                name
-                for name in same
-                if name.endswith(
-                    ("weight", "running_mean", "num_batches_tracked", "positions", "cls")
-                )
-            }, part
-    assert all(
-        torch.equal(before[name], tensor) for name, tensor in start.model.state_dict().items()
-    )  # nor is the given model touched
+    state = bench.start.model.state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    bench.tune(method, precision="32")
+    after = checkpoint.load(bench.path(method=method) / "model").model.state_dict()
+    for name in before:
+        same, learns = torch.equal(before[name], after[name]), name.split(".")[0] in METHODS[method]
+        # a mask token is never seen in fine-tuning, and keys' biases have no gradient
+        moving = ("weight", "running_mean", "num_batches_tracked", "positions", "cls")
+        assert same if not learns else not (same and name.endswith(moving)), name
+    assert all(torch.equal(before[name], state[name]) for name in state)  # nor the given model
 
     training = [mode for mode in modes if mode["head"] == {True}]
     assert len(training) == 24
-    for mode in training:
-        assert {part for part in (*PARTS, "head") if mode[part] == {True}} == METHODS[method]
-        assert {part for part in (*PARTS, "head") if mode[part] == {False}} == {
-            *PARTS,
-            "head",
-        } - METHODS[method]
-    assert all(
-        flags == {False} for mode in modes if mode not in training for flags in mode.values()
-    )
+    for mode in modes:
+        learning = METHODS[method] if mode in training else set()
+        assert all(mode[part] == {part in learning} for part in PARTS | {"head"})
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_what_learns_asks_for_gradients(method, start):
-    module = TunedModel(start, KINDS, method, CONFIG, seed=0)
-    asking = {
-        name.removeprefix("model.").split(".")[0]
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
-    assert asking == METHODS[method]
-    assert {"bottleneck.cls", "bottleneck.positions"} <= dict(
-        module.model.named_parameters()
-    ).keys()
+def test_only_what_learns_asks_for_gradients(method, bench):
+    named = dict(bench.module(method).named_parameters())
+    asking = {name.removeprefix("model.") for name in named if named[name].requires_grad}
+    assert {name.split(".")[0] for name in asking} == METHODS[method]
+    assert {"model.bottleneck.cls", "model.bottleneck.positions"} <= named.keys()
 
 
-def test_the_head_starts_from_the_seed_alone(start):
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    one = TunedModel(start, KINDS, "full", CONFIG, seed=3)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(2)
-    two, other = (TunedModel(start, KINDS, "full", CONFIG, seed=seed) for seed in (3, 4))
-    assert torch.equal(one.head.pooler.weight, two.head.pooler.weight)
-    assert not torch.equal(one.head.pooler.weight, other.head.pooler.weight)
-
-
-# --- inputs ---
+def test_the_head_starts_from_the_seed_alone(bench):
+    heads = []
+    for general, seed in [(1, 3), (2, 3), (2, 4)]:
+        torch.manual_seed(general)
+        state = torch.get_rng_state()
+        heads.append(bench.module(seed=seed).head.pooler.weight)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
 
 
 @pytest.mark.parametrize("readout", ["cls", "mean"])
-def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(
-    readout, start, clips, tmp_path
-):
-    data, config = (
-        Cache(labelled(clips, tmp_path / "cache")),
-        update(CONFIG, {"finetune": {"pooling": readout}}),
-    )
-    modules = {method: TunedModel(start, KINDS, method, config, seed=0) for method in METHODS}
+@torch.no_grad()
+def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(readout, bench):
+    data, config = Cache(bench.data()), update(CONFIG, {"finetune": {"pooling": readout}})
+    modules = {method: bench.module(method, config=config) for method in METHODS}
     inputs = {method: Inputs(module, data, config) for method, module in modules.items()}
-    assert {method: given.kind for method, given in inputs.items()} == {
-        "linear-probe": "pooled",
-        "freeze-extractor": "vectors",
-        "freeze-bottleneck": "patches",
-        "full": "patches",
-    }
+    kinds = ["pooled", "vectors", "patches", "patches"]
+    assert [inputs[method].kind for method in METHODS] == kinds
     several = 0
     for index in range(CLIPS):
-        windows = inputs["full"].windows(index)
-        several += len(windows) > 1
-        for number, window in enumerate(windows):
-            present = torch.ones(1, len(window), dtype=torch.bool)
-            with torch.no_grad():
-                sequences = start.model.forward_encoder(window[None])
-            torch.testing.assert_close(
-                inputs["freeze-extractor"].windows(index)[number],
-                sequences[0][0],
-                atol=1e-6,
-                rtol=0,
-            )
-            wanted = sequences[-1][0, 0] if readout == "cls" else sequences[-1][0, 1:].mean(0)
-            torch.testing.assert_close(
-                inputs["linear-probe"].windows(index)[number], wanted, atol=1e-5, rtol=0
-            )
-            with torch.no_grad():
-                torch.testing.assert_close(
-                    modules["full"].pooled(window[None], present)[0], wanted, atol=1e-5, rtol=0
-                )
-        assert len(inputs["linear-probe"].windows(index)) == len(windows)
+        given, vectors, probed = (
+            inputs[method].windows(index) for method in ("full", "freeze-extractor", "linear-probe")
+        )
+        several += len(given) > 1
+        for window, extracted, pooled in zip(given, vectors, probed, strict=True):
+            sequences = bench.start.model.forward_encoder(window[None])
+            close(extracted, sequences[0][0], atol=1e-6)
+            last = sequences[-1][0]
+            wanted = last[0] if readout == "cls" else last[1:].mean(0)
+            close(pooled, wanted)
+            valid = torch.ones(1, len(window), dtype=torch.bool)
+            close(modules["full"].pooled(window[None], valid)[0], wanted)
     assert several > 10
 
 
-def test_all_methods_start_from_the_same_outputs(start, clips, tmp_path):
-    data = Cache(labelled(clips, tmp_path / "cache"))
-    found = []
+def test_all_methods_start_from_the_same_outputs(bench):
+    data, found = Cache(bench.data()), []
     for method in METHODS:
-        module = TunedModel(start, KINDS, method, CONFIG, seed=0)
+        inputs = Inputs(module := bench.module(method), data, CONFIG)
         found.append(
-            finetune.predict(
-                module,
-                Inputs(module, data, CONFIG),
-                np.arange(CLIPS),
-                activation=lambda outputs: outputs,
-            )
+            finetune.predict(module, inputs, np.arange(CLIPS), activation=lambda outputs: outputs)
         )
     assert found[0].shape == (CLIPS, 2)
     for other in found[1:]:
-        torch.testing.assert_close(found[0], other, atol=1e-5, rtol=0)
+        close(found[0], other)
 
 
-def test_a_step_sees_one_window_of_each_of_its_clips(start, clips, tmp_path):
-    data = Cache(labelled(clips, tmp_path / "cache"))
-    inputs = Inputs(TunedModel(start, KINDS, "full", CONFIG, seed=0), data, CONFIG)
-    index = int(data.frames.argmax())
-    windows = inputs.windows(index)
+def test_a_step_sees_one_window_of_each_of_its_clips(bench):
+    data = Cache(bench.data())
+    inputs, index = Inputs(bench.module(), data, CONFIG), int(data.frames.argmax())
+    windows, drawn = inputs.windows(index), set()
     assert len(windows) >= 3
-    drawn = set()
     for step in range(60):
-        values, present = inputs.draw(np.array([index]), generator(0, "window", step))
-        assert present.all()
+        values, valid = inputs.draw(np.array([index]), generator(0, "window", step))
+        assert valid.all()
         drawn |= {number for number, window in enumerate(windows) if torch.equal(values[0], window)}
     assert drawn == set(range(len(windows)))
 
 
-# --- learning, on each kind of task ---
-
-
 @TASKS
 @pytest.mark.parametrize(
-    ("method", "steps", "rate"),
-    [("linear-probe", 200, 0.01), ("full", 60, 0.003)],
-    ids=["linear-probe", "full"],
+    ("method", "steps", "rate"), [("linear-probe", 200, 0.01), ("full", 60, 0.003)]
 )
-def test_what_can_be_heard_is_learned(method, steps, rate, task, start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache", task)
-    result = tune(
-        start, data, tmp_path / "run", method, training={"steps": steps, "learning_rate": rate}
-    )
+def test_what_can_be_heard_is_learned(method, steps, rate, task, bench):
+    data = bench.data(task)
+    result = bench.tune(method, data=data, training={"steps": steps, "learning_rate": rate})
     # Chance is 0.5, 0.5 and 0. A random network's mean vector tells levels only roughly to a probe.
-    least = {"one-of": 0.7, "many-of": 0.65, "numbers": 0.05 if method == "linear-probe" else 0.3}[
-        task.kind
-    ]
-    assert result.row["value"] > least
-    assert (result.row["metric"], result.row["n"], result.row["method"]) == (
-        task.metric,
-        len(result.test),
-        method,
-    )
-    assert result.row["low"] <= result.row["value"] <= result.row["high"]
-    assert [Cache(data).clips[index].split for index in result.test] == ["test"] * len(result.test)
-    assert result.predictions[0].shape == (len(result.test), len(task.names))
+    least = {KINDS: 0.7, TAGS: 0.65, NUMBERS: 0.05 if method == "linear-probe" else 0.3}[task]
+    row, count = result.row, len(result.test)
+    assert row["value"] > least
+    assert (row["metric"], row["n"], row["method"]) == (task.metric, count, method)
+    assert row["low"] <= row["value"] <= row["high"]
+    assert {Cache(data).clips[index].split for index in result.test} == {"test"}
+    assert result.predictions[0].shape == (count, len(task.names))
 
 
 @TASKS
-def test_the_saved_model_gives_the_predictions_that_were_reported(task, start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache", task)
-    result = tune(start, data, tmp_path / "run", "full")
-    folder = tmp_path / "run" / "full"
-    rows = table(folder / "predictions.csv")
-    opened = Cache(data)
-    assert [row["id"] for row in rows] == [opened.clips[index].id for index in result.test]
+def test_the_saved_model_gives_the_predictions_that_were_reported(task, bench, clips):
+    data = Cache(bench.data(task))
+    result = bench.tune("full", data=data.path)
+    folder, tested = bench.path(method="full"), [data.clips[index] for index in result.test]
+    rows, predicted = table(folder / "predictions.csv"), result.predictions[0]
+    assert [row["id"] for row in rows] == [clip.id for clip in tested]
     written = np.array([[float(row[name]) for name in task.names] for row in rows])
-    again = outputs_of(folder / "model", opened, result.test)
-    np.testing.assert_allclose(written, result.predictions[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(written, predicted, rtol=1e-5, atol=1e-6)
+    again = outputs_of(folder / "model", data, result.test)
     np.testing.assert_allclose(again, written, atol=1e-4)
+    # Of files; the cache holds float16.
+    answers = embed.load(folder / "model").predict([clip.path for clip in tested])
+    np.testing.assert_allclose(answers, predicted, atol=0.35 if task == NUMBERS else 5e-3)
     loaded = checkpoint.load(folder / "model")
-    assert loaded.task == task
-    assert loaded.facts["fine-tuned by"] == "full"
-    targets = tasks.encode_targets(task, [opened.clips[index].target for index in result.test])
-    assert result.row["value"] == pytest.approx(
-        tasks.scores(task, targets, result.predictions[0])[task.metric]
-    )
+    assert (loaded.task, loaded.facts["fine-tuned by"]) == (task, "full")
+    targets = tasks.encode_targets(task, [clip.target for clip in tested])
+    wanted = tasks.scores(task, targets, predicted)
+    assert result.row["value"] == pytest.approx(wanted[task.metric])
     stored = json.loads((folder / "results.json").read_text())
     assert stored["rows"] == [result.row]
-    assert stored["every_metric"] == pytest.approx(
-        tasks.scores(task, targets, result.predictions[0])
-    )
+    assert stored["every_metric"] == pytest.approx(wanted)
 
 
-def test_predicted_numbers_are_in_the_units_of_the_targets(start, clips, tmp_path):
-    result = tune(
-        start,
-        labelled(clips, tmp_path / "cache", NUMBERS),
-        tmp_path / "run",
-        "linear-probe",
-        training={"steps": 100, "learning_rate": 1e-2},
-    )
-    levels, brightness = result.predictions[0].T
+def test_predicted_numbers_are_in_the_units_of_the_targets(bench):
+    training = {"steps": 100, "learning_rate": 1e-2}
+    levels, brightness = bench.tune(data=bench.data(NUMBERS), training=training).predictions[0].T
     assert 42 - 15 < levels.min() < levels.max() < 70 + 15
     assert levels.max() - levels.min() > 10
     assert 20 < brightness.mean() < 32
 
 
-def test_targets_of_tested_clips_change_nothing_but_the_score(start, clips, tmp_path):
-    honest = labelled(clips, tmp_path / "honest", NUMBERS)
-    turned = labelled(
-        clips,
-        tmp_path / "turned",
-        NUMBERS,
-        changes=lambda number, clip: (
-            {"target": [-1e3, 1e3]} if SPLITS[number // 2 % 6] == "test" else {}
-        ),
-    )
-    one, two = (
-        tune(start, data, tmp_path / f"run-{data.name}", "linear-probe")
-        for data in (honest, turned)
-    )
-    assert np.array_equal(one.predictions[0], two.predictions[0])
-    assert one.row["value"] != two.row["value"]
+@pytest.mark.parametrize("side", ["test", "valid"])
+def test_targets_of_test_and_validation_clips_do_not_change_what_is_learned(side, bench):
+    def far(number, clip):
+        return {"target": [-1e3, 1e3]} if split_of(number) == side else {}
+
+    # Whichever weights validate best, they are the first ones.
+    training = {"steps": 1, "learning_rate": 1e-9} if side == "valid" else {}
+    data = bench.data(NUMBERS, "near"), bench.data(NUMBERS, "far", far)
+    near, far = (bench.tune(data=each, out=f"of {each.name}", training=training) for each in data)
+    rtol = 0 if side == "test" else 1e-4
+    np.testing.assert_allclose(near.predictions[0], far.predictions[0], rtol=rtol)
+    assert (near.row["value"] != far.row["value"]) == (side == "test")
 
 
-def test_targets_of_validation_clips_do_not_shift_or_stretch_what_is_learned(
-    start, clips, tmp_path
-):
-    far = {
-        "changes": lambda number, clip: (
-            {"target": [-1e3, 1e3]} if SPLITS[number // 2 % 6] == "valid" else {}
-        )
-    }
-    caches = [
-        labelled(clips, tmp_path / name, NUMBERS, **changes)
-        for name, changes in (("near", {}), ("far", far))
-    ]
-    training = {
-        "steps": 1,
-        "learning_rate": 1e-9,
-    }  # whichever weights validate best, they are the first ones
-    near, far = (
-        tune(start, data, tmp_path / f"run-{data.name}", "linear-probe", training=training)
-        for data in caches
-    )
-    np.testing.assert_allclose(near.predictions[0], far.predictions[0], rtol=1e-4)
+def test_a_constant_number_does_no_harm(bench):
+    def constant(number, clip):
+        return {"target": [50.0, target_of(NUMBERS, clip)[1]]}
+
+    (predicted,) = bench.tune(data=bench.data(NUMBERS, changes=constant)).predictions
+    assert np.isfinite(predicted).all()
+    assert np.abs(predicted[:, 0] - 50).max() < 5
 
 
-def test_a_constant_number_does_no_harm(start, clips, tmp_path):
-    data = labelled(
-        clips,
-        tmp_path / "cache",
-        NUMBERS,
-        changes=lambda number, clip: {"target": [50.0, numbers(clip)[1]]},
-    )
-    result = tune(start, data, tmp_path / "run", "linear-probe")
-    assert np.isfinite(result.predictions[0]).all()
-    assert np.abs(result.predictions[0][:, 0] - 50).max() < 5
+def test_the_head_may_learn_at_its_own_rate(bench):
+    training = {"learning_rate": 1e-9}
+    bench.tune("full", training=training, head_learning_rate=1e-2, validate_every=24)
+    moved, fresh = checkpoint.load(bench.path(method="full") / "model"), bench.module()
+    positions = moved.model.bottleneck.positions - bench.start.model.bottleneck.positions
+    assert positions.abs().max() < 1e-6
+    assert (moved.head.pooler.weight - fresh.head.pooler.weight).abs().max() > 1e-2
 
 
-def test_the_head_may_learn_at_its_own_rate(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    tune(
-        start,
-        data,
-        tmp_path / "run",
-        "full",
-        training={"learning_rate": 1e-9},
-        head_learning_rate=1e-2,
-        validate_every=24,
-    )
-    folder = tmp_path / "run" / "full" / "model"
-    moved = checkpoint.load(folder)
-    fresh = TunedModel(start, KINDS, "full", CONFIG, seed=0)
-    body = (moved.model.bottleneck.positions - start.model.bottleneck.positions).abs().max()
-    head = (moved.head.pooler.weight - fresh.head.pooler.weight).abs().max()
-    assert body < 1e-6
-    assert head > 1e-2
-
-
-# --- stopping, and the best weights ---
-
-
-def test_training_stops_when_patience_is_spent(start, clips, tmp_path):
+def test_training_stops_when_patience_is_spent(bench):
     # At this rate nothing moves: after the first validation nothing is better, save by rounding.
-    data = labelled(clips, tmp_path / "cache")
-    tune(
-        start,
-        data,
-        tmp_path / "run",
-        "linear-probe",
-        training={"steps": 500, "learning_rate": 1e-30},
-        validate_every=2,
-        patience=6,
-    )
-    folder = tmp_path / "run" / "linear-probe"
-    assert [int(row["step"]) for row in table(folder / "validation.csv")] == [0, 2, 4, 6]
-    assert [int(row["step"]) for row in table(folder / "metrics.csv")] == [1, 2, 3, 4, 5, 6]
+    training = {"steps": 500, "learning_rate": 1e-30}
+    bench.tune(training=training, validate_every=2, patience=6)
+    for name, steps in {"validation": [0, 2, 4, 6], "metrics": [1, 2, 3, 4, 5, 6]}.items():
+        assert [int(row["step"]) for row in table(bench.path() / f"{name}.csv")] == steps
 
 
-def test_the_best_weights_are_kept_not_the_last(start, clips, tmp_path):
+def test_the_best_weights_are_kept_not_the_last(bench):
     # A rate so high that training wanders off; in arithmetic that every processor has, with a seed that is best on the way.
-    data = labelled(clips, tmp_path / "cache", NUMBERS)
-    result = tune(
-        start,
-        data,
-        tmp_path / "run",
-        "full",
-        training={"steps": 40, "learning_rate": 0.03},
-        validate_every=2,
-        patience=1000,
-        precision="32",
-        seed=1,
-    )
-    folder = tmp_path / "run" / "full"
+    data = Cache(bench.data(NUMBERS))
+    options = {"validate_every": 2, "patience": 1000, "precision": "32", "seed": 1}
+    training = {"steps": 40, "learning_rate": 0.03}
+    result = bench.tune("full", data=data.path, training=training, **options)
+    folder = bench.path(method="full")
     rows = table(folder / "validation.csv")
-    steps = [int(row["step"]) for row in rows]
-    assert steps == list(range(0, 41, 2))
-    scores = [float(row["r2"]) - 1e-4 * float(row["loss"]) for row in rows]
-    best = int(np.argmax(scores))
+    assert [int(row["step"]) for row in rows] == list(range(0, 41, 2))
+    best = int(np.argmax([float(row["r2"]) - 1e-4 * float(row["loss"]) for row in rows]))
     assert 0 < best < len(rows) - 1
-    opened = Cache(data)
-    valid = [index for index, clip in enumerate(opened.clips) if clip.split == "valid"]
-    targets = tasks.encode_targets(NUMBERS, [opened.clips[index].target for index in valid])
-    restored = tasks.scores(NUMBERS, targets, outputs_of(folder / "model", opened, valid))
+    valid = [index for index, clip in enumerate(data.clips) if clip.split == "valid"]
+    targets = tasks.encode_targets(NUMBERS, [data.clips[index].target for index in valid])
+    restored = tasks.scores(NUMBERS, targets, outputs_of(folder / "model", data, valid))
     for name, value in restored.items():
         assert value == pytest.approx(float(rows[best][name]), abs=1e-4)
     assert abs(restored["r2"] - float(rows[-1]["r2"])) > 1e-3
     assert np.isfinite(result.predictions[0]).all()
 
 
-# --- folds, seeds, repetition ---
-
-
-def test_all_folds_test_every_clip_exactly_once(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache", changes=in_folds)
-    result = tune(start, data, tmp_path / "run", "linear-probe", folds="all", training={"steps": 8})
+def test_all_folds_test_every_clip_exactly_once(bench):
+    data = bench.data(changes=in_folds)
+    result = bench.tune(data=data, folds="all", training={"steps": 8})
     assert sorted(result.test.tolist()) == list(range(CLIPS))
     assert result.predictions[0].shape == (CLIPS, 2)
     assert result.row["n"] == CLIPS
-    rows = table(tmp_path / "run" / "linear-probe" / "predictions.csv")
+    rows = table(bench.path() / "predictions.csv")
     assert sorted(row["id"] for row in rows) == [f"{number:02}" for number in range(CLIPS)]
     assert {row["group"] for row in rows} == {f"pair-{number}" for number in range(CLIPS // 2)}
-    assert (
-        "4 folds tested in turn" in json.loads((tmp_path / "run" / "run.json").read_text())["split"]
-    )
+    facts = json.loads((bench.folder / "run" / "run.json").read_text())
+    assert "4 folds tested in turn" in facts["split"]
 
 
 @pytest.mark.parametrize(("test_fold", "tested"), [(None, 3), (1, 1)])
-def test_one_fold_is_the_last_or_the_one_asked_for(test_fold, tested, start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache", changes=in_folds)
-    result = tune(
-        start, data, tmp_path / "run", "linear-probe", test_fold=test_fold, training={"steps": 2}
-    )
-    assert {Cache(data).clips[index].fold for index in result.test} == {tested}
-    assert len(result.test) == sum(clip.fold == tested for clip in Cache(data).clips)
-
-
-def test_a_fold_that_is_not_there_is_refused(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache", changes=in_folds)
+def test_one_fold_is_the_last_or_the_one_asked_for(test_fold, tested, bench):
+    data = bench.data(changes=in_folds)
+    result = bench.tune(data=data, test_fold=test_fold, training={"steps": 2})
+    wanted = [index for index, clip in enumerate(Cache(data).clips) if clip.fold == tested]
+    assert sorted(result.test) == wanted
     with pytest.raises(RequestError, match="no fold 9"):
-        tune(start, data, tmp_path / "run", "linear-probe", test_fold=9)
+        bench.tune(data=data, out="other", test_fold=9)
 
 
-def test_several_seeds_are_several_runs_whose_mean_score_counts(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    result = tune(
-        start, data, tmp_path / "several", "linear-probe", n_seeds=2, seed=5, training={"steps": 4}
-    )
-    singles = [
-        tune(
-            start,
-            data,
-            tmp_path / f"single-{seed}",
-            "linear-probe",
-            seed=seed,
-            training={"steps": 4},
-        )
-        for seed in (5, 6)
-    ]
+def test_several_seeds_are_several_runs_whose_mean_score_counts(bench):
+    steps = {"training": {"steps": 4}}
+    result = bench.tune(out="several", n_seeds=2, seed=5, **steps)
+    singles = [bench.tune(out=f"single-{seed}", seed=seed, **steps) for seed in (5, 6)]
     assert len(result.predictions) == 2
-    for one, two in zip(result.predictions, singles, strict=True):
-        assert np.array_equal(one, two.predictions[0])
-    assert result.row["value"] == pytest.approx(
-        np.mean([single.row["value"] for single in singles])
-    )
+    for one, single in zip(result.predictions, singles, strict=True):
+        assert np.array_equal(one, single.predictions[0])
+    mean = np.mean([single.row["value"] for single in singles])
+    assert result.row["value"] == pytest.approx(mean)
     assert not np.array_equal(*result.predictions)
 
 
 @pytest.mark.parametrize("method", ["linear-probe", "full"])
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method, start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    torch.manual_seed(1)
-    one = tune(start, data, tmp_path / "one", method)
-    torch.manual_seed(2)
-    two, other = (
-        tune(start, data, tmp_path / "two", method),
-        tune(start, data, tmp_path / "other", method, seed=1),
-    )
-    assert np.array_equal(one.predictions[0], two.predictions[0])
-    assert not np.array_equal(one.predictions[0], other.predictions[0])
-    first, second = (checkpoint.load(tmp_path / name / method / "model") for name in ("one", "two"))
-    for part, again in [(first.model, second.model), (first.head, second.head)]:
-        for (name, tensor), twin in zip(
-            part.state_dict().items(), again.state_dict().values(), strict=True
-        ):
-            assert torch.equal(tensor, twin), name
-    assert (tmp_path / "one" / method / "validation.csv").read_bytes() == (
-        tmp_path / "two" / method / "validation.csv"
-    ).read_bytes()
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(method, bench):
+    results = []
+    for out, general, seed in [("one", 1, 0), ("two", 2, 0), ("other", 2, 1)]:
+        torch.manual_seed(general)
+        results.append(bench.tune(method, out=out, seed=seed).predictions[0])
+    assert np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+    close(bench.weights("one", method), bench.weights("two", method), atol=0)
+    curves = [bench.bytes("validation.csv", out, method) for out in ("one", "two")]
+    assert curves[0] == curves[1]
 
 
 @TASKS
-def test_resuming_a_finished_run_gives_the_same_predictions_without_training(
-    task, start, clips, tmp_path
-):
-    data = labelled(clips, tmp_path / "cache", task)
-    first = tune(start, data, tmp_path / "run", "full", training={"steps": 6}, validate_every=2)
-    folder = tmp_path / "run" / "full"
-    before = {
-        name: (folder / name).read_bytes()
-        for name in ("metrics.csv", "validation.csv", "predictions.csv", "results.json")
-    }
-    weights = safetensors.torch.load_file(folder / "model" / "model.safetensors")
-    again = tune(
-        start, data, tmp_path / "run", "full", training={"steps": 6}, validate_every=2, resume=True
-    )
+def test_resuming_a_finished_run_gives_the_same_predictions_without_training(task, bench):
+    options = {"data": bench.data(task), "training": {"steps": 6}, "validate_every": 2}
+    names = ("metrics.csv", "validation.csv", "predictions.csv", "results.json")
+    found = []
+    for resume in (False, True):
+        result = bench.tune("full", resume=resume, **options)
+        files = [bench.bytes(name, method="full") for name in names]
+        found.append((result, files, bench.weights(method="full")))
+    (first, files, weights), (again, same_files, same_weights) = found
     assert np.array_equal(first.predictions[0], again.predictions[0])
-    assert first.row == again.row
-    assert {name: (folder / name).read_bytes() for name in before} == before
-    rewritten = safetensors.torch.load_file(folder / "model" / "model.safetensors")
-    assert weights.keys() == rewritten.keys()
-    assert all(torch.equal(tensor, rewritten[name]) for name, tensor in weights.items())
+    assert (first.row, files) == (again.row, same_files)
+    close(weights, same_weights, atol=0)
 
 
-def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(
-    start, clips, tmp_path, monkeypatch
-):
-    data = labelled(clips, tmp_path / "cache")
-    whole = tune(start, data, tmp_path / "whole", "full", precision="32")
+def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(bench, monkeypatch):
+    whole = bench.tune("full", out="whole", precision="32")
     draw, count = Inputs.draw, []
 
     def stop_at_the_tenth(self, indices, chance):
@@ -679,188 +488,103 @@ def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(
 
     monkeypatch.setattr(Inputs, "draw", stop_at_the_tenth)
     with pytest.raises(Interrupted):
-        tune(start, data, tmp_path / "parts", "full", precision="32")
-    assert json.loads((tmp_path / "parts" / "run.json").read_text())["state"] == "interrupted"
-    rest = tune(start, data, tmp_path / "parts", "full", precision="32", resume=True)
+        bench.tune("full", out="parts", precision="32")
+    facts = json.loads((bench.folder / "parts" / "run.json").read_text())
+    assert facts["state"] == "interrupted"
+    rest = bench.tune("full", out="parts", precision="32", resume=True)
     assert len(count) == 24
     assert np.array_equal(whole.predictions[0], rest.predictions[0])
-    assert (tmp_path / "parts" / "full" / "validation.csv").read_bytes() == (
-        tmp_path / "whole" / "full" / "validation.csv"
-    ).read_bytes()
+    curves = [bench.bytes("validation.csv", out, "full") for out in ("whole", "parts")]
+    assert curves[0] == curves[1]
 
 
-def test_all_methods_share_a_run_folder(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    config = update(CONFIG, {"finetune": {"training": {"steps": 2}}})
-    results = finetune.finetune(
-        start,
-        data,
-        tmp_path / "run",
-        methods=list(METHODS),
-        config=config,
-        encoder="mine",
-        device="cpu",
-    )
+def test_all_methods_share_a_run_folder(bench):
+    results = bench.all(list(METHODS), training={"steps": 2}, encoder="mine")
     assert [result.method for result in results] == list(METHODS)
+    files = {"metrics.csv", "validation.csv", "predictions.csv", "results.json", "model"}
     for result in results:
         assert (result.row["encoder"], result.row["method"]) == ("mine", result.method)
-        assert {"metrics.csv", "validation.csv", "predictions.csv", "results.json", "model"} <= {
-            path.name for path in (tmp_path / "run" / result.method).iterdir()
-        }
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (facts["state"], facts["kind"], facts["encoder"], facts["dataset"], facts["metric"]) == (
-        "finished",
-        "finetune",
-        "mine",
-        "sounds",
-        "accuracy",
-    )
-    assert facts["parameters"] == start.model.parameter_count()
-
-
-def test_a_model_folder_will_do_as_well_as_a_model(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    checkpoint.save(tmp_path / "model", start)
-    config = update(CONFIG, {"finetune": {"training": {"steps": 2}}})
-    by_folder = finetune.finetune(
-        tmp_path / "model",
-        data,
-        tmp_path / "one",
-        methods=["linear-probe"],
-        config=config,
-        device="cpu",
-    )[0]
-    assert np.array_equal(
-        by_folder.predictions[0],
-        tune(start, data, tmp_path / "two", "linear-probe", training={"steps": 2}).predictions[0],
+        assert files <= {path.name for path in bench.path(method=result.method).iterdir()}
+    facts = json.loads((bench.folder / "run" / "run.json").read_text())
+    assert (
+        facts.items()
+        >= {
+            "state": "finished",
+            "kind": "finetune",
+            "encoder": "mine",
+            "dataset": "sounds",
+            "metric": "accuracy",
+            "parameters": bench.start.model.parameter_count(),
+        }.items()
     )
 
 
-# --- what is refused ---
+def test_a_model_folder_will_do_as_well_as_a_model(bench):
+    checkpoint.save(bench.folder / "model", bench.start)
+    by_folder, by_model = (
+        bench.tune(out=out, start=start, training={"steps": 2})
+        for out, start in [("one", bench.folder / "model"), ("two", bench.start)]
+    )
+    assert np.array_equal(by_folder.predictions[0], by_model.predictions[0])
 
 
-def test_clips_without_targets_are_refused(start, clips, tmp_path):
-    with pytest.raises(RequestError, match=r"no targets.*manifest with a target column"):
-        tune(start, labelled(clips, tmp_path / "cache", None), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def without(side):
+    other = "valid" if side == "train" else "train"
+    return lambda number, clip: {"split": other} if split_of(number) == side else {}
 
 
 @pytest.mark.parametrize(
-    ("missing", "named"), [("test", "no test clips"), ("train", "no train clips")]
+    ("task", "changes", "message"),
+    [
+        (None, lambda number, clip: {}, "no targets"),
+        (KINDS, lambda number, clip: {"target": None} if number == 0 else {}, "1 of .* no target"),
+        (KINDS, without("test"), "no test clips"),
+        (KINDS, without("train"), "no train clips"),
+    ],
 )
-def test_an_empty_side_is_refused_by_name(missing, named, start, clips, tmp_path):
-    other = "valid" if missing == "train" else "train"
-
-    def emptied(number, clip):
-        split = SPLITS[number // 2 % 6]
-        return {"split": other if split == missing else split}
-
-    with pytest.raises(RequestError, match=named):
-        tune(start, labelled(clips, tmp_path / "cache", changes=emptied), tmp_path / "run")
+def test_clips_without_targets_and_empty_sides_are_refused(task, changes, message, bench):
+    with pytest.raises(RequestError, match=message):
+        bench.tune(data=bench.data(task, changes=changes))
 
 
-def test_one_clip_without_a_target_among_others_is_refused(start, clips, tmp_path):
-    data = labelled(
-        clips,
-        tmp_path / "cache",
-        changes=lambda number, clip: {"target": None} if number == 0 else {},
-    )
-    with pytest.raises(RequestError, match=r"1 of .* clips have no target"):
-        tune(start, data, tmp_path / "run", "linear-probe")
-
-
-def test_an_unknown_method_is_refused_before_anything_is_trained(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    with pytest.raises(
-        RequestError, match=r"'half'.*linear-probe, freeze-extractor, freeze-bottleneck, full"
-    ):
-        finetune.finetune(
-            start,
-            data,
-            tmp_path / "run",
-            methods=["linear-probe", "half"],
-            config=CONFIG,
-            device="cpu",
-        )
-    assert not (tmp_path / "run").exists()
-
-
-def test_fine_tuning_is_not_resumed_on_other_clips(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    tune(start, data, tmp_path / "run", "linear-probe")
-    header, first, *rows = (data / "index.jsonl").read_text().splitlines()
-    (data / "index.jsonl").write_text(
-        "\n".join([header, json.dumps(json.loads(first) | {"key": "another"}), *rows]) + "\n"
-    )
-    with pytest.raises(RequestError, match="was started on other clips: resume with the cache"):
-        tune(start, data, tmp_path / "run", "linear-probe", resume=True)
-
-
-def test_a_cache_with_other_settings_than_the_models_is_refused(start, clips, tmp_path):
-    other = dataclasses.replace(
-        start, config=update(start.config, {"spectrogram": {"n_fft": 1024}})
-    )
+def test_what_cannot_be_tuned_is_refused_before_anything_is_trained(bench):
+    with pytest.raises(RequestError, match=r"'half'.*freeze-bottleneck, full"):
+        bench.all(["linear-probe", "half"])
+    config = update(bench.start.config, {"spectrogram": {"n_fft": 1024}})
     with pytest.raises(RequestError, match="n_fft is 2048, not 1024"):
-        tune(other, labelled(clips, tmp_path / "cache"), tmp_path / "run")
+        bench.tune(start=dataclasses.replace(bench.start, config=config))
+    with pytest.raises(RequestError, match="no targets"):
+        bench.tune(data=bench.data(None))
+    assert not (bench.folder / "run").exists()
 
 
-def test_a_run_is_not_overwritten(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    tune(start, data, tmp_path / "run", "linear-probe", training={"steps": 2})
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings_or_clips(bench):
+    steps, data = {"training": {"steps": 2}}, bench.data()
+    bench.tune(data=data, **steps)
     with pytest.raises(RequestError, match="--resume"):
-        tune(start, data, tmp_path / "run", "linear-probe", training={"steps": 2})
+        bench.tune(data=data, **steps)
     with pytest.raises(RequestError, match="other settings"):
-        tune(start, data, tmp_path / "run", "linear-probe", training={"steps": 3}, resume=True)
+        bench.tune(data=data, training={"steps": 3}, resume=True)
+    header, first, *rows = (data / "index.jsonl").read_text().splitlines()
+    first = json.dumps(json.loads(first) | {"key": "another"})
+    (data / "index.jsonl").write_text("\n".join([header, first, *rows]) + "\n")
+    with pytest.raises(RequestError, match="other clips"):
+        bench.tune(data=data, resume=True, **steps)
 
 
-# --- what is chosen on validation ---
-
-
-def test_the_rate_that_validates_best_is_tested(start, clips, tmp_path):
-    data = labelled(clips, tmp_path / "cache")
-    config = update(CONFIG, {"finetune": {"learning_rates": [1e-9, 3e-3]}})
-    tried = finetune.finetune(
-        start, data, tmp_path / "tried", methods=["linear-probe"], config=config, device="cpu"
-    )[0]
-    rates = json.loads((tmp_path / "tried" / "linear-probe" / "rates.json").read_text())
+def test_the_rate_that_validates_best_is_tested(bench):
+    tried = bench.tune(out="tried", learning_rates=[1e-9, 3e-3])
+    rates = json.loads(bench.bytes("rates.json", "tried"))
     assert rates["chosen"] == 3e-3
     assert rates["validation"]["0.003"] > rates["validation"]["1e-09"]
-    alone = tune(start, data, tmp_path / "alone", "linear-probe")  # CONFIG's own rate is 3e-3
+    alone = bench.tune(out="alone")  # CONFIG's own rate is 3e-3
     assert np.array_equal(tried.predictions[0], alone.predictions[0])
-    curves = [
-        (tmp_path / run / "linear-probe" / "validation.csv").read_bytes()
-        for run in ("tried", "alone")
-    ]
-    assert curves[0] == curves[1]
-    kept, same = (
-        safetensors.torch.load_file(tmp_path / run / "linear-probe" / "model" / "model.safetensors")
-        for run in ("tried", "alone")
-    )
-    assert kept.keys() == same.keys()
-    assert all(torch.equal(kept[name], same[name]) for name in kept)
+    assert bench.bytes("validation.csv", "tried") == bench.bytes("validation.csv", "alone")
+    close(bench.weights("tried"), bench.weights("alone"), atol=0)
 
 
 def test_weights_are_chosen_by_the_loss_where_that_is_asked_for():
-    from patchifier.train.tuning import _score
-
     sharper, luckier = {"accuracy": 0.5, "loss": 0.4}, {"accuracy": 0.6, "loss": 0.9}
     assert _score(KINDS, "metric", luckier) > _score(KINDS, "metric", sharper)
     assert _score(KINDS, "loss", luckier) < _score(KINDS, "loss", sharper)
     assert _score(NUMBERS, "metric", {"r2": float("nan"), "loss": 0.4}) == -0.4
-
-
-# --- what is saved answers as it was tested ---
-
-
-@TASKS
-def test_the_saved_model_answers_about_files_what_it_answered_in_its_test(
-    task, start, clips, tmp_path
-):
-    data = labelled(clips, tmp_path / "cache", task)
-    tested = tune(start, data, tmp_path / "run", "full")
-    paths = [clips[1][index].path for index in tested.test]
-    answers = embed.load(tmp_path / "run" / "full" / "model").predict(paths)
-    scale = 70.0 if task.kind == "numbers" else 1.0
-    np.testing.assert_allclose(
-        answers, tested.predictions[0], atol=5e-3 * scale
-    )  # the cache holds float16

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from patchifier import cache, datasets
 from patchifier.cache import Cache
+from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.nn.fast import FEW_CELLS, Convolution, UpConvolution, accelerate, keep_in_float32
 from patchifier.nn.model import FeatureExtractor, Patchifier
@@ -27,45 +29,69 @@ from patchifier.train.precision import (
 )
 from patchifier.train.run import Run
 from patchifier.train.self_test import LAYER, SelfTest, Trial, examine, self_test
+from tests.builders import TINY, close, normal, uniform
 
-SETTINGS = {
-    "model": {
-        "channels": [4, 4, 4, 4, 8],
-        "embed_dim": 32,
-        "n_layers": 2,
-        "n_heads": 2,
-        "mlp_dim": 64,
+STAGE = {"steps": 3, "batch_size": 4}
+CONFIG = update(
+    Config(),
+    {
+        "model": TINY | {"embed_dim": 32, "mlp_dim": 64},
+        "pretrain": {
+            "stage_one": STAGE,
+            "stage_two": STAGE,
+            "validate_every": 100,
+            "validation_fraction": 0.2,
+            "n_patches": 8,
+        },
     },
-    "pretrain": {
-        "stage_one": {"steps": 3, "batch_size": 4},
-        "stage_two": {"steps": 3, "batch_size": 4},
-        "validate_every": 100,
-        "validation_fraction": 0.2,
-        "n_patches": 8,
-    },
-}
-TEACHER = {"pretrain": {"stages": "two", "objectives": ["latent", "contrast"]}}
-CONFIG = update(Config(), SETTINGS)
+)
+TEACHER = {"stages": "two", "objectives": ["latent", "contrast"]}
+TARGETS = pytest.mark.parametrize("changes", [{}, TEACHER], ids=["paper", "teacher"])
 
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
     """A cache of ten clips of noise of 8 s, which are of two kinds."""
     root, chance = tmp_path_factory.mktemp("precision"), np.random.default_rng(0)
-    (root / "audio").mkdir()
     lines = ["path,target,split"]
     for number in range(10):
-        soundfile.write(
-            root / "audio" / f"clip-{number}.wav", 0.1 * chance.standard_normal(22_050 * 8), 22_050
-        )
-        lines.append(
-            f"audio/clip-{number}.wav,{'even' if number % 2 == 0 else 'odd'},{('train', 'train', 'train', 'valid', 'test')[number // 2]}"
-        )
+        noise = 0.1 * chance.standard_normal(22_050 * 8)
+        soundfile.write(root / f"clip-{number}.wav", noise, 22_050)
+        split = ("train", "train", "train", "valid", "test")[number // 2]
+        lines.append(f"clip-{number}.wav,{('even', 'odd')[number % 2]},{split}")
     (root / "clips.csv").write_text("\n".join(lines) + "\n")
-    cache.prepare(
-        datasets.load(root / "clips.csv"), root / "cache", config=CONFIG.spectrogram, workers=1
-    )
+    data = datasets.load(root / "clips.csv")
+    cache.prepare(data, root / "cache", config=CONFIG.spectrogram, workers=1)
     return root / "cache"
+
+
+@pytest.fixture
+def train(sounds, tmp_path):
+    """Pre-train in a folder of this name, with changes of the pretrain section."""
+
+    def run(name="run", changes=None, data=sounds, **options):
+        config = update(CONFIG, {"pretrain": changes or {}})
+        return pretrain.pretrain(data, tmp_path / name, config=config, device="cpu", **options)
+
+    return run
+
+
+@pytest.fixture
+def tune(sounds, tmp_path):
+    """Fine-tune in a folder of this name."""
+
+    def run(name, start, *methods, data=sounds, **changes):
+        training = {"training": {"steps": 2, "batch_size": 4}, "validate_every": 2}
+        config = update(CONFIG, {"finetune": training | changes})
+        out = tmp_path / name
+        finetune.finetune(start, data, out, methods=list(methods), config=config, device="cpu")
+        return facts(out)
+
+    return run
+
+
+def facts(out):
+    return json.loads((out / "run.json").read_text())
 
 
 @pytest.fixture
@@ -84,14 +110,23 @@ class Faulty(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if (
-            func.name().split(".")[0].removeprefix("aten::") in self.names
-            and isinstance(result, torch.Tensor)
-            and result.dtype == torch.bfloat16
-        ):
+        named = func.name().split(".")[0].removeprefix("aten::") in self.names
+        if named and isinstance(result, torch.Tensor) and result.dtype == torch.bfloat16:
             self.calls += 1
             return self.fault(result, self.calls)
         return result
+
+
+class Watching(TorchDispatchMode):
+    """Call a function with the name and the arguments of each operation."""
+
+    def __init__(self, see):
+        super().__init__()
+        self.see = see
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.see(func.name(), args)
+        return func(*args, **(kwargs or {}))
 
 
 def unstable(result, calls):
@@ -111,35 +146,23 @@ def off_by_two_per_cent(result, calls):
 FAULTS = pytest.mark.parametrize("fault", [unstable, not_finite, off_by_two_per_cent])
 
 
-# --- which arithmetic ---
-
-
-def test_the_processor_is_asked_what_it_multiplies(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for has, expected in ((True, "bf16"), (False, "32")):
-        monkeypatch.setattr(precision, "processor_has_bf16", lambda has=has: has)
-        assert best_precision("auto") == best_precision("cpu") == expected
-    monkeypatch.setattr(precision, "processor_has_bf16", lambda: True)
-    assert best_precision("mps") == "32"
-    assert best_precision("cpu", "32") == "32"
+@pytest.mark.parametrize(
+    ("has", "precisions"), [(True, ["bf16", "bf16", "32", "32"]), (False, ["32"] * 4)]
+)
+def test_the_processor_is_asked_what_it_multiplies(has, precisions, has_bf16, monkeypatch):
+    monkeypatch.setattr(precision, "processor_has_bf16", lambda: has)
+    found = [best_precision(device) for device in ("auto", "cpu", "mps")]
+    assert [*found, best_precision("cpu", "32")] == precisions
 
 
 @pytest.mark.parametrize("wanted", ["auto", "32"])
-def test_without_bf16_nothing_is_tested(wanted, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_bf16_nothing_is_tested(wanted, has_bf16, monkeypatch):
     monkeypatch.setattr(precision, "processor_has_bf16", lambda: wanted == "32")
     assert decide(wanted, "cpu", lambda: pytest.fail("tested")) == Arithmetic("32")
 
 
-# --- one operation ---
-
-
 def matrices():
-    chance = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(40, 30, generator=chance).bfloat16(),
-        torch.randn(30, 20, generator=chance).bfloat16(),
-    ]
+    return [normal(40, 30).bfloat16(), normal(30, 20, seed=1).bfloat16()]
 
 
 def test_a_healthy_operation_passes():
@@ -158,17 +181,11 @@ def test_a_faulty_operation_is_refused(fault):
 
 
 def test_one_bad_result_of_several_is_refused():
-    assert (
-        examine(
-            lambda one, other: (
-                one @ other,
-                (one @ other) * (1.02 if one.dtype == torch.bfloat16 else 1),
-                None,
-            ),
-            matrices(),
-        )
-        != ""
-    )
+    def several(one, other):
+        product = one @ other
+        return product, product * (1.02 if one.dtype == torch.bfloat16 else 1), None
+
+    assert examine(several, matrices()) != ""
 
 
 def test_a_read_outside_its_own_memory_is_seen():
@@ -188,25 +205,21 @@ def test_bad_numbers_in_the_data_are_no_fault_of_the_processor():
     assert examine(torch.mm, [one, other]) == ""
 
 
-# --- all operations of a model ---
-
-
-def trial(config=CONFIG, seed=0):
+def trial():
     """Two steps of stage II."""
-    patches = torch.rand(4, 8, 1, 64, 32, generator=torch.Generator().manual_seed(seed))
-    masked = torch.arange(8).expand(4, 8) % 4 > 0
-    return Trial(
-        accelerate(Patchifier(config, seed=seed)),
-        lambda model, batch: model.stage_two_loss(batch, batch, None, masked),
-        [patches] * 2,
-    )
+    patches, masked = uniform(4, 8, 1, 64, 32), torch.arange(8).expand(4, 8) % 4 > 0
+
+    def loss(model, batch):
+        return model.stage_two_loss(batch, batch, None, masked)
+
+    return Trial(accelerate(Patchifier(CONFIG, seed=0)), loss, [patches] * 2)
 
 
 def test_a_model_on_a_healthy_processor_passes():
     """What autocast computes in bf16 is as close as bf16 is, on this machine too."""
-    result = self_test([trial()])
-    assert not result.failed
-    assert result.operations > 60
+    verdict = self_test([trial()])
+    assert not verdict.failed
+    assert verdict.operations > 60
 
 
 def test_forward_and_backward_of_each_kind_of_operation_are_looked_at():
@@ -245,23 +258,23 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
 @pytest.mark.parametrize("name", ["addmm", "mm"])
 def test_a_faulty_product_fails_the_model(name, fault):
     with Faulty(fault, name) as faulty:
-        result = self_test([trial()])
+        verdict = self_test([trial()])
     assert faulty.calls
-    assert result.failed
-    assert result.refused[-1].startswith(f"{name} of (")
+    assert verdict.failed
+    assert verdict.refused[-1].startswith(f"{name} of (")
 
 
 @FAULTS
 def test_a_faulty_convolution_is_kept_in_float32(fault):
     tried = trial()
     with Faulty(fault, "convolution"):
-        result = self_test([tried])
-    assert result.refused
-    assert not result.failed
-    assert result.kernels
+        verdict = self_test([tried])
+    assert verdict.refused
+    assert not verdict.failed
+    assert verdict.kernels
     for part in tried.module.modules():
         if isinstance(part, Convolution | UpConvolution):
-            assert part.float32_only == (tuple(part.weight.shape) in result.kernels)
+            assert part.float32_only == (tuple(part.weight.shape) in verdict.kernels)
     with Faulty(fault, "convolution") as faulty:
         assert not SelfTest().run(tried)
     assert not faulty.calls, "one of them still computes in bf16"
@@ -281,43 +294,33 @@ def test_a_convolution_in_float32_computes_what_float32_does():
         assert torch.equal(found, layer(maps.bfloat16().float()))
 
 
-# --- maps of few cells ---
-
-
 @torch.no_grad()
 def test_maps_of_few_cells_never_reach_a_bf16_convolution():
     """A kernel of oneDNN reads beside maps of 4 x 2 cells; in float32, evaluation is as it was."""
-    extractor, patches = (
-        accelerate(FeatureExtractor(Config())).eval(),
-        torch.rand(6, 1, 64, 32),
-    )
-    seen = []
+    extractor = accelerate(FeatureExtractor(Config())).eval()
+    smallest = []
+    for enabled in (True, False):
+        seen = []
 
-    class Convolutions(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func.name() == "aten::convolution":
-                seen.append(args[0])
-            return func(*args, **(kwargs or {}))
+        def see(name, args, seen=seen):
+            if name == "aten::convolution":
+                seen.append(args[0].shape[-2:].numel())
 
-    with Convolutions(), torch.autocast("cpu", torch.bfloat16):
-        extractor(patches)
-    assert min(maps.shape[-2:].numel() for maps in seen) > FEW_CELLS
-    seen.clear()
-    with Convolutions():
-        extractor(patches)
-    assert min(maps.shape[-2:].numel() for maps in seen) == 2
+        with Watching(see), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            extractor(torch.rand(6, 1, 64, 32))
+        smallest.append(min(seen))
+    assert smallest[0] > FEW_CELLS
+    assert smallest[1] == 2
 
 
 @pytest.mark.skipif(not processor_has_bf16(), reason="this processor has no bf16 arithmetic")
 @torch.no_grad()
 def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
-    extractor = accelerate(FeatureExtractor(Config())).eval()
-    patches = torch.rand(480, 1, 64, 32, generator=torch.Generator().manual_seed(0))
+    extractor, patches = accelerate(FeatureExtractor(Config())).eval(), uniform(480, 1, 64, 32)
     exact, found = extractor(patches), []
     for fill in (math.nan, 3e38, -3e38, math.nan, 1.0):
-        blocks = [
-            torch.full((480 * 2**number,), fill, dtype=torch.bfloat16) for number in range(8, 15)
-        ]
+        sizes = [480 * 2**number for number in range(8, 15)]
+        blocks = [torch.full((size,), fill, dtype=torch.bfloat16) for size in sizes]
         del blocks
         with torch.autocast("cpu", torch.bfloat16):
             found.append(extractor(patches).float())
@@ -325,159 +328,102 @@ def test_the_papers_extractor_without_gradients_has_the_same_bits_each_time():
     assert (found[0] - exact).norm() < 0.02 * exact.norm()
 
 
-# --- runs ---
-
-
-def facts(out):
-    return json.loads((out / "run.json").read_text())
-
-
-@pytest.mark.parametrize("changes", [{}, TEACHER], ids=["paper", "teacher"])
+@TARGETS
 def test_auto_takes_bf16_where_all_is_healthy_and_says_what_was_tested(
-    changes, sounds, tmp_path, has_bf16
+    changes, train, tmp_path, has_bf16
 ):
-    pretrain.pretrain(sounds, tmp_path / "run", config=update(CONFIG, changes), device="cpu")
-    test = facts(tmp_path / "run")["precision test"]
-    assert facts(tmp_path / "run")["precision"] == test["precision"] == "bf16"
+    weights = safetensors.torch.load_file(train(changes=changes) / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
+    found = facts(tmp_path / "run")
+    test = found["precision test"]
+    assert found["precision"] == test["precision"] == "bf16"
     assert test["operations"] > 60
-    assert {"seconds", "refused", "float32 kernels", "processor", "amx", "torch", "threads"} <= set(
-        test
-    )
+    names = {"seconds", "refused", "float32 kernels", "processor", "amx", "torch", "threads"}
+    assert names <= set(test)
 
 
 @FAULTS
-def test_auto_takes_float32_where_a_product_is_faulty_and_says_so(
-    fault, sounds, tmp_path, has_bf16
-):
+def test_auto_takes_float32_where_a_product_is_faulty_and_says_so(fault, train, tmp_path, has_bf16):
     said = []
+
+    def progress(title):
+        return lambda done, total, note: said.append((title, done == total, note[:7]))
+
     with Faulty(fault, "mm"):
-        pretrain.pretrain(
-            sounds,
-            tmp_path / "run",
-            config=CONFIG,
-            device="cpu",
-            progress=lambda title: (
-                lambda done, total, note: said.append((title, done == total, note))
-            ),
-        )
+        train(progress=progress)
     found = facts(tmp_path / "run")
     assert found["precision"] == "32"
     assert found["precision test"]["refused"][0].startswith("mm of (")
-    assert [
-        note
-        for title, last, note in said
-        if title == "test of bf16" and last and note.startswith("float32")
-    ]
+    assert ("test of bf16", True, "float32") in said
 
 
-def test_a_run_in_float32_for_a_fault_is_the_run_that_asked_for_float32(sounds, tmp_path, has_bf16):
+def test_a_run_in_float32_for_a_fault_is_the_run_that_asked_for_float32(train, tmp_path, has_bf16):
     """The self-test leaves no trace: neither in weights nor in chance."""
     with Faulty(not_finite, "mm"):
-        refused = pretrain.pretrain(sounds, tmp_path / "refused", config=CONFIG, device="cpu")
-    asked = pretrain.pretrain(
-        sounds,
-        tmp_path / "asked",
-        config=update(CONFIG, {"pretrain": {"precision": "32"}}),
-        device="cpu",
-    )
-    one, other = (
-        safetensors.torch.load_file(model / "model.safetensors") for model in (refused, asked)
-    )
-    assert all(torch.equal(one[name], other[name]) for name in one)
+        refused = train("refused")
+    asked = train("asked", {"precision": "32"})
+    weights = [safetensors.torch.load_file(each / "model.safetensors") for each in (refused, asked)]
+    close(*weights, atol=0)
     assert "precision test" not in facts(tmp_path / "asked")
 
 
-def test_bf16_by_name_is_refused_where_it_is_faulty(sounds, tmp_path):
-    with (
-        Faulty(off_by_two_per_cent, "mm"),
-        pytest.raises(RequestError, match=r"mm of .*--pretrain.precision 32"),
-    ):
-        pretrain.pretrain(
-            sounds,
-            tmp_path / "run",
-            config=update(CONFIG, {"pretrain": {"precision": "bf16"}}),
-            device="cpu",
-        )
+def test_bf16_by_name_is_refused_where_it_is_faulty(train):
+    message = r"mm of .*--pretrain.precision 32"
+    with Faulty(off_by_two_per_cent, "mm"), pytest.raises(RequestError, match=message):
+        train(changes={"precision": "bf16"})
 
 
 def test_a_run_with_a_faulty_convolution_trains_in_bf16_and_is_resumed_so(
-    sounds, tmp_path, has_bf16
+    train, tmp_path, has_bf16
 ):
     with Faulty(unstable, "convolution") as faulty:
-        pretrain.pretrain(sounds, tmp_path / "run", config=CONFIG, device="cpu")
-        test = facts(tmp_path / "run")["precision test"]
-        assert facts(tmp_path / "run")["precision"] == "bf16"
-        assert test["float32 kernels"]
-        tested = faulty.calls
-        pretrain.pretrain(sounds, tmp_path / "run", config=CONFIG, device="cpu", resume=True)
+        train()
+        before, tested = facts(tmp_path / "run"), faulty.calls
+        train(resume=True)
         assert faulty.calls == tested
-    assert facts(tmp_path / "run")["precision test"] == test
+    assert before["precision"] == "bf16"
+    assert before["precision test"]["float32 kernels"]
+    assert facts(tmp_path / "run")["precision test"] == before["precision test"]
 
 
 def test_a_run_begun_in_bf16_is_not_resumed_on_a_processor_that_computes_it_wrongly(
     tmp_path, has_bf16, monkeypatch
 ):
-    with Run(tmp_path / "run", Config()) as run:
-        assert settle(run, "auto", "cpu", lambda: [trial()], flag="precision").precision == "bf16"
-    with Faulty(unstable, "mm"), Run(tmp_path / "run", Config(), resume=True) as run:
-        assert (
-            settle(
-                run, "auto", "cpu", lambda: pytest.fail("tested again"), flag="precision"
-            ).precision
-            == "bf16"
-        )
+    def begin(trials, resume=True):
+        with Run(tmp_path / "run", Config(), resume=resume) as run:
+            return settle(run, "auto", "cpu", trials, flag="precision").precision
+
+    assert begin(lambda: [trial()], resume=False) == "bf16"
+    with Faulty(unstable, "mm"):
+        assert begin(lambda: pytest.fail("tested again")) == "bf16"
     monkeypatch.setattr(precision, "processor", lambda: "another one")
-    with Run(tmp_path / "run", Config(), resume=True) as run:
-        assert settle(run, "auto", "cpu", lambda: [trial()], flag="precision").precision == "bf16"
-    with (
-        Faulty(unstable, "mm"),
-        pytest.raises(RequestError, match="began in bf16"),
-        Run(tmp_path / "run", Config(), resume=True) as run,
-    ):
-        settle(run, "auto", "cpu", lambda: [trial()], flag="precision")
+    assert begin(lambda: [trial()]) == "bf16"
+    with Faulty(unstable, "mm"), pytest.raises(RequestError, match="began in bf16"):
+        begin(lambda: [trial()])
 
 
-def test_fine_tuning_is_tested_with_its_own_operations(sounds, tmp_path, has_bf16):
-    start = pretrain.pretrain(
-        sounds,
-        tmp_path / "run",
-        config=update(CONFIG, {"pretrain": {"precision": "32"}}),
-        device="cpu",
-    )
-    config = update(
-        CONFIG, {"finetune": {"training": {"steps": 2, "batch_size": 4}, "validate_every": 2}}
-    )
-    finetune.finetune(
-        start,
-        sounds,
-        tmp_path / "healthy",
-        methods=["full", "linear-probe"],
-        config=config,
-        device="cpu",
-    )
-    assert facts(tmp_path / "healthy")["precision"] == "bf16"
+def test_fine_tuning_is_tested_with_its_own_operations(train, tune, has_bf16):
+    start = train(changes={"precision": "32"})
+    assert tune("healthy", start, "full", "linear-probe")["precision"] == "bf16"
     with Faulty(off_by_two_per_cent, "addmm"):
-        finetune.finetune(
-            start, sounds, tmp_path / "faulty", methods=["full"], config=config, device="cpu"
-        )
-    assert facts(tmp_path / "faulty")["precision"] == "32"
-    assert facts(tmp_path / "faulty")["precision test"]["refused"]
+        found = tune("faulty", start, "full")
+    assert found["precision"] == "32"
+    assert found["precision test"]["refused"]
 
 
-@pytest.mark.parametrize("changes", [{}, TEACHER], ids=["paper", "teacher"])
+@TARGETS
 def test_validation_is_in_float32(changes, sounds, tmp_path):
-    config = update(CONFIG, changes)
+    config = update(CONFIG, {"pretrain": changes})
     data = Cache(sounds).require(config.spectrogram)
     splits = pretrain.split(data, config.pretrain)
     batches = pretrain.Batches(data, splits.slices, config, "two", config.pretrain.stage_two)
     module = pretrain.stage_module("two", Patchifier(config), batches, config)
-    seen = []
+    seen, validating = [], []
+    validator = pretrain.validator("two", data, splits, config)
 
-    class Types(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if validating:
-                seen.extend(tensor.dtype for tensor in args if isinstance(tensor, torch.Tensor))
-            return func(*args, **(kwargs or {}))
+    def see(name, args):
+        if validating:
+            seen.extend(tensor.dtype for tensor in args if isinstance(tensor, torch.Tensor))
 
     def validate(model):
         validating.append(True)
@@ -485,136 +431,79 @@ def test_validation_is_in_float32(changes, sounds, tmp_path):
         validating.clear()
         return figures
 
-    validating, validator = [], pretrain.validator("two", data, splits, config)
-    job = loop.TrainTask(
-        module,
-        len(splits.train),
-        batches,
-        pretrain.stage_loss("two", config.pretrain),
-        validate,
-    )
-    fabric = launch("cpu", precision="bf16")
-    with Types():
-        loop.fit(
-            job,
-            tmp_path,
-            config=TrainingConfig(steps=1, batch_size=4),
-            seed=0,
-            validate_every=1,
-            fabric=fabric,
-        )
+    loss = pretrain.stage_loss("two", config.pretrain)
+    job = loop.TrainTask(module, len(splits.train), batches, loss, validate)
+    fabric, training = launch("cpu", precision="bf16"), TrainingConfig(steps=1, batch_size=4)
+    with Watching(see):
+        loop.fit(job, tmp_path, config=training, seed=0, validate_every=1, fabric=fabric)
     assert torch.float32 in seen
     assert torch.bfloat16 not in seen
 
 
-# --- a loss that is not a number ---
-
-
 @pytest.fixture
-def own(sounds, tmp_path):
-    """A copy of the cache with one shard, to be damaged."""
-    import shutil
-
-    shutil.copytree(sounds, tmp_path / "own")
-    return tmp_path / "own"
-
-
-def plant(path, name):
-    """Put NaN in the middle of a clip."""
-    rows = [json.loads(line) for line in (path / "shards" / "00000.jsonl").read_text().splitlines()]
+def damaged(sounds, tmp_path):
+    """A copy of the cache, with NaN in the middle of a clip that trains, and the clip's id."""
+    own = shutil.copytree(sounds, tmp_path / "own")
+    data = Cache(own)
+    name = data.clips[int(pretrain.split(data, CONFIG.pretrain).train[2])].id
+    rows = map(json.loads, (own / "shards" / "00000.jsonl").read_text().splitlines())
     (row,) = [row for row in rows if row["clip"] == name]
-    shard = np.load(path / "shards" / "00000.npy")
+    shard = np.load(own / "shards" / "00000.npy")
     shard[row["first"] : row["first"] + row["frames"], 5] = np.nan
-    np.save(path / "shards" / "00000.npy", shard)
-
-
-def number_of(data, name):
-    return [clip.id for clip in data.clips].index(name)
+    np.save(own / "shards" / "00000.npy", shard)
+    return own, name, [clip.id for clip in data.clips]
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"pretrain": {"stages": "two", "objectives": ["pixels", "timbre", "contrast"]}}],
-    ids=["paper", "targets"],
+    [{}, {"stages": "two", "objectives": ["pixels", "timbre", "contrast"]}],
+    ids=["paper", "objectives"],
 )
-def test_a_clip_that_is_not_a_number_is_named(changes, own, tmp_path):
-    data = Cache(own)
-    name = data.clips[int(pretrain.split(data, CONFIG.pretrain).train[2])].id
-    plant(own, name)
+def test_a_clip_that_is_not_a_number_is_named(changes, damaged, train):
+    own, name, clips = damaged
     steps = {"steps": 20, "batch_size": 2}
-    config = update(
-        update(CONFIG, {"pretrain": {"precision": "32", "stage_one": steps, "stage_two": steps}}),
-        changes,
-    )
-    with pytest.raises(RequestError) as refused:
-        pretrain.pretrain(own, tmp_path / "run", config=config, device="cpu")
-    message = str(refused.value)
-    bad = message.split("not finite: ")[1]
-    assert bad.startswith(f"{name} (row {number_of(data, name)}):")
+    config = {"precision": "32", "stage_one": steps, "stage_two": steps} | changes
+    with pytest.raises(RequestError, match=r"at step .*in float32") as refused:
+        train(changes=config, data=own)
+    bad = str(refused.value).split("not finite: ")[1]
+    assert bad.startswith(f"{name} (row {clips.index(name)}):")
     assert "shards/00000" in bad
-    assert "at step" in message
-    assert "in float32" in message
-    others = [clip.id for clip in data.clips if clip.id != name and f"{clip.id} (row" in bad]
-    assert not others
+    assert [clip for clip in clips if f"{clip} (row" in bad] == [name]
 
 
 @pytest.mark.parametrize("wanted", ["32", "bf16"])
-def test_weights_that_break_without_a_bad_clip_are_told_apart(wanted, sounds, tmp_path):
+def test_weights_that_break_without_a_bad_clip_are_told_apart(wanted, train):
     stage = {"steps": 20, "batch_size": 4, "learning_rate": 1e30}
-    config = update(CONFIG, {"pretrain": {"precision": wanted, "stage_one": stage}})
     with pytest.raises(RequestError) as refused:
-        pretrain.pretrain(sounds, tmp_path / "run", config=config, device="cpu")
+        train(changes={"precision": wanted, "stage_one": stage})
     message = str(refused.value)
-    assert "log-mels are finite" in message
-    assert "learning_rate (1e+30)" in message
-    assert "max_grad_norm" in message
+    for part in ("log-mels are finite", "learning_rate (1e+30)", "max_grad_norm"):
+        assert part in message
     assert ("precision 32" in message) == (wanted == "bf16")
     assert message.count("(row ") == 4
 
 
 def test_a_gradient_that_is_not_a_number_stops_the_run_where_it_is_measured(tmp_path):
     """The loss is finite, its gradient is not."""
-    model = nn.Linear(1, 1)
 
     def loss(model, step):
         return torch.sqrt(model.weight * 0).sum()
 
-    job = loop.TrainTask(
-        model, 4, lambda step: step, loss, describe=lambda step: f"It was batch {step}."
-    )
-    with pytest.raises(
-        RequestError, match=r"gradient is nan at step 1, in float32\. It was batch 0\."
-    ):
-        loop.fit(
-            job,
-            tmp_path,
-            config=TrainingConfig(steps=3, batch_size=1, max_grad_norm=1.0),
-            seed=0,
-            validate_every=9,
-        )
+    def describe(step):
+        return f"It was batch {step}."
+
+    job = loop.TrainTask(nn.Linear(1, 1), 4, lambda step: step, loss, describe=describe)
+    config = TrainingConfig(steps=3, batch_size=1, max_grad_norm=1.0)
+    message = r"gradient is nan at step 1, in float32\. It was batch 0\."
+    with pytest.raises(RequestError, match=message):
+        loop.fit(job, tmp_path, config=config, seed=0, validate_every=9)
 
 
-def test_a_bad_clip_is_named_in_fine_tuning(own, sounds, tmp_path):
-    start = pretrain.pretrain(
-        sounds,
-        tmp_path / "run",
-        config=update(CONFIG, {"pretrain": {"precision": "32"}}),
-        device="cpu",
-    )
-    data = Cache(own)
-    plant(own, data.clips[0].id)
-    config = update(
-        CONFIG,
-        {
-            "finetune": {
-                "training": {"steps": 20, "batch_size": 4},
-                "validate_every": 20,
-                "precision": "32",
-            }
-        },
-    )
-    for method in ("full", "linear-probe"):
-        with pytest.raises(RequestError, match=rf"not finite: {data.clips[0].id} \(row 0\)"):
-            finetune.finetune(
-                start, own, tmp_path / method, methods=[method], config=config, device="cpu"
-            )
+@pytest.mark.parametrize("method", ["full", "linear-probe"])
+def test_a_bad_clip_is_named_in_fine_tuning(method, damaged, tune):
+    own, name, clips = damaged
+    start = Checkpoint(Patchifier(CONFIG), CONFIG)
+    message = rf"not finite: {name} \(row {clips.index(name)}\)"
+    training = {"training": {"steps": 20, "batch_size": 4}, "precision": "32"}
+    with pytest.raises(RequestError, match=message):
+        tune("tuned", start, method, data=own, **training, validate_every=20)

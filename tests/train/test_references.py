@@ -26,6 +26,8 @@ def test_band_means_are_over_the_frames_of_a_patch():
 
 def test_visible_mean_is_the_mean_over_visible_patches_at_every_patch():
     np.testing.assert_array_equal(references.visible_mean(BANDS, VISIBLE), [[[2.5, 4.0]] * 6])
+    alone = VISIBLE & [True, True, True, False, False, False]
+    np.testing.assert_array_equal(references.visible_mean(BANDS, alone), [[[1.0, -2.0]] * 6])
 
 
 def test_interpolation_is_linear_between_visible_patches_and_held_beyond():
@@ -45,9 +47,7 @@ def test_a_predictor_looks_at_visible_patches_of_its_own_clip_alone(name):
     generator = np.random.default_rng(0)
     bands, visible = generator.normal(size=(3, 7, 2)), generator.random((3, 7)) < 0.4
     visible[:, 3], visible[2] = True, False  # the last clip shows nothing
-    changed = np.where(
-        visible[..., None], bands, 99.0
-    )  # so that padding and masked patches may hold anything
+    changed = np.where(visible[..., None], bands, 99.0)  # padding and masked patches hold anything
     predict = references.UNTRAINED[name]
     np.testing.assert_array_equal(predict(bands, visible), predict(changed, visible))
     np.testing.assert_array_equal(predict(bands, visible)[1], predict(bands[1:2], visible[1:2])[0])
@@ -60,17 +60,11 @@ def test_errors_of_predictors_without_training_are_those_of_masked_patches():
     found = references.untrained_mse(patches, ~VISIBLE[0])
     assert list(found) == ["visible_mean", "interpolation", "shrunk_interpolation"]
     for name, predict in references.UNTRAINED.items():
-        assert found[name] == pytest.approx(
-            np.square(predict(BANDS, VISIBLE) - 9.0)[~VISIBLE].mean()
-        )
-    assert (
-        references.untrained_mse(patches, VISIBLE[0] | True)
-        == references.untrained_mse(patches, VISIBLE[0] & False)
-        == {}
-    )
+        wanted = np.square(predict(BANDS, VISIBLE) - 9.0)[~VISIBLE].mean()
+        assert found[name] == pytest.approx(wanted)
+    for mask in (np.ones(6, bool), np.zeros(6, bool)):
+        assert references.untrained_mse(patches, mask) == {}
 
-
-# --- Kriging ---
 
 AR = 0.8  # correlation of neighbours
 
@@ -81,36 +75,31 @@ def autoregressive(clips: int, patches: int, seed: int) -> np.ndarray:
     values = generator.normal(size=(clips, patches, 2))
     for index in range(1, patches):
         values[:, index] = AR * values[:, index - 1] + (1 - AR**2) ** 0.5 * values[:, index]
-    return values @ np.array([[2.0, 0.0], [0.0, 1.0]]) @ np.array(
-        [[0.6, 0.8], [-0.8, 0.6]]
-    ) + np.array([3.0, -1.0])
+    mixed = values @ np.diag([2.0, 1.0]) @ np.array([[0.6, 0.8], [-0.8, 0.6]])
+    return mixed + np.array([3.0, -1.0])
 
 
 def known_error(visible: np.ndarray) -> np.ndarray:
     """Least mean squared error of a patch by any linear prediction, in units of the variance (N,)."""
     index = np.arange(len(visible))
     covariance = AR ** np.abs(index[:, None] - index)
-    known = covariance[:, visible]
-    return 1 - np.einsum(
-        "nv,vw,nw->n", known, np.linalg.inv(covariance[np.ix_(visible, visible)]), known
-    )
+    known, inverse = covariance[:, visible], np.linalg.inv(covariance[np.ix_(visible, visible)])
+    return 1 - np.einsum("nv,vw,nw->n", known, inverse, known)
 
 
 def test_kriging_reaches_the_least_error_of_a_known_process_and_beats_interpolation():
     training, held_out = autoregressive(2000, 12, 0), autoregressive(2000, 12, 1)
-    visible = np.array(
-        [True, False, False, True, False, False, False, False, True, False, False, False]
-    )
+    visible = np.isin(np.arange(12), [0, 3, 8])
     masks = np.tile(visible, (len(held_out), 1))
-    errors = (
-        np.square(Kriging.fit(training).predict(held_out, masks) - held_out).mean((0, 2)) / 2.5
-    )  # mean variance of a band
-    np.testing.assert_allclose(errors[~visible], known_error(visible)[~visible], rtol=0.06)
-    assert errors[visible].max() < 1e-5
-    interpolated = (
-        np.square(references.shrunk_interpolation(held_out, masks) - held_out).mean((0, 2)) / 2.5
-    )
-    assert errors[~visible].mean() < 0.9 * interpolated[~visible].mean()
+
+    def errors(found):
+        return np.square(found - held_out).mean((0, 2)) / 2.5  # mean variance of a band
+
+    kriged = errors(Kriging.fit(training).predict(held_out, masks))
+    np.testing.assert_allclose(kriged[~visible], known_error(visible)[~visible], rtol=0.06)
+    assert kriged[visible].max() < 1e-5
+    interpolated = errors(references.shrunk_interpolation(held_out, masks))
+    assert kriged[~visible].mean() < 0.9 * interpolated[~visible].mean()
 
 
 def test_the_covariance_by_lag_is_the_mean_product_of_patches_that_are_so_far_apart():
@@ -121,14 +110,8 @@ def test_the_covariance_by_lag_is_the_mean_product_of_patches_that_are_so_far_ap
 
 def test_kriging_of_two_patches_is_a_regression_on_the_visible_one():
     """Worked by hand: one band, mean 0, variance 1, covariance of neighbours 0.5."""
-    sequences = [
-        np.array([[np.sqrt(1.5)], [np.sqrt(1.5)]]),
-        np.array([[-np.sqrt(1.5)], [-np.sqrt(1.5)]]),
-    ]
-    sequences += [
-        np.array([[np.sqrt(0.5)], [-np.sqrt(0.5)]]),
-        np.array([[-np.sqrt(0.5)], [np.sqrt(0.5)]]),
-    ]
+    pairs = [(1.5, 1, 1), (1.5, -1, -1), (0.5, 1, -1), (0.5, -1, 1)]
+    sequences = [np.array([[one], [two]]) * np.sqrt(square) for square, one, two in pairs]
     found = Kriging.fit(sequences).predict(np.array([[[7.0], [99.0]]]), np.array([[True, False]]))
     np.testing.assert_allclose(found[0, 1, 0], 7.0 * 0.5 / (1 + references.RIDGE), rtol=1e-9)
 
@@ -138,10 +121,8 @@ def test_each_component_has_a_memory_of_its_own():
     generator = np.random.default_rng(0)
     held, drawn = generator.normal(size=(4000, 1)), generator.normal(size=(4000, 4))
     training = np.stack([np.repeat(held, 4, axis=1), 5.0 + 0.5 * drawn], axis=-1)  # (4000, 4, 2)
-    bands, visible = (
-        np.array([[[2.0, 8.0]] + [[99.0, 99.0]] * 3]),
-        np.array([[True, False, False, False]]),
-    )
+    bands, visible = np.full((1, 4, 2), 99.0), np.array([[True, False, False, False]])
+    bands[0, 0] = 2.0, 8.0
     found = Kriging.fit(training).predict(bands, visible)[0]
     np.testing.assert_allclose(found[1:, 0], 2.0, atol=0.15)
     np.testing.assert_allclose(found[1:, 1], 5.0, atol=0.25)
@@ -163,10 +144,8 @@ def test_kriging_looks_at_visible_patches_of_its_own_clip_alone():
     visible = np.random.default_rng(0).random((4, 6)) < 0.5
     visible[3] = False
     kriging = Kriging.fit(training)
-    found = kriging.predict(bands, visible)
-    np.testing.assert_array_equal(
-        found, kriging.predict(np.where(visible[..., None], bands, 99.0), visible)
-    )
+    found, changed = kriging.predict(bands, visible), np.where(visible[..., None], bands, 99.0)
+    np.testing.assert_array_equal(found, kriging.predict(changed, visible))
     np.testing.assert_allclose(found[1], kriging.predict(bands[1:2], visible[1:2])[0], rtol=1e-9)
     np.testing.assert_allclose(found[3], np.broadcast_to(training.mean((0, 1)), (6, 2)), rtol=1e-9)
 
@@ -174,18 +153,13 @@ def test_kriging_looks_at_visible_patches_of_its_own_clip_alone():
 def test_padding_behind_a_clip_changes_nothing():
     kriging = Kriging.fit(autoregressive(50, 10, 0))
     bands, visible = autoregressive(1, 5, 1), np.array([[True, False, True, False, False]])
-    padded, shown = (
-        np.pad(bands, [(0, 0), (0, 3), (0, 0)], constant_values=-1.0),
-        np.pad(visible, [(0, 0), (0, 3)]),
-    )
-    for predict in references.UNTRAINED.values():
-        np.testing.assert_allclose(
-            predict(padded, shown)[:, :5], predict(bands, visible), rtol=1e-12
-        )
+    padded = np.pad(bands, [(0, 0), (0, 3), (0, 0)], constant_values=-1.0)
+    shown = np.pad(visible, [(0, 0), (0, 3)])
     # Raising negative eigenvalues to 0 depends on the length a little.
-    np.testing.assert_allclose(
-        kriging.predict(padded, shown)[:, :5], kriging.predict(bands, visible), atol=0.02
-    )
+    ways = {kriging.predict: 0.02} | dict.fromkeys(references.UNTRAINED.values(), 0.0)
+    for predict, atol in ways.items():
+        found = predict(padded, shown)[:, :5]
+        np.testing.assert_allclose(found, predict(bands, visible), rtol=1e-12, atol=atol)
 
 
 def test_kriging_is_sound_where_covariances_are_not():
@@ -202,34 +176,23 @@ def test_kriging_is_sound_where_covariances_are_not():
     np.testing.assert_allclose(found[~visible][:, 2], 0.0, atol=1e-9)
 
 
-# --- Variance within and between patches ---
-
-
 def patches_of(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
-    return generator.normal(size=(2, 5, 3, 4)), np.array(
-        [[True, True, False, True, False], [False, True, True, False, False]]
-    )
+    masked = np.array([[True, True, False, True, False], [False, True, True, False, False]])
+    return generator.normal(size=(2, 5, 3, 4)), masked
 
 
 def shares(drawn: np.ndarray) -> tuple[float, float]:
     original, masked = patches_of()
-    (within, between), (inside, across) = (
-        sums_of_squares(original, masked),
-        sums_of_squares(drawn, masked),
-    )
-    return float(inside.sum() / within.sum()), float(across.sum() / between.sum())
+    found, whole = sums_of_squares(drawn, masked), sums_of_squares(original, masked)
+    return tuple(float(part.sum() / all_.sum()) for part, all_ in zip(found, whole, strict=True))
 
 
 def test_shares_of_variance_tell_levels_from_change_inside_patches():
     original, masked = patches_of()
     bands = np.broadcast_to(original.mean(-1, keepdims=True), original.shape)
-    level = np.broadcast_to(
-        np.stack([clip[mask].mean((0, 2)) for clip, mask in zip(original, masked, strict=True)])[
-            :, None, :, None
-        ],
-        original.shape,
-    )
+    means = [clip[mask].mean((0, 2)) for clip, mask in zip(original, masked, strict=True)]
+    level = np.broadcast_to(np.stack(means)[:, None, :, None], original.shape)
     assert shares(original) == pytest.approx((1, 1))
     assert shares(bands) == pytest.approx((0, 1))
     assert shares(level) == pytest.approx((0, 0))
@@ -245,9 +208,6 @@ def test_variance_within_and_between_add_up_and_visible_patches_do_not_count():
         assert total == pytest.approx(np.square(hidden - hidden.mean(1, keepdims=True)).sum())
     changed = np.where(masked[..., None, None], original, 99.0)
     np.testing.assert_array_equal(sums_of_squares(changed, masked), (within, between))
-
-
-# --- Onsets ---
 
 
 def strokes(frames: list[int], *, length: int = 128, rise: float = 0.2) -> np.ndarray:
@@ -288,13 +248,19 @@ def test_of_onsets_within_three_frames_the_stronger_counts():
     assert onsets(apart).tolist() == [40, 44]
 
 
-def test_pairs_are_at_most_two_frames_apart_and_nothing_is_paired_twice():
-    assert count_matches(np.array([10, 20, 30]), np.array([12, 17, 33])) == 1
-    assert count_matches(np.array([10]), np.array([8])) == 1
-    assert count_matches(np.array([10]), np.array([9, 11])) == 1
-    assert count_matches(np.array([9, 11]), np.array([10])) == 1
-    assert count_matches(np.array([10, 12]), np.array([8, 10, 14])) == 2
-    assert count_matches(np.array([]), np.array([5])) == 0
+@pytest.mark.parametrize(
+    ("one", "other", "count"),
+    [
+        ([10, 20, 30], [12, 17, 33], 1),
+        ([10], [8], 1),
+        ([10], [9, 11], 1),
+        ([9, 11], [10], 1),
+        ([10, 12], [8, 10, 14], 2),
+        ([], [5], 0),
+    ],
+)
+def test_pairs_are_at_most_two_frames_apart_and_nothing_is_paired_twice(one, other, count):
+    assert count_matches(np.array(one), np.array(other)) == count
 
 
 def test_onsets_of_the_original_score_one_and_of_a_constant_none():
@@ -317,11 +283,6 @@ def test_onsets_count_inside_runs_of_masked_patches_alone():
     """There are strokes in visible patches, and a step at the seam between a visible and a masked one."""
     log_mel = strokes([10, 40, 75, 110])
     log_mel[:, 64:] += 0.2
-    masked = np.array([False, True, False, True])
-    assert count_onsets(cut(log_mel), cut(log_mel), masked) == OnsetCounts(2, 2, 2)
-    assert count_onsets(
-        cut(log_mel), cut(log_mel), np.array([False, False, True, True])
-    ) == OnsetCounts(2, 2, 2)
-    assert count_onsets(
-        cut(log_mel), cut(log_mel), np.array([False, True, True, False])
-    ) == OnsetCounts(3, 3, 3)
+    for masked, count in [((1, 3), 2), ((2, 3), 2), ((1, 2), 3)]:
+        mask = np.isin(np.arange(4), masked)
+        assert count_onsets(cut(log_mel), cut(log_mel), mask) == OnsetCounts(count, count, count)
