@@ -19,6 +19,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.evaluate.encoders import random_checkpoint
+from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.tasks import Task
 from patchifier.train import finetune
@@ -588,3 +589,13 @@ def test_weights_are_chosen_by_the_loss_where_that_is_asked_for():
     assert _score(KINDS, "metric", luckier) > _score(KINDS, "metric", sharper)
     assert _score(KINDS, "loss", luckier) < _score(KINDS, "loss", sharper)
     assert _score(NUMBERS, "metric", {"r2": float("nan"), "loss": 0.4}) == -0.4
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_whitened_model_is_tuned_and_keeps_its_statistics_if_it_is_embedded_alike(kept, tmp_path):
+    config = update(CONFIG, {"embed": {"whiten": True, "summaries": ["pulse"]}})
+    begun, other = Checkpoint(Patchifier(config), config), config if kept else CONFIG
+    made = TunedModel(begun, KINDS, "full", other, seed=0)
+    checkpoint.save(tmp_path / "model", Checkpoint(made.model, other, made.head, KINDS))
+    found = checkpoint.load(tmp_path / "model")
+    assert (found.config.embed.whiten, found.model.readout is not None) == (kept, kept)
