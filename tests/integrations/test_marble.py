@@ -154,12 +154,11 @@ def test_frozen_weights_stay_in_evaluation_mode_and_get_no_gradient(folder):
 def test_full_training_reaches_every_parameter_of_a_model_with_pitch_bands_and_a_predictor(
     tmp_path,
 ):
-    wide = {}
     config = update(
         CONFIG,
         {
-            "spectrogram": wide,
-            "model": wide | {"n_predictor_layers": 1, "norm_first": True},
+            "spectrogram": {"n_pitch_bands": 216},
+            "model": {"n_predictor_layers": 1, "norm_first": True},
         },
     )
     checkpoint.save(tmp_path / "model", Checkpoint(Patchifier(config), config))

@@ -19,6 +19,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
 from patchifier.evaluate.encoders import random_checkpoint
+from patchifier.nn.model import Patchifier
 from patchifier.seeding import generator
 from patchifier.tasks import Task
 from patchifier.train import finetune
@@ -864,3 +865,14 @@ def test_the_saved_model_answers_about_files_what_it_answered_in_its_test(
     np.testing.assert_allclose(
         answers, tested.predictions[0], atol=5e-3 * scale
     )  # the cache holds float16
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_whitened_model_is_tuned_and_keeps_its_statistics_if_it_is_embedded_alike(kept, tmp_path):
+    config = update(CONFIG, {"embed": {"whiten": True, "summaries": ["pulse"]}})
+    begun = checkpoint.Checkpoint(Patchifier(config), config)
+    other = config if kept else CONFIG
+    made = TunedModel(begun, KINDS, "full", other, seed=0)
+    checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(made.model, other, made.head, KINDS))
+    found = checkpoint.load(tmp_path / "model")
+    assert (found.config.embed.whiten, found.model.readout is not None) == (kept, kept)

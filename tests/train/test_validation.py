@@ -75,7 +75,7 @@ class Levelling(Patchifier):
 def figures(made, **model):
     config = config_of(**model)
     with torch.no_grad():
-        return validator("two", DATA, SPLITS, config)(made(config.model).eval())
+        return validator("two", DATA, SPLITS, config)(made(config).eval())
 
 
 def that_uses_order(config):
@@ -110,7 +110,7 @@ def test_references_stand_in_the_order_that_their_knowledge_has():
     """Levels drift, so neighbours tell more than the mean over the clip; a patch has noise of variance 0.01 and, at any start, a step."""
     data, config = Clips(*[400] * 140), config_of()
     with torch.no_grad():
-        found = validator("two", data, splits(100, 40), config)(Knowing(config.model).eval())
+        found = validator("two", data, splits(100, 40), config)(Knowing(config).eval())
     assert found["band_means_mse"] == pytest.approx(0.0113, rel=0.02)
     assert (
         found["band_means_mse"]
@@ -186,7 +186,7 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(model):
     config = config_of(**model)
     (batch,) = validation_batches(DATA, np.array([0, 1, 5, 8]), config)
     shuffled = in_order(batch.patches, shuffled_visible(batch, np.random.default_rng(0)))
-    network = that_uses_order(config.model)
+    network = that_uses_order(config)
     where = {"mask": batch.mask, "valid": batch.valid}
 
     def difference():
@@ -213,7 +213,7 @@ def test_with_equal_positions_the_order_of_visible_patches_is_of_no_use(model):
 
 
 def test_positions_come_back_when_something_fails():
-    network = that_uses_order(config_of().model)
+    network = that_uses_order(config_of())
     before = network.bottleneck.positions.detach().clone()
     with pytest.raises(ZeroDivisionError), equal_positions(network, 8):
         raise ZeroDivisionError
@@ -223,7 +223,7 @@ def test_positions_come_back_when_something_fails():
 @pytest.mark.parametrize("model", [{}, RELATIVE], ids=["absolute", "relative"])
 def test_figures_tell_a_model_that_uses_order_from_one_that_cannot(model):
     config = config_of(**model)
-    network = that_uses_order(config.model)
+    network = that_uses_order(config)
     validate = validator("two", DATA, SPLITS, config)
     with torch.no_grad():
         using = validate(network)

@@ -46,9 +46,7 @@ REFERENCES = ("visible mean", "interpolation", "shrunk interpolation", "kriging"
 def measured(
     made: type[Patchifier], data: Clips, kriging: Kriging | None = None
 ) -> dict[str, np.ndarray]:
-    parts = list(
-        reconstruction.measured(made(CONFIG.model).eval(), data, np.arange(5), CONFIG, kriging)
-    )
+    parts = list(reconstruction.measured(made(CONFIG).eval(), data, np.arange(5), CONFIG, kriging))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

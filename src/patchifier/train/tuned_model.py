@@ -42,7 +42,7 @@ class TunedModel(nn.Module):
         if "extractor" in self.learns:
             self.input = "patches"
         self.pooling = config.finetune.pooling
-        self.model = accelerate(Patchifier(config))
+        self.model = accelerate(Patchifier(start.config))
         self.model.load_state_dict(start.model.state_dict())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
