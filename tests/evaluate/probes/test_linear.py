@@ -169,6 +169,18 @@ def test_the_majority_is_the_share_of_each_class_or_tag_or_the_mean_number():
 # --- cross-validation ---
 
 
+def test_the_majority_of_folds_is_that_of_the_others():
+    targets = np.array([0, 0, 1, 1, 2, 2])
+    found = cross_validate(
+        [7, 7, 8, 8, 9, 9],
+        lambda train, test: majority(GENRES, targets[train], int(test.sum())),
+    )
+    np.testing.assert_allclose(
+        found, [[0, 0.5, 0.5]] * 2 + [[0.5, 0, 0.5]] * 2 + [[0.5, 0.5, 0]] * 2
+    )
+    assert scores(GENRES, targets, found)["accuracy"] == 0
+
+
 def folded(task, x, targets, folds):
     def predict(train, test):
         return fit_predict(task, x[train], targets[train], x[test])
