@@ -122,17 +122,7 @@ def skipped_line(path: str, reason: str) -> str:
 
 
 def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write the list of skipped files as CSV; without rows, the header alone.
-
-    Parameters
-    ----------
-    path : Path
-        The CSV file.
-    columns : sequence of str
-        Names of the columns; the last one is the reason.
-    rows : sequence of sequence of str
-        One row for each skipped file.
-    """
+    """Write the list of skipped files as CSV; the last column is the reason."""
     with (
         replaced_file(path) as new,
         new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,

@@ -226,16 +226,9 @@ def skip_reason(path: str, error: BaseException) -> str:
 
 
 class Meter:
-    """Progress of a job with its rates.
+    """Progress of a job over `total` items with its rates.
 
-    Parameters
-    ----------
-    progress : callable
-        Called with items done, items in all, and a note.
-    total : int
-        Number of items.
-    done, skipped : int
-        Items that an earlier job finished, and how many of these it skipped.
+    An earlier job finished `done` items, of which it skipped `skipped`.
     """
 
     def __init__(self, progress: Progress, total: int, *, done: int = 0, skipped: int = 0) -> None:
@@ -257,20 +250,7 @@ class Meter:
 
 
 def folder_lock(folder: Path, job: str) -> contextlib.AbstractContextManager[None]:
-    """Hold a folder against a second job.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the job writes. Nothing is locked if it does not exist.
-    job : str
-        Kind of the job for the message: "fetch", "run".
-
-    Raises
-    ------
-    RequestError
-        If another job has locked the folder.
-    """
+    """Lock a folder, if it exists, against a second job; `job` names the kind in the message."""
     message = f"{folder}: another {job} is working in this folder."
     return _lock(folder / LOCK, message)
 

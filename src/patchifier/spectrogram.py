@@ -72,20 +72,9 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
 def log_mel_of_blocks(
     blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None
 ) -> Tensor:
-    """Log-mel of a waveform that arrives in blocks, in memory bounded by a block and the result.
+    """Log-mel (M, T) of consecutive blocks (S,) of one waveform, equal to that of the whole.
 
-    Parameters
-    ----------
-    blocks : iterable of ndarray, shape (S,), float32
-        Consecutive parts of one waveform, of any lengths, as :func:`patchifier.audio.blocks`
-        yields.
-    config : SpectrogramConfig
-        The paper's setting by default.
-
-    Returns
-    -------
-    Tensor, shape (M, T)
-        Frame by frame what :func:`log_mel` gives for the joined waveform.
+    Memory is bounded by a block and the result.
     """
     config = config or SpectrogramConfig()
     return _relative(torch.cat(list(_decibels_of_blocks(blocks, config)), dim=-1), config)

@@ -113,21 +113,9 @@ def window_patches(config: Config) -> tuple[int, int]:
 
 
 def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[int, list[Item]]]:
-    """Windows of a sequence that arrives item by item.
+    """Yield first index and items of each window of a sequence that arrives item by item.
 
-    Parameters
-    ----------
-    sequence : iterable
-        One item for each patch.
-    config : Config
-        Length of windows. With ``embed.time`` "whole", and for what is shorter than a window, there
-        is one.
-
-    Yields
-    ------
-    first : int
-        Index of the window's first item.
-    window : list, length N
+    There is one window for a sequence shorter than that, and if the config wants the whole clip.
     """
     length, hop = window_patches(config)
     whole = config.embed.time == "whole"

@@ -175,15 +175,7 @@ def _require_names(dataset: Dataset) -> Dataset:
 
 
 def find_sheet(source: str) -> "tuple[Sheet, str]":
-    """Find the sheet and the variant of NAME or NAME:VARIANT.
-
-    The variant is empty if none is named.
-
-    Raises
-    ------
-    RequestError
-        If there is no such data set or variant; the nearest name is suggested.
-    """
+    """Find the sheet and the variant ("" if not named) of NAME or NAME:VARIANT."""
     name, colon, variant = source.partition(":")
     if name not in PUBLISHED:
         raise RequestError(

@@ -16,25 +16,9 @@ NAMED = 5  # clips or files in a message
 
 
 def load_features(root: str | Path, clips: Sequence[Clip], *, name: str) -> np.ndarray:
-    """Read the stored vector of every clip.
+    """Read the stored vector of every clip (:class:`FeatureFiles`): (n, E) float32.
 
-    Parameters
-    ----------
-    root : str or Path
-        Folder with one file for each clip; see :class:`FeatureFiles`.
-    clips : sequence of Clip
-        The clips, n of them.
-    name : str
-        Name of the features in messages.
-
-    Returns
-    -------
-    ndarray, shape (n, E), float32
-
-    Raises
-    ------
-    RequestError
-        If a clip has no file or several, or vectors differ in size or are not finite.
+    Refused if a clip has no file or several, or vectors differ in size or are not finite.
     """
     matched = FeatureFiles(name, Path(root)).match(clips, range(len(clips)))
     rows: list[np.ndarray] = []

@@ -58,15 +58,7 @@ def load(path: Path) -> Dataset:
 
 
 def load_all(paths: Sequence[Path], name: str) -> Dataset:
-    """Read several manifests as one data set, such as MARBLE's three.
-
-    ``NAME.train.jsonl``, ``NAME.val.jsonl``, ``NAME.test.jsonl``.
-
-    Raises
-    ------
-    RequestError
-        As :func:`load`.
-    """
+    """Read several manifests as one data set: NAME.train.jsonl, NAME.val.jsonl, NAME.test.jsonl."""
     entries = [entry for path in paths for entry in list_entries(path)]
     metric = _metric(entries)
     clips = [_clip(entry, metric) for entry in entries]

@@ -195,15 +195,7 @@ def grouped_folds(clips: Sequence[Clip], *, count: int) -> list[int]:
 def inner_folds(splits: Splits, *, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Divide the training clips by group into folds of about the same size.
 
-    Returns
-    -------
-    list of (ndarray of int, ndarray of int)
-        Clips to fit on and clips to score, for each fold.
-
-    Raises
-    ------
-    RequestError
-        If all training clips are of one group.
+    Returns (clips to fit on, clips to score) of each fold; refused if all are of one group.
     """
     groups = splits.groups[splits.train]
     names, sizes = np.unique(groups, return_counts=True)
@@ -252,23 +244,8 @@ def pretraining_splits(
 ) -> Splits:
     """Choose the clips that train and validate in pre-training; clips of a test split do neither.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        All clips of a cache.
-    config : PretrainConfig
-        Names the fold, or else the share of the groups, that validates where the data set has no
-        split.
-    parts : sequence of ndarray of int
-        Clips of each part of the cache. The first part alone validates, since the first process may
-        have no other.
-    where : str
-        Names the cache in messages.
-
-    Raises
-    ------
-    RequestError
-        If the fold does not exist, or the cache or one of its parts has no clip to train on.
+    `parts` holds the clips of each part of the cache. The first part alone validates, since the
+    first process may have no other. `where` names the cache in messages.
     """
     held = _validates(clips, config, where)
     names = [

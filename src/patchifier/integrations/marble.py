@@ -25,16 +25,9 @@ TRAIN_MODES = ("freeze", "full")
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What MARBLE's layer selection reads.
+    """Output for MARBLE's layer selection.
 
-    Attributes
-    ----------
-    hidden_states : tuple of Tensor, shape (B, N, D)
-        L + 1 of them: the extractor's vectors, then those after each bottleneck layer.
-    last_hidden_state : Tensor, shape (B, N, D)
-        The last of them.
-    valid : Tensor, shape (B, N), bool
-        Where a clip has a patch.
+    L + 1 hidden states (B, N, D), the last, valid (B, N).
     """
 
     hidden_states: tuple[Tensor, ...]

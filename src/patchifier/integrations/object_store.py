@@ -317,10 +317,7 @@ def digest(clips: Sequence[Clip]) -> str:
 
 
 def claim(store: Store, facts: dict[str, Any], clips: Sequence[Clip]) -> dict[str, Any]:
-    """Make a folder this job's own, or refuse one of another job or with other files.
-
-    Returns the content of facts.json.
-    """
+    """Make a folder this job's own and return facts.json; refused if it is another job's."""
     names, size = store.names(), min(max(len(clips) // PARTS, PART_CLIPS[0]), PART_CLIPS[1])
     if "facts.json" in names:
         found = read_facts(store)

@@ -85,22 +85,7 @@ def embed_batch(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[Cli
 
 
 def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[ClipRows | str]:
-    """Embed some clips.
-
-    Parameters
-    ----------
-    embedder : Embedder
-        The model.
-    cut : Cut
-        What a row is about.
-    clips : sequence of Clip
-        Their windows share batches.
-
-    Returns
-    -------
-    list of ClipRows or str
-        For each clip, in their order: its rows, or the reason for none.
-    """
+    """Embed clips, whose windows share batches: the rows of each, or the reason for none."""
     decoded = [_decode(embedder, cut, clip) for clip in clips]
     log_mels = [found.log_mel for found in decoded if isinstance(found, _Short)]
     short = iter(list(_embed_short(embedder, cut, log_mels)))

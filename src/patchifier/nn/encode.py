@@ -24,17 +24,7 @@ CutMusic = Iterable[tuple[Tensor, int]]  # patches (1, M, T) of a piece, with th
 
 @dataclass(frozen=True)
 class EncodedPatch:
-    """A patch on its way to the bottleneck.
-
-    Attributes
-    ----------
-    vector : Tensor, shape (D,)
-        From the extractor.
-    n_new_frames : int
-        Number of its last frames that no patch before it holds.
-    patch : Tensor, shape (M, T), or None
-        The patch itself, where summaries need it.
-    """
+    """Vector (D,) of a patch, number of its new frames, and the patch (M, T) if summaries need it."""
 
     vector: Tensor
     n_new_frames: int

@@ -70,13 +70,7 @@ class Estimator(nn.Module):
     ) -> Tensor:
         """Loss on clips (B, N, M, T), in units of the loss of a uniform guess.
 
-        Parameters
-        ----------
-        patches : Tensor, shape (B, N, M, T)
-        valid : Tensor, shape (B, N), bool
-        config : Config
-        over_processes : callable
-            Turns a mean over these clips into one over the clips of all processes.
+        `over_processes` turns a mean over these clips into one over the clips of all processes.
         """
         raise NotImplementedError
 

@@ -107,23 +107,10 @@ def window_embeddings(
     n_new_frames: Tensor,
     patches: Tensor | None,
 ) -> Tensor:
-    """Embeddings of windows: pooled layers, then summaries.
+    """Embeddings (B, E) of windows: pooled layers, then summaries, whitened if the model is so.
 
-    Parameters
-    ----------
-    model : Patchifier
-        Its whitening is used if it was fitted to embeddings of this length.
-    config : Config
-    layers : sequence of Tensor
-        The extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
-    n_new_frames : Tensor, shape (B, N), int or bool
-        How many frames at the end of each patch no patch before it holds; 0 or False is padding.
-    patches : Tensor, shape (B, N, M, T)
-        Needed for summaries.
-
-    Returns
-    -------
-    Tensor, shape (B, E)
+    `layers` are those of :func:`pool_layers`; summaries need `patches` (B, N, M, T). `n_new_frames`
+    (B, N) is the number of last frames that no earlier patch holds; 0 or False is padding.
     """
     vectors = pool_layers(layers, n_new_frames > 0, config.embed)
     names, whitening = config.embed.summaries, model.readout
@@ -137,20 +124,10 @@ def window_embeddings(
 
 
 def pool_layers(layers: Sequence[Tensor], valid: Tensor, config: EmbedConfig) -> Tensor:
-    """Pool the sequences of ``config.layers`` over time and concatenate them.
+    """Pool the sequences of ``config.layers`` over time and concatenate them: (B, E).
 
-    Parameters
-    ----------
-    layers : sequence of Tensor
-        The extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
-    valid : Tensor, shape (B, N), bool
-        False for padding.
-    config : EmbedConfig
-        Which layers, and how.
-
-    Returns
-    -------
-    Tensor, shape (B, E)
+    `layers` are the extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
+    `valid` (B, N) is False for padding.
     """
     pooled = [pool(layers[layer], valid, config.pooling) for layer in config.layers]
     return torch.cat(pooled, dim=-1)

@@ -184,15 +184,7 @@ def require_groups(data: Cache, train: np.ndarray) -> None:
 
 
 class Partners:
-    """Draws clips of the same group.
-
-    Parameters
-    ----------
-    part : ndarray of int, shape (n,)
-        Clips that may be drawn.
-    groups : ndarray of int, shape (n,)
-        The group of each.
-    """
+    """Draws clips of the same group, from clips (n,) and their groups (n,)."""
 
     def __init__(self, part: np.ndarray, groups: np.ndarray) -> None:
         order = np.lexsort((part, groups))
@@ -224,31 +216,12 @@ def make_batch(
     pairs: bool = False,
     device: torch.device | None = None,
 ) -> Batch:
-    """Read clips, augment them, cut them into patches and draw masks.
+    """Read clips (B,) by index, augment them, cut them into patches and draw masks.
 
-    Draws are for the whole batch, so the draws of a clip do not depend on the slice.
-
-    Parameters
-    ----------
-    data : Cache
-    chosen : ndarray of int, shape (B,)
-        Indices of the clips in the cache.
-    config : Config
-    draws, masks : numpy.random.Generator
-        Of the augmentation and of the masks.
-    augmentation : AugmentConfig
-    layout : str
-        As for :func:`patchifier.augment.draw`.
-    loss_on : "masked" or "all"
-        Which patches count in the loss and in :attr:`Batch.weight`.
-    loss_share : float
-        Share of those that do, in (0, 1]; `losses` draws them.
-    rank_slice : slice
-        Clips of the batch to return; by default all.
-    pairs : bool
-        Whether consecutive pairs of clips share stretch and shift of pitch.
-    device : torch.device
-        Where frames are resampled; by default the CPU.
+    Draws are for the whole batch, so the draws of a clip do not depend on `rank_slice`, the clips
+    to return. `loss_on` says which patches count in the loss, `loss_share` which fraction of them,
+    drawn by `losses`. With `pairs`, consecutive pairs of clips share stretch and shift of pitch.
+    Frames are resampled on `device`.
     """
     model, settings, rank_slice = config.model, config.pretrain, rank_slice or slice(0, len(chosen))
     drawn = augment.draw(

@@ -14,21 +14,9 @@ BLOCK = 100_000  # frames that are looked at together
 def describe_batch(
     data: Cache, rows: Sequence[int] | np.ndarray, *, before: Iterable[int] = ()
 ) -> str:
-    """Name the clips of a batch, and those whose log-mels hold values that are not finite.
+    """Name the clips of a batch, and those whose log-mels are not finite, with a remedy.
 
-    Parameters
-    ----------
-    data : Cache
-        Where the clips are.
-    rows : sequence of int
-        Clips of the batch, by their row in the cache.
-    before : iterable of int
-        Clips of other batches on which the step depends.
-
-    Returns
-    -------
-    str
-        Sentences for an error message, with what can be done about a bad clip.
+    `rows` are indices in the cache; `before` are clips of other batches on which the step depends.
     """
     rows = list(dict.fromkeys(int(row) for row in rows))
     listed = ", ".join(_named(data, row) for row in rows[:MOST_NAMED]) + (

@@ -49,28 +49,9 @@ def run_steps(
 ) -> State:
     """Take training steps until all are taken or the score has not improved for `patience` steps.
 
-    Parameters
-    ----------
-    state : State
-        Where to start; updated in place.
-    take_step : callable
-        Takes step ``state.step``.
-    validate : callable
-        Called before the first step, every `validate_every` steps and after the last; it calls
-        :meth:`State.improve`.
-    total : int
-        Steps in all.
-    validate_every : int
-        Steps between validations.
-    patience : int
-        Steps without a better score after which training stops; None to take all steps.
-    save : callable
-        Called before every step, and once ``state.finished`` is set.
-
-    Returns
-    -------
-    State
-        The same object.
+    `take_step` takes step ``state.step``. `validate` is called before the first step, every
+    `validate_every` steps and after the last; it calls :meth:`State.improve`. `save` is called
+    before every step and at the end. Returns `state`, which is updated in place.
     """
     while not state.finished:
         if state.step % validate_every == 0 or state.step == total:
@@ -97,27 +78,9 @@ def fit_head(
 ) -> tuple[State, list[float]]:
     """Train a small model in memory and leave it with its best weights.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Trained in place.
-    optimiser : Optimizer
-        Of its parameters.
-    loss : callable
-        Step -> loss of a batch.
-    score : callable
-        Returns the validation score, higher is better; called without gradients.
-    total, validate_every, patience : int
-        As for :func:`run_steps`. The first validation is made after `validate_every` steps.
-    progress : callable
-        Called with steps done, `total`, and a note, at most every 0.5 s and at the end.
-
-    Returns
-    -------
-    state : State
-        Best score, its step, and the last step.
-    curve : list of float
-        All validation scores.
+    `loss` maps a step to the loss of a batch. `score` returns the validation score, higher is
+    better; it is first called after `validate_every` steps. `progress` is called at most every 0.5
+    s. Returns the state with best score and step, and all validation scores.
     """
     state, curve, best = State(), list[float](), copy.deepcopy(model.state_dict())
     shown_s = -math.inf
@@ -305,29 +268,10 @@ def step(
     seed: int,
     total: int,
 ) -> tuple[float, Tensor]:
-    """Take one optimiser step.
+    """Take optimiser step `number`, counted from 0; `model` and `optimiser` are Fabric's wrappers.
 
-    Parameters
-    ----------
-    task : TrainTask
-        Its batch and loss are used.
-    number : int
-        Number of the step, from 0.
-    model, optimiser
-        As Fabric wraps them.
-    fabric : Fabric
-        Device and precision.
-    config : TrainingConfig
-        Learning rate, schedule and clipping.
-    seed, total : int
-        Seed of dropout; steps in all, for the schedule.
-
-    Returns
-    -------
-    rate : float
-        Learning rate.
-    result : Tensor, shape (2,)
-        Loss and gradient norm, on the device; the norm is NaN without clipping.
+    `seed` is that of dropout. Returns the learning rate, and loss and gradient norm (2,) on the
+    device; the norm is NaN without clipping.
     """
     model.train()
     torch.manual_seed(dropout_seed(seed, number, fabric.global_rank))

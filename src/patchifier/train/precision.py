@@ -77,24 +77,9 @@ def settle(
 ) -> Arithmetic:
     """Choose the precision of a run and write it into ``run.json``.
 
-    Parameters
-    ----------
-    run : Run
-        A resumed run keeps its precision; on another machine the self-test is repeated.
-    wanted : "auto", "32" or "bf16"
-    device : str
-        As for :func:`patchifier.train.distributed.launch`.
-    trials : callable
-        Returns the first steps of the run, for the self-test.
-    flag : str
-        The option that sets `wanted`, for messages.
-    progress : callable
-        Called with operations tested, operations found, and a note.
-
-    Raises
-    ------
-    RequestError
-        If `wanted` is "bf16", or the run began in bf16, and the self-test fails on this machine.
+    A resumed run keeps its precision; on another machine the self-test is repeated. `trials`
+    returns the first steps of the run, `flag` names the option of `wanted`. Refused if `wanted` is
+    "bf16", or the run began in bf16, and the self-test fails on this machine.
     """
     begun = _of_facts(run.before)
     if begun:

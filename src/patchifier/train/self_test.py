@@ -67,14 +67,8 @@ def self_test(
 ) -> SelfTestResult:
     """Test every convolution and matrix product of some training steps in bf16.
 
-    Parameters
-    ----------
-    trials : iterable of Trial
-        Their modules are changed: batch statistics are updated.
-    kernels : iterable of tuple of int
-        Kernels to compute in float32 from the start; those that fail are added.
-    progress : callable
-        Called with the number of tested operations, that number plus one, and a name.
+    Modules of `trials` are changed: batch statistics are updated. `kernels` are in float32 from the
+    start; those that fail are added.
     """
     found, test = set(kernels), SelfTest(progress)
     for trial in trials:
@@ -161,16 +155,8 @@ def examine(
     """Test an operation with bf16 arguments; returns the reason of a failure, else "".
 
     It is repeated, with freed memory filled with :data:`FILLINGS`. All results must be finite,
-    equal bit for bit, and within rounding error of the float32 result.
-
-    Parameters
-    ----------
-    operation : callable
-        Returns a tensor or several.
-    args : sequence
-        Its arguments. A tensor with values that are not finite is replaced by normal numbers.
-    exact : callable
-        The operation in float32; by default `operation` with float32 tensors.
+    equal bit for bit, and within rounding error of `exact`, by default `operation` in float32.
+    Arguments that are not finite are replaced by normal numbers.
     """
     args = _changed(args, _finite)
     wanted = list(_tensors((exact or operation)(*_changed(args, _to_float32))))

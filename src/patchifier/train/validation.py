@@ -204,12 +204,7 @@ def drawn_figures(
 ) -> dict[str, float]:
     """Reconstructed fractions of variance in and between masked patches, F-measure of onsets.
 
-    Parameters
-    ----------
-    originals, drawn : list of Tensor, shape (B, N, 1, M, W)
-    masks : list of Tensor, shape (B, N), bool
-    scale : float
-        Value of one decibel.
+    Patches are (B, N, 1, M, T), masks (B, N); `scale` is the value of one decibel.
     """
     squares, onsets = np.zeros((2, 2)), references.OnsetCounts()
     for batch in zip(originals, drawn, masks, strict=True):

@@ -18,19 +18,7 @@ WHITENING_CLIPS = 4096  # eight for each of 512 elements
 
 
 def fit_whitening(model: Patchifier, config: Config, log_mels: Iterable[Tensor]) -> None:
-    """Fit a model's whitening, if it has one, to the embeddings of training clips.
-
-    Parameters
-    ----------
-    model : Patchifier
-    config : Config
-    log_mels : iterable of Tensor, shape (M, T)
-
-    Raises
-    ------
-    RequestError
-        If ``model.readout`` is not the length of pooled layers and summaries.
-    """
+    """Fit a model's whitening, if it has one, to the embeddings of log-mels (M, T)."""
     if model.readout is None:
         return
     require_whitening(config)

@@ -79,20 +79,10 @@ class EncoderOptions:
 
 
 def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
-    """Encode clips one by one: whatever else is in the batch, a clip's features are the same.
+    """Encode clips one by one, so a clip's features do not depend on its batch.
 
-    Parameters
-    ----------
-    name : str
-        For messages.
-    vector : callable
-        Takes a cache and an index, gives (E,).
-
-    Returns
-    -------
-    callable
-        As :attr:`Encoder.encode`. Raises RequestError for no clips, for vectors of several sizes or
-        with values that are not numbers.
+    `vector` maps a cache and an index to (E,). Refused: no clips, vectors of several sizes or with
+    values that are not numbers.
     """
 
     def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:

@@ -95,13 +95,7 @@ def train_grid(
     stack_bytes: int = STACK_BYTES,
     progress: Progress = silent,
 ) -> list[Trained]:
-    """Train all settings, stack after stack; only the best run keeps its weights.
-
-    Returns
-    -------
-    list of Trained
-        In the order of `settings`.
-    """
+    """Train all settings, stack after stack; results in their order, weights of the best alone."""
     if not settings or len(set(settings)) < len(settings):
         raise RequestError(
             f"the grid has {len(settings)} settings, {len(set(settings))} of them different: "

@@ -267,23 +267,9 @@ def dropout_mask(
 def scorer(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     """Return a function that computes the main metric of many heads at once.
 
-    Parameters
-    ----------
-    task : Task
-        Decides the metric; R2 and ROC-AUC are averaged over outputs.
-    targets : Tensor, shape (n, C)
-        As in :class:`ProbeData`.
-
-    Returns
-    -------
-    callable
-        Outputs before activation, (R, n, C), -> scores (R,) float64; minus infinity for a head
-        whose outputs are not finite.
-
-    Raises
-    ------
-    RequestError
-        If no score is defined on these clips.
+    It maps outputs before activation (R, n, C) to scores (R,) float64, minus infinity for outputs
+    that are not finite. R2 and ROC-AUC are averaged over outputs. `targets` (n, C) are those of
+    :class:`ProbeData`; they are refused if no score is defined on them.
     """
     measure = {"one-of": _gain, "many-of": _roc_auc, "numbers": _r2}[task.kind](
         task, targets.double()

@@ -84,26 +84,7 @@ def train_stack(
 ) -> list[Trained]:
     """Train heads that differ in rate and decay alone; a head that has stopped leaves the stack.
 
-    Parameters
-    ----------
-    data : ProbeData
-        Training and validation data.
-    settings : list of Hyperparameters
-        With the same `standardise`, `hidden`, `batch` and `dropout`.
-    schedule : Schedule
-        Of validation and stopping.
-    stop : Event
-        Once set, training is interrupted.
-
-    Returns
-    -------
-    list of Trained
-        In the order of `settings`.
-
-    Raises
-    ------
-    Interrupted
-        If `stop` is set.
+    Returns results in the order of `settings`. Raises Interrupted once `stop` is set.
     """
     stack = _Stack(data, settings, schedule)
 
