@@ -24,7 +24,7 @@ CutMusic = Iterable[tuple[Tensor, int]]  # patches (1, M, T) of a piece, with th
 
 @dataclass(frozen=True)
 class EncodedPatch:
-    """Vector (D,) of a patch, number of its new frames, and the patch (M, T) if summaries need it."""
+    """Vector (D,) of a patch, number of new frames, and the patch (M, T) if summaries need it."""
 
     vector: Tensor
     n_new_frames: int
