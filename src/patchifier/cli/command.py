@@ -57,7 +57,10 @@ class Overrides:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Read a config file or a recipe; the error about a misspelt recipe suggests the nearest one."""
+    """Read a config file or a recipe.
+
+    The error about a misspelt recipe suggests the nearest one.
+    """
     near = difflib.get_close_matches(name, recipes(), n=1)
     try:
         return read_changes(name)

@@ -131,7 +131,8 @@ def leaks(first: str, second: str, *, out: str = "") -> Outcome:
         leaks.save(found, out)
     lines = [leak_line(leak) for leak in found]
     lines.append(
-        f"{counted(len(found), 'pair')} between {counted(len(trained.clips), 'clip')} of {trained.name} "
+        f"{counted(len(found), 'pair')} between {counted(len(trained.clips), 'clip')} of "
+        f"{trained.name} "
         f"and {len(tested.clips)} of {tested.name}."
     )
     pairs = [asdict(leak) for leak in found]

@@ -58,8 +58,8 @@ MP3_RATES = {
 class Perturbation:
     """One way to change a sound; `what` describes it in tables.
 
-    `apply` takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator, and returns a
-    waveform of S / `speed` samples.
+    `apply` takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator, and returns
+    a waveform of S / `speed` samples.
     """
 
     what: str

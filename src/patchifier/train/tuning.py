@@ -324,7 +324,10 @@ class Tuning:
 
 
 def prediction_rows(task: Task, clips: Sequence[Clip], outputs: np.ndarray) -> list[dict[str, str]]:
-    """Rows of a table of predictions (n, C): id, group and target of each clip, then its outputs."""
+    """Rows of a table of predictions (n, C).
+
+    Id, group and target of each clip, then its outputs.
+    """
     rows = []
     for clip, values in zip(clips, outputs, strict=True):
         row = {"id": clip.id, "group": clip.group or clip.id, "target": str(clip.target)}
