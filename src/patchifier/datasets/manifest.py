@@ -2,23 +2,27 @@ r"""Manifests: tables of clips as CSV (or TSV) or JSONL, one row for each clip.
 
 Known columns; only the path is required:
 
-================  ======================================================================================================
-path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the folders above it
+================  ==================================================================================
+path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the
+                  folders above it
 id                the path by default
 start_s, end_s    part of the file, in seconds
 split             train, valid (val, validation) or test
 fold              a whole number
 group             track, piece or artist
-target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|`` between them; frame-wise
-                  labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON (:mod:`~patchifier.datasets.labels`)
-metric            of the task, the same in every row; of frame-wise labels beats, chords or boundaries, inferred if not given
-================  ======================================================================================================
+target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|``
+                  between them; frame-wise
+                  labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON
+                  (:mod:`~patchifier.datasets.labels`)
+metric            of the task, the same in every row; of frame-wise labels beats, chords or
+                  boundaries, inferred if not given
+================  ==================================================================================
 
-Every other column is kept as text. Times in labels are relative to the file, as ``start_s`` is; times in a clip's target are relative
-to its start.
+Every other column is kept as text. Times in labels are relative to the file, as ``start_s`` is;
+times in a clip's target are relative to its start.
 
-MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_depth, channels``) is such a table; a split in the name of
-the file (``GTZANGenre.train.jsonl``) is used.
+MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_depth, channels``) is
+such a table; a split in the name of the file (``GTZANGenre.train.jsonl``) is used.
 """
 
 import csv
@@ -54,13 +58,7 @@ def load(path: Path) -> Dataset:
 
 
 def load_all(paths: Sequence[Path], name: str) -> Dataset:
-    """Read several manifests as one data set, such as MARBLE's three: ``NAME.train.jsonl``, ``NAME.val.jsonl``, ``NAME.test.jsonl``.
-
-    Raises
-    ------
-    RequestError
-        As :func:`load`.
-    """
+    """Read several manifests as one data set: NAME.train.jsonl, NAME.val.jsonl, NAME.test.jsonl."""
     entries = [entry for path in paths for entry in list_entries(path)]
     metric = _metric(entries)
     clips = [_clip(entry, metric) for entry in entries]
@@ -76,14 +74,18 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
 
 
 def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: str) -> Dataset:
-    """Data set with frame-wise labels; a clip without events has an empty list, a clip that is not annotated None."""
+    """Data set with frame-wise labels.
+
+    A clip without events has an empty list, a clip that is not annotated None.
+    """
     annotations = []
     for clip, where in zip(clips, places, strict=True):
         if isinstance(clip.target, labels.Annotation):
             annotations.append((where, clip.target))
         elif clip.target not in (None, []):
             raise RequestError(
-                f"{where}: label is {clip.target!r}, expected frame-wise labels as in {annotations[0][0] if annotations else 'other rows'}."
+                f"{where}: label is {clip.target!r}, expected frame-wise labels as in "
+                f"{annotations[0][0] if annotations else 'other rows'}."
             )
     task = labels.infer_task(annotations, metric)
     settled = [
@@ -97,7 +99,7 @@ def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row, its place for messages, the split in its file's name, and the folder at which its paths start."""
+    """One row, its position for messages, the split in the file's name, root of its paths."""
 
     row: dict[str, Any]
     where: str
@@ -113,7 +115,8 @@ def list_entries(path: Path) -> list[Entry]:
         raise RequestError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so."
+            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save "
+            "it so."
         ) from error
     if not rows:
         raise RequestError(f"{path}: no rows, expected one for each clip.")
@@ -130,7 +133,8 @@ def _metric(entries: Sequence[Entry]) -> str:
     if len(found) > 1:
         one, two = list(found)[:2]
         raise RequestError(
-            f"{found[two]}: metric is {two!r}, but {one!r} in {found[one]}, expected the same in every row."
+            f"{found[two]}: metric is {two!r}, but {one!r} in {found[one]}, expected the same in "
+            "every row."
         )
     known = METRICS["per-frame"]
     metric = next(iter(found), "")
@@ -141,7 +145,10 @@ def _metric(entries: Sequence[Entry]) -> str:
 
 
 def _root(manifest: Path, first: str) -> Path:
-    """Folder at which relative paths start: the manifest's own, or the nearest above it where the first file exists."""
+    """Folder at which relative paths start.
+
+    The manifest's own, or the nearest above it where the first file exists.
+    """
     folders = [manifest.resolve().parent, *manifest.resolve().parent.parents]
     return next((folder for folder in folders if (folder / first).exists()), folders[0])
 
@@ -185,7 +192,8 @@ def path_of(row: dict[str, Any], where: str) -> str:
     name = row.get("path") or row.get("audio_path") or row.get("file")
     if not name:
         raise RequestError(
-            f"{where}: has no path, expected a column 'path' or 'audio_path' (found: {', '.join(row)})."
+            f"{where}: has no path, expected a column 'path' or 'audio_path' (found: "
+            f"{', '.join(row)})."
         )
     return str(name)
 
@@ -261,7 +269,10 @@ def _unpacked(value: Any) -> Any:
 
 
 def _target(value: Any, entry: Entry, metric: str) -> Any:
-    """Read a name, a list of names, a number, a list of numbers or frame-wise labels; None for an empty cell."""
+    """Read a name, a list of names, a number, a list of numbers or frame-wise labels.
+
+    None for an empty cell.
+    """
     if value is None or value == "":
         return None
     if labels.is_file(value):

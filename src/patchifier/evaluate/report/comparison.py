@@ -1,4 +1,7 @@
-"""What the page shows of a comparison: table, differences, conditions, figure; the table as Markdown beside it."""
+"""What the page shows of a comparison: table, differences, conditions, figure.
+
+The table as Markdown beside it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +84,8 @@ def _cells(row: Row, differences: dict[str, Row]) -> list[str]:
     score = score_text(row.get("value"), metric) + (" %" if metric == "accuracy" else "")
     against, p = "–", "–"
     if found:
-        against = f"{score_text(found['value'], metric, signed=True)} ({interval_text(found, metric, signed=True)})"
+        value = score_text(found["value"], metric, signed=True)
+        against = f"{value} ({interval_text(found, metric, signed=True)})"
         p = f"{found['p_holm']:.3f}"
     costs = [f"{cost:.1g}" if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
     return [label(row), score, interval_text(row, metric), against, p, *costs]
