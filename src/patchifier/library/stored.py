@@ -1,7 +1,7 @@
 """Tables of embeddings as they are read: a file or a folder of parts, whole or in parts."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,12 +216,14 @@ def _readable(path: str | Path) -> Iterator[None]:
 
 def _described(schema: pa.Schema, path: str | Path) -> tuple[int, dict[str, Any]]:
     """Length of a vector, and metadata."""
-    size = _require_columns(schema, path)
-    return size, parse_facts((schema.metadata or {}).get(FACTS, b""), path)
+    text = (schema.metadata or {}).get(FACTS, b"")
+    # a table with a checksum was written with every column: one that is missing is damage
+    size = _require_columns(schema, path, tuple(TYPES) if b'"crc32"' in text else REQUIRED)
+    return size, parse_facts(text, path)
 
 
-def _require_columns(schema: pa.Schema, path: str | Path) -> int:
-    missing = [name for name in REQUIRED if name not in schema.names]
+def _require_columns(schema: pa.Schema, path: str | Path, names: Sequence[str]) -> int:
+    missing = [name for name in names if name not in schema.names]
     if missing:
         raise RequestError(
             f"{path} lacks the columns {', '.join(missing)}: give a table that 'patchifier embed' "

@@ -55,7 +55,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     """
     try:
         text = _stored_facts(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise unreadable(path, error) from error
     return parse_facts(text, path, required=SAME)
 
