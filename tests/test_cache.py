@@ -324,7 +324,7 @@ def test_killed_build_goes_on_and_ends_as_if_it_had_not_been(
     for _ in range(4):
         process.stdout.readline()
     kill_all(process)
-    finished = len(cache._shard_rows(out))
+    finished = len(cache._shard_rows(out, SpectrogramConfig()))
     assert 0 < finished < 6
     with pytest.raises(RequestError, match="not finished"):
         cache.Cache(out)

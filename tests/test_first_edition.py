@@ -1,4 +1,4 @@
-"""What commit a77dfc4 wrote is read by today's code, and means what it meant (``fixtures/first_edition/make.py``)."""
+"""What commits a77dfc4 and 36a501d wrote is read by today's code, and means what it meant (``fixtures/*/make.py``)."""
 
 import csv
 import importlib.util
@@ -18,6 +18,7 @@ from patchifier.library import build, search
 from patchifier.train.pretrain import Batches, pretrain, split
 
 HOME = Path(__file__).parent / "fixtures" / "first_edition"
+ONE_SCALE = Path(__file__).parent / "fixtures" / "one_scale"
 MUSIC = "/tmp/patchifier-first-edition/music"  # where it lay
 
 
@@ -27,12 +28,16 @@ def expected() -> dict[str, np.ndarray]:
     return dict(np.load(HOME / "expected.npz"))
 
 
-@pytest.fixture(scope="module")
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("first_edition_make", HOME / "make.py")
+def module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.parent.name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def maker() -> ModuleType:
+    return module_of(HOME / "make.py")
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +171,12 @@ def test_an_index_takes_up_todays_changes_of_its_table(tmp_path):
     shutil.copytree(HOME / "index", tmp_path / "index")
     changes = search.Index.open(tmp_path / "index").update(HOME / "music.parquet")
     assert changes == search.Changes(kept=12)
+
+
+def test_a_model_of_one_scale_gives_the_vector_it_gave():
+    found = embed.load(ONE_SCALE / "model")
+    assert found.config.model.vector_norm == "layer"
+    assert (found.config.model.embed_dim, found.config.pretrain.extractor_lr_scale) == (16, 0.1)
+    vector = found.embed_log_mels([module_of(ONE_SCALE / "make.py").log_mel()])[0]
+    expected = np.load(ONE_SCALE / "expected.npz")["vector"]
+    np.testing.assert_allclose(vector, expected, atol=1e-5)

@@ -4,9 +4,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from importlib import metadata
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests import ROOT
 
@@ -72,3 +76,42 @@ def test_the_models_of_a_wheel_are_found_without_the_tree(built, tmp_path, child
     ).stdout
     assert said.startswith(str(tmp_path / "installed"))
     assert MODEL in said.split()
+
+
+# --- versions ---
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {
+        canonicalize_name(name): version
+        for name, _, version in (line.partition("==") for line in lines if "==" in line)
+    }
+
+
+def requirements(name: str, extra: str) -> list[Requirement]:
+    """Requirements of an installed package on this machine, with an extra or without any (""); none if it is not installed."""
+    try:
+        found = [Requirement(line) for line in metadata.requires(name) or []]
+    except metadata.PackageNotFoundError:
+        return []
+    return [one for one in found if one.marker is None or one.marker.evaluate({"extra": extra})]
+
+
+def test_every_extra_is_pinned_to_versions_that_go_together():
+    """What ``pip install -c constraints.txt '.[all]'`` installs, followed as far as packages are installed here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    wanted = [Requirement(line) for lines in lists for line in lines]
+    wanted = [one for one in wanted if one.name != "patchifier"]
+    pinned, seen = pins(), set[tuple[str, str]]()
+    assert {canonicalize_name(one.name) for one in wanted} <= pinned.keys()
+    while wanted:
+        one = wanted.pop()
+        name = canonicalize_name(one.name)
+        if name in pinned:
+            assert one.specifier.contains(pinned[name], prereleases=True), (str(one), pinned[name])
+        for extra in {"", *one.extras}:
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                wanted += requirements(name, extra)

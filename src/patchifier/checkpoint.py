@@ -218,8 +218,8 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
         ) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RequestError(
-            f"{folder} is not a model folder: its config.json is not one of a "
-            f"checkpoint.{_hint(folder)}"
+            f"{folder} is not a model folder: its config.json is not one of a checkpoint."
+            f"{_hint(folder, text)}"
         ) from error
     if newer:
         raise RequestError(
@@ -229,8 +229,13 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
     return text, values, header, task
 
 
-def _hint(folder: Path) -> str:
-    """What a folder that is no model probably is."""
+def _hint(folder: Path, config: str = "") -> str:
+    """What a folder that is no model probably is; `config` is the text of its config.json."""
+    if '"model_type": "patchifier"' in config and '"checkpoint"' not in config:
+        return (
+            " transformers wrote it (save_pretrained). To make a model folder of it: "
+            f"from patchifier.integrations import hf; hf.PatchifierModel.from_pretrained({str(folder)!r}).save_folder(NEW)."
+        )
     if (folder / "cache.json").exists():
         return " It is a cache: where a command takes both, the model comes first."
     models = sorted(

@@ -5,12 +5,16 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+FORMULA = re.compile(
+    r"'*[=+\-@\t\r]"
+)  # how text begins that a spreadsheet may compute, or that is guarded
 Progress = Callable[[int, int, str], None]
 RENAME_WAITS_S = (0.02, 0.1, 0.5, 1.0) if os.name == "nt" else ()
 """Waits between attempts to rename: on Windows a virus scanner may hold a new file open for a moment."""
@@ -238,18 +242,56 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def to_cell(value: Any) -> Any:
+    """Return a value as a CSV cell that no spreadsheet takes for a formula.
+
+    Text such as ``=1+1`` gets an apostrophe in front.
+
+    Examples
+    --------
+    >>> to_cell("=1+1"), to_cell("-0.5"), from_cell("'=1+1")
+    ("'=1+1", '-0.5', '=1+1')
+    """
+    if not isinstance(value, str) or not FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def from_cell(cell: str) -> str:
+    """Return the text of a cell that :func:`to_cell` made."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows with the same keys as CSV, beside and renamed."""
     rows = list(rows)
+    names = list(rows[0])
     with replaced_file(path) as new, new.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+        table = csv.writer(stream)
+        table.writerow(map(to_cell, names))
+        table.writerows([to_cell(row[name]) for name in names] for row in rows)
 
 
-def skipped_line(path: str, reason: str) -> str:
-    """Text about a skipped file; most reasons begin with its path."""
-    return f"skipped {reason if reason.startswith(path) else f'{path}: {reason}'}"
+def skipped_lines(skipped: Iterable[tuple[str, str]]) -> list[str]:
+    """Text about skipped files: one line for each, then each ``pip install`` that would help, once.
+
+    Parameters
+    ----------
+    skipped : iterable of (path, reason)
+        Most reasons begin with the path.
+    """
+    lines, remedies = list[str](), dict[str, int]()
+    for path, reason in skipped:
+        text, remedy = " ".join(reason.split()), ""
+        if ": pip install " in text:
+            text, _, remedy = text.rpartition(": ")
+            remedies[remedy] = remedies.get(remedy, 0) + 1
+        lines.append(f"skipped {text if text.startswith(path) else f'{path}: {text}'}")
+    return lines + [f"to read {count} of them: {remedy}" for remedy, count in remedies.items()]
 
 
 def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -260,4 +302,4 @@ def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[st
     ):
         table = csv.writer(stream)
         table.writerow(columns)
-        table.writerows(rows)
+        table.writerows(map(to_cell, row) for row in rows)

@@ -32,7 +32,13 @@ from patchifier import statistics
 from patchifier.config import RequestError
 
 Kind = Literal["one-of", "many-of", "numbers", "per-frame"]
-METRICS: dict[str, tuple[str, ...]] = {
+KIND_NAMES: dict[str, Kind] = {
+    "multiclass": "one-of",
+    "multilabel": "many-of",
+    "regression": "numbers",
+    "frame-wise": "per-frame",
+}
+METRICS: dict[Kind, tuple[str, ...]] = {
     "one-of": ("accuracy", "key_score"),
     "many-of": ("roc_auc",),
     "numbers": ("r2",),
@@ -97,7 +103,7 @@ def infer(targets: Sequence[Any]) -> Task | None:
             return Task("numbers", tuple(f"value_{index}" for index in range(lengths.pop())))
     raise RequestError(
         "targets are a mixture, expected for every clip a name, a list of names, or equally many "
-        "numbers."
+        "numbers. In a manifest, a column 'task' says which: multiclass, multilabel or regression."
     )
 
 

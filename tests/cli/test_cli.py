@@ -162,7 +162,7 @@ def test_a_name_that_is_not_utf8_costs_only_itself(folder, tmp_path, capsys):
     given = os.fsencode(tmp_path / "good.wav") + b"\n" + bad + b"\n"
     table = str(tmp_path / "x.parquet")
     done = command("embed", "-", "--model", model, "--out", table, given=given)
-    assert NO_UTF8.encode() in done.stdout
+    assert NO_UTF8.encode() in done.stderr
     name = os.fsdecode(bad)
     for arguments in (
         ["embed", name, "--out", "y.npy"],

@@ -378,10 +378,10 @@ BEAT, CHORD, OTHER = [[0.5]], [[0, 1, "C:maj"]], [[0, 1, "Cmaj"]]
             [cell(BEAT, "beats"), cell(BEAT, "chords")],
             r"row 2: metric is 'chords', but 'beats' in .*row 1",
         ),
-        ([cell("rock", "beats")], r"no metric 'beats'"),
+        ([cell("rock", "beats")], r"row 1: label is 'rock', expected frame-wise labels"),
         ([cell([[0.5], [0, 1, "C"]])], r"row 1: labels have \[1, 3\] fields"),
         ([cell([[]])], r"fields"),
-        ([cell([[0.5, 1], "x"])], r"mixture"),
+        ([cell([[0.5, 1], "x"])], r"row 1: label is "),
         ([cell([[0.5, "x"]])], r"row 1, label 1: position in the bar is 'x'"),
         (
             [cell([{"start_time": 0, "end_time": 1}])],

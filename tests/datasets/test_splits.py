@@ -18,7 +18,9 @@ from patchifier.datasets.splits import (
     hold_out,
     partition,
     pretraining_splits,
+    untrained_names,
 )
+from patchifier.tasks import Task
 
 
 def clips(groups, **more):
@@ -235,6 +237,71 @@ def test_a_cache_without_clips_to_train_on_is_refused(clips, changes, reason):
 def test_an_empty_split_is_refused_by_name():
     clips = grouped(2)
     splits = Splits.of(clips, ["train", "train", "test", "test"])
-    with pytest.raises(RequestError, match="cache x has no valid clips after the split: 4 clips"):
+    with pytest.raises(
+        RequestError, match=r"x has no valid clips .* 4 clips are of 2 groups \(group 0, group 1\)"
+    ):
         splits.require_clips("cache x")
     assert splits.groups.tolist() == [clip.group for clip in clips]
+
+
+def test_three_groups_are_three_folds_each_tested_once() -> None:
+    made = clips([f"g{n % 3}" for n in range(30)])
+    rounds = cross_validation(made)
+    assert len(rounds) == 3
+    tested = [name for names in rounds for clip, name in zip(made, names) if name == "test"]
+    assert len(tested) == 30
+    for names in rounds:
+        splits = Splits.of(made, names).require_clips("x")
+        of_split = [
+            set(splits.groups[split]) for split in (splits.train, splits.valid, splits.test)
+        ]
+        assert [len(found) for found in of_split] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_groups_are_named(count: int) -> None:
+    made = clips([f"album {n % count}" for n in range(30)])
+    for names in (cross_validation(made)[0], partition(made)):
+        with pytest.raises(RequestError, match=rf"30 clips are of {count} groups \(album 0"):
+            Splits.of(made, names).require_clips("cache x")
+
+
+def test_two_folds_of_the_data_set_are_kept_and_validation_is_taken_from_the_other() -> None:
+    made = [Clip(f"{n}", f"{n}.wav", group=f"g{n // 2}", fold=n // 20) for n in range(40)]
+    rounds = cross_validation(made)
+    assert len(rounds) == 2
+    for test, names in enumerate(rounds):
+        assert [clip.fold for clip, name in zip(made, names) if name == "test"] == [test] * 20
+        valid = {clip.group for clip, name in zip(made, names) if name == "valid"}
+        assert len(valid) == 1  # a tenth of ten groups
+        assert valid.isdisjoint(clip.group for clip, name in zip(made, names) if name == "train")
+    assert partition(made) == rounds[1]
+
+
+def test_one_fold_is_tested_where_other_clips_have_none() -> None:
+    made = [Clip(f"{n}", f"{n}.wav", fold=0 if n < 5 else None) for n in range(30)]
+    (names,) = cross_validation(made)
+    assert [n for n, name in enumerate(names) if name == "test"] == [0, 1, 2, 3, 4]
+    assert set(names) == {"train", "valid", "test"}
+
+
+def test_one_fold_of_all_clips_leaves_none_to_train_on_and_folds_are_made() -> None:
+    assert len(cross_validation(clips([f"g{n}" for n in range(30)], fold=0))) == FOLDS
+
+
+def test_a_class_of_test_clips_alone_is_named_with_its_clips() -> None:
+    targets, names = ["a", "b", "b", "c", "c"], ["train", "valid", "test", "test", "test"]
+    made = [Clip(f"{n}", "x", target=target) for n, target in enumerate(targets)]
+    task = Task("one-of", ("a", "b", "c"))
+    (note,) = untrained_names(task, made, [Splits.of(made, names)])
+    assert "b (1 clip), c (2 clips)" in note
+    assert not untrained_names(task, made, [Splits.of(made, ["train"] * 4 + ["test"])])
+
+
+def test_a_tag_of_test_clips_alone_is_named_with_its_fold() -> None:
+    made = [Clip(f"{n}", "x", target=["a", "b"] if n == 3 else ["a"]) for n in range(4)]
+    rounds = [["test", "test", "valid", "train"], ["train", "valid", "test", "test"]]
+    splits = [Splits.of(made, names) for names in rounds]
+    (note,) = untrained_names(Task("many-of", ("a", "b")), made, splits)
+    assert "b (1 clip of fold 2)" in note
+    assert not untrained_names(Task("numbers", ("value",)), made, splits)

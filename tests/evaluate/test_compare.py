@@ -240,6 +240,18 @@ def test_a_class_without_training_clips_is_named(data, compared):
         compared(knows(), on=changed(data, split=side), protocol="few-shot")
 
 
+def test_a_class_of_tested_clips_alone_is_a_note(data, tmp_path):
+    other = changed(
+        data,
+        split=lambda number: (
+            "test" if label(number) == "high" else ("train", "valid", "test")[number % 3]
+        ),
+    )
+    notes = " ".join(compare.compare(other, [knows()], tmp_path / "run")["notes"])
+    assert "in no training clip" in notes
+    assert "high (10 clips)" in notes
+
+
 def test_other_metrics_of_repeated_encoders_are_their_mean_not_those_of_an_ensemble(data, tmp_path):
     task = Task("numbers", ("log hertz",))
     pitches = changed(data, task, target=lambda number: [float(np.log(hertz(number)))])

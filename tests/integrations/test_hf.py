@@ -265,3 +265,13 @@ def test_a_missing_package_is_named_with_its_command(missing, code, child_enviro
     command = [sys.executable, "-c", f"{hide}; from patchifier.integrations import hf{code}"]
     done = subprocess.run(command, env=child_environment, capture_output=True, text=True)
     assert "pip install 'patchifier[hf]'" in done.stderr
+
+
+def test_a_folder_of_save_pretrained_is_refused_with_what_makes_a_model_folder_of_it(
+    saved, folder, tmp_path
+):
+    with pytest.raises(RequestError, match="transformers wrote it") as refused:
+        patchifier.load(saved)
+    line = str(refused.value).partition("of it: ")[2].removesuffix(".")
+    exec(line, {"NEW": tmp_path / "new"})
+    assert patchifier.load(tmp_path / "new").identity == patchifier.load(folder).identity

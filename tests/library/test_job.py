@@ -237,6 +237,33 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path, tone):
     assert found(tmp_path / "a[1].wav") == ["a[1].wav"]
 
 
+def test_links_to_missing_files_are_named_by_their_own_path(tmp_path: Path) -> None:
+    (tmp_path / "there.wav").touch()
+    (tmp_path / "dead.wav").symlink_to("nowhere.wav")
+    (tmp_path / "list.csv").write_text("path\nthere.wav\ndead.wav\n")
+    dead = tmp_path.resolve() / "dead.wav"
+    reason = (
+        f"{dead}: is a link to a missing file, {dead.with_name('nowhere.wav')}: mend or delete it."
+    )
+    for source in (tmp_path, tmp_path / "*.wav", tmp_path / "list.csv"):
+        clips, lost = sources.find(source)
+        assert [Path(clip.path).name for clip in clips] == ["there.wav"]
+        assert lost == [(str(dead), reason)]
+    _, lost = sources.find([tmp_path / "there.wav", dead])
+    assert lost == [(str(dead), reason)]
+
+
+def test_paths_of_a_manifest_that_no_file_can_have_are_named(tmp_path: Path) -> None:
+    (tmp_path / "there.wav").touch()
+    rows = [{"path": path} for path in ("there.wav", "a\ud800.wav", "b\0.wav")]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clips, lost = sources.find(tmp_path / "list.jsonl")
+    assert [Path(clip.path).name for clip in clips] == ["there.wav"]
+    assert ["not UTF-8" in reason for _, reason in lost] == [True, False]
+    assert "zero byte" in lost[1][1]
+    assert [Path(path).name for path, _ in lost] == [r"a\ud800.wav", r"b\x00.wav"]
+
+
 def test_a_manifest_names_files_and_parts_of_them(music, embed, read, embedder, decoded):
     lines = ["path,start_s,end_s,id", "album2/track5.wav,,,a", "album2/track5.wav,1,2.5,b"]
     lines += ["album0/track0.wav,,,c", "album2/track5.wav,0.5,,d"]
@@ -313,7 +340,7 @@ def test_bad_files_are_skipped_and_named(music, tmp_path, embed, read, threads, 
         "text.mp3": "",
         "cut.wav": "truncated",
         "integers.wav": "peak at 32767",
-        "nowhere.wav": "No such file",
+        "broken.wav": "is a link to a missing file",
         r"bad\xff.wav": r"bad\xff.wav: its name is not UTF-8: rename it.",
         "missing.wav": "",
     }.items():
@@ -384,14 +411,14 @@ def test_tags_are_read_and_missing_ones_are_null(name, tmp_path, embed, read, to
         tagged.save()
     wav = mutagen.File(music / "d.wav")
     wav.add_tags()
-    wav.tags.add(mutagen.id3.TPE1(encoding=3, text=["Wave"]))
-    wav.tags.add(mutagen.id3.TALB(encoding=3, text=["Album"]))
+    wav.tags.add(mutagen.id3.TPE1(encoding=3, text=["=Wave()"]))
+    wav.tags.add(mutagen.id3.TALB(encoding=3, text=["+Album"]))
     wav.save()
     embed(music, name)
     assert read(name).tags == {
-        "artist": ("Björk; Μουσική",) * 3 + ("Wave", None),
+        "artist": ("Björk; Μουσική",) * 3 + ("=Wave()", None),
         "title": ("日本語 🎵",) * 3 + (None, None),
-        "album": (None, None, None, "Album", None),
+        "album": (None, None, None, "+Album", None),
         "genre": (None,) * 5,
     }
 
@@ -708,11 +735,15 @@ def test_a_job_killed_while_it_puts_the_table_in_place_goes_on(
 def test_npy_killed_between_its_three_files_is_mended(music, embed, read, threads, monkeypatch):
     embed(music, "x.npy")
     shutil.copy(music / "album0" / "track0.wav", music / "album0" / "a.wav")
-    synced = table._synced
+    place = table.put_in_place
+
+    def stop_at_vectors(made, path):
+        if path.suffix == ".npy":
+            raise Killed
+        place(made, path)
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            table, "_synced", lambda path: (die if path.suffix == ".npy" else synced)(path)
-        )
+        patch.setattr(table, "put_in_place", stop_at_vectors)
         with pytest.raises(Killed):
             embed(music, "x.npy", changed=True)
     with pytest.raises(RequestError, match="not those that"):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from patchifier.config import RequestError
+from patchifier.jobs import file_lock
 from patchifier.library import search
 from patchifier.library.search import Filter
 from patchifier.library.stored import FACTS, TYPES
@@ -303,6 +304,21 @@ def test_a_change_starts_from_the_index_as_it_is_now(build, place, circle):
     with pytest.raises(RequestError, match="nothing was removed"):
         index.remove([song(0)])
     assert index.update(circle) == search.Changes(added=1, kept=4)
+
+
+def test_a_second_change_of_an_index_at_once_is_refused(tmp_path, circle):
+    index = search.Index.build(circle, tmp_path / "new" / "index")
+    with file_lock(tmp_path / "new" / "index", "index job"):
+        for change in (
+            lambda: search.Index.build(circle, tmp_path / "new" / "index"),
+            lambda: index.update(circle),
+            lambda: index.remove("/music/0.mp3"),
+            lambda: index.add(circle),
+        ):
+            with pytest.raises(RequestError, match="another index job"):
+                change()
+    assert index.update(circle).kept == len(CIRCLE)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"index"}
 
 
 def test_few_rows_need_no_approximate_index(build, circle):

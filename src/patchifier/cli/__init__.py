@@ -10,9 +10,12 @@ import errno
 import io
 import json
 import logging
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn, TextIO
 
 import patchifier
 from patchifier.cli import data, evaluate, library, models, train
@@ -49,7 +52,7 @@ DENIED = {  # what the system may say of a place, and what can be done about it
     errno.EROFS: "mount it for writing",
     errno.ENOSPC: "make room, and run this again",
     errno.EDQUOT: "make room, and run this again",
-    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), and run this again",
 }
 
 
@@ -58,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(overview())
+        _show(overview())
         return 0
     if words[0] == "--version":
-        print(f"patchifier {patchifier.__version__}")
+        _show(f"patchifier {patchifier.__version__}")
         return 0
     name, *rest = _renamed(words)
     if name not in COMMANDS:
@@ -76,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = COMMANDS[name](**flags)
         if outcome is None:  # of a training process that is not the first
             return 0
-        print(json.dumps(outcome.results, indent=1) if as_json else outcome.text)
+        _show(json.dumps(outcome.results, indent=1) if as_json else outcome.text)
         return outcome.code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM; nobody reads the progress
         hint = ": run the same command again, and it goes on" if name in RESUMED else ""
         _complain(f"\ninterrupted{hint}")
         return 130
@@ -97,8 +100,24 @@ def overview() -> str:
     return "\n".join([*lines, "", "'patchifier COMMAND --help' lists the flags of a command."])
 
 
+def _show(text: str, *, end: str = "\n") -> None:
+    """Print a result; a reader that has left, such as ``head``, does not need it."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        _mute(sys.stdout)
+
+
 def _complain(text: str) -> None:
-    print(text, file=sys.stderr)
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _mute(sys.stderr)
+
+
+def _mute(stream: TextIO) -> None:
+    """Let a stream without a reader write to nowhere, so that closing it is no error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _renamed(words: list[str]) -> list[str]:
@@ -145,9 +164,33 @@ def _refusal(error: Exception) -> str:
     return ""
 
 
+def _keep_stdout() -> None:
+    """Keep standard output for results.
+
+    What libraries and worker processes write to descriptor 1 goes to standard error.
+    """
+    if sys.stdout is None or sys.stderr is None:
+        return  # closed
+    own = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def script() -> None:
-    """Entry point of the ``patchifier`` command. Names of files, in and out, may be any bytes."""
+    """Entry point of the ``patchifier`` command.
+
+    Names of files, in and out, may be any bytes. SIGTERM is an interruption.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    _keep_stdout()
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):  # None, if it is closed
             stream.reconfigure(errors=errors)
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        _show("", end="")  # what --help has printed

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import docstring_parser
@@ -16,6 +17,7 @@ import jsonargparse
 
 from patchifier.config import Config, RequestError, read_changes, recipes, update
 from patchifier.config_names import new_name, with_new_names
+from patchifier.io import skipped_lines
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,25 @@ def read_config(name: str) -> dict[str, Any]:
 def counted(count: int, noun: str) -> str:
     """Number with its noun: "1 row", "2 rows"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | Path) -> str:
+    """Print each skipped file on standard error; return how many and where they are listed.
+
+    Parameters
+    ----------
+    skipped : sequence of (path, reason)
+    listed : path
+        The list of skipped files.
+
+    Returns
+    -------
+    str
+        Ends a command's text; empty if nothing was skipped.
+    """
+    for line in skipped_lines(skipped):
+        print(line, file=sys.stderr)
+    return f"; {len(skipped)} skipped, named in {listed}" if skipped else ""
 
 
 Command = Callable[..., Outcome | None]

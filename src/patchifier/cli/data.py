@@ -1,12 +1,11 @@
 """Commands about data: prepare, fetch, check."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from patchifier.cli.command import Outcome, Overrides, counted, read_config
+from patchifier.cli.command import Outcome, Overrides, counted, print_skipped, read_config
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
 
@@ -15,7 +14,9 @@ if TYPE_CHECKING:
     from patchifier.datasets import Dataset
     from patchifier.datasets.check import Report, Split
     from patchifier.datasets.download import Fetched
+    from patchifier.tasks import Task
 
+SHOWN = 5  # classes in a text
 N_NAMED = 10  # files of a kind that are named in the text; --json names all
 STATES = {
     "ok": "sha256 as published",
@@ -62,16 +63,19 @@ def prepare(
     done = cache.prepare(
         dataset, out, config=config, workers=workers or None, progress=progress("log-mels")
     )
-    for clip, reason in done.skipped:
-        print(f"skipped {clip.id}: {reason}", file=sys.stderr)
+    skipped = [(clip.path, reason) for clip, reason in done.skipped]
+    skipped_text = print_skipped(skipped, Path(out) / "skipped.csv")
     results = {
         "clips": done.clips,
         "decoded": done.decoded,
         "skipped": len(done.skipped),
         "hours": done.audio_s / 3600,
         "cache": out,
+        "task": asdict(dataset.task) | {"reason": dataset.reason} if dataset.task else None,
     }
-    return Outcome(results, _prepared_text(done, out, dataset), 1 if done.skipped else 0)
+    return Outcome(
+        results, _prepared_text(done, out, dataset, skipped_text), 1 if done.skipped else 0
+    )
 
 
 def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
@@ -92,19 +96,34 @@ def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
     return config
 
 
-def _prepared_text(done: "Prepared", out: str, dataset: "Dataset") -> str:
+def _prepared_text(done: "Prepared", out: str, dataset: "Dataset", skipped: str) -> str:
     text = (
         f"{counted(done.clips, 'clip')}, {done.audio_s / 3600:.2f} h, in {out} "
-        f"({done.decoded} decoded now, the rest was there)"
+        f"({done.decoded} decoded now, the rest was there){skipped}"
     )
-    if done.skipped:
-        text += f"; {len(done.skipped)} skipped, named in {Path(out) / 'skipped.csv'}"
     columns = dict.fromkeys(name for clip in dataset.clips for name in clip.info)
-    if columns and dataset.task is None:
+    if dataset.task:
+        return f"{text}\ntask: {_task_text(dataset.task, dataset)}"
+    if columns:
         text += (
             f"; no targets: of the columns {', '.join(columns)} none is called 'target' or 'label'"
         )
     return text
+
+
+def _task_text(task: "Task", dataset: "Dataset") -> str:
+    """Say what the task is, why, and how many clips have no target."""
+    from patchifier.tasks import KIND_NAMES
+
+    word = next(word for word, kind in KIND_NAMES.items() if kind == task.kind)
+    more = ", ..." if len(task.names) > SHOWN else ""
+    text = (
+        f"{word} ({len(task.names)}: {', '.join(task.names[:SHOWN])}{more}), metric {task.metric}"
+    )
+    if dataset.reason:
+        text += f"; {dataset.reason}"
+    missing = sum(clip.target is None for clip in dataset.clips)
+    return text + (f"; {missing} of {len(dataset.clips)} clips without target" if missing else "")
 
 
 def fetch(name: str, *, root: str) -> Outcome:

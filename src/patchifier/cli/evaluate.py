@@ -204,8 +204,7 @@ def reconstruct(
 
     embedder, picture = embed.load(model or weights.PAPER), Path(out)
     arrays = _reconstructions(embedder, file, start_s)
-    if sound:
-        _save_sound(arrays, embedder.config, picture)
+    sounds = _save_sound(arrays, embedder.config, picture) if sound else []
     errors, baselines = {}, {}
     for ratio in map(str, pictures.PICTURE_RATIOS):
         masked = arrays[f"masked_{ratio}"].astype(bool)
@@ -214,9 +213,14 @@ def reconstruct(
         baselines[ratio] = references.untrained_mse(arrays["original"], masked)
     facts = pictures.picture_facts(Path(file).name, {"title": Path(file).stem}, embedder.config)
     report.save_figure(report.reconstruction_figure(arrays, facts), picture)
-    lines = [f"{picture}: MSE of masked patches"]
+    lines = [f"{path}: sound" for path in sounds] + [f"{picture}: MSE of masked patches"]
     lines += [_error_line(ratio, error, baselines[ratio]) for ratio, error in errors.items()]
-    results = {"picture": str(picture), "masked_mse": errors, "references": baselines}
+    results: dict[str, Any] = {
+        "picture": str(picture),
+        "masked_mse": errors,
+        "references": baselines,
+    }
+    results["sounds"] = [str(path) for path in sounds]
     return Outcome(results, "\n".join(lines))
 
 
@@ -244,18 +248,25 @@ def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) ->
     return embedder.log_mel(waveform, rate)
 
 
-def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) -> None:
+def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) -> list[Path]:
+    """Write the original and each reconstruction as wav files beside the picture."""
     import torch
 
     from patchifier import audio, spectrogram
 
     picture.parent.mkdir(parents=True, exist_ok=True)
-    for name in (name for name in arrays if not name.startswith("masked_")):
+    shown, paths = progress("sounds"), []
+    names = [name for name in arrays if not name.startswith("masked_")]
+    for number, name in enumerate(names):
+        shown(number, len(names), name)
         patches = torch.from_numpy(arrays[name])[:, None]
         log_mel = spectrogram.join(patches, len(patches) * config.model.patch_frames, tail="anchor")
         waveform = spectrogram.to_waveform(log_mel, config.spectrogram).numpy()
         path = picture.with_name(f"{picture.stem}_{name}.wav")
         audio.save(path, waveform, config.spectrogram.sample_rate)
+        paths.append(path)
+    shown(len(names), len(names), "")
+    return paths
 
 
 def _error_line(ratio: str, error: float, baselines: dict[str, float]) -> str:

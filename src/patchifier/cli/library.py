@@ -5,10 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome, counted
+from patchifier.cli.command import Outcome, counted, print_skipped
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
-from patchifier.io import skipped_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,30 +66,32 @@ def embed(
         "progress": progress("files"),
     }
     done: Embedded
+    listed: str | Path = Path(out).with_suffix(".skipped.csv")
     if engine == "ray":
         done = _embed_on_ray(sources, out, changed, address=address or None, **options)
+        listed = f"{_parts_of(out)}/skipped.csv"
     elif address:
         raise RequestError("--address is of a Ray cluster: add --engine ray.")
     else:
         done = build.embed_library(_read_sources(sources), out, changed=changed, **options)
-    return Outcome(asdict(done), embedded_text(done), 1 if done.skipped else 0)
+    text = embedded_text(done) + print_skipped(done.skipped, listed)
+    return Outcome(asdict(done), text, 1 if done.skipped else 0)
 
 
 def embedded_text(done: "Embedded") -> str:
-    """Lay the result of an embedding job out for a terminal: skipped files, then counts."""
-    lines = [skipped_line(path, reason) for path, reason in done.skipped]
-    lines += [f"gone: {path}" for path in done.gone]
+    """Lay the result of an embedding job out for a terminal; the counts are last."""
+    lines = [f"gone: {path}" for path in done.gone]
+    if done.pending:
+        lines.append(
+            f"{counted(done.pending, 'file')} new, modified or gone since: "
+            "--changed brings the table up to date."
+        )
     table = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')}"
     counts = f"{table}; {done.embedded} embedded now"
     if done.embedded:
         speed = done.audio_s / max(done.seconds, 1e-9)
         counts += f" in {done.seconds:.1f} s ({speed:.0f} times real time)"
     lines.append(f"{counts}, {done.kept} were there")
-    if done.pending:
-        lines.append(
-            f"{counted(done.pending, 'file')} new, modified or gone since: "
-            "--changed brings the table up to date."
-        )
     return "\n".join(lines)
 
 
@@ -104,11 +105,16 @@ def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -
         raise RequestError(
             f"--out is {out}, expected with --engine ray NAME.parquet, a folder or a URL."
         )
-    parts = f"{out.removesuffix('.parquet')}.parts-ray" if out.endswith(".parquet") else out
+    parts = _parts_of(out)
     done = ray.embed_on_ray(_read_sources(sources), parts, **options)
     if parts != out:
         ray.merge(parts, out)
     return done
+
+
+def _parts_of(out: str) -> str:
+    """Return where a job on Ray writes its parts."""
+    return f"{out.removesuffix('.parquet')}.parts-ray" if out.endswith(".parquet") else out
 
 
 def _read_sources(sources: list[str]) -> list[str]:
@@ -325,10 +331,8 @@ def predict(
         workers=workers or None,
         progress=progress("files"),
     )
-    for path, reason in done.skipped:
-        print(skipped_line(path, reason), file=sys.stderr)
     n_skipped = len(done.skipped)
     counts = {"rows": done.rows, "files": done.files, "kept": done.kept, "skipped": n_skipped}
     text = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')} in {out}"
-    text += f"; {n_skipped} skipped" if n_skipped else ""
+    text += print_skipped(done.skipped, Path(out).with_suffix(".skipped.csv"))
     return Outcome(counts | {"out": out}, text, 1 if n_skipped else 0)

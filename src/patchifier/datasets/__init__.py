@@ -75,15 +75,27 @@ class Clip:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A name, clips and, if they have targets, the task.
+    """Clips and their task.
 
-    `lost` has (path, reason) of each file that was left out of the list.
+    Parameters
+    ----------
+    name : str
+        Of the data set.
+    clips : tuple of Clip
+        With unique ids.
+    task : Task or None
+        None without targets.
+    lost : tuple of (path, reason)
+        Files that were left out of the list.
+    reason : str
+        Why the task is of its kind, if it was not stated by a published data set.
     """
 
     name: str
     clips: tuple[Clip, ...]
     task: Task | None = None
     lost: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
 
     def __post_init__(self) -> None:
         """Check that ids are unique and splits are known."""
@@ -94,7 +106,7 @@ class Dataset:
             if clip.id in seen:
                 raise RequestError(
                     f"data set {self.name!r} has two clips with the id {clip.id!r}, expected "
-                    "unique ids."
+                    "unique ids. Parts of one file need different starts, or ids in a column 'id'."
                 )
             if clip.split not in (*SPLITS, None):
                 raise RequestError(
@@ -154,13 +166,15 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
 
 
 def well_named(clips: Sequence[Clip]) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """Return the clips whose names are UTF-8, and (path, reason) of the others."""
+    """Return the clips whose names a file can have, and (path, reason) of the others."""
     good: list[Clip] = []
     lost: list[tuple[str, str]] = []
     for clip in clips:
         fault = name_fault(clip.path) or name_fault(clip.id)
+        if "\0" in clip.path:
+            fault = "its name holds a zero byte: correct the list."
         if fault:
-            path = written_name(clip.path)
+            path = written_name(clip.path).replace("\0", r"\x00")
             lost.append((path, f"{path}: {fault}"))
         else:
             good.append(clip)

@@ -5,7 +5,8 @@ divided between splits. Hidden files and folders (among them the ``._`` files th
 archives) are skipped.
 
 Links are followed, also to folders. A file is listed once, under a name without a link if it has
-one. A link to a folder above this one would be a loop, and is skipped.
+one. A link to a folder above this one would be a loop, and is skipped. A link to a missing file is
+named by its own path.
 """
 
 import errno
@@ -44,6 +45,19 @@ def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
     ]
     good, bad = well_named(clips)
     return good, sorted([*search.lost.items(), *bad])
+
+
+def dead_link(path: str) -> tuple[str, str] | None:
+    """(path, reason) of a link to a missing file; None for anything else.
+
+    The path has no links but this one.
+    """
+    if not os.path.islink(path) or os.path.exists(path):
+        return None
+    folder, name = os.path.split(path)
+    link = written_name(os.path.join(os.path.realpath(folder), name))
+    target = written_name(os.path.realpath(path))
+    return link, f"{link}: is a link to a missing file, {target}: mend or delete it."
 
 
 def none_in(root: str | Path) -> str:
@@ -94,19 +108,13 @@ class _Search:
                 self._take(below / file, os.path.join(place, file))
 
     def _take(self, name: Path, path: str) -> None:
-        audio, link = name.suffix.lower() in SUFFIXES, os.path.islink(path)
-        there = os.path.exists(path)
-        # A link to a missing file is listed too: reading it names it.
-        if audio and (os.path.isfile(path) or not there):
-            if link:
+        if fault := dead_link(path):
+            self.lost.update([fault])
+        elif name.suffix.lower() in SUFFIXES and (os.path.isfile(path) or not os.path.exists(path)):
+            if os.path.islink(path):
                 self.files.append((name, os.path.realpath(path)))
             else:
                 self.names[path] = name
-        elif link and not there:
-            self.lost[written_name(path)] = (
-                f"{written_name(path)}: is a link to a missing file, "
-                f"{written_name(os.path.realpath(path))}: mend or delete it."
-            )
 
     def _lose(self, error: OSError) -> None:
         place = written_name(error.filename)

@@ -5,18 +5,26 @@ Known columns; only the path is required:
 ================  ==================================================================================
 path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the
                   folders above it
-id                the path by default
+id                the path by default; of several parts of one file the path and the start, as in
+                  ``a.wav@12.5``
 start_s, end_s    part of the file, in seconds
 split             train, valid (val, validation) or test
 fold              a whole number
-group             track, piece or artist
+group             track, piece or artist; of several parts of one file the path by default
 target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|``
                   between them; frame-wise
                   labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON
                   (:mod:`~patchifier.datasets.labels`)
-metric            of the task, the same in every row; of frame-wise labels beats, chords or
-                  boundaries, inferred if not given
+task              multiclass, multilabel, regression or frame-wise, the same in every row; inferred
+                  if not given
+metric            of the task, the same in every row: it states the task too; of frame-wise labels
+                  beats, chords or boundaries
 ================  ==================================================================================
+
+Without ``task`` and ``metric``, targets that are all numbers are regression; in JSON, strings and
+booleans are names. Names are in Unicode's form NFC. Targets and groups such as ``None``, ``nan``
+and ``NA`` (:data:`patchifier.datasets.targets.MISSING`) are missing. Where ``;`` or a tab is
+between the columns, ``0,5`` is a number.
 
 Every other column is kept as text. Times in labels are relative to the file, as ``start_s`` is;
 times in a clip's target are relative to its start.
@@ -27,23 +35,28 @@ such a table; a split in the name of the file (``GTZANGenre.train.jsonl``) is us
 
 import csv
 import math
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from patchifier.config import RequestError
 from patchifier.datasets import SPLITS, Clip, Dataset, labels
+from patchifier.datasets.targets import METRIC_KINDS, Stated, is_missing, name_of, read_target
 from patchifier.io import parse_json, read_text, require_file
-from patchifier.tasks import METRICS, infer
+from patchifier.tasks import KIND_NAMES, METRICS, infer
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_NAMES = {split: split for split in SPLITS}
 SPLIT_NAMES |= {"training": "train", "val": "valid", "validation": "valid", "testing": "test"}
 KNOWN = {
     "path", "audio_path", "file", "id", "start_s", "end_s", "split", "fold", "group", "target",
-    "label", "metric",
+    "label", "task", "metric",
 }  # fmt: skip
+NUMERIC = ("start_s", "end_s", "fold", "target", "label")  # columns in which 0,5 may be a number
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 
 
 def load(path: Path) -> Dataset:
@@ -60,20 +73,24 @@ def load(path: Path) -> Dataset:
 def load_all(paths: Sequence[Path], name: str) -> Dataset:
     """Read several manifests as one data set: NAME.train.jsonl, NAME.val.jsonl, NAME.test.jsonl."""
     entries = [entry for path in paths for entry in list_entries(path)]
-    metric = _metric(entries)
-    clips = [_clip(entry, metric) for entry in entries]
-    if any(isinstance(clip.target, labels.Annotation) for clip in clips):
-        return _per_frame(name, clips, [entry.where for entry in entries], metric)
+    stated = _stated(entries)
+    counts = Counter(path_of(entry.row, entry.where) for entry in entries)
+    repeated = {path for path, count in counts.items() if count > 1}
+    clips = [_clip(entry, stated, repeated) for entry in entries]
+    if stated.kind == "per-frame" or any(
+        isinstance(clip.target, labels.Annotation) for clip in clips
+    ):
+        return _per_frame(name, clips, [entry.where for entry in entries], stated)
     if any(isinstance(clip.target, list) for clip in clips):  # one tag has no bar in its cell
         clips = [
             replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip
             for clip in clips
         ]
     task = infer([clip.target for clip in clips])
-    return Dataset(name, tuple(clips), replace(task, metric=metric) if task and metric else task)
+    return Dataset(name, tuple(clips), stated.with_metric(task), reason=stated.reason_of(task))
 
 
-def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: str) -> Dataset:
+def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], stated: Stated) -> Dataset:
     """Data set with frame-wise labels.
 
     A clip without events has an empty list, a clip that is not annotated None.
@@ -87,30 +104,48 @@ def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], metric: 
                 f"{where}: label is {clip.target!r}, expected frame-wise labels as in "
                 f"{annotations[0][0] if annotations else 'other rows'}."
             )
-    task = labels.infer_task(annotations, metric)
+    task = None
+    if annotations or stated.metric:
+        task = labels.infer_task(annotations, stated.metric)
     settled = [
         replace(clip, target=clip.target.rows)
         if isinstance(clip.target, labels.Annotation)
         else clip
         for clip in clips
     ]
-    return Dataset(name, tuple(settled), task)
+    return Dataset(name, tuple(settled), task, reason=stated.reason_of(task))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row, its position for messages, the split in the file's name, root of its paths."""
+    """One row of a manifest.
+
+    Attributes
+    ----------
+    row : dict
+        Cells by column.
+    where : str
+        File and row, for messages.
+    split : str or None
+        Split in the name of the file.
+    root : Path
+        Folder at which relative paths start.
+    is_text : bool
+        Whether all cells are text, as in CSV.
+    """
 
     row: dict[str, Any]
     where: str
     split: str | None
     root: Path
+    is_text: bool
 
 
 def list_entries(path: Path) -> list[Entry]:
     """Read the rows of one manifest."""
+    is_text = path.suffix.lower() != ".jsonl"
     try:
-        rows = _read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+        rows = _read_csv(path) if is_text else _read_jsonl(path)
     except OSError as error:
         raise RequestError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
@@ -123,25 +158,39 @@ def list_entries(path: Path) -> list[Entry]:
     words = [word for word in path.stem.lower().split(".")[1:] if word in SPLIT_NAMES]
     split = SPLIT_NAMES[words[0]] if words else None
     root = _root(path, path_of(rows[0], f"{path}, row 1"))
-    return [Entry(row, f"{path}, row {number}", split, root) for number, row in enumerate(rows, 1)]
+    return [
+        Entry(row, f"{path}, row {number}", split, root, is_text)
+        for number, row in enumerate(rows, 1)
+    ]
 
 
-def _metric(entries: Sequence[Entry]) -> str:
-    """Return the metric of the table, if it has one."""
-    given = [entry for entry in entries if entry.row.get("metric") not in (None, "")]
-    found = {str(entry.row["metric"]): entry.where for entry in given}
+def _stated(entries: Sequence[Entry]) -> Stated:
+    """Read the columns ``task`` and ``metric``; refuse what contradicts the other or the labels."""
+    word, place = _only(entries, "task")
+    metric, where = _only(entries, "metric")
+    if word and word not in KIND_NAMES:
+        raise RequestError(f"{place}: task is {word!r}, expected {', '.join(KIND_NAMES)}.")
+    if any(_is_frame_wise(entry) for entry in entries) and word in ("", "frame-wise"):
+        expected = METRICS["per-frame"]
+    else:
+        expected = METRICS[KIND_NAMES[word]] if word else tuple(METRIC_KINDS)
+    if metric and metric not in expected:
+        raise RequestError(f"{where}: metric is {metric!r}, expected {', '.join(expected)}.")
+    kind = KIND_NAMES[word] if word else METRIC_KINDS.get(metric)
+    return Stated(kind, metric, "task" if word else "metric" if metric else "")
+
+
+def _only(entries: Sequence[Entry], column: str) -> tuple[str, str]:
+    """Return the value that a column has in every row, and a row with it; empty without one."""
+    given = [entry for entry in entries if not is_missing(entry.row.get(column))]
+    found = {str(entry.row[column]): entry.where for entry in given}
     if len(found) > 1:
         one, two = list(found)[:2]
         raise RequestError(
-            f"{found[two]}: metric is {two!r}, but {one!r} in {found[one]}, expected the same in "
-            "every row."
+            f"{found[two]}: {column} is {two!r}, but {one!r} in {found[one]}, "
+            "expected the same in every row."
         )
-    known = METRICS["per-frame"]
-    metric = next(iter(found), "")
-    frame_wise = any(_is_frame_wise(_label(entry.row)) for entry in entries)
-    if metric and frame_wise and metric not in known:
-        raise RequestError(f"{found[metric]}: metric is {metric!r}, expected {', '.join(known)}.")
-    return metric
+    return next(iter(found.items()), ("", ""))
 
 
 def _root(manifest: Path, first: str) -> Path:
@@ -160,19 +209,39 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         stream.seek(0)
         delimiter = "\t" if "\t" in head else ";" if ";" in head and "," not in head else ","
         reader = csv.DictReader(stream, delimiter=delimiter)
-        rows = []
-        for number, row in enumerate(reader, 1):
-            if None in row or None in row.values():
-                raise RequestError(
-                    f"{path}, row {number}: has another number of fields than the header."
-                )
-            rows.append({name.strip(): value.strip() for name, value in row.items()})
-        return rows
+        rows = list[dict[str, Any]]()
+        try:
+            for row in reader:
+                rows.append(_cells(row, f"{path}, row {len(rows) + 1}"))
+        except csv.Error as error:  # a field above 128 kB, or an unfinished one
+            raise RequestError(
+                f"{path}, row {len(rows) + 1}: cannot be read ({error}): "
+                "name files of labels (.beats, .lab, .jams), or write JSONL."
+            ) from error
+    return rows if delimiter == "," else [_with_points(row) for row in rows]
+
+
+def _cells(row: dict[Any, Any], where: str) -> dict[str, str]:
+    if None in row or None in row.values():
+        raise RequestError(f"{where}: has another number of fields than the header.")
+    return {name.strip(): value.strip() for name, value in row.items()}
+
+
+def _with_points(row: dict[str, Any]) -> dict[str, Any]:
+    """Write decimal commas as points, in columns that hold numbers."""
+    return row | {name: _with_point(row[name]) for name in NUMERIC if name in row}
+
+
+def _with_point(cell: str) -> str:
+    parts = [part.strip() for part in cell.split("|")]
+    return "|".join(
+        part.replace(",", ".") if DECIMAL_COMMA.fullmatch(part) else part for part in parts
+    )
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(read_text(path, encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(path, encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -198,24 +267,28 @@ def path_of(row: dict[str, Any], where: str) -> str:
     return str(name)
 
 
-def _clip(entry: Entry, metric: str) -> Clip:
+def _clip(entry: Entry, stated: Stated, repeated: Collection[str]) -> Clip:
+    """Make the clip of a row; `repeated` are the paths of several rows."""
     row, where = entry.row, entry.where
     name = path_of(row, where)
-    split = row.get("split") or entry.split
+    split = None if is_missing(row.get("split")) else row["split"]
+    split = split or entry.split
     if split and str(split).lower() not in SPLIT_NAMES:
         raise RequestError(f"{where}: split is {split!r}, expected train, valid or test.")
     start_s, end_s = number_of(row, "start_s", where) or 0.0, number_of(row, "end_s", where)
-    target = _target(_label(row), entry, metric)
+    target = _target(entry, stated)
     if isinstance(target, labels.Annotation):
         target = replace(target, rows=labels.within(target.rows, start_s, end_s))
+    part_name = f"{name}@{start_s:.12g}" if name in repeated and start_s else name
+    group = name if name in repeated else None  # parts of one file are not independent
     return Clip(
-        id=str(name if row.get("id") in (None, "") else row["id"]),
+        id=str(part_name if row.get("id") in (None, "") else row["id"]),
         path=str(entry.root / name),
         start_s=start_s,
         end_s=end_s,
         split=SPLIT_NAMES[split.lower()] if split else None,
         fold=_fold(row, where),
-        group=str(row["group"]) if row.get("group") not in (None, "") else None,
+        group=group if is_missing(row.get("group")) else name_of(row["group"], where, "group"),
         target=target,
         info={key: str(value) for key, value in _other(row).items() if value not in (None, "")},
     )
@@ -253,38 +326,35 @@ def _fold(row: dict[str, Any], where: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _is_frame_wise(value: Any) -> bool:
+def _is_frame_wise(entry: Entry) -> bool:
     """Whether a label, as it is written, is frame-wise."""
-    return labels.is_file(value) or labels.is_value(_unpacked(value))
+    return labels.is_file(_label(entry.row)) or labels.is_value(_value(entry))
 
 
-def _unpacked(value: Any) -> Any:
-    """Decode a JSON list or object in a cell; other values stay as they are."""
+def _value(entry: Entry) -> Any:
+    """Return the label of a row, with JSON in text decoded.
+
+    In JSONL, strings are names: one is decoded only if it holds frame-wise labels.
+    """
+    value = _label(entry.row)
     if isinstance(value, str) and value.startswith(("[", "{")):
         try:
-            return parse_json(value)
+            decoded = parse_json(value)
         except ValueError:
             return value  # a name that starts with a bracket
+        return decoded if entry.is_text or labels.is_value(decoded) else value
     return value
 
 
-def _target(value: Any, entry: Entry, metric: str) -> Any:
-    """Read a name, a list of names, a number, a list of numbers or frame-wise labels.
-
-    None for an empty cell.
-    """
-    if value is None or value == "":
+def _target(entry: Entry, stated: Stated) -> Any:
+    """Read the target of a row: of the whole clip, or frame-wise labels; None if it is missing."""
+    value = _value(entry)
+    if is_missing(value):
         return None
-    if labels.is_file(value):
-        return labels.read(entry.root / value, metric)
-    value = _unpacked(value)
-    if labels.is_value(value):
+    if stated.kind in (None, "per-frame") and labels.is_file(value):
+        return labels.read(entry.root / value, stated.metric)
+    if stated.kind in (None, "per-frame") and labels.is_value(value):
         return labels.from_value(value, entry.where)
-    if not isinstance(value, str) or value.startswith("["):
-        return value
-    parts = [part.strip() for part in value.split("|")]
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        return parts if len(parts) > 1 else value
-    return numbers if len(numbers) > 1 else numbers[0]
+    if stated.kind == "per-frame" and value != []:
+        raise RequestError(f"{entry.where}: label is {value!r}, expected frame-wise labels.")
+    return read_target(value, stated.kind, is_text=entry.is_text, where=entry.where)

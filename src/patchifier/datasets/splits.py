@@ -7,6 +7,7 @@ groups, not from the order of the clips.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,8 +16,10 @@ import numpy as np
 from patchifier.config import PretrainConfig, RequestError
 from patchifier.datasets import SPLITS, Clip
 from patchifier.seeding import generator
+from patchifier.tasks import Task
 
 FOLDS = 5  # of a cross-validation made here
+SHOWN = 5  # groups or classes in a message
 VALIDATION_CLIPS = 256  # at most: a validation must stay cheap beside an epoch of 16,000 clips
 
 
@@ -67,12 +70,16 @@ class Splits:
         `where` names the clips in the message.
         """
         empty = [split for split in SPLITS if not len(getattr(self, split))]
-        if empty:
-            raise RequestError(
-                f"{where} has no {' and no '.join(empty)} clips after the split: "
-                f"{len(self.groups)} clips are too few."
-            )
-        return self
+        if not empty:
+            return self
+        names, n = list(dict.fromkeys(self.groups.tolist())), len(self.groups)
+        listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        raise RequestError(
+            f"{where} has no {' and no '.join(empty)} clips after the split: its {n} clips are of "
+            f"{len(names)} groups ({listed}). Expected at least one group to train, one to "
+            "validate and one to test: add clips or, in a manifest, a column 'split', 'fold' or "
+            "'group'."
+        )
 
 
 def groups_of(clips: Sequence[Clip]) -> list[str]:
@@ -81,12 +88,13 @@ def groups_of(clips: Sequence[Clip]) -> list[str]:
 
 
 def folds_of(clips: Sequence[Clip]) -> list[int]:
-    """Fold numbers of a data set that is tested by its folds.
+    """Fold numbers of a data set that is tested by its folds; empty for others.
 
-    At least three of them, and no split.
+    Such a data set has no split, and clips outside of each fold to train on.
     """
-    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
-    return folds if len(folds) >= 3 and not any(clip.split for clip in clips) else []
+    found = {clip.fold for clip in clips}
+    folds = sorted(fold for fold in found if fold is not None)
+    return folds if len(found) > 1 and not any(clip.split for clip in clips) else []
 
 
 def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int = 0) -> list[str]:
@@ -94,8 +102,8 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
 
     The data set's own split is used if it has one; if that has no validation split, a tenth of the
     training groups is taken for it. Else one of its folds is tested (the last one by default) and
-    the fold before validates. Else a tenth of the groups is tested and a tenth validates, by a hash
-    of their names.
+    the fold before validates; of one or two folds, a tenth of the other groups does. Else a tenth
+    of the groups is tested and a tenth validates, by a hash of their names.
 
     Raises
     ------
@@ -118,7 +126,9 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
         test = folds[-1] if test_fold is None else test_fold
         if test not in folds:
             raise RequestError(f"there is no fold {test}, expected one of {folds}.")
-        return _name_folds([clip.fold for clip in clips], test, folds[folds.index(test) - 1])
+        valid = folds[folds.index(test) - 1] if len(folds) > 2 else test
+        names = _name_folds([clip.fold for clip in clips], test, valid)
+        return names if len(folds) > 2 else _take_validation(clips, names, seed=seed)
     out = hold_out(clips, fraction=0.1, seed=seed)
     return _take_validation(clips, ["test" if held else "train" for held in out], seed=seed + 1)
 
@@ -127,7 +137,8 @@ def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
     """Return the split of each clip, once for each test fold.
 
     The data set's own split counts as one fold. Else each fold of the data set is tested once and
-    the fold before validates. Else the folds are made here, by group (:func:`grouped_folds`).
+    the fold before validates. Else the folds are made here, by group (:func:`grouped_folds`): five,
+    or one for each group where there are fewer groups.
 
     Examples
     --------
@@ -140,8 +151,39 @@ def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
     folds = folds_of(clips)
     if folds:
         return [partition(clips, test_fold=fold) for fold in folds]
-    made = grouped_folds(clips, count=FOLDS)
-    return [_name_folds(made, test, (test - 1) % FOLDS) for test in sorted(set(made))]
+    count = min(FOLDS, len(set(groups_of(clips))))
+    made = grouped_folds(clips, count=count)
+    return [_name_folds(made, test, (test - 1) % count) for test in range(count)]
+
+
+def untrained_names(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) -> list[str]:
+    """Name classes and tags of test clips that no training clip of the same fold has.
+
+    Returns
+    -------
+    list of str
+        One note, or none.
+    """
+    if task.kind not in ("one-of", "many-of"):
+        return []
+    found = []
+    for number, split in enumerate(splits, 1):
+        trained, tested = (
+            Counter(name for index in part for name in _names_of(clips[index]))
+            for part in (split.train, split.test)
+        )
+        fold = f" of fold {number}" if len(splits) > 1 else ""
+        for name in sorted(tested.keys() - trained.keys()):
+            found.append(f"{name} ({tested[name]} clip{'s' * (tested[name] > 1)}{fold})")
+    if not found:
+        return []
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    listed = ", ".join(found[:SHOWN])
+    return [f"Tested, but in no training clip, so that nothing can predict them: {listed}{more}."]
+
+
+def _names_of(clip: Clip) -> Sequence[str]:
+    return [clip.target] if isinstance(clip.target, str) else clip.target or []
 
 
 def _name_folds(folds: Sequence[int | None], test: int, valid: int) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from patchifier.cache import Cache
 from patchifier.config import RequestError
-from patchifier.datasets.splits import Splits, cross_validation, folds_of
+from patchifier.datasets.splits import Splits, cross_validation, folds_of, untrained_names
 from patchifier.evaluate import robustness
 from patchifier.evaluate.encoders import Encoder
 from patchifier.evaluate.evaluator import Evaluator
@@ -91,6 +91,7 @@ def compare(
             data, data.task, protocol, splits, seed, perturbed, run.path, progress
         )
         results = evaluator.results(encoders)
+        notes += untrained_names(data.task, data.clips, splits)
         results["notes"] = notes + results.get("notes", [])
         results |= {"dataset": data.name, "protocol": protocol, "split": facts["split"]}
         _write(run.path, results)
@@ -108,7 +109,8 @@ def describe(data: Cache) -> str:
     if any(clip.split for clip in data.clips):
         return "the data set's own split"
     made = "" if folds_of(data.clips) else " (made here, by group)"
-    return f"each of {len(cross_validation(data.clips))} folds{made} tested in turn"
+    count = len(cross_validation(data.clips))
+    return f"each of {count} folds{made} tested in turn" if count > 1 else "one fold tested"
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:

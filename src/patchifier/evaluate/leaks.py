@@ -60,7 +60,7 @@ from patchifier import fingerprint
 from patchifier.cache import Cache
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.fingerprint import BITS, LAG_S, SMOOTH_S
-from patchifier.io import Progress, replaced_file, silent
+from patchifier.io import Progress, replaced_file, silent, to_cell
 
 CODE_BITS = 20
 # two codes per frame: noise seldom spoils both ends of the spectrum
@@ -181,7 +181,7 @@ def save(found: Sequence[Leak], path: str | Path) -> None:
     ):
         table = csv.writer(stream)
         table.writerow(field.name for field in fields(Leak))
-        table.writerows(astuple(leak) for leak in found)
+        table.writerows(map(to_cell, astuple(leak)) for leak in found)
 
 
 # --- the index ---

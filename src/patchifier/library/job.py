@@ -18,6 +18,7 @@ from patchifier.datasets import Clip
 from patchifier.embed import Embedder
 from patchifier.io import (
     Progress,
+    from_cell,
     parse_json,
     put_in_place,
     read_text,
@@ -391,4 +392,5 @@ def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
         return ()
     require_file(path)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        return tuple((row["path"], row["reason"]) for row in csv.DictReader(stream))
+        rows = csv.DictReader(stream)
+        return tuple((from_cell(row["path"]), from_cell(row["reason"])) for row in rows)

@@ -74,15 +74,26 @@ def _local(source: str) -> Listing:
         clips, lost = folder.find(Path(source))
         return clips, lost or ([] if clips else [(name, folder.none_in(name))])
     if os.path.isfile(source) and source.lower().endswith(manifest.SUFFIXES):
-        return [
-            replace(clip, path=os.path.realpath(clip.path))
-            for clip in manifest.load(Path(source)).clips
-        ], []
+        return _listed(manifest.load(Path(source)).clips)
+    if fault := folder.dead_link(source):
+        return [], [fault]
     if os.path.lexists(source):
         return [_file(source)], []
     if glob.has_magic(source):
         return _matching(source)
     return [], [(name, f"{name}: no such file or folder.")]
+
+
+def _listed(clips: Iterable[Clip]) -> Listing:
+    """Clips of a manifest with real paths, and its links to missing files."""
+    good, lost = well_named(list(clips))
+    found = list[Clip]()
+    for clip in good:
+        if fault := folder.dead_link(clip.path):
+            lost.append(fault)
+        else:
+            found.append(replace(clip, path=os.path.realpath(clip.path)))
+    return found, lost
 
 
 def _matching(pattern: str) -> Listing:
@@ -91,6 +102,8 @@ def _matching(pattern: str) -> Listing:
     for match in sorted(glob.glob(pattern, recursive=True)):
         if os.path.isfile(match) and os.path.splitext(match)[1].lower() in SUFFIXES:
             clips.append(_file(match))
+        elif fault := folder.dead_link(match):
+            lost.append(fault)
         elif os.path.isdir(match):
             found, without = folder.find(Path(match))
             clips += found

@@ -31,7 +31,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchifier.config import RequestError
-from patchifier.io import parse_json, put_in_place, read_text, replaced_file, require_file
+from patchifier.io import (
+    from_cell,
+    parse_json,
+    put_in_place,
+    read_text,
+    replaced_file,
+    require_file,
+    to_cell,
+)
 from patchifier.library.tags import TAGS
 
 if TYPE_CHECKING:
@@ -134,7 +142,8 @@ def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
 
 def _require_checksum(facts: dict[str, Any]) -> None:
     """Take out the checksum, which must fit; Parquet has checksums of pages, not of metadata."""
-    if facts.pop("crc32", None) not in (None, _checksum(facts)):  # older tables have none
+    found, newer = facts.pop("crc32", None), facts.get("format", 0) > FORMAT
+    if not newer and found not in (None, _checksum(facts)):  # older tables have none
         raise ValueError("the facts do not have their checksum")
 
 
@@ -309,7 +318,8 @@ def export_npy(parquet: Path, out: Path) -> None:
         lines.writerow(names)
         for part in origin.take(0, count):
             vectors.write(part["embedding"].combine_chunks().flatten().to_numpy().tobytes())
-            lines.writerows(zip(*(part[name].to_pylist() for name in names), strict=True))
+            columns = (map(to_cell, part[name].to_pylist()) for name in names)
+            lines.writerows(zip(*columns, strict=True))
     beside.write_text(
         json.dumps({**facts, "sha256": [_sha256(matrix), _sha256(rows)]}, indent=1) + "\n",
         encoding="utf-8",
@@ -331,7 +341,7 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
     """Columns of the .csv of a .npy table, which must be the two that belong together."""
     facts, lines = read_facts(path), path.with_suffix(".csv")
     kinds: dict[str, Any] = {
-        "path": str,
+        "path": from_cell,
         "start_s": float,
         "end_s": float,
         "size": int,
@@ -343,7 +353,7 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
         with lines.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         columns = {name: [kind(row[name]) for row in rows] for name, kind in kinds.items()}
-        return columns | {name: [row[name] or None for row in rows] for name in TAGS}
+        return columns | {name: [from_cell(row[name]) or None for row in rows] for name in TAGS}
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(
             f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, "

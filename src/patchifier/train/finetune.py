@@ -5,6 +5,7 @@ frozen parts compute is computed once. CLS and positions belong to the bottlenec
 with it.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip
-from patchifier.datasets.splits import Splits, folds_of
+from patchifier.datasets.splits import Splits, folds_of, untrained_names
 from patchifier.io import Progress, silent
 from patchifier.train import precision
 from patchifier.train.distributed import require_devices
@@ -22,6 +23,7 @@ from patchifier.train.run import Run
 from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
 from patchifier.train.tuning import Tuned, Tuning
 
+log = logging.getLogger(__name__)
 __all__ = ["METHODS", "Inputs", "Tuned", "TunedModel", "Tuning", "finetune", "predict"]
 
 
@@ -81,9 +83,11 @@ def finetune(
         Tuning(start, data, data.task, method, config, device=device, resume=resume)
         for method in methods
     ]
-    for fold in folds:
-        splits = Splits.partitioned(data.clips, test_fold=fold)
-        splits.require_clips(f"cache {data.path}")
+    splits = [Splits.partitioned(data.clips, test_fold=fold) for fold in folds]
+    for split in splits:
+        split.require_clips(f"cache {data.path}")
+    for note in untrained_names(data.task, data.clips, splits):
+        log.warning(note)
     require_devices(device)
     facts = {
         "kind": "finetune",
@@ -99,12 +103,11 @@ def finetune(
     }
     results = []
     with Run(out, config, resume=resume, facts=facts) as run:
-        first = Splits.partitioned(data.clips, test_fold=folds[0])
         arithmetic = precision.settle(
             run,
             config.finetune.precision,
             device,
-            lambda: (tuning.trial(first) for tuning in tunings),
+            lambda: (tuning.trial(splits[0]) for tuning in tunings),
             flag="finetune.precision",
             progress=progress("test of bf16"),
         )

@@ -141,10 +141,13 @@ class Run:
                 )
             if config is not None:
                 before = update(Config(), current_form(_read(old)))
-                if before.without_length != config.without_length:
+                differ = _differences(
+                    to_dict(before.without_length), to_dict(config.without_length)
+                )
+                if differ:
                     raise RequestError(
-                        f"{self.path} was started with other settings: resume with --config "
-                        f"{old}, or choose another --out."
+                        f"{self.path} was started with other settings: {'; '.join(differ)}. "
+                        f"Resume with --config {old}, or choose another --out."
                     )
         elif self.path.exists() and {each.name for each in self.path.iterdir()} - {LOCK}:
             raise RequestError(f"{self.path} exists and is not a run: choose another --out.")
@@ -191,6 +194,16 @@ class Run:
                 if kind in (Interrupted, KeyboardInterrupt)
                 else "failed"
             )
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Name each field that differs between two nested dictionaries, with both values."""
+    if not isinstance(before, dict):
+        return [f"{name} was {before!r}, now {now!r}"] if before != now else []
+    found = []
+    for key in before:
+        found += _differences(before[key], now[key], f"{name}.{key}" if name else key)
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from patchifier import config
 from patchifier.config import RequestError
 from patchifier.evaluate import report
 from patchifier.evaluate.report.figures import curves_figure, health_figure, predictors_in
-from patchifier.evaluate.report.folders import read_columns, read_run
+from patchifier.evaluate.report.folders import read_columns, read_results, read_run
 from patchifier.train import references
 
 N, M, W = 10, 64, 32
@@ -505,3 +505,46 @@ def test_import_needs_neither_torch_nor_matplotlib():
     code = "import sys, patchifier.evaluate.report; print({'torch', 'matplotlib'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+ROW = {**score("mfcc", "logistic", 0.5), "subset": "", "condition": ""}
+PERTURBED = [ROW, {**ROW, "encoder": "other"}, {**ROW, "condition": "noise"}]
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        5, [], {"rows": 5}, {"rows": [1]}, {"rows": [{"value": 1}]}, {"rows": [{**ROW, "metric": []}]},
+        {"rows": [ROW], "differences": [{}]}, {"rows": [ROW], "differences": 3},
+        {"rows": [ROW], "notes": "x"}, {"rows": [ROW], "notes": [1]},
+    ],
+)  # fmt: skip
+def test_a_result_of_another_form_is_named_and_empty(results, tmp_path):
+    problems: list[str] = []
+    write_json(tmp_path / "run" / "results.json", results)
+    assert read_results(tmp_path / "run" / "results.json", problems) == {}
+    assert problems[0].startswith("run/results.json ")
+
+
+def test_results_of_another_form_do_not_stop_a_report(tmp_path):
+    bad = {"rows": [{"value": 1}]}
+    write_json(tmp_path / "demo" / "results.json", bad)
+    write_json(write_run(tmp_path / "compared", kind="compare") / "results.json", bad)
+    write_json(write_run(tmp_path / "tuned", kind="finetune") / "full" / "results.json", bad)
+    words = Page(report.report(tmp_path, tmp_path / "out").read_text()).words
+    for name in ("demo", "compared", "full"):
+        assert f"{name}/results.json has other contents" in words
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {"rows": PERTURBED},
+        {"rows": [{**ROW, "subset": "clean"}]},
+        {"rows": [{"encoder": "a"}, {"encoder": "b", "subset": "x"}]},
+        {"rows": [ROW], "differences": [{"second": "mfcc", "p_holm": None, "value": "x"}]},
+    ],
+)
+def test_a_comparison_with_missing_values_is_drawn(results, tmp_path):
+    write_json(write_run(tmp_path / "run", kind="compare") / "results.json", results)
+    assert report.report(tmp_path, tmp_path / "out").exists()

@@ -9,8 +9,8 @@ from patchifier.config import RequestError
 from patchifier.evaluate.report.drawing import save_figure
 from patchifier.evaluate.report.folders import (
     find_folders,
-    read_json,
     read_reconstructions,
+    read_results,
     read_run,
 )
 from patchifier.evaluate.report.page import page_text
@@ -70,7 +70,7 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     ]
     compared = {run.path for run in found if run.kind == "compare"}
     demos = {
-        path: read_json(path / "results.json", problems)
+        path: read_results(path / "results.json", problems)
         for path in folders
         if (path / "results.json").exists() and path not in compared
     }

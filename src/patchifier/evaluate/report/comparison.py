@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchifier.evaluate.report.drawing import new_figure, picture, stem_of, tidy, unit_of
-from patchifier.evaluate.report.folders import Row, RunFolder, read_json, to_number
+from patchifier.evaluate.report.folders import Row, RunFolder, read_results, to_number
 from patchifier.evaluate.report.tables import interval_text, label, score_text
 from patchifier.io import write_text
 
@@ -21,12 +21,12 @@ HEADS = ["encoder", "score", "95 % interval", "first − it", "p (Holm)", "s per
 def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, Any] | None:
     """Draw a comparison and return what its template needs; None without a result."""
     path = run.path / "results.json"
-    results = read_json(path, problems) if path.exists() else {}
-    rows = [row for row in results.get("rows", []) if isinstance(row, dict)]
-    if not rows:
-        return None
+    results = read_results(path, problems) if path.exists() else {}
+    rows = results.get("rows", [])
     plain = [row for row in rows if not row.get("subset") and not row.get("condition")]
-    differences = {row["second"]: row for row in results.get("differences", [])}
+    if not plain:
+        return None
+    differences = {row["second"]: row for row in results["differences"]}
     stem = stem_of("comparison", run)
     write_text(out / f"{stem}.md", _markdown(results, plain, differences))
     metric, protocol = plain[0].get("metric"), results.get("protocol")
@@ -42,7 +42,7 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
         "dataset": run.facts.get("dataset", run.label),
         "metric": metric,
         "about": about,
-        "notes": results.get("notes", []),
+        "notes": results["notes"],
         "heads": HEADS,
         "lines": [
             {"cells": _cells(row, differences), "sure": _is_sure(row, differences)} for row in plain
@@ -50,7 +50,7 @@ def comparison_of(run: RunFolder, problems: list[str], out: Path) -> dict[str, A
         "picture": picture(comparison_figure(plain), out / stem, alt),
         "few_shot": protocol == "few-shot",
         "subsets": [
-            (row["encoder"], row["subset"], _score(row), interval_text(row, metric), row["n"])
+            (row["encoder"], row["subset"], _score(row), interval_text(row, metric), row.get("n"))
             for row in rows
             if row.get("subset")
         ],
@@ -84,9 +84,9 @@ def _cells(row: Row, differences: dict[str, Row]) -> list[str]:
     score = score_text(row.get("value"), metric) + (" %" if metric == "accuracy" else "")
     against, p = "–", "–"
     if found:
-        value = score_text(found["value"], metric, signed=True)
+        value = score_text(found.get("value"), metric, signed=True)
         against = f"{value} ({interval_text(found, metric, signed=True)})"
-        p = f"{found['p_holm']:.3f}"
+        p = f"{to_number(found.get('p_holm')):.3f}"
     costs = [f"{cost:.1g}" if cost == cost else "–", f"{size:,.0f}" if size == size else "–"]
     return [label(row), score, interval_text(row, metric), against, p, *costs]
 
@@ -106,7 +106,9 @@ def _conditions(rows: Sequence[Row]) -> dict[str, Any]:
         for name in dict.fromkeys(row["encoder"] for row in rows)
         if names and (name, names[0]) in by
     ]
-    lines = [[name, *(_score(by[name, each]) for each in ("", *names))] for name in encoders]
+    lines = [
+        [name, *(_score(by.get((name, each), {})) for each in ("", *names))] for name in encoders
+    ]
     return {"condition_names": names, "conditions": lines}
 
 
@@ -119,7 +121,7 @@ def _markdown(results: Row, plain: Sequence[Row], differences: dict[str, Row]) -
     lines = [
         f"{results.get('dataset')}: {results.get('protocol')} probe; {results.get('split')}.",
         "",
-        *(f"{note}\n" for note in results.get("notes", [])),
+        *(f"{note}\n" for note in results["notes"]),
     ]
     lines += ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     for row in plain:

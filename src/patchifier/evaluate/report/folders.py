@@ -15,6 +15,7 @@ from patchifier.io import parse_json, read_text
 
 Row = Mapping[str, Any]
 
+TEXTS = ("encoder", "method", "metric", "subset", "condition", "first", "second")  # columns
 # of fine-tuning, in the order of the paper
 METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")
 
@@ -81,6 +82,38 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
         )
         return {}
     return value
+
+
+def read_results(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read ``results.json``; one of another form is empty and named among the problems."""
+    results = read_json(path, problems)
+    if not results:
+        return {}
+    rows, differences, notes = (
+        results.get(name) or [] for name in ("rows", "differences", "notes")
+    )
+    if (
+        _are_rows(rows, "encoder")
+        and _are_rows(differences, "second")
+        and isinstance(notes, list)
+        and all(isinstance(note, str) for note in notes)
+    ):
+        return results | {"rows": rows, "differences": differences, "notes": notes}
+    problems.append(
+        f"{path.parent.name}/{path.name} has other contents than results of a run: "
+        "run its command again."
+    )
+    return {}
+
+
+def _are_rows(value: Any, name: str) -> bool:
+    """Whether a value is a list of objects with text under `name`, and text or nothing in others."""
+    return isinstance(value, list) and all(
+        isinstance(row, dict)
+        and isinstance(row.get(name), str)
+        and all(isinstance(row.get(text, ""), str) for text in TEXTS)
+        for row in value
+    )
 
 
 def read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -191,8 +224,7 @@ def _missing_finetune(run: RunFolder) -> list[str]:
 def method_rows(run: RunFolder, method: str, problems: list[str]) -> list[dict[str, Any]]:
     """Read the test scores of one method."""
     path = run.path / method / "results.json"
-    rows = read_json(path, problems).get("rows", []) if path.exists() else []
-    return [row for row in rows if isinstance(row, dict)]
+    return read_results(path, problems).get("rows", []) if path.exists() else []
 
 
 def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -239,7 +239,7 @@ def _table(rows: Sequence[Row], demos: Mapping[Path, Row]) -> Context:
         "apart": APART,
         "names": [(name, text) for name, text in (ENCODERS | METHOD_TEXTS).items() if name in used],
         "differences": [each for results in demos.values() for each in _differences(results)],
-        "notes": [note for results in demos.values() for note in results.get("notes") or []],
+        "notes": [note for results in demos.values() for note in results.get("notes", [])],
     }
 
 
@@ -285,9 +285,9 @@ def _bar(row: Row, group: Sequence[Row]) -> tuple[float, float, float] | None:
 
 
 def _differences(results: Row) -> list[Context]:
-    metrics = {row.get("metric") for row in results.get("rows", []) if isinstance(row, dict)}
+    metrics = {row.get("metric") for row in results.get("rows", [])}
     lines = []
-    for item in (item for item in results.get("differences") or [] if isinstance(item, dict)):
+    for item in results.get("differences", []):
         metric = item.get("metric", next(iter(metrics)) if len(metrics) == 1 else "")
         unit = " points" if metric == "accuracy" else ""
         lines.append(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.evaluate.report.folders import METHODS, Row, RunFolder, method_rows, to_number
+from patchifier.io import to_cell
 
 ENCODERS = {  # in the order of the table
     "patchifier": "the model of this report",
@@ -48,7 +49,6 @@ def collect_rows(
     rows: list[dict[str, Any]] = []
     for folder, results in demos.items():
         inside = [run for run in runs if run.path.is_relative_to(folder) and run.task]
-        found = [row for row in results.get("rows", []) if isinstance(row, dict)]
         # A row of the demo was tested on the clips of a run below it where their numbers agree.
         tests = {
             str(row.get("n")): run.test
@@ -59,7 +59,7 @@ def collect_rows(
         other = inside[0].task if inside else ""
         rows += [
             {**row, "source": results["source"], "test": tests.get(str(row.get("n")), other)}
-            for row in found
+            for row in results.get("rows", [])
         ]
     for run in (run for run in runs if run.kind != "pretrain"):
         methods = sorted(path.parent.name for path in run.path.glob("*/results.json"))
@@ -145,7 +145,7 @@ def csv_table(rows: Sequence[Row]) -> str:
     names = ("encoder", "method", "metric", "value", "low", "high", "n", "test", "source")
     writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: to_cell(row.get(name, "")) for name in names} for row in rows)
     return file.getvalue()
 
 

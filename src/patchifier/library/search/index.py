@@ -15,6 +15,7 @@ import pyarrow as pa
 from patchifier.config import RequestError
 from patchifier.extras import need
 from patchifier.io import replaced_folder, restore_folder
+from patchifier.jobs import file_lock
 from patchifier.library.search.rows import Changes, Filter, digests, quoted_list
 from patchifier.library.search.store import VectorStore
 from patchifier.library.stored import TYPES, Stored, require_same_model
@@ -138,7 +139,8 @@ class Index(VectorStore):
                 f"{folder} holds something that is not an index: name a new folder, or an index "
                 "to replace."
             )
-        with replaced_folder(folder) as new:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder), replaced_folder(folder) as new:
             _create(str(new), stored, ann_rows)
         return cls.open(folder)
 
@@ -172,7 +174,10 @@ class Index(VectorStore):
             If the table is of another model, or has a file that is in here already (that is what
             :meth:`update` is for).
         """
-        stored = self._stored(table_path)
+        with _alone(self.name):
+            return self._add(self._stored(table_path))
+
+    def _add(self, stored: Stored) -> Changes:
         here, new = self._digests(), _digests_of(stored)
         if here.keys() & new.keys():
             both = here.keys() & new.keys()
@@ -193,10 +198,12 @@ class Index(VectorStore):
         RequestError
             If one of them is not in here; then nothing is removed.
         """
-        gone, here = (
-            {str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)},
-            set(self._digests()),
-        )
+        gone = {str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)}
+        with _alone(self.name):
+            return self._remove(gone)
+
+    def _remove(self, gone: Set[str]) -> Changes:
+        here = set(self._digests())
         if gone - here:
             raise RequestError(
                 f"{len(gone - here)} of {len(gone)} files are not in {self.name}, among them "
@@ -218,7 +225,10 @@ class Index(VectorStore):
         RequestError
             If the table is of another model.
         """
-        stored = self._stored(table_path)
+        with _alone(self.name):
+            return self._update(self._stored(table_path))
+
+    def _update(self, stored: Stored) -> Changes:
         indexed, listed = self._digests(), _digests_of(stored)
         old, new = set().union(*indexed.values()), set().union(*listed.values())
         before = len(self)
@@ -279,6 +289,11 @@ class Index(VectorStore):
             return table
         # search all partitions: few rows pass the filter, or many are requested
         return query.maximum_nprobes(0).to_arrow()
+
+
+def _alone(place: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Hold an index in a folder against a second change; an object store has no locks."""
+    return contextlib.nullcontext() if is_uri(place) else file_lock(Path(place), "index job")
 
 
 def _connect_module() -> Any:

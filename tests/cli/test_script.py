@@ -1,0 +1,89 @@
+"""The command as a process: what is on its streams, and what ends it."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAD = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from patchifier import cli
+from patchifier.cli.command import Outcome
+from patchifier.io import write_text
+
+def info() -> Outcome:
+    '''Say nothing.'''
+"""
+TAIL = """
+    return Outcome({"done": True}, "done")
+
+cli.COMMANDS["info"] = info
+cli.script()
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path, child_environment: dict):
+    """Start 'patchifier info' with another body, in an empty folder."""
+
+    def start(body: str, *words: str, **options) -> subprocess.Popen:
+        (tmp_path / "script.py").write_text(f"{HEAD}    {body}\n{TAIL}")
+        command = [sys.executable, str(tmp_path / "script.py"), "info", *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=child_environment, text=True, bufsize=1, **pipes
+        )
+
+    return start
+
+
+def test_what_libraries_and_other_processes_print_is_not_in_the_json(start) -> None:
+    body = "os.write(1, b'a decoder\\n'); subprocess.run(['echo', 'a worker'])"
+    out, err = start(body, "--json").communicate()
+    assert json.loads(out) == {"done": True}
+    assert {"a decoder", "a worker"} <= set(err.splitlines())
+
+
+@pytest.mark.parametrize("word", ["--json", "--help"])
+def test_a_reader_that_has_left_is_no_error(start, word: str) -> None:
+    process = start("sys.stdin.read()", word, stdin=subprocess.PIPE)
+    process.stdout.close()
+    process.stdin.close()
+    assert (process.stderr.read(), process.wait()) == ("", 0)
+
+
+def test_a_closed_standard_error_is_an_interruption(start) -> None:
+    process = start("sys.stdin.read(); cli._complain('x'); print(file=sys.stderr)", stdin=-1)
+    process.stderr.close()
+    process.stdin.close()
+    assert (process.stdout.read(), process.wait()) == ("done\n", 0)
+
+
+def test_sigterm_saves_the_work_as_ctrl_c_does(start, tmp_path: Path) -> None:
+    body = (
+        "try: print('ready', file=sys.stderr); time.sleep(60)\n    finally: Path('saved').touch()"
+    )
+    process = start(body)
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.read() == "\ninterrupted\n"
+    assert process.wait() == 130
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_file_above_the_limit_of_sizes_is_one_line(start) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    process = start("write_text(Path('x'), 'x' * 10_000)", preexec_fn=limit)
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1
+    assert "raise the limit of file sizes (ulimit -f)" in err
+    assert not os.path.exists("x")

@@ -1,0 +1,57 @@
+"""Files that every part shares: CSV cells, lines about skipped files."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from patchifier import io
+
+TRICKY = [
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "@SUM(A1)",
+    "-1+1",
+    "'=x",
+    "''-y",
+    "\tx",
+    "=",
+    "'plain",
+    "a=b",
+]
+NUMBERS = ["-0.5", "+1e-3", "-inf", -2.0, 7, None]
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_text_that_a_spreadsheet_would_compute_is_guarded_and_read_back(text: str) -> None:
+    cell = io.to_cell(text)
+    assert cell[0] not in "=+-@\t\r"
+    assert io.from_cell(cell) == text
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+def test_numbers_are_written_as_they_are(value: object) -> None:
+    assert io.to_cell(value) == value
+
+
+def test_tables_guard_their_columns_and_cells_and_keep_the_order_of_the_first_row(
+    tmp_path: Path,
+) -> None:
+    io.write_rows(tmp_path / "t.csv", [{"=a": "=1", "b": -1}, {"b": "-2", "=a": "x"}])
+    io.write_skipped(tmp_path / "s.csv", ("path", "reason"), [("=1.wav", "@x")])
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        assert list(csv.reader(stream)) == [["'=a", "b"], ["'=1", "-1"], ["x", "-2"]]
+    with (tmp_path / "s.csv").open(newline="") as stream:
+        assert list(csv.reader(stream))[1] == ["'=1.wav", "'@x"]
+
+
+def test_a_skipped_file_is_one_line_with_its_path_once_and_each_remedy_is_there_once() -> None:
+    install = "pip install 'patchifier[formats]'"
+    skipped = [(f"/{n}.m4a", f"/{n}.m4a: an unknown\nformat: {install}") for n in range(3)]
+    assert io.skipped_lines([*skipped, ("x.wav", "is empty.")]) == [
+        "skipped /0.m4a: an unknown format",
+        "skipped /1.m4a: an unknown format",
+        "skipped /2.m4a: an unknown format",
+        "skipped x.wav: is empty.",
+        f"to read 3 of them: {install}",
+    ]
