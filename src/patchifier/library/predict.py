@@ -181,10 +181,13 @@ def _predict_clip(
     embedder: Embedder, window_s: float | None, hop_s: float | None, clip: Clip
 ) -> list[dict[str, Any]] | str:
     try:
-        limits = {"start_s": clip.start_s, "end_s": clip.end_s}
         with jobs.memory_errors():
             found = embedder.predict_windows(
-                clip.path, window_s=window_s or 1e9, hop_s=hop_s, **limits
+                clip.path,
+                window_s=window_s or 1e9,
+                hop_s=hop_s,
+                start_s=clip.start_s,
+                end_s=clip.end_s,
             )
     except jobs.BAD_ITEM as error:
         return jobs.skip_reason(clip.path, error)
