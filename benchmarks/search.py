@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchifier.library import search
-from patchifier.library.search.rows import FACTS, TYPES
+from patchifier.library.stored import FACTS, TYPES
 
 QUERIES, FEW_QUERIES, K = 100, 30, 10  # few where a query takes seconds
 PIECE = 10_000
@@ -212,7 +212,7 @@ def main():
         "--out", type=Path, default=Path(__file__).parent / "results" / "search.json"
     )
     flags = parser.parse_args()
-    vectors = demo_vectors(flags.model) if flags.model else search.read(flags.table).vectors()
+    vectors = demo_vectors(flags.model) if flags.model else search.read(flags.table).vectors
     mixture = Mixture(vectors, np.random.default_rng(flags.seed))
     facts = {
         "machine": machine(), "seed": flags.seed, "vectors": len(vectors), "size": vectors.shape[1],

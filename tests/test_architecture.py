@@ -11,8 +11,8 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config_names"},
     {"config", "io", "lazy"},
-    {"statistics", "seeding", "filters", "extras", "hub", "containers", "sandbox"},
-    {"decode"},
+    {"statistics", "seeding", "filters", "extras", "containers", "sandbox"},
+    {"decode", "hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
     {"windows", "datasets"},
     {"nn", "augment"},
@@ -132,6 +132,24 @@ def test_every_submodule_is_an_attribute_without_a_further_import():
         assert patchifier.library.embed_library is patchifier.library.build.embed_library
         assert not hasattr(patchifier, "collection") and "__main__" not in dir(patchifier)
         assert not hasattr(patchifier, "__main__") and not hasattr(patchifier.nn, "search")
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_submodule_whose_package_is_missing_is_no_attribute_and_its_import_says_what_to_install():
+    code = """if True:
+        import sys
+        import patchifier.integrations
+        from patchifier.config import RequestError
+
+        sys.modules["sklearn"] = sys.modules["sklearn.base"] = None
+        assert not hasattr(patchifier.integrations, "sklearn")
+        try:
+            from patchifier.integrations import sklearn
+        except RequestError as error:
+            assert "pip install 'patchifier[eval]'" in str(error)
+        else:
+            raise AssertionError("the import was not refused")
     """
     subprocess.run([sys.executable, "-c", code], check=True)
 

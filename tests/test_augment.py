@@ -19,10 +19,10 @@ LAYOUTS = ("consecutive", "independent", "one", "whole")
 PLAIN = augment.NO_AUGMENTATION
 
 
-FIELDS = ("scale", "starts", "present", "lengths", "keys")
+FIELDS = ("scale", "starts", "valid", "lengths", "keys")
 
 
-def drawn_from(seed: int, frames: Sequence[int], **options: object) -> augment.Draw:
+def drawn_from(seed: int, frames: Sequence[int], **options: object) -> augment.AugmentParameters:
     config = options.pop("config", AugmentConfig())
     return augment.draw(np.random.default_rng(seed), np.array(frames), config=config, **options)
 
@@ -31,17 +31,21 @@ def scaled(scale: float) -> AugmentConfig:
     return AugmentConfig(time_stretch=(scale, scale), intensity=(1, 1))
 
 
-def require_same(one: augment.Draw, other: augment.Draw, row: object = slice(None)) -> None:
+def require_same(
+    one: augment.AugmentParameters, other: augment.AugmentParameters, row: object = slice(None)
+) -> None:
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(one, name)[row], getattr(other, name)[row])
 
 
-def intensity(drawn: augment.Draw, config: AugmentConfig, bands: int = 4) -> torch.Tensor:
+def intensity(
+    drawn: augment.AugmentParameters, config: AugmentConfig, bands: int = 4
+) -> torch.Tensor:
     """Factors of random intensity on unpadded patches (B, N, 1, M, W)."""
     B, N = drawn.starts.shape
     lengths = np.full(B, 10**6)
-    whole = replace(drawn, lengths=lengths, present=np.ones((B, N), bool))
-    crops = augment.Crops.of(whole, first=np.zeros(B, int), frames=lengths)
+    whole = replace(drawn, lengths=lengths, valid=np.ones((B, N), bool))
+    crops = augment.Resampling.of(whole, first=np.zeros(B, int), frames=lengths)
     ones = torch.ones(B, N, 1, bands, 32)
     return augment.vary_intensity(ones, crops, config=config, silence=SILENCE)
 
@@ -55,7 +59,7 @@ def side_by_side(frames: Sequence[int]) -> torch.Tensor:
 
 
 def applied(
-    drawn: augment.Draw,
+    drawn: augment.AugmentParameters,
     log_mels: torch.Tensor,
     frames: Sequence[int],
     width: int = 32,
@@ -65,8 +69,8 @@ def applied(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Patches with and without random intensity, of log-mels (B, T, M) side by side that start `offsets` frames into their clips."""
     first = np.arange(len(frames)) * log_mels.shape[1] - offsets
-    crops = augment.Crops.of(drawn, first=first, frames=np.array(frames), width=width)
-    clean = augment.look_up(crops, log_mels.flatten(0, 1), silence=SILENCE, width=width)
+    crops = augment.Resampling.of(drawn, first=first, frames=np.array(frames), width=width)
+    clean = augment.resample(crops, log_mels.flatten(0, 1), silence=SILENCE, width=width)
     config = config or AugmentConfig()
     return augment.vary_intensity(clean, crops, config=config, silence=SILENCE), clean
 
@@ -97,8 +101,8 @@ def test_draws_lie_in_their_ranges_and_fill_them(layout):
         assert high - 0.01 < values.max() <= high + 1e-6
         assert values.mean() == pytest.approx((low + high) / 2, abs=0.01)
     np.testing.assert_array_equal(drawn.lengths, np.rint(frames * drawn.scale))
-    assert drawn.starts[drawn.present].min() >= 0
-    ends = np.where(drawn.present, drawn.starts + 32, 0).max(axis=1)
+    assert drawn.starts[drawn.valid].min() >= 0
+    ends = np.where(drawn.valid, drawn.starts + 32, 0).max(axis=1)
     assert (ends <= drawn.lengths).all()
 
 
@@ -117,7 +121,7 @@ def test_crops_reach_both_ends_of_the_clip(layout):
 def test_layout_has_its_shape(layout, shape):
     frames = [900, 1249]
     drawn = drawn_from(0, frames, layout=layout, config=AugmentConfig(time_stretch=(1, 1)))
-    assert drawn.starts.shape == drawn.present.shape == shape
+    assert drawn.starts.shape == drawn.valid.shape == shape
     augmented, clean = applied(drawn, side_by_side(frames), frames)
     assert augmented.shape == clean.shape == (*shape, 1, 4, 32)
     assert augmented.isfinite().all()
@@ -132,14 +136,14 @@ def test_consecutive_patches_touch_and_independent_ones_are_independent():
 
 def test_whole_takes_every_whole_patch_and_most_limits_them():
     for options, counts in (({}, [39, 3]), ({"most": 25}, [25, 3])):
-        present = drawn_from(0, [1249, 100], layout="whole", config=PLAIN, **options).present
+        present = drawn_from(0, [1249, 100], layout="whole", config=PLAIN, **options).valid
         assert present.shape == (2, counts[0])
         assert present.sum(axis=1).tolist() == counts
 
 
 def test_twenty_second_clip_always_fills_25_patches():
     drawn = drawn_from(0, np.full(5000, 862), config=AugmentConfig(intensity_per="spectrogram"))
-    assert drawn.present.all()
+    assert drawn.valid.all()
     assert (drawn.starts[:, -1] + 32 <= drawn.lengths).all()
     assert drawn.lengths.min() == 800  # 0.9 would have left 776
     assert drawn.scale.max() <= 1.2
@@ -149,15 +153,15 @@ def test_twenty_second_clip_always_fills_25_patches():
 def test_scale_is_not_raised_beyond_its_range():
     drawn = drawn_from(0, np.full(100, 600))  # 800 would need 1.33
     assert drawn.scale.max() <= 1.2
-    assert not drawn.present.all(axis=1).any()
-    np.testing.assert_array_equal(drawn.present.sum(axis=1), drawn.lengths // 32)
+    assert not drawn.valid.all(axis=1).any()
+    np.testing.assert_array_equal(drawn.valid.sum(axis=1), drawn.lengths // 32)
 
 
 def test_short_clip_is_padded_with_silence_and_its_patches_are_absent():
     frames = [100, 20]
     drawn = drawn_from(0, frames, config=PLAIN)
-    assert drawn.present.sum(axis=1).tolist() == [3, 1]
-    assert drawn.present[0, :3].all()
+    assert drawn.valid.sum(axis=1).tolist() == [3, 1]
+    assert drawn.valid[0, :3].all()
     augmented, clean = applied(drawn, side_by_side(frames), frames)
     for patches in (augmented, clean):
         assert (patches[0, 3:] == SILENCE).all()
@@ -266,7 +270,7 @@ def test_padding_is_exactly_silence_under_any_intensity(per):
     frames, config = [100, 900, 20], AugmentConfig(intensity_per=per)
     drawn = drawn_from(0, frames, config=config)
     ended = drawn.starts[:, :, None] + np.arange(32) >= drawn.lengths[:, None, None]
-    padding = torch.from_numpy(ended | ~drawn.present[:, :, None])
+    padding = torch.from_numpy(ended | ~drawn.valid[:, :, None])
     assert padding[0].any()
     assert not padding[1].any()
     for patches in applied(drawn, side_by_side(frames), frames, config=config):
@@ -325,8 +329,8 @@ def test_a_part_of_a_draw_gives_the_part_of_what_is_applied(layout):
 @pytest.mark.parametrize(("frames", "padded"), [([900, 1249], False), ([900, 100], True)])
 def test_a_batch_without_padding_has_no_mask_of_it(frames, padded):
     drawn = drawn_from(0, frames)
-    crops = augment.Crops.of(drawn, first=np.zeros(2, int), frames=np.array(frames))
-    assert (crops.present is not None) == padded
+    crops = augment.Resampling.of(drawn, first=np.zeros(2, int), frames=np.array(frames))
+    assert (crops.valid is not None) == padded
 
 
 WIDE = SpectrogramConfig(n_mels=64, n_pitch_bands=216)
@@ -338,8 +342,10 @@ def shifted(
     """Log-mel (M, T) as patches show it, (M, N W), if its pitch is shifted and nothing else happens."""
     frames, pitch = [log_mel.shape[1]], (semitones, semitones + 1e-9)
     drawn = drawn_from(0, frames, layout="whole", config=replace(PLAIN, pitch_shift=pitch))
-    crops = augment.Crops.of(drawn, first=np.zeros(1, int), frames=np.array(frames), config=config)
-    patches = augment.look_up(crops, log_mel.T.contiguous(), silence=SILENCE)
+    crops = augment.Resampling.of(
+        drawn, first=np.zeros(1, int), frames=np.array(frames), config=config
+    )
+    patches = augment.resample(crops, log_mel.T.contiguous(), silence=SILENCE)
     return patches[0, :, 0].transpose(0, 1).flatten(1)
 
 
@@ -364,7 +370,7 @@ def test_what_was_drawn_without_a_range_is_what_was_always_drawn():
     drawn = drawn_from(0, [900, 1249])
     np.testing.assert_allclose(drawn.scale, [1.0910885061964364, 0.9809360141291611], rtol=1e-15)
     assert drawn.keys.tolist() == [[-1394716357, 1345485432], [641735758, 1772771705]]
-    crops = augment.Crops.of(drawn, first=np.zeros(2, int), frames=np.array([900, 1249]))
+    crops = augment.Resampling.of(drawn, first=np.zeros(2, int), frames=np.array([900, 1249]))
     assert crops.rows is None
 
 

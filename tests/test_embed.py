@@ -294,11 +294,11 @@ def test_no_log_mels_and_a_mask_that_is_too_long_are_refused():
     ],
 )
 def test_what_is_no_log_mel_is_refused(log_mels, reason):
-    for ask in (embedder().embed_log_mels, tuned().predict_log_mels):
-        with pytest.raises(RequestError, match=reason):
-            ask(log_mels)
+    with pytest.raises(RequestError, match=reason):
+        embedder().embed_log_mels(log_mels)
     for ask in (
         embedder().embed,
+        tuned().predict,
         lambda pieces: embedder().embed_windows(pieces, window_s=1.0),
         lambda pieces: embedder().reconstruct(next(pieces), np.ones(1, bool)),
     ):
@@ -583,7 +583,7 @@ def test_answers_over_time_are_those_of_the_stretches():
     assert found.vectors.shape == (len(found.start_s), 3)
     first, length = round(found.start_s[1] / FRAME_S), round(4.0 / FRAME_S)
     stretch = asked.log_mel(wave, RATE)[:, first : first + length]
-    near(found.vectors[1], asked.predict_log_mels([stretch])[0])
+    near(found.vectors[1], asked.predict(iter([stretch])))
     near(found.vectors.sum(1), np.ones(len(found.vectors)))
 
 
@@ -591,7 +591,6 @@ def test_a_model_without_a_head_cannot_be_asked():
     for ask in (
         lambda e: e.predict(sound(1.0), RATE),
         lambda e: e.predict_windows(sound(1.0), RATE, window_s=1.0),
-        lambda e: e.predict_log_mels([]),
     ):
         with pytest.raises(RequestError, match="patchifier finetune"):
             ask(embedder())

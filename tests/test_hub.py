@@ -301,8 +301,7 @@ def test_a_name_will_do_wherever_a_model_is_asked_for(hub, folder, wave, capsys,
 
 def test_without_the_hubs_package_the_error_has_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    said = rf"'{NAME}' is on a hub.*pip install 'patchifier\[hf\]'"
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(RequestError, match=r"huggingface_hub.*pip install 'patchifier\[hf\]'"):
         patchifier.load(f"hf://{NAME}")
 
 

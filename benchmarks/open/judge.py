@@ -215,7 +215,7 @@ def evaluate_frames(
     ] or [frames.mel_features(view)]
     found = [frames.probe_frames(task, view, source, sides) for source in sources]
     groups = tuple(str(group) for group in sides.groups[sides.test])
-    runs = tuple(weighted(result.per_clip, result.weights) for result in found)
+    runs = tuple(weighted(*result.per_clip[result.metric]) for result in found)
     return EncoderScore(question, question.measures[0], groups, 0.0, runs)
 
 

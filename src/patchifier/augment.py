@@ -1,12 +1,13 @@
-"""The augmentations of pre-training (paper 4.4, and a shift of pitch): draw parameters from a generator, then apply them.
+"""Augmentation of pre-training (paper 4.4): time scaling, cropping, intensity; and pitch shift.
 
-Scaling, cropping and cutting into patches are one look-up: patch n, frame w of clip b shows the source frame
-(starts[b, n] + w + 1/2) / scale[b] - 1/2, interpolated linearly. Nothing is resized that is not looked at. A shift of pitch is the same
-along the other axis: each row shows what lay at another one (:func:`source_rows`).
+Time scaling, cropping and cutting into patches are one resampling: frame w of patch n of clip b is
+the source frame (starts[b, n] + w + 1/2) / scale[b] - 1/2, interpolated linearly. Frames outside
+the crop are not computed. A pitch shift resamples the other axis in the same way
+(:func:`source_rows`).
 
-What is drawn is small and drawn on the processor; it is applied wherever the log-mels lie. Random intensity, up to a factor for each
-element, is a hash of keys that were drawn and of the element's place, so that every device makes the same numbers, for any part of a
-batch alone.
+Parameters are drawn on the CPU and applied on the device of the log-mels. Factors of random
+intensity are a hash of drawn keys and of the index of each element, so every device computes the
+same numbers, also for a part of a batch.
 """
 
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ NO_AUGMENTATION = AugmentConfig(
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What was drawn for a batch of B clips, N patches each.
+class AugmentParameters:
+    """Augmentation parameters of a batch of B clips, N patches each.
 
     Attributes
     ----------
@@ -35,30 +36,30 @@ class Draw:
         Factor by which time is stretched.
     starts : ndarray, shape (B, N), int
         First frame of each patch, in stretched time.
-    present : ndarray, shape (B, N), bool
-        Where there is a patch; False is padding.
+    valid : ndarray, shape (B, N), bool
+        False for padding.
     lengths : ndarray, shape (B,), int
         Frames of each stretched clip.
     keys : ndarray, shape (B, 2), int32
-        Of each clip's random intensity.
+        Seeds of each clip's random intensity.
     pitch : ndarray, shape (B,), or None
-        Semitones by which each clip is shifted, if any is.
+        Pitch shift of each clip in semitones; None without pitch shift.
     """
 
     scale: np.ndarray
     starts: np.ndarray
-    present: np.ndarray
+    valid: np.ndarray
     lengths: np.ndarray
     keys: np.ndarray
     pitch: np.ndarray | None = None
 
-    def __getitem__(self, part: slice) -> "Draw":
-        """Return what was drawn for some of the clips."""
+    def __getitem__(self, part: slice) -> "AugmentParameters":
+        """Return the parameters of some of the clips."""
         pitch = None if self.pitch is None else self.pitch[part]
-        return Draw(
+        return AugmentParameters(
             self.scale[part],
             self.starts[part],
-            self.present[part],
+            self.valid[part],
             self.lengths[part],
             self.keys[part],
             pitch,
@@ -75,29 +76,38 @@ def draw(
     layout: Layout = "consecutive",
     most: int | None = None,
     pairs: bool = False,
-) -> Draw:
-    """Draw scaling, crop, the keys of random intensity and, if there is a range of it, a shift of pitch for a batch.
+) -> AugmentParameters:
+    """Draw the augmentation parameters of a batch.
 
     Parameters
     ----------
     generator : numpy.random.Generator
-        The only source of chance.
+        Source of all random numbers.
     frames : ndarray, shape (B,), int
         Frames of each clip.
     config : AugmentConfig
-        Ranges. Where a clip is too short for the crop, its scale is raised until it fits, if the range allows.
+        Ranges. Where a clip is too short for the crop, its scale is raised until it fits, if the
+        range allows.
     patches, width : int
         N and W.
     layout : "consecutive", "independent", "one" or "whole"
-        N consecutive patches from a random frame; N independent positions; a single one; all of the clip.
+        N consecutive patches from a random frame; N independent positions; a single one; all of the
+        clip.
     most : int
-        With "whole", the longest sequence that the model has positions for; longer clips are cropped to it.
+        With "whole", the longest sequence that the model has positions for; longer clips are
+        cropped to it.
     pairs : bool
-        Two by two, what stands side by side shares its scale and its shift of pitch.
+        Whether clips 2 i and 2 i + 1 share their scale and pitch shift.
 
     Returns
     -------
-    Draw
+    AugmentParameters
+
+    Examples
+    --------
+    >>> drawn = draw(np.random.default_rng(0), np.array([1249, 500]), config=AugmentConfig())
+    >>> drawn.starts.shape, int(drawn.valid[0].sum())
+    ((2, 25), 25)
     """
     B, (low, high) = len(frames), config.time_stretch
     first_of = np.arange(B) // 2 * 2 if pairs else np.arange(B)
@@ -109,10 +119,9 @@ def draw(
         scale = np.maximum(scale, np.maximum(fits, fits[np.arange(B) ^ 1]) if pairs else fits)
     lengths = np.maximum(np.rint(frames * scale), 1).astype(int)
     if layout in ("independent", "one"):
-        starts = np.floor(placement * (np.maximum(lengths - width, 0) + 1)[:, None]).astype(
-            int
-        )  # (B, N)
-        present = np.ones_like(starts, dtype=bool)
+        # (B, N)
+        starts = np.floor(placement * (np.maximum(lengths - width, 0) + 1)[:, None]).astype(int)
+        valid = np.ones_like(starts, dtype=bool)
     else:
         whole = np.maximum(lengths // width, 1)  # a clip below one patch is padded to one
         counts = np.minimum(whole, patches if layout == "consecutive" else (most or whole.max()))
@@ -120,57 +129,54 @@ def draw(
         first = np.floor(placement[:, 0] * (spare + 1)).astype(int)
         order = np.arange(patches if layout == "consecutive" else counts.max())  # (N,)
         starts = first[:, None] + order * width
-        present = order < counts[:, None]
+        valid = order < counts[:, None]
     keys = generator.integers(-(2**31), 2**31, (B, 2), dtype=np.int32)
-    pitch = (
-        generator.uniform(*config.pitch_shift, B)[first_of] if config.shifts_pitch else None
-    )  # last, so that nothing else changes with it
-    return Draw(scale, starts, present, lengths, keys, pitch)
+    # last, so that nothing else changes with it
+    pitch = generator.uniform(*config.pitch_shift, B)[first_of] if config.shifts_pitch else None
+    return AugmentParameters(scale, starts, valid, lengths, keys, pitch)
 
 
 def source_rows(pitch: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
-    """Row of a log-mel, with a fraction, that each row shows when pitch is shifted by semitones (B,): (B, M), float32.
+    """Source row of each log-mel row, with a fraction, for pitch shifts (B,) in semitones.
 
-    What would come from beyond the outermost band is that band's.
+    Rows beyond the outermost band repeat that band. Returns (B, M), float32.
     """
     centres = mel_edges_hz(config)[1:-1]
-    mel = np.interp(
-        centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres))
-    )  # (B, mel bands)
-    higher = (
-        np.arange(config.n_pitch_bands) - pitch[:, None] * PITCH_PER_OCTAVE / 12
-    )  # (B, pitch bands)
+    # (B, mel bands)
+    mel = np.interp(centres / 2 ** (pitch[:, None] / 12), centres, np.arange(len(centres)))
+    # (B, pitch bands)
+    higher = np.arange(config.n_pitch_bands) - pitch[:, None] * PITCH_PER_OCTAVE / 12
     return np.concatenate(
         [mel, config.n_mels + higher.clip(0, max(0, config.n_pitch_bands - 1))], axis=1
     ).astype(np.float32)
 
 
-def span(drawn: Draw, frames: np.ndarray, width: int = 32) -> np.ndarray:
-    """First and last + 1 source frame that each clip's patches look at: shape (B, 2), int."""
-    first = np.where(drawn.present, drawn.starts, np.iinfo(int).max).min(axis=1)
-    last = np.where(drawn.present, drawn.starts, 0).max(axis=1) + width
+def span(drawn: AugmentParameters, frames: np.ndarray, width: int = 32) -> np.ndarray:
+    """First and last + 1 source frame of each clip's patches: shape (B, 2), int."""
+    first = np.where(drawn.valid, drawn.starts, np.iinfo(int).max).min(axis=1)
+    last = np.where(drawn.valid, drawn.starts, 0).max(axis=1) + width
     low = np.clip(np.floor((first + 0.5) / drawn.scale - 0.5).astype(int), 0, frames - 1)
     high = np.clip(np.ceil((last - 0.5) / drawn.scale - 0.5).astype(int) + 1, low + 1, frames)
     return np.stack([low, high], axis=1)
 
 
 @dataclass(frozen=True)
-class Crops:
-    """What was drawn, where the log-mels lie: patches as places in a table of frames.
+class Resampling:
+    """Augmentation parameters as tensors, with the indices of the clips in a table of frames.
 
     Attributes
     ----------
     first : Tensor, shape (B,), int64
-        Row of the table in which each clip's first frame lies, or would lie.
+        Row of the table that holds each clip's first frame; negative if that frame was not read.
     frames, lengths : Tensor, shape (B,), int64
-        Frames of each clip, as it is and stretched.
+        Frames of each clip before and after time scaling.
     scale : Tensor, shape (B,), float64
     starts : Tensor, shape (B, N), int64
     keys : Tensor, shape (B, 2), int32
-    present : Tensor, shape (B, N), bool, or None
-        Where there is a patch; None if nothing is padded, neither a patch nor the end of one.
+    valid : Tensor, shape (B, N), bool, or None
+        False for padding; None if no frame is padding.
     rows : Tensor, shape (B, M), float32, or None
-        Row that each row shows, where pitch is shifted.
+        Source row of each row; None without pitch shift.
     """
 
     first: Tensor
@@ -179,25 +185,25 @@ class Crops:
     scale: Tensor
     starts: Tensor
     keys: Tensor
-    present: Tensor | None
+    valid: Tensor | None
     rows: Tensor | None
 
     @classmethod
     def of(
         cls,
-        drawn: Draw,
+        drawn: AugmentParameters,
         *,
         first: np.ndarray,
         frames: np.ndarray,
         width: int = 32,
         config: SpectrogramConfig | None = None,
-    ) -> "Crops":
-        """Bring together what was drawn, where clips lie, and how their log-mels were made."""
-        whole = drawn.present.all() and (drawn.starts + width <= drawn.lengths[:, None]).all()
+    ) -> "Resampling":
+        """Make one of augmentation parameters and the position and length of each clip."""
+        whole = drawn.valid.all() and (drawn.starts + width <= drawn.lengths[:, None]).all()
         lengths, scale, starts, keys = map(
             torch.from_numpy, (drawn.lengths, drawn.scale, drawn.starts, drawn.keys)
         )
-        present = None if whole else torch.from_numpy(drawn.present)
+        valid = None if whole else torch.from_numpy(drawn.valid)
         rows = (
             None
             if drawn.pitch is None
@@ -210,20 +216,20 @@ class Crops:
             scale,
             starts,
             keys,
-            present,
+            valid,
             rows,
         )
 
 
-def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> Tensor:
-    """Scale, crop, cut into patches and shift pitch.
+def resample(crops: Resampling, table: Tensor, *, silence: float, width: int = 32) -> Tensor:
+    """Scale in time, crop, cut into patches and shift pitch.
 
     Parameters
     ----------
-    crops : Crops
-        Where to look.
+    crops : Resampling
+        Source frames and rows.
     table : Tensor, shape (F, M)
-        Frames of many clips, each clip's in one stretch; as much of each as is looked at (:func:`span`).
+        Frames of all clips, consecutive for each clip; of each the frames of :func:`span`.
     silence : float
         Value of padding.
     width : int
@@ -233,9 +239,8 @@ def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> 
     -------
     Tensor, float32, shape (B, N, 1, M, W)
     """
-    inside = crops.starts[:, :, None] + torch.arange(
-        width, device=table.device
-    )  # (B, N, W), in stretched time
+    # (B, N, W), in stretched time
+    inside = crops.starts[:, :, None] + torch.arange(width, device=table.device)
     source = ((inside + 0.5) / crops.scale[:, None, None] - 0.5).clamp_(min=0)
     source = torch.minimum(source, (crops.frames - 1)[:, None, None])
     below = source.floor()
@@ -244,44 +249,48 @@ def look_up(crops: Crops, table: Tensor, *, silence: float, width: int = 32) -> 
     last = (crops.first + crops.frames - 1).clamp(max=len(table) - 1)[:, None, None]
     low = torch.minimum(rows, last).clamp_(min=0)  # padding patches may point anywhere
     high = torch.minimum(rows + 1, last).clamp_(min=0)
-    shown = torch.lerp(frames_at(table, low), frames_at(table, high), part)  # (B, N, W, M)
+    shown = torch.lerp(gather_frames(table, low), gather_frames(table, high), part)  # (B, N, W, M)
     shown = shown if crops.rows is None else shift(shown, crops.rows)
     patches = shown.transpose(-1, -2).unsqueeze(2).contiguous()  # (B, N, 1, M, W)
-    return patches if crops.present is None else pad(patches, crops, silence=silence)
+    return patches if crops.valid is None else pad(patches, crops, silence=silence)
 
 
-def frames_at(table: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a table (F, M), of any shape, as float32: whole rows, ten times as fast on a CPU as by an index for each axis."""
+def gather_frames(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a table (F, M) at indices of any shape, float32.
+
+    On a CPU this is ten times as fast as an index for each axis.
+    """
     return table.index_select(0, rows.flatten()).float().view(*rows.shape, -1)
 
 
 def shift(values: Tensor, rows: Tensor) -> Tensor:
-    """Let each row show another one of its clip, (B, M) with fractions, interpolated linearly; values (B, N, W, M)."""
+    """Replace each row by its source row (B, M), interpolated linearly; values (B, N, W, M)."""
     below = rows.long()[:, None, None]  # (B, 1, 1, M)
-    above = (below + 1).clamp_(
-        max=rows.shape[1] - 1
-    )  # of weight 0, where the row is its part's last
+    # of weight 0, where the row is its part's last
+    above = (below + 1).clamp_(max=rows.shape[1] - 1)
     part = (rows - rows.floor())[:, None, None]
     return torch.lerp(
         values.gather(-1, below.expand_as(values)), values.gather(-1, above.expand_as(values)), part
     )
 
 
-def pad(patches: Tensor, crops: Crops, *, silence: float) -> Tensor:
-    """Put silence where there is no patch, and behind the end of a clip; patches (B, N, 1, M, W)."""
-    if crops.present is None:
+def pad(patches: Tensor, crops: Resampling, *, silence: float) -> Tensor:
+    """Fill padding and what lies behind the end of a clip with silence; patches (B, N, 1, M, W)."""
+    if crops.valid is None:
         return patches
-    inside = crops.starts[:, :, None] + torch.arange(
-        patches.shape[-1], device=patches.device
-    )  # (B, N, W)
-    padding = (inside >= crops.lengths[:, None, None]) | ~crops.present[:, :, None]
+    # (B, N, W)
+    inside = crops.starts[:, :, None] + torch.arange(patches.shape[-1], device=patches.device)
+    padding = (inside >= crops.lengths[:, None, None]) | ~crops.valid[:, :, None]
     return patches.masked_fill(padding[:, :, None, None, :], silence)
 
 
 def vary_intensity(
-    patches: Tensor, crops: Crops, *, config: AugmentConfig, silence: float
+    patches: Tensor, crops: Resampling, *, config: AugmentConfig, silence: float
 ) -> Tensor:
-    """Multiply patches (B, N, 1, M, W) by random factors, one for each element, band or spectrogram; padding stays."""
+    """Multiply patches (B, N, 1, M, W) by random factors: one per element, band or spectrogram.
+
+    Padding is not changed.
+    """
     low, high = config.intensity
     if low == high == 1.0:
         return patches
@@ -296,12 +305,13 @@ def vary_intensity(
 def uniform(keys: Tensor, count: int, low: float, high: float) -> Tensor:
     """Pseudo-random numbers in (low, high), the same on every device.
 
-    Two numbers of 16 bits come from each 32-bit hash (Wellons' "lowbias32") of a place, spread by the first key and moved by the second.
+    Each 32-bit hash (Wellons' "lowbias32") of an index gives two numbers of 16 bits. The first key
+    multiplies the index, the second is added.
 
     Parameters
     ----------
     keys : Tensor, shape (B, 2), int32
-        A stream each.
+        One stream of numbers for each row.
     count : int
         Numbers of each stream.
     low, high : float
@@ -314,9 +324,8 @@ def uniform(keys: Tensor, count: int, low: float, high: float) -> Tensor:
     places = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)
     x = places * (keys[:, :1] | 1) + keys[:, 1:]  # (B, count / 2); products wrap around
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1)):
-        x.bitwise_xor_(
-            (x >> shift).bitwise_and_(2 ** (32 - shift) - 1)
-        )  # >> keeps the sign, & takes it away
+        # >> keeps the sign, & takes it away
+        x.bitwise_xor_((x >> shift).bitwise_and_(2 ** (32 - shift) - 1))
         x.mul_(factor)
     step = (high - low) / 2**16
     return x.view(torch.int16)[:, :count].float().mul_(step).add_((low + high + step) / 2)

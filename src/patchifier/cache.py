@@ -3,13 +3,14 @@
 A cache is a folder::
 
     cache.json          format and spectrogram settings
-    shards/00000.npy    log-mels of many clips end to end: (frames, M) float16, frames first so that a crop is contiguous
-    shards/00000.jsonl  which clips those are, with a key (hash of audio and settings) and a checksum each; written last
-    index.jsonl         name, task, then every clip whole, in the data set's order, and where it lies
+    shards/00000.npy    log-mels of many clips, concatenated: (frames, M) float16
+    shards/00000.jsonl  these clips, each with a key (hash of audio and settings) and a checksum
+    index.jsonl         name, task, then every clip in the data set's order, and its position
     skipped.csv         id, path and reason of each file that could not be read
 
-Every file is written beside and renamed into place. A build that is killed loses at most the shard it was filling; run again, it goes on.
-A clip whose audio and settings have not changed is not decoded again.
+Every file is written beside and renamed into place. A build that is killed loses at most the shard
+it was filling; run again, it goes on. A clip whose audio and settings have not changed is not
+decoded again.
 """
 
 import contextlib
@@ -90,7 +91,17 @@ def prepare(
     Raises
     ------
     RequestError
-        If the folder is a cache with other settings or holds other files, or if no clip could be read.
+        If the folder is a cache with other settings or holds other files, or if no clip could be
+        read.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> from patchifier import cache, datasets
+    >>> demo = datasets.load("demo")
+    >>> few = dataclasses.replace(demo, clips=demo.clips[::16])
+    >>> cache.prepare(few, "cache").clips
+    7
     """
     out, config = Path(out), config or SpectrogramConfig()
     _claim(out, config)
@@ -103,9 +114,8 @@ def _prepare(
 ) -> Prepared:
     on_disk = _shard_rows(out, config)
     known = {row["key"]: row for row in on_disk}
-    keys = {
-        row["clip"]: row["key"] for row in on_disk
-    }  # two clips may have the same audio, hence one key
+    # two clips may have the same audio, hence one key
+    keys = {row["clip"]: row["key"] for row in on_disk}
     writer = _ShardWriter(out)
     rows: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
@@ -136,7 +146,8 @@ def _prepare(
     write_skipped(out / "skipped.csv", ("id", "path", "reason"), named)
     if not rows:
         raise RequestError(
-            f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The first: {bad[0][1]}"
+            f"none of the {len(bad)} clips could be read; {out / 'skipped.csv'} says why. The "
+            f"first: {bad[0][1]}"
         )
     good = [clip for clip in dataset.clips if clip.id in rows]
     _write_index(out, dataset, [(clip, rows[clip.id]) for clip in good])
@@ -164,7 +175,8 @@ def _settings(path: Path) -> SpectrogramConfig:
     form = facts.get("format")
     if not isinstance(form, int) or form > FORMAT:
         raise RequestError(
-            f"{path} has format {form}, this version reads up to {FORMAT}: pip install -U patchifier."
+            f"{path} has format {form}, this version reads up to {FORMAT}: pip install -U "
+            "patchifier."
         )
     settings = facts.get("spectrogram")
     if not isinstance(settings, dict):
@@ -179,7 +191,8 @@ def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Pat
     ]
     if differ:
         raise RequestError(
-            f"cache {path} was made with other settings: {'; '.join(differ)}. Prepare another cache, or drop these settings; "
+            f"cache {path} was made with other settings: {'; '.join(differ)}. Prepare another "
+            "cache, or drop these settings; "
             "'patchifier prepare --model MODEL' makes what a model reads."
         )
 
@@ -197,7 +210,10 @@ class _Decoded:
 def _decode(
     config: SpectrogramConfig, tasks: Sequence[tuple[Clip, str | None]]
 ) -> list[_Decoded | str]:
-    """Log-mel of each clip, or the reason why there is none; a clip comes with its key in the cache. Runs in a worker process."""
+    """Log-mel of each clip, or the reason why there is none.
+
+    A clip comes with its key in the cache. Runs in a worker process.
+    """
     return [jobs.attempt(task[0].path, _decode_clip, config, *task) for task in tasks]
 
 
@@ -268,9 +284,8 @@ class _ShardWriter:
                 np.lib.format.write_array_header_1_0(
                     stream, {**like, "shape": (self.frames, *self.parts[0].shape[1:])}
                 )
-                stream.writelines(
-                    part.data for part in self.parts
-                )  # one array, which is never in memory twice
+                # one array, which is never in memory twice
+                stream.writelines(part.data for part in self.parts)
             with replaced_file(_shard(self.out, self.number).with_suffix(".jsonl")) as new:
                 new.write_text(
                     "".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8"
@@ -379,7 +394,8 @@ class Cache:
     path : str or Path
         The folder.
     partial : bool
-        Whether shards may be missing, as on a machine that trains on a part of the cache; clips in them cannot be read.
+        Whether shards may be missing, as on a machine that trains on a part of the cache; clips in
+        them cannot be read.
 
     Attributes
     ----------
@@ -398,18 +414,26 @@ class Cache:
     ------
     RequestError
         If the folder is no cache, or its build was not finished.
+
+    Examples
+    --------
+    >>> data = Cache("demo-cache")
+    >>> len(data.clips), data.log_mel(0).shape  # frames first
+    (14, (862, 64))
     """
 
     def __init__(self, path: str | Path, *, partial: bool = False) -> None:
         self.path = Path(path)
         if not (self.path / "cache.json").exists():
             raise RequestError(
-                f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare SOURCE --out {self.path}'."
+                f"{self.path} is not a cache (no cache.json): make one with 'patchifier prepare "
+                f"SOURCE --out {self.path}'."
             )
         self.spectrogram = _settings(self.path)
         if not (self.path / "index.jsonl").exists():
             raise RequestError(
-                f"cache {self.path} is not finished: run the same 'patchifier prepare' again and it goes on."
+                f"cache {self.path} is not finished: run the same 'patchifier prepare' again and "
+                "it goes on."
             )
         self.name, self.task, self.clips, self._rows = _read_index(self.path)
         self.frames = np.array([row["frames"] for row in self._rows])
@@ -428,7 +452,9 @@ class Cache:
                 )
 
     def require(self, config: SpectrogramConfig) -> "Cache":
-        """Give this cache as log-mels of these settings: a view of its mel bands where only its pitch bands are too many.
+        """Give this cache as log-mels of these settings.
+
+        A view of its mel bands where only its pitch bands are too many.
 
         Raises
         ------
@@ -446,19 +472,28 @@ class Cache:
         last = row["frames"] if last is None else min(last, row["frames"])
         if row["shard"] not in self._shards:
             raise RequestError(
-                f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} lies in it: copy this shard here too."
+                f"{_shard(self.path, row['shard'])} is missing, and clip {self.clips[index].id} "
+                "lies in it: copy this shard here too."
             )
         return self._shards[row["shard"]][
             row["first"] + first : row["first"] + last, : self.spectrogram.n_bands
         ]
 
+    def tensor(self, index: int) -> torch.Tensor:
+        """Log-mel (M, T) of a clip, float32."""
+        return torch.from_numpy(np.array(self.log_mel(index), np.float32).T)
+
     def parts(self, count: int) -> list[np.ndarray]:
-        """Deal the shards out to `count` parts of about as many frames each; returns the clips of each part, by index."""
+        """Deal the shards out to `count` parts of about as many frames each.
+
+        Returns the clips of each part, by index.
+        """
         shards = np.array([row["shard"] for row in self._rows])
         numbers, where = np.unique(shards, return_inverse=True)
         if count > len(numbers):
             raise RequestError(
-                f"cache {self.path} has {len(numbers)} shards, which cannot be dealt out to {count} parts: choose a smaller number."
+                f"cache {self.path} has {len(numbers)} shards, which cannot be dealt out to "
+                f"{count} parts: choose a smaller number."
             )
         frames = np.bincount(where, weights=self.frames)
         loads, part_of = np.zeros(count), np.zeros(len(numbers), int)
@@ -510,7 +545,8 @@ class Cache:
             values = np.ascontiguousarray(self.log_mel(index))
             if len(values) != row["frames"]:
                 problems.append(
-                    f"{clip.id}: {len(values)} frames in shard {row['shard']:05d}, expected {row['frames']}"
+                    f"{clip.id}: {len(values)} frames in shard {row['shard']:05d}, expected "
+                    f"{row['frames']}"
                 )
             elif zlib.crc32(values.tobytes()) != row["crc32"]:
                 problems.append(f"{clip.id}: checksum differs in shard {row['shard']:05d}")

@@ -1,8 +1,8 @@
 """A trained model as a folder: ``model.safetensors``, ``config.json`` and a card, ``README.md``.
 
-It is written beside and renamed into place. Loading is strict: a missing, surplus or misshapen tensor, a weight file that does not
-belong to its config, or a newer format is refused with a message. No pickle. In memory weights are float32; on disk, released ones
-are in half precision.
+It is written beside and renamed into place. Loading is strict: a missing, surplus or misshapen
+tensor, a weight file that does not belong to its config, or a newer format is refused with a
+message. No pickle. In memory weights are float32; on disk, released ones are in half precision.
 """
 
 import contextlib
@@ -65,10 +65,11 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
     folder : str or Path
         Where to.
     checkpoint : Checkpoint
-        What to write; it is not changed. Statistics of an embedding put together otherwise than its config says are left out.
+        What to write; it is not changed. Statistics of an embedding put together otherwise than its
+        config says are left out.
     dtype : torch.dtype
-        Of matrices and kernels on disk: torch.float16 halves the file. Biases, scales and statistics, which are few and may be large, stay
-        in float32.
+        Of matrices and kernels on disk: torch.float16 halves the file. Biases, scales and
+        statistics, which are few and may be large, stay in float32.
 
     Raises
     ------
@@ -114,7 +115,8 @@ def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
     stored = tensor.to(dtype if tensor.ndim > 1 else torch.float32)
     if not torch.equal(stored.isfinite(), tensor.isfinite()):
         raise RequestError(
-            f"tensor {name} holds {tensor.abs().max():.3g}, more than {stored.dtype} can: save the model in torch.float32."
+            f"tensor {name} holds {tensor.abs().max():.3g}, more than {stored.dtype} can: save "
+            "the model in torch.float32."
         )
     return stored
 
@@ -125,7 +127,14 @@ def load(model: str | Path | None = None) -> Checkpoint:
     Raises
     ------
     RequestError
-        If anything is missing, surplus, damaged, or made by a newer version; the message names it. As :func:`patchifier.weights.find` does.
+        If anything is missing, surplus, damaged, or made by a newer version; the message names it.
+        As :func:`patchifier.weights.find` does.
+
+    Examples
+    --------
+    >>> loaded = load("patchifier-paper")
+    >>> loaded.task is None
+    True
     """
     folder = weights.find(model)
     text, values, header, task = _read_config(folder)
@@ -205,7 +214,8 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
         header["facts"] = dict(header["facts"]) if not newer else {}
     except OSError as error:
         raise RequestError(
-            f"{folder} is not a model folder: cannot read its config.json ({error.strerror}).{_hint(folder)}"
+            f"{folder} is not a model folder: cannot read its config.json "
+            f"({error.strerror}).{_hint(folder)}"
         ) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RequestError(
@@ -214,7 +224,8 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
         ) from error
     if newer:
         raise RequestError(
-            f"{folder} has format {header['format']}, this version reads up to {FORMAT}: pip install -U patchifier."
+            f"{folder} has format {header['format']}, this version reads up to {FORMAT}: pip "
+            "install -U patchifier."
         )
     return text, values, header, task
 
@@ -241,7 +252,8 @@ def _read_shapes(folder: Path, digest: str) -> dict[str, tuple[int, ...]]:
     with _weights(folder) as file:
         if (file.metadata() or {}).get("config") != digest:
             raise RequestError(
-                f"{folder}: model.safetensors was not saved with this config.json. Copy the whole folder again."
+                f"{folder}: model.safetensors was not saved with this config.json. Copy the whole "
+                "folder again."
             )
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
 
@@ -286,9 +298,10 @@ def card(checkpoint: Checkpoint) -> str:
         "",
         "# Patchifier",
         "",
-        f"A music encoder ({kind}) with {checkpoint.model.parameter_count():,} parameters, saved {datetime.date.today()} by "
-        f"patchifier {patchifier.__version__}.",
-        f"It reads mono audio at {checkpoint.config.spectrogram.sample_rate:,} Hz as patches of {seconds:.3f} s.",
+        f"A music encoder ({kind}) with {checkpoint.model.parameter_count():,} parameters, saved "
+        f"{datetime.date.today()} by patchifier {patchifier.__version__}.",
+        f"It reads mono audio at {checkpoint.config.spectrogram.sample_rate:,} Hz as patches of "
+        f"{seconds:.3f} s.",
         "",
         "```python",
         "import patchifier",
@@ -297,7 +310,8 @@ def card(checkpoint: Checkpoint) -> str:
         'vector = model.embed("song.mp3")',
         "```",
         "",
-        "The weights are Apache-2.0; the licences of the music they were trained on are listed where that music comes from.",
+        "The weights are Apache-2.0; the licences of the music they were trained on are listed "
+        "where that music comes from.",
         "",
         "| how it was made | |",
         "|---|---|",
@@ -307,7 +321,11 @@ def card(checkpoint: Checkpoint) -> str:
 
 
 def without_other_statistics(model: Patchifier, config: Config) -> tuple[Patchifier, Config]:
-    """A model and its config; if its statistics are those of numbers put together otherwise, both without, on the same weights."""
+    """A model and its config.
+
+    If its statistics are those of numbers put together otherwise, both without, on the same
+    weights.
+    """
     bare_config = dataclasses.replace(config, embed=config.embed.plain)
     if model.readout is None:
         return model, bare_config
@@ -338,9 +356,10 @@ def find_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0].partition(" at start")[0]
+        reason = str(error).splitlines()[0].partition(" at start")[0]
         raise RequestError(
-            f"device is {name!r}, expected one that torch has here, such as 'cpu', 'cuda', 'mps' or 'auto': {said}"
+            f"device is {name!r}, expected one that torch has here, such as 'cpu', 'cuda', 'mps' "
+            f"or 'auto': {reason}"
         ) from error
     return name
 

@@ -1,7 +1,7 @@
 """From a file, a waveform or a log-mel to an embedding: enter where your data is."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
+# A file, samples, or the log-mel (M, T) of one piece of music in parts.
+Music = str | Path | np.ndarray | Tensor | Iterator[Tensor]
 Read = Callable[[EncodedWindows], Tensor]  # windows -> (B, E)
 Arrays = dict[str, np.ndarray]  # weights by name
 
@@ -42,6 +44,13 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     ------
     RequestError
         If there is no such model, or no such device.
+
+    Examples
+    --------
+    >>> import patchifier
+    >>> model = patchifier.load()
+    >>> model.embed("music/one.ogg").shape == (model.size,)
+    True
     """
     found, loaded = checkpoint.find_device(device), checkpoint.load(path)
     return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=found)
@@ -100,7 +109,8 @@ class Embedder:
 
     def __repr__(self) -> str:
         """Length of a vector, number of parameters, and device."""
-        return f"<Embedder: vectors of {self.size} numbers, {self.model.parameter_count():,} parameters, on {self.device}>"
+        parameters = f"{self.model.parameter_count():,} parameters"
+        return f"<Embedder: vectors of {self.size} numbers, {parameters}, on {self.device}>"
 
     @property
     def size(self) -> int:
@@ -124,7 +134,7 @@ class Embedder:
         weights = checkpoint.weights_hash(self.model)
         return digest(*sections, *lengths, weights, *pooling.summaries_version(config))
 
-    def embed(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
+    def embed(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
 
         Parameters
@@ -144,10 +154,19 @@ class Embedder:
         RequestError
             For a file that cannot be read, an array without a rate, integers or floats at their
             scale, NaN, or channels last.
+
+        Examples
+        --------
+        >>> model = patchifier.load()
+        >>> model.embed("music/one.ogg").shape == (model.size,)
+        True
+        >>> samples = np.zeros(44_100, np.float32)
+        >>> model.embed([samples, samples], 44_100).shape == (2, model.size)
+        True
         """
         return self._each(x, sample_rate, self._pooled)
 
-    def predict(self, x: Any, sample_rate: int | None = None) -> np.ndarray:
+    def predict(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Predict with a fine-tuned model: probabilities or values, in the order of ``task.names``.
 
         Parameters
@@ -165,7 +184,7 @@ class Embedder:
 
     def predict_windows(
         self,
-        x: Any,
+        x: Music,
         sample_rate: int | None = None,
         *,
         window_s: float,
@@ -189,11 +208,17 @@ class Embedder:
         if self.head is not None and self.task is not None:
             return self.head, self.task
         raise RequestError(
-            "this model has no head, expected one from 'patchifier finetune', such as RUN/full/model."
+            "this model has no head, expected one from 'patchifier finetune', such as "
+            "RUN/full/model."
         )
 
     def embed_windows(
-        self, x: Any, sample_rate: int | None = None, *, window_s: float, hop_s: float | None = None
+        self,
+        x: Music,
+        sample_rate: int | None = None,
+        *,
+        window_s: float,
+        hop_s: float | None = None,
     ) -> Embedding:
         """Embed stretches of music, each alone but for half an FFT window of sound around it.
 
@@ -210,6 +235,13 @@ class Embedder:
         -------
         Embedding
             At least one row. Music shorter than a stretch is one row.
+
+        Examples
+        --------
+        >>> model = patchifier.load()
+        >>> found = model.embed_windows("music/one.ogg", window_s=10.0)
+        >>> len(found.vectors), found.start_s.round(1).tolist()
+        (2, [0.0, 10.0])
         """
         return self._stretches(self.pieces(x, sample_rate), window_s, hop_s, self._pooled)
 
@@ -228,7 +260,7 @@ class Embedder:
         vectors = self._means(stretches(), read)
         return Embedding(vectors, *(np.array(spans).T * frame_s))
 
-    def embed_patches(self, x: Any, sample_rate: int | None = None) -> Embedding:
+    def embed_patches(self, x: Music, sample_rate: int | None = None) -> Embedding:
         """Embed every patch in its context: the mean over the windows that contain it.
 
         Parameters
@@ -241,6 +273,13 @@ class Embedder:
         Embedding
             A row of ``width * len(layers)`` numbers for each patch. The last patch is anchored to
             the end.
+
+        Examples
+        --------
+        >>> model = patchifier.load()
+        >>> found = model.embed_patches("music/one.ogg")
+        >>> len(found.vectors), found.end_s[:2].round(3).tolist()
+        (27, [0.743, 1.486])
         """
         config, means, frames = self.config, Means(), 0
 
@@ -261,13 +300,19 @@ class Embedder:
         ends = np.minimum(starts + length, frames)
         return Embedding(means.result(), starts * frame_s, ends * frame_s)
 
-    def log_mel(self, x: Any, sample_rate: int | None = None) -> Tensor:
-        """Log-mel (M, T) of a file or of samples, with this model's settings."""
+    def log_mel(self, x: Music, sample_rate: int | None = None) -> Tensor:
+        """Log-mel (M, T) of a file or of samples, with this model's settings.
+
+        Examples
+        --------
+        >>> patchifier.load("patchifier-paper").log_mel(np.zeros(22_050, np.float32), 22_050).shape
+        torch.Size([64, 44])
+        """
         return torch.cat(list(self.pieces(x, sample_rate)), dim=-1)
 
     def pieces(
         self,
-        x: Any,
+        x: Music,
         sample_rate: int | None = None,
         *,
         start_s: float = 0.0,
@@ -280,7 +325,8 @@ class Embedder:
         config = self.config.spectrogram
         if (start_s, end_s) != (0.0, None) and not isinstance(x, str | Path):
             raise RequestError(
-                f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the part that is meant."
+                f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the "
+                "part that is meant."
             )
         if isinstance(x, Iterator):
             yield from (windows.require_log_mel(piece, self.config) for piece in x)
@@ -307,11 +353,6 @@ class Embedder:
         cuts = [[(patch, patch.shape[-1]) for patch in patches] for patches in items]
         return self._means(cuts, self._pooled)
 
-    def predict_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
-        """Predict for log-mels (M, T) of any lengths: (n, C) float32."""
-        self._require_head()
-        return self._means(self._patches(iter([log_mel]) for log_mel in log_mels), self._predicted)
-
     def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
         """Embed or predict for one piece of music, or for each of a list or array of paths."""
         kind = getattr(getattr(x, "dtype", None), "kind", "")
@@ -319,12 +360,15 @@ class Embedder:
         items = list(x) if several else [x]
         if several and items and isinstance(items[0], int | float):
             raise RequestError(
-                f"this is a list of {len(items)} numbers, expected paths or arrays: use numpy.array(samples, 'float32')."
+                f"this is a list of {len(items)} numbers, expected paths or arrays: use "
+                "numpy.array(samples, 'float32')."
             )
         found = self._means(self._patches(items, sample_rate), read)
         return found if several else found[0]
 
-    def _patches(self, items: Iterable[Any], sample_rate: int | None = None) -> Iterator[CutMusic]:
+    def _patches(
+        self, items: Iterable[Music], sample_rate: int | None = None
+    ) -> Iterator[CutMusic]:
         return (windows.stream_cut(self.pieces(item, sample_rate), self.config) for item in items)
 
     def _pooled(self, batch: EncodedWindows) -> Tensor:
@@ -372,7 +416,8 @@ class Embedder:
         patches = windows.cut_windows(log_mel, self.config)[0][: len(masked)]  # (N, 1, M, T)
         if len(patches) < len(masked):
             raise RequestError(
-                f"the mask is of {len(masked)} patches, but the first window of this log-mel has {len(patches)}: shorten the mask."
+                f"the mask is of {len(masked)} patches, but the first window of this log-mel has "
+                f"{len(patches)}: shorten the mask."
             )
         mask = torch.from_numpy(masked)[None].to(self.device)
         batch = patches[None].to(next(self.model.parameters()))

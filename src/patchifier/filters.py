@@ -1,7 +1,4 @@
-"""Windows and filters of a spectrogram: mel bands, bands of equal steps in pitch, and half the rate for those.
-
-Shapes: S samples, M' bands, F = 1 + n_fft // 2 frequencies.
-"""
+"""Windows and filters of a spectrogram: mel bands, and bands of equal steps in pitch."""
 
 import dataclasses
 import functools
@@ -15,34 +12,37 @@ from patchifier.config import PITCH_F_MIN_HZ, PITCH_N_FFT, PITCH_PER_OCTAVE, Spe
 
 
 def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarray]]:
-    """Step, window (n_fft / step,) and filters (M', F), float64, of the mel bands, and of the pitch bands if there are any."""
+    """Step, window (n_fft / step,) and filters (M', F), float64, of mel bands and pitch bands."""
     banks = [(1, analysis_window(config), mel_filters(config))]
     if config.n_pitch_bands:
         step = pitch_step(config)
         size = PITCH_N_FFT // step
         longer = analysis_window(dataclasses.replace(config, n_fft=size))
+        # a tone is as loud as in the mel bands
         banks.append(
             (step, longer * (config.n_fft / size), pitch_filters(config)[:, : 1 + size // 2])
-        )  # a tone is as loud as in the mel bands
+        )
     return banks
 
 
-# Half the rate: a low-pass of 47 taps that changes what lies below PASSED by less than 0.00004 dB, and keeps 0.0003 % of what would fold there.
+# Half the rate: a low-pass of 47 taps that changes what lies below PASSED by less than 0.00004 dB,
+# and keeps 0.0003 % of what would fold there.
 PASSED, TAPS, KAISER_BETA = 0.163, 47, 11.16
 BLOCK = 32  # samples that one product of matrices makes
 
 
 def pitch_step(config: SpectrogramConfig) -> int:
-    """2 where pitch bands lie so low that every other sample is enough, which halves the cost of their FFT; else 1.
+    """2 if every second sample suffices for the pitch bands, which halves the cost; else 1.
 
-    And where the window ends in zeros: within half the filter's length of a block's ends, low-passed samples are not those of the whole.
+    And where the window ends in zeros: within half the filter's length of a block's ends,
+    low-passed samples are not those of the whole.
     """
     low = config.pitch_f_max_hz <= PASSED * config.sample_rate and config.window == "hann"
     return 2 if low and config.hop_length % 2 == 0 and config.frame_samples % 4 == 0 else 1
 
 
 def low_pass() -> np.ndarray:
-    """Taps (47,) of a filter that leaves what lies below a quarter of the rate: a sinc in a Kaiser window, float64."""
+    """Low-pass filter (47,) at a quarter of the rate: a Kaiser-windowed sinc, float64."""
     taps = np.sinc((np.arange(TAPS) - TAPS // 2) / 2) * np.kaiser(TAPS, KAISER_BETA)
     return taps / taps.sum()
 
@@ -57,7 +57,10 @@ def _half_rate_matrix(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def at_half_rate(waveform: Tensor) -> Tensor:
-    """Every other sample of a waveform (..., S), low-passed: (..., S / 2), rounded up. Beyond its ends are zeros."""
+    """Every other sample of a waveform (..., S), low-passed: (..., S / 2), rounded up.
+
+    Beyond its ends are zeros.
+    """
     count = -(-waveform.shape[-1] // 2)
     blocks = -(-count // BLOCK)
     padded = torch.nn.functional.pad(
@@ -74,13 +77,14 @@ def analysis_window(config: SpectrogramConfig) -> Tensor:
 
 
 def pitch_filters(config: SpectrogramConfig) -> np.ndarray:
-    """Triangular filters of equal steps in pitch and of unit area, never narrower than the FFT can tell apart.
+    """Triangular filters of equal steps in pitch and unit area, at least one FFT bin wide.
 
     Returns
     -------
     numpy.ndarray, shape (P, F), float64
     """
-    centres = PITCH_F_MIN_HZ * 2 ** (np.arange(config.n_pitch_bands) / PITCH_PER_OCTAVE)  # (P,)
+    # (P,)
+    centres = PITCH_F_MIN_HZ * 2 ** (np.arange(config.n_pitch_bands) / PITCH_PER_OCTAVE)
     bins = np.linspace(0, config.sample_rate / 2, 1 + PITCH_N_FFT // 2)  # (F,)
     widths = np.maximum(centres * (2 ** (1 / PITCH_PER_OCTAVE) - 1), bins[1])[:, None]
     return np.maximum(0, 1 - np.abs(bins - centres[:, None]) / widths) / widths
@@ -103,7 +107,7 @@ def mel_filters(config: SpectrogramConfig) -> np.ndarray:
 
 
 def mel_edges_hz(config: SpectrogramConfig) -> np.ndarray:
-    """Lower edge of the first band, centres of all bands, upper edge of the last, in Hz: shape (M + 2,)."""
+    """Lower edge of the first band, centres of all, upper edge of the last in Hz: (M + 2,)."""
     low, high = _hz_to_mel(np.array([config.f_min_hz, config.f_max_hz]), config.mel_scale)
     return _mel_to_hz(np.linspace(low, high, config.n_mels + 2), config.mel_scale)
 

@@ -1,26 +1,26 @@
-"""A model folder by its name on a hub: what "hf://owner/name" means wherever a model folder is asked for.
+"""Download of model folders from the Hugging Face hub by names such as "hf://owner/name".
 
-Nothing is downloaded but what is named so. huggingface_hub is needed for it, and for nothing else.
+Only names with this prefix are downloaded. It needs the package huggingface_hub.
 """
 
-import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from patchifier.config import RequestError
+from patchifier.extras import need
 from patchifier.io import parse_json, read_text
 
 PREFIX = "hf://"
-# A Path makes one slash of two.
+# Path("hf://a/b") has one slash.
 NAME = re.compile(r"(hf://?)?(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 FILES = ("config.json", "model.safetensors", "README.md", "preprocessor_config.json")
 REQUIRED = FILES[:2]
 
 
 def is_name(path: str | Path) -> bool:
-    """Whether a hub is meant, and no folder."""
+    """Whether `path` names a model on the hub."""
     return str(path).startswith("hf:/")
 
 
@@ -32,20 +32,20 @@ def from_hub(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """Download a model folder, unless it is in the cache already. What is in the cache needs no network.
+    """Download a model folder to the hub's cache, or find it there without a network.
 
     Parameters
     ----------
     name : str
-        "owner/name", or "owner/name@revision", with or without "hf://".
+        "owner/name" or "owner/name@revision", with or without "hf://".
     cache_dir : str or Path
-        Where downloads are kept; the hub's own place by default.
+        Folder for downloads; that of huggingface_hub by default.
     token : str or bool
-        For repositories that are not public.
+        Access token for private repositories.
     local_files_only : bool
-        Whether to look in the cache alone.
+        Whether to use the cache only.
     force_download : bool
-        Whether to download what is in the cache as well.
+        Whether to download files again that are in the cache.
 
     Returns
     -------
@@ -55,65 +55,59 @@ def from_hub(
     Raises
     ------
     RequestError
-        If the name is none, there is no network, no such repository or revision, or no model of this package in it.
+        If the name is not valid, there is no network, no such repository or revision, or the
+        repository does not hold a model of this package.
     """
     match = NAME.fullmatch(str(name))
     if not match:
         raise RequestError(
-            f"{str(name)!r} is not the name of a model on a hub, expected owner/name or owner/name@revision."
+            f"{str(name)!r} is not the name of a model on a hub, "
+            "expected owner/name or owner/name@revision."
         )
-    how = {
-        "cache_dir": cache_dir,
-        "token": token,
-        "local_files_only": local_files_only,
-        "force_download": force_download,
-    }
-    found = _download(match, match["revision"], REQUIRED[:1], how)
-    _require_ours(found, match["repository"])  # before somebody else's gigabytes arrive
-    folder = _download(match, found.name, FILES, how)  # a snapshot's folder is named by its commit
+    options = {"cache_dir": cache_dir, "token": token}
+    options |= {"local_files_only": local_files_only, "force_download": force_download}
+    found = _download(match, match["revision"], REQUIRED[:1], options)
+    _require_ours(found, match["repository"])  # before large files are downloaded
+    # a snapshot's folder is named by its commit
+    folder = _download(match, found.name, FILES, options)
     missing = [file for file in REQUIRED if not (folder / file).is_file()]
     if missing:
         raise RequestError(
-            f"{match['repository']!r} has no {' and no '.join(missing)}, expected a model folder: push it again, or name another."
+            f"{match['repository']!r} has no {' and no '.join(missing)}, expected a model folder: "
+            "push it again, or name another."
         )
     return folder
 
 
 def _download(
-    match: re.Match[str], revision: str | None, files: tuple[str, ...], how: Mapping[str, Any]
+    match: re.Match[str], revision: str | None, files: tuple[str, ...], options: Mapping[str, Any]
 ) -> Path:
     name = match["repository"]
-    try:
-        hub, errors = (
-            importlib.import_module("huggingface_hub"),
-            importlib.import_module("huggingface_hub.errors"),
-        )
-    except ImportError as error:
-        raise RequestError(
-            f"{name!r} is on a hub, which needs huggingface_hub ({error}): pip install 'patchifier[hf]'."
-        ) from error
+    hub, errors = need("huggingface_hub"), need("huggingface_hub.errors")
     try:
         return Path(
-            hub.snapshot_download(name, revision=revision, allow_patterns=list(files), **how)
+            hub.snapshot_download(name, revision=revision, allow_patterns=list(files), **options)
         )
     except errors.GatedRepoError as error:
         raise RequestError(
-            f"{name!r} is on the hub for those alone who were let in: ask there, then sign in with 'hf auth login'."
+            f"{name!r} is on the hub for those alone who were let in: ask there, then sign in "
+            "with 'hf auth login'."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise RequestError(
-            f"the hub has no model {name!r} that you may see: check the name; if it is private, sign in with 'hf auth login'."
+            f"the hub has no model {name!r} that you may see: check the name; if it is private, "
+            "sign in with 'hf auth login'."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise RequestError(
-            f"{name!r} has no revision {match['revision']!r}: name one of its branches, tags or commits."
+            f"{name!r} has no revision {match['revision']!r}: name one of its branches, tags or "
+            "commits."
         ) from error
-    except (
-        Exception
-    ) as error:  # of the network: each version of the hub's package has other classes for them
+    except Exception as error:  # network errors; their classes differ between versions of the hub
         reason = str(error).strip().split("\n")[0]
         raise RequestError(
-            f"the hub does not give {name!r} ({reason}). Check the name and the network, or download the folder by hand."
+            f"the hub does not give {name!r} ({reason}). Check the name and the network, or "
+            "download the folder by hand."
         ) from error
 
 
@@ -124,5 +118,6 @@ def _require_ours(folder: Path, name: str) -> None:
         ours = False
     if not ours:
         raise RequestError(
-            f"{name!r} is no model of this package, expected a model folder as training writes it: a repository with its config.json."
+            f"{name!r} is no model of this package, expected a model folder as training writes "
+            "it: a repository with its config.json."
         )

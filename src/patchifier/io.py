@@ -1,4 +1,4 @@
-"""What every part that writes files shares: atomic writes, JSON and CSV, lists of skipped files, progress."""
+"""Atomic writes, JSON and CSV, lists of skipped files, and progress."""
 
 import contextlib
 import csv
@@ -59,7 +59,17 @@ class Steps:
 
 @contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to, then put that file in place of `path`; on an error nothing changes."""
+    """Give a path to write to, then put that file in place of `path`.
+
+    On an error nothing changes.
+
+    Examples
+    --------
+    >>> with replaced_file(Path("results.txt")) as new:
+    ...     _ = new.write_text("done")
+    >>> Path("results.txt").read_text()
+    'done'
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _reserved(path) as end:
         new = _beside(path, f"new{end}")
@@ -227,7 +237,7 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON beside and rename."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
@@ -285,17 +295,7 @@ def skipped_lines(skipped: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write the list of skipped files as CSV; without rows, the header alone.
-
-    Parameters
-    ----------
-    path : Path
-        The CSV file.
-    columns : sequence of str
-        Names of the columns; the last one is the reason.
-    rows : sequence of sequence of str
-        One row for each skipped file.
-    """
+    """Write the list of skipped files as CSV; the last column is the reason."""
     with (
         replaced_file(path) as new,
         new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,

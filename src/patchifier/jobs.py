@@ -1,7 +1,10 @@
-"""The engine of every job over many items: processes, one lock for each folder, bad items skipped and named.
+"""The engine of every job over many items.
 
-A job groups its items into batches. :func:`run` gives one result for each item, in order, and the job writes them as parts, each beside and
-renamed (:mod:`patchifier.io`). A job that is killed and run again keeps the finished parts and runs the remaining items.
+Processes, one lock for each folder, bad items skipped and named.
+
+A job groups its items into batches. :func:`run` gives one result for each item, in order, and the
+job writes them as parts, each beside and renamed (:mod:`patchifier.io`). A job that is killed and
+run again keeps the finished parts and runs the remaining items.
 """
 
 import contextlib
@@ -50,14 +53,16 @@ def run(
 ) -> Generator[Result | str, None, None]:
     """Do batches of items in processes.
 
-    A batch whose process dies is done again in a process of its own. If that one dies too, each of its items is done alone, and an item that
-    kills its process again is skipped. `work` calls :func:`attempt` for each file. If the caller stops early, the processes
-    have :data:`GRACE_S` to end.
+    A batch whose process dies is done again in a process of its own. If that one dies too, each of
+    its items is done alone, and an item that kills its process again is skipped. `work` calls
+    :func:`attempt` for each file. If the caller stops early, the processes have :data:`GRACE_S` to
+    end.
 
     Parameters
     ----------
     work : callable
-        Called with `shared` and a batch; returns one result for each item. It must be a function of a module, so that another process finds it.
+        Called with `shared` and a batch; returns one result for each item. It must be a function of
+        a module, so that another process finds it.
     batches : sequence of sequences
         The items.
     workers : int
@@ -70,7 +75,8 @@ def run(
     Yields
     ------
     object or str
-        The result of each item, in order. For an item that killed its process: the reason why it is skipped.
+        The result of each item, in order. For an item that killed its process: the reason why it is
+        skipped.
 
     Raises
     ------
@@ -106,7 +112,7 @@ def _retry(
     sent: "_Shared",
     name: Callable[[Item], Any],
 ) -> Iterator[Result | str]:
-    """Results of the batches of a broken pool: those that it finished, and the others from single processes."""
+    """Results of the batches of a broken pool; unfinished ones are done in single processes."""
     with contextlib.ExitStack() as stack:
         pools = list[ProcessPoolExecutor]()
 
@@ -136,7 +142,9 @@ def _retry(
 
 
 class _Shared:
-    """An object that each process gets once, through a file: a process that cannot start reads no pipe, and its parent would wait for ever.
+    """An object that each process gets once, through a file.
+
+    A process that cannot start reads no pipe, and its parent would wait for ever.
 
     Parameters
     ----------
@@ -176,16 +184,17 @@ def _closing(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 
 
 def _require_start(pool: ProcessPoolExecutor, workers: int) -> None:
-    """Start all processes at once, and check that they can start at all, so that no file is blamed for it."""
-    started = [
-        pool.submit(os.getpid) for _ in range(workers)
-    ]  # a pool starts a process for each task that finds none idle
+    """Start all processes and check that they can start, so that no file is blamed for it."""
+    # a pool starts a process for each task that finds none idle
+    started = [pool.submit(os.getpid) for _ in range(workers)]
     try:
         started[0].result()
     except BrokenProcessPool:
         raise RequestError(
-            "the worker processes could not start. In a script, make the call below 'if __name__ == \"__main__\":'; "
-            "code typed into standard input cannot start any: save it to a file, or use the patchifier command."
+            "the worker processes could not start. In a script, make the call below 'if __name__ "
+            '== "__main__":\'; '
+            "code typed into standard input cannot start any: save it to a file, or use the "
+            "patchifier command."
         ) from None
 
 
@@ -200,7 +209,10 @@ _shared: Any = None  # in a worker process: the shared object
 
 
 def _begin(sent: _Shared) -> None:
-    """Set a worker process up: one thread; Ctrl-C is left to its parent; it ends with its parent, even if that is killed."""
+    """Set a worker process up: one thread; Ctrl-C is left to its parent.
+
+    It ends with its parent, even if that is killed.
+    """
     global _shared
     _shared = sent.value
     parent = multiprocessing.parent_process()
@@ -275,16 +287,9 @@ def skip_reason(path: str, error: BaseException) -> str:
 
 
 class Meter:
-    """Progress of a job with its rates.
+    """Progress of a job over `total` items with its rates.
 
-    Parameters
-    ----------
-    progress : callable
-        Called with items done, items in all, and a note.
-    total : int
-        Number of items.
-    done, skipped : int
-        Items that an earlier job finished, and how many of these it skipped.
+    An earlier job finished `done` items, of which it skipped `skipped`.
     """
 
     def __init__(self, progress: Progress, total: int, *, done: int = 0, skipped: int = 0) -> None:
@@ -306,20 +311,7 @@ class Meter:
 
 
 def folder_lock(folder: Path, job: str) -> contextlib.AbstractContextManager[None]:
-    """Hold a folder against a second job.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the job writes. Nothing is locked if it does not exist.
-    job : str
-        Kind of the job for the message: "fetch", "run".
-
-    Raises
-    ------
-    RequestError
-        If another job has locked the folder.
-    """
+    """Lock a folder, if it exists, against a second job; `job` names the kind in the message."""
     message = f"{folder}: another {job} is working in this folder."
     return _lock(folder / LOCK, message)
 

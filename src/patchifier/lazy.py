@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from patchifier.config import RequestError
+
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -36,7 +38,10 @@ def attach(
         if name in exports and home.rpartition(".")[2] != name:
             return getattr(importlib.import_module(home), name)
         if not name.startswith("_") and importlib.util.find_spec(home):
-            return importlib.import_module(home)
+            try:
+                return importlib.import_module(home)
+            except RequestError as error:  # an optional package is missing
+                raise AttributeError(str(error)) from error
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names() -> list[str]:

@@ -1,4 +1,6 @@
-"""Random numbers as a function of (seed, purpose, step): a run that is killed and resumed draws the same.
+"""Random numbers as a function of (seed, purpose, step).
+
+A run that is killed and resumed draws the same.
 
 The purpose strings seed the draws: a changed string changes every result that depends on it.
 """
@@ -45,7 +47,10 @@ def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 def batch_indices(seed: int, step: int, *, clips: int, batch: int, part: int = 0) -> np.ndarray:
-    """Clips of a step: an endless stream of shuffled epochs, cut into batches; each part of a divided data set has a stream of its own."""
+    """Clips of a step: an endless stream of shuffled epochs, cut into batches.
+
+    Each part of a divided data set has a stream of its own.
+    """
     places = np.arange(step * batch, (step + 1) * batch)
     return np.array(
         [_order(seed, int(place // clips), clips, part)[place % clips] for place in places]

@@ -1,7 +1,8 @@
 """From a waveform to a log-mel, from a log-mel to patches, and back.
 
-Shapes: S samples, T frames, M rows, W frames in a patch, N patches, F = 1 + n_fft // 2 frequencies. The rows are mel bands; a setting
-beyond the paper puts pitch bands behind them, which are of equal width in semitones and come from a longer FFT.
+Shapes: S samples, T frames, M rows, W frames in a patch, N patches, F = 1 + n_fft // 2 frequencies.
+The rows are mel bands; a setting beyond the paper puts pitch bands behind them, which are of equal
+width in semitones and come from a longer FFT.
 """
 
 import functools
@@ -18,16 +19,16 @@ from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.filters import analysis_window, at_half_rate, filter_banks, mel_filters
 
 CHUNK = 256  # frames transformed at once: 2 MB of float32; fewer cost calls, more leave the cache
-BAND_GROUPS = (
-    16,
-    8,
-)  # bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies, wider further up
+# bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies,
+# wider further up
+BAND_GROUPS = (16, 8)
 
 
 def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = None) -> Tensor:
     """Log-mel of a waveform (paper 4.3, 4.4).
 
-    Power spectrogram of centred, zero-padded frames, mel filter bank with unit area per band, decibels x 0.01.
+    Power spectrogram of centred, zero-padded frames, mel filter bank with unit area per band,
+    decibels x 0.01.
 
     Parameters
     ----------
@@ -45,6 +46,12 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
     ------
     RequestError
         If there is no sample at all, or samples are no floats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> log_mel(np.zeros(22_050, np.float32)).shape  # one second
+    torch.Size([64, 44])
     """
     config = config or SpectrogramConfig()
     waveform = torch.as_tensor(waveform)
@@ -54,7 +61,8 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
         )
     if not waveform.is_floating_point():
         raise RequestError(
-            f"waveform is {waveform.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768."
+            f"waveform is {waveform.dtype}, expected floats in [-1, 1]: for 16-bit integers "
+            "divide by 32768."
         )
     return _relative(
         torch.cat([_decibels(part, config) for part in _centred(waveform, config)], dim=-1), config
@@ -64,19 +72,9 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
 def log_mel_of_blocks(
     blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None
 ) -> Tensor:
-    """Log-mel of a waveform that arrives in blocks, in memory bounded by a block and the result.
+    """Log-mel (M, T) of consecutive blocks (S,) of one waveform, equal to that of the whole.
 
-    Parameters
-    ----------
-    blocks : iterable of ndarray, shape (S,), float32
-        Consecutive parts of one waveform, of any lengths, as :func:`patchifier.audio.blocks` yields.
-    config : SpectrogramConfig
-        The paper's setting by default.
-
-    Returns
-    -------
-    Tensor, shape (M, T)
-        Frame by frame what :func:`log_mel` gives for the joined waveform.
+    Memory is bounded by a block and the result.
     """
     config = config or SpectrogramConfig()
     return _relative(torch.cat(list(_decibels_of_blocks(blocks, config)), dim=-1), config)
@@ -85,9 +83,12 @@ def log_mel_of_blocks(
 def stream_log_mel(
     blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None
 ) -> Iterator[Tensor]:
-    """Log-mel of a waveform that arrives in blocks, piece by piece: (M, T') each, in memory bounded by a block.
+    """Log-mel of a waveform that arrives in blocks, piece by piece.
 
-    Where the reference or the floor is the clip's own maximum, which is known at the end only, there is one piece.
+    (M, T') each, in memory bounded by a block.
+
+    Where the reference or the floor is the clip's own maximum, which is known at the end only,
+    there is one piece.
     """
     config = config or SpectrogramConfig()
     if config.reference == "max" or config.top_db is not None:
@@ -118,10 +119,7 @@ def _decibels_of_blocks(
 
 
 def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
-    """Parts of a waveform whose frames, joined, are those of the whole with half a frame of zeros on both sides.
-
-    Only the edges are padded, and thus copied; the part between is a view.
-    """
+    """Overlapping parts of a zero-padded waveform; only the edges are copied."""
     half, hop, samples = config.frame_samples // 2, config.hop_length, waveform.shape[-1]
     first, last = -(-half // hop), (samples - half) // hop  # frames that need no padding
     if last - first < CHUNK:
@@ -141,12 +139,14 @@ def _decibels(padded: Tensor, config: SpectrogramConfig) -> Tensor:
     rows = []
     for bank in _banks(config, padded.device, padded.dtype):
         samples = padded if bank.step == 1 else at_half_rate(padded)
+        # (..., T, length / step), a view
         frames = samples.unfold(-1, length // bank.step, config.hop_length // bank.step)[
             ..., :count, :
-        ]  # (..., T, length / step), a view
+        ]
+        # (..., M', T)
         rows.append(
             torch.cat([_bank_power(chunk, bank) for chunk in frames.split(CHUNK, dim=-2)], dim=-1)
-        )  # (..., M', T)
+        )
     return 10 * torch.log10(torch.cat(rows, dim=-2).clamp(min=10 ** (config.min_db / 10)))
 
 
@@ -154,12 +154,10 @@ def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
     """Power (..., M', T') in each band of a bank."""
     middle = (frames.shape[-1] - len(bank.window)) // 2
     windowed = frames[..., middle : middle + len(bank.window)] * bank.window
-    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(
-        -2
-    )  # (..., T', 2F), real and imaginary in turn
-    squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(
-        -1, -2
-    )  # (..., 2F, T')
+    # (..., T', 2F), real and imaginary parts
+    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)
+    # (..., 2F, T')
+    squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(-1, -2)
     return torch.cat(
         [filters @ squares[..., first:last, :] for first, last, filters in bank.groups], dim=-2
     )
@@ -168,9 +166,8 @@ def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
 def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
     """Apply reference, top_db and scale to decibels (..., M, T)."""
     if config.reference == "max" or config.top_db is not None:
-        loudest = decibels[..., : config.n_mels, :].amax(
-            dim=(-1, -2), keepdim=True
-        )  # pitch bands change nothing about mel bands
+        # pitch bands change nothing about mel bands
+        loudest = decibels[..., : config.n_mels, :].amax(dim=(-1, -2), keepdim=True)
         if config.top_db is not None:
             decibels = torch.maximum(decibels, loudest - config.top_db)
         if config.reference == "max":
@@ -191,8 +188,8 @@ class Bank:
     window : Tensor
         As long as the FFT.
     groups : list of (int, int, Tensor)
-        For each group of bands, the stretch of interleaved parts it needs and its filters: real^2 and imag^2 are added by the product with
-        them itself, so each weight stands there twice.
+        For each group of bands, the stretch of interleaved parts it needs and its filters: real^2
+        and imag^2 are added by the product with them itself, so each weight stands there twice.
     """
 
     step: int
@@ -236,8 +233,9 @@ def patch_starts(
     length, hop : int
         Frames in a patch, and between the starts of patches; they touch by default.
     tail : "drop", "pad" or "anchor"
-        What becomes of frames after the last whole patch: dropped, padded with silence, or covered by one more patch
-        that ends with the last frame. Below one patch, "pad" and "anchor" pad and "drop" gives no patch.
+        What becomes of frames after the last whole patch: dropped, padded with silence, or covered
+        by one more patch that ends with the last frame. Below one patch, "pad" and "anchor" pad and
+        "drop" gives no patch.
 
     Returns
     -------
@@ -295,18 +293,28 @@ def cut(
     ------
     RequestError
         If not a single patch fits and the tail is dropped, or an argument makes no sense.
+
+    Examples
+    --------
+    >>> import torch
+    >>> cut(torch.zeros(64, 100), length=32).shape  # 4 frames are left over
+    torch.Size([3, 1, 64, 32])
+    >>> cut(torch.zeros(64, 100), length=32, tail="anchor").shape
+    torch.Size([4, 1, 64, 32])
     """
     _require_shape("log_mel", log_mel, "(..., M, T)", least=2)
     starts = patch_starts(log_mel.shape[-1], length=length, hop=hop, tail=tail)
     if not starts:
         raise RequestError(
-            f"{log_mel.shape[-1]} frames are less than one patch of {length}: use tail='pad' or 'anchor'."
+            f"{log_mel.shape[-1]} frames are less than one patch of {length}: use tail='pad' or "
+            "'anchor'."
         )
     missing = max(0, starts[-1] + length - log_mel.shape[-1])
     padded = torch.nn.functional.pad(log_mel, (0, missing), value=silence)
+    # (N, W)
     index = torch.tensor(starts, device=log_mel.device)[:, None] + torch.arange(
         length, device=log_mel.device
-    )  # (N, W)
+    )
     return padded[..., index].movedim(-2, -3).unsqueeze(-3)  # (..., M, N, W) -> (..., N, 1, M, W)
 
 
@@ -331,13 +339,21 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
     ------
     RequestError
         If so many patches do not cover so many frames, or an argument makes no sense.
+
+    Examples
+    --------
+    >>> import torch
+    >>> patches = cut(torch.rand(64, 96), length=32)
+    >>> join(patches, 96).shape
+    torch.Size([64, 96])
     """
     _require_shape("patches", patches, "(..., N, 1, M, W)", least=4)
     length = patches.shape[-1]
     starts = patch_starts(frames, length=length, hop=hop, tail=tail)
     if len(starts) != patches.shape[-4] or (hop or length) > length:
         raise RequestError(
-            f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover {frames} frames: expected {len(starts)} that touch."
+            f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover "
+            f"{frames} frames: expected {len(starts)} that touch."
         )
     total = torch.zeros(
         *patches.shape[:-4],
@@ -371,10 +387,10 @@ def _require_shape(name: str, given: Tensor, expected: str, *, least: int) -> No
 def to_waveform(
     log_mel: Tensor, config: SpectrogramConfig | None = None, *, iterations: int = 32, seed: int = 0
 ) -> Tensor:
-    """Rough waveform of a log-mel, so that a reconstruction can be heard.
+    """Approximate waveform of a log-mel (Griffin-Lim).
 
-    Mel power is spread over frequencies by the filters' non-negative pseudo-inverse, phases are found by the fast
-    Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013).
+    Mel power is spread over frequencies by the filters' non-negative pseudo-inverse, phases are
+    found by the fast Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013).
 
     Parameters
     ----------
@@ -400,16 +416,16 @@ def to_waveform(
     _require_shape("log_mel", log_mel, f"({config.n_bands}, T)", least=2)
     if log_mel.ndim != 2 or log_mel.shape[0] < config.n_mels or log_mel.shape[1] < 2:
         raise RequestError(
-            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.n_bands}, T) with T of at least 2: give a single one."
+            f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.n_bands}, T) with T of "
+            "at least 2: give a single one."
         )
     window = analysis_window(config).to(log_mel.device, torch.float32)
     filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)
     log_mel = log_mel[: config.n_mels]
     power = 10 ** (log_mel.float() / config.db_scale / 10)  # (M, T)
     power = torch.where(log_mel > config.silence + 1e-4, power, 0.0)
-    magnitude = (
-        (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()
-    )  # (F, T)
+    # (F, T)
+    magnitude = (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()
     stft = functools.partial(
         torch.stft,
         n_fft=config.n_fft,

@@ -1,16 +1,21 @@
-"""Kinds of task: targets, loss, predictions and metrics. Code branches on the kind of a task, never on a data set's name.
+"""Kinds of task: targets, loss, predictions and metrics.
 
-==========  ===========  =========================  =======================  ===========================
+Code branches on the kind of a task, never on a data set's name.
+
+==========  ===========  =========================  =======================  =======================
 kind        that is      target of a clip           loss                     metric (main one first)
-==========  ===========  =========================  =======================  ===========================
+==========  ===========  =========================  =======================  =======================
 one-of      multiclass   a name                     cross-entropy            accuracy, or key score
 many-of     multilabel   a list of names            binary cross-entropy     macro ROC-AUC, macro AP
-numbers     regression   a number for each name     MSE, standardised        R2: mean, and for each name
-per-frame   frame-wise   rows [start_s, end_s,      cross-entropy of frames  beats, chords or boundaries
+numbers     regression   a number for each name     MSE, standardised        R2: mean, and for each
+                                                                             name
+per-frame   frame-wise   rows [start_s, end_s,      cross-entropy of frames  beats, chords or
+                                                                             boundaries
                          label]                                              (mir_eval)
-==========  ===========  =========================  =======================  ===========================
+==========  ===========  =========================  =======================  =======================
 
-The kinds are stored in caches and checkpoints. Frame-wise tasks are evaluated by :mod:`patchifier.evaluate.frames`.
+The kinds are stored in caches and checkpoints. Frame-wise tasks are evaluated by
+:mod:`patchifier.evaluate.frames`.
 """
 
 import functools
@@ -65,12 +70,23 @@ class Task:
             object.__setattr__(self, "metric", METRICS[self.kind][0])
         if self.metric not in METRICS[self.kind]:
             raise RequestError(
-                f"a task of the kind {self.kind!r} has no metric {self.metric!r}, expected one of {', '.join(METRICS[self.kind])}."
+                f"a task of the kind {self.kind!r} has no metric {self.metric!r}, expected one of "
+                f"{', '.join(METRICS[self.kind])}."
             )
 
 
 def infer(targets: Sequence[Any]) -> Task | None:
-    """Infer the task from the targets of all clips: names, lists of names, or rows of numbers; None without targets."""
+    """Infer the task from the targets of all clips: names, lists of names, or rows of numbers.
+
+    None without targets.
+
+    Examples
+    --------
+    >>> infer(["rock", "jazz", "rock"]).names
+    ('jazz', 'rock')
+    >>> infer([["calm"], ["calm", "vocal"]]).kind
+    'many-of'
+    """
     known = [target for target in targets if target is not None]
     if not known:
         return None
@@ -103,14 +119,22 @@ def encode_targets(task: Task, targets: Sequence[Any]) -> np.ndarray:
     ------
     RequestError
         If a clip has no target, or a target that is not one of the task's names.
+
+    Examples
+    --------
+    >>> task = infer(["rock", "jazz"])
+    >>> encode_targets(task, ["rock", "jazz", "rock"])
+    array([1, 0, 1])
     """
     if task.kind == "per-frame":
         raise RequestError(
-            "a frame-wise task has no target for a whole clip: evaluate it with 'patchifier compare'."
+            "a frame-wise task has no target for a whole clip: evaluate it with 'patchifier "
+            "compare'."
         )
     if any(target is None for target in targets):
         raise RequestError(
-            f"{sum(target is None for target in targets)} of {len(targets)} clips have no target, expected one for each."
+            f"{sum(target is None for target in targets)} of {len(targets)} clips have no target, "
+            "expected one for each."
         )
     for target in targets:
         _check_target(task, target)
@@ -133,14 +157,16 @@ def _check_target(task: Task, target: Any) -> None:
             isinstance(value, int | float) and math.isfinite(value) for value in values
         ):
             raise RequestError(
-                f"target {target!r} does not fit the task, expected {len(task.names)} numbers: {', '.join(task.names)}."
+                f"target {target!r} does not fit the task, expected {len(task.names)} numbers: "
+                f"{', '.join(task.names)}."
             )
         return
     if isinstance(target, str) != (task.kind == "one-of") or not isinstance(
         target, str | list | tuple
     ):
         raise RequestError(
-            f"target {target!r} does not fit the task, expected {'a name' if task.kind == 'one-of' else 'a list of names'}."
+            f"target {target!r} does not fit the task, expected "
+            f"{'a name' if task.kind == 'one-of' else 'a list of names'}."
         )
     for name in [target] if isinstance(target, str) else target:
         if name not in task.names:
@@ -161,7 +187,7 @@ def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def activate(task: Task, outputs: Tensor) -> Tensor:
-    """Probabilities, or values, of outputs (..., C), which are averaged over the windows of a clip."""
+    """Probabilities or values of outputs (..., C); they are averaged over windows of a clip."""
     if task.kind == "one-of":
         return outputs.softmax(-1)
     return outputs.sigmoid() if task.kind == "many-of" else outputs
@@ -182,7 +208,14 @@ def scores(task: Task, targets: np.ndarray, predictions: np.ndarray) -> dict[str
     Returns
     -------
     dict
-        The main metric first. A tag that is present in all clips or in none has no ROC-AUC and is left out of the mean.
+        The main metric first. A tag that is present in all clips or in none has no ROC-AUC and is
+        left out of the mean.
+
+    Examples
+    --------
+    >>> task = infer(["rock", "jazz"])
+    >>> scores(task, np.array([1, 0]), np.array([[0.2, 0.8], [0.4, 0.6]]))
+    {'accuracy': 0.5}
     """
     main = {task.metric: main_score(task, targets, predictions)}
     if task.kind == "many-of":
@@ -226,7 +259,8 @@ def main_score(task: Task, targets: np.ndarray, predictions: np.ndarray) -> floa
 def key_score_matrix(names: tuple[str, ...]) -> np.ndarray:
     """MIREX's weighted score of every estimated key (column) against every true one (row): (C, C).
 
-    1 for the key itself, 0.5 a fifth above in the same mode, 0.3 for the relative, 0.2 for the parallel key, else 0.
+    1 for the key itself, 0.5 a fifth above in the same mode, 0.3 for the relative, 0.2 for the
+    parallel key, else 0.
 
     Raises
     ------

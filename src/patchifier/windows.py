@@ -1,14 +1,15 @@
 """From log-mels to windows: the inputs of a model of a trained length, for music of any length.
 
-A log-mel is cut into patches that touch, the last one anchored to the end. Windows of trained length start every ``hop_patches`` patches,
-the last one anchored to the end. Both are done while the log-mel arrives, so that memory does not grow with its length.
+A log-mel is cut into patches that touch, the last one anchored to the end. Windows of trained
+length start every ``hop_patches`` patches, the last one anchored to the end. Both are done while
+the log-mel arrives, so that memory does not grow with its length.
 """
 
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ from patchifier.config import Config, RequestError, SpectrogramConfig
 Item = TypeVar("Item")
 
 
-def in_batches(things: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Some at a time, while they arrive."""
-    things = iter(things)
-    while batch := list(itertools.islice(things, size)):
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of up to `size` items as they arrive."""
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, size)):
         yield batch
 
 
@@ -51,7 +52,8 @@ def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
         or not log_mel.is_floating_point()
     ):
         raise RequestError(
-            f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; if there is one alone, put it in a list."
+            f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; "
+            "if there is one alone, put it in a list."
         )
     if not log_mel.isfinite().all():
         raise RequestError("a log-mel holds NaN or infinity, expected decibels x 0.01.")
@@ -75,7 +77,8 @@ def require_sequences(sequences: Iterable[Tensor], config: Config) -> list[Tenso
                 continue
             given = f"has shape {tuple(patches.shape)}"
         raise RequestError(
-            f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with N of at least 1."
+            f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with "
+            "N of at least 1."
         )
     return items
 
@@ -110,20 +113,9 @@ def window_patches(config: Config) -> tuple[int, int]:
 
 
 def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[int, list[Item]]]:
-    """Windows of a sequence that arrives item by item.
+    """Yield first index and items of each window of a sequence that arrives item by item.
 
-    Parameters
-    ----------
-    sequence : iterable
-        One item for each patch.
-    config : Config
-        Length of windows. With ``embed.whole_clip``, and for what is shorter than a window, there is one.
-
-    Yields
-    ------
-    first : int
-        Index of the window's first item.
-    window : list, length N
+    There is one window for a sequence shorter than that, and if the config wants the whole clip.
     """
     length, hop = window_patches(config)
     whole = config.embed.whole_clip
@@ -142,7 +134,8 @@ def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[i
 def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tensor, int]]:
     """Patches (1, M, W) that touch, each with how many frames at its end no patch before it holds.
 
-    The last one is anchored to the end and holds fewer than W new frames; or it is the only one, too short, and padded with silence.
+    The last one is anchored to the end and holds fewer than W new frames; or it is the only one,
+    too short, and padded with silence.
 
     Raises
     ------
@@ -173,31 +166,28 @@ def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tenso
 def stream_stretches(
     pieces: Iterable[Tensor], *, length: int, hop: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Stretches of `length` frames that start every `hop` frames, the last one anchored to the end: first frame and log-mel (M, T').
+    """Stretches of `length` frames that start every `hop` frames, the last one anchored to the end.
+
+    First frame and log-mel (M, T').
 
     What is shorter than a stretch is one.
     """
-    held, dropped, start, end = (
-        None,
-        0,
-        0,
-        0,
-    )  # frames in memory, frames before them, the next stretch, the end of the last
+    # frames in memory, frames before them, the next stretch, the end of the last
+    held, dropped, start, end = (None, 0, 0, 0)
     for piece in pieces:
         held = piece if held is None else torch.cat([held, piece], dim=-1)
         while start + length <= dropped + held.shape[-1]:
             yield start, held[:, start - dropped : start - dropped + length]
             start, end = start + hop, start + length
-        gone = max(
-            0, min(start - dropped, held.shape[-1] - length)
-        )  # the last `length` frames stay: the end is not known yet
+        # the last `length` frames stay: the end is not known yet
+        gone = max(0, min(start - dropped, held.shape[-1] - length))
         held, dropped = held[:, gone:], dropped + gone
     if held is not None and end < dropped + held.shape[-1]:
         yield dropped + max(0, held.shape[-1] - length), held[:, -length:]
 
 
 def windows_of(log_mel: Tensor, config: Config) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Of each window of a log-mel (M, T): number of its first patch, patches (N, 1, M, W), and how many frames of each are new (N,)."""
+    """First patch, patches (N, 1, M, W) and new frames of each patch (N,) of every window."""
     patches, frames = zip(*stream_cut([log_mel], config), strict=True)
     new = torch.tensor(frames, device=log_mel.device)
     for first, window in stream_windows(patches, config):
@@ -205,12 +195,19 @@ def windows_of(log_mel: Tensor, config: Config) -> Iterator[tuple[int, Tensor, T
 
 
 def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
-    """Patches (N, 1, M, W) of each window of a log-mel (M, T)."""
+    """Patches (N, 1, M, W) of each window of a log-mel (M, T).
+
+    Examples
+    --------
+    >>> import torch
+    >>> [len(window) for window in cut_windows(torch.zeros(64, 1249), Config())]  # 29 s
+    [25, 25]
+    """
     return [window for _, window, _ in windows_of(log_mel, config)]
 
 
 def pad_windows(windows: Sequence[Tensor], value: float) -> tuple[Tensor, Tensor]:
-    """Windows (N_i, ...) side by side with `value` behind shorter ones: (B, N, ...), and where there is a patch (B, N)."""
+    """Stack windows (N_i, ...), padded with `value`: (B, N, ...) and which are valid (B, N)."""
     padded = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=value)
     counts = torch.tensor([len(window) for window in windows], device=padded.device)
     return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]

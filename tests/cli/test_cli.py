@@ -156,7 +156,7 @@ def test_a_name_that_is_not_utf8_costs_only_itself(folder, tmp_path, capsys):
 
     done = command("prepare", tmp_path, "--out", caches)
     assert NO_UTF8.encode() in done.stderr
-    assert b"1 clips" in done.stdout
+    assert b"1 clip, " in done.stdout
     with open(os.path.join(caches, b"skipped.csv"), encoding="utf-8") as stream:
         assert r"bad\xff.wav" in stream.read()
     given = os.fsencode(tmp_path / "good.wav") + b"\n" + bad + b"\n"
@@ -184,7 +184,7 @@ def test_a_recipe_goes_by_its_name_anywhere(folder, tmp_path, run, monkeypatch):
     run(f"prepare {folder}/clips.csv --out cache --config base --workers 1")
     assert cache.Cache("cache").spectrogram.n_pitch_bands == 216
     shown = run(f"prepare {folder}/clips.csv --out other --config bass", code=2)
-    assert "expected a file, or a recipe's name" in shown.err
+    assert "Did you mean 'base'?" in shown.err
 
 
 def test_prepare_makes_the_log_mels_that_a_model_reads(bundled, folder, tmp_path, run):
@@ -501,7 +501,11 @@ def test_progress_in_a_pipe_is_plain_lines(capsys):
             "pretrain c --out x --pretrain.mask_ratoi 0.5",
             "there is no flag --pretrain.mask_ratoi: did you mean --pretrain.mask_ratio?",
         ),
-        ("pretrain c --out x --pretrain.seed x", "--pretrain.seed: Expected a int"),
+        (
+            "pretrain c --out x --pretrain.seed x",
+            "--pretrain.seed is 'x', expected a whole number.",
+        ),
+        ("prepare demo --out x --workers two", "--workers is 'two', expected a whole number."),
         (
             "pretrain c --out x --stage three",
             "--stage: invalid choice: 'three' (choose from 'one', 'two', 'both')",

@@ -274,6 +274,14 @@ def test_a_set_that_was_cut_off_goes_on_where_it_was(beats, tmp_path, monkeypatc
     assert np.median(change[beats.log_mel(0) > -0.5]) == pytest.approx(-0.2, abs=2e-3)
 
 
+def test_a_second_job_in_the_same_folder_is_refused(beats, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    said = "another perturbation is working in this folder"
+    with jobs.folder_lock(out, "perturbation"), pytest.raises(RequestError, match=said):
+        perturb(beats, [0], "gain-20", out)
+
+
 @pytest.mark.parametrize(
     ("indices", "name", "said"),
     [

@@ -25,6 +25,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 import patchifier
 from patchifier import checkpoint, integrations
 from patchifier.checkpoint import Checkpoint
+from patchifier.cli.library import embedded_text
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
 from patchifier.embed import Embedder
@@ -700,7 +701,8 @@ def test_a_ray_of_its_own_begins_and_ends_with_the_job(
     done = embed_on_ray([audio_folder], out, embedder=embedder, workers=2, window_s=0.5)
     assert not ray.is_initialized()
     assert (done.files, done.kept, done.skipped) == (6, 0, ())
-    assert done.lines()[-1].startswith(f"{done.rows} rows about 6 files; 6 embedded now in ")
+    last = embedded_text(done).splitlines()[-1]
+    assert last.startswith(f"{done.rows} rows about 6 files; 6 embedded now in ")
     build.embed_library(audio_folder, tmp_path / "s.parquet", embedder=embedder, window_s=0.5)
     require_same_table(read_parts(out), build.read(tmp_path / "s.parquet"), 1e-5)
     assert capfd.readouterr().out == ""

@@ -7,7 +7,7 @@ import pytest
 
 from patchifier.config import RequestError
 from patchifier.library import distance
-from patchifier.library.search.rows import FACTS
+from patchifier.library.stored import FACTS
 
 
 def gaussian(count, size, *, mean=0.0, root=1.0, seed=0):
@@ -140,8 +140,8 @@ def test_two_tables(tmp_path):
     b = write(tmp_path / "b.parquet", with_moments(150, [3, 4], [1, 5]))
     result = distance.distance(a, b)
     assert result.frechet.value == pytest.approx(42, rel=1e-5)
-    assert result.facts()["rows"] == [200, 150]
-    assert result.facts()["kernel"] == result.kernel.value > 0
+    assert result.to_dict()["rows"] == [200, 150]
+    assert result.to_dict()["kernel"] == result.kernel.value > 0
 
 
 def test_tables_that_do_not_go_together(tmp_path):
@@ -158,7 +158,7 @@ def test_tables_that_do_not_go_together(tmp_path):
     }.items():
         with pytest.raises(RequestError, match=said):
             distance.distance(a, write(tmp_path / "b.parquet", *given))
-    with pytest.raises(RequestError, match="cannot be read as Parquet"):
+    with pytest.raises(RequestError, match="cannot be read as a table"):
         distance.distance(a, tmp_path / "missing.parquet")
 
 

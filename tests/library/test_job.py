@@ -101,8 +101,8 @@ def test_every_file_has_a_row_with_the_vector_of_embed(
     np.testing.assert_array_equal(rows.start_s, 0)
     np.testing.assert_allclose(rows.end_s, lengths_s)
     stats = [os.stat(path) for path in rows.paths]
-    assert rows.size.tolist() == [stat.st_size for stat in stats]
-    assert rows.mtime_ns.tolist() == [stat.st_mtime_ns for stat in stats]
+    assert rows.rows["size"].to_pylist() == [stat.st_size for stat in stats]
+    assert rows.rows["mtime_ns"].to_pylist() == [stat.st_mtime_ns for stat in stats]
     expected = [embedder.embed(path) for path in rows.paths]
     np.testing.assert_allclose(rows.vectors, expected, atol=1e-5)
     assert files(tmp_path) == ["x.parquet"]
@@ -646,8 +646,8 @@ def test_tables_from_elsewhere_are_refused(music, tmp_path, embed, read):
     (tmp_path / "text.parquet").write_text("hello")
     np.save(tmp_path / "alone.npy", np.zeros((2, 2)))
     for name, said in {
-        "theirs.parquet": "from elsewhere",
-        "text.parquet": "not a table of embeddings",
+        "theirs.parquet": "lacks the columns",
+        "text.parquet": "not a Parquet file",
         "alone.npy": "cannot be read",
     }.items():
         before = (tmp_path / name).read_bytes()
@@ -671,7 +671,7 @@ def test_a_table_of_a_newer_format_or_with_other_columns_is_refused(
     pq.write_table(rows.drop_columns(["artist"]), tmp_path / "less.parquet")
     with pytest.raises(RequestError, match="format 99"):
         read("newer.parquet")
-    with pytest.raises(RequestError, match="its columns are"):
+    with pytest.raises(RequestError, match="lacks the columns artist"):
         read("less.parquet")
 
 
@@ -852,14 +852,14 @@ def test_table_without_decoder_and_length_is_read_and_continued(
 
 
 def test_many_rows_are_merged_in_groups_and_in_order(tmp_path, read):
-    facts = {**dict.fromkeys(table.SAME), "format": 1, "size": 3, "stretches": []}
+    facts = {**dict.fromkeys(table.SAME), "format": 1, "model": "a", "size": 3, "stretches": []}
     rows, places = 10_000, []
     for number in range(3):
         part = tmp_path / f"{number:05d}.parquet"
         columns = {name: [None] * rows for name in ("decoder", "length_s", *TAGS)}
         columns |= {"path": [f"{number}/{row}" for row in range(rows)], "start_s": [0.0] * rows}
         columns |= {"end_s": [1.0] * rows, "size": [1] * rows, "mtime_ns": [2] * rows}
-        vectors = np.stack([np.full(rows, number), np.arange(rows), np.zeros(rows)], axis=1)
+        vectors = np.stack([np.full(rows, number), np.arange(rows), np.ones(rows)], axis=1)
         piece = table.rows_table(columns, vectors.astype(np.float32), facts)
         table.write(part, iter([piece]), table.schema(facts, 3))
         places += [(part, line) for line in table.index(part)]

@@ -141,8 +141,8 @@ def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor):
     log_mel = spectrogram.log_mel(clicks(0.5, 30.0), CONFIG.spectrogram).T
     config, frames = AugmentConfig(time_stretch=(factor, factor)), np.array([len(log_mel)])
     drawn = augment.draw(np.random.default_rng(0), frames, config=config)
-    crops = augment.Crops.of(drawn, first=np.zeros(1, int), frames=frames)
-    patches = augment.look_up(crops, log_mel, silence=-1.0)[:, :, 0]
+    crops = augment.Resampling.of(drawn, first=np.zeros(1, int), frames=frames)
+    patches = augment.resample(crops, log_mel, silence=-1.0)[:, :, 0]
     assert peak_s(patches) == pytest.approx(0.5 * factor, rel=0.04)
 
 

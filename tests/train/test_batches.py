@@ -40,20 +40,20 @@ def config_of(**changes) -> Config:
 SMALL = config_of()
 
 
-def batches(data, stage, *, batch=8, share=None, config=None, parts=None):
+def batches(data, stage, *, batch=8, rank_slice=None, config=None, parts=None):
     parts = parts or [np.arange(len(data.frames))]
     training = TrainingConfig(batch_size=batch)
-    return Batches(data, parts, config or config_of(), stage, training, share=share)
+    return Batches(data, parts, config or config_of(), stage, training, rank_slice=rank_slice)
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
 @pytest.mark.parametrize("data", [LONG, MIXED], ids=["long", "mixed"])
 def test_shares_make_up_the_batch(stage, data):
     whole = batches(data, stage)(3)
-    for share in SHARES:
-        own = batches(data, stage, share=share)(3)
-        assert torch.equal(own.patches, whole.patches[share])
-        assert torch.equal(own.mask, whole.mask[share])
+    for rank_slice in SHARES:
+        own = batches(data, stage, rank_slice=rank_slice)(3)
+        assert torch.equal(own.patches, whole.patches[rank_slice])
+        assert torch.equal(own.mask, whole.mask[rank_slice])
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
@@ -64,8 +64,8 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch(stage, loss_
     config = config_of(pretrain={"loss_patches": loss_on, "loss_share": loss_share})
     model = Patchifier(SMALL).eval()
 
-    def loss(share):
-        own = batches(MIXED, stage, config=config, share=share)
+    def loss(rank_slice):
+        own = batches(MIXED, stage, config=config, rank_slice=rank_slice)
         with torch.no_grad():
             return float(stage_loss(stage, config.pretrain)(model, own(5)))
 
@@ -91,8 +91,8 @@ def test_a_share_of_the_masked_patches_is_in_the_loss_and_all_are_in_turn():
 
 
 def test_parts_fill_places_of_their_own_and_every_clip_is_heard_once_an_epoch():
-    for part, share in zip(EVENS_AND_ODDS, (slice(0, 2), slice(2, 4)), strict=True):
-        own = batches(LONG, "two", batch=4, parts=EVENS_AND_ODDS, share=share)
+    for part, rank_slice in zip(EVENS_AND_ODDS, (slice(0, 2), slice(2, 4)), strict=True):
+        own = batches(LONG, "two", batch=4, parts=EVENS_AND_ODDS, rank_slice=rank_slice)
         seen = torch.cat([own(step).clips for step in range(4)]).tolist()
         assert sorted(seen[:4]) == sorted(seen[4:]) == part.tolist()
 
@@ -164,9 +164,11 @@ def test_of_groups_two_crops_stand_side_by_side_at_one_speed_and_pitch(monkeypat
 
 
 def test_partners_lie_in_the_same_part_and_shares_make_up_the_batch():
-    def clips(share):
+    def clips(rank_slice):
         data = in_groups(*"aabbaabb")
-        return batches(data, "two", config=PAIRS, parts=EVENS_AND_ODDS, share=share)(3).clips
+        return batches(data, "two", config=PAIRS, parts=EVENS_AND_ODDS, rank_slice=rank_slice)(
+            3
+        ).clips
 
     whole = clips(None)
     assert torch.equal(whole[::2] % 4 // 2, whole[1::2] % 4 // 2)
@@ -177,7 +179,7 @@ def test_partners_lie_in_the_same_part_and_shares_make_up_the_batch():
 def test_a_long_clip_beside_a_short_one_is_still_stretched_until_it_fits():
     config, frames = Config().augment, np.array([400, 850] * 100)
     drawn = augment.draw(np.random.default_rng(0), frames, config=config, pairs=True)
-    assert drawn.present[1::2].all()
+    assert drawn.valid[1::2].all()
     assert (drawn.scale[::2] == drawn.scale[1::2]).all()
     assert drawn.scale.max() <= config.time_stretch[1]
 

@@ -20,7 +20,7 @@ import torch
 
 from patchifier import cache, datasets
 from patchifier.config import Config, RequestError, update
-from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, share
+from patchifier.train.distributed import JoinedBatchNorm, join_batch_norm, launch, rank_slice
 from tests.builders import TINY, close
 
 MODEL = TINY | {"channels": [4, 4, 4, 8, 8], "embed_dim": 32, "mlp_dim": 64, "dropout": 0.0}
@@ -131,7 +131,7 @@ DOUBLE = """
     from patchifier.cache import Cache
     from patchifier.config import Config, update
     from patchifier.nn.model import Patchifier
-    from patchifier.train.distributed import launch, share
+    from patchifier.train.distributed import launch, rank_slice
     from patchifier.train.pretrain import Batches, split, stage_loss, stage_module
     from patchifier.train.run import is_first
 
@@ -147,7 +147,7 @@ DOUBLE = """
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages not in ("both", stage):
             continue
-        batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, share=share(fabric, training.batch_size))
+        batches = Doubles(data, split(data, config.pretrain).slices, config, stage, training, rank_slice=rank_slice(fabric, training.batch_size))
         job = loop.TrainTask(stage_module(stage, model, batches, config).double(), 36, batches, stage_loss(stage, config.pretrain))
         loop.fit(job, out / stage, config=training, seed=0, validate_every=1000, fabric=fabric)
     if is_first():
@@ -292,8 +292,8 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         world_size, global_rank = 3, 0
 
     with pytest.raises(RequestError, match=r"batch of 32 clips cannot be shared by 3 processes"):
-        share(Three(), 32)
-    assert share(launch("cpu"), 32) == slice(0, 32)
+        rank_slice(Three(), 32)
+    assert rank_slice(launch("cpu"), 32) == slice(0, 32)
 
 
 def test_devices_that_are_not_there_are_refused():

@@ -262,7 +262,7 @@ def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(readout, 
     data, config = Cache(bench.data()), update(CONFIG, {"finetune": {"pooling": readout}})
     modules = {method: bench.module(method, config=config) for method in METHODS}
     inputs = {method: Inputs(module, data, config) for method, module in modules.items()}
-    kinds = ["readout", "vectors", "patches", "patches"]
+    kinds = ["pooled", "vectors", "patches", "patches"]
     assert [inputs[method].kind for method in METHODS] == kinds
     several = 0
     for index in range(CLIPS):
@@ -277,7 +277,7 @@ def test_what_frozen_parts_compute_once_is_what_they_compute_each_time(readout, 
             wanted = last[0] if readout == "cls" else last[1:].mean(0)
             close(pooled, wanted)
             valid = torch.ones(1, len(window), dtype=torch.bool)
-            close(modules["full"].read(window[None], valid)[0], wanted)
+            close(modules["full"].pooled(window[None], valid)[0], wanted)
     assert several > 10
 
 

@@ -128,9 +128,9 @@ FRAMES = (900, 300, 830, 1249, 1000, 700, 1100, 100)  # the second and last fill
 CLIPS = Clips(*FRAMES, bands=280, spectrogram=CONFIG.spectrogram)
 
 
-def batches_of(config: Config, share: slice | None = None, clips=range(8)) -> Batches:
+def batches_of(config: Config, rank_slice: slice | None = None, clips=range(8)) -> Batches:
     training = TrainingConfig(batch_size=4)
-    return Batches(CLIPS, [np.array(clips)], config, "two", training, share=share)
+    return Batches(CLIPS, [np.array(clips)], config, "two", training, rank_slice=rank_slice)
 
 
 @torch.no_grad()
@@ -139,7 +139,7 @@ def test_weighted_losses_of_shares_average_to_the_loss_of_the_batch():
     config = config_of(*(name for name in ALL if name != "contrast"))
     learner = Objectives(Patchifier(config), config, batches_of(config).examples()).eval()
     loss, shares = stage_loss("two", config.pretrain), (None, slice(0, 2), slice(2, 4))
-    own = [batches_of(config, share) for share in shares]
+    own = [batches_of(config, rank_slice) for rank_slice in shares]
     whole, first, second = np.array([[float(loss(learner, b(n))) for n in range(4)] for b in own])
     np.testing.assert_allclose((first + second) / 2, whole, atol=1e-5)
     assert np.abs(first - whole).max() > 1e-3

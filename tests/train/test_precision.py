@@ -209,10 +209,10 @@ def trial():
     """Two steps of stage II."""
     patches, masked = uniform(4, 8, 1, 64, 32), torch.arange(8).expand(4, 8) % 4 > 0
 
-    def loss(model):
-        return model.stage_two_loss(patches, patches, None, masked)
+    def loss(model, batch):
+        return model.stage_two_loss(batch, batch, None, masked)
 
-    return Trial(accelerate(Patchifier(CONFIG, seed=0)), [loss] * 2)
+    return Trial(accelerate(Patchifier(CONFIG, seed=0)), loss, [patches] * 2)
 
 
 def test_a_model_on_a_healthy_processor_passes():
@@ -249,7 +249,7 @@ def test_a_teacher_in_evaluation_mode_is_looked_at_too():
     patches = torch.rand(4, 8, 1, 64, 32)
     with torch.enable_grad():
         test = SelfTest()
-        test.run(Trial(Taught().train(), [lambda model: model.loss() * model.weight]))
+        test.run(Trial(Taught().train(), lambda model, _: model.loss() * model.weight, [0]))
     assert {"aten::convolution", LAYER} <= {key[0] for key in test.reasons}
     assert all(not gradients for _, gradients, _ in test.reasons)
 

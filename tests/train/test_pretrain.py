@@ -20,6 +20,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, digest, update
 from patchifier.jobs import LOCK
 from patchifier.seeding import batch_indices, generator
+from patchifier.train import precision
 from patchifier.train.optimiser import rate_factor
 from patchifier.train.pretrain import pretrain
 from patchifier.train.run import Interrupted, Run
@@ -352,12 +353,12 @@ def test_clipping_and_its_norm_are_written(uninterrupted):
 
 def test_what_a_run_settled_stays_even_if_it_is_killed(tmp_path):
     killed = Run(tmp_path / "run", Config()).__enter__()
-    assert killed.settle("precision", lambda: "bf16") == "bf16"
+    precision.record(killed, precision.Arithmetic("bf16"))
     killed.held.close()  # as the system does with the folder of a process that is killed
     again = Run(tmp_path / "run", Config(), resume=True).__enter__()
     again.held.close()  # killed before it settles anything
     with Run(tmp_path / "run", Config(), resume=True) as run:
-        assert run.settle("precision", lambda: "32") == "bf16"
+        assert run.facts["precision"] == "bf16"
     assert facts_of(tmp_path / "run")["precision"] == "bf16"
 
 

@@ -9,7 +9,10 @@ from patchifier.train.run import Run
 
 
 def test_each_changed_field_is_named_with_both_values(tmp_path: Path) -> None:
-    changes = {"augment": {"time_stretch": [1, 1]}, "pretrain": {"seed": 3, "stage_one": {"steps": 7}}}
+    changes = {
+        "augment": {"time_stretch": [1, 1]},
+        "pretrain": {"seed": 3, "stage_one": {"steps": 7}},
+    }
     with Run(tmp_path / "run", Config()):
         pass
     with pytest.raises(RequestError) as refused:

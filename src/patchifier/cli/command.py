@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 import docstring_parser
 import jsonargparse
 
-from patchifier.config import Config, read_changes, update
+from patchifier.config import Config, RequestError, read_changes, recipes, update
 from patchifier.config_names import new_name, with_new_names
 from patchifier.io import skipped_lines
 
@@ -57,8 +57,27 @@ class Overrides:
     def apply(self, base: Config) -> Config:
         """Return a copy of a config with these changes."""
         if self.file:
-            base = update(base, read_changes(self.file))
+            base = update(base, read_config(self.file))
         return update(base, self.sections)
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """Read a config file or a recipe.
+
+    The error about a misspelt recipe suggests the nearest one.
+    """
+    near = difflib.get_close_matches(name, recipes(), n=1)
+    try:
+        return read_changes(name)
+    except RequestError as error:
+        if not near:
+            raise
+        raise RequestError(f"{error} Did you mean {near[0]!r}?") from error
+
+
+def counted(count: int, noun: str) -> str:
+    """Number with its noun: "1 row", "2 rows"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def print_skipped(skipped: Sequence[tuple[str, str]], listed: str | Path) -> str:
@@ -98,6 +117,7 @@ class Parser(jsonargparse.ArgumentParser):
             message = f"{' and '.join(named)} {are} missing: see '{self.prog} --help'."
         message = re.sub(r'^Parser key "(.+?)":', r"--\1:", message.removeprefix("argument "))
         message = re.sub(r"<class '(\w+)'>", r"\1", message)
+        message = re.sub(r":\s+Expected a (\w+)\.\s+Got value: (.*)", _expected_kind, message)
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
     def with_new_flags(self, words: Sequence[str]) -> list[str]:
@@ -191,6 +211,12 @@ def parser(command: Command) -> Parser:
         for section in typing.get_args(changes.annotation)[1:]:
             built.add_class_arguments(section, SECTIONS[section])
     return built
+
+
+def _expected_kind(found: re.Match[str]) -> str:
+    """Text about a value of another kind than its flag takes."""
+    kinds = {"int": "a whole number", "float": "a number"}
+    return f" is {found[2]!r}, expected {kinds.get(found[1], found[1])}."
 
 
 def _add_argument(built: Parser, parameter: inspect.Parameter, text: str) -> None:

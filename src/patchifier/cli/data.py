@@ -1,20 +1,30 @@
 """Commands about data: prepare, fetch, check."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from patchifier.cli.command import Outcome, Overrides, print_skipped
+from patchifier.cli.command import Outcome, Overrides, counted, print_skipped, read_config
 from patchifier.cli.progress import progress
-from patchifier.config import Config, RequestError, SpectrogramConfig, read_changes, update
+from patchifier.config import Config, RequestError, SpectrogramConfig, update
 
 if TYPE_CHECKING:
     from patchifier.cache import Prepared
     from patchifier.datasets import Dataset
+    from patchifier.datasets.check import Report, Split
+    from patchifier.datasets.download import Fetched
     from patchifier.tasks import Task
 
 SHOWN = 5  # classes in a text
+N_NAMED = 10  # files of a kind that are named in the text; --json names all
+STATES = {
+    "ok": "sha256 as published",
+    "differs": "DIFFERS from what is published",
+    "unknown": "there; no sha256 is published",
+    "absent": "not in the root",
+}
 
 
 def prepare(
@@ -81,7 +91,7 @@ def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
         )
     if model:
         file = str(weights.find(model) / "config.json")
-    whole = read_changes(file) if file else {}
+    whole = read_config(file) if file else {}
     config = SpectrogramConfig()
     for part in (whole, changes.sections):
         update(Config(), part)  # refuses a misspelt field of any section
@@ -91,7 +101,7 @@ def _spectrogram(model: str, changes: Overrides) -> SpectrogramConfig:
 
 def _prepared_text(done: "Prepared", out: str, dataset: "Dataset", skipped: str) -> str:
     text = (
-        f"{done.clips} clips, {done.audio_s / 3600:.2f} h, in {out} "
+        f"{counted(done.clips, 'clip')}, {done.audio_s / 3600:.2f} h, in {out} "
         f"({done.decoded} decoded now, the rest was there){skipped}"
     )
     columns = dict.fromkeys(name for clip in dataset.clips for name in clip.info)
@@ -134,7 +144,22 @@ def fetch(name: str, *, root: str) -> Outcome:
 
     sheet, _ = datasets.find_sheet(name)
     fetched = download.fetch(sheet, root, progress=progress(sheet.name))
-    return Outcome(fetched.facts(), "\n".join(fetched.lines()), 0 if fetched.complete else 1)
+    facts = asdict(fetched) | {"complete": fetched.complete}
+    return Outcome(facts, fetched_text(fetched), 0 if fetched.complete else 1)
+
+
+def fetched_text(fetched: "Fetched") -> str:
+    """Lay the result of a download out for a terminal; missing files are last."""
+    done = {
+        "downloaded": fetched.downloaded,
+        "there already": fetched.present,
+        "joined": fetched.joined,
+        "unpacked": fetched.unpacked,
+    }
+    lines = [f"{what}: {', '.join(names)}" for what, names in done.items() if names]
+    lines += [f"note: {name}: {text}" for name, text in fetched.notes.items()]
+    lines += [f"MISSING: {name}: {text}" for name, text in fetched.missing.items()]
+    return "\n".join(lines)
 
 
 def check(name: str, *, root: str, thorough: bool = False) -> Outcome:
@@ -153,4 +178,46 @@ def check(name: str, *, root: str, thorough: bool = False) -> Outcome:
     from patchifier.datasets import check
 
     report = check.check(name, root, thorough=thorough, progress=progress("files"))
-    return Outcome(report.facts(), "\n".join(report.lines()), 0 if report.complete else 1)
+    facts = asdict(report) | {"complete": report.complete}
+    return Outcome(facts, check_text(report), 0 if report.complete else 1)
+
+
+def check_text(report: "Report") -> str:
+    """Lay the result of a check out for a terminal."""
+    lines = [
+        f"{report.name} in {report.root}: {'complete' if report.complete else 'NOT complete'}; "
+        f"{report.files} sound files, {report.size_b / 1e6:,.1f} MB."
+    ]
+    lines += [f"  the tables cannot be read: {report.unreadable}"] if report.unreadable else []
+    lines += [f"  {_counts(split)}" for split in report.splits]
+    cut = "  NOT as published: the tables are cut short, or of another edition."
+    lines += [] if all(split.as_published for split in report.splits) else [cut]
+    for file in report.downloads:
+        size = f" ({file.size_b:,} bytes)" if file.size_b is not None else ""
+        lines.append(f"  {file.name}: {STATES[file.state]}{size}")
+    lines += _named("missing", report.missing) + _named("empty (0 bytes)", report.empty)
+    lines += _named("broken", _with_reasons(report.corrupt))
+    lines += _named("known to be bad, and so here", _with_reasons(report.excused))
+    lines += _named("known to be bad in some or all copies", _with_reasons(report.known_bad))
+    return "\n".join(lines)
+
+
+def _counts(split: "Split") -> str:
+    published = "" if split.published is None else f", {split.published:,} published"
+    named = [*split.lost[:N_NAMED], *(["..."] if len(split.lost) > N_NAMED else [])]
+    lost = f"; lost: {', '.join(named)}" if named else ""
+    note = "" if split.as_published else " (NOT as published)"
+    name = f"{split.variant} {split.split or 'all'}"
+    counts = f"{split.usable:,} usable of {split.listed:,} listed"
+    return f"{name}: {counts}{published}{note}{lost}"
+
+
+def _with_reasons(reasons: Mapping[str, str]) -> list[str]:
+    return [f"{name} ({reason})" for name, reason in reasons.items()]
+
+
+def _named(what: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more = [f"    ... and {len(names) - N_NAMED} more"] if len(names) > N_NAMED else []
+    return [f"  {what}: {len(names)}", *(f"    {name}" for name in names[:N_NAMED]), *more]

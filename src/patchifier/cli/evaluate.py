@@ -1,9 +1,11 @@
 """Commands that evaluate: compare, leaks, report, reconstruct, demo."""
 
+import functools
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome, Overrides
+from patchifier.cli.command import Outcome, Overrides, counted
 from patchifier.cli.progress import progress
 from patchifier.config import Config, RequestError, read_changes, update
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from patchifier.embed import Embedder
+    from patchifier.evaluate.leaks import Leak
 
 # The model, and its baselines: the same architecture untrained, and features without learning.
 ENCODERS = "patchifier-base,random:patchifier-base,mel-stats,mfcc"
@@ -126,13 +129,20 @@ def leaks(first: str, second: str, *, out: str = "") -> Outcome:
     found = leaks.leaks(trained, tested, progress=progress("clips"))
     if out:
         leaks.save(found, out)
-    lines = [leak.line() for leak in found]
+    lines = [leak_line(leak) for leak in found]
     lines.append(
-        f"{len(found)} pairs between {len(trained.clips)} clips of {trained.name} "
-        f"and {len(tested.clips)} of {tested.name}."
+        f"{counted(len(found), 'pair')} between {counted(len(trained.clips), 'clip')} of "
+        f"{trained.name} and {len(tested.clips)} of {tested.name}."
     )
-    pairs = [leak.facts() for leak in found]
+    pairs = [asdict(leak) for leak in found]
     return Outcome({"leaks": pairs, "first": trained.name, "second": tested.name}, "\n".join(lines))
+
+
+def leak_line(leak: "Leak") -> str:
+    """Lay a pair of clips out in one line."""
+    where = f"{leak.first} = {leak.second} at {leak.offset_s:+.2f} s"
+    line = f"{leak.kind} ({leak.score:.2f}): {where}, {leak.overlap_s:.1f} s side by side"
+    return f"{line}, of one group" if leak.one_group else line
 
 
 def _require_no_model(path: str) -> None:
@@ -141,14 +151,14 @@ def _require_no_model(path: str) -> None:
 
     if path in weights.names():
         raise RequestError(
-            f"{path} comes without the music it was trained on, expected a cache of that: its card, "
-            f"{weights.find(path) / 'README.md'}, lists it. benchmarks/open/README.md describes how "
-            "to build the list again; 'patchifier prepare' makes a cache of it."
+            f"{path} comes without the music it was trained on, expected a cache of that: its "
+            f"card, {weights.find(path) / 'README.md'}, lists it. benchmarks/open/README.md "
+            "describes how to build the list again; 'patchifier prepare' makes a cache of it."
         )
     if (Path(path) / "model.safetensors").exists():
         raise RequestError(
-            f"{path} is a model, expected the cache it was trained on: run.json of its run names it "
-            "as 'cache'."
+            f"{path} is a model, expected the cache it was trained on: run.json of its run names "
+            "it as 'cache'."
         )
 
 
@@ -216,10 +226,6 @@ def reconstruct(
 
 def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[str, "np.ndarray"]:
     """Patches (N, M, T) of an excerpt; for each ratio its mask (N,) and the reconstruction."""
-    import numpy as np
-
-    from patchifier.nn.masking import random_masking
-    from patchifier.seeding import generator
     from patchifier.train import pictures
     from patchifier.windows import window_patches
 
@@ -227,16 +233,10 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
     most, _ = window_patches(config)
     frames = config.model.patch_frames
     log_mel = _excerpt(embedder, file, start_s, most * frames * config.spectrogram.frame_s + 1)
-    shape = (1, min(most, max(1, log_mel.shape[1] // frames)))
-    arrays = {}
-    for ratio in pictures.PICTURE_RATIOS:
-        draw = generator(config.pretrain.seed, "mask", 2**40)
-        masked = random_masking(draw, np.ones(shape, bool), ratio)[0]
-        patches, predicted = embedder.reconstruct(log_mel, masked)
-        arrays["original"] = patches.numpy()
-        arrays[f"masked_{ratio}"] = masked.astype(np.uint8)
-        arrays[f"reconstructed_{ratio}"] = predicted.numpy()
-    return arrays
+    n_patches = min(most, max(1, log_mel.shape[1] // frames))
+    reconstruct = functools.partial(embedder.reconstruct, log_mel)
+    found = pictures.reconstructions(reconstruct, n_patches, config.pretrain.seed)
+    return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) -> "Tensor":

@@ -1,10 +1,11 @@
 """Commands about a library: embed, similar, duplicates, index, distance, predict."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from patchifier.cli.command import Outcome, print_skipped
+from patchifier.cli.command import Outcome, counted, print_skipped
 from patchifier.cli.progress import progress
 from patchifier.config import RequestError
 
@@ -73,8 +74,26 @@ def embed(
         raise RequestError("--address is of a Ray cluster: add --engine ray.")
     else:
         done = build.embed_library(_read_sources(sources), out, changed=changed, **options)
-    text = "\n".join(done.lines()) + print_skipped(done.skipped, listed)
-    return Outcome(done.facts(), text, 1 if done.skipped else 0)
+    text = embedded_text(done) + print_skipped(done.skipped, listed)
+    return Outcome(asdict(done), text, 1 if done.skipped else 0)
+
+
+def embedded_text(done: "Embedded") -> str:
+    """Lay the result of an embedding job out for a terminal; the counts are last."""
+    lines = [f"gone: {path}" for path in done.gone]
+    lines += [f"note about {path}: {note}" for path, note in done.notes]
+    if done.pending:
+        lines.append(
+            f"{counted(done.pending, 'file')} new, modified or gone since: "
+            "--changed brings the table up to date."
+        )
+    table = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')}"
+    counts = f"{table}; {done.embedded} embedded now"
+    if done.embedded:
+        speed = done.audio_s / max(done.seconds, 1e-9)
+        counts += f" in {done.seconds:.1f} s ({speed:.0f} times real time)"
+    lines.append(f"{counts}, {done.kept} were there")
+    return "\n".join(lines)
 
 
 def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -> "Embedded":
@@ -162,7 +181,7 @@ def similar(
     nothing = f"no other file is in {table}."
     if given:
         nothing = f"no other file in {table} passes {given}: tags are compared letter by letter."
-    return Outcome([row.facts() for row in found], text or nothing)
+    return Outcome([asdict(row) for row in found], text or nothing)
 
 
 def _filter(below: str, **tags: str) -> "Filter":
@@ -189,9 +208,9 @@ def _query(store: "Table | Index", table: str, to: str, model: str) -> "str | np
     embedder = load(model or None)
     if embedder.identity != store.identity:
         raise RequestError(
-            f"{to} is not in {table}, and {model or weights.DEFAULT} is another model, or has other "
-            "settings, than the one that made the table: name that one with --model. A table that "
-            "an older patchifier made of the same model is embedded anew."
+            f"{to} is not in {table}, and {model or weights.DEFAULT} is another model, or has "
+            "other settings, than the one that made the table: name that one with --model. A "
+            "table that an older patchifier made of the same model is embedded anew."
         )
     return embedder.embed(to)
 
@@ -226,7 +245,7 @@ def duplicates(
     pairs = store.near_duplicates(threshold, where=where)
     lines = [f"{pair.score:.4f}  {pair.first.path}  {pair.second.path}" for pair in pairs]
     text = "\n".join(lines) or f"no two files reach {threshold}."
-    return Outcome([pair.facts() for pair in pairs], text)
+    return Outcome([{"score": pair.score} | asdict(pair) for pair in pairs], text)
 
 
 def index(table: str, *, out: str) -> Outcome:
@@ -242,7 +261,7 @@ def index(table: str, *, out: str) -> Outcome:
     from patchifier.library import search
 
     if search.is_index(out):
-        changes = search.Index.open(out).update(table).facts()
+        changes = asdict(search.Index.open(out).update(table))
     else:
         search.Index.build(table, out)
         changes = {"built": True}
@@ -261,18 +280,18 @@ def distance(first: str, second: str) -> Outcome:
     from patchifier.library.distance import distance
 
     found = distance(first, second)
-    lines = [f"{name:<22}{value}" for name, value in found.facts().items() if value is not None]
+    lines = [f"{name:<22}{value}" for name, value in found.to_dict().items() if value is not None]
     if found.frechet is None:
         lines.append(
-            "no Frechet distance: it needs more rows than numbers in a vector. Embed more files, or "
-            "shorter windows (--window_s)."
+            "no Frechet distance: it needs more rows than numbers in a vector. Embed more files, "
+            "or shorter windows (--window_s)."
         )
     elif found.frechet.corrected is None:
         lines.append(
-            "the Frechet distance is not corrected for the number of rows: that needs eight times as "
-            "many rows as numbers in a vector."
+            "the Frechet distance is not corrected for the number of rows: that needs eight times "
+            "as many rows as numbers in a vector."
         )
-    return Outcome(found.facts(), "\n".join(lines))
+    return Outcome(found.to_dict(), "\n".join(lines))
 
 
 def predict(
@@ -315,6 +334,6 @@ def predict(
     )
     n_skipped = len(done.skipped)
     counts = {"rows": done.rows, "files": done.files, "kept": done.kept, "skipped": n_skipped}
-    text = f"{done.rows} rows about {done.files} files in {out}"
+    text = f"{counted(done.rows, 'row')} about {counted(done.files, 'file')} in {out}"
     text += print_skipped(done.skipped, Path(out).with_suffix(".skipped.csv"))
     return Outcome(counts | {"out": out}, text, 1 if n_skipped else 0)

@@ -17,7 +17,8 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0) -> Outcome:
     verify : bool
         Check every clip of a cache against its checksum.
     parts : int
-        Name the shards of each part of a cache, for machines that train with --pretrain.n_cache_parts.
+        Name the shards of each part of a cache, for machines that train with
+        --pretrain.n_cache_parts.
     """
     if not path:
         return _list_models()

@@ -82,7 +82,7 @@ def pretrain(
 
 
 def _base(path: str, init: str) -> Config:
-    """Return the config that flags change: that of the initial model, or one that fits the cache."""
+    """Return the config that flags change: that of the initial model, or one for the cache."""
     from patchifier import cache, checkpoint
 
     spectrogram = cache.Cache(path, partial=True).spectrogram.without_pitch

@@ -57,7 +57,8 @@ class Clip:
     info : dict of str
         Artist, title, licence and other metadata.
     subsets : tuple of str
-        Names of subsets of the test split that are also scored by themselves, such as "artist-clean".
+        Names of subsets of the test split that are also scored by themselves, such as
+        "artist-clean".
     """
 
     id: str
@@ -104,8 +105,8 @@ class Dataset:
         for clip in self.clips:
             if clip.id in seen:
                 raise RequestError(
-                    f"data set {self.name!r} has two clips with the id {clip.id!r}, expected unique ids."
-                    " Parts of one file need different starts, or ids in a column 'id'."
+                    f"data set {self.name!r} has two clips with the id {clip.id!r}, expected "
+                    "unique ids. Parts of one file need different starts, or ids in a column 'id'."
                 )
             if clip.split not in (*SPLITS, None):
                 raise RequestError(
@@ -120,16 +121,19 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
     Parameters
     ----------
     source : str or Path
-        Name of a published data set, or NAME:VARIANT; see :data:`PUBLISHED`. A Path is always a file or a folder.
+        Name of a published data set, or NAME:VARIANT; see :data:`PUBLISHED`. A Path is always a
+        file or a folder.
     root : str or Path
         Folder of the published data set.
     partial : bool
-        Keep the clips of a published data set whose files exist; by default a missing file is an error.
+        Keep the clips of a published data set whose files exist; by default a missing file is an
+        error.
 
     Raises
     ------
     RequestError
-        If it is none of these, or files of a published data set are missing or empty beyond those known to be bad.
+        If it is none of these, or files of a published data set are missing or empty beyond those
+        known to be bad.
 
     Examples
     --------
@@ -145,7 +149,8 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
         return _load_published(source, root, partial=partial)
     if root is not None or partial:
         raise RequestError(
-            f"a root or a part is given for {source!s}, which is no published data set: expected one of {', '.join(PUBLISHED)}."
+            f"a root or a part is given for {source!s}, which is no published data set: expected "
+            f"one of {', '.join(PUBLISHED)}."
         )
     if str(source) == "demo" and not path.exists():
         return demo.load()
@@ -154,8 +159,9 @@ def load(source: str | Path, root: str | Path | None = None, *, partial: bool = 
     if path.suffix.lower() in manifest.SUFFIXES and path.is_file():
         return _require_names(manifest.load(path))
     raise RequestError(
-        f"{source!s} is no data set: expected 'demo', a folder of audio, or a manifest ({', '.join(manifest.SUFFIXES)}) that exists; "
-        f"or, with --root DIR, a published data set ({', '.join(PUBLISHED)}).{_nearest(str(source).split(':')[0], PUBLISHED)}"
+        f"{source!s} is no data set: expected 'demo', a folder of audio, or a manifest "
+        f"({', '.join(manifest.SUFFIXES)}) that exists; or, with --root DIR, a published data set "
+        f"({', '.join(PUBLISHED)}).{_nearest(str(source).split(':')[0], PUBLISHED)}"
     )
 
 
@@ -183,17 +189,12 @@ def _require_names(dataset: Dataset) -> Dataset:
 
 
 def find_sheet(source: str) -> "tuple[Sheet, str]":
-    """Find the sheet and the variant of NAME or NAME:VARIANT; the variant is empty if none is named.
-
-    Raises
-    ------
-    RequestError
-        If there is no such data set or variant; the nearest name is suggested.
-    """
+    """Find the sheet and the variant ("" if not named) of NAME or NAME:VARIANT."""
     name, colon, variant = source.partition(":")
     if name not in PUBLISHED:
         raise RequestError(
-            f"there is no published data set {name!r}, expected one of {', '.join(PUBLISHED)}.{_nearest(name, PUBLISHED)}"
+            f"there is no published data set {name!r}, expected one of "
+            f"{', '.join(PUBLISHED)}.{_nearest(name, PUBLISHED)}"
         )
     sheet: Sheet = importlib.import_module(f"patchifier.datasets.{PUBLISHED[name]}").SHEET
     if colon and variant not in sheet.variants:
@@ -201,7 +202,8 @@ def find_sheet(source: str) -> "tuple[Sheet, str]":
             f"{name}:{known} ({facts.what})" for known, facts in sheet.variants.items()
         )
         raise RequestError(
-            f"{name} has no variant {variant!r}, expected one of {listed}.{_nearest(variant, sheet.variants)}"
+            f"{name} has no variant {variant!r}, expected one of "
+            f"{listed}.{_nearest(variant, sheet.variants)}"
         )
     return sheet, variant
 
@@ -218,7 +220,8 @@ def _load_published(source: str, root: str | Path | None, *, partial: bool) -> D
     if root is None:
         also = f" For the folder of that name, write ./{source}." if Path(source).exists() else ""
         raise RequestError(
-            f"{sheet.name} needs its folder: --root DIR. 'patchifier check {sheet.name} --root DIR' lists what is there.{also}"
+            f"{sheet.name} needs its folder: --root DIR. 'patchifier check {sheet.name} --root "
+            f"DIR' lists what is there.{also}"
         )
     if not Path(root).is_dir():
         raise RequestError(f"--root {root} is no folder, expected the folder of {sheet.title}.")
@@ -228,14 +231,20 @@ def _load_published(source: str, root: str | Path | None, *, partial: bool) -> D
 
 
 def _require_files(dataset: Dataset, sheet: "Sheet", *, partial: bool) -> Dataset:
-    """Refuse a data set with missing or empty files, or leave their clips out if `partial`; files known to be bad are excused."""
+    """Refuse a data set with missing or empty files, or leave their clips out if `partial`.
+
+    Files known to be bad are excused.
+    """
     without = [clip for clip in dataset.clips if not _has_content(clip.path)]
     missing = [clip for clip in without if not sheet.excuse(clip.path)]
     if not missing:
         return dataset
     found = len(dataset.clips) - len(without)
     names = "; ".join(clip.path for clip in missing[:3]) + ("; ..." if len(missing) > 3 else "")
-    found_text = f"{dataset.name}: {found} of {len(dataset.clips)} clips used, {len(missing)} files are missing or empty: {names}."
+    found_text = (
+        f"{dataset.name}: {found} of {len(dataset.clips)} clips used, "
+        f"{len(missing)} files are missing or empty: {names}."
+    )
     if not partial or not found:
         also = "" if partial else " To use the files that are there: --partial."
         raise RequestError(

@@ -1,16 +1,19 @@
-"""Check that a published data set is complete: counts, sizes, checksums, and the name of every file that is missing, empty or broken.
+"""Check that a published data set is complete.
 
-Nothing is changed and nothing is downloaded. The tables of the data set list its files; its sheet has their number, and the files that are
-known to be bad in every copy, or in some: these are listed separately and do not count as errors.
+Counts, sizes, checksums, and the name of every file that is missing, empty or broken.
+
+Nothing is changed and nothing is downloaded. The tables of the data set list its files; its sheet
+has their number, and the files that are known to be bad in every copy, or in some: these are listed
+separately and do not count as errors.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import soundfile
 
@@ -20,7 +23,6 @@ from patchifier.datasets import Clip, find_sheet
 from patchifier.datasets.sheet import Remote, Sheet
 from patchifier.io import Progress, silent
 
-NAMED = 10  # files of a kind that are named in the text form; the facts hold all
 ABSENT = ("missing", "empty")
 
 
@@ -79,7 +81,8 @@ class Report:
     missing, empty : tuple of str
         Paths below the root, without the files known to be bad.
     corrupt, excused : dict of str
-        Path -> reason: files that cannot be read; files known to be bad that are missing or cannot be read.
+        Path -> reason: files that cannot be read; files known to be bad that are missing or cannot
+        be read.
     known_bad : dict of str
         Path -> reason: all files that the sheet lists as bad.
     downloads : tuple of Download
@@ -108,55 +111,6 @@ class Report:
         differs = any(file.state == "differs" for file in self.downloads)
         return not wrong and not differs and all(split.as_published for split in self.splits)
 
-    def facts(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self) | {"complete": self.complete}
-
-    def lines(self) -> list[str]:
-        """Return a few lines of text."""
-        lines = [
-            f"{self.name} in {self.root}: {'complete' if self.complete else 'NOT complete'}; {self.files} sound files, {self.size_b / 1e6:,.1f} MB."
-        ]
-        lines += [f"  the tables cannot be read: {self.unreadable}"] if self.unreadable else []
-        lines += [f"  {_counts(split)}" for split in self.splits]
-        cut = "  NOT as published: the tables are cut short, or of another edition."
-        lines += [] if all(split.as_published for split in self.splits) else [cut]
-        for file in self.downloads:
-            size = f" ({file.size_b:,} bytes)" if file.size_b is not None else ""
-            lines.append(f"  {file.name}: {_STATES[file.state]}{size}")
-        lines += _named("missing", self.missing) + _named("empty (0 bytes)", self.empty)
-        lines += _named("broken", _with_reasons(self.corrupt))
-        lines += _named("known to be bad, and so here", _with_reasons(self.excused))
-        known_bad = _with_reasons(self.known_bad)
-        return lines + _named("known to be bad in some or all copies", known_bad)
-
-
-_STATES = {
-    "ok": "sha256 as published",
-    "differs": "DIFFERS from what is published",
-    "unknown": "there; no sha256 is published",
-    "absent": "not in the root",
-}
-
-
-def _counts(split: Split) -> str:
-    published = "" if split.published is None else f", {split.published:,} published"
-    named = [*split.lost[:NAMED], *(["..."] if len(split.lost) > NAMED else [])]
-    lost = f"; lost: {', '.join(named)}" if named else ""
-    note = "" if split.as_published else " (NOT as published)"
-    return f"{split.variant} {split.split or 'all'}: {split.usable:,} usable of {split.listed:,} listed{published}{note}{lost}"
-
-
-def _with_reasons(reasons: Mapping[str, str]) -> list[str]:
-    return [f"{name} ({reason})" for name, reason in reasons.items()]
-
-
-def _named(what: str, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    more = [f"    ... and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return [f"  {what}: {len(names)}", *(f"    {name}" for name in names[:NAMED]), *more]
-
 
 def check(
     name: str | Sheet,
@@ -171,7 +125,8 @@ def check(
     Parameters
     ----------
     name : str or Sheet
-        Data set; with ``:VARIANT``, the clips of that variant alone, else the clips of all variants.
+        Data set; with ``:VARIANT``, the clips of that variant alone, else the clips of all
+        variants.
     root : str or Path
         Folder of the data set.
     thorough : bool
@@ -188,7 +143,8 @@ def check(
     Raises
     ------
     RequestError
-        If there is no such data set or variant, or the root is no folder. Faults of the data are in the report.
+        If there is no such data set or variant, or the root is no folder. Faults of the data are in
+        the report.
     """
     sheet, variant = find_sheet(name) if isinstance(name, str) else (name, "")
     root = Path(root)

@@ -1,10 +1,11 @@
 """The bundled clips: enough real music to run every part of the package offline.
 
-112 clips of 20 s (mono Ogg) from seven free soundtracks, 16 each, in four folds grouped by track; the task is to tell the soundtrack.
-Licences are Creative Commons, clip by clip in ``demo_clips/clips.csv`` and ``demo_clips/NOTICE.md``.
+112 clips of 20 s (mono Ogg) from seven free soundtracks, 16 each, in four folds grouped by track;
+the task is to tell the soundtrack. Licences are Creative Commons, clip by clip in
+``demo_clips/clips.csv`` and ``demo_clips/NOTICE.md``.
 
-The soundtrack is confounded with mastering and codec, and with 28 clips in a fold only differences of about ten points are visible:
-the demo shows that the package works, not how well.
+The soundtrack is confounded with mastering and codec, and with 28 clips in a fold only differences
+of about ten points are visible: the demo shows that the package works, not how well.
 """
 
 import csv

@@ -2,16 +2,21 @@
 
 Below the root, beside what a data sheet names:
 
-========================  ==========================================================================================
+========================  ==========================================================================
 ``NAME.part``             a download or a joined file that is not finished; a download is resumed
-``NAME.part.json``        the address that those bytes came from, and the server's mark of their version
-``NAME.damaged``          a file that was there and was not the published one: kept, never overwritten
-``.NAME.unpacking/``      an archive that is being unpacked; after a kill it is deleted and begun again
-``.NAME.unpacked``        which archive was unpacked, by checksum: it may be deleted, and is not unpacked again
-========================  ==========================================================================================
+``NAME.part.json``        the address that those bytes came from, and the server's mark of their
+                          version
+``NAME.damaged``          a file that was there and was not the published one: kept, never
+                          overwritten
+``.NAME.unpacking/``      an archive that is being unpacked; after a kill it is deleted and begun
+                          again
+``.NAME.unpacked``        which archive was unpacked, by checksum: it may be deleted, and is not
+                          unpacked again
+========================  ==========================================================================
 
-The record ``.NAME.unpacked`` is {"sha256": of the archive, "sources": {name: sha256} of it and its parts, "into", "top": names that lay
-there}. Nothing is trusted: neither lengths that a server states nor names and sizes in an archive.
+The record ``.NAME.unpacked`` is {"sha256": of the archive, "sources": {name: sha256} of it and its
+parts, "into", "top": names that lay there}. Nothing is trusted: neither lengths that a server
+states nor names and sizes in an archive.
 """
 
 import errno
@@ -20,7 +25,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,22 +68,6 @@ class Fetched:
         """Whether nothing is missing."""
         return not self.missing
 
-    def facts(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "complete": self.complete}
-
-    def lines(self) -> list[str]:
-        """Lines of text; missing files are last."""
-        done = {
-            "downloaded": self.downloaded,
-            "there already": self.present,
-            "joined": self.joined,
-            "unpacked": self.unpacked,
-        }
-        lines = [f"{what}: {', '.join(names)}" for what, names in done.items() if names]
-        lines += [f"note: {name}: {text}" for name, text in self.notes.items()]
-        return lines + [f"MISSING: {name}: {text}" for name, text in self.missing.items()]
-
 
 def fetch(
     sheet: Sheet,
@@ -87,7 +76,9 @@ def fetch(
     progress: Progress = silent,
     retry: RetryPolicy = transfer.DEFAULT_RETRY,
 ) -> Fetched:
-    """Download what a data sheet lists, check it, join parts and unpack archives; files that are there already are checked and kept.
+    """Download what a data sheet lists, check it, join parts and unpack archives.
+
+    Files that are there already are checked and kept.
 
     Parameters
     ----------
@@ -108,11 +99,13 @@ def fetch(
     Raises
     ------
     RequestError
-        If the root cannot be written to, the disk is full, another fetch works in this root, or the sheet lists no files.
+        If the root cannot be written to, the disk is full, another fetch works in this root, or the
+        sheet lists no files.
     """
     if not sheet.remotes and not sheet.archives:
         raise RequestError(
-            f"data set {sheet.name!r} cannot be fetched: its sheet lists no files. {sheet.steps or f'See {sheet.home}.'}"
+            f"data set {sheet.name!r} cannot be fetched: its sheet lists no files. "
+            f"{sheet.steps or f'See {sheet.home}.'}"
         )
     job = _Job(sheet, Path(root), progress, retry)
     of_archives = {name for archive in sheet.archives for name in (archive.name, *archive.parts)}
@@ -133,8 +126,12 @@ def fetch(
 def _explain(error: OSError, root: Path) -> str:
     where = error.filename or root
     if error.errno in FULL:
-        return f"{where}: the disk is full ({error.strerror}). Free some space, or choose another --root; run it again and it goes on where it stopped."
-    return f"{where}: cannot be written or read ({error.strerror or error}). Choose a --root that is a folder you may write to."
+        return (
+            f"{where}: the disk is full ({error.strerror}). Free some space, or choose another "
+            "--root; run it again and it goes on where it stopped."
+        )
+    reason = error.strerror or error
+    return f"{where}: cannot be written or read ({reason}). Choose a --root that can be written to."
 
 
 @dataclass
@@ -177,7 +174,10 @@ class _Job:
 
 
 def _obtain(job: _Job, remote: Remote) -> bool:
-    """Have a file in place and checked, from disk or from the first address that gives it. A dead address is tried once: it may be back."""
+    """Have a file in place and checked, from disk or from the first address that gives it.
+
+    A dead address is tried once: it may be back.
+    """
     path = job.path(remote.name)
     if _is_present(job, remote, path):
         return True
@@ -251,7 +251,7 @@ def _record_path(job: _Job, archive: Archive) -> Path:
 
 
 def _read_record(job: _Job, archive: Archive) -> dict[str, Any]:
-    """Record of an archive whose content is still there, by its topmost names (``patchifier check`` looks at every file); else nothing."""
+    """Record of an unpacked archive if its topmost files exist, else nothing."""
     target = job.path(archive.into)
     try:
         record = json.loads(_record_path(job, archive).read_text(encoding="utf-8"))
@@ -263,7 +263,10 @@ def _read_record(job: _Job, archive: Archive) -> dict[str, Any]:
 
 
 def _is_current(job: _Job, archive: Archive, sources: Mapping[str, str]) -> bool:
-    """Whether the content is from the very files that the sheet names; those may be deleted by now."""
+    """Whether the content is from the very files that the sheet names.
+
+    Those may be deleted by now.
+    """
     here = [name for name in sources if job.path(name).exists()]
     for name, digest in sources.items():
         if job.remote(name).sha256.lower() not in ("", digest):
@@ -278,7 +281,10 @@ def _is_current(job: _Job, archive: Archive, sources: Mapping[str, str]) -> bool
 
 
 def _obtain_sources(job: _Job, archive: Archive) -> list[str]:
-    """Have the parts, or else the whole; return the names. Files on disk come first, dead addresses last."""
+    """Have the parts, or else the whole; return the names.
+
+    Files on disk come first, dead addresses last.
+    """
     ways = [[job.remote(name) for name in archive.parts]] if archive.parts else []
     there = job.path(archive.name).exists()
     if there or not ways or any(remote.name == archive.name for remote in job.sheet.remotes):
@@ -286,7 +292,8 @@ def _obtain_sources(job: _Job, archive: Archive) -> list[str]:
     ways.sort(key=lambda way: any(each.dead and not job.path(each.name).exists() for each in way))
     for way in ways:
         had = (_obtain(job, remote) for remote in way)
-        # Of the last way every file is downloaded; where there is another way, nothing is downloaded in vain.
+        # Of the last way every file is downloaded; where there is another way, nothing is
+        # downloaded that is not needed.
         if all(list(had) if way is ways[-1] else had):
             names = [remote.name for remote in way]
             others = {remote.name for other in ways for remote in other} - set(names)
@@ -297,7 +304,10 @@ def _obtain_sources(job: _Job, archive: Archive) -> list[str]:
 
 
 def _whole(job: _Job, archive: Archive) -> Remote:
-    """Row of the sheet about the archive itself; its size is that of its parts together, if the sheet has none."""
+    """Row of the sheet about the archive itself.
+
+    Its size is that of its parts together, if the sheet has none.
+    """
     remote, sizes_b = job.remote(archive.name), [job.remote(name).size_b for name in archive.parts]
     known_b = [size_b for size_b in sizes_b if size_b is not None]
     if remote.size_b is None and sizes_b and len(known_b) == len(sizes_b):
@@ -324,7 +334,8 @@ def _join(job: _Job, archive: Archive) -> bool:
     if wrong:
         transfer.discard(part)
         job.missing[archive.name] = (
-            f"joined from its parts, it {wrong}; thrown away. A part is not the published one: {_set_aside_unproven(job, archive.parts)}"
+            f"joined from its parts, it {wrong}; thrown away. A part is not the published one: "
+            f"{_set_aside_unproven(job, archive.parts)}"
         )
         return False
     transfer.finish(part, path)
@@ -333,16 +344,25 @@ def _join(job: _Job, archive: Archive) -> bool:
 
 
 def _set_aside_unproven(job: _Job, names: Sequence[str]) -> str:
-    """Set aside the files without a checksum, so that they are fetched anew; return what was done, in words."""
+    """Set aside the files without a checksum, so that they are fetched anew.
+
+    Return what was done, in words.
+    """
     unproven = [name for name in names if not job.remote(name).sha256 and job.path(name).exists()]
     aside = [set_aside(job.path(name)).name for name in unproven]
     if aside:
         return f"kept as {', '.join(aside)}; run this again to fetch it anew."
-    return "but it has the published checksum. Report this: the sheet is wrong, or the published file is damaged."
+    return (
+        "but it has the published checksum. Report this: "
+        "the sheet is wrong, or the published file is damaged."
+    )
 
 
 def _unpack(job: _Job, archive: Archive, digests: Mapping[str, str]) -> None:
-    """Unpack beside, move into place, write the record; in this order, so that a kill in between costs nothing but time."""
+    """Unpack beside, move into place, write the record.
+
+    In this order, so that a kill in between costs nothing but time.
+    """
     path, target = job.path(archive.name), job.path(archive.into)
     work = path.with_name(f".{path.name}.unpacking")
     shutil.rmtree(work, ignore_errors=True)
@@ -353,7 +373,8 @@ def _unpack(job: _Job, archive: Archive, digests: Mapping[str, str]) -> None:
         aside = unpack.merge(work, target)
     except RefusedArchiveError as error:
         job.missing[archive.name] = (
-            f"{error}: nothing of it was unpacked. If you trust {path}, unpack it yourself into {target}."
+            f"{error}: nothing of it was unpacked. If you trust {path}, unpack it yourself into "
+            f"{target}."
         )
         return
     except DamagedArchiveError as error:

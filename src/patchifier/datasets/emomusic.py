@@ -1,31 +1,42 @@
-"""EmoMusic (1000 Songs, MediaEval 2013): 744 clips of 45 s, each rated for arousal and valence, the paper's emotion task.
+"""EmoMusic (1000 Songs, MediaEval 2013).
 
-=========  =============================================================================================================================
+744 clips of 45 s, each rated for arousal and valence, the paper's emotion task.
+
+=========  =========================================================================================
 size       744 songs, one clip each, 409 artists; ids 2 to 1000 with 256 gaps
 audio      mp3, 44.1 kHz, 44.6 to 45.0 s
-origin     songs of the Free Music Archive, rated by at least ten people each on a scale of 1 to 9; https://cvml.unige.ch/databases/emoMusic/
+origin     songs of the Free Music Archive, rated by at least ten people each on a scale of 1 to 9;
+           https://cvml.unige.ch/databases/emoMusic/
 licence    annotations: for research; songs: Creative Commons, song by song
-citation   Soleymani, Caro, Schmidt, Sha, Yang: 1000 songs for emotional analysis of music. CrowdMM 2013.
-           The split: Castellon, Donahue, Liang: Codified audio language modeling learns useful representations for MIR. ISMIR 2021 (JukeMIR)
-files      songs_info.csv and static_annotations.csv in annotations/ or the root; clips_45seconds/ID.mp3
-=========  =============================================================================================================================
+citation   Soleymani, Caro, Schmidt, Sha, Yang: 1000 songs for emotional analysis of music. CrowdMM
+           2013.
+           The split: Castellon, Donahue, Liang: Codified audio language modeling learns useful
+           representations for MIR. ISMIR 2021 (JukeMIR)
+files      songs_info.csv and static_annotations.csv in annotations/ or the root;
+           clips_45seconds/ID.mp3
+=========  =========================================================================================
 
-One variant, ``jukemir``: 504 / 115 / 125. The published evaluation set is the test; a development song is train or valid by its artist: lower case,
-everything but ASCII letters and white space deleted, white space collapsed, the sha1 of that as a number, modulo 10; 0 to 7 train, 8 and 9 valid.
+One variant, ``jukemir``: 504 / 115 / 125. The published evaluation set is the test; a development
+song is train or valid by its artist: lower case, everything but ASCII letters and white space
+deleted, white space collapsed, the sha1 of that as a number, modulo 10; 0 to 7 train, 8 and 9
+valid.
 
-The target is [arousal, valence], standardised with mean and deviation of the 619 development songs (constants below); the ratings themselves are in `info`.
-Score R2 over the whole test set at once; predicting the development mean gives -0.019 (arousal) and -0.026 (valence).
+The target is [arousal, valence], standardised with mean and deviation of the 619 development songs
+(constants below); the ratings themselves are in `info`. Score R2 over the whole test set at once;
+predicting the development mean gives -0.019 (arousal) and -0.026 (valence).
 
 Traps
 -----
-* The split keeps artists apart between train and valid only: 66 of the 125 test clips share a (normalised) artist with train (53) or valid (13). The
-  other 59 form the subset ``artist-clean``, a second figure to state beside the official one.
+* The split keeps artists apart between train and valid only: 66 of the 125 test clips share a
+  (normalised) artist with train (53) or valid (13). The other 59 form the subset ``artist-clean``,
+  a second figure to state beside the official one.
 * The paper's 69.9 for JukeMIR is its mean over four tasks; on EmoMusic JukeMIR has 66.9.
-* DEAM's table of the same songs has arousal and valence exchanged: it is refused here, since its columns have other names.
-* Times are written min.sec with trailing zeros lost: 0.2 is 20 s, 1.05 is 65 s, 2 is two minutes. They say where the clip was cut from the song; the
-  file is the clip.
-* Values carry stray TABs; artists and titles are not all ASCII; the archive may hold clips without ratings, so the tables are read, not the folder.
-  Ids have no padding.
+* DEAM's table of the same songs has arousal and valence exchanged: it is refused here, since its
+  columns have other names.
+* Times are written min.sec with trailing zeros lost: 0.2 is 20 s, 1.05 is 65 s, 2 is two minutes.
+  They say where the clip was cut from the song; the file is the clip.
+* Values carry stray TABs; artists and titles are not all ASCII; the archive may hold clips without
+  ratings, so the tables are read, not the folder. Ids have no padding.
 """
 
 import hashlib
@@ -92,7 +103,8 @@ def _clip(
     number = _number(song)
     if number not in ratings:
         raise RequestError(
-            f"{tables / 'static_annotations.csv'} has no row for song {number} of songs_info.csv, expected one for each."
+            f"{tables / 'static_annotations.csv'} has no row for song {number} of songs_info.csv, "
+            "expected one for each."
         )
     rating = ratings[number]
     raw = [_rating(rating[f"mean_{name}"], number, tables) for name in NAMES]
@@ -127,18 +139,22 @@ def _rating(text: str, number: int, tables: Path) -> float:
         value = math.nan
     if not 1 <= value <= 9:
         raise RequestError(
-            f"{tables / 'static_annotations.csv'} rates song {number} as {text!r}, expected a number from 1 to 9."
+            f"{tables / 'static_annotations.csv'} rates song {number} as {text!r}, expected a "
+            "number from 1 to 9."
         )
     return value
 
 
 def normalised(artist: str) -> str:
-    """Normalise an artist's name as the split requires: lower case, ASCII letters and single spaces, the rest deleted."""
+    """Normalise an artist's name as the split requires.
+
+    Lower case, ASCII letters and single spaces, the rest deleted.
+    """
     return " ".join(re.sub(r"[^a-z\s\x1c-\x1f]", "", artist.lower(), flags=re.ASCII).split())
 
 
 def split(artist: str, published: str) -> str:
-    """Return the split of a song from its artist and the published set, "development" or "evaluation"."""
+    """Return the split of a song by its artist and set, "development" or "evaluation"."""
     if published not in ("development", "evaluation"):
         raise RequestError(
             f"the published set of a song is {published!r}, expected development or evaluation."
@@ -150,7 +166,10 @@ def split(artist: str, published: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """Read a time written min.sec, whose trailing zeros are lost: 0.2 is 20 s, 1.05 is 65 s, 2 is 120 s."""
+    """Read a time written min.sec, whose trailing zeros are lost.
+
+    0.2 is 20 s, 1.05 is 65 s, 2 is 120 s.
+    """
     parts = re.fullmatch(r"(\d+)(?:\.(\d{1,2}))?", text)
     if not parts or int((parts[2] or "0").ljust(2, "0")) > 59:
         raise RequestError(
@@ -170,7 +189,8 @@ SHEET = Sheet(
     title="EmoMusic (1000 Songs, MediaEval 2013)",
     home=f"{_HOST}/",
     licence="annotations for research; songs Creative Commons, from the Free Music Archive",
-    citation="Soleymani, Caro, Schmidt, Sha, Yang: 1000 songs for emotional analysis of music. CrowdMM 2013",
+    citation="Soleymani, Caro, Schmidt, Sha, Yang: 1000 songs for emotional analysis of music. "
+    "CrowdMM 2013",
     read=read,
     variants={
         "jukemir": Variant(
@@ -182,12 +202,11 @@ SHEET = Sheet(
         Remote(name, (f"{_HOST}/{name}", f"{_HOST.replace('https', 'http')}/{name}"), sha256)
         for name, sha256 in _SHA256.items()
     ),
-    archives=(
-        Archive("annotations.tar.gz", into="annotations"),
-        Archive("clips_45sec.tar.gz"),
-    ),
+    archives=(Archive("annotations.tar.gz", into="annotations"), Archive("clips_45sec.tar.gz")),
     steps=(
-        f"If the site asks for a form, fill it in at {_HOST}/, put annotations.tar.gz and clips_45sec.tar.gz in the root and run 'patchifier fetch' again. "
-        "A copy with the same split and labels is https://huggingface.co/datasets/m-a-p/EMO (wav and JSONL): give its .jsonl to patchifier as a manifest."
+        f"If the site asks for a form, fill it in at {_HOST}/, put annotations.tar.gz and "
+        "clips_45sec.tar.gz in the root and run 'patchifier fetch' again. "
+        "A copy with the same split and labels is https://huggingface.co/datasets/m-a-p/EMO (wav "
+        "and JSONL): give its .jsonl to patchifier as a manifest."
     ),
 )

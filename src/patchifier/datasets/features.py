@@ -1,4 +1,7 @@
-"""Features computed by another program, one file for each clip: JukeMIR publishes Jukebox's in this form."""
+"""Features computed by another program, one file for each clip.
+
+JukeMIR publishes Jukebox's in this form.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,25 +17,9 @@ NAMED = 5  # clips or files in a message
 
 
 def load_features(root: str | Path, clips: Sequence[Clip], *, name: str) -> np.ndarray:
-    """Read the stored vector of every clip.
+    """Read the stored vector of every clip (:class:`FeatureFiles`): (n, E) float32.
 
-    Parameters
-    ----------
-    root : str or Path
-        Folder with one file for each clip; see :class:`FeatureFiles`.
-    clips : sequence of Clip
-        The clips, n of them.
-    name : str
-        Name of the features in messages.
-
-    Returns
-    -------
-    ndarray, shape (n, E), float32
-
-    Raises
-    ------
-    RequestError
-        If a clip has no file or several, or vectors differ in size or are not finite.
+    Refused if a clip has no file or several, or vectors differ in size or are not finite.
     """
     matched = FeatureFiles(name, Path(root)).match(clips, range(len(clips)))
     rows: list[np.ndarray] = []
@@ -43,20 +30,16 @@ def load_features(root: str | Path, clips: Sequence[Clip], *, name: str) -> np.n
 
 
 def require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray) -> None:
-    """Refuse features of a clip that are not one finite vector of the first clip's size.
-
-    Raises
-    ------
-    RequestError
-        Naming the clip.
-    """
+    """Refuse features of a clip that are not one finite vector of the first clip's size."""
     if row.ndim != 1 or not row.size:
         raise RequestError(
-            f"{name}: the features of clip {clip!r} have shape {row.shape}, expected one vector (E,)."
+            f"{name}: the features of clip {clip!r} have shape {row.shape}, expected one vector "
+            "(E,)."
         )
     if row.shape != first.shape:
         raise RequestError(
-            f"{name}: the features of clip {clip!r} have {len(row)} numbers, those of the first clip {len(first)}: expected one size for all."
+            f"{name}: the features of clip {clip!r} have {len(row)} numbers, those of the first "
+            f"clip {len(first)}: expected one size for all."
         )
     if not np.isfinite(row).all():
         raise RequestError(
@@ -67,8 +50,8 @@ def require_vector(name: str, clip: str, row: np.ndarray, first: np.ndarray) -> 
 class FeatureFiles:
     """Files of a folder by their path below it and by their name, both without the suffix.
 
-    A file belongs to a clip if its path below the folder, or else its name, is the clip's id (with or without the audio file's suffix)
-    or the name of the clip's audio file.
+    A file belongs to a clip if its path below the folder, or else its name, is the clip's id (with
+    or without the audio file's suffix) or the name of the clip's audio file.
 
     Parameters
     ----------
@@ -115,13 +98,15 @@ class FeatureFiles:
         if missing:
             more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
             raise RequestError(
-                f"{self.name}: {self.root} has no file for the clips {', '.join(missing[:NAMED])}{more}: expected <clip id>.npy or .npz."
+                f"{self.name}: {self.root} has no file for the clips "
+                f"{', '.join(missing[:NAMED])}{more}: expected <clip id>.npy or .npz."
             )
         taken: dict[Path, str] = {}
         for index, path in found.items():
             if path is not None and taken.setdefault(path, clips[index].id) != clips[index].id:
                 raise RequestError(
-                    f"{self.name}: {path} is the only file for the two clips {taken[path]!r} and {clips[index].id!r}: name files by the clip's id."
+                    f"{self.name}: {path} is the only file for the two clips {taken[path]!r} and "
+                    f"{clips[index].id!r}: name files by the clip's id."
                 )
         return {index: path for index, path in found.items() if path is not None}
 
@@ -130,7 +115,8 @@ class FeatureFiles:
         for files in self.candidates(clip):
             if len(files) > 1:
                 raise RequestError(
-                    f"{self.name}: clip {clip.id!r} has {len(files)} files, such as {files[0]} and {files[1]}: expected one, named by the clip's id."
+                    f"{self.name}: clip {clip.id!r} has {len(files)} files, such as {files[0]} "
+                    f"and {files[1]}: expected one, named by the clip's id."
                 )
             if files:
                 return files[0]
@@ -146,7 +132,10 @@ class FeatureFiles:
 
 
 def _without_ending(name: str) -> str:
-    """Return an id without an audio file's suffix; other dots are part of a name, as in GTZAN's blues.00000."""
+    """Return an id without an audio file's suffix.
+
+    Other dots are part of a name, as in GTZAN's blues.00000.
+    """
     stem, dot, ending = name.rpartition(".")
     return stem if dot and f".{ending.lower()}" in SUFFIXES else name
 
@@ -184,7 +173,8 @@ def _array(path: Path) -> np.ndarray:
         with loaded:
             if len(loaded.files) != 1:
                 raise RequestError(
-                    f"{path}: holds the arrays {', '.join(loaded.files) or 'none'}, expected exactly one."
+                    f"{path}: holds the arrays {', '.join(loaded.files) or 'none'}, expected "
+                    "exactly one."
                 )
             return loaded[loaded.files[0]]
     except RequestError:

@@ -1,10 +1,12 @@
 """A folder of audio, searched recursively.
 
-A clip is named by its path below the folder; its group is its sub-folder, so that an album is not divided between splits.
-Hidden files and folders (among them the ``._`` files that macOS leaves in archives) are skipped.
+A clip is named by its path below the folder; its group is its sub-folder, so that an album is not
+divided between splits. Hidden files and folders (among them the ``._`` files that macOS leaves in
+archives) are skipped.
 
-Links are followed, also to folders. A file is listed once, under a name without a link if it has one. A link to a folder above this one
-would be a loop, and is skipped. A link to a missing file is named by its own path.
+Links are followed, also to folders. A file is listed once, under a name without a link if it has
+one. A link to a folder above this one would be a loop, and is skipped. A link to a missing file is
+named by its own path.
 """
 
 import errno
@@ -31,7 +33,7 @@ def load(root: Path) -> Dataset:
 
 
 def find(root: Path) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """List the clips of a folder, which may be none, and (path, reason) of folders that cannot be listed and of names that are not UTF-8."""
+    """List the clips of a folder, and (path, reason) of what cannot be listed or named."""
     search = _Search(root)
     clips = [
         Clip(
@@ -60,11 +62,18 @@ def dead_link(path: str) -> tuple[str, str] | None:
 
 def none_in(root: str | Path) -> str:
     """Return the message about a folder without audio."""
-    return f"{root}: no audio files in this folder or below it, expected names that end in {', '.join(sorted(SUFFIXES))}."
+    suffixes = ", ".join(sorted(SUFFIXES))
+    return (
+        f"{root}: no audio files in this folder or below it, expected names that end in {suffixes}."
+    )
 
 
 class _Search:
-    """Search below a folder: `names` has the name of each audio file by real path, `lost` the reason for each path that cannot be listed."""
+    """Search below a folder.
+
+    `names` has the name of each audio file by real path, `lost` the reason for each path that
+    cannot be listed.
+    """
 
     def __init__(self, root: Path) -> None:
         real = os.path.realpath(root)
@@ -110,5 +119,6 @@ class _Search:
     def _lose(self, error: OSError) -> None:
         place = written_name(error.filename)
         self.lost[place] = (
-            f"{place}: this folder cannot be listed ({error.strerror}): change its rights, or mount it again."
+            f"{place}: this folder cannot be listed ({error.strerror}): change its rights, or "
+            "mount it again."
         )

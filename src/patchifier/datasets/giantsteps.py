@@ -1,27 +1,36 @@
-"""GiantSteps key: the key of electronic dance music, 24 classes, two collections of two-minute Beatport previews.
+"""GiantSteps key: keys of electronic dance music, 24 classes, previews of two minutes.
 
-=========  =============================================================================================================================
-size       test: 604 previews of about 120 s; train and valid: 1,159 of the 1,486 previews of the MTG collection
+=========  =========================================================================================
+size       test: 604 previews of about 120 s; train and valid: 1,159 of the 1,486 previews of the
+           MTG collection
 audio      mp3, Beatport's low-fidelity previews (LOFI)
-origin     https://github.com/GiantSteps/giantsteps-key-dataset and https://github.com/GiantSteps/giantsteps-mtg-key-dataset
+origin     https://github.com/GiantSteps/giantsteps-key-dataset and
+           https://github.com/GiantSteps/giantsteps-mtg-key-dataset
 licence    annotations as stated in the repositories; the previews belong to their labels
-citation   Knees, Faraldo, Herrera, Vogl, Böck, Hörschläger, Le Goff: Two data sets for tempo estimation and key detection in electronic dance music
+citation   Knees, Faraldo, Herrera, Vogl, Böck, Hörschläger, Le Goff: Two data sets for tempo
+           estimation and key detection in electronic dance music
            annotated from user corrections. ISMIR 2015
-files      the two repositories below the root, under their own names (with or without a branch or commit behind), each with audio/ID.LOFI.mp3
-=========  =============================================================================================================================
+files      the two repositories below the root, under their own names (with or without a branch or
+           commit behind), each with audio/ID.LOFI.mp3
+=========  =========================================================================================
 
-One variant, ``jukemir``: 923 / 236 / 604. Test is the original collection, by the names in its md5 folder. Train and valid are the tracks of the MTG
-collection that are annotated with confidence 2 and one key only. Their split follows from the artists in ``annotations/beatport_metadata.txt``: the
-sha1 of an artist's name in lower case, as one number, modulo 116; 0 to 99 train, the rest valid; then, twice, in the table's order, every artist who appears
-on a track with an artist of valid goes to valid as well. All of this is derived from files of the repository; nothing is packaged. What cannot be
-derived are artists of the 604 test tracks: the repository has none, so whether artists are shared with train is not known.
+One variant, ``jukemir``: 923 / 236 / 604. Test is the original collection, by the names in its md5
+folder. Train and valid are the tracks of the MTG collection that are annotated with confidence 2
+and one key only. Their split follows from the artists in ``annotations/beatport_metadata.txt``: the
+sha1 of an artist's name in lower case, as one number, modulo 116; 0 to 99 train, the rest valid;
+then, twice, in the table's order, every artist who appears on a track with an artist of valid goes
+to valid as well. All of this is derived from files of the repository; nothing is packaged. What
+cannot be derived are artists of the 604 test tracks: the repository has none, so whether artists
+are shared with train is not known.
 
-The score is MIREX's: same key 1, a fifth above in the same mode 0.5, relative 0.3, parallel 0.2, mean over tracks. A track is one clip
-here; JukeMIR cuts pieces of 30 s and chooses on valid how to combine their predictions.
+The score is MIREX's: same key 1, a fifth above in the same mode 0.5, relative 0.3, parallel 0.2,
+mean over tracks. A track is one clip here; JukeMIR cuts pieces of 30 s and chooses on valid how to
+combine their predictions.
 
 Traps
 -----
-* Keys are written with sharps in one collection and flats in the other: Db, Eb, Gb, Ab, Bb are used throughout.
+* Keys are written with sharps in one collection and flats in the other: Db, Eb, Gb, Ab, Bb are used
+  throughout.
 * mirdata's giantsteps_key is a revision with 600 tracks, not these 604.
 * The audio has to be fetched track by track; each repository holds an md5 for each of its files.
 """
@@ -61,7 +70,8 @@ def _repository(root: Path, name: str) -> Path:
     )
     if not found:
         raise RequestError(
-            f"{root} holds no folder {name} with annotations in it, expected a copy of https://github.com/GiantSteps/{name}."
+            f"{root} holds no folder {name} with annotations in it, expected a copy of "
+            f"https://github.com/GiantSteps/{name}."
         )
     return found[0]
 
@@ -79,7 +89,8 @@ def _development(repository: Path) -> list[Clip]:
             continue
         if row["ID"] not in artists_of:
             raise RequestError(
-                f"beatport_metadata.txt has no row for track {row['ID']} of annotations.txt, expected one for each."
+                f"beatport_metadata.txt has no row for track {row['ID']} of annotations.txt, "
+                "expected one for each."
             )
         names = artists_of[row["ID"]]
         split = "valid" if held & set(names) else "train"
@@ -94,7 +105,10 @@ def artists(text: str) -> list[str]:
 
 
 def valid_artists(tracks: list[list[str]]) -> set[str]:
-    """Return the artists whose tracks validate: chosen by a hash of the name, then collaborators, in two passes in the table's order."""
+    """Return the artists whose tracks validate.
+
+    Chosen by a hash of the name, then collaborators, in two passes in the table's order.
+    """
     everybody = {name for names in tracks for name in names}
     held = {name for name in everybody if _sha1(name.lower()) % 116 >= 100}
     for _hop in range(2):
@@ -162,7 +176,8 @@ SHEET = Sheet(
     title="GiantSteps key",
     home=f"{_GITHUB}/giantsteps-key-dataset",
     licence="annotations as stated in the repositories; previews belong to their labels",
-    citation="Knees, Faraldo, Herrera et al.: Two data sets for tempo estimation and key detection in electronic dance music. ISMIR 2015",
+    citation="Knees, Faraldo, Herrera et al.: Two data sets for tempo estimation and key "
+    "detection in electronic dance music. ISMIR 2015",
     read=read,
     variants={
         "jukemir": Variant(
@@ -176,8 +191,10 @@ SHEET = Sheet(
     ),
     archives=tuple(Archive(f"{name}.zip", into=".") for name in _COMMITS),
     steps=(
-        "The audio is fetched track by track into audio/ of each repository: for the names in its md5 folder, ID.LOFI.mp3 from "
-        "http://www.cp.jku.at/datasets/giantsteps/backup/ (giantsteps-key-dataset) and http://www.cp.jku.at/datasets/giantsteps/mtg_key_backup/ "
-        "(giantsteps-mtg-key-dataset); each repository has a script for it. The archives of the repositories have no fixed sha256."
+        "The audio is fetched track by track into audio/ of each repository: for the names in its "
+        "md5 folder, ID.LOFI.mp3 from http://www.cp.jku.at/datasets/giantsteps/backup/ "
+        "(giantsteps-key-dataset) and http://www.cp.jku.at/datasets/giantsteps/mtg_key_backup/ "
+        "(giantsteps-mtg-key-dataset); each repository has a script for it. The archives of the "
+        "repositories have no fixed sha256."
     ),
 )

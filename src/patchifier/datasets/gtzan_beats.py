@@ -1,18 +1,23 @@
 """Beats and downbeats of GTZAN, as MARBLE publishes them: a frame-wise task.
 
-=========  =============================================================================================================================
+=========  =========================================================================================
 size       the fault-filtered tracks of GTZAN for which there are beats; 30 s each
 audio      GTZAN's: wav, 22,050 Hz, mono, 16-bit
-origin     MARBLE's copy of GTZAN, https://huggingface.co/datasets/m-a-p/GTZAN; beats by Marchand, Fresnel and Peeters
+origin     MARBLE's copy of GTZAN, https://huggingface.co/datasets/m-a-p/GTZAN; beats by Marchand,
+           Fresnel and Peeters
 licence    not stated; research use, audio must not be passed on
-citation   Marchand, Fresnel, Peeters: GTZAN-Rhythm: extending the GTZAN test-set with beat, downbeat and swing annotations. ISMIR late-breaking, 2015
-files      GTZANBeatTracking.train.jsonl, .val.jsonl and .test.jsonl beside genres/GENRE/GENRE.000NN.wav, which they call data/GTZAN/genres/...
-=========  =============================================================================================================================
+citation   Marchand, Fresnel, Peeters: GTZAN-Rhythm: extending the GTZAN test-set with beat,
+           downbeat and swing annotations. ISMIR late-breaking, 2015
+files      GTZANBeatTracking.train.jsonl, .val.jsonl and .test.jsonl beside
+           genres/GENRE/GENRE.000NN.wav, which they call data/GTZAN/genres/...
+=========  =========================================================================================
 
 Traps
 -----
-* The label of a row is an object with the times of beats and of downbeats apart: a downbeat is a beat too and counts once.
-* Files carry GTZAN's own: ``jazz.00054`` cannot be read in some copies; ``._`` files lie beside the real ones.
+* The label of a row is an object with the times of beats and of downbeats apart: a downbeat is a
+  beat too and counts once.
+* Files carry GTZAN's own: ``jazz.00054`` cannot be read in some copies; ``._`` files lie beside the
+  real ones.
 """
 
 from dataclasses import replace
@@ -36,7 +41,8 @@ def read(root: Path, variant: str) -> Dataset:
     missing = [name for name in FILES if not (root / name).is_file()]
     if missing:
         raise RequestError(
-            f"{root / missing[0]} is not there, expected MARBLE's tables of GTZAN's beats: {', '.join(FILES)}."
+            f"{root / missing[0]} is not there, expected MARBLE's tables of GTZAN's beats: "
+            f"{', '.join(FILES)}."
         )
     dataset = manifest.load_all([root / name for name in FILES], "gtzan-beats")
     return replace(dataset, clips=tuple(_at_home(clip, root) for clip in dataset.clips))
@@ -59,5 +65,6 @@ SHEET = Sheet(
     read=read,
     variants={"marble": Variant("beats and downbeats, MARBLE's split")},
     known_bad=gtzan.SHEET.known_bad,
-    steps="Get the data set m-a-p/GTZAN from Hugging Face as the folder data/GTZAN and name that folder with --root.",
+    steps="Get the data set m-a-p/GTZAN from Hugging Face as the folder data/GTZAN and name that "
+    "folder with --root.",
 )

@@ -2,17 +2,19 @@
 
 A row is ``[start_s, end_s, label]``; of an event, start and end are equal. Sources:
 
-=============================  ========================================================================================
+=============================  =====================================================================
 ``.beats``                     ``time [position in the bar]`` on each line
 ``.lab``                       ``start end label`` on each line: chords (Harte's syntax) or segments
-``.jams``                      the first annotation whose namespace is ``beat``, ``beat_position``, ``chord``,
-                               ``chord_harte`` or ``segment_*``
+``.jams``                      the first annotation of the namespace ``beat``, ``beat_position``,
+                               ``chord``, ``chord_harte`` or ``segment_*``
 JSON: ``{"beat": [...]}``      MARBLE's beats: times, and ``"downbeat"``: the times that begin a bar
-JSON: list of objects          MARBLE's chords: ``start_time``, ``end_time``, ``chord_str``; or ``start_s``, ``end_s``, ``label``
+JSON: list of objects          MARBLE's chords: ``start_time``, ``end_time``, ``chord_str``; or
+                               ``start_s``, ``end_s``, ``label``
 JSON: list of lists            ``[time]``, ``[time, position]`` or ``[start, end, label]``
-=============================  ========================================================================================
+=============================  =====================================================================
 
-Blank lines and lines that begin with ``#`` are skipped. :func:`infer_task` finds the task of a table of such labels.
+Blank lines and lines that begin with ``#`` are skipped. :func:`infer_task` finds the task of a
+table of such labels.
 """
 
 import math
@@ -36,10 +38,14 @@ BOUNDARY = ("boundary",)
 
 # Harte's grammar (2005) as far as mir_eval reads it.
 _DEGREE = r"\*?(?:b*|#*)(?:1[0-3]|[1-9])"
-_SHORTHAND = "maj|min|dim|aug|1|5|sus2|sus4|maj6|min6|7|maj7|min7|dim7|hdim7|minmaj7|aug7|9|maj9|min9|11|maj11|min11|13|maj13|min13"
+_SHORTHAND = (
+    "maj|min|dim|aug|1|5|sus2|sus4|maj6|min6|7|maj7|min7|dim7|hdim7|minmaj7|aug7|"
+    "9|maj9|min9|11|maj11|min11|13|maj13|min13"
+)
 _DEGREES = rf"\({_DEGREE}(?:,{_DEGREE})*\)"
 CHORD = re.compile(
-    rf"N|X|[A-G](?:b*|#*)(?::(?:(?:{_SHORTHAND})(?:{_DEGREES})?|{_DEGREES}))?(?:/(?:b*|#*)(?:1[0-3]|[1-9]))?"
+    rf"N|X|[A-G](?:b*|#*)(?::(?:(?:{_SHORTHAND})(?:{_DEGREES})?|{_DEGREES}))?"
+    r"(?:/(?:b*|#*)(?:1[0-3]|[1-9]))?"
 )
 LETTER = re.compile("[A-GX]")  # a chord, or a segment named by a letter: ambiguous
 
@@ -49,7 +55,7 @@ SAME_BEAT_S = 0.07  # a downbeat this near a beat is that beat; the tolerance of
 
 @dataclass(frozen=True)
 class Annotation:
-    """Rows of one clip and their kind; "intervals" where only the labels can tell chords from segments."""
+    """Rows of one clip and their kind; "intervals" are chords or segments."""
 
     kind: Kind
     rows: list[Row]
@@ -76,7 +82,8 @@ def read(path: Path, metric: str = "") -> Annotation:
         raise RequestError(f"{path}: labels cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so."
+            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save "
+            "it so."
         ) from error
     if path.suffix.lower() == ".jams":
         return _jams(text, str(path), metric)
@@ -96,13 +103,7 @@ def is_value(value: Any) -> bool:
 
 
 def from_value(value: Any, where: str) -> Annotation:
-    """Read labels in one of the JSON forms above.
-
-    Raises
-    ------
-    RequestError
-        If they cannot be read; with `where` and the number of the row.
-    """
+    """Read labels in one of the JSON forms above; errors name `where` and the row."""
     if isinstance(value, dict):
         return _marble_beats(value, where)
     parts = [_fields(item, f"{where}, label {number}") for number, item in enumerate(value, 1)]
@@ -112,7 +113,8 @@ def from_value(value: Any, where: str) -> Annotation:
     if lengths <= {1, 2}:
         return Annotation("beats", _events((place, *fields, "")[:3] for place, fields in parts))
     raise RequestError(
-        f"{where}: labels have {sorted(lengths)} fields, expected [time], [time, position] or [start, end, label], all alike."
+        f"{where}: labels have {sorted(lengths)} fields, expected [time], [time, position] or "
+        "[start, end, label], all alike."
     )
 
 
@@ -136,13 +138,15 @@ def infer_task(annotations: Sequence[tuple[str, Annotation]], metric: str = "") 
     annotations : sequence of (where, Annotation)
         Of every clip that has labels; `where` names it in messages.
     metric : str
-        Kind that all labels must have. By default events are beats; intervals are chords if every label is one and some label is more
-        than a letter, which a segment could have too; else boundaries.
+        Kind that all labels must have. By default events are beats; intervals are chords if every
+        label is one and some label is more than a letter, which a segment could have too; else
+        boundaries.
 
     Returns
     -------
     Task
-        Beats: "beat", and "downbeat" where a position is 1. Chords: N, 12 major, 12 minor. Boundaries: "boundary".
+        Beats: "beat", and "downbeat" where a position is 1. Chords: N, 12 major, 12 minor.
+        Boundaries: "boundary".
 
     Raises
     ------
@@ -156,13 +160,15 @@ def infer_task(annotations: Sequence[tuple[str, Annotation]], metric: str = "") 
     if len(definite) > 1:
         one, two = definite[:2]
         raise RequestError(
-            f"labels are a mixture: {kinds[one]} has {one}, {kinds[two]} has {two}. Expected one kind; a column 'metric' says which."
+            f"labels are a mixture: {kinds[one]} has {one}, {kinds[two]} has {two}. Expected one "
+            "kind; a column 'metric' says which."
         )
     if not definite and not metric:
         letters = "are single letters, which may be chords or segments"
         what = letters if "letters" in kinds else "are empty for every clip"
         raise RequestError(
-            f"{annotations[0][0]}: labels {what}. Add a column 'metric' with beats, chords or boundaries."
+            f"{annotations[0][0]}: labels {what}. Add a column 'metric' with beats, chords or "
+            "boundaries."
         )
     found = metric or definite[0]
     if found != "beats":
@@ -183,7 +189,8 @@ def _kind(annotation: Annotation, metric: str, where: str) -> str:
     others = [row for row in rows if not CHORD.fullmatch(row[2])]
     if kind == "chords" and others:
         raise RequestError(
-            f"{where}: label {others[0][2]!r} at {others[0][0]:g} s is no chord, expected Harte's syntax such as 'C:min7/b3', 'G' or 'N'."
+            f"{where}: label {others[0][2]!r} at {others[0][0]:g} s is no chord, expected Harte's "
+            "syntax such as 'C:min7/b3', 'G' or 'N'."
         )
     if kind != "intervals":
         return kind
@@ -209,11 +216,9 @@ def _parse_lines(text: str, path: str, *, events: bool) -> Annotation:
         if len(fields) not in counts:
             raise RequestError(f"{where}: has {len(fields)} fields, expected {expected}.")
         parts.append((where, *fields, "")[: 3 if events else 4])
-    return (
-        Annotation("beats", _events(parts))
-        if events
-        else Annotation("intervals", _intervals(parts))
-    )
+    if events:
+        return Annotation("beats", _events(parts))
+    return Annotation("intervals", _intervals(parts))
 
 
 def _jams(text: str, path: str, metric: str) -> Annotation:
@@ -233,7 +238,8 @@ def _jams(text: str, path: str, metric: str) -> Annotation:
     if wanted not in found:
         holds = ", ".join(found) or "no beats, chords or segments"
         raise RequestError(
-            f"{path}: holds {holds}, expected {metric or 'one of them'}: a column 'metric' says which is meant."
+            f"{path}: holds {holds}, expected {metric or 'one of them'}: a column 'metric' says "
+            "which is meant."
         )
     return _jams_annotation(wanted, found[wanted], path)
 
@@ -247,7 +253,10 @@ def _namespace_kind(namespace: str) -> Kind | None:
 
 
 def _jams_annotation(kind: str, annotation: dict[str, Any], path: str) -> Annotation:
-    """Rows of one annotation; data is a list of observations or, in files of early versions, an object of columns."""
+    """Rows of one annotation.
+
+    Data is a list of observations or, in files of early versions, an object of columns.
+    """
     data = annotation.get("data")
     if isinstance(data, dict):
         data = [
@@ -255,7 +264,8 @@ def _jams_annotation(kind: str, annotation: dict[str, Any], path: str) -> Annota
         ]
     if not isinstance(data, list):
         raise RequestError(
-            f"{path}: annotation {annotation.get('namespace')!r} has no data, expected a list of observations."
+            f"{path}: annotation {annotation.get('namespace')!r} has no data, expected a list of "
+            "observations."
         )
     parts = []
     for number, item in enumerate(data, 1):
@@ -266,28 +276,23 @@ def _jams_annotation(kind: str, annotation: dict[str, Any], path: str) -> Annota
             )
         parts.append((where, item["time"], item.get("duration"), item.get("value")))
     if kind == "beats":
-        return Annotation(
-            "beats", _events((where, time, _bar_position(value)) for where, time, _, value in parts)
-        )
-    spans = (
-        (where, _number(time, where), _number(length, where), value)
-        for where, time, length, value in parts
-    )
+        return Annotation("beats", _events((where, time, value) for where, time, _, value in parts))
     rows = _intervals(
-        (where, first, first + length, value) for where, first, length, value in spans
+        (where, time, _number(time, where) + _number(length, where), value)
+        for where, time, length, value in parts
     )
     return Annotation("chords" if kind == "chords" else "boundaries", rows)
 
 
-def _bar_position(value: Any) -> Any:
-    return value.get("position") if isinstance(value, dict) else value
-
-
 def _marble_beats(value: dict[str, Any], where: str) -> Annotation:
-    """MARBLE's object: positions count on from each downbeat; a downbeat without a beat within 70 ms is a beat by itself."""
+    """MARBLE's object: positions count on from each downbeat.
+
+    A downbeat without a beat within 70 ms is a beat by itself.
+    """
     if not isinstance(value.get("beat"), list) or not isinstance(value.get("downbeat", []), list):
         raise RequestError(
-            f"{where}: label is an object without lists of times under 'beat' and 'downbeat' (found: {', '.join(value)})."
+            f"{where}: label is an object without lists of times under 'beat' and 'downbeat' "
+            f"(found: {', '.join(value)})."
         )
     beats, firsts = (
         _times(value.get(name, []), f"{where}, {name}") for name in ("beat", "downbeat")
@@ -321,7 +326,8 @@ def _fields(item: Any, where: str) -> tuple[str, list[Any]]:
         if all(name in item for name in names):
             return where, [item[name] for name in names]
     raise RequestError(
-        f"{where}: has {', '.join(item) or 'nothing'}, expected start_time, end_time and chord_str, or start_s, end_s and label."
+        f"{where}: has {', '.join(item) or 'nothing'}, expected start_time, end_time and "
+        "chord_str, or start_s, end_s and label."
     )
 
 
@@ -335,7 +341,8 @@ def _events(parts: Iterable[Sequence[Any]]) -> list[Row]:
         time_s = _number(time, where)
         if rows and time_s < rows[-1][0]:
             raise RequestError(
-                f"{where}: {time_s:g} s comes before the line above ({rows[-1][0]:g} s), expected times in order."
+                f"{where}: {time_s:g} s comes before the line above ({rows[-1][0]:g} s), expected "
+                "times in order."
             )
         rows.append([time_s, time_s, _position(position, where)])
     return rows
@@ -349,12 +356,14 @@ def _intervals(parts: Iterable[Sequence[Any]]) -> list[Row]:
         before = rows[-1][1] if rows else 0.0
         if first < before - OVERLAP_S:
             raise RequestError(
-                f"{where}: starts at {first:g} s, before {before:g} s, expected intervals in order that do not overlap."
+                f"{where}: starts at {first:g} s, before {before:g} s, expected intervals in "
+                "order that do not overlap."
             )
         first = max(first, before)
         if last <= first:
             raise RequestError(
-                f"{where}: runs from {first:g} to {last:g} s, expected an end after the start: correct or delete it."
+                f"{where}: runs from {first:g} to {last:g} s, expected an end after the start: "
+                "correct or delete it."
             )
         if not isinstance(label, str):
             raise RequestError(f"{where}: label is {label!r}, expected text.")
@@ -371,6 +380,7 @@ def _number(value: Any, where: str) -> float:
 
 def _position(value: Any, where: str) -> str:
     """Position in the bar as text, "" if it is not known."""
+    value = value.get("position") if isinstance(value, dict) else value
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return ""
     number = _float(value)

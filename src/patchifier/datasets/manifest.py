@@ -2,32 +2,35 @@ r"""Manifests: tables of clips as CSV (or TSV) or JSONL, one row for each clip.
 
 Known columns; only the path is required:
 
-================  ======================================================================================================
-path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the folders above it
+================  ==================================================================================
+path, audio_path  of the file; relative paths start at the manifest's folder, or at one of the
+                  folders above it
 id                the path by default; of several parts of one file the path and the start, as in
                   ``a.wav@12.5``
 start_s, end_s    part of the file, in seconds
 split             train, valid (val, validation) or test
 fold              a whole number
 group             track, piece or artist; of several parts of one file the path by default
-target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|`` between them; frame-wise
-                  labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON (:mod:`~patchifier.datasets.labels`)
-task              multiclass, multilabel, regression or frame-wise, the same in every row; inferred if
-                  not given
+target, label     a name; several names, or several numbers, in a JSON list or (in CSV) with ``|``
+                  between them; frame-wise
+                  labels: a ``.beats``, ``.lab`` or ``.jams`` file (found where audio is), or JSON
+                  (:mod:`~patchifier.datasets.labels`)
+task              multiclass, multilabel, regression or frame-wise, the same in every row; inferred
+                  if not given
 metric            of the task, the same in every row: it states the task too; of frame-wise labels
                   beats, chords or boundaries
-================  ======================================================================================================
+================  ==================================================================================
 
 Without ``task`` and ``metric``, targets that are all numbers are regression; in JSON, strings and
-booleans are names. Names are in Unicode's form NFC. Targets and groups such as ``None``, ``nan`` and
-``NA`` (:data:`patchifier.datasets.targets.MISSING`) are missing. Where ``;`` or a tab is between the
-columns, ``0,5`` is a number.
+booleans are names. Names are in Unicode's form NFC. Targets and groups such as ``None``, ``nan``
+and ``NA`` (:data:`patchifier.datasets.targets.MISSING`) are missing. Where ``;`` or a tab is
+between the columns, ``0,5`` is a number.
 
-Every other column is kept as text. Times in labels are relative to the file, as ``start_s`` is; times in a clip's target are relative
-to its start.
+Every other column is kept as text. Times in labels are relative to the file, as ``start_s`` is;
+times in a clip's target are relative to its start.
 
-MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_depth, channels``) is such a table; a split in the name of
-the file (``GTZANGenre.train.jsonl``) is used.
+MARBLE's JSONL (``audio_path, label, duration, sample_rate, num_samples, bit_depth, channels``) is
+such a table; a split in the name of the file (``GTZANGenre.train.jsonl``) is used.
 """
 
 import csv
@@ -68,13 +71,7 @@ def load(path: Path) -> Dataset:
 
 
 def load_all(paths: Sequence[Path], name: str) -> Dataset:
-    """Read several manifests as one data set, such as MARBLE's three: ``NAME.train.jsonl``, ``NAME.val.jsonl``, ``NAME.test.jsonl``.
-
-    Raises
-    ------
-    RequestError
-        As :func:`load`.
-    """
+    """Read several manifests as one data set: NAME.train.jsonl, NAME.val.jsonl, NAME.test.jsonl."""
     entries = [entry for path in paths for entry in list_entries(path)]
     stated = _stated(entries)
     counts = Counter(path_of(entry.row, entry.where) for entry in entries)
@@ -94,14 +91,18 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
 
 
 def _per_frame(name: str, clips: Sequence[Clip], places: Sequence[str], stated: Stated) -> Dataset:
-    """Data set with frame-wise labels; a clip without events has an empty list, a clip that is not annotated None."""
+    """Data set with frame-wise labels.
+
+    A clip without events has an empty list, a clip that is not annotated None.
+    """
     annotations = []
     for clip, where in zip(clips, places, strict=True):
         if isinstance(clip.target, labels.Annotation):
             annotations.append((where, clip.target))
         elif clip.target not in (None, []):
             raise RequestError(
-                f"{where}: label is {clip.target!r}, expected frame-wise labels as in {annotations[0][0] if annotations else 'other rows'}."
+                f"{where}: label is {clip.target!r}, expected frame-wise labels as in "
+                f"{annotations[0][0] if annotations else 'other rows'}."
             )
     task = None
     if annotations or stated.metric:
@@ -149,7 +150,8 @@ def list_entries(path: Path) -> list[Entry]:
         raise RequestError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save it so."
+            f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save "
+            "it so."
         ) from error
     if not rows:
         raise RequestError(f"{path}: no rows, expected one for each clip.")
@@ -192,7 +194,10 @@ def _only(entries: Sequence[Entry], column: str) -> tuple[str, str]:
 
 
 def _root(manifest: Path, first: str) -> Path:
-    """Folder at which relative paths start: the manifest's own, or the nearest above it where the first file exists."""
+    """Folder at which relative paths start.
+
+    The manifest's own, or the nearest above it where the first file exists.
+    """
     folders = [manifest.resolve().parent, *manifest.resolve().parent.parents]
     return next((folder for folder in folders if (folder / first).exists()), folders[0])
 
@@ -256,7 +261,8 @@ def path_of(row: dict[str, Any], where: str) -> str:
     name = row.get("path") or row.get("audio_path") or row.get("file")
     if not name:
         raise RequestError(
-            f"{where}: has no path, expected a column 'path' or 'audio_path' (found: {', '.join(row)})."
+            f"{where}: has no path, expected a column 'path' or 'audio_path' (found: "
+            f"{', '.join(row)})."
         )
     return str(name)
 

@@ -1,36 +1,45 @@
-"""MagnaTagATune: 25,863 clips of 29 s with 188 tags, the paper's pre-training set and the field's oldest tagging set.
+"""MagnaTagATune: 25,863 clips of 29 s with 188 tags, the paper's pre-training set.
 
-=========  =============================================================================================================================
+=========  =========================================================================================
 size       25,863 clips listed, 25,860 usable, 209 h; 5,405 songs, 446 albums, 230 artists; 3.0 GB
-audio      MPEG-2 Layer III, 16 kHz, mono, 32 kbps; every usable clip decodes to 29.124 s (465,984 samples)
-origin     Magnatune's catalogue, tagged by players of the game TagATune (2009); https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset
+audio      MPEG-2 Layer III, 16 kHz, mono, 32 kbps; every usable clip decodes to 29.124 s (465,984
+           samples)
+origin     Magnatune's catalogue, tagged by players of the game TagATune (2009);
+           https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset
 licence    CC BY-NC-SA 3.0
-citation   Law, West, Mandel, Bay, Downie: Evaluation of algorithms using games: the case of music tagging. ISMIR 2009
-files      clip_info_final.csv, annotations_final.csv (tab-separated, quoted or not) and the folders 0 to f, in the root, in mp3/ or in audio/
-=========  =============================================================================================================================
+citation   Law, West, Mandel, Bay, Downie: Evaluation of algorithms using games: the case of music
+           tagging. ISMIR 2009
+files      clip_info_final.csv, annotations_final.csv (tab-separated, quoted or not) and the folders
+           0 to f, in the root, in mp3/ or in audio/
+=========  =========================================================================================
 
 Variants. The split is by folder: 0-b train, c valid, d-f test.
 
-* For pre-training, without labels and without a split. The paper says "16k clips" and gives no rule; none of the usual subsets has 16,000.
-  ``paper16k``, the default, is the first 16,000 usable clips of folders 0-c in the order of sha256("paper16k/ID"), ID being the clip_id in decimal
-  without padding (the digest compared as bytes). It uses no label and no clip of the test folders. ``top50-trainval`` (16,776; this one
-  uses the labels), ``train`` (18,706) and ``all`` (25,860, test folders included: not to be followed by a test on them) are the other
-  readings.
-* For tagging. ``tags50``: all usable clips, those without a tag being negatives, as Pons and JukeMIR count (18,706 / 1,825 / 5,329);
-  ``tags50-tagged``: clips with at least one of the 50 tags (15,247 / 1,529 / 4,332; Lee's and Won's lists have 3 fewer in train, for a reason that
-  the tables do not show); ``tags188``: all clips, all tags.
+* For pre-training, without labels and without a split. The paper says "16k clips" and gives no
+  rule; none of the usual subsets has 16,000. ``paper16k``, the default, is the first 16,000 usable
+  clips of folders 0-c in the order of sha256("paper16k/ID"), ID being the clip_id in decimal
+  without padding (the digest compared as bytes). It uses no label and no clip of the test folders.
+  ``top50-trainval`` (16,776; this one uses the labels), ``train`` (18,706) and ``all`` (25,860,
+  test folders included: not to be followed by a test on them) are the other readings.
+* For tagging. ``tags50``: all usable clips, those without a tag being negatives, as Pons and
+  JukeMIR count (18,706 / 1,825 / 5,329); ``tags50-tagged``: clips with at least one of the 50 tags
+  (15,247 / 1,529 / 4,332; Lee's and Won's lists have 3 fewer in train, for a reason that the tables
+  do not show); ``tags188``: all clips, all tags.
 
-The group of a clip is its album (the last part of the album's address), not its song: the published folders are by album, an album never spans two of
-them, and clips of one album share artist, recording and mastering, so that they are not independent in an interval either. Artists do span the
+The group of a clip is its album (the last part of the album's address), not its song: the published
+folders are by album, an album never spans two of them, and clips of one album share artist,
+recording and mastering, so that they are not independent in an interval either. Artists do span the
 folders (56 of 230): the published split leaks them.
 
 Traps
 -----
 * Three clips are empty files in every copy, all in train; they are left out here.
 * 4,221 usable clips have no tag at all, 4,752 none of the 50.
-* Tags are raw: synonyms (beat and beats, vocal, vocals and voice, "no voice" and "no vocals", ...) are different tags, as in every published figure.
-  The order of the 50 has ties, so it is a list (``published/mtat_tags.csv``), not a sort.
-* The sound ends near 7.2 kHz, whatever it is resampled to; lengths estimated from mp3 headers are wrong.
+* Tags are raw: synonyms (beat and beats, vocal, vocals and voice, "no voice" and "no vocals", ...)
+  are different tags, as in every published figure. The order of the 50 has ties, so it is a list
+  (``published/mtat_tags.csv``), not a sort.
+* The sound ends near 7.2 kHz, whatever it is resampled to; lengths estimated from mp3 headers are
+  wrong.
 """
 
 import hashlib
@@ -51,8 +60,11 @@ SPLIT_OF = dict.fromkeys("0123456789ab", "train") | {"c": "valid"} | dict.fromke
 PAPER_CLIPS = 16_000
 KNOWN_BAD = {
     "6/norine_braun-now_and_zen-08-gently-117-146.mp3": "empty in every copy: clip 35644, train",
-    "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3": "empty in every copy: clip 55753, train",
-    "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-le_petit_rien_xiveme_ordre_couperin-88-117.mp3": "empty in every copy: clip 57881, train",
+    "8/jacob_heringman-josquin_des_prez_lute_settings-19-gintzler__pater_noster-204-233.mp3": (
+        "empty in every copy: clip 55753, train"
+    ),
+    "9/american_baroque-dances_and_suites_of_rameau_and_couperin-25-"
+    "le_petit_rien_xiveme_ordre_couperin-88-117.mp3": "empty in every copy: clip 57881, train",
 }
 
 
@@ -87,12 +99,14 @@ def _clips(root: Path) -> Iterator[Clip]:
             continue
         if name.split("/")[0] not in SPLIT_OF:
             raise RequestError(
-                f"{path}: clip {row['clip_id']} has the path {name!r}, expected one that starts with a folder 0 to f."
+                f"{path}: clip {row['clip_id']} has the path {name!r}, expected one that starts "
+                "with a folder 0 to f."
             )
         annotated, present = tags.get(row["clip_id"], ("", ()))
         if annotated != name:
             raise RequestError(
-                f"annotations_final.csv has {annotated or 'no path'!r} for clip {row['clip_id']}, expected {name!r} as in {path.name}."
+                f"annotations_final.csv has {annotated or 'no path'!r} for clip {row['clip_id']}, "
+                f"expected {name!r} as in {path.name}."
             )
         yield Clip(
             id=row["clip_id"],
@@ -118,14 +132,20 @@ def _tags(clip: Clip, names: tuple[str, ...]) -> list[str]:
 
 
 def _clip(clip: Clip, names: tuple[str, ...] = ()) -> Clip:
-    """Return the clip with the tags in `names`; without names, for pre-training, it has neither target nor split."""
+    """Return the clip with the tags in `names`.
+
+    Without names, for pre-training, it has neither target nor split.
+    """
     if not names:
         return replace(clip, split=None, target=None)
     return replace(clip, target=_tags(clip, names))
 
 
 def _paper16k(clips: list[Clip]) -> list[Clip]:
-    """Choose the first 16,000 by a hash, of the folders that are not for tests; in the order of the table."""
+    """Choose the first 16,000 by a hash, of the folders that are not for tests.
+
+    In the order of the table.
+    """
     candidates = [clip for clip in clips if clip.split != "test"]
     ranked = sorted(
         candidates, key=lambda clip: hashlib.sha256(f"paper16k/{clip.id}".encode()).digest()
@@ -172,7 +192,8 @@ SHEET = Sheet(
     title="MagnaTagATune",
     home="https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset",
     licence="CC BY-NC-SA 3.0",
-    citation="Law, West, Mandel, Bay, Downie: Evaluation of algorithms using games: the case of music tagging. ISMIR 2009",
+    citation="Law, West, Mandel, Bay, Downie: Evaluation of algorithms using games: the case of "
+    "music tagging. ISMIR 2009",
     read=read,
     variants={
         "paper16k": Variant(
@@ -194,7 +215,8 @@ SHEET = Sheet(
     archives=(Archive("mp3.zip", parts=tuple(_PARTS)),),
     known_bad=KNOWN_BAD,
     steps=(
-        f"If the host does not answer: {_MIRROR}/mp3.zip is the three parts already joined (2,972,769,864 bytes, md5 f12add0eb4cd6c2a3ab7e4afaf7b7467); "
-        "unpack it so that the folders 0 to f lie in the root, and put the two csv files beside them."
+        f"If the host does not answer: {_MIRROR}/mp3.zip is the three parts already joined "
+        "(2,972,769,864 bytes, md5 f12add0eb4cd6c2a3ab7e4afaf7b7467); unpack it so that the "
+        "folders 0 to f lie in the root, and put the two csv files beside them."
     ),
 )

@@ -1,15 +1,19 @@
 """NSynth: 305,979 single notes of four seconds, for pitch and for the family of the instrument.
 
-=========  =============================================================================================================================
+=========  =========================================================================================
 size       305,979 notes of 1,006 instruments: 289,205 / 12,678 / 4,096
 audio      wav, 16 kHz, mono, 16-bit; 4 s
-origin     Google Magenta, from commercial sample libraries; https://magenta.tensorflow.org/datasets/nsynth
+origin     Google Magenta, from commercial sample libraries;
+           https://magenta.tensorflow.org/datasets/nsynth
 licence    CC BY 4.0
-citation   Engel, Resnick, Roberts, Dieleman, Eck, Simonyan, Norouzi: Neural audio synthesis of musical notes with WaveNet autoencoders. ICML 2017
-files      nsynth-SPLIT/examples.json and nsynth-SPLIT/audio/NOTE.wav, SPLIT being train, valid and test
-=========  =============================================================================================================================
+citation   Engel, Resnick, Roberts, Dieleman, Eck, Simonyan, Norouzi: Neural audio synthesis of
+           musical notes with WaveNet autoencoders. ICML 2017
+files      nsynth-SPLIT/examples.json and nsynth-SPLIT/audio/NOTE.wav, SPLIT being train, valid and
+           test
+=========  =========================================================================================
 
-Variants: ``family`` (11 classes, the default) and ``pitch`` (128, the MIDI note), both by accuracy. The group of a clip is its instrument.
+Variants: ``family`` (11 classes, the default) and ``pitch`` (128, the MIDI note), both by accuracy.
+The group of a clip is its instrument.
 
 Traps
 -----
@@ -71,7 +75,8 @@ def _clip(root: Path, split: str, note: str, facts: dict[str, Any], variant: str
     value = facts.get(field)
     if type(value) is not int or not 0 <= value < len(names):
         raise RequestError(
-            f"nsynth-{split}/examples.json: {field} of {note} is {value!r}, expected a number from 0 to {len(names) - 1}."
+            f"nsynth-{split}/examples.json: {field} of {note} is {value!r}, expected a number "
+            f"from 0 to {len(names) - 1}."
         )
     return Clip(
         id=note,
@@ -92,7 +97,8 @@ SHEET = Sheet(
     title="NSynth",
     home="https://magenta.tensorflow.org/datasets/nsynth",
     licence="CC BY 4.0",
-    citation="Engel et al.: Neural audio synthesis of musical notes with WaveNet autoencoders. ICML 2017",
+    citation="Engel et al.: Neural audio synthesis of musical notes with WaveNet autoencoders. "
+    "ICML 2017",
     read=read,
     variants={
         "family": Variant("family of the instrument, 11 classes", _COUNTS),
@@ -100,5 +106,6 @@ SHEET = Sheet(
     },
     remotes=tuple(Remote(name, (f"{_HOST}/{name}",)) for name in _ARCHIVES),
     archives=tuple(Archive(name, unpacked_b=64 * 2**30) for name in _ARCHIVES),  # train: 37 GB
-    steps="If an address does not answer, take the json/wav archives from https://magenta.tensorflow.org/datasets/nsynth and unpack them in the root.",
+    steps="If an address does not answer, take the json/wav archives from "
+    "https://magenta.tensorflow.org/datasets/nsynth and unpack them in the root.",
 )

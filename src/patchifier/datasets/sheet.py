@@ -1,4 +1,6 @@
-"""Data sheets of published data sets: addresses of their files, files known to be broken, number of clips in each split.
+"""Data sheets of published data sets.
+
+Addresses of their files, files known to be broken, number of clips in each split.
 
 Functions that every sheet needs to read tables and folders are here too.
 """
@@ -43,7 +45,10 @@ class Remote:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive to unpack `into` a folder below the root; its parts, if any, are byte ranges to join in order."""
+    """An archive to unpack `into` a folder below the root.
+
+    Its parts, if any, are byte ranges to join in order.
+    """
 
     name: str
     parts: tuple[str, ...] = ()
@@ -60,7 +65,8 @@ class Variant:
     what : str
         Description, for messages and ``--help``.
     counts : dict of str
-        Published number of clips of each split ("train", "valid", "test"; "" where there is none), as far as known.
+        Published number of clips of each split ("train", "valid", "test"; "" where there is none),
+        as far as known.
     """
 
     what: str
@@ -78,14 +84,15 @@ class Sheet:
     title, home, licence, citation : str
         Descriptions.
     read : callable
-        Takes the root and the name of a variant; returns every clip of the tables, whether its file exists or not, except clips that
-        are unusable in every copy.
+        Takes the root and the name of a variant; returns every clip of the tables, whether its file
+        exists or not, except clips that are unusable in every copy.
     variants : dict
         The first is the default.
     remotes, archives : tuple
         Files for ``patchifier fetch``.
     known_bad : dict of str
-        Relative path -> reason: files that are broken in every copy, or in some; they do not count as errors.
+        Relative path -> reason: files that are broken in every copy, or in some; they do not count
+        as errors.
     steps : str
         Instructions for the user if no address answers.
     """
@@ -108,7 +115,10 @@ class Sheet:
         return next(iter(self.variants))
 
     def excuse(self, path: str) -> str:
-        """Return why this file is known to be broken, empty if it is not. Another suffix (.au for .wav) is the same file."""
+        """Return why this file is known to be broken, empty if it is not.
+
+        Another suffix (.au for .wav) is the same file.
+        """
         stem = "/" + Path(path).with_suffix("").as_posix()
         for known, reason in self.known_bad.items():
             if stem.endswith("/" + Path(known).with_suffix("").as_posix()):
@@ -124,25 +134,30 @@ def packaged(name: str) -> list[dict[str, str]]:
 def read_table(
     path: Path, columns: Sequence[str], *, delimiter: str = ","
 ) -> Iterator[dict[str, str]]:
-    """Read the rows of a published table, quoted or not, by the names in its header; white space around values is removed.
+    """Read the rows of a published table, quoted or not, by the names in its header.
+
+    White space around values is removed.
 
     Raises
     ------
     RequestError
-        If the file is missing, not UTF-8 or empty, lacks one of these columns, or has a row of another length.
+        If the file is missing, not UTF-8 or empty, lacks one of these columns, or has a row of
+        another length.
     """
     rows = read_rows(path, delimiter=delimiter)
     header = next(rows, [])
     absent = [name for name in columns if name not in header]
     if absent:
         raise RequestError(
-            f"{path} has no column {absent[0]!r} (found: {', '.join(header)[:100]!r}), expected the table as published."
+            f"{path} has no column {absent[0]!r} (found: {', '.join(header)[:100]!r}), expected "
+            "the table as published."
         )
     number = 1
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise RequestError(
-                f"{path}, row {number}: has {len(row)} fields, expected {len(header)} as in the header."
+                f"{path}, row {number}: has {len(row)} fields, expected {len(header)} as in the "
+                "header."
             )
         yield dict(zip(header, row, strict=True))
     if number == 1:
@@ -150,10 +165,14 @@ def read_table(
 
 
 def read_rows(path: Path, *, delimiter: str) -> Iterator[list[str]]:
-    """Read the rows of a published table, of any length, the header first; empty lines are skipped."""
+    """Read the rows of a published table, of any length, the header first.
+
+    Empty lines are skipped.
+    """
     if not path.is_file():
         raise RequestError(
-            f"{path} is not there, expected the table as published: 'patchifier check' lists what is missing."
+            f"{path} is not there, expected the table as published: 'patchifier check' lists what "
+            "is missing."
         )
     try:
         require_file(path)

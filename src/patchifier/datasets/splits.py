@@ -1,6 +1,9 @@
-"""Train, validation and test splits: the data set's own split, its folds, or splits by group made here.
+"""Train, validation and test splits.
 
-Clips of one group are always in one split. Every choice follows from the seed and the names of the groups, not from the order of the clips.
+The data set's own split, its folds, or splits by group made here.
+
+Clips of one group are always in one split. Every choice follows from the seed and the names of the
+groups, not from the order of the clips.
 """
 
 import hashlib
@@ -27,7 +30,8 @@ class Splits:
     Parameters
     ----------
     train, valid, test : ndarray of int
-        `valid` may be empty: a protocol that needs a validation split then takes it from `train`, by group.
+        `valid` may be empty: a protocol that needs a validation split then takes it from `train`,
+        by group.
     groups : ndarray of str, shape (n,)
         Group of every clip; clips of one group are in one split.
     slices : tuple of ndarray of int
@@ -42,12 +46,29 @@ class Splits:
 
     @classmethod
     def of(cls, clips: Sequence[Clip], names: Sequence[str]) -> "Splits":
-        """Indices for the name of each clip's split."""
+        """Indices for the name of each clip's split.
+
+        Examples
+        --------
+        >>> from patchifier import datasets
+        >>> clips = datasets.load("demo").clips
+        >>> splits = Splits.of(clips, partition(clips))
+        >>> len(splits.train), len(splits.valid), len(splits.test)
+        (56, 28, 28)
+        """
         train, valid, test = (np.flatnonzero(np.array(names) == split) for split in SPLITS)
         return cls(train, valid, test, np.array(groups_of(clips)))
 
+    @classmethod
+    def partitioned(cls, clips: Sequence[Clip], *, test_fold: int | None = None) -> "Splits":
+        """Splits by :func:`partition`."""
+        return cls.of(clips, partition(clips, test_fold=test_fold))
+
     def require_clips(self, where: str) -> "Splits":
-        """Return the splits themselves, or refuse an empty split; `where` names the clips in the message."""
+        """Return the splits themselves, or refuse an empty split.
+
+        `where` names the clips in the message.
+        """
         empty = [split for split in SPLITS if not len(getattr(self, split))]
         if not empty:
             return self
@@ -55,8 +76,9 @@ class Splits:
         listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
         raise RequestError(
             f"{where} has no {' and no '.join(empty)} clips after the split: its {n} clips are of "
-            f"{len(names)} groups ({listed}). Expected at least one group to train, one to validate and "
-            "one to test: add clips or, in a manifest, a column 'split', 'fold' or 'group'."
+            f"{len(names)} groups ({listed}). Expected at least one group to train, one to "
+            "validate and one to test: add clips or, in a manifest, a column 'split', 'fold' or "
+            "'group'."
         )
 
 
@@ -78,10 +100,10 @@ def folds_of(clips: Sequence[Clip]) -> list[int]:
 def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int = 0) -> list[str]:
     """Return the split of each clip: "train", "valid" or "test".
 
-    The data set's own split is used if it has one; if that has no validation split, a tenth of the training groups is taken for it.
-    Else one of its folds is tested (the last one by default) and the fold before validates; of one
-    or two folds, a tenth of the other groups does. Else a tenth of the groups is tested and a tenth
-    validates, by a hash of their names.
+    The data set's own split is used if it has one; if that has no validation split, a tenth of the
+    training groups is taken for it. Else one of its folds is tested (the last one by default) and
+    the fold before validates; of one or two folds, a tenth of the other groups does. Else a tenth
+    of the groups is tested and a tenth validates, by a hash of their names.
 
     Raises
     ------
@@ -114,9 +136,15 @@ def partition(clips: Sequence[Clip], *, test_fold: int | None = None, seed: int 
 def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
     """Return the split of each clip, once for each test fold.
 
-    The data set's own split counts as one fold. Else each fold of the data set is tested once and the fold before validates. Else the
-    folds are made here, by group (:func:`grouped_folds`): five, or one for each group where there
-    are fewer groups.
+    The data set's own split counts as one fold. Else each fold of the data set is tested once and
+    the fold before validates. Else the folds are made here, by group (:func:`grouped_folds`): five,
+    or one for each group where there are fewer groups.
+
+    Examples
+    --------
+    >>> from patchifier import datasets
+    >>> len(cross_validation(datasets.load("demo").clips))
+    4
     """
     if any(clip.split for clip in clips):
         return [partition(clips)]
@@ -164,14 +192,17 @@ def _name_folds(folds: Sequence[int | None], test: int, valid: int) -> list[str]
 
 
 def _take_validation(clips: Sequence[Clip], names: Sequence[str], *, seed: int) -> list[str]:
-    """Move a tenth of the training groups, at least one if there are two, to the validation split."""
+    """Move a tenth of the training groups, at least one of two, to the validation split."""
     train = [clip for clip, name in zip(clips, names, strict=True) if name == "train"]
     held = iter(hold_out(train, fraction=0.1, seed=seed))
     return ["valid" if name == "train" and next(held) else name for name in names]
 
 
 def hold_out(clips: Sequence[Clip], *, fraction: float, seed: int = 0) -> list[bool]:
-    """Choose a share of the groups by a hash of their names: at least one group, if the share is above 0 and there are two."""
+    """Choose a share of the groups by a hash of their names.
+
+    At least one group, if the share is above 0 and there are two.
+    """
     groups = groups_of(clips)
     ranked = sorted(
         set(groups), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -182,7 +213,10 @@ def hold_out(clips: Sequence[Clip], *, fraction: float, seed: int = 0) -> list[b
 
 
 def grouped_folds(clips: Sequence[Clip], *, count: int) -> list[int]:
-    """Return the fold of each clip: folds of about the same size, in which every class is spread as evenly as its groups allow."""
+    """Return the fold of each clip.
+
+    Folds of about the same size, in which every class is spread as evenly as its groups allow.
+    """
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups_of(clips)):
         members.setdefault(group, []).append(index)
@@ -203,21 +237,14 @@ def grouped_folds(clips: Sequence[Clip], *, count: int) -> list[int]:
 def inner_folds(splits: Splits, *, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Divide the training clips by group into folds of about the same size.
 
-    Returns
-    -------
-    list of (ndarray of int, ndarray of int)
-        Clips to fit on and clips to score, for each fold.
-
-    Raises
-    ------
-    RequestError
-        If all training clips are of one group.
+    Returns (clips to fit on, clips to score) of each fold; refused if all are of one group.
     """
     groups = splits.groups[splits.train]
     names, sizes = np.unique(groups, return_counts=True)
     if len(names) < 2:
         raise RequestError(
-            "the split has no validation clips and its training clips are of one group: expected at least two groups to choose a strength."
+            "the split has no validation clips and its training clips are of one group: expected "
+            "at least two groups to choose a strength."
         )
     loads = np.zeros(min(count, len(names)), int)
     fold_of = {}
@@ -231,7 +258,7 @@ def inner_folds(splits: Splits, *, count: int) -> list[tuple[np.ndarray, np.ndar
 
 
 def with_validation(splits: Splits, seed: int) -> Splits:
-    """Take whole groups, a tenth of the training clips or just above, as validation split where there is none.
+    """Take a tenth of the training clips, in whole groups, as validation split if there is none.
 
     Raises
     ------
@@ -244,7 +271,8 @@ def with_validation(splits: Splits, seed: int) -> Splits:
     names = np.unique(groups)
     if len(names) < 2:
         raise RequestError(
-            "the split has no validation clips and its training clips are of one group: expected at least two groups to take validation from."
+            "the split has no validation clips and its training clips are of one group: expected "
+            "at least two groups to take validation from."
         )
     order = generator(seed, "validation", 0, scope="probe/").permutation(names)
     sizes = np.array([(groups == name).sum() for name in order])
@@ -258,21 +286,8 @@ def pretraining_splits(
 ) -> Splits:
     """Choose the clips that train and validate in pre-training; clips of a test split do neither.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        All clips of a cache.
-    config : PretrainConfig
-        Names the fold, or else the share of the groups, that validates where the data set has no split.
-    parts : sequence of ndarray of int
-        Clips of each part of the cache. The first part alone validates, since the first process may have no other.
-    where : str
-        Names the cache in messages.
-
-    Raises
-    ------
-    RequestError
-        If the fold does not exist, or the cache or one of its parts has no clip to train on.
+    `parts` holds the clips of each part of the cache. The first part alone validates, since the
+    first process may have no other. `where` names the cache in messages.
     """
     held = _validates(clips, config, where)
     names = [
@@ -282,12 +297,14 @@ def pretraining_splits(
     splits = Splits.of(clips, names)
     if not len(splits.train):
         raise RequestError(
-            f"{where} has no clip left to train on ({len(clips)} in all, {len(splits.valid)} held out)."
+            f"{where} has no clip left to train on ({len(clips)} in all, {len(splits.valid)} held "
+            "out)."
         )
     slices = tuple(np.intersect1d(splits.train, part) for part in parts)
     if not all(map(len, slices)):
         raise RequestError(
-            f"pretrain.n_cache_parts is {config.n_cache_parts}, but a part of {where} has no clip to train on: choose a smaller number."
+            f"pretrain.n_cache_parts is {config.n_cache_parts}, but a part of {where} has no clip "
+            "to train on: choose a smaller number."
         )
     valid = evenly(np.intersect1d(splits.valid, parts[0]), VALIDATION_CLIPS)
     return replace(splits, valid=valid, slices=slices)
@@ -301,7 +318,8 @@ def _validates(clips: Sequence[Clip], config: PretrainConfig, where: str) -> lis
     held = [clip.fold == config.validation_fold for clip in clips]
     if not any(held):
         raise RequestError(
-            f"pretrain.validation_fold is {config.validation_fold}, but no clip of {where} is in that fold: "
+            f"pretrain.validation_fold is {config.validation_fold}, but no clip of {where} is in "
+            "that fold: "
             "with '--pretrain.validation_fold null' a share of the clips is held out instead."
         )
     return held

@@ -1,7 +1,8 @@
 """One file from one address, over a network that stalls, breaks off or sends something else.
 
-A download that was cut short is resumed if the file is certain to be the same: the server confirms its version (``If-Range``), or a
-checksum will tell. A file that turns out to be another one is downloaded once more from the start.
+A download that was cut short is resumed if the file is certain to be the same: the server confirms
+its version (``If-Range``), or a checksum will tell. A file that turns out to be another one is
+downloaded once more from the start.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ class InterruptedDownloadError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Seconds without data after which a connection has stalled, tries in a row without progress, and the first wait, doubled each time."""
+    """Timeout without data, number of tries without progress, and first wait, doubled each time."""
 
     timeout_s: float = 30.0
     attempts: int = 5
@@ -108,7 +109,10 @@ class _Transfer:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def is_complete(self) -> bool:
-        """Whether the part is certainly the whole file: a server may have announced too much, or a kill have come before the renaming."""
+        """Whether the part is certainly the whole file.
+
+        A server may have announced too much, or a kill have come before the renaming.
+        """
         known = self.remote.sha256 or (
             self.remote.size_b is not None and _origin_of(self.part).exists()
         )
@@ -146,28 +150,28 @@ class _Transfer:
     def receive(self) -> bool:
         """Send one request and write what comes; whether the download was resumed."""
         start_b, mark = self.resumable()
-        with contextlib.closing(self.open(start_b, mark)) as answer:
-            if start_b and not _continues(answer, start_b, mark):
-                if answer.status == 206:  # another stretch, or of another version
+        with contextlib.closing(self.open(start_b, mark)) as response:
+            if start_b and not _continues(response, start_b, mark):
+                if response.status == 206:  # another stretch, or of another version
                     discard(self.part)
                     raise InterruptedDownloadError("sent another part of the file than requested")
                 start_b = 0
-            total_b = None if answer.length is None else start_b + answer.length
-            _refuse_other_files(self.remote, answer, total_b)
+            total_b = None if response.length is None else start_b + response.length
+            _refuse_other_files(self.remote, response, total_b)
             if not start_b:
                 discard(self.part)
-                write_json(_origin_of(self.part), {"url": self.url, "mark": _mark(answer)})
-            done_b = self.write(answer, start_b, total_b)
+                write_json(_origin_of(self.part), {"url": self.url, "mark": _mark(response)})
+            done_b = self.write(response, start_b, total_b)
         if total_b is not None and done_b < total_b:
             raise InterruptedDownloadError(f"broke off after {done_b:,} of {total_b:,} bytes")
         show(self.progress, done_b, done_b, self.part.stem)
         return start_b > 0
 
-    def write(self, answer: http.client.HTTPResponse, done_b: int, total_b: int | None) -> int:
+    def write(self, response: http.client.HTTPResponse, done_b: int, total_b: int | None) -> int:
         """Write what comes behind the bytes that are kept; how many bytes there are then."""
         most_b = self.remote.size_b
         with self.part.open("ab" if done_b else "wb") as stream:
-            for chunk in _chunks(answer):
+            for chunk in _chunks(response):
                 done_b += len(chunk)
                 if most_b is not None and done_b > most_b:
                     discard(self.part)
@@ -180,7 +184,10 @@ class _Transfer:
         return done_b
 
     def open(self, start_b: int, mark: str) -> http.client.HTTPResponse:
-        """Send a request, for the rest of the file if there is a start; the header of the answer has arrived."""
+        """Send a request, for the rest of the file if there is a start.
+
+        Returns when the header of the response has arrived.
+        """
         if urllib.parse.urlsplit(self.url).scheme not in ("http", "https"):
             raise UnavailableError("is no web address: only http and https are downloaded")
         agent = f"patchifier/{patchifier.__version__}"
@@ -190,8 +197,8 @@ class _Transfer:
         try:
             request = urllib.request.Request(self.url, headers=headers)
             opener = urllib.request.build_opener(_Redirects())
-            answer: http.client.HTTPResponse = opener.open(request, timeout=self.timeout_s)
-            return answer
+            response: http.client.HTTPResponse = opener.open(request, timeout=self.timeout_s)
+            return response
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # the part is as long as the file, or longer: not the start of it
@@ -204,13 +211,13 @@ class _Transfer:
 
 
 def _explain_code(error: urllib.error.HTTPError) -> Exception:
-    answer = f"answers {error.code} ({error.reason})"
+    reason = f"answers {error.code} ({error.reason})"
     if error.code == 416:
         return InterruptedDownloadError("has a shorter file than the unfinished one; begun again")
     if error.code in RETRY_CODES or error.code >= 500:
         after = error.headers.get("Retry-After", "")
-        return InterruptedDownloadError(answer, float(after) if after.isdecimal() else 0.0)
-    return UnavailableError(answer)
+        return InterruptedDownloadError(reason, float(after) if after.isdecimal() else 0.0)
+    return UnavailableError(reason)
 
 
 def _explain_connection(error: Exception) -> Exception:
@@ -222,29 +229,34 @@ def _explain_connection(error: Exception) -> Exception:
     return InterruptedDownloadError(f"cannot be reached ({reason or type(reason).__name__})")
 
 
-def _mark(answer: http.client.HTTPResponse) -> str:
+def _mark(response: http.client.HTTPResponse) -> str:
     """A strong ETag, or a date. A weak ETag is not allowed in If-Range (RFC 9110, 13.1.5)."""
-    tag = answer.headers.get("ETag", "")
-    return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _continues(answer: http.client.HTTPResponse, start_b: int, mark: str) -> bool:
-    """Whether the answer is the rest of the same version: some servers heed Range and not If-Range."""
-    span = answer.headers.get("Content-Range", "").strip()
+def _continues(response: http.client.HTTPResponse, start_b: int, mark: str) -> bool:
+    """Whether the response is the rest of the same version.
+
+    Some servers heed Range and not If-Range.
+    """
+    span = response.headers.get("Content-Range", "").strip()
     stretch = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", span)
-    same = not mark or _mark(answer) in ("", mark)
-    return answer.status == 206 and stretch is not None and int(stretch[1]) == start_b and same
+    same = not mark or _mark(response) in ("", mark)
+    return response.status == 206 and stretch is not None and int(stretch[1]) == start_b and same
 
 
 def _refuse_other_files(
-    remote: Remote, answer: http.client.HTTPResponse, total_b: int | None
+    remote: Remote, response: http.client.HTTPResponse, total_b: int | None
 ) -> None:
-    """Refuse early an answer that cannot be the file."""
-    page = answer.headers.get_content_type() == "text/html"
-    packed = answer.headers.get("Content-Encoding", "identity").lower() != "identity"
+    """Refuse early a response that cannot be the file."""
+    page = response.headers.get_content_type() == "text/html"
+    packed = response.headers.get("Content-Encoding", "identity").lower() != "identity"
     name = "" if remote.sha256 else remote.name.lower()  # a checksum will tell
-    if answer.status != 200 and not (answer.status == 206 and "Content-Range" in answer.headers):
-        raise UnavailableError(f"answers {answer.status}, expected 200 and the file")
+    if response.status != 200 and not (
+        response.status == 206 and "Content-Range" in response.headers
+    ):
+        raise UnavailableError(f"answers {response.status}, expected 200 and the file")
     if None not in (remote.size_b, total_b) and total_b != remote.size_b:
         kind = " (a web page)" if page else ""
         raise UnavailableError(f"announces {total_b:,} bytes, expected {remote.size_b:,}{kind}")
@@ -254,11 +266,11 @@ def _refuse_other_files(
         raise UnavailableError("sends the file compressed, contrary to the request")
 
 
-def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """Chunks of the body as they arrive; only errors of the network are caught here."""
     while True:
         try:
-            chunk = answer.read1(CHUNK_B)
+            chunk = response.read1(CHUNK_B)
         except TimeoutError as error:
             raise InterruptedDownloadError("stalled") from error
         # ValueError: the length of a chunk is not a number.
@@ -274,7 +286,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect to http or https, and never from https to http."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,
     ) -> urllib.request.Request | None:  # fmt: skip
         old, new = (urllib.parse.urlsplit(url).scheme for url in (req.full_url, newurl))
         if new not in ("http", "https") or (old, new) == ("https", "http"):
@@ -329,7 +347,10 @@ def sha256(path: Path, progress: Progress) -> str:
 
 
 def fault(path: Path, remote: Remote, progress: Progress, *, found: str = "") -> str:
-    """How a file differs from the published one, as far as that is known; empty if it does not. `found` is its checksum, if known."""
+    """How a file differs from the published one, as far as that is known; empty if it does not.
+
+    `found` is its checksum, if known.
+    """
     if not path.is_file():
         raise RequestError(
             f"{path} is no regular file, expected the published file of this name: move it away."

@@ -1,8 +1,9 @@
 """Archives, none of which is trusted: zip, tar and tar.gz.
 
-Every member is a plain file or a folder below the one that it is unpacked into, and sizes are counted as they are written, not as
-they are declared. An archive with a link, a device or a name that leads elsewhere is refused as a whole. (The standard library's
-own filter for tar came with patch releases of 3.11, so it cannot be relied on.)
+Every member is a plain file or a folder below the one that it is unpacked into, and sizes are
+counted as they are written, not as they are declared. An archive with a link, a device or a name
+that leads elsewhere is refused as a whole. (The standard library's own filter for tar came with
+patch releases of 3.11, so it cannot be relied on.)
 """
 
 import contextlib
@@ -29,7 +30,9 @@ MOST_FOLDERS = 64  # one inside the other
 MOST_HEADER_B = 2**24  # of one header in a tar: it is read into memory
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 BAD_CONTENT = (*BAD_ZIP, tarfile.TarError, EOFError, RuntimeError, ValueError)
-BAD_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL}  # fmt: skip
+BAD_NAME = {
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL
+}  # fmt: skip
 
 # Name, content (None: a folder), bytes of the archive read so far.
 Member = tuple[str, IO[bytes] | None, int]
@@ -57,7 +60,8 @@ def relative(name: str) -> Path:
         raise RefusedArchiveError(f"holds {name[:200]!r}, which leads out of its folder")
     if "\0" in name or len(parts) > MOST_FOLDERS:
         raise RefusedArchiveError(
-            f"holds {name[:200]!r}, which is no sound name (a zero byte, or more than {MOST_FOLDERS} folders)"
+            f"holds {name[:200]!r}, which is no sound name (a zero byte, or more than "
+            f"{MOST_FOLDERS} folders)"
         )
     return Path(*parts)
 
@@ -96,7 +100,10 @@ def unpack(path: Path, into: Path, *, most_b: int, progress: Progress) -> int:
 
 
 def _write(content: IO[bytes] | None, place: Path, left_b: int, most_b: int) -> int:
-    """Write one member; return its real size. A later member of the same name replaces the earlier, as in tar."""
+    """Write one member; return its real size.
+
+    A later member of the same name replaces the earlier, as in tar.
+    """
     if content is None:
         place.mkdir(parents=True, exist_ok=True)
         return 0
@@ -128,7 +135,8 @@ def _members_of_zip(path: Path, most_b: int) -> Generator[Member, None, None]:
         declared_b = sum(info.file_size for info in infos)
         if declared_b > most_b:
             raise RefusedArchiveError(
-                f"declares that it unpacks to {declared_b:,} bytes, more than the {most_b:,} that its sheet allows"
+                f"declares that it unpacks to {declared_b:,} bytes, more than the {most_b:,} that "
+                "its sheet allows"
             )
         for info in infos:
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if it was not packed on Unix
@@ -166,7 +174,10 @@ def _decompressed(raw: IO[bytes], zipped: bool) -> contextlib.AbstractContextMan
 
 
 class _BoundedGzip(gzip.GzipFile):
-    """A gzip stream that refuses to read more at once than memory bears: a header in a tar may declare any length."""
+    """A gzip stream that refuses to read more at once than memory bears.
+
+    A header in a tar may declare any length.
+    """
 
     def read(self, size: int | None = -1) -> bytes:
         """Read some bytes, and not all of them."""
@@ -176,7 +187,10 @@ class _BoundedGzip(gzip.GzipFile):
 
 
 def merge(work: Path, target: Path) -> list[Path]:
-    """Move what a folder holds into another, whole folders where they are new; return the files set aside since they were in the way and differed."""
+    """Move what a folder holds into another, whole folders where they are new.
+
+    Return the files set aside since they were in the way and differed.
+    """
     aside: list[Path] = []
     target.mkdir(parents=True, exist_ok=True)
     for source in sorted(work.iterdir()):

@@ -1,8 +1,4 @@
-"""Encoders x task -> table: the same probe on the same clips, with intervals, paired differences and costs.
-
-The first encoder is compared with each other one. Encoders of one name ("random", with several seeds) are one row. The output is a
-run folder, from which the report draws table, figure and page.
-"""
+"""Compare encoders by the same probe on the same clips, with intervals and paired differences."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,13 +34,16 @@ def compare(
     cache : str, Path or Cache
         Clips with targets.
     encoders : sequence of Encoder
-        The first is compared with each other one. Those of one name are repeated runs of one encoder.
+        The first is compared with each other one. Those of one name are repeated runs of one
+        encoder.
     out : str or Path
-        Run folder. It gets ``results.json``, ``table.csv``, ``differences.csv`` and the predictions of each encoder.
+        Run folder. It gets ``results.json``, ``table.csv``, ``differences.csv`` and the predictions
+        of each encoder.
     protocol : str
         One of :data:`patchifier.evaluate.probes.PROTOCOLS`, or "few-shot".
     robust : bool
-        Whether the same probes also predict the tested clips under each of :data:`patchifier.evaluate.robustness.PERTURBATIONS`.
+        Whether the same probes also predict the tested clips under each of
+        :data:`patchifier.evaluate.robustness.PERTURBATIONS`.
     seed : int
         Seed of the probe.
     progress : callable
@@ -59,17 +58,27 @@ def compare(
     ------
     RequestError
         If the clips have no targets, or the protocol does not fit the task.
+
+    Examples
+    --------
+    >>> from patchifier.evaluate.encoders import encoders
+    >>> results = compare("demo-cache", encoders("mel-stats"), "comparison")
+    >>> [row["encoder"] for row in results["rows"]]
+    ['majority', 'mel-stats']
     """
     data = cache if isinstance(cache, Cache) else Cache(cache)
     if data.task is None:
         raise RequestError(
-            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column."
+            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a "
+            "target column."
         )
     splits = splits_of(data)
     tested = np.concatenate([split.test for split in splits])
     facts = {
-        "kind": "compare", "cache": str(data.path), "dataset": data.name, "protocol": protocol, "seed": seed, "metric": data.task.metric,
-        "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data), "encoders": list(dict.fromkeys(e.name for e in encoders)),
+        "kind": "compare", "cache": str(data.path), "dataset": data.name,
+        "protocol": protocol, "seed": seed, "metric": data.task.metric,
+        "task": {"kind": data.task.kind, "names": list(data.task.names)}, "split": describe(data),
+        "encoders": list(dict.fromkeys(e.name for e in encoders)),
     }  # fmt: skip
     with Run(out, None, resume=True, facts=facts) as run:
         notes = leak_notes(encoders, data, tested.tolist(), run.path, progress=progress)

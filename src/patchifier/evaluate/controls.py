@@ -1,4 +1,4 @@
-"""Baseline rows of a fine-tuning table: the majority, the model's input without a model, and random weights."""
+"""Baseline rows of a fine-tuning table: majority, features without a model, random weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,7 +45,8 @@ def controls(
     Returns
     -------
     list of dict
-        Rows of the results table. Majority and regression on mel statistics need no validation clips and train on them too.
+        Rows of the results table. Majority and regression on mel statistics need no validation
+        clips and train on them too.
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config
@@ -56,7 +57,7 @@ def controls(
     rows = _untrained_rows(data, data.task, folds)
     if random:
         tuning = _random_weights(data, data.task, config, folds[0], device=device, resume=resume)
-        first = Splits.of(data.clips, partition(data.clips, test_fold=folds[0]))
+        first = Splits.partitioned(data.clips, test_fold=folds[0])
         arithmetic = precision.of_run(Path(out)) or precision.decide(
             config.finetune.precision, device, lambda: [tuning.trial(first)]
         )
@@ -97,7 +98,7 @@ def _random_weights(
     data: Cache, task: Task, config: Config, fold: int | None, *, device: str, resume: bool
 ) -> Tuning:
     """Return the linear probe of a model with random weights, calibrated on the training clips."""
-    splits = Splits.of(data.clips, partition(data.clips, test_fold=fold))
+    splits = Splits.partitioned(data.clips, test_fold=fold)
     start = encoders.random_checkpoint(
         config, data, splits.train.tolist(), seed=config.finetune.seed
     )

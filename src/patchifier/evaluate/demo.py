@@ -1,25 +1,28 @@
-"""The demo on the bundled clips: cache, stage I, stage II, probes, four methods of fine-tuning, report.
+"""The demo on the bundled clips.
 
-The recipe (``recipes/demo.json``) is the paper's architecture with a budget of minutes. Folds 0 to 2 are the pre-training data, without
-labels. Probes are cross-validated over all four folds; methods that update the model's weights are tested on fold 3 alone, to save time.
-The bundled model is evaluated too: it was trained for longer on other music, without the tracks of these clips.
+Cache, stage I, stage II, probes, four methods of fine-tuning, report.
+
+The recipe (``recipes/demo.json``) is the paper's architecture with a budget of minutes. Folds 0 to
+2 are the pre-training data, without labels. Probes are cross-validated over all four folds; methods
+that update the model's weights are tested on fold 3 alone, to save time. The bundled model is
+evaluated too: it was trained for longer on other music, without the tracks of these clips.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from patchifier import checkpoint, datasets, embed, statistics, tasks, weights
 from patchifier.cache import Cache, prepare
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, read_changes, update
+from patchifier.datasets.splits import groups_of
 from patchifier.evaluate import encoders, probes
 from patchifier.evaluate.controls import controls
 from patchifier.evaluate.report import report
@@ -27,7 +30,8 @@ from patchifier.io import Progress, silent, write_json
 from patchifier.train.finetune import METHODS, Tuned, finetune
 from patchifier.train.pretrain import pretrain, split
 
-# On vectors computed once a step takes a millisecond, so the linear probe may take many, on every fold.
+# On vectors computed once a step takes a millisecond, so the linear probe may take many, on every
+# fold.
 LINEAR_PROBE = {
     "finetune": {
         "folds": "all",
@@ -71,9 +75,10 @@ def demo(
     DemoResult
     """
     started, out = time.monotonic(), Path(out)
+    # of a call that was interrupted
     before_s = sum(
         json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in out.glob("*/run.json")
-    )  # of a call that was interrupted
+    )
     config = config or update(Config(), read_changes("demo"))
     prepare(
         datasets.load("demo"),
@@ -110,9 +115,10 @@ def demo(
 def tune(
     start: Checkpoint, out: Path, encoder: str, config: Config, progress: Callable[[str], Progress]
 ) -> list[Tuned]:
-    """Tune by a linear probe over all folds, then by all methods on fold 3, where the probe serves the curves alone."""
+    """Fine-tune: the linear probe over all folds, then all methods on fold 3."""
     probed = finetune(
-        start, out / "cache", out / f"linear-probe-{encoder}", methods=("linear-probe",), config=update(config, LINEAR_PROBE),
+        start, out / "cache", out / f"linear-probe-{encoder}",
+        methods=("linear-probe",), config=update(config, LINEAR_PROBE),
         encoder=encoder, resume=True, progress=progress,
     )  # fmt: skip
     moved = finetune(
@@ -131,7 +137,7 @@ class Tables:
         assert data.task is not None
         self.data, self.task = data, data.task
         self.targets = tasks.encode_targets(self.task, [clip.target for clip in data.clips])
-        self.groups = [clip.group or clip.id for clip in data.clips]
+        self.groups = groups_of(data.clips)
         self.folds = [clip.fold or 0 for clip in data.clips]
         self.rows: list[dict[str, Any]] = []
         self.predictions: dict[tuple[str, str], tuple[np.ndarray, list[np.ndarray]]] = {}
@@ -144,11 +150,13 @@ class Tables:
         self.predictions[encoder, method] = np.arange(len(self.targets)), [predictions]
 
     def add_probes(self, models: dict[str, Checkpoint]) -> None:
-        """Add rows of the majority and, by the same logistic regression, of every encoder's features."""
+        """Add rows of the majority and of every encoder by the same logistic regression."""
         everything = range(len(self.data.clips))
-        self.add(
-            "majority", "none", probes.cross_validate_majority(self.task, self.targets, self.folds)
+        majority = cross_validate(
+            self.folds,
+            lambda train, test: probes.majority(self.task, self.targets[train], int(test.sum())),
         )
+        self.add("majority", "none", majority)
         features = {
             name: encode(self.data, everything) for name, encode in encoders.ENCODERS.items()
         }
@@ -158,7 +166,12 @@ class Tables:
 
     def add_features(self, name: str, features: np.ndarray) -> None:
         """Add a row for features (n, E), by logistic regression."""
-        predictions = probes.cross_validate(self.task, features, self.targets, self.folds)
+        predictions = cross_validate(
+            self.folds,
+            lambda train, test: probes.fit_predict(
+                self.task, features[train], self.targets[train], features[test]
+            ),
+        )
         self.add(name, "logistic", predictions)
 
     def add_released(self) -> None:
@@ -179,7 +192,7 @@ class Tables:
             )
 
     def differences(self) -> list[dict[str, Any]]:
-        """Differences of the trained model from random weights by every method, and from other features; of the bundled model too."""
+        """Differences of both models from random weights and from other features."""
         pairs = [
             (("patchifier", method), ("random", method))
             for method in ("linear-probe", "logistic", *MOVING)
@@ -206,12 +219,31 @@ class Tables:
         return rows
 
 
+def cross_validate(
+    folds: Sequence[int], predict: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Predict each fold from the others: (n, C).
+
+    Parameters
+    ----------
+    folds : sequence of int, length n
+        Fold of each clip.
+    predict : callable
+        Takes two masks (n,), of training and of test clips; returns predictions of the test clips.
+    """
+    numbers = np.asarray(folds)
+    found = [
+        (numbers == fold, predict(numbers != fold, numbers == fold)) for fold in sorted(set(folds))
+    ]
+    predictions = np.zeros((len(numbers), found[0][1].shape[1]))
+    for test, rows in found:
+        predictions[test] = rows
+    return predictions
+
+
 def embed_cache(data: Cache, start: Checkpoint) -> np.ndarray:
     """Embeddings of every clip of a cache: (n, E)."""
-    log_mels = [
-        torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
-        for index in range(len(data.clips))
-    ]
+    log_mels = map(data.tensor, range(len(data.clips)))
     return embed.Embedder(start.model, replace(start.config)).embed_log_mels(log_mels)
 
 
@@ -226,11 +258,13 @@ def notes(data: Cache, config: Config) -> list[str]:
     """Notes for the page, below the table."""
     held = config.pretrain.validation_fold
     return [
-        f"Linear probe and logistic regression are cross-validated over all {len(data.clips)} clips; "
+        f"Linear probe and logistic regression are cross-validated over all {len(data.clips)} "
+        "clips; "
         f"every fold but {held} was pre-training data, without labels, of the model of this demo.",
-        f"{RELEASED} comes with the package. Its training data, without labels, holds other tracks of these soundtracks "
-        "and none that these clips are cut from: its card lists them.",
-        f"Methods that update weights are trained on two folds, validated on one and tested on fold {held}, which is in no training data.",
-        "The task, telling seven soundtracks apart, is confounded with mastering; with so few clips it cannot tell apart what lies closer than "
-        "about 10 points.",
+        f"{RELEASED} comes with the package. Its training data, without labels, holds other "
+        "tracks of these soundtracks and none that these clips are cut from: its card lists them.",
+        "Methods that update weights are trained on two folds, validated on one and tested on "
+        f"fold {held}, which is in no training data.",
+        "The task, telling seven soundtracks apart, is confounded with mastering; with so few "
+        "clips it cannot tell apart what lies closer than about 10 points.",
     ]

@@ -1,4 +1,4 @@
-"""One protocol on one task: features of each encoder, predictions of its probe, rows of scores, paired differences."""
+"""One protocol on one task: features, predictions of probes, scores, paired differences."""
 
 import functools
 import time
@@ -17,6 +17,7 @@ from patchifier.evaluate import frames, probes
 from patchifier.evaluate.encoders import Encoder, cached
 from patchifier.io import Progress, Steps, write_rows
 from patchifier.tasks import Task
+from patchifier.train.tuning import prediction_rows
 
 Results = dict[str, Any]
 TIMED_CLIPS = 8  # clips on which the cost of an encoder is measured, whatever is stored
@@ -80,7 +81,7 @@ class Evaluator:
     # --- clips ---
 
     def whole_clips(self, by_name: Mapping[str, Sequence[Encoder]]) -> Results:
-        """Train the probe once for each encoder and fold, and test it on clean and perturbed clips."""
+        """Train the probe for each encoder and fold; test it on clean and perturbed clips."""
         targets = tasks.encode_targets(self.task, [clip.target for clip in self.data.clips])
         free: Results = {"seconds_per_second": None, "parameters": 0, "chosen": []}
         runs = [{"": self.majority(targets)}]
@@ -110,20 +111,10 @@ class Evaluator:
         more: Mapping[str, Any],
         steps: Steps,
     ) -> list[Results]:
-        """Rows of one encoder: all tested clips, each subset of them, and all of them under each perturbation.
+        """Rows of one encoder: all tested clips, each subset, and all under each perturbation.
 
-        Parameters
-        ----------
-        name : str
-            Of the encoder.
-        targets : ndarray, shape (n, ...)
-            Of all clips.
-        runs : sequence of mapping
-            For each repeated run, the predictions (n_test, C) by condition; "" is unperturbed.
-        more : mapping
-            Further columns.
-        steps : Steps
-            The last step is this one.
+        `runs` holds, for each repeated run, the predictions (n_test, C) by condition; "" is
+        unperturbed. `more` holds further columns. The last of the `steps` is this one.
         """
         everything = np.arange(len(self.tested))
         subsets = [set(self.data.clips[index].subsets) for index in self.tested]
@@ -190,7 +181,10 @@ class Evaluator:
         return {name: np.concatenate(parts) for name, parts in predictions.items()}, chosen
 
     def features(self, encoder: Encoder, steps: Steps) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Features of all clips, and of the tested clips under each perturbation; stored ones are read."""
+        """Features of all clips, and of the tested clips under each perturbation.
+
+        Stored ones are read.
+        """
         caches = {"": self.data} | ({} if encoder.precomputed else dict(self.perturbed))
         folder, found = self.folder / "features", {}
         for name, data in caches.items():
@@ -205,24 +199,26 @@ class Evaluator:
         wanted = [self.data.clips[index].id for index in self.tested]
         if [clip.id for clip in data.clips] != wanted:
             raise RequestError(
-                f"{name}: {len(data.clips)} perturbed clips for {len(wanted)} tested ones; {data.path / 'skipped.csv'} names those that could not be read."
+                f"{name}: {len(data.clips)} perturbed clips for {len(wanted)} tested ones; "
+                f"{data.path / 'skipped.csv'} names those that could not be read."
             )
 
     def majority(self, targets: np.ndarray) -> np.ndarray:
-        """Predict the shares or means of each fold's training and validation clips: (n_test, C)."""
+        """Predict class proportions or means of each fold's training clips: (n_test, C)."""
         return np.concatenate(
             [
                 probes.majority(
-                    self.task,
-                    targets[np.concatenate([split.train, split.valid])],
-                    len(split.test),
+                    self.task, targets[np.concatenate([split.train, split.valid])], len(split.test)
                 )
                 for split in self.splits
             ]
         )
 
     def cost(self, encoder: Encoder) -> Results:
-        """Measure the seconds that an encoder needs for a second of audio, on a few clips; count its parameters."""
+        """Measure the seconds that an encoder needs for a second of audio, on a few clips.
+
+        Count its parameters.
+        """
         indices = list(range(min(TIMED_CLIPS, len(self.data.clips))))
         audio_s = float(self.data.frames[indices].sum()) * self.data.spectrogram.frame_s
         encoder.encode(self.data, indices[:1])  # imports and tables are not its cost
@@ -236,7 +232,10 @@ class Evaluator:
     def differences(
         self, metric: str, by_name: Mapping[str, statistics.Statistic]
     ) -> list[Results]:
-        """Compare the first encoder with each other one, paired by clip; p values are corrected for their number."""
+        """Compare the first encoder with each other one, paired by clip.
+
+        P values are corrected for their number.
+        """
         first, *others = by_name
         steps = Steps(self.progress("paired differences"), len(others))
         groups, scores = self.groups.tolist(), []
@@ -253,12 +252,8 @@ class Evaluator:
 
     def write_predictions(self, name: str, runs: Sequence[np.ndarray]) -> None:
         """Write the predictions of the tested clips, averaged over repeated runs."""
-        rows = []
-        for index, outputs in zip(self.tested, np.mean(runs, axis=0), strict=True):
-            clip = self.data.clips[index]
-            row = {"id": clip.id, "group": clip.group or clip.id, "target": str(clip.target)}
-            named = zip(self.task.names, outputs, strict=True)
-            rows.append(row | {column: f"{value:.6g}" for column, value in named})
+        clips = [self.data.clips[index] for index in self.tested]
+        rows = prediction_rows(self.task, clips, np.mean(runs, axis=0))
         stem = "".join(letter if letter.isalnum() else "-" for letter in name)
         write_rows(self.folder / "predictions" / f"{stem}.csv", rows)
 
@@ -277,7 +272,8 @@ class Evaluator:
             shots = [k for k in SHOTS if k <= fewest] or [1]  # 0: the probe names the class
             if len(shots) < len(SHOTS):
                 notes = [
-                    f"The rarest class has {fewest} training clips: more examples of each than that cannot be drawn."
+                    f"The rarest class has {fewest} training clips: more examples of each than "
+                    "that cannot be drawn."
                 ]
         for name, repeated in by_name.items():
             rows += self.few_shot_rows(name, repeated, targets, shots)
@@ -324,12 +320,16 @@ class Evaluator:
     # --- frames ---
 
     def frame_wise(self, by_name: Mapping[str, Sequence[Encoder]]) -> Results:
-        """Train one linear layer on vectors of frames; log-mels with their context are always one of the encoders."""
+        """Train one linear layer on vectors of frames.
+
+        Log-mels with their context are always one of the encoders.
+        """
         self.refuse_perturbed()
         without = [name for name, repeated in by_name.items() if repeated[0].embedder is None]
         if without:
             raise RequestError(
-                f"{', '.join(without)} gives no vectors of frames, expected models of this package ('log-mel' is added by itself)."
+                f"{', '.join(without)} gives no vectors of frames, expected models of this "
+                "package ('log-mel' is added by itself)."
             )
         features = {
             name: [frames.model_features(e.embedder, self.data) for e in repeated if e.embedder]
@@ -366,14 +366,18 @@ class Evaluator:
         """Refuse perturbations where the protocol does not test whole clips."""
         if self.perturbed:
             raise RequestError(
-                f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on tasks about whole clips alone."
+                f"perturbed clips are tested with the protocols {', '.join(probes.PROTOCOLS)} on "
+                "tasks about whole clips alone."
             )
 
 
 def _over_folds(found: Sequence[Sequence[frames.FrameResult]]) -> statistics.Statistic:
     """Score of clips of all folds as a statistic, mean over repeated runs."""
     runs = [
-        [np.concatenate(parts) for parts in zip(*[(r.per_clip, r.weights) for r in run])]
+        [
+            np.concatenate(parts)
+            for parts in zip(*[result.per_clip[result.metric] for result in run])
+        ]
         for run in found
     ]
     return lambda indices: float(

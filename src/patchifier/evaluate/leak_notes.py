@@ -52,7 +52,8 @@ def leak_notes(
         try:
             found = leaks.leaks(Cache(training), data, progress=shown)
         except RequestError as error:
-            return f"its training data, {training}, could not be searched for clips of this test: {error}"
+            reason = f"could not be searched for clips of this test: {error}"
+            return f"its training data, {training}, {reason}"
         found = tuple(leak for leak in found if leak.second in ids)
         leaks.save(found, folder / f"leaks-{training.name}.csv")
         if not found:

@@ -1,18 +1,23 @@
 """Near-duplicates between two sets of clips, found from their caches alone: no audio is opened.
 
-A model that was pre-trained on a recording it is tested on looks better than it is. For each pair of clips this module asks whether
-they share a stretch of the same recording, whatever its offset, level or encoding, by the audio fingerprint of Haitsma and Kalker
-(2002, "A highly robust audio fingerprinting system"), taken from log-mels:
+A model that was pre-trained on a recording it is tested on looks better than it is. For each pair
+of clips this module asks whether they share a stretch of the same recording, whatever its offset,
+level or encoding, by the audio fingerprint of Haitsma and Kalker (2002, "A highly robust audio
+fingerprinting system"), taken from log-mels:
 
-1. 33 bands from 200 to 5,000 Hz, smoothed over 0.2 s; for each frame and each two neighbouring bands the sign of
-   (change of the upper band within 0.09 s) - (change of the lower one): 32 bits. A bit is *reliable* if that difference exceeds 1 dB.
-2. Bits 0-19 and bits 12-31 are two codes, looked up in an index of the second set, also with their two weakest bits turned over.
-   A frame with less than half its bits reliable (silence, steady tones) has no code. Hits vote for a pair of clips and an offset.
-3. Each offset with 3 votes is tried, and two frames around it: the score is the share of reliable bits that agree in the best 4.5 s of the
-   overlap. 0.5 is chance. From 0.75 on a pair is called "same recording", from 0.68 on "similar".
+1. 33 bands from 200 to 5,000 Hz, smoothed over 0.2 s; for each frame and each two neighbouring
+   bands the sign of (change of the upper band within 0.09 s) - (change of the lower one): 32 bits.
+   A bit is *reliable* if that difference exceeds 1 dB.
+2. Bits 0-19 and bits 12-31 are two codes, looked up in an index of the second set, also with their
+   two weakest bits turned over. A frame with less than half its bits reliable (silence, steady
+   tones) has no code. Hits vote for a pair of clips and an offset.
+3. Each offset with 3 votes is tried, and two frames around it: the score is the share of reliable
+   bits that agree in the best 4.5 s of the overlap. 0.5 is chance. From 0.75 on a pair is called
+   "same recording", from 0.68 on "similar".
 
-Measured on the 112 bundled clips (``python benchmarks/leaks.py``). Found: excerpts of 5 s at a random start, of 112, that are called "same
-recording" as the clip they were cut from (or at least "similar"), at the right offset. False: pairs of clips of different tracks that are called anything.
+Measured on the 112 bundled clips (``python benchmarks/leaks.py``). Found: excerpts of 5 s at a
+random start, of 112, that are called "same recording" as the clip they were cut from (or at least
+"similar"), at the right offset. False: pairs of clips of different tracks that are called anything.
 
 ===================  ==============  ==========  =====
 excerpt of 5 s       same recording  or similar  false
@@ -28,22 +33,26 @@ pink noise at 10 dB              80          80      0
 3 % faster                       98          99      0
 ===================  ==============  ==========  =====
 
-Of the 6,216 pairs of whole clips none is called anything; the highest score of any pair that got votes was 0.61. Landmarks (pairs of spectral peaks,
-Wang 2003) need twice the postings and find 109 of the undisturbed excerpts, 104 and 98 of the noisy ones, before the first false pair is among them.
-On one thread a clip of 29 s costs 10 ms against an index of 290 such clips, so 25,860 of them 4 minutes. A set of 25,860 clips with itself is an index
-of eight blocks: by the same count, half an hour.
+Of the 6,216 pairs of whole clips none is called anything; the highest score of any pair that got
+votes was 0.61. Landmarks (pairs of spectral peaks, Wang 2003) need twice the postings and find 109
+of the undisturbed excerpts, 104 and 98 of the noisy ones, before the first false pair is among
+them. On one thread a clip of 29 s costs 10 ms against an index of 290 such clips, so 25,860 of them
+4 minutes. A set of 25,860 clips with itself is an index of eight blocks: by the same count, half an
+hour.
 
-What it cannot find: another performance, a cover, a remix or a transposed version (unless they share the very same samples), a shared stretch
-below 3 s, a change of speed or pitch of more than about 3 %. What it finds although it may be meant: loops, samples and drum machines that two
-pieces share, and a chorus that is pasted twice. The score measures confidence; a person has to listen to pairs below about 0.9.
+What it cannot find: another performance, a cover, a remix or a transposed version (unless they
+share the very same samples), a shared stretch below 3 s, a change of speed or pitch of more than
+about 3 %. What it finds although it may be meant: loops, samples and drum machines that two pieces
+share, and a chorus that is pasted twice. The score measures confidence; a person has to listen to
+pairs below about 0.9.
 """
 
 import csv
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -54,10 +63,8 @@ from patchifier.fingerprint import BITS, LAG_S, SMOOTH_S
 from patchifier.io import Progress, replaced_file, silent, to_cell
 
 CODE_BITS = 20
-CODE_SHIFTS = (
-    0,
-    BITS - CODE_BITS,
-)  # two codes per frame: noise seldom spoils both ends of the spectrum
+# two codes per frame: noise seldom spoils both ends of the spectrum
+CODE_SHIFTS = (0, BITS - CODE_BITS)
 FLIPS = 2
 VOTES = 3  # at one offset, give or take a frame
 COMMON = 2000  # a code with more postings than this is not distinctive, and costs most of the time
@@ -99,15 +106,6 @@ class Leak:
     overlap_s: float
     one_group: bool = False
 
-    def line(self) -> str:
-        """One line of text, for a terminal."""
-        aside = ", of one group" if self.one_group else ""
-        return f"{self.kind} ({self.score:.2f}): {self.first} = {self.second} at {self.offset_s:+.2f} s, {self.overlap_s:.1f} s side by side{aside}"
-
-    def facts(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 def leaks(
     first: Cache,
@@ -124,8 +122,9 @@ def leaks(
     first : Cache
         For example a model's pre-training data. The time needed grows with its length.
     second : Cache
-        For example its test data. It is indexed a block at a time. The same cache as `first` finds duplicates inside a set, each pair once
-        and no clip with itself; in two caches, clips of the same id are compared like any others.
+        For example its test data. It is indexed a block at a time. The same cache as `first` finds
+        duplicates inside a set, each pair once and no clip with itself; in two caches, clips of the
+        same id are compared like any others.
     same, similar : float
         Lowest scores of the two kinds; the table above is for the defaults.
     progress : callable
@@ -139,7 +138,14 @@ def leaks(
     Raises
     ------
     RequestError
-        If the mel bands of the caches were made with different settings, or with settings too coarse to tell recordings apart.
+        If the mel bands of the caches were made with different settings, or with settings too
+        coarse to tell recordings apart.
+
+    Examples
+    --------
+    >>> data = Cache("demo-cache")
+    >>> leaks(data, data)  # a clip is not compared with itself
+    ()
     """
     if not 0.5 < similar <= same <= 1:
         raise RequestError(
@@ -192,9 +198,10 @@ class _Index:
         self.owners = np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(self.starts))
         codes, frames = _codes(self.prints)
         self.frames = frames[np.argsort(codes, kind="stable")]  # postings, code by code
+        # of each code's
         self.firsts = np.concatenate(
             [[0], np.cumsum(np.bincount(codes, minlength=len(CODE_SHIFTS) << CODE_BITS))]
-        )  # of each code's
+        )
 
     def clip(self, number: int) -> np.ndarray:
         """Fingerprint of a clip, counted within the block."""
@@ -225,7 +232,10 @@ def _with_neighbours(cells: np.ndarray, votes: np.ndarray) -> np.ndarray:
 
 
 def _codes(prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of a fingerprint (T', 2), the two kinds marked by their highest bit, and their frames; none where little is reliable."""
+    """Codes of a fingerprint (T', 2), the two kinds marked by their highest bit, and their frames.
+
+    None where little is reliable.
+    """
     codes, frames = [], []
     for kind, shift in enumerate(CODE_SHIFTS):
         sign, reliable = ((prints >> np.uint32(shift)) & np.uint32(2**CODE_BITS - 1)).T
@@ -241,9 +251,10 @@ def _codes_with_flips(differences: np.ndarray, prints: np.ndarray) -> tuple[np.n
     ways = []
     for kind, shift in enumerate(CODE_SHIFTS):
         kept = frames[codes >> np.uint32(CODE_BITS) == kind]
+        # (C, 2)
         weakest = np.argpartition(
             np.abs(differences[kept, shift : shift + CODE_BITS]), FLIPS, axis=1
-        )[:, :FLIPS]  # (C, 2)
+        )[:, :FLIPS]
         ways.append(np.uint32(1) << weakest.astype(np.uint32))
     bits = np.concatenate(ways)
     turned = [
@@ -294,7 +305,11 @@ def _compared(
 
 
 class _Match(NamedTuple):
-    """How well two clips fit at an offset. Signs come first, as reliable bits often agree without exception a frame or two beside the best place."""
+    """How well two clips fit at an offset.
+
+    Signs come first, as reliable bits often agree without exception a frame or two beside the best
+    place.
+    """
 
     signs: float
     score: float
@@ -323,7 +338,10 @@ def _best(
 
 
 def _match(one: np.ndarray, two: np.ndarray, offset: int, config: SpectrogramConfig) -> _Match:
-    """Compare two fingerprints in the best window, frame t of `one` lying on t + offset of `two`; all 0 if the overlap is too short."""
+    """Compare two fingerprints in the best window, frame t of `one` lying on t + offset of `two`.
+
+    All 0 if the overlap is too short.
+    """
     start, end = max(0, -offset), min(len(one), len(two) - offset)
     window = min(round(WINDOW_S / config.frame_s), end - start)
     if window * config.frame_s < SHORTEST_S - SMOOTH_S - LAG_S:

@@ -1,18 +1,21 @@
-"""Perturbations of test audio: a listener notices little, and the predictions of a probe should not change.
+"""Perturbations of test audio that should not change the predictions of a probe.
 
-=============  =====================================================================================================================
+=============  =====================================================================================
 name           change of the waveform
-=============  =====================================================================================================================
-mp3-32         encoded by LAME at a constant 32 kbit/s, mono, and decoded; encoder and decoder delay taken out, length kept
+=============  =====================================================================================
+mp3-32         encoded by LAME at a constant 32 kbit/s, mono, and decoded; encoder and decoder delay
+               taken out, length kept
 gain-20        every sample times 0.1: 20 dB quieter
-pink-10        plus pink noise (power 1/f from 20 Hz up), its power over the clip 10 dB below the clip's own; silence stays silence
-low-pass-4k    linear-phase Kaiser low-pass: flat to 3.5 kHz, -6 dB at 4 kHz, 80 dB down from 4.5 kHz on; delay taken out
+pink-10        plus pink noise (power 1/f from 20 Hz up), its power over the clip 10 dB below the
+               clip's own; silence stays silence
+low-pass-4k    linear-phase Kaiser low-pass: flat to 3.5 kHz, -6 dB at 4 kHz, 80 dB down from 4.5
+               kHz on; delay taken out
 pitch+1        one semitone up at the same speed (phase vocoder of librosa, hop 512 of 2048)
 stretch-1.1    1.1 times as fast at the same pitch, so 1 / 1.1 as long (same phase vocoder)
-=============  =====================================================================================================================
+=============  =====================================================================================
 
-Random numbers depend on the clip's id alone, so they are the same in every run and for every encoder. Nothing is clipped or scaled:
-samples beyond full scale stay as they are.
+Random numbers depend on the clip's id alone, so they are the same in every run and for every
+encoder. Nothing is clipped or scaled: samples beyond full scale stay as they are.
 """
 
 import functools
@@ -42,7 +45,8 @@ SEMITONES = 1.0
 SPEED = 1.1
 VOCODER_FFT = 2048
 MP3_TAIL = 3 * 1152  # samples of silence behind a sound, so that its end comes out of the coder
-# MPEG-1, 2 and 2.5 layer III: libsndfile turns a compression level of 0 to 1 into a rate between these, highest first.
+# MPEG-1, 2 and 2.5 layer III: libsndfile turns a compression level of 0 to 1 into a rate between
+# these, highest first.
 MP3_RATES = {
     **dict.fromkeys((32_000, 44_100, 48_000), (320, 32)),
     **dict.fromkeys((16_000, 22_050, 24_000), (160, 8)),
@@ -52,16 +56,10 @@ MP3_RATES = {
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One way to change a sound.
+    """One way to change a sound; `what` describes it in tables.
 
-    Parameters
-    ----------
-    what : str
-        Description for tables.
-    apply : callable
-        Takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator; gives a waveform float32, as long but for `speed`.
-    speed : float
-        Time t becomes t / speed.
+    `apply` takes a waveform (S,) float32, its sample rate in Hz and a numpy Generator, and returns
+    a waveform of S / `speed` samples.
     """
 
     what: str
@@ -72,7 +70,8 @@ class Perturbation:
 def _mp3(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
     if sample_rate not in MP3_RATES:
         raise RequestError(
-            f"mp3 knows no sample rate of {sample_rate} Hz, expected one of {sorted(MP3_RATES)}: prepare the cache with one of these."
+            f"mp3 knows no sample rate of {sample_rate} Hz, expected one of {sorted(MP3_RATES)}: "
+            "prepare the cache with one of these."
         )
     # LAME clips at full scale: a sound that goes beyond is turned down before, and up again after.
     peak = np.float32(max(1.0, float(np.abs(waveform).max(initial=0.0))))
@@ -83,9 +82,8 @@ def _mp3(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator)
 def _through_mp3(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """Encode and decode: some frames longer or shorter than before, and late by the delay."""
     highest, lowest = MP3_RATES[sample_rate]
-    level = min(
-        0.9999, (highest - MP3_KBITS) / (highest - lowest)
-    )  # libsndfile 1.2.2 refuses 1, its own lowest rate
+    # libsndfile 1.2.2 refuses 1, its own lowest rate
+    level = min(0.9999, (highest - MP3_KBITS) / (highest - lowest))
     file = io.BytesIO()
     soundfile.write(
         file,
@@ -102,7 +100,7 @@ def _through_mp3(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _mp3_delay(sample_rate: int) -> int:
-    """Samples by which a sound comes back late, found by trial: libsndfile 1.2.2 makes up for it at some sample rates only (1,105 samples at others)."""
+    """Delay of the decoded sound in samples, measured; it depends on the sample rate."""
     burst = 0.1 * np.random.default_rng(0).standard_normal(2**14)
     decoded = _through_mp3(np.pad(burst, (0, MP3_TAIL)), sample_rate)
     size = 2**16  # more than both together
@@ -121,7 +119,7 @@ def _pink(waveform: np.ndarray, sample_rate: int, generator: np.random.Generator
 
 
 def pink_noise(samples: int, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls by 3 dB an octave from 20 Hz up, with nothing below: (S,) float64, mean square 1."""
+    """Pink noise (S,) from 20 Hz up, float64, mean square 1: power falls by 3 dB an octave."""
     hertz = np.fft.rfftfreq(samples, 1 / sample_rate)
     kept = hertz >= min(PINK_FROM_HZ, hertz[-1])  # of a few samples, at least one frequency
     white = np.fft.rfft(generator.standard_normal(samples))
@@ -135,7 +133,8 @@ def _low_pass(waveform: np.ndarray, sample_rate: int, generator: np.random.Gener
 
     if sample_rate / 2 <= CUTOFF_HZ + TRANSITION_HZ / 2:
         raise RequestError(
-            f"at a sample rate of {sample_rate} Hz a low-pass at {CUTOFF_HZ:g} Hz leaves nothing out: leave low-pass-4k out."
+            f"at a sample rate of {sample_rate} Hz a low-pass at {CUTOFF_HZ:g} Hz leaves nothing "
+            "out: leave low-pass-4k out."
         )
     taps, beta = signal.kaiserord(STOP_DB, TRANSITION_HZ / (sample_rate / 2))
     kernel = signal.firwin(taps | 1, CUTOFF_HZ, window=("kaiser", beta), fs=sample_rate)
@@ -215,14 +214,16 @@ def perturb(
     Parameters
     ----------
     data : Cache
-        Its clips' files are decoded again, from each clip's own start to its own end, at the cache's sample rate.
+        Its clips' files are decoded again, from each clip's own start to its own end, at the
+        cache's sample rate.
     indices : sequence of int
         Which clips, such as the tested ones.
     name : str
         Of :data:`PERTURBATIONS`.
     out : str or Path
-        Folder: the sounds go to ``audio/`` (24-bit FLAC; float wav where a peak is beyond full scale, so that nothing is clipped), the
-        log-mels to ``cache/``. A second call goes on where the first was cut off; with all there it does nothing, even if ``audio/`` has been deleted.
+        Folder: the sounds go to ``audio/`` (24-bit FLAC; float wav where a peak is beyond full
+        scale, so that nothing is clipped), the log-mels to ``cache/``. A second call goes on where
+        the first was cut off; with all there it does nothing, even if ``audio/`` has been deleted.
     workers : int
         Processes; one for each core by default.
     progress : callable
@@ -231,7 +232,8 @@ def perturb(
     Returns
     -------
     Cache
-        The same ids, order, splits and targets as `data` has them at `indices`; the times of per-frame targets follow the speed.
+        The same ids, order, splits and targets as `data` has them at `indices`; the times of
+        per-frame targets follow the speed.
 
     Raises
     ------
@@ -243,24 +245,27 @@ def perturb(
             f"there is no perturbation {name!r}, expected one of {', '.join(PERTURBATIONS)}."
         )
     wanted = [int(index) for index in indices]
-    if (
-        not wanted
-        or len(set(wanted)) < len(wanted)
-        or not all(0 <= index < len(data.clips) for index in wanted)
-    ):
+    if not wanted or len({*wanted} & {*range(len(data.clips))}) < len(wanted):
         raise RequestError(
-            f"indices are {wanted}, expected at least one, none twice, each from 0 to {len(data.clips) - 1}."
+            f"indices are {wanted}, expected at least one, none twice, each from 0 to "
+            f"{len(data.clips) - 1}."
         )
-    clips, out, rate = (
-        [data.clips[index] for index in wanted],
-        Path(out),
-        data.spectrogram.sample_rate,
-    )
+    clips, out = [data.clips[index] for index in wanted], Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with jobs.folder_lock(out, "perturbation"):
+        return _perturb(data, clips, name, out, workers or os.cpu_count() or 1, progress)
+
+
+def _perturb(
+    data: Cache, clips: Sequence[Clip], name: str, out: Path, workers: int, progress: Progress
+) -> Cache:
+    """Perturb clips into a folder that this job has locked."""
+    rate = data.spectrogram.sample_rate
     stems = [_stem(clip, name, rate, out / "audio") for clip in clips]
-    there = _finished(data, clips, name, stems, out / "cache")
-    if there is not None:
-        return there
-    _write_all(clips, stems, name, rate, workers or os.cpu_count() or 1, progress)
+    finished = _finished(data, clips, name, stems, out / "cache")
+    if finished is not None:
+        return finished
+    _write_all(clips, stems, name, rate, workers, progress)
     made = _described(data, clips, name, [_written(stem) for stem in stems])
     prepared = prepare(
         made, out / "cache", config=data.spectrogram, workers=workers, progress=progress
@@ -268,30 +273,24 @@ def perturb(
     if prepared.skipped:
         clip, reason = prepared.skipped[0]
         raise RequestError(
-            f"{len(prepared.skipped)} perturbed clips cannot be read, the first is {clip.id!r}: {reason} Delete {out} and try again."
+            f"{len(prepared.skipped)} perturbed clips cannot be read, the first is {clip.id!r}: "
+            f"{reason} Delete {out} and try again."
         )
     return Cache(out / "cache")
 
 
 def _stem(clip: Clip, name: str, sample_rate: int, folder: Path) -> Path:
-    """File of a perturbed clip, without its suffix: another one if source, part, rate or definition change."""
+    """File of a perturbed clip without suffix; it depends on source, part, rate and definition."""
     try:
         facts = Path(clip.path).stat()
     except OSError as error:
         raise RequestError(
-            f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): perturbations need the audio, put it back."
+            f"clip {clip.id!r}: {clip.path} cannot be read ({error.strerror}): perturbations need "
+            "the audio, put it back."
         ) from error
-    told = [
-        clip.id,
-        clip.start_s,
-        clip.end_s,
-        facts.st_size,
-        facts.st_mtime_ns,
-        sample_rate,
-        name,
-        VERSION,
-    ]
-    return folder / hashlib.sha256(repr(told).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    key = [clip.id, clip.start_s, clip.end_s, facts.st_size, facts.st_mtime_ns]
+    key += [sample_rate, name, VERSION]
+    return folder / hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _written(stem: Path) -> Path | None:
@@ -349,7 +348,10 @@ def _write_all(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Perturb every clip without a file, in processes; the first error ends the job, and the finished files stay."""
+    """Perturb every clip without a file, in processes.
+
+    The first error ends the job, and the finished files stay.
+    """
     missing = [
         [(clip, stem)] for clip, stem in zip(clips, stems, strict=True) if _written(stem) is None
     ]

@@ -1,4 +1,4 @@
-"""The faces that other programs expect, each over the one model.
+"""Interfaces that other programs expect of a model.
 
 ===========  ==========================================================================
 ``hear``     HEAR's common API: scenes and time stamps
@@ -9,7 +9,7 @@
 ``ray``      a library job on many machines, with Ray
 ===========  ==========================================================================
 
-Each is imported by its name, so that none asks for what another one needs.
+Each is imported by its name, so that none needs the packages of another one.
 """
 
 from collections.abc import Sequence
@@ -39,30 +39,33 @@ def encode_waveforms(
     config : Config
         What it was made with.
     waveforms : sequence of Tensor, shape (S_i,), float
-        At ``config.spectrogram.sample_rate``. The log-mel is computed in float32, the rest in the model's own precision.
+        At ``config.spectrogram.sample_rate``. The log-mel is computed in float32, the rest in the
+        model's own precision.
 
     Returns
     -------
     layers : list of Tensor, shape (B, N, D)
-        The extractor's vectors, then those after each bottleneck layer, without CLS; where windows overlap, their mean. 0 in padding.
+        The extractor's vectors, then those after each bottleneck layer, without CLS; where windows
+        overlap, their mean. 0 in padding.
     embedding : Tensor, shape (B, E)
-        As :class:`patchifier.embed.Embedder` gives it: the mean over windows of each one's pooled vector.
-    present : Tensor, shape (B, N), bool
-        Where there is a patch.
+        As :class:`patchifier.embed.Embedder` gives it: the mean over windows of each one's pooled
+        vector.
+    valid : Tensor, shape (B, N), bool
+        False for padding.
     """
-    # 1. windows of all waveforms, side by side
+    # 1. windows of all waveforms in one batch
     log_mels = (spectrogram.log_mel(waveform.float(), config.spectrogram) for waveform in waveforms)
     found = [
         (row, *window)
         for row, log_mel in enumerate(log_mels)
         for window in windows_of(log_mel, config)
     ]
-    patches, there = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
-    new, _ = pad_windows([frames for *_, frames in found], 0)
+    patches, valid = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
+    n_new_frames, _ = pad_windows([frames for *_, frames in found], 0)
     # 2. the model
-    layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=there)
-    pooled = window_embeddings(model, config, layers, new, patches[:, :, 0])
-    # 3. put together again: where each patch of each window belongs
+    layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=valid)
+    pooled = window_embeddings(model, config, layers, n_new_frames, patches[:, :, 0])
+    # 3. mean over windows: index of each patch of each window in its sequence
     owners, firsts = torch.tensor(
         [(row, first) for row, first, *_ in found], device=patches.device
     ).unbind(1)
@@ -74,9 +77,9 @@ def encode_waveforms(
     )
     shape = (len(waveforms), int(counts.max()))
     order = torch.arange(shape[1], device=patches.device)
-    places = (owners * shape[1] + firsts)[:, None] + order[: there.shape[1]]  # (windows, N)
+    places = (owners * shape[1] + firsts)[:, None] + order[: valid.shape[1]]  # (windows, N)
     sequences = [
-        _mean_at(layer[:, -there.shape[1] :][there], places[there], shape) for layer in layers
+        _mean_at(layer[:, -valid.shape[1] :][valid], places[valid], shape) for layer in layers
     ]
     return (
         sequences,
@@ -86,7 +89,7 @@ def encode_waveforms(
 
 
 def _mean_at(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mean of the values (P, D) at each place (P,) of rows and columns: (B, N, D), 0 where there is none."""
+    """Mean of the values (P, D) at each index (P,) of rows and columns: (B, N, D), else 0."""
     total = values.new_zeros(shape[0] * shape[1], values.shape[-1]).index_add(0, places, values)
     count = values.new_zeros(len(total)).index_add(0, places, values.new_ones(len(values)))
     return (total / count.clamp(min=1)[:, None]).unflatten(0, shape)

@@ -1,8 +1,8 @@
 """HEAR's common API (Turian et al. 2022): this module is what its programs import.
 
-``load_model`` gives a torch module; ``get_scene_embeddings`` and ``get_timestamp_embeddings`` embed a batch with it. Scenes are the
-embeddings of :meth:`patchifier.embed.Embedder.embed`; time stamps are overlapping patches through the same model, each in the context
-of the patches that touch it.
+``load_model`` gives a torch module; ``get_scene_embeddings`` and ``get_timestamp_embeddings`` embed
+a batch with it. Scenes are the embeddings of :meth:`patchifier.embed.Embedder.embed`; time stamps
+are overlapping patches through the same model, each in the context of the patches that touch it.
 
 Shapes: B sounds, S samples, K time stamps, E or D numbers.
 """
@@ -47,7 +47,8 @@ class Model(nn.Module):
         super().__init__()
         if config.spectrogram.sample_rate not in SAMPLE_RATES:
             raise RequestError(
-                f"the model reads {config.spectrogram.sample_rate} Hz, expected one of HEAR's rates: {', '.join(map(str, SAMPLE_RATES))}."
+                f"the model reads {config.spectrogram.sample_rate} Hz, expected one of HEAR's "
+                f"rates: {', '.join(map(str, SAMPLE_RATES))}."
             )
         self.model, self.config = model, config
         self.sample_rate = int(config.spectrogram.sample_rate)
@@ -131,7 +132,8 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
     embeddings : Tensor, shape (B, K, D), float32
         On the device of `audio`. No row depends on another.
     timestamps : Tensor, shape (B, K), float64
-        Milliseconds: the middle of the patch that each embedding describes, k hops for k = 0, 1, ... up to the end of the sound.
+        Milliseconds: the middle of the patch that each embedding describes, k hops for k = 0, 1,
+        ... up to the end of the sound.
     """
     rows, embedder = _rows(audio), model.embedder()
     config, hop_frames = model.config.spectrogram, model.hop_frames
@@ -152,10 +154,11 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
 
 
 def _centred(waveform: np.ndarray, config: SpectrogramConfig, hop_frames: int) -> np.ndarray:
-    """Silence around a waveform, so that moment k + 1 of :func:`frame_vectors` is centred on sample k hop.
+    """Pad a waveform so that frame k + 1 of :func:`frame_vectors` is centred on sample k * hop.
 
-    A moment's patch has half its frames before the moment's own and one less after it, so that its middle lies half a frame early.
-    The silence is half a frame short of a hop: what is early by half a frame in the padded sound is on time, one hop on, in the sound.
+    A moment's patch has half its frames before the moment's own and one less after it, so that its
+    middle lies half a frame early. The silence is half a frame short of a hop: what is early by
+    half a frame in the padded sound is on time, one hop on, in the sound.
     """
     half = config.hop_length // 2
     return np.pad(waveform, (hop_frames * config.hop_length - half, half))
@@ -174,7 +177,8 @@ def _rows(audio: Tensor) -> np.ndarray:
             else type(audio).__name__
         )
         raise RequestError(
-            f"audio is {seen}, expected a tensor of floats (sounds, samples) with one of each at least."
+            f"audio is {seen}, expected a tensor of floats (sounds, samples) with one of each at "
+            "least."
         )
     if not audio.isfinite().all():
         raise RequestError("audio holds NaN or infinity, expected samples in [-1, 1].")

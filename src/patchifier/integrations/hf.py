@@ -1,23 +1,24 @@
 """Hugging Face: model folders on a hub, and the classes that transformers expects.
 
-:func:`from_hub` fetches a model folder by name, as ``patchifier.load("hf://owner/name")`` does. :class:`HubModel` reads and writes model
-folders, the same that training writes and :func:`patchifier.load` reads. Where transformers is installed, importing this module tells it what a "patchifier" is
-(:func:`register`), so that its Auto classes open model folders; its own classes can be had from here by name, such as
+:func:`from_hub` downloads a model folder by name, as ``patchifier.load("hf://owner/name")`` does.
+:class:`HubModel` reads and writes model folders. If transformers is installed, importing this
+module registers the model type "patchifier" (:func:`register`), so that the Auto classes open model
+folders. The classes for transformers are attributes of this module, such as
 ``hf.PatchifierModel``.
 
-Shapes: B clips, S samples, N patches, D width, E embedding.
+Shapes: B clips, S samples, N patches, D embed_dim, E embedding size.
 """
 
 import functools
 import importlib.util
-import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +26,9 @@ from patchifier import audio, checkpoint, embed, spectrogram, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.extras import need
-from patchifier.hub import from_hub
+from patchifier.hub import FILES, from_hub
 from patchifier.integrations import encode_waveforms
+from patchifier.io import write_json
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier
 
@@ -42,21 +44,23 @@ class HubModel(  # type: ignore[call-arg, misc]
     tags=["music", "audio", "self-supervised"],
     license="apache-2.0",
 ):
-    """``save_pretrained(folder)`` and ``push_to_hub("owner/name")`` write a model folder, ``from_pretrained(folder or "owner/name")`` reads one.
+    """A model with the methods of the hub: save_pretrained, push_to_hub and from_pretrained.
 
-    Other files of a folder are left alone.
+    They write and read model folders. Other files of a folder are not changed.
 
     Parameters
     ----------
     embedder : Embedder
     facts : dict
-        How the model was made, for its card.
+        Metadata of the training, for the model card.
     """
 
     def __init__(self, embedder: embed.Embedder, facts: Mapping[str, Any] | None = None) -> None:
         self.embedder, self.facts = embedder, dict(facts or {})
 
-    def embed(self, x: Any, sample_rate: int | None = None) -> Any:
+    def embed(
+        self, x: embed.Music | Sequence[embed.Music], sample_rate: int | None = None
+    ) -> np.ndarray:
         """Embed music: :meth:`patchifier.embed.Embedder.embed`."""
         return self.embedder.embed(x, sample_rate)
 
@@ -69,7 +73,10 @@ class HubModel(  # type: ignore[call-arg, misc]
         device: str = "cpu",
         **how: Any,
     ) -> "HubModel":
-        """Read a bundled model (the default), a model folder, or one of a hub; `how` as for :func:`from_hub`."""
+        """Read a model of the package (default), a model folder, or a model of the hub.
+
+        `how` is passed to :func:`from_hub`.
+        """
         name = pretrained_model_name_or_path
         if name is None or name in weights.names() or Path(name).is_dir():
             folder = weights.find(name)
@@ -84,32 +91,26 @@ class HubModel(  # type: ignore[call-arg, misc]
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        held = self.embedder
+        saved = self.embedder
         with tempfile.TemporaryDirectory(dir=save_directory) as new:
             made = Path(new) / "model"
             checkpoint.save(
-                made, Checkpoint(held.model, held.config, held.head, held.task, self.facts)
+                made, Checkpoint(saved.model, saved.config, saved.head, saved.task, self.facts)
             )
             facts = {
                 "feature_extractor_type": "PatchifierFeatureExtractor",
-                "sampling_rate": held.config.spectrogram.sample_rate,
+                "sampling_rate": saved.config.spectrogram.sample_rate,
             }
-            (made / "preprocessor_config.json").write_text(
-                json.dumps(facts, indent=1) + "\n", encoding="utf-8"
-            )  # what AutoFeatureExtractor reads
-            for name in (
-                "preprocessor_config.json",
-                "model.safetensors",
-                "README.md",
-                "config.json",
-            ):  # that last: without it the folder is refused
+            write_json(made / "preprocessor_config.json", facts)  # for AutoFeatureExtractor
+            # config.json last: a folder without it is refused
+            for name in (*reversed(FILES[1:]), "config.json"):
                 os.replace(made / name, save_directory / name)
 
 
 def register() -> None:
-    """Let transformers' AutoConfig, AutoModel and AutoFeatureExtractor know this model, by the type "patchifier".
+    """Register the model type "patchifier" with the Auto classes of transformers.
 
-    Importing this module does it, where transformers is installed.
+    Importing this module does so, if transformers is installed.
     """
     transformers, found = need("transformers"), _classes()
     transformers.AutoConfig.register("patchifier", found["PatchifierConfig"], exist_ok=True)
@@ -122,7 +123,7 @@ def register() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """Make transformers' classes when one is first asked for: transformers takes seconds to import."""
+    """Make the classes for transformers at first use, because its import takes seconds."""
     if name in CLASSES:
         return _classes()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -130,13 +131,14 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers as a base
-    """The classes that transformers expects, by name."""
+    """Return the classes for transformers by name."""
     transformers = need("transformers")
 
     class PatchifierConfig(transformers.PreTrainedConfig):  # type: ignore[misc, name-defined]
-        """Every field of :class:`patchifier.config.Config`, as nested dictionaries; ``settings`` is that config.
+        """All fields of :class:`patchifier.config.Config` as nested dictionaries.
 
-        ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads`` and ``sampling_rate`` follow from them.
+        ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads`` and ``sampling_rate`` are
+        derived from them. ``settings`` is the Config.
         """
 
         model_type = "patchifier"
@@ -150,49 +152,36 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         def __post_init__(self, **others: Any) -> None:
             for section, values in to_dict(self.settings).items():
                 setattr(self, section, values)
-            self.hidden_size, self.num_hidden_layers = (
-                self.settings.model.embed_dim,
-                self.settings.model.n_layers,
-            )
-            self.num_attention_heads, self.sampling_rate = (
-                self.settings.model.n_heads,
-                self.settings.spectrogram.sample_rate,
-            )
-            derived = (
-                "hidden_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-                "sampling_rate",
-                "checkpoint",
-            )
+            model = self.settings.model
+            derived = {
+                "hidden_size": model.embed_dim,
+                "num_hidden_layers": model.n_layers,
+                "num_attention_heads": model.n_heads,
+                "sampling_rate": self.settings.spectrogram.sample_rate,
+            }
+            for name, value in derived.items():
+                setattr(self, name, value)
+            known = (*derived, "checkpoint")
             super().__post_init__(
-                **{name: value for name, value in others.items() if name not in derived}
+                **{name: value for name, value in others.items() if name not in known}
             )
-            self.dtype: torch.dtype = (
-                getattr(self, "dtype", None) or torch.float32
-            )  # in memory, whatever the file has
+            # in memory, whatever the type in the file
+            self.dtype: torch.dtype = getattr(self, "dtype", None) or torch.float32
 
         @property
         def settings(self) -> Config:
-            """As the rest of the package has it."""
-            return update(
-                Config(),
-                current_form(
-                    {
-                        section: getattr(self, section)
-                        for section in SECTIONS
-                        if getattr(self, section)
-                    }
-                ),
-            )
+            """The :class:`patchifier.config.Config`."""
+            given = {name: getattr(self, name) for name in SECTIONS if getattr(self, name)}
+            return update(Config(), current_form(given))
 
     @dataclass
     class PatchifierOutput(transformers.utils.ModelOutput):  # type: ignore[misc, name-defined]
-        """What the model gives, at the rate of patches.
+        """Output of the model, one vector per patch.
 
-        ``last_hidden_state`` (B, N, D); ``pooler_output`` (B, E), the embedding; ``hidden_states``, L + 1 times (B, N, D);
-        ``attention_mask`` (B, N), 1 where a clip has a patch; ``frame_rate_hz``, patches in a second; ``timestamps`` (B, N), the middle
-        of each patch in seconds, 0 in padding. The last patch ends with the clip: it may overlap the one before.
+        ``last_hidden_state`` (B, N, D); ``pooler_output`` (B, E), the embedding; ``hidden_states``,
+        L + 1 times (B, N, D); ``attention_mask`` (B, N), 0 in padding; ``frame_rate_hz``, patches
+        per second; ``timestamps`` (B, N), centre of each patch in seconds, 0 in padding. The last
+        patch ends with the clip and may overlap the one before.
         """
 
         last_hidden_state: Tensor | None = None
@@ -203,14 +192,16 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         timestamps: Tensor | None = None
 
     class PatchifierModel(transformers.PreTrainedModel):  # type: ignore[misc, name-defined]
-        """The model for transformers: waveforms in, sequences and embeddings out; it can be trained."""
+        """The model for transformers, from waveforms to sequences and embeddings.
+
+        It can be trained.
+        """
 
         config_class = PatchifierConfig
         base_model_prefix = "patchifier"
         main_input_name = "input_values"
-        _keys_to_ignore_on_load_unexpected = (
-            r"^head\.",
-        )  # of a fine-tuned model: :func:`patchifier.load` reads it
+        # the head of a fine-tuned model, which patchifier.load reads
+        _keys_to_ignore_on_load_unexpected = (r"^head\.",)
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -218,7 +209,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             self.post_init()
 
         def _init_weights(self, module: Any) -> None:
-            """The model has drawn its own."""
+            """Keep the weights that the model initialised itself."""
 
         def forward(
             self,
@@ -227,24 +218,23 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             output_hidden_states: bool | None = None,
             return_dict: bool | None = None,
         ) -> Any:
-            """Encode waveforms (B, S) at ``config.sampling_rate``; `attention_mask` (B, S) is 0 in padding, which comes last."""
+            """Encode waveforms (B, S) at ``config.sampling_rate``.
+
+            `attention_mask` (B, S) is 0 in padding, which must be at the end.
+            """
             settings = self.config.settings
             waveforms = _unpadded(input_values, attention_mask)
-            layers, embedding, present = encode_waveforms(self.model, settings, waveforms)
-            hidden = (
-                self.config.output_hidden_states
-                if output_hidden_states is None
-                else output_hidden_states
-            )
+            layers, embedding, valid = encode_waveforms(self.model, settings, waveforms)
+            if output_hidden_states is None:
+                output_hidden_states = self.config.output_hidden_states
+            middles_s = _middles_s([len(waveform) for waveform in waveforms], settings)
             output = PatchifierOutput(
                 last_hidden_state=layers[-1],
                 pooler_output=embedding,
-                hidden_states=tuple(layers) if hidden else None,
-                attention_mask=present.long(),
+                hidden_states=tuple(layers) if output_hidden_states else None,
+                attention_mask=valid.long(),
                 frame_rate_hz=1 / (settings.model.patch_frames * settings.spectrogram.frame_s),
-                timestamps=_middles_s([len(waveform) for waveform in waveforms], settings).to(
-                    input_values.device
-                ),
+                timestamps=middles_s.to(input_values.device),
             )
             return output if return_dict is None or return_dict else output.to_tuple()
 
@@ -252,8 +242,10 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             """Write a model folder for :func:`patchifier.load`."""
             checkpoint.save(folder, Checkpoint(self.model, self.config.settings))
 
-    class PatchifierFeatureExtractor(transformers.SequenceFeatureExtractor):  # type: ignore[misc, name-defined]
-        """Waveforms side by side; their rate is checked."""
+    base = transformers.SequenceFeatureExtractor
+
+    class PatchifierFeatureExtractor(base):  # type: ignore[misc, valid-type]
+        """Pads waveforms to one length and checks their sample rate."""
 
         model_input_names = ("input_values", "attention_mask")
 
@@ -279,17 +271,17 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             return_tensors: str | None = None,
             **how: Any,
         ) -> Any:
-            """Pad waveforms (S,), one or a list, of floats at `sampling_rate`: "input_values" (B, S) and "attention_mask" (B, S)."""
+            """Pad one waveform (S,) or a list: "input_values" and "attention_mask", (B, S) each."""
             if sampling_rate != self.sampling_rate:
                 raise RequestError(
-                    f"sampling_rate is {sampling_rate}, expected {self.sampling_rate} Hz: resample, and say so by sampling_rate=."
+                    f"sampling_rate is {sampling_rate}, expected {self.sampling_rate} Hz: "
+                    "resample, and give that rate as sampling_rate=."
                 )
-            alone = (
-                not isinstance(raw, list | tuple) or not len(raw) or isinstance(raw[0], int | float)
-            )
+            several = isinstance(raw, list | tuple) and len(raw)
+            several = several and not isinstance(raw[0], int | float)
             waveforms = [
                 audio.as_waveform(one, sampling_rate, target_rate=self.sampling_rate)
-                for one in ([raw] if alone else raw)
+                for one in (raw if several else [raw])
             ]
             return self.pad(
                 {"input_values": waveforms},
@@ -299,22 +291,14 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
                 **how,
             )
 
-    found = {
-        kind.__name__: kind
-        for kind in (
-            PatchifierConfig,
-            PatchifierModel,
-            PatchifierFeatureExtractor,
-            PatchifierOutput,
-        )
-    }
-    for name, kind in found.items():
-        kind.__qualname__ = name  # this module has them by that name: they can be pickled
-    return found
+    made = (PatchifierConfig, PatchifierModel, PatchifierFeatureExtractor, PatchifierOutput)
+    for kind in made:
+        kind.__qualname__ = kind.__name__  # pickle finds them as attributes of this module
+    return {kind.__name__: kind for kind in made}
 
 
 def _unpadded(batch: Tensor, mask: Tensor | None) -> list[Tensor]:
-    """Each row up to the end of its sound."""
+    """Rows of a batch without their padding."""
     if batch.ndim != 2 or 0 in batch.shape or not batch.is_floating_point():
         raise RequestError(
             f"input_values is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S)."
@@ -322,20 +306,17 @@ def _unpadded(batch: Tensor, mask: Tensor | None) -> list[Tensor]:
     if mask is None:
         return list(batch)
     lengths = mask.bool().sum(1)
-    leading = (
-        torch.arange(batch.shape[1], device=mask.device) < lengths[:, None]
-        if mask.shape == batch.shape
-        else None
-    )
-    if leading is None or not torch.equal(leading, mask.bool()) or not lengths.all():
+    leading = torch.arange(batch.shape[1], device=mask.device) < lengths[..., None]
+    if not torch.equal(leading, mask.bool()) or not lengths.all():
         raise RequestError(
-            f"attention_mask {tuple(mask.shape)} must be as large as input_values {tuple(batch.shape)}, 1 from the first sample on, then 0."
+            f"attention_mask {tuple(mask.shape)} must be as large as input_values "
+            f"{tuple(batch.shape)}, 1 from the first sample on, then 0."
         )
     return [row[:length] for row, length in zip(batch, lengths.tolist(), strict=True)]
 
 
 def _middles_s(samples: list[int], config: Config) -> Tensor:
-    """Middle of each patch of clips of so many samples: (B, N), 0 in padding."""
+    """Centre of each patch of clips of these lengths, in seconds: (B, N), 0 in padding."""
     W, rows = config.model.patch_frames, []
     for count in samples:
         frames = 1 + count // config.spectrogram.hop_length

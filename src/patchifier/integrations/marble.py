@@ -25,20 +25,13 @@ TRAIN_MODES = ("freeze", "full")
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What MARBLE's layer selection reads.
+    """Output for MARBLE's layer selection.
 
-    Attributes
-    ----------
-    hidden_states : tuple of Tensor, shape (B, N, D)
-        L + 1 of them: the extractor's vectors, then those after each bottleneck layer.
-    last_hidden_state : Tensor, shape (B, N, D)
-        The last of them.
-    present : Tensor, shape (B, N), bool
-        Where a clip has a patch.
+    L + 1 hidden states (B, N, D), the last, valid (B, N).
     """
 
     hidden_states: tuple[Tensor, ...]
-    present: Tensor
+    valid: Tensor
 
     @property
     def last_hidden_state(self) -> Tensor:
@@ -54,13 +47,14 @@ class PatchifierEncoder(nn.Module):
     model_folder : str
         What :func:`patchifier.load` takes; the bundled model by default.
     train_mode : "freeze" or "full"
-        Weights that stay as they are, in evaluation mode whatever the trainer sets; or the extractor and the bottleneck in training.
+        Weights that stay as they are, in evaluation mode whatever the trainer sets; or the
+        extractor and the bottleneck in training.
 
     Attributes
     ----------
     NAME, SAMPLING_RATE, TOKEN_RATE, NUM_FEATURES, N_TRANSFORMER_LAYERS
-        Name, rate in Hz, patches in a second, width D and layers L. On the class they are those of the paper's setting, on an instance
-        its own.
+        Name, rate in Hz, patches in a second, width D and layers L. On the class they are those of
+        the paper's setting, on an instance its own.
     dtype : torch.dtype
         Of the weights.
 
@@ -71,8 +65,9 @@ class PatchifierEncoder(nn.Module):
 
     Notes
     -----
-    MARBLE averages over time without a mask. So that a mean over N patches is the mean over a clip's own, those beyond the end of a clip
-    that is shorter than its batch repeat the clip's mean.
+    MARBLE averages over time without a mask. So that a mean over N patches is the mean over a
+    clip's own, those beyond the end of a clip that is shorter than its batch repeat the clip's
+    mean.
     """
 
     NAME = "Patchifier"
@@ -95,7 +90,8 @@ class PatchifierEncoder(nn.Module):
             self.config.model.embed_dim,
             self.config.model.n_layers,
         )
-        # What has no part in the outputs, such as decoder and mask token, stays frozen: a trainer on several devices would miss its gradients.
+        # What has no part in the outputs, such as decoder and mask token, stays frozen: a trainer
+        # on several devices would miss its gradients.
         self.model.requires_grad_(False)
         if train_mode == "full":
             self.model.extractor.requires_grad_(True)
@@ -109,7 +105,11 @@ class PatchifierEncoder(nn.Module):
         return next(self.model.parameters()).dtype
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; frozen weights stay in evaluation mode, or dropout and batch statistics would move their outputs."""
+        """Set training mode.
+
+        Frozen weights stay in evaluation mode, or dropout and batch statistics would move their
+        outputs.
+        """
         return super().train(mode and self.train_mode == "full")
 
     def forward(self, input_tensor: Tensor, input_len: Any = None) -> EncoderOutput:
@@ -133,11 +133,11 @@ class PatchifierEncoder(nn.Module):
         """
         waveforms = _waveforms(input_tensor, input_len)
         with torch.set_grad_enabled(self.train_mode == "full" and torch.is_grad_enabled()):
-            layers, _, present = encode_waveforms(self.model, self.config, waveforms)
+            layers, _, valid = encode_waveforms(self.model, self.config, waveforms)
             states = tuple(
-                torch.where(present[..., None], layer, _means(layer, present)) for layer in layers
+                torch.where(valid[..., None], layer, _means(layer, valid)) for layer in layers
             )
-        return EncoderOutput(states, present)
+        return EncoderOutput(states, valid)
 
 
 def _waveforms(batch: Tensor, lengths: Any) -> list[Tensor]:
@@ -145,18 +145,20 @@ def _waveforms(batch: Tensor, lengths: Any) -> list[Tensor]:
         batch = batch[:, 0]
     if batch.ndim != 2 or 0 in batch.shape or not batch.is_floating_point():
         raise RequestError(
-            f"input_tensor is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S) or (B, 1, S): mix to mono first."
+            f"input_tensor is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S) or "
+            "(B, 1, S): mix to mono first."
         )
     counts = (
         [batch.shape[1]] * len(batch) if lengths is None else [int(length) for length in lengths]
     )
     if len(counts) != len(batch) or not all(1 <= count <= batch.shape[1] for count in counts):
         raise RequestError(
-            f"input_len is {counts}, expected {len(batch)} numbers of samples from 1 to {batch.shape[1]}."
+            f"input_len is {counts}, expected {len(batch)} numbers of samples from 1 to "
+            f"{batch.shape[1]}."
         )
     return [row[:count] for row, count in zip(batch, counts, strict=True)]
 
 
-def _means(layer: Tensor, present: Tensor) -> Tensor:
+def _means(layer: Tensor, valid: Tensor) -> Tensor:
     """Mean over a clip's own patches: (B, 1, D); the layer (B, N, D) is 0 elsewhere."""
-    return layer.sum(1, keepdim=True) / present.sum(1)[:, None, None].to(layer.dtype)
+    return layer.sum(1, keepdim=True) / valid.sum(1)[:, None, None].to(layer.dtype)

@@ -1,9 +1,11 @@
-"""Files and folders that fsspec reaches, on this machine or on an object store: lists of clips, copies for decoding, the parts of a job.
+"""Files and folders that fsspec reaches, on this machine or on an object store.
+
+Lists of clips, copies for decoding, the parts of a job.
 
 The folder of a job::
 
     OUT/facts.json           model, settings, number and hash of the clips, clips in a part
-    OUT/part-00042.parquet   rows of some consecutive clips, a table like the final one; its facts name the skipped clips
+    OUT/part-00042.parquet   rows of consecutive clips; its metadata names skipped clips
     OUT/skipped.csv          path and reason of each clip without rows, at the end
 """
 
@@ -37,14 +39,10 @@ from patchifier.library.sources import key
 Result = TypeVar("Result")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 WAITS_S = (1.0, 4.0)  # before the second and the third try
-LASTING = (
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    NotImplementedError,
-    RequestError,
-)  # errors that another try does not mend
+LASTING = (  # errors after which another try is useless
+    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError,
+    NotImplementedError, RequestError,
+)  # fmt: skip
 GROUP, FETCHES = 8, 4  # files copied while as many are embedded, and copied at the same time
 PART_CLIPS = (8, 64)  # smallest and largest number of clips in a part
 PARTS = 256  # number of parts above which parts grow
@@ -60,21 +58,24 @@ def is_url(name: str) -> bool:
 
 
 def filesystem(url: str, *, shared: bool = True) -> tuple[Any, str]:
-    """File system of fsspec, and the path in it, of a URL or a path. One that is `shared` is seen by several processes."""
+    """File system of fsspec, and path in it; a `shared` one is seen by several processes."""
     fsspec = need("fsspec")
     if shared and url.lower().startswith("memory://"):
         raise RequestError(
-            f"{url}: what lies in memory:// is seen by one process alone, not by its workers: use a folder or an object store."
+            f"{url}: what lies in memory:// is seen by one process alone, not by its workers: use "
+            "a folder or an object store."
         )
     try:
         return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
     except ImportError as error:
         raise RequestError(
-            f"{url}: cannot be opened ({error}). Install that package with pip, on every machine of the cluster."
+            f"{url}: cannot be opened ({error}). Install that package with pip, on every machine "
+            "of the cluster."
         ) from error
     except ValueError as error:
         raise RequestError(
-            f"{url}: cannot be opened ({error}), expected a scheme that fsspec knows, such as s3:// (pip install s3fs), gs:// (gcsfs), az:// (adlfs), http://."
+            f"{url}: cannot be opened ({error}), expected a scheme that fsspec knows, such as "
+            "s3:// (pip install s3fs), gs:// (gcsfs), az:// (adlfs), http://."
         ) from error
 
 
@@ -167,8 +168,8 @@ class Store:
 def find(given: str | Path | Sequence[str | Path]) -> tuple[list[Clip], list[tuple[str, str]]]:
     """List clips as :func:`patchifier.library.sources.find` does, of URLs too.
 
-    A manifest may hold URLs and lie at one. A URL may be an audio file, a glob, or a folder if it ends in ``/``. A URL whose scheme cannot be
-    opened is refused.
+    A manifest may hold URLs and lie at one. A URL may be an audio file, a glob, or a folder if it
+    ends in ``/``. A URL whose scheme cannot be opened is refused.
     """
     clips, lost = sources.find(given, remote=_listing)
     schemes = {clip.path.partition("://")[0]: clip.path for clip in clips if is_url(clip.path)}
@@ -240,7 +241,10 @@ def reason_of(error: Exception) -> str:
 
 
 def local_copies(clips: Sequence[Clip]) -> Iterator[list[str | Exception]]:
-    """Give groups of consecutive clips as paths on this machine, or as errors. The next group is fetched meanwhile; no copy stays."""
+    """Give groups of consecutive clips as paths on this machine, or as errors.
+
+    The next group is fetched meanwhile; no copy stays.
+    """
     if not any(is_url(clip.path) for clip in clips):
         yield [clip.path for clip in clips]
         return
@@ -289,7 +293,10 @@ def fetch(url: str, local: Path) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """A whole part: its rows, its clips with rows and without, whether a clip may be fetched another day, whether it is kept, audio read now."""
+    """Summary of a finished part: rows, clips with rows, and skipped clips with reasons.
+
+    `again`: a skipped clip may be fetched another day. `kept`: the part existed before this job.
+    """
 
     rows: int
     files: int
@@ -310,7 +317,7 @@ def digest(clips: Sequence[Clip]) -> str:
 
 
 def claim(store: Store, facts: dict[str, Any], clips: Sequence[Clip]) -> dict[str, Any]:
-    """Make a folder this job's own, or refuse one of another job or with other files; returns the content of facts.json."""
+    """Make a folder this job's own and return facts.json; refused if it is another job's."""
     names, size = store.names(), min(max(len(clips) // PARTS, PART_CLIPS[0]), PART_CLIPS[1])
     if "facts.json" in names:
         found = read_facts(store)
@@ -318,21 +325,23 @@ def claim(store: Store, facts: dict[str, Any], clips: Sequence[Clip]) -> dict[st
         count, same = found["job"]["clips"], found["job"]["sha256"] == digest(clips)
         if count != len(clips) or not same:
             raise RequestError(
-                f"{store.place} is about another list of {count} clips, not these {len(clips)} in this order: "
-                "name the same sources, or choose another --out."
+                f"{store.place} is about another list of {count} clips, not these {len(clips)} in "
+                "this order: name the same sources, or choose another --out."
             )
         return found
     strange = any(not OWN.fullmatch(name) for name in names)
     if strange or (store.local and Path(store.root).is_file()):
         raise RequestError(
-            f"{store.place} exists and is not a job of 'patchifier embed --engine ray': choose another --out."
+            f"{store.place} exists and is not a job of 'patchifier embed --engine ray': choose "
+            "another --out."
         )
     spec = {**facts, "job": {"clips": len(clips), "sha256": digest(clips), "part_clips": size}}
     try:
         store.write("facts.json", lambda new: write_json(new, spec))
     except (OSError, NotImplementedError) as error:
         raise RequestError(
-            f"{store.place}: cannot be written to ({error or type(error).__name__}), expected a folder or an object store."
+            f"{store.place}: cannot be written to ({error or type(error).__name__}), expected a "
+            "folder or an object store."
         ) from error
     return spec
 
@@ -348,11 +357,13 @@ def read_facts(store: Store) -> dict[str, Any]:
             raise KeyError(*missing)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(
-            f"{store.place} has no facts.json that can be read ({error}), expected a folder from 'patchifier embed --engine ray'."
+            f"{store.place} has no facts.json that can be read ({error}), expected a folder from "
+            "'patchifier embed --engine ray'."
         ) from error
     if found["format"] > table.FORMAT:
         raise RequestError(
-            f"{store.place} has format {found['format']}, this version reads up to {table.FORMAT}: pip install -U patchifier."
+            f"{store.place} has format {found['format']}, this version reads up to "
+            f"{table.FORMAT}: pip install -U patchifier."
         )
     return found
 
@@ -377,7 +388,8 @@ def require_all(store: Store, spec: dict[str, Any]) -> list[str]:
     missing = [name for name in wanted if name not in names]
     if missing:
         raise RequestError(
-            f"{store.place} lacks {len(missing)} of {len(wanted)} parts, the first {missing[0]}: run the job again. "
-            "If it says that it made them, --out is a folder that not every machine shares: use an object store."
+            f"{store.place} lacks {len(missing)} of {len(wanted)} parts, the first {missing[0]}: "
+            "run the job again. If it says that it made them, --out is a folder that not every "
+            "machine shares: use an object store."
         )
     return wanted

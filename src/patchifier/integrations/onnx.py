@@ -1,17 +1,22 @@
 """Waveform in, embedding out, as an ONNX file that runs without torch.
 
-The whole of :meth:`patchifier.embed.Embedder.embed` is in the graph: log-mel, patches, windows, model, pooling, mean over windows. Every
-sequence has the trained length: windows of shorter sounds are masked, as they are in a batch.
+The whole of :meth:`patchifier.embed.Embedder.embed` is in the graph: log-mel, patches, windows,
+model, pooling, mean over windows. Every sequence has the trained length: windows of shorter sounds
+are masked, as they are in a batch.
 
-The Fourier transform is ONNX's own, in float64: in float32 onnxruntime's is not exact enough beside a loud tone. What remains is torch's
-rounding: embeddings agree to 1e-5, and to 1e-4 for a pure tone of 16 bits. Only a pure tone that was never quantised can differ by more,
-for between the floor of -100 dB and about -85 dB the bands beside it hold nothing but rounding errors. Standardised summaries, as
-patchifier-base has them, are numbers of deviation 1 over music, and enlarge what hardly varies: music and noise agree to 1e-4, a constant to
-1e-3, a pure tone of 16 bits to 1e-2, each in the number of 820 that is furthest.
+The Fourier transform is ONNX's own, in float64: in float32 onnxruntime's is not exact enough beside
+a loud tone. What remains is torch's rounding: embeddings agree to 1e-5, and to 1e-4 for a pure tone
+of 16 bits. Only a pure tone that was never quantised can differ by more, for between the floor of
+-100 dB and about -85 dB the bands beside it hold nothing but rounding errors. Standardised
+summaries, as patchifier-base has them, are numbers of deviation 1 over music, and enlarge what
+hardly varies: music and noise agree to 1e-4, a constant to 1e-3, a pure tone of 16 bits to 1e-2,
+each in the number of 820 that is furthest.
 
-The same graph can be had as a program of ``torch.export``, for those who have torch but not this package.
+The same graph can be had as a program of ``torch.export``, for those who have torch but not this
+package.
 
-Shapes: B sounds of one length, S samples, T frames, N patches, K windows of L patches, F frequencies.
+Shapes: B sounds of one length, S samples, T frames, N patches, K windows of L patches, F
+frequencies.
 """
 
 import contextlib
@@ -46,21 +51,23 @@ def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
     model : Embedder, or str or Path
         A model, or what :func:`patchifier.load` takes; None is the bundled model.
     path : str or Path
-        The file to write, whole or not at all; one that is there already is replaced. With the suffix ".pt2" it is what
-        ``torch.export.load`` reads, with ".onnx" ONNX.
+        The file to write, whole or not at all; one that is there already is replaced. With the
+        suffix ".pt2" it is what ``torch.export.load`` reads, with ".onnx" ONNX.
 
     Returns
     -------
     Path
-        The file. Its input "waveform" is (B, S) float32 in [-1, 1] at the rate in its metadata ("sample_rate"), 22,050 Hz in the paper's
-        setting; its output "embedding" is (B, E) float32. B and S are free, from one sample on. Memory grows
-        with B S: long pieces take most of it for the transform. A program of torch takes the one and gives the other; its metadata are in
-        the extra file "metadata.json".
+        The file. Its input "waveform" is (B, S) float32 in [-1, 1] at the rate in its metadata
+        ("sample_rate"), 22,050 Hz in the paper's setting; its output "embedding" is (B, E) float32.
+        B and S are free, from one sample on. Memory grows with B S: long pieces take most of it for
+        the transform. A program of torch takes the one and gives the other; its metadata are in the
+        extra file "metadata.json".
 
     Raises
     ------
     RequestError
-        If the name ends in neither .onnx nor .pt2, the model's settings have no place in a graph, or onnx is not installed.
+        If the name ends in neither .onnx nor .pt2, the model's settings have no place in a graph,
+        or onnx is not installed.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".pt2"):
@@ -91,7 +98,7 @@ def _onnx_bytes(onnx: Any, program: Any, facts: dict[str, str]) -> bytes:
 
 
 def _torch_bytes(program: Any, facts: dict[str, str]) -> bytes:
-    """The program that the graph was made from: it comes for nothing."""
+    """The exported program of the graph as bytes."""
     held = io.BytesIO()
     with _quiet():
         torch.export.save(
@@ -132,7 +139,7 @@ def _exportable_attention() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Export without the exporter's remarks on packages that are not installed and on its own future."""
+    """Export without warnings about missing packages and deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -159,11 +166,13 @@ class Graph(nn.Module):
         super().__init__()
         if config.embed.whole_clip:
             raise RequestError(
-                "embed.whole_clip is true, so positions depend on the length: a graph needs it to be false."
+                "embed.whole_clip is true, so positions depend on the length: a graph needs it to "
+                "be false."
             )
         if config.spectrogram.reference != "absolute" or config.spectrogram.top_db is not None:
             raise RequestError(
-                "spectrogram.reference or top_db depend on the clip's maximum, expected 'absolute' and no top_db."
+                "spectrogram.reference or top_db depend on the clip's maximum, expected "
+                "'absolute' and no top_db."
             )
         self.model, self.config = model, config
         self.length, self.hop = window_patches(config)
@@ -179,9 +188,8 @@ class Graph(nn.Module):
         log_mel = self.log_mel(waveform)  # (B, M, T)
         windows, new = self.windows(log_mel)  # (B, K, L, M, W), (K, L)
         B, K, L = windows.shape[:3]
-        vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(
-            0, (B * K, L)
-        )  # (B K, L, D)
+        # (B K, L, D)
+        vectors = self.model.extractor(windows.flatten(0, 2).unsqueeze(1)).unflatten(0, (B * K, L))
         new = new.expand(B, K, L).flatten(0, 1)  # (B K, L)
         bottleneck = self.model.bottleneck
         layers = [vectors, *bottleneck.forward_layers(bottleneck.embed(vectors), new > 0)]
@@ -197,10 +205,11 @@ class Graph(nn.Module):
         T = waveform.shape[-1] // config.hop_length + 1
         rows = []
         for number, step in enumerate(self.steps):
+            # (n_fft / step,), (M', F)
             window, filters = (
                 self.get_buffer(f"window_{number}"),
                 self.get_buffer(f"filters_{number}"),
-            )  # (n_fft / step,), (M', F)
+            )
             half = step * len(window) // 2
             padded = nn.functional.pad(waveform, (half, half))
             if step == 2:
@@ -208,12 +217,12 @@ class Graph(nn.Module):
                 padded = nn.functional.conv1d(
                     padded[:, None], taps, stride=2, padding=taps.shape[-1] // 2
                 )[:, 0]
+            # (T, n_fft / step)
             index = (
                 torch.arange(T)[:, None] * (config.hop_length // step) + torch.arange(len(window))
-            ).to(waveform.device)  # (T, n_fft / step)
-            parts = torch.view_as_real(
-                torch.fft.rfft((padded[:, index] * window).double())
-            ).float()  # (B, T, F, 2)
+            ).to(waveform.device)
+            # (B, T, F, 2)
+            parts = torch.view_as_real(torch.fft.rfft((padded[:, index] * window).double())).float()
             rows.append(filters @ parts.square().sum(-1).transpose(-1, -2))  # (B, M', T)
         return (
             10
@@ -222,10 +231,11 @@ class Graph(nn.Module):
         )
 
     def windows(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (B, K, L, M, W) of log-mels (B, M, T), and how many frames of each patch are new, 0 where there is none (K, L).
+        """Windows (B, K, L, M, W) of log-mels (B, M, T), and new frames of each patch (K, L).
 
-        The rule is that of :func:`patchifier.windows.windows_of`: patches touch, windows start a hop apart, the last patch and the last
-        window are anchored to the end. One formula for every length, as a graph has no branches.
+        The rule is that of :func:`patchifier.windows.windows_of`: patches touch, windows start a
+        hop apart, the last patch and the last window are anchored to the end. One formula for every
+        length, as a graph has no branches.
         """
         W, L, hop = self.config.model.patch_frames, self.length, self.hop
         T = log_mel.shape[-1]
@@ -233,12 +243,10 @@ class Graph(nn.Module):
         K = 1 + torch.sym_max(0, (N - L + hop - 1) // hop)
         first = (torch.arange(K) * hop).clamp(max=torch.sym_max(N - L, 0))  # (K,), patches
         number = first[:, None] + torch.arange(L)  # (K, L)
-        start = (number * W).clamp(
-            max=torch.sym_max(T - W, 0)
-        )  # frames; beyond the last patch it is that patch again, and masked
+        # frames; beyond the last patch it is that patch again, and masked
+        start = (number * W).clamp(max=torch.sym_max(T - W, 0))
         padded = nn.functional.pad(log_mel, (0, W), value=self.config.spectrogram.silence)
         index = (start[..., None] + torch.arange(W)).to(log_mel.device)  # (K, L, W)
-        new = (torch.sym_max(T, W) - number * W).clamp(
-            0, W
-        )  # what is shorter than a patch is one, with the silence behind it
+        # what is shorter than a patch is one, with the silence behind it
+        new = (torch.sym_max(T, W) - number * W).clamp(0, W)
         return padded[..., index].movedim(1, 3), new.to(log_mel.device)

@@ -1,7 +1,10 @@
-"""A library job on many machines, with Ray: the rows of :func:`patchifier.library.build.embed_library`, in parts.
+"""A library job on many machines, with Ray.
 
-Consecutive clips form parts by their order alone. A Ray task embeds the clips of a part and writes it, whole or not at all. So a part that
-is made twice, because a machine was lost in between, exists once, and a job that is run again makes the missing parts.
+The rows of :func:`patchifier.library.build.embed_library`, in parts.
+
+Consecutive clips form parts by their order alone. A Ray task embeds the clips of a part and writes
+it, whole or not at all. So a part that is made twice, because a machine was lost in between, exists
+once, and a job that is run again makes the missing parts.
 """
 
 import contextlib
@@ -35,6 +38,7 @@ from patchifier.io import Progress, silent, write_skipped
 from patchifier.library import table
 from patchifier.library.build import facts_of
 from patchifier.library.job import Embedded
+from patchifier.library.stored import EmbeddingTable, from_arrow
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 
 ANSWER_S = 30.0  # time for a cluster to answer; Ray itself waits for minutes, then ends the process
@@ -60,15 +64,18 @@ def embed_on_ray(
     Parameters
     ----------
     sources : str, Path or sequence of these
-        As of :func:`patchifier.library.build.embed_library`, seen by every machine; and URLs that fsspec reaches, also in manifests.
+        As of :func:`patchifier.library.build.embed_library`, seen by every machine; and URLs that
+        fsspec reaches, also in manifests.
     out : str or Path
-        Folder of the parts, which every machine sees, or a URL of an object store. A job that is run again goes on. skipped.csv in it names
-        the files that could not be read.
+        Folder of the parts, which every machine sees, or a URL of an object store. A job that is
+        run again goes on. skipped.csv in it names the files that could not be read.
     embedder : Embedder, str or Path
-        The model, or its name on this machine for :func:`patchifier.load`; the bundled one by default. Workers compute on their CPUs.
+        The model, or its name on this machine for :func:`patchifier.load`; the bundled one by
+        default. Workers compute on their CPUs.
     address : str
-        HOST:PORT of a cluster, or "auto" on one of its machines. By default the one that RAY_ADDRESS names, or else a Ray of this machine
-        that ends with the job. A Ray that this process is connected to is used as it is.
+        HOST:PORT of a cluster, or "auto" on one of its machines. By default the one that
+        RAY_ADDRESS names, or else a Ray of this machine that ends with the job. A Ray that this
+        process is connected to is used as it is.
     window_s, hop_s, patches, progress
         As of :func:`patchifier.library.build.embed_library`.
     workers : int
@@ -81,8 +88,9 @@ def embed_on_ray(
     Raises
     ------
     RequestError
-        If Ray is missing or does not answer, there is nothing to embed, nothing could be read, `out` belongs to another model, other settings,
-        other clips or something else, or a URL has a scheme that cannot be opened.
+        If Ray is missing or does not answer, there is nothing to embed, nothing could be read,
+        `out` belongs to another model, other settings, other clips or something else, or a URL has
+        a scheme that cannot be opened.
     """
     started_s = time.monotonic()
     need("ray")
@@ -105,7 +113,8 @@ def embed_on_ray(
     kept = sum(part.files for part in made if part.kept)
     if not files:
         raise RequestError(
-            f"none of the {len(skipped)} files could be read; {store.place}/skipped.csv says why. The first: {skipped[0][1]}"
+            f"none of the {len(skipped)} files could be read; {store.place}/skipped.csv says why. "
+            f"The first: {skipped[0][1]}"
         )
     rows, seconds = sum(part.rows for part in made), time.monotonic() - started_s
     return Embedded(rows, files, files - kept, kept, skipped, (), 0, meter.audio_s, seconds)
@@ -154,7 +163,10 @@ def tasks_of(store: Store, spec: dict[str, Any], clips: Sequence[Clip]) -> list[
 
 
 def _run(spec: TableSpec, tasks: Sequence[PartTask], workers: int, meter: jobs.Meter) -> list[Part]:
-    """Make the parts on the cluster. A part whose process or machine died is given to another one."""
+    """Make the parts on the cluster.
+
+    A part whose process or machine died is given to another one.
+    """
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -178,7 +190,8 @@ def _run(spec: TableSpec, tasks: Sequence[PartTask], workers: int, meter: jobs.M
                 if isinstance(error, RayTaskError) or deaths[task.number] > MOST_DEATHS:
                     cause = str(getattr(error, "cause", error)).rstrip(".")
                     raise RequestError(
-                        f"the job stopped, what is done is kept: {cause}. When that is mended, run it again."
+                        f"the job stopped, what is done is kept: {cause}. When that is mended, "
+                        "run it again."
                     ) from error
                 waiting.appendleft(task)
             else:
@@ -202,7 +215,8 @@ def make_part(spec: TableSpec, task: PartTask, alone: bool = False) -> Part:
     """
     if spec.version != patchifier.__version__:
         raise RequestError(
-            f"a worker has patchifier {patchifier.__version__}, the job {spec.version}: install the same on every machine."
+            f"a worker has patchifier {patchifier.__version__}, the job {spec.version}: install "
+            "the same on every machine."
         )
     torch.set_num_threads(1)
     store = Store(spec.out)
@@ -223,7 +237,10 @@ def make_part(spec: TableSpec, task: PartTask, alone: bool = False) -> Part:
 def embed_anywhere(
     spec: TableSpec, clips: Sequence[Clip], *, alone: bool = False
 ) -> tuple[list[ClipRows | str], bool]:
-    """Embed clips of paths and URLs, each `alone` in a process or not. Also returns whether a file may be fetched another day."""
+    """Embed clips of paths and URLs, each `alone` in a process or not.
+
+    Also returns whether a file may be fetched another day.
+    """
     found, again, shared = list[ClipRows | str](), False, (spec.embedder, spec.cut)
     for paths in object_store.local_copies(clips):
         pairs = list(zip(clips[len(found) :], paths))
@@ -243,7 +260,7 @@ def embed_anywhere(
 # --- all parts as one ---
 
 
-def read_parts(out: str | Path) -> table.EmbeddingTable:
+def read_parts(out: str | Path) -> EmbeddingTable:
     """Read the rows of a finished job, in the order of its sources.
 
     Parameters
@@ -256,7 +273,7 @@ def read_parts(out: str | Path) -> table.EmbeddingTable:
             pq.read_table(path, page_checksum_verification=True).replace_schema_metadata(None)
             for path in paths
         ]
-        return table.from_arrow(pa.concat_tables(read), facts)
+        return from_arrow(pa.concat_tables(read), facts)
 
 
 def merge(out: str | Path, table_path: str | Path) -> Path:
@@ -322,7 +339,8 @@ def _ray(address: str | None, workers: int | None) -> Iterator[int]:
         cores = int(ray.cluster_resources().get("CPU", 0))
         if not cores:
             raise RequestError(
-                "the Ray cluster has no cores, expected at least one machine with some: start a worker node, or give --workers."
+                "the Ray cluster has no cores, expected at least one machine with some: start a "
+                "worker node, or give --workers."
             )
         yield cores
 
@@ -338,7 +356,8 @@ def _require_answer(address: str) -> None:
     """Check in another process whether a cluster answers."""
     if address.startswith("ray://"):
         raise RequestError(
-            f"{address} is for Ray's client: run this on a machine of the cluster, or with 'ray job submit', with HOST:6379 or auto."
+            f"{address} is for Ray's client: run this on a machine of the cluster, or with 'ray "
+            "job submit', with HOST:6379 or auto."
         )
     code = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"
     command = [sys.executable, "-c", code, address]
@@ -349,5 +368,6 @@ def _require_answer(address: str) -> None:
         reason = f"no answer within {ANSWER_S:.0f} s"
     if reason is not None:
         raise RequestError(
-            f"no Ray cluster at {address} ({reason}), expected HOST:PORT of a head node, 6379 by default, or auto on one of its machines."
+            f"no Ray cluster at {address} ({reason}), expected HOST:PORT of a head node, 6379 by "
+            "default, or auto on one of its machines."
         )

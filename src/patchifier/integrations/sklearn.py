@@ -1,6 +1,7 @@
 """A transformer for scikit-learn's pipelines: files or waveforms in, a matrix out.
 
-    make_pipeline(PatchifierEmbedder(), StandardScaler(), LogisticRegression())  # of waveforms: PatchifierEmbedder(sample_rate=44100)
+    make_pipeline(PatchifierEmbedder(), StandardScaler(), LogisticRegression())  # files
+    make_pipeline(PatchifierEmbedder(sample_rate=44100), LogisticRegression())  # waveforms
 
 Shapes: n clips, S samples, E numbers of an embedding.
 """
@@ -15,6 +16,7 @@ from patchifier import embed
 from patchifier.config import RequestError, update
 from patchifier.extras import need
 
+Clips = Sequence[str | Path | np.ndarray] | np.ndarray
 base = need("sklearn.base")
 validation = need("sklearn.utils.validation")
 
@@ -24,7 +26,9 @@ class PatchifierEmbedder(  # type: ignore[misc]
     base.TransformerMixin,  # type: ignore[name-defined]
     base.BaseEstimator,  # type: ignore[name-defined]
 ):
-    """Embed clips inside a pipeline. Nothing is learnt: to fit is to load the model and to check the clips.
+    """Embed clips inside a pipeline. Nothing is learnt.
+
+    To fit is to load the model and to check the clips.
 
     Parameters
     ----------
@@ -44,12 +48,13 @@ class PatchifierEmbedder(  # type: ignore[misc]
     identity_ : str
         Hash of the weights and settings that were fitted with.
     n_features_in_ : int
-        Columns S of a matrix that was fitted with; clips in a list may have any lengths, and there is none.
+        Columns S of a matrix that was fitted with; clips in a list may have any lengths, and there
+        is none.
 
     Notes
     -----
-    A pickle holds the model's path and ``identity_``, not its weights: they are read again when they are needed, and others under the same
-    path are refused.
+    A pickle holds the model's path and ``identity_``, not its weights: they are read again when
+    they are needed, and others under the same path are refused.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class PatchifierEmbedder(  # type: ignore[misc]
         self.sample_rate = sample_rate
         self.device = device
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Clips, y: object = None) -> Self:
         """Load the model and check the clips.
 
         Parameters
@@ -83,7 +88,8 @@ class PatchifierEmbedder(  # type: ignore[misc]
         Raises
         ------
         RequestError
-            If there is no such model, pooling or layer, X holds no clips, or waveforms without ``sample_rate``.
+            If there is no such model, pooling or layer, X holds no clips, or waveforms without
+            ``sample_rate``.
         """
         _clips(self, X, reset=True)
         self._loaded = self._load()
@@ -91,8 +97,11 @@ class PatchifierEmbedder(  # type: ignore[misc]
         self._n_features_out = self._loaded.size
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
-        """Embed clips: (n, E) float32, a row for each in the order of X; no row depends on another."""
+    def transform(self, X: Clips) -> np.ndarray:
+        """Embed clips: (n, E) float32, a row for each in the order of X.
+
+        No row depends on another.
+        """
         validation.check_is_fitted(self, "identity_")
         clips = _clips(self, X, reset=False)
         return self._embedder().embed(clips, self.sample_rate)
@@ -102,20 +111,21 @@ class PatchifierEmbedder(  # type: ignore[misc]
             loaded = self._load()
             if loaded.identity != self.identity_:
                 raise RequestError(
-                    f"the model {self.model or 'of the package'} is not the one that this was fitted with: put that one back, or fit again."
+                    f"the model {self.model or 'of the package'} is not the one that this was "
+                    "fitted with: put that one back, or fit again."
                 )
             self._loaded = loaded
         return self._loaded
 
     def _load(self) -> embed.Embedder:
         found = embed.load(self.model, device=self.device)
-        asked = {
+        wanted = {
             "pooling": self.pooling,
             "layers": None if self.layers is None else list(self.layers),
         }
         config = update(
             found.config,
-            {"embed": {name: value for name, value in asked.items() if value is not None}},
+            {"embed": {name: value for name, value in wanted.items() if value is not None}},
         )
         return embed.Embedder(found.model, config, device=self.device)
 
@@ -149,7 +159,8 @@ def _clips(estimator: PatchifierEmbedder, X: Any, *, reset: bool) -> list[Any]:
         ]
     if estimator.sample_rate is None and not all(isinstance(clip, str | Path) for clip in clips):
         raise RequestError(
-            "X holds waveforms, and their rate is never guessed: give it, as in PatchifierEmbedder(sample_rate=44100)."
+            "X holds waveforms, and their rate is never guessed: give it, as in "
+            "PatchifierEmbedder(sample_rate=44100)."
         )
     return clips
 

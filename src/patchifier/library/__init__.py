@@ -6,7 +6,7 @@ from patchifier.lazy import attach
 
 if TYPE_CHECKING:
     from patchifier.library.build import Embedded, embed_library
-    from patchifier.library.table import read
+    from patchifier.library.stored import read
 
 __all__ = ["Embedded", "embed_library", "read"]
 __getattr__, __dir__ = attach(
@@ -14,6 +14,6 @@ __getattr__, __dir__ = attach(
     {
         "Embedded": "patchifier.library.build",
         "embed_library": "patchifier.library.build",
-        "read": "patchifier.library.table",
+        "read": "patchifier.library.stored",
     },
 )

@@ -1,14 +1,15 @@
 """Embeddings of a whole library in one table: in parallel, resumable, kept up to date.
 
-Each of several processes decodes and runs the model on a few files at a time; rows arrive in the order of the sources. While it works,
-finished rows lie in parts beside the table::
+Each of several processes decodes and runs the model on a few files at a time; rows arrive in the
+order of the sources. While it works, finished rows lie in parts beside the table::
 
     OUT.parts/facts.json       model and settings
-    OUT.parts/00000.parquet    rows of some consecutive files, a table like the final one; its facts name those files that were skipped
+    OUT.parts/00000.parquet    rows of consecutive files; its metadata names skipped files
     OUT.parts/merged.parquet   the final table, on its way to OUT
 
-Each is written beside and renamed into place. A job that is killed loses at most the part it was filling; run again, it goes on and ends with
-the same table: files are grouped into parts and batches by their order alone.
+Each is written beside and renamed into place. A job that is killed loses at most the part it was
+filling; run again, it goes on and ends with the same table: files are grouped into parts and
+batches by their order alone.
 """
 
 import os
@@ -23,7 +24,7 @@ from patchifier.jobs import folder_lock
 from patchifier.library import table
 from patchifier.library.job import Embedded, TableJob
 from patchifier.library.sources import find
-from patchifier.library.table import EmbeddingTable, read
+from patchifier.library.stored import EmbeddingTable, read
 from patchifier.library.worker import Cut
 
 __all__ = ["Embedded", "EmbeddingTable", "embed_library", "read"]
@@ -48,17 +49,20 @@ def embed_library(
     sources : str, Path or sequence of these
         Folders, files, globs and manifests (CSV, TSV, JSONL).
     out : str or Path
-        NAME.parquet; or NAME.npy, a matrix with NAME.csv (its rows) and NAME.json (facts) beside it. Files that could not be read are
-        named in NAME.skipped.csv. A table that is finished stays as it is, one that is not is continued.
+        NAME.parquet; or NAME.npy, a matrix with NAME.csv (its rows) and NAME.json (facts) beside
+        it. Files that could not be read are named in NAME.skipped.csv. A table that is finished
+        stays as it is, one that is not is continued.
     embedder : Embedder, str or Path
         The model, or what names it for :func:`patchifier.load`; the bundled one by default.
     window_s, hop_s : float
-        A row for each window of so many seconds, as in :meth:`Embedder.embed_windows`; by default one for each file.
+        A row for each window of so many seconds, as in :meth:`Embedder.embed_windows`; by default
+        one for each file.
     patches : bool
         A row for each patch, as in :meth:`Embedder.embed_patches`.
     changed : bool
-        Bring a finished table up to date: embed new and modified files (by size and time of change), drop the rows of missing files.
-        Nothing is dropped below a folder that cannot be listed, or a source that is missing or empty, such as a drive that is not mounted.
+        Bring a finished table up to date: embed new and modified files (by size and time of
+        change), drop the rows of missing files. Nothing is dropped below a folder that cannot be
+        listed, or a source that is missing or empty, such as a drive that is not mounted.
     workers : int
         Processes; one for each core by default.
     progress : callable
@@ -71,8 +75,14 @@ def embed_library(
     Raises
     ------
     RequestError
-        If there is nothing to embed, nothing could be read, `out` was made by another model or with other settings or is another file, or
-        rows would be dropped whose files exist.
+        If there is nothing to embed, nothing could be read, `out` was made by another model or with
+        other settings or is another file, or rows would be dropped whose files exist.
+
+    Examples
+    --------
+    >>> done = embed_library("music", "table.parquet")
+    >>> done.rows, done.files, done.skipped
+    (3, 3, ())
     """
     embedder = embedder if isinstance(embedder, Embedder) else load(embedder)
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
@@ -87,7 +97,8 @@ def embed_library(
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(
-            f"--out is {out}, but its folder cannot be made ({error.strerror}): choose another place."
+            f"--out is {out}, but its folder cannot be made ({error.strerror}): choose another "
+            "place."
         ) from error
     with folder_lock(job.folder, "embed"):
         job.begin()

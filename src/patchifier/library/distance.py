@@ -1,9 +1,11 @@
 """How far two sets of embeddings lie apart: Frechet and kernel audio distance.
 
-Frechet audio distance (Kilgour et al. 2019, after Heusel et al. 2017) is that of two Gaussians with the means and covariances of the
-sets. Of finite sets it comes out too large, by about a constant over the number of rows; so, as Chong and Forsyth (2020) and Gui et al.
-(2024) do, it is computed on ever smaller parts and extended by a straight line to sets without end. Kernel audio distance (after
-Binkowski et al. 2018) is the squared maximum mean discrepancy of a polynomial kernel, whose estimate needs no such correction.
+Frechet audio distance (Kilgour et al. 2019, after Heusel et al. 2017) is that of two Gaussians with
+the means and covariances of the sets. Of finite sets it comes out too large, by about a constant
+over the number of rows; so, as Chong and Forsyth (2020) and Gui et al. (2024) do, it is computed on
+ever smaller parts and extended by a straight line to sets without end. Kernel audio distance (after
+Binkowski et al. 2018) is the squared maximum mean discrepancy of a polynomial kernel, whose
+estimate needs no such correction.
 """
 
 from collections.abc import Iterator
@@ -14,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from patchifier.config import RequestError
-from patchifier.library.search import read
-from patchifier.library.search.rows import require_same_model
+from patchifier.library.stored import read, require_same_model
 
 POINTS = 8  # fractions of the sets that the line is fitted to
 DRAWS = 6  # parts drawn for each fraction below 1
@@ -32,7 +33,8 @@ class Frechet:
     value : float
         Of the sets as they are; at least 0, too large by about a constant over the number of rows.
     corrected : float or None
-        Extended to sets without end; may fall a little below 0 where the sets are alike. None where the rows are too few to tell.
+        Extended to sets without end; may fall a little below 0 where the sets are alike. None where
+        the rows are too few to tell.
     fractions, values : tuple of float
         The parts of both sets that the line was fitted to, and the mean distance of such parts.
     """
@@ -50,7 +52,8 @@ class Kernel:
     Attributes
     ----------
     value : float
-        Mean over subsets; unbiased, so it may fall a little below 0 where the sets are alike, and does so where they share rows.
+        Mean over subsets; unbiased, so it may fall a little below 0 where the sets are alike, and
+        does so where they share rows.
     deviation : float
         Standard deviation over subsets.
     subset_rows, subsets : int
@@ -65,13 +68,16 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Distance:
-    """Both distances of two tables of embeddings, and the number of rows in each; no Frechet distance where rows are too few for one."""
+    """Both distances of two tables of embeddings, and the number of rows in each.
+
+    No Frechet distance where rows are too few for one.
+    """
 
     frechet: Frechet | None
     kernel: Kernel
     rows: tuple[int, int]
 
-    def facts(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``--json`` prints them."""
         return {
             "frechet": self.frechet.value if self.frechet else None,
@@ -89,7 +95,8 @@ def distance(first: str | Path, second: str | Path, *, seed: int = 0) -> Distanc
     Parameters
     ----------
     first, second : str or Path
-        Parquet, as ``patchifier embed`` writes it, by the same model in windows of the same length. Every row counts the same.
+        Parquet, as ``patchifier embed`` writes it, by the same model in windows of the same length.
+        Every row counts the same.
     seed : int
         Of the draws of subsets.
 
@@ -103,18 +110,18 @@ def distance(first: str | Path, second: str | Path, *, seed: int = 0) -> Distanc
         If a table is refused, if the models differ, or if there are too few rows.
     """
     a, b = read(first), read(second)
-    require_same_model((a.identity, a.size), (b.identity, b.size), names=(str(first), str(second)))
-    if a.window_s != b.window_s:
-        raise RequestError(
-            f"rows are about {a.window_s} s against {b.window_s} s (None: a whole file): embed {first} and {second} with the same --window_s."
-        )
     names = (str(first), str(second))
-    enough = min(len(a.table), len(b.table)) > a.size
-    return Distance(
-        frechet_distance(a.vectors(), b.vectors(), seed=seed, names=names) if enough else None,
-        kernel_distance(a.vectors(), b.vectors(), seed=seed, names=names),
-        (len(a.table), len(b.table)),
-    )
+    require_same_model((a.identity, a.length), (b.identity, b.length), names=names)
+    windows_s = [table.metadata.get("window_s") for table in (a, b)]
+    if windows_s[0] != windows_s[1]:
+        raise RequestError(
+            f"rows are about {windows_s[0]} s against {windows_s[1]} s (None: a whole file): "
+            f"embed {first} and {second} with the same --window_s."
+        )
+    enough = min(len(a), len(b)) > a.length
+    frechet = frechet_distance(a.vectors, b.vectors, seed=seed, names=names) if enough else None
+    kernel = kernel_distance(a.vectors, b.vectors, seed=seed, names=names)
+    return Distance(frechet, kernel, (len(a), len(b)))
 
 
 def frechet_distance(
@@ -142,19 +149,30 @@ def frechet_distance(
     Raises
     ------
     RequestError
-        For other shapes, values that are not finite, or at most E rows, whose covariance is singular.
+        For other shapes, values that are not finite, or at most E rows, whose covariance is
+        singular.
 
     Notes
     -----
-    Parts are the same fraction f of both sets, so that the excess c / n + d / m grows as 1 / f in both; the line is fitted to 8 values
-    of 1 / f, evenly spaced, from 1 to what leaves 4 E rows, but at most 4.
+    Parts are the same fraction f of both sets, so that the excess c / n + d / m grows as 1 / f in
+    both; the line is fitted to 8 values of 1 / f, evenly spaced, from 1 to what leaves 4 E rows,
+    but at most 4.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> a, b = rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + 3.0
+    >>> frechet_distance(a, a).value < 1e-9, frechet_distance(a, b).value > 9
+    (True, True)
     """
     a, b = _checked(a, b)
     for vectors, name in zip((a, b), names):
         if len(vectors) <= a.shape[1]:
             raise RequestError(
-                f"{name} has {len(vectors)} rows of {a.shape[1]} numbers: their covariance is singular, and a Frechet distance needs more rows than "
-                f"numbers. Embed more files, or in shorter windows, or use the kernel distance, which needs {MIN_KERNEL_ROWS} rows."
+                f"{name} has {len(vectors)} rows of {a.shape[1]} numbers: their covariance is "
+                "singular, and a Frechet distance needs more rows than "
+                "numbers. Embed more files, or in shorter windows, or use the kernel distance, "
+                f"which needs {MIN_KERNEL_ROWS} rows."
             )
     value = gaussian_distance(*_moments(a), *_moments(b))
     stretch = min(4.0, min(len(a), len(b)) / (ROWS_PER_DIMENSION * a.shape[1]))
@@ -191,12 +209,13 @@ def _moments(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def gaussian_distance(
     mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
 ) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians, from their means (E,) and covariances (E, E).
+    """Squared 2-Wasserstein distance of two Gaussians by means (E,) and covariances (E, E).
 
     Notes
     -----
-    |mean difference|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2. The last trace is the sum of the singular values of A^1/2 B^1/2, which,
-    unlike the square root of a product, has no imaginary part to drop and keeps its digits where a covariance is nearly singular.
+    |mean difference|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2. The last trace is the sum of the
+    singular values of A^1/2 B^1/2. Unlike the square root of a product, it has no imaginary part,
+    and it stays precise where a covariance is nearly singular.
     """
     shared = np.linalg.norm(_root(covariance_a) @ _root(covariance_b), "nuc")
     distance = (
@@ -222,7 +241,9 @@ def kernel_distance(
     seed: int = 0,
     names: tuple[str, str] = ("the first set", "the second set"),
 ) -> Kernel:
-    """Kernel distance of two sets of vectors: squared maximum mean discrepancy of the kernel (x . y / E + 1) ** 3.
+    """Kernel distance of two sets of vectors.
+
+    Squared maximum mean discrepancy of the kernel (x . y / E + 1) ** 3.
 
     Parameters
     ----------
@@ -245,12 +266,20 @@ def kernel_distance(
     ------
     RequestError
         For other shapes, values that are not finite, or too few rows.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> a, b = rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + 3.0
+    >>> kernel_distance(a, b).value > kernel_distance(a, a).value
+    True
     """
     a, b = _checked(a, b)
     for vectors, name in zip((a, b), names):
         if len(vectors) < MIN_KERNEL_ROWS:
             raise RequestError(
-                f"{name} has {len(vectors)} rows, a kernel distance needs {MIN_KERNEL_ROWS}: embed more files, or in shorter windows."
+                f"{name} has {len(vectors)} rows, a kernel distance needs {MIN_KERNEL_ROWS}: "
+                "embed more files, or in shorter windows."
             )
     if subsets < 1 or subset_rows < 2:
         raise RequestError(
@@ -266,7 +295,7 @@ def kernel_distance(
 
 
 def discrepancy(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased estimate of the squared maximum mean discrepancy of two sets (n, E), (m, E), polynomial kernel of degree 3."""
+    """Unbiased squared maximum mean discrepancy of sets (n, E), (m, E) with a cubic kernel."""
     within = [
         (kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1))
         for kernel in (_kernel(a, a), _kernel(b, b))

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
 
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
+# names in the folder of parts
 OWN = re.compile(
     r"\.lock|(\d+|merged|base)\.parquet|export\.(npy|csv|json)|facts\.json|\..+\.new(-\d+|\.lock)?"
-)  # names in the folder of parts
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Embedded:
     embedded, kept : int
         Clips embedded now, and clips that had rows before.
     skipped : tuple of (path, reason)
-        Files that could not be read, and folders that could not be listed: rows below these are kept.
+        Files that could not be read, and folders that could not be listed: rows below these are
+        kept.
     gone : tuple of str
         Files that were in the table and exist no more.
     pending : int
@@ -70,29 +72,6 @@ class Embedded:
     seconds: float
     notes: tuple[tuple[str, str], ...] = ()
 
-    def facts(self) -> dict[str, Any]:
-        """Plain values, as ``--json`` prints them."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """Text for the user: files that are gone, what is pending, and last the counts."""
-        lines = [f"gone: {path}" for path in self.gone]
-        lines += [f"note about {path}: {note}" for path, note in self.notes]
-        if self.pending:
-            lines.append(
-                f"{self.pending} files are new, modified or gone since: "
-                "--changed brings the table up to date."
-            )
-        speed = (
-            f" in {self.seconds:.1f} s ({self.audio_s / max(self.seconds, 1e-9):.0f} times real time)"
-            if self.embedded
-            else ""
-        )
-        lines.append(
-            f"{self.rows} rows about {self.files} files; {self.embedded} embedded now{speed}, {self.kept} were there"
-        )
-        return lines
-
 
 class TableJob:
     """The job of one table: which clips have rows already, and in which file."""
@@ -107,8 +86,10 @@ class TableJob:
         self.out, self.facts, self.clips, self.lost = out, facts, clips, lost
         self.folder = out.with_name(f"{out.name}.parts")
         self.merged = self.folder / "merged.parquet"
-        self.known: dict[Key, tuple[Path, table.Lines] | str] = {}  # rows, or the reason for none
-        self.base: list[table.Lines] = []
+        self.known: dict[
+            Key, tuple[Path, table.RowRange] | str
+        ] = {}  # rows, or the reason for none
+        self.base: list[table.RowRange] = []
         self.embedded, self.audio_s, self.started_s = 0, 0.0, time.monotonic()
         self.notes: list[tuple[str, str]] = []
 
@@ -123,7 +104,8 @@ class TableJob:
         elif self.folder.exists():
             if any(not OWN.fullmatch(path.name) for path in self.folder.iterdir()):
                 raise RequestError(
-                    f"{self.folder} exists and is not a job of 'patchifier embed': choose another --out."
+                    f"{self.folder} exists and is not a job of 'patchifier embed': choose another "
+                    "--out."
                 )
             self._clear()  # killed before it began, or after it ended
         if self.out.exists():
@@ -132,7 +114,8 @@ class TableJob:
             for beside in (self.out.with_suffix(".csv"), self.out.with_suffix(".json")):
                 if beside.exists():
                     raise RequestError(
-                        f"{beside} exists already, and {self.out.name} would write it: choose another --out."
+                        f"{beside} exists already, and {self.out.name} would write it: choose "
+                        "another --out."
                     )
 
     def _begun_facts(self) -> dict[str, Any]:
@@ -165,7 +148,7 @@ class TableJob:
             rows, len(lines), 0, len(lines), skipped, (), pending, 0.0, self._passed_s()
         )
 
-    def _clear_if_merged(self, lines: Sequence[table.Lines]) -> None:
+    def _clear_if_merged(self, lines: Sequence[table.RowRange]) -> None:
         """Remove parts whose rows are all in the table: their job was killed at its end."""
         in_table = {(line.clip, line.size, line.mtime_ns) for line in lines}
         with contextlib.suppress(RequestError):  # the next job deals with a damaged part
@@ -227,8 +210,8 @@ class TableJob:
             table.npy_to_parquet(self.out, base)
         return base
 
-    def _out_of_sight(self, lines: Sequence[table.Lines]) -> set[Key]:
-        """Clips below a source that cannot be listed, is missing or is empty, as a drive that is not mounted: their files may still exist."""
+    def _out_of_sight(self, lines: Sequence[table.RowRange]) -> set[Key]:
+        """Clips below a source that is missing, empty or unreadable: their files may exist."""
         places = tuple(
             os.path.join(os.path.realpath(path), "") for path, _ in self.lost if "\0" not in path
         )
@@ -248,7 +231,8 @@ class TableJob:
             if not self._parts():
                 self._clear()
             raise RequestError(
-                f"{self.out} has {len(left)} files that exist but are not among the sources, the first {left[0]}: "
+                f"{self.out} has {len(left)} files that exist but are not among the sources, the "
+                f"first {left[0]}: "
                 "name every source that it was made from, or choose another --out."
             )
 
@@ -306,7 +290,8 @@ class TableJob:
         if not good:
             self._clear()
             raise RequestError(
-                f"none of the {len(skipped)} files could be read; {_skipped_file(self.out)} says why. The first: {skipped[0][1]}"
+                f"none of the {len(skipped)} files could be read; {_skipped_file(self.out)} says "
+                f"why. The first: {skipped[0][1]}"
             )
         if [lines for _, (_, lines) in good] != self.base or any(
             path.parent == self.folder and path.stem.isdigit() for _, (path, _) in good
@@ -372,7 +357,7 @@ def _state(path: str) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def _current(clip: Clip | None, lines: table.Lines | None) -> bool:
+def _current(clip: Clip | None, lines: table.RowRange | None) -> bool:
     """Whether rows are still those of their file."""
     return (
         clip is not None and lines is not None and _state(clip.path) == [lines.size, lines.mtime_ns]

@@ -1,6 +1,7 @@
 """Apply a fine-tuned model to files: a label with its probability, values, or a curve over time.
 
-Each file's rows are appended to a file beside the result at once, as one line, so that a job that is killed goes on.
+Each file's rows are appended to a file beside the result at once, as one line, so that a job that
+is killed goes on.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ TAG_FROM = 0.5  # lowest probability of a tag in the column "label"
 
 @dataclass(frozen=True)
 class Predicted:
-    """Result of :func:`predict`: rows, predicted files, those of an earlier call among them, and skipped files with their reasons."""
+    """Numbers of rows, predicted files and files of an earlier call; skipped files with reasons."""
 
     rows: int
     files: int
@@ -62,7 +63,8 @@ def predict(
     sources : str, Path or sequence of these
         As for :func:`patchifier.library.build.embed_library`.
     out : str or Path
-        NAME.csv, NAME.jsonl or NAME.parquet; NAME.skipped.csv names what could not be read. A finished result is made anew.
+        NAME.csv, NAME.jsonl or NAME.parquet; NAME.skipped.csv names what could not be read. A
+        finished result is made anew.
     model : Embedder, str or Path
         From 'patchifier finetune', such as RUN/full/model.
     window_s, hop_s : float
@@ -117,10 +119,7 @@ def _predict_all(
     bad_before = sum("reason" in done.get(_key(clip), {}) for clip in clips)
     meter = jobs.Meter(progress, len(clips), done=kept, skipped=bad_before)
     predictions = jobs.run(
-        _predict,
-        [[clip] for clip in todo],
-        workers=workers,
-        shared=(embedder, *window),
+        _predict, [[clip] for clip in todo], workers=workers, shared=(embedder, *window)
     )
     with unfinished.open("a", encoding="utf-8") as stream, contextlib.closing(predictions):
         for clip, found in zip(todo, predictions, strict=True):
@@ -137,7 +136,8 @@ def _predict_all(
     rows = [row for clip in clips for row in done[_key(clip)].get("rows", [])]
     if not rows:
         raise RequestError(
-            f"none of the {len(clips)} files could be read. The first: {next(iter(skipped.values()))}"
+            f"none of the {len(clips)} files could be read. The first: "
+            f"{next(iter(skipped.values()))}"
         )
     _write(out, rows)
     write_skipped(out.with_suffix(".skipped.csv"), ("path", "reason"), list(skipped.items()))

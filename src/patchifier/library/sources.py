@@ -1,4 +1,4 @@
-"""Which files a library job is about: folders, files, globs and manifests, each clip once, in the order of the sources."""
+"""Clips of a library job: folders, files, globs and manifests, each clip once, in order."""
 
 import glob
 import os
@@ -11,9 +11,8 @@ from patchifier.config import RequestError
 from patchifier.datasets import Clip, folder, manifest, well_named
 
 Key = tuple[str, float, float | None]  # path, start and end of a clip: what makes it one
-Listing = tuple[
-    Iterable[Clip], Iterable[tuple[str, str]]
-]  # clips, and (path, reason) of what is lost
+# clips, and (path, reason) of what is lost
+Listing = tuple[Iterable[Clip], Iterable[tuple[str, str]]]
 
 
 def find(
@@ -26,7 +25,8 @@ def find(
     Parameters
     ----------
     sources : str, Path or sequence of these
-        Folders (searched as :mod:`patchifier.datasets.folder` does), audio files, globs, manifests (CSV, TSV, JSONL).
+        Folders (searched as :mod:`patchifier.datasets.folder` does), audio files, globs, manifests
+        (CSV, TSV, JSONL).
     remote : callable
         Lists a source that is not on this machine. It returns None for other sources.
 
@@ -35,7 +35,8 @@ def find(
     clips : list of Clip
         With real paths, each once, in the order of the sources; sorted within a folder or a glob.
     lost : list of (path, reason)
-        Sources with nothing in them, folders that cannot be listed, and files whose names are not UTF-8.
+        Sources with nothing in them, folders that cannot be listed, and files whose names are not
+        UTF-8.
 
     Raises
     ------
@@ -113,7 +114,8 @@ def _matching(pattern: str) -> Listing:
     return [], [
         (
             name,
-            f"{name}: matches no audio file, expected names that end in {', '.join(sorted(SUFFIXES))}.",
+            f"{name}: matches no audio file, expected names that end in "
+            f"{', '.join(sorted(SUFFIXES))}.",
         )
     ]
 

@@ -1,15 +1,18 @@
-"""A table of embeddings on disk: Parquet, or a .npy matrix with a .csv of rows and a .json of facts beside it.
+"""A table of embeddings on disk.
 
-==================================  ===============================================================================
+Parquet, or a .npy matrix with a .csv of rows and a .json of facts beside it.
+
+==================================  ================================================================
 path                                of the file
 start_s, end_s                      what part of it the row is about, in seconds
 embedding                           E numbers, float32
 size, mtime_ns                      of the file when it was read: how a modified one is known
 decoder, length_s                   what decoded the file, and how many seconds of it; null in tables of older versions
 artist, title, album, genre         its tags; null where it has none
-==================================  ===============================================================================
+==================================  ================================================================
 
-The schema's metadata has one key, ``patchifier``, with facts in JSON: the model's identity, its config's hash, pooling, layers, window and hop.
+The schema's metadata has one key, ``patchifier``, with facts in JSON: the model's identity, its
+config's hash, pooling, layers, window and hop.
 """
 
 import contextlib
@@ -17,131 +20,100 @@ import csv
 import hashlib
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchifier.config import RequestError
-from patchifier.io import from_cell, parse_json, put_in_place, read_text, replaced_file, to_cell
-from patchifier.library.sources import Key
+from patchifier.io import (
+    from_cell,
+    parse_json,
+    put_in_place,
+    read_text,
+    replaced_file,
+    require_file,
+    to_cell,
+)
 from patchifier.library.tags import TAGS
 
+if TYPE_CHECKING:
+    from patchifier.library.sources import Key
+
 FORMAT = 1
+FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model made the vectors
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
 STRINGS = ("path", "decoder", *TAGS)
 ADDED = ("decoder", "length_s")  # columns that tables of older versions do not have
-# Facts that rows of one table share.
+# facts that rows of one table share
 SAME = ("model", "pooling", "layers", "window_s", "hop_s", "patches", "size")
 
 
-@dataclass(frozen=True)
-class EmbeddingTable:
-    """A table of embeddings in memory.
-
-    Attributes
-    ----------
-    paths : tuple of str, length n
-        Of the files; a file with several rows is repeated.
-    start_s, end_s : ndarray, shape (n,), float64
-        Part of the file, in seconds.
-    vectors : ndarray, shape (n, E), float32
-        Embeddings.
-    size, mtime_ns : ndarray, shape (n,), int64
-        Bytes and time of change of the file when it was embedded.
-    decoder : tuple of str or None, length n
-        What decoded the file: "libsndfile", "PyAV" or both; None in tables of older versions.
-    length_s : ndarray, shape (n,), float64
-        Seconds that were decoded of the file, or of its part that a manifest names; NaN in tables of older versions.
-    tags : dict of str to tuple of str or None, length n
-        ``artist``, ``title``, ``album``, ``genre``.
-    metadata : dict
-        Which model, pooling and windows.
-    """
-
-    paths: tuple[str, ...]
-    start_s: np.ndarray
-    end_s: np.ndarray
-    vectors: np.ndarray
-    size: np.ndarray
-    mtime_ns: np.ndarray
-    decoder: tuple[str | None, ...]
-    length_s: np.ndarray
-    tags: dict[str, tuple[str | None, ...]]
-    metadata: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
-def read(path: str | Path) -> EmbeddingTable:
-    """Read a table that ``patchifier embed`` made.
-
-    Parameters
-    ----------
-    path : str or Path
-        A .parquet, or a .npy with its .csv and .json beside it.
+def read_facts(path: Path) -> dict[str, Any]:
+    """Metadata of a table of this package.
 
     Raises
     ------
     RequestError
-        If there is none, it is damaged, or it comes from elsewhere.
+        If there is no such file, or it is not a table of embeddings.
     """
-    path = Path(path)
-    facts = read_facts(path)
-    rows = _npy_rows(path) if path.suffix == ".npy" else _parquet_rows(path)
-    return from_arrow(rows, facts)
-
-
-def from_arrow(rows: pa.Table, facts: Mapping[str, Any]) -> EmbeddingTable:
-    """Rows in memory as arrays."""
-    rows = completed(rows, schema(facts, facts["size"]))
-    flat = rows["embedding"].combine_chunks().flatten().to_numpy()
-    names = ("start_s", "end_s", "size", "mtime_ns", "length_s")
-    numbers = {name: rows[name].to_numpy() for name in names}
-    tags = {name: tuple(rows[name].to_pylist()) for name in TAGS}
-    own = ("stretches", "skipped", "sha256")
-    known = {name: value for name, value in facts.items() if name not in own}
-    return EmbeddingTable(
-        tuple(rows["path"].to_pylist()),
-        vectors=flat.reshape(len(rows), facts["size"]),
-        decoder=tuple(rows["decoder"].to_pylist()),
-        tags=tags,
-        metadata=known,
-        **numbers,
-    )
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Facts of a table, or a RequestError if it is none of ours."""
-    expected = f"expected a table from 'patchifier embed ... --out {path.name}'"
-    if not path.is_file():
-        raise RequestError(f"{path}: there is no such file, {expected}.")
     try:
-        beside = path.with_suffix(".json") if path.suffix == ".npy" else None
-        text = read_text(beside) if beside else (pq.read_schema(path).metadata or {})[b"patchifier"]
-        facts = parse_facts(text)
-        newer, _ = facts["format"] > FORMAT, [facts[name] for name in SAME]
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error}), {expected}.") from error
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        text = _stored_facts(path)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise unreadable(path, error) from error
+    return parse_facts(text, path, required=SAME)
+
+
+def _stored_facts(path: Path) -> str | bytes:
+    if path.suffix == ".npy":
+        return read_text(path.with_suffix(".json"))
+    require_file(path)
+    return (pq.read_schema(path).metadata or {}).get(FACTS, b"")
+
+
+def parse_facts(
+    text: str | bytes, path: str | Path, *, required: Sequence[str] = ("model",)
+) -> dict[str, Any]:
+    """Parse the metadata of a table; check its format, its checksum and the `required` names."""
+    try:
+        facts = dict(parse_json(text))
+        _require_checksum(facts)
+        newer, _ = int(facts["format"]) > FORMAT, [facts[name] for name in required]
+        if not isinstance(facts["model"], str):
+            raise TypeError("the model is not a string")
+    except (KeyError, TypeError, ValueError) as error:
         raise RequestError(
-            f"{path}: is not a table of embeddings, or one from elsewhere, {expected}."
+            f"{path} is not a table of embeddings, or is damaged: it does not say which "
+            "model made its vectors. Write it with 'patchifier embed'."
         ) from error
     if newer:
         raise RequestError(
-            f"{path} has format {facts['format']}, this version reads up to {FORMAT}: pip install -U patchifier."
+            f"{path} has format {facts['format']}, this version reads up to {FORMAT}: "
+            "pip install -U patchifier."
         )
     return facts
 
 
+def unreadable(path: str | Path, error: Exception) -> RequestError:
+    """Make the error about a file that is missing, damaged or of another kind."""
+    reason = str(error).strip().partition("\n")[0][:200]
+    if isinstance(error, FileNotFoundError):
+        reason = "there is no such file"
+    elif re.search("magic bytes|minimum file footer", str(error)):
+        reason = "it is not a Parquet file"
+    return RequestError(
+        f"{path} cannot be read as a table ({reason}): give one that 'patchifier embed' wrote."
+    )
+
+
 def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """Refuse a table whose rows cannot be compared with those that are wanted, naming each fact that differs."""
+    """Refuse a table of another model or other settings; the message names what differs."""
     differ = [
         f"{name} is {found[name]!r}, not {wanted[name]!r}"
         for name in SAME
@@ -150,7 +122,8 @@ def require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path
     if differ:
         raise RequestError(
             f"{path} was made by another model or with other settings: {'; '.join(differ)}. "
-            "Use those, or choose another --out; a table that an older patchifier made of the same model is embedded anew."
+            "Use those, or choose another --out; a table that an older patchifier made of the "
+            "same model is embedded anew."
         )
 
 
@@ -166,17 +139,15 @@ def schema(facts: Mapping[str, Any], size: int) -> pa.Schema:
     vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), False), size), False)
     return pa.schema(
         [*first, vector, *numbers, *decoding, *(pa.field(name, pa.string()) for name in TAGS)],
-        {"patchifier": json.dumps({**facts, "crc32": _checksum(facts)})},
+        {FACTS: json.dumps({**facts, "crc32": _checksum(facts)})},
     )
 
 
-def parse_facts(text: str | bytes) -> dict[str, Any]:
-    """Parse the facts of a table; a ValueError if they are damaged. Parquet has checksums of its pages, but not of its metadata."""
-    facts = dict(parse_json(text))
+def _require_checksum(facts: dict[str, Any]) -> None:
+    """Take out the checksum, which must fit; Parquet has checksums of pages, not of metadata."""
     found, newer = facts.pop("crc32", None), facts.get("format", 0) > FORMAT
     if not newer and found not in (None, _checksum(facts)):  # older tables have none
         raise ValueError("the facts do not have their checksum")
-    return facts
 
 
 def _checksum(facts: Mapping[str, Any]) -> int:
@@ -210,7 +181,7 @@ def rows_table(
 
 
 def write(path: Path, tables: Iterator[pa.Table], wanted: pa.Schema) -> None:
-    """Write rows in groups of fixed size: the same rows give the same file, whatever tables they come in."""
+    """Write rows in groups of fixed size, so the same rows give the same file."""
     with (
         replaced_file(path) as new,
         pq.ParquetWriter(
@@ -254,17 +225,17 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Where the rows of one clip lie in a table, and the state of its file then."""
+class RowRange:
+    """Rows of one clip in a table, and size and time of change of its file."""
 
-    clip: Key
+    clip: "Key"
     size: int
     mtime_ns: int
     first: int
     count: int
 
 
-def index(path: Path) -> list[Lines]:
+def index(path: Path) -> list[RowRange]:
     """Clips of a table of ours, in its order."""
     facts = read_facts(path)
     names = ["path", "size", "mtime_ns"]
@@ -289,15 +260,15 @@ def index(path: Path) -> list[Lines]:
         if row in stretches or row == 0 or paths[row] != paths[row - 1]
     ]
     return [
-        Lines(
+        RowRange(
             (paths[row], *stretches.get(row, (0.0, None))), sizes[row], times[row], row, end - row
         )
         for row, end in zip(starts, [*starts[1:], len(paths)])
     ]
 
 
-def stretches_of(clips: Sequence[tuple[Key, int]]) -> list[list[Any]]:
-    """For clips and their numbers of rows: first row, start and end of each that :func:`index` could not tell from the paths alone."""
+def stretches_of(clips: Sequence[tuple["Key", int]]) -> list[list[Any]]:
+    """First row, start and end of each clip that :func:`index` cannot tell from the paths."""
     listed, row, before = [], 0, None
     for (path, start_s, end_s), count in clips:
         if path == before or (start_s, end_s) != (0.0, None):
@@ -306,14 +277,14 @@ def stretches_of(clips: Sequence[tuple[Key, int]]) -> list[list[Any]]:
     return listed
 
 
-def merge(path: Path, places: Sequence[tuple[Path, Lines]], facts: Mapping[str, Any]) -> None:
+def merge(path: Path, places: Sequence[tuple[Path, RowRange]], facts: Mapping[str, Any]) -> None:
     """Write one table of clips in order, each given by a table and its rows in that table."""
     counted = [(lines.clip, lines.count) for _, lines in places]
     facts = {**facts, "stretches": stretches_of(counted)}
     write(path, _taken(places), schema(facts, facts["size"]))
 
 
-def _taken(places: Sequence[tuple[Path, Lines]]) -> Iterator[pa.Table]:
+def _taken(places: Sequence[tuple[Path, RowRange]]) -> Iterator[pa.Table]:
     """Rows of clips in order, from their tables; consecutive rows are read together."""
     for path, run in itertools.groupby(places, lambda place: place[0]):
         first, count = 0, 0
@@ -331,11 +302,15 @@ def _taken(places: Sequence[tuple[Path, Lines]]) -> Iterator[pa.Table]:
 
 
 def export_npy(parquet: Path, out: Path) -> None:
-    """Write a Parquet table as .npy, .csv and .json; the facts hold checksums of the other two. Working files lie beside the Parquet."""
+    """Write a Parquet table as .npy, .csv and .json; the facts hold checksums of the other two.
+
+    Working files lie beside the Parquet.
+    """
     facts = read_facts(parquet)
+    # none of these is left beside `out` by a kill
     matrix, rows, beside = (
         parquet.with_name(f"export{suffix}") for suffix in (".npy", ".csv", ".json")
-    )  # none of these is left beside `out` by a kill
+    )
     with (
         contextlib.closing(Origin(parquet)) as origin,
         matrix.open("wb") as vectors,  # not memory-mapped: a full disk would be a crash
@@ -386,11 +361,13 @@ def _npy_columns(path: Path) -> dict[str, list[Any]]:
         return columns | {name: [from_cell(row[name]) or None for row in rows] for name in TAGS}
     except (OSError, ValueError, KeyError) as error:
         raise RequestError(
-            f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, or delete them and embed again."
+            f"{path} and {lines.name} cannot be read ({error}): copy them again with their .json, "
+            "or delete them and embed again."
         ) from error
 
 
-def _npy_rows(path: Path) -> pa.Table:
+def npy_rows(path: Path) -> pa.Table:
+    """Rows of a .npy table."""
     columns, facts = _npy_columns(path), read_facts(path)
     try:
         with path.open("rb") as stream:
@@ -398,7 +375,8 @@ def _npy_rows(path: Path) -> pa.Table:
         expected = (len(columns["path"]), facts["size"])
         if vectors.dtype != np.float32 or vectors.shape != expected:
             raise ValueError(
-                f"it holds {vectors.dtype} of shape {vectors.shape}, expected float32 of shape {expected}"
+                f"it holds {vectors.dtype} of shape {vectors.shape}, expected float32 of shape "
+                f"{expected}"
             )
     except (OSError, ValueError, MemoryError) as error:
         raise RequestError(f"{path}: damaged ({error}): copy it again, or embed again.") from error
@@ -407,25 +385,9 @@ def _npy_rows(path: Path) -> pa.Table:
 
 def npy_to_parquet(path: Path, out: Path) -> None:
     """Write a .npy table as Parquet."""
-    rows = _npy_rows(path)
+    rows = npy_rows(path)
     write(out, iter([rows]), rows.schema)
 
 
-def _parquet_rows(path: Path) -> pa.Table:
-    try:
-        rows = _read_parquet(path)
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"{path}: damaged ({error}): embed again, or copy it again.") from error
-    facts = read_facts(path)
-    wanted = schema(facts, facts["size"])
-    if not set(wanted.names) - set(rows.column_names) - set(ADDED):
-        rows = completed(rows, wanted)
-    if not rows.schema.equals(wanted):
-        raise RequestError(
-            f"{path}: its columns are {', '.join(rows.schema.names)}, expected those of a table from 'patchifier embed'."
-        )
-    return rows
-
-
-def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_parquet(path: Path, columns: list[str]) -> pa.Table:
     return pq.read_table(path, columns=columns, page_checksum_verification=True)

@@ -19,7 +19,7 @@ def read_tags(path: str) -> dict[str, str | None]:
     try:
         found = mutagen.File(path, easy=True)
         tags: Any = {} if found is None or found.tags is None else found.tags
-    except Exception:  # a damaged tag raises anything at all, and no tag is worth a vector
+    except Exception:  # mutagen raises any error on damaged tags, which are optional
         tags = {}
     return {name: _first(tags, places) for name, places in TAGS.items()}
 

@@ -1,6 +1,7 @@
 """From clips to rows in one process: decode, compute log-mels and run the model, on one thread.
 
-A long file is embedded as it is decoded, so that memory does not grow with its length; shorter ones are collected and share batches.
+A long file is embedded as it is decoded, so that memory does not grow with its length; shorter ones
+are collected and share batches.
 """
 
 import os
@@ -42,11 +43,13 @@ class Cut:
         """Make one that can be cut, or say why it cannot."""
         if patches and (window_s is not None or hop_s is not None):
             raise RequestError(
-                "rows for patches and for windows were requested, expected one of them: drop --patches or --window_s."
+                "rows for patches and for windows were requested, expected one of them: drop "
+                "--patches or --window_s."
             )
         if hop_s is not None and window_s is None:
             raise RequestError(
-                f"hop_s is {hop_s} without a window, expected a length of windows too: add --window_s SECONDS."
+                f"hop_s is {hop_s} without a window, expected a length of windows too: add "
+                "--window_s SECONDS."
             )
         if window_s is not None:
             stretch_frames(window_s, hop_s, embedder.config.spectrogram)
@@ -63,7 +66,10 @@ class Cut:
 
 @dataclass(frozen=True)
 class ClipRows:
-    """Rows of one clip, its file as it was before it was read (bytes, time of change, tags), and how it was decoded."""
+    """Rows of one clip, its file as it was before it was read, and how it was decoded.
+
+    Of the file: bytes, time of change, tags.
+    """
 
     size: int
     mtime_ns: int
@@ -79,22 +85,7 @@ def embed_batch(shared: tuple[Embedder, Cut], clips: Sequence[Clip]) -> list[Cli
 
 
 def embed_clips(embedder: Embedder, cut: Cut, clips: Sequence[Clip]) -> list[ClipRows | str]:
-    """Embed some clips.
-
-    Parameters
-    ----------
-    embedder : Embedder
-        The model.
-    cut : Cut
-        What a row is about.
-    clips : sequence of Clip
-        Their windows share batches.
-
-    Returns
-    -------
-    list of ClipRows or str
-        For each clip, in their order: its rows, or the reason for none.
-    """
+    """Embed clips, whose windows share batches: the rows of each, or the reason for none."""
     decoded = [jobs.attempt(clip.path, _decode_clip, embedder, cut, clip) for clip in clips]
     short = [found for found in decoded if isinstance(found, _Short)]
     embedded = iter(_short_rows(embedder, cut, short))
@@ -193,7 +184,10 @@ def _emptied(buffer: list[Tensor], rest: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def _embed_long(embedder: Embedder, cut: Cut, pieces: Iterator[Tensor]) -> tuple[Spans, np.ndarray]:
-    """Spans and vectors of a log-mel that arrives in pieces; no span, if it is one row about everything."""
+    """Spans and vectors of a log-mel that arrives in pieces.
+
+    No span, if it is one row about everything.
+    """
     if cut.patches:
         found = embedder.embed_patches(pieces)
     elif cut.window_s is not None:
@@ -218,7 +212,7 @@ def _short_rows(embedder: Embedder, cut: Cut, short: Sequence[_Short]) -> list[C
 def _embed_short(
     embedder: Embedder, cut: Cut, log_mels: Sequence[Tensor]
 ) -> Iterator[tuple[Spans, np.ndarray]]:
-    """Spans and vectors of each log-mel (M, T), the same as :func:`_embed_long`, in batches across them."""
+    """Spans and vectors of each log-mel (M, T), as :func:`_embed_long`, in common batches."""
     if cut.patches:  # a file's own windows fill a batch
         yield from (_embed_long(embedder, cut, iter([log_mel])) for log_mel in log_mels)
     elif log_mels:
@@ -234,7 +228,10 @@ def _embed_short(
 def _stretches(
     embedder: Embedder, cut: Cut, log_mel: Tensor
 ) -> list[tuple[tuple[float, float] | None, Tensor]]:
-    """Span and log-mel of each window with a row, as :meth:`Embedder.embed_windows` cuts them; no span for the whole file."""
+    """Span and log-mel of each window with a row, as :meth:`Embedder.embed_windows` cuts them.
+
+    No span for the whole file.
+    """
     if cut.window_s is None or cut.hop_s is None:
         return [(None, log_mel)]
     frame_s = embedder.config.spectrogram.frame_s

@@ -73,16 +73,18 @@ def require_descriptor(name: str, config: Config, *, what: str) -> None:
     least = 1 if name == "pitch" else PITCH_PER_OCTAVE
     if DESCRIPTORS[name].pitch and spectrogram.n_pitch_bands < least:
         raise RequestError(
-            f"{what} {name!r} needs pitch bands: set spectrogram.n_pitch_bands to {least} or more (it is {spectrogram.n_pitch_bands}), "
-            "and prepare the cache with them."
+            f"{what} {name!r} needs pitch bands: set spectrogram.n_pitch_bands to {least} or more "
+            f"(it is {spectrogram.n_pitch_bands}), and prepare the cache with them."
         )
     if name in ("onsets", "pulse", "rhythm") and spectrogram.n_mels % ONSET_GROUPS:
         raise RequestError(
-            f"{what} {name!r} needs mel bands in {ONSET_GROUPS} equal groups, but there are {spectrogram.n_mels}: change spectrogram.n_mels."
+            f"{what} {name!r} needs mel bands in {ONSET_GROUPS} equal groups, but there are "
+            f"{spectrogram.n_mels}: change spectrogram.n_mels."
         )
     if name == "loudness" and model.patch_frames % LOUDNESS_PARTS:
         raise RequestError(
-            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but model.patch_frames is {model.patch_frames}."
+            f"{what} {name!r} needs patches of {LOUDNESS_PARTS} equal parts, but "
+            f"model.patch_frames is {model.patch_frames}."
         )
 
 

@@ -24,17 +24,7 @@ CutMusic = Iterable[tuple[Tensor, int]]  # patches (1, M, T) of a piece, with th
 
 @dataclass(frozen=True)
 class EncodedPatch:
-    """A patch on its way to the bottleneck.
-
-    Attributes
-    ----------
-    vector : Tensor, shape (D,)
-        From the extractor.
-    n_new_frames : int
-        Number of its last frames that no patch before it holds.
-    patch : Tensor, shape (M, T), or None
-        The patch itself, where summaries need it.
-    """
+    """Vector (D,) of a patch, number of new frames, and the patch (M, T) if summaries need it."""
 
     vector: Tensor
     n_new_frames: int
@@ -105,9 +95,10 @@ def _encode(
     first: list[int],
     windows: Sequence[Sequence[EncodedPatch]],
 ) -> EncodedWindows:
+    # (B, N, D), (B, N)
     vectors, valid = pad_windows(
         [torch.stack([patch.vector for patch in window]) for window in windows], 0.0
-    )  # (B, N, D), (B, N)
+    )
     counts = [torch.tensor([patch.n_new_frames for patch in window]) for window in windows]
     n_new_frames, _ = pad_windows(counts, 0)
     kept = [

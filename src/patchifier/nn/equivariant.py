@@ -69,13 +69,7 @@ class Estimator(nn.Module):
     ) -> Tensor:
         """Loss on clips (B, N, M, T), in units of the loss of a uniform guess.
 
-        Parameters
-        ----------
-        patches : Tensor, shape (B, N, M, T)
-        valid : Tensor, shape (B, N), bool
-        config : Config
-        over_processes : callable
-            Turns a mean over these clips into one over the clips of all processes.
+        `over_processes` turns a mean over these clips into one over the clips of all processes.
         """
         raise NotImplementedError
 
@@ -209,7 +203,8 @@ def require_estimators(names: Sequence[str], config: Config, *, field: str) -> N
         by = ESTIMATES[name].by if name in ESTIMATES else name if name in ESTIMATORS else None
         if by is not None and by not in config.model.estimators:
             raise RequestError(
-                f"{field} holds {name!r}, but model.estimators is {list(config.model.estimators)}: add {by!r} there, and train it."
+                f"{field} holds {name!r}, but model.estimators is "
+                f"{list(config.model.estimators)}: add {by!r} there, and train it."
             )
         if by == "tonic" and config.spectrogram.n_pitch_bands < OCTAVE:
             raise RequestError(

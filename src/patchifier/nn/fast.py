@@ -19,10 +19,8 @@ from patchifier.nn.transformer import TransformerLayer
 
 FEW_CELLS = 8  # of a map on which a convolution is one matrix: 4 x 2
 SMEARED = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))  # [tap of 4 x 4 kernel][tap of 3 x 3 kernel]
-PHASES = (
-    ((1, 0, 0), (0, 1, 1)),
-    ((1, 1, 0), (0, 0, 1)),
-)  # [phase][small cell][tap of 3 x 3 kernel]
+# [phase][small cell][tap of 3 x 3 kernel]
+PHASES = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -116,10 +114,11 @@ class UpConvolution(Convolution):
         kernels = torch.einsum("atu,bsv,oiuv->aboits", phases, phases, self.weight).flatten(0, 2)
         parts = functional.conv2d(maps, kernels, padding=1)  # (P, 4 O, H + 1, W + 1)
         parts = parts.unflatten(1, (2, 2, -1))
+        # (P, O, H, W, 2)
         rows = [
             torch.stack([parts[:, a, b, :, a : a + H, b : b + W] for b in (0, 1)], dim=-1)
             for a in (0, 1)
-        ]  # (P, O, H, W, 2)
+        ]
         result = torch.stack(rows, dim=-3)  # (P, O, H, 2, W, 2)
         result = result.flatten(-4, -3).flatten(-2)  # (P, O, 2 H, 2 W)
         return result if self.bias is None else result + self.bias[:, None, None]

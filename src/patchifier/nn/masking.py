@@ -27,6 +27,12 @@ def random_masking(
     Returns
     -------
     ndarray, shape (B, N), bool
+
+    Examples
+    --------
+    >>> mask = random_masking(np.random.default_rng(0), np.ones((2, 8), bool), 0.75)
+    >>> mask.sum(1)
+    array([6, 6])
     """
     lengths = valid.sum(1)  # (B,)
     count = np.rint(ratio * lengths).astype(int)

@@ -17,14 +17,7 @@ from torch.nn import functional
 
 from patchifier.config import Config, ModelConfig
 from patchifier.nn.equivariant import ESTIMATORS
-from patchifier.nn.masking import (
-    gather,
-    masked_scatter,
-    masked_select,
-    pack,
-    scatter,
-    visible,
-)
+from patchifier.nn.masking import gather, masked_scatter, masked_select, pack, scatter, visible
 from patchifier.nn.pitch import PitchModules
 from patchifier.nn.transformer import (
     EPSILON,
@@ -227,7 +220,8 @@ class Patchifier(nn.Module):
     Parameters
     ----------
     config : Config
-        Its sections `spectrogram`, `model` and `embed`. By default the paper's setting, with 8.3 million parameters.
+        Its sections `spectrogram`, `model` and `embed`. By default the paper's setting, with 8.3
+        million parameters.
     seed : int
         Seed of the initial weights. The global generator is left as it was.
 

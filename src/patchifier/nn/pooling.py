@@ -31,7 +31,8 @@ def require_embed(config: Config) -> None:
             )
     if embed.pooling == "cls" and any(layer in (0, -1 - deepest) for layer in embed.layers):
         raise RequestError(
-            "embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no CLS."
+            "embed.pooling 'cls' needs layers of the bottleneck: layer 0, the extractor, has no "
+            "CLS."
         )
     if len(set(embed.summaries)) < len(embed.summaries):
         raise RequestError(f"embed.summaries is {list(embed.summaries)}, expected each once.")
@@ -53,7 +54,8 @@ def require_whitening(config: Config) -> None:
     kept, pooled = config.embed.n_components, config.pooled_size
     if kept > pooled:
         raise RequestError(
-            f"embed.n_components is {kept}, but layers are pooled to {pooled} numbers: expected no more."
+            f"embed.n_components is {kept}, but layers are pooled to {pooled} numbers: expected "
+            "no more."
         )
 
 
@@ -79,23 +81,10 @@ def window_embeddings(
     n_new_frames: Tensor,
     patches: Tensor | None,
 ) -> Tensor:
-    """Embeddings of windows: pooled layers, then summaries.
+    """Embeddings (B, E) of windows: pooled layers, then summaries, whitened if the model is so.
 
-    Parameters
-    ----------
-    model : Patchifier
-        Its whitening is used if it was fitted to embeddings of this length.
-    config : Config
-    layers : sequence of Tensor
-        The extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
-    n_new_frames : Tensor, shape (B, N), int or bool
-        How many frames at the end of each patch no patch before it holds; 0 or False is padding.
-    patches : Tensor, shape (B, N, M, T)
-        Needed for summaries.
-
-    Returns
-    -------
-    Tensor, shape (B, E)
+    `layers` are those of :func:`pool_layers`; summaries need `patches` (B, N, M, T). `n_new_frames`
+    (B, N) is the number of last frames that no earlier patch holds; 0 or False is padding.
     """
     vectors = pool_layers(layers, n_new_frames > 0, config.embed)
     names, whitening = config.embed.summaries, model.readout
@@ -109,27 +98,24 @@ def window_embeddings(
 
 
 def pool_layers(layers: Sequence[Tensor], valid: Tensor, config: EmbedConfig) -> Tensor:
-    """Pool the sequences of ``config.layers`` over time and concatenate them.
+    """Pool the sequences of ``config.layers`` over time and concatenate them: (B, E).
 
-    Parameters
-    ----------
-    layers : sequence of Tensor
-        The extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
-    valid : Tensor, shape (B, N), bool
-        False for padding.
-    config : EmbedConfig
-        Which layers, and how.
-
-    Returns
-    -------
-    Tensor, shape (B, E)
+    `layers` are the extractor's vectors (B, N, D), then (B, 1 + N, D) of each bottleneck layer.
+    `valid` (B, N) is False for padding.
     """
     pooled = [pool(layers[layer], valid, config.pooling) for layer in config.layers]
     return torch.cat(pooled, dim=-1)
 
 
 def pool(sequence: Tensor, valid: Tensor, pooling: str) -> Tensor:
-    """Pool a sequence (B, N, D), or (B, 1 + N, D) with CLS, over time."""
+    """Pool a sequence (B, N, D), or (B, 1 + N, D) with CLS, over time.
+
+    Examples
+    --------
+    >>> sequence, valid = torch.rand(2, 26, 256), torch.ones(2, 25, dtype=torch.bool)
+    >>> pool(sequence, valid, "mean+std").shape
+    torch.Size([2, 512])
+    """
     if pooling == "cls":
         return sequence[:, 0]
     patches = sequence[:, -valid.shape[1] :]  # (B, N, D), without CLS

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from patchifier import augment
-from patchifier.augment import Crops, Draw
+from patchifier.augment import AugmentParameters, Resampling
 from patchifier.cache import Cache
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
+from patchifier.datasets.splits import groups_of
 from patchifier.nn.masking import random_masking
 from patchifier.seeding import batch_indices, generator
 from patchifier.train.diagnosis import describe_batch
@@ -23,7 +24,7 @@ EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32
 
 @dataclass  # not frozen: Fabric converts its tensors in place under mixed and double precision
 class Batch:
-    """One step's share of the training data.
+    """The slice of one step's batch that belongs to this process.
 
     Attributes
     ----------
@@ -51,7 +52,7 @@ class Batch:
     visible_weight: float = 1.0
 
 
-Tensors = TypeVar("Tensors", Batch, Crops)
+Tensors = TypeVar("Tensors", Batch, Resampling)
 
 
 def to_device(values: Tensors, device: torch.device) -> Tensors:
@@ -63,23 +64,23 @@ def to_device(values: Tensors, device: torch.device) -> Tensors:
 
 
 class Batches:
-    """Map a step to this process's share of its batch, a pure function of the seed and the step.
+    """Map a step to this process's slice of its batch, a pure function of the seed and the step.
 
     Parameters
     ----------
     data : Cache
         Log-mels.
     parts : sequence of ndarray of int
-        Training clips; each part fills its own places in every batch, so that a process that takes
-        only those places never reads the other parts.
+        Training clips; each part fills its own indices of every batch, so a process that takes only
+        those indices never reads the other parts.
     config : Config
     stage : "one" or "two"
     training : TrainingConfig
         Of the stage.
     device : torch.device
         Where the model is.
-    share : slice
-        Places of the batch that are this process's.
+    rank_slice : slice
+        Indices of the batch that belong to this process.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Batches:
         training: TrainingConfig,
         *,
         device: torch.device | None = None,
-        share: slice | None = None,
+        rank_slice: slice | None = None,
     ) -> None:
         self.data, self.parts, self.config, self.stage, self.training = (
             data,
@@ -109,9 +110,9 @@ class Batches:
         self.layout: Any = (
             settings.stage_one_patches if stage == "one" else settings.stage_two_patches
         )
-        self.device, self.share = (
+        self.device, self.rank_slice = (
             device or torch.device("cpu"),
-            share or slice(0, training.batch_size),
+            rank_slice or slice(0, training.batch_size),
         )
 
     def __call__(self, step: int) -> Batch:
@@ -128,7 +129,7 @@ class Batches:
             loss_on="all" if self.stage == "one" else settings.loss_patches,
             loss_share=1.0 if self.stage == "one" else settings.loss_share,
             losses=generator(self.seed, "loss", step),
-            share=self.share,
+            rank_slice=self.rank_slice,
             pairs=self.pairs,
             device=self.device,
         )
@@ -162,7 +163,7 @@ class Batches:
 
 def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
     """Hash of each clip's group, int64; a clip without a group is a group of its own."""
-    names = (data.clips[clip].group or data.clips[clip].id for clip in clips)
+    names = groups_of([data.clips[clip] for clip in clips])
     return np.array(
         [
             int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
@@ -173,30 +174,17 @@ def group_numbers(data: Cache, clips: np.ndarray) -> np.ndarray:
 
 
 def require_groups(data: Cache, train: np.ndarray) -> None:
-    """Refuse training clips that are all of one group, where groups are to be told apart.
-
-    Raises
-    ------
-    RequestError
-        Saying what can be done.
-    """
+    """Refuse training clips that are all of one group, which InfoNCE between groups cannot use."""
     if len(np.unique(group_numbers(data, train))) < 2:
         raise RequestError(
-            "pretrain.contrast_positives is 'group', but all clips that train are of one group (another may be held out): "
-            "name groups in a manifest, sort files into more folders, or hold out less with --pretrain.validation_fraction."
+            "pretrain.contrast_positives is 'group', but all clips that train are of one group "
+            "(another may be held out): name groups in a manifest, sort files into more folders, "
+            "or hold out less with --pretrain.validation_fraction."
         )
 
 
 class Partners:
-    """Draws clips of the same group.
-
-    Parameters
-    ----------
-    part : ndarray of int, shape (n,)
-        Clips that may be drawn.
-    groups : ndarray of int, shape (n,)
-        The group of each.
-    """
+    """Draws clips of the same group, from clips (n,) and their groups (n,)."""
 
     def __init__(self, part: np.ndarray, groups: np.ndarray) -> None:
         order = np.lexsort((part, groups))
@@ -220,41 +208,22 @@ def make_batch(
     draws: np.random.Generator,
     masks: np.random.Generator,
     augmentation: AugmentConfig,
-    layout: Any,
+    layout: augment.Layout,
     loss_on: str = "masked",
     loss_share: float = 1.0,
     losses: np.random.Generator | None = None,
-    share: slice | None = None,
+    rank_slice: slice | None = None,
     pairs: bool = False,
     device: torch.device | None = None,
 ) -> Batch:
-    """Read clips, augment them, cut them into patches and draw masks.
+    """Read clips (B,) by index, augment them, cut them into patches and draw masks.
 
-    Draws are for the whole batch, so the draws of a clip do not depend on the share.
-
-    Parameters
-    ----------
-    data : Cache
-    chosen : ndarray of int, shape (B,)
-        Indices of the clips in the cache.
-    config : Config
-    draws, masks : numpy.random.Generator
-        Of the augmentation and of the masks.
-    augmentation : AugmentConfig
-    layout : str
-        As for :func:`patchifier.augment.draw`.
-    loss_on : "masked" or "all"
-        Which patches count in the loss and in :attr:`Batch.weight`.
-    loss_share : float
-        Share of those that do, in (0, 1]; `losses` draws them.
-    share : slice
-        Clips of the batch to return; by default all.
-    pairs : bool
-        Whether consecutive pairs of clips share stretch and shift of pitch.
-    device : torch.device
-        Where frames are resampled; by default the CPU.
+    Draws are for the whole batch, so the draws of a clip do not depend on `rank_slice`, the clips
+    to return. `loss_on` says which patches count in the loss, `loss_share` which fraction of them,
+    drawn by `losses`. With `pairs`, consecutive pairs of clips share stretch and shift of pitch.
+    Frames are resampled on `device`.
     """
-    model, settings, share = config.model, config.pretrain, share or slice(0, len(chosen))
+    model, settings, rank_slice = config.model, config.pretrain, rank_slice or slice(0, len(chosen))
     drawn = augment.draw(
         draws,
         data.frames[chosen],
@@ -265,20 +234,18 @@ def make_batch(
         most=model.max_patches,
         pairs=pairs,
     )
-    mask = random_masking(
-        masks, drawn.present, settings.mask_ratio, ends=settings.visible_span_ratio
-    )
-    loss_mask = mask if loss_on == "masked" else drawn.present
+    mask = random_masking(masks, drawn.valid, settings.mask_ratio, ends=settings.visible_span_ratio)
+    loss_mask = mask if loss_on == "masked" else drawn.valid
     if loss_share < 1 and losses is not None:
         loss_mask = random_masking(losses, loss_mask, loss_share)
-    weight = _weight(loss_mask, share)
-    visible_weight = _weight(drawn.present & ~mask, share)
-    own, drawn = chosen[share], drawn[share]
+    weight = _weight(loss_mask, rank_slice)
+    visible_weight = _weight(drawn.valid & ~mask, rank_slice)
+    own, drawn = chosen[rank_slice], drawn[rank_slice]
     batch = Batch(
         *_patches(data, own, drawn, config, augmentation, device or torch.device("cpu")),
-        torch.from_numpy(drawn.present),
-        torch.from_numpy(mask[share]),
-        torch.from_numpy(loss_mask[share]),
+        torch.from_numpy(drawn.valid),
+        torch.from_numpy(mask[rank_slice]),
+        torch.from_numpy(loss_mask[rank_slice]),
         torch.from_numpy(own),
         torch.from_numpy(group_numbers(data, own)) if settings.pairs else None,
         weight,
@@ -287,16 +254,16 @@ def make_batch(
     return batch if device is None else to_device(batch, device)
 
 
-def _weight(counted: np.ndarray, share: slice) -> float:
-    """Number of patches in a share of the batch, relative to an equal share of all patches."""
-    own = counted[share]
+def _weight(counted: np.ndarray, rank_slice: slice) -> float:
+    """Number of patches in a slice of the batch, relative to an equal part of all patches."""
+    own = counted[rank_slice]
     return float(own.sum() * len(counted) / (len(own) * max(1, counted.sum())))
 
 
 def _patches(
     data: Cache,
     clips: np.ndarray,
-    drawn: Draw,
+    drawn: AugmentParameters,
     config: Config,
     augmentation: AugmentConfig,
     device: torch.device,
@@ -310,8 +277,8 @@ def _patches(
     spans = augment.span(drawn, frames, width)
     log_mels = data.read(clips, spans)  # (B, frames, M)
     first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]
-    crops = Crops.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)
+    crops = Resampling.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)
     crops, table = to_device(crops, device), log_mels.flatten(0, 1).to(device)
-    clean = augment.look_up(crops, table, silence=silence, width=width)
+    clean = augment.resample(crops, table, silence=silence, width=width)
     augmented = augment.vary_intensity(clean, crops, config=augmentation, silence=silence)
     return augmented, augmented if config.pretrain.reconstruction_target == "augmented" else clean

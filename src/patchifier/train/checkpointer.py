@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -49,7 +48,8 @@ def set_length(state: State, total: int, config: TrainingConfig, folder: Path) -
         flat = min(config.flat_steps(state.total), config.flat_steps(total))
         if state.step > flat:
             raise RequestError(
-                f"{folder} is at step {state.step} of {state.total}, expected at most {flat} for a change to {total} steps: "
+                f"{folder} is at step {state.step} of {state.total}, expected at most {flat} for "
+                f"a change to {total} steps: "
                 "after it the learning rate falls. Resume with the run's own config.json."
             )
         state.finished = False
@@ -57,10 +57,15 @@ def set_length(state: State, total: int, config: TrainingConfig, folder: Path) -
 
 
 class Checkpointer:
-    """Saves and loads a training run as one safetensors file, which is replaced as a whole: a kill leaves the old one or the new one."""
+    """Saves and loads a training run as one safetensors file, which is replaced atomically."""
 
     def __init__(
-        self, folder: Path, model: nn.Module, optimiser: Any, *, settings: Sequence[str]
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        *,
+        settings: Sequence[str],
     ) -> None:
         self.path, self.model, self.optimiser, self.settings = (
             folder / "state.safetensors",
@@ -77,7 +82,10 @@ class Checkpointer:
         }
 
     def save(self, state: State) -> None:
-        """Write the checkpoint; of several processes, which all hold the same state, the first does."""
+        """Write the checkpoint.
+
+        Of several processes, which all hold the same state, the first does.
+        """
         if not is_first():
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -129,7 +137,8 @@ class Checkpointer:
         ]
         for name, tensor in parts["optimiser"].items():
             index, kind = int(name.split(".")[0]), name.split(".")[1]
-            # The fused step needs moments in the memory format of their parameter (channels last), not of the file.
+            # The fused step needs moments in the memory format of their parameter (channels last),
+            # not of the file.
             like = parameters[index]
             moments.setdefault(index, {})[kind] = (
                 torch.empty_like(like, requires_grad=False).copy_(tensor)

@@ -14,21 +14,9 @@ BLOCK = 100_000  # frames that are looked at together
 def describe_batch(
     data: Cache, rows: Sequence[int] | np.ndarray, *, before: Iterable[int] = ()
 ) -> str:
-    """Name the clips of a batch, and those whose log-mels hold values that are not finite.
+    """Name the clips of a batch, and those whose log-mels are not finite, with a remedy.
 
-    Parameters
-    ----------
-    data : Cache
-        Where the clips are.
-    rows : sequence of int
-        Clips of the batch, by their row in the cache.
-    before : iterable of int
-        Clips of other batches on which the step depends.
-
-    Returns
-    -------
-    str
-        Sentences for an error message, with what can be done about a bad clip.
+    `rows` are indices in the cache; `before` are clips of other batches on which the step depends.
     """
     rows = list(dict.fromkeys(int(row) for row in rows))
     listed = ", ".join(_named(data, row) for row in rows[:MOST_NAMED]) + (
@@ -44,8 +32,9 @@ def describe_batch(
         return f"{words} Their log-mels are finite."
     files = ", ".join(str(path.with_suffix(".*")) for path in data.shard_files(np.array(bad)))
     return (
-        f"{words} Log-mels with values that are not finite: {', '.join(_named(data, row) for row in bad)}: delete {files} and run 'patchifier prepare' "
-        "again, or leave these clips out."
+        f"{words} Log-mels with values that are not finite: "
+        f"{', '.join(_named(data, row) for row in bad)}: delete {files} and run 'patchifier "
+        "prepare' again, or leave these clips out."
     )
 
 
@@ -54,7 +43,10 @@ def _named(data: Cache, row: int) -> str:
 
 
 def is_finite(data: Cache, row: int) -> bool:
-    """Whether all values of a clip's log-mel are finite; True of one in a shard that this machine does not have."""
+    """Whether all values of a clip's log-mel are finite.
+
+    True of one in a shard that this machine does not have.
+    """
     try:
         starts = range(0, int(data.frames[row]), BLOCK)
         return all(

@@ -1,8 +1,9 @@
 """Devices and processes, by Lightning Fabric: data-parallel training on one or several machines.
 
-Each process takes its slice of every batch, gradients are averaged, and batch norm uses the statistics of all processes
-(:class:`JoinedBatchNorm`), so the steps do not depend on the number of processes. Only the first process writes files and messages.
-Lightning Fabric is imported when it is first used: probes train without it.
+Each process takes its slice of every batch, gradients are averaged, and batch norm uses the
+statistics of all processes (:class:`JoinedBatchNorm`), so the steps do not depend on the number of
+processes. Only the first process writes files and messages. Lightning Fabric is imported when it is
+first used: probes train without it.
 """
 
 import atexit
@@ -10,7 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,6 +21,7 @@ from patchifier.config import RequestError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+Item = TypeVar("Item")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}  # ours -> Fabric's
 
 
@@ -33,10 +35,11 @@ def launch(
     device : str
         An accelerator's name, as Lightning Fabric knows it: "auto", "cpu", "cuda", "mps".
     devices : int
-        Processes on this machine, one a device. The first starts the others with its own command line. Where torchrun or SLURM
-        has started them all, their numbers count.
+        Processes on this machine, one a device. The first starts the others with its own command
+        line. Where torchrun or SLURM has started them all, their numbers count.
     nodes : int
-        Machines. On each the same command is started, with NODE_RANK, MASTER_ADDR and MASTER_PORT set, or by torchrun or SLURM.
+        Machines. On each the same command is started, with NODE_RANK, MASTER_ADDR and MASTER_PORT
+        set, or by torchrun or SLURM.
     precision : "32", "bf16" or "64"
         Of forward and backward pass; with "bf16" weights stay in float32.
 
@@ -46,7 +49,8 @@ def launch(
         If there are not that many devices, or their number is not what started this process.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    # Kernels of one channel have two names for the same order in memory, which is no fault and costs nothing.
+    # Kernels of one channel have two names for the same order in memory, which is no fault and
+    # costs nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     fabric = _connected(device, devices, nodes, precision)
     fabric.launch()
@@ -56,13 +60,7 @@ def launch(
 
 
 def require_devices(device: str = "auto", *, devices: int = 1, nodes: int = 1) -> None:
-    """Refuse what :func:`launch` would refuse, before anything is written.
-
-    Raises
-    ------
-    RequestError
-        If there are not that many devices.
-    """
+    """Refuse what :func:`launch` would refuse, before anything is written."""
     _connected(device, devices, nodes, "32")
 
 
@@ -88,12 +86,13 @@ def _connected(device: str, devices: int, nodes: int, precision: str) -> "Fabric
         lightning_fabric.utilities.exceptions.MisconfigurationException,
     ) as error:
         raise RequestError(
-            f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} machine{'s' * (nodes > 1)}: {error}"
+            f"cannot use {devices} device{'s' * (devices > 1)} {device!r} on {nodes} "
+            f"machine{'s' * (nodes > 1)}: {error}"
         ) from error
 
 
 def _part() -> None:
-    """Shut down gloo before Python exits: its threads release Python objects, which aborts a process whose interpreter has ended.
+    """Shut gloo down before Python exits, because its threads would abort the process.
 
     Other backends are not shut down: they may wait for a process that has failed.
     """
@@ -113,7 +112,7 @@ def use_float32(fabric: "Fabric") -> None:
     fabric._strategy.precision = fabric._precision = Precision()
 
 
-def expected_share(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
+def expected_rank_slice(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
     """Return the slice of the batch that this process will take, before processes are launched."""
     size = int(os.environ.get("WORLD_SIZE") or devices * nodes)
     node, local = (int(os.environ.get(name) or 0) for name in ("NODE_RANK", "LOCAL_RANK"))
@@ -122,7 +121,7 @@ def expected_share(batch: int, *, devices: int = 1, nodes: int = 1) -> slice:
     return slice(rank * each, (rank + 1) * each)
 
 
-def share(fabric: "Fabric", batch: int) -> slice:
+def rank_slice(fabric: "Fabric", batch: int) -> slice:
     """Return the slice of the batch that this process takes; see :func:`require_even`."""
     each = require_even(batch, fabric.world_size)
     return slice(fabric.global_rank * each, (fabric.global_rank + 1) * each)
@@ -138,7 +137,8 @@ def require_even(batch: int, processes: int) -> int:
     """
     if batch % processes:
         raise RequestError(
-            f"a batch of {batch} clips cannot be shared by {processes} processes: choose a batch that is a multiple of {processes}."
+            f"a batch of {batch} clips cannot be shared by {processes} processes: choose a batch "
+            f"that is a multiple of {processes}."
         )
     return batch // processes
 
@@ -158,7 +158,10 @@ def summed(values: Tensor) -> Tensor:
 
 
 def gathered(values: Tensor) -> tuple[Tensor, int]:
-    """Return values (B, ...) of all processes, in order of rank, and the index of this one's first; without gradient."""
+    """Return values (B, ...) of all processes, in order of rank, and the index of this one's first.
+
+    Without gradient.
+    """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return values, 0
     parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
@@ -166,7 +169,7 @@ def gathered(values: Tensor) -> tuple[Tensor, int]:
     return torch.cat(parts), distributed.get_rank() * len(values)
 
 
-def gathered_objects(value: Any) -> list[Any]:
+def gathered_objects(value: Item) -> list[Item]:
     """Return the picklable values of all processes."""
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
@@ -177,7 +180,10 @@ def gathered_objects(value: Any) -> list[Any]:
 
 
 class JoinedBatchNorm(nn.BatchNorm2d):
-    """Batch norm with the statistics of all processes' batches together; torch.nn.SyncBatchNorm does not run on CPUs."""
+    """Batch norm with the statistics of all processes' batches together.
+
+    Torch.nn.SyncBatchNorm does not run on CPUs.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise maps (P, C, H, W); P may differ between processes."""
@@ -187,7 +193,9 @@ class JoinedBatchNorm(nn.BatchNorm2d):
             maps, self.weight, self.bias, self.eps
         )
         mean_kept, variance_kept, momentum = self.running_mean, self.running_var, self.momentum
-        assert mean_kept is not None and variance_kept is not None and momentum is not None  # noqa: PT018 - for the type checker
+        assert mean_kept is not None
+        assert variance_kept is not None
+        assert momentum is not None
         with torch.no_grad():
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             mean_kept.lerp_(mean.to(mean_kept), momentum)
@@ -238,13 +246,12 @@ class _JoinedNorm(torch.autograd.Function):
 
 
 def _joined_moments(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (C,), variance (C,) and count (1,) of all processes' numbers from those of each (Chan et al. 1979)."""
+    """Mean (C,), variance (C,) and count (1,) over all processes (Chan et al. 1979)."""
     own = torch.cat([mean, variance, count])
     parts = torch.empty(distributed.get_world_size(), len(own), dtype=own.dtype, device=own.device)
     distributed.all_gather(list(parts.unbind()), own)
-    means, variances, counts = parts.split(
-        [len(mean), len(mean), 1], dim=1
-    )  # (R, C), (R, C), (R, 1)
+    # (R, C), (R, C), (R, 1)
+    means, variances, counts = parts.split([len(mean), len(mean), 1], dim=1)
     total = counts.sum(0)  # (1,)
     joint = (counts * means).sum(0) / total
     return joint, (counts * (variances + (means - joint).square())).sum(0) / total, total

@@ -1,7 +1,8 @@
 """Partial fine-tuning: the four methods of section 4.5 as a table of what learns.
 
-Frozen parts stay in evaluation mode, so that their batch-norm statistics do not move, and what only frozen parts compute is computed
-once. CLS and positions belong to the bottleneck and are frozen with it.
+Frozen parts stay in evaluation mode, so that their batch-norm statistics do not move, and what only
+frozen parts compute is computed once. CLS and positions belong to the bottleneck and are frozen
+with it.
 """
 
 import logging
@@ -14,7 +15,7 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip
-from patchifier.datasets.splits import Splits, folds_of, partition, untrained_names
+from patchifier.datasets.splits import Splits, folds_of, untrained_names
 from patchifier.io import Progress, silent
 from patchifier.train import precision
 from patchifier.train.distributed import require_devices
@@ -47,7 +48,8 @@ def finetune(
     cache : str or Path
         From :func:`patchifier.cache.prepare`, with the model's spectrogram settings.
     out : str or Path
-        Run folder; gets a folder for each method, with curves, predictions, results and the tuned model.
+        Run folder; gets a folder for each method, with curves, predictions, results and the tuned
+        model.
     methods : sequence of str
         Of :data:`METHODS`.
     config : Config
@@ -64,7 +66,8 @@ def finetune(
     Raises
     ------
     RequestError
-        If the clips have no targets, a split is empty, model and cache do not fit together, or there is no such device.
+        If the clips have no targets, a split is empty, model and cache do not fit together, or
+        there is no such device.
     """
     start = model if isinstance(model, Checkpoint) else checkpoint.load(model)
     config = config or start.config
@@ -72,14 +75,15 @@ def finetune(
     data = Cache(cache).require(config.spectrogram)
     if data.task is None:
         raise RequestError(
-            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a target column."
+            f"the clips of cache {data.path} have no targets: prepare it from a manifest with a "
+            "target column."
         )
     folds = test_folds(data.clips, config.finetune)
     tunings = [
         Tuning(start, data, data.task, method, config, device=device, resume=resume)
         for method in methods
     ]
-    splits = [Splits.of(data.clips, partition(data.clips, test_fold=fold)) for fold in folds]
+    splits = [Splits.partitioned(data.clips, test_fold=fold) for fold in folds]
     for split in splits:
         split.require_clips(f"cache {data.path}")
     for note in untrained_names(data.task, data.clips, splits):
@@ -116,7 +120,10 @@ def finetune(
 
 
 def test_folds(clips: Sequence[Clip], config: FinetuneConfig) -> list[int | None]:
-    """Return the folds that are tested in turn; [None] where the split is the data set's own or by hash."""
+    """Return the folds that are tested in turn.
+
+    [None] where the split is the data set's own or by hash.
+    """
     present = folds_of(clips)
     if not present:
         return [None]

@@ -1,8 +1,9 @@
 """The training loop: steps, validations, early stopping and checkpoints.
 
-Pre-training, fine-tuning, probes and frame-wise heads share :func:`run_steps`. :func:`fit` adds devices, files and resuming;
-:func:`fit_head` trains a small model in memory. What happens at a step is a function of the seed and the step alone, so a run that is
-killed and resumed ends with the bits of one that was not.
+Pre-training, fine-tuning, probes and frame-wise heads share :func:`run_steps`. :func:`fit` adds
+devices, files and resuming; :func:`fit_head` trains a small model in memory. What happens at a step
+is a function of the seed and the step alone, so a run that is killed and resumed ends with the bits
+of one that was not.
 """
 
 import copy
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ from patchifier.train.distributed import agree, join_batch_norm, launch, precisi
 from patchifier.train.metrics import CSVLogger, MetricBuffer
 from patchifier.train.optimiser import make_optimiser, rate_factor
 from patchifier.train.run import Interrupted, is_first, stop_signals, was_restarted
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 SAVE_WORDS = "state is saved, go on with --resume"
 STATE_FORMAT = 2  # of state.safetensors; one of another format is refused
@@ -43,29 +47,11 @@ def run_steps(
     patience: int | None = None,
     save: Callable[[], None] = lambda: None,
 ) -> State:
-    """Take training steps until all are taken, or no validation has improved the score for long enough.
+    """Take training steps until all are taken or the score has not improved for `patience` steps.
 
-    Parameters
-    ----------
-    state : State
-        Where to start; updated in place.
-    take_step : callable
-        Takes step ``state.step``.
-    validate : callable
-        Called before the first step, every `validate_every` steps and after the last; it calls :meth:`State.improve`.
-    total : int
-        Steps in all.
-    validate_every : int
-        Steps between validations.
-    patience : int
-        Steps without a better score after which training stops; None to take all steps.
-    save : callable
-        Called before every step, and once ``state.finished`` is set.
-
-    Returns
-    -------
-    State
-        The same object.
+    `take_step` takes step ``state.step``. `validate` is called before the first step, every
+    `validate_every` steps and after the last; it calls :meth:`State.improve`. `save` is called
+    before every step and at the end. Returns `state`, which is updated in place.
     """
     while not state.finished:
         if state.step % validate_every == 0 or state.step == total:
@@ -92,27 +78,9 @@ def fit_head(
 ) -> tuple[State, list[float]]:
     """Train a small model in memory and leave it with its best weights.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Trained in place.
-    optimiser : Optimizer
-        Of its parameters.
-    loss : callable
-        Step -> loss of a batch.
-    score : callable
-        Returns the validation score, higher is better; called without gradients.
-    total, validate_every, patience : int
-        As for :func:`run_steps`. The first validation is made after `validate_every` steps.
-    progress : callable
-        Called with steps done, `total`, and a note, at most every 0.5 s and at the end.
-
-    Returns
-    -------
-    state : State
-        Best score, its step, and the last step.
-    curve : list of float
-        All validation scores.
+    `loss` maps a step to the loss of a batch. `score` returns the validation score, higher is
+    better; it is first called after `validate_every` steps. `progress` is called at most every 0.5
+    s. Returns the state with best score and step, and all validation scores.
     """
     state, curve, best = State(), list[float](), copy.deepcopy(model.state_dict())
     shown_s = -math.inf
@@ -136,12 +104,7 @@ def fit_head(
             best.update(copy.deepcopy(model.state_dict()))
 
     run_steps(
-        state,
-        take_step,
-        validate,
-        total=total,
-        validate_every=validate_every,
-        patience=patience,
+        state, take_step, validate, total=total, validate_every=validate_every, patience=patience
     )
     model.load_state_dict(best)
     progress(total, total, f"best score {state.best_score:.4g} at step {state.best_step}")
@@ -155,7 +118,8 @@ class TrainTask:
     Attributes
     ----------
     model : nn.Module
-        Its parameters that require a gradient are trained. Its own ``train()`` decides what stays in evaluation mode.
+        Its parameters that require a gradient are trained. Its own ``train()`` decides what stays
+        in evaluation mode.
     clips : int
         Training clips, for epochs.
     batch : callable
@@ -169,7 +133,8 @@ class TrainTask:
     learning_rates : dict of float
         By prefix of a parameter's name, where it differs from the config's.
     describe : callable
-        Step -> sentences that name its training clips, for the error message of one whose loss is not finite.
+        Step -> sentences that name its training clips, for the error message of one whose loss is
+        not finite.
     """
 
     model: nn.Module
@@ -189,7 +154,7 @@ def fit(
     config: TrainingConfig,
     seed: int,
     validate_every: int,
-    fabric: Any = None,
+    fabric: "Fabric | None" = None,
     patience: int | None = None,
     checkpoint_every_s: float = 120.0,
     resume: bool = False,
@@ -230,7 +195,8 @@ def fit(
     Interrupted
         After SIGINT or SIGTERM, when the state has been saved.
     RequestError
-        If a loss or a gradient's norm is not finite, naming the step and, where the task describes it, its training clips.
+        If a loss or a gradient's norm is not finite, naming the step and, where the task describes
+        it, its training clips.
     """
     fabric = fabric or launch()
     model, optimiser = _set_up(task, config, fabric)
@@ -259,7 +225,7 @@ def fit(
             )
             buffer.add(state.step + 1, *result)
 
-        saver = _Saver(state, checkpointer, buffer, fabric, stop, checkpoint_every_s)
+        saver = _saver(state, checkpointer, buffer, stop, checkpoint_every_s)
         run_steps(
             state,
             take_step,
@@ -278,7 +244,7 @@ def fit(
     return state
 
 
-def _set_up(task: TrainTask, config: TrainingConfig, fabric: Any) -> tuple[Any, Any]:
+def _set_up(task: TrainTask, config: TrainingConfig, fabric: "Fabric") -> tuple[Any, Any]:
     """Place model and optimiser on the device; returns both as Fabric wraps them."""
     model = task.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fabric.world_size > 1:
@@ -294,37 +260,18 @@ def _set_up(task: TrainTask, config: TrainingConfig, fabric: Any) -> tuple[Any, 
 def step(
     task: TrainTask,
     number: int,
-    model: Any,
-    optimiser: Any,
-    fabric: Any,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    fabric: "Fabric",
     config: TrainingConfig,
     *,
     seed: int,
     total: int,
 ) -> tuple[float, Tensor]:
-    """Take one optimiser step.
+    """Take optimiser step `number`, counted from 0; `model` and `optimiser` are Fabric's wrappers.
 
-    Parameters
-    ----------
-    task : TrainTask
-        Its batch and loss are used.
-    number : int
-        Number of the step, from 0.
-    model, optimiser
-        As Fabric wraps them.
-    fabric : Fabric
-        Device and precision.
-    config : TrainingConfig
-        Learning rate, schedule and clipping.
-    seed, total : int
-        Seed of dropout; steps in all, for the schedule.
-
-    Returns
-    -------
-    rate : float
-        Learning rate.
-    result : Tensor, shape (2,)
-        Loss and gradient norm, on the device; the norm is NaN without clipping.
+    `seed` is that of dropout. Returns the learning rate, and loss and gradient norm (2,) on the
+    device; the norm is NaN without clipping.
     """
     model.train()
     torch.manual_seed(dropout_seed(seed, number, fabric.global_rank))
@@ -338,9 +285,10 @@ def step(
     fabric.backward(loss)
     norm = torch.full_like(loss, math.nan, requires_grad=False)
     if config.max_grad_norm:
-        norm = fabric.clip_gradients(
+        found = fabric.clip_gradients(
             model, optimiser, max_norm=config.max_grad_norm, error_if_nonfinite=False
         )
+        norm = norm if found is None else found
     optimiser.step()
     return config.learning_rate * factor, torch.stack([loss.detach(), norm.to(loss)])
 
@@ -352,7 +300,10 @@ def _validate(
     checkpointer: Checkpointer,
     buffer: MetricBuffer,
 ) -> None:
-    """Write a row of validation.csv and keep the best weights; the first process computes for all, in float32."""
+    """Write a row of validation.csv and keep the best weights.
+
+    The first process computes for all, in float32.
+    """
     if task.validate is None or logger.last_step >= state.step:
         return
     buffer.fetch()
@@ -364,34 +315,28 @@ def _validate(
         checkpointer.keep_best()
 
 
-class _Saver:
-    """Saves the state when it is due, when training ends and when the user asks to stop."""
+def _saver(
+    state: State,
+    checkpointer: Checkpointer,
+    buffer: MetricBuffer,
+    stop: threading.Event,
+    every_s: float,
+) -> Callable[[], None]:
+    """Make the function that saves the state when due, at the end, and at an interruption."""
+    fabric, saved_s = buffer.fabric, time.monotonic()
 
-    def __init__(
-        self,
-        state: State,
-        checkpointer: Checkpointer,
-        buffer: MetricBuffer,
-        fabric: Any,
-        stop: threading.Event,
-        every_s: float,
-    ) -> None:
-        self.state, self.checkpointer, self.buffer = state, checkpointer, buffer
-        self.fabric, self.stop, self.every_s = fabric, stop, every_s
-        self.saved_s = time.monotonic()
+    def save() -> None:
+        nonlocal saved_s
+        leave = stop.is_set()
+        due = leave or time.monotonic() - saved_s >= every_s
+        if fabric.world_size > 1:
+            agreed = state.step % AGREE_STEPS == 0
+            due, leave = agree(fabric, (due, leave)) if agreed else (False, False)
+        if due or state.finished:
+            buffer.fetch()
+            checkpointer.save(state)
+            saved_s = time.monotonic()
+        if leave and not state.finished:
+            raise Interrupted(f"stopped at step {state.step} of {state.total}; {SAVE_WORDS}")
 
-    def __call__(self) -> None:
-        """Save if due; raise Interrupted if a process was asked to stop."""
-        leave = self.stop.is_set()
-        due = leave or time.monotonic() - self.saved_s >= self.every_s
-        if self.fabric.world_size > 1:
-            agreed = self.state.step % AGREE_STEPS == 0
-            due, leave = agree(self.fabric, (due, leave)) if agreed else (False, False)
-        if due or self.state.finished:
-            self.buffer.fetch()
-            self.checkpointer.save(self.state)
-            self.saved_s = time.monotonic()
-        if leave and not self.state.finished:
-            raise Interrupted(
-                f"stopped at step {self.state.step} of {self.state.total}; {SAVE_WORDS}"
-            )
+    return save

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,11 +16,17 @@ from patchifier.io import Progress, write_rows
 from patchifier.train.distributed import precision_of
 from patchifier.train.run import is_first
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 FETCH_STEPS = 50  # between fetches of the losses from a GPU
 
 
 class CSVLogger:
-    """Appends rows to a CSV file, and to TensorBoard if it is installed; drops rows after the step that a run resumes from."""
+    """Appends rows to a CSV file, and to TensorBoard if it is installed.
+
+    Drops rows after the step that a run resumes from.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path if is_first() else Path(os.devnull)
@@ -77,13 +83,13 @@ def _board(folder: Path, step: int) -> Any:
 
 
 class MetricBuffer:
-    """Holds losses on the device until they are written to metrics.csv: every step on a CPU, every 50 steps on a GPU."""
+    """Buffers losses on the device and writes them to metrics.csv: every 50 steps on a GPU."""
 
     def __init__(
         self,
         clips: int,
         config: TrainingConfig,
-        fabric: Any,
+        fabric: "Fabric",
         logger: CSVLogger,
         progress: Progress,
         total: int,
@@ -98,7 +104,10 @@ class MetricBuffer:
         self.since_s = 0.0
 
     def start(self) -> None:
-        """Start the clock of the first buffered step; time between steps, such as validation, is not counted."""
+        """Start the clock of the first buffered step.
+
+        Time between steps, such as validation, is not counted.
+        """
         if not self.waiting:
             self.since_s = time.monotonic()
 
@@ -113,7 +122,9 @@ class MetricBuffer:
         if not self.waiting:
             return
         results = torch.stack([result for _, _, result in self.waiting])  # (n, 2)
-        values = self.fabric.all_reduce(results, reduce_op="mean").tolist()
+        mean = self.fabric.all_reduce(results, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        values = mean.tolist()
         clips_per_s = len(self.waiting) * self.config.batch_size / (time.monotonic() - self.since_s)
         for (step, rate, _), (loss, norm) in zip(self.waiting, values, strict=True):
             self._require_finite(step, loss, norm)
@@ -132,7 +143,10 @@ class MetricBuffer:
         self.waiting = []
 
     def _require_finite(self, step: int, loss: float, norm: float) -> None:
-        """Refuse a loss or gradient norm that is not finite; without clipping the norm is NaN and not checked."""
+        """Refuse a loss or gradient norm that is not finite.
+
+        Without clipping the norm is NaN and not checked.
+        """
         if math.isfinite(loss) and (math.isfinite(norm) or not self.config.max_grad_norm):
             return
         what = (

@@ -70,7 +70,8 @@ def require_targets(config: Config) -> None:
     settings, targets = config.pretrain, config.pretrain.objectives
     if settings.pairs and "contrast" not in targets:
         raise RequestError(
-            "pretrain.contrast_positives 'group' needs the target 'contrast' in pretrain.objectives: add it, or leave this out."
+            "pretrain.contrast_positives 'group' needs the target 'contrast' in "
+            "pretrain.objectives: add it, or leave this out."
         )
     if targets == (PIXELS,) and not settings.teacher_features:
         return
@@ -86,7 +87,8 @@ def require_targets(config: Config) -> None:
     ):
         if getattr(settings, name) != only:
             raise RequestError(
-                f"pretrain.{name} is {getattr(settings, name)!r}, expected {only!r} with targets beside pixels."
+                f"pretrain.{name} is {getattr(settings, name)!r}, expected {only!r} with targets "
+                "beside pixels."
             )
     for name in targets:
         if name not in known:
@@ -97,7 +99,8 @@ def require_targets(config: Config) -> None:
             require_descriptor(name, config, what="the target")
     if (DISTIL in targets) != bool(settings.teacher_features):
         raise RequestError(
-            "the target 'distil' and pretrain.teacher_features, a folder with a file for each clip, need each other."
+            "the target 'distil' and pretrain.teacher_features, a folder with a file for each "
+            "clip, need each other."
         )
     estimated = [name for name in targets if name in ESTIMATORS]
     require_estimators(estimated, config, field="pretrain.objectives")

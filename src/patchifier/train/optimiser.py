@@ -12,7 +12,7 @@ from patchifier.config import TrainingConfig
 def make_optimiser(
     model: nn.Module, config: TrainingConfig, rates: Mapping[str, float]
 ) -> torch.optim.AdamW:
-    """AdamW (4.4) with weight decay on matrices and kernels only, and learning rates by prefix of a name."""
+    """AdamW (4.4), weight decay on matrices and kernels only, learning rates by name's prefix."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,10 +1,12 @@
-"""What a model fills in, kept for the report to draw."""
+"""Reconstructions of masked patches, for the report to draw."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from patchifier import spectrogram
 from patchifier.cache import Cache
@@ -19,32 +21,52 @@ from patchifier.seeding import generator
 PICTURE_RATIOS = (0.25, 0.5, 0.75, 0.9)
 
 
+def reconstructions(
+    reconstruct: Callable[[np.ndarray], tuple[Tensor, Tensor]], n_patches: int, seed: int
+) -> dict[str, Tensor]:
+    """Original patches of one clip and, for each mask ratio, the mask and what a model predicts.
+
+    Parameters
+    ----------
+    reconstruct : callable
+        Takes a mask (N,), returns patches and reconstructed patches, (N, M, T) each.
+    n_patches, seed : int
+        Length N and seed of the masks.
+    """
+    tensors = {}
+    for ratio in PICTURE_RATIOS:
+        draw = generator(seed, "mask", 2**40)
+        masked = random_masking(draw, np.ones((1, n_patches), bool), ratio)[0]
+        patches, predicted = reconstruct(masked)
+        tensors["original"] = patches.contiguous()
+        tensors[f"masked_{ratio}"] = torch.from_numpy(masked.astype(np.uint8))
+        tensors[f"reconstructed_{ratio}"] = predicted.contiguous()
+    return tensors
+
+
 @torch.no_grad()
 def write_reconstructions(
     path: Path, model: Patchifier, data: Cache, clips: np.ndarray, config: Config
 ) -> None:
-    """Write patches of one held-out clip with what the model fills in at several mask ratios, for the report."""
+    """Write the reconstructions of one held-out clip, for the report."""
     if not len(clips):
         return
     index = int(clips[len(clips) // 2])
     clip = data.clips[index]
-    log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)
+    log_mel = data.tensor(index)
     patches = spectrogram.cut(
         log_mel, length=config.model.patch_frames, tail="anchor", silence=config.spectrogram.silence
     )[: config.pretrain.n_patches]
     model = model.cpu().eval()
-    tensors = {"original": model.mel(patches)[:, 0].contiguous()}
-    for ratio in PICTURE_RATIOS:
-        masked = random_masking(
-            generator(config.pretrain.seed, "mask", 2**40), np.ones((1, len(patches)), bool), ratio
-        )
-        filled = model.reconstruct(patches[None], mask=torch.from_numpy(masked))[0]
-        tensors |= {
-            f"masked_{ratio}": torch.from_numpy(masked[0].astype(np.uint8)),
-            f"reconstructed_{ratio}": filled[:, 0].contiguous(),
-        }
+
+    def reconstruct(masked: np.ndarray) -> tuple[Tensor, Tensor]:
+        predicted = model.reconstruct(patches[None], mask=torch.from_numpy(masked)[None])
+        return model.mel(patches)[:, 0], predicted[0, :, 0]
+
+    tensors = reconstructions(reconstruct, len(patches), config.pretrain.seed)
+    facts = picture_facts(clip.id, clip.info, config)
     with replaced_file(path) as new:
-        write_tensors(new, tensors, metadata=picture_facts(clip.id, clip.info, config))
+        write_tensors(new, tensors, metadata=facts)
 
 
 def picture_facts(clip: str, info: dict[str, str], config: Config) -> dict[str, str]:

@@ -1,8 +1,10 @@
-"""Arithmetic of training: float32, or bf16 where the processor multiplies it and a self-test shows that it does so correctly.
+"""Precision of training: float32, or bf16 on processors that compute it fast and correctly.
 
-On processors with AMX, torch 2.13 computes some bf16 convolutions from memory that is not theirs (docs/onednn_bf16_convolution.py). So bf16 is
-used on a CPU only after a self-test on this machine (:mod:`patchifier.train.self_test`). A convolution that fails is kept in float32; if
-anything else fails, the whole run is in float32. Validation, embedding and prediction are in float32 everywhere.
+On processors with AMX, torch 2.13 reads beyond the arguments of some bf16 convolutions
+(docs/onednn_bf16_convolution.py). So bf16 is used on a CPU only after a self-test on this machine
+(:mod:`patchifier.train.self_test`). A convolution that fails is computed in float32; if another
+operation fails, the whole run is in float32. Validation, embedding and prediction always use
+float32.
 """
 
 import json
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,21 +21,24 @@ from patchifier.config import RequestError
 from patchifier.io import Progress, silent
 from patchifier.train.distributed import gathered_objects, use_float32
 from patchifier.train.run import Run, processor
-from patchifier.train.self_test import Kernel, Trial, Verdict, self_test
+from patchifier.train.self_test import Kernel, SelfTestResult, Trial, self_test
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a run computes in.
+    """Precision of a run.
 
     Attributes
     ----------
     precision : "32" or "bf16"
-        Of forward and backward pass.
+        Precision of forward and backward pass.
     kernels : tuple of tuple of int
-        Shapes of the kernels whose convolutions are computed in float32 all the same.
+        Shapes of the kernels whose convolutions are computed in float32.
     test : dict
-        What the self-test found, for ``run.json``; empty where none was needed.
+        Result of the self-test, for ``run.json``; empty without a self-test.
     """
 
     precision: str = "32"
@@ -42,7 +47,7 @@ class Arithmetic:
 
 
 def best_precision(device: str, wanted: str = "auto") -> str:
-    """Return "bf16" where the processor is faster with it, else "32"; `wanted`, if it is not "auto". No self-test is made here."""
+    """Return "bf16" if it is faster on this device, else "32"; `wanted` if that is not "auto"."""
     if wanted != "auto":
         return wanted
     if device in ("auto", "cuda", "gpu") and torch.cuda.is_available():
@@ -51,7 +56,10 @@ def best_precision(device: str, wanted: str = "auto") -> str:
 
 
 def processor_has_bf16() -> bool:
-    """Whether this processor multiplies bf16 itself (AVX-512 BF16 or AMX); without, bf16 is many times slower than float32."""
+    """Whether this processor has bf16 instructions (AVX-512 BF16 or AMX).
+
+    Without them, bf16 is many times slower than float32.
+    """
     return any(
         getattr(torch.cpu, name, bool)()
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -67,26 +75,11 @@ def settle(
     flag: str,
     progress: Progress = silent,
 ) -> Arithmetic:
-    """Choose a run's arithmetic once and for all, and write it into ``run.json``.
+    """Choose the precision of a run and write it into ``run.json``.
 
-    Parameters
-    ----------
-    run : Run
-        A run that is resumed keeps the arithmetic it began with; where the machine is another one, that is tested again.
-    wanted : "auto", "32" or "bf16"
-    device : str
-        As for :func:`patchifier.train.distributed.launch`.
-    trials : callable
-        Returns what the run computes.
-    flag : str
-        The option that sets `wanted`, for messages.
-    progress : callable
-        Called with operations tested, operations found, and a note.
-
-    Raises
-    ------
-    RequestError
-        If bf16 was asked for, or the run began with it, and this machine computes an operation of it wrongly.
+    A resumed run keeps its precision; on another machine the self-test is repeated. `trials`
+    returns the first steps of the run, `flag` names the option of `wanted`. Refused if `wanted` is
+    "bf16", or the run began in bf16, and the self-test fails on this machine.
     """
     begun = _of_facts(run.before)
     if begun:
@@ -95,13 +88,13 @@ def settle(
 
 
 def of_run(folder: Path) -> Arithmetic | None:
-    """Arithmetic of the run in a folder; None if there is none, or it has not been chosen yet."""
+    """Precision of the run in a folder; None if there is no run or it has not been chosen."""
     facts = folder / "run.json"
     return _of_facts(json.loads(facts.read_text(encoding="utf-8"))) if facts.exists() else None
 
 
 def _of_facts(facts: dict[str, Any]) -> Arithmetic | None:
-    """Read the arithmetic from what ``run.json`` holds."""
+    """Read the precision from the content of ``run.json``."""
     if "precision" not in facts:
         return None
     test = facts.get("precision test") or {}
@@ -110,11 +103,11 @@ def _of_facts(facts: dict[str, Any]) -> Arithmetic | None:
 
 
 def record(run: Run, arithmetic: Arithmetic) -> Arithmetic:
-    """Write a run's arithmetic into ``run.json``, and return it."""
+    """Write the precision of a run into ``run.json`` and return it."""
     run.facts["precision"] = arithmetic.precision
     if arithmetic.test:
         run.facts["precision test"] = arithmetic.test
-    run.write_facts("running")  # a run that is killed has settled it too
+    run.write_facts("running")  # kept if the run is killed now
     return arithmetic
 
 
@@ -126,56 +119,57 @@ def decide(
     flag: str = "precision",
     progress: Progress = silent,
 ) -> Arithmetic:
-    """Choose the arithmetic for what `trials` compute; see :func:`settle`."""
+    """Choose the precision for the steps in `trials`; see :func:`settle`."""
     precision = best_precision(device, wanted)
     if precision != "bf16" or not _on_cpu(device):
         return Arithmetic(precision)
     started = time.monotonic()
-    verdict = self_test(trials(), progress=progress)
-    if verdict.failed and wanted == "bf16":
+    result = self_test(trials(), progress=progress)
+    if result.failed and wanted == "bf16":
         raise RequestError(
-            f"{flag} is 'bf16', which this processor computes wrongly: {verdict.refused[-1]}. Use --{flag} 32, or auto."
+            f"{flag} is 'bf16', which this processor computes wrongly: {result.refused[-1]}. "
+            f"Use --{flag} 32, or auto."
         )
-    precision = "32" if verdict.failed else "bf16"
-    progress(verdict.operations, verdict.operations, _in_words(precision, verdict))
+    precision = "32" if result.failed else "bf16"
+    progress(result.operations, result.operations, _in_words(precision, result))
     facts = {
         "precision": precision,
         "seconds": round(time.monotonic() - started, 1),
-        "operations": verdict.operations,
+        "operations": result.operations,
     }
     facts |= {
-        "refused": list(verdict.refused),
-        "float32 kernels": [list(kernel) for kernel in verdict.kernels],
+        "refused": list(result.refused),
+        "float32 kernels": [list(kernel) for kernel in result.kernels],
         **_machine(),
     }
-    return Arithmetic(precision, () if verdict.failed else verdict.kernels, facts)
+    return Arithmetic(precision, () if result.failed else result.kernels, facts)
 
 
-def _in_words(precision: str, verdict: Verdict) -> str:
+def _in_words(precision: str, result: SelfTestResult) -> str:
     """Result of a self-test in one line."""
-    if verdict.failed:
-        return f"float32: this processor computes bf16 wrongly: {verdict.refused[-1]}"
-    kept = (
-        f", float32 for {len(verdict.kernels)} kernels that it computes wrongly: {verdict.refused[0]}"
-        if verdict.kernels
-        else ""
+    if result.failed:
+        return f"float32: this processor computes bf16 wrongly: {result.refused[-1]}"
+    if not result.kernels:
+        return precision
+    return (
+        f"{precision}, float32 for {len(result.kernels)} kernels "
+        f"that it computes wrongly: {result.refused[0]}"
     )
-    return f"{precision}{kept}"
 
 
 def _resumed(
     begun: Arithmetic, device: str, trials: Callable[[], Iterable[Trial]], progress: Progress
 ) -> Arithmetic:
-    """Return the arithmetic that a run began with; on another machine, after a self-test."""
+    """Return the precision of a resumed run; on another machine, after a self-test."""
     if begun.precision != "bf16" or not _on_cpu(device) or _machine().items() <= begun.test.items():
         return begun
-    verdict = self_test(trials(), kernels=begun.kernels, progress=progress)
-    if verdict.failed or set(verdict.kernels) != set(begun.kernels):
+    result = self_test(trials(), kernels=begun.kernels, progress=progress)
+    if result.failed or set(result.kernels) != set(begun.kernels):
         raise RequestError(
-            f"this run began in bf16, which this machine computes wrongly: {verdict.refused[-1]}. "
+            f"this run began in bf16, which this machine computes wrongly: {result.refused[-1]}. "
             "Resume it on a machine like the one that it began on, or start another in float32."
         )
-    progress(verdict.operations, verdict.operations, "bf16")
+    progress(result.operations, result.operations, "bf16")
     return begun
 
 
@@ -184,7 +178,7 @@ def _on_cpu(device: str) -> bool:
 
 
 def _machine() -> dict[str, Any]:
-    """What the result of a self-test depends on."""
+    """Properties of this machine on which the result of a self-test depends."""
     amx = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
     return {
@@ -196,8 +190,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def agree(fabric: Any, run: Run, arithmetic: Arithmetic) -> Arithmetic:
-    """Let all processes compute alike: in float32, or with a kernel in float32, if any process has to."""
+def agree(fabric: "Fabric", run: Run, arithmetic: Arithmetic) -> Arithmetic:
+    """Use the same precision in all processes: float32 where one of them needs it."""
     if fabric.world_size == 1:
         return arithmetic
     others: list[Arithmetic] = gathered_objects(arithmetic)

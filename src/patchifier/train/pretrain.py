@@ -1,15 +1,15 @@
 """Pre-training in two stages (paper 4.2): autoencode single patches; then fill in masked ones.
 
-A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``model/`` (the result), ``config.json``, ``run.json``.
+A run folder: ``stage-one/`` and ``stage-two/`` (metrics, validation, state), ``model/`` (the
+result), ``config.json``, ``run.json``.
 """
 
 import copy
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -25,11 +25,11 @@ from patchifier.nn.pooling import require_embed, require_whitening
 from patchifier.train import precision
 from patchifier.train.batches import Batch, Batches, require_groups
 from patchifier.train.distributed import (
-    expected_share,
+    expected_rank_slice,
     launch,
+    rank_slice,
     require_devices,
     require_even,
-    share,
 )
 from patchifier.train.loop import TrainTask, fit
 from patchifier.train.objectives import PIXELS, Objectives, frozen_modules, require_targets
@@ -40,13 +40,16 @@ from patchifier.train.teacher import teacher_features
 from patchifier.train.validation import no_op_validator, validator
 from patchifier.train.whitening import examples_of, fit_whitening
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 # Steps of a stage in the self-test of bf16: where clips are short, batches differ in shape.
 TRIAL_STEPS = 2
-# Fields of the config that are fitted after training, whatever they were in the initial model.
+# modules that learn, by stage (4.2)
 TRAINED = {
     "one": ("extractor", "decoder"),
     "two": ("extractor", "bottleneck", "predictor", "align", "decoder"),
-}  # modules that learn, by stage (4.2)
+}
 
 
 def pretrain(
@@ -90,7 +93,8 @@ def pretrain(
     Raises
     ------
     RequestError
-        If cache, config and initial model do not fit together, there are too few clips, or devices that cannot share a batch.
+        If cache, config and initial model do not fit together, there are too few clips, or devices
+        that cannot share a batch.
     Interrupted
         After SIGINT or SIGTERM; go on with `resume`.
     """
@@ -99,9 +103,8 @@ def pretrain(
     require_targets(config)  # before stage I, which does without
     data = Cache(cache, partial=config.pretrain.n_cache_parts > 1).require(config.spectrogram)
     for training in (config.pretrain.stage_one, config.pretrain.stage_two):
-        require_even(
-            training.batch_size, devices * nodes
-        )  # before other processes start, which would raise it too
+        # before other processes start, which would raise it too
+        require_even(training.batch_size, devices * nodes)
     require_embed(config)
     require_whitening(config)
     model = initial_model(config, init)
@@ -175,13 +178,16 @@ def pretrain(
 
 
 def split(data: Cache, config: PretrainConfig) -> Splits:
-    """Choose the clips of a cache that train and validate, and divide those that train among the parts of the cache."""
+    """Choose training and validation clips, and divide training clips among parts of the cache."""
     parts = data.parts(config.n_cache_parts)
     return pretraining_splits(data.clips, config, parts=parts, where=f"cache {data.path}")
 
 
 def initial_model(config: Config, init: str | Path | None) -> Patchifier:
-    """Make a model by the seed, or take one from a folder; no estimator of it may stay as it was drawn."""
+    """Make a model by the seed, or take one from a folder.
+
+    No estimator of it may stay as it was drawn.
+    """
     loaded = None if init is None else checkpoint.load(init)
     known = (
         *(config.pretrain.objectives if config.pretrain.stages != "one" else ()),
@@ -190,8 +196,8 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
     for estimator in config.model.estimators:
         if estimator not in known:
             raise RequestError(
-                f"model.estimators holds {estimator!r}, which nothing trains: add it to pretrain.objectives of stage II, start from a model that has it, "
-                "or leave it out."
+                f"model.estimators holds {estimator!r}, which nothing trains: add it to "
+                "pretrain.objectives of stage II, start from a model that has it, or leave it out."
             )
     if loaded is None:
         return accelerate(Patchifier(config, seed=config.pretrain.seed))
@@ -200,17 +206,19 @@ def initial_model(config: Config, init: str | Path | None) -> Patchifier:
         for name in _differing(config.model, loaded.config.model)
         if name != "estimators"
     ]
+    # there may be new ones
     differ += (
         []
         if set(loaded.config.model.estimators) <= set(config.model.estimators)
         else ["model.estimators"]
-    )  # there may be new ones
+    )
     differ += [
         f"spectrogram.{name}" for name in _differing(config.spectrogram, loaded.config.spectrogram)
     ]
     if differ:
         raise RequestError(
-            f"the model in {init} differs from the config in {', '.join(differ)}: give the config.json of that model as --config."
+            f"the model in {init} differs from the config in {', '.join(differ)}: give the "
+            "config.json of that model as --config."
         )
     model = accelerate(Patchifier(config, seed=config.pretrain.seed))
     for name, part in loaded.model.named_children():
@@ -248,7 +256,7 @@ def train_stage(
     config: Config,
     run: Run,
     *,
-    fabric: Any,
+    fabric: "Fabric",
     resume: bool,
     progress: Callable[[str], Progress],
 ) -> None:
@@ -262,7 +270,7 @@ def train_stage(
         stage,
         training,
         device=fabric.device,
-        share=share(fabric, training.batch_size),
+        rank_slice=rank_slice(fabric, training.batch_size),
     )
     job = TrainTask(
         stage_module(stage, model, batches, config),
@@ -293,7 +301,7 @@ def train_stage(
 
 
 def extractor_rates(settings: PretrainConfig) -> dict[str, float]:
-    """Learning rate of the extractor in stage II, by the prefixes of its parameters, in a model and in a :class:`Objectives`."""
+    """Learning rate of the extractor in stage II by prefix of its parameters' names."""
     return dict.fromkeys(
         ("extractor.", "model.extractor."),
         settings.extractor_lr_scale * settings.stage_two.learning_rate,
@@ -309,7 +317,7 @@ def trials(
     devices: int = 1,
     nodes: int = 1,
 ) -> Iterator[Trial]:
-    """What each stage computes in its first steps, with copies of the model: what the self-test of bf16 needs."""
+    """First steps of each stage on copies of the model, for the self-test of bf16."""
     for stage, training in (("one", config.pretrain.stage_one), ("two", config.pretrain.stage_two)):
         if config.pretrain.stages in ("both", stage):
             batches = Batches(
@@ -318,24 +326,19 @@ def trials(
                 config,
                 stage,
                 training,
-                share=expected_share(training.batch_size, devices=devices, nodes=nodes),
+                rank_slice=expected_rank_slice(training.batch_size, devices=devices, nodes=nodes),
             )
             module = stage_module(stage, copy.deepcopy(model), batches, config, examples=1)
-            loss = stage_loss(stage, config.pretrain)
             steps = [batches(step) for step in range(TRIAL_STEPS)]
-            yield Trial(module, [functools.partial(_on_batch, loss, batch) for batch in steps])
-
-
-def _on_batch(
-    loss: Callable[[nn.Module, Batch], Tensor], batch: Batch, module: nn.Module
-) -> Tensor:
-    return loss(module, batch)
+            yield Trial(module, stage_loss(stage, config.pretrain), steps)
 
 
 def stage_module(
     stage: str, model: Patchifier, batches: Batches, config: Config, *, examples: int | None = None
 ) -> nn.Module:
-    """Switch on what a stage trains of a model; with several targets, the model comes in a :class:`Objectives`.
+    """Switch on what a stage trains of a model.
+
+    With several targets, the model comes in a :class:`Objectives`.
 
     Targets are standardised by that many batches of examples; by all there are, if it is None.
     """
@@ -358,7 +361,10 @@ def stage_module(
 
 
 def stage_loss(stage: str, settings: PretrainConfig) -> Callable[[nn.Module, Batch], Tensor]:
-    """Make the loss of a stage: MSE of patches autoencoded, or predicted; or that of :class:`Objectives`."""
+    """Make the loss of a stage: MSE of patches autoencoded, or predicted.
+
+    Or that of :class:`Objectives`.
+    """
 
     def loss_one(model: Any, batch: Batch) -> Tensor:
         return batch.weight * model.stage_one_loss(batch.patches, batch.target, batch.valid)

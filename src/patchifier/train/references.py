@@ -1,8 +1,9 @@
-"""References for masked patches: predictions without a model, and measures of what a model draws.
+"""Reference predictors of masked patches, and statistics of reconstructions.
 
-Shapes: B clips, N patches, M mel bands, W frames in a patch, T frames. ``bands`` (B, N, M) holds the mean of each mel band over the
-frames of a patch; ``visible`` (B, N) bool is True where a predictor may look, so it is False for masked patches and for padding.
-Everything is NumPy in float64; values of log-mels are in dB x 0.01, errors in their squares.
+Shapes: B clips, N patches, M mel bands, W frames in a patch, T frames. ``bands`` (B, N, M) holds
+the mean of each mel band over the frames of a patch; ``visible`` (B, N) bool is False for masked
+patches and for padding. Everything is NumPy in float64; log-mels are in dB x 0.01, errors in their
+squares.
 
 The protocol: 25 consecutive patches, 19 of them masked, four fixed masks for each clip, seed 0.
 """
@@ -17,13 +18,12 @@ N_MASKS = 4
 SEED = 0
 
 RIDGE = 1e-6  # relative to the variance of a component
-LEAST_VARIANCE = (
-    1e-12  # of a component, relative to the largest: below it there is nothing but rounding
-)
+# Variance of a component relative to the largest; a smaller one is rounding error.
+LEAST_VARIANCE = 1e-12
 
-ONSET_DB = 1.0  # by which the onset strength of an onset exceeds its local mean
-ONSET_PEAK_FRAMES = 3  # an onset is the largest value within so many frames (70 ms) on both sides
-ONSET_MEAN_FRAMES = 10  # the local mean is over so many frames (232 ms) on both sides
+ONSET_DB = 1.0  # least difference of an onset's strength from its local mean
+ONSET_PEAK_FRAMES = 3  # frames on both sides (70 ms) of which an onset is the largest value
+ONSET_MEAN_FRAMES = 10  # frames on both sides (232 ms) of the local mean
 ONSET_TOLERANCE_FRAMES = 2  # 46 ms at the paper's hop of 23.2 ms
 
 
@@ -55,7 +55,7 @@ def visible_mean(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Linear interpolation over the patch index between visible patches; before the first and after the last, their values are held.
+    """Linear interpolation over the patch index between visible patches, constant beyond them.
 
     Parameters and returned array are those of :func:`visible_mean`.
     """
@@ -64,10 +64,7 @@ def interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
     before = np.maximum.accumulate(np.where(visible, index, -1), axis=1)
     after = np.minimum.accumulate(np.where(visible, index, N)[:, ::-1], axis=1)[:, ::-1]
     before, after = np.where(before < 0, after, before), np.where(after >= N, before, after)
-    before, after = (
-        before.clip(0, N - 1),
-        after.clip(0, N - 1),
-    )  # where nothing is visible, both are of no use
+    before, after = before.clip(0, N - 1), after.clip(0, N - 1)  # unused where none is visible
     part = ((index - before) / np.maximum(after - before, 1)).clip(0, 1)[..., None]
     clip = np.arange(B)[:, None]
     between = (1 - part) * bands[clip, before] + part * bands[clip, after]
@@ -75,7 +72,7 @@ def interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def shrunk_interpolation(bands: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Half of the interpolation and half of the visible mean; see :func:`visible_mean`."""
+    """Mean of :func:`interpolation` and :func:`visible_mean`."""
     return 0.5 * interpolation(bands, visible) + 0.5 * visible_mean(bands, visible)
 
 
@@ -87,7 +84,7 @@ UNTRAINED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def untrained_mse(patches: np.ndarray, masked: np.ndarray) -> dict[str, float]:
-    """Mean squared error over the masked patches of one clip of each predictor that needs no training.
+    """Mean squared error of each predictor of :data:`UNTRAINED` on the masked patches of one clip.
 
     Parameters
     ----------
@@ -97,7 +94,7 @@ def untrained_mse(patches: np.ndarray, masked: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        By the predictor's name; empty if no patch is masked, or all are.
+        By the predictor's name; empty if no patch is masked or all are.
     """
     if masked.all() or not masked.any():
         return {}
@@ -113,25 +110,28 @@ def untrained_mse(patches: np.ndarray, masked: np.ndarray) -> dict[str, float]:
 class Kriging:
     """Simple kriging: the best linear prediction of band means from those of the visible patches.
 
-    Band means are turned into the principal components of the training clips. For each component the covariance of two patches depends
-    on their distance alone; with the mean m over training, the prediction of the masked patches h from the visible ones v is
+    Band means are projected on the principal components of the training clips. The covariance of
+    two patches in a component depends on their distance only. With the training mean m, the
+    prediction of the masked patches h from the visible patches v is
     m + K_hv (K_vv + ridge I)^-1 (x_v - m).
 
     Attributes
     ----------
     mean : ndarray, shape (M,)
-        Of the band means of training patches.
+        Mean of the training patches' band means.
     components : ndarray, shape (M, M)
         Principal components, one a column.
     correlation_by_lag : ndarray, shape (M, L)
-        Of each component, at distances of 0 to L - 1 patches; 1 at distance 0.
+        Correlation of each component at distances of 0 to L - 1 patches; 1 at distance 0.
 
     Notes
     -----
-    A covariance by lag is the mean product over all pairs of patches of a training clip that are so far apart (unbiased: dividing by the
-    length of a clip instead would halve the covariance at half that length). The matrix made of such covariances need not be positive
-    semidefinite, so negative eigenvalues are set to 0. Beyond the longest lag that was seen, the last correlation is held. The ridge is
-    1e-6 of a component's variance. A component that does not vary in training is predicted by its mean.
+    The covariance at a lag is the mean product over all pairs of patches of a training clip at that
+    distance. It is unbiased: division by the length of the clip would halve the covariance at half
+    that length. The matrix of these covariances need not be positive semidefinite, so negative
+    eigenvalues are set to 0. Beyond the longest lag in training, the last correlation is used. The
+    ridge is 1e-6 of a component's variance. A component that is constant in training is predicted
+    by its mean.
     """
 
     mean: np.ndarray
@@ -140,7 +140,10 @@ class Kriging:
 
     @classmethod
     def fit(cls, sequences: Iterable[np.ndarray]) -> "Kriging":
-        """Learn from the band means (N, M) of consecutive patches of each training clip; N may differ, and at least one clip has a patch."""
+        """Fit to the band means (N, M) of consecutive patches of each training clip.
+
+        N may differ.
+        """
         clips = [np.asarray(sequence, np.float64) for sequence in sequences if len(sequence)]
         patches = np.concatenate(clips)  # (P, M)
         mean = patches.mean(0)
@@ -149,13 +152,15 @@ class Kriging:
         covariance = covariance_by_lag([(clip - mean) @ components for clip in clips])  # (M, L)
         variance = covariance[:, :1]
         varies = variance > LEAST_VARIANCE * variance.max()
-        alone = (np.arange(covariance.shape[1]) == 0).astype(np.float64)
+        identity = (np.arange(covariance.shape[1]) == 0).astype(np.float64)
         return cls(
-            mean, components, np.where(varies, covariance / np.where(varies, variance, 1.0), alone)
+            mean,
+            components,
+            np.where(varies, covariance / np.where(varies, variance, 1.0), identity),
         )
 
     def correlation(self, n_patches: int) -> np.ndarray:
-        """Positive semidefinite correlation of patches with each other, for each component: (M, N, N)."""
+        """Positive semidefinite correlation matrix of N patches for each component: (M, N, N)."""
         longest = self.correlation_by_lag.shape[1] - 1
         index = np.arange(n_patches)
         lags = np.abs(index[:, None] - index).clip(max=longest)
@@ -178,30 +183,32 @@ class Kriging:
         seen = visible.astype(np.float64)  # (B, N)
         scores = ((bands - self.mean) @ self.components) * seen[..., None]  # (B, N, C)
         both = seen[:, :, None] * seen[:, None, :]  # (B, N, N)
-        diagonal = (
-            np.eye(visible.shape[1]) * np.where(visible, RIDGE, 1.0)[:, None, :]
-        )  # a patch that is not visible gets weight 0
+        # a patch that is not visible gets weight 0
+        diagonal = np.eye(visible.shape[1]) * np.where(visible, RIDGE, 1.0)[:, None, :]
         predicted = np.empty_like(scores)
         for component, correlation in enumerate(self.correlation(visible.shape[1])):
+            # (B, N)
             weights = np.linalg.solve(correlation * both + diagonal, scores[..., component, None])[
                 ..., 0
-            ]  # (B, N)
+            ]
             predicted[..., component] = weights @ correlation
         return self.mean + predicted @ self.components.T
 
 
 def covariance_by_lag(sequences: list[np.ndarray]) -> np.ndarray:
-    """Mean product of values `lag` apart, over all such pairs of all sequences (N, C) of zero mean: (C, L), L the length of the longest."""
+    """Autocovariance of sequences (N, C) of zero mean: (C, L), L the length of the longest.
+
+    The value at a lag is the mean over all pairs of values at that distance in all sequences.
+    """
     longest = max(map(len, sequences))
-    power = sum(
-        np.abs(np.fft.rfft(sequence, 2 * longest, axis=0)) ** 2 for sequence in sequences
-    )  # (longest + 1, C)
+    # (longest + 1, C)
+    power = sum(np.abs(np.fft.rfft(sequence, 2 * longest, axis=0)) ** 2 for sequence in sequences)
     lengths = np.array([len(sequence) for sequence in sequences])
     pairs = np.maximum(lengths[:, None] - np.arange(longest), 0).sum(0)  # (L,)
     return np.fft.irfft(power, axis=0)[:longest].T / pairs
 
 
-# --- Variance of what is drawn ---
+# --- Variance of reconstructions ---
 
 
 def sums_of_squares(patches: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -215,25 +222,25 @@ def sums_of_squares(patches: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray
     Returns
     -------
     within : ndarray, shape (B,)
-        Sum of squares of the values around the band means of their own patch: change in time inside patches.
+        Sum of squares around the band means of each patch: change over time inside patches.
     between : ndarray, shape (B,)
-        Sum of squares, over the same values, of these band means around their mean over the clip's masked patches: change of level from
-        patch to patch. The two add up to the sum of squares around that mean.
+        Sum of squares of these band means around their mean over the clip's masked patches: change
+        of level between patches. The two add up to the sum of squares around that mean.
     """
     patches = np.asarray(patches, np.float64)
     bands = band_means(patches)  # (B, N, M)
-    level = visible_mean(bands, masked)  # over masked patches, for once
+    level = visible_mean(bands, masked)  # mean over the masked patches
     within = (np.square(patches - bands[..., None]).sum((2, 3)) * masked).sum(1)
     between = np.where(masked, np.square(bands - level).sum(2), 0.0).sum(1) * patches.shape[-1]
     return within, between
 
 
-# --- Onsets of what is drawn ---
+# --- Onsets of reconstructions ---
 
 
 @dataclass(frozen=True)
 class OnsetCounts:
-    """Onsets of the original, of what was drawn, and pairs of both that lie within the tolerance."""
+    """Numbers of onsets in the original and in the reconstruction, and of matched pairs."""
 
     original: int = 0
     drawn: int = 0
@@ -251,7 +258,10 @@ class OnsetCounts:
 
 
 def onset_strength(log_mel: np.ndarray) -> np.ndarray:
-    """Spectral flux (T,) of a log-mel (M, T): the mean over bands of what each gained since the frame before; 0 at the first frame."""
+    """Spectral flux (T,) of a log-mel (M, T): mean over bands of the increase since the last frame.
+
+    It is 0 at the first frame.
+    """
     rise = np.maximum(np.diff(np.asarray(log_mel, np.float64), axis=1), 0.0)
     return np.concatenate([[0.0], rise.mean(0)])
 
@@ -268,15 +278,16 @@ def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
     Returns
     -------
     ndarray of int
-        Frames, in order, whose onset strength is the largest within 3 frames on both sides (of equal ones the first) and exceeds its
-        mean over 10 frames on both sides by 1 dB.
+        Frames whose onset strength is the largest within 3 frames on both sides (the first of equal
+        values) and exceeds its mean over 10 frames on both sides by 1 dB.
     """
     strength = onset_strength(log_mel)
     near, wide = ONSET_PEAK_FRAMES, ONSET_MEAN_FRAMES
-    around = np.lib.stride_tricks.sliding_window_view(
+    # (T, 7)
+    neighbours = np.lib.stride_tricks.sliding_window_view(
         np.pad(strength, near, constant_values=-np.inf), 2 * near + 1
-    )  # (T, 7)
-    peak = (strength > around[:, :near].max(1)) & (strength >= around[:, near:].max(1))
+    )
+    peak = (strength > neighbours[:, :near].max(1)) & (strength >= neighbours[:, near:].max(1))
     ones = np.ones(2 * wide + 1)
     mean = np.convolve(np.pad(strength, wide), ones, "valid") / np.convolve(
         np.pad(np.ones(len(strength)), wide), ones, "valid"
@@ -287,7 +298,7 @@ def onsets(log_mel: np.ndarray, *, scale: float = 0.01) -> np.ndarray:
 def count_matches(
     one: np.ndarray, other: np.ndarray, *, tolerance: int = ONSET_TOLERANCE_FRAMES
 ) -> int:
-    """Largest number of pairs, one frame of each list in order, that are at most `tolerance` frames apart; a frame is paired once."""
+    """Largest number of pairs of frames of both lists at most `tolerance` frames apart."""
     first = second = matched = 0
     while first < len(one) and second < len(other):
         apart = one[first] - other[second]
@@ -301,10 +312,10 @@ def count_matches(
 def count_onsets(
     original: np.ndarray, drawn: np.ndarray, masked: np.ndarray, *, scale: float = 0.01
 ) -> OnsetCounts:
-    """Compare the onsets of what was drawn with those of the original.
+    """Compare the onsets of a reconstruction with those of the original.
 
-    Onsets are detected in each run of masked patches by itself, in the original and in what was drawn alike, so that the seam to a visible
-    patch is none.
+    Onsets are detected in each run of masked patches alone, so the boundary to a visible patch is
+    not one.
 
     Parameters
     ----------
@@ -317,9 +328,9 @@ def count_onsets(
     edges = np.flatnonzero(np.diff(np.concatenate([[0], masked.astype(np.int8), [0]])))
     total = OnsetCounts()
     for start, end in edges.reshape(-1, 2):
-        there, here = (
+        expected, found = (
             onsets(np.concatenate(list(patches[start:end]), axis=-1), scale=scale)
             for patches in (original, drawn)
         )
-        total += OnsetCounts(len(there), len(here), count_matches(there, here))
+        total += OnsetCounts(len(expected), len(found), count_matches(expected, found))
     return total

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,7 +52,10 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 def is_first() -> bool:
-    """Whether this process is rank 0, which writes and prints; known before the process group exists."""
+    """Whether this process is rank 0, which writes and prints.
+
+    Known before the process group exists.
+    """
     return all(
         int(os.environ.get(name) or 0) == 0
         for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
@@ -60,7 +63,7 @@ def is_first() -> bool:
 
 
 def was_restarted() -> bool:
-    """Whether torchrun or SLURM has started this job again, after a worker or a machine was lost."""
+    """Whether torchrun or SLURM has started this job again after a failure."""
     return any(
         int(os.environ.get(name) or 0) > 0
         for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
@@ -71,7 +74,7 @@ SETTLED = ("precision", "precision test", "init", "init weights")  # facts that 
 
 
 class Run:
-    """A run folder: ``config.json`` (valid for --config), ``run.json`` (facts) and what training writes.
+    """A run folder: ``config.json`` (valid for --config), ``run.json`` (metadata) and results.
 
     Of several processes only rank 0 writes; on other ranks writing does nothing.
 
@@ -133,7 +136,8 @@ class Run:
         if old.exists():
             if not resume:
                 raise RequestError(
-                    f"{self.path} holds a run already: go on with --resume, or choose another --out."
+                    f"{self.path} holds a run already: go on with --resume, or choose another "
+                    "--out."
                 )
             if config is not None:
                 before = update(Config(), current_form(_read(old)))
@@ -152,12 +156,6 @@ class Run:
         else:
             write_json(old, to_dict(config))
 
-    def settle(self, name: str, choose: Callable[[], str]) -> str:
-        """Make a choice on this machine once: a resumed run keeps it, even on another machine."""
-        self.facts[name] = self.before.get(name) or choose()
-        self.write_facts("running")  # a run that is killed has settled it too
-        return self.facts[name]
-
     def write_facts(self, state: str, **more: Any) -> None:
         """Write ``run.json``; seconds add up over resumed parts."""
         self.facts |= {
@@ -169,7 +167,10 @@ class Run:
             write_json(self.path / "run.json", self.facts)
 
     def __enter__(self) -> "Run":
-        """Record that the run is under way; settled facts of an earlier start are kept, even if this one is killed at once."""
+        """Record that the run is under way.
+
+        Settled facts of an earlier start are kept, even if this one is killed at once.
+        """
         if self.writes:
             self.held.enter_context(folder_lock(self.path, "run"))
         self.facts = {
@@ -234,7 +235,8 @@ def processor() -> str:
 def machine() -> str:
     """Processor, cores and system in a few words."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}, {platform.system()}"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{processor()}, {threads}{gpu}, {platform.system()}"
 
 
 def versions() -> dict[str, str]:

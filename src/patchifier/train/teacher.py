@@ -10,11 +10,15 @@ from patchifier.cache import Cache
 from patchifier.config import Config
 from patchifier.datasets.features import load_features
 
-LEAST_VARIATION = 1e-6  # of a teacher's feature, deviation over mean: one that varies less is constant up to rounding
+# Deviation over mean of a teacher's feature; a smaller one is rounding error.
+LEAST_VARIATION = 1e-6
 
 
 def teacher_features(data: Cache, parts: Sequence[np.ndarray], config: Config) -> Tensor | None:
-    """Return another model's features (clips, E), standardised by the training clips; None without `pretrain.teacher_features`."""
+    """Return another model's features (clips, E), standardised by the training clips.
+
+    None without `pretrain.teacher_features`.
+    """
     folder = config.pretrain.teacher_features
     if not folder:
         return None

@@ -1,7 +1,10 @@
-"""The model while it is tuned: which parts learn, what only frozen parts compute is computed once."""
+"""A model in fine-tuning: which modules are trained.
+
+Outputs of frozen modules are computed once.
+"""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,25 +27,21 @@ METHODS: dict[str, frozenset[str]] = {
     "freeze-bottleneck": frozenset({"extractor", "head"}),
     "full": frozenset({"extractor", "bottleneck", "head"}),
 }
-Input = Literal["patches", "vectors", "readout"]  # the first thing that a learning part sees
+Input = Literal["patches", "vectors", "pooled"]  # input of the first trained module
 
 
 class TunedModel(nn.Module):
-    """A pre-trained model with a head, of which some parts learn."""
+    """A pre-trained model with a head, some modules of which are trained."""
 
     def __init__(
         self, start: Checkpoint, task: Task, method: str, config: Config, seed: int
     ) -> None:
         super().__init__()
         self.learns = METHODS[method]
-        self.input: Input = (
-            "patches"
-            if "extractor" in self.learns
-            else "vectors"
-            if "bottleneck" in self.learns
-            else "readout"
-        )
-        self.readout = config.finetune.pooling
+        self.input: Input = "vectors" if "bottleneck" in self.learns else "pooled"
+        if "extractor" in self.learns:
+            self.input = "patches"
+        self.pooling = config.finetune.pooling
         self.model = accelerate(Patchifier(start.config))
         self.model.load_state_dict(start.model.state_dict())
         with torch.random.fork_rng(devices=[]):
@@ -53,27 +52,28 @@ class TunedModel(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> "TunedModel":
-        """Set training mode, but for frozen parts: their dropout and batch norm behave as at test time."""
+        """Set training mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for name, part in self.model.named_children():
             part.train(mode and name in self.learns)
         return self
 
-    def forward(self, values: Tensor, present: Tensor) -> Tensor:
-        """Outputs (B, C) of patches (B, N, 1, M, W), vectors (B, N, D) or readouts (B, D), whichever the first learning part sees."""
-        return self.head(values if self.input == "readout" else self.read(values, present))
+    def forward(self, values: Tensor, valid: Tensor) -> Tensor:
+        """Outputs (B, C) of patches (B, N, 1, M, W), vectors (B, N, D) or pooled vectors (B, D)."""
+        return self.head(values if self.input == "pooled" else self.pooled(values, valid))
 
-    def read(self, values: Tensor, present: Tensor) -> Tensor:
-        """Read out (B, D) from patches or vectors."""
-        vectors = self.model.extract(values, present) if values.ndim == 5 else values
-        sequence = self.model.bottleneck(vectors, valid=present)[-1]  # (B, 1 + N, D)
-        return pool(sequence, present, self.readout)
+    def pooled(self, values: Tensor, valid: Tensor) -> Tensor:
+        """Pooled vectors (B, D) of patches or vectors."""
+        vectors = self.model.extract(values, valid) if values.ndim == 5 else values
+        sequence = self.model.bottleneck(vectors, valid=valid)[-1]  # (B, 1 + N, D)
+        return pool(sequence, valid, self.pooling)
 
 
 class Inputs:
-    """Windows of clips, computed once as far as frozen parts go and read from the cache each time where the extractor learns.
+    """Windows of clips: outputs of the frozen modules, or patches where the extractor is trained.
 
-    The module computes them when they are first needed, so it must not be trained or moved.
+    Outputs are computed once, when they are first needed, so the module must not be trained or
+    moved.
     """
 
     def __init__(self, module: TunedModel, data: Cache, config: Config) -> None:
@@ -82,17 +82,17 @@ class Inputs:
 
     @torch.no_grad()
     def _compute(self, windows: list[Tensor]) -> list[Tensor]:
-        patches, present = pad_windows(windows, self.config.spectrogram.silence)
-        vectors = self.module.model.extract(patches, present)  # (K, N, D)
-        if self.kind == "readout":
-            return list(self.module.read(vectors, present))
+        patches, valid = pad_windows(windows, self.config.spectrogram.silence)
+        vectors = self.module.model.extract(patches, valid)  # (K, N, D)
+        if self.kind == "pooled":
+            return list(self.module.pooled(vectors, valid))
         return [row[: len(window)] for row, window in zip(vectors, windows, strict=True)]
 
     def windows(self, index: int) -> list[Tensor]:
-        """Windows of a clip: patches (N, 1, M, W), vectors (N, D) or a readout (D,) each."""
+        """Windows of a clip: patches (N, 1, M, W), vectors (N, D) or a pooled vector (D,) each."""
         if index in self.stored:
             return self.stored[index]
-        log_mel = torch.from_numpy(np.array(self.data.log_mel(index), np.float32).T)
+        log_mel = self.data.tensor(index)
         windows = cut_windows(log_mel, self.config)
         if self.kind == "patches":
             return windows
@@ -100,7 +100,7 @@ class Inputs:
         return self.stored[index]
 
     def draw(self, indices: np.ndarray, chance: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """One window of each clip, at random, and where it has patches (B, N)."""
+        """Draw one window of each clip; returns windows and which patches are valid (B, N)."""
         windows = [self.windows(int(index)) for index in indices]
         return self.stack(
             [
@@ -110,22 +110,25 @@ class Inputs:
         )
 
     def stack(self, windows: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Windows side by side, with padding where they differ in length."""
-        if self.kind == "readout":
+        """Stack windows, with padding where they differ in length."""
+        if self.kind == "pooled":
             return torch.stack(windows), torch.ones(len(windows), 1, dtype=torch.bool)
         return pad_windows(windows, self.config.spectrogram.silence)
 
 
 @torch.no_grad()
 def predict(
-    module: Any,
+    module: nn.Module,
     inputs: Inputs,
     indices: np.ndarray,
     *,
     activation: Callable[[Tensor], Tensor],
     progress: Progress = silent,
 ) -> Tensor:
-    """Return activated outputs (n, C) of clips, each the mean over its windows; shows clips read and clips in all."""
+    """Return activated outputs (n, C) of clips, each the mean over its windows.
+
+    Shows clips read and clips in all.
+    """
     windows = []
     for index in indices:
         windows.append(inputs.windows(int(index)))
@@ -134,8 +137,8 @@ def predict(
     device = next(module.parameters()).device
     outputs = []
     for start in range(0, len(flat), encode.WINDOWS):
-        values, present = inputs.stack(flat[start : start + encode.WINDOWS])
-        outputs.append(activation(module(values.to(device), present.to(device)).float().cpu()))
+        values, valid = inputs.stack(flat[start : start + encode.WINDOWS])
+        outputs.append(activation(module(values.to(device), valid.to(device)).float().cpu()))
     return torch.stack(
         [part.mean(0) for part in torch.cat(outputs).split([len(choices) for choices in windows])]
     )

@@ -1,8 +1,8 @@
-"""One method on one task: trained, selected on validation, tested; over folds, seeds and learning rates."""
+"""Fine-tuning by one method on one task, over folds, seeds and learning rates."""
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from patchifier import checkpoint, tasks
 from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError
-from patchifier.datasets.splits import Splits, partition
+from patchifier.datasets import Clip
+from patchifier.datasets.splits import Splits, groups_of
 from patchifier.io import Progress, replaced_file, silent, write_json, write_rows
 from patchifier.nn.fast import keep_in_float32
 from patchifier.seeding import batch_indices, generator
@@ -27,18 +28,18 @@ from patchifier.train.precision import Arithmetic
 from patchifier.train.self_test import Trial
 from patchifier.train.tuned_model import METHODS, Inputs, TunedModel, predict
 
-TRIAL_STEPS = 2  # of a method, in the self-test of bf16
+TRIAL_STEPS = 2  # steps in the self-test of bf16
 
 
 class FitProgress:
-    """Progress of one training, which also shows the clips that are encoded between its steps.
+    """Progress of one training, with the clips that are encoded between its steps.
 
     Parameters
     ----------
     progress : callable
         Called with steps done, steps in all, and a note.
     title : str
-        Put before every note.
+        Prefix of every note.
     """
 
     def __init__(self, progress: Progress, title: str = "") -> None:
@@ -46,19 +47,19 @@ class FitProgress:
         self.done, self.total = 0, 1
 
     def __call__(self, done: int, total: int, note: str) -> None:
-        """Show steps done and steps in all; after the last step the test clips are still to come."""
+        """Show steps done; the bar is complete after the test clips."""
         self.done, self.total = done, total
         self.progress(min(done, total - 1), total, f"{self.title}{note}")
 
     def finish(self) -> None:
-        """Show that everything is done, which closes the bar."""
+        """Show that everything is done."""
         self.progress(self.total, self.total, f"{self.title}done")
 
     def of_clips(self, title: str) -> Progress:
         """Return a function that shows clips done beside the steps done."""
 
         def show(done: int, total: int, note: str) -> None:
-            steps = min(self.done, self.total - 1)  # a bar that is full is closed
+            steps = min(self.done, self.total - 1)  # a full bar is closed
             self.progress(steps, self.total, f"{self.title}{title}, clip {done} of {total}")
 
         return show
@@ -68,7 +69,15 @@ class FitProgress:
 class Tuned:
     """Result of one method.
 
-    `test` holds the indices of the test clips; `predictions`, (n, C) each, one array for each seed; `row` goes into the results table.
+    Attributes
+    ----------
+    method : str
+    test : ndarray of int, shape (n,)
+        Indices of the test clips.
+    predictions : list of ndarray, shape (n, C)
+        One for each seed.
+    row : dict
+        Row of the results table.
     """
 
     method: str
@@ -88,48 +97,43 @@ class Tuning:
     config: Config
     device: str = "auto"
     resume: bool = False
-    arithmetic: Arithmetic = field(default_factory=Arithmetic)  # settled when the run began
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)  # chosen when the run began
 
     def __post_init__(self) -> None:
         """Check the method's name."""
         if self.method not in METHODS:
             raise RequestError(
-                f"there is no fine-tuning method {self.method!r}, expected one of {', '.join(METHODS)}, or all."
+                f"there is no fine-tuning method {self.method!r}, "
+                f"expected one of {', '.join(METHODS)}, or all."
             )
 
     def over_folds(
         self, folder: Path, folds: Sequence[int | None], *, encoder: str, progress: Progress
     ) -> Tuned:
-        """Train and test every fold with every seed; write predictions, results and the first fold's model."""
-        seeds = range(
-            self.config.finetune.seed, self.config.finetune.seed + self.config.finetune.n_seeds
-        )
+        """Train and test every fold with every seed.
+
+        Write predictions, results and the first fold's model.
+        """
+        first = self.config.finetune.seed
+        seeds = range(first, first + self.config.finetune.n_seeds)
         tests: list[np.ndarray] = []
         runs: list[list[np.ndarray]] = [[] for _ in seeds]
         for fold in folds:
-            splits = Splits.of(self.data.clips, partition(self.data.clips, test_fold=fold))
+            splits = Splits.partitioned(self.data.clips, test_fold=fold)
             tests.append(splits.test)
             for number, seed in enumerate(seeds):
-                place = (
-                    folder
-                    if fold == folds[0] and number == 0
-                    else folder / f"fold-{fold}-seed-{seed}"
-                )
+                is_first = fold == folds[0] and number == 0
+                place = folder if is_first else folder / f"fold-{fold}-seed-{seed}"
                 title = f"seed {seed}: " if fold is None else f"fold {fold}, seed {seed}: "
                 shown = FitProgress(progress, title)
                 runs[number].append(self.at_best_rate(place, splits, seed, shown))
         test = np.concatenate(tests)
         predictions = [np.concatenate(run) for run in runs]
         targets = self.encoded(test)
-        groups = [self.data.clips[index].group or self.data.clips[index].id for index in test]
+        groups = groups_of([self.data.clips[index] for index in test])
         row = tasks.evaluate(self.task, targets, predictions, groups).row(encoder, self.method)
-        self.write(
-            folder,
-            test,
-            predictions,
-            row,
-            tasks.scores(self.task, targets, np.mean(predictions, axis=0)),
-        )
+        scores = tasks.scores(self.task, targets, np.mean(predictions, axis=0))
+        self.write(folder, test, predictions, row, scores)
         return Tuned(self.method, test, predictions, row)
 
     def write(
@@ -141,15 +145,8 @@ class Tuning:
         every: Mapping[str, float],
     ) -> None:
         """Write predictions, averaged over seeds, and results."""
-        mean = np.mean(predictions, axis=0)
-        rows = []
-        for index, outputs in zip(test, mean, strict=True):
-            clip = self.data.clips[index]
-            named = {
-                name: f"{value:.6g}" for name, value in zip(self.task.names, outputs, strict=True)
-            }
-            target = clip.target if isinstance(clip.target, str) else str(clip.target)
-            rows.append({"id": clip.id, "group": clip.group or clip.id, "target": target, **named})
+        clips = [self.data.clips[index] for index in test]
+        rows = prediction_rows(self.task, clips, np.mean(predictions, axis=0))
         write_rows(folder / "predictions.csv", rows)
         write_json(
             folder / "results.json",
@@ -159,7 +156,10 @@ class Tuning:
     def at_best_rate(
         self, folder: Path, splits: Splits, seed: int, progress: FitProgress
     ) -> np.ndarray:
-        """Return predictions of the test clips at the learning rate with the best validation score; its files are copied to the folder itself."""
+        """Predict the test clips at the learning rate with the best validation score.
+
+        The files of that rate are copied to `folder`.
+        """
         settings = self.config.finetune
         if not settings.learning_rates:
             return self.train_and_test(folder, splits, seed, progress)[1]
@@ -168,13 +168,8 @@ class Tuning:
             for rate in settings.learning_rates
         }
         best = max(tried, key=lambda rate: tried[rate][0])
-        write_json(
-            folder / "rates.json",
-            {
-                "chosen": best,
-                "validation": {f"{rate:g}": score for rate, (score, _) in tried.items()},
-            },
-        )
+        validation = {f"{rate:g}": score for rate, (score, _) in tried.items()}
+        write_json(folder / "rates.json", {"chosen": best, "validation": validation})
         for name in ("metrics.csv", "validation.csv"):
             with replaced_file(folder / name) as new:
                 new.write_bytes((folder / f"rate-{best:g}" / name).read_bytes())
@@ -183,12 +178,12 @@ class Tuning:
 
     @functools.cached_property
     def fabric(self) -> Any:
-        """The device, for all runs of this method."""
+        """Device of all runs of this method."""
         return launch(self.device, precision=self.arithmetic.precision)
 
     @functools.cached_property
     def inputs(self) -> Inputs:
-        """What the learning parts see; frozen parts compute it once for all folds, seeds and rates."""
+        """Inputs of the trained modules, computed once for all folds, seeds and rates."""
         return Inputs(
             TunedModel(self.start, self.task, self.method, self.config, self.config.finetune.seed),
             self.data,
@@ -199,19 +194,35 @@ class Tuning:
         """Return the targets of clips as the task's loss takes them."""
         return tasks.encode_targets(self.task, [self.data.clips[clip].target for clip in clips])
 
+    def scaling(self, splits: Splits) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the training targets of a regression.
+
+        0 and 1 otherwise.
+        """
+        if self.task.kind != "numbers":
+            return np.zeros(1, np.float32), np.ones(1, np.float32)
+        targets = self.encoded(splits.train)
+        deviation = targets.std(0)
+        return targets.mean(0), np.where(deviation > 0, deviation, 1).astype(np.float32)
+
     def train_task(
         self,
         module: TunedModel,
         splits: Splits,
         seed: int,
+        scaling: tuple[np.ndarray, np.ndarray],
         progress: Progress = silent,
     ) -> TrainTask:
-        """Return batches, loss and validation of one split; shows the clips of a validation."""
+        """Return batches, loss and validation of one split; `progress` shows validation clips."""
         settings, inputs = self.config.finetune, self.inputs
         train, valid = splits.train, splits.valid
         encoded = {"train": self.encoded(train), "valid": self.encoded(valid)}
-        shift, stretch = _standardiser(self.task, encoded["train"])
+        shift, stretch = scaling
         loss = tasks.loss(self.task)
+
+        def scaled(targets: np.ndarray) -> Tensor:
+            is_regression = self.task.kind == "numbers"
+            return torch.from_numpy((targets - shift) / stretch if is_regression else targets)
 
         def chosen(step: int) -> np.ndarray:
             return batch_indices(seed, step, clips=len(train), batch=settings.training.batch_size)
@@ -219,27 +230,20 @@ class Tuning:
         def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
             windows = inputs.draw(train[chosen(step)], generator(seed, "window", step))
             target = encoded["train"][chosen(step)]
-            return *windows, torch.from_numpy(
-                (target - shift) / stretch if self.task.kind == "numbers" else target
-            )
+            return *windows, scaled(target)
 
         def batch_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
             to = next(model.parameters()).device
-            values, present, target = (part.to(to) for part in batch)
-            return loss(model(values, present), target)
+            values, valid, target = (part.to(to) for part in batch)
+            return loss(model(values, valid), target)
 
         def validate(model: nn.Module) -> dict[str, float]:
             outputs = predict(
                 model, inputs, valid, activation=lambda outputs: outputs, progress=progress
             )
-            predictions = tasks.activate(self.task, outputs) * torch.as_tensor(
-                stretch
-            ) + torch.as_tensor(shift)
-            target = torch.from_numpy(
-                (encoded["valid"] - shift) / stretch
-                if self.task.kind == "numbers"
-                else encoded["valid"]
-            )
+            predictions = tasks.activate(self.task, outputs)
+            predictions = predictions * torch.as_tensor(stretch) + torch.as_tensor(shift)
+            target = scaled(encoded["valid"])
             return {
                 "loss": float(loss(outputs, target)),
                 **tasks.scores(self.task, encoded["valid"], predictions.numpy()),
@@ -253,12 +257,12 @@ class Tuning:
         return TrainTask(module, len(train), batch, batch_loss, validate, score, rates, describe)
 
     def trial(self, splits: Splits) -> Trial:
-        """What the first steps on a split compute, for the self-test of bf16."""
+        """First steps on a split, for the self-test of bf16."""
         seed = self.config.finetune.seed
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
-        task = self.train_task(module, splits, seed)
+        task = self.train_task(module, splits, seed, self.scaling(splits))
         batches = [task.batch(step) for step in range(TRIAL_STEPS)]
-        return Trial(module, [functools.partial(_on_batch, task.loss, batch) for batch in batches])
+        return Trial(module, task.loss, batches)
 
     def train_and_test(
         self,
@@ -269,14 +273,14 @@ class Tuning:
         *,
         rate: float | None = None,
     ) -> tuple[float, np.ndarray]:
-        """Train on one split; returns the best validation score, and predictions of the test clips (n, C)."""
+        """Train on one split; returns the best validation score and test predictions (n, C)."""
         settings = self.config.finetune
         module = TunedModel(self.start, self.task, self.method, self.config, seed)
         keep_in_float32(module, self.arithmetic.kernels)
         training = replace(settings.training, learning_rate=rate or settings.training.learning_rate)
-        train, encoded = splits.train, self.encoded(splits.train)
-        shift, stretch = _standardiser(self.task, encoded)
-        task = self.train_task(module, splits, seed, progress.of_clips("validation"))
+        train = splits.train
+        shift, stretch = scaling = self.scaling(splits)
+        task = self.train_task(module, splits, seed, scaling, progress.of_clips("validation"))
         progress.total = training.total_steps(len(train))
         progress.done = 0
         state = fit(
@@ -291,7 +295,7 @@ class Tuning:
             progress=progress,
         )
         module.cpu()
-        with torch.no_grad():  # outputs in the units of the targets from here on
+        with torch.no_grad():  # from here on outputs are in the units of the targets
             module.head.linear.weight.mul_(
                 torch.as_tensor(stretch, dtype=torch.float32).reshape(-1, 1)
             )
@@ -319,20 +323,21 @@ class Tuning:
         return state.best_score, predictions.numpy()
 
 
-def _on_batch(loss: Callable[[nn.Module, Any], Tensor], batch: Any, module: nn.Module) -> Tensor:
-    return loss(module, batch)
+def prediction_rows(task: Task, clips: Sequence[Clip], outputs: np.ndarray) -> list[dict[str, str]]:
+    """Rows of a table of predictions (n, C).
 
-
-def _standardiser(task: Task, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and stretch of numbers, from training targets; of anything else 0 and 1."""
-    if task.kind != "numbers":
-        return np.float32(0), np.float32(1)  # type: ignore[return-value]
-    spread = targets.std(0)
-    return targets.mean(0), np.where(spread > 0, spread, 1).astype(np.float32)
+    Id, group and target of each clip, then its outputs.
+    """
+    rows = []
+    for clip, values in zip(clips, outputs, strict=True):
+        row = {"id": clip.id, "group": clip.group or clip.id, "target": str(clip.target)}
+        named = zip(task.names, values, strict=True)
+        rows.append(row | {name: f"{value:.6g}" for name, value in named})
+    return rows
 
 
 def _score(task: Task, select: str, figures: Mapping[str, float]) -> float:
-    """Better is higher: the main metric, ties going to the lower loss; the loss alone where that is asked for or the metric is not defined."""
+    """Validation score, higher is better: the main metric, then the loss; the loss if undefined."""
     metric = figures[task.metric]
     by_metric = select == "metric" and math.isfinite(metric)
     return metric - 1e-4 * figures["loss"] if by_metric else -figures["loss"]

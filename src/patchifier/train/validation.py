@@ -1,13 +1,13 @@
 """Validation on held-out clips: errors of the model and of references, signs of collapse."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchifier import spectrogram
 from patchifier.augment import NO_AUGMENTATION
@@ -15,7 +15,7 @@ from patchifier.cache import Cache
 from patchifier.config import Config
 from patchifier.datasets.splits import VALIDATION_CLIPS, Splits, evenly
 from patchifier.nn.masking import visible
-from patchifier.nn.model import Patchifier
+from patchifier.nn.model import Bottleneck, Patchifier
 from patchifier.seeding import generator
 from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
@@ -134,9 +134,9 @@ def reconstruct(model: Patchifier, batch: Batch, patches: Tensor) -> Tensor:
 def mean_vectors(model: Patchifier, batch: Batch) -> Tensor:
     """Mean of the last layer over the patches of each clip, without a mask: (B, D)."""
     to = next(model.parameters()).device
-    present = batch.valid.to(to)
-    sequence = model.forward_encoder(batch.patches.to(to), valid=present)[-1][:, 1:]
-    return ((sequence * present[..., None]).sum(1) / present.sum(1, keepdim=True)).float().cpu()
+    valid = batch.valid.to(to)
+    sequence = model.forward_encoder(batch.patches.to(to), valid=valid)[-1][:, 1:]
+    return ((sequence * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)).float().cpu()
 
 
 def masked_mse(model: Patchifier, batches: list[Batch], drawn: list[Tensor]) -> float:
@@ -186,13 +186,12 @@ def equal_positions(model: Patchifier, n_patches: int) -> Iterator[None]:
                 span.copy_(before)
 
 
-def position_spans(bottleneck: Any, n_patches: int) -> list[tuple[Tensor, int]]:
+def position_spans(bottleneck: Bottleneck, n_patches: int) -> list[tuple[Tensor, int]]:
     """Views of the position parameters of the first patches, and their dimension of positions."""
     spans = []
     if bottleneck.absolute:
-        spans.append(
-            (bottleneck.positions.data[1 : 1 + n_patches], 0)
-        )  # (N, D); that of CLS comes first
+        # (N, D); that of CLS comes first
+        spans.append((bottleneck.positions.data[1 : 1 + n_patches], 0))
     if bottleneck.distances is not None:
         most = bottleneck.distances.longest
         first, last = max(0, most - n_patches + 1), min(2 * most, most + n_patches - 1)
@@ -205,12 +204,7 @@ def drawn_figures(
 ) -> dict[str, float]:
     """Reconstructed fractions of variance in and between masked patches, F-measure of onsets.
 
-    Parameters
-    ----------
-    originals, drawn : list of Tensor, shape (B, N, 1, M, W)
-    masks : list of Tensor, shape (B, N), bool
-    scale : float
-        Value of one decibel.
+    Patches are (B, N, 1, M, T), masks (B, N); `scale` is the value of one decibel.
     """
     squares, onsets = np.zeros((2, 2)), references.OnsetCounts()
     for batch in zip(originals, drawn, masks, strict=True):
@@ -231,7 +225,7 @@ def drawn_figures(
     }
 
 
-def no_op_validator(model: Any) -> dict[str, float]:
+def no_op_validator(model: nn.Module) -> dict[str, float]:
     """Return no figures: the validator of every process but the first."""
     return {}
 
@@ -253,10 +247,11 @@ def validation_batches(data: Cache, clips: np.ndarray, config: Config) -> list[B
     ]
 
 
-def mean_of(parts: Any) -> float:
+def mean_of(parts: Iterable[Tensor]) -> float:
     """Mean over all elements of several tensors."""
-    parts = list(parts)
-    return float(sum(part.double().sum() for part in parts) / sum(part.numel() for part in parts))
+    tensors = list(parts)
+    total = sum(part.double().sum() for part in tensors)
+    return float(total / sum(part.numel() for part in tensors))
 
 
 @dataclass(frozen=True)
@@ -271,9 +266,8 @@ def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> Train
     """Statistics of at most 256 training clips, evenly spread; the mean is over all frames."""
     width, means, sequences = config.model.patch_frames, [], []
     for index in evenly(clips, VALIDATION_CLIPS):
-        log_mel = np.array(data.log_mel(int(index)), np.float32)[
-            :, : config.spectrogram.n_mels
-        ]  # (T, M)
+        # (T, M)
+        log_mel = np.array(data.log_mel(int(index)), np.float32)[:, : config.spectrogram.n_mels]
         means.append(log_mel.mean(0))
         sequences.append(patch_bands(log_mel, width, silence=config.spectrogram.silence))
     mean_patch = torch.from_numpy(np.mean(means, axis=0))[None, :, None].expand(1, -1, width)
@@ -283,9 +277,10 @@ def training_statistics(data: Cache, clips: np.ndarray, config: Config) -> Train
 def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarray:
     """Band means (N, M) of the whole patches, at least one, of a log-mel (frames, M)."""
     whole = log_mel[: max(width, len(log_mel) // width * width)]
+    # (N, 1, M, W)
     patches = spectrogram.cut(
         torch.from_numpy(whole.T.copy()), length=width, tail="anchor", silence=silence
-    )  # (N, 1, M, W)
+    )
     return references.band_means(patches[:, 0].numpy())
 
 

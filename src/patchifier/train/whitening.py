@@ -17,19 +17,7 @@ WHITENING_CLIPS = 4096  # eight for each of 512 elements
 
 
 def fit_whitening(model: Patchifier, config: Config, log_mels: Iterable[Tensor]) -> None:
-    """Fit a model's whitening, if it has one, to the embeddings of training clips.
-
-    Parameters
-    ----------
-    model : Patchifier
-    config : Config
-    log_mels : iterable of Tensor, shape (M, T)
-
-    Raises
-    ------
-    RequestError
-        If ``embed.n_components`` is more than the pooled layers have numbers.
-    """
+    """Fit a model's whitening, if it has one, to the embeddings of log-mels (M, T)."""
     if model.readout is None:
         return
     require_whitening(config)
@@ -42,4 +30,4 @@ def fit_whitening(model: Patchifier, config: Config, log_mels: Iterable[Tensor])
 def examples_of(data: Cache, clips: np.ndarray) -> Iterator[Tensor]:
     """Yield log-mels (M, T) of at most 4,096 clips, evenly spread."""
     chosen = evenly(clips, WHITENING_CLIPS)
-    return (torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T) for index in chosen)
+    return (data.tensor(int(index)) for index in chosen)

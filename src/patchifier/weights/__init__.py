@@ -1,6 +1,6 @@
-"""The models that come with the package, a folder each: weights in half precision, config, and a card that says what they heard.
+"""Models of the package, one folder each: weights in half precision, config, model card.
 
-Wherever a model is asked for, the name of such a folder will do, and none means :data:`DEFAULT`.
+Every function that takes a model accepts such a name; the default is :data:`DEFAULT`.
 """
 
 import difflib
@@ -13,12 +13,18 @@ from patchifier.io import restore_folder
 
 ROOT = Path(__file__).parent
 DEFAULT = "patchifier-base"
-PAPER = "patchifier-paper"  # the paper's own recipe: what it was trained to do is to draw hidden patches
+PAPER = "patchifier-paper"  # the paper's recipe, which also reconstructs masked patches
 logger = logging.getLogger(__name__)
 
 
 def names() -> tuple[str, ...]:
-    """Names of the models in this copy of the package, the default first."""
+    """Names of the models of the package, the default first.
+
+    Examples
+    --------
+    >>> names()
+    ('patchifier-base', 'patchifier-paper')
+    """
     return tuple(
         sorted(
             (path.parent.name for path in ROOT.glob("*/config.json")),
@@ -28,24 +34,26 @@ def names() -> tuple[str, ...]:
 
 
 def find(model: str | Path | None = None) -> Path:
-    """Folder of a model, by whatever names it.
+    """Find the folder of a model.
 
     Parameters
     ----------
     model : str or Path
-        In this order: one of :func:`names`, and by default :data:`DEFAULT`; "hf://owner/name" or "hf://owner/name@revision"; a path. So
-        a name means the same in every working directory. Where a folder of that name lies in it, a warning says so: "./NAME", or a
-        Path, is that folder.
+        One of :func:`names` (by default :data:`DEFAULT`), "hf://owner/name" or
+        "hf://owner/name@revision", or a path, in this order. If the working directory has a folder
+        of that name, a warning is logged; "./NAME" or a Path selects that folder.
 
     Returns
     -------
     Path
-        Nothing is downloaded but what is named "hf://". A folder that a killed process moved aside is put back.
+        Only names that begin with "hf://" are downloaded. A folder that a killed process moved
+        aside is put back.
 
     Raises
     ------
     RequestError
-        If this copy of the package has no such model, or as :func:`patchifier.hub.from_hub` does. Paths are not looked into.
+        If there is no such model, or as :func:`patchifier.hub.from_hub`. The content of a path is
+        not checked.
     """
     if model is None or (isinstance(model, str) and model in {DEFAULT, PAPER, *names()}):
         return _bundled(model or DEFAULT)
@@ -58,7 +66,7 @@ def find(model: str | Path | None = None) -> Path:
 
 
 def expected() -> str:
-    """What names a model, for messages."""
+    """Describe the names of models, for messages."""
     bundled = f"one of {', '.join(names())}, which come with the package, " if names() else ""
     return f"{bundled}a model folder such as runs/demo/model, or hf://owner/name"
 
@@ -66,11 +74,12 @@ def expected() -> str:
 def _bundled(name: str) -> Path:
     if name not in names():
         raise RequestError(
-            f"{name} is missing from this copy of patchifier. Install it again, or name another model, by load(...) or --model: {expected()}."
+            f"{name} is missing from this copy of patchifier. Install it again, or name another "
+            f"model, by load(...) or --model: {expected()}."
         )
     if Path(name).is_dir():
         logger.warning(
-            "%s is the model that comes with the package; write ./%s for the folder of that name here.",
+            "%s is the model of the package; write ./%s for the folder of that name here.",
             name,
             name,
         )

@@ -11,13 +11,12 @@ from sklearn.preprocessing import StandardScaler
 
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, inner_folds
+from patchifier.evaluate.demo import cross_validate
 from patchifier.evaluate.probes.heads import Schedule
 from patchifier.evaluate.probes.linear import (
     LOGISTIC_C,
     RIDGE_ALPHAS,
     STRENGTHS,
-    cross_validate,
-    cross_validate_majority,
     fit_predict,
     linear,
     majority,
@@ -157,22 +156,33 @@ def test_the_majority_is_the_share_of_each_class_or_tag_or_the_mean_number():
     np.testing.assert_allclose(majority(MOOD, moods, 3), [[2, 15]] * 3)
 
 
+# --- cross-validation ---
+
+
 def test_the_majority_of_folds_is_that_of_the_others():
     targets = np.array([0, 0, 1, 1, 2, 2])
-    found = cross_validate_majority(GENRES, targets, [7, 7, 8, 8, 9, 9])
+
+    def predict(train, test):
+        return majority(GENRES, targets[train], int(test.sum()))
+
+    found = cross_validate([7, 7, 8, 8, 9, 9], predict)
     shares = [[0, 0.5, 0.5]] * 2 + [[0.5, 0, 0.5]] * 2 + [[0.5, 0.5, 0]] * 2
     np.testing.assert_allclose(found, shares)
     assert scores(GENRES, targets, found)["accuracy"] == 0
 
 
-# --- cross-validation ---
+def folded(task, x, targets, folds):
+    def predict(train, test):
+        return fit_predict(task, x[train], targets[train], x[test])
+
+    return cross_validate(folds.tolist(), predict)
 
 
 @ALL
 def test_each_fold_is_predicted_from_the_others(task):
     x = features(60)
     targets, folds = targets_for(task, x), np.arange(60) % 3
-    found = cross_validate(task, x, targets, folds.tolist())
+    found = folded(task, x, targets, folds)
     for fold in range(3):
         train, test = folds != fold, folds == fold
         assert np.array_equal(found[test], fit_predict(task, x[train], targets[train], x[test]))
@@ -184,11 +194,11 @@ def test_a_folds_own_targets_never_reach_its_predictions(task):
     x = np.random.default_rng(0).normal(size=(40, 60))
     targets, folds = targets_for(task, features(40)), np.arange(40) % 4
     mine = folds == 2
-    before = cross_validate(task, x, targets, folds.tolist())
+    before = folded(task, x, targets, folds)
     turned = targets.copy()
     turned[mine] = targets[mine][::-1] if task.kind == "one-of" else 1 - targets[mine]
     assert not np.array_equal(turned, targets)
-    after = cross_validate(task, x, turned, folds.tolist())
+    after = folded(task, x, turned, folds)
     assert np.array_equal(before[mine], after[mine])
     assert not np.array_equal(before[~mine], after[~mine])
 
@@ -196,9 +206,7 @@ def test_a_folds_own_targets_never_reach_its_predictions(task):
 def test_folds_may_have_any_numbers():
     x = features(30)
     targets, folds = targets_for(GENRES, x), np.arange(30) % 3
-    one, other = (
-        cross_validate(GENRES, x, targets, numbers.tolist()) for numbers in (folds, 10 * folds + 5)
-    )
+    one, other = (folded(GENRES, x, targets, numbers) for numbers in (folds, 10 * folds + 5))
     assert np.array_equal(one, other)
 
 

@@ -17,7 +17,8 @@ def folder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
     Raises
     ------
     RequestError
-        For a clip without a file or with several, a file for several clips, and what is not such an array; each names the clips.
+        For a clip without a file or with several, a file for several clips, and what is not such an
+        array; each names the clips.
     """
     files = FeatureFiles(name, Path(argument))
     if options.data is not None:

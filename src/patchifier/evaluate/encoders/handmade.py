@@ -1,7 +1,8 @@
 """Features without a model: statistics over time of log-mels, MFCC and chroma.
 
-MFCC and chroma are JukeMIR's (Castellon et al. 2021, arXiv 2107.05677): mono at 22,050 Hz, normalised to a peak of 1, hop 512; mean and
-standard deviation of the sequence and of its first and second differences between neighbouring frames.
+MFCC and chroma are JukeMIR's (Castellon et al. 2021, arXiv 2107.05677): mono at 22,050 Hz,
+normalised to a peak of 1, hop 512; mean and standard deviation of the sequence and of its first and
+second differences between neighbouring frames.
 """
 
 import importlib.metadata
@@ -29,9 +30,8 @@ SUMMARIES = ("harmony", "mode", "pulse", "rhythm")
 
 
 def _mel_stats(data: Cache, index: int) -> np.ndarray:
-    log_mel = np.asarray(
-        data.log_mel(index)[:, : data.spectrogram.n_mels], np.float32
-    )  # (T, mel bands)
+    # (T, mel bands)
+    log_mel = np.asarray(data.log_mel(index)[:, : data.spectrogram.n_mels], np.float32)
     return np.concatenate([log_mel.mean(0), log_mel.std(0)])
 
 
@@ -53,13 +53,15 @@ def mfcc_of(waveform: np.ndarray) -> np.ndarray:
 
 
 def chroma_of(waveform: np.ndarray) -> np.ndarray:
-    """Chroma statistics (72,) of a waveform (S,) at 22,050 Hz; the first twelve are the mean of C, C sharp, ..., B."""
+    """Chroma statistics (72,) of a waveform (S,) at 22,050 Hz.
+
+    The first twelve are the mean of C, C sharp, ..., B.
+    """
     import librosa
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # librosa's, on silence and on clips shorter than its longest filter
+        # librosa's, on silence and on clips shorter than its longest filter
+        warnings.simplefilter("ignore", UserWarning)
         return sequence_statistics(
             librosa.feature.chroma_cqt(
                 y=peak_normalised(waveform), sr=audio.SAMPLE_RATE, hop_length=HOP
@@ -74,7 +76,10 @@ def peak_normalised(waveform: np.ndarray) -> np.ndarray:
 
 
 def sequence_statistics(sequence: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation over time of a sequence (F, T) and of its first and second differences: (6 F,); 0 where T is too small for a difference."""
+    """Mean and standard deviation over time of a sequence (F, T) and of its differences: (6 F,).
+
+    First and second differences; 0 where T is too small for one.
+    """
     parts = []
     for order in range(3):
         change = np.diff(sequence, n=order, axis=1)
@@ -94,10 +99,10 @@ def _summaries(data: Cache, index: int) -> np.ndarray:
     if not data.spectrogram.n_pitch_bands:
         raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
     config = Config(spectrogram=data.spectrogram)
-    log_mel = torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
+    log_mel = data.tensor(index)  # (M, T)
     rows = []
-    for _, patches, new in windows_of(log_mel, config):
-        window = patches[None, :, 0].double(), new[None]  # (1, N, M, W), (1, N)
+    for _, patches, n_new_frames in windows_of(log_mel, config):
+        window = patches[None, :, 0].double(), n_new_frames[None]  # (1, N, M, W), (1, N)
         values = [DESCRIPTORS[name].values(*window, config)[0] for name in SUMMARIES]
         rows.append(torch.cat(values))
     return torch.stack(rows).mean(0).float().numpy()
@@ -118,7 +123,10 @@ summaries = each_clip("summaries", _summaries)
 def build(
     encode: Encode, *, packages: Sequence[str] = ()
 ) -> Callable[[str, str, EncoderOptions], list[Encoder]]:
-    """Make the builder of a row that takes no argument; the versions of `packages` decide the features too."""
+    """Make the builder of a row that takes no argument.
+
+    The versions of `packages` decide the features too.
+    """
 
     def builder(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
         decides = [importlib.metadata.version(package) for package in packages]

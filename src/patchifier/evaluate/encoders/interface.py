@@ -33,19 +33,22 @@ class Encoder:
     name : str
         In tables. Encoders of one name are repeated runs of one encoder, with other seeds.
     encode : callable
-        Takes a cache, indices of clips and, as `progress`, a function that shows progress; returns features (n, E) float32.
+        Takes a cache, indices of clips and, as `progress`, a function that shows progress; returns
+        features (n, E) float32.
     parameters : int or None
         Learned numbers; 0 for hand-made features, None if unknown.
     seed : int or None
         Of random weights.
     identity : str or None
-        Hash of everything besides the clips that decides the features. Without it they are not stored.
+        Hash of everything besides the clips that decides the features. Without it they are not
+        stored.
     note : str
         A note for tables, such as the pooling.
     precomputed : bool
         The features are read from files, so they do not change with a clip's audio.
     trained_on : Path or None
-        Run folder of a trained model of this package. Its ``run.json`` names the cache of its training data.
+        Run folder of a trained model of this package. Its ``run.json`` names the cache of its
+        training data.
     embedder : Embedder or None
         Embedder of a model of this package, for vectors of frames.
     """
@@ -63,7 +66,10 @@ class Encoder:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """Options of an encoder's builder; :func:`patchifier.evaluate.encoders.encoders` explains each."""
+    """Options of an encoder's builder.
+
+    :func:`patchifier.evaluate.encoders.encoders` explains each.
+    """
 
     data: Cache | None = None
     train: Sequence[int] | None = None
@@ -73,19 +79,10 @@ class EncoderOptions:
 
 
 def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
-    """Encode clips one by one: whatever else is in the batch, a clip's features are the same.
+    """Encode clips one by one, so a clip's features do not depend on its batch.
 
-    Parameters
-    ----------
-    name : str
-        For messages.
-    vector : callable
-        Takes a cache and an index, gives (E,).
-
-    Returns
-    -------
-    callable
-        As :attr:`Encoder.encode`. Raises RequestError for no clips, for vectors of several sizes or with values that are not numbers.
+    `vector` maps a cache and an index to (E,). Refused: no clips, vectors of several sizes or with
+    values that are not numbers.
     """
 
     def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
@@ -109,7 +106,7 @@ def each_clip(name: str, vector: Callable[[Cache, int], np.ndarray]) -> Encode:
 def each_waveform(
     name: str, sample_rate: int, vector: Callable[[np.ndarray], np.ndarray]
 ) -> Encode:
-    """Encode clips one by one from their audio, resampled from the file's own rate to `sample_rate` (Hz); `vector` takes (S,), gives (E,)."""
+    """Encode clips one by one from their audio at `sample_rate` Hz; `vector` maps (S,) to (E,)."""
 
     def of_clip(data: Cache, index: int) -> np.ndarray:
         clip = data.clips[index]

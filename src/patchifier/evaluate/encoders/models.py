@@ -19,7 +19,7 @@ from patchifier.config import (
     SpectrogramConfig,
     update,
 )
-from patchifier.datasets.splits import Splits, evenly, partition
+from patchifier.datasets.splits import Splits, evenly
 from patchifier.embed import Embedder
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
 from patchifier.io import Progress, silent
@@ -36,7 +36,9 @@ CHUNK = 64  # clips in memory at once: 20 MB of log-mels of 29 s
 def random_checkpoint(
     config: Config, data: Cache, indices: Sequence[int], *, seed: int
 ) -> Checkpoint:
-    """Return the same architecture with random weights, calibrated on training clips: a fair opponent of a trained one.
+    """Return the same architecture with random weights, calibrated on training clips.
+
+    A fair opponent of a trained one.
 
     Parameters
     ----------
@@ -73,12 +75,13 @@ def random_checkpoint(
 def log_mels(
     data: Cache, config: SpectrogramConfig, indices: Sequence[int] | np.ndarray
 ) -> Iterator[torch.Tensor]:
-    """Log-mels (M, T) of clips for a model of these settings: the cache's, or, where it holds others, made anew from the clips' audio."""
+    """Log-mels (M, T) of clips for a model of these settings.
+
+    The cache's, or, where it holds others, made anew from the clips' audio.
+    """
     if config in (data.spectrogram, data.spectrogram.without_pitch):
         held = data.require(config)
-        return (
-            torch.from_numpy(np.array(held.log_mel(int(index)), np.float32).T) for index in indices
-        )
+        return (held.tensor(int(index)) for index in indices)
     clips = [data.clips[int(index)] for index in indices]
     waves = (
         audio.load(
@@ -91,7 +94,10 @@ def log_mels(
 
 @torch.no_grad()
 def calibrate(model: Patchifier, patches: torch.Tensor) -> None:
-    """Set the extractor's batch-norm statistics to those of these patches (P, 1, M, W), exactly: each layer sees all of them at once."""
+    """Set the extractor's batch-norm statistics to those of these patches (P, 1, M, W), exactly.
+
+    Each layer sees all of them at once.
+    """
     norms = [module for module in model.extractor.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -106,7 +112,7 @@ def calibrate(model: Patchifier, patches: torch.Tensor) -> None:
 def as_encoder(
     name: str, made: Checkpoint, *, seed: int | None = None, device: str = "cpu"
 ) -> Encoder:
-    """Encoder of a model, through the log-mels of the cache (:func:`log_mels`) and the embedding settings of its config."""
+    """Encoder of a model, on log-mels (:func:`log_mels`), with the settings of its config."""
     embedder = Embedder(made.model, made.config, device=device)
 
     def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
@@ -152,7 +158,10 @@ def trained(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
 
 
 def random(name: str, argument: str, options: EncoderOptions) -> list[Encoder]:
-    """Row "random": five seeds; one, if the argument is a seed; the architecture of a model, if it is a folder."""
+    """Row "random": five seeds; one, if the argument is a seed.
+
+    The architecture of a model, if it is a folder.
+    """
     if options.data is None:
         raise RequestError(f"{name}: random weights are calibrated on clips, expected a cache.")
     one = argument.isdecimal()
@@ -181,9 +190,10 @@ def _training_clips(options: EncoderOptions) -> Sequence[int]:
     assert options.data is not None
     train = options.train
     if train is None:
-        train = Splits.of(options.data.clips, partition(options.data.clips)).train.tolist()
+        train = Splits.partitioned(options.data.clips).train.tolist()
     if not len(train):
         raise RequestError(
-            "random: no training clips to calibrate on, expected at least one with the split 'train'."
+            "random: no training clips to calibrate on, expected at least one with the split "
+            "'train'."
         )
     return train

@@ -22,7 +22,7 @@ def cached(
     *,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Features (n, E) float32 of clips, read from `folder` if they were computed before, else computed and stored there.
+    """Features (n, E) float32 of clips, read from `folder` or computed and stored there.
 
     Parameters
     ----------
@@ -33,8 +33,9 @@ def cached(
     indices : sequence of int
         Which clips, in order.
     folder : str or Path
-        ``features`` in the folder of the cache by default. One .npy file for each encoder and list of clips; its name changes
-        with the encoder's weights and settings, with the clips, and when an audio file was prepared anew or has another size or date.
+        ``features`` in the folder of the cache by default. One .npy file for each encoder and list
+        of clips; its name changes with the encoder's weights and settings, with the clips, and when
+        an audio file was prepared anew or has another size or date.
     progress : callable
         Called with clips done, clips in all, and a note.
 
@@ -60,7 +61,10 @@ def cached(
 
 
 def _clip_key(data: Cache, index: int) -> list[str | int]:
-    """What a clip's features depend on: its log-mel's key, and size and date of its file, which an encoder may read."""
+    """What a clip's features depend on.
+
+    Its log-mel's key, and size and date of its file, which an encoder may read.
+    """
     clip = data.clips[index]
     try:
         file = Path(clip.path).stat()
@@ -87,7 +91,8 @@ def _checked(
     features = np.asarray(encoder.encode(data, indices, progress=progress), np.float32)
     if features.ndim != 2 or len(features) != len(indices) or not features.size:
         raise RequestError(
-            f"{encoder.name}: the features have shape {features.shape}, expected ({len(indices)}, E)."
+            f"{encoder.name}: the features have shape {features.shape}, expected ({len(indices)}, "
+            "E)."
         )
     if not np.isfinite(features).all():
         raise RequestError(f"{encoder.name}: the features hold NaN or infinity, expected numbers.")

@@ -4,14 +4,14 @@
 ``vectors``    a vector every 46 ms from overlapping patches; log-mel context as the control
 ``targets``    rows [start_s, end_s, label] -> numbers for each frame
 ``decode``     probabilities of frames -> rows
-``judge``      scores of rows against reference rows, by mir_eval
+``metrics``    scores of rows against reference rows, by mir_eval
 ``fit``        one linear layer: training, early stopping, test
 =============  =============================================================================
 """
 
 from patchifier.evaluate.frames.decode import decode
 from patchifier.evaluate.frames.fit import FrameResult, probe_frames
-from patchifier.evaluate.frames.judge import scores, weighted_mean
+from patchifier.evaluate.frames.metrics import scores, weighted_mean
 from patchifier.evaluate.frames.targets import encode
 from patchifier.evaluate.frames.vectors import (
     Features,

@@ -2,9 +2,10 @@
 
 Each method has a parameter, which the probe chooses among :data:`SETTINGS` on validation clips.
 
-Beats are peaks, or are tracked by dynamic programming (Ellis 2007): one tempo from the autocorrelation, then the beats that
-have high probabilities and about the distance of that tempo. A linear layer on single frames sees no rhythm, so its peaks miss soft
-beats and find others between; tracking adds the regularity of music. Where the tempo changes, peaks are better.
+Beats are peaks, or are tracked by dynamic programming (Ellis 2007): one tempo from the
+autocorrelation, then the beats that have high probabilities and about the distance of that tempo. A
+linear layer on single frames sees no rhythm, so its peaks miss soft beats and find others between;
+tracking adds the regularity of music. Where the tempo changes, peaks are better.
 
 Shapes: K frames, C outputs.
 """
@@ -18,9 +19,11 @@ import numpy as np
 
 from patchifier.tasks import Task
 
-Setting = Mapping[str, float]
+DecodingParameters = Mapping[str, float]
 THRESHOLDS = (0.1, 0.05, 0.2, 0.3, 0.5)
-SETTINGS: dict[str, tuple[Setting, ...]] = {  # the first is used while the probe is trained
+SETTINGS: dict[
+    str, tuple[DecodingParameters, ...]
+] = {  # the first is used while the probe is trained
     "beats": (
         {"tightness": 100.0},
         *({"threshold": threshold} for threshold in THRESHOLDS),
@@ -40,7 +43,7 @@ def decode(
     probabilities: np.ndarray,
     times_s: np.ndarray,
     duration_s: float,
-    setting: Setting | None = None,
+    setting: DecodingParameters | None = None,
 ) -> list[list[Any]]:
     """Decode one clip.
 
@@ -76,7 +79,11 @@ def decode(
 
 
 def _beats(
-    task: Task, probabilities: np.ndarray, times_s: np.ndarray, hop_s: float, setting: Setting
+    task: Task,
+    probabilities: np.ndarray,
+    times_s: np.ndarray,
+    hop_s: float,
+    setting: DecodingParameters,
 ) -> list[list[Any]]:
     curve = probabilities[:, 0]
     if "threshold" in setting:
@@ -92,7 +99,10 @@ def _beats(
 
 
 def peaks(curve: np.ndarray, *, threshold: float, gap: float) -> list[int]:
-    """Frames of local maxima at or above a threshold, the highest first wherever two are less than `gap` frames apart."""
+    """Frames of local maxima at or above a threshold and at least `gap` frames apart.
+
+    Of two that are closer, the higher one is kept.
+    """
     padded = np.pad(curve, 1, constant_values=-np.inf)
     candidates = np.flatnonzero(
         (curve >= threshold) & (curve > padded[:-2]) & (curve >= padded[2:])
@@ -117,10 +127,15 @@ def _refine(curve: np.ndarray, times_s: np.ndarray, frame: int, hop_s: float) ->
 
 
 def period(curve: np.ndarray, *, hop_s: float) -> float:
-    """Frames from beat to beat: the highest autocorrelation under a log-normal prior around 120 beats per minute; 0 if there is none."""
+    """Frames from beat to beat.
+
+    The highest autocorrelation under a log-normal prior around 120 beats per minute; 0 if there is
+    none.
+    """
+    # 30 to 300 beats per minute
     lags = np.arange(
         max(2, math.floor(BEAT_GAP_S / hop_s)), min(len(curve) - 1, math.ceil(2 / hop_s))
-    )  # 30 to 300 beats per minute
+    )
     centred = curve - curve.mean()
     if not len(lags) or not centred.any():
         return 0.0
@@ -132,7 +147,10 @@ def period(curve: np.ndarray, *, hop_s: float) -> float:
 
 
 def steady_beats(curve: np.ndarray, *, hop_s: float, tightness: float) -> list[int]:
-    """Frames of the best sequence of beats of about one tempo (Ellis, "Beat tracking by dynamic programming", 2007)."""
+    """Frames of the best sequence of beats of nearly constant tempo.
+
+    Source: D. Ellis, "Beat tracking by dynamic programming" (2007).
+    """
     step = period(curve, hop_s=hop_s)
     if not step:
         return []
@@ -154,7 +172,10 @@ def steady_beats(curve: np.ndarray, *, hop_s: float, tightness: float) -> list[i
 
 
 def bar_positions(curve: np.ndarray, beats: list[int]) -> list[int]:
-    """Position of each beat in its bar, from 1: the likeliest of bars of 2, 3 or 4 beats from any first beat."""
+    """Position of each beat in its bar, from 1.
+
+    The likeliest of bars of 2, 3 or 4 beats from any first beat.
+    """
     if not beats:
         return []
     likely = np.array([curve[max(0, beat - 1) : beat + 2].max() for beat in beats]).clip(

@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.datasets import labels
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate.frames import judge, targets
-from patchifier.evaluate.frames.decode import SETTINGS, Setting, decode
+from patchifier.evaluate.frames import metrics, targets
+from patchifier.evaluate.frames.decode import SETTINGS, DecodingParameters, decode
 from patchifier.evaluate.frames.vectors import Features
 from patchifier.io import Progress, silent
-from patchifier.statistics import bootstrap
 from patchifier.tasks import Task
 from patchifier.train.loop import fit_head
 
@@ -36,49 +35,29 @@ STEPS = 5000  # at most
 
 @dataclass(frozen=True)
 class FrameResult:
-    """What a probe of frames scored on the test clips.
+    """Scores of the test clips by a probe of frames.
 
-    Parameters
+    Attributes
     ----------
-    metric : str
-        The main figure: "beat_f", "wcsr" or "boundary_f_0.5".
-    value, low, high : float
-        That figure and its 95 % interval, by bootstrap over groups.
-    n : int
-        Test clips that have this score.
-    per_clip, weights : ndarray, shape (n_test,)
-        The figure of each test clip, in the order of ``splits.test``, NaN where it is not defined, and its weight in the mean.
-    scores : dict
-        Every figure, the main one first.
+    per_clip : dict of str to (ndarray, ndarray), shape (n_test,) each
+        For each score, the main one first: that of each test clip, in the order of ``splits.test``,
+        NaN where it is not defined, and its weight in the mean.
     chosen : dict
-        What was chosen on validation clips: the way of decoding, the steps of training, and the score there.
+        Chosen on validation clips: decoding parameters, steps of training, and the score there.
     """
 
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
-    per_clip: np.ndarray
-    weights: np.ndarray
-    scores: dict[str, float]
-    chosen: dict[str, Any] = field(default_factory=dict)
+    per_clip: metrics.PerClip
+    chosen: dict[str, Any]
 
-    def at(self, clips: np.ndarray) -> float:
-        """The main figure over these test clips, with repetition, as a paired bootstrap of two results needs it."""
-        return judge.weighted_mean(self.per_clip[clips], self.weights[clips])
+    @property
+    def metric(self) -> str:
+        """Name of the main score: "beat_f", "wcsr" or "boundary_f_0.5"."""
+        return next(iter(self.per_clip))
 
-    def row(self, encoder: str, method: str = "linear") -> dict[str, Any]:
-        """As a row of a results table."""
-        return {
-            "encoder": encoder,
-            "method": method,
-            "metric": self.metric,
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-        }
+    @property
+    def scores(self) -> dict[str, float]:
+        """Mean of each score over the test clips."""
+        return {name: metrics.weighted_mean(*found) for name, found in self.per_clip.items()}
 
 
 @dataclass(frozen=True)
@@ -100,9 +79,10 @@ def probe_frames(
 ) -> FrameResult:
     """Train a linear probe on vectors of frames and score it on the test clips.
 
-    Logistic regression (cross-entropy) by AdamW; features standardised by training frames; stopped by the main figure on validation
-    clips, on which the way of decoding is chosen too. Features of training clips are in memory twice for a moment, those of validation
-    clips once, those of test clips one at a time: 22 KB for each second of audio at 256 features every 46 ms.
+    Logistic regression (cross-entropy) by AdamW; features standardised by training frames; stopped
+    by the main figure on validation clips, on which the way of decoding is chosen too. Features of
+    training clips are in memory twice for a moment, those of validation clips once, those of test
+    clips one at a time: 22 KB for each second of audio at 256 features every 46 ms.
 
     Parameters
     ----------
@@ -111,10 +91,12 @@ def probe_frames(
     data : Cache
         The clips.
     features : callable
-        Takes the index of a clip, gives features (K, E) and times (K,) in seconds: :func:`~patchifier.evaluate.frames.model_features`,
+        Takes the index of a clip, gives features (K, E) and times (K,) in seconds:
+        :func:`~patchifier.evaluate.frames.model_features`,
         :func:`~patchifier.evaluate.frames.mel_features`, or anything else.
     splits : Splits
-        Training, validation (a tenth of the training clips, by group, if there are none) and test clips.
+        Training, validation (a tenth of the training clips, by group, if there are none) and test
+        clips.
     seed : int
         Of the order of training frames.
     progress : callable
@@ -128,7 +110,8 @@ def probe_frames(
     Raises
     ------
     RequestError
-        If a clip has no labels or features that are no numbers, or if there is nothing to learn, to validate or to test.
+        If a clip has no labels or features that are no numbers, or if there is nothing to learn, to
+        validate or to test.
     """
     if task.kind != "per-frame":
         raise RequestError(
@@ -136,7 +119,8 @@ def probe_frames(
         )
     if not len(splits.train) or not len(splits.test):
         raise RequestError(
-            f"there are {len(splits.train)} training and {len(splits.test)} test clips, expected at least one of each."
+            f"there are {len(splits.train)} training and {len(splits.test)} test clips, expected "
+            "at least one of each."
         )
     splits = with_validation(splits, seed)
     known = len(splits.train) + len(splits.valid)
@@ -151,12 +135,10 @@ def probe_frames(
     steps = _fit(probe, inputs, wanted, holding, seed, show)
     setting, on_valid = _choose(probe, holding, show)
     tested = [_predict(probe, _clip(data, features, index), setting) for index in splits.test]
-    found = judge.per_clip(task, [target for target, _ in tested], [rows for _, rows in tested])
-    return _result(
-        found,
-        np.asarray(splits.groups)[splits.test],
-        {**setting, "steps": steps, "valid": on_valid},
-    )
+    found = metrics.per_clip(task, [target for target, _ in tested], [rows for _, rows in tested])
+    result = FrameResult(found, {**setting, "steps": steps, "valid": on_valid})
+    _require_defined(result.metric, result.scores[result.metric], "test")
+    return result
 
 
 def _counted(features: Features, clips: int, progress: Progress) -> Features:
@@ -181,7 +163,8 @@ def _clip(data: Cache, features: Features, index: int) -> _Clip:
     values, times_s = features(int(index))
     if values.ndim != 2 or len(values) != len(times_s) or not len(values):
         raise RequestError(
-            f"features of clip {clip.id!r} have shape {values.shape} for {len(times_s)} times, expected (K, E) with K of at least 1."
+            f"features of clip {clip.id!r} have shape {values.shape} for {len(times_s)} times, "
+            "expected (K, E) with K of at least 1."
         )
     if not np.isfinite(values).all():
         raise RequestError(f"features of clip {clip.id!r} hold values that are not numbers.")
@@ -195,7 +178,7 @@ def _clip(data: Cache, features: Features, index: int) -> _Clip:
 
 
 class _Probe:
-    """A standardiser and one linear layer, zero at first: the problem is convex, so nothing hangs on where it starts."""
+    """A standardiser and one linear layer that starts at zero; the problem is convex."""
 
     def __init__(self, task: Task, clips: Sequence[_Clip]) -> None:
         count = sum(len(clip.features) for clip in clips)
@@ -213,7 +196,7 @@ class _Probe:
         return replace(clip, features=((clip.features - self.mean) / self.scale).astype(np.float32))
 
     @torch.no_grad()
-    def rows(self, clip: _Clip, setting: Setting) -> list[list[Any]]:
+    def rows(self, clip: _Clip, setting: DecodingParameters) -> list[list[Any]]:
         """Predicted rows of a standardised clip."""
         outputs = self.layer(torch.from_numpy(clip.features))  # (K, C)
         probabilities = outputs.softmax(1) if self.task.metric == "chords" else outputs.sigmoid()
@@ -223,7 +206,7 @@ class _Probe:
 
 
 def _predict(
-    probe: _Probe, clip: _Clip, setting: Setting
+    probe: _Probe, clip: _Clip, setting: DecodingParameters
 ) -> tuple[list[list[Any]], list[list[Any]]]:
     """Target rows and predicted rows of a clip."""
     return clip.rows, probe.rows(probe.standardised(clip), setting)
@@ -237,7 +220,10 @@ def _fit(
     seed: int,
     show: Callable[[str], None],
 ) -> int:
-    """Train on frames (N, E) with targets (N, C), stopped on validation clips; returns the step of the best score."""
+    """Train on frames (N, E) with targets (N, C), stopped on validation clips.
+
+    Returns the step of the best score.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(
         probe.layer.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
@@ -267,13 +253,13 @@ def _fit(
 
 def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Tensor]:
     """Features (N, E) and targets (N, C) of frames from which there is something to learn."""
-    encoded = [
-        targets.encode(probe.task, clip.rows, clip.times_s) for clip in clips
-    ]  # (K, C) and (K,) each
+    # (K, C) and (K,) each
+    encoded = [targets.encode(probe.task, clip.rows, clip.times_s) for clip in clips]
     wanted = np.concatenate([wanted[known] for wanted, known in encoded])
     if not wanted.any():
         raise RequestError(
-            f"the {len(clips)} training clips hold nothing to learn: not one {' or '.join(probe.task.names[:2])} in them."
+            f"the {len(clips)} training clips hold nothing to learn: not one "
+            f"{' or '.join(probe.task.names[:2])} in them."
         )
     inputs, first = np.empty((len(wanted), len(probe.scale)), np.float32), 0
     for clip, (_, known) in zip(clips, encoded, strict=True):
@@ -284,53 +270,33 @@ def _training_frames(probe: _Probe, clips: Sequence[_Clip]) -> tuple[Tensor, Ten
 
 
 def _score(
-    probe: _Probe, clips: Sequence[_Clip], setting: Setting, show: Callable[[str], None]
+    probe: _Probe, clips: Sequence[_Clip], setting: DecodingParameters, show: Callable[[str], None]
 ) -> float:
     """The main figure of these clips."""
     predicted = []
     for number, clip in enumerate(clips, 1):
         predicted.append(probe.rows(clip, setting))
         show(f"validation clip {number} of {len(clips)}")
-    found = judge.per_clip(
-        probe.task,
-        [clip.rows for clip in clips],
-        predicted,
-        main_only=True,
-    )
+    found = metrics.per_clip(probe.task, [clip.rows for clip in clips], predicted, main_only=True)
     name, (values, weights) = next(iter(found.items()))
-    return _require_defined(name, judge.weighted_mean(values, weights), "validation")
+    return _require_defined(name, metrics.weighted_mean(values, weights), "validation")
 
 
 def _require_defined(name: str, value: float, split: str) -> float:
     if math.isnan(value):
         raise RequestError(
-            f"no {split} clip has anything that {name} needs (a beat after {judge.TRIM_S:g} s, a major or minor chord, a boundary)."
+            f"no {split} clip has anything that {name} needs (a beat after {metrics.TRIM_S:g} s, "
+            "a major or minor chord, a boundary)."
         )
     return value
 
 
 def _choose(
     probe: _Probe, clips: Sequence[_Clip], show: Callable[[str], None]
-) -> tuple[Setting, float]:
+) -> tuple[DecodingParameters, float]:
     """The way of decoding that scores best on these clips, the first of equals, and its score."""
     scored = [
         (_score(probe, clips, setting, show), setting) for setting in SETTINGS[probe.task.metric]
     ]
     value, setting = max(scored, key=lambda pair: pair[0])
     return setting, value
-
-
-def _result(found: judge.PerClip, groups: np.ndarray, chosen: dict[str, Any]) -> FrameResult:
-    figures = {
-        name: judge.weighted_mean(values, weights) for name, (values, weights) in found.items()
-    }
-    metric = next(iter(figures))
-    values, weights = found[metric]
-    value = _require_defined(metric, figures[metric], "test")
-    low, high = bootstrap(
-        [str(group) for group in groups],
-        lambda clips: judge.weighted_mean(values[clips], weights[clips]),
-    )
-    return FrameResult(
-        metric, value, low, high, int((weights > 0).sum()), values, weights, figures, chosen
-    )

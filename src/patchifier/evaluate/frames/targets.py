@@ -11,7 +11,8 @@ import numpy as np
 
 from patchifier.tasks import Task
 
-NEIGHBOUR = 0.5  # target of the frames beside a beat: 46 ms beside it is within the tolerance, but not as right
+# Target of the frames beside a beat: 46 ms away, which is within the tolerance of 70 ms.
+NEIGHBOUR = 0.5
 BOUNDARY_S = 0.5  # half width of a boundary, the narrower tolerance of its score
 
 
@@ -32,10 +33,12 @@ def encode(
     Returns
     -------
     targets : ndarray, shape (K, C), float32
-        Beats: 1 in the nearest frame, 0.5 beside it. Chords: 1 for the major or minor triad that mir_eval's "majmin" reduces
-        the label to. Boundaries: from 1 at one to 0.5 half a second away, nothing at the clip's own start and end.
+        Beats: 1 in the nearest frame, 0.5 beside it. Chords: 1 for the major or minor triad that
+        mir_eval's "majmin" reduces the label to. Boundaries: from 1 at one to 0.5 half a second
+        away, nothing at the clip's own start and end.
     known : ndarray, shape (K,), bool
-        Frames with a target: False for chords that are neither major nor minor (sus, dim, ...) and without a label.
+        Frames with a target: False for chords that are neither major nor minor (sus, dim, ...) and
+        without a label.
     """
     if task.metric == "chords":
         return _chords(rows, times_s, len(task.names))
@@ -51,7 +54,10 @@ def encode(
 
 
 def _events(events_s: Sequence[float], times_s: np.ndarray) -> np.ndarray:
-    """1 in the frame nearest to an event, less beside it; an event beyond the last frame has none."""
+    """1 in the frame nearest to an event, less beside it.
+
+    An event beyond the last frame has none.
+    """
     curve = np.zeros(len(times_s), np.float32)
     hop_s = times_s[1] - times_s[0] if len(times_s) > 1 else np.inf
     centres = [
@@ -87,7 +93,10 @@ def _chords(
 
 @functools.lru_cache(maxsize=4096)
 def majmin(label: str) -> int | None:
-    """Number of the triad in :data:`patchifier.datasets.labels.CHORDS`, by mir_eval's rule; None if it is neither major, minor nor N."""
+    """Number of the triad in :data:`patchifier.datasets.labels.CHORDS`, by mir_eval's rule.
+
+    None if it is neither major, minor nor N.
+    """
     from mir_eval import chord
 
     try:

@@ -1,6 +1,9 @@
-"""A vector for every moment of a clip: from overlapping patches, or from the log-mel itself as the control.
+"""A vector for every moment of a clip.
 
-Shapes: T frames of a log-mel, K moments (every `hop_frames` frames), W frames in a patch, D width of a vector, E features.
+From overlapping patches, or from the log-mel itself as the control.
+
+Shapes: T frames of a log-mel, K moments (every `hop_frames` frames), W frames in a patch, D width
+of a vector, E features.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +18,8 @@ from patchifier.config import Config, RequestError, SpectrogramConfig
 from patchifier.embed import Embedder
 from patchifier.windows import pad_windows, window_patches
 
-HOP_FRAMES = 2  # 46 ms in the paper's setting: no moment is further than 23 ms off, a third of the tolerance of beats
+# 46 ms at the paper's settings: the largest error in time, 23 ms, is a third of the tolerance.
+HOP_FRAMES = 2
 PATCHES = 512  # at once: 150 MB of activations in the paper's setting
 WINDOWS = 32  # sequences at once
 CONTEXT_FRAMES = 7  # on each side: 15 frames of 64 bands, 0.35 s
@@ -35,7 +39,8 @@ def frame_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of overlapping patches.
 
-    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1, silence where the clip has none.
+    Vector k belongs to frame c = k hop_frames; its patch covers frames c - W/2 to c + W/2 - 1,
+    silence where the clip has none.
 
     Parameters
     ----------
@@ -46,9 +51,10 @@ def frame_vectors(
     hop_frames : int
         Frames between vectors.
     layers : sequence of int
-        Side by side, numbered as in ``embed.layers``, which is the default: 0 is the extractor, which sees a patch alone; from 1 on
-        the patches at k, k + W / hop_frames, ..., which touch, go through the bottleneck together, in windows of trained length
-        that overlap as those of an embedding do, with the mean where they overlap.
+        Side by side, numbered as in ``embed.layers``, which is the default: 0 is the extractor,
+        which sees a patch alone; from 1 on the patches at k, k + W / hop_frames, ..., which touch,
+        go through the bottleneck together, in windows of trained length that overlap as those of an
+        embedding do, with the mean where they overlap.
     patches_at_once : int
         Bounds memory; the result does not depend on it.
 
@@ -65,14 +71,14 @@ def frame_vectors(
     """
     config = embedder.config
     numbers = _layer_numbers(config, config.embed.layers if layers is None else layers, hop_frames)
-    patches = _around(
-        log_mel, hop_frames, config.model.patch_frames, config.spectrogram.silence
-    )  # (K, M, W), a view
+    # (K, M, W), a view
+    patches = _around(log_mel, hop_frames, config.model.patch_frames, config.spectrogram.silence)
     model = embedder.model
+    # (K', D) each
     parts = [
         model.extractor(part.unsqueeze(1).contiguous().to(embedder.device))
         for part in patches.split(patches_at_once)
-    ]  # (K', D) each
+    ]
     vectors = torch.cat(parts)  # (K, D)
     found = _through_bottleneck(
         embedder,
@@ -81,7 +87,7 @@ def frame_vectors(
         [number for number in numbers if number],
     )
     chosen = [found[number] if number else vectors for number in numbers]
-    return torch.cat(chosen, dim=1).float().cpu().numpy(), moments_s(
+    return torch.cat(chosen, dim=1).float().cpu().numpy(), frame_times_s(
         len(vectors), hop_frames, config.spectrogram
     )
 
@@ -92,12 +98,14 @@ def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> li
     wrong = [layer for layer in layers if not -1 - deepest <= layer <= deepest]
     if wrong or not layers:
         raise RequestError(
-            f"there is no layer {wrong[0] if wrong else 'given'}, expected 0 to {deepest}, or -1 for the last."
+            f"there is no layer {wrong[0] if wrong else 'given'}, expected 0 to {deepest}, or -1 "
+            "for the last."
         )
     numbers = [layer % (deepest + 1) for layer in layers]
     if any(numbers) and (hop_frames < 1 or W % hop_frames):
         raise RequestError(
-            f"hop_frames is {hop_frames}, expected a divisor of the patch length ({W}): the bottleneck needs patches that touch. Layer 0 does not."
+            f"hop_frames is {hop_frames}, expected a divisor of the patch length ({W}): the "
+            "bottleneck needs patches that touch. Layer 0 does not."
         )
     return numbers
 
@@ -117,20 +125,24 @@ def _through_bottleneck(
     counts = torch.zeros(len(vectors), 1, device=vectors.device)
     for start in range(0, len(windows), WINDOWS):
         batch = windows[start : start + WINDOWS]
-        sequences, present = pad_windows(
+        # (B, N, D), (B, N)
+        sequences, valid = pad_windows(
             [vectors[window.to(vectors.device)] for window in batch], 0.0
-        )  # (B, N, D), (B, N)
-        present = present.to(vectors.device)
-        outputs = embedder.model.bottleneck(sequences, valid=present)
+        )
+        valid = valid.to(vectors.device)
+        outputs = embedder.model.bottleneck(sequences, valid=valid)
         where = torch.cat(batch).to(vectors.device)
         counts.index_add_(0, where, torch.ones(len(where), 1, device=vectors.device))
         for number in sums:
-            sums[number].index_add_(0, where, outputs[number - 1][:, 1:][present])
+            sums[number].index_add_(0, where, outputs[number - 1][:, 1:][valid])
     return {number: total / counts for number, total in sums.items()}
 
 
 def _windows(config: Config, count: int) -> list[slice]:
-    """Stretches of trained length in a sequence of `count` patches, as :func:`patchifier.windows.cut_windows` takes them."""
+    """Windows of trained length in a sequence of `count` patches.
+
+    They are those of :func:`patchifier.windows.cut_windows`.
+    """
     length, hop = window_patches(config)
     if config.embed.whole_clip or count <= length:
         return [slice(0, count)]
@@ -162,25 +174,25 @@ def mel_frames(
     times_s : ndarray, shape (K,), float64
     """
     config = config or SpectrogramConfig()
-    around = _around(
-        log_mel, hop_frames, 2 * context_frames + 1, config.silence
-    )  # (K, M, 2 context + 1)
-    return around.flatten(1).float().numpy(), moments_s(len(around), hop_frames, config)
+    # (K, M, 2 context + 1)
+    windows = _around(log_mel, hop_frames, 2 * context_frames + 1, config.silence)
+    return windows.flatten(1).float().numpy(), frame_times_s(len(windows), hop_frames, config)
 
 
 def _around(log_mel: Tensor, hop_frames: int, width: int, silence: float) -> Tensor:
-    """`width` frames around each moment: (K, M, width), a view of a padded log-mel (M, T)."""
+    """`width` frames around each frame of the hop: (K, M, width), a view of a padded (M, T)."""
     if log_mel.ndim != 2 or log_mel.shape[1] < 1 or hop_frames < 1:
         raise RequestError(
-            f"log-mel has shape {tuple(log_mel.shape)}, hop_frames is {hop_frames}: expected (M, T) with a frame at least, and a hop of 1 or more."
+            f"log-mel has shape {tuple(log_mel.shape)}, hop_frames is {hop_frames}: expected (M, "
+            "T) with a frame at least, and a hop of 1 or more."
         )
     padded = nn.functional.pad(log_mel, (width // 2, width), value=silence)
     count = 1 + (log_mel.shape[1] - 1) // hop_frames
     return padded.unfold(1, width, hop_frames)[:, :count].movedim(1, 0)
 
 
-def moments_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.ndarray:
-    """Times of moments, (count,): whole numbers multiplied before they are divided, so that nothing adds up over a long piece."""
+def frame_times_s(count: int, hop_frames: int, config: SpectrogramConfig) -> np.ndarray:
+    """Times of frames in seconds, (count,); multiplied before divided, so errors do not add up."""
     return np.arange(count) * (hop_frames * config.hop_length) / config.sample_rate
 
 
@@ -212,4 +224,4 @@ def mel_features(
 
 
 def _log_mel(data: Cache, index: int) -> Tensor:
-    return torch.from_numpy(np.array(data.log_mel(index), np.float32).T)  # (M, T)
+    return data.tensor(index)  # (M, T)

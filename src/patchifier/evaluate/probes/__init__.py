@@ -1,16 +1,18 @@
 """Probes on frozen embeddings: what a simple model predicts from them.
 
-Every protocol takes features of all clips and their splits, and returns predictions of the test clips. What it chooses, it chooses
-on validation clips; the standardiser is fitted on training clips only and applied to all.
+Every protocol takes features of all clips and their splits, and returns predictions of the test
+clips. What it chooses, it chooses on validation clips; the standardiser is fitted on training clips
+only and applied to all.
 
-==========  ======================================================================================================
+==========  ========================================================================================
 protocol    what it trains
-==========  ======================================================================================================
-linear      logistic or ridge regression, its strength chosen by validation or grouped folds; for small sets
+==========  ========================================================================================
+linear      logistic or ridge regression, its strength chosen by validation or grouped folds; for
+            small sets
 jukemir     216 linear layers and small networks, the best on validation tested once
 paper       BERT's pooler and a linear layer, one of three rates chosen on validation
 few-shot    logistic regression on 1, 2, 5 and 10 clips of each class, many draws (:func:`few_shot`)
-==========  ======================================================================================================
+==========  ========================================================================================
 """
 
 from collections.abc import Callable
@@ -21,14 +23,7 @@ from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits
 from patchifier.evaluate.probes.few_shot import few_shot
 from patchifier.evaluate.probes.grid import jukemir
-from patchifier.evaluate.probes.linear import (
-    cross_validate,
-    cross_validate_majority,
-    fit_predict,
-    linear,
-    majority,
-    name,
-)
+from patchifier.evaluate.probes.linear import fit_predict, linear, majority, name
 from patchifier.evaluate.probes.pooler import paper
 from patchifier.evaluate.probes.protocol import Probed
 from patchifier.io import Progress, silent
@@ -37,8 +32,6 @@ from patchifier.tasks import Task
 __all__ = [
     "PROTOCOLS",
     "Probed",
-    "cross_validate",
-    "cross_validate_majority",
     "few_shot",
     "fit_predict",
     "jukemir",
@@ -90,6 +83,16 @@ def probe(
     ------
     RequestError
         If the protocol is unknown, or features, targets and splits do not fit.
+
+    Examples
+    --------
+    >>> task, rng = Task("one-of", ("low", "high")), np.random.default_rng(0)
+    >>> targets = np.arange(40) % 2
+    >>> features = rng.normal(size=(40, 4)) + 4 * targets[:, None]
+    >>> index = np.arange(40)
+    >>> splits = Splits(index[:20], index[20:30], index[30:], groups=index.astype(str))
+    >>> probe("linear", task, features, targets, splits).predictions.argmax(1).tolist()
+    [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
     """
     if protocol not in PROTOCOLS:
         raise RequestError(

@@ -30,8 +30,9 @@ def few_shot(
 ) -> list[dict[str, Any]]:
     """Test logistic regression on k clips of each class, drawn repeatedly from the training split.
 
-    A class's clips are drawn from different groups as far as there are so many. The standardiser is fitted on the features of all training
-    clips: it needs no label. Draws depend on seed, training split and its targets alone, so that encoders are compared on the same ones.
+    A class's clips are drawn from different groups as far as there are so many. The standardiser is
+    fitted on the features of all training clips: it needs no label. Draws depend on seed, training
+    split and its targets alone, so that encoders are compared on the same ones.
 
     Parameters
     ----------
@@ -55,20 +56,34 @@ def few_shot(
     Returns
     -------
     list of dict
-        For each of `shots`: "k", "metric", "value" (mean over draws), "low" and "high" (between which 95 % of the draws lie) and "draws".
+        For each of `shots`: "k", "metric", "value" (mean over draws), "low" and "high" (between
+        which 95 % of the draws lie) and "draws".
 
     Raises
     ------
     RequestError
-        If the task is of another kind, or a class of the task has fewer training clips than the largest of `shots`.
+        If the task is of another kind, or a class of the task has fewer training clips than the
+        largest of `shots`.
+
+    Examples
+    --------
+    >>> task, rng = Task("one-of", ("low", "high")), np.random.default_rng(0)
+    >>> targets = np.arange(40) % 2
+    >>> features = rng.normal(size=(40, 4)) + 4 * targets[:, None]
+    >>> index = np.arange(40)
+    >>> splits = Splits(index[:20], index[:0], index[20:], groups=index.astype(str))
+    >>> [row["k"] for row in few_shot(task, features, targets, splits, shots=(1, 2), draws=3)]
+    [1, 2]
     """
     if task.kind != "one-of":
         raise RequestError(
-            f"few-shot draws clips of each class, so it takes one-of tasks: this one is {task.kind}."
+            "few-shot draws clips of each class, so it takes one-of tasks: this one is "
+            f"{task.kind}."
         )
     if not shots or min(shots) < 1 or draws < 1:
         raise RequestError(
-            f"few-shot has {draws} draws of {tuple(shots)} clips, expected at least one of at least one."
+            f"few-shot has {draws} draws of {tuple(shots)} clips, expected at least one of at "
+            "least one."
         )
     check(task, features, targets, splits)
     if len(task.names) < 2:
@@ -79,8 +94,8 @@ def few_shot(
     for number, k in enumerate(shots):
         figures = []
         for draw in range(draws):
-            dice = generator(seed, f"few-shot {k}", draw, scope="probe/")
-            figures.append(_one_draw(task, scaled, targets, splits, k, dice))
+            rng = generator(seed, f"few-shot {k}", draw, scope="probe/")
+            figures.append(_one_draw(task, scaled, targets, splits, k, rng))
             progress(number * draws + draw + 1, len(shots) * draws, f"{k} clips of each class")
         low, high = interval(np.array(figures))
         rows.append(
@@ -101,7 +116,8 @@ def _check_counts(task: Task, targets: np.ndarray, most: int) -> None:
     if counts.min() < most:
         scarce = task.names[int(counts.argmin())]
         raise RequestError(
-            f"class {scarce!r} has {counts.min()} training clips, expected at least {most}: ask for fewer shots, or leave the class out."
+            f"class {scarce!r} has {counts.min()} training clips, expected at least {most}: ask "
+            "for fewer shots, or leave the class out."
         )
 
 
@@ -111,13 +127,13 @@ def _one_draw(
     targets: np.ndarray,
     splits: Splits,
     k: int,
-    dice: np.random.Generator,
+    rng: np.random.Generator,
 ) -> float:
     from sklearn.linear_model import LogisticRegression
 
     chosen = np.concatenate(
         [
-            draw_clips(splits.train[targets[splits.train] == index], splits.groups, k, dice)
+            draw_clips(splits.train[targets[splits.train] == index], splits.groups, k, rng)
             for index in range(len(task.names))
         ]
     )
@@ -126,10 +142,13 @@ def _one_draw(
 
 
 def draw_clips(
-    clips: np.ndarray, groups: np.ndarray, k: int, dice: np.random.Generator
+    clips: np.ndarray, groups: np.ndarray, k: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw k of a class's clips: first one of every group, in random order, then a second of every group, and so on."""
-    order = dice.permutation(clips)
+    """Draw k of a class's clips.
+
+    First one of every group, in random order, then a second of every group, and so on.
+    """
+    order = rng.permutation(clips)
     seen: dict[Any, int] = {}
     turns = []
     for clip in order:

@@ -1,11 +1,15 @@
-"""JukeMIR's probe: a grid of 216 heads, of which the best on validation is tested; the grid is trained as a few stacks of heads.
+"""JukeMIR's probe: a grid of 216 heads, of which the best on validation is tested.
 
-Protocol: C. Castellon, C. Donahue, P. Liang, "Codified audio language modeling learns useful representations for music information
-retrieval" (2021), and its code: a linear layer or one hidden layer, Adam, dropout on the input and after the hidden layer, batches drawn
-without replacement at each step, validation every 8 steps, a run ended by 256 validations without a better score, its best weights
-restored, no limit of epochs. Where the protocol leaves a choice: the first validation is after 8 steps; of settings with the same score
-the simpler one is taken; if there are fewer training clips than a batch, all are used; regression targets are standardised by the training clips,
-which does not change R2.
+The grid is trained as a few stacks of heads.
+
+Protocol: C. Castellon, C. Donahue, P. Liang, "Codified audio language modeling learns useful
+representations for music information retrieval" (2021), and its code: a linear layer or one hidden
+layer, Adam, dropout on the input and after the hidden layer, batches drawn without replacement at
+each step, validation every 8 steps, a run ended by 256 validations without a better score, its best
+weights restored, no limit of epochs. Where the protocol leaves a choice: the first validation is
+after 8 steps; of settings with the same score the simpler one is taken; if there are fewer training
+clips than a batch, all are used; regression targets are standardised by the training clips, which
+does not change R2.
 """
 
 import dataclasses
@@ -20,12 +24,7 @@ import torch
 
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate.probes.heads import (
-    Hyperparameters,
-    ProbeData,
-    Schedule,
-    Trained,
-)
+from patchifier.evaluate.probes.heads import Hyperparameters, ProbeData, Schedule, Trained
 from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.evaluate.probes.stack import train_stack
 from patchifier.io import Progress, silent
@@ -56,34 +55,20 @@ def jukemir(
 ) -> Probed:
     """Train the grid, choose on validation, and predict the test clips with the chosen model.
 
+    Parameters and errors are those of :func:`patchifier.evaluate.probes.probe`, and:
+
     Parameters
     ----------
-    task : Task
-        Multiclass, multilabel or regression.
-    features : ndarray, shape (n, E)
-        Of all clips.
-    targets : ndarray, shape (n, ...)
-        As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    splits : Splits
-        Without validation clips, a tenth of the training clips, by group, is used.
-    seed : int
-        Of batches, dropout and first weights; 0 in the protocol.
     settings : sequence of Hyperparameters
         The grid.
     schedule : Schedule
         Of validation and stopping; the protocol's by default.
-    progress : callable
-        Called with runs done, runs in all, and a note.
 
     Returns
     -------
     Probed
-        `chosen` has the setting, its best step and validation score, and how many runs reached the limit of steps.
-
-    Raises
-    ------
-    RequestError
-        If features, targets or splits do not fit, or no run ever had a finite score.
+        `chosen` has the setting, its best step and validation score, and the number of runs that
+        reached the limit of steps.
     """
     check(task, features, targets, splits)
     splits = with_validation(splits, seed)
@@ -110,16 +95,11 @@ def train_grid(
     stack_bytes: int = STACK_BYTES,
     progress: Progress = silent,
 ) -> list[Trained]:
-    """Train all settings, stack after stack; only the best run keeps its weights.
-
-    Returns
-    -------
-    list of Trained
-        In the order of `settings`.
-    """
+    """Train all settings, stack after stack; results in their order, weights of the best alone."""
     if not settings or len(set(settings)) < len(settings):
         raise RequestError(
-            f"the grid has {len(settings)} settings, {len(set(settings))} of them different: expected at least one, and none twice."
+            f"the grid has {len(settings)} settings, {len(set(settings))} of them different: "
+            "expected at least one, and none twice."
         )
     runs: dict[Hyperparameters, Trained] = {}
     waiting = stacks(data, settings, stack_bytes // torch.get_num_threads())
@@ -147,9 +127,12 @@ def train_grid(
 def _in_threads(
     data: ProbeData, waiting: list[list[Hyperparameters]], schedule: Schedule
 ) -> Iterator[tuple[list[Trained], list[Hyperparameters]]]:
-    """Train stacks in parallel, the longest first; yields each one's runs, at least once a second, and a stack still in training.
+    """Train stacks in parallel, the longest first.
 
-    Each stack has one thread: small matrix products do not parallelise well, and the bits do not depend on the number of threads.
+    Yields each one's runs, at least once a second, and a stack still in training.
+
+    Each stack has one thread: small matrix products do not parallelise well, and the bits do not
+    depend on the number of threads.
     """
     threads, stop = torch.get_num_threads(), threading.Event()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -182,7 +165,8 @@ def select(runs: Sequence[Trained]) -> Trained:
     best = min(runs, key=_rank)
     if best.score == -np.inf:
         raise RequestError(
-            f"none of {len(runs)} runs ever gave finite outputs: features may be too large, look at their scale."
+            f"none of {len(runs)} runs ever gave finite outputs: features may be too large, look "
+            "at their scale."
         )
     return best
 
@@ -194,7 +178,10 @@ def _rank(run: Trained) -> tuple[float, Hyperparameters]:
 def stacks(
     data: ProbeData, settings: Sequence[Hyperparameters], stack_bytes: int
 ) -> list[list[Hyperparameters]]:
-    """Group settings that share batches and masks, in their order; a group holds at most `stack_bytes`, or one run."""
+    """Group settings that share batches and masks, in their order.
+
+    A group holds at most `stack_bytes`, or one run.
+    """
     alike: dict[tuple, list[Hyperparameters]] = {}
     for setting in settings:
         alike.setdefault(
@@ -208,7 +195,10 @@ def stacks(
 
 
 def run_bytes(data: ProbeData, setting: Hyperparameters) -> int:
-    """Return the bytes of a run in a stack: weights, best weights, two moments, gradient; activations of a batch or of validation."""
+    """Return the bytes of a run in a stack: weights, best weights, two moments, gradient.
+
+    Activations of a batch or of validation.
+    """
     (train, valid), count = data.inputs[setting.standardise], len(data.task.names)
     size = train.shape[1]
     weights = (
@@ -216,7 +206,8 @@ def run_bytes(data: ProbeData, setting: Hyperparameters) -> int:
         if setting.hidden
         else (size + 1) * count
     )
-    # Backward holds outputs and hidden values thrice; a score is computed in float64, of ranks and their sums.
+    # Backward holds outputs and hidden values thrice; a score is computed in float64, of ranks and
+    # their sums.
     activations = max(
         3 * min(setting.batch, len(train)) * (setting.hidden + count),
         len(valid) * (setting.hidden + 12 * count),

@@ -1,7 +1,8 @@
 """Heads of the grid: hyperparameters, training data, random draws and validation scores.
 
-Draws depend on (seed, step) alone, as in JukeMIR, which starts every run from seed 0: all runs share batches and dropout, and a head
-takes the same steps in a stack or alone. A smaller batch is the beginning of the larger one.
+Draws depend on (seed, step) alone, as in JukeMIR, which starts every run from seed 0: all runs
+share batches and dropout, and a head takes the same steps in a stack or alone. A smaller batch is
+the beginning of the larger one.
 """
 
 import itertools
@@ -61,7 +62,8 @@ class Schedule:
     patience : int
         Validations in a row without improvement after which a run stops.
     limit_steps : int
-        Largest number of steps, which the protocol does not limit; a run that still improves then counts as unfinished.
+        Largest number of steps, which the protocol does not limit; a run that still improves then
+        counts as unfinished.
     """
 
     every_steps: int = 8
@@ -72,7 +74,8 @@ class Schedule:
         """Require at least one validation."""
         if self.every_steps < 1 or self.patience < 1 or self.limit_steps < self.every_steps:
             raise RequestError(
-                f"{self} makes no sense, expected every_steps and patience of at least 1 and limit_steps of at least every_steps."
+                f"{self} makes no sense, expected every_steps and patience of at least 1 and "
+                "limit_steps of at least every_steps."
             )
 
     @property
@@ -190,7 +193,10 @@ class ProbeData:
 
 
 def head_outputs(weights: Weights, x: Tensor, hidden_mask: Tensor | None = None) -> Tensor:
-    """Return the outputs (B, C) of one head for inputs (B, E); dropout multiplies the hidden layer by a mask (B, H)."""
+    """Return the outputs (B, C) of one head for inputs (B, E).
+
+    Dropout multiplies the hidden layer by a mask (B, H).
+    """
     if len(weights) == 4:
         x = torch.relu(torch.nn.functional.linear(x, weights[0], weights[1]))
         x = x if hidden_mask is None else x * hidden_mask
@@ -212,22 +218,28 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def first_weights(data: ProbeData, setting: Hyperparameters) -> Weights:
-    """Draw weights uniform within 1 / sqrt(inputs), as torch.nn.Linear; the same for all runs with this hidden layer."""
+    """Draw weights uniform within 1 / sqrt(inputs), as torch.nn.Linear.
+
+    The same for all runs with this hidden layer.
+    """
     size, count = data.inputs[False][0].shape[1], len(data.task.names)
     widths = [size, setting.hidden, count] if setting.hidden else [size, count]
-    dice = generator(data.seed, "first weights", setting.hidden, scope="probe/")
+    rng = generator(data.seed, "first weights", setting.hidden, scope="probe/")
     weights = []
     for inputs, outputs in itertools.pairwise(widths):
         bound = 1 / math.sqrt(inputs)
         weights += [
-            _float(dice.uniform(-bound, bound, (outputs, inputs))),
-            _float(dice.uniform(-bound, bound, outputs)),
+            _float(rng.uniform(-bound, bound, (outputs, inputs))),
+            _float(rng.uniform(-bound, bound, outputs)),
         ]
     return weights
 
 
 def batch(data: ProbeData, setting: Hyperparameters, step: int) -> tuple[Tensor, Tensor]:
-    """Draw features (B, E) and targets (B, C) of a step without replacement; all training clips if they are fewer than a batch."""
+    """Draw features (B, E) and targets (B, C) of a step without replacement.
+
+    All training clips if they are fewer than a batch.
+    """
     x, y = data.inputs[setting.standardise][0], data.targets[0]
     rows = torch.from_numpy(
         generator(data.seed, "batch", step, scope="probe/").permutation(len(x))[: setting.batch]
@@ -255,22 +267,9 @@ def dropout_mask(
 def scorer(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     """Return a function that computes the main metric of many heads at once.
 
-    Parameters
-    ----------
-    task : Task
-        Decides the metric; R2 and ROC-AUC are averaged over outputs.
-    targets : Tensor, shape (n, C)
-        As in :class:`ProbeData`.
-
-    Returns
-    -------
-    callable
-        Outputs before activation, (R, n, C), -> scores (R,) float64; minus infinity for a head whose outputs are not finite.
-
-    Raises
-    ------
-    RequestError
-        If no score is defined on these clips.
+    It maps outputs before activation (R, n, C) to scores (R,) float64, minus infinity for outputs
+    that are not finite. R2 and ROC-AUC are averaged over outputs. `targets` (n, C) are those of
+    :class:`ProbeData`; they are refused if no score is defined on them.
     """
     measure = {"one-of": _gain, "many-of": _roc_auc, "numbers": _r2}[task.kind](
         task, targets.double()
@@ -293,11 +292,15 @@ def _gain(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """Mann and Whitney's U over the number of pairs, averaged over tags that are present in some clips, but not in all."""
+    """ROC-AUC as Mann and Whitney's U over the number of pairs, mean over tags.
+
+    Tags in all clips or in none are left out.
+    """
     mixed = (targets.amax(0) > 0) & (targets.amin(0) < 1)
     if not mixed.any():
         raise RequestError(
-            "no tag is both present and absent among the validation clips, expected at least one: give a larger validation side."
+            "no tag is both present and absent among the validation clips, expected at least one: "
+            "give a larger validation side."
         )
     truth = targets[:, mixed].T.contiguous()  # (C, n)
     positive, clips = truth.sum(1), len(targets)
@@ -306,9 +309,8 @@ def _roc_auc(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
         values = outputs[:, :, mixed].transpose(1, 2).contiguous()  # (R, C, n)
         ordered = values.sort(-1).values
         below = torch.searchsorted(ordered, values)
-        ranks = (
-            below + torch.searchsorted(ordered, values, right=True) + 1
-        ) / 2.0  # ties share their mean rank
+        # ties share their mean rank
+        ranks = (below + torch.searchsorted(ordered, values, right=True) + 1) / 2.0
         areas = ((ranks * truth).sum(-1) - positive * (positive + 1) / 2) / (
             positive * (clips - positive)
         )
@@ -323,6 +325,7 @@ def _r2(task: Task, targets: Tensor) -> Callable[[Tensor], Tensor]:
     if not (total > 0).all():
         name = task.names[int((total <= 0).nonzero()[0, 0])]
         raise RequestError(
-            f"number {name!r} is the same for all {len(targets)} validation clips, so it has no R2: give a larger validation side."
+            f"number {name!r} is the same for all {len(targets)} validation clips, so it has no "
+            "R2: give a larger validation side."
         )
     return lambda outputs: (1 - (outputs - targets).square().sum(1) / total).mean(1)

@@ -3,8 +3,6 @@
 The standardiser is fitted on training clips only and applied to all.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from patchifier import tasks
@@ -13,11 +11,13 @@ from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.io import Progress, silent
 from patchifier.tasks import Task
 
-LOGISTIC_C = 0.1  # strong, for hundreds of features and tens of clips; fixed beforehand, the same for every encoder
+# Strong regularisation for hundreds of features and tens of clips; the same for every encoder.
+LOGISTIC_C = 0.1
 RIDGE_ALPHAS = np.logspace(-2, 4, 13)  # chosen by leave-one-out on the training clips
+# C, and alpha
 STRENGTHS = {kind: np.logspace(-4, 2, 7) for kind in ("one-of", "many-of")} | {
     "numbers": RIDGE_ALPHAS
-}  # C, and alpha
+}
 INNER_FOLDS = 5
 
 
@@ -32,36 +32,21 @@ def linear(
 ) -> Probed:
     """Logistic or ridge regression whose strength is chosen by validation; for small sets.
 
-    With a validation split, the strength is that which does best there; without, on folds of the training clips, by group. Then the
-    probe is fitted again on training and validation clips together: on small sets more clips are worth more than a clip held out.
+    With a validation split, the strength is that which does best there; without, on folds of the
+    training clips, by group. Then the probe is fitted again on training and validation clips
+    together: on small sets more clips are worth more than a clip held out.
 
-    Parameters
-    ----------
-    task : Task
-        Multiclass and multilabel: logistic regression, C from 1e-4 to 100; regression: ridge, alpha from 0.01 to 10,000.
-    features : ndarray, shape (n, E)
-        Of all clips.
-    targets : ndarray, shape (n, ...)
-        As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    splits : Splits
-        `valid` may be empty.
-    seed : int
-        Changes nothing: nothing is drawn.
-    progress : callable
-        Called with strengths done, strengths in all, and a note.
+    Logistic regression (C from 1e-4 to 100) for multiclass and multilabel tasks, ridge regression
+    (alpha from 0.01 to 10,000) for regression. Parameters and errors are those of
+    :func:`patchifier.evaluate.probes.probe`; `seed` has no effect.
 
     Returns
     -------
     Probed
         `chosen` has the strength, C or alpha, and its validation score.
-
-    Raises
-    ------
-    RequestError
-        If features, targets or splits do not fit, or training clips without a validation split are of one group.
     """
     check(task, features, targets, splits)
-    known = np.concatenate([splits.train, splits.valid]).astype(np.int64)
+    fitted = np.concatenate([splits.train, splits.valid]).astype(np.int64)
     folds = [(splits.train, splits.valid)]
     if not len(splits.valid):
         folds = inner_folds(splits, count=INNER_FOLDS)
@@ -75,7 +60,7 @@ def linear(
         key=lambda strength: (figures[strength], strength if task.kind == "numbers" else -strength),
     )
     predictions = fit_predict(
-        task, features[known], targets[known], features[splits.test], strength=best
+        task, features[fitted], targets[fitted], features[splits.test], strength=best
     )
     return Probed(
         predictions,
@@ -87,16 +72,19 @@ def _score(
     task: Task,
     features: np.ndarray,
     targets: np.ndarray,
-    rounds: list[tuple[np.ndarray, np.ndarray]],
+    folds: list[tuple[np.ndarray, np.ndarray]],
     strength: float,
 ) -> float:
-    """Score a strength on the held-out clips of all folds together; one that cannot be scored is worth least."""
+    """Score a strength on the held-out clips of all folds together.
+
+    Strengths without a score are ranked last.
+    """
     parts = [
         fit_predict(task, features[fitted], targets[fitted], features[held], strength=strength)
-        for fitted, held in rounds
+        for fitted, held in folds
     ]
     value = tasks.main_score(
-        task, targets[np.concatenate([held for _, held in rounds])], np.concatenate(parts)
+        task, targets[np.concatenate([held for _, held in folds])], np.concatenate(parts)
     )
     return value if np.isfinite(value) else -np.inf
 
@@ -114,7 +102,8 @@ def fit_predict(
     Parameters
     ----------
     task : Task
-        Multiclass and multilabel: logistic regression (C = 0.1, one against the rest for tags); regression: ridge.
+        Multiclass and multilabel: logistic regression (C = 0.1, one against the rest for tags);
+        regression: ridge.
     train : ndarray, shape (n, E)
         Features of training clips.
     targets : ndarray, shape (n, ...)
@@ -165,37 +154,10 @@ def name(task: Task) -> str:
 
 
 def majority(task: Task, targets: np.ndarray, count: int) -> np.ndarray:
-    """Share of each class or tag among training targets, or the mean of each number, for every test clip: (count, C)."""
+    """Proportions of classes or tags in the training targets, or means, repeated: (count, C)."""
     shares = (
         np.bincount(targets, minlength=len(task.names)) / len(targets)
         if task.kind == "one-of"
         else targets.mean(0)
     )
     return np.tile(shares, (count, 1))
-
-
-def cross_validate(
-    task: Task, features: np.ndarray, targets: np.ndarray, folds: Sequence[int]
-) -> np.ndarray:
-    """Predict each fold from a probe fitted on the others: (n, C)."""
-    return _over_folds(
-        task,
-        targets,
-        folds,
-        lambda train, test: fit_predict(task, features[train], targets[train], features[test]),
-    )
-
-
-def cross_validate_majority(task: Task, targets: np.ndarray, folds: Sequence[int]) -> np.ndarray:
-    """Predict each fold by the majority, or the mean, of the others: (n, C)."""
-    return _over_folds(
-        task, targets, folds, lambda train, test: majority(task, targets[train], int(test.sum()))
-    )
-
-
-def _over_folds(task: Task, targets: np.ndarray, folds: Sequence[int], predict):  # type: ignore[no-untyped-def]
-    predictions = np.zeros((len(targets), len(task.names)))
-    for fold in sorted(set(folds)):
-        test = np.asarray(folds) == fold
-        predictions[test] = predict(~test, test)
-    return predictions

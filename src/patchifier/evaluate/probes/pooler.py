@@ -1,4 +1,4 @@
-"""The paper's head as a probe (4.4): BERT's pooler and a linear layer on a fixed vector, CLS where the encoder pools so."""
+"""The paper's head as a probe (4.4): BERT's pooler and a linear layer on a fixed vector."""
 
 import functools
 import math
@@ -11,24 +11,15 @@ from torch import Tensor
 from patchifier import tasks
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate.probes.heads import (
-    Hyperparameters,
-    ProbeData,
-    Schedule,
-    batch,
-    scorer,
-)
+from patchifier.evaluate.probes.heads import Hyperparameters, ProbeData, Schedule, batch, scorer
 from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.io import Progress, silent
 from patchifier.nn.model import Head
 from patchifier.tasks import Task
 from patchifier.train.loop import State, fit_head
 
-RATES = (
-    1e-5,
-    1e-4,
-    1e-3,
-)  # the paper's for fine-tuning, and the two above it: a head alone starts from nothing
+# The paper's rate of fine-tuning, and two above it: the head starts from random weights.
+RATES = (1e-5, 1e-4, 1e-3)
 BATCH = 32  # the paper's
 DECAY = 0.01  # AdamW's own, on matrices
 
@@ -44,40 +35,27 @@ def paper(
     schedule: Schedule | None = None,
     progress: Progress = silent,
 ) -> Probed:
-    """Train the paper's head at three rates, choose on validation, and predict the test clips with the best weights.
+    """Train the paper's head at three rates and predict the test clips by the best on validation.
 
-    The paper gives the head, AdamW, the batch of 32 and a rate; it leaves open when to stop and what to standardise. Features are
-    standardised by the training clips, since a pooler saturates on those of most encoders; validation and stopping are those of the
-    grid (every 8 steps, ended by 256 validations without a better score).
+    The paper gives the head, AdamW, the batch of 32 and a rate; it leaves open when to stop and
+    what to standardise. Features are standardised by the training clips, since a pooler saturates
+    on those of most encoders; validation and stopping are those of the grid (every 8 steps, ended
+    by 256 validations without a better score).
+
+    Parameters and errors are those of :func:`patchifier.evaluate.probes.probe`, and:
 
     Parameters
     ----------
-    task : Task
-        Multiclass, multilabel or regression.
-    features : ndarray, shape (n, E)
-        Of all clips.
-    targets : ndarray, shape (n, ...)
-        As :func:`patchifier.tasks.encode_targets` gives them; those of test clips are not read.
-    splits : Splits
-        Without validation clips, a tenth of the training clips, by group, is used.
-    seed : int
-        Of batches and first weights.
     rates : sequence of float
         Learning rates to choose among.
     schedule : Schedule
         Of validation and stopping.
-    progress : callable
-        Called with rates done, rates in all, and a note, at most every 0.5 s of a rate.
 
     Returns
     -------
     Probed
-        `chosen` has the rate, its best step and validation score, and how many runs reached the limit of steps.
-
-    Raises
-    ------
-    RequestError
-        If features, targets or splits do not fit, or no run ever had a finite score.
+        `chosen` has the rate, its best step and validation score, and the number of runs that
+        reached the limit of steps.
     """
     check(task, features, targets, splits)
     splits = with_validation(splits, seed)

@@ -1,6 +1,9 @@
-"""Heads trained together: weights stacked along a first axis R, gradients of every head by torch.func.
+"""Heads trained together.
 
-Heads of one stack share the batch and the dropout masks. One stack is trained to its end before the next, so memory stays small.
+Weights stacked along a first axis R, gradients of every head by torch.func.
+
+Heads of one stack share the batch and the dropout masks. One stack is trained to its end before the
+next, so memory stays small.
 """
 
 import math
@@ -32,7 +35,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own
 
 
 def stack_gradients(task: Task) -> Callable[..., Weights]:
-    """Return a function (stacked weights, x (B, E), y (B, C), hidden mask) -> the gradients of every head's own loss."""
+    """Return a function (weights, x (B, E), y (B, C), hidden mask) -> gradients of each head."""
     loss = tasks.loss(task)
 
     def head_loss(weights: Weights, x: Tensor, y: Tensor, hidden_mask: Tensor | None) -> Tensor:
@@ -81,26 +84,7 @@ def train_stack(
 ) -> list[Trained]:
     """Train heads that differ in rate and decay alone; a head that has stopped leaves the stack.
 
-    Parameters
-    ----------
-    data : ProbeData
-        Training and validation data.
-    settings : list of Hyperparameters
-        With the same `standardise`, `hidden`, `batch` and `dropout`.
-    schedule : Schedule
-        Of validation and stopping.
-    stop : Event
-        Once set, training is interrupted.
-
-    Returns
-    -------
-    list of Trained
-        In the order of `settings`.
-
-    Raises
-    ------
-    Interrupted
-        If `stop` is set.
+    Returns results in the order of `settings`. Raises Interrupted once `stop` is set.
     """
     stack = _Stack(data, settings, schedule)
 

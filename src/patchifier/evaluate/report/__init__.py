@@ -1,9 +1,4 @@
-"""Figures, tables and one self-contained page, from run folders alone: no model is loaded, PyTorch is never imported.
-
-Read :func:`report` here, then its steps in the order of their imports: ``folders`` finds the runs and lists what is missing, ``tables``
-collects the scores, ``figures`` and ``reconstruction`` draw them, ``page`` renders the ``templates``. A run that is going on, was
-interrupted or is damaged is drawn as far as it goes and named on the page; no run is dropped.
-"""
+"""Figures, tables and one self-contained page from run folders; no model is loaded."""
 
 import os
 from collections.abc import Sequence
@@ -32,9 +27,11 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     Parameters
     ----------
     runs : list of path
-        Searched with all folders below for run folders (``run.json``) and results of a demo (``results.json``).
+        Searched with all folders below for run folders (``run.json``) and results of a demo
+        (``results.json``).
     out : path
-        Folder for ``index.html``, ``table.csv``, ``table.md`` and each figure as PNG and SVG; made if needed.
+        Folder for ``index.html``, ``table.csv``, ``table.md`` and each figure as PNG and SVG; made
+        if needed.
 
     Returns
     -------
@@ -50,7 +47,8 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise RequestError(
-            f"cannot write a report to {out}: it is a file, expected a folder. Name another folder with --out."
+            f"cannot write a report to {out}: it is a file, expected a folder. Name another "
+            "folder with --out."
         )
     problems: list[str] = [
         f"Nothing to report on under {root}." for root in roots if not any(find_folders(root))
@@ -59,7 +57,8 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
     if not folders:
         listed = ", ".join(map(str, roots)) or "no folder at all"
         raise RequestError(
-            f"found no run folder under {listed}: expected a folder with run.json, as 'patchifier pretrain --out RUN' makes."
+            f"found no run folder under {listed}: expected a folder with run.json, as 'patchifier "
+            "pretrain --out RUN' makes."
         )
     base = Path(os.path.commonpath([folder.parent for folder in folders]))
     found = [read_run(path, base, problems) for path in folders if (path / "run.json").exists()]

@@ -1,4 +1,7 @@
-"""What the page shows of a comparison: table, differences, conditions, figure; the table as Markdown beside it."""
+"""What the page shows of a comparison: table, differences, conditions, figure.
+
+The table as Markdown beside it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""What every figure shares: new figures and axes, files, and pictures inside a page; matplotlib is imported by the first figure."""
+"""What every figure shares: new figures and axes, files, and pictures inside a page.
+
+Matplotlib is imported by the first figure.
+"""
 
 import base64
 import io
@@ -39,27 +42,15 @@ def unit_of(metric: str) -> tuple[float, str]:
 
 
 def save_figure(figure: "Figure", path: Path | str) -> None:
-    """Write a figure beside and rename it into place; the same figure gives the same file.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        The figure.
-    path : path
-        Ends in .png (150 dpi), .svg or .pdf.
-
-    Raises
-    ------
-    RequestError
-        For any other ending.
-    """
+    """Write a figure atomically as .png (150 dpi), .svg or .pdf; the same figure, the same file."""
     import matplotlib
 
     path = Path(path)
     metadata = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     if path.suffix not in metadata:
         raise RequestError(
-            f"cannot write a figure to {path}: the name ends in {path.suffix!r}, expected .png, .svg or .pdf."
+            f"cannot write a figure to {path}: the name ends in {path.suffix!r}, expected .png, "
+            ".svg or .pdf."
         )
     with replaced_file(path) as new, matplotlib.rc_context({"svg.hashsalt": "patchifier"}):
         figure.savefig(new, format=path.suffix[1:], dpi=150, metadata=metadata[path.suffix])
@@ -75,25 +66,9 @@ def stem_of(name: str, run: RunFolder, *, several: bool = True) -> str:
 def picture(
     figure: "Figure", path: Path, alt: str, *, pixels: bool = False, **facts: Any
 ) -> dict[str, Any]:
-    """Save a figure as PNG and SVG; return it for the page.
+    """Save a figure as PNG and SVG; return alt text, source (a data URI) and facts for the page.
 
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        The figure.
-    path : Path
-        Of its files, without suffix.
-    alt : str
-        Description for readers who do not see it.
-    pixels : bool
-        Whether the figure is mostly pixels: the page then holds the PNG in 256 colours instead of the SVG.
-    **facts
-        What its caption names.
-
-    Returns
-    -------
-    dict
-        ``alt``, ``source`` (a data URI) and the facts.
+    If the figure is mostly `pixels`, the page holds the PNG in 256 colours instead of the SVG.
     """
     png, svg = path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.svg")
     save_figure(figure, png)
@@ -108,7 +83,10 @@ def picture(
 
 
 def _few_colours(path: Path) -> bytes:
-    """Read a PNG and write it in 256 colours, those of the two colour scales and greys: a third of the size."""
+    """Read a PNG and write it in 256 colours, those of the two colour scales and greys.
+
+    A third of the size.
+    """
     from matplotlib import colormaps
     from PIL import Image  # matplotlib writes its PNGs with it
 

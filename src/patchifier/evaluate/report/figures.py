@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Columns = Mapping[str, np.ndarray]
-# Line style and marker tell the methods apart without colour; the colours are of different lightness for the same reason.
+# Line style and marker tell the methods apart without colour; the colours are of different
+# lightness for the same reason.
 STYLES = {
     "linear-probe": (":", "o", "#b86200"),
     "freeze-extractor": ("-.", "s", "#2b7a5b"),
@@ -41,7 +42,10 @@ PREDICTORS: dict[str, tuple[Any, str]] = {
 
 
 def predictors_in(columns: Iterable[str]) -> dict[str, tuple[Any, str]]:
-    """Rows of :data:`PREDICTORS` that a table of validation has; before it had kriging, its interpolation was the shrunk one."""
+    """Rows of :data:`PREDICTORS` that a table of validation has.
+
+    Before it had kriging, its interpolation was the shrunk one.
+    """
     columns = set(columns)
     found = {name: row for name, row in PREDICTORS.items() if name in columns}
     if "interpolation_mse" in found and "shrunk_interpolation_mse" not in found:
@@ -140,7 +144,10 @@ def _draw_rate(axes: "Axes", steps: Columns) -> None:
 
 
 def _draw_predictors(axes: "Axes", run: RunFolder, checks: Columns) -> dict[str, float]:
-    """Draw horizontal lines at the errors of predictors without a model; return the errors in dB by name."""
+    """Draw horizontal lines at the errors of predictors without a model.
+
+    Return the errors in dB by name.
+    """
     levels = {}
     for name, (dash, words) in predictors_in(checks).items():
         value = to_decibels(checks[name][-1], run)
@@ -196,7 +203,7 @@ HEALTH: list[tuple[str, str, dict[str, str]]] = [
 
 
 def health_figure(run: RunFolder) -> "Figure | None":
-    """Use of order, what is drawn, spread and dimension of the embeddings, against step: a collapse would show here first."""
+    """Draw use of order, reconstructed variance and onsets, spread and rank of embeddings."""
     checks = read_columns(run.path / "stage-two" / "validation.csv")
     panels = [
         (title, unit, {name: words for name, words in curves.items() if _is_drawn(checks, name)})
@@ -247,7 +254,10 @@ _FAINT: dict[str, Any] = {
 def convergence_figure(
     run: RunFolder, opponents: Sequence[RunFolder], table: Sequence[Row]
 ) -> "Figure | None":
-    """Form of the paper's Figure 2: validation score against step, and the test score of each method with its interval."""
+    """Form of the paper's Figure 2.
+
+    Validation score against step, and the test score of each method with its interval.
+    """
     pairs = [(r, method) for r in (*opponents, run) for method in METHODS]
     curves = [(r, method, read_columns(r.path / method / "validation.csv")) for r, method in pairs]
     curves = [(r, method, columns) for r, method, columns in curves if run.metric in columns]

@@ -16,12 +16,8 @@ from patchifier.io import parse_json, read_text
 Row = Mapping[str, Any]
 
 TEXTS = ("encoder", "method", "metric", "subset", "condition", "first", "second")  # columns
-METHODS = (
-    "linear-probe",
-    "freeze-extractor",
-    "freeze-bottleneck",
-    "full",
-)  # of fine-tuning, in the order of the paper
+# of fine-tuning, in the order of the paper
+METHODS = ("linear-probe", "freeze-extractor", "freeze-bottleneck", "full")
 
 
 @dataclass(frozen=True)
@@ -55,12 +51,18 @@ class RunFolder:
 
     @property
     def test(self) -> str:
-        """Task and split as text; only scores that agree in this and in the number of clips can be compared."""
+        """Task and split as text.
+
+        Only scores that agree in this and in the number of clips can be compared.
+        """
         return "; ".join(part for part in (self.task, str(self.facts.get("split") or "")) if part)
 
 
 def find_folders(root: Path) -> Iterator[Path]:
-    """Run folders and folders of a demo at or below a path; the results.json inside a run belongs to one of its methods."""
+    """Run folders and folders of a demo at or below a path.
+
+    The results.json inside a run belongs to one of its methods.
+    """
     for path in sorted(root.rglob("*.json")):
         belongs = (path.parent.parent / "run.json").exists() and path.parent != root
         if path.name == "run.json" or (path.name == "results.json" and not belongs):
@@ -124,7 +126,10 @@ def read_settings(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a CSV file by header name; the last row of a step counts, and a line still being written is left out."""
+    """Columns of a CSV file by header name.
+
+    The last row of a step counts, and a line still being written is left out.
+    """
     if not path.exists():
         return {}
     lines = read_text(path, errors="replace").splitlines(keepends=True)
@@ -146,10 +151,10 @@ def get_part(mapping: Row, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def to_number(value: Any) -> float:
+def to_number(value: object) -> float:
     """Read a number, NaN where there is none."""
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return math.nan
 
@@ -228,9 +233,11 @@ def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[
     Returns
     -------
     arrays : dict of ndarray
-        ``original`` (N, M, W) float32, and for each ratio such as 0.75 ``masked_0.75`` (N,) uint8 and ``reconstructed_0.75`` (N, M, W).
+        ``original`` (N, M, W) float32, and for each ratio such as 0.75 ``masked_0.75`` (N,) uint8
+        and ``reconstructed_0.75`` (N, M, W).
     facts : dict of str
-        ``clip``, ``title``, ``frame_s`` in seconds, ``scale`` (value / scale is dB), ``band_hz`` (JSON), ``silence``.
+        ``clip``, ``title``, ``frame_s`` in seconds, ``scale`` (value / scale is dB), ``band_hz``
+        (JSON), ``silence``.
 
     Raises
     ------
@@ -241,8 +248,10 @@ def read_reconstructions(path: Path | str) -> tuple[dict[str, np.ndarray], dict[
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise RequestError(
-            f"cannot read reconstructions from {path}: {error}. Expected the file that stage II writes."
+            f"cannot read reconstructions from {path}: {error}. Expected the file that stage II "
+            "writes."
         ) from error

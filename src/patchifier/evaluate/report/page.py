@@ -1,4 +1,4 @@
-"""The page: figures and tables of all runs, rendered by templates into one file that needs no other and no network."""
+"""The page: figures and tables of all runs, rendered by templates into one self-contained file."""
 
 import json
 import math
@@ -31,12 +31,12 @@ from patchifier.evaluate.report.reconstruction import reconstruction_figure
 from patchifier.evaluate.report.tables import (
     APART,
     ENCODERS,
-    READOUTS,
+    METHOD_TEXTS,
     caution_text,
+    comparison_label,
     group_rows,
     interval_text,
     score_text,
-    verdict,
 )
 from patchifier.extras import need
 
@@ -51,7 +51,10 @@ def page_text(
     problems: list[str],
     out: Path,
 ) -> str:
-    """Draw the figures beside the page and render the page; what cannot be drawn is added to the problems."""
+    """Draw the figures beside the page and render the page.
+
+    What cannot be drawn is added to the problems.
+    """
     pretrained = [run for run in runs if run.kind == "pretrain"]
     several = len(pretrained) > 1
     compared = [comparison_of(run, problems, out) for run in runs if run.kind == "compare"]
@@ -119,7 +122,7 @@ def _model(run: RunFolder, demos: Mapping[Path, Row]) -> Context:
 
 
 def _score(rows: Sequence[Row]) -> Context | None:
-    """What the next sentence says of the linear probe: the best of four methods would have been picked on the test clips."""
+    """What the next sentence says of the linear probe, which was not chosen on test clips."""
     ours = [row for row in rows if row.get("encoder") == "patchifier"]
     if not ours:
         return None
@@ -165,7 +168,8 @@ def _reconstructions(
         picture(
             figure,
             out / stem_of("reconstruction", run, several=several),
-            "Spectrogram of a clip; below it, for each mask ratio, the patches given, the patches filled in, and the error in decibels.",
+            "Spectrogram of a clip; below it, for each mask ratio, the patches given, the patches "
+            "filled in, and the error in decibels.",
             pixels=True,
             run=run,
             patch_s=arrays["original"].shape[2] * float(facts["frame_s"]),
@@ -188,7 +192,10 @@ def _convergence(runs: Sequence[RunFolder], rows: Sequence[Row], out: Path) -> l
         opponents = [other for other in tuned if _opposes(other, run)]
         if figure := convergence_figure(run, opponents, rows):
             path = out / stem_of("figure-2", run, several=len(main) > 1)
-            alt = f"Validation {run.metric} against step for each method of fine-tuning, and test {run.metric} of each with its interval."
+            alt = (
+                f"Validation {run.metric} against step for each method of fine-tuning, "
+                f"and test {run.metric} of each with its interval."
+            )
             drawn.append(picture(figure, path, alt, run=run, random=opponents))
     return drawn
 
@@ -202,11 +209,17 @@ def _opposes(other: RunFolder, run: RunFolder) -> bool:
 def _curves(run: RunFolder, out: Path, several: bool) -> list[Context]:
     drawn = []
     if figure := curves_figure(run):
-        alt = "Training and validation error of stage I and stage II against step, with simple predictors as horizontal lines."
+        alt = (
+            "Training and validation error of stage I and stage II against step, "
+            "with simple predictors as horizontal lines."
+        )
         path = out / stem_of("losses", run, several=several)
         drawn.append(picture(figure, path, alt, run=run))
     if figure := health_figure(run):
-        alt = "Error with and without order, variance and onsets drawn, standard deviation and effective rank of the embeddings against step."
+        alt = (
+            "Error with and without order, variance and onsets drawn, standard deviation "
+            "and effective rank of the embeddings against step."
+        )
         path = out / stem_of("health", run, several=several)
         width = get_part(run.config, "model").get("embed_dim", "?")
         drawn.append(picture(figure, path, alt, run=run, width=width))
@@ -224,7 +237,7 @@ def _table(rows: Sequence[Row], demos: Mapping[Path, Row]) -> Context:
         "several_sources": len({row["source"] for row in rows}) > 1,
         "scale": "0 to 100 %" if all(row.get("metric") == "accuracy" for row in rows) else "",
         "apart": APART,
-        "names": [(name, text) for name, text in (ENCODERS | READOUTS).items() if name in used],
+        "names": [(name, text) for name, text in (ENCODERS | METHOD_TEXTS).items() if name in used],
         "differences": [each for results in demos.values() for each in _differences(results)],
         "notes": [note for results in demos.values() for note in results.get("notes", [])],
     }
@@ -267,7 +280,8 @@ def _bar(row: Row, group: Sequence[Row]) -> tuple[float, float, float] | None:
         return None
     scale = 148 / (max(ends) - min(ends))
     low, high = np.fmin(low, value), np.fmax(high, value)
-    return 6 + scale * (value - min(ends)), 6 + scale * (low - min(ends)), 6 + scale * (high - min(ends))  # fmt: skip
+    least = min(ends)
+    return 6 + scale * (value - least), 6 + scale * (low - least), 6 + scale * (high - least)
 
 
 def _differences(results: Row) -> list[Context]:
@@ -280,7 +294,7 @@ def _differences(results: Row) -> list[Context]:
             {
                 "first": item.get("first"),
                 "second": item.get("second"),
-                "verdict": verdict(item),
+                "verdict": comparison_label(item),
                 "value": score_text(item.get("value"), metric, signed=True) + unit,
                 "interval": interval_text(item, metric, signed=True),
                 "n": item.get("n", "?"),

@@ -21,22 +21,9 @@ TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
 def reconstruction_figure(
     reconstructions: Mapping[str, np.ndarray], facts: Mapping[str, str]
 ) -> "Figure":
-    """Draw one clip, and what the model fills in at each mask ratio.
+    """Draw a clip; for each mask ratio what was given, what was predicted, and the error in dB.
 
-    Parameters
-    ----------
-    reconstructions, facts
-        As :func:`read_reconstructions` returns them.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The original; then for each ratio what was given, what was filled in, and the absolute error in dB.
-
-    Raises
-    ------
-    RequestError
-        If arrays or facts are missing or do not fit together.
+    The arguments are those that :func:`read_reconstructions` returns.
     """
     ratios, scale, frame_s, band_hz = _check_reconstructions(reconstructions, facts)
     original = reconstructions["original"]
@@ -127,11 +114,13 @@ def _check_reconstructions(
         ratios.sort(key=float)
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise RequestError(
-            f"reconstructions are incomplete ({error!r}): expected what read_reconstructions returns."
+            f"reconstructions are incomplete ({error!r}): expected what read_reconstructions "
+            "returns."
         ) from error
     if not ratios or len(band_hz) != M or any(shape != ((N,), (N, M, W)) for shape in shapes):
         raise RequestError(
-            f"reconstructions do not fit: expected arrays ({N}, {M}, {W}) for each mask ratio, and {M} values of band_hz."
+            f"reconstructions do not fit: expected arrays ({N}, {M}, {W}) for each mask ratio, "
+            f"and {M} values of band_hz."
         )
     return ratios, scale, frame_s, band_hz
 

@@ -1,4 +1,4 @@
-"""Test scores as rows: collected once each, set apart by what they were tested on, and written as CSV and Markdown."""
+"""Test scores as rows, grouped by test set, and written as CSV and Markdown."""
 
 import csv
 import html
@@ -22,10 +22,13 @@ ENCODERS = {  # in the order of the table
     "chroma": "classic hand-made harmony features",
     "majority": "always the most frequent label of the training clips",
 }
-READOUTS = {  # the same
-    "linear-probe": "only a new last layer is trained, everything else stays as it was learnt without labels",
-    "freeze-extractor": "the part that looks at single patches stays, the part that connects them is trained too",
-    "freeze-bottleneck": "the part that connects patches stays, the part that looks at single ones is trained too",
+METHOD_TEXTS = {  # the same
+    "linear-probe": "only a new last layer is trained, everything else stays as it was learnt "
+    "without labels",
+    "freeze-extractor": "the part that looks at single patches stays, the part that connects them "
+    "is trained too",
+    "freeze-bottleneck": "the part that connects patches stays, the part that looks at single "
+    "ones is trained too",
     "full": "everything is trained",
     "logistic": "logistic regression on fixed numbers for each clip",
     "ridge": "ridge regression on fixed numbers for each clip",
@@ -34,7 +37,7 @@ READOUTS = {  # the same
 APART = "The rows below were tested on different clips and must not be ranked against those above."
 
 
-def escape(value: Any) -> str:
+def escape(value: object) -> str:
     """Make text safe for HTML and one line long."""
     return html.escape(" ".join(str(value).split()))
 
@@ -42,7 +45,7 @@ def escape(value: Any) -> str:
 def collect_rows(
     runs: Sequence[RunFolder], demos: Mapping[Path, Row], problems: list[str]
 ) -> list[dict[str, Any]]:
-    """Every test score once, with its source and what it was tested on, in the order of the table."""
+    """Every test score once, in the order of the table, with its source and test set."""
     rows: list[dict[str, Any]] = []
     for folder, results in demos.items():
         inside = [run for run in runs if run.path.is_relative_to(folder) and run.task]
@@ -90,20 +93,20 @@ def _table_order(row: Row) -> tuple[Any, ...]:
     return (
         *test,
         place(row.get("encoder"), ENCODERS),
-        place(row.get("method"), READOUTS),
+        place(row.get("method"), METHOD_TEXTS),
         str(row["source"]),
     )
 
 
 def group_rows(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows tested on the same clips by the same metric, which are the only ones that can be ranked."""
+    """Rows tested on the same clips by the same metric; only these can be ranked."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row.get("n")), row["test"], row.get("metric")), []).append(row)
     return list(groups.values())
 
 
-def score_text(value: Any, metric: Any, *, signed: bool = False) -> str:
+def score_text(value: object, metric: object, *, signed: bool = False) -> str:
     """Write a score: accuracies in percent, others as they are."""
     number = to_number(value)
     if not math.isfinite(number):
@@ -112,7 +115,7 @@ def score_text(value: Any, metric: Any, *, signed: bool = False) -> str:
     return (f"{number:+.{digits}f}" if signed else f"{number:.{digits}f}").replace("-", "−")
 
 
-def interval_text(row: Row, metric: Any, *, signed: bool = False) -> str:
+def interval_text(row: Row, metric: object, *, signed: bool = False) -> str:
     """Write an interval of scores."""
     low, high = (score_text(row.get(key), metric, signed=signed) for key in ("low", "high"))
     return "–" if low == high == "–" else f"{low} to {high}"
@@ -130,7 +133,10 @@ def caution_text(group: Sequence[Row]) -> str:
         if metric == "accuracy"
         else f"{np.median(widths):.2f}"
     )
-    return f"With {n} test clips the 95 % interval is about ± {points}: a smaller difference between two rows settles nothing."
+    return (
+        f"With {n} test clips the 95 % interval is about ± {points}: "
+        "a smaller difference between two rows settles nothing."
+    )
 
 
 def csv_table(rows: Sequence[Row]) -> str:
@@ -164,7 +170,7 @@ def _markdown_row(row: Row) -> str:
     return f"| {' | '.join(escape(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def verdict(difference: Row) -> str:
+def comparison_label(difference: Row) -> str:
     """Say who is ahead, if the paired 95 % interval leaves out 0."""
     low, high = to_number(difference.get("low")), to_number(difference.get("high"))
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -1,25 +1,28 @@
-"""What sounds alike in a library: neighbours, near-duplicates and playlists, in a table of embeddings or an index of it.
+"""What sounds alike in a library.
 
-A :class:`Table` is the Parquet file that ``patchifier embed`` writes, searched exactly in memory, with the core dependencies alone.
-An :class:`Index` is a LanceDB table made from such a file (extra ``search``): a folder, or a place on an object store, to which files
-are added and from which they are removed. Both answer the same questions in the same way; scores are cosines, computed in double
+Neighbours, near-duplicates and playlists, in a table of embeddings or an index of it.
+
+A :class:`Table` is the Parquet file that ``patchifier embed`` writes, searched exactly in memory,
+with the core dependencies alone. An :class:`Index` is a LanceDB table made from such a file (extra
+``search``): a folder, or a place on an object store, to which files are added and from which they
+are removed. Both answer the same questions in the same way; scores are cosines, computed in double
 precision from the stored vectors, also where an approximate index chose the candidates.
 """
 
 from pathlib import Path
 
-from patchifier.library.search.filter import Filter
 from patchifier.library.search.index import Index, is_index
-from patchifier.library.search.rows import Changes, Rows, SearchResult, Stored, read
+from patchifier.library.search.rows import Changes, Filter, SearchResult
 from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
+from patchifier.library.stored import EmbeddingTable, Stored, read
 
 __all__ = [
     "Changes",
+    "EmbeddingTable",
     "Filter",
     "Index",
     "Pair",
-    "Rows",
     "SearchResult",
     "Stored",
     "Table",
@@ -35,8 +38,8 @@ def load(path: str | Path) -> Table | Index:
     Parameters
     ----------
     path : str or Path
-        A Parquet file of embeddings (or a folder of its parts), an index folder, or the URI of an index, for example ``s3://bucket/index``,
-        or of a Parquet file, which ends with ".parquet".
+        A Parquet file of embeddings (or a folder of its parts), an index folder, or the URI of an
+        index, for example ``s3://bucket/index``, or of a Parquet file, which ends with ".parquet".
 
     Returns
     -------
@@ -46,6 +49,11 @@ def load(path: str | Path) -> Table | Index:
     ------
     RequestError
         If it is neither.
+
+    Examples
+    --------
+    >>> len(load("music.parquet"))
+    3
     """
     parquet = str(path).lower().endswith(".parquet")  # which may lie on an object store, too
     return Index.open(path) if is_index(path) and not parquet else Table.open(path)

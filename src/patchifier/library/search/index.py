@@ -1,4 +1,4 @@
-"""An index of embeddings: a LanceDB table in a folder or on an object store, changed in place, searched exactly or approximately."""
+"""An index of embeddings in LanceDB, changed in place, with exact or approximate search."""
 
 import contextlib
 import json
@@ -13,20 +13,22 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.extras import need
 from patchifier.io import replaced_folder, restore_folder
 from patchifier.jobs import file_lock
-from patchifier.library.search.filter import Filter, quoted_list
-from patchifier.library.search.rows import TYPES, Changes, Stored, digests, require_same_model
+from patchifier.library.search.rows import Changes, Filter, digests, quoted_list
 from patchifier.library.search.store import VectorStore
+from patchifier.library.stored import TYPES, Stored, require_same_model
 
 NAME = "embeddings"  # of the LanceDB table
 FACTS = b"patchifier.index"  # schema metadata: facts in JSON
-ANN_ROWS = 20_000  # where comparing with every row starts to take longer than the approximate index; see benchmarks/search.py
+# From so many rows on, the approximate index is faster; see benchmarks/search.py.
+ANN_ROWS = 20_000
 LEAST_ANN_ROWS = 256  # fewer are not worth learning from
-PARTITION_ROWS = 2000  # so many rows to a part of the approximate index; see benchmarks/search.py for what follows from these three
-PROBES = 20  # parts that are looked into
-REFINE = 4  # as many times more candidates are compared exactly
-GROWTH = 4  # the parts are chosen anew when so many times more rows have come
+PARTITION_ROWS = 2000  # rows in a partition of the approximate index
+PROBES = 20  # partitions that are searched
+REFINE = 4  # factor of candidates that are compared exactly
+GROWTH = 4  # growth of the rows after which partitions are computed again
 AT_ONCE = 1000  # values named in one condition
 
 
@@ -57,13 +59,15 @@ def is_uri(path: str | Path) -> bool:
 class Index(VectorStore):
     """A table of embeddings on disk; make one with :meth:`build`, or :meth:`open` it.
 
-    Changes are seen by whoever made them and whoever opens the index afterwards; others go on reading what they opened, for a week. The
-    approximate index takes new rows in, and is learned anew when four times as many have come.
+    Changes are seen by whoever made them and whoever opens the index afterwards; others go on
+    reading what they opened, for a week. The approximate index takes new rows in, and is learned
+    anew when four times as many have come.
 
     Attributes
     ----------
     ann_rows : int
-        From how many rows on an approximate index is kept; below, every search compares with every row.
+        From how many rows on an approximate index is kept; below, every search compares with every
+        row.
     """
 
     def __init__(self, table: Any, *, name: str) -> None:
@@ -78,7 +82,8 @@ class Index(VectorStore):
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RequestError(
-                f"{name} is a LanceDB table, but not an index of embeddings: build one from a table that 'patchifier embed' wrote."
+                f"{name} is a LanceDB table, but not an index of embeddings: build one from a "
+                "table that 'patchifier embed' wrote."
             ) from error
         if form > 1:
             raise RequestError(
@@ -89,7 +94,9 @@ class Index(VectorStore):
     def build(
         cls, table_path: str | Path, index_path: str | Path, *, ann_rows: int = ANN_ROWS
     ) -> "Index":
-        """Make an index of a table of embeddings. An existing index is replaced when the new one is whole.
+        """Make an index of a table of embeddings.
+
+        An existing index is replaced when the new one is whole.
 
         Parameters
         ----------
@@ -111,7 +118,8 @@ class Index(VectorStore):
         """
         if ann_rows < LEAST_ANN_ROWS:
             raise RequestError(
-                f"ann_rows is {ann_rows}, expected at least {LEAST_ANN_ROWS}: fewer rows are compared one by one in no time."
+                f"ann_rows is {ann_rows}, expected at least {LEAST_ANN_ROWS}: fewer rows are "
+                "compared one by one in no time."
             )
         stored = Stored(table_path)
         for _ in stored.parts():  # a table that is refused is refused before anything is written
@@ -128,7 +136,8 @@ class Index(VectorStore):
             and (not folder.is_dir() or any(folder.iterdir()))
         ):
             raise RequestError(
-                f"{folder} holds something that is not an index: name a new folder, or an index to replace."
+                f"{folder} holds something that is not an index: name a new folder, or an index "
+                "to replace."
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder), replaced_folder(folder) as new:
@@ -141,7 +150,8 @@ class Index(VectorStore):
         lancedb = _connect_module()
         if not is_index(index_path):
             raise RequestError(
-                f"{index_path} is not an index: build one from a table that 'patchifier embed' wrote."
+                f"{index_path} is not an index: build one from a table that 'patchifier embed' "
+                "wrote."
             )
         with _reached(f"{index_path} cannot be opened as an index", index_path, "build it again"):
             table = lancedb.connect(str(index_path)).open_table(NAME)
@@ -161,7 +171,8 @@ class Index(VectorStore):
         Raises
         ------
         RequestError
-            If the table is of another model, or has a file that is in here already (that is what :meth:`update` is for).
+            If the table is of another model, or has a file that is in here already (that is what
+            :meth:`update` is for).
         """
         with _alone(self.name):
             return self._add(self._stored(table_path))
@@ -171,7 +182,8 @@ class Index(VectorStore):
         if here.keys() & new.keys():
             both = here.keys() & new.keys()
             raise RequestError(
-                f"{self.name} has {len(both)} of the {len(new)} files already, among them {min(both)}: use update, or remove them."
+                f"{self.name} has {len(both)} of the {len(new)} files already, among them "
+                f"{min(both)}: use update, or remove them."
             )
         before = len(self)
         self._append(stored)
@@ -194,16 +206,19 @@ class Index(VectorStore):
         here = set(self._digests())
         if gone - here:
             raise RequestError(
-                f"{len(gone - here)} of {len(gone)} files are not in {self.name}, among them {min(gone - here)}: nothing was removed."
+                f"{len(gone - here)} of {len(gone)} files are not in {self.name}, among them "
+                f"{min(gone - here)}: nothing was removed."
             )
         self._delete("path", sorted(gone))
         return Changes(removed=len(gone), kept=len(here - gone))
 
     def update(self, table_path: str | Path) -> Changes:
-        """Bring the index up to date with a table: add new files, replace changed ones, remove missing ones.
+        """Bring the index up to date with a table.
 
-        What did not change is not touched. New rows come before old ones go: if it is interrupted, no file is missing, and some may have
-        their old rows next to the new, until it is run again.
+        Add new files, replace changed ones, remove missing ones.
+
+        What did not change is not touched. New rows come before old ones go: if it is interrupted,
+        no file is missing, and some may have their old rows next to the new, until it is run again.
 
         Raises
         ------
@@ -272,9 +287,8 @@ class Index(VectorStore):
         table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
         if len(table) == limit or not self.approximate:
             return table
-        return query.maximum_nprobes(
-            0
-        ).to_arrow()  # search all partitions: few rows pass the filter, or many are requested
+        # search all partitions: few rows pass the filter, or many are requested
+        return query.maximum_nprobes(0).to_arrow()
 
 
 def _alone(place: str | Path) -> contextlib.AbstractContextManager[None]:
@@ -283,16 +297,9 @@ def _alone(place: str | Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _connect_module() -> Any:
-    os.environ.setdefault(
-        "LANCEDB_LOG", "error"
-    )  # else it warns on standard error of every new table that there was none before
-    try:
-        import lancedb
-    except ImportError as error:
-        raise RequestError(
-            "an index needs LanceDB: pip install 'patchifier[search]'. A Parquet table is searched without it."
-        ) from error
-    return lancedb
+    # else it warns on standard error of every new table that there was none before
+    os.environ.setdefault("LANCEDB_LOG", "error")
+    return need("lancedb")
 
 
 @contextlib.contextmanager
@@ -303,10 +310,10 @@ def _reached(what: str, place: str | Path, advice: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, RequestError):
             raise
-        store = ", the address and the credentials (they come from the environment, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL)"
+        store = "the address and the credentials (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on)"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RequestError(
-            f"{what} ({reason}): {advice}{f', or check{store[1:]}' if is_uri(place) else ''}."
+            f"{what} ({reason}): {advice}{f', or check {store}' if is_uri(place) else ''}."
         ) from error
 
 
@@ -354,7 +361,10 @@ def _batches(stored: Stored, schema: pa.Schema, only: Set[str] | None) -> Iterat
 
 
 def _tend(table: Any, ann_rows: int, *, before: int) -> None:
-    """Take new rows into the indices; make those once there are enough rows, and learn again when many more than `before` have come."""
+    """Take new rows into the indices.
+
+    Make those once there are enough rows, and learn again when many more than `before` have come.
+    """
     from lancedb.index import BTree, IvfSq
 
     table.optimize()
@@ -383,7 +393,7 @@ def _with_digests(table: pa.Table) -> pa.Table:
 
 
 def _digests_of(stored: Stored) -> dict[str, set[str]]:
-    """Digests of the rows of every file of a table, all of whose vectors are looked at on the way."""
+    """Digests of the rows of every file of a table; all vectors are checked."""
     found: dict[str, set[str]] = {}
     for part in stored.parts():
         _by_path(part["path"].to_pylist(), digests(part), found)

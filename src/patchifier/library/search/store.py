@@ -5,20 +5,13 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
-from patchifier.library.search.filter import Filter
-from patchifier.library.search.rows import (
-    SearchResult,
-    found,
-    require_same_model,
-    unit,
-    vectors_of,
-)
+from patchifier.library.search.rows import Filter, SearchResult, found, unit
+from patchifier.library.stored import require_same_model, vectors_of
 
 EVERYTHING = Filter()
 BLOCK = 1024  # rows compared with as many times WIDTH at once for near-duplicates: 64 MB of scores
@@ -28,15 +21,11 @@ SLACK = 1e-5  # more than the error of a cosine in single precision
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files that sound nearly the same: their two nearest sections, and the cosine of these, which is also the score of both."""
+    """Two files that sound nearly the same: their two nearest sections and the cosine of these."""
 
     first: SearchResult
     second: SearchResult
     score: float
-
-    def facts(self) -> dict[str, Any]:
-        """Plain values, as ``--json`` prints them."""
-        return {"score": self.score, "first": self.first.facts(), "second": self.second.facts()}
 
 
 class VectorStore(abc.ABC):
@@ -66,7 +55,10 @@ class VectorStore(abc.ABC):
 
     @abc.abstractmethod
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
-        """Up to `limit` rows nearest to a unit vector (E,), in any order; fewer only if there are no more."""
+        """Up to `limit` rows nearest to a unit vector (E,), in any order.
+
+        Fewer only if there are no more.
+        """
 
     def filter(self, where: Filter) -> tuple[SearchResult, ...]:
         """Rows where the conditions hold, by path and time; their score is None."""
@@ -89,8 +81,9 @@ class VectorStore(abc.ABC):
         Parameters
         ----------
         query : str, Path or ndarray (E,)
-            The path of a file in here (never among its own results), or a vector: of a file outside, made by the same model. A file of
-            several rows is looked for by the mean of their directions.
+            The path of a file in here (never among its own results), or a vector: of a file
+            outside, made by the same model. A file of several rows is looked for by the mean of
+            their directions.
         k : int
             How many, at least 1. If fewer files take part, all of them are given.
         where : Filter
@@ -109,6 +102,14 @@ class VectorStore(abc.ABC):
         ------
         RequestError
             For a path that is not in here, or a vector of another size or model.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> store = search.load("music.parquet")
+        >>> query = store.filter(search.Filter())[0].path
+        >>> [row.path == query for row in store.similar(query, 2)]
+        [False, False]
         """
         _require_count(k, "k")
         vector = self._query_vector(query, identity)
@@ -124,9 +125,8 @@ class VectorStore(abc.ABC):
             table = self._nearest(vector, limit, where=where, exact=exact)
             scores = unit(vectors_of(table, self.size)) @ vector
             rows = sorted(found(table, scores.tolist()), key=_rank)
-            files = list(
-                {row.path: row for row in reversed(rows)}.values()
-            )  # the last one written is the best
+            # the last one written is the best
+            files = list({row.path: row for row in reversed(rows)}.values())
             if len(files) >= k or len(table) < limit:
                 return tuple(sorted(files, key=_rank)[:k])
             limit *= 4  # one file has so many near sections that other files are missing
@@ -146,7 +146,8 @@ class VectorStore(abc.ABC):
                 else type(query).__name__
             )
             raise RequestError(
-                f"the query is {got}, expected the path of a file in {self.name} or a vector ({self.size},) of floats."
+                f"the query is {got}, expected the path of a file in {self.name} or a vector "
+                f"({self.size},) of floats."
             )
         identity = self.identity if identity is None else identity
         require_same_model(
@@ -154,7 +155,8 @@ class VectorStore(abc.ABC):
         )
         if not np.isfinite(query).all() or not query.any():
             raise RequestError(
-                "the query vector is all zeros or not finite: a cosine needs a direction. Embed the file again."
+                "the query vector is all zeros or not finite: a cosine needs a direction. Embed "
+                "the file again."
             )
         return unit(query)
 
@@ -162,12 +164,14 @@ class VectorStore(abc.ABC):
         rows = self._select(Filter(path=path))
         if not len(rows):
             raise RequestError(
-                f"{path} is not in {self.name}: write the path as it is stored, or embed the file and search with its vector."
+                f"{path} is not in {self.name}: write the path as it is stored, or embed the file "
+                "and search with its vector."
             )
         mean = unit(vectors_of(rows, self.size)).mean(0)
         if np.linalg.norm(mean) < SLACK:
             raise RequestError(
-                f"the vectors of {path} cancel out: their mean is zero. Search with the vector of one section."
+                f"the vectors of {path} cancel out: their mean is zero. Search with the vector of "
+                "one section."
             )
         return unit(mean)
 
@@ -197,11 +201,19 @@ class VectorStore(abc.ABC):
 
         Notes
         -----
-        Always exact: every row with every other, so the time grows with the square of the rows, and all vectors are in memory three times.
+        Always exact: every row with every other, so the time grows with the square of the rows, and
+        all vectors are in memory three times.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> search.load("music.parquet").near_duplicates(0.9999)
+        ()
         """
         if not 0 < threshold <= 1:
             raise RequestError(
-                f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as 0.95."
+                f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as "
+                "0.95."
             )
         table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
         vectors = vectors_of(table, self.size)
@@ -215,7 +227,8 @@ class VectorStore(abc.ABC):
         for count, (first, second, score) in enumerate(_near(vectors, files, threshold)):
             if count == most:
                 raise RequestError(
-                    f"more than {most} pairs of sections reach {threshold}: raise the threshold, or filter."
+                    f"more than {most} pairs of sections reach {threshold}: raise the threshold, "
+                    "or filter."
                 )
             key = (files[first], files[second])
             best[key] = max(best.get(key, (-1.0, 0, 0)), (score, -first, -second))
@@ -246,7 +259,8 @@ class VectorStore(abc.ABC):
         Parameters
         ----------
         start : str, Path or ndarray (E,)
-            The first file, or a vector to begin near. A first file stays, even if `where` excludes it.
+            The first file, or a vector to begin near. A first file stays, even if `where` excludes
+            it.
         length : int
             Number of files, the first included; fewer if no more take part.
         where : Filter
@@ -262,6 +276,15 @@ class VectorStore(abc.ABC):
         -------
         tuple of SearchResult
             In playing order; a score is the cosine with where the walk stood.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> store = search.load("music.parquet")
+        >>> first = store.filter(search.Filter())[0].path
+        >>> walk = store.playlist(first, 3)
+        >>> len({row.path for row in walk}), walk[0].path == first
+        (3, True)
         """
         _require_count(length, "length")
         if not 0 <= drift <= 1 or artist_gap < 0:
@@ -306,7 +329,8 @@ def _near(
     if not len(vectors):
         return
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, E) in single precision
-    # along one axis no two unit vectors of that cosine are further apart than they are in all: only those nearby are compared
+    # along one axis no two unit vectors of that cosine are further apart than they are in all: only
+    # those nearby are compared
     places = units @ _longest_axis(units)
     order = np.argsort(places, kind="stable")
     units, places, reach = units[order], places[order], np.sqrt(max(0.0, 2 - 2 * threshold)) + 1e-3
@@ -317,9 +341,8 @@ def _near(
             )
         )
         for other in range(start, end, WIDTH * BLOCK):
-            scores = (
-                units[start : start + BLOCK] @ units[other : min(end, other + WIDTH * BLOCK)].T
-            )  # (rows, others)
+            # (rows, others)
+            scores = units[start : start + BLOCK] @ units[other : min(end, other + WIDTH * BLOCK)].T
             rows, others = np.nonzero(scores >= threshold - SLACK)
             apart = (rows + start < others + other) & (
                 files[order[rows + start]] != files[order[others + other]]

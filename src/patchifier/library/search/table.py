@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from patchifier.library.search.filter import Filter
-from patchifier.library.search.rows import Rows, read, vectors_of
+from patchifier.library.search.rows import Filter
 from patchifier.library.search.store import VectorStore
+from patchifier.library.stored import EmbeddingTable, read, vectors_of
 
 
 class Table(VectorStore):
@@ -15,23 +15,25 @@ class Table(VectorStore):
 
     Parameters
     ----------
-    rows : Rows
+    rows : EmbeddingTable
         What :func:`patchifier.library.search.read` gives.
     name : str
         For messages.
     """
 
-    def __init__(self, rows: Rows, *, name: str = "the table") -> None:
-        self.name, self.identity, self.size = name, rows.identity, rows.size
-        self._table = rows.table
+    def __init__(self, rows: EmbeddingTable, *, name: str = "the table") -> None:
+        self.name, self.identity, self.size = name, rows.identity, rows.length
+        self._table = rows.rows
+        # (n of it, E), not copied
         self._parts = [
-            vectors_of(pa.Table.from_batches([batch]), rows.size)
-            for batch in rows.table.to_batches()
+            vectors_of(pa.Table.from_batches([batch]), rows.length)
+            for batch in rows.rows.to_batches()
             if len(batch)
-        ]  # (n of it, E), not copied
+        ]
+        # (n,)
         self._lengths = np.concatenate(
             [np.zeros(0, np.float32), *(np.linalg.norm(part, axis=1) for part in self._parts)]
-        )  # (n,)
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> "Table":

@@ -1,15 +1,19 @@
-"""Scores of decoded rows against reference rows, by mir_eval.
+"""Metrics of frame-wise tasks: decoded rows against reference rows, by mir_eval.
 
-==================  =================================================================================================
-beat_f, downbeat_f  F-measure within 70 ms; the first 5 s are left out, as in mir_eval's own evaluation
-.._all              the same from the start, as MARBLE counts it
-wcsr                share of time with the right major or minor triad ("majmin"), out of the time that has one (or N)
-boundary_f_0.5, _3  F-measure of boundaries within 0.5 s and 3 s; start and end of a clip count, as in mir_eval's default
+==================  ================================================================================
+beat_f, downbeat_f  F-measure within 70 ms; the first 5 s are left out, as in mir_eval's own
+                    evaluation
+.._all              the same from the start, as in MARBLE
+wcsr                share of time with the right major or minor triad ("majmin"), out of the time
+                    that has one (or N)
+boundary_f_0.5, _3  F-measure of boundaries within 0.5 s and 3 s; start and end of a clip count, as
+                    in mir_eval's default
 .._inside           the same without start and end
-==================  =================================================================================================
+==================  ================================================================================
 
-Each is the mean over clips; WCSR is weighted by duration, which gives the share over the whole test set. A clip without a reference
-(no beat after 5 s, no boundary inside) has no score and is left out.
+Each is the mean over clips; WCSR is weighted by duration, which gives the share over the whole test
+set. A clip without a reference (no beat after 5 s, no boundary inside) has no score and is left
+out.
 """
 
 import functools
@@ -52,7 +56,10 @@ def scores(task: Task, targets: Sequence[Rows], decoded: Sequence[Rows]) -> dict
 def per_clip(
     task: Task, targets: Sequence[Rows], decoded: Sequence[Rows], *, main_only: bool = False
 ) -> PerClip:
-    """Each score, or the main one alone, of each clip, and its weight in the mean: two arrays (n,)."""
+    """Scores of each clip, and their weights in the mean, (n,) each.
+
+    `main_only` for the main score.
+    """
     if len(targets) != len(decoded):
         raise RequestError(
             f"{len(targets)} clips have labels and {len(decoded)} have estimates, expected as many."
@@ -79,11 +86,11 @@ def per_clip(
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """Mean over clips that have a score."""
-    counted = weights > 0
-    return (
-        float(np.average(values[counted], weights=weights[counted])) if counted.any() else math.nan
-    )
+    """Weighted mean over clips that have a score; NaN if none has."""
+    defined = weights > 0
+    if not defined.any():
+        return math.nan
+    return float(np.average(values[defined], weights=weights[defined]))
 
 
 UNDEFINED = (math.nan, 0.0)
@@ -137,7 +144,7 @@ def _wcsr(target: Rows, estimate: Rows) -> tuple[float, float]:
 
 
 def _filled(rows: Rows, between: str) -> tuple[np.ndarray, list[str]]:
-    """Intervals (n, 2) and labels without gaps: mir_eval would fill a gap with the chord before it."""
+    """Intervals (n, 2) and labels without gaps; mir_eval fills a gap with the chord before it."""
     filled: list[tuple[float, float, str]] = []
     for start, end, label in rows:
         if filled and start > filled[-1][1]:

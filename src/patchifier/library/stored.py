@@ -1,0 +1,304 @@
+"""Tables of embeddings as they are read: a file or a folder of parts, whole or in parts."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import dataset, parquet
+
+from patchifier.config import RequestError
+from patchifier.io import require_file
+from patchifier.library.table import FACTS, npy_rows, parse_facts, read_facts, unreadable
+from patchifier.library.tags import TAGS
+
+REQUIRED = ("path", "start_s", "end_s", "embedding")
+PART_ROWS = 10_000  # read at once: 20 MB of 512 numbers
+TYPES = {
+    "path": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "embedding": None,  # fixed-size list of float32, as long as the model makes it
+    "size": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "decoder": pa.string(),
+    "length_s": pa.float64(),
+    **dict.fromkeys(TAGS, pa.string()),
+}
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """A table of embeddings in memory.
+
+    Attributes
+    ----------
+    rows : pyarrow.Table
+        Columns path, start_s, end_s, embedding, size, mtime_ns, decoder, length_s, artist, title,
+        album, genre. Decoder and length are null in tables of older versions.
+    metadata : dict
+        Which model, pooling and windows.
+    length : int
+        Length E of a vector.
+    """
+
+    rows: pa.Table
+    metadata: dict[str, Any]
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Path of each row's file; a file with several rows is repeated."""
+        return tuple(self.rows["path"].to_pylist())
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """Embeddings (n, E), float32."""
+        return vectors_of(self.rows, self.length)
+
+    @property
+    def start_s(self) -> np.ndarray:
+        """Start of each row in its file, in seconds: (n,) float64."""
+        return self.rows["start_s"].to_numpy()
+
+    @property
+    def end_s(self) -> np.ndarray:
+        """End of each row in its file, in seconds: (n,) float64."""
+        return self.rows["end_s"].to_numpy()
+
+    @property
+    def decoder(self) -> tuple[str | None, ...]:
+        """What decoded each row's file: "libsndfile", "PyAV" or both."""
+        return tuple(self.rows["decoder"].to_pylist())
+
+    @property
+    def length_s(self) -> np.ndarray:
+        """Seconds that were decoded of each row's file, NaN if unknown: (n,) float64."""
+        return self.rows["length_s"].to_numpy()
+
+    @property
+    def tags(self) -> dict[str, tuple[str | None, ...]]:
+        """Artist, title, album and genre of each row's file."""
+        return {name: tuple(self.rows[name].to_pylist()) for name in TAGS}
+
+    @property
+    def identity(self) -> str:
+        """Of the model and the settings that made the vectors."""
+        return identity_of(self.metadata)
+
+
+def identity_of(metadata: dict[str, Any]) -> str:
+    """Identity of the model in metadata; vectors of patches are not comparable with others."""
+    return f"{metadata['model']}{' of patches' if metadata.get('patches') else ''}"
+
+
+def read(path: str | Path) -> EmbeddingTable:
+    """Read a table that ``patchifier embed`` made into memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .parquet file, a folder of parts of one, or a .npy with its .csv and .json beside it.
+
+    Returns
+    -------
+    EmbeddingTable
+        Columns for size, time of change and tags are empty where the file has none.
+
+    Raises
+    ------
+    RequestError
+        If there is none, it is damaged or comes from elsewhere, or a vector is not finite or all
+        zeros.
+
+    Examples
+    --------
+    >>> table = read("music.parquet")
+    >>> len(table), len(table.vectors), table.vectors.dtype
+    (3, 3, dtype('float32'))
+    """
+    if str(path).lower().endswith(".npy"):
+        rows, facts = npy_rows(Path(path)), read_facts(Path(path))
+        _require_directions(rows, facts["size"], path)
+        return from_arrow(rows, facts)
+    stored = Stored(path)
+    parts = list(stored.parts())
+    return from_arrow(pa.concat_tables(parts) if parts else stored.nothing(), stored.metadata)
+
+
+def from_arrow(rows: pa.Table, metadata: dict[str, Any]) -> EmbeddingTable:
+    """Rows in memory, with what their metadata says about all of them."""
+    own = ("stretches", "skipped", "sha256")  # about rows and files of one part
+    kept = {name: value for name, value in metadata.items() if name not in own}
+    return EmbeddingTable(rows, kept, rows.schema.field("embedding").type.list_size)
+
+
+class Stored:
+    """A table of embeddings on disk, read a part at a time: memory does not grow with its rows.
+
+    Parameters
+    ----------
+    path : str or Path
+        A Parquet file, or a folder of parts of one.
+
+    Attributes
+    ----------
+    identity, metadata
+        As of :class:`EmbeddingTable`.
+    size : int
+        Length E of a vector.
+
+    Raises
+    ------
+    RequestError
+        If it is not such a table, or does not say which model made it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        with _readable(path):
+            require_file(Path(path))
+            self._data = dataset.dataset(path, format="parquet")
+            self.size, self.metadata = _described(self._data.schema, path)
+        self.identity = identity_of(self.metadata)
+
+    def parts(self, *, rows: int = PART_ROWS) -> Iterator[pa.Table]:
+        """Yield tables of up to `rows` rows, in order.
+
+        Raises
+        ------
+        RequestError
+            If the file is damaged, if its parts are of several models, or if a vector is not finite
+            or all zeros.
+        """
+        with _readable(self.path):
+            for fragment in self._data.get_fragments():
+                # buffering ahead would keep the whole file in memory as it is read
+                with parquet.ParquetFile(
+                    fragment.path,
+                    filesystem=self._data.filesystem,
+                    pre_buffer=False,
+                    page_checksum_verification=True,
+                ) as file:
+                    size, metadata = _described(file.schema_arrow, fragment.path)
+                    require_same_model(
+                        (self.identity, self.size),
+                        (identity_of(metadata), size),
+                        names=(str(self.path), fragment.path),
+                    )
+                    names = [name for name in TYPES if name in file.schema_arrow.names]
+                    for batch in file.iter_batches(rows, columns=names):
+                        yield self._checked(pa.Table.from_batches([batch]))
+
+    def nothing(self) -> pa.Table:
+        """No rows, in the same columns."""
+        return pa.table(
+            {
+                name: pa.array([], kind or pa.list_(pa.float32(), self.size))
+                for name, kind in TYPES.items()
+            }
+        )
+
+    def _checked(self, table: pa.Table) -> pa.Table:
+        for name in REQUIRED:
+            if table[name].null_count:
+                raise RequestError(
+                    f"{self.path}: column {name} is empty in {table[name].null_count} rows: write "
+                    "the table again."
+                )
+        table = _in_order(table, self.size)
+        _require_directions(table, self.size, self.path)
+        return table
+
+
+@contextlib.contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except RequestError:
+        raise
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def _described(schema: pa.Schema, path: str | Path) -> tuple[int, dict[str, Any]]:
+    """Length of a vector, and metadata."""
+    text = (schema.metadata or {}).get(FACTS, b"")
+    # a table with a checksum was written with every column: one that is missing is damage
+    size = _require_columns(schema, path, tuple(TYPES) if b'"crc32"' in text else REQUIRED)
+    return size, parse_facts(text, path)
+
+
+def _require_columns(schema: pa.Schema, path: str | Path, names: Sequence[str]) -> int:
+    missing = [name for name in names if name not in schema.names]
+    if missing:
+        raise RequestError(
+            f"{path} lacks the columns {', '.join(missing)}: give a table that 'patchifier embed' "
+            "wrote."
+        )
+    kind = schema.field("embedding").type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
+        raise RequestError(
+            f"{path}: column embedding is {kind}, expected fixed-size lists of float32: give a "
+            "table that 'patchifier embed' wrote."
+        )
+    return int(kind.list_size)
+
+
+def _in_order(table: pa.Table, size: int) -> pa.Table:
+    columns = {}
+    for name, kind in TYPES.items():
+        if name not in table.column_names:
+            columns[name] = pa.nulls(len(table), kind)
+        else:
+            columns[name] = table[name] if kind is None else table[name].cast(kind)
+    # one name for the items, whoever wrote them
+    columns["embedding"] = columns["embedding"].cast(pa.list_(pa.float32(), size))
+    return pa.table(columns)
+
+
+def _require_directions(table: pa.Table, size: int, path: str | Path) -> None:
+    lengths = np.linalg.norm(vectors_of(table, size), axis=1)
+    bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+    if len(bad):
+        file = table["path"][int(bad[0])].as_py()
+        what = "all zeros" if lengths[bad[0]] == 0 else "not finite"
+        raise RequestError(
+            f"{path}: the vector of {file} is {what}, the first of {len(bad)}: a cosine needs a "
+            "direction. Embed these files again or drop the rows."
+        )
+
+
+def require_same_model(
+    mine: tuple[str, int], other: tuple[str, int], *, names: tuple[str, str]
+) -> None:
+    """Refuse vectors of another model, given (identity, size) of both."""
+    differ = [
+        f"{what} {a} against {b}"
+        for what, a, b in zip(("model", "vector size"), mine, other)
+        if a != b
+    ]
+    if differ:
+        raise RequestError(
+            f"{names[0]} and {names[1]} do not go together: {' and '.join(differ)}. Embed both "
+            "with the same model and settings."
+        )
+
+
+def vectors_of(table: pa.Table, size: int) -> np.ndarray:
+    """Vectors of a table: (n, E) float32."""
+    if not len(table):
+        return np.zeros((0, size), np.float32)
+    chunks = [
+        chunk.flatten().to_numpy().reshape(-1, size)
+        for chunk in table["embedding"].chunks
+        if len(chunk)
+    ]
+    # not copied where they lie together
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
