@@ -10,8 +10,8 @@ import patchifier
 ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config_names"},
-    {"config", "io", "lazy"},
-    {"statistics", "seeding", "filters", "extras", "containers", "sandbox"},
+    {"config", "io"},
+    {"statistics", "seeding", "filters", "extras", "lazy", "containers", "sandbox"},
     {"decode", "hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
     {"windows", "datasets"},

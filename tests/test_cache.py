@@ -628,17 +628,15 @@ def test_a_damaged_list_of_a_shard_costs_that_shard_alone(
 def test_a_file_that_takes_more_memory_than_there_is_is_named(
     library, tmp_path, threads, monkeypatch
 ):
-    compute, errors = (
-        spectrogram.log_mel_of_blocks,
-        iter([MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]),
-    )
+    compute = spectrogram.stream_log_mel
+    errors = iter([MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 
     def computed(blocks, config):
         if error := next(errors, None):
             raise error
         return compute(blocks, config)
 
-    monkeypatch.setattr(spectrogram, "log_mel_of_blocks", computed)
+    monkeypatch.setattr(spectrogram, "stream_log_mel", computed)
     done = cache.prepare(datasets.load(library), tmp_path / "out", workers=1)
     assert done.clips == 4
     assert [("memory" in reason) for _, reason in done.skipped] == [True, True]

@@ -36,6 +36,8 @@ def write(path: Path) -> Path:
         "end_s": [10.0 + number for number in numbers],
         "size": [1000 + number for number in numbers],
         "mtime_ns": [7] * COUNT,
+        "decoder": ["libsndfile" if number % 5 else None for number in numbers],
+        "length_s": [0.5 + number for number in numbers],
         **{tag: [f"{tag} {number}" if number % 3 else None for number in numbers] for tag in TAGS},
     }
     vectors = np.random.default_rng(0).normal(size=(COUNT, SIZE)).astype(np.float32)
