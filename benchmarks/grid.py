@@ -31,7 +31,7 @@ from patchifier.evaluate.probes.heads import (
     Hyperparameters,
     ProbeData,
     Schedule,
-    Trained,
+    TrainedHead,
     batch,
     dropout_mask,
     first_weights,
@@ -107,7 +107,7 @@ class Head(nn.Module):
         return x
 
 
-def run_one(data: ProbeData, setting: Hyperparameters, schedule: Schedule) -> Trained:
+def run_one(data: ProbeData, setting: Hyperparameters, schedule: Schedule) -> TrainedHead:
     """Train one head by torch's layers, losses and Adam, and score it by the package's own metrics."""
     head, loss = Head(data, setting), tasks.loss(data.task)
     valid, targets = data.inputs[setting.standardise][1], data.targets[1].numpy()
@@ -130,7 +130,7 @@ def run_one(data: ProbeData, setting: Hyperparameters, schedule: Schedule) -> Tr
     state, curve = fit_head(head, optimiser, loss_at, score, **schedule.steps)
     finished = state.step - state.best_step >= schedule.steps["patience"]
     weights = list(head.state_dict().values())
-    return Trained(setting, state.best_score, state.best_step, curve, finished, weights)
+    return TrainedHead(setting, state.best_score, state.best_step, curve, finished, weights)
 
 
 def timed(work):

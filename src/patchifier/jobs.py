@@ -51,7 +51,7 @@ def run(
     shared: Any = None,
     name: Callable[[Item], Any] = lambda item: getattr(item, "path", item),
 ) -> Generator[Result | str, None, None]:
-    """Do batches of items in processes.
+    """Yield the result of each item, in order, from worker processes.
 
     A batch whose process dies is done again in a process of its own. If that one dies too, each of
     its items is done alone, and an item that kills its process again is skipped. `work` calls

@@ -53,7 +53,7 @@ class Split:
 
     @property
     def as_published(self) -> bool:
-        """Whether the tables list as many clips as were published."""
+        """Whether the tables list as many clips as were published; True if that is unknown."""
         return self.published in (None, self.listed)
 
 

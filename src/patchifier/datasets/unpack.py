@@ -180,7 +180,7 @@ class _BoundedGzip(gzip.GzipFile):
     """
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read some bytes, and not all of them."""
+        """Read `size` bytes; refuse a size that is not given, or above 16 MiB."""
         if size is None or not 0 <= size <= MOST_HEADER_B:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)

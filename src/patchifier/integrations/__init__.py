@@ -30,7 +30,9 @@ __getattr__, __dir__ = attach(__name__)
 def encode_waveforms(
     model: Patchifier, config: Config, waveforms: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Sequences of waveforms of any lengths, each as if it were alone; differentiable.
+    """Sequence (B, N, D) of each layer, embedding (B, E) and padding mask of waveforms.
+
+    Waveforms have any lengths, and each gives what it gives alone. Differentiable.
 
     Parameters
     ----------

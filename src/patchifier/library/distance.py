@@ -68,7 +68,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Distance:
-    """Both distances of two tables of embeddings, and the number of rows in each.
+    """Frechet and kernel distance of two tables of embeddings, and the number of rows in each.
 
     No Frechet distance where rows are too few for one.
     """

@@ -105,7 +105,7 @@ def mfcc_patch_statistics(patches: Tensor, config: Config) -> Tensor:
 
 
 def pitch_energy(patches: Tensor, config: Config) -> Tensor:
-    """Mean over time of each pitch band, (B, N, pitch bands)."""
+    """Mean over time of each pitch band of patches (B, N, M, W): (B, N, n_pitch_bands)."""
     return patches[:, :, config.spectrogram.n_mels :].mean(-1)
 
 

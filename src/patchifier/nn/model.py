@@ -215,7 +215,7 @@ class Head(nn.Module):
 
 
 class Patchifier(nn.Module):
-    """Extractor, bottleneck, alignment and decoder, and the two stages that train them (4.2).
+    """Extractor, bottleneck, alignment and decoder, and the losses of the two stages (4.2).
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ EXCLUDED = -1e4  # similarity of a clip that is neither positive nor negative
 
 
 def require_targets(config: Config) -> None:
-    """Check that the log-mels and the model have what the targets need.
+    """Check `pretrain.objectives`: known names, allowed settings, pitch bands where needed.
 
     Raises
     ------

@@ -24,7 +24,7 @@ import torch
 
 from patchifier.config import RequestError
 from patchifier.datasets.splits import Splits, with_validation
-from patchifier.evaluate.probes.heads import Hyperparameters, ProbeData, Schedule, Trained
+from patchifier.evaluate.probes.heads import Hyperparameters, ProbeData, Schedule, TrainedHead
 from patchifier.evaluate.probes.protocol import Probed, check
 from patchifier.evaluate.probes.stack import train_stack
 from patchifier.io import Progress, silent
@@ -94,14 +94,14 @@ def train_grid(
     *,
     stack_bytes: int = STACK_BYTES,
     progress: Progress = silent,
-) -> list[Trained]:
+) -> list[TrainedHead]:
     """Train all settings, stack after stack; results in their order, weights of the best alone."""
     if not settings or len(set(settings)) < len(settings):
         raise RequestError(
             f"the grid has {len(settings)} settings, {len(set(settings))} of them different: "
             "expected at least one, and none twice."
         )
-    runs: dict[Hyperparameters, Trained] = {}
+    runs: dict[Hyperparameters, TrainedHead] = {}
     waiting = stacks(data, settings, stack_bytes // torch.get_num_threads())
     for trained, running in _in_threads(data, waiting, schedule):
         runs |= {run.setting: run for run in trained}
@@ -126,7 +126,7 @@ def train_grid(
 
 def _in_threads(
     data: ProbeData, waiting: list[list[Hyperparameters]], schedule: Schedule
-) -> Iterator[tuple[list[Trained], list[Hyperparameters]]]:
+) -> Iterator[tuple[list[TrainedHead], list[Hyperparameters]]]:
     """Train stacks in parallel, the longest first.
 
     Yields each one's runs, at least once a second, and a stack still in training.
@@ -160,7 +160,7 @@ def _describe(stack: list[Hyperparameters]) -> str:
     return f"hidden {stack[0].hidden}, batch {stack[0].batch}, dropout {stack[0].dropout:g}"
 
 
-def select(runs: Sequence[Trained]) -> Trained:
+def select(runs: Sequence[TrainedHead]) -> TrainedHead:
     """Return the run with the best validation score, the simplest of equals."""
     best = min(runs, key=_rank)
     if best.score == -np.inf:
@@ -171,7 +171,7 @@ def select(runs: Sequence[Trained]) -> Trained:
     return best
 
 
-def _rank(run: Trained) -> tuple[float, Hyperparameters]:
+def _rank(run: TrainedHead) -> tuple[float, Hyperparameters]:
     return -run.score, run.setting
 
 

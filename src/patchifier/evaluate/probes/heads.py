@@ -89,8 +89,8 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Result of a run.
+class TrainedHead:
+    """A trained head of a probe: its hyperparameters, validation scores and best weights.
 
     Attributes
     ----------
@@ -183,7 +183,7 @@ class ProbeData:
         """Turn outputs (n, C) into probabilities, or values in the targets' units."""
         return tasks.activate(self.task, outputs.double()).numpy() * self.spread + self.centre
 
-    def predict(self, trained: Trained, features: np.ndarray) -> np.ndarray:
+    def predict(self, trained: TrainedHead, features: np.ndarray) -> np.ndarray:
         """Probabilities or values of features (n, E)."""
         return self.finish(
             head_outputs(

@@ -149,7 +149,7 @@ def fit_predict(
 
 
 def name(task: Task) -> str:
-    """What the probe of a task is called in tables."""
+    """Name of the probe's model in tables: "ridge" for regression, else "logistic"."""
     return "ridge" if task.kind == "numbers" else "logistic"
 
 

@@ -19,7 +19,7 @@ from patchifier.evaluate.probes.heads import (
     Hyperparameters,
     ProbeData,
     Schedule,
-    Trained,
+    TrainedHead,
     Weights,
     batch,
     dropout_mask,
@@ -35,7 +35,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch.optim.Adam's own
 
 
 def stack_gradients(task: Task) -> Callable[..., Weights]:
-    """Return a function (weights, x (B, E), y (B, C), hidden mask) -> gradients of each head."""
+    """Return a function (weights, x (B, E), y (B, C), dropout mask) -> gradients of each head."""
     loss = tasks.loss(task)
 
     def head_loss(weights: Weights, x: Tensor, y: Tensor, hidden_mask: Tensor | None) -> Tensor:
@@ -81,7 +81,7 @@ def train_stack(
     settings: list[Hyperparameters],
     schedule: Schedule,
     stop: threading.Event | None = None,
-) -> list[Trained]:
+) -> list[TrainedHead]:
     """Train heads that differ in rate and decay alone; a head that has stopped leaves the stack.
 
     Returns results in the order of `settings`. Raises Interrupted once `stop` is set.
@@ -118,7 +118,7 @@ class _Stack:
         self.scores = np.full(len(settings), -np.inf)
         self.best_steps = np.zeros(len(settings), int)
         self.curves: list[list[float]] = [[] for _ in settings]
-        self.done: dict[int, Trained] = {}
+        self.done: dict[int, TrainedHead] = {}
 
     def take_step(self) -> None:
         """Take one step of every head."""
@@ -155,7 +155,7 @@ class _Stack:
             return
         for row in np.flatnonzero(stopped):
             index = int(self.indices[row])
-            self.done[index] = Trained(
+            self.done[index] = TrainedHead(
                 self.settings[index],
                 float(self.scores[index]),
                 int(self.best_steps[index]),

@@ -203,7 +203,7 @@ HEALTH: list[tuple[str, str, dict[str, str]]] = [
 
 
 def health_figure(run: RunFolder) -> "Figure | None":
-    """Draw use of order, reconstructed variance and onsets, spread and rank of embeddings."""
+    """Plot checks of stage II by step: order, variance, onsets, spread and rank of embeddings."""
     checks = read_columns(run.path / "stage-two" / "validation.csv")
     panels = [
         (title, unit, {name: words for name, words in curves.items() if _is_drawn(checks, name)})

@@ -171,7 +171,7 @@ def _markdown_row(row: Row) -> str:
 
 
 def comparison_label(difference: Row) -> str:
-    """Say who is ahead, if the paired 95 % interval leaves out 0."""
+    """Verb between the names of two encoders: "beats", "is beaten by", ..., by the paired interval."""
     low, high = to_number(difference.get("low")), to_number(difference.get("high"))
     if not (math.isfinite(low) and math.isfinite(high)):
         return "has no interval, so cannot be told apart from"
