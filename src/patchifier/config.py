@@ -311,7 +311,7 @@ class TrainingConfig:
     # --- computed ---
 
     def total_steps(self, clips: int) -> int:
-        """Optimiser steps for this many training clips."""
+        """Optimiser steps of a run: `steps` if set, else ceil(epochs * clips / batch_size)."""
         return self.steps or math.ceil(self.epochs * clips / self.batch_size)
 
     def flat_steps(self, total: int) -> int:

@@ -40,7 +40,7 @@ class Steps:
         self.shown, self.count, self.number = shown, count, -1
 
     def next(self, what: str) -> Progress:
-        """Begin the next step; return a function that shows its progress."""
+        """Begin the next step, an equal share of the bar; return the function that shows it."""
         self.number += 1
         before = 100 * self.number
 

@@ -48,7 +48,7 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """Task of a data set.
+    """What is predicted of a clip: kind of target, names of the outputs, and main metric.
 
     Parameters
     ----------

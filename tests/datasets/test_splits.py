@@ -18,7 +18,7 @@ from patchifier.datasets.splits import (
     hold_out,
     partition,
     pretraining_splits,
-    untrained_names,
+    untrained_note,
 )
 from patchifier.tasks import Task
 
@@ -293,15 +293,15 @@ def test_a_class_of_test_clips_alone_is_named_with_its_clips() -> None:
     targets, names = ["a", "b", "b", "c", "c"], ["train", "valid", "test", "test", "test"]
     made = [Clip(f"{n}", "x", target=target) for n, target in enumerate(targets)]
     task = Task("one-of", ("a", "b", "c"))
-    (note,) = untrained_names(task, made, [Splits.of(made, names)])
+    (note,) = untrained_note(task, made, [Splits.of(made, names)])
     assert "b (1 clip), c (2 clips)" in note
-    assert not untrained_names(task, made, [Splits.of(made, ["train"] * 4 + ["test"])])
+    assert not untrained_note(task, made, [Splits.of(made, ["train"] * 4 + ["test"])])
 
 
 def test_a_tag_of_test_clips_alone_is_named_with_its_fold() -> None:
     made = [Clip(f"{n}", "x", target=["a", "b"] if n == 3 else ["a"]) for n in range(4)]
     rounds = [["test", "test", "valid", "train"], ["train", "valid", "test", "test"]]
     splits = [Splits.of(made, names) for names in rounds]
-    (note,) = untrained_names(Task("many-of", ("a", "b")), made, splits)
+    (note,) = untrained_note(Task("many-of", ("a", "b")), made, splits)
     assert "b (1 clip of fold 2)" in note
-    assert not untrained_names(Task("numbers", ("value",)), made, splits)
+    assert not untrained_note(Task("numbers", ("value",)), made, splits)

@@ -62,7 +62,7 @@ class Overrides:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Read a config file or a recipe.
+    """Read a JSON config file, or a recipe by name, as a dict of the fields that it changes.
 
     The error about a misspelt recipe suggests the nearest one.
     """

@@ -140,7 +140,7 @@ def similar(
     genre: str = "",
     below: str = "",
 ) -> Outcome:
-    """List the files of a table or index that sound most like a file.
+    """List the rows most similar to a file, or chain nearest neighbours into a playlist.
 
     Parameters
     ----------

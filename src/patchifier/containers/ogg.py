@@ -30,6 +30,7 @@ class _Link:
     last: int = 0
 
     def stream(self, end: int, cut: bool) -> Stream:
+        """Stream from byte `first` to byte `end`; `cut` if the file ends inside a page."""
         samples = self.last - (self.start or 0) - (0 if self.start else self.delay)
         tolerance_s = self.longest / self.rate
         return Stream(self.first, end, max(0, samples) / self.rate, tolerance_s, cut=cut)

@@ -42,7 +42,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True)
 class Fetched:
-    """What :func:`fetch` did, by names of the sheet.
+    """Result of :func:`fetch`: names of a data set's files, by what was done with each.
 
     Attributes
     ----------

@@ -149,7 +149,7 @@ def _clip(repository: Path, track: str, text: str, split: str, *, group: str | N
 
 
 def key(text: str) -> str:
-    """Return the name of a key as in `KEYS`, such as "Eb minor".
+    """Spell a key given as tonic and mode, such as "D# minor", as in `KEYS`: "Eb minor".
 
     Raises
     ------

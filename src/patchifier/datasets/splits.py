@@ -156,7 +156,7 @@ def cross_validation(clips: Sequence[Clip]) -> list[list[str]]:
     return [_name_folds(made, test, (test - 1) % count) for test in range(count)]
 
 
-def untrained_names(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) -> list[str]:
+def untrained_note(task: Task, clips: Sequence[Clip], splits: Sequence[Splits]) -> list[str]:
     """Name classes and tags of test clips that no training clip of the same fold has.
 
     Returns

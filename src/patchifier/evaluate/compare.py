@@ -8,7 +8,7 @@ import numpy as np
 
 from patchifier.cache import Cache
 from patchifier.config import RequestError
-from patchifier.datasets.splits import Splits, cross_validation, folds_of, untrained_names
+from patchifier.datasets.splits import Splits, cross_validation, folds_of, untrained_note
 from patchifier.evaluate import robustness
 from patchifier.evaluate.encoders import Encoder
 from patchifier.evaluate.evaluator import Evaluator
@@ -91,7 +91,7 @@ def compare(
             data, data.task, protocol, splits, seed, perturbed, run.path, progress
         )
         results = evaluator.results(encoders)
-        notes += untrained_names(data.task, data.clips, splits)
+        notes += untrained_note(data.task, data.clips, splits)
         results["notes"] = notes + results.get("notes", [])
         results |= {"dataset": data.name, "protocol": protocol, "split": facts["split"]}
         _write(run.path, results)

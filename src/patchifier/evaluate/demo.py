@@ -150,7 +150,7 @@ class Tables:
         self.predictions[encoder, method] = np.arange(len(self.targets)), [predictions]
 
     def add_probes(self, models: dict[str, Checkpoint]) -> None:
-        """Add rows of the majority and of every encoder by the same logistic regression."""
+        """Add rows: majority class, and logistic regression on `ENCODERS` and on `models`."""
         everything = range(len(self.data.clips))
         majority = cross_validate(
             self.folds,

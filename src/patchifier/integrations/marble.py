@@ -25,7 +25,7 @@ TRAIN_MODES = ("freeze", "full")
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """Output for MARBLE's layer selection.
+    """L + 1 hidden states (B, N, D) for MARBLE's selection of layers, and which are valid (B, N).
 
     L + 1 hidden states (B, N, D), the last, valid (B, N).
     """
@@ -113,7 +113,7 @@ class PatchifierEncoder(nn.Module):
         return super().train(mode and self.train_mode == "full")
 
     def forward(self, input_tensor: Tensor, input_len: Any = None) -> EncoderOutput:
-        """Encode a batch of waveforms.
+        """Encode waveforms (B, S) or (B, 1, S), of `input_len` samples each, into every layer.
 
         Parameters
         ----------

@@ -160,7 +160,7 @@ class TableJob:
                 self._clear()
 
     def begin(self) -> None:
-        """Claim the folder of parts, and read which rows they and the table hold."""
+        """Write facts.json into the folder of parts, and read which clips need no new embedding."""
         with replaced_file(self.folder / "facts.json") as new:
             new.write_text(json.dumps(self.facts) + "\n", encoding="utf-8")
         current = {key(clip): clip for clip in self.clips}

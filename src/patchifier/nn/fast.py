@@ -161,7 +161,7 @@ class FastTransformerLayer(TransformerLayer):
         return self.fused(x, bias) if self.can_fuse(x, bias) else super().forward(x, bias)
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """Scaled dot-product attention of heads (B, H, L, D / H)."""
+        """Attention of heads (B, H, L, D / H); on a CPU in the weights' dtype."""
         if query.device.type != "cpu":
             return super().attention(query, key, value, bias)
         with torch.autocast("cpu", enabled=False):

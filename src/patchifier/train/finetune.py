@@ -15,7 +15,7 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, FinetuneConfig, RequestError, digest
 from patchifier.datasets import Clip
-from patchifier.datasets.splits import Splits, folds_of, untrained_names
+from patchifier.datasets.splits import Splits, folds_of, untrained_note
 from patchifier.io import Progress, silent
 from patchifier.train import precision
 from patchifier.train.distributed import require_devices
@@ -86,7 +86,7 @@ def finetune(
     splits = [Splits.partitioned(data.clips, test_fold=fold) for fold in folds]
     for split in splits:
         split.require_clips(f"cache {data.path}")
-    for note in untrained_names(data.task, data.clips, splits):
+    for note in untrained_note(data.task, data.clips, splits):
         log.warning(note)
     require_devices(device)
     facts = {

@@ -49,7 +49,7 @@ class CSVLogger:
         self.board = _board(path.parent / "tensorboard", step) if is_first() else None
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Append a row; a file that an older version began keeps its columns."""
+        """Append a row to the CSV and TensorBoard; columns of an existing CSV stay as they are."""
         self.last_step = step
         writer = csv.writer(self.stream)
         if not self.columns:

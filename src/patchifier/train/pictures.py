@@ -48,7 +48,7 @@ def reconstructions(
 def write_reconstructions(
     path: Path, model: Patchifier, data: Cache, clips: np.ndarray, config: Config
 ) -> None:
-    """Write the reconstructions of one held-out clip, for the report."""
+    """Write one held-out clip's log-mel patches and reconstructions as tensors, with metadata."""
     if not len(clips):
         return
     index = int(clips[len(clips) // 2])

@@ -160,7 +160,7 @@ class Kriging:
         )
 
     def correlation(self, n_patches: int) -> np.ndarray:
-        """Positive semidefinite correlation matrix of N patches for each component: (M, N, N)."""
+        """Correlation of patches in each principal component, positive semidefinite: (M, N, N)."""
         longest = self.correlation_by_lag.shape[1] - 1
         index = np.arange(n_patches)
         lags = np.abs(index[:, None] - index).clip(max=longest)

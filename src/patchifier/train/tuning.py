@@ -56,7 +56,7 @@ class FitProgress:
         self.progress(self.total, self.total, f"{self.title}done")
 
     def of_clips(self, title: str) -> Progress:
-        """Return a function that shows clips done beside the steps done."""
+        """Return a function that shows clips done beside the bar of steps; `title` names them."""
 
         def show(done: int, total: int, note: str) -> None:
             steps = min(self.done, self.total - 1)  # a full bar is closed

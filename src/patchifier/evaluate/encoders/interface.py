@@ -26,7 +26,7 @@ class Encode(Protocol):
 
 @dataclass(frozen=True)
 class Encoder:
-    """Anything that turns clips into features.
+    """A named function from cached clips to features (n, E), with facts about it for tables.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ def scores(task: Task, targets: Sequence[Rows], decoded: Sequence[Rows]) -> dict
 def per_clip(
     task: Task, targets: Sequence[Rows], decoded: Sequence[Rows], *, main_only: bool = False
 ) -> PerClip:
-    """Scores of each clip, and their weights in the mean, (n,) each.
+    """Scores of the clips and their weights in the mean, (n,) each, by metric; 0 if undefined.
 
     `main_only` for the main score.
     """

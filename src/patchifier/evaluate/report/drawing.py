@@ -28,7 +28,7 @@ def new_figure(height: float) -> "Figure":
 
 
 def tidy(axes: "Axes", title: str, *, x: str = "", y: str = "") -> None:
-    """Set the title and the labels of axes, and remove the upper and right spines."""
+    """Set title and axis labels, hide the upper and right spines, and draw a pale grid."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
