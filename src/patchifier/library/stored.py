@@ -1,7 +1,7 @@
 """Tables of embeddings as they are read: a file or a folder of parts, whole or in parts."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ TYPES = {
     "embedding": None,  # fixed-size list of float32, as long as the model makes it
     "size": pa.int64(),
     "mtime_ns": pa.int64(),
-    "decoder": pa.string(),
-    "length_s": pa.float64(),
     **dict.fromkeys(TAGS, pa.string()),
 }
+"""Columns that a search reads."""
+DECODING = {"decoder": pa.string(), "length_s": pa.float64()}
+"""Columns about decoding; tables of older versions do not have them."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def read(path: str | Path) -> EmbeddingTable:
         rows, facts = npy_rows(Path(path)), read_facts(Path(path))
         _require_directions(rows, facts["size"], path)
         return from_arrow(rows, facts)
-    stored = Stored(path)
+    stored = Stored(path, columns=TYPES | DECODING)
     parts = list(stored.parts())
     return from_arrow(pa.concat_tables(parts) if parts else stored.nothing(), stored.metadata)
 
@@ -136,6 +137,9 @@ def from_arrow(rows: pa.Table, metadata: dict[str, Any]) -> EmbeddingTable:
     """Rows in memory, with what their metadata says about all of them."""
     own = ("stretches", "skipped", "sha256")  # about rows and files of one part
     kept = {name: value for name, value in metadata.items() if name not in own}
+    for name, kind in DECODING.items():
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(len(rows), kind))
     return EmbeddingTable(rows, kept, rows.schema.field("embedding").type.list_size)
 
 
@@ -146,6 +150,8 @@ class Stored:
     ----------
     path : str or Path
         A Parquet file, or a folder of parts of one.
+    columns : mapping of str to pyarrow.DataType
+        Columns to read, with their types.
 
     Attributes
     ----------
@@ -160,8 +166,10 @@ class Stored:
         If it is not such a table, or does not say which model made it.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
+    def __init__(
+        self, path: str | Path, *, columns: Mapping[str, pa.DataType | None] = TYPES
+    ) -> None:
+        self.path, self.columns = path, columns
         with _readable(path):
             require_file(Path(path))
             self._data = dataset.dataset(path, format="parquet")
@@ -192,7 +200,7 @@ class Stored:
                         (identity_of(metadata), size),
                         names=(str(self.path), fragment.path),
                     )
-                    names = [name for name in TYPES if name in file.schema_arrow.names]
+                    names = [name for name in self.columns if name in file.schema_arrow.names]
                     for batch in file.iter_batches(rows, columns=names):
                         yield self._checked(pa.Table.from_batches([batch]))
 
@@ -201,7 +209,7 @@ class Stored:
         return pa.table(
             {
                 name: pa.array([], kind or pa.list_(pa.float32(), self.size))
-                for name, kind in TYPES.items()
+                for name, kind in self.columns.items()
             }
         )
 
@@ -212,7 +220,7 @@ class Stored:
                     f"{self.path}: column {name} is empty in {table[name].null_count} rows: write "
                     "the table again."
                 )
-        table = _in_order(table, self.size)
+        table = _in_order(table, self.size, self.columns)
         _require_directions(table, self.size, self.path)
         return table
 
@@ -232,6 +240,8 @@ def _described(schema: pa.Schema, path: str | Path) -> tuple[int, dict[str, Any]
     text = (schema.metadata or {}).get(FACTS, b"")
     # a table with a checksum was written with every column: one that is missing is damage
     size = _require_columns(schema, path, tuple(TYPES) if b'"crc32"' in text else REQUIRED)
+    if DECODING.keys() & set(schema.names):
+        _require_columns(schema, path, tuple(DECODING))
     return size, parse_facts(text, path)
 
 
@@ -251,9 +261,9 @@ def _require_columns(schema: pa.Schema, path: str | Path, names: Sequence[str]) 
     return int(kind.list_size)
 
 
-def _in_order(table: pa.Table, size: int) -> pa.Table:
+def _in_order(table: pa.Table, size: int, types: Mapping[str, pa.DataType | None]) -> pa.Table:
     columns = {}
-    for name, kind in TYPES.items():
+    for name, kind in types.items():
         if name not in table.column_names:
             columns[name] = pa.nulls(len(table), kind)
         else:
