@@ -1,6 +1,7 @@
 """From an audio file to a waveform: decode, mix to mono, resample.
 
-:mod:`patchifier.decode` decodes. Everything is read in blocks, so an hour-long file needs no more memory than a short one.
+:mod:`patchifier.decode` decodes. Everything is read in blocks, so an hour-long file needs no more
+memory than a short one.
 """
 
 import math
@@ -20,7 +21,8 @@ from patchifier.config import RequestError
 from patchifier.decode import AudioError, Decoding, mono_blocks, too_long
 
 SAMPLE_RATE = 22_050  # paper 4.4
-LOUDEST = 200.0  # 46 dB over full scale: no recording of floats gets there, and integers that were not divided do
+# 46 dB over full scale: no recording of floats gets there; integers that were not scaled do
+LOUDEST = 200.0
 SUFFIXES = frozenset(
     [
         ".wav",
@@ -53,7 +55,10 @@ SUFFIXES = frozenset(
 
 
 def name_fault(path: str | Path) -> str:
-    """Say what is wrong with the name of a file that is not UTF-8: no decoder opens it and no list can hold it. Empty if it is."""
+    """Say what is wrong with the name of a file that is not UTF-8.
+
+    No decoder opens it and no list can hold it. Empty if it is.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -66,7 +71,7 @@ def name_fault(path: str | Path) -> str:
 
 
 def written_name(path: str | Path) -> str:
-    r"""Path of a file as text for people and lists, bytes that are not UTF-8 as escapes such as ``\xff``."""
+    r"""Path of a file as text; bytes that are not UTF-8 become escapes such as ``\xff``."""
     try:
         return os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # from a list: no file can have such a name
@@ -99,8 +104,9 @@ def load(
     Raises
     ------
     AudioError
-        If the file is missing, unreadable, empty, truncated, damaged, not audio, longer than the limit
-        (:mod:`patchifier.sandbox`), or holds floats at the scale of integers, a peak above 200.
+        If the file is missing, unreadable, empty, truncated, damaged, not audio, longer than the
+        limit (:mod:`patchifier.sandbox`), or holds floats at the scale of integers, a peak above
+        200.
     """
     return np.concatenate(list(blocks(path, sample_rate=sample_rate, start_s=start_s, end_s=end_s)))
 
@@ -135,7 +141,8 @@ def blocks(
         )
     if not is_number(start_s) or start_s < 0 or not (end_s is None or is_number(end_s)):
         raise RequestError(
-            f"start_s is {start_s!r} and end_s {end_s!r}, expected seconds from 0 on; None for an end_s that is the file's."
+            f"start_s is {start_s!r} and end_s {end_s!r}, expected seconds from 0 on; None for an "
+            "end_s that is the file's."
         )
     if end_s is not None and end_s <= start_s:
         raise AudioError(f"{path}: the clip ends at {end_s} s, before it starts at {start_s} s.")
@@ -186,7 +193,7 @@ class _Resampler:
         yield self._counted(self.stream.resample_chunk(mono, last=False))
 
     def end(self) -> Iterator[np.ndarray]:
-        """Yield the rest: at least a sample, where a few samples at a high rate come to less than one."""
+        """Yield the rest: at least one sample, also where resampling leaves less than one."""
         yield from self._flush()
         if not self.made:
             yield self._counted(np.zeros(1, np.float32))
@@ -229,10 +236,14 @@ def is_number(value: Any) -> bool:
 
 
 def scale_fault(samples: np.ndarray) -> str:
-    """What is wrong with the scale of samples, to be said behind their name; nothing for what may be a recording."""
+    """What is wrong with the scale of samples, to be said behind their name.
+
+    Nothing for what may be a recording.
+    """
     peak = max(float(samples.max()), -float(samples.min()))
     return (
-        f"peak at {peak:g}, expected floats within about -1 to 1: divide those of 16-bit integers by 32768."
+        f"peak at {peak:g}, expected floats within about -1 to 1: divide those of 16-bit integers "
+        "by 32768."
         if peak > LOUDEST
         else ""
     )
@@ -259,7 +270,8 @@ def as_waveform(
     Raises
     ------
     RequestError
-        If the rate is missing or none, the samples are integers or at their scale, not numbers, empty, or look like (S, channels).
+        If the rate is missing or none, the samples are integers or at their scale, not numbers,
+        empty, or look like (S, channels).
     """
     if sample_rate is None:
         raise RequestError(
@@ -275,11 +287,13 @@ def as_waveform(
         RuntimeError,
     ) as error:  # rows of several lengths, or a tensor that is on a device or has a gradient
         raise RequestError(
-            f"samples are a {type(samples).__name__} that is no array ({error}), expected an array of floats in [-1, 1]."
+            f"samples are a {type(samples).__name__} that is no array ({error}), expected an "
+            "array of floats in [-1, 1]."
         ) from error
     if not np.issubdtype(wave.dtype, np.floating):
         raise RequestError(
-            f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by 32768."
+            f"samples are {wave.dtype}, expected floats in [-1, 1]: for 16-bit integers divide by "
+            "32768."
         )
     if wave.ndim not in (1, 2) or wave.size == 0:
         raise RequestError(
@@ -305,6 +319,9 @@ def as_waveform(
 
 
 def save(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
-    """Write a waveform (S,) as a 16-bit wav file; beyond full scale it is turned down, not clipped."""
+    """Write a waveform (S,) as a 16-bit wav file.
+
+    Beyond full scale it is turned down, not clipped.
+    """
     peak = float(np.abs(waveform).max(initial=0.0))
     soundfile.write(str(path), waveform / max(1.0, peak), sample_rate, subtype="PCM_16")

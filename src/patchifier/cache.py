@@ -52,7 +52,10 @@ AGAIN = "run the same 'patchifier prepare' again, or copy the cache again."
 
 @dataclass(frozen=True)
 class Prepared:
-    """Result of :func:`prepare`: counts of clips, the skipped ones with reasons, and what was wrong with decoded ones."""
+    """Result of :func:`prepare`.
+
+    Counts of clips, the skipped ones with reasons, and what was wrong with decoded ones.
+    """
 
     clips: int
     decoded: int
@@ -304,7 +307,10 @@ def _shard(path: Path, number: int) -> Path:
 
 
 def _shard_rows(path: Path, config: SpectrogramConfig) -> list[dict[str, Any]]:
-    """Rows of all clips that are on disk; those of a damaged shard are left out, so that its clips are decoded again."""
+    """Rows of all clips that are on disk.
+
+    Those of a damaged shard are left out, so that its clips are decoded again.
+    """
     rows = list[dict[str, Any]]()
     for file in sorted((path / "shards").glob("*.jsonl")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # RequestError too
@@ -375,7 +381,8 @@ def _open_shard(path: Path, number: int, config: SpectrogramConfig) -> np.ndarra
         shard = np.lib.format.open_memmap(file, mode="r")
         if shard.dtype != np.float16 or shard.shape[1:] != (config.n_bands,):
             raise ValueError(
-                f"it holds {shard.dtype} of shape {shard.shape}, expected float16 of shape (frames, {config.n_bands})"
+                f"it holds {shard.dtype} of shape {shard.shape}, expected float16 of shape "
+                f"(frames, {config.n_bands})"
             )
     except (OSError, ValueError) as error:
         raise RequestError(f"{file} cannot be read ({error}): {AGAIN}") from error
@@ -447,7 +454,8 @@ class Cache:
         for clip, row in zip(self.clips, self._rows, strict=True):
             if row["shard"] in self._shards and not _fits(row, self._shards[row["shard"]]):
                 raise RequestError(
-                    f"{_shard(self.path, row['shard'])} does not hold frames {row['first']} to {row['first'] + row['frames']}, "
+                    f"{_shard(self.path, row['shard'])} does not hold frames {row['first']} to "
+                    f"{row['first'] + row['frames']}, "
                     f"which clip {clip.id} needs: {AGAIN}"
                 )
 

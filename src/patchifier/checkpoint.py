@@ -105,7 +105,10 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
 def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file; unlike safetensors' own function, one that fails for want of room raises an OSError."""
+    """Write a safetensors file.
+
+    Unlike safetensors' own function, one that fails for want of room raises an OSError.
+    """
     path.write_bytes(safetensors.torch.save(dict(tensors), metadata=dict(metadata)))
 
 
@@ -172,12 +175,14 @@ def _require_shapes(
     missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or surplus:
         raise RequestError(
-            f"{folder}: the weights lack {_listed(missing)} and have {_listed(surplus)} besides. Copy or save the model again."
+            f"{folder}: the weights lack {_listed(missing)} and have {_listed(surplus)} besides. "
+            "Copy or save the model again."
         )
     for name, shape in found.items():
         if shape != wanted[name].shape:
             raise RequestError(
-                f"{folder}: tensor {name} has shape {shape}, config.json asks for {tuple(wanted[name].shape)}."
+                f"{folder}: tensor {name} has shape {shape}, config.json asks for "
+                f"{tuple(wanted[name].shape)}."
             )
 
 
@@ -235,7 +240,8 @@ def _hint(folder: Path, config: str = "") -> str:
     if '"model_type": "patchifier"' in config and '"checkpoint"' not in config:
         return (
             " transformers wrote it (save_pretrained). To make a model folder of it: "
-            f"from patchifier.integrations import hf; hf.PatchifierModel.from_pretrained({str(folder)!r}).save_folder(NEW)."
+            "from patchifier.integrations import hf; "
+            f"hf.PatchifierModel.from_pretrained({str(folder)!r}).save_folder(NEW)."
         )
     if (folder / "cache.json").exists():
         return " It is a cache: where a command takes both, the model comes first."
@@ -248,14 +254,18 @@ def _hint(folder: Path, config: str = "") -> str:
 
 
 def _read_shapes(folder: Path, digest: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors, of which nothing but the file's header is read; `digest` is that of the config."""
+    """Shapes of the tensors, of which nothing but the file's header is read.
+
+    `digest` is that of the config.
+    """
     with _weights(folder) as file:
         if (file.metadata() or {}).get("config") != digest:
             raise RequestError(
                 f"{folder}: model.safetensors was not saved with this config.json. Copy the whole "
                 "folder again."
             )
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+        names = list(file.keys())  # the file is not a dict
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
 
 def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:

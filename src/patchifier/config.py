@@ -74,7 +74,7 @@ class SpectrogramConfig:
     min_db: float = -100.0
     """Lower levels, in dB, are raised to this one."""
     top_db: float | None = None
-    """If given, lower levels than this many dB below the clip's maximum are raised to that level."""
+    """If given, levels more than this many dB below the clip's maximum are raised to that."""
     db_scale: float = 0.01
     """Factor on decibels (4.3)."""
     n_pitch_bands: int = 0
@@ -361,7 +361,10 @@ class PretrainConfig:
     extracted_patches: Literal["visible", "all"] = "visible"
     """Patches that the extractor computes in stage II; vectors of masked patches are not used."""
     objectives: tuple[str, ...] = ("pixels",)
-    """Losses of stage II, rows of :mod:`patchifier.train.objectives`; several have learnt weights."""
+    """Losses of stage II, rows of :mod:`patchifier.train.objectives`.
+
+    Several have learnt weights.
+    """
     contrast_positives: Literal["clip", "group"] = "clip"
     """Positive pairs of the objective "contrast": masked and visible patches of a clip, or two
     clips of a group, such as a track."""
@@ -490,7 +493,10 @@ class EmbedConfig:
     whiten: bool = False
     """Standardise embeddings with statistics of the training clips, computed after training."""
     n_components: int = 0
-    """Principal components kept of the pooled layers, if `whiten`; 0 keeps the layers as they are."""
+    """Principal components kept of the pooled layers, if `whiten`.
+
+    0 keeps the layers as they are.
+    """
     whole_clip: bool = False
     """One pass over the whole clip with interpolated positions, instead of the mean over windows of
     trained length."""
@@ -566,7 +572,8 @@ class Config:
         frames, depth = self.model.patch_frames, len(self.model.channels)
         _require(
             n_mels % 2**depth == 0 and frames % 2**depth == 0,
-            f"a patch of {n_mels} x {frames} cannot be halved {depth} times: spectrogram.n_mels and "
+            f"a patch of {n_mels} x {frames} cannot be halved {depth} times: spectrogram.n_mels "
+            "and "
             f"model.patch_frames must be multiples of {2**depth}.",
         )
         _require(
@@ -638,14 +645,16 @@ def _require_sizes(section: str, config: Any) -> None:
 
 
 def _require_costs(config: SpectrogramConfig) -> None:
-    """Refuse filters and overlaps that take gigabytes, and a scale whose values are not finite or all 0."""
+    """Refuse filters and overlaps that take gigabytes, and scales that give 0 or infinity."""
     _require(
         config.n_bands * config.frame_samples <= 2**26,
-        f"spectrogram has {config.n_bands} bands and an FFT size of {config.frame_samples}, expected a product of at most {2**26:,}.",
+        f"spectrogram has {config.n_bands} bands and an FFT size of {config.frame_samples}, "
+        f"expected a product of at most {2**26:,}.",
     )
     _require(
         config.frame_samples <= 64 * config.hop_length,
-        f"spectrogram.hop_length is {config.hop_length}, expected at least a 64th of the FFT size ({config.frame_samples}).",
+        f"spectrogram.hop_length is {config.hop_length}, expected at least a 64th of the FFT size "
+        f"({config.frame_samples}).",
     )
     _require(
         1e-6 <= config.db_scale <= 1e3,
@@ -698,7 +707,8 @@ def update(config: Section, changes: dict[str, Any], *, where: str = "") -> Sect
     Raises
     ------
     RequestError
-        For a field that does not exist (the nearest name is suggested), a value of the wrong type or out of range.
+        For a field that does not exist (the nearest name is suggested), a value of the wrong type
+        or out of range.
     """
     kinds = typing.get_type_hints(type(config))
     values = {}
@@ -726,7 +736,10 @@ def _hint(name: str, path: str, known: Collection[str]) -> str:
 
 
 def _convert(value: Any, kind: Any, path: str) -> Any:
-    """Check a JSON value against an annotation of this module; a list becomes a tuple, an int a float where one is meant."""
+    """Check a JSON value against an annotation of this module.
+
+    A list becomes a tuple, an int a float where one is meant.
+    """
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in parts:
@@ -748,7 +761,8 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         )
         _require(
             fits,
-            f"config field {path!r} is {value!r}, expected a list of {'numbers' if parts[-1] is Ellipsis else len(parts)}.",
+            f"config field {path!r} is {value!r}, expected a list of "
+            f"{'numbers' if parts[-1] is Ellipsis else len(parts)}.",
         )
         return tuple(_convert(item, parts[0], path) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -795,7 +809,7 @@ def current_form(values: dict[str, Any], *, whole: bool = False) -> dict[str, An
 
 
 def stored_form(config: Any) -> dict[str, Any]:
-    """Return a config, or a section, with the names of the first edition, which :func:`digest` hashes."""
+    """Return a config, or a section, with the first edition's names: :func:`digest` hashes it."""
     if not isinstance(config, Config):
         path = PATHS[type(config)]
         old = with_old_names(to_dict(config), path) | fixed_values(path)
@@ -816,7 +830,7 @@ def stored_form(config: Any) -> dict[str, Any]:
 
 
 def identity_form(config: Config) -> dict[str, dict[str, Any]]:
-    """Return :func:`stored_form`, without added fields where they mean what the first edition did."""
+    """Return :func:`stored_form` without added fields that mean what the first edition did."""
     values = stored_form(config)
     for section, added in ADDED.items():
         for name, value in with_old_names(added, section).items():
@@ -851,7 +865,8 @@ def read_changes(path: str | Path) -> dict[str, Any]:
         changes = json.loads(place.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(
-            f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's name such as 'base'."
+            f"cannot read config file {path} ({error.strerror}), expected a file, or a recipe's "
+            "name such as 'base'."
         ) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"config file {path} is not JSON: {error}.") from error

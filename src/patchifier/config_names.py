@@ -139,7 +139,7 @@ def _renamed(section: Values, path: str) -> Values:
 
 
 def _move_bands(values: Values) -> None:
-    """Take the numbers of bands from the model, which stated them too, and count mel bands alone."""
+    """Take the numbers of bands from the model, which stated them too; count mel bands alone."""
     model = _section(values, "model")
     for name in ("bands", "pitch_bands"):
         if name in model:

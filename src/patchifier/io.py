@@ -17,7 +17,10 @@ FORMULA = re.compile(
 )  # how text begins that a spreadsheet may compute, or that is guarded
 Progress = Callable[[int, int, str], None]
 RENAME_WAITS_S = (0.02, 0.1, 0.5, 1.0) if os.name == "nt" else ()
-"""Waits between attempts to rename: on Windows a virus scanner may hold a new file open for a moment."""
+"""Waits between attempts to rename.
+
+On Windows a virus scanner may hold a new file open for a moment.
+"""
 RESTORE_S = 10.0  # longest wait for a process that is about to put a folder in its place
 
 
@@ -112,7 +115,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
 
 def restore_folder(folder: Path) -> None:
-    """Put back a folder that :func:`replaced_folder` moved aside in a process that was killed before the new one was in its place."""
+    """Put back a folder that a killed :func:`replaced_folder` moved aside and did not replace."""
     old = _beside(folder, "old")
     if not folder.exists() and old.is_dir():
         with contextlib.suppress(OSError), locked(_lock_of(folder), timeout_s=RESTORE_S):
@@ -142,9 +145,12 @@ def _lock_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _reserved(path: Path) -> Iterator[str]:
-    """Give the end of the name to write to beside `path`: the same in every process, so that the next one replaces what a killed one left.
+    """Give the end of the name to write to beside `path`.
 
-    A lock is held on it. While another process holds that, or where there are no locks, the end is this process's own.
+    The same in every process, so that the next one replaces what a killed one left.
+
+    A lock is held on it. While another process holds that, or where there are no locks, the end is
+    this process's own.
     """
     with contextlib.ExitStack() as held:
         end = ""
@@ -211,7 +217,10 @@ def put_in_place(new: Path, path: Path) -> None:
 
 
 def require_file(path: Path) -> None:
-    """Refuse what exists and is no file, with an OSError: the reader of a pipe waits for ever, and a device never ends."""
+    """Refuse what exists and is no file, with an OSError.
+
+    The reader of a pipe waits for ever, and a device never ends.
+    """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 

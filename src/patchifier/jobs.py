@@ -136,7 +136,8 @@ def _retry(
                 found = attempt([item]) if len(batch) > 1 else None
                 if found is None:
                     words = sandbox.last_words(sent.path.parent, str(name(item)))
-                    yield f"{name(item)}: the decoder crashed on this file{words and f' ({words})'}."
+                    said = f" ({words})" if words else ""
+                    yield f"{name(item)}: the decoder crashed on this file{said}."
                 else:
                     yield from found
 

@@ -1,4 +1,7 @@
-"""Targets of whole clips, from what a manifest holds: names, numbers, and which of both they are."""
+"""Targets of whole clips, from what a manifest holds.
+
+Names, numbers, and which of both they are.
+"""
 
 import contextlib
 import json

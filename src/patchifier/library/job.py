@@ -125,7 +125,8 @@ class TableJob:
             return {name: facts[name] for name in table.SAME}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(
-                f"{self.folder} has no facts.json that can be read ({error}): delete this folder and embed again."
+                f"{self.folder} has no facts.json that can be read ({error}): delete this folder "
+                "and embed again."
             ) from error
 
     def report(self) -> Embedded:

@@ -152,7 +152,10 @@ def _key(clip: Clip) -> str:
 
 
 def _begin(path: Path, settings: str) -> dict[str, dict[str, Any]]:
-    """Read the lines of an interrupted job with the same settings; otherwise begin a new file with the settings."""
+    """Read the lines of an interrupted job with the same settings.
+
+    Otherwise begin a new file with the settings.
+    """
     lines = read_text(path, errors="replace").splitlines(keepends=True) if path.exists() else []
     try:
         whole = [parse_json(line) for line in lines if line.endswith("\n")]  # the last may be torn

@@ -7,7 +7,8 @@ path                                of the file
 start_s, end_s                      what part of it the row is about, in seconds
 embedding                           E numbers, float32
 size, mtime_ns                      of the file when it was read: how a modified one is known
-decoder, length_s                   what decoded the file, and how many seconds of it; null in tables of older versions
+decoder, length_s                   what decoded the file, and how many seconds of it; null in
+                                    tables of older versions
 artist, title, album, genre         its tags; null where it has none
 ==================================  ================================================================
 

@@ -198,7 +198,10 @@ def _embed_long(embedder: Embedder, cut: Cut, pieces: Iterator[Tensor]) -> tuple
 
 
 def _short_rows(embedder: Embedder, cut: Cut, short: Sequence[_Short]) -> list[ClipRows | str]:
-    """Rows of decoded clips, embedded together; each alone, where that takes more memory than there is."""
+    """Rows of decoded clips, embedded together.
+
+    Each alone, where that takes more memory than there is.
+    """
     try:
         with jobs.memory_errors():
             found = list(_embed_short(embedder, cut, [one.log_mel for one in short]))

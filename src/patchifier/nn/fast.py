@@ -182,7 +182,10 @@ class FastTransformerLayer(TransformerLayer):
         return not torch.is_grad_enabled() or not any(each.requires_grad for each in learnt)
 
     def fused(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Layer output (B, L, D) in evaluation mode, in one operation; `bias` masks padding by -inf."""
+        """Layer output (B, L, D) in evaluation mode, in one operation.
+
+        `bias` masks padding by -inf.
+        """
         attention = self.self_attn
         padding = None if bias is None else bias[:, 0, 0].isinf()
         return torch._transformer_encoder_layer_fwd(

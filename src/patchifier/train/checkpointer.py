@@ -115,7 +115,8 @@ class Checkpointer:
             with safetensors.safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata()
                 # Copied: Windows does not replace a file that is mapped into memory.
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+                names = list(file.keys())  # the file is not a dict
+                tensors = {name: file.get_tensor(name).clone() for name in names}
             settings, state = metadata["settings"], metadata["state"]
         except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(

@@ -107,7 +107,7 @@ def read_results(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _are_rows(value: Any, name: str) -> bool:
-    """Whether a value is a list of objects with text under `name`, and text or nothing in others."""
+    """Whether a value is a list of objects with text under `name`; others hold text or None."""
     return isinstance(value, list) and all(
         isinstance(row, dict)
         and isinstance(row.get(name), str)

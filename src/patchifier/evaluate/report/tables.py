@@ -171,7 +171,10 @@ def _markdown_row(row: Row) -> str:
 
 
 def comparison_label(difference: Row) -> str:
-    """Verb between the names of two encoders: "beats", "is beaten by", ..., by the paired interval."""
+    """Verb between the names of two encoders.
+
+    "beats", "is beaten by", ..., by the paired interval.
+    """
     low, high = to_number(difference.get("low")), to_number(difference.get("high"))
     if not (math.isfinite(low) and math.isfinite(high)):
         return "has no interval, so cannot be told apart from"
