@@ -1,11 +1,9 @@
-"""torch 2.13.0 (oneDNN 3.12.0): a bf16 convolution reads memory that is not its own on processors
-with AMX.
+"""torch 2.13.0: a bf16 convolution reads memory that is not its own on processors with AMX.
 
-`brg_conv_fwd:avx10_1_512_amx`, input (480, 128, 4, 2), kernel (256, 128, 3, 3), stride 2, padding
-1, channels last, no gradient: results differ
-from call to call, hold NaN or infinities, and are wrong where they are stable. Input of 8 x 2
-fails too; 2 x 2, 4 x 4 and stride 1 do not.
-Expected: one result, 0.3 % off float32. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 cures it.
+oneDNN 3.12.0, `brg_conv_fwd:avx10_1_512_amx`, input (480, 128, 4, 2), kernel (256, 128, 3, 3),
+stride 2, padding 1, channels last, no gradient: results differ from call to call, hold NaN or
+infinities, and are wrong where they are stable. Input of 8 x 2 fails too; 2 x 2, 4 x 4 and stride 1
+do not. Expected: one result, 0.3 % off float32. ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 cures it.
 """
 
 from pathlib import Path
