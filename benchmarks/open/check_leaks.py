@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from patchifier import cache, datasets
 from patchifier.cache import Cache
+from patchifier.cli.evaluate import leak_line
 from patchifier.config import RequestError
 from patchifier.datasets import Dataset
 from patchifier.evaluate import leaks
@@ -52,7 +53,7 @@ def require_no_leaks(root: Path, workers: int) -> int:
         if found:
             more = f" and {len(found) - 1} more pairs" if len(found) > 1 else ""
             raise RequestError(
-                f"{found[0].line()}{more}: expected no validation or test recording in {training.path}. Name both tracks in COPIES of recordings.py."
+                f"{leak_line(found[0])}{more}: expected no validation or test recording in {training.path}. Name both tracks in COPIES of recordings.py."
             )
         searched += len(dataset.clips)
     return searched
