@@ -74,6 +74,11 @@ class Task:
                 f"{', '.join(METRICS[self.kind])}."
             )
 
+    @property
+    def kind_name(self) -> str:
+        """Name of the kind: multiclass, multilabel, regression or frame-wise."""
+        return next(name for name, kind in KIND_NAMES.items() if kind == self.kind)
+
 
 def infer(targets: Sequence[Any]) -> Task | None:
     """Infer the task from the targets of all clips: names, lists of names, or rows of numbers.

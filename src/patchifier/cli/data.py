@@ -116,13 +116,9 @@ def _prepared_text(done: "Prepared", out: str, dataset: "Dataset", skipped: str)
 
 def _task_text(task: "Task", dataset: "Dataset") -> str:
     """Say what the task is, why, and how many clips have no target."""
-    from patchifier.tasks import KIND_NAMES
-
-    word = next(word for word, kind in KIND_NAMES.items() if kind == task.kind)
     more = ", ..." if len(task.names) > SHOWN else ""
-    text = (
-        f"{word} ({len(task.names)}: {', '.join(task.names[:SHOWN])}{more}), metric {task.metric}"
-    )
+    names = f"{len(task.names)}: {', '.join(task.names[:SHOWN])}{more}"
+    text = f"{task.kind_name} ({names}), metric {task.metric}"
     if dataset.reason:
         text += f"; {dataset.reason}"
     missing = sum(clip.target is None for clip in dataset.clips)

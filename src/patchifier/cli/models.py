@@ -73,7 +73,7 @@ def _model_facts(path: str) -> dict[str, Any]:
     for name, module in loaded.model.named_children():
         facts[f"parameters_{name}"] = sum(weight.numel() for weight in module.parameters())
     if loaded.task:
-        facts |= {"task": loaded.task.kind, "names": list(loaded.task.names)}
+        facts |= {"task": loaded.task.kind_name, "names": list(loaded.task.names)}
     if path in weights.names():
         facts["card"] = str(weights.find(path) / "README.md")
     return facts | dict(loaded.facts) | {"config": to_dict(loaded.config)}
@@ -88,7 +88,7 @@ def _cache_facts(path: str, verify: bool, parts: int) -> dict[str, Any]:
         "dataset": cache.name,
         "clips": len(cache.clips),
         "hours": round(float(cache.frames.sum()) * cache.spectrogram.frame_s / 3600, 3),
-        "task": cache.task.kind if cache.task else None,
+        "task": cache.task.kind_name if cache.task else None,
         "spectrogram": to_dict(cache.spectrogram),
     }
     for number, clips in enumerate(cache.parts(parts) if parts else []):
