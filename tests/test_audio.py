@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from patchifier import audio, decode
 from patchifier.config import RequestError
+from tests import audio_files as made
 
 RATE = 22_050
 CODEC_FRAME = 1152  # samples of an mp3 frame; Vorbis and Opus have frames of the same order
@@ -514,3 +515,14 @@ def test_samples_that_make_no_sense_are_refused(samples: Any, rate: Any, reason:
 def test_saved_waveform_is_turned_down_and_not_clipped(tmp_path: Path, tone: Callable) -> None:
     audio.save(tmp_path / "loud.wav", tone(440, level=2.0))
     np.testing.assert_allclose(audio.load(tmp_path / "loud.wav"), tone(440, level=1.0), atol=1e-3)
+
+
+@pytest.mark.parametrize(("stated", "reported"), [(None, False), (0, True)])
+def test_output_of_a_decoder_is_a_note_only_beside_another_one(
+    stated, reported, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(audio.sandbox, "output", lambda: "a complaint")
+    path, how = made.wav(tmp_path / "x.wav", 1.0, stated=stated), audio.Decoding()
+    assert sum(map(len, audio.blocks(path, how=how))) == 22_050
+    assert ("its decoder says: a complaint" in how.notes) == reported
+    assert bool(how.notes) == reported

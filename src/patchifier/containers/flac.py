@@ -46,7 +46,7 @@ def streams(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
 
 
 def _samples(tail: bytes, info: StreamInfo) -> int | None:
-    """Samples up to the end of the last frame; None if it cannot be told.
+    """Samples up to the end of the last frame; None if unknown.
 
     Bytes may look like a header: one counts if it continues another one.
     """

@@ -27,7 +27,7 @@ class Stream:
         A correct header, where that of the file states no length or too little. With it before
         the bytes from `first` on, a decoder that believes headers reads all of them.
     note : str
-        What is wrong with the header, to be told to the user; empty for what is common.
+        Note for the user about a wrong header; empty for what is common.
     """
 
     first: int
