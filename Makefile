@@ -5,7 +5,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow bench open-benchmark clean
+.PHONY: help demo check test test-slow torture soak bench open-benchmark clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,12 @@ test: $(READY)  ## Tests: offline, on a CPU, minutes
 
 test-slow: $(READY)  ## The longer tests
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m slow
+
+torture: $(READY)  ## Attack every guarantee of DESIGN.md: an hour on two cores; writes docs/guarantees.md
+	$(BIN)/python -m tests.torture
+
+soak: $(READY)  ## An hour of training and 20,000 embeddings: memory and open files stay flat
+	$(BIN)/python benchmarks/soak.py
 
 bench: $(READY)  ## Benchmarks: ratios of things timed in turn, ten minutes; writes README's table of speeds
 	$(BIN)/python benchmarks/log_mel.py
