@@ -206,6 +206,31 @@ def test_whatever_is_named_flac_costs_that_file_alone(any_pyav: None, tmp_path: 
             audio.load(tmp_path / "song.flac")
 
 
+def test_a_rate_that_no_number_holds_costs_that_file_alone(tmp_path: Path) -> None:
+    path = made.aiff(tmp_path / "song.aiff", 1.0, stated=0)
+    content = bytearray(path.read_bytes())
+    rate = content.index(b"COMM") + 16
+    for exponent in (b"\x7f\xff", b"\x00\x01", b"\x00\x00"):
+        content[rate : rate + 2] = exponent
+        path.write_bytes(content)
+        with pytest.raises(audio.AudioError, match=r"song\.aiff: "):
+            audio.load(path)
+
+
+def test_a_tag_before_a_format_that_libsndfile_alone_reads_is_left_out(tmp_path: Path) -> None:
+    path = made.write(tmp_path / "song.svx", made.music(1.0), format="SVX", subtype="PCM_16")
+    path.write_bytes(made.id3() + path.read_bytes())
+    assert len(audio.load(path)) == audio.SAMPLE_RATE  # libsndfile itself hangs on it
+
+
+def test_a_file_named_raw_is_judged_by_its_content(tmp_path: Path) -> None:
+    made.wav(tmp_path / "song.wav", 1.0).rename(tmp_path / "song.RAW")
+    assert len(audio.load(tmp_path / "song.RAW")) == audio.SAMPLE_RATE
+    (tmp_path / "song.raw").write_bytes(bytes(5000))
+    with pytest.raises(audio.AudioError, match=r"song\.raw: not an audio file"):
+        audio.load(tmp_path / "song.raw")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "song.wav")

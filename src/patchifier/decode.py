@@ -213,8 +213,11 @@ def _open(part: _Part) -> tuple[soundfile.SoundFile | None, str]:
     Else give the reason why not.
     """
     path, stream, reason = part.path, part.stream, ""
-    corrected = [View(path, stream)] if stream.head or not part.alone else []
-    for source in ([path] if part.alone else []) + corrected:
+    tagged = stream.first > 0 and stream.length_s is None  # an ID3 tag before 16SV: it hangs
+    # soundfile takes a file of that name for samples without a header
+    by_name = part.alone and not tagged and path.suffix.lower() != ".raw"
+    corrected = [View(path, stream)] if stream.head or not by_name else []
+    for source in ([path] if by_name else []) + corrected:
         try:
             sound = soundfile.SoundFile(source)
         except soundfile.LibsndfileError as error:

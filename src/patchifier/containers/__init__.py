@@ -16,7 +16,7 @@ from patchifier.containers.stream import Stream, View, read
 
 __all__ = ["Stream", "View", "examine"]
 
-UNCOUNTED = (b"caff", b".snd", b"riff", b"wvpk", b"TTA1", b"MAC ", b"\x1aE\xdf\xa3", b"0&\xb2u")
+UNCOUNTED = (b"FORM", b"caff", b".snd", b"riff", b"wvpk", b"TTA1", b"MAC ", b"\x1aE\xdf\xa3", b"0&\xb2u")
 
 
 def examine(path: str | Path) -> tuple[Stream, ...]:
@@ -30,8 +30,8 @@ def examine(path: str | Path) -> tuple[Stream, ...]:
     Returns
     -------
     tuple of Stream
-        In the file's order. Several for an Ogg file of several links; none for a container that is
-        not counted here.
+        In the file's order. Several for an Ogg file of several links. For a container that is not
+        counted here none, or what lies behind an ID3 tag.
 
     Examples
     --------
@@ -41,14 +41,16 @@ def examine(path: str | Path) -> tuple[Stream, ...]:
     2.0
     """
     with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = _after_id3(file)
         try:
-            return _streams(file, file.seek(0, os.SEEK_END))
+            found = _streams(file, start, size)
         except (struct.error, IndexError):  # the file ends inside a header
-            return ()
+            found = ()
+    return found or ((Stream(start, size),) if 0 < start < size else ())
 
 
-def _streams(file: BinaryIO, size: int) -> tuple[Stream, ...]:
-    start = _after_id3(file)
+def _streams(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
     magic = read(file, start, 12)
     if magic[:4] == b"OggS":
         return tuple(ogg.links(file, size))

@@ -93,4 +93,5 @@ def _chunks_follow(file: BinaryIO, order: str, at: int, size: int) -> bool:
 def _extended(data: bytes) -> float:
     """Read a number of 80 bits, as AIFF states its rate."""
     exponent, mantissa = struct.unpack(">HQ", data)
-    return mantissa * 2.0 ** ((exponent & 0x7FFF) - 16383 - 63) if exponent & 0x7FFF else 0.0
+    power = (exponent & 0x7FFF) - 16383 - 63
+    return mantissa * 2.0**power if -63 <= power < 0 else 0.0  # from 1 to 2^63 Hz: others are none
