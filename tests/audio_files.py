@@ -145,13 +145,15 @@ def aiff(path: Path, seconds: float, *, stated: int) -> Path:
 # --- what PyAV writes ---
 
 
-def muxed(path: Path, seconds: float, *, codec: str, format: str, rate: int = RATE) -> Path:
-    """Write a file of any codec and container of FFmpeg."""
+def muxed(
+    path: Path, seconds: float, *, codec: str, format: str, rate: int = RATE, layout: str = "mono"
+) -> Path:
+    """Write a file of any codec and container of FFmpeg; of several channels, one has the sound."""
     sound = music(seconds, rate=rate)
     with av.open(str(path), "w", format=format) as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream = container.add_stream(codec, rate=rate, layout=layout)
         stream.bit_rate = 96_000
-        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate)
+        resampler = av.AudioResampler(stream.codec_context.format, layout, rate)
         for at in range(0, len(sound), 1024):
             frame = av.AudioFrame.from_ndarray(sound[None, at : at + 1024], "flt", "mono")
             frame.sample_rate, frame.pts, frame.time_base = rate, at, Fraction(1, rate)

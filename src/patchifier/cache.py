@@ -22,7 +22,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,15 @@ import numpy as np
 import torch
 
 from patchifier import audio, jobs, spectrogram
-from patchifier.config import RequestError, SpectrogramConfig, digest, read_changes, to_dict, update
+from patchifier.config import (
+    RequestError,
+    SpectrogramConfig,
+    digest,
+    naming,
+    read_changes,
+    to_dict,
+    update,
+)
 from patchifier.datasets import Clip, Dataset
 from patchifier.io import (
     Progress,
@@ -184,7 +192,8 @@ def _settings(path: Path) -> SpectrogramConfig:
     settings = facts.get("spectrogram")
     if not isinstance(settings, dict):
         raise RequestError(f"{path / 'cache.json'} has no settings of a spectrogram: {AGAIN}")
-    return update(SpectrogramConfig(), settings, where="spectrogram")
+    with naming(path / "cache.json"):
+        return update(SpectrogramConfig(), settings, where="spectrogram")
 
 
 def _require_same(found: SpectrogramConfig, wanted: SpectrogramConfig, path: Path) -> None:
@@ -327,9 +336,21 @@ def _write_index(out: Path, dataset: Dataset, rows: Sequence[tuple[Clip, dict[st
         "task": dataclasses.asdict(dataset.task) if dataset.task else None,
         "clips": len(rows),
     }
-    lines = ({**row, "clip": dataclasses.asdict(clip)} for clip, row in rows)
+
+    def lines() -> Iterator[str]:
+        return (json.dumps({**row, "clip": dataclasses.asdict(clip)}) for clip, row in rows)
+
+    first = json.dumps({**header, "crc32": _index_checksum(out, header, lines())})
     with replaced_file(out / "index.jsonl") as new, new.open("w", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(line) + "\n" for line in itertools.chain([header], lines))
+        stream.writelines(f"{line}\n" for line in itertools.chain([first], lines()))
+
+
+def _index_checksum(path: Path, header: dict[str, Any], lines: Iterable[str]) -> int:
+    """Checksum of the settings and the lines of an index."""
+    found = zlib.crc32((path / "cache.json").read_bytes())
+    for line in itertools.chain([json.dumps(header)], lines):
+        found = zlib.crc32(line.encode(), found)
+    return found
 
 
 # --- reading ---
@@ -384,7 +405,7 @@ def _open_shard(path: Path, number: int, config: SpectrogramConfig) -> np.ndarra
                 f"it holds {shard.dtype} of shape {shard.shape}, expected float16 of shape "
                 f"(frames, {config.n_bands})"
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # numpy raises a dozen kinds on a damaged header
         raise RequestError(f"{file} cannot be read ({error}): {AGAIN}") from error
     return shard
 
@@ -546,9 +567,19 @@ class Cache:
             row[: last - first] = self.log_mel(int(index), int(first), int(last))
         return torch.from_numpy(batch)
 
+    def _verify_index(self) -> list[str]:
+        first, *lines = read_text(self.path / "index.jsonl").splitlines()
+        header = parse_json(first)
+        stated = header.pop("crc32", None)  # indexes of older versions do not state it
+        changed = stated not in (None, _index_checksum(self.path, header, lines))
+        return ["index.jsonl or cache.json: not as 'patchifier prepare' wrote it"] * changed
+
     def verify(self) -> list[str]:
-        """Check every clip against its checksum; returns a line for each damaged clip."""
-        problems = []
+        """Check every clip against its checksum, and the index against its own.
+
+        Returns a line for each damaged clip, and for an index that was changed.
+        """
+        problems = self._verify_index()
         for index, (clip, row) in enumerate(zip(self.clips, self._rows, strict=True)):
             values = np.ascontiguousarray(self.log_mel(index))
             if len(values) != row["frames"]:

@@ -24,7 +24,7 @@ from torch import nn
 
 import patchifier
 from patchifier import weights
-from patchifier.config import Config, RequestError, current_form, to_dict, update
+from patchifier.config import Config, RequestError, current_form, naming, to_dict, update
 from patchifier.io import parse_json, read_text, replaced_folder, require_file
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
@@ -84,6 +84,11 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
         "task": dataclasses.asdict(checkpoint.task) if checkpoint.task else None,
         "facts": dict(checkpoint.facts),
     }
+    tensors = {
+        name: _stored(name, tensor, dtype).contiguous()
+        for name, tensor in _state(checkpoint.model, checkpoint.head).items()
+    }
+    header["weights"] = _tensors_hash(tensors)
     text = (
         json.dumps(
             {"model_type": "patchifier", "checkpoint": header, **to_dict(checkpoint.config)},
@@ -91,10 +96,6 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
         )
         + "\n"
     )
-    tensors = {
-        name: _stored(name, tensor, dtype).contiguous()
-        for name, tensor in _state(checkpoint.model, checkpoint.head).items()
-    }
     with replaced_folder(Path(folder)) as new:
         metadata = {"config": _digest(text)}  # one key: safetensors writes several in any order
         write_tensors(new / "model.safetensors", tensors, metadata=metadata)
@@ -141,13 +142,19 @@ def load(model: str | Path | None = None) -> Checkpoint:
     """
     folder = weights.find(model)
     text, values, header, task = _read_config(folder)
-    config = update(Config(), current_form(values, whole=True))
+    with naming(folder / "config.json"):
+        config = update(Config(), current_form(values, whole=True))
     with torch.device("meta"):  # before memory is taken for what a config asks for
         _require_shapes(folder, _state(*_build(config, task)), _read_shapes(folder, _digest(text)))
     network, head = _build(config, task)
     wanted = _state(network, head)
-    for name, tensor in _read_tensors(folder).items():
+    tensors = _read_tensors(folder)
+    for name, tensor in tensors.items():
         _copy(tensor, wanted[name], where=f"{folder}: tensor {name}")
+    if header.get("weights") not in (None, _tensors_hash(tensors)):  # older models do not state it
+        raise RequestError(
+            f"{folder}: the weights do not have their checksum. Copy or save the model again."
+        )
     return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
 
 
@@ -376,8 +383,12 @@ def find_device(name: str) -> str:
 
 def weights_hash(module: nn.Module) -> str:
     """Hash of every tensor of a network."""
+    return _tensors_hash(module.state_dict())
+
+
+def _tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     found = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

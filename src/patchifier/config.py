@@ -12,6 +12,7 @@ A file for ``--config`` states any part of a :class:`Config`; the rest keeps its
 Names of the first edition are read too (:mod:`patchifier.config_names`).
 """
 
+import contextlib
 import dataclasses
 import difflib
 import errno
@@ -20,7 +21,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -882,6 +883,15 @@ def read_changes(path: str | Path) -> dict[str, Any]:
         f"config file {path} holds {type(changes).__name__}, expected a JSON object.",
     )
     return current_form(changes)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in a message about a value in it."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from error
 
 
 def digest(*parts: Any) -> str:

@@ -27,6 +27,8 @@ EXACT_SEEK = frozenset(
 )  # elsewhere a seek may be off by a frame: decode, then slice
 NO_LENGTH = 2**62  # libsndfile's number of samples where it does not know
 EXTRA = "pip install 'patchifier[formats]'"
+# FFmpeg's names of sample formats
+SAMPLES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 # formats of FFmpeg that read no other file
 FORMATS = "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,mov,mp4,m4a,asf,matroska,webm,ape,wv,tta"
 CODECS = frozenset((
@@ -385,8 +387,11 @@ def _stated_av(container: "av.container.InputContainer", rate: int) -> float:
 
 def _planar_float(frame: Any) -> np.ndarray:
     """Samples of a PyAV frame as (channels, S), in [-1, 1]."""
-    samples = frame.to_ndarray()
-    channels = frame.layout.nb_channels
+    kind, channels = np.dtype(SAMPLES[frame.format.packed.name]), frame.layout.nb_channels
+    # of 8 channels and more, PyAV lists planes that are none: its to_ndarray crashes
+    planes = frame.planes[: channels if frame.format.is_planar else 1]
+    count = frame.samples * channels // len(planes)
+    samples = np.stack([np.frombuffer(plane, kind, count) for plane in planes])
     if not frame.format.is_planar:
         samples = samples.reshape(-1, channels).T
     if samples.dtype == np.uint8:

@@ -51,6 +51,10 @@ def _muxed(path: Path, rate: int, *, muxer: str, codec: str) -> None:
     made.muxed(path, SECONDS, codec=codec, format=muxer, rate=rate)
 
 
+def _surround(path: Path, *, codec: str, format: str) -> None:
+    made.muxed(path, SECONDS, codec=codec, format=format, layout="7.1")
+
+
 ODD: dict[str, Callable[[Path], object]] = {
     "variable.mp3": lambda path: made.mp3(path, SECONDS, tag=False),
     "piped.flac": lambda path: made.flac(path, SECONDS, stated=0),
@@ -58,8 +62,10 @@ ODD: dict[str, Callable[[Path], object]] = {
     "streamed.wav": lambda path: made.wav(path, SECONDS, stated=2**32 - 1),
     "recorded.aiff": lambda path: made.aiff(path, SECONDS, stated=0),
     "endless.opus": lambda path: made.without_end_flag(made.opus(path, SECONDS)),
+    "surround.mp4": lambda path: _surround(path, codec="aac", format="mp4"),
+    "surround.wv": lambda path: _surround(path, codec="wavpack", format="wv"),
 }
-"""Files whose headers state no length or a wrong one."""
+"""Files whose headers state no length or a wrong one, and files of eight channels."""
 
 
 def makers() -> dict[str, Make]:
@@ -150,13 +156,9 @@ def decode(path: Path, least_s: float) -> str:
             if block.dtype != np.float32 or block.ndim != 1 or not np.isfinite(block).all():
                 return "samples that are no finite float32"
     except RequestError as error:
-        return unclear(error, str(path)) if content_is_there(path) else ""
+        return unclear(error, str(path))
     length_s = samples / audio.SAMPLE_RATE
     return "" if length_s >= least_s else f"{length_s:.2f} of {least_s:.2f} s without a word"
-
-
-def content_is_there(path: Path) -> bool:
-    return path.stat().st_size > 0
 
 
 def run(folder: Path, count: int, draw: np.random.Generator) -> Result:

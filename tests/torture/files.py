@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from patchifier import cache, checkpoint, datasets
-from patchifier.config import Config, RequestError, read_changes, to_dict, update
+from patchifier.config import Config, RequestError, naming, read_changes, to_dict, update
 from patchifier.datasets.download import fetch
 from patchifier.datasets.sheet import Archive, Remote, Sheet, Variant
 from patchifier.library import search, stored, table
@@ -156,6 +156,11 @@ def _write_recipe(folder: Path) -> None:
     (folder / "recipe.json").write_text(json.dumps(changes))
 
 
+def _read_recipe(folder: Path) -> Config:
+    with naming(folder):  # a command names the field; it may be a flag's
+        return update(Config(), read_changes(folder / "recipe.json"))
+
+
 KINDS = {
     "model": Kind(_write_model, _read_model, sealed=True),
     "cache": Kind(_write_cache, _read_cache, sealed=True),
@@ -170,9 +175,7 @@ KINDS = {
     "JSONL manifest": Kind(_write_jsonl, lambda folder: datasets.load(folder / "m.jsonl")),
     "beats": Kind(_write_labels, lambda folder: datasets.load(folder / "m.csv")),
     "chords": Kind(_write_lab, lambda folder: datasets.load(folder / "m.csv")),
-    "recipe": Kind(
-        _write_recipe, lambda folder: update(Config(), read_changes(folder / "recipe.json"))
-    ),
+    "recipe": Kind(_write_recipe, _read_recipe),
     **{f"archive {name}": _archive(name) for name in ARCHIVES},
 }
 

@@ -327,9 +327,9 @@ def export_npy(parquet: Path, out: Path) -> None:
             vectors.write(part["embedding"].combine_chunks().flatten().to_numpy().tobytes())
             columns = (map(to_cell, part[name].to_pylist()) for name in names)
             lines.writerows(zip(*columns, strict=True))
+    facts["sha256"] = [_sha256(matrix), _sha256(rows)]
     beside.write_text(
-        json.dumps({**facts, "sha256": [_sha256(matrix), _sha256(rows)]}, indent=1) + "\n",
-        encoding="utf-8",
+        json.dumps({**facts, "crc32": _checksum(facts)}, indent=1) + "\n", encoding="utf-8"
     )
     for made, place in (
         (rows, out.with_suffix(".csv")),
@@ -379,7 +379,7 @@ def npy_rows(path: Path) -> pa.Table:
                 f"it holds {vectors.dtype} of shape {vectors.shape}, expected float32 of shape "
                 f"{expected}"
             )
-    except (OSError, ValueError, MemoryError) as error:
+    except Exception as error:  # numpy raises a dozen kinds on a damaged header
         raise RequestError(f"{path}: damaged ({error}): copy it again, or embed again.") from error
     return rows_table(columns, vectors, facts)
 

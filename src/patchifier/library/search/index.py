@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from patchifier.config import RequestError
 from patchifier.extras import need
-from patchifier.io import replaced_folder, restore_folder
+from patchifier.io import parse_json, replaced_folder, require_file, restore_folder
 from patchifier.jobs import file_lock
 from patchifier.library.search.rows import Changes, Filter, digests, quoted_list
 from patchifier.library.search.store import VectorStore
@@ -73,7 +73,7 @@ class Index(VectorStore):
     def __init__(self, table: Any, *, name: str) -> None:
         self._table, self.name = table, name
         try:
-            facts = json.loads(table.schema.metadata[FACTS])
+            facts = parse_json(table.schema.metadata[FACTS])
             self.identity, self.size, self.ann_rows, form = (
                 str(facts["model"]),
                 int(facts["size"]),
@@ -154,11 +154,17 @@ class Index(VectorStore):
                 "wrote."
             )
         with _reached(f"{index_path} cannot be opened as an index", index_path, "build it again"):
+            for file in [] if is_uri(index_path) else Path(index_path).rglob("*"):
+                require_file(file)
             table = lancedb.connect(str(index_path)).open_table(NAME)
         return cls(table, name=str(index_path))
 
+    def _read(self) -> contextlib.AbstractContextManager[None]:
+        return _reached(f"{self.name} cannot be read", self.name, "build it again")
+
     def __len__(self) -> int:
-        return int(self._table.count_rows())
+        with self._read():
+            return int(self._table.count_rows())
 
     @property
     def approximate(self) -> bool:
@@ -254,8 +260,9 @@ class Index(VectorStore):
 
     def _digests(self) -> dict[str, set[str]]:
         """Digests of the rows of every file, as the index is now, whoever changed it."""
-        self._table.checkout_latest()
-        table = self._table.search().select(["path", "digest"]).limit(None).to_arrow()
+        with self._read():
+            self._table.checkout_latest()
+            table = self._table.search().select(["path", "digest"]).limit(None).to_arrow()
         return _by_path(table["path"].to_pylist(), table["digest"].to_pylist(), {})
 
     def _append(self, stored: Stored, *, only: Set[str] | None = None) -> None:
@@ -272,7 +279,8 @@ class Index(VectorStore):
             list(TYPES) if vectors else [name for name in TYPES if name != "embedding"]
         )
         query = query.where(where.sql()) if where.sql() else query
-        return query.limit(None).to_arrow()
+        with self._read():
+            return query.limit(None).to_arrow()
 
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
         query = (
@@ -282,13 +290,14 @@ class Index(VectorStore):
             .limit(limit)
         )
         query = query.where(where.sql()) if where.sql() else query
-        if exact:
-            return query.bypass_vector_index().to_arrow()
-        table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
-        if len(table) == limit or not self.approximate:
-            return table
-        # search all partitions: few rows pass the filter, or many are requested
-        return query.maximum_nprobes(0).to_arrow()
+        with self._read():
+            if exact:
+                return query.bypass_vector_index().to_arrow()
+            table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
+            if len(table) == limit or not self.approximate:
+                return table
+            # search all partitions: few rows pass the filter, or many are requested
+            return query.maximum_nprobes(0).to_arrow()
 
 
 def _alone(place: str | Path) -> contextlib.AbstractContextManager[None]:
