@@ -394,6 +394,16 @@ def test_flipped_byte_is_found_and_its_clip_named(copy):
     assert problem.startswith(f"{row['clip']['id']}: checksum differs")
 
 
+@pytest.mark.parametrize("name", ["index.jsonl", "cache.json"])
+def test_an_index_that_was_changed_is_told(name, copy):
+    text = (copy / name).read_text()
+    changed = {"index.jsonl": ("track1", "track9"), "cache.json": ("hann", "hamming")}[name]
+    assert cache.Cache(copy).verify() == []
+    (copy / name).write_text(text.replace(*changed))
+    (problem,) = cache.Cache(copy).verify()
+    assert "not as 'patchifier prepare' wrote it" in problem
+
+
 def test_damaged_and_newer_caches_are_refused_by_name(copy):
     index, facts, shard = (
         copy / name for name in ("index.jsonl", "cache.json", "shards/00000.npy")
@@ -581,6 +591,7 @@ SHARDS = {
     "one dimension": lambda path: np.save(path, np.load(path).ravel()),
     "archive": lambda path: path.write_bytes(b"PK\x03\x04"),
     "missing": lambda path: path.unlink(),
+    "unfinished header": lambda path: path.write_bytes(b"\x93NUMPY\x01\0\x08\0{'a': (\n"),
 }
 
 

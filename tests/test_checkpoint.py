@@ -366,6 +366,7 @@ def test_a_config_is_refused_before_memory_is_taken_for_what_it_asks_for(
     with pytest.raises(RequestError) as caught:
         load(folder)
     assert not built
+    assert str(folder) in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 

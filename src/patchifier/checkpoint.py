@@ -84,11 +84,6 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
         "task": dataclasses.asdict(checkpoint.task) if checkpoint.task else None,
         "facts": dict(checkpoint.facts),
     }
-    tensors = {
-        name: _stored(name, tensor, dtype).contiguous()
-        for name, tensor in _state(checkpoint.model, checkpoint.head).items()
-    }
-    header["weights"] = _tensors_hash(tensors)
     text = (
         json.dumps(
             {"model_type": "patchifier", "checkpoint": header, **to_dict(checkpoint.config)},
@@ -96,6 +91,10 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
         )
         + "\n"
     )
+    tensors = {
+        name: _stored(name, tensor, dtype).contiguous()
+        for name, tensor in _state(checkpoint.model, checkpoint.head).items()
+    }
     with replaced_folder(Path(folder)) as new:
         metadata = {"config": _digest(text)}  # one key: safetensors writes several in any order
         write_tensors(new / "model.safetensors", tensors, metadata=metadata)
@@ -148,13 +147,8 @@ def load(model: str | Path | None = None) -> Checkpoint:
         _require_shapes(folder, _state(*_build(config, task)), _read_shapes(folder, _digest(text)))
     network, head = _build(config, task)
     wanted = _state(network, head)
-    tensors = _read_tensors(folder)
-    for name, tensor in tensors.items():
+    for name, tensor in _read_tensors(folder).items():
         _copy(tensor, wanted[name], where=f"{folder}: tensor {name}")
-    if header.get("weights") not in (None, _tensors_hash(tensors)):  # older models do not state it
-        raise RequestError(
-            f"{folder}: the weights do not have their checksum. Copy or save the model again."
-        )
     return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
 
 
@@ -383,12 +377,8 @@ def find_device(name: str) -> str:
 
 def weights_hash(module: nn.Module) -> str:
     """Hash of every tensor of a network."""
-    return _tensors_hash(module.state_dict())
-
-
-def _tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(module.state_dict().items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -2,6 +2,7 @@ import html
 import http.server
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -304,6 +305,24 @@ def test_a_change_starts_from_the_index_as_it_is_now(build, place, circle):
     with pytest.raises(RequestError, match="nothing was removed"):
         index.remove([song(0)])
     assert index.update(circle) == search.Changes(added=1, kept=4)
+
+
+def test_a_damaged_index_is_refused(build, place, circle):
+    build(circle)
+    for data in (path for path in place.rglob("*.lance") if path.is_file()):
+        data.write_bytes(data.read_bytes()[:-40] + bytes(40))
+    with pytest.raises(RequestError, match=r"an index cannot be .*build it again"):
+        search.load(place).similar(song(10), 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_pipe_in_an_index_is_refused_and_not_waited_for(build, place, circle):
+    build(circle)
+    data = next(path for path in place.rglob("*.lance") if path.is_file())
+    data.unlink()
+    os.mkfifo(data)
+    with pytest.raises(RequestError, match="not a regular file"):
+        search.load(place)
 
 
 def test_a_second_change_of_an_index_at_once_is_refused(tmp_path, circle):

@@ -1,5 +1,6 @@
 """Files of tables: damage is seen, and a full disk is an error."""
 
+import contextlib
 import json
 import os
 import random
@@ -89,11 +90,57 @@ def test_facts_that_were_changed_are_refused(tmp_path):
         stored.read(path)
 
 
+def write_equal(path: Path, rows: int, groups: int, *, file: str, size: int = 64) -> Path:
+    """Write rows that are all the same, which take next to no room."""
+    facts = FACTS | {"size": size}
+    wanted = table.schema(facts, size)
+    columns = {name: [None] * rows for name in wanted.names} | {"path": [file] * rows}
+    columns |= {name: [0] * rows for name in ("start_s", "end_s", "size", "mtime_ns")}
+    same = table.rows_table(columns, np.ones((rows, size), np.float32), facts)
+    with pq.ParquetWriter(path, wanted, compression="zstd") as writer:
+        for _ in range(groups):
+            writer.write_table(same)
+    return path
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("equal", [(50_000, 30, "a.mp3"), (600, 1, "x" * 10**6)])
+def test_rows_that_take_far_more_memory_than_their_file_are_refused(equal, name, tmp_path):
+    rows, groups, file = equal
+    path = write_equal(tmp_path / "x.parquet", rows, groups, file=file)
+    with pytest.raises(RequestError, match="bytes of memory, the file has"):
+        READERS[name](path)
+
+
+def test_every_wrong_bit_of_a_footer_is_seen_or_changes_no_row(tmp_path):
+    path = write(tmp_path / "x.parquet")
+    whole, expected = path.read_bytes(), stored.read(path).rows
+    footer = int.from_bytes(whole[-8:-4], "little")
+    for number in range(len(whole) - 8 - footer, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[number] ^= 1 << number % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(RequestError):
+            assert stored.read(path).rows == expected
+
+
 def test_a_matrix_is_written_as_numpy_writes_it(tmp_path):
     parquet, out = write(tmp_path / "x.parquet"), tmp_path / "y.npy"
     table.export_npy(parquet, out)
     np.save(tmp_path / "numpy.npy", stored.read(parquet).vectors)
     assert out.read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["y.json", "y.npy"])
+def test_a_matrix_whose_facts_or_header_were_changed_is_refused(name, tmp_path):
+    out = tmp_path / "y.npy"
+    table.export_npy(write(tmp_path / "x.parquet"), out)
+    assert stored.read(out).metadata["model"] == FACTS["model"]
+    content = (tmp_path / name).read_bytes()
+    damaged = content.replace(b"0123456789abcdef", b"another").replace(b"'descr'", b"'descr(")
+    (tmp_path / name).write_bytes(damaged)
+    with pytest.raises(RequestError, match=r"y\.npy"):
+        stored.read(out)
 
 
 def test_an_export_that_finds_no_room_is_an_error_and_no_crash(tmp_path, small_files):

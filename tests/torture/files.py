@@ -47,11 +47,12 @@ def _write_model(folder: Path) -> None:
 
 
 def _read_model(folder: Path) -> list[Any]:
+    """What a model folder holds; of weights, which have no checksum, the shapes."""
     found = checkpoint.load(folder / "model")
-    assert found.head is not None
-    states = [found.model.state_dict(), found.head.state_dict()]
-    tensors = [{name: value.numpy().tobytes() for name, value in one.items()} for one in states]
-    return [to_dict(found.config), found.task, dict(found.facts), tensors]
+    tensors = found.model.state_dict()
+    assert all(np.isfinite(tensor.numpy()).all() for tensor in tensors.values())
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return [to_dict(found.config), found.task, dict(found.facts), shapes]
 
 
 def _write_cache(folder: Path) -> None:
@@ -74,7 +75,8 @@ def _read_cache(folder: Path) -> list[Any]:
 
 def _read_table(path: Path) -> list[Any]:
     rows = stored.read(path)
-    return [test_table.values(rows), table.index(path)]
+    facts = {name: rows.metadata.get(name) for name in test_table.FACTS}
+    return [facts, rows.rows.to_pydict(), table.index(path)]
 
 
 def _write_npy(folder: Path) -> None:

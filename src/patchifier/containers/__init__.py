@@ -16,7 +16,17 @@ from patchifier.containers.stream import Stream, View, read
 
 __all__ = ["Stream", "View", "examine"]
 
-UNCOUNTED = (b"FORM", b"caff", b".snd", b"riff", b"wvpk", b"TTA1", b"MAC ", b"\x1aE\xdf\xa3", b"0&\xb2u")
+UNCOUNTED = (
+    b"FORM",
+    b"caff",
+    b".snd",
+    b"riff",
+    b"wvpk",
+    b"TTA1",
+    b"MAC ",
+    b"\x1aE\xdf\xa3",
+    b"0&\xb2u",
+)
 
 
 def examine(path: str | Path) -> tuple[Stream, ...]:

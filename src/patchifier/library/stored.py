@@ -12,7 +12,17 @@ from pyarrow import dataset, parquet
 
 from patchifier.config import RequestError
 from patchifier.io import require_file
-from patchifier.library.table import FACTS, npy_rows, parse_facts, read_facts, unreadable
+from patchifier.library.table import (
+    FACTS,
+    STRINGS,
+    npy_rows,
+    parse_facts,
+    read_facts,
+    require_memory,
+    require_rows,
+    text_bytes,
+    unreadable,
+)
 from patchifier.library.tags import TAGS
 
 REQUIRED = ("path", "start_s", "end_s", "embedding")
@@ -187,12 +197,14 @@ class Stored:
         """
         with _readable(self.path):
             for fragment in self._data.get_fragments():
+                text = [name for name in STRINGS if name in fragment.physical_schema.names]
                 # buffering ahead would keep the whole file in memory as it is read
                 with parquet.ParquetFile(
                     fragment.path,
                     filesystem=self._data.filesystem,
                     pre_buffer=False,
                     page_checksum_verification=True,
+                    read_dictionary=text,
                 ) as file:
                     size, metadata = _described(file.schema_arrow, fragment.path)
                     require_same_model(
@@ -201,8 +213,22 @@ class Stored:
                         names=(str(self.path), fragment.path),
                     )
                     names = [name for name in self.columns if name in file.schema_arrow.names]
-                    for batch in file.iter_batches(rows, columns=names):
-                        yield self._checked(pa.Table.from_batches([batch]))
+                    yield from self._batches(file, self._size_b(fragment.path), rows, names)
+
+    def _size_b(self, path: str) -> int:
+        return int(self._data.filesystem.get_file_info(path).size or 0)
+
+    def _batches(
+        self, file: parquet.ParquetFile, size_b: int, rows: int, names: list[str]
+    ) -> Iterator[pa.Table]:
+        """Checked tables of an open file of `size_b` bytes."""
+        found, text_b = 0, 0
+        require_memory(file, size_b)
+        for batch in file.iter_batches(rows, columns=names):
+            found, text_b = found + len(batch), text_b + text_bytes(batch)
+            require_memory(file, size_b, text_b=text_b)
+            yield self._checked(pa.Table.from_batches([batch]))
+        require_rows(found, file.metadata.num_rows)
 
     def nothing(self) -> pa.Table:
         """No rows, in the same columns."""

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import compute
 
 from patchifier.config import RequestError
 from patchifier.io import (
@@ -53,6 +54,9 @@ GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
 STRINGS = ("path", "decoder", *TAGS)
 ADDED = ("decoder", "length_s")  # columns that tables of older versions do not have
 # facts that rows of one table share
+# rows take at most so much more memory than their file: snappy compresses by 20 at most
+MOST_EXPANSION, LEAST_MEMORY_B = 100, 2**28
+NUMBERS_B = 48  # of a row, beside its vector and its text
 SAME = ("model", "pooling", "layers", "window_s", "hop_s", "patches", "size")
 
 
@@ -205,6 +209,7 @@ class Origin:
 
     def __init__(self, path: Path) -> None:
         self.file = pq.ParquetFile(path, page_checksum_verification=True)
+        require_memory(self.file, path.stat().st_size)
         groups = range(self.file.num_row_groups)
         counts = [self.file.metadata.row_group(group).num_rows for group in groups]
         self.starts = np.cumsum([0, *counts])
@@ -220,6 +225,7 @@ class Origin:
             group = int(np.searchsorted(self.starts, first, side="right")) - 1
             if self.group != group:
                 self.group, self.rows = group, self.file.read_row_group(group)
+                require_rows(len(self.rows), self.file.metadata.row_group(group).num_rows)
             part = self.rows.slice(first - int(self.starts[group]), count)
             yield part
             first, count = first + len(part), count - len(part)
@@ -252,7 +258,7 @@ def index(path: Path) -> list[RowRange]:
         )
     except RequestError:
         raise
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, MemoryError) as error:
         raise RequestError(f"{path}: damaged ({error}): delete it and embed again.") from error
     paths, sizes, times = (rows[name] for name in names)
     starts = [
@@ -391,4 +397,36 @@ def npy_to_parquet(path: Path, out: Path) -> None:
 
 
 def _read_parquet(path: Path, columns: list[str]) -> pa.Table:
-    return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    text = [name for name in columns if name in STRINGS]
+    with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=text) as file:
+        require_memory(file, path.stat().st_size)
+        rows = file.read(columns)
+        text_b = sum(map(text_bytes, rows.to_batches()))
+        require_memory(file, path.stat().st_size, text_b=text_b)
+        require_rows(len(rows), file.metadata.num_rows)
+    return rows
+
+
+def require_memory(file: pq.ParquetFile, size_b: int, *, text_b: int = 0) -> None:
+    """Refuse a table that takes far more memory than its file of `size_b` bytes can hold.
+
+    Runs of equal rows take no room in Parquet.
+    """
+    kind = file.schema_arrow.field("embedding").type
+    row_b = NUMBERS_B + 4 * getattr(kind, "list_size", 0)
+    memory_b = file.metadata.num_rows * row_b + text_b
+    if memory_b > max(LEAST_MEMORY_B, MOST_EXPANSION * size_b):
+        raise ValueError(f"its rows take {memory_b:,} bytes of memory, the file has {size_b:,}")
+
+
+def text_bytes(batch: pa.RecordBatch) -> int:
+    """Bytes of the text of rows, before each row gets its own copy."""
+    columns = [column for column in batch.columns if pa.types.is_dictionary(column.type)]
+    lengths = [compute.binary_length(column.dictionary).take(column.indices) for column in columns]
+    return sum(compute.sum(each).as_py() or 0 for each in lengths)
+
+
+def require_rows(found: int, stated: int) -> None:
+    """Refuse rows that are fewer than a Parquet footer states: damage may hide pages."""
+    if found != stated:
+        raise ValueError(f"{found} of {stated} rows are there")
