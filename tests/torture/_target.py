@@ -1,0 +1,57 @@
+"""What a fuzzer runs in a process of its own: `python -m tests.torture._target NAME CORPUS ...`.
+
+`make torture` runs it; so can `ClusterFuzzLite`, or a person with libFuzzer's options.
+"""
+
+import math
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+import numpy as np
+
+with atheris.instrument_imports(include=["patchifier"]):
+    from patchifier import audio, containers
+    from patchifier.config import RequestError
+
+def parse(path: Path) -> None:
+    """Our parsers count a length that can be, and bytes that are there."""
+    size = path.stat().st_size
+    for stream in containers.examine(path):
+        assert 0 <= stream.first <= stream.end <= size, stream
+        length_s = stream.length_s or 0.0
+        assert math.isfinite(length_s), stream
+        assert length_s >= 0, stream
+
+
+def decode(path: Path) -> None:
+    """A file gives finite float32 or is refused by name."""
+    try:
+        for block in audio.blocks(path):
+            assert block.dtype == np.float32
+            assert np.isfinite(block).all()
+    except RequestError as error:
+        assert str(path) in str(error)
+        assert len(str(error).splitlines()) == 1, error
+
+
+TARGETS: dict[str, Callable[[Path], None]] = {"parse": parse, "decode": decode}
+
+
+def main() -> None:
+    target = TARGETS[sys.argv.pop(1)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "input.ogg"
+
+        def one(data: bytes) -> None:
+            path.write_bytes(data)
+            target(path)
+
+        atheris.Setup(sys.argv, one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
