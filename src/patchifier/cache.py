@@ -572,6 +572,7 @@ class Cache:
         header = parse_json(first)
         stated = header.pop("crc32", None)  # indexes of older versions do not state it
         changed = stated not in (None, _index_checksum(self.path, header, lines))
+        changed = changed or header.keys() != {"name", "task", "clips"}
         return ["index.jsonl or cache.json: not as 'patchifier prepare' wrote it"] * changed
 
     def verify(self) -> list[str]:

@@ -886,7 +886,7 @@ def read_changes(path: str | Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path | str) -> Iterator[None]:
     """Name the file in a message about a value in it."""
     try:
         yield

@@ -181,6 +181,17 @@ def test_bad_file_is_refused_with_its_line(name, text, reason, tmp_path):
         read(tmp_path, name, text)
 
 
+@pytest.mark.parametrize("name", ["x\0.beats", "\ud800.lab", "x" * 5000 + ".jams"])
+def test_name_that_no_label_file_can_have_is_refused(name, tmp_path):
+    with pytest.raises(RequestError, match="labels cannot be read") as caught:
+        table(tmp_path, {"path": "a.wav", "label": name})
+    str(caught.value).encode()  # can be printed
+
+
+def test_path_longer_than_a_name_can_be_is_one_of_a_file_that_is_missing(tmp_path):
+    assert table(tmp_path, {"path": "x" * 5000, "label": "a"}).clips[0].target == "a"
+
+
 def test_file_that_is_missing_or_not_utf8_is_refused_by_name(tmp_path):
     with pytest.raises(RequestError, match=r"none\.lab: labels cannot be read"):
         labels.read(tmp_path / "none.lab")

@@ -152,6 +152,16 @@ def test_an_export_that_finds_no_room_is_an_error_and_no_crash(tmp_path, small_f
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("name", ["y.npy", "y.csv", "y.json"])
+def test_a_pipe_beside_a_matrix_is_refused_and_not_waited_for(name, tmp_path):
+    table.export_npy(write(tmp_path / "x.parquet"), tmp_path / "y.npy")
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RequestError, match="not a regular file"):
+        stored.read(tmp_path / "y.npy")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
 def test_a_pipe_is_no_table(tmp_path):
     os.mkfifo(tmp_path / "x.parquet")
     for name in READERS:

@@ -112,10 +112,11 @@ def splice(one: bytes, other: bytes, draw: np.random.Generator) -> bytes:
 # --- many of them ---
 
 
-def unclear(error: Exception, name: str) -> str:
+def unclear(error: Exception, *names: str) -> str:
     """What is wrong with a message that refuses a file: it is one line and names the file."""
     text = str(error)
-    return "" if name in text and len(text.splitlines()) == 1 else f"refused with {text!r}"
+    named = any(name in text for name in names)
+    return "" if named and len(text.splitlines()) == 1 else f"refused with {text!r}"
 
 
 class _Sent(NamedTuple):

@@ -16,6 +16,7 @@ with atheris.instrument_imports(include=["patchifier"]):
     from patchifier import audio, containers
     from patchifier.config import RequestError
 
+
 def parse(path: Path) -> None:
     """Our parsers count a length that can be, and bytes that are there."""
     size = path.stat().st_size

@@ -184,11 +184,14 @@ KINDS = {
 
 # --- mutations of structure ---
 
-WORDS: tuple[bytes, ...] = tuple(json.dumps(value).encode() for value in (
+VALUES: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, 0.5, "", "x", "\ud800", "\0", "..",
     "../../../up", "/dev/zero", "C:\\up", "=cmd|' /C calc'!A0", "a\nb", "x" * 10**6, [], {}, [[]],
     [None] * 1000, {"a": {"b": []}}, {"": None},
-)) + (b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 10**5, b'{"a":' * 10**5, b"\xff")  # fmt: skip
+    "x\0.lab", "\ud800.beats", "[" * 5000, "/dev/zero.jams",
+)  # fmt: skip
+TEXTS = (b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 10**5, b'{"a":' * 10**5, b"\xff")
+WORDS = (*(json.dumps(value).encode() for value in VALUES), *TEXTS)
 MARK = "a mark that no file holds"
 
 
@@ -329,7 +332,7 @@ def _read(kind: Kind, place: Path, expected: str) -> str:
     try:
         found = repr(kind.read(place))
     except RequestError as error:
-        return unclear(error, str(place))
+        return unclear(error, str(place), "data set 'm'")
     same = found == expected or not kind.sealed
     return "" if same else "other content than was written, without a word"
 

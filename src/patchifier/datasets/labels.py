@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from patchifier.audio import written_name
 from patchifier.config import RequestError
 from patchifier.io import parse_json, read_text
 from patchifier.tasks import Task
@@ -84,6 +85,10 @@ def read(path: Path, metric: str = "") -> Annotation:
         raise RequestError(
             f"{path}: is not UTF-8 ({error.reason} at byte {error.start}), expected UTF-8: save "
             "it so."
+        ) from error
+    except ValueError as error:  # a zero byte or half a character in the name
+        raise RequestError(
+            f"{written_name(path)}: labels cannot be read ({error}): correct their name."
         ) from error
     if path.suffix.lower() == ".jams":
         return _jams(text, str(path), metric)

@@ -35,6 +35,7 @@ such a table; a split in the name of the file (``GTZANGenre.train.jsonl``) is us
 
 import csv
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -42,7 +43,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from patchifier.config import RequestError
+from patchifier.config import RequestError, naming
 from patchifier.datasets import SPLITS, Clip, Dataset, labels
 from patchifier.datasets.targets import METRIC_KINDS, Stated, is_missing, name_of, read_target
 from patchifier.io import parse_json, read_text, require_file
@@ -86,7 +87,8 @@ def load_all(paths: Sequence[Path], name: str) -> Dataset:
             replace(clip, target=[clip.target]) if isinstance(clip.target, str) else clip
             for clip in clips
         ]
-    task = infer([clip.target for clip in clips])
+    with naming(", ".join(map(str, paths))):
+        task = infer([clip.target for clip in clips])
     return Dataset(name, tuple(clips), stated.with_metric(task), reason=stated.reason_of(task))
 
 
@@ -199,7 +201,7 @@ def _root(manifest: Path, first: str) -> Path:
     The manifest's own, or the nearest above it where the first file exists.
     """
     folders = [manifest.resolve().parent, *manifest.resolve().parent.parents]
-    return next((folder for folder in folders if (folder / first).exists()), folders[0])
+    return next((folder for folder in folders if os.path.exists(folder / first)), folders[0])
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:

@@ -346,6 +346,7 @@ def export_npy(parquet: Path, out: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
+    require_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -72,8 +72,10 @@ class Index(VectorStore):
 
     def __init__(self, table: Any, *, name: str) -> None:
         self._table, self.name = table, name
+        with self._read():
+            metadata = table.schema.metadata
         try:
-            facts = parse_json(table.schema.metadata[FACTS])
+            facts = parse_json(metadata[FACTS])
             self.identity, self.size, self.ann_rows, form = (
                 str(facts["model"]),
                 int(facts["size"]),
@@ -316,9 +318,9 @@ def _reached(what: str, place: str | Path, advice: str) -> Iterator[None]:
     """Turn errors of LanceDB, which are of many kinds, into requests that make no sense."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, RequestError):
-            raise
+    except RequestError:
+        raise
+    except Exception as error:  # a panic in Rust has a class of its own
         store = "the address and the credentials (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on)"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise RequestError(
