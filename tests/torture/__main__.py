@@ -4,6 +4,7 @@ Exit code 1 if a fault was not survived or an attack could not run.
 """
 
 import argparse
+import datetime
 import importlib
 import json
 import pkgutil
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from patchifier.train.run import processor
 from tests import torture
 from tests.torture import Attack, Result
+from tests.torture._page import page
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "guarantees.md"
@@ -41,7 +44,13 @@ def run(attack: Attack, count: int, seed: int) -> Result:
 def row(attack: Attack, count: int, seed: int) -> dict[str, object]:
     """Run one attack; its row of the table."""
     start = time.monotonic()
-    known = {"guarantee": attack.guarantee, "attack": attack.name}
+    known = {
+        "guarantee": attack.guarantee,
+        "attack": attack.name,
+        "seed": seed,
+        "date": str(datetime.date.today()),
+        "machine": processor(),
+    }
     if reason := attack.missing():
         return known | {"not_run": reason}
     result = run(attack, count, seed)
@@ -57,6 +66,16 @@ def line(row: dict) -> str:
         return f"{name}  NOT RUN: {row['not_run']}"
     numbers = [row["inputs"], row["injected"], row["survived"], len(row["lost"])]
     return name + "".join(f"{number:>10,}" for number in numbers) + f"{row['seconds']:>9.0f} s"
+
+
+def record(rows: list[dict]) -> None:
+    """Keep the rows in place of earlier ones of the same attacks, and write the page of all."""
+    before = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else []
+    names = [attack.name for attack in attacks()]
+    latest = {row["attack"]: row for row in [*before, *rows]}
+    kept = [latest[name] for name in names if name in latest]
+    RECORD.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(kept), encoding="utf-8")
 
 
 HEAD = f"    {'attack':<48}" + "".join(
@@ -79,8 +98,8 @@ def main(words: list[str]) -> int:
             rows.append(row(attack, count, options.seed))
             print(line(rows[-1]), flush=True)
             print("".join(f"    lost: {text}\n" for text in rows[-1].get("lost", [])), end="")
-    if not (options.short or options.only):
-        RECORD.write_text(json.dumps({"seed": options.seed, "rows": rows}, indent=1) + "\n")
+    if not options.short:
+        record(rows)
     bad = [row for row in rows if row.get("lost") or "not_run" in row]
     total = sum(row.get("injected", 0) for row in rows)
     print(f"{total:,} faults injected, {sum(len(row.get('lost', [])) for row in rows)} lost.")

@@ -332,7 +332,7 @@ def _read(kind: Kind, place: Path, expected: str) -> str:
     try:
         found = repr(kind.read(place))
     except RequestError as error:
-        return unclear(error, str(place), "data set 'm'")
+        return unclear(error, str(place), "data set 'm'", "/dev/")
     same = found == expected or not kind.sealed
     return "" if same else "other content than was written, without a word"
 

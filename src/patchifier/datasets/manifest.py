@@ -264,7 +264,7 @@ def path_of(row: dict[str, Any], where: str) -> str:
     if not name:
         raise RequestError(
             f"{where}: has no path, expected a column 'path' or 'audio_path' (found: "
-            f"{', '.join(row)})."
+            f"{', '.join(map(repr, row))})."
         )
     return str(name)
 
