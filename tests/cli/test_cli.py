@@ -17,6 +17,7 @@ from patchifier import cache, checkpoint, cli, datasets, weights
 from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
+from patchifier.jobs import file_lock, folder_lock
 from patchifier.nn.model import Patchifier
 from patchifier.train.run import Interrupted
 from tests import ROOT
@@ -387,6 +388,21 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
         for name, value in references.items():
             assert f"{name.replace('_', ' ')} {value:.5f}" in line
             assert value > 0
+
+
+def test_a_second_job_in_the_same_place_is_refused(folder, tmp_path, run):
+    model, song = folder / "run" / "model", folder / "0.wav"
+    commands = {
+        f"report {folder}/run --out {tmp_path}": folder_lock(tmp_path, "x"),
+        f"reconstruct {song} --model {model} --out {tmp_path}/p.png": file_lock(
+            tmp_path / "p.png", "x"
+        ),
+        f"export {model} --onnx {tmp_path}/m.onnx": file_lock(tmp_path / "m.onnx", "x"),
+    }
+    for command, lock in commands.items():
+        with lock:
+            assert f"another {command.split()[0]} is w" in run(command, code=2).err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_it_was(

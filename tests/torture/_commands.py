@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,21 @@ IMPORTED = [  # not lance, which no fork may have imported
 ]
 
 
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember the results of a function; threads wait for the one that is at it."""
+    remembered = functools.cache(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        with LOCK:
+            return remembered(*arguments)
+
+    return call
+
+
+LOCK = threading.RLock()
+
+
 # --- the commands ---
 
 
@@ -140,7 +156,7 @@ MADE = {  # what other commands need: the command that makes it
 }
 
 
-@functools.cache
+@once
 def home() -> Path:
     """Folder of the small library; it lives as long as this process."""
     folder = tempfile.TemporaryDirectory(prefix="torture-home")
@@ -160,12 +176,12 @@ def home() -> Path:
 HELD, NUMBERS = contextlib.ExitStack(), itertools.count()
 
 
-@functools.cache
+@once
 def undisturbed(line: str) -> tuple[Path, float]:
     """Folder in which a command has run without a fault, and the seconds that it took."""
     folder = new_folder(home() / f"run-{next(NUMBERS)}", line)
     start_s = time.monotonic()
-    ended = run(shlex.split(line), folder)
+    ended = run(shlex.split(line), folder, small_parts, count_changes)
     if ended.code:
         raise RuntimeError(f"{line}: exit code {ended.code}, expected 0: {ended.err}")
     return folder, time.monotonic() - start_s
@@ -203,7 +219,7 @@ class Ended:
         ]
 
 
-@functools.cache
+@once
 def context() -> Any:
     """The context of processes that are forks of a server."""
     os.environ["OMP_NUM_THREADS"] = "1"  # a fork of a process with threads can hang
@@ -333,19 +349,14 @@ def count_changes() -> None:
     at_change(lambda event, path: os.write(handle, b"."))
 
 
-@functools.cache
 def n_changes(name: str) -> int:
     """How often a command changes a file below `out`."""
-    command = COMMANDS[name]
-    folder = home() / f"changes-{next(NUMBERS)}"
-    new_folder(folder, command.line, before=command.before)
-    run(command.words(), folder, small_parts, count_changes)
-    return (folder / "changes").stat().st_size
+    return (undisturbed(COMMANDS[name].line)[0] / "changes").stat().st_size
 
 
 # --- results ---
 
-VOLATILE = {"clips_per_s", "command", "seconds", "started"}
+VOLATILE = {"clips_per_s", "command", "seconds", "seconds_per_second", "started"}
 UNREAD = {".png", ".html", ".md", ".onnx", ".jsonl"}
 
 

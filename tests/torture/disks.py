@@ -174,9 +174,6 @@ class Fault:
 def attack(fault: Fault, folder: Path, count: int, draw: np.random.Generator) -> Result:
     """Run each command several times, `count` in all, on a disk that fails; then to its end."""
     names = NAMES[:count]
-    for name in names:
-        undisturbed(COMMANDS[name].line)
-        n_changes(name)
     shares = [sorted(part) for part in np.array_split(draw.random(count), len(names))]
     return side_by_side(
         lambda number: job(fault, names[number], folder / str(number), shares[number]), len(names)

@@ -40,8 +40,6 @@ COUNTS = {  # guarantee, kills in the full form, in the short form
 
 def kills(name: str, folder: Path, count: int, draw: np.random.Generator) -> Result:
     """Kill a command `count` times: at random instants, or before a random change of a file."""
-    undisturbed(COMMANDS[name].line)
-    n_changes(name)
     seeds, jobs = draw.spawn(count), -(-count // IN_A_ROW)
     return side_by_side(lambda number: job(name, folder / str(number), seeds[number::jobs]), jobs)
 
