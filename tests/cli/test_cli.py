@@ -468,6 +468,8 @@ FULL = "the output cannot be written (No space left on device): choose another p
         ),
         (OSError(errno.ENOSPC, "No space left on device"), 2, FULL),
         (FileNotFoundError(errno.ENOENT, "No such file", "gone"), 3, "fault of patchifier"),
+        (MemoryError(), 2, "there is not enough memory"),
+        (RuntimeError("[enforce fail] can't allocate memory: 9"), 2, "there is not enough memory"),
         (
             ModuleNotFoundError("No module named 'lightning_fabric.x'", name="lightning_fabric.x"),
             2,

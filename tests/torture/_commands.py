@@ -170,6 +170,7 @@ def home() -> Path:
     rows = [f"{name},{'abc'[number % 3]}" for number, name in enumerate(names)]
     (root / "clips.csv").write_text("\n".join(["path,label", *rows, ""]))
     (root / "tiny.json").write_text(json.dumps(SETTINGS))
+    run(["--version"], root)  # starts the server, whose time is no command's
     return root
 
 
@@ -294,6 +295,7 @@ def _read(pipe: Any) -> str:
 def _main(words: list[str], folder: str, outputs: list[Any], setup: tuple[Setup, ...]) -> None:
     """In a new process: become `python -m patchifier`."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     os.chdir(folder)
     for number, output in enumerate(outputs, 1):
         os.dup2(output.fileno(), number)
