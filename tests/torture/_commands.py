@@ -322,6 +322,18 @@ def small_parts() -> None:
     object_store.PART_CLIPS = (4, 4)
 
 
+def limit(name: str, most: int) -> None:
+    """Limit a resource of this process, such as NOFILE."""
+    import resource  # Windows has none
+
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+
+
+def not_linux() -> str:
+    """Reason why commands cannot be attacked here; empty if they can."""
+    return "" if sys.platform == "linux" else "it needs forks and /proc: Linux"
+
+
 # --- faults at the n-th change of a file ---
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT

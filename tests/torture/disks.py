@@ -4,7 +4,6 @@ import contextlib
 import errno
 import functools
 import os
-import resource
 import shutil
 import subprocess
 import tempfile
@@ -23,8 +22,10 @@ from tests.torture._commands import (
     at_change,
     fault_of_result,
     fault_so_far,
+    limit,
     n_changes,
     new_folder,
+    not_linux,
     run,
     side_by_side,
     small_parts,
@@ -55,8 +56,7 @@ def limit_of_sizes(name: str, folder: Path, share: float) -> Ended:
     """No file may be larger than a share of the largest."""
     files = (undisturbed(COMMANDS[name].line)[0] / "out").rglob("*")
     size_b = int(share * max(file.stat().st_size for file in files))
-    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size_b, size_b))
-    return start(name, folder, limit)
+    return start(name, folder, functools.partial(limit, "FSIZE", size_b))
 
 
 def disk_of_size(option: str, name: str, folder: Path, share: float) -> Ended:
@@ -208,7 +208,7 @@ def fault_of_message(ended: Ended, folder: Path, remedy: str) -> str:
 
 FAULTS = {
     "no room at a random change of a file": (Fault(no_room_at_change, plain, "make room"), 72, 2),
-    "a limit of file sizes": (Fault(limit_of_sizes, plain, "ulimit -f"), 36, 2),
+    "a limit of file sizes": (Fault(limit_of_sizes, plain, "ulimit -f"), 36, 0),
     "a disk of few pages": (
         Fault(functools.partial(disk_of_size, "size"), disk, "make room"),
         60,
@@ -228,7 +228,7 @@ ATTACKS = [
         functools.partial(attack, fault),
         count,
         short,
-        no_disks if fault.place is disk else str,
+        no_disks if fault.place is disk else not_linux,
     )
     for name, (fault, count, short) in FAULTS.items()
 ]

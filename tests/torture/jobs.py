@@ -3,7 +3,6 @@
 import functools
 import os
 import random
-import resource
 import shutil
 import signal
 import time
@@ -23,8 +22,10 @@ from tests.torture._commands import (
     contents,
     fault_of_result,
     home,
+    limit,
     n_changes,
     new_folder,
+    not_linux,
     run,
     same,
     side_by_side,
@@ -226,14 +227,10 @@ def clock(name: str, folder: Path, draw: np.random.Generator) -> str:
 # --- small limits ---
 
 
-def limit(what: int, most: int) -> None:
-    resource.setrlimit(what, (most, most))
-
-
 def few_handles(name: str, folder: Path, draw: np.random.Generator) -> str:
     """Let a command open few files; it ends well or says so, and goes on."""
     words, most = place(name, folder), int(draw.integers(12, 65))
-    ended = run(words, folder, functools.partial(limit, resource.RLIMIT_NOFILE, most))
+    ended = run(words, folder, functools.partial(limit, "NOFILE", most))
     wrong = "" if ended.code == 0 else refused(ended)
     return f"{most} handles: {wrong}" if wrong else goes_on(name, folder)
 
@@ -250,7 +247,7 @@ def more_memory(most_mb: int) -> None:
     """Limit memory to what this process holds, and so much more."""
     lines = Path("/proc/self/status").read_text().splitlines()
     held_kb = next(int(line.split()[1]) for line in lines if line.startswith("VmData"))
-    limit(resource.RLIMIT_DATA, 1024 * held_kb + most_mb * 2**20)
+    limit("DATA", 1024 * held_kb + most_mb * 2**20)
 
 
 # --- a second job ---
@@ -297,7 +294,7 @@ def interrupted(name: str, folder: Path, draw: np.random.Generator) -> str:
     """Send a signal at a random instant: exit code 130, soon, and no process stays; then go on."""
     words, number = place(name, folder), int(draw.choice([signal.SIGINT, signal.SIGTERM]))
     job = Job(words, folder, small_parts, when_ready)
-    wait_s = draw.uniform(0, undisturbed(COMMANDS[name].line)[1])
+    wait_s = draw.uniform(0, 0.8 * undisturbed(COMMANDS[name].line)[1])
     job.process.join(wait_s)
     job.signal(number)
     job.process.join(ENDS_S)
@@ -311,18 +308,16 @@ def interrupted(name: str, folder: Path, draw: np.random.Generator) -> str:
 
 
 DECODE = ["embed", "prepare", "predict"]
+FAULTS = {  # guarantee, case, commands, faults in the full form, in the short form
+    "a pipe that nobody reads": (6, closed_pipe, [*READERS, *LOCAL], 57, 3),
+    "files that change while a job decodes": (5, changing, DECODE, 36, 1),
+    "a clock that jumps": (6, clock, LOCAL, 24, 1),
+    "few file handles": (6, few_handles, LOCAL, 24, 0),
+    "little memory": (6, little_memory, LOCAL, 24, 0),
+    "a second job in the same place": (6, second_job, LOCAL, 24, 1),
+    "SIGINT and SIGTERM at a random instant": (6, interrupted, LOCAL, 48, 2),
+}
 ATTACKS = [
-    Attack(
-        6,
-        "a pipe that nobody reads",
-        spread([*READERS, *LOCAL], closed_pipe),
-        57,
-        4,
-    ),
-    Attack(5, "files that change while a job decodes", spread(DECODE, changing), 36, 1),
-    Attack(6, "a clock that jumps", spread(LOCAL, clock), 24, 1),
-    Attack(6, "few file handles", spread(LOCAL, few_handles), 24, 0),
-    Attack(6, "little memory", spread(LOCAL, little_memory), 24, 0),
-    Attack(6, "a second job in the same place", spread(LOCAL, second_job), 24, 1),
-    Attack(6, "SIGINT and SIGTERM at a random instant", spread(LOCAL, interrupted), 48, 2),
+    Attack(guarantee, name, spread(names, case), count, short, not_linux)
+    for name, (guarantee, case, names, count, short) in FAULTS.items()
 ]
