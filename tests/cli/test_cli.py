@@ -17,6 +17,7 @@ from patchifier import cache, checkpoint, cli, datasets, weights
 from patchifier.cli.command import Overrides, parse, parser
 from patchifier.cli.progress import progress
 from patchifier.config import Config, update
+from patchifier.jobs import file_lock, folder_lock
 from patchifier.nn.model import Patchifier
 from patchifier.train.run import Interrupted
 from tests import ROOT
@@ -389,6 +390,21 @@ def test_reconstruct_draws_and_can_be_heard(folder, tmp_path, run, told):
             assert value > 0
 
 
+def test_a_second_job_in_the_same_place_is_refused(folder, tmp_path, run):
+    model, song = folder / "run" / "model", folder / "0.wav"
+    commands = {
+        f"report {folder}/run --out {tmp_path}": folder_lock(tmp_path, "x"),
+        f"reconstruct {song} --model {model} --out {tmp_path}/p.png": file_lock(
+            tmp_path / "p.png", "x"
+        ),
+        f"export {model} --onnx {tmp_path}/m.onnx": file_lock(tmp_path / "m.onnx", "x"),
+    }
+    for command, lock in commands.items():
+        with lock:
+            assert f"another {command.split()[0]} is w" in run(command, code=2).err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_with_more_positions_than_it_was_trained_with_reconstructs_what_it_was(
     tmp_path, noise, run
 ):
@@ -452,6 +468,8 @@ FULL = "the output cannot be written (No space left on device): choose another p
         ),
         (OSError(errno.ENOSPC, "No space left on device"), 2, FULL),
         (FileNotFoundError(errno.ENOENT, "No such file", "gone"), 3, "fault of patchifier"),
+        (MemoryError(), 2, "there is not enough memory"),
+        (RuntimeError("[enforce fail] can't allocate memory: 9"), 2, "there is not enough memory"),
         (
             ModuleNotFoundError("No module named 'lightning_fabric.x'", name="lightning_fabric.x"),
             2,

@@ -75,8 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     flags, as_json = parse(COMMANDS[name], rest)
+    from patchifier.jobs import memory_errors
+
     try:
-        outcome = COMMANDS[name](**flags)
+        with memory_errors():
+            outcome = COMMANDS[name](**flags)
         if outcome is None:  # of a training process that is not the first
             return 0
         _show(json.dumps(outcome.results, indent=1) if as_json else outcome.text)
@@ -155,6 +158,8 @@ def _refusal(error: Exception) -> str:
         if package not in EXTRAS:
             return ""
         return f"this needs {package}, which is not installed: {how_to_install(package)}."
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: end other programs, or take smaller batches."
     if isinstance(error, OSError) and error.errno in DENIED:
         place = "the output cannot be written"
         if error.filename:

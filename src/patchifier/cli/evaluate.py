@@ -200,11 +200,11 @@ def reconstruct(
 
     from patchifier import embed, weights
     from patchifier.evaluate import report
+    from patchifier.jobs import file_lock
     from patchifier.train import pictures, references
 
     embedder, picture = embed.load(model or weights.PAPER), Path(out)
     arrays = _reconstructions(embedder, file, start_s)
-    sounds = _save_sound(arrays, embedder.config, picture) if sound else []
     errors, baselines = {}, {}
     for ratio in map(str, pictures.PICTURE_RATIOS):
         masked = arrays[f"masked_{ratio}"].astype(bool)
@@ -212,7 +212,10 @@ def reconstruct(
         errors[ratio] = float(torch.from_numpy(difference[masked]).square().mean())
         baselines[ratio] = references.untrained_mse(arrays["original"], masked)
     facts = pictures.picture_facts(Path(file).name, {"title": Path(file).stem}, embedder.config)
-    report.save_figure(report.reconstruction_figure(arrays, facts), picture)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(picture, "reconstruct"):
+        sounds = _save_sound(arrays, embedder.config, picture) if sound else []
+        report.save_figure(report.reconstruction_figure(arrays, facts), picture)
     lines = [f"{path}: sound" for path in sounds] + [f"{picture}: MSE of masked patches"]
     lines += [_error_line(ratio, error, baselines[ratio]) for ratio, error in errors.items()]
     results: dict[str, Any] = {
@@ -254,7 +257,6 @@ def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) 
 
     from patchifier import audio, spectrogram
 
-    picture.parent.mkdir(parents=True, exist_ok=True)
     shown, paths = progress("sounds"), []
     names = [name for name in arrays if not name.startswith("masked_")]
     for number, name in enumerate(names):

@@ -109,7 +109,9 @@ def export(model: str = "", *, onnx: str) -> Outcome:
         File to write: .onnx, or .pt2 for a program of torch.export.
     """
     from patchifier.integrations.onnx import export
+    from patchifier.jobs import file_lock
 
-    path = export(model or None, onnx)
+    with file_lock(Path(onnx), "export"):
+        path = export(model or None, onnx)
     size = path.stat().st_size
     return Outcome({"onnx": str(path), "bytes": size}, f"{path}, {size / 1e6:.1f} MB")

@@ -17,6 +17,7 @@ from patchifier.evaluate.report.page import page_text
 from patchifier.evaluate.report.reconstruction import reconstruction_figure
 from patchifier.evaluate.report.tables import collect_rows, csv_table, markdown_table
 from patchifier.io import write_text
+from patchifier.jobs import folder_lock
 
 __all__ = ["read_reconstructions", "reconstruction_figure", "report", "save_figure"]
 
@@ -78,6 +79,8 @@ def report(runs: Sequence[Path | str] | Path | str, out: Path | str) -> Path:
         path: {**results, "source": str(path.relative_to(base))} for path, results in demos.items()
     }
     rows = collect_rows(found, demos, problems)
-    write_text(out / "table.csv", csv_table(rows))
-    write_text(out / "table.md", markdown_table(rows))
-    return write_text(out / "index.html", page_text(found, demos, rows, problems, out))
+    out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(out, "report"):
+        write_text(out / "table.csv", csv_table(rows))
+        write_text(out / "table.md", markdown_table(rows))
+        return write_text(out / "index.html", page_text(found, demos, rows, problems, out))
