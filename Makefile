@@ -57,7 +57,7 @@ lock: $(READY)  ## Write requirements.lock: the versions of constraints.txt with
 
 # The time that hatchling takes if there is none.
 wheel: export SOURCE_DATE_EPOCH = 1580601600
-wheel: $(READY)  ## Build the wheel, the same bytes on every machine: dist
+wheel: $(READY)  ## Build the wheel, the same bytes each time: dist
 	$(BIN)/python -m hatchling build --target wheel --directory dist
 
 sbom: $(READY)  ## List what requirements.lock installs, in CycloneDX's form: dist/patchifier.cdx.json
