@@ -5,7 +5,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow torture soak bench open-benchmark clean
+.PHONY: help demo check test test-slow torture soak bench open-benchmark lock wheel sbom clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,19 @@ bench: $(READY)  ## Benchmarks: ratios of things timed in turn, ten minutes; wri
 ROOT ?= caches/open
 open-benchmark: $(READY)  ## Build the open benchmark in ROOT: downloads 3 GB, renders the rest
 	$(BIN)/python benchmarks/open/build.py $(ROOT)
+
+lock: $(READY)  ## Write requirements.lock: the versions of constraints.txt with hashes; needs a registry
+	$(BIN)/uv pip compile pyproject.toml --extra all --constraint constraints.txt \
+	    --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" --no-emit-index-url --quiet --output-file requirements.lock
+
+# The time that hatchling takes if there is none.
+wheel: export SOURCE_DATE_EPOCH = 1580601600
+wheel: $(READY)  ## Build the wheel, the same bytes each time: dist
+	$(BIN)/python -m hatchling build --target wheel --directory dist
+
+sbom: $(READY)  ## List what requirements.lock installs, in CycloneDX's form: dist/patchifier.cdx.json
+	$(BIN)/python tools/sbom.py dist/patchifier.cdx.json
 
 clean:  ## Remove the environment and everything made here
 	rm -rf $(VENV) runs caches dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -163,6 +163,21 @@ def muxed(
     return path
 
 
+def film(path: Path, seconds: float, *, codec: str) -> Path:
+    """Write sound beside one black picture of a video codec; the container is that of the name."""
+    sound = music(seconds)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=1, width=64, height=64)
+        video.pix_fmt = video.codec.video_formats[0].name
+        audio = container.add_stream("pcm_f32le", rate=RATE, layout="mono")
+        container.mux(video.encode(av.VideoFrame(64, 64, video.pix_fmt)))
+        container.mux(video.encode(None))
+        frame = av.AudioFrame.from_ndarray(sound[None], "flt", "mono")
+        frame.sample_rate, frame.pts = RATE, 0
+        container.mux(audio.encode(frame))
+    return path
+
+
 def cut(path: Path, share: float) -> Path:
     """Keep the first bytes of a file."""
     content = path.read_bytes()

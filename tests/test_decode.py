@@ -199,6 +199,22 @@ def test_codec_that_no_music_has_is_refused(tmp_path: Path) -> None:
         audio.load(path)
 
 
+def test_no_decoder_of_pictures_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av")
+    path = made.film(tmp_path / "song.mov", 2.0, codec="magicyuv")
+    formats, open_av = [], av.open
+
+    def kept(*given, **options):
+        container = open_av(*given, **options)
+        formats.append(container.streams.video[0].codec_context.pix_fmt)
+        return container
+
+    kept(str(path)).close()
+    monkeypatch.setattr(av, "open", kept)
+    assert length_s(path) == pytest.approx(2.0, abs=1e-3)
+    assert formats == ["gbrp", None]  # the format of pictures is known once their decoder ran
+
+
 def test_whatever_is_named_flac_costs_that_file_alone(any_pyav: None, tmp_path: Path) -> None:
     for junk in (bytes(5000), b"<html>" * 900, b"\x7fELF" + bytes(5000), b"PK\x03\x04" * 1000):
         (tmp_path / "song.flac").write_bytes(junk)

@@ -320,17 +320,21 @@ def _without_av(part: _Part, reason: str) -> str:
 
 
 def _open_av(part: _Part) -> "av.container.InputContainer":
-    """Open a stream as one of :data:`FORMATS` with a codec of :data:`CODECS`."""
+    """Open a stream as one of :data:`FORMATS` with a codec of :data:`CODECS`.
+
+    Without a list of codecs, FFmpeg runs the decoder of every stream to open a file.
+    """
     import av
 
     source: Any = f"file:{part.path}" if part.alone else View(part.path, part.stream)
-    options = {"format_whitelist": FORMATS}
+    codecs = CODECS | {name for name in av.codecs_available if name.startswith("pcm_")}
+    options = {"format_whitelist": FORMATS, "codec_whitelist": ",".join(codecs)}
     container = av.open(source, options=options, metadata_errors="ignore")
     kinds = [stream.codec_context.name for stream in container.streams.audio]
     fault = ""
     if not kinds:
         fault = "holds no audio stream."
-    elif kinds[0] not in CODECS and not kinds[0].startswith("pcm_"):
+    elif kinds[0] not in codecs:
         fault = f"its codec is {kinds[0]}, expected one of a music file such as mp3, aac or opus."
     if fault:
         container.close()

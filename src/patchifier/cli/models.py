@@ -1,13 +1,13 @@
-"""Commands about models and caches: info, export."""
+"""Commands about models, caches and this installation: info, export."""
 
 from pathlib import Path
 from typing import Any
 
 from patchifier.cli.command import Outcome
-from patchifier.config import to_dict
+from patchifier.config import RequestError, to_dict
 
 
-def info(path: str = "", *, verify: bool = False, parts: int = 0) -> Outcome:
+def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool = False) -> Outcome:
     """Describe a model or a cache; without a path, list the models of the package.
 
     Parameters
@@ -19,13 +19,33 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0) -> Outcome:
     parts : int
         Name the shards of each part of a cache, for machines that train with
         --pretrain.n_cache_parts.
+    system : bool
+        List the versions of this installation, C libraries inside wheels included, and warn of
+        known vulnerabilities.
     """
+    if system:
+        return _system(path)
     if not path:
         return _list_models()
     is_cache = (Path(path) / "cache.json").exists()
     facts = _cache_facts(path, verify, parts) if is_cache else _model_facts(path)
     lines = [f"{name:<22}{value}" for name, value in facts.items() if _is_short(name, value)]
     return Outcome(facts, "\n".join(lines), 1 if facts.get("problems") else 0)
+
+
+def _system(path: str) -> Outcome:
+    from patchifier.system import describe
+
+    if path:
+        raise RequestError(f"--system is about this installation, expected no path, got {path}.")
+    facts = describe()
+    rows = [(name, facts[name], "") for name in ("patchifier", "python", "platform")]
+    rows += [(name, version, "") for name, version in facts["packages"].items()]
+    rows += [(row["name"], row["version"], f"in {row['package']}") for row in facts["libraries"]]
+    lines = [
+        f"{name:<15}{version or 'unknown':<22}{where}".rstrip() for name, version, where in rows
+    ]
+    return Outcome(facts, "\n".join(lines + [f"warning: {line}" for line in facts["warnings"]]))
 
 
 def _is_short(name: str, value: Any) -> bool:
