@@ -202,6 +202,8 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         main_input_name = "input_values"
         # the head of a fine-tuned model, which patchifier.load reads
         _keys_to_ignore_on_load_unexpected = (r"^head\.",)
+        # whatever the dtype: whitening and estimators of tonic and tempo
+        _keep_in_fp32_modules_strict = ("readout", "estimators")
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -218,9 +220,10 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             output_hidden_states: bool | None = None,
             return_dict: bool | None = None,
         ) -> Any:
-            """Encode waveforms (B, S) at ``config.sampling_rate``.
+            """Encode waveforms (B, S) at ``config.sampling_rate``, float32 whatever the dtype.
 
-            `attention_mask` (B, S) is 0 in padding, which must be at the end.
+            `attention_mask` (B, S) is 0 in padding, which must be at the end. ``pooler_output`` is
+            in float32 too.
             """
             settings = self.config.settings
             waveforms = _unpadded(input_values, attention_mask)
@@ -302,6 +305,11 @@ def _unpadded(batch: Tensor, mask: Tensor | None) -> list[Tensor]:
     if batch.ndim != 2 or 0 in batch.shape or not batch.is_floating_point():
         raise RequestError(
             f"input_values is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S)."
+        )
+    if batch.dtype.itemsize < torch.float32.itemsize:  # vectors at a cosine of 0.98 to float32's
+        raise RequestError(
+            f"input_values is of {batch.dtype}, which loses quiet sound, expected float32: leave "
+            "it as the feature extractor gives it, for a model of any dtype."
         )
     if mask is None:
         return list(batch)
