@@ -186,3 +186,13 @@ def test_export_takes_the_model_of_the_package_or_one_by_name(bundled, run, tmp_
     run(f"export --onnx {tmp_path}/x.onnx")
     run(f"export patchifier-paper --onnx {tmp_path}/x.onnx")
     assert asked == [None, "patchifier-paper"]
+
+
+def test_export_writes_a_folder_for_transformers(bundled, run, tmp_path):
+    told = run(f"export patchifier-paper --hf {tmp_path}/new").out
+    assert f"AutoModel.from_pretrained('{tmp_path}/new', trust_remote_code=True)" in told
+    assert (tmp_path / "new" / "modeling_patchifier.py").is_file()
+    new = patchifier.load(tmp_path / "new")
+    assert new.identity == patchifier.load("patchifier-paper").identity
+    said = run(f"export --hf {tmp_path}/x --onnx {tmp_path}/x.onnx", code=2).err
+    assert "both --onnx and --hf are given, expected --onnx FILE or --hf FOLDER" in said

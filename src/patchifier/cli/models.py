@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from patchifier.cli.command import Outcome
-from patchifier.config import to_dict
+from patchifier.config import RequestError, to_dict
 
 
 def info(path: str = "", *, verify: bool = False, parts: int = 0) -> Outcome:
@@ -98,18 +98,36 @@ def _cache_facts(path: str, verify: bool, parts: int) -> dict[str, Any]:
     return facts
 
 
-def export(model: str = "", *, onnx: str) -> Outcome:
-    """Write a model as one ONNX file, from waveform to embedding.
+def export(model: str = "", *, onnx: str = "", hf: str = "") -> Outcome:
+    """Write a model for other programs: as one ONNX file, or as a folder for transformers.
 
     Parameters
     ----------
     model : str
         Model folder or bundled model; patchifier-base by default.
     onnx : str
-        File to write: .onnx, or .pt2 for a program of torch.export.
+        File to write, from waveform to embedding: .onnx, or .pt2 for a program of torch.export.
+    hf : str
+        Folder to write, for AutoModel.from_pretrained(FOLDER, trust_remote_code=True).
     """
+    if bool(onnx) == bool(hf):
+        said = "both --onnx and --hf are given" if hf else "--onnx is missing"
+        raise RequestError(f"{said}, expected --onnx FILE or --hf FOLDER.")
+    return _export_onnx(model or None, onnx) if onnx else _export_hf(model or None, hf)
+
+
+def _export_onnx(model: str | None, file: str) -> Outcome:
     from patchifier.integrations.onnx import export
 
-    path = export(model or None, onnx)
+    path = export(model, file)
     size = path.stat().st_size
     return Outcome({"onnx": str(path), "bytes": size}, f"{path}, {size / 1e6:.1f} MB")
+
+
+def _export_hf(model: str | None, folder: str) -> Outcome:
+    from patchifier.integrations.hf import HubModel
+
+    HubModel.from_pretrained(model).save_pretrained(folder)
+    return Outcome(
+        {"hf": folder}, f"{folder}: AutoModel.from_pretrained({folder!r}, trust_remote_code=True)"
+    )
