@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -125,7 +126,12 @@ def test_duplicates_are_listed_by_their_cosine(home, run, told):
     command = f"duplicates {home}/all.parquet --threshold"
     all_pairs = told(f"{command} 0.01")
     assert 0 < len(told(f"{command} 0.01 --below {home}/b")) < len(all_pairs)
-    assert "no two files reach 1.0." in run(f"{command} 1.0").out
+    shown, nearest = run(f"{command} 1.0").out, all_pairs[0]
+    assert "no two files reach 1.0." in shown
+    paths = f"{nearest['first']['path']} and {nearest['second']['path']}"
+    assert f"The nearest are {paths}, with a cosine of {nearest['score']:.4f}" in shown
+    lower = re.search(r"--threshold ([\d.]+) lists them", shown)[1]
+    assert nearest in told(f"{command} {lower}")
     assert "expected a cosine above 0" in run(f"{command} 0", code=2).err
 
 

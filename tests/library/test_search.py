@@ -411,6 +411,30 @@ def test_near_duplicates_are_all_pairs_that_comparing_each_with_each_gives(
     assert len(pairs) == len(expected) > 20
 
 
+@pytest.mark.parametrize("block", [8, 1024])
+def test_the_nearest_pair_is_that_of_comparing_each_with_each(opened, write, monkeypatch, block):
+    monkeypatch.setattr("patchifier.library.search.store.BLOCK", block)
+    monkeypatch.setattr("patchifier.library.search.store.WIDTH", 2)
+    vectors, names = random_vectors(150, 6), [f"{row:03}" for row in range(150)]
+    names[1] = names[0]
+    vectors[1] = vectors[0]  # of the same file: no pair
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = np.triu(units @ units.T, k=1)
+    cosines[0, 1] = 0
+    first, second = np.unravel_index(cosines.argmax(), cosines.shape)
+    found = opened(write(vectors, names)).nearest_pair()
+    assert pairs_of([found]) == [(names[first], names[second])]
+    assert found.score == pytest.approx(cosines.max(), abs=1e-6)
+
+
+def test_one_file_has_no_nearest_pair(opened, write):
+    assert opened(write(on_circle(0, 10), "aa", starts=[0, 1])).nearest_pair() is None
+
+
+def test_the_nearest_pair_may_be_opposite(opened, write):
+    assert opened(write(on_circle(0, 180), "ab")).nearest_pair().score == pytest.approx(-1)
+
+
 def test_equal_vectors_reach_a_threshold_of_one(opened, write):
     vector = random_vectors(1, 33)[0]
     pairs = opened(write([vector, vector, 3 * vector], "abc")).near_duplicates(1.0)
@@ -753,6 +777,13 @@ def test_a_lancedb_table_of_other_things_is_never_opened_or_replaced_at_a_uri(tm
     with pytest.raises(RequestError, match="not an index of embeddings"):
         search.Index.build(circle, uri)
     assert lancedb.connect(uri).open_table("embeddings").count_rows() == 1
+
+
+def test_a_lancedb_table_of_other_things_is_never_replaced_in_a_folder(tmp_path, circle):
+    lancedb.connect(tmp_path / "others").create_table("embeddings", data=pa.table({"x": [1]}))
+    with pytest.raises(RequestError, match="not an index of embeddings"):
+        search.Index.build(circle, tmp_path / "others")
+    assert lancedb.connect(tmp_path / "others").open_table("embeddings").count_rows() == 1
 
 
 def test_a_uri_that_lost_a_slash_is_refused(tmp_path, circle, monkeypatch):

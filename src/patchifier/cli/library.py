@@ -1,5 +1,6 @@
 """Commands about a library: embed, similar, duplicates, index, distance, predict."""
 
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -244,8 +245,17 @@ def duplicates(
     where = _filter(below, artist=artist, title=title, album=album, genre=genre)
     pairs = store.near_duplicates(threshold, where=where)
     lines = [f"{pair.score:.4f}  {pair.first.path}  {pair.second.path}" for pair in pairs]
-    text = "\n".join(lines) or f"no two files reach {threshold}."
+    text = "\n".join(lines) or f"no two files reach {threshold}.{_nearest(store, where)}"
     return Outcome([{"score": pair.score} | asdict(pair) for pair in pairs], text)
+
+
+def _nearest(store: "Table | Index", where: "Filter") -> str:
+    """Sentence about the nearest pair, and which threshold lists it."""
+    if (pair := store.nearest_pair(where=where)) is None:
+        return ""
+    names = f"{pair.first.path} and {pair.second.path}"
+    lists = f": --threshold {math.floor(100 * pair.score) / 100} lists them" * (pair.score >= 0.01)
+    return f" The nearest are {names}, with a cosine of {pair.score:.4f}{lists}."
 
 
 def index(table: str, *, out: str) -> Outcome:

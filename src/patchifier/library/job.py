@@ -134,7 +134,8 @@ class TableJob:
         lines = table.index(self.out)
         self._clear_if_merged(lines)
         before = _read_skipped(_skipped_file(self.out))
-        skipped = (*before, *(one for one in self.lost if one not in before))
+        named = {path for path, _ in before}
+        skipped = (*before, *(one for one in self.lost if one[0] not in named))
         in_table, passed = {line.clip: line for line in lines}, {path for path, _ in skipped}
         pending = sum(
             1

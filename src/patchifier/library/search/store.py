@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,14 +215,7 @@ class VectorStore(abc.ABC):
                 f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as "
                 "0.95."
             )
-        table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
-        vectors = vectors_of(table, self.size)
-        rows = found(table, [None] * len(table))
-        files = (
-            np.unique(np.array([row.path for row in rows], object), return_inverse=True)[1]
-            if rows
-            else np.zeros(0, int)
-        )
+        rows, vectors, files = self._by_file(where)
         best: dict[tuple[int, int], tuple[float, int, int]] = {}
         for count, (first, second, score) in enumerate(_near(vectors, files, threshold)):
             if count == most:
@@ -243,6 +236,32 @@ class VectorStore(abc.ABC):
         return tuple(
             sorted(pairs, key=lambda pair: (-pair.score, pair.first.path, pair.second.path))
         )
+
+    def nearest_pair(self, *, where: Filter = EVERYTHING) -> Pair | None:
+        """Return the sections of two files that are nearest; None if there are no two files.
+
+        Exact, in time and memory as :meth:`near_duplicates`.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> search.load("music.parquet").nearest_pair().score < 1
+        True
+        """
+        rows, vectors, files = self._by_file(where)
+        if (best := _nearest_pair(vectors, files)) is None:
+            return None
+        first, second, score = best
+        one, other = (dataclasses.replace(rows[row], score=score) for row in (first, second))
+        return Pair(one, other, score)
+
+    def _by_file(self, where: Filter) -> tuple[Sequence[SearchResult], np.ndarray, np.ndarray]:
+        """Rows by path and time, their vectors (n, E), and the number of each one's file (n,)."""
+        table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
+        rows = found(table, [None] * len(table))
+        paths = np.array([row.path for row in rows], object)
+        files = np.unique(paths, return_inverse=True)[1] if rows else np.zeros(0, int)
+        return rows, vectors_of(table, self.size), files
 
     def playlist(
         self,
@@ -326,6 +345,42 @@ def _near(
     vectors: np.ndarray, files: np.ndarray, threshold: float
 ) -> Iterator[tuple[int, int, float]]:
     """Pairs of rows of different files, the first before the second, with their cosine."""
+    for order, start, other, scores in _blocks(vectors, lambda: threshold):
+        rows, others = np.nonzero(scores >= threshold - SLACK)
+        apart = (rows + start < others + other) & (
+            files[order[rows + start]] != files[order[others + other]]
+        )
+        for pair in zip(order[rows[apart] + start].tolist(), order[others[apart] + other].tolist()):
+            first, second = sorted(pair)
+            score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
+            if score >= threshold - 1e-12:  # equal vectors may miss 1 by a rounding
+                yield first, second, score
+
+
+def _nearest_pair(vectors: np.ndarray, files: np.ndarray) -> tuple[int, int, float] | None:
+    """The pair of rows of different files with the highest cosine, the first before the second."""
+    best: tuple[int, int, float] | None = None
+
+    def least() -> float:
+        return best[2] if best else -1.0
+
+    for order, start, other, scores in _blocks(vectors, least):
+        rows, others = order[start : start + len(scores)], order[other : other + scores.shape[1]]
+        apart = np.where(files[rows][:, None] != files[others], scores, -np.inf)
+        row, column = np.unravel_index(int(apart.argmax()), apart.shape)
+        if apart[row, column] > (best[2] if best else -np.inf):
+            first, second = sorted((int(rows[row]), int(others[column])))
+            best = first, second, min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
+    return best
+
+
+def _blocks(
+    vectors: np.ndarray, least: Callable[[], float]
+) -> Iterator[tuple[np.ndarray, int, int, np.ndarray]]:
+    """Cosines of rows with rows, in blocks that hold each pair of a cosine of at least `least()`.
+
+    Yields an order of the rows, the first of some and of others in that order, and their cosines.
+    """
     if not len(vectors):
         return
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, E) in single precision
@@ -333,27 +388,15 @@ def _near(
     # those nearby are compared
     places = units @ _longest_axis(units)
     order = np.argsort(places, kind="stable")
-    units, places, reach = units[order], places[order], np.sqrt(max(0.0, 2 - 2 * threshold)) + 1e-3
+    units, places = units[order], places[order]
     for start in range(0, len(units), BLOCK):
-        end = int(
-            np.searchsorted(
-                places, places[min(start + BLOCK, len(units)) - 1] + reach, side="right"
-            )
-        )
+        reach = np.sqrt(max(0.0, 2 - 2 * least())) + 1e-3
+        last = places[min(start + BLOCK, len(units)) - 1] + reach
+        end = int(np.searchsorted(places, last, side="right"))
         for other in range(start, end, WIDTH * BLOCK):
             # (rows, others)
             scores = units[start : start + BLOCK] @ units[other : min(end, other + WIDTH * BLOCK)].T
-            rows, others = np.nonzero(scores >= threshold - SLACK)
-            apart = (rows + start < others + other) & (
-                files[order[rows + start]] != files[order[others + other]]
-            )
-            for pair in zip(
-                order[rows[apart] + start].tolist(), order[others[apart] + other].tolist()
-            ):
-                first, second = sorted(pair)
-                score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
-                if score >= threshold - 1e-12:  # equal vectors may miss 1 by a rounding
-                    yield first, second, score
+            yield order, start, other, scores
 
 
 def _longest_axis(units: np.ndarray) -> np.ndarray:
