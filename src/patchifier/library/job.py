@@ -401,4 +401,9 @@ def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
     require_file(path)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         rows = csv.DictReader(stream)
-        return tuple((from_cell(row["path"]), from_cell(row["reason"])) for row in rows)
+        return tuple(_named(from_cell(row["path"]), from_cell(row["reason"])) for row in rows)
+
+
+def _named(path: str, reason: str) -> tuple[str, str]:
+    """A path with its reason, which begins with the path as before it was written."""
+    return path, reason if reason.startswith(path) else f"{path}: {reason}"
