@@ -626,8 +626,8 @@ def test_rows_without_sense_are_refused(options, said, audio_folder, tmp_path, e
 
 
 def test_a_name_of_another_kind_or_of_others_files_is_refused(music, tmp_path, embed):
-    with pytest.raises(RequestError, match=r"ends in .parquet or .npy"):
-        embed(music, "x.csv")
+    with pytest.raises(RequestError, match=r"ends in .parquet, .csv or .npy"):
+        embed(music, "x.txt")
     (tmp_path / "y.csv").write_text("path\n")
     with pytest.raises(RequestError, match=r"y.csv exists already"):
         embed(music, "y.npy")

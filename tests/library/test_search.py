@@ -387,7 +387,7 @@ def test_vectors_of_patches_and_of_windows_are_not_the_same(tmp_path, build, cir
 
 
 def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, write, monkeypatch):
-    monkeypatch.setattr("patchifier.library.search.store.BLOCK", 7)
+    monkeypatch.setattr("patchifier.library.search.pairs.BLOCK", 7)
     vectors, names = random_vectors(100), [f"{row:03}" for row in range(100)]
     vectors[80] = 2 * vectors[3] + 1e-4  # another gain: the same direction
     vectors[41], names[41] = vectors[40], names[40]  # of the same file: no pair
@@ -400,8 +400,8 @@ def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, write, mon
 def test_near_duplicates_are_all_pairs_that_comparing_each_with_each_gives(
     write, monkeypatch, threshold
 ):
-    monkeypatch.setattr("patchifier.library.search.store.BLOCK", 8)
-    monkeypatch.setattr("patchifier.library.search.store.WIDTH", 2)
+    monkeypatch.setattr("patchifier.library.search.pairs.BLOCK", 8)
+    monkeypatch.setattr("patchifier.library.search.pairs.WIDTH", 2)
     vectors, names = random_vectors(150, 6) + 1, [f"{row:03}" for row in range(150)]
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     near = np.triu(units @ units.T >= threshold, k=1)
@@ -413,8 +413,8 @@ def test_near_duplicates_are_all_pairs_that_comparing_each_with_each_gives(
 
 @pytest.mark.parametrize("block", [8, 1024])
 def test_the_nearest_pair_is_that_of_comparing_each_with_each(opened, write, monkeypatch, block):
-    monkeypatch.setattr("patchifier.library.search.store.BLOCK", block)
-    monkeypatch.setattr("patchifier.library.search.store.WIDTH", 2)
+    monkeypatch.setattr("patchifier.library.search.pairs.BLOCK", block)
+    monkeypatch.setattr("patchifier.library.search.pairs.WIDTH", 2)
     vectors, names = random_vectors(150, 6), [f"{row:03}" for row in range(150)]
     names[1] = names[0]
     vectors[1] = vectors[0]  # of the same file: no pair

@@ -37,7 +37,8 @@ def embed(
     sources : list of str
         Folders, files, globs, manifests; '-' reads paths from standard input.
     out : str
-        NAME.parquet or NAME.npy; with Ray also a folder or a URL, for parts.
+        NAME.parquet; NAME.csv, which is written from a NAME.parquet beside it; or NAME.npy. With
+        Ray also a folder or a URL, for parts.
     model : str
         Model folder, hf://owner/name, or a bundled model's name; patchifier-base by default.
     engine : str
@@ -103,7 +104,7 @@ def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -
 
     if changed:
         raise RequestError("--changed is for the table of one machine; on Ray, name another --out.")
-    if out.endswith(".npy"):
+    if out.endswith((".npy", ".csv")):
         raise RequestError(
             f"--out is {out}, expected with --engine ray NAME.parquet, a folder or a URL."
         )

@@ -1,4 +1,4 @@
-"""Commands about models and caches: info, export."""
+"""Commands about models, caches and tables: info, export."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,16 @@ from typing import Any
 from patchifier.cli.command import Outcome
 from patchifier.config import RequestError, to_dict
 
+TABLES = (".parquet", ".npy")
+
 
 def info(path: str = "", *, verify: bool = False, parts: int = 0) -> Outcome:
-    """Describe a model or a cache; without a path, list the models of the package.
+    """Describe a model, a cache or a table; without a path, list the models of the package.
 
     Parameters
     ----------
     path : str
-        A cache, a model folder, or a bundled model's name.
+        A cache, a model folder, a bundled model's name, or a table of 'patchifier embed'.
     verify : bool
         Check every clip of a cache against its checksum.
     parts : int
@@ -22,10 +24,25 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0) -> Outcome:
     """
     if not path:
         return _list_models()
+    if Path(path).suffix in TABLES and Path(path).is_file():
+        return _describe_table(path)
     is_cache = (Path(path) / "cache.json").exists()
     facts = _cache_facts(path, verify, parts) if is_cache else _model_facts(path)
     lines = [f"{name:<22}{value}" for name, value in facts.items() if _is_short(name, value)]
     return Outcome(facts, "\n".join(lines), 1 if facts.get("problems") else 0)
+
+
+def _describe_table(path: str) -> Outcome:
+    """Describe a table of embeddings; its model is named if it is one of the package."""
+    from patchifier import embed, weights
+    from patchifier.library.stored import describe
+
+    facts: dict[str, Any] = {"kind": "table", **describe(path)}
+    named = (name for name in weights.names() if embed.load(name).identity == facts["model"])
+    facts["name"] = next(named, None)
+    lines = [f"{name:<22}{value}" for name, value in facts.items() if name != "columns"]
+    lines += [f"column {name:<15}{what}" for name, what in facts["columns"].items()]
+    return Outcome(facts, "\n".join(lines))
 
 
 def _is_short(name: str, value: Any) -> bool:
