@@ -526,3 +526,35 @@ def test_output_of_a_decoder_is_a_note_only_beside_another_one(
     assert sum(map(len, audio.blocks(path, how=how))) == 22_050
     assert ("its decoder says: a complaint" in how.notes) == reported
     assert bool(how.notes) == reported
+
+
+def test_what_a_decoder_prints_in_the_main_process_is_attached_to_its_file(tmp_path, capfd):
+    path, how = made.with_hole(tmp_path / "hole.mp3", 4), audio.Decoding()
+    assert sum(map(len, audio.blocks(path, how=how))) > 3 * 22_050
+    assert any("its decoder says: Note: Illegal Audio-MPEG-Header" in note for note in how.notes)
+    (tmp_path / "text.mp3").write_text("no audio" * 100)
+    with pytest.raises(audio.AudioError, match=r"text.mp3: not an .*Its decoder says: Note: Ill"):
+        audio.load(tmp_path / "text.mp3")
+    assert capfd.readouterr().err == ""
+
+
+def test_python_may_print_while_a_decoder_is_listened_to(capfd):
+    said = []
+    with open(2, "w", closefd=False) as own, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", own)
+        with audio.sandbox.listen(said):
+            print("from Python", file=sys.stderr)
+            os.write(2, b"from C")
+    os.write(2, b", after")
+    assert said == ["from C"]
+    assert capfd.readouterr().err == "from Python\n, after"
+
+
+def test_what_to_install_stays_behind_what_a_decoder_says():
+    reason = "a.m4a: for m4a and other formats: pip install 'patchifier[formats]'"
+    expected = (
+        "a.m4a: for m4a and other formats (its decoder says: x): pip install 'patchifier[formats]'"
+    )
+    assert audio.sandbox.with_words(reason, "x") == expected
+    assert audio.sandbox.with_words("a.mp3: bad.", "x") == "a.mp3: bad. Its decoder says: x"
+    assert audio.sandbox.with_words(reason, "") == reason

@@ -252,8 +252,9 @@ def test_a_flag_with_an_old_name_is_accepted_and_the_new_one_printed(
     assert flags["changes"].sections == {section: expected}
     assert (flags["cache"], flags["out"]) == ("cache", "run")
     (line,) = capsys.readouterr().err.splitlines()
-    assert words[0].partition("=")[0] in line
+    assert f"{words[0].partition('=')[0]} is an old name of --" in line
     assert new in line
+    assert line.endswith("; it works until 1.0.")
 
 
 def test_both_numbers_of_bands_by_their_old_names_are_read_together():

@@ -150,7 +150,7 @@ def blocks(
     how = Decoding() if how is None else how
     most_s, decoded_s = 3600 * sandbox.limits().length_h, 0.0
     resampler = _Resampler(sample_rate)
-    for mono, rate in mono_blocks(Path(path), start_s, end_s, how):
+    for mono, rate in _with_words(mono_blocks(Path(path), start_s, end_s, how), how):
         _require_samples(mono, path)
         decoded_s += len(mono) / rate
         if decoded_s > most_s:
@@ -161,9 +161,20 @@ def blocks(
         raise AudioError(f"{path}: holds no audio" + (f" after {start_s} s." if start_s else "."))
     yield from resampler.end()
     how.length_s = resampler.made / sample_rate
-    words = sandbox.output()
+    words = sandbox.output() or sandbox.one_line(how.said)
     if words and how.notes:  # decoders complain about healthy files too
         how.notes.append(f"its decoder says: {words}")
+
+
+def _with_words(blocks: Iterator[tuple[np.ndarray, int]], how: Decoding) -> Iterator[Any]:
+    """Blocks; an error about the file ends with what its decoder printed."""
+    try:
+        yield from blocks
+    except AudioError as error:
+        if not how.said:
+            raise
+        words = sandbox.one_line(how.said)
+        raise AudioError(sandbox.with_words(str(error), words)) from error.__cause__
 
 
 def _require_samples(mono: np.ndarray, path: str | Path) -> None:

@@ -57,7 +57,13 @@ class Checkpoint:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> None:
+def save(
+    folder: str | Path,
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype = torch.float32,
+    auto_map: Mapping[str, str] | None = None,
+) -> None:
     """Write a model folder, whole or not at all; one that is there already is replaced.
 
     Parameters
@@ -70,6 +76,8 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
     dtype : torch.dtype
         Of matrices and kernels on disk: torch.float16 halves the file. Biases, scales and
         statistics, which are few and may be large, stay in float32.
+    auto_map : mapping of str to str
+        For transformers: in which file of the folder it finds its classes.
 
     Raises
     ------
@@ -84,13 +92,9 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, dtype: torch.dtype = tor
         "task": dataclasses.asdict(checkpoint.task) if checkpoint.task else None,
         "facts": dict(checkpoint.facts),
     }
-    text = (
-        json.dumps(
-            {"model_type": "patchifier", "checkpoint": header, **to_dict(checkpoint.config)},
-            indent=1,
-        )
-        + "\n"
-    )
+    facts: dict[str, Any] = {"model_type": "patchifier", "checkpoint": header}
+    facts |= {"auto_map": dict(auto_map)} if auto_map else {}
+    text = json.dumps({**facts, **to_dict(checkpoint.config)}, indent=1) + "\n"
     tensors = {
         name: _stored(name, tensor, dtype).contiguous()
         for name, tensor in _state(checkpoint.model, checkpoint.head).items()
@@ -213,7 +217,8 @@ def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Tas
         text = read_text(folder / "config.json")
         values = parse_json(text)
         header = values.pop("checkpoint")
-        values.pop("model_type", None)  # what transformers goes by
+        for name in ("model_type", "auto_map"):  # what transformers goes by
+            values.pop(name, None)
         newer, task = header["format"] > FORMAT, None
         if not newer and header["task"]:
             task = Task(**{**header["task"], "names": tuple(header["task"]["names"])})

@@ -55,11 +55,14 @@ class Decoding:
         Length of the audio that was given, in seconds.
     notes : list of str
         What was wrong with the file and did not matter.
+    said : list of str
+        Lines that its decoder printed in the main process.
     """
 
     decoder: str = ""
     length_s: float = 0.0
     notes: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def used(self, name: str) -> None:
         """Add a decoder."""
@@ -221,7 +224,8 @@ def _open(part: _Part) -> tuple[soundfile.SoundFile | None, str]:
     corrected = [View(path, stream)] if stream.head or not by_name else []
     for source in ([path] if by_name else []) + corrected:
         try:
-            sound = soundfile.SoundFile(source)
+            with sandbox.listen(part.how.said):
+                sound = soundfile.SoundFile(source)
         except soundfile.LibsndfileError as error:
             reason = reason or _error_text(error)
             continue
@@ -256,7 +260,8 @@ def _sndfile_blocks(
         part.samples = sound.seek(first)
     while last is None or part.samples < last:
         try:
-            block = sound.read(int(BLOCK_S * rate), dtype="float32", always_2d=True)
+            with sandbox.listen(part.how.said):
+                block = sound.read(int(BLOCK_S * rate), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             return f"libsndfile stops after {part.decoded_s:.1f} s ({_error_text(error)})"
         if not len(block):

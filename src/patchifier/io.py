@@ -304,11 +304,15 @@ def skipped_lines(skipped: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def write_skipped(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write the list of skipped files as CSV; the last column is the reason."""
+    """Write the list of skipped files as CSV.
+
+    The last two columns are a path and the reason, which the path is taken out of.
+    """
     with (
         replaced_file(path) as new,
         new.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
     ):
         table = csv.writer(stream)
         table.writerow(columns)
-        table.writerows(map(to_cell, row) for row in rows)
+        for *others, named, reason in rows:
+            table.writerow(map(to_cell, (*others, named, reason.removeprefix(f"{named}: "))))

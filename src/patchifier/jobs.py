@@ -262,8 +262,7 @@ def attempt(path: str, work: Callable[..., Result], *arguments: Any) -> Result |
                 return work(*arguments)
         except BAD_ITEM as error:
             reason = skip_reason(path, error)
-    words = sandbox.output()
-    return f"{reason} Its decoder says: {words}" if words else reason
+    return sandbox.with_words(reason, sandbox.output())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ import faulthandler
 import os
 import re
 import sys
-from collections.abc import Iterator
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -191,6 +193,69 @@ def output() -> str:
     return _last_words(Path(_bench.said.name))
 
 
+@contextlib.contextmanager
+def listen(said: list[str]) -> Iterator[None]:
+    """Keep what C code prints on standard error in the meantime; Python's own output passes.
+
+    In the main thread alone, where no other file is decoded at the same time. In a worker process
+    :func:`work_on` keeps all output.
+    """
+    if _bench or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            terminal = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        stack.callback(os.close, terminal)
+        kept = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        stack.enter_context(_python_writes_to(terminal))
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            kept.seek(0)
+            said += kept.read().decode("utf-8", "replace").splitlines()
+
+
+@contextlib.contextmanager
+def _python_writes_to(terminal: int) -> Iterator[None]:
+    """Let sys.stderr write to another descriptor if it writes to that of the process."""
+    own = sys.stderr
+    try:
+        direct = own is not None and own.fileno() == 2
+    except (OSError, ValueError, AttributeError):  # as in a notebook
+        direct = False
+    if not direct:
+        yield
+        return
+    own.flush()
+    with os.fdopen(terminal, "w", encoding=own.encoding, errors=own.errors, closefd=False) as new:
+        sys.stderr = new
+        try:
+            yield
+        finally:
+            sys.stderr = own
+
+
+def one_line(lines: Sequence[str]) -> str:
+    """Lines of output on one line, each once, the last :data:`SAID` characters."""
+    return " ".join(" ".join(dict.fromkeys(lines)).split())[-SAID:]
+
+
+def with_words(reason: str, words: str) -> str:
+    """Reason for a file with the output of its decoder; what to install stays at the end."""
+    if not words:
+        return reason
+    text, remedy, extra = reason.partition(": pip install ")
+    if remedy:
+        return f"{text} (its decoder says: {words}){remedy}{extra}"
+    return f"{text} Its decoder says: {words}"
+
+
 # --- what processes left ---
 
 
@@ -212,5 +277,4 @@ def _marks(folder: Path, path: str) -> list[Path]:
 
 
 def _last_words(path: Path) -> str:
-    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
-    return " ".join(" ".join(dict.fromkeys(lines)).split())[-SAID:]
+    return one_line(path.read_bytes().decode("utf-8", "replace").split("\n"))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -121,11 +122,60 @@ def test_playlists_and_filters(home, told, monkeypatch):
         assert {*names(below)} == {"noise.wav", "more noise.wav", "higher.wav"}
 
 
+def test_info_describes_a_table(home, run, told):
+    facts = told(f"info {home}/all.parquet")
+    table = patchifier.library.read(home / "all.parquet")
+    assert (facts["rows"], facts["files"], facts["size"]) == (6, 6, table.length)
+    assert facts["hours"] == pytest.approx(float(table.length_s.sum()) / 3600, abs=5e-4)
+    assert facts["model"] == table.metadata["model"]
+    assert facts["name"] is None
+    assert set(facts["columns"]) == set(table.rows.column_names)
+    shown = run(f"info {home}/all.parquet").out
+    assert re.search(r"^column start_s +start of the row in the file, in seconds$", shown, re.M)
+
+
+def test_info_names_a_model_of_the_package_and_counts_a_file_once(
+    bundled, home, run, told, tmp_path
+):
+    run(f"embed {home}/a --out {tmp_path}/w.npy --window_s 0.5")
+    facts = told(f"info {tmp_path}/w.npy")
+    assert (facts["name"], facts["files"], facts["window_s"]) == ("patchifier-base", 3, 0.5)
+    table = patchifier.library.read(tmp_path / "w.npy")
+    lengths = dict(zip(table.paths, table.length_s, strict=True))
+    assert facts["rows"] == len(table) > 3
+    assert facts["hours"] == pytest.approx(sum(lengths.values()) / 3600, abs=5e-4)
+
+
+def test_a_table_is_written_as_csv(bundled, home, run, tmp_path):
+    out = tmp_path / "x.csv"
+    run(f"embed {home}/a --out {out} --window_s 0.5")
+    table = patchifier.library.read(tmp_path / "x.parquet")
+    rows = list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"))))
+    numbers = [f"embedding_{number}" for number in range(table.length)]
+    assert list(rows[0]) == ["path", "start_s", "end_s", *numbers]
+    assert tuple(row["path"] for row in rows) == table.paths
+    found = np.array([[row[name] for name in numbers] for row in rows], np.float32)
+    np.testing.assert_array_equal(found, table.vectors)
+    assert [float(row["end_s"]) for row in rows] == table.end_s.tolist()
+    out.unlink()
+    assert "0 embedded now" in run(f"embed {home}/a --out {out} --window_s 0.5").out
+    assert out.exists()
+    out.write_text("mine\n")
+    said = run(f"embed {home}/a --out {out} --window_s 0.5", code=2).err
+    assert "holds something else" in said
+    assert out.read_text() == "mine\n"
+
+
 def test_duplicates_are_listed_by_their_cosine(home, run, told):
     command = f"duplicates {home}/all.parquet --threshold"
     all_pairs = told(f"{command} 0.01")
     assert 0 < len(told(f"{command} 0.01 --below {home}/b")) < len(all_pairs)
-    assert "no two files reach 1.0." in run(f"{command} 1.0").out
+    shown, nearest = run(f"{command} 1.0").out, all_pairs[0]
+    assert "no two files reach 1.0." in shown
+    paths = f"{nearest['first']['path']} and {nearest['second']['path']}"
+    assert f"The nearest are {paths}, with a cosine of {nearest['score']:.4f}" in shown
+    lower = re.search(r"--threshold ([\d.]+) lists them", shown)[1]
+    assert nearest in told(f"{command} {lower}")
     assert "expected a cosine above 0" in run(f"{command} 0", code=2).err
 
 
@@ -186,3 +236,13 @@ def test_export_takes_the_model_of_the_package_or_one_by_name(bundled, run, tmp_
     run(f"export --onnx {tmp_path}/x.onnx")
     run(f"export patchifier-paper --onnx {tmp_path}/x.onnx")
     assert asked == [None, "patchifier-paper"]
+
+
+def test_export_writes_a_folder_for_transformers(bundled, run, tmp_path):
+    told = run(f"export patchifier-paper --hf {tmp_path}/new").out
+    assert f"AutoModel.from_pretrained('{tmp_path}/new', trust_remote_code=True)" in told
+    assert (tmp_path / "new" / "modeling_patchifier.py").is_file()
+    new = patchifier.load(tmp_path / "new")
+    assert new.identity == patchifier.load("patchifier-paper").identity
+    said = run(f"export --hf {tmp_path}/x --onnx {tmp_path}/x.onnx", code=2).err
+    assert "both --onnx and --hf are given, expected --onnx FILE or --hf FOLDER" in said

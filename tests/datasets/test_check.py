@@ -231,3 +231,10 @@ def test_examine_knows_what_is_no_sound(tmp_path):
     assert examine(str(tmp_path / "none.wav")) == "holds no audio"
     assert examine(str(tmp_path / "text.mp3"))
     assert examine(str(tmp_path / "folder.wav"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_examine_refuses_a_pipe_before_it_opens_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    reason = "is a pipe or a device, expected a regular file."
+    assert examine(str(tmp_path / "pipe.wav")) == examine("/dev/zero") == reason

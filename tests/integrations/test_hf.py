@@ -16,7 +16,7 @@ import torch
 import transformers
 
 import patchifier
-from patchifier import checkpoint, embed
+from patchifier import audio, checkpoint, datasets, embed, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, update
 from patchifier.integrations import hf
@@ -27,6 +27,7 @@ from tests import small
 RATE = 22_050
 CONFIG = small.config(small.WIDE, embed={"hop_patches": 12})
 FILES = {"config.json", "model.safetensors", "README.md", "preprocessor_config.json"}
+FILES |= {"modeling_patchifier.py"}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,60 @@ def test_importing_the_module_is_enough_for_the_auto_classes(child_environment):
     command = [sys.executable, "-c", program]
     shown = subprocess.check_output(command, env=child_environment, text=True)
     assert shown.split() == ["PatchifierConfig"]
+
+
+OPEN = """
+import sys, numpy, torch, transformers
+folder = sys.argv[1]
+model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+batch = extractor(numpy.load(sys.argv[2]), sampling_rate=22_050, return_tensors="pt")
+with torch.no_grad():
+    numpy.save(sys.argv[3], model(**batch).pooler_output[0])
+"""
+
+
+@pytest.mark.parametrize("by", ["the mixin", "transformers", "transformers again"])
+def test_a_saved_folder_opens_without_importing_the_package(
+    by, folder, saved, sounds, tmp_path, child_environment
+):
+    path = saved
+    if by == "the mixin":
+        path = tmp_path / "saved"
+        hf.HubModel.from_pretrained(folder).save_pretrained(path)
+    if by == "transformers again":
+        path = tmp_path / "again"
+        for auto in (transformers.AutoModel, transformers.AutoFeatureExtractor):
+            auto.from_pretrained(saved, trust_remote_code=True).save_pretrained(path)
+    assert FILES - {"README.md"} <= {each.name for each in path.iterdir()}
+    np.save(tmp_path / "sound.npy", sounds[1])
+    command = [sys.executable, "-c", OPEN, path, tmp_path / "sound.npy", tmp_path / "found.npy"]
+    environment = {**child_environment, "HF_HOME": str(tmp_path / "home")}
+    subprocess.run(list(map(str, command)), env=environment, check=True)
+    expected = embed.load(folder).embed(sounds[1], RATE)
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, atol=1e-5)
+
+
+WITHOUT = """
+import sys, transformers
+
+class Absent:
+    def find_spec(self, name, *others):
+        if name.partition(".")[0] == "patchifier":
+            raise ModuleNotFoundError("No module named 'patchifier'")
+
+sys.meta_path.insert(0, Absent())
+transformers.AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+"""
+
+
+def test_without_the_package_a_saved_folder_says_what_to_install(
+    saved, child_environment, tmp_path
+):
+    command = [sys.executable, "-c", WITHOUT, str(saved)]
+    environment = {**child_environment, "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "pip install patchifier" in done.stderr.splitlines()[-1]
 
 
 def test_the_feature_extractor_of_a_saved_model_has_its_rate(tmp_path):
@@ -202,6 +257,45 @@ def test_a_batch_gives_what_each_alone_does_whatever_the_padding(saved, sounds, 
             torch.testing.assert_close(states, alone.last_hidden_state[0], **near)
             pooled = together.pooler_output[number]
             torch.testing.assert_close(pooled, alone.pooler_output[0], **near)
+
+
+LOW = [torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(scope="module")
+def music():
+    """Ten seconds of seven bundled clips."""
+    clips = [audio.load(clip.path)[: 10 * RATE] for clip in datasets.load("demo").clips[::16]]
+    return torch.from_numpy(np.stack(clips))
+
+
+@pytest.fixture(scope="module", params=[weights.DEFAULT, weights.PAPER])
+def bundled_folder(request):
+    return weights.find(request.param)
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_models_of_16_bits_and_autocast_give_float32s_vectors(bundled_folder, music, dtype):
+    model = transformers.AutoModel.from_pretrained(bundled_folder)
+    low = transformers.AutoModel.from_pretrained(bundled_folder, dtype=dtype)
+    assert low.model.bottleneck.cls.dtype == dtype
+    with torch.no_grad():
+        expected = model(music).pooler_output
+        with torch.autocast("cpu", dtype=dtype):
+            cast = model(music).pooler_output
+        for found in (low(music).pooler_output, cast):
+            assert found.dtype == torch.float32
+            # 0.99994 to 0.9999998 on whole clips
+            assert torch.cosine_similarity(found, expected).min() > 0.9999
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_what_16_bits_cannot_hold_is_refused(music, dtype):
+    model = transformers.AutoModel.from_pretrained(weights.find(weights.DEFAULT))
+    with pytest.raises(RequestError, match=f"input_values is of {dtype}.*expected float32"):
+        model(music.to(dtype))
+    with pytest.raises(RequestError, match=f"readout is in {dtype}, expected float32: load it"):
+        model.to(dtype)(music)
 
 
 def test_it_can_be_trained(saved, sounds):

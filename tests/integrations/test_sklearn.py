@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -19,7 +20,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from patchifier import checkpoint, embed
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import RequestError
-from patchifier.integrations.sklearn import PatchifierEmbedder
+from patchifier.integrations.sklearn import PatchifierEmbedder, expected_failed_checks
 from patchifier.nn.model import Patchifier
 from tests import small
 
@@ -70,6 +71,16 @@ def test_scikit_learns_own_checks_pass(made):
     assert len(names["passed"]) >= 40
 
 
+def test_without_a_rate_the_checks_of_waveforms_are_stated_and_all_others_pass():
+    default = PatchifierEmbedder()
+    stated = expected_failed_checks(default)
+    results = check_estimator(default, expected_failed_checks=stated, on_fail="raise", on_skip=None)
+    failed = {each["check_name"] for each in results if each["status"] == "xfail"}
+    assert failed == set(stated)
+    assert "never guessed" in stated["check_pipeline_consistency"]
+    assert sum(each["status"] == "passed" for each in results) >= 15
+
+
 def test_files_and_waveforms_give_the_embedders_matrix(folder, made, clips, paths):
     expected, texts = embed.load(folder).embed(clips[:3], RATE), [str(path) for path in paths]
     mixed = [paths[0], clips[1], paths[2]]
@@ -99,6 +110,76 @@ def test_files_need_no_rate_and_waveforms_are_refused_without_one(folder, clips,
         for act in (PatchifierEmbedder(folder).fit, without.transform):
             with pytest.raises(RequestError, match=said):
                 act(X)
+
+
+def objects(items):
+    """Array of objects (n,), whatever they are."""
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def test_a_column_of_files_or_of_waveforms_of_any_length_is_embedded(folder, made, clips, paths):
+    expected = embed.load(folder).embed(clips[:3], RATE)
+    for items in (list(map(str, paths)), paths, clips[:3]):
+        for X in (objects(items), objects(items)[:, None]):
+            np.testing.assert_allclose(made.fit_transform(X), expected, atol=1e-5)
+    assert made.n_features_in_ == 1
+    with pytest.raises(ValueError, match="X has 2 columns, expected one"):
+        made.transform(np.stack([objects(paths)] * 2, axis=1))
+
+
+def test_a_column_transformer_embeds_a_column(folder, clips, paths):
+    columns = ColumnTransformer(
+        [("music", PatchifierEmbedder(folder), [1]), ("year", "passthrough", [0])]
+    )
+    X = np.stack([objects([1970, 1980, 1990]), objects(list(map(str, paths)))], axis=1)
+    expected = embed.load(folder).embed(clips[:3], RATE)
+    found = columns.fit_transform(X)
+    np.testing.assert_allclose(found[:, :-1].astype(float), expected, atol=1e-5)
+    assert columns.get_feature_names_out()[0] == "music__patchifierembedder0"
+
+
+def test_a_column_transformer_embeds_a_column_of_a_data_frame(folder, clips, paths):
+    pandas = pytest.importorskip("pandas")
+    X = pandas.DataFrame(
+        {"year": [1970, 1980, 1990], "file": list(map(str, paths))}, index=[5, 7, 9]
+    )
+    columns = ColumnTransformer(
+        [("music", PatchifierEmbedder(folder), ["file"]), ("rest", "passthrough", ["year"])]
+    ).set_output(transform="pandas")
+    found = columns.fit_transform(X)
+    expected = embed.load(folder).embed(clips[:3], RATE)
+    np.testing.assert_allclose(found.iloc[:, :-1], expected, atol=1e-5)
+    assert list(found.columns[[0, 63, 64]]) == [
+        "music__patchifierembedder0", "music__patchifierembedder63", "rest__year",
+    ]  # fmt: skip
+    assert list(found.index) == [5, 7, 9]
+    assert list(columns.named_transformers_["music"].feature_names_in_) == ["file"]
+    with pytest.raises(ValueError, match="feature names should match"):
+        columns.named_transformers_["music"].transform(X[["file"]].rename(columns={"file": "x"}))
+
+
+def test_a_file_that_cannot_be_embedded_is_a_row_of_nan_if_wanted(folder, made, clips, paths):
+    bad = paths[0].with_name("bad.wav")
+    bad.write_bytes(b"<html>")
+    X = [paths[0], bad, clips[1], np.zeros(0, np.float32), paths[2]]
+    with pytest.raises(RequestError, match=r"bad\.wav"):
+        made.fit_transform(X)
+    kind = made.set_params(on_error="nan")
+    with pytest.warns(UserWarning, match=r"of X is NaN") as warned:
+        found = kind.fit_transform(X)
+    assert [str(each.message).split(":")[0] for each in warned] == [
+        "row 1 of X is NaN", "row 3 of X is NaN",
+    ]  # fmt: skip
+    assert str(bad) in str(warned[0].message)
+    assert np.isnan(found[[1, 3]]).all()
+    expected = embed.load(folder).embed(clips[:3], RATE)
+    np.testing.assert_allclose(found[[0, 2, 4]], expected, atol=1e-5)
+    with pytest.warns(UserWarning, match=r"row 0 of X is NaN"):
+        assert np.isnan(kind.transform([bad])).all()
+    with pytest.raises(RequestError, match=r"on_error is 'skip', expected one of"):
+        clone(made).set_params(on_error="skip").fit(X)
 
 
 def test_a_matrix_is_a_waveform_in_each_row(folder, made, noise):
@@ -139,7 +220,7 @@ def test_a_search_over_poolings_runs(made, clips):
 def test_parameters_are_kept_as_given_and_clones_are_unfitted(folder, clips):
     given = {"model": folder, "pooling": "mean", "layers": [0, -1], "sample_rate": RATE}
     transformer = PatchifierEmbedder(**given).fit(clips[:1])
-    assert transformer.get_params() == {**given, "device": "cpu"}
+    assert transformer.get_params() == {**given, "device": "cpu", "on_error": "raise"}
     assert transformer.get_params()["layers"] is given["layers"]
     copy = clone(transformer)
     assert copy.get_params() == transformer.get_params()

@@ -406,7 +406,7 @@ def test_vectors_of_patches_and_of_windows_are_not_the_same(tmp_path, build, cir
 
 
 def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, write, monkeypatch):
-    monkeypatch.setattr("patchifier.library.search.store.BLOCK", 7)
+    monkeypatch.setattr("patchifier.library.search.pairs.BLOCK", 7)
     vectors, names = random_vectors(100), [f"{row:03}" for row in range(100)]
     vectors[80] = 2 * vectors[3] + 1e-4  # another gain: the same direction
     vectors[41], names[41] = vectors[40], names[40]  # of the same file: no pair
@@ -419,8 +419,8 @@ def test_near_duplicates_are_found_once_across_blocks_of_rows(opened, write, mon
 def test_near_duplicates_are_all_pairs_that_comparing_each_with_each_gives(
     write, monkeypatch, threshold
 ):
-    monkeypatch.setattr("patchifier.library.search.store.BLOCK", 8)
-    monkeypatch.setattr("patchifier.library.search.store.WIDTH", 2)
+    monkeypatch.setattr("patchifier.library.search.pairs.BLOCK", 8)
+    monkeypatch.setattr("patchifier.library.search.pairs.WIDTH", 2)
     vectors, names = random_vectors(150, 6) + 1, [f"{row:03}" for row in range(150)]
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     near = np.triu(units @ units.T >= threshold, k=1)
@@ -428,6 +428,30 @@ def test_near_duplicates_are_all_pairs_that_comparing_each_with_each_gives(
     pairs = search.Table.open(write(vectors, names)).near_duplicates(threshold)
     assert set(pairs_of(pairs)) == expected
     assert len(pairs) == len(expected) > 20
+
+
+@pytest.mark.parametrize("block", [8, 1024])
+def test_the_nearest_pair_is_that_of_comparing_each_with_each(opened, write, monkeypatch, block):
+    monkeypatch.setattr("patchifier.library.search.pairs.BLOCK", block)
+    monkeypatch.setattr("patchifier.library.search.pairs.WIDTH", 2)
+    vectors, names = random_vectors(150, 6), [f"{row:03}" for row in range(150)]
+    names[1] = names[0]
+    vectors[1] = vectors[0]  # of the same file: no pair
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = np.triu(units @ units.T, k=1)
+    cosines[0, 1] = 0
+    first, second = np.unravel_index(cosines.argmax(), cosines.shape)
+    found = opened(write(vectors, names)).nearest_pair()
+    assert pairs_of([found]) == [(names[first], names[second])]
+    assert found.score == pytest.approx(cosines.max(), abs=1e-6)
+
+
+def test_one_file_has_no_nearest_pair(opened, write):
+    assert opened(write(on_circle(0, 10), "aa", starts=[0, 1])).nearest_pair() is None
+
+
+def test_the_nearest_pair_may_be_opposite(opened, write):
+    assert opened(write(on_circle(0, 180), "ab")).nearest_pair().score == pytest.approx(-1)
 
 
 def test_equal_vectors_reach_a_threshold_of_one(opened, write):
@@ -772,6 +796,13 @@ def test_a_lancedb_table_of_other_things_is_never_opened_or_replaced_at_a_uri(tm
     with pytest.raises(RequestError, match="not an index of embeddings"):
         search.Index.build(circle, uri)
     assert lancedb.connect(uri).open_table("embeddings").count_rows() == 1
+
+
+def test_a_lancedb_table_of_other_things_is_never_replaced_in_a_folder(tmp_path, circle):
+    lancedb.connect(tmp_path / "others").create_table("embeddings", data=pa.table({"x": [1]}))
+    with pytest.raises(RequestError, match="not an index of embeddings"):
+        search.Index.build(circle, tmp_path / "others")
+    assert lancedb.connect(tmp_path / "others").open_table("embeddings").count_rows() == 1
 
 
 def test_a_uri_that_lost_a_slash_is_refused(tmp_path, circle, monkeypatch):

@@ -128,8 +128,8 @@ class Parser(jsonargparse.ArgumentParser):
         kept, old = _old_flags(words)
         for name in old:
             new = new_name(name)
-            now = f"is --{new} now" if new else "is a constant now"
-            print(f"{self.prog}: --{name} {now}.", file=sys.stderr)
+            works = f"an old name of --{new}; it works until 1.0" if new else "a constant now"
+            print(f"{self.prog}: --{name} is {works}.", file=sys.stderr)
         nested: dict[str, Any] = {}
         for name, value in old.items():
             *sections, field = name.split(".")

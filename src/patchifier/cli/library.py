@@ -1,5 +1,6 @@
 """Commands about a library: embed, similar, duplicates, index, distance, predict."""
 
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,8 @@ def embed(
     sources : list of str
         Folders, files, globs, manifests; '-' reads paths from standard input.
     out : str
-        NAME.parquet or NAME.npy; with Ray also a folder or a URL, for parts.
+        NAME.parquet; NAME.csv, which is written from a NAME.parquet beside it; or NAME.npy. With
+        Ray also a folder or a URL, for parts.
     model : str
         Model folder, hf://owner/name, or a bundled model's name; patchifier-base by default.
     engine : str
@@ -102,7 +104,7 @@ def _embed_on_ray(sources: list[str], out: str, changed: bool, **options: Any) -
 
     if changed:
         raise RequestError("--changed is for the table of one machine; on Ray, name another --out.")
-    if out.endswith(".npy"):
+    if out.endswith((".npy", ".csv")):
         raise RequestError(
             f"--out is {out}, expected with --engine ray NAME.parquet, a folder or a URL."
         )
@@ -244,8 +246,17 @@ def duplicates(
     where = _filter(below, artist=artist, title=title, album=album, genre=genre)
     pairs = store.near_duplicates(threshold, where=where)
     lines = [f"{pair.score:.4f}  {pair.first.path}  {pair.second.path}" for pair in pairs]
-    text = "\n".join(lines) or f"no two files reach {threshold}."
+    text = "\n".join(lines) or f"no two files reach {threshold}.{_nearest(store, where)}"
     return Outcome([{"score": pair.score} | asdict(pair) for pair in pairs], text)
+
+
+def _nearest(store: "Table | Index", where: "Filter") -> str:
+    """Sentence about the nearest pair, and which threshold lists it."""
+    if (pair := store.nearest_pair(where=where)) is None:
+        return ""
+    names = f"{pair.first.path} and {pair.second.path}"
+    lists = f": --threshold {math.floor(100 * pair.score) / 100} lists them" * (pair.score >= 0.01)
+    return f" The nearest are {names}, with a cosine of {pair.score:.4f}{lists}."
 
 
 def index(table: str, *, out: str) -> Outcome:

@@ -1,4 +1,4 @@
-"""Commands about models, caches and this installation: info, export."""
+"""Commands about models, caches, tables and this installation: info, export."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,16 @@ from typing import Any
 from patchifier.cli.command import Outcome
 from patchifier.config import RequestError, to_dict
 
+TABLES = (".parquet", ".npy")
+
 
 def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool = False) -> Outcome:
-    """Describe a model or a cache; without a path, list the models of the package.
+    """Describe a model, a cache or a table; without a path, list the models of the package.
 
     Parameters
     ----------
     path : str
-        A cache, a model folder, or a bundled model's name.
+        A cache, a model folder, a bundled model's name, or a table of 'patchifier embed'.
     verify : bool
         Check every clip of a cache against its checksum.
     parts : int
@@ -27,6 +29,8 @@ def info(path: str = "", *, verify: bool = False, parts: int = 0, system: bool =
         return _system(path)
     if not path:
         return _list_models()
+    if Path(path).suffix in TABLES and Path(path).is_file():
+        return _describe_table(path)
     is_cache = (Path(path) / "cache.json").exists()
     facts = _cache_facts(path, verify, parts) if is_cache else _model_facts(path)
     lines = [f"{name:<22}{value}" for name, value in facts.items() if _is_short(name, value)]
@@ -46,6 +50,19 @@ def _system(path: str) -> Outcome:
         f"{name:<15}{version or 'unknown':<22}{where}".rstrip() for name, version, where in rows
     ]
     return Outcome(facts, "\n".join(lines + [f"warning: {line}" for line in facts["warnings"]]))
+
+
+def _describe_table(path: str) -> Outcome:
+    """Describe a table of embeddings; its model is named if it is one of the package."""
+    from patchifier import embed, weights
+    from patchifier.library.stored import describe
+
+    facts: dict[str, Any] = {"kind": "table", **describe(path)}
+    named = (name for name in weights.names() if embed.load(name).identity == facts["model"])
+    facts["name"] = next(named, None)
+    lines = [f"{name:<22}{value}" for name, value in facts.items() if name != "columns"]
+    lines += [f"column {name:<15}{what}" for name, what in facts["columns"].items()]
+    return Outcome(facts, "\n".join(lines))
 
 
 def _is_short(name: str, value: Any) -> bool:
@@ -118,20 +135,38 @@ def _cache_facts(path: str, verify: bool, parts: int) -> dict[str, Any]:
     return facts
 
 
-def export(model: str = "", *, onnx: str) -> Outcome:
-    """Write a model as one ONNX file, from waveform to embedding.
+def export(model: str = "", *, onnx: str = "", hf: str = "") -> Outcome:
+    """Write a model for other programs: as one ONNX file, or as a folder for transformers.
 
     Parameters
     ----------
     model : str
         Model folder or bundled model; patchifier-base by default.
     onnx : str
-        File to write: .onnx, or .pt2 for a program of torch.export.
+        File to write, from waveform to embedding: .onnx, or .pt2 for a program of torch.export.
+    hf : str
+        Folder to write, for AutoModel.from_pretrained(FOLDER, trust_remote_code=True).
     """
+    if bool(onnx) == bool(hf):
+        said = "both --onnx and --hf are given" if hf else "--onnx is missing"
+        raise RequestError(f"{said}, expected --onnx FILE or --hf FOLDER.")
+    return _export_onnx(model or None, onnx) if onnx else _export_hf(model or None, hf)
+
+
+def _export_onnx(model: str | None, file: str) -> Outcome:
     from patchifier.integrations.onnx import export
     from patchifier.jobs import file_lock
 
-    with file_lock(Path(onnx), "export"):
-        path = export(model or None, onnx)
+    with file_lock(Path(file), "export"):
+        path = export(model, file)
     size = path.stat().st_size
     return Outcome({"onnx": str(path), "bytes": size}, f"{path}, {size / 1e6:.1f} MB")
+
+
+def _export_hf(model: str | None, folder: str) -> Outcome:
+    from patchifier.integrations.hf import HubModel
+
+    HubModel.from_pretrained(model).save_pretrained(folder)
+    return Outcome(
+        {"hf": folder}, f"{folder}: AutoModel.from_pretrained({folder!r}, trust_remote_code=True)"
+    )

@@ -9,6 +9,7 @@ separately and do not count as errors.
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -185,8 +186,10 @@ def examine(path: str, *, thorough: bool = False) -> str:
     if fault := audio.name_fault(path):
         return fault
     try:
-        if os.stat(path).st_size == 0:
+        state = os.stat(path)
+        if stat.S_ISREG(state.st_mode) and state.st_size == 0:
             return "empty"
+        audio.require_file(path)
         with soundfile.SoundFile(path) as sound:
             frames, rate = sound.frames, sound.samplerate
         if thorough:

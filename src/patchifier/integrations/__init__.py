@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from patchifier import spectrogram
-from patchifier.config import Config
+from patchifier.config import Config, RequestError
 from patchifier.lazy import attach
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
@@ -41,8 +41,9 @@ def encode_waveforms(
     config : Config
         What it was made with.
     waveforms : sequence of Tensor, shape (S_i,), float
-        At ``config.spectrogram.sample_rate``. The log-mel is computed in float32, the rest in the
-        model's own precision.
+        At ``config.spectrogram.sample_rate``. Log-mel, pooling, descriptors and whitening are
+        computed in float32 at least, the network in the model's own precision or in that of
+        ``torch.autocast``.
 
     Returns
     -------
@@ -54,9 +55,17 @@ def encode_waveforms(
         vector.
     valid : Tensor, shape (B, N), bool
         False for padding.
+
+    Raises
+    ------
+    RequestError
+        If whitening or estimators are in less than float32, which cannot give right vectors.
     """
+    _require_exact(model)
     # 1. windows of all waveforms in one batch
-    log_mels = (spectrogram.log_mel(waveform.float(), config.spectrogram) for waveform in waveforms)
+    exact = torch.autocast(waveforms[0].device.type, enabled=False)
+    with exact:
+        log_mels = [spectrogram.log_mel(each.float(), config.spectrogram) for each in waveforms]
     found = [
         (row, *window)
         for row, log_mel in enumerate(log_mels)
@@ -66,7 +75,9 @@ def encode_waveforms(
     n_new_frames, _ = pad_windows([frames for *_, frames in found], 0)
     # 2. the model
     layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=valid)
-    pooled = window_embeddings(model, config, layers, n_new_frames, patches[:, :, 0])
+    with exact:
+        sharp = [layer.to(torch.promote_types(layer.dtype, torch.float32)) for layer in layers]
+        pooled = window_embeddings(model, config, sharp, n_new_frames, patches[:, :, 0])
     # 3. mean over windows: index of each patch of each window in its sequence
     owners, firsts = torch.tensor(
         [(row, first) for row, first, *_ in found], device=patches.device
@@ -88,6 +99,19 @@ def encode_waveforms(
         _mean_at(pooled, owners, (len(waveforms), 1))[:, 0],
         order < counts.to(patches.device)[:, None],
     )
+
+
+def _require_exact(model: Patchifier) -> None:
+    """Refuse whitening and estimators whose numbers were rounded to 16 bits."""
+    for name in ("readout", "estimators"):
+        part = getattr(model, name)
+        for tensor in () if part is None else part.state_dict().values():
+            if tensor.dtype.itemsize < torch.float32.itemsize:
+                raise RequestError(
+                    f"the model's {name} is in {tensor.dtype}, expected float32: load it with "
+                    f"AutoModel.from_pretrained(..., dtype={tensor.dtype}), which keeps it, not "
+                    "with .half() or .to()."
+                )
 
 
 def _mean_at(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:

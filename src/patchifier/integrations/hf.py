@@ -10,8 +10,10 @@ Shapes: B clips, S samples, N patches, D embed_dim, E embedding size.
 """
 
 import functools
+import importlib
 import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +37,11 @@ from patchifier.nn.model import Patchifier
 hub = need("huggingface_hub")
 SECTIONS = tuple(to_dict(Config()))
 CLASSES = ("PatchifierConfig", "PatchifierModel", "PatchifierFeatureExtractor", "PatchifierOutput")
+MODULE = "modeling_patchifier"  # it lies in a saved folder, where trust_remote_code finds it
+AUTO_MAP = {
+    "AutoConfig": f"{MODULE}.PatchifierConfig",
+    "AutoModel": f"{MODULE}.PatchifierModel",
+}
 __all__ = ["HubModel", "from_hub", "register", *CLASSES]
 
 
@@ -94,16 +101,17 @@ class HubModel(  # type: ignore[call-arg, misc]
         saved = self.embedder
         with tempfile.TemporaryDirectory(dir=save_directory) as new:
             made = Path(new) / "model"
-            checkpoint.save(
-                made, Checkpoint(saved.model, saved.config, saved.head, saved.task, self.facts)
-            )
+            whole = Checkpoint(saved.model, saved.config, saved.head, saved.task, self.facts)
+            checkpoint.save(made, whole, auto_map=AUTO_MAP)
             facts = {
                 "feature_extractor_type": "PatchifierFeatureExtractor",
                 "sampling_rate": saved.config.spectrogram.sample_rate,
+                "auto_map": {"AutoFeatureExtractor": f"{MODULE}.PatchifierFeatureExtractor"},
             }
             write_json(made / "preprocessor_config.json", facts)  # for AutoFeatureExtractor
+            shutil.copyfile(Path(__file__).with_name(f"{MODULE}.py"), made / f"{MODULE}.py")
             # config.json last: a folder without it is refused
-            for name in (*reversed(FILES[1:]), "config.json"):
+            for name in (f"{MODULE}.py", *reversed(FILES[1:]), "config.json"):
                 os.replace(made / name, save_directory / name)
 
 
@@ -142,6 +150,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         """
 
         model_type = "patchifier"
+        _auto_class = "AutoConfig"
         spectrogram: dict | None = None
         model: dict | None = None
         augment: dict | None = None
@@ -198,10 +207,13 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         """
 
         config_class = PatchifierConfig
+        _auto_class = "AutoModel"
         base_model_prefix = "patchifier"
         main_input_name = "input_values"
         # the head of a fine-tuned model, which patchifier.load reads
         _keys_to_ignore_on_load_unexpected = (r"^head\.",)
+        # whatever the dtype: whitening and estimators of tonic and tempo
+        _keep_in_fp32_modules_strict = ("readout", "estimators")
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -218,9 +230,10 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
             output_hidden_states: bool | None = None,
             return_dict: bool | None = None,
         ) -> Any:
-            """Encode waveforms (B, S) at ``config.sampling_rate``.
+            """Encode waveforms (B, S) at ``config.sampling_rate``, float32 whatever the dtype.
 
-            `attention_mask` (B, S) is 0 in padding, which must be at the end.
+            `attention_mask` (B, S) is 0 in padding, which must be at the end. ``pooler_output`` is
+            in float32 too.
             """
             settings = self.config.settings
             waveforms = _unpadded(input_values, attention_mask)
@@ -248,6 +261,7 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
         """Pads waveforms to one length and checks their sample rate."""
 
         model_input_names = ("input_values", "attention_mask")
+        _auto_class = "AutoFeatureExtractor"
 
         def __init__(
             self,
@@ -293,7 +307,9 @@ def _classes() -> dict[str, Any]:  # noqa: C901 - classes that need transformers
 
     made = (PatchifierConfig, PatchifierModel, PatchifierFeatureExtractor, PatchifierOutput)
     for kind in made:
-        kind.__qualname__ = kind.__name__  # pickle finds them as attributes of this module
+        # pickle finds them there, and transformers copies that file when it saves one
+        kind.__qualname__, kind.__module__ = kind.__name__, f"{__package__}.{MODULE}"
+    importlib.import_module(f"{__package__}.{MODULE}")
     return {kind.__name__: kind for kind in made}
 
 
@@ -302,6 +318,11 @@ def _unpadded(batch: Tensor, mask: Tensor | None) -> list[Tensor]:
     if batch.ndim != 2 or 0 in batch.shape or not batch.is_floating_point():
         raise RequestError(
             f"input_values is {tuple(batch.shape)} of {batch.dtype}, expected floats (B, S)."
+        )
+    if batch.dtype.itemsize < torch.float32.itemsize:  # vectors at a cosine of 0.98 to float32's
+        raise RequestError(
+            f"input_values is of {batch.dtype}, which loses quiet sound, expected float32: leave "
+            "it as the feature extractor gives it, for a model of any dtype."
         )
     if mask is None:
         return list(batch)

@@ -22,6 +22,7 @@ from patchifier.embed import Embedder, load
 from patchifier.io import Progress, silent
 from patchifier.jobs import folder_lock
 from patchifier.library import table
+from patchifier.library.export import require_csv, write_csv
 from patchifier.library.job import Embedded, TableJob
 from patchifier.library.sources import find
 from patchifier.library.stored import EmbeddingTable, read
@@ -49,7 +50,8 @@ def embed_library(
     sources : str, Path or sequence of these
         Folders, files, globs and manifests (CSV, TSV, JSONL).
     out : str or Path
-        NAME.parquet; or NAME.npy, a matrix with NAME.csv (its rows) and NAME.json (facts) beside
+        NAME.parquet; NAME.csv, with a column for each number, which is written from a NAME.parquet
+        beside it; or NAME.npy, a matrix with NAME.csv (its rows) and NAME.json (facts) beside
         it. Files that could not be read are named in NAME.skipped.csv. A table that is finished
         stays as it is, one that is not is continued.
     embedder : Embedder, str or Path
@@ -86,7 +88,27 @@ def embed_library(
     """
     embedder = embedder if isinstance(embedder, Embedder) else load(embedder)
     cut = Cut.checked(embedder, window_s=window_s, hop_s=hop_s, patches=patches)
-    out, facts = _target(out), facts_of(embedder, cut)
+    out = _target(out)
+    if out.suffix != ".csv":
+        return _embed(sources, out, embedder, cut, changed, workers, progress)
+    require_csv(out, cut.size(embedder))
+    whole = out.with_suffix(".parquet")
+    done = _embed(sources, whole, embedder, cut, changed, workers, progress)
+    if not out.exists() or out.stat().st_mtime_ns < whole.stat().st_mtime_ns:
+        write_csv(whole, out)
+    return done
+
+
+def _embed(
+    sources: str | Path | Sequence[str | Path],
+    out: Path,
+    embedder: Embedder,
+    cut: Cut,
+    changed: bool,
+    workers: int | None,
+    progress: Progress,
+) -> Embedded:
+    facts = facts_of(embedder, cut)
     clips, lost = find(sources)
     job = TableJob(out, facts, clips, lost)
     with folder_lock(job.folder, "embed"):
@@ -108,8 +130,8 @@ def embed_library(
 
 def _target(out: str | Path) -> Path:
     out = Path(out)
-    if out.suffix not in (".parquet", ".npy"):
-        raise RequestError(f"--out is {out}, expected a name that ends in .parquet or .npy.")
+    if out.suffix not in (".parquet", ".csv", ".npy"):
+        raise RequestError(f"--out is {out}, expected a name that ends in .parquet, .csv or .npy.")
     if out.is_dir():
         raise RequestError(f"--out is {out}, a folder, expected the name of a file.")
     return out

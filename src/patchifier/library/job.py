@@ -134,7 +134,8 @@ class TableJob:
         lines = table.index(self.out)
         self._clear_if_merged(lines)
         before = _read_skipped(_skipped_file(self.out))
-        skipped = (*before, *(one for one in self.lost if one not in before))
+        named = {path for path, _ in before}
+        skipped = (*before, *(one for one in self.lost if one[0] not in named))
         in_table, passed = {line.clip: line for line in lines}, {path for path, _ in skipped}
         pending = sum(
             1
@@ -400,4 +401,9 @@ def _read_skipped(path: Path) -> tuple[tuple[str, str], ...]:
     require_file(path)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         rows = csv.DictReader(stream)
-        return tuple((from_cell(row["path"]), from_cell(row["reason"])) for row in rows)
+        return tuple(_named(from_cell(row["path"]), from_cell(row["reason"])) for row in rows)
+
+
+def _named(path: str, reason: str) -> tuple[str, str]:
+    """A path with its reason, which begins with the path as before it was written."""
+    return path, reason if reason.startswith(path) else f"{path}: {reason}"

@@ -15,6 +15,8 @@ from patchifier.io import require_file
 from patchifier.library.table import (
     FACTS,
     STRINGS,
+    columns_of,
+    index,
     npy_rows,
     parse_facts,
     read_facts,
@@ -39,6 +41,18 @@ TYPES = {
 """Columns that a search reads."""
 DECODING = {"decoder": pa.string(), "length_s": pa.float64()}
 """Columns about decoding; tables of older versions do not have them."""
+COLUMNS = {
+    "path": "of the file",
+    "start_s": "start of the row in the file, in seconds",
+    "end_s": "end of the row in the file, in seconds",
+    "embedding": "vector, float32",
+    "size": "bytes of the file when it was read",
+    "mtime_ns": "time of change of the file when it was read",
+    "decoder": "what decoded the file",
+    "length_s": "seconds that were decoded",
+    **dict.fromkeys(TAGS, "tag of the file"),
+}
+"""What the columns of a table hold."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,44 @@ def read(path: str | Path) -> EmbeddingTable:
     stored = Stored(path, columns=TYPES | DECODING)
     parts = list(stored.parts())
     return from_arrow(pa.concat_tables(parts) if parts else stored.nothing(), stored.metadata)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Rows, files, hours of music, model and length of a vector of a table, and its columns.
+
+    Returns
+    -------
+    dict
+        Vectors are not read. A clip of which the table does not say how long it is, as tables of
+        older versions do not, counts from its first row to its last.
+
+    Examples
+    --------
+    >>> facts = describe("music.parquet")
+    >>> facts["rows"], facts["files"], list(facts["columns"])[:3]
+    (3, 3, ['path', 'start_s', 'end_s'])
+    """
+    path = Path(path)
+    facts, clips = read_facts(path), index(path)
+    rows = columns_of(path, ("path", "start_s", "end_s", "length_s"))
+    lengths = rows.get("length_s", [None] * len(rows["path"]))
+    ends_s = [rows["end_s"][clip.first + clip.count - 1] for clip in clips]
+    seconds = [
+        end_s - rows["start_s"][clip.first] if lengths[clip.first] is None else lengths[clip.first]
+        for clip, end_s in zip(clips, ends_s, strict=True)
+    ]
+    return {
+        "rows": len(rows["path"]),
+        "files": len({clip.clip[0] for clip in clips}),
+        "hours": round(sum(seconds) / 3600, 3),
+        "model": facts["model"],
+        "size": facts["size"],
+        "pooling": facts["pooling"],
+        "window_s": facts["window_s"],
+        "hop_s": facts["hop_s"],
+        "patches": facts["patches"],
+        "columns": COLUMNS,
+    }
 
 
 def from_arrow(rows: pa.Table, metadata: dict[str, Any]) -> EmbeddingTable:

@@ -248,14 +248,7 @@ def index(path: Path) -> list[RowRange]:
     names = ["path", "size", "mtime_ns"]
     try:
         stretches = {first: (start_s, end_s) for first, start_s, end_s in facts["stretches"]}
-        rows = (
-            _npy_columns(path)
-            if path.suffix == ".npy"
-            else {
-                name: column.to_pylist()
-                for name, column in zip(names, _read_parquet(path, columns=names))
-            }
-        )
+        rows = columns_of(path, names)
     except RequestError:
         raise
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, MemoryError) as error:
@@ -272,6 +265,15 @@ def index(path: Path) -> list[RowRange]:
         )
         for row, end in zip(starts, [*starts[1:], len(paths)])
     ]
+
+
+def columns_of(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of a table of ours, without its vectors; those that it does not have are left out."""
+    if path.suffix == ".npy":
+        return _npy_columns(path)
+    here = [name for name in names if name in pq.read_schema(path).names]
+    rows = _read_parquet(path, columns=here)
+    return {name: rows[name].to_pylist() for name in here}
 
 
 def stretches_of(clips: Sequence[tuple["Key", int]]) -> list[list[Any]]:

@@ -116,7 +116,7 @@ class Index(VectorStore):
         Raises
         ------
         RequestError
-            If the table is refused, or if the folder holds anything but an index.
+            If the table is refused, or if the folder holds anything but an index of embeddings.
         """
         if ann_rows < LEAST_ANN_ROWS:
             raise RequestError(
@@ -141,6 +141,8 @@ class Index(VectorStore):
                 f"{folder} holds something that is not an index: name a new folder, or an index "
                 "to replace."
             )
+        if is_index(folder):
+            _require_ours(_connect_module().connect(str(folder)), str(folder))
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder), replaced_folder(folder) as new:
             _create(str(new), stored, ann_rows)

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.library.search.pairs import SLACK, nearest_of, pairs_above
 from patchifier.library.search.rows import Filter, SearchResult, found, unit
 from patchifier.library.stored import require_same_model, vectors_of
 
 EVERYTHING = Filter()
-BLOCK = 1024  # rows compared with as many times WIDTH at once for near-duplicates: 64 MB of scores
-WIDTH = 16
-SLACK = 1e-5  # more than the error of a cosine in single precision
 
 
 @dataclass(frozen=True)
@@ -215,16 +213,9 @@ class VectorStore(abc.ABC):
                 f"the threshold is {threshold}, expected a cosine above 0 and at most 1, such as "
                 "0.95."
             )
-        table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
-        vectors = vectors_of(table, self.size)
-        rows = found(table, [None] * len(table))
-        files = (
-            np.unique(np.array([row.path for row in rows], object), return_inverse=True)[1]
-            if rows
-            else np.zeros(0, int)
-        )
+        rows, vectors, files = self._by_file(where)
         best: dict[tuple[int, int], tuple[float, int, int]] = {}
-        for count, (first, second, score) in enumerate(_near(vectors, files, threshold)):
+        for count, (first, second, score) in enumerate(pairs_above(vectors, files, threshold)):
             if count == most:
                 raise RequestError(
                     f"more than {most} pairs of sections reach {threshold}: raise the threshold, "
@@ -243,6 +234,32 @@ class VectorStore(abc.ABC):
         return tuple(
             sorted(pairs, key=lambda pair: (-pair.score, pair.first.path, pair.second.path))
         )
+
+    def nearest_pair(self, *, where: Filter = EVERYTHING) -> Pair | None:
+        """Return the sections of two files that are nearest; None if there are no two files.
+
+        Exact, in time and memory as :meth:`near_duplicates`.
+
+        Examples
+        --------
+        >>> from patchifier.library import search
+        >>> search.load("music.parquet").nearest_pair().score < 1
+        True
+        """
+        rows, vectors, files = self._by_file(where)
+        if (best := nearest_of(vectors, files)) is None:
+            return None
+        first, second, score = best
+        one, other = (dataclasses.replace(rows[row], score=score) for row in (first, second))
+        return Pair(one, other, score)
+
+    def _by_file(self, where: Filter) -> tuple[Sequence[SearchResult], np.ndarray, np.ndarray]:
+        """Rows by path and time, their vectors (n, E), and the number of each one's file (n,)."""
+        table = self._select(where).sort_by([("path", "ascending"), ("start_s", "ascending")])
+        rows = found(table, [None] * len(table))
+        paths = np.array([row.path for row in rows], object)
+        files = np.unique(paths, return_inverse=True)[1] if rows else np.zeros(0, int)
+        return rows, vectors_of(table, self.size), files
 
     def playlist(
         self,
@@ -320,46 +337,6 @@ class VectorStore(abc.ABC):
 def _between(origin: np.ndarray, here: np.ndarray, drift: float) -> np.ndarray:
     mixed = (1 - drift) * origin + drift * here
     return unit(mixed) if np.linalg.norm(mixed) > SLACK else here
-
-
-def _near(
-    vectors: np.ndarray, files: np.ndarray, threshold: float
-) -> Iterator[tuple[int, int, float]]:
-    """Pairs of rows of different files, the first before the second, with their cosine."""
-    if not len(vectors):
-        return
-    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)  # (n, E) in single precision
-    # along one axis no two unit vectors of that cosine are further apart than they are in all: only
-    # those nearby are compared
-    places = units @ _longest_axis(units)
-    order = np.argsort(places, kind="stable")
-    units, places, reach = units[order], places[order], np.sqrt(max(0.0, 2 - 2 * threshold)) + 1e-3
-    for start in range(0, len(units), BLOCK):
-        end = int(
-            np.searchsorted(
-                places, places[min(start + BLOCK, len(units)) - 1] + reach, side="right"
-            )
-        )
-        for other in range(start, end, WIDTH * BLOCK):
-            # (rows, others)
-            scores = units[start : start + BLOCK] @ units[other : min(end, other + WIDTH * BLOCK)].T
-            rows, others = np.nonzero(scores >= threshold - SLACK)
-            apart = (rows + start < others + other) & (
-                files[order[rows + start]] != files[order[others + other]]
-            )
-            for pair in zip(
-                order[rows[apart] + start].tolist(), order[others[apart] + other].tolist()
-            ):
-                first, second = sorted(pair)
-                score = min(1.0, float(unit(vectors[first]) @ unit(vectors[second])))
-                if score >= threshold - 1e-12:  # equal vectors may miss 1 by a rounding
-                    yield first, second, score
-
-
-def _longest_axis(units: np.ndarray) -> np.ndarray:
-    """Unit vector (E,) along which some of the rows differ most."""
-    few = units[:: max(1, len(units) // BLOCK)]
-    return np.asarray(np.linalg.svd(few - few.mean(0), full_matrices=False)[2][0])
 
 
 def _rank(row: SearchResult) -> tuple[float, str, float]:
