@@ -22,7 +22,7 @@ from patchifier.config import Config, RequestError, update
 from patchifier.integrations import hf
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
-from tests import small
+from tests import builders, small
 
 RATE = 22_050
 CONFIG = small.config(small.WIDE, embed={"hop_patches": 12})
@@ -112,7 +112,7 @@ def test_importing_the_module_is_enough_for_the_auto_classes(child_environment):
 
 def test_the_feature_extractor_of_a_saved_model_has_its_rate(tmp_path):
     config = update(CONFIG, {"spectrogram": {"sample_rate": 16_000, "f_max_hz": 8000.0}})
-    hf.HubModel(embed.Embedder(Patchifier(config), config)).save_pretrained(tmp_path)
+    hf.HubModel(builders.embedder(Patchifier(config), config)).save_pretrained(tmp_path)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
     assert type(extractor) is hf.PatchifierFeatureExtractor
     assert extractor.sampling_rate == 16_000

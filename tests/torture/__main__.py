@@ -59,7 +59,9 @@ def line(row: dict) -> str:
     return name + "".join(f"{number:>10,}" for number in numbers) + f"{row['seconds']:>9.0f} s"
 
 
-HEAD = f"    {'attack':<48}" + "".join(f"{n:>10}" for n in ("inputs", "injected", "survived", "lost"))
+HEAD = f"    {'attack':<48}" + "".join(
+    f"{n:>10}" for n in ("inputs", "injected", "survived", "lost")
+)
 
 
 def main(words: list[str]) -> int:

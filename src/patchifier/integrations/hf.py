@@ -84,9 +84,7 @@ class HubModel(  # type: ignore[call-arg, misc]
             folder = from_hub(f"{name}@{revision}" if revision else str(name), **how)
         loaded = checkpoint.load(folder)
         return cls(
-            embed.Embedder(
-                loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device
-            ),
+            checkpoint.embedder_of(loaded, device=device),
             loaded.facts,
         )
 
@@ -94,9 +92,7 @@ class HubModel(  # type: ignore[call-arg, misc]
         saved = self.embedder
         with tempfile.TemporaryDirectory(dir=save_directory) as new:
             made = Path(new) / "model"
-            checkpoint.save(
-                made, Checkpoint(saved.model, saved.config, saved.head, saved.task, self.facts)
-            )
+            checkpoint.save(made, checkpoint.checkpoint_of(saved, self.facts))
             facts = {
                 "feature_extractor_type": "PatchifierFeatureExtractor",
                 "sampling_rate": saved.config.spectrogram.sample_rate,
