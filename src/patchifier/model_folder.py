@@ -1,8 +1,8 @@
 """A model folder: ``config.json``, ``model.safetensors``, ``graph.onnx`` and a card.
 
-:mod:`patchifier.checkpoint` writes one, and loads it with torch. :class:`OnnxNetwork` runs its graph
-without torch. What a folder holds is checked before it is used: its format, the names and shapes of
-its weights, and that they are finite.
+:mod:`patchifier.checkpoint` writes one, and loads it with torch. :class:`OnnxNetwork` runs its
+graph without torch. What a folder holds is checked before it is used: its format, the names and
+shapes of its weights, and that they are finite.
 """
 
 import contextlib
