@@ -6,6 +6,7 @@ named but ``model.safetensors``, and no size above :data:`LARGEST`.
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,13 @@ class Session:
 
     def __call__(self, **inputs: np.ndarray) -> list[np.ndarray]:
         """Outputs of the graph for its inputs by name."""
-        return self.session().run(None, inputs)  # type: ignore[no-any-return]
+        session = self.session()
+        try:
+            return session.run(None, inputs)  # type: ignore[no-any-return]
+        except Exception as error:  # of many kinds, without a common one
+            if re.search("bad_alloc|allocat", str(error)):
+                raise MemoryError from error
+            raise _unusable(self.path, error) from error
 
     def session(self) -> Any:
         """The session of this process."""
@@ -152,9 +159,8 @@ class Session:
             return onnxruntime.InferenceSession(
                 self.content, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise _fault(self.path, f"ONNX Runtime cannot use it ({first})") from error
+        except Exception as error:  # of many kinds, without a common one
+            raise _unusable(self.path, error) from error
 
 
 def thread_count() -> int:
@@ -173,6 +179,11 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise _fault(path, f"it cannot be read ({error.strerror})") from error
+
+
+def _unusable(path: Path, error: Exception) -> RequestError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return _fault(path, f"ONNX Runtime cannot use it ({first})")
 
 
 def _fault(path: Path, what: str) -> RequestError:
