@@ -4,7 +4,10 @@ from typing import Any
 
 import torch
 
+from patchifier.checkpoint import Checkpoint, embedder_of
 from patchifier.config import Config, update
+from patchifier.embed import Embedder
+from patchifier.nn.model import Patchifier
 
 TINY = {
     "channels": [4, 4, 4, 4, 8],
@@ -23,6 +26,12 @@ def tiny(*, n_mels: int = 64, n_pitch_bands: int = 0, **model) -> Config:
         "pretrain": {"n_patches": min(25, model.get("max_patches", 25))},
     }
     return update(Config(), sections)
+
+
+def embedder(model: Patchifier, config: Config, **parts: Any) -> Embedder:
+    """An Embedder of a model in memory, by torch."""
+    device = parts.pop("device", "cpu")
+    return embedder_of(Checkpoint(model, config, **parts), device=device)
 
 
 def close(found: Any, wanted: Any, atol: float = 1e-5, rtol: float = 0.0) -> None:

@@ -327,6 +327,6 @@ def test_steps_follow_from_epochs_unless_given():
 
 
 def test_importing_configs_imports_the_standard_library_alone():
-    heavy = "torch numpy soundfile soxr safetensors sklearn librosa lightning_fabric matplotlib jsonargparse rich pyarrow"
+    heavy = "torch numpy soundfile soxr safetensors sklearn librosa lightning_fabric matplotlib jsonargparse tqdm pyarrow"
     code = f"import sys, patchifier, patchifier.config; print([name for name in {heavy.split()!r} if name in sys.modules])"
     assert in_new_process(code) == "[]"

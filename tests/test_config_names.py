@@ -26,7 +26,7 @@ from patchifier.config import (
 from patchifier.config_names import FIXED, RENAMED, VALUES, new_name
 from patchifier.nn import pitch, transformer
 from patchifier.train import objectives
-from tests import GOLDEN, ROOT
+from tests import GOLDEN, ROOT, builders
 
 IDENTITIES = json.loads((GOLDEN / "identities.json").read_text())
 OLD_RUN = ROOT / "tests" / "fixtures" / "first_edition" / "run" / "config.json"
@@ -80,7 +80,7 @@ def test_identities_of_a_bundled_model_are_those_of_the_first_edition(name):
         "stored": digest(identity_form(model.config)),
         "spectrogram": digest(model.config.spectrogram),
         "identity": model.identity,
-        "mean": embed.Embedder(model.model, mean).identity,
+        "mean": builders.embedder(model.model, mean).identity,
     } == IDENTITIES["models"][name]
 
 

@@ -29,7 +29,7 @@ from patchifier.windows import (
     stream_stretches,
     stream_windows,
 )
-from tests import GOLDEN
+from tests import GOLDEN, builders
 from tests.builders import TINY, normal
 
 RATE = audio.SAMPLE_RATE
@@ -46,7 +46,7 @@ def embedder(*, seed: int = 0, model: dict | None = None, **embed) -> Embedder:
     network = Patchifier(config, seed=seed)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)  # so that a wrong position shows
-    return Embedder(network, config)
+    return builders.embedder(network, config)
 
 
 def sound(seconds: float, *, kind: str = "tone", seed: int = 0, rate: int = RATE) -> np.ndarray:
@@ -361,7 +361,7 @@ def test_a_model_in_training_mode_is_put_into_evaluation_mode():
     config = update(Config(), {"model": TINY})
     model = Patchifier(config).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    encoder = Embedder(model, config)
+    encoder = builders.embedder(model, config)
     assert np.array_equal(encoder.embed(sound(2), RATE), encoder.embed(sound(2), RATE))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -530,7 +530,7 @@ from patchifier.config import Config, update
 from patchifier.embed import Embedder
 from patchifier.nn.model import Patchifier
 config = update(Config(), {{"model": {TINY}}})
-assert Embedder(Patchifier(config), config).embed(sys.argv[1]).shape == (32,)
+assert builders.embedder(Patchifier(config), config).embed(sys.argv[1]).shape == (32,)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []
@@ -552,7 +552,7 @@ def tuned(kind: str = "one-of", readout: str = "cls") -> Embedder:
     head = Head(16, 3)
     torch.nn.init.normal_(head.linear.weight, std=3.0)
     config = update(made.config, {"finetune": {"pooling": readout}})
-    return Embedder(made.model, config, head=head, task=Task(kind, ("a", "b", "c")))
+    return builders.embedder(made.model, config, head=head, task=Task(kind, ("a", "b", "c")))
 
 
 @pytest.mark.parametrize("readout", ["cls", "mean"])
@@ -616,6 +616,6 @@ def test_a_device_that_is_not_there_is_refused_and_the_best_one_is_found():
 def test_the_package_and_a_model_show_what_they_are():
     assert {"load", "Embedder", "Config", "datasets"} <= set(dir(patchifier))
     assert (
-        repr(Embedder(Patchifier(Config()), Config()))
+        repr(builders.embedder(Patchifier(Config()), Config()))
         == "<Embedder: vectors of 512 numbers, 8,291,793 parameters, on cpu>"
     )

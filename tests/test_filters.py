@@ -18,6 +18,7 @@ from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
 from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
+from tests import builders
 from tests.builders import TINY, close
 
 RATE = 22_050
@@ -228,7 +229,7 @@ def embedder() -> Embedder:
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
         network.train().extractor(torch.rand(64, 1, 280, 32) - 0.9)
-    return Embedder(network, config)
+    return builders.embedder(network, config)
 
 
 def test_pitch_bands_have_a_part_in_the_vector(embedder, noise):

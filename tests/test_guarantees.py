@@ -19,6 +19,7 @@ from patchifier.config import Config, RequestError, update
 from patchifier.embed import Embedder
 from patchifier.library import build
 from patchifier.nn.model import Patchifier
+from tests import builders
 from tests.builders import TINY
 
 THREADS = (1, 2, 4)
@@ -37,7 +38,7 @@ def encoder() -> Embedder:
     network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
-    return Embedder(network, config)
+    return builders.embedder(network, config)
 
 
 @contextlib.contextmanager
@@ -159,7 +160,7 @@ def test_the_number_of_threads_makes_no_difference(encoder, wave):
 def test_nor_does_it_in_the_papers_architecture(kind, request):
     """Its products are large enough to be shared among threads."""
     wave = request.getfixturevalue(kind)(seconds=21.0)
-    require_equal_on_threads(Embedder(Patchifier(seed=0), Config()), wave)
+    require_equal_on_threads(builders.embedder(Patchifier(seed=0), Config()), wave)
 
 
 SILENCE = np.zeros(RATE, np.float32)

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import patchifier
-from patchifier import audio, checkpoint, datasets, embed, weights
+from patchifier import audio, checkpoint, datasets, weights
 from patchifier.cache import Cache
 from patchifier.config import RequestError
 from patchifier.embed import Embedder
@@ -23,7 +23,7 @@ from patchifier.integrations.marble import PatchifierEncoder
 from patchifier.integrations.sklearn import PatchifierEmbedder
 from patchifier.library import build, search
 from patchifier.nn.descriptors import LAGS, LAGS_S
-from tests import GOLDEN
+from tests import GOLDEN, builders
 
 RATE = 22_050
 RELEASED = pytest.mark.parametrize("name", weights.names())  # whatever models this copy has
@@ -38,7 +38,7 @@ def wave(noise):
 def wanted(bundled, wave):
     """Vector of the default model, by the shortest way there is."""
     held = checkpoint.load(bundled / "patchifier-base")
-    return embed.Embedder(held.model, held.config).embed(wave, RATE)
+    return builders.embedder(held.model, held.config).embed(wave, RATE)
 
 
 def test_without_a_path_the_packages_model_is_loaded_and_nothing_is_asked_of_a_network(

@@ -21,6 +21,7 @@ from patchifier.library import build
 from patchifier.library.search import Index
 from patchifier.nn.model import Patchifier
 from patchifier.train.checkpointer import Checkpointer, State
+from tests import builders
 
 pytestmark = pytest.mark.usefixtures("windows", "threads")
 
@@ -40,7 +41,7 @@ TINY = update(
 
 @pytest.fixture
 def embedder() -> Embedder:
-    return Embedder(Patchifier(TINY), TINY)
+    return builders.embedder(Patchifier(TINY), TINY)
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ import torch
 from card import Cost, TrainingData, masked_lines, portable, write_card
 from groups import read_manifest
 from outcome import Outcome
+from tests import builders
 
 from patchifier import checkpoint, datasets, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import RequestError
-from patchifier.embed import Embedder
 from patchifier.io import replaced_folder
 
 LARGEST_PARAMETERS = 10_000_000
@@ -130,7 +130,7 @@ def release(
         moved = compare_vectors(held, checkpoint.load(new))
         card = write_card(
             name,
-            Embedder(held.model, held.config),
+            builders.embedder(held.model, held.config),
             texts,
             data,
             cost,
@@ -322,7 +322,8 @@ def compare_vectors(whole: Checkpoint, half: Checkpoint, clips: int = 14) -> str
     """Measure how far half precision moves the vectors of bundled clips."""
     paths = [clip.path for clip in datasets.load("demo").clips][:: 112 // clips]
     one, two = (
-        Embedder(held.model, held.config).embed(paths).astype(np.float64) for held in (whole, half)
+        builders.embedder(held.model, held.config).embed(paths).astype(np.float64)
+        for held in (whole, half)
     )
     share = np.linalg.norm(one - two, axis=1) / np.linalg.norm(one, axis=1)
     return f"moves vectors of {len(paths)} bundled clips by at most {100 * share.max():.2g} % of their length"

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from patchifier import audio, jobs, spectrogram
 from patchifier.config import (
@@ -238,8 +237,11 @@ def _decode_clip(config: SpectrogramConfig, clip: Clip, known: str | None) -> _D
     blocks = audio.blocks(
         clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s, how=how
     )
-    pieces = [piece.T.half() for piece in spectrogram.stream_log_mel(blocks, config)]  # (T', M)
-    return _Decoded(key, torch.cat(pieces).numpy(), tuple(how.notes))
+    pieces = [  # (T', M)
+        piece.T.astype(np.float16, order="C")
+        for piece in spectrogram.stream_log_mel(blocks, config)
+    ]
+    return _Decoded(key, np.concatenate(pieces), tuple(how.notes))
 
 
 def _key(clip: Clip, config: SpectrogramConfig) -> str:
@@ -508,9 +510,9 @@ class Cache:
             row["first"] + first : row["first"] + last, : self.spectrogram.n_bands
         ]
 
-    def tensor(self, index: int) -> torch.Tensor:
+    def array(self, index: int) -> np.ndarray:
         """Log-mel (M, T) of a clip, float32."""
-        return torch.from_numpy(np.array(self.log_mel(index), np.float32).T)
+        return np.array(self.log_mel(index), np.float32).T
 
     def parts(self, count: int) -> list[np.ndarray]:
         """Deal the shards out to `count` parts of about as many frames each.
@@ -542,7 +544,7 @@ class Cache:
 
     def read(
         self, indices: Sequence[int] | np.ndarray, spans: np.ndarray | None = None
-    ) -> torch.Tensor:
+    ) -> np.ndarray:
         """Read the log-mels of a batch.
 
         Parameters
@@ -554,7 +556,7 @@ class Cache:
 
         Returns
         -------
-        Tensor, shape (B, T, M), float16
+        numpy.ndarray, shape (B, T, M), float16
             Padded with silence after the end of a clip.
         """
         if spans is None:
@@ -565,7 +567,7 @@ class Cache:
         )
         for row, index, (first, last) in zip(batch, indices, spans, strict=True):
             row[: last - first] = self.log_mel(int(index), int(first), int(last))
-        return torch.from_numpy(batch)
+        return batch
 
     def _verify_index(self) -> list[str]:
         first, *lines = read_text(self.path / "index.jsonl").splitlines()

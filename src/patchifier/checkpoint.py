@@ -1,35 +1,39 @@
-"""A trained model as a folder: ``model.safetensors``, ``config.json`` and a card, ``README.md``.
+"""A trained model as a folder: weights, config, graphs and a card (:mod:`patchifier.model_folder`).
 
 It is written beside and renamed into place. Loading is strict: a missing, surplus or misshapen
 tensor, a weight file that does not belong to its config, or a newer format is refused with a
 message. No pickle. In memory weights are float32; on disk, released ones are in half precision.
 """
 
-import contextlib
 import copy
 import dataclasses
 import datetime
-import hashlib
+import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 import patchifier
-from patchifier import weights
-from patchifier.config import Config, RequestError, current_form, naming, to_dict, update
-from patchifier.io import parse_json, read_text, replaced_folder, require_file
+from patchifier import model_folder
+from patchifier.config import Config, RequestError, to_dict
+from patchifier.embed import Embedder
+from patchifier.extras import need
+from patchifier.graph import WEIGHTS
+from patchifier.io import replaced_file, replaced_folder
+from patchifier.model_folder import FORMAT, GRAPH, RECONSTRUCT, digest_of
+from patchifier.nn import graphs, pooling
+from patchifier.nn.encode import TorchNetwork
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,44 @@ def save(
         for name, tensor in _state(checkpoint.model, checkpoint.head).items()
     }
     with replaced_folder(Path(folder)) as new:
-        metadata = {"config": _digest(text)}  # one key: safetensors writes several in any order
-        write_tensors(new / "model.safetensors", tensors, metadata=metadata)
+        metadata = {"config": digest_of(text)}  # one key: safetensors writes several in any order
+        write_tensors(new / WEIGHTS, tensors, metadata=metadata)
+        for name, content in graphs_of(checkpoint.config, checkpoint.task).items():
+            (new / name).write_bytes(content)
         (new / "config.json").write_text(text, encoding="utf-8", newline="\n")
         (new / "README.md").write_text(card(checkpoint), encoding="utf-8", newline="\n")
+
+
+def graphs_of(config: Config, task: Task | None) -> dict[str, bytes]:
+    """Graphs of a model by the names of their files; none where onnx is not installed."""
+    found = dict[str, bytes]()
+    if importlib.util.find_spec("onnx") is None:
+        logger.warning("written without %s, as onnx is not installed.", GRAPH)
+        return found
+    if graphs.has_window_graph(config):
+        found[GRAPH] = graphs.window_graph(config, task)
+    if graphs.has_reconstruct_graph(config):
+        found[RECONSTRUCT] = graphs.reconstruct_graph(config)
+    return found
+
+
+def add_graphs(folder: str | Path) -> list[Path]:
+    """Write the graphs of a model folder that has none, and return their paths.
+
+    Raises
+    ------
+    RequestError
+        If the folder is no model, onnx is not installed, or the model's settings have no graph.
+    """
+    loaded, path = load(folder), model_folder.read(folder).path
+    need("onnx")
+    found = graphs_of(loaded.config, loaded.task)
+    if GRAPH not in found:
+        graphs.window_graph(loaded.config, loaded.task)  # raises the reason
+    for name, content in found.items():
+        with replaced_file(path / name) as new:
+            new.write_bytes(content)
+    return [path / name for name in found]
 
 
 def write_tensors(
@@ -143,17 +181,46 @@ def load(model: str | Path | None = None) -> Checkpoint:
     >>> loaded.task is None
     True
     """
-    folder = weights.find(model)
-    text, values, header, task = _read_config(folder)
-    with naming(folder / "config.json"):
-        config = update(Config(), current_form(values, whole=True))
+    folder = model_folder.read(model)
+    config, task = folder.config, folder.task
     with torch.device("meta"):  # before memory is taken for what a config asks for
-        _require_shapes(folder, _state(*_build(config, task)), _read_shapes(folder, _digest(text)))
+        _require_shapes(folder.path, _state(*_build(config, task)), folder.shapes())
     network, head = _build(config, task)
     wanted = _state(network, head)
-    for name, tensor in _read_tensors(folder).items():
-        _copy(tensor, wanted[name], where=f"{folder}: tensor {name}")
-    return Checkpoint(network.eval(), config, head.eval() if head else None, task, header["facts"])
+    for name, array in folder.tensors().items():
+        _copy(torch.from_numpy(array), wanted[name], where=f"{folder.path}: tensor {name}")
+    return Checkpoint(network.eval(), config, head.eval() if head else None, task, folder.facts)
+
+
+def embedder_of(checkpoint: Checkpoint, *, device: str = "cpu") -> Embedder:
+    """Embedder of a model in memory, which is changed in place: accelerated, in evaluation mode."""
+    pooling.require_embed(checkpoint.config)
+    model, config = without_other_statistics(checkpoint.model, checkpoint.config)
+    head, task = checkpoint.head, checkpoint.task
+    network = TorchNetwork(model, config, head=head, task=task, device=device)
+    return Embedder(network, config, task)
+
+
+def checkpoint_of(embedder: Embedder, facts: Mapping[str, Any] | None = None) -> Checkpoint:
+    """The model in memory of an Embedder.
+
+    Raises
+    ------
+    RequestError
+        If it runs by ONNX Runtime.
+    """
+    network = embedder.network
+    if not isinstance(network, TorchNetwork):
+        raise RequestError(
+            "this Embedder runs without torch: load it by patchifier.checkpoint.load_embedder(...)."
+        )
+    return Checkpoint(network.model, embedder.config, network.head, embedder.task, facts or {})
+
+
+def load_embedder(model: str | Path | None = None, *, device: str = "cpu") -> Embedder:
+    """Load a model with torch, on any device."""
+    found = find_device(device)
+    return embedder_of(load(model), device=found)
 
 
 def _build(config: Config, task: Task | None) -> tuple[Patchifier, Head | None]:
@@ -198,103 +265,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _copy(tensor: torch.Tensor, wanted: torch.Tensor, *, where: str) -> None:
-    """Copy stored numbers; those of another kind, NaN and infinity are refused."""
+    """Copy stored numbers; those of another kind are refused."""
     floats = tensor.is_floating_point() and wanted.is_floating_point()
     if tensor.dtype != wanted.dtype and not floats:
         raise RequestError(
             f"{where} holds {tensor.dtype}, expected {wanted.dtype}. Copy or save the model again."
         )
     wanted.copy_(tensor)
-    if not np.isfinite(wanted.numpy()).all():
-        raise RequestError(
-            f"{where} holds NaN or infinity. Copy the model again, or train it again."
-        )
-
-
-def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any], Task | None]:
-    text = ""
-    try:
-        text = read_text(folder / "config.json")
-        values = parse_json(text)
-        header = values.pop("checkpoint")
-        for name in ("model_type", "auto_map"):  # what transformers goes by
-            values.pop(name, None)
-        newer, task = header["format"] > FORMAT, None
-        if not newer and header["task"]:
-            task = Task(**{**header["task"], "names": tuple(header["task"]["names"])})
-        header["facts"] = dict(header["facts"]) if not newer else {}
-    except OSError as error:
-        raise RequestError(
-            f"{folder} is not a model folder: cannot read its config.json "
-            f"({error.strerror}).{_hint(folder)}"
-        ) from error
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RequestError(
-            f"{folder} is not a model folder: its config.json is not one of a checkpoint."
-            f"{_hint(folder, text)}"
-        ) from error
-    if newer:
-        raise RequestError(
-            f"{folder} has format {header['format']}, this version reads up to {FORMAT}: pip "
-            "install -U patchifier."
-        )
-    return text, values, header, task
-
-
-def _hint(folder: Path, config: str = "") -> str:
-    """What a folder that is no model probably is; `config` is the text of its config.json."""
-    if '"model_type": "patchifier"' in config and '"checkpoint"' not in config:
-        return (
-            " transformers wrote it (save_pretrained). To make a model folder of it: "
-            "from patchifier.integrations import hf; "
-            f"hf.PatchifierModel.from_pretrained({str(folder)!r}).save_folder(NEW)."
-        )
-    if (folder / "cache.json").exists():
-        return " It is a cache: where a command takes both, the model comes first."
-    models = sorted(
-        path.parent
-        for pattern in ("model/config.json", "*/model/config.json")
-        for path in folder.glob(pattern)
-    )
-    return f" Did you mean {models[0]}?" if models else ""
-
-
-def _read_shapes(folder: Path, digest: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors, of which nothing but the file's header is read.
-
-    `digest` is that of the config.
-    """
-    with _weights(folder) as file:
-        if (file.metadata() or {}).get("config") != digest:
-            raise RequestError(
-                f"{folder}: model.safetensors was not saved with this config.json. Copy the whole "
-                "folder again."
-            )
-        names = list(file.keys())  # the file is not a dict
-        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-
-
-def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    with _weights(folder) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-
-
-@contextlib.contextmanager
-def _weights(folder: Path) -> Iterator[Any]:
-    """Open the file of weights; what it cannot give is a RequestError."""
-    path = folder / "model.safetensors"
-    try:
-        require_file(path)
-        with safetensors.safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, safetensors.SafetensorError) as error:
-        raise RequestError(
-            f"{path}: cannot be read as weights ({error}). Copy or save the model again."
-        ) from error
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def card(checkpoint: Checkpoint) -> str:
@@ -378,14 +355,3 @@ def find_device(name: str) -> str:
             f"or 'auto': {reason}"
         ) from error
     return name
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Hash of every tensor of a network."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(
-            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return found.hexdigest()

@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import errno
 import hashlib
+import itertools
 import json
 import math
 import types
@@ -527,6 +528,10 @@ class EmbedConfig:
         return dataclasses.replace(self, whiten=False, n_components=0)
 
 
+# Raised when the same log-mel gives other summaries: stored vectors are then not comparable.
+DESCRIPTORS_VERSION = 2
+
+
 def summary_sizes(n_mels: int) -> dict[str, int]:
     """Length of every feature that ``embed.summaries`` may hold."""
     return {
@@ -617,6 +622,15 @@ class Config:
         """Length E of an embedding."""
         kept = self.embed.n_components
         return self.raw_size - self.pooled_size + kept if kept else self.raw_size
+
+    @property
+    def embedding_slices(self) -> dict[str, slice]:
+        """Slices of an embedding: "layers" first, then each summary by its name."""
+        sizes = self.summary_sizes
+        sizes = {"layers": self.embedding_size - sum(sizes.values())} | sizes
+        ends = itertools.accumulate(sizes.values())
+        named = zip(sizes.items(), ends, strict=True)
+        return {name: slice(end - size, end) for (name, size), end in named}
 
     @property
     def without_length(self) -> "Config":

@@ -1,27 +1,51 @@
 """From a file, a waveform or a log-mel to an embedding: enter where your data is."""
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from patchifier import audio, checkpoint, spectrogram, tasks, windows
-from patchifier.config import Config, RequestError, digest, identity_form
-from patchifier.nn import pooling
-from patchifier.nn.encode import CutMusic, EncodedWindows, Means, encode_windows
-from patchifier.nn.fast import accelerate
-from patchifier.nn.model import Head, Patchifier
+from patchifier import audio, model_folder, spectrogram, windows
+from patchifier.config import (
+    DESCRIPTORS_VERSION,
+    Config,
+    RequestError,
+    digest,
+    identity_form,
+)
+from patchifier.model_folder import OnnxNetwork
 from patchifier.tasks import Task
+from patchifier.windows import Batch, CutMusic, Encoded, Means
 
 # A file, samples, or the log-mel (M, T) of one piece of music in parts.
-Music = str | Path | np.ndarray | Tensor | Iterator[Tensor]
-Read = Callable[[EncodedWindows], Tensor]  # windows -> (B, E)
-Arrays = dict[str, np.ndarray]  # weights by name
+Music = str | Path | np.ndarray | Iterator[np.ndarray]
+Read = Callable[[Encoded], np.ndarray]  # what is taken of encoded windows: (B, E)
+
+
+class Network(Protocol):
+    """What an Embedder needs of a network.
+
+    :class:`patchifier.model_folder.OnnxNetwork` is one without torch,
+    :class:`patchifier.nn.encode.TorchNetwork` one of torch.
+    """
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of parameters."""
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of every tensor of the model."""
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Vectors of windows."""
+
+    def reconstruct(self, patches: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Mel bands (N, n_mels, W) of patches (N, 1, M, W); `mask` (N,) is True where masked."""
 
 
 def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
@@ -52,8 +76,25 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     >>> model.embed("music/one.ogg").shape == (model.size,)
     True
     """
-    found, loaded = checkpoint.find_device(device), checkpoint.load(path)
-    return Embedder(loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=found)
+    if device == "auto" and importlib.util.find_spec("torch") is None:
+        device = "cpu"
+    folder = model_folder.read(path)
+    if device == "cpu" and folder.has_graph:
+        return Embedder(OnnxNetwork(folder), folder.config, folder.task)
+    return _load_with_torch(folder, device)
+
+
+def _load_with_torch(folder: model_folder.ModelFolder, device: str) -> "Embedder":
+    """A model on another device, or one without a graph."""
+    if importlib.util.find_spec("torch") is None:
+        why = f"device {device!r}" if folder.has_graph else "a model folder without graph.onnx"
+        raise RequestError(
+            f"{folder.path}: {why} needs torch: pip install 'patchifier[train]'. "
+            "'patchifier export FOLDER --graphs' writes graph.onnx where torch is."
+        )
+    from patchifier.checkpoint import load_embedder
+
+    return load_embedder(folder.path, device=device)
 
 
 @dataclass(frozen=True)
@@ -70,47 +111,27 @@ class Embedder:
 
     Parameters
     ----------
-    model : Patchifier
-        Changed in place: accelerated and put into evaluation mode.
+    network : Network
+        What encodes windows.
     config : Config
         What it was made with. ``config.embed`` says how a sequence becomes a vector.
-    head, task : Head, Task
+    task : Task
         Of a fine-tuned model.
-    device : str
-        Where to compute.
 
     Notes
     -----
     Music longer than the trained sequence is cut into windows of trained length, which start every
     ``hop_patches`` patches, the last one anchored to the end; the embedding is the mean of their
-    vectors. A patch is extracted once. Padding is masked, so a vector does not depend on its batch.
+    vectors. Padding is masked, so a vector does not depend on its batch.
     """
 
-    def __init__(
-        self,
-        model: Patchifier,
-        config: Config,
-        *,
-        head: Head | None = None,
-        task: Task | None = None,
-        device: str = "cpu",
-    ) -> None:
-        pooling.require_embed(config)
-        model, self.config = checkpoint.without_other_statistics(model, config)
-        self.model, self.head, self.task = accelerate(model.to(device).eval()), head, task
-        self.device = torch.device(device)
-        if head is not None:
-            head.to(device).eval()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as plain arrays: processes share no memory, and each finds the device anew."""
-        head = None if self.head is None else _arrays(self.head)
-        return _rebuilt, (self.config, _arrays(self.model), head, self.task, str(self.device))
+    def __init__(self, network: Network, config: Config, task: Task | None = None) -> None:
+        self.network, self.config, self.task = network, config, task
 
     def __repr__(self) -> str:
-        """Length of a vector, number of parameters, and device."""
-        parameters = f"{self.model.parameter_count():,} parameters"
-        return f"<Embedder: vectors of {self.size} numbers, {parameters}, on {self.device}>"
+        """Length of a vector and number of parameters."""
+        parameters = f"{self.network.parameter_count:,} parameters"
+        return f"<Embedder: vectors of {self.size} numbers, {parameters}>"
 
     @property
     def size(self) -> int:
@@ -120,7 +141,7 @@ class Embedder:
     @property
     def slices(self) -> dict[str, slice]:
         """Slices of an embedding: "layers", then each of ``config.embed.summaries``."""
-        return pooling.slices_of(self.config)
+        return self.config.embedding_slices
 
     @functools.cached_property
     def identity(self) -> str:
@@ -131,8 +152,8 @@ class Embedder:
         config, values = self.config, identity_form(self.config)
         sections = [values[name] for name in ("spectrogram", "model", "embed")]
         lengths = config.pretrain.n_patches, config.pretrain.stage_two_patches
-        weights = checkpoint.weights_hash(self.model)
-        return digest(*sections, *lengths, weights, *pooling.summaries_version(config))
+        version = [DESCRIPTORS_VERSION] if config.embed.summaries else []
+        return digest(*sections, *lengths, self.network.weights_hash, *version)
 
     def embed(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
@@ -164,7 +185,7 @@ class Embedder:
         >>> model.embed([samples, samples], 44_100).shape == (2, model.size)
         True
         """
-        return self._each(x, sample_rate, self._pooled)
+        return self._each(x, sample_rate, _vectors)
 
     def predict(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Predict with a fine-tuned model: probabilities or values, in the order of ``task.names``.
@@ -179,8 +200,8 @@ class Embedder:
         numpy.ndarray, shape (C,), or (n, C) for a list; float32
             Mean over windows, as in the test of the model.
         """
-        self._require_head()
-        return self._each(x, sample_rate, self._predicted)
+        self.require_task()
+        return self._each(x, sample_rate, _predictions)
 
     def predict_windows(
         self,
@@ -196,17 +217,14 @@ class Embedder:
 
         `start_s` and `end_s` select a part of a file. Times count from the start of the file.
         """
-        self._require_head()
+        self.require_task()
         pieces = self.pieces(x, sample_rate, start_s=start_s, end_s=end_s)
-        return self._stretches(pieces, window_s, hop_s, self._predicted)
+        return self._stretches(pieces, window_s, hop_s, _predictions)
 
     def require_task(self) -> Task:
         """Return the task of a fine-tuned model; a model without a head is refused."""
-        return self._require_head()[1]
-
-    def _require_head(self) -> tuple[Head, Task]:
-        if self.head is not None and self.task is not None:
-            return self.head, self.task
+        if self.task is not None:
+            return self.task
         raise RequestError(
             "this model has no head, expected one from 'patchifier finetune', such as "
             "RUN/full/model."
@@ -243,10 +261,10 @@ class Embedder:
         >>> len(found.vectors), found.start_s.round(1).tolist()
         (2, [0.0, 10.0])
         """
-        return self._stretches(self.pieces(x, sample_rate), window_s, hop_s, self._pooled)
+        return self._stretches(self.pieces(x, sample_rate), window_s, hop_s, _vectors)
 
     def _stretches(
-        self, pieces: Iterable[Tensor], window_s: float, hop_s: float | None, read: Read
+        self, pieces: Iterable[np.ndarray], window_s: float, hop_s: float | None, read: Read
     ) -> Embedding:
         frame_s = self.config.spectrogram.frame_s
         length, hop = windows.stretch_frames(window_s, hop_s, self.config.spectrogram)
@@ -283,32 +301,30 @@ class Embedder:
         """
         config, means, frames = self.config, Means(), 0
 
-        def counted() -> Iterator[Tensor]:
+        def counted() -> Iterator[np.ndarray]:
             nonlocal frames
             for piece in self.pieces(x, sample_rate):
                 frames += piece.shape[-1]
                 yield piece
 
-        for batch in encode_windows(self.model, config, [windows.stream_cut(counted(), config)]):
-            valid = batch.n_new_frames > 0
-            chosen = [batch.layers[layer][:, -valid.shape[1] :] for layer in config.embed.layers]
-            vectors = torch.cat(chosen, dim=-1).cpu()  # (B, N, E')
-            for first, row, kept in zip(batch.first, vectors, valid.cpu(), strict=True):
+        for batch in windows.batches([windows.stream_cut(counted(), config)], config):
+            vectors = self.network.encode(batch).patch_vectors  # (B, N, E')
+            for first, row, kept in zip(batch.first, vectors, batch.n_new_frames > 0, strict=True):
                 means.add(range(first, first + int(kept.sum())), row[kept])
         length, frame_s = config.model.patch_frames, config.spectrogram.frame_s
         starts = np.array(spectrogram.patch_starts(frames, length=length, tail="anchor"))
         ends = np.minimum(starts + length, frames)
         return Embedding(means.result(), starts * frame_s, ends * frame_s)
 
-    def log_mel(self, x: Music, sample_rate: int | None = None) -> Tensor:
+    def log_mel(self, x: Music, sample_rate: int | None = None) -> np.ndarray:
         """Log-mel (M, T) of a file or of samples, with this model's settings.
 
         Examples
         --------
         >>> patchifier.load("patchifier-paper").log_mel(np.zeros(22_050, np.float32), 22_050).shape
-        torch.Size([64, 44])
+        (64, 44)
         """
-        return torch.cat(list(self.pieces(x, sample_rate)), dim=-1)
+        return np.concatenate(list(self.pieces(x, sample_rate)), axis=-1)
 
     def pieces(
         self,
@@ -317,7 +333,7 @@ class Embedder:
         *,
         start_s: float = 0.0,
         end_s: float | None = None,
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[np.ndarray]:
         """Yield the log-mel of a file, of a part of it, or of samples, in pieces (M, T').
 
         An iterator of such pieces is checked and passed on.
@@ -338,11 +354,11 @@ class Embedder:
             waveform = audio.as_waveform(x, sample_rate, target_rate=config.sample_rate)
             yield spectrogram.log_mel(waveform, config)
 
-    def embed_log_mels(self, log_mels: Iterable[Tensor]) -> np.ndarray:
+    def embed_log_mels(self, log_mels: Iterable[np.ndarray]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
-        return self._means(self._patches(iter([log_mel]) for log_mel in log_mels), self._pooled)
+        return self._means(self._patches(iter([log_mel]) for log_mel in log_mels), _vectors)
 
-    def embed_sequences(self, sequences: Iterable[Tensor]) -> np.ndarray:
+    def embed_sequences(self, sequences: Iterable[np.ndarray]) -> np.ndarray:
         """Embed sequences of patches (N, 1, M, T) that touch, of any lengths: (n, E) float32.
 
         :func:`patchifier.spectrogram.cut` makes them of whole patches. If the last patch is
@@ -351,7 +367,7 @@ class Embedder:
         """
         items = windows.require_sequences(sequences, self.config)
         cuts = [[(patch, patch.shape[-1]) for patch in patches] for patches in items]
-        return self._means(cuts, self._pooled)
+        return self._means(cuts, _vectors)
 
     def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
         """Embed or predict for one piece of music, or for each of a list or array of paths."""
@@ -371,37 +387,23 @@ class Embedder:
     ) -> Iterator[CutMusic]:
         return (windows.stream_cut(self.pieces(item, sample_rate), self.config) for item in items)
 
-    def _pooled(self, batch: EncodedWindows) -> Tensor:
-        return pooling.window_embeddings(
-            self.model, self.config, batch.layers, batch.n_new_frames, batch.patches
-        )
-
-    def _predicted(self, batch: EncodedWindows) -> Tensor:
-        head, task = self._require_head()
-        valid = batch.n_new_frames > 0
-        return tasks.activate(
-            task, head(pooling.pool(batch.layers[-1], valid, self.config.finetune.pooling))
-        )
-
     def _means(self, music: Iterable[CutMusic], read: Read) -> np.ndarray:
         """Mean over the windows of each piece of music of their vectors: (n, E)."""
         means = Means()
-        for batch in encode_windows(self.model, self.config, music):
-            with torch.inference_mode():
-                means.add(batch.pieces, read(batch))
+        for batch in windows.batches(music, self.config):
+            means.add(batch.pieces, read(self.network.encode(batch)))
         if not means.sums:
             raise RequestError(
                 "there is no music here, expected at least one file, array or log-mel."
             )
         return means.result()
 
-    @torch.inference_mode()
-    def reconstruct(self, log_mel: Tensor, masked: np.ndarray) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, log_mel: np.ndarray, masked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predict masked patches of one sequence.
 
         Parameters
         ----------
-        log_mel : Tensor, shape (M, T)
+        log_mel : ndarray, shape (M, T)
             Its first N patches are used, at most those of a window. The last patch of a short one
             is anchored to its end.
         masked : ndarray, shape (N,), bool
@@ -409,7 +411,7 @@ class Embedder:
 
         Returns
         -------
-        patches, reconstructed : Tensor, shape (N, M, T)
+        patches, reconstructed : ndarray, shape (N, M, T)
             Mel bands.
         """
         log_mel = windows.require_log_mel(log_mel, self.config)
@@ -419,24 +421,15 @@ class Embedder:
                 f"the mask is of {len(masked)} patches, but the first window of this log-mel has "
                 f"{len(patches)}: shorten the mask."
             )
-        mask = torch.from_numpy(masked)[None].to(self.device)
-        batch = patches[None].to(next(self.model.parameters()))
-        reconstructed = self.model.reconstruct(batch, mask=mask)[0].cpu()
-        return self.model.mel(patches)[:, 0], reconstructed[:, 0]
+        patches = patches.astype(np.float32, copy=False)
+        reconstructed = self.network.reconstruct(patches, np.asarray(masked, bool))
+        return patches[:, 0, : self.config.spectrogram.n_mels], reconstructed
 
 
-def _arrays(part: nn.Module) -> Arrays:
-    return {name: value.cpu().numpy() for name, value in part.state_dict().items()}
+def _vectors(encoded: Encoded) -> np.ndarray:
+    return encoded.vectors
 
 
-def _rebuilt(
-    config: Config, weights: Arrays, head_weights: Arrays | None, task: Task | None, device: str
-) -> Embedder:
-    def with_weights(part: nn.Module, arrays: Arrays) -> Any:
-        part.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-        return part
-
-    model, head = with_weights(Patchifier(config), weights), None
-    if head_weights is not None and task is not None:
-        head = with_weights(Head(config.model.embed_dim, len(task.names)), head_weights)
-    return Embedder(model, config, head=head, task=task, device=device)
+def _predictions(encoded: Encoded) -> np.ndarray:
+    assert encoded.predictions is not None  # the task was required
+    return encoded.predictions

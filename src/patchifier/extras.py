@@ -6,10 +6,10 @@ from typing import Any
 from patchifier.config import RequestError
 
 EXTRAS = {  # package -> extra of this package that installs it
-    "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval", "matplotlib": "eval",
-    "jinja2": "eval", "mir_eval": "eval", "av": "formats", "transformers": "hf",
+    "torch": "train", "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval",
+    "matplotlib": "eval", "jinja2": "eval", "mir_eval": "eval", "av": "formats", "transformers": "hf",
     "huggingface_hub": "hf", "lancedb": "search", "ray": "cluster", "fsspec": "cluster",
-    "onnx": "onnx", "onnxscript": "onnx",
+    "onnx": "train", "onnxscript": "onnx",
 }  # fmt: skip
 
 

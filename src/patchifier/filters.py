@@ -5,13 +5,11 @@ import functools
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from patchifier.config import PITCH_F_MIN_HZ, PITCH_N_FFT, PITCH_PER_OCTAVE, SpectrogramConfig
 
 
-def filter_banks(config: SpectrogramConfig) -> list[tuple[int, Tensor, np.ndarray]]:
+def filter_banks(config: SpectrogramConfig) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Step, window (n_fft / step,) and filters (M', F), float64, of mel bands and pitch bands."""
     banks = [(1, analysis_window(config), mel_filters(config))]
     if config.n_pitch_bands:
@@ -48,32 +46,33 @@ def low_pass() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _half_rate_matrix(device: torch.device, dtype: torch.dtype) -> Tensor:
+def _half_rate_matrix(dtype: np.dtype) -> np.ndarray:
     """From 2 BLOCK + TAPS - 2 samples to BLOCK of half the rate."""
-    matrix = np.zeros((2 * BLOCK + TAPS - 2, BLOCK))
+    matrix = np.zeros((2 * BLOCK + TAPS - 2, BLOCK), dtype)
     for place in range(BLOCK):
         matrix[2 * place : 2 * place + TAPS, place] = low_pass()
-    return torch.from_numpy(matrix).to(device, dtype)
+    return matrix
 
 
-def at_half_rate(waveform: Tensor) -> Tensor:
-    """Every other sample of a waveform (..., S), low-passed: (..., S / 2), rounded up.
+def at_half_rate(waveform: np.ndarray) -> np.ndarray:
+    """Every other sample of a waveform (S,), low-passed: (S / 2,), rounded up.
 
     Beyond its ends are zeros.
     """
-    count = -(-waveform.shape[-1] // 2)
+    count = -(-len(waveform) // 2)
     blocks = -(-count // BLOCK)
-    padded = torch.nn.functional.pad(
-        waveform, (TAPS // 2, 2 * BLOCK * blocks + TAPS - 2 - TAPS // 2 - waveform.shape[-1])
-    )
-    matrix = _half_rate_matrix(waveform.device, waveform.dtype)
-    return (padded.unfold(-1, len(matrix), 2 * BLOCK) @ matrix).flatten(-2)[..., :count]
+    behind = 2 * BLOCK * blocks + TAPS - 2 - TAPS // 2 - len(waveform)
+    padded = np.pad(waveform, (TAPS // 2, behind))
+    matrix = _half_rate_matrix(waveform.dtype)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(matrix))[:: 2 * BLOCK]
+    return (windows @ matrix).reshape(-1)[:count]
 
 
-def analysis_window(config: SpectrogramConfig) -> Tensor:
-    """Window (n_fft,) that each frame is multiplied by, float64."""
-    make = {"hann": torch.hann_window, "hamming": torch.hamming_window}[config.window]
-    return make(config.n_fft, dtype=torch.float64)
+def analysis_window(config: SpectrogramConfig) -> np.ndarray:
+    """Periodic window (n_fft,) that each frame is multiplied by, float64."""
+    constant = {"hann": 0.5, "hamming": 0.54}[config.window]
+    turns = np.arange(config.n_fft) / config.n_fft
+    return constant - (1 - constant) * np.cos(2 * np.pi * turns)
 
 
 def pitch_filters(config: SpectrogramConfig) -> np.ndarray:

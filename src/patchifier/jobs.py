@@ -218,12 +218,19 @@ def _begin(sent: _Shared) -> None:
     _shared = sent.value
     parent = multiprocessing.parent_process()
     if parent is not None:  # none in tests, where threads replace processes
-        import torch
-
-        torch.set_num_threads(1)
+        use_one_thread()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sandbox.enter(sent.path.parent)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def use_one_thread() -> None:
+    """Compute with one thread in this process: its neighbours use the other cores."""
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # read by patchifier.graph, and by torch when it is imported
+    )
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:

@@ -9,22 +9,22 @@ import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
+import threadpoolctl
 
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.filters import analysis_window, at_half_rate, filter_banks, mel_filters
+from patchifier.power import PowerSpectrum
 
-CHUNK = 256  # frames transformed at once: 2 MB of float32; fewer cost calls, more leave the cache
+CHUNK = 128  # frames transformed at once: 1 MB of float32; fewer cost calls, more leave the cache
 # bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies,
 # wider further up
 BAND_GROUPS = (16, 8)
 
 
-def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = None) -> Tensor:
+def log_mel(waveform: np.ndarray, config: SpectrogramConfig | None = None) -> np.ndarray:
     """Log-mel of a waveform (paper 4.3, 4.4).
 
     Power spectrogram of centred, zero-padded frames, mel filter bank with unit area per band,
@@ -32,14 +32,14 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
 
     Parameters
     ----------
-    waveform : Tensor or ndarray, shape (..., S), float
-        Samples in [-1, 1] at ``config.sample_rate``. A tensor keeps its device and its gradient.
+    waveform : array_like, shape (..., S), float32 or float64
+        Samples in [-1, 1] at ``config.sample_rate``. The result is computed in their precision.
     config : SpectrogramConfig
         The paper's setting by default.
 
     Returns
     -------
-    Tensor, shape (..., M, T), T = 1 + S // hop
+    numpy.ndarray, shape (..., M, T), T = 1 + S // hop
         About [-1, 0.4]; silence is -1.
 
     Raises
@@ -51,38 +51,44 @@ def log_mel(waveform: Tensor | np.ndarray, config: SpectrogramConfig | None = No
     --------
     >>> import numpy as np
     >>> log_mel(np.zeros(22_050, np.float32)).shape  # one second
-    torch.Size([64, 44])
+    (64, 44)
     """
     config = config or SpectrogramConfig()
-    waveform = torch.as_tensor(waveform)
+    waveform = np.asarray(waveform)
     if waveform.ndim < 1 or waveform.shape[-1] == 0:
         raise RequestError(
             f"waveform has shape {tuple(waveform.shape)}, expected (..., S) with S of at least 1."
         )
-    if not waveform.is_floating_point():
+    if waveform.dtype.kind != "f":
         raise RequestError(
             f"waveform is {waveform.dtype}, expected floats in [-1, 1]: for 16-bit integers "
             "divide by 32768."
         )
-    return _relative(
-        torch.cat([_decibels(part, config) for part in _centred(waveform, config)], dim=-1), config
-    )
+    rows = [_whole(row, config) for row in waveform.reshape(-1, waveform.shape[-1])]
+    return np.stack(rows).reshape(*waveform.shape[:-1], *rows[0].shape)
+
+
+def _whole(waveform: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Log-mel (M, T) of one waveform (S,)."""
+    waveform = waveform.astype(np.result_type(waveform, np.float32), copy=False)
+    parts = [_decibels(part, config) for part in _centred(waveform, config)]
+    return _relative(np.concatenate(parts, axis=-1), config)
 
 
 def log_mel_of_blocks(
     blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None
-) -> Tensor:
+) -> np.ndarray:
     """Log-mel (M, T) of consecutive blocks (S,) of one waveform, equal to that of the whole.
 
     Memory is bounded by a block and the result.
     """
     config = config or SpectrogramConfig()
-    return _relative(torch.cat(list(_decibels_of_blocks(blocks, config)), dim=-1), config)
+    return _relative(np.concatenate(list(_decibels_of_blocks(blocks, config)), axis=-1), config)
 
 
 def stream_log_mel(
     blocks: Iterable[np.ndarray], config: SpectrogramConfig | None = None
-) -> Iterator[Tensor]:
+) -> Iterator[np.ndarray]:
     """Log-mel of a waveform that arrives in blocks, piece by piece.
 
     (M, T') each, in memory bounded by a block.
@@ -99,7 +105,7 @@ def stream_log_mel(
 
 def _decibels_of_blocks(
     blocks: Iterable[np.ndarray], config: SpectrogramConfig
-) -> Iterator[Tensor]:
+) -> Iterator[np.ndarray]:
     length, hop = config.frame_samples, config.hop_length
     half = length // 2
     rest, samples, done = np.zeros(half, np.float32), 0, 0
@@ -108,97 +114,98 @@ def _decibels_of_blocks(
         rest = np.concatenate([rest, block])
         ready = max(0, 1 + (len(rest) - length) // hop)
         if ready:
-            yield _decibels(torch.from_numpy(rest[: (ready - 1) * hop + length]), config)
+            yield _decibels(rest[: (ready - 1) * hop + length], config)
             rest, done = rest[ready * hop :], done + ready
     missing = 1 + samples // hop - done
     if samples == 0:
         raise RequestError("the waveform is empty, expected at least 1 sample.")
     if missing:  # none are, if hop > n_fft / 2 and the last frame ends before the waveform does
         tail = np.concatenate([rest, np.zeros(half, np.float32)])
-        yield _decibels(torch.from_numpy(tail[: (missing - 1) * hop + length]), config)
+        yield _decibels(tail[: (missing - 1) * hop + length], config)
 
 
-def _centred(waveform: Tensor, config: SpectrogramConfig) -> list[Tensor]:
-    """Overlapping parts of a zero-padded waveform; only the edges are copied."""
-    half, hop, samples = config.frame_samples // 2, config.hop_length, waveform.shape[-1]
+def _centred(waveform: np.ndarray, config: SpectrogramConfig) -> list[np.ndarray]:
+    """Overlapping parts of a zero-padded waveform (S,); only the edges are copied."""
+    half, hop, samples = config.frame_samples // 2, config.hop_length, len(waveform)
     first, last = -(-half // hop), (samples - half) // hop  # frames that need no padding
     if last - first < CHUNK:
-        return [torch.nn.functional.pad(waveform, (half, half))]
-    start = torch.nn.functional.pad(waveform[..., : (first - 1) * hop + half], (half, 0))
-    between = waveform[..., first * hop - half : last * hop + half]
-    end = torch.nn.functional.pad(waveform[..., (last + 1) * hop - half :], (0, half))
-    return [start, between, end] if end.shape[-1] >= config.frame_samples else [start, between]
+        return [np.pad(waveform, half)]
+    start = np.pad(waveform[: (first - 1) * hop + half], (half, 0))
+    between = waveform[first * hop - half : last * hop + half]
+    end = np.pad(waveform[(last + 1) * hop - half :], (0, half))
+    return [start, between, end] if len(end) >= config.frame_samples else [start, between]
 
 
-def _decibels(padded: Tensor, config: SpectrogramConfig) -> Tensor:
-    """Decibels re full scale of a waveform (..., S) that is padded already: (..., M, T)."""
-    length, count = (
-        config.frame_samples,
-        1 + (padded.shape[-1] - config.frame_samples) // config.hop_length,
-    )
+def _decibels(padded: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Decibels re full scale of a waveform (S,) that is padded already: (M, T)."""
+    length, hop = config.frame_samples, config.hop_length
+    count = 1 + (len(padded) - length) // hop
     rows = []
-    for bank in _banks(config, padded.device, padded.dtype):
-        samples = padded if bank.step == 1 else at_half_rate(padded)
-        # (..., T, length / step), a view
-        frames = samples.unfold(-1, length // bank.step, config.hop_length // bank.step)[
-            ..., :count, :
+    with _blas().limit(limits=1, user_api="blas"):  # more threads are slower: products are small
+        for bank in _banks(config, padded.dtype):
+            samples = padded if bank.step == 1 else at_half_rate(padded)
+            middle = (length // bank.step - bank.power.n) // 2
+            frames = bank.power.frames(samples[middle:], hop=hop // bank.step)[..., :count]
+            chunks = [frames[..., first : first + CHUNK] for first in range(0, count, CHUNK)]
+            rows.append(np.concatenate([_bank_power(chunk, bank) for chunk in chunks], axis=-1))
+    power = np.concatenate(rows)  # (M, T)
+    np.maximum(power, 10 ** (config.min_db / 10), out=power)
+    return np.multiply(np.log10(power, out=power), 10, out=power)
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    """The library of numpy's products."""
+    return threadpoolctl.ThreadpoolController()
+
+
+def _bank_power(frames: np.ndarray, bank: "Bank") -> np.ndarray:
+    """Power (M', T') in each band of a bank."""
+    squares = bank.power(frames)  # (D, 2, C, T')
+    flat = squares.reshape(len(squares), -1, squares.shape[-1])  # (D, 2 C, T')
+    return np.concatenate(
+        [
+            filters @ flat[first:last].reshape(-1, flat.shape[-1])
+            for first, last, filters in bank.groups
         ]
-        # (..., M', T)
-        rows.append(
-            torch.cat([_bank_power(chunk, bank) for chunk in frames.split(CHUNK, dim=-2)], dim=-1)
-        )
-    return 10 * torch.log10(torch.cat(rows, dim=-2).clamp(min=10 ** (config.min_db / 10)))
-
-
-def _bank_power(frames: Tensor, bank: "Bank") -> Tensor:
-    """Power (..., M', T') in each band of a bank."""
-    middle = (frames.shape[-1] - len(bank.window)) // 2
-    windowed = frames[..., middle : middle + len(bank.window)] * bank.window
-    # (..., T', 2F), real and imaginary parts
-    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)
-    # (..., 2F, T')
-    squares = (parts.square() if parts.requires_grad else parts.square_()).transpose(-1, -2)
-    return torch.cat(
-        [filters @ squares[..., first:last, :] for first, last, filters in bank.groups], dim=-2
     )
 
 
-def _relative(decibels: Tensor, config: SpectrogramConfig) -> Tensor:
-    """Apply reference, top_db and scale to decibels (..., M, T)."""
+def _relative(decibels: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Apply reference, top_db and scale to decibels (M, T)."""
     if config.reference == "max" or config.top_db is not None:
-        # pitch bands change nothing about mel bands
-        loudest = decibels[..., : config.n_mels, :].amax(dim=(-1, -2), keepdim=True)
+        loudest = decibels[: config.n_mels].max()  # pitch bands change nothing about mel bands
         if config.top_db is not None:
-            decibels = torch.maximum(decibels, loudest - config.top_db)
-        if config.reference == "max":
-            decibels = torch.where(
-                loudest > config.min_db, decibels - loudest, -(config.top_db or 0.0)
-            )
-    return decibels * config.db_scale
+            decibels = np.maximum(decibels, loudest - config.top_db)
+        if config.reference == "max" and loudest > config.min_db:
+            decibels = decibels - loudest
+        elif config.reference == "max":
+            decibels = np.full_like(decibels, -(config.top_db or 0.0))
+    return decibels * decibels.dtype.type(config.db_scale)
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Bands that share an FFT.
+    """Bands that share a Fourier transform.
 
     Attributes
     ----------
     step : int
-        1, or 2 for an FFT of every other sample (:func:`at_half_rate`).
-    window : Tensor
-        As long as the FFT.
-    groups : list of (int, int, Tensor)
-        For each group of bands, the stretch of interleaved parts it needs and its filters: real^2
-        and imag^2 are added by the product with them itself, so each weight stands there twice.
+        1, or 2 for a transform of every other sample (:func:`at_half_rate`).
+    power : PowerSpectrum
+        The transform.
+    groups : list of (int, int, ndarray)
+        For each group of bands, the rows of the transform's result that it needs, and its filters
+        for them: real^2 and imag^2 are added by the product itself, so each weight is there twice.
     """
 
     step: int
-    window: Tensor
-    groups: list[tuple[int, int, Tensor]]
+    power: PowerSpectrum
+    groups: list[tuple[int, int, np.ndarray]]
 
 
 @functools.lru_cache(maxsize=8)
-def _banks(config: SpectrogramConfig, device: torch.device, dtype: torch.dtype) -> list[Bank]:
+def _banks(config: SpectrogramConfig, dtype: np.dtype) -> list[Bank]:
     banks = []
     for step, window, filters in filter_banks(config):
         half = len(filters) // 2
@@ -206,14 +213,20 @@ def _banks(config: SpectrogramConfig, device: torch.device, dtype: torch.dtype) 
             *range(BAND_GROUPS[0], half, BAND_GROUPS[0]),
             *range(half, len(filters), BAND_GROUPS[1]),
         ]
-        groups = []
-        for some in np.split(filters, cuts):
-            used = np.flatnonzero(some.any(axis=0))
-            first, last = (used[0], used[-1] + 1) if len(used) else (0, 1)
-            twice = torch.from_numpy(some[:, first:last].repeat(2, axis=1))  # (M', 2F')
-            groups.append((2 * int(first), 2 * int(last), twice.to(device, dtype)))
-        banks.append(Bank(step, window.to(device, dtype), groups))
+        highest = int(np.flatnonzero(filters.any(axis=0)).max(initial=0))
+        power = PowerSpectrum(window, 1 + highest, dtype)
+        groups = [_group(part) for part in np.split(power.filters(filters), cuts) if len(part)]
+        banks.append(
+            Bank(step, power, [(first, last, each.astype(dtype)) for first, last, each in groups])
+        )
     return banks
+
+
+def _group(filters: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """First and last row D that filters (M', D, 2, C) need, and the filters for these rows."""
+    used = np.flatnonzero(filters.any(axis=(0, 2, 3)))
+    first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+    return first, last, filters[:, first:last].reshape(len(filters), -1)
 
 
 # --- patches ---
@@ -267,18 +280,18 @@ def patch_starts(
 
 
 def cut(
-    log_mel: Tensor,
+    log_mel: np.ndarray,
     *,
     length: int = 32,
     hop: int | None = None,
     tail: Tail = "drop",
     silence: float = -1.0,
-) -> Tensor:
+) -> np.ndarray:
     """Cut a log-mel into patches (paper 4.1).
 
     Parameters
     ----------
-    log_mel : Tensor, shape (..., M, T)
+    log_mel : numpy.ndarray, shape (..., M, T)
         As :func:`log_mel` gives it.
     length, hop, tail
         As for :func:`patch_starts`.
@@ -287,7 +300,7 @@ def cut(
 
     Returns
     -------
-    Tensor, shape (..., N, 1, M, W)
+    numpy.ndarray, shape (..., N, 1, M, W)
 
     Raises
     ------
@@ -296,13 +309,13 @@ def cut(
 
     Examples
     --------
-    >>> import torch
-    >>> cut(torch.zeros(64, 100), length=32).shape  # 4 frames are left over
-    torch.Size([3, 1, 64, 32])
-    >>> cut(torch.zeros(64, 100), length=32, tail="anchor").shape
-    torch.Size([4, 1, 64, 32])
+    >>> import numpy as np
+    >>> cut(np.zeros((64, 100)), length=32).shape  # 4 frames are left over
+    (3, 1, 64, 32)
+    >>> cut(np.zeros((64, 100)), length=32, tail="anchor").shape
+    (4, 1, 64, 32)
     """
-    _require_shape("log_mel", log_mel, "(..., M, T)", least=2)
+    log_mel = _array("log_mel", log_mel, "(..., M, T)", least=2)
     starts = patch_starts(log_mel.shape[-1], length=length, hop=hop, tail=tail)
     if not starts:
         raise RequestError(
@@ -310,20 +323,21 @@ def cut(
             "'anchor'."
         )
     missing = max(0, starts[-1] + length - log_mel.shape[-1])
-    padded = torch.nn.functional.pad(log_mel, (0, missing), value=silence)
-    # (N, W)
-    index = torch.tensor(starts, device=log_mel.device)[:, None] + torch.arange(
-        length, device=log_mel.device
-    )
-    return padded[..., index].movedim(-2, -3).unsqueeze(-3)  # (..., M, N, W) -> (..., N, 1, M, W)
+    edges = [(0, 0)] * (log_mel.ndim - 1) + [(0, missing)]
+    padded = np.pad(log_mel, edges, constant_values=silence)
+    index = np.array(starts)[:, None] + np.arange(length)  # (N, W)
+    patches = np.moveaxis(padded[..., index], -2, -3)  # (..., M, N, W) -> (..., N, M, W)
+    return np.ascontiguousarray(patches[..., None, :, :])
 
 
-def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "drop") -> Tensor:
+def join(
+    patches: np.ndarray, frames: int, *, hop: int | None = None, tail: Tail = "drop"
+) -> np.ndarray:
     """Join patches into a log-mel: the inverse of :func:`cut`, means where patches overlap.
 
     Parameters
     ----------
-    patches : Tensor, shape (..., N, 1, M, W)
+    patches : numpy.ndarray, shape (..., N, 1, M, W)
         As :func:`cut` gives them.
     frames : int
         Frames of the log-mel they were cut from.
@@ -332,7 +346,7 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
 
     Returns
     -------
-    Tensor, shape (..., M, T)
+    numpy.ndarray, shape (..., M, T)
         T is `frames`; with tail "drop", only as far as patches reach.
 
     Raises
@@ -342,12 +356,12 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
 
     Examples
     --------
-    >>> import torch
-    >>> patches = cut(torch.rand(64, 96), length=32)
+    >>> import numpy as np
+    >>> patches = cut(np.zeros((64, 96)), length=32)
     >>> join(patches, 96).shape
-    torch.Size([64, 96])
+    (64, 96)
     """
-    _require_shape("patches", patches, "(..., N, 1, M, W)", least=4)
+    patches = _array("patches", patches, "(..., N, 1, M, W)", least=4)
     length = patches.shape[-1]
     starts = patch_starts(frames, length=length, hop=hop, tail=tail)
     if len(starts) != patches.shape[-4] or (hop or length) > length:
@@ -355,14 +369,9 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
             f"{patches.shape[-4]} patches of {length} frames, hop {hop or length}, do not cover "
             f"{frames} frames: expected {len(starts)} that touch."
         )
-    total = torch.zeros(
-        *patches.shape[:-4],
-        patches.shape[-2],
-        max(frames, starts[-1] + length),
-        dtype=patches.dtype,
-        device=patches.device,
-    )
-    count = torch.zeros(total.shape[-1], dtype=patches.dtype, device=patches.device)
+    reach = max(frames, starts[-1] + length)
+    total = np.zeros((*patches.shape[:-4], patches.shape[-2], reach), patches.dtype)
+    count = np.zeros(reach, patches.dtype)
     for n, start in enumerate(starts):
         total[..., start : start + length] += patches[..., n, 0, :, :]
         count[start : start + length] += 1
@@ -370,23 +379,25 @@ def join(patches: Tensor, frames: int, *, hop: int | None = None, tail: Tail = "
     return total[..., :reach] / count[:reach]
 
 
-def _require_shape(name: str, given: Tensor, expected: str, *, least: int) -> None:
-    """Refuse what is no tensor of so many dimensions."""
-    if not isinstance(given, Tensor) or given.ndim < least:
-        seen = (
-            f"has shape {tuple(given.shape)}"
-            if isinstance(given, Tensor)
-            else f"is of type {type(given).__name__}"
-        )
-        raise RequestError(f"{name} {seen}, expected a tensor {expected}.")
+def _array(name: str, given: Any, expected: str, *, least: int) -> np.ndarray:
+    """Return an array of at least so many dimensions; refuse anything else."""
+    array = np.asarray(given) if hasattr(given, "__array__") else None
+    if array is not None and array.ndim >= least:
+        return array
+    seen = f"is of type {type(given).__name__}" if array is None else f"has shape {array.shape}"
+    raise RequestError(f"{name} {seen}, expected an array {expected}.")
 
 
 # --- and back to sound ---
 
 
 def to_waveform(
-    log_mel: Tensor, config: SpectrogramConfig | None = None, *, iterations: int = 32, seed: int = 0
-) -> Tensor:
+    log_mel: np.ndarray,
+    config: SpectrogramConfig | None = None,
+    *,
+    iterations: int = 32,
+    seed: int = 0,
+) -> np.ndarray:
     """Approximate waveform of a log-mel (Griffin-Lim).
 
     Mel power is spread over frequencies by the filters' non-negative pseudo-inverse, phases are
@@ -394,7 +405,7 @@ def to_waveform(
 
     Parameters
     ----------
-    log_mel : Tensor, shape (M, T)
+    log_mel : numpy.ndarray, shape (M, T)
         As :func:`log_mel` gives it; its mel bands are listened to.
     config : SpectrogramConfig
         The one it was made with.
@@ -405,7 +416,7 @@ def to_waveform(
 
     Returns
     -------
-    Tensor, shape (S,), float32, S = (T - 1) * hop
+    numpy.ndarray, shape (S,), float32, S = (T - 1) * hop
 
     Raises
     ------
@@ -413,37 +424,44 @@ def to_waveform(
         If that is not the log-mel's shape.
     """
     config = config or SpectrogramConfig()
-    _require_shape("log_mel", log_mel, f"({config.n_bands}, T)", least=2)
+    log_mel = _array("log_mel", log_mel, f"({config.n_bands}, T)", least=2)
     if log_mel.ndim != 2 or log_mel.shape[0] < config.n_mels or log_mel.shape[1] < 2:
         raise RequestError(
             f"log_mel has shape {tuple(log_mel.shape)}, expected ({config.n_bands}, T) with T of "
             "at least 2: give a single one."
         )
-    window = analysis_window(config).to(log_mel.device, torch.float32)
-    filters = torch.from_numpy(mel_filters(config).T).to(log_mel.device, torch.float32)  # (F, M)
-    log_mel = log_mel[: config.n_mels]
-    power = 10 ** (log_mel.float() / config.db_scale / 10)  # (M, T)
-    power = torch.where(log_mel > config.silence + 1e-4, power, 0.0)
-    # (F, T)
-    magnitude = (filters @ torch.linalg.pinv(filters.T @ filters) @ power).clamp(min=0).sqrt()
-    stft = functools.partial(
-        torch.stft,
-        n_fft=config.n_fft,
-        hop_length=config.hop_length,
-        window=window,
-        pad_mode="constant",
-        return_complex=True,
-    )
-    istft = functools.partial(
-        torch.istft, n_fft=config.n_fft, hop_length=config.hop_length, window=window
-    )
-    phases = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(seed)).to(
-        log_mel.device
-    )
-    spectrum = torch.polar(magnitude, 2 * torch.pi * phases)
-    previous = torch.zeros_like(spectrum)
+    filters = mel_filters(config).T  # (F, M)
+    log_mel = log_mel[: config.n_mels].astype(np.float64)
+    power = 10 ** (log_mel / config.db_scale / 10)  # (M, T)
+    power = np.where(log_mel > config.silence + 1e-4, power, 0.0)
+    spread = filters @ np.linalg.pinv(filters.T @ filters) @ power  # (F, T)
+    magnitude = np.sqrt(np.maximum(spread, 0)).astype(np.float32)
+    turns = np.random.default_rng(seed).random(magnitude.shape, np.float32)
+    spectrum = magnitude * np.exp(2j * np.pi * turns)
+    previous = np.zeros_like(spectrum)
     for _ in range(iterations):
-        consistent = stft(istft(spectrum))[:, : magnitude.shape[1]]
+        consistent = _stft(_istft(spectrum, config), config)
         guess = consistent + 0.99 * (consistent - previous)  # momentum of the fast variant
-        spectrum, previous = torch.polar(magnitude, guess.angle()), consistent
-    return istft(spectrum)
+        spectrum, previous = magnitude * np.exp(1j * np.angle(guess)), consistent
+    return _istft(spectrum, config).astype(np.float32)
+
+
+def _stft(waveform: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Spectrum (F, T) of centred frames of a waveform (S,)."""
+    padded = np.pad(waveform, config.n_fft // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)[:: config.hop_length]
+    return np.fft.rfft(frames * analysis_window(config)).T
+
+
+def _istft(spectrum: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
+    """Waveform (S,), S = (T - 1) * hop, whose spectrum is nearest to the given one (F, T)."""
+    n_fft, hop, window = config.n_fft, config.hop_length, analysis_window(config)
+    frames = np.fft.irfft(spectrum.T, n_fft) * window  # (T, n_fft)
+    total = np.zeros((len(frames) - 1) * hop + n_fft)
+    weight = np.zeros_like(total)
+    for number, frame in enumerate(frames):
+        total[number * hop : number * hop + n_fft] += frame
+        weight[number * hop : number * hop + n_fft] += window**2
+    half = n_fft // 2
+    inside = slice(half, half + (len(frames) - 1) * hop)
+    return total[inside] / np.maximum(weight[inside], 1e-8)

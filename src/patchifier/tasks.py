@@ -22,14 +22,15 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from patchifier import statistics
 from patchifier.config import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["one-of", "many-of", "numbers", "per-frame"]
 KIND_NAMES: dict[str, Kind] = {
@@ -180,9 +181,10 @@ def _check_target(task: Task, target: Any) -> None:
             )
 
 
-def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
+def loss(task: Task) -> "Callable[[Tensor, Tensor], Tensor]":
     """Loss of outputs (B, C) against encoded targets, numbers being standardised."""
-    functional = torch.nn.functional
+    from torch.nn import functional
+
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "one-of": functional.cross_entropy,
         "many-of": functional.binary_cross_entropy_with_logits,
@@ -191,7 +193,7 @@ def loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
     return losses[task.kind]
 
 
-def activate(task: Task, outputs: Tensor) -> Tensor:
+def activate(task: Task, outputs: "Tensor") -> "Tensor":
     """Probabilities or values of outputs (..., C); they are averaged over windows of a clip."""
     if task.kind == "one-of":
         return outputs.softmax(-1)

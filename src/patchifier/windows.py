@@ -6,13 +6,13 @@ the log-mel arrives, so that memory does not grow with its length.
 """
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from patchifier.audio import is_number
 from patchifier.config import Config, RequestError, SpectrogramConfig
@@ -27,16 +27,16 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
-    """Return a log-mel (M, T) that the model can hear; refuse anything else.
+def require_log_mel(log_mel: Any, config: Config) -> np.ndarray:
+    """Return a log-mel (M, T) that fits the model; refuse anything else.
 
     Raises
     ------
     RequestError
-        If it is no tensor of floats, is of another shape, or holds NaN or infinity.
+        If it is no array of floats, is of another shape, or holds NaN or infinity.
     """
-    expected = f"a tensor of floats ({config.spectrogram.n_bands}, T), as model.log_mel gives it"
-    if not isinstance(log_mel, Tensor):
+    expected = f"an array of floats ({config.spectrogram.n_bands}, T), as model.log_mel gives it"
+    if not hasattr(log_mel, "__array__"):
         listed = (
             " Paths come in a list, not in an iterator: embed(list(paths))."
             if isinstance(log_mel, str | Path)
@@ -45,39 +45,41 @@ def require_log_mel(log_mel: Tensor, config: Config) -> Tensor:
         raise RequestError(
             f"a log-mel is of type {type(log_mel).__name__}, expected {expected}.{listed}"
         )
+    array = np.asarray(log_mel)
     if (
-        log_mel.ndim != 2
-        or log_mel.shape[0] != config.spectrogram.n_bands
-        or not log_mel.shape[1]
-        or not log_mel.is_floating_point()
+        array.ndim != 2
+        or array.shape[0] != config.spectrogram.n_bands
+        or not array.shape[1]
+        or array.dtype.kind != "f"
     ):
         raise RequestError(
-            f"a log-mel has shape {tuple(log_mel.shape)} of {log_mel.dtype}, expected {expected}; "
+            f"a log-mel has shape {array.shape} of {array.dtype}, expected {expected}; "
             "if there is one alone, put it in a list."
         )
-    if not log_mel.isfinite().all():
+    if not np.isfinite(array).all():
         raise RequestError("a log-mel holds NaN or infinity, expected decibels x 0.01.")
-    return log_mel
+    return array
 
 
-def require_sequences(sequences: Iterable[Tensor], config: Config) -> list[Tensor]:
-    """Return sequences of patches (N, 1, M, T); refuse tensors of other shapes, and anything else.
+def require_sequences(sequences: Iterable[Any], config: Config) -> list[np.ndarray]:
+    """Return sequences of patches (N, 1, M, T); refuse arrays of other shapes, and anything else.
 
     Raises
     ------
     RequestError
         Naming the number of the sequence.
     """
-    items = list(sequences)
+    items = []
     shape = (1, config.spectrogram.n_bands, config.model.patch_frames)
-    for number, patches in enumerate(items):
+    for number, patches in enumerate(sequences):
         given = f"is of type {type(patches).__name__}"
-        if isinstance(patches, Tensor):
-            if len(patches) and tuple(patches.shape[1:]) == shape:
+        if hasattr(patches, "__array__"):
+            items.append(np.asarray(patches))
+            if len(patches) and items[-1].shape[1:] == shape:
                 continue
-            given = f"has shape {tuple(patches.shape)}"
+            given = f"has shape {items[-1].shape}"
         raise RequestError(
-            f"sequence {number} {given}, expected a tensor (N, {', '.join(map(str, shape))}) with "
+            f"sequence {number} {given}, expected an array (N, {', '.join(map(str, shape))}) with "
             "N of at least 1."
         )
     return items
@@ -131,7 +133,7 @@ def stream_windows(sequence: Iterable[Item], config: Config) -> Iterator[tuple[i
         yield count - len(recent), list(recent)
 
 
-def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tensor, int]]:
+def stream_cut(pieces: Iterable[np.ndarray], config: Config) -> Iterator[tuple[np.ndarray, int]]:
     """Patches (1, M, W) that touch, each with how many frames at its end no patch before it holds.
 
     The last one is anchored to the end and holds fewer than W new frames; or it is the only one,
@@ -145,8 +147,8 @@ def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tenso
     width = config.model.patch_frames
     rest, recent, frames = None, None, 0  # frames not yet in a patch, and the last W frames
     for piece in pieces:
-        rest = piece if rest is None else torch.cat([rest, piece], dim=-1)
-        recent = rest if recent is None else torch.cat([recent, piece], dim=-1)[:, -width:]
+        rest = piece if rest is None else np.concatenate([rest, piece], axis=-1)
+        recent = rest if recent is None else np.concatenate([recent, piece], axis=-1)[:, -width:]
         frames += piece.shape[-1]
         whole = rest.shape[-1] // width
         for place in range(whole):
@@ -155,17 +157,15 @@ def stream_cut(pieces: Iterable[Tensor], config: Config) -> Iterator[tuple[Tenso
     if not frames or recent is None:
         raise RequestError("there is a log-mel without a frame, expected at least one in each.")
     if frames < width:
-        yield (
-            nn.functional.pad(recent, (0, width - frames), value=config.spectrogram.silence)[None],
-            width,
-        )
+        edges = ((0, 0), (0, width - frames))
+        yield np.pad(recent, edges, constant_values=config.spectrogram.silence)[None], width
     elif frames % width:
         yield recent[None], frames % width
 
 
 def stream_stretches(
-    pieces: Iterable[Tensor], *, length: int, hop: int
-) -> Iterator[tuple[int, Tensor]]:
+    pieces: Iterable[np.ndarray], *, length: int, hop: int
+) -> Iterator[tuple[int, np.ndarray]]:
     """Stretches of `length` frames that start every `hop` frames, the last one anchored to the end.
 
     First frame and log-mel (M, T').
@@ -175,7 +175,7 @@ def stream_stretches(
     # frames in memory, frames before them, the next stretch, the end of the last
     held, dropped, start, end = (None, 0, 0, 0)
     for piece in pieces:
-        held = piece if held is None else torch.cat([held, piece], dim=-1)
+        held = piece if held is None else np.concatenate([held, piece], axis=-1)
         while start + length <= dropped + held.shape[-1]:
             yield start, held[:, start - dropped : start - dropped + length]
             start, end = start + hop, start + length
@@ -186,28 +186,126 @@ def stream_stretches(
         yield dropped + max(0, held.shape[-1] - length), held[:, -length:]
 
 
-def windows_of(log_mel: Tensor, config: Config) -> Iterator[tuple[int, Tensor, Tensor]]:
+def windows_of(log_mel: np.ndarray, config: Config) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """First patch, patches (N, 1, M, W) and new frames of each patch (N,) of every window."""
     patches, frames = zip(*stream_cut([log_mel], config), strict=True)
-    new = torch.tensor(frames, device=log_mel.device)
     for first, window in stream_windows(patches, config):
-        yield first, torch.stack(window), new[first : first + len(window)]
+        yield first, np.stack(window), np.array(frames[first : first + len(window)])
 
 
-def cut_windows(log_mel: Tensor, config: Config) -> list[Tensor]:
+def cut_windows(log_mel: np.ndarray, config: Config) -> list[np.ndarray]:
     """Patches (N, 1, M, W) of each window of a log-mel (M, T).
 
     Examples
     --------
-    >>> import torch
-    >>> [len(window) for window in cut_windows(torch.zeros(64, 1249), Config())]  # 29 s
+    >>> import numpy as np
+    >>> [len(window) for window in cut_windows(np.zeros((64, 1249)), Config())]  # 29 s
     [25, 25]
     """
     return [window for _, window, _ in windows_of(log_mel, config)]
 
 
-def pad_windows(windows: Sequence[Tensor], value: float) -> tuple[Tensor, Tensor]:
-    """Stack windows (N_i, ...), padded with `value`: (B, N, ...) and which are valid (B, N)."""
-    padded = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=value)
-    counts = torch.tensor([len(window) for window in windows], device=padded.device)
-    return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+# --- batches ---
+
+WINDOWS = 8  # in a batch: more leave the cache of a core
+LEAST_PATCHES = 2  # in a window of a batch; the rest of a shorter one is padding
+
+CutMusic = Iterable[tuple[np.ndarray, int]]  # patches (1, M, W) of a piece, with their new frames
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of pieces of music. A patch that is in two windows is there once.
+
+    Attributes
+    ----------
+    pieces, first : list of int, length B
+        Number of the piece that each window is from, and of its first patch in that piece.
+    patches : numpy.ndarray, shape (P, 1, M, W), float32
+    index : numpy.ndarray, shape (B, N), int64
+        Patch at each place of a window.
+    n_new_frames : numpy.ndarray, shape (B, N), int64
+        Frames of each patch that no patch before it holds; 0 is padding.
+    """
+
+    pieces: list[int]
+    first: list[int]
+    patches: np.ndarray
+    index: np.ndarray
+    n_new_frames: np.ndarray
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a network gives for a batch of B windows.
+
+    Attributes
+    ----------
+    vectors : numpy.ndarray, shape (B, E)
+        Embeddings.
+    patch_vectors : numpy.ndarray, shape (B, N, E')
+        Chosen layers of each patch in its context.
+    predictions : numpy.ndarray, shape (B, C), or None
+        Of a fine-tuned model: probabilities or values.
+    """
+
+    vectors: np.ndarray
+    patch_vectors: np.ndarray
+    predictions: np.ndarray | None = None
+
+
+def batches(music: Iterable[CutMusic], config: Config) -> Iterator[Batch]:
+    """Windows of pieces of music, which arrive as patches, in batches of any pieces."""
+    windows = (
+        (number, first, window)
+        for number, piece in enumerate(music)
+        for first, window in stream_windows(piece, config)
+    )
+    for some in in_batches(windows, WINDOWS):
+        yield _batch(some)
+
+
+def _batch(windows: Sequence[tuple[int, int, list[tuple[np.ndarray, int]]]]) -> Batch:
+    numbers: dict[tuple[int, int], int] = {}  # of the patches: by piece, and place in the piece
+    patches: list[np.ndarray] = []
+    width = max(LEAST_PATCHES, *(len(window) for _, _, window in windows))
+    index, n_new_frames = np.zeros((2, len(windows), width), np.int64)
+    for row, (piece, first, window) in enumerate(windows):
+        for place, (patch, frames) in enumerate(window):
+            if (piece, first + place) not in numbers:
+                numbers[piece, first + place] = len(patches)
+                patches.append(patch)
+            index[row, place] = numbers[piece, first + place]
+            n_new_frames[row, place] = frames
+    stacked = np.stack(patches).astype(np.float32, copy=False)
+    return Batch(
+        [piece for piece, _, _ in windows],
+        [first for _, first, _ in windows],
+        stacked,
+        index,
+        n_new_frames,
+    )
+
+
+class Means:
+    """Means of vectors by the number of what they belong to, summed in float64.
+
+    Attributes
+    ----------
+    sums : dict of int to ndarray, shape (E,)
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[int, np.ndarray] = {}
+        self.counts = Counter[int]()
+
+    def add(self, numbers: Iterable[int], vectors: np.ndarray) -> None:
+        """Add vectors (k, E), one to each number."""
+        for number, vector in zip(numbers, vectors.astype(np.float64), strict=True):
+            self.sums[number] = self.sums.get(number, 0.0) + vector
+            self.counts[number] += 1
+
+    def result(self) -> np.ndarray:
+        """Means (n, E), float32, in the order in which numbers came first."""
+        counts = np.array(list(self.counts.values()))
+        return (np.stack(list(self.sums.values())) / counts[:, None]).astype(np.float32)

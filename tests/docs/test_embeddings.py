@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from tests import ROOT
+from tests import ROOT, builders
 
 # read when huggingface_hub is imported: no test may reach for a network
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,7 +19,6 @@ from patchifier import checkpoint, cli, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.cli.command import parse
 from patchifier.config import Config, RequestError, update
-from patchifier.embed import Embedder
 from patchifier.library import embed_library, search
 from patchifier.nn.model import Patchifier
 
@@ -135,7 +134,7 @@ def of_another_model(model):
 
 
 def with_embed(model, **embed):
-    return Embedder(model.model, update(model.config, {"embed": embed}))
+    return builders.embedder(model.model, update(model.config, {"embed": embed}))
 
 
 def floats(*shape, value=0.0):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tests import builders
 
 from patchifier import weights
 from patchifier.config import Config, update
-from patchifier.embed import Embedder, load
+from patchifier.embed import load
 from patchifier.nn.model import Patchifier
 
 PATH = Path(__file__).with_name("embedding.npz")
@@ -62,7 +63,7 @@ def make_model(config: Config) -> Patchifier:
 def embed(pcm: np.ndarray) -> np.ndarray:
     """Embedding (E,) of stored samples."""
     config = update(Config(), CHANGES)
-    embedder = Embedder(make_model(config), config)
+    embedder = builders.embedder(make_model(config), config)
     return embedder.embed(pcm.astype(np.float32) / 32768, sample_rate=SAMPLE_RATE)
 
 

@@ -22,7 +22,7 @@ from patchifier.config import Config, RequestError, update
 from patchifier.integrations import hf
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
-from tests import small
+from tests import builders, small
 
 RATE = 22_050
 CONFIG = small.config(small.WIDE, embed={"hop_patches": 12})
@@ -167,7 +167,7 @@ def test_without_the_package_a_saved_folder_says_what_to_install(
 
 def test_the_feature_extractor_of_a_saved_model_has_its_rate(tmp_path):
     config = update(CONFIG, {"spectrogram": {"sample_rate": 16_000, "f_max_hz": 8000.0}})
-    hf.HubModel(embed.Embedder(Patchifier(config), config)).save_pretrained(tmp_path)
+    hf.HubModel(builders.embedder(Patchifier(config), config)).save_pretrained(tmp_path)
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
     assert type(extractor) is hf.PatchifierFeatureExtractor
     assert extractor.sampling_rate == 16_000

@@ -17,7 +17,7 @@ from patchifier.config import RequestError, update
 from patchifier.integrations import marble
 from patchifier.integrations.marble import PatchifierEncoder
 from patchifier.nn.model import Patchifier
-from tests import small
+from tests import builders, small
 
 RATE = 22_050
 CONFIG = small.config(small.WIDE)
@@ -85,7 +85,7 @@ def test_both_shapes_give_one_tensor_for_each_layer(encoder, seconds):
 def test_hidden_states_are_the_patches_that_the_embedder_gives(folder, encoder, seconds):
     (wave,) = waves(seconds)
     config = update(CONFIG, {"embed": {"layers": [0, 1, 2], "pooling": "mean"}})
-    embedder = embed.Embedder(embed.load(folder).model, config)
+    embedder = builders.embedder(embed.load(folder).model, config)
     expected = embedder.embed_patches(wave.numpy(), RATE).vectors
     found = torch.cat(encoder(wave[None]).hidden_states, dim=-1)[0]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)

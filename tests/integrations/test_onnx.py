@@ -18,7 +18,7 @@ from patchifier.config import RequestError
 from patchifier.integrations import onnx
 from patchifier.integrations.onnx import Graph, export
 from patchifier.nn.model import Patchifier
-from tests import ROOT, small
+from tests import ROOT, builders, small
 
 RATE = 22_050
 EXAMPLE = ROOT / "examples" / "onnx_embed.py"
@@ -34,7 +34,7 @@ def embedder(model=None, **sections):
         for name, part in network.bottleneck.named_parameters():
             if name in ("positions", "distances.numbers"):  # so that a wrong position shows
                 part.normal_(generator=torch.Generator().manual_seed(0))
-    return embed.Embedder(network, config)
+    return builders.embedder(network, config)
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,13 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.cli.library import embedded_text
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
-from patchifier.embed import Embedder
 from patchifier.integrations import object_store
 from patchifier.integrations.object_store import Store
 from patchifier.integrations.ray import PartTask, TableSpec, embed_on_ray, merge, read_parts
 from patchifier.library import build
 from patchifier.library.worker import Cut, embed_clips
 from patchifier.nn.model import Patchifier
-from tests import small
+from tests import builders, small
 from tests.library import require_same_table
 from tests.servers import serving
 
@@ -58,12 +57,12 @@ fsspec.register_implementation("nowhere", "no_such.Files", clobber=True, errtxt=
 
 @pytest.fixture(scope="module")
 def embedder():
-    return Embedder(Patchifier(TINY, seed=0), TINY)
+    return builders.embedder(Patchifier(TINY, seed=0), TINY)
 
 
 @pytest.fixture(scope="module")
 def other():
-    return Embedder(Patchifier(TINY, seed=1), TINY)
+    return builders.embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.cli.library import embedded_text
 from patchifier.config import RequestError
 from patchifier.datasets import Clip
-from patchifier.embed import Embedder, load
+from patchifier.embed import load
 from patchifier.library import build, job, sources, table, tags, worker
 from patchifier.nn.model import Patchifier
 from tests import audio_files as made
-from tests import small
+from tests import builders, small
 from tests.library import require_same_table
 
 RATE = 22_050
@@ -54,7 +54,7 @@ def embedder(model):
 
 @pytest.fixture(scope="module")
 def other():
-    return Embedder(Patchifier(TINY, seed=1), TINY)
+    return builders.embedder(Patchifier(TINY, seed=1), TINY)
 
 
 @pytest.fixture
@@ -1021,7 +1021,7 @@ def test_vectors_that_are_not_finite_are_not_written(music, tmp_path, embed, thr
     for parameter in overflowing.bottleneck.parameters():
         parameter.data.fill_(3e38)
     with pytest.raises(RequestError, match="not finite"):
-        embed(music, embedder=Embedder(overflowing, TINY), workers=1)
+        embed(music, embedder=builders.embedder(overflowing, TINY), workers=1)
     assert not (tmp_path / "x.parquet").exists()
 
 

@@ -17,7 +17,7 @@ from patchifier.embed import Embedder
 from patchifier.library import predict
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
-from tests import small
+from tests import builders, small
 
 pytestmark = pytest.mark.usefixtures("threads")  # tests/cli/test_library.py has it in processes
 
@@ -29,7 +29,7 @@ def model(kind="one-of", names=NAMES):
     torch.manual_seed(0)
     head = Head(16, len(names))
     torch.nn.init.normal_(head.linear.weight, std=4.0)
-    return Embedder(Patchifier(CONFIG, seed=0), CONFIG, head=head, task=Task(kind, names))
+    return builders.embedder(Patchifier(CONFIG, seed=0), CONFIG, head=head, task=Task(kind, names))
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_another_models_half_is_not_taken_over(ask, songs, tmp_path, monkeypatch
 
 
 def test_requests_that_cannot_be_met_are_refused(ask, songs, tmp_path):
-    headless = Embedder(Patchifier(CONFIG), CONFIG)
+    headless = builders.embedder(Patchifier(CONFIG), CONFIG)
     for said, how in {
         "patchifier finetune": {"asked": headless},
         r"\.csv, \.jsonl, \.parquet": {"name": "out.txt"},

@@ -26,6 +26,7 @@ from patchifier.nn.equivariant import (
 from patchifier.nn.model import Patchifier
 from patchifier.train.objectives import require_targets
 from patchifier.train.pretrain import initial_model, pretrain
+from tests import builders
 from tests.builders import TINY, close
 from tests.builders import uniform as noise
 
@@ -232,7 +233,7 @@ def test_estimates_stand_in_an_embedding_in_the_order_asked():
     close(found["tonic"].square().sum(1), torch.ones(2))
     aligned = model.estimators["tonic"].align(harmony.float(), found["tonic"].square())
     close(found["degrees"], aligned, rtol=1e-6)
-    embedder, log_mel = Embedder(model, CONFIG), noise(280, 6 * 32) - 1
+    embedder, log_mel = builders.embedder(model, CONFIG), noise(280, 6 * 32) - 1
     vector = embedder.embed_log_mels([log_mel])[0]
     assert len(vector) == embedder.size == 32 + sum(sizes)
     slices = embedder.slices
@@ -271,7 +272,7 @@ def test_estimates_that_cannot_be_are_refused(changes, message):
 
     def made() -> Embedder:
         config = update(CONFIG, changes)
-        return Embedder(Patchifier(config), config)
+        return builders.embedder(Patchifier(config), config)
 
     with pytest.raises(RequestError, match=message):
         made()

@@ -18,6 +18,7 @@ from patchifier.nn.equivariant import ESTIMATES, ESTIMATORS
 from patchifier.nn.model import Patchifier
 from patchifier.train.pretrain import initial_model, pretrain, split
 from patchifier.train.whitening import examples_of, fit_whitening
+from tests import builders
 from tests.builders import TINY, normal, uniform
 
 SIZES = TINY | {"n_layers": 1}
@@ -41,7 +42,7 @@ def config_of(**embed) -> Config:
 
 
 def embedder_of(config: Config) -> Embedder:
-    return Embedder(Patchifier(config), config)
+    return builders.embedder(Patchifier(config), config)
 
 
 def log_mel_of(frames: int, seed: int = 0) -> torch.Tensor:
@@ -53,7 +54,7 @@ def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1
 ):
     folder = pretrain(small_cache, tmp_path / "run", config=config_of(**WHOLE), device="cpu")
     made, data = checkpoint.load(folder), Cache(small_cache)
-    embedder = Embedder(made.model, made.config)
+    embedder = builders.embedder(made.model, made.config)
     vectors = embedder.embed_log_mels(
         examples_of(data, split(data, made.config.pretrain).slices[0])
     )
@@ -63,7 +64,7 @@ def test_after_training_embeddings_of_training_clips_have_mean_0_and_deviation_1
     assert varies.sum() > SIZE / 2
     np.testing.assert_allclose(vectors.std(0)[varies], 1, atol=1e-3)
     # put together otherwise: as it is
-    plain = Embedder(made.model, dataclasses.replace(made.config, embed=Config().embed))
+    plain = builders.embedder(made.model, dataclasses.replace(made.config, embed=Config().embed))
     assert plain.size == 32
     assert np.abs(plain.embed_log_mels(examples_of(data, np.arange(3))).mean(0)).max() > 0.01
 
@@ -73,7 +74,7 @@ def test_pooled_layers_become_components_that_vary_alike_and_apart(small_cache, 
     for name, embed in {"fewer": FEWER, "whole": WHOLE}.items():
         config = config_of(**embed)
         made = checkpoint.load(pretrain(small_cache, tmp_path / name, config=config, device="cpu"))
-        embedder = Embedder(made.model, made.config)
+        embedder = builders.embedder(made.model, made.config)
         clips = split(data, config.pretrain).slices[0]
         vectors.append(embedder.embed_log_mels(examples_of(data, clips)))
         assert vectors[-1].shape[1] == embedder.size == config.embedding_size
@@ -142,7 +143,7 @@ def test_who_pools_otherwise_gets_no_statistics_of_other_numbers(tmp_path, pooli
     model.readout.fit(normal(64, SIZE) * 7 + 3)
     checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(model, config))
     bare, log_mels = config_of(pooling=pooling), [log_mel_of(5 * 32, seed=1)]
-    raw = Embedder(initial(bare, model), bare)
+    raw = builders.embedder(initial(bare, model), bare)
     (encoder,) = encoders(f"{tmp_path}/model@{pooling}")
     assert encoder.embedder.size == raw.size
     found = encoder.embedder.embed_log_mels(log_mels)
@@ -161,15 +162,15 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
     config, log_mels = config_of(**FEWER), [log_mel_of(5 * 32, seed=1)]
     model = Patchifier(config)
     fit_whitening(model, config, [log_mel_of(5 * 32, seed=seed) for seed in range(8)])
-    fitted = Embedder(model, config)
+    fitted = builders.embedder(model, config)
     otherwise = update(config, {"embed": changes})
     raw = update(otherwise, {"embed": {"whiten": False, "n_components": 0}})
-    expected = Embedder(initial(raw, model), raw).embed_log_mels(log_mels)
+    expected = builders.embedder(initial(raw, model), raw).embed_log_mels(log_mels)
     before = fitted.embed_log_mels(log_mels)
     for name, each in {"model": config, "otherwise": otherwise}.items():
         checkpoint.save(tmp_path / name, checkpoint.Checkpoint(model, each))
     for held in (model, checkpoint.load(tmp_path / "model").model):
-        other = Embedder(held, otherwise)
+        other = builders.embedder(held, otherwise)
         assert (other.size, other.identity == fitted.identity) == (SIZE, False)
         found = other.embed_log_mels(log_mels)
         np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -177,11 +178,11 @@ def test_numbers_put_together_otherwise_are_not_standardised_though_they_are_as_
         np.testing.assert_array_equal(travelled.embed_log_mels(log_mels), found)
     kept = checkpoint.load(tmp_path / "otherwise")
     assert (kept.model.readout, kept.config.embed.whiten) == (None, False)
-    found = Embedder(kept.model, kept.config).embed_log_mels(log_mels)
+    found = builders.embedder(kept.model, kept.config).embed_log_mels(log_mels)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert before.shape == (1, SIZE - 32 + 5)
     # the model is as it was
-    np.testing.assert_array_equal(Embedder(model, config).embed_log_mels(log_mels), before)
+    np.testing.assert_array_equal(builders.embedder(model, config).embed_log_mels(log_mels), before)
 
 
 def initial(config, model):
@@ -219,7 +220,7 @@ def test_embeddings_that_cannot_be_are_refused_before_training_and_after(
 ):
     config = update(Config(), changes)
     with pytest.raises(RequestError, match=message):
-        Embedder(Patchifier(config), config)
+        builders.embedder(Patchifier(config), config)
     if "spectrogram" not in changes:
         with pytest.raises(RequestError, match=message):
             pretrain(small_cache, tmp_path / "run", config=config, device="cpu")
@@ -257,7 +258,10 @@ def test_components_that_cannot_be_are_refused_before_training(small_cache, tmp_
 
 def test_an_embedding_may_leave_out_the_whitening_of_its_model():
     model, plain, log_mel = Patchifier(config_of(**FEWER)), config_of(), log_mel_of(5 * 32, seed=1)
-    found, expected = Embedder(model, plain), Embedder(initial(plain, model), plain)
+    found, expected = (
+        builders.embedder(model, plain),
+        builders.embedder(initial(plain, model), plain),
+    )
     assert (found.size, found.identity) == (expected.size, expected.identity)
     vectors = (each.embed_log_mels([log_mel]) for each in (found, expected))
     np.testing.assert_allclose(*vectors, atol=1e-6)

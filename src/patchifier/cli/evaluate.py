@@ -11,7 +11,6 @@ from patchifier.config import Config, RequestError, read_changes, update
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from patchifier.embed import Embedder
     from patchifier.evaluate.leaks import Leak
@@ -196,8 +195,6 @@ def reconstruct(
     sound : bool
         Also write the reconstructions as wav files beside the picture.
     """
-    import torch
-
     from patchifier import embed, weights
     from patchifier.evaluate import report
     from patchifier.jobs import file_lock
@@ -209,7 +206,7 @@ def reconstruct(
     for ratio in map(str, pictures.PICTURE_RATIOS):
         masked = arrays[f"masked_{ratio}"].astype(bool)
         difference = arrays["original"] - arrays[f"reconstructed_{ratio}"]
-        errors[ratio] = float(torch.from_numpy(difference[masked]).square().mean())
+        errors[ratio] = float(np.square(difference[masked]).mean())
         baselines[ratio] = references.untrained_mse(arrays["original"], masked)
     facts = pictures.picture_facts(Path(file).name, {"title": Path(file).stem}, embedder.config)
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +239,7 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
     return {name: tensor.numpy() for name, tensor in found.items()}
 
 
-def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) -> "Tensor":
+def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) -> "np.ndarray":
     """Log-mel (M, frames) of an excerpt."""
     from patchifier import audio
 
@@ -253,17 +250,15 @@ def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) ->
 
 def _save_sound(arrays: dict[str, "np.ndarray"], config: Config, picture: Path) -> list[Path]:
     """Write the original and each reconstruction as wav files beside the picture."""
-    import torch
-
     from patchifier import audio, spectrogram
 
     shown, paths = progress("sounds"), []
     names = [name for name in arrays if not name.startswith("masked_")]
     for number, name in enumerate(names):
         shown(number, len(names), name)
-        patches = torch.from_numpy(arrays[name])[:, None]
+        patches = arrays[name][:, None]
         log_mel = spectrogram.join(patches, len(patches) * config.model.patch_frames, tail="anchor")
-        waveform = spectrogram.to_waveform(log_mel, config.spectrogram).numpy()
+        waveform = spectrogram.to_waveform(log_mel, config.spectrogram)
         path = picture.with_name(f"{picture.stem}_{name}.wav")
         audio.save(path, waveform, config.spectrogram.sample_rate)
         paths.append(path)

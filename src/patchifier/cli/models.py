@@ -86,29 +86,28 @@ def _list_models() -> Outcome:
 
 
 def _bundled_facts(name: str) -> dict[str, Any]:
-    from patchifier import checkpoint, embed
+    from patchifier import model_folder
 
-    loaded = checkpoint.load(name)
+    loaded = model_folder.read(name)
     return {
         "name": name,
-        "size": embed.Embedder(loaded.model, loaded.config).size,
-        "parameters": loaded.model.parameter_count(),
+        "size": loaded.config.embedding_size,
+        "parameters": sum(loaded.parameters().values()),
         "hours": loaded.facts.get("hours"),
         "date": loaded.facts.get("date"),
     }
 
 
 def _model_facts(path: str) -> dict[str, Any]:
-    from patchifier import checkpoint, embed, weights
+    from patchifier import model_folder, weights
 
-    loaded = checkpoint.load(path)
+    loaded = model_folder.read(path)
+    parameters = loaded.parameters()
     facts = {
         "kind": "model",
-        "size": embed.Embedder(loaded.model, loaded.config).size,
-        "parameters": loaded.model.parameter_count(),
-    }
-    for name, module in loaded.model.named_children():
-        facts[f"parameters_{name}"] = sum(weight.numel() for weight in module.parameters())
+        "size": loaded.config.embedding_size,
+        "parameters": sum(parameters.values()),
+    } | {f"parameters_{name}": count for name, count in parameters.items()}
     if loaded.task:
         facts |= {"task": loaded.task.kind_name, "names": list(loaded.task.names)}
     if path in weights.names():

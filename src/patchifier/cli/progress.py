@@ -11,25 +11,21 @@ def progress(title: str) -> Callable[[int, int, str], None]:
 
 
 def _bar(title: str) -> Callable[[int, int, str], None]:
-    from rich import progress
-    from rich.console import Console
+    from tqdm import tqdm
 
-    bar = progress.Progress(
-        progress.TextColumn("{task.description:>30}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
-    )
-    task = bar.add_task(title, total=None, note="")
+    form = "{desc:>30} {bar:40} {n_fmt}/{total_fmt} {remaining} {postfix}"
+    bar: tqdm | None = None  # made at the first call, from which the time that is left counts
 
     def show(done: int, total: int, note: str) -> None:
-        if not bar.live.is_started:
-            bar.start()
-        bar.update(task, completed=done, total=total, note=note)
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc=title, total=total, initial=done, bar_format=form, file=sys.stderr)
+        bar.total = total
+        bar.set_postfix_str(note, refresh=False)
+        bar.update(done - bar.n)
         if done >= total:
-            bar.stop()
+            bar.close()
+            bar = None
 
     return show
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from patchifier import checkpoint, datasets, embed, statistics, tasks, weights
 from patchifier.cache import Cache, prepare
-from patchifier.checkpoint import Checkpoint
+from patchifier.checkpoint import Checkpoint, embedder_of
 from patchifier.config import Config, read_changes, update
 from patchifier.datasets.splits import groups_of
 from patchifier.evaluate import encoders, probes
@@ -243,8 +243,8 @@ def cross_validate(
 
 def embed_cache(data: Cache, start: Checkpoint) -> np.ndarray:
     """Embeddings of every clip of a cache: (n, E)."""
-    log_mels = map(data.tensor, range(len(data.clips)))
-    return embed.Embedder(start.model, replace(start.config)).embed_log_mels(log_mels)
+    log_mels = map(data.array, range(len(data.clips)))
+    return embedder_of(replace(start, config=replace(start.config))).embed_log_mels(log_mels)
 
 
 def stage_two_figures(table: Path) -> dict[str, float]:

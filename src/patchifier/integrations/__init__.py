@@ -20,9 +20,10 @@ from torch import Tensor
 from patchifier import spectrogram
 from patchifier.config import Config, RequestError
 from patchifier.lazy import attach
+from patchifier.nn.masking import pad_windows
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
-from patchifier.windows import pad_windows, windows_of
+from patchifier.windows import windows_of
 
 __getattr__, __dir__ = attach(__name__)
 
@@ -63,13 +64,16 @@ def encode_waveforms(
     """
     _require_exact(model)
     # 1. windows of all waveforms in one batch
-    exact = torch.autocast(waveforms[0].device.type, enabled=False)
-    with exact:
-        log_mels = [spectrogram.log_mel(each.float(), config.spectrogram) for each in waveforms]
+    log_mels = (
+        spectrogram.log_mel(waveform.detach().float().cpu().numpy(), config.spectrogram)
+        for waveform in waveforms
+    )
+    device = next(model.parameters()).device
+    exact = torch.autocast(device.type, enabled=False)
     found = [
-        (row, *window)
+        (row, first, torch.from_numpy(window).to(device), torch.from_numpy(frames).to(device))
         for row, log_mel in enumerate(log_mels)
-        for window in windows_of(log_mel, config)
+        for first, window, frames in windows_of(log_mel, config)
     ]
     patches, valid = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
     n_new_frames, _ = pad_windows([frames for *_, frames in found], 0)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from patchifier import embed, spectrogram
+from patchifier import checkpoint, embed, spectrogram
 from patchifier.audio import scale_fault
+from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, SpectrogramConfig, update
 from patchifier.evaluate.frames import frame_vectors
 from patchifier.nn.model import Patchifier
@@ -58,9 +59,8 @@ class Model(nn.Module):
 
     def embedder(self) -> embed.Embedder:
         """The network where it is now, in evaluation mode whatever the caller set."""
-        return embed.Embedder(
-            self.model, self.config, device=str(next(self.model.parameters()).device)
-        )
+        device = str(next(self.model.parameters()).device)
+        return checkpoint.embedder_of(Checkpoint(self.model, self.config), device=device)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Scene embeddings (B, E)."""
@@ -94,7 +94,7 @@ def load_model(model_file_path: str = "", **options: Any) -> Model:
     RequestError
         If there is no such model, no such option, or its sample rate is not one of HEAR's.
     """
-    loaded = embed.load(model_file_path or None)
+    loaded = checkpoint.load(model_file_path or None)
     return Model(loaded.model, update(loaded.config, {"embed": options}))
 
 
@@ -140,7 +140,7 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
     vectors = [
         frame_vectors(
             embedder,
-            spectrogram.log_mel(_centred(row, config, hop_frames), config),
+            torch.from_numpy(spectrogram.log_mel(_centred(row, config, hop_frames), config)),
             hop_frames=hop_frames,
         )[0][1:]
         for row in rows

@@ -91,9 +91,7 @@ class HubModel(  # type: ignore[call-arg, misc]
             folder = from_hub(f"{name}@{revision}" if revision else str(name), **how)
         loaded = checkpoint.load(folder)
         return cls(
-            embed.Embedder(
-                loaded.model, loaded.config, head=loaded.head, task=loaded.task, device=device
-            ),
+            checkpoint.embedder_of(loaded, device=device),
             loaded.facts,
         )
 
@@ -101,8 +99,7 @@ class HubModel(  # type: ignore[call-arg, misc]
         saved = self.embedder
         with tempfile.TemporaryDirectory(dir=save_directory) as new:
             made = Path(new) / "model"
-            whole = Checkpoint(saved.model, saved.config, saved.head, saved.task, self.facts)
-            checkpoint.save(made, whole, auto_map=AUTO_MAP)
+            checkpoint.save(made, checkpoint.checkpoint_of(saved, self.facts), auto_map=AUTO_MAP)
             facts = {
                 "feature_extractor_type": "PatchifierFeatureExtractor",
                 "sampling_rate": saved.config.spectrogram.sample_rate,

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from patchifier import embed
+from patchifier import checkpoint
 from patchifier.config import Config, RequestError
 from patchifier.integrations import encode_waveforms
 
@@ -82,7 +82,7 @@ class PatchifierEncoder(nn.Module):
             raise RequestError(
                 f"train_mode is {train_mode!r}, expected {' or '.join(TRAIN_MODES)}."
             )
-        loaded = embed.load(model_folder)
+        loaded = checkpoint.load(model_folder)
         self.model, self.config, self.train_mode = loaded.model, loaded.config, train_mode
         self.SAMPLING_RATE = self.config.spectrogram.sample_rate
         self.TOKEN_RATE = 1 / (self.config.model.patch_frames * self.config.spectrogram.frame_s)

@@ -19,23 +19,22 @@ Shapes: B sounds of one length, S samples, T frames, N patches, K windows of L p
 frequencies.
 """
 
-import contextlib
 import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from patchifier import embed
+from patchifier.checkpoint import checkpoint_of, load, without_other_statistics
 from patchifier.config import Config, RequestError
+from patchifier.embed import Embedder
 from patchifier.extras import need
 from patchifier.filters import filter_banks, low_pass
 from patchifier.io import replaced_file
+from patchifier.nn.fast import accelerate
+from patchifier.nn.graphs import exportable
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import window_embeddings
 from patchifier.windows import window_patches
@@ -43,7 +42,7 @@ from patchifier.windows import window_patches
 OPSET = 18
 
 
-def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
+def export(model: Embedder | str | Path | None, path: str | Path) -> Path:
     """Write a model as one file: ONNX, or a program of ``torch.export``.
 
     Parameters
@@ -74,12 +73,12 @@ def export(model: embed.Embedder | str | Path | None, path: str | Path) -> Path:
         raise RequestError(f"the file is {path}, expected a name that ends in .onnx or .pt2.")
     onnx = need("onnx")
     need("onnxscript")
-    embedder = model if isinstance(model, embed.Embedder) else embed.load(model)
-    program = _exported(Graph(embedder.model, embedder.config).eval(), embedder)
-    config = embedder.config
+    held = checkpoint_of(model) if isinstance(model, Embedder) else load(model)
+    bare, config = without_other_statistics(held.model, held.config)
+    program = _exported(Graph(accelerate(bare), config).eval(), config)
     facts = {
         "sample_rate": str(config.spectrogram.sample_rate),
-        "size": str(embedder.size),
+        "size": str(config.embedding_size),
         "embed": json.dumps(vars(config.embed)),
     }
     with replaced_file(path) as new:
@@ -100,19 +99,17 @@ def _onnx_bytes(onnx: Any, program: Any, facts: dict[str, str]) -> bytes:
 def _torch_bytes(program: Any, facts: dict[str, str]) -> bytes:
     """The exported program of the graph as bytes."""
     held = io.BytesIO()
-    with _quiet():
+    with exportable():
         torch.export.save(
             program.exported_program, held, extra_files={"metadata.json": json.dumps(facts)}
         )
     return held.getvalue()
 
 
-def _exported(graph: nn.Module, embedder: embed.Embedder) -> Any:
-    example = torch.zeros(
-        2, round(3.3 * embedder.config.spectrogram.sample_rate), device=embedder.device
-    )
+def _exported(graph: nn.Module, config: Config) -> Any:
+    example = torch.zeros(2, round(3.3 * config.spectrogram.sample_rate))
     sizes = {0: torch.export.Dim("sounds"), 1: torch.export.Dim("samples")}
-    with _exportable_attention(), _quiet(), torch.no_grad():
+    with exportable(), torch.no_grad():
         return torch.onnx.export(
             graph,
             (example,),
@@ -124,31 +121,6 @@ def _exported(graph: nn.Module, embedder: embed.Embedder) -> Any:
             external_data=False,
             verbose=False,
         )
-
-
-@contextlib.contextmanager
-def _exportable_attention() -> Iterator[None]:
-    """Attention in single operations: torch's fused layer has no counterpart in ONNX."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Export without warnings about missing packages and deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 class Graph(nn.Module):
@@ -180,7 +152,7 @@ class Graph(nn.Module):
         self.register_buffer("low_pass", torch.from_numpy(low_pass()).float()[None, None])
         for number, (step, window, filters) in enumerate(filter_banks(config.spectrogram)):
             self.steps.append(step)
-            self.register_buffer(f"window_{number}", window.float())
+            self.register_buffer(f"window_{number}", torch.from_numpy(window).float())
             self.register_buffer(f"filters_{number}", torch.from_numpy(filters).float())
 
     def forward(self, waveform: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ once, and a job that is run again makes the missing parts.
 """
 
 import contextlib
-import copy
 import functools
 import logging
 import os
@@ -24,7 +23,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 import patchifier
 from patchifier import jobs
@@ -40,6 +38,7 @@ from patchifier.library.build import facts_of
 from patchifier.library.job import Embedded
 from patchifier.library.stored import EmbeddingTable, from_arrow
 from patchifier.library.worker import ClipRows, Cut, embed_batch, write_part
+from patchifier.nn.encode import TorchNetwork
 
 ANSWER_S = 30.0  # time for a cluster to answer; Ray itself waits for minutes, then ends the process
 STORE_BYTES = 2**28  # object store of a Ray that is started here: the model, lists of clips, counts
@@ -101,7 +100,10 @@ def embed_on_ray(
     clips, lost = object_store.find(sources)
     store, facts = Store(str(out)), facts_of(embedder, cut)
     spec = object_store.claim(store, facts, clips)
-    model = Embedder(copy.deepcopy(embedder.model).cpu(), embedder.config)
+    network = embedder.network
+    if isinstance(network, TorchNetwork):
+        network = network.cpu()
+    model = Embedder(network, embedder.config)
     with _ray(address, workers) as cores:
         meter = jobs.Meter(progress, len(clips))
         tasks = tasks_of(store, spec, clips)
@@ -218,7 +220,7 @@ def make_part(spec: TableSpec, task: PartTask, alone: bool = False) -> Part:
             f"a worker has patchifier {patchifier.__version__}, the job {spec.version}: install "
             "the same on every machine."
         )
-    torch.set_num_threads(1)
+    jobs.use_one_thread()
     store = Store(spec.out)
     part = object_store.read_part(store, task.number, task.clips)
     if part is not None and not (task.kept and part.again):

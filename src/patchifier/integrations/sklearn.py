@@ -10,6 +10,7 @@ Shapes: n clips, S samples, E numbers of an embedding.
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -174,16 +175,18 @@ class PatchifierEmbedder(  # type: ignore[misc]
         return self._loaded
 
     def _load(self) -> embed.Embedder:
-        found = embed.load(self.model, device=self.device)
+        if self.pooling is None and self.layers is None:
+            return embed.load(self.model, device=self.device)
+        from patchifier import checkpoint  # other settings than the stored graph's need torch
+
+        found = checkpoint.load(self.model)
         wanted = {
             "pooling": self.pooling,
             "layers": None if self.layers is None else list(self.layers),
         }
-        config = update(
-            found.config,
-            {"embed": {name: value for name, value in wanted.items() if value is not None}},
-        )
-        return embed.Embedder(found.model, config, device=self.device)
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        changed = replace(found, config=update(found.config, {"embed": changes}))
+        return checkpoint.embedder_of(changed, device=checkpoint.find_device(self.device))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_loaded"}

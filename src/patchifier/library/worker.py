@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from patchifier import audio, jobs, spectrogram
 from patchifier.config import RequestError
@@ -151,7 +149,7 @@ class _Short:
     """A decoded clip, which shares a batch with other ones."""
 
     rows: Callable[[Spans, np.ndarray], ClipRows]
-    log_mel: Tensor  # (M, T)
+    log_mel: np.ndarray  # (M, T)
     path: str
 
 
@@ -167,23 +165,25 @@ def _decode_clip(embedder: Embedder, cut: Cut, clip: Clip) -> ClipRows | _Short:
         tags = read_tags(clip.path)
         return ClipRows(state.st_size, state.st_mtime_ns, tags, how, spans_s, vectors)
 
-    pieces, buffer, frames = spectrogram.stream_log_mel(blocks, config), list[Tensor](), 0
+    pieces, buffer, frames = spectrogram.stream_log_mel(blocks, config), list[np.ndarray](), 0
     for piece in pieces:
         buffer.append(piece)
         frames += piece.shape[-1]
         if frames > LONG_FRAMES:
             return rows(*_embed_long(embedder, cut, _emptied(buffer, pieces)))
-    return _Short(rows, torch.cat(buffer, dim=-1), clip.path)
+    return _Short(rows, np.concatenate(buffer, axis=-1), clip.path)
 
 
-def _emptied(buffer: list[Tensor], rest: Iterator[Tensor]) -> Iterator[Tensor]:
+def _emptied(buffer: list[np.ndarray], rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """Pieces of the buffer, each released as it is yielded, then the rest."""
     while buffer:
         yield buffer.pop(0)
     yield from rest
 
 
-def _embed_long(embedder: Embedder, cut: Cut, pieces: Iterator[Tensor]) -> tuple[Spans, np.ndarray]:
+def _embed_long(
+    embedder: Embedder, cut: Cut, pieces: Iterator[np.ndarray]
+) -> tuple[Spans, np.ndarray]:
     """Spans and vectors of a log-mel that arrives in pieces.
 
     No span, if it is one row about everything.
@@ -213,7 +213,7 @@ def _short_rows(embedder: Embedder, cut: Cut, short: Sequence[_Short]) -> list[C
 
 
 def _embed_short(
-    embedder: Embedder, cut: Cut, log_mels: Sequence[Tensor]
+    embedder: Embedder, cut: Cut, log_mels: Sequence[np.ndarray]
 ) -> Iterator[tuple[Spans, np.ndarray]]:
     """Spans and vectors of each log-mel (M, T), as :func:`_embed_long`, in common batches."""
     if cut.patches:  # a file's own windows fill a batch
@@ -229,8 +229,8 @@ def _embed_short(
 
 
 def _stretches(
-    embedder: Embedder, cut: Cut, log_mel: Tensor
-) -> list[tuple[tuple[float, float] | None, Tensor]]:
+    embedder: Embedder, cut: Cut, log_mel: np.ndarray
+) -> list[tuple[tuple[float, float] | None, np.ndarray]]:
     """Span and log-mel of each window with a row, as :meth:`Embedder.embed_windows` cuts them.
 
     No span for the whole file.

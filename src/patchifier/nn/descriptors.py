@@ -20,9 +20,6 @@ from torch import Tensor, nn
 
 from patchifier.config import PITCH_PER_OCTAVE, Config, RequestError
 
-VERSION = (
-    2  # raised when the same log-mel gives other values: stored vectors are then not comparable
-)
 CEPSTRA = 20
 ONSET_GROUPS = 4  # of mel bands
 LOUDNESS_PARTS = 4  # of a patch
@@ -101,7 +98,9 @@ def mfcc_patch_statistics(patches: Tensor, config: Config) -> Tensor:
     """Mean, deviation and mean absolute change of cepstral coefficients, (B, N, 60)."""
     matrix = dct_matrix(config.spectrogram.n_mels, patches.device).to(patches.dtype)
     cepstra = _mel(patches, config).transpose(-1, -2) @ matrix  # (B, N, T, 20)
-    return torch.cat([cepstra.mean(2), cepstra.std(2), cepstra.diff(dim=2).abs().mean(2)], dim=-1)
+    return torch.cat(
+        [cepstra.mean(2), cepstra.std(2), difference(cepstra, 2).abs().mean(2)], dim=-1
+    )
 
 
 def pitch_energy(patches: Tensor, config: Config) -> Tensor:
@@ -158,13 +157,14 @@ def invariant_tempogram(patches: Tensor, valid: Tensor, config: Config) -> Tenso
 def mel_statistics(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
     """Mean and deviation of each mel band's level over the clip: (B, 2 * mel bands)."""
     mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N T)
-    frames, valid_frames = concat_frames(mel, valid)
+    frames, valid_frames = concat_frames(mel, valid, patches.shape[3])
     return _mean_and_deviation(frames.transpose(1, 2), valid_frames[:, 0])
 
 
 def tempogram(patches: Tensor, valid: Tensor, config: Config) -> Tensor:
     """Autocorrelation (B, 2 L) of the onset strength of all and of the lowest bands."""
-    return tempogram_of(*concat_frames(onset_strength(patches, config), valid), config)
+    frames = concat_frames(onset_strength(patches, config), valid, patches.shape[3])
+    return tempogram_of(*frames, config)
 
 
 def tempogram_of(strength: Tensor, valid_frames: Tensor, config: Config) -> Tensor:
@@ -178,7 +178,11 @@ def tempogram_of(strength: Tensor, valid_frames: Tensor, config: Config) -> Tens
     lags = lags_frames(config.spectrogram.frame_s, strength.device)  # (L,)
     below = lags.long()
     longest = int(LAGS_S[1] / config.spectrogram.frame_s) + 2
-    later = nn.functional.pad(centred, (0, longest)).unfold(-1, longest + 1, 1)
+    frames, shifts = (
+        torch.arange(n, device=strength.device) for n in (centred.shape[-1], longest + 1)
+    )
+    # (B, 2, frames, longest + 1)
+    later = nn.functional.pad(centred, (0, longest))[..., frames[:, None] + shifts]
     correlation = (centred[..., None, :] @ later)[..., 0, :]  # (B, 2, longest + 1)
     correlation = correlation / correlation[..., :1].clamp(min=1e-9)
     part = (lags - below).to(correlation.dtype)
@@ -193,20 +197,20 @@ def ones_mask(patches: Tensor) -> Tensor:
     return torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
 
 
-def concat_frames(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def concat_frames(values: Tensor, valid: Tensor, T: int) -> tuple[Tensor, Tensor]:
     """Frames of patches (B, C, N T) in the order of time, and which are valid (B, 1, N T), 1 or 0.
 
     The last patch, if it is anchored to the end, repeats frames of the one before. Its new frames
     move up to follow those, and as many frames at the end are not valid.
     """
-    N, n_frames = valid.shape[1], values.shape[-1]
-    T = n_frames // N
+    N = valid.shape[1]
     if valid.dtype == torch.bool:
         return values, valid.repeat_interleave(T, dim=1)[:, None].to(values.dtype)
     patches, frames = (valid > 0).sum(1, keepdim=True), valid.sum(1, keepdim=True)  # (B, 1)
-    index = torch.arange(n_frames, device=values.device)
+    within, starts = (torch.arange(n, device=values.device) for n in (T, N))
+    index = (starts[:, None] * T + within).flatten()
     source = index + (index >= (patches - 1) * T) * (patches * T - frames)  # (B, N T)
-    moved = values.gather(-1, source.clamp(max=n_frames - 1)[:, None].expand_as(values))
+    moved = values.gather(-1, torch.minimum(source, index[-1])[:, None].expand_as(values))
     return moved, (index < frames)[:, None].to(values.dtype)
 
 
@@ -229,17 +233,24 @@ def onset_strength(patches: Tensor, config: Config) -> Tensor:
     The first frame of an anchored patch has no meaning.
     """
     mel = _mel(patches, config).transpose(1, 2).flatten(2)  # (B, mel bands, N T)
-    rise = nn.functional.pad(torch.relu(mel.diff(dim=-1)), (1, 0))
+    rise = nn.functional.pad(torch.relu(difference(mel, -1)), (1, 0))
     return rise.unflatten(1, (ONSET_GROUPS, -1)).mean(2)
 
 
 def salience(patches: Tensor, config: Config) -> Tensor:
     """Pitch bands less the mean of half an octave, at least 0: (B, N, bands, T / 4)."""
+    B, N, _, T = patches.shape
     bands = patches[:, :, config.spectrogram.n_mels :].unflatten(-1, (-1, 4)).mean(-1)
     width = 2 * (PITCH_PER_OCTAVE // 4) + 1
     flat = bands.flatten(0, 1).transpose(1, 2).contiguous()  # (B N, T / 4, bands)
     mean = moving_sum(flat, width) / moving_sum(torch.ones_like(flat[0, 0]), width)
-    return torch.relu(flat - mean).transpose(1, 2).unflatten(0, bands.shape[:2])
+    return torch.relu(flat - mean).transpose(1, 2).reshape(B, N, -1, T // 4)
+
+
+def difference(values: Tensor, dim: int) -> Tensor:
+    """Difference of each value and the one before along a dimension; torch.diff has no graph."""
+    count = values.shape[dim] - 1
+    return values.narrow(dim, 1, count) - values.narrow(dim, 0, count)
 
 
 def moving_sum(values: Tensor, width: int) -> Tensor:

@@ -154,7 +154,8 @@ class TempoEstimator(Estimator):
         over_processes: OverProcesses = identity,
     ) -> Tensor:
         """Cross entropy with the clip stretched in time, plus the negative entropy over clips."""
-        strength, valid_frames = concat_frames(onset_strength(patches, config), valid)
+        strength = onset_strength(patches, config)
+        strength, valid_frames = concat_frames(strength, valid, patches.shape[3])
         plain = self(tempogram_of(strength, valid_frames, config))  # (B, 64)
         stretched = []
         for factor in STRETCHES:

@@ -3,8 +3,11 @@
 Shapes: B clips, N patches, V visible patches of a clip, P patches of all clips, D embed_dim.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 def random_masking(
@@ -90,3 +93,10 @@ def scatter(values: Tensor, ids_keep: Tensor, valid_keep: Tensor, n_patches: int
     values = values * valid_keep[..., None]
     zeros = values.new_zeros(len(values), n_patches, values.shape[-1])
     return zeros.scatter(1, ids_keep[..., None].expand_as(values), values)
+
+
+def pad_windows(windows: Sequence[Tensor], value: float) -> tuple[Tensor, Tensor]:
+    """Stack windows (N_i, ...), padded with `value`: (B, N, ...) and which are valid (B, N)."""
+    padded = nn.utils.rnn.pad_sequence(list(windows), batch_first=True, padding_value=value)
+    counts = torch.tensor([len(window) for window in windows], device=padded.device)
+    return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]

@@ -3,14 +3,13 @@
 Shapes: B windows, N patches, D embed_dim, E length of an embedding.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from patchifier.config import Config, EmbedConfig, RequestError
-from patchifier.nn.descriptors import DESCRIPTORS, VERSION, require_descriptor
+from patchifier.nn.descriptors import DESCRIPTORS, require_descriptor
 from patchifier.nn.equivariant import ESTIMATES, require_estimators, summarise
 from patchifier.nn.model import Patchifier
 
@@ -57,21 +56,6 @@ def require_whitening(config: Config) -> None:
             f"embed.n_components is {kept}, but layers are pooled to {pooled} numbers: expected "
             "no more."
         )
-
-
-def summaries_version(config: Config) -> list[int]:
-    """Version of the summaries, part of the identity of embeddings that hold some."""
-    return [VERSION] if config.embed.summaries else []
-
-
-def slices_of(config: Config) -> dict[str, slice]:
-    """Slices of an embedding: "layers" first, then each summary by its name."""
-    sizes = config.summary_sizes
-    sizes = {"layers": config.embedding_size - sum(sizes.values())} | sizes
-    ends = itertools.accumulate(sizes.values())
-    return {
-        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)
-    }
 
 
 def window_embeddings(

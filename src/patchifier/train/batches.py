@@ -275,7 +275,7 @@ def _patches(
         config.spectrogram.silence,
     )
     spans = augment.span(drawn, frames, width)
-    log_mels = data.read(clips, spans)  # (B, frames, M)
+    log_mels = torch.from_numpy(data.read(clips, spans))  # (B, frames, M)
     first = np.arange(len(clips)) * log_mels.shape[1] - spans[:, 0]
     crops = Resampling.of(drawn, first=first, frames=frames, width=width, config=config.spectrogram)
     crops, table = to_device(crops, device), log_mels.flatten(0, 1).to(device)

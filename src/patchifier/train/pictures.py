@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ PICTURE_RATIOS = (0.25, 0.5, 0.75, 0.9)
 
 
 def reconstructions(
-    reconstruct: Callable[[np.ndarray], tuple[Tensor, Tensor]], n_patches: int, seed: int
+    reconstruct: Callable[[np.ndarray], tuple[Any, Any]], n_patches: int, seed: int
 ) -> dict[str, Tensor]:
     """Original patches of one clip and, for each mask ratio, the mask and what a model predicts.
 
@@ -33,14 +34,14 @@ def reconstructions(
     n_patches, seed : int
         Length N and seed of the masks.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for ratio in PICTURE_RATIOS:
         draw = generator(seed, "mask", 2**40)
         masked = random_masking(draw, np.ones((1, n_patches), bool), ratio)[0]
         patches, predicted = reconstruct(masked)
-        tensors["original"] = patches.contiguous()
+        tensors["original"] = torch.as_tensor(patches).contiguous()
         tensors[f"masked_{ratio}"] = torch.from_numpy(masked.astype(np.uint8))
-        tensors[f"reconstructed_{ratio}"] = predicted.contiguous()
+        tensors[f"reconstructed_{ratio}"] = torch.as_tensor(predicted).contiguous()
     return tensors
 
 
@@ -53,10 +54,10 @@ def write_reconstructions(
         return
     index = int(clips[len(clips) // 2])
     clip = data.clips[index]
-    log_mel = data.tensor(index)
-    patches = spectrogram.cut(
-        log_mel, length=config.model.patch_frames, tail="anchor", silence=config.spectrogram.silence
-    )[: config.pretrain.n_patches]
+    log_mel = data.array(index)
+    length, silence = config.model.patch_frames, config.spectrogram.silence
+    cut = spectrogram.cut(log_mel, length=length, tail="anchor", silence=silence)
+    patches = torch.from_numpy(cut[: config.pretrain.n_patches])
     model = model.cpu().eval()
 
     def reconstruct(masked: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from patchifier import checkpoint, weights
 from patchifier.cache import Cache
-from patchifier.checkpoint import Checkpoint, weights_hash
+from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, PretrainConfig, RequestError, digest
 from patchifier.datasets.splits import Splits, pretraining_splits
 from patchifier.io import Progress, silent
+from patchifier.nn.encode import model_hash
 from patchifier.nn.fast import accelerate, keep_in_float32
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pooling import require_embed, require_whitening
@@ -125,7 +126,7 @@ def pretrain(
     if init is not None:
         facts |= {
             "init": str(weights.find(init).resolve()),
-            "init weights": weights_hash(checkpoint.load(init).model),
+            "init weights": model_hash(checkpoint.load(init).model),
         }
     with Run(out, config, resume=resume, facts=facts) as run:
         arithmetic = precision.settle(

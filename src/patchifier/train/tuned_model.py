@@ -14,12 +14,14 @@ from patchifier.cache import Cache
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config
 from patchifier.io import Progress, silent
-from patchifier.nn import encode
 from patchifier.nn.fast import accelerate
+from patchifier.nn.masking import pad_windows
 from patchifier.nn.model import Head, Patchifier
 from patchifier.nn.pooling import pool
 from patchifier.tasks import Task
-from patchifier.windows import cut_windows, pad_windows
+from patchifier.windows import cut_windows
+
+WINDOWS = 32  # in a batch of predictions
 
 METHODS: dict[str, frozenset[str]] = {
     "linear-probe": frozenset({"head"}),
@@ -92,8 +94,8 @@ class Inputs:
         """Windows of a clip: patches (N, 1, M, W), vectors (N, D) or a pooled vector (D,) each."""
         if index in self.stored:
             return self.stored[index]
-        log_mel = self.data.tensor(index)
-        windows = cut_windows(log_mel, self.config)
+        log_mel = self.data.array(index)
+        windows = [torch.from_numpy(window) for window in cut_windows(log_mel, self.config)]
         if self.kind == "patches":
             return windows
         self.stored[index] = self._compute(windows)
@@ -136,8 +138,8 @@ def predict(
     flat = [window for choices in windows for window in choices]
     device = next(module.parameters()).device
     outputs = []
-    for start in range(0, len(flat), encode.WINDOWS):
-        values, valid = inputs.stack(flat[start : start + encode.WINDOWS])
+    for start in range(0, len(flat), WINDOWS):
+        values, valid = inputs.stack(flat[start : start + WINDOWS])
         outputs.append(activation(module(values.to(device), valid.to(device)).float().cpu()))
     return torch.stack(
         [part.mean(0) for part in torch.cat(outputs).split([len(choices) for choices in windows])]

@@ -278,10 +278,8 @@ def patch_bands(log_mel: np.ndarray, width: int, *, silence: float) -> np.ndarra
     """Band means (N, M) of the whole patches, at least one, of a log-mel (frames, M)."""
     whole = log_mel[: max(width, len(log_mel) // width * width)]
     # (N, 1, M, W)
-    patches = spectrogram.cut(
-        torch.from_numpy(whole.T.copy()), length=width, tail="anchor", silence=silence
-    )
-    return references.band_means(patches[:, 0].numpy())
+    patches = spectrogram.cut(whole.T, length=width, tail="anchor", silence=silence)
+    return references.band_means(patches[:, 0])
 
 
 def masked_predictors(batches: list[Batch], statistics: TrainingStatistics) -> dict[str, float]:

@@ -16,7 +16,6 @@ from patchifier import audio, cache, checkpoint, datasets, spectrogram
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, update
 from patchifier.datasets import Clip, Dataset
-from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import (
     BUILDERS,
     CALIBRATION_CLIPS,
@@ -36,7 +35,7 @@ from patchifier.evaluate.encoders import (
 )
 from patchifier.evaluate.encoders.handmade import chroma_of, mfcc_of, sequence_statistics
 from patchifier.nn.model import Patchifier
-from tests import small
+from tests import builders, small
 
 RATE = audio.SAMPLE_RATE
 CONFIG = small.config()
@@ -294,7 +293,7 @@ def test_calibration_sees_the_given_clips_alone_and_at_most_so_many(data):
 
 def test_the_random_network_embeds_as_any_model_does(data):
     made = random_checkpoint(CONFIG, data, range(6), seed=0)
-    vector = Embedder(made.model, made.config).embed(data.clips[0].path)
+    vector = builders.embedder(made.model, made.config).embed(data.clips[0].path)
     assert vector.shape == (32,)
     assert np.isfinite(vector).all()
 
@@ -337,7 +336,9 @@ def test_a_model_folder_is_an_encoder_with_the_embeddings_of_its_settings(data, 
     (encoder,) = encoders(str(model_folder), data=data)
     made = checkpoint.load(model_folder)
     found = encoder.encode(data, [3, 2, 12])
-    expected = Embedder(made.model, made.config).embed_log_mels(log_mels_of(data, [3, 2, 12]))
+    expected = builders.embedder(made.model, made.config).embed_log_mels(
+        log_mels_of(data, [3, 2, 12])
+    )
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert encoder.parameters == made.model.parameter_count()
     assert encoder.trained_on == model_folder.resolve().parent
@@ -370,7 +371,7 @@ def test_a_model_for_other_log_mels_hears_the_clips_themselves(data, part, tmp_p
     made = random_checkpoint(other, data, range(3), seed=0)
     checkpoint.save(tmp_path / "model", made)
     (encoder,) = encoders(str(tmp_path / "model"), data=data)
-    embedder = Embedder(made.model, other)
+    embedder = builders.embedder(made.model, other)
     waves = [audio.load(data.clips[0].path), part]
     by_file = embedder.embed(waves, sample_rate=RATE)
     np.testing.assert_allclose(encoder.encode(data, [0, 2]), by_file, atol=1e-4)
@@ -394,7 +395,7 @@ def test_random_is_five_encoders_of_one_name_calibrated_on_the_training_side(dat
     assert [encoder.seed for encoder in found] == [7, 8, 9, 10, 11]
     assert len({encoder.identity for encoder in found}) == 5
     made = random_checkpoint(CONFIG, data, range(6), seed=9)
-    expected = Embedder(made.model, made.config).embed_log_mels(log_mels_of(data, [8]))
+    expected = builders.embedder(made.model, made.config).embed_log_mels(log_mels_of(data, [8]))
     np.testing.assert_allclose(found[2].encode(data, [8]), expected, atol=1e-6)
 
 
@@ -580,7 +581,7 @@ def test_summaries_are_what_an_embedding_holds_behind_its_layers(data, tmp_path)
     clips = Dataset("tones", data.clips[:4])
     cache.prepare(clips, tmp_path / "cache", config=wide.spectrogram, workers=1)
     there = Cache(tmp_path / "cache")
-    embedder, log_mels = Embedder(Patchifier(wide), wide), log_mels_of(there, range(4))
+    embedder, log_mels = builders.embedder(Patchifier(wide), wide), log_mels_of(there, range(4))
     found = handmade.summaries(there, range(4))
     assert found.shape == (4, 272)
     np.testing.assert_allclose(found, embedder.embed_log_mels(log_mels)[:, 512:], atol=1e-6)

@@ -16,7 +16,6 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError
 from patchifier.datasets.labels import CHORDS
 from patchifier.datasets.splits import Splits
-from patchifier.embed import Embedder
 from patchifier.evaluate import frames
 from patchifier.evaluate.evaluator import Evaluator
 from patchifier.evaluate.frames import (
@@ -42,7 +41,7 @@ from patchifier.io import Steps, silent
 from patchifier.nn.model import Patchifier
 from patchifier.tasks import Task
 from patchifier.train import loop
-from tests import small
+from tests import builders, small
 
 RATE = 22_050
 HOP_S = 1024 / RATE
@@ -57,7 +56,7 @@ def embedder(pretrain=None, **embed):
     network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)  # so that a wrong position shows
-    return Embedder(network, config)
+    return builders.embedder(network, config)
 
 
 def log_mel(count, seed=0):
@@ -637,7 +636,7 @@ def test_what_cannot_be_probed_is_refused(clicks):
         probe(unlabelled)
     other = small.config(spectrogram={"mel_scale": "htk"})
     with pytest.raises(RequestError, match="mel_scale"):
-        frames.model_features(Embedder(Patchifier(other, seed=0), other), clicks)
+        frames.model_features(builders.embedder(Patchifier(other, seed=0), other), clicks)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 from patchifier import audio
 from patchifier.cache import Cache
-from patchifier.config import Config, RequestError, digest
+from patchifier.config import DESCRIPTORS_VERSION, Config, RequestError, digest
 from patchifier.evaluate.encoders.interface import (
     Encode,
     Encoder,
@@ -22,7 +22,7 @@ from patchifier.evaluate.encoders.interface import (
     each_clip,
     each_waveform,
 )
-from patchifier.nn.descriptors import DESCRIPTORS, VERSION
+from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.windows import windows_of
 
 HOP = 512
@@ -99,10 +99,14 @@ def _summaries(data: Cache, index: int) -> np.ndarray:
     if not data.spectrogram.n_pitch_bands:
         raise RequestError("summaries need pitch bands: prepare the cache with --config base.")
     config = Config(spectrogram=data.spectrogram)
-    log_mel = data.tensor(index)  # (M, T)
+    log_mel = data.array(index)  # (M, T)
     rows = []
     for _, patches, n_new_frames in windows_of(log_mel, config):
-        window = patches[None, :, 0].double(), n_new_frames[None]  # (1, N, M, W), (1, N)
+        # (1, N, M, W), (1, N)
+        window = (
+            torch.from_numpy(patches[None, :, 0]).double(),
+            torch.from_numpy(n_new_frames)[None],
+        )
         values = [DESCRIPTORS[name].values(*window, config)[0] for name in SUMMARIES]
         rows.append(torch.cat(values))
     return torch.stack(rows).mean(0).float().numpy()
@@ -135,7 +139,9 @@ def build(
                 name,
                 encode,
                 identity=digest(
-                    name, decides + ([f"descriptors {VERSION}"] if name == "summaries" else [])
+                    name,
+                    decides
+                    + ([f"descriptors {DESCRIPTORS_VERSION}"] if name == "summaries" else []),
                 ),
             )
         ]

@@ -20,7 +20,6 @@ from patchifier.config import (
     update,
 )
 from patchifier.datasets.splits import Splits, evenly
-from patchifier.embed import Embedder
 from patchifier.evaluate.encoders.interface import Encoder, EncoderOptions
 from patchifier.io import Progress, silent
 from patchifier.nn.fast import accelerate
@@ -52,18 +51,13 @@ def random_checkpoint(
         Of the weights.
     """
     model = accelerate(Patchifier(config, seed=seed))
+    length, silence = config.model.patch_frames, config.spectrogram.silence
+    chosen = evenly(np.asarray(indices), CALIBRATION_CLIPS)
     cut = [
-        spectrogram.cut(
-            log_mel,
-            length=config.model.patch_frames,
-            tail="anchor",
-            silence=config.spectrogram.silence,
-        )
-        for log_mel in log_mels(
-            data, config.spectrogram, evenly(np.asarray(indices), CALIBRATION_CLIPS)
-        )
+        spectrogram.cut(log_mel, length=length, tail="anchor", silence=silence)
+        for log_mel in log_mels(data, config.spectrogram, chosen)
     ]
-    calibrate(model, torch.cat(cut))
+    calibrate(model, torch.from_numpy(np.concatenate(cut)))
     fit_whitening(
         model,
         config,
@@ -74,14 +68,14 @@ def random_checkpoint(
 
 def log_mels(
     data: Cache, config: SpectrogramConfig, indices: Sequence[int] | np.ndarray
-) -> Iterator[torch.Tensor]:
+) -> Iterator[np.ndarray]:
     """Log-mels (M, T) of clips for a model of these settings.
 
     The cache's, or, where it holds others, made anew from the clips' audio.
     """
     if config in (data.spectrogram, data.spectrogram.without_pitch):
         held = data.require(config)
-        return (held.tensor(int(index)) for index in indices)
+        return (held.array(int(index)) for index in indices)
     clips = [data.clips[int(index)] for index in indices]
     waves = (
         audio.load(
@@ -113,13 +107,13 @@ def as_encoder(
     name: str, made: Checkpoint, *, seed: int | None = None, device: str = "cpu"
 ) -> Encoder:
     """Encoder of a model, on log-mels (:func:`log_mels`), with the settings of its config."""
-    embedder = Embedder(made.model, made.config, device=device)
+    embedder = checkpoint.embedder_of(made, device=device)
 
     def encode(data: Cache, indices: Sequence[int], *, progress: Progress = silent) -> np.ndarray:
         if not len(indices):
             raise RequestError(f"{name}: there are no clips to encode, expected at least one.")
 
-        def read(first: int) -> Iterator[torch.Tensor]:
+        def read(first: int) -> Iterator[np.ndarray]:
             chunk = log_mels(data, made.config.spectrogram, indices[first : first + CHUNK])
             for number, log_mel in enumerate(chunk, first):
                 yield log_mel

@@ -16,7 +16,10 @@ from patchifier import spectrogram
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, SpectrogramConfig
 from patchifier.embed import Embedder
-from patchifier.windows import pad_windows, window_patches
+from patchifier.nn.encode import TorchNetwork
+from patchifier.nn.masking import pad_windows
+from patchifier.nn.model import Patchifier
+from patchifier.windows import window_patches
 
 # 46 ms at the paper's settings: the largest error in time, 23 ms, is a third of the tolerance.
 HOP_FRAMES = 2
@@ -73,15 +76,18 @@ def frame_vectors(
     numbers = _layer_numbers(config, config.embed.layers if layers is None else layers, hop_frames)
     # (K, M, W), a view
     patches = _around(log_mel, hop_frames, config.model.patch_frames, config.spectrogram.silence)
-    model = embedder.model
+    network = embedder.network
+    assert isinstance(network, TorchNetwork)  # evaluation loads with torch
+    model = network.model
     # (K', D) each
     parts = [
-        model.extractor(part.unsqueeze(1).contiguous().to(embedder.device))
+        model.extractor(part.unsqueeze(1).contiguous().to(network.device))
         for part in patches.split(patches_at_once)
     ]
     vectors = torch.cat(parts)  # (K, D)
     found = _through_bottleneck(
-        embedder,
+        model,
+        config,
         vectors,
         config.model.patch_frames // hop_frames,
         [number for number in numbers if number],
@@ -111,7 +117,7 @@ def _layer_numbers(config: Config, layers: Sequence[int], hop_frames: int) -> li
 
 
 def _through_bottleneck(
-    embedder: Embedder, vectors: Tensor, stride: int, numbers: Sequence[int]
+    model: Patchifier, config: Config, vectors: Tensor, stride: int, numbers: Sequence[int]
 ) -> dict[int, Tensor]:
     """Vectors (K, D) in the context of those `stride` apart, for each of these layers."""
     if not numbers:
@@ -119,7 +125,7 @@ def _through_bottleneck(
     windows = [
         torch.arange(offset, len(vectors), stride)[window]
         for offset in range(min(stride, len(vectors)))
-        for window in _windows(embedder.config, len(range(offset, len(vectors), stride)))
+        for window in _windows(config, len(range(offset, len(vectors), stride)))
     ]
     sums = {number: torch.zeros_like(vectors) for number in numbers}
     counts = torch.zeros(len(vectors), 1, device=vectors.device)
@@ -130,7 +136,7 @@ def _through_bottleneck(
             [vectors[window.to(vectors.device)] for window in batch], 0.0
         )
         valid = valid.to(vectors.device)
-        outputs = embedder.model.bottleneck(sequences, valid=valid)
+        outputs = model.bottleneck(sequences, valid=valid)
         where = torch.cat(batch).to(vectors.device)
         counts.index_add_(0, where, torch.ones(len(where), 1, device=vectors.device))
         for number in sums:
@@ -224,4 +230,4 @@ def mel_features(
 
 
 def _log_mel(data: Cache, index: int) -> Tensor:
-    return data.tensor(index)  # (M, T)
+    return torch.from_numpy(data.array(index))  # (M, T)

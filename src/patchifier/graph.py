@@ -1,0 +1,342 @@
+"""ONNX graphs of a model folder, run by ONNX Runtime with the weights of ``model.safetensors``.
+
+A graph holds no weights, only their names. It may come from a stranger, so it is read before
+ONNX Runtime sees it: operations of :data:`OPERATIONS` alone, no graph inside another one, no file
+named but ``model.safetensors``, and no size above :data:`LARGEST`.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchifier.config import RequestError
+
+WEIGHTS = "model.safetensors"
+LARGEST_FILE = 8_000_000  # bytes; those of the package have 0.3 MB
+LARGEST = 2**31 - 1  # of a number that may be a size; a bound that means "to the end" is above it
+LARGEST_CONSTANT = 4_000_000  # bytes of a constant
+TO_THE_END = 2**62
+OPERATIONS = frozenset(
+    [
+        "Abs",
+        "Add",
+        "And",
+        "BatchNormalization",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Conv",
+        "Cos",
+        "CumSum",
+        "Div",
+        "Einsum",
+        "Equal",
+        "Erf",
+        "Exp",
+        "Expand",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Gelu",
+        "Gemm",
+        "Greater",
+        "GreaterOrEqual",
+        "Identity",
+        "LayerNormalization",
+        "Less",
+        "LessOrEqual",
+        "Log",
+        "MatMul",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "Pad",
+        "Pow",
+        "Range",
+        "Reciprocal",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceProd",
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "ScatterND",
+        "Shape",
+        "Sigmoid",
+        "Sin",
+        "Slice",
+        "Softmax",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
+)
+
+
+class Session:
+    """A graph with its weights.
+
+    The session of ONNX Runtime is made at the first call, and anew in each process.
+
+    Parameters
+    ----------
+    path : Path
+        The graph.
+    weights : mapping of str to ndarray
+        Float32 or int64, by their names in the graph.
+
+    Raises
+    ------
+    RequestError
+        If the graph is not one that this package writes, or names weights that are not there.
+    """
+
+    def __init__(self, path: Path, weights: Mapping[str, np.ndarray]) -> None:
+        self.path, self.content = path, _read(path)
+        self.weights = {name: weights[name] for name in _checked_names(path, self.content, weights)}
+        self._lock = threading.Lock()
+        self._session: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the session, which belongs to one process."""
+        kept = ("path", "content", "weights")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the session at the next call."""
+        self.__dict__.update(state, _lock=threading.Lock(), _session=None)
+
+    def __call__(self, **inputs: np.ndarray) -> list[np.ndarray]:
+        """Outputs of the graph for its inputs by name."""
+        session = self.session()
+        try:
+            return session.run(None, inputs)  # type: ignore[no-any-return]
+        except Exception as error:  # of many kinds, without a common one
+            if re.search("bad_alloc|allocat", str(error)):
+                raise MemoryError from error
+            raise _unusable(self.path, error) from error
+
+    def session(self) -> Any:
+        """The session of this process."""
+        with self._lock:
+            if self._session is None:
+                self._session = self._make()
+        return self._session
+
+    def _make(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = thread_count()
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False  # memory would grow with every new shape
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in self.weights.values()]
+        options.add_external_initializers(list(self.weights), values)
+        try:
+            return onnxruntime.InferenceSession(
+                self.content, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # of many kinds, without a common one
+            raise _unusable(self.path, error) from error
+
+
+def thread_count() -> int:
+    """Threads of a session: OMP_NUM_THREADS, else the cores that this process may use."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise _fault(path, f"it has {size:,} bytes, more than {LARGEST_FILE:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise _fault(path, f"it cannot be read ({error.strerror})") from error
+
+
+def _unusable(path: Path, error: Exception) -> RequestError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return _fault(path, f"ONNX Runtime cannot use it ({first})")
+
+
+def _fault(path: Path, what: str) -> RequestError:
+    return RequestError(
+        f"{path}: {what}. Copy the model folder again, or write the graph again where torch is: "
+        f"patchifier export {path.parent} --graphs."
+    )
+
+
+# --- what a graph holds ---
+
+
+def _checked_names(path: Path, content: bytes, weights: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of the weights of a graph, after all checks."""
+    try:
+        tensors = list(_tensors(path, content))
+    except (IndexError, ValueError, UnicodeDecodeError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise _fault(path, "it is not an ONNX graph") from error
+    names = []
+    for tensor in tensors:
+        if not tensor.external:
+            continue
+        known = weights.get(tensor.name)
+        if known is None or known.shape != tensor.shape:
+            have = "no such tensor" if known is None else f"one of shape {known.shape}"
+            raise _fault(
+                path, f"it needs {tensor.name} of shape {tensor.shape}, and {WEIGHTS} has {have}"
+            )
+        names.append(tensor.name)
+    return names
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    shape: tuple[int, ...]
+    external: bool
+
+
+def _tensors(path: Path, content: bytes) -> Iterator[_Tensor]:
+    """Tensors of the graph itself; nodes and their attributes are checked on the way."""
+    model = _message(content)
+    graphs = model.pop(7, [])
+    _allow(path, model, {1, 2, 3, 4, 5, 6, 8, 14}, "a model")
+    for opset in model.get(8, []):
+        if _message(opset).get(1, [b""])[-1] not in (b"", b"ai.onnx"):
+            raise _fault(path, "it uses operations that are not ONNX's own")
+    if len(graphs) != 1:
+        raise _fault(path, "it is not an ONNX graph")
+    graph = _message(graphs[0])
+    _allow(path, graph, {1, 2, 5, 10, 11, 12, 13, 16}, "a graph")
+    for node in graph.get(1, []):
+        _check_node(path, _message(node))
+    for tensor in graph.get(5, []):
+        yield _tensor(path, tensor)
+
+
+def _check_node(path: Path, node: Mapping[int, Sequence[Any]]) -> None:
+    kind = bytes(node.get(4, [b""])[-1]).decode()
+    if kind not in OPERATIONS or node.get(7, [b""])[-1]:
+        raise _fault(path, f"it has the operation {kind!r}, which no graph of a model needs")
+    for attribute in map(_message, node.get(5, [])):
+        _allow(path, attribute, {1, 2, 3, 4, 5, 7, 8, 13, 20}, f"an attribute of {kind}")
+        for number in (*attribute.get(3, []), *_packed(attribute.get(8, []))):
+            _check_size(path, number)
+        for tensor in attribute.get(5, []):
+            if _tensor(path, tensor).external:
+                raise _fault(path, "a constant of it lies in another file")
+
+
+def _tensor(path: Path, content: bytes) -> _Tensor:
+    tensor = _message(content)
+    _allow(path, tensor, {1, 2, 4, 5, 7, 8, 9, 10, 12, 13, 14, 16}, "a tensor")
+    shape = tuple(_packed(tensor.get(1, [])))
+    for number in shape:
+        _check_size(path, number)
+    name = bytes(tensor.get(8, [b""])[-1]).decode()
+    external = bool(tensor.get(14, [0])[-1]) or 13 in tensor
+    if external:
+        places = [_message(each) for each in tensor.get(13, [])]
+        if [(p.get(1), p.get(2)) for p in places] != [([b"location"], [WEIGHTS.encode()])]:
+            raise _fault(path, f"the values of {name} lie elsewhere than in {WEIGHTS}")
+    elif len(content) > LARGEST_CONSTANT:
+        raise _fault(path, f"the constant {name} has {len(content):,} bytes")
+    if tensor.get(2, [0])[-1] == 7:  # int64
+        raw = bytes(tensor.get(9, [b""])[-1])
+        for number in (
+            *np.frombuffer(raw[: len(raw) // 8 * 8], "<i8"),
+            *_packed(tensor.get(7, [])),
+        ):
+            _check_size(path, int(number))
+    return _Tensor(name, shape, external)
+
+
+def _check_size(path: Path, number: int) -> None:
+    if LARGEST < abs(number) < TO_THE_END:
+        raise _fault(path, f"it holds the size {number:,}")
+
+
+def _allow(path: Path, message: Mapping[int, Any], fields: set[int], what: str) -> None:
+    if surplus := set(message) - fields:
+        raise _fault(path, f"{what} in it has a part that no graph of a model needs ({surplus})")
+
+
+# --- protocol buffers ---
+
+
+def _message(content: bytes) -> dict[int, list[Any]]:
+    """Fields of a message by number: integers, or bytes of strings and of inner messages."""
+    view, place = memoryview(content), 0
+    fields: dict[int, list[Any]] = {}
+    while place < len(view):
+        key, place = _integer(view, place)
+        kind = key & 7
+        value: Any
+        if kind == 0:
+            value, place = _integer(view, place)
+        else:
+            if kind == 2:
+                size, place = _integer(view, place)
+            else:
+                size = {1: 8, 5: 4}[kind] if kind in (1, 5) else -1
+            if not 0 <= size <= len(view) - place:
+                raise ValueError("a field reaches beyond the end of its message")
+            value, place = view[place : place + size].tobytes(), place + size
+        fields.setdefault(key >> 3, []).append(value)
+    return fields
+
+
+def _integer(view: memoryview, place: int) -> tuple[int, int]:
+    """A signed 64-bit integer of variable length, and the place behind it."""
+    number = shift = 0
+    while True:
+        byte = view[place]
+        number |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128:
+            break
+        if shift > 63:
+            raise ValueError("an integer is too long")
+    number &= 2**64 - 1
+    return number - 2**64 if number >= 2**63 else number, place
+
+
+def _packed(values: Sequence[Any]) -> Iterator[int]:
+    """Integers of a repeated field, packed or not."""
+    for value in values:
+        if isinstance(value, int):
+            yield value
+            continue
+        place, view = 0, memoryview(value)
+        while place < len(view):
+            number, place = _integer(view, place)
+            yield number

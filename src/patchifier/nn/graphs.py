@@ -1,0 +1,241 @@
+"""A model as two functions of arrays, for torch and for ONNX.
+
+:class:`WindowGraph` gives the vectors of windows, :class:`ReconstructGraph` predicts masked ones.
+:func:`window_graph` and :func:`reconstruct_graph` write them as ONNX graphs without weights, which
+:mod:`patchifier.graph` runs with those of ``model.safetensors``.
+
+Shapes: P patches, B windows, N patches of a window, M rows, T frames in a patch, E embedding size,
+C outputs of a head.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchifier import tasks
+from patchifier.config import (
+    AugmentConfig,
+    Config,
+    FinetuneConfig,
+    PretrainConfig,
+    RequestError,
+)
+from patchifier.extras import need
+from patchifier.graph import WEIGHTS
+from patchifier.nn.model import Head, Patchifier
+from patchifier.nn.pooling import pool, window_embeddings
+from patchifier.tasks import Task
+
+OPSET = 18
+
+
+class WindowGraph(nn.Module):
+    """From patches to the vectors of windows.
+
+    Parameters
+    ----------
+    model : Patchifier
+        In evaluation mode.
+    config : Config
+        What it was made with.
+    head, task : Head, Task
+        Of a fine-tuned model.
+    """
+
+    def __init__(
+        self, model: Patchifier, config: Config, head: Head | None = None, task: Task | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.head, self.task = model, config, head, task
+
+    def forward(self, patches: Tensor, index: Tensor, n_new_frames: Tensor) -> list[Tensor]:
+        """Vectors (B, E), vectors of patches in their context (B, N, E'), and predictions (B, C).
+
+        Parameters
+        ----------
+        patches : Tensor, shape (P, 1, M, T)
+        index, n_new_frames : Tensor, shape (B, N), int64
+            As in :class:`patchifier.windows.Batch`. There are predictions if there is a head.
+        """
+        vectors = self.model.extractor(patches)[index]  # (B, N, D)
+        valid = n_new_frames > 0
+        bottleneck = self.model.bottleneck
+        sequences = bottleneck.forward_layers(bottleneck.embed(vectors, valid=valid), valid)
+        layers, N = [vectors, *sequences], index.shape[1]
+        windows = patches[index][:, :, 0] if self.config.embed.summaries else None
+        found = [
+            window_embeddings(self.model, self.config, layers, n_new_frames, windows),
+            torch.cat([layers[layer][:, -N:] for layer in self.config.embed.layers], dim=-1),
+        ]
+        if self.head is not None and self.task is not None:
+            pooled = pool(layers[-1], valid, self.config.finetune.pooling)
+            found.append(tasks.activate(self.task, self.head(pooled)))
+        return found
+
+
+class ReconstructGraph(nn.Module):
+    """From patches and a mask to all patches as stage II decodes them."""
+
+    def __init__(self, model: Patchifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, patches: Tensor, mask: Tensor) -> Tensor:
+        """Mel bands (N, 1, n_mels, T) of patches (N, 1, M, T); `mask` (N,) is True where masked."""
+        bottleneck = self.model.bottleneck
+        vectors = self.model.extractor(patches)[None]  # (1, N, D)
+        sequence = bottleneck.forward_layers(bottleneck.embed(vectors, mask[None]))[-1]
+        return self.model.forward_decoder(sequence[0, 1:])
+
+
+def has_window_graph(config: Config) -> bool:
+    """Whether the vectors of windows are a graph; positions of whole clips depend on the length."""
+    return not config.embed.whole_clip
+
+
+def has_reconstruct_graph(config: Config) -> bool:
+    """Whether reconstruction is a graph: one without a predictor."""
+    return not config.model.n_predictor_layers
+
+
+def window_graph(config: Config, task: Task | None = None) -> bytes:
+    """ONNX graph of :class:`WindowGraph`: inputs "patches", "index", "n_new_frames".
+
+    Outputs are "vectors", "patch_vectors" and, with a task, "predictions".
+
+    Raises
+    ------
+    RequestError
+        If onnx is not installed, or the settings have no graph.
+    """
+    if not has_window_graph(config):
+        raise RequestError(
+            "embed.whole_clip is true, so positions depend on the length: a graph needs it to be "
+            "false."
+        )
+    return _window_graph(_settings(config), task)
+
+
+@functools.lru_cache(maxsize=8)
+def _window_graph(config: Config, task: Task | None) -> bytes:
+    head = Head(config.model.embed_dim, len(task.names)) if task else None
+    T = config.model.patch_frames
+    patches = torch.zeros(5, 1, config.spectrogram.n_bands, T)
+    index = torch.tensor([[0, 1, 2], [2, 3, 4]])
+    n_new_frames = torch.tensor([[T, T, 3], [T, 0, 0]])
+    return _export(
+        WindowGraph(Patchifier(config), config, head, task),
+        {"patches": patches, "index": index, "n_new_frames": n_new_frames},
+        {"patches": "P", "index": "BN", "n_new_frames": "BN"},
+        ["vectors", "patch_vectors", *(["predictions"] if task else [])],
+    )
+
+
+def reconstruct_graph(config: Config) -> bytes:
+    """ONNX graph of :class:`ReconstructGraph`: inputs "patches" and "mask", output "reconstructed".
+
+    Raises
+    ------
+    RequestError
+        If onnx is not installed, or the settings have no graph.
+    """
+    if not has_reconstruct_graph(config):
+        raise RequestError(
+            "model.n_predictor_layers is above 0: a graph of the reconstruction needs 0."
+        )
+    return _reconstruct_graph(_settings(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _reconstruct_graph(config: Config) -> bytes:
+    patches = torch.zeros(3, 1, config.spectrogram.n_bands, config.model.patch_frames)
+    return _export(
+        ReconstructGraph(Patchifier(config)),
+        {"patches": patches, "mask": torch.tensor([False, True, False])},
+        {"patches": "N", "mask": "N"},
+        ["reconstructed"],
+    )
+
+
+def _settings(config: Config) -> Config:
+    """A config with the settings on which a graph depends; the others are the defaults."""
+    pretrain = dataclasses.replace(PretrainConfig(), n_patches=config.pretrain.n_patches)
+    finetune = dataclasses.replace(FinetuneConfig(), pooling=config.finetune.pooling)
+    augment = AugmentConfig()
+    return dataclasses.replace(config, pretrain=pretrain, finetune=finetune, augment=augment)
+
+
+def _export(
+    graph: nn.Module, example: dict[str, Tensor], axes: dict[str, str], outputs: list[str]
+) -> bytes:
+    """Trace a graph; `axes` has a letter for each first axis of an input that is of any size.
+
+    torch's exporter by tracing takes 1 s where the one by torch.export takes 30 s. It keeps the
+    names of weights.
+    """
+    onnx, file = need("onnx"), io.BytesIO()
+    with exportable(), torch.no_grad():
+        _make_distinct(graph)
+        torch.onnx.export(
+            graph.eval(),
+            tuple(example.values()),
+            file,  # type: ignore[arg-type]
+            input_names=list(example),
+            output_names=outputs,
+            dynamic_axes={name: dict(enumerate(letters)) for name, letters in axes.items()},
+            opset_version=OPSET,
+            dynamo=False,
+            do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE,  # batch norm keeps its own weights
+        )
+    return _without_weights(onnx, onnx.load_from_string(file.getvalue()), set(graph.state_dict()))
+
+
+def _make_distinct(graph: nn.Module) -> None:
+    """Draw all weights, since the exporter makes one of two weights with equal values."""
+    draws = torch.Generator().manual_seed(0)
+    for tensor in graph.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5, generator=draws)
+
+
+def _without_weights(onnx: Any, proto: Any, names: set[str]) -> bytes:
+    """Replace the values of weights by the name of their file, and drop what only explains."""
+    for tensor in proto.graph.initializer:
+        if tensor.name in names:
+            for field in ("raw_data", "float_data", "int64_data"):
+                tensor.ClearField(field)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=WEIGHTS)
+    for part in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.ClearField("metadata_props")
+    proto.graph.ClearField("value_info")
+    return proto.SerializeToString(deterministic=True)
+
+
+@contextlib.contextmanager
+def exportable() -> Iterator[None]:
+    """Attention in single operations, as ONNX has no fused layer; no warnings of the exporter."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(before)
