@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from patchifier import cli, embed
+from patchifier import checkpoint, cli, embed
 from patchifier.cli.command import parse
 from patchifier.config import (
     Config,
@@ -80,7 +80,7 @@ def test_identities_of_a_bundled_model_are_those_of_the_first_edition(name):
         "stored": digest(identity_form(model.config)),
         "spectrogram": digest(model.config.spectrogram),
         "identity": model.identity,
-        "mean": builders.embedder(model.model, mean).identity,
+        "mean": builders.embedder(checkpoint.load(name).model, mean).identity,
     } == IDENTITIES["models"][name]
 
 

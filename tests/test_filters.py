@@ -35,16 +35,16 @@ def pitch_hz(band: int) -> float:
 @pytest.mark.parametrize("band", [36, 37, 71, 100, 144, 180, 215])
 def test_tone_lights_its_pitch_band(band, tone):
     frames = spectrogram.log_mel(tone(pitch_hz(band), seconds=2), WIDE)[64:, 10:-10]
-    assert (frames.argmax(dim=0) == band).all()
-    far = torch.ones(216, dtype=torch.bool)
+    assert (frames.argmax(axis=0) == band).all()
+    far = np.ones(216, bool)
     far[max(0, band - 8) : band + 9] = False
-    assert (frames[band] - frames[far].amax(dim=0)).min() > 0.4  # 40 dB
+    assert (frames[band] - frames[far].max(axis=0)).min() > 0.4  # 40 dB
 
 
 @pytest.mark.parametrize("hz", [110.0, 195.0, 390.0])
 def test_semitones_that_share_a_mel_band_have_pitch_bands_of_their_own(hz, tone):
     low, high = (
-        spectrogram.log_mel(tone(each, seconds=2), WIDE)[:, 20:-20].mean(dim=1)
+        spectrogram.log_mel(tone(each, seconds=2), WIDE)[:, 20:-20].mean(axis=1)
         for each in (hz, hz * 2 ** (1 / 12))
     )
     assert int(high[64:].argmax() - low[64:].argmax()) == 3
@@ -89,25 +89,25 @@ def test_log_mel_of_blocks_is_that_of_the_whole(samples, cuts, noise):
     expected = spectrogram.log_mel(wave, WIDE)
     assert expected.shape == (280, 1 + samples // 512)
     close(spectrogram.log_mel_of_blocks(iter(blocks), WIDE), expected, atol=2e-5)
-    streamed = torch.cat(list(spectrogram.stream_log_mel(iter(blocks), WIDE)), dim=-1)
+    streamed = np.concatenate(list(spectrogram.stream_log_mel(iter(blocks), WIDE)), axis=-1)
     close(streamed, expected, atol=2e-5)
 
 
 def test_blocks_give_what_the_whole_gives_under_a_window_that_does_not_end_in_zeros(tone):
     config, wave = update(WIDE, {"window": "hamming"}), tone(5_600, seconds=20)
-    found = torch.cat(list(spectrogram.stream_log_mel(iter(np.split(wave, 20)), config)), dim=-1)
-    close(found, spectrogram.log_mel(wave, config), atol=2e-5)
+    pieces = spectrogram.stream_log_mel(iter(np.split(wave, 20)), config)
+    close(np.concatenate(list(pieces), axis=-1), spectrogram.log_mel(wave, config), atol=2e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 4095, 40_001])
 def test_at_half_rate_low_sounds_are_as_they_are_and_high_ones_gone(samples, tone):
     seconds = samples / RATE
-    low, high = (torch.from_numpy(tone(hz, seconds=seconds)).double() for hz in (3500, 7600))
+    low, high = (tone(hz, seconds=seconds).astype(np.float64) for hz in (3500, 7600))
     middle = slice(24, max(24, samples // 2 - 24))  # as far from the ends as the filter sees
-    for wave, expected in ((low, low), (high, torch.zeros_like(low))):
+    for wave, expected in ((low, low), (high, np.zeros_like(low))):
         found = filters.at_half_rate(wave)
         assert len(found) == -(-len(wave) // 2)
-        torch.testing.assert_close(found[middle], expected[::2][middle], atol=1e-5, rtol=0)
+        close(found[middle], expected[::2][middle], atol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 9000, 60_000])
@@ -117,7 +117,7 @@ def test_pitch_bands_are_those_of_every_sample(samples, monkeypatch, noise, tone
     found = spectrogram.log_mel(wave, WIDE)
     spectrogram._banks.cache_clear()
     monkeypatch.setattr(filters, "pitch_step", lambda config: 1)
-    torch.testing.assert_close(spectrogram.log_mel(wave, WIDE), found, atol=1e-4, rtol=0)
+    close(spectrogram.log_mel(wave, WIDE), found, atol=1e-4)
     spectrogram._banks.cache_clear()
 
 
@@ -174,7 +174,7 @@ def test_view_of_a_wide_cache_is_the_cache_made_without_pitch_bands(wide_cache, 
         np.testing.assert_allclose(found, narrow.log_mel(index), atol=1e-3)  # a step of float16
         np.testing.assert_array_equal(found, wide.log_mel(index)[:, :64])
     spans = np.array([[0, 20], [5, 40]])
-    assert torch.equal(view.read([0, 1], spans), wide.read([0, 1], spans)[..., :64])
+    assert np.array_equal(view.read([0, 1], spans), wide.read([0, 1], spans)[..., :64])
     assert wide.log_mel(0).shape[1] == 280
     assert wide.verify() == []
     assert wide.require(WIDE).spectrogram == WIDE
@@ -234,7 +234,7 @@ def embedder() -> Embedder:
 
 def test_pitch_bands_have_a_part_in_the_vector(embedder, noise):
     log_mel = embedder.log_mel(noise(3), RATE)
-    other = log_mel.clone()
+    other = log_mel.copy()
     other[100] += 0.3
     first, second = embedder.embed_log_mels([log_mel, other])
     assert np.abs(first - second).max() > 1e-3
@@ -274,7 +274,7 @@ def sounds(frames: int) -> np.ndarray:
 @torch.no_grad()
 def test_the_graph_gives_the_embedders_vectors(frames, embedder):
     waves = sounds(frames)
-    found = Graph(embedder.model, embedder.config)(torch.from_numpy(waves)).numpy()
+    found = Graph(embedder.network.model, embedder.config)(torch.from_numpy(waves)).numpy()
     np.testing.assert_allclose(found, embedder.embed(list(waves), RATE), atol=2e-5)
 
 

@@ -115,7 +115,7 @@ def test_a_stretch_is_embedded_as_if_it_were_alone(encoder, threads, wave, windo
 def test_a_patch_does_not_depend_on_how_many_windows_share_a_batch(encoder, threads, wave):
     with pytest.MonkeyPatch.context() as patch:
         expected = encoder.embed_patches(wave, RATE)
-        patch.setattr("patchifier.nn.encode.WINDOWS", 1)
+        patch.setattr("patchifier.windows.WINDOWS", 1)
         found = encoder.embed_patches(wave, RATE)
     near(found.vectors, expected.vectors)
     np.testing.assert_array_equal(found.start_s, expected.start_s)
@@ -204,7 +204,7 @@ def home(encoder, tmp_path_factory):
     table = pa.table({"path": ["a"], "embedding": [[1.0, 2.0]]})
     parquet.write_table(table, root / "alien" / "alien.parquet")
     for name, model in (
-        ("model", encoder.model),
+        ("model", encoder.network.model),
         ("other", Patchifier(encoder.config, seed=1)),
     ):
         checkpoint.save(root / name, Checkpoint(model, encoder.config))

@@ -1,6 +1,5 @@
 """Log-mel against librosa and against known answers; patches and back; sound and back."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from patchifier import audio, filters, spectrogram
 from patchifier.config import RequestError, SpectrogramConfig
 from patchifier.datasets import demo
-from tests.builders import close, normal
+from tests.builders import close
 
 RATE = 22_050
 SETTINGS = {
@@ -26,9 +25,6 @@ SETTINGS = {
 }
 CLIPS = ("warzone2100_00.ogg", "hyperrogue_00.ogg")
 SOUNDS = ("tone", "noise", "chirp", *CLIPS)
-SMALL = SpectrogramConfig(sample_rate=8000, n_mels=6, hop_length=16, n_fft=64, f_max_hz=4000.0)
-
-
 MAXIMUM = SpectrogramConfig(reference="max", top_db=80.0)
 
 
@@ -64,7 +60,7 @@ def librosa_power(wave: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
 def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(setting, sound, sounds):
     config, wave = SETTINGS[setting], sounds[sound]
     expected = librosa.power_to_db(librosa_power(wave, config), ref=1.0, amin=1e-10, top_db=None)
-    found = spectrogram.log_mel(wave, config).numpy() / config.db_scale
+    found = spectrogram.log_mel(wave, config) / config.db_scale
     assert found.shape == expected.shape
     audible = expected > expected.max(axis=0) - 80  # below, float32 is at its end
     assert audible.any(axis=0).all()
@@ -75,7 +71,7 @@ def test_log_mel_agrees_with_librosa_to_a_hundredth_of_a_decibel(setting, sound,
 def test_reference_max_is_librosas_ref_max(sound, sounds):
     power = librosa_power(sounds[sound], MAXIMUM)
     expected = librosa.power_to_db(power, ref=np.max, amin=1e-10, top_db=80.0)
-    found = spectrogram.log_mel(sounds[sound], MAXIMUM).numpy() / MAXIMUM.db_scale
+    found = spectrogram.log_mel(sounds[sound], MAXIMUM) / MAXIMUM.db_scale
     assert np.abs(found - expected).max() < 0.01
     assert found.max() == 0
     assert found.min() >= -80 - 1e-4
@@ -84,14 +80,14 @@ def test_reference_max_is_librosas_ref_max(sound, sounds):
 def test_top_db_lifts_what_lies_further_below_the_loudest(sounds):
     found = spectrogram.log_mel(sounds["tone"], SpectrogramConfig(top_db=40.0))
     plain = spectrogram.log_mel(sounds["tone"])
-    close(found, plain.clamp(min=float(plain.max()) - 0.4))
+    close(found, np.maximum(plain, plain.max() - 0.4))
 
 
 @pytest.mark.parametrize("seconds", [0.01, 1.0, 5.3])
 def test_silence_is_exactly_the_padding_value(seconds, silence):
     assert (spectrogram.log_mel(silence(seconds)) == -1).all()
     found = spectrogram.log_mel(silence(seconds), MAXIMUM)
-    close(found, torch.full_like(found, -0.8), atol=1e-6)
+    close(found, np.full_like(found, -0.8), atol=1e-6)
     assert (SpectrogramConfig().silence, MAXIMUM.silence) == (-1, -0.8)
 
 
@@ -100,60 +96,50 @@ def test_frames_are_one_and_a_frame_for_each_whole_hop(samples, noise):
     """Twenty-nine seconds are 1,249 frames."""
     found = spectrogram.log_mel(noise(samples / RATE))
     assert found.shape == (64, 1249 if samples == 29 * RATE else 1 + samples // 512)
-    assert found.isfinite().all()
+    assert np.isfinite(found).all()
     assert found.min() >= -1
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), ()])
 def test_no_sample_is_refused(shape):
     with pytest.raises(RequestError, match="at least 1"):
-        spectrogram.log_mel(torch.zeros(shape))
+        spectrogram.log_mel(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("config", [SpectrogramConfig(), MAXIMUM], ids=["full scale", "maximum"])
 def test_batch_equals_single(config, sounds):
     levels = (1, 0.01, 0.1, 1, 1)
     waves = [
-        level * torch.from_numpy(sounds[name][: 2 * RATE])
+        np.float32(level) * sounds[name][: 2 * RATE]
         for level, name in zip(levels, SOUNDS, strict=True)
     ]
-    batch = torch.stack(waves)
+    batch = np.stack(waves)
     for one, row in zip(waves, spectrogram.log_mel(batch, config), strict=True):
         close(spectrogram.log_mel(one, config), row, atol=1e-6)
 
 
 def test_same_waveform_gives_the_same_bits_and_is_left_as_it_was(noise):
-    wave = torch.from_numpy(noise())
-    assert torch.equal(spectrogram.log_mel(wave), spectrogram.log_mel(wave))
-    assert torch.equal(wave, torch.from_numpy(noise()))
+    wave = noise()
+    assert np.array_equal(spectrogram.log_mel(wave), spectrogram.log_mel(wave))
+    assert np.array_equal(wave, noise())
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"mel_scale": "htk"}, {"reference": "max", "top_db": 80.0}]
-)
-def test_gradient_is_that_of_finite_differences(changes):
-    config = dataclasses.replace(SMALL, **changes)
-    wave, weights = normal(2, 80).double().requires_grad_(), normal(2, 6, 6, seed=1).double()
-
-    def total(values: torch.Tensor) -> torch.Tensor:
-        return (weights * spectrogram.log_mel(values, config)).sum()
-
-    (gradient,) = torch.autograd.grad(total(wave), wave)
-    wave = wave.detach()
-    for place in range(0, 80, 7):
-        step = torch.zeros_like(wave)
-        step[1, place] = 1e-5
-        slope = float(total(wave + step) - total(wave - step)) / 2e-5
-        assert float(gradient[1, place]) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+def test_a_tensor_gives_what_its_array_does(noise):
+    wave = noise()
+    found = spectrogram.log_mel(torch.from_numpy(wave))
+    assert isinstance(found, np.ndarray)
+    assert np.array_equal(found, spectrogram.log_mel(wave))
+    patches = spectrogram.cut(torch.from_numpy(found))
+    assert np.array_equal(patches, spectrogram.cut(found))
+    assert np.array_equal(spectrogram.join(torch.from_numpy(patches), 32), found[:, :32])
 
 
-@pytest.mark.parametrize("level", [0.0, 0.1])
-def test_gradient_is_finite_even_at_silence(level, noise):
-    wave = torch.from_numpy(noise(level=level)).requires_grad_()
-    spectrogram.log_mel(wave).sum().backward()
-    assert wave.grad is not None
-    assert wave.grad.isfinite().all()
-    assert bool(wave.grad.any()) == (level > 0)
+def test_single_precision_agrees_with_double_to_a_hundredth_of_a_decibel(sounds):
+    for name, wave in sounds.items():
+        exact = spectrogram.log_mel(wave.astype(np.float64))
+        assert exact.dtype == np.float64
+        audible = exact > exact.max(axis=0) - 0.8
+        assert np.abs(spectrogram.log_mel(wave) - exact)[audible].max() < 1e-4, name
 
 
 BLOCKS = {"paper": SpectrogramConfig(), "max": MAXIMUM} | {
@@ -185,9 +171,9 @@ def test_blocks_without_samples_are_refused():
         spectrogram.log_mel_of_blocks([np.zeros(0, np.float32)])
 
 
-def counting(frames: int, bands: int = 2) -> torch.Tensor:
+def counting(frames: int, bands: int = 2) -> np.ndarray:
     """Log-mel whose values say where they stand: (M, T)."""
-    return torch.arange(bands * frames, dtype=torch.float64).reshape(bands, frames)
+    return np.arange(bands * frames, dtype=np.float64).reshape(bands, frames)
 
 
 @pytest.mark.parametrize(
@@ -213,14 +199,14 @@ def test_tail_rules_give_their_counts(frames, hop, drop, pad, anchor):
 def test_patches_show_their_frames_and_an_anchored_one_ends_with_the_last():
     patches, log_mel = spectrogram.cut(counting(70), tail="anchor"), counting(70)
     assert spectrogram.patch_starts(70, tail="anchor") == [0, 32, 38]
-    assert torch.equal(patches[1, 0], log_mel[:, 32:64])
-    assert torch.equal(patches[-1, 0], log_mel[:, -32:])
+    assert np.array_equal(patches[1, 0], log_mel[:, 32:64])
+    assert np.array_equal(patches[-1, 0], log_mel[:, -32:])
 
 
 @pytest.mark.parametrize("silence", [-1.0, -0.8])
 def test_padding_is_silence_and_not_zero(silence):
     patches = spectrogram.cut(counting(40), tail="pad", silence=silence)
-    assert torch.equal(patches[1, 0, :, :8], counting(40)[:, 32:])
+    assert np.array_equal(patches[1, 0, :, :8], counting(40)[:, 32:])
     assert (patches[1, 0, :, 8:] == silence).all()
 
 
@@ -229,7 +215,7 @@ def test_padding_is_silence_and_not_zero(silence):
 def test_below_one_patch_it_is_padded_to_one(frames, tail):
     patches = spectrogram.cut(counting(frames), tail=tail)
     assert patches.shape == (1, 1, 2, 32)
-    assert torch.equal(patches[0, 0, :, :frames], counting(frames))
+    assert np.array_equal(patches[0, 0, :, :frames], counting(frames))
     assert (patches[0, 0, :, frames:] == -1).all()
 
 
@@ -251,13 +237,13 @@ def test_patch_length_and_hop_below_one_are_refused(length, hop):
     ("ask", "reason"),
     [
         (lambda: spectrogram.cut(counting(64), tail="foo"), "tail is 'foo', expected one of"),
-        (lambda: spectrogram.join(torch.zeros(2, 1, 4, 32), 64, tail="foo"), "tail is 'foo'"),
-        (lambda: spectrogram.cut(torch.zeros(64)), r"log_mel has shape \(64,\)"),
-        (lambda: spectrogram.cut(np.zeros((64, 40), np.float32)), "log_mel is of type ndarray"),
-        (lambda: spectrogram.join(torch.zeros(4, 32), 32), r"patches has shape \(4, 32\)"),
-        (lambda: spectrogram.to_waveform(torch.zeros(2, 64, 40)), r"shape \(2, 64, 40\)"),
-        (lambda: spectrogram.to_waveform(torch.zeros(32, 40)), r"log_mel has shape \(32, 40\)"),
-        (lambda: spectrogram.to_waveform(torch.zeros(64, 1)), "T of at least 2"),
+        (lambda: spectrogram.join(np.zeros((2, 1, 4, 32)), 64, tail="foo"), "tail is 'foo'"),
+        (lambda: spectrogram.cut(np.zeros(64)), r"log_mel has shape \(64,\)"),
+        (lambda: spectrogram.cut([[0.0] * 40]), "log_mel is of type list"),
+        (lambda: spectrogram.join(np.zeros((4, 32)), 32), r"patches has shape \(4, 32\)"),
+        (lambda: spectrogram.to_waveform(np.zeros((2, 64, 40))), r"shape \(2, 64, 40\)"),
+        (lambda: spectrogram.to_waveform(np.zeros((32, 40))), r"log_mel has shape \(32, 40\)"),
+        (lambda: spectrogram.to_waveform(np.zeros((64, 1))), "T of at least 2"),
         (lambda: spectrogram.log_mel(np.zeros(4000, np.int16)), "int16, .* divide by 32768"),
     ],
 )
@@ -292,7 +278,7 @@ def test_no_frame_is_lost_but_with_drop(frames, length, data, tail):
 
 
 def test_join_takes_the_mean_where_patches_overlap():
-    patches = torch.stack([torch.zeros(1, 1, 4), torch.ones(1, 1, 4)])
+    patches = np.stack([np.zeros((1, 1, 4)), np.ones((1, 1, 4))])
     assert spectrogram.join(patches, 6, hop=2).tolist() == [[0, 0, 0.5, 0.5, 1, 1]]
 
 
@@ -303,12 +289,12 @@ def test_sound_of_a_tones_log_mel_is_that_tone(band, tone):
     assert wave.shape == ((log_mel.shape[1] - 1) * 512,)
     again = spectrogram.log_mel(wave)[:, 4:-4]
     expected = log_mel[:, 4:-4]
-    assert (again.argmax(dim=0) == band).all()
-    assert (again.amax(dim=0) - expected.amax(dim=0)).abs().max() < 0.03  # 3 dB
+    assert (again.argmax(axis=0) == band).all()
+    assert np.abs(again.max(axis=0) - expected.max(axis=0)).max() < 0.03  # 3 dB
 
 
 def test_sound_of_silence_is_silence(silence):
-    assert spectrogram.to_waveform(spectrogram.log_mel(silence()), iterations=2).abs().max() == 0
+    assert not spectrogram.to_waveform(spectrogram.log_mel(silence()), iterations=2).any()
 
 
 def test_sound_follows_from_the_seed(tone):
@@ -316,5 +302,5 @@ def test_sound_follows_from_the_seed(tone):
     first, second, other = (
         spectrogram.to_waveform(log_mel, iterations=2, seed=seed) for seed in (1, 1, 2)
     )
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)

@@ -5,6 +5,7 @@ ONNX Runtime sees it: operations of :data:`OPERATIONS` alone, no graph inside an
 named but ``model.safetensors``, and no size above :data:`LARGEST`.
 """
 
+import contextlib
 import os
 import re
 import threading
@@ -22,6 +23,8 @@ LARGEST_FILE = 8_000_000  # bytes; those of the package have 0.3 MB
 LARGEST = 2**31 - 1  # of a number that may be a size; a bound that means "to the end" is above it
 LARGEST_CONSTANT = 4_000_000  # bytes of a constant
 TO_THE_END = 2**62
+FLOAT, INT64 = 1, 7  # numbers of ONNX
+DTYPES = {FLOAT: np.dtype(np.float32), INT64: np.dtype(np.int64)}  # of weights
 OPERATIONS = frozenset(
     [
         "Abs",
@@ -128,14 +131,27 @@ class Session:
         self.__dict__.update(state, _lock=threading.Lock(), _session=None)
 
     def __call__(self, **inputs: np.ndarray) -> list[np.ndarray]:
-        """Outputs of the graph for its inputs by name."""
-        session = self.session()
+        """Outputs of the graph for its inputs by name.
+
+        Raises
+        ------
+        RequestError
+            If ONNX Runtime cannot make or run the graph.
+        """
+        with self._refusals():
+            return self.session().run(None, inputs)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turn what ONNX Runtime raises into a RequestError of one line."""
         try:
-            return session.run(None, inputs)  # type: ignore[no-any-return]
-        except Exception as error:  # of many kinds, without a common one
+            yield
+        except Exception as error:
             if re.search("bad_alloc|allocat", str(error)):
                 raise MemoryError from error
-            raise _unusable(self.path, error) from error
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            what = f"ONNX Runtime cannot use it ({first})"
+            raise graph_error(self.path, what) from error
 
     def session(self) -> Any:
         """The session of this process."""
@@ -155,12 +171,9 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in self.weights.values()]
         options.add_external_initializers(list(self.weights), values)
-        try:
-            return onnxruntime.InferenceSession(
-                self.content, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # of many kinds, without a common one
-            raise _unusable(self.path, error) from error
+        return onnxruntime.InferenceSession(
+            self.content, options, providers=["CPUExecutionProvider"]
+        )
 
 
 def thread_count() -> int:
@@ -175,18 +188,14 @@ def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE:
-            raise _fault(path, f"it has {size:,} bytes, more than {LARGEST_FILE:,}")
+            raise graph_error(path, f"it has {size:,} bytes, more than {LARGEST_FILE:,}")
         return path.read_bytes()
     except OSError as error:
-        raise _fault(path, f"it cannot be read ({error.strerror})") from error
+        raise graph_error(path, f"it cannot be read ({error.strerror})") from error
 
 
-def _unusable(path: Path, error: Exception) -> RequestError:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return _fault(path, f"ONNX Runtime cannot use it ({first})")
-
-
-def _fault(path: Path, what: str) -> RequestError:
+def graph_error(path: Path, what: str) -> RequestError:
+    """Error about a graph, with what to do."""
     return RequestError(
         f"{path}: {what}. Copy the model folder again, or write the graph again where torch is: "
         f"patchifier export {path.parent} --graphs."
@@ -203,17 +212,16 @@ def _checked_names(path: Path, content: bytes, weights: Mapping[str, np.ndarray]
     except (IndexError, ValueError, UnicodeDecodeError) as error:
         if isinstance(error, RequestError):
             raise
-        raise _fault(path, "it is not an ONNX graph") from error
+        raise graph_error(path, "it is not an ONNX graph") from error
     names = []
     for tensor in tensors:
         if not tensor.external:
             continue
         known = weights.get(tensor.name)
-        if known is None or known.shape != tensor.shape:
-            have = "no such tensor" if known is None else f"one of shape {known.shape}"
-            raise _fault(
-                path, f"it needs {tensor.name} of shape {tensor.shape}, and {WEIGHTS} has {have}"
-            )
+        if known is None or (known.shape, known.dtype) != (tensor.shape, tensor.dtype):
+            have = "none" if known is None else f"{known.dtype} of shape {known.shape}"
+            need = f"{tensor.dtype} of shape {tensor.shape}"
+            raise graph_error(path, f"it needs {tensor.name}, {need}, and {WEIGHTS} has {have}")
         names.append(tensor.name)
     return names
 
@@ -222,6 +230,7 @@ def _checked_names(path: Path, content: bytes, weights: Mapping[str, np.ndarray]
 class _Tensor:
     name: str
     shape: tuple[int, ...]
+    dtype: np.dtype | None
     external: bool
 
 
@@ -232,9 +241,9 @@ def _tensors(path: Path, content: bytes) -> Iterator[_Tensor]:
     _allow(path, model, {1, 2, 3, 4, 5, 6, 8, 14}, "a model")
     for opset in model.get(8, []):
         if _message(opset).get(1, [b""])[-1] not in (b"", b"ai.onnx"):
-            raise _fault(path, "it uses operations that are not ONNX's own")
+            raise graph_error(path, "it uses operations that are not ONNX's own")
     if len(graphs) != 1:
-        raise _fault(path, "it is not an ONNX graph")
+        raise graph_error(path, "it is not an ONNX graph")
     graph = _message(graphs[0])
     _allow(path, graph, {1, 2, 5, 10, 11, 12, 13, 16}, "a graph")
     for node in graph.get(1, []):
@@ -246,14 +255,14 @@ def _tensors(path: Path, content: bytes) -> Iterator[_Tensor]:
 def _check_node(path: Path, node: Mapping[int, Sequence[Any]]) -> None:
     kind = bytes(node.get(4, [b""])[-1]).decode()
     if kind not in OPERATIONS or node.get(7, [b""])[-1]:
-        raise _fault(path, f"it has the operation {kind!r}, which no graph of a model needs")
+        raise graph_error(path, f"it has the operation {kind!r}, which no graph of a model needs")
     for attribute in map(_message, node.get(5, [])):
         _allow(path, attribute, {1, 2, 3, 4, 5, 7, 8, 13, 20}, f"an attribute of {kind}")
         for number in (*attribute.get(3, []), *_packed(attribute.get(8, []))):
             _check_size(path, number)
         for tensor in attribute.get(5, []):
             if _tensor(path, tensor).external:
-                raise _fault(path, "a constant of it lies in another file")
+                raise graph_error(path, "a constant of it lies in another file")
 
 
 def _tensor(path: Path, content: bytes) -> _Tensor:
@@ -267,27 +276,30 @@ def _tensor(path: Path, content: bytes) -> _Tensor:
     if external:
         places = [_message(each) for each in tensor.get(13, [])]
         if [(p.get(1), p.get(2)) for p in places] != [([b"location"], [WEIGHTS.encode()])]:
-            raise _fault(path, f"the values of {name} lie elsewhere than in {WEIGHTS}")
+            raise graph_error(path, f"the values of {name} lie elsewhere than in {WEIGHTS}")
     elif len(content) > LARGEST_CONSTANT:
-        raise _fault(path, f"the constant {name} has {len(content):,} bytes")
-    if tensor.get(2, [0])[-1] == 7:  # int64
+        raise graph_error(path, f"the constant {name} has {len(content):,} bytes")
+    kind = tensor.get(2, [0])[-1]
+    if kind == INT64:
         raw = bytes(tensor.get(9, [b""])[-1])
         for number in (
             *np.frombuffer(raw[: len(raw) // 8 * 8], "<i8"),
             *_packed(tensor.get(7, [])),
         ):
             _check_size(path, int(number))
-    return _Tensor(name, shape, external)
+    return _Tensor(name, shape, DTYPES.get(kind), external)
 
 
 def _check_size(path: Path, number: int) -> None:
     if LARGEST < abs(number) < TO_THE_END:
-        raise _fault(path, f"it holds the size {number:,}")
+        raise graph_error(path, f"it holds the size {number:,}")
 
 
 def _allow(path: Path, message: Mapping[int, Any], fields: set[int], what: str) -> None:
     if surplus := set(message) - fields:
-        raise _fault(path, f"{what} in it has a part that no graph of a model needs ({surplus})")
+        raise graph_error(
+            path, f"{what} in it has a part that no graph of a model needs ({surplus})"
+        )
 
 
 # --- protocol buffers ---

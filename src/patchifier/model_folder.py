@@ -10,7 +10,7 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import safetensors
 
 from patchifier import weights
 from patchifier.config import Config, RequestError, current_form, naming, update
-from patchifier.graph import WEIGHTS, Session
+from patchifier.graph import WEIGHTS, Session, graph_error
 from patchifier.io import parse_json, read_text, require_file
 from patchifier.tasks import Task
 from patchifier.windows import Batch, Encoded
@@ -74,7 +74,7 @@ class ModelFolder:
         """Number of parameters of each part of the model, such as "extractor"."""
         counts = Counter[str]()
         for name, shape in self.shapes().items():
-            kind, part, *_ = name.split(".")
+            kind, part = name.split(".")[:2]
             if kind == "model" and part != "readout" and not name.endswith(BUFFERS):
                 counts[part] += math.prod(shape)
         return dict(counts)
@@ -206,7 +206,8 @@ class OnnxNetwork:
     device = "cpu"
 
     def __init__(self, folder: ModelFolder) -> None:
-        tensors, self._parameter_count = folder.tensors(), sum(folder.parameters().values())
+        self._folder, tensors = folder, folder.tensors()
+        self._parameter_count = sum(folder.parameters().values())
         self._model = {
             name.removeprefix("model."): array
             for name, array in tensors.items()
@@ -229,7 +230,17 @@ class OnnxNetwork:
     def encode(self, batch: Batch) -> Encoded:
         """Vectors of windows."""
         inputs = {"index": batch.index, "n_new_frames": batch.n_new_frames}
-        return Encoded(*self._encode(patches=batch.patches, **inputs))
+        found = self._encode(patches=batch.patches, **inputs)
+        _require_shapes(self._encode.path, found, self._shapes_of(batch))
+        return Encoded(*found)
+
+    def _shapes_of(self, batch: Batch) -> list[tuple[int, ...]]:
+        """Shapes of what config.json says a batch gives."""
+        config, task = self._folder.config, self._folder.task
+        B, N = batch.index.shape
+        patch_size = config.model.embed_dim * len(config.embed.layers)
+        shapes = [(B, config.embedding_size), (B, N, patch_size)]
+        return [*shapes, (B, len(task.names))] if task else shapes
 
     def reconstruct(self, patches: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Mel bands (N, n_mels, W) of patches (N, 1, M, W); `mask` (N,) is True where masked."""
@@ -238,7 +249,19 @@ class OnnxNetwork:
                 f"this model has no {RECONSTRUCT}: it cannot draw patches without torch. "
                 f"{weights.PAPER} can."
             )
-        return self._reconstruct(patches=patches, mask=mask)[0][:, 0]
+        found = self._reconstruct(patches=patches, mask=mask)
+        n_mels, width = self._folder.config.spectrogram.n_mels, patches.shape[-1]
+        _require_shapes(self._reconstruct.path, found, [(len(patches), 1, n_mels, width)])
+        return found[0][:, 0]
+
+
+def _require_shapes(
+    path: Path, found: Sequence[np.ndarray], wanted: Sequence[tuple[int, ...]]
+) -> None:
+    """Refuse arrays that a graph should not give by its config.json."""
+    shapes = [each.shape for each in found]
+    if shapes != list(wanted):
+        raise graph_error(path, f"it gives arrays of shapes {shapes}, expected {list(wanted)}")
 
 
 def weights_hash(tensors: Mapping[str, np.ndarray]) -> str:

@@ -32,7 +32,8 @@ SIZES = {
 
 def patches_of(wave: np.ndarray) -> torch.Tensor:
     """All patches of a waveform: (1, N, M, W)."""
-    return spectrogram.cut(spectrogram.log_mel(wave, CONFIG.spectrogram))[None, :, 0]
+    patches = spectrogram.cut(spectrogram.log_mel(wave, CONFIG.spectrogram))
+    return torch.from_numpy(patches)[None, :, 0]
 
 
 def values(name: str, patches: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
@@ -138,7 +139,7 @@ def test_clicks_at_120_bpm_peak_at_half_a_second():
 
 @pytest.mark.parametrize("factor", [0.9, 1.2])
 def test_time_that_is_stretched_moves_the_pulse_by_the_factor(factor):
-    log_mel = spectrogram.log_mel(clicks(0.5, 30.0), CONFIG.spectrogram).T
+    log_mel = torch.from_numpy(spectrogram.log_mel(clicks(0.5, 30.0), CONFIG.spectrogram)).T
     config, frames = AugmentConfig(time_stretch=(factor, factor)), np.array([len(log_mel)])
     drawn = augment.draw(np.random.default_rng(0), frames, config=config)
     crops = augment.Resampling.of(drawn, first=np.zeros(1, int), frames=frames)

@@ -173,10 +173,9 @@ def outputs_of(folder: Path, data: Cache, indices) -> np.ndarray:
     """Activated outputs (n, C) of a saved model for clips of a cache, one window at a time."""
     loaded, rows = checkpoint.load(folder), []
     for index in indices:
-        log_mel = torch.from_numpy(np.array(data.log_mel(int(index)), np.float32).T)
         outputs = []
-        for window in windows.cut_windows(log_mel, loaded.config):
-            sequence = loaded.model.forward_encoder(window[None])[-1]
+        for window in windows.cut_windows(data.array(int(index)), loaded.config):
+            sequence = loaded.model.forward_encoder(torch.from_numpy(window)[None])[-1]
             output = loaded.head(sequence[:, 1:].mean(1))
             outputs.append(tasks.activate(loaded.task, output)[0])
         rows.append(torch.stack(outputs).mean(0))
