@@ -236,7 +236,8 @@ def test_what_was_downloaded_is_not_asked_for_again_and_needs_no_network(hub, fo
 def test_only_a_models_files_are_downloaded(hub):
     hub.repositories[NAME]["main"]["pytorch_model.bin"] = b"a pickle"
     files = {path.name for path in hf.from_hub(NAME).iterdir()}
-    assert files == {"config.json", "model.safetensors", "README.md"}
+    graphs = {"graph.onnx", "reconstruct.onnx"}
+    assert files == {"config.json", "model.safetensors", "README.md"} | graphs
 
 
 def test_without_a_network_the_error_says_so(hub, no_network):

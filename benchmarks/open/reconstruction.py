@@ -27,9 +27,8 @@ from patchifier.cache import Cache
 from patchifier.cli import main as patchifier
 from patchifier.config import Config, RequestError
 from patchifier.io import replaced_file, write_json
-from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
-from patchifier.seeding import generator
+from patchifier.seeding import generator, random_masking
 from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
 from patchifier.train.pretrain import split

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -186,3 +187,19 @@ def test_export_takes_the_model_of_the_package_or_one_by_name(bundled, run, tmp_
     run(f"export --onnx {tmp_path}/x.onnx")
     run(f"export patchifier-paper --onnx {tmp_path}/x.onnx")
     assert asked == [None, "patchifier-paper"]
+
+
+def test_export_adds_the_graphs_that_a_model_folder_lacks(home, told, tmp_path):
+    model, song = tmp_path / "model", home / "a" / "high.wav"
+    shutil.copytree(home / "model", model)
+    graphs = [model / "graph.onnx", model / "reconstruct.onnx"]
+    for path in graphs:
+        path.unlink()
+    by_torch = patchifier.load(model)
+    found = told(f"export {model} --graphs")
+    assert found["graphs"] == list(map(str, graphs))
+    assert found["bytes"] == sum(path.stat().st_size for path in graphs)
+    by_graph = patchifier.load(model)
+    assert type(by_graph.network) is not type(by_torch.network)
+    assert by_graph.identity == by_torch.identity
+    np.testing.assert_allclose(by_graph.embed(song), by_torch.embed(song), atol=1e-5)

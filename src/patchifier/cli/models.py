@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from patchifier.cli.command import Outcome
-from patchifier.config import to_dict
+from patchifier.config import RequestError, to_dict
 
 
 def info(path: str = "", *, verify: bool = False, parts: int = 0) -> Outcome:
@@ -97,18 +97,40 @@ def _cache_facts(path: str, verify: bool, parts: int) -> dict[str, Any]:
     return facts
 
 
-def export(model: str = "", *, onnx: str) -> Outcome:
-    """Write a model as one ONNX file, from waveform to embedding.
+def export(model: str = "", *, onnx: str = "", graphs: bool = False) -> Outcome:
+    """Write a model as one ONNX file, or add the graphs that run it without torch.
+
+    Give one of --onnx and --graphs.
 
     Parameters
     ----------
     model : str
         Model folder or bundled model; patchifier-base by default.
     onnx : str
-        File to write: .onnx, or .pt2 for a program of torch.export.
+        File to write, from waveform to embedding: .onnx, or .pt2 for a program of torch.export.
+    graphs : bool
+        Write graph.onnx and, where the model can draw, reconstruct.onnx into the model folder.
     """
+    if bool(onnx) == graphs:
+        given = "both are given" if graphs else "neither is given"
+        raise RequestError(
+            f"export needs --onnx FILE or --graphs, but {given}: --onnx FILE writes one file, "
+            "--graphs adds graphs to the model folder."
+        )
+    paths = _add_graphs(model) if graphs else [_export_file(model, onnx)]
+    sizes = [path.stat().st_size for path in paths]
+    lines = [f"{path}, {size / 1e6:.1f} MB" for path, size in zip(paths, sizes, strict=True)]
+    facts = {"graphs": list(map(str, paths))} if graphs else {"onnx": str(paths[0])}
+    return Outcome(facts | {"bytes": sum(sizes)}, "\n".join(lines))
+
+
+def _export_file(model: str, path: str) -> Path:
     from patchifier.integrations.onnx import export
 
-    path = export(model or None, onnx)
-    size = path.stat().st_size
-    return Outcome({"onnx": str(path), "bytes": size}, f"{path}, {size / 1e6:.1f} MB")
+    return export(model or None, path)
+
+
+def _add_graphs(model: str) -> list[Path]:
+    from patchifier.checkpoint import add_graphs
+
+    return add_graphs(model)
