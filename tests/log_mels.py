@@ -25,5 +25,5 @@ class Clips:
     def log_mel(self, index, first=0, last=None):
         return self.log_mels[index][first:last]
 
-    tensor = Cache.tensor
+    array = Cache.array
     read = Cache.read
