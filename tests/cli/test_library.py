@@ -187,6 +187,9 @@ def test_export_takes_the_model_of_the_package_or_one_by_name(bundled, run, tmp_
     run(f"export --onnx {tmp_path}/x.onnx")
     run(f"export patchifier-paper --onnx {tmp_path}/x.onnx")
     assert asked == [None, "patchifier-paper"]
+    (bundled / "patchifier-base" / "graph.onnx").unlink()
+    run("export --graphs")
+    assert (bundled / "patchifier-base" / "graph.onnx").is_file()
 
 
 def test_export_adds_the_graphs_that_a_model_folder_lacks(home, told, tmp_path):
@@ -203,3 +206,12 @@ def test_export_adds_the_graphs_that_a_model_folder_lacks(home, told, tmp_path):
     assert type(by_graph.network) is not type(by_torch.network)
     assert by_graph.identity == by_torch.identity
     np.testing.assert_allclose(by_graph.embed(song), by_torch.embed(song), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "given"), [("", "neither is given"), ("--graphs --onnx x.onnx", "both are given")]
+)
+def test_export_needs_one_of_its_two_flags(run, flags, given):
+    said = run(f"export {flags}", code=2).err
+    assert f"export needs --onnx FILE or --graphs, but {given}" in said
+    assert len(said.splitlines()) == 1

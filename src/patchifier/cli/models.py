@@ -131,6 +131,7 @@ def _export_file(model: str, path: str) -> Path:
 
 
 def _add_graphs(model: str) -> list[Path]:
+    from patchifier import weights
     from patchifier.checkpoint import add_graphs
 
-    return add_graphs(model)
+    return add_graphs(model or weights.DEFAULT)
