@@ -29,7 +29,7 @@ from music import RATE, make
 from timing import keep, say, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchifier import audio, cache, datasets, embed, spectrogram, weights
+from patchifier import audio, cache, checkpoint, datasets, embed, spectrogram, weights
 from patchifier.evaluate.encoders import encoders
 from patchifier.library import build
 from patchifier.library.tags import read_tags
@@ -40,8 +40,8 @@ def decoded(path):
     return (samples[:, 0] + samples[:, 1]) / 2
 
 
-def stages(paths, embedder, rounds):
-    """Milliseconds for each file on one thread: {stage: (rounds,)}."""
+def stages(paths, embedder, by_torch, rounds):
+    """Milliseconds for each file on one thread: {stage: (rounds,)}. The same model by torch has its operations counted."""
     config = embedder.config.spectrogram
     names = (
         "decode",
@@ -72,7 +72,7 @@ def stages(paths, embedder, rounds):
         for start in range(0, len(log_mels), 8):  # as many as a process embeds at once
             total["model"] += timed(embedder.embed_log_mels, log_mels[start : start + 8])[0]
         total["model at this machine's matrix rate"] = (
-            sum(operations(embedder, log_mel) for log_mel in log_mels) / matrix_rate()
+            sum(operations(by_torch, log_mel) for log_mel in log_mels) / matrix_rate()
         )
         total["decode + resample"] = total["decode"] + total["resample"]
         total["log-mel + model"] = total["log-mel"] + total["model"]
@@ -176,7 +176,7 @@ def main():
     embedder = embed.load(flags.model)
     with tempfile.TemporaryDirectory() as folder:
         paths = make(Path(folder), flags.files, flags.seconds)
-        spent = stages(paths[:16], embedder, flags.rounds)
+        spent = stages(paths[:16], embedder, checkpoint.load_embedder(flags.model), flags.rounds)
         whole, alone = end_to_end(paths, embedder, flags.rounds, flags.workers)
         others = (
             beside(paths[:4], embedder, min(flags.rounds, 3), Path(folder) / "cache")

@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from patchifier import cache, checkpoint, datasets
 from patchifier.config import Config, read_changes, to_dict, update
+from patchifier.nn.encode import model_hash
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
@@ -49,7 +50,7 @@ def run(config: Config, source: Path, out: Path) -> dict[str, object]:
     ]
     subprocess.run(command, check=True, capture_output=True)
     return json.loads((out / "run.json").read_text(encoding="utf-8")) | {
-        "weights": checkpoint.weights_hash(checkpoint.load(out / "model").model)
+        "weights": model_hash(checkpoint.load(out / "model").model)
     }
 
 

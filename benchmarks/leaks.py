@@ -86,11 +86,7 @@ class LogMels:
 
 
 def log_mel(sound):
-    return (
-        spectrogram.log_mel(torch.from_numpy(np.ascontiguousarray(sound, np.float32)), CONFIG)
-        .T.half()
-        .numpy()
-    )
+    return spectrogram.log_mel(np.asarray(sound, np.float32), CONFIG).T.astype(np.float16)
 
 
 def prepared(number):

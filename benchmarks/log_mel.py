@@ -4,7 +4,8 @@
 
 Prints the median of each and the median of the ratios, pair by pair: once call by call, so that each finds the other's data
 in the processor's cache, and once in blocks of calls, as in a folder of songs. Then what the pitch bands of patchifier-base cost beside mel
-bands alone, and what they would cost from every sample instead of every other.
+bands alone, and what they would cost from every sample instead of every other. Then the power spectra alone, by products of matrices and by
+the FFTs of scipy and numpy.
 """
 
 import os
@@ -15,12 +16,14 @@ import time
 
 import librosa
 import numpy as np
-import torch
-from timing import keep
+import scipy.fft
+from timing import in_turn, keep, say
 
 from patchifier import filters, spectrogram
 from patchifier.config import SpectrogramConfig
-from patchifier.spectrogram import log_mel
+from patchifier.filters import analysis_window
+from patchifier.power import PowerSpectrum
+from patchifier.spectrogram import CHUNK, log_mel
 
 ROUNDS = {1: 31, 10: 9}  # calls in a block: pairs of blocks
 SECONDS = 30
@@ -77,8 +80,32 @@ def pitch_bands(waveform):
     return {"ms": ms, "ratios": ratios}
 
 
+def transforms(waveform):
+    """Milliseconds of the power spectra of all frames, timed in turn."""
+    window = analysis_window(SpectrogramConfig())
+    power = PowerSpectrum(window, 1025, np.dtype("float32"))
+    frames = power.frames(waveform, hop=512)  # (b, a, T)
+    rows = np.lib.stride_tricks.sliding_window_view(waveform, power.n)[::512]  # (T, n)
+    window = window.astype(np.float32)
+
+    def chunks(way):
+        return lambda: [way(slice(first, first + CHUNK)) for first in range(0, len(rows), CHUNK)]
+
+    def by_fft(rfft):
+        return chunks(lambda part: np.square(rfft(rows[part] * window).view(np.float32)))
+
+    ways = {
+        "products of matrices": chunks(lambda part: power(frames[..., part])),
+        "scipy": by_fft(scipy.fft.rfft),
+        "numpy": by_fft(np.fft.rfft),
+    }
+    spent = in_turn(ways, PITCH_ROUNDS)
+    return {
+        name: say(f"power spectra, {name}", 1000 * times, "ms") for name, times in spent.items()
+    }
+
+
 def main():
-    torch.set_num_threads(1)
     waveform = 0.1 * np.random.default_rng(0).standard_normal(22_050 * SECONDS, dtype=np.float32)
     ways = {"librosa": librosa_log_mel, "patchifier": log_mel}
     for way in ways.values():
@@ -116,6 +143,7 @@ def main():
         {
             "blocks": blocks,
             "pitch": pitch_bands(waveform),
+            "transforms": transforms(waveform),
             "seconds": SECONDS,
             "librosa": librosa.__version__,
         },

@@ -19,8 +19,8 @@ from torch import nn
 
 from patchifier.config import PretrainConfig, SpectrogramConfig, TrainingConfig
 from patchifier.nn.fast import accelerate
-from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
+from patchifier.seeding import random_masking
 from patchifier.train.optimiser import make_optimiser
 
 B, N = 32, 25

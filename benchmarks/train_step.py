@@ -25,8 +25,8 @@ from patchifier import datasets
 from patchifier.cache import Cache, prepare
 from patchifier.config import Config
 from patchifier.nn.fast import Convolution, FastDropout, UpConvolution, accelerate
-from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Head, Patchifier
+from patchifier.seeding import random_masking
 from patchifier.train.precision import processor_has_bf16
 from patchifier.train.pretrain import Batches
 from patchifier.train.run import machine

@@ -29,6 +29,7 @@ from tests.servers import Handler, serving
 RATE = 22_050
 CONFIG = small.config(small.WIDE)
 NAME = "some-body/mu.sic"
+GRAPHS = {"graph.onnx", "reconstruct.onnx"}
 
 
 class HubHandler(Handler):
@@ -236,7 +237,7 @@ def test_what_was_downloaded_is_not_asked_for_again_and_needs_no_network(hub, fo
 def test_only_a_models_files_are_downloaded(hub):
     hub.repositories[NAME]["main"]["pytorch_model.bin"] = b"a pickle"
     files = {path.name for path in hf.from_hub(NAME).iterdir()}
-    assert files == {"config.json", "model.safetensors", "README.md"}
+    assert files == {"config.json", "model.safetensors", "README.md"} | GRAPHS
 
 
 def test_without_a_network_the_error_says_so(hub, no_network):
@@ -311,7 +312,7 @@ def test_without_the_hubs_package_the_error_has_the_command(monkeypatch):
 def test_a_model_that_is_pushed_comes_back_the_same(hub, folder, wave):
     url = hf.HubModel.from_pretrained(folder).push_to_hub("me/mine", token="hf_secret")
     files = hub.repositories["me/mine"]["main"]
-    names = {"config.json", "model.safetensors", "README.md", "preprocessor_config.json"}
+    names = {"config.json", "model.safetensors", "README.md", "preprocessor_config.json"} | GRAPHS
     assert set(files) == {".gitattributes", *names}
     assert files["model.safetensors"] in hub.store.values()  # weights went the way of large files
     assert url == hub.url(f"/me/mine/commit/{commit(files)}")

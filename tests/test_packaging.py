@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from patchifier import system
 from tests import ROOT
 
-FILES = ("config.json", "model.safetensors", "README.md")
+FILES = ("config.json", "model.safetensors", "graph.onnx", "README.md")
 MODEL = "patchifier-of-the-test"
 
 

@@ -81,7 +81,7 @@ def write_card(
     """Return the whole card."""
     config, count = (
         embedder.config,
-        sum(parameter.numel() for parameter in embedder.model.parameters()),
+        embedder.network.parameter_count,
     )
     made_of = (
         f"{config.embed.n_components} principal components of " if config.embed.n_components else ""

@@ -27,9 +27,9 @@ from patchifier.cache import Cache
 from patchifier.cli import main as patchifier
 from patchifier.config import Config, RequestError
 from patchifier.io import replaced_file, write_json
-from patchifier.nn.masking import random_masking
+from patchifier.nn.encode import model_hash
 from patchifier.nn.model import Patchifier
-from patchifier.seeding import generator
+from patchifier.seeding import generator, random_masking
 from patchifier.train import references
 from patchifier.train.batches import Batch, make_batch
 from patchifier.train.pretrain import split
@@ -314,7 +314,7 @@ def reconstruct(
         new.write_text("\n".join(found) + "\n", encoding="utf-8")
     write_json(
         out / "reconstruction.json",
-        {"weights": checkpoint.weights_hash(loaded.model), "side": side, "rows": rows},
+        {"weights": model_hash(loaded.model), "side": side, "rows": rows},
     )
     print("\n".join(found))
     draw(benchmark, model, config, out)

@@ -22,12 +22,12 @@ import torch
 from card import Cost, TrainingData, masked_lines, portable, write_card
 from groups import read_manifest
 from outcome import Outcome
-from tests import builders
 
 from patchifier import checkpoint, datasets, weights
-from patchifier.checkpoint import Checkpoint
+from patchifier.checkpoint import Checkpoint, embedder_of
 from patchifier.config import RequestError
 from patchifier.io import replaced_folder
+from patchifier.nn.encode import model_hash
 
 LARGEST_PARAMETERS = 10_000_000
 LARGEST_B = 20_000_000
@@ -130,7 +130,7 @@ def release(
         moved = compare_vectors(held, checkpoint.load(new))
         card = write_card(
             name,
-            builders.embedder(held.model, held.config),
+            embedder_of(held),
             texts,
             data,
             cost,
@@ -243,7 +243,7 @@ def read_reconstruction(folder: Path, held: Checkpoint) -> list[str]:
         raise RequestError(
             f"{folder} holds no reconstruction.json, expected a folder that reconstruction.py wrote."
         ) from error
-    if found["weights"] != checkpoint.weights_hash(held.model):
+    if found["weights"] != model_hash(held.model):
         raise RequestError(
             f"{folder} was measured with other weights, expected a run of reconstruction.py on this model."
         )
@@ -321,10 +321,7 @@ def require_fit(model: Path, held: Checkpoint, runs: Sequence[Mapping[str, Any]]
 def compare_vectors(whole: Checkpoint, half: Checkpoint, clips: int = 14) -> str:
     """Measure how far half precision moves the vectors of bundled clips."""
     paths = [clip.path for clip in datasets.load("demo").clips][:: 112 // clips]
-    one, two = (
-        builders.embedder(held.model, held.config).embed(paths).astype(np.float64)
-        for held in (whole, half)
-    )
+    one, two = (embedder_of(held).embed(paths).astype(np.float64) for held in (whole, half))
     share = np.linalg.norm(one - two, axis=1) / np.linalg.norm(one, axis=1)
     return f"moves vectors of {len(paths)} bundled clips by at most {100 * share.max():.2g} % of their length"
 

@@ -8,8 +8,8 @@ from patchifier.config import RequestError
 EXTRAS = {  # package -> extra of this package that installs it
     "torch": "train", "lightning_fabric": "train", "sklearn": "eval", "librosa": "eval",
     "matplotlib": "eval", "jinja2": "eval", "mir_eval": "eval", "av": "formats",
-    "transformers": "hf", "huggingface_hub": "hf", "lancedb": "search", "ray": "cluster", "fsspec": "cluster",
-    "onnx": "train", "onnxscript": "onnx",
+    "transformers": "hf", "huggingface_hub": "hf", "lancedb": "search", "ray": "cluster",
+    "fsspec": "cluster", "onnx": "train", "onnxscript": "onnx",
 }  # fmt: skip
 
 

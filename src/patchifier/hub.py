@@ -15,8 +15,9 @@ from patchifier.io import parse_json, read_text
 PREFIX = "hf://"
 # Path("hf://a/b") has one slash.
 NAME = re.compile(r"(hf://?)?(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-FILES = ("config.json", "model.safetensors", "README.md", "preprocessor_config.json")
-REQUIRED = FILES[:2]
+REQUIRED = ("config.json", "model.safetensors")
+OPTIONAL = ("graph.onnx", "reconstruct.onnx", "README.md", "preprocessor_config.json")
+FILES = REQUIRED + OPTIONAL  # what is downloaded
 
 
 def is_name(path: str | Path) -> bool:

@@ -61,3 +61,44 @@ def batch_indices(seed: int, step: int, *, clips: int, batch: int, part: int = 0
 def _order(seed: int, epoch: int, clips: int, part: int) -> np.ndarray:
     """Shuffled clips of an epoch; kept, since thousands of steps share it."""
     return generator(seed, f"order {part}" if part else "order", epoch).permutation(clips)
+
+
+def random_masking(
+    generator: np.random.Generator, valid: np.ndarray, ratio: float, *, ends: float = 0.0
+) -> np.ndarray:
+    """Draw which patches are masked (4.2): uniformly, or all but one run of patches.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of one uniform number for each patch.
+    valid : ndarray, shape (B, N), bool
+        False for padding, which is never masked.
+    ratio : float
+        Fraction of each clip's patches to mask, in (0, 1). The count is rounded. At least one patch
+        is masked, and one stays visible where there are two.
+    ends : float
+        Fraction of clips in which the visible patches are one run.
+
+    Returns
+    -------
+    ndarray, shape (B, N), bool
+
+    Examples
+    --------
+    >>> mask = random_masking(np.random.default_rng(0), np.ones((2, 8), bool), 0.75)
+    >>> mask.sum(1)
+    array([6, 6])
+    """
+    lengths = valid.sum(1)  # (B,)
+    count = np.rint(ratio * lengths).astype(int)
+    count = np.minimum(np.maximum(count, 1), np.maximum(lengths - 1, 1))
+    scores = generator.random(valid.shape)
+    if ends:
+        first = np.floor(generator.random(len(valid)) * (count + 1))[:, None]  # of the visible run
+        index = np.arange(valid.shape[1])
+        inside = (index >= first) & (index < first + (lengths - count)[:, None])
+        scores = np.where(generator.random((len(valid), 1)) < ends, inside, scores)
+    scores = np.where(valid, scores, 2.0)  # padding comes last
+    ranks = scores.argsort(axis=1).argsort(axis=1)  # (B, N)
+    return valid & (ranks < count[:, None])

@@ -426,6 +426,15 @@ def test_reconstruct_draws_with_the_papers_model(bundled, folder, tmp_path, told
     assert none == paper != base
 
 
+def test_reconstruct_needs_no_torch(bundled, folder, tmp_path, child_environment):
+    arguments = ["reconstruct", str(folder / "0.wav"), "--model", str(bundled / weights.PAPER)]
+    arguments += ["--out", str(tmp_path / "p.png"), "--sound"]
+    code = f"import sys; sys.modules['torch'] = None; from patchifier import cli; sys.exit(cli.main({arguments}))"
+    subprocess.run([sys.executable, "-c", code], env=child_environment, check=True)
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.glob("*.wav"))) == 5
+
+
 def test_compare_judges_the_packages_model_beside_what_it_has_to_beat(
     bundled, folder, tmp_path, told
 ):
@@ -507,7 +516,6 @@ def test_progress_in_a_pipe_is_plain_lines(capsys):
         ("embed Music", "--out is missing"),
         ("embed --out x.parquet", "SOURCES is missing"),
         ("pretrain", "CACHE and --out are missing"),
-        ("export", "--onnx is missing"),
         ("similar x.parquet", "--to is missing"),
         ("embed Music --worker 3", "there is no flag --worker: did you mean --workers?"),
         ("embed Music --out x.npy --workers -3", "--workers is -3, expected at least 0"),

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -236,6 +237,9 @@ def test_export_takes_the_model_of_the_package_or_one_by_name(bundled, run, tmp_
     run(f"export --onnx {tmp_path}/x.onnx")
     run(f"export patchifier-paper --onnx {tmp_path}/x.onnx")
     assert asked == [None, "patchifier-paper"]
+    (bundled / "patchifier-base" / "graph.onnx").unlink()
+    run("export --graphs")
+    assert (bundled / "patchifier-base" / "graph.onnx").is_file()
 
 
 def test_export_writes_a_folder_for_transformers(bundled, run, tmp_path):
@@ -244,5 +248,33 @@ def test_export_writes_a_folder_for_transformers(bundled, run, tmp_path):
     assert (tmp_path / "new" / "modeling_patchifier.py").is_file()
     new = patchifier.load(tmp_path / "new")
     assert new.identity == patchifier.load("patchifier-paper").identity
-    said = run(f"export --hf {tmp_path}/x --onnx {tmp_path}/x.onnx", code=2).err
-    assert "both --onnx and --hf are given, expected --onnx FILE or --hf FOLDER" in said
+
+
+def test_export_adds_the_graphs_that_a_model_folder_lacks(home, told, tmp_path):
+    model, song = tmp_path / "model", home / "a" / "high.wav"
+    shutil.copytree(home / "model", model)
+    graphs = [model / "graph.onnx", model / "reconstruct.onnx"]
+    for path in graphs:
+        path.unlink()
+    by_torch = patchifier.load(model)
+    found = told(f"export {model} --graphs")
+    assert found["graphs"] == list(map(str, graphs))
+    assert found["bytes"] == sum(path.stat().st_size for path in graphs)
+    by_graph = patchifier.load(model)
+    assert type(by_graph.network) is not type(by_torch.network)
+    assert by_graph.identity == by_torch.identity
+    np.testing.assert_allclose(by_graph.embed(song), by_torch.embed(song), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "given"),
+    [
+        ("", "none is given"),
+        ("--graphs --onnx x.onnx", "--onnx and --graphs are given"),
+        ("--onnx x.onnx --hf x", "--onnx and --hf are given"),
+    ],
+)
+def test_export_needs_one_of_its_flags(run, flags, given):
+    said = run(f"export {flags}", code=2).err
+    assert f"export writes one thing, but {given}" in said
+    assert len(said.splitlines()) == 1

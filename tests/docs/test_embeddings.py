@@ -133,8 +133,9 @@ def of_another_model(model):
     search.load("x.parquet").similar(np.ones(model.size, np.float32), identity="another")
 
 
-def with_embed(model, **embed):
-    return builders.embedder(model.model, update(model.config, {"embed": embed}))
+def with_embed(**embed):
+    held = checkpoint.load()
+    return builders.embedder(held.model, update(held.config, {"embed": embed}))
 
 
 def floats(*shape, value=0.0):
@@ -157,8 +158,8 @@ ERRORS = {
     "a folder without music": lambda model: embed_library("empty", "x.parquet", embedder=model),
     "a folder that is no model": lambda model: patchifier.load("music"),
     "the name of no model": lambda model: patchifier.load("patchifier-bass"),
-    "a pooling that does not exist": lambda model: with_embed(model, pooling="median"),
-    "a layer that does not exist": lambda model: with_embed(model, layers=[9]),
+    "a pooling that does not exist": lambda model: with_embed(pooling="median"),
+    "a layer that does not exist": lambda model: with_embed(layers=[9]),
     "a query of another model": of_another_model,
     "the name of no model on a hub": lambda model: patchifier.load("hf://somewhere"),
 }

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-import torch
 
 from patchifier import audio, cache, datasets, spectrogram
 from patchifier.cache import Cache
@@ -57,9 +56,9 @@ class Sounds:
         self.path, self.spectrogram = path, config or SpectrogramConfig()
         groups = groups or {}
         self.clips = tuple(Clip(name, f"{name}.wav", group=groups.get(name)) for name in sounds)
-        waves = [torch.from_numpy(sound.astype(np.float32)) for sound in sounds.values()]
+        waves = [sound.astype(np.float32) for sound in sounds.values()]
         log_mels = [spectrogram.log_mel(wave, self.spectrogram) for wave in waves]
-        self.log_mels = [log_mel.T.half().numpy() for log_mel in log_mels]
+        self.log_mels = [log_mel.T.astype(np.float16) for log_mel in log_mels]
         self.frames = np.array([len(log_mel) for log_mel in self.log_mels])
 
     def log_mel(self, index):

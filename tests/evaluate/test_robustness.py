@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from patchifier import audio, cache, jobs, spectrogram
 from patchifier.cache import Cache
@@ -86,10 +85,9 @@ def test_nothing_is_clipped_at_full_scale(name, tone):
 def test_gain_is_20_db_in_the_log_mel(noise):
     waveform = noise(2.0)
     before, after = (
-        spectrogram.log_mel(torch.from_numpy(wave))
-        for wave in (waveform, perturbed("gain-20", waveform))
+        spectrogram.log_mel(wave) for wave in (waveform, perturbed("gain-20", waveform))
     )
-    assert torch.allclose(after - before, torch.tensor(-0.2), atol=1e-4)
+    np.testing.assert_allclose(after - before, -0.2, atol=1e-4)
 
 
 def test_noise_lies_10_db_below_the_clip(tone):

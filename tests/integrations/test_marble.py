@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchifier import checkpoint, embed
+from patchifier import checkpoint
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import RequestError, update
 from patchifier.integrations import marble
@@ -85,7 +85,7 @@ def test_both_shapes_give_one_tensor_for_each_layer(encoder, seconds):
 def test_hidden_states_are_the_patches_that_the_embedder_gives(folder, encoder, seconds):
     (wave,) = waves(seconds)
     config = update(CONFIG, {"embed": {"layers": [0, 1, 2], "pooling": "mean"}})
-    embedder = builders.embedder(embed.load(folder).model, config)
+    embedder = builders.embedder(checkpoint.load(folder).model, config)
     expected = embedder.embed_patches(wave.numpy(), RATE).vectors
     found = torch.cat(encoder(wave[None]).hidden_states, dim=-1)[0]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)

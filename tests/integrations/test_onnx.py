@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchifier import checkpoint, embed
-from patchifier.checkpoint import Checkpoint
+from patchifier.checkpoint import checkpoint_of
 from patchifier.config import RequestError
 from patchifier.integrations import onnx
 from patchifier.integrations.onnx import Graph, export
@@ -41,7 +41,7 @@ def embedder(model=None, **sections):
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "model"
     made = embedder()
-    checkpoint.save(path, Checkpoint(made.model, made.config))
+    checkpoint.save(path, checkpoint_of(made))
     return path
 
 
@@ -76,7 +76,7 @@ def session(exported):
 def require_same_vectors(made, sounds, rate=RATE):
     """The graph of an embedder, before it is exported, gives its vectors."""
     with torch.no_grad():
-        found = Graph(made.model, made.config)(torch.from_numpy(sounds)).numpy()
+        found = Graph(made.network.model, made.config)(torch.from_numpy(sounds)).numpy()
     np.testing.assert_allclose(found, made.embed(list(sounds), rate), atol=1e-5)
     return found
 
@@ -142,7 +142,7 @@ def tone_of_16_bits():
 
 def test_a_tone_of_16_bits_agrees_where_patch_vectors_are_not_normalised(tmp_path):
     made = embedder({"vector_norm": "none"})
-    checkpoint.save(tmp_path / "model", Checkpoint(made.model, made.config))
+    checkpoint.save(tmp_path / "model", checkpoint_of(made))
     session = running(export(tmp_path / "model", tmp_path / "graph.onnx"))
     assert difference(session, embed.load(tmp_path / "model"), tone_of_16_bits()) < 1e-4
 

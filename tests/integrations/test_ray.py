@@ -636,7 +636,7 @@ def test_a_job_whose_driver_is_killed_goes_on_where_it_was(
 ):
     part_clips(3)
     out, model, address = tmp_path / "out", tmp_path / "model", machines.cluster.address
-    checkpoint.save(model, Checkpoint(embedder.model, TINY))
+    checkpoint.save(model, Checkpoint(embedder.network.model, TINY))
     command = [sys.executable, "-c", DRIVER, library, out, model, address]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     driver = subprocess.Popen(command, env=machines.environment, **quiet)

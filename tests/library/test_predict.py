@@ -177,7 +177,7 @@ def test_a_file_that_takes_more_memory_than_there_is_is_named(ask, monkeypatch, 
 
 def test_a_prediction_that_is_not_finite_is_not_written(ask, tmp_path):
     broken = model("numbers", ("arousal",))
-    torch.nn.init.constant_(broken.head.linear.bias, float("nan"))
+    torch.nn.init.constant_(broken.network.head.linear.bias, float("nan"))
     with pytest.raises(RequestError, match="not finite"):
         ask(asked=broken)
     assert not (tmp_path / "out.csv").exists()

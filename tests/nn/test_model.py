@@ -12,8 +12,8 @@ from torch import nn
 
 from patchifier.config import Config, update
 from patchifier.nn.fast import accelerate
-from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Decoder, FeatureExtractor, Head, Patchifier
+from patchifier.seeding import random_masking
 from tests import ROOT
 from tests.builders import close, tiny
 from tests.builders import normal as noise

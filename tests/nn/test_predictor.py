@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from patchifier.config import Config, ModelConfig, RequestError, update
-from patchifier.nn.masking import indices_of, random_masking
+from patchifier.nn.masking import indices_of
 from patchifier.nn.model import Patchifier
 from patchifier.nn.pitch import PitchModules
+from patchifier.seeding import random_masking
 from tests.builders import TINY, close, tiny, uniform
 
 SIZES = TINY | {"channels": [4, 4, 4, 8, 8], "n_layers": 3, "dropout": 0.0}

@@ -13,9 +13,8 @@ import torch
 from patchifier import augment
 from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, read_changes, update
-from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
-from patchifier.seeding import generator
+from patchifier.seeding import generator, random_masking
 from patchifier.train import loop
 from patchifier.train.batches import Batch, require_groups
 from patchifier.train.distributed import launch

@@ -11,8 +11,8 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, TrainingConfig, update
 from patchifier.nn.descriptors import DESCRIPTORS
 from patchifier.nn.fast import accelerate
-from patchifier.nn.masking import random_masking
 from patchifier.nn.model import Patchifier
+from patchifier.seeding import random_masking
 from patchifier.train import objectives
 from patchifier.train.batches import Batch
 from patchifier.train.objectives import (

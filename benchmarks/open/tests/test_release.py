@@ -20,6 +20,7 @@ from tests import small
 from patchifier import checkpoint, embed, weights
 from patchifier.checkpoint import Checkpoint
 from patchifier.config import RequestError
+from patchifier.nn.encode import model_hash
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.train import run
@@ -205,7 +206,7 @@ def test_the_card_has_the_errors_of_masked_patches_beside_the_references(
     facts = {"weights": "others", "side": "test", "rows": [DRAWN]}
     run.write_json(drawn / "reconstruction.json", facts)
     refused("other weights", model, reconstruction=drawn)
-    facts["weights"] = checkpoint.weights_hash(checkpoint.load(model).model)
+    facts["weights"] = model_hash(checkpoint.load(model).model)
     run.write_json(drawn / "reconstruction.json", facts)
     card = released(model, reconstruction=drawn)
     for cells in (

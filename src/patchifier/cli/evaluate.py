@@ -195,6 +195,8 @@ def reconstruct(
     sound : bool
         Also write the reconstructions as wav files beside the picture.
     """
+    import numpy as np
+
     from patchifier import embed, weights
     from patchifier.evaluate import report
     from patchifier.jobs import file_lock
@@ -235,8 +237,7 @@ def _reconstructions(embedder: "Embedder", file: str, start_s: float) -> dict[st
     log_mel = _excerpt(embedder, file, start_s, most * frames * config.spectrogram.frame_s + 1)
     n_patches = min(most, max(1, log_mel.shape[1] // frames))
     reconstruct = functools.partial(embedder.reconstruct, log_mel)
-    found = pictures.reconstructions(reconstruct, n_patches, config.pretrain.seed)
-    return {name: tensor.numpy() for name, tensor in found.items()}
+    return pictures.reconstructions(reconstruct, n_patches, config.pretrain.seed)
 
 
 def _excerpt(embedder: "Embedder", file: str, start_s: float, seconds: float) -> "np.ndarray":

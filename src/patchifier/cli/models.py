@@ -134,8 +134,10 @@ def _cache_facts(path: str, verify: bool, parts: int) -> dict[str, Any]:
     return facts
 
 
-def export(model: str = "", *, onnx: str = "", hf: str = "") -> Outcome:
-    """Write a model for other programs: as one ONNX file, or as a folder for transformers.
+def export(model: str = "", *, onnx: str = "", hf: str = "", graphs: bool = False) -> Outcome:
+    """Write a model for other programs, or add the graphs that run it without torch.
+
+    Give one of --onnx, --hf and --graphs.
 
     Parameters
     ----------
@@ -145,10 +147,20 @@ def export(model: str = "", *, onnx: str = "", hf: str = "") -> Outcome:
         File to write, from waveform to embedding: .onnx, or .pt2 for a program of torch.export.
     hf : str
         Folder to write, for AutoModel.from_pretrained(FOLDER, trust_remote_code=True).
+    graphs : bool
+        Write graph.onnx and, where the model can draw, reconstruct.onnx into the model folder.
     """
-    if bool(onnx) == bool(hf):
-        said = "both --onnx and --hf are given" if hf else "--onnx is missing"
-        raise RequestError(f"{said}, expected --onnx FILE or --hf FOLDER.")
+    given = [
+        name for name, value in (("--onnx", onnx), ("--hf", hf), ("--graphs", graphs)) if value
+    ]
+    if len(given) != 1:
+        names = " and ".join(given)
+        raise RequestError(
+            f"export writes one thing, but {f'{names} are' if given else 'none is'} given: "
+            "--onnx FILE, --hf FOLDER, or --graphs, which adds graphs to the model folder."
+        )
+    if graphs:
+        return _add_graphs(model)
     return _export_onnx(model or None, onnx) if onnx else _export_hf(model or None, hf)
 
 
@@ -169,3 +181,13 @@ def _export_hf(model: str | None, folder: str) -> Outcome:
     return Outcome(
         {"hf": folder}, f"{folder}: AutoModel.from_pretrained({folder!r}, trust_remote_code=True)"
     )
+
+
+def _add_graphs(model: str) -> Outcome:
+    from patchifier import weights
+    from patchifier.checkpoint import add_graphs
+
+    paths = add_graphs(model or weights.DEFAULT)
+    sizes = [path.stat().st_size for path in paths]
+    lines = [f"{path}, {size / 1e6:.1f} MB" for path, size in zip(paths, sizes, strict=True)]
+    return Outcome({"graphs": list(map(str, paths)), "bytes": sum(sizes)}, "\n".join(lines))

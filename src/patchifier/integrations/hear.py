@@ -140,7 +140,7 @@ def get_timestamp_embeddings(audio: Tensor, model: Model) -> tuple[Tensor, Tenso
     vectors = [
         frame_vectors(
             embedder,
-            torch.from_numpy(spectrogram.log_mel(_centred(row, config, hop_frames), config)),
+            spectrogram.log_mel(_centred(row, config, hop_frames), config),
             hop_frames=hop_frames,
         )[0][1:]
         for row in rows

@@ -1,54 +1,12 @@
-"""Masks over the patches of clips: how they are drawn, and how patches are selected by them.
+"""How patches are selected by masks over the patches of clips.
 
 Shapes: B clips, N patches, V visible patches of a clip, P patches of all clips, D embed_dim.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-
-
-def random_masking(
-    generator: np.random.Generator, valid: np.ndarray, ratio: float, *, ends: float = 0.0
-) -> np.ndarray:
-    """Draw which patches are masked (4.2): uniformly, or all but one run of patches.
-
-    Parameters
-    ----------
-    generator : numpy.random.Generator
-        Source of one uniform number for each patch.
-    valid : ndarray, shape (B, N), bool
-        False for padding, which is never masked.
-    ratio : float
-        Fraction of each clip's patches to mask, in (0, 1). The count is rounded. At least one patch
-        is masked, and one stays visible where there are two.
-    ends : float
-        Fraction of clips in which the visible patches are one run.
-
-    Returns
-    -------
-    ndarray, shape (B, N), bool
-
-    Examples
-    --------
-    >>> mask = random_masking(np.random.default_rng(0), np.ones((2, 8), bool), 0.75)
-    >>> mask.sum(1)
-    array([6, 6])
-    """
-    lengths = valid.sum(1)  # (B,)
-    count = np.rint(ratio * lengths).astype(int)
-    count = np.minimum(np.maximum(count, 1), np.maximum(lengths - 1, 1))
-    scores = generator.random(valid.shape)
-    if ends:
-        first = np.floor(generator.random(len(valid)) * (count + 1))[:, None]  # of the visible run
-        index = np.arange(valid.shape[1])
-        inside = (index >= first) & (index < first + (lengths - count)[:, None])
-        scores = np.where(generator.random((len(valid), 1)) < ends, inside, scores)
-    scores = np.where(valid, scores, 2.0)  # padding comes last
-    ranks = scores.argsort(axis=1).argsort(axis=1)  # (B, N)
-    return valid & (ranks < count[:, None])
 
 
 def visible(mask: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -15,8 +15,7 @@ from patchifier.augment import AugmentParameters, Resampling
 from patchifier.cache import Cache
 from patchifier.config import AugmentConfig, Config, RequestError, TrainingConfig
 from patchifier.datasets.splits import groups_of
-from patchifier.nn.masking import random_masking
-from patchifier.seeding import batch_indices, generator
+from patchifier.seeding import batch_indices, generator, random_masking
 from patchifier.train.diagnosis import describe_batch
 
 EXAMPLES = 8  # batches: 6,400 patches at the paper's batch of 32

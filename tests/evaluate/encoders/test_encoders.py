@@ -60,12 +60,13 @@ def data(tmp_path_factory):
 
 
 def log_mels_of(data, indices):
-    return [torch.from_numpy(np.array(data.log_mel(index), np.float32).T) for index in indices]
+    return [data.array(index) for index in indices]
 
 
 def patches_of(data, indices):
     """All patches of these clips (P, 1, M, W)."""
-    return torch.cat([spectrogram.cut(one, tail="anchor") for one in log_mels_of(data, indices)])
+    cut = [spectrogram.cut(one, tail="anchor") for one in log_mels_of(data, indices)]
+    return torch.from_numpy(np.concatenate(cut))
 
 
 def norms_of(model):
@@ -87,7 +88,7 @@ def test_mel_statistics_are_the_mean_and_deviation_of_each_band_over_time(data):
     assert found.shape == (3, 128)
     for row, index in zip(found, indices, strict=True):
         log_mel = spectrogram.log_mel(audio.load(data.clips[index].path))
-        log_mel = log_mel.half().double().numpy()  # (M, T), rounded as the cache is
+        log_mel = log_mel.astype(np.float16).astype(float)  # (M, T), rounded as the cache is
         np.testing.assert_allclose(row[:64], log_mel.mean(1), atol=1e-6)
         np.testing.assert_allclose(row[64:], log_mel.std(1), atol=1e-6)
     assert (found[2, 64:] < 1e-6).all()  # a single frame does not deviate
@@ -277,7 +278,7 @@ def test_calibration_sees_the_given_clips_alone_and_at_most_so_many(data):
 
     class Spy:
         spectrogram = data.spectrogram
-        tensor = Cache.tensor
+        array = Cache.array
 
         def require(self, config):
             return self

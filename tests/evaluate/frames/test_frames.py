@@ -71,7 +71,7 @@ def padded(sound, after):
 
 def encoded(model, patches):
     with torch.no_grad():
-        return [layer[0].numpy() for layer in model.model.forward_encoder(patches[None])]
+        return [layer[0].numpy() for layer in model.network.model.forward_encoder(patches[None])]
 
 
 def events(*times, place=""):
@@ -90,7 +90,7 @@ def test_vector_of_the_extractor_is_that_of_the_patch_around_the_moment():
     for moment in (0, 7, 30, 49):
         patch = around[:, 2 * moment : 2 * moment + 32]  # from 16 frames before the moment
         with torch.no_grad():
-            expected = model.model.extractor(patch[None, None])[0]
+            expected = model.network.model.extractor(patch[None, None])[0]
         np.testing.assert_allclose(vectors[moment], expected, atol=1e-5)
         assert times[moment] == 2 * moment * 512 / RATE
 

@@ -34,7 +34,7 @@ Features = Callable[[int], tuple[np.ndarray, np.ndarray]]
 @torch.inference_mode()
 def frame_vectors(
     embedder: Embedder,
-    log_mel: Tensor,
+    log_mel: np.ndarray,
     *,
     hop_frames: int = HOP_FRAMES,
     layers: Sequence[int] | None = None,
@@ -49,7 +49,7 @@ def frame_vectors(
     ----------
     embedder : Embedder
         The model.
-    log_mel : Tensor, shape (M, T)
+    log_mel : array_like, shape (M, T)
         Of any length from one frame.
     hop_frames : int
         Frames between vectors.
@@ -157,7 +157,7 @@ def _windows(config: Config, count: int) -> list[slice]:
 
 
 def mel_frames(
-    log_mel: Tensor,
+    log_mel: np.ndarray,
     config: SpectrogramConfig | None = None,
     *,
     hop_frames: int = HOP_FRAMES,
@@ -167,7 +167,7 @@ def mel_frames(
 
     Parameters
     ----------
-    log_mel : Tensor, shape (M, T)
+    log_mel : array_like, shape (M, T)
         Of any length from one frame.
     config : SpectrogramConfig
         The one it was made with.
@@ -185,14 +185,14 @@ def mel_frames(
     return windows.flatten(1).float().numpy(), frame_times_s(len(windows), hop_frames, config)
 
 
-def _around(log_mel: Tensor, hop_frames: int, width: int, silence: float) -> Tensor:
+def _around(log_mel: np.ndarray, hop_frames: int, width: int, silence: float) -> Tensor:
     """`width` frames around each frame of the hop: (K, M, width), a view of a padded (M, T)."""
     if log_mel.ndim != 2 or log_mel.shape[1] < 1 or hop_frames < 1:
         raise RequestError(
             f"log-mel has shape {tuple(log_mel.shape)}, hop_frames is {hop_frames}: expected (M, "
             "T) with a frame at least, and a hop of 1 or more."
         )
-    padded = nn.functional.pad(log_mel, (width // 2, width), value=silence)
+    padded = nn.functional.pad(torch.as_tensor(log_mel), (width // 2, width), value=silence)
     count = 1 + (log_mel.shape[1] - 1) // hop_frames
     return padded.unfold(1, width, hop_frames)[:, :count].movedim(1, 0)
 
@@ -212,7 +212,7 @@ def model_features(
     """:func:`frame_vectors` of the clips of a cache; one made with other settings is refused."""
     data = data.require(embedder.config.spectrogram)
     return lambda index: frame_vectors(
-        embedder, _log_mel(data, index), hop_frames=hop_frames, layers=layers
+        embedder, data.array(index), hop_frames=hop_frames, layers=layers
     )
 
 
@@ -222,12 +222,8 @@ def mel_features(
     """:func:`mel_frames` of the clips of a cache."""
     data = data.require(data.spectrogram.without_pitch)
     return lambda index: mel_frames(
-        _log_mel(data, index),
+        data.array(index),
         data.spectrogram,
         hop_frames=hop_frames,
         context_frames=context_frames,
     )
-
-
-def _log_mel(data: Cache, index: int) -> Tensor:
-    return torch.from_numpy(data.array(index))  # (M, T)
