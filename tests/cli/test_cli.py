@@ -489,7 +489,6 @@ def test_progress_in_a_pipe_is_plain_lines(capsys):
         ("embed Music", "--out is missing"),
         ("embed --out x.parquet", "SOURCES is missing"),
         ("pretrain", "CACHE and --out are missing"),
-        ("export", "--onnx is missing"),
         ("similar x.parquet", "--to is missing"),
         ("embed Music --worker 3", "there is no flag --worker: did you mean --workers?"),
         ("embed Music --out x.npy --workers -3", "--workers is -3, expected at least 0"),

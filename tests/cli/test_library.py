@@ -246,3 +246,5 @@ def test_export_writes_a_folder_for_transformers(bundled, run, tmp_path):
     assert new.identity == patchifier.load("patchifier-paper").identity
     said = run(f"export --hf {tmp_path}/x --onnx {tmp_path}/x.onnx", code=2).err
     assert "both --onnx and --hf are given, expected --onnx FILE or --hf FOLDER" in said
+    said = run("export", code=2).err
+    assert said == "patchifier export: --onnx is missing, expected --onnx FILE or --hf FOLDER.\n"
