@@ -24,7 +24,10 @@ LARGEST = 2**31 - 1  # of a number that may be a size; a bound that means "to th
 LARGEST_CONSTANT = 4_000_000  # bytes of a constant
 TO_THE_END = 2**62
 FLOAT, INT64 = 1, 7  # numbers of ONNX
-DTYPES = {FLOAT: np.dtype(np.float32), INT64: np.dtype(np.int64)}  # of weights
+DTYPES: dict[int, np.dtype] = {  # of weights
+    FLOAT: np.dtype(np.float32),
+    INT64: np.dtype(np.int64),
+}
 OPERATIONS = frozenset(
     [
         "Abs",

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from torch import Tensor
 
 from patchifier import embed, jobs
 from patchifier.config import RequestError, update
@@ -150,7 +149,7 @@ class PatchifierEmbedder(  # type: ignore[misc]
 
     def _log_mels(
         self, embedder: embed.Embedder, clips: Sequence[Any], good: list[int]
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[np.ndarray]:
         """Log-mels of the clips that have one; their rows are appended to `good`."""
         for row, clip in enumerate(clips):
             try:
