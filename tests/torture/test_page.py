@@ -3,8 +3,8 @@
 import json
 import re
 
-from tests.torture._page import FAULTS, PROMISES, page
 from tests.torture.__main__ import PAGE, RECORD, ROOT
+from tests.torture._page import FAULTS, PROMISES, page
 
 
 def test_every_test_that_the_page_names_exists():
