@@ -77,7 +77,9 @@ IMPORTED = [  # not lance, which no fork may have imported
     "patchifier.library.predict",
     "patchifier.train.finetune",
     "patchifier.train.pretrain",
-    "tests.torture._commands",
+    "tests.torture.disks",
+    "tests.torture.jobs",
+    "tests.torture.kills",
 ]
 
 
