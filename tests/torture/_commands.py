@@ -95,7 +95,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-LOCK = threading.RLock()
+LOCK, HELD, NUMBERS = threading.RLock(), contextlib.ExitStack(), itertools.count()
 
 
 # --- the commands ---
@@ -174,9 +174,6 @@ def home() -> Path:
     (root / "tiny.json").write_text(json.dumps(SETTINGS))
     run(["--version"], root)  # starts the server, whose time is no command's
     return root
-
-
-HELD, NUMBERS = contextlib.ExitStack(), itertools.count()
 
 
 @once
