@@ -214,9 +214,8 @@ class Ended:
     @property
     def said(self) -> list[str]:
         """Lines that say why it failed."""
-        return [
-            line for line in self.err.splitlines() if line.startswith(("patchifier", "Traceback"))
-        ]
+        starts = ("patchifier ", "patchifier:", "Traceback")
+        return [line for line in self.err.splitlines() if line.startswith(starts)]
 
 
 @once
