@@ -369,6 +369,7 @@ def n_changes(name: str) -> int:
 # --- results ---
 
 VOLATILE = {"clips_per_s", "command", "seconds", "seconds_per_second", "started"}
+UNLISTED = {".lance", "shards", "tensorboard"}  # read as a whole, or not
 UNREAD = {".png", ".html", ".md", ".onnx", ".jsonl"}
 
 
@@ -389,13 +390,14 @@ def contents(out: Path, *, hidden: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        if path.name.startswith(".") and (path.suffix == ".lock" or not hidden):
+        stray = path.name.startswith(".")
+        if stray and (path.suffix == ".lock" or not hidden):
             continue
         if path.name == "embeddings.lance":
             found[name] = _answers(path.parent)
         elif (path / "cache.json").exists() and (path / "index.jsonl").exists():
             found |= _log_mels(path)
-        elif path.is_file() and not {".lance", "shards", "tensorboard"} & _suffixes(path):
+        elif path.is_file() and (stray or not UNLISTED & _suffixes(path)):
             found[name] = _content(path)
     return found
 
@@ -405,7 +407,8 @@ def _suffixes(path: Path) -> set[str]:
 
 
 def _content(path: Path) -> Any:
-    if path.name in ("state.safetensors", "run.json") or path.suffix in UNREAD:
+    unread = path.name.startswith(".") or path.name in ("state.safetensors", "run.json")
+    if unread or path.suffix in UNREAD:
         return path.stat().st_size > 0
     if path.suffix == ".safetensors":
         return safetensors.numpy.load_file(path)
