@@ -77,7 +77,9 @@ IMPORTED = [  # not lance, which no fork may have imported
     "patchifier.library.predict",
     "patchifier.train.finetune",
     "patchifier.train.pretrain",
-    "tests.torture._commands",
+    "tests.torture.disks",
+    "tests.torture.jobs",
+    "tests.torture.kills",
 ]
 
 
@@ -93,7 +95,7 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-LOCK = threading.RLock()
+LOCK, HELD, NUMBERS = threading.RLock(), contextlib.ExitStack(), itertools.count()
 
 
 # --- the commands ---
@@ -174,9 +176,6 @@ def home() -> Path:
     return root
 
 
-HELD, NUMBERS = contextlib.ExitStack(), itertools.count()
-
-
 @once
 def undisturbed(line: str) -> tuple[Path, float]:
     """Folder in which a command has run without a fault, and the seconds that it took."""
@@ -215,9 +214,8 @@ class Ended:
     @property
     def said(self) -> list[str]:
         """Lines that say why it failed."""
-        return [
-            line for line in self.err.splitlines() if line.startswith(("patchifier", "Traceback"))
-        ]
+        starts = ("patchifier ", "patchifier:", "Traceback")
+        return [line for line in self.err.splitlines() if line.startswith(starts)]
 
 
 @once
@@ -371,6 +369,7 @@ def n_changes(name: str) -> int:
 # --- results ---
 
 VOLATILE = {"clips_per_s", "command", "seconds", "seconds_per_second", "started"}
+UNLISTED = {".lance", "shards", "tensorboard"}  # read as a whole, or not
 UNREAD = {".png", ".html", ".md", ".onnx", ".jsonl"}
 
 
@@ -391,13 +390,14 @@ def contents(out: Path, *, hidden: bool = True) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        if path.name.startswith(".") and (path.suffix == ".lock" or not hidden):
+        stray = path.name.startswith(".")
+        if stray and (path.suffix == ".lock" or not hidden):
             continue
         if path.name == "embeddings.lance":
             found[name] = _answers(path.parent)
         elif (path / "cache.json").exists() and (path / "index.jsonl").exists():
             found |= _log_mels(path)
-        elif path.is_file() and not {".lance", "shards", "tensorboard"} & _suffixes(path):
+        elif path.is_file() and (stray or not UNLISTED & _suffixes(path)):
             found[name] = _content(path)
     return found
 
@@ -407,7 +407,8 @@ def _suffixes(path: Path) -> set[str]:
 
 
 def _content(path: Path) -> Any:
-    if path.name in ("state.safetensors", "run.json") or path.suffix in UNREAD:
+    unread = path.name.startswith(".") or path.name in ("state.safetensors", "run.json")
+    if unread or path.suffix in UNREAD:
         return path.stat().st_size > 0
     if path.suffix == ".safetensors":
         return safetensors.numpy.load_file(path)
