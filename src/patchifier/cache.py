@@ -229,7 +229,8 @@ def _decode_clip(config: SpectrogramConfig, clip: Clip, known: str | None) -> _D
         clip.path, sample_rate=config.sample_rate, start_s=clip.start_s, end_s=clip.end_s, how=how
     )
     pieces = [  # (T', M)
-        piece.T.astype(np.float16) for piece in spectrogram.stream_log_mel(blocks, config)
+        piece.T.astype(np.float16, order="C")
+        for piece in spectrogram.stream_log_mel(blocks, config)
     ]
     return _Decoded(key, np.concatenate(pieces), tuple(how.notes))
 
