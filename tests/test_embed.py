@@ -536,15 +536,13 @@ def test_identity_changes_with_weights_and_with_what_decides_an_embedding():
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path):
     """Peak memory of a fresh process for three hours against three minutes."""
-    code = f"""
+    saved = embedder()
+    checkpoint.save(tmp_path / "model", checkpoint.checkpoint_of(saved))
+    code = """
 import resource, sys
-import torch
-torch.set_num_threads(1)
-from patchifier.config import Config, update
-from patchifier.nn.model import Patchifier
-from tests import builders
-config = update(Config(), {{"model": {TINY}}})
-assert builders.embedder(Patchifier(config), config).embed(sys.argv[1]).shape == (32,)
+import patchifier
+assert patchifier.load(sys.argv[1]).embed(sys.argv[2]).shape == (32,)
+assert "torch" not in sys.modules
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []
@@ -553,7 +551,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as stream:
             for part in range(minutes):
                 stream.write(sound(60.0, kind="noise", seed=part))
-        command = [sys.executable, "-c", code, path]
+        command = [sys.executable, "-c", code, tmp_path / "model", path]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.2 * peaks[0]

@@ -1,6 +1,7 @@
 """What people can rely on: the same vectors alone or together, in any order, again, on any number of threads; and no wrong input passes."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+import patchifier
 from patchifier import checkpoint, cli
 from patchifier.audio import SAMPLE_RATE as RATE
 from patchifier.checkpoint import Checkpoint
@@ -30,7 +32,7 @@ QUICK = settings(
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Embedder:
+def held() -> Checkpoint:
     """Every layer that there is, and windows that overlap; positions that show."""
     config = update(
         Config(), {"model": TINY, "embed": {"pooling": "mean+std", "layers": [0, 1, -1]}}
@@ -38,14 +40,25 @@ def encoder() -> Embedder:
     network = Patchifier(config, seed=0)
     with torch.no_grad():
         network.bottleneck.positions.mul_(10)
-    return builders.embedder(network, config)
+    return Checkpoint(network.eval(), config)
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "torch"])
+def encoder(request, held, tmp_path_factory) -> Embedder:
+    """The same model by each runtime."""
+    folder = tmp_path_factory.mktemp(request.param) / "model"
+    checkpoint.save(folder, held)
+    load = {"onnxruntime": patchifier.load, "torch": checkpoint.load_embedder}
+    return load[request.param](folder)
 
 
 @contextlib.contextmanager
 def on_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", str(count))  # of ONNX Runtime
+        yield
     torch.set_num_threads(before)
 
 
@@ -144,7 +157,7 @@ def require_equal_on_threads(encoder: Embedder, wave: np.ndarray) -> None:
     found = []
     for count in THREADS:
         with on_threads(count):
-            found.append(ways(encoder, wave))
+            found.append(ways(copy.deepcopy(encoder), wave))  # a session keeps its threads
     for other in found[1:]:
         for name, vectors in other.items():
             near(vectors, found[0][name], name)
@@ -161,6 +174,7 @@ def test_nor_does_it_in_the_papers_architecture(kind, request):
     """Its products are large enough to be shared among threads."""
     wave = request.getfixturevalue(kind)(seconds=21.0)
     require_equal_on_threads(builders.embedder(Patchifier(seed=0), Config()), wave)
+    require_equal_on_threads(patchifier.load("patchifier-paper"), wave)
 
 
 SILENCE = np.zeros(RATE, np.float32)
@@ -192,7 +206,7 @@ def test_wrong_input_is_refused_by_every_way_to_a_vector(encoder, ask, wrong):
 
 
 @pytest.fixture(scope="module")
-def home(encoder, tmp_path_factory):
+def home(held, encoder, tmp_path_factory):
     """Two songs, a table of theirs, the model and another one."""
     root = tmp_path_factory.mktemp("home")
     for name in ("empty", "songs", "alien"):
@@ -204,10 +218,10 @@ def home(encoder, tmp_path_factory):
     table = pa.table({"path": ["a"], "embedding": [[1.0, 2.0]]})
     parquet.write_table(table, root / "alien" / "alien.parquet")
     for name, model in (
-        ("model", encoder.network.model),
-        ("other", Patchifier(encoder.config, seed=1)),
+        ("model", held.model),
+        ("other", Patchifier(held.config, seed=1)),
     ):
-        checkpoint.save(root / name, Checkpoint(model, encoder.config))
+        checkpoint.save(root / name, Checkpoint(model, held.config))
     build.embed_library(root / "songs", root / "songs.parquet", embedder=encoder, workers=1)
     return root
 

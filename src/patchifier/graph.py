@@ -24,10 +24,7 @@ LARGEST = 2**31 - 1  # of a number that may be a size; a bound that means "to th
 LARGEST_CONSTANT = 4_000_000  # bytes of a constant
 TO_THE_END = 2**62
 FLOAT, INT64 = 1, 7  # numbers of ONNX
-DTYPES: dict[int, np.dtype] = {  # of weights
-    FLOAT: np.dtype(np.float32),
-    INT64: np.dtype(np.int64),
-}
+DTYPES: dict[int, np.dtype[Any]] = {FLOAT: np.dtype("f4"), INT64: np.dtype("i8")}  # of weights
 OPERATIONS = frozenset(
     [
         "Abs",
@@ -212,7 +209,7 @@ def _checked_names(path: Path, content: bytes, weights: Mapping[str, np.ndarray]
     """Names of the weights of a graph, after all checks."""
     try:
         tensors = list(_tensors(path, content))
-    except (IndexError, ValueError, UnicodeDecodeError) as error:
+    except (IndexError, TypeError, ValueError) as error:
         if isinstance(error, RequestError):
             raise
         raise graph_error(path, "it is not an ONNX graph") from error
@@ -256,7 +253,7 @@ def _tensors(path: Path, content: bytes) -> Iterator[_Tensor]:
 
 
 def _check_node(path: Path, node: Mapping[int, Sequence[Any]]) -> None:
-    kind = bytes(node.get(4, [b""])[-1]).decode()
+    kind = _bytes(node, 4).decode()
     if kind not in OPERATIONS or node.get(7, [b""])[-1]:
         raise graph_error(path, f"it has the operation {kind!r}, which no graph of a model needs")
     for attribute in map(_message, node.get(5, [])):
@@ -274,7 +271,7 @@ def _tensor(path: Path, content: bytes) -> _Tensor:
     shape = tuple(_packed(tensor.get(1, [])))
     for number in shape:
         _check_size(path, number)
-    name = bytes(tensor.get(8, [b""])[-1]).decode()
+    name = _bytes(tensor, 8).decode()
     external = bool(tensor.get(14, [0])[-1]) or 13 in tensor
     if external:
         places = [_message(each) for each in tensor.get(13, [])]
@@ -284,7 +281,7 @@ def _tensor(path: Path, content: bytes) -> _Tensor:
         raise graph_error(path, f"the constant {name} has {len(content):,} bytes")
     kind = tensor.get(2, [0])[-1]
     if kind == INT64:
-        raw = bytes(tensor.get(9, [b""])[-1])
+        raw = _bytes(tensor, 9)
         for number in (
             *np.frombuffer(raw[: len(raw) // 8 * 8], "<i8"),
             *_packed(tensor.get(7, [])),
@@ -343,6 +340,14 @@ def _integer(view: memoryview, place: int) -> tuple[int, int]:
             raise ValueError("an integer is too long")
     number &= 2**64 - 1
     return number - 2**64 if number >= 2**63 else number, place
+
+
+def _bytes(message: Mapping[int, Sequence[Any]], field: int) -> bytes:
+    """Bytes of a field, of which the last one counts."""
+    value = message.get(field, [b""])[-1]
+    if not isinstance(value, bytes):  # an integer, of which bytes() would make as many zeros
+        raise ValueError(f"field {field} holds a number")
+    return value
 
 
 def _packed(values: Sequence[Any]) -> Iterator[int]:

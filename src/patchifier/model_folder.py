@@ -74,7 +74,7 @@ class ModelFolder:
         """Number of parameters of each part of the model, such as "extractor"."""
         counts = Counter[str]()
         for name, shape in self.shapes().items():
-            kind, part = name.split(".")[:2]
+            kind, part, *_ = name.split(".")
             if kind == "model" and part != "readout" and not name.endswith(BUFFERS):
                 counts[part] += math.prod(shape)
         return dict(counts)

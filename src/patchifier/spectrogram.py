@@ -19,6 +19,8 @@ from patchifier.filters import analysis_window, at_half_rate, filter_banks, mel_
 from patchifier.power import PowerSpectrum
 
 CHUNK = 128  # frames transformed at once: 1 MB of float32; fewer cost calls, more leave the cache
+# products of matrices round each frame alike if there are a multiple of so many
+ALIKE = 16
 # bands multiplied at once, lower and upper half: a group needs only its own stretch of frequencies,
 # wider further up
 BAND_GROUPS = (16, 8)
@@ -160,15 +162,16 @@ def _blas() -> threadpoolctl.ThreadpoolController:
 
 
 def _bank_power(frames: np.ndarray, bank: "Bank") -> np.ndarray:
-    """Power (M', T') in each band of a bank."""
-    squares = bank.power(frames)  # (D, 2, C, T')
+    """Power (M', T') in each band of a bank; the bits do not depend on the frames beside one."""
+    count = frames.shape[-1]
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, -count % ALIKE)))
+    squares = bank.power(padded)  # (D, 2, C, T'), T' rounded up
     flat = squares.reshape(len(squares), -1, squares.shape[-1])  # (D, 2 C, T')
-    return np.concatenate(
-        [
-            filters @ flat[first:last].reshape(-1, flat.shape[-1])
-            for first, last, filters in bank.groups
-        ]
-    )
+    rows = [
+        filters @ flat[first:last].reshape(-1, flat.shape[-1])
+        for first, last, filters in bank.groups
+    ]
+    return np.concatenate(rows)[:, :count]
 
 
 def _relative(decibels: np.ndarray, config: SpectrogramConfig) -> np.ndarray:

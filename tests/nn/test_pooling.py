@@ -12,7 +12,6 @@ from patchifier.cache import Cache
 from patchifier.config import Config, RequestError, summary_sizes, update
 from patchifier.embed import Embedder
 from patchifier.evaluate.encoders import encoders
-from patchifier.nn import pooling
 from patchifier.nn.descriptors import DESCRIPTORS, size_of
 from patchifier.nn.equivariant import ESTIMATES, ESTIMATORS
 from patchifier.nn.model import Patchifier
@@ -131,7 +130,7 @@ def test_frames_that_an_anchored_patch_repeats_are_heard_once(frames):
 def test_the_version_of_summaries_is_part_of_the_identity_of_vectors_that_hold_some(monkeypatch):
     configs = config_of(), config_of(summaries=[])
     before = [embedder_of(each).identity for each in configs]
-    monkeypatch.setattr(pooling, "VERSION", 10_000)
+    monkeypatch.setattr("patchifier.embed.DESCRIPTORS_VERSION", 10_000)
     after = [embedder_of(each).identity for each in configs]
     assert (before[0] != after[0], before[1] == after[1]) == (True, True)
 
