@@ -21,11 +21,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import torch
 from music import make
 from timing import RESULTS, keep, say, timed
 
-from patchifier import audio, embed
+from patchifier import audio, embed, jobs
 from patchifier.datasets import Clip
 from patchifier.integrations import object_store, ray
 from patchifier.library import build
@@ -111,7 +110,7 @@ def loaded(flags):
 
 def measured(embedder, minutes, files=3):
     """Tracks in a second of one core's time, whoever else is on the machine, and what part of it decoding and resampling take."""
-    torch.set_num_threads(1)
+    jobs.use_one_thread()
     with tempfile.TemporaryDirectory() as folder:
         clips = [Clip(str(path), str(path)) for path in make(Path(folder), files, 60 * minutes)]
         rounds = []

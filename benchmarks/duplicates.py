@@ -13,11 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-import torch
 from leaks import CHANGES, RATE
 
 import patchifier
-from patchifier import audio, datasets
+from patchifier import audio, datasets, jobs
 from patchifier.datasets import Clip
 from patchifier.train.run import machine
 
@@ -31,7 +30,7 @@ COPIES = {
 
 def vectors(task: tuple[str, Clip, int]) -> np.ndarray:
     """Embed one clip, then each of its copies: (1 + copies, E), of length 1."""
-    torch.set_num_threads(1)
+    jobs.use_one_thread()
     name, clip, seed = task
     model, sound = patchifier.load(name), audio.load(clip.path)
     copies = [

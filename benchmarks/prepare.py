@@ -18,13 +18,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from music import make
 from timing import keep, say, timed
 
-from patchifier import audio, cache
+from patchifier import audio, cache, jobs
 from patchifier.datasets import Clip, Dataset
-from patchifier.jobs import process_pool
 
 LONG_S, SHORT_S = 30, 5
 BUILD = """
@@ -59,7 +57,7 @@ def against_decoding(folder, files, rounds, workers):
         shutil.rmtree(out)
 
     def decode(part):
-        with process_pool(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with jobs.process_pool(workers, initializer=jobs.use_one_thread) as pool:
             return sum(pool.map(decode_alone, part))
 
     ways = {"decode": decode, "prepare": prepare}

@@ -34,7 +34,7 @@ WARM = 5  # queries that are not timed
 
 
 def demo_vectors(model):
-    from patchifier import datasets, embed  # import torch
+    from patchifier import datasets, embed
 
     embedder = embed.load(model)
     return np.concatenate(
@@ -197,7 +197,7 @@ def line(facts):
 
 
 def main():
-    from patchifier.io import write_json  # imports torch
+    from patchifier.io import write_json
     from patchifier.train.run import machine
 
     parser = argparse.ArgumentParser(

@@ -310,7 +310,8 @@ def test_without_the_hubs_package_the_error_has_the_command(monkeypatch):
 
 
 def test_a_model_that_is_pushed_comes_back_the_same(hub, folder, wave):
-    url = hf.HubModel.from_pretrained(folder).push_to_hub("me/mine", token="hf_secret")
+    model = hf.HubModel.from_pretrained(folder)
+    url = model.push_to_hub("me/mine", token="hf_secret")
     files = hub.repositories["me/mine"]["main"]
     names = {"config.json", "model.safetensors", "README.md", "preprocessor_config.json"} | GRAPHS
     assert set(files) == {".gitattributes", *names}
@@ -318,12 +319,13 @@ def test_a_model_that_is_pushed_comes_back_the_same(hub, folder, wave):
     assert url == hub.url(f"/me/mine/commit/{commit(files)}")
     assert hub.tokens == {"Bearer hf_secret"}
     assert "license: apache-2.0" in hub.cards[0]
-    expected = embed.load(folder).embed(wave, RATE)
     for revision in ({}, {"revision": "main"}):
         back = hf.HubModel.from_pretrained("me/mine", **revision)
         assert back.facts == {"steps": 7}
-        np.testing.assert_array_equal(back.embed(wave, RATE), expected)
-    assert embed.load("hf://me/mine").identity == embed.load(folder).identity
+        np.testing.assert_array_equal(back.embed(wave, RATE), model.embed(wave, RATE))
+    found, expected = embed.load("hf://me/mine"), embed.load(folder)
+    assert found.identity == expected.identity
+    np.testing.assert_array_equal(found.embed(wave, RATE), expected.embed(wave, RATE))
 
 
 def test_the_auto_classes_read_what_was_pushed(hub, folder, wave):

@@ -11,10 +11,11 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from patchifier import audio, jobs
+from patchifier import audio, checkpoint, jobs
 from patchifier.config import RequestError
-from patchifier.embed import Embedder
+from patchifier.embed import Embedder, load
 from patchifier.library import predict
+from patchifier.model_folder import OnnxNetwork
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from tests import builders, small
@@ -25,11 +26,11 @@ CONFIG, NAMES = small.config(), ("calm", "loud", "odd")
 MOOD = ("numbers", ("arousal", "valence"))
 
 
-def model(kind="one-of", names=NAMES):
+def model(kind="one-of", names=NAMES, config=CONFIG):
     torch.manual_seed(0)
     head = Head(16, len(names))
     torch.nn.init.normal_(head.linear.weight, std=4.0)
-    return builders.embedder(Patchifier(CONFIG, seed=0), CONFIG, head=head, task=Task(kind, names))
+    return builders.embedder(Patchifier(config, seed=0), config, head=head, task=Task(kind, names))
 
 
 @pytest.fixture
@@ -59,6 +60,18 @@ def read_csv(path):
 
 def interrupt(*_):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [("one-of", "cls"), ("many-of", "mean"), ("numbers", "mean")]
+)
+def test_the_graph_of_a_saved_model_gives_the_answers_of_torch(kind, pooling, songs, tmp_path):
+    by_torch = model(kind, config=small.config(finetune={"pooling": pooling}))
+    files = [songs / "a.wav", songs / "d.wav"]
+    checkpoint.save(tmp_path / "model", checkpoint.checkpoint_of(by_torch))
+    by_graph = load(tmp_path / "model")
+    assert isinstance(by_graph.network, OnnxNetwork)
+    np.testing.assert_allclose(by_graph.predict(files), by_torch.predict(files), atol=1e-5)
 
 
 def test_rows_are_the_models_answers(ask, tmp_path):
