@@ -352,7 +352,9 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
-@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize(
+    "make", [lambda path: os.mkfifo(path), lambda path: os.symlink("/dev/zero", path)]
+)
 def test_a_pipe_or_a_device_is_no_graph(make, folder):
     (folder / GRAPH).unlink()
     make(folder / GRAPH)
