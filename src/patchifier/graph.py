@@ -172,7 +172,7 @@ class Session:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in self.weights.values()]
         options.add_external_initializers(list(self.weights), values)
         return onnxruntime.InferenceSession(
-            self.content, options, providers=["CPUExecutionProvider"]
+            self.content, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
 
 
