@@ -91,7 +91,8 @@ class ReconstructGraph(nn.Module):
     def forward(self, patches: Tensor, mask: Tensor) -> Tensor:
         """Mel bands (N, 1, n_mels, T) of patches (N, 1, M, T); `mask` (N,) is True where masked."""
         bottleneck = self.model.bottleneck
-        vectors = self.model.extractor(patches)[None]  # (1, N, D)
+        order = torch.arange(mask.shape[0])  # else the exporter fixes N to that of its example
+        vectors = self.model.extractor(patches)[order][None]  # (1, N, D)
         sequence = bottleneck.forward_layers(bottleneck.embed(vectors, mask[None]))[-1]
         return self.model.forward_decoder(sequence[0, 1:])
 
