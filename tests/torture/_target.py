@@ -1,6 +1,8 @@
-"""What a fuzzer runs in a process of its own: `python -m tests.torture._target NAME CORPUS ...`.
+"""What a fuzzer runs in a process of its own.
 
-`make torture` runs it; so can `ClusterFuzzLite`, or a person with libFuzzer's options.
+    python -m tests.torture._target decode CORPUS -max_total_time=60
+
+Behind the target and a folder of files come options of libFuzzer.
 """
 
 import math

@@ -157,6 +157,8 @@ def decode(path: Path, least_s: float) -> str:
                 return "samples that are no finite float32"
     except RequestError as error:
         return unclear(error, str(path))
+    except MemoryError:  # what a header asks for is refused, and a job names the file
+        return ""
     length_s = samples / audio.SAMPLE_RATE
     return "" if length_s >= least_s else f"{length_s:.2f} of {least_s:.2f} s without a word"
 
