@@ -98,7 +98,7 @@ def embed_library(
     except OSError as error:
         raise RequestError(
             f"--out is {out}, but its folder cannot be made ({error.strerror}): choose another "
-            "place."
+            "place, or make room."
         ) from error
     with folder_lock(job.folder, "embed"):
         job.begin()
