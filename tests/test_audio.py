@@ -1,5 +1,6 @@
 """From a file to a waveform: formats, rates, parts, bounded memory, and every way in which a file can be bad."""
 
+import errno
 import os
 import re
 import shutil
@@ -515,6 +516,16 @@ def test_samples_that_make_no_sense_are_refused(samples: Any, rate: Any, reason:
 def test_saved_waveform_is_turned_down_and_not_clipped(tmp_path: Path, tone: Callable) -> None:
     audio.save(tmp_path / "loud.wav", tone(440, level=2.0))
     np.testing.assert_allclose(audio.load(tmp_path / "loud.wav"), tone(440, level=1.0), atol=1e-3)
+
+
+def test_a_waveform_that_there_is_no_room_for_is_an_error_of_the_system(
+    tmp_path: Path, tone: Callable, small_files: Callable
+) -> None:
+    small_files(1000)
+    with pytest.raises(OSError) as caught:
+        audio.save(tmp_path / "x.wav", tone())
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "x.wav"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("stated", "reported"), [(None, False), (0, True)])

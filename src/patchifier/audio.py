@@ -4,6 +4,7 @@
 memory than a short one.
 """
 
+import io
 import math
 import os
 import stat
@@ -19,6 +20,7 @@ import soxr
 from patchifier import sandbox
 from patchifier.config import RequestError
 from patchifier.decode import AudioError, Decoding, mono_blocks, too_long
+from patchifier.io import replaced_file
 
 SAMPLE_RATE = 22_050  # paper 4.4
 # 46 dB over full scale: no recording of floats gets there; integers that were not scaled do
@@ -336,4 +338,7 @@ def save(path: str | Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE)
     Beyond full scale it is turned down, not clipped.
     """
     peak = float(np.abs(waveform).max(initial=0.0))
-    soundfile.write(str(path), waveform / max(1.0, peak), sample_rate, subtype="PCM_16")
+    content = io.BytesIO()
+    soundfile.write(content, waveform / max(1.0, peak), sample_rate, format="WAV", subtype="PCM_16")
+    with replaced_file(Path(path)) as new:  # on a full disk libsndfile says "System error"
+        new.write_bytes(content.getvalue())

@@ -1,3 +1,4 @@
+import errno
 import html
 import http.server
 import itertools
@@ -267,6 +268,21 @@ def test_a_build_that_is_killed_leaves_the_index_that_was_there(
     assert len(search.Index.open(place)) == 5
     build(one)
     assert len(search.Index.open(place)) == 1
+
+
+@pytest.mark.parametrize("change", ["build", "update"])
+def test_no_room_for_an_index_is_an_error_of_the_system(change, build, circle, place, monkeypatch):
+    def full(*arguments, **options):
+        raise RuntimeError("lance error: No space left on device (os error 28), writer.rs:258")
+
+    build(circle)
+    monkeypatch.setattr(search.index, "_create", full)
+    monkeypatch.setattr(search.Index, "_update", full)
+    index = search.Index.open(place)
+    with pytest.raises(OSError) as caught:
+        build(circle) if change == "build" else index.update(circle)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(place))
+    assert len(search.Index.open(place)) == 5
 
 
 def test_a_folder_of_parts_is_read_a_part_at_a_time_and_checked_to_the_last(

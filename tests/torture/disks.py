@@ -219,7 +219,7 @@ FAULTS = {
         36,
         0,
     ),
-    "a read-only disk": (Fault(read_only, disk, "mount it for writing"), len(NAMES), 0),
+    "a read-only disk": (Fault(read_only, disk, "choose another place"), len(NAMES), 0),
 }
 ATTACKS = [
     Attack(

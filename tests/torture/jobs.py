@@ -255,7 +255,8 @@ def more_memory(most_mb: int) -> None:
 
 def second_job(name: str, folder: Path, draw: np.random.Generator) -> str:
     """Start a command twice; the second one meets the first at a random change of a file."""
-    words, number = place(name, folder), int(draw.integers(2, n_changes(name)))
+    new_folder(folder, COMMANDS[name].line)
+    words, number = COMMANDS[name].words(), int(draw.integers(2, n_changes(name)))
     first = Job(words, folder, small_parts, functools.partial(at_change, pause, number))
     while first.process.is_alive() and not (folder / "paused").exists():
         time.sleep(0.01)

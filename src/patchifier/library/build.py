@@ -120,7 +120,7 @@ def _embed(
     except OSError as error:
         raise RequestError(
             f"--out is {out}, but its folder cannot be made ({error.strerror}): choose another "
-            "place."
+            "place, or make room."
         ) from error
     with folder_lock(job.folder, "embed"):
         job.begin()

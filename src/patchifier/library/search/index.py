@@ -304,9 +304,22 @@ class Index(VectorStore):
             return query.maximum_nprobes(0).to_arrow()
 
 
-def _alone(place: str | Path) -> contextlib.AbstractContextManager[None]:
-    """Hold an index in a folder against a second change; an object store has no locks."""
-    return contextlib.nullcontext() if is_uri(place) else file_lock(Path(place), "index job")
+@contextlib.contextmanager
+def _alone(place: str | Path) -> Iterator[None]:
+    """Hold an index in a folder against a second change; an object store has no locks.
+
+    LanceDB's RuntimeError about a full disk becomes an OSError.
+    """
+    lock = contextlib.nullcontext() if is_uri(place) else file_lock(Path(place), "index job")
+    with lock:
+        try:
+            yield
+        except RuntimeError as error:
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            if not found:
+                raise
+            code = int(found[1])
+            raise OSError(code, os.strerror(code), str(place)) from error
 
 
 def _connect_module() -> Any:
