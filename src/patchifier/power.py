@@ -13,6 +13,7 @@ Shapes: S samples, n samples in a frame, T frames, c and d indices of a frequenc
 import numpy as np
 
 COLUMNS = 64  # a: c has 33 values
+SMALLEST = 1e-12  # of the spectrum of a constant, relative to its largest value
 
 
 class PowerSpectrum:
@@ -58,6 +59,10 @@ class PowerSpectrum:
         imaginary = np.stack([second.imag, second.real], axis=-1)
         rows = np.stack([real, imaginary], axis=1)  # (D, 2, b, 2)
         self.second = rows.reshape(2 * len(d), 2 * b).astype(dtype)
+        constant = np.fft.fft(window)[(c + a * d[:, None]) % n]  # of a constant of 1: (D, C)
+        parts = np.stack([constant.real, constant.imag], axis=1)  # (D, 2, C)
+        self.places = np.flatnonzero(np.abs(parts) > SMALLEST * np.abs(parts).max())
+        self.constant = parts.ravel()[self.places, None].astype(dtype)
 
     def frames(self, samples: np.ndarray, *, hop: int) -> np.ndarray:
         """View (b, a, T) of the frames that start every `hop` of the samples (S,)."""
@@ -67,12 +72,20 @@ class PowerSpectrum:
         return np.lib.stride_tricks.as_strided(samples, shape, strides, writeable=False)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Squares (D, 2, C, T) of the real and imaginary parts of frames (b, a, T)."""
-        count = frames.shape[-1]
-        partial = self.first @ np.ascontiguousarray(frames)  # (b, 2 C, T)
+        """Squares (D, 2, C, T) of the real and imaginary parts of frames (b, a, T).
+
+        The mean of a frame is left out of the products and added behind them, so that a constant
+        leaves no rounding in other frequencies.
+        """
+        samples = np.array(frames, order="C")
+        level = samples.reshape(self.n, -1).mean(axis=0)  # (T,)
+        samples -= level
+        partial = self.first @ samples  # (b, 2 C, T)
         parts = self.second @ partial.reshape(2 * self.b, -1)  # (2 D, C T)
+        parts = parts.reshape(-1, len(level))  # (2 D C, T)
+        parts[self.places] += self.constant * level
         np.multiply(parts, parts, out=parts)
-        return parts.reshape(len(self.bins), 2, -1, count)
+        return parts.reshape(len(self.bins), 2, -1, len(level))
 
     def filters(self, filters: np.ndarray) -> np.ndarray:
         """Filters (M, F) arranged as the result, (M, D, 2, C): each frequency counts once."""

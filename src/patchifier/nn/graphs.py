@@ -185,6 +185,7 @@ def _export(
     onnx, file = need("onnx"), io.BytesIO()
     with exportable(), torch.no_grad():
         _make_distinct(graph)
+        graph.eval()(*example.values())  # constants are computed now, not in the graph
         torch.onnx.export(
             graph.eval(),
             tuple(example.values()),
