@@ -314,6 +314,7 @@ def test_a_model_that_is_pushed_comes_back_the_same(hub, folder, wave):
     url = model.push_to_hub("me/mine", token="hf_secret")
     files = hub.repositories["me/mine"]["main"]
     names = {"config.json", "model.safetensors", "README.md", "preprocessor_config.json"} | GRAPHS
+    names |= {"modeling_patchifier.py"}
     assert set(files) == {".gitattributes", *names}
     assert files["model.safetensors"] in hub.store.values()  # weights went the way of large files
     assert url == hub.url(f"/me/mine/commit/{commit(files)}")

@@ -97,6 +97,7 @@ def run_quietly(tmp_path_factory, child_environment, tiny_settings, tone, noise)
         commands = {name: f"{name} {line}" for name, line in lines.items()}
         script = [sys.executable, "script.py", json.dumps(commands)]
         environment = child_environment | {"PYTHONPATH": paths, "SOCKETS": "start.log"}
+        environment["HF_HUB_OFFLINE"] = "0"  # other tests set it
         done = subprocess.run(script, cwd=root, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         tried = {path.stem: path.read_text() for path in root.glob("*.log")}

@@ -290,7 +290,7 @@ def test_id_of_zero_is_an_id(tmp_path):
     [
         ("t.csv", "path,label\na.wav,x\nb.wav\n", "row 2: has another number of fields"),
         ("t.csv", "path,label\na.wav,x\nb.wav,y,z\n", "row 2: has another number of fields"),
-        ("t.csv", "name,label\na.wav,x\n", "row 1: has no path.*name, label"),
+        ("t.csv", "name,label\na.wav,x\n", "row 1: has no path.*'name', 'label'"),
         ("t.csv", "path,label\na.wav,x\n,y\n", "row 2: has no path"),
         (
             "t.csv",

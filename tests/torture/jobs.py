@@ -285,7 +285,10 @@ def when_ready() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, both)
 
     def main() -> int:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+        except KeyboardInterrupt:
+            return 130  # it came before the command
         return work()
 
     cli.main = main
@@ -294,7 +297,7 @@ def when_ready() -> None:
 def interrupted(name: str, folder: Path, draw: np.random.Generator) -> str:
     """Send a signal at a random instant: exit code 130, soon, and no process stays; then go on."""
     words, number = place(name, folder), int(draw.choice([signal.SIGINT, signal.SIGTERM]))
-    job = Job(words, folder, small_parts, when_ready)
+    job = Job(words, folder, when_ready, small_parts)
     wait_s = draw.uniform(0, 0.8 * undisturbed(COMMANDS[name].line)[1])
     job.process.join(wait_s)
     job.signal(number)
