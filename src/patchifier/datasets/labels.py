@@ -13,8 +13,7 @@ JSON: list of objects          MARBLE's chords: ``start_time``, ``end_time``, ``
 JSON: list of lists            ``[time]``, ``[time, position]`` or ``[start, end, label]``
 =============================  =====================================================================
 
-Blank lines and lines that begin with ``#`` are skipped. :func:`infer_task` finds the task of a
-table of such labels.
+Blank lines and lines that begin with ``#`` are skipped. :func:`infer_task` finds the task.
 """
 
 import math
@@ -87,9 +86,8 @@ def read(path: Path, metric: str = "") -> Annotation:
             "it so."
         ) from error
     except ValueError as error:  # a zero byte or half a character in the name
-        raise RequestError(
-            f"{written_name(path)}: labels cannot be read ({error}): correct their name."
-        ) from error
+        reason = f"labels cannot be read ({error}): correct their name."
+        raise RequestError(f"{written_name(path)}: {reason}") from error
     if path.suffix.lower() == ".jams":
         return _jams(text, str(path), metric)
     return _parse_lines(text, str(path), events=path.suffix.lower() == ".beats")
