@@ -24,6 +24,7 @@ CLIPS = ROOT / "src" / "patchifier" / "datasets" / "demo_clips" / "clips"
 MOST_MB = 400
 COMMANDS = [
     "info",
+    "info --system",
     "embed {music} --out {out}.parquet --workers 1",
     "similar {out}.parquet --to {song}",
     "duplicates {out}.parquet",

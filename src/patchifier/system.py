@@ -17,7 +17,9 @@ from typing import Any
 
 import patchifier
 
-PACKAGES = ("torch", "numpy", "soundfile", "soxr", "av", "mutagen", "pyarrow", "safetensors")
+PACKAGES = (
+    "numpy", "onnxruntime", "torch", "soundfile", "soxr", "av", "mutagen", "pyarrow", "safetensors",
+)  # fmt: skip
 CODECS = {  # inside the one library file of soundfile's wheels; no function gives these versions
     "mpg123": rb"\0(1\.[23]\d\.\d+)\0",
     "FLAC": rb"reference libFLAC (\d[\d.]*)",
