@@ -503,3 +503,11 @@ def test_tensors_are_written_as_safetensors_writes_them(tmp_path):
     checkpoint.write_tensors(tmp_path / "ours", tensors, metadata=metadata)
     safetensors.torch.save_file(tensors, tmp_path / "theirs", metadata=metadata)
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_other_types_than_half_and_single_precision_are_not_written(tmp_path):
+    config = update(Config(), {"model": TINY})
+    model = Checkpoint(Patchifier(config), config)
+    with pytest.raises(RequestError, match="dtype is torch.bfloat16, expected torch.float16 or"):
+        save(tmp_path / "model", model, dtype=torch.bfloat16)
+    assert not (tmp_path / "model").exists()

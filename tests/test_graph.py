@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import safetensors
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file, save_file
 
 import patchifier
 from patchifier import checkpoint, graph, weights
@@ -285,14 +287,14 @@ STRANGERS: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "If": (add(inner_graph("If")), "operation 'If'"),
     "Loop": (add(inner_graph("Loop")), "operation 'Loop'"),
     "Scan": (add(inner_graph("Scan")), "operation 'Scan'"),
-    "a graph in an attribute": (add(inner_graph("Relu")), "an attribute of Relu"),
+    "a graph in an attribute": (add(inner_graph("Relu")), "has a part"),
     "unknown operation": (add(helper.make_node("Evil", ["x"], ["y"])), "operation 'Evil'"),
     "operation of others": (
         add(helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")),
-        "operation 'Gelu'",
+        "has a part",
     ),
     "operations of others": (add_operations_of_others, "not ONNX's own"),
-    "a function": (add_function, "a model in it has a part"),
+    "a function": (add_function, "has a part"),
     "no such weight": (lambda m: change_weight(m, name="model.none"), "safetensors has none"),
     "another type": (lambda m: change_weight(m, data_type=TensorProto.INT64), "needs .* int64"),
     "another shape": (change_shape, "of shape .* and model.safetensors has float32 of shape"),
@@ -310,6 +312,9 @@ def test_a_graph_of_a_stranger_is_refused(name, folder):
     change(model)
     (folder / GRAPH).write_bytes(model.SerializeToString())
     refused(folder, said)
+
+
+NO_GRAPH = "is not an ONNX graph|has a part"
 
 
 def number_of(field: int, number: int) -> bytes:
@@ -336,13 +341,31 @@ NUMBERS = {
 @pytest.mark.parametrize("what", NUMBERS)
 def test_a_number_in_place_of_a_part_is_refused_and_takes_no_memory(what, folder):
     (folder / GRAPH).write_bytes(NUMBERS[what])
-    refused(folder, "it is not an ONNX graph")
+    refused(folder, NO_GRAPH)
+
+
+RELU = helper.make_node("Relu", ["x"], ["y"]).SerializeToString()
+HUGE = numpy_helper.from_array(np.array([2**40]), "size").SerializeToString()
+# A key of more than 32 bits, of which ONNX Runtime reads the lower ones: field 4, the operation.
+ALIAS = b"\xa2\x80\x80\x80\x10" + b"\x02If"
+HIDDEN = {
+    "an operation behind a long key": message_of(7, message_of(1, RELU + ALIAS)),
+    "operations of others by a number": message_of(7, message_of(1, RELU + number_of(7, 0))),
+    "a type behind an empty text": message_of(7, message_of(5, HUGE + message_of(2, b""))),
+    "a place behind a long key": message_of(7, message_of(5, HUGE + message_of(13, ALIAS))),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_a_part_that_onnx_runtime_would_read_otherwise_is_refused(what, folder):
+    (folder / GRAPH).write_bytes(HIDDEN[what])
+    refused(folder, "has a part")
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph " * 99, b"\xff" * 99, b"\x3a" + b"\x80" * 99])
 def test_a_file_that_is_no_graph_is_refused(content, folder):
     (folder / GRAPH).write_bytes(content)
-    refused(folder, "it is not an ONNX graph")
+    refused(folder, NO_GRAPH)
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(folder):
@@ -411,3 +434,21 @@ def test_a_graph_that_fails_while_it_runs_ends_in_one_line(folder):
     assert isinstance(message, str)
     assert "ONNX Runtime cannot use it" in message
     assert "\n" not in message
+
+
+def test_a_tensor_of_no_part_of_a_model_is_refused(folder):
+    path = folder / "model.safetensors"
+    with safetensors.safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    tensors = load_file(path) | {"foo": np.zeros(1, np.float32)}
+    save_file(tensors, path, metadata=metadata)
+    for read in (patchifier.load, checkpoint.load):
+        with pytest.raises(RequestError, match=r"the weights have \['foo'\] besides"):
+            read(folder)
+
+
+def test_a_mask_of_another_shape_is_refused(folder):
+    model = patchifier.load(folder)
+    log_mel = model.log_mel(np.zeros(5 * 22_050, np.float32), 22_050)
+    with pytest.raises(RequestError, match=r"mask has shape \(2, 1\)"):
+        model.reconstruct(log_mel, np.ones((2, 1), bool))

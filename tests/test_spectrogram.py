@@ -1,11 +1,13 @@
 """Log-mel against librosa and against known answers; patches and back; sound and back."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import librosa
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -304,3 +306,16 @@ def test_sound_follows_from_the_seed(tone):
     )
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
+
+
+def test_products_of_other_threads_keep_their_own_number_of_threads(noise):
+    def threads() -> list[int]:
+        found = threadpoolctl.threadpool_info()
+        return [one["num_threads"] for one in found if one["user_api"] == "blas"]
+
+    before, wave = threads(), noise(2)
+    expected = spectrogram.log_mel(wave)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(spectrogram.log_mel, [wave] * 20):
+            np.testing.assert_array_equal(found, expected)
+    assert threads() == before

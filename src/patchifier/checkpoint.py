@@ -86,8 +86,10 @@ def save(
     Raises
     ------
     RequestError
-        If a number is too large for `dtype`; nothing is written.
+        If `dtype` is another one, or a number is too large for it; nothing is written.
     """
+    if dtype not in (torch.float16, torch.float32):
+        raise RequestError(f"dtype is {dtype}, expected torch.float16 or torch.float32.")
     model, config = without_other_statistics(checkpoint.model, checkpoint.config)
     checkpoint = dataclasses.replace(checkpoint, model=model, config=config)
     header = {
@@ -348,7 +350,7 @@ def find_device(name: str) -> str:
         )
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0].partition(" at start")[0]
         raise RequestError(
             f"device is {name!r}, expected one that torch has here, such as 'cpu', 'cuda', 'mps' "

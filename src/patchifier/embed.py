@@ -215,7 +215,7 @@ class Embedder:
     ) -> Embedding:
         """Predict for stretches of music, with the arguments of :meth:`embed_windows`.
 
-        `start_s` and `end_s` select a part of a file. Times count from the start of the file.
+        `start_s` and `end_s` select a part of a file. Times count from `start_s`.
         """
         self.require_task()
         pieces = self.pieces(x, sample_rate, start_s=start_s, end_s=end_s)
@@ -414,7 +414,9 @@ class Embedder:
         patches, reconstructed : ndarray, shape (N, M, T)
             Mel bands.
         """
-        log_mel = windows.require_log_mel(log_mel, self.config)
+        log_mel, masked = windows.require_log_mel(log_mel, self.config), np.asarray(masked, bool)
+        if masked.ndim != 1:
+            raise RequestError(f"the mask has shape {masked.shape}, expected (N,).")
         patches = windows.cut_windows(log_mel, self.config)[0][: len(masked)]  # (N, 1, M, T)
         if len(patches) < len(masked):
             raise RequestError(
@@ -422,7 +424,7 @@ class Embedder:
                 f"{len(patches)}: shorten the mask."
             )
         patches = patches.astype(np.float32, copy=False)
-        reconstructed = self.network.reconstruct(patches, np.asarray(masked, bool))
+        reconstructed = self.network.reconstruct(patches, masked)
         return patches[:, 0, : self.config.spectrogram.n_mels], reconstructed
 
 

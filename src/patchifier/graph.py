@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,28 +236,25 @@ class _Tensor:
 
 def _tensors(path: Path, content: bytes) -> Iterator[_Tensor]:
     """Tensors of the graph itself; nodes and their attributes are checked on the way."""
-    model = _message(content)
-    graphs = model.pop(7, [])
-    _allow(path, model, {1, 2, 3, 4, 5, 6, 8, 14}, "a model")
+    model = _message(path, content, MODEL)
     for opset in model.get(8, []):
-        if _message(opset).get(1, [b""])[-1] not in (b"", b"ai.onnx"):
+        if _last(_message(path, opset, OPSET), 1, b"") not in (b"", b"ai.onnx"):
             raise graph_error(path, "it uses operations that are not ONNX's own")
-    if len(graphs) != 1:
+    if len(model.get(7, [])) != 1:
         raise graph_error(path, "it is not an ONNX graph")
-    graph = _message(graphs[0])
-    _allow(path, graph, {1, 2, 5, 10, 11, 12, 13, 16}, "a graph")
+    graph = _message(path, model[7][0], GRAPH)
     for node in graph.get(1, []):
-        _check_node(path, _message(node))
+        _check_node(path, _message(path, node, NODE))
     for tensor in graph.get(5, []):
         yield _tensor(path, tensor)
 
 
 def _check_node(path: Path, node: Mapping[int, Sequence[Any]]) -> None:
-    kind = _bytes(node, 4).decode()
-    if kind not in OPERATIONS or node.get(7, [b""])[-1]:
+    kind = _last(node, 4, b"").decode()
+    if kind not in OPERATIONS:
         raise graph_error(path, f"it has the operation {kind!r}, which no graph of a model needs")
-    for attribute in map(_message, node.get(5, [])):
-        _allow(path, attribute, {1, 2, 3, 4, 5, 7, 8, 13, 20}, f"an attribute of {kind}")
+    for content in node.get(5, []):
+        attribute = _message(path, content, ATTRIBUTE)
         for number in (*attribute.get(3, []), *_packed(attribute.get(8, []))):
             _check_size(path, number)
         for tensor in attribute.get(5, []):
@@ -266,27 +263,24 @@ def _check_node(path: Path, node: Mapping[int, Sequence[Any]]) -> None:
 
 
 def _tensor(path: Path, content: bytes) -> _Tensor:
-    tensor = _message(content)
-    _allow(path, tensor, {1, 2, 4, 5, 7, 8, 9, 10, 12, 13, 14, 16}, "a tensor")
+    tensor = _message(path, content, TENSOR)
     shape = tuple(_packed(tensor.get(1, [])))
     for number in shape:
         _check_size(path, number)
-    name = _bytes(tensor, 8).decode()
-    external = bool(tensor.get(14, [0])[-1]) or 13 in tensor
+    name = _last(tensor, 8, b"").decode()
+    external = bool(_last(tensor, 14, 0)) or 13 in tensor
     if external:
-        places = [_message(each) for each in tensor.get(13, [])]
-        if [(p.get(1), p.get(2)) for p in places] != [([b"location"], [WEIGHTS.encode()])]:
+        places = [_message(path, each, PLACE) for each in tensor.get(13, [])]
+        if places != [{1: [b"location"], 2: [WEIGHTS.encode()]}]:
             raise graph_error(path, f"the values of {name} lie elsewhere than in {WEIGHTS}")
     elif len(content) > LARGEST_CONSTANT:
         raise graph_error(path, f"the constant {name} has {len(content):,} bytes")
-    kind = tensor.get(2, [0])[-1]
+    kind = _last(tensor, 2, 0)
     if kind == INT64:
-        raw = _bytes(tensor, 9)
-        for number in (
-            *np.frombuffer(raw[: len(raw) // 8 * 8], "<i8"),
-            *_packed(tensor.get(7, [])),
-        ):
-            _check_size(path, int(number))
+        raw = _last(tensor, 9, b"")
+        stored = np.frombuffer(raw[: len(raw) // 8 * 8], "<i8").tolist()
+        for number in (*stored, *_packed(tensor.get(7, []))):
+            _check_size(path, number)
     return _Tensor(name, shape, DTYPES.get(kind), external)
 
 
@@ -295,36 +289,55 @@ def _check_size(path: Path, number: int) -> None:
         raise graph_error(path, f"it holds the size {number:,}")
 
 
-def _allow(path: Path, message: Mapping[int, Any], fields: set[int], what: str) -> None:
-    if surplus := set(message) - fields:
-        raise graph_error(
-            path, f"{what} in it has a part that no graph of a model needs ({surplus})"
-        )
-
-
 # --- protocol buffers ---
 
+NUMBER, BYTES, PACKED, FLOATS = {0}, {2}, {0, 2}, {1, 2, 5}  # how a field may be written
+# Fields that a graph of this package has, by number, and how they are written (onnx.proto).
+MODEL = {
+    1: NUMBER,
+    2: BYTES,
+    3: BYTES,
+    4: BYTES,
+    5: NUMBER,
+    6: BYTES,
+    7: BYTES,
+    8: BYTES,
+    14: BYTES,
+}
+OPSET = {1: BYTES, 2: NUMBER}
+GRAPH = dict.fromkeys((1, 2, 5, 10, 11, 12, 13, 16), BYTES)
+NODE = dict.fromkeys((1, 2, 3, 4, 5), BYTES)
+ATTRIBUTE = {1: BYTES, 2: FLOATS, 3: NUMBER, 4: BYTES, 5: BYTES, 7: FLOATS, 8: PACKED, 20: NUMBER}
+TENSOR = {1: PACKED, 2: NUMBER, 4: FLOATS, 5: PACKED, 7: PACKED, 8: BYTES, 9: BYTES, 10: FLOATS}
+TENSOR |= {13: BYTES, 14: NUMBER}
+PLACE = {1: BYTES, 2: BYTES}
 
-def _message(content: bytes) -> dict[int, list[Any]]:
-    """Fields of a message by number: integers, or bytes of strings and of inner messages."""
+
+def _message(
+    path: Path, content: bytes, fields: Mapping[int, Collection[int]]
+) -> dict[int, list[Any]]:
+    """Fields of a message by number: integers, or bytes of strings and of inner messages.
+
+    Fields that are not listed, and those that are written in another way, are refused: ONNX Runtime
+    would read them otherwise than this module.
+    """
     view, place = memoryview(content), 0
-    fields: dict[int, list[Any]] = {}
+    found: dict[int, list[Any]] = {}
     while place < len(view):
         key, place = _integer(view, place)
-        kind = key & 7
+        kind, field = key & 7, key >> 3
+        if kind not in fields.get(field, ()):
+            raise graph_error(path, f"it has a part that no graph of a model needs ({field})")
         value: Any
         if kind == 0:
             value, place = _integer(view, place)
         else:
-            if kind == 2:
-                size, place = _integer(view, place)
-            else:
-                size = {1: 8, 5: 4}[kind] if kind in (1, 5) else -1
+            size, place = _integer(view, place) if kind == 2 else ({1: 8, 5: 4}[kind], place)
             if not 0 <= size <= len(view) - place:
                 raise ValueError("a field reaches beyond the end of its message")
             value, place = view[place : place + size].tobytes(), place + size
-        fields.setdefault(key >> 3, []).append(value)
-    return fields
+        found.setdefault(field, []).append(value)
+    return found
 
 
 def _integer(view: memoryview, place: int) -> tuple[int, int]:
@@ -342,12 +355,9 @@ def _integer(view: memoryview, place: int) -> tuple[int, int]:
     return number - 2**64 if number >= 2**63 else number, place
 
 
-def _bytes(message: Mapping[int, Sequence[Any]], field: int) -> bytes:
-    """Bytes of a field, of which the last one counts."""
-    value = message.get(field, [b""])[-1]
-    if not isinstance(value, bytes):  # an integer, of which bytes() would make as many zeros
-        raise ValueError(f"field {field} holds a number")
-    return value
+def _last(message: Mapping[int, Sequence[Any]], field: int, missing: Any) -> Any:
+    """Value of a field, of which the last one counts."""
+    return message.get(field, [missing])[-1]
 
 
 def _packed(values: Sequence[Any]) -> Iterator[int]:

@@ -226,9 +226,8 @@ def _begin(sent: _Shared) -> None:
 
 def use_one_thread() -> None:
     """Compute with one thread in this process: its neighbours use the other cores."""
-    os.environ["OMP_NUM_THREADS"] = (
-        "1"  # read by patchifier.graph, and by torch when it is imported
-    )
+    # read by patchifier.graph, and by torch if it is imported later
+    os.environ["OMP_NUM_THREADS"] = "1"
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 

@@ -68,6 +68,11 @@ class ModelFolder:
                     "folder again."
                 )
             names = list(file.keys())  # the file is not a dict
+            if surplus := [name for name in names if not name.startswith(("model.", "head."))]:
+                raise RequestError(
+                    f"{self.path}: the weights have {surplus[:10]} besides. Copy or save the "
+                    "model again."
+                )
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
     def parameters(self) -> dict[str, int]:
@@ -119,7 +124,7 @@ def digest_of(text: str) -> str:
 
 
 def _finite(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise RequestError(
@@ -203,8 +208,6 @@ class OnnxNetwork:
         One with a graph.
     """
 
-    device = "cpu"
-
     def __init__(self, folder: ModelFolder) -> None:
         self._folder, tensors = folder, folder.tensors()
         self._parameter_count = sum(folder.parameters().values())
@@ -246,8 +249,8 @@ class OnnxNetwork:
         """Mel bands (N, n_mels, W) of patches (N, 1, M, W); `mask` (N,) is True where masked."""
         if self._reconstruct is None:
             raise RequestError(
-                f"this model has no {RECONSTRUCT}: it cannot draw patches without torch. "
-                f"{weights.PAPER} can."
+                f"{self._folder.path} has no {RECONSTRUCT}: load it by "
+                f"patchifier.checkpoint.load_embedder(...), or take {weights.PAPER}."
             )
         found = self._reconstruct(patches=patches, mask=mask)
         n_mels, width = self._folder.config.spectrogram.n_mels, patches.shape[-1]
@@ -260,8 +263,8 @@ def _require_shapes(
 ) -> None:
     """Refuse arrays that a graph should not give by its config.json."""
     shapes = [each.shape for each in found]
-    if shapes != list(wanted):
-        raise graph_error(path, f"it gives arrays of shapes {shapes}, expected {list(wanted)}")
+    if shapes != list(wanted) or any(each.dtype != np.float32 for each in found):
+        raise graph_error(path, f"it gives arrays of {shapes}, expected floats of {list(wanted)}")
 
 
 def weights_hash(tensors: Mapping[str, np.ndarray]) -> str:

@@ -6,6 +6,7 @@ width in semitones and come from a longer FFT.
 """
 
 import functools
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
@@ -57,7 +58,7 @@ def log_mel(waveform: np.ndarray, config: SpectrogramConfig | None = None) -> np
     """
     config = config or SpectrogramConfig()
     waveform = np.asarray(waveform)
-    if waveform.ndim < 1 or waveform.shape[-1] == 0:
+    if waveform.ndim < 1 or waveform.size == 0:
         raise RequestError(
             f"waveform has shape {tuple(waveform.shape)}, expected (..., S) with S of at least 1."
         )
@@ -143,7 +144,7 @@ def _decibels(padded: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     length, hop = config.frame_samples, config.hop_length
     count = 1 + (len(padded) - length) // hop
     rows = []
-    with _blas().limit(limits=1, user_api="blas"):  # more threads are slower: products are small
+    with _one_thread:  # more are slower: products are small
         for bank in _banks(config, padded.dtype):
             samples = padded if bank.step == 1 else at_half_rate(padded)
             middle = (length // bank.step - bank.power.n) // 2
@@ -155,10 +156,30 @@ def _decibels(padded: np.ndarray, config: SpectrogramConfig) -> np.ndarray:
     return np.multiply(np.log10(power, out=power), 10, out=power)
 
 
-@functools.cache
-def _blas() -> threadpoolctl.ThreadpoolController:
-    """The library of numpy's products."""
-    return threadpoolctl.ThreadpoolController()
+class _OneThread:
+    """Let numpy's products use one thread while any thread of this process is inside."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+
+    @functools.cached_property
+    def library(self) -> threadpoolctl.ThreadpoolController:
+        return threadpoolctl.ThreadpoolController()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.limit = self.library.limit(limits=1, user_api="blas")
+            self.inside += 1
+
+    def __exit__(self, *reason: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.limit.restore_original_limits()
+
+
+_one_thread = _OneThread()
 
 
 def _bank_power(frames: np.ndarray, bank: "Bank") -> np.ndarray:

@@ -29,7 +29,7 @@ from patchifier.checkpoint import Checkpoint
 from patchifier.config import Config, RequestError, current_form, to_dict, update
 from patchifier.extras import need
 from patchifier.hub import FILES, from_hub
-from patchifier.integrations import encode_waveforms
+from patchifier.integrations.waveforms import encode_waveforms
 from patchifier.io import write_json
 from patchifier.nn.fast import accelerate
 from patchifier.nn.model import Patchifier

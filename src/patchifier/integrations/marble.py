@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from patchifier import checkpoint
 from patchifier.config import Config, RequestError
-from patchifier.integrations import encode_waveforms
+from patchifier.integrations.waveforms import encode_waveforms
 
 PAPER = Config()
 TRAIN_MODES = ("freeze", "full")

@@ -141,23 +141,26 @@ class PatchifierEmbedder(  # type: ignore[misc]
         if self.on_error == "raise":
             return embedder.embed(clips, self.sample_rate)
         rows, good = np.full((len(clips), embedder.size), np.nan, np.float32), list[int]()
-        log_mels = self._log_mels(embedder, clips, good)
+        bad: list[str] = []
+        log_mels = self._log_mels(embedder, clips, good, bad)
         for first in log_mels:
             vectors = embedder.embed_log_mels(itertools.chain([first], log_mels))
             rows[good] = vectors
+        for reason in bad:
+            warnings.warn(reason, stacklevel=2)
         return rows
 
     def _log_mels(
-        self, embedder: embed.Embedder, clips: Sequence[Any], good: list[int]
+        self, embedder: embed.Embedder, clips: Sequence[Any], good: list[int], bad: list[str]
     ) -> Iterator[np.ndarray]:
-        """Log-mels of the clips that have one; their rows are appended to `good`."""
+        """Log-mels of the clips that have one; rows go to `good`, reasons of others to `bad`."""
         for row, clip in enumerate(clips):
             try:
                 found = embedder.log_mel(clip, self.sample_rate)
             except jobs.BAD_ITEM as error:
                 name = str(clip) if isinstance(clip, str | Path) else "a waveform"
                 reason = jobs.skip_reason(name, error)
-                warnings.warn(f"row {row} of X is NaN: {reason}", stacklevel=4)
+                bad.append(f"row {row} of X is NaN: {reason}")
             else:
                 good.append(row)
                 yield found
@@ -176,7 +179,8 @@ class PatchifierEmbedder(  # type: ignore[misc]
     def _load(self) -> embed.Embedder:
         if self.pooling is None and self.layers is None:
             return embed.load(self.model, device=self.device)
-        from patchifier import checkpoint  # other settings than the stored graph's need torch
+        need("torch")  # for other settings than those of the stored graph
+        from patchifier import checkpoint
 
         found = checkpoint.load(self.model)
         wanted = {

@@ -53,10 +53,10 @@ FACTS = b"patchifier"  # schema metadata: facts in JSON, among them which model 
 GROUP_ROWS = 8192  # rows written at once: 16 MB of 512 numbers
 STRINGS = ("path", "decoder", *TAGS)
 ADDED = ("decoder", "length_s")  # columns that tables of older versions do not have
-# facts that rows of one table share
 # rows take at most so much more memory than their file: snappy compresses by 20 at most
 MOST_EXPANSION, LEAST_MEMORY_B = 100, 2**28
 NUMBERS_B = 48  # of a row, beside its vector and its text
+# facts that rows of one table share
 SAME = ("model", "pooling", "layers", "window_s", "hop_s", "patches", "size")
 
 

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from patchifier.config import Config
-from patchifier.model_folder import weights_hash
+from patchifier.model_folder import Arrays, weights_hash
 from patchifier.nn.fast import accelerate
 from patchifier.nn.graphs import WindowGraph
 from patchifier.nn.model import Head, Patchifier
 from patchifier.tasks import Task
 from patchifier.windows import Batch, Encoded
-
-Arrays = dict[str, np.ndarray]  # weights by name
 
 
 class TorchNetwork:

@@ -1,0 +1,110 @@
+"""Waveforms through a model of torch, with a gradient: for Hugging Face and MARBLE."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from patchifier import spectrogram
+from patchifier.config import Config, RequestError
+from patchifier.nn.masking import pad_windows
+from patchifier.nn.model import Patchifier
+from patchifier.nn.pooling import window_embeddings
+from patchifier.windows import windows_of
+
+
+def encode_waveforms(
+    model: Patchifier, config: Config, waveforms: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Sequence (B, N, D) of each layer, embedding (B, E) and padding mask of waveforms.
+
+    Waveforms have any lengths, and each gives what it gives alone. Differentiable.
+
+    Parameters
+    ----------
+    model : Patchifier
+        In training or evaluation mode, as the caller set it.
+    config : Config
+        What it was made with.
+    waveforms : sequence of Tensor, shape (S_i,), float
+        At ``config.spectrogram.sample_rate``. Log-mel, pooling, descriptors and whitening are
+        computed in float32 at least, the network in the model's own precision or in that of
+        ``torch.autocast``.
+
+    Returns
+    -------
+    layers : list of Tensor, shape (B, N, D)
+        The extractor's vectors, then those after each bottleneck layer, without CLS; where windows
+        overlap, their mean. 0 in padding.
+    embedding : Tensor, shape (B, E)
+        As :class:`patchifier.embed.Embedder` gives it: the mean over windows of each one's pooled
+        vector.
+    valid : Tensor, shape (B, N), bool
+        False for padding.
+
+    Raises
+    ------
+    RequestError
+        If whitening or estimators are in less than float32, which cannot give right vectors.
+    """
+    _require_exact(model)
+    # 1. windows of all waveforms in one batch
+    log_mels = (
+        spectrogram.log_mel(waveform.detach().float().cpu().numpy(), config.spectrogram)
+        for waveform in waveforms
+    )
+    device = next(model.parameters()).device
+    exact = torch.autocast(device.type, enabled=False)
+    found = [
+        (row, first, torch.from_numpy(window).to(device), torch.from_numpy(frames).to(device))
+        for row, log_mel in enumerate(log_mels)
+        for first, window, frames in windows_of(log_mel, config)
+    ]
+    patches, valid = pad_windows([window for _, _, window, _ in found], config.spectrogram.silence)
+    n_new_frames, _ = pad_windows([frames for *_, frames in found], 0)
+    # 2. the model
+    layers = model.forward_encoder(patches.to(next(model.parameters()).dtype), valid=valid)
+    with exact:
+        sharp = [layer.to(torch.promote_types(layer.dtype, torch.float32)) for layer in layers]
+        pooled = window_embeddings(model, config, sharp, n_new_frames, patches[:, :, 0])
+    # 3. mean over windows: index of each patch of each window in its sequence
+    owners, firsts = torch.tensor(
+        [(row, first) for row, first, *_ in found], device=patches.device
+    ).unbind(1)
+    counts = torch.tensor(
+        [
+            max(first + len(window) for owner, first, window, _ in found if owner == row)
+            for row in range(len(waveforms))
+        ]
+    )
+    shape = (len(waveforms), int(counts.max()))
+    order = torch.arange(shape[1], device=patches.device)
+    places = (owners * shape[1] + firsts)[:, None] + order[: valid.shape[1]]  # (windows, N)
+    sequences = [
+        _mean_at(layer[:, -valid.shape[1] :][valid], places[valid], shape) for layer in layers
+    ]
+    return (
+        sequences,
+        _mean_at(pooled, owners, (len(waveforms), 1))[:, 0],
+        order < counts.to(patches.device)[:, None],
+    )
+
+
+def _require_exact(model: Patchifier) -> None:
+    """Refuse whitening and estimators whose numbers were rounded to 16 bits."""
+    for name in ("readout", "estimators"):
+        part = getattr(model, name)
+        for tensor in () if part is None else part.state_dict().values():
+            if tensor.dtype.itemsize < torch.float32.itemsize:
+                raise RequestError(
+                    f"the model's {name} is in {tensor.dtype}, expected float32: load it with "
+                    f"AutoModel.from_pretrained(..., dtype={tensor.dtype}), which keeps it, not "
+                    "with .half() or .to()."
+                )
+
+
+def _mean_at(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Mean of the values (P, D) at each index (P,) of rows and columns: (B, N, D), else 0."""
+    total = values.new_zeros(shape[0] * shape[1], values.shape[-1]).index_add(0, places, values)
+    count = values.new_zeros(len(total)).index_add(0, places, values.new_ones(len(values)))
+    return (total / count.clamp(min=1)[:, None]).unflatten(0, shape)
