@@ -171,6 +171,14 @@ def test_chunks_and_tags_behind_the_samples_are_no_samples(behind: bytes, tmp_pa
     assert lengths(made.wav(tmp_path / "b.wav", 0.0, stated=0, behind=behind)) == [0.0]
 
 
+def test_an_aiff_that_ends_inside_the_head_of_its_samples_holds_none(tmp_path: Path) -> None:
+    path = made.aiff(tmp_path / "a.aiff", 3.0, stated=8)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"SSND") + 12])
+    (stream,) = containers.examine(path)
+    assert (stream.first, stream.end, stream.length_s) == (len(path.read_bytes()),) * 2 + (0,)
+
+
 @pytest.mark.parametrize("stated", [8, 1000])
 def test_aiff_holds_its_samples_to_the_end_of_the_file(stated: int, tmp_path: Path) -> None:
     path = made.aiff(tmp_path / "a.aiff", 3.0, stated=stated)

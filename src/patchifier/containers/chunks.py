@@ -54,7 +54,7 @@ def aiff(file: BinaryIO, start: int, size: int) -> tuple[Stream, ...]:
             rate = _extended(common[8:18])
             block = channels * ((bits + 7) // 8) if length < 22 or common[18:] in PCM_AIFF else 0
         if name == b"SSND" and rate > 0 and block > 0:
-            at, stated = at + 8, max(0, length - 8)
+            at, stated = min(at + 8, size), max(0, length - 8)
             held = _held(file, ">", at, stated, size, foreign=int(FOREIGN_S * rate * block))
             head = b""
             if stated < held < 2**31:
