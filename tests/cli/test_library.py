@@ -114,6 +114,15 @@ def test_an_index_answers_as_the_table_does(home, run, told):
     assert told(f"index {home}/all.parquet --out {home}/index")["kept"] == 6
 
 
+def test_a_damaged_index_is_made_again(home, told):
+    command = f"index {home}/all.parquet --out {home}/damaged"
+    told(command)
+    (data,) = (home / "damaged").rglob("data/*.lance")
+    data.write_bytes(data.read_bytes()[:100])
+    assert told(command)["built"] is True
+    assert told(command)["kept"] == 6
+
+
 def test_playlists_and_filters(home, told, monkeypatch):
     monkeypatch.chdir(home)
     command = "similar all.parquet --to a/low.wav"

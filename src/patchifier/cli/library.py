@@ -1,5 +1,6 @@
 """Commands about a library: embed, similar, duplicates, index, distance, predict."""
 
+import contextlib
 import math
 import sys
 from dataclasses import asdict
@@ -262,6 +263,8 @@ def _nearest(store: "Table | Index", where: "Filter") -> str:
 def index(table: str, *, out: str) -> Outcome:
     """Make or update an index of a table, for libraries of a million rows.
 
+    A damaged index is made again.
+
     Parameters
     ----------
     table : str
@@ -271,9 +274,11 @@ def index(table: str, *, out: str) -> Outcome:
     """
     from patchifier.library import search
 
+    changes: dict[str, Any] | None = None
     if search.is_index(out):
-        changes = asdict(search.Index.open(out).update(table))
-    else:
+        with contextlib.suppress(search.UnreadableIndexError):
+            changes = asdict(search.Index.open(out).update(table))
+    if changes is None:
         search.Index.build(table, out)
         changes = {"built": True}
     listed = ", ".join(f"{name} {value}" for name, value in changes.items())

@@ -11,7 +11,7 @@ precision from the stored vectors, also where an approximate index chose the can
 
 from pathlib import Path
 
-from patchifier.library.search.index import Index, is_index
+from patchifier.library.search.index import Index, UnreadableIndexError, is_index
 from patchifier.library.search.rows import Changes, Filter, SearchResult
 from patchifier.library.search.store import Pair, VectorStore
 from patchifier.library.search.table import Table
@@ -26,6 +26,7 @@ __all__ = [
     "SearchResult",
     "Stored",
     "Table",
+    "UnreadableIndexError",
     "VectorStore",
     "load",
     "read",

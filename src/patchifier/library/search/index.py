@@ -1,6 +1,7 @@
 """An index of embeddings in LanceDB, changed in place, with exact or approximate search."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -54,6 +55,10 @@ def is_uri(path: str | Path) -> bool:
             f"{path} is no place: write it as a string with two slashes, {scheme}://{place}."
         )
     return isinstance(path, str) and "://" in path
+
+
+class UnreadableIndexError(RequestError):
+    """An index whose files are damaged. It holds nothing that is not in its table."""
 
 
 class Index(VectorStore):
@@ -163,8 +168,13 @@ class Index(VectorStore):
             table = lancedb.connect(str(index_path)).open_table(NAME)
         return cls(table, name=str(index_path))
 
-    def _read(self) -> contextlib.AbstractContextManager[None]:
-        return _reached(f"{self.name} cannot be read", self.name, "build it again")
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[None]:
+        try:
+            with _reached(f"{self.name} cannot be read", self.name, "build it again"):
+                yield
+        except RequestError as error:
+            raise UnreadableIndexError(str(error)) from error
 
     def __len__(self) -> int:
         with self._read():
@@ -308,7 +318,8 @@ class Index(VectorStore):
 def _alone(place: str | Path) -> Iterator[None]:
     """Hold an index in a folder against a second change; an object store has no locks.
 
-    LanceDB's RuntimeError about a full disk becomes an OSError.
+    LanceDB's RuntimeError about a full disk, or a file that was cut short by one, becomes an
+    OSError.
     """
     lock = contextlib.nullcontext() if is_uri(place) else file_lock(Path(place), "index job")
     with lock:
@@ -316,9 +327,9 @@ def _alone(place: str | Path) -> Iterator[None]:
             yield
         except RuntimeError as error:
             found = re.search(r"\(os error (\d+)\)", str(error))
-            if not found:
+            if not found and "LanceError(IO)" not in str(error):
                 raise
-            code = int(found[1])
+            code = int(found[1]) if found else errno.ENOSPC
             raise OSError(code, os.strerror(code), str(place)) from error
 
 
