@@ -476,6 +476,7 @@ FULL = "the output cannot be written (No space left on device): choose another p
             "ro/x.parquet cannot be read or written (Permission denied): choose another place",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), 2, FULL),
+        (OSError(errno.EMFILE, "Too many open files"), 2, "there are too few file handles: raise"),
         (FileNotFoundError(errno.ENOENT, "No such file", "gone"), 3, "fault of patchifier"),
         (MemoryError(), 2, "there is not enough memory"),
         (RuntimeError("[enforce fail] can't allocate memory: 9"), 2, "there is not enough memory"),

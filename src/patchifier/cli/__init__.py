@@ -160,6 +160,8 @@ def _refusal(error: Exception) -> str:
         return f"this needs {package}, which is not installed: {how_to_install(package)}."
     if isinstance(error, MemoryError):
         return "there is not enough memory: end other programs, or take smaller batches."
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "there are too few file handles: raise their limit (ulimit -n), and run this again."
     if isinstance(error, OSError) and error.errno in DENIED:
         place = "the output cannot be written"
         if error.filename:
