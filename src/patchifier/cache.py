@@ -122,6 +122,8 @@ def prepare(
 def _prepare(
     dataset: Dataset, out: Path, config: SpectrogramConfig, workers: int, progress: Progress
 ) -> Prepared:
+    for left in (out / "shards").glob(".*.new"):  # of killed jobs; no other one is in this folder
+        left.unlink(missing_ok=True)
     on_disk = _shard_rows(out, config)
     known = {row["key"]: row for row in on_disk}
     # two clips may have the same audio, hence one key

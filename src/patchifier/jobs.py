@@ -271,6 +271,13 @@ def attempt(path: str, work: Callable[..., Result], *arguments: Any) -> Result |
     return sandbox.with_words(reason, sandbox.output())
 
 
+# What torch, its libraries and Python say where memory, or a thread's stack, cannot be had.
+NO_MEMORY = (
+    "OutOfMemoryError|can't allocate memory|not enough memory|could not create a primitive"
+    "|can't start new thread"
+)
+
+
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
     """Turn torch's error for want of memory, which is a RuntimeError, into a MemoryError."""
@@ -278,7 +285,7 @@ def memory_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         words = f"{type(error).__name__} {error}"
-        if re.search("OutOfMemoryError|can't allocate memory|not enough memory", words):
+        if re.search(NO_MEMORY, words):
             raise MemoryError from error
         raise
 

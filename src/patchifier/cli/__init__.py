@@ -74,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"patchifier: there is no command '{name}': {hint}'patchifier' lists all commands."
         )
         return 2
-    flags, as_json = parse(COMMANDS[name], rest)
-    from patchifier.jobs import memory_errors
-
     try:
+        flags, as_json = parse(COMMANDS[name], rest)
+        from patchifier.jobs import memory_errors
+
         with memory_errors():
             outcome = COMMANDS[name](**flags)
         if outcome is None:  # of a training process that is not the first
