@@ -58,8 +58,20 @@ DENIED = {  # what the system may say of a place, and what can be done about it
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else ""
+    try:
+        return _run(words)
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM; nobody reads the progress
+        hint = ": run the same command again, and it goes on" if name in RESUMED else ""
+        _complain(f"\ninterrupted{hint}")
+        return 130
+    except Exception as error:
+        return _failed(name, error)
+
+
+def _run(words: list[str]) -> int:
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if not words or words[0] in ("-h", "--help"):
         _show(overview())
         return 0
@@ -74,22 +86,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"patchifier: there is no command '{name}': {hint}'patchifier' lists all commands."
         )
         return 2
-    try:
-        flags, as_json = parse(COMMANDS[name], rest)
-        from patchifier.jobs import memory_errors
+    flags, as_json = parse(COMMANDS[name], rest)
+    from patchifier.jobs import memory_errors
 
-        with memory_errors():
-            outcome = COMMANDS[name](**flags)
-        if outcome is None:  # of a training process that is not the first
-            return 0
-        _show(json.dumps(outcome.results, indent=1) if as_json else outcome.text)
-        return outcome.code
-    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, SIGTERM; nobody reads the progress
-        hint = ": run the same command again, and it goes on" if name in RESUMED else ""
-        _complain(f"\ninterrupted{hint}")
-        return 130
-    except Exception as error:
-        return _failed(name, error)
+    with memory_errors():
+        outcome = COMMANDS[name](**flags)
+    if outcome is None:  # of a training process that is not the first
+        return 0
+    _show(json.dumps(outcome.results, indent=1) if as_json else outcome.text)
+    return outcome.code
 
 
 def overview() -> str:

@@ -1,7 +1,6 @@
 """An index of embeddings in LanceDB, changed in place, with exact or approximate search."""
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -318,8 +317,8 @@ class Index(VectorStore):
 def _alone(place: str | Path) -> Iterator[None]:
     """Hold an index in a folder against a second change; an object store has no locks.
 
-    LanceDB's RuntimeError about a full disk, or a file that was cut short by one, becomes an
-    OSError.
+    LanceDB's RuntimeError about a full disk becomes an OSError, one about a file that was cut short
+    a RequestError.
     """
     lock = contextlib.nullcontext() if is_uri(place) else file_lock(Path(place), "index job")
     with lock:
@@ -327,9 +326,14 @@ def _alone(place: str | Path) -> Iterator[None]:
             yield
         except RuntimeError as error:
             found = re.search(r"\(os error (\d+)\)", str(error))
-            if not found and "LanceError(IO)" not in str(error):
+            if not found and "LanceError(IO)" in str(error):
+                raise RequestError(
+                    f"{place} could not be written whole: make room, or raise the limit of file "
+                    "sizes (ulimit -f), and run this again."
+                ) from error
+            if not found:
                 raise
-            code = int(found[1]) if found else errno.ENOSPC
+            code = int(found[1])
             raise OSError(code, os.strerror(code), str(place)) from error
 
 
