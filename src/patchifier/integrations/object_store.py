@@ -46,7 +46,9 @@ LASTING = (  # errors after which another try is useless
 GROUP, FETCHES = 8, 4  # files copied while as many are embedded, and copied at the same time
 PART_CLIPS = (8, 64)  # smallest and largest number of clips in a part
 PARTS = 256  # number of parts above which parts grow
-OWN = re.compile(r"facts\.json|skipped\.csv|trying|part-\d+\.parquet|\..+\.new-[0-9a-f]+")
+OWN = re.compile(  # the last is what killed workers leave
+    r"facts\.json|skipped\.csv|trying|part-\d+\.parquet|\..+\.new-[0-9a-f]+(\.new(\.lock)?)?"
+)
 
 
 # --- files ---
