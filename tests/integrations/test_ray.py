@@ -205,6 +205,7 @@ def test_what_killed_workers_and_an_earlier_version_left_is_removed(tmp_path):
     (tmp_path / "trying").mkdir()
     (tmp_path / "trying" / "00000").touch()
     (tmp_path / ".part-00000.parquet.new-0a").touch()
+    (tmp_path / "..part-00001.parquet.new-0a.new.lock").touch()
     integrations.ray._finish(Store(str(tmp_path)), [])
     assert list(tmp_path.iterdir()) == []
 
