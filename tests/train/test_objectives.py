@@ -391,7 +391,7 @@ def test_a_run_learns_what_another_model_says_and_names_clips_of_which_nothing_i
         "stages": "two",
         "objectives": ["distil"],
         "teacher_features": str(tmp_path),
-        "stage_two": {"steps": 60, "batch_size": 8, "learning_rate": 3e-3},
+        "stage_two": {"steps": 60, "batch_size": 8, "learning_rate": 3e-3, "schedule": "cosine"},
         "n_patches": 6,
         "validation_fraction": 0.2,
         "precision": "32",

@@ -1,10 +1,12 @@
 """An index of embeddings in LanceDB, changed in place, with exact or approximate search."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -193,8 +195,8 @@ class Index(VectorStore):
             If the table is of another model, or has a file that is in here already (that is what
             :meth:`update` is for).
         """
-        with _alone(self.name):
-            return self._add(self._stored(table_path))
+        with _alone(self.name), self._copied() as copy:
+            return copy._add(copy._stored(table_path))
 
     def _add(self, stored: Stored) -> Changes:
         here, new = self._digests(), _digests_of(stored)
@@ -218,8 +220,8 @@ class Index(VectorStore):
             If one of them is not in here; then nothing is removed.
         """
         gone = {str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)}
-        with _alone(self.name):
-            return self._remove(gone)
+        with _alone(self.name), self._copied() as copy:
+            return copy._remove(gone)
 
     def _remove(self, gone: Set[str]) -> Changes:
         here = set(self._digests())
@@ -244,8 +246,8 @@ class Index(VectorStore):
         RequestError
             If the table is of another model.
         """
-        with _alone(self.name):
-            return self._update(self._stored(table_path))
+        with _alone(self.name), self._copied() as copy:
+            return copy._update(copy._stored(table_path))
 
     def _update(self, stored: Stored) -> Changes:
         indexed, listed = self._digests(), _digests_of(stored)
@@ -261,6 +263,21 @@ class Index(VectorStore):
             len(indexed.keys() - listed.keys()),
             len(listed.keys() & indexed.keys()) - replaced,
         )
+
+    @contextlib.contextmanager
+    def _copied(self) -> Iterator["Index"]:
+        """A copy to change, by hard links, which takes the folder's place when the change is whole.
+
+        LanceDB changes no file that it has written.
+        """
+        if is_uri(self.name):
+            yield self
+            return
+        lancedb, folder = _connect_module(), Path(self.name)
+        with replaced_folder(folder) as new:
+            _link(folder, new)
+            yield type(self)(lancedb.connect(str(new)).open_table(NAME), name=self.name)
+        self._table = lancedb.connect(str(folder)).open_table(NAME)
 
     def _stored(self, table_path: str | Path) -> Stored:
         stored = Stored(table_path)
@@ -311,6 +328,21 @@ class Index(VectorStore):
                 return table
             # search all partitions: few rows pass the filter, or many are requested
             return query.maximum_nprobes(0).to_arrow()
+
+
+def _link(folder: Path, new: Path) -> None:
+    """Fill a new folder with hard links to the files of another one, or copies where it must be."""
+    for path in sorted(folder.rglob("*")):
+        beside = new / path.relative_to(folder)
+        if path.is_dir():
+            beside.mkdir()
+            continue
+        try:
+            os.link(path, beside)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            shutil.copy2(path, beside)
 
 
 @contextlib.contextmanager
