@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import soundfile
 from sklearn.base import clone
@@ -141,7 +142,6 @@ def test_a_column_transformer_embeds_a_column(folder, clips, paths):
 
 
 def test_a_column_transformer_embeds_a_column_of_a_data_frame(folder, clips, paths):
-    pandas = pytest.importorskip("pandas")
     X = pandas.DataFrame(
         {"year": [1970, 1980, 1990], "file": list(map(str, paths))}, index=[5, 7, 9]
     )
