@@ -11,7 +11,7 @@ ROOT = Path(patchifier.__file__).parent
 LAYERS = [  # a part imports only from lines above its own
     {"config_names"},
     {"config", "io"},
-    {"statistics", "seeding", "filters", "power", "extras", "lazy"},
+    {"statistics", "seeding", "filters", "power", "predictors", "extras", "lazy"},
     {"containers", "sandbox", "system"},
     {"decode", "hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
