@@ -56,6 +56,3 @@ def test_errors_of_predictors_without_training_are_those_of_masked_patches():
         assert found[name] == pytest.approx(wanted)
     for mask in (np.ones(6, bool), np.zeros(6, bool)):
         assert predictors.untrained_mse(patches, mask) == {}
-
-
-AR = 0.8  # correlation of neighbours

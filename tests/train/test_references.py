@@ -17,6 +17,7 @@ from patchifier.train.references import (
 # One clip of six patches and two bands; patches 1 and 4 are visible.
 BANDS = np.array([[[9.0, 9.0], [1.0, -2.0], [9.0, 9.0], [9.0, 9.0], [4.0, 10.0], [9.0, 9.0]]])
 VISIBLE = np.array([[False, True, False, False, True, False]])
+AR = 0.8  # correlation of neighbours
 
 
 def autoregressive(clips: int, patches: int, seed: int) -> np.ndarray:
