@@ -107,7 +107,7 @@ def test_padding_behind_a_clip_changes_nothing():
     padded = np.pad(bands, [(0, 0), (0, 3), (0, 0)], constant_values=-1.0)
     shown = np.pad(visible, [(0, 0), (0, 3)])
     # Raising negative eigenvalues to 0 depends on the length a little.
-    ways = {kriging.predict: 0.02} | dict.fromkeys(references.UNTRAINED.values(), 0.0)
+    ways = {kriging.predict: 0.02} | dict.fromkeys(predictors.UNTRAINED.values(), 0.0)
     for predict, atol in ways.items():
         found = predict(padded, shown)[:, :5]
         np.testing.assert_allclose(found, predict(bands, visible), rtol=1e-12, atol=atol)
