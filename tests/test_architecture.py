@@ -15,7 +15,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"containers", "sandbox", "system"},
     {"decode", "hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
-    {"windows", "graph", "datasets"},
+    {"windows", "graph", "datasets", "estimates"},
     {"model_folder"},
     {"embed"},
     {"library"},

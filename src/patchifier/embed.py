@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from patchifier import audio, model_folder, spectrogram, windows
+from patchifier import audio, estimates, model_folder, spectrogram, windows
 from patchifier.config import (
     DESCRIPTORS_VERSION,
     Config,
@@ -315,6 +315,36 @@ class Embedder:
         starts = np.array(spectrogram.patch_starts(frames, length=length, tail="anchor"))
         ends = np.minimum(starts + length, frames)
         return Embedding(means.result(), starts * frame_s, ends * frame_s)
+
+    def tempo(self, x: Music, sample_rate: int | None = None) -> estimates.Tempo:
+        """Estimate the tempo of one piece of music; see :func:`patchifier.estimates.tempo`.
+
+        Examples
+        --------
+        >>> clicks = np.zeros(10 * 22_050, np.float32)
+        >>> clicks[:: 22_050 // 2] = 0.5
+        >>> round(patchifier.load().tempo(clicks, 22_050).bpm)
+        120
+        """
+        config = self.config.spectrogram
+        return estimates.tempo(estimates.features(self.pieces(x, sample_rate), config))
+
+    def key(self, x: Music, sample_rate: int | None = None) -> estimates.Key:
+        """Estimate the key of one piece of music; see :func:`patchifier.estimates.key`.
+
+        Raises
+        ------
+        RequestError
+            Also if the model's log-mel has no pitch bands.
+
+        Examples
+        --------
+        >>> patchifier.load().key(np.zeros(10 * 22_050, np.float32), 22_050).name is None
+        True
+        """
+        config = self.config.spectrogram
+        estimates.require_pitch_bands(config)
+        return estimates.key(estimates.features(self.pieces(x, sample_rate), config))
 
     def log_mel(self, x: Music, sample_rate: int | None = None) -> np.ndarray:
         """Log-mel (M, T) of a file or of samples, with this model's settings.
