@@ -16,7 +16,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"decode", "hub"},
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
     {"windows", "graph", "datasets", "estimates"},
-    {"model_folder"},
+    {"model_folder", "heads"},
     {"embed"},
     {"library"},
     {"nn", "augment"},
