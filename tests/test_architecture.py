@@ -17,6 +17,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"tasks", "audio", "spectrogram", "fingerprint", "jobs", "weights"},
     {"windows", "graph", "datasets", "estimates"},
     {"model_folder", "heads"},
+    {"inputs"},
     {"embed"},
     {"library"},
     {"nn", "augment"},
