@@ -313,7 +313,7 @@ class VectorStore(abc.ABC):
         here = origin
         while len(songs) < length:
             artists = tuple(
-                song.tags["artist"]
+                str(song.tags["artist"])
                 for song in songs[max(0, len(songs) - artist_gap) :]
                 if "artist" in song.tags
             )

@@ -23,7 +23,10 @@ class Table(VectorStore):
 
     def __init__(self, rows: EmbeddingTable, *, name: str = "the table") -> None:
         self.name, self.identity, self.size = name, rows.identity, rows.length
-        self._table = rows.rows
+        ids = pa.array(rows.track_ids, pa.string())
+        self._table = rows.rows.set_column(
+            rows.rows.column_names.index("track_id"), "track_id", ids
+        )
         # (n of it, E), not copied
         self._parts = [
             vectors_of(pa.Table.from_batches([batch]), rows.length)
