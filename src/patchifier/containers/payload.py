@@ -28,7 +28,7 @@ from patchifier.containers import chunks, ogg
 from patchifier.containers.stream import Stream, after_id3, read
 
 PIECE = 2**20  # bytes that are read at once
-DIGEST_BYTES = 8
+DIGITS = 16  # of a digest
 MOST_BLOCKS = 2**16  # that are followed: a file of empty ones would take minutes
 Ranges = list[tuple[int, int]]  # bytes of a file: first, and the one behind the last
 
@@ -60,10 +60,10 @@ def payload_digest(path: str | Path) -> str:
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         start = after_id3(file)
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        digest = hashlib.sha256()  # the processor's own instructions: twice as fast as blake2b
         for piece in _pieces(file, start, size):
             digest.update(piece)
-    return digest.hexdigest()
+    return digest.hexdigest()[:DIGITS]
 
 
 def _pieces(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
@@ -193,25 +193,26 @@ def _ogg_packets(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
         offset, header, lacing = page
         _, _, flags, _, serial, *_ = header
         at = offset + ogg.OGG_HEADER.size + len(lacing)
+        body = read(file, at, sum(lacing))
+        at += len(body)
         if flags & 2:  # a stream begins
-            packets[serial], comments[serial] = 0, _comment_packets(read(file, at, 16))
-        for length, ended in _segments(lacing):
-            if packets.get(serial, 0) not in comments.get(serial, range(0)):
-                yield read(file, at, length)
-            at += length
-            packets[serial] = packets.get(serial, 0) + ended
+            packets[serial], comments[serial] = 0, _comment_packets(body)
+        first = packets.setdefault(serial, 0)
+        packets[serial] += sum(value < 255 for value in lacing)
+        if first >= comments.setdefault(serial, range(0)).stop:
+            yield body
+        else:
+            yield from _without(body, lacing, first, comments[serial])
 
 
-def _segments(lacing: bytes) -> Iterator[tuple[int, bool]]:
-    """Bytes of each packet on a page, and whether it ends there."""
-    length = 0
+def _without(body: bytes, lacing: bytes, number: int, comments: range) -> Iterator[bytes]:
+    """Packets on a page, the first of which has a number, without those of comments."""
+    at = 0
     for value in lacing:
-        length += value
-        if value < 255:
-            yield length, True
-            length = 0
-    if length:
-        yield length, False
+        if number not in comments:
+            yield body[at : at + value]
+        at += value
+        number += value < 255
 
 
 def _comment_packets(first: bytes) -> range:
