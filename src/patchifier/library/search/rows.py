@@ -1,5 +1,6 @@
 """Conditions on the rows of a table of embeddings, results of a search, and digests of rows."""
 
+import dataclasses
 import hashlib
 import operator
 import os
@@ -220,6 +221,11 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace(
         "\\", "/"
     )
+
+
+def without(where: Filter, paths: Iterable[str]) -> Filter:
+    """The same conditions, some files left out."""
+    return dataclasses.replace(where, without_paths=(*where.without_paths, *paths))
 
 
 def quoted(value: str) -> str:
