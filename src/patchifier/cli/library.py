@@ -42,7 +42,8 @@ def embed(
     address : str
         HOST:PORT of a Ray cluster, or 'auto' on one of its machines.
     changed : bool
-        Bring a finished table up to date: new, modified and deleted files.
+        Bring a finished table up to date: new, modified and deleted files. Files that were moved,
+        renamed or retagged keep their vectors.
     window_s : float
         One row for each window of this many seconds, instead of one for each file.
     hop_s : float
@@ -90,7 +91,13 @@ def embedded_text(done: "Embedded") -> str:
     if done.embedded:
         speed = done.audio_s / max(done.seconds, 1e-9)
         counts += f" in {done.seconds:.1f} s ({speed:.0f} times real time)"
-    lines.append(f"{counts}, {done.kept} were there")
+    again = [
+        f"{count} {what}"
+        for count, what in ((len(done.moved), "moved"), (done.retagged, "retagged"))
+        if count
+    ]
+    kept = f"{counts}, {done.kept} were there"
+    lines.append(f"{kept}, {' and '.join(again)} among these" if again else kept)
     return "\n".join(lines)
 
 
