@@ -18,9 +18,10 @@ from patchifier.config import RequestError
 from patchifier.extras import need
 from patchifier.io import parse_json, replaced_folder, require_file, restore_folder
 from patchifier.jobs import file_lock
+from patchifier.library.search.ranking import Candidates, Target
 from patchifier.library.search.rows import Changes, Filter, digests, quoted_list
 from patchifier.library.search.store import VectorStore
-from patchifier.library.stored import TYPES, Stored, require_same_model
+from patchifier.library.stored import TYPES, Stored, require_same_model, vectors_of
 
 NAME = "embeddings"  # of the LanceDB table
 FACTS = b"patchifier.index"  # schema metadata: facts in JSON
@@ -31,6 +32,7 @@ PARTITION_ROWS = 2000  # rows in a partition of the approximate index
 PROBES = 20  # partitions that are searched
 REFINE = 4  # factor of candidates that are compared exactly
 GROWTH = 4  # growth of the rows after which partitions are computed again
+WEIGHTED_FACTOR = 10  # growth of the candidates where weights change their order
 AT_ONCE = 1000  # values named in one condition
 
 
@@ -279,8 +281,13 @@ class Index(VectorStore):
             yield type(self)(lancedb.connect(str(new)).open_table(NAME), name=self.name)
         self._table = lancedb.connect(str(folder)).open_table(NAME)
 
+    @property
+    def _columns(self) -> dict[str, pa.DataType | None]:
+        """Columns of the table that are in here; an index that an older version made lacks some."""
+        return {name: kind for name, kind in TYPES.items() if name in self._table.schema.names}
+
     def _stored(self, table_path: str | Path) -> Stored:
-        stored = Stored(table_path)
+        stored = Stored(table_path, columns=self._columns)
         require_same_model(
             (self.identity, self.size),
             (stored.identity, stored.size),
@@ -306,28 +313,74 @@ class Index(VectorStore):
 
     def _select(self, where: Filter, *, vectors: bool = True) -> pa.Table:
         query = self._table.search().select(
-            list(TYPES) if vectors else [name for name in TYPES if name != "embedding"]
+            [name for name in self._columns if vectors or name != "embedding"]
         )
-        query = query.where(where.sql()) if where.sql() else query
+        query = self._limited(query, where)
         with self._read():
-            return query.limit(None).to_arrow()
+            return _with_later(query.limit(None).to_arrow())
+
+    def _limited(self, query: Any, where: Filter) -> Any:
+        """Query about the rows where the conditions hold."""
+        if missing := sorted(where.columns() - self._columns.keys()):
+            raise RequestError(
+                f"{self.name} has no {' and no '.join(missing)}, since an older version made it: "
+                "bring its table up to date with 'patchifier embed --changed', delete the index, "
+                "and make it again with 'patchifier index'."
+            )
+        return query.where(where.sql()) if where.sql() else query
+
+    def _candidates(
+        self, target: Target, first: int, *, where: Filter, exact: bool
+    ) -> Iterator[Candidates]:
+        weighted = target.metric.weights is not None
+        vector = target.metric.plain(target.direction)
+        # without weights, the nearest are found; with them, they are among many
+        limit = first * WEIGHTED_FACTOR if weighted else first
+        if weighted and exact:
+            limit = max(1, len(self))
+        while True:
+            table = self._nearest(vector, limit, where=where, exact=exact)
+            yield Candidates(
+                table.drop_columns(["embedding"]),
+                vectors_of(table, self.size),
+                len(table) < limit,
+            )
+            limit *= 4
+
+    def _sample(self, count: int) -> np.ndarray:
+        with self._read():
+            rows = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int).tolist()
+            table = self._table.take_offsets(rows).select(["embedding"]).to_arrow()
+        return vectors_of(table, self.size)
 
     def _nearest(self, vector: np.ndarray, limit: int, *, where: Filter, exact: bool) -> pa.Table:
         query = (
             self._table.search(vector.astype(np.float32), vector_column_name="embedding")
             .distance_type("cosine")
-            .select(list(TYPES))
+            .select(list(self._columns))
             .limit(limit)
         )
-        query = query.where(where.sql()) if where.sql() else query
+        query = self._limited(query, where)
         with self._read():
-            if exact:
-                return query.bypass_vector_index().to_arrow()
-            table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
-            if len(table) == limit or not self.approximate:
-                return table
-            # search all partitions: few rows pass the filter, or many are requested
-            return query.maximum_nprobes(0).to_arrow()
+            return _with_later(self._run(query, limit, exact=exact))
+
+    def _run(self, query: Any, limit: int, *, exact: bool) -> pa.Table:
+        """Rows of a query by similarity."""
+        if exact:
+            return query.bypass_vector_index().to_arrow()
+        table = query.nprobes(PROBES).refine_factor(REFINE).to_arrow()
+        if len(table) == limit or not self.approximate:
+            return table
+        # search all partitions: few rows pass the filter, or many are requested
+        return query.maximum_nprobes(0).to_arrow()
+
+
+def _with_later(rows: pa.Table) -> pa.Table:
+    """Rows with the columns that an index of an older version lacks, null."""
+    for name, kind in TYPES.items():
+        if kind is not None and name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(len(rows), kind))
+    return rows
 
 
 def _link(folder: Path, new: Path) -> None:
