@@ -1,7 +1,6 @@
 """Vectors in two dimensions and in groups: UMAP and k-means, seeded."""
 
 import importlib.util
-import os
 import warnings
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ FEWEST = 15  # points for UMAP; fewer are laid out along their principal axes
 AXES = 50  # principal axes that UMAP and k-means work on
 MOST_GROUPS = 20
 SEED = 0
+BLOCK = 512  # points compared with all others at once
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,39 @@ def principal(vectors: np.ndarray, count: int) -> np.ndarray:
 
 
 def _umap(axes: np.ndarray) -> np.ndarray:
-    os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     import umap
 
+    count = min(FEWEST, len(axes) - 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed means one thread
+        warnings.simplefilter("ignore")  # that a seed means one thread, and no later points
         made = umap.UMAP(
-            n_neighbors=min(FEWEST, len(axes) - 1), min_dist=0.1, random_state=SEED, n_jobs=1
+            n_neighbors=count,
+            min_dist=0.1,
+            random_state=SEED,
+            n_jobs=1,
+            precomputed_knn=neighbours(axes, count),
         )
         return np.asarray(made.fit_transform(axes))
+
+
+def neighbours(axes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest points (n, count) of each, itself first, and their distances: exact.
+
+    UMAP's own search compiles for long, and calls Python for each pair of few points.
+    """
+    squares = (axes**2).sum(1)
+    places = np.empty((len(axes), count), np.int32)
+    distances = np.empty((len(axes), count), np.float32)
+    for start in range(0, len(axes), BLOCK):
+        rows = slice(start, start + BLOCK)
+        apart = squares[rows, None] - 2 * (axes[rows] @ axes.T) + squares  # (b, n)
+        apart[np.arange(len(apart)), np.arange(start, start + len(apart))] = -1.0  # itself first
+        near = np.argpartition(apart, count - 1, axis=1)[:, :count]
+        found = np.take_along_axis(apart, near, axis=1)
+        order = np.argsort(found, axis=1, kind="stable")
+        places[rows] = np.take_along_axis(near, order, axis=1)
+        distances[rows] = np.sqrt(np.maximum(np.take_along_axis(found, order, axis=1), 0))
+    return places, distances
 
 
 def groups(axes: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def stretches(first: Embedding, second: Embedding) -> list[dict[str, float]]:
         for found in (first, second)
     ]
     cosines = units[0] @ units[1].T  # (k, l)
-    pairs = []
+    pairs = list[dict[str, float]]()
     while len(pairs) < min(STRETCHES, *cosines.shape):
         row, column = np.unravel_index(int(cosines.argmax()), cosines.shape)
         pairs.append(
