@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 import patchifier
-from patchifier.cli import data, evaluate, library, models, train
+from patchifier.cli import data, evaluate, library, listen, models, train
 from patchifier.cli.command import Command, parse
 from patchifier.config import RequestError
 from patchifier.extras import EXTRAS, how_to_install
@@ -41,6 +41,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         library.distance,
         library.predict,
     ),
+    "listen": (listen.app, listen.serve),
     "models": (models.info, models.export),
 }
 COMMANDS = {command.__name__: command for group in GROUPS.values() for command in group}
