@@ -140,6 +140,11 @@ def duplicates(
     )
 
 
+def not_checked(pair: Pair, reason: str = "") -> Duplicate:
+    """A pair of files of which only the vectors were compared."""
+    return _duplicate(pair, UNCHECKED, reason=reason)
+
+
 def classify(pairs: Sequence[Pair], prints: Mapping[str, Print | str]) -> list[Duplicate]:
     """Class of each pair of files; those that are not the same are left out."""
     by_first = defaultdict[str, list[Pair]](list)
@@ -147,7 +152,7 @@ def classify(pairs: Sequence[Pair], prints: Mapping[str, Print | str]) -> list[D
     for pair in pairs:
         wrong = [one for one in _prints_of(pair, prints) if isinstance(one, str)]
         if wrong:
-            found.append(_duplicate(pair, UNCHECKED, reason=wrong[0]))
+            found.append(not_checked(pair, wrong[0]))
         else:
             by_first[pair.first.path].append(pair)
     for some in by_first.values():
