@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from patchifier import audio, model_folder, spectrogram, windows
+from patchifier import estimates, heads, inputs, model_folder, spectrogram, windows
 from patchifier.config import (
     DESCRIPTORS_VERSION,
     Config,
@@ -17,12 +17,11 @@ from patchifier.config import (
     digest,
     identity_form,
 )
+from patchifier.inputs import Music
 from patchifier.model_folder import OnnxNetwork
 from patchifier.tasks import Task
 from patchifier.windows import Batch, CutMusic, Encoded, Means
 
-# A file, samples, or the log-mel (M, T) of one piece of music in parts.
-Music = str | Path | np.ndarray | Iterator[np.ndarray]
 Read = Callable[[Encoded], np.ndarray]  # what is taken of encoded windows: (B, E)
 
 
@@ -56,7 +55,8 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     path : str or Path
         By default "patchifier-base", which comes with the package. Else another bundled model, such
         as "patchifier-paper" (a folder of that name is "./patchifier-paper"), a model folder, as
-        training writes it, or, downloaded, "hf://owner/name" or "hf://owner/name@revision".
+        training writes it, the folder of a head, or, downloaded, "hf://owner/name" or
+        "hf://owner/name@revision".
     device : str
         "cpu", "cuda", "cuda:1", "mps", or "auto", which is the best available.
 
@@ -76,6 +76,10 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> "Embedder":
     >>> model.embed("music/one.ogg").shape == (model.size,)
     True
     """
+    if heads.is_head(path):
+        assert path is not None
+        head = heads.read(path)
+        return load(head.model, device=device).with_head(head)
     if device == "auto" and importlib.util.find_spec("torch") is None:
         device = "cpu"
     folder = model_folder.read(path)
@@ -117,6 +121,8 @@ class Embedder:
         What it was made with. ``config.embed`` says how a sequence becomes a vector.
     task : Task
         Of a fine-tuned model.
+    head : Head
+        Predicts from an embedding, in place of a head inside the network.
 
     Notes
     -----
@@ -125,8 +131,15 @@ class Embedder:
     vectors. Padding is masked, so a vector does not depend on its batch.
     """
 
-    def __init__(self, network: Network, config: Config, task: Task | None = None) -> None:
-        self.network, self.config, self.task = network, config, task
+    def __init__(
+        self,
+        network: Network,
+        config: Config,
+        task: Task | None = None,
+        *,
+        head: heads.Head | None = None,
+    ) -> None:
+        self.network, self.config, self.task, self.head = network, config, task, head
 
     def __repr__(self) -> str:
         """Length of a vector and number of parameters."""
@@ -155,14 +168,30 @@ class Embedder:
         version = [DESCRIPTORS_VERSION] if config.embed.summaries else []
         return digest(*sections, *lengths, self.network.weights_hash, *version)
 
+    def with_head(self, head: heads.Head) -> "Embedder":
+        """Return this model with a head on its embeddings.
+
+        Raises
+        ------
+        RequestError
+            If the head was trained on vectors of another model or of other settings.
+        """
+        if (head.identity, head.size) != (self.identity, self.size):
+            raise RequestError(
+                f"the head was trained on vectors of another model than {head.model}, or of other "
+                "settings: train it again on vectors of this one."
+            )
+        return Embedder(self.network, self.config, Task("one-of", head.names), head=head)
+
     def embed(self, x: Music | Sequence[Music], sample_rate: int | None = None) -> np.ndarray:
         """Embed music.
 
         Parameters
         ----------
-        x : str, Path, array of float (S,) or (channels, S), a list of these, or an array of paths
-            Audio files, or samples in [-1, 1] (overshoot passes) at `sample_rate`. A file is read
-            in blocks, so memory does not grow with its length.
+        x : str, Path, bytes, open file, or array (S,) or (channels, S); a list or iterator of these
+            Audio files, or samples at `sample_rate`: floats in [-1, 1] (overshoot passes), or
+            integers of 8, 16 or 32 bits, which are scaled. A file is read in blocks, so memory does
+            not grow with its length.
         sample_rate : int
             Of arrays, in Hz. Files know their own.
 
@@ -173,8 +202,8 @@ class Embedder:
         Raises
         ------
         RequestError
-            For a file that cannot be read, an array without a rate, integers or floats at their
-            scale, NaN, or channels last.
+            For a file that cannot be read, an array without a rate, floats at the scale of
+            integers, NaN, channels last, or more than 24 channels.
 
         Examples
         --------
@@ -201,6 +230,8 @@ class Embedder:
             Mean over windows, as in the test of the model.
         """
         self.require_task()
+        if self.head:
+            return self.head.probabilities(self._each(x, sample_rate, _vectors))
         return self._each(x, sample_rate, _predictions)
 
     def predict_windows(
@@ -219,6 +250,10 @@ class Embedder:
         """
         self.require_task()
         pieces = self.pieces(x, sample_rate, start_s=start_s, end_s=end_s)
+        if self.head:
+            found = self._stretches(pieces, window_s, hop_s, _vectors)
+            probabilities = self.head.probabilities(found.vectors)
+            return Embedding(probabilities, found.start_s, found.end_s)
         return self._stretches(pieces, window_s, hop_s, _predictions)
 
     def require_task(self) -> Task:
@@ -227,7 +262,7 @@ class Embedder:
             return self.task
         raise RequestError(
             "this model has no head, expected one from 'patchifier finetune', such as "
-            "RUN/full/model."
+            "RUN/full/model, or a head that the page of 'patchifier app' saved."
         )
 
     def embed_windows(
@@ -316,6 +351,36 @@ class Embedder:
         ends = np.minimum(starts + length, frames)
         return Embedding(means.result(), starts * frame_s, ends * frame_s)
 
+    def tempo(self, x: Music, sample_rate: int | None = None) -> estimates.Tempo:
+        """Estimate the tempo of one piece of music; see :func:`patchifier.estimates.tempo`.
+
+        Examples
+        --------
+        >>> clicks = np.zeros(10 * 22_050, np.float32)
+        >>> clicks[:: 22_050 // 2] = 0.5
+        >>> round(patchifier.load().tempo(clicks, 22_050).bpm)
+        120
+        """
+        config = self.config.spectrogram
+        return estimates.tempo(estimates.features(self.pieces(x, sample_rate), config))
+
+    def key(self, x: Music, sample_rate: int | None = None) -> estimates.Key:
+        """Estimate the key of one piece of music; see :func:`patchifier.estimates.key`.
+
+        Raises
+        ------
+        RequestError
+            Also if the model's log-mel has no pitch bands.
+
+        Examples
+        --------
+        >>> patchifier.load().key(np.zeros(10 * 22_050, np.float32), 22_050).name is None
+        True
+        """
+        config = self.config.spectrogram
+        estimates.require_pitch_bands(config)
+        return estimates.key(estimates.features(self.pieces(x, sample_rate), config))
+
     def log_mel(self, x: Music, sample_rate: int | None = None) -> np.ndarray:
         """Log-mel (M, T) of a file or of samples, with this model's settings.
 
@@ -336,23 +401,9 @@ class Embedder:
     ) -> Iterator[np.ndarray]:
         """Yield the log-mel of a file, of a part of it, or of samples, in pieces (M, T').
 
-        An iterator of such pieces is checked and passed on.
+        See :func:`patchifier.inputs.log_mel`.
         """
-        config = self.config.spectrogram
-        if (start_s, end_s) != (0.0, None) and not isinstance(x, str | Path):
-            raise RequestError(
-                f"start_s and end_s are of files, but x is of type {type(x).__name__}: give the "
-                "part that is meant."
-            )
-        if isinstance(x, Iterator):
-            yield from (windows.require_log_mel(piece, self.config) for piece in x)
-        elif isinstance(x, str | Path):
-            rate = config.sample_rate
-            blocks = audio.blocks(x, sample_rate=rate, start_s=start_s, end_s=end_s)
-            yield from spectrogram.stream_log_mel(blocks, config)
-        else:
-            waveform = audio.as_waveform(x, sample_rate, target_rate=config.sample_rate)
-            yield spectrogram.log_mel(waveform, config)
+        return inputs.log_mel(x, sample_rate, self.config, start_s=start_s, end_s=end_s)
 
     def embed_log_mels(self, log_mels: Iterable[np.ndarray]) -> np.ndarray:
         """Embed log-mels (M, T) of any lengths: (n, E) float32."""
@@ -370,15 +421,8 @@ class Embedder:
         return self._means(cuts, _vectors)
 
     def _each(self, x: Any, sample_rate: int | None, read: Read) -> np.ndarray:
-        """Embed or predict for one piece of music, or for each of a list or array of paths."""
-        kind = getattr(getattr(x, "dtype", None), "kind", "")
-        several = isinstance(x, list | tuple) or kind in ("O", "U")
-        items = list(x) if several else [x]
-        if several and items and isinstance(items[0], int | float):
-            raise RequestError(
-                f"this is a list of {len(items)} numbers, expected paths or arrays: use "
-                "numpy.array(samples, 'float32')."
-            )
+        """Embed or predict for one piece of music, or for each of several."""
+        items, several = inputs.split(x)
         found = self._means(self._patches(items, sample_rate), read)
         return found if several else found[0]
 
