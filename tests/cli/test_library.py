@@ -146,6 +146,13 @@ def test_a_path_leads_from_one_file_to_another(home, told, monkeypatch):
     assert "lower.wav" in found[1:-1]
 
 
+def test_a_file_is_known_by_its_name_and_one_that_is_nowhere_is_refused(home, run, told):
+    whole = told(f"similar {home}/all.parquet --to {home}/b/noise.wav")
+    assert told(f"similar {home}/all.parquet --to noise.wav") == whole
+    assert "more noise" in run(f"similar {home}/all.parquet --to nois", code=2).err
+    assert "nowhere" in run(f"similar {home}/all.parquet --to nowhere", code=2).err
+
+
 def test_a_mix_begins_with_its_seeds(home, told, monkeypatch):
     monkeypatch.chdir(home)
     found = names(told("mix all.parquet --seeds b/noise.wav a/low.wav --count 5 --drift 0.2"))
@@ -234,7 +241,7 @@ def test_a_table_is_written_as_csv(bundled, home, run, tmp_path):
 
 
 def test_duplicates_are_listed_by_their_cosine(home, run, told):
-    command = f"duplicates {home}/all.parquet --threshold"
+    command = f"duplicates {home}/all.parquet --unchecked --threshold"
     all_pairs = told(f"{command} 0.01")
     assert 0 < len(told(f"{command} 0.01 --below {home}/b")) < len(all_pairs)
     shown, nearest = run(f"{command} 1.0").out, all_pairs[0]
@@ -243,7 +250,20 @@ def test_duplicates_are_listed_by_their_cosine(home, run, told):
     assert f"The nearest are {paths}, with a cosine of {nearest['score']:.4f}" in shown
     lower = re.search(r"--threshold ([\d.]+) lists them", shown)[1]
     assert nearest in told(f"{command} {lower}")
-    assert "expected a cosine above 0" in run(f"{command} 0", code=2).err
+    assert "expected a cosine above 0" in run(f"{command} 2", code=2).err
+
+
+def test_duplicates_are_confirmed_by_their_files(home, run, told, tmp_path):
+    for name in ("low", "lower"):
+        shutil.copy(home / "a" / f"{name}.wav", tmp_path / f"{name}.wav")
+        shutil.copy(home / "a" / f"{name}.wav", tmp_path / f"{name} copy.wav")
+    run(f"embed {tmp_path} --model {home}/model --out {tmp_path}/x.parquet --workers 1")
+    command = f"duplicates {tmp_path}/x.parquet --workers 1 --out {tmp_path}/x.csv"
+    (tmp_path / "low copy.wav").unlink()
+    kinds = {row["kind"] for row in json.loads(run(f"{command} --json", code=1).out)}
+    assert "not checked" in kinds
+    with (tmp_path / "x.csv").open(newline="") as stream:
+        assert {row["kind"] for row in csv.DictReader(stream)} == kinds
 
 
 @pytest.mark.parametrize("flag", ["--duplicates 0.01", "--duplicates=0.01"])
@@ -251,7 +271,8 @@ def test_an_old_flag_is_accepted_and_names_the_new_one(flag, home, run):
     new = run(f"duplicates {home}/all.parquet --threshold 0.01 --json").out
     shown = run(f"similar {home}/all.parquet {flag} --json")
     assert shown.out == new
-    assert shown.err == "patchifier: 'similar --duplicates' is now 'duplicates --threshold'.\n"
+    notice = "patchifier: 'similar --duplicates' is now 'duplicates --threshold'."
+    assert shown.err.splitlines()[0] == notice
 
 
 @pytest.mark.parametrize("flag", ["--to", "--count", "--playlist", "--exact", "--model"])

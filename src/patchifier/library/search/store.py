@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from patchifier.config import RequestError
+from patchifier.io import Progress, silent
 from patchifier.library.search.metric import SLACK, Metric, direction_of
-from patchifier.library.search.pairs import nearest_of, pairs_above
+from patchifier.library.search.pairs import nearest_of, nearest_pairs, pairs_above
 from patchifier.library.search.ranking import (
     HUB_ROWS,
     HUB_SAMPLE,
@@ -73,9 +74,12 @@ class VectorStore(abc.ABC):
 
     @abc.abstractmethod
     def _candidates(
-        self, target: Target, first: int, *, where: Filter, exact: bool
-    ) -> Iterator[Candidates]:
-        """Rows nearest to a target: at least `first` if there are so many, then more each time."""
+        self, targets: Sequence[Target], first: int, *, where: Filter, exact: bool
+    ) -> list[Iterator[Candidates]]:
+        """For each of some targets of one metric, the rows nearest to it.
+
+        At least `first` if there are so many, then more each time.
+        """
 
     @abc.abstractmethod
     def _sample(self, count: int) -> np.ndarray:
@@ -180,7 +184,7 @@ class VectorStore(abc.ABC):
             first = POOL + POOL_FACTOR * count
             sample = target.metric.unit(self._hub_sample)
             adjust = hub_discount(sample, target.direction)
-        parts = self._candidates(target, first, where=where, exact=exact)
+        (parts,) = self._candidates([target], first, where=where, exact=exact)
         return best_files(parts, target, count, caps=caps, adjust=adjust)
 
     @functools.cached_property
@@ -292,26 +296,26 @@ class VectorStore(abc.ABC):
                 "0.95."
             )
         rows, vectors, files = self._by_file(where)
-        best: dict[tuple[int, int], tuple[float, int, int]] = {}
-        for count, (first, second, score) in enumerate(pairs_above(vectors, files, threshold)):
-            if count == most:
-                raise RequestError(
-                    f"more than {most} pairs of sections reach {threshold}: raise the threshold, "
-                    "or filter."
-                )
-            key = (files[first], files[second])
-            best[key] = max(best.get(key, (-1.0, 0, 0)), (score, -first, -second))
-        pairs = [
-            Pair(
-                dataclasses.replace(rows[-i], score=score),
-                dataclasses.replace(rows[-j], score=score),
-                score,
-            )
-            for score, i, j in best.values()
-        ]
-        return tuple(
-            sorted(pairs, key=lambda pair: (-pair.score, pair.first.path, pair.second.path))
-        )
+        pairs = pairs_above(vectors, files, threshold)
+        return _best_pairs(rows, files, _at_most(pairs, most, threshold))
+
+    def candidate_pairs(
+        self,
+        threshold: float,
+        count: int,
+        *,
+        where: Filter = EVERYTHING,
+        progress: Progress = silent,
+    ) -> tuple[Pair, ...]:
+        """Pairs of files, each with those of its `count` nearest that reach a cosine.
+
+        Exact, in time as :meth:`near_duplicates`, but the number of pairs grows with the number of
+        rows alone. Which of these are the same music, :func:`~patchifier.library.search.duplicates`
+        finds out.
+        """
+        rows, vectors, files = self._by_file(where)
+        pairs = nearest_pairs(vectors, files, count, threshold, progress=progress)
+        return _best_pairs(rows, files, pairs)
 
     def nearest_pair(self, *, where: Filter = EVERYTHING) -> Pair | None:
         """Return the sections of two files that are nearest; None if there are no two files.
@@ -488,9 +492,16 @@ class VectorStore(abc.ABC):
         metric = Metric.of(weights, self.size)
         line = places([self._place(stop, metric) for stop in stops], count)
 
-        def nearest(direction: np.ndarray, many: int, caps: Caps, taken: Set[str]) -> list[Ranked]:
-            target = Target(metric, direction, direction)
-            return self._best(target, many, where=without(where, taken), exact=exact, caps=caps)
+        def nearest(
+            directions: Sequence[np.ndarray], many: int, caps: Caps, taken: Set[str]
+        ) -> list[list[Ranked]]:
+            targets = [Target(metric, direction, direction) for direction in directions]
+            left = without(where, taken)
+            parts = self._candidates(targets, 2 * many, where=left, exact=exact)
+            return [
+                best_files(of_one, target, many, caps=caps)
+                for target, of_one in zip(targets, parts, strict=True)
+            ]
 
         chosen = choose(line, nearest, _caps(max_per_artist, max_per_album))
         return tuple(in_order(chosen))
@@ -507,6 +518,37 @@ class VectorStore(abc.ABC):
         vector = self._vector_of_file(path)
         row = dataclasses.replace(self.filter(Filter(path=path))[0], score=1.0)
         return Ranked(row, 1.0, direction_of([vector], (), metric))
+
+
+def _at_most(
+    pairs: Iterable[tuple[int, int, float]], most: int, threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    for count, pair in enumerate(pairs):
+        if count == most:
+            raise RequestError(
+                f"more than {most} pairs of sections reach {threshold}: raise the threshold, or "
+                "filter."
+            )
+        yield pair
+
+
+def _best_pairs(
+    rows: Sequence[SearchResult], files: np.ndarray, pairs: Iterable[tuple[int, int, float]]
+) -> tuple[Pair, ...]:
+    """The nearest sections of each pair of files, the highest cosine first."""
+    best: dict[tuple[int, int], tuple[float, int, int]] = {}
+    for first, second, score in pairs:
+        key = (files[first], files[second])
+        best[key] = max(best.get(key, (-1.0, 0, 0)), (score, -first, -second))
+    found = [
+        Pair(
+            dataclasses.replace(rows[-one], score=score),
+            dataclasses.replace(rows[-other], score=score),
+            score,
+        )
+        for score, one, other in best.values()
+    ]
+    return tuple(sorted(found, key=lambda pair: (-pair.score, pair.first.path, pair.second.path)))
 
 
 def _listed(given: Seeds) -> list[Query]:
