@@ -2,18 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from patchifier.cli.command import Outcome
-from patchifier.config import RequestError
+from patchifier.cli.opened import OpenedTable, conditions_of, require_count, require_outputs
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from patchifier.library.search import Filter, Index, SearchResult, Table
+    from patchifier.library.search import Filter, Index, Table
 
 
 def similar(
@@ -68,14 +64,14 @@ def similar(
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
     """
-    _require_outputs(m3u, out)
-    here = _Opened.of(table, model)
+    require_outputs(m3u, out)
+    here = OpenedTable.of(table, model)
     conditions = {"artist": artist, "title": title, "album": album, "genre": genre, "below": below}
     found = here.store.similar(
         here.queries(to, "--to"),
-        _require_count(count),
+        require_count(count),
         unlike=here.queries(not_, "--not"),
-        where=_filter(**conditions),
+        where=conditions_of(**conditions),
         weights=here.weights(weights or []),
         max_per_artist=max_per_artist,
         max_per_album=max_per_album,
@@ -134,15 +130,15 @@ def path(
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
     """
-    _require_outputs(m3u, out)
-    here = _Opened.of(table, model)
+    require_outputs(m3u, out)
+    here = OpenedTable.of(table, model)
     conditions = {"artist": artist, "title": title, "album": album, "genre": genre, "below": below}
     found = here.store.path(
         here.query(from_, "--from"),
         here.query(to, "--to"),
-        _require_count(count),
+        require_count(count),
         waypoints=here.queries(via, "--via"),
-        where=_filter(**conditions),
+        where=conditions_of(**conditions),
         weights=here.weights(weights or []),
         max_per_artist=max_per_artist,
         max_per_album=max_per_album,
@@ -208,14 +204,14 @@ def mix(
     out : str
         NAME.csv or NAME.jsonl: write them as a table.
     """
-    _require_outputs(m3u, out)
-    here = _Opened.of(table, model)
+    require_outputs(m3u, out)
+    here = OpenedTable.of(table, model)
     conditions = {"artist": artist, "title": title, "album": album, "genre": genre, "below": below}
     found = here.store.mix(
         here.queries(seeds, "--seeds"),
-        _require_count(count),
+        require_count(count),
         unlike=here.queries(not_, "--not"),
-        where=_filter(**conditions),
+        where=conditions_of(**conditions),
         weights=here.weights(weights or []),
         drift=drift,
         artist_gap=artist_gap,
@@ -225,123 +221,6 @@ def mix(
         exact=exact,
     )
     return here.outcome(found, conditions, m3u=m3u, out=out)
-
-
-# --- what these three have in common ---
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A table or an index, with its name and that of the model for files outside."""
-
-    store: "Table | Index"
-    table: str
-    model: str
-
-    @classmethod
-    def of(cls, table: str, model: str) -> "_Opened":
-        from patchifier.library import search
-
-        return cls(search.load(table), table, model)
-
-    def queries(self, files: Sequence[str], flag: str) -> "list[str | Path | np.ndarray]":
-        return [self.query(file, flag) for file in files]
-
-    def query(self, file: str, flag: str) -> "str | np.ndarray":
-        """Return the file's path as the table has it, or the vector of a file outside."""
-        from patchifier.audio import name_fault, written_name
-        from patchifier.library.search import Filter
-
-        if fault := name_fault(file):
-            raise RequestError(f"{flag} {written_name(file)}: {fault}")
-        for path in (file, str(Path(file).resolve())):
-            if self.store.filter(Filter(path=path)):
-                return path
-        return self.embedder(f"{file} is not in {self.table}, and").embed(file)
-
-    def embedder(self, why: str) -> Any:
-        """Return the model that made the table; refuse another one."""
-        from patchifier import weights
-        from patchifier.embed import load
-
-        embedder = load(self.model or None)
-        if embedder.identity != self.store.identity:
-            raise RequestError(
-                f"{why} {self.model or weights.DEFAULT} is another model, or has other settings, "
-                "than the one that made the table: name that one with --model. A table that an "
-                "older patchifier made of the same model is embedded anew."
-            )
-        return embedder
-
-    def weights(self, given: Sequence[str]) -> "np.ndarray | None":
-        """Read 'NAME=FACTOR' for slices of the vectors."""
-        from patchifier.library.search import slice_weights
-
-        if not given:
-            return None
-        factors = {}
-        for word in given:
-            name, _, factor = word.partition("=")
-            try:
-                factors[name] = float(factor)
-            except ValueError as error:
-                raise RequestError(
-                    f"--weights has {word!r}, expected NAME=FACTOR, such as harmony=2."
-                ) from error
-        return slice_weights(
-            self.embedder("--weights needs the slices of the model:").config, factors
-        )
-
-    def outcome(
-        self, found: "Sequence[SearchResult]", conditions: dict[str, str], *, m3u: str, out: str
-    ) -> Outcome:
-        """Print files, and write them where that was asked for."""
-        from patchifier.library import export, playlist
-
-        if m3u:
-            playlist.write_m3u8(playlist.entries(self.store, found), m3u)
-        if out:
-            export.write_results(found, out)
-        scores = [1.0 if row.score is None else row.score for row in found]
-        text = "\n".join(
-            f"{score:.4f}  {row.path}  {row.start_s:.1f}-{row.end_s:.1f} s"
-            for score, row in zip(scores, found, strict=True)
-        )
-        given = ", ".join(f"--{name} {value}" for name, value in conditions.items() if value)
-        nothing = f"no other file is in {self.table}."
-        if given:
-            nothing = (
-                f"no other file in {self.table} passes {given}: tags are compared letter by letter."
-            )
-        return Outcome([asdict(row) for row in found], text or nothing)
-
-
-def _require_outputs(m3u: str, out: str) -> None:
-    """Refuse names of other kinds before anything is computed."""
-    from patchifier.library import export, playlist
-
-    if m3u:
-        playlist.require_m3u8(m3u)
-    if out:
-        export.require_results(out)
-
-
-def _require_count(count: int) -> int:
-    if count < 1:
-        raise RequestError(f"--count is {count}, expected at least 1.")
-    return count
-
-
-def _filter(*, below: str, **tags: str) -> "Filter":
-    from patchifier.library.search import Filter
-
-    if below and Path(below).is_dir():
-        below = f"{Path(below).resolve()}/"
-    given: dict[str, Any] = {name: value for name, value in tags.items() if value}
-    return Filter(path_prefix=below or None, **given)
-
-
-# --- the others ---
 
 
 def duplicates(
@@ -370,7 +249,7 @@ def duplicates(
     from patchifier.library import search
 
     store = search.load(table)
-    where = _filter(below=below, artist=artist, title=title, album=album, genre=genre)
+    where = conditions_of(below=below, artist=artist, title=title, album=album, genre=genre)
     pairs = store.near_duplicates(threshold, where=where)
     lines = [f"{pair.score:.4f}  {pair.first.path}  {pair.second.path}" for pair in pairs]
     text = "\n".join(lines) or f"no two files reach {threshold}.{_nearest(store, where)}"
