@@ -54,7 +54,7 @@ def payload_digest(path: str | Path) -> str:
 
     Examples
     --------
-    >>> len(payload_digest("song.wav"))
+    >>> len(payload_digest("music/one.ogg"))
     16
     """
     with open(path, "rb") as file:

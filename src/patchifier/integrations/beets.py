@@ -73,7 +73,7 @@ def embed(
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> done = embed([SimpleNamespace(path=b"song.wav")], "beets.parquet")
+    >>> done = embed([SimpleNamespace(path=b"music/one.ogg")], "beets.parquet")
     >>> done.files, done.embedded
     (1, 1)
     """

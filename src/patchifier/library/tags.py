@@ -47,8 +47,8 @@ def read_tags(path: str) -> dict[str, str | int | None]:
 
     Examples
     --------
-    >>> read_tags("song.wav")["artist"] is None
-    True
+    >>> sorted(read_tags("music/one.ogg"))[:4]
+    ['album', 'albumartist', 'artist', 'genre']
     """
     import mutagen
 
@@ -102,7 +102,7 @@ def read_written(path: str | Path) -> dict[str, str | None]:
 
     Examples
     --------
-    >>> read_written("song.wav")
+    >>> read_written("music/one.ogg")
     {'bpm': None, 'key': None, 'label': None}
     """
     file = _opened(path)
@@ -129,8 +129,9 @@ def write_tags(path: str | Path, values: Mapping[str, str], *, like: str | Path)
 
     Examples
     --------
-    >>> write_tags("song.wav", {"bpm": "120"}, like="song.wav")
-    >>> read_written("song.wav")["bpm"]
+    >>> _ = Path("tagged.ogg").write_bytes(Path("music/one.ogg").read_bytes())
+    >>> write_tags("tagged.ogg", {"bpm": "120"}, like="tagged.ogg")
+    >>> read_written("tagged.ogg")["bpm"]
     '120'
     """
     kind = type(_opened(like))
