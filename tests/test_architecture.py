@@ -20,6 +20,7 @@ LAYERS = [  # a part imports only from lines above its own
     {"inputs"},
     {"embed"},
     {"library"},
+    {"app"},
     {"nn", "augment"},
     {"checkpoint"},
     {"cache"},
@@ -34,11 +35,14 @@ HOME = {  # heavy third-party packages, and the only parts that may name them
     "lightning": set(),
     "matplotlib": {"evaluate"},
     "jinja2": {"evaluate"},
-    "sklearn": {"tasks", "evaluate", "integrations"},
+    "sklearn": {"tasks", "app", "evaluate", "integrations"},
     "lancedb": {"library"},
     "ray": {"integrations"},
     "fsspec": {"integrations"},
     "onnxruntime": {"graph"},
+    "starlette": {"app"},
+    "uvicorn": {"app"},
+    "umap": {"app"},
     "torch": {"tasks", "nn", "augment", "checkpoint", "train", "evaluate", "integrations"},
 }
 # `load` falls back on torch: a model folder without a graph, or another device than the CPU.

@@ -10,6 +10,7 @@ EXTRAS = {  # package -> extra of this package that installs it
     "matplotlib": "eval", "jinja2": "eval", "mir_eval": "eval", "av": "formats",
     "transformers": "hf", "huggingface_hub": "hf", "lancedb": "search", "ray": "cluster",
     "fsspec": "cluster", "onnx": "train", "onnxscript": "onnx",
+    "starlette": "app", "uvicorn": "app", "umap": "app",
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 import patchifier
-from patchifier.cli import data, evaluate, library, models, search, train
+from patchifier.cli import data, evaluate, library, listen, models, search, train
 from patchifier.cli.command import Command, parse
 from patchifier.config import RequestError
 from patchifier.extras import EXTRAS, how_to_install
@@ -36,6 +36,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "library": (library.embed, library.distance, library.predict, library.tag),
     "search": (search.similar, search.path, search.mix, search.duplicates, search.index),
+    "listen": (listen.app, listen.serve),
     "models": (models.info, models.export),
 }
 COMMANDS = {command.__name__: command for group in GROUPS.values() for command in group}

@@ -1,0 +1,296 @@
+"""One table of embeddings in memory, as tracks: ids, tags, search by words, order, files."""
+
+import functools
+import hashlib
+import math
+import os
+import stat
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from patchifier.app.asked import RefusedError
+from patchifier.config import RequestError
+from patchifier.library.search import Table
+from patchifier.library.stored import EmbeddingTable, read
+
+TAGS = ("title", "artist", "album", "albumartist", "genre", "year", "track")
+SEARCHED = ("title", "artist", "album", "path", "year")
+SORTS = ("title", "artist", "album", "year", "path", "duration")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files of a table are.
+
+    Attributes
+    ----------
+    music : Path or None
+        Folder in which every file must lie, and from which relative paths count.
+    """
+
+    music: Path | None = None
+
+    def find(self, path: str) -> str:
+        """Real path of a file of a table; empty if it is missing or lies outside.
+
+        Examples
+        --------
+        >>> Place(Path("music")).find("../music.parquet")
+        ''
+        """
+        base = os.path.realpath(self.music) if self.music else os.getcwd()
+        real = os.path.realpath(os.path.join(base, path))
+        if self.music and not real.startswith(os.path.join(base, "")):
+            return ""
+        try:
+            return real if stat.S_ISREG(os.stat(real).st_mode) else ""
+        except (OSError, ValueError):
+            return ""
+
+    def shown(self, path: str) -> str:
+        """Path of a file from the music's folder; whole where there is none.
+
+        Examples
+        --------
+        >>> Place(Path("/music")).shown("/music/a/one.ogg")
+        'a/one.ogg'
+        """
+        if self.music and path.startswith(os.path.join(self.music, "")):
+            return os.path.relpath(path, self.music)
+        return path
+
+
+class Collection:
+    """Tracks of a table of embeddings: one for each file.
+
+    Parameters
+    ----------
+    table : EmbeddingTable or None
+        None for a library without a table.
+    name : str
+        For people.
+    source : Path
+        The table's file, beside which caches may lie.
+    place : Place
+        Where the files are.
+
+    Attributes
+    ----------
+    store : patchifier.library.search.Table or None
+        What is searched.
+    paths, ids : list of str
+        Of each track, in the order of the table.
+    number : dict of str to int
+        Place of each id.
+    """
+
+    def __init__(
+        self,
+        table: EmbeddingTable | None = None,
+        *,
+        name: str = "",
+        source: Path | None = None,
+        place: Place | None = None,
+    ) -> None:
+        self.name, self.source, self.place = name, source, place or Place()
+        self.table = table
+        self.store = Table(table, name=str(source)) if table else None
+        paths = table.paths if table else ()
+        firsts = {path: row for row, path in reversed(list(enumerate(paths)))}
+        self.first = np.array(sorted(firsts.values()), int)  # row of each track's first section
+        self.paths = [paths[row] for row in self.first]
+        self.by_path = {path: place for place, path in enumerate(self.paths)}
+        self.ids = self._ids()
+        self.number = {one: place for place, one in enumerate(self.ids)}
+        self._columns = self._read_columns()
+        self.least_close: float | None = None  # kept by patchifier.app.similar
+        self._ranks: dict[str, list[float]] = {}
+
+    @classmethod
+    def open(cls, path: Path, *, name: str = "", place: Place | None = None) -> "Collection":
+        """Read a table's file; its name is that of the library by default.
+
+        Raises
+        ------
+        RequestError
+            As of :func:`patchifier.library.read`; and for a table of patches.
+        """
+        table = read(path)
+        if table.metadata.get("patches"):
+            raise RequestError(
+                f"{path} has a row for each patch, expected one for each file or window: embed "
+                "without --patches."
+            )
+        return cls(table, name=name or path.stem, source=path, place=place)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    # --- tracks ---
+
+    def _ids(self) -> list[str]:
+        """Ids of the tracks: 16 hexadecimal digits."""
+        return [hashlib.blake2b(path.encode(), digest_size=8).hexdigest() for path in self.paths]
+
+    def _read_columns(self) -> dict[str, list[Any]]:
+        """Values of each column that the table has, for each track."""
+        if self.table is None:
+            return {}
+        rows = self.table.rows
+        names = ("start_s", "end_s", "length_s", "size", *TAGS)
+        few = rows.select([name for name in names if name in rows.column_names])
+        if len(self.first) < len(few):
+            few = few.take(pa.array(self.first))
+        return few.to_pydict()
+
+    def column(self, name: str) -> list[Any]:
+        """Values of a tag or another column for each track; None where there is none."""
+        return self._columns.get(name) or [None] * len(self)
+
+    def find(self, one: str) -> int:
+        """Place of the track of an id.
+
+        Raises
+        ------
+        RefusedError
+            404 if there is none.
+        """
+        if one not in self.number:
+            raise RefusedError(
+                404, f"there is no song {one[:40]!r} in this library: reload the list of songs."
+            )
+        return self.number[one]
+
+    def title(self, place: int) -> str:
+        """Title of a track; the file's name if it has none."""
+        return self.column("title")[place] or Path(self.paths[place]).stem
+
+    def duration_s(self, place: int) -> float | None:
+        """Seconds of a track; its last section's end where the table does not say."""
+        length = self.column("length_s")[place]
+        return self.column("end_s")[place] if length is None or length != length else length
+
+    def track(self, place: int) -> dict[str, Any]:
+        """A track as JSON."""
+        tags = {name: self.column(name)[place] for name in TAGS}
+        return {
+            "id": self.ids[place],
+            "path": self.paths[place],
+            **tags,
+            "title": self.title(place),
+            "duration_s": self.duration_s(place),
+            "start_s": self.column("start_s")[place],
+            "missing": not self.place.find(self.paths[place]),
+        }
+
+    def file(self, place: int) -> str:
+        """Real path of a track's file.
+
+        Raises
+        ------
+        RefusedError
+            410 if it is missing, or lies outside of the music's folder.
+        """
+        if real := self.place.find(self.paths[place]):
+            return real
+        where = f" in {self.place.music}" if self.place.music else ""
+        raise RefusedError(
+            410,
+            f"{self.paths[place]} is not there{where} any more: put it back, or bring the table up "
+            "to date with 'patchifier embed --changed'.",
+        )
+
+    # --- search by words, and order ---
+
+    @functools.cached_property
+    def _words(self) -> list[str]:
+        """Text of each track in which words are searched."""
+        titles = [self.title(place) for place in range(len(self))]
+        columns = [titles, *(self.column(name) for name in ("artist", "album", "year"))]
+        return [
+            folded(" ".join(str(value) for value in values if value is not None))
+            for values in zip(*columns, self.paths)
+        ]
+
+    def matching(self, words: str) -> list[int]:
+        """Places of the tracks with every word, in the order of the table."""
+        wanted = folded(words).split()
+        return [
+            place for place, text in enumerate(self._words) if all(word in text for word in wanted)
+        ]
+
+    def rank(self, sort: str) -> list[float]:
+        """Rank of each track by a column; infinite where it has no value."""
+        if sort not in self._ranks:
+            values = self._sorted_by(sort)
+            some = [place for place in range(len(self)) if values[place] is not None]
+            rank = [math.inf] * len(self)
+            for position, place in enumerate(sorted(some, key=values.__getitem__)):
+                rank[place] = position
+            self._ranks[sort] = rank
+        return self._ranks[sort]
+
+    def _sorted_by(self, sort: str) -> list[Any]:
+        if sort == "path":
+            return self.paths
+        if sort == "title":
+            return [folded(self.title(place)) for place in range(len(self))]
+        if sort == "duration":
+            return [self.duration_s(place) for place in range(len(self))]
+        values = self.column(sort)
+        return [folded(value) if isinstance(value, str) else value for value in values]
+
+    def ordered(self, words: str, sort: str, *, descending: bool) -> list[int]:
+        """Places of the tracks with every word, by a column; those without a value are last."""
+        found = self.matching(words) if words.strip() else range(len(self))
+        rank = self.rank(sort)
+        if not descending:
+            return sorted(found, key=rank.__getitem__)
+        return sorted(found, key=lambda place: (rank[place] == math.inf, -rank[place]))
+
+    # --- vectors ---
+
+    @functools.cached_property
+    def directions(self) -> np.ndarray:
+        """Unit vectors (n, E) float32: of each track, the mean direction of its sections."""
+        if self.table is None:
+            return np.zeros((0, 1), np.float32)
+        vectors = self.table.vectors
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        if len(units) == len(self):
+            return units
+        sums = np.zeros((len(self), units.shape[1]), np.float32)
+        np.add.at(sums, [self.by_path[path] for path in self.table.paths], units)
+        return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+
+    def direction(self, place: int) -> np.ndarray:
+        """Unit vector (E,) float32 of one track."""
+        if self.table is not None and len(self.table) == len(self):
+            vector = self.table.vectors[self.first[place]]
+            return np.asarray(vector / np.linalg.norm(vector))
+        return np.asarray(self.directions[place])
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Digest of paths and vectors: what a map of them depends on."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update("\0".join(self.paths).encode())
+        digest.update(np.ascontiguousarray(self.directions).tobytes())
+        return digest.hexdigest()
+
+
+def folded(text: str) -> str:
+    """Text in lower case without accents.
+
+    Examples
+    --------
+    >>> folded("Sigur Rós")
+    'sigur ros'
+    """
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(part for part in parts if not unicodedata.combining(part))

@@ -1,0 +1,143 @@
+"""The embedding of a folder while it is served: progress, cancelling, and what is done so far."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from patchifier.app.collection import Collection
+from patchifier.embed import Embedder
+from patchifier.jobs import BAD_ITEM
+from patchifier.library import sources
+from patchifier.library.build import embed_library
+from patchifier.library.stored import DECODING, TYPES, Stored, from_arrow
+from patchifier.library.table import read_facts
+
+LOOK_S = 3.0  # between two looks at the finished parts
+
+
+class _CancelledError(Exception):
+    """The job was told to stop."""
+
+
+class Job:
+    """A job that embeds a folder in a thread, with worker processes.
+
+    Parameters
+    ----------
+    folder : Path
+        Of music.
+    out : Path
+        The table; one that exists is brought up to date.
+    embedder : Embedder
+    workers : int or None
+        Processes; one for each core by default.
+    grown : callable
+        Called with a :class:`Collection` of what is done so far, and at the end of all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        out: Path,
+        embedder: Embedder,
+        *,
+        grown: Callable[[Collection], None],
+        workers: int | None = None,
+    ) -> None:
+        self.folder, self.out, self.embedder = folder, out, embedder
+        self.grown, self.workers = grown, workers
+        self.state, self.error, self.current = "running", "", ""
+        self.done = self.total = 0
+        self.skipped: list[tuple[str, str]] = []
+        self._paths: list[str] = []
+        self._parts, self._looked_s = 0, 0.0
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Stop after the file that is in work; finished parts stay, and a later job goes on."""
+        self._cancelled.set()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for the end."""
+        self._thread.join(timeout_s)
+
+    def report(self) -> dict[str, Any]:
+        """State of the job as JSON."""
+        return {
+            "state": self.state,
+            "done": self.done,
+            "total": self.total,
+            "current": self.current,
+            "n_skipped": len(self.skipped),
+            "skipped": [list(one) for one in self.skipped[:1000]],
+            "error": self.error,
+        }
+
+    def _run(self) -> None:
+        try:
+            self._embed()
+        except _CancelledError:
+            self.state = "cancelled"
+        except BAD_ITEM as error:
+            self.state, self.error = "failed", str(error)
+        except Exception as error:  # the page shows it; the thread must not end unseen
+            self.state, self.error = "failed", f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self.current = ""
+            if self.state != "done":
+                with contextlib.suppress(*BAD_ITEM):
+                    self._look()
+
+    def _embed(self) -> None:
+        clips, lost = sources.find(self.folder)
+        self.skipped, self.total = list(lost), len(clips)
+        self._paths = [clip.path for clip in clips]
+        done = embed_library(
+            self.folder,
+            self.out,
+            embedder=self.embedder,
+            changed=True,
+            workers=self.workers,
+            progress=self._show,
+        )
+        self.skipped = list(done.skipped)
+        self.done = self.total
+        self.grown(Collection.open(self.out, name=self.folder.name))
+        self.state = "done"
+
+    def _show(self, done: int, total: int, note: str) -> None:
+        if self._cancelled.is_set():
+            raise _CancelledError
+        self.done, self.total = done, total
+        self.current = self._paths[done] if done < len(self._paths) else ""
+        if time.monotonic() - self._looked_s > LOOK_S:
+            self._look()
+
+    def _look(self) -> None:
+        """Show what is done so far, if there is more than at the last look."""
+        self._looked_s = time.monotonic()
+        parts = sorted(self.out.with_name(f"{self.out.name}.parts").glob("[0-9]*.parquet"))
+        if len(parts) == self._parts:
+            return
+        self._parts = len(parts)
+        # rows of a table that is brought up to date stay visible
+        files = [self.out, *parts] if self.out.exists() else parts
+        tables = [
+            table for file in files for table in Stored(file, columns=TYPES | DECODING).parts()
+        ]
+        skipped = [(one[0], one[-1]) for part in parts for one in read_facts(part)["skipped"]]
+        self.skipped = [*dict.fromkeys([*self.skipped, *skipped])]
+        if tables:
+            table = from_arrow(pa.concat_tables(tables), read_facts(files[0]))
+            self.grown(Collection(table, name=self.folder.name, source=self.out))

@@ -1,0 +1,327 @@
+// Similar: songs like some and unlike others, a path between songs, or a mix; each result can say why.
+
+import { get, post, postForFile, remember, track } from "./api.js";
+import { bar, button, clock, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak } from "./dom.js";
+import { picker } from "./picker.js";
+import { player } from "./player.js";
+import { mark, songList } from "./songs.js";
+import { go, note, on, seed, select, state, tell } from "./state.js";
+
+const MODES = [
+  ["near", "Similar"],
+  ["path", "Path"],
+  ["mix", "Mix"],
+];
+const LEADS = {
+  near: "The songs nearest to those you like, away from those you do not.",
+  path: "From the first song to the last in even steps, by way of those between.",
+  mix: "A list that begins near your songs. Drift lets it wander.",
+};
+
+const settings = { count: 20, drift: 0.3, artist: "", genre: "", album: "", year_from: "", year_to: "", max_per_artist: 0, max_per_album: 0 };
+let results = [];
+
+export async function show(place, { query, signal }) {
+  await readAddress(query);
+  const seeds = el("div.seeds");
+  const upload = el("div", { "aria-live": "polite" });
+  const list = el("div.results", { "aria-live": "off" });
+  const title = el("h1");
+  const lead = el("p.lead");
+  const view = { seeds, upload, list, title, lead, signal, run: 0 };
+  view.update = () => {
+    drawSeeds(view);
+    return find(view);
+  };
+  view.soon = debounce(() => find(view), 60);
+  const modes = el(
+    "div.segments",
+    { role: "group", "aria-label": "What to look for" },
+    MODES.map(([name, text]) => el("button", { type: "button", "data-mode": name, onclick: () => setMode(view, name) }, text)),
+  );
+  view.modes = modes;
+  view.controls = el("div");
+  fill(
+    place,
+    el("div.page-head", {}, el("div", {}, title, lead), modes),
+    el("div.split", {}, el("aside", { "aria-label": "What to start from" }, el("section.panel", {}, seeds, upload, adding(view)), view.controls), list),
+  );
+  on("seeds", view.update, signal);
+  on("upload", (what) => drawUpload(upload, what), signal);
+  drawControls(view);
+  await view.update();
+}
+
+/** Seeds from the address; else those of before; else the selected song. */
+async function readAddress(query) {
+  const ids = (name) => (query.get(name) ?? "").split(",").filter(Boolean);
+  if (query.has("mode")) state.mode = query.get("mode");
+  if (query.has("like")) state.like = await Promise.all(ids("like").map(track));
+  if (query.has("unlike")) state.unlike = await Promise.all(ids("unlike").map(track));
+  if (!state.like.length && state.song) seed(state.song);
+}
+
+function setMode(view, mode) {
+  state.mode = mode;
+  drawControls(view);
+  view.update();
+}
+
+// --- seeds ---
+
+function drawSeeds({ seeds, modes, title, lead }) {
+  modes.querySelectorAll("button").forEach((one) => one.setAttribute("aria-pressed", String(one.dataset.mode === state.mode)));
+  const { like, unlike, mode } = state;
+  const first = like[0]?.title ?? "a song";
+  const titles = { near: like.length > 1 ? `Like ${plural(like.length, "song")}` : `Like ${first}`, path: like.length > 1 ? `${first} to ${like.at(-1).title}` : "A path between two songs", mix: "A mix" };
+  title.textContent = like.length ? titles[mode] : "Find music by its sound";
+  lead.textContent = LEADS[mode];
+  const number = (index) => (mode === "path" ? el("span.small", {}, `${index + 1}`) : null);
+  fill(
+    seeds,
+    el("h2", {}, mode === "path" ? "Songs of the path" : "More like"),
+    el("div.chips", { role: "list" }, like.map((song, index) => chip(song, "like", number(index)))),
+    unlike.length > 0 && mode === "near" && [el("h2", {}, "Less like"), el("div.chips", { role: "list" }, unlike.map((song) => chip(song, "unlike")))],
+  );
+}
+
+function chip(song, kind, before = null) {
+  const remove = () => {
+    state[kind] = state[kind].filter((one) => one.id !== song.id);
+    tell("seeds");
+  };
+  const flip = () => {
+    seed(song, kind === "like" ? "unlike" : "like");
+    tell("seeds");
+  };
+  return el(
+    `span.chip.${kind}`,
+    { role: "listitem" },
+    before,
+    el("b", { title: song.title }, song.title),
+    state.mode === "near" && iconButton(kind === "like" ? "minus" : "plus", `${kind === "like" ? "Less" : "More"} like ${song.title}`, flip),
+    iconButton("close", `Remove ${song.title}`, remove),
+  );
+}
+
+function adding() {
+  const file = el("input", { type: "file", accept: "audio/*,video/mp4,.opus,.flac", multiple: true, hidden: true, "aria-label": "Audio files" });
+  file.addEventListener("change", () => {
+    tell("files", [...file.files]);
+    file.value = "";
+  });
+  const add = (song) => {
+    seed(song);
+    select(song);
+    tell("seeds");
+  };
+  return el("div.adding", {}, picker("Add a song", add), file, button("Choose a file, or drop one here", () => file.click(), { kind: "small" }));
+}
+
+function drawUpload(place, what) {
+  if (!what) return fill(place);
+  if (what.error) return fill(place, el("div.message.error", { role: "alert" }, el("p", {}, el("b", {}, what.name)), el("p.small", {}, what.error.message)));
+  const text = what.share < 1 ? `Sending ${what.name}` : `Listening to ${what.name}`;
+  return fill(place, el("p.small.soft", {}, text), what.share < 1 ? bar(what.share) : el("div.bar.waiting", {}, el("i")));
+}
+
+// --- weights, filters, caps ---
+
+function drawControls(view) {
+  const wide = matchMedia("(min-width: 821px)").matches;
+  const slices = state.status?.slices ?? [];
+  const slider = (label, value, { min = 0, max, step, text, change }) => {
+    const shown = el("output.small", {}, text(value));
+    const input = el("input", { type: "range", min, max, step, value, "aria-label": label });
+    input.addEventListener("input", () => {
+      shown.textContent = text(Number(input.value));
+      change(Number(input.value));
+      view.soon();
+    });
+    return el("label.slider", {}, el("span", {}, label), shown, input);
+  };
+  const weights = slices.map(({ name, title }) =>
+    slider(title || name, state.weights[name] ?? 1, { max: 4, step: 0.1, text: (value) => `× ${value.toFixed(1)}`, change: (value) => (state.weights[name] = value) }),
+  );
+  const reset = button("Reset", () => {
+    state.weights = {};
+    drawControls(view);
+    find(view);
+  }, { kind: "quiet small" });
+  const field = (name, label, type = "text") => {
+    const input = el("input", { type, value: settings[name] || "", placeholder: type === "number" ? "any" : "", min: 0, autocomplete: "off" });
+    input.addEventListener("input", debounce(() => {
+      settings[name] = type === "number" ? Number(input.value) || 0 : input.value.trim();
+      find(view);
+    }, 250));
+    return el("label.field", {}, label, input);
+  };
+  fill(
+    view.controls,
+    state.mode === "mix" && el("section.panel", {}, slider("Drift", settings.drift, { max: 1, step: 0.05, text: (value) => value.toFixed(2), change: (value) => (settings.drift = value) })),
+    weights.length > 0 && state.mode === "near" && el("details.panel", { open: wide }, el("summary", {}, "What counts"), el("div.sliders", {}, weights, reset)),
+    el(
+      "details.panel",
+      { open: wide && Object.entries(settings).some(([key, value]) => value && !["count", "drift"].includes(key)) },
+      el("summary", {}, "Only some songs"),
+      el(
+        "div.fields",
+        {},
+        field("artist", "Artist"), field("album", "Album"), field("genre", "Genre"), field("count", "Songs", "number"),
+        field("year_from", "From year", "number"), field("year_to", "To year", "number"),
+        field("max_per_artist", "Most per artist", "number"), field("max_per_album", "Most per album", "number"),
+      ),
+    ),
+  );
+}
+
+function request() {
+  const { artist, album, genre, year_from, year_to, count, max_per_artist, max_per_album } = settings;
+  const filters = Object.fromEntries(Object.entries({ artist, album, genre, year_from, year_to }).filter(([, value]) => value));
+  const like = state.like.map((song) => song.id);
+  const common = { count: count || 20, filters, max_per_artist, max_per_album };
+  if (state.mode === "path") return ["api/path", { start: like[0], end: like.at(-1), waypoints: like.slice(1, -1), ...common }];
+  if (state.mode === "mix") return ["api/mix", { seeds: like, drift: settings.drift, ...common }];
+  return ["api/similar", { like, unlike: state.unlike.map((song) => song.id), weights: state.weights, ...common }];
+}
+
+// --- results ---
+
+async function find(view) {
+  const { like, unlike, mode } = state;
+  note("similar", { like: like.map((song) => song.id).join(","), unlike: unlike.map((song) => song.id).join(","), mode: mode === "near" ? "" : mode });
+  view.run += 1;
+  const { run } = view;
+  results = [];
+  if (!like.length) return fill(view.list, start());
+  if (mode === "path" && like.length < 2) return fill(view.list, el("div.empty", {}, el("h2", {}, "One more song"), el("p", {}, "A path needs a first and a last song. Add the song where it should end.")));
+  if (!view.list.childElementCount) fill(view.list, loading("Comparing"));
+  try {
+    const answer = await post(...request(), { signal: view.signal });
+    if (run !== view.run) return undefined;
+    results = answer.results;
+    remember(results.map((one) => one.track));
+    drawResults(view, answer);
+  } catch (error) {
+    if (run === view.run && error.name !== "AbortError") fill(view.list, errorMessage(error, () => find(view)));
+  }
+  return undefined;
+}
+
+function start() {
+  return el("div.empty", {}, el("h2", {}, "Start from a song"), el("p", {}, "Add a song of your library by its name, or drop an audio file anywhere on this page. The file stays on this computer."));
+}
+
+function drawResults(view, answer) {
+  const songs = results.map((one) => one.track);
+  if (!songs.length) return fill(view.list, el("div.empty", {}, el("h2", {}, "No song is left"), el("p", {}, "The filters leave none. Take one away.")));
+  const list = songList(songs, {
+    label: "Results",
+    end: (song, index) => [meter(results[index].similarity), ...(state.mode === "near" ? actions(view, song) : [])],
+    below: (song, index) => reason(view, song, index),
+  });
+  const saving = el("p.small", { role: "status" });
+  fill(
+    view.list,
+    answer.note && el("p.message", { role: "note" }, answer.note),
+    el(
+      "div.results-head",
+      {},
+      el("span.soft.small", {}, plural(songs.length, "song")),
+      el(
+        "div.buttons",
+        {},
+        button("Play all", () => player.play(songs[0], { list: songs }), { kind: "small" }),
+        state.mode !== "near" && button("Draw on the map", () => drawPath(songs), { kind: "small" }),
+        button("Save as M3U8", () => save(songs, saving), { kind: "small" }),
+      ),
+    ),
+    saving,
+    list,
+  );
+  speak(`${plural(songs.length, "song")} found`);
+  return undefined;
+}
+
+function meter(value) {
+  return el("span.meter", { title: `Similarity ${value.toFixed(3)}` }, bar(value), el("span.number.small", {}, value.toFixed(2)));
+}
+
+function actions(view, song) {
+  const as = (kind) => (event) => {
+    event.stopPropagation();
+    seed(song, kind);
+    tell("seeds");
+  };
+  return [
+    iconButton("plus", `More like ${song.title}`, as("like"), { class: "icon-button wide" }),
+    iconButton("minus", `Less like ${song.title}`, as("unlike"), { class: "icon-button wide" }),
+  ];
+}
+
+async function save(songs, place) {
+  try {
+    const name = state.mode === "near" ? `Like ${state.like[0].title}` : state.mode === "path" ? "Path" : "Mix";
+    const { blob, name: file } = await postForFile("api/playlist", { ids: songs.map((song) => song.id), name }, "playlist.m3u8");
+    download(blob, file);
+    fill(place, `Saved as ${file}.`);
+  } catch (error) {
+    fill(place, errorMessage(error));
+  }
+}
+
+function drawPath(songs) {
+  state.drawn = songs.map((song) => song.id);
+  go("map");
+}
+
+// --- why ---
+
+function reason(view, song, index) {
+  const first = state.mode === "path" ? results[index - 1]?.track : state.like[0];
+  if (!first || first.id === song.id) return null;
+  const inside = el("div.why-body");
+  const why = el("details.why", {}, el("summary", {}, "Why"), inside);
+  why.addEventListener("toggle", () => {
+    if (why.open && !inside.childElementCount) explain(inside, first, song);
+  });
+  return why;
+}
+
+async function explain(place, first, second) {
+  fill(place, loading("Comparing ten seconds at a time"));
+  try {
+    const answer = await get("api/why", { first: first.id, second: second.id });
+    const titles = Object.fromEntries((state.status?.slices ?? []).map(({ name, title }) => [name, title || name]));
+    const slices = Object.entries(answer.slices ?? {}).map(([name, value]) =>
+      el("div.agreement", {}, el("span", {}, titles[name] ?? name), bar(value), el("span.number", {}, value.toFixed(2))),
+    );
+    const stretches = (answer.stretches ?? []).map((one) => stretch(one, first, second));
+    fill(
+      place,
+      slices.length > 0 && el("div", {}, el("h3", {}, "What agrees"), el("div.agreements", {}, slices)),
+      stretches.length > 0 && el("div", {}, el("h3", {}, "Where they meet"), el("div.stretches", {}, stretches)),
+    );
+    mark(place);
+  } catch (error) {
+    fill(place, errorMessage(error, () => explain(place, first, second)));
+  }
+}
+
+/** Two stretches that match: plays the first song's, then the second's. */
+function stretch(one, first, second) {
+  const play = () =>
+    player.playStretches([
+      { song: first, start_s: one.first_start_s, end_s: one.first_end_s },
+      { song: second, start_s: one.second_start_s, end_s: one.second_end_s },
+    ]);
+  const span = (start, end) => `${clock(start)}–${clock(end)}`;
+  return el(
+    "button.stretch",
+    { type: "button", onclick: play, "aria-label": `Play ${span(one.first_start_s, one.first_end_s)} of ${first.title}, then ${span(one.second_start_s, one.second_end_s)} of ${second.title}` },
+    el("span", {}, span(one.first_start_s, one.first_end_s)),
+    el("span.soft", { "aria-hidden": "true" }, "then"),
+    el("span", {}, span(one.second_start_s, one.second_end_s)),
+    el("span.number.soft", {}, one.similarity.toFixed(2)),
+  );
+}

@@ -1,0 +1,278 @@
+"""What one server holds: the collection, the job that makes it, uploads, and bounded work."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from patchifier import jobs
+from patchifier.app.asked import RefusedError
+from patchifier.app.collection import TAGS, Collection
+from patchifier.app.job import Job
+from patchifier.embed import Embedder
+
+if TYPE_CHECKING:
+    from patchifier.app.map import Map
+    from patchifier.app.teach import Taught
+
+AT_ONCE = 2  # decodings in worker processes at one time
+WAIT_S = 20.0  # for one of them
+RETRY_S = 5
+KEPT = 100  # results of looking into songs: 30 MB
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """Limits of an upload.
+
+    Attributes
+    ----------
+    bytes_mb : float
+        Largest file, in MB.
+    length_s : float
+        Longest music, in seconds.
+    receive_s : float
+        Longest time in which it arrives.
+    embed_s : float
+        Longest time in which it is embedded.
+    """
+
+    bytes_mb: float = 200.0
+    length_s: float = 1200.0
+    receive_s: float = 120.0
+    embed_s: float = 120.0
+
+
+class Song(Protocol):
+    """A piece of music with a file and a vector: a track of the table, or an upload."""
+
+    @property
+    def name(self) -> str:
+        """Name of the file, with its suffix."""
+
+    @property
+    def query(self) -> str | np.ndarray:
+        """What a search takes: the path in the table, or a vector (E,)."""
+
+    @property
+    def vector(self) -> np.ndarray:
+        """Unit vector (E,) float32."""
+
+    def track(self) -> dict[str, Any]:
+        """As JSON."""
+
+    def file(self) -> str:
+        """Real path of the file."""
+
+
+@dataclass(frozen=True)
+class InTable:
+    """A track of a table."""
+
+    collection: Collection
+    place: int
+
+    @property
+    def name(self) -> str:
+        """Path of the file as the table has it."""
+        return self.collection.paths[self.place]
+
+    query = name
+
+    @property
+    def vector(self) -> np.ndarray:
+        """Unit vector (E,) float32."""
+        return self.collection.direction(self.place)
+
+    def track(self) -> dict[str, Any]:
+        """As JSON."""
+        return self.collection.track(self.place)
+
+    def file(self) -> str:
+        """Real path; refused with 410 if it is missing."""
+        return self.collection.file(self.place)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that was uploaded, kept while the server runs."""
+
+    id: str
+    path: Path
+    name: str
+    vector: np.ndarray  # (E,) float32, of length 1
+    length_s: float
+    tags: Mapping[str, Any]
+
+    @property
+    def query(self) -> np.ndarray:
+        """The vector."""
+        return self.vector
+
+    def track(self) -> dict[str, Any]:
+        """As JSON."""
+        tags = {name: self.tags.get(name) for name in TAGS}
+        return {
+            "id": self.id,
+            "path": self.name,
+            **tags,
+            "title": tags["title"] or Path(self.name).stem,
+            "duration_s": self.length_s,
+            "start_s": 0.0,
+            "missing": False,
+        }
+
+    def file(self) -> str:
+        """Path of the kept copy."""
+        return str(self.path)
+
+
+class Kept:
+    """Results of slow work by key, the last few.
+
+    Parameters
+    ----------
+    most : int
+        How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._found: dict[Any, Any] = {}
+        self._lock, self._locks = threading.Lock(), dict[Any, threading.Lock]()
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for a key; the same is not made twice at one time."""
+        with self._lock:
+            own = self._locks.setdefault(key, threading.Lock())
+        with own:
+            if key not in self._found:
+                self._found[key] = make()
+            found = self._found[key]
+        with self._lock:
+            for old in list(self._found)[: -self.most]:
+                del self._found[old], self._locks[old]
+        return found
+
+
+class Served:
+    """Everything that the endpoints of one server share.
+
+    Parameters
+    ----------
+    collection : Collection
+    embedder : Embedder or None
+        The model that made the table; None if it is not known, and nothing can be embedded.
+    model : str
+        Its name.
+    limits : UploadLimits
+
+    Attributes
+    ----------
+    job : Job or None
+        The job that makes the collection.
+    arriving : int
+        Uploads that arrive now.
+    message : str
+        Why there is no table.
+    folder : Path
+        For temporary files; removed by :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        *,
+        embedder: Embedder | None = None,
+        model: str = "",
+        limits: UploadLimits | None = None,
+    ) -> None:
+        self.collection, self.embedder, self.model = collection, embedder, model
+        self.limits = limits or UploadLimits()
+        self.arriving = 0
+        self.job: Job | None = None
+        self.message = ""
+        self._temporary = TemporaryDirectory(prefix="patchifier-", ignore_cleanup_errors=True)
+        self.folder = Path(self._temporary.name)
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._locks: dict[str, threading.Lock] = {}
+        self.uploads: dict[str, Upload] = {}
+        self.map: Map | None = None
+        self.heads: dict[str, Taught] = {}
+        self.kept = Kept(KEPT)
+
+    def close(self) -> None:
+        """End the job and remove temporary files."""
+        if self.job:
+            self.job.cancel()
+            self.job.wait(jobs.GRACE_S)
+        if self.map:
+            self.map.stop()
+        self._temporary.cleanup()
+
+    def require_embedder(self) -> Embedder:
+        """Return the model that made the table, or say that it is not known."""
+        if self.embedder is None:
+            raise RefusedError(
+                409,
+                "the model that made this table is not loaded, so no sound can be embedded: start "
+                "the server with --model MODEL, the one that made the table.",
+            )
+        return self.embedder
+
+    def song(self, one: str) -> "Song":
+        """The track or the upload of an id.
+
+        Raises
+        ------
+        RefusedError
+            404 if there is none.
+        """
+        if one in self.uploads:
+            return self.uploads[one]
+        if one.startswith("upload-"):
+            raise RefusedError(404, "this upload is not kept any more: upload the file again.")
+        return InTable(self.collection, self.collection.find(one))
+
+    def one_at_a_time(self, what: str) -> threading.Lock:
+        """Lock of a thing that is made once and then kept."""
+        return self._locks.setdefault(what, threading.Lock())
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for one of few places for heavy work.
+
+        Raises
+        ------
+        RefusedError
+            429 if none becomes free.
+        """
+        if not self._places.acquire(timeout=WAIT_S):
+            raise RefusedError(
+                429,
+                "the server is busy with other files: try again in a few seconds.",
+                retry_s=RETRY_S,
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def in_worker(self, work: jobs.Work[Any, Any], item: Any, *, shared: Any) -> Any:
+        """Result of one item from a process that may die, within the limits of a file.
+
+        Raises
+        ------
+        RefusedError
+            422 with the reason, if the file cannot be read.
+        """
+        with self.turn():
+            found: Sequence[Any] = list(jobs.run(work, [[item]], workers=1, shared=shared))
+        if isinstance(found[0], str):
+            raise RefusedError(422, found[0])
+        return found[0]

@@ -1,0 +1,98 @@
+"""Endpoints: what is served, the list of tracks, one track, its sound."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from patchifier.app.asked import require_range
+from patchifier.app.state import Served
+
+TITLES = {
+    "layers": ("timbre and texture (learnt)", "timbre"),
+    "harmony": ("chords and notes together", "harmony"),
+    "mode": ("major, minor and other modes", "harmony"),
+    "tonic": ("home note", "harmony"),
+    "degrees": ("steps of the scale", "harmony"),
+    "pulse": ("regularity of the beat", "rhythm"),
+    "rhythm": ("rhythmic pattern", "rhythm"),
+    "tempo": ("speed", "rhythm"),
+    "metre": ("grouping of beats", "rhythm"),
+    "texture": ("loudness and brightness", "timbre"),
+}
+
+
+@dataclass(frozen=True)
+class StatusAsked:
+    """Nothing."""
+
+
+@dataclass(frozen=True)
+class TracksAsked:
+    """Which tracks, in which order."""
+
+    search: str = ""
+    sort: Literal["title", "artist", "album", "year", "path", "duration"] = "title"
+    order: Literal["asc", "desc"] = "asc"
+    offset: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True)
+class OneAsked:
+    """One track."""
+
+    id: str
+
+
+def status(served: Served, asked: StatusAsked) -> dict[str, Any]:
+    """Name, model, size of the library, and the job that makes it."""
+    collection, embedder = served.collection, served.embedder
+    return {
+        "name": collection.name,
+        "model": served.model,
+        "identity": collection.table.identity if collection.table else "",
+        "n_tracks": len(collection),
+        "slices": [
+            {
+                "name": name,
+                "title": TITLES.get(name, (name, ""))[0],
+                "group": TITLES.get(name, ("", "other"))[1],
+            }
+            for name in slices(served)
+        ],
+        "can_reconstruct": True,
+        "can_embed": embedder is not None,
+        "job": served.job.report() if served.job else None,
+        "message": served.message or None,
+    }
+
+
+def slices(served: Served) -> dict[str, slice]:
+    """Named parts of a vector; one part where the model is not known."""
+    if served.embedder:
+        return served.embedder.slices
+    table = served.collection.table
+    return {"all": slice(0, table.length)} if table else {}
+
+
+def cancel(served: Served, asked: StatusAsked) -> dict[str, Any]:
+    """Cancel the embedding of the folder; what is done stays."""
+    if served.job:
+        served.job.cancel()
+        served.job.wait(2.0)
+    return {"job": served.job.report() if served.job else None}
+
+
+def listed(served: Served, asked: TracksAsked) -> dict[str, Any]:
+    """Tracks with every searched word, a page at a time."""
+    require_range("limit", asked.limit, 0, 1000)
+    require_range("offset", asked.offset, 0, 2**40)
+    collection = served.collection
+    found = collection.ordered(asked.search, asked.sort, descending=asked.order == "desc")
+    page = found[asked.offset : asked.offset + asked.limit]
+    return {"total": len(found), "tracks": [collection.track(place) for place in page]}
+
+
+def one(served: Served, asked: OneAsked) -> dict[str, Any]:
+    """One track."""
+    collection = served.collection
+    return collection.track(collection.find(asked.id))

@@ -1,0 +1,117 @@
+"""Commands that serve a library: app, serve."""
+
+import os
+import sys
+from pathlib import Path
+
+from patchifier.cli.command import Outcome
+from patchifier.config import RequestError
+
+
+def app(
+    table: str,
+    *,
+    music: str = "",
+    model: str = "",
+    out: str = "",
+    port: int = 8756,
+    workers: int = 0,
+    no_browser: bool = False,
+) -> Outcome:
+    """Listen to a library in the browser: search, neighbours, map, a look inside.
+
+    Parameters
+    ----------
+    table : str
+        A table of 'patchifier embed', or a folder of music, which is embedded first.
+    music : str
+        Folder of the table's relative paths; nothing outside of it is played.
+    model : str
+        That made the table, or embeds the folder; patchifier-base by default.
+    out : str
+        NAME.parquet, the table of a folder; in the user's cache by default.
+    port : int
+        Of 127.0.0.1; 0 takes any that is free.
+    workers : int
+        Processes that embed a folder; 0 is one for each core.
+    no_browser : bool
+        Do not open the browser.
+    """
+    from patchifier.app.security import Access
+    from patchifier.app.server import Settings, run
+
+    def started(address: str) -> None:
+        _say(f"the page is at {address} - Ctrl-C ends it.")
+        if not no_browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    settings = Settings(
+        access=Access(),
+        port=_port(port),
+        music=_folder(music),
+        model=model,
+        out=Path(out) if out else None,
+        workers=workers or None,
+    )
+    run(table, settings, started=started)
+    return Outcome({}, "")
+
+
+def serve(
+    table: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8756,
+    token: str = "",
+    music: str = "",
+    model: str = "",
+) -> Outcome:
+    """Serve a table to programs: a JSON API, and OpenSubsonic's sonicSimilarity.
+
+    Parameters
+    ----------
+    table : str
+        Of 'patchifier embed'.
+    host : str
+        Address to bind; other machines need a token.
+    port : int
+        0 takes any that is free.
+    token : str
+        Password of every request, at least 8 letters; PATCHIFIER_TOKEN by default.
+    music : str
+        Folder of the table's relative paths; nothing outside of it is sent.
+    model : str
+        That made the table, for uploads; the bundled models are tried by default.
+    """
+    from patchifier.app.security import Access
+    from patchifier.app.server import Settings, run
+
+    if Path(table).is_dir():
+        raise RequestError(f"{table} is a folder, expected a table: 'patchifier embed' makes it.")
+    settings = Settings(
+        access=Access(host, token or os.environ.get("PATCHIFIER_TOKEN", "")),
+        port=_port(port),
+        music=_folder(music),
+        model=model,
+        page=False,
+    )
+    run(table, settings, started=lambda address: _say(f"the API is at {address}api/openapi.json"))
+    return Outcome({}, "")
+
+
+def _port(port: int) -> int:
+    if not 0 <= port < 2**16:
+        raise RequestError(f"--port is {port}, expected 0 to 65535.")
+    return port
+
+
+def _folder(music: str) -> Path | None:
+    if music and not Path(music).is_dir():
+        raise RequestError(f"--music is {music}, expected a folder that exists.")
+    return Path(music) if music else None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
