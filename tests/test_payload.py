@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+import time
 from pathlib import Path
 
 import mutagen
@@ -9,6 +10,8 @@ import mutagen.id3
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from patchifier.containers import payload_digest
 from tests import audio_files as made
@@ -126,6 +129,35 @@ def test_tags_that_state_to_be_longer_than_their_file_hide_nothing(
         (tmp_path / "a.mp3").write_bytes(end + content if content[:1] == b"x" else content + end)
         digests.add(payload_digest(tmp_path / "a.mp3"))
     assert len(digests) == 3
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("healthy")
+    return [file_of(folder / name) for name in KINDS]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_bytes_never_stop_a_digest(healthy: list[Path], data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(healthy))
+    content = bytearray(path.read_bytes())
+    places = st.tuples(st.integers(0, min(400, len(content) - 1)), st.integers(0, 255))
+    for place, value in data.draw(st.lists(places, min_size=1, max_size=6)):
+        content[place] = value
+    wreck = path.with_name("wreck")
+    wreck.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    assert len(payload_digest(wreck)) == 16
+
+
+def test_a_file_of_empty_blocks_takes_no_time(tmp_path: Path) -> None:
+    atoms = struct.pack(">I4s", 8, b"free") * 2**20
+    (tmp_path / "a.m4a").write_bytes(struct.pack(">I4s4s", 12, b"ftyp", b"M4A ") + atoms)
+    (tmp_path / "a.flac").write_bytes(b"fLaC" + bytes(2**23))
+    began_s = time.process_time()
+    digests = {payload_digest(tmp_path / name) for name in ("a.m4a", "a.flac")}
+    assert len(digests) == 2
+    assert time.process_time() - began_s < 5
 
 
 def test_a_digest_is_of_the_content_and_not_of_the_place(tmp_path: Path) -> None:
