@@ -323,6 +323,7 @@ def test_a_killed_update_goes_on_and_reports_what_moved(
 ):
     change(music)
     monkeypatch.setattr(job, "PART_FILES", 2)
+    monkeypatch.setattr(job, "REUSED_FILES", 2)
     with monkeypatch.context() as patch:
         calls, call = [], getattr(job.TableJob, place)
 
@@ -364,7 +365,7 @@ def slowly(done, total, note):
     time.sleep(0.02)
 
 if __name__ == "__main__":
-    job.PART_FILES = 3
+    job.PART_FILES = job.REUSED_FILES = 3
     source, out, model = sys.argv[1:]
     build.embed_library(source, out, embedder=model, workers=2, changed=True, progress=slowly)
 """

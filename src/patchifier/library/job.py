@@ -39,6 +39,7 @@ from patchifier.library.worker import (
 )
 
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
+REUSED_FILES = 512  # of a part of rows that are used again, which cost a kill little
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
 # names in the folder of parts
 OWN = re.compile(
@@ -270,7 +271,7 @@ class TableJob:
         donors = Donors(self.base, self._kept(), listed={key(clip) for clip in self.clips})
         todo = donors.candidates(self.clips, self.known.keys())
         meter = jobs.Meter(progress, len(self.clips), done=self._count_known(todo))
-        parts = list(_grouped(todo, PART_FILES, PART_BYTES))
+        parts = [todo[first : first + REUSED_FILES] for first in range(0, len(todo), REUSED_FILES)]
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
         facts = jobs.run(file_facts_batch, batches, workers=workers)
         with contextlib.closing(facts):
