@@ -345,6 +345,21 @@ def test_a_killed_update_goes_on_and_reports_what_moved(
     assert not finished.with_name(f"{finished.name}.parts").exists()
 
 
+def test_a_second_update_at_once_is_refused(finished, music, embed, decoded, whole):
+    change(music)
+    refused = []
+
+    def second(done, total, note):
+        with pytest.raises(build.RequestError) as told:
+            embed(music, finished, changed=True)
+        refused.append(told.value)
+
+    done = embed(music, finished, changed=True, progress=second)
+    assert (len(done.moved), done.retagged, done.embedded) == (2, 2, 1)
+    assert len(refused) >= done.files - 1
+    whole()
+
+
 def test_the_same_changes_give_the_same_bytes(finished, music, tmp_path, embed, threads):
     other = tmp_path / f"y{finished.suffix}"
     for end in (".parquet", ".npy", ".csv", ".json"):
