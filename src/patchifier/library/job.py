@@ -40,6 +40,7 @@ from patchifier.library.worker import (
 )
 
 PART_FILES, PART_BYTES = 64, 2**28  # limits of a part, which bound the work that a kill can cost
+REUSED_FILES = 512  # of a part of rows that are used again, which cost a kill little
 TASK_FILES, TASK_BYTES = 8, 2**22  # limits of a batch: about half a second of mp3
 MOST_CLIPS = 64  # of a part or a batch: excerpts of one file count as one file
 # names in the folder of parts
@@ -62,7 +63,8 @@ class Embedded:
         Files that could not be read, and folders that could not be listed: rows below these are
         kept.
     gone : tuple of str
-        Files that were in the table and exist no more, without those that were moved.
+        Files that were in the table and exist no more, without those that were moved. With
+        `drop_unlisted` also files that exist and were not among the sources.
     pending : int
         Clips that are new, modified or missing, and were ignored without `changed`.
     audio_s, seconds : float
@@ -98,8 +100,11 @@ class TableJob:
         facts: dict[str, Any],
         clips: Sequence[Clip],
         lost: Sequence[tuple[str, str]] = (),
+        *,
+        drop_unlisted: bool = False,
     ) -> None:
         self.out, self.facts, self.clips, self.lost = out, facts, clips, lost
+        self.drop_unlisted = drop_unlisted
         self.folder = out.with_name(f"{out.name}.parts")
         self.merged = self.folder / "merged.parquet"
         self.known: dict[
@@ -187,7 +192,8 @@ class TableJob:
             base = self._base_file()
             self.base = table.index(base)
             kept = self._out_of_sight(self.base) - current.keys()
-            self._require_no_loss(current.keys() | kept)
+            if not self.drop_unlisted:
+                self._require_no_loss(current.keys() | kept)
             self.known.update(
                 {
                     line.clip: (base, line)
@@ -267,7 +273,7 @@ class TableJob:
         donors = Donors(self.base, self._kept(), listed={key(clip) for clip in self.clips})
         todo = donors.candidates(self.clips, self.known.keys())
         meter = jobs.Meter(progress, len(self.clips), done=self._count_known(todo))
-        parts = list(_grouped(todo, PART_FILES, PART_BYTES))
+        parts = [todo[first : first + REUSED_FILES] for first in range(0, len(todo), REUSED_FILES)]
         batches = [batch for part in parts for batch in _grouped(part, TASK_FILES, TASK_BYTES)]
         facts = jobs.run(file_facts_batch, batches, workers=workers)
         with contextlib.closing(facts):
