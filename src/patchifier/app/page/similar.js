@@ -4,6 +4,7 @@ import { get, post, postForFile, remember, track } from "./api.js";
 import { bar, button, clock, debounce, download, el, errorMessage, fill, iconButton, loading, plural, speak } from "./dom.js";
 import { picker } from "./picker.js";
 import { player } from "./player.js";
+import { slider } from "./slider.js";
 import { mark, songList } from "./songs.js";
 import { go, note, on, seed, select, state, tell } from "./state.js";
 
@@ -129,25 +130,6 @@ function drawUpload(place, what) {
 
 function drawControls(view) {
   const wide = matchMedia("(min-width: 821px)").matches;
-  const slices = state.status?.slices ?? [];
-  const slider = (label, value, { min = 0, max, step, text, change }) => {
-    const shown = el("output.small", {}, text(value));
-    const input = el("input", { type: "range", min, max, step, value, "aria-label": label });
-    input.addEventListener("input", () => {
-      shown.textContent = text(Number(input.value));
-      change(Number(input.value));
-      view.soon();
-    });
-    return el("label.slider", {}, el("span", {}, label), shown, input);
-  };
-  const weights = slices.map(({ name, title }) =>
-    slider(title || name, state.weights[name] ?? 1, { max: 4, step: 0.1, text: (value) => `× ${value.toFixed(1)}`, change: (value) => (state.weights[name] = value) }),
-  );
-  const reset = button("Reset", () => {
-    state.weights = {};
-    drawControls(view);
-    find(view);
-  }, { kind: "quiet small" });
   const field = (name, label, type = "text") => {
     const input = el("input", { type, value: settings[name] || "", placeholder: type === "number" ? "any" : "", min: 0, autocomplete: "off" });
     input.addEventListener("input", debounce(() => {
@@ -158,8 +140,11 @@ function drawControls(view) {
   };
   fill(
     view.controls,
-    state.mode === "mix" && el("section.panel", {}, slider("Drift", settings.drift, { max: 1, step: 0.05, text: (value) => value.toFixed(2), change: (value) => (settings.drift = value) })),
-    weights.length > 0 && state.mode === "near" && el("details.panel", { open: wide }, el("summary", {}, "What counts"), el("div.sliders", {}, weights, reset)),
+    state.mode === "mix" && el("section.panel", {}, slider("Drift", settings.drift, { max: 1, step: 0.05, text: (value) => value.toFixed(2), change: (value) => {
+      settings.drift = value;
+      view.soon();
+    } })),
+    state.mode === "near" && weighing(view, wide),
     el(
       "details.panel",
       { open: wide && Object.entries(settings).some(([key, value]) => value && !["count", "drift"].includes(key)) },
@@ -173,6 +158,43 @@ function drawControls(view) {
       ),
     ),
   );
+}
+
+const GROUPS = { timbre: "Timbre", harmony: "Harmony", rhythm: "Rhythm" };
+
+/** One slider for each group of slices; the slices themselves below, for those who want them. */
+function weighing(view, open) {
+  const slices = state.status?.slices ?? [];
+  if (!slices.length) return null;
+  const one = ({ name, title }) => weight(view, title || name, [name], () => {});
+  const fine = el("div.sliders", {}, slices.map(one));
+  const groups = Object.entries(GROUPS).map(([group, title]) => {
+    const names = slices.filter((slice) => slice.group === group).map((slice) => slice.name);
+    return names.length > 0 && weight(view, title, names, () => fill(fine, slices.map(one)));
+  });
+  const reset = button("Reset", () => {
+    state.weights = {};
+    drawControls(view);
+    find(view);
+  }, { kind: "quiet small" });
+  return el(
+    "details.panel",
+    { open },
+    el("summary", {}, "What counts"),
+    el("div.sliders", {}, groups, el("details.finer", {}, el("summary.small", {}, "In detail"), fine), reset),
+  );
+}
+
+function weight(view, label, names, changed) {
+  const known = names.map((name) => state.weights[name] ?? 1);
+  return slider(label, known.reduce((sum, value) => sum + value, 0) / known.length, {
+    max: 4, step: 0.1, name: `Weight of ${label}`, text: (value) => `× ${value.toFixed(1)}`,
+    change: (value) => {
+      names.forEach((name) => (state.weights[name] = value));
+      changed();
+      view.soon();
+    },
+  });
 }
 
 function request() {
@@ -215,10 +237,11 @@ function start() {
 function drawResults(view, answer) {
   const songs = results.map((one) => one.track);
   if (!songs.length) return fill(view.list, el("div.empty", {}, el("h2", {}, "No song is left"), el("p", {}, "The filters leave none. Take one away.")));
+  const reasons = new Map();
   const list = songList(songs, {
     label: "Results",
-    end: (song, index) => [meter(results[index].similarity), ...(state.mode === "near" ? actions(view, song) : [])],
-    below: (song, index) => reason(view, song, index),
+    end: (song, index) => [meter(results[index].similarity), whyButton(song, index, reasons), state.mode === "near" && actions(song)],
+    below: (_, index) => reasons.get(index),
   });
   const saving = el("p.small", { role: "status" });
   fill(
@@ -247,7 +270,7 @@ function meter(value) {
   return el("span.meter", { title: `Similarity ${value.toFixed(3)}` }, bar(value), el("span.number.small", {}, value.toFixed(2)));
 }
 
-function actions(view, song) {
+function actions(song) {
   const as = (kind) => (event) => {
     event.stopPropagation();
     seed(song, kind);
@@ -277,15 +300,19 @@ function drawPath(songs) {
 
 // --- why ---
 
-function reason(view, song, index) {
+/** A button that opens the reason below its row. */
+function whyButton(song, index, others) {
   const first = state.mode === "path" ? results[index - 1]?.track : state.like[0];
   if (!first || first.id === song.id) return null;
-  const inside = el("div.why-body");
-  const why = el("details.why", {}, el("summary", {}, "Why"), inside);
-  why.addEventListener("toggle", () => {
-    if (why.open && !inside.childElementCount) explain(inside, first, song);
-  });
-  return why;
+  const inside = el("div.why", { hidden: true });
+  others.set(index, inside);
+  const toggle = button("Why", (event) => {
+    event.stopPropagation();
+    inside.hidden = !inside.hidden;
+    toggle.setAttribute("aria-expanded", String(!inside.hidden));
+    if (!inside.childElementCount) explain(inside, first, song);
+  }, { kind: "quiet small", "aria-expanded": "false", "aria-label": `Why ${song.title}` });
+  return toggle;
 }
 
 async function explain(place, first, second) {
